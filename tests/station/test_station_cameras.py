@@ -27,7 +27,6 @@ from flawscope.station.settings.sources import (
     CameraOf,
     FolderOf,
     opening,
-    read_source,
     shown_address,
 )
 from flawscope.station.settings.station import Settings, read_settings
@@ -90,39 +89,6 @@ products:
     )
     assert [getattr(one, "is_video", None) for one in product.all_sources] == [None, None, False, True, False]
     assert product.all_sources[4].patience == 0.5
-
-
-@pytest.mark.parametrize(
-    ("source", "why"),
-    [
-        ("incoming", r"'incoming' is no source: write `- folder: DIR`"),
-        ({}, r"source with nothing: it names neither `folder` nor `camera`"),
-        ({"foldr": "x"}, r"source with foldr: did you mean folder\?"),
-        ({"camera": "a.mp4", "folder": "x"}, r"a folder or a camera, not both"),
-        ({"folder": "x", "then": "xdelete"}, r"then: .xdelete. is not keep, delete .*mean delete"),
-        ({"folder": "x", "then": "Remove"}, r"delete\? A folder of that name is written ./Rem"),
-        ({"folder": "x", "then": "x"}, r"moved to the same folder"),
-        ({"folder": "x", "every": "1 s"}, r"setting every.*known: folder, then"),
-        ({"camera": ""}, r"camera has no address"),
-        ({"camera": "rtsp://"}, r"it is no address: write for example rtsp://"),
-        ({"camera": "gopher://x/y"}, r"gopher:// is not understood: write one of rtsp"),
-        ({"camera": "v4l2:"}, r"names no device"),
-        ({"camera": "a.mp4", "every": "often"}, r"camera a.mp4: every: 'often' is not frame"),
-        ({"camera": "a.mp4", "every": "0 s"}, r"every: '0 s' is not"),
-        ({"camera": "a.mp4", "every": "trigger"}, r"a video file waits for no trigger"),
-        ({"camera": "a.mp4", "lost_after": "x"}, r"lost_after: 'x' is not a time such as 5 s"),
-        ({"camera": "a.mp4", "password_file": "x"}, r"write the address as rtsp://USER@HOST/PATH"),
-        ({"camera": "rtsp://a:b@h/s", "password_file": "x"}, r"a user and no password"),
-        ({"camera": "a.mp4", "options": [1]}, r"options are not `name: value` lines"),
-        ({"camera": "a.mp4", "options": {"protocol_whitelist": "all"}}, r"is the station's own"),
-        ({"camera": "a.mp4", "everyy": "1 s"}, r"everyy.*did you mean every"),
-    ],
-)  # fmt: skip
-def test_a_source_that_cannot_be_is_one_line(source: Any, why: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=why) as caught:
-        read_source(source, tmp_path)
-    assert "\n" not in str(caught.value)
-    assert ":b@" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

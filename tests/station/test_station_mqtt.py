@@ -19,10 +19,8 @@ pytest.importorskip("paho.mqtt.client")
 from sink_helpers import Cable, Listener, Mosquitto, listens, new_folder
 from station_helpers import NAME, Load, Opener, Running, free_port, until
 
-from flawscope.errors import InputError
 from flawscope.station.client import Client
 from flawscope.station.settings.sinks import MqttSettings, mqtt_of
-from flawscope.station.settings.station import read_settings
 from flawscope.station.sinks.mqtt import MqttSink
 
 ROOT = Path(__file__).parents[2]
@@ -292,44 +290,6 @@ def test_a_broker_that_never_was_harms_nothing(
 
 
 # --------------------------------------------------------------------------------------------------- settings
-
-
-@pytest.mark.parametrize(
-    ("given", "said"),
-    [
-        ({}, "no broker"),
-        ({"broker": "tcp://host"}, "is not mqtt://host:1883"),
-        ({"broker": "mqtt://"}, "is not mqtt://host:1883"),
-        ({"broker": "mqtt://host:x"}, "check host and port"),
-        ({"broker": "mqtt://me:word@host"}, "password_file"),
-        ({"broker": "mqtt://host", "brokers": 1}, "did you mean broker?"),
-        ({"broker": "mqtt://host", "password": "word"}, "password_file"),
-        ({"broker": "mqtt://host", "password_file": "f"}, "wants a `user`"),
-        ({"broker": "mqtt://host", "ca_file": "f"}, "mqtts://"),
-        ({"broker": "mqtts://host", "key_file": "f"}, "belong together"),
-        ({"broker": "mqtt://host", "topic": "a/#"}, "cannot begin a topic"),
-        ({"broker": "mqtt://host", "only": "good"}, "one of all, anomalous"),
-        ({"broker": "mqtt://host", "discovery": "homeassistant"}, "discovery is no setting any more"),
-        ({"broker": "mqtt://host", "qos": 2}, "qos is no setting any more"),
-        (3, "no broker"),
-    ],
-)
-def test_settings_that_cannot_be(given: Any, said: str, tmp_path: Path) -> None:
-    path = tmp_path / "station.yaml"
-    path.write_text(yaml.safe_dump({"products": {"plate": "part.onnx"}, "mqtt": given}))
-    with pytest.raises(InputError, match=re.escape(said)) as caught:
-        read_settings(path)
-    assert "word@" not in str(caught.value)
-    assert "'word'" not in str(caught.value)
-
-
-def test_paths_are_relative_to_the_file_and_a_text_is_the_broker(tmp_path: Path) -> None:
-    assert mqtt_of("mqtt://host", tmp_path) == MqttSettings("mqtt://host")
-    found = mqtt_of({"broker": "mqtts://host", "ca_file": "ca.pem"}, tmp_path)
-    assert found is not None
-    assert found.ca_file == str(tmp_path / "ca.pem")
-    assert found.place == ("host", 8883, True)
-    assert MqttSettings("mqtt://host").place == ("host", 1883, False)
 
 
 # ------------------------------------------------------------------------------------------------- containers

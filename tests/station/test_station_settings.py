@@ -1,15 +1,19 @@
-"""The settings that name a data base, and the password that is kept beside them."""
+"""What a file of settings may say, and passwords that are kept beside it."""
 
 from __future__ import annotations
 
-import os
+import re
+import textwrap
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from station_helpers import Served, free_port
 
 from flawscope.errors import InputError
+from flawscope.station.settings.sinks import MqttSettings, SinkSettings, mqtt_of, sinks_of
 from flawscope.station.settings.station import Settings, read_settings
 from flawscope.station.store.database import Database
 from flawscope.station.store.records import Store
@@ -20,7 +24,9 @@ PASSWORD = "p@ss:/w%rd ä"
 
 def with_file(text: str | bytes | None, folder: Path, database: str | None = URL) -> Settings:
     """Settings in a file, and the password beside them."""
-    if text is not None:
+    if text == "a folder":
+        (folder / "secret").mkdir()
+    elif text is not None:
         (folder / "secret").write_bytes(text.encode() if isinstance(text, str) else text)
     line = f"database: {database}\n" if database else ""
     (folder / "station.yaml").write_text(f"products: {{}}\n{line}password_file: secret\n")
@@ -45,6 +51,7 @@ def test_the_password_comes_from_the_file_beside_the_settings(tmp_path: Path, en
     ("text", "database", "why"),
     [
         (None, URL, r"cannot read .*secret: No such file"),
+        ("a folder", URL, "secret: Is a directory"),
         ("", URL, r"secret holds nothing: write the password"),
         ("\n", URL, r"secret holds nothing"),
         ("one\ntwo\n", URL, r"secret holds more than a line of text"),
@@ -62,17 +69,6 @@ def test_a_password_that_cannot_be_had_is_one_line(
         with_file(text, tmp_path, database)
     assert "\n" not in str(caught.value)
     assert "here" not in str(caught.value)
-
-
-def test_a_file_that_may_not_be_read_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "secret").mkdir()
-    with pytest.raises(InputError, match="secret: Is a directory"):
-        with_file(None, tmp_path)
-    (tmp_path / "secret").rmdir()
-    if os.name == "posix" and os.geteuid() != 0:
-        (tmp_path / "secret").touch(mode=0)
-        with pytest.raises(InputError, match="secret: Permission denied"):
-            with_file(None, tmp_path)
 
 
 def test_a_station_signs_in_to_a_postgresql_that_wants_a_password(
@@ -107,9 +103,109 @@ def test_a_station_signs_in_to_a_postgresql_that_wants_a_password(
     database.close()
 
 
-@pytest.mark.parametrize(("wrong", "right"), [("product", "products"), ("keeep", "keep"), ("prt", "port")])
-def test_an_unknown_setting_gets_the_nearest_of_all(tmp_path: Path, wrong: str, right: str) -> None:
+# ------------------------------------------------------------------------------------------- what cannot be
+
+SINKS: tuple[tuple[Any, str], ...] = (
+    ("https://mes.example", "sinks must be a list"),
+    (["https://mes.example"], "write `- webhook: ADDRESS` or `- folder: DIR`"),
+    ([{"webhok": "https://mes.example"}], "unknown setting webhok; did you mean webhook?"),
+    ([{"webhook": "https://mes.example", "folder": "found"}], "either `webhook` or `folder`"),
+    ([{"only": "anomalous"}], "either `webhook` or `folder`"),
+    ([{"webhook": "ftp://mes.example"}], "is not https://host/path"),
+    ([{"webhook": "https://me:word@mes.example"}], "leave the password out"),
+    ([{"webhook": "https://mes.example:x"}], "check host and port"),
+    ([{"webhook": "https://mes.example", "secret": "word"}], "name that as secret_file"),
+    ([{"webhook": "https://mes.example", "picture": "all"}], "one of none, picture, overlay, both"),
+    ([{"folder": "found", "secret_file": "f"}], "a webhook's"),
+    ([{"folder": "found"}, {"folder": "found"}], "is there twice: give each its own `name`"),
+    ([{"folder": "found", "name": ""}], "1 to 60 characters"),
+)
+MQTT: tuple[tuple[Any, str], ...] = (
+    ({}, "no broker"),
+    ({"broker": "tcp://host"}, "is not mqtt://host:1883"),
+    ({"broker": "mqtt://"}, "is not mqtt://host:1883"),
+    ({"broker": "mqtt://host:x"}, "check host and port"),
+    ({"broker": "mqtt://me:word@host"}, "password_file"),
+    ({"broker": "mqtt://host", "brokers": 1}, "did you mean broker?"),
+    ({"broker": "mqtt://host", "password": "word"}, "password_file"),
+    ({"broker": "mqtt://host", "password_file": "f"}, "wants a `user`"),
+    ({"broker": "mqtt://host", "ca_file": "f"}, "mqtts://"),
+    ({"broker": "mqtts://host", "key_file": "f"}, "belong together"),
+    ({"broker": "mqtt://host", "topic": "a/#"}, "cannot begin a topic"),
+    ({"broker": "mqtt://host", "only": "good"}, "one of all, anomalous"),
+    ({"broker": "mqtt://host", "discovery": "homeassistant"}, "discovery is no setting any more"),
+    ({"broker": "mqtt://host", "qos": 2}, "qos is no setting any more"),
+    (3, "no broker"),
+)
+SOURCES: tuple[tuple[Any, str], ...] = (
+    ("incoming", "'incoming' is no source: write `- folder: DIR`"),
+    ({}, "source with nothing: it names neither `folder` nor `camera`"),
+    ({"foldr": "x"}, "source with foldr: did you mean folder?"),
+    ({"camera": "a.mp4", "folder": "x"}, "a folder or a camera, not both"),
+    ({"folder": "x", "then": "xdelete"}, "then: 'xdelete' is not keep, delete"),
+    ({"folder": "x", "then": "Remove"}, "delete? A folder of that name is written ./Rem"),
+    ({"folder": "x", "then": "x"}, "moved to the same folder"),
+    ({"folder": "x", "every": "1 s"}, "known: folder, then"),
+    ({"camera": ""}, "camera has no address"),
+    ({"camera": "rtsp://"}, "it is no address: write for example rtsp://"),
+    ({"camera": "gopher://x/y"}, "gopher:// is not understood: write one of rtsp"),
+    ({"camera": "v4l2:"}, "names no device"),
+    ({"camera": "a.mp4", "every": "often"}, "camera a.mp4: every: 'often' is not frame"),
+    ({"camera": "a.mp4", "every": "0 s"}, "every: '0 s' is not"),
+    ({"camera": "a.mp4", "every": "trigger"}, "a video file waits for no trigger"),
+    ({"camera": "a.mp4", "lost_after": "x"}, "lost_after: 'x' is not a time such as 5 s"),
+    ({"camera": "a.mp4", "password_file": "x"}, "write the address as rtsp://USER@HOST/PATH"),
+    ({"camera": "rtsp://a:b@h/s", "password_file": "x"}, "a user and no password"),
+    ({"camera": "a.mp4", "options": [1]}, "options are not `name: value` lines"),
+    ({"camera": "a.mp4", "options": {"protocol_whitelist": "all"}}, "is the station's own"),
+    ({"camera": "a.mp4", "everyy": "1 s"}, "did you mean every?"),
+)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        *(({"products": {"plate": {"model": "a.onnx", "sinks": given}}}, said) for given, said in SINKS),
+        *(({"products": {"plate": {"model": "a.onnx", "sources": [one]}}}, said) for one, said in SOURCES),
+        *(({"products": {"plate": "a.onnx"}, "mqtt": given}, said) for given, said in MQTT),
+        *(
+            ({wrong: 1}, f"did you mean {right}?")
+            for wrong, right in {"product": "products", "prt": "port"}.items()
+        ),
+    ],
+)
+def test_what_cannot_be_is_one_line(values: Any, said: str, tmp_path: Path) -> None:
     path = tmp_path / "station.yaml"
-    path.write_text(f"{wrong}:\n  plate: part.onnx\n")
-    with pytest.raises(InputError, match=rf"unknown setting {wrong}; did you mean {right}\?"):
+    path.write_text(yaml.safe_dump(values))
+    with pytest.raises(InputError, match=re.escape(said)) as caught:
         read_settings(path)
+    text = str(caught.value)
+    assert text.startswith(f"{path}: ")
+    assert not [secret for secret in ("word@", "'word'", ":b@", "\n") if secret in text]
+
+
+def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    given = [{"folder": "found"}, {"webhook": "https://mes.example", "secret_file": "a", "ca_file": "/b"}]
+    folder, hook = sinks_of([*given, {"folder": "~/found"}], tmp_path)[:2]
+    assert folder.folder == str(tmp_path / "found")
+    assert (hook.secret_file, hook.ca_file) == (str(tmp_path / "a"), "/b")
+    assert sinks_of([{"folder": "~/found"}], tmp_path)[0].folder == str(Path.home() / "found")
+    assert mqtt_of("mqtt://host", tmp_path) == MqttSettings("mqtt://host")
+    assert MqttSettings("mqtt://host").place == ("host", 1883, False)
+    found = mqtt_of({"broker": "mqtts://host", "ca_file": "ca.pem"}, tmp_path)
+    assert found is not None
+    assert (found.ca_file, found.place) == (str(tmp_path / "ca.pem"), ("host", 8883, True))
+
+
+def test_the_example_lists_every_setting_of_sinks() -> None:
+    """configs/station.yaml, where they stand in comments."""
+    root = Path(__file__).parents[2]
+    lines = (root / "configs/station.yaml").read_text(encoding="utf-8").splitlines()[2:]
+    lines = [line for line in lines if line.startswith(("# ", "#  "))]
+    split = lines.index("# mqtt:")
+    blocks = [[line.removeprefix("# ") for line in part] for part in (lines[:split], lines[split:])]
+    found = [yaml.safe_load(textwrap.dedent("\n".join(block))) for block in blocks]
+    hook, folder = found[0]["sinks"]
+    assert set(hook) | set(folder) == {one.name for one in fields(SinkSettings)}
+    assert sinks_of([hook, folder], root)
+    assert set(found[1]["mqtt"]) == {one.name for one in fields(MqttSettings)}

@@ -7,11 +7,10 @@ import hmac
 import json
 import re
 import subprocess
-import textwrap
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,8 @@ from station_helpers import NAME, Load, Opener, Served, aged, free_port, until
 
 from flawscope.errors import InputError
 from flawscope.station.client import Client
-from flawscope.station.settings.sinks import MqttSettings, SinkSettings, sinks_of
-from flawscope.station.settings.station import Keep, Product, Settings, read_settings
+from flawscope.station.settings.sinks import SinkSettings
+from flawscope.station.settings.station import Keep, Product, Settings
 from flawscope.station.settings.values import shown as hiding
 from flawscope.station.sinks import UNDELIVERED, delivery, webhook
 from flawscope.station.sinks.outbox import Message
@@ -500,34 +499,6 @@ def test_the_page_shows_where_inspections_go(
     assert f'"{url}/… (2)"' in metrics, "two at a host are told apart"
 
 
-@pytest.mark.parametrize(
-    ("given", "said"),
-    [
-        ("https://mes.example", "sinks must be a list"),
-        (["https://mes.example"], "write `- webhook: ADDRESS` or `- folder: DIR`"),
-        ([{"webhok": "https://mes.example"}], "unknown setting webhok; did you mean webhook?"),
-        ([{"webhook": "https://mes.example", "folder": "found"}], "either `webhook` or `folder`"),
-        ([{"only": "anomalous"}], "either `webhook` or `folder`"),
-        ([{"webhook": "ftp://mes.example"}], "is not https://host/path"),
-        ([{"webhook": "https://me:word@mes.example"}], "leave the password out"),
-        ([{"webhook": "https://mes.example:x"}], "check host and port"),
-        ([{"webhook": "https://mes.example", "secret": "word"}], "name that as secret_file"),
-        ([{"webhook": "https://mes.example", "picture": "all"}], "one of none, picture, overlay, both"),
-        ([{"folder": "found", "secret_file": "f"}], "a webhook's"),
-        ([{"folder": "found"}, {"folder": "found"}], "is there twice: give each its own `name`"),
-        ([{"folder": "found", "name": ""}], "1 to 60 characters"),
-    ],
-)
-def test_settings_that_cannot_be(given: Any, said: str, tmp_path: Path) -> None:
-    path = tmp_path / "station.yaml"
-    path.write_text(yaml.safe_dump({"products": {"plate": {"model": "part.onnx", "sinks": given}}}))
-    with pytest.raises(InputError, match=re.escape(said)) as caught:
-        read_settings(path)
-    assert "word@" not in str(caught.value)
-    assert "'word'" not in str(caught.value)
-    assert str(caught.value).startswith(f"{path}: product plate: sinks")
-
-
 @pytest.mark.parametrize("text", [None, "", "word", "whsec_", "whsec_AAAA", "whsec_!!", f"{SECRET}\nword"])
 def test_a_secret_that_cannot_be_had_is_one_line(text: str | None, tmp_path: Path) -> None:
     path = tmp_path / "secret"
@@ -536,24 +507,3 @@ def test_a_secret_that_cannot_be_had_is_one_line(text: str | None, tmp_path: Pat
     with pytest.raises(InputError, match=r"secret_file: .*secret") as caught:
         webhook.Webhook(SinkSettings("http://127.0.0.1:9", secret_file=str(path)))
     assert not text or len(text) < 5 or text.split()[-1] not in str(caught.value).replace("line `whsec_`", "")
-
-
-def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
-    given = [{"folder": "found"}, {"webhook": "https://mes.example", "secret_file": "a", "ca_file": "/b"}]
-    folder, hook = sinks_of(given, tmp_path)
-    assert folder.folder == str(tmp_path / "found")
-    assert (hook.secret_file, hook.ca_file) == (str(tmp_path / "a"), "/b")
-    assert sinks_of([{"folder": "~/found"}], tmp_path)[0].folder == str(Path.home() / "found")
-
-
-def test_the_example_lists_every_setting() -> None:
-    """configs/station.yaml, where they stand in comments."""
-    text = (ROOT / "configs/station.yaml").read_text(encoding="utf-8")
-    lines = [line for line in text.splitlines()[2:] if line.startswith("# ") or line.startswith("#  ")]
-    split = lines.index("# mqtt:")
-    blocks = [[line.removeprefix("# ") for line in part] for part in (lines[:split], lines[split:])]
-    found = [yaml.safe_load(textwrap.dedent("\n".join(block))) for block in blocks]
-    hook, folder = found[0]["sinks"]
-    assert set(hook) | set(folder) == {one.name for one in fields(SinkSettings)}
-    assert sinks_of([hook, folder], ROOT)
-    assert set(found[1]["mqtt"]) == {one.name for one in fields(MqttSettings)}

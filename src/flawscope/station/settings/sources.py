@@ -19,7 +19,7 @@ from flawscope.config import build, named
 from flawscope.errors import InputError
 from flawscope.station.settings.values import beside, secret, shown, time_of, with_password
 
-RIGHT = "rtsp://USER@HOST/PATH"  # an address whose password stands in a file
+RIGHT = "password_file: write the address as rtsp://USER@HOST/PATH"
 STREAM, DEVICE, VIDEO = "stream", "device", "video"  # kinds
 PROTOCOLS = {  # scheme -> what FFmpeg may use for it
     "rtsp": "rtsp,rtp,tcp,udp",

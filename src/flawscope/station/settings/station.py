@@ -196,7 +196,8 @@ class Settings:
         if self.password_file is None:
             return url
         password = secret(self.password_file, "setting password_file")
-        return with_password(url, password, "postgresql://user@host/name")
+        right = "setting password_file: write `database` as postgresql://user@host/name"
+        return with_password(url, password, right)
 
 
 def read_settings(path: str | Path) -> Settings:

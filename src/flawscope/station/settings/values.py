@@ -116,9 +116,9 @@ def with_password(address: str, password: str, right: str) -> str:
     """`scheme://user@host/path` with the password in it. InputError where it has one, or no user.
 
     Args:
-        right: an address as it should be.
+        right: begins the error: what to write, such as `password_file: write the address as ...`.
     """
     found = re.match(r"([a-z+]+://)([^:/@?]+)@", address)
     if found is None:
-        raise InputError(f"password_file: write the address as {right}: a user and no password")
+        raise InputError(f"{right}: a user and no password")
     return f"{found[1]}{found[2]}:{quote(password, safe='')}@{address[found.end() :]}"
