@@ -431,38 +431,35 @@ def folder(parts: list[bytes], tmp_path: Path) -> Path:
 def test_predict_with_a_server_prints_what_it_prints_with_the_model(
     capsys: Capture, running: Any, model_file: Path, folder: Path, tmp_path: Path
 ) -> None:
-    local = run(capsys, "predict", model_file, folder, "--threads", "1")
-    served = run(capsys, "predict", "--server", running.url, folder)
-    assert served[1] == local[1]
-    assert served[0] == local[0] == 1
+    def both(*words: str | Path) -> list[tuple[int, str, str]]:
+        """With the model, and with the station; `NAME.csv` is each one's own."""
+        model = [model_file, folder, "--threads", "1", *words]
+        station = [folder, "--server", running.url, "--product", "plate", *words]
+        ends = ((model, "model"), (station, "station"))
+        return [run(capsys, "predict", *[str(w).replace("NAME", name) for w in one]) for one, name in ends]
+
+    local, served = both()
+    assert (served[0], served[1]) == (local[0], local[1])
+    assert local[0] == 1
     anomalous = local[1].count("anomalous")
-    assert anomalous
     assert f"{anomalous} of {len(local[1].splitlines())} pictures anomalous" in served[2]
-    assert "9.png" in served[2]
     assert "1 picture was skipped" in served[2]
-    _, printed, _ = run(capsys, "predict", model_file, folder, "--json", "--out", tmp_path / "l.csv")
-    expected = [json.loads(text) for text in printed.splitlines()]
-    words = ["--json", "--product", "plate", "--out", tmp_path / "s.csv"]
-    _, printed, _ = run(capsys, "predict", folder, "--server", running.url, *words)
-    for one, other in zip(map(json.loads, printed.splitlines()), expected, strict=True):
+    local, served = both("--json", "--out", tmp_path / "NAME.csv")
+    for one, other in zip(*(map(json.loads, out.splitlines()) for _, out, _ in (served, local)), strict=True):
         shared = one.keys() & other.keys()
         assert shared >= {"path", "decision"}
         if other["decision"] is None:
             assert one["error"]
             continue
         assert shared >= {"score", "p_value", "severity", "is_anomalous", "score_threshold", "regions"}
-        assert one["id"] > 0
         for name in shared - {"regions"}:
             same = other[name]
             assert one[name] == (pytest.approx(same, rel=1e-4) if isinstance(same, float) else same), name
         assert [r["box"] for r in one["regions"]] == [r["box"] for r in other["regions"]]
-    rows, others = read_table(tmp_path / "s.csv"), read_table(tmp_path / "l.csv")
-    for row, other_row in zip(rows, others, strict=True):
-        assert (row.path, row.decision) == (other_row.path, other_row.decision)
-        if other_row.score is not None:
-            assert row.score == pytest.approx(other_row.score, rel=1e-4)
-        assert row.regions == other_row.regions
-        assert bool(row.error) == bool(other_row.error)
+    for row, same_row in zip(*(read_table(tmp_path / f"{n}.csv") for n in ("station", "model")), strict=True):
+        assert row.score == pytest.approx(same_row.score, rel=1e-4)
+        assert (row.path, row.decision, row.regions) == (same_row.path, same_row.decision, same_row.regions)
+        assert bool(row.error) == bool(same_row.error)
 
 
 def test_predict_with_a_server_ends_as_with_the_model(capsys: Capture, running: Any, folder: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from flawscope.cli import Parser, commands
+from flawscope.station.settings.sinks import mqtt_of
 from flawscope.station.settings.station import read_settings
 
 ROOT = Path(__file__).parents[2]
@@ -55,23 +56,45 @@ def test_the_station_is_started_and_watched(compose: dict[str, Any]) -> None:
     code = station["healthcheck"]["test"][-1]
     compile(code, "healthcheck", "exec")
     assert "http://127.0.0.1:8080/readyz" in code
-    assert [port for port in station["ports"] if not port.startswith("127.0.0.1:")] == []
     assert station["depends_on"]["database"]["condition"] == "service_healthy"
 
 
 def test_containers_have_no_more_rights_than_they_need(compose: dict[str, Any]) -> None:
+    more = yaml.safe_load((ROOT / "compose.mqtt.yaml").read_text())
     station, database = (compose["services"][name] for name in ("station", "database"))
-    assert station["read_only"] is True
+    mosquitto = more["services"]["mosquitto"]
     assert station["cap_drop"] == ["ALL"]
-    for service in (station, database):
+    for service, volumes in (
+        (station, compose["volumes"]),
+        (database, compose["volumes"]),
+        (mosquitto, more["volumes"]),
+    ):
+        assert service is database or service["read_only"] is True
         assert "no-new-privileges:true" in service["security_opt"]
         assert "privileged" not in service
         named = [v.split(":")[0] for v in service["volumes"] if not v.startswith("./")]
-        assert set(named) <= set(compose["volumes"]), "what is kept survives `down`"
-        assert all(v.endswith(":ro") for v in service["volumes"] if v.startswith("./"))
+        assert set(named) <= set(volumes), "what is kept survives `down`"
+        own = [v.split(":") for v in service["volumes"] if v.startswith("./")]
+        assert all(mode == "ro" for *_, mode in own)
     assert "ports" not in database
+    assert all(port.startswith("127.0.0.1:") for port in (*station["ports"], *mosquitto["ports"]))
     assert database["networks"] == ["inside"]
     assert compose["networks"]["inside"]["internal"] is True
+    assert set(mosquitto["networks"]) <= set(compose["networks"])
+
+
+def test_compose_stands_mosquitto_beside_the_station(compose: dict[str, Any], tmp_path: Path) -> None:
+    more = yaml.safe_load((ROOT / "compose.mqtt.yaml").read_text())
+    station, mosquitto = more["services"]["station"], more["services"]["mosquitto"]
+    assert station["depends_on"]["mosquitto"]["condition"] == "service_healthy"
+    assert mosquitto["healthcheck"]["test"][0] == "CMD"
+    assert set(compose["services"]["station"]["secrets"]) < set(station["secrets"])
+    assert {*station["secrets"], *mosquitto["secrets"]} == set(more["secrets"]) | set(compose["secrets"])
+    page = (ROOT / "docs/station-mqtt.md").read_text(encoding="utf-8")
+    assert mosquitto["image"] in page
+    blocks = [yaml.safe_load(one)["mqtt"] for one in re.findall(r"```yaml\n(.*?)```", page, re.S)]
+    found = {one["broker"]: mqtt_of(one, tmp_path) for one in blocks}
+    assert getattr(found["mqtt://mosquitto"], "password_file", "") == "/run/secrets/mqtt_password"
 
 
 def test_the_password_is_in_the_secret_alone(compose: dict[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import subprocess
 import time
@@ -13,14 +12,13 @@ from typing import Any
 
 import httpx
 import pytest
-import yaml
 
 pytest.importorskip("paho.mqtt.client")
 from sink_helpers import Cable, Listener, Mosquitto, listens, new_folder
 from station_helpers import NAME, Load, Opener, Running, free_port, until
 
 from flawscope.station.client import Client
-from flawscope.station.settings.sinks import MqttSettings, mqtt_of
+from flawscope.station.settings.sinks import MqttSettings
 from flawscope.station.sinks.mqtt import MqttSink
 
 ROOT = Path(__file__).parents[2]
@@ -293,34 +291,6 @@ def test_a_broker_that_never_was_harms_nothing(
 
 
 # ------------------------------------------------------------------------------------------------- containers
-
-
-def test_compose_stands_mosquitto_beside_the_station(tmp_path: Path) -> None:
-    base, more = (yaml.safe_load((ROOT / name).read_text()) for name in ("compose.yaml", "compose.mqtt.yaml"))
-    assert set(more) == {"services", "volumes", "secrets"}
-    station, mosquitto = more["services"]["station"], more["services"]["mosquitto"]
-    assert re.fullmatch(r"eclipse-mosquitto:2\.\d+\.\d+", mosquitto["image"])
-    assert station["depends_on"]["mosquitto"]["condition"] == "service_healthy"
-    assert mosquitto["healthcheck"]["test"][0] == "CMD"
-    assert set(base["services"]["station"]["secrets"]) < set(station["secrets"])
-    used = {*station["secrets"], *mosquitto["secrets"]}
-    assert used == set(more["secrets"]) | set(base["secrets"])
-    assert set(mosquitto["networks"]) <= set(base["networks"])
-    assert all(port.startswith("127.0.0.1:") for port in mosquitto["ports"])
-    assert mosquitto["read_only"] is True
-    assert "no-new-privileges:true" in mosquitto["security_opt"]
-    for volume in mosquitto["volumes"]:
-        source, target, *mode = volume.split(":")
-        assert source in more["volumes"] or ((ROOT / source).is_file() and mode == ["ro"])
-        assert target.startswith("/mosquitto/")
-    page = (ROOT / "docs/station-mqtt.md").read_text(encoding="utf-8")
-    blocks = [yaml.safe_load(one) for one in re.findall(r"```yaml\n(.*?)```", page, re.S)]
-    (settings,) = (one["mqtt"] for one in blocks if one["mqtt"]["broker"] == "mqtt://mosquitto")
-    wanted = mqtt_of(settings, tmp_path)
-    assert wanted is not None
-    assert wanted.password_file == "/run/secrets/mqtt_password"
-    assert all(mqtt_of(one["mqtt"], tmp_path) for one in blocks)
-    assert mosquitto["image"] in page
 
 
 @needs_mosquitto

@@ -85,10 +85,8 @@ class Client:
     def __init__(self, url: str, token: str | None = None, timeout: float = 30.0, tries: int = 5):
         self.url, self.tries = address(url), max(1, tries)
         token = os.environ.get(TOKEN) or None if token is None else token
-        self._has_token = token is not None
         headers = {"User-Agent": f"flawscope/{__version__}"}
-        if token is not None:
-            headers["Authorization"] = f"Bearer {token_text(token)}"
+        headers |= {} if token is None else {"Authorization": f"Bearer {token_text(token)}"}
         self._http = httpx.Client(base_url=f"{self.url}/api/v1/", headers=headers, timeout=timeout)
         self._only: str | None = None
 
@@ -126,14 +124,16 @@ class Client:
                 FlawscopeError: the part was not judged in time.
         """
         data, known = encoded(picture)
-        headers = {"Content-Type": "application/octet-stream", "Idempotency-Key": key or uuid.uuid4().hex}
-        path = f"{self._of(product)}/inspections"
         query = {"name": name or known, "part": part, "batch": batch, "deadline": deadline}
-        return self._judged(path, query, deadline, content=data, headers=headers)
+        return self._judged(f"{self._of(product)}/inspections", key, query, data)
 
-    def _judged(self, path: str, query: Query, deadline: int | None, **request: Any) -> Inspection:
-        tries = self.tries if deadline is None else 1
-        return read(Inspection, self._json("POST", path, query=query, tries=tries, **request))
+    def _judged(self, path: str, key: str | None, query: Query, data: bytes | None = None) -> Inspection:
+        headers = {"Idempotency-Key": key or uuid.uuid4().hex}
+        if data is not None:
+            headers["Content-Type"] = "application/octet-stream"
+        tries = self.tries if query["deadline"] is None else 1
+        answer = self._json("POST", path, query=query, tries=tries, content=data, headers=headers)
+        return read(Inspection, answer)
 
     def inspect_many(
         self, pictures: Iterable[Source], product: str | None = None, workers: int = 4
@@ -181,9 +181,8 @@ class Client:
             seconds: in which the frame must come, 60 at most.
             key, part, batch, deadline: as for `inspect`.
         """
-        headers = {"Idempotency-Key": key or uuid.uuid4().hex}
         query = {"camera": camera, "seconds": seconds, "part": part, "batch": batch, "deadline": deadline}
-        return self._judged(f"{self._of(product)}/trigger", query, deadline, headers=headers)
+        return self._judged(f"{self._of(product)}/trigger", key, query)
 
     # ---- what it knows
 
@@ -214,14 +213,9 @@ class Client:
                 part and batch.
         """
         query: dict[str, str | int | float | None] = {
-            **{
-                "since": time_text(since),
-                "until": time_text(until),
-                "decision": decision,
-                "verdict": verdict,
-            },
-            **{"review": review, "score_min": score_min, "score_max": score_max, "version": version},
-            **{"file": name, "part": part, "batch": batch, "limit": PAGE, "cursor": None},
+            **{"since": time_text(since), "until": time_text(until), "decision": decision},
+            **{"verdict": verdict, "review": review, "score_min": score_min, "score_max": score_max},
+            **{"version": version, "file": name, "part": part, "batch": batch, "limit": PAGE, "cursor": None},
         }
         path = f"{self._of(product)}/inspections"
         while True:
@@ -346,9 +340,8 @@ class Client:
     def _unreached(self, error: Exception) -> FlawscopeError:
         if tls := self._is_tls(error):
             return FlawscopeError(f"{shown(self.url)}: {tls}")
-        said = one_line(error)
-        remedy = "check the address, and that `flawscope serve` runs"
-        return FlawscopeError(f"{shown(self.url)} cannot be reached ({said[:160]}): {remedy}")
+        why = f"cannot be reached ({one_line(error)[:160]})"
+        return FlawscopeError(f"{shown(self.url)} {why}: check the address, and that `flawscope serve` runs")
 
     @staticmethod
     def _is_tls(error: BaseException | None) -> str:
@@ -371,7 +364,9 @@ class Client:
             if response.is_redirect:
                 said += f": use the address {response.headers.get('Location', '')[:200]}"
         if status == 401:
-            known = "it does not know this token" if self._has_token else "it wants a token"
+            known = (
+                "it does not know this token" if "Authorization" in self._http.headers else "it wants a token"
+            )
             said = f"{known}: `flawscope station token add NAME --role operator` there makes one"
         elif status == 404:
             said = self._missing(path) or said

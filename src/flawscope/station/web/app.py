@@ -204,36 +204,54 @@ def _health(app: FastAPI, station: Station) -> None:
         return Response(station.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-class Server(uvicorn.Server):
-    """Ends the streams of open pages first: they would go on for ever."""
+class Listener(uvicorn.Server):
+    """Listens where the settings say. InputError where another program does."""
 
-    def __init__(self, station: Station, started: Callable[[str], None] = lambda url: None):
-        settings = station.settings
-        check_bind(settings, station.access)
-        config = uvicorn.Config(
-            create_app(station),
-            host=settings.host,
-            port=settings.port,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=settings.proxy,
-            forwarded_allow_ips="127.0.0.1,::1",
-            timeout_keep_alive=KEEP_ALIVE,
-            backlog=BATCH,
-            http=partial(Connection, most=most_connections(), patience=settings.limits.stalled),  # type: ignore[arg-type]
-            timeout_graceful_shutdown=GRACE,
-            lifespan="off",
-            ws="none",
+    def __init__(self, settings: Settings, app: Any, **more: Any):
+        self.settings = settings
+        super().__init__(
+            uvicorn.Config(
+                app,
+                host=settings.host,
+                port=settings.port,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                lifespan="off",
+                ws="none",
+                **more,
+            )
         )
-        super().__init__(config)
-        self.station, self._tell = station, started
 
     async def startup(self, sockets: Any = None) -> None:
         try:
             await super().startup(sockets)
         except SystemExit:  # uvicorn's word for a port that is taken
-            raise taken(self.station.settings) from None
+            there = f"{self.settings.host}:{self.settings.port}"
+            why = "another program may listen there; choose another --port"
+            raise InputError(f"{there} cannot be used: {why}") from None
+
+
+class Server(Listener):
+    """Ends the streams of open pages first: they would go on for ever."""
+
+    def __init__(self, station: Station, started: Callable[[str], None] = lambda url: None):
+        settings = station.settings
+        check_bind(settings, station.access)
+        super().__init__(
+            settings,
+            create_app(station),
+            proxy_headers=settings.proxy,
+            forwarded_allow_ips="127.0.0.1,::1",
+            timeout_keep_alive=KEEP_ALIVE,
+            backlog=BATCH,
+            http=partial(Connection, most=most_connections(), patience=settings.limits.stalled),
+            timeout_graceful_shutdown=GRACE,
+        )
+        self.station, self._tell = station, started
+
+    async def startup(self, sockets: Any = None) -> None:
+        await super().startup(sockets)
         for one in self.servers[0].sockets:  # asyncio accepts as many at once as it lets the system hold
             with socket.fromfd(one.fileno(), one.family, one.type) as same:
                 same.listen(QUEUE)
@@ -288,37 +306,16 @@ def why(settings: Settings) -> str:
     return f"less than {ROOM // 1024**2} MB are free on the disk of {settings.store}; free some space"
 
 
-class Waiting(uvicorn.Server):
+class Waiting(Listener):
     """Listens where the station will, until there is room."""
 
     def __init__(self, settings: Settings):
-        self.settings = settings
-        super().__init__(
-            uvicorn.Config(
-                self.answer,
-                host=settings.host,
-                port=settings.port,
-                log_config=None,
-                access_log=False,
-                lifespan="off",
-                ws="none",
-                interface="asgi3",
-                server_header=False,
-                limit_concurrency=50,
-                timeout_keep_alive=1,
-                timeout_graceful_shutdown=1,
-            )
-        )
+        ends = {"timeout_keep_alive": 1, "timeout_graceful_shutdown": 1}
+        super().__init__(settings, self.answer, interface="asgi3", limit_concurrency=50, **ends)
 
     async def on_tick(self, counter: int) -> bool:
         enough = counter % 10 == 0 and has_room(self.settings)  # ten are a second
         return enough or await super().on_tick(counter)
-
-    async def startup(self, sockets: Any = None) -> None:
-        try:
-            await super().startup(sockets)
-        except SystemExit:
-            raise taken(self.settings) from None
 
     async def answer(self, scope: Any, receive: Any, send: Any) -> None:
         """The ASGI application. Who asks is not known: nothing is told of the machine."""
@@ -341,11 +338,3 @@ class Waiting(uvicorn.Server):
             f'<meta http-equiv="refresh" content="5"><title>{title}</title><h1>{title}</h1>{lines}</html>'
         )
         return HTMLResponse(page, 507, HEADERS)
-
-
-def taken(settings: Settings) -> InputError:
-    """The address is another program's."""
-    return InputError(
-        f"{settings.host}:{settings.port} cannot be used: another program may listen there; choose "
-        "another --port"
-    )
