@@ -426,7 +426,7 @@ def test_nothing_is_overwritten_and_nothing_written_twice(
     ((delivery, outbox),) = running.station.sinks.of(NAME)
     before = sorted(path.name for path in day.iterdir())
     place = outbox.place
-    outbox.place = replace(place, inspection=0)
+    outbox.place = place._replace(inspection=0)
     (message,) = outbox.batch(10).messages
     outbox.place = place
     assert isinstance(message, Message)

@@ -90,15 +90,15 @@ class Sinks:
     def gauges(self) -> dict[str, tuple[str, dict[tuple[str, str], float]]]:
         """For Prometheus: name -> what it is, value by product and sink."""
         every = {(box.product, one.sink.label): box for one in self.deliveries for box in one.outboxes}
-        delivered = {place: float(box.delivered) for place, box in every.items()}
-        failed = {place: float(box.failed) for place, box in every.items()}
-        refused = {place: float(box.refused) for place, box in every.items()}
-        backlog = {place: float(box.waiting()) for place, box in every.items()}
+        counts: dict[str, tuple[str, Callable[[Outbox], int]]] = {
+            "delivered_total": ("Messages that a sink took.", lambda box: box.delivered),
+            "delivery_failures_total": ("Tries that failed.", lambda box: box.failed),
+            "undelivered_total": ("Messages that a sink refused for good.", lambda box: box.refused),
+            "sink_backlog": ("Messages that wait for a sink, counted up to 10,000.", Outbox.waiting),
+        }
         return {
-            "delivered_total": ("Messages that a sink took.", delivered),
-            "delivery_failures_total": ("Tries that failed.", failed),
-            "undelivered_total": ("Messages that a sink refused for good.", refused),
-            "sink_backlog": ("Messages that wait for a sink, counted up to 10,000.", backlog),
+            name: (what, {place: float(count(box)) for place, box in every.items()})
+            for name, (what, count) in counts.items()
         }
 
     # ---- made from the settings

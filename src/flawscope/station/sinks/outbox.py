@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, delete, func, select, update
 
@@ -40,16 +40,14 @@ class Message:
         return {"id": self.id, "type": self.type, "timestamp": iso(self.at), "data": {**self.data, **more}}
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """The last inspection and the last verdict that a sink had."""
 
     inspection: int
     verdict: int
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """messages: the next ones, the oldest first. end: where the sink is after them. is_last: there are no
     others at the moment."""
 
@@ -125,22 +123,21 @@ class Outbox:
             rows = connection.execute(query).all()
             messages = [self._inspection(one) for one in described(connection, rows)]
             if len(rows) == limit:
-                return Batch(messages, replace(start, inspection=rows[-1].id), False)
+                return Batch(messages, start._replace(inspection=rows[-1].id), False)
             # those that are not wanted are passed over
             end = Place(max(start.inspection, self._last(connection)), start.verdict)
             words = self._words(connection, start, limit - len(rows)) if self.wants_verdicts else []
-            messages += words
             if words:
-                end = replace(end, verdict=words[-1].verdict or 0)
+                end = end._replace(verdict=words[-1].verdict or 0)
             elif self.database.is_sqlite:  # others than this station's may be on their way in PostgreSQL
-                end = replace(end, verdict=max(start.verdict, self._last_verdict(connection)))
-            return Batch(messages, end, len(messages) < limit)
+                end = end._replace(verdict=max(start.verdict, self._last_verdict(connection)))
+            return Batch(messages + words, end, len(messages + words) < limit)
 
     def after(self, message: Message) -> Place:
         """Return where the sink is when it has this message, too."""
         if message.verdict is None:
-            return replace(self.place, inspection=max(self.place.inspection, message.number))
-        return replace(self.place, verdict=max(self.place.verdict, message.verdict))
+            return self.place._replace(inspection=max(self.place.inspection, message.number))
+        return self.place._replace(verdict=max(self.place.verdict, message.verdict))
 
     def waiting(self) -> int:
         """How many messages there are still to be delivered, counted up to 10,000. StoreError."""
@@ -172,16 +169,10 @@ class Outbox:
         now = self.place, self.delivered, self.refused
         if now != self._saved:
             with self.database.writing() as connection:
-                connection.execute(
-                    update(deliveries)
-                    .where(*_row(self.product_id, self.key))
-                    .values(
-                        inspection_id=self.place.inspection,
-                        verdict_id=self.place.verdict,
-                        delivered=self.delivered,
-                        refused=self.refused,
-                    )
-                )
+                values = {"inspection_id": self.place.inspection, "verdict_id": self.place.verdict}
+                values |= {"delivered": self.delivered, "refused": self.refused}
+                row = _row(self.product_id, self.key)
+                connection.execute(update(deliveries).where(*row).values(values))
         self._saved, self._saved_at = now, time.monotonic()
 
     # ---- what is wanted
