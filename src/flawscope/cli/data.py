@@ -139,7 +139,7 @@ def _export(args: argparse.Namespace) -> int:
     from flawscope.artefact.files import atomic, check_writable
     from flawscope.pictures.decoding import decode
     from flawscope.results.table import ANOMALOUS, Marked, coco, fiftyone
-    from flawscope.station.review.session import proposed_mask, read_flagged
+    from flawscope.station.review import proposed_mask, read_flagged
 
     if not args.out:
         raise InputError("data export needs --out: a .json file for COCO, a folder for FiftyOne")

@@ -16,9 +16,8 @@ from flawscope.datasets.seen import choose_seen
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures.decoding import read_mask
 from flawscope.results.table import Row
-from flawscope.station.review import DEFECT, FINE, Decisions, Flagged, Session, read_flagged
-from flawscope.station.review import session as sessions
-from flawscope.station.review.session import proposed_mask
+from flawscope.station import review as sessions
+from flawscope.station.review import DEFECT, FINE, Decisions, Flagged, Session, proposed_mask, read_flagged
 
 
 def files(folder: Path) -> dict[str, bytes]:

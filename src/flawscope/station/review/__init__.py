@@ -1,5 +1,354 @@
-"""A person sorts flagged pictures into good and defective; the decisions become folders to fit with."""
+"""A review: the pictures of a run that are judged, a file of decisions that is complete after each of them,
+and the folders that follow from it.
 
-from flawscope.station.review.session import DEFECT, FINE, UNDONE, Decisions, Flagged, Session, read_flagged
+`good/` and `defect/` hold copies of pictures, `masks/defect/` masks of defects. All together are a data set,
+which `fit --update`, `evaluate` and `compare` take; `defect/` with its masks is what `--seen` takes.
+"""
 
-__all__ = ["DEFECT", "FINE", "UNDONE", "Decisions", "Flagged", "Session", "read_flagged"]
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from flawscope.errors import FlawscopeError, InputError
+from flawscope.pictures.decoding import decode, read_mask
+from flawscope.results import drawing
+from flawscope.results.run import RESULTS, TABLE
+from flawscope.results.table import OwnFiles, Row, csv_cell, from_csv_cell, read_table
+
+
+@dataclass(frozen=True)
+class Flagged:
+    """One picture. `name` is that of its files in the results folder; `overlay` and `mask` lie there, None
+    where the run wrote none."""
+
+    row: Row
+    path: Path
+    name: str
+    overlay: Path | None = None
+    mask: Path | None = None
+
+
+def read_flagged(results: str | os.PathLike[str], *, every: bool = False) -> list[Flagged]:
+    """The anomalous pictures of a run, most severe first; each path once, as it was judged last.
+
+    Args:
+        results: a folder that `predict --out` or `evaluate --out` wrote, or a table of results.
+        every: the good ones too.
+
+    Raises:
+        InputError: there is no table, or no picture of it is there.
+    """
+    folder = Path(results)
+    table = folder / TABLE if folder.is_dir() else folder
+    judged = (row for row in read_table(table) if row.score is not None and row.severity is not None)
+    last = {row.path: row for row in judged}
+    rows = [row for row in last.values() if every or row.decision == "anomalous"]
+    if not rows:
+        raise InputError(
+            f"{table} has no {'judged' if every else 'anomalous'} picture: there is nothing to review"
+            + ("" if every or not last else "; --all takes the good ones, too")
+        )
+    names = _names(folder) if folder.is_dir() else {}
+    found = [_flagged(row, folder, names.get(row.path)) for row in rows]
+    if not any(one.path.is_file() for one in found):
+        raise InputError(
+            f"none of the pictures of {table} is there, such as {found[0].path}: run `review` in the folder "
+            "in which they were judged"
+        )
+    return sorted(found, key=lambda one: -(one.row.severity or 0.0))
+
+
+def _flagged(row: Row, folder: Path, name: str | None) -> Flagged:
+    path = Path(row.path)
+    if name is None:
+        return Flagged(row, path, path.stem)
+    files = (folder / kind / f"{name}.png" for kind in ("overlays", "masks"))
+    return Flagged(row, path, name, *(file if file.is_file() else None for file in files))
+
+
+def _names(folder: Path) -> dict[str, str]:
+    """Path of a picture -> the name of its files, by the JSON files of the run."""
+    found = {}
+    for file in (folder / RESULTS).rglob("*.json"):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            found[str(json.loads(file.read_text(encoding="utf-8"))["path"])] = (
+                file.relative_to(folder / RESULTS).with_suffix("").as_posix()
+            )
+    return found
+
+
+def proposed_mask(one: Flagged) -> NDArray[np.bool_] | None:
+    """What the model outlined, [H, W] bool at the picture's size; None where it outlined nothing.
+
+    The run's mask has the network's size. Its bounding box is that of all regions, which are known in the
+    picture's pixels: so it is laid there. Without a mask the boxes are filled.
+    """
+    boxes = one.row.boxes
+    if not boxes:
+        return None
+    picture = decode(one.path)
+    whole = np.zeros(picture.shape[:2], np.bool_)
+    edges = np.array(boxes)
+    around = _pixels((*edges[:, :2].min(axis=0), *edges[:, 2:].max(axis=0)), whole.shape)
+    small = _cropped(one.mask)
+    if small is None:
+        for box in boxes:
+            whole[_pixels(box, whole.shape)] = True
+        return whole
+    height, width = whole[around].shape
+    laid = Image.fromarray(small.astype(np.uint8) * np.uint8(255)).resize(
+        (width, height), Image.Resampling.BILINEAR
+    )
+    whole[around] = np.asarray(laid) > 127
+    return whole
+
+
+def _cropped(path: Path | None) -> NDArray[np.bool_] | None:
+    """The part of a mask that is not empty."""
+    if path is None:
+        return None
+    with suppress(InputError):
+        mask = read_mask(path)
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        if rows.size:
+            return np.asarray(mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
+    return None
+
+
+def _pixels(box: tuple[float, ...], size: tuple[int, ...]) -> tuple[slice, slice]:
+    """A box x0, y0, x1, y1 as rows and columns, at least one pixel each."""
+    x0, y0, x1, y1 = box
+
+    def span(low: float, high: float, length: int) -> slice:
+        start = min(max(0, round(low)), length - 1)
+        return slice(start, min(length, max(start + 1, round(high))))
+
+    return span(y0, y1, size[0]), span(x0, x1, size[1])
+
+
+FINE, DEFECT, UNDONE = "good", "defect", "undone"
+LOG = "review.csv"  # by which `open_dataset` knows the folder
+PART = ".part"  # ends the name of a copy that is being written
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A line of the file. copy: name of the picture's copy. severity, score: when it was judged."""
+
+    time: str
+    path: str
+    decision: str
+    copy: str
+    severity: str = ""
+    score: str = ""
+
+
+COLUMNS = tuple(field.name for field in fields(Decision))
+
+
+class Decisions:
+    """The file `review.csv`: lines are only ever added, and are on the disk when `add` returns. Of several
+    about the same picture the last one holds; `undone` takes the decision back.
+
+    Raises:
+        InputError: the file cannot be read, or is no file of decisions.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.lines: list[Decision] = []
+        if not path.exists():
+            return
+        try:
+            text = path.read_bytes().decode("utf-8", "surrogateescape")
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror}; choose another --out") from None
+        rows = list(csv.reader(io.StringIO(text)))
+        if rows and tuple(rows[0]) != COLUMNS:
+            raise InputError(f"{path} is not a file of decisions: move it, or choose another --out")
+        # a line that was being written when the power failed is passed over
+        whole = [row for row in rows[1:] if len(row) == len(COLUMNS) and row[2] in (FINE, DEFECT, UNDONE)]
+        self.lines = [Decision(*map(from_csv_cell, row)) for row in whole]
+
+    @property
+    def current(self) -> dict[str, Decision]:
+        """Path of a picture -> the decision that holds, the latest last."""
+        found: dict[str, Decision] = {}
+        for line in self.lines:
+            found.pop(line.path, None)
+            if line.decision != UNDONE:
+                found[line.path] = line
+        return found
+
+    def add(self, path: str, decision: str, copy: str, severity: str = "", score: str = "") -> None:
+        """Raise FlawscopeError where the line cannot be written: then it does not hold."""
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        line = Decision(now, path, decision, copy, severity, score)
+        text = io.StringIO()
+        rows = csv.writer(text, lineterminator="\n")
+        try:
+            with open(self.path, "ab+") as file:
+                size = file.seek(0, os.SEEK_END)
+                if not size:
+                    rows.writerow(COLUMNS)
+                elif file.seek(size - 1) is not None and file.read(1) != b"\n":  # the power failed there
+                    text.write("\n")
+                rows.writerow(map(csv_cell, astuple(line)))
+                file.write(text.getvalue().encode("utf-8", "surrogateescape"))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise FlawscopeError(f"cannot write {self.path}: {error.strerror}; free some space") from None
+        self.lines.append(line)
+
+
+class Session:
+    """Pictures by their numbers, their decisions and copies; safe to use from several threads.
+
+    Opening it brings the folders below `out` in line with the decisions that were made before. Only copies
+    that are named here are ever removed; originals are read and nothing else. The copies are listed as
+    flawscope's own, so that a folder above this one does not hold them twice.
+
+    Attributes:
+        pictures: what is reviewed, in order.
+        problems: copies of earlier decisions that could not be made again.
+    """
+
+    def __init__(self, pictures: Sequence[Flagged], out: Path):
+        self.pictures, self.out = pictures, out
+        out.mkdir(parents=True, exist_ok=True)
+        self.log, self._own = Decisions(out / LOG), OwnFiles(out)
+        self._numbers = {one.row.path: number for number, one in enumerate(pictures)}
+        self._lock = threading.Lock()
+        self.problems: list[str] = []
+        for left in (left for folder in (FINE, DEFECT) for left in (out / folder).glob(f"*{PART}")):
+            left.unlink(missing_ok=True)  # of a run that was cut off
+        for path, line in self.log.current.items():
+            if path in self._numbers and not (out / line.decision / line.copy).exists():
+                one = pictures[self._numbers[path]]
+                try:
+                    self._place(one, line.decision, line.copy, self._prepare(one, line.decision, line.copy))
+                except FlawscopeError as error:
+                    self.problems.append(str(error))
+
+    def decided(self) -> dict[int, str]:
+        """Number of a picture -> good or defect, the latest decision last."""
+        with self._lock:
+            current = self.log.current
+        return {self._numbers[path]: one.decision for path, one in current.items() if path in self._numbers}
+
+    def tally(self) -> Counter[str]:
+        """How many are good, how many defect."""
+        return Counter(self.decided().values())
+
+    def copies(self) -> list[tuple[Flagged, str, Path]]:
+        """What was decided: the picture, good or defect, and its copy."""
+        current = self.log.current
+        chosen = [(self.pictures[number], decision) for number, decision in self.decided().items()]
+        return [(one, what, self.out / what / current[one.row.path].copy) for one, what in chosen]
+
+    def decide(self, number: int, decision: str, mask: NDArray[np.bool_] | None = None) -> None:
+        """Keep a decision.
+
+        Args:
+            mask: [H, W] bool at the picture's size: where a person saw the defect; None: what the model
+                outlined, unless there is a mask already.
+
+        Raises:
+            FlawscopeError: it cannot be kept; nothing has changed.
+        """
+        if decision not in (FINE, DEFECT) or not 0 <= number < len(self.pictures):
+            raise InputError(f"no decision {decision!r} on picture {number}")
+        one = self.pictures[number]
+        with self._lock:
+            # whatever ends in between, nothing is lost and nothing is there that was not decided
+            copy = self._copy_of(one)
+            temporary = self._prepare(one, decision, copy)
+            try:
+                self.log.add(one.row.path, decision, copy, f"{one.row.severity:.4g}", f"{one.row.score:.6g}")
+            except FlawscopeError:
+                temporary.unlink(missing_ok=True)
+                raise
+            self._place(one, decision, copy, temporary, mask)
+
+    def undo(self, number: int) -> None:
+        """Take the decision on a picture back, if there is one."""
+        with self._lock:
+            line = self.log.current.get(self.pictures[number].row.path)
+            if line is not None:
+                self.log.add(line.path, UNDONE, line.copy)
+                self._remove(line.decision, line.copy)
+
+    def mask_of(self, number: int) -> Path:
+        """Where the mask of a picture is, or would be."""
+        return self._mask_path(self._copy_of(self.pictures[number]))
+
+    def _copy_of(self, one: Flagged) -> str:
+        """The name of the picture's copy: as before, else one that no other has, also without its suffix,
+        for masks have none."""
+        copies = {line.path: line.copy for line in self.log.lines}
+        if one.row.path in copies:
+            return copies[one.row.path]
+        flat = "_".join(PurePosixPath(one.name).parts) or "picture"
+        stems = {Path(name).stem.casefold() for name in copies.values()}
+        name, number = flat, 1
+        while name.casefold() in stems:
+            number += 1
+            name = f"{flat}_{number}"
+        return f"{name}{one.path.suffix}"
+
+    def _mask_path(self, copy: str) -> Path:
+        return self.out / "masks" / DEFECT / f"{Path(copy).stem}.png"
+
+    def _prepare(self, one: Flagged, decision: str, copy: str) -> Path:
+        """A copy beside its place. InputError where the picture cannot be read or somebody else's file has
+        its name, FlawscopeError where it cannot be written."""
+        target = self._own.path(f"{decision}/{copy}")
+        temporary = target.with_name(f"{target.name}{PART}")
+        try:
+            shutil.copyfile(one.path, temporary)
+        except FileNotFoundError:
+            raise InputError(f"there is no {one.path} any more: it cannot be copied") from None
+        except OSError as error:
+            with suppress(OSError):
+                temporary.unlink()
+            why = f"cannot copy {one.path} to {target}: {error.strerror}"
+            raise FlawscopeError(f"{why}; free some space or choose another --out") from None
+        return temporary
+
+    def _place(
+        self,
+        one: Flagged,
+        decision: str,
+        copy: str,
+        temporary: Path,
+        mask: NDArray[np.bool_] | None = None,
+    ) -> None:
+        """The prepared copy is what the decision says; of a defect there is a mask, too."""
+        os.replace(temporary, self.out / decision / copy)
+        self._remove(FINE if decision == DEFECT else DEFECT, copy)
+        path = self._mask_path(copy)
+        if decision == DEFECT and (mask is not None or not path.exists()):  # a person may have drawn it
+            found = proposed_mask(one) if mask is None else mask
+            if found is not None:
+                drawing.save_png(self._own.path(path.relative_to(self.out).as_posix()), found)
+
+    def _remove(self, decision: str, copy: str) -> None:
+        (self.out / decision / copy).unlink(missing_ok=True)
+        if decision == DEFECT:
+            self._mask_path(copy).unlink(missing_ok=True)

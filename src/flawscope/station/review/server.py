@@ -28,7 +28,7 @@ from flawscope.errors import FlawscopeError, InputError, one_line
 from flawscope.pictures.decoding import decode, read_mask, to_eight_bits
 from flawscope.pictures.files import upright_size
 from flawscope.results import drawing
-from flawscope.station.review.session import Flagged, Session, proposed_mask
+from flawscope.station.review import Flagged, Session, proposed_mask
 from flawscope.station.web.templates import HEADERS, WORDS, chosen, rendered, static_files, texts
 
 HOSTS = ("127.0.0.1", "localhost")
