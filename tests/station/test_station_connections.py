@@ -157,10 +157,10 @@ def test_a_client_is_not_blamed_for_what_held_up_the_station() -> None:
 def test_who_has_not_signed_in_sends_little(open_station: Callable[..., Running]) -> None:
     running = open_station()
     running.station.access.add_user("anna", "a long password", "admin")
-    form = {"name": "anna", "password": "x" * 100_000}
     with httpx.Client(base_url=running.url, headers={"Origin": running.url}) as stranger:
-        assert stranger.post("/sign-in", data=form).status_code == 413
-        assert stranger.post("/sign-in", data={**form, "password": "x"}).status_code == 401
+        for password, status in {"x" * 100_000: 413, "x": 401}.items():
+            sent = stranger.post("/sign-in", data={"name": "anna", "password": password})
+            assert sent.status_code == status
 
 
 def test_lines_of_a_log_are_limited() -> None:

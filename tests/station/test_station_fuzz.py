@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
-from station_helpers import broken, originals
+from station_helpers import broken, everything, originals
 
 from flawscope.errors import FlawscopeError
 from flawscope.station.inspecting.worker import Picture
@@ -129,7 +129,7 @@ def test_broken_pictures_are_refused_or_judged_and_leave_nothing(
     gc.collect()
     assert process.memory_info().rss - before < 64 << 20
     assert running.station.inspector.backlog() == 0
-    found = list(every(api))
+    found = everything(running.url)
     assert len(found) == statuses[201] + 2
     known = {one["picture"] for one in found}
     kept = {path.stem for path in (running.station.files.folder / "pictures").rglob("*") if path.is_file()}
@@ -179,12 +179,3 @@ def test_what_was_refused_is_freed_at_once(
         assert left() == []
     finally:
         gc.enable()
-
-
-def every(api: httpx.Client) -> Iterator[dict[str, Any]]:
-    cursor: str | None = ""
-    while cursor is not None:
-        query = {"limit": 500, "cursor": cursor}
-        page = api.get("/api/v1/products/plate/inspections", params=query).json()
-        yield from page["inspections"]
-        cursor = page["next"]
