@@ -30,6 +30,10 @@ from flawscope.results import drawing
 from flawscope.results.run import RESULTS, TABLE
 from flawscope.results.table import OwnFiles, Row, csv_cell, from_csv_cell, read_table
 
+FINE, DEFECT, UNDONE = "good", "defect", "undone"
+LOG = "review.csv"  # by which `open_dataset` knows the folder
+PART = ".part"  # ends the name of a copy that is being written
+
 
 @dataclass(frozen=True)
 class Flagged:
@@ -139,11 +143,6 @@ def _pixels(box: tuple[float, ...], size: tuple[int, ...]) -> tuple[slice, slice
         return slice(start, min(length, max(start + 1, round(high))))
 
     return span(y0, y1, size[0]), span(x0, x1, size[1])
-
-
-FINE, DEFECT, UNDONE = "good", "defect", "undone"
-LOG = "review.csv"  # by which `open_dataset` knows the folder
-PART = ".part"  # ends the name of a copy that is being written
 
 
 @dataclass(frozen=True)

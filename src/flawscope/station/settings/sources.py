@@ -35,6 +35,9 @@ FORMATS = (
     "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,av1,ivf,obu,flv,asf,ogg,mxf,nut,mjpeg,"
     "yuv4mpegpipe,gif,apng,dv,wtv,3gp"
 )
+KEEP, DELETE = "keep", "delete"  # what happens to a file that was inspected
+FRAME, TRIGGER = "frame", "trigger"
+_OWN = ("protocol_whitelist", "format_whitelist", "protocol_blacklist")  # options that stay ours
 
 
 def kind_of(address: str) -> str:
@@ -104,11 +107,6 @@ def opening(address: str, patience: float) -> tuple[str, str | None, dict[str, s
     else:
         options |= {"timeout": micro}
     return address, None, options
-
-
-KEEP, DELETE = "keep", "delete"  # what happens to a file that was inspected
-FRAME, TRIGGER = "frame", "trigger"
-_OWN = ("protocol_whitelist", "format_whitelist", "protocol_blacklist")  # options that stay ours
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ _AGE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(hours?|days?|weeks?|months?|years?|h|d
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?\s*", re.IGNORECASE)
 _SHARE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(%?)\s*")
 _SECONDS = {"h": 3600, "d": 86400, "w": 604800, "m": 30 * 86400, "y": 365 * 86400}
+_HOST = re.compile(r"(?:\w[\w.-]*|\[[\w:.%]+\])?(?::\d{1,5})?")
+_SHORT = 4  # letters; a part of an address that has fewer is no secret
 
 
 def time_of(text: str, what: str, right: str = "a time such as 5 s") -> float:
@@ -60,10 +62,6 @@ def beside(settings: T, home: Path, *names: str) -> T:
     given: dict[str, str | None] = {name: getattr(settings, name) for name in names}
     found: Any = {n: str(home / Path(path).expanduser()) for n, path in given.items() if path is not None}
     return replace(settings, **found)  # type: ignore[type-var]
-
-
-_HOST = re.compile(r"(?:\w[\w.-]*|\[[\w:.%]+\])?(?::\d{1,5})?")
-_SHORT = 4  # letters; a part of an address that has fewer is no secret
 
 
 def shown(address: str) -> str:

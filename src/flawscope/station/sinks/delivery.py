@@ -18,6 +18,14 @@ from flawscope.station.store.records import NotFoundError
 T = TypeVar("T")
 
 SIDE = 1280  # pixels of the longer side
+TOGETHER = 20  # messages that are read at once
+IDLE = 60.0  # seconds after which a sink looks for messages though nothing woke it
+SAVED = 1.0  # seconds between two times that the place of a sink is written down
+PASSED = 60.0  # the same while nothing is sent and unwanted records are passed over
+SHORTEST, LONGEST = 1.0, 300.0  # seconds before a message is sent again
+BEHIND = 30.0  # seconds after which messages that wait are a problem
+SLOW = "it takes them more slowly than they come"
+TRIES = 6  # of a message that the other side does not want
 
 
 class Pictures:
@@ -69,16 +77,6 @@ def _there(read: Callable[[], T]) -> T | None:
         if error.code == "file_missing":
             return None
         raise
-
-
-TOGETHER = 20  # messages that are read at once
-IDLE = 60.0  # seconds after which a sink looks for messages though nothing woke it
-SAVED = 1.0  # seconds between two times that the place of a sink is written down
-PASSED = 60.0  # the same while nothing is sent and unwanted records are passed over
-SHORTEST, LONGEST = 1.0, 300.0  # seconds before a message is sent again
-BEHIND = 30.0  # seconds after which messages that wait are a problem
-SLOW = "it takes them more slowly than they come"
-TRIES = 6  # of a message that the other side does not want
 
 
 class UndeliveredError(FlawscopeError):

@@ -39,6 +39,10 @@ BATCH = 64  # connections that are accepted before the next look at those that a
 QUEUE = 1024  # of those that the system holds until they are accepted: further ones try again after seconds
 MOST = 1000  # connections, however many files the process may open
 LINES, EACH = 10, 60.0  # so many lines of a logger in so many seconds
+GRACE = 30  # seconds that requests may take to end when the station stops
+UNFIT = ("store_unreachable", "no_model", "disk_full")  # problems with which nothing can be inspected
+FULL = "disk_full"  # code of the problem
+HEADERS = {"Cache-Control": "no-store", "Content-Security-Policy": "default-src 'none'", "Retry-After": "10"}
 
 
 def most_connections() -> int:
@@ -159,10 +163,6 @@ def limit_logs() -> None:
         logging.getLogger(name).addFilter(RateLimit())
 
 
-GRACE = 30  # seconds that requests may take to end when the station stops
-UNFIT = ("store_unreachable", "no_model", "disk_full")  # problems with which nothing can be inspected
-
-
 def create_app(station: Station) -> Any:
     """The ASGI application of a station that was started."""
     app = FastAPI(
@@ -274,10 +274,6 @@ class Server(Listener):
     async def shutdown(self, sockets: Any = None) -> None:
         self.station.live.close()
         await super().shutdown(sockets)
-
-
-FULL = "disk_full"  # code of the problem
-HEADERS = {"Cache-Control": "no-store", "Content-Security-Policy": "default-src 'none'", "Retry-After": "10"}
 
 
 def wait_for_room(settings: Settings, say: Callable[[str], None]) -> None:

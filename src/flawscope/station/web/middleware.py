@@ -52,6 +52,8 @@ _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::\d{1,5})?")
 _PORTS = {"http": "80", "https": "443"}
 _FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
 _READERS = 4  # threads that look up who somebody is: not those of inspections, which may all be waiting
+Headers = Mapping[str, str] | None
+_WAIT = 5  # seconds to try again after, where nobody knows
 
 
 class Refused(HTTPException):
@@ -294,10 +296,6 @@ def _cookie(request: HTTPConnection) -> dict[str, Any]:
     """Out of reach of scripts and of other sites; only through TLS, where that was used."""
     secure = request.scope["scheme"] == "https"
     return {"path": "/", "httponly": True, "samesite": "strict", "secure": secure}
-
-
-Headers = Mapping[str, str] | None
-_WAIT = 5  # seconds to try again after, where nobody knows
 
 
 def said(error: FlawscopeError) -> tuple[int, str]:

@@ -37,6 +37,15 @@ page = APIRouter(include_in_schema=False)
 
 About = Annotated[str, Query(description=f"one of {', '.join(audit.ABOUT)}; all where it is left out")]
 Time = Annotated[str, Query(description="2026-11-22 or 2026-11-22T14:30:00Z")]
+COLUMNS = tuple(Inspection.model_fields)
+_KINDS: dict[Any, str] = {
+    int: "int64",
+    float: "float64",
+    bool: "bool_",
+}  # of Parquet's columns; others are texts
+_SMALL = ("width", "height", "triggers")  # int32
+ROWS = 10_000  # of a row group
+BLOCK = 1 << 20
 
 
 @export_router.get(
@@ -103,17 +112,6 @@ def audit_page(request: Request) -> Response:
         "kinds": [(one, asked.texts(f"audit.{one}")) for one in audit.ABOUT],
     }
     return asked.page_of("audit", 422 if error else 200, error=error, **more)
-
-
-COLUMNS = tuple(Inspection.model_fields)
-_KINDS: dict[Any, str] = {
-    int: "int64",
-    float: "float64",
-    bool: "bool_",
-}  # of Parquet's columns; others are texts
-_SMALL = ("width", "height", "triggers")  # int32
-ROWS = 10_000  # of a row group
-BLOCK = 1 << 20
 
 
 def csv_lines(database: Database, product_id: int, filters: Filters) -> Iterator[str]:

@@ -17,6 +17,21 @@ from flawscope.results import html
 
 LANGUAGES = {"en": "English", "de": "Deutsch"}
 DEFAULT = "en"
+TABS = ("live", "review", "history", "trends", "models")
+THEMES = ("light", "dark")
+WORDS = ("common", "nav", "state", "problems", "wrong")  # sections of the texts that every script needs
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self' blob: data:; connect-src 'self'; font-src 'self'; form-action 'self'; "
+    "frame-ancestors 'none'; base-uri 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "same-origin",  # without any, browsers send forms with `Origin: null`
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+_KINDS = {".css": "text/css", ".js": "text/javascript"}
+_ASSETS = resources.files(__package__) / "assets"
 
 
 class Texts:
@@ -81,23 +96,6 @@ def _flat(language: str) -> dict[str, str]:
     path = resources.files(__package__) / "assets" / "texts" / f"{language}.yaml"
     found: Mapping[str, Mapping[str, Any]] = yaml.safe_load(path.read_text(encoding="utf-8"))
     return {f"{section}.{key}": str(text) for section, part in found.items() for key, text in part.items()}
-
-
-TABS = ("live", "review", "history", "trends", "models")
-THEMES = ("light", "dark")
-WORDS = ("common", "nav", "state", "problems", "wrong")  # sections of the texts that every script needs
-HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
-    "img-src 'self' blob: data:; connect-src 'self'; font-src 'self'; form-action 'self'; "
-    "frame-ancestors 'none'; base-uri 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "same-origin",  # without any, browsers send forms with `Origin: null`
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-}
-_KINDS = {".css": "text/css", ".js": "text/javascript"}
-_ASSETS = resources.files(__package__) / "assets"
 
 
 def rendered(

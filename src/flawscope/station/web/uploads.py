@@ -33,6 +33,8 @@ ANONYMOUS = 64 * 1024  # bytes that somebody may send who has not signed in: a n
 LEAST = 10_000  # bytes a second, on average
 HELD_UP = 0.1  # seconds that the event loop runs late when the station itself could not listen
 _KEY = "flawscope.body"
+MOST_KEY = 184  # characters, with room for what stands before it in the store
+_RAW = ("image/", "application/octet-stream", "application/x-www-form-urlencoded")  # the last: curl's own
 
 
 class UploadError(InputError, HTTPException):  # as such FastAPI passes it on
@@ -146,10 +148,6 @@ def too_large(most: int) -> UploadError:
     size = f"{most / 1024**2:.0f} MB" if most >= 1024**2 else f"{most // 1024} KB"
     text = f"the request has more than {size}: send less at once, or raise `limits: upload`"
     return UploadError(text, 413, "too_large")
-
-
-MOST_KEY = 184  # characters, with room for what stands before it in the store
-_RAW = ("image/", "application/octet-stream", "application/x-www-form-urlencoded")  # the last: curl's own
 
 
 @dataclass(frozen=True)
