@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 pytest.importorskip("selenium.webdriver")
-from camera_helpers import with_sources
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 from tablet import API, PHONE, SLATE, Tablet, needs_chromium
@@ -22,7 +21,7 @@ from tablet import judged_fixture as judged_fixture
 from tablet import tablet_fixture as tablet_fixture
 
 from flawscope.station.settings.sources import CameraOf
-from flawscope.station.settings.station import Settings
+from flawscope.station.settings.station import Product, Settings
 
 pytestmark = needs_chromium
 
@@ -118,7 +117,8 @@ def test_a_camera_that_is_away_is_seen_from_afar(
 ) -> None:
     """In the band, in the problem line and in the list; other pictures do not hide it."""
     pytest.importorskip("av")
-    running = open_station(products=with_sources(settings, CameraOf("rtsp://127.0.0.1:9/stream")))
+    model, camera = settings.products["plate"].model, CameraOf("rtsp://127.0.0.1:9/stream")
+    running = open_station(products={"plate": Product(model, sources=(camera,))})
     with httpx.Client(base_url=running.url, timeout=30) as http:
         tablet = Tablet(driver, running.url, http)
         tablet.open("live")

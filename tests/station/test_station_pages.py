@@ -7,6 +7,7 @@ import html
 import re
 import string
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -302,8 +303,8 @@ def test_signing_in_leads_to_where_one_wanted(browser: httpx.Client, users: None
 
 def test_too_many_tries_have_to_wait(browser: httpx.Client, running: Any, users: None) -> None:
     attempts = running.station.access._attempts = Attempts(lambda: 0.0)  # what must wait waits for ever
-    with pytest.raises(SignInError):
-        while True:
+    for _ in range(10):
+        with suppress(SignInError):
             attempts.begin("anna", "127.0.0.1")
     answer = sign_in(browser, "anna")
     assert answer.status_code == 429
