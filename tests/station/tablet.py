@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 webdriver = pytest.importorskip("selenium.webdriver")
-from selenium.common.exceptions import WebDriverException  # noqa: E402
+from selenium.common.exceptions import TimeoutException, WebDriverException  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
@@ -121,7 +121,9 @@ class Tablet:
         for width, height, dark in screens:
             self.screen(width, height, dark)
             self.wait(lambda: self.js("return document.getAnimations().length") == 0)
-            if self.js("return document.documentElement.scrollWidth") > width:
+            try:  # curves are drawn anew a moment later
+                self.wait(lambda w=width: self.js("return document.documentElement.scrollWidth") <= w, 5)
+            except TimeoutException:
                 wrong.append(f"it scrolls sideways at {width}")
             if script:
                 self.js(script)
