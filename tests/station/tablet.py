@@ -47,12 +47,6 @@ def driver_fixture() -> Iterator[Any]:
     made.quit()
 
 
-@pytest.fixture(name="database_url")
-def database_url_fixture() -> None:
-    """The page does not know which data base it is: SQLite."""
-    return
-
-
 @dataclass
 class Tablet:
     """A browser on a station, and a program that talks to the same one."""

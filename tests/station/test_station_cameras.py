@@ -36,7 +36,6 @@ from flawscope.station.store.database import StoreError
 
 av = pytest.importorskip("av")
 
-SQLITE = pytest.mark.parametrize("database_url", [None], ids=["sqlite"])
 MANY = 10**7  # pixels
 DRAWN = "lavfi:testsrc2=size=96x64:rate=25,realtime"  # an input device as a local camera is one
 
@@ -301,7 +300,6 @@ def test_a_video_file_is_inspected_once_and_ends(
     until(lambda: sources(running.url)[0]["state"] == "ended")
 
 
-@SQLITE
 def test_a_video_file_every_so_often(open_station: Any, settings: Settings, tmp_path: Path) -> None:
     path = write_video(tmp_path / "film.mkv", 60)
     os.utime(path, (1e9, 1e9))
@@ -310,7 +308,6 @@ def test_a_video_file_every_so_often(open_station: Any, settings: Settings, tmp_
     assert names(running.url) == [f"film-{number:06d}.png" for number in (1, 14, 26, 39, 51)]
 
 
-@SQLITE
 def test_a_video_file_waits_for_a_data_base_that_is_away(
     open_station: Any, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -334,7 +331,6 @@ def test_a_video_file_waits_for_a_data_base_that_is_away(
     assert "camera_waits_1_1" not in problems(running.url)
 
 
-@SQLITE
 def test_a_frame_that_is_not_recorded_is_told(
     open_station: Any, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -353,7 +349,6 @@ def test_a_frame_that_is_not_recorded_is_told(
     until(lambda: problems(running.url) == {})
 
 
-@SQLITE
 def test_a_video_file_after_kill_9(served: Served, settings: Settings, tmp_path: Path) -> None:
     path = write_video(tmp_path / "film.mp4", 400)
     os.utime(path, (1e9, 1e9))
@@ -379,7 +374,6 @@ def sources_count(url: str) -> int:
 # ----------------------------------------------------------------------------------------------- live cameras
 
 
-@SQLITE
 def test_frames_that_come_too_fast_are_left_out_and_counted(
     open_station: Any, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -457,7 +451,6 @@ def test_a_real_stream_is_cut_and_comes_back(
     assert "anna@" not in page
 
 
-@SQLITE
 def test_a_stream_that_says_nothing_any_more(rtsp: Rtsp, open_station: Any, settings: Settings) -> None:
     """A camera that hangs: its connection stays, and no frame comes. A trigger gives up in its time."""
     address = f"rtsp://anna:s3cr%2Fet%20%40x@{rtsp.host}/stream"
@@ -477,7 +470,6 @@ def test_a_stream_that_says_nothing_any_more(rtsp: Rtsp, open_station: Any, sett
     assert names(url) == [], "none was triggered"
 
 
-@SQLITE
 def test_a_wrong_password_is_said_and_not_shown(rtsp: Rtsp, open_station: Any, settings: Settings) -> None:
     said: list[str] = []
     camera = CameraOf(f"rtsp://anna:wr0ng@{rtsp.host}/stream")
@@ -519,7 +511,6 @@ def test_a_trigger_takes_the_first_frame_after_it(open_station: Any, settings: S
     assert httpx.post(there, headers={"Idempotency-Key": "x" * 500}).status_code == 422
 
 
-@SQLITE
 def test_triggers_where_there_is_no_camera_or_several(
     open_station: Any, settings: Settings, tmp_path: Path
 ) -> None:
@@ -537,7 +528,6 @@ def test_triggers_where_there_is_no_camera_or_several(
     running.close()
 
 
-@SQLITE
 def test_a_trigger_while_the_station_ends(open_station: Any, settings: Settings) -> None:
     """Whoever waits is told."""
     silent = CameraOf("lavfi:testsrc2=size=96x64:rate=1/50,realtime", "trigger", None, "60 s")

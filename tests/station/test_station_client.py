@@ -34,11 +34,6 @@ def model(model_file: Path) -> Predictor:
     return load(model_file, device="cpu", threads=1)
 
 
-@pytest.fixture
-def database_url() -> None:
-    """What the client does is the same on both data bases."""
-
-
 # ----------------------------------------------------------------------------------------- a line that breaks
 
 

@@ -24,11 +24,6 @@ HALF = b"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Half: "
 BODY = b"POST /%s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/png\r\nContent-Length: 1000\r\n\r\nx"
 
 
-@pytest.fixture
-def database_url() -> None:
-    """SQLite: nothing here is the data base's."""
-
-
 @contextmanager
 def sent(running: Running, *data: bytes) -> Iterator[list[socket.socket]]:
     """Connections, each of which sends something and no more."""

@@ -573,7 +573,6 @@ with open(folder / "half.png", "wb", buffering=0) as file:
 """
 
 
-@pytest.mark.parametrize("database_url", [None], ids=["sqlite"])
 def test_another_process_writes_while_the_station_is_killed(
     served: Any, settings: Settings, parts: list[bytes], tmp_path: Path
 ) -> None:

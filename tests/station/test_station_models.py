@@ -9,7 +9,6 @@ import pytest
 pytest.importorskip("selenium.webdriver")
 pytest.importorskip("torch")
 from tablet import PHONE, SLATE, Tablet, needs_chromium
-from tablet import database_url_fixture as database_url_fixture
 from tablet import driver_fixture as driver_fixture
 from tablet import tablet_fixture as tablet_fixture
 from test_station_learning import Line

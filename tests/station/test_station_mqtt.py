@@ -33,9 +33,6 @@ needs_mosquitto = pytest.mark.skipif(
     Mosquitto.program() is None, reason="Mosquitto is not installed: apt-get install mosquitto"
 )
 
-# where it makes no difference which data base it is
-on_sqlite = pytest.mark.parametrize("database_url", [None])
-
 
 @contextmanager
 def listening(folder: Path, settings: str = "") -> Iterator[Mosquitto]:
@@ -132,7 +129,6 @@ def test_inspections_verdicts_states_and_problems_are_there(
 
 
 @needs_mosquitto
-@on_sqlite
 def test_only_anomalous_ones_and_no_verdicts(
     broker: Mosquitto, open_station: Opener, listen: Callable[..., Listener], parts: list[bytes]
 ) -> None:
@@ -163,7 +159,6 @@ def first_ones(listener: Listener) -> list[int]:
 
 
 @needs_mosquitto
-@on_sqlite
 def test_a_cable_that_is_cut_again_and_again(
     broker: Mosquitto, open_station: Opener, listen: Callable[..., Listener], parts: list[bytes]
 ) -> None:
@@ -195,7 +190,6 @@ def test_a_cable_that_is_cut_again_and_again(
 
 
 @needs_mosquitto
-@on_sqlite
 def test_a_broker_that_is_killed_in_the_middle_of_it_loses_nothing(
     broker: Mosquitto, open_station: Opener, listen: Callable[..., Listener], parts: list[bytes]
 ) -> None:
@@ -222,7 +216,6 @@ def test_a_broker_that_is_killed_in_the_middle_of_it_loses_nothing(
 
 
 @needs_mosquitto
-@on_sqlite
 def test_a_password_and_rights(open_station: Opener, listen: Any, tmp_path: Path, parts: list[bytes]) -> None:
     """The broker's refusal is shown, and ends when it is mended; nothing shows the password."""
     if shutil.which("mosquitto_passwd") is None:
@@ -249,7 +242,6 @@ def test_a_password_and_rights(open_station: Opener, listen: Any, tmp_path: Path
 
 
 @needs_mosquitto
-@on_sqlite
 def test_tls_with_a_certificate_of_ones_own(open_station: Opener, parts: list[bytes], tmp_path: Path) -> None:
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not installed")
@@ -274,7 +266,6 @@ def test_tls_with_a_certificate_of_ones_own(open_station: Opener, parts: list[by
         until(lambda: running.station.sinks.facts(NAME)[0]["delivered"] == 3)
 
 
-@on_sqlite
 def test_a_broker_that_never_was_harms_nothing(
     running: Running, open_station: Opener, parts: list[bytes]
 ) -> None:

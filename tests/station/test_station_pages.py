@@ -17,7 +17,7 @@ import pytest
 
 from flawscope.report import page as report_page
 from flawscope.station import housekeeping
-from flawscope.station.access.login_throttle import Attempts, SignInError
+from flawscope.station.access.sign_in import Attempts, SignInError
 from flawscope.station.web import pages, templates
 
 WEB = Path(str(resources.files("flawscope.station.web") / "assets"))
@@ -26,12 +26,6 @@ SCRIPTS = sorted(WEB.glob("*.js"))
 HOSTILE = "<img src=x onerror=alert(1)>\"'&amp;日本.png"
 ALL = ("live", "review", "history", "trends", "models", "problems", "inspections/1", "compare?a=1&b=1")
 PASSWORD = "correct horse battery"
-
-
-@pytest.fixture
-def database_url() -> None:
-    """The pages do not know which data base it is: SQLite."""
-    return
 
 
 @pytest.fixture

@@ -37,10 +37,6 @@ KEY = bytes(range(32))
 SECRET = "whsec_" + base64.b64encode(KEY).decode()
 
 
-# where it makes no difference which data base it is
-on_sqlite = pytest.mark.parametrize("database_url", [None])
-
-
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """What failed is tried again at once."""
@@ -144,7 +140,6 @@ def test_a_webhook_gets_what_the_api_shows_and_can_check_it(
     assert facts == {"name": hiding(receiver.url), "kind": "webhook", **counts}
 
 
-@on_sqlite
 def test_a_receiver_that_fails_in_every_way_gets_all_in_order(
     receive: Callable[..., Receiver],
     with_sinks: Callable[..., Any],
@@ -170,7 +165,6 @@ def test_a_receiver_that_fails_in_every_way_gets_all_in_order(
         assert f'flawscope_{what}{{product="{NAME}",sink="{hiding(receiver.url)}"}} {count}.0' in text
 
 
-@on_sqlite
 def test_what_is_refused_for_itself_is_noted_and_the_next_one_comes(
     receive: Callable[..., Receiver], with_sinks: Callable[..., Any], parts: list[bytes]
 ) -> None:
@@ -188,7 +182,6 @@ def test_what_is_refused_for_itself_is_noted_and_the_next_one_comes(
     assert refused in httpx.get(f"{running.url}/metrics").text
 
 
-@on_sqlite
 def test_an_answer_without_end_is_not_read(
     receive: Callable[..., Receiver], with_sinks: Callable[..., Any], parts: list[bytes]
 ) -> None:
@@ -272,7 +265,6 @@ def test_only_anomalous_ones_and_what_people_say_of_all(
     assert numbers(silent) == [one.id for one in several]
 
 
-@on_sqlite
 def test_a_slow_one_holds_nothing_up(
     receive: Callable[..., Receiver], with_sinks: Callable[..., Any], parts: list[bytes]
 ) -> None:
@@ -287,6 +279,7 @@ def test_a_slow_one_holds_nothing_up(
     until(lambda: numbers(slow) == sent)
 
 
+@pytest.mark.both_databases
 def test_a_station_that_is_killed_loses_nothing(
     receive: Callable[..., Receiver], settings: Settings, model_file: Path, tmp_path: Path, parts: list[bytes]
 ) -> None:
@@ -325,7 +318,6 @@ def test_a_station_that_is_killed_loses_nothing(
         served.kill()
 
 
-@on_sqlite
 def test_several_stations_in_one_data_base_each_deliver_their_own(
     receive: Callable[..., Receiver],
     with_sinks: Callable[..., Any],
@@ -350,7 +342,6 @@ def test_several_stations_in_one_data_base_each_deliver_their_own(
             one.close()
 
 
-@on_sqlite
 def test_a_restored_station_says_nothing_under_an_id_that_was_used(
     receive: Callable[..., Receiver], with_sinks: Callable[..., Any], parts: list[bytes], tmp_path: Path
 ) -> None:
@@ -380,7 +371,6 @@ def folder_of(running: Any) -> Path:
     return Path(running.station.settings.products[NAME].sinks[0].folder)
 
 
-@on_sqlite
 def test_a_folder_gets_files_with_one_name(
     with_sinks: Callable[..., Any], parts: list[bytes], tmp_path: Path
 ) -> None:
@@ -410,7 +400,6 @@ def test_a_folder_gets_files_with_one_name(
     assert said["data"]["said"]["verdict"] == "defect"
 
 
-@on_sqlite
 def test_nothing_is_overwritten_and_nothing_written_twice(
     with_sinks: Callable[..., Any], parts: list[bytes], tmp_path: Path
 ) -> None:
@@ -436,7 +425,6 @@ def test_nothing_is_overwritten_and_nothing_written_twice(
     assert sorted(path.name for path in day.iterdir()) == before
 
 
-@on_sqlite
 def test_a_folder_that_is_away_is_shown_and_filled_when_it_is_back(
     with_sinks: Callable[..., Any], parts: list[bytes], tmp_path: Path
 ) -> None:
@@ -451,7 +439,6 @@ def test_a_folder_that_is_away_is_shown_and_filled_when_it_is_back(
     until(lambda: not codes(running))
 
 
-@on_sqlite
 def test_a_full_disk_is_waited_for(
     with_sinks: Callable[..., Any], parts: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -476,7 +463,6 @@ def raising(error: Exception) -> Callable[..., None]:
 # --------------------------------------------------------------------------------------------- page, settings
 
 
-@on_sqlite
 def test_the_page_shows_where_inspections_go(
     receive: Callable[..., Receiver], with_sinks: Callable[..., Any], parts: list[bytes]
 ) -> None:
