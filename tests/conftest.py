@@ -41,7 +41,7 @@ FIXTURES = {
 PLACES = {
     "cluster": ("cluster/",),
     "docs": ("test_readme", "test_pages", "test_examples", "test_docker", "test_install", "test_publishing"),
-    "training": ("methods/efficientad", "methods/prnet", "methods/test_contract", "cli/test_fit_"),
+    "training": ("methods/efficientad", "methods/prnet", "methods/test_contract", "cli/test_fit_methods"),
 }
 
 

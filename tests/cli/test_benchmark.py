@@ -5,25 +5,20 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from flawscope.cli import main
+from flawscope.errors import FlawscopeError
 
-Capture = pytest.CaptureFixture[str]
+Run = Callable[..., tuple[int, str, str]]
 SMALL = ["--set", "patchcore.size=64", "--device", "cpu", "--threads", "1"]
-
-
-def run(capsys: Capture, *argv: str | Path) -> tuple[int, str, str]:
-    code = main(["benchmark", *(str(word) for word in argv)])
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 @pytest.mark.slow
 def test_a_benchmark_with_a_failure_is_done_apart_from_it_and_then_goes_on(
-    capsys: Capture, drawn: Path, tmp_path: Path
+    run: Run, drawn: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("torch")
     root, out = tmp_path / "data", tmp_path / "out"
@@ -32,7 +27,7 @@ def test_a_benchmark_with_a_failure_is_done_apart_from_it_and_then_goes_on(
     for path in (root / "wood/train/good").iterdir():
         path.write_bytes(b"no picture")
     call = ["--data", root, "--categories", "wood,plate,zipper", *SMALL, "--out", out]
-    code, printed, err = run(capsys, *call)
+    code, printed, err = run("benchmark", *call)
     assert code == 1
     assert f"not in {root}, their rows stay blank: zipper" in err
     failures = [line for line in err.splitlines() if "wood patchcore seed 0: failed: " in line]
@@ -47,14 +42,14 @@ def test_a_benchmark_with_a_failure_is_done_apart_from_it_and_then_goes_on(
     # as `evaluate` would have it, of a model that `fit` would make
     model, found = tmp_path / "m.safetensors", cells["plate"]["result"]["evaluation"]["metrics"]
     shared = ["--data", str(root), "--category", "plate", "--quiet"]
-    assert main(["fit", *shared, "--size", "64", "--device", "cpu", "--out", str(model)]) == 0
-    assert main(["evaluate", str(model), *shared, "--json", "--device", "cpu"]) == 0
-    assert json.loads(capsys.readouterr().out)["metrics"] == pytest.approx(found, abs=1e-9)
+    assert run("fit", *shared, "--size", "64", "--device", "cpu", "--out", model)[0] == 0
+    printed = run("evaluate", model, *shared, "--json", "--device", "cpu")[1]
+    assert json.loads(printed)["metrics"] == pytest.approx(found, abs=1e-9)
     # mended, the rest is done, and nothing twice
     shutil.rmtree(root / "wood")
     shutil.copytree(drawn / "plate", root / "wood")
     before = next((out / "cells").glob("plate-*")).stat().st_mtime_ns
-    code, printed, err = run(capsys, *call, "--json", "--keep-models", "--quiet")
+    code, printed, err = run("benchmark", *call, "--json", "--keep-models", "--quiet")
     assert code == 0
     document = json.loads(printed)
     assert document == json.loads((out / "results.json").read_text())
@@ -63,41 +58,43 @@ def test_a_benchmark_with_a_failure_is_done_apart_from_it_and_then_goes_on(
     assert [path.name.split("-")[0] for path in (out / "models").iterdir()] == ["wood"]
     assert len(err.splitlines()) == 1  # which categories are missing
     # nothing left to do: at once, and it says what is not there
-    code, _, err = run(capsys, *call, "--keep-models")
+    code, _, err = run("benchmark", *call, "--keep-models")
     assert code == 0
     assert "2 done already" in err
     assert "some were done without --keep-models" in err
 
 
-@pytest.mark.parametrize(
-    ("words", "match"),
-    [
-        (["--methods", "nosuch"], "no method called nosuch"),
-        (["--seeds", "one"], "not whole numbers"),
-        (["--categories", "wood"], "none of --categories wood is there"),
-        (["--set", "patchcore.sizee=3"], "did you mean size?"),
-        (["--jobs", "0"], "is not a number of cells at a time"),
-        (["--steps", "some"], "is not a number of steps"),
-        (["--steps", "3", "--minutes", "2"], "not allowed with argument"),
-        (["--method", "patchcore"], "there is no option --method: did you mean --methods?"),
-    ],
-)
-def test_wrong_calls_are_one_line_and_make_nothing(
-    capsys: Capture, drawn: Path, tmp_path: Path, words: list[str], match: str
-) -> None:
-    out = tmp_path / "out"
-    code, printed, err = run(capsys, "--data", drawn, "--out", out, *words)
-    assert (code, printed) == (2, "")
-    assert match in err
-    assert err.count("\n") == 1
-    assert not out.exists()
-
-
 def test_without_torch_it_says_so_before_it_begins(
-    capsys: Capture, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
-    code, _, err = run(capsys, "--data", drawn, "--out", tmp_path / "out")
+    code, _, err = run("benchmark", "--data", drawn, "--out", tmp_path / "out")
     assert code == 2
     assert "fitting needs timm: pip install " in err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_benchmark_prints_its_figures_where_no_table_can_be_written(
+    run: Run, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flawscope.benchmark import run as runs
+    from flawscope.benchmark.cell import Store
+    from flawscope.benchmark.tables import Results
+
+    metrics = {"image_auroc": 0.9, "pixel_auroc": 0.8}
+    document = {"evaluation": {"metrics": metrics}, "skipped": []}
+
+    def work_off(grid, store, plan, pool, live, after):  # type: ignore[no-untyped-def]
+        for _ in range(2):
+            after(Results(grid, {cell.name: document for cell in grid.cells}, {}))
+
+    def full(*_: object) -> None:
+        raise FlawscopeError("cannot write it: No space left on device; free some space")
+
+    monkeypatch.setattr(runs, "run", work_off)
+    monkeypatch.setattr(Store, "read", lambda self, cell: document)
+    monkeypatch.setattr("flawscope.cli.benchmark._write", full)
+    code, printed, err = run("benchmark", "--data", drawn, "--out", tmp_path / "out")
+    assert code == 1
+    assert "0.9000" in printed
+    assert err.count("No space left on device") == 2  # at once, and at the end

@@ -24,7 +24,17 @@ def test_only_drawn_and_nothing_fitted(
     assert {p.name for p in tmp_path.iterdir()} == {"fabric"}
 
 
-@pytest.mark.parametrize("options", [["--category", "plates"], ["--train", "0"]])
-def test_wrong_calls_are_refused(options: list[str], tmp_path: Path) -> None:
-    assert main(["demo", *options, "--only-draw", "--out", str(tmp_path), "--quiet"]) == 2
-    assert not list(tmp_path.rglob("*.png"))
+@pytest.mark.slow
+def test_it_ends_with_the_path_of_a_report(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the pictures that a user gets, which the network sees smaller."""
+    for library in ("torch", "matplotlib", "jinja2"):
+        pytest.importorskip(library)
+    from flawscope.methods.patchcore import Config
+
+    monkeypatch.setattr(Config, "sizes", ((64, 64),))
+    assert main(["demo", "--out", str(tmp_path), "--train", "6", "--quiet"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == str(tmp_path / "results" / "report.html")
+    assert Path(last).stat().st_size < 10_000_000

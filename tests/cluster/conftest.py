@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from flawscope.synthesis.demo.dataset import draw_dataset
 
 STORE = 100 * 2**20  # bytes of shared memory that each node sets aside
 
@@ -76,3 +80,15 @@ def cluster() -> Iterator[Nodes]:
     made = Nodes()
     yield made
     made.ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Root with "plate", of which a picture is torn, and "broken", whose pictures cannot be read."""
+    root = tmp_path_factory.mktemp("two")
+    draw_dataset(root, category="plate", train=6, good=3, bad_per_kind=1, size=64, seed=2)
+    (root / "plate/train/good/torn.png").write_bytes(b"no picture")
+    shutil.copytree(root / "plate", root / "broken")
+    for path in (root / "broken/train/good").iterdir():
+        path.write_bytes(b"no picture")
+    return root

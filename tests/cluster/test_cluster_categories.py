@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +16,9 @@ pytest.importorskip("torch")
 from flawscope.artefact import model_file
 from flawscope.artefact.model_file import Artefact
 from flawscope.cli import main
-from flawscope.synthesis.demo.dataset import draw_dataset
 
 # of a manifest's facts, what depends on when and where a model was fitted
 PASSING = {"seconds", "seconds_total", "memory_peak", "memory_predicted", "summary"}
-
-
-@pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Root with "plate", and "broken", whose pictures cannot be read."""
-    root = tmp_path_factory.mktemp("two")
-    draw_dataset(root, category="plate", train=6, good=3, bad_per_kind=1, size=64, seed=2)
-    (root / "plate/train/good/torn.png").write_bytes(b"no picture")
-    shutil.copytree(root / "plate", root / "broken")
-    for path in (root / "broken/train/good").iterdir():
-        path.write_bytes(b"no picture")
-    return root
 
 
 def manifest(model: Artefact) -> dict[str, Any]:

@@ -304,36 +304,19 @@ def test_only_the_first_one_goes_on() -> None:
 # ------------------------------------------------------------------------------------------- on the cluster
 
 
-@pytest.mark.parametrize(
-    ("given", "found"),
-    [
-        ({}, (4, 4, True)),
-        ({"gpu": False}, (3, 8, False)),
-        ({"gpu": False, "workers": 4}, (4, 4, False)),
-        ({"workers": 2}, (2, 8, True)),
-        ({"workers": 3, "threads": 2}, (3, 2, True)),
-        ({"workers": 24, "gpu": False}, (24, 1, False)),
-    ],
-)
-def test_workers_get_what_the_nodes_have(given: Named, found: Any) -> None:
+def test_workers_get_what_the_nodes_have() -> None:
     nodes = [Node("a", 8.0, 2.0, 0), Node("b", 8.0, 2.0, 0), Node("c", 8.0, 0.0, 0)]
-    asked = {"workers": None, "threads": None, "gpu": None, **given}
-    assert training.divided(nodes, **asked) == found
-    assert training.divided(nodes[2:], None, None, None) == (1, 8, False)
-
-
-@pytest.mark.parametrize(
-    ("given", "text"),
-    [
-        ({"workers": 5}, "room for 4 workers of 1 core and a GPU, not for 5"),
-        ({"threads": 9}, "room for 0 workers of 9 cores and a GPU, not for 4"),
-        ({"workers": 17, "gpu": False}, "room for 16 workers of 1 core, not for 17"),
-    ],
-)
-def test_more_than_the_nodes_have_is_refused(given: Named, text: str) -> None:
-    nodes = [Node("a", 8.0, 2.0, 0), Node("b", 8.0, 2.0, 0)]
-    with pytest.raises(InputError, match=text):
-        training.divided(nodes, **{"workers": None, "threads": None, "gpu": None, **given})
+    for threads, gpu, found in (
+        (None, None, (4, 4, True)),
+        (None, False, (3, 8, False)),
+        (2, None, (4, 2, True)),
+    ):
+        assert training.divided(nodes, threads, gpu) == found
+    assert training.divided(nodes[2:], None, None) == (1, 8, False)
+    with pytest.raises(InputError, match="room for 0 workers of 9 cores and a GPU, not for 4"):
+        training.divided(nodes, 9, None)
+    with pytest.raises(InputError, match="room for 0 workers of 1 core and a GPU, not for 1"):
+        training.divided(nodes[2:], None, True)
 
 
 def tensors_of(path: Path) -> Named:

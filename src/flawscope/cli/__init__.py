@@ -19,7 +19,7 @@ from flawscope.methods import registry
 from flawscope.methods.method import Command
 from flawscope.progress import write_line
 
-# command -> one line of help; each is a module in this package, or a function in `models`
+# command -> one line of help; each is a module in this package, or a function in the one that `SHARED` names
 COMMANDS: dict[str, str] = {
     "fit": "learn what good parts look like",
     "evaluate": "measure a model on test pictures",
@@ -40,7 +40,7 @@ COMMANDS: dict[str, str] = {
 }
 
 
-OF_MODELS = ("calibrate", "export", "info", "backbones")
+SHARED = {"calibrate": "models", "export": "models", "info": "models", "backbones": "models", "demo": "data"}
 FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}  # a disk, or a person's share
 
 
@@ -108,8 +108,7 @@ def opened(command: Command) -> tuple[Parser, Callable[[argparse.Namespace], int
 
 
 def _own(name: str) -> Command:
-    module = "models" if name in OF_MODELS else name
-    return Command(name, COMMANDS[name], f"flawscope.cli.{module}")
+    return Command(name, COMMANDS[name], f"flawscope.cli.{SHARED.get(name, name)}")
 
 
 def commands() -> dict[str, Command]:

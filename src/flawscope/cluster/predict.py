@@ -62,7 +62,6 @@ def predict(
     device: str = "auto",
     threads: int = 1,
     overlays: bool = False,
-    size: int | None = None,
     stdin: IO[bytes] | None = None,
     step: Step = silent,
     say: Say = lambda line: None,
@@ -85,7 +84,6 @@ def predict(
         device: auto, cpu or cuda; with GPUs each worker has one.
         threads: of a worker, which has as many cores. One scales best.
         overlays: write overlays of anomalous pictures, too.
-        size: pictures of a shard; None: as many as suit the workers. A run keeps it.
         stdin: read where the pictures are `-`.
         step: told how many pictures are done. say: gets lines for a person.
 
@@ -123,7 +121,7 @@ def predict(
             need = min(_memory(facts, os.path.getsize(model), bool(each.gpus)), each.most)
             workers = max(1, each.at_once(need))
             batch = _batch(facts, on_gpu=bool(each.gpus) and not exported)
-            run.fix(size or shard_size(run.listing.inputs, workers, batch), each.gpus)
+            run.fix(shard_size(run.listing.inputs, workers, batch), each.gpus)
             missing = [shard for shard in range(run.shards) if shard not in done]
             say(
                 f"{counted(workers, 'worker')} on {counted(len(each.nodes), 'node')}, "

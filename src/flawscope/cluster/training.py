@@ -59,10 +59,8 @@ def fit(
     images: Any,
     *,
     out: str | os.PathLike[str],
-    workers: int | None = None,
     threads: int | None = None,
     gpu: bool | None = None,
-    tries: int = FAILURES,
     say: Callable[[str], None] = lambda line: None,
     step: Step = silent,
     **options: Any,
@@ -73,10 +71,8 @@ def fit(
         images: as `fitting.fit` takes them. Paths may be relative where all nodes have this folder.
         out: model file that the first worker writes, .safetensors; the checkpoint and the training log stand
             beside it, on storage that all nodes share. The checkpoint stays: remove it afterwards.
-        workers: how many; None: one for each GPU, or for each node where there are none.
-        threads: cores of each worker; None: as many as there are for so many workers.
-        gpu: one for each worker; None: if the cluster has any.
-        tries: workers that may be lost.
+        threads: cores of each worker; None: as many as there are.
+        gpu: whether there is a worker for each GPU, or else for each node; None: if the cluster has any.
         say: gets lines for a person.
         step: gets progress.
         **options: as `fitting.fit` takes them, except `device` and `checkpoint`.
@@ -85,10 +81,10 @@ def fit(
         InputError: the cluster has no room for them, or `fitting.fit` refuses.
         FlawscopeError: workers were lost more often, or `fitting.fit` raises it.
     """
-    division, news = divided(nodes(), workers, threads, gpu), News()
+    division, news = divided(nodes(), threads, gpu), News()
     out = Path(os.path.abspath(out))
     say(str(division))
-    for left in reversed(range(tries + 1)):
+    for left in reversed(range(FAILURES + 1)):
         try:
             return Trained(out, *_together(division, news, (images, out, os.getcwd(), options), say, step))
         except _WorkerLost as lost:
@@ -98,23 +94,22 @@ def fit(
     raise AssertionError
 
 
-def divided(found: Sequence[Node], workers: int | None, threads: int | None, gpu: bool | None) -> Division:
-    """The workers that these nodes have room for, with as many cores each as there are.
+def divided(found: Sequence[Node], threads: int | None, gpu: bool | None) -> Division:
+    """A worker for each GPU, or for each of these nodes, with as many cores each as there are.
 
     Raises:
         InputError: there are too few GPUs, or cores.
     """
     gpus = int(sum(node.gpus for node in found))
     gpu = gpus > 0 if gpu is None else gpu
-    count = workers or (gpus if gpu else len(found))
+    count = gpus if gpu else len(found)
     least, most = threads or 1, threads or int(max((node.cpus for node in found), default=0))
     for each in range(most, least - 1, -1):
         if count and sum(node.room(each, gpu) for node in found) >= count:
             return Division(count, each, gpu)
     room = Division(sum(node.room(least, gpu) for node in found), least, gpu)
     raise InputError(
-        f"the cluster has room for {room}, not for {max(count, 1)}: take fewer, with fewer threads, or add "
-        "nodes"
+        f"the cluster has room for {room}, not for {max(count, 1)}: give fewer --threads, or add nodes"
     )
 
 

@@ -1,8 +1,10 @@
-"""`flawscope data export`: what a run marked, as labels of other tools."""
+"""`data check` and `data export`."""
 
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,35 @@ from flawscope.cli import main
 from flawscope.datasets.masks import from_runs
 from flawscope.results.table import read_table
 
-Capture = pytest.CaptureFixture[str]
+Run = Callable[..., tuple[int, str, str]]
+
+
+def test_a_faulty_folder_is_checked(run: Run, drawn: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(drawn / "plate", tmp_path / "plate")
+    (root / "train/good/000.png").write_bytes(b"x")
+    code, printed, err = run("data", "check", "--data", root, "--json", "--no-near")
+    assert code == 1
+    assert "000.png" in json.dumps(json.loads(printed))
+    assert "check" in err
+    code, printed, _ = run("data", "check", "--data", root, "--no-near", "--quiet")
+    assert (code, "000.png" in printed) == (1, True)
+
+
+def test_a_model_accuses_a_foreign_picture_and_not_its_own(
+    run: Run, model_path: Path, efficientad_path: Path, drawn: Path, mixed: Path, tmp_path: Path
+) -> None:
+    root = shutil.copytree(drawn / "plate", tmp_path / "plate")
+    shutil.copy(mixed / "b.png", root / "train/good/foreign.png")
+    call = ["data", "check", "--data", root, "--json", "--no-near", "--model"]
+    suspects = [one["path"] for one in json.loads(run(*call, model_path)[1])["suspects"]]
+    assert suspects[0] == "train/good/foreign.png"
+    assert len(suspects) <= 2
+    code, printed, err = run(*call, efficientad_path)
+    assert (code, printed) == (2, "")
+    assert "efficientad does not look for suspicious pictures; give a model of patchcore" in err
+
+
+# ------------------------------------------------------------------------------------------------- export
 
 
 @pytest.fixture(scope="module")
@@ -64,36 +94,3 @@ def test_fiftyone_has_boxes_in_fractions_and_the_places_of_pictures(found: Path,
             assert max(x + width, y + height) <= 1
             assert box["confidence"] == pytest.approx(1 - (row.p_value or 0))
             assert box["attributes"]["severity"] == row.severity
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ([], "data export needs --out"),
-        (["--out", "x.txt"], "should end in .json"),
-    ],
-)
-def test_wrong_calls_are_one_line(
-    found: Path,
-    capsys: Capture,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    words: list[str],
-    message: str,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert main(["data", "export", "--data", str(found), *words]) == 2
-    err = capsys.readouterr().err
-    assert message in err
-    assert err.count("\n") == 1
-    assert not list(tmp_path.iterdir())
-
-
-def test_the_check_has_nothing_to_write(drawn: Path, tmp_path: Path, capsys: Capture) -> None:
-    assert main(["data", "check", "--data", str(drawn), "--out", str(tmp_path / "x.json")]) == 2
-    assert "data check writes nothing" in capsys.readouterr().err
-
-
-def test_a_folder_without_results_is_one_line(tmp_path: Path, capsys: Capture) -> None:
-    assert main(["data", "export", "--data", str(tmp_path), "--out", str(tmp_path / "x.json")]) == 2
-    assert "`predict --out DIR` and `evaluate --out DIR` write it" in capsys.readouterr().err

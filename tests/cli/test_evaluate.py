@@ -1,0 +1,182 @@
+"""`evaluate`: its figures, its files, and several categories each by their own model."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+
+from flawscope.errors import FlawscopeError
+from flawscope.results.folder import Pictures
+from flawscope.results.table import read_table
+
+for library in ("torch", "matplotlib", "jinja2"):
+    pytest.importorskip(library)
+
+Run = Callable[..., tuple[int, str, str]]
+PLAIN = ["--maps", "none", "--animation", "none"]
+DATA = ("bottle", "cable", "carpet", "plate")
+FULL = FlawscopeError("cannot write to it: No space left on device; free some space")
+
+
+def test_one_document_is_printed_and_written_beside_the_report(
+    run: Run, model_path: Path, drawn: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "results"
+    code, printed, err = run("evaluate", model_path, "--data", drawn, "--json", "--out", out)
+    document = json.loads(printed)
+    assert code == 0
+    assert "evaluation" in err  # progress
+    assert f"report: {out / 'report.html'}" in err
+    keys = "category method metrics false_alarms images left_out seconds"
+    assert set(keys.split()) <= set(document)
+    assert document["mismatch"] is None
+    assert document["kinds"]["good"]["median_severity"] < 0
+    assert json.loads((out / "results.json").read_text()) == document
+    assert (out / "contact_sheet.png").is_file()
+    test = list(drawn.glob("plate/test/*/*.png"))
+    assert document["images"] == len(list((out / "overlays").rglob("*.png"))) == len(test)
+
+    text = (out / "report.html").read_text(encoding="utf-8")
+    data = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)
+    assert data
+    pictures = json.loads(data[1])
+    assert len(pictures) == len(test)
+    assert all(p["layers"]["photo"] for p in pictures)
+    assert sum(p["called"] for p in pictures) == sum(k["anomalous"] for k in document["kinds"].values())
+    for name in ("image_auroc", "pixel_auroc", "au_pro"):
+        assert f"{document['metrics'][name]:.4f}" in text
+    assert not [path for path in (drawn, out) if str(path) in text]
+    assert not list(out.glob(".*.part"))
+
+    table = tmp_path / "x.csv"
+    code, printed, err = run("evaluate", model_path, "--data", drawn, "--out", table, "--quiet")
+    assert (code, err) == (0, "")
+    for words in ("image AUROC", "(test labels)", "false alarms"):
+        assert words in printed
+    rows = read_table(table)
+    assert len(rows) == len(test)
+    assert all(row.decision for row in rows)
+
+
+@pytest.mark.parametrize("full", ["take", "finish"])
+def test_figures_come_before_what_may_fail_and_name_what_they_leave_out(
+    run: Run, model_path: Path, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: str
+) -> None:
+    monkeypatch.setattr(Pictures, full, Mock(side_effect=FULL))
+    root, out = tmp_path / "data", tmp_path / "out"
+    shutil.copytree(drawn / "plate", root)
+    (root / "test/good/broken.png").write_bytes(b"")
+    shutil.copy(root / "train/good/000.png", root / "test/good/learnt.png")
+    code, printed, err = run("evaluate", model_path, "--data", root, "--out", out, *PLAIN, "--json")
+    assert code == 1
+    assert err.splitlines()[-1].startswith("flawscope: cannot write to it: No space left")
+    document = json.loads(printed)
+    assert (document["left_out"], len(document["failures"])) == (1, 1)
+    assert json.loads((out / "results.json").read_text()) == document
+    rows = read_table(out / "results.csv")
+    assert len(rows) == len(list(root.glob("test/*/*.png")))
+    why = {Path(row.path).stem: row.error for row in rows if row.error}
+    assert "it is empty" in why["broken"]
+    assert why["learnt"] == "left out: the model was fitted or calibrated on it"
+    assert len([row for row in rows if not row.error]) == document["images"]
+    assert len(list((out / "predictions").rglob("*.json"))) == len(rows)
+    if full == "take":
+        code, printed, err = run("evaluate", model_path, "--data", root)
+        assert (code, "left out" in printed, "skipped: " in err) == (1, True, True)
+
+
+def test_libraries_of_the_report_are_loaded_only_when_it_is_written(onnx_path: Path, drawn: Path) -> None:
+    code = f"""
+import sys
+import flawscope.report, flawscope.report.page, flawscope.report.collect, flawscope.report.words
+import flawscope.cli.evaluate, flawscope.cli.data
+assert not {{'matplotlib', 'jinja2', 'torch', 'scipy'}} & set(sys.modules)
+sys.modules["matplotlib"] = sys.modules["jinja2"] = None  # as if they were not installed
+from flawscope.cli import main
+assert main(["evaluate", {str(onnx_path)!r}, "--data", {str(drawn)!r}, "--quiet"]) == 0
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "image AUROC" in done.stdout
+
+
+# -------------------------------------------------------------------------------------- several categories
+
+
+@pytest.fixture
+def root(drawn: Path, tmp_path: Path) -> Path:
+    """Cables lack their masks."""
+    for name in DATA:
+        shutil.copytree(drawn / "plate", tmp_path / "data" / name)
+    shutil.rmtree(tmp_path / "data/cable/ground_truth")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def models(model_path: Path, tmp_path: Path) -> Path:
+    """One for each but the carpet."""
+    (tmp_path / "models").mkdir()
+    for name in DATA:
+        if name != "carpet":
+            shutil.copy(model_path, tmp_path / "models" / f"{name}.safetensors")
+    return tmp_path / "models"
+
+
+def test_averages_stand_below_the_categories_and_a_failure_does_not_stop_the_others(
+    run: Run, root: Path, models: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "results.csv"
+    call = ["evaluate", models, "--data", root, "--category", "all", "--out", out, "--json"]
+    code, printed, said = run(*call)
+    assert code == 1
+    assert "carpet: failed: " in said
+    document: dict[str, Any] = json.loads(printed)
+    assert list(document["failed"]) == ["carpet"]
+    found = {name: one["metrics"] for name, one in document["categories"].items()}
+    assert list(found) == ["bottle", "cable", "plate"]
+    objects = document["averages"]["objects"]
+    assert (objects["categories"], objects["of"]) == (["bottle", "cable"], 10)
+    both = fmean(found[name]["image_auroc"] for name in objects["categories"])
+    assert objects["metrics"]["image_auroc"] == pytest.approx(both)
+    assert found["cable"]["au_pro"] is None
+    assert objects["metrics"]["au_pro"] == found["bottle"]["au_pro"]
+    assert document["averages"]["others"]["metrics"] == found["plate"]
+
+    with out.open(encoding="utf-8", newline="") as lines:
+        rows = {row["category"]: row for row in csv.DictReader(lines)}
+    assert list(rows) == [*found, "average: objects", "average: others"]
+    assert rows["cable"]["au_pro"] == ""
+    assert float(rows["average: objects"]["image_auroc"]) == pytest.approx(both)
+    for command in (
+        ["evaluate", models / "plate.safetensors"],
+        ["fit", "--out", tmp_path / "m.safetensors"],
+        ["data", "check"],
+    ):
+        code, printed, said = run(*command, "--data", root)  # which of them is asked for
+        assert (code, printed) == (2, "")
+        assert "bottle, cable" in said
+
+
+def test_a_folder_gets_each_category_and_the_table(
+    run: Run, root: Path, models: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "results"
+    call = ["evaluate", models, "--data", root, "--category", "plate,bottle", "--out", out, *PLAIN]
+    code, printed, _ = run(*call)
+    assert code == 0
+    first = [line.split("  ")[0] for line in printed.splitlines()]
+    assert first[2:] == ["bottle", "plate", "average: objects (1 of 10)", "average: others"]
+    assert (out / "results.csv").is_file()
+    assert {path.parent.name for path in out.glob("*/report.html")} == {"bottle", "plate"}
+    assert run(*call, "--quiet")[0] == 0  # over its own files

@@ -1,0 +1,209 @@
+"""`fit`: where settings come from, what it says, pictures that are added, and several categories."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("torch")
+
+from flawscope.artefact.model_file import read_manifest
+from flawscope.datasets import Dataset
+from flawscope.datasets.dataset import remark
+from flawscope.datasets.layouts import means_several, present_categories
+from flawscope.errors import InputError
+from flawscope.predictor import load
+
+Run = Callable[..., tuple[int, str, str]]
+FOUND = re.compile(r"small (\d) of \d.*medium (\d) of \d.*large (\d) of \d.*at a false-alarm rate of")
+
+
+def test_settings_come_from_file_category_flag_and_set_in_this_order(
+    run: Run, drawn: Path, tmp_path: Path
+) -> None:
+    """The category is the data's own when it is not named. Simulated defects that are found are said."""
+    config = tmp_path / "c.yaml"
+    config.write_text(
+        "size: 128\nratio: 0.5\nsigma: 1\nseed: 5\ncategories: {plate: {size: 96, ratio: 0.4}}\n"
+    )
+    out = tmp_path / "m.safetensors"
+    words = ["--config", config, "--size", "64x48", "--set", "ratio=0.05", "--false-alarm-rate", "20%"]
+    call = ["fit", "--data", drawn, "--out", out, *words, "--no-samples", "--threads", "1"]
+    code, printed, err = run(*call)
+    assert (code, printed) == (0, "")
+    assert "12 good pictures" in err
+    assert FOUND.search(err)
+    made = read_manifest(out)
+    assert {"size": "64x48", "ratio": 0.05, "sigma": 1.0, "seed": 5}.items() <= made.config.items()
+    assert (made.calibration.rate, made.samples, made.category) == (0.2, (), "plate")
+    assert [p.role for p in made.pictures] == ["train"] * 12
+    assert run("info", out, "--self-test")[0] == 2  # it has no samples
+
+    lines = run("info", out)[1].splitlines()
+    said = next(line for line in lines if "simulated defects found" in line)
+    counts = FOUND.search(said)
+    assert counts
+    facts = json.loads(run("info", out, "--json")[1])["facts"]["simulated_defects"]
+    assert [str(one["found"]) for one in facts["sizes"].values()] == [*counts.groups()]
+    assert run("evaluate", out, "--data", drawn, "--out", tmp_path / "results", "--quiet")[0] == 0
+    page = (tmp_path / "results/report.html").read_text(encoding="utf-8")
+    assert said.split("found", 1)[1].strip() in page
+    assert run(*call, "--no-check", "--quiet")[0] == 0
+    assert "simulated defects found" not in run("info", out)[1]
+
+
+def test_what_is_not_learnt_from_is_named(run: Run, mixed: Path, tmp_path: Path) -> None:
+    (mixed / "b.png").write_bytes(b"x")
+    out = tmp_path / "m.safetensors"
+    code, _, err = run("fit", "--data", mixed, "--size", "64", "--no-check", "--device", "cpu", "--out", out)
+    assert code == 1
+    assert len(read_manifest(out).pictures) == 2
+    for said in (
+        "mixed: 3 good pictures (folder layout)",
+        "not learnt from: 2 files of formats that are not read: d.mp4, f",
+        "1 file with several pictures; the first of each is taken: c.gif (2)",
+        "1 file beside the pictures not looked at: e.txt",
+        "skipped: cannot read picture",
+        f"`flawscope export {out} --out {out.with_suffix('.onnx')}`",
+    ):
+        assert said in err
+
+
+def test_an_automatic_split_keeps_parts_together_when_fitting_evaluating_and_checking(
+    run: Run, drawn: Path, tmp_path: Path
+) -> None:
+    """Fitting stores the pattern: split by file names, evaluation would find most pictures learnt from."""
+    root = tmp_path / "thing"
+    (root / "good").mkdir(parents=True)
+    for k, path in enumerate(sorted((drawn / "plate/train/good").iterdir())):
+        shutil.copy(path, root / "good" / f"part{k // 3}_{k % 3}.png")
+    shutil.copytree(drawn / "plate/test/scratch", root / "bad")
+    data, out = ["--data", root], tmp_path / "m.safetensors"
+    call = ["fit", *data, "--group", r"part(\d)", "--size", "64", "--out", out, "--quiet", "--no-check"]
+    assert run(*call)[0] == 0
+    document = json.loads(run("evaluate", out, *data, "--json", "--quiet")[1])
+    assert document["left_out"] == 0
+    assert document["false_alarms"]["images"] == 3  # one whole part of four
+    for split in (["--group", r"part(\d)"], ["--model", out]):
+        checked = json.loads(run("data", "check", *data, *split, "--json", "--quiet", "--no-near")[1])
+        found = {one["split"]: one["pictures"] for one in checked["counts"] if one["kind"] == "good"}
+        assert found == {"train": 9, "test": 3}
+
+
+def test_update_adds_pictures_unless_fewer_defects_would_be_found(
+    run: Run, model_path: Path, drawn: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "m.safetensors"
+    call = ["fit", "--data", drawn / "plate/test/good", "--update", model_path, "--out", out]
+    # 12 pictures of 64 pixels are so few that four more hide some of the simulated defects
+    code, _, err = run(*call)
+    assert (code, out.exists()) == (2, False)
+    assert "simulated defects" in err.splitlines()[-1]
+    assert run(*call, "--no-check", "--quiet")[0] == 0
+    assert len(read_manifest(out).pictures) == 16
+    assert read_manifest(out).calibration.scores == read_manifest(model_path).calibration.scores
+    assert "not measured after the model was extended" in run("info", out)[1]
+    assert run(*call, "--no-check", "--fair", "--force", "--quiet")[0] == 0
+    assert read_manifest(out).calibration.count == 16
+
+
+# ------------------------------------------ several categories; instead of fitting, the shared model is taken
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for name in ("bottle", "carpet", "plate"):
+        for place in ("train/good/0.png", "test/good/0.png", "test/dent/0.png"):
+            path = tmp_path / "data" / name / place
+            path.parent.mkdir(parents=True)
+            Image.fromarray(np.zeros((8, 8), np.uint8)).save(path)
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def fits(monkeypatch: pytest.MonkeyPatch, model_path: Path) -> list[dict[str, Any]]:
+    """What `fitting.fit` is called with; the carpet fails."""
+    calls: list[dict[str, Any]] = []
+
+    def fit(dataset: Dataset, **given: Any) -> Any:
+        calls.append({"category": dataset.category, **given})
+        if dataset.category == "carpet":
+            raise InputError("the carpet\nis worn")
+        return load(model_path, device="cpu")
+
+    monkeypatch.setattr("flawscope.fitting.fitting.fit", fit)
+    return calls
+
+
+def categories(calls: list[dict[str, Any]]) -> list[str]:
+    return [call["category"] for call in calls]
+
+
+def test_a_failure_does_not_stop_the_other_categories_and_each_has_settings_of_its_own(
+    root: Path, fits: list[dict[str, Any]], tmp_path: Path, run: Run
+) -> None:
+    out, config = tmp_path / "new/models", tmp_path / "c.yaml"
+    config.write_text("size: 64\ncategories:\n  plate: {size: 96}\n", encoding="utf-8")
+    code, _, err = run("fit", "--data", root, "--category", "all", "--out", out, "--config", config)
+    assert code == 1
+    assert categories(fits) == ["carpet", "bottle", "plate"]  # in the tables' order
+    assert [call["size"] for call in fits] == [64, 64, 96]
+    assert [call["checkpoint"].name.split(".")[0] for call in fits] == categories(fits)
+    assert sorted(os.listdir(out)) == ["bottle.safetensors", "plate.safetensors"]
+    assert "carpet: failed: the carpet is worn" in err.splitlines()
+    assert [line.split()[:2] for line in err.splitlines()[-3:]] == [
+        ["carpet", "failed"],
+        ["bottle", "bottle.safetensors"],
+        ["plate", "plate.safetensors"],
+    ]
+
+
+def test_resume_keeps_models_that_are_there_and_an_interruption_says_how_far_it_is(
+    root: Path, fits: list[dict[str, Any]], tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = ["fit", "--data", root, "--category", "bottle,plate", "--out", tmp_path / "models"]
+    assert run(*call, "--quiet")[0] == 0
+    (tmp_path / "models/plate.safetensors").unlink()
+    code, _, err = run(*call, "--resume")
+    assert (code, categories(fits)) == (0, ["bottle", "plate", "plate"])
+    assert not fits[-1]["resume"]  # patchcore learns in one go
+    assert "bottle: kept, it is there already" in err
+    monkeypatch.setattr("flawscope.predictor.Predictor.save", Mock(side_effect=KeyboardInterrupt))
+    code, _, err = run(*call)
+    assert code == 130
+    assert "0 of 2 models done; interrupted during bottle; go on with --resume" in err
+
+
+def test_groups_and_names_choose_and_a_category_of_that_name_is_meant_alone(root: Path) -> None:
+    for asked, found in (
+        ("objects", ("bottle",)),
+        ("plate,bottle", ("bottle", "plate")),
+        ("objects,plate", ("bottle", "plate")),
+    ):
+        assert means_several(root, asked)
+        assert present_categories(root, asked, "--category") == found
+    for wrong, text in (("textures,none", "no category none; known: bottle"), (",", "--category is empty")):
+        with pytest.raises(InputError, match=text):
+            present_categories(root, wrong, "--category")
+    (root / "plate").rename(root / "objects")
+    assert not means_several(root, "objects")
+    assert not means_several(root, "bottle")
+    assert means_several(root, "textures")
+    assert present_categories(root, "all", "--category") == ("carpet", "bottle", "objects")
+
+
+def test_a_pattern_that_says_nothing_is_told() -> None:
+    paths = [Path(name) for name in ("part1_top.png", "part1_side.png", "part2_top.png")]
+    assert remark(paths, None) == remark(paths, r"part\d") == ""
+    assert remark(paths, r"png").startswith("--group 'png' matches the same text in all names")
+    assert remark(paths, r".*").startswith("--group '.*' matches another text in each name")

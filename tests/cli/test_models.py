@@ -1,0 +1,91 @@
+"""`calibrate`, `info` and `backbones`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from flawscope.artefact.model_file import read, read_manifest, write
+from flawscope.methods.features.weights import DEFAULT_BACKBONE
+
+pytest.importorskip("torch")
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+def test_calibrate_sets_what_new_pictures_say_and_names_what_it_left_out(
+    run: Run, model_path: Path, drawn: Path, tmp_path: Path
+) -> None:
+    old = read_manifest(model_path).calibration
+    good, new = tmp_path / "good", tmp_path / "new.safetensors"
+    shutil.copytree(drawn / "plate/test/good", good)
+    shutil.copy(drawn / "plate/train/good/000.png", good / "known.png")
+    (good / "broken.png").write_bytes(b"x")
+    call = ["calibrate", model_path, "--good", good, "--out", new, "--false-alarm-rate", "20%"]
+    code, printed, err = run(*call)
+    assert (code, printed, err.count("skipped: ")) == (1, "", 1)
+    assert f"before: {old.promise()}\n" in err
+    made = read_manifest(new).calibration
+    assert f"now:    {made.promise()}\n" in err
+    assert "\nnot calibrated with 1 picture that the model was fitted on, or copies\n" in err
+    assert f"\n{read_manifest(new).notes[-1]}\n" in err
+    _, printed, _ = run("predict", new, drawn / "plate/test/good", "--json", "--quiet")
+    scores = [json.loads(line)["score"] for line in printed.splitlines()]
+    assert made.scores == pytest.approx(scores, rel=1e-5)
+    assert made.score_threshold == pytest.approx(max(scores), rel=1e-5)
+    # what the thresholds were learnt from is not test data any more
+    found = json.loads(run("evaluate", new, "--data", drawn, "--json", "--quiet")[1])
+    assert found["left_out_by_kind"] == {"good": len(scores)}
+
+
+def test_after_calibrating_on_other_light_it_is_as_expected(
+    run: Run, model_path: Path, drawn: Path, tmp_path: Path
+) -> None:
+    for path in drawn.glob("plate/test/good/*.png"):
+        with Image.open(path) as picture:
+            picture.point([value * 6 // 10 for value in range(256)] * 3).save(tmp_path / path.name)
+    _, _, err = run("predict", model_path, tmp_path)
+    assert "4 of 4 pictures look unlike the training pictures as a whole" in err
+    assert "darker" in err
+    new = tmp_path / "new.safetensors"
+    assert run("calibrate", model_path, "--good", tmp_path, "--out", new, "--quiet")[0] == 0
+    assert "warning" not in run("predict", new, tmp_path)[2]
+
+
+def test_info_for_a_person_and_for_a_program(run: Run, model_path: Path) -> None:
+    code, printed, err = run("info", model_path)
+    assert (code, err) == (0, "")
+    words = ("patchcore", "plate", "64x64", "12 train", "score threshold", "mask threshold", "Apache-2.0")
+    assert all(word in printed for word in words)
+    code, printed, err = run("info", model_path, "--self-test", "--json")
+    assert code == 0
+    assert json.loads(printed) == read_manifest(model_path).to_dict()
+    assert "self-test passed: 3 pictures in batches of 1, 3, 8, fp32, torch" in err
+
+
+def test_a_failing_self_test_is_exit_code_1(run: Run, model_path: Path, tmp_path: Path) -> None:
+    loaded = read(model_path)
+    for samples, code in (
+        ([{**s, "score": s["score"] * 1.01} for s in loaded.manifest.samples], 1),
+        ([{**s, "score": "much"} for s in loaded.manifest.samples], 2),
+        (loaded.manifest.samples[:1], 2),
+    ):
+        manifest = replace(loaded.manifest, samples=tuple(samples))
+        write(replace(loaded, manifest=manifest), tmp_path / "m.safetensors")
+        assert run("info", tmp_path / "m.safetensors", "--self-test")[0] == code
+
+
+def test_backbones_lists_the_default_and_what_is_at_hand(run: Run) -> None:
+    code, printed, _ = run("backbones", "--json")
+    rows = {row["name"]: row for row in json.loads(printed)}
+    assert code == 0
+    assert rows[DEFAULT_BACKBONE]["at_hand"] is True
+    assert rows[DEFAULT_BACKBONE]["licence"] == "Apache-2.0"
+    code, printed, _ = run("backbones")
+    assert (code, DEFAULT_BACKBONE in printed) == (0, True)

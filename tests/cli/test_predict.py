@@ -1,0 +1,328 @@
+"""`predict`: what it prints, where, and what it leaves behind and names, whatever goes wrong."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import flawscope
+from flawscope.cli import output
+from flawscope.errors import FlawscopeError
+from flawscope.predictor import Predictor
+from flawscope.results.folder import Pictures
+from flawscope.results.prediction import Mismatch
+from flawscope.results.table import read_table
+from flawscope.synthesis.demo.dataset import draw_dataset
+
+pytest.importorskip("torch")
+
+Run = Callable[..., tuple[int, str, str]]
+PLAIN = ["--maps", "none", "--animation", "none"]
+
+
+def names_of(printed: str) -> list[str]:
+    return [Path(json.loads(line)["path"]).name for line in printed.splitlines()]
+
+
+@pytest.fixture
+def batch(mixed: Path) -> Path:
+    """A folder with a good picture, a defective one, and one that is none."""
+    for path in mixed.iterdir():
+        if path.name not in ("a.png", "b.png"):
+            path.unlink()
+    (mixed / "broken.png").write_bytes((mixed / "a.png").read_bytes()[:200])
+    return mixed
+
+
+# ------------------------------------------------------------------------------------------- what is printed
+
+
+def test_every_input_of_a_folder_has_a_line_a_row_and_a_file(
+    run: Run, model_path: Path, mixed: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    code, printed, err = run("predict", model_path, mixed, "--json", "--out", out, *PLAIN)
+    lines = [json.loads(line) for line in printed.splitlines()]
+    assert names_of(printed) == ["a.png", "b.png", "c.gif", "d.mp4", "f"]
+    assert [line["decision"] for line in lines] == ["good", "anomalous", lines[2]["decision"], None, "good"]
+    assert lines[1] == flawscope.load(model_path).predict(mixed / "b.png").to_dict()
+    assert [row.path for row in read_table(out / "results.csv")] == [line["path"] for line in lines]
+    found = [json.loads(path.read_text()) for path in (out / "predictions").rglob("*.json")]
+    assert sorted(found, key=lambda one: one["path"]) == lines
+    facts = json.loads((out / "results.json").read_text())
+    assert (facts["inputs"], facts["judged"], facts["unjudged"], facts["complete"]) == (5, 4, 1, True)
+    assert code == 1
+    assert "d.mp4: it is a video; take single pictures out of it" in err
+    assert "1 picture was skipped" in err
+    assert f"the first of each is taken: {mixed / 'c.gif'} (2)" in err
+    assert f"1 file beside the pictures not looked at: {mixed / 'e.txt'}" in err
+
+
+def test_a_person_reads_picture_and_verdict(run: Run, model_path: Path, batch: Path, tmp_path: Path) -> None:
+    code, printed, err = run("predict", model_path, batch / "a.png", batch / "b.png")
+    assert code == 0
+    assert [line.split()[:2] for line in printed.splitlines()] == [
+        ["good", "severity"],
+        ["anomalous", "severity"],
+    ]
+    assert [line.split()[2][0] for line in printed.splitlines()] == ["-", "+"]
+    assert "1 of 2 pictures anomalous" in err
+    assert "score threshold" in err
+    assert "warning" not in err
+    quiet = run("predict", model_path, batch / "a.png", "--quiet", "--out", tmp_path / "out")
+    assert (quiet[0], len(quiet[1].splitlines()), quiet[2]) == (0, 1, "")
+
+
+@pytest.mark.parametrize(
+    ("names", "flags", "code"),
+    [
+        (["b.png"], [], 0),
+        (["a.png"], ["--fail-on-anomaly"], 0),
+        (["a.png", "b.png"], ["--fail-on-anomaly"], 3),
+        (["broken.png", "b.png"], ["--fail-on-anomaly"], 3),  # before any 1
+        (["broken.png", "a.png"], ["--fail-on-anomaly"], 1),
+        (["broken.png", "a.png"], [], 1),
+        (["missing.png"], [], 2),
+        (["missing.png", "b.png", "none/*.png"], ["--fail-on-anomaly"], 3),
+    ],
+)
+def test_exit_codes(
+    run: Run, model_path: Path, batch: Path, names: list[str], flags: list[str], code: int
+) -> None:
+    found, _, err = run("predict", model_path, *[batch / name for name in names], *flags)
+    assert found == code
+    if "broken.png" in names:
+        assert len([line for line in err.splitlines() if line.startswith("skipped: ")]) == 1
+
+
+def test_what_means_nothing_stands_in_its_place_and_each_picture_once(
+    run: Run, model_path: Path, batch: Path
+) -> None:
+    words = [batch / name for name in ("a.png", "missing.png", "?.png", "none/*.png")]
+    code, printed, err = run("predict", model_path, *words, "--json")
+    lines = [json.loads(line) for line in printed.splitlines()]
+    assert names_of(printed) == ["a.png", "missing.png", "b.png", "*.png"]
+    assert [line["decision"] for line in lines] == ["good", None, "anomalous", None]
+    assert code == 1
+    assert f"skipped: {words[1]}: no such file or folder; check the path" in err.splitlines()
+
+
+def test_stdin_has_paths_or_a_picture(
+    run: Run, model_path: Path, batch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def piped(content: bytes) -> tuple[int, str, str]:
+        stream = io.TextIOWrapper(io.BufferedReader(io.BytesIO(content)))  # type: ignore[arg-type]
+        monkeypatch.setattr(sys, "stdin", stream)
+        return run("predict", model_path, "-", "--json", "--out", tmp_path / "out")
+
+    listed = f"{batch / 'b.png'}\r\n\n{batch / 'missing.png'}\n{batch / 'a.png'}"
+    code, printed, err = piped(listed.encode())
+    assert (code, names_of(printed)) == (1, ["b.png", "missing.png", "a.png"])
+    assert "missing.png" in err
+    code, alone, _ = piped((batch / "b.png").read_bytes())
+    assert (code, json.loads(alone)) == (0, {**json.loads(printed.splitlines()[0]), "path": "-"})
+    assert (tmp_path / "out/overlays/-.png").exists()
+    code, _, err = piped(b"\0\1\2" * 30)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "neither a picture" in err
+    assert piped(b"")[:2] == (0, "")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes only there")
+def test_a_name_that_cannot_be_shown_spoils_nothing(
+    run: Run, model_path: Path, batch: Path, tmp_path: Path
+) -> None:
+    name = tmp_path / "odd" / b"\xff\xfe.png".decode("utf-8", "surrogateescape")
+    name.parent.mkdir()
+    shutil.copy(batch / "a.png", name)
+    shutil.copy(batch / "a.png", name.parent / "two\nlines.png")
+    (name.parent / "not\na picture.png").write_bytes(b"x")
+    code, printed, err = run("predict", model_path, name.parent)
+    assert code == 1
+    assert "\\udcff" in printed
+    assert len([line for line in err.splitlines() if line.startswith("skipped: ")]) == 1
+    assert len(names_of(run("predict", model_path, name.parent, "--json")[1])) == 3
+
+
+def test_another_rate_moves_the_threshold(run: Run, model_path: Path, batch: Path) -> None:
+    rates = ("10%", "50%", "0.5")
+    err = [run("predict", model_path, batch / "a.png", "--false-alarm-rate", rate)[2] for rate in rates]
+    assert "(1/13) of good pictures expected above it" in err[0]  # of 12 calibration pictures
+    assert err[0] != err[1] == err[2]
+
+
+def test_pictures_of_another_product_are_told_and_defects_of_the_right_one_are_not(
+    run: Run, model_path: Path, drawn: Path, tmp_path: Path
+) -> None:
+    fabric = draw_dataset(tmp_path / "other", category="fabric", train=1, good=5, bad_per_kind=1, size=96)
+    code, printed, err = run("predict", model_path, fabric / "test/good")
+    assert (code, len(printed.splitlines())) == (0, 5)
+    (said,) = [line for line in err.splitlines() if line.startswith("warning: ")]
+    assert "5 of 5 pictures look unlike the training pictures" in said
+    assert "warning" not in run("predict", model_path, fabric / "test/good", "--quiet")[2]
+    _, _, err = run("predict", model_path, *sorted(drawn.glob("plate/test/[!g]*/*.png")))
+    assert "look unlike" not in err
+    found = json.loads(run("evaluate", model_path, "--data", fabric.parent, "--json", "--quiet")[1])
+    assert "5 of 5 good test pictures look unlike" in found["mismatch"]
+    assert "\nwarning: 5 of 5 good test" in run("evaluate", model_path, "--data", fabric.parent)[1]
+
+
+# ------------------------------------------------------------------------------------------- what is written
+
+
+def test_only_anomalous_ones_are_shown_and_the_table_has_all(
+    run: Run, model_path: Path, mixed: Path, tmp_path: Path
+) -> None:
+    (mixed / "c.gif").unlink()
+    out = tmp_path / "out"
+    _, printed, _ = run("predict", model_path, mixed, "--only-anomalous", "--out", out, "--quiet")
+    assert [line.split()[-1] for line in printed.splitlines()] == [str(mixed / "b.png")]
+    for folder in ("overlays", "maps", "masks"):
+        assert [p.stem for p in (out / folder).rglob("*.png")] == ["b"]
+    assert {p.stem for p in (out / "predictions").rglob("*.json")} == {"b", "d"}  # and what was not judged
+    assert [row.decision for row in read_table(out / "results.csv")] == ["good", "anomalous", "", "good"]
+    assert (out / "contact_sheet.png").is_file()
+    assert "data:image/webp" in (out / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_table_alone(run: Run, model_path: Path, mixed: Path, tmp_path: Path) -> None:
+    out = tmp_path / "all.csv"
+    _, printed, _ = run("predict", model_path, mixed / "a.png", "--json", "--out", out)
+    (row,), one = read_table(out), json.loads(printed)
+    assert (row.path, row.score, row.p_value) == (one["path"], one["score"], one["p_value"])
+    assert [p.name for p in tmp_path.iterdir() if p != mixed] == ["all.csv"]
+
+
+def test_without_what_a_page_needs_the_rest_is_written(
+    run: Run, model_path: Path, batch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    code, _, err = run("predict", model_path, batch / "b.png", "--out", tmp_path / "out", *PLAIN)
+    assert code == 0
+    assert "no page: " in err
+    assert (tmp_path / "out/results.csv").is_file()
+    assert not (tmp_path / "out/report.html").exists()
+
+
+def test_an_earlier_run_is_named_and_removed_and_somebody_elses_file_stays(
+    run: Run, model_path: Path, mixed: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    for name in ("1", "2"):
+        (mixed / name).mkdir()
+        shutil.copy(mixed / "a.png", mixed / name / "x.png")
+    run("predict", model_path, mixed / "1", mixed / "2", "--out", out, *PLAIN, "--quiet")
+    assert [p.relative_to(out).as_posix() for p in sorted((out / "overlays").rglob("*.png"))] == [
+        "overlays/1/x.png",
+        "overlays/2/x.png",
+    ]
+    (out / "mine.txt").write_text("mine")
+    _, _, err = run("predict", model_path, mixed / "b.png", "--out", out, *PLAIN)
+    assert "of an earlier run removed" in err
+    assert f"{out}: 1 other file left alone" in err
+    assert [p.stem for p in (out / "overlays").rglob("*.png")] == ["b"]
+    assert (out / "mine.txt").read_text() == "mine"
+    (tmp_path / "results.csv").write_text("mine")
+    code, _, err = run("predict", "no.onnx", mixed, "--out", tmp_path)
+    assert (code, "results.csv is there already" in err) == (2, True)
+    assert (tmp_path / "results.csv").read_text() == "mine"
+
+
+# ------------------------------------------------------------------------------------------- what goes wrong
+
+
+def test_a_full_disk_stops_no_judging_and_is_said_once(
+    run: Run, model_path: Path, mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = FlawscopeError("cannot write to it: No space left on device; free some space")
+    monkeypatch.setattr(Pictures, "add", Mock(side_effect=full))
+    code, printed, err = run("predict", model_path, mixed / "[ab].png", "--out", tmp_path / "out")
+    assert (code, len(printed.splitlines())) == (1, 2)
+    assert err.count("No space left on device") == 1
+    assert "no more pictures are written, the remaining inputs are judged" in err
+    assert [row.decision for row in read_table(tmp_path / "out/results.csv")] == ["good", "anomalous"]
+
+
+@pytest.mark.parametrize("place", ["judging", "printing", "counting"])
+def test_ctrl_c_keeps_what_was_judged_and_counts_and_writes_alike(
+    run: Run, model_path: Path, mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    called = []
+    if place == "judging":
+        stream = Predictor.stream
+
+        def judging(self: Predictor, *given: Any, **options: Any) -> Any:
+            for count, one in enumerate(stream(self, *given, **options)):
+                if count == 2:
+                    raise KeyboardInterrupt
+                yield one
+
+        monkeypatch.setattr(Predictor, "stream", judging)
+    else:
+        owner, name = (output, "show_result") if place == "printing" else (Mismatch, "add")
+        real = getattr(owner, name)
+
+        def stopping(*given: object, **options: object) -> None:
+            real(*given, **options)
+            called.append(given)
+            if len(called) == 2:
+                signal.raise_signal(signal.SIGINT)
+
+        monkeypatch.setattr(owner, name, stopping)
+    out = tmp_path / "out"
+    code, printed, err = run("predict", model_path, mixed, "--json", "--out", out, *PLAIN)
+    assert (code, len(printed.splitlines())) == (130, 2)
+    assert f"interrupted after 2 inputs of 5; their results are in {out}" in err
+    assert len(read_table(out / "results.csv")) == 2
+    assert len(list((out / "predictions").rglob("*.json"))) == 2
+    assert len(list((out / "overlays").rglob("*.png"))) == 2
+    facts = json.loads((out / "results.json").read_text())
+    assert (facts["inputs"], facts["complete"]) == (2, False)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_picture_that_cannot_be_printed_is_not_counted(
+    run: Run, model_path: Path, mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in `predict --out DIR | head -1`."""
+    monkeypatch.setattr(output, "show_result", Mock(side_effect=[None, BrokenPipeError]))
+    out = tmp_path / "out"
+    code, _, err = run("predict", model_path, mixed, "--out", out, *PLAIN)
+    assert (code, "unexpected" in err) == (1, False)
+    assert len(read_table(out / "results.csv")) == 1
+    assert json.loads((out / "results.json").read_text())["inputs"] == 1
+
+
+def test_a_scored_picture_that_has_gone_is_reported_and_the_others_are_drawn(
+    run: Run, model_path: Path, batch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a folder from which another program takes the pictures away."""
+    noise = np.asarray(Image.open(batch / "a.png"))
+    for name in ("1.png", "2.png"):
+        Image.fromarray(noise).save(tmp_path / name)
+    scored = Predictor.stream
+
+    def stream(*args: Any, **kwargs: Any) -> Any:
+        for source, result in scored(*args, **kwargs):
+            (tmp_path / "1.png").unlink(missing_ok=True)
+            yield source, result
+
+    monkeypatch.setattr(Predictor, "stream", stream)
+    out = tmp_path / "out"
+    words = [tmp_path / name for name in ("1.png", "2.png")]
+    code, lines, err = run("predict", model_path, *words, "--json", "--out", out)
+    assert (code, len(lines.splitlines())) == (1, 2)
+    assert "1.png: there is no such file; check the path (scored, but not drawn)" in err
+    assert [p.name for p in (out / "overlays").iterdir()] == ["2.png"]
+    assert len(list((out / "masks").iterdir())) == 2
