@@ -306,9 +306,9 @@ def test_a_picture_with_other_tiles_is_one_line(
 def test_what_the_manifest_says_must_be_what_the_network_does(tiled: Tiled, tmp_path: Path) -> None:
     each, shared = (model_file.read(tiled(positions=p)) for p in ("each", "shared"))
     for artefact, other in ((each, shared), (shared, each)):
-        manifest = replace(artefact.manifest, preprocess=other.manifest.preprocess)
+        wrong = replace(artefact.manifest, preprocess=other.manifest.preprocess)
         with pytest.raises(InputError, match="memory banks do not fit its tiles"):
-            TorchSession.open(Artefact(manifest, artefact.tensors), "cpu")
+            TorchSession.open(Artefact(wrong, artefact.tensors), "cpu")
     for name, positions in (("each", None), ("shared", [2, 3])):
         source, changed = tiled(".onnx", positions=name), tmp_path / f"{name}.onnx"
         rewritten(source, changed, manifest(positions=positions))
