@@ -72,12 +72,8 @@ def search(
         query = query.where(or_(*(column.icontains(text, autoescape=True) for column in columns)))
     if about:
         query = query.where(there.kind.in_(ABOUT[about]))
-    if since is not None:
-        query = query.where(there.at >= since)
-    if until is not None:
-        query = query.where(there.at < until)
-    if before is not None:
-        query = query.where(there.id < before)
+    ends = (since, there.at.__ge__), (until, there.at.__lt__), (before, there.id.__lt__)
+    query = query.where(*(compare(end) for end, compare in ends if end is not None))
     with database.reading() as connection:
         rows = connection.execute(query.order_by(there.id.desc()).limit(limit)).all()
     names = ("id", "kind", "who", "address", "product", "text")

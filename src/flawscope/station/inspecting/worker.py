@@ -95,7 +95,6 @@ class Inspector:
         products: that are inspected.
         memory: for decoding large pictures.
         near: as in `Settings`.
-        announce: gets every new inspection.
         trouble: is told what the model could not do, "" when it can again.
     """
 

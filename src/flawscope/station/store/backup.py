@@ -16,7 +16,7 @@ import shutil
 import tarfile
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, BinaryIO
@@ -170,24 +170,21 @@ def _line(name: str, size: int, digest: str) -> bytes:
 
 def _hash_of(parts: list[Path]) -> str | None:
     """Of files one after the other, as `versions` has it; None where one is missing."""
-    digest = hashlib.sha256()
-    try:
-        for part in parts:
-            with open(part, "rb") as file:
-                while block := file.read(BLOCK):
-                    digest.update(block)
-    except FileNotFoundError:
-        return None
-    return digest.hexdigest()
+    with ExitStack() as opened:
+        try:
+            return _hash(*(opened.enter_context(open(part, "rb")) for part in parts))
+        except FileNotFoundError:
+            return None
 
 
-def _hash(source: IO[bytes], target: IO[bytes] | None = None) -> str:
-    """Of a file from here on, which is copied to the target."""
+def _hash(*sources: IO[bytes], target: IO[bytes] | None = None) -> str:
+    """Of files from here on, one after the other, which are copied to the target."""
     digest = hashlib.sha256()
-    while block := source.read(BLOCK):
-        digest.update(block)
-        if target is not None:
-            target.write(block)
+    for source in sources:
+        while block := source.read(BLOCK):
+            digest.update(block)
+            if target is not None:
+                target.write(block)
     return digest.hexdigest()
 
 
@@ -339,7 +336,7 @@ def _unpack(path: Path, tar: tarfile.TarFile, there: Settings) -> tuple[Path, in
             raise _damaged(path, f"{part.name!r:.60} is no part of a station")
         target.parent.mkdir(parents=True, exist_ok=True)
         with open(target, "xb") as file:
-            digest = _hash(data, file)
+            digest = _hash(data, target=file)
         if content and content[2] != digest:
             raise _damaged(path, f"{part.name!r:.60} is not what it was")
         listed.update(_line(part.name, part.size, digest))

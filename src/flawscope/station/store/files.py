@@ -261,7 +261,7 @@ _NAME = re.compile(r"([0-9a-f]{64})((?:\.\w+)+)")
 
 
 class Orphans:
-    """rest: is called with the seconds that a piece of work took."""
+    """Removes files that nobody needs. rest: is called with the seconds that a piece of work took."""
 
     def __init__(self, database: Database, files: Files, rest: Callable[[float], None]):
         self.database, self.files, self.rest = database, files, rest
