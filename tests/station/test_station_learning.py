@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib import import_module
@@ -209,15 +209,10 @@ def test_an_export_is_learnt_by_its_trained_model_and_exported(
 
 
 def test_a_switch_under_load_of_eight_clients(
-    open_station: Any, other_trained: Path, parts: list[bytes]
+    running: Any, line: Line, model_file: Path, parts: list[bytes], tmp_path: Path
 ) -> None:
-    running = open_station()
-    line = Line(running.url)
     before = scores(line, parts)
-    added = line.http.post(
-        f"{API}/versions", params={"name": "new.safetensors"}, content=other_trained.read_bytes()
-    )
-    assert added.status_code == 201, added.text
+    assert other_version(line, model_file, tmp_path, "20%") == 2
     load_ = Load(running.url, parts, clients=8)
     load_.start()
     for version in (2, 1, 2, 1):
@@ -234,18 +229,6 @@ def test_a_switch_under_load_of_eight_clients(
     first = {one["picture"]: one for one in found}
     assert len(first) == len(found), "each was taken once"
     assert scores(line, parts) == before
-
-
-@pytest.fixture(scope="session")
-def other_trained(model_path: Path, drawn: Path, shared: Callable[..., Path]) -> Path:
-    """The same network with another threshold."""
-    return (
-        shared(
-            "other-trained",
-            lambda folder: load(model_path, device="cpu").with_rate(0.2).save(folder / "new.safetensors"),
-        )
-        / "new.safetensors"
-    )
 
 
 # ----------------------------------------------------------------------------- faults, and people meanwhile
