@@ -322,13 +322,7 @@ def test_the_method_of_the_page_keeps_the_contract(
     points = tomllib.loads(found["toml"])["project"]["entry-points"]["flawscope.methods"]
     assert points == {"meanpicture": "flawscope_meanpicture:METHOD"}
     exec(found["python"], {})
-
-
-@pytest.mark.slow
-def test_the_method_of_the_page_that_learns_in_steps_keeps_the_contract(
-    page_method: Callable[..., Any], trace_once: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("flawscope.export.onnx_graph.trace", trace_once)
+    # and the one that learns in steps
     check_method(page_method("redrawn"), settings={"size": "64", "steps": 3, "batch": 2})
 
 
@@ -345,18 +339,7 @@ def test_the_first_screen_has_the_commands_that_set_everything_up(
     assert found == sorted(found)
 
 
-def test_what_has_to_pass_runs_the_tests_as_the_readme_does() -> None:
-    assert "make test ALL=1" in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
-
-
 @pytest.mark.smoke
 def test_the_landing_page_stays_one() -> None:
     assert len(README.read_text(encoding="utf-8").splitlines()) <= 150
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page: Path) -> None:
-    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
-    assert links
-    for link in links:
-        assert link.startswith("https://arxiv.org/") or (page.parent / link).exists(), link
+    assert "make test ALL=1" in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()

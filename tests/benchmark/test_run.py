@@ -49,16 +49,7 @@ def test_killed_at_random_it_ends_with_the_same_figures(
 ) -> None:
     pytest.importorskip("torch")
     call = [
-        *(
-            "--categories",
-            "grid",
-            "--methods",
-            "patchcore,efficientad",
-            "--steps",
-            "3",
-            "--threads",
-            "1",
-        ),
+        *("--categories", "grid", "--methods", "patchcore,efficientad", "--steps", "3", "--threads", "1"),
         *("--set", "patchcore.size=64", "--set", f"efficientad.teacher={teacher_path}"),
         *("--set", "efficientad.window=41", "--set", "efficientad.training=fp32", "--device", "cpu"),
     ]

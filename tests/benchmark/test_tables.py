@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ import pytest
 
 from flawscope.benchmark.grid import Cell, Grid
 from flawscope.benchmark.markdown import render
-from flawscope.benchmark.tables import METRICS, Group, Results
+from flawscope.benchmark.tables import METRICS, OTHER, Figure, Group, Results, marks, sources
 from flawscope.datasets.layouts import MVTEC, TEXTURES
+from flawscope.methods import registry
 
+SOURCES = {source.id: source for source in sources(registry.BUILT_IN)}
 MACHINE = {"cpu": "a processor", "cores": 2, "memory_gib": 8.0, "system": "Linux"}
 
 
@@ -203,3 +206,50 @@ def test_other_methods_stand_below_the_tables_with_their_sources() -> None:
     assert "0.9777ᴿ" in row
     assert "0.9345ᴿ" in row
     assert "- MuSc: xrli-U/MuSc" in text
+
+
+# ------------------------------- published figures were typed: their averages must be those that are printed
+
+
+def test_every_figure_is_a_share_of_a_known_category_with_a_known_mark() -> None:
+    assert len(SOURCES) > 10
+    for source in SOURCES.values():
+        assert set(source.cells) | set(source.means) <= set(METRICS), source.id
+        for cells in source.cells.values():
+            assert set(cells) <= set(MVTEC), source.id
+            for figure in (*cells.values(), *source.means.values()):
+                assert 0.35 < figure.value <= 1, source.id
+                assert figure.mark in marks(), source.id
+        assert source.source
+        assert source.conditions
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_complete_column_averages_to_the_mean_that_is_printed(name: str) -> None:
+    source = SOURCES[name]
+    for metric, cells in source.cells.items():
+        if len(cells) < len(MVTEC) or metric not in source.means:
+            continue
+        mean = statistics.fmean(figure.value for figure in cells.values())
+        # what recalled cells and a doubtful one allow; an exchanged or mistyped digit is larger
+        within = 2e-3 if name == "prnet-paper" else 1e-3
+        assert mean == pytest.approx(source.means[metric].value, abs=within), metric
+
+
+def test_single_figures_as_their_sources_print_them() -> None:
+    paper, paddle = SOURCES["patchcore-paper-10"], SOURCES["patchcore-paddle"]
+    assert paper.cells["image_auroc"]["screw"] == Figure(0.970, "S")
+    assert paper.cells["image_auroc"]["bottle"] == Figure(1.0, "M")
+    assert paddle.cells["au_pro"]["zipper"] == Figure(0.9550, "R")
+    assert SOURCES["patchcore-anomalib"].cells["pixel_auroc"]["wood"] == Figure(0.933, "S")
+    assert SOURCES["musc"].cells["au_pro"]["transistor"].value == pytest.approx(0.7721)
+
+
+def test_other_methods_stand_after_those_asked_for_and_never_as_a_column() -> None:
+    found = sources(["prnet"])
+    others = [source for source in found if source.method == OTHER]
+    assert [s.method for s in found] == ["prnet"] * (len(found) - len(others)) + ["none"] * len(others)
+    assert {"dinomaly-paper", "anomalydino-1", "musc", "rad"} <= {source.id for source in others}
+    assert not any(source.table for source in others)
+    # a column of ours would have to be an invention
+    assert not any("pixel_f1" in {*s.cells, *s.means} for s in SOURCES.values() if s.method != OTHER)
