@@ -17,7 +17,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from flawscope.errors import InputError
 from flawscope.methods import registry, training_state
 from flawscope.methods.efficientad.model import create as create_efficientad
-from flawscope.methods.efficientad.networks import _channels
 from flawscope.methods.efficientad.trainer import Trainer as EfficientAdTrainer
 from flawscope.methods.efficientad.training_pictures import TeacherOutputs, other_pictures
 from flawscope.methods.good_pictures import GoodPictures
@@ -185,22 +184,6 @@ def test_a_restored_count_of_steps_lies_where_adam_wants_it(fused: bool) -> None
     state = optimiser.state[layer.weight]
     assert state["step"].device.type == ("meta" if fused else "cpu")
     assert state["exp_avg"].device.type == "meta"
-
-
-def test_the_numbers_of_a_gpu_are_the_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    class There(torch.Tensor):
-        """On the CPU, and says otherwise."""
-
-        @property
-        def device(self) -> torch.device:  # type: ignore[override]
-            return torch.device("cuda")
-
-    images = torch.rand(1, 3, 4, 4).as_subclass(There)
-    values = (0.485, 0.456, 0.406)
-    monkeypatch.setattr(
-        There, "new_full", lambda self, size, value: torch.full(size, value, dtype=self.dtype)
-    )
-    assert torch.equal(_channels(values, images), _channels(values, torch.rand(1, 3, 4, 4)))
 
 
 # ------------------------------------------------------------------------------------- coreset and ONNX

@@ -124,15 +124,6 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(photographs: Path, tmp_path:
 
 
 @pytest.mark.usefixtures("quick")
-def test_views_are_replaced_within_the_memory(photographs: Path, tmp_path: Path) -> None:
-    said: list[str] = []
-    recipe = replace(TINY, reuse=1, memory=0.01, batch=8)
-    distill(pictures(photographs), recipe, tmp_path / "t.safetensors", say=said.append)
-    # 48 crops of one view each; 0.01 GiB hold 31 views of 336 kB: twice 24
-    assert "24 views at a time, 0.01 GiB, 2 times" in said[0]
-
-
-@pytest.mark.usefixtures("quick")
 def test_only_the_same_run_goes_on(photographs: Path, tmp_path: Path) -> None:
     out = tmp_path / "t.safetensors"
     with pytest.raises(KeyboardInterrupt):

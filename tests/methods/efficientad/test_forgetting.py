@@ -146,12 +146,9 @@ def test_weighed_differences_are_those_times_a_matrix_that_makes_them_even(
         torch.testing.assert_close(one, new.square().mean(1), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("seen", ["parts", "blank"])
-def test_a_fit_says_what_must_stay_unknown(quick_settings: dict[str, Any], seen: str, tmp_path: Path) -> None:
-    """Two blank pictures make a model too: all differences on them are 0."""
+def test_a_fit_of_blank_pictures_makes_a_model(quick_settings: dict[str, Any], tmp_path: Path) -> None:
+    """All differences on them are 0."""
     pictures = [np.full((256, 256, 3), v, np.uint8) for v in (100, 101)]
-    if seen == "parts":
-        pictures = [draw_picture("plate", np.random.default_rng(k), size=256)[0] for k in range(2)]
     options = {**quick_settings, **FORGETTING, "device": "cpu", "samples": 0, "check": False}
     made = fit(pictures, method="efficientad", **options)
     assert made.manifest.facts["penalty"] == "simulated defects"

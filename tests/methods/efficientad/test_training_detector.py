@@ -71,8 +71,8 @@ def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
 # ------------------------------------------------------------------------------------------------ losses
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5, 0.9, 0.999])
-@pytest.mark.parametrize("shape", [(1,), (2, 3, 1, 1), (1, 8, 25, 5), (2, 4, 32, 31)])
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.999])
+@pytest.mark.parametrize("shape", [(1,), (2, 4, 32, 31)])
 def test_the_hardest_are_those_at_or_above_the_quantile(shape: tuple[int, ...], share: float) -> None:
     values = torch.rand(shape, generator=torch.Generator().manual_seed(len(shape))).square()
     exact = values.double().numpy()
@@ -240,7 +240,7 @@ def test_only_what_counts_is_measured_and_learnt(
 # ------------------------------------------------------------------------------------------------ memory
 
 
-@pytest.mark.parametrize("rooms", [(0, 0), (PLENTY, 0), (0, PLENTY), (200_000, 60_000)])
+@pytest.mark.parametrize("rooms", [(0, 0), (200_000, 60_000)])
 def test_what_is_kept_changes_nothing(
     quick_settings: Settings, shots: list[torch.Tensor], rooms: tuple[int, int]
 ) -> None:

@@ -213,14 +213,6 @@ def test_groups_met_together_are_met_as_one_by_one(monkeypatch, each):
         assert torch.equal(getattr(one, name), getattr(other, name)), name
 
 
-def test_bytes_are_left_alone_where_they_would_be_cut_off():
-    ask = "from flawscope.methods.patchcore import quantized_search as b; print(b.pays(), b.exact())"
-    for level in ("SSE41", "AVX2", "AVX512_CORE"):
-        told = {**os.environ, "ONEDNN_MAX_CPU_ISA": level}
-        said = subprocess.check_output([sys.executable, "-c", ask], env=told, text=True).split()
-        assert said != ["True", "False"], level
-
-
 def test_where_too_many_pairs_are_near_all_products_are_taken(monkeypatch):
     features, groups = real(9, 2000, 40), torch.arange(2000) // 50
     with_bytes(monkeypatch)
@@ -297,3 +289,37 @@ def test_thread_count_changes_no_bit(monkeypatch):
 def test_senseless_requests(count, first):
     with pytest.raises(InputError):
         greedy_k_center(whole(16, 10, 2, 5), count, first)
+
+
+def test_same_picks_with_more_points_than_a_pool():
+    features = whole(0, 6000, 4, 12)
+    assert greedy_k_center(features, 500).tolist() == plain_loop(features, 500)[0]
+
+
+def test_bytes_are_left_alone_where_they_would_be_cut_off():
+    ask = "from flawscope.methods.patchcore import quantized_search as b; print(b.pays(), b.exact())"
+    for level in ("SSE41", "AVX2", "AVX512_CORE"):
+        told = {**os.environ, "ONEDNN_MAX_CPU_ISA": level}
+        said = subprocess.check_output([sys.executable, "-c", ask], env=told, text=True).split()
+        assert said != ["True", "False"], level
+
+
+def test_of_one_group_bytes_say_nothing(monkeypatch):
+    with_bytes(monkeypatch)
+    features, each = real(3, 100, 8), lambda work, items: [work(item) for item in items]
+    assert coreset._Update(features, torch.zeros(100), each).bound is None
+    assert coreset._Update(features, torch.arange(100) // 50, each).bound is not None
+
+
+def test_until_adds_nothing_that_start_covers():
+    features = whole(12, 50, 3, 9)
+    assert len(select(features, 50, start=features[:25], until=100.0).indices) == 0
+
+
+def test_progress_rises_to_the_end(monkeypatch):
+    monkeypatch.setattr(coreset, "POOL", 16)
+    seen: list[tuple[int, int]] = []
+    select(real(15, 300, 4), 90, progress=lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (90, 90)
+    assert [d for d, _ in seen] == sorted({d for d, _ in seen})
+    assert len(seen) > 3

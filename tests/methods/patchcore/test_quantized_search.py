@@ -182,26 +182,6 @@ def test_few_queries_like_the_bank_are_left_to_the_plain_search() -> None:
     assert searched.left < 40
 
 
-def test_what_lies_beyond_the_largest_byte_is_left_to_the_plain_search() -> None:
-    bank = normal(COUNT, WIDTH, seed=42)
-    searched = Searched(bank)
-    queries = bank[:50].clone()
-    queries[::5] *= 300
-    searched(queries)
-    left = torch.cat(searched.unsure)
-    for query in queries[::5]:
-        assert bool((left == query).all(1).any())
-
-
-def test_more_equals_than_are_confirmed_are_left_to_the_plain_search() -> None:
-    bank = normal(COUNT, WIDTH, seed=43)
-    bank[::GROUP] = 5.0  # the same element in far more groups than are kept
-    assert COUNT // GROUP > KEEP
-    searched = Searched(bank)
-    assert_exact(searched(bank[:1]), bank[:1], bank)
-    assert searched.left == 1
-
-
 def test_what_all_elements_lose_alike_is_not_trusted() -> None:
     """Elements on whole steps are kept, as their bound is the lowest; nearer ones, of which all lose nearly
     half a step, are not. Only the loss that is allowed for says that they may be nearer."""
@@ -361,18 +341,6 @@ def test_scores_are_those_of_the_plain_search(model: Model, request: pytest.Fixt
     assert asked == [1]
     torch.testing.assert_close(found, scores, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(drawn, maps, rtol=1e-5, atol=1e-5)
-
-
-def test_elements_to_be_ignored_are_ignored(model: Model, exporting: None) -> None:
-    """The screen knows nothing of them."""
-    view = model.views[0]
-    features = view.bank[None, : view.inside.numel()]
-    assert float(view.search(features, view.inside).max()) < 0.01
-    ignored = torch.zeros(len(view.bank), dtype=torch.bool)
-    ignored[: features.shape[1]] = True
-    expected = torch.cdist(features[0].double(), view.bank[~ignored].double()).amin(1)
-    found = view.search(features, view.inside, view.norms.masked_fill(ignored, torch.inf))[0]
-    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_it_is_made_for_export_from_a_number_of_elements_on(model: Model) -> None:

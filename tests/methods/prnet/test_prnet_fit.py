@@ -117,10 +117,9 @@ def stopped(fit_small: Fit, defects: Pairs, tmp_path_factory: pytest.TempPathFac
     return path
 
 
-def test_a_resumed_fit_ends_as_an_uninterrupted_one(
+def test_a_resumed_fit_may_have_other_settings_that_training_does_not_depend_on(
     whole: Predictor, fit_small: Fit, defects: Pairs, stopped: Path, tmp_path: Path
 ) -> None:
-    """Settings that only the finished model depends on may change."""
     copy, said = shutil.copy(stopped, tmp_path), []
     resumed = fit_small(
         seen=defects[:2], checkpoint=copy, resume=True, say=said.append, memory=1e-4, steps=None
@@ -128,9 +127,6 @@ def test_a_resumed_fit_ends_as_an_uninterrupted_one(
     assert "goes on after step 1 of 3" in said
     for name, values in whole.artefact.tensors.items():
         np.testing.assert_allclose(resumed.artefact.tensors[name], values, rtol=1e-3, atol=1e-4, err_msg=name)
-    again = fit_small(seen=defects[:2], checkpoint=copy, resume=True)
-    assert_same(whole, again)
-    assert again.manifest.facts["curve"] == whole.manifest.facts["curve"]
 
 
 def moved(pairs: Pairs) -> Pairs:

@@ -12,7 +12,6 @@ import pytest
 import torch
 from PIL import Image
 
-from flawscope.errors import InputError
 from flawscope.methods.prnet.trainer import Trainer
 from flawscope.methods.prnet.training_pictures import EXTENDED, GOOD, ORIGINAL, SIMULATED, TrainingPictures
 
@@ -50,18 +49,6 @@ def test_a_good_picture_changes_inside_the_mask_and_nowhere_else(
         changed = (shown.image - good).abs().amax(0)[mask]
         assert float(changed.mean()) * 255 > 11  # it shows
         assert 0 <= float(shown.image.min()) <= float(shown.image.max()) <= 1
-
-
-def test_a_seen_picture_is_shown_as_it_is(pictures_of: Draw, defects: Pairs) -> None:
-    pictures = pictures_of(original=1.0)
-    found = set()
-    for k in range(20):
-        shown = pictures.defective(0, True, np.random.default_rng(k))
-        assert (shown.kind, shown.place) == (ORIGINAL, -1)
-        (which,) = (j for j, d in enumerate(pictures.seen) if torch.equal(shown.image, d.image))
-        assert np.array_equal(shown.mask[0].numpy(), defects[which][1])
-        found.add(which)
-    assert found == {0, 1, 2}
 
 
 def test_defects_lie_on_the_object(pictures_of: Draw) -> None:
@@ -120,18 +107,6 @@ def test_textures_of_a_folder_are_what_defects_are_made_of(pictures_of: Draw, tm
 
     assert sum(g > 0.1 for g in greenest(green)) >= 4  # half are of texture, some faint
     assert sum(g > 0.1 for g in greenest(plain)) < 4
-
-
-def test_textures_are_named_by_what_they_are(pictures_of: Draw, tmp_path: Path) -> None:
-    one = folder_of(tmp_path / "one", (0, 255, 0), (1, 2, 3))
-    copy = folder_of(tmp_path / "copy", (0, 255, 0), (1, 2, 3))
-    other = folder_of(tmp_path / "other", (0, 255, 0), (1, 2, 4))
-    names = [pictures_of(textures=str(folder)).textures for folder in (one, copy, other)]
-    assert names[0] == names[1] != names[2]
-    assert names[0].startswith("2 textures (")
-    assert pictures_of().textures == "generated textures"
-    with pytest.raises(InputError, match="nowhere"):
-        pictures_of(textures=str(tmp_path / "nowhere"))
 
 
 # ---------------------------------------------------------------------------------------------- batches

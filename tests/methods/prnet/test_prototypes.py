@@ -77,25 +77,11 @@ def test_the_objective_never_rises(seed):
     assert all(b <= a * (1 + 1e-12) for a, b in pairwise(history))
 
 
-def test_plus_plus_never_draws_a_point_twice_while_others_differ():
-    products = products_of(groups(30))
-    for seed in range(20):
-        assert len(set(plus_plus(products, 30, np.random.default_rng(seed)))) == 30
-
-
 @pytest.mark.parametrize("picks", [[0, 0, 0], [5, 5, 1]])
 def test_centroids_without_points_get_some(picks):
     assignment, history = lloyd(products_of(groups(12)), picks, 50)
     assert assignment.unique().tolist() == [0, 1, 2]
     assert all(b <= a * (1 + 1e-12) for a, b in pairwise(history))
-
-
-def test_pictures_that_are_all_the_same():
-    maps = groups(1).expand(30, -1, -1, -1)
-    found = cluster(maps.__getitem__, 30)
-    assert found.objective == pytest.approx(0, abs=1e-6)
-    assert found.assignment.unique().tolist() == [0, 1, 2]
-    torch.testing.assert_close(found.prototypes, maps[:3])
 
 
 def test_one_picture_is_its_own_prototype():
