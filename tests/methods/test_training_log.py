@@ -20,7 +20,7 @@ from flawscope.artefact.state_file import read_checkpoint  # noqa: E402
 from flawscope.errors import InputError  # noqa: E402
 from flawscope.methods.task import Budget  # noqa: E402
 from flawscope.methods.time_budget import rate_share  # noqa: E402
-from flawscope.methods.training_log import MOST, Thinned, TrainingLog, board_in  # noqa: E402
+from flawscope.methods.training_log import MOST, TrainingLog, board_in, thinned  # noqa: E402
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -30,22 +30,16 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize("count", [0, 1, 7, MOST, MOST + 1, 5 * MOST + 3])
 def test_a_thinned_curve_holds_the_means_of_equally_many_steps(count: int) -> None:
-    losses = np.random.default_rng(count).random(count)
-    curve = Thinned()
-    for k, loss in enumerate(losses):
-        curve.add(float(loss))
-        if k % 50 == 7:
-            curve = Thinned(**curve.state())
-    found = curve.to_dict()
-    assert len(found["step"]) == len(found["loss"]) <= MOST
-    assert len(found["step"]) >= min(count, MOST // 2)
-    starts = [0, *found["step"]][: len(found["step"])]
-    assert len({end - start for start, end in zip(starts, found["step"], strict=True)} - {curve.width}) <= 1
-    means = [
-        losses[start : int(end)].mean() for start, end in zip(map(int, starts), found["step"], strict=True)
-    ]
+    losses = np.random.default_rng(count).random(count).tolist()
+    found = thinned(losses, 5 + count)  # of the first five steps nothing is known
+    ends = [int(end) - 5 for end in found["step"]]
+    starts = [0, *ends][: len(ends)]
+    assert min(count, MOST // 2) <= len(ends) == len(found["loss"]) <= MOST
+    widths = [end - start for start, end in zip(starts, ends, strict=True)]
+    assert len({*widths[:-1]}) <= 1
+    means = [np.mean(losses[start:end]) for start, end in zip(starts, ends, strict=True)]
     assert found["loss"] == pytest.approx(means, rel=1e-5)
-    assert found["step"][-1:] == [count] * (count > 0)
+    assert ends[-1:] == [count] * (count > 0)
 
 
 def test_every_step_has_a_row_with_its_losses_rate_and_time(tmp_path: Path) -> None:
@@ -64,7 +58,7 @@ def test_every_step_has_a_row_with_its_losses_rate_and_time(tmp_path: Path) -> N
     for start, end, point in zip(ends, ends[1:], trainer.curve, strict=False):
         mean = np.mean([float(row["loss"]) for row in found[start:end]])
         assert mean == pytest.approx(point["loss"], rel=1e-4)
-    assert trainer.log.thinned.to_dict()["step"] == [*range(1, 151)]
+    assert trainer.log.losses == pytest.approx([float(row["loss"]) for row in found], rel=1e-5)
 
 
 @pytest.mark.parametrize("stop", [2, 5])
@@ -83,7 +77,7 @@ def test_a_resumed_log_has_no_step_twice(tmp_path: Path, stop: int) -> None:
     mine, theirs = rows(log), rows(tmp_path / "whole.training.csv")
     assert [row["step"] for row in mine] == [str(k) for k in range(1, 10)]
     assert [(row["loss"], row["rate"]) for row in mine] == [(row["loss"], row["rate"]) for row in theirs]
-    assert resumed.log.thinned.to_dict() == whole.log.thinned.to_dict()
+    assert resumed.log.losses == whole.log.losses
 
 
 def test_parts_of_the_loss_and_what_is_measured_have_columns(tmp_path: Path) -> None:
@@ -131,7 +125,7 @@ def test_tensorboard_gets_every_step(tmp_path: Path, written: list[Any]) -> None
     assert [(name, step) for name, step, _ in written[1:]] == [
         (n, k) for k in (1, 2, 3) for n in ("loss", "rate")
     ]
-    assert written[1][2] == pytest.approx(trainer.log.thinned.sums[0])
+    assert written[1][2] == pytest.approx(trainer.log.losses[0])
 
 
 def test_a_resumed_training_hides_what_it_does_again(tmp_path: Path, written: list[Any]) -> None:

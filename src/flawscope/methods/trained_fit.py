@@ -18,6 +18,7 @@ from flawscope.methods.good_pictures import GoodPictures, HeldOut
 from flawscope.methods.settings import TrainingSettings
 from flawscope.methods.task import Defect, Fitted, Task
 from flawscope.methods.training import Trainer
+from flawscope.methods.training_log import thinned
 from flawscope.methods.training_state import arrays, as_json, tensors_of
 from flawscope.progress import counted, duration, silent
 
@@ -135,7 +136,7 @@ class Run:
             **({} if trainer.minutes is None else {"minutes": trainer.minutes}),
             "training_precision": trainer.precision,
             "curve": trainer.curve,
-            "training_curve": trainer.log.thinned.to_dict(),
+            "training_curve": thinned(trainer.log.losses, trainer.done),
             "seconds": {"training": round(trainer.seconds, 1)},
         }
 

@@ -196,7 +196,7 @@ class Trainer(State, ABC, Generic[B]):
             network.train()
         self.log = TrainingLog(
             *(budget.log, self.LOSSES, self.MEASURED, budget.tensorboard),
-            thinned=self.log.thinned,
+            known=self.log.losses,
             done=self.done,
         )
         with noted_interrupts() as interrupted, ThreadPoolExecutor(1) as ahead, closing(self.log):

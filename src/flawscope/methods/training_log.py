@@ -21,39 +21,20 @@ MOST = 200  # points of the thinned curve
 BLOCK, PAUSE = 64, 2.0  # steps and seconds after which rows are written: reading a loss makes a device wait
 
 
-class Thinned:
-    """The mean loss of every so many steps, as many that there are never more than `MOST` points. It does not
-    depend on where a training was interrupted."""
+def thinned(losses: Sequence[float], done: int) -> dict[str, list[float]]:
+    """A loss curve for the manifest: the mean loss of every so many steps, as many that there are never more
+    than `MOST` points, and `step`, the last one of each point.
 
-    def __init__(self, first: int = 0, count: int = 0, width: int = 1, sums: Sequence[float] = ()):
-        """
-        Args:
-            first: steps before the first one that is known.
-            count: steps that are known.
-            width: steps of a point.
-            sums: of the losses of each point's steps.
-        """
-        self.first, self.count, self.width, self.sums = first, count, width, [*map(float, sums)]
-
-    def add(self, loss: float) -> None:
-        if self.count % self.width == 0:
-            if len(self.sums) == MOST:
-                self.sums = [a + b for a, b in zip(self.sums[::2], self.sums[1::2], strict=True)]
-                self.width *= 2
-            self.sums.append(0.0)
-        self.sums[-1] += loss
-        self.count += 1
-
-    def state(self) -> dict[str, Any]:
-        """For a checkpoint: what the constructor takes."""
-        return {"first": self.first, "count": self.count, "width": self.width, "sums": self.sums}
-
-    def to_dict(self) -> dict[str, list[float]]:
-        """For the manifest: `step`, the last one of each point, and `loss`, their mean."""
-        ends = [min((k + 1) * self.width, self.count) for k in range(len(self.sums))]
-        counts = [end - k * self.width for k, end in enumerate(ends)]
-        means = [total / count for total, count in zip(self.sums, counts, strict=True)]
-        return {"step": [self.first + end for end in ends], "loss": [float(f"{m:.6g}") for m in means]}
+    Args:
+        losses: of the last steps of `done`.
+    """
+    width, count = 1, len(losses)
+    while count > MOST * width:
+        width *= 2
+    starts = range(0, count, width)
+    means = [sum(losses[k : k + width]) / min(width, count - k) for k in starts]
+    ends: list[float] = [done - count + min(k + width, count) for k in starts]
+    return {"step": ends, "loss": [float(f"{mean:.6g}") for mean in means]}
 
 
 class TrainingLog:
@@ -62,7 +43,7 @@ class TrainingLog:
     the same but for the seconds.
 
     Attributes:
-        thinned: the curve so far.
+        losses: of the steps so far; of a training that goes on, as many as its checkpoint knew.
     """
 
     def __init__(
@@ -72,7 +53,7 @@ class TrainingLog:
         measured: Sequence[str] = (),
         tensorboard: Path | None = None,
         *,
-        thinned: Thinned | None = None,
+        known: Sequence[float] = (),
         done: int = 0,
     ):
         """
@@ -81,15 +62,15 @@ class TrainingLog:
             losses: names of the parts.
             measured: names of what is measured now and then.
             tensorboard: folder of TensorBoard's events; None: there are none.
-            thinned, done: of the training that goes on, after so many steps. Rows of later steps, which are
-                done again, are removed, and TensorBoard hides them.
+            known, done: losses of the training that goes on, and after how many steps. Rows of later steps,
+                which are done again, are removed, and TensorBoard hides them.
 
         Raises:
             FlawscopeError: the file cannot be written.
         """
         self.path, self.parts, self.measured = path, tuple(losses) if len(losses) > 1 else (), tuple(measured)
         self.columns = ("step", "loss", *self.parts, "rate", "seconds", *self.measured)
-        self.thinned = thinned or Thinned(first=done)
+        self.losses = [*known]
         self.writer: Any = None
         if tensorboard is not None:
             from torch.utils.tensorboard import SummaryWriter
@@ -126,7 +107,7 @@ class TrainingLog:
         rows = csv.writer(text, lineterminator="\n")
         for parts, (_, row, wall) in zip(torch.stack([w[0] for w in waiting]).tolist(), waiting, strict=True):
             row |= {"loss": sum(parts), **dict(zip(self.parts, parts, strict=False))}
-            self.thinned.add(row["loss"])
+            self.losses.append(row["loss"])
             rows.writerow([_written(name, row.get(name)) for name in self.columns])
             if self.writer is not None:
                 for name in ("loss", "rate", *self.parts, *self.measured):

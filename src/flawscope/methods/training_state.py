@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from flawscope.artefact.state_file import Arrays, pack
 from flawscope.errors import CheckpointError, FlawscopeError, InputError
 from flawscope.methods.time_budget import Pace
-from flawscope.methods.training_log import Thinned, TrainingLog
+from flawscope.methods.training_log import TrainingLog
 from flawscope.progress import counted
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # Adam's, of every parameter
 WORKERS = "number of workers"  # in a checkpoint's identity
+EVERY_LOSS = "losses"  # of every step, in a checkpoint
 
 
 def precision_for(asked: Literal["auto", "fp32", "bf16"], device: torch.device) -> Literal["fp32", "bf16"]:
@@ -248,7 +249,6 @@ class State:
             "since": self.since,
             "total": total,
             "curve": self.curve,
-            "thinned": self.log.thinned.state(),
             "seconds": self.seconds + time.monotonic(),
             "pace": None if self.pace is None or over else self.pace.state(),
         }
@@ -257,7 +257,8 @@ class State:
             tensors[f"net.{name}"] = values
             known = self.optimiser.state.get(values, {})
             tensors |= {f"{key}.{name}": of_adam for key, of_adam in known.items()}
-        pack(path, arrays(tensors), "checkpoint", facts)
+        kept = {**arrays(tensors), EVERY_LOSS: np.array(self.log.losses)}
+        pack(path, kept, "checkpoint", facts)
 
     def restore(
         self, found: Arrays, facts: dict[str, Any], identity: dict[str, Any]
@@ -276,7 +277,8 @@ class State:
             self.steps, self.done, self.since = int(facts["steps"]), int(facts["done"]), int(facts["since"])
             self.total.copy_(torch.tensor(facts["total"], dtype=self.total.dtype))
             self.curve, self.seconds = list(facts["curve"]), float(facts["seconds"])
-            self.log = TrainingLog(None, self.LOSSES, thinned=Thinned(**facts["thinned"]))
+            known = found[EVERY_LOSS].tolist() if EVERY_LOSS in found else ()  # earlier versions have none
+            self.log = TrainingLog(None, self.LOSSES, known=known)
             self.minutes, kept = theirs.get("minutes"), facts.get("pace")
             self.planned = facts.get("planned")
             if kept is None:

@@ -72,6 +72,22 @@ def test_folding_changes_no_output(name, all_folded):
     assert close(after, before)
 
 
+def test_a_convolution_used_twice_is_not_folded():
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.one, self.two = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+
+        def forward(self, x):
+            return self.two(self.conv(self.one(self.conv(x))))
+
+    network = shake_batch_norm(Shared())
+    with torch.no_grad():
+        before = network(pictures())
+        assert fold_batch_norm(network, pictures()) == 0
+        assert torch.equal(network(pictures()), before)
+
+
 # ------------------------------------------------------------------------------------------ weights in files
 
 

@@ -38,7 +38,7 @@ from flawscope.methods.efficientad.targets import SIDE, PictureSet, Pool, Render
 from flawscope.methods.features.backbone import Backbone, load_backbone
 from flawscope.methods.task import EVERY, Budget
 from flawscope.methods.training import Trainer
-from flawscope.methods.training_log import board_in
+from flawscope.methods.training_log import board_in, thinned
 from flawscope.methods.training_state import as_json, on_device, precision_for
 from flawscope.progress import Step, counted, duration, silent
 
@@ -300,7 +300,7 @@ class Distillation(Trainer[tuple[Tensor, Tensor]]):
             "recipe": asdict(replace(self.recipe, steps=self.steps)),
             "steps": self.done,
             "curve": self.curve,
-            "training_curve": self.log.thinned.to_dict(),
+            "training_curve": thinned(self.log.losses, self.done),
             "started_from": self.started_from,
             "seconds": round(self.seconds, 1),
             "device": self.device.type,

@@ -25,6 +25,7 @@ from flawscope.artefact import state_file as packed
 from flawscope.errors import InputError
 from flawscope.methods.efficientad import CHANNELS, RECEPTIVE_FIELD, STRIDE, WIDTHS, Config, Size
 
+POOL = (2, 0, 0)  # in a PDN's table: averages of 2 x 2
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, whatever the teacher was made from
 
 
@@ -57,51 +58,33 @@ def pdn(
             h = ceil(H / 4) - 8, and output i is centred on pixel 4 i + 16.
         width: channels of the first layer, half of those that follow; None: the size's.
     """
-    return {"xs": _pdn_s, "s": _pdn_s, "m": _pdn_m}[size](channels, int(padding), width or WIDTHS[size])
+    pad, width = int(padding), width or WIDTHS[size]
+    wide = 2 * width
+    table = [(4, width, 3), POOL, (4, wide, 3), POOL]  # kernel, outputs, padding; tables 5 and 6
+    if size == "m":
+        table += [(1, wide, 0), (3, wide, 1), (4, channels, 0), (1, channels, 0)]
+    else:
+        table += [(3, wide, 1), (4, channels, 0)]
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    inputs, convolutions, pools = 3, 0, 0
+    for layer in table:
+        if layer is POOL:
+            pools += 1
+            layers[f"pool{pools}"] = nn.AvgPool2d(2, 2, padding=pad)
+            continue
+        kernel, outputs, around = layer
+        convolutions += 1
+        layers[f"conv{convolutions}"] = nn.Conv2d(inputs, outputs, kernel, padding=around * pad)
+        layers[f"relu{convolutions}"] = nn.ReLU()
+        inputs = outputs
+    layers.popitem()  # nothing follows the last convolution
+    return nn.Sequential(layers)
 
 
 def width_of(first: Tensor | NDArray[Any] | None, size: Size) -> int | None:
     """The width of a PDN whose first layer has these weights; None where no PDN has it."""
     width = 0 if first is None or first.ndim == 0 else first.shape[0]
     return width if 1 <= width <= WIDTHS[size] else None
-
-
-def _pdn_s(channels: int, pad: int, width: int) -> nn.Sequential:
-    """Table 5. In brackets the side of the maps for 256 pixels, without and with padding."""
-    return nn.Sequential(
-        OrderedDict(
-            conv1=nn.Conv2d(3, width, 4, padding=3 * pad),  # 253, 259
-            relu1=nn.ReLU(),
-            pool1=nn.AvgPool2d(2, 2, padding=pad),  # 126, 130
-            conv2=nn.Conv2d(width, 2 * width, 4, padding=3 * pad),  # 123, 133
-            relu2=nn.ReLU(),
-            pool2=nn.AvgPool2d(2, 2, padding=pad),  # 61, 67
-            conv3=nn.Conv2d(2 * width, 2 * width, 3, padding=pad),  # 59, 67
-            relu3=nn.ReLU(),
-            conv4=nn.Conv2d(2 * width, channels, 4),  # 56, 64
-        )
-    )
-
-
-def _pdn_m(channels: int, pad: int, width: int) -> nn.Sequential:
-    """Table 6."""
-    return nn.Sequential(
-        OrderedDict(
-            conv1=nn.Conv2d(3, width, 4, padding=3 * pad),  # 253, 259
-            relu1=nn.ReLU(),
-            pool1=nn.AvgPool2d(2, 2, padding=pad),  # 126, 130
-            conv2=nn.Conv2d(width, 2 * width, 4, padding=3 * pad),  # 123, 133
-            relu2=nn.ReLU(),
-            pool2=nn.AvgPool2d(2, 2, padding=pad),  # 61, 67
-            conv3=nn.Conv2d(2 * width, 2 * width, 1),  # 61, 67
-            relu3=nn.ReLU(),
-            conv4=nn.Conv2d(2 * width, 2 * width, 3, padding=pad),  # 59, 67
-            relu4=nn.ReLU(),
-            conv5=nn.Conv2d(2 * width, channels, 4),  # 56, 64
-            relu5=nn.ReLU(),
-            conv6=nn.Conv2d(channels, channels, 1),  # 56, 64
-        )
-    )
 
 
 def narrowed(network: nn.Sequential, channels: int) -> nn.Sequential:

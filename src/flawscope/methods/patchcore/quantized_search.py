@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import flawscope.methods.patchcore.quantized_search  # noqa: F401 - registers the operator
 from flawscope.methods.threads import Each
 
 BLOCK = 1024  # bank elements multiplied at once

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
@@ -26,7 +25,7 @@ def fit(model: Model, task: Task) -> Fitted:
     """Train `model` on good pictures, of which some are held out, and on the seen defects; calibrate it on
     those held out."""
     config, run, seen = model.config, Run("prnet", model, task), task.seen
-    made = read_prototypes(config, model) if config.prototypes else None
+    made = read_prototypes(Path(config.prototypes), model) if config.prototypes else None
     held, learnt = run.divide().numbers, run.images.numbers
     pictures = TrainingPictures(config, run.images, learnt, seen, model.roi.cpu().numpy())
     for line in pictures.skipped:
@@ -38,7 +37,12 @@ def fit(model: Model, task: Task) -> Fitted:
     features = FeatureCache(model, run.images, learnt, run.room // 2)
     features.measure(task.step)
     if made is not None:
-        clusters = made.fitting(run.digest)
+        clusters, digest = made
+        if digest != run.digest:
+            raise InputError(
+                f"{config.prototypes} was made of other pictures than are learnt from here: make it anew "
+                "with the same pictures, --size, --roi, --seed, --group and --false-alarm-rate"
+            )
     else:
         clusters = task.budget.together.first(lambda: find_prototypes(config, features, task.step))
     for prototypes, one in zip(model.scales, clusters, strict=True):
@@ -105,27 +109,9 @@ def write_prototypes(model: Model, task: Task, out: Path) -> None:
 PROTOTYPES = "set of prototypes"
 
 
-@dataclass(frozen=True)
-class Made:
-    """What `write_prototypes` wrote."""
-
-    path: Path
-    clusters: list[Clusters]
-    digest: str  # of the pictures and the region of interest
-
-    def fitting(self, digest: str) -> list[Clusters]:
-        """The clusters, if they are of these pictures."""
-        if digest != self.digest:
-            raise InputError(
-                f"{self.path} was made of other pictures than are learnt from here: make it anew with "
-                "the same pictures, --size, --roi, --seed, --group and --false-alarm-rate"
-            )
-        return self.clusters
-
-
-def read_prototypes(config: Config, model: Model) -> Made:
-    assert config.prototypes is not None
-    path = Path(config.prototypes)
+def read_prototypes(path: Path, model: Model) -> tuple[list[Clusters], str]:
+    """What `write_prototypes` wrote, and the digest of its pictures and region of interest. InputError where
+    it is not for this model."""
     found, facts = unpack(path, read(path, PROTOTYPES), PROTOTYPES, "make it anew")
     tensors = tensors_of(found)
     other = InputError(f"{path} is of another backbone, size or version: make it anew with the same settings")
@@ -148,4 +134,4 @@ def read_prototypes(config: Config, model: Model) -> Made:
         raise other from None
     if shapes != [tuple(shape) for shape in model.shapes[:-1]]:
         raise other
-    return Made(path, clusters, digest)
+    return clusters, digest

@@ -10,15 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageEnhance
 
-from flawscope.errors import InputError
-from flawscope.methods.efficientad import RECEPTIVE_FIELD, STRIDE, Config
+import flawscope
+from flawscope.fitting.fitting import fit
+from flawscope.methods.efficientad import FIRST_LAYERS, PRESETS, RECEPTIVE_FIELD, STRIDE, Config
+from flawscope.methods.efficientad.fit import EVEN, _differences, spread, weigh
 from flawscope.methods.efficientad.model import Model, create
 from flawscope.methods.efficientad.trainer import Batch, Trainer, _hardest, _starts
 from flawscope.methods.efficientad.training_pictures import (
     Generated,
-    Natural,
+    Spoilt,
     TeacherOutputs,
     other_pictures,
     recoloured,
@@ -29,6 +30,7 @@ from flawscope.progress import silent
 from flawscope.synthesis.demo.dataset import draw_picture
 
 PLENTY = 2**30
+FORGETTING = PRESETS["quick"]  # the student starts as the teacher, and forgets
 Settings = dict[str, Any]
 
 
@@ -126,20 +128,6 @@ def test_the_autoencoder_learns_from_the_student_too(
         assert all(bool(p.grad.abs().sum() > 0) for p in network.parameters() if p.grad is not None)
         assert any(p.grad is not None for p in network.parameters())
     assert all(p.grad is None for p in trainer.model.teacher.parameters())
-
-
-@pytest.mark.parametrize(("kind", "enhance"), [(0, "Brightness"), (1, "Contrast"), (2, "Color")])
-@pytest.mark.parametrize("factor", [0.8, 1.0, 1.2])
-def test_recoloured_as_pillow_does_it(
-    shots: list[torch.Tensor], kind: int, enhance: str, factor: float
-) -> None:
-    for image in (shots[0], torch.rand(3, 40, 50, generator=torch.Generator().manual_seed(1))):
-        eight = torch.round(image * 255)
-        picture = Image.fromarray(eight.byte().permute(1, 2, 0).numpy())
-        expected = np.asarray(getattr(ImageEnhance, enhance)(picture).enhance(factor)).astype(float)
-        found = recoloured(eight / 255, kind, factor).permute(1, 2, 0).numpy() * 255
-        assert np.abs(found - expected).max() < 2
-        assert np.abs(found - eight.permute(1, 2, 0).numpy()).max() < 1e-3 if factor == 1 else True
 
 
 # ------------------------------------------------------------------------------------------------ batches
@@ -260,59 +248,6 @@ def test_what_is_kept_changes_nothing(
         assert_same(weights(trainers[0].model), weights(trainers[1].model))
 
 
-# -------------------------------------------------------------------------------------------- other pictures
-
-
-@pytest.mark.parametrize("side", [(41, 53), (285, 285), (600, 41)])
-def test_photographs_are_cut_at_512_pixels(tmp_path: Path, side: tuple[int, int]) -> None:
-    """A ramp says how large the part is: 512 pixels across all of it, or more where the window is larger."""
-    ramp = np.zeros((64, 256, 3), np.uint8)
-    ramp[:, :, 0] = np.arange(256)
-    ramp[:, :, 1] = 4 * np.arange(64)[:, None]
-    Image.fromarray(ramp).save(tmp_path / "ramp.png")
-    natural = Natural(tmp_path)
-    rng, colourless, large = np.random.default_rng(0), 0, max(512, *side)
-    lefts = set()
-    for _ in range(40):
-        part = natural.draw(side, rng)
-        assert part.shape == (*side, 3)
-        if (part[..., 0] == part[..., 1]).all():
-            colourless += 1
-            continue
-        row, column = part[side[0] // 2, :, 0].astype(int), part[:, side[1] // 2, 1].astype(int)
-        assert row[-1] - row[0] == pytest.approx(256 * side[1] / large, abs=4)
-        assert column[-1] - column[0] == pytest.approx(256 * side[0] / large, abs=12)
-        lefts.add(int(row[0]))
-    assert 4 <= colourless <= 20  # 12 of 40 expected
-    assert len(lefts) > 10 or side[1] == large
-
-
-def test_a_folder_of_photographs_is_named_and_what_cannot_be_read_is_passed_over(tmp_path: Path) -> None:
-    folder = tmp_path / "photographs"
-    folder.mkdir()
-    for k in range(3):
-        Image.fromarray(np.full((20, 30 + k, 3), 40 * k, np.uint8)).save(folder / f"{k}.png")
-    found = other_pictures(str(folder))
-    assert isinstance(found, Natural)
-    assert found.name.startswith("3 pictures of folder photographs (")
-    assert str(tmp_path) not in found.name
-    (folder / "2.png").unlink()
-    assert other_pictures(str(folder)).name != found.name
-    assert other_pictures("none") is None
-    assert isinstance(other_pictures("generated"), Generated)
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(folder / "a.png")
-    (folder / "cut.png").write_bytes((folder / "a.png").read_bytes()[:4000])  # its header is whole
-    cut = Natural(folder)
-    assert all(cut.draw((41, 41), np.random.default_rng(k)).shape == (41, 41, 3) for k in range(8))
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    (empty / "broken.png").write_bytes(b"no picture")
-    for wrong in (empty, tmp_path / "nowhere"):
-        with pytest.raises(InputError):
-            other_pictures(str(wrong))
-
-
 # ------------------------------------------------------------------------------------------------ the run
 
 
@@ -328,3 +263,83 @@ def test_it_learns(quick_settings: Settings, shots: list[torch.Tensor]) -> None:
     assert last["autoencoder"] < 0.9 * first["autoencoder"]
     assert last["penalty"] > 0
     assert sum(last[k] for k in last if k != "step") < 0.8 * sum(first[k] for k in first if k != "step")
+
+
+# ------------------------------------------------------------------------------------------------ forgetting
+
+
+def test_the_student_begins_as_the_teacher_and_keeps_its_first_layers(
+    quick_settings: dict[str, Any], shots: list[torch.Tensor]
+) -> None:
+    trainer = trainer_of(quick_settings, shots[:2], **{**FORGETTING, "defects": 0})
+    model = trainer.model
+    with torch.inference_mode():
+        local = model.embed(torch.stack(shots[:2]))[:, 0]
+    assert float(local.max()) < 1e-6
+    before = {k: v.clone() for k, v in model.student.state_dict().items()}
+    trainer.learn(Budget(), None, {})
+    kept = {*model.student[:FIRST_LAYERS].state_dict()}
+    for name, values in model.student.state_dict().items():
+        assert torch.equal(values, before[name]) == (name in kept), name
+        if name in kept:
+            assert torch.equal(values, model.teacher.state_dict()[name])
+
+
+def test_defects_are_unlearnt_and_the_rest_is_learnt(
+    quick_settings: dict[str, Any], shots: list[torch.Tensor]
+) -> None:
+    trainer = trainer_of(quick_settings, shots[:2], **FORGETTING)
+    learnt, taught = torch.full((1, 2, 3, 3), 3.0), torch.full((1, 2, 3, 3), 5.0)
+    anywhere, within = torch.zeros(2, 1, 3, 3, dtype=torch.bool)
+    anywhere[0, :, :2], within[0, :, 0] = True, True
+    learnt[0, :, :, 0], taught[0, :, :, 1] = 7.0, 99.0  # a defect; one is near
+    hard, penalty = trainer._of_student(learnt, taught, None, Spoilt(anywhere, within))
+    assert (float(hard), float(penalty)) == (4.0, 49.0)
+    everywhere = Spoilt(torch.ones_like(anywhere), within)
+    assert float(trainer._of_student(learnt, taught, None, everywhere)[0]) == 0
+    nothing_counts = trainer._of_student(learnt, taught, torch.zeros_like(within), Spoilt(anywhere, within))
+    assert [float(v) for v in nothing_counts] == [0, 0]
+
+
+def trained(settings: dict[str, Any], shots: list[torch.Tensor]) -> Model:
+    trainer = trainer_of(settings, shots, rate=1e-2, **FORGETTING)
+    trainer.learn(Budget(), None, {})
+    return trainer.model
+
+
+def test_weighed_differences_are_those_times_a_matrix_that_makes_them_even(
+    quick_settings: dict[str, Any], shots: list[torch.Tensor]
+) -> None:
+    shots = shots[:2]
+    model = trained(quick_settings, shots)
+    before = _differences(model, shots[0])
+    moments = spread(model, shots)
+    weigh(model, moments)
+    after = _differences(model, shots[0])
+    for old, new, total in zip(before, after, moments, strict=True):
+        size, directions = torch.linalg.eigh(total)
+        scale = (size / size.mean() + EVEN).sqrt()
+        expected = (old.double() @ directions) / scale
+        torch.testing.assert_close(new.double(), expected, rtol=1e-3, atol=1e-4)
+    uneven = [(s[-1] / s.mean()).item() for s in map(torch.linalg.eigvalsh, moments)]
+    evener = [(s[-1] / s.mean()).item() for s in map(torch.linalg.eigvalsh, spread(model, shots))]
+    assert all(b < a for a, b in zip(uneven, evener, strict=True))
+    # what the model says is the mean square of these
+    with torch.inference_mode():
+        maps = model.embed(shots[0][None])[0].flatten(1)
+    for one, new in zip(maps, after, strict=True):
+        torch.testing.assert_close(one, new.square().mean(1), rtol=1e-4, atol=1e-6)
+
+
+def test_a_fit_of_blank_pictures_makes_a_model(quick_settings: dict[str, Any], tmp_path: Path) -> None:
+    """All differences on them are 0."""
+    pictures = [np.full((256, 256, 3), v, np.uint8) for v in (100, 101)]
+    options = {**quick_settings, **FORGETTING, "device": "cpu", "samples": 0, "check": False}
+    made = fit(pictures, method="efficientad", **options)
+    assert made.manifest.facts["penalty"] == "simulated defects"
+    assert not any("photographs" in note for note in made.manifest.notes)
+    made.save(tmp_path / "m.safetensors")
+    loaded = flawscope.load(tmp_path / "m.safetensors", device="cpu")
+    for picture in pictures:
+        assert np.isfinite(loaded.predict(picture).score)
+        assert loaded.predict(picture).score == pytest.approx(made.predict(picture).score, abs=1e-4)
