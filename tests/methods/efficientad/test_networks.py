@@ -16,10 +16,10 @@ from flawscope.methods.efficientad.networks import (
     pdn_grid,
 )
 
-# kernel, outputs, padding for distillation (convolutions); kernel, stride, padding (pools)
+# kernel and outputs (convolutions); kernel and stride (pools)
 TABLE = {
-    "s": ["4 128 3", "pool 2 2 1", "4 256 3", "pool 2 2 1", "3 256 1", "4 384 0"],
-    "m": ["4 256 3", "pool 2 2 1", "4 512 3", "pool 2 2 1", "1 512 0", "3 512 1", "4 384 0", "1 384 0"],
+    "s": ["4 128", "pool 2 2", "4 256", "pool 2 2", "3 256", "4 384"],
+    "m": ["4 256", "pool 2 2", "4 512", "pool 2 2", "1 512", "3 512", "4 384", "1 384"],
 }
 
 
@@ -45,35 +45,24 @@ def test_the_smallest_one_takes_a_fifth_of_the_operations():
 @pytest.mark.parametrize("size", ["s", "m"])
 def test_layers_are_the_tables(size):
     found = []
-    layers = list(pdn(size, padding=True))
+    layers = list(pdn(size))
     for layer, following in zip(layers, [*layers[1:], None], strict=True):
         if isinstance(layer, nn.Conv2d):
             assert layer.stride == (1, 1)
-            found.append(f"{layer.kernel_size[0]} {layer.out_channels} {layer.padding[0]}")
+            found.append(f"{layer.kernel_size[0]} {layer.out_channels}")
             assert isinstance(following, nn.ReLU) == (following is not None)  # no activation at the end
         elif isinstance(layer, nn.AvgPool2d):
-            found.append(f"pool {layer.kernel_size} {layer.stride} {layer.padding}")
+            found.append(f"pool {layer.kernel_size} {layer.stride}")
     assert found == TABLE[size]
-
-
-@pytest.mark.parametrize("size", ["xs", "s", "m"])
-def test_padded_and_unpadded_are_the_same_network(size):
-    """Where the padding is not seen, output i + 4 of the one is output i of the other."""
-    padded, plain = pdn(size, 8, padding=True), pdn(size, 8)
-    plain.load_state_dict(padded.state_dict())
-    images = torch.rand(1, 3, 72, 65, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        whole, inner = padded(images), plain(images)
-    assert tuple(whole.shape[-2:]) == pdn_grid((72, 65), padding=True) == (18, 17)
-    assert tuple(inner.shape[-2:]) == pdn_grid((72, 65)) == (10, 9)
-    torch.testing.assert_close(inner, whole[:, :, 4 : 4 + inner.shape[2], 4 : 4 + inner.shape[3]])
 
 
 @pytest.mark.parametrize("size", ["xs", "s", "m"])
 def test_an_output_sees_33_pixels_and_no_other(size):
     network = pdn(size, 4)
     images = torch.rand(1, 3, 61, 61, requires_grad=True)
-    network(images)[0, :, 3, 5].square().sum().backward()
+    outputs = network(images)
+    assert tuple(outputs.shape[-2:]) == pdn_grid((61, 61)) == (8, 8)
+    outputs[0, :, 3, 5].square().sum().backward()
     seen = images.grad[0].abs().sum(0) > 0
     rows, columns = (torch.nonzero(seen.any(axis))[:, 0].tolist() for axis in (1, 0))
     assert (rows[0], rows[-1], len(rows)) == (12, 44, 33)
@@ -104,7 +93,6 @@ def test_the_autoencoder_fits_the_pdn_at_any_size(size):
         output = network(torch.zeros(2, 3, *size, device="meta"))
         height, width = (side + 2 * border for side in size)
         assert output.shape == (2, 8, *pdn_grid((height, width)))
-    assert pdn_grid((height, width)) == pdn_grid(size, padding=True)  # a border of 16 is worth the padding
 
 
 @pytest.mark.parametrize("size", [(255, 256), (256, 128), (1024, 255)])

@@ -12,7 +12,7 @@ import torch
 
 from flawscope.errors import InputError
 from flawscope.methods.patchcore import coreset, quantized_search
-from flawscope.methods.patchcore.coreset import greedy_k_center, select
+from flawscope.methods.patchcore.coreset import select
 from flawscope.methods.patchcore.quantized_search import Batch, ByteBound
 
 
@@ -94,7 +94,7 @@ def with_bytes(monkeypatch) -> None:
 def test_same_picks_as_the_plain_loop(points, width, values, count, first):
     features = whole(points + width, points, width, values)
     picks, distance = plain_loop(features, count, first)
-    assert greedy_k_center(features, count, first).tolist() == picks
+    assert select(features, count, first=first).indices.tolist() == picks
     result = select(features, count, first=first)
     np.testing.assert_allclose(result.distances.numpy(), distance, rtol=1e-6)
     assert result.radius == result.distances.max()
@@ -103,7 +103,7 @@ def test_same_picks_as_the_plain_loop(points, width, values, count, first):
 def test_far_first_point_and_duplicates_never_pick_twice():
     # The first point is the origin of all norms: with norms near 1e9 rounding makes distances negative
     features = torch.cat([torch.full((1, 40), 5e3), real(1, 30, 40).repeat(4, 1) + 0.1])
-    picks = greedy_k_center(features, len(features))
+    picks = select(features, len(features)).indices
     assert sorted(picks.tolist()) == list(range(len(features)))
 
 
@@ -228,7 +228,7 @@ def test_features_that_are_not_finite_are_refused(value):
     features = real(3, 50, 8)
     features[20, 3] = value
     with pytest.raises(InputError, match="not finite"):
-        greedy_k_center(features, 10)
+        select(features, 10)
 
 
 def test_no_other_group_is_infinitely_far():
@@ -288,12 +288,12 @@ def test_thread_count_changes_no_bit(monkeypatch):
 @pytest.mark.parametrize(("count", "first"), [(0, 0), (11, 0), (3, 10), (3, -1)])
 def test_senseless_requests(count, first):
     with pytest.raises(InputError):
-        greedy_k_center(whole(16, 10, 2, 5), count, first)
+        select(whole(16, 10, 2, 5), count, first=first)
 
 
 def test_same_picks_with_more_points_than_a_pool():
     features = whole(0, 6000, 4, 12)
-    assert greedy_k_center(features, 500).tolist() == plain_loop(features, 500)[0]
+    assert select(features, 500).indices.tolist() == plain_loop(features, 500)[0]
 
 
 def test_bytes_are_left_alone_where_they_would_be_cut_off():

@@ -44,14 +44,6 @@ def test_certain_and_wrong_stays_a_number_with_a_gradient(logit):
         assert torch.allclose(logits.grad, torch.full_like(logits, sign * 2.5 / 4))
 
 
-def test_alpha_and_gamma_are_the_paper_s_names():
-    logits = torch.tensor([[[[0.3, -1.2]]]])
-    masks = torch.tensor([[[[1.0, 0.0]]]])
-    p = logits.sigmoid().flatten().tolist()
-    expected = -0.8 * (1 - p[0]) ** 2 * math.log(p[0]) - 0.2 * p[1] ** 2 * math.log(1 - p[1])
-    assert float(focal(logits, masks, alpha=0.8, gamma=2)) == pytest.approx(expected / 2, rel=1e-5)
-
-
 def test_the_score_is_the_mean_of_the_hundred_largest_pixels():
     maps = torch.rand(3, 20, 30, generator=torch.Generator().manual_seed(1))
     expected = [sum(sorted(one.flatten().tolist())[-100:]) / 100 for one in maps]

@@ -25,7 +25,6 @@ from flawscope.artefact import state_file as packed
 from flawscope.errors import InputError
 from flawscope.methods.efficientad import CHANNELS, RECEPTIVE_FIELD, STRIDE, WIDTHS, Config, Size
 
-POOL = (2, 0, 0)  # in a PDN's table: averages of 2 x 2
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, whatever the teacher was made from
 
 
@@ -44,38 +43,28 @@ def _channels(values: tuple[float, ...], images: Tensor) -> Tensor:
     return found.view(1, -1, 1, 1)
 
 
-def pdn(
-    size: Size, channels: int = CHANNELS, *, padding: bool = False, width: int | None = None
-) -> nn.Sequential:
-    """A PDN: `[B, 3, H, W]` normalised to `[B, channels, h, w]`, one description per 4 pixels.
-
-    Every output sees 33 x 33 pixels and nothing else. The weights are the same with and without padding.
+def pdn(size: Size, channels: int = CHANNELS, *, width: int | None = None) -> nn.Sequential:
+    """A PDN without padding (tables 5 and 6): `[B, 3, H, W]` normalised to `[B, channels, h, w]`, one
+    description per 4 pixels. Output i sees the 33 pixels from 4 i on and nothing else.
 
     Args:
         size: "xs", "s" or "m".
         channels: 384 for a teacher, 768 for a student: the second half predicts the autoencoder.
-        padding: h = ceil(H / 4), 64 for 256 pixels, and output j is centred on pixel 4 j. Off for detection:
-            h = ceil(H / 4) - 8, and output i is centred on pixel 4 i + 16.
         width: channels of the first layer, half of those that follow; None: the size's.
     """
-    pad, width = int(padding), width or WIDTHS[size]
-    wide = 2 * width
-    table = [(4, width, 3), POOL, (4, wide, 3), POOL]  # kernel, outputs, padding; tables 5 and 6
+    width = width or WIDTHS[size]
+    table = [(4, width), (4, 2 * width)]  # kernel and outputs of the convolutions
     if size == "m":
-        table += [(1, wide, 0), (3, wide, 1), (4, channels, 0), (1, channels, 0)]
+        table += [(1, 2 * width), (3, 2 * width), (4, channels), (1, channels)]
     else:
-        table += [(3, wide, 1), (4, channels, 0)]
+        table += [(3, 2 * width), (4, channels)]
     layers: OrderedDict[str, nn.Module] = OrderedDict()
-    inputs, convolutions, pools = 3, 0, 0
-    for layer in table:
-        if layer is POOL:
-            pools += 1
-            layers[f"pool{pools}"] = nn.AvgPool2d(2, 2, padding=pad)
-            continue
-        kernel, outputs, around = layer
-        convolutions += 1
-        layers[f"conv{convolutions}"] = nn.Conv2d(inputs, outputs, kernel, padding=around * pad)
-        layers[f"relu{convolutions}"] = nn.ReLU()
+    inputs = 3
+    for k, (kernel, outputs) in enumerate(table, 1):
+        layers[f"conv{k}"] = nn.Conv2d(inputs, outputs, kernel)
+        layers[f"relu{k}"] = nn.ReLU()
+        if k <= 2:
+            layers[f"pool{k}"] = nn.AvgPool2d(2, 2)
         inputs = outputs
     layers.popitem()  # nothing follows the last convolution
     return nn.Sequential(layers)
@@ -95,9 +84,9 @@ def narrowed(network: nn.Sequential, channels: int) -> nn.Sequential:
     return network
 
 
-def pdn_grid(size: tuple[int, int], *, padding: bool = False) -> tuple[int, int]:
+def pdn_grid(size: tuple[int, int]) -> tuple[int, int]:
     """(h, w) of a PDN's output for pictures of (H, W) pixels."""
-    height, width = (-(-n // STRIDE) - (0 if padding else 8) for n in size)
+    height, width = (-(-n // STRIDE) - 8 for n in size)
     return height, width
 
 

@@ -60,27 +60,6 @@ class Coreset:
         return float(self.distances.max())
 
 
-def greedy_k_center(features: Tensor, count: int, first: int = 0) -> Tensor:
-    """Indices of a greedy k-center selection, in order of picking.
-
-    Each pick is the point farthest from all picks so far; of equals the one with the lowest index, and no
-    point twice. Identical to the plain loop where fp32 is exact (integer features whose squared norms stay
-    below 2**24); elsewhere rounding may reorder picks, and the covering radius agrees within 1e-5.
-
-    Args:
-        features: [N, D] float32, on any device.
-        count: how many to pick, 1..N.
-        first: index of the first pick.
-
-    Returns:
-        [count] int64 on the device of `features`.
-
-    Source: Roth et al., Towards Total Recall in Industrial Anomaly Detection (CVPR 2022), Algorithm 1;
-    Gonzalez 1985 for the greedy rule.
-    """
-    return select(features, count, first=first).indices
-
-
 def select(
     features: Tensor,
     count: int,
@@ -92,10 +71,15 @@ def select(
     until: float = 0.0,
     progress: Progress | None = None,
 ) -> Coreset:
-    """`greedy_k_center` with everything around it.
+    """A greedy k-center selection: each pick is the point farthest from all picks so far; of equals the one
+    with the lowest index, and no point twice.
+
+    Identical to the plain loop where fp32 is exact (integer features whose squared norms stay below 2**24);
+    elsewhere rounding may reorder picks, and the covering radius agrees within 1e-5. Source: Roth et al.
+    (CVPR 2022), Algorithm 1; Gonzalez 1985 for the greedy rule.
 
     Args:
-        features: [N, D] float32.
+        features: [N, D] float32, on any device.
         count: how many to pick, 1..N; with `start` also 0.
         first: the first pick, unless `start` is given.
         groups: [N] integer, rows of one group next to each other. With it, the distance to the picks of

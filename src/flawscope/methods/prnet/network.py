@@ -283,15 +283,15 @@ def loss(logits: Tensor, masks: Tensor, counted: Tensor | None = None) -> Tensor
     return F.smooth_l1_loss(logits.sigmoid(), masks) + LAMBDA * focal(logits, masks)
 
 
-def focal(logits: Tensor, masks: Tensor, alpha: float = ALPHA, gamma: float = GAMMA) -> Tensor:
-    """Mean over all pixels of -a (1 - p)^gamma log p, where p is the probability of the right answer and a is
-    `alpha` on defects, 1 - `alpha` elsewhere (Lin et al., Focal Loss for Dense Object Detection, 2017).
+def focal(logits: Tensor, masks: Tensor) -> Tensor:
+    """Mean over all pixels of -a (1 - p)^`GAMMA` log p, where p is the probability of the right answer and a
+    is `ALPHA` on defects, 1 - `ALPHA` elsewhere (Lin et al., Focal Loss for Dense Object Detection, 2017).
 
     From logits: right also where p is 0 or 1 to the last digit.
     """
     right = logits * (2 * masks - 1)  # logit of p
-    weight = alpha * masks + (1 - alpha) * (1 - masks)
-    return (weight * (-right).sigmoid().pow(gamma) * F.softplus(-right)).mean()
+    weight = ALPHA * masks + (1 - ALPHA) * (1 - masks)
+    return (weight * (-right).sigmoid().pow(GAMMA) * F.softplus(-right)).mean()
 
 
 def image_score(maps: Tensor, top: int = TOP) -> Tensor:
