@@ -23,7 +23,7 @@ from flawscope.datasets.seen import choose_seen
 from flawscope.errors import InputError
 from flawscope.methods.good_pictures import packed
 from flawscope.methods.method import Method
-from flawscope.methods.task import Defect
+from flawscope.methods.task import Defect, Workers
 from flawscope.pictures.appearance import Measures, measure
 from flawscope.pictures.decoding import Source, decode, pixel_hash, reason
 from flawscope.pictures.files import upright_size
@@ -281,7 +281,7 @@ class Notes:
     copies: list[int]
 
 
-class RemoteWorkers:
+class RemoteWorkers(Workers):
     """`Task.workers` of a pool: their findings about the pictures come back with the result.
 
     A part is worked on as if it were the only one. That gets one thing wrong, which is found here: a picture

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -29,25 +29,12 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class Workers(Protocol):
-    """Where the parts of a stage are worked on.
+class Workers:
+    """Where the parts of a stage are worked on; here in this process, one after the other.
 
     count: how many parts are worked on at once.
     memory: bytes that each may take; None: what this machine has free.
     """
-
-    count: int
-    memory: int | None
-
-    def __call__(
-        self, work: Callable[[T], R], parts: Sequence[T], stage: str, peak: int | None = None
-    ) -> Iterator[R]:
-        """What `work` gives of each part, in their order. `work` may be done in another process, on a copy of
-        what it holds, so that it changes nothing here; `peak`: bytes that it takes at most."""
-
-
-class Here:
-    """This process, one part after the other."""
 
     count = 1
     memory: int | None = None
@@ -55,10 +42,12 @@ class Here:
     def __call__(
         self, work: Callable[[T], R], parts: Sequence[T], stage: str, peak: int | None = None
     ) -> Iterator[R]:
+        """What `work` gives of each part, in their order. `work` may be done in another process, on a copy of
+        what it holds, so that it changes nothing here; `peak`: bytes that it takes at most."""
         return map(work, parts)
 
 
-HERE = Here()
+HERE = Workers()
 
 
 class Left(Exception):

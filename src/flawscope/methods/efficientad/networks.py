@@ -106,8 +106,7 @@ class Autoencoder(nn.Module):
         """
         Args:
             channels: of the teacher.
-            border: pixels that the PDN which it is compared with sees beyond each edge of the picture; 16 for
-                one with padding.
+            border: pixels that the PDN which it is compared with sees beyond each edge of the picture.
         """
         super().__init__()
         self.border = border

@@ -17,7 +17,8 @@ from flawscope.methods.efficientad import FIRST_LAYERS, PAPER_STEPS, RECEPTIVE_F
 from flawscope.methods.efficientad.model import Model, bordered
 from flawscope.methods.efficientad.networks import normalised, outputs_of
 from flawscope.methods.efficientad.training_pictures import (
-    Other,
+    Generated,
+    Natural,
     Spoiler,
     Spoilt,
     TeacherOutputs,
@@ -58,7 +59,12 @@ class Trainer(training.Trainer[Batch]):
     CPU_STEPS, GPU_STEPS = 6000, PAPER_STEPS
 
     def __init__(
-        self, model: Model, images: GoodPictures, taught: TeacherOutputs, other: Other | None, task: Task
+        self,
+        model: Model,
+        images: GoodPictures,
+        taught: TeacherOutputs,
+        other: Generated | Natural | None,
+        task: Task,
     ):
         self.model, self.images, self.taught, self.other = model, images, taught, other
         self.config, self.training = model.config, taught.learnt

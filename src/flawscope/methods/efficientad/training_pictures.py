@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -76,16 +75,7 @@ class TeacherOutputs(FeatureCache):
 # ------------------------------------------------------------------------------------------- other pictures
 
 
-class Other(Protocol):
-    """Pictures that the student must not learn to describe (3.2)."""
-
-    name: str  # for the manifest
-
-    def draw(self, side: tuple[int, int], rng: np.random.Generator) -> Pixels:
-        """Part `[h, w, 3]` of one of them."""
-
-
-def other_pictures(natural: str) -> Other | None:
+def other_pictures(natural: str) -> Generated | Natural | None:
     """What the setting `natural` asks for."""
     if natural == NONE:
         return None

@@ -105,13 +105,8 @@ def _in_memory(job: Job) -> Fitted:
         chosen = range(len(patches.pictures))
         good = leave_one_out(job, patches, selections, results, chosen)
     job.tick("calibration")
-    facts = {
-        "patches": patches.total,
-        "covering_radius": [result.radius for result in results],
-        "shards": 1,
-        "suspicious_above": _finite(_limit(job, good)),
-    }
     calibrated = [patches.pictures[i] for i in chosen]
+    facts = {"patches": patches.total, "covering_radius": [result.radius for result in results], "shards": 1}
     fitted = _fitted(job, good, calibrated, patches.pictures, *_apart(job, selections), facts)
     if alone:
         fitted.calibration = replace(fitted.calibration, promised=False, method=few_shot.METHOD)
@@ -134,11 +129,6 @@ def _limit(job: Job, good: Good) -> float:
     return good.fence if known is None else known
 
 
-def _finite(limit: float) -> float | None:
-    """For JSON, which has no infinity."""
-    return limit if np.isfinite(limit) else None
-
-
 def _some(used: Sequence[int]) -> None:
     if not used:
         raise InputError(
@@ -155,7 +145,13 @@ def _fitted(
     left_out: LeftOut,
     facts: dict[str, Any],
 ) -> Fitted:
-    alone = len({job.task.groups[i] for i in used}) == len(used)
+    alone, limit = len({job.task.groups[i] for i in used}) == len(used), _limit(job, good)
+    facts = {
+        "bank": sum(view.norms.numel() for view in job.views),
+        **facts,
+        "suspicious_above": limit if np.isfinite(limit) else None,  # JSON has no infinity
+        "seconds": job.seconds(),
+    }
     return Fitted(
         from_values(
             good.scores,
@@ -169,7 +165,7 @@ def _fitted(
         used=used,
         extra={f"bank_groups.{v}": of_bank.int() for v, of_bank in enumerate(groups)},
         left_out=left_out,
-        facts={"bank": sum(view.norms.numel() for view in job.views), **facts, "seconds": job.seconds()},
+        facts=facts,
     )
 
 
@@ -226,7 +222,6 @@ def _by_place(job: Job, blocks: int) -> Fitted:
         "covering_radius": found.radii,
         "shards": blocks,
         "positions": job.model.positions,
-        "suspicious_above": _finite(_limit(job, good)),
     }
 
     groups = found.groups_of(job.model)
@@ -275,15 +270,10 @@ def _streamed(job: Job, planned: Plan) -> Fitted:
     job.task.say(
         f"covering radius at most {', '.join(f'{r:.4g}' for r in radii)} ({counted(planned.shards, 'shard')})"
     )
-    limit = _limit(job, good)
-    facts = {
-        "patches": total,
-        "covering_radius": radii,
-        "shards": planned.shards,
-        "suspicious_above": _finite(limit),
-    }
+    facts = {"patches": total, "covering_radius": radii, "shards": planned.shards}
     fitted = _fitted(job, good, calibrated, used, *_apart(job, selections), facts)
-    fitted.suspects = {calibrated[i]: float(good.scores[i]) for i in suspects(good.scores, limit)}
+    found = suspects(good.scores, _limit(job, good))
+    fitted.suspects = {calibrated[i]: float(good.scores[i]) for i in found}
     if len(calibrated) < len(used):
         fitted.notes.append(f"{len(calibrated)} of {len(used)} pictures were looked at for suspicious ones")
     return fitted
