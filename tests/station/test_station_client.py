@@ -452,7 +452,7 @@ def test_predict_with_a_server_prints_what_it_prints_with_the_model(
             assert one[name] == (pytest.approx(same, rel=1e-4) if isinstance(same, float) else same), name
         assert [r["box"] for r in one["regions"]] == [r["box"] for r in other["regions"]]
     for row, same_row in zip(*(read_table(tmp_path / f"{n}.csv") for n in ("station", "model")), strict=True):
-        assert row.score == pytest.approx(same_row.score, rel=1e-4)
+        assert (row.score or 0.0) == pytest.approx(same_row.score or 0.0, rel=1e-4)
         assert (row.path, row.decision, row.regions) == (same_row.path, same_row.decision, same_row.regions)
         assert bool(row.error) == bool(same_row.error)
 
