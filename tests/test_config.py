@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
 import pytest
+from yaml import safe_load
 
 from flawscope.config import build, known, parse_assignments, read_config
 from flawscope.errors import InputError
 from flawscope.methods import registry
+from flawscope.station.settings import station as settings
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+SHIPPED = sorted(path for path in CONFIGS.glob("*.yaml") if path.stem != "station")
 
 
 @dataclass(frozen=True)
@@ -44,23 +50,11 @@ def test_of_stored_values_those_whose_settings_have_gone_are_left_out() -> None:
 # -------------------------------------------------------------------------------------------------- values
 
 
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [
-        ("size: 384", (384, 384)),
-        ("size: 256x320", (256, 320)),
-        ("size: '256x320'", (256, 320)),
-        ("size: 256,320", (256, 320)),
-        ("size: [256, 320]", (256, 320)),
-        ("size: [384]", (384, 384)),
-        ("size: 256 x 320", (256, 320)),
-    ],
-)
-def test_a_size_is_height_and_width_however_it_is_written(
-    tmp_path: Path, text: str, size: tuple[int, int]
-) -> None:
-    assert build(Example, read_config(yaml(tmp_path, text))).size == size
-    assert build(Example, parse_assignments([text.replace(": ", "=", 1)])).size == size
+@pytest.mark.parametrize("text", ["256x320", "'256x320'", "256,320", "[256, 320]", "256 x 320"])
+def test_a_size_is_height_and_width_however_it_is_written(tmp_path: Path, text: str) -> None:
+    assert build(Example, read_config(yaml(tmp_path, f"size: {text}"))).size == (256, 320)
+    assert build(Example, parse_assignments([f"size={text}"])).size == (256, 320)
+    assert build(Example, {"size": "256x320", "hosts": "box.example"}).hosts == ("box.example",)  # a name
 
 
 @pytest.mark.parametrize(
@@ -70,8 +64,8 @@ def test_a_size_is_height_and_width_however_it_is_written(
         ({"ratio": "1e-3"}, Example(ratio=0.001)),  # YAML 1.1 reads 1e-3 as a text
         ({"count": 5.0}, Example(count=5)),
         ({"count": None}, Example()),
-        ({"crop": None}, Example()),
         ({"crop": 224}, Example(crop=(224, 224))),
+        ({"size": [384]}, Example(size=(384, 384))),
         ({"stages": "1,2,3"}, Example(stages=(1, 2, 3))),
         ({"stages": 2}, Example(stages=(2,))),
         ({"score": "maximum"}, Example(score="maximum")),
@@ -93,24 +87,19 @@ def test_values_are_converted_only_where_nothing_is_lost(values: dict, expected:
     [
         ({"ratio": "much"}, "ratio: 'much' is not a number"),
         ({"ratio": True}, "is not a number"),
-        ({"ratio": float("nan")}, "is not a number"),
         ({"ratio": float("inf")}, "is not a number"),
         ({"ratio": 10**400}, "is not a number"),
         ({"ratio": None}, "is not a number"),
         ({"count": 2.5}, "is not a whole number"),
-        ({"count": float("inf")}, "is not a whole number or nothing"),
         ({"count": True}, "is not a whole number"),
         ({"size": [1, 2, 3]}, "is not a number or HxW"),
-        ({"size": "large"}, "is not a number or HxW"),
         ({"size": "256x"}, "is not a number or HxW"),
         ({"size": []}, "is not a number or HxW"),
         ({"size": {"h": 3}}, "is not a number or HxW"),
         ({"stages": [1, "b"]}, "numbers like 2,3"),
         ({"score": "best"}, "one of reweighted, maximum"),
         ({"flag": 1}, "true or false"),
-        ({"flag": "yes"}, "true or false"),
         ({"name": True}, "a text"),
-        ({"name": 2.5}, "a text"),
         ({"weights": [1]}, "a text or nothing"),
     ],
     ids=str,
@@ -121,17 +110,15 @@ def test_a_wrong_type_is_told_in_words(values: dict, match: str) -> None:
     assert next(iter(values)) in str(caught.value)
 
 
-@pytest.mark.parametrize(("key", "near"), [("ratoi", "ratio"), ("Size", "size"), ("stage", "stages")])
-def test_an_unknown_key_names_the_nearest(key: str, near: str) -> None:
-    with pytest.raises(InputError, match=f"unknown setting {key}; did you mean {near}"):
-        build(Example, {key: 1})
-
-
-def test_a_key_near_to_nothing_lists_all() -> None:
-    with pytest.raises(InputError, match="known: ratio, count, size"):
-        build(Example, {"zzz": 1})
-    with pytest.raises(InputError, match="unknown setting 7"):
-        build(Example, {7: 1})
+def test_an_unknown_key_names_the_nearest_or_all() -> None:
+    for key, said in (
+        ("ratoi", "ratoi; did you mean ratio"),
+        ("Size", "Size; did you mean size"),
+        ("zzz", "known: ratio, count, size"),
+        (7, "unknown setting 7"),
+    ):
+        with pytest.raises(InputError, match=said):
+            build(Example, {key: 1})
 
 
 # ---------------------------------------------------------------------------------------------------- YAML
@@ -159,26 +146,20 @@ def test_a_category_overrides_only_what_it_names(
 ) -> None:
     made = build(Example, read_config(yaml(tmp_path, CATEGORIES), category))
     assert (made.ratio, made.size) == (ratio, size)
-
-
-@pytest.mark.parametrize("text", ["", "# nothing\n", "categories:\n", "{}"])
-def test_an_empty_file_changes_nothing(tmp_path: Path, text: str) -> None:
-    assert read_config(yaml(tmp_path, text), "bottle") == {}
+    for nothing in ("", "# nothing\n", "categories:\n"):
+        assert read_config(yaml(tmp_path, nothing), category) == {}
 
 
 @pytest.mark.parametrize(
     ("text", "match"),
     [
         ("ratio: [1, 2", "is not YAML"),
-        ("ratio: 'a\n  b: c", "is not YAML"),
         ("a: b: c", "is not YAML"),
-        ("\tratio: 1", "is not YAML"),
         (b"ratio: \xff\xfe", "is not YAML"),
         ("ratio: 2020-13-45", "is not YAML"),
         ("x: !!python/object/apply:os.system ['true']", "is not YAML"),
         ("[" * 5000, "is not YAML"),
         ("- a\n- b", "key: value"),
-        ("just text", "key: value"),
         ("categories: [a]", "categories"),
         ("categories: {a: 3}", "categories"),
         ("categories: {01: {ratio: 1}}", "in quotes"),
@@ -190,12 +171,9 @@ def test_a_bad_file_is_one_line_with_its_name(tmp_path: Path, text: str | bytes,
         read_config(path)
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
-
-
-def test_a_missing_file_or_a_folder_is_one_line(tmp_path: Path) -> None:
-    for path in (tmp_path / "no.yaml", tmp_path):
+    for missing in (tmp_path / "no.yaml", tmp_path):
         with pytest.raises(InputError, match="name an existing YAML file"):
-            read_config(path)
+            read_config(missing)
 
 
 # -------------------------------------------------------------------------------------------- --set KEY=VALUE
@@ -219,26 +197,56 @@ def test_a_bad_assignment_is_one_line(pair: str) -> None:
 
 
 @pytest.mark.parametrize("method", registry.names())
-def test_every_preset_is_a_valid_configuration(method: str) -> None:
+def test_every_preset_is_valid_and_a_stored_configuration_builds_the_same_again(method: str) -> None:
     declared = registry.method(method)
     for name in declared.presets:
         assert declared.configure(name).seed == 0, name
+    made = build(declared.config, {"size": "320x288", "seed": 3})
+    assert build(declared.config, json.loads(json.dumps(asdict(made)))) == made
 
 
-@pytest.mark.parametrize("method", registry.names())
-def test_a_stored_configuration_builds_the_same_again(method: str) -> None:
-    import dataclasses
-    import json
-
-    made = build(registry.method(method).config, {"size": "320x288", "seed": 3})
-    stored = json.loads(json.dumps(dataclasses.asdict(made)))
-    assert build(registry.method(method).config, stored) == made
+# -------------------------------------------------------------------------------------- the shipped files
 
 
-def test_an_unknown_method_names_the_known_ones() -> None:
-    with pytest.raises(InputError, match="no method called pathcore: did you mean patchcore"):
-        registry.method("pathcore")
+def test_every_method_ships_one() -> None:
+    assert {path.stem for path in SHIPPED} == set(registry.BUILT_IN)
 
 
-def test_a_size_is_divided_at_its_x_and_a_name_is_not() -> None:
-    assert build(Example, {"size": "256x384", "hosts": "box.example"}).hosts == ("box.example",)
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_it_lists_every_setting_with_its_default(path: Path) -> None:
+    values = read_config(path)
+    cls = registry.method(path.stem).config
+    assert set(values) == {field.name for field in fields(cls)}
+    assert build(cls, values) == cls()
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_its_example_of_categories_works(path: Path, tmp_path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    head, found, example = text.partition("# categories:\n")
+    assert found, "the example is missing"
+    example = "".join(line.removeprefix("# ") for line in (found + example).splitlines(keepends=True))
+    overrides = safe_load(example)["categories"]
+    assert overrides
+    copy = tmp_path / path.name
+    copy.write_text(head + example, encoding="utf-8")
+    cls = registry.method(path.stem).config
+    for category, changed in overrides.items():
+        built = build(cls, read_config(copy, category))
+        assert built == build(cls, {**asdict(cls()), **changed})
+        assert built != cls()
+    assert build(cls, read_config(copy, "another")) == cls()
+
+
+def test_the_stations_lists_every_setting_with_its_default() -> None:
+    values = read_config(CONFIGS / "station.yaml")
+    assert set(values) == {field.name for field in fields(settings.Settings)}
+    for part, cls in (("limits", settings.Limits), ("keep", settings.Keep)):
+        assert set(values[part]) == {field.name for field in fields(cls)}
+    read = settings.read_settings(CONFIGS / "station.yaml")
+    assert read.products == {
+        "plate": settings.Product(str(CONFIGS / "part.safetensors"), learn=settings.Learn())
+    }
+    learn = values["products"]["plate"]["learn"]
+    assert set(learn) == {field.name for field in fields(settings.Learn)}
+    assert replace(read, products={}, store=settings.FOLDER) == settings.Settings()

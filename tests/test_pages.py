@@ -59,12 +59,6 @@ def test_every_call_is_understood() -> None:
             parser_of(command).parse_args(words)  # raises InputError
 
 
-def test_a_call_with_a_wrong_option_would_be_noticed() -> None:
-    (words,) = calls("`flawscope fit --data x --outt y`")
-    with pytest.raises(flawscope.InputError, match="--out"):
-        parser_of(words[0]).parse_args(words[1:])
-
-
 def here() -> Iterator[str]:
     """What stands in backquotes in the last column of the tables of "Coming from another tool"."""
     for line in (DOCS / "coming-from.md").read_text(encoding="utf-8").splitlines():
@@ -72,14 +66,11 @@ def here() -> Iterator[str]:
             yield from re.findall(r"`([^`]+)`", line.rstrip("| ").rsplit(" | ", 1)[1])
 
 
-def test_every_option_of_the_right_column_exists() -> None:
+def test_every_option_setting_and_choice_of_the_right_column_exists() -> None:
     known = {o for name in commands() for action in parser_of(name)._actions for o in action.option_strings}
     options = {word for code in here() for word in code.split() if word.startswith("--")}
     assert len(options) > 20
     assert options <= known, options - known
-
-
-def test_every_setting_and_choice_of_the_right_column_exists() -> None:
     checked = 0
     methods = {name: registry.method(name) for name in registry.names()}
     for code in here():
@@ -122,7 +113,7 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     for link, anchor in LINK.findall(page.read_text(encoding="utf-8")):
         if "://" in link:
@@ -219,16 +210,14 @@ def drawing(name: str = "draw_packages") -> ModuleType:
     return module
 
 
-def test_the_picture_of_the_rooms_is_that_of_the_imports() -> None:
-    draw = drawing()
-    assert draw.PICTURE.read_text(encoding="utf-8") == draw.svg(), "run python docs/draw_packages.py"
-
-
-def test_the_curve_of_corrections_is_that_of_the_results() -> None:
-    draw = drawing("draw_corrections")
-    text = draw.svg()
-    assert text.count('<path class="right"') == len(draw.ROWS) * len(draw.COLUMNS) + 1, "and the key"
-    assert draw.PICTURE.read_text(encoding="utf-8") == text, "run python docs/draw_corrections.py"
+def test_drawings_are_those_of_the_imports_and_of_the_results() -> None:
+    packages, corrections = drawing(), drawing("draw_corrections")
+    text = corrections.svg()
+    assert text.count('<path class="right"') == len(corrections.ROWS) * len(corrections.COLUMNS) + 1, (
+        "and key"
+    )
+    for draw, drawn in ((packages, packages.svg()), (corrections, text)):
+        assert draw.PICTURE.read_text(encoding="utf-8") == drawn, f"run python {draw.__file__}"
 
 
 def test_the_architecture_has_a_line_for_every_package_from_the_ground_up() -> None:
@@ -239,18 +228,6 @@ def test_the_architecture_has_a_line_for_every_package_from_the_ground_up() -> N
     assert sorted(packages) == sorted(graph)
     for package, below in graph.items():
         assert all(packages.index(other) < packages.index(package) for other in below), package
-
-
-def test_layers_put_each_package_above_what_it_imports_and_refuse_circles() -> None:
-    draw = drawing()
-    assert draw.layers({"top": {"mid", "low"}, "mid": {"low"}, "low": set(), "alone": set()}) == [
-        ["alone", "low"],
-        ["mid"],
-        ["top"],
-    ]
-    assert draw.direct({"top": {"mid", "low"}, "mid": {"low"}, "low": set()})["top"] == {"mid"}
-    with pytest.raises(ValueError, match="a, b"):
-        draw.layers({"a": {"b"}, "b": {"a"}, "low": set()})
 
 
 def test_files_and_modules_that_pages_name_exist() -> None:

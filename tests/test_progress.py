@@ -35,18 +35,6 @@ def test_a_log_gets_one_line_a_stage() -> None:
     assert "\r" not in log.getvalue()
 
 
-def test_a_terminal_gets_the_remaining_time_and_one_line_end_a_stage(clock: list[float]) -> None:
-    screen = Screen()
-    step = Terminal(screen)
-    for k in range(11):
-        step("fitting", k, 10)
-        clock[0] += 2.0
-    text = screen.getvalue()
-    assert "fitting: 5 of 10, 10 s left" in text
-    assert text.count("\n") == 1
-    assert text.endswith("fitting: done in 20 s\n")
-
-
 def test_what_follows_a_comma_may_change_within_a_stage(clock: list[float]) -> None:
     screen = Screen()
     step = Terminal(screen)
@@ -55,16 +43,22 @@ def test_what_follows_a_comma_may_change_within_a_stage(clock: list[float]) -> N
         clock[0] += 2.0
     text = screen.getvalue()
     assert "distilling, loss 0.20: 5 of 10, 8.0 s left" in text
+    assert text.count("\n") == 1
     assert text.endswith("distilling, loss 0.10: done in 18 s\n")
 
 
-def test_a_terminal_is_not_flooded(clock: list[float]) -> None:
+def test_a_terminal_is_not_flooded_and_hears_no_time_that_is_not_worth_naming(clock: list[float]) -> None:
     screen = Screen()
     step = Terminal(screen)
     for k in range(1000):
         step("fitting", k, 100_000)
         clock[0] += 0.001
     assert screen.getvalue().count("\r") <= 6
+    for k in range(5):
+        step("checking", k, 4)
+        clock[0] += 0.3
+    assert "0.0 s" not in screen.getvalue()
+    assert "checking: 3 of 4\r" in screen.getvalue()
 
 
 def test_a_log_hears_of_a_long_stage_now_and_then(clock: list[float]) -> None:
@@ -99,16 +93,6 @@ def test_a_line_on_a_terminal_is_not_longer_than_it(monkeypatch: pytest.MonkeyPa
     screen = Screen()
     Terminal(screen)("a stage with a long name", 1, 1_000_000)
     assert screen.getvalue() == "\r\x1b[Ka stage with a long "[: 4 + 19]
-
-
-def test_no_time_is_named_that_is_not_worth_naming(clock: list[float]) -> None:
-    screen = Screen()
-    step = Terminal(screen)
-    for k in range(5):
-        step("fitting", k, 4)
-        clock[0] += 0.3
-    assert "0.0 s" not in screen.getvalue()
-    assert "fitting: 3 of 4\r" in screen.getvalue()
 
 
 @pytest.mark.parametrize("total", [0, 1])
@@ -182,13 +166,8 @@ def test_a_line_takes_the_place_of_progress_on_a_terminal_only() -> None:
     assert log.getvalue() == "a remark\n"
 
 
-@pytest.mark.parametrize(
-    ("number", "text"), [(0, "0 pictures"), (1, "1 picture"), (2, "2 pictures"), (4000, "4,000 pictures")]
-)
-def test_things_are_counted(number: int, text: str) -> None:
-    assert progress.counted(number, "picture") == text
-
-
-def test_some_of_many_are_named() -> None:
+def test_things_are_counted_and_some_of_many_are_named() -> None:
+    counts = {0: "0 pictures", 1: "1 picture", 2: "2 pictures", 4000: "4,000 pictures"}
+    assert {number: progress.counted(number, "picture") for number in counts} == counts
     assert progress.some(["a", "b"]) == "a, b"
     assert progress.some(list("abcdefg"), 3) == "a, b, c and 4 more"

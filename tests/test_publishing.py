@@ -41,9 +41,6 @@ def test_notes_are_the_section_of_a_version() -> None:
             SystemExit, match=re.escape(f"says nothing of {version}: it has Unreleased, 0.2.0")
         ):
             notes(CHANGELOG, version, "0.3.0")
-
-
-def test_notes_of_this_version_are_not_empty() -> None:
     done = subprocess.run([sys.executable, NOTES], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("### Added")
