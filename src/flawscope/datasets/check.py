@@ -7,9 +7,9 @@
 from __future__ import annotations
 
 import os
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +23,7 @@ from flawscope.datasets.layouts import GOOD, open_dataset
 from flawscope.datasets.masks import MASK_FOLDERS, LabelFiles, Labels, read
 from flawscope.datasets.near import clusters, near_duplicates, thumbnail
 from flawscope.errors import InputError, one_line
+from flawscope.pictures.appearance import kind_of_pixels
 from flawscope.pictures.decoding import decode, frames, pixel_hash
 from flawscope.pictures.defect_size import lost
 from flawscope.progress import counted, some
@@ -31,8 +32,7 @@ _T = TypeVar("_T", str, tuple[int, int])
 Progress = Callable[[int, int], None]
 
 SEVERITIES = ("error", "warning", "note")
-SHOWN = 5  # findings of one code that `Report.lines` spells out
-SHOWN_ALIKE = 1  # of nearly the same pictures, where they are more than that
+SHOWN = 5  # findings of one code that `Report.lines` spells out; one alone of more that are nearly alike
 PLAIN = 1.0  # grey levels of spread in the thumbnail below which a picture shows nothing
 PICTURES_FOR_5_PERCENT = 19  # a target below 1 / (n + 1) cannot be had
 
@@ -87,23 +87,21 @@ class Report:
             "findings": [{**asdict(f), "others": list(f.others)} for f in self.findings],
         }
 
-    def lines(self, shown: int = SHOWN) -> list[str]:
-        """Text for people. Of each kind of finding the first `shown` are spelt out."""
+    def lines(self) -> list[str]:
+        """Text for people. Of each kind of finding the first `SHOWN` are spelt out."""
         text = [f"{self.category} ({self.layout} layout) in {self.root}"]
         splits = {split for split, _, _ in self.counts}
         for split, kind, number in self.counts:
             place = f"{split:<10} " if len(splits) > 1 else ""
             text.append(f"  {place}{kind:<20} {number:>6}")
         if self.sizes:
-            sizes = ", ".join(f"{w}x{h} ({n})" for w, h, n in self.sizes[:SHOWN])
-            more = f" and {len(self.sizes) - SHOWN} more" if len(self.sizes) > SHOWN else ""
-            text.append(f"  sizes: {sizes}{more}")
+            text.append(f"  sizes: {_sizes(self.sizes, SHOWN)}")
             text.append(f"  pixels: {', '.join(f'{m} ({n})' for m, n in self.modes)}")
         groups: dict[tuple[str, str], list[Finding]] = {}
         for finding in self.findings:
             groups.setdefault((finding.severity, finding.code), []).append(finding)
         for (severity, code), group in groups.items():
-            few = min(shown, SHOWN_ALIKE) if code.startswith("nearly") and len(group) > shown else shown
+            few = 1 if code.startswith("nearly") and len(group) > SHOWN else SHOWN
             text += [finding.line() for finding in group[:few]]
             if len(group) > few:
                 text.append(f"{severity}: {code}: {len(group) - few} more of these; --json lists all")
@@ -132,10 +130,10 @@ def check(
     progress: Progress | None = None,
     workers: int = 2,
 ) -> Report:
-    """Looks at every picture and mask of one category. `near=False` leaves out the search for pictures that
-    are nearly the same; `progress(done, total)` is called from the calling thread after each picture.
+    """Look at every picture and mask of one category; faults become findings.
 
-    InputError only where there is no data set to check; faults inside it become findings.
+    `near=False` leaves out the search for pictures that are nearly the same; `progress(done, total)` is
+    called from the calling thread after each picture. InputError: there is no data set to check.
     """
     dataset = data if isinstance(data, Dataset) else open_dataset(data, category)
     seen = list(_look(dataset, progress, workers))
@@ -169,6 +167,12 @@ def _counts(dataset: Dataset) -> Iterator[tuple[str, str, int]]:
             yield split, kind, number
 
 
+def _sizes(sizes: Sequence[tuple[int, int, int]], most: int) -> str:
+    """The first sizes (width, height, pictures), and how many more there are."""
+    named = ", ".join(f"{w}x{h} ({n})" for w, h, n in sizes[:most])
+    return f"{named} and {len(sizes) - most} more" if len(sizes) > most else named
+
+
 def _ranked(numbers: Counter[_T]) -> list[tuple[_T, int]]:
     """Most frequent first, equal ones in order."""
     return sorted(numbers.items(), key=lambda entry: (-entry[1], entry[0]))
@@ -179,15 +183,14 @@ def _ranked(numbers: Counter[_T]) -> list[tuple[_T, int]]:
 
 def _look(dataset: Dataset, progress: Progress | None, workers: int) -> Iterator[_Seen]:
     jobs = [(split, item) for split, items in dataset.splits.items() for item in items]
-    waiting: deque[Future[_Seen]] = deque()
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        for number in range(len(jobs) + 4 * workers):
-            if number < len(jobs):
-                waiting.append(pool.submit(_look_at, dataset, *jobs[number]))
-            if number >= 4 * workers:  # at most so many are decoded ahead
-                yield waiting.popleft().result()
+        try:
+            for done, seen in enumerate(pool.map(lambda job: _look_at(dataset, *job), jobs), start=1):
                 if progress:
-                    progress(number + 1 - 4 * workers, len(jobs))
+                    progress(done, len(jobs))
+                yield seen
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _look_at(dataset: Dataset, split: str, item: Item) -> _Seen:
@@ -206,7 +209,7 @@ def _look_at(dataset: Dataset, split: str, item: Item) -> _Seen:
     if (held := frames(item.path)) > 1:
         message = f"holds {held} pictures, and only the first is read"
         faults.append(Finding("warning", "frames", subject, message, "store those that matter one by one"))
-    mode = "" if plain else _mode(picture)
+    mode = "" if plain else kind_of_pixels(picture)
     return _Seen(split, item, size, mode, pixel_hash(picture), small, tuple(faults))
 
 
@@ -214,16 +217,6 @@ def _unreadable(code: str, subject: str, path: Path, error: Exception) -> Findin
     """The error without the path, which the finding names already; reason and remedy apart."""
     reason, _, remedy = one_line(error).rpartition(f"{path}: ")[2].partition("; ")
     return Finding("error", code, subject, reason, remedy or "replace or remove the file")
-
-
-def _mode(picture: NDArray[Any]) -> str:
-    """The kind of pixels: "colour", "grey", "16-bit grey", ..."""
-    if picture.dtype != np.uint8:
-        return f"{8 * picture.dtype.itemsize}-bit {'grey' if picture.shape[2] < 3 else 'colour'}"
-    if picture.shape[2] < 3 or picture.strides[2] == 0:
-        return "grey"
-    looks = (picture[::step, ::step] for step in (16, 1))  # a few pixels settle most cases
-    return "colour" if any((p[:, :, 1:] != p[:, :, :1]).any() for p in looks) else "grey"
 
 
 def _mask_faults(dataset: Dataset, item: Item, size: tuple[int, int]) -> Iterator[Finding]:
@@ -302,9 +295,7 @@ def _alike(dataset: Dataset, group: Sequence[_Seen], *, near: bool) -> Finding:
 
 def _mixed(sizes: Counter[tuple[int, int]], modes: Counter[str]) -> Iterator[Finding]:
     if len(sizes) > 1:
-        named = ", ".join(f"{w}x{h} ({n})" for (w, h), n in _ranked(sizes)[:4])
-        more = f" and {len(sizes) - 4} more" if len(sizes) > 4 else ""
-        message = f"{len(sizes)} picture sizes: {named}{more}"
+        message = f"{len(sizes)} picture sizes: {_sizes([(*size, n) for size, n in _ranked(sizes)], 4)}"
         remedy = "use one camera setting, or expect other scores"
         yield Finding("warning", "mixed-sizes", ".", message, remedy)
     if len(modes) > 1:

@@ -49,12 +49,11 @@ def is_litter(name: str) -> bool:
     return name.startswith(".") or name.casefold() in LITTER
 
 
-def entries(folder: Path, *, only_folders: bool = False) -> list[os.DirEntry[str]]:
+def entries(folder: Path) -> list[os.DirEntry[str]]:
     """The entries of a folder, without litter, in natural order. InputError if it cannot be read."""
     try:
         with os.scandir(folder) as listing:
-            found = (e for e in listing if not (is_litter(e.name) or (only_folders and not _is_folder(e))))
-            return sorted(found, key=lambda e: natural_key(e.name))
+            return sorted((e for e in listing if not is_litter(e.name)), key=lambda e: natural_key(e.name))
     except OSError as error:
         raise folder_error(folder, error) from error
 

@@ -9,7 +9,7 @@ which different parts do not share however well they are aligned.
 Measured on MVTec AD transistor and toothbrush at 512 px: copies (JPEG quality 60, 2 % brighter, one pixel
 aside, resized by 3 %, cropped by 3 %, all together) .999 and above; the most alike different parts .987 and
 .990. On photographs and textures of 256 px: copies .989 and above, others below .7. On drawn plates
-(`flawscope.demo`) at 320 px: copies .998 and above, other plates up to .9955.
+(`flawscope.synthesis.demo`) at 320 px: copies .998 and above, other plates up to .9955.
 
 A texture that repeats fits itself a period aside, and another picture of it as well as itself. So a pair of
 those must also be `APART` times closer than a picture is to itself, shifted (`_repetition`).

@@ -3,8 +3,8 @@
 Higher scores are more anomalous. Nothing is binned, rescaled or squashed; a metric that is undefined is NaN.
 """
 
+from flawscope.metrics._ranking import ImageMetrics
 from flawscope.metrics.image import (
-    ImageMetrics,
     auroc,
     average_precision,
     confidence_interval_rate,

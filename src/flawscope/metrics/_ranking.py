@@ -110,8 +110,13 @@ BATCH = 1 << 25
 
 
 @dataclass(frozen=True, slots=True)
-class Ranking:
-    """AUROC, AP and the best F1 with its threshold."""
+class ImageMetrics:
+    """AUROC, AP and the best F1, of pictures or of pixels, 0..1, higher is better; NaN where undefined.
+
+    `f1` is the best over all thresholds and `f1_threshold` the one it is reached at, in the scores' own unit.
+    Both are chosen on the labels that they judge: a bound on what a threshold could do, never a threshold to
+    use.
+    """
 
     auroc: float
     ap: float
@@ -219,14 +224,14 @@ def false_alarm_counts(normal: Scores, scores: Scores) -> tuple[Counts, Counts]:
     return below, up_to
 
 
-def rank(counted: Counted) -> Ranking:
+def rank(counted: Counted) -> ImageMetrics:
     """The threshold-free metrics.
 
     No anomalous score: everything is NaN. No normal score: only AUROC is NaN, AP and F1 are 1.
     """
     positives, negatives = counted.scores.size, counted.negatives
     if positives == 0:
-        return Ranking(math.nan, math.nan, math.nan, math.nan)
+        return ImageMetrics(math.nan, math.nan, math.nan, math.nan)
     twice_won = 0  # twice the Mann-Whitney U; a Python integer cannot overflow
     precisions: list[float] = []
     f1, threshold = -1.0, math.nan
@@ -248,7 +253,7 @@ def rank(counted: Counted) -> Ranking:
         best = f1_here.size - 1 - int(np.argmax(f1_here[::-1]))
         if f1_here[best] >= f1:
             f1, threshold = float(f1_here[best]), float(distinct[best])
-    return Ranking(
+    return ImageMetrics(
         auroc=twice_won / (2 * positives * negatives) if negatives else math.nan,
         ap=math.fsum(precisions) / positives,
         f1=f1,

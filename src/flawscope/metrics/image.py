@@ -3,28 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from flawscope.errors import InputError
-from flawscope.metrics._ranking import Ranking, Regions, check_flags, check_scores, count, rank
-
-
-@dataclass(frozen=True, slots=True)
-class ImageMetrics:
-    """Image-level metrics, 0..1, higher is better; NaN where undefined.
-
-    `f1` is the best over all thresholds and `f1_threshold` the one it is reached at, in the scores' own unit.
-    Both are chosen on the labels that they judge: a bound on what a threshold could do, never a threshold to
-    use.
-    """
-
-    auroc: float
-    ap: float
-    f1: float
-    f1_threshold: float
+from flawscope.metrics._ranking import ImageMetrics, Regions, check_flags, check_scores, count, rank
 
 
 def image_metrics(labels: ArrayLike, scores: ArrayLike) -> ImageMetrics:
@@ -36,8 +20,11 @@ def image_metrics(labels: ArrayLike, scores: ArrayLike) -> ImageMetrics:
 
     Raises InputError (a ValueError) for NaN scores, other labels, or shapes that differ.
     """
-    ranking = _rank(labels, scores)
-    return ImageMetrics(ranking.auroc, ranking.ap, ranking.f1, ranking.f1_threshold)
+    truth = check_flags(labels, "labels")
+    values = check_scores(scores, truth)
+    anomalous = values[truth]
+    one = Regions(anomalous, np.zeros(min(anomalous.size, 1), np.int64), np.ones(1), np.ones(1), 1)
+    return rank(count(one, [values[~truth]]))
 
 
 def auroc(labels: ArrayLike, scores: ArrayLike) -> float:
@@ -46,7 +33,7 @@ def auroc(labels: ArrayLike, scores: ArrayLike) -> float:
     Exact (Mann-Whitney U over the number of pairs). Arguments and errors as for `image_metrics`; NaN where
     only one class is present.
     """
-    return _rank(labels, scores).auroc
+    return image_metrics(labels, scores).auroc
 
 
 def average_precision(labels: ArrayLike, scores: ArrayLike) -> float:
@@ -54,7 +41,7 @@ def average_precision(labels: ArrayLike, scores: ArrayLike) -> float:
 
     Arguments and errors as for `image_metrics`; NaN without an anomalous label, 1 without a normal one.
     """
-    return _rank(labels, scores).ap
+    return image_metrics(labels, scores).ap
 
 
 def f1_max(labels: ArrayLike, scores: ArrayLike) -> tuple[float, float]:
@@ -64,7 +51,7 @@ def f1_max(labels: ArrayLike, scores: ArrayLike) -> tuple[float, float]:
     F1 is then measured on: report it as such, do not use it. Arguments and errors as for `image_metrics`;
     (NaN, NaN) without an anomalous label.
     """
-    ranking = _rank(labels, scores)
+    ranking = image_metrics(labels, scores)
     return ranking.f1, ranking.f1_threshold
 
 
@@ -101,11 +88,3 @@ def confidence_interval_rate(k: int, n: int, level: float = 0.95) -> tuple[float
     low = float(betaincinv(k, n - k + 1, tail)) if k > 0 else 0.0
     high = float(betaincinv(k + 1, n - k, 1 - tail)) if k < n else 1.0
     return low, high
-
-
-def _rank(labels: ArrayLike, scores: ArrayLike) -> Ranking:
-    truth = check_flags(labels, "labels")
-    values = check_scores(scores, truth)
-    anomalous = values[truth]
-    one = Regions(anomalous, np.zeros(min(anomalous.size, 1), np.int64), np.ones(1), np.ones(1), 1)
-    return rank(count(one, [values[~truth]]))

@@ -144,3 +144,13 @@ def words(shifts: Sequence[Measures]) -> str:
     order = sorted(range(len(FEATURES)), key=lambda k: -abs(middle[k]))
     chosen = [k for k in order if abs(middle[k]) > 0.5] or order[:1]
     return ", ".join(FEATURES[k].less if middle[k] < 0 else FEATURES[k].more for k in chosen[:3])
+
+
+def kind_of_pixels(picture: NDArray[Any]) -> str:
+    """Name the kind of a decoded picture's pixels: "colour", "grey", "16-bit grey", ..."""
+    if picture.dtype != np.uint8:
+        return f"{8 * picture.dtype.itemsize}-bit {'grey' if picture.shape[2] < 3 else 'colour'}"
+    if picture.shape[2] < 3 or picture.strides[2] == 0:
+        return "grey"
+    looks = (picture[::step, ::step] for step in (16, 1))  # a few pixels settle most cases
+    return "colour" if any((p[:, :, 1:] != p[:, :, :1]).any() for p in looks) else "grey"

@@ -48,7 +48,6 @@ def curve_plot(
     labels: tuple[str, str],
     *,
     mark: tuple[float, float] | None = None,
-    mark_name: str = "score threshold",
     limit: float = 1.0,
     chance: bool = False,
 ) -> str:
@@ -62,7 +61,7 @@ def curve_plot(
             style = {"color": GOOD, "linewidth": 2} if k == 0 else {"color": INK, "linewidth": 1.3}
             axes.plot(x, y, linestyle="-" if k == 0 else (0, (5, 2)), label=curve.name, **style)  # type: ignore[arg-type]
         if mark:
-            axes.plot(*mark, "D", color=BAD, markersize=6, label=mark_name, clip_on=False, zorder=5)
+            axes.plot(*mark, "D", color=BAD, markersize=6, label="score threshold", clip_on=False, zorder=5)
         axes.set(xlabel=labels[0], ylabel=labels[1], xlim=(0, limit), ylim=(0, 1.005))
         axes.grid(color=LINE, linewidth=0.5)
         if len(curves) > 1 or mark:
