@@ -76,14 +76,10 @@ def test_a_larger_number_keeps_the_smaller_ones_pictures() -> None:
     assert all(few < many for few, many in pairwise(found))
 
 
-@pytest.mark.parametrize("seen", [4, "4", " 4 "])
-def test_a_number_may_be_a_text(seen: int | str) -> None:
-    assert choose_seen(seen, dataset_of(3, 3), 5) == draw_seen(dataset_of(3, 3), 4, 5)
-
-
 def test_never_more_than_there_are() -> None:
     data = dataset_of(2, 2, without=3)
-    assert len(choose_seen(4, data)) == 4
+    for four in (4, "4", " 4 "):
+        assert choose_seen(four, data, 5) == draw_seen(data, 4, 5)
     with pytest.raises(InputError, match="cannot draw 5 seen defects: widget has 4 test pictures"):
         choose_seen(5, data)
     with pytest.raises(InputError, match="cannot draw 1 seen defect: a list of pictures has 0"):
@@ -133,17 +129,6 @@ def test_any_folder_with_masks_in_it_or_beside_it(
     assert [item.path.name for item in found] == ["0.jpg", "1.jpg"]  # the third has no mask, masks are none
     assert [item.masks[0].name for item in found] == [f"0{suffix}.png", f"1{suffix}.png"]
     assert all(item.anomalous for item in found)
-
-
-def test_pictures_in_subfolders_and_several_masks_of_one(
-    tmp_path: Path, save: Save, mask: np.ndarray
-) -> None:
-    save(tmp_path / "images/a.png")
-    save(tmp_path / "masks/a/0.png", mask)
-    save(tmp_path / "masks/a/1.png", mask)
-    (found,) = list_seen(tmp_path)
-    assert found.path == tmp_path / "images/a.png"
-    assert [path.name for path in found.masks] == ["0.png", "1.png"]
 
 
 def test_a_mask_without_a_folder_belongs_to_one_picture(tmp_path: Path, save: Save, mask: np.ndarray) -> None:
@@ -203,7 +188,7 @@ def listed(mvtec: Path, tmp_path: Path) -> Callable[..., list[str]]:
 
 
 def test_a_list_names_pictures_of_the_data_set_or_beside_it(
-    listed: Callable[..., list[str]], mvtec: Path
+    listed: Callable[..., list[str]], mvtec: Path, tmp_path: Path, save: Save, mask: np.ndarray
 ) -> None:
     lines = ["# two", "", "test/cut/001.png", f"  {mvtec}/test/bent/000.png  ", "../widget/test/cut/000.png"]
     wanted = ["cut/001.png", "bent/000.png", "cut/000.png"]
@@ -212,21 +197,17 @@ def test_a_list_names_pictures_of_the_data_set_or_beside_it(
     assert listed(*lines[3:], data=False) == wanted[1:]
     with pytest.raises(InputError, match=r"names test/cut/001\.png, which is not there"):
         listed(*lines, data=False)
-
-
-def test_a_list_as_windows_writes_it(listed: Callable[..., list[str]]) -> None:
-    assert listed("test/cut/001.png\r", "test/cut/000.png\r", encoding="utf-8-sig") == [
-        "cut/001.png",
-        "cut/000.png",
-    ]
-
-
-def test_a_list_of_pictures_that_have_masks_beside_them(
-    listed: Callable[..., list[str]], tmp_path: Path, save: Save, mask: np.ndarray
-) -> None:
+    windows = [f"{line}\r" for line in lines[2:3]]
+    assert listed(*windows, encoding="utf-8-sig") == wanted[:1]
     save(tmp_path / "lists/own/7.png")
-    save(tmp_path / "lists/own/masks/7.png", mask)
+    save(tmp_path / "lists/own/masks/7/0.png", mask)  # beside the picture, of which it may have several
+    save(tmp_path / "lists/own/masks/7/1.png", mask)
     assert listed("own/7.png", "test/cut/001.png") == ["own/7.png", "cut/001.png"]
+    (mvtec / "ground_truth/cut/001_mask.png").unlink()
+    with pytest.raises(InputError, match=r"names test/cut/001\.png, which has no mask: put one beside it"):
+        listed("test/bent/000.png", "test/cut/001.png")
+    with pytest.raises(InputError, match="cannot read the list"):
+        choose_seen(mvtec / "test/cut/000.png")
 
 
 @pytest.mark.parametrize(
@@ -249,14 +230,3 @@ def test_a_line_that_cannot_be_used_is_named(
     assert "\n" not in str(caught.value)
     assert line[0] == "#" or line[:100] in str(caught.value)
     assert len(str(caught.value)) < 600
-
-
-def test_a_picture_whose_mask_is_gone_is_named(listed: Callable[..., list[str]], mvtec: Path) -> None:
-    (mvtec / "ground_truth/cut/001_mask.png").unlink()
-    with pytest.raises(InputError, match=r"names test/cut/001\.png, which has no mask: put one beside it"):
-        listed("test/bent/000.png", "test/cut/001.png")
-
-
-def test_a_picture_is_no_list(mvtec: Path) -> None:
-    with pytest.raises(InputError, match="cannot read the list"):
-        choose_seen(mvtec / "test/cut/000.png")

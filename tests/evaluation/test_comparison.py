@@ -1,5 +1,4 @@
-"""Two models on the same pictures, with sessions that anybody can compute in the head: a picture's map is one
-of its channels, its score the brightest pixel."""
+"""Two models on the same pictures, each of which sees one channel."""
 
 from __future__ import annotations
 
@@ -11,61 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
-from PIL import Image
 
-from flawscope.artefact.model_file import Artefact, Manifest, Picture
-from flawscope.calibration.decision import Calibration
+from brightness import GREEN, RED, draw, draw_mask, model
 from flawscope.cli import main
 from flawscope.datasets import open_dataset
 from flawscope.evaluation.comparison import Comparison, Difference, compare
-from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.pictures.preprocess import Preprocess
-from flawscope.predictor import Predictor
-
-RED, GREEN = 0, 1
-
-
-class Channel:
-    """A `Session`; what is brighter than `limit` overflows."""
-
-    runtime, batch, lanes = "fake", 4, 1
-
-    def __init__(self, channel: int, side: int, limit: float = 2.0):
-        self.channel, self.size, self.limit = channel, (side, side), limit
-
-    def run(
-        self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        maps = images[:, self.channel]
-        scores = maps.max((1, 2))
-        return np.where(scores > self.limit, np.nan, scores).astype(np.float32), maps
-
-    run_alone = run
-
-
-def model(channel: int, learnt: tuple[Path, ...] = (), side: int = 16, limit: float = 2.0) -> Predictor:
-    """Calls anomalous what is brighter than 0.5 in its channel."""
-    values = (*map(float, np.linspace(0.1, 0.49, 19)), 0.5)
-    known = tuple(Picture(pixel_hash(decode(path)), "train", path.name) for path in learnt)
-    manifest = Manifest(
-        "patchcore",
-        config={},
-        preprocess=Preprocess((side, side)),
-        calibration=Calibration(values, values, 0.1, rate=0.05),
-        pictures=known,
-    )
-    return Predictor(Artefact(manifest, {}), Channel(channel, side, limit))
-
-
-def draw(path: Path, red: float, green: float, *, spot: bool = False) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.zeros((32, 32, 3), np.uint8)
-    pixels[..., 2] = np.random.default_rng([*path.name.encode()]).integers(0, 255, (32, 32))
-    pixels[(slice(8, 24), slice(8, 24)) if spot else ...][..., :2] = (round(255 * red), round(255 * green))
-    Image.fromarray(pixels).save(path)
-    return path
-
 
 GOOD = [(0.1, 0.1), (0.2, 0.6), (0.6, 0.7), (0.7, 0.2), (0.3, 0.3)]  # red calls two anomalous, green two
 BAD = [(0.9, 0.9), (0.8, 0.4), (0.4, 0.8), (0.45, 0.7), (0.2, 0.95)]  # red finds two, green four
@@ -78,11 +28,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for k, levels in enumerate(GOOD):
         draw(root / f"test/good/g{k}.png", *levels)
     for k, levels in enumerate(BAD):
-        draw(root / f"test/dent/d{k}.png", *levels, spot=True)
-        mask = np.zeros((32, 32), np.uint8)
-        mask[8:24, 8:24] = 255
-        (root / "ground_truth/dent").mkdir(parents=True, exist_ok=True)
-        Image.fromarray(mask).save(root / f"ground_truth/dent/d{k}_mask.png")
+        draw(root / f"test/dent/d{k}.png", *levels)
+        draw_mask(root / f"ground_truth/dent/d{k}_mask.png")
     return root
 
 
@@ -91,7 +38,7 @@ def of(found: Comparison, name: str) -> Difference:
 
 
 def test_differences_and_changed_decisions_are_those_one_counts_by_hand(root: Path) -> None:
-    found = compare(model(RED), model(GREEN, side=8), open_dataset(root))
+    found = compare(model(RED), model(GREEN, preprocess=Preprocess((8, 8))), open_dataset(root))
     alarms, defects = of(found, "false_alarms"), of(found, "defects_found")
     assert (alarms.a, alarms.b, alarms.difference) == (0.4, 0.4, 0.0)
     assert (defects.a, defects.b) == (0.4, 0.8)
@@ -149,7 +96,7 @@ def test_pairs_tell_more_than_two_samples(tmp_path: Path) -> None:
         level = rng.uniform(0.1, 0.8)
         draw(root / f"test/good/g{k}.png", level, level - 0.04)
         level = rng.uniform(0.2, 0.9)
-        draw(root / f"test/dent/d{k}.png", level, level + 0.04, spot=True)
+        draw(root / f"test/dent/d{k}.png", level, level + 0.04)
     found = of(compare(model(RED), model(GREEN), open_dataset(root), resamples=400), "image_auroc")
     assert found.better == "b"
     reach = math.sqrt(2) * 1.96 * math.sqrt(found.a * (1 - found.a) / 40)  # of two sets of pictures
@@ -164,12 +111,11 @@ def test_a_higher_rate_of_false_alarms_is_worse() -> None:
 
 
 def test_what_one_of_them_has_seen_counts_for_neither(root: Path) -> None:
-    a = model(RED, learnt=(root / "test/good/g0.png",))
-    b = model(GREEN, learnt=(root / "test/dent/d0.png",))
+    a = model(RED, seen={"train": [root / "test/good/g0.png"]})
+    b = model(GREEN, seen={"train": [root / "test/dent/d0.png"]})
     found = compare(a, b, open_dataset(root), resamples=10)
-    assert {Path(one.name).stem for one in found.pictures} == {
-        *["g1", "g2", "g3", "g4", "d1", "d2", "d3", "d4"]
-    }
+    names = {Path(one.name).stem for one in found.pictures}
+    assert names == {f"{kind}{k}" for kind in "gd" for k in range(1, 5)}
     assert found.to_dict()["left_out"] == {"good": 1, "dent": 1}
 
 
@@ -201,12 +147,7 @@ def test_the_command_compares_a_model_with_its_export(
     assert [row["path"] for row in rows] == [one["path"] for one in document["pictures"]]
     assert [float(row["score_b"]) for row in rows] == [one["b"]["score"] for one in document["pictures"]]
     assert "No decision differs" in (tmp_path / "out/report.html").read_text(encoding="utf-8")
-
-
-def test_the_command_prints_a_table(
-    model_path: Path, drawn: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["compare", str(model_path), str(model_path), "--data", str(drawn), "--quiet"]) == 0
+    assert main(call) == 0
     out = capsys.readouterr().out
     assert "both decide alike on 11 pictures" in out
     assert any(line.startswith("image AUROC") and "+0.0000" in line for line in out.splitlines())

@@ -1,5 +1,4 @@
-"""Runs to report on, with a session that anybody can compute in the head: a picture's map is its red channel,
-its score the brightest pixel."""
+"""Runs to report on."""
 
 from __future__ import annotations
 
@@ -11,34 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
 
-from flawscope.artefact.model_file import Artefact, Manifest, Picture
-from flawscope.calibration.decision import Calibration
+from brightness import HOSTILE, draw, draw_mask, model
 from flawscope.datasets import Dataset, open_dataset
 from flawscope.evaluation import Evaluation, evaluate
-from flawscope.pictures.decoding import decode, pixel_hash
-from flawscope.pictures.preprocess import Preprocess
 from flawscope.predictor import Predictor
 from flawscope.report import write_report
-
-SIDE = 16
-HOSTILE = "<img src=x onerror=alert(1)>\"'&amp;日本"  # a name that must never become markup
-
-
-class Brightness:
-    runtime = "fake"
-    size = (SIDE, SIDE)
-    batch, lanes = 3, 1
-
-    def run(
-        self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        maps = images[:, 0]
-        return maps.max((1, 2)), maps
-
-    run_alone = run
 
 
 class Run(NamedTuple):
@@ -51,46 +29,9 @@ class Run(NamedTuple):
         return path.read_text(encoding="utf-8")
 
 
-def run_on(root: Path, learnt: tuple[Path, ...] = (), **manifest: Any) -> Run:
-    """Evaluate with the threshold at 0.5, of 20 calibration scores."""
-    values = (*map(float, np.linspace(0.1, 0.49, 19)), 0.5)
-    predictor = Predictor(
-        Artefact(
-            Manifest(
-                method="patchcore",
-                config={"seed": 0},
-                preprocess=Preprocess((SIDE, SIDE)),
-                calibration=Calibration(values, values, 0.1, rate=0.05),
-                pictures=tuple(Picture(pixel_hash(decode(p)), "train", p.name) for p in learnt),
-                **manifest,
-            ),
-            {},
-        ),
-        Brightness(),
-    )
-    dataset = open_dataset(root)
+def run_on(root: Path, **given: Any) -> Run:
+    predictor, dataset = model(**given), open_dataset(root)
     return Run(evaluate(predictor, dataset), predictor, dataset)
-
-
-def draw(path: Path, level: float, *, spot: bool = False, size: tuple[int, int] = (32, 32)) -> Path:
-    """A picture [H, W] of noise that the session does not see; `level` is its red, in a square if `spot`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng([*os.fsencode(path.name)])
-    pixels = np.zeros((*size, 3), np.uint8)
-    pixels[..., 1:] = rng.integers(0, 255, (*size, 2))
-    h, w = size
-    pixels[(slice(h // 4, h // 2), slice(w // 4, w // 2)) if spot else ...][..., 0] = round(level * 255)
-    Image.fromarray(pixels).save(path)
-    return path
-
-
-def draw_mask(path: Path, size: tuple[int, int] = (32, 32)) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    h, w = size
-    pixels = np.zeros(size, np.uint8)
-    pixels[h // 4 : h // 2, w // 4 : w // 2] = 255
-    Image.fromarray(pixels).save(path)
-    return path
 
 
 @pytest.fixture(scope="session")
@@ -113,7 +54,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Run:
     draw(root / f"test/{HOSTILE}/{HOSTILE}.png", 0.45, spot=True)
     with suppress(OSError):  # where names must be text
         draw(root / "test/good" / os.fsdecode(b"odd\xff.png"), 0.12)
-    return run_on(root, (learnt,), notes=(f"a note with {HOSTILE}",), category=HOSTILE)
+    return run_on(root, seen={"train": [learnt]}, notes=(f"a note with {HOSTILE}",), category=HOSTILE)
 
 
 @pytest.fixture(scope="session")

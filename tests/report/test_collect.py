@@ -102,12 +102,6 @@ def test_the_promise_is_compared_with_what_was_measured(false_alarms: int, words
     assert f"{false_alarms} of 100 good pictures" in told[1]
 
 
-def test_too_few_pictures_for_the_rate_are_told_with_the_remedy() -> None:
-    told = sentences(Tally(5, 0, 5, 0), calibration(9))[0]
-    assert f"Of good parts like those, {percent(0.1)} are expected" in told
-    assert "10 more good pictures would do" in told
-
-
 def test_what_is_compared_is_what_the_pictures_promise_not_the_target() -> None:
     """38 pictures promise 1/39 at a target of 5 %: 60 of 1000 is then more than promised."""
     told = sentences(Tally(1000, 60, 0, 0), calibration(38))
@@ -130,20 +124,11 @@ def test_what_was_not_tested_is_not_claimed() -> None:
     assert "2 defective pictures without a usable mask" in told
     assert headline(Tally(0, 0, 1, 1)) == "0 of 1 defective picture found"
     assert headline(Tally(3, 1, 0, 0)) == "1 of 3 good pictures called anomalous"
-
-
-def test_none_missed_is_no_promise() -> None:
-    told = sentences(Tally(10, 0, 10, 0), calibration(19))[2]
-    assert told.startswith("None of 10 defective pictures missed")
-    assert percent(0.308) in told  # 1 - 0.025 ** (1 / 10)
-
-
-def test_a_name_that_is_no_text_can_be_shown() -> None:
-    assert printable("odd\udcff.png") == "odd\\udcff.png"
-    assert printable("ß日本 <b>") == "ß日本 <b>"
-
-
-def test_rates_are_short() -> None:
-    assert percent(0.05).split() == ["5", "%"]
-    assert percent(0.01234).split() == ["1.2", "%"]
+    missed = sentences(Tally(10, 0, 10, 0), calibration(19))[2]
+    assert missed.startswith("None of 10 defective pictures missed")
+    assert percent(0.308) in missed  # 1 - 0.025 ** (1 / 10)
+    few = sentences(Tally(5, 0, 5, 0), calibration(9))[0]
+    assert f"Of good parts like those, {percent(0.1)} are expected" in few
+    assert "10 more good pictures would do" in few
     assert rates(0.631, 1).split() == ["63.1", "to", "100", "%"]
+    assert printable("odd\udcff.png") == "odd\\udcff.png"

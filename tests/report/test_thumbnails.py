@@ -119,18 +119,14 @@ def noise(tmp_path: Path) -> Evaluated:
 
 def test_thumbnails_shrink_until_they_fit(noise: Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
     """170 of them have 9 MB, 10 a seventeenth of it."""
+    (large,) = thumbnails([noise], [0])
+    assert opened(large.photo).size == (MOST_SIDE, MOST_SIDE)
     monkeypatch.setattr("flawscope.report.thumbnails.PAGE_BYTES", 9_000_000 * 10 / 170)
     made = [found for found in thumbnails([noise] * 10, range(10)) if isinstance(found, Layers)]
     assert len(made) == 10
     assert sum(found.size for found in made) <= 9_000_000 * 10 / 170
     assert LEAST_SIDE < opened(made[0].photo).width < MOST_SIDE
     assert made[0].size == sum(map(len, filter(None, vars(made[0]).values())))
-
-
-def test_thumbnails_are_large_where_there_is_room(noise: Evaluated) -> None:
-    (made,) = thumbnails([noise], [0])
-    assert isinstance(made, Layers)
-    assert opened(made.photo).size == (MOST_SIDE, MOST_SIDE)
 
 
 def test_at_the_least_size_the_first_in_the_order_are_shown(

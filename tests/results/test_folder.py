@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flawscope.cli import main
-from flawscope.cli.predict import add_arguments
 from flawscope.datasets import Item
 from flawscope.datasets.files import OWN_LIST
 from flawscope.errors import FlawscopeError
@@ -54,28 +51,21 @@ def files(folder: Path) -> set[str]:
     return found - {OWN_LIST}
 
 
-def test_an_evaluated_picture_is_written_under_its_kind_and_name(tmp_path: Path, spot: np.ndarray) -> None:
-    root, out = tmp_path / "data", tmp_path / "out"
-    path = root / "test/dent/000.png"
-    pictures = Pictures(out, root)
-    pictures.take(Item(path, "dent", True), predict(path, spot))
-    written = {f"{folder}/dent/000.png" for folder in ("overlays", "maps", "masks")}
-    assert files(out) == written | {"maps/scale.json"}
-    sheet = pictures.finish("title")
-    assert sheet == out / "contact_sheet.png"
-    Image.open(sheet).verify()
-
-
 def test_the_files_hold_the_map_the_mask_and_an_overlay_of_the_pictures_size(
     tmp_path: Path, spot: np.ndarray
 ) -> None:
-    path = tmp_path / "data/test/dent/000.png"
-    Pictures(tmp_path / "out", tmp_path / "data").take(Item(path, "dent", True), predict(path, spot))
-    out = tmp_path / "out"
+    path, out = tmp_path / "data/test/dent/000.png", tmp_path / "out"
+    pictures = Pictures(out, tmp_path / "data")
+    pictures.take(Item(path, "dent", True), predict(path, spot))
+    written = {f"{folder}/dent/000.png" for folder in ("overlays", "maps", "masks")}
+    assert files(out) == written | {"maps/scale.json"}
     np.testing.assert_array_equal(read_mask(out / "masks/dent/000.png"), spot > 0.5)
     map16 = np.array(Image.open(out / "maps/dent/000.png"))
     np.testing.assert_allclose(map16 / 65535, spot, atol=1e-4)  # 0..1 is the fixed colour range
     assert Image.open(out / "overlays/dent/000.png").size == (60, 40)
+    pictures.take(Item(path, "dent", True), predict(path, spot, (1000, 5000)))
+    assert Image.open(out / "overlays/dent/000.png").size == pytest.approx((2048, 2048 / 5), abs=1)
+    Image.open(pictures.finish("title")).verify()
 
 
 @pytest.mark.parametrize("side", [80, 4096])
@@ -96,15 +86,6 @@ def test_an_overlay_is_the_plain_picture_where_the_network_does_not_look(tmp_pat
     assert (overlay == 90).all()
 
 
-def test_large_pictures_give_overlays_of_bearable_size(tmp_path: Path, spot: np.ndarray) -> None:
-    path = tmp_path / "data/test/dent/000.png"
-    prediction = predict(path, spot, (1000, 5000))
-    Pictures(tmp_path / "out", tmp_path / "data").take(Item(path, "dent", True), prediction)
-    width, height = Image.open(tmp_path / "out/overlays/dent/000.png").size
-    assert max(width, height) == 2048
-    assert height == pytest.approx(2048 / 5, abs=1)
-
-
 def test_nothing_is_written_above_the_output_folder(
     tmp_path: Path, spot: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,37 +104,17 @@ def test_nothing_is_written_above_the_output_folder(
     assert all(name.startswith("a/out/") for name in new)
 
 
-def test_pictures_of_one_name_in_two_folders_do_not_overwrite_each_other(
+def test_pictures_of_one_name_do_not_overwrite_each_other(
     tmp_path: Path, spot: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     pictures = Pictures(tmp_path / "out")
-    for name in ("v1.2/x.png", "v1.3/x.png"):
-        pictures.add(Path(name), predict(tmp_path / name, spot))
-    assert len([f for f in files(tmp_path / "out") if f.startswith("overlays/")]) == 2
-
-
-def test_pictures_that_differ_in_their_suffix_only_do_not_overwrite_each_other(
-    tmp_path: Path, spot: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    pictures = Pictures(tmp_path / "out")
-    for name in ("in/a.png", "in/a.jpg", "in/b.jpg"):
+    for name in ("in/a.png", "in/a.jpg", "v1.2/b.jpg", "v1.3/b.jpg"):
         pictures.add(Path(name), predict(tmp_path / name, spot))
     overlays = {f for f in files(tmp_path / "out") if f.startswith("overlays/")}
-    assert len(overlays) == 3
+    assert len(overlays) == 4
     pictures.add(Path("in/a.jpg"), predict(tmp_path / "in/a.jpg", spot))  # the same one again is no other
     assert {f for f in files(tmp_path / "out") if f.startswith("overlays/")} == overlays
-
-
-def test_evaluated_pictures_of_two_suffixes_are_told_apart(tmp_path: Path, spot: np.ndarray) -> None:
-    root, out = tmp_path / "data", tmp_path / "out"
-    pictures = Pictures(out, root)
-    for name in ("test/dent/a.png", "test/dent/a.jpg"):
-        pictures.take(Item(root / name, "dent", True), predict(root / name, spot))
-    names = ("a.png", "a.jpg.png")
-    written = {f"{folder}/dent/{n}" for folder in ("overlays", "maps", "masks") for n in names}
-    assert files(out) == written | {"maps/scale.json"}
 
 
 def test_a_file_in_the_way_is_one_line(tmp_path: Path, spot: np.ndarray) -> None:
@@ -164,9 +125,14 @@ def test_a_file_in_the_way_is_one_line(tmp_path: Path, spot: np.ndarray) -> None
         Pictures(tmp_path / "out", tmp_path / "data").take(Item(path, "dent", True), prediction)
 
 
-def test_without_pictures_there_is_no_sheet(tmp_path: Path) -> None:
+def test_without_pictures_there_is_no_sheet_and_maps_may_be_left_out(
+    tmp_path: Path, spot: np.ndarray
+) -> None:
     assert Pictures(tmp_path).finish("nothing") is None
     assert files(tmp_path) == set()
+    plain = Pictures(tmp_path / "out", tmp_path, maps="none")
+    plain.add(tmp_path / "x.png", predict(tmp_path / "x.png", spot))
+    assert files(tmp_path / "out") == {"overlays/x.png", "masks/x.png"}
 
 
 # -------------------------------------------------------------------------------------------- maps, animation
@@ -191,29 +157,6 @@ def test_every_kind_of_map_can_be_read_back_with_what_stands_beside_it(
     np.testing.assert_array_equal(read > facts["mask_threshold"], prediction.mask)
 
 
-def test_maps_may_be_left_out(tmp_path: Path, spot: np.ndarray) -> None:
-    Pictures(tmp_path / "out", tmp_path, maps="none").add(
-        tmp_path / "x.png", predict(tmp_path / "x.png", spot)
-    )
-    assert files(tmp_path / "out") == {"overlays/x.png", "masks/x.png"}
-
-
-def test_the_command_line_offers_what_there_is() -> None:
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    choices = {action.dest: action.choices for action in parser._actions}
-    assert choices["maps"] == (*MAPS, "none")
-    assert choices["animation"] == ("gif", "webp", "none")
-
-
-@pytest.mark.parametrize("option", [["--maps", "tiff"], ["--animation", "gif"]])
-def test_how_to_write_pictures_needs_somewhere_to_write_them(
-    option: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["predict", "m.safetensors", "x.png", *option]) == 2
-    assert capsys.readouterr().err == f"flawscope: {option[0]} has nothing to write to: add --out DIR\n"
-
-
 @pytest.mark.parametrize("deep", [False, True])
 def test_an_animation_of_pictures_of_any_size_and_depth(tmp_path: Path, spot: np.ndarray, deep: bool) -> None:
     pictures = Pictures(tmp_path / "out", tmp_path, animation="gif")
@@ -227,14 +170,6 @@ def test_an_animation_of_pictures_of_any_size_and_depth(tmp_path: Path, spot: np
     with Image.open(tmp_path / "out/animation.gif") as image:
         assert image.n_frames == 3  # all four side by side
         assert image.info["loop"] == 0
-
-
-def test_one_picture_makes_an_animation(tmp_path: Path, spot: np.ndarray) -> None:
-    pictures = Pictures(tmp_path / "out", tmp_path, animation="gif")
-    pictures.add(tmp_path / "x.png", predict(tmp_path / "x.png", spot))
-    pictures.finish("title")
-    with Image.open(tmp_path / "out/animation.gif") as image:
-        assert image.n_frames == 3
 
 
 def test_only_pictures_that_are_shown_are_kept_for_the_animation(tmp_path: Path, spot: np.ndarray) -> None:

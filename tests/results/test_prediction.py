@@ -1,4 +1,5 @@
-"""Regions against a literal flood fill, in the picture's own pixels; and what a prediction promises."""
+"""Regions against a literal flood fill, in the picture's own pixels; and what a prediction promises;
+and what is said of many that do not fit a model."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ import pytest
 
 from flawscope.pictures.geometry import Geometry
 from flawscope.pictures.preprocess import Preprocess
-from flawscope.results.prediction import Prediction
+from flawscope.results.prediction import LEAST, REMEMBERED, Mismatch, Prediction
 
 LEVEL = 0.5
 
@@ -67,17 +68,6 @@ def test_regions_are_the_literal_parts_of_the_mask(seed: int) -> None:
         assert region.centroid == pytest.approx(centroid)
 
 
-def test_pixels_that_touch_at_a_corner_are_one_region() -> None:
-    assert len(prediction(np.eye(5)).regions) == 1
-    assert len(prediction(np.array([[1, 0, 1]])).regions) == 2
-
-
-def test_at_the_threshold_is_not_above_it() -> None:
-    made = prediction(np.full((4, 4), LEVEL))
-    assert made.regions == ()
-    assert not made.mask.any()
-
-
 def test_a_region_inside_anothers_box_keeps_its_own_peak_and_area() -> None:
     values = np.zeros((7, 7))
     values[0, :] = values[:, 0] = 0.6
@@ -117,12 +107,6 @@ def test_a_box_lies_where_the_defect_lies_in_the_picture(name: str, size: tuple[
     assert region.area == pytest.approx(box_area)  # square pixels of the picture, not of the map
 
 
-def test_a_box_is_clipped_to_the_picture() -> None:
-    geometry = Preprocess((32, 64), keep_aspect=True).geometry((50, 50))  # letterbox left and right
-    (region,) = prediction(np.ones((32, 64)), geometry).regions
-    assert region.box == pytest.approx((0, 0, 50, 50))
-
-
 @pytest.mark.parametrize("name", PREPROCESSES)
 def test_the_picture_map_has_the_pictures_size_and_the_maps_values(name: str) -> None:
     geometry = PREPROCESSES[name].geometry((70, 90))
@@ -150,36 +134,22 @@ def test_maps_below_zero_mark_nothing_that_the_network_does_not_see(size: tuple[
 # ------------------------------------------------------------------------------------------------ contract
 
 
-def test_a_prediction_is_frozen() -> None:
-    made = prediction(np.eye(4))
-    with pytest.raises(FrozenInstanceError):
-        made.score = 3.0  # type: ignore[misc]
-    with pytest.raises(FrozenInstanceError):
-        made.regions[0].peak = 3.0  # type: ignore[misc]
-
-
-def test_json_has_the_promised_keys_and_plain_values() -> None:
-    made = prediction(np.eye(4))
+def test_json_has_the_promised_keys_and_plain_values_and_drawing_leaves_the_picture_alone() -> None:
+    made = prediction(np.eye(4))  # regions do not depend on the decision; touching at a corner is enough
     data = json.loads(json.dumps(made.to_dict(), allow_nan=False))
     assert {"path", "score", "p_value", "is_anomalous", "regions"} <= set(data)
     assert data["is_anomalous"] is False
     assert data["regions"] == [{"box": [0, 0, 4, 4], "area": 4, "peak": 1, "centroid": [2, 2]}]
-
-
-def test_regions_do_not_depend_on_the_decision() -> None:
-    values = np.eye(4)
-    assert not prediction(values).is_anomalous
-    assert prediction(values).regions
-
-
-def test_drawing_leaves_the_picture_alone_and_keeps_its_size() -> None:
-    geometry = Preprocess((8, 8)).geometry((20, 30))
-    picture = np.full((20, 30, 3), 100, np.uint8)
-    drawn = prediction(np.eye(8), geometry).draw(picture)
-    assert drawn.shape == picture.shape
-    assert drawn.dtype == np.uint8
+    assert prediction(np.full((4, 4), LEVEL)).regions == ()  # at the threshold is not above it
+    geometry = Preprocess((32, 64), keep_aspect=True).geometry((50, 50))  # letterbox left and right
+    (region,) = prediction(np.ones((32, 64)), geometry).regions
+    assert region.box == pytest.approx((0, 0, 50, 50))
+    picture = np.full((50, 50, 3), 100, np.uint8)
+    drawn = prediction(np.eye(32, 64), geometry).draw(picture)
+    assert (drawn.shape, drawn.dtype) == (picture.shape, np.uint8)
     assert (picture == 100).all()
-    assert (drawn != 100).any()
+    with pytest.raises(FrozenInstanceError):
+        made.score = 3.0  # type: ignore[misc]
 
 
 # -------------------------------------------------------------------------------------------------- outlines
@@ -235,3 +205,78 @@ def test_where_the_network_does_not_look_nothing_is_outlined() -> None:
     found = made.outlined(values)
     assert {(2, 4), (2, 5), (3, 4)} <= set(map(tuple, np.argwhere(found)))
     np.testing.assert_array_equal(found, made.outlined(np.nan_to_num(values)))
+
+
+# --------------------------------------------------------------------- pictures that do not fit a model
+
+AS_TRAINED = (0.0, 0.0, 0.1, 0.0, -0.2, 0.0)
+DARKER = (-3.0, 0.0, 0.0, -1.5, 0.0, 0.0)
+DEFECTS = (0.5, 2.0, 8.0, 30.0, 4.0, 12.0, 60.0, 3.0)
+ALIKE = (60.0, 61.0, 64.0, 59.0, 62.0, 60.0, 61.0, 63.0)
+
+
+def one(severity: float, shifts: tuple[float, ...]) -> Prediction:
+    geometry = Geometry((2, 2), (2, 2), (1.0, 1.0), (0.0, 0.0))
+    values = np.zeros((2, 2), np.float32)
+    return Prediction(
+        severity, 0.5, severity, severity > 0, values, geometry, 0.0, 0.0, (0.0, 1.0), None, shifts
+    )
+
+
+def line(severities: tuple[float, ...], shifts: tuple[float, ...], **given: bool) -> str:
+    found = Mismatch(0.05, **given)
+    for severity in severities:
+        found.add(one(severity, shifts))
+    return found.line()
+
+
+def test_pictures_like_those_of_the_training_are_passed_in_silence() -> None:
+    assert line((-3.0, -1.0, 0.5, -2.0, -4.0, 2.0), AS_TRAINED) == ""
+    assert line((-3.0, -1.0, 0.5, -2.0, -4.0, 2.0), ()) == ""
+
+
+def test_other_light_is_named_with_the_remedy() -> None:
+    said = line(ALIKE, DARKER)
+    assert "8 of 8 pictures look unlike the training pictures as a whole (darker, less contrast)" in said
+    assert "8 of 8 are anomalous" in said
+    assert "another product, camera or light" in said
+    assert "calibrate" in said
+    mild = line((-3.0, -1.0, -0.5, -2.0), DARKER)
+    assert "0 of 4 are anomalous: has the camera or the light changed?" in mild
+
+
+def test_a_few_odd_pictures_are_no_mismatch() -> None:
+    found = Mismatch(0.05)
+    for k in range(20):
+        found.add(one(-1.0, DARKER if k < 9 else AS_TRAINED))
+    assert found.line() == ""
+
+
+def test_a_batch_of_defective_parts_reads_otherwise() -> None:
+    said = line(DEFECTS, AS_TRAINED)
+    assert "8 of 8 pictures are anomalous, although light, colour and detail are as in the training" in said
+    assert "another product" not in said
+    assert line(DEFECTS, AS_TRAINED, defective=True) == ""
+
+
+def test_without_statistics_of_the_pictures_the_scores_alone_tell() -> None:
+    """Another product is about equally far in every picture; defects are not (models from before)."""
+    said = line(ALIKE, ())
+    assert "all of about the same severity (60 to 63): is the model of another product" in said
+    assert line(ALIKE, (), defective=True) == said
+    assert "another product" not in line(DEFECTS, ())
+    assert "look at some" in line(DEFECTS, ())
+    assert "in the same place and position" in line(ALIKE, AS_TRAINED)
+
+
+@pytest.mark.parametrize("count", range(LEAST))
+def test_too_few_pictures_say_nothing(count: int) -> None:
+    assert line(ALIKE[:count], DARKER) == ""
+
+
+def test_memory_does_not_grow_with_the_number_of_pictures() -> None:
+    found = Mismatch(0.05)
+    for _ in range(3 * REMEMBERED):
+        found.add(one(1.0, AS_TRAINED))
+    assert found.count == 3 * REMEMBERED
+    assert len(found.severities) == len(found.shifts) == REMEMBERED

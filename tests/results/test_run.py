@@ -82,11 +82,7 @@ def test_a_table_is_read_back_as_it_was_written_and_goes_on_at_its_end(tmp_path:
     assert read_table(path) == rows
     assert rows[0].boxes == [(16.0, 8.0, 32.0, 16.0)]
     assert read_table(path)[0].score == 0.9  # no digit is lost
-
-
-def test_a_parquet_table_holds_the_same(tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
-    rows = [Row.of(predicted("a.png")), Row.of(Unjudged("b.png", "empty"))]
     table = Table(tmp_path / "x.parquet")
     for row in rows:
         table.add(row)
@@ -134,13 +130,10 @@ def test_a_list_that_leads_outside_removes_nothing_there(tmp_path: Path) -> None
     (out / OWN_LIST).write_text("".join(json.dumps(name) + "\n" for name in named))
     assert OwnFiles(out).clear() == (0, 1)
     assert (other / "x.png").exists()
-
-
-def test_a_file_of_somebody_else_is_never_replaced(tmp_path: Path) -> None:
-    (tmp_path / "results.csv").write_text("mine")
+    (out / "results.csv").write_text("mine")  # of somebody else: never replaced
     with pytest.raises(InputError, match=r"results\.csv is there already"):
-        Results(tmp_path, None, lambda line: None)
-    assert (tmp_path / "results.csv").read_text() == "mine"
+        Results(out, None, lambda line: None)
+    assert (out / "results.csv").read_text() == "mine"
 
 
 def test_what_flawscope_wrote_is_nobodys_input(tmp_path: Path) -> None:

@@ -24,29 +24,16 @@ def test_folder_is_recursive_and_in_natural_order(folder):
     assert found == ["a/1.jpg", "b9.PNG", "b10.png", "z.tiff"]
 
 
-def test_file_is_taken_whatever_its_suffix(folder):
-    assert list_pictures(folder / "a/notes.txt") == [folder / "a/notes.txt"]
-
-
-def test_patterns(folder):
+def test_patterns_files_and_several_of_them(folder, monkeypatch):
     assert [p.name for p in list_pictures(f"{folder}/b*")] == ["b9.PNG", "b10.png"]
     assert [p.name for p in list_pictures(f"{folder}/**/*.jpg")] == ["1.jpg"]
     assert [p.name for p in list_pictures(f"{folder}/*")] == ["1.jpg", "b9.PNG", "b10.png", "z.tiff"]
-
-
-def test_a_file_with_brackets_is_no_pattern(tmp_path):
-    path = tmp_path / "part[1].png"
-    path.touch()
-    assert list_pictures(path) == [path]
-    assert list_pictures(str(path)) == [path]
-
-
-def test_several_keep_their_order_and_come_once(folder):
-    found = list_pictures([folder / "z.tiff", f"{folder}/b*", folder / "a", folder / "z.tiff"])
-    assert [path.name for path in found] == ["z.tiff", "b9.PNG", "b10.png", "1.jpg"]
-
-
-def test_relative_paths_stay_relative(folder, monkeypatch):
+    several = list_pictures([folder / "z.tiff", f"{folder}/b*", folder / "a", folder / "z.tiff"])
+    assert [path.name for path in several] == ["z.tiff", "b9.PNG", "b10.png", "1.jpg"]  # each once
+    brackets, notes = folder / "part[1].png", folder / "a/notes.txt"
+    brackets.touch()
+    assert list_pictures(str(brackets)) == [brackets]  # no pattern
+    assert list_pictures(notes) == [notes]  # named outright
     monkeypatch.chdir(folder)
     assert list_pictures("a") == [Path("a/1.jpg")]
 

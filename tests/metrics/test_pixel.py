@@ -1,4 +1,5 @@
-"""Pixel metrics against scikit-learn, a literal definition, two public packages, and properties."""
+"""Pixel metrics against scikit-learn, a literal definition, two public packages, and properties; sPRO
+against a literal definition, against AU-PRO where they agree, and by hand."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ import pytest
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 from flawscope.metrics import _ranking as ranking
-from flawscope.metrics import au_pro, image_metrics, pixel_metrics
+from flawscope.metrics import au_pro, au_spro, image_metrics, pixel_metrics, saturation_pixels
 
 Case = tuple[list[np.ndarray], list[np.ndarray]]
 
@@ -123,22 +124,11 @@ GOLDEN = [
 @pytest.mark.parametrize(("limit", "mvtec", "anomalib"), GOLDEN)
 def test_au_pro_golden_values_of_public_packages(limit: float, mvtec: float, anomalib: float) -> None:
     maps, masks = by_formula()
+    maps.setflags(write=False)  # arguments are left alone
+    masks.setflags(write=False)
     assert au_pro(maps, masks, limit) == pytest.approx(mvtec, abs=2e-8)
     assert au_pro(maps, masks, limit) == pytest.approx(anomalib, abs=2e-7)
     assert pixel_metrics(maps, masks).regions == 6
-
-
-def test_au_pro_against_the_code_of_mvtec() -> None:
-    reference = pytest.importorskip("pyaupro._reference")
-    rng = np.random.default_rng(0)
-    masks = rng.random((6, 40, 30)) < 0.03
-    maps = rng.normal(masks, 1.0).astype(np.float32)
-    fpr, pro = reference.compute_pro(list(maps), list(masks))
-    inside = fpr <= 0.3
-    fpr_cut = np.append(fpr[inside], 0.3)
-    pro_cut = np.append(pro[inside], np.interp(0.3, fpr, pro))
-    area = np.sum(np.diff(fpr_cut) * (pro_cut[1:] + pro_cut[:-1]) / 2) / 0.3
-    assert au_pro(maps, masks) == pytest.approx(area, abs=1e-6)
 
 
 @pytest.mark.parametrize("levels", [None, 3])
@@ -233,12 +223,12 @@ def test_what_is_undefined_is_nan() -> None:
     assert (full.ap, full.f1, full.regions) == (1, 1, 1)
     assert all(math.isnan(v) for v in astuple(pixel_metrics([], []))[:5])
     assert all(math.isnan(v) for v in astuple(pixel_metrics(values, [None]))[:5])
-
-
-def test_pictures_without_ground_truth_take_no_part() -> None:
-    maps, masks = draw(51)
+    maps, masks = draw(51)  # pictures without ground truth take no part
     unknown = np.full((3, 3), np.nan, dtype=np.float32)
     assert pixel_metrics([unknown, *maps], [None, *masks]) == pixel_metrics(maps, masks)
+    for limit in (0.0, 1.5, math.nan):
+        with pytest.raises(ValueError, match="limit of the false-positive rate"):
+            au_pro([], [], limit)
 
 
 # -------------------------------------------------------------------------------------------- valid pixels
@@ -301,16 +291,6 @@ def test_bad_valid_pixels_are_named(valid: list[np.ndarray], says: str) -> None:
         pixel_metrics([np.zeros((2, 2))], [np.zeros((2, 2), bool)], valid=valid)
 
 
-def test_arguments_are_left_alone() -> None:
-    maps, masks = by_formula()
-    copies = maps.copy(), masks.copy()
-    maps.setflags(write=False)
-    masks.setflags(write=False)
-    pixel_metrics(maps, masks)
-    np.testing.assert_array_equal(maps, copies[0])
-    np.testing.assert_array_equal(masks, copies[1])
-
-
 def test_wider_maps_keep_their_precision() -> None:
     mask = np.array([[True, False]])
     near = np.array([[np.nextafter(1.0, 2.0), 1.0]])
@@ -340,12 +320,6 @@ def test_bad_input_is_named(maps: object, masks: object, says: str) -> None:
             call(maps, masks)  # type: ignore[arg-type]
 
 
-def test_limits_outside_the_rates_are_refused() -> None:
-    for limit in (0.0, 1.5, math.nan):
-        with pytest.raises(ValueError, match="limit of the false-positive rate"):
-            au_pro([], [], limit)
-
-
 @pytest.mark.parametrize("share", [0.01, 0.9])
 def test_memory_is_for_anomalous_pixels_and_one_batch(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Normal pixels, of which there are many, are counted and forgotten."""
@@ -366,3 +340,118 @@ def test_memory_is_for_anomalous_pixels_and_one_batch(share: float, monkeypatch:
 def test_scipy_is_imported_only_where_it_is_needed() -> None:
     code = "import sys, flawscope.metrics; sys.exit('scipy' in sys.modules or 'torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# ----------------------------------------------------------------------------------------------------- sPRO
+
+Regions = list[list[tuple[np.ndarray, float]]]
+
+
+def draw_regions(seed: int, levels: int | None) -> tuple[list[np.ndarray], Regions]:
+    """Pictures with none to three regions, which may overlap; some saturate at a fraction of a pixel."""
+    rng = np.random.default_rng(seed)
+    maps: list[np.ndarray] = []
+    regions: Regions = []
+    for count in (2, 0, 3, 1):
+        shape = tuple(rng.integers(5, 12, size=2))
+        masks = [rng.random(shape) < 0.15 for _ in range(count)]
+        masks = [mask for mask in masks if mask.any()]
+        values = rng.normal(np.sum([np.zeros(shape), *masks], axis=0), 1.0)
+        maps.append(np.round(values * levels / 4) if levels else values)
+        saturations = [float(rng.uniform(0.3, 1.2 * m.sum())) for m in masks]
+        if saturations:
+            saturations[0] = float(math.ceil(saturations[0]))
+        regions.append(list(zip(masks, saturations, strict=True)))
+    return maps, regions
+
+
+def literal_au_spro(maps: list[np.ndarray], regions: Regions, limit: float) -> float:
+    normal = []
+    for values, found in zip(maps, regions, strict=True):
+        union = np.any([np.zeros(values.shape, bool), *(mask for mask, _ in found)], axis=0)
+        normal += values[~union].tolist()
+    curve = [(0.0, 0.0)]
+    for threshold in sorted({float(v) for m in maps for v in m.ravel()}, reverse=True):
+        spro = [
+            min((values[mask] >= threshold).sum() / min(saturation, mask.sum()), 1.0)
+            for values, found in zip(maps, regions, strict=True)
+            for mask, saturation in found
+        ]
+        curve.append((sum(v >= threshold for v in normal) / len(normal), float(np.mean(spro))))
+    fpr, pro = np.array(curve).T
+    inside = fpr <= limit
+    x = np.append(fpr[inside], limit)
+    beyond = int(inside.sum())
+    y_limit = 1.0
+    if beyond < fpr.size:
+        slope = (pro[beyond] - pro[beyond - 1]) / (fpr[beyond] - fpr[beyond - 1])
+        y_limit = pro[beyond - 1] + slope * (limit - fpr[beyond - 1])
+    y = np.append(pro[inside], y_limit)
+    return float(np.sum(np.diff(x) * (y[1:] + y[:-1]) / 2) / limit)
+
+
+@pytest.mark.parametrize("levels", [None, 1, 4])
+@pytest.mark.parametrize("seed", range(6))
+def test_is_the_literal_definition(seed: int, levels: int | None) -> None:
+    maps, regions = draw_regions(seed, levels)
+    limits = (0.01, 0.05, 0.3, 1.0)
+    result = au_spro(maps, regions, limits)
+    for limit in limits:
+        assert result[limit] == pytest.approx(literal_au_spro(maps, regions, limit), abs=1e-12)
+
+
+def test_is_au_pro_where_nothing_saturates_early() -> None:
+    rng = np.random.default_rng(5)
+    masks = np.zeros((3, 12, 12), dtype=bool)
+    masks[0, 2:5, 2:7] = True
+    masks[1, 8:, 8:] = True
+    maps = rng.normal(masks, 1.0).astype(np.float32)
+    regions = [[(m, float(m.sum()))] if m.any() else [] for m in masks]
+    assert au_spro(maps, regions)[0.3] == au_pro(maps, masks, 0.3)
+    assert au_spro(maps, regions)[0.05] == au_pro(maps, masks, 0.05)
+    capped = [[(mask, 1e9) for mask, _ in found] for found in regions]
+    assert au_spro(maps, capped) == au_spro(maps, regions)
+
+
+def test_a_part_is_enough_where_the_region_saturates() -> None:
+    mask = np.zeros((4, 10), dtype=bool)
+    mask[:2] = True
+    values = np.zeros((4, 10))
+    values[0, :5] = 1
+    values[0, 5:] = values[1] = -1
+    assert au_spro([values], [[(mask, 5.0)]]) == {0.05: 1.0, 0.3: 1.0}
+    assert au_spro([values], [[(mask, 20.0)]]) == {0.05: 0.25, 0.3: 0.25}
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_does_not_take_part() -> None:
+    maps, regions = draw_regions(1, None)
+    expected = au_spro(maps, regions)
+    assert au_spro([*maps, np.full((2, 2), np.nan)], [*regions, None]) == expected
+    empty = np.zeros(maps[0].shape, dtype=bool)
+    assert au_spro(maps, [[*regions[0], (empty, 3.0)], *regions[1:]]) == expected
+    order = [2, 0, 3, 1]
+    assert au_spro([maps[i] for i in order], [regions[i] for i in order]) == expected
+    assert all(math.isnan(v) for v in au_spro(maps, [[] for _ in maps]).values())
+    assert all(math.isnan(v) for v in au_spro([np.ones((2, 2))], [[(np.ones((2, 2), bool), 1.0)]]).values())
+
+
+def test_bad_regions_are_named() -> None:
+    mask = np.ones((2, 2), dtype=bool)
+    with pytest.raises(ValueError, match=r"saturation of regions\[0\]\[0\] is 0"):
+        au_spro([np.zeros((2, 2))], [[(mask, 0)]])
+    with pytest.raises(ValueError, match=r"regions\[0\]\[0\] has shape \(2, 2\), its map has \(3, 3\)"):
+        au_spro([np.zeros((3, 3))], [[(mask, 1)]])
+    with pytest.raises(ValueError, match="1 maps and 0 lists of regions"):
+        au_spro([np.zeros((3, 3))], [])
+
+
+def test_saturation_from_the_configuration() -> None:
+    assert saturation_pixels(1000, 0.25, relative=True) == 250
+    assert saturation_pixels(999, 0.5, relative=True) == 499  # cut, as the published code does
+    assert saturation_pixels(1, 0.5, relative=True) == 1  # which would divide by 0 here
+    assert saturation_pixels(1000, 300, relative=False) == 300
+    assert saturation_pixels(200, 300, relative=False) == 200
+    assert saturation_pixels(200, 300, relative=False, scale=1 / 16) == 300 / 16
+    with pytest.raises(ValueError, match="must all be above 0"):
+        saturation_pixels(0, 300, relative=False)

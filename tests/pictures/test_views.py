@@ -1,4 +1,4 @@
-"""Tiles: where they lie, what they count for, and that their maps are one map."""
+"""Views: where tiles lie, what they count for, and that their maps are one map."""
 
 import numpy as np
 import pytest
@@ -25,13 +25,23 @@ def whole(canvas, size=(16, 16)):
 @pytest.mark.parametrize(("canvas", "tile"), SIZES)
 def test_tiles_cover_the_canvas_and_their_weights_sum_to_one(canvas, tile, overlap):
     grid = Grid(canvas, tile, overlap)
-    total = np.zeros(canvas)
-    for k in range(len(grid)):
-        (y, x), (row, column) = grid.corner(k), grid.place(k)
-        assert 0 <= y <= canvas[0] - tile[0]
-        assert 0 <= x <= canvas[1] - tile[1]
-        total[y : y + tile[0], x : x + tile[1]] += np.outer(grid.weights[0][row], grid.weights[1][column])
+    total, shown = np.zeros(canvas), np.zeros(canvas, int)
+    windows = [
+        tuple(slice(at, at + side) for at, side in zip(grid.corner(k), tile, strict=True))
+        for k in range(len(grid))
+    ]
+    for k, window in enumerate(windows):
+        row, column = grid.place(k)
+        total[window] += np.outer(grid.weights[0][row], grid.weights[1][column])
+        shown[window] += 1
     np.testing.assert_allclose(total, 1, atol=1e-6)
+    for k, window in enumerate(windows):
+        alone = np.zeros(tile, np.bool_)
+        alone[grid.alone(k)] = True
+        np.testing.assert_array_equal(alone, shown[window] == 1)
+    for y, x in np.random.default_rng(0).integers(canvas, size=(5, 2)):
+        held = [k for k, (v, u) in enumerate(windows) if v.start <= y < v.stop and u.start <= x < u.stop]
+        assert grid.showing(y, x) == held
     for axis in (0, 1):
         steps = np.diff(grid.starts[axis])
         assert (steps <= tile[axis] - round(overlap * tile[axis])).all()
@@ -46,14 +56,6 @@ def test_weights_fall_linearly_to_the_edge_and_only_beside_a_neighbour():
     np.testing.assert_allclose(grid.weights[1][1], [0.25, 0.75, 1, 1, 1, 1, 1, 1])
 
 
-def test_a_pixel_is_shown_by_the_tiles_that_hold_it():
-    grid = Grid((40, 50), (16, 16), 0.5)
-    for y, x in [(0, 0), (20, 25), (39, 49), (15, 16)]:
-        corners = [grid.corner(k) for k in range(len(grid))]
-        held = [k for k, (v, u) in enumerate(corners) if v <= y < v + 16 and u <= x < u + 16]
-        assert grid.showing(y, x) == held
-
-
 def test_maps_that_agree_are_one_map():
     grid = Grid((90, 120), (32, 32), 0.25)
     field = np.random.default_rng(1).normal(size=grid.canvas).astype(np.float32)
@@ -64,6 +66,8 @@ def test_maps_that_agree_are_one_map():
     score, drawn = blended.result()
     np.testing.assert_allclose(drawn, field, atol=1e-5)
     assert score == drawn.max()
+    blended.replace(1, field[:32, :32], field[:32, :32] + 100)
+    assert blended.result()[0] == pytest.approx(100 + field[:24, :24].max(), abs=1e-3)
 
 
 def test_the_whole_view_counts_where_it_is_larger_in_the_tiles_units():
@@ -167,30 +171,3 @@ def test_what_lies_outside_of_the_region_is_marked_and_tiles_without_any_of_it_a
 )
 def test_an_overlap_is_a_share_or_pixels(text, share):
     assert overlap_of(text, (64, 64)) == share
-
-
-@pytest.mark.parametrize("bad", [{"tile": (0, 4)}, {"tile": "x"}, {"overlap": 2.0}, {"crop": (8, 8)}])
-def test_settings_of_tiles_that_make_no_sense(bad):
-    with pytest.raises(InputError):
-        Preprocess(**{"size": (16, 16), "tile": (16, 16), **bad})
-
-
-def test_preprocess_with_tiles_goes_through_json():
-    how = Preprocess((16, 16), tile=(32, 48), overlap=0.5)
-    assert Preprocess.from_dict(how.to_dict()) == how
-    assert "tile" not in Preprocess((16, 16)).to_dict()
-
-
-@pytest.mark.parametrize("canvas", [(144, 144), (64, 200), (70, 300)])
-@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.6])
-def test_a_tile_is_alone_where_it_counts_whole(canvas, overlap):
-    grid = Grid(canvas, (64, 64), overlap)
-    shown = np.zeros(canvas, int)
-    for tile in range(len(grid)):
-        y, x = grid.corner(tile)
-        shown[y : y + 64, x : x + 64] += 1
-    for tile in range(len(grid)):
-        y, x = grid.corner(tile)
-        alone = np.zeros((64, 64), np.bool_)
-        alone[grid.alone(tile)] = True
-        np.testing.assert_array_equal(alone, shown[y : y + 64, x : x + 64] == 1)

@@ -41,17 +41,12 @@ def test_agrees_with_scikit_learn(seed: int, levels: int | None) -> None:
     assert result.ap == pytest.approx(average_precision_score(labels, scores), abs=1e-12)
     assert result.f1 == pytest.approx(f1.max(), abs=1e-12)
     assert result.f1_threshold == thresholds[np.flatnonzero(f1 >= f1.max() - 1e-12).max()]
-    # the threshold does what it says
-    assert f1_at(labels, scores >= result.f1_threshold) == result.f1
-    assert f1_score(labels, scores >= result.f1_threshold) == pytest.approx(result.f1, abs=1e-12)
-
-
-def test_single_functions_are_parts_of_image_metrics() -> None:
-    labels, scores = draw(3, 5)
-    result = image_metrics(labels, scores)
     assert auroc(labels, scores) == result.auroc
     assert average_precision(labels.astype(int), scores) == result.ap
     assert f1_max(labels.tolist(), scores.tolist()) == (result.f1, result.f1_threshold)
+    # the threshold does what it says
+    assert f1_at(labels, scores >= result.f1_threshold) == result.f1
+    assert f1_score(labels, scores >= result.f1_threshold) == pytest.approx(result.f1, abs=1e-12)
 
 
 @pytest.mark.parametrize("levels", [None, 4])

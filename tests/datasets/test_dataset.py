@@ -1,10 +1,12 @@
+"""Splits by seeded hashes of names, in whole parts, and which pictures belong together by their names."""
+
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
 
-from flawscope.datasets import open_dataset
+from flawscope.datasets import group_numbers, open_dataset
 from flawscope.datasets.dataset import held_out
 from flawscope.errors import InputError
 
@@ -86,3 +88,40 @@ def test_a_pattern_of_other_pictures_splits_one_by_one_and_a_bad_one_is_refused(
     assert open_dataset(tmp_path, group=GROUP) == open_dataset(tmp_path)
     with pytest.raises(InputError, match="not a regular expression"):
         open_dataset(tmp_path, group="(")
+
+
+def same(numbers: list[int]) -> set[frozenset[int]]:
+    """The grouping, whatever the numbers are."""
+    return {frozenset(i for i, n in enumerate(numbers) if n == value) for value in numbers}
+
+
+NAMES = ["part1_top.png", "part1_side.png", "part12_top.png", "other.png"]
+
+
+@pytest.mark.parametrize(
+    ("names", "pattern", "groups"),
+    [
+        (NAMES, r"part(\d+)", [{0, 1}, {2}, {3}]),  # the group's text, not the whole match
+        (NAMES, r"part\d+", [{0, 1}, {2}, {3}]),
+        (NAMES, r"_(top|side)", [{0, 2}, {1}, {3}]),
+        (NAMES, r"part(\d)\d*_(\w)", [{0, 2}, {1}, {3}]),  # several groups count together
+        (NAMES, r"part", [{0, 1, 2}, {3}]),
+        (NAMES, r"^", [{0, 1, 2, 3}]),
+        (["a1", "x", "y"], r"a(\d)", [{0}, {1}, {2}]),  # no match is no group
+        (["x", "0", "y", "0b"], r"0", [{0}, {1, 3}, {2}]),  # a group called like an index
+        (["a1", "b1", "a2"], r"a(\d)|b(\d)", [{0}, {1}, {2}]),  # one takes no part in the match
+        (["a", "a", "b"], None, [{0}, {1}, {2}]),
+        ([], "x", []),
+    ],
+)
+def test_the_same_text_is_the_same_group_and_no_match_stands_alone(
+    names: list[str], pattern: str | None, groups: list
+) -> None:
+    assert same(group_numbers(names, pattern)) == {frozenset(g) for g in groups}
+
+
+@pytest.mark.parametrize("pattern", ["(", "[a", "*", "(?P<a", "piece"])
+def test_a_bad_pattern_and_one_that_matches_nothing_are_one_line(pattern: str) -> None:
+    with pytest.raises(InputError, match="--group") as caught:
+        group_numbers(["part1.png"], pattern)
+    assert "\n" not in str(caught.value)
