@@ -61,32 +61,6 @@ def test_mvtec(mvtec, save):
         assert words in refused(mvtec, **options)
 
 
-def test_the_class_is_the_folder_not_a_substring(tmp_path, save, mask):
-    root = tmp_path / "home/tester/goods/test/good/bad/part"
-    save(root / "train/good/testgood.png")
-    save(root / "test/not_good/good_test.png")
-    save(root / "ground_truth/not_good/good_test.png", mask)
-    save(root / "test/good/bad.png")
-    dataset = open_dataset(root)
-    assert names(dataset, "test") == [
-        ("test/good/bad.png", "good", False, ()),
-        ("test/not_good/good_test.png", "not_good", True, ("ground_truth/not_good/good_test.png",)),
-    ]
-
-
-def test_suffixes_may_differ_and_shout(tmp_path, save, mask):
-    save(tmp_path / "p/train/good/1.JPG")
-    save(tmp_path / "p/test/dent/a.1.JPEG")
-    save(tmp_path / "p/test/dent/b.BMP")
-    save(tmp_path / "p/ground_truth/dent/a.1_mask.PNG", mask)
-    save(tmp_path / "p/ground_truth/dent/b.tif", mask)
-    found = names(open_dataset(tmp_path / "p"), "test")
-    assert [masks for *_, masks in found] == [
-        ("ground_truth/dent/a.1_mask.PNG",),
-        ("ground_truth/dent/b.tif",),
-    ]
-
-
 def test_litter_is_passed_over(mvtec, save):
     before = open_dataset(mvtec)
     for name in ("._000.png", ".DS_Store", "Thumbs.db", "notes.txt", ".hidden/0.png", "@eaDir/000.png"):
@@ -96,36 +70,66 @@ def test_litter_is_passed_over(mvtec, save):
     assert open_dataset(mvtec) == before
 
 
-# ------------------------------------------------------------------------------------------- BTAD and LOCO
+# ---------------------------------------------------------------------------------- others of the same shape
+
+LOCO = [f"ground_truth/logical_anomalies/000/{k}.png" for k in ("000", "001", "010")]
+TREES = {  # pictures; masks; layout, kinds; defective pictures with their masks
+    "the class is the folder, not a part of its name": (
+        ["train/good/testgood.png", "test/not_good/good_test.png", "test/good/bad.png"],
+        ["ground_truth/not_good/good_test.png"],
+        ("mvtec", ("good", "not_good")),
+        [("test/not_good/good_test.png", ("ground_truth/not_good/good_test.png",))],
+    ),
+    "suffixes may differ and shout": (
+        ["train/good/1.JPG", "test/dent/a.1.JPEG", "test/dent/b.BMP"],
+        ["ground_truth/dent/a.1_mask.PNG", "ground_truth/dent/b.tif"],
+        ("mvtec", ("dent",)),
+        [
+            ("test/dent/a.1.JPEG", ("ground_truth/dent/a.1_mask.PNG",)),
+            ("test/dent/b.BMP", ("ground_truth/dent/b.tif",)),
+        ],
+    ),
+    "BTAD": (
+        ["train/ok/0000.bmp", "test/ok/0000.bmp", "test/ko/0000.bmp"],
+        ["ground_truth/ko/0000.png"],
+        ("btad", ("ok", "ko")),
+        [("test/ko/0000.bmp", ("ground_truth/ko/0000.png",))],
+    ),
+    "LOCO": (
+        [f"{split}/good/000.png" for split in ("train", "validation", "test")]
+        + ["test/logical_anomalies/000.png"],
+        LOCO,
+        ("loco", ("good", "logical_anomalies")),
+        [("test/logical_anomalies/000.png", tuple(LOCO))],
+    ),
+    "MVTec AD 2, whose private test sets are nobody's": (
+        [
+            *("train/good/0.png", "validation/good/1.png", "test_public/good/0.png"),
+            *("test_public/bad/0.png", "test_private/0.png", "test_private_mixed/0.png"),
+        ],
+        ["test_public/ground_truth/bad/0_mask.png"],
+        ("mvtec2", ("good", "bad")),
+        [("test_public/bad/0.png", ("test_public/ground_truth/bad/0_mask.png",))],
+    ),
+}
 
 
-def test_btad(tmp_path, save, mask):
-    save(tmp_path / "01/train/ok/0000.bmp")
-    save(tmp_path / "01/test/ok/0000.bmp")
-    save(tmp_path / "01/test/ko/0000.bmp")
-    save(tmp_path / "01/ground_truth/ko/0000.png", mask)
-    save(tmp_path / "02/train/ok/0000.png")
-    assert find_categories(tmp_path) == ["01", "02"]
-    dataset = open_dataset(tmp_path, "01")
-    assert dataset.layout == "btad"
-    assert dataset.kinds == ("ok", "ko")
-    assert names(dataset, "test")[0] == ("test/ko/0000.bmp", "ko", True, ("ground_truth/ko/0000.png",))
-
-
-def test_loco_has_validation_and_several_masks(tmp_path, save, mask):
-    root = tmp_path / "pushpins"
-    for split in ("train", "validation", "test"):
-        save(root / split / "good/000.png")
-    for kind in ("logical_anomalies", "structural_anomalies"):
-        save(root / "test" / kind / "000.png")
-        for part in ("000", "001", "010"):
-            save(root / "ground_truth" / kind / "000" / f"{part}.png", mask)
+@pytest.mark.parametrize("name", TREES)
+def test_other_data_sets_of_the_same_shape(tmp_path, save, mask, name):
+    pictures, masks, expected, bad = TREES[name]
+    root = tmp_path / "home/tester/goods/test/good/bad/part"
+    for path in pictures:
+        save(root / path)
+    for path in masks:
+        save(root / path, mask)
     dataset = open_dataset(root)
-    assert dataset.layout == "loco"
-    assert names(dataset, "validation") == [("validation/good/000.png", "good", False, ())]
-    folder = "ground_truth/logical_anomalies/000"
-    assert dataset.test[1].masks == tuple(root / folder / f"{n}.png" for n in ("000", "001", "010"))
-    assert dataset.kinds == ("good", "logical_anomalies", "structural_anomalies")
+    assert (dataset.layout, dataset.kinds) == expected
+    assert [(path, found) for path, _, anomalous, found in names(dataset, "test") if anomalous] == bad
+    assert (len(dataset.train), len(dataset.validation)) == (
+        1,
+        any("validation" in path for path in pictures),
+    )
+    assert find_categories(root.parent) == ["part"]
 
 
 # ----------------------------------------------------------------------------------------------------- VisA
@@ -351,30 +355,6 @@ def test_reference_data_has_the_known_numbers(reference_data):
 
 
 # ------------------------------------------------------------------------------- MVTec AD 2, MPDD, Real-IAD
-
-
-def test_mvtec_ad_2(tmp_path, save, mask):
-    """The public test set; the private ones are nobody's."""
-    root = tmp_path / "can"
-    save(root / "train/good/000_regular.png")
-    save(root / "validation/good/001_regular.png")
-    save(root / "test_public/good/000_overexposed.png")
-    save(root / "test_public/bad/000_regular.png")
-    save(root / "test_public/ground_truth/bad/000_regular_mask.png", mask)
-    save(root / "test_private/000_regular.png")
-    save(root / "test_private_mixed/000_mixed.png")
-    dataset = open_dataset(tmp_path, "can")
-    assert dataset.layout == "mvtec2"
-    assert (len(dataset.train), len(dataset.validation)) == (1, 1)
-    assert names(dataset, "test") == [
-        (
-            "test_public/bad/000_regular.png",
-            "bad",
-            True,
-            ("test_public/ground_truth/bad/000_regular_mask.png",),
-        ),
-        ("test_public/good/000_overexposed.png", "good", False, ()),
-    ]
 
 
 @pytest.fixture

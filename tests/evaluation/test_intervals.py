@@ -77,12 +77,6 @@ def test_separated_classes_are_no_certainty() -> None:
     assert (upside_down.low, upside_down.high) == (0, pytest.approx(1 - 0.025 ** (1 / 5)))
 
 
-def test_one_picture_of_a_class_has_no_interval() -> None:
-    labels = np.array([False, False, True])
-    found = image_intervals(labels, np.array([0.1, 0.2, 0.3]), labels)
-    assert set(found.values()) == {None}
-
-
 def test_image_intervals_are_seeded_and_hold_the_value() -> None:
     labels, scores = binormal(np.random.default_rng(3), 40, 40, 1.5)
     decisions = scores > 1
@@ -97,10 +91,9 @@ def test_image_intervals_are_seeded_and_hold_the_value() -> None:
         assert interval is not None
         assert interval.low < value < interval.high
         assert interval.high - interval.low < 0.3
-
-
-def test_without_a_mistake_the_bootstrap_says_nothing() -> None:
-    labels = np.array([False] * 10 + [True] * 10)
+    few = np.array([False, False, True])  # one picture of a class has no interval
+    assert set(image_intervals(few, np.array([0.1, 0.2, 0.3]), few).values()) == {None}
+    labels = np.arange(20) >= 10  # without a mistake the bootstrap says nothing
     found = image_intervals(labels, labels + 0.0, labels, resamples=50)
     assert found["image_ap"] is None
     assert found["image_auroc"] is not None

@@ -53,10 +53,7 @@ def test_no_tiles_where_whole_pictures_show_it() -> None:
     assert tile_for(ENOUGH, [(384, 384), (200, 300)]) is None
     assert tile_for(ENOUGH, [(384, 384), LARGE]) is not None  # one picture that needs them is enough
     assert tile_for(20, [LARGE], whole=(4000, 6000)) is None
-
-
-def test_a_tile_fits_into_every_picture() -> None:
-    assert tile_for(4, [(400, 6000), LARGE]) == (256, 0.5)
+    assert tile_for(4, [(400, 6000), LARGE]) == (256, 0.5)  # a tile fits into every picture
     assert tile_for(ENOUGH, [(400, 6000), LARGE]) == (400, 1.0)
     assert tile_for(10 * ENOUGH, [LARGE, (1000, 6001)]) == (1000, 10.0)
 
@@ -83,13 +80,9 @@ def test_the_remark_names_the_largest_picture_and_is_left_out_where_little_is_lo
         "give fit --min-defect 20px, or --tile"
     )
     assert remark([LARGE], network=(768, 1024), defect=10 * ENOUGH) is None  # more than enough is left
+    for side in (1536, 4000, 12000):  # who follows the remark gets tiles
+        assert remark([(side, side)])
+        assert tile_for(defect_size.SMALL, [(side, side)])
     message, remedy = lost([LARGE], defect=30) or ("", "")
     assert "a defect of 30 px has 1.9 px left" in message
     assert remedy == "give fit --min-defect 30px, or --tile"
-
-
-def test_a_remedy_that_helps() -> None:
-    """Who follows the remark gets tiles."""
-    for side in (1536, 4000, 12000):
-        assert remark([(side, side)])
-        assert tile_for(defect_size.SMALL, [(side, side)])
