@@ -255,7 +255,6 @@ def _log_odds(codes: Sequence[NDArray[np.intp]], parts: Sequence[Mask]) -> Float
     return np.asarray(np.clip(np.log(shares[0] / shares[1]), -_LOG_ODDS, _LOG_ODDS), np.float32)
 
 
-_SIDE = 128  # the estimate is made at this size
 _BORDER_IS_BACKGROUND = 0.9  # share of the border that must look like background
 _SEPARATION = 0.65  # share of the variance that two classes must explain
 _SHARE = (0.03, 0.85)  # share of the picture an object takes
@@ -350,14 +349,12 @@ def foreground_mask(picture: Picture) -> Mask:
     check_picture(picture)
     shape = picture.shape[:2]
     all_of_it = np.ones(shape, np.bool_)
-    scale = min(1.0, _SIDE / max(shape))
-    size = (max(1, round(shape[1] * scale)), max(1, round(shape[0] * scale)))
-    if min(size) < 8:
+    reduced = shrunk(picture)
+    if min(reduced.shape[:2]) < 8:
         return all_of_it
-    reduced = Image.fromarray(picture).resize(size, Image.Resampling.BOX)
-    small = np.asarray(reduced.filter(ImageFilter.MedianFilter(5)), np.float32)
+    small = np.asarray(Image.fromarray(reduced).filter(ImageFilter.MedianFilter(5)), np.float32)
     ring = np.ones(small.shape[:2], np.bool_)
-    edge = max(1, round(0.04 * min(size)))
+    edge = max(1, round(0.04 * min(reduced.shape[:2])))
     ring[edge:-edge, edge:-edge] = False
     # a background may be lit unevenly: the medians of pieces of the border, without the odd ones
     pieces = np.stack([np.median(part, 0) for part in np.array_split(small[ring], 16)])
@@ -370,12 +367,7 @@ def foreground_mask(picture: Picture) -> Mask:
     if separation < _SEPARATION or 1 - found[ring].mean() < _BORDER_IS_BACKGROUND:
         return all_of_it
     found = ndimage.binary_fill_holes(ndimage.binary_closing(np.pad(found, 4), iterations=3))[4:-4, 4:-4]
-    labels, count = ndimage.label(found)
-    areas = ndimage.sum_labels(found, labels, np.arange(1, count + 1))
-    if not count:
-        return all_of_it
-    found = np.isin(labels, 1 + np.flatnonzero(areas >= 0.05 * areas.max()))
-    found = ndimage.binary_dilation(found, iterations=2)
+    found = ndimage.binary_dilation(_without_specks(found), iterations=2)
     if not _SHARE[0] <= found.mean() <= _SHARE[1]:
         return all_of_it
     return _enlarged(found, shape)
