@@ -76,6 +76,11 @@ def test_the_figures_are_those_one_counts_by_hand(root: Path) -> None:
     assert (alarms["target"], alarms["measured"], alarms["images"]) == (0.05, 0.25, 4)
     assert alarms["expected"] == 1 / 21  # of 20 calibration scores
     assert alarms["interval"] == list(confidence_interval_rate(1, 4))
+    full = found(root, full_resolution=True)
+    assert values.items() <= full.metrics.items()
+    names = ("full_pixel_auroc", "full_pixel_ap", "full_pixel_f1", "full_au_pro")
+    assert {*full.metrics} - {*values} == {*names}
+    assert "full_resolution" in full.labels
     data = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     assert {"category", "method", "metrics", "false_alarms", "images", "left_out", "seconds"} <= set(data)
 
@@ -214,14 +219,6 @@ def test_nothing_to_test_is_an_input_error(root: Path) -> None:
         found(root)
 
 
-def test_full_resolution_is_extra_and_labelled(root: Path) -> None:
-    plain, full = found(root), found(root, full_resolution=True)
-    assert plain.metrics.items() <= full.metrics.items()
-    names = ("pixel_auroc", "pixel_ap", "pixel_f1", "au_pro")
-    assert {n for n in full.metrics if n not in plain.metrics} == {f"full_{name}" for name in names}
-    assert "full_resolution" in full.labels
-
-
 # ---------------------------------------------------------------------------------------- pixels that count
 
 
@@ -338,18 +335,15 @@ def saturate(root: Path, threshold: float, relative: bool) -> None:
     (root / "defects_config.json").write_text(json.dumps([{"pixel_value": v, **entry} for v in (200, 255)]))
 
 
-def test_loco_without_its_saturation_file_gets_au_pro_and_says_so(loco: Path) -> None:
-    result = found(loco)
-    assert not any(name.startswith("au_spro") for name in result.metrics)
-    assert "defects_config.json" in result.labels["au_pro"]
-
-
 @pytest.mark.parametrize(
     ("threshold", "relative"),
     [(0.4, True), (100, False)],  # both are at most half of the 256 pixels of the mask in the picture
 )
 def test_half_of_a_region_is_enough_where_it_saturates(loco: Path, threshold: float, relative: bool) -> None:
     """A quarter of the pixels is left at network size: the saturation has to shrink with them."""
+    without = found(loco)
+    assert not any(name.startswith("au_spro") for name in without.metrics)
+    assert "defects_config.json" in without.labels["au_pro"]
     saturate(loco, threshold, relative)
     assert found(loco).metrics["au_spro_0.3"] == pytest.approx(1.0, abs=0.03)
     saturate(loco, 1.0, True)
