@@ -12,15 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from flawscope import report
-from flawscope.calibration.decision import Calibration
 from flawscope.cli import main
 from flawscope.errors import InputError
-from flawscope.report.collect import Row
-from flawscope.report.page import MOST_POINTS, operating_points, step_path
 from flawscope.results.html import for_script
 
 for library in ("matplotlib", "jinja2"):
@@ -89,9 +85,6 @@ def test_only_our_own_script_may_run(text: str, page: Page) -> None:
     digest = base64.b64encode(hashlib.sha256(page.scripts[1].encode()).digest()).decode()
     assert f"script-src 'sha256-{digest}'" in policy
     assert len(page.scripts) == 2
-    value = ["</script><script>", "<!--", "]]>", "&lt;"]
-    assert not set("<>&") & set(for_script(value))
-    assert json.loads(for_script(value)) == value
 
 
 def test_every_picture_is_there_with_its_layers(page: Page, hostile: Any) -> None:
@@ -101,9 +94,6 @@ def test_every_picture_is_there_with_its_layers(page: Page, hostile: Any) -> Non
     for picture in pictures.values():
         for name in ("photo", "heat", "line", "map"):
             assert picture["layers"][name].startswith("data:image/webp;base64,")
-    keys = {a["data-sort"] for tag, a in page.elements if tag == "button" and "data-sort" in a}
-    assert keys == {"name", "kind", "severity", "score", "p_value", "verdict", "margin"}
-    assert keys <= set(pictures["dent/d0.png"])
     assert pictures["dent/d0.png"]["layers"]["truth"]
     assert "truth" not in pictures["good/g0.png"]["layers"]
     assert pictures["good/g3.png"]["outcome"] == "false alarm"
@@ -122,6 +112,12 @@ def test_what_was_skipped_and_left_out_is_told_without_paths(page: Page, hostile
     assert "model.safetensors" in words
 
 
+def test_a_table_can_be_sorted_by_its_buttons(page: Page) -> None:
+    keys = {a["data-sort"] for tag, a in page.elements if tag == "button" and "data-sort" in a}
+    assert keys == {"name", "kind", "severity", "score", "p_value", "verdict", "margin"}
+    assert keys <= set(json.loads(page.scripts[0])[0])
+
+
 @pytest.mark.parametrize(
     ("good", "bad", "masks"),
     [((0.1,), (), True), ((), (0.9,), True), ((0.1, 0.2), (0.4, 0.9), False), ((0.1, 0.6), (0.3, 0.9), True)],
@@ -133,6 +129,13 @@ def test_it_works_with_what_there_is(
     pictures = json.loads(Page(text).scripts[0])
     assert len(pictures) == len(good) + len(bad)
     assert "nan" not in re.sub(r"base64,[^\"]*", "", text.lower()).replace("nano", "")
+
+
+def test_a_picture_that_has_gone_is_named_and_not_shown(run_of: Callable[..., Any], tmp_path: Path) -> None:
+    run = run_of((0.1, 0.2), (0.9,))
+    run.result.pictures[0].item.path.unlink()
+    pictures = json.loads(Page(run.write(tmp_path / "report.html")).scripts[0])
+    assert [p["layers"] == "picture not readable" for p in pictures] == [True, False, False]
 
 
 def test_one_picture_that_cannot_be_drawn_costs_no_report(
@@ -148,12 +151,8 @@ def test_one_picture_that_cannot_be_drawn_costs_no_report(
         return drawn(path, *rest)
 
     monkeypatch.setattr(thumbnails, "layers", broken)
-    run = run_of((0.1, 0.2, 0.3), (0.9,))
-    run.result.pictures[0].item.path.unlink()  # has gone since
-    pictures = json.loads(Page(run.write(tmp_path / "report.html")).scripts[0])
-    assert {p["name"]: p["layers"] for p in pictures if isinstance(p["layers"], str)} == dict.fromkeys(
-        ("dent/d0.png", "good/g1.png"), "picture not readable"
-    )
+    pictures = json.loads(Page(run_of((0.1, 0.2), (0.9,)).write(tmp_path / "report.html")).scripts[0])
+    assert [p["name"] for p in pictures if isinstance(p["layers"], str)] == ["good/g1.png"]
 
 
 def test_what_has_no_room_is_left_out_and_the_report_says_so(
@@ -175,6 +174,18 @@ def test_what_has_no_room_is_left_out_and_the_report_says_so(
     words = " ".join("".join(page.words).split())
     assert "There is room for 2 pictures, those on the wrong side" in words
     assert "3 pictures left out" in words
+
+
+def test_a_pillow_without_webp_is_told_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("PIL.features.check", lambda name: name != "webp")
+    with pytest.raises(InputError, match="WebP"):
+        report.require()
+
+
+def test_json_cannot_end_its_script() -> None:
+    value = ["</script><script>", "<!--", "]]>", "&lt;"]
+    assert not set("<>&") & set(for_script(value))
+    assert json.loads(for_script(value)) == value
 
 
 # ------------------------------------------------------------------------------------------------ libraries
@@ -200,66 +211,3 @@ def test_a_missing_library_is_told_first_with_the_extra(
     assert not (tmp_path / "out").exists()
     assert main(["evaluate", "missing.onnx", "--data", "missing"]) == 2
     assert "pip install" not in capsys.readouterr().err
-    monkeypatch.undo()
-    monkeypatch.setattr("PIL.features.check", lambda name: name != "webp")
-    with pytest.raises(InputError, match="WebP"):
-        report.require()
-
-
-# ------------------------------------------------------------------------- other false-alarm rates
-
-
-def row(score: float, anomalous: bool) -> Row:
-    return Row("", "", anomalous, False, score, 0.5, 0.0, 0, "1 × 1")
-
-
-def calibrated(count: int, rate: float = 0.05, **more: Any) -> Calibration:
-    values = tuple(np.random.default_rng(count).normal(size=count).tolist())
-    return Calibration(values, values, -9.0, rate=rate, **more)
-
-
-@pytest.mark.parametrize("count", [4, 20, 199, 3000])
-def test_every_position_is_what_its_option_makes_of_the_pictures(count: int) -> None:
-    """The rate that is shown, given to the model, decides as the position says."""
-    made = calibrated(count)
-    rng = np.random.default_rng(1)
-    scores, bad = rng.normal(0.5, 1, 50), rng.random(50) < 0.5
-    # scores on thresholds, too
-    scores[:10] = rng.choice(made.scores, 10)
-    points = operating_points([row(float(s), bool(b)) for s, b in zip(scores, bad, strict=True)], made)
-    assert len(points) <= MOST_POINTS + 1
-    assert [point.threshold for point in points] == sorted((p.threshold for p in points), reverse=True)
-    (now,) = (point for point in points if point.now)
-    assert now.threshold == made.score_threshold
-    assert now.rate == pytest.approx(made.expected_rate)
-    for point in points[:: max(1, len(points) // 20)]:
-        other = made.with_rate(float(point.option.split()[1].rstrip("%")) / 100)
-        assert other.score_threshold == point.threshold
-        assert other.expected_rate == pytest.approx(point.rate)
-        called = other.is_anomalous(scores)
-        assert point.missed == (~called & bad).sum()
-        assert point.alarms == (called & ~bad).sum()
-        assert point.missed + point.alarms <= point.defective + point.good == 50
-
-
-def test_what_is_not_promised_has_no_rate() -> None:
-    points = operating_points([row(0.5, True)], calibrated(10, promised=False))
-    assert {point.rate for point in points} == {None}
-    assert points[0].good == 0
-    assert points[0].alarm_range is None
-    assert operating_points([row(0.5, True)], calibrated(1)) == []  # one threshold makes no slider
-
-
-def test_the_path_runs_from_left_to_right_and_down_is_less() -> None:
-    assert step_path([0.0, 1.0, 0.5]) == "M0.00 100.00L50.00 0.00L100.00 50.00"
-    assert step_path([0.3]) == ""
-
-
-def test_a_report_without_a_choice_of_thresholds_has_no_slider(
-    report_path: Path, run_of: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert 'id="rate-slider"' in report_path.read_text(encoding="utf-8")
-    monkeypatch.setattr("flawscope.report.page.operating_points", lambda *_: [])
-    text = run_of((0.1,), (0.9,)).write(tmp_path / "without.html")
-    assert 'id="rate-slider"' not in text
-    assert 'href="#rate"' not in text

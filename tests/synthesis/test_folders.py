@@ -99,13 +99,20 @@ def test_masks_are_found(tmp_path: Path, picture: str, mask: str, folder: str, k
     save(root / picture, PICTURE)
     save(root / mask, MASK)
     save((root / picture).with_name("2.png"), PICTURE)  # without a mask
-    if folder.startswith("test"):
-        save(root / "test/good/1.png", PICTURE)
     (item,) = list_seen(root / folder)
     assert (item.path, item.kind, item.anomalous) == (root / picture, kind, True)
     read, marked = read_seen(item)
     assert read.shape == (20, 30, 3)
     assert marked.sum() == 35
+
+
+@pytest.mark.parametrize("folder", ["", "test", "test/hole"])
+def test_a_whole_data_set_gives_its_defects_and_no_good_picture(tmp_path: Path, folder: str) -> None:
+    root = tmp_path / "set"
+    for name in ("train/good/1.png", "test/good/1.png", "test/hole/1.png"):
+        save(root / name, PICTURE)
+    save(root / "ground_truth/hole/1_mask.png", MASK)
+    assert [item.path for item in list_seen(root / folder)] == [root / "test/hole/1.png"]
 
 
 def test_seen_defects_that_cannot_be_used_are_named(tmp_path: Path) -> None:

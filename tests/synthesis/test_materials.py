@@ -1,4 +1,4 @@
-"""What defects are made of, and changes of appearance."""
+"""What defects are made of, changes of appearance, and where the object is."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from flawscope.pictures.decoding import to_eight_bits
+from flawscope.synthesis import foreground_mask
 from flawscope.synthesis.materials import (
     ANY_SIZE,
     Request,
@@ -122,3 +123,20 @@ def test_deep_and_grey_pictures_become_eight_bits() -> None:
     assert to_eight_bits(floats, 1.0).tolist() == [[[0, 128, 255]]]
     view = np.broadcast_to(np.zeros((4, 4, 1), np.uint8), (4, 4, 3))
     assert to_eight_bits(view).flags.c_contiguous
+
+
+def test_the_foreground_is_the_part() -> None:
+    good = scene(200, 240)
+    found = foreground_mask(good)
+    assert found[70:130, 80:160].all()  # the hole in it too
+    assert not found[:35].any()
+    assert 0.3 < found.mean() < 0.5
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_foreground_of_a_texture_is_everywhere(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    noise = np.clip(rng.normal(120, 20, (150, 150, 3)), 0, 255).astype(np.uint8)
+    assert foreground_mask(noise).all()
+    assert foreground_mask(np.full((40, 60, 3), 90, np.uint8)).all()
+    assert foreground_mask(np.full((4, 4, 3), 90, np.uint8)).all()

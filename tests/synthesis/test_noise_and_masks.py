@@ -49,6 +49,9 @@ def test_perlin_noise_is_continuous_and_in_range() -> None:
     assert -1 <= noise.min() < -0.4
     assert 0.4 < noise.max() <= 1
     assert max(np.abs(np.diff(noise, axis=a)).max() for a in (0, 1)) < 0.1
+
+
+def test_perlin_noise_refuses_no_cells() -> None:
     with pytest.raises(InputError, match="cells"):
         perlin_noise((8, 8), (0, 2), np.random.default_rng(0))
 
@@ -62,6 +65,12 @@ def test_fractal_noise_and_textures_take_any_size(shape: tuple[int, int]) -> Non
         texture = generated_texture(shape, np.random.default_rng(seed))
         assert texture.shape == (*shape, 3)
         assert texture.dtype == np.uint8
+
+
+def test_textures_use_the_scale_of_pictures() -> None:
+    textures = np.stack([generated_texture((64, 64), np.random.default_rng(s)) for s in range(20)])
+    assert textures.max() > 200  # a texture in 0..1 would end at 1
+    assert np.median([t.std() for t in textures]) > 10
 
 
 @pytest.mark.parametrize("scale", list(DefectScale))
@@ -94,13 +103,12 @@ def test_masks_are_never_empty_and_stay_in_the_foreground(shape: tuple[int, int]
             assert mask.shape == shape
             assert mask.any()
             assert not (mask & ~within).any()
-    small = np.zeros(shape, np.bool_)
-    small[10:15, 5:10] = True  # an area larger than the foreground takes all of it
-    assert (blob_mask(small, np.random.default_rng(0), area=(0.5, 0.6)) == small).all()
-    assert everywhere(shape, None).all()
-    assert everywhere(shape, np.zeros(shape, np.bool_)).all()
-    with pytest.raises(InputError, match="foreground"):
-        everywhere((32, 32), np.ones((3, 3), np.bool_))
+
+
+def test_an_area_larger_than_the_foreground_takes_the_foreground() -> None:
+    within = np.zeros((64, 64), np.bool_)
+    within[10:15, 10:15] = True
+    assert (blob_mask(within, np.random.default_rng(0), area=(0.1, 0.2)) == within).all()
 
 
 def test_perlin_mask_is_never_empty_where_all_noise_is_below_zero() -> None:
@@ -136,3 +144,10 @@ def test_a_line_is_long_and_thin(jagged: float) -> None:
         extent = math.hypot(np.ptp(rows), np.ptp(columns))
         assert mask.sum() < (6 if jagged else 3.5) * extent
         assert low / 3 <= mask.mean() <= 3 * high
+
+
+def test_the_foreground_must_be_of_the_pictures_size() -> None:
+    assert everywhere((4, 5), None).all()
+    assert everywhere((4, 5), np.zeros((4, 5), np.bool_)).all()
+    with pytest.raises(InputError, match="foreground"):
+        everywhere((32, 32), np.ones((3, 3), np.bool_))
