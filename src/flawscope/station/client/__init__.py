@@ -45,16 +45,16 @@ if TYPE_CHECKING:
 Verdict = Literal["good", "defect", "skip", "undo"]
 Query = Mapping[str, str | int | float | None]
 
-TOKEN = "FLAWSCOPE_TOKEN"  # the environment's
+TOKEN = "FLAWSCOPE_TOKEN"  # environment variable
 PAGE = 500  # inspections that are fetched at once
-LONGEST = 60.0  # seconds that a station can make us wait before we ask again
+LONGEST = 60.0  # most seconds that a station can make the client wait before a retry
 FIRST_WAIT = 0.2  # seconds before the second try; each further one waits twice as long
-_AGAIN = (408, 502, 503, 504)  # it is there, or its proxy is, and could not do it now
-_OF_PICTURE = (413, 415, 422)  # what is wrong is the picture: the next one may be taken
+_AGAIN = (408, 502, 503, 504)  # temporary failures of the station or its proxy
+_OF_PICTURE = (413, 415, 422)  # the picture is at fault: the next one may be accepted
 
 
 class RefusedError(InputError):
-    """The station does not do what was asked.
+    """The station refused a request.
 
     Attributes:
         status: of HTTP. code: the station's word for the reason.
@@ -66,20 +66,20 @@ class RefusedError(InputError):
 
 
 class Client:
-    """A station, as a program uses it. Threads may share one; `with` closes its connections.
+    """Client of a station. Threads may share one; `with` closes its connections.
 
-    A picture that was sent is inspected once, however often the connection breaks, and a verdict taken once:
-    they are sent again under the same key. `product` can be left out wherever the station has only one.
+    A picture is inspected once, however often the connection breaks, and a verdict recorded once: repeated
+    requests have the same key. `product` can be left out wherever the station has only one.
 
     Args:
         url: https://station.example, http://127.0.0.1:8080.
         token: of `flawscope station token add`; None: that of the environment, FLAWSCOPE_TOKEN, if it is set.
         timeout: seconds without a word from the station.
-        tries: how often a thing is asked for where the station is not reached or has no room.
+        tries: number of attempts where the station is not reached or has no room.
 
     Raises:
-        InputError: the address or the token is none. All methods raise `RefusedError` (an InputError) where
-            the station refuses, and FlawscopeError where it cannot be reached.
+        InputError: the address or the token is invalid. All methods raise `RefusedError` (an InputError)
+            where the station refuses, and FlawscopeError where it cannot be reached.
     """
 
     def __init__(self, url: str, token: str | None = None, timeout: float = 30.0, tries: int = 5):
@@ -112,16 +112,16 @@ class Client:
         batch: str | None = None,
         deadline: int | None = None,
     ) -> Inspection:
-        """Have a picture judged and recorded.
+        """Send a picture, to be judged and recorded.
 
         Args:
             picture: a file, an encoded picture, a PIL image, or an array as `Predictor.predict` takes it.
-            name: what the station calls it; by default the file's name.
+            name: of the picture, for the station; by default the file's name.
             key: names this request, of your own making; 184 characters at most. Sent again it gets the same
                 answer; another picture or part under it is refused.
-            part, batch: of which part it is, 100 characters each; a part may be inspected many times.
-            deadline: milliseconds in which the station must answer. It is asked once, and where it does not,
-                FlawscopeError: the part was not judged in time.
+            part, batch: of the part, 100 characters each; a part may be inspected many times.
+            deadline: milliseconds in which the station must answer. The request is sent once; FlawscopeError
+                where the part was not judged in time.
         """
         data, known = encoded(picture)
         query = {"name": name or known, "part": part, "batch": batch, "deadline": deadline}
@@ -138,7 +138,7 @@ class Client:
     def inspect_many(
         self, pictures: Iterable[Source], product: str | None = None, workers: int = 4
     ) -> Iterator[tuple[Source, Inspection | InputError]]:
-        """Each picture with what was found, in order; with an InputError where the picture is none or is
+        """Yields each picture with its inspection, in order; with an InputError where it is invalid or
         refused. `workers` pictures are on their way at a time; no more are taken from `pictures` before."""
         product = self._named(product)
         waiting: deque[tuple[Source, Future[Inspection | InputError]]] = deque()
@@ -174,7 +174,7 @@ class Client:
         batch: str | None = None,
         deadline: int | None = None,
     ) -> Inspection:
-        """Have the next frame of a camera judged and recorded: the first one that is decoded from now on.
+        """Trigger a camera: its next frame, the first that is decoded from now on, is judged and recorded.
 
         Args:
             camera: its number among the product's; can be left out where there is one.
@@ -184,7 +184,7 @@ class Client:
         query = {"camera": camera, "seconds": seconds, "part": part, "batch": batch, "deadline": deadline}
         return self._judged(f"{self._of(product)}/trigger", key, query)
 
-    # ---- what it knows
+    # ---- inspections
 
     def inspection(self, number: int, product: str | None = None) -> Inspection:
         return read(Inspection, self._json("GET", f"{self._of(product)}/inspections/{number:d}"))
@@ -205,10 +205,10 @@ class Client:
         part: str | None = None,
         batch: str | None = None,
     ) -> Iterator[Inspection]:
-        """All inspections that match, newest first, fetched as they are asked for.
+        """All inspections that match, the newest first, fetched page by page.
 
         Args:
-            since, until: times; `until` itself is not in it. Without a zone they are UTC.
+            since, until: times; `until` is exclusive. Without a zone they are UTC.
             verdict: good, defect or none. name: of the picture; A12* is any that begins with A12, also of
                 part and batch.
         """
@@ -236,11 +236,11 @@ class Client:
         since: datetime | str | None = None,
         until: datetime | str | None = None,
     ) -> dict[str, Any]:
-        """What happened between two times, as the API says it."""
+        """Scores and numbers of inspections between two times, as the API gives them."""
         query = {"since": time_text(since), "until": time_text(until)}
         return dict(self._json("GET", f"{self._of(product)}/trends", query=query))
 
-    # ---- what a person says
+    # ---- verdicts
 
     def verdict(
         self,
@@ -250,14 +250,14 @@ class Client:
         note: str = "",
         product: str | None = None,
     ) -> Inspection:
-        """Say what an inspection's picture is.
+        """Give a verdict on an inspection.
 
         Args:
             mask: [H, W] bool at the picture's size, True where the defect is.
         """
         given = {"verdict": verdict, "mask": None if mask is None else mask_png(mask), "note": note}
         path = f"{self._of(product)}/inspections/{number:d}/verdict"
-        headers = {"Idempotency-Key": uuid.uuid4().hex}  # twice would be one verdict more to take back
+        headers = {"Idempotency-Key": uuid.uuid4().hex}  # a verdict recorded twice must be undone twice
         return read(Inspection, self._json("POST", path, json=given, headers=headers))
 
     # ---- products and their models
@@ -266,25 +266,25 @@ class Client:
         return [read(Product, one) for one in self._json("GET", "products")["products"]]
 
     def product(self, name: str | None = None) -> Product:
-        """One of them; None: the only one."""
+        """Product of this name; None: the only product."""
         return read(Product, self._json("GET", self._of(name)))
 
     def versions(self, product: str | None = None) -> list[Version]:
-        """Its models, the newest first."""
+        """Model versions of a product, the newest first."""
         found = self._json("GET", f"{self._of(product)}/versions")["versions"]
         return [read(Version, one) for one in found]
 
     def add_version(self, model: str | os.PathLike[str], product: str | None = None) -> Version:
-        """Upload a model, .safetensors or .onnx. It judges when it is activated."""
+        """Upload a model file, .safetensors or .onnx, as a version, which judges when it is activated."""
         path, headers = f"{self._of(product)}/versions", {"Content-Type": "application/octet-stream"}
         name, data = os.path.basename(model), read_file(Path(model), "model")
         return read(Version, self._json("POST", path, query={"name": name}, content=data, headers=headers))
 
     def activate(self, product: str | None, number: int) -> Product:
-        """This version judges from now on."""
+        """Activate a version: it judges from now on."""
         return read(Product, self._json("POST", f"{self._of(product)}/versions/{number:d}/activate"))
 
-    # ---- asking
+    # ---- requests
 
     def _named(self, product: str | None) -> str:
         if product is not None:
@@ -318,7 +318,7 @@ class Client:
         tries: int | None = None,
         **request: Any,
     ) -> httpx.Response:
-        """Nothing that is sent does harm if the station gets it twice."""
+        """Send a request, again where it fails: no request does harm if it arrives twice."""
         wanted = {key: value for key, value in (query or {}).items() if value is not None}
         tries = tries or self.tries
         for left in reversed(range(tries)):
@@ -345,7 +345,7 @@ class Client:
 
     @staticmethod
     def _is_tls(error: BaseException | None) -> str:
-        """What is wrong with the encryption; empty where it is something else."""
+        """Reason why TLS failed; "" where the error is another."""
         while error is not None and not isinstance(error, ssl.SSLError):
             error = error.__cause__ or error.__context__
         if error is None:
@@ -374,7 +374,7 @@ class Client:
         return FlawscopeError(text) if status >= 500 else RefusedError(text, status, code)
 
     def _missing(self, path: str) -> str:
-        """Whether it is the product that there is none of."""
+        """Reason of a 404: no such station or product; "" where another thing is missing."""
         parts = path.split("/")
         if parts[0] != "products" or len(parts) < 2:
             return "there is no station at this address"
@@ -388,7 +388,7 @@ class Client:
 
 
 def _pause(wait: str | None, failures: int) -> float:
-    """Seconds: as long as the station says, else longer every time; never all clients at once."""
+    """Seconds to the next try, at random: at least what the station says, else longer every time."""
     try:
         least = min(LONGEST, max(0.0, float(wait or "")))
     except ValueError:

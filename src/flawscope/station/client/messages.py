@@ -1,4 +1,4 @@
-"""What goes between a client and a station: addresses, pictures and masks as they are sent, and answers."""
+"""Messages between a client and a station: addresses, pictures, masks and answers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ T = TypeVar("T", bound=BaseModel)
 
 
 def address(url: str) -> str:
-    """Of a station, without a slash at its end; http:// where it says no more. InputError."""
+    """Address of a station, without a slash at its end; http:// is the default. InputError."""
     text = url.strip() if "://" in url else f"http://{url.strip()}"
     try:
         parts = urlsplit(text)
@@ -45,7 +45,7 @@ def token_text(text: str) -> str:
 
 
 def encoded(picture: Source) -> tuple[bytes, str]:
-    """The file that is sent, and a name for it."""
+    """Encode a picture: the file to send, and a name for it."""
     if isinstance(picture, str | os.PathLike):
         return read_file(Path(picture), "picture"), os.path.basename(picture)
     if isinstance(picture, bytes):
@@ -69,7 +69,7 @@ def read_file(path: Path, what: str) -> bytes:
 
 
 def mask_png(mask: NDArray[np.bool_]) -> str:
-    """8-bit PNG, 0 and 255, in base64."""
+    """Encode a mask as PNG of 8 bits, 0 and 255, in base64. InputError."""
     if mask.ndim != 2 or mask.dtype != np.bool_:
         raise InputError("a mask is an array [H, W] of bool at the picture's size")
     buffer = io.BytesIO()
@@ -78,8 +78,8 @@ def mask_png(mask: NDArray[np.bool_]) -> str:
 
 
 def read(cls: type[T], answer: Any) -> T:
-    """A record of an answer; fields that a newer station adds are passed over. FlawscopeError where a field
-    is not there, or is another than this version knows."""
+    """Read a record from an answer; fields that a newer station adds are ignored. FlawscopeError where a
+    field is missing, or has a value that this version does not know."""
     try:
         return cls.model_validate(answer)
     except ValidationError as error:
@@ -92,7 +92,7 @@ def read(cls: type[T], answer: Any) -> T:
 
 
 def time_text(time: datetime | str | None) -> str | None:
-    """For a query; without a zone it is UTC."""
+    """Text of a time for a query; a datetime without a zone is UTC."""
     if not isinstance(time, datetime):
         return time
     return (time if time.tzinfo else time.replace(tzinfo=UTC)).isoformat()

@@ -1,8 +1,7 @@
-"""A station in one file, and a station from it: the data base as it was at one moment, then the files that it
-names.
+"""Backup of a station to one file: a copy of the data base at one moment, then the files that it names.
 
-Files are known by their content and never change, so the station goes on meanwhile. The end of a backup lists
-all its parts with sizes and hashes, in their order: what is restored is what was kept, or nothing is.
+Files are named by their content and never change, so the station keeps running meanwhile. The end of a backup
+lists all its parts in order, with sizes and hashes: a backup is restored whole or not at all.
 """
 
 from __future__ import annotations
@@ -42,20 +41,20 @@ BLOCK = 1 << 20
 TOGETHER = 500
 CONTENT = re.compile(rf"(?:{PICTURES}|{MASKS})/([0-9a-f]{{3}})/(\1[0-9a-f]{{61}})\.[a-z0-9]{{1,7}}")
 MODEL = re.compile(rf"{MODELS}/[0-9a-f]{{16}}/(?!\.{{1,2}}$)[^/\\\0]{{1,255}}")
-IGNORED = {"lost+found"}  # in a folder that is empty
+IGNORED = {"lost+found"}  # entries that an empty folder may have
 
-Own = Select[Any]  # numbers of the products of this station
+Own = Select[Any]  # query of this station's product numbers
 
 
 @dataclass
 class Held:
-    """What a backup holds.
+    """Counts of what a backup holds.
 
     Attributes:
-        pictures: that are there.
-        left_out: files that the data base names and that are not in the backup: their pictures were removed
-            meanwhile, as `keep` says.
-        damaged: those that are missing, or not what they were.
+        pictures: picture files in the backup.
+        left_out: files that the data base names and the backup lacks: their pictures were removed meanwhile,
+            as the setting `keep` says.
+        damaged: names of files that are missing, or whose content has changed.
     """
 
     products: int = 0
@@ -77,11 +76,11 @@ class Held:
 
 
 def backup(settings: Settings, target: str | os.PathLike[str]) -> Held:
-    """Write a station, which may be running, to a file that is not there yet.
+    """Write a station, which may be running, to a new file.
 
     Raises:
         InputError: there is no such station, or the file exists.
-        FlawscopeError: it cannot be written.
+        FlawscopeError: the file cannot be written.
     """
     path, home = Path(target).absolute(), Path(settings.store)
     if not path.parent.is_dir():
@@ -95,7 +94,7 @@ def backup(settings: Settings, target: str | os.PathLike[str]) -> Held:
             dump.copied(settings, Path(near)) as (copy, connection, own),
             atomic(path) as file,
         ):
-            if hasattr(os, "fchmod"):  # it holds what passwords are compared with
+            if hasattr(os, "fchmod"):  # it holds password hashes
                 os.fchmod(file.fileno(), 0o600)
             held = _write(file, settings, copy, connection, own)
             _check_new(path)
@@ -116,7 +115,7 @@ def _write(file: BinaryIO, settings: Settings, copy: Path, connection: Connectio
     with tempfile.TemporaryFile() as lines, tarfile.open(fileobj=file, mode="w") as tar:
 
         def add(source: Path, name: str, digest: str | None = None) -> bool:
-            """False where the file is not there, or has another content."""
+            """Add a file to the backup. False where the file is missing, or has another content."""
             try:
                 with open(source, "rb") as data:
                     found = hashlib.file_digest(data, "sha256").hexdigest()
@@ -164,12 +163,12 @@ def _part(name: str, size: int) -> tarfile.TarInfo:
 
 
 def _line(name: str, size: int, digest: str) -> bytes:
-    """Of the list, for a part."""
+    """Line of `list.jsonl` for a part."""
     return json.dumps([name, size, digest]).encode() + b"\n"
 
 
 def _hash_of(parts: list[Path]) -> str | None:
-    """Of files one after the other, as `versions` has it; None where one is missing."""
+    """SHA-256 of the files, one after another, as in `versions.hash`; None where a file is missing."""
     with ExitStack() as opened:
         try:
             return _hash(*(opened.enter_context(open(part, "rb")) for part in parts))
@@ -178,7 +177,7 @@ def _hash_of(parts: list[Path]) -> str | None:
 
 
 def _hash(*sources: IO[bytes], target: IO[bytes] | None = None) -> str:
-    """Of files from here on, one after the other, which are copied to the target."""
+    """SHA-256 of the rest of the sources, one after another, which is copied to the target."""
     digest = hashlib.sha256()
     for source in sources:
         while block := source.read(BLOCK):
@@ -192,7 +191,7 @@ def _hash(*sources: IO[bytes], target: IO[bytes] | None = None) -> str:
 
 
 def counted_in(connection: Connection, own: Own) -> Held:
-    """What a data base says."""
+    """Count this station's records in a data base."""
 
     def rows(table: Table, *where: ColumnElement[bool]) -> int:
         return int(connection.execute(select(func.count()).select_from(table).where(*where)).scalar_one())
@@ -208,24 +207,24 @@ def counted_in(connection: Connection, own: Own) -> Held:
 
 
 def _there(own: Own) -> ColumnElement[bool]:
-    """A picture that this station has."""
+    """Condition that a picture is this station's and was not removed."""
     return pictures.c.removed_at.is_(None) & pictures.c.product_id.in_(own)
 
 
 def _drawn(own: Own) -> Select[Any]:
-    """Masks that this station has."""
+    """Query of the hashes of this station's masks."""
     drawn = select(verdicts.c.mask).join(inspections).distinct()
     return drawn.where(inspections.c.product_id.in_(own), verdicts.c.mask.is_not(None))
 
 
 def _models(connection: Connection, own: Own) -> list[tuple[str, str]]:
-    """File and hash; products may share one."""
+    """File and hash of each model; products may share one."""
     query = select(versions.c.file, versions.c.hash).distinct().where(versions.c.product_id.in_(own))
     return [(row.file, row.hash) for row in connection.execute(query.order_by(versions.c.file))]
 
 
 def _contents(connection: Connection, own: Own, files: Files) -> Iterator[tuple[str, str]]:
-    """Name and hash of pictures and masks."""
+    """Name and hash of each picture and mask."""
     there = select(pictures.c.hash, pictures.c.suffix).distinct().where(_there(own))
     streamed = connection.execution_options(yield_per=TOGETHER)
     for row in streamed.execute(there.order_by(pictures.c.hash)):
@@ -235,7 +234,7 @@ def _contents(connection: Connection, own: Own, files: Files) -> Iterator[tuple[
 
 
 def _gone(settings: Settings, hashes: set[str]) -> set[str]:
-    """Of pictures and masks that the copy names, those that the station does not name any more."""
+    """Hashes that the copy names and the station no longer does: their files were removed meanwhile."""
     if not hashes:
         return set()
     database = Database(settings.url, settings.name)
@@ -254,11 +253,11 @@ def _gone(settings: Settings, hashes: set[str]) -> set[str]:
 
 
 def restore(source: str | os.PathLike[str], settings: Settings) -> Held:
-    """Make a station from a backup, in a folder and a data base that are empty; what it holds.
+    """Restore a station from a backup into an empty folder and an empty data base; count what it holds.
 
     Raises:
-        InputError: the file is no backup or damaged, or the station's place is not empty. Nothing is left.
-        FlawscopeError: the place cannot be written. Nothing is left.
+        InputError: the file is no backup or damaged, or folder or data base is not empty. Nothing is left.
+        FlawscopeError: the folder or data base cannot be written. Nothing is left.
     """
     path = Path(source)
     if not path.is_file():
@@ -278,8 +277,8 @@ def restore(source: str | os.PathLike[str], settings: Settings) -> Held:
 
 @contextmanager
 def _new_folder(home: Path) -> Iterator[Path]:
-    """A folder in one that is empty, or not there yet. When the block ends well all that is in it moves up,
-    else all is as it was before."""
+    """Make a temporary folder in `home`, which is empty or new. When the block ends well, the contents of the
+    folder move up to `home`; else all is as it was before."""
     is_new = not home.exists()
     folder = home / f".restored{PART}"
     try:
@@ -300,12 +299,12 @@ def _new_folder(home: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         if is_new:
-            with suppress(OSError):  # it is not empty
+            with suppress(OSError):  # the folder is not empty
                 home.rmdir()
 
 
 def _unpacked(path: Path, there: Settings) -> tuple[Path, int]:
-    """Copy of the data base, and bytes of all parts, which are in the station's folder from now on."""
+    """Unpack a backup into the station's folder. Returns the data base's copy, and the bytes of all parts."""
     home = Path(there.store)
     if shutil.disk_usage(home).free < (size := path.stat().st_size):
         raise InputError(f"{path} needs {size / 1e6:.0f} MB, and the disk of {home.parent} has less")
@@ -332,7 +331,7 @@ def _unpack(path: Path, tar: tarfile.TarFile, there: Settings) -> tuple[Path, in
                 raise _damaged(path, "it begins with no data base")
             dump.check_empty(there, part.name)
             copy = target = target.with_suffix(PART)
-        elif not (content or MODEL.fullmatch(part.name)):  # only names that a station itself gives
+        elif not (content or MODEL.fullmatch(part.name)):  # only names that a station gives
             raise _damaged(path, f"{part.name!r:.60} is no part of a station")
         target.parent.mkdir(parents=True, exist_ok=True)
         with open(target, "xb") as file:
@@ -360,7 +359,7 @@ def _unpack(path: Path, tar: tarfile.TarFile, there: Settings) -> tuple[Path, in
 
 
 def _parts(path: Path, tar: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, IO[bytes]]]:
-    """Plain files: no links, devices or holes."""
+    """Parts of a backup, each with its data. InputError for links, devices and sparse files."""
     while (part := tar.next()) is not None:
         tar.members = []  # type: ignore[attr-defined]  # there may be millions
         data = tar.extractfile(part) if part.isreg() and not part.issparse() else None
@@ -374,7 +373,7 @@ def _damaged(path: Path, why: str) -> InputError:
 
 
 def _opened_again(settings: Settings) -> Held:
-    """What the new station holds. Pictures that the backup does not have are written down as removed."""
+    """Open the restored station and count its records. Pictures that the backup lacks are marked removed."""
     files, database = Files(settings.store), Database(settings.url, settings.name)
     try:
         database.migrate()

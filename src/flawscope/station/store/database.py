@@ -1,7 +1,7 @@
-"""The data base: SQLite in a file, or PostgreSQL by URL; tables of earlier versions are brought up to date.
+"""The data base: SQLite in a file or PostgreSQL by URL, and the migration of its tables.
 
-Whoever changes `schema` adds the step that does the same to the tables of before, with the tables' next
-version, to the end of `STEPS`; a test compares what the steps lead to with `schema`.
+Whoever changes `schema` adds a step with the tables' next version to the end of `STEPS`; a test compares the
+migrated tables with `schema`.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from flawscope.station.settings.station import NAME
 from flawscope.station.settings.values import shown
 from flawscope.station.store.schema import HOUR, metadata, products, revision, stations
 
-PATIENCE = 10.0  # seconds that a writer waits for another one
+PATIENCE = 10.0  # seconds that a writer waits for another
 CONNECTIONS = 20  # at once
-_LOCK = 718_281_828  # of PostgreSQL: stations that start together change the tables one after another
-# Of libpq: a server that is unplugged is given up after so many seconds, not after a quarter of an hour
+_LOCK = 718_281_828  # advisory lock of PostgreSQL: stations that start together migrate one after another
+# Options of libpq: give up an unplugged server after seconds, not after a quarter of an hour
 _HEARD = {
     "connect_timeout": int(PATIENCE),
     **{"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 2},
@@ -39,10 +39,10 @@ _HEARD = {
 
 
 class StoreError(FlawscopeError):
-    """The store cannot be read or written now: what was asked for did not happen.
+    """The store cannot be read or written now; the request had no effect.
 
     Attributes:
-        code: disk_full or store_unreachable.
+        code: disk_full, store_unreachable or file_missing.
     """
 
     def __init__(self, text: str, code: str):
@@ -56,23 +56,23 @@ def now() -> int:
 
 
 class Database:
-    """Connections and transactions.
+    """Connections and transactions of a data base.
 
     Args:
-        station: which of the stations that share it is this one.
+        station: name of this station; several may share a data base.
 
     Attributes:
         full: why there was no room for the last write; "" where there was.
 
     Raises:
-        InputError: it cannot be opened, or belongs to a newer version.
+        InputError: the URL is not the address of a data base.
     """
 
     def __init__(self, url: str, station: str = NAME):
         self.url, self.station, self.full = url, station, ""
         try:
             self.engine = _engine(url)
-        except (ArgumentError, ValueError):  # their texts hold the URL
+        except (ArgumentError, ValueError):  # the errors' texts hold the URL
             raise InputError(f"{shown(url)} is no address of a data base: check host and port") from None
         self.name = url if self.is_sqlite else shown(url)
         self._writer = self.engine.execution_options(writes=True)
@@ -86,26 +86,26 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """A connection of its own; what is read is of one moment."""
+        """Open a connection whose reads all see the data base at one moment."""
         with self._named(), self._reader.connect() as connection:
             yield connection
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        """A transaction: on the disk when the block has ended, undone if it fails."""
+        """Open a transaction: on the disk when the block has ended, undone if the block fails."""
         with self._named(), self._writer.begin() as connection:
             yield connection
         self.full = ""
 
     @contextmanager
     def single(self) -> Iterator[Connection]:
-        """Of PostgreSQL, where each statement is a transaction: no BEGIN and no COMMIT to wait for."""
+        """Open a PostgreSQL connection without transactions: no BEGIN and no COMMIT to wait for."""
         with self._named(), self._single.connect() as connection:
             yield connection
         self.full = ""
 
     def own(self) -> Select[Any]:
-        """Numbers of the products of this station. A SQLite is one station's, whatever it is called."""
+        """Query of this station's product numbers. An SQLite file has one station, whatever its name."""
         every = select(products.c.id)
         return every if self.is_sqlite else every.join(stations).where(stations.c.name == self.station)
 
@@ -128,8 +128,8 @@ class Database:
         return error
 
     def tune(self) -> None:
-        """Now and then: SQLite counts what its tables hold, so that a search takes the right index.
-        PostgreSQL does so by itself."""
+        """Update the statistics by which SQLite chooses an index; to be called now and then. PostgreSQL does
+        so by itself."""
         if self.is_sqlite:
             with self.writing() as connection:
                 connection.exec_driver_sql("PRAGMA analysis_limit = 1000")
@@ -141,7 +141,7 @@ class Database:
     # ---- versions of the tables
 
     def migrate(self) -> None:
-        """Make the tables, or bring them to this version. InputError where that cannot be done."""
+        """Make the tables, or migrate them to this version. InputError where that fails."""
         try:
             with self.reading() as connection:
                 self._check_letters(connection)
@@ -160,7 +160,7 @@ class Database:
             raise InputError(f"{self.name} is no store of flawscope: {one_line(error)}") from None
 
     def _check_letters(self, connection: Connection) -> None:
-        """Names of pictures come in all letters. InputError where the data base has not all of them."""
+        """Raise InputError unless the data base stores all letters: names of pictures may have any."""
         if self.is_sqlite:
             return
         letters = connection.execute(text("SHOW server_encoding")).scalar_one()
@@ -171,7 +171,7 @@ class Database:
             )
 
     def check_current(self) -> None:
-        """InputError where the tables are of another version."""
+        """Raise InputError where the tables are of another version."""
         with self.reading() as connection:
             there = version_of(connection)
         if there != HEAD:
@@ -181,13 +181,13 @@ class Database:
             )
 
     def alone(self, connection: Connection) -> None:
-        """Others that want the same wait until the transaction ends. In SQLite every writer is alone."""
+        """Hold a lock until the transaction ends; others wait for it. SQLite has one writer at a time."""
         if not self.is_sqlite:
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
 
 
 def upsert(dialect: str, table: Any) -> Any:
-    """INSERT that can say ON CONFLICT, in the data base's own words."""
+    """INSERT of the dialect, which has ON CONFLICT."""
     insert: Callable[[Any], Any] = sqlite.insert if dialect == "sqlite" else postgresql.insert
     return insert(table)
 
@@ -199,7 +199,7 @@ def _engine(url: str) -> Engine:
             poolclass=QueuePool,
             pool_size=CONNECTIONS,
             max_overflow=CONNECTIONS,
-            pool_use_lifo=True,  # each holds some pages: those in use are few
+            pool_use_lifo=True,  # each connection caches pages: keep few in use
             connect_args={"timeout": PATIENCE, "check_same_thread": False},
         )
         event.listen(engine, "connect", _as_wanted)
@@ -209,7 +209,7 @@ def _engine(url: str) -> Engine:
         url,
         pool_size=CONNECTIONS,
         max_overflow=CONNECTIONS,
-        # whatever the server's setting: what is acknowledged is on the disk
+        # a commit is on the disk, whatever the server's setting
         connect_args={**_HEARD, "options": "-c synchronous_commit=on", "client_encoding": "utf8"},
     )
     event.listen(engine, "checkout", _still_there)
@@ -217,8 +217,8 @@ def _engine(url: str) -> Engine:
 
 
 def _as_wanted(connection: Any, record: object) -> None:
-    """Of SQLite: readers do not wait for writers, and what is committed survives a power cut."""
-    connection.isolation_level = None  # transactions are begun below
+    """Set up an SQLite connection: readers do not wait for writers, and commits survive a power cut."""
+    connection.isolation_level = None  # `_begin` begins transactions
     cursor = connection.cursor()
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "cache_size=-8192"):
         cursor.execute(f"PRAGMA {pragma}")
@@ -226,11 +226,11 @@ def _as_wanted(connection: Any, record: object) -> None:
 
 
 def _still_there(connection: Any, record: object, proxy: object) -> None:
-    """Of PostgreSQL: a server that ended has closed its connections, which can be seen without asking it, for
-    asking takes as long as a short statement."""
+    """Invalidate the pool where PostgreSQL has closed a connection. Its socket shows that; a query would take
+    as long as a short statement."""
     if not connection.closed and not _has_news(connection.fileno()):
         return
-    try:  # it may be a word about the server's settings
+    try:  # the news may be a change of the server's settings
         connection.execute("SELECT 1")
         connection.rollback()
     except connection.OperationalError:
@@ -246,15 +246,15 @@ def _has_news(socket: int) -> bool:
 
 
 def _begin(connection: Connection) -> None:
-    """Readers take no lock; who wants to write says so, and then need not fear another one."""
+    """Begin an SQLite transaction. Readers take no lock; writers lock at the beginning."""
     writes = connection.get_execution_options().get("writes", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
 # ------------------------------------------------------------------------------------- versions of the tables
 
-_DAY = 24 * HOUR  # counts between two records, at most
-_PAUSE = 21 * _DAY  # beyond it a clock may have jumped, and nothing counts
+_DAY = 24 * HOUR  # of a pause between two records that counts, at most
+_PAUSE = 21 * _DAY  # a longer pause may be a jump of the clock, and does not count
 GIVEN = """
 SELECT products.station_id, inspections.id, inspections.at FROM inspections
 JOIN products ON products.id = inspections.product_id ORDER BY products.station_id, inspections.id
@@ -273,7 +273,7 @@ def version_of(connection: sa.Connection) -> str | None:
 
 
 def upgrade(connection: sa.Connection) -> None:
-    """Make the tables, or bring them to this version. UnknownVersionError."""
+    """Make the tables, or migrate them to this version. UnknownVersionError."""
     there = version_of(connection)
     if there is None:
         metadata.create_all(connection, checkfirst=False)
@@ -289,18 +289,18 @@ def upgrade(connection: sa.Connection) -> None:
 
 
 def _first(op: Operations) -> None:
-    """Earlier tables were never released."""
+    """Do nothing: earlier tables were never released."""
 
 
 def _audit(op: Operations) -> None:
-    """Tokens that expire; from which address something was done; which settings were in use."""
+    """Add the expiry of tokens, the address of events, and the settings of stations."""
     op.add_column("tokens", sa.Column("expires_at", sa.BigInteger()))
     op.add_column("events", sa.Column("address", sa.String(64)))
     op.add_column("stations", sa.Column("settings", sa.Text()))
 
 
 def _marks(op: Operations) -> None:
-    """Records are as old as their order says, not their times, and are found in it."""
+    """Add marks, which date records by their order, not by their times; index inspections in that order."""
     marks = op.create_table(
         "marks",
         sa.Column("station_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=False),
@@ -332,7 +332,7 @@ def _marks(op: Operations) -> None:
 
 
 def _parts(op: Operations) -> None:
-    """Parts have a number and a batch, a key names one request, and a frame counts its triggers."""
+    """Add part, batch, the hash of the request and the number of triggers to inspections."""
     name = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
     for column in ("part", "batch"):
         op.add_column("inspections", sa.Column(column, name))
@@ -349,11 +349,11 @@ def _parts(op: Operations) -> None:
 
 
 def _sessions(op: Operations) -> None:
-    """Other sites are known by what browsers say, not by a secret of each session."""
+    """Drop the secrets of sessions: browsers say themselves when another site sends a request."""
     op.drop_column("sessions", "csrf")
 
 
-# Versions of the tables in their order, each with the step that leads to it from the one before
+# Versions of the tables in order, each with the step that migrates from the version before
 STEPS: dict[str, Callable[[Operations], None]] = {
     "0006": _first,
     "0009": _audit,

@@ -1,4 +1,4 @@
-"""A copy of the data base in one file, and a data base from it."""
+"""Copying the data base to one file, and restoring it from there."""
 
 from __future__ import annotations
 
@@ -19,17 +19,20 @@ from flawscope.station.settings.values import shown
 from flawscope.station.store.database import Database, StoreError
 from flawscope.station.store.stations import check_there
 
-POSTGRES = "station.pgdump"  # what pg_dump calls custom format
+POSTGRES = "station.pgdump"  # in pg_dump's custom format
 COPIES = (DATABASE, POSTGRES)
 
 
 @contextmanager
 def copied(settings: Settings, folder: Path) -> Iterator[tuple[Path, Connection, Select[Any]]]:
-    """The copy, made in the folder; a connection that sees just what it holds; numbers of this station's
-    products in it. Others read and write meanwhile.
+    """Copy the data base to a file in the folder, while others read and write.
+
+    Yields:
+        Path of the copy; connection that sees what the copy holds; query of this station's product numbers.
 
     Raises:
         InputError: the data base cannot be copied.
+        FlawscopeError: pg_dump failed.
     """
     if settings.database is None:
         path = folder / DATABASE
@@ -57,7 +60,7 @@ def copied(settings: Settings, folder: Path) -> Iterator[tuple[Path, Connection,
 
 
 def check_empty(settings: Settings, copy: str) -> None:
-    """InputError unless a copy of this name can become the data base of these settings."""
+    """Raise InputError unless a copy of this name can be restored to the data base of these settings."""
     if settings.database is None:
         if copy == POSTGRES:
             raise InputError(
@@ -78,7 +81,7 @@ def check_empty(settings: Settings, copy: str) -> None:
 
 
 def restored(settings: Settings, copy: Path) -> None:
-    """Make the data base from a copy. InputError where it is damaged, or cannot be written."""
+    """Restore the data base from a copy. InputError where damaged, FlawscopeError where pg_restore fails."""
     if settings.database is None:
         _check_sqlite(copy)
         os.replace(copy, Path(settings.store) / DATABASE)
@@ -89,7 +92,7 @@ def restored(settings: Settings, copy: Path) -> None:
 
 
 def emptied(settings: Settings) -> None:
-    """Take `restored` back; of SQLite, the file is removed with the folder."""
+    """Undo `restored` by dropping all tables of PostgreSQL. An SQLite file is removed with its folder."""
     if settings.database is None:
         return
     database = Database(settings.url, settings.name)
@@ -147,7 +150,7 @@ def _program(name: str) -> str:
 
 
 def _call(settings: Settings, name: str, *words: str) -> None:
-    """One of PostgreSQL's programs; the password is in its environment, where others do not see it."""
+    """Run a program of PostgreSQL. Its environment has the password, where other users do not see it."""
     url = make_url(settings.url)
     plain = url.set(drivername="postgresql", password=None).render_as_string(hide_password=False)
     secret = {} if url.password is None else {"PGPASSWORD": str(url.password)}

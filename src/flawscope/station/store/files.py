@@ -1,5 +1,5 @@
-"""What the station keeps as files: pictures and masks by their content, models, maps. Those that nobody needs
-are swept: what was cut off before a file was removed, or known."""
+"""Files of a station: pictures and masks named by their content, models, maps; and the removal of orphans,
+which no record needs."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from flawscope.station.store.database import Database, StoreError
 from flawscope.station.store.schema import inspections, learnt, pictures, verdicts, versions
 
 PICTURES, MASKS, MAPS, MODELS = "pictures", "masks", "maps", "models"
-MASK = ".png"  # ending of a mask
+MASK = ".png"  # suffix of a mask
 SHORT = 16  # digits of a hash that name the folder of a model
-LOCK = ".lock"  # of the station that runs
-IDENTITY = ".station"  # file that says in the folder whose it is
-ROOM = 16 * 1024**2  # bytes that the data base and all the rest need to go on
+LOCK = ".lock"  # locked by the station that runs
+IDENTITY = ".station"  # file with the folder's identity
+ROOM = 16 * 1024**2  # bytes that must stay free for the data base and the rest
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Files:
-    """Below the station's folder. A file is there whole or not at all, and once `keep` has returned it
-    survives a power cut.
+    """Files in the station's folder. A file is there whole or not at all, and survives a power cut once
+    `keep` has returned.
 
     Raises:
         InputError: the folder cannot be made or written.
@@ -49,7 +49,7 @@ class Files:
         self._held: Counter[str] = Counter()
         self._lock = threading.Lock()
         try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # what people said is nobody else's
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # verdicts and pictures are private
             for name in (PICTURES, MASKS, MAPS, MODELS):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
             probe = self.folder / f".{secrets.token_hex(4)}{PART}"
@@ -62,7 +62,7 @@ class Files:
             ) from None
 
     def claim(self) -> None:
-        """Until this process ends, the folder is this station's. InputError where it is another one's."""
+        """Lock the folder until the process ends. InputError where another station runs on it."""
         self._claim = open(self.folder / LOCK, "a+b")  # noqa: SIM115 (held open)
         try:
             _lock(self._claim)
@@ -73,7 +73,7 @@ class Files:
             ) from None
 
     def give_up(self) -> None:
-        """After `claim`."""
+        """Release the lock of `claim`."""
         self._claim.close()
 
     @property
@@ -81,8 +81,7 @@ class Files:
         return self.folder / IDENTITY
 
     def identity(self) -> str:
-        """32 hexadecimal digits of the folder, by which a data base knows it. InputError where they cannot be
-        read."""
+        """Identity of the folder for a data base, 32 hexadecimal digits. InputError where unreadable."""
         path = self.identity_path
         try:
             if not path.exists():
@@ -101,22 +100,22 @@ class Files:
         )
 
     def path(self, kind: str, digest: str, suffix: str) -> Path:
-        """Where a file of this content lies; a thousand folders keep each of them short."""
+        """Path of the file with this hash. Folders named by its first three digits stay small."""
         return self.folder / kind / digest[:3] / f"{digest}{suffix}"
 
     def map_path(self, picture: str, version: int) -> Path:
-        """Where the map of a picture lies, as a model version made it."""
+        """Path of the map that a model version made of a picture."""
         return self.path(MAPS, picture, f".{version}.npz")
 
     def keep(self, kind: str, data: bytes, suffix: str, *, hold: bool = False, known: str = "") -> str:
-        """Write it unless it is there already; its SHA-256.
+        """Write a file unless it is there already; return its SHA-256.
 
         Args:
-            hold: as `hold` does.
-            known: its SHA-256, where that was computed before.
+            hold: call `hold` as well.
+            known: SHA-256 of the data, where it was computed before.
 
         Raises:
-            StoreError: it cannot be written.
+            StoreError: the file cannot be written.
         """
         digest = known or hashlib.sha256(data).hexdigest()
         if hold:
@@ -134,20 +133,20 @@ class Files:
         return digest
 
     def hold(self, digest: str) -> None:
-        """Until `release` it is not discarded: the data base does not know it yet."""
+        """Protect a file from `discard` until `release`: the data base does not know the file yet."""
         with self._lock:
             self._held[digest] += 1
 
     def release(self, digest: str) -> None:
-        """After `hold`, or `keep` with it."""
+        """End a `hold`, or the hold of `keep`."""
         with self._lock:
             self._held[digest] -= 1
             if not self._held[digest]:
                 del self._held[digest]
 
     def discard(self, kind: str, digest: str, suffix: str, settle: Callable[[], bool | None]) -> bool:
-        """Remove a file and, before it, do what the data base must know of that; False and nothing removed
-        where the file is held, or `settle` says False."""
+        """Call `settle`, which updates the data base, and remove a file. False, with nothing removed, where
+        the file is held or `settle` returns False."""
         with self._lock:
             if digest in self._held:
                 return False
@@ -157,11 +156,11 @@ class Files:
             return True
 
     def model_folder(self, digest: str) -> Path:
-        """Where a model of this content lies, under its own name."""
+        """Folder of the model file with this hash."""
         return self.folder / MODELS / digest[:SHORT]
 
     def discard_model(self, folder: Path, settle: Callable[[], bool]) -> bool:
-        """As `discard`, for a folder of `models`."""
+        """Remove a folder of a model, as `discard` removes a file."""
         with self._lock:
             if any(digest[:SHORT] == folder.name for digest in self._held) or not settle():
                 return False
@@ -169,7 +168,7 @@ class Files:
             return True
 
     def write(self, path: Path, data: bytes, *, durable: bool = True) -> None:
-        """durable: it is on the disk when this returns. StoreError where it cannot be written."""
+        """Write a file. durable: the file is on the disk on return. StoreError where it cannot be written."""
         try:
             _make(path.parent, durable)
             with replacing(path, durable=durable) as file:
@@ -180,7 +179,7 @@ class Files:
             raise unwritable(path, error) from None
 
     def read(self, kind: str, digest: str, suffix: str) -> bytes:
-        """StoreError where it is not there any more."""
+        """Read a file. StoreError where it cannot be read."""
         path = self.path(kind, digest, suffix)
         try:
             return path.read_bytes()
@@ -188,14 +187,14 @@ class Files:
             raise StoreError(f"cannot read {path}: {error.strerror}", "file_missing") from None
 
     def temporary(self, name: str) -> Path:
-        """Where a file may lie for a moment; `drop` it."""
+        """Path of a temporary file, in a folder of its own that the caller makes; `drop` removes both."""
         return self.folder / MODELS / f".{secrets.token_hex(8)}{PART}" / name
 
     def drop(self, temporary: Path) -> None:
         shutil.rmtree(temporary.parent, ignore_errors=True)
 
     def sweep(self) -> None:
-        """Remove what was being written when an earlier run was cut off."""
+        """Remove unfinished files of an earlier run that was cut off."""
         for left in list(self.folder.rglob(f".*{PART}")):
             if left.is_dir():
                 shutil.rmtree(left, ignore_errors=True)
@@ -206,7 +205,7 @@ class Files:
         return shutil.disk_usage(self.folder).free
 
     def check_room(self, size: int) -> None:
-        """StoreError where a file of so many bytes could fill the disk."""
+        """Raise StoreError where a file of `size` bytes could fill the disk."""
         if self.free_bytes() < size + ROOM:
             least = f"{(size + ROOM) / 1024**2:.0f} MB"
             text = f"less than {least} are free on the disk of {self.folder}; free some space"
@@ -214,7 +213,7 @@ class Files:
 
 
 def _lock(file: IO[bytes]) -> None:
-    """OSError where another process holds it. The system lets it go when the process ends."""
+    """Lock a file until the process ends. OSError where another process holds the lock."""
     if sys.platform == "win32":
         import msvcrt
 
@@ -240,12 +239,12 @@ def _make(folder: Path, durable: bool) -> None:
 
 
 def give_name(part: Path, path: Path) -> None:
-    """Rename a file without overwriting another. FileExistsError; OSError."""
+    """Rename a file without overwriting another: FileExistsError where there is one; OSError."""
     try:
         os.link(part, path)  # unlike a renaming, it overwrites nothing
     except FileExistsError:
         raise
-    except OSError:  # on many shares a file has one name alone; what else is wrong, the renaming says
+    except OSError:  # many network shares have no links; `rename` finds other faults
         if os.path.lexists(path):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
         os.rename(part, path)
@@ -255,19 +254,19 @@ def give_name(part: Path, path: Path) -> None:
 
 # ----------------------------------------------------------------------------------- files that nobody needs
 
-YOUNG = 3600.0  # seconds in which a file may become known
-TOGETHER = 500  # files that are looked up at once
+YOUNG = 3600.0  # seconds for which a new file may have no record yet
+TOGETHER = 500  # files of one query
 _NAME = re.compile(r"([0-9a-f]{64})((?:\.\w+)+)")
 
 
 class Orphans:
-    """Removes files that nobody needs. rest: is called with the seconds that a piece of work took."""
+    """Removes files that no record needs. rest: called with the seconds that a piece of work took."""
 
     def __init__(self, database: Database, files: Files, rest: Callable[[float], None]):
         self.database, self.files, self.rest = database, files, rest
 
     def discard(self, kind: str, digest: str, suffix: str) -> bool:
-        """Remove a picture, with its maps, or a mask, unless somebody needs it by now."""
+        """Remove a picture with its maps, or a mask. False where a record needs the file by now."""
         try:
             removed = self.files.discard(kind, digest, suffix, lambda: not self._needed(kind, [digest]))
         except OSError:  # the next sweep tries again
@@ -279,10 +278,10 @@ class Orphans:
         return removed
 
     def sweep(self, at: int) -> int:
-        """Look through all files; how many were removed.
+        """Remove all files that no record needs; return their number.
 
         Args:
-            at: microseconds since 1970, now.
+            at: time now, microseconds since 1970.
         """
         removed = self._models(at)
         for kind in (PICTURES, MASKS, MAPS):
@@ -303,7 +302,7 @@ class Orphans:
                 return True
             return False
         removed = self.discard(kind, digest, suffix)
-        if removed and kind == PICTURES:  # no row is left of a picture that no record names
+        if removed and kind == PICTURES:  # the row of a picture that no record names goes, too
             row = and_(pictures.c.product_id.in_(self.database.own()), pictures.c.hash == digest)
             with self.database.writing() as connection:
                 connection.execute(select(pictures.c.hash).where(row).with_for_update()).all()
@@ -311,7 +310,7 @@ class Orphans:
         return removed
 
     def _models(self, at: int) -> int:
-        """Folders of models that were never added, for it was cut off."""
+        """Remove folders of models whose adding was cut off; return their number."""
         known = self._known_models()
         folders = [one for one in (self.files.folder / MODELS).iterdir() if one.is_dir()]
         left = [one for one in folders if one.name not in known and not _is_young(one, at)]
@@ -321,13 +320,13 @@ class Orphans:
         )
 
     def _known_models(self) -> set[str]:
-        """Names of their folders."""
+        """Names of the folders of this station's model versions."""
         query = select(versions.c.file).where(versions.c.product_id.in_(self.database.own()))
         with self.database.reading() as connection:
             return {Path(file).parent.name for file in connection.execute(query).scalars()}
 
     def _needed(self, kind: str, hashes: list[str]) -> set[str]:
-        """Those of the files that a record of this station names, and whose picture was not removed."""
+        """Hashes of the files that a record of this station names, and whose picture was not removed."""
         own = self.database.own()
         if kind == MASKS:
             query = select(verdicts.c.mask).join(inspections).where(verdicts.c.mask.in_(hashes))
@@ -339,7 +338,7 @@ class Orphans:
             return set(connection.execute(query).scalars())
 
     def _files(self, kind: str) -> Iterator[tuple[Path, str, str]]:
-        """Path, hash and ending of each."""
+        """Path, hash and suffix of each file of a kind."""
         for folder, _, names in os.walk(self.files.folder / kind):
             for name in names:
                 if found := _NAME.fullmatch(name):
@@ -347,7 +346,7 @@ class Orphans:
 
 
 def named() -> ColumnElement[bool]:
-    """A picture stands in a record, or in what a model was learnt from."""
+    """Condition that a picture is named by a record, or by what a model was learnt from."""
     return or_(
         *(
             exists().where(where.c.picture == pictures.c.hash, where.c.product_id == pictures.c.product_id)

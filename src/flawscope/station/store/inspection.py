@@ -1,8 +1,8 @@
-"""What an inspection is, and what names it.
+"""Inspections, and the keys and labels that name them.
 
-The model is what the API answers, the client gets, sinks send and exports list. A sender's key names a
-request: the same one gets the same answer however often it is sent, and another one under its key is refused.
-Number and batch name a part, which may be inspected many times.
+The API answers with an `Inspection`; the client returns it, sinks send it and exports list it. A sender's key
+names a request: the same request gets the same answer however often it is sent, and another one under its key
+is refused. Number and batch name a part, which may be inspected many times.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ EXAMPLE: dict[str, Any] = {
 
 
 def time_text(moment: datetime) -> str:
-    """As 2026-11-22T02:04:51.123Z; without a zone it is UTC."""
+    """Text of a time, as 2026-11-22T02:04:51.123Z; a time without a zone is UTC."""
     known = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return known.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
@@ -93,14 +93,14 @@ class Inspection(BaseModel):
         return self.decision == "anomalous"
 
 
-SENT = "http:"  # what keys of senders begin with in the store
-MOST_FILES = 100  # of a form
+SENT = "http:"  # prefix of senders' keys in the store
+MOST_FILES = 100  # files of a form
 UNANSWERED = "request, which is not answered yet"
 MOST_LABEL = 100  # characters of a part's number, and of a batch
 
 
 class KeyUsedError(InputError):
-    """A request under a key that names another one."""
+    """The key of a request names another request."""
 
     def __init__(self, use: str):
         super().__init__(
@@ -110,14 +110,14 @@ class KeyUsedError(InputError):
 
 
 class Label(NamedTuple):
-    """Of which part a picture is, as its sender calls it: a number, and the batch that it belongs to."""
+    """Part that a picture shows, as the sender names it: its number and its batch."""
 
     part: str | None = None
     batch: str | None = None
 
 
 def labelled(part: str | None, batch: str | None) -> Label:
-    """As it is kept; empty ones are None. InputError where one is too long or cannot be printed."""
+    """Label of a part; empty texts become None. InputError where a text is too long or cannot be printed."""
     found = Label(*((text or "").strip() or None for text in (part, batch)))
     for name, text in found._asdict().items():
         if text and (len(text) > MOST_LABEL or not text.isprintable()):
@@ -127,9 +127,9 @@ def labelled(part: str | None, batch: str | None) -> Label:
 
 @dataclass(frozen=True)
 class Request:
-    """What came under a key.
+    """Request under a key.
 
-    key: the sender's. hash: SHA-256 of all that was sent. pictures: SHA-256 of each file; none of a trigger.
+    key: the sender's. hash: SHA-256 of all that was sent. pictures: SHA-256 of each file; a trigger has none.
     """
 
     key: str
@@ -138,11 +138,11 @@ class Request:
     is_form: bool = False
 
     def key_of(self, place: int) -> str:
-        """Of the picture at this place, as the store has it: no key of a sender looks like that of a form."""
+        """Key in the store of the picture at this place. Keys of forms look like no sender's key."""
         return f"http/{place}:{self.key}" if self.is_form else f"{SENT}{self.key}"
 
     def possible_keys(self) -> list[str]:
-        """Under which any request with its key may have been recorded."""
+        """Keys in the store under which any request with the sender's key may have been recorded."""
         form, places = replace(self, is_form=True), MOST_FILES if self.is_form else 1
         return [replace(self, is_form=False).key_of(0), *map(form.key_of, range(places))]
 
@@ -150,19 +150,19 @@ class Request:
         """Whether an inspection that was recorded under the key came from this request."""
         if row.request_hash is not None:
             return bool(row.request_hash == self.hash)
-        # of a version that kept no hashes of requests, and a form's keys elsewhere
+        # recorded by a version that kept no hashes of requests, and formed other keys for forms
         same = row.picture in self.pictures if self.pictures else row.source == "camera"
         return bool(same) and not self.is_form
 
 
 def uploaded(key: str, files: Sequence[bytes], is_form: bool, label: Label) -> Request:
-    """A request that brings pictures."""
+    """Request that sends pictures."""
     pictures = tuple(hashlib.sha256(data).hexdigest() for data in files)
     return Request(key, _hash("form" if is_form else "file", *label, *pictures), pictures, is_form)
 
 
 def triggered(key: str, camera: int | None, label: Label) -> Request:
-    """A request that takes a frame."""
+    """Request that takes a frame of a camera."""
     return Request(key, _hash("trigger", None if camera is None else str(camera), *label))
 
 

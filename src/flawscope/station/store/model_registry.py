@@ -1,4 +1,4 @@
-"""Model versions: files that are kept as they were, one of them active for each product."""
+"""Model versions: files that are kept unchanged, one of them active for each product."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from flawscope.station.store.records import REMOVED, add_event, iso, row_of
 from flawscope.station.store.schema import candidates, events, inspections, learnt_pixels, products, versions
 
 ADDED, ACTIVATED = "version added", "version activated"  # events
-_SPARE = 1  # models of versions that are not active which are held open: somebody looks at their overlays
+_SPARE = 1  # models of inactive versions that stay open, for overlays of their inspections
 
 
 class NoModelError(FlawscopeError):
@@ -30,10 +30,10 @@ class NoModelError(FlawscopeError):
 
 
 class Versions:
-    """What is known of the models of all products, and those that are open.
+    """Model versions of all products, and their open models.
 
     Args:
-        device, threads, engine: that models are opened with.
+        device, threads, engine: to open models with.
     """
 
     def __init__(
@@ -48,17 +48,17 @@ class Versions:
         self.device, self.threads, self.engine = device, threads, engine
         self._lock = threading.RLock()
         self._switching = threading.Lock()  # one switch after another, in the data base and here
-        self._active: dict[int, tuple[int, Predictor]] = {}  # by product
+        self._active: dict[int, tuple[int, Predictor]] = {}  # by product: number of the version, model
         self._spare: OrderedDict[int, Predictor] = OrderedDict()
 
-    # ---- files become versions
+    # ---- adding and removing
 
     def add(self, product_id: int, model: str | os.PathLike[str], origin: str, who: str) -> int:
-        """Keep a copy of a model file; its number. The same content is the same version.
+        """Keep a copy of a model file as a version; return its number. The same content is the same version.
 
         Raises:
-            InputError: it is no model file, or damaged.
-            StoreError: it cannot be kept.
+            InputError: the file is no model, or damaged.
+            StoreError: the copy cannot be kept.
         """
         path = Path(model)
         manifest = read_manifest(path)
@@ -79,7 +79,6 @@ class Versions:
     def _insert(
         self, product_id: int, digest: str, name: str, origin: str, manifest: Manifest, who: str
     ) -> None:
-        """Unless it is there."""
         with self.database.writing() as connection:
             new = upsert(connection.dialect.name, versions).values(
                 product_id=product_id,
@@ -106,8 +105,8 @@ class Versions:
         return None if number is None else int(number)
 
     def remove(self, product_id: int, number: int) -> bool:
-        """Forget a version that was never used, and its file; False where it was, or where it is the newest
-        of all: SQLite would give its number to another one."""
+        """Remove a version that was never used, and its file. False where it was used, or is the newest of
+        all: SQLite would give its number to another version."""
         with self.database.writing() as connection:
             newest = connection.execute(select(func.max(versions.c.id))).scalar_one()
             used = exists().where(inspections.c.version_id == number)
@@ -132,29 +131,29 @@ class Versions:
 
         return self.files.discard_model(self.files.model_folder(row.hash), is_nobodys)
 
-    # ---- the one that judges
+    # ---- the active version
 
     def number(self, product_id: int) -> int:
-        """Of the version that judges. NoModelError."""
+        """Number of the version that judges. NoModelError."""
         return self.active(product_id)[0]
 
     def activate(self, product_id: int, number: int, who: str, instead_of: int | None = None) -> bool:
-        """Open a version and let it judge from now on. What waits is judged by it; nothing is lost.
+        """Open a version and let it judge from now on, also the pictures that wait.
 
         Args:
-            instead_of: the version that must judge until then; where another one does by now, that goes on.
+            instead_of: number of the version that must be active until then; any other one stays active.
 
         Returns:
-            Whether it judges.
+            Whether the version judges.
 
         Raises:
             NotFoundError: the product has no such version.
-            InputError: it cannot be opened; the one before goes on.
+            InputError: the model cannot be opened; the version before goes on.
         """
         predictor = self.open(product_id, number)
         with self._switching:
             with self.database.writing() as connection:
-                # `number` itself: it was written the last time, and the answer was lost
+                # `number` itself: an earlier call wrote it, and its answer was lost
                 if instead_of is not None and _active(connection, product_id) not in (instead_of, number):
                     return False
                 connection.execute(
@@ -170,7 +169,7 @@ class Versions:
         return True
 
     def resume(self, product_id: int) -> int | None:
-        """Open the version that was active when the station ended; None where there was none."""
+        """Open the version that was active when the station ended; return its number, None without one."""
         with self.database.reading() as connection:
             number = _active(connection, product_id)
         if number is not None:
@@ -180,7 +179,7 @@ class Versions:
         return number
 
     def active(self, product_id: int) -> tuple[int, Predictor]:
-        """Number and model. NoModelError where none could be opened."""
+        """Number and model of the version that judges. NoModelError where none could be opened."""
         with self._lock:
             if product_id not in self._active:
                 raise NoModelError("no model of this product is open: activate a version")
@@ -190,7 +189,7 @@ class Versions:
         return product_id in self._active
 
     def open(self, product_id: int, number: int) -> Predictor:
-        """The model of a version: the active one's, or one that is opened for a while."""
+        """Model of a version, which is opened unless it is open."""
         with self._lock:
             for active, predictor in self._active.values():
                 if active == number:
@@ -205,7 +204,7 @@ class Versions:
         return predictor
 
     def engine_for(self, path: Path) -> str | None:
-        """That opens this model."""
+        """Engine to open a model file with; None: the default."""
         return self.engine if path.suffix.lower() == EXPORTED else None
 
     def _put_by(self, number: int, predictor: Predictor) -> None:
@@ -213,14 +212,14 @@ class Versions:
         while len(self._spare) > _SPARE:
             self._spare.popitem(last=False)
 
-    # ---- what a person wants to know
+    # ---- facts for people
 
     def path(self, product_id: int, number: int) -> Path:
-        """The model file that is kept. NotFoundError."""
+        """Path of a version's model file. NotFoundError."""
         return self.files.folder / str(self._row(product_id, number).file)
 
     def listed(self, product_id: int) -> dict[str, Any]:
-        """All versions as the API shows them, the newest first."""
+        """All versions of a product as the API shows them, the newest first."""
         with self.database.reading() as connection:
             rows = connection.execute(
                 select(versions).where(versions.c.product_id == product_id).order_by(versions.c.id.desc())
@@ -232,14 +231,14 @@ class Versions:
         }
 
     def version(self, product_id: int, number: int) -> dict[str, Any]:
-        """One of them. NotFoundError."""
+        """A version as the API shows it. NotFoundError."""
         row = self._row(product_id, number)
         with self.database.reading() as connection:
             active, switches = _active(connection, product_id), _switches(connection, product_id, number)
         return _shown(row, active, switches.get(number, []))
 
     def before(self, product_id: int, active: int | None) -> int | None:
-        """The version that was in use before the active one."""
+        """Number of the version that was active before `active`; None: there was none."""
         query = (
             select(events.c.text)
             .where(events.c.kind == ACTIVATED, events.c.product_id == product_id)
@@ -287,7 +286,7 @@ def _active(connection: Connection, product_id: int) -> int | None:
 def _switches(
     connection: Connection, product_id: int, number: int | None = None
 ) -> dict[int, list[dict[str, str]]]:
-    """When each version, or that one alone, was activated, and by whom."""
+    """Time and person of each activation by version; number: of this version alone."""
     query = select(events.c.text, events.c.at, events.c.who).where(
         events.c.kind == ACTIVATED, events.c.product_id == product_id
     )

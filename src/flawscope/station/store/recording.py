@@ -1,4 +1,4 @@
-"""New inspections, as they are written into the data base."""
+"""Writing of new inspections to the data base."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from sqlalchemy.dialects import postgresql
 from flawscope.station.store.database import upsert
 from flawscope.station.store.schema import HOUR, inspections, pictures
 
-NONE, WAITING = "none", "waiting"  # for a review, while nobody has spoken
+NONE, WAITING = "none", "waiting"  # states of a review without a verdict
 MOST_NAME = 300  # characters
 
 
 @dataclass(frozen=True)
 class Taken:
-    """A picture that was judged, to be recorded.
+    """Judged picture, to be recorded.
 
-    picture: hash of its file, "" while that is being written. at: microseconds since 1970. key: the
-    sender's, under which it is taken once. brightness: 0..1; None: not known. request_hash: of all that came
-    under the key. triggers: that the frame answers; None: it came by itself.
+    picture: hash of the file, "" while the file is being written. at: microseconds since 1970. key: the
+    sender's, which is recorded once. brightness: 0..1; None: unknown. request_hash: hash of all that came
+    under the key. triggers: number of triggers that the frame answers; None: it came by itself.
     """
 
     product_id: int
@@ -56,7 +56,7 @@ _OF_PICTURE, _OF_INSPECTION = (
     tuple(field.name for field in fields(Taken) if field.name in table.c) for table in (pictures, inspections)
 )
 
-# Adds inspections, which `new` are, to their hours
+# Adds the inspections in `new` to their hours
 COUNT = f"""
 INSERT INTO hours (product_id, version_id, hour, inspected, anomalous, score_sum, score_min,
     score_max, reviewed, defects, false_alarms, misses)
@@ -73,10 +73,9 @@ ON CONFLICT (product_id, version_id, hour) DO UPDATE SET
 """
 COUNT_FROM = text(f"WITH new AS (SELECT * FROM inspections WHERE id >= :first) {COUNT}")
 
-# All in one statement of PostgreSQL, which is a transaction by itself: with several, BEGIN and COMMIT among
-# them, waiting for the answers takes as long as what they do. Rows are locked in one order everywhere, so
-# that two stations never wait for each other in a circle. What is given under a key that another one takes at
-# this moment has no number in the end.
+# One statement of PostgreSQL, which is a transaction by itself: with several, and BEGIN and COMMIT, waiting
+# for the answers takes as long as the work. All stations lock rows in the same order, so that there is no
+# deadlock. An inspection whose key another one takes at this moment gets no number.
 RECORD = """
 WITH given AS MATERIALIZED (
     SELECT one.*, CASE WHEN one.key IS NOT NULL THEN (
@@ -104,7 +103,7 @@ FROM given LEFT JOIN fresh USING (place) LEFT JOIN new ON new.id = fresh.id
 ORDER BY place
 """
 
-# Made once: to put such a statement together costs more than to run it
+# Built once: building such a statement costs more than running it
 BY_KEY = select(inspections.c.id).where(
     inspections.c.product_id == bindparam("product"), inspections.c.key == bindparam("key")
 )
@@ -119,7 +118,7 @@ INSERT = (
 
 
 def record(connection: Connection, several: Sequence[Taken]) -> list[tuple[int, bool]]:
-    """As `Store.record`: in a transaction, of PostgreSQL without one."""
+    """Record inspections as `Store.record` does: in SQLite in a transaction, in PostgreSQL without one."""
     together = _record_together if connection.dialect.name == "postgresql" else _record_each
     numbers = together(connection, several)
     found = []
@@ -131,9 +130,9 @@ def record(connection: Connection, several: Sequence[Taken]) -> list[tuple[int, 
 
 
 def _record_together(connection: Connection, several: Sequence[Taken]) -> list[tuple[int | None, bool]]:
-    """In PostgreSQL: number of each, None where its key was taken meanwhile, and whether it is new."""
+    """Number of each inspection, None where its key was taken meanwhile, and whether it is new."""
     rows = [_picture(one) | _inspection(one) for one in several]
-    given = {"rows": json.dumps(rows)}  # one value: arrays take longer to put together
+    given = {"rows": json.dumps(rows)}  # one value: arrays take longer to build
     statement = _statement(tuple(rows[0]))
     return [(number, bool(new)) for number, new in connection.exec_driver_sql(statement, given)]
 
@@ -152,7 +151,7 @@ def _statement(names: tuple[str, ...]) -> str:
 
 
 def _record_each(connection: Connection, several: Sequence[Taken]) -> list[tuple[int | None, bool]]:
-    """In SQLite, which one process alone writes to meanwhile; the same."""
+    """Record in SQLite, where no other process writes meanwhile; returns as `_record_together`."""
     known = [one.key and by_key(connection, one.product_id, one.key) for one in several]
     fresh = [_picture(one) for one, number in zip(several, known, strict=True) if not number]
     if fresh:
@@ -168,13 +167,13 @@ def _record_each(connection: Connection, several: Sequence[Taken]) -> list[tuple
 
 
 def by_key(connection: Connection, product_id: int, key: str) -> int | None:
-    """Number of the inspection that was taken under a key."""
+    """Number of the inspection under a key; None where there is none."""
     number = connection.execute(BY_KEY, {"product": product_id, "key": key}).scalar_one_or_none()
     return None if number is None else int(number)
 
 
 def review_of(one: Taken | Row[Any]) -> str:
-    """Of an inspection that nobody has spoken about."""
+    """State of the review of an inspection without a verdict."""
     return WAITING if one.anomalous or one.near else NONE
 
 

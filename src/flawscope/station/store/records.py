@@ -22,25 +22,25 @@ from flawscope.station.store.schema import HOUR, events, hours, inspections, pic
 from flawscope.station.store.stations import place_of, station_id
 
 GOOD, DEFECT, SKIP, UNDO = "good", "defect", "skip", "undo"
-# written out, for an index of these rows alone is taken only where the query says which they are
+# a literal: a partial index serves only queries that state its condition
 IS_WAITING = inspections.c.review == literal_column(f"'{WAITING}'")
 VERDICT, REMOVED = "verdict", "removed"  # events
-DONE, SKIPPED = "done", "skipped"  # of a review, beside what `recording` has
+DONE, SKIPPED = "done", "skipped"  # states of a review, beside those in `recording`
 MOST_NOTE = 2000  # characters
-AT_ONCE = 10_000  # inspections that are named in one question; SQLite takes 32,766
+AT_ONCE = 10_000  # inspections that one query names; SQLite takes 32,766
 _SHOWN = tuple(Inspection.model_fields)
 
 
-# From which a request came: events of what it does, in whatever thread, name it
+# Address of the current request's sender, for the events that it causes in any thread
 ADDRESS: ContextVar[str | None] = ContextVar("address", default=None)
 
 
 class NotFoundError(InputError):
-    """There is no such product, inspection or version."""
+    """The product, inspection or version does not exist."""
 
 
 class PictureOf(NamedTuple):
-    """Of an inspection. removed_at: None while the file is there."""
+    """Picture of an inspection. removed_at: microseconds since 1970; None while the file is there."""
 
     hash: str
     suffix: str
@@ -56,7 +56,7 @@ def iso(at: int) -> str:
 
 
 def row_of(database: Database, table: Table, product_id: int, number: int) -> Row[Any]:
-    """A product's version or candidate. NotFoundError."""
+    """Row of a product's version or candidate. NotFoundError."""
     query = select(table).where(table.c.product_id == product_id, table.c.id == number)
     with database.reading() as connection:
         row = connection.execute(query).one_or_none()
@@ -66,7 +66,7 @@ def row_of(database: Database, table: Table, product_id: int, number: int) -> Ro
 
 
 def microseconds(text: str) -> int:
-    """A date, or a date and time, in UTC unless it says otherwise. InputError where it is none."""
+    """Microseconds since 1970 of a date, or date and time, in UTC by default. InputError for other texts."""
     try:
         moment = datetime.fromisoformat(text)
         moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
@@ -76,25 +76,25 @@ def microseconds(text: str) -> int:
 
 
 def holdable(number: int) -> int:
-    """A number that a column can hold; others are nobody's."""
+    """The number if a column can hold it, else 0, which no record has."""
     return number if 0 <= number < 2**63 else 0
 
 
 class Store:
-    """What is known about products, pictures, inspections and verdicts.
+    """Products, pictures, inspections and verdicts in the data base.
 
     Every method is one transaction and raises `StoreError` where the data base cannot be used.
     """
 
     def __init__(self, database: Database):
         self.database = database
-        # verdicts are there in the order of their numbers: sinks rely on it
+        # verdicts are committed in the order of their numbers: sinks rely on it
         self._speaking = threading.Lock()
 
     # ---- products
 
     def add_product(self, name: str) -> int:
-        """Its number, whether it is new or not."""
+        """Add a product unless it is there; return its number."""
         with self.database.writing() as connection:
             own = {"station_id": station_id(connection, self.database.station), "name": name}
             new = upsert(connection.dialect.name, products).values(**own, created_at=now())
@@ -102,7 +102,7 @@ class Store:
             return int(connection.execute(select(products.c.id).filter_by(**own)).scalar_one())
 
     def totals(self, product_id: int) -> dict[str, int]:
-        """How many inspections there are, and how many of them wait for a review."""
+        """Number of inspections, and of those that wait for a review."""
         every = select(func.coalesce(func.sum(hours.c.inspected), 0)).where(hours.c.product_id == product_id)
         with self.database.reading() as connection:
             return {
@@ -111,24 +111,24 @@ class Store:
             }
 
     def waiting_count(self, product_id: int) -> int:
-        """How many inspections wait for a review."""
+        """Number of inspections that wait for a review."""
         with self.database.reading() as connection:
             return _waiting(connection, product_id)
 
     # ---- inspections
 
     def record(self, several: Sequence[Taken]) -> list[tuple[int, bool]]:
-        """Write inspections, all or none: the number of each, and whether it is new. One with a key that is
-        there already is that one."""
+        """Write inspections, all or none: the number of each, and whether it is new. An inspection under a
+        known key gets the number of the one recorded before."""
         with self.database.writing() if self.database.is_sqlite else self.database.single() as connection:
             return record(connection, several)
 
     def numbers_of(self, product_id: int, keys: Sequence[str]) -> dict[str, int]:
-        """Of the inspections that were taken under these keys."""
+        """Numbers of the inspections under these keys, by key."""
         return {str(row.key): int(row.id) for row in self.under(product_id, keys)}
 
     def under(self, product_id: int, keys: Sequence[str]) -> Sequence[Row[Any]]:
-        """The inspections that were taken under these keys, as far as `Request.is_of` asks."""
+        """Inspections under these keys, with the columns that `Request.is_of` needs."""
         names = "id", "key", "picture", "source", "request_hash"
         query = select(*(inspections.c[name] for name in names)).where(
             inspections.c.product_id == product_id, inspections.c.key.in_(keys)
@@ -137,10 +137,10 @@ class Store:
             return connection.execute(query).all()
 
     def answered(self, product_id: int, request: Request) -> dict[int, int]:
-        """The inspections that a request led to before: place of its picture -> number.
+        """Inspections that a request led to before: place of its picture -> number.
 
         Raises:
-            KeyUsedError: its key names another request.
+            KeyUsedError: the key names another request.
         """
         rows = {str(row.key): row for row in self.under(product_id, request.possible_keys())}
         for row in rows.values():
@@ -150,7 +150,7 @@ class Store:
         return {place: int(rows[key].id) for place, key in own if key in rows}
 
     def inspection(self, product_id: int, number: int) -> dict[str, Any]:
-        """One, as the API shows it. NotFoundError."""
+        """An inspection as the API shows it. NotFoundError."""
         query = shown().where(inspections.c.product_id == product_id, inspections.c.id == number)
         with self.database.reading() as connection:
             found = described(connection, connection.execute(query).all())
@@ -159,13 +159,13 @@ class Store:
         return found[0]
 
     def several(self, product_id: int, numbers: Collection[int]) -> dict[int, dict[str, Any]]:
-        """Those of these inspections that there are, by their numbers, as the API shows them."""
+        """Inspections as the API shows them, by number; numbers without an inspection are left out."""
         query = shown().where(inspections.c.product_id == product_id, inspections.c.id.in_(numbers))
         with self.database.reading() as connection:
             return {one["id"]: one for one in described(connection, connection.execute(query).all())}
 
     def _nowhere(self, number: int) -> str:
-        """Of an inspection that this product has not."""
+        """Text of the error that the product has no such inspection; names the station that has it."""
         place = place_of(self.database, number)
         if place is None:
             return f"there is no inspection {number}"
@@ -174,10 +174,11 @@ class Store:
     def waiting(
         self, product_id: int, limit: int, after: int = 0, last: Sequence[int] = ()
     ) -> dict[str, Any]:
-        """The oldest ones that wait for a review, and how many there are.
+        """Oldest inspections that wait for a review, and the number of all that wait.
 
         Args:
-            last: those that are given only where there are no others.
+            after: number of an inspection; later ones are returned.
+            last: numbers of inspections that are returned only where there are no others.
         """
         here = inspections.c.product_id == product_id, IS_WAITING
         query = shown().where(*here, inspections.c.id > after).order_by(inspections.c.id).limit(limit)
@@ -196,7 +197,7 @@ class Store:
             return connection.execute(query).first() is not None
 
     def picture(self, product_id: int, number: int) -> PictureOf:
-        """What an inspection looked at. NotFoundError."""
+        """Picture of an inspection. NotFoundError."""
         query = (
             select(*(pictures.c[name] for name in ("hash", "suffix", "removed_at")))
             .add_columns(inspections.c.name, inspections.c.version_id)
@@ -221,16 +222,16 @@ class Store:
         note: str = "",
         key: str | None = None,
     ) -> dict[str, Any]:
-        """Write down what a person says of an inspection; `undo` takes the last word back.
+        """Record a person's verdict on an inspection; `undo` takes the last verdict back.
 
         Args:
             mask: hash of the file that holds the mask.
-            key: of the sender, under which it is taken once: what was said under it before stays as it is.
+            key: the sender's. A verdict is recorded once under its key.
 
         Raises:
             NotFoundError: there is no such inspection.
-            KeyUsedError: something else was said under this key.
-            InputError: there is nothing to take back, or the note is too long.
+            KeyUsedError: the key was used for another verdict.
+            InputError: the verdict is unknown, there is none to take back, or the note is too long.
         """
         if verdict not in (GOOD, DEFECT, SKIP, UNDO):
             raise InputError(f"{verdict!r:.40} is not a verdict: good, defect, skip or undo")
@@ -257,19 +258,19 @@ class Store:
             ]
 
     def mask(self, number: int) -> str | None:
-        """Hash of the mask that a person drew, where the last word has one."""
+        """Hash of the mask of the last verdict; None where it has none."""
         with self.database.reading() as connection:
             last = held(connection, [number]).get(number)
         return None if last is None or last.mask is None else str(last.mask)
 
-    # ---- what happened
+    # ---- events
 
     def note_event(self, kind: str, who: str, text: str, product_id: int | None = None) -> None:
         with self.database.writing() as connection:
             add_event(connection, kind, who, text, product_id)
 
     def events(self, kind: str, product_id: int) -> list[Row[Any]]:
-        """Of one kind and product, the latest first."""
+        """Events of a kind and product, the latest first, 500 at most."""
         query = select(events).where(events.c.kind == kind, events.c.product_id == product_id)
         with self.database.reading() as connection:
             return list(connection.execute(query.order_by(events.c.id.desc()).limit(500)).all())
@@ -289,7 +290,7 @@ def add_event(
     *,
     address: str | None = None,
 ) -> None:
-    """In the transaction of what it tells of. address: None: of the request that is being answered."""
+    """Record an event in the transaction of its cause. address: None: that of the current request."""
     address = address or ADDRESS.get()
     row = {"at": now(), "kind": kind, "who": who, "text": text, "product_id": product_id}
     row["address"] = address and address[:64]
@@ -300,7 +301,7 @@ def add_event(
 
 
 def _was_said(connection: Connection, number: int, key: str, said: dict[str, Any]) -> bool:
-    """Whether this verdict on the inspection came under this key before. KeyUsedError where another did."""
+    """Whether this verdict came under this key before. KeyUsedError where another did."""
     query = select(verdicts).where(verdicts.c.inspection_id == number, verdicts.c.key == key)
     before = connection.execute(query).one_or_none()
     if before is None:
@@ -311,7 +312,7 @@ def _was_said(connection: Connection, number: int, key: str, said: dict[str, Any
 
 
 def said_of(connection: Connection, numbers: Sequence[int]) -> dict[int, list[Row[Any]]]:
-    """What holds of each inspection that has a verdict, oldest first; what was taken back is not there."""
+    """Verdicts that hold, by inspection, the oldest first; those taken back are left out."""
     stacks: dict[int, list[Row[Any]]] = defaultdict(list)
     for start in range(0, len(numbers), AT_ONCE):
         here = verdicts.c.inspection_id.in_(numbers[start : start + AT_ONCE])
@@ -324,12 +325,12 @@ def said_of(connection: Connection, numbers: Sequence[int]) -> dict[int, list[Ro
 
 
 def held(connection: Connection, numbers: Sequence[int]) -> dict[int, Row[Any]]:
-    """The last word on each inspection that has one, by its number."""
+    """Last verdict that holds, by inspection; inspections without a verdict are left out."""
     return {number: stack[-1] for number, stack in said_of(connection, numbers).items()}
 
 
 def _settle(connection: Connection, before: Row[Any]) -> None:
-    """Bring an inspection and its hour to what its verdicts say."""
+    """Update an inspection and its hour to the verdicts."""
     last = held(connection, [before.id]).get(before.id)
     if last is None:
         verdict, review = None, review_of(before)
@@ -366,7 +367,7 @@ def _counted(anomalous: bool, verdict: str | None) -> dict[str, int]:
 
 
 def shown() -> Select[Any]:
-    """What `described` needs of inspections."""
+    """Query of the columns that `described` needs."""
     return select(
         inspections,
         products.c.name.label("product"),
@@ -377,7 +378,7 @@ def shown() -> Select[Any]:
 
 
 def fresh(number: int, taken: Taken, product: str) -> dict[str, Any]:
-    """What was just recorded, as the API shows it."""
+    """An inspection that was just recorded, as the API shows it."""
     facts = {
         **vars(taken),
         **{"id": number, "product": product, "removed_at": None, "regions": json.dumps(taken.regions)},
@@ -393,7 +394,7 @@ def described(connection: Connection, rows: Sequence[Row[Any]]) -> list[dict[str
 
 
 def _described(row: Row[Any] | SimpleNamespace, word: Row[Any] | None) -> dict[str, Any]:
-    """The fields of `Inspection`: those that are not a column as it is are made here."""
+    """Fields of `Inspection`, by name. word: the last verdict."""
     made = {
         "version": row.version_id,
         "at": iso(row.at),

@@ -1,8 +1,8 @@
-"""Pictures and records that were kept long enough are removed, a few at a time, while inspections go on.
+"""Removal of old pictures and records, a few at a time, while inspections go on.
 
-The data base is told first, in short transactions; then the file goes. Whatever is cut off in between leaves
-a file that nobody needs, and a sweep finds it. How far the oldest were looked through is remembered for a
-day: a look an hour costs what it removes, not what is kept.
+The data base is updated first, in short transactions; then the file is removed. A cut in between leaves an
+orphaned file, which a sweep finds. The last inspection looked at is remembered for a day, so that an hourly
+run costs what it removes, not what is kept.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from flawscope.station.store.files import MASK, MASKS, PICTURES, Files, Orphans,
 from flawscope.station.store.schema import deliveries, inspections, learnt, learnt_pixels, pictures, verdicts
 from flawscope.station.store.stations import Clock
 
-GOOD, ANOMALOUS, REVIEWED = KINDS = "good", "anomalous", "reviewed"  # as they go for want of space
+GOOD, ANOMALOUS, REVIEWED = KINDS = "good", "anomalous", "reviewed"  # in the order of removal for space
 RECORDS = "records"
-TOGETHER = 100  # inspections of a transaction
+TOGETHER = 100  # inspections in a transaction
 PAGE = 500  # records that are read together
-ANEW = 86_400_000_000  # microseconds after which everything is looked at again: verdicts were taken back, say
+ANEW = 86_400_000_000  # microseconds after which all are looked at again: verdicts may have been taken back
 SECOND = 1_000_000  # microseconds
 _KEY = pictures.c.product_id, pictures.c.hash
 _PICTURE = tuple_(*_KEY)
@@ -53,8 +53,8 @@ _OF_PICTURE = and_(
 
 @dataclass
 class Summary:
-    """Result of a look. kept: pictures that were old enough, but a model version was learnt from. orphans:
-    files that nobody needed. problem: why pictures could not be removed."""
+    """Result of a run. kept: pictures that were old enough, but a model version was learnt from. orphans:
+    files that no record needed. problem: why pictures could not be removed."""
 
     pictures: int = 0
     bytes: int = 0
@@ -64,13 +64,13 @@ class Summary:
     problem: str = ""
 
     def line(self) -> str:
-        """What was removed; "" where nothing was."""
+        """Numbers of what was removed, as text; "" where nothing was."""
         several = ((self.pictures, "picture"), (self.records, "record"), (self.orphans, "stray file"))
         return ", ".join(counted(number, thing) for number, thing in several if number)
 
 
 class Old(NamedTuple):
-    """An inspection whose picture may go, or is gone."""
+    """Inspection whose picture may be removed, or was."""
 
     number: int
     product_id: int
@@ -81,7 +81,7 @@ class Old(NamedTuple):
 
     @property
     def key(self) -> tuple[int, str]:
-        """Of the picture."""
+        """Key of the picture: product and hash."""
         return self.product_id, self.picture
 
 
@@ -90,17 +90,18 @@ class _EndedError(Exception):
 
 
 class Retention:
-    """Of this station's pictures: by age, each as long as the longest kept of its inspections; then by space,
-    where the oldest go first. A skipped picture was not reviewed. One with a mask that a person drew never
-    goes for want of space, and one that a model version was learnt from never goes.
+    """Removes old pictures and records of this station.
 
-    Of records: those older than `keep.records` whose picture is gone. Unreviewed pictures are kept no longer
-    than that; a record stays with a picture that is kept, and so does the last one. Hours, from which
-    trends are drawn, always stay.
+    Pictures go by age, each kept as long as the longest kept of its inspections; then by space, the oldest
+    first. A skipped picture counts as not reviewed. One with a drawn mask is never removed for space, and one
+    that a model version was learnt from is never removed.
+
+    Records older than `keep.records` go once their picture is gone. Unreviewed pictures are kept no longer
+    than that. The newest record always stays, as do the hours, from which trends are drawn.
 
     Args:
-        clock: says how old inspections are.
-        ended: leave off soon.
+        clock: knows the age of inspections.
+        ended: set to stop soon.
 
     Attributes:
         used: bytes of all pictures after the last look at `keep.space`.
@@ -124,14 +125,14 @@ class Retention:
         self._limits = {k: None if limit is None else round(limit * SECOND) for k, limit in limits.items()}
         self._orphans = Orphans(database, files, self._rest)
         self._learnt = Learnt(database, files)
-        self._passed: dict[tuple[int, str], int] = {}  # by product and kind, an inspection
+        self._passed: dict[tuple[int, str], int] = {}  # by product and kind: the last inspection looked at
         self._anew: int | None = None  # age of the station at which everything is looked at again
 
     def run(self) -> Summary:
-        """Remove what is due; where the clock jumped, what is too much alone.
+        """Remove what is due; where the clock jumped, only what exceeds the space.
 
         Raises:
-            StoreError: the data base cannot be used; what was removed until then is.
+            StoreError: the data base cannot be used. What was removed until then stays removed.
         """
         summary = Summary()
         try:
@@ -169,7 +170,7 @@ class Retention:
     def _by_space(self, known: Sequence[int], most: int, summary: Summary) -> None:
         there = pictures.c.removed_at.is_(None), pictures.c.product_id.in_(known)
         sizes = select(pictures.c.bytes, pictures.c.hash).where(*there)
-        if len(known) > 1:  # several may have the same picture, which is one file
+        if len(known) > 1:  # products may share a picture, which is one file
             sizes = sizes.distinct()
         with self.database.reading() as connection:
             total = select(func.coalesce(func.sum(sizes.subquery().c.bytes), 0))
@@ -179,7 +180,7 @@ class Retention:
             oldest = heapq.merge(*(self._oldest(product_id, kind) for product_id in known))
             higher = [_is(other) for other in KINDS[rank + 1 :]]
             while excess > 0 and (group := _several(oldest, excess)):
-                # one that was inspected again comes again, later
+                # a picture that was inspected again comes up again later
                 again = exists().where(_OF_PICTURE, or_(inspections.c.id > group[-1].number, *higher))
                 before = summary.bytes
                 self._remove(group, or_(again, drawn), summary)
@@ -191,7 +192,7 @@ class Retention:
             summary.problem = f"pictures that must stay take {most_text}; raise it, or lower `keep: reviewed`"
 
     def _oldest(self, product_id: int, kind: str, *which: ColumnElement[bool]) -> Iterator[Old]:
-        """Inspections of a kind, the oldest first, from where the last look ended."""
+        """Inspections of a kind, the oldest first, from where the last run ended."""
         there = inspections.c
         columns = there.id, there.product_id, there.picture
         query = (
@@ -213,12 +214,12 @@ class Retention:
             start = rows[-1].id
 
     def _pass(self, kind: str, group: Iterable[Old]) -> None:
-        """They need not be looked at again today."""
+        """Remember a group, so that today's next runs begin after it."""
         for old in group:
             self._passed[old.product_id, kind] = old.number
 
     def _remove(self, group: list[Old], wanted: ColumnElement[bool], summary: Summary) -> None:
-        """Pictures that nothing keeps: they are gone for the data base, then as files."""
+        """Remove pictures that nothing keeps: first in the data base, then as files."""
         there = {old.key: old for old in group if old.removed_at is None}
         if not there:
             return
@@ -230,13 +231,13 @@ class Retention:
         if not due:
             return
         with self.database.writing() as connection:
-            # locked first: who records one of them at this moment waits, and then needs its file again
+            # locked first: a writer that records one of the pictures now waits, then keeps its file anew
             locked = select(pictures.c.hash).where(_PICTURE.in_(due)).order_by(*_KEY)
             connection.execute(locked.with_for_update()).all()
             due = _free(connection, due, wanted)
             connection.execute(update(pictures).where(_PICTURE.in_(due)).values(removed_at=now()))
         for old in {there[key].picture: there[key] for key in due}.values():
-            # another product may have it, too: then its file stays
+            # where another product has the picture, too, the file stays
             if self._orphans.discard(PICTURES, old.picture, old.suffix):
                 summary.pictures += 1
                 summary.bytes += old.bytes
@@ -256,7 +257,7 @@ class Retention:
                 self._pass(RECORDS, group)
 
     def _forget(self, numbers: list[int]) -> int:
-        """Remove inspections whose pictures are gone; how many there were."""
+        """Remove inspections whose pictures are gone; return their number."""
         if not numbers:
             return 0
         begun = time.monotonic()
@@ -265,9 +266,9 @@ class Retention:
                 select(inspections.c.id, *_KEY)
                 .join_from(inspections, pictures)
                 .where(inspections.c.id.in_(numbers), pictures.c.removed_at.is_not(None))
-                # the last one stays: SQLite would give its number to another one
+                # the newest one stays: SQLite would give its number to another
                 .where(inspections.c.id < select(func.max(inspections.c.id)).scalar_subquery())
-                # so does, where there are sinks, that of the last verdict
+                # where there are sinks, the inspection of the last verdict stays, too
                 .where(or_(inspections.c.id != _last_spoken_of(), ~exists(select(deliveries.c.sink))))
                 .order_by(*_KEY)
             )
@@ -285,20 +286,20 @@ class Retention:
         return len(numbers)
 
     def _rest(self, seconds: float) -> None:
-        """As long as the work took: others get the processor, and the data base, half of the time."""
+        """Pause as long as the work took: others get processor and data base half of the time."""
         if self._ended.wait(min(5.0, seconds)):
             raise _EndedError
 
 
 class Learnt:
-    """The pictures that model versions were learnt from, by decoded pixels, which every model names: it may
-    have been fitted elsewhere, with copies of them. Pictures are decoded as they are asked for."""
+    """Pictures that model versions were learnt from, known by the hash of their decoded pixels: a model may
+    have been fitted elsewhere, with copies of the files. Pictures are decoded as they are asked for."""
 
     def __init__(self, database: Database, files: Files):
         self.database, self.files = database, files
-        self._versions: set[int] = set()  # whose pixels were read
+        self._versions: set[int] = set()  # versions whose hashes were read
         self._pixels: set[str] = set()
-        self._pictures: set[str] = set()  # that were found
+        self._pictures: set[str] = set()  # hashes of files that were learnt from
 
     def knows(self, digest: str, suffix: str) -> bool:
         """Whether a version of any station was learnt from a picture with the same pixels."""
@@ -313,7 +314,7 @@ class Learnt:
             return False
         try:
             found = pixel_hash(decode(self.files.path(PICTURES, digest, suffix))) in self._pixels
-        except InputError:  # it is not there, or nobody can learn from it
+        except InputError:  # the file is missing, or no model can learn from it
             return False
         if found:
             self._pictures.add(digest)
@@ -324,13 +325,12 @@ _HAS_MASK = exists().where(verdicts.c.inspection_id == inspections.c.id, verdict
 
 
 def _last_spoken_of() -> ColumnElement[int]:
-    """The inspection that has the last verdict, 0 where there is none."""
+    """Number of the inspection that has the last verdict; 0 where there is none."""
     last = select(verdicts.c.inspection_id).order_by(verdicts.c.id.desc()).limit(1)
     return func.coalesce(last.scalar_subquery(), 0)
 
 
 def _is(kind: str) -> ColumnElement[bool]:
-    """An inspection is of this kind."""
     if kind == REVIEWED:
         return inspections.c.verdict.is_not(None)
     return and_(inspections.c.verdict.is_(None), inspections.c.anomalous.is_(kind == ANOMALOUS))
@@ -339,7 +339,7 @@ def _is(kind: str) -> ColumnElement[bool]:
 def _free(
     connection: Connection, several: list[tuple[int, str]], wanted: ColumnElement[bool]
 ) -> list[tuple[int, str]]:
-    """Those of the pictures that neither an inspection nor the table of what was learnt from keeps."""
+    """Keys of the pictures that neither an inspection nor `learnt` keeps."""
     query = select(*_KEY).where(
         _PICTURE.in_(several),
         pictures.c.removed_at.is_(None),
@@ -350,7 +350,7 @@ def _free(
 
 
 def _several(oldest: Iterable[Old], enough: float = math.inf) -> list[Old]:
-    """The next ones: a transaction's, or those whose pictures have so many bytes."""
+    """Next inspections: those of a transaction, or fewer, whose pictures have `enough` bytes."""
     group: list[Old] = []
     size = 0
     for old in oldest:

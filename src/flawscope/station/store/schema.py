@@ -1,6 +1,6 @@
-"""The tables. Times are microseconds since 1970 in UTC: they sort, and both data bases count them alike.
+"""Tables of the data base. Times are microseconds since 1970 in UTC, which both data bases count alike.
 
-Whoever changes a table adds a step to `database.STEPS`; a test compares what the steps lead to with this.
+Whoever changes a table adds a step to `database.STEPS`; a test compares the migrated tables with these.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ metadata = MetaData(
         "pk": "%(table_name)s_key",
     }
 )
-Key = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up INTEGER keys alone
+Key = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up only INTEGER keys
 Hash = String(64)  # SHA-256 in hexadecimal
-Name = Text().with_variant(Text(collation="C"), "postgresql")  # by code of letters, as SQLite has them
+Name = Text().with_variant(Text(collation="C"), "postgresql")  # sorted by code point, as in SQLite
 
 
 def _key() -> Column[int]:
@@ -55,16 +55,16 @@ def _picture_of(table: str) -> ForeignKeyConstraint:
     return ForeignKeyConstraint(columns, ["pictures.product_id", "pictures.hash"], name=f"{table}_picture_of")
 
 
-# Several can share a data base; each has its folder, its products, and all that belongs to these
+# Stations can share a data base; each has a folder and products, with all that belongs to them
 stations = Table(
     "stations",
     metadata,
     _key(),
     Column("name", String(64), nullable=False, unique=True),
-    Column("folder", String(32), unique=True),  # what stands in its file of that name; NULL: not known yet
+    Column("folder", String(32), unique=True),  # identity of the folder; NULL: not known yet
     Column("address", Text),  # of its pages, where others can reach them
     Column("started_at", BigInteger),
-    Column("settings", Text),  # JSON: a fingerprint of each, as of its last start
+    Column("settings", Text),  # JSON: fingerprint of each setting at the last start
 )
 
 products = Table(
@@ -74,7 +74,7 @@ products = Table(
     Column("station_id", Key, ForeignKey("stations.id"), nullable=False),
     Column("name", String(64), nullable=False),
     Column("created_at", BigInteger, nullable=False),
-    Column("active_version_id", Key),  # of versions, which name their product themselves
+    Column("active_version_id", Key),  # no foreign key: versions have one to products
     UniqueConstraint("station_id", "name"),
 )
 
@@ -86,12 +86,12 @@ versions = Table(
     Column("hash", Hash, nullable=False),
     Column("file", Text, nullable=False),  # below the store's folder
     Column("origin", Text, nullable=False),  # where it came from, for a person
-    Column("facts", Text, nullable=False),  # JSON: what a person wants to know of a model
+    Column("facts", Text, nullable=False),  # JSON: facts about the model, for a person
     Column("created_at", BigInteger, nullable=False),
     UniqueConstraint("product_id", "hash"),
 )
 
-pictures = Table(  # of products: two of them may have the same one, and keep it for different times
+pictures = Table(  # two products may have the same picture, and keep it for different times
     "pictures",
     metadata,
     _product(primary_key=True),
@@ -101,7 +101,7 @@ pictures = Table(  # of products: two of them may have the same one, and keep it
     Column("width", Integer, nullable=False),
     Column("height", Integer, nullable=False),
     Column("created_at", BigInteger, nullable=False),
-    Column("removed_at", BigInteger),  # by what `keep` says; the records stay
+    Column("removed_at", BigInteger),  # by the setting `keep`; the records stay
 )
 
 inspections = Table(
@@ -122,18 +122,18 @@ inspections = Table(
     Column("anomalous", Boolean, nullable=False),
     Column("near", Boolean, nullable=False),
     Column("regions", Text, nullable=False),  # JSON
-    Column("verdict", String(8)),  # the last one that holds; their history is in `verdicts`
+    Column("verdict", String(8)),  # last verdict that holds; `verdicts` has the history
     Column("review", String(8), nullable=False),  # none, waiting, done, skipped
     Column("brightness", Double),  # 0..1; NULL: not known
-    Column("part", Name),  # its number, as the sender says; the same part may come many times
+    Column("part", Name),  # number that the sender gives; a part may come many times
     Column("batch", Name),
-    Column("request_hash", Hash),  # of all that came under the sender's key
-    Column("triggers", Integer),  # that the frame answers
+    Column("request_hash", Hash),  # hash of all that came under the sender's key
+    Column("triggers", Integer),  # number of triggers that the frame answers
     _picture_of("inspections"),
     UniqueConstraint("product_id", "key"),
 )
-# Everything that a search asks for, so that a million lines are filtered without being read, in the order in
-# which they came, whatever the clock said
+# Covers all filters of a search, so that a million rows are filtered without being read, in order of arrival,
+# whatever the clock said
 Index(
     "inspections_search",
     *(inspections.c[name] for name in ("product_id", "id", "at", "anomalous", "verdict", "review", "score")),
@@ -167,14 +167,13 @@ verdicts = Table(
     Column("verdict", String(8), nullable=False),  # good, defect, skip; undo takes the last one back
     Column("at", BigInteger, nullable=False),
     Column("who", String(64), nullable=False),
-    Column("mask", Hash),  # of the file, where a person drew one
+    Column("mask", Hash),  # hash of the file, where a person drew a mask
     Column("note", Text, nullable=False),
     Column("key", String(200)),  # the sender's: the same one is never taken twice
 )
 Index("verdicts_once", verdicts.c.inspection_id, verdicts.c.key, unique=True)
 
-# An hour of a model version, kept up to date with every inspection and verdict: trends over months are read
-# from here
+# Sums of each hour and model version, updated with every inspection and verdict, for trends over months
 hours = Table(
     "hours",
     metadata,
@@ -192,18 +191,18 @@ hours = Table(
     Column("misses", Integer, nullable=False),
 )
 
-# The ends of the hours for which a station ran: by them records are as old as `age` says, whatever clocks do
+# Ends of the hours for which a station ran: they give the age of records, whatever clocks do
 marks = Table(
     "marks",
     metadata,
     Column("station_id", Key, ForeignKey("stations.id"), primary_key=True, autoincrement=False),
-    Column("hour", BigInteger, primary_key=True, autoincrement=False),  # of its age
-    Column("age", BigInteger, nullable=False),  # microseconds for which it ran, with pauses
-    Column("at", BigInteger, nullable=False),  # as the clock should be
-    Column("inspection_id", BigInteger, nullable=False),  # the newest one then
+    Column("hour", BigInteger, primary_key=True, autoincrement=False),  # hours of `age`
+    Column("age", BigInteger, nullable=False),  # microseconds for which the station ran, with pauses
+    Column("at", BigInteger, nullable=False),  # time that the clock should show
+    Column("inspection_id", BigInteger, nullable=False),  # newest inspection then
 )
 
-# The pictures that a model version was learnt from: they are never removed
+# Pictures that a model version was learnt from, which are never removed
 learnt = Table(
     "learnt",
     metadata,
@@ -213,7 +212,7 @@ learnt = Table(
     _picture_of("learnt"),
 )
 
-# The same by decoded pixels, as model files have it, for stations that have not the file
+# Hashes of the decoded pixels, from model files, for stations that do not have the picture files
 learnt_pixels = Table(
     "learnt_pixels",
     metadata,
@@ -221,7 +220,7 @@ learnt_pixels = Table(
     Column("pixels", Hash, primary_key=True),
 )
 
-# Versions that were made, or are to be made, from what people said
+# Versions that were made, or are to be made, from verdicts
 candidates = Table(
     "candidates",
     metadata,
@@ -233,7 +232,7 @@ candidates = Table(
     Column("who", String(64), nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("changed_at", BigInteger, nullable=False),
-    Column("facts", Text, nullable=False),  # JSON: from which verdicts, the judgement, what went wrong
+    Column("facts", Text, nullable=False),  # JSON: verdicts, judgement, error
 )
 Index("candidates_product", candidates.c.product_id, candidates.c.id)
 
@@ -250,7 +249,7 @@ users = Table(
 sessions = Table(
     "sessions",
     metadata,
-    Column("hash", Hash, primary_key=True),  # of the cookie
+    Column("hash", Hash, primary_key=True),  # hash of the cookie
     Column("user_id", Key, ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger, nullable=False),
@@ -268,7 +267,7 @@ tokens = Table(
     Column("expires_at", BigInteger),
 )
 
-# What happened to the station: people signed in, models switched, users added, verdicts given
+# Events of the station: sign-ins, activations, new users, verdicts and so on
 events = Table(
     "events",
     metadata,
@@ -278,20 +277,20 @@ events = Table(
     Column("who", String(64), nullable=False),
     Column("product_id", Key, ForeignKey("products.id")),
     Column("text", Text, nullable=False),
-    Column("address", String(64)),  # from which it was asked for; NULL: from no other program
+    Column("address", String(64)),  # of the request's sender; NULL: there was no request
 )
 
-# How far each sink is: what came later is still to be delivered
+# Position of each sink: later inspections and verdicts are still to be delivered
 deliveries = Table(
     "deliveries",
     metadata,
     _product(primary_key=True),
     Column("sink", String(80), primary_key=True),  # its kind, and a hash of its name or address
-    Column("inspection_id", BigInteger, nullable=False),  # the last one that was delivered, or is not wanted
+    Column("inspection_id", BigInteger, nullable=False),  # last one that was delivered or is not wanted
     Column("verdict_id", BigInteger, nullable=False),
-    Column("delivered", BigInteger, nullable=False),  # messages, since the sink is there
-    Column("refused", BigInteger, nullable=False),  # messages that the other side did not want
+    Column("delivered", BigInteger, nullable=False),  # messages, since the sink was added
+    Column("refused", BigInteger, nullable=False),  # messages that the receiver refused
 )
 
-# Which version of the tables a data base has: a key of `database.STEPS`
+# Version of the tables: a key of `database.STEPS`
 revision = Table("alembic_version", metadata, Column("version_num", String(32), primary_key=True))

@@ -1,4 +1,4 @@
-"""What is asked of inspections: lists, page after page, and scores over time."""
+"""Search of inspections, page after page, and scores over time."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from flawscope.station.store.records import DEFECT, GOOD, described, holdable, i
 from flawscope.station.store.schema import HOUR, hours, inspections, versions
 
 MOST = 500  # inspections of a page
-MANY = 2000  # names or times, beyond which they are not sorted
-_WALKED: ColumnElement[int] = literal_column("+inspections.at", BigInteger)  # SQLite takes no index for it
-_BEGUN = ("name", "part", "batch")  # filters that may say how a text begins
+MANY = 2000  # matches beyond which a search walks in order instead of sorting
+_WALKED: ColumnElement[int] = literal_column("+inspections.at", BigInteger)  # the +: SQLite takes no index
+_BEGUN = ("name", "part", "batch")  # filters that may be a prefix, as A12*
 _CHOICES = {
     "decision": ("good", "anomalous"),
     "verdict": ("good", "defect", "none"),
@@ -41,10 +41,10 @@ _CHOICES = {
 
 @dataclass(frozen=True)
 class Filters:
-    """What is looked for; None: any.
+    """Filters of a search; None: any.
 
     since, until: microseconds since 1970; until is exclusive. name: of the picture; `A12*` is any that begins
-    with A12, also of part and batch. cursor: where the page before ended.
+    with A12, also of part and batch. cursor: `next` of the page before.
     """
 
     since: int | None = None
@@ -63,8 +63,7 @@ class Filters:
 
     @classmethod
     def from_query(cls, query: Mapping[str, str]) -> Filters:
-        """From the texts of an address; empty ones are as if they were not there, others than the fields
-        above are passed over. InputError, one line."""
+        """Filters from a URL's query; empty values and unknown names are ignored. InputError, one line."""
         texts = {field.name: query.get(field.name, "").strip() for field in fields(cls)}
         return cls(**{name: _read(name, text) for name, text in texts.items() if text})
 
@@ -72,14 +71,14 @@ class Filters:
 @dataclass(frozen=True)
 class Page:
     inspections: list[dict[str, Any]]
-    next: str | None  # cursor of the page after it
+    next: str | None  # cursor of the next page
 
 
 def search(database: Database, product_id: int, filters: Filters) -> Page:
-    """A page of inspections as the API shows them.
+    """Page of inspections as the API shows them, the newest first.
 
     Raises:
-        InputError: the cursor is none.
+        InputError: the cursor is invalid.
         StoreError: the data base cannot be used.
     """
     with database.reading() as connection:
@@ -97,7 +96,7 @@ def search(database: Database, product_id: int, filters: Filters) -> Page:
 
 
 def every(database: Database, product_id: int, filters: Filters) -> Iterator[dict[str, Any]]:
-    """All that are found, without holding them all."""
+    """All inspections that match, read page by page."""
     cursor: str | None = filters.cursor
     while True:
         page = search(database, product_id, Filters(**{**vars(filters), "cursor": cursor, "limit": MOST}))
@@ -107,8 +106,8 @@ def every(database: Database, product_id: int, filters: Filters) -> Iterator[dic
 
 
 def _are_common(connection: Connection, product_id: int, wanted: list[ColumnElement[bool]]) -> bool:
-    """Whether so many are as asked that walking through all of them finds a page sooner than sorting these.
-    SQLite knows only how many there are at all, PostgreSQL decides by itself."""
+    """Whether so many inspections match that walking through all finds a page sooner than sorting the
+    matches. SQLite knows only the number of all; PostgreSQL decides by itself."""
     if not wanted or connection.dialect.name != "sqlite":
         return False
     there = select(inspections.c.id).where(inspections.c.product_id == product_id, *wanted)
@@ -117,12 +116,11 @@ def _are_common(connection: Connection, product_id: int, wanted: list[ColumnElem
 
 
 def _texts(filters: Filters) -> list[tuple[str, str]]:
-    """Those of `_BEGUN` that are asked for."""
+    """Name and text of the filters in `_BEGUN` that are set."""
     return [(name, text) for name in _BEGUN if (text := getattr(filters, name)) is not None]
 
 
 def _within(filters: Filters, at: ColumnElement[int]) -> list[ColumnElement[bool]]:
-    """The times that are asked for."""
     ends = ((filters.since, at.__ge__), (filters.until, at.__lt__))
     return [compare(end) for end, compare in ends if end is not None]
 
@@ -150,7 +148,7 @@ def _named(name: str, text: str, walk: bool = False) -> ColumnElement[bool]:
     if not text.endswith("*"):
         return column == text
     if walk:
-        column = literal_column(f"+inspections.{name}", Text)  # SQLite takes no index for it
+        column = literal_column(f"+inspections.{name}", Text)  # the +: SQLite takes no index
     begin = text.rstrip("*")
     beyond = _beyond(begin)
     from_here = column >= begin
@@ -158,7 +156,7 @@ def _named(name: str, text: str, walk: bool = False) -> ColumnElement[bool]:
 
 
 def _beyond(begin: str) -> str | None:
-    """The first text after all that begin so, by the code of letters; None: there is none."""
+    """First text, by code point, after all that begin with `begin`; None: there is none."""
     begin = begin.rstrip("\U0010ffff")
     if not begin:
         return None
@@ -188,7 +186,7 @@ def _read(name: str, text: str) -> Any:
     if "\0" in text:
         raise InputError(f"{name} holds a character that no name has")
     if name == "cursor":
-        _place(text)  # now: an export has begun when it is used
+        _place(text)  # checked now: when an export uses it, the answer has begun
     return text
 
 
@@ -209,7 +207,7 @@ def _place(cursor: str) -> int:
 # ------------------------------------------------------------------------------------------- scores over time
 
 MOST_POINTS = 2000  # inspections that are shown one by one
-BY_MINUTES = 3 * HOUR  # up to here inspections are counted, beyond it there are the hours
+BY_MINUTES = 3 * HOUR  # longest period that is counted by inspections; beyond it by `hours`
 BY_HOURS = 15 * 24 * HOUR
 _SUMS = ("inspected", "anomalous", "reviewed", "defects", "false_alarms", "misses")
 
@@ -217,13 +215,13 @@ _SUMS = ("inspected", "anomalous", "reviewed", "defects", "false_alarms", "misse
 def trends(
     database: Database, product_id: int, since: int | None = None, until: int | None = None
 ) -> dict[str, Any]:
-    """What happened between two times, in microseconds since 1970; None: from the beginning, until now.
+    """Scores and counts between two times, microseconds since 1970; None: from the beginning, until now.
 
     Returns:
         unit: inspection, minute, hour or day. points: of inspections [seconds, score, anomalous 0 or 1,
-        verdict, id]. buckets: of longer units [seconds, inspected, anomalous, lowest, mean and highest score,
-        false alarms, misses]. totals; versions with their thresholds. Beyond three hours, hours are whole at
-        both ends.
+            verdict, id]. buckets: of longer units [seconds, inspected, anomalous, lowest, mean and highest
+            score, false alarms, misses]. totals; versions with their thresholds; threshold, None where
+            versions differ. Beyond three hours, hours are whole at both ends.
     """
     until = now() if until is None else until
     with database.reading() as connection:
@@ -252,12 +250,12 @@ def trends(
 
 
 def _by_hour(product_id: int) -> Select[Any]:
-    """What `hours` has: `at`, microseconds, and its columns."""
+    """Query of `hours`, with `at` in microseconds."""
     return select((hours.c.hour * HOUR).label("at"), hours).where(hours.c.product_id == product_id)
 
 
 def _each(product_id: int) -> Select[Any]:
-    """The same of single inspections."""
+    """Query of inspections, with the columns of `_by_hour`."""
     column = inspections.c
     counts = {
         "inspected": true(),
@@ -280,7 +278,7 @@ def _totals(connection: Connection, counted: Subquery) -> dict[str, int]:
 
 def _buckets(connection: Connection, counted: Subquery, length: int) -> list[list[float | int]]:
     column = counted.c
-    unit = column.at.op("/")(length).label("unit")  # of whole numbers, as both data bases divide them
+    unit = column.at.op("/")(length).label("unit")  # integer division in SQLite and PostgreSQL
     inspected = func.sum(column.inspected)
     query = (
         select(
@@ -313,7 +311,7 @@ def _points(connection: Connection, product_id: int, first: int, until: int) -> 
 
 
 def _versions(connection: Connection, product_id: int) -> list[dict[str, Any]]:
-    """Those that have judged something, with the threshold and since when."""
+    """Versions that have judged, each with its threshold and its first hour."""
     query = (
         select(versions.c.id, versions.c.facts, func.min(hours.c.hour))
         .join_from(versions, hours, hours.c.version_id == versions.c.id)

@@ -1,4 +1,4 @@
-"""A station in its data base: which of several it is, and how old its records are."""
+"""Identity of a station in its data base, which it may share, and the age of its records."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def claim(database: Database, files: Files, address: str | None = None) -> None:
-    """Be the station of this name: the one whose pictures are in this folder.
+    """Claim the station's name and this folder in the data base.
 
     Args:
-        address: of its pages, where others can reach them.
+        address: of the station's pages, where others can reach them.
 
     Raises:
         InputError: the name is another station's, or the folder is another data base's.
@@ -32,9 +32,9 @@ def claim(database: Database, files: Files, address: str | None = None) -> None:
         database.alone(connection)
         rows = connection.execute(select(stations).order_by(stations.c.id)).all()
         here = next((row for row in rows if row.folder == folder), None)
-        if here is None and not files.has(PICTURES):  # one that was never started has no folder yet
+        if here is None and not files.has(PICTURES):  # a station that never started has no folder yet
             here = next((row for row in rows if (row.folder, row.name) == (None, name)), None)
-        if here is None and database.is_sqlite:  # it is in the folder, and one station's
+        if here is None and database.is_sqlite:  # the file is in the folder, and one station's
             here = next(iter(rows), None)
         other = next((row for row in rows if row.name == name and row is not here), None)
         if other is not None:
@@ -55,10 +55,10 @@ def claim(database: Database, files: Files, address: str | None = None) -> None:
 
 
 def taken_over(database: Database, files: Files) -> None:
-    """After a restore, the folder is that of the station whose backup it was, and the data base's, too.
+    """Give the folder and the data base, after a restore, the identity of the station that was backed up.
 
     Raises:
-        InputError: there are several, and none has the name.
+        InputError: the backup has several stations, and none has the name.
     """
     with database.reading() as connection:
         rows = connection.execute(select(stations).order_by(stations.c.name)).all()
@@ -74,7 +74,7 @@ def taken_over(database: Database, files: Files) -> None:
 
 
 def check_there(database: Database) -> None:
-    """InputError where no station of this name was ever started."""
+    """Raise InputError where no station of this name was ever started."""
     with database.reading() as connection:
         names = list(connection.execute(select(stations.c.name).order_by(stations.c.name)).scalars())
     if names and not database.is_sqlite and database.station not in names:
@@ -84,14 +84,14 @@ def check_there(database: Database) -> None:
 
 
 def station_id(connection: Connection, name: str) -> int:
-    """Of the station of this name, which is there from now on."""
+    """Number of the station of this name, which is added if it is new."""
     new = upsert(connection.dialect.name, stations).values(name=name)
     connection.execute(new.on_conflict_do_nothing())
     return int(connection.execute(select(stations.c.id).where(stations.c.name == name)).scalar_one())
 
 
 def place_of(database: Database, number: int) -> str | None:
-    """Name, and address where it is known, of the other station that has an inspection; None: none has it."""
+    """Name of the other station that has an inspection, with its address where known; None: none has it."""
     if database.is_sqlite:
         return None
     query = (
@@ -108,7 +108,7 @@ def place_of(database: Database, number: int) -> str | None:
 
 
 def others(database: Database) -> list[dict[str, str]]:
-    """Products of the other stations: name, station, and address where it is known."""
+    """Products of the other stations whose address is known: name, station, address."""
     if database.is_sqlite:
         return []
     query = (
@@ -122,7 +122,7 @@ def others(database: Database) -> list[dict[str, str]]:
 
 
 def address_of(settings: Settings) -> str | None:
-    """Where others reach the pages; None: nobody does."""
+    """Address at which others reach the pages; None: there is none."""
     bound = settings.host not in ("", "0.0.0.0", "::", *LOOPBACK) and settings.port
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     name = next(iter(settings.public), f"{host}:{settings.port}" if bound else None)
@@ -134,19 +134,19 @@ def address_of(settings: Settings) -> str | None:
 
 CONFIRMED = "clock_confirmed"  # event
 DAY = 24 * HOUR  # of a pause that counts, at most
-PAUSE = 21 * DAY  # beyond it a pause looks like a wrong clock
+PAUSE = 21 * DAY  # a longer pause looks like a wrong clock
 TOLERANCE = HOUR  # by which a clock may be set while the station runs
-SETTLING = HOUR // 6  # after the start, in which a time server may set a clock right
+SETTLING = HOUR // 6  # time after the start in which a time server may correct the clock
 
 
 def uptime() -> int:
-    """Microseconds since the computer was started, also those for which it slept."""
+    """Microseconds since the computer was started, with the time that it slept."""
     boot = getattr(time, "CLOCK_BOOTTIME", None)
     return (time.monotonic_ns() if boot is None else time.clock_gettime_ns(boot)) // 1000
 
 
 class Clock:
-    """The clock of a station, beside what its store knows of time.
+    """Clock of a station: checks the computer's clock, and knows the age of records.
 
     Args:
         wall: the computer's clock, microseconds since 1970.
@@ -154,11 +154,11 @@ class Clock:
 
     Attributes:
         age: microseconds for which the station ran, with pauses.
-        jump: microseconds by which the computer's clock is ahead of what it should be, below 0 where it is
+        jump: microseconds by which the computer's clock is ahead of the expected time, below 0 where it is
             behind, 0 where it can be right.
 
     Raises:
-        StoreError: as do the methods.
+        StoreError: the data base cannot be used; methods raise it, too.
     """
 
     def __init__(
@@ -178,11 +178,11 @@ class Clock:
         self._ahead = TOLERANCE if last is None else PAUSE  # nobody knows how long the pause was
 
     def look(self) -> None:
-        """Count on, and compare the clock; to be called every minute."""
+        """Advance the age and check the computer's clock; to be called every minute."""
         with self._lock:
             counter, wall = self._counter(), self._wall()
             passed = counter - self._counted
-            if not 0 <= passed <= PAUSE:  # a counter that jumps is as little to be believed
+            if not 0 <= passed <= PAUSE:  # a counter that jumps cannot be trusted either
                 passed = 0
             self._counted = counter
             self._expected += passed
@@ -194,18 +194,18 @@ class Clock:
             self._save()
 
     def close(self) -> None:
-        """The station ends: the next run begins from here."""
+        """Save the time at the station's end, for the next run."""
         self._begun -= SETTLING
         self.look()
 
     def confirm(self) -> None:
-        """A person says that the clock is right. The time by which it jumped does not count."""
+        """Accept the computer's clock as right. The time by which it jumped does not count."""
         with self._lock:
             self._expected, self._ahead, self.jump = self._wall(), TOLERANCE, 0
             self._save()
 
     def newest_before(self, age: int) -> int:
-        """Number of the newest inspection that is at least so many microseconds old; 0: none is."""
+        """Number of the newest inspection that is at least `age` microseconds old; 0: none is."""
         query = (
             select(marks.c.inspection_id)
             .where(marks.c.station_id == self._station, marks.c.age <= self.age - age)
@@ -217,7 +217,7 @@ class Clock:
 
     @property
     def problem(self) -> str:
-        """Why the clock cannot be right; "" where it can."""
+        """Reason why the computer's clock cannot be right; "" where it can."""
         if not self.jump:
             return ""
         hours = abs(self.jump) / HOUR

@@ -1,4 +1,4 @@
-"""The JSON API below /api/v1."""
+"""JSON API below /api/v1."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from flawscope.station.web import schemas, uploads
 from flawscope.station.web.middleware import needs
 
 SIDE = 1600  # pixels of the longer side of a picture as it is shown
-MASK_BYTES = 8 * 1024**2  # of a mask in base64
-_OFTEN = {"Cache-Control": "private, max-age=86400"}  # what a picture shows does not change
+MASK_BYTES = 8 * 1024**2  # largest mask in base64
+_OFTEN = {"Cache-Control": "private, max-age=86400"}  # the answers do not change
 _TYPES = {
     **{".png": "image/png", ".jpg": "image/jpeg", ".tif": "image/tiff", ".bmp": "image/bmp"},
     **{".webp": "image/webp", ".gif": "image/gif", ".avif": "image/avif", ".heic": "image/heic"},
@@ -41,8 +41,8 @@ def refusals_of(*codes: int) -> dict[int | str, dict[str, Any]]:
 
 
 async def check_query(request: Request) -> None:
-    """A dependency of every route: query parameters that it does not declare are refused, since a misspelt
-    filter would find everything. InputError names the nearest right parameter."""
+    """Refuse query parameters that a route does not declare, since a misspelt filter would find everything; a
+    dependency of every route. InputError names the nearest right parameter."""
     known = sorted(_declared(request.scope["route"].dependant))
     given = [name for name, _ in request.query_params.multi_items()]
     for name in given:
@@ -59,7 +59,7 @@ def _declared(dependant: Dependant) -> set[str]:
 
 
 def routes(*codes: int, prefix: str = "/api/v1/products/{name}", role: str = VIEWER) -> APIRouter:
-    """For those who have the role, or may do more. codes: of refusals beside the usual."""
+    """Router for people and programs with this role or a higher one. codes: of refusals beside the usual."""
     refusals = refusals_of(401, 403, 404, 421, 422, 503, *codes)
     passed = [Depends(needs(role)), Depends(check_query)]
     return APIRouter(prefix=prefix, dependencies=passed, responses=refusals)
@@ -69,13 +69,13 @@ Side = Annotated[int, Query(ge=64, le=4096, description="pixels of the longer si
 Number = Annotated[int, Query(ge=0, lt=2**63)]
 
 
-async def station_of(request: Request) -> Station:  # else it is called in another thread
+async def station_of(request: Request) -> Station:  # async: FastAPI calls others in another thread
     station: Station = request.app.state.station
     return station
 
 
 def keyed(what: str) -> list[dict[str, Any]]:
-    """How the description names the header with the sender's key; what: it does."""
+    """Description of the header with the sender's key. what: the effect of the key."""
     schema = {"type": "string", "maxLength": uploads.MOST_KEY}
     text = f"the same key {what}, however often it is sent"
     return [
@@ -95,7 +95,7 @@ product = APIRouter(prefix="/products/{name}")
 
 @router.get("/products", response_model=schemas.Products)
 def products(station: Here) -> Any:
-    """What is inspected here."""
+    """List the products that are inspected here."""
     return {"products": [station.product_facts(name) for name in station.products]}
 
 
@@ -106,7 +106,7 @@ def one_product(name: str, station: Here) -> Any:
 
 @router.get("/status", response_model=schemas.Status)
 def status(station: Here) -> Any:
-    """How the station is."""
+    """Return the state of the station, with its problems."""
     problems = [problem.to_dict() for problem in station.problems()]
     return {
         "state": "degraded" if problems else "ok",
@@ -118,13 +118,13 @@ def status(station: Here) -> Any:
 
 @router.post("/problems/{code}/acknowledge", response_model=schemas.Problem)
 def acknowledge_problem(code: str, station: Here, person: Engineer) -> Any:
-    """It is known: the bar on the pages is silent about it until it is over."""
+    """Acknowledge a problem: the bar on the pages leaves it out until it is over."""
     return station.acknowledge(code, person.name).to_dict()
 
 
 @router.post("/clock/confirm", response_model=schemas.Status)
 def confirm_clock(station: Here, person: Engineer) -> Any:
-    """The computer's clock is right although it jumped: pictures are removed for their age again."""
+    """Confirm the computer's clock, which jumped: pictures are removed for their age again."""
     station.confirm_clock(person.name)
     return status(station)
 
@@ -159,7 +159,7 @@ Wanted = Annotated[Filters, Depends(filters_of)]
 
 @product.get("/inspections", response_model=schemas.Inspections)
 def find(name: str, station: Here, wanted: Wanted) -> Any:
-    """Search, newest first."""
+    """Search inspections, the newest first."""
     page = station.search(name, wanted)
     return {"inspections": page.inspections, "next": page.next}
 
@@ -174,7 +174,7 @@ def one_inspection(name: str, number: int, station: Here) -> Any:
 
 @product.get("/inspections/{number}/picture", response_class=Response)
 def picture(name: str, number: int, station: Here) -> Response:
-    """The file as it came."""
+    """Return the picture file as it was sent."""
     data, suffix, called = station.shown.picture(station.product_id(name), holdable(number))
     stem = PurePosixPath(called).stem or str(number)
     headers = {**attachment(f"{stem}{suffix}"), "Content-Security-Policy": "default-src 'none'; sandbox"}
@@ -183,22 +183,22 @@ def picture(name: str, number: int, station: Here) -> Response:
 
 @product.get("/inspections/{number}/view", response_class=Response)
 def view(name: str, number: int, station: Here, side: Side = SIDE) -> Response:
-    """WebP of the picture, upright."""
+    """Return the picture upright, as WebP."""
     data = station.shown.view(station.product_id(name), holdable(number), side)
     return Response(data, media_type="image/webp", headers=_OFTEN)
 
 
 @product.get("/inspections/{number}/overlay", response_class=Response)
 def overlay(name: str, number: int, station: Here, side: Side = SIDE) -> Response:
-    """WebP of the picture with heat map and outlines."""
+    """Return the picture with heat map and outlines, as WebP."""
     data = station.shown.overlay(station.product_id(name), holdable(number), side)
     return Response(data, media_type="image/webp", headers=_OFTEN)
 
 
 @product.get("/inspections/{number}/map", response_class=Response)
 def map_of(name: str, number: int, station: Here) -> Response:
-    """16-bit PNG of the anomaly map at the network's size; X-Map-Low and X-Map-High are the values of 0 and
-    65535."""
+    """Return the anomaly map at the network's size, as 16-bit PNG; X-Map-Low and X-Map-High are the values of
+    0 and 65535."""
     data, low, high = station.shown.map(station.product_id(name), holdable(number))
     headers = {"X-Map-Low": repr(low), "X-Map-High": repr(high), **_OFTEN}
     return Response(data, media_type="image/png", headers=headers)
@@ -206,8 +206,8 @@ def map_of(name: str, number: int, station: Here) -> Response:
 
 @product.get("/inspections/{number}/mask", response_class=Response)
 def mask(name: str, number: int, station: Here) -> Response:
-    """PNG as large as the picture, 255 where the defect is: as a person drew it, else as the model outlined
-    it."""
+    """Return the mask as PNG as large as the picture, 255 where the defect is: as a person drew it, else as
+    the model outlined it."""
     data = station.shown.mask(station.product_id(name), holdable(number))
     return Response(data, media_type="image/png")
 
@@ -224,7 +224,7 @@ def mask(name: str, number: int, station: Here) -> Response:
 def decide(
     name: str, number: int, request: Request, verdict: schemas.Verdict, station: Here, person: Operator
 ) -> Any:
-    """Say what a picture is; `undo` takes the last word back."""
+    """Give a verdict on an inspection; `undo` takes the last verdict back."""
     product_id, number, key = station.product_id(name), holdable(number), uploads.key_of(request)
     drawn = None
     if verdict.mask is not None:
@@ -241,7 +241,7 @@ def decide(
 
 
 def _mask(station: Station, product_id: int, number: int, sent: str) -> str:
-    """Keep a mask that a person drew, and hold it; the hash of its file."""
+    """Keep and hold a mask that a person drew; return the hash of its file."""
     about = station.store.inspection(product_id, number)
     if len(sent) > MASK_BYTES:
         raise InputError("the mask has more than 8 MB: send a PNG of two values")
@@ -264,37 +264,35 @@ def review(
         str, Query(max_length=64, description="of several at a time, any text of its own")
     ] = "",
 ) -> Any:
-    """What waits to be reviewed, the oldest first, after the number `after`. What another reader was given in
-    the last minutes comes only where nothing else is left."""
-    judges = may(
-        station.access.person(request), OPERATOR
-    )  # who only looks takes nothing from those who judge
+    """List inspections that wait for a review, the oldest first, after the number `after`. Those that another
+    reader was given in the last minutes come only where no others are left."""
+    judges = may(station.access.person(request), OPERATOR)  # viewers take nothing from those who judge
     return station.waiting(name, limit, after, reader if judges else "")
 
 
 @product.get("/trends", response_model=schemas.Trends)
 def trends(name: str, station: Here, since: str | None = None, until: str | None = None) -> Any:
-    """Scores over time; single inspections where they are few."""
+    """Return scores over time: single inspections where they are few."""
     ends = (microseconds(text) if text else None for text in (since, until))
     return station.trends(name, *ends)
 
 
 @product.get("/drift", response_model=schemas.Drift)
 def drift(name: str, station: Here) -> Any:
-    """Whether good parts score as they did, as many pictures are flagged, and the camera is as it was."""
+    """Return whether good parts score as before, as many pictures are flagged, the camera is as it was."""
     return station.drift(name)
 
 
 @product.post("/drift/acknowledge", response_model=schemas.Drift)
 def acknowledge(name: str, station: Here, person: Engineer) -> Any:
-    """What is seen is the new normal: drift and the camera's first pictures begin anew."""
+    """Accept the present state as the new normal: drift and the camera's first pictures begin anew."""
     station.drifts.acknowledge(station.product_id(name), person.name)
     return station.drift(name)
 
 
 @product.get("/live", response_class=StreamingResponse)
 async def live(name: str, request: Request, station: Here) -> StreamingResponse:
-    """Server-sent events: `inspection` as they come, `state` every second."""
+    """Stream server-sent events: `inspection` for each new one, `state` every second."""
     product_id = station.product_id(name)
 
     def state() -> dict[str, Any] | None:

@@ -1,9 +1,9 @@
-"""The application and its HTTP server: API, pages, health; connections, of which none keeps the station
-waiting for long; and a page in the place of a station whose disk is too full to start.
+"""The application and its HTTP server, limits on connections, and a page for the time that the disk is full.
 
-uvicorn lets go of a connection that is idle between two requests. It waits for ever for the head of a request
-and for a client that does not read its answer, and accepts connections until the process has no files left.
-Bodies are timed where they are read (`uploads`)."""
+uvicorn closes connections that are idle between two requests. It waits for ever for the head of a request and
+for a client that does not read its answer, and accepts connections until the process has no files left;
+`Connection` ends these. Bodies are timed where they are read (`uploads`).
+"""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ from flawscope.station.web.templates import chosen, texts
 from flawscope.station.web.uploads import Bodies
 
 KEEP_ALIVE = 75  # seconds between two requests of a connection
-BATCH = 64  # connections that are accepted before the next look at those that are open
-QUEUE = 1024  # of those that the system holds until they are accepted: further ones try again after seconds
+BATCH = 64  # connections that are accepted before the open ones are served again
+QUEUE = 1024  # connections that the system holds until they are accepted; further ones retry after seconds
 MOST = 1000  # connections, however many files the process may open
-LINES, EACH = 10, 60.0  # so many lines of a logger in so many seconds
+LINES, EACH = 10, 60.0  # lines of a logger in a period, and its seconds
 GRACE = 30  # seconds that requests may take to end when the station stops
 UNFIT = ("store_unreachable", "no_model", "disk_full")  # problems with which nothing can be inspected
 FULL = "disk_full"  # code of the problem
@@ -46,7 +46,7 @@ HEADERS = {"Cache-Control": "no-store", "Content-Security-Policy": "default-src 
 
 
 def most_connections() -> int:
-    """Half of the files that the process may open: the others are the store's, the models' and cameras'."""
+    """Number of connections: half of the files that the process may open, up to `MOST`."""
     if sys.platform == "win32":
         return MOST
     import resource
@@ -56,8 +56,8 @@ def most_connections() -> int:
 
 
 class Connection(H11Protocol):
-    """A client's connection. Where there are too many, the one goes that has kept the station waiting for the
-    longest time, those of signed-in people last; never one whose request is being answered.
+    """A client's connection. Where there are too many, the one that has kept the station waiting for the
+    longest time is closed, those of signed-in people last; never one whose request is being answered.
 
     Args:
         most: connections that may be open.
@@ -69,16 +69,16 @@ class Connection(H11Protocol):
         super().__init__(*args, **named)
         self.most, self.patience = most, patience
         self.is_idle = False  # between two requests
-        self.since = self.loop.time()  # when it began to wait for what it waits for now
+        self.since = self.loop.time()  # when the present wait began
 
     @property
     def is_busy(self) -> bool:
-        """A request is being received or answered."""
+        """Whether a request is being received or answered."""
         return self.cycle is not None and not self.cycle.response_complete
 
     @property
     def is_signed_in(self) -> bool:
-        """The last request came from a person or program that the station knows."""
+        """Whether the last request came from a person or program that the station knows."""
         return self.scope is not None and self.scope.get(SCOPE) is not None
 
     @property
@@ -92,13 +92,13 @@ class Connection(H11Protocol):
             self._make_room()
 
     def _make_room(self) -> None:
-        """An eighth at once: under a flood, to look through all for each new one would take its time."""
+        """Close up to an eighth at once: under a flood, a search for each new connection takes too long."""
         waiting = [one for one in self.connections if isinstance(one, Connection) and one._may_go]
         waiting.sort(key=lambda one: (one is self, one.is_signed_in, one.since))
         strangers = (one for one in waiting[1 : self.most // 8] if not (one is self or one.is_signed_in))
         for last in (waiting[0], *strangers):
             last.transport.abort()
-            self.connections.discard(last)  # at once: the next ones are accepted before it is gone
+            self.connections.discard(last)  # at once: asyncio accepts others before it removes this one
 
     def data_received(self, data: bytes) -> None:
         before = self.cycle
@@ -124,22 +124,22 @@ class Connection(H11Protocol):
         if (self.is_busy and not self.flow.write_paused) or waited < self._limit:
             return
         if self.transport.is_closing():
-            self.transport.abort()  # what is still to be written finds no reader
+            self.transport.abort()  # nobody reads the rest of the answer
         else:
             self.transport.close()
             self.since = self.loop.time()
 
     @property
     def _limit(self) -> float:
-        is_idle = self.is_idle and not self.flow.write_paused  # its last answer is read, too
+        is_idle = self.is_idle and not self.flow.write_paused  # the client has read the last answer
         return KEEP_ALIVE if is_idle else self.patience
 
 
 class RateLimit(logging.Filter):
-    """Lets so many lines pass in a while, and says in the next one how many it held back.
+    """Limits a logger to `most` lines in `each` seconds; the next line says how many were left out.
 
     Args:
-        clock: seconds.
+        clock: returns seconds.
     """
 
     def __init__(self, most: int = LINES, each: float = EACH, clock: Callable[[], float] = time.monotonic):
@@ -158,13 +158,13 @@ class RateLimit(logging.Filter):
 
 
 def limit_logs() -> None:
-    """Whoever connects cannot fill the log: not with requests that are none, nor where files run out."""
+    """Limit the log lines that clients cause by broken requests, or where the process has no files left."""
     for name in ("asyncio", "uvicorn.error"):
         logging.getLogger(name).addFilter(RateLimit())
 
 
 def create_app(station: Station) -> Any:
-    """The ASGI application of a station that was started."""
+    """Make the ASGI application of a station that was started."""
     app = FastAPI(
         title="flawscope station",
         version=__version__,
@@ -188,12 +188,12 @@ def create_app(station: Station) -> Any:
 def _health(app: FastAPI, station: Station) -> None:
     @app.get("/healthz", include_in_schema=False)
     async def healthz() -> Response:
-        """The process answers."""
+        """Answer that the process runs."""
         return PlainTextResponse("ok\n")
 
     @app.get("/readyz", include_in_schema=False)
     def readyz() -> Response:
-        """Pictures can be inspected; and a clock that jumped, which does not hinder it."""
+        """Answer whether pictures can be inspected, and whether the clock jumped, which hinders nothing."""
         problems = [one for one in station.problems() if one.code in (*UNFIT, "clock")]
         ready = all(one.code == "clock" for one in problems)
         said = {"ready": ready, "problems": [one.to_dict() for one in problems]}
@@ -205,7 +205,7 @@ def _health(app: FastAPI, station: Station) -> None:
 
 
 class Listener(uvicorn.Server):
-    """Listens where the settings say. InputError where another program does."""
+    """HTTP server at the settings' host and port. InputError where another program listens there."""
 
     def __init__(self, settings: Settings, app: Any, **more: Any):
         self.settings = settings
@@ -233,7 +233,7 @@ class Listener(uvicorn.Server):
 
 
 class Server(Listener):
-    """Ends the streams of open pages first: they would go on for ever."""
+    """HTTP server of a station. Shutdown ends the streams of open pages, which would go on for ever."""
 
     def __init__(self, station: Station, started: Callable[[str], None] = lambda url: None):
         settings = station.settings
@@ -260,7 +260,7 @@ class Server(Listener):
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """URL at which the server listens."""
         host, port = self.servers[0].sockets[0].getsockname()[:2]
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
@@ -277,11 +277,11 @@ class Server(Listener):
 
 
 def wait_for_room(settings: Settings, say: Callable[[str], None]) -> None:
-    """Return when there is room for a station to start, at once where there is.
+    """Wait until the disk has room for a station to start.
 
     Raises:
-        KeyboardInterrupt: a person, or a service manager, ends it.
-        InputError: nobody can listen there.
+        KeyboardInterrupt: a person or a service manager ends the wait.
+        InputError: the host or port cannot be used.
     """
     if has_room(settings):
         return
@@ -303,7 +303,7 @@ def why(settings: Settings) -> str:
 
 
 class Waiting(Listener):
-    """Listens where the station will, until there is room."""
+    """HTTP server in place of the station's, until there is room."""
 
     def __init__(self, settings: Settings):
         ends = {"timeout_keep_alive": 1, "timeout_graceful_shutdown": 1}
@@ -314,7 +314,7 @@ class Waiting(Listener):
         return enough or await super().on_tick(counter)
 
     async def answer(self, scope: Any, receive: Any, send: Any) -> None:
-        """The ASGI application. Who asks is not known: nothing is told of the machine."""
+        """ASGI application. The sender is not known, so answers tell nothing of the machine."""
         await self._answer(Request(scope))(scope, receive, send)
 
     def _answer(self, request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""Requests that have something judged: pictures that are sent, and the next frame of a camera."""
+"""Routes that have pictures judged: pictures that are sent, and the next frame of a camera."""
 
 from __future__ import annotations
 
@@ -85,9 +85,9 @@ async def inspect(
 
     A key names the request: the same bytes, part and batch get the same answer, others 409.
 
-    The answer is sent when the inspection is on the disk. With 503 nothing was taken: try again after the
-    seconds that Retry-After says. 504: it was not judged in time; one that was just being judged is recorded
-    nevertheless.
+    The answer is sent when the inspection is on the disk. 503: nothing was recorded; try again after the
+    seconds of Retry-After. 504: the picture was not judged in time; if it was just being judged, it is
+    recorded nevertheless.
     """
     begun = time.perf_counter()
     try:
@@ -131,7 +131,7 @@ async def inspect(
             results.append({"name": one.name, "error": str(error), "code": code})
     if first is not None and not any("inspection" in result for result in results):
         if not is_form or len(results) == 1:
-            return refused(first)  # raised, it would hold this frame, and with it the picture
+            return refused(first)  # not raised: the traceback would hold the picture
         response.status_code = said(first)[0]
         return {"results": results}
     station.metrics.seconds.labels(name).observe(time.perf_counter() - begun)
@@ -140,7 +140,7 @@ async def inspect(
 
 
 async def in_time(station: Station, product_id: int, answer: Future[Recorded], due: float) -> Recorded:
-    """What was recorded. LateError where that is not before the time."""
+    """Wait for the inspection. LateError where it is not recorded in time."""
     try:
         async with asyncio.timeout(None if due == math.inf else due - time.monotonic()):
             return await asyncio.wrap_future(answer)
@@ -149,7 +149,7 @@ async def in_time(station: Station, product_id: int, answer: Future[Recorded], d
 
 
 async def inspection_of(station: Station, name: str, recorded: Recorded) -> dict[str, Any]:
-    """As the API shows it."""
+    """Inspection as the API shows it."""
     if recorded.is_new:
         return fresh(recorded.number, recorded.taken, name)
     return await asyncio.to_thread(station.inspection, name, recorded.number)
@@ -180,8 +180,8 @@ async def trigger(
     """Judge what a camera shows now: the first frame that is decoded after the request.
 
     The answer is sent when the inspection is on the disk, as for a picture that is sent. 503: the camera is
-    away, or there is no room; 504: no frame came in time, or it was not judged in time. Of these nothing was
-    taken, but for a frame that was just being judged. A frame may answer several triggers that came before
+    away, or there is no room. 504: no frame came in time, or it was not judged in time. Then nothing is
+    recorded, except a frame that was just being judged. A frame may answer several triggers that came before
     it: each is an inspection of its own, and `triggers` says how many.
     """
     begun = time.perf_counter()
@@ -205,7 +205,7 @@ async def trigger(
         inspection = await inspection_of(station, name, recorded)
     except FlawscopeError as error:
         count(station, name, error)
-        return refused(light(error))  # raised, it would hold this frame, and with it the picture
+        return refused(light(error))  # not raised: the traceback would hold the picture
     station.metrics.seconds.labels(name).observe(time.perf_counter() - begun)
     response.status_code = 201 if recorded.is_new else 200
     return inspection

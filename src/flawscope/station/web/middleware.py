@@ -1,7 +1,7 @@
-"""What every request passes before the station sees it: whom it is sent to, from where, by whom; and what an
-error is over HTTP.
+"""Checks of every request before the station sees it: host, address, person; and errors as HTTP responses.
 
-The guard stands around the whole application and touches neither bodies nor streams."""
+The guard stands around the whole application and touches neither bodies nor streams.
+"""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ SIGN_IN = "/sign-in"
 _HERE = frozenset({"127.0.0.1", "localhost", "::1"})
 _EVERYWHERE = frozenset({"", "0.0.0.0", "::"})
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
-_HEALTH = frozenset({"/healthz", "/readyz"})  # for whoever watches the station, also when its store is gone
+_HEALTH = frozenset({"/healthz", "/readyz"})  # for monitoring, also when the store is gone
 _FOR_ALL = frozenset({SIGN_IN, "/language"})
 _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::\d{1,5})?")
 _PORTS = {"http": "80", "https": "443"}
 _FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
-_READERS = 4  # threads that look up who somebody is: not those of inspections, which may all be waiting
+_READERS = 4  # threads that look up people, since those of inspections may all be waiting
 Headers = Mapping[str, str] | None
-_WAIT = 5  # seconds to try again after, where nobody knows
+_WAIT = 5  # seconds of Retry-After, unless the error has them
 
 
 class Refused(HTTPException):
@@ -69,7 +69,7 @@ class Refused(HTTPException):
 
 
 def answer(request: HTTPConnection, error: Refused) -> Response:
-    """One line: JSON for programs, plain for people."""
+    """Response to a refused request, one line: JSON for programs, plain for people."""
     if request.scope["path"].startswith("/api/"):
         content = {"error": error.detail, "code": error.code}
         return JSONResponse(content, error.status_code, error.headers)
@@ -77,14 +77,14 @@ def answer(request: HTTPConnection, error: Refused) -> Response:
 
 
 async def answer_refused(request: Request, error: Exception) -> Response:
-    """For `app.add_exception_handler(Refused, answer_refused)`."""
+    """Exception handler for `Refused`."""
     assert isinstance(error, Refused)
     return answer(request, error)
 
 
 @cache
 def needs(role: str) -> Callable[[Request], Awaitable[Person]]:
-    """A FastAPI dependency: the person, who has that role or a higher one, else 403."""
+    """Make a FastAPI dependency that returns the person, who has this role or a higher one, else 403."""
 
     async def person(request: Request) -> Person:
         found: Person | None = request.scope.get(SCOPE)
@@ -111,17 +111,17 @@ def drop_cookie(response: Response, request: HTTPConnection, access: Access) -> 
 
 
 def address_of(request: HTTPConnection) -> str:
-    """The sender's, for `Access.sign_in`."""
+    """IP address of the sender; "here" where there is none."""
     return request.client.host if request.client else "here"
 
 
 def local_path(text: str | None) -> str:
-    """Where a page may lead on after signing in: never to another site."""
+    """Path to go to after signing in; "/" in place of another site."""
     return text if text and re.fullmatch(r"/(?![/\\])[^\x00-\x20\\\x7f]*", text) else "/"
 
 
 def check_bind(settings: Settings, access: Access) -> None:
-    """InputError where other machines could reach a station that anybody may use."""
+    """Raise InputError where other machines could reach a station that anybody may use."""
     if _is_here(_bare(settings.host)) or not access.is_open:
         return
     where = f"--station {settings.store}" if settings.database is None else "--settings station.yaml"
@@ -133,10 +133,10 @@ def check_bind(settings: Settings, access: Access) -> None:
 
 
 class Guard:
-    """Around an application: refuses what is not for it, finds out who asks, and sets the headers that keep
-    browsers careful.
+    """ASGI middleware: refuses requests that are not for the station, finds the person, and sets the headers
+    that keep browsers careful.
 
-    Without a person there is 401 below /api, else the way to the page that signs in.
+    Without a person it answers 401 below /api, else redirects to the page that signs in.
     """
 
     def __init__(self, app: ASGIApp, access: Access, settings: Settings):
@@ -166,7 +166,7 @@ class Guard:
         await (refusal or self.app)(scope, receive, careful)
 
     async def _check(self, request: HTTPConnection) -> Response | None:
-        """Raises Refused, or returns where to go instead; None: let it pass."""
+        """Check a request: raise Refused, return a redirect, or return None to let the request pass."""
         scope = request.scope
         scope[SCOPE] = None
         self._check_host(request)
@@ -178,7 +178,7 @@ class Guard:
         if scope["method"] not in _READING and not (person is not None and person.has_token):
             self._check_origin(request)
         if person is not None and (scope["method"] in _READING or not scope["path"].startswith("/api/")):
-            check_role(person, VIEWER)  # whoever may only send reads no more than the answers
+            check_role(person, VIEWER)  # senders read only the answers to their requests
         if person is not None or scope["path"] in _FOR_ALL:
             return None
         if scope["path"].startswith("/api/") or scope["path"] == "/metrics":
@@ -194,7 +194,7 @@ class Guard:
             return await anyio.to_thread.run_sync(self.access.find, request, limiter=self._limiter)
 
     def _check_host(self, request: HTTPConnection) -> None:
-        """Other names can be made to lead here, and then their pages would be of the same origin."""
+        """Refuse unknown host names, which other sites could make lead here (DNS rebinding)."""
         sent = request.headers.getlist("host")
         host = _host(sent[0]) if len(sent) == 1 else ""
         # a bare address is no name: nobody can make it lead elsewhere
@@ -205,7 +205,7 @@ class Guard:
             )
 
     def _check_here(self, request: HTTPConnection) -> None:
-        """Nobody but this machine, and nobody through a proxy on it."""
+        """Refuse other machines, and proxies on this one."""
         client, server = request.client, request.scope.get("server")
         direct = not any(name in request.headers for name in _FORWARDED)
         own_address = client is not None and server is not None and client.host == server[0]
@@ -215,8 +215,8 @@ class Guard:
         raise Refused(403, f"{text}`flawscope station user add NAME --role admin`", "no_users")
 
     def _check_origin(self, request: HTTPConnection) -> None:
-        """A browser says which site makes it send something; other programs say nothing. Browsers say it by
-        `Sec-Fetch-Site` where they trust the connection, else by `Origin`."""
+        """Refuse a request that another site made the browser send. Browsers name the site by
+        `Sec-Fetch-Site` where they trust the connection, else by `Origin`; other programs send neither."""
         site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
         if site is None and origin is not None:
             scheme = origin.partition("://")[0]
@@ -229,7 +229,7 @@ class Guard:
 
 
 def _careful(scope: Scope, send: Send) -> Send:
-    """Adds the headers that the application did not set itself."""
+    """Add the headers that the application did not set itself."""
     is_static, has_hash = scope["path"].startswith("/static/"), bool(scope["query_string"])
 
     async def sent(message: Message) -> None:
@@ -258,13 +258,12 @@ def _is_here(host: str) -> bool:
 
 
 def _is_same(host: str, server: str) -> bool:
-    """The address that a request names is the one that it arrived at."""
+    """Whether the host that a request names is the address at which it arrived."""
     address = _parsed(host)
     return address is not None and not address.is_unspecified and address == _parsed(server)
 
 
 def _parsed(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """None for what is no address."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
@@ -278,7 +277,7 @@ def _bare(host: str) -> str:
 
 
 def _address(text: str, scheme: str = "") -> str:
-    """`https://Name.example:443/x` -> `name.example`: without the scheme and its own port."""
+    """Host and port of a URL, its default port left out: `https://Name.example:443/x` -> `name.example`."""
     given, found, rest = text.strip().rpartition("://")
     rest = rest.partition("/")[0].lower()
     port = _PORTS.get(given.lower() if found else scheme)
@@ -286,20 +285,20 @@ def _address(text: str, scheme: str = "") -> str:
 
 
 def _host(address: str) -> str:
-    """Without the port and an address's brackets; "" for what is none."""
+    """Host of an address, without port and brackets; "" where the address is invalid."""
     if found := _HOST.fullmatch(address.strip().lower()):
         return found[1] or found[2]
     return _bare(address) if ":" in address and _parsed(_bare(address)) else ""
 
 
 def _cookie(request: HTTPConnection) -> dict[str, Any]:
-    """Out of reach of scripts and of other sites; only through TLS, where that was used."""
+    """Attributes of the cookie: out of reach of scripts and other sites; TLS only, where TLS was used."""
     secure = request.scope["scheme"] == "https"
     return {"path": "/", "httponly": True, "samesite": "strict", "secure": secure}
 
 
 def said(error: FlawscopeError) -> tuple[int, str]:
-    """Status and code."""
+    """HTTP status and code of an error."""
     if isinstance(error, UploadError):
         return error.status, error.code
     if isinstance(error, StoreError):
@@ -322,14 +321,14 @@ def said(error: FlawscopeError) -> tuple[int, str]:
 
 
 def count(station: Station, name: str, error: FlawscopeError) -> str:
-    """Count a picture of this product that was not taken; the error's code."""
+    """Count a picture of this product that was refused; return the code of the error."""
     code = said(error)[1]
     station.metrics.refused.labels(name if name in station.products else "", code).inc()
     return code
 
 
 def refused(error: FlawscopeError) -> Response:
-    """What a program gets to see of an error."""
+    """Response of the API to an error."""
     status, code = said(error)
     return JSONResponse({"error": str(error), "code": code}, status, _headers(error, status))
 
@@ -337,7 +336,7 @@ def refused(error: FlawscopeError) -> Response:
 def _headers(error: FlawscopeError, status: int) -> dict[str, str]:
     seconds = math.ceil(error.seconds) if isinstance(error, BusyError) else _WAIT
     headers = {"Retry-After": str(seconds)} if status == 503 else {}
-    if status in (408, 413, 415):  # what was sent stays unread
+    if status in (408, 413, 415):  # the body stays unread
         headers["Connection"] = "close"
     return headers
 
@@ -347,7 +346,7 @@ def _is_page(request: Request) -> bool:
 
 
 def install(app: FastAPI, page: Callable[[Request, int, str, FlawscopeError | None], Response]) -> None:
-    """Every error becomes one line with a code; outside of /api a page that says it."""
+    """Install error handlers: each error becomes one line with a code; outside of /api a page."""
 
     def answered(request: Request, status: int, text: str, code: str, headers: Headers = None) -> Response:
         if _is_page(request):

@@ -1,4 +1,4 @@
-"""Model versions, and how corrections become versions, for programs and for the page Models."""
+"""Routes of model versions, and of learning from corrections."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from flawscope.station.web import schemas, uploads
 from flawscope.station.web.api import Engineer, Here, refusals_of, routes
 from flawscope.station.web.uploads import UploadError, body_of
 
-MODEL_BYTES = 2 * 1024**3  # of a model file that is sent
+MODEL_BYTES = 2 * 1024**3  # largest model file that may be sent
 
 router = routes()
 
 
 @router.get("/versions", response_model=schemas.Versions)
 def versions(name: str, station: Here) -> Any:
-    """The models of this product, the newest first."""
+    """List the model versions of a product, the newest first."""
     return station.versions.listed(station.product_id(name))
 
 
@@ -49,7 +49,7 @@ async def add_version(
     person: Engineer,
     file: Annotated[str, Query(alias="name", max_length=200, description="part.safetensors or part.onnx")],
 ) -> Any:
-    """Add a model file. It judges nothing until it is activated."""
+    """Add a model file as a version, which judges nothing until it is activated."""
     product_id = station.product_id(name)
     called = uploads.clean(file)
     if PurePosixPath(called).suffix.lower() not in SUFFIXES or not re.fullmatch(r"\w[\w. -]*", called):
@@ -69,7 +69,7 @@ async def add_version(
 
 
 async def _receive(request: Request, path: Path) -> None:
-    """The body into a file, for it may be larger than what all requests may hold together."""
+    """Write the body to a file: it may be larger than the memory for all requests together."""
     body = body_of(request)
     body.most, body.is_kept = MODEL_BYTES, False
     try:
@@ -85,8 +85,9 @@ async def _receive(request: Request, path: Path) -> None:
 def activate(
     name: str, number: int, station: Here, person: Engineer, wanted: schemas.Activation | None = None
 ) -> Any:
-    """From now on this model judges. If it cannot be opened, the one before goes on. One that was learnt from
-    corrections and loses known defects is refused unless `losing` names all of their inspections."""
+    """Activate a version, which judges from now on. If it cannot be opened, the version before goes on. One
+    that was learnt from corrections and loses known defects is refused unless `losing` names all of their
+    inspections."""
     losing = [] if wanted is None else wanted.losing
     station.learning.activate(station.product_id(name), holdable(number), person.name, losing)
     return station.product_facts(name)
@@ -94,20 +95,20 @@ def activate(
 
 @router.get("/versions/{number}/file", response_class=FileResponse)
 def version_file(name: str, number: int, station: Here, person: Engineer) -> FileResponse:
-    """The model file."""
+    """Return the model file of a version."""
     path = station.versions.path(station.product_id(name), holdable(number))
     return FileResponse(path, media_type="application/octet-stream", filename=path.name)
 
 
 @router.get("/learning", response_model=schemas.Learning)
 def learning(name: str, station: Here) -> Any:
-    """What was corrected, and the candidates that were made of it, the newest first."""
+    """Return corrections, and the candidates that were made of them, the newest first."""
     return station.learning.facts(station.product_id(name))
 
 
 @router.post("/learning", status_code=201, response_model=schemas.Candidate)
 def learn(name: str, station: Here, person: Engineer, wanted: schemas.Learn | None = None) -> Any:
-    """Make a candidate of what people said, or say which one waits already."""
+    """Make a candidate from verdicts, or return the one that waits already."""
     how = "" if wanted is None else wanted.how
     return station.learning.ask(station.product_id(name), person.name, how)
 
@@ -119,11 +120,11 @@ def candidate(name: str, number: int, station: Here) -> Any:
 
 @router.post("/candidates/{number}/reject", response_model=schemas.Candidate)
 def reject(name: str, number: int, station: Here, person: Engineer) -> Any:
-    """It is not used. Its version can still be activated."""
+    """Reject a candidate. Its version can still be activated."""
     return station.learning.reject(station.product_id(name), holdable(number), person.name)
 
 
 @router.get("/trail", response_model=schemas.Trail)
 def audit_trail(name: str, station: Here, limit: Annotated[int, Query(ge=1, le=500)] = 100) -> Any:
-    """Who did what: versions, switches, candidates, verdicts; the latest first."""
+    """List who added and activated versions, made candidates and gave verdicts, the latest first."""
     return {"entries": trail(station.database, station.product_id(name), limit)}

@@ -1,4 +1,4 @@
-"""The pages: what the server puts into them. The scripts in web/ ask the JSON API for the rest."""
+"""The pages as the server renders them. Their scripts ask the JSON API for the rest."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ router = APIRouter(include_in_schema=False)
 
 PROBLEMS = "problems"  # a page that is no tab: the bar leads there
 RANGES = {"hour": 3600, "day": 86400, "week": 7 * 86400, "month": 30 * 86400, "all": None}  # seconds
-QUICK = ("hour", "day", "week", "all")  # of them, in the history
+QUICK = ("hour", "day", "week", "all")  # ranges in the history
 STRIP = 16  # pictures below the live one
-PER_PAGE = 48  # of the history: divides by 2, 3, 4, 6 and 8 columns
-YEAR = 365 * 86400  # seconds that the choice of a language is kept
-ROLES = ("train", "calibration", "defect", "dropped")  # of pictures, with words of their own
-MOST_CANDIDATES, MOST_PICTURES = 12, 24  # that are shown, and small pictures beneath each of them
-SHOWN = ("lost", "weaker", "unsure", "responsible")  # of a judgement: with small pictures
+PER_PAGE = 48  # inspections in the history; divides by 2, 3, 4, 6 and 8 columns
+YEAR = 365 * 86400  # seconds for which the language is kept
+ROLES = ("train", "calibration", "defect", "dropped")  # roles of pictures that the texts name
+MOST_CANDIDATES, MOST_PICTURES = 12, 24  # candidates shown, and small pictures in a list
+SHOWN = ("lost", "weaker", "unsure", "responsible")  # lists of a judgement with small pictures
 
 
 class Shown:
-    """A request for a page: who asks, in what language, for which product."""
+    """Request for a page: person, language and product."""
 
     def __init__(self, request: Request, page: str, product: str | None = None):
         self.request, self.page, self.product = request, page, product
@@ -60,14 +60,14 @@ class Shown:
 
     @property
     def here(self) -> str:
-        """The address, to come back to."""
+        """Path and query of the page, to come back to."""
         url = self.request.url
         return f"{quote(url.path)}?{url.query}" if url.query else quote(url.path)
 
     def page_of(
         self, template: str, status: int = 200, *, words: Sequence[str] = (), **more: Any
     ) -> Response:
-        """The page.
+        """Render the page.
 
         Args:
             words: sections of the texts that the page's script needs.
@@ -111,7 +111,7 @@ class Shown:
         return HTMLResponse(text, status, headers)
 
     def _facts(self, product: str) -> dict[str, Any]:
-        """Of the product; what is wrong is shown also while the store is away."""
+        """Facts about the product. The page of problems is shown also while the store is away."""
         try:
             return self.station.product_facts(product)
         except StoreError:
@@ -120,21 +120,21 @@ class Shown:
             return {"waiting": 0, **self.station.flow(product)}
 
     def _elsewhere(self) -> list[Any]:
-        """Products of other stations, as far as they can be known."""
+        """Products of other stations; none while the store is away."""
         try:
             return list(others(self.station.database))
         except StoreError:
             return []
 
     def _bar(self, kinds: Sequence[str]) -> str:
-        """The line on each page about the problems that nobody has acknowledged."""
+        """Line on each page about the problems that nobody has acknowledged; "" where there are none."""
         titles = dict.fromkeys(self.texts.either(f"wrong.{kind}", "wrong.other") for kind in kinds)
         return self.texts.count("problems.bar", len(kinds), what=" · ".join(titles)) if kinds else ""
 
 
 def problem_page(request: Request, status: int, text: str, error: FlawscopeError | None = None) -> Response:
-    """A page that says in one line what is wrong; for addresses that do not begin with /api. The reason of
-    what is the station's own is for engineers."""
+    """Page that tells an error in one line, for addresses outside of /api. Only engineers see the reason of
+    the station's own errors."""
     asked = Shown(request, "problem")
     if isinstance(error, NotFoundError):
         text = asked.texts("problem.missing")
@@ -145,7 +145,7 @@ def problem_page(request: Request, status: int, text: str, error: FlawscopeError
 
 
 def asked_for(page: str) -> Any:
-    """The dependency of a page of a product. NotFoundError where there is no such product."""
+    """Dependency of a product's page. NotFoundError where there is no such product."""
 
     def asked(request: Request, product: str) -> Shown:
         found = Shown(request, page, product)
@@ -165,7 +165,7 @@ def first(request: Request) -> Response:
 
 @router.get("/static/{name:path}")
 def static_file(name: str) -> Response:
-    """A file of web/: one of those that are known, whatever the address says."""
+    """Return a known file of the pages' assets; other names get 404."""
     if (found := static_files().get(name)) is None:
         return Response("not found", 404, media_type="text/plain")
     body, _, kind = found
@@ -212,7 +212,7 @@ def sign_out(request: Request) -> Response:
 
 @router.post("/language")
 def language(request: Request, language: str = Form(""), next: str = Form("/")) -> Response:
-    """No secret and no right depends on it: whoever sees a page may choose its language."""
+    """Set the language. No secret and no right depends on it: whoever sees a page may choose."""
     answer = RedirectResponse(local_path(next), 303)
     if language in LANGUAGES:
         secure = request.url.scheme == "https"
@@ -233,7 +233,7 @@ def live(product: str, asked: Annotated[Shown, asked_for("live")]) -> Response:
 
 @router.get("/{product}/review")
 def review(product: str, asked: Annotated[Shown, asked_for("review")], only: int | None = None) -> Response:
-    """`only`: one inspection, whether it waits or not."""
+    """Show the review; only: number of one inspection, whether it waits or not."""
     one = None if only is None else asked.station.inspection(product, holdable(only))
     return asked.page_of("review", words=("review",), data={"only": one})
 
@@ -315,7 +315,7 @@ def models(product: str, asked: Annotated[Shown, asked_for("models")]) -> Respon
 
 @router.get("/{product}/problems")
 def problems(product: str, asked: Annotated[Shown, asked_for(PROBLEMS)]) -> Response:
-    """All of the station."""
+    """Show all problems of the station."""
     found = asked.station.problems()
     names = {number: name for name, number in asked.station.products.items()}
     shown = [
@@ -345,7 +345,7 @@ def inspection(product: str, number: int, asked: Annotated[Shown, asked_for("ins
 
 @router.get("/{product}/compare")
 def compare(product: str, asked: Annotated[Shown, asked_for("compare")]) -> Response:
-    """Two inspections: as a and b, or as `id` twice, which the history's boxes send without a script."""
+    """Compare two inspections: a and b, or `id` twice, which the history's boxes send without a script."""
     query = asked.request.query_params
     texts = [query.get("a", ""), query.get("b", ""), *query.getlist("id")]
     numbers = [holdable(int(text)) for text in texts if text.isdecimal() and len(text) < 20][:2]
@@ -358,12 +358,12 @@ def _versions(asked: Shown) -> dict[str, Any]:
 
 
 def _named(sought: dict[str, str]) -> dict[str, str]:
-    """As the API asks for it: there `name` is the product's."""
+    """Filters as the API's parameters: there `name` is the product's."""
     return {"file" if key == "name" else key: text for key, text in known(Filters, sought).items()}
 
 
 def _quick(base: str, given: dict[str, str]) -> list[tuple[str, str, bool]]:
-    """Periods of the history: name, address, and whether it is the one that is shown."""
+    """Periods of the history: name, address, and whether the period is shown."""
     rest = {key: text for key, text in given.items() if key not in ("since", "until", "period")}
     shown = given.get("period", "all" if "since" not in given and "until" not in given else "")
     found = []
@@ -381,7 +381,7 @@ def _ago(seconds: int | None) -> str:
 
 
 def _zoned(text: str) -> str:
-    """A time that names no zone is the station's; what is no time is left for the search to refuse."""
+    """Time in UTC, by default from the station's zone; other text stays, for the search to refuse."""
     try:
         return datetime.fromisoformat(text).astimezone(UTC).isoformat()
     except ValueError:
@@ -389,7 +389,7 @@ def _zoned(text: str) -> str:
 
 
 def _naive(text: str) -> str:
-    """For a field of a form, in the station's zone; the script puts the browser's in its place."""
+    """Time for a form, in the station's zone; the script converts it to the browser's."""
     try:
         return datetime.fromisoformat(text).astimezone().replace(tzinfo=None).isoformat(timespec="minutes")
     except ValueError:

@@ -1,5 +1,4 @@
-"""What was recorded, for whoever evaluates it: inspections as a table, row by row, and the audit, which
-admins alone see."""
+"""Routes of records: the export of inspections as a table, and the audit, which admins alone see."""
 
 from __future__ import annotations
 
@@ -42,7 +41,7 @@ _KINDS: dict[Any, str] = {
     int: "int64",
     float: "float64",
     bool: "bool_",
-}  # of Parquet's columns; others are texts
+}  # types of Parquet columns; others are strings
 _SMALL = ("width", "height", "triggers")  # int32
 ROWS = 10_000  # of a row group
 BLOCK = 1 << 20
@@ -56,7 +55,7 @@ BLOCK = 1 << 20
 def export(
     name: str, station: Here, wanted: Wanted, person: Engineer, format: Literal["csv", "parquet"] = "csv"
 ) -> Response:
-    """What the search finds, as a table."""
+    """Export the inspections that a search finds, as a table."""
     product_id = station.product_id(name)
     file = f"{name}-inspections.{format}"
     if format == "csv":
@@ -81,8 +80,8 @@ def audit_log(
     before: Annotated[int | None, Query(description="`next` of the page before")] = None,
     limit: Annotated[int, Query(ge=1, le=MOST)] = 50,
 ) -> Any:
-    """Who did what, when and from where, the latest first: sign-ins good and bad, users, tokens, settings,
-    versions, verdicts, deletions."""
+    """List who did what, when and from where, the latest first: sign-ins good and bad, users, tokens,
+    settings, versions, verdicts, deletions."""
     ends = {"since": microseconds(since) if since else None, "until": microseconds(until) if until else None}
     number = None if before is None else holdable(before)
     found = audit.search(station.database, text=text, about=about, **ends, before=number, limit=limit + 1)
@@ -115,14 +114,14 @@ def audit_page(request: Request) -> Response:
 
 
 def csv_lines(database: Database, product_id: int, filters: Filters) -> Iterator[str]:
-    """The header, then a line for each inspection."""
+    """CSV lines: the header, then a line for each inspection."""
     yield _line(COLUMNS)
     for one in every(database, product_id, filters):
         yield _line([_cell(name, one[name]) for name in COLUMNS])
 
 
 def parquet(database: Database, product_id: int, filters: Filters) -> IO[bytes]:
-    """A file without a name, at its beginning; closing it removes it."""
+    """Parquet in a temporary file, at its beginning; closing the file removes it."""
     require_installed("--format parquet", "pyarrow", extras="station")
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -1,4 +1,4 @@
-"""What the API takes and gives, for its description, its checks and the client. Needs pydantic alone."""
+"""Schemas of requests and answers, for the API's description and checks, and the client; pydantic alone."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from flawscope.station.store.inspection import Inspection
 
 
 class Refusal(BaseModel):
-    """Why something was not done."""
+    """Reason why a request was refused."""
 
     error: str = Field(description="one line that names the thing, the reason and the remedy")
     code: str
 
 
 class Result(BaseModel):
-    """One of several pictures: an inspection, or why there is none."""
+    """Result of one of several pictures: an inspection, or why there is none."""
 
     inspection: Inspection | None = None
     name: str | None = None
@@ -40,7 +40,7 @@ class Waiting(BaseModel):
 
 
 class Sink(BaseModel):
-    """Where inspections go."""
+    """Sink to which inspections are delivered."""
 
     name: str
     kind: Literal["webhook", "folder", "mqtt"]
@@ -51,7 +51,7 @@ class Sink(BaseModel):
 
 
 class Source(BaseModel):
-    """Where pictures come from by themselves."""
+    """Source from which pictures come by themselves."""
 
     kind: Literal["folder", "video", "camera"]
     name: str = Field(description="what its pictures are called after")
@@ -66,7 +66,7 @@ class Source(BaseModel):
 
 
 class Product(BaseModel):
-    """What is inspected, with the model that is active."""
+    """Product that is inspected, with the model that is active."""
 
     name: str
     version: int | None
@@ -121,7 +121,7 @@ class Versions(BaseModel):
 
 
 class Verdict(BaseModel):
-    """What a person says."""
+    """Verdict of a person."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"verdict": "good"}})
     verdict: Literal["good", "defect", "skip", "undo"]
@@ -133,14 +133,14 @@ class Verdict(BaseModel):
 
 
 class Activation(BaseModel):
-    """How a version is put to use."""
+    """Options of an activation."""
 
     model_config = ConfigDict(extra="forbid")
     losing: list[int] = Field([], description="inspections of the known defects that it may lose (`at_risk`)")
 
 
 class Learn(BaseModel):
-    """What is to be learnt."""
+    """Options for making a candidate."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"how": ""}})
     how: Literal["", "extended", "recalibrated", "retrained"] = Field(
@@ -149,8 +149,8 @@ class Learn(BaseModel):
 
 
 class Counts(BaseModel):
-    """Of reviewed pictures: how many, and how many of them are called anomalous before and after, each as
-    [count, low, high] with the 95 % interval of their share."""
+    """Counts of reviewed pictures: all, and those called anomalous before and after, each as [count, low,
+    high] with the 95 % interval of the share."""
 
     count: int
     before: list[float]
@@ -170,8 +170,8 @@ class Change(BaseModel):
 
 
 class Judgement(BaseModel):
-    """A candidate beside the version that was active, on reviewed pictures as if it had learnt from none of
-    them. Lists are inspections."""
+    """Comparison of a candidate with the version that was active, on reviewed pictures as if the candidate
+    had learnt from none of them. Lists are inspections."""
 
     how: Literal["extended", "recalibrated", "retrained"]
     good: Counts
@@ -217,7 +217,7 @@ class Correction(BaseModel):
 
 
 class Candidate(BaseModel):
-    """A version that is made, or was made, from what people said."""
+    """Version that is being made, or was made, from verdicts."""
 
     id: int
     status: Literal["queued", "running", "ready", "live", "rejected", "failed", "removed"]
@@ -240,7 +240,7 @@ class Candidate(BaseModel):
 
 
 class Learning(BaseModel):
-    """How a product learns."""
+    """State of a product's learning."""
 
     why_not: str | None = Field(description="why it cannot")
     rule: Literal["click", "ask", "auto"]
@@ -253,7 +253,7 @@ class Learning(BaseModel):
 
 
 class Entry(BaseModel):
-    """Something that was done to the models, or said of a picture."""
+    """Event of the models, or a verdict on a picture."""
 
     at: str
     by: str
@@ -267,8 +267,8 @@ class Trail(BaseModel):
 
 
 class Noted(BaseModel):
-    """Something that happened. who: user, token, `command line`, `station`, or empty where nobody is known.
-    address: from which it was asked for."""
+    """Event of the audit. who: user, token, `command line`, `station`, or empty where nobody is known.
+    address: of the request's sender."""
 
     id: int
     at: str
@@ -312,7 +312,7 @@ class Status(BaseModel):
 
 
 class Departure(BaseModel):
-    """Something that is no longer as it was."""
+    """Change of scores, of the share of anomalous pictures, or of brightness."""
 
     at: str = Field(description="when it was found")
     inspection: int = Field(description="at which it was found")
@@ -339,7 +339,7 @@ class Light(BaseModel):
 
 
 class Camera(BaseModel):
-    """What pictures say about the camera."""
+    """State of the camera, as its pictures show it."""
 
     watched: bool
     first_pictures: int = Field(description="that later ones are compared with")

@@ -1,5 +1,5 @@
-"""Templates, texts, scripts and styles of the pages. Needs nothing of the server: `flawscope review` shows
-its page with them, too."""
+"""Templates, texts, scripts and styles of the pages. Needs nothing of the server: `flawscope review` uses
+them, too."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ _ASSETS = resources.files(__package__) / "assets"
 
 
 class Texts:
-    """The texts of one language. Called with a key such as "live.hold" it returns the text, with the values
-    put in where the text names them in braces.
+    """Texts of one language. Called with a key such as "live.hold" it returns the text, with the values put
+    in where the text names them in braces.
 
     Args:
         flat: key -> text.
@@ -82,8 +82,7 @@ def texts(language: str) -> Texts:
 
 
 def chosen(wanted: str | None, accepted: str) -> str:
-    """The language to speak: the one that the person chose, else the first known one of the browser's
-    Accept-Language."""
+    """Language to speak: the one that the person chose, else the first known one of Accept-Language."""
     if wanted in LANGUAGES:
         return wanted
     for part in accepted.split(","):
@@ -140,7 +139,7 @@ def static_files() -> dict[str, tuple[bytes, str, str]]:
 
 
 def part(name: str | None) -> str:
-    """A name as one part of an address."""
+    """Name, quoted as one part of a URL's path."""
     return quote(name or "", safe="")
 
 

@@ -1,5 +1,5 @@
-"""Bodies of requests: counted while they are received, all together, and timed; and what they bring, before
-anything is decoded."""
+"""Bodies of requests: counted all together and timed while they are received; and the pictures, masks and
+keys in requests, before anything is decoded."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-ANONYMOUS = 64 * 1024  # bytes that somebody may send who has not signed in: a name and a password
+ANONYMOUS = 64 * 1024  # bytes of a request without a person: a name and a password
 LEAST = 10_000  # bytes a second, on average
 HELD_UP = 0.1  # seconds that the event loop runs late when the station itself could not listen
 _KEY = "flawscope.body"
-MOST_KEY = 184  # characters, with room for what stands before it in the store
-_RAW = ("image/", "application/octet-stream", "application/x-www-form-urlencoded")  # the last: curl's own
+MOST_KEY = 184  # characters, with room for the prefix in the store
+_RAW = ("image/", "application/octet-stream", "application/x-www-form-urlencoded")  # the last: curl's default
 
 
-class UploadError(InputError, HTTPException):  # as such FastAPI passes it on
-    """What was sent cannot be taken.
+class UploadError(InputError, HTTPException):  # FastAPI passes an HTTPException on
+    """The body or header of a request cannot be accepted.
 
     Attributes:
         status: of the answer. code: for programs.
@@ -53,10 +53,10 @@ class UploadError(InputError, HTTPException):  # as such FastAPI passes it on
 
 
 class Body:
-    """A request's messages.
+    """Body of a request, as it is received.
 
     Attributes:
-        most: bytes that it may have. is_kept: in memory, until the request is answered.
+        most: bytes that the body may have. is_kept: in memory, until the request is answered.
     """
 
     def __init__(self, bodies: Bodies, scope: Scope, receive: Receive):
@@ -69,8 +69,8 @@ class Body:
         self.is_kept, self._is_whole = True, False
 
     async def receive(self) -> Message:
-        """The next message; UploadError where there is too much, or nothing comes."""
-        if self._is_whole:  # then it waits for the client to go away
+        """Receive the next message. UploadError where the body is too large, or nothing comes."""
+        if self._is_whole:  # Starlette waits for the client to go away
             return await self._receive()
         self._check(self._announced - self._count)
         message = await self._next()
@@ -99,7 +99,6 @@ class Body:
                 self._began += late  # bytes may wait unread: not the client's fault
 
     def _check(self, more: int) -> None:
-        """That so many bytes more are not too many."""
         if self._count + more > self.most:
             raise too_large(self.most)
         if self.is_kept and not self.bodies.has_room(self._held, more):
@@ -108,13 +107,13 @@ class Body:
             raise UploadError(text, 503, "busy")
 
     def release(self) -> None:
-        """None of its bytes is in memory any more."""
+        """Give the body's memory back, when the request is answered."""
         self.bodies.held -= self._held
         self._held = 0
 
 
 class Bodies:
-    """ASGI middleware: bounds what the bodies of all requests hold together, until they are answered, to four
+    """ASGI middleware: limits what the bodies of all requests hold together, until they are answered, to four
     times the largest request. A quarter of it is for requests of ordinary size, so that a few large ones, or
     ones that never end, keep nobody else out."""
 
@@ -124,7 +123,7 @@ class Bodies:
         self.held = 0
 
     def has_room(self, held: int, more: int) -> bool:
-        """Whether a request that holds so many bytes may have so many more."""
+        """Whether a request whose body holds `held` bytes may have `more`."""
         ordinary = held + more <= self.most // 16
         return self.held + more <= (self.most if ordinary else self.most * 3 // 4)
 
@@ -139,7 +138,7 @@ class Bodies:
 
 
 def body_of(request: Request) -> Body:
-    """The body that a request comes with."""
+    """Body of a request."""
     found: Body = request.scope[_KEY]
     return found
 
@@ -152,17 +151,17 @@ def too_large(most: int) -> UploadError:
 
 @dataclass(frozen=True)
 class Upload:
-    """A picture as it was sent. name: only the last part of a path."""
+    """Picture as it was sent. name: the last part of its path."""
 
     name: str
     data: bytes = field(repr=False)
 
 
 async def read(request: Request, name: str) -> tuple[list[Upload], bool]:
-    """The pictures of a request, and whether they came in a form.
+    """Read the pictures of a request; the second value says whether they came in a form.
 
     Raises:
-        UploadError: too large, too slow, or nothing that is a picture by its type.
+        UploadError: the body is too large, too slow or empty, or its type is not a picture's.
     """
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if kind == "multipart/form-data":
@@ -191,7 +190,7 @@ async def _form(request: Request) -> list[Upload]:
             found = [Upload(clean(file.filename or "") or "picture", await file.read()) for file in files]
     except UploadError:
         raise
-    except Exception as error:  # what python-multipart and Starlette say of a broken form
+    except Exception as error:  # errors of python-multipart and Starlette
         why = " ".join(str(getattr(error, "detail", "") or error).split())[:200]
         raise UploadError(f"the form cannot be read: {why}", 422, "broken_form") from None
     if not found:
@@ -200,11 +199,11 @@ async def _form(request: Request) -> list[Upload]:
 
 
 def mask_of(data: bytes, width: int, height: int, limits: Limits) -> bytes:
-    """A mask as it is kept: 8-bit PNG at the picture's size, 255 where the sent one is not black. A smaller
-    one of the same shape is enlarged, for not every browser can draw on large pictures.
+    """Convert a mask to the form that is kept: 8-bit PNG at the picture's size, 255 where the mask is not
+    black. A smaller mask of the same shape is enlarged, for not every browser can draw on large pictures.
 
     Raises:
-        InputError: it is no PNG, or of another shape.
+        InputError: the mask is no PNG, or of another shape.
     """
     suffix, about = checked(data, "the mask", limits)
     rows, columns = about.height, about.width
@@ -220,13 +219,13 @@ def mask_of(data: bytes, width: int, height: int, limits: Limits) -> bytes:
 
 
 def clean(name: str) -> str:
-    """The last part of a name that a sender gave, without what cannot be shown."""
+    """Last part of a name that a sender gave, without characters that cannot be shown."""
     last = re.split(r"[/\\]", name)[-1]
     return "".join(c for c in last if unicodedata.category(c)[0] != "C").strip()[:200]
 
 
 def key_of(request: Request) -> str | None:
-    """The sender's key. UploadError where it is none."""
+    """Sender's key of a request; None where there is none. UploadError where the key is invalid."""
     key = request.headers.get("idempotency-key")
     if key is None:
         return None
@@ -234,7 +233,7 @@ def key_of(request: Request) -> str | None:
         text = f"Idempotency-Key must have 1 to {MOST_KEY} characters that can be printed"
         raise UploadError(text, 422, "bad_key")
     person = request.scope.get(SCOPE)
-    if person is not None and person.role == SENDER:  # under another's key is another's answer
+    if person is not None and person.role == SENDER:  # a sender does not get another's answer under its key
         key = f"{hashlib.sha256(person.name.encode()).hexdigest()[:7]}:{key}"
     return key
 
@@ -243,5 +242,5 @@ async def label_of(
     part: Annotated[str, Query(description=f"its number; {MOST_LABEL} characters at most")] = "",
     batch: Annotated[str, Query(description="that the part belongs to")] = "",
 ) -> Label:
-    """Of which part the pictures of a request are; a dependency. InputError."""
+    """Label of a request's pictures; a dependency. InputError."""
     return labelled(part, batch)
