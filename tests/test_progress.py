@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from flawscope import progress
+from flawscope import errors, progress
 from flawscope.progress import Terminal, duration
 
 
@@ -168,6 +168,6 @@ def test_a_line_takes_the_place_of_progress_on_a_terminal_only() -> None:
 
 def test_things_are_counted_and_some_of_many_are_named() -> None:
     counts = {0: "0 pictures", 1: "1 picture", 2: "2 pictures", 4000: "4,000 pictures"}
-    assert {number: progress.counted(number, "picture") for number in counts} == counts
-    assert progress.some(["a", "b"]) == "a, b"
-    assert progress.some(list("abcdefg"), 3) == "a, b, c and 4 more"
+    assert {number: errors.pluralize(number, "picture") for number in counts} == counts
+    assert errors.some(["a", "b"]) == "a, b"
+    assert errors.some(list("abcdefg"), 3) == "a, b, c and 4 more"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class FlawscopeError(Exception):
@@ -30,6 +30,17 @@ def nearest(word: str, known: Iterable[str]) -> str:
     names = list(known)
     near = difflib.get_close_matches(word, names, n=1)
     return f"did you mean {near[0]}?" if near else f"known: {', '.join(names) or 'none'}"
+
+
+def pluralize(number: int, thing: str) -> str:
+    """1 picture, 2 pictures, 1,000 pictures."""
+    return f"{number:,} {thing}{'s' * (number != 1)}"
+
+
+def some(names: Sequence[str], most: int = 5) -> str:
+    """a, b, c and 12 more."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def one_line(error: BaseException) -> str:

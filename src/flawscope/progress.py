@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TextIO
 
@@ -173,17 +173,6 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def counted(number: int, thing: str) -> str:
-    """1 picture, 2 pictures, 1,000 pictures."""
-    return f"{number:,} {thing}{'s' * (number != 1)}"
-
-
-def some(names: Sequence[str], most: int = 5) -> str:
-    """a, b, c and 12 more."""
-    more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 @contextmanager

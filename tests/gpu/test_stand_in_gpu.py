@@ -134,7 +134,7 @@ def test_a_gpu_gets_the_numbers_of_places_and_learns_the_same(
     """Computed on the CPU in the way of a GPU."""
     trainer = efficientad_trainer(kind, quick_settings, shots)
     batch = trainer.batch(0)
-    assert (batch.counted is not None) == (kind == "region")
+    assert (batch.valid_mask is not None) == (kind == "region")
     assert (batch.spoilt is not None) == (kind == "defects")
     wanted = trainer.losses(trainer.networks, batch, 0)
     torch.stack(wanted).sum().backward()

@@ -161,8 +161,8 @@ def test_what_lies_outside_of_the_region_is_marked_and_tiles_without_any_of_it_a
     outside = views.images([2])[0]
     assert (outside < 0).all()
     np.testing.assert_allclose(-1 - outside, shown[:32, 32:64].transpose(2, 0, 1) / 255, atol=1e-6)
-    assert views.counted()[:, :32].all()
-    assert not views.counted()[:, 32:].any()
+    assert views.valid_mask()[:, :32].all()
+    assert not views.valid_mask()[:, 32:].any()
 
 
 @pytest.mark.parametrize(

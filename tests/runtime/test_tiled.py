@@ -123,7 +123,7 @@ def test_outside_of_the_region_nothing_is_computed_and_nothing_found(
     noise = tiled_pictures / "odd/noise.png"  # in the lower right corner
     found = narrow.predict(noise)
     assert sum(counts) == 3  # the whole picture, and of three columns of two tiles the right one
-    inside = narrow.counted(found.geometry)
+    inside = narrow.valid_mask(found.geometry)
     assert (found.map[~inside] == found.map.min()).all()
     assert found.score == found.map[inside].max()
     assert not found.is_anomalous

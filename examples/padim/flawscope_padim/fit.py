@@ -26,7 +26,7 @@ def fit(model: Model, task: Task) -> Fitted:
     if (parts := len(groups.unique())) < LEAST:
         raise InputError(f"padim needs good pictures of at least {LEAST} parts: give more")
     features, inside = (torch.stack([found[i][k] for i in used]) for k in (0, 1))
-    scores, maps = model.drawn(gaussians(model, features, model.counted(inside), groups), inside)
+    scores, maps = model.drawn(gaussians(model, features, model.valid_mask(inside), groups), inside)
     medians = [float(drawn[region].median()) for drawn, region in zip(maps, inside, strict=True)]
     method = f"leave-one-{'picture' if parts == len(used) else 'group'}-out"
     how = {"rate": task.rate, "method": method, "precision": model.config.precision}
@@ -34,14 +34,14 @@ def fit(model: Model, task: Task) -> Fitted:
     return Fitted(calibration, pictures=used, used=used, extra={"groups": groups.int()})
 
 
-def gaussians(model: Model, features: Tensor, counted: Tensor, groups: Tensor) -> Tensor:
+def gaussians(model: Model, features: Tensor, valid_mask: Tensor, groups: Tensor) -> Tensor:
     """Fill the model with the Gaussians of features [N, P, d] where they are `counted` [N, P], 1 or 0 (3.2).
     Returns every picture's distances [N, P] to the Gaussians without its group."""
     members = [(groups == g).nonzero()[:, 0] for g in groups.unique()]
 
     def block(start: int) -> Tensor:
         part = slice(start, start + BLOCK)
-        mask = counted[:, part]
+        mask = valid_mask[:, part]
         number = mask.sum(0)[:, None]  # n, [p, 1]
         values = features[:, part].double() * mask[..., None]
         mean = values.sum(0) / number.clamp(min=1)

@@ -55,11 +55,11 @@ class Model(Detector):
 
     def drawn(self, distances: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Distances `[B, P]` to scores and maps: 0, the lowest a distance can be, where nothing counts."""
-        maps = self.rows @ (distances * self.counted(inside)).view(-1, *self.grid) @ self.columns.T
+        maps = self.rows @ (distances * self.valid_mask(inside)).view(-1, *self.grid) @ self.columns.T
         maps = torch.where(self.region(inside), maps, 0.0)
         return maps.flatten(1).amax(1), maps
 
-    def counted(self, inside: Tensor | None) -> Tensor:
+    def valid_mask(self, inside: Tensor | None) -> Tensor:
         """`[B, P]`, 1 for positions that see a pixel which counts."""
         region = (self.roi[None] if inside is None else inside).float()
         return (self.rows_of @ region @ self.columns_of.T > 0).float().flatten(1)
@@ -69,9 +69,9 @@ class Model(Detector):
     ) -> tuple[Tensor, Tensor] | None:
         if int((kept["groups"] == group).sum()) != 1:
             return None  # the other pictures of its part would be needed
-        counted = self.counted(inside)
-        away = (features - self.mean) * counted[..., None]
-        return self.drawn(without(away, counted, self.whitening, self.count, self.config.ridge), inside)
+        valid_mask = self.valid_mask(inside)
+        away = (features - self.mean) * valid_mask[..., None]
+        return self.drawn(without(away, valid_mask, self.whitening, self.count, self.config.ridge), inside)
 
     @classmethod
     def rebuild(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Model:
@@ -89,7 +89,7 @@ def create(config: Config, roi: Tensor | None = None) -> tuple[Model, dict[str, 
     return Model(config, backbone, roi), origin
 
 
-def without(away: Tensor, counted: Tensor, whitening: Tensor, count: Tensor, ridge: float) -> Tensor:
+def without(away: Tensor, valid_mask: Tensor, whitening: Tensor, count: Tensor, ridge: float) -> Tensor:
     """Mahalanobis distances [g, P] of a part's pictures to the Gaussians of all others, exactly.
 
     Let D have a column x_i - m for each of the g pictures, and n be how many are left. Their mean is m - D
@@ -100,7 +100,7 @@ def without(away: Tensor, counted: Tensor, whitening: Tensor, count: Tensor, rid
 
     away: [g, P, d], x_i - m; 0 where the picture does not count. counted: [g, P], 1 where it does.
     """
-    left = count.double() - counted.sum(0)  # [P]
+    left = count.double() - valid_mask.sum(0)  # [P]
     n = left.clamp(min=2)[:, None]
     rows = whitening.double()
     values = 1 / rows.square().sum(2).clamp(min=1e-300)  # eigenvalues of the covariance of all, [P, d]
@@ -111,4 +111,4 @@ def without(away: Tensor, counted: Tensor, whitening: Tensor, count: Tensor, rid
     ones = eye + 1 / n[..., None]  # M
     solved = torch.linalg.solve(eye - gram @ ones / (n[..., None] - 1), gram @ ones)
     squared = (ones * solved).sum(1).clamp(min=0)  # [P, g]
-    return torch.where(left[:, None] >= 2, squared, 0.0).sqrt().T.float() * counted
+    return torch.where(left[:, None] >= 2, squared, 0.0).sqrt().T.float() * valid_mask

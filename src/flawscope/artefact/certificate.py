@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from flawscope.artefact.model_file import Artefact, unpack_images
 from flawscope.calibration.decision import Calibration
-from flawscope.errors import InputError
-from flawscope.progress import counted
+from flawscope.errors import InputError, pluralize
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 # Of a score. fp32 is the same numbers in another order, and the difference is a part of the score, or of 1
@@ -88,11 +87,11 @@ class Certificate:
     def line(self) -> str:
         batches = ", ".join(map(str, self.batches))
         defects = "" if self.simulated is None else f", scores of simulated defects by {self.simulated:.1e}"
-        changed = counted(self.decisions, "decision") if self.decisions else "no decision"
+        changed = pluralize(self.decisions, "decision") if self.decisions else "no decision"
         text = (
-            f"{counted(self.pictures, 'picture')} in batches of {batches}, {self.precision}, {self.runtime}: "
-            f"scores differ by at most {self.score:.1e}, maps by {self.map:.1e} ({self.unit}; "
-            f"{self.score_absolute:.1e} and {self.map_absolute:.1e} absolute){defects}, "
+            f"{pluralize(self.pictures, 'picture')} in batches of {batches}, {self.precision}, "
+            f"{self.runtime}: scores differ by at most {self.score:.1e}, maps by {self.map:.1e} ("
+            f"{self.unit}; {self.score_absolute:.1e} and {self.map_absolute:.1e} absolute){defects}, "
             f"{changed} changed; scores may differ by {self.tolerance:g}"
         )
         if self.ties:

@@ -19,9 +19,10 @@ from flawscope.benchmark.tables import (
     methods_and_seeds,
     printed,
 )
+from flawscope.errors import pluralize
 from flawscope.machine import GIB
 from flawscope.methods import registry
-from flawscope.progress import counted, duration
+from flawscope.progress import duration
 
 RAISED = str.maketrans("0123456789RSMU", "⁰¹²³⁴⁵⁶⁷⁸⁹ᴿˢᴹᵁ")
 Document = dict[str, Any]
@@ -59,7 +60,7 @@ def render(results: Results) -> str:
 
 def _head(results: Results) -> str:
     grid = results.grid
-    count = f"{len(results.done)} of {counted(len(grid.cells), 'cell')} done"
+    count = f"{len(results.done)} of {pluralize(len(grid.cells), 'cell')} done"
     if results.failed:
         count += f", {len(results.failed)} failed"
     several = any(len(seeds) > 1 for seeds in grid.seeds.values())
@@ -118,7 +119,7 @@ def _remarks(results: Results, method: str, category: str, metric: str) -> list[
             if count := document["evaluation"]["left_out"]:
                 lines.append(
                     f"{category} {method}: left out of its figures, because it was learnt from: "
-                    f"{counted(count, 'test picture')}"
+                    f"{pluralize(count, 'test picture')}"
                 )
     if absent:
         lines.append(f"{category} {method}: seed {', '.join(absent)} is not done yet")
@@ -252,7 +253,7 @@ def _machines(results: Results) -> str:
         memory = "" if machine["memory_gib"] is None else f", {machine['memory_gib']:g} GiB"
         versions = ", ".join(f"{name} {version}" for name, version in document["versions"].items())
         text = (
-            f"{machine['cpu']}, {counted(machine['cores'], 'core')}{memory}, {machine['system']}; "
+            f"{machine['cpu']}, {pluralize(machine['cores'], 'core')}{memory}, {machine['system']}; "
             f"computed on {document['device']}; {versions}"
         )
         found[text] = found.get(text, 0) + 1

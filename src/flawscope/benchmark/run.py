@@ -20,9 +20,9 @@ from typing import Any, Protocol
 from flawscope.benchmark.cell import Plan, Store, run_cell
 from flawscope.benchmark.grid import Cell, Grid
 from flawscope.benchmark.tables import METRICS, Results
-from flawscope.errors import FlawscopeError, with_kind
+from flawscope.errors import FlawscopeError, pluralize, with_kind
 from flawscope.machine import FIT_MEMORY, FIT_THREADS, GIB, all_threads, memory
-from flawscope.progress import Running, counted, duration
+from flawscope.progress import Running, duration
 
 Say = Callable[[str], None]
 SPAWN = multiprocessing.get_context("spawn")
@@ -116,7 +116,7 @@ def default_jobs(cells: int, threads: int, device: str) -> tuple[int, str]:
         return jobs, "there are no more"
     if by_memory < by_threads:
         return jobs, f"{free / GIB:.1f} GiB are free, and a cell may take {FIT_MEMORY // GIB}"
-    return jobs, f"of {counted(threads, 'thread')} in all, a cell keeps {FIT_THREADS} busy"
+    return jobs, f"of {pluralize(threads, 'thread')} in all, a cell keeps {FIT_THREADS} busy"
 
 
 def jobs_and_threads(
@@ -129,7 +129,7 @@ def jobs_and_threads(
     else:
         jobs, reason = min(jobs, max(cells, 1)), "as --jobs says"
     each = max(1, total // jobs)
-    say(f"{counted(jobs, 'cell')} at a time, {counted(each, 'thread')} each: {reason}")
+    say(f"{pluralize(jobs, 'cell')} at a time, {pluralize(each, 'thread')} each: {reason}")
     return jobs, each
 
 

@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.calibration import needed_for
-from flawscope.errors import InputError
-from flawscope.progress import counted
+from flawscope.errors import InputError, pluralize
 
 DEFAULT_RATE = 0.05
 Rate = float | str  # 0.05 or "5%"
@@ -81,7 +80,7 @@ class Calibration:
         )
         return (
             f"<Calibration score threshold {self.score_threshold:.4g}, {promise}, from "
-            f"{counted(self.count, 'good picture')} ({self.method}), "
+            f"{pluralize(self.count, 'good picture')} ({self.method}), "
             f"mask threshold {self.mask_threshold:.4g}>"
         )
 
@@ -196,7 +195,7 @@ class Calibration:
         text = (
             f"score threshold {self.score_threshold:.4g}: {self.expected_rate:.1%} "
             f"({self._rank}/{self.count + 1}) of good pictures expected above it, from "
-            f"{counted(self.count, 'good picture')} ({self.method})"
+            f"{pluralize(self.count, 'good picture')} ({self.method})"
         )
         if self.pictures_missing:
             text += (

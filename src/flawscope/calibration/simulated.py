@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flawscope.calibration.decision import Calibration
-from flawscope.progress import counted
+from flawscope.errors import pluralize
 
 KEY = "simulated_defects"  # among a model's facts
 NORMAL_QUANTILE = 1.959963984540054  # of 97.5 %: both tails together are 5 %
@@ -70,7 +70,7 @@ class Simulated:
             low, high = wilson(found, count)
             parts.append(f"{size} {found} of {count} ({low:.0%} to {high:.0%})")
         return (
-            f"{', '.join(parts)}; on {counted(self.pictures, 'good picture')} that it has not learnt from, "
+            f"{', '.join(parts)}; on {pluralize(self.pictures, 'good picture')} that it has not learnt from, "
             f"at a false-alarm rate of {self.rate:.1%}; 95 % intervals"
         )
 
@@ -83,7 +83,8 @@ class Simulated:
         found, count = (sum(part) for part in zip(*map(self.found, sizes), strict=True))
         if wilson(found, count)[1] >= EXPECTED:
             return None
-        return f"it finds only {found} of {counted(count, 'simulated defect')} of {' and '.join(sizes)} size"
+        defects = pluralize(count, "simulated defect")
+        return f"it finds only {found} of {defects} of {' and '.join(sizes)} size"
 
     # ---- facts of a model
 

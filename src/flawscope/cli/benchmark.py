@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from flawscope.cli import common
 from flawscope.cluster import connect, tasks
-from flawscope.errors import FlawscopeError, require_installed
-from flawscope.progress import Running, counted
+from flawscope.errors import FlawscopeError, pluralize, require_installed
+from flawscope.progress import Running
 
 if TYPE_CHECKING:
     from flawscope.benchmark.cell import Plan
@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
         before = finished(grid, store)
         left = [cell for cell in grid.cells if cell.name not in before]
         say(
-            f"{counted(len(grid.cells), 'cell')}: "
+            f"{pluralize(len(grid.cells), 'cell')}: "
             f"{', '.join(dict.fromkeys(cell.category for cell in grid.cells))}; "
             f"{methods_and_seeds(grid)}" + (f"; {len(before)} done already" if before else "")
         )
@@ -122,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
                 work_off(grid, store, plan, pool, live, after)
         except KeyboardInterrupt:
             done = len(finished(grid, store))
-            of = counted(len(grid.cells), "cell")
+            of = pluralize(len(grid.cells), "cell")
             live.line(f"stopped with {done} of {of} done; the same call goes on from there")
             raise
     if args.json:
@@ -212,7 +212,7 @@ def _summary(results: Results) -> str:
 def _code(results: Results) -> int:
     """1 where a cell failed or pictures were skipped. Each failure was reported when it happened."""
     if results.failed:
-        common.say(f"{counted(len(results.failed), 'cell')} failed; the same call tries again")
+        common.say(f"{pluralize(len(results.failed), 'cell')} failed; the same call tries again")
     skipped = [line for document in results.done.values() for line in document["skipped"]]
     code = common.report_failures(list(dict.fromkeys(skipped)))
     return 1 if results.failed or results.grid.unusable else code

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flawscope.errors import FlawscopeError, InputError, one_line, with_kind
-from flawscope.progress import Step, Terminal, counted, silent, write_line
+from flawscope.errors import FlawscopeError, InputError, one_line, pluralize, with_kind
+from flawscope.progress import Step, Terminal, silent, write_line
 
 if TYPE_CHECKING:
     from flawscope.artefact.model_file import Manifest
@@ -308,7 +308,7 @@ def report_failures(failures: Sequence[str], *, named: bool = False) -> int:
         say(f"skipped: {' '.join(line.split())}")
     if failures:
         were = "was" if len(failures) == 1 else "were"
-        say(f"{counted(len(failures), 'picture')} {were} skipped; the others are done")
+        say(f"{pluralize(len(failures), 'picture')} {were} skipped; the others are done")
     return 1 if failures else 0
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flawscope.cli import common
-from flawscope.progress import counted
+from flawscope.errors import pluralize
 
 if TYPE_CHECKING:
     from flawscope.datasets import Dataset
@@ -115,7 +115,7 @@ def lines(found: Comparison) -> str:
     from flawscope.evaluation.comparison import described
 
     first = found.evaluations[0]
-    parts = [f"{first.category}: {counted(first.images, 'test picture')}"]
+    parts = [f"{first.category}: {pluralize(first.images, 'test picture')}"]
     models = [
         f"{which}: {name}, {facts['method']} {'x'.join(map(str, facts['size']))}, {facts['runtime']}"
         for which, name, facts in zip("AB", found.names, map(described, found.predictors), strict=True)

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flawscope.cli import common
-from flawscope.errors import InputError
-from flawscope.progress import counted
+from flawscope.errors import InputError, pluralize
 
 if TYPE_CHECKING:
     from flawscope.artefact.model_file import Manifest
@@ -72,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         common.show("\n".join(report.lines()))
         if suspects is not None:
-            found = counted(len(suspects), "good picture")
+            found = pluralize(len(suspects), "good picture")
             common.show(f"\nsuspicious to {args.model}: {found}, most suspicious first")
             for name, score, p in suspects:
                 common.show(f"  {name}  score {score:.4g}, p {p:.3f}")
@@ -174,7 +173,7 @@ def _export(args: argparse.Namespace) -> int:
         write(out / "labels.json", boxes)
         write(out / "data.json", places)
     if not args.quiet:
-        common.say(f"wrote {out}: {counted(len(every) - len(lost), 'picture')}")
+        common.say(f"wrote {out}: {pluralize(len(every) - len(lost), 'picture')}")
     return common.report_failures(lost)
 
 

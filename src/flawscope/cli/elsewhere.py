@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, cast, overload
 
 from flawscope.cli import common
 from flawscope.cli.output import Asked, Output, all_together, facts_of, remarks
-from flawscope.errors import InputError
-from flawscope.progress import counted, silent
+from flawscope.errors import InputError, pluralize
+from flawscope.progress import silent
 
 if TYPE_CHECKING:
     from flawscope.cluster.listing import Some
@@ -177,13 +177,13 @@ def on_station(args: argparse.Namespace, asked: Asked, judge: Callable[..., None
             step = common.step_for(args) if asked.total else silent
             judge(asked, Served(client, product.name, AT_ONCE), output, together, step)
         except KeyboardInterrupt:
-            done = counted(together.count + len(output.failures), "input")
+            done = pluralize(together.count + len(output.failures), "input")
             raise KeyboardInterrupt(f"interrupted after {done}; the station keeps them") from None
         finally:
             output.finish({})
     if not args.quiet:
         if not args.json and together.count:
-            common.say(f"{together.anomalous} of {counted(together.count, 'picture')} anomalous")
+            common.say(f"{together.anomalous} of {pluralize(together.count, 'picture')} anomalous")
         remarks(asked.several, asked.beside, together)
     code = output.code
     return 3 if args.fail_on_anomaly and together.anomalous else code

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flawscope.cli import common
-from flawscope.errors import InputError
-from flawscope.progress import counted, duration
+from flawscope.errors import InputError, pluralize
+from flawscope.progress import duration
 
 if TYPE_CHECKING:
     from flawscope.datasets import Dataset
@@ -129,7 +129,7 @@ def lines(result: Evaluation) -> str:
 
     rows = [(NAMES.get(k, k), "n/a" if v is None else f"{v:.4f}") for k, v in result.metrics.items()]
     parts = [
-        f"{result.category}: {result.method}, {counted(result.images, 'test picture')} in "
+        f"{result.category}: {result.method}, {pluralize(result.images, 'test picture')} in "
         f"{duration(result.seconds)}",
         common.table(rows, ("metric", "value")),
     ]
@@ -137,7 +137,7 @@ def lines(result: Evaluation) -> str:
     if alarms["measured"] is not None:
         low, high = alarms["interval"]
         parts.append(
-            f"false alarms: {alarms['measured']:.1%} of {counted(alarms['images'], 'good picture')} "
+            f"false alarms: {alarms['measured']:.1%} of {pluralize(alarms['images'], 'good picture')} "
             f"(expected {alarms['expected']:.1%}, target {alarms['target']:.1%}, "
             f"95 % interval {low:.1%} to {high:.1%})"
         )
@@ -180,7 +180,7 @@ def _run_several(args: argparse.Namespace) -> int:
         alone = {"category": name, "model": str(_model(args.model, name)), "out": out}
         result, failures = measured(argparse.Namespace(**{**vars(args), **alone}))
         found[name] = result.to_dict()
-        say(f"{name}: {counted(result.images, 'test picture')} in {duration(result.seconds)}")
+        say(f"{name}: {pluralize(result.images, 'test picture')} in {duration(result.seconds)}")
         return common.report_failures(failures)
 
     code, failed = common.each_category(names, work, debug=args.debug)

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flawscope.cli import common, fit_one
 from flawscope.cluster import connect, tasks
-from flawscope.errors import FlawscopeError, InputError, one_line
+from flawscope.errors import FlawscopeError, InputError, one_line, pluralize, some
 from flawscope.methods import registry
-from flawscope.progress import Running, Step, counted, duration, silent, some
+from flawscope.progress import Running, Step, duration, silent
 
 if TYPE_CHECKING:
     from flawscope.artefact.model_file import Manifest
@@ -153,7 +153,7 @@ def summary(predictor: Predictor) -> list[str]:
     if predictor.suspects:
         dropped = "left out" if any(p.role == "dropped" for p in predictor.manifest.pictures) else "kept"
         lines.append(
-            f"{dropped}: {counted(len(predictor.suspects), 'suspicious picture')}, most suspicious first:"
+            f"{dropped}: {pluralize(len(predictor.suspects), 'suspicious picture')}, most suspicious first:"
         )
         lines += [f"  {name}  score {score:.4g}" for name, score in predictor.suspects[:20]]
         if len(predictor.suspects) > 20:
@@ -197,7 +197,7 @@ def _run_several(args: argparse.Namespace) -> int:
     for call in calls.values():
         fit_one.checked(call)
     common.folder_for_results(args.out)
-    say(f"{counted(len(names), 'model')}, in {args.out}: {', '.join(names)}")
+    say(f"{pluralize(len(names), 'model')}, in {args.out}: {', '.join(names)}")
     found: dict[str, Outcome] = {}
 
     def take(name: str, outcome: Outcome) -> None:
@@ -246,7 +246,7 @@ def _one(call: argparse.Namespace, step: Step) -> Outcome:
         reason = common.reason_of(error, debug=call.debug)
     else:
         found = _described(call, predictor.manifest)._replace(time=duration(time.monotonic() - began))
-        pictures = counted(len(predictor.manifest.pictures), "picture")
+        pictures = pluralize(len(predictor.manifest.pictures), "picture")
         line = f"{name}: {pictures} in {found.time}; {predictor.calibration.promise()}"
         notes = [f"  {note}" for note in predictor.manifest.notes]
         return Outcome(found, [line, *notes], skipped=predictor.failures)

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 from flawscope.cli import common
 from flawscope.cli.output import on_files
 from flawscope.cluster import connect
-from flawscope.errors import InputError
+from flawscope.errors import InputError, pluralize, some
 from flawscope.methods import registry
-from flawscope.progress import counted, some
 
 if TYPE_CHECKING:
     from flawscope.artefact.model_file import Artefact
@@ -50,7 +49,7 @@ def learnt(args: argparse.Namespace, say: Say, step: Step) -> Predictor:
         seed, group = registry.configure(method, preset, settings).seed, args.group
         checkpoint = checkpoint_of(args.out) if method.learns_in_steps else None
     dataset = open_dataset(args.data, args.category, seed=seed, group=group)
-    say(f"{dataset.category}: {counted(len(dataset.train), 'good picture')} ({dataset.layout} layout)")
+    say(f"{dataset.category}: {pluralize(len(dataset.train), 'good picture')} ({dataset.layout} layout)")
     for line in on_training(dataset, group):
         say(line)
     with kept_if_interrupted(checkpoint):
@@ -253,6 +252,7 @@ def on_training(dataset: Dataset, group: str | None) -> Iterator[str]:
     ]
     beside = [path.relative_to(folder).as_posix() for path in others if path.suffix.lower() in SIDE_SUFFIXES]
     if unread:
-        yield f"not learnt from: {counted(len(unread), 'file')} of formats that are not read: {some(unread)}"
+        files = pluralize(len(unread), "file")
+        yield f"not learnt from: {files} of formats that are not read: {some(unread)}"
     several = [(path.relative_to(folder).as_posix(), count) for path in paths if (count := frames(path)) > 1]
     yield from on_files([f"{name} ({count})" for name, count in several], beside)

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from flawscope.cli import common
-from flawscope.errors import FlawscopeError, InputError
-from flawscope.progress import counted, some
+from flawscope.errors import FlawscopeError, InputError, pluralize, some
 
 if TYPE_CHECKING:
     from flawscope.artefact.model_file import Manifest
@@ -86,10 +85,10 @@ def _piped(stream: IO[bytes]) -> Asked:
 def on_files(several: Sequence[str], beside: Sequence[str]) -> Iterator[str]:
     """several: files with more than one picture, and how many. beside: files that show nothing."""
     if several:
-        files = counted(len(several), "file")
+        files = pluralize(len(several), "file")
         yield f"{files} with several pictures; the first of each is taken: {some(several)}"
     if beside:
-        yield f"{counted(len(beside), 'file')} beside the pictures not looked at: {some(beside)}"
+        yield f"{pluralize(len(beside), 'file')} beside the pictures not looked at: {some(beside)}"
 
 
 # ------------------------------------------------------------------------------------------------- results
@@ -250,7 +249,9 @@ def facts_of(
 
 def all_together(together: Mismatch, calibration: Calibration) -> str:
     """Says how many are anomalous, and what was promised."""
-    return f"{together.anomalous} of {counted(together.count, 'picture')} anomalous; {calibration.promise()}"
+    return (
+        f"{together.anomalous} of {pluralize(together.count, 'picture')} anomalous; {calibration.promise()}"
+    )
 
 
 def remarks(several: Sequence[str], beside: Sequence[str], together: Mismatch) -> None:

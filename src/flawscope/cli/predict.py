@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flawscope.cli import common, elsewhere, output
-from flawscope.progress import counted, silent
+from flawscope.errors import pluralize
+from flawscope.progress import silent
 
 if TYPE_CHECKING:
     from flawscope.predictor import Predictor
@@ -74,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         of = f" of {asked.total:,}" if asked.total else ""
         kept = f"; their results are in {args.out}" if args.out else ""
-        judged = counted(together.count + len(results.failures), "input")
+        judged = pluralize(together.count + len(results.failures), "input")
         raise KeyboardInterrupt(f"interrupted after {judged}{of}{kept}") from None
     finally:
         unjudged = len(results.failures)

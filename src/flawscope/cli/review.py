@@ -87,19 +87,19 @@ def _has_screen() -> bool:
 
 def next_steps(results: str, session: Session) -> Iterator[str]:
     """What was decided, and how to go on."""
-    from flawscope.progress import counted
+    from flawscope.errors import pluralize
     from flawscope.station.review import DEFECT, FINE
 
     tally, out = session.tally(), session.out
     done, every = sum(tally.values()), len(session.pictures)
-    sorts = f"{tally[FINE]} good, {counted(tally[DEFECT], 'defect')}"
-    yield f"{done} of {counted(every, 'picture')} decided: {sorts}"
+    sorts = f"{tally[FINE]} good, {pluralize(tally[DEFECT], 'defect')}"
+    yield f"{done} of {pluralize(every, 'picture')} decided: {sorts}"
     if tally[FINE]:
         yield f"good pictures are in {out / FINE}; PatchCore learns them, and looks at the defects, with"
         yield f"  flawscope fit --update MODEL --data {out} --out NEW.safetensors"
         yield "  (other methods: put them to the good pictures and fit anew)"
     if tally[DEFECT]:
-        masks = counted(len(list((out / "masks" / DEFECT).glob("*.png"))), "mask")
+        masks = pluralize(len(list((out / "masks" / DEFECT).glob("*.png"))), "mask")
         yield f"defects are in {out / DEFECT}, {masks} outlined by the model beside it: look at these; then"
         yield f"  flawscope fit --method prnet --seen {out / DEFECT} --data GOOD --out NEW.safetensors"
     if done:

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from flawscope.cli import common
-from flawscope.errors import InputError
-from flawscope.progress import counted
+from flawscope.errors import InputError, pluralize
 
 if TYPE_CHECKING:
     import numpy as np
@@ -128,10 +127,10 @@ def run(args: argparse.Namespace) -> int:
     sheet = own.path(SHEET)
     drawing.save_png(sheet, _sheet(rows, kinds))
     common.show(_table(rows))
-    say, of = common.say_for(args), counted(len(objects), "good picture")
+    say, of = common.say_for(args), pluralize(len(objects), "good picture")
     say(f"object found in {sum(objects.values())} of {of}; in the others, everywhere")
     if textures and textures.left_out:
-        say(f"{counted(textures.left_out, 'texture')} left out: {len(textures)} fit into memory")
+        say(f"{pluralize(textures.left_out, 'texture')} left out: {len(textures)} fit into memory")
     say(f"wrote {sheet}: look at it")
     return common.report_failures(list(dict.fromkeys(failures)))
 

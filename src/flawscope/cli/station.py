@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flawscope.cli import Help, common
-from flawscope.errors import InputError, require_installed
-from flawscope.progress import counted
+from flawscope.errors import InputError, pluralize, require_installed
 from flawscope.station.access.roles import ROLES
 
 if TYPE_CHECKING:
@@ -170,9 +169,9 @@ def _backup(args: argparse.Namespace) -> int:
     held = backup(settings_of(args), args.file)
     common.show(f"{args.file}: {held.line()}")
     if held.left_out:
-        common.say(f"{counted(held.left_out, 'file')} went meanwhile, as `keep` says")
+        common.say(f"{pluralize(held.left_out, 'file')} went meanwhile, as `keep` says")
     if held.damaged:
-        many = counted(len(held.damaged), "file")
+        many = pluralize(len(held.damaged), "file")
         common.say(f"warning: {many} missing or damaged, and not in the backup: {held.damaged[0]}")
     return 1 if held.damaged else 0
 

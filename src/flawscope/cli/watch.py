@@ -126,12 +126,12 @@ def _judged_before(path: str | None) -> list[str]:
 
 
 def _begins(arrivals: Arrivals, judged: int, existing: bool) -> str:
-    from flawscope.progress import counted
+    from flawscope.errors import pluralize
 
-    there = [f"{counted(judged, 'picture')} judged before"] if judged else []
+    there = [f"{pluralize(judged, 'picture')} judged before"] if judged else []
     if arrivals.skipped:
         there.append(
-            f"{counted(arrivals.skipped, 'picture')} there already and not judged: --existing judges them"
+            f"{pluralize(arrivals.skipped, 'picture')} there already and not judged: --existing judges them"
         )
     return f"watching {arrivals.folder}, Ctrl-C ends it" + "".join(f"; {text}" for text in there)
 
@@ -236,15 +236,16 @@ class Watching:
         self.warned = line
 
     def summary(self) -> list[str]:
-        from flawscope.progress import counted, duration
+        from flawscope.errors import pluralize
+        from flawscope.progress import duration
 
         judged, anomalous = self.together.count, self.together.anomalous
         spent = duration(time.monotonic() - self.begun)
-        lines = [f"watched for {spent}: {counted(judged, 'picture')} judged, {anomalous} anomalous"]
+        lines = [f"watched for {spent}: {pluralize(judged, 'picture')} judged, {anomalous} anomalous"]
         counts = (
             ("could not be judged", self.unjudged, "picture"),
             ("arrived and not judged yet", self.arrivals.waiting, "picture"),
             ("failed", self.commands.failures if self.commands else 0, "command"),
             ("in the folder, but not a picture", len(self.arrivals.others), "file"),
         )
-        return lines + [f"{what}: {counted(number, thing)}" for what, number, thing in counts if number]
+        return lines + [f"{what}: {pluralize(number, thing)}" for what, number, thing in counts if number]

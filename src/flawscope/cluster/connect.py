@@ -13,9 +13,8 @@ from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 from flawscope._version import __version__
-from flawscope.errors import FlawscopeError, InputError, require_installed, with_kind
+from flawscope.errors import FlawscopeError, InputError, pluralize, require_installed, with_kind
 from flawscope.machine import cores
-from flawscope.progress import counted
 
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent to anybody
@@ -199,7 +198,7 @@ def require_threads(found: Sequence[Node], threads: int) -> None:
     """Raise an InputError where no node has so many cores."""
     most = max(int(node.cpus) for node in found)
     if threads > most:
-        raise InputError(f"no node has {counted(threads, 'core')}: give --threads {max(most, 1)} or fewer")
+        raise InputError(f"no node has {pluralize(threads, 'core')}: give --threads {max(most, 1)} or fewer")
 
 
 def require_shared(path: str | os.PathLike[str], remedy: str) -> None:

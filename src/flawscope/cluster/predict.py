@@ -20,8 +20,8 @@ from flawscope.cluster import connect, listing, shards, tasks
 from flawscope.cluster.listing import Listing, Some, Store, is_url
 from flawscope.cluster.shards import Job, Model, Summary
 from flawscope.datasets.files import printable
-from flawscope.errors import FlawscopeError, InputError, require_installed
-from flawscope.progress import Step, counted, silent
+from flawscope.errors import FlawscopeError, InputError, pluralize, require_installed
+from flawscope.progress import Step, silent
 from flawscope.results.prediction import REMEMBERED, Mismatch
 from flawscope.results.run import FACTS
 
@@ -124,9 +124,9 @@ def predict(
             run.fix(shard_size(run.listing.inputs, workers, batch), each.gpus)
             missing = [shard for shard in range(run.shards) if shard not in done]
             say(
-                f"{counted(workers, 'worker')} on {counted(len(each.nodes), 'node')}, "
-                f"{counted(threads, 'thread')} each{' and a GPU' if each.gpus else ''}; "
-                f"{counted(len(missing), 'part')} of up to {counted(run.size, 'picture')}"
+                f"{pluralize(workers, 'worker')} on {pluralize(len(each.nodes), 'node')}, "
+                f"{pluralize(threads, 'thread')} each{' and a GPU' if each.gpus else ''}; "
+                f"{pluralize(len(missing), 'part')} of up to {pluralize(run.size, 'picture')}"
             )
             job = Job(
                 out=store.root if store.on_disk else store.url,
@@ -260,7 +260,7 @@ def _written(run: Run, say: Say) -> dict[int, Summary]:
         done = dict(zip(there, found, strict=True))
     if done:
         left = "the others are judged" if len(done) < run.shards else "nothing is left to do"
-        say(f"{len(done):,} of {counted(run.shards, 'part')} are there: {left}")
+        say(f"{len(done):,} of {pluralize(run.shards, 'part')} are there: {left}")
     return done
 
 
@@ -305,7 +305,7 @@ def _follow(found: Iterator[tuple[int, Summary]], done: dict[int, Summary], inpu
             now += summary.inputs
             step("prediction", now, inputs - before)  # of what was left, so that the time left is right
     except KeyboardInterrupt:
-        of = f"{before + now:,} of {counted(inputs, 'input')}"
+        of = f"{before + now:,} of {pluralize(inputs, 'input')}"
         raise KeyboardInterrupt(f"interrupted after {of}; {connect.REPEAT}") from None
 
 

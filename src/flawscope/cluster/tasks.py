@@ -28,10 +28,10 @@ from flawscope.cluster.connect import (
     require_version,
     value_of,
 )
-from flawscope.errors import FlawscopeError, InputError
+from flawscope.errors import FlawscopeError, InputError, pluralize
 from flawscope.machine import FIT_MEMORY, FIT_THREADS, GIB
 from flawscope.methods import registry
-from flawscope.progress import Running, counted
+from flawscope.progress import Running
 
 RETRIES = 5  # of a task whose node or process was lost
 PART_RETRIES = 20  # of a fit's part
@@ -150,8 +150,8 @@ def tasks_for(
     size = f"{high} GiB" if low == high else f"{low} to {high} GiB"
     more = f", and no node has more than {each.most / GIB:.1f}" if max(memory) > each.most else ""
     live.say(
-        f"{counted(pool.at_once, thing)} at a time on {counted(len(each.nodes), 'node')}, "
-        f"{counted(each.threads, 'thread')} each, {size}{more} each"
+        f"{pluralize(pool.at_once, thing)} at a time on {pluralize(len(each.nodes), 'node')}, "
+        f"{pluralize(each.threads, 'thread')} each, {size}{more} each"
     )
     try:
         yield pool

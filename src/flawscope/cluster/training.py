@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 from flawscope._version import __version__
 from flawscope.artefact.state_file import checkpoint_of
 from flawscope.cluster.connect import REPEAT, News, Node, cause_of, last_line, nodes, require_version
-from flawscope.errors import FlawscopeError, InputError
-from flawscope.progress import Step, counted, silent
+from flawscope.errors import FlawscopeError, InputError, pluralize
+from flawscope.progress import Step, silent
 
 FAILURES = 3  # lost workers that are replaced
 WAIT = timedelta(days=7)  # that a worker waits for the others: a death is noticed at once, otherwise
@@ -42,8 +42,8 @@ class Division(NamedTuple):
     gpu: bool
 
     def __str__(self) -> str:
-        each = f"{counted(self.threads, 'core')}{' and a GPU' if self.gpu else ''}"
-        return f"{counted(self.workers, 'worker')} of {each}"
+        each = f"{pluralize(self.threads, 'core')}{' and a GPU' if self.gpu else ''}"
+        return f"{pluralize(self.workers, 'worker')} of {each}"
 
 
 class Trained(NamedTuple):

@@ -22,11 +22,10 @@ from flawscope.datasets.files import SIDE_SUFFIXES, natural_key, not_pictures_in
 from flawscope.datasets.layouts import GOOD, open_dataset
 from flawscope.datasets.masks import MASK_FOLDERS, LabelFiles, Labels, read
 from flawscope.datasets.near import clusters, near_duplicates, thumbnail
-from flawscope.errors import InputError, one_line
+from flawscope.errors import InputError, one_line, pluralize, some
 from flawscope.pictures.appearance import kind_of_pixels
 from flawscope.pictures.decoding import decode, frames, pixel_hash
 from flawscope.pictures.defect_size import lost
-from flawscope.progress import counted, some
 
 _T = TypeVar("_T", str, tuple[int, int])
 Progress = Callable[[int, int], None]
@@ -105,7 +104,7 @@ class Report:
             text += [finding.line() for finding in group[:few]]
             if len(group) > few:
                 text.append(f"{severity}: {code}: {len(group) - few} more of these; --json lists all")
-        totals = ", ".join(counted(n, s) for s, n in self.totals.items() if n)
+        totals = ", ".join(pluralize(n, s) for s, n in self.totals.items() if n)
         return [*text, totals or "nothing found"]
 
 
@@ -274,7 +273,7 @@ def _alike(dataset: Dataset, group: Sequence[_Seen], *, near: bool) -> Finding:
         remedy = "keep pictures of one part in one split"
     elif near:
         severity, code = "note", "nearly-copy"
-        message = f"{counted(len(group), 'picture')} in {place} are nearly the same"
+        message = f"{pluralize(len(group), 'picture')} in {place} are nearly the same"
         remedy = "if they show one part, keep one of them or group them for calibration"
     elif len(splits) > 1:
         severity, code = "error", "in-two-splits"
@@ -353,7 +352,7 @@ def _unused_pictures(dataset: Dataset) -> Iterator[Finding]:
             remedy = "name it like its picture, or remove it"
             yield Finding("warning", "mask-stray", dataset.relative(path), message, remedy)
     for folder, number in unused.items():
-        message = f"{counted(number, 'picture')} not used"
+        message = f"{pluralize(number, 'picture')} not used"
         yield Finding("note", "unused", folder, message, "move what should take part")
 
 
@@ -372,12 +371,12 @@ def _other_files(dataset: Dataset) -> Iterator[Finding]:
             unknown.setdefault((dataset.relative(path.parent), suffix), []).append(path)
     for (folder, suffix), paths in unknown.items():
         kind = f"of a format that is not read ({suffix})" if suffix else "without a suffix, not read"
-        message = f"{counted(len(paths), 'file')} {kind}: {some([path.name for path in paths])}"
+        message = f"{pluralize(len(paths), 'file')} {kind}: {some([path.name for path in paths])}"
         remedy = "convert pictures to PNG or JPEG, take single pictures out of a video"
         others = tuple(map(dataset.relative, paths))
         yield Finding("warning", "unknown-format", folder, message, remedy, others)
     if beside:
-        message = f"{counted(len(beside), 'file')} beside the pictures: {some(beside)}"
+        message = f"{pluralize(len(beside), 'file')} beside the pictures: {some(beside)}"
         yield Finding("note", "beside", ".", message, "they are not looked at", tuple(beside))
 
 
@@ -385,7 +384,7 @@ def _too_few(dataset: Dataset) -> Iterator[Finding]:
     number = len(dataset.train)
     if number < PICTURES_FOR_5_PERCENT:
         least = f"no false-alarm rate below {1 / (number + 1):.0%}"
-        message = f"only {counted(number, 'picture')} to learn from: {least}"
+        message = f"only {pluralize(number, 'picture')} to learn from: {least}"
         remedy = f"{PICTURES_FOR_5_PERCENT} or more are needed for 5 %"
         yield Finding("note", "few", ".", message, remedy)
     kinds = {item.anomalous for item in dataset.test}

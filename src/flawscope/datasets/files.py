@@ -12,9 +12,8 @@ from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
-from flawscope.errors import InputError
+from flawscope.errors import InputError, some
 from flawscope.pictures.decoding import PICTURE_SUFFIXES, is_picture
-from flawscope.progress import some
 
 # What systems leave behind in folders of pictures; names that begin with a dot are left out anyway.
 LITTER = frozenset(

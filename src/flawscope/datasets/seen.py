@@ -12,8 +12,7 @@ from flawscope.datasets.dataset import Dataset, Item
 from flawscope.datasets.files import child, natural_key, pictures_in
 from flawscope.datasets.layouts import GOOD, find_categories, open_dataset
 from flawscope.datasets.masks import MASK_FOLDERS, LabelFiles, Mask, Masks, stem
-from flawscope.errors import InputError
-from flawscope.progress import counted
+from flawscope.errors import InputError, pluralize
 
 DRAW = 40  # what a random number is for
 
@@ -49,8 +48,8 @@ def draw_seen(dataset: Dataset | None, count: int, seed: int) -> list[Item]:
     if count > len(items):
         where = dataset.root if dataset else "a list of pictures"
         raise InputError(
-            f"cannot draw {counted(count, 'seen defect')}: {where} has "
-            f"{counted(len(items), 'test picture')} with a mask; give a smaller number, or a folder"
+            f"cannot draw {pluralize(count, 'seen defect')}: {where} has "
+            f"{pluralize(len(items), 'test picture')} with a mask; give a smaller number, or a folder"
         )
     rng = np.random.default_rng([seed, DRAW])
     kinds = sorted({item.kind for item in items}, key=natural_key)

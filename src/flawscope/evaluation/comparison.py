@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.datasets import Dataset, Item
-from flawscope.errors import InputError
+from flawscope.errors import InputError, pluralize
 from flawscope.evaluation.evaluation import evaluate
 from flawscope.evaluation.intervals import (
     RESAMPLES,
@@ -29,7 +29,7 @@ from flawscope.evaluation.intervals import (
 )
 from flawscope.evaluation.result import NAMES, Evaluation
 from flawscope.predictor import Predictor
-from flawscope.progress import Step, counted, silent
+from flawscope.progress import Step, silent
 from flawscope.results.prediction import Prediction
 
 RATES = {"false_alarms": "false alarms", "defects_found": "defects found"}  # at each model's score threshold
@@ -138,9 +138,9 @@ class Comparison:
         """Says what changes from a to b, in one line."""
         b, a = (sum(one.right == which for one in self.changed) for which in "ba")
         if not self.changed:
-            return f"both decide alike on {counted(len(self.pictures), 'picture')}"
+            return f"both decide alike on {pluralize(len(self.pictures), 'picture')}"
         return (
-            f"they decide differently on {len(self.changed)} of {counted(len(self.pictures), 'picture')}: "
+            f"they decide differently on {len(self.changed)} of {pluralize(len(self.pictures), 'picture')}: "
             f"A is right on {a} of these, B on {b}"
         )
 

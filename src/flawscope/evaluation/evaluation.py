@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from flawscope import metrics
 from flawscope.datasets import Dataset, Item
 from flawscope.datasets.masks import Labels, sized, union
-from flawscope.errors import InputError, LeftOut
+from flawscope.errors import InputError, LeftOut, pluralize
 from flawscope.evaluation.result import Column, Evaluation, Kept
 from flawscope.pictures.decoding import read_labels
 from flawscope.pictures.geometry import Geometry
 from flawscope.predictor import Predictor
-from flawscope.progress import Step, counted, silent
+from flawscope.progress import Step, silent
 from flawscope.results.prediction import LEAST, Mismatch, Prediction
 
 Take = Callable[[Item, Prediction], None]
@@ -42,7 +42,7 @@ class _Seen:
 def valid_pixels(predictor: Predictor, geometry: Geometry) -> NDArray[np.bool_]:
     """[H, W] bool at the size of a prediction's map: the pixels that count, those that show the picture (not
     a letterbox's border) inside the model's region of interest."""
-    return predictor.counted(geometry) & geometry.inside()
+    return predictor.valid_mask(geometry) & geometry.inside()
 
 
 def evaluate(
@@ -80,7 +80,7 @@ def evaluate(
     kept = seen.kept
     if not kept.items:
         raise InputError(
-            f"none of {counted(len(dataset.test), 'test picture')} of {dataset.root} can be evaluated: "
+            f"none of {pluralize(len(dataset.test), 'test picture')} of {dataset.root} can be evaluated: "
             + (seen.failures[0] if seen.failures else "the model was fitted on all of them")
         )
     labels: dict[str, Any] = {}

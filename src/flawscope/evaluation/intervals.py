@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from flawscope import metrics
 from flawscope.calibration.simulated import NORMAL_QUANTILE
+from flawscope.errors import pluralize
 from flawscope.evaluation.result import Evaluated
-from flawscope.progress import counted
 
 RESAMPLES = 1000
 TAIL = 0.025  # on either side
@@ -76,7 +76,7 @@ def auroc_interval(anomalous: Flags, scores: NDArray[Any]) -> Interval | None:
     if area in (0.0, 1.0):
         pairs = int(min(anomalous.sum(), (~anomalous).sum()))
         low, high = metrics.confidence_interval_rate(round(area * pairs), pairs)
-        return Interval(low, high, f"exact, {counted(pairs, 'separate pair')}")
+        return Interval(low, high, f"exact, {pluralize(pairs, 'separate pair')}")
     return None
 
 

@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 
 from flawscope.datasets import Item
 from flawscope.datasets.files import natural_key
-from flawscope.errors import FlawscopeError, needs
+from flawscope.errors import FlawscopeError, needs, pluralize
 from flawscope.pictures.geometry import Geometry
-from flawscope.progress import counted
 from flawscope.results.html import table
 from flawscope.results.prediction import RIGHT, Prediction, outcome, prediction_html
 from flawscope.results.table import Row, Unjudged
@@ -238,7 +237,7 @@ class Evaluation:
         share = f"{pixels['outside'] / pixels['all']:.1%} of the defects' pixels"
         text = f"{share} lie outside of what the model looks at and count in no pixel metric"
         if pixels["pictures_outside"]:
-            text += f"; {counted(pixels['pictures_outside'], 'picture')} with no other defect"
+            text += f"; {pluralize(pixels['pictures_outside'], 'picture')} with no other defect"
         return text
 
     def to_dataframe(self) -> pandas.DataFrame:
@@ -256,7 +255,7 @@ class Evaluation:
         return pandas.DataFrame(rows)
 
     def __repr__(self) -> str:
-        parts = [f"{self.category}: {self.method}", counted(self.images, "test picture")]
+        parts = [f"{self.category}: {self.method}", pluralize(self.images, "test picture")]
         for name, label in (("image_auroc", "image AUROC"), ("au_pro", "AU-PRO")):
             if (value := self.metrics.get(name)) is not None:
                 parts.append(f"{label} {value:.4f}")
@@ -267,7 +266,7 @@ class Evaluation:
         metrics = [(NAMES.get(k, k), "n/a" if v is None else f"{v:.4f}") for k, v in self.metrics.items()]
         kinds = [(kind, str(v["images"]), str(v["anomalous"])) for kind, v in self.kinds.items()]
         tables = (
-            table([(f"{self.category}: {self.method}", counted(self.images, "test picture"))]),
+            table([(f"{self.category}: {self.method}", pluralize(self.images, "test picture"))]),
             table(metrics, ("metric", "value")),
             table([("false alarms", _false_alarms(self))]),
             table(kinds, ("kind", "pictures", "called anomalous")),
@@ -309,7 +308,7 @@ def _false_alarms(result: Evaluation) -> str:
     if known["measured"] is None:
         return "not measured: no good test pictures"
     (low, high), count = known["interval"], round(known["measured"] * known["images"])
-    of = counted(known["images"], "good picture")
+    of = pluralize(known["images"], "good picture")
     return f"{count} of {of} ({low:.1%} to {high:.1%}, expected {known['expected']:.1%})"
 
 

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from flawscope.artefact.certificate import ways
 from flawscope.calibration.decision import Calibration
+from flawscope.errors import pluralize
 from flawscope.export.onnx_graph import IR, quiet
 from flawscope.export.recalibrate import SPOILT, Compared
-from flawscope.progress import Advance, Step, counted, silent
+from flawscope.progress import Advance, Step, silent
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -56,7 +57,7 @@ class Reduction:
     away: float | None = None
 
     def line(self) -> str:
-        said = f"{self.layers - self.whole} of {counted(self.layers, 'convolution')} in 8 bits, "
+        said = f"{self.layers - self.whole} of {pluralize(self.layers, 'convolution')} in 8 bits, "
         return said + f"{self.operations:.0%} of the multiplications"
 
 

@@ -23,12 +23,12 @@ from torch import Tensor
 from flawscope.artefact.certificate import STRIDE, Certificate, compare, of_pairs, ways
 from flawscope.artefact.model_file import Artefact, Manifest, Picture, unpack_images
 from flawscope.calibration.decision import Calibration, from_values
-from flawscope.errors import InputError
+from flawscope.errors import InputError, pluralize
 from flawscope.methods.detector import Detector
 from flawscope.methods.threads import workers
 from flawscope.pictures.decoding import Source, decode, name_of, pixel_hash, reason, to_eight_bits
 from flawscope.pictures.views import Run, Views, unmarked
-from flawscope.progress import Step, counted
+from flawscope.progress import Step
 from flawscope.runtime import Session
 from flawscope.runtime.torch import TorchSession
 from flawscope.synthesis import simulate_defect
@@ -280,7 +280,7 @@ def _answers(reduced: Reduced, pictures: Pictures, step: Step) -> Answers:
         """The reduced model's and the trained one's, and whether the picture is fresh; None where it cannot
         be used."""
         digest, views = picture
-        inside = views.counted()
+        inside = views.valid_mask()
         if views.grid is None:
             inside = inside & model.roi.numpy()
 
@@ -365,9 +365,9 @@ def _certificate(
 
 
 def _manifest(manifest: Manifest, calibration: Calibration, answers: Answers, reduced: Reduced) -> Manifest:
-    note = f"{reduced.precision}: calibrated anew on {counted(len(answers.hashes), 'good picture')}"
+    note = f"{reduced.precision}: calibrated anew on {pluralize(len(answers.hashes), 'good picture')}"
     if answers.fresh and answers.left_out:
-        others = counted(len(answers.fresh), "other")
+        others = pluralize(len(answers.fresh), "other")
         note += f", {answers.left_out} that it was fitted on and left out one by one, {others}"
     if reduced.layers is not None:
         note += f"; some of them also gave the ranges of its 8-bit numbers: {reduced.layers}"

@@ -10,7 +10,7 @@ from pathlib import Path
 from flawscope.artefact.model_file import Artefact
 from flawscope.datasets import Dataset, group_numbers, open_dataset
 from flawscope.datasets.layouts import called_good_twice
-from flawscope.errors import InputError
+from flawscope.errors import InputError, pluralize, some
 from flawscope.fitting.incremental_update import update
 from flawscope.fitting.preparation import Say, quiet
 from flawscope.fitting.training_pictures import Images, Pool, names_of, sources_of
@@ -18,7 +18,7 @@ from flawscope.fitting.update_evaluation import PowerLostError, Reviewed, Update
 from flawscope.methods import registry
 from flawscope.pictures.decoding import Source
 from flawscope.predictor import Predictor, trained
-from flawscope.progress import Step, counted, silent, some
+from flawscope.progress import Step, silent
 from flawscope.runtime.torch import TorchSession
 
 MOST_KNOWN = 200  # known defects that are looked at
@@ -104,7 +104,7 @@ def extend(
         pictures.append(Reviewed(k, source, good, name, learn=good, sure=sure, drawn=drawn, before=before))
     if not pictures:
         raise InputError(
-            f"none of the {counted(len(names), 'picture')} can be used; the first: {failures[0]}"
+            f"none of the {pluralize(len(names), 'picture')} can be used; the first: {failures[0]}"
         )
     made = update(
         old,
@@ -143,7 +143,7 @@ def _tell(made: Update, say: Say) -> None:
     was, becomes = (
         sum(scores[number].anomalous for number in learnt) for scores in (made.before, made.after)
     )
-    of = counted(len(learnt), "picture")
+    of = pluralize(len(learnt), "picture")
     say(f"called anomalous of {of} learnt: {was} before, {becomes} after, each as if it was not learnt")
     for line in made.power.lines():
         say(line)

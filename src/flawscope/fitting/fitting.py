@@ -17,7 +17,7 @@ from flawscope.artefact.certificate import STRIDE
 from flawscope.artefact.model_file import Artefact, Manifest, Picture, pack_images, unpack_images, versions
 from flawscope.calibration.simulated import KEY, Simulated
 from flawscope.datasets import group_numbers, open_dataset
-from flawscope.errors import InputError
+from flawscope.errors import InputError, pluralize
 from flawscope.fitting.preparation import Prepared, Say, prepare, quiet, taken
 from flawscope.fitting.simulated_defects import MOST, SIZES, finds
 from flawscope.fitting.tile_calibration import of_pictures
@@ -32,7 +32,7 @@ from flawscope.methods.training_log import board_in
 from flawscope.pictures.appearance import KEY as APPEARANCE
 from flawscope.pictures.appearance import Appearance
 from flawscope.predictor import Predictor, trained
-from flawscope.progress import Step, counted, silent
+from flawscope.progress import Step, silent
 from flawscope.runtime.torch import TorchSession
 
 
@@ -259,11 +259,12 @@ def _notes(
     notes = list(fitted.notes)
     if fitted.dropped:
         notes.append(
-            f"left out before calibrating on the rest: {counted(len(fitted.dropped), 'suspicious picture')}; "
+            "left out before calibrating on the rest: "
+            f"{pluralize(len(fitted.dropped), 'suspicious picture')}; "
             "the false-alarm rate holds for pictures like those that stayed"
         )
     if reader.copies:
-        notes.append(f"counted once: {counted(len(reader.copies), 'picture')} that are copies of others")
+        notes.append(f"counted once: {pluralize(len(reader.copies), 'picture')} that are copies of others")
     if found is None and old is not None and KEY in old.manifest.facts:
         notes.append("what it finds of simulated defects was not measured after the model was extended")
     if found is not None and (warning := found.warning()) is not None:

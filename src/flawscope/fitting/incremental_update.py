@@ -17,7 +17,7 @@ import numpy as np
 from flawscope.artefact.model_file import Artefact
 from flawscope.calibration.decision import Calibration
 from flawscope.datasets import open_dataset
-from flawscope.errors import InputError
+from flawscope.errors import InputError, pluralize
 from flawscope.fitting.preparation import Say, quiet
 from flawscope.fitting.simulated_defects import BeforeAndAfter
 from flawscope.fitting.training_pictures import Pool
@@ -44,7 +44,7 @@ from flawscope.fitting.updated_models import (
 from flawscope.methods import registry
 from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.predictor import Predictor
-from flawscope.progress import Step, counted, silent
+from flawscope.progress import Step, silent
 from flawscope.runtime.torch import TorchSession
 
 EXTENDED, RECALIBRATED, RETRAINED = "extended", "recalibrated", "retrained"
@@ -108,7 +108,7 @@ def update(
     if unsure and refuse_unsure:
         named = {one.number: one.name for one in there}
         raise PowerLostError(
-            f"refused: {counted(len(unsure), 'picture')} called good, but as far out as defects",
+            f"refused: {pluralize(len(unsure), 'picture')} called good, but as far out as defects",
             [named[number] for number in sorted(unsure, key=lambda number: -before[number].severity)],
             "look again and take out what is not good, or --drop-suspects, or go on with --force",
         )

@@ -20,7 +20,7 @@ from scipy.ndimage import find_objects, label
 from flawscope.datasets import Dataset
 from flawscope.datasets.masks import union
 from flawscope.datasets.seen import choose_seen
-from flawscope.errors import InputError
+from flawscope.errors import InputError, pluralize
 from flawscope.methods.good_pictures import packed
 from flawscope.methods.method import Method
 from flawscope.methods.task import Defect, Workers
@@ -29,7 +29,7 @@ from flawscope.pictures.decoding import Source, decode, pixel_hash, reason
 from flawscope.pictures.files import upright_size
 from flawscope.pictures.preprocess import Preprocess, white_level_for
 from flawscope.pictures.views import Views, hidden
-from flawscope.progress import Advance, Step, counted
+from flawscope.progress import Advance, Step
 
 
 @dataclass
@@ -154,7 +154,7 @@ def read_defects(
         except (InputError, MemoryError) as error:
             unusable.append(reason(error, name))
     if pairs and not found:
-        of = counted(len(pairs), "seen defect")
+        of = pluralize(len(pairs), "seen defect")
         raise InputError(f"none of {of} can be used; the first: {unusable[0]}")
     return found, unusable
 

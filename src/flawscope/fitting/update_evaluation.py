@@ -12,10 +12,9 @@ from flawscope.artefact.model_file import Artefact
 from flawscope.calibration.decision import Calibration
 from flawscope.calibration.simulated import wilson
 from flawscope.datasets import group_numbers
-from flawscope.errors import InputError
+from flawscope.errors import InputError, some
 from flawscope.pictures.decoding import Source
 from flawscope.predictor import Predictor
-from flawscope.progress import some
 
 KEY = "corrections"  # among a model's facts
 STAYS = 0.5  # of a known defect's severity: with less, it is said that it stands out less

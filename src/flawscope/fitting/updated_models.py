@@ -9,14 +9,14 @@ from typing import Any
 
 from flawscope.artefact.model_file import Artefact, Picture
 from flawscope.calibration import needed_for
-from flawscope.errors import InputError
+from flawscope.errors import InputError, pluralize
 from flawscope.fitting.fitting import fit, partial_fit
 from flawscope.fitting.preparation import Say
 from flawscope.fitting.training_pictures import Pool
 from flawscope.fitting.update_evaluation import KEY, Judge, Reviewed, Score, parts
 from flawscope.methods import registry
 from flawscope.predictor import Predictor
-from flawscope.progress import Step, counted
+from flawscope.progress import Step
 from flawscope.runtime.torch import TorchSession
 
 RADIUS = "covering_radius"  # among a model's facts
@@ -121,7 +121,7 @@ def _calibrated(
         else "the threshold comes from the earlier calibration pictures alone"
     )
     notes = [
-        f"learnt from {counted(learnt, 'picture')}; {threshold}: pictures that were chosen are no fair "
+        f"learnt from {pluralize(learnt, 'picture')}; {threshold}: pictures that were chosen are no fair "
         "sample, and what is promised was not measured on those to come"
     ]
     known = {picture.hash for picture in manifest.pictures}
@@ -178,14 +178,14 @@ def recalibrated(job: Wanted) -> Candidates:
     needed = needed_for(rate)
     if len(drawn) < needed:
         raise InputError(
-            f"{counted(len(drawn), 'good picture')} of the line can calibrate, {needed} are needed for "
+            f"{pluralize(len(drawn), 'good picture')} of the line can calibrate, {needed} are needed for "
             f"{rate:.1%}: inspect and review more"
         )
     model = job.active.calibrate(drawn, job.step)
     if model.calibration.count < needed:
         raise InputError(
-            f"only {counted(model.calibration.count, 'drawn picture')} can calibrate, the others are copies "
-            f"or were learnt from; {needed} are needed: inspect and review more"
+            f"only {pluralize(model.calibration.count, 'drawn picture')} can calibrate, the others are "
+            f"copies or were learnt from; {needed} are needed: inspect and review more"
         )
     return [(model, Judge(model))]
 

@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flawscope.errors import InputError
+from flawscope.errors import InputError, pluralize
 from flawscope.methods.settings import PictureSettings
 from flawscope.pictures.views import GREY
-from flawscope.progress import counted
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -210,7 +209,7 @@ def device_for(name: str) -> torch.device:
         raise unknown from None
     if kind == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise InputError(
-            f"torch sees {counted(torch.cuda.device_count(), 'cuda device')}, and no {name}: "
+            f"torch sees {pluralize(torch.cuda.device_count(), 'cuda device')}, and no {name}: "
             "use --device cuda"
         )
     return device

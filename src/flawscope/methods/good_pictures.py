@@ -151,8 +151,8 @@ class HeldOut:
 def values_of(model: Detector, features: Tensor, inside: Tensor | None) -> Values:
     """Of one picture's features; the median is that of the pixels that count."""
     scores, maps = model.score(features[None], None if inside is None else inside[None])
-    counted = maps[0][model.region(inside)]
-    return float(scores[0]), float(maps.max()), float(counted.median())
+    valid_mask = maps[0][model.region(inside)]
+    return float(scores[0]), float(maps.max()), float(valid_mask.median())
 
 
 Pixels = NDArray[np.uint8]
@@ -241,10 +241,10 @@ class FeatureCache(ABC):
         def take(places: Sequence[int], made: tuple[Tensor, list[Tensor]]) -> None:
             images, maps = made
             found.extend(Moments() for _ in maps[len(found) :])
-            counted = self.cells(places, images)
+            valid_mask = self.cells(places, images)
             for j, (one, values) in enumerate(zip(found, maps, strict=True)):
                 rows = values.permute(0, 2, 3, 1)
-                one.add(rows.flatten(0, 2) if counted is None else rows[counted[j]])
+                one.add(rows.flatten(0, 2) if valid_mask is None else rows[valid_mask[j]])
             for k, place in enumerate(places):
                 if place < self.room:
                     self.kept[place] = self._packed(maps, k)
@@ -310,9 +310,9 @@ class Parts:
             pixels, inside = pixels_of(self.images[index])
             box, found = bounding_box(inside), np.zeros_like(inside)
             found[box] = self.foreground.mask(np.ascontiguousarray(pixels[box]))
-            counted = inside if self.region is None else inside & self.region
+            valid_mask = inside if self.region is None else inside & self.region
             self.shape = inside.shape
-            self.kept[index] = np.packbits(found & counted if (found & counted).any() else counted)
+            self.kept[index] = np.packbits(found & valid_mask if (found & valid_mask).any() else valid_mask)
         height, width = self.shape
         return np.unpackbits(self.kept[index], count=height * width).reshape(height, width).astype(bool)
 

@@ -18,11 +18,11 @@ from flawscope.artefact.model_file import Artefact
 from flawscope.artefact.state_file import log_of
 from flawscope.calibration import hold_out
 from flawscope.calibration.decision import Calibration
-from flawscope.errors import FlawscopeError
+from flawscope.errors import FlawscopeError, pluralize
 from flawscope.methods.detector import Detector
 from flawscope.methods.extract import Load, counting
 from flawscope.methods.good_pictures import GoodPictures, HeldOut, unpacked
-from flawscope.progress import Step, counted, silent
+from flawscope.progress import Step, silent
 
 EVERY = 60.0  # seconds between checkpoints
 T = TypeVar("T")
@@ -268,9 +268,9 @@ class Task:
         others = images.set_apart([i for i in used if i not in held])
         return images, HeldOut(parts, self.rate, self.step, others)
 
-    def counted(self, count: int, what: str = "") -> str:
+    def pluralize(self, count: int, what: str = "") -> str:
         """So many of what the numbers are of, in words."""
-        return counted(count, f"{what} picture".strip() if self.views == 1 else "view")
+        return pluralize(count, f"{what} picture".strip() if self.views == 1 else "view")
 
 
 def _refused(index: int) -> Tensor | None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from flawscope.artefact.state_file import found_checkpoint
+from flawscope.errors import pluralize
 from flawscope.methods.detector import Detector
 from flawscope.methods.extract import BATCH
 from flawscope.methods.good_pictures import GoodPictures, HeldOut
@@ -20,7 +21,7 @@ from flawscope.methods.task import Defect, Fitted, Task
 from flawscope.methods.training import Trainer
 from flawscope.methods.training_log import thinned
 from flawscope.methods.training_state import arrays, as_json, tensors_of
-from flawscope.progress import counted, duration, silent
+from flawscope.progress import duration, silent
 
 CHECK = 0.1  # share of the minutes that is set aside for the check, at most
 REHEARSED = 2  # pictures by which the time of what comes after the training is measured
@@ -122,7 +123,7 @@ class Run:
             used=numbers,
             facts=self.facts(trainer),
             notes=self.warnings(trainer),
-            summary=[self.summary(trainer, learnt or self.task.counted(len(numbers)))],
+            summary=[self.summary(trainer, learnt or self.task.pluralize(len(numbers)))],
         )
 
     def facts(self, trainer: Trainer) -> dict[str, Any]:
@@ -146,15 +147,15 @@ class Run:
         if trainer.steps >= FEW * trainer.CPU_STEPS:
             return []
         return [
-            f"a short training: {counted(trainer.steps, 'step')}, where {trainer.CPU_STEPS:,} are the "
+            f"a short training: {pluralize(trainer.steps, 'step')}, where {trainer.CPU_STEPS:,} are the "
             "default on a processor; it may not know the product yet: give more --minutes or --steps"
         ]
 
     def summary(self, trainer: Trainer, learnt: str) -> str:
-        text = f"trained {counted(trainer.steps or 0, 'step')} in {duration(trainer.seconds)} on {learnt}"
+        text = f"trained {pluralize(trainer.steps or 0, 'step')} in {duration(trainer.seconds)} on {learnt}"
         if trainer.planned is None:
             return text
-        planned = counted(trainer.planned, "step")
+        planned = pluralize(trainer.planned, "step")
         return f"{text}; --minutes {trainer.minutes:g}, by the first steps' time {planned}"
 
 

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from flawscope.artefact.state_file import Arrays, put_aside
-from flawscope.errors import FlawscopeError, InputError
+from flawscope.errors import FlawscopeError, InputError, pluralize
 from flawscope.methods.task import ALONE, Budget, Together
 from flawscope.methods.time_budget import Pace, pace_until, rate_share
 from flawscope.methods.training_log import TrainingLog
 from flawscope.methods.training_state import WORKERS, State, another, digest_of
-from flawscope.progress import Step, counted, duration, noted_interrupts
+from flawscope.progress import Step, duration, noted_interrupts
 
 CHECKS = 20  # points of the loss curve
 TRIALS, FEWER = 8, 3  # steps that are timed before the first; where every minute counts
@@ -109,7 +109,7 @@ class Trainer(State, ABC, Generic[B]):
         per_step = self.together.first(lambda: tried)
         if minutes is None:
             self.steps = self.CPU_STEPS if self.device.type == "cpu" else self.GPU_STEPS
-            steps = counted(self.steps, "step")
+            steps = pluralize(self.steps, "step")
             self.say(f"{steps} of {per_step:.2f} s: about {duration(self.steps * per_step)}")
             return
         self.pace = pace(per_step)
@@ -117,7 +117,7 @@ class Trainer(State, ABC, Generic[B]):
         if left < per_step and not self.done:
             raise InputError("the minutes are over before the first step: give more --minutes, or --steps")
         self.say(
-            f"about {counted(int(left / per_step), 'step')} of {per_step:.2f} s in "
+            f"about {pluralize(int(left / per_step), 'step')} of {per_step:.2f} s in "
             f"{duration(max(left, 0))}, planned again while it runs"
         )
         if self.planned is None:
@@ -141,7 +141,7 @@ class Trainer(State, ABC, Generic[B]):
             where = f"{world} workers, {self.device.type}"
             batch = batch if self.DIVIDED else f"{world} x {batch}"
         return (
-            f"{'' if self.pace is None else 'about '}{counted(self.steps or 0, 'step')} of "
+            f"{'' if self.pace is None else 'about '}{pluralize(self.steps or 0, 'step')} of "
             f"{batch} on {where}, {self.precision}; --steps and --minutes change that"
         )
 
@@ -318,7 +318,7 @@ class Trainer(State, ABC, Generic[B]):
         mine = [digest_of(network) for network in self.networks]
         if self.together.first(lambda: mine) != mine:
             raise FlawscopeError(
-                f"after {counted(self.done, 'step')} the workers' networks differ: take machines of one "
+                f"after {pluralize(self.done, 'step')} the workers' networks differ: take machines of one "
                 "kind, with the same versions"
             )
 

@@ -15,10 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from flawscope.artefact.state_file import Arrays, pack
-from flawscope.errors import CheckpointError, FlawscopeError, InputError
+from flawscope.errors import CheckpointError, FlawscopeError, InputError, pluralize
 from flawscope.methods.time_budget import Pace
 from flawscope.methods.training_log import TrainingLog
-from flawscope.progress import counted
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # Adam's, of every parameter
 WORKERS = "number of workers"  # in a checkpoint's identity
@@ -231,7 +230,7 @@ class State:
 
     def _finite(self, losses: Iterable[float]) -> None:
         if not all(map(math.isfinite, losses)):
-            after = counted(self.done, "step")
+            after = pluralize(self.done, "step")
             raise FlawscopeError(f"NaN loss after {after}: begin anew with a lower --set rate")
 
     # ---- checkpoints

@@ -294,11 +294,11 @@ class Views:
                 blended.add(number, float(score), drawn)
         return blended.result()
 
-    def counted(self) -> Mask:
+    def valid_mask(self) -> Mask:
         """[H, W] at `geometry.size`: what lies in the region of interest, and shows the picture."""
         if self.grid is None:
-            counted: Mask = self.images([0])[0, 0] >= 0
-            return counted
+            valid_mask: Mask = self.images([0])[0, 0] >= 0
+            return valid_mask
         size = self.geometry.size
         return np.ones(size, np.bool_) if self.region is None else self.region.window(0, 0, *size)
 

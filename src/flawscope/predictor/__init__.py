@@ -19,14 +19,14 @@ from flawscope.artefact.certificate import Certificate, of_samples
 from flawscope.artefact.model_file import Artefact, Manifest, Picture, unpack_images
 from flawscope.calibration.decision import Calibration, Rate, from_values
 from flawscope.calibration.simulated import described, recounted
-from flawscope.errors import InputError, LeftOut
+from flawscope.errors import InputError, LeftOut, pluralize
 from flawscope.pictures.appearance import KEY as APPEARANCE
 from flawscope.pictures.appearance import Appearance, measure
 from flawscope.pictures.decoding import Source, decode, pixel_hash, reason
 from flawscope.pictures.geometry import Geometry
 from flawscope.pictures.views import Region, Views
 from flawscope.predictor.streaming import Judged, Loaded, Prepared, Seen, from_bgr, given_pictures, streamed
-from flawscope.progress import Step, counted, silent
+from flawscope.progress import Step, silent
 from flawscope.results import html
 from flawscope.results.prediction import NEARBY, Prediction
 from flawscope.runtime import EXPORTED, Run, Session, check_threads, open_session, read, read_manifest
@@ -334,7 +334,7 @@ class Predictor:
             if isinstance(result, InputError):
                 failures.append(str(result))
                 continue
-            counts = result.map[self.counted(result.geometry)]
+            counts = result.map[self.valid_mask(result.geometry)]
             values.append((result.score, float(result.map.max()), float(np.median(counts))))
             name = os.path.basename(result.path) if result.path else f"picture {done - 1}"
             pictures.append(Picture(hashes[done - 1], "calibration", name))
@@ -343,10 +343,11 @@ class Predictor:
         if not values:
             why = "the model was fitted on all of them: give good pictures it has not seen"
             raise InputError(failures[0] if failures else why if good else "no good pictures given")
-        notes = [f"calibrated anew on {counted(len(values), 'good picture')}"]
+        notes = [f"calibrated anew on {pluralize(len(values), 'good picture')}"]
         if left_out := len(good) - len(values) - len(failures):
             notes.append(
-                f"not calibrated with {counted(left_out, 'picture')} that the model was fitted on, or copies"
+                f"not calibrated with {pluralize(left_out, 'picture')} that the model was fitted on, "
+                "or copies"
             )
         calibration = from_values(
             *zip(*values, strict=True),
@@ -367,7 +368,7 @@ class Predictor:
         new.failures = failures
         return new
 
-    def counted(self, geometry: Geometry) -> NDArray[np.bool_]:
+    def valid_mask(self, geometry: Geometry) -> NDArray[np.bool_]:
         """[H, W] at the size of a prediction's map: the pixels that show the picture, not a letterbox's
         border, and lie in the region of interest."""
         how, region = self.manifest.preprocess, self.artefact.tensors.get("region")

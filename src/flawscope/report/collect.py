@@ -14,6 +14,7 @@ from flawscope import metrics
 from flawscope.calibration.decision import Calibration
 from flawscope.datasets import Dataset
 from flawscope.datasets.files import printable
+from flawscope.errors import pluralize
 from flawscope.evaluation import NAMES, Evaluation
 from flawscope.evaluation.intervals import (
     PRO_LIMIT,
@@ -23,7 +24,6 @@ from flawscope.evaluation.intervals import (
     image_intervals,
     pixel_intervals,
 )
-from flawscope.progress import counted
 from flawscope.report.plots import Curve, Group, curve_plot, histograms
 from flawscope.report.words import Tally, percent, rates, size_of
 from flawscope.results.prediction import RIGHT, outcome
@@ -169,7 +169,7 @@ def _metrics(result: Evaluation, tally: Tally, intervals: dict[str, Interval | N
         interval = intervals.get(name)
         notes = [interval.how] if interval and value is not None else []
         if name == "image_auroc" and value is not None:
-            notes.append(f"{counted(pairs, 'pair')} of a good and a defective picture")
+            notes.append(f"{pluralize(pairs, 'pair')} of a good and a defective picture")
         if name in result.labels and name not in ("image_f1", "pixel_f1"):
             notes.append(str(result.labels[name]))
         if value is not None and interval is None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from flawscope import metrics
 from flawscope.calibration.decision import Calibration
-from flawscope.progress import counted
+from flawscope.errors import pluralize
 from flawscope.report.thumbnails import FULL
 from flawscope.report.words import headline, percent, rates
 from flawscope.results import drawing, html
@@ -105,7 +105,7 @@ def _promised(calibration: Calibration) -> str:
     if not calibration.promised:
         return f"{calibration.no_promise()[:1].upper()}{calibration.no_promise()[1:]}."
     return (
-        f"The rate is what {counted(calibration.count, 'good picture')} of the calibration promise of good "
+        f"The rate is what {pluralize(calibration.count, 'good picture')} of the calibration promise of good "
         "parts like them."
     )
 
@@ -175,7 +175,7 @@ def render(template: str, pictures: Sequence[dict[str, Any]], scripts: Sequence[
 
 def _environment() -> Any:
     made = html.environment(text_of)
-    made.globals |= {"rates": rates, "count": counted, "percent": percent}
+    made.globals |= {"rates": rates, "count": pluralize, "percent": percent}
     return made
 
 

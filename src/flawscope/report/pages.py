@@ -15,9 +15,10 @@ from PIL import Image
 
 from flawscope.datasets import Item
 from flawscope.datasets.files import printable
+from flawscope.errors import pluralize
 from flawscope.evaluation.comparison import Comparison, Difference, Judged, described
 from flawscope.evaluation.result import Evaluated
-from flawscope.progress import Step, counted, silent
+from flawscope.progress import Step, silent
 from flawscope.report import require
 from flawscope.report.page import HEAT, LINE, TRUTH, VIEWS, drawn, figures_of, render, scale_of
 from flawscope.report.thumbnails import FULL, MOST_SIDE, Layers, flattened, thumbnails
@@ -69,7 +70,7 @@ def predictions_page(
         parts=(("pictures", "Pictures"), ("meaning", "How to read it"), ("run", "Run")),
         toggles=(HEAT, LINE),
         views=VIEWS,
-        headline=f"{anomalous} of {counted(len(judged), 'picture')} anomalous",
+        headline=f"{anomalous} of {pluralize(len(judged), 'picture')} anomalous",
         warning=printable(str(facts.get("warning") or "")),
         anomalous=anomalous,
         judged=len(judged),
@@ -303,8 +304,8 @@ def sentences_of(pictures: Sequence[Reviewed]) -> list[str]:
     new = sum(one.after.is_anomalous and not one.called_before for one in good)
     found = count_of(pictures, defective=True)
     lines = [
-        f"{gone} of {counted(alarms, 'false alarm')} gone" + (f", {new} new" if new else ""),
-        f"{found.after} of {counted(found.pictures, 'defect')} found, {found.before} before",
+        f"{gone} of {pluralize(alarms, 'false alarm')} gone" + (f", {new} new" if new else ""),
+        f"{found.after} of {pluralize(found.pictures, 'defect')} found, {found.before} before",
     ]
     for what, defective in (("good pictures", False), ("defects", True)):
         if learnt := count_of(pictures, defective=defective, learnt=True).pictures:

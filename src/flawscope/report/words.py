@@ -19,9 +19,10 @@ from flawscope.calibration.decision import Calibration
 from flawscope.calibration.simulated import described
 from flawscope.datasets import Dataset
 from flawscope.datasets.files import printable
+from flawscope.errors import pluralize
 from flawscope.evaluation import Evaluation
 from flawscope.machine import GIB, cores, peak_memory, processor
-from flawscope.progress import counted, duration
+from flawscope.progress import duration
 from flawscope.results.prediction import Prediction
 
 
@@ -58,9 +59,9 @@ def headline(tally: Tally) -> str:
     """The verdict in one line."""
     parts = []
     if tally.defective:
-        parts.append(f"{tally.found} of {counted(tally.defective, 'defective picture')} found")
+        parts.append(f"{tally.found} of {pluralize(tally.defective, 'defective picture')} found")
     if tally.good:
-        parts.append(f"{tally.false_alarms} of {counted(tally.good, 'good picture')} called anomalous")
+        parts.append(f"{tally.false_alarms} of {pluralize(tally.good, 'good picture')} called anomalous")
     return ", ".join(parts)
 
 
@@ -70,7 +71,7 @@ def sentences(tally: Tally, calibration: Calibration, without_mask: int = 0) -> 
     lines = [_promise(calibration), _false_alarms(tally, rate), _missed(tally)]
     if without_mask:
         lines.append(
-            f"{counted(without_mask, 'defective picture')} without a usable mask: not in the pixel figures."
+            f"{pluralize(without_mask, 'defective picture')} without a usable mask: not in the pixel figures."
         )
     return lines
 
@@ -80,12 +81,12 @@ def _promise(calibration: Calibration) -> str:
         return f"The score threshold is {calibration.score_threshold:.4g}; {calibration.no_promise()}."
     text = (
         f"The score threshold is {calibration.score_threshold:.4g}, set from "
-        f"{counted(calibration.count, 'good picture')} alone ({calibration.method}). Of good parts like "
+        f"{pluralize(calibration.count, 'good picture')} alone ({calibration.method}). Of good parts like "
         f"those, {percent(calibration.expected_rate)} are expected to be called anomalous; about defects it "
         "promises nothing."
     )
     if calibration.pictures_missing:
-        more = counted(calibration.pictures_missing, "more good picture")
+        more = pluralize(calibration.pictures_missing, "more good picture")
         text += f" {percent(calibration.rate)} cannot be promised from so few: {more} would do."
     return text
 
@@ -107,7 +108,7 @@ def _false_alarms(tally: Tally, rate: float | None) -> str:
     else:
         judged = f"which agrees with the promise of {percent(rate)}."
     return (
-        f"Measured: {tally.false_alarms} of {counted(tally.good, 'good picture')} called anomalous, "
+        f"Measured: {tally.false_alarms} of {pluralize(tally.good, 'good picture')} called anomalous, "
         f"{percent(tally.false_alarms / tally.good)}. From so many pictures one learns that the true rate is "
         f"between {percent(low)} and {percent(high)} (95\N{NO-BREAK SPACE}%), {judged}"
     )
@@ -118,7 +119,7 @@ def _missed(tally: Tally) -> str:
         return "There are no defective test pictures: nothing is known about what it finds."
     low, high = metrics.confidence_interval_rate(tally.missed, tally.defective)
     return (
-        f"{tally.missed or 'None'} of {counted(tally.defective, 'defective picture')} missed. Of defects "
+        f"{tally.missed or 'None'} of {pluralize(tally.defective, 'defective picture')} missed. Of defects "
         f"like these, between {percent(low)} and {percent(high)} may be missed (95 %)."
     )
 
@@ -199,7 +200,7 @@ def _run(result: Evaluation, dataset: Dataset, runtime: str) -> Pairs:
     if peak:
         rows.append(("peak memory", f"{peak / GIB:.2f} GiB"))
     rows.append(("runtime", runtime))
-    rows.append(("machine", f"{processor()}, {counted(cores(), 'core')}, {platform.system()}"))
+    rows.append(("machine", f"{processor()}, {pluralize(cores(), 'core')}, {platform.system()}"))
     packages = [f"flawscope {__version__}", f"python {platform.python_version()}"]
     for name in PACKAGES:
         with suppress(PackageNotFoundError):
@@ -220,7 +221,7 @@ def _pictures(result: Evaluation, manifest: Manifest, dataset: Dataset) -> list[
     for picture in manifest.pictures:
         lists.setdefault(f"seen by the model: {picture.role}", []).append(printable(picture.name))
     return [
-        (f"{role} ({counted(len(names), 'picture')})", names[:MOST_NAMES], max(0, len(names) - MOST_NAMES))
+        (f"{role} ({pluralize(len(names), 'picture')})", names[:MOST_NAMES], max(0, len(names) - MOST_NAMES))
         for role, names in lists.items()
     ]
 

@@ -18,9 +18,8 @@ from PIL import Image
 from flawscope.datasets import Item
 from flawscope.datasets.files import natural_key
 from flawscope.datasets.masks import Mask, union
-from flawscope.errors import InputError
+from flawscope.errors import InputError, pluralize
 from flawscope.pictures.decoding import Source, decode, name_of, to_eight_bits
-from flawscope.progress import counted
 from flawscope.results import drawing
 from flawscope.results.contact_sheet import SHOTS, Shot, animate, contact_sheet, room, save_animation, shot
 from flawscope.results.prediction import Prediction, outcome
@@ -96,7 +95,7 @@ class Kind:
     def words(self) -> str:
         """The number of pictures, and how they were judged."""
         if self.expected is None:
-            return counted(self.count, "picture")
+            return pluralize(self.count, "picture")
         return f"{self.anomalous} of {self.count} called anomalous"
 
     def _place(self, score: float) -> int:

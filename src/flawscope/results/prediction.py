@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope.errors import InputError
+from flawscope.errors import InputError, pluralize
 from flawscope.pictures.appearance import FEATURES, Measures, words
 from flawscope.pictures.decoding import Source, decode, to_eight_bits
 from flawscope.pictures.geometry import Geometry
-from flawscope.progress import counted
 from flawscope.results import drawing, html
 
 SHOWN_REGIONS = 5  # boxes that are named in a notebook
@@ -184,7 +183,7 @@ class Prediction:
         return drawing.contour(*self.over(shown))
 
     def __repr__(self) -> str:
-        regions = f", {counted(len(self.regions), 'region')}" if self.map.size else ""
+        regions = f", {pluralize(len(self.regions), 'region')}" if self.map.size else ""
         return (
             f"<Prediction {self.decision}, severity {self.severity:+.1f}, p {self.p_value:.3g}, score "
             f"{self.score:.4g} (threshold {self.score_threshold:.4g}){regions}"

@@ -21,8 +21,7 @@ from flawscope.artefact.files import csv_cell as csv_cell
 from flawscope.artefact.files import from_csv_cell as from_csv_cell
 from flawscope.datasets.files import OWN_LIST, own_files
 from flawscope.datasets.masks import to_runs
-from flawscope.errors import FlawscopeError, InputError, needs
-from flawscope.progress import counted
+from flawscope.errors import FlawscopeError, InputError, needs, pluralize
 from flawscope.results.prediction import Prediction
 
 TABLES = (".csv", ".parquet")  # what `--out` may end in for a table alone
@@ -279,9 +278,9 @@ class OwnFiles:
         """Remove what an earlier run wrote; `say` gets a line where the folder is not empty."""
         removed, others = self.clear()
         if removed:
-            say(f"{self.folder}: {counted(removed, 'file')} of an earlier run removed")
+            say(f"{self.folder}: {pluralize(removed, 'file')} of an earlier run removed")
         if others:
-            say(f"{self.folder}: {counted(others, 'other file')} left alone")
+            say(f"{self.folder}: {pluralize(others, 'other file')} left alone")
 
     def clear(self) -> tuple[int, int]:
         """Remove what an earlier run wrote: how many files, and how many others are there.

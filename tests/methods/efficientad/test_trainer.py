@@ -205,20 +205,20 @@ def test_only_what_counts_is_measured_and_learnt(
         quick_settings, pictures, roi=None if padded else roi, keep_aspect=padded, batch=3, hard=0.5
     )
     taught, model = trainer.taught, trainer.model
-    cells = [taught.counted(i) for i in range(3)]
+    cells = [taught.valid_mask(i) for i in range(3)]
     values = torch.cat([taught[i][0].double()[:, mask] for i, mask in enumerate(cells)], 1)  # [C, N]
     assert 0 < values.shape[1] < 3 * 56 * 56
     torch.testing.assert_close(model.mean.double(), values.mean(1), rtol=2e-3, atol=1e-4)
     torch.testing.assert_close(model.std.double(), values.std(1, correction=0), rtol=2e-3, atol=1e-4)
     for step in range(8):
         batch = trainer.batch(step)
-        assert bool(batch.counted.flatten(1).any(1).all())
+        assert bool(batch.valid_mask.flatten(1).any(1).all())
         assert float(batch.images.min()) >= 0  # no marks
-    assert not bool(batch.counted.all())
+    assert not bool(batch.valid_mask.all())
     with torch.no_grad():
         found = trainer.losses(trainer.networks, batch, 0)
         other = batch.taught.clone()
-        other.permute(0, 2, 3, 1)[~batch.counted] += 50
+        other.permute(0, 2, 3, 1)[~batch.valid_mask] += 50
         same = trainer.losses(trainer.networks, replace(batch, taught=other), 0)
         all_of_it = trainer.losses(trainer.networks, replace(batch, counted=None), 0)
     assert torch.equal(torch.stack(found), torch.stack(same))

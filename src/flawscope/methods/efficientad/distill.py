@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from flawscope.artefact.model_file import versions
 from flawscope.artefact.state_file import checkpoint_of, found_checkpoint
-from flawscope.errors import InputError
+from flawscope.errors import InputError, pluralize
 from flawscope.methods.detector import device_for
 from flawscope.methods.efficientad import CHANNELS, DEFAULT_STEPS, Recipe
 from flawscope.methods.efficientad.networks import (
@@ -40,7 +40,7 @@ from flawscope.methods.task import EVERY, Budget
 from flawscope.methods.training import Trainer
 from flawscope.methods.training_log import board_in, thinned
 from flawscope.methods.training_state import as_json, on_device, precision_for
-from flawscope.progress import Step, counted, duration, silent
+from flawscope.progress import Step, duration, silent
 
 FEWEST = 20  # pictures: one of them is held out
 MOST_HELD_OUT = 256
@@ -98,7 +98,7 @@ def distill(
     if len(pictures.paths) < FEWEST:
         unreadable = f" ({len(pictures.failures)} cannot be read)" if pictures.failures else ""
         raise InputError(
-            f"{counted(len(pictures.paths), 'different picture')}{unreadable}, too few to distil a teacher "
+            f"{pluralize(len(pictures.paths), 'different picture')}{unreadable}, too few to distil a teacher "
             f"from: give {FEWEST} at least, better thousands"
         )
     run = Distillation(recipe, pictures, backbone, origin, where, say=say, step=step)
@@ -194,8 +194,8 @@ class Distillation(Trainer[tuple[Tensor, Tensor]]):
     def plan(self) -> str:
         per_view, views, rounds = self._rounds()
         return (
-            f"PDN-{self.recipe.size.upper()}, {counted(self.steps or 0, 'step')} of {self.recipe.batch} "
-            f"crops, {counted(len(self.learnt), 'picture')} to learn from and {len(self.kept)} held out; "
+            f"PDN-{self.recipe.size.upper()}, {pluralize(self.steps or 0, 'step')} of {self.recipe.batch} "
+            f"crops, {pluralize(len(self.learnt), 'picture')} to learn from and {len(self.kept)} held out; "
             f"{views} views at a time, {(views + len(self.kept)) * per_view / 2**30:.2f} GiB"
             + (f", {rounds} times" if rounds > 1 else "")
         )

@@ -37,7 +37,7 @@ def fit(model: Model, task: Task) -> Fitted:
     learnt = run.images.numbers
     held = divided(parts, len(learnt) + len(run.held.numbers), task.rate, task.reserved, task.views)
     task.say(
-        f"{task.counted(len(learnt))} to learn from, {len(held.all)} held out ({held.purpose}); "
+        f"{task.pluralize(len(learnt))} to learn from, {len(held.all)} held out ({held.purpose}); "
         f"penalty: {penalty}"
     )
     # what the teacher says of pictures with defects is not known before
@@ -68,7 +68,7 @@ def fit(model: Model, task: Task) -> Fitted:
         held={"quantile": [i for i in held.quantiles if i not in held.threshold]},
         facts={**run.facts(trainer), "penalty": penalty},
         notes=[*notes, *run.warnings(trainer)],
-        summary=[run.summary(trainer, f"{task.counted(len(learnt))}; penalty: {penalty}")],
+        summary=[run.summary(trainer, f"{task.pluralize(len(learnt))}; penalty: {penalty}")],
     )
 
 
@@ -184,15 +184,15 @@ def _differences(model: Model, image: Tensor) -> tuple[Tensor, Tensor]:
     """Local and global ones [N, C] of the outputs that count."""
     image = image[None].to(model.mean.device)
     inside = model.inside(image) if model.config.pads else None
-    counted = model.counted(inside)
-    counted = counted[0] if counted.ndim == 3 else counted
+    valid_mask = model.valid_mask(inside)
+    valid_mask = valid_mask[0] if valid_mask.ndim == 3 else valid_mask
     with torch.inference_mode():
         seen = normalised(model.filled(image)).contiguous(memory_format=torch.channels_last)
         mirrored = bordered(seen, model.config.border)
         learnt, taught = model.student(mirrored), model.standardised(model.teacher(mirrored))
         local = taught - learnt[:, : model.channels]
         distant = model.autoencoder(seen) - learnt[:, model.channels :]
-    return local[0].permute(1, 2, 0)[counted], distant[0].permute(1, 2, 0)[counted]
+    return local[0].permute(1, 2, 0)[valid_mask], distant[0].permute(1, 2, 0)[valid_mask]
 
 
 def _largest(differences: Tensor) -> Tensor:

@@ -126,11 +126,11 @@ class Model(Detector):
         """
         if inside is None:
             return self.rows @ features @ self.columns
-        counted = self.counted(inside).to(features.dtype)
-        share = self.rows @ counted @ self.columns  # of the cells that count, in each pixel
-        return (self.rows @ (features * counted) @ self.columns) / share.clamp(min=SMALL)
+        valid_mask = self.valid_mask(inside).to(features.dtype)
+        share = self.rows @ valid_mask @ self.columns  # of the cells that count, in each pixel
+        return (self.rows @ (features * valid_mask) @ self.columns) / share.clamp(min=SMALL)
 
-    def counted(self, inside: Tensor | None = None) -> Tensor:
+    def valid_mask(self, inside: Tensor | None = None) -> Tensor:
         """The cells `[..., h, w]` bool that have a part in the map of a pixel that counts.
 
         Args:

@@ -42,7 +42,7 @@ class Batch:
     taught: Tensor | None
     other: Tensor | None  # [B, 3, h, w] uint8, of the window's size
     cells: list[tuple[int, int]]  # where each window begins, in outputs
-    counted: Tensor | None  # [B, n, m] bool: the outputs that count; None: all of them
+    valid_mask: Tensor | None  # [B, n, m] bool: the outputs that count; None: all of them
     spoilt: Spoilt | None = None  # outputs [B, n, m] that see simulated defects; None: there are none
 
 
@@ -99,11 +99,11 @@ class Trainer(training.Trainer[Batch]):
     def batch(self, step: int) -> Batch:
         """Step number so and so: every picture once, in random order, before any comes again."""
         rng, count = self.rng(STEP, step), len(self.training)
-        images, changed, taught, other, cells, counted, spoilt = [], [], [], [], [], [], []
+        images, changed, taught, other, cells, valid_mask, spoilt = [], [], [], [], [], [], []
         for number in range(step * self.config.batch, (step + 1) * self.config.batch):
             place = self.drawn(ORDER, number, count)
             index = self.training[place]
-            image, mask = plain(self.images[index]), self.taught.counted(place)
+            image, mask = plain(self.images[index]), self.taught.valid_mask(place)
             shown, places = image, mask
             if self.spoiler is not None:
                 shown, defects = self.spoiler(index, rng)
@@ -120,7 +120,7 @@ class Trainer(training.Trainer[Batch]):
             images.append(shown)
             cells.append((y, x))
             if mask is not None:
-                counted.append(mask[window])
+                valid_mask.append(mask[window])
             if self.other is not None:
                 other.append(torch.from_numpy(self.other.draw(self._pixels(), rng)).permute(2, 0, 1))
         return Batch(
@@ -129,17 +129,17 @@ class Trainer(training.Trainer[Batch]):
             torch.stack(taught) if taught else None,
             torch.stack(other) if other else None,
             cells,
-            torch.stack(counted) if counted else None,
+            torch.stack(valid_mask) if valid_mask else None,
             Spoilt(*map(torch.stack, zip(*spoilt, strict=True))) if spoilt else None,
         )
 
-    def _place(self, counted: Tensor | None, rng: np.random.Generator) -> tuple[int, int]:
+    def _place(self, valid_mask: Tensor | None, rng: np.random.Generator) -> tuple[int, int]:
         """Where a window begins: one of those in which something counts."""
         ys, xs = (_starts(n, m) for n, m in zip(self.model.grid, self.window, strict=True))
-        if counted is None:
+        if valid_mask is None:
             return ys[int(rng.integers(len(ys)))], xs[int(rng.integers(len(xs)))]
         height, width = self.window
-        places = [(y, x) for y in ys for x in xs if counted[y : y + height, x : x + width].any()]
+        places = [(y, x) for y in ys for x in xs if valid_mask[y : y + height, x : x + width].any()]
         return places[int(rng.integers(len(places)))]
 
     def _pixels(self) -> tuple[int, int]:
@@ -171,22 +171,22 @@ class Trainer(training.Trainer[Batch]):
         with self.autocast():
             first, second, taught, changed_taught = self._described(student, together, batch)
             rebuilt = self._rebuilt(autoencoder, changed, step)
-        counted, learnt = self._chosen(batch.counted), first[:count]
+        valid_mask, learnt = self._chosen(batch.valid_mask), first[:count]
         if batch.spoilt is None:
-            squares = _where((taught - learnt).square(), counted)
+            squares = _where((taught - learnt).square(), valid_mask)
             hard, penalty = _hardest(squares, self.config.hard), learnt.new_zeros(())
         else:
-            hard, penalty = self._of_student(learnt, taught, batch.counted, batch.spoilt)
+            hard, penalty = self._of_student(learnt, taught, batch.valid_mask, batch.spoilt)
         if batch.other is not None:
             penalty = penalty + first[count:].square().mean()
         height, width = self.window
         rebuilt = torch.stack(
             [one[:, y : y + height, x : x + width] for one, (y, x) in zip(rebuilt, batch.cells, strict=True)]
         ).float()
-        goals = _where(rebuilt, counted)
-        of_autoencoder = F.mse_loss(goals, _where(changed_taught, counted))
+        goals = _where(rebuilt, valid_mask)
+        of_autoencoder = F.mse_loss(goals, _where(changed_taught, valid_mask))
         # which the autoencoder feels too, as published
-        of_student = F.mse_loss(_where(second, counted), goals)
+        of_student = F.mse_loss(_where(second, valid_mask), goals)
         return [hard, penalty, of_autoencoder, of_student]
 
     def _described(
@@ -212,22 +212,22 @@ class Trainer(training.Trainer[Batch]):
         return first.float(), second.float(), taught[:count], taught[count:]
 
     def _of_student(
-        self, learnt: Tensor, taught: Tensor, counted: Tensor | None, spoilt: Spoilt
+        self, learnt: Tensor, taught: Tensor, valid_mask: Tensor | None, spoilt: Spoilt
     ) -> tuple[Tensor, Tensor]:
         """The hard-feature loss where there are no defects, and the penalty where there are."""
         squares, none = (taught - learnt).square(), learnt.new_zeros(())
         good, bad = ~spoilt.anywhere, spoilt.within  # on the CPU, where asking costs no wait
-        if counted is not None:
-            good, bad = good & counted, bad & counted
+        if valid_mask is not None:
+            good, bad = good & valid_mask, bad & valid_mask
         hard = _hardest(_where(squares, self._chosen(good)), self.config.hard) if good.any() else none
         return hard, _where(learnt, self._chosen(bad)).square().mean() if bad.any() else none
 
-    def _chosen(self, counted: Tensor | None) -> Chosen | None:
+    def _chosen(self, valid_mask: Tensor | None) -> Chosen | None:
         """The places that count, as `_where` takes them. A GPU gets their numbers: to know how many a mask
         has, it would have to be waited for."""
-        if counted is None or self.device.type != "cuda":
-            return None if counted is None else counted.to(self.device)
-        return tuple(training_state.uploaded(part, self.device) for part in counted.nonzero(as_tuple=True))
+        if valid_mask is None or self.device.type != "cuda":
+            return None if valid_mask is None else valid_mask.to(self.device)
+        return tuple(training_state.uploaded(part, self.device) for part in valid_mask.nonzero(as_tuple=True))
 
     def _rebuilt(self, autoencoder: nn.Module, images: Tensor, step: int) -> Tensor:
         """With a dropout that depends on the step alone."""
@@ -259,9 +259,9 @@ def _last(network: nn.Module) -> nn.Conv2d:
     return cast(nn.Conv2d, cast(nn.Sequential, network)[-1])
 
 
-def _where(values: Tensor, counted: Chosen | None) -> Tensor:
+def _where(values: Tensor, valid_mask: Chosen | None) -> Tensor:
     """The values [B, C, h, w] where they count: [N, C]."""
-    return values if counted is None else values.permute(0, 2, 3, 1)[counted]
+    return values if valid_mask is None else values.permute(0, 2, 3, 1)[valid_mask]
 
 
 def _hardest(squares: Tensor, share: float) -> Tensor:

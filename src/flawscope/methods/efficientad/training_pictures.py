@@ -45,7 +45,7 @@ class TeacherOutputs(FeatureCache):
         self.model = model
         # cells that count: of each picture where pictures are padded, else of all; None: every one
         self.padded: dict[int, Tensor] = {}
-        self.region = None if model.config.pads or model.roi.all() else model.counted().cpu()
+        self.region = None if model.config.pads or model.roi.all() else model.valid_mask().cpu()
 
     def measure(self, step: Step) -> None:
         """Set the model's teacher statistics (A.1), and keep what there is room for."""
@@ -59,16 +59,16 @@ class TeacherOutputs(FeatureCache):
             return [self.model.teacher(seen).float()]
 
     def cells(self, places: Sequence[int], images: Tensor) -> list[Tensor] | None:
-        masks = [mask for mask in map(self.counted, places) if mask is not None]
+        masks = [mask for mask in map(self.valid_mask, places) if mask is not None]
         return [torch.stack(masks).to(self.device)] if masks else None
 
-    def counted(self, place: int) -> Tensor | None:
+    def valid_mask(self, place: int) -> Tensor | None:
         """The cells [h, w] bool of a picture that count; None: all of them."""
         if not self.model.config.pads:
             return self.region
         if place not in self.padded:
             inside = self.model.inside(self.image(place)[None].to(self.device))
-            self.padded[place] = self.model.counted(inside)[0].cpu()
+            self.padded[place] = self.model.valid_mask(inside)[0].cpu()
         return self.padded[place]
 
 

@@ -22,9 +22,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from flawscope.errors import InputError
+from flawscope.errors import InputError, pluralize
 from flawscope.methods.features.weights import locate
-from flawscope.progress import counted
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -153,7 +152,7 @@ def load_backbone(
         unfilled = [k for k, v in network.state_dict().items() if v.is_floating_point() and v.isnan().any()]
         if unfilled:
             raise InputError(
-                f"{found.path.name} lacks {counted(len(unfilled), 'tensor')} that {name} needs for stages "
+                f"{found.path.name} lacks {pluralize(len(unfilled), 'tensor')} that {name} needs for stages "
                 f"{','.join(map(str, stages))}, first {unfilled[0]}: choose other stages or another file"
             )
     backbone = Backbone(name, stages, size, network)

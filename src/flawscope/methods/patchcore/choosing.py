@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from flawscope.errors import InputError
+from flawscope.errors import InputError, pluralize
 from flawscope.methods.extract import embed_pictures
 from flawscope.methods.features.backbone import Backbone, load_backbone
 from flawscope.methods.patchcore import Config, coreset
@@ -32,7 +32,7 @@ from flawscope.methods.patchcore.selection import bank_size
 from flawscope.methods.task import Task, Undecided
 from flawscope.metrics import auroc
 from flawscope.pictures.preprocess import Preprocess, roi_from
-from flawscope.progress import Step, counted
+from flawscope.progress import Step
 from flawscope.synthesis import DefectScale, Foreground, SimulatedDefect, simulate_defect
 from flawscope.synthesis.masks import bounding_box
 
@@ -101,7 +101,7 @@ def best_size(config: Config, task: Undecided) -> str:
     pictures = sample(task.decoded, task.count, config.seed)
     default = Config().size
     if len(pictures) < LEAST or any(p.pixels.dtype != np.uint8 for p in pictures):
-        why = f"only {counted(len(pictures), 'picture')}" if len(pictures) < LEAST else "deep pictures"
+        why = f"only {pluralize(len(pictures), 'picture')}" if len(pictures) < LEAST else "deep pictures"
         task.say(f"size {default}, the default: too little to choose by ({why})")
         return default
     held = pictures[: min(HOLD, len(pictures) // 3)]
@@ -119,7 +119,7 @@ def best_size(config: Config, task: Undecided) -> str:
     chosen = min((t for t in trials if t.auroc >= best.auroc - CLOSE), key=lambda trial: trial.cost)
     others = ", ".join(f"{t.name} {t.auroc:.3f}" for t in trials if t is not chosen)
     line = (
-        f"size {chosen.name}: image AUROC {chosen.auroc:.3f} on {counted(len(held), 'good picture')} held "
+        f"size {chosen.name}: image AUROC {chosen.auroc:.3f} on {pluralize(len(held), 'good picture')} held "
         f"out, with {3 * len(held)} synthetic defects ({others}; the cheapest within {CLOSE} of the best)"
     )
     if any(p.reduced > 1 for p in pictures):  # a defect grows with the picture, and so does what is not seen
@@ -274,7 +274,7 @@ def prefers_places(model: Model, task: Task) -> bool:
     if not own:
         return False
     of_own, of_shared = float(np.mean(own)), float(np.mean(shared))
-    which, count = "each" if of_own < of_shared else "shared", counted(len(own), "left-out tile")
+    which, count = "each" if of_own < of_shared else "shared", pluralize(len(own), "left-out tile")
     task.say(
         f"positions: {which}, since {count} are {of_own:.4g} away from banks of their own places, "
         f"{of_shared:.4g} from a shared one"

@@ -22,11 +22,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from flawscope.errors import InputError
+from flawscope.errors import InputError, pluralize
 from flawscope.methods.patchcore import quantized_search
 from flawscope.methods.patchcore.quantized_search import Batch, ByteBound
 from flawscope.methods.threads import Each, alone, workers
-from flawscope.progress import counted
 
 POOL = 4096  # farthest points looked at between two updates of everything
 STRIDE = 64  # picks made between two looks at how many of them still held (one host sync on a GPU)
@@ -92,9 +91,9 @@ def select(
     total, _ = features.shape
     least = 1 if start is None or not len(start) else 0
     if not least <= count <= total:
-        raise InputError(f"cannot pick {count} of {counted(total, 'point')}: ask for {least} to {total}")
+        raise InputError(f"cannot pick {count} of {pluralize(total, 'point')}: ask for {least} to {total}")
     if not 0 <= first < total:
-        raise InputError(f"the first pick {first} is not one of {counted(total, 'point')}")
+        raise InputError(f"the first pick {first} is not one of {pluralize(total, 'point')}")
     device = features.device
     with torch.inference_mode(), workers(device) as each:
         update = _Update(features, groups, each)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from flawscope.errors import InputError
 from flawscope.methods.patchcore.coreset import Coreset
-from flawscope.methods.patchcore.leave_one_out import Good, Raw, calibrate, counted_of
+from flawscope.methods.patchcore.leave_one_out import Good, Raw, calibrate, valid_mask_of
 from flawscope.methods.patchcore.patches import Job, Patches, turned
 from flawscope.methods.threads import workers
 
@@ -89,7 +89,7 @@ def nearer(patches: Patches) -> float:
     gains = []
 
     def counting(i: int) -> Tensor:
-        return features[i] if patches.counted is None else features[i][patches.counted[0][i]]
+        return features[i] if patches.valid_mask is None else features[i][patches.valid_mask[0][i]]
 
     def away(points: Tensor, rows: Iterable[int]) -> Tensor:
         return torch.stack([_nearest(points, counting(j)) for j in rows if len(counting(j))]).amin(0)
@@ -133,7 +133,7 @@ def of_one_part(job: Job, patches: Patches, results: Sequence[Coreset]) -> Good:
             region = view.inside.bool()
             away = elsewhere([own[j] for j in range(count)], view.grid, region, i)
             away[region] = torch.maximum(away[region], known[i])
-            distances.append(away * counted_of(view, inside))
+            distances.append(away * valid_mask_of(view, inside))
         # without Eq. 7's weight, which is at most 1: its neighbours would be of the patch itself
         return Raw([away.amax() for away in distances], distances, inside)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from flawscope.artefact.model_file import Artefact
 from flawscope.calibration.decision import from_values, suspects
-from flawscope.errors import InputError
+from flawscope.errors import InputError, pluralize
 from flawscope.machine import peak_memory
 from flawscope.methods.extract import GPU_BATCH, embed_pictures
 from flawscope.methods.patchcore import coreset, few_shot, places
@@ -23,7 +23,6 @@ from flawscope.methods.patchcore.model import Model
 from flawscope.methods.patchcore.patches import Job, Start, collect
 from flawscope.methods.patchcore.selection import Plan, bank_size, plan, select, select_view
 from flawscope.methods.task import Fitted, Task
-from flawscope.progress import counted
 
 LeftOut = Callable[[Tensor, int, Tensor | None, int], tuple[Tensor, Tensor]]  # as `Fitted` has it
 NONE = np.zeros(0, np.intp)
@@ -99,7 +98,7 @@ def _in_memory(job: Job) -> Fitted:
             break
         dropped += [patches.pictures[i] for i in found]
         patches = patches.keep(sorted(set(range(len(patches.pictures))) - set(found.tolist())))
-        without = counted(len(found), "suspicious picture")
+        without = pluralize(len(found), "suspicious picture")
         job.task.say(f"round {round_ + 1}: left out {without}; selecting again")
         selections, results = select(job, patches)
         chosen = range(len(patches.pictures))
@@ -194,13 +193,13 @@ def _join(fitted: Fitted, model: Model, old: Artefact) -> None:
     fitted.facts["covering_radius"] = [max(pair) for pair in radii]
     fitted.facts["patches"] += facts["patches"]
     fitted.notes.append(
-        f"extended by {counted(len(fitted.used), 'picture')}: the calibration scores of the earlier "
+        f"extended by {pluralize(len(fitted.used), 'picture')}: the calibration scores of the earlier "
         f"{before.count} were kept, although their patch distances can have shrunk"
     )
     full = [view for view in model.views if len(view.bank) >= model.config.cap]
     if full:
         fitted.notes.append(
-            f"the memory bank is full ({counted(len(full[0].bank), 'element')}): to learn more, fit anew "
+            f"the memory bank is full ({pluralize(len(full[0].bank), 'element')}): to learn more, fit anew "
             "with all pictures or with a larger cap"
         )
 
@@ -268,7 +267,8 @@ def _streamed(job: Job, planned: Plan) -> Fitted:
     calibrated, good = _calibrated_again(job, used, selections, planned.peak)
     job.tick("calibration")
     job.task.say(
-        f"covering radius at most {', '.join(f'{r:.4g}' for r in radii)} ({counted(planned.shards, 'shard')})"
+        f"covering radius at most {', '.join(f'{r:.4g}' for r in radii)} "
+        f"({pluralize(planned.shards, 'shard')})"
     )
     facts = {"patches": total, "covering_radius": radii, "shards": planned.shards}
     fitted = _fitted(job, good, calibrated, used, *_apart(job, selections), facts)

@@ -71,7 +71,7 @@ class Selection:
         self.starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)]).tolist()
 
     def without(
-        self, features: Tensor, group: int, counted: Tensor, distances: Tensor | None = None
+        self, features: Tensor, group: int, valid_mask: Tensor, distances: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """The image score of one picture, and its patch distances [P], as if its group had never been there.
 
@@ -81,13 +81,13 @@ class Selection:
             distances: [P], to the elements of other groups, if they are known.
         """
         if distances is None:
-            distances = self.view.distances_without(features, self.groups == group, counted)
-        absence, distances = self.absence(features, group, distances, counted)
+            distances = self.view.distances_without(features, self.groups == group, valid_mask)
+        absence, distances = self.absence(features, group, distances, valid_mask)
         hidden = torch.zeros_like(self.groups, dtype=torch.bool).index_fill_(0, absence.hidden, True)
-        return self.view.score_without(features, hidden, counted, distances, absence.added), distances
+        return self.view.score_without(features, hidden, valid_mask, distances, absence.added), distances
 
     def absence(
-        self, features: Tensor, group: int, distances: Tensor, counted: Tensor
+        self, features: Tensor, group: int, distances: Tensor, valid_mask: Tensor
     ) -> tuple[Absence, Tensor]:
         """The bank without `group`, and what it is away from the patches of one picture of the group [P].
 
@@ -102,15 +102,15 @@ class Selection:
         own = (self.groups == group).nonzero().flatten()
         if len(own) == len(self.groups):
             raise InputError(ONE_PART)
-        distances = distances * counted
+        distances = distances * valid_mask
         absence = Absence(own, self.points[:0])
         if not len(own) or not self.radius > 0:  # nothing was kept out
             return absence, distances
-        features, most = features - self.view.centre, int(counted.sum())
+        features, most = features - self.view.centre, int(valid_mask.sum())
         far = distances.topk(min(FARTHEST, most)).indices
         while True:
             absence = self._anew(features[far], group, own)
-            found = self._distances(features, self._with_neighbours(far), absence, distances) * counted
+            found = self._distances(features, self._with_neighbours(far), absence, distances) * valid_mask
             deciding = self._deciding(found)
             if len(far) >= most or torch.isin(deciding, far).all():
                 return absence, found
@@ -249,8 +249,8 @@ def without(
     """
     view = selection.view
     features = placed(patches.features[v][i], view.inside.bool())
-    counted = counted_of(view, patches.inside_of(i))
-    return selection.without(features, int(patches.groups[i]), counted, distances)
+    valid_mask = valid_mask_of(view, patches.inside_of(i))
+    return selection.without(features, int(patches.groups[i]), valid_mask, distances)
 
 
 def left_out(selections: list[Selection], features: Tensor, group: int, inside: Tensor | None) -> Raw:
@@ -262,15 +262,15 @@ def left_out(selections: list[Selection], features: Tensor, group: int, inside: 
     """
     parts = features.split([selection.view.inside.numel() for selection in selections])
     found = [
-        selection.without(part, group, counted_of(selection.view, inside))
+        selection.without(part, group, valid_mask_of(selection.view, inside))
         for selection, part in zip(selections, parts, strict=True)
     ]
     return Raw.of(found, inside)
 
 
-def counted_of(view: View, inside: Tensor | None) -> Tensor:
+def valid_mask_of(view: View, inside: Tensor | None) -> Tensor:
     """The patches [P] of one picture that count."""
-    return view.counted(None if inside is None else inside[None]).view(-1)
+    return view.valid_mask(None if inside is None else inside[None]).view(-1)
 
 
 def calibrate(job: Job, raw: list[Raw]) -> Good:

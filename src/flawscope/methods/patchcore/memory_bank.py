@@ -136,7 +136,7 @@ class View(nn.Module):
         self.centre = torch.stack([view.centre for view in views])
         self._hold(torch.stack([filled_up(view.bank, most) for view in views]))
 
-    def search_at(self, positions: Tensor, features: Tensor, counted: Tensor) -> Tensor:
+    def search_at(self, positions: Tensor, features: Tensor, valid_mask: Tensor) -> Tensor:
         """`search` where picture i of the batch has the bank of `positions[i]`; features are absolute."""
         features = features - self.centre[positions][:, None]
         norms, bank = self.norms[positions][:, None], self.bank[positions]
@@ -145,7 +145,7 @@ class View(nn.Module):
             least = torch.baddbmm(square, features, part.transpose(1, 2), alpha=-2).amin(2)
             best = least if best is None else torch.minimum(best, least)
         assert best is not None
-        return (best + (features * features).sum(2)).clamp(min=0).sqrt() * counted
+        return (best + (features * features).sum(2)).clamp(min=0).sqrt() * valid_mask
 
     def for_export(self) -> None:
         """Make what the exported graph searches with."""
@@ -166,7 +166,7 @@ class View(nn.Module):
         planes = self.down_rows @ images.flatten(0, 1) @ self.down_columns.T
         return planes.view(-1, images.shape[1], *self.size)
 
-    def counted(self, inside: Tensor | None) -> Tensor:
+    def valid_mask(self, inside: Tensor | None) -> Tensor:
         """The patches that count, 1 or 0: `[P]`, or `[B, P]` where pictures are padded.
 
         Args:
@@ -179,7 +179,7 @@ class View(nn.Module):
 
     # ---- patches to scores and maps
 
-    def search(self, features: Tensor, counted: Tensor, norms: Tensor | None = None) -> Tensor:
+    def search(self, features: Tensor, valid_mask: Tensor, norms: Tensor | None = None) -> Tensor:
         """Distance `[B, P]` of every patch to its nearest bank element; 0 for patches that do not count.
 
         Args:
@@ -194,7 +194,7 @@ class View(nn.Module):
         else:
             best = self.nearest(queries, norms)
         distances = (best + (queries * queries).sum(1)).clamp(min=0).sqrt()
-        return distances.view(batch, patches) * counted
+        return distances.view(batch, patches) * valid_mask
 
     def nearest(self, queries: Tensor, norms: Tensor | None = None) -> Tensor:
         """The smallest |m|² - 2xm `[N]` of queries `[N, D]`: what of |x - m|² depends on m.
@@ -214,21 +214,21 @@ class View(nn.Module):
             rows.append(best)
         return torch.cat(rows)
 
-    def image_score(self, features: Tensor, distances: Tensor, counted: Tensor) -> Tensor:
+    def image_score(self, features: Tensor, distances: Tensor, valid_mask: Tensor) -> Tensor:
         """Eq. 6 and 7: the farthest patch's distance, weighted by how crowded its nearest element is."""
-        patch = farthest(features, distances, counted)  # m_t*, [B, D]
+        patch = farthest(features, distances, valid_mask)  # m_t*, [B, D]
         nearest = torch.addmm(self.norms, patch, self.bank.T, alpha=-2).argmin(1)  # m*
         if self.config.score == "reweighted":
             neighbours = self.bank[self.table[nearest].long()]  # N_b(m*), itself first: [B, b, D]
         else:
             neighbours = self.bank[nearest][:, None]
-        return eq7(torch.linalg.vector_norm(patch[:, None] - neighbours, dim=2)) * counted.amax(-1)
+        return eq7(torch.linalg.vector_norm(patch[:, None] - neighbours, dim=2)) * valid_mask.amax(-1)
 
-    def ties(self, features: Tensor, distances: Tensor, counted: Tensor) -> Tensor:
+    def ties(self, features: Tensor, distances: Tensor, valid_mask: Tensor) -> Tensor:
         """Pictures `[B]` bool with another patch as far as the farthest, or another element as near to it as
         the nearest, within 1e-5 of the distance. Equal ones are no choice: they give the same score."""
-        found = []
-        for own, away, patch in zip(features, distances, farthest(features, distances, counted), strict=True):
+        found, patches = [], farthest(features, distances, valid_mask)
+        for own, away, patch in zip(features, distances, patches, strict=True):
             far = own[away >= away.max() * (1 - TIE)]
             # not by a product, whose rounding is as large as what is looked for
             near = torch.cdist(patch[None], self.bank, compute_mode="donot_use_mm_for_euclid_dist")[0]
@@ -242,7 +242,7 @@ class View(nn.Module):
 
     # ---- without some elements
 
-    def distances_without(self, features: Tensor, hidden: Tensor, counted: Tensor) -> Tensor:
+    def distances_without(self, features: Tensor, hidden: Tensor, valid_mask: Tensor) -> Tensor:
         """Distances `[P]` of one picture's patches, as if the `hidden` [M] elements were not there.
 
         Args:
@@ -252,13 +252,13 @@ class View(nn.Module):
         norms = self.norms.masked_fill(hidden, torch.inf)
         if not bool(norms.isfinite().any()):
             raise InputError(ONE_PART)
-        return self.search((features - self.centre)[None], counted, norms)[0]
+        return self.search((features - self.centre)[None], valid_mask, norms)[0]
 
     def score_without(
         self,
         features: Tensor,
         hidden: Tensor,
-        counted: Tensor,
+        valid_mask: Tensor,
         distances: Tensor,
         added: Tensor | None = None,
     ) -> Tensor:
@@ -271,7 +271,7 @@ class View(nn.Module):
         """
         if self.config.score == "map":
             return distances.new_zeros(())
-        patch = farthest((features - self.centre)[None], distances[None], counted)[0]
+        patch = farthest((features - self.centre)[None], distances[None], valid_mask)[0]
         # the bank is not copied: every thread would need room for another one
         parts = [(self.bank, self.norms.masked_fill(hidden, torch.inf))]
         if added is not None:
@@ -291,7 +291,7 @@ class View(nn.Module):
         around[nearest] = -torch.inf
         found = around.topk(b, largest=False, sorted=True).indices.tolist()
         neighbours = torch.stack([element(index) for index in found])
-        return eq7(torch.linalg.vector_norm(patch - neighbours, dim=1)[None])[0] * counted.amax(-1)
+        return eq7(torch.linalg.vector_norm(patch - neighbours, dim=1)[None])[0] * valid_mask.amax(-1)
 
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -311,9 +311,9 @@ def filled_up(rows: Tensor, count: int) -> Tensor:
     return torch.cat([rows, rows[:1].expand(count - len(rows), *rows.shape[1:])])
 
 
-def farthest(features: Tensor, distances: Tensor, counted: Tensor) -> Tensor:
+def farthest(features: Tensor, distances: Tensor, valid_mask: Tensor) -> Tensor:
     """The patch `[B, D]` with the largest distance (Eq. 6), of those that count."""
-    index = distances.masked_fill(counted == 0, -1.0).argmax(1)
+    index = distances.masked_fill(valid_mask == 0, -1.0).argmax(1)
     return features[torch.arange(features.shape[0], device=features.device), index]
 
 

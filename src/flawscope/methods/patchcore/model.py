@@ -91,7 +91,7 @@ class Model(Detector):
         if positions is None or self.positions is None:
             return self.score(features, inside)
         parts = zip(self.views, features.split(self.patches, dim=1), strict=True)
-        distances = [view.search_at(positions, part, view.counted(inside)) for view, part in parts]
+        distances = [view.search_at(positions, part, view.valid_mask(inside)) for view, part in parts]
         return self.combine([], distances, inside)
 
     def by_view(self, features: Tensor, inside: Tensor | None = None) -> tuple[list[Tensor], list[Tensor]]:
@@ -99,10 +99,10 @@ class Model(Detector):
         where the score is the map's maximum."""
         scores, distances = [], []
         for view, part in zip(self.views, features.split(self.patches, dim=1), strict=True):
-            relative, counted = part - view.centre, view.counted(inside)
-            distances.append(view.search(relative, counted))
+            relative, valid_mask = part - view.centre, view.valid_mask(inside)
+            distances.append(view.search(relative, valid_mask))
             if self.config.score != "map":
-                scores.append(view.image_score(relative, distances[-1], counted))
+                scores.append(view.image_score(relative, distances[-1], valid_mask))
         return scores, distances
 
     def combine(
@@ -145,9 +145,9 @@ class Model(Detector):
             return self.at(0).left_out(features, group, kept, inside)
         scores, distances = [], []
         for v, (view, part) in enumerate(zip(self.views, features.split(self.patches, dim=1), strict=True)):
-            counted, hidden = view.counted(inside).view(-1), self.own(kept[f"bank_groups.{v}"]) == group
-            known = view.distances_without(part[0], hidden, counted)
-            scores.append(view.score_without(part[0], hidden, counted, known)[None])
+            valid_mask, hidden = view.valid_mask(inside).view(-1), self.own(kept[f"bank_groups.{v}"]) == group
+            known = view.distances_without(part[0], hidden, valid_mask)
+            scores.append(view.score_without(part[0], hidden, valid_mask, known)[None])
             distances.append(known[None])
         return self.combine(scores, distances, inside)
 
@@ -157,8 +157,8 @@ class Model(Detector):
             return super().ties(features, inside)
         tied = torch.zeros(len(features), dtype=torch.bool)
         for view, part in zip(self.views, features.split(self.patches, dim=1), strict=True):
-            relative, counted = part - view.centre, view.counted(inside)
-            tied |= view.ties(relative, view.search(relative, counted), counted).cpu()
+            relative, valid_mask = part - view.centre, view.valid_mask(inside)
+            tied |= view.ties(relative, view.search(relative, valid_mask), valid_mask).cpu()
         return tied
 
     # ---- artefact

@@ -110,7 +110,7 @@ class Patches:
     """
 
     features: list[Tensor]
-    counted: list[Tensor] | None
+    valid_mask: list[Tensor] | None
     inside: Tensor | None
     rows: list[int]
     groups: Tensor
@@ -124,9 +124,9 @@ class Patches:
         """The patches [K, D] of a view that count, and the group of each [K]."""
         own = self.features[v]
         groups = self.groups.repeat_interleave(own.shape[1])
-        if self.counted is None:
+        if self.valid_mask is None:
             return own.flatten(0, 1), groups
-        mask = self.counted[v].flatten()
+        mask = self.valid_mask[v].flatten()
         return own.flatten(0, 1)[mask], groups[mask]
 
     def inside_of(self, i: int) -> Tensor | None:
@@ -136,17 +136,17 @@ class Patches:
     @property
     def total(self) -> int:
         """Patches that count, of all views."""
-        if self.counted is None:
+        if self.valid_mask is None:
             return sum(own.shape[0] * own.shape[1] for own in self.features)
-        return sum(int(mask.sum()) for mask in self.counted)
+        return sum(int(mask.sum()) for mask in self.valid_mask)
 
     def spread(self, v: int, values: Tensor) -> Tensor:
         """Values [K] of the points of a view, as [N, P]; 0 for patches that do not count."""
         shape = self.features[v].shape[:2]
-        if self.counted is None:
+        if self.valid_mask is None:
             return values.view(shape)
         whole = values.new_zeros(shape)
-        whole[self.counted[v]] = values
+        whole[self.valid_mask[v]] = values
         return whole
 
     def of(self, rows: Sequence[int]) -> Patches:
@@ -172,7 +172,7 @@ class Patches:
     def _each(self, some: Callable[[Tensor], Tensor], rows: Sequence[int]) -> Patches:
         return Patches(
             [some(own) for own in self.features],
-            None if self.counted is None else [some(own) for own in self.counted],
+            None if self.valid_mask is None else [some(own) for own in self.valid_mask],
             None if self.inside is None else some(self.inside),
             [self.rows[i] for i in rows],
             self.groups[list(rows)],
@@ -206,7 +206,7 @@ def collect(job: Job, indices: Sequence[int], stage: str) -> Patches:
         torch.empty(count, int(mask.sum()), view.embedding.width, device=job.device)
         for view, mask in zip(job.views, region, strict=True)
     ]
-    counted = [torch.empty(own.shape[:2], dtype=torch.bool, device=job.device) for own in features]
+    valid_mask = [torch.empty(own.shape[:2], dtype=torch.bool, device=job.device) for own in features]
     roi = model.roi.cpu()
     inside = torch.empty(count, *model.size, dtype=torch.bool, device=job.device) if job.config.pads else None
     got: list[int] = []
@@ -229,12 +229,14 @@ def collect(job: Job, indices: Sequence[int], stage: str) -> Patches:
             own[row] = part if own.shape[1] == len(part) else part[mask]
         if inside is not None and seen is not None:
             inside[row] = seen
-            for view, own, mask in zip(job.views, counted, region, strict=True):
-                own[row] = view.counted(seen[None])[0].bool()[mask]
+            for view, own, mask in zip(job.views, valid_mask, region, strict=True):
+                own[row] = view.valid_mask(seen[None])[0].bool()[mask]
         got.append(number)
 
     embed_pictures(model, load, numbers, store, task.step, stage)
     used = set(task.settle(sorted(number for number in got if number < task.count)))
     pictures = [number % task.count for number in numbers]
-    every = Patches(features, counted if job.config.pads else None, inside, pictures, job.groups_of(pictures))
+    every = Patches(
+        features, valid_mask if job.config.pads else None, inside, pictures, job.groups_of(pictures)
+    )
     return every.only([rows[number] for number in sorted(got) if number % task.count in used])

@@ -9,7 +9,7 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from flawscope.errors import InputError
+from flawscope.errors import InputError, pluralize
 from flawscope.methods.extract import BATCH, GPU_BATCH
 from flawscope.methods.patchcore import Config, coreset, few_shot, quantized_search
 from flawscope.methods.patchcore.leave_one_out import Selection
@@ -17,7 +17,6 @@ from flawscope.methods.patchcore.memory_bank import BLOCK
 from flawscope.methods.patchcore.model import Model
 from flawscope.methods.patchcore.patches import Job, Patches
 from flawscope.methods.task import Task
-from flawscope.progress import counted
 
 MIB, GIB = 2**20, 2**30
 MOST = 2 * GIB  # of features that are kept in memory if nobody asks for more
@@ -154,7 +153,7 @@ def plan(model: Model, task: Task, count: int) -> Plan:
         shards = config.shards
         if shards > count:
             raise InputError(
-                f"setting shards: {shards} for {counted(count, 'picture')}: write {count} or less"
+                f"setting shards: {shards} for {pluralize(count, 'picture')}: write {count} or less"
             )
     elif shards > count:
         raise InputError(

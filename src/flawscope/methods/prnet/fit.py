@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from flawscope.artefact.state_file import pack, read, unpack
-from flawscope.errors import InputError
+from flawscope.errors import InputError, pluralize
 from flawscope.methods.prnet import Config
 from flawscope.methods.prnet.model import Model
 from flawscope.methods.prnet.prototypes import Clusters, cluster
@@ -16,7 +16,7 @@ from flawscope.methods.prnet.training_pictures import FeatureCache, TrainingPict
 from flawscope.methods.task import Fitted, Task
 from flawscope.methods.trained_fit import Run
 from flawscope.methods.training_state import arrays, digest_of, tensors_of
-from flawscope.progress import Step, counted
+from flawscope.progress import Step
 
 LATER = ("top",)  # settings that training does not depend on
 
@@ -31,8 +31,8 @@ def fit(model: Model, task: Task) -> Fitted:
     for line in pictures.skipped:
         task.say(f"skipped a texture: {line}")
     task.say(
-        f"{task.counted(len(learnt), 'good')} to learn from, {len(held)} held out for the threshold; "
-        f"{counted(len(seen), 'seen defect')}; simulated ones of {pictures.textures}"
+        f"{task.pluralize(len(learnt), 'good')} to learn from, {len(held)} held out for the threshold; "
+        f"{pluralize(len(seen), 'seen defect')}; simulated ones of {pictures.textures}"
     )
     features = FeatureCache(model, run.images, learnt, run.room // 2)
     features.measure(task.step)
@@ -50,7 +50,7 @@ def fit(model: Model, task: Task) -> Fitted:
     trainer = Trainer(model, pictures, features, clusters, task)
     objectives = [one.objective for one in clusters]
     run.train(trainer, later=LATER, textures=pictures.textures, prototypes=objectives)
-    said = f"{counted(len(learnt), 'good picture')} and {counted(len(seen), 'seen defect')}"
+    said = f"{pluralize(len(learnt), 'good picture')} and {pluralize(len(seen), 'seen defect')}"
     fitted = run.finished(trainer, said)
     fitted.facts |= {
         "seen_defects": len(seen),
@@ -94,8 +94,8 @@ def write_prototypes(model: Model, task: Task, out: Path) -> None:
         tensors[f"pictures.{k}"] = one.pictures
         scale = "x".join(map(str, one.prototypes.shape[1:]))
         task.say(
-            f"{scale}: {counted(len(one.prototypes), 'prototype')} of {counted(len(learnt), 'picture')}, "
-            f"objective {one.objective:.6g} after {counted(one.iterations, 'iteration')}"
+            f"{scale}: {pluralize(len(one.prototypes), 'prototype')} of {pluralize(len(learnt), 'picture')}, "
+            f"objective {one.objective:.6g} after {pluralize(one.iterations, 'iteration')}"
         )
     facts = {
         "backbone": digest_of(model.backbone),

@@ -78,8 +78,10 @@ class Model(Detector):
             maps = self.features(self.filled(images))
             # distances of whole maps are millions: fp16 ends at 65504, and every prototype would be the first
             with autocast(images.device, None):
-                maps, counted = self.counting(maps, inside)
-                residuals = [s.residuals(m, c) for s, m, c in zip(self.scales, maps, counted, strict=False)]
+                maps, valid_mask = self.counting(maps, inside)
+                residuals = [
+                    s.residuals(m, c) for s, m, c in zip(self.scales, maps, valid_mask, strict=False)
+                ]
             logits = self.logits(maps, residuals)
         return logits[:, 0].float()
 

@@ -269,7 +269,7 @@ ALPHA, GAMMA = 0.5, 4.0
 TOP = 100  # pixels that make the score
 
 
-def loss(logits: Tensor, masks: Tensor, counted: Tensor | None = None) -> Tensor:
+def loss(logits: Tensor, masks: Tensor, valid_mask: Tensor | None = None) -> Tensor:
     """SmoothL1 between the map and the mask, plus `LAMBDA` times the focal loss; a scalar.
 
     Args:
@@ -278,8 +278,8 @@ def loss(logits: Tensor, masks: Tensor, counted: Tensor | None = None) -> Tensor
         counted: `[B, H, W]` bool, the pixels that count; None: all of them.
     """
     masks = masks.to(logits.dtype)
-    if counted is not None:
-        logits, masks = logits[:, 0][counted], masks[:, 0][counted]
+    if valid_mask is not None:
+        logits, masks = logits[:, 0][valid_mask], masks[:, 0][valid_mask]
     return F.smooth_l1_loss(logits.sigmoid(), masks) + LAMBDA * focal(logits, masks)
 
 

@@ -247,7 +247,7 @@ def spread_of(moments: Moments) -> Tensor:
     return std.clamp(min=floor if floor > 0 else 1.0).float()
 
 
-def offsets(features: Tensor, prototypes: Tensor, counted: Tensor | None = None) -> Tensor:
+def offsets(features: Tensor, prototypes: Tensor, valid_mask: Tensor | None = None) -> Tensor:
     """Squared distances `[B, K]` between features `[B, C, H, W]` and prototypes `[K, C, H, W]`, all of a
     picture too small by one and the same number, which the choice of the nearest does not need.
 
@@ -259,19 +259,19 @@ def offsets(features: Tensor, prototypes: Tensor, counted: Tensor | None = None)
     middle = prototypes.mean(0)
     apart = prototypes - middle
     points = apart.flatten(1)
-    if counted is None:
+    if valid_mask is None:
         return points.square().sum(1) - 2 * ((features - middle).flatten(1) @ points.T)
-    squares = counted.flatten(1) @ apart.square().sum(1).flatten(1).T
-    return squares - 2 * (((features - middle) * counted).flatten(1) @ points.T)
+    squares = valid_mask.flatten(1) @ apart.square().sum(1).flatten(1).T
+    return squares - 2 * (((features - middle) * valid_mask).flatten(1) @ points.T)
 
 
-def nearest(features: Tensor, prototypes: Tensor, counted: Tensor | None = None) -> Tensor:
+def nearest(features: Tensor, prototypes: Tensor, valid_mask: Tensor | None = None) -> Tensor:
     """The prototype `[B]` int64 nearest to features `[B, C, H, W]` in the Euclidean distance of whole maps,
     as far as they count; of equals the first."""
-    return offsets(features, prototypes, counted).argmin(1)
+    return offsets(features, prototypes, valid_mask).argmin(1)
 
 
-def residual(features: Tensor, prototypes: Tensor, std: Tensor, counted: Tensor | None = None) -> Tensor:
+def residual(features: Tensor, prototypes: Tensor, std: Tensor, valid_mask: Tensor | None = None) -> Tensor:
     """Squared differences `[B, C, H, W]`, element by element, between features and their nearest prototype,
     in units of each channel's variance on good pictures.
 
@@ -281,9 +281,9 @@ def residual(features: Tensor, prototypes: Tensor, std: Tensor, counted: Tensor 
         std: `[C]`, of good pictures.
         counted: `[B, 1, H, W]`, 1 where a cell counts; elsewhere the residual is 0. None: every cell.
     """
-    own = prototypes.index_select(0, nearest(features, prototypes, counted))
+    own = prototypes.index_select(0, nearest(features, prototypes, valid_mask))
     squares = ((features - own) / std.view(-1, 1, 1)).square()
-    return squares if counted is None else squares * counted
+    return squares if valid_mask is None else squares * valid_mask
 
 
 def residual_without(
@@ -294,7 +294,7 @@ def residual_without(
     clusters: Tensor,
     sizes: Tensor,
     *,
-    counted: Tensor | None = None,
+    valid_mask: Tensor | None = None,
 ) -> Tensor:
     """`residual` of training pictures as if they had not been among those that made the prototypes.
 
@@ -315,14 +315,14 @@ def residual_without(
     changed = mine + (mine - originals) / others.clamp(min=1)  # the mean of the others
     middle = prototypes.mean(0)
     point = changed - middle
-    found = offsets(features, prototypes, counted)
+    found = offsets(features, prototypes, valid_mask)
     distances = point * (point - 2 * (features - middle))
-    own = (distances if counted is None else distances * counted).flatten(1).sum(1, keepdim=True)
+    own = (distances if valid_mask is None else distances * valid_mask).flatten(1).sum(1, keepdim=True)
     alone = others.flatten(1) == 0  # no others: the next prototype, if there is one
     index = found.scatter(1, clusters[:, None], own.masked_fill(alone, float("inf"))).argmin(1)
     chosen = torch.where((index == clusters).view(-1, 1, 1, 1), changed, prototypes[index])
     squares = ((features - chosen) / std.view(-1, 1, 1)).square()
-    return squares if counted is None else squares * counted
+    return squares if valid_mask is None else squares * valid_mask
 
 
 class Standard(nn.Module):
@@ -341,9 +341,9 @@ class Standard(nn.Module):
         self.mean.copy_(moments.mean)
         self.std.copy_(spread_of(moments))
 
-    def neutral(self, features: Tensor, counted: Tensor) -> Tensor:
+    def neutral(self, features: Tensor, valid_mask: Tensor) -> Tensor:
         """Features with the mean, which says nothing, where they do not count (`[..., 1, H, W]` bool)."""
-        return torch.where(counted, features, self.mean.view(-1, 1, 1).to(features))
+        return torch.where(valid_mask, features, self.mean.view(-1, 1, 1).to(features))
 
     def forward(self, features: Tensor) -> Tensor:
         return (features - self.mean.view(-1, 1, 1)) / self.std.view(-1, 1, 1)
@@ -363,7 +363,7 @@ class Prototypes(Standard):
         super().__init__(shape[0])
         self.register_buffer("prototypes", torch.zeros(count, *shape))
 
-    def residuals(self, features: Tensor, counted: Tensor | None = None) -> Tensor:
+    def residuals(self, features: Tensor, valid_mask: Tensor | None = None) -> Tensor:
         """Features `[B, C, H, W]` as the backbone gives them, to residuals of the same shape, 0 or more. For
         the pictures that made the prototypes use `residual_without`."""
-        return residual(features, self.prototypes, self.std, counted)
+        return residual(features, self.prototypes, self.std, valid_mask)

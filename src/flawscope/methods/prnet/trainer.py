@@ -106,8 +106,8 @@ class Trainer(training.Trainer[Batch]):
         with self.autocast():
             with torch.no_grad():
                 maps = self.model.features(self.model.filled(images))
-                maps, counted = self.model.counting(maps, inside)
-            residuals = self._residuals(maps, counted, batch)
+                maps, valid_mask = self.model.counting(maps, inside)
+            residuals = self._residuals(maps, valid_mask, batch)
             logits = network(self._noisy(maps, step), residuals)
         if inside is None and not self.features.everywhere:
             inside = self.model.roi.expand(len(images), -1, -1)
@@ -128,7 +128,7 @@ class Trainer(training.Trainer[Batch]):
         return features
 
     def _residuals(
-        self, maps: Sequence[Tensor], counted: Sequence[Tensor | None], batch: Batch
+        self, maps: Sequence[Tensor], valid_mask: Sequence[Tensor | None], batch: Batch
     ) -> list[Tensor]:
         """Of pictures that made the prototypes, as if they had not."""
         if not self.config.residuals:
@@ -137,7 +137,7 @@ class Trainer(training.Trainer[Batch]):
         found = []
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             for scale, (prototypes, own) in enumerate(zip(self.model.scales, self.belongs, strict=True)):
-                cells = counted[scale]
+                cells = valid_mask[scale]
                 plain = prototypes.residuals(maps[scale], cells)
                 clusters = torch.where(based >= 0, own[based.clamp(min=0)], -1)
                 mine = clusters >= 0
@@ -151,7 +151,7 @@ class Trainer(training.Trainer[Batch]):
                         training_state.uploaded(originals, self.device).float(),
                         training_state.uploaded(clusters[mine], self.device),
                         training_state.uploaded(self.sizes[scale], self.device),
-                        counted=None if cells is None else cells[rows],
+                        valid_mask=None if cells is None else cells[rows],
                     )
                 found.append(plain)
         return found

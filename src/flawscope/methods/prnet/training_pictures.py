@@ -127,4 +127,4 @@ class FeatureCache(good_pictures.FeatureCache):
         if cells is None:
             return maps
         each = zip(self.model.scales, maps, cells, strict=False)
-        return [scale.neutral(one, counted.cpu()) for scale, one, counted in each]
+        return [scale.neutral(one, valid_mask.cpu()) for scale, one, valid_mask in each]

@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
-from flawscope.errors import InputError
-from flawscope.progress import counted
+from flawscope.errors import InputError, pluralize
 
 MOST = 10_000  # names and addresses remembered; beyond that the longest unused are forgotten
 FORGOTTEN = 3600.0  # seconds after its last failure
@@ -204,7 +203,7 @@ def checked(password: str) -> str:
     """The password. InputError where it is too short or too long."""
     if not SHORTEST <= len(password) <= LONGEST:
         raise InputError(
-            f"the password has {counted(len(password), 'character')}: use {SHORTEST} to {LONGEST}"
+            f"the password has {pluralize(len(password), 'character')}: use {SHORTEST} to {LONGEST}"
         )
     return password
 

@@ -11,8 +11,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Row
 
-from flawscope.errors import FlawscopeError, InputError, with_kind
-from flawscope.progress import counted
+from flawscope.errors import FlawscopeError, InputError, pluralize, with_kind
 from flawscope.station.background import Background
 from flawscope.station.learning import candidates as of
 from flawscope.station.learning import plan as plans
@@ -320,7 +319,7 @@ class Learning(Background):
         switch, for one, another version is active than the one that this was compared with."""
         product_id = row.product_id
         learnt = sorted({*plan.learnt, *found["learnt"]})
-        text = f"{counted(len(learnt), 'correction')}, on version {plan.start}"
+        text = f"{pluralize(len(learnt), 'correction')}, on version {plan.start}"
         version = self._kept(lambda: self.versions.add(product_id, out, text, row.who))
         corrections = [
             {"id": word.number, "verdict": word.verdict, "verdict_id": word.verdict_id}

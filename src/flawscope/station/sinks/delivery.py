@@ -7,8 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from flawscope.errors import FlawscopeError, InputError, one_line, with_kind
-from flawscope.progress import counted
+from flawscope.errors import FlawscopeError, InputError, one_line, pluralize, with_kind
 from flawscope.station.background import PATIENCE, Background, Backoff
 from flawscope.station.inspecting.renderings import Shown
 from flawscope.station.sinks.outbox import MOST_COUNTED, Batch, Message, Outbox
@@ -229,7 +228,7 @@ class Delivery(Background):
         """Say how many messages wait, where the store tells it, and why."""
         try:
             many = self.waiting()
-            found = f"{counted(many, 'message')} {'waits' if many == 1 else 'wait'}"
+            found = f"{pluralize(many, 'message')} {'waits' if many == 1 else 'wait'}"
             if many >= MOST_COUNTED:
                 found = f"{MOST_COUNTED:,} messages or more wait"
         except StoreError:

@@ -25,8 +25,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import select
 
 from flawscope.artefact.files import PART, sync_folder
-from flawscope.errors import InputError, with_kind
-from flawscope.progress import counted
+from flawscope.errors import InputError, pluralize, with_kind
 from flawscope.station.background import Background, Backoff
 from flawscope.station.inspecting.worker import Picture
 from flawscope.station.inspecting.writer import Recorded
@@ -302,7 +301,7 @@ class FolderSource(Background):
         arrivals.gone.clear()
         if gone:
             names = ", ".join(self._name(path) for path in gone[:3]) + ("" if len(gone) <= 3 else ", ...")
-            text = f"{counted(len(gone), 'picture')} went away before being inspected: {names}"
+            text = f"{pluralize(len(gone), 'picture')} went away before being inspected: {names}"
             self.line.store.note_event(GONE, SOURCE, text, self.line.product_id)
         for path, spoilt in list(self._spoilt.items()):
             if time.monotonic() - spoilt.since > SHOWN or not is_still(path, spoilt.stamp):
@@ -314,7 +313,7 @@ class FolderSource(Background):
         self._count(THEN, "inspected picture", f"cannot be {self.after.words}", undone)
 
     def _count(self, code: str, thing: str, what: str, reasons: list[str]) -> None:
-        many = counted(len(reasons), thing)
+        many = pluralize(len(reasons), thing)
         self._show(code, f"{many} in {self.folder} {what}: {reasons[-1]}" if reasons else None)
 
 

@@ -15,8 +15,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flawscope.errors import InputError, with_kind
-from flawscope.progress import counted
+from flawscope.errors import InputError, pluralize, with_kind
 from flawscope.station.background import Background, Backoff
 from flawscope.station.inspecting.worker import Picture
 from flawscope.station.inspecting.writer import Recorded
@@ -95,7 +94,7 @@ class Video(Background):
             raise LostError("it has no frame that can be decoded")
         while self._flying:
             self._answered()
-        text = f"{self.state.name} was inspected to its end: {counted(count, 'frame')}, "
+        text = f"{self.state.name} was inspected to its end: {pluralize(count, 'frame')}, "
         text += f"{frames.broken} of them damaged" if frames.broken else "none damaged"
         store.note_event(SOURCE, SOURCE, f"{text}; {done}", product_id)
         self._is(ENDED)

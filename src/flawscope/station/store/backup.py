@@ -24,8 +24,7 @@ from sqlalchemy import ColumnElement, Connection, Select, Table, func, select, u
 
 from flawscope._version import __version__
 from flawscope.artefact.files import atomic, sync_folder
-from flawscope.errors import FlawscopeError, InputError
-from flawscope.progress import counted
+from flawscope.errors import FlawscopeError, InputError, pluralize
 from flawscope.station.settings.station import DATABASE, Settings
 from flawscope.station.store import dump
 from flawscope.station.store.database import Database, now
@@ -69,7 +68,7 @@ class Held:
     def line(self) -> str:
         counts = {"product": self.products, "model version": self.versions, "inspection": self.inspections}
         counts |= {"picture": self.pictures, "user": self.users}
-        return f"{', '.join(counted(n, thing) for thing, n in counts.items())}; {self.bytes / 1e6:.1f} MB"
+        return f"{', '.join(pluralize(n, thing) for thing, n in counts.items())}; {self.bytes / 1e6:.1f} MB"
 
 
 # ----------------------------------------------------------------------------------------------------- backup

@@ -29,9 +29,8 @@ from sqlalchemy import (
     update,
 )
 
-from flawscope.errors import InputError
+from flawscope.errors import InputError, pluralize
 from flawscope.pictures.decoding import decode, pixel_hash
-from flawscope.progress import counted
 from flawscope.station.settings.station import Keep
 from flawscope.station.store.database import Database, now
 from flawscope.station.store.files import MASK, MASKS, PICTURES, Files, Orphans, named
@@ -66,7 +65,7 @@ class Summary:
     def line(self) -> str:
         """Numbers of what was removed, as text; "" where nothing was."""
         several = ((self.pictures, "picture"), (self.records, "record"), (self.orphans, "stray file"))
-        return ", ".join(counted(number, thing) for number, thing in several if number)
+        return ", ".join(pluralize(number, thing) for number, thing in several if number)
 
 
 class Old(NamedTuple):
