@@ -31,20 +31,20 @@ ALLOWED: dict[str, str] = {
     "artefact": "pictures calibration",
     "synthesis": "pictures datasets",
     "results": "pictures datasets artefact",
-    "methods": "config machine pictures datasets metrics calibration artefact synthesis",
+    "methods": "machine config pictures metrics calibration artefact synthesis",
     "runtime": "machine artefact methods",
-    "predictor": "pictures datasets calibration artefact results runtime",
+    "predictor": "pictures calibration artefact results runtime",
     "export": "pictures calibration artefact synthesis methods runtime",
-    "fitting": "pictures datasets calibration artefact synthesis methods runtime predictor",
-    "evaluation": "pictures datasets metrics calibration results predictor",
-    "watch": "pictures datasets results predictor",
+    "fitting": "pictures calibration datasets artefact synthesis methods runtime predictor",
+    "evaluation": "pictures calibration datasets results",
+    "watch": "pictures results",
     "station": "machine config pictures artefact results methods runtime predictor export fitting watch",
-    "testing": "pictures datasets artefact synthesis methods runtime predictor export fitting",
-    "report": "machine pictures datasets metrics calibration artefact results evaluation",
-    "benchmark": "config machine datasets metrics artefact methods runtime predictor fitting evaluation",
-    "cluster": "machine pictures datasets calibration artefact results methods runtime predictor fitting",
-    "cli": "config pictures datasets calibration artefact synthesis results methods runtime predictor "
-    "export fitting evaluation watch report benchmark station cluster",
+    "testing": "pictures artefact synthesis methods runtime export fitting",
+    "report": "machine pictures calibration datasets artefact results evaluation",
+    "benchmark": "machine pictures datasets artefact methods",
+    "cluster": "machine pictures calibration artefact results methods runtime fitting",
+    "cli": "pictures calibration datasets artefact synthesis results methods runtime predictor "
+    "export fitting evaluation watch station report benchmark cluster",
 }
 FOR_ALL = {"errors", "progress"}
 # Packages with networks. All others predict, calibrate and read files without torch, as do these modules.
@@ -62,7 +62,7 @@ WITHOUT_TORCH = {
 }
 # `cluster` runs what the commands run, elsewhere: it stands on as many packages as they do. `station` learns
 # from corrections: its own process fits and exports, and `methods.registry` says what the method can do
-MOST_PACKAGES, MOST_ARROWS = 24, 150
+MOST_PACKAGES, MOST_ARROWS = 24, 130
 
 
 def module_name(path: Path) -> str:

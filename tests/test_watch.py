@@ -23,8 +23,8 @@ from flawscope.artefact.model_file import Artefact, Manifest
 from flawscope.calibration.decision import Calibration
 from flawscope.cli import main
 from flawscope.cli import watch as command
-from flawscope.datasets.files import OWN_LIST
 from flawscope.errors import InputError
+from flawscope.pictures.listing import OWN_LIST
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.predictor import Predictor
 from flawscope.results.prediction import Prediction

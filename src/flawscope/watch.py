@@ -25,11 +25,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from flawscope.datasets.files import folder_error, is_litter, own_files
-from flawscope.errors import InputError
+from flawscope import InputError, Prediction, Predictor
 from flawscope.pictures.decoding import is_picture
-from flawscope.predictor import Predictor
-from flawscope.results.prediction import Prediction
+from flawscope.pictures.listing import folder_error, is_litter, own_files
 from flawscope.results.table import Unjudged
 
 PATIENCE = 30.0  # seconds that a file which cannot be read may still be incomplete
@@ -219,7 +217,7 @@ class Arrivals:
 
 
 def _files(folder: Path, apart: frozenset[str]) -> Iterator[tuple[Path, Stamp]]:
-    """Every file below the folder that `datasets.files.walked` would give, unsorted: there may be very many.
+    """Every file that `pictures.listing.walked` would give, unsorted: there may be very many.
     What goes away meanwhile is left out. InputError where the folder itself cannot be read."""
     waiting, seen = [folder], set()
     while waiting:

@@ -17,8 +17,8 @@ pytest.importorskip("fsspec")
 
 from flawscope.cluster import listing
 from flawscope.cluster.listing import Entry, Store
-from flawscope.datasets.files import list_inputs
 from flawscope.errors import FlawscopeError, InputError
+from flawscope.pictures.listing import list_inputs
 
 List = Callable[..., tuple[list[Entry], listing.Listing]]
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from flawscope.calibration.decision import Calibration
-from flawscope.datasets.files import printable
+from flawscope.pictures.listing import printable
 from flawscope.report.collect import Figures, figures, image_curves
 from flawscope.report.words import Tally, headline, percent, rates, sentences
 from flawscope.results.prediction import FALSE_ALARM, MISSED, RIGHT

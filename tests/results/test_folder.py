@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from flawscope.datasets import Item
-from flawscope.datasets.files import OWN_LIST
 from flawscope.errors import FlawscopeError
 from flawscope.pictures.decoding import read_mask
+from flawscope.pictures.listing import OWN_LIST
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.results import contact_sheet as animation
 from flawscope.results.folder import MAPS, Pictures

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flawscope.datasets.files import OWN_LIST, pictures_in
 from flawscope.errors import FlawscopeError, InputError
+from flawscope.pictures.listing import OWN_LIST, pictures_in
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.results import run as runs
 from flawscope.results.prediction import Prediction

@@ -71,9 +71,7 @@ def run_cell(cell: Cell, store: Store, plan: Plan, tell: Callable[[str], None]) 
 
 def work_off(cell: Cell, store: Store, plan: Plan, step: Step, say: Callable[[str], None]) -> dict[str, Any]:
     """Fit, evaluate the model file, write the cell, remove the work folder."""
-    from flawscope.datasets import open_dataset
-    from flawscope.evaluation import evaluate
-    from flawscope.predictor import load
+    from flawscope import evaluate, load, open_dataset
 
     work = store.work(cell)
     threads = _begin(work, plan.threads)
@@ -134,15 +132,15 @@ def _fit(
     cell: Cell, dataset: Any, model: Path, threads: int, step: Step, say: Callable[[str], None]
 ) -> dict[str, Any]:
     """Fit and write the model; what is known about that."""
+    import flawscope
     from flawscope.artefact.state_file import checkpoint_of
-    from flawscope.fitting import fitting
-    from flawscope.runtime.torch import use_threads
+    from flawscope.methods.threads import use_threads
 
     use_threads(threads)
     checkpoint = checkpoint_of(model)
 
     def fit() -> Any:
-        return fitting.fit(
+        return flawscope.fit(
             dataset,
             method=cell.method,
             seen=cell.seen,

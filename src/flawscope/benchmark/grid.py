@@ -14,13 +14,12 @@ from typing import Any
 from flawscope import config as settings
 from flawscope._version import __version__
 from flawscope.datasets import Dataset, open_dataset
-from flawscope.datasets.files import walked
 from flawscope.datasets.layouts import listed, select_categories
-from flawscope.datasets.published import VISA_TABLE, realiad_table
+from flawscope.datasets.published import SATURATION_FILE, VISA_TABLE, realiad_table
 from flawscope.datasets.seen import choose_seen
 from flawscope.errors import InputError
 from flawscope.methods import registry
-from flawscope.metrics import SATURATION_FILE
+from flawscope.pictures.listing import walked
 
 MANY = 20_000  # files in a folder that a setting names, beyond which their content is not read
 

@@ -114,7 +114,7 @@ def _fitted(
     from flawscope.artefact.state_file import checkpoint_of
     from flawscope.calibration.decision import DEFAULT_RATE
     from flawscope.fitting import fitting  # torch
-    from flawscope.runtime.torch import use_threads
+    from flawscope.methods.threads import use_threads
 
     method, preset, settings = _settings_of(options)
     call: dict[str, Any] = {
@@ -186,7 +186,7 @@ def _require_shared(dataset: Dataset) -> None:
 
 def _extended(args: argparse.Namespace, old: Artefact, dataset: Dataset, say: Say, step: Step) -> Predictor:
     from flawscope.fitting import extending  # torch
-    from flawscope.runtime.torch import use_threads
+    from flawscope.methods.threads import use_threads
 
     with _pool(args, dataset) as pool:
         use_threads(None if pool else args.threads)
@@ -237,8 +237,8 @@ def only_category(root: str) -> str | None:
 def on_training(dataset: Dataset, group: str | None) -> Iterator[str]:
     """Remarks on the training pictures, before anything is read. InputError: `group` matches no name."""
     from flawscope.datasets.dataset import remark
-    from flawscope.datasets.files import SIDE_SUFFIXES, not_pictures_in
     from flawscope.pictures.decoding import frames
+    from flawscope.pictures.listing import SIDE_SUFFIXES, not_pictures_in
 
     paths = [item.path for item in (*dataset.train, *dataset.validation)]
     if not paths:

@@ -61,7 +61,7 @@ def distill(args: argparse.Namespace) -> int:
     paths = list_pictures(args.images)
     require_installed("distilling", "torch", "timm", extras="train")
     from flawscope.methods.efficientad import distill as distilling
-    from flawscope.runtime.torch import use_threads
+    from flawscope.methods.threads import use_threads
 
     use_threads(args.threads)
     with kept_if_interrupted(checkpoint_of(out)):
@@ -137,7 +137,7 @@ def _prototypes(args: argparse.Namespace) -> int:
     from flawscope.fitting.preparation import prepare  # torch
     from flawscope.methods.prnet.fit import write_prototypes
     from flawscope.methods.prnet.model import Model
-    from flawscope.runtime.torch import use_threads
+    from flawscope.methods.threads import use_threads
 
     use_threads(args.threads)
     prepared = prepare(

@@ -46,7 +46,7 @@ class Asked:
 
 def asked_inputs(specs: list[str]) -> Asked:
     """InputError if nothing is meant."""
-    from flawscope.datasets.files import list_inputs
+    from flawscope.pictures.listing import list_inputs
     from flawscope.results.table import Unjudged
 
     if specs == [PIPED]:

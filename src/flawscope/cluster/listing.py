@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.artefact.files import atomic, from_csv_cell
-from flawscope.datasets.files import SIDE_SUFFIXES, is_litter, iter_inputs, natural_key, with_pictures
 from flawscope.errors import FlawscopeError, InputError
+from flawscope.pictures.listing import SIDE_SUFFIXES, is_litter, iter_inputs, natural_key, with_pictures
 
 FOLDER = "listing"
 GROUP = 1_000  # paths that are read at a time

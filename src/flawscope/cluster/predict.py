@@ -19,8 +19,8 @@ from flawscope.calibration.decision import Calibration, Rate, rate_of
 from flawscope.cluster import connect, listing, shards, tasks
 from flawscope.cluster.listing import Listing, Some, Store, is_url
 from flawscope.cluster.shards import Job, Model, Summary
-from flawscope.datasets.files import printable
 from flawscope.errors import FlawscopeError, InputError, pluralize, require_installed
+from flawscope.pictures.listing import printable
 from flawscope.progress import Step, silent
 from flawscope.results.prediction import REMEMBERED, Mismatch
 from flawscope.results.run import FACTS
@@ -91,7 +91,7 @@ def predict(
         InputError: the call is wrong, the folder holds another run, or a node does not see a folder.
         FlawscopeError: a file could not be read or written, or the cluster was lost.
     """
-    from flawscope.predictor import read_manifest
+    from flawscope.runtime import read_manifest
 
     connect.check(where)
     require_installed("--cluster", "pyarrow", "fsspec", extras="cluster")

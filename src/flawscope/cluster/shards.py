@@ -23,9 +23,9 @@ from flawscope.artefact.files import atomic
 from flawscope.cluster import listing
 from flawscope.cluster.connect import require_version
 from flawscope.cluster.listing import Entry, Some, Store, filesystem, is_url, reason
-from flawscope.datasets.files import printable
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures.decoding import cannot, frames, name_of
+from flawscope.pictures.listing import printable
 from flawscope.results.drawing import save_png
 from flawscope.results.folder import Drawn
 from flawscope.results.prediction import Prediction
@@ -186,7 +186,7 @@ class Judging:
     """
 
     def __init__(self, job: Job):
-        from flawscope.predictor import load
+        from flawscope import load
 
         self.job, node = job, socket.gethostname()
         require_version(job.version)

@@ -306,7 +306,7 @@ class PartWorkers:
 def _work_on_part(work: Callable[..., Any], held: bytes, part: Any, threads: int, version: str) -> Any:
     """On a node."""
     require_version(version)
-    from flawscope.runtime.torch import use_threads
+    from flawscope.methods.threads import use_threads
 
     use_threads(threads)
     return work(held, part)

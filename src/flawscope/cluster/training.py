@@ -225,9 +225,9 @@ class Worker:
         import torch
         from torch import distributed
 
-        from flawscope.fitting import fitting
+        from flawscope import fit
         from flawscope.methods.task import ALONE, Group, Left
-        from flawscope.runtime.torch import use_threads
+        from flawscope.methods.threads import use_threads
 
         require_version(self.version)
         workers, threads, gpu = self.division
@@ -246,7 +246,7 @@ class Worker:
                 "step": _at_times(lambda *progress: news.put("", progress)),
             }
         try:
-            predictor = fitting.fit(
+            predictor = fit(
                 images,
                 **{**options, **own},
                 together=Group() if workers > 1 else ALONE,

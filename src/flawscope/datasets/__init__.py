@@ -1,7 +1,7 @@
 """Data sets on disk: opening them in any common layout, listing pictures, and checking for faults."""
 
 from flawscope.datasets.dataset import Dataset, Item, group_numbers
-from flawscope.datasets.files import list_pictures
 from flawscope.datasets.layouts import LAYOUTS, find_categories, open_dataset
+from flawscope.pictures.listing import list_pictures
 
 __all__ = ["LAYOUTS", "Dataset", "Item", "find_categories", "group_numbers", "list_pictures", "open_dataset"]

@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.datasets.dataset import Dataset, Item
-from flawscope.datasets.files import SIDE_SUFFIXES, natural_key, not_pictures_in, pictures_in
 from flawscope.datasets.layouts import GOOD, open_dataset
 from flawscope.datasets.masks import MASK_FOLDERS, LabelFiles, Labels, read
 from flawscope.datasets.near import clusters, near_duplicates, thumbnail
@@ -26,6 +25,7 @@ from flawscope.errors import InputError, one_line, pluralize, some
 from flawscope.pictures.appearance import kind_of_pixels
 from flawscope.pictures.decoding import decode, frames, pixel_hash
 from flawscope.pictures.defect_size import lost
+from flawscope.pictures.listing import SIDE_SUFFIXES, natural_key, not_pictures_in, pictures_in
 
 _T = TypeVar("_T", str, tuple[int, int])
 Progress = Callable[[int, int], None]

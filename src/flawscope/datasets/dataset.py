@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
-from flawscope.datasets.files import known_formats, natural_key, pictures_in
 from flawscope.datasets.masks import Mask
 from flawscope.errors import InputError
+from flawscope.pictures.listing import known_formats, natural_key, pictures_in
 
 Part = tuple[str | None, ...]  # of a picture's name, what tells one part from another
 

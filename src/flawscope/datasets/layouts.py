@@ -13,10 +13,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from flawscope.datasets.dataset import Dataset, Item, compiled, split
-from flawscope.datasets.files import child, entries, known_formats, pictures_in, subfolders
 from flawscope.datasets.masks import MASK_FOLDERS, LabelFiles, Mask, Masks, stem
 from flawscope.datasets.published import is_realiad, is_visa, open_realiad, open_visa
 from flawscope.errors import InputError, nearest
+from flawscope.pictures.listing import child, entries, known_formats, pictures_in, subfolders
 
 GOOD = ("good", "ok", "normal")
 BAD = (

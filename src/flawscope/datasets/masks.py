@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope.datasets.files import pictures_in, walked
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import Stored, name_of, read_mask
+from flawscope.pictures.listing import pictures_in, walked
 
 MASK_FOLDERS = ("ground_truth", "masks", "mask")
 FOLDERS = ("annotations", "labels", *MASK_FOLDERS)  # their names tell no picture apart

@@ -17,10 +17,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from flawscope.datasets.dataset import Dataset, Item, split
-from flawscope.datasets.files import child, natural_key, pictures_in, subfolders
 from flawscope.datasets.masks import Masks, stem
 from flawscope.errors import InputError
+from flawscope.pictures.listing import child, natural_key, pictures_in, subfolders
 
+SATURATION_FILE = "defects_config.json"  # of MVTec LOCO, in a category's folder
 VISA_TABLE = Path("split_csv", "1cls.csv")
 VISA_COLUMNS = ("object", "split", "label", "image", "mask")
 REALIAD_TABLES = "realiad_jsons"

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from flawscope.datasets.dataset import Dataset, Item
-from flawscope.datasets.files import child, natural_key, pictures_in
 from flawscope.datasets.layouts import GOOD, find_categories, open_dataset
 from flawscope.datasets.masks import MASK_FOLDERS, LabelFiles, Mask, Masks, stem
 from flawscope.errors import InputError, pluralize
+from flawscope.pictures.listing import child, natural_key, pictures_in
 
 DRAW = 40  # what a random number is for
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flawscope import Predictor
 from flawscope.datasets import Dataset, Item
 from flawscope.errors import InputError, pluralize
 from flawscope.evaluation.evaluation import evaluate
@@ -28,7 +29,6 @@ from flawscope.evaluation.intervals import (
     resampled_pixels,
 )
 from flawscope.evaluation.result import NAMES, Evaluation
-from flawscope.predictor import Predictor
 from flawscope.progress import Step, silent
 from flawscope.results.prediction import Prediction
 

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope import metrics
+from flawscope import Predictor, metrics
 from flawscope.datasets import Dataset, Item
 from flawscope.datasets.masks import Labels, sized, union
+from flawscope.datasets.published import SATURATION_FILE
 from flawscope.errors import InputError, LeftOut, pluralize
 from flawscope.evaluation.result import Column, Evaluation, Kept
 from flawscope.pictures.decoding import read_labels
 from flawscope.pictures.geometry import Geometry
-from flawscope.predictor import Predictor
 from flawscope.progress import Step, silent
 from flawscope.results.prediction import LEAST, Mismatch, Prediction
 
@@ -255,7 +255,7 @@ def _loco(kept: Kept, dataset: Dataset, labels: dict[str, Any]) -> dict[str, flo
     """MVTec LOCO's sPRO, where its saturation file lies beside the data."""
     if dataset.layout != "loco":
         return {}
-    path = dataset.root / metrics.SATURATION_FILE
+    path = dataset.root / SATURATION_FILE
     if not path.is_file():
         labels["au_pro"] += f"; sPRO needs {path.name} in the category's folder"
         return {}

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.datasets import Item
-from flawscope.datasets.files import natural_key
 from flawscope.errors import FlawscopeError, needs, pluralize
 from flawscope.pictures.geometry import Geometry
+from flawscope.pictures.listing import natural_key
 from flawscope.results.html import table
 from flawscope.results.prediction import RIGHT, Prediction, outcome, prediction_html
 from flawscope.results.table import Row, Unjudged

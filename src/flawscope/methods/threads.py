@@ -105,3 +105,9 @@ def _forget() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)
+
+
+def use_threads(count: int | None) -> None:
+    """Let torch compute with so many threads, in the whole process: it knows no other way."""
+    if count is not None:
+        torch.set_num_threads(count)

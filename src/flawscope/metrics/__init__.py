@@ -13,7 +13,6 @@ from flawscope.metrics.image import (
     image_metrics,
 )
 from flawscope.metrics.pixel import (
-    SATURATION_FILE,
     PixelMetrics,
     au_pro,
     au_spro,
@@ -22,7 +21,6 @@ from flawscope.metrics.pixel import (
 )
 
 __all__ = [
-    "SATURATION_FILE",
     "ImageMetrics",
     "PixelMetrics",
     "au_pro",

@@ -136,7 +136,6 @@ def _by_region(
 # Per picture its regions, each ([H, W] bool, saturation in pixels); [] = good; None = no ground truth
 SaturatedRegions = Sequence[Sequence[tuple[NDArray[np.bool_], float]] | None]
 
-SATURATION_FILE = "defects_config.json"  # in a category's folder
 
 # The paper's main result, and the usual limit of AU-PRO.
 LIMITS = (0.05, 0.3)

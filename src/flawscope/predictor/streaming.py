@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from flawscope.datasets import list_pictures
 from flawscope.errors import InputError
 from flawscope.pictures.appearance import Measures
 from flawscope.pictures.decoding import Source
+from flawscope.pictures.listing import list_pictures
 from flawscope.pictures.views import Views
 from flawscope.results.prediction import Prediction
 from flawscope.runtime import Run, Session

@@ -75,7 +75,7 @@ def write_report(
         FlawscopeError: the file cannot be written.
     """
     require()
-    from flawscope.datasets.files import printable
+    from flawscope.pictures.listing import printable
     from flawscope.report.collect import figures
     from flawscope.report.page import page
     from flawscope.report.plots import loss_plot

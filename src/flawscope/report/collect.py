@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from flawscope import metrics
 from flawscope.calibration.decision import Calibration
 from flawscope.datasets import Dataset
-from flawscope.datasets.files import printable
 from flawscope.errors import pluralize
 from flawscope.evaluation import NAMES, Evaluation
 from flawscope.evaluation.intervals import (
@@ -24,6 +23,7 @@ from flawscope.evaluation.intervals import (
     image_intervals,
     pixel_intervals,
 )
+from flawscope.pictures.listing import printable
 from flawscope.report.plots import Curve, Group, curve_plot, histograms
 from flawscope.report.words import Tally, percent, rates, size_of
 from flawscope.results.prediction import RIGHT, outcome

@@ -14,10 +14,10 @@ import numpy as np
 from PIL import Image
 
 from flawscope.datasets import Item
-from flawscope.datasets.files import printable
 from flawscope.errors import pluralize
 from flawscope.evaluation.comparison import Comparison, Difference, Judged, described
 from flawscope.evaluation.result import Evaluated
+from flawscope.pictures.listing import printable
 from flawscope.progress import Step, silent
 from flawscope.report import require
 from flawscope.report.page import HEAT, LINE, TRUTH, VIEWS, drawn, figures_of, render, scale_of

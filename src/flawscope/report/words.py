@@ -18,10 +18,10 @@ from flawscope.artefact.model_file import Manifest
 from flawscope.calibration.decision import Calibration
 from flawscope.calibration.simulated import described
 from flawscope.datasets import Dataset
-from flawscope.datasets.files import printable
 from flawscope.errors import pluralize
 from flawscope.evaluation import Evaluation
 from flawscope.machine import GIB, cores, peak_memory, processor
+from flawscope.pictures.listing import printable
 from flawscope.progress import duration
 from flawscope.results.prediction import Prediction
 

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flawscope.datasets import Item
-from flawscope.datasets.files import natural_key
 from flawscope.datasets.masks import Mask, union
 from flawscope.errors import InputError, pluralize
 from flawscope.pictures.decoding import Source, decode, name_of, to_eight_bits
+from flawscope.pictures.listing import natural_key
 from flawscope.results import drawing
 from flawscope.results.contact_sheet import SHOTS, Shot, animate, contact_sheet, room, save_animation, shot
 from flawscope.results.prediction import Prediction, outcome

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from flawscope.datasets.files import printable
+from flawscope.pictures.listing import printable
 
 SIDE = 280  # pixels that a picture in a notebook is high and wide at most
 QUALITY = 80  # of its JPEG

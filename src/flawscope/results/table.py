@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from flawscope.artefact.files import atomic
 from flawscope.artefact.files import csv_cell as csv_cell
 from flawscope.artefact.files import from_csv_cell as from_csv_cell
-from flawscope.datasets.files import OWN_LIST, own_files
 from flawscope.datasets.masks import to_runs
 from flawscope.errors import FlawscopeError, InputError, needs, pluralize
+from flawscope.pictures.listing import OWN_LIST, own_files
 from flawscope.results.prediction import Prediction
 
 TABLES = (".csv", ".parquet")  # what `--out` may end in for a table alone
@@ -268,7 +268,7 @@ def fiftyone(pictures: Iterable[Marked]) -> tuple[dict[str, Any], dict[str, str]
 class OwnFiles:
     """The files of a folder, by the list `OWN_LIST` in it. A file is listed before it is written, so that the
     next run also knows those of a run that was interrupted. Pictures that are listed are nobody's input:
-    `datasets.files.walked` passes them over."""
+    `pictures.listing.walked` passes them over."""
 
     def __init__(self, folder: Path):
         self.folder = folder

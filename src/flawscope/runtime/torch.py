@@ -15,7 +15,7 @@ from flawscope.artefact.model_file import Artefact
 from flawscope.errors import InputError
 from flawscope.methods import registry
 from flawscope.methods.detector import Detector, device_for
-from flawscope.methods.threads import workers
+from flawscope.methods.threads import use_threads, workers
 from flawscope.runtime.session import FEW, MANY, Answers, together
 
 
@@ -86,9 +86,3 @@ class TorchSession:
 
 def _one(positions: Tensor | None, i: int) -> Tensor | None:
     return None if positions is None else positions[i : i + 1]
-
-
-def use_threads(count: int | None) -> None:
-    """Let torch compute with so many threads, in the whole process: it knows no other way."""
-    if count is not None:
-        torch.set_num_threads(count)

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from flawscope.datasets.dataset import Item
-from flawscope.datasets.files import list_pictures
 from flawscope.datasets.masks import union
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import decode, to_eight_bits
+from flawscope.pictures.listing import list_pictures
 from flawscope.synthesis import materials
 from flawscope.synthesis.masks import (
     MIN_PIXELS,

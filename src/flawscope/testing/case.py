@@ -17,11 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from flawscope.datasets import Dataset, open_dataset
-from flawscope.errors import InputError
+from flawscope import Dataset, InputError, Predictor, load, open_dataset
 from flawscope.methods.method import Method
 from flawscope.pictures.decoding import Source, decode
-from flawscope.predictor import Predictor, load
 from flawscope.synthesis.demo.dataset import draw_dataset
 
 if TYPE_CHECKING:
@@ -140,7 +138,7 @@ class Case:
         return {**common, **self.settings, **of_variant.get(variant, {})}
 
     def fit(self, pictures: Sequence[Source] | None = None, variant: str = "plain", **more: Any) -> Predictor:
-        from flawscope.fitting.fitting import fit
+        from flawscope import fit
 
         given = self.pictures(variant) if pictures is None else list(pictures)
         return fit(given, **{"check": False, **self.options(variant), **more})

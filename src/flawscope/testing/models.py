@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flawscope import Predictor, load
 from flawscope.artefact.certificate import of_facts
 from flawscope.artefact.model_file import Artefact
 from flawscope.pictures.decoding import Source, decode, pixel_hash
-from flawscope.predictor import Predictor, load
 from flawscope.testing.case import (
     Case,
     Floats,

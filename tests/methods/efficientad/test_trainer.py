@@ -220,7 +220,7 @@ def test_only_what_counts_is_measured_and_learnt(
         other = batch.taught.clone()
         other.permute(0, 2, 3, 1)[~batch.valid_mask] += 50
         same = trainer.losses(trainer.networks, replace(batch, taught=other), 0)
-        all_of_it = trainer.losses(trainer.networks, replace(batch, counted=None), 0)
+        all_of_it = trainer.losses(trainer.networks, replace(batch, valid_mask=None), 0)
     assert torch.equal(torch.stack(found), torch.stack(same))
     assert not torch.allclose(torch.stack(found), torch.stack(all_of_it))
 

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from flawscope.datasets import open_dataset
-from flawscope.datasets.files import OWN_LIST, pictures_in
 from flawscope.datasets.seen import choose_seen
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures.decoding import read_mask
+from flawscope.pictures.listing import OWN_LIST, pictures_in
 from flawscope.results.table import Row
 from flawscope.station import review as sessions
 from flawscope.station.review import DEFECT, FINE, Decisions, Flagged, Session, proposed_mask, read_flagged

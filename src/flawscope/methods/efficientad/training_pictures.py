@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from flawscope.datasets import list_pictures
 from flawscope.errors import InputError
 from flawscope.methods.detector import whole_fp32
 from flawscope.methods.efficientad import GENERATED, NONE, RECEPTIVE_FIELD, STRIDE
@@ -26,6 +25,7 @@ from flawscope.methods.efficientad.model import Model, bordered
 from flawscope.methods.efficientad.networks import normalised
 from flawscope.methods.good_pictures import FeatureCache, GoodPictures, Parts, pixels_of
 from flawscope.pictures.decoding import decode, to_eight_bits
+from flawscope.pictures.listing import list_pictures
 from flawscope.pictures.views import unmarked
 from flawscope.progress import Step
 from flawscope.synthesis import DefectScale, fractal_noise, generated_texture, simulate_defect

@@ -202,8 +202,8 @@ def work(job: dict[str, Any], tell: Tell) -> dict[str, Any]:
     from flawscope.artefact import model_file
     from flawscope.fitting.incremental_update import files_in, update
     from flawscope.fitting.update_evaluation import Reviewed, judgement
+    from flawscope.methods.threads import use_threads
     from flawscope.predictor import load
-    from flawscope.runtime.torch import use_threads
 
     use_threads(job["threads"])
     loaded = time.perf_counter()

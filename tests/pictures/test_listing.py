@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from flawscope.datasets import list_pictures
-from flawscope.datasets.files import natural_key
 from flawscope.errors import InputError
+from flawscope.pictures.listing import natural_key
 
 
 @pytest.fixture
