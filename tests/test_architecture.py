@@ -36,15 +36,15 @@ ALLOWED: dict[str, str] = {
     "predictor": "pictures calibration artefact results runtime",
     "export": "pictures calibration artefact synthesis methods runtime",
     "fitting": "pictures calibration datasets artefact synthesis methods runtime predictor",
-    "evaluation": "pictures calibration datasets results",
+    "evaluation": "pictures metrics calibration datasets results",
     "watch": "pictures results",
     "station": "machine config pictures artefact results methods runtime predictor export fitting watch",
     "testing": "pictures artefact synthesis methods runtime export fitting",
-    "report": "machine pictures calibration datasets artefact results evaluation",
-    "benchmark": "machine pictures datasets artefact methods",
+    "report": "machine pictures metrics calibration datasets artefact results evaluation",
+    "benchmark": "machine config pictures datasets artefact methods",
     "cluster": "machine pictures calibration artefact results methods runtime fitting",
-    "cli": "pictures calibration datasets artefact synthesis results methods runtime predictor "
-    "export fitting evaluation watch station report benchmark cluster",
+    "cli": "config pictures calibration datasets artefact synthesis results methods runtime "
+    "predictor export fitting evaluation watch station report benchmark cluster",
 }
 FOR_ALL = {"errors", "progress"}
 # Packages with networks. All others predict, calibrate and read files without torch, as do these modules.
