@@ -1,4 +1,4 @@
-"""What a method is, seen from outside: one module that turns images into scores and maps."""
+"""Detector: the inference path of a method, one module that turns images into scores and maps."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Detector(nn.Module, ABC):
     """
 
     config: PictureSettings
-    size: tuple[int, int]  # (H, W) of the images it takes
+    size: tuple[int, int]  # (H, W) of the input images
     roi: Tensor  # [H, W] bool: the region of interest
-    nearest: Tensor | None  # [H W]: the pixel of it whose value networks see at each one; None: its own
+    nearest: Tensor | None  # [H W]: for each pixel the one whose value networks see; None: its own
 
     def __init__(self, config: PictureSettings, roi: Tensor | None = None):
         """
@@ -43,7 +43,7 @@ class Detector(nn.Module, ABC):
 
     @property
     def positions(self) -> int | None:
-        """How many places in a picture it tells apart, the whole view's being the first; None: none."""
+        """Number of positions in a picture that are told apart, 0 being the whole picture; None: none are."""
         return None
 
     @property
@@ -55,33 +55,33 @@ class Detector(nn.Module, ABC):
 
     @abstractmethod
     def embed(self, images: Tensor) -> Tensor:
-        """Images `[B, 3, H, W]` float32 in 0..1, RGB, padding marked, to the method's features."""
+        """Turn images `[B, 3, H, W]` float32 in 0..1, RGB, padding marked, into the method's features."""
 
     @abstractmethod
     def score(self, features: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Features to scores `[B]` and maps `[B, H, W]` float32; higher is more anomalous.
+        """Turn features into scores `[B]` and maps `[B, H, W]` float32; higher is more anomalous.
 
         Args:
-            inside: what `inside` says of the images. Nothing else counts.
+            inside: the pixels that count, as the method `inside` returns them.
         """
 
     def score_at(
         self, positions: Tensor | None, features: Tensor, inside: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """`score` of images that lie at these places `[B]` int64 of pictures, if it tells them apart; None:
-        they are whole pictures."""
+        """`score` of images at the positions `[B]` int64 of their pictures; None: they are whole pictures. A
+        detector that tells no positions apart ignores them."""
         return self.score(features, inside)
 
     def forward(self, images: Tensor, positions: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self.score_at(positions, self.embed(images), self.inside(images))
 
     def at(self, position: int) -> Detector:
-        """The same for images that lie there."""
+        """The detector for images at one position."""
         return self
 
     def inside(self, images: Tensor) -> Tensor | None:
         """The pixels that count, `[B, H, W]` bool: the region of interest without padding. None where no
-        picture is padded: then `roi` says it all."""
+        picture is padded: then `roi` is the same for all."""
         return self.roi & (images[:, 0] >= 0) if self.config.pads else None
 
     def region(self, inside: Tensor | None) -> Tensor:
@@ -90,37 +90,37 @@ class Detector(nn.Module, ABC):
 
     def filled(self, images: Tensor) -> Tensor:
         """Images `[B, 3, H, W]` without marks: padding has the values of the picture's edge (`Preprocess`).
-        Pixels outside of a region of interest have the nearest one's inside, and in tiles they are grey, so
-        that they decide nothing through the networks' receptive fields either."""
+        Pixels outside the region of interest get the value of the nearest pixel inside, and in tiles they are
+        grey, so that they decide nothing through the networks' receptive fields."""
         if self.config.hidden and self.config.tile is not None:
             return torch.where(images < 0, GREY, images)
         images = torch.where(images < 0, -1 - images, images) if self.config.pads else images
         return images if self.nearest is None else images.flatten(2)[:, :, self.nearest].view(images.shape)
 
     def bounded(self, maps: Tensor, inside: Tensor | None) -> Tensor:
-        """Maps `[B, H, W]` with their lowest value among the pixels that count wherever nothing counts."""
+        """Maps `[B, H, W]` whose pixels that do not count are set to the lowest value of those that do."""
         region = self.region(inside)
         lowest = torch.where(region, maps, torch.inf).amin((1, 2), keepdim=True)
         return torch.where(region, maps, lowest)
 
     def reduced(self) -> AbstractContextManager[None]:
-        """Within it networks compute in the setting `precision`; fp32 means fp32."""
+        """Context in which networks compute in the setting `precision`; fp32 excludes TF32."""
         return in_precision(self.config.precision, self.roi.device)
 
     # ---- export and calibration
 
     def for_export(self) -> None:
-        """Called before `forward` is traced: make what only an exported graph needs."""
+        """Prepare what only an exported graph needs. Called before `forward` is traced."""
 
     def ties(self, features: Tensor, inside: Tensor | None = None) -> Tensor:
-        """Pictures `[B]` bool whose score rests on a choice between equals, which rounding alone decides."""
+        """Whether the score of each picture, `[B]` bool, rests on a tie that rounding alone decides."""
         return torch.zeros(len(features), dtype=torch.bool)
 
     def left_out(
         self, features: Tensor, group: int, kept: Mapping[str, Tensor], inside: Tensor | None = None
     ) -> tuple[Tensor, Tensor] | None:
         """Score `[1]` and map `[1, H, W]` of a training picture as if its group had not been seen; None where
-        that cannot be had from its features.
+        its features do not suffice.
 
         Args:
             features: the picture's, as `embed` gives them, of one picture.
@@ -143,7 +143,7 @@ class Detector(nn.Module, ABC):
 
 
 def nearest_in(region: Tensor) -> Tensor:
-    """[H W] int64: the number of the pixel of a region [H, W] that is nearest to each one."""
+    """Index `[H W]` int64 of the region's pixel nearest to each pixel of a region `[H, W]` bool."""
     from scipy import ndimage
 
     found = ndimage.distance_transform_edt(~region.cpu().numpy(), return_distances=False, return_indices=True)
@@ -152,8 +152,8 @@ def nearest_in(region: Tensor) -> Tensor:
 
 
 def region_of(config: PictureSettings, tensors: Mapping[str, Tensor]) -> Tensor:
-    """The region of interest in a model file, which must have the size that its settings say. Checked before
-    a network of that size is built."""
+    """The region of interest in a model file, which must have the size in its settings. Checked before a
+    network of that size is built."""
     roi = tensors["roi"]
     if tuple(roi.shape) != config.network_size or roi.dtype != torch.bool:
         raise InputError("the model's region of interest does not fit its picture size: fit anew")
@@ -162,23 +162,22 @@ def region_of(config: PictureSettings, tensors: Mapping[str, Tensor]) -> Tensor:
 
 @contextmanager
 def in_precision(precision: str, device: torch.device) -> Iterator[None]:
-    """Networks compute in fp32, fp16 or bf16. fp32 means fp32: cuDNN's default for convolutions is TF32, with
-    ten bits."""
+    """Context in which networks compute in fp32, fp16 or bf16. fp32 excludes TF32, cuDNN's default for
+    convolutions, which has ten bits."""
     with autocast(device, DTYPES.get(precision)), whole_fp32(device):
         yield
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
-    """Layers compute in `dtype`; None: fp32. Where they do so already nothing is entered: the ONNX exporter
-    traces what is inside autocast as graphs of their own, which takes twice as long."""
+    """Context in which layers compute in `dtype`; None: fp32. Nothing is entered where they do so already:
+    the ONNX exporter traces the inside of autocast as a graph of its own, which takes twice as long."""
     if dtype is None and not torch.is_autocast_enabled(device.type):
         return nullcontext()
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 
 
 def whole_fp32(device: torch.device) -> AbstractContextManager[None]:
-    """No TF32 in cuDNN. The flags are the process's, so that threads on a CPU, which need none of them, leave
-    them alone."""
+    """Context without TF32 in cuDNN. The flags are the process's: threads on a CPU leave them alone."""
     if device.type != "cuda":
         return nullcontext()
     cudnn = torch.backends.cudnn
@@ -191,7 +190,8 @@ def whole_fp32(device: torch.device) -> AbstractContextManager[None]:
 
 
 def device_for(name: str) -> torch.device:
-    """`auto` is the fastest device here: CUDA, else Apple's MPS, else the CPU."""
+    """The device called `name`; `auto` is the fastest one here: CUDA, else Apple's MPS, else the CPU.
+    InputError where torch has no such device."""
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")

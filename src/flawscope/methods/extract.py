@@ -29,7 +29,7 @@ Store = Callable[[int, Tensor, Tensor | None], None]
 
 
 def counting(image: Tensor | None, region: Tensor) -> Tensor | None:
-    """The picture [3, H, W], padded where it is negative, of which something counts.
+    """Check that something counts in a picture [3, H, W], negative in its padding, and return the picture.
 
     Raises:
         InputError: the region of interest [H, W] lies in its padding alone.

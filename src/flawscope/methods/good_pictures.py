@@ -1,5 +1,5 @@
-"""Good pictures in a fit, within bounded memory: those that are learnt from and features of them, those held
-out for calibration, and where the part is on them."""
+"""Good pictures in a fit, within bounded memory: those that are learnt from and their features, those held
+out for calibration, and the part's place on them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class GoodPictures:
         self._hashes: dict[int, bytes] = {}
 
     def read(self, step: Step) -> list[int]:
-        """Read all of them once; the numbers of those that can be used."""
+        """Read every picture once, and return the numbers of those that can be used."""
         advance = Advance(step, "pictures", self.count)
 
         def look(index: int) -> None:
@@ -69,7 +69,7 @@ class GoodPictures:
         return usable
 
     def set_apart(self, learnt: Sequence[int]) -> Load:
-        """From now on these alone can be had here; gives what loads the others."""
+        """Refuse all pictures but `learnt` from now on, and return the function that loads the others."""
         self.numbers, self._apart = [*learnt], frozenset(self._hashes).difference(learnt)
         return self._image
 
@@ -80,11 +80,11 @@ class GoodPictures:
 
     @property
     def bytes(self) -> int:
-        """Of the pictures kept."""
+        """Bytes of the pictures kept."""
         return sum(image.nbytes for image in self.kept.values())
 
     def __getitem__(self, index: int) -> Tensor:
-        """Picture [3, H, W] float32 in 0..1, padding marked. FlawscopeError: it is not to be learnt from."""
+        """Picture [3, H, W] float32 in 0..1, padding marked. FlawscopeError where it is held out."""
         if index in self._apart:
             raise FlawscopeError(f"picture {index} is held out, or a copy: learn from `numbers` alone")
         return self._image(index)
@@ -101,7 +101,7 @@ class GoodPictures:
 
 @dataclass
 class HeldOut:
-    """Pictures held out. Their pixels are not to be had, only what a detector says of them.
+    """Pictures held out. Their pixels are not to be had, only a detector's features and values of them.
 
     parts: their numbers, by group, in the order drawn. rate: target false-alarm rate. step: gets progress.
     """
@@ -113,7 +113,7 @@ class HeldOut:
 
     @property
     def numbers(self) -> list[int]:
-        """All of them, in rising order."""
+        """Numbers of the pictures, rising."""
         return sorted(i for part in self.parts for i in part)
 
     def embed(self, model: Detector, numbers: Sequence[int], store: Store) -> None:
@@ -130,7 +130,7 @@ class HeldOut:
         embed_pictures(model, self._load, numbers, checked, self.step, "calibration")
 
     def values(self, model: Detector, numbers: Sequence[int] | None = None) -> list[Values]:
-        """Of some of the pictures, in their order; None: of all."""
+        """Values of the pictures `numbers`, in their order; None: of all."""
         numbers = self.numbers if numbers is None else numbers
         found: dict[int, Values] = {}
 
@@ -141,15 +141,15 @@ class HeldOut:
         return [found[i] for i in numbers]
 
     def calibration(self, model: Detector, values: Sequence[Values] | None = None) -> Calibration:
-        """By what the fitted detector says of the pictures; `values`, if they are known, are of all or some
-        of them."""
+        """Calibrate by the detector's values of the pictures; `values`: known ones, of all or some of
+        them."""
         rows = self.values(model) if values is None else values
         precision = model.config.precision
         return from_values(*zip(*rows, strict=True), rate=self.rate, method="held out", precision=precision)
 
 
 def values_of(model: Detector, features: Tensor, inside: Tensor | None) -> Values:
-    """Of one picture's features; the median is that of the pixels that count."""
+    """Score, map maximum and map median of one picture; the median is over the pixels that count."""
     scores, maps = model.score(features[None], None if inside is None else inside[None])
     valid_mask = maps[0][model.region(inside)]
     return float(scores[0]), float(maps.max()), float(valid_mask.median())
@@ -171,7 +171,7 @@ class Moments:
         self.squares: Any = 0.0  # of deviations from the mean
 
     def add(self, values: Tensor) -> None:
-        """`[N, C]`."""
+        """Take in values `[N, C]`."""
         count = len(values)
         values = (values.cpu() if values.device.type == "mps" else values).double()  # MPS has no float64
         mean = values.mean(0)
@@ -187,15 +187,14 @@ class Moments:
         return found
 
     def spread(self) -> Tensor:
-        """The deviations, infinite for a channel that never changes: standardised it says nothing, which is
-        zero, not noise."""
+        """Standard deviations `[C]`, infinite where a channel never changes: standardised it becomes zero."""
         std = self.std()
         return torch.where(std > 1e-6 * self.mean.abs() + 1e-12, std, torch.inf)
 
 
 class FeatureCache(ABC):
-    """Feature maps of training pictures in fp16, as many as there is room for; the others are made again when
-    they are wanted. A picture is its place in `learnt`, the numbers of those that are learnt from."""
+    """Feature maps of training pictures in fp16, as many as there is room for; the others are computed again
+    when they are wanted. A picture is given by its place in `learnt`, the numbers of those learnt from."""
 
     def __init__(
         self,
@@ -208,10 +207,10 @@ class FeatureCache(ABC):
     ):
         """
         Args:
-            device: computes them.
+            device: on which the maps are computed.
             shapes: [C, H, W] of the maps that are kept, the first of those that `compute` gives.
             room: bytes.
-            where: they are kept.
+            where: the device on which they are kept.
         """
         self.images, self.learnt, self.device, self.where = images, list(learnt), device, where
         self.scales = len(shapes)
@@ -227,11 +226,12 @@ class FeatureCache(ABC):
         """The cells of each map `[B, H, W]` bool that count, on the device; None: all of them."""
 
     def held(self, place: int, maps: list[Tensor]) -> list[Tensor]:
-        """A picture's maps `[C, H, W]` as they are given."""
+        """A picture's maps `[C, H, W]` as `__getitem__` returns them, from those computed or kept."""
         return maps
 
     def moments(self, step: Step, stage: str) -> list[Moments]:
-        """Of each map's cells that count, in all pictures; as many pictures as there is room for are kept."""
+        """Moments of each map's cells that count, in all pictures. Keeps as many pictures' maps as have
+        room."""
         found: list[Moments] = []
 
         def work(places: Sequence[int], images: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
@@ -253,11 +253,11 @@ class FeatureCache(ABC):
         return found
 
     def image(self, place: int) -> Tensor:
-        """[3, H, W] float32 in 0..1, padding marked."""
+        """Picture [3, H, W] float32 in 0..1, padding marked."""
         return self.images[self.learnt[place]]
 
     def __getitem__(self, place: int) -> list[Tensor]:
-        """The maps that are kept, `[C, H, W]` fp16."""
+        """Maps of a picture, `[C, H, W]` fp16."""
         maps = self.kept.get(place)
         if maps is None:
             with torch.inference_mode():
@@ -288,14 +288,14 @@ Values = tuple[float, float, float]  # a picture's score, its map's maximum and 
 
 
 class Parts:
-    """The part on each picture, found when it is asked for."""
+    """Masks of the part on each picture, computed when they are first asked for."""
 
     def __init__(self, images: GoodPictures, learnt: Sequence[int], most: int, region: Mask | None = None):
         """
         Args:
             learnt: numbers of the pictures that are learnt from.
-            most: of these, that show where the part is; 0: each picture shows it by itself, since they show
-                different places.
+            most: pictures from which the part is learnt; 0: it is found on each picture alone, since they
+                show different places.
             region: [H, W], where anything counts; None: everywhere.
         """
         self.images, self.region = images, region
@@ -305,7 +305,7 @@ class Parts:
         self.kept: dict[int, Pixels] = {}  # eight pixels a byte
 
     def __getitem__(self, index: int) -> Mask:
-        """[H, W]: the part where it counts; all that counts, where none of the part does."""
+        """Mask [H, W] bool of the part where it counts; where none of it counts, of all that counts."""
         if index not in self.kept:
             pixels, inside = pixels_of(self.images[index])
             box, found = bounding_box(inside), np.zeros_like(inside)
@@ -318,13 +318,13 @@ class Parts:
 
 
 def pixels_of(image: Tensor) -> tuple[Pixels, Mask]:
-    """An image `[3, H, W]` as `[H, W, 3]` uint8, and `[H, W]` bool: what is not padding."""
+    """An image `[3, H, W]` as `[H, W, 3]` uint8, and the mask `[H, W]` bool of what is not padding."""
     plain, inside = unmarked(image.numpy())
     return to_eight_bits(plain.transpose(1, 2, 0), white=1.0), inside
 
 
 def unpadded(image: Tensor) -> tuple[Pixels, tuple[slice, slice]]:
-    """An image `[3, H, W]` without its padding as `[h, w, 3]` uint8, and where that lies in it."""
+    """An image `[3, H, W]` without its padding as `[h, w, 3]` uint8, and its window in the image."""
     pixels, inside = pixels_of(image)
     box = bounding_box(inside)
     return np.ascontiguousarray(pixels[box]), box

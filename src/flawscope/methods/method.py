@@ -1,4 +1,4 @@
-"""What a method declares about itself: one record. Torch is imported when the method is first run."""
+"""Method: the record by which a method declares itself. Torch is imported when the method is first run."""
 
 from __future__ import annotations
 
@@ -68,9 +68,9 @@ class Method:
         finds_suspects: points out training pictures that do not look good, and can drop them.
         extends: pictures can be added to a fitted model (`--update`).
         fits_in_parts: parts of the work can be done by `Task.workers`, on a cluster.
-        peak: predicts the bytes of the process that fits, at most; None: nobody knows them.
+        peak: predicts the peak memory of the process that fits, in bytes; None: unknown.
         choose: gives the settings with the next one that is `auto` decided by good pictures, `size` before
-            there is a detector, others then; None: it has none.
+            there is a detector, others after; None: no setting can be `auto`.
         options: flags of `flawscope fit` for its own settings.
         commands: its own commands.
         operators: gives {torch operator: its ONNX translation} for operators that the exporter does not know.
@@ -97,17 +97,17 @@ class Method:
     operators: Callable[[], Mapping[Any, Any]] | None = None
 
     def configure(self, preset: str = "default", values: Mapping[str, Any] | None = None) -> Any:
-        """Its settings: those of the preset, then `values`. InputError names the wrong one."""
+        """Settings of the preset, then `values`. InputError names the wrong setting."""
         if preset not in self.presets:
             raise InputError(f"{self.name} has no preset {preset}: choose one of {', '.join(self.presets)}")
         return settings.build(self.config, with_tiles(self.presets[preset], values or {}))
 
     def fitted(self, model: Detector, task: Task) -> Fitted:
-        """What `fit` gives. Of a method that holds pictures out only `Task.divide` loads any."""
+        """Fit `model`. A method that holds pictures out gets pictures from `Task.divide` alone."""
         return self.fit(model, task.closed() if self.holds_out else task)
 
     def stored(self, values: Mapping[str, Any]) -> Any:
-        """Its settings as a model file holds them. Settings that have since gone are ignored."""
+        """Settings as a model file holds them. Settings that have since gone are ignored."""
         return settings.build(self.config, settings.known(self.config, values))
 
 

@@ -12,22 +12,22 @@ from flawscope.pictures import MOST_OVERLAP, OVERLAP, overlap_of
 
 AUTO = "auto"  # `size`: chosen from the pictures, by a method that declares `choose`
 Size = tuple[int, int]  # (H, W)
-Rule = tuple[bool, str]  # what must hold, and what is said where it does not
+Rule = tuple[bool, str]  # a condition, and the message where it does not hold
 
 
 @dataclass(frozen=True)
 class PictureSettings:
-    """How pictures reach the network: the base of every method's settings, which are checked when made."""
+    """Settings of how pictures reach the network, checked when made: the base of every method's settings."""
 
     size: str = "256"  # the picture is scaled to: N or HxW; several joined by + where SIZES allows it
     keep_aspect: bool = False
     crop: tuple[int, int] | None = None
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of the networks in a fitted model
     seed: int = 0
-    # H, W in pixels of the picture, which is seen in tiles too, each scaled to `size`; None: whole alone
+    # (H, W) in the picture of tiles, seen beside the whole picture and scaled to `size` too; None: no tiles
     tile: tuple[int, int] | None = None
     overlap: str = str(OVERLAP)  # of neighbouring tiles: a share of a tile, or pixels of the picture (128px)
-    masked: bool = False  # tiles show what does not count, marked as padding: set for a region of interest
+    masked: bool = False  # tiles mark what does not count as padding: set for a region of interest
     hidden: bool = False  # networks see nothing of what lies outside: set for a region of interest
 
     PATHS: ClassVar[tuple[str, ...]] = ()  # settings that name files: a model stores the name alone
@@ -41,7 +41,7 @@ class PictureSettings:
                 raise InputError(f"setting {text}")
 
     def rules(self) -> Iterable[Rule]:
-        """What must hold beside the rules for pictures."""
+        """Rules beside those for pictures."""
         return ()
 
     def _picture_rules(self) -> Iterable[Rule]:
@@ -108,7 +108,7 @@ class PictureSettings:
 
     @property
     def locates(self) -> bool | None:
-        """Whether tiles are told apart by where they lie; None: by what the pictures say."""
+        """Whether tiles are told apart by where they lie; None: the pictures decide."""
         return False
 
     @property
@@ -118,8 +118,8 @@ class PictureSettings:
 
 
 def with_tiles(preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with the size of a tile in the network: `scale`, of which models know nothing, is how many
-    pixels of the picture one of the network's shows, 1 if nobody says.
+    """Settings in which a tile's `scale` is replaced by its `size` in the network. `scale`: pixels of the
+    picture per pixel of the network, 1 by default.
 
     Raises:
         InputError: a scale without tiles, or with a size.

@@ -1,4 +1,4 @@
-"""What a method's `fit` is given, and what it gives back."""
+"""Input and output of a method's `fit`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ R = TypeVar("R")
 
 
 class Workers:
-    """Where the parts of a stage are worked on; here in this process, one after the other.
+    """Works on the parts of a stage; here in this process, one after the other.
 
     count: how many parts are worked on at once.
     memory: bytes that each may take; None: what this machine has free.
@@ -42,7 +42,7 @@ class Workers:
     def __call__(
         self, work: Callable[[T], R], parts: Sequence[T], stage: str, peak: int | None = None
     ) -> Iterator[R]:
-        """What `work` gives of each part, in their order. `work` may be done in another process, on a copy of
+        """Results of `work` for each part, in their order. `work` may run in another process, on a copy of
         what it holds, so that it changes nothing here; `peak`: bytes that it takes at most."""
         return map(work, parts)
 
@@ -51,11 +51,11 @@ HERE = Workers()
 
 
 class Left(Exception):
-    """All has been learnt, and this process is not the first: nothing is left for it to do. No error."""
+    """Raised after a training in all processes but the first, which have nothing left to do. No error."""
 
 
 class Together:
-    """The processes that learn one model, as one of them sees them; here the only one. All call `mean` and
+    """The processes that learn one model, seen from one of them; here the only one. All call `mean` and
     `first` in the same order. One that raises an error leaves the others waiting: whoever started them ends
     them all.
 
@@ -70,11 +70,11 @@ class Together:
         more: the same bytes everywhere."""
 
     def first(self, make: Callable[[], T]) -> T:
-        """Call `make` in the first process alone, and give its value in all of them."""
+        """Call `make` in the first process alone, and return its value in all of them."""
         return make()
 
     def leave(self) -> None:
-        """All has been learnt: the first process goes on alone. Raises `Left` in the others."""
+        """Let the first process go on alone. Raises `Left` in the others."""
 
 
 ALONE = Together()
@@ -87,9 +87,9 @@ class Group(Together):
         self.rank, self.world = distributed.get_rank(), distributed.get_world_size()
 
     def mean(self, tensors: Sequence[Tensor], weight: float) -> None:
-        """In fp32, by one reduction of all of them in a row, with the weight at the end."""
+        """Average in fp32, by one reduction of all tensors in a row, with the weight at the end."""
         flat = torch.cat([*(one.flatten().float() for one in tensors), tensors[0].new_ones(1).float()])
-        # a weight of nothing may belong to the mean of nothing, which is NaN
+        # a weight of 0 may belong to the mean of nothing, which is NaN
         flat = flat * weight if weight else torch.zeros_like(flat)
         distributed.all_reduce(flat)
         flat /= flat[-1].clone()
@@ -110,9 +110,9 @@ class Group(Together):
 
 @dataclass(frozen=True)
 class Budget:
-    """How long a method that learns in steps may take, and where it keeps its state until it ends.
+    """Time that a method which learns in steps may take, and the file that keeps its state until it ends.
 
-    minutes: after them all must be done; None: the settings' number of steps.
+    minutes: until all must be done; None: the settings' number of steps.
     checkpoint: file; None: a run that is stopped is lost.
     resume: go on where the checkpoint stops; from the start if there is none.
     every: seconds between checkpoints.
@@ -120,7 +120,7 @@ class Budget:
     checked: pictures that are scored then if there is time.
     tensorboard: folder that gets the losses as TensorBoard's events.
     together: the processes that learn this model. Only the first one has a checkpoint and a TensorBoard.
-    begun: from when on the minutes count, on `time.monotonic`'s clock: when this was made.
+    begun: start of the minutes on `time.monotonic`'s clock.
     """
 
     minutes: float | None = None
@@ -140,7 +140,7 @@ class Budget:
 
     @property
     def until(self) -> float | None:
-        """When all must be done."""
+        """End of the minutes on `time.monotonic`'s clock."""
         return None if self.minutes is None else self.begun + 60 * self.minutes
 
 
@@ -158,13 +158,13 @@ class Defect:
 
     @property
     def image(self) -> Tensor:
-        """[3, H, W] float32 in 0..1."""
+        """The picture [3, H, W] float32 in 0..1."""
         return unpacked(self.kept)
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where in their pictures the views lie that a task's numbers are of, if places are learnt apart.
+    """Places of a task's views in their pictures, if places are learnt apart.
 
     count: places that are told apart.
     of: [views], the place of each; 0: the whole picture.
@@ -180,7 +180,7 @@ class Places:
 
 @dataclass(frozen=True)
 class Task:
-    """What `fit` is given beside the model.
+    """Input of `fit` beside the model.
 
     load: picture i as [3, H, W] float32, or None where it must be left out (unreadable). A method that holds
         pictures out has none: `divide` gives it those that it learns from.
@@ -194,11 +194,11 @@ class Task:
     seen: defects to learn from.
     old: the artefact the model was rebuilt from, if it is being extended.
     decoded: bytes of the largest picture, for predictions of memory.
-    views: how many numbers a picture has, where they are of its views; 1: they are of pictures.
+    views: numbers per picture, where numbers are of views; 1: they are of pictures.
     places: of views that are told apart by where they lie; None: none are.
-    enough: so many pictures suffice to calibrate on, since the caller does it again; None: take all.
-    workers: for methods that fit in parts. In a copy of the task in another process it is that process, and
-        nobody is told anything.
+    enough: number of pictures to calibrate on, since the caller calibrates again; None: all.
+    workers: for methods that fit in parts. A copy of the task in another process works there alone, and
+        reports nothing.
     say, step: get lines for a person and progress.
     """
 
@@ -229,7 +229,7 @@ class Task:
         return {**vars(self), "workers": HERE, "say": _unheard, "step": silent}
 
     def closed(self) -> Task:
-        """The same for a method that holds pictures out, which could learn from them by `load`."""
+        """The task without `load`, by which a method that holds pictures out could learn from them."""
         return replace(self, load=_refused, _all=self.load)
 
     def divide(
@@ -269,7 +269,7 @@ class Task:
         return images, HeldOut(parts, self.rate, self.step, others)
 
     def pluralize(self, count: int, what: str = "") -> str:
-        """So many of what the numbers are of, in words."""
+        """A number of pictures, or of views where the task's numbers are of views, in words."""
         return pluralize(count, f"{what} picture".strip() if self.views == 1 else "view")
 
 
@@ -278,12 +278,12 @@ def _refused(index: int) -> Tensor | None:
 
 
 def _unheard(line: str) -> None:
-    """What is said in another process."""
+    """Drop a line, in another process."""
 
 
 @dataclass(frozen=True)
 class Undecided:
-    """What `Method.choose` is given to choose a setting by.
+    """Input of `Method.choose`.
 
     decoded: picture i as `decode` gives it, or None where it cannot be read.
     count: how many good pictures there are.
@@ -306,20 +306,21 @@ class Undecided:
 
 @dataclass
 class Fitted:
-    """What `fit` gives, beside the model that it filled.
+    """Output of `fit`, beside the model that it filled.
 
     pictures: [n], the index, among those given, of each calibration score.
-    used: learnt from.
-    held: kept for other things, by role.
-    dropped, suspects: left out; not looking good, with their scores, most suspicious first.
+    used: numbers of the pictures learnt from.
+    held: numbers of the pictures kept for other purposes, by role.
+    dropped: numbers of the pictures left out.
+    suspects: numbers of the pictures that do not look good, with their scores, most suspicious first.
     extra: tensors kept beside the model's own.
     left_out: gives a training picture's score [1] and map [1, H, W], as if its group had never been there,
         from its features (`embed`, of one picture), its group at fit, `inside` [H, W], and its position. It
         lasts as long as the fit. None: `Detector.left_out` does it.
-    answered: the positions that `left_out` knows all patches of, where places are learnt apart; elsewhere it
-        goes by the bank that is left.
-    answer: the same of what was learnt from itself, by its number; None for other numbers.
-    first_group: what was added to the task's group numbers, for a model that was extended.
+    answered: positions of which `left_out` knows all patches, where places are learnt apart; elsewhere it
+        knows the bank alone.
+    answer: gives the same for a number that was learnt from; None for other numbers.
+    first_group: the number added to the task's group numbers, for a model that was extended.
     summary: lines for a person, beside what the threshold means.
     """
 

@@ -79,8 +79,8 @@ def _pool(kind: str, count: int) -> ThreadPoolExecutor:
 
 
 def _started(kind: str, count: int) -> ThreadPoolExecutor:
-    """A pool whose threads all run. To be called in a thread that has not used torch."""
-    before = torch.get_num_threads()  # what such threads get, and shall get again
+    """A pool whose threads all run. Call it in a thread that has not used torch."""
+    before = torch.get_num_threads()  # the number that such threads get, and shall get again
     ready = Barrier(count + 1)
 
     def begin() -> None:
@@ -97,7 +97,7 @@ def _started(kind: str, count: int) -> ThreadPoolExecutor:
 
 
 def _forget() -> None:
-    """A forked process has none of the threads."""
+    """Drop the pools: a forked process has none of their threads."""
     global _lock
     _lock = Lock()
     _pools.clear()

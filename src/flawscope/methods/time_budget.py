@@ -1,5 +1,5 @@
-"""How far a training is, also one that ends at a time, whatever the machine's speed does meanwhile; and the
-learning rate that follows from it."""
+"""Progress of a training, also of one that ends at a time whatever the machine's speed, and the learning rate
+that follows from the progress."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ class Pace:
         self.begin()
 
     def begin(self) -> None:
-        """The first step begins now."""
+        """Start the clock of the first step."""
         self.begun = time.monotonic()
         self.ends = [self.begun]  # of the steps
         self.share = self.used / (self.used + max(self.left(), self.first))
 
     @property
     def per_step(self) -> float:
-        """Seconds of a step: what is to come will be as fast as the last seconds, as many as are left. So a
-        load that comes and goes long before the end does not count as one that stays."""
+        """Seconds of a step, over as many of the last seconds as are left, so that a load that comes and goes
+        long before the end does not count as one that stays."""
         if len(self.ends) == 1:
             return self.first
         now = self.ends[-1]
@@ -53,7 +53,7 @@ class Pace:
         return self.until - time.monotonic() - self.after * self.per_step / self.first
 
     def tick(self) -> None:
-        """A step has been done."""
+        """Count a step that has been done."""
         self.ends.append(time.monotonic())
         state = self.state()
         self.share = state["used"] / (state["used"] + state["left"])
@@ -64,14 +64,14 @@ class Pace:
         return self.left() < self.per_step / 2
 
     def state(self) -> dict[str, float]:
-        """For a checkpoint: seconds of training, so far and to come."""
+        """Seconds of training so far and to come, for a checkpoint."""
         return {"used": self.used + time.monotonic() - self.begun, "left": max(self.left(), 0.0)}
 
 
 def pace_until(
     until: float | None, after: float, aside: float, per_step: float, kept: dict[str, float] | None
 ) -> Pace:
-    """Of a training that ends then; of one that goes on, in the time that it had left."""
+    """Pace of a training that ends at `until`; of a resumed one, with the time that it had left."""
     if kept is None:
         assert until is not None
         return Pace(until - aside, after, per_step)

@@ -31,7 +31,7 @@ REGION = ("hidden",)  # those that follow from the region of interest
 
 
 class Run:
-    """One fit. Nothing that can be refused at once waits for the pictures: make it first.
+    """A fit. Make it first, so that what can be refused at once does not wait for the pictures.
 
     Attributes:
         images: the good pictures to learn from, after `divide`.
@@ -72,10 +72,10 @@ class Run:
         on from here, and `Left` is raised in the others.
 
         Args:
-            calibrate: what comes after the training, by some of the pictures held out; it may be done more
-                than once. None: `HeldOut.values`.
+            calibrate: the work after the training, on some of the pictures held out; it may be done more than
+                once. None: `HeldOut.values`.
             later: settings that training does not depend on, beside `LATER`.
-            decisive: what decides the result beside the settings, the pictures and the seen defects.
+            decisive: facts that decide the result beside the settings, the pictures and the seen defects.
         """
         identity = {
             **as_json(asdict(self.config), without=(*self.config.PATHS, *LATER, *REGION, *later)),
@@ -86,7 +86,7 @@ class Run:
             "precision while it learns": trainer.precision,
         }
         together = self.task.budget.together
-        if together.world > 1:  # what was measured may differ in the last digits
+        if together.world > 1:  # their measured tensors may differ in the last digits
             state = together.first(lambda: arrays(self.model.state_dict()))
             self.model.load_state_dict(tensors_of(state))
         trainer.learn(self.task.budget, self.found, identity, lambda: self._rehearse(calibrate))
@@ -94,8 +94,8 @@ class Run:
         self.model.config = replace(self.config, steps=trainer.steps)
 
     def _rehearse(self, calibrate: Callable[[Sequence[int]], object] | None) -> tuple[float, float]:
-        """Seconds that what comes after the training takes, by doing it for a few pictures; and those set
-        aside for the check."""
+        """Seconds of the work after the training, measured on a few pictures, and those set aside for the
+        check."""
         budget, held, self.held.step = self.task.budget, self.held.numbers, silent
         some = held[:REHEARSED]
         begun = time.monotonic()
@@ -127,7 +127,7 @@ class Run:
         )
 
     def facts(self, trainer: Trainer) -> dict[str, Any]:
-        """For the manifest."""
+        """Facts for the manifest."""
         planned = {} if trainer.planned is None else {"planned_steps": trainer.planned}
         world = trainer.together.world
         return {

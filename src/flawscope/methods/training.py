@@ -28,8 +28,8 @@ B = TypeVar("B")
 
 
 class Trainer(State, ABC, Generic[B]):
-    """Some networks learn for a number of steps. Each use of random numbers has an RNG stream of its own,
-    made of the seed, its purpose and numbers such as the step's: so a resumed run needs no generator's state,
+    """Trains networks for a number of steps. Each use of random numbers has an RNG stream of its own, made
+    of the seed, its purpose and numbers such as the step's: so a resumed run needs no generator's state,
     and batches are made ahead.
 
     Several processes can learn together (`Budget.together`), W of them. In each step every one learns from
@@ -68,28 +68,29 @@ class Trainer(State, ABC, Generic[B]):
 
     @abstractmethod
     def batch(self, step: int) -> B:
-        """What step number so and so learns from; of several processes, where batches are divided, the part
-        that is `mine`. Called by another thread, one step ahead."""
+        """The batch of a step; of several processes, where batches are divided, the part that is `mine`.
+        Called by another thread, one step ahead."""
 
     @abstractmethod
     def losses(self, networks: Sequence[nn.Module], batch: B, step: int) -> list[Tensor]:
-        """The losses of `LOSSES`, which enter with the same weight."""
+        """The losses named in `LOSSES`, which have the same weight."""
 
     def weight(self, batch: B) -> float:
-        """Of a batch among those of the other processes: what its losses are means over, up to a factor."""
+        """Weight of a batch among those of the other processes, as the number of items that its losses
+        average."""
         return 1.0
 
     def prepare(self, resumed: bool) -> None:
-        """Called once before the first step, after a checkpoint has been restored."""
+        """Prepare the first step. Called once, after a checkpoint has been restored."""
 
     def measured(self) -> dict[str, float]:
-        """Measured at every check, for the curve."""
+        """Values for the curve, measured at every check."""
         return {}
 
     # ---- their tools
 
     def autocast(self) -> torch.autocast:
-        """Within it networks compute in the precision of training."""
+        """Context in which networks compute in the precision of training."""
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
 
     def mine(self, size: int) -> range:
@@ -99,11 +100,11 @@ class Trainer(State, ABC, Generic[B]):
     # ---- how many steps
 
     def fix_steps(self, minutes: float | None, pace: Callable[[float], Pace]) -> None:
-        """As many as fit into the time by that of a few of them, planned again while it runs; None: the
-        device's default.
+        """Set the number of steps: as many as fit into the minutes by the time of a few, planned again while
+        the training runs; without minutes the device's default.
 
         Args:
-            pace: of a training, by the seconds of a step.
+            pace: makes the training's pace from the seconds of a step.
         """
         tried = self.trial(TRIALS if minutes is None else FEWER)
         per_step = self.together.first(lambda: tried)
@@ -124,7 +125,7 @@ class Trainer(State, ABC, Generic[B]):
             self.steps = self.planned = int(left / per_step)
 
     def trial(self, count: int) -> float:
-        """Seconds of a step, by so many on copies of the networks."""
+        """Seconds of a step, measured over `count` steps on copies of the networks."""
         networks = copy.deepcopy(self.networks)
         optimiser, trial = self._adam(networks), []
         for k in range(count):
@@ -134,7 +135,7 @@ class Trainer(State, ABC, Generic[B]):
         return statistics.median(trial[2:])  # the first ones take longer
 
     def plan(self) -> str:
-        """What is about to run, in one line."""
+        """Description of the coming training, in one line."""
         where = {"cpu": "this processor", "cuda": "the graphics card"}.get(self.device.type, "this device")
         batch, world = str(self.settings.batch), self.together.world
         if world > 1:
@@ -154,15 +155,15 @@ class Trainer(State, ABC, Generic[B]):
         identity: dict[str, Any],
         after: Callable[[], tuple[float, float]] = lambda: (0.0, 0.0),
     ) -> None:
-        """The whole training.
+        """Run the whole training.
 
         Args:
             budget: its end fixes a number of steps that is open. A resumed training takes the time that it
                 had left, whenever that is.
             found: the checkpoint to go on from.
-            identity: what decides the result: a checkpoint of another run is refused.
-            after: measures the seconds that what comes after the training takes, and gives those that are set
-                aside beside them, for what can take as long as there is.
+            identity: facts that decide the result: a checkpoint of another run is refused.
+            after: measures the seconds that the work after the training takes, and gives those that are set
+                aside for work that can take any time.
 
         Raises:
             InputError: a checkpoint of another run, no time for a step, or a training that cannot be divided.
@@ -236,14 +237,13 @@ class Trainer(State, ABC, Generic[B]):
         self.seconds += time.monotonic()
 
     def _stop(self, budget: Budget) -> NoReturn:
-        """After Ctrl-C. KeyboardInterrupt says what is kept."""
         so_far = f"step {self.done:,} of {self._expected():,}"
         if budget.checkpoint is None:
             raise KeyboardInterrupt(f"interrupted after {so_far}; nothing is kept without a checkpoint")
         raise KeyboardInterrupt(f"{so_far} is kept in {budget.checkpoint}; the same call goes on from there")
 
     def _advance(self) -> tuple[bool, bool]:
-        """After a step: whether the curve gets a point, and whether it was the last step."""
+        """Whether the curve gets a point after this step, and whether it was the last step."""
         if self.pace is None:
             assert self.steps is not None
             reached = self.done * self.checks // self.steps > (self.done - 1) * self.checks // self.steps
@@ -264,7 +264,7 @@ class Trainer(State, ABC, Generic[B]):
     def _learn(
         self, networks: Sequence[nn.Module], optimiser: torch.optim.Optimizer, batch: B, step: int
     ) -> Tensor:
-        """One step; its losses, those of `LOSSES`."""
+        """Make one step, and return its losses, those of `LOSSES`."""
         losses = torch.stack(self.losses(networks, batch, self._number(step)))
         optimiser.zero_grad(set_to_none=True)
         losses.sum().backward()
@@ -277,7 +277,7 @@ class Trainer(State, ABC, Generic[B]):
     # ---- several processes
 
     def _begin_together(self, identity: dict[str, Any]) -> None:
-        """All must learn from the same and in the same way."""
+        """Check that all processes learn from the same and in the same way."""
         if self.together.world == 1:
             return
         if self.DIVIDED is None:
@@ -293,28 +293,26 @@ class Trainer(State, ABC, Generic[B]):
             )
 
     def _number(self, step: int) -> int:
-        """Of the batch that this process learns from in a step, or a part of which is its own."""
+        """Number of the batch that this process learns from in a step, in whole or in part."""
         return step if self.DIVIDED else step * self.together.world + self.together.rank
 
     def _batch(self, step: int) -> B:
         return self.batch(self._number(step))
 
     def _average(self, networks: Sequence[nn.Module], losses: Tensor, batch: B) -> None:
-        """Gradients and losses become their means over all processes."""
         gradients = []
         for values in (v for network in networks for v in network.parameters() if v.requires_grad):
-            if values.grad is None:  # by this process's samples
+            if values.grad is None:  # this process's samples give none
                 values.grad = torch.zeros_like(values)
             gradients.append(values.grad)
         self.together.mean([*gradients, losses], self.weight(batch))
 
     def _in_time(self, pace: Pace) -> bool:
-        """By the first process's clock, which is all others' too: whether the time is over."""
+        """Whether the time is over, by the first process's clock, which is all others' too."""
         pace.share, over = self.together.first(lambda: (pace.share, pace.over))
         return over
 
     def _agree(self) -> None:
-        """The same steps must have made the same networks."""
         mine = [digest_of(network) for network in self.networks]
         if self.together.first(lambda: mine) != mine:
             raise FlawscopeError(

@@ -1,4 +1,4 @@
-"""What a training leaves behind: a row for every step, scalars for TensorBoard, a thinned loss curve."""
+"""Log of a training: a row for every step, scalars for TensorBoard, a thinned loss curve."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ BLOCK, PAUSE = 64, 2.0  # steps and seconds after which rows are written: readin
 
 
 def thinned(losses: Sequence[float], done: int) -> dict[str, list[float]]:
-    """A loss curve for the manifest: the mean loss of every so many steps, as many that there are never more
-    than `MOST` points, and `step`, the last one of each point.
+    """Loss curve for the manifest, of at most `MOST` points: `loss`, the mean over a run of steps, and
+    `step`, the last one of the run.
 
     Args:
         losses: of the last steps of `done`.
@@ -84,18 +84,18 @@ class TrainingLog:
             self._begin(path, done)
 
     def add(self, step: int, losses: Tensor, rate: float, seconds: float) -> None:
-        """One step; `losses` [L] in the order of their names."""
+        """Add a step; `losses` [L] in the order of their names."""
         if len(self._waiting) >= BLOCK or time.monotonic() - self._written >= PAUSE:
             self.flush()
         self._waiting.append((losses, {"step": step, "rate": rate, "seconds": seconds}, time.time()))
 
     def measure(self, values: Mapping[str, float]) -> None:
-        """Measured after the step that was added last."""
+        """Add values measured after the step that was added last."""
         if self._waiting:
             self._waiting[-1][1].update(values)
 
     def flush(self) -> None:
-        """Write what waits.
+        """Write the rows that wait.
 
         Raises:
             FlawscopeError: the disk is full.
@@ -129,7 +129,7 @@ class TrainingLog:
             self.writer.close()
 
     def _begin(self, path: Path, done: int) -> None:
-        """The header, and the rows of the steps that are done, as they were."""
+        """Write the header, and the rows of the steps that are done, as they were."""
         kept: list[list[str]] = []
         if done and path.is_file():
             with open(path, encoding="utf-8", errors="replace", newline="") as file:
@@ -144,7 +144,7 @@ class TrainingLog:
 
 
 def _written(name: str, value: float | None) -> str:
-    """In the CSV file."""
+    """A value as text for the CSV file."""
     if value is None:
         return ""
     return f"{value:.2f}" if name == "seconds" else str(value) if name == "step" else f"{value:.6g}"

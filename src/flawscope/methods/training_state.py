@@ -1,4 +1,4 @@
-"""What a training begins with and what is kept of it: fresh weights, precision, checkpoints."""
+"""State of a training: fresh weights, precision, checkpoints."""
 
 from __future__ import annotations
 
@@ -37,13 +37,12 @@ def precision_for(asked: Literal["auto", "fp32", "bf16"], device: torch.device) 
 
 
 def on_device(network: nn.Module, device: torch.device) -> None:
-    """With the channels last in memory, which is faster everywhere."""
+    """Move a network to the device, with the channels last in memory, which is faster everywhere."""
     network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def uploaded(values: Tensor, device: torch.device) -> Tensor:
-    """The values on the device. A GPU is not waited for, as it is for a copy from ordinary memory, which
-    begins when everything before it is done."""
+    """The values on the device. A GPU gets them from pinned memory, so that the CPU does not wait."""
     if device.type != "cuda" or values.device.type != "cpu":
         return values.to(device)
     return values.pin_memory().to(device, non_blocking=True)
@@ -94,13 +93,13 @@ def arrays(tensors: Mapping[str, Tensor]) -> Arrays:
 
 
 def tensors_of(found: Arrays) -> dict[str, Tensor]:
-    """What `state_file` has read."""
+    """Tensors of the arrays that `state_file` has read."""
     return {k: torch.from_numpy(v) for k, v in found.items()}
 
 
 @contextmanager
 def restoring() -> Iterator[None]:
-    """Whatever does not fit while a checkpoint is restored becomes one line."""
+    """Turn errors of a checkpoint that does not fit into one line."""
     try:
         yield
     except (InputError, torch.OutOfMemoryError):
@@ -116,7 +115,7 @@ def restore_adam(
     optimiser: torch.optim.Optimizer,
     tensors: Mapping[str, Tensor],
 ) -> None:
-    """Take over parameters and what Adam knew of them, as `State.save` writes them. KeyError or RuntimeError
+    """Take over parameters and Adam's state of them, as `State.save` writes them. KeyError or RuntimeError
     where they are of other networks."""
     # Adam in one kernel counts its steps on the device, else on the CPU
     fused = bool(optimiser.param_groups[0].get("fused"))
@@ -134,8 +133,8 @@ def restore_adam(
 
 
 def another(facts: Mapping[str, Any], identity: Mapping[str, Any]) -> str:
-    """What a checkpoint's run has that this one has otherwise, "another rate 0.1, this one has 0.2"; empty
-    where nothing differs. Steps and minutes that are not given are the checkpoint's."""
+    """Description of the first difference between a checkpoint's run and this one, "another rate 0.1, this
+    one has 0.2"; empty where nothing differs. Steps and minutes that are not given are the checkpoint's."""
     with restoring():
         theirs = {WORKERS: 1, **facts["identity"]}  # earlier versions knew one alone
     for key, mine in identity.items():
@@ -152,8 +151,7 @@ def as_json(settings: Mapping[str, Any], without: Iterable[str]) -> dict[str, An
 
 
 class State:
-    """How far a training is: its networks, what the optimiser knows of them, and the losses so far, as a
-    checkpoint holds them."""
+    """State of a training as in a checkpoint: its networks, the optimiser's state and the losses so far."""
 
     NETWORKS: ClassVar[tuple[str, ...]]  # their names in a checkpoint
     LOSSES: ClassVar[tuple[str, ...]]
@@ -181,15 +179,14 @@ class State:
         self.since = 0
 
     def state(self) -> Mapping[str, Tensor]:
-        """What a checkpoint holds beside the networks; restored in place."""
+        """Tensors that a checkpoint holds beside the networks; restored in place."""
         return {}
 
     def rng(self, purpose: int, *numbers: int) -> np.random.Generator:
         return np.random.default_rng([self.settings.seed, purpose, *numbers])
 
     def drawn(self, purpose: int, number: int, count: int) -> int:
-        """Of `count` things that are shown again and again the one that is shown as number so and so: each
-        once, in random order, before any comes again."""
+        """Item `number` of a sequence that shows all of `count` once, in random order, before any again."""
         return int(self.rng(purpose, number // count).permutation(count)[number % count])
 
     def torch_seed(self, purpose: int, *numbers: int) -> int:
@@ -220,7 +217,7 @@ class State:
                     yield f"{name}.{key}", values
 
     def _beside(self) -> dict[str, Tensor]:
-        """What a checkpoint holds beside the parameters: buffers such as running means, and `state`."""
+        """Tensors of a checkpoint beside the parameters: buffers such as running means, and `state`."""
         found = dict(self.state())
         for name, network in zip(self.NETWORKS, self.networks, strict=True):
             parameters = dict(network.named_parameters())
@@ -236,7 +233,7 @@ class State:
     # ---- checkpoints
 
     def save(self, path: Path, identity: dict[str, Any], *, over: bool = False) -> None:
-        """over: the last step is done."""
+        """Write a checkpoint. `over`: the last step is done."""
         total = self.total.tolist()
         self._finite(total)
         self.log.flush()
@@ -262,7 +259,7 @@ class State:
     def restore(
         self, found: Arrays, facts: dict[str, Any], identity: dict[str, Any]
     ) -> dict[str, float] | None:
-        """Go on from what `save` wrote, if it belongs to this run. Gives the state of a training's pace."""
+        """Go on from a checkpoint of `save`, if it belongs to this run. Returns the state of the pace."""
         with restoring():
             if other := another(facts, identity):
                 raise CheckpointError(

@@ -1,4 +1,5 @@
-"""The place of the object: by what good pictures have in common, or by one alone; in a texture everywhere.
+"""The place of the object in a picture, by what good pictures have in common, or by the picture alone; in a
+texture everywhere.
 
 A patterned ground, such as a perforated board, repeats itself, and the part on it does not. What touches the
 border in all good pictures is the ground: its windows, of an eighth of the picture, are kept. A window is
@@ -85,7 +86,7 @@ class PatternedGround:
         return cls(tone, *found, _log_odds(codes, parts))
 
     def part(self, picture: Picture) -> Mask:
-        """Where the part is in a picture `[h, w, 3]` uint8 of at most `SIDE` pixels, `[h, w]` bool."""
+        """Mask `[h, w]` bool of the part in a picture `[h, w, 3]` uint8 of at most `SIDE` pixels a side."""
         if min(picture.shape[:2]) < _LEAST:
             return np.zeros(picture.shape[:2], np.bool_)
         image = _toned(picture, self.tone)
@@ -159,7 +160,7 @@ def _border_colour(picture: Picture) -> Floats:
 
 
 def _toned(picture: Picture, tone: Floats) -> Floats:
-    """float32, the border's mean colour brought to `tone`: pictures in other light become comparable."""
+    """The picture as float32, its border's mean colour brought to `tone`, as if in the same light."""
     gain = tone / np.maximum(_border_colour(picture), 8)
     return np.clip(picture * gain, 0, 255).astype(np.float32)
 
@@ -280,7 +281,7 @@ class Foreground:
 
     @classmethod
     def of(cls, pictures: Iterable[Picture]) -> Foreground:
-        """Learn it from good pictures `[H, W, 3]` uint8, sizes may differ; the first 40 are used.
+        """Learn the foreground from good pictures `[H, W, 3]` uint8, sizes may differ; the first 40 are used.
 
         From 8 on, what repeats itself along their borders is the ground, plain or patterned, and a part that
         three quarters of them show on it is found in every picture. Where a quarter or fewer show one, they

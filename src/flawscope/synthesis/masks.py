@@ -20,7 +20,7 @@ Picture = NDArray[np.uint8]
 
 
 def _axis(size: int, cells: int) -> tuple[NDArray[np.intp], Floats, Floats]:
-    """For every pixel of one axis: the lattice point before it, the offset from it in cells, the fade."""
+    """Lattice point before each pixel of an axis, the pixel's offset from it in cells, and the fade."""
     position = (np.arange(size, dtype=np.float64) + 0.5) * cells / size
     before = np.minimum(position.astype(np.intp), cells - 1)
     offset = position - before
@@ -120,8 +120,8 @@ _TEXTURES = (_clouds, _clouds, _stripes, _checker, _speckle)  # clouds twice as 
 
 
 def generated_texture(shape: tuple[int, int], rng: np.random.Generator) -> Picture:
-    """A random texture `[H, W, 3]` uint8 for when there is no folder of textures: clouds, stripes,
-    checks or speckle in a random family of colours, with a little grain."""
+    """A random texture `[H, W, 3]` uint8, where there is no folder of textures: clouds, stripes, checks or
+    speckle in a random family of colours, with a little grain."""
     texture = _TEXTURES[int(rng.integers(len(_TEXTURES)))](shape, rng)
     texture += rng.normal(0, rng.uniform(0, 8), (*shape, 1)).astype(np.float32)
     return np.clip(np.rint(texture), 0, 255).astype(np.uint8)
@@ -215,7 +215,7 @@ def _rotated_perlin(shape: tuple[int, int], cells: tuple[int, int], rng: np.rand
 
 
 def perlin_mask(within: Mask, rng: np.random.Generator, threshold: float = 0.5) -> Mask:
-    """Where Perlin noise exceeds `threshold`: the masks of DRAEM (ICCV 2021), MemSeg and PRN.
+    """Mask of the pixels where Perlin noise exceeds `threshold`, as in DRAEM (ICCV 2021), MemSeg and PRN.
 
     Never empty: where no noise exceeds the threshold, the threshold is lowered to what there is.
     """
@@ -245,8 +245,8 @@ def islands_mask(within: Mask, rng: np.random.Generator) -> Mask:
 
 
 def blob_mask(within: Mask, rng: np.random.Generator, *, area: Area, roughness: float = 0.35) -> Mask:
-    """One compact, irregular spot with a share of the picture drawn from `area`: an ellipse of random
-    turn and aspect whose edge is roughened by fractal noise of height `roughness`."""
+    """A compact, irregular spot with a share of the picture drawn from `area`: an ellipse of random turn and
+    aspect whose edge is roughened by fractal noise of height `roughness`."""
     count = pixel_count(within.size, area, rng)
     row, column = draw_centre(within, rng)
     half = math.ceil(1.8 * math.sqrt(count)) + 4

@@ -100,7 +100,7 @@ def _sharpness(picture: Picture, rng: np.random.Generator, strength: float) -> P
 
 
 def _noise(picture: Picture, rng: np.random.Generator, strength: float) -> Picture:
-    """The same in all channels."""
+    """Noise that is the same in all channels."""
     grain = rng.standard_normal(picture.shape[:2], np.float32) * np.float32(strength * rng.uniform(2, 14))
     noisy = picture.astype(np.int16) + np.rint(grain).astype(np.int16)[..., None]
     return np.asarray(np.clip(noisy, 0, 255), np.uint8)
@@ -116,7 +116,7 @@ def _posterise(picture: Picture, rng: np.random.Generator, strength: float) -> P
 
 
 def _equalise(picture: Picture, rng: np.random.Generator, strength: float) -> Picture:
-    """Every grey level as often as every other, by one curve for all channels."""
+    """Grey levels made equally frequent, by one curve for all channels."""
     counts = np.bincount(picture[::2, ::2].ravel(), minlength=256)
     return _curve(picture, 255 * np.cumsum(counts) / counts.sum())
 
@@ -164,7 +164,7 @@ def structure(request: Request, mask: Mask, rng: np.random.Generator) -> Picture
 
 
 def shuffled(picture: Picture, mask: Mask, rng: np.random.Generator) -> Picture:
-    """The picture, and in the mask what a shuffled 8 x 8 mosaic of it shows there (MemSeg)."""
+    """The picture with a shuffled 8 x 8 mosaic of itself in the mask (MemSeg)."""
     height, width = mask.shape
     rows, columns = min(_CELLS, height), min(_CELLS, width)
     order = rng.permutation(rows * columns)
@@ -201,7 +201,7 @@ def piece(request: Request, mask: Mask, rng: np.random.Generator) -> Picture:
 
 
 def displaced(request: Request, mask: Mask, rng: np.random.Generator) -> Picture:
-    """Move what the mask shows, most in its middle and not at all at its edge, as a bend or a snag."""
+    """The surface moved, most in the middle of the mask and not at its edge, as a bend or a snag."""
     from scipy import ndimage
 
     box, radius = bounding_box(mask), _radius(mask)
@@ -280,7 +280,7 @@ def _radius(mask: Mask) -> float:
 
 
 def _soft(mask: Mask, feather: float) -> Floats:
-    """1 inside the mask, falling smoothly to its edge over `feather` pixels, 0 outside.
+    """Weights 1 inside the mask, falling smoothly to its edge over `feather` pixels, 0 outside.
 
     The feather shrinks in masks that are too thin for it, so that the middle always gets 1.
     """

@@ -52,7 +52,7 @@ from flawscope.synthesis.transform import blend, moved_cut, pasted
 
 OPACITY = (0.15, 1.0)  # of MemSeg and PRN
 VISIBLE_LEVEL = 5  # grey levels in the channel that changes most: a pixel below counts as unchanged
-VISIBLE = (12.0, 160.0)  # the mean of the same over the mask: anything else is drawn again
+VISIBLE = (12.0, 160.0)  # mean of this change over the mask: anything else is drawn again
 _LIVELY = 20.0  # grey levels that a lively surface adds at most to what must differ
 _SPECK = 0.0001  # share of the picture below which an island is dropped
 _KEPT = 0.25  # share of the intended mask that must show
@@ -77,7 +77,7 @@ class SimulatedDefect(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """Where a kind of defect lies and what it looks like.
+    """A kind of defect: its shape, and the material that fills the shape.
 
     A `translucent` one is blended with a random opacity, and must differ by more where the surface is lively,
     because a faint change is lost there.
@@ -89,7 +89,7 @@ class Kind(NamedTuple):
 
 
 def _patch(request: Request, rng: np.random.Generator) -> Mask:
-    """One spot of the size asked for, or islands of any size."""
+    """A spot of the size asked for, or islands of any size."""
     if request.area == ANY_SIZE:
         return islands_mask(request.within, rng)
     return blob_mask(request.within, rng, area=request.area, roughness=float(rng.uniform(0.1, 0.5)))
@@ -210,7 +210,7 @@ def visible_part(intended: Mask, difference: NDArray[np.uint8]) -> Mask:
 
 
 def _checked(picture: Picture, foreground: Mask | None) -> Mask:
-    """Where a defect may lie, after the refusals that simulated and seen ones share."""
+    """Mask of the pixels where a defect may lie, after the refusals that simulated and seen ones share."""
     check_picture(picture)
     height, width = picture.shape[:2]
     if min(height, width) < _SMALLEST_SIDE:
@@ -223,7 +223,7 @@ def _generated(rng: np.random.Generator) -> Picture:
 
 
 def _drawn(request: Request, name: str, rng: np.random.Generator) -> SimulatedDefect | None:
-    """One attempt at a defect of a kind, or None where it is not visible."""
+    """A single attempt at a defect of a kind; None where the defect is not visible."""
     kind, picture = KINDS[name], request.picture
     mask = kind.shape(request, rng)
     source = kind.material(request, mask, rng)
@@ -307,7 +307,7 @@ def _stretched(picture: Picture, mask: Mask, shape: tuple[int, ...]) -> tuple[Pi
 class TextureFolder:
     """The textures of a folder and its subfolders, read once and kept in memory; `draw` gives one.
 
-    Any format that `decode` reads. Larger ones are reduced to `side` pixels. Of more than fit into
+    Reads any format of `decode`. Larger textures are reduced to `side` pixels. Of more than fit into
     `memory` bytes, every n-th in natural order is kept, so that all subfolders are represented.
     """
 
@@ -332,12 +332,12 @@ class TextureFolder:
         return len(self.pictures)
 
     def draw(self, rng: np.random.Generator) -> Picture:
-        """One of them, `[h, w, 3]` uint8. Not a copy: do not write into it."""
+        """A random texture `[h, w, 3]` uint8. Not a copy: do not write into it."""
         return self.pictures[int(rng.integers(len(self.pictures)))]
 
 
 def _reduced(picture: Picture, side: int) -> Picture:
-    """At most `side` pixels high and wide, proportions kept."""
+    """The picture at most `side` pixels high and wide, proportions kept."""
     image = Image.fromarray(picture)
     image.thumbnail((side, side), Image.Resampling.BICUBIC)
     reduced: Picture = np.asarray(image)

@@ -36,9 +36,10 @@ def blend(old: Picture, new: Picture, opacity: Floats) -> Picture:
 
 
 def moved_cut(picture: Picture, mask: Mask, rng: np.random.Generator) -> Cut:
-    """What `mask [H, W]` bool (not empty) marks of `picture [H, W, 3]` uint8, moved at random.
+    """Cut out the part of `picture [H, W, 3]` uint8 that `mask [H, W]` bool (not empty) marks, and move it at
+    random.
 
-    Half of the time it is mirrored and turned about its own middle, so that it stays where it was; else
+    Half of the time the cut is mirrored and turned about its own middle, so that it stays where it was; else
     about the picture's, as if the whole picture had been turned.
     """
     box = bounding_box(mask, 1)
@@ -79,7 +80,7 @@ def _matrix(rng: np.random.Generator) -> NDArray[np.float64]:
 def _mesh(
     canvas: NDArray[np.int_], size: NDArray[np.int_], inverse: NDArray[np.float64], rng: np.random.Generator
 ) -> list[tuple[tuple[int, int, int, int], tuple[float, ...]]]:
-    """For Pillow: rectangles of the canvas, and the corners in the source of what they show."""
+    """Pillow's mesh: rectangles of the canvas, each with the corners of its part of the source."""
     rows, columns = (np.unique(np.linspace(0, n, _QUADS + 1).round().astype(int)) for n in canvas)
     grid = np.stack(np.meshgrid(rows, columns, indexing="ij"), -1)
     source = (grid - canvas / 2) @ inverse.T + size / 2
@@ -127,7 +128,7 @@ def _parts(cut: Cut) -> list[Cut]:
 
 
 def _placed(part: Cut, places: NDArray[np.intp], frame: tuple[int, ...], rng: np.random.Generator) -> Cut:
-    """Place it with its middle at one of the places, or as near to it as the frame allows."""
+    """Place a part with its middle at one of the places, or as near to it as the frame allows."""
     middle = divmod(int(places[rng.integers(len(places))]), frame[1])
     top, left = (
         min(max(0, at - size // 2), whole - size)
@@ -137,7 +138,7 @@ def _placed(part: Cut, places: NDArray[np.intp], frame: tuple[int, ...], rng: np
 
 
 def _windows(cut: Cut, frame: tuple[int, ...]) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """Where it lies in the picture, and which part of it does."""
+    """Window of the picture that a cut covers, and window of the cut that lies in the picture."""
     there, here = [], []
     for at, size, whole in zip(cut.corner, cut.opacity.shape, frame, strict=True):
         start, stop = max(0, at), max(min(whole, at + size), max(0, at))

@@ -1,4 +1,4 @@
-"""One contract for all methods, also those of other packages: what every `Method` promises, checked.
+"""Contract of all methods, also those of other packages: checks of the promises of every `Method`.
 
     from flawscope.testing import check_method
     check_method(METHOD, settings={"size": "64"})
@@ -36,7 +36,7 @@ class Check:
     run: Callable[[Case], None]
 
     def __call__(self, case: Case) -> None:
-        """Raises AssertionError, which names the method and the check."""
+        """Run the check. An AssertionError names the method and the check."""
         try:
             self.run(case)
         except AssertionError as error:
@@ -48,8 +48,8 @@ class Check:
 
 
 def checks_for(method: Method) -> list[Check]:
-    """What the method declares is checked; what it does not declare must be refused. Exports are checked for
-    the engines that are installed."""
+    """Checks of a method: what it declares must hold, and what it does not declare must be refused. Exports
+    are checked for the engines that are installed."""
     again = [] if method.learns_in_steps else [fits.same_again]  # else `resumes` says as much
     return [Check(run.__name__, run) for run in (*fits.CHECKS, *again, *models.CHECKS, *models.exports())]
 
@@ -60,7 +60,7 @@ def check_method(
     """Run all checks.
 
     Args:
-        settings: make it small: it is fitted about a dozen times, on 8 pictures.
+        settings: of the method, to make it small: it is fitted about a dozen times, on 8 pictures.
         data: a category of pictures: 8 good ones to learn from, 2 good and 2 defective ones for testing;
             None: drawn ones of 96x96.
 

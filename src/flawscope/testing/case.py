@@ -1,4 +1,4 @@
-"""What the checks are given: a method, pictures, and the models fitted so far."""
+"""Input of the checks: a method, pictures, and the models fitted so far."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ SAME = 1e-5  # relative: the same numbers, added up in another order
 
 
 def must(holds: object, text: str) -> None:
-    """As `assert`, which `python -O` would leave out."""
+    """Raise AssertionError unless `holds`: unlike `assert` also under `python -O`."""
     if not holds:
         raise AssertionError(text)
 
 
 def must_be_close(found: Any, wanted: Any, text: str, tolerance: float = SAME) -> None:
-    """Differences are relative to the largest value wanted."""
+    """Assert that values are close, relative to the largest value wanted."""
     wanted = np.asarray(wanted)
     reach = tolerance * float(np.abs(wanted).max())
     np.testing.assert_allclose(found, wanted, rtol=0, atol=reach, err_msg=text)
 
 
 def must_refuse(call: Callable[[], Any], text: str) -> str:
-    """The InputError that the call raises, which is one line."""
+    """Text of the InputError that the call must raise, which is one line."""
     try:
         call()
     except InputError as error:
@@ -60,7 +60,7 @@ class Case:
     """A method, settings that make it small, and the pictures; what was fitted is kept for other checks.
 
     data: a category in a layout that `open_dataset` reads; None: one is drawn.
-    keep: where fitted models lie; None: in a folder of its own, removed at the end.
+    keep: gives the folders of fitted models; None: they lie in a temporary folder.
     """
 
     method: Method
@@ -121,7 +121,7 @@ class Case:
         return "|".join(f"(?:{one}|{other})()" for one, other in zip(names[:6:2], names[1:6:2], strict=True))
 
     def pictures(self, variant: str) -> list[Source]:
-        """What the model is fitted on: among others a copy, and something that is not a picture."""
+        """Pictures that the model is fitted on: among others a copy, and something that is not a picture."""
         if variant == "strips":
             return [strip(source) for source in self.good]
         return [*self.good, decode(self.good[0]), b"no picture"]
@@ -129,7 +129,7 @@ class Case:
     # ---- models
 
     def options(self, variant: str) -> dict[str, Any]:
-        """What is given to `fit` beside the pictures."""
+        """Arguments of `fit` beside the pictures."""
         of_variant: dict[str, dict[str, Any]] = {
             "region": {"roi": "0,0,0.5,1", "group": self.pairs},
             "strips": {"keep_aspect": True},
@@ -150,7 +150,7 @@ class Case:
         return self._open[variant]
 
     def said(self, variant: str = "plain") -> Answers:
-        """What the model said of each of `shown` before it was saved."""
+        """The model's answers for each of `shown` before it was saved."""
         with np.load(self._file(variant).with_name("said.npz")) as said:
             return said["scores"], said["maps"]
 
@@ -160,7 +160,7 @@ class Case:
         return found
 
     def shown(self, variant: str = "plain") -> list[Source]:
-        """What the model of a variant is asked about: of strips, also a picture without padding."""
+        """Pictures that the model of a variant is asked about: of strips, also a picture without padding."""
         return [*map(strip, self.probes[::2]), self.probes[-1]] if variant == "strips" else self.probes
 
     def _file(self, variant: str) -> Path:

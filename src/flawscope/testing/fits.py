@@ -1,4 +1,4 @@
-"""What a method's record, its settings and its `fit` promise."""
+"""Checks of a method's record, its settings and its `fit`."""
 
 from __future__ import annotations
 

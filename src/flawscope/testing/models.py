@@ -1,4 +1,4 @@
-"""What a fitted model promises: what it has not learnt from, its answers, its file, its exports."""
+"""Checks of a fitted model: what it has not learnt from, its answers, its file, its exports."""
 
 from __future__ import annotations
 

@@ -24,8 +24,7 @@ PICTURE = 252  # pixels a side that a PDN sees of a picture of 256: see `targets
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides a teacher, beside the pictures. Section numbers are those of Batzner et al.,
-    EfficientAD (WACV 2024)."""
+    """Settings of a teacher. Section numbers are those of Batzner et al., EfficientAD (WACV 2024)."""
 
     size: Size = "s"
     width: int | None = None  # channels of the first layer, half of those that follow; None: the size's
@@ -79,12 +78,12 @@ class Recipe:
 
     @property
     def training(self) -> Literal["auto", "fp32", "bf16"]:
-        """The precision of training, as other methods' settings call it."""
+        """The setting `precision` under the name that other methods' settings have."""
         return self.precision
 
 
 RECIPES: dict[str, dict[str, Any]] = {
-    # A CPU's: measured with EfficientNet-Lite0 on 1,000 photographs
+    # for a CPU, measured with EfficientNet-Lite0 on 1,000 photographs
     "default": {},
     # 3.1 and A.1, on ImageNet: whole pictures, each seen once before the next ones. Unpadded all the same
     "paper": {
@@ -107,7 +106,7 @@ GENERATED, NONE = "generated", "none"  # what `natural` may be beside a folder
 
 @dataclass(frozen=True)
 class Config(TrainingSettings):
-    """Everything that decides what `fit` makes.
+    """Settings of an EfficientAD model and its training.
 
     Section numbers are those of Batzner, Heckler and König, EfficientAD (WACV 2024).
     """

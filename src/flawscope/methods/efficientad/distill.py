@@ -1,8 +1,8 @@
-"""Distil a teacher: a PDN learns to give from 33 pixels the features that a backbone gives for their place
-(Batzner et al., 3.1 and A.1).
+"""Distil a teacher: a PDN learns to predict from 33 pixels a backbone's features at their place (Batzner et
+al., 3.1 and A.1).
 
-It is trained on unpadded crops. The detector's PDN is not padded either, and what a padded one learns at the
-border is of no use elsewhere. Crops are aligned with the targets exactly; see `targets`.
+The PDN is trained on unpadded crops, since the detector's PDN is not padded either. Crops are aligned with
+the targets exactly; see `targets`.
 """
 
 from __future__ import annotations
@@ -71,9 +71,9 @@ def distill(
         paths: pictures of anything, the more various the better; 20 at least.
         recipe: the settings.
         out: the file to write, .safetensors.
-        weights: the backbone's, if they are not at hand: a safetensors file or a checkpoint.
-        start: a teacher of the same backbone to begin with, instead of random weights: a few more hours for
-            what another run made. Choose a lower `rate` then.
+        weights: of the backbone, a safetensors file or a checkpoint; None: those at hand (`locate`).
+        start: a teacher of the same size and backbone to begin with, instead of random weights. Choose a
+            lower `rate` then.
         minutes: the time it may take, from now. A resumed run learns for the time that it had left.
         resume: go on where an earlier run stopped; from the start if there was none.
         device: auto, cpu, cuda or mps.
@@ -82,7 +82,7 @@ def distill(
         say, step: get lines for a person and progress.
 
     Returns:
-        What stands in the file beside the weights, and one line for every picture that could not be read.
+        The facts in the file beside the weights, and one line for every picture that could not be read.
 
     Raises:
         InputError: too few pictures, no such backbone or weights, or a checkpoint of another run.
@@ -112,7 +112,7 @@ def distill(
 
 
 class Distillation(Trainer[tuple[Tensor, Tensor]]):
-    """A PDN learns from crops [B, 3, crop, crop] uint8 and their targets [B, C, n, n]."""
+    """Trains a PDN on crops [B, 3, crop, crop] uint8 and their targets [B, C, n, n]."""
 
     NETWORKS, LOSSES, MEASURED = ("pdn",), ("training",), ("held_out",)
     CPU_STEPS = GPU_STEPS = DEFAULT_STEPS
@@ -144,8 +144,8 @@ class Distillation(Trainer[tuple[Tensor, Tensor]]):
         self.kept, self.learnt = order[:count], order[count:]
         self.started_from: str | None = None
         self.pool: Pool | None = None
-        self.filled = -1  # how often others took the views' place
-        self.filling = 0.0  # seconds that this takes
+        self.filled = -1  # the round of views at hand
+        self.filling = 0.0  # seconds that a new round takes
 
     def start_from(self, path: str | os.PathLike[str]) -> None:
         """Take over a teacher's weights."""
@@ -162,7 +162,7 @@ class Distillation(Trainer[tuple[Tensor, Tensor]]):
         self.started_from = facts["origin"]
 
     def identity(self) -> dict[str, Any]:
-        """Only the same settings, pictures and weights make the same teacher."""
+        """Settings, pictures and weights that decide the teacher."""
         return {
             **as_json(asdict(self.recipe), without=()),
             "set of pictures": self.pictures.sha256,
@@ -201,7 +201,7 @@ class Distillation(Trainer[tuple[Tensor, Tensor]]):
         )
 
     def _rounds(self) -> tuple[int, int, int]:
-        """Bytes of a view, views at a time, and how often others take their place: evenly many each time."""
+        """Bytes of a view, views kept at a time, and number of rounds of views, all of the same size."""
         assert self.steps is not None
         per_view = Pool.bytes_per_view(self.target.channels)
         most = max(1, int(self.recipe.memory * 2**30) // per_view)
@@ -218,7 +218,7 @@ class Distillation(Trainer[tuple[Tensor, Tensor]]):
         return self.pool.crops(self.recipe.batch, self.recipe.crop, self.rng(STEP, step))
 
     def _refill(self, step: int) -> None:
-        """Other views take the place of those at hand every so many steps."""
+        """Replace the views at hand where the step begins a new round."""
         assert self.steps is not None
         _, views, rounds = self._rounds()
         wanted = min(step // -(-self.steps // rounds), rounds - 1)
@@ -226,15 +226,15 @@ class Distillation(Trainer[tuple[Tensor, Tensor]]):
             return
         quiet = self.filled >= 0  # a new stage would start the remaining time anew
         if quiet and self.pace is not None and self.pace.left() < 2 * self.filling:
-            return  # they would come too late to be of use
+            return  # new views would come too late to be of use
         begun = time.monotonic()
-        self.pool = None  # before the next one is made, not beside it
+        self.pool = None  # freed before the next one is made
         chosen = self._views(range(wanted * views, (wanted + 1) * views))
         self.pool = self.renderer.pool(chosen, silent if quiet else self.step)
         self.filled, self.filling = wanted, time.monotonic() - begun
 
     def _views(self, numbers: Sequence[int]) -> list[View]:
-        """Views number so and so: every picture once, in random order, before any comes again."""
+        """Views `numbers` of a sequence that shows every picture once, in random order, before any again."""
         count = len(self.learnt)
         orders = {e: self.rng(ORDER, e).permutation(count) for e in sorted({v // count for v in numbers})}
         chosen = [(v, self.learnt[int(orders[v // count][v % count])]) for v in numbers]
@@ -254,7 +254,7 @@ class Distillation(Trainer[tuple[Tensor, Tensor]]):
     # ---- held-out loss
 
     def _error(self, net: nn.Module, widen: Tensor | None = None) -> float:
-        """Mean square error over the whole pictures that are held out."""
+        """Mean square error over the pictures held out, as wholes."""
         total, pool = 0.0, self.held_out
         with torch.no_grad():
             for pictures, kept in zip(pool.pictures.split(8), pool.targets.split(8), strict=True):
@@ -279,7 +279,7 @@ class Distillation(Trainer[tuple[Tensor, Tensor]]):
     # ---- the teacher
 
     def write(self, out: str | os.PathLike[str]) -> dict[str, Any]:
-        """The teacher in fp16 with 384 outputs, and its loss as it is written."""
+        """Write the teacher in fp16 with 384 outputs, and return its facts with the loss after rounding."""
         whole = expanded(self.net.state_dict(), self.target.channels)
         state = {k: v.half() for k, v in whole.items()}
         teacher = pdn(self.recipe.size, width=self.recipe.width)

@@ -1,4 +1,4 @@
-"""Fitting EfficientAD: what is held out, training, quantiles, calibration."""
+"""Fitting EfficientAD: holding out, training, quantiles, calibration."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def fit(model: Model, task: Task) -> Fitted:
         f"{task.pluralize(len(learnt))} to learn from, {len(held.all)} held out ({held.purpose}); "
         f"penalty: {penalty}"
     )
-    # what the teacher says of pictures with defects is not known before
+    # the teacher's outputs on simulated defects cannot be kept
     room = 0 if config.defects else run.room - min(run.room // 2, run.images.bytes)
     taught = TeacherOutputs(model, run.images, learnt, room)
     taught.measure(task.step)
@@ -84,7 +84,7 @@ SHARED = (
 
 @dataclass(frozen=True)
 class Held:
-    """Pictures held out, in rising order. The same ones for both where they are few."""
+    """Numbers of the pictures held out, rising; the same ones for both where they are few."""
 
     quantiles: list[int]
     threshold: list[int]
@@ -107,8 +107,8 @@ class Held:
 def divided(
     parts: list[list[int]], usable: int, rate: float, reserved: Collection[int], views: float = 1
 ) -> Held:
-    """Of the parts held out a fifth of the pictures is for the quantiles, five at least, and the rest for the
-    threshold; all are for both where there are too few."""
+    """Divide the pictures held out: a fifth, five at least, for the quantiles, the rest for the threshold;
+    all for both where they are too few."""
     count = round(sum(map(len, parts)) / views)  # pictures
     few = max(FOR_QUANTILES, count // 5)
     apart = parts[0][0] in reserved
@@ -119,7 +119,7 @@ def divided(
     for_quantiles: list[int] = []
     left, needed = len(everything), min(needed_for(rate) * views, len(everything))
     while len(parts) > 1 and len(for_quantiles) < few * views:
-        if left - len(parts[-1]) < needed:  # of a large group: the threshold would promise less than asked
+        if left - len(parts[-1]) < needed:  # a large group would leave the threshold too few
             break
         for_quantiles += parts.pop()
         left = len(everything) - len(for_quantiles)
@@ -132,7 +132,7 @@ def divided(
 
 
 def calibrate(run: Run, model: Model, held: Held) -> list[Values]:
-    """Set the model's quantiles (3.4), and give the values of the threshold's pictures."""
+    """Set the model's quantiles (3.4), and return the values of the threshold's pictures."""
     found: dict[int, tuple[Tensor, Tensor | None]] = {}
 
     def store(index: int, features: Tensor, inside: Tensor | None) -> None:
@@ -145,8 +145,7 @@ def calibrate(run: Run, model: Model, held: Held) -> list[Values]:
             features, inside = found[index]
             drawn.append(model.enlarged(features[which], inside)[model.region(inside)].cpu().numpy())
         low, high = np.quantile(np.concatenate(drawn), model.config.quantiles).tolist()
-        # two equal ones would divide by zero: a map that never changes says nothing. Nor does a student that
-        # is still the teacher: the differences would be rounding errors
+        # equal quantiles would divide by zero; a student that is still the teacher differs by rounding alone
         least = LEAST if which == 0 and model.config.start == "teacher" else 1e-6 * max(abs(low), 1e-6)
         high = max(high, low + least)
         model.quantiles[which] = torch.tensor([low, high])
@@ -154,13 +153,13 @@ def calibrate(run: Run, model: Model, held: Held) -> list[Values]:
         return each(lambda index: values_of(model, *found[index]), held.threshold)
 
 
-LARGEST = 0.1  # share of a picture's outputs, those with the largest differences, that the spread is of
+LARGEST = 0.1  # share of a picture's outputs that `spread` takes, those with the largest differences
 EVEN = 0.1  # times the mean spread, added to that of every direction
 
 
 def spread(model: Model, images: Iterable[Tensor]) -> Tensor:
-    """[2, C, C] float64: the second moments of the largest local and global differences on pictures
-    [3, H, W]. Give some that were learnt from: those held out must stay unseen, for the threshold's sake."""
+    """Second moments [2, C, C] float64 of the largest local and global differences on pictures [3, H, W].
+    Give pictures that were learnt from: those held out must stay unseen, for the threshold's sake."""
     moments = torch.zeros(2, model.channels, model.channels, dtype=torch.float64)
     for image in images:
         for total, difference in zip(moments, _differences(model, image), strict=True):
@@ -170,7 +169,7 @@ def spread(model: Model, images: Iterable[Tensor]) -> Tensor:
 
 
 def weigh(model: Model, moments: Tensor) -> None:
-    """Measure both kinds of differences in units of their spread."""
+    """Rescale the networks' outputs, so that both kinds of differences are in units of their spread."""
     of_student, of_autoencoder = (_weights(total).to(model.mean.device) for total in moments)
     with torch.no_grad():
         _multiply(model.teacher[-1], of_student / model.std, -of_student @ (model.mean / model.std))
@@ -181,7 +180,7 @@ def weigh(model: Model, moments: Tensor) -> None:
 
 
 def _differences(model: Model, image: Tensor) -> tuple[Tensor, Tensor]:
-    """Local and global ones [N, C] of the outputs that count."""
+    """Local and global differences [N, C] of the outputs that count."""
     image = image[None].to(model.mean.device)
     inside = model.inside(image) if model.config.pads else None
     valid_mask = model.valid_mask(inside)
@@ -201,14 +200,14 @@ def _largest(differences: Tensor) -> Tensor:
 
 
 def _weights(moments: Tensor) -> Tensor:
-    """[C, C] float32: turns differences so that their directions have one spread, about 1 on average."""
+    """Whitening matrix [C, C] float32 of differences with these second moments, its scale about 1."""
     spread, directions = torch.linalg.eigh(moments)
     mean = spread.mean().clamp(min=torch.finfo(torch.float64).tiny)
     return (directions / (spread.clamp(min=0) / mean + EVEN).sqrt()).T.float()
 
 
 def _multiply(layer: nn.Module, matrix: Tensor, more: Tensor | None = None) -> None:
-    """The layer's outputs times a matrix [K, C], and something added."""
+    """Multiply a layer's outputs by a matrix [K, C] and add `more` [K], in place."""
     assert isinstance(layer, nn.Conv2d)
     assert layer.bias is not None
     layer.weight.copy_(torch.einsum("kc,cihw->kihw", matrix, layer.weight))

@@ -27,12 +27,12 @@ from flawscope.methods.efficientad.networks import (
 )
 from flawscope.methods.features.embedding import smoothed
 
-SMALL = 1e-6  # for pixels in which no cell has a part
+SMALL = 1e-6  # divisor for pixels in which no cell has a part
 CENTRE = 16  # pixels from where a PDN's output begins to see to the middle of what it sees
 
 
 class Model(Detector):
-    """3.1 to 3.4.
+    """The EfficientAD detector (3.1 to 3.4).
 
     `embed` gives two small maps: where the student differs from the teacher (local) and from the autoencoder
     (global). `score` brings them to the picture's size and to one scale, and takes their mean.
@@ -41,7 +41,7 @@ class Model(Detector):
     config: Config
     mean: Tensor  # [C]: the teacher's outputs on the training pictures
     std: Tensor
-    quantiles: Tensor  # [2, 2]: of good pictures' local and global maps, what becomes 0 and what 0.1
+    quantiles: Tensor  # [2, 2]: of good pictures' local and global maps, mapped to 0 and 0.1
     rows: Tensor  # [H, h]: from the maps' grid to pixels
     columns: Tensor  # [w, W]
     row_parts: Tensor  # [h, H], 1 where a cell has a part in a pixel; smoothed unless pictures are padded
@@ -57,10 +57,10 @@ class Model(Detector):
     ):
         """
         Args:
-            network: of the PDNs, "xs", "s" or "m".
+            network: size of the PDNs, "xs", "s" or "m".
             channels: of the teacher's outputs; 384, or fewer from a backbone that has fewer.
             roi: [H, W] bool at the size of the images. None: everywhere.
-            width: of the PDNs (`pdn`).
+            width: of the PDNs, as `pdn` takes it.
         """
         super().__init__(config, roi)
         self.channels = channels
@@ -86,8 +86,8 @@ class Model(Detector):
     # ---- the two named steps
 
     def embed(self, images: Tensor) -> Tensor:
-        """Images `[B, 3, H, W]` to the local and the global map `[B, 2, h, w]` float32: squared differences,
-        averaged over the channels."""
+        """Turn images `[B, 3, H, W]` into the local and the global map `[B, 2, h, w]` float32: squared
+        differences, averaged over the channels."""
         seen = normalised(self.filled(images)).contiguous(memory_format=torch.channels_last)
         mirrored = bordered(seen, self.config.border)
         same = FIRST_LAYERS if self.config.start == "teacher" else 0
@@ -105,7 +105,7 @@ class Model(Detector):
         low, high = self.quantiles.T.view(2, 1, 2, 1, 1)
         drawn = self.enlarged(features, None if inside is None else inside[:, None])
         maps = 0.1 * (drawn - low) / (high - low)
-        # where nothing counts: as if all networks agreed, the lowest a map can be
+        # pixels that do not count get the lowest value of a map, as if all networks agreed
         lowest = (-0.1 * low / (high - low)).mean()
         drawn = torch.where(self.region(inside), maps.mean(1), lowest)
         return drawn.flatten(1).amax(1), drawn
@@ -117,9 +117,9 @@ class Model(Detector):
         return (taught - self.mean.view(-1, 1, 1)) / self.std.view(-1, 1, 1)
 
     def enlarged(self, features: Tensor, inside: Tensor | None = None) -> Tensor:
-        """Maps `[..., h, w]` on the PDN's grid to `[..., H, W]`, bilinearly, every output where the middle of
-        its receptive field lies, and smoothed. Pixels beyond the outermost outputs have the nearest one's
-        value.
+        """Enlarge maps `[..., h, w]` on the PDN's grid to `[..., H, W]`, bilinearly, every output where the
+        middle of its receptive field lies, and smooth them. Pixels beyond the outermost outputs have the
+        nearest one's value.
 
         Args:
             inside: `[..., H, W]` bool, the pixels that count; cells of others have no part in the result.
@@ -158,7 +158,7 @@ class Model(Detector):
 
 
 def create(config: Config, roi: Tensor | None = None) -> tuple[Model, dict[str, str]]:
-    """A model with its teacher and untrained otherwise, and where the teacher came from."""
+    """A model with its teacher, untrained otherwise, and the teacher's name, origin and licence."""
     path = config.teacher or packaged(config.network or "s")
     state, facts = read_teacher(path)
     network: Size = facts["size"]
@@ -186,8 +186,8 @@ def bordered(images: Tensor, border: int) -> Tensor:
 
 
 def interpolation(side: int, cells: int, first: int) -> Tensor:
-    """`[side, cells]` float64: the share that each cell has in each pixel, bilinearly. Cell i stands on pixel
-    `first` + 4 i; pixels before the first cell and after the last one have theirs."""
+    """Bilinear weights `[side, cells]` float64 of each cell in each pixel. Cell i stands on pixel `first + 4
+    * i`; pixels before the first cell or after the last one have that cell's value."""
     place = ((torch.arange(side, dtype=torch.float64) - first) / STRIDE).clamp(0, cells - 1)
     distance = (place[:, None] - torch.arange(cells, dtype=torch.float64)).abs()
     return (1 - distance).clamp(min=0)

@@ -34,8 +34,8 @@ def normalised(images: Tensor) -> Tensor:
 
 
 def _channels(values: tuple[float, ...], images: Tensor) -> Tensor:
-    """`[1, 3, 1, 1]`, of the images' type and on their device. A copy from the host would make a GPU wait,
-    and cannot be part of a CUDA graph: there each is filled in."""
+    """Values `[1, 3, 1, 1]` in the images' dtype, on their device. On a GPU each value is filled in there: a
+    copy from the host would make it wait, and cannot be part of a CUDA graph."""
     if images.device.type == "cuda":
         found = torch.stack([images.new_full((), value) for value in values])
     else:
@@ -77,7 +77,7 @@ def width_of(first: Tensor | NDArray[Any] | None, size: Size) -> int | None:
 
 
 def narrowed(network: nn.Sequential, channels: int) -> nn.Sequential:
-    """The PDN with so many outputs in its last layer alone, which is new."""
+    """Give a PDN a new last layer with `channels` outputs, in place."""
     last = network[-1]
     assert isinstance(last, nn.Conv2d)
     network[-1] = nn.Conv2d(last.in_channels, channels, (last.kernel_size[0], last.kernel_size[1]))
@@ -96,10 +96,10 @@ def outputs_of(crop: int) -> int:
 
 
 class Autoencoder(nn.Module):
-    """`[B, 3, H, W]` normalised to `[B, 384, h, w]` on the grid of a PDN; sees the whole picture at once.
+    """Turns normalised images `[B, 3, H, W]` into `[B, 384, h, w]` on a PDN's grid; sees whole pictures.
 
-    For 256 x 256 pixels it is table 7. The decoder's sizes are shares of the input's, so that other sizes
-    work too, also when the sides differ.
+    Table 7 is for 256 x 256 pixels. The decoder's sizes are shares of the input's, so that other sizes work
+    too, also when the sides differ.
     """
 
     def __init__(self, channels: int = CHANNELS, *, border: int = 0):
@@ -143,7 +143,7 @@ class Autoencoder(nn.Module):
 
 
 def decoder_sizes(side: int) -> list[int]:
-    """What the decoder's maps are resized to: 3, 8, 15, 32, 63, 127 for 256 pixels. Its layers add one."""
+    """Sizes of the decoder's inputs: 3, 8, 15, 32, 63, 127 for 256 pixels. Each layer adds one."""
     return [side // 64 - 1, side // 32, side // 16 - 1, side // 8, side // 4 - 1, side // 2 - 1]
 
 
@@ -159,11 +159,10 @@ REMEDY = "copy it again or distil anew"
 
 
 def read_teacher(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """A teacher's weights and the facts about it.
+    """Read a teacher's weights and the facts about it.
 
-    Reads what `write_teacher` made, and published state dicts (.pth, .pt) in the layout of nelson1425's
-    EfficientAD: these are opened without unpickling any code, and their tensors are matched by order and
-    shape.
+    The file is one of `write_teacher`, or a published state dict (.pth, .pt) in the layout of nelson1425's
+    EfficientAD: this is opened without unpickling any code, and its tensors are matched by order and shape.
 
     Returns:
         The state of `pdn(facts["size"])`, float32, and facts with at least `size` ("xs", "s" or "m"),
@@ -198,7 +197,7 @@ def read_teacher(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
 
 
 def packaged(size: Size) -> Path:
-    """The teacher that comes with flawscope."""
+    """The file of the teacher that comes with flawscope. InputError where there is none of this size."""
     path = Path(__file__).parent / "weights" / f"pdn_{size}.safetensors"
     if not path.exists():
         raise InputError(
@@ -216,17 +215,14 @@ def write_teacher(
 
 
 def widened(channels: int, outputs: int = CHANNELS) -> Tensor:
-    """`[outputs, channels]`: makes 384 numbers of fewer; the identity where there are as many.
+    """Matrix `[outputs, channels]` that expands fewer channels to 384; the identity where there are as many.
 
-    The columns are orthogonal and of length sqrt(outputs / channels), directions drawn once and for all. So
-    mean squared differences of the 384 numbers are those of the standardised channels, exactly: no channel
-    weighs more than another, which repeating some of them (384 is no multiple of 152) would bring, and
-    nothing is told apart that the backbone does not. Pooling 3 x 3 neighbourhoods upwards to 384, as
-    PatchCore's code would, takes each channel at single places of the neighbourhood, more in the layers with
-    few channels.
+    The columns are orthogonal and of length sqrt(outputs / channels), in fixed random directions. So mean
+    squared differences of the 384 outputs are exactly those of the standardised channels, and no channel
+    weighs more than another, as it would if some were repeated.
 
-    A matrix commutes with the last layer of a PDN. So the teacher is distilled with one output a channel,
-    which costs less, and its last layer is multiplied afterwards: the same function, and the same loss.
+    The last layer of a PDN is linear. So the teacher is distilled with one output a channel, which costs
+    less, and its last layer is multiplied afterwards: the same function, and the same loss.
     """
     if channels == outputs:
         return torch.eye(outputs)
@@ -237,10 +233,10 @@ def widened(channels: int, outputs: int = CHANNELS) -> Tensor:
 
 
 def compact(state: Mapping[str, Tensor], facts: Mapping[str, Any]) -> tuple[dict[str, Tensor], int]:
-    """The same teacher without the outputs that are sums of others, and how many are left.
+    """A teacher's state without its redundant outputs, and the number of outputs left.
 
-    A teacher of a backbone with fewer than 384 channels was widened (`widened`): turned back, mean
-    squared differences stay what they are, and the last layers cost less.
+    Undoes `widened`, for teachers of backbones with fewer than 384 channels: mean squared differences stay
+    the same, and the last layers cost less.
     """
     channels = facts.get("rank", CHANNELS)
     state = dict(state)

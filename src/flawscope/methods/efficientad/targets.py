@@ -1,4 +1,4 @@
-"""What a teacher learns from: views of pictures, and what a backbone says about every place in them.
+"""Training data of a teacher: views of pictures, and a backbone's features at every place in them.
 
 Where things lie. A view is a part of a picture. The backbone sees it at 512 x 512 pixels, and its features
 stand on a grid of 64 x 64 cells. The PDN sees the same at half that size: in pixels of 256, cell k covers
@@ -62,7 +62,7 @@ class PictureSet:
 
     @classmethod
     def find(cls, paths: Sequence[Path], step: Step = silent) -> PictureSet:
-        """Open every file once."""
+        """Read every file once, and keep the pictures that can be decoded."""
         advance = Advance(step, "pictures", len(paths))
 
         def look(path: Path) -> tuple[str, tuple[int, int]] | str:
@@ -85,7 +85,7 @@ class PictureSet:
             if not isinstance(found, str):
                 first.setdefault(found[0], (path, found[1]))
         whole = hashlib.sha256("\n".join(sorted(first)).encode()).hexdigest()
-        hashes = sorted(first)  # the order is the contents' too: other names make the same teacher
+        hashes = sorted(first)  # ordered by content: renamed files make the same teacher
         return cls([first[h][0] for h in hashes], [first[h][1] for h in hashes], whole, failures)
 
 
@@ -121,7 +121,7 @@ class View:
         )
 
     def render(self, picture: Pixels) -> tuple[Pixels, Pixels]:
-        """`[512, 512, 3]` for the backbone and `[252, 252, 3]` for the PDN, both uint8."""
+        """Render the view as `[512, 512, 3]` for the backbone and `[252, 252, 3]` for the PDN, both uint8."""
         image = Image.fromarray(np.ascontiguousarray(picture)).crop(self.box)
         if self.mirrored:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -162,7 +162,7 @@ class Target(nn.Module):
         return (self.features(pixels) - self.mean.view(-1, 1, 1)) / self.std.view(-1, 1, 1)
 
     def features(self, pixels: Tensor) -> Tensor:
-        """The same before it is standardised."""
+        """The features `[B, C, 64, 64]` float32 before they are standardised."""
         images = (pixels.float() / 255).contiguous(memory_format=torch.channels_last)
         half = self.precision != torch.float32
         with torch.autocast(pixels.device.type, dtype=torch.bfloat16, enabled=half):
@@ -192,8 +192,8 @@ class Renderer:
         step: Step,
         stage: str,
     ) -> None:
-        """`take(which, small, computed)` for every block of views: small `[n, 3, 252, 252]` uint8 and what
-        `compute` makes of the `[n, 3, 512, 512]` uint8 for the backbone."""
+        """Call `take(which, small, computed)` for every block of views: `small` is `[n, 3, 252, 252]` uint8,
+        `computed` the result of `compute` on the `[n, 3, 512, 512]` uint8 for the backbone."""
 
         def rendered(k: int) -> tuple[Pixels, Pixels]:
             return views[k].render(_decoded(self.pictures.paths[views[k].picture]))
@@ -222,7 +222,7 @@ class Renderer:
         self.target.std.copy_(moments.spread())
 
     def pool(self, views: Sequence[View], step: Step = silent, stage: str = "targets") -> Pool:
-        """The views and their targets."""
+        """Render the views and compute their targets."""
         count = len(views)
         pool = Pool(
             torch.empty(count, 3, PICTURE, PICTURE, dtype=torch.uint8, device=self.device),
@@ -251,7 +251,7 @@ class Pool:
         return 3 * PICTURE * PICTURE + 2 * channels * USED * USED
 
     def crops(self, batch: int, crop: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Random crops `[B, 3, crop, crop]` uint8 and what the PDN should say, `[B, C, n, n]` float32."""
+        """Random crops `[B, 3, crop, crop]` uint8 and their targets `[B, C, n, n]` float32."""
         cells = outputs_of(crop)
         views = rng.integers(len(self.pictures), size=batch)
         places = rng.integers((PICTURE - crop) // STRIDE + 1, size=(batch, 2))

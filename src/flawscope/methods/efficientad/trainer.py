@@ -34,23 +34,22 @@ Chosen = Tensor | tuple[Tensor, ...]  # [B, h, w] bool, or the numbers of its tr
 
 @dataclass
 class Batch:
-    """What a step learns from."""
+    """Training data of a step."""
 
     images: Tensor  # [B, 3, H, W] float32 in 0..1
     recoloured: Tensor  # the same, without defects, in other colours
     # [B, C, n, m] fp16: the teacher's outputs on the windows, not standardised; None: not known
     taught: Tensor | None
-    other: Tensor | None  # [B, 3, h, w] uint8, of the window's size
+    other: Tensor | None  # [B, 3, h, w] uint8: pictures of other things, of the window's size
     cells: list[tuple[int, int]]  # where each window begins, in outputs
     valid_mask: Tensor | None  # [B, n, m] bool: the outputs that count; None: all of them
     spoilt: Spoilt | None = None  # outputs [B, n, m] that see simulated defects; None: there are none
 
 
 class Trainer(training.Trainer[Batch]):
-    """The student and the autoencoder learn together.
+    """Trains the student and the autoencoder together.
 
-    Several processes have a batch each, of one picture in the paper: the hardest squares are those of a
-    batch, and of a part of it they would be others.
+    Several processes have a batch each: the hardest squares of a batch are not those of its parts.
     """
 
     NETWORKS = ("student", "autoencoder")
@@ -81,8 +80,8 @@ class Trainer(training.Trainer[Batch]):
             self._start_from_teacher()
 
     def _start_from_teacher(self) -> None:
-        """The student knows good pictures at once, and has to forget all else. Its first layers, which cost
-        most, stay the teacher's."""
+        """Copy the teacher's weights into the student, which then knows good pictures and has to forget all
+        else. Its first layers, which cost most, stay the teacher's."""
         model, student = self.model, self.model.student
         last, taught = _last(student), _last(model.teacher)
         assert last.bias is not None
@@ -97,7 +96,7 @@ class Trainer(training.Trainer[Batch]):
     # ---- a step
 
     def batch(self, step: int) -> Batch:
-        """Step number so and so: every picture once, in random order, before any comes again."""
+        """The batch of a step. Every picture comes once, in random order, before any comes again."""
         rng, count = self.rng(STEP, step), len(self.training)
         images, changed, taught, other, cells, valid_mask, spoilt = [], [], [], [], [], [], []
         for number in range(step * self.config.batch, (step + 1) * self.config.batch):
@@ -134,7 +133,7 @@ class Trainer(training.Trainer[Batch]):
         )
 
     def _place(self, valid_mask: Tensor | None, rng: np.random.Generator) -> tuple[int, int]:
-        """Where a window begins: one of those in which something counts."""
+        """The first cell (row, column) of a random window in which something counts."""
         ys, xs = (_starts(n, m) for n, m in zip(self.model.grid, self.window, strict=True))
         if valid_mask is None:
             return ys[int(rng.integers(len(ys)))], xs[int(rng.integers(len(xs)))]
@@ -143,7 +142,7 @@ class Trainer(training.Trainer[Batch]):
         return places[int(rng.integers(len(places)))]
 
     def _pixels(self) -> tuple[int, int]:
-        """(H, W) of a window."""
+        """Size (H, W) of a window in pixels."""
         height, width = (RECEPTIVE_FIELD + STRIDE * (n - 1) for n in self.window)
         return height, width
 
@@ -185,15 +184,15 @@ class Trainer(training.Trainer[Batch]):
         ).float()
         goals = _where(rebuilt, valid_mask)
         of_autoencoder = F.mse_loss(goals, _where(changed_taught, valid_mask))
-        # which the autoencoder feels too, as published
+        # its gradient reaches the autoencoder too, as published
         of_student = F.mse_loss(_where(second, valid_mask), goals)
         return [hard, penalty, of_autoencoder, of_student]
 
     def _described(
         self, student: nn.Sequential, windows: Tensor, batch: Batch
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What the student's first half says of all windows but the recoloured ones, its second half of
-        those; what the teacher says of the windows of `batch.images`, and of the recoloured ones."""
+        """Outputs of the student's first half on all windows but the recoloured ones, and of its second half
+        on those; outputs of the teacher on the windows of `batch.images`, and on the recoloured ones."""
         channels, count = self.model.channels, len(batch.images)
         teacher = self.model.teacher
         same = FIRST_LAYERS if self.config.start == "teacher" else 0
@@ -204,7 +203,7 @@ class Trainer(training.Trainer[Batch]):
         if batch.taught is not None:
             answers = torch.cat([training_state.uploaded(batch.taught, self.device).float(), answers])
         taught = self.model.standardised(answers)
-        # the last layer's two halves are needed of different pictures
+        # the last layer's two halves see different windows
         last, described = _last(student), student[same:-1](begun)
         assert last.bias is not None
         first = F.conv2d(described[:-count], last.weight[:channels], last.bias[:channels])
@@ -216,21 +215,21 @@ class Trainer(training.Trainer[Batch]):
     ) -> tuple[Tensor, Tensor]:
         """The hard-feature loss where there are no defects, and the penalty where there are."""
         squares, none = (taught - learnt).square(), learnt.new_zeros(())
-        good, bad = ~spoilt.anywhere, spoilt.within  # on the CPU, where asking costs no wait
+        good, bad = ~spoilt.anywhere, spoilt.within  # on the CPU: `any` waits for no GPU
         if valid_mask is not None:
             good, bad = good & valid_mask, bad & valid_mask
         hard = _hardest(_where(squares, self._chosen(good)), self.config.hard) if good.any() else none
         return hard, _where(learnt, self._chosen(bad)).square().mean() if bad.any() else none
 
     def _chosen(self, valid_mask: Tensor | None) -> Chosen | None:
-        """The places that count, as `_where` takes them. A GPU gets their numbers: to know how many a mask
-        has, it would have to be waited for."""
+        """The cells that count, as `_where` takes them. A GPU gets their indices: a mask would make the CPU
+        wait until the GPU has counted its elements."""
         if valid_mask is None or self.device.type != "cuda":
             return None if valid_mask is None else valid_mask.to(self.device)
         return tuple(training_state.uploaded(part, self.device) for part in valid_mask.nonzero(as_tuple=True))
 
     def _rebuilt(self, autoencoder: nn.Module, images: Tensor, step: int) -> Tensor:
-        """With a dropout that depends on the step alone."""
+        """Outputs of the autoencoder, with a dropout that depends on the step alone."""
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
             torch.manual_seed(self.torch_seed(DROPOUT, step))
@@ -239,7 +238,7 @@ class Trainer(training.Trainer[Batch]):
 
 
 def _window(config: Config, grid: tuple[int, int]) -> tuple[int, int]:
-    """(h, w) in outputs of what a step learns from."""
+    """Size (h, w) of a window in outputs."""
     if config.window is None:
         return grid
     most = outputs_of(config.window)
@@ -247,8 +246,8 @@ def _window(config: Config, grid: tuple[int, int]) -> tuple[int, int]:
 
 
 def _starts(cells: int, window: int) -> list[int]:
-    """Where windows begin so that they cover all the cells evenly: a PDN does not care where it looks, so
-    that more places would only make the outer cells rarer."""
+    """First cells of windows that cover all cells evenly. More windows would only make the outer cells rarer:
+    a PDN does not depend on the place."""
     count = -(-cells // window)
     if count == 1:
         return [0]
@@ -265,7 +264,7 @@ def _where(values: Tensor, valid_mask: Chosen | None) -> Tensor:
 
 
 def _hardest(squares: Tensor, share: float) -> Tensor:
-    """The mean of the values at or above their `share`-quantile (3.2), which no limit of elements stops."""
+    """Mean of the values at or above their `share`-quantile (3.2); `torch.quantile` takes too few values."""
     values = squares.flatten()
     count = values.numel() - math.ceil(share * (values.numel() - 1))
     return values.topk(max(1, count), sorted=False).values.mean()

@@ -1,6 +1,5 @@
-"""What the student and the autoencoder see while they learn: good pictures with the teacher's outputs, and
-pictures of other things, all within bounded memory.
-"""
+"""Training pictures of the student and the autoencoder, within bounded memory: good pictures with the
+teacher's outputs, simulated defects, and pictures of other things."""
 
 from __future__ import annotations
 
@@ -33,7 +32,7 @@ from flawscope.synthesis import DefectScale, fractal_noise, generated_texture, s
 Pixels = NDArray[np.uint8]
 
 
-# --------------------------------------------------------------------------------------- the teacher's words
+# ------------------------------------------------------------------------------------- the teacher's outputs
 
 
 class TeacherOutputs(FeatureCache):
@@ -43,12 +42,12 @@ class TeacherOutputs(FeatureCache):
         device = model.mean.device
         super().__init__(images, training, device, [(model.channels, *model.grid)], room, where=device)
         self.model = model
-        # cells that count: of each picture where pictures are padded, else of all; None: every one
+        # cells that count: per picture where pictures are padded, else for all; None: every cell
         self.padded: dict[int, Tensor] = {}
         self.region = None if model.config.pads or model.roi.all() else model.valid_mask().cpu()
 
     def measure(self, step: Step) -> None:
-        """Set the model's teacher statistics (A.1), and keep what there is room for."""
+        """Set the model's teacher statistics (A.1), and keep as many outputs as there is room for."""
         (moments,) = self.moments(step, "teacher statistics")
         self.model.mean.copy_(moments.mean)
         self.model.std.copy_(moments.spread())
@@ -76,15 +75,15 @@ class TeacherOutputs(FeatureCache):
 
 
 def other_pictures(natural: str) -> Generated | Natural | None:
-    """What the setting `natural` asks for."""
+    """Source of the pictures that the student must not learn, by the setting `natural`."""
     if natural == NONE:
         return None
     return Generated() if natural == GENERATED else Natural(natural)
 
 
 class Natural:
-    """Photographs from a folder: at 512 x 512 pixels, without their colours with probability 0.3 (A.1). The
-    authors cut out the middle; here it is any place, since a few thousand pictures stand for ImageNet."""
+    """Photographs of a folder, scaled to 512 x 512 pixels, grey with probability 0.3 (A.1). The authors cut
+    out the middle; here the place is random, since a few thousand pictures stand for ImageNet."""
 
     SIDE, GREY, TRIES = 512, 0.3, 20
 
@@ -92,7 +91,7 @@ class Natural:
         self.paths = list_pictures(os.fspath(folder))
         if not any(_readable(path) for path in self.paths[:: -(-len(self.paths) // self.TRIES)]):
             raise InputError(f"no picture in {folder} can be read: name another folder for setting natural")
-        # ImageNet has more than a million: their sizes tell one folder from another well enough
+        # sizes alone tell folders apart well enough: ImageNet has more than a million files
         sizes = " ".join(str(path.stat().st_size) for path in self.paths)
         digest = hashlib.sha256(sizes.encode()).hexdigest()[:12]
         self.name = f"{len(self.paths)} pictures of folder {Path(folder).name} ({digest})"
@@ -157,15 +156,15 @@ MIDDLE = 15  # pixels a side, in the middle of what an output sees: a defect the
 
 @dataclass
 class Spoilt:
-    """Which outputs `[..., h, w]` bool see simulated defects."""
+    """Outputs `[..., h, w]` bool that see simulated defects."""
 
-    anywhere: Tensor  # in what they see
-    within: Tensor  # in the middle of it
+    anywhere: Tensor  # in their receptive field
+    within: Tensor  # in its middle
 
 
 @dataclass
 class Spoiler:
-    """Puts defects on the good pictures. Each depends on its own random numbers alone."""
+    """Puts simulated defects on good pictures. Each result depends on its generator alone."""
 
     images: GoodPictures
     training: Sequence[int]
@@ -177,8 +176,8 @@ class Spoiler:
         self.parts = Parts(self.images, self.training, 0 if self.tiled else LEARNT, self.region)
 
     def __call__(self, index: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Picture `[3, H, W]` float32 in 0..1 with defects of any scale, and where they are, [H, W] bool. It
-        stays what it is elsewhere, to the last bit."""
+        """Picture `[3, H, W]` float32 in 0..1 with defects of any scale, unchanged elsewhere to the last bit,
+        and the defects' mask [H, W] bool."""
         image = self.images[index]
         pixels, inside = pixels_of(image)
         within = self.parts[index] if rng.random() < ON_PART else inside & self.region
@@ -193,7 +192,7 @@ class Spoiler:
 
 
 def outputs_on(defects: Tensor, border: int) -> Spoilt:
-    """Which of a PDN's outputs see the defects [H, W] bool of a picture that is mirrored outwards."""
+    """PDN outputs that see the defects [H, W] bool of a picture that is mirrored outwards."""
     seen = bordered(defects[None, None].float(), border)
     edge = (RECEPTIVE_FIELD - MIDDLE) // 2
     anywhere = F.max_pool2d(seen, RECEPTIVE_FIELD, STRIDE)[0, 0] > 0

@@ -29,7 +29,7 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def import_timm() -> ModuleType:
-    """timm, also where torchvision's compiled operators do not fit the installed torch.
+    """Import timm, also where torchvision's compiled operators do not fit the installed torch.
 
     A CPU build of torch beside torchvision's default build is common on machines without a GPU. Importing
     torchvision then fails because two operators of its extension are unknown. timm needs its picture
@@ -58,7 +58,7 @@ def _declare_torchvision_operators() -> None:
 
 
 def _unpickled(kind: type[nn.Module], state: bytes) -> nn.Module:
-    import_timm()  # to find the network's classes pickle would import it as it is
+    import_timm()  # before pickle imports it to find the network's classes
     found = kind.__new__(kind)
     found.__setstate__(pickle.loads(state))
     return found
@@ -163,11 +163,11 @@ def load_backbone(
 def empty_backbone(
     name: str, stages: tuple[int, ...], size: tuple[int, int], tensors: Mapping[str, Tensor]
 ) -> Backbone:
-    """The same structure as `load_backbone` makes, its tensors still to be filled from a model file.
+    """Build the backbone of a model file as `load_backbone` does, its tensors still to be filled.
 
     Args:
-        tensors: the file's. Those called `backbone.…` must hold as many numbers as the network has: a small
-            file does not make anyone allocate gigabytes by naming a large network.
+        tensors: of the file. Those called `backbone.…` must hold as many numbers as the network has, so that
+            a small file cannot allocate gigabytes by naming a large network.
 
     Raises:
         InputError: timm does not have it, or the file's tensors are too few.
@@ -186,7 +186,7 @@ def empty_backbone(
 
 
 class _OnCpu(TorchFunctionMode):
-    """timm computes with some numbers while it builds a network."""
+    """Keeps `torch.linspace` on the CPU: timm computes with its values while it builds a network."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return func(*args, **({"device": "cpu"} if func is torch.linspace else {}) | (kwargs or {}))
@@ -194,8 +194,8 @@ class _OnCpu(TorchFunctionMode):
 
 @cache
 def _numbers(name: str, stages: tuple[int, ...], size: tuple[int, int]) -> int:
-    """How many numbers the network has in tensors of two dimensions and more, which folding does not change.
-    Nothing of its size is allocated."""
+    """Elements of the network's tensors of two dimensions and more, which folding does not change. None is
+    allocated."""
     with torch.device("meta"), _OnCpu():
         network = _create(name, stages, size, pretrained=False)
     return sum(tensor.numel() for tensor in network.state_dict().values() if tensor.ndim > 1)
@@ -233,7 +233,7 @@ def _without_tail(network: nn.Module) -> nn.Module:
 
 
 def _fetch(name: str, stages: tuple[int, ...], size: tuple[int, int]) -> nn.Module:
-    """With the weights that timm has cached or downloads."""
+    """Build the network with the weights that timm has cached or downloads."""
     try:
         return _create(name, stages, size, pretrained=True)
     except OSError as error:  # the hub's and urllib's errors are OSErrors
@@ -281,7 +281,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _by_order(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename by position; every shape must agree."""
+    """Rename tensors by position; every shape must agree."""
     source = [k for k in state if not k.endswith("num_batches_tracked")]
     target = [k for k in wanted if not k.endswith("num_batches_tracked")]
     if [state[k].shape for k in source] != [wanted[k].shape for k in target]:
@@ -341,7 +341,7 @@ def fold_batch_norm(network: nn.Module, example: Tensor) -> int:
 
 
 def _fold(norm: nn.BatchNorm2d, conv: nn.Conv2d) -> None:
-    """Give the convolution the weights with which it does what both did."""
+    """Merge the normalisation into the convolution's weights and bias."""
     assert norm.running_var is not None
     assert norm.running_mean is not None
     scale = torch.rsqrt(norm.running_var.double() + norm.eps)

@@ -1,5 +1,4 @@
-"""From the backbone's feature maps to one vector per patch (PatchCore, 3.1), and from values of cells back to
-pixels."""
+"""Embedding of feature maps, one vector per patch (PatchCore, 3.1), and matrices from cells to pixels."""
 
 from __future__ import annotations
 
@@ -57,7 +56,7 @@ class PatchEmbedding(nn.Module):
 
 
 def pooling_kernels(channels: list[int], p: int, dimensions: int) -> list[tuple[Tensor, int]]:
-    """Per layer the convolution `[n, C, p, p]` that both poolings amount to, and its first output."""
+    """Per layer the convolution `[n, C, p, p]` that equals both poolings, and its first output."""
     inner = adaptive_windows(len(channels) * dimensions, dimensions)
     kernels = []
     for j, c in enumerate(channels):
@@ -99,7 +98,7 @@ def _common_divisors(a: int, b: int) -> list[int]:
 
 
 def smoothed(matrix: Tensor, sigma: float) -> Tensor:
-    """`[size, cells]` float64, which makes pixels of cells, followed by a Gaussian of `sigma` pixels.
+    """Matrix `[size, cells]` float64 from cells to pixels, followed by a Gaussian of `sigma` pixels.
 
     Both are linear and separable, so one matrix a side holds them exactly. The kernel reaches four sigma and
     is mirrored at the border.
@@ -114,14 +113,14 @@ def smoothed(matrix: Tensor, sigma: float) -> Tensor:
 
 
 def smoothing_matrix(size: int, grid: int, sigma: float) -> Tensor:
-    """[size, grid]: bilinear resize from `grid` to `size`, then a Gaussian of `sigma` pixels."""
+    """Matrix [size, grid] of a bilinear resize from `grid` to `size`, then a Gaussian of `sigma` pixels."""
     identity = torch.eye(grid, dtype=torch.float64)[None]  # one column a grid cell
     resized = F.interpolate(identity, size=size, mode="linear", align_corners=False)[0]  # [grid, size]
     return smoothed(resized.T, sigma).float().contiguous()
 
 
 def windows(size: int, grid: int) -> Tensor:
-    """[grid, size]: 1 where a cell sees a pixel, as adaptive pooling divides them."""
+    """Matrix [grid, size], 1 where a cell sees a pixel, as adaptive pooling divides the pixels."""
     pixels, cells = torch.arange(size), torch.arange(grid)[:, None]
     first, end = cells * size // grid, -(-(cells + 1) * size // grid)
     return ((pixels >= first) & (pixels < end)).float()

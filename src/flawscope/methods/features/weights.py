@@ -1,6 +1,5 @@
-"""Where the weights of a backbone come from, in this order: a file that was named, a package on this
-machine, the local hub cache, a download. Finding them imports no torch.
-"""
+"""Search for a backbone's weights, in this order: a file that was named, a package on this machine, the local
+hub cache, a download. The search imports no torch."""
 
 from __future__ import annotations
 
@@ -75,7 +74,7 @@ PACKAGED: dict[str, Packaged] = {
 
 @dataclass(frozen=True)
 class Found:
-    """Where weights were found. `origin` and `licence` go into the manifest."""
+    """Weights that were found. `origin` and `licence` go into the manifest."""
 
     path: Path | None  # None: timm fetches or has cached them
     origin: str
@@ -142,7 +141,7 @@ def cached_models() -> list[str]:
 
 
 def hub_reachable(timeout: float = 3.0) -> bool:
-    """One attempt with a short limit, so that a machine without network gets its answer at once."""
+    """Whether the hub answers one attempt within seconds: without network nobody has to wait longer."""
     if os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0"):
         return False
     if any(os.environ.get(name) for name in ("HF_ENDPOINT", "HTTPS_PROXY", "https_proxy", "ALL_PROXY")):

@@ -14,7 +14,7 @@ from flawscope.methods.settings import AUTO, PictureSettings, Rule, Size
 
 @dataclass(frozen=True)
 class Config(PictureSettings):
-    """Everything that decides what `fit` makes.
+    """Settings of a PatchCore model.
 
     Section numbers are those of Roth et al., Towards Total Recall in Industrial Anomaly Detection.
     """

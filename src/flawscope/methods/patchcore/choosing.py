@@ -45,8 +45,8 @@ SIDE = 1024  # pixels that trial pictures are reduced to
 BANK = 4000  # elements of each size's trial bank
 CLOSE = 0.01  # a cheaper size wins if it is this close to the best
 STREAM = 62  # of random numbers
-PLACES = 8  # that `prefers_places` looks at
-PICTURES = 16  # of which it looks at those places
+PLACES = 8  # compared by `prefers_places`
+PICTURES = 16  # whose tiles at those places are compared
 
 
 def choose(config: Config, undecided: Undecided) -> Config:
@@ -92,8 +92,8 @@ class Trial:
 
 
 def best_size(config: Config, task: Undecided) -> str:
-    """The best `size` for these good pictures, as `Config` takes it, and one line that explains it. Simulated
-    defects are put inside the region of interest, and only it counts."""
+    """Choose the best `size` for these good pictures, as `Config` takes it, and say why in one line.
+    Simulated defects are put inside the region of interest, and only it counts."""
     backbone, _ = load_backbone(config.backbone, config.stages, config.sizes[-1], config.weights)
     backbone = backbone.to(task.device)
     if backbone.fixed:
@@ -122,7 +122,7 @@ def best_size(config: Config, task: Undecided) -> str:
         f"size {chosen.name}: image AUROC {chosen.auroc:.3f} on {pluralize(len(held), 'good picture')} held "
         f"out, with {3 * len(held)} synthetic defects ({others}; the cheapest within {CLOSE} of the best)"
     )
-    if any(p.reduced > 1 for p in pictures):  # a defect grows with the picture, and so does what is not seen
+    if any(p.reduced > 1 for p in pictures):  # smaller defects were not simulated
         line += (
             f"; judged by simulated defects of {chosen.smallest:.0f} px and more in these pictures; "
             "smaller ones: --min-defect"
@@ -138,7 +138,7 @@ def sample(decoded: Callable[[int], NDArray[Any] | None], count: int, seed: int)
 
 
 def _shrunk(picture: NDArray[Any]) -> Sample:
-    """At most `SIDE` wide or high: twice the largest size shows all that a size can see."""
+    """The picture reduced to `SIDE` pixels at most: twice the largest size shows all that a size can see."""
     height, width = picture.shape[:2]
     reduced = max(height, width) / SIDE
     if reduced <= 1 or picture.dtype != np.uint8:
@@ -216,7 +216,7 @@ def _within(
     region: NDArray[np.bool_] | None,
     preprocess: Preprocess,
 ) -> NDArray[np.bool_]:
-    """Where a defect may lie: on the part, inside the region of interest."""
+    """Mask [H, W] of the pixels where a defect may lie: on the part, inside the region of interest."""
     part = foreground.mask(np.ascontiguousarray(picture))
     if region is None:
         return part
@@ -239,9 +239,9 @@ def _defect(
 def prefers_places(model: Model, task: Task) -> bool:
     """Whether left-out tiles are nearer to banks of their own places than to a shared one.
 
-    What a place's bank is selected from is a part of what a shared one is, so that defects are no nearer to
-    it; what counts is whether good tiles are. At some places half of the pictures are compared with the
-    other half: by the bank of their place, and by one for all these places that is as dense as a shared one.
+    A place's bank is selected from a part of the shared bank's patches, so defects are no nearer to it; the
+    question is whether good tiles are. At some places half of the pictures are compared with the other half:
+    by the bank of their place, and by one for all these places that is as dense as a shared one.
     """
     assert task.places is not None
     job, where = Job(model, replace(task, settle=list)), np.asarray(task.places.of)

@@ -70,8 +70,8 @@ def select(
     until: float = 0.0,
     progress: Progress | None = None,
 ) -> Coreset:
-    """A greedy k-center selection: each pick is the point farthest from all picks so far; of equals the one
-    with the lowest index, and no point twice.
+    """Select points by the greedy k-center rule: each pick is the point farthest from all picks so far; of
+    equals the one with the lowest index, and no point twice.
 
     Identical to the plain loop where fp32 is exact (integer features whose squared norms stay below 2**24);
     elsewhere rounding may reorder picks, and the covering radius agrees within 1e-5. Source: Roth et al.
@@ -187,8 +187,8 @@ class _Update:
         bound: Batch | None,
         b: int,
     ) -> None:
-        """Block `b` of the points against picks numbered `which` of the groups `of`; `columns` are those of a
-        group. `bound` knows which points may be near to which picks."""
+        """Compare block `b` of the points with the picks numbered `which` of the groups `of`; `columns` are
+        those of a group. `bound` knows which points may be near to which picks."""
         rows = self.rows[b]
         if bound is not None:
             farther = self.squared if self.others is None else self.others
@@ -226,7 +226,7 @@ class _Update:
     def _meet_some(
         self, norms: Tensor, doubled: Tensor, which: Tensor, of: Tensor | None, points: Tensor, picks: Tensor
     ) -> None:
-        """Points so numbered against one pick of the batch each; all others stay as they are."""
+        """Compare each of `points` with one pick of the batch, its number in `picks`; no others."""
         some = self.features.index_select(0, points) - self.origin
         away = (some * doubled.T.index_select(0, picks)).sum(1) + norms[picks]
         away += self.norms[points]

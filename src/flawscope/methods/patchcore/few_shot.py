@@ -35,9 +35,9 @@ WAYS: dict[str, tuple[int, ...]] = {
 
 
 def ways(job: Job) -> tuple[int, ...]:
-    """How pictures are turned and mirrored for the bank: as the setting says; with `auto` as they were for
-    the model that is extended; or, of few pictures, every way, until `helpful` has looked at them. Only ways
-    after which the sides are as long as they were, and the region of interest is where it was.
+    """Ways in which pictures are turned and mirrored for the bank: those of the setting; with `auto` those of
+    the model that is extended; or, of few pictures, every way, until `helpful` has decided. Only ways that
+    keep the sides' lengths and the region of interest.
 
     Raises:
         InputError: the setting names ways, and none is possible.
@@ -61,15 +61,15 @@ def possible(augment: str, roi: Tensor) -> tuple[int, ...]:
 
 
 def name(job: Job) -> str:
-    """Of the copies that are in the bank."""
+    """Name of the setting that describes the copies in the bank."""
     if job.config.augment != "auto":
         return job.config.augment
     return "all" if job.copies else "none"
 
 
 def helpful(job: Job, patches: Patches) -> Patches:
-    """With the copies where left-out pictures are nearer to the others with them, else without them. Where
-    all show one part none can be left out: with them."""
+    """Keep the copies where they bring left-out pictures nearer to the others, else drop them. They are kept
+    where all pictures show one part, since none can be left out."""
     if len(patches.groups.unique()) == 1:
         job.task.say("turned and mirrored copies are in the bank too, which --augment none leaves out")
         return patches
@@ -83,8 +83,8 @@ def helpful(job: Job, patches: Patches) -> Patches:
 
 
 def nearer(patches: Patches) -> float:
-    """By what share the farthest patches of left-out pictures are nearer to the other groups' pictures with
-    their copies than without, on average; at the smallest size."""
+    """Mean share by which copies bring the farthest patches of left-out pictures nearer to the other groups'
+    pictures, at the smallest size."""
     features, originals = patches.features[0], len(patches.pictures)
     gains = []
 
@@ -109,7 +109,7 @@ def nearer(patches: Patches) -> float:
 
 
 def _nearest(points: Tensor, others: Tensor) -> Tensor:
-    """[N], from points [N, D] to the nearest of others [K, D]."""
+    """Distances [N] from points [N, D] to the nearest of others [K, D]."""
     return torch.cat([torch.cdist(part, others).amin(1) for part in points.split(ROWS)])
 
 
@@ -117,8 +117,9 @@ def _nearest(points: Tensor, others: Tensor) -> Tensor:
 
 
 def of_one_part(job: Job, patches: Patches, results: Sequence[Coreset]) -> Good:
-    """Every picture against all of them, but for what is around each patch in the picture itself; at least
-    what each patch is away from the bank, so that no picture that was learnt from is anomalous.
+    """Calibrate where all pictures show one part. Each patch is compared with all pictures but for its own
+    surroundings, and is at least as far away as from the bank, so that no picture that was learnt from is
+    anomalous.
 
     Args:
         results: per view, of selecting the bank.
@@ -142,14 +143,14 @@ def of_one_part(job: Job, patches: Patches, results: Sequence[Coreset]) -> Good:
 
 
 def elsewhere(features: Sequence[Tensor], grid: tuple[int, int], region: Tensor, picture: int) -> Tensor:
-    """[P] from each patch of one picture to the nearest of all pictures, but for those around it; 0 outside
-    the region, and where there is no other.
+    """Distances [P] from each patch of one picture to the nearest of all pictures, but for those around it; 0
+    outside the region, and where there is no other patch.
 
     Args:
         features: of every picture [K, D], of the patches in the region.
         grid: patches in a column and in a row.
         region: [P] bool.
-        picture: which of them.
+        picture: number of the picture.
     """
     places = region.nonzero().flatten()
     at = torch.stack([places // grid[1], places % grid[1]], 1)

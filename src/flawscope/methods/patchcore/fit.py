@@ -38,7 +38,7 @@ def fit(model: Model, task: Task) -> Fitted:
     job.copies = () if by_place else few_shot.ways(job)
     planned = plan(model, task, task.count * (1 + len(job.copies)))
     if planned.shards > 1 and job.copies and job.config.augment == "auto" and task.old is None:
-        job.copies = ()  # to look at them they must be in memory
+        job.copies = ()  # `helpful` needs all features in memory
         planned = plan(model, task, task.count)
     task.say(planned.line())
     if planned.shards > 1 and task.drop_suspects:
@@ -114,7 +114,7 @@ def _in_memory(job: Job) -> Fitted:
 
 
 def _spread(job: Job, count: int, most: int | None = None) -> Sequence[int]:
-    """Which of so many pictures are calibrated on, spread over all of them by the seed."""
+    """Numbers of the pictures to calibrate on, of `count`, spread over all of them by the seed."""
     enough = min(n for n in (count, most, job.task.enough) if n is not None)
     if enough == count:
         return range(count)
@@ -169,7 +169,7 @@ def _fitted(
 
 
 def _apart(job: Job, selections: list[Selection]) -> tuple[list[Tensor], LeftOut]:
-    """The groups of each view's bank, and what leaves one of them out."""
+    """The groups of each view's bank, and the function that leaves one of them out."""
     return [selection.groups for selection in selections], partial(_left_out, job, selections)
 
 
@@ -281,8 +281,8 @@ def _streamed(job: Job, planned: Plan) -> Fitted:
 
 @dataclass
 class _Shard:
-    """Of some pictures, per view: the coreset [M, D] and its groups [M], its radius, and how many patches it
-    is of."""
+    """Coresets of a part of the pictures, per view: elements [M, D] with their groups [M], the radius, and
+    the number of patches selected from."""
 
     pictures: list[int]
     chosen: list[tuple[Tensor, Tensor]] = field(default_factory=list)
@@ -291,7 +291,7 @@ class _Shard:
 
 
 def _shard(job: Job, shards: int, shard: int) -> _Shard | None:
-    """One of so many equal parts of the pictures; None where none of them is used."""
+    """Select the coresets of one of `shards` equal parts of the pictures; None where none is used."""
     count = job.task.count
     indices = range(shard * count // shards, (shard + 1) * count // shards)
     patches = collect(job, indices, f"features {shard + 1}/{shards}")
@@ -318,7 +318,7 @@ def _shard(job: Job, shards: int, shard: int) -> _Shard | None:
 def _calibrated_again(
     job: Job, used: list[int], selections: list[Selection], peak: int
 ) -> tuple[list[int], Good]:
-    """The features are gone: calibrate on pictures read again, spread over all of them by the seed."""
+    """Calibrate on pictures read again, since their features are gone, drawn by the seed."""
     chosen = [used[i] for i in _spread(job, len(used), MAX_CALIBRATION)]
     # in whole batches, so that each picture shares one with the same others wherever it is worked on
     size = len(chosen) if job.task.workers.count == 1 else GPU_BATCH
@@ -326,7 +326,7 @@ def _calibrated_again(
     found: dict[int, Raw] = {}
     for part in job.task.workers(partial(_left_out_again, job, selections), parts, "calibration", peak):
         found |= part
-    chosen = [i for i in chosen if i in found]  # without what has gone in the meantime
+    chosen = [i for i in chosen if i in found]  # without pictures that can no longer be read
     return chosen, calibrate(job, [found[i] for i in chosen])
 
 

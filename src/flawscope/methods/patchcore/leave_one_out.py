@@ -38,10 +38,10 @@ AROUND = 128  # elements nearest to each of them, which else stay and keep new o
 
 @dataclass(frozen=True)
 class Absence:
-    """What a bank is without a group.
+    """Changes to a bank when a group is left out.
 
-    hidden: [L] int64, its elements that are not there.
-    added: [K, D], patches of other pictures that are there instead, relative to the bank's centre.
+    hidden: [L] int64, numbers of the elements that are missing.
+    added: [K, D], patches of other pictures that take their place, relative to the bank's centre.
     """
 
     hidden: Tensor
@@ -77,7 +77,7 @@ class Selection:
 
         Args:
             features: [P, D], absolute.
-            counted: [P], 1 where a patch counts.
+            valid_mask: [P], 1 where a patch counts.
             distances: [P], to the elements of other groups, if they are known.
         """
         if distances is None:
@@ -89,12 +89,12 @@ class Selection:
     def absence(
         self, features: Tensor, group: int, distances: Tensor, valid_mask: Tensor
     ) -> tuple[Absence, Tensor]:
-        """The bank without `group`, and what it is away from the patches of one picture of the group [P].
+        """The bank without `group`, and its distances [P] to the patches of one picture of the group.
 
         Args:
             features: [P, D], absolute.
             distances: [P], to the elements of other groups.
-            counted: [P], 1 where a patch counts.
+            valid_mask: [P], 1 where a patch counts.
 
         Raises:
             InputError: there is no other group.
@@ -114,7 +114,7 @@ class Selection:
             deciding = self._deciding(found)
             if len(far) >= most or torch.isin(deciding, far).all():
                 return absence, found
-            # those that are the farthest now: of the first ones some have come nearer
+            # the farthest patches now: some of the first ones have come nearer
             further = found.topk(min(FARTHEST, most)).indices
             far = torch.cat([far, further, deciding]).unique()
 
@@ -142,13 +142,13 @@ class Selection:
         return Absence(torch.cat([own, freed]), candidates[picked.indices])
 
     def _with_neighbours(self, patches: Tensor) -> Tensor:
-        """Numbers of these patches and of those beside them, which the map is smoothed over."""
+        """Numbers of the patches and of those beside them, which the map is smoothed over."""
         mask = torch.zeros(1, *self.view.grid).to(self.view.bank.device)
         mask.view(-1)[patches] = 1
         return max_pool2d(mask, 3, stride=1, padding=1).flatten().nonzero().flatten()
 
     def _distances(self, features: Tensor, exact: Tensor, absence: Absence, distances: Tensor) -> Tensor:
-        """[P], right for the patches `exact`; the others may be farther: freed elements still count there."""
+        """Distances [P], right for the patches `exact`; elsewhere freed elements still count."""
         view = self.view
         norms = view.norms.index_fill(0, absence.hidden, torch.inf)
         found = distances.clone()
@@ -169,7 +169,7 @@ class Selection:
 
 
 def nearest_distance(features: Tensor, elements: Tensor) -> Tensor:
-    """[P] from features [P, D] to the nearest of elements [K, D]."""
+    """Distances [P] from features [P, D] to the nearest of elements [K, D]."""
     square = torch.addmm((elements * elements).sum(1), features, elements.T, alpha=-2).amin(1)
     return (square + (features * features).sum(1)).clamp(min=0).sqrt()
 
@@ -188,7 +188,7 @@ class Raw:
 
     @classmethod
     def of(cls, found: Sequence[tuple[Tensor, Tensor]], inside: Tensor | None) -> Raw:
-        """Of every view's score and distances."""
+        """Collect every view's score and distances."""
         return cls([score for score, _ in found], [away for _, away in found], inside)
 
     def combined(self, model: Model) -> tuple[Tensor, Tensor]:
@@ -199,7 +199,7 @@ class Raw:
 
 @dataclass(frozen=True)
 class Good:
-    """What calibration needs of the good pictures, [N] each, and the score beyond which one is suspicious."""
+    """Values of the good pictures, [N] each, and the score beyond which a picture is suspicious."""
 
     scores: np.ndarray
     maxima: np.ndarray
@@ -214,7 +214,7 @@ def leave_one_out(
     results: list[coreset.Coreset],
     chosen: Sequence[int],
 ) -> Good:
-    """Calibrate by these of the pictures, each against the banks as if its group had never been there."""
+    """Calibrate on the pictures `chosen`, each against the banks as if its group had never been there."""
     distances = to_others(patches, results)
     advance = Advance(job.task.step, "leave-one-out", len(chosen))
 
@@ -254,7 +254,7 @@ def without(
 
 
 def left_out(selections: list[Selection], features: Tensor, group: int, inside: Tensor | None) -> Raw:
-    """One picture against the banks as if its group had never been there.
+    """Compare one picture with the banks as if its group had never been there.
 
     Args:
         features: [P of all views, D], absolute.
@@ -298,7 +298,7 @@ def calibrate(job: Job, raw: list[Raw]) -> Good:
             return [float(score), float(drawn.max()), float(values.median()), *strengths]
 
         def strength(v: int, picture: Raw) -> float:
-            """The view's own score, a distance: in those units good pictures spread alike."""
+            """The view's own score, a distance: good pictures spread alike in its units."""
             if job.config.score != "map":
                 return float(picture.scores[v])
             drawn = job.views[v].anomaly_map(picture.distances[v][None])[0]
@@ -309,8 +309,8 @@ def calibrate(job: Job, raw: list[Raw]) -> Good:
 
 
 def _fence(model: Model, strengths: np.ndarray) -> float:
-    """Every view's fence `[N, views]` brought to the scale of the scores; what passes the highest is far out
-    at any size."""
+    """The highest of the views' fences on the scale of the scores, from strengths `[N, views]`: beyond it a
+    picture is far out at any size."""
     limits = [fence(column) for column in strengths.T]
     if len(limits) == 1:
         return limits[0]

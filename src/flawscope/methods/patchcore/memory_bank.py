@@ -1,4 +1,4 @@
-"""One picture size of PatchCore: its patches, its memory bank, its search and its map."""
+"""PatchCore at one picture size: patches, memory bank, search and map."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TIE = 1e-5  # relative
 ONE_PART = "leave-one-out needs pictures of at least two parts: give more good pictures"
 MOST_CONFIRMED = 256 * 2**20  # bytes of bank elements that a picture's patches are compared with in fp32
 BLOCK = 1024  # patches x bank elements multiplied at once: 4 MiB of products, minimum taken in the cache
-GPU_BLOCK = 8192  # there, 256 MiB: what starts a product costs more than a small one
+GPU_BLOCK = 8192  # on a GPU, 256 MiB: starting a product costs more than a small one
 
 
 class View(nn.Module):
@@ -95,7 +95,8 @@ class View(nn.Module):
             self.table = nearest_table(bank, min(self.config.neighbours, len(bank)))
 
     def fill(self, bank: Tensor, table: Tensor) -> None:
-        """A bank as `state_dict` holds it."""
+        """Take over a bank and its table from a `state_dict`. InputError where they do not fit the
+        settings."""
         several = bank.dim() == 3 and self.config.positions == "each"
         if (
             bank.dim() not in ((3,) if several else (2,))
@@ -118,7 +119,7 @@ class View(nn.Module):
 
     @property
     def positions(self) -> int | None:
-        """How many places are told apart; None: none are."""
+        """Number of positions with banks of their own; None: all share one bank."""
         return len(self.bank) if self.bank.dim() == 3 else None
 
     def at(self, position: int) -> View:
@@ -130,8 +131,8 @@ class View(nn.Module):
         return one
 
     def join(self, views: Sequence[View]) -> None:
-        """Take the banks of as many positions. All become as large as the largest by elements that are
-        there already: nothing is nearer for that."""
+        """Take the banks of all positions. Smaller ones are filled up with copies, which change no
+        distance."""
         most = max(len(view.bank) for view in views)
         self.centre = torch.stack([view.centre for view in views])
         self._hold(torch.stack([filled_up(view.bank, most) for view in views]))
@@ -149,9 +150,9 @@ class View(nn.Module):
 
     def for_export(self) -> None:
         """Make what the exported graph searches with."""
-        # with norms that are no numbers there is no bound: the plain search then says so
         if self.positions is not None:  # each bank is small
             return
+        # with norms that are not finite there is no bound
         bounded = len(self.bank) >= SMALLEST and bool(self.norms.isfinite().all())
         confirmed = len(self.inside) * KEEP * GROUP * self.bank.shape[1] * 4  # bytes a picture
         self.screen = Screen(self.bank, self.norms) if bounded and confirmed <= MOST_CONFIRMED else None
@@ -184,7 +185,7 @@ class View(nn.Module):
 
         Args:
             features: `[B, P, D]`, relative to `centre`.
-            counted: as `counted` gives it.
+            valid_mask: as the method `valid_mask` gives it.
             norms: |m|² of the bank, infinite for elements to be ignored.
         """
         batch, patches, width = features.shape
@@ -197,7 +198,7 @@ class View(nn.Module):
         return distances.view(batch, patches) * valid_mask
 
     def nearest(self, queries: Tensor, norms: Tensor | None = None) -> Tensor:
-        """The smallest |m|² - 2xm `[N]` of queries `[N, D]`: what of |x - m|² depends on m.
+        """The smallest |m|² - 2xm `[N]` of queries `[N, D]`: the part of |x - m|² that depends on m.
 
         One matrix product and a running minimum, in blocks that stay in the processor's cache, so that the
         [N, M] products never travel to memory.
@@ -230,7 +231,7 @@ class View(nn.Module):
         found, patches = [], farthest(features, distances, valid_mask)
         for own, away, patch in zip(features, distances, patches, strict=True):
             far = own[away >= away.max() * (1 - TIE)]
-            # not by a product, whose rounding is as large as what is looked for
+            # not by a product, whose rounding is as large as the differences looked for
             near = torch.cdist(patch[None], self.bank, compute_mode="donot_use_mm_for_euclid_dist")[0]
             close = self.bank[near <= near.min() * (1 + TIE)]
             found.append(bool((far != patch).any() or (close != close[:1]).any()))
@@ -247,7 +248,7 @@ class View(nn.Module):
 
         Args:
             features: `[P, D]`, absolute.
-            counted: `[P]`, 1 where a patch counts.
+            valid_mask: `[P]`, 1 where a patch counts.
         """
         norms = self.norms.masked_fill(hidden, torch.inf)
         if not bool(norms.isfinite().any()):
@@ -266,7 +267,7 @@ class View(nn.Module):
         relative to the centre, were; 0 where the score is the map's maximum.
 
         Args:
-            features, counted: as for `distances_without`.
+            features, valid_mask: as for `distances_without`.
             distances: `[P]`, to the elements that are there.
         """
         if self.config.score == "map":
@@ -298,14 +299,14 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def shallow(module: Module) -> Module:
-    """A module of its own with the same tensors: others can be put in their place."""
+    """Shallow copy of a module: shares the tensors, which can be replaced in the copy alone."""
     one = copy(module)
     one._buffers, one._modules = dict(module._buffers), dict(module._modules)
     return one
 
 
 def filled_up(rows: Tensor, count: int) -> Tensor:
-    """`rows` and the first of them again, [count, ...]; zeros where there is none."""
+    """`rows` and copies of the first one, [count, ...]; zeros where there are no rows."""
     if not len(rows):
         return rows.new_zeros(count, *rows.shape[1:])
     return torch.cat([rows, rows[:1].expand(count - len(rows), *rows.shape[1:])])
@@ -357,12 +358,12 @@ def nearest_table(bank: Tensor, b: int) -> Tensor:
 
 
 def patches_inside(roi: Tensor, grid: tuple[int, int]) -> Tensor:
-    """[P] float, 1 where a patch's cell touches the region of interest."""
+    """Mask [P] float, 1 where a patch's cell touches the region of interest."""
     return F.adaptive_max_pool2d(roi[None].float(), grid).flatten()
 
 
 def reducing_matrix(size: int, whole: int) -> Tensor:
-    """[size, whole]: bilinear resize with antialiasing from `whole` to `size`, as Pillow does it."""
+    """Matrix [size, whole] of an antialiased bilinear resize from `whole` to `size`, as Pillow does it."""
     factor = whole / size
     reach = max(factor, 1.0)
     centres = (torch.arange(size, dtype=torch.float64) + 0.5) * factor

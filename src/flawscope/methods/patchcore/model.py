@@ -36,7 +36,7 @@ class Model(Detector):
         super().__init__(config, roi)
         self.backbone = backbone
         self.views = nn.ModuleList(View(config, backbone, s, self.roi) for s in config.view_sizes)  # type: ignore[assignment]
-        self.position = 0  # of those that are told apart, in a model for one
+        self.position = 0  # in a model for one of several positions
         self.patches = [view.inside.numel() for view in self.views]
         self.register_buffer("normal", torch.tensor([[0.0, 1.0, 0.0, 1.0]]).repeat(len(self.views), 1))
         self.eval()
@@ -55,8 +55,7 @@ class Model(Detector):
         return one
 
     def own(self, groups: Tensor) -> Tensor:
-        """Of the groups of a view's elements, [M] or [R, M] as a model file has them, those of this model's
-        bank, [M]."""
+        """Groups [M] of this model's bank, from the groups of a view in a model file, [M] or [R, M]."""
         return groups if groups.dim() == 1 else groups[self.position]
 
     def join(self, models: Sequence[Model]) -> None:
@@ -67,7 +66,7 @@ class Model(Detector):
     # ---- the two named steps
 
     def embed(self, images: Tensor) -> Tensor:
-        """Images `[B, 3, H, W]` to patch features `[B, P, D]` float32 (3.1), one size after the other."""
+        """Turn images `[B, 3, H, W]` into patch features `[B, P, D]` float32 (3.1), size after size."""
         images, parts = self.filled(images), []
         for view in self.views:
             seen = view.resized(images).contiguous(memory_format=torch.channels_last)
@@ -77,8 +76,8 @@ class Model(Detector):
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def score(self, features: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Patch features `[B, P, D]` to scores `[B]` and maps `[B, H, W]`; of whole pictures, where places in
-        them are told apart."""
+        """Turn patch features `[B, P, D]` into scores `[B]` and maps `[B, H, W]`; where positions are told
+        apart, those of whole pictures."""
         if self.positions is not None:
             return self.score_at(
                 torch.zeros(len(features), dtype=torch.long).to(self.roi.device), features, inside
@@ -119,7 +118,7 @@ class Model(Detector):
         normal = [self.normal[v] for v in numbers]
         if len(maps) > 1:
             maps = [(m - n[0]) / n[1] for m, n in zip(maps, normal, strict=True)]
-        # where nothing counts: as if every patch were in the bank, the lowest a map can be
+        # pixels that do not count get the lowest value of a map, as if every patch were in the bank
         lowest = (
             torch.stack([-n[0] / n[1] for n in normal]).amax(0) if len(maps) > 1 else maps[0].new_zeros(())
         )
@@ -139,8 +138,8 @@ class Model(Detector):
     def left_out(
         self, features: Tensor, group: int, kept: Mapping[str, Tensor], inside: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """With the bank's other elements alone: it stays as poor where the group's own ones were. While a
-        model is fitted, `Fitted.left_out` does better."""
+        """Score and map by the bank's other elements alone, which stays as poor where the group's own ones
+        were. While a model is fitted, `Fitted.left_out` does better."""
         if self.positions is not None:
             return self.at(0).left_out(features, group, kept, inside)
         scores, distances = [], []
@@ -152,7 +151,7 @@ class Model(Detector):
         return self.combine(scores, distances, inside)
 
     def ties(self, features: Tensor, inside: Tensor | None = None) -> Tensor:
-        """Eq. 6's farthest patch or its nearest element is one of two, nearer to each other than 1e-5."""
+        """Whether Eq. 6's farthest patch or its nearest element is tied with another one, within 1e-5."""
         if self.config.score == "map":
             return super().ties(features, inside)
         tied = torch.zeros(len(features), dtype=torch.bool)
@@ -176,6 +175,6 @@ class Model(Detector):
 
 
 def create(config: Config, roi: Tensor | None = None) -> tuple[Model, dict[str, str]]:
-    """A model with its backbone and empty memory banks, and where the backbone's weights came from."""
+    """A model with its backbone and empty memory banks, and the name, origin and licence of the weights."""
     backbone, origin = load_backbone(config.backbone, config.stages, config.network_size, config.weights)
     return Model(config, backbone, roi), origin

@@ -1,4 +1,4 @@
-"""One fit of PatchCore, and the patches of its pictures."""
+"""A fit of PatchCore, and the patches of its pictures."""
 
 from __future__ import annotations
 
@@ -21,11 +21,10 @@ from flawscope.methods.task import Task
 
 @dataclass
 class Job:
-    """One fit: the model that is filled, what it is given, and how long each stage took.
+    """A fit: the model that is filled, its task, and how long each stage took.
 
     starts: one per view, if a model is being extended.
-    groups: [count], as the model's banks number them.
-    copies: how pictures are turned and mirrored for the bank, beside as they are (`few_shot.ways`).
+    copies: ways in which pictures are turned and mirrored for the bank (`few_shot.ways`).
     """
 
     model: Model
@@ -57,12 +56,12 @@ class Job:
         return 1 + max([*in_banks, *old.manifest.facts.get("calibration_groups", {}).values()])
 
     def at(self, position: int) -> Job:
-        """The same for one position, whose banks are a model of their own."""
+        """The fit for one position, whose banks are a model of their own."""
         model, old = self.model.at(position), self.task.old
         return replace(self, model=model, starts=None if old is None else Start.of(old, model))
 
     def groups_of(self, pictures: Sequence[int]) -> Tensor:
-        """[N], of the pictures so numbered."""
+        """Group numbers [N] of the pictures, as the model's banks number them."""
         return torch.tensor([self.first_group + self.task.groups[i] for i in pictures], device=self.device)
 
     def tick(self, stage: str) -> None:
@@ -104,7 +103,7 @@ class Patches:
     """The patches of N pictures, copies included, which come last.
 
     features: per view [N, P, D], of the patches in the region of interest.
-    counted: per view [N, P] bool, those that are not padding; None: all of them.
+    valid_mask: per view [N, P] bool, those that are not padding; None: all of them.
     inside: [N, H, W] bool, the pixels that count; None: those of the region of interest.
     rows: [N], their numbers; a copy has its picture's. groups: [N], as the banks number them.
     """
@@ -117,7 +116,7 @@ class Patches:
 
     @property
     def pictures(self) -> list[int]:
-        """Without copies."""
+        """Numbers of the pictures, each once."""
         return list(dict.fromkeys(self.rows))
 
     def points(self, v: int) -> tuple[Tensor, Tensor]:
@@ -150,16 +149,16 @@ class Patches:
         return whole
 
     def of(self, rows: Sequence[int]) -> Patches:
-        """`rows` alone, copied."""
+        """The patches of `rows` alone, copied."""
         return self._each(lambda own: own[list(rows)], rows)
 
     def keep(self, rows: Sequence[int]) -> Patches:
-        """Those of the pictures `rows`, rising, with their copies, in place."""
+        """The patches of the pictures at `rows`, rising, and of their copies, in place."""
         kept = {self.rows[i] for i in rows}
         return self.only([row for row, picture in enumerate(self.rows) if picture in kept])
 
     def only(self, rows: Sequence[int]) -> Patches:
-        """`rows` alone, rising. Moved to the front in place: a second copy may not fit."""
+        """The patches of `rows` alone, rising, moved to the front in place: a second copy may not fit."""
 
         def moved(own: Tensor) -> Tensor:
             for new, old in enumerate(rows):
@@ -180,7 +179,7 @@ class Patches:
 
 
 def turned(image: Tensor, way: int) -> Tensor:
-    """[..., H, W] turned by quarters and mirrored, in one of the ways of `few_shot.WAYS`."""
+    """Image [..., H, W] turned by quarters and mirrored, in one of the ways of `few_shot.WAYS`."""
     if way & 4:
         image = image.transpose(-1, -2)
     return image.flip([axis for axis, bit in ((-2, 1), (-1, 2)) if way & bit]).contiguous()
@@ -196,10 +195,10 @@ def placed(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def collect(job: Job, indices: Sequence[int], stage: str) -> Patches:
-    """The patches of the pictures that can be used, and of their copies."""
+    """Collect the patches of the pictures that can be used, and of their copies."""
     model, task = job.model, job.task
     region = [view.inside.bool() for view in job.views]
-    # a picture's number, and by how many times `task.count` more, the way it is turned
+    # a picture's number plus `task.count` times the way that it is turned
     numbers = [index + way * task.count for way in (0, *job.copies) for index in indices]
     rows, count = {number: row for row, number in enumerate(numbers)}, len(numbers)
     features = [

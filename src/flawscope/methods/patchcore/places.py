@@ -1,4 +1,4 @@
-"""Tiles that are told apart by where they lie: a memory bank for each place, from what was seen there.
+"""Tiles that are told apart by where they lie: a memory bank for each place, from the tiles seen there.
 
 A part that lies still shows the same in the same tile. The tile's bank then needs to cover only that, so that
 it is denser and searched faster than one that covers the whole picture.
@@ -28,11 +28,11 @@ STREAM = 62  # of random numbers
 
 @dataclass
 class Placed:
-    """What was found while the banks were filled.
+    """Results of filling the banks.
 
     groups: per position and view the groups of the bank's elements; none where nothing counts.
-    selections: of some positions.
-    left_out: every number against its place's banks as if its group had never been there.
+    selections: by position, of as many as there is room for.
+    left_out: by number, each tile against its place's banks as if its group had never been there.
     radii: the covering radius of each view, at the position where it is largest.
     """
 
@@ -43,7 +43,7 @@ class Placed:
     patches: int = 0
 
     def groups_of(self, model: Model) -> list[Tensor]:
-        """Per view those of all positions' elements, [R, M]."""
+        """Groups [R, M] of all positions' elements, per view."""
         none = torch.zeros(0, dtype=torch.long, device=model.roi.device)
         return [
             torch.stack(
@@ -56,7 +56,7 @@ class Placed:
         ]
 
     def answer(self, model: Model, number: int) -> tuple[Tensor, Tensor] | None:
-        """Score [1] and map [1, H, W] of what was learnt from, as if its group had never been there."""
+        """Score [1] and map [1, H, W] of a number learnt from, as if its group had never been there."""
         raw = self.left_out.get(number)
         return None if raw is None else raw.combined(model)
 
@@ -72,7 +72,7 @@ def fill(job: Job, blocks: int) -> Placed:
     order = np.random.default_rng([job.config.seed, STREAM]).permutation(total)
     found, models, room = Placed(radii=[0.0] * len(job.views)), {}, float(KEPT)
     highest: dict[tuple[int, int], float] = {}  # of tiles
-    # the first places of a random order stay
+    # selections of the first places of a random order are kept
     for block, positions in enumerate(np.array_split(order, min(blocks, total))):
         numbers = np.flatnonzero(np.isin(where, positions)).tolist()
         name = "features" if blocks == 1 else f"features {block + 1}/{blocks}"
@@ -81,13 +81,13 @@ def fill(job: Job, blocks: int) -> Placed:
         for done, position in enumerate(positions.tolist()):
             here, rows = job.at(position), np.flatnonzero(lying == position).tolist()
             models[position] = here.model
-            if patches is None or not rows:  # nothing of it counts: it is never asked
+            if patches is None or not rows:  # nothing at this position counts
                 continue
             part = patches.of(rows)
             if len(part.groups.unique()) == 1:
                 raise InputError("--positions each needs good pictures of at least two parts: leave it out")
             selections, results = select(here, part)
-            # the view of the whole is brought to another scale later, and says nothing of tiles
+            # the whole picture's map gets another scale later, and cannot be compared with tiles
             so_far = highest if position else {}
             found.left_out |= _left_out(here, part, selections, results, so_far)
             found.groups[position] = [selection.groups for selection in selections]
@@ -110,11 +110,11 @@ def _left_out(
     results: list[Coreset],
     highest: dict[tuple[int, int], float],
 ) -> dict[int, Raw]:
-    """The pictures of one position against its banks as if their groups had never been there.
+    """Compare the pictures of one position with its banks as if their groups had never been there.
 
-    The distances to the elements of other groups are at hand, and nowhere too low. A bank is selected anew,
-    which takes long, only where they could be the highest of a picture. Then the lower of both counts: each
-    is right on average, and of many tiles the one that errs most would decide.
+    The distances to other groups' elements are at hand, and nowhere too low. Selecting a bank anew takes
+    long, and is done only where a distance could be the highest of its picture. Then the lower of both
+    distances counts: each is right on average, and of many tiles the one that errs most would decide.
 
     Args:
         highest: by picture and view, the largest map value so far where a tile is alone, which is in the

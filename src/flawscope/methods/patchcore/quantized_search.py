@@ -65,7 +65,7 @@ def _(queries: Tensor, weights: Tensor, group: int) -> Tensor:
 
 
 def random_rotation(width: int) -> Tensor:
-    """[D, D], always the same one: it spreads single large features over all."""
+    """Fixed random rotation [D, D], which spreads single large features over all."""
     random = torch.randn(width, width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     return torch.linalg.qr(random).Q.float()
 
@@ -148,11 +148,11 @@ class Screen(nn.Module):
         self.register_buffer("members", members.contiguous(), persistent=False)
 
     def _whole(self, bank: Tensor) -> Tensor:
-        """[M, D]: the elements, rotated, in steps."""
+        """The elements [M, D], rotated, in whole steps."""
         return (bank @ self.rotation * (WEIGHT_TOP / TOP)).round().clamp(-WEIGHT_TOP, WEIGHT_TOP)
 
     def weights(self, bank: Tensor) -> Tensor:
-        """`[blocks, K, BLOCK]` int8: what queries are multiplied with, in whole numbers and with the tail."""
+        """Matrix `[blocks, K, BLOCK]` int8 for the queries: the elements in whole steps, then the digits."""
         whole = F.pad(-self._whole(bank), (0, 0, 0, self.missing)).to(torch.int8)
         return torch.cat([whole.view(-1, BLOCK, bank.shape[1]).transpose(1, 2), self.digits], 1)
 
@@ -162,8 +162,8 @@ class Screen(nn.Module):
         """The smallest |m|² - 2xm `[N]` of queries `[N, D]`.
 
         Args:
-            bank, norms: those that it was made of.
-            plain: gives the same by the plain search, for the queries that are unsure.
+            bank, norms: those that the screen was made of.
+            plain: the plain search, for the queries that are unsure.
         """
         best, unsure = self.confirmed(queries, bank, norms)
         # one query too many, so that there is always one: not every engine can work on none
@@ -190,8 +190,8 @@ class Screen(nn.Module):
 class ByteBound:
     """A lower bound of squared distances, from points and picks rounded to whole multiples of a step.
 
-    They are taken relative to their mean, and rotated, which changes no distance and spreads single large
-    features over all: x = s x' + e_x, p = s p' + e_p. Then (Cauchy-Schwarz)
+    Both are taken relative to the points' mean, and rotated, which changes no distance and spreads single
+    large features over all: x = s x' + e_x, p = s p' + e_p. Then (Cauchy-Schwarz)
 
         |x - p|² >= |x|² + |p|² - 2 s² x'p' - 2 |e_x| |p| - 2 (|x| + |e_x|) |e_p|.
 
@@ -235,13 +235,13 @@ class ByteBound:
         return (points - self.middle) @ self.rotation
 
     def _rounded(self, turned: Tensor) -> tuple[Tensor, Tensor]:
-        """In whole steps, and how far off that is [N]; a little more, for the rotation's own rounding."""
+        """Points in whole steps, and their errors [N], with a little more for the rotation's own rounding."""
         whole = (turned / self.step).round_().clamp_(-TOP, TOP)
         off = torch.linalg.vector_norm(turned - whole * self.step, dim=1)
         return whole, off + 1e-5 * torch.linalg.vector_norm(turned, dim=1)
 
     def of(self, picks: Tensor) -> Batch:
-        """A batch of them [K, D]."""
+        """The bound for a batch of picks [K, D]."""
         turned = self._turned(picks)
         norms, (whole, off) = turned.square().sum(1), self._rounded(turned)
         unit = 2.0 * self.step * self.step
@@ -289,8 +289,8 @@ def width_of(features: int) -> int:
 
 
 def pays() -> bool:
-    """Whether this processor, with this torch, multiplies bytes several times as fast as fp32. It is asked,
-    not timed: what is picked may differ by rounding, and two fits here are to be the same."""
+    """Whether this processor, with this torch, multiplies bytes several times as fast as fp32. Nothing is
+    timed: rounding may change the picks, and two fits here must be the same."""
     return torch.backends.mkldnn.is_available() and bool(torch.cpu._is_vnni_supported()) and exact()
 
 

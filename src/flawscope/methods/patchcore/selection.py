@@ -1,4 +1,4 @@
-"""What is selected for the memory banks, and how much memory a fit takes, said before it starts."""
+"""Selection of the memory banks, and prediction of the memory that a fit takes."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ PART = 16  # pictures that a part for a worker has at least
 
 
 def bank_size(config: Config, view: int, patches: int, positions: int | None = None) -> int:
-    """How many of so many patches of a view are kept; views are counted from the smallest size.
+    """Number of elements kept of a view's patches; views are counted from the smallest size.
 
     Args:
-        positions: the bank is that of one of so many places in the pictures.
+        positions: number of places in the pictures, if the bank is of one of them.
     """
     if config.count is not None:
         wanted = config.count
@@ -50,7 +50,7 @@ def bank_size(config: Config, view: int, patches: int, positions: int | None = N
 
 
 def select(job: Job, patches: Patches) -> tuple[list[Selection], list[coreset.Coreset]]:
-    """Per view a coreset, put into the model as its memory bank."""
+    """Select a coreset per view, and put it into the model as its memory bank."""
     found = []
     for v in range(len(job.views)):
         points, groups = patches.points(v)
@@ -61,12 +61,12 @@ def select(job: Job, patches: Patches) -> tuple[list[Selection], list[coreset.Co
 def select_view(
     job: Job, v: int, points: Tensor, groups: Tensor, patches: int, stage: str
 ) -> tuple[Selection, coreset.Coreset]:
-    """A coreset of one view's points, put into the model as its memory bank, or added to the bank that is
-    extended.
+    """Select a coreset of one view's points, and put it into the model as its memory bank, or add it to the
+    bank that is extended.
 
     Args:
         points, groups: [N, D], absolute, and [N].
-        patches: how many the points stand for.
+        patches: number of patches that the points stand for.
     """
     view, config, places = job.views[v], job.config, job.task.places
     positions = None if places is None else places.count
@@ -118,7 +118,7 @@ class Plan:
 
 
 def peak(model: Model, task: Task) -> int:
-    """Bytes that the process of `fit` takes at most, as it predicts them when it begins."""
+    """Peak memory of the process of `fit` in bytes, as predicted when it begins."""
     copies = () if task.places is not None else few_shot.ways(Job(model, task))
     return plan(model, task, task.count * (1 + len(copies))).peak
 

@@ -16,7 +16,7 @@ GENERATED = "generated"  # what `textures` may be beside a folder
 
 @dataclass(frozen=True)
 class Config(TrainingSettings):
-    """Everything that decides what `fit` makes.
+    """Settings of a PRN model and its training.
 
     Section numbers are those of Zhang et al., Prototypical Residual Networks (CVPR 2023).
     """
@@ -32,7 +32,7 @@ class Config(TrainingSettings):
     extended: float = 0.5  # share of the defective pictures whose defects were seen, where there are any
     original: float = 0.5  # share of those that are the seen pictures themselves
     decay: float = 1e-2  # weight decay, apart from Adam's gradients
-    noise: float = 0.3  # deviation of what is added to features while it learns; theirs is 1
+    noise: float = 0.3  # standard deviation of what is added to features in training; the authors' is 1
     top: int = 100  # pixels whose mean is the score; 1: the maximum (3.5)
 
     PATHS: ClassVar[tuple[str, ...]] = ("weights", "textures", "prototypes")

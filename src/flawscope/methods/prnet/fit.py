@@ -1,4 +1,4 @@
-"""Fitting PRN: what is held out, prototypes, training, calibration."""
+"""Fitting PRN: holding out, prototypes, training, calibration."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ UNSEEN = "no seen defects were given (--seen): it knows simulated ones only"
 
 
 def find_prototypes(config: Config, features: FeatureCache, step: Step) -> list[Clusters]:
-    """Per scale (3.2)."""
+    """Find the prototypes of each scale (3.2)."""
     found = []
     for scale in range(3):
 
@@ -81,7 +81,7 @@ def find_prototypes(config: Config, features: FeatureCache, step: Step) -> list[
 
 
 def write_prototypes(model: Model, task: Task, out: Path) -> None:
-    """Those that `fit` would find, in a file that it takes."""
+    """Write the prototypes that `fit` would find to a file that it takes."""
     run = Run("prnet", model, task)
     held, learnt = run.divide().numbers, run.images.numbers
     features = FeatureCache(model, run.images, learnt, run.room // 2)
@@ -110,8 +110,8 @@ PROTOTYPES = "set of prototypes"
 
 
 def read_prototypes(path: Path, model: Model) -> tuple[list[Clusters], str]:
-    """What `write_prototypes` wrote, and the digest of its pictures and region of interest. InputError where
-    it is not for this model."""
+    """Read a file of `write_prototypes`: the prototypes, and the digest of their pictures and region of
+    interest. InputError where the file is not for this model."""
     found, facts = unpack(path, read(path, PROTOTYPES), PROTOTYPES, "make it anew")
     tensors = tensors_of(found)
     other = InputError(f"{path} is of another backbone, size or version: make it anew with the same settings")

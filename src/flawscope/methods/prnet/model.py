@@ -62,7 +62,7 @@ class Model(Detector):
         self.eval()
 
     def train(self, mode: bool = True) -> Model:
-        """Nothing here behaves otherwise while it learns: the frozen backbone least of all."""
+        """Stay in eval mode: no layer behaves otherwise in training, and the backbone is frozen."""
         return super().train(False)
 
     @property
@@ -72,11 +72,11 @@ class Model(Detector):
     # ---- the two named steps
 
     def embed(self, images: Tensor) -> Tensor:
-        """Images `[B, 3, H, W]` to the network's logits `[B, H, W]` float32."""
+        """Turn images `[B, 3, H, W]` into the network's logits `[B, H, W]` float32."""
         inside = self.inside(images)
         with self.reduced():
             maps = self.features(self.filled(images))
-            # distances of whole maps are millions: fp16 ends at 65504, and every prototype would be the first
+            # squared distances of whole maps overflow fp16: the first prototype would always be the nearest
             with autocast(images.device, None):
                 maps, valid_mask = self.counting(maps, inside)
                 residuals = [
@@ -86,7 +86,7 @@ class Model(Detector):
         return logits[:, 0].float()
 
     def score(self, features: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Logits `[B, H, W]` to scores `[B]` and maps `[B, H, W]`: the probability of a defect, 0..1."""
+        """Turn logits `[B, H, W]` into scores `[B]` and maps `[B, H, W]`, probabilities of a defect 0..1."""
         maps = torch.where(self.region(inside), features.sigmoid(), features.new_zeros(()))
         return image_score(maps, self.config.top), maps
 
@@ -100,8 +100,8 @@ class Model(Detector):
     def counting(
         self, maps: Sequence[Tensor], inside: Tensor | None
     ) -> tuple[list[Tensor], Sequence[Tensor | None]]:
-        """The four stages' maps, neutral where no pixel counts, and per stage `[B, 1, H_j, W_j]`, 1 where one
-        does; None where pictures are not padded."""
+        """The four stages' maps, neutral where no pixel counts, and per stage the cells `[B, 1, H_j, W_j]`
+        float32 that count, 1 or 0; None where pictures are not padded."""
         if inside is None:
             return list(maps), [None] * len(maps)
         cells = cells_of(inside)
@@ -109,11 +109,11 @@ class Model(Detector):
         return [s.neutral(m, c) for s, m, c in stages], [c.float() for c in cells]
 
     def standardised(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Each channel with mean 0 and spread 1 on good pictures."""
+        """The stages' maps, each channel with mean 0 and spread 1 on good pictures."""
         return [scale(m) for scale, m in zip([*self.scales, self.last], maps, strict=True)]
 
     def logits(self, maps: Sequence[Tensor], residuals: Sequence[Tensor]) -> Tensor:
-        """`[B, 1, H, W]`."""
+        """Logits `[B, 1, H, W]` of a defect."""
         found: Tensor = self.network(self.standardised(maps), residuals)
         return found
 
@@ -130,8 +130,9 @@ class Model(Detector):
         model = cls(typed, backbone, roi, counts=[1] * len(counts))
         for i, scale in enumerate(model.scales):
             own = tensors[f"scales.{i}.prototypes"]
-            if own.shape[1:] == scale.prototypes.shape[1:]:  # else what follows refuses it: a few bytes that
-                scale.prototypes = torch.empty_like(own)  # say a million rows ask for no memory
+            # other shapes are refused by `fill`, and must not allocate memory
+            if own.shape[1:] == scale.prototypes.shape[1:]:
+                scale.prototypes = torch.empty_like(own)
         model.fill(tensors)
         learnt = [v for k, v in model.state_dict().items() if not k.startswith("backbone.")]
         spreads = [scale.std for scale in (*model.scales, model.last)]
@@ -146,6 +147,6 @@ def cells_of(inside: Tensor) -> list[Tensor]:
 
 
 def create(config: Config, roi: Tensor | None = None) -> tuple[Model, dict[str, str]]:
-    """A model with its backbone and untrained otherwise, and where the backbone's weights came from."""
+    """A model with its backbone, untrained otherwise, and the name, origin and licence of the weights."""
     backbone, origin = load_backbone(config.backbone, config.stages, config.network_size, config.weights)
     return Model(config, backbone, roi), origin

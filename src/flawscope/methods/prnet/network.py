@@ -45,12 +45,12 @@ def grids_for(size: Grid) -> list[Grid]:
 
 
 def parts_for(grid: Grid) -> tuple[int, ...]:
-    """Into how many patches a side of the map is cut, one number per patch size: those that divide both."""
+    """Numbers of patches along a side of the map, one per patch size: those that divide both sides."""
     return tuple(n for n in PARTS if grid[0] % n == 0 and grid[1] % n == 0)
 
 
 class Network(nn.Module):
-    """Stage features and residuals of three scales to logits `[B, 1, H, W]`."""
+    """Turns stage features and residuals of three scales into logits `[B, 1, H, W]`."""
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ class Network(nn.Module):
 
 
 class Fusion(nn.Module):
-    """Every scale receives what the others know (3.3), as in HRNet."""
+    """Adds to every scale the maps of all others (3.3), as in HRNet."""
 
     def __init__(self, inputs: Sequence[int], outputs: Sequence[int], grids: Sequence[Grid]):
         super().__init__()
@@ -135,7 +135,7 @@ class Fusion(nn.Module):
 
 
 def _path(inputs: int, outputs: int, down: int, grid: Grid) -> nn.Module:
-    """From one scale to another that is `down` times halved, or doubled where negative."""
+    """Layers from one scale to another that is `down` times halved, or doubled where negative."""
     if down < 0:
         return nn.Sequential(nn.Conv2d(inputs, outputs, 1), _resize(grid))
     if down == 0:
@@ -196,7 +196,7 @@ class Block(nn.Module):
 
 
 class Decoder(nn.Module):
-    """From the last stage's map back to the picture's size; at each scale the fused maps join (3.4)."""
+    """Enlarges the last stage's map to the picture's size; at each scale the fused maps join (3.4)."""
 
     def __init__(
         self, last: int, skips: Sequence[int], outputs: Sequence[int], grids: Sequence[Grid], size: Grid
@@ -222,7 +222,7 @@ class Decoder(nn.Module):
 
 
 class Up(nn.Module):
-    """Twice the size, with the skip connection's map where there is one."""
+    """Doubles a map's size, and joins the skip connection's map where there is one."""
 
     def __init__(self, inputs: int, skip: int, outputs: int, grid: Grid):
         super().__init__()
@@ -238,9 +238,9 @@ class Up(nn.Module):
 
 
 class Norm(nn.GroupNorm):
-    """Over one whole picture and all its channels.
+    """Normalisation over one whole picture and all its channels.
 
-    It sums in fp32 whatever it is given. Autocast would make it give fp32 as well, only to round that for the
+    Sums are in fp32 whatever the input is. Autocast would return fp32 as well, only to round that for the
     next convolution.
     """
 
@@ -255,7 +255,7 @@ class Norm(nn.GroupNorm):
 
 
 def _lean(x: Tensor) -> Tensor:
-    """As autocast computes, where it does: sums with fp32 maps would all be fp32 again."""
+    """`x` in autocast's dtype where autocast is on: sums with fp32 maps would all be fp32 again."""
     kind = x.device.type
     return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
@@ -275,7 +275,7 @@ def loss(logits: Tensor, masks: Tensor, valid_mask: Tensor | None = None) -> Ten
     Args:
         logits: `[B, 1, H, W]` floating point.
         masks: `[B, 1, H, W]`, 0 or 1: 1 where there is a defect.
-        counted: `[B, H, W]` bool, the pixels that count; None: all of them.
+        valid_mask: `[B, H, W]` bool, the pixels that count; None: all of them.
     """
     masks = masks.to(logits.dtype)
     if valid_mask is not None:

@@ -37,12 +37,12 @@ Load = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Clusters:
-    """What k-means found at one scale.
+    """Result of k-means at one scale.
 
     prototypes: [K, C, H, W] float32 on the CPU.
     objective: sum of the squared distances of the pictures to their prototypes.
     assignment: [n] int64, the prototype of each picture that was looked at. No prototype is without one.
-    pictures: [n] int64, ascending: which they were. All of them, unless there are more than `LIMIT`.
+    pictures: [n] int64, rising: their numbers. All pictures, unless there are more than `LIMIT`.
     history: the objective in every iteration of the restart that won; it never rises.
     """
 
@@ -57,7 +57,7 @@ class Clusters:
         return len(self.history)
 
     def facts(self) -> dict[str, float]:
-        """For the manifest."""
+        """Facts for the manifest."""
         return {
             "count": len(self.prototypes),
             "objective": self.objective,
@@ -115,8 +115,8 @@ def cluster(
 
 
 def gram(load: Load, numbers: Tensor) -> Tensor:
-    """Products of the maps with each other, `[n, n]` float64 on the CPU, as seen from some point among them:
-    there the products are no larger than the distances, so that rounding takes nothing from these."""
+    """Products of the maps with each other, `[n, n]` float64 on the CPU, relative to some point among them:
+    so they are no larger than the distances, and rounding takes nothing from these."""
     blocks = list(numbers.split(BLOCK))
     first = load(blocks[0])
     shape, origin = (first.shape[1], first.shape[2], first.shape[3]), first.float().mean(0)
@@ -235,7 +235,7 @@ def _means(load: Load, numbers: Tensor, assignment: Tensor, count: int) -> Tenso
 
 
 def _held(shape: tuple[int, int, int]) -> int:
-    """Pictures whose maps are held at once: whole blocks, one at least."""
+    """Number of pictures whose maps are held at once: whole blocks, one at least."""
     return max(1, HELD // (4 * math.prod(shape)) // BLOCK) * BLOCK
 
 
@@ -248,13 +248,13 @@ def spread_of(moments: Moments) -> Tensor:
 
 
 def offsets(features: Tensor, prototypes: Tensor, valid_mask: Tensor | None = None) -> Tensor:
-    """Squared distances `[B, K]` between features `[B, C, H, W]` and prototypes `[K, C, H, W]`, all of a
-    picture too small by one and the same number, which the choice of the nearest does not need.
+    """Squared distances `[B, K]` between features `[B, C, H, W]` and prototypes `[K, C, H, W]`, less one
+    number per picture, which does not change the nearest prototype.
 
     Args:
-        counted: `[B, 1, H, W]`, 1 where a cell counts, else 0. None: every cell.
+        valid_mask: `[B, 1, H, W]`, 1 where a cell counts, else 0. None: every cell.
     """
-    # As seen from the middle of the prototypes, where |p|² is no larger than the distances between them:
+    # Relative to the mean of the prototypes, where |p|² is no larger than the distances between them:
     # in fp32 there are digits enough.
     middle = prototypes.mean(0)
     apart = prototypes - middle
@@ -279,7 +279,7 @@ def residual(features: Tensor, prototypes: Tensor, std: Tensor, valid_mask: Tens
         features: `[B, C, H, W]`.
         prototypes: `[K, C, H, W]`.
         std: `[C]`, of good pictures.
-        counted: `[B, 1, H, W]`, 1 where a cell counts; elsewhere the residual is 0. None: every cell.
+        valid_mask: `[B, 1, H, W]`, 1 where a cell counts; elsewhere the residual is 0. None: every cell.
     """
     own = prototypes.index_select(0, nearest(features, prototypes, valid_mask))
     squares = ((features - own) / std.view(-1, 1, 1)).square()
@@ -308,7 +308,7 @@ def residual_without(
         originals: `[B, C, H, W]`, of the pictures as k-means saw them.
         clusters: `[B]` int64, the prototypes that they belong to (`Clusters.assignment`).
         sizes: `[K]` int64, pictures that belong to each prototype.
-        counted: as `residual` takes it.
+        valid_mask: as `residual` takes it.
     """
     others = (sizes[clusters] - 1).view(-1, 1, 1, 1)
     mine = prototypes[clusters]
@@ -326,7 +326,7 @@ def residual_without(
 
 
 class Standard(nn.Module):
-    """Features `[B, C, H, W]`, each channel with mean 0 and spread 1 on good pictures."""
+    """Standardises features `[B, C, H, W]`: each channel gets mean 0 and spread 1 on good pictures."""
 
     mean: Tensor  # [C]
     std: Tensor  # [C]
@@ -337,12 +337,12 @@ class Standard(nn.Module):
         self.register_buffer("std", torch.ones(channels))
 
     def set_spread(self, moments: Moments) -> None:
-        """`moments`: of the features on good pictures, `[positions, C]`."""
+        """Set mean and spread from the moments of the features on good pictures, `[positions, C]`."""
         self.mean.copy_(moments.mean)
         self.std.copy_(spread_of(moments))
 
     def neutral(self, features: Tensor, valid_mask: Tensor) -> Tensor:
-        """Features with the mean, which says nothing, where they do not count (`[..., 1, H, W]` bool)."""
+        """Features replaced by their mean where `valid_mask [..., 1, H, W]` is False."""
         return torch.where(valid_mask, features, self.mean.view(-1, 1, 1).to(features))
 
     def forward(self, features: Tensor) -> Tensor:
@@ -350,7 +350,7 @@ class Standard(nn.Module):
 
 
 class Prototypes(Standard):
-    """One scale's prototypes: `forward` gives the features, standardised, and `residuals` their residuals."""
+    """Prototypes of a scale: `forward` standardises features, and `residuals` gives their residuals."""
 
     prototypes: Tensor  # [K, C, H, W]
 
@@ -364,6 +364,6 @@ class Prototypes(Standard):
         self.register_buffer("prototypes", torch.zeros(count, *shape))
 
     def residuals(self, features: Tensor, valid_mask: Tensor | None = None) -> Tensor:
-        """Features `[B, C, H, W]` as the backbone gives them, to residuals of the same shape, 0 or more. For
-        the pictures that made the prototypes use `residual_without`."""
+        """Residuals `[B, C, H, W]`, 0 or more, of features as the backbone gives them. For the pictures that
+        made the prototypes use `residual_without`."""
         return residual(features, self.prototypes, self.std, valid_mask)

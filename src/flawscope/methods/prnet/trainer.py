@@ -21,16 +21,16 @@ FIRST_WEIGHTS, ORDER, BASE, DRAW, NOISE = range(30, 35)  # RNG streams, one for 
 
 @dataclass
 class Batch:
-    """What a step learns from: as many good pictures as defective ones."""
+    """Training data of a step: as many good pictures as defective ones."""
 
     images: Tensor  # [B, 3, H, W] float32 in 0..1, padding marked
     masks: Tensor  # [B, 1, H, W] float32: 1 on defects
     places: list[int]  # of the good picture under each; -1: none
-    originals: list[Tensor]  # per scale the maps [b, C, H, W] of those that have one, as k-means saw them
+    originals: list[Tensor]  # per scale the maps [b, C, H, W] of these good pictures, as k-means saw them
 
 
 class Trainer(training.Trainer[Batch]):
-    """The network learns where prototypes, backbone and spreads stay as they are.
+    """Trains the network; prototypes, backbone and spreads stay as they are.
 
     Several processes divide a batch: nothing in the network depends on the other pictures, and the loss is a
     mean over the pixels that count.
@@ -63,7 +63,7 @@ class Trainer(training.Trainer[Batch]):
     # ---- a step
 
     def batch(self, step: int) -> Batch:
-        """Of step number so and so: every good picture once, in random order, before any comes again."""
+        """The batch of a step. Every good picture comes once, in random order, before any comes again."""
         size = self.config.batch
         good = size // 2
         if self.device.type == "cpu":  # the processor is busy learning
@@ -81,7 +81,7 @@ class Trainer(training.Trainer[Batch]):
         )
 
     def weight(self, batch: Batch) -> float:
-        """Pictures, as far as they count."""
+        """Number of pictures, each weighted by its share of pixels that count."""
         if not self.config.pads:
             return float(len(batch.images))
         return float((self.model.roi.cpu() & (batch.images[:, 0] >= 0)).float().mean((1, 2)).sum())
@@ -99,7 +99,7 @@ class Trainer(training.Trainer[Batch]):
         return self.pictures.defective(place, extended, self.rng(DRAW, number))
 
     def losses(self, networks: Sequence[nn.Module], batch: Batch, step: int) -> list[Tensor]:
-        """3.5."""
+        """The loss of the map, SmoothL1 and focal (3.5)."""
         (network,) = networks
         images, masks = (training_state.uploaded(part, self.device) for part in (batch.images, batch.masks))
         inside = self.model.inside(images)
@@ -114,15 +114,15 @@ class Trainer(training.Trainer[Batch]):
         return [loss(logits.float(), masks, inside)]
 
     def _noisy(self, maps: Sequence[Tensor], step: int) -> list[Tensor]:
-        """Standardised, and not twice the same: a few dozen good pictures, seen hundreds of times each, would
-        be known by heart, and what is normal in a new one would look like a defect."""
+        """Standardised features with noise. Without noise the network would learn a few dozen good pictures
+        by heart, and take the normal variation of new ones for defects."""
         features = self.model.standardised(maps)
         if not self.config.noise:
             return features
         generator = torch.Generator(self.device).manual_seed(self.torch_seed(NOISE, step))
         mine = self.mine(self.config.batch)
         for one in features:
-            shape = (self.config.batch, *one.shape[1:])  # of the whole batch, whoever has the other pictures
+            shape = (self.config.batch, *one.shape[1:])  # of the whole batch, whatever this process has of it
             drawn = torch.randn(shape, generator=generator, device=self.device)
             one.add_(drawn[mine.start :: mine.step], alpha=self.config.noise)
         return features
@@ -130,7 +130,7 @@ class Trainer(training.Trainer[Batch]):
     def _residuals(
         self, maps: Sequence[Tensor], valid_mask: Sequence[Tensor | None], batch: Batch
     ) -> list[Tensor]:
-        """Of pictures that made the prototypes, as if they had not."""
+        """Residuals; those of pictures that made the prototypes, as if they had not."""
         if not self.config.residuals:
             return []
         based = torch.tensor(batch.places)

@@ -1,4 +1,4 @@
-"""What PRN learns from (3.4): good pictures, simulated defects, and seen ones put on other good pictures."""
+"""Training pictures of PRN (3.4): good ones, simulated defects, and seen ones put on other good pictures."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ORIGINAL, EXTENDED, SIMULATED, GOOD = "original", "extended", "simulated", "good
 
 
 class Shown(NamedTuple):
-    """One picture of a batch."""
+    """A picture of a batch."""
 
     image: Tensor  # [3, H, W] float32 in 0..1, padding marked
     mask: Tensor  # [1, H, W] float32: 1 where the defect is
@@ -76,7 +76,7 @@ class TrainingPictures:
 
 
 def _named(folder: TextureFolder) -> str:
-    """So that a run does not go on with others."""
+    """Name of the textures, with a digest, so that a run does not go on with others."""
     digest = hashlib.sha256()
     for picture in folder.pictures:
         digest.update(np.ascontiguousarray(picture).tobytes())

@@ -52,7 +52,7 @@ def draw_picture(
     *,
     size: int = 320,
 ) -> tuple[Picture, Mask]:
-    """One picture `[size, size, 3]` uint8 and the exact mask `[size, size]` bool of its defect.
+    """Draw a picture `[size, size, 3]` uint8 and the exact mask `[size, size]` bool of its defect.
 
     `defect` is one of `CATEGORIES[category].defects`, or None for a good part and an empty mask.
     `difficulty` goes from 0 (large, strong) to 1 (small, faint). For the same state of `rng` the good and the

@@ -82,7 +82,7 @@ def _thread(across: Floats, along: Floats, lift: Floats, fibre: Floats) -> Float
 
 
 def _missing_pick(x: Floats, j: NDArray[np.int32], flaw: Flaw) -> Mask:
-    """One weft thread is missing over a length: only warp shows there."""
+    """Mask of a weft thread that is missing over a length: only warp shows there."""
     span = flaw.grade(34, 9) / 2
     middle = _COUNT / 2 + float(flaw.rng.uniform(-12, 12))
     row = _COUNT // 2 + int(flaw.rng.integers(-15, 16))

@@ -39,8 +39,7 @@ _PRINT_SCALE = 4  # pixels per unit on the printing plate
 
 
 class _Part(NamedTuple):
-    """The properties that vary between good plates, drawn before anything is, so that a flaw does not change
-    it."""
+    """Properties that vary between good plates, drawn before all else: a flaw does not change them."""
 
     frame: Frame
     grain: Floats
@@ -247,7 +246,7 @@ def _misprint(plate: Image.Image, flaw: Flaw) -> Image.Image:
 
 
 def _missing(flaw: Flaw) -> str:
-    """A screw is missed at once, an undrilled hole less easily."""
+    """Name of the part to leave out: a screw is missed at once, an undrilled hole less easily."""
     if flaw.difficulty < 0.55:
         return f"screw{int(flaw.rng.integers(len(_SCREWS)))}"
     if flaw.difficulty < 0.8:

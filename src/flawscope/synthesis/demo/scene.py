@@ -34,7 +34,6 @@ class Flaw(NamedTuple):
         return float(value * self.rng.uniform(0.92, 1.08))
 
     def pick(self, choices: Sequence[Colour]) -> Colour:
-        """One of the colours."""
         return choices[int(self.rng.integers(len(choices)))]
 
 
@@ -48,7 +47,7 @@ class Frame(NamedTuple):
     shift: tuple[float, float]
 
     def pixel(self, u: float, v: float) -> tuple[float, float]:
-        """Where a point lies in the picture: (row, column) in pixels."""
+        """Pixel (row, column) of a point of the frame."""
         cos, sin = math.cos(self.angle), math.sin(self.angle)
         x = cos * u - sin * v + UNITS / 2 + self.shift[0]
         y = sin * u + cos * v + UNITS / 2 + self.shift[1]
@@ -144,7 +143,7 @@ def _walk(centre: tuple[int, int], heading: NDArray[np.float64], length: float) 
 
 
 def draw_stain(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float, tints: Sequence[Colour]) -> None:
-    """Something has dried on the surface: a soft tinge, darker at its edge; the surface shows through."""
+    """A dried stain: a soft tinge, darker at its edge, through which the surface shows."""
     rng, tint = flaw.rng, flaw.pick(tints)
     x, y = about(canvas, draw_centre(allowed, rng))
     radius = flaw.grade(36, 13) * scale
