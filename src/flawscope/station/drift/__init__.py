@@ -1,5 +1,5 @@
-"""Whether the world in front of the camera is still the one that the model knows.
+"""Drift detection: whether parts, light and camera are still as the model knows them.
 
-`martingale` holds the mathematics and knows nothing of a station; `camera` looks at pictures; `run` and
-`drifts` keep both for the products of a station.
+`martingale` holds the mathematics and `camera` the checks of pictures, both without a station; `run` tests
+one product; `drifts` and `camera_monitor` follow all products of a station.
 """

@@ -1,10 +1,9 @@
-"""What a picture says about the camera itself: off, covered, out of focus, moved, frozen.
+"""Camera faults that pictures show: off, covered, out of focus, moved, frozen.
 
-Pure: pictures in, words out. A picture is compared with the first good ones of a version, `REFERENCE` of
-them, and nothing is said before `ROW` pictures in a row lie beyond. While pictures are exchangeable with
-those of the reference, m in a row all lie beyond the most extreme of r with the probability
-m! r! / (m + r)!, which is 3 in 10 million for the two numbers here; the margins that are asked for beside it
-make it rarer.
+Needs no station: it takes pictures and returns words. Pictures are compared with the first `REFERENCE` good
+ones of a version, and a fault is reported after `ROW` pictures in a row beyond their range. While pictures
+are exchangeable with the reference, the probability that m in a row all lie beyond the most extreme of r is
+m! r! / (m + r)!, here 3 in 10 million; the margins below make false alarms rarer still.
 """
 
 from __future__ import annotations
@@ -19,36 +18,39 @@ from numpy.typing import NDArray
 from PIL import Image
 
 REFERENCE = 50  # pictures
-ROW = 5  # pictures in a row; so many are averaged to find their place
-SIDE = 512  # pixels of the longer side that detail is measured on, at least, where the picture has them
-GRID = 128  # pixels of the longer side on which places are compared
+ROW = 5  # pictures in a row that show a fault; as many are averaged to measure a shift
+SIDE = 512  # pixels of the longer side at which edges are measured, at least, where the picture has them
+GRID = 128  # pixels of the longer side at which shifts are measured
 SAME = 10  # equal pictures in a row are a frozen camera
 SAME_SECONDS = 30.0  # from the first to the last of them
 DARK, COVERED, BLURRED, MOVED, FROZEN = "dark", "covered", "blurred", "moved", "frozen"
 KINDS = (DARK, COVERED, BLURRED, MOVED, FROZEN)
 BLACK = 0.02  # brightness, 0..1, below which a picture shows nothing
 WHITE = 0.98  # share of clipped pixels above which it shows nothing either
-FAINT = 0.25  # of the least brightness or detail of the reference
-FLAT = 0.5  # of its least contrast
-SOFT = 0.45  # octaves of sharpness that are lost at least,
+FAINT = 0.25  # share of the least brightness or detail of the reference
+FLAT = 0.5  # share of its least contrast
+SOFT = 0.45  # octaves of sharpness lost by a blurred picture, at least,
 LOST = 1.0  # or octaves of fine edges: a fine texture has no coarse ones that would stay
-UNLIKE = -2.0  # widths below the range of the training pictures, where the model knows it
-CLEAR = 0.15  # of a shift that is believed, at least; equal pictures have 1
-HAZY = 0.6  # of the reference's own least clear place
-STILL = 0.03  # of the longer side: reference pictures that lie farther apart are not still
-FARTHER = 0.012  # of the longer side, beyond the reference's own shifts
+UNLIKE = -2.0  # widths below the range of the training pictures, for models that know it
+CLEAR = 0.15  # least clarity of a shift that is believed; equal pictures have 1
+HAZY = 0.6  # share of the least clarity within the reference
+STILL = 0.03  # share of the longer side: reference pictures that lie farther apart are not still
+FARTHER = 0.012  # share of the longer side beyond the reference's own shifts
 Grey = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Look:
-    """What is measured of a picture.
+    """Measurements of a picture.
 
-    brightness: 0..1. contrast: standard deviation of the grey values. white: share of pixels that are
-    clipped. detail: mean step from one of about 128 points a side to the next. sharpness: log2 of the
-    strongest fine edges against the strongest coarse ones, which hardly depends on what is shown. fine:
-    log2 of the strongest fine edges against the brightness. small: grey
-    values [GRID or less, GRID or less], 0..1.
+    brightness: mean of the grey values, 0..1.
+    contrast: standard deviation of the grey values.
+    white: share of clipped pixels.
+    detail: mean step from one of about 128 points a side to the next.
+    sharpness: log2 of the strongest fine edges against the strongest coarse ones, which hardly depends on
+    what is shown.
+    fine: log2 of the strongest fine edges against the brightness.
+    small: grey values [GRID or less, GRID or less], 0..1.
     """
 
     brightness: float
@@ -61,13 +63,14 @@ class Look:
 
 
 def look(image: Image.Image, white_level: float | None = None) -> Look:
-    """At a picture, which is decoded at a reduced size where its format can do that.
+    """Measure a picture, decoded at a reduced size where its format allows that.
 
-    white_level: of the model, by which deep pictures are as bright as the model sees them
-    (`Preprocess.white_level`).
+    Args:
+        white_level: the model's `Preprocess.white_level`, by which deep pictures are as bright as the model
+            sees them.
     """
     image.draft("L", (SIDE, SIDE))
-    image = _grey(image, white_level)  # first: Pillow reduces neither palettes, nor 1 bit, nor 16
+    image = _grey(image, white_level)  # before `reduce`: Pillow reduces neither palettes, nor 1 bit, nor 16
     factor = max(1, max(image.size) // (2 * SIDE))
     if factor > 1:
         image = image.reduce(factor)
@@ -90,7 +93,7 @@ def look(image: Image.Image, white_level: float | None = None) -> Look:
 
 
 def _grey(image: Image.Image, white_level: float | None) -> Image.Image:
-    """Eight bits of any mode; deep ones are cut at the white level."""
+    """Convert any mode to 8 bits; deep pictures are clipped at the white level."""
     if image.mode != "F" and not image.mode.startswith("I"):
         return image.convert("L")
     values = np.array(image, np.float32)
@@ -99,7 +102,7 @@ def _grey(image: Image.Image, white_level: float | None) -> Image.Image:
 
 
 def _strongest(grey: Grey) -> float:
-    """The step between neighbours that 2 % of all exceed: edges, and not the noise between them."""
+    """Return the step between neighbours that 2 % of all exceed: of edges, not of the noise between them."""
     if min(grey.shape) < 2:
         return 0.0
     steps = np.maximum(np.abs(np.diff(grey, axis=1))[:-1], np.abs(np.diff(grey, axis=0))[:, :-1])
@@ -110,10 +113,10 @@ def _strongest(grey: Grey) -> float:
 
 
 def shift_of(one: Grey, other: Grey) -> tuple[float, float, float]:
-    """How far `one` lies below and to the right of `other`, in pixels, and how clear that is, 0..1.
+    """Return how far `one` lies below and to the right of `other`, in pixels, and how clearly, 0..1.
 
-    Phase correlation (Kuglin and Hines 1975) of the gradients, windowed: light does not matter. The peak's
-    height counts its neighbours, too, over which a shift by half a pixel spreads it.
+    Phase correlation (Kuglin and Hines 1975) of the windowed gradients, which does not depend on the light.
+    The height of the peak includes its neighbours, over which a shift by half a pixel spreads it.
     """
     if one.shape != other.shape or min(one.shape) < 8:
         return 0.0, 0.0, 0.0
@@ -138,7 +141,7 @@ def _edges(grey: Grey) -> Grey:
 
 
 def _taper(size: int) -> NDArray[np.float64]:
-    """1 but for an eighth at both ends, which are a picture's ground as often as not."""
+    """Return a window that is 1 except in an eighth at both ends, which often show only background."""
     edge = max(1, size // 8)
     rise = np.sin(np.pi / 2 * (np.arange(edge) + 0.5) / edge) ** 2
     return np.concatenate([rise, np.ones(size - 2 * edge), rise[::-1]])
@@ -152,10 +155,10 @@ def _signed(at: float, size: int) -> float:
 
 
 class Reference:
-    """What the first pictures of a version are like.
+    """Range of the first good pictures of a version.
 
     Attributes:
-        still: whether they show the same content in the same place, so that a moved camera can be known.
+        still: whether they show the same content in the same place, so that a moved camera can be detected.
     """
 
     def __init__(self, looks: Sequence[Look]):
@@ -172,7 +175,7 @@ class Reference:
         self.still = len(alike) == len(looks) and self._find_places(alike)
 
     def _find_places(self, smalls: list[Grey]) -> bool:
-        """Groups of as many pictures as are compared later, each against all others."""
+        """Measure the shifts of groups of `ROW` pictures; return whether they are small and clear."""
         whole: Grey = np.sum(smalls, axis=0, dtype=np.float32)
         found = []
         for first in range(0, len(smalls) - ROW + 1, ROW // 2):
@@ -186,8 +189,8 @@ class Reference:
         return bool(near and clear.min() >= CLEAR)
 
     def moved(self, looks: Sequence[Look]) -> float:
-        """How far the mean of pictures lies beyond the places of the reference, as a share of the longer
-        side; 0 where it does not, or nobody can know."""
+        """Return the shift of the mean of pictures, as a share of the longer side; 0 where it is no larger
+        than within the reference, or cannot be measured."""
         if not self.still or any(one.small.shape != self.shape for one in looks):
             return 0.0
         down, right, clear = shift_of(np.mean([one.small for one in looks], axis=0), self.mean)
@@ -198,7 +201,7 @@ class Reference:
     # ---- kept over a restart
 
     def to_arrays(self) -> tuple[NDArray[np.float64], Grey]:
-        """`from_arrays` makes the same of them. ValueError where the pictures differ in shape."""
+        """Return arrays for `from_arrays`. ValueError where the pictures differ in shape."""
         numbers = [(o.brightness, o.contrast, o.white, o.detail, o.sharpness, o.fine) for o in self.looks]
         return np.array(numbers), np.stack([one.small for one in self.looks])
 
@@ -209,37 +212,37 @@ class Reference:
 
 
 def _below(values: Sequence[float], least: float) -> float:
-    """What lies under a range by its own width, and by `least`."""
+    """Return the lowest value, less the width of the range or `least`, whichever is more."""
     return min(values) - max(max(values) - min(values), least)
 
 
 class Watch:
-    """Looks at one product's pictures, one after another.
+    """Checks one product's pictures, one after another.
 
     Args:
-        reference: where it is known from before.
+        reference: of earlier pictures, where it was kept.
 
     Attributes:
-        wrong: what is wrong now; of `MOVED` by how much of the longer side, else 0.
+        wrong: present faults; the value of `MOVED` is the shift as a share of the longer side, of others 0.
     """
 
     def __init__(self, reference: Reference | None = None):
         self.reference = reference
-        self.first: list[Look] = []  # of the reference, while it is not complete
+        self.first: list[Look] = []  # pictures of the reference, while it is not complete
         self.wrong: dict[str, float] = {}
         self._last: deque[Look] = deque(maxlen=ROW)
-        self._found: deque[dict[str, float]] = deque(maxlen=ROW)  # what these look like
+        self._found: deque[dict[str, float]] = deque(maxlen=ROW)  # faults of these
         self._same = 0
         self._same_since = 0.0
         self._before: bytes | None = None
 
     def add(self, one: Look, at: float, good: bool, shifts: Sequence[float] = ()) -> None:
-        """The next picture.
+        """Check the next picture.
 
         Args:
             at: seconds since 1970.
-            good: it was called so. Others say nothing about what pictures are like.
-            shifts: how far it lies outside of the training pictures (`Prediction.shifts`).
+            good: whether the model passed it; only such pictures become the reference.
+            shifts: distance from the training pictures (`Prediction.shifts`).
         """
         self._last.append(one)
         found, is_same = self._looks_like(one, shifts), self._is_same(one, at)
@@ -272,7 +275,7 @@ class Watch:
             unlike = len(shifts) == 6 and shifts[3] < UNLIKE / 2 and shifts[5] < UNLIKE
             return {COVERED: 0.0} if unlike else {}
         if one.detail < FAINT * known.detail and one.contrast < FLAT * known.contrast:
-            return {COVERED: 0.0, BLURRED: 0.0}  # pictures may lie on either side of the border
+            return {COVERED: 0.0, BLURRED: 0.0}  # near the border between both faults
         if one.sharpness < known.sharpness or one.fine < known.fine:
             return {BLURRED: 0.0}
         if len(self._last) == ROW and (by := known.moved(self._last)):
@@ -288,7 +291,7 @@ class Watch:
 
 
 def described(kind: str, by: float = 0.0) -> str:
-    """One plain line: what is wrong with the camera, and what to look at."""
+    """Return one line: the fault of the camera, and what to check."""
     return {
         DARK: "pictures are black: is the camera off, or the light out?",
         COVERED: "pictures show nearly nothing: is the lens covered, blinded, or far out of focus?",

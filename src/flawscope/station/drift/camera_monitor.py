@@ -1,5 +1,5 @@
-"""Pictures are looked at for what is wrong with the camera: after the answer, a few a second, in a thread of
-its own that skips what it has no time for."""
+"""Camera checks after the answer: a few pictures a second, in a thread of its own that skips those for which
+there is no time."""
 
 from __future__ import annotations
 
@@ -23,20 +23,21 @@ from flawscope.station.inspecting.writer import Recorded
 from flawscope.station.store.database import StoreError
 from flawscope.station.store.files import PICTURES, Files
 
-FOLDER = "cameras"  # below the station's: what first pictures were like
-OFTEN = 0.25  # seconds between two pictures of a product, at least
-SHARE = 0.1  # of one processor that is spent on it, at most
-Key = tuple[int, int]  # version, and the inspection after which it began
+FOLDER = "cameras"  # of references, below the station's folder
+OFTEN = 0.25  # least seconds between two pictures of a product
+SHARE = 0.1  # of one processor that the checks take, at most
+Key = tuple[int, int]  # version, and the inspection after which its tests began
 
 
 class Looks(Background):
-    """
+    """Checks the newest pictures of products for faults of the camera.
+
     Args:
         watched: products.
-        names: of them.
-        run_of: what drift knows of a product: camera and drift begin anew together.
-        report: of problems, as `Station.report`.
-        white_of: a product's white level, as `look` takes it.
+        names: names by product.
+        run_of: returns the drift tests of a product: camera and drift begin anew together.
+        report: reports a problem, as `Station.report`.
+        white_of: returns a product's white level, for `look`.
     """
 
     def __init__(
@@ -57,17 +58,17 @@ class Looks(Background):
         self._watches: dict[int, tuple[Key, Watch]] = {}
         self._next: dict[int, Recorded] = {}  # the newest one of each product
         self._seen: dict[int, float] = {}
-        self._blind: set[int] = set()  # products whose pictures cannot be looked at; it was said
+        self._blind: set[int] = set()  # products whose pictures cannot be checked, as was reported
 
     def note(self, recorded: Recorded) -> None:
-        """Something was recorded. It is looked at, or skipped."""
+        """Queue the picture of an inspection, unless one was checked a moment ago."""
         product_id = recorded.taken.product_id
         if product_id in self.names and time.monotonic() - self._seen.get(product_id, -OFTEN) >= self.often:
             self._next[product_id] = recorded
             self.wake()
 
     def renew(self, product_id: int) -> None:
-        """What is seen is the new normal."""
+        """Take the present state as normal: forget the reference and the faults."""
         self._watches.pop(product_id, None)
         for kind in KINDS:
             self.report(f"camera_{kind}_{product_id}", None)
@@ -84,11 +85,11 @@ class Looks(Background):
                 self._ended.wait((time.monotonic() - begun) * (1 / SHARE - 1))
 
     def _try(self, product_id: int, recorded: Recorded) -> None:
-        """`_look`; what hinders it is said once, and not of each picture."""
+        """Call `_look`; report an error once, not for each picture."""
         try:
             self._look(product_id, recorded)
         except (StoreError, BusyError):
-            pass  # a file that was removed, or large ones before it, say nothing about the camera
+            pass  # a removed file, or large pictures before it, say nothing about the camera
         except Exception as error:
             if product_id not in self._blind:
                 self._blind.add(product_id)
@@ -120,9 +121,9 @@ class Looks(Background):
 
     def _read(self, recorded: Recorded) -> Look:
         data = self.files.read(PICTURES, recorded.taken.picture, recorded.taken.suffix)
-        with without_warnings():  # of large pictures: they were accepted
+        with without_warnings():  # about large pictures: they were accepted
             image = Image.open(io.BytesIO(data))
-        # what decodes for the inspections does not wait for this, unless it is large
+        # only large pictures share their memory with the inspections
         with image, self.memory.hold(data, "the picture"):
             return look(image, self.white_of(recorded.taken.product_id))
 
@@ -133,7 +134,7 @@ class Looks(Background):
 
     def _keep(self, product_id: int, key: Key, reference: Reference) -> None:
         buffer = io.BytesIO()
-        with suppress(Exception):  # without it the next start learns anew
+        with suppress(Exception):  # without the file the next start begins a new reference
             numbers, smalls = reference.to_arrays()
             np.savez_compressed(buffer, key=np.array(key), numbers=numbers, smalls=smalls)
             self.files.write(self._path(product_id), buffer.getvalue(), durable=False)
@@ -144,7 +145,7 @@ class Looks(Background):
                 if tuple(int(one) for one in kept["key"]) != key:
                     return None
                 return Reference.from_arrays(kept["numbers"], kept["smalls"])
-        except Exception:  # there is none, or it is damaged: it is learnt anew
+        except Exception:  # there is no file, or it is damaged: a new reference is begun
             return None
 
     # ---- as the API shows it

@@ -19,23 +19,24 @@ from flawscope.station.store.records import Store, iso
 from flawscope.station.store.schema import inspections
 
 ALARM, NOTICE, ACKNOWLEDGED = "drift", "share of anomalous changed", "drift acknowledged"  # events
-LIGHT = "light changed"  # another one
-TOGETHER = 2000  # inspections that are read at once
-PAUSE = 1.0  # seconds between two looks
-IDLE = 5.0  # seconds after which versions are looked at though nothing came
+LIGHT = "light changed"  # event
+TOGETHER = 2000  # inspections read at once
+PAUSE = 1.0  # seconds between two rounds
+IDLE = 5.0  # seconds after which the active versions are read again, even if nothing came
 _LAST, _AT = re.compile(r"after inspection (\d+)"), re.compile(r"at inspection (\d+):")
 
 
 class Drifts(Background):
-    """Reads what was recorded, in the order of numbers, also what had been before a restart: so that the same
-    comes out, bit for bit.
+    """Reads inspections in the order of their numbers and tests them for drift. Inspections from before a
+    restart are read again, so that the results are the same, bit for bit.
 
     Args:
-        bounds: by product; None: it is only known since when its pictures count. Others are not followed.
+        bounds: bound of the false-alarm probability by product; None: nothing is tested, and the run only
+            tells the camera checks where to begin. Other products are not followed.
+        names: names by product.
+        report: reports a problem, as `Station.report`.
+        renewed: called with a product whose drift was acknowledged.
         lights: products whose brightness is tested.
-        names: of the products.
-        report: of problems, as `Station.report`.
-        renewed: is told of a product that begins anew because somebody said so.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class Drifts(Background):
         self.wake()  # what was recorded before is read at once
 
     def note(self, product_id: int) -> None:
-        """Something was recorded."""
+        """Mark a product that has a new inspection."""
         if product_id in self.bounds:
             self._dirty.add(product_id)
             self.wake()
@@ -76,14 +77,14 @@ class Drifts(Background):
                     return
                 try:
                     self.follow(product_id)
-                except Exception as error:  # the data base is away, say: what is missing is read later
+                except Exception as error:  # such as a data base that is away: the rest is read later
                     trouble = with_kind(error)
                     self._dirty.add(product_id)
             self.report("drift_unknown", f"drift is not followed: {trouble}" if trouble else None)
             self._ended.wait(self.pause)
 
     def follow(self, product_id: int) -> None:
-        """Take in what was recorded since the last time."""
+        """Read a product's new inspections and report drift."""
         try:
             version = self.versions.active(product_id)[0]
         except NoModelError:
@@ -108,7 +109,7 @@ class Drifts(Background):
                     run.add(*row)
             if len(rows) < TOGETHER:
                 break
-            self._ended.wait(time.monotonic() - begun)  # the past is no hurry: half of the time is others'
+            self._ended.wait(time.monotonic() - begun)  # old inspections leave half of the time to others
         with self._lock:
             if self._runs[product_id] is not run:  # acknowledged meanwhile: its alarm is over
                 self._dirty.add(product_id)
@@ -124,7 +125,7 @@ class Drifts(Background):
         column = inspections.c
         query = (
             select(column.id, column.at, column.score, column.anomalous, column.brightness)
-            # an expression, so that no data base takes an index that does not know the order
+            # expressions, so that no data base takes an index that is not in the order of numbers
             .where(column.id > run.last, column.product_id + 0 == product_id)
             .where(column.version_id + 0 == run.version)
             .order_by(column.id)
@@ -138,20 +139,20 @@ class Drifts(Background):
         ]
 
     def _after(self, product_id: int, version: int) -> int:
-        """The inspection after which a version judges alone, or that was acknowledged, if that came later."""
+        """Return the last inspection by another version, or the last acknowledged one if that is later."""
         last = self._newest(product_id, inspections.c.version_id != version)
         said = self.store.events(ACKNOWLEDGED, product_id)[:1]
         found = _LAST.search(said[0].text) if said else None
         return max(last, int(found[1]) if found else 0)
 
     def _newest(self, product_id: int, *wanted: ColumnElement[bool]) -> int:
-        """Of its inspections; 0: there is none."""
+        """Return the highest number of a product's inspections; 0 where there is none."""
         query = select(func.max(inspections.c.id)).where(inspections.c.product_id == product_id, *wanted)
         with self.database.reading() as connection:
             return int(connection.execute(query).scalar_one() or 0)
 
     def _tell(self, product_id: int, run: Run) -> None:
-        """Into the events, but for what stands there from before a restart."""
+        """Note changes as events, except those that were noted before a restart."""
         while run.told < len(run.found):
             change = run.found[run.told]
             kind = _kind(change)
@@ -171,7 +172,7 @@ class Drifts(Background):
     # ---- what a person says and sees
 
     def acknowledge(self, product_id: int, who: str) -> None:
-        """What is seen is the new normal: all tests, and the camera, begin anew after what they have seen.
+        """Take the present state as normal: all tests and the camera checks begin anew.
 
         Raises:
             InputError: the product is not watched, or nothing was seen of it.
@@ -198,7 +199,7 @@ class Drifts(Background):
         return self._runs.get(product_id)
 
     def facts(self, product_id: int) -> dict[str, Any]:
-        """As the API shows it."""
+        """Return the drift of a product, as the API shows it."""
         with self._lock:
             run = self._runs.get(product_id)
             bound = self.bounds.get(product_id)
@@ -225,7 +226,7 @@ class Drifts(Background):
             }
 
     def gauges(self) -> dict[str, tuple[str, dict[str, float]]]:
-        """For Prometheus, by product."""
+        """Return Prometheus gauges: name -> help text and values by product name."""
         with self._lock:
             runs = {self.names[number]: run for number, run in self._runs.items() if run.bound is not None}
             lights = {name: (run.light, run.limit) for name, run in runs.items() if run.light}
@@ -245,7 +246,7 @@ class Drifts(Background):
 
 
 def _kind(change: Change) -> str:
-    """Of the event that says it."""
+    """Return the kind of the event that records a change."""
     if change.how in (BRIGHTER, DARKER):
         return LIGHT
     return NOTICE if change.how in (MORE, FEWER) else ALARM

@@ -37,10 +37,10 @@ from numpy.typing import NDArray
 
 SHIFTS = (-2.0, -1.0, -0.5, -0.25, 0.25, 0.5, 1.0, 2.0)  # standard deviations
 SPREADS = (0.5, 0.75, 1.5, 2.5)
-TIMES = (0.125, 0.25, 0.5, 2.0, 4.0, 8.0, 16.0)  # as many pictures are flagged as before
-CALM = 100  # numbers before which hardly anything is staked: so few say little
-JUMP = 0.01  # of the capital of each bet goes to all of them, each time
-EPOCH = 500_000  # numbers that are remembered, 8 bytes each; then ranks begin anew, and the capital stays
+TIMES = (0.125, 0.25, 0.5, 2.0, 4.0, 8.0, 16.0)  # ratios of shares of flagged pictures
+CALM = 100  # numbers before which hardly anything is staked, for so few say little
+JUMP = 0.01  # share of each bet's capital that goes to all bets, each time
+EPOCH = 500_000  # numbers that are kept, 8 bytes each; then ranks begin anew, and the capital stays
 BLOCK = 4096  # sorted numbers in a block when it is split
 Floats = NDArray[np.float64]
 _MASK = 2**64 - 1
@@ -48,9 +48,9 @@ _normal = NormalDist().inv_cdf
 
 
 def uniform(number: int, stream: int) -> float:
-    """A number in (0, 1) that depends on these two alone and looks drawn at random.
+    """Return a number in (0, 1) that depends on these two alone and looks random.
 
-    It is splitmix64 (Steele, Lea, Flood 2014), so that a restart computes the same again.
+    Splitmix64 (Steele, Lea, Flood 2014): a restart computes the same numbers again.
     """
     x = (number * 0x9E3779B97F4A7C15 + stream * 0xD1342543DE82EF95 + 0x632BE59BD9B4E019) & _MASK
     x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
@@ -59,10 +59,10 @@ def uniform(number: int, stream: int) -> float:
 
 
 class Ranks:
-    """Online p-values of numbers. After `epoch` of them the earlier ones are forgotten.
+    """Online p-values of numbers. After `epoch` numbers the earlier ones are forgotten.
 
-    The first p-value of an epoch is uniform by itself and independent of all before it: given what came in
-    earlier epochs, the numbers of a new one are still exchangeable. So the capital is carried on.
+    The first p-value of an epoch is uniform by itself and independent of all before it: given the earlier
+    epochs, the numbers of a new one are still exchangeable. So the capital is carried on.
     """
 
     def __init__(self, epoch: int = EPOCH):
@@ -73,15 +73,15 @@ class Ranks:
         self._blocks, self._lowest, self._count = [array("d")], [-math.inf], 0
 
     def p_value(self, number: float, u: float) -> float:
-        """Return p of the next number, in (0, 1); small for a high one. u: in (0, 1)."""
+        """Return the p-value of the next number, in (0, 1); small for a high one. u: in (0, 1)."""
         if self._count >= self.epoch:
             self._begin()
         greater, equal = self.add(number)
         return min((greater + u * equal) / self._count, 1 - 2**-53)
 
     def add(self, number: float) -> tuple[int, int]:
-        """Put in a number that is not NaN; return how many of all, itself among them, are greater, and how
-        many are equal. It takes some microseconds, also among hundreds of thousands."""
+        """Insert a number that is not NaN; return how many of all, itself among them, are greater, and how
+        many are equal. Takes microseconds, even among hundreds of thousands."""
         place = bisect_right(self._lowest, number) - 1
         block = self._blocks[place]
         insort(block, number)
@@ -99,11 +99,11 @@ class Ranks:
 
 
 class Capital:
-    """The capital of one gambler, or of many that see numbers of their own.
+    """Capital of one gambler, or of many that see numbers of their own.
 
     Args:
-        bets: how many kinds of bets there are.
-        runs: gamblers.
+        bets: number of kinds of bets.
+        runs: number of gamblers.
 
     Attributes:
         log: [runs] float64, natural logarithm of the capital, which neither overflows nor vanishes.
@@ -116,7 +116,7 @@ class Capital:
         self._count = 0
 
     def stake(self, paid: Floats) -> None:
-        """What the bets pay for the next number: [runs, bets], factors with mean 1."""
+        """Multiply the shares of the capital by what the bets pay: [runs, bets], factors with mean 1."""
         self._count += 1
         asleep, awake = self._asleep, self._awake
         wakes = 1 - math.log(self._count + CALM - 1) / math.log(self._count + CALM)
@@ -137,15 +137,16 @@ def score_bets(p: Floats) -> Floats:
 
 
 def shift_bets(p: Floats) -> Floats:
-    """Of these the bets on numbers that moved up or down: [..., 8]."""
+    """Logarithm of what only the bets of `score_bets` on numbers that moved up or down pay: [..., 8]."""
     return score_bets(p)[..., : len(SHIFTS)]
 
 
 def flag_bets(p: Floats, share: Floats) -> Floats:
-    """The same for flagged pictures, which have the smallest p-values.
+    """Logarithm of what the bets on the share of flagged pictures pay for p-values [...].
 
     Args:
-        share: [...] of earlier pictures that were flagged, between 0 and 1, exclusive.
+        p: p-values; flagged pictures have the smallest.
+        share: [...], share of earlier pictures that were flagged, between 0 and 1, exclusive.
 
     Returns:
         [..., 7]: each bet pays c where p is below the share r and else (1 - c r) / (1 - r), so that its mean

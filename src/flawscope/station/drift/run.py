@@ -1,4 +1,4 @@
-"""One product under one model version, from a picture on: what is tested, and what came of it."""
+"""Tests of one product under one model version, and the changes that they find."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from flawscope.station.drift.martingale import (
 )
 from flawscope.station.store.records import iso
 
-PARTS = 3  # tests that share the bound: scores and brightness of good parts, how many pictures are flagged
-LEAST_LIGHT = 0.025  # of the brightness: less is never called another light, however sure it is
-ENOUGH, MANY = 20, 1000  # good parts, at least and at most, that say how much it is
+PARTS = 3  # tests that share the bound: scores and brightness of good parts, share of flagged pictures
+LEAST_LIGHT = 0.025  # share of the brightness: a smaller change is never reported, however certain
+ENOUGH, MANY = 20, 1000  # good parts, at least and at most, by which its size is estimated
 SURE = 3.0  # standard errors of their mean
-MOST_POINTS = 800  # of the curve
+MOST_POINTS = 800  # points of the curve
 HIGHER, LOWER, WIDER, NARROWER, MORE, FEWER = "higher", "lower", "wider", "narrower", "more", "fewer"
 BRIGHTER, DARKER = "brighter", "darker"
 _SCORES = tuple(HIGHER if d > 0 else LOWER for d in SHIFTS) + tuple(
@@ -38,8 +38,8 @@ _WORDS = {HIGHER: "are higher", LOWER: "are lower", WIDER: "spread more widely",
 
 
 class Place(NamedTuple):
-    """An inspection in the stream: its number, when it came, how many were tested before it, the sum of what
-    was counted of these, and of their brightness."""
+    """Inspection in the stream: its number and time; of the tested ones before it their number, and the sums
+    of the counted values and of the brightness."""
 
     number: int
     at: int
@@ -50,13 +50,15 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Change:
-    """What a test found.
+    """Change that a test found.
 
-    at, inspection: where it was found. since, first: the most likely beginning, in microseconds since 1970
-    and as an inspection. pictures: tested since then. how: in which way.
+    at, inspection: time and inspection at which it was found; times are microseconds since 1970.
+    since, first: time and inspection of its most likely beginning.
+    pictures: number tested since then.
+    how: way in which pictures changed.
     before, now: shares of flagged pictures before and since; of scores: .5, and the share of earlier good
     scores that a new one is above; of light: the brightness, 0..1.
-    light: by how much of their brightness the same pictures became brighter; None: not known.
+    light: relative change of the brightness of the same pictures; None: not known.
     """
 
     at: int
@@ -74,12 +76,12 @@ class Change:
 
 
 class Test:
-    """A martingale, and the most likely beginning of a change for each of its bets.
+    """Martingale, with the most likely beginning of a change for each of its bets.
 
-    That is the maximum-likelihood estimate: the place after which the bet has won most (Page 1954).
+    The beginning is the maximum-likelihood estimate: the place after which the bet has won most (Page 1954).
 
     Args:
-        hows: in which way numbers changed if a bet wins, bet by bet.
+        hows: way in which numbers changed if a bet wins, bet by bet.
         limit: logarithm to base 10 of the capital at which a change is certain.
     """
 
@@ -94,11 +96,11 @@ class Test:
     def add(
         self, number: int, at: int, paid: Floats, counted: float, brightness: float | None = None
     ) -> Change | None:
-        """The next number; a change while it is certain.
+        """Add the next number; return the change while it is certain.
 
         Args:
             paid: [bets], logarithms.
-            counted: added to `total`; of a change, `before` and `now` are its means.
+            counted: added to `total`; `before` and `now` of a change are its means.
         """
         here = Place(number, at, self.count, self.total, self.light)
         for place in np.flatnonzero(self._won <= 0.0):
@@ -121,7 +123,7 @@ class Test:
         pictures = self.count - since.before
         before, now = since.total / max(1, since.before), (self.total - since.total) / pictures
         light = None
-        if since.before and since.light > 0:  # NaN: of some it is not known
+        if since.before and since.light > 0:  # not for NaN: the brightness of some is not known
             light = (self.light - since.light) / pictures / (since.light / since.before) - 1
             light = light if math.isfinite(light) else None
         return Change(at, number, since.at, since.number, pictures, self.hows[best], before, now, light)
@@ -130,13 +132,13 @@ class Test:
 class Light:
     """Tests the brightness of good parts.
 
-    A change that is certain is looked at until it is clear whether it is as large as `LEAST_LIGHT`. If it is
-    not, that is no news, and the test begins anew, among the same earlier pictures. What was normal before
-    the first of them is remembered, so that many small ones are seen when they come to as much.
+    A certain change is followed until it is clear whether it reaches `LEAST_LIGHT`. A smaller one is ignored,
+    and the test begins anew among the same earlier pictures. The brightness before the first change is kept,
+    so that many small changes are found once they add up to a large one.
 
     Attributes:
-        alarm: another light.
-        pictures: that were tested.
+        alarm: change of the light.
+        pictures: number tested.
     """
 
     def __init__(self, limit: float):
@@ -144,12 +146,12 @@ class Light:
         self.alarm: Change | None = None
         self.pictures = 0
         self._ranks = Ranks()
-        self._normal = 0.0  # brightness before the first change; 0: there was none
+        self._normal = 0.0  # brightness before the first change; 0: there was no change
         self._last = 0.0
         self._steps = 0.0  # sum of squares from one picture to the next
 
     def add(self, number: int, at: int, brightness: float) -> bool:
-        """Whether the light is found to be another one. Nothing is tested after that."""
+        """Test a picture's brightness; return whether a change of the light is found, then test no more."""
         if self.alarm is not None:
             return False
         self._steps += (brightness - self._last) ** 2 if self.pictures else 0.0
@@ -158,7 +160,7 @@ class Light:
         p = self._ranks.p_value(brightness, uniform(number, 3))
         found = self.test.add(number, at, shift_bets(np.array(p)), brightness)
         if found is None or found.pictures < ENOUGH:
-            return False  # if it is no accident, the next ones say so, too
+            return False  # a true change is still certain at the next pictures
         normal = self._normal = self._normal or found.before or found.now
         change = found.now / normal - 1 if normal else 0.0
         size = change if found.how == BRIGHTER else -change
@@ -174,24 +176,25 @@ class Light:
         return False
 
     def facts(self) -> dict[str, Any]:
-        """As the API shows it."""
+        """Return the state of the test, as the API shows it."""
         alarm = self.alarm.to_dict() if self.alarm else None
         return {"pictures": self.pictures, "value": self.test.value, "alarm": alarm}
 
 
 class Run:
-    """Three tests of what one version says.
+    """Three tests of the results of one version.
 
-    Of scores and of the brightness of pictures that were called good: whatever the share of defects does,
-    these stay exchangeable while the good parts do. Of decisions: whether as many pictures are flagged as
-    before. Each of them gets an equal part of the bound. A change of the third begins that test anew, for it
-    is a notice and no alarm.
+    Two are of the scores and of the brightness of pictures that the model passed: whatever the share of
+    defects does, these stay exchangeable while the good parts do. The third is of decisions: whether the
+    share of flagged pictures is as before. Each test gets an equal part of the bound. A change of the third
+    is a notice, not an alarm, and begins that test anew.
 
     Args:
         version: of the model.
-        after: the inspection after which it begins.
-        bound: of the probability that a test ever speaks while nothing changes; None: nothing is tested.
-        light: brightness is tested.
+        after: the inspection after which the tests begin.
+        bound: bound of the probability that a test ever reports while nothing changes; None: nothing is
+            tested.
+        light: whether brightness is tested.
     """
 
     def __init__(self, version: int, after: int, bound: float | None, light: bool = True):
@@ -203,8 +206,8 @@ class Run:
         self.seen = 0
         self.alarm: Change | None = None
         self.notice: Change | None = None
-        self.found: list[Change] = []  # all, for the record
-        self.told = 0  # of them, how many were recorded
+        self.found: list[Change] = []  # all changes, for the events
+        self.told = 0  # number of changes that were recorded
         self.scores = Test(_SCORES, self.limit)
         self.flags = Test(_FLAGS, self.limit)
         self.light = Light(self.limit) if light else None
@@ -215,7 +218,7 @@ class Run:
     def add(
         self, number: int, at: int, score: float, anomalous: bool, brightness: float | None = None
     ) -> None:
-        """The next inspection, in the order of their numbers. brightness: 0..1; None: not known."""
+        """Add the next inspection, in the order of numbers. brightness: 0..1; None: not known."""
         self.last = number
         self.begun = at if self.begun is None else self.begun
         if not math.isfinite(score):
@@ -242,7 +245,7 @@ class Run:
 
     def _count(self, number: int, at: int, anomalous: bool, brightness: float | None) -> None:
         test = self.flags
-        share = (test.total + 0.5) / (test.count + 1)  # before it is known
+        share = (test.total + 0.5) / (test.count + 1)  # of earlier pictures alone
         flagged, count = test.total + anomalous, test.count + 1
         u = uniform(number, 2)
         p = u * flagged / count if anomalous else (flagged + u * (count - flagged)) / count
@@ -255,14 +258,14 @@ class Run:
 
 
 def _is_back(last: Change | None, change: Change) -> bool:
-    """Whether a burst is over: the share is nearer to what it was before than to what it was during it."""
+    """Whether a burst is over: the share of flagged pictures is nearer to that before it than during it."""
     if last is None or last.how != MORE or change.how != FEWER:
         return False
     return change.now <= math.sqrt(max(last.before, 0.005) * last.now)
 
 
 def described(change: Change) -> str:
-    """One plain line about a change."""
+    """Return one line that describes a change."""
     since = f"{iso(change.since)[:16].replace('T', ' ')} UTC (inspection {change.first})"
     if change.how in (BRIGHTER, DARKER):
         assert change.light is not None
@@ -285,7 +288,7 @@ def described(change: Change) -> str:
 
 
 def _lit(change: Change) -> str:
-    """What the light has to do with it."""
+    """Return words on the change of brightness, empty where it is small."""
     if change.light is None or abs(change.light) < LEAST_LIGHT:
         return ""
     return f", and pictures are {BRIGHTER if change.light > 0 else DARKER}"

@@ -1,2 +1,2 @@
-"""What people said of pictures becomes the next version of a model: made beside the inspections, judged, and
-live only by a click or by a stated rule."""
+"""Learning from verdicts: candidates for the next version of a model are made beside the inspections, judged,
+and activated by a person or by a rule."""

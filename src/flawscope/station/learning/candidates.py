@@ -1,4 +1,4 @@
-"""Candidates in the data base: versions that are made from what people said, and which of them is used."""
+"""Candidates in the data base: versions made from verdicts, and whether they are used."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Candidates:
         self.database = database
 
     def add(self, product_id: int, start: int, who: str, facts: dict[str, Any]) -> int:
-        """Queue one; its number."""
+        """Queue a candidate; return its number."""
         with self.database.writing() as connection:
             at = now()
             row = {"product_id": product_id, "start_version_id": start, "status": QUEUED, "who": who}
@@ -55,11 +55,11 @@ class Candidates:
         only: tuple[str, ...] = (),
         **columns: int | None,
     ) -> bool:
-        """Another status, and an event of this kind that tells of it; False and nothing changed where it has
-        none of the statuses `only`.
+        """Set a candidate's status and note an event of this kind; return False and change nothing where its
+        status is not among `only`.
 
         Args:
-            facts: are added to those that are there.
+            facts: added to those of the candidate.
         """
         with self.database.writing() as connection:
             query = select(candidates).where(candidates.c.id == number).with_for_update()
@@ -77,7 +77,7 @@ class Candidates:
         return True
 
     def again(self) -> None:
-        """What was being made when the station ended is made anew; what had gone live by then is live."""
+        """Queue the candidates anew that the station's end interrupted; mark active ones as live."""
         own = candidates.c.product_id.in_(self.database.own())
         active = select(products.c.active_version_id).where(products.c.id == candidates.c.product_id)
         judges = candidates.c.version_id == active.scalar_subquery()
@@ -89,7 +89,7 @@ class Candidates:
             connection.execute(update(candidates).where(made, judges, own).values(status=LIVE))
 
     def next(self) -> Row[Any] | None:
-        """The oldest one that is queued."""
+        """Return the oldest queued candidate."""
         own = candidates.c.product_id.in_(self.database.own())
         query = (
             select(candidates).where(candidates.c.status == QUEUED, own).order_by(candidates.c.id).limit(1)
@@ -98,22 +98,22 @@ class Candidates:
             return connection.execute(query).one_or_none()
 
     def row(self, product_id: int, number: int) -> Row[Any]:
-        """NotFoundError."""
+        """Return a candidate. NotFoundError."""
         return row_of(self.database, candidates, product_id, number)
 
     def of_version(self, product_id: int, version: int) -> Row[Any] | None:
-        """What a version was made as."""
+        """Return the candidate that became a version."""
         with self.database.reading() as connection:
             return of_version(connection, product_id, version)
 
     def listed(self, product_id: int, most: int = 50) -> list[Row[Any]]:
-        """The newest first."""
+        """Return the latest candidates, newest first."""
         query = select(candidates).where(candidates.c.product_id == product_id)
         with self.database.reading() as connection:
             return list(connection.execute(query.order_by(candidates.c.id.desc()).limit(most)))
 
     def never_used(self, product_id: int) -> list[Row[Any]]:
-        """Those that have a version and were never live, the newest first."""
+        """Return candidates that have a version and were never live, newest first."""
         query = (
             select(candidates)
             .where(candidates.c.product_id == product_id, candidates.c.status.in_((READY, REJECTED)))
@@ -135,14 +135,14 @@ def of_version(connection: Connection, product_id: int, version: int) -> Row[Any
 
 
 def at_risk(judgement: Mapping[str, Any]) -> list[int]:
-    """Inspections to look at before the version is used: known defects that it loses, and corrections that
-    are responsible where it loses simulated ones."""
+    """Return the inspections to look at before a version is used: known defects that it loses, and
+    corrections that make it lose simulated ones."""
     refused = judgement.get("refused", [])
     return [*judgement.get("lost", []), *(judgement["responsible"] if "simulated" in refused else [])]
 
 
 def shown(row: Row[Any], step: tuple[str, int, int] | None = None) -> dict[str, Any]:
-    """A candidate as the API shows it."""
+    """Return a candidate as the API shows it."""
     facts = json.loads(row.facts)
     return {
         "id": row.id,
@@ -165,8 +165,8 @@ def shown(row: Row[Any], step: tuple[str, int, int] | None = None) -> dict[str, 
 
 
 def trail(database: Database, product_id: int, limit: int) -> list[dict[str, Any]]:
-    """Who did what to a product's models, and said what of its pictures: the latest first."""
-    own = events.c.product_id == product_id, events.c.kind != VERDICT  # which are below, with more
+    """Return the latest events of a product's models and verdicts on its pictures, newest first."""
+    own = events.c.product_id == product_id, events.c.kind != VERDICT  # verdicts come from `said`
     happened = select(events).where(*own).order_by(events.c.id.desc())
     said = (
         select(verdicts, inspections.c.name)
@@ -197,17 +197,18 @@ SWITCHED, NOT_OPENED = "switched", "not_opened"
 
 
 def waits(judgement: Mapping[str, Any], corrections: int, after: int, is_active: bool = True) -> list[str]:
-    """Why a candidate waits for a person; empty: it goes live.
+    """Return the reasons why a candidate waits for a person; empty: it goes live.
 
-    It finds all known defects that the active version finds (`lost`) and 98 % of the simulated ones
-    (`simulated`), none stands out less than half as much and no more than odd good pictures do (`weaker`),
-    it has fewer false alarms (`no_gain`), as many were corrected as was asked for (`few`), and it was
-    compared with the version that is still active (`switched`). What the rule lets through and cannot be
-    opened then waits, too (`not_opened`).
+    A candidate goes live where it finds all known defects that the active version finds (`lost`) and 98 % of
+    the simulated ones (`simulated`), no defect stands out less than half as much and no more than odd good
+    pictures do (`weaker`), it has fewer false alarms (`no_gain`), enough was corrected (`few`), and it was
+    compared with the version that is still active (`switched`). A version that cannot be opened then waits,
+    too (`not_opened`).
 
     Args:
-        judgement: as the worker gives it.
-        corrections: how many there are.
+        judgement: as the worker returns it.
+        corrections: number of them.
+        after: number that is enough.
     """
     good = judgement["good"]
     reasons = {
@@ -222,7 +223,8 @@ def waits(judgement: Mapping[str, Any], corrections: int, after: int, is_active:
 
 
 class Advice(NamedTuple):
-    """use: or rather not. reason: end of the text's key below `advice`. values: that the text names."""
+    """Advice for a person. use: whether to activate the version. reason: end of the text's key below
+    `advice`. values: numbers in the text."""
 
     use: bool
     reason: str
@@ -230,7 +232,7 @@ class Advice(NamedTuple):
 
 
 def advice(candidate: Mapping[str, Any], active: int | None) -> Advice | None:
-    """What the facts say; None: it is not made yet, or nothing is known.
+    """Return advice on a candidate; None where it is not made yet or was not judged.
 
     Args:
         candidate: as the API shows it.

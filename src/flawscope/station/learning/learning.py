@@ -1,4 +1,4 @@
-"""Corrections become versions, one candidate after the other, beside the inspections."""
+"""Candidates made from corrections one after another, beside the inspections, and their activation."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from flawscope.station.store.files import Files
 from flawscope.station.store.model_registry import NoModelError, Versions
 
 T = TypeVar("T")
-EVERY = 10.0  # seconds between two looks for corrections that nobody told of
+EVERY = 10.0  # seconds between two looks for new corrections
 AGAIN = 2.0  # seconds after which a data base that is away is asked again
 RULE = "rule"  # who did it
 HOWS = ("", "extended", "recalibrated", "retrained")
 
 
 class LosesError(InputError):
-    """A version would not find known defects any more, or too few simulated ones.
+    """A version would lose known defects, or too many simulated ones.
 
     Attributes:
-        lost: the inspections of these defects, or of the corrections that are responsible.
+        lost: inspections of these defects, or of the corrections that are responsible.
     """
 
     def __init__(self, version: int, lost: Sequence[int]):
@@ -48,11 +48,13 @@ class LosesError(InputError):
 
 
 class Learning(Background):
-    """Makes candidates, and lets them go live by the rule.
+    """Makes candidates, and activates them by the rule.
 
     Args:
-        products: name -> number. settings: name -> how it learns; None: when somebody asks.
-        report: is told what is wrong with a product, None when that is over.
+        products: name -> number.
+        settings: name -> settings of learning; None: a candidate is made only on request.
+        report: reports a product's problem, None when it is over.
+        say: gets a line for the log.
     """
 
     def __init__(
@@ -72,7 +74,7 @@ class Learning(Background):
         self.candidates = Candidates(database)
         self.worker = Worker()
         self._steps: dict[int, tuple[str, int, int]] = {}  # by candidate
-        self._left = False  # one was begun and could not be ended: the data base may still call it running
+        self._left = False  # a candidate was left: the data base may still call it running
         # by product: the last verdict and the candidates, when too little was corrected
         self._few: dict[int, tuple[int, list[tuple[int, str]]]] = {}
 
@@ -81,14 +83,15 @@ class Learning(Background):
         super().start()
 
     def end(self) -> None:
-        """What is being made is left off, and made anew when the station starts."""
+        """End; a candidate that is being made is made anew at the next start."""
         super().end()
         self.worker.close()
 
     # ---- what people ask for
 
     def ask(self, product_id: int, who: str, how: str = "") -> dict[str, Any]:
-        """Queue a candidate; it, or the one that waits already. InputError where the product cannot learn."""
+        """Queue a candidate and return it, or the one that is queued already. InputError where the product
+        cannot learn."""
         if how not in HOWS:
             raise InputError(f"{how!r:.40} is no way to learn: extended, recalibrated or retrained")
         active = self._active(product_id)
@@ -114,7 +117,7 @@ class Learning(Background):
         return of.shown(self.candidates.row(product_id, number))
 
     def reject(self, product_id: int, number: int, who: str) -> dict[str, Any]:
-        """It is not used, or not even made."""
+        """Reject a candidate that is queued, ready or failed. InputError for any other."""
         row = self.candidates.row(product_id, number)
         allowed = of.QUEUED, of.READY, of.FAILED
         if not self.candidates.change(number, of.REJECTED, kind=of.REFUSED, who=who, only=allowed):
@@ -123,15 +126,15 @@ class Learning(Background):
         return of.shown(self.candidates.row(product_id, number))
 
     def activate(self, product_id: int, number: int, who: str, losing: Sequence[int] = ()) -> None:
-        """Let a version judge from now on.
+        """Activate a version.
 
         Raises:
-            LosesError: `losing` does not name the known defects that are lost, or what is responsible.
+            LosesError: `losing` does not name all inspections that are at risk.
         """
         made = self.candidates.of_version(product_id, number)
         judged = {} if made is None else json.loads(made.facts).get("judgement") or {}
         missing = sorted(set(at_risk(judged)) - set(losing))
-        if missing and not self.versions.version(product_id, number)["switches"]:  # else it was agreed to
+        if missing and not self.versions.version(product_id, number)["switches"]:  # else a person agreed
             raise LosesError(number, missing)
         self.versions.activate(product_id, number, who)
         if made is not None and made.status in (of.READY, of.REJECTED):
@@ -140,7 +143,7 @@ class Learning(Background):
     # ---- what is shown
 
     def facts(self, product_id: int) -> dict[str, Any]:
-        """How a product learns, as the API shows it."""
+        """Return how a product learns, as the API shows it."""
         learn = self.settings[product_id]
         rows = self.candidates.listed(product_id)
         with self.database.reading() as connection:
@@ -162,7 +165,7 @@ class Learning(Background):
 
     @staticmethod
     def _new(words: Words, rows: Sequence[Row[Any]]) -> int:
-        """Corrections that came, or were taken back, since the last candidate."""
+        """Count the corrections that were given or taken back since the last candidate."""
         told = (json.loads(row.facts).get("verdicts") for row in rows)
         last: list[int] = next((verdicts for verdicts in told if verdicts is not None), [])
         return len({word.verdict_id for word in words.corrections} ^ set(last))
@@ -187,15 +190,15 @@ class Learning(Background):
                         self._look(product_id, learn)
                 while not self._ended.is_set() and (row := self.candidates.next()) is not None:
                     self._make(row)
-            except StoreError:  # the station says so, and the next look finds what is queued
+            except StoreError:  # reported by the station; queued candidates are found at the next look
                 self._left = True
                 self._ended.wait(AGAIN)
                 self.wake()
-            except Exception as error:  # corrections that come later are learnt all the same
+            except Exception as error:  # later corrections are learnt all the same
                 self.say(f"learning: {with_kind(error)}")
 
     def _look(self, product_id: int, learn: Learn) -> None:
-        """`_by_itself`; what is wrong with this product does not keep the others from learning."""
+        """Call `_by_itself`; an error of one product does not keep the others from learning."""
         why = None
         try:
             self._by_itself(product_id, learn)
@@ -215,7 +218,7 @@ class Learning(Background):
             state = latest_verdict(connection, product_id), [(row.id, row.status) for row in rows]
         if self._few.get(product_id) == state:
             return
-        active = self._active(product_id)  # before all verdicts are read: that takes longer
+        active = self._active(product_id)  # before all verdicts are read, which takes longer
         if active is None or plans.why_not(active, learn) is not None:
             return
         with self.database.reading() as connection:
@@ -226,7 +229,7 @@ class Learning(Background):
             self.candidates.add(product_id, active.number, RULE, {"asked": ""})
 
     def _make(self, row: Row[Any]) -> None:
-        """A candidate from its place in the queue to its end. StoreError: it is made again later."""
+        """Make a queued candidate. StoreError: it is made again later."""
         try:
             self._try(row)
         except StoreError as error:
@@ -236,12 +239,12 @@ class Learning(Background):
             raise
 
     def _check_room(self, product_id: int) -> None:
-        """StoreError where there is none for another version, and for it while it is made."""
+        """Raise StoreError where the disk has no room for another version and its temporary file."""
         if not self.versions.is_open(product_id):
             return
         folder = self.versions.path(product_id, self.versions.number(product_id)).parent
         if not folder.is_dir():
-            return  # its file is gone: that is said when it is read
+            return  # its file is gone: reading it says so
         needed = 2 * sum(part.stat().st_size for part in folder.iterdir())
         if self.files.free_bytes() < needed:
             where = f"the disk of {self.files.folder} is full: it wants {max(needed, 1e6) / 1e6:.0f} MB"
@@ -278,11 +281,11 @@ class Learning(Background):
             return  # still running in the data base: made anew when the station starts
         except StoreError:
             raise
-        except Exception as error:  # also one that nobody foresaw: else it would be running for ever
+        except Exception as error:  # any: else the candidate would be running for ever
             why = with_kind(error).replace(str(out.parent), "")
             facts = {"error": why, "verdicts": self._verdicts(product_id)}
             how: dict[str, Any] = {"kind": of.NOT_MADE, "text": f": {why}", "facts": facts}
-            only = of.RUNNING, of.FAILED  # what is ready by now stays so
+            only = of.RUNNING, of.FAILED  # one that is ready by now stays so
             if not self._kept(partial(self.candidates.change, number, of.FAILED, only=only, **how)):
                 raise
             self.report(f"learning_{product_id}", f"no version could be made from corrections: {why}")
@@ -295,12 +298,12 @@ class Learning(Background):
             return sorted(word.verdict_id for word in words_of(connection, product_id).corrections)
 
     def _kept(self, write: Callable[[], T]) -> T:
-        """What was hard to make is not lost because the data base is away for a while."""
+        """Repeat a write until the data base is back: a candidate took long to make."""
         while True:
             try:
                 return write()
             except StoreError as error:
-                if error.code == "disk_full":  # what was made would fill it, too
+                if error.code == "disk_full":  # the version would fill it, too
                     raise
                 if self._ended.wait(AGAIN):
                     raise StoppedError("the station ends") from None
@@ -315,8 +318,8 @@ class Learning(Background):
         out: Path,
         begun: float,
     ) -> None:
-        """What was made becomes a version. Each step is repeated alone where the data base is away: after the
-        switch, for one, another version is active than the one that this was compared with."""
+        """Add the worker's model as a version. Each step is repeated alone while the data base is away: a
+        repeated comparison would find another active version after the switch."""
         product_id = row.product_id
         learnt = sorted({*plan.learnt, *found["learnt"]})
         text = f"{pluralize(len(learnt), 'correction')}, on version {plan.start}"
@@ -366,27 +369,27 @@ class Learning(Background):
         self._forget(product_id, learn.keep)
 
     def _by_rule(self, row: Row[Any], version: int, instead_of: int, waits: list[str]) -> None:
-        """It goes live where it need not wait; else it is said why."""
+        """Activate a version that need not wait; else note why it waits."""
         error = ""
         if not waits:
             activate = partial(self.versions.activate, row.product_id, version, RULE, instead_of)
             try:
-                waits = [] if self._kept(activate) else [SWITCHED]  # while it was opened
+                waits = [] if self._kept(activate) else [SWITCHED]  # by a person, while it was opened
             except (StoreError, StoppedError):
                 raise
-            except FlawscopeError as why:  # a person may try again: it is kept
+            except FlawscopeError as why:  # kept, so that a person may try again
                 waits, error = [NOT_OPENED], f": {why}"
         if not waits:
             self._kept(lambda: self.candidates.change(row.id, of.LIVE))
             return
         text = f": version {version} does not go live by the rule ({', '.join(waits)}){error}"
         said: dict[str, Any] = {"kind": of.REFUSED_BY_RULE, "who": RULE, "text": text}
-        only = (of.READY,)  # somebody may have put it to use, or rejected it, meanwhile
+        only = (of.READY,)  # a person may have activated or rejected it meanwhile
         facts = {"waits": waits}
         self._kept(lambda: self.candidates.change(row.id, of.READY, only=only, facts=facts, **said))
 
     def _forget(self, product_id: int, keep: int) -> None:
-        """Versions that were made and never used, beyond so many."""
+        """Remove the versions that were made and never used, except the latest."""
         for row in self.candidates.never_used(product_id)[keep:]:
             number = row.version_id
             text = f": version {number}"

@@ -1,4 +1,4 @@
-"""What a candidate is made from: the version that it starts from, and what people said of which pictures."""
+"""Plan of a candidate: the version that it starts from, and the pictures that it learns from."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ from flawscope.station.store.files import MASK, MASKS, PICTURES, Files
 from flawscope.station.store.records import DEFECT, GOOD, said_of
 from flawscope.station.store.schema import inspections, pictures, verdicts
 
-FEW, MANY = 24, 200  # good pictures of the line that are drawn: where a model is extended, else
+FEW, MANY = 24, 200  # good pictures of the line that are drawn: to extend a model, else
 LATELY = 5000  # inspections that the line's good pictures are drawn from
-MOST = 500  # reviewed pictures that are judged, where there are not more corrections: all of these are
+MOST = 500  # reviewed pictures that are judged; corrections are judged even beyond it
 
 
 @dataclass(frozen=True)
 class Word:
-    """The verdict that holds of an inspection.
+    """Verdict that holds of an inspection.
 
-    verdict_id: of the verdict. sure: the same was said twice, one after the other. wrong: the model had said
-    otherwise.
+    verdict_id: its number.
+    sure: the same verdict was given twice in a row.
+    wrong: the model had decided otherwise.
     """
 
     inspection: Row[Any]
@@ -52,10 +53,11 @@ class Word:
 
 @dataclass
 class Words:
-    """What holds of a product.
+    """Verdicts that hold of a product's inspections.
 
-    judged: all corrections, and the latest others up to `MOST`, oldest first, with their pictures. gone:
-    whose pictures were removed. contradictory: the same file was called good and a defect.
+    judged: all corrections, and the latest others up to `MOST`, oldest first, with their pictures.
+    gone: inspections whose pictures were removed.
+    contradictory: inspections of a file that was called both good and a defect.
     """
 
     judged: list[Word] = field(default_factory=list)
@@ -68,7 +70,7 @@ class Words:
 
 
 def words_of(connection: Connection, product_id: int) -> Words:
-    """Undone verdicts are not there. Corrections all are, others as far as there is room, latest first."""
+    """Return the verdicts that hold; undone ones do not. All corrections are there, of others the latest."""
     query = (
         select(inspections, pictures.c.suffix, pictures.c.removed_at)
         .select_from(inspections.join(pictures))
@@ -99,7 +101,7 @@ def words_of(connection: Connection, product_id: int) -> Words:
 
 
 def latest_verdict(connection: Connection, product_id: int) -> int:
-    """Number of the last thing that was said of a product's inspections; 0: nothing."""
+    """Return the number of the last verdict on a product's inspections; 0: there is none."""
     query = (
         select(verdicts.c.id)
         .select_from(verdicts.join(inspections))
@@ -111,11 +113,11 @@ def latest_verdict(connection: Connection, product_id: int) -> int:
 
 
 def drawn(connection: Connection, product_id: int, count: int, seed: int) -> list[Row[Any]]:
-    """So many of the line's good pictures as they come: each has the same chance, whether the model passed it
+    """Draw at most `count` of the line's good pictures: each has the same chance, whether the model passed it
     or a person corrected the model.
 
-    What passed counts as good unless somebody said otherwise. Of what was flagged, a part may not be reviewed
-    yet; as many of the others are left out, so that false alarms keep their share.
+    A passed picture counts as good unless a verdict says otherwise. Where some of the flagged ones are not
+    reviewed yet, the same share of the passed ones is left out, so that false alarms keep their share.
     """
     here = (
         select(inspections.c.id, inspections.c.anomalous, inspections.c.verdict)
@@ -147,7 +149,7 @@ def drawn(connection: Connection, product_id: int, count: int, seed: int) -> lis
 
 @dataclass(frozen=True)
 class Active:
-    """The version that judges now. file: its model. method, precision: of it."""
+    """Version that judges now. file: its model. method, precision: those of the model."""
 
     number: int
     file: Path
@@ -156,12 +158,12 @@ class Active:
 
     @property
     def extends(self) -> bool:
-        """Whether pictures can be added to it."""
+        """Whether pictures can be added to the model."""
         return registry.method(self.method).extends
 
 
 def why_not(active: Active | None, learn: Learn) -> str | None:
-    """Why a product cannot learn, in one line; None: it can."""
+    """Return the reason why a product cannot learn, one line; None: it can."""
     if active is None:
         return "no model is open: activate a version"
     if importlib.util.find_spec("torch") is None:
@@ -182,8 +184,13 @@ def why_not(active: Active | None, learn: Learn) -> str | None:
 
 @dataclass
 class Plan:
-    """start: the version whose corrections the candidate has, too; it learns beside them. learnt: inspections
-    that it has learnt from already. words: what holds."""
+    """Plan of a candidate.
+
+    start: the version whose corrections the candidate keeps.
+    learnt: inspections that this version has learnt from.
+    words: the verdicts that hold.
+    line: good pictures of the line.
+    """
 
     start: int
     learnt: list[int]
@@ -197,8 +204,8 @@ class Plan:
 
 
 def planned(connection: Connection, product_id: int, active: Active, seed: int) -> Plan:
-    """From the active version where all that it learnt from still holds, else from the latest one before it
-    of which that is so."""
+    """Plan a candidate on the active version, or, where a correction that it learnt from holds no longer, on
+    the latest one before it of which all hold."""
     words = words_of(connection, product_id)
     good = {word.number for word in words.judged if word.verdict == GOOD} | set(words.gone)
     start, learnt = active.number, []
@@ -214,7 +221,7 @@ def planned(connection: Connection, product_id: int, active: Active, seed: int) 
 def job_of(
     plan: Plan, active: Active, start_file: Path, learn: Learn, files: Files, how: str, out: Path
 ) -> dict[str, Any]:
-    """As the worker takes it, but for engine and device."""
+    """Return the job for the worker, without engine and device."""
     exported = active.file.suffix != TRAINED
     trained = learn.trained if exported else str(start_file)
     already = set() if exported else set(plan.learnt)
@@ -251,12 +258,11 @@ def _of_word(word: Word, active: Active, files: Files, is_drawn: bool, already: 
 
 
 def _named(row: Row[Any], files: Files) -> dict[str, Any]:
-    """Which picture it is."""
     source = str(files.path(PICTURES, row.picture, row.suffix))
     return {"number": int(row.id), "name": row.name, "source": source}
 
 
 def active_of(number: int, file: Path) -> Active:
-    """InputError where the file cannot be read."""
+    """Read what the plan needs of a version's file. InputError where it cannot be read."""
     manifest = read_manifest(file)
     return Active(number, file, manifest.method, manifest.calibration.precision)

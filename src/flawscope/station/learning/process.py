@@ -1,10 +1,10 @@
-"""The process that makes candidates, from both of its ends: `Worker` is the station's, `main` runs in
-`python -m flawscope.station.learning.process PIXELS`, as many as a picture may have.
+"""Process that makes candidates. `Worker` is its end in the station; `main` runs in the process, which is
+`python -m flawscope.station.learning.process PIXELS`, where PIXELS is the most that a picture may have.
 
-A line of JSON on its standard input is a job; lines on its standard output say how far it is, and what came
-of it. It is started when it is needed, has the lowest priority, so that inspections go on, and stays for the
-next job: torch is loaded then. It ends when no job comes for a while, and when its input does, in the middle
-of a job too: whoever asked is gone.
+A line of JSON on standard input is a job; lines on standard output tell its progress and its result. The
+process is started when it is needed, has the lowest priority, so that inspections go on, and stays for the
+next job: torch is loaded then. It ends when no job comes for a while, and when its input ends, even in the
+middle of a job: the station is gone.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from typing import IO, Any
 from flawscope.errors import FlawscopeError, InputError, with_kind
 from flawscope.pictures.decoding import allow_pixels, most_pixels
 
-PATIENCE = 10.0  # seconds that it has to end
-IDLE = 600.0  # seconds after which it ends by itself: it holds a few hundred megabytes
-OFTEN = 0.25  # seconds between two words on how far it is
+PATIENCE = 10.0  # seconds that the process has to end
+IDLE = 600.0  # seconds without a job after which it ends: it holds a few hundred megabytes
+OFTEN = 0.25  # seconds between two reports of progress
 Tell = Callable[[dict[str, Any]], None]
 MODULE = "flawscope.station.learning.process"
 
 
 class WorkerError(FlawscopeError):
-    """The process could not do the job; why."""
+    """The process could not do the job; the text says why."""
 
 
 class StoppedError(WorkerError):
-    """It was ended in the middle of a job."""
+    """The worker was closed in the middle of a job."""
 
 
 class Worker:
-    """One job at a time, in a process of the lowest priority."""
+    """Runs one job at a time in a process of the lowest priority."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
@@ -51,15 +51,15 @@ class Worker:
 
     @property
     def pid(self) -> int | None:
-        """Of the process that is there."""
+        """Number of the process; None where there is none."""
         process = self._process
         return process.pid if process is not None and process.poll() is None else None
 
     def run(self, job: dict[str, Any], step: Callable[[str, int, int], None]) -> dict[str, Any]:
-        """What `work` gives.
+        """Return the result of `work` for a job.
 
         Raises:
-            WorkerError: it cannot be done, or the process ended; why.
+            WorkerError: the job cannot be done, or the process ended.
             StoreError: the disk is full.
         """
         while True:
@@ -74,7 +74,7 @@ class Worker:
     def _asked(
         self, process: subprocess.Popen[str], job: dict[str, Any], step: Callable[[str, int, int], None]
     ) -> dict[str, Any] | None:
-        """What became of a job; None where the process, idle for so long, ended just before it came."""
+        """Return the result of a job; None where the process, long idle, ended before the job reached it."""
         assert process.stdin is not None
         assert process.stdout is not None
         with suppress(OSError, ValueError):  # it has ended, or was ended by `close`
@@ -85,7 +85,7 @@ class Worker:
             if "step" in word:
                 step(*word["step"])
             elif "error" in word:
-                from flawscope.station.store.database import StoreError  # nothing of it in the process itself
+                from flawscope.station.store.database import StoreError  # not loaded in the process itself
 
                 full = word.get("code") == "disk_full"
                 raise StoreError(word["error"], "disk_full") if full else WorkerError(word["error"])
@@ -123,7 +123,7 @@ class Worker:
         return f" ({lines[-1][:200]})" if lines else ""
 
     def close(self) -> None:
-        """End the process, in the middle of a job too."""
+        """End the process, even in the middle of a job."""
         with self._lock:
             self._closed = True
             process, self._process = self._process, None
@@ -131,7 +131,7 @@ class Worker:
             return
         with suppress(OSError):
             assert process.stdin is not None
-            process.stdin.close()  # it ends by itself then, whatever it does
+            process.stdin.close()  # `_listen` ends the process then
         try:
             process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
@@ -190,13 +190,13 @@ def work(job: dict[str, Any], tell: Tell) -> dict[str, Any]:
 
     Args:
         job: `active`, `trained` (None: the same) and `out`, files of models; `how`, `strict`; `pictures`,
-            each as `Reviewed` has it; `good`, a folder; `engine`, `device`, `threads`.
+            each with the fields of `Reviewed`; `good`, a folder; `engine`, `device`, `threads`.
 
     Returns:
-        The judgement, with the seconds that each step took.
+        The judgement, with the seconds of each step.
 
     Raises:
-        InputError, StoreError: why there is no candidate.
+        InputError, StoreError: no candidate can be made.
     """
     begun = time.perf_counter()
     from flawscope.artefact import model_file
@@ -256,7 +256,7 @@ def work(job: dict[str, Any], tell: Tell) -> dict[str, Any]:
 
 
 def _export(predictor: Any, out: Path, job: dict[str, Any], step: Any) -> None:
-    """As the active model is: its kind of file and its precision."""
+    """Export a model to the kind of file that the active version has."""
     from flawscope.export.export import export
 
     if job["precision"] != "fp32":

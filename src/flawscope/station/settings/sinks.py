@@ -1,4 +1,4 @@
-"""What `station.yaml` says of sinks: `sinks` of a product, `mqtt` of the station."""
+"""Settings of sinks: `sinks` of a product, `mqtt` of the station."""
 
 from __future__ import annotations
 
@@ -21,13 +21,16 @@ _TOPIC = re.compile(r"[^/+#$\x00-\x1f][^+#\x00-\x1f]*")
 
 @dataclass(frozen=True)
 class SinkSettings:
-    """Of one webhook or folder.
+    """Settings of a webhook or a folder.
 
-    webhook: an address that gets a POST. folder: where files are written.
-    name: by which its place is known; a sink with another name begins anew. None: its address or folder.
-    only: every inspection, or anomalous ones. verdicts: also what people say, and what they take back.
-    picture: what goes along; None: nothing with a webhook, both into a folder.
-    secret_file: lines `whsec_...` to sign with. ca_file: certificates of who may answer, beside the usual.
+    webhook: an address that gets a POST.
+    folder: where files are written.
+    name: identifies the sink's place in the records; a new name begins anew. None: its address or folder.
+    only: every inspection, or anomalous ones.
+    verdicts: verdicts are sent, too, also those that are taken back.
+    picture: pictures to send; None: none to a webhook, both into a folder.
+    secret_file: lines `whsec_...` to sign with.
+    ca_file: certificates to trust beside the usual.
     """
 
     webhook: str | None = None
@@ -40,7 +43,7 @@ class SinkSettings:
     ca_file: str | None = None
 
     def __post_init__(self) -> None:
-        """InputError where the settings do not go together."""
+        """Raise InputError where the settings do not go together."""
         if (self.webhook is None) == (self.folder is None):
             raise InputError("write either `webhook` or `folder` for each")
         if self.name is not None and not 0 < len(self.name) <= MOST_NAME:
@@ -58,7 +61,7 @@ class SinkSettings:
 
     @property
     def label(self) -> str:
-        """For people: without what may be secret in an address."""
+        """Name for people, without what may be secret in an address."""
         return self.name or (self.folder if self.webhook is None else shown(self.webhook)) or ""
 
     @property
@@ -68,11 +71,14 @@ class SinkSettings:
 
 @dataclass(frozen=True)
 class MqttSettings:
-    """Of the station's broker.
+    """Settings of the station's broker.
 
-    broker: `mqtt://host:1883`, or `mqtts://host:8883` with TLS. user, password_file: by whom it is known.
-    ca_file: certificates that the broker's is checked with, beside the usual. certificate_file, key_file: the
-    station's own. topic: what all topics begin with. only, verdicts: as of `SinkSettings`.
+    broker: `mqtt://host:1883`, or `mqtts://host:8883` with TLS.
+    user, password_file: the station's credentials.
+    ca_file: certificates to trust beside the usual.
+    certificate_file, key_file: the station's own.
+    topic: begins all topics.
+    only, verdicts: as of `SinkSettings`.
     """
 
     broker: str
@@ -86,7 +92,7 @@ class MqttSettings:
     verdicts: bool = True
 
     def __post_init__(self) -> None:
-        """InputError where the settings do not go together."""
+        """Raise InputError where the settings do not go together."""
         parts = _split(self.broker, "broker")
         if parts.username is not None or parts.password is not None:
             raise InputError("broker: write `user` and `password_file` instead of a password in the address")
@@ -103,7 +109,7 @@ class MqttSettings:
 
     @property
     def place(self) -> tuple[str, int, bool]:
-        """Host, port, whether with TLS."""
+        """Host, port, and whether TLS is used."""
         parts = urlsplit(self.broker)
         return parts.hostname or "", parts.port or PORTS[parts.scheme], parts.scheme == "mqtts"
 
@@ -112,12 +118,12 @@ class MqttSettings:
         return shown(self.broker)
 
     def password(self) -> str | None:
-        """What stands in `password_file`. InputError."""
+        """Return the line in `password_file`. InputError."""
         return None if self.password_file is None else secret(self.password_file, "mqtt: password_file")
 
 
 def sinks_of(given: Any, home: Path) -> tuple[SinkSettings, ...]:
-    """The `sinks` of a product; paths are relative to `home`. InputError."""
+    """Read the setting `sinks` of a product; paths are relative to `home`. InputError."""
     if not isinstance(given or [], list):
         raise InputError("sinks must be a list: write `- webhook: ADDRESS` or `- folder: DIR` below it")
     try:
@@ -139,7 +145,7 @@ def _sink(given: Any, home: Path) -> SinkSettings:
 
 
 def mqtt_of(given: Any, home: Path) -> MqttSettings | None:
-    """The setting `mqtt`; a text is the broker. InputError."""
+    """Read the setting `mqtt`; a text is the broker. InputError."""
     if given is None:
         return None
     values = {"broker": given} if isinstance(given, str) else given
@@ -163,7 +169,7 @@ def _split(address: str, name: str) -> SplitResult:
 
 
 def _check_keys(values: dict[Any, Any]) -> None:
-    """InputError where a secret stands in the settings, or what earlier versions could do."""
+    """Raise InputError where a secret stands in the settings, or a setting of earlier versions."""
     for key in ("password", "secret", "token"):
         if key in values:
             raise InputError(f"{key} does not stand here: write it into a file, and name that as {key}_file")

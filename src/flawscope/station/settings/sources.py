@@ -1,7 +1,8 @@
-"""What a file of settings says of sources, and addresses of cameras.
+"""Settings of sources, and addresses of cameras.
 
-Addresses come from the settings alone. FFmpeg can follow what a stream names to other protocols and files, so
-for each kind of address only those are open that it needs."""
+Addresses come only from the settings. A stream can send FFmpeg on to other protocols and files, so each kind
+of address allows only the protocols that it needs.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ from flawscope.station.settings.values import beside, secret, shown, time_of, wi
 
 RIGHT = "password_file: write the address as rtsp://USER@HOST/PATH"
 STREAM, DEVICE, VIDEO = "stream", "device", "video"  # kinds
-PROTOCOLS = {  # scheme -> what FFmpeg may use for it
+PROTOCOLS = {  # scheme -> protocols that FFmpeg may use
     "rtsp": "rtsp,rtp,tcp,udp",
     "rtsps": "rtsps,rtsp,rtp,tls,tcp,udp",
     "http": "http,tcp",
@@ -29,15 +30,15 @@ PROTOCOLS = {  # scheme -> what FFmpeg may use for it
     "udp": "udp,rtp",
     "rtp": "rtp,udp",
 }
-DEVICES = ("v4l2", "avfoundation", "dshow", "lavfi")  # FFmpeg's input devices; the last one draws pictures
-# Containers and bare streams. Not those that name other files: playlists, concat, SDP.
+DEVICES = ("v4l2", "avfoundation", "dshow", "lavfi")  # FFmpeg's input devices; lavfi generates pictures
+# Containers and bare streams, without formats that name other files: playlists, concat, SDP.
 FORMATS = (
     "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,av1,ivf,obu,flv,asf,ogg,mxf,nut,mjpeg,"
     "yuv4mpegpipe,gif,apng,dv,wtv,3gp"
 )
 KEEP, DELETE = "keep", "delete"  # what happens to a file that was inspected
 FRAME, TRIGGER = "frame", "trigger"
-_OWN = ("protocol_whitelist", "format_whitelist", "protocol_blacklist")  # options that stay ours
+_OWN = ("protocol_whitelist", "format_whitelist", "protocol_blacklist")  # options that only the station sets
 
 
 def kind_of(address: str) -> str:
@@ -47,7 +48,7 @@ def kind_of(address: str) -> str:
 
 
 def _device(address: str) -> tuple[str, str] | None:
-    """FFmpeg's name of the input device, and what is opened with it."""
+    """Return FFmpeg's name of the input device, and the address that it opens; None for other addresses."""
     name, found, rest = address.partition(":")
     if found and name in DEVICES:
         return name, rest
@@ -55,7 +56,7 @@ def _device(address: str) -> tuple[str, str] | None:
 
 
 def check_address(address: str) -> str:
-    """Its kind. InputError where it cannot be one."""
+    """Return the kind of an address. InputError."""
     kind = kind_of(address)
     if not address or not address.isprintable():
         raise InputError("camera has no address: write rtsp://HOST/PATH, /dev/video0 or a video file")
@@ -79,23 +80,23 @@ def check_address(address: str) -> str:
 
 
 def shown_address(address: str) -> str:
-    """For pages, problems and the log: a device's or file's name; of a stream only the host."""
+    """Return an address without secrets: a device's or file's name; of a stream only the host."""
     is_stream = kind_of(address) == STREAM or re.search(r":[^@]*@", address)  # a stream without its rtsp://
     return shown(address) if is_stream else address
 
 
 def opening(address: str, patience: float) -> tuple[str, str | None, dict[str, str]]:
-    """What FFmpeg opens: name, format where it has to be said, and options.
+    """Return the name that FFmpeg opens, the format where FFmpeg must be told, and options.
 
     Args:
         address: with the password.
-        patience: seconds without a word after which a connection is lost.
+        patience: seconds of silence after which a connection is lost.
     """
     device = _device(address) if "://" not in address else None
     if device is not None:
         return device[1], device[0], {}
     if kind_of(address) == VIDEO:
-        name = address if sys.platform == "win32" else f"file:{address}"  # a colon in it is a part of it
+        name = address if sys.platform == "win32" else f"file:{address}"  # a colon is part of the name
         return name, None, {"protocol_whitelist": "file", "format_whitelist": FORMATS}
     scheme = urlsplit(address).scheme
     micro = str(int(patience * 1e6))
@@ -111,11 +112,11 @@ def opening(address: str, patience: float) -> tuple[str, str | None, dict[str, s
 
 @dataclass(frozen=True)
 class FolderOf:
-    """A folder whose pictures are taken.
+    """Settings of a folder of pictures.
 
-    then: what happens to a file when its inspection is on the disk: `keep`, `delete`, or a folder that it is
-    moved to. pattern: a regular expression that is looked for in the path below the folder; its groups `part`
-    and `batch` say of which part a picture is.
+    then: what happens to a file when its inspection is on the disk: `keep`, `delete`, or a folder to move to.
+    pattern: a regular expression that is searched for in the path below the folder; its groups `part` and
+    `batch` name the part of a picture.
     """
 
     folder: str
@@ -125,12 +126,14 @@ class FolderOf:
 
 @dataclass(frozen=True)
 class CameraOf:
-    """A camera or a video file.
+    """Settings of a camera or a video file.
 
-    camera: `rtsp://…`, `rtsps://…`, `http://…`, `https://…`, `udp://…`, `/dev/video0`,
-    `avfoundation:NAME`, `dshow:video=NAME`, or a video file. every: `frame`, a time such as `1 s`, or
-    `trigger`. password_file: holds the password that the address leaves out. lost_after: time without a frame
-    after which a camera is away. options: of FFmpeg, such as `video_size: 1920x1080`.
+    camera: `rtsp://…`, `rtsps://…`, `http://…`, `https://…`, `udp://…`, `/dev/video0`, `avfoundation:NAME`,
+    `dshow:video=NAME`, or a video file.
+    every: `frame`, a time such as `1 s`, or `trigger`.
+    password_file: holds the password that the address leaves out.
+    lost_after: time without a frame after which a camera is away.
+    options: of FFmpeg, such as `video_size: 1920x1080`.
     """
 
     camera: str = field(repr=False)
@@ -141,12 +144,12 @@ class CameraOf:
 
     @property
     def is_video(self) -> bool:
-        """A file, of which no frame is left out."""
+        """Whether this is a video file, of which no frame is left out."""
         return kind_of(self.camera) == VIDEO
 
     @property
     def seconds(self) -> float | None:
-        """Between two frames that are taken; None: every frame, or by trigger."""
+        """Seconds between two frames that are taken; None: every frame, or by trigger."""
         return None if self.every in (FRAME, TRIGGER) else time_of(self.every, "every")
 
     @property
@@ -155,12 +158,12 @@ class CameraOf:
 
     @property
     def shown(self) -> str:
-        """The address as anybody may see it."""
+        """Address as anybody may see it."""
         return shown_address(self.camera)
 
     @property
     def url(self) -> str:
-        """With the password, read anew each time. InputError."""
+        """Address with the password, which is read anew each time. InputError."""
         if self.password_file is None:
             return self.camera
         password = secret(self.password_file, f"camera {self.shown}: password_file")
@@ -168,7 +171,7 @@ class CameraOf:
 
 
 def read_source(value: Any, home: Path) -> FolderOf | CameraOf:
-    """One of the list `sources`; paths are relative to `home`. InputError."""
+    """Read an entry of the list `sources`; paths are relative to `home`. InputError."""
     if not isinstance(value, Mapping):
         given = named(f"{value!r:.80}")
         raise InputError(f"source {given} is no source: write `- folder: DIR` or `- camera: ADDRESS`")

@@ -1,4 +1,4 @@
-"""What `station.yaml` says: products, the store, limits, how long things are kept."""
+"""Settings of a station in `station.yaml`: products, the store, limits, times of keeping."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from flawscope.station.settings.values import (
     with_password,
 )
 
-NAME = "station"  # of one that was given none
-FOLDER = "station"  # where a station keeps everything unless it is told otherwise
-DATABASE = "station.sqlite"  # in it
+NAME = "station"  # default name of a station
+FOLDER = "station"  # default folder of the store
+DATABASE = "station.sqlite"  # in the store
 RESERVED = ("static", "api", "sign-in", "sign-out", "language", "healthz", "readyz", "metrics")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _LETTERS = "use letters, digits, dot, dash and underscore, 64 at most"
@@ -34,12 +34,12 @@ _LETTERS = "use letters, digits, dot, dash and underscore, 64 at most"
 
 @dataclass(frozen=True)
 class Learn:
-    """How a product's model learns from what people say.
+    """Settings of learning from verdicts.
 
-    rule: ask: a version waits for a click; auto: it goes live by itself where it loses no known defect and
-    has fewer false alarms.
-    after: so many corrections after which a version is made by itself.
-    keep: so many versions that were made and never used are kept.
+    rule: `ask`: a version waits for a click; `auto`: it goes live where it loses no known defect and has
+    fewer false alarms.
+    after: number of corrections after which a version is made.
+    keep: number of versions that were made and never used and are kept.
     trained: the trained model (.safetensors) of which `model` is an export.
     pictures: folder of the pictures that the model was fitted on, for methods that are trained anew.
     """
@@ -57,16 +57,17 @@ class Learn:
 
 @dataclass(frozen=True)
 class Product:
-    """What is inspected.
+    """Settings of an inspected product.
 
-    model: a model file of any kind. folder: pictures that appear in it are taken, too.
-    drift: how probable a false alarm of drift may ever be; None: nobody looks for it.
+    model: a model file of any kind.
+    folder: pictures that appear in it are inspected, too.
+    drift: bound of the probability of a false alarm of drift; None: drift is not tested.
     light: another brightness of good parts is drift, too.
     camera_checks: a camera that is dark, covered, blurred, moved or frozen is reported.
     sinks: where its inspections go.
-    sources: folders and cameras beyond it.
-    learn: versions are made from corrections by themselves; None: when somebody asks.
-    deadline: time in which a request must be answered that names none; None: it waits.
+    sources: folders and cameras beside `folder`.
+    learn: how versions are made from corrections by themselves; None: only on request.
+    deadline: time in which a request that names none must be answered; None: it waits.
     """
 
     model: str
@@ -85,23 +86,23 @@ class Product:
 
     @property
     def drift_bound(self) -> float | None:
-        """0 to 0.5, both exclusive; None: nobody looks for it."""
+        """Bound of the probability of a false alarm, 0 to 0.5, both exclusive; None: drift is not tested."""
         return None if self.drift is None else share_of(self.drift, "drift")
 
     @property
     def all_sources(self) -> tuple[FolderOf | CameraOf, ...]:
-        """With the folder, which comes first."""
+        """All sources, `folder` first."""
         return self.sources if self.folder is None else (FolderOf(self.folder), *self.sources)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What is accepted, before anything is decoded.
+    """Limits that are checked before a picture is decoded.
 
     queue: pictures that wait or are being judged, at most; more are refused with 503.
     upload: bytes of a request; all that are being received or answered hold four times as many, at most.
     pixels: of a picture; large ones take ten times as many bytes together while they are decoded, at most.
-    stalled: seconds after which a client is let go that sends nothing more, or does not read its answer.
+    stalled: seconds after which a client that sends nothing more or does not read its answer is cut off.
     """
 
     queue: int = 64
@@ -115,19 +116,21 @@ class Limits:
 
     @property
     def decoding_bytes(self) -> int:
-        """That large pictures may take together while they are decoded."""
+        """Bytes that large pictures may take together while they are decoded."""
         return 10 * self.pixels
 
 
 @dataclass(frozen=True)
 class Keep:
-    """How long pictures are kept, by what they are; null is for ever. Records stay when a picture goes.
+    """Times for which pictures are kept, by kind; null is for ever. Records stay when a picture is removed.
 
-    good: nobody looked at it and it was called good. anomalous: called so, not reviewed. reviewed: somebody
-    said what it is. records: of inspections themselves. space: of all pictures together; beyond it the oldest
-    go, good ones first, reviewed ones last.
+    good: the model passed it, and nobody reviewed it.
+    anomalous: the model flagged it, and nobody reviewed it.
+    reviewed: there is a verdict.
+    records: inspections themselves.
+    space: of all pictures together; beyond it the oldest are removed, good ones first, reviewed ones last.
 
-    What a model version was learnt from is never removed.
+    A picture that a model version learnt from is never removed.
     """
 
     good: str | None = "30 days"
@@ -137,7 +140,7 @@ class Keep:
     space: str | None = None
 
     def seconds(self, kind: str) -> float | None:
-        """None: for ever."""
+        """Return the time for which a kind is kept; None: for ever."""
         value = getattr(self, kind)
         return None if value is None else age_of(value, f"keep: {kind}")
 
@@ -148,18 +151,18 @@ class Keep:
 
 @dataclass(frozen=True)
 class Settings:
-    """A station.
+    """Settings of a station.
 
-    name: which one it is of those that share a data base.
-    store: folder of everything that it keeps.
-    database: URL of a PostgreSQL data base (`postgresql://user:password@host/name`), by default SQLite in the
-    store. password_file: holds the password that the URL leaves out.
-    host, port: where it listens; another host than this machine wants users or tokens.
-    public: names and addresses under which it is reached, beside this machine's.
-    proxy: a proxy on this machine stands in front and says who asks (X-Forwarded-For, X-Forwarded-Proto).
-    engine, device, threads: what computes, as for `predict`; None: ONNX Runtime, all cores but one.
-    near: good pictures that are reviewed, too: those whose p-value is at most so many times the model's
-    false-alarm rate.
+    name: tells apart the stations that share a data base.
+    store: folder of everything that the station keeps.
+    database: URL of a PostgreSQL data base (`postgresql://user:password@host/name`); None: SQLite in the
+    store.
+    password_file: holds the password that the URL leaves out.
+    host, port: where the station listens; another host than this machine requires users or tokens.
+    public: names and addresses of the station beside this machine's.
+    proxy: a proxy on this machine stands in front and names the client (X-Forwarded-For, X-Forwarded-Proto).
+    engine, device, threads: as for `predict`; None: ONNX Runtime, all cores but one.
+    near: good pictures with p-values up to this multiple of the model's false-alarm rate are reviewed, too.
     mqtt: the broker that gets all inspections.
     """
 
@@ -182,7 +185,7 @@ class Settings:
 
     @property
     def url(self) -> str:
-        """Of the data base, as SQLAlchemy takes it, with the password. InputError."""
+        """URL of the data base for SQLAlchemy, with the password. InputError."""
         if self.database is None:
             if self.password_file is not None:
                 raise InputError(
@@ -201,10 +204,10 @@ class Settings:
 
 
 def read_settings(path: str | Path) -> Settings:
-    """A settings file; paths in it are relative to the file.
+    """Read a settings file; paths in it are relative to the file.
 
     Raises:
-        InputError: it cannot be read, has unknown settings or values of the wrong kind.
+        InputError: the file cannot be read, or has unknown settings or values of the wrong kind.
     """
     values, home = read_config(path), Path(path).resolve().parent
     products = values.pop("products", None) or {}
@@ -221,7 +224,7 @@ def read_settings(path: str | Path) -> Settings:
 
 
 def check(settings: Settings) -> Settings:
-    """The same settings. InputError where a value cannot be."""
+    """Return the same settings. InputError where a value is not allowed."""
     if not _NAME.fullmatch(settings.name):
         raise InputError(f"name {settings.name!r:.80} cannot be a station's: {_LETTERS}")
     _ = settings.url, settings.limits.upload_bytes, settings.keep.space_bytes
@@ -244,7 +247,7 @@ def check(settings: Settings) -> Settings:
 
 
 def check_name(name: str) -> str:
-    """The name of a product, which stands in addresses."""
+    """Return the name of a product, which stands in addresses. InputError."""
     if name.lower() in RESERVED:
         raise InputError(f"{name!r} cannot be a product's name: it is a page of its own; choose another")
     if not _NAME.fullmatch(name):
@@ -253,19 +256,19 @@ def check_name(name: str) -> str:
 
 
 def named(text: str) -> str:
-    """The nearest name that a product can have."""
+    """Return the nearest name that a product can have."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")[:64] or "product"
     return f"{name}-1" if name.lower() in RESERVED else name
 
 
 def single(model: str, name: str, folder: str | None = None) -> Settings:
-    """A station for one model file."""
+    """Return the settings of a station for one model file."""
     suffix_of(model)
     return Settings(products={check_name(name): Product(model, folder)})
 
 
 def overridden(settings: Settings, **values: Any) -> Settings:
-    """With what the command line says, where it says something."""
+    """Return the settings with the values that are not None, as the command line gives them."""
     return check(replace(settings, **{name: value for name, value in values.items() if value is not None}))
 
 

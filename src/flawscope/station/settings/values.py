@@ -19,11 +19,11 @@ _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?\s*", re.IGNORECASE)
 _SHARE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(%?)\s*")
 _SECONDS = {"h": 3600, "d": 86400, "w": 604800, "m": 30 * 86400, "y": 365 * 86400}
 _HOST = re.compile(r"(?:\w[\w.-]*|\[[\w:.%]+\])?(?::\d{1,5})?")
-_SHORT = 4  # letters; a part of an address that has fewer is no secret
+_SHORT = 4  # letters; a part of an address with fewer is no secret
 
 
 def time_of(text: str, what: str, right: str = "a time such as 5 s") -> float:
-    """`1 s`, `500 ms`, `2 min` -> seconds. InputError."""
+    """Return the seconds of `1 s`, `500 ms` or `2 min`. InputError."""
     found = _TIME.fullmatch(str(text))
     unit = {"m": 60, "h": 3600, "s": 1}[found[2][0]] if found else 0
     seconds = float(found[1]) * (0.001 if found[2] == "ms" else unit) if found else 0.0
@@ -33,7 +33,7 @@ def time_of(text: str, what: str, right: str = "a time such as 5 s") -> float:
 
 
 def age_of(text: str, what: str) -> float:
-    """`30 days` -> seconds. A month has 30 days, a year 365."""
+    """Return the seconds of `30 days`. A month has 30 days, a year 365. InputError."""
     found = _AGE.fullmatch(str(text))
     if not found:
         raise InputError(f"{what}: {text!r} is not a time; write for example 30 days or 1 year, or null")
@@ -41,7 +41,7 @@ def age_of(text: str, what: str) -> float:
 
 
 def size_of(text: str, what: str) -> int:
-    """`100 MB`, `2G` -> bytes, in powers of 1024."""
+    """Return the bytes of `100 MB` or `2G`, in powers of 1024. InputError."""
     found = _SIZE.fullmatch(str(text))
     if not found:
         raise InputError(f"{what}: {text!r} is not a size; write for example 100 MB")
@@ -49,7 +49,7 @@ def size_of(text: str, what: str) -> int:
 
 
 def share_of(text: str, what: str) -> float:
-    """`1 %`, `0.01` -> 0.01: more than 0 and less than a half."""
+    """Return the share of `1 %` or `0.01`: more than 0 and less than a half. InputError."""
     found = _SHARE.fullmatch(str(text))
     share = float(found[1]) / (100 if found[2] else 1) if found else 0.0
     if not 0 < share < 0.5:
@@ -58,16 +58,16 @@ def share_of(text: str, what: str) -> float:
 
 
 def beside(settings: T, home: Path, *names: str) -> T:
-    """The dataclass with these settings, paths or None, relative to `home`."""
+    """Return the dataclass with the named paths (None stays None) relative to `home`."""
     given: dict[str, str | None] = {name: getattr(settings, name) for name in names}
     found: Any = {n: str(home / Path(path).expanduser()) for n, path in given.items() if path is not None}
     return replace(settings, **found)  # type: ignore[type-var]
 
 
 def shown(address: str) -> str:
-    """Scheme, host and port. All the rest may be secret: user and password, path (of Slack's and Teams'
-    webhooks), query, fragment. `…` stands in its place, and for a host too, where an @ leaves open which
-    part that is."""
+    """Return scheme, host and port of an address. The rest may be secret: user and password, path (of Slack's
+    and Teams' webhooks), query, fragment. `…` stands in its place, also for the host where an @ leaves open
+    which part that is."""
     scheme, found, rest = address.partition("://")
     if not found or not re.fullmatch(r"[a-zA-Z][\w+.-]*", scheme):
         return "…"
@@ -79,7 +79,7 @@ def shown(address: str) -> str:
 
 
 def hidden(text: str, address: str) -> str:
-    """What another side says, without the parts of the address that are not `shown`: many repeat them."""
+    """Replace in a text, which another side sent, the parts of the address that are not `shown`."""
     known, parts = shown(address), set(re.split(r"[/?#\\&=;:@]", address.rpartition("://")[2]))
     parts |= {unquote(part) for part in parts}
     for part in sorted(parts, key=len, reverse=True):
@@ -89,13 +89,13 @@ def hidden(text: str, address: str) -> str:
 
 
 def secret(path: str, what: str) -> str:
-    """What the file holds, read anew each time: passwords change.
+    """Return the line in a file, read anew each time: passwords change.
 
     Args:
         what: begins the error, such as "setting password_file".
 
     Raises:
-        InputError: it cannot be read, or holds nothing or more than a line.
+        InputError: the file cannot be read, or holds nothing or more than a line.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -111,10 +111,10 @@ def secret(path: str, what: str) -> str:
 
 
 def with_password(address: str, password: str, right: str) -> str:
-    """`scheme://user@host/path` with the password in it. InputError where it has one, or no user.
+    """Return `scheme://user@host/path` with the password. InputError where it has one, or no user.
 
     Args:
-        right: begins the error: what to write, such as `password_file: write the address as ...`.
+        right: begins the error with the right form, such as `password_file: write the address as ...`.
     """
     found = re.match(r"([a-z+]+://)([^:/@?]+)@", address)
     if found is None:

@@ -1,5 +1,5 @@
-"""Where pictures come from by themselves: folders, video files, cameras. Each kind keeps the contract of
-`source.Source`; what a file of settings says of them is in `settings`."""
+"""Sources that take pictures by themselves: folders, video files, cameras. Each kind keeps the contract of
+`source.Source`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def sources_of(
     store: Store,
     limits: Limits,
 ) -> dict[str, list[Source]]:
-    """By product, in the order of the settings; none is started.
+    """Make the sources by product, in the order of the settings; none is started.
 
     Args:
         numbers: of the products in the store.
@@ -36,7 +36,7 @@ def sources_of(
     given = [one for product in products.values() for one in product.all_sources]
     if any(isinstance(one, CameraOf) for one in given):
         require_installed("a camera or a video file", "av", extras="station")
-    # what one folder's pictures are moved to is not looked into by another
+    # folders that pictures are moved to: no source takes them again
     apart = [one.then for one in given if isinstance(one, FolderOf) and one.then not in (KEEP, DELETE)]
     made: dict[str, list[Source]] = {}
     for name, product in products.items():

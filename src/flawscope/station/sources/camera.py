@@ -1,7 +1,7 @@
-"""A live camera: what it shows now counts, and what comes faster than it is inspected is left out.
+"""Live cameras: frames that come faster than they are inspected are dropped, so that the newest counts.
 
 One thread decodes and never waits for anything else, so that no frame gets old in a buffer; others encode the
-newest frame and hand it in. A camera that is lost is tried again for ever.
+newest frame and submit it. A camera that is lost is opened again, for ever.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from av import VideoFrame
 
 SOURCE = "camera"  # of an inspection
-AHEAD = 4  # frames of a camera that are handed in and not answered, at most: more would be of the past
+AHEAD = 4  # frames of a camera that are submitted and not answered, at most: more would be old
 SHORTEST, LONGEST = 0.5, 30.0  # seconds until a lost camera is tried again
-LOOK = 0.25  # seconds between two looks at whether frames still come
+LOOK = 0.25  # seconds between two checks whether frames still come
 
 
 class AwayError(FlawscopeError):
@@ -43,7 +43,7 @@ class NoFrameError(FlawscopeError):
 
 @dataclass(frozen=True)
 class Shot:
-    """A frame as it came. at: microseconds since 1970. triggers: that it answers."""
+    """Frame as it came. at: microseconds since 1970. triggers: number that it answers."""
 
     frame: VideoFrame
     at: int
@@ -54,19 +54,19 @@ class Camera:
     """Takes frames as the settings say, and one for each trigger.
 
     Args:
-        number: which one it is of the product's cameras; from 1.
+        number: of the camera among the product's, from 1.
     """
 
     def __init__(self, line: Line, camera: CameraOf, number: int):
         self.line, self.camera, self.number = line, camera, number
         self.state = State(SOURCE, f"camera{number}", camera.shown, camera.every)
         self._changed = threading.Condition()
-        self._newest: Shot | None = None  # due, and not handed in yet
+        self._newest: Shot | None = None  # due, and not submitted yet
         self._size = 1  # bytes of a frame
-        self._triggers: dict[Future[Shot], object] = {}  # with what asked for it
+        self._triggers: dict[Future[Shot], object] = {}  # with the request behind each
         self._flying = 0
         self._due = 0.0
-        self._seen = time.monotonic()  # when the last frame came, or it was opened
+        self._seen = time.monotonic()  # when the last frame came, or the camera was opened
         self._ended = threading.Event()
         jobs = [self._read, self._hand_in]
         if camera.every == FRAME:
@@ -78,7 +78,7 @@ class Camera:
             thread.start()
 
     def stop(self, seconds: float = 30.0) -> None:
-        """Take nothing more; returns when what was taken is answered, or after so long."""
+        """Take nothing more; return when the submitted frames are answered, or after so many seconds."""
         ends = time.monotonic() + seconds
         self._ended.set()
         self._disappoint("the station ends")
@@ -92,10 +92,10 @@ class Camera:
     # ---- a trigger
 
     def next_shot(self, request: Request | None = None) -> Future[Shot]:
-        """The first frame that is decoded from now on. AwayError where the camera is lost.
+        """Return the first frame that is decoded from now on. AwayError where the camera is lost.
 
         Args:
-            request: what asks for it; one that is sent again counts once.
+            request: behind the trigger; one that is sent again counts once.
         """
         if self.state.state == AWAY:
             raise AwayError(f"{self._called} is away: {self.state.why}; trigger again when it is back")
@@ -105,12 +105,12 @@ class Camera:
         return waiting
 
     def forget(self, waiting: Future[Shot]) -> None:
-        """Nobody waits any more."""
+        """Withdraw a trigger."""
         with self._changed:
             self._triggers.pop(waiting, None)
 
     def picture(self, shot: Shot, key: str | None) -> Picture:
-        """To be handed in. InputError where the frame is too large."""
+        """Encode a frame as a picture to submit. InputError where the frame is too large."""
         data = encoded(shot.frame, self.line.share.limits.pixels)
         name = f"{self.state.name}-{iso(shot.at).replace(':', '-')}.png"
         return Picture(self.line.product_id, data, name, SOURCE, key, triggers=shot.triggers or None)
@@ -121,14 +121,14 @@ class Camera:
         return {one: request for one, request in waiting.items() if one.set_running_or_notify_cancel()}
 
     def _disappoint(self, why: str) -> None:
-        """All that wait for a frame."""
+        """Fail all waiting triggers."""
         for trigger in self._take_triggers():
             trigger.set_exception(AwayError(why))
 
     # ---- frames come
 
     def _read(self) -> None:
-        """For ever: open, decode, wait."""
+        """Open the camera and decode its frames, again and again until the end."""
         pauses = Backoff(SHORTEST, LONGEST)
         while not self._ended.is_set():
             why = "the stream ended"
@@ -147,7 +147,7 @@ class Camera:
                     frames.close()
             except InputError as error:
                 why = str(error)
-            except Exception as error:  # of the library: another try may go well
+            except Exception as error:  # of the library: another try may succeed
                 why = f"{type(error).__name__} in the decoder"
             self._lose(why)
             self._ended.wait(pauses.next())
@@ -201,9 +201,9 @@ class Camera:
                 self._landed()
 
     def _submit(self, size: int) -> bool:
-        """Of the newest frame, for which there is room in the share: whether it is on its way."""
+        """Submit the newest frame, for which the share has room; return whether it is being inspected."""
         with self._changed:
-            shot, self._newest = self._newest, None  # by now perhaps a newer one, or another took it
+            shot, self._newest = self._newest, None  # perhaps newer by now, or taken by another thread
         answer = None
         try:
             if shot is not None:
@@ -239,13 +239,13 @@ class Camera:
     # ---- what a person should know
 
     def _refused(self, error: BaseException) -> None:
-        """The frame is lost, and the next one may go well."""
+        """Report that a frame was not inspected; the next may be."""
         self.state.broken += 1
         why = str(error) if isinstance(error, FlawscopeError) else f"{type(error).__name__} in the decoder"
         self._show("camera_refused", f"frames of {self._called} are not inspected: {why}")
 
     def _look(self) -> None:
-        """Some drivers wait for a frame for ever: who reads cannot say that none comes."""
+        """Report a camera that sends nothing: some drivers block the reading thread for ever."""
         patience = self.camera.patience
         if self.state.state == RUNNING and time.monotonic() - self._seen > patience + LOOK:
             self._lose(f"it sends nothing for {patience:g} s")

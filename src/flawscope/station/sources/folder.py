@@ -1,8 +1,9 @@
-"""Pictures that appear in a folder are inspected: each once, whatever ends in between, and none is lost.
+"""Folders: each picture that appears is inspected once, even after a restart, and none is lost.
 
-What was taken is known by its key in the store: path, time of change and size. The folder is listed again and
-again, for that alone works everywhere; events of the file system only make it happen sooner. A crash between
-the record and what happens to a file then leaves a file whose key is known: the next start does it.
+A picture's key in the store is its path, time of change and size. The folder is listed again and again, for
+only that works everywhere; events of the file system only start a listing sooner. A crash after a picture was
+recorded, before its file was moved or deleted, leaves a file whose key is known: the next start moves or
+deletes it.
 """
 
 from __future__ import annotations
@@ -39,18 +40,18 @@ from flawscope.station.store.schema import inspections
 from flawscope.watch import PATIENCE, REST, SETTLE, Arrivals, Stamp
 
 SOURCE = "folder"  # of an inspection
-UNREADABLE, GONE = "unreadable", "gone"  # events; the first also a folder below that of `then`
+UNREADABLE, GONE = "unreadable", "gone"  # events; the first is also a folder below the target
 WAITS, THEN = "folder_waits", "folder_then"  # problems with pictures that are tried again
-POLL, SOON = 5.0, 0.1  # seconds between two looks where no event comes, and while a file is being written
-SHORTEST, LONGEST = 1.0, 300.0  # seconds before a picture is tried again that is not to blame
+POLL, SOON = 5.0, 0.1  # seconds between two listings where no event comes, and while a file is being written
+SHORTEST, LONGEST = 1.0, 300.0  # seconds before a picture that was put off is tried again
 SHOWN = 3600.0  # seconds for which an unreadable picture is a problem; the event stays
 MOST_KEY = 200  # characters
 TOGETHER = 256  # keys that are looked up at once
-WORK = 20  # times as long as a look takes, at least, until the next one where many pictures wait
+WORK = 20  # least ratio of inspecting to listing time where many pictures wait
 
 
 class _Later(NamedTuple):
-    """Of a picture that is tried again, for ever: it could not be inspected, or its file could not go."""
+    """Picture that is tried again, for ever: it was not inspected, or its file not moved or deleted."""
 
     code: str
     pauses: Backoff
@@ -64,11 +65,11 @@ class _Spoilt(NamedTuple):
 
 
 class FolderSource(Background):
-    """Takes the pictures of a folder and its subfolders, the oldest first, those that are there already, too.
+    """Takes the pictures of a folder and its subfolders, the oldest first, also those that are there already.
 
     Args:
-        number: which one it is of the product's folders; from 1.
-        apart: folders in it that are not looked into: what pictures are moved to.
+        number: of the folder among the product's, from 1.
+        apart: folders in it that are left out: pictures are moved there.
         poll, patience, settle: seconds; the last two as for `Arrivals`.
     """
 
@@ -96,7 +97,7 @@ class FolderSource(Background):
         self._prefix = f"{SOURCE}:" if number == 1 else f"{SOURCE}@{own}:"
         self._known: Arrivals | None = None
         self._later: dict[Path, _Later] = {}
-        self._is_stuck = False  # this round put off a picture: others may fare as badly
+        self._is_stuck = False  # a picture was put off in this round, and others would be, too
         self._spoilt: dict[Path, _Spoilt] = {}
         self._noted: list[str] | None = None  # texts of earlier events
         self._deaf = threading.Event()
@@ -118,8 +119,8 @@ class FolderSource(Background):
             except InputError as error:
                 self.state.state, self.state.why = AWAY, plain(f"{error}; pictures are taken when it is back")
                 self._show("folder_away", self.state.why)
-                self._deaf.set()  # what comes back is another folder to the listener
-            except Exception as error:  # the store is away, say: the next round tries again
+                self._deaf.set()  # the listener needs a new start on the folder that comes back
+            except Exception as error:  # such as a store that is away: the next round tries again
                 self._show(WAITS, f"pictures wait in {self.folder}: {with_kind(error)}")
                 self._ended.wait(self.poll)
             busy = self._known is not None and self._known.waiting > len(self._later)
@@ -127,12 +128,12 @@ class FolderSource(Background):
                 self._wait(0.0 if busy else self.poll)
 
     def _hear(self) -> None:
-        """Wake up when something changes; where no events are to be had, listing goes on."""
+        """Wake the thread when the folder changes; without events the listings go on."""
         from watchfiles import watch
 
         while not self._ended.wait(self.poll if self._deaf.is_set() else 0.0):
             self._deaf.clear()
-            if self._ended.is_set():  # it was set for that
+            if self._ended.is_set():  # `end` set it
                 return
             with suppress(Exception):
                 how: dict[str, Any] = {"debounce": 200, "step": 20, "stop_event": self._deaf}
@@ -142,7 +143,7 @@ class FolderSource(Background):
             self._deaf.set()
 
     def _round(self) -> None:
-        """Take what is whole by now."""
+        """Inspect the pictures that are whole by now."""
         if self._known is None:
             times: dict[str, Any] = {"patience": self.patience, "settle": self.settle}
             self._known = Arrivals(self.folder, existing=True, apart=self.apart, **times)
@@ -168,7 +169,7 @@ class FolderSource(Background):
             self._answered(arrivals, *one)
 
     def _fresh(self, arrivals: Arrivals, paths: list[Path]) -> Iterator[tuple[Path, Stamp]]:
-        """Those that are not in the store yet."""
+        """Yield the pictures that are not in the store yet."""
         rest = iter(paths)
         while group := list(islice(rest, TOGETHER)):
             keys = {path: self._key(path, arrivals.stamp(path)) for path in group}
@@ -180,7 +181,7 @@ class FolderSource(Background):
                     yield path, arrivals.stamp(path)
 
     def _send(self, arrivals: Arrivals, path: Path, stamp: Stamp) -> Future[Recorded] | None:
-        """Read a picture and hand it in; None where that is not to be, or not now."""
+        """Read a picture and submit it; return None where it is not submitted, or not now."""
         limits, size = self.line.share.limits, f"{stamp.size / 1e6:.0f} MB"
         if stamp.size > limits.upload_bytes:
             why = f"{path} has {size}, {limits.upload} are accepted: raise `limits: upload`"
@@ -211,7 +212,7 @@ class FolderSource(Background):
             self._settled(arrivals, path)
 
     def _settled(self, arrivals: Arrivals, path: Path) -> None:
-        """Its inspection is on the disk."""
+        """Finish a recorded picture: move, delete or keep its file as the settings say."""
         try:
             self.after.inspected(path, arrivals.stamp(path))
         except OSError as error:
@@ -224,7 +225,7 @@ class FolderSource(Background):
         self._spoilt.pop(path, None)
 
     def _put_off(self, arrivals: Arrivals, path: Path, code: str, why: str) -> None:
-        """The picture is not to blame: it is tried for ever, less and less often."""
+        """Try a picture again, for ever, less and less often: the cause is not the picture."""
         before = self._later.get(path)
         pauses = before.pauses if before is not None else Backoff(SHORTEST, LONGEST)
         self._is_stuck = self._is_stuck or (before is None and code == WAITS)
@@ -232,7 +233,7 @@ class FolderSource(Background):
         arrivals.later(path, time.monotonic() + pauses.next())
 
     def _cannot(self, arrivals: Arrivals, path: Path, error: InputError) -> None:
-        """The picture cannot be read. It may not be whole yet; else a person is told, once."""
+        """Try an unreadable picture again, for it may not be whole yet; at last note it once as an event."""
         self._later.pop(path, None)
         stamp = arrivals.stamp(path)
         if not arrivals.failed(path, time.monotonic()):
@@ -240,7 +241,7 @@ class FolderSource(Background):
         try:
             there = self.after.unreadable(path, stamp)
         except OSError:
-            arrivals.forget(path)  # and so it is tried again
+            arrivals.forget(path)  # so that it is tried again
             there = path
         if there != path:
             arrivals.removed(path, time.monotonic())
@@ -259,7 +260,7 @@ class FolderSource(Background):
         return plain(path.relative_to(self.folder).as_posix())
 
     def _label(self, name: str) -> Label:
-        """What a picture's name says of its part; nothing where that could not be kept."""
+        """Return part and batch from a picture's name; none where the store would refuse them."""
         found = self.pattern.search(name) if self.pattern is not None else None
         said = {} if found is None else found.groupdict()
         with suppress(InputError):
@@ -276,8 +277,8 @@ class FolderSource(Background):
         return f"{self._prefix}#{hashlib.sha256(os.fsencode(exact)).hexdigest()}{ends}"
 
     def _was_moved(self, data: bytes, stamp: Stamp) -> bool:
-        """Whether this very file was taken under another name, which is not there any more: programs sort
-        pictures into subfolders."""
+        """Whether this file was inspected under another name, now gone: programs sort files into
+        subfolders."""
         query = select(inspections.c.key).where(
             inspections.c.product_id == self.line.product_id,
             inspections.c.picture == hashlib.sha256(data).hexdigest(),
@@ -318,7 +319,7 @@ class FolderSource(Background):
 
 
 def read_as(path: Path, stamp: Stamp) -> bytes | None:
-    """The file, if it is as it was and stays so meanwhile; None where it changes or went away. OSError."""
+    """Return the file's bytes; None where it changed or went away. OSError."""
     try:
         with open(path, "rb") as file:
             data = file.read(stamp.size + 1)
@@ -340,18 +341,18 @@ class After:
         self.words = "deleted" if self.target is None else f"moved to {self.target}"
 
     def inspected(self, path: Path, stamp: Stamp) -> None:
-        """Do what is to be done: the inspection is on the disk. OSError: try again."""
+        """Move or delete a file whose inspection is on the disk. OSError: try again."""
         if self.target is not None:
             self._move(path, stamp, self.target)
-        elif self.then == DELETE and is_still(path, stamp):  # else it was written anew: not inspected yet
+        elif self.then == DELETE and is_still(path, stamp):  # else it is a new, uninspected file
             path.unlink(missing_ok=True)
 
     def unreadable(self, path: Path, stamp: Stamp) -> Path:
-        """Return where the file is from now on: only a folder to move to takes it away. OSError."""
+        """Return the file's path from now on; it is moved only where there is a target. OSError."""
         return path if self.target is None else self._move(path, stamp, self.target / UNREADABLE) or path
 
     def _move(self, path: Path, stamp: Stamp, target: Path) -> Path | None:
-        """Move it below the target, by its path in the folder; None where it is not as it was any more."""
+        """Move a file below the target, by its path in the folder; None where it has changed."""
         place = target / path.relative_to(self.folder)
         place.parent.mkdir(parents=True, exist_ok=True)
         for number in count():
@@ -359,7 +360,7 @@ class After:
             if not is_still(path, stamp):
                 return None
             with suppress(FileExistsError):
-                if not _is_same(there, path):  # else an earlier try ended before the file was gone here
+                if not _is_same(there, path):  # else an earlier try was cut off before the removal
                     _place(path, there)
                 with suppress(OSError):  # not every share can
                     sync_folder(there.parent)  # the new name is on the disk before the old one goes
@@ -369,7 +370,7 @@ class After:
 
 
 def is_still(path: Path, stamp: Stamp) -> bool:
-    """Say whether the file is there as it was."""
+    """Whether the file is there and unchanged."""
     try:
         return Stamp.of(os.stat(path))[:2] == stamp[:2]
     except OSError:
@@ -386,7 +387,7 @@ def _place(path: Path, there: Path) -> None:
         os.link(path, there)
     except FileExistsError:
         raise
-    except OSError:  # on another disk, or on one that gives a file only one name
+    except OSError:  # on another disk, or one without hard links
         part = there.with_name(f".{there.name}{PART}")
         try:
             shutil.copy2(path, part)

@@ -1,4 +1,4 @@
-"""Frames of a camera or a video file, decoded by FFmpeg, and the pictures that are made of them."""
+"""Frames of a camera or a video file, decoded by FFmpeg and encoded as pictures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MOST_BROKEN = 250  # packets, one after another, that cannot be decoded; then th
 
 
 class LostError(InputError):
-    """The camera cannot be reached, or sends nothing any more; why."""
+    """The camera cannot be reached, or sends nothing any more; the text says why."""
 
 
 class Frames:
@@ -72,8 +72,7 @@ class Frames:
         self._container.close()
 
     def __iter__(self) -> Iterator[VideoFrame | None]:
-        """Frame after frame; None for one that is damaged. LostError where no more come, but for the end of a
-        file."""
+        """Yield each frame; None for a damaged one. LostError where no more come, but not at a file's end."""
         row = 0
         packets = self._container.demux(self._stream)
         while True:
@@ -99,13 +98,13 @@ class Frames:
                 yield None if frame.is_corrupt else frame
 
     def seconds(self, frame: VideoFrame, number: int) -> float:
-        """Of a frame, on the file's clock."""
+        """Return the time of a frame, on the file's clock."""
         if frame.time is not None:
             return float(frame.time)
         return number / float(self._stream.average_rate or self._stream.guessed_rate or 25)
 
     def _why(self, error: Exception) -> str:
-        """Without the address: a password may be in it."""
+        """Return a reason without the address: a password may be in it."""
         name = type(error).__name__
         if name == "EOFError":
             return "the stream ended"
@@ -117,7 +116,7 @@ class Frames:
 
 
 def _check_file(path: str) -> None:
-    """What is wrong in words of ours. LostError."""
+    """Raise LostError where FFmpeg's own error would be less clear."""
     if Path(path).is_dir():
         raise LostError("it is a folder: write `folder:` instead of `camera:`")
     if not Path(path).exists():
@@ -135,14 +134,14 @@ def too_large(width: int, height: int, pixels: int) -> TooLargeError:
 
 
 def encoded(frame: VideoFrame, pixels: int) -> bytes:
-    """PNG of a frame, upright, without loss beyond 8 bits of each colour (grey keeps 16).
+    """Encode a frame as PNG, upright, without loss beyond 8 bits of each colour (grey keeps 16).
 
-    FFmpeg's encoder: the rows as differences to the ones above, and the least compression. It takes half the
-    time of Pillow's. BMP and plain TIFF take less time, but up to eleven times the space, and pictures are
-    kept (docs/measurements.md).
+    FFmpeg's encoder stores rows as differences to those above, with the least compression, in half the time
+    of Pillow's. BMP and plain TIFF take less time, but up to eleven times the space, and pictures are kept
+    (docs/measurements.md).
 
     Raises:
-        TooLargeError: it has more pixels than are accepted.
+        TooLargeError: the frame has more pixels than are accepted.
     """
     import av
 
@@ -163,7 +162,7 @@ def encoded(frame: VideoFrame, pixels: int) -> bytes:
 
 
 def _kind(frame: VideoFrame) -> str:
-    """Of the array that is made of it."""
+    """Return the pixel format of the picture."""
     name, parts = frame.format.name, frame.format.components
     if name in ("monow", "monob") or (len(parts) == 1 and not name.startswith(("pal", "bayer"))):
         return "gray16le" if parts[0].bits > 8 else "gray"
@@ -183,8 +182,8 @@ def _png(frame: VideoFrame) -> bytes:
 
 
 def _one_field(frame: VideoFrame) -> VideoFrame:
-    """Every other line, and what lies between them interpolated: the lines of an interlaced frame are of two
-    moments. Deinterlacers that look at the frames around would hold each back until the next has come."""
+    """Take every other line and interpolate those between: the lines of an interlaced frame are of two
+    moments. Deinterlacers that use neighbouring frames would hold each back until the next has come."""
     import av
 
     graph: Any = av.filter.Graph()

@@ -1,4 +1,4 @@
-"""The contract of everything that takes pictures by itself, and what each is given."""
+"""Contract of the sources, and the parts that they share."""
 
 from __future__ import annotations
 
@@ -24,12 +24,17 @@ Report = Callable[[str, str | None], None]
 
 @dataclass
 class State:
-    """How a source is; its threads keep it up to date.
+    """State of a source, which its threads keep up to date.
 
-    kind: folder, video or camera. name: in names of pictures. place: folder or address, without a password.
-    takes: every frame, or when; of a folder what happens to a file then. state: `waiting` for a first
-    picture, `running`, `away`, or `ended` (a video file). why: it is away. last: microseconds since 1970 of
-    the last picture. taken: pictures since the start. dropped: frames that came while others were inspected.
+    kind: folder, video or camera.
+    name: in names of pictures.
+    place: folder or address, without a password.
+    takes: every frame, or when; of a folder what happens to a file then.
+    state: `waiting` for a first picture, `running`, `away`, or `ended` (a video file).
+    why: reason why it is away.
+    last: microseconds since 1970 of the last picture.
+    taken: pictures since the start.
+    dropped: frames that came while others were inspected.
     broken: frames that could not be decoded or were refused.
     """
 
@@ -49,22 +54,21 @@ class State:
 
 
 class Source(Protocol):
-    """Pictures that come by themselves. It is made of a `Line`, what the settings say of it, and the number
-    that it has among the product's sources of its kind, from 1."""
+    """Takes pictures by itself. A source is made of a `Line`, its settings, and its number among the
+    product's sources of its kind, from 1."""
 
     state: State
 
     def start(self) -> None:
-        """Begin, and return at once: what cannot be reached is a problem, not an error."""
+        """Begin, and return at once: an unreachable source is a problem, not an error."""
 
     def stop(self) -> None:
-        """Take nothing more, and return when what was taken is answered, or after half a minute: a share that
-        hangs does not keep the station from ending."""
+        """Take nothing more, and return when the submitted pictures are answered, or after half a minute: a
+        share that hangs does not keep the station from ending."""
 
 
 class Share:
-    """Half of the queue, which all sources may take together. So they never make the station refuse those who
-    send pictures themselves."""
+    """Half of the queue, for all sources together: clients that send pictures always have the other half."""
 
     def __init__(self, limits: Limits):
         self.limits = limits
@@ -73,7 +77,7 @@ class Share:
         self._changed = threading.Condition()
 
     def take(self, size: int, ended: threading.Event) -> bool:
-        """Wait until there is room for a picture of so many bytes; False where all ends before."""
+        """Wait for room for a picture of so many bytes; return False where the source ends before."""
         with self._changed:
             while self._count >= self._most or (self._count and self._bytes + size > self._most_bytes):
                 if ended.is_set():
@@ -83,7 +87,7 @@ class Share:
             return True
 
     def give(self, size: int) -> None:
-        """It was answered."""
+        """Give back the room of a picture that was answered."""
         with self._changed:
             self._count, self._bytes = self._count - 1, self._bytes - size
             self._changed.notify_all()
@@ -91,10 +95,12 @@ class Share:
 
 @dataclass(frozen=True)
 class Line:
-    """What every source of a product is given.
+    """Parts that every source of a product is given.
 
-    submit: the inspector's. report: shows a problem under a code, or ends it with None. store: knows what was
-    taken before. share: of the queue; the same one for all sources of a station.
+    submit: the inspector's.
+    report: reports a problem under a code, or with None its end.
+    store: holds the keys of pictures that were taken before.
+    share: of the queue, the same one for all sources of a station.
     """
 
     product_id: int
@@ -112,7 +118,7 @@ class Line:
         self.report(f"{code}_{self.product_id}{number}", None if why is None else plain(why))
 
     def hand_in(self, picture: Picture, ended: threading.Event) -> Future[Recorded] | None:
-        """Submit a picture as soon as there is room for it; None where all ends before."""
+        """Submit a picture as soon as there is room for it; return None where the source ends before."""
         size = len(picture.data)
         if not self.share.take(size, ended):
             return None
@@ -132,5 +138,5 @@ class Line:
 
 
 def plain(text: str) -> str:
-    """A file's name can hold bytes that are no letters, which a data base does not take."""
+    """Replace what a data base does not take: a file's name can hold bytes that are no characters."""
     return text.encode("utf-8", "replace").decode("utf-8")

@@ -1,8 +1,7 @@
-"""A video file: every frame once, in order, whatever ends in between.
+"""Video files: every frame is inspected once, in order, even after a restart.
 
-A frame's key is the file's content and the frame's number, as it is decoded from the beginning. A start
-decodes what was inspected before without doing more with it; a file that was inspected to its end is known by
-an event.
+A frame's key is the file's content and the frame's number from the beginning. After a restart the inspected
+frames are only decoded; a file that was inspected to its end is known by an event.
 """
 
 from __future__ import annotations
@@ -28,18 +27,18 @@ if TYPE_CHECKING:
     from av import VideoFrame
 
 SOURCE = "video"  # of an inspection, and of events
-AHEAD = 8  # frames that are handed in and not answered, at most
+AHEAD = 8  # frames that are submitted and not answered, at most
 TOGETHER = 256  # keys that are looked up at once
 SETTLE = 2.0  # seconds for which a file must not have changed
-SHORTEST, LONGEST = 1.0, 30.0  # seconds until what went wrong is tried again
-BLOCK = 1 << 20  # bytes of its beginning and its end by which a file is known
+SHORTEST, LONGEST = 1.0, 30.0  # seconds until a failed file is tried again
+BLOCK = 1 << 20  # bytes of a file's beginning and its end that identify it
 
 
 class Video(Background):
-    """Takes the frames of one file; one that is put in its place later is taken, too.
+    """Takes the frames of a file, and of one that replaces it later.
 
     Args:
-        number: which one it is of the product's cameras; from 1.
+        number: of the camera among the product's, from 1.
     """
 
     def __init__(self, line: Line, camera: CameraOf, number: int):
@@ -65,7 +64,7 @@ class Video(Background):
             except Exception as error:
                 self._failed(error)
                 pause = pauses.next()
-            while self._flying:  # whatever becomes of it: what is not recorded is taken again
+            while self._flying:  # whatever their answers: frames that are not recorded are taken again
                 self.state.taken += self._flying.popleft()[1].exception() is None
             self._ended.wait(pause)
 
@@ -75,7 +74,7 @@ class Video(Background):
             before, mark = mark, _mark(self.camera.camera)
 
     def _play(self) -> None:
-        """From the first frame that was not inspected to the last one."""
+        """Inspect the frames that were not inspected yet."""
         store, product_id = self.line.store, self.line.product_id
         identity = _identity(self.camera.camera)
         done = f"{identity}, every {self.camera.every}"
@@ -100,7 +99,7 @@ class Video(Background):
         self._is(ENDED)
 
     def _take_all(self, identity: str, frames: Frames) -> int | None:
-        """How many frames there are; None where the station ends before."""
+        """Submit all frames and return their number; None where the station ends before."""
         number, known, slot = -1, set[int](), -1
         for number, frame in enumerate(frames):
             if self._ended.is_set():
@@ -124,7 +123,7 @@ class Video(Background):
     # ---- a frame
 
     def _take(self, identity: str, number: int, frame: VideoFrame) -> bool:
-        """Hand it in, when there is room; False where all ends before."""
+        """Submit a frame when there is room; return False where the station ends before."""
         try:
             data = encoded(frame, self.line.share.limits.pixels)
         except InputError as error:
@@ -140,8 +139,8 @@ class Video(Background):
         return future is not None
 
     def _answered(self) -> None:
-        """Of the oldest one on its way. What is no fault of the frame's ends this turn: the next one takes it
-        again, for its key is not known."""
+        """Wait for the oldest submitted frame. An error that is not the frame's own ends this turn; the next
+        turn takes the frame again, for its key is not known."""
         number, future = self._flying.popleft()
         error = future.exception()
         if isinstance(error, InputError):
@@ -179,7 +178,7 @@ def _key(identity: str, number: int) -> str:
 
 
 def _mark(path: str) -> tuple[int, int]:
-    """Time of change, ns, and size. LostError where it is not there."""
+    """Return the time of change, in ns, and the size of a file. LostError where there is none."""
     try:
         facts = os.stat(path)
     except OSError as error:
@@ -188,7 +187,7 @@ def _mark(path: str) -> tuple[int, int]:
 
 
 def _identity(path: str) -> str:
-    """By which the file is known, whatever it is called: its size, its beginning and its end."""
+    """Return a hash of size, beginning and end, which identifies the file under any name."""
     try:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
