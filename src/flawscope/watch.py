@@ -1,11 +1,11 @@
-"""Pictures are judged as they appear in a folder, and a command can be run for the anomalous ones.
+"""Pictures that appear in a folder are judged, and a command can be run for the anomalous ones.
 
-`Arrivals` says which pictures in a folder are new, and when each of them is whole: for `flawscope watch` and
-a station.
+`Arrivals` finds the pictures in a folder that are new, and tells when each is whole: for `flawscope watch`
+and a station.
 
 The folder is listed again and again. File-system events would be faster by a fraction of a second, but they
-do not come from network shares, they get lost when too many come at once, and they do not say when a file is
-whole: a listing would be needed beside them. Where they come, they may wake who lists.
+do not come from network shares, they get lost when too many come at once, and they do not tell when a file is
+whole: listings would be needed beside them. Where events come, they may start a listing sooner.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from flawscope.results.table import Unjudged
 PATIENCE = 30.0  # seconds that a file which cannot be read may still be incomplete
 SETTLE = 2.0  # seconds; shares answer from a cache for one to three, and copies are made at full size first
 CACHED = 60.0  # seconds for which a listing from a cache may still show a file that was removed
-REST = 4  # times as long as a look takes, at least, comes before the next one: a share is not kept busy
-# Formats that cannot be read before they are whole. Of others a part can look like the picture.
+REST = 4  # least ratio of the pause between two scans to a scan's time: a share is not kept busy
+# Formats that cannot be read before they are whole; a part of another can look like the whole picture.
 SELF_CHECKING = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".gif", ".jp2"})
 
 TIMEOUT = 60.0  # seconds after which a command is ended
-MOST = 100  # commands that may wait; what comes then is reported and not run
+MOST = 100  # commands that may wait; further ones are reported and not run
 NAMES = ("path", "decision", "score", "p_value", "severity")
 
 
 class Stamp(NamedTuple):
-    """By which a file is known, whatever it is called. `inode` is 0 where the file system has none."""
+    """Identity of a file, whatever its name. `inode` is 0 where the file system has none."""
 
     size: int
     changed: int  # ns
@@ -62,17 +62,17 @@ class _Waiting:
 
 
 class Arrivals:
-    """The pictures that appear below a folder, each given out once, when it is whole.
+    """Pictures that appear below a folder, each given out once, when it is whole.
 
     `scan` lists the folder. A picture is given out when its size and time of change are the same in two
     scans, and in formats that do not show whether they are whole for `settle` seconds; in the order of the
-    times of change. Whoever takes it answers with `done`, with `failed` where it cannot be read, or with
+    times of change. The caller answers with `done`, with `failed` where the picture cannot be read, or with
     `later`. A picture that failed is given out again, less and less often, until it has not changed for
     `patience` seconds. A file that was renamed or moved within the folder is not new; one that was written
     anew is.
 
     Attributes:
-        skipped: pictures that were there before.
+        skipped: number of pictures that were there before.
         gone: pictures that went away before they could be judged.
         others: files that are no pictures, by the last scan.
         took: seconds of the last scan.
@@ -88,14 +88,15 @@ class Arrivals:
         settle: float = SETTLE,
         apart: Iterable[str | os.PathLike[str]] = (),
     ):
-        """
+        """List the folder for the first time.
+
         Args:
             folder: with its subfolders.
             existing: whether pictures that are there already are new.
             judged: pictures that are there and are not new, whatever `existing` says.
             patience: seconds that a file which cannot be read may still be incomplete.
             settle: seconds that a file of a format that is not `SELF_CHECKING` must not have changed.
-            apart: folders in it that are not looked into.
+            apart: folders in it that are left out.
 
         Raises:
             InputError: there is no such folder, or it cannot be read.
@@ -117,11 +118,11 @@ class Arrivals:
 
     @property
     def waiting(self) -> int:
-        """Pictures that are there and not judged yet."""
+        """Number of pictures that are there and not judged yet."""
         return len(self._waiting)
 
     def scan(self, now: float) -> list[Path]:
-        """The pictures that are whole by now, in the order of their times of change.
+        """Return the pictures that are whole by now, in the order of their times of change.
 
         Args:
             now: seconds on a clock that never goes back.
@@ -144,19 +145,20 @@ class Arrivals:
         return sorted(ready, key=lambda path: (present[path].changed, path))
 
     def stamp(self, path: Path) -> Stamp:
-        """Of a picture that was given out and not answered, as it was in the last scan."""
+        """Return the stamp, in the last scan, of a picture that was given out and not answered."""
         return self._waiting[path].stamp
 
     def done(self, path: Path) -> None:
-        """It was judged, as it was in the last scan."""
+        """Answer that a picture was judged, as it was in the last scan."""
         self._remember(path, self._waiting.pop(path).stamp)
 
     def later(self, path: Path, again: float) -> None:
-        """It is given out once more, not before this moment."""
+        """Answer that a picture is to be given out again, not before this moment."""
         self._waiting[path].again = again
 
     def failed(self, path: Path, now: float) -> bool:
-        """It cannot be read. Whether that is the last word: it has had time enough to become whole."""
+        """Answer that a picture cannot be read; return whether it is given up: it had time to become
+        whole."""
         waits = self._waiting[path]
         if now - waits.since >= self.patience:
             self.done(path)
@@ -165,11 +167,11 @@ class Arrivals:
         return False
 
     def removed(self, path: Path, now: float) -> None:
-        """Whoever took it has removed the file, which a listing from a cache may show for a while."""
+        """Note that the caller removed a file, which a cached listing may show for a while."""
         self._removed.append((now, path))
 
     def forget(self, path: Path) -> None:
-        """If it is there, it is new."""
+        """Take a judged picture as new, if it is there."""
         stamp = self._done.pop(path, None)
         if stamp is not None:
             self._stamps.discard(stamp)
@@ -190,7 +192,7 @@ class Arrivals:
 
     def _is_done(self, path: Path, stamp: Stamp) -> bool:
         known = self._done.get(path)
-        if known is not None and known[:2] == stamp[:2]:  # another inode: the share was connected anew
+        if known is not None and known[:2] == stamp[:2]:  # the inode may differ: the share was connected anew
             return True
         if not stamp.inode or stamp not in self._stamps:
             return False
@@ -203,7 +205,7 @@ class Arrivals:
         self._stamps.add(stamp)
 
     def _forget(self, present: dict[Path, Stamp], now: float) -> None:
-        """What is no longer there. An empty folder says nothing: a share that is away looks like one."""
+        """Forget files that are gone. An empty folder is no evidence: a share that is away looks like one."""
         inodes = {stamp.inode for stamp in present.values()}
         for path in [path for path in self._waiting if path not in present]:
             stamp = self._waiting.pop(path).stamp
@@ -217,8 +219,8 @@ class Arrivals:
 
 
 def _files(folder: Path, apart: frozenset[str]) -> Iterator[tuple[Path, Stamp]]:
-    """Every file that `pictures.listing.walked` would give, unsorted: there may be very many.
-    What goes away meanwhile is left out. InputError where the folder itself cannot be read."""
+    """Yield every file that `pictures.listing.walked` would give, unsorted: there may be very many. Files
+    that go away meanwhile are left out. InputError where the folder itself cannot be read."""
     waiting, seen = [folder], set()
     while waiting:
         here = waiting.pop()
@@ -240,15 +242,15 @@ def _files(folder: Path, apart: frozenset[str]) -> Iterator[tuple[Path, Stamp]]:
                     if entry.path not in apart:
                         waiting.append(Path(entry.path))
                 elif entry.is_file() and entry.path not in own:
-                    yield Path(entry.path), Stamp.of(os.stat(entry.path))  # of an entry, Windows has no inode
+                    yield Path(entry.path), Stamp.of(os.stat(entry.path))  # on Windows entries have no inode
 
 
 def judge(
     arrivals: Arrivals, predictor: Predictor, clock: Callable[[], float] = time.monotonic
 ) -> Iterator[Prediction | Unjudged]:
     """List the folder once, and judge the pictures that are whole by now, several at a time where that is
-    faster. A picture counts as judged when the next one is asked for: what happens with the result in between
-    may fail, and then it is judged again.
+    faster. A picture counts as judged when the next one is asked for: if the caller fails with its result, it
+    is judged again.
 
     Raises:
         InputError: the folder cannot be read at the moment.
@@ -265,16 +267,17 @@ def judge(
 class Commands:
     """Runs a command for one prediction after the other, in a thread of its own, without a shell.
 
-    It gets the picture's path and the decision as its last two arguments, and as FLAWSCOPE_PATH,
-    FLAWSCOPE_DECISION, FLAWSCOPE_SCORE, FLAWSCOPE_P_VALUE and FLAWSCOPE_SEVERITY in its environment. What it
-    prints goes to standard error. It is ended after `timeout` seconds.
+    The command gets the picture's path and the decision as its last two arguments, and FLAWSCOPE_PATH,
+    FLAWSCOPE_DECISION, FLAWSCOPE_SCORE, FLAWSCOPE_P_VALUE and FLAWSCOPE_SEVERITY in its environment. Its
+    output goes to standard error. It is ended after `timeout` seconds.
 
     Attributes:
-        failures: how many failed, were ended, or could not be run.
+        failures: number of commands that failed, were ended, or could not be run.
     """
 
     def __init__(self, command: str, say: Callable[[str], None], timeout: float = TIMEOUT):
-        """
+        """Start the thread.
+
         Args:
             command: program and arguments, quoted as in a shell.
             say: gets a line for every failure; called from the thread.
@@ -297,14 +300,14 @@ class Commands:
         self._thread.start()
 
     def run(self, prediction: Prediction) -> None:
-        """Soon; never waits."""
+        """Queue the command for a prediction; never waits."""
         try:
             self._waiting.put_nowait(prediction)
         except queue.Full:
             self._fail(f"{MOST} wait already, not run", prediction)
 
     def close(self, seconds: float = TIMEOUT) -> None:
-        """Wait for those that were asked for, so long at most."""
+        """Wait at most so many seconds for the queued commands."""
         left = self._waiting.qsize()
         with suppress(queue.Full):
             self._waiting.put(None, timeout=seconds)
@@ -341,7 +344,7 @@ class Commands:
 
 
 def _standard_error() -> int:
-    """For what a command prints; nowhere where standard error is no file."""
+    """Return the file number of standard error for a command's output; DEVNULL where it has none."""
     try:
         return sys.stderr.fileno()
     except (AttributeError, OSError):

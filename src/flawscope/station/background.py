@@ -1,11 +1,11 @@
-"""Work in a thread of its own, beside the inspections."""
+"""Threads beside the inspections, and pauses between tries."""
 
 from __future__ import annotations
 
 import random
 import threading
 
-PATIENCE = 30.0  # seconds that the end of a thread is waited for
+PATIENCE = 30.0  # seconds to wait for the end of a thread
 
 
 class Backoff:
@@ -13,8 +13,8 @@ class Backoff:
 
     Args:
         shortest, longest: seconds.
-        spread: each pause is up to so much longer or shorter, as a share of it, so that not all who wait for
-            the same thing come back at the same moment.
+        spread: share of a pause by which it is randomly shortened or lengthened, so that waiting clients do
+            not all come back at the same moment.
     """
 
     def __init__(self, shortest: float, longest: float, spread: float = 0.0):
@@ -22,7 +22,7 @@ class Backoff:
         self.reset()
 
     def reset(self) -> None:
-        """Begin with the shortest pause again: it went well."""
+        """Begin with the shortest pause again, after a success."""
         self._next = self.shortest
 
     def next(self) -> float:
@@ -32,7 +32,7 @@ class Backoff:
 
 
 class Background:
-    """Begins, is woken and ends; who derives from it says what it does in between.
+    """Thread that can be woken and ended; derived classes define its work.
 
     Args:
         name: of the thread.
@@ -46,7 +46,7 @@ class Background:
         self._thread.start()
 
     def wake(self) -> None:
-        """There is something to do."""
+        """Tell the thread that there is something to do."""
         self._woken.set()
 
     def end(self) -> None:
@@ -55,17 +55,16 @@ class Background:
         self.wake()
 
     def stop(self, seconds: float | None = PATIENCE) -> None:
-        """Begin nothing more; returns when what was begun is done, or after so long. None: however long."""
+        """Begin nothing more; return when the work is done, or after so many seconds. None: no limit."""
         self.end()
         if self._thread.is_alive():
             self._thread.join(seconds)
 
     def _work(self) -> None:
-        """Until it ends."""
         raise NotImplementedError
 
     def _wait(self, seconds: float | None = None) -> bool:
-        """Until there is something to do, or for so long; whether it ends."""
+        """Wait until there is something to do, or for so many seconds; return whether the thread ends."""
         self._woken.wait(seconds)
         self._woken.clear()
         return self._ended.is_set()

@@ -1,4 +1,4 @@
-"""Every minute a station looks at its clock; every hour, or when they are too many, it removes pictures."""
+"""Housekeeping: the clock is checked every minute; old pictures are removed every hour, or for space."""
 
 from __future__ import annotations
 
@@ -18,22 +18,21 @@ from flawscope.station.store.records import REMOVED, Store
 from flawscope.station.store.retention import Retention
 from flawscope.station.store.stations import Clock
 
-LOOK = 60.0  # seconds between two looks at the clock
-RETAIN = 3600.0  # seconds between two looks at what is kept too long
+LOOK = 60.0  # seconds between two checks of the clock
+RETAIN = 3600.0  # seconds between two removals
 CONFIRM = Action("/api/v1/clock/confirm", "problems.clock_is_right")
-SHARE = 0.01  # of `keep: space`, that is written before its look comes sooner
+SHARE = 0.01  # share of `keep: space` that must be written before a removal comes sooner
 
 
 class Report(Protocol):
-    """As `Station.report`."""
-
     def __call__(self, code: str, why: str | None, action: Action | None = None) -> None: ...
 
 
 class Housekeeping(Background):
-    """
+    """Checks the clock and removes what is kept too long.
+
     Args:
-        report: of problems, as `Station.report`.
+        report: reports a problem, as `Station.report`.
     """
 
     def __init__(
@@ -49,7 +48,7 @@ class Housekeeping(Background):
         self.clock = Clock(self.database)
         self._retention = Retention(self.database, files, keep, self.clock, self._ended)
         self._space = keep.space_bytes
-        self._written = 0  # bytes of pictures, since the last look at what is kept
+        self._written = 0  # bytes of pictures since the last removal
 
     def start(self) -> None:
         self.look()
@@ -61,19 +60,19 @@ class Housekeeping(Background):
             self.clock.close()
 
     def note(self, recorded: Recorded) -> None:
-        """A picture was written: where there is no space for it, others go now."""
+        """Count a picture's bytes; where there is no space for it, others are removed now."""
         self._written += recorded.taken.bytes
         if self._is_crowded():
             self.wake()
 
     def look(self) -> None:
-        """At the clock."""
-        with suppress(FlawscopeError):  # that the store cannot be used is a problem of its own
+        """Check the clock, and report its problem."""
+        with suppress(FlawscopeError):  # a store that cannot be used is a problem of its own
             self.clock.look()
         self.report("clock", self.clock.problem or None, CONFIRM)
 
     def confirm_clock(self) -> None:
-        """A person says that it is right. StoreError."""
+        """Take the clock as right, as a person says. StoreError."""
         self.clock.confirm()
         self.report("clock", None)
 
@@ -93,7 +92,7 @@ class Housekeeping(Background):
     def _retain(self) -> None:
         self._written = 0
         try:
-            self.database.tune()  # before what may take long in a large store
+            self.database.tune()  # before the removal, which may take long in a large store
             summary = self._retention.run()
             problem = summary.problem
             if line := summary.line():

@@ -1,4 +1,4 @@
-"""Who looks at a running station: open pages, reviewers, Prometheus."""
+"""Observers of a running station: open pages, reviewers, Prometheus."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-BEHIND = 50  # messages that a slow page may be behind; then the oldest are dropped
-SECOND = 1.0  # between two messages about the state
+BEHIND = 50  # messages that may wait for a slow page; beyond that the oldest are dropped
+SECOND = 1.0  # seconds between two states
 
 
 class Live:
-    """Messages of a product reach whoever listens, and nobody waits for a slow one."""
+    """Messages of a product for all listeners; nobody waits for a slow one."""
 
     def __init__(self) -> None:
         self._listeners: dict[asyncio.Queue[str | None], tuple[int, asyncio.AbstractEventLoop]] = {}
         self._ended = False
 
     def tell(self, product_id: int, inspection: dict[str, Any]) -> None:
-        """From any thread."""
+        """Send an inspection to the listeners of a product. Thread-safe."""
         for queue, (listens, loop) in list(self._listeners.items()):
             if listens == product_id:
                 _put_soon(loop, queue, _message("inspection", inspection))
 
     def close(self) -> None:
-        """End all streams. From any thread."""
+        """End all streams. Thread-safe."""
         self._ended = True
         for queue, (_, loop) in list(self._listeners.items()):
             _put_soon(loop, queue, None)
 
     async def stream(self, product_id: int, state: Callable[[], dict[str, Any] | None]) -> AsyncIterator[str]:
-        """Inspections as they come, and every second the state, until that is None."""
+        """Yield inspections as they come, and the state every second, until the state is None."""
         queue: asyncio.Queue[str | None] = asyncio.Queue(BEHIND)
         loop = asyncio.get_running_loop()
         self._listeners[queue] = product_id, loop
@@ -82,14 +82,14 @@ def _message(event: str, data: dict[str, Any]) -> str:
 
 # -------------------------------------------------------------------------------------------------- reviewers
 
-LATELY = 300.0  # seconds for which a picture that somebody was given is left to them
+LATELY = 300.0  # seconds for which a picture is left to its reader
 MOST = 5000  # pictures that are remembered
 
 
 class Handed:
-    """Which pictures reviewers have before them, so that two do not judge the same ones. Thread-safe.
+    """Pictures that reviewers have before them, so that no two judge the same one. Thread-safe.
 
-    A reader is a page that is open: somebody may have two.
+    A reader is an open page: a person may have two.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
@@ -98,13 +98,13 @@ class Handed:
         self._given: dict[int, tuple[str, float]] = {}  # number -> reader and time, the oldest first
 
     def to_others(self, reader: str) -> list[int]:
-        """What other readers were given lately."""
+        """Return the pictures that other readers were given lately."""
         with self._lock:
             self._forget()
             return [number for number, (who, _) in self._given.items() if who != reader]
 
     def note(self, reader: str, numbers: Iterable[int]) -> None:
-        """They were given to a reader now."""
+        """Note that pictures were given to a reader now."""
         with self._lock:
             for number in numbers:
                 self._given.pop(number, None)
@@ -122,16 +122,16 @@ class Handed:
 # ------------------------------------------------------------------------------------------------- Prometheus
 
 _SECONDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
-# Name -> what it is, and values by product, "": of the station, or by product and sink; _total: counted
+# Name (`_total`: a counter) -> help text, and values by product ("": of the station) or by product and sink
 Gauges = dict[str, tuple[str, dict[str, float]]]
 OfSinks = dict[str, tuple[str, dict[tuple[str, str], float]]]
 
 
 class Metrics(Collector):
-    """Of one station.
+    """Prometheus metrics of one station.
 
     Args:
-        gauges, sinks: what is measured when somebody asks.
+        gauges, sinks: return the values at the time of a request.
     """
 
     def __init__(self, gauges: Callable[[], Gauges], sinks: Callable[[], OfSinks] = dict):
@@ -156,7 +156,7 @@ class Metrics(Collector):
         return generate_latest(self.registry)
 
     def collect(self) -> Iterable[Metric]:
-        """What is measured now, as the registry asks for it."""
+        """Yield the present values, when the registry asks for them."""
         for name, (what, values) in self.gauges().items():
             yield _family(name, what, [((product,) if product else (), n) for product, n in values.items()])
         for name, (what, of_sinks) in self.sinks().items():

@@ -1,7 +1,7 @@
-"""What a person should see to: what is wrong at the moment, and who has acknowledged it.
+"""Problems that a person should see to: what is wrong at the moment, and who has acknowledged it.
 
 The pages name a kind of problem, and say who does what about it, in the words of the shop floor: a title
-below `wrong` and a text below `remedy` in `web/assets/texts`. A kind that has none there is shown as `other`.
+below `wrong` and a text below `remedy` in `web/assets/texts`. A kind without texts is shown as `other`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _CODE = re.compile(r"(?P<kind>.+?)(?:_(?P<product>\d+))?(?:_(?P<number>\d+))?")
 
 @dataclass(frozen=True)
 class Action:
-    """A button beside a problem, for engineers and administrators.
+    """Button beside a problem, for engineers and administrators.
 
     route: gets an empty JSON object by POST, as `/api/v1/clock/confirm`. label: key of its text.
     """
@@ -32,10 +32,10 @@ class Action:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that a person should see to.
+    """Problem that a person should see to.
 
-    code: the kind, the product's number where it concerns one, and the number of the camera, folder or sink
-    where it concerns one: `camera_away_1_2`. text: for engineers. since: microseconds since 1970.
+    code: the kind, and the numbers of the product and of the camera, folder or sink concerned, if any:
+    `camera_away_1_2`. text: for engineers. since: microseconds since 1970.
     """
 
     code: str
@@ -63,16 +63,16 @@ class Problem:
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """As the API shows it."""
+        """Return the problem as the API shows it."""
         known = {"code": self.code, "kind": self.kind, "text": self.text}
         return {**known, "since": iso(self.since), "acknowledged_by": self.acknowledged_by}
 
 
 class Problems:
-    """From any thread.
+    """Present problems. Thread-safe.
 
     Args:
-        say: gets a line about each that begins, changes or ends.
+        say: gets a line about each problem that begins, changes or ends.
     """
 
     def __init__(self, say: Callable[[str], None]):
@@ -81,7 +81,7 @@ class Problems:
         self._lock = threading.Lock()
 
     def report(self, code: str, why: str | None, action: Action | None = None) -> None:
-        """A problem that is there from now on, or, with None, no longer."""
+        """Report a problem; None: it is over."""
         with self._lock:
             before = self._there.get(code)
             if why is None:
@@ -94,7 +94,7 @@ class Problems:
             self.say(f"{code}: {why or 'over'}")
 
     def acknowledge(self, code: str, who: str) -> Problem:
-        """It is known: the bar on the pages is silent about it until it is over. NotFoundError."""
+        """Acknowledge a problem: the bar on the pages does not show it until it is over. NotFoundError."""
         with self._lock:
             if code not in self._there:
                 raise NotFoundError(f"there is no problem {code!r:.80}: it is over")
@@ -102,5 +102,5 @@ class Problems:
             return self._there[code]
 
     def listed(self) -> list[Problem]:
-        """The oldest first: by their order, for clocks jump."""
+        """Return the problems, the oldest first: in the order of reports, for clocks jump."""
         return list(self._there.copy().values())

@@ -1,4 +1,4 @@
-"""A station: what it keeps, what judges, what it takes pictures from, and how it is."""
+"""A station: its store, its models, its sources, and its state."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ from flawscope.station.store.records import NotFoundError, Store, fresh
 from flawscope.station.store.search import Filters, Page, search, trends
 from flawscope.station.store.stations import CONFIRMED, address_of, claim
 
-STATION = "station"  # who did it, where nobody did
+STATION = "station"  # who did something that no person did
 LATE = 600.0  # seconds for which a picture that was not judged in time is a problem
-CHECKED = 2.0  # seconds for which an answer of the data base holds
+CHECKED = 2.0  # least seconds between two checks of the data base
 
 
 class Station:
-    """Everything behind the pages and the API.
+    """Parts of a station behind the pages and the API.
 
     Args:
-        say: gets a line for whoever started it.
+        say: gets a line for the person who started the station.
 
     Raises:
         InputError: the folder, the data base or a model cannot be used.
@@ -64,7 +64,6 @@ class Station:
         self._wire()
 
     def _open_store(self) -> None:
-        """The folder and the data base, which from now on are this station's."""
         settings = self.settings
         self.files = Files(settings.store)
         self.files.claim()
@@ -79,12 +78,12 @@ class Station:
         self._names = {number: name for name, number in self.products.items()}
 
     def _wire(self) -> None:
-        """The parts above the store, each with those that it calls."""
+        """Make the parts above the store, each with those that it calls."""
         settings = self.settings
         given = {self.products[name]: product for name, product in settings.products.items()}
         watched = [number for number, one in given.items() if one.camera_checks]
         memory = Memory(settings.limits.decoding_bytes)
-        # judging; one core is left for what comes in: threads that compute wait for the slowest of them
+        # judging; one core is left for requests: computing threads wait for the slowest of them
         threads = settings.threads or max(1, cores() - 1)
         self.versions = Versions(self.database, self.files, settings.device, threads, settings.engine)
         self.recorder = Recorder(self.store, self._recorded)
@@ -117,7 +116,7 @@ class Station:
             self.files, watched, self._names, self.drifts.run_of, self.report, memory, self._white_level
         )
         self.drifts.renewed = self.looks.renew
-        # learning, and what is done now and then
+        # learning and housekeeping
         self.learning = Learning(
             self.database,
             self.files,
@@ -128,12 +127,12 @@ class Station:
             self.say,
         )
         self.housekeeping = Housekeeping(self.store, self.files, settings.keep, self.access, self.report)
-        # made at the start, with the models: where pictures come from, and where inspections go
+        # made by `start`, with the models
         self.sources: dict[str, list[Source]] = {name: [] for name in settings.products}
         self.sinks: Sinks | None = None
 
     def start(self) -> None:
-        """Open the models, then take pictures. InputError where a model that the settings name is none."""
+        """Open the models, then take pictures. InputError where a model in the settings cannot be used."""
         for name, product in self.settings.products.items():
             self._open(name, product)
         self.drifts.start()
@@ -156,8 +155,7 @@ class Station:
         self.housekeeping.start()
 
     def _open(self, name: str, product: Product) -> None:
-        """A file that is new becomes the active version; else the one that was active goes on, also where the
-        file is not there any more."""
+        """Activate a product's file if it is new; else resume the active version, even without the file."""
         number = self.products[name]
         before = {one["id"] for one in self.versions.listed(number)["versions"]}
         try:
@@ -180,7 +178,7 @@ class Station:
             self.say(f"{name}: version {goes_on} goes on, as it was activated; {product.model} is {added}")
 
     def close(self) -> None:
-        """Take nothing more, answer what was taken, end."""
+        """Take nothing more, answer all pictures, end."""
         self.housekeeping.end()
         self.live.close()
         with ThreadPoolExecutor(max(1, len(self._all_sources()))) as pool:
@@ -201,19 +199,19 @@ class Station:
     # ---- products
 
     def product_id(self, name: str) -> int:
-        """NotFoundError names those that there are."""
+        """Return the number of a product. NotFoundError names the products that there are."""
         if name not in self.products:
             raise NotFoundError(f"there is no product {name!r:.80}: {nearest(name, self.products)}")
         return self.products[name]
 
     def due(self, name: str, deadline: int | None = None) -> float:
-        """When a request must be answered, as `time.monotonic` counts; deadline: milliseconds."""
+        """Return when a request must be answered, as `time.monotonic` counts; deadline: milliseconds."""
         product = self.settings.products[name]
         seconds = product.deadline_seconds if deadline is None else deadline / 1000
         return math.inf if seconds is None else time.monotonic() + seconds
 
     def product_facts(self, name: str) -> dict[str, Any]:
-        """A product as the API shows it."""
+        """Return a product as the API shows it."""
         number = self.product_id(name)
         listed = self.versions.listed(number)
         active = next((one for one in listed["versions"] if one["active"]), None)
@@ -231,7 +229,7 @@ class Station:
         }
 
     def flow(self, name: str) -> dict[str, Any]:
-        """How it goes at the moment."""
+        """Return backlog, rate, problems and sources of a product at the moment."""
         number = self.product_id(name)
         problems = self.problems()
         return {
@@ -243,7 +241,7 @@ class Station:
         }
 
     def camera(self, name: str, number: int | None = None) -> Camera:
-        """One that can be triggered: by its number among the product's cameras; None: the only one."""
+        """Return a camera that can be triggered, by its number among the product's; None: the only one."""
         self.product_id(name)
         cameras = {one.number: one for one in self.sources[name] if isinstance(one, Camera)}
         if not cameras:
@@ -276,7 +274,7 @@ class Station:
         return found
 
     def spoken(self, product_id: int) -> None:
-        """Somebody gave a verdict."""
+        """Tell learning and sinks of a verdict."""
         self.learning.wake()
         if self.sinks is not None:
             self.sinks.wake(product_id)
@@ -285,12 +283,12 @@ class Station:
         return trends(self.database, self.product_id(name), since, until)
 
     def drift(self, name: str) -> dict[str, Any]:
-        """Whether good parts, or the camera, are no longer what they were."""
+        """Return the drift of good parts and the faults of the camera, as the API shows them."""
         number = self.product_id(name)
         return {**self.drifts.facts(number), "camera": self.looks.facts(number)}
 
     def _white_level(self, product_id: int) -> float | None:
-        """Of deep pictures, as the model that judges takes it."""
+        """Return the active model's white level of deep pictures."""
         return self.versions.active(product_id)[1].manifest.preprocess.white_level
 
     # ---- what happens
@@ -309,31 +307,31 @@ class Station:
         self.looks.note(recorded)
 
     def confirm_clock(self, who: str) -> None:
-        """A person says that the computer's clock is right. StoreError."""
+        """Note that a person took the computer's clock as right. StoreError."""
         self.store.note_event(CONFIRMED, who, self.housekeeping.clock.problem)
         self.housekeeping.confirm_clock()
 
     # ---- how it is
 
     def report(self, code: str, why: str | None, action: Action | None = None) -> None:
-        """A problem that is there from now on, or, with None or nothing to say, no longer."""
+        """Report a problem; None or empty: it is over."""
         self._problems.report(code, why or None, action)
 
     def acknowledge(self, code: str, who: str) -> Problem:
-        """Somebody knows of a problem: the bar on the pages is silent about it. NotFoundError."""
+        """Acknowledge a problem: the bar on the pages does not show it until it is over. NotFoundError."""
         found = self._problems.acknowledge(code, who)
-        with suppress(FlawscopeError):  # that the data base is away can be acknowledged, too
+        with suppress(FlawscopeError):  # so that a data base that is away can be acknowledged
             product = found.product if found.product in self._names else None
             self.store.note_event(ACKNOWLEDGED, who, code, product)
         return found
 
     def problems(self) -> list[Problem]:
-        """What a person should see to now, the oldest first."""
+        """Check the station, and return its problems, the oldest first."""
         if time.monotonic() - self._checked > CHECKED:
             self._checked = time.monotonic()
             self._check()
         try:
-            self.inspector.check_disk()  # at this moment, as for pictures
+            self.inspector.check_disk()  # now, as for pictures
             self.report("disk_full", None)
         except StoreError as error:
             self.report("disk_full", str(error))
@@ -346,7 +344,7 @@ class Station:
             self.report("store_unreachable", None)
         except FlawscopeError as error:
             self.report("store_unreachable", str(error))
-        if self.database.full:  # the next write says whether it still is
+        if self.database.full:  # the next write tells whether it still is
             self.housekeeping.wake()
         closed = [name for name, number in self.products.items() if not self.versions.is_open(number)]
         late = self.inspector.late(LATE)

@@ -1,7 +1,8 @@
-"""Who did what at a station, when and from where: its events, to be searched, and bounded in number.
+"""Events of a station: who did something, when and from where. They can be searched, and their number is
+bounded.
 
-The bound is a number of records and no age: a clock that jumps removes none. Failed sign-ins have one of
-their own, so that guesses do not push out what else is known.
+The bound is a number of records and no age: a clock that jumps removes none. Failed sign-ins have a bound of
+their own, so that guesses do not push out other events.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from flawscope.station.store.schema import events, products, stations
 from flawscope.station.store.stations import CONFIRMED
 
 CHANGED = "settings_changed"  # event
-ABOUT = {  # what a search can be about -> kinds of events
+ABOUT = {  # subject of a search -> kinds of events
     "sign-ins": ("sign_in", FAILED),
     "users": ("user_added", "password_changed", "user_removed"),
     "tokens": ("token_added", "token_removed"),
@@ -33,9 +34,9 @@ ABOUT = {  # what a search can be about -> kinds of events
     "verdicts": (VERDICT,),
     "deletions": (REMOVED,),
 }
-KEPT_FAILED, KEPT = 100_000, 500_000  # records: of failed sign-ins, of the others
-MOST_KEYS = 20  # that a record of changed settings names
-# Versions, from which the station itself knows when each was in use, are kept for ever
+KEPT_FAILED, KEPT = 100_000, 500_000  # records of failed sign-ins, and of other events
+MOST_KEYS = 20  # named by a record of changed settings
+# Events of versions are kept for ever: they tell the station when each was in use
 _BOUNDED = [kind for about, kinds in ABOUT.items() if about != "versions" for kind in kinds if kind != FAILED]
 
 
@@ -49,16 +50,16 @@ def search(
     before: int | None = None,
     limit: int = 50,
 ) -> list[dict[str, Any]]:
-    """Records, the latest first.
+    """Return events as records, newest first.
 
     Args:
         text: part of who, the address, the kind or the text, whatever its case.
-        about: of `ABOUT`; "": everything.
+        about: a key of `ABOUT`; "": everything.
         since, until: microseconds since 1970.
-        before: the number of a record; those noted before it.
+        before: number of a record; only older ones are returned.
 
     Raises:
-        InputError: the text or `about` cannot be.
+        InputError: the text or `about` is not allowed.
         StoreError: the data base cannot be used.
     """
     if about and about not in ABOUT:
@@ -93,8 +94,8 @@ def trim(database: Database) -> None:
 
 
 def note_settings(database: Database, settings: Settings, who: str) -> None:
-    """Note which settings are others than at the station's last start. Of their values the store has 16 bits
-    of a hash, from which nobody gets a password."""
+    """Note which settings differ from those at the station's last start. The store has only 16 bits of a hash
+    of each value, from which nobody gets a password."""
     values = dict(_flat(asdict(settings)))
     found = {
         key: hashlib.sha256(f"{key}={value!r}".encode()).hexdigest()[:4] for key, value in values.items()
@@ -112,7 +113,7 @@ def note_settings(database: Database, settings: Settings, who: str) -> None:
 
 
 def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Single values with their places, such as `products.plate.sinks.1.webhook`."""
+    """Yield single values with their places, such as `products.plate.sinks.1.webhook`."""
     if isinstance(value, Mapping):
         inside = {str(key): one for key, one in value.items()}
     elif isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Who somebody is to the station, what that allows, and for how long it is believed."""
+"""Persons and their roles, and a short memory of those that were recognized."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ SENDER, VIEWER, OPERATOR, ENGINEER, ADMIN = ROLES = ("sender", "viewer", "operat
 
 @dataclass(frozen=True)
 class Person:
-    """Who sends a request. has_token: a program, which no other site can make send anything."""
+    """Sender of a request. has_token: a program; no other site can send requests in its name."""
 
     name: str
     role: str
     has_token: bool = False
 
 
-SCOPE = "flawscope.person"  # of an ASGI scope: what the middleware found
+SCOPE = "flawscope.person"  # key in an ASGI scope of the person whom the middleware found
 LOCAL = Person("local", "admin")  # everybody, on an open station
 
 
 def may(person: Person | None, role: str) -> bool:
     """Whether the person has that role or a higher one. A sender only sends, a viewer only looks; from
-    operator on each may do what those before it may."""
+    operator on each role includes those before it."""
     if person is None or person.role not in ROLES:
         return False
     return person.role == role or ROLES.index(person.role) >= max(ROLES.index(role), ROLES.index(OPERATOR))
@@ -34,21 +34,22 @@ def may(person: Person | None, role: str) -> bool:
 
 T = TypeVar("T")
 
-FRESH = 3.0  # seconds that something is taken for true without another look
-MOST = 4096
+FRESH = 3.0  # seconds for which a value is used without another look
+MOST = 4096  # values
 
 
 class Recall(Generic[T]):
-    """Thread-safe. Only what was found is kept: guesses take no room."""
+    """Remembers for `FRESH` seconds what was read; failed look-ups, such as guesses, take no room.
+    Thread-safe."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
         self._clock = clock
         self._lock = threading.Lock()
         self._known: dict[tuple[str, str], tuple[T, float]] = {}
-        self._cleared = 0  # times
+        self._cleared = 0  # number of times
 
     def at_hand(self, key: tuple[str, str]) -> T:
-        """KeyError where it has to be read."""
+        """Return a remembered value. KeyError where it must be read."""
         with self._lock:
             value, at = self._known[key]
         if self._clock() - at > FRESH:
@@ -56,7 +57,7 @@ class Recall(Generic[T]):
         return value
 
     def ask(self, key: tuple[str, str], read: Callable[[], T | None]) -> T | None:
-        """From memory, else what `read` finds."""
+        """Return the remembered value, else what `read` finds."""
         before = self._cleared
         try:
             return self.at_hand(key)
@@ -64,7 +65,7 @@ class Recall(Generic[T]):
             found = read()
         with self._lock:
             self._known.pop(key, None)
-            if found is not None and before == self._cleared:  # else it may be what was there before a change
+            if found is not None and before == self._cleared:  # else it may be from before a change
                 while len(self._known) >= MOST:
                     del self._known[next(iter(self._known))]
                 self._known[key] = found, self._clock()

@@ -1,4 +1,4 @@
-"""Sign-ins: who guesses passwords is slowed down, and nobody else; a few hashes at a time."""
+"""Sign-ins: guessing passwords is slowed down, for the guesser alone; few passwords are hashed at a time."""
 
 from __future__ import annotations
 
@@ -18,20 +18,17 @@ from argon2.exceptions import InvalidHashError, VerificationError
 
 from flawscope.errors import InputError, pluralize
 
-MOST = 10_000  # names and addresses remembered; beyond that the longest unused are forgotten
-FORGOTTEN = 3600.0  # seconds after its last failure
-NOISY = 20  # failures of an address, of whatever names
-EVERY, REST = (
-    1.0,
-    3.0,
-)  # seconds between two passwords of such an address, and that one rests for that, at most
+MOST = 10_000  # names and addresses that are remembered; the longest unused are forgotten
+FORGOTTEN = 3600.0  # seconds after the last failure
+NOISY = 20  # failures of an address, with any names
+EVERY, REST = 1.0, 3.0  # seconds between two passwords of such an address; most that a try rests
 
 
 class SignInError(InputError):
-    """Nobody was signed in.
+    """The sign-in failed.
 
     Attributes:
-        wait: seconds to wait before it is tried again; 0: name or password is wrong.
+        wait: seconds until the next try is allowed; 0: name or password is wrong.
     """
 
     def __init__(self, text: str, wait: int = 0):
@@ -41,7 +38,7 @@ class SignInError(InputError):
 
 @dataclass(frozen=True)
 class Patience:
-    """free: failures without a wait; then 1, 2, 4 ... seconds, up to `longest`."""
+    """Waits after failures. free: failures without a wait; then 1, 2, 4 ... seconds, up to `longest`."""
 
     free: int
     longest: float = 60.0
@@ -57,26 +54,26 @@ OF_PAIR, OF_NOISY_PAIR, OF_NAME = Patience(5), Patience(1), Patience(20)
 @dataclass
 class _Tries:
     failures: int = 0
-    until: float = 0.0  # nothing more is tried before; of an address: no password is checked before
+    until: float = 0.0  # no try is allowed before; for an address: no password is checked before
 
 
 class Attempts:
-    """Thread-safe, in memory: who restarts the station has to wait for that, too."""
+    """Failed sign-ins by name and address. Thread-safe, in memory: a restart of the station forgets them."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, most: int = MOST):
         self._clock, self._most = clock, most
         self._lock = threading.Lock()
-        self._known: OrderedDict[tuple[str, str], _Tries] = OrderedDict()  # name and address, "": any
-        self._homes: OrderedDict[tuple[str, str], None] = OrderedDict()  # where names signed in
+        self._known: OrderedDict[tuple[str, str], _Tries] = OrderedDict()  # by name and address, "": any
+        self._homes: OrderedDict[tuple[str, str], None] = OrderedDict()  # names, and where they signed in
 
     def begin(self, name: str, address: str) -> float:
-        """Counted as a failure until `succeeded`: what is tried at the same time finds it counted.
+        """Count a try as a failure until `succeeded`, so that tries at the same time count, too.
 
         Returns:
             Seconds to rest before the password is checked.
 
         Raises:
-            SignInError: it is too early.
+            SignInError: the try is too early.
         """
         now = self._clock()
         pair = name, address = _pair(name, address)
@@ -104,7 +101,7 @@ class Attempts:
             return _pair(name, address) in self._homes
 
     def succeeded(self, name: str, address: str) -> None:
-        """The name starts anew; the address only gets back what this try took."""
+        """Forget the failures of a name; the address only gets back the count of this try."""
         self.take_back(name, address)
         pair = name, _ = _pair(name, address)
         with self._lock:
@@ -116,7 +113,7 @@ class Attempts:
                 self._homes.popitem(last=False)
 
     def take_back(self, name: str, address: str) -> None:
-        """What was begun was not tried, or was no failure."""
+        """Uncount a try that was not made, or was no failure."""
         pair = name, address = _pair(name, address)
         with self._lock:
             for key in (pair, (name, ""), ("", address)):
@@ -134,7 +131,7 @@ class Attempts:
 
 
 def subnet(address: str) -> str:
-    """An address; of version 6 its network of 2^64, which whoever has one of these has."""
+    """Return the address, or for version 6 its network of 2^64 addresses, all of which one client has."""
     try:
         found = ipaddress.ip_address(address)
     except ValueError:
@@ -147,15 +144,16 @@ def _pair(name: str, address: str) -> tuple[str, str]:
 
 
 SHORTEST, LONGEST = 10, 1000  # characters
-AT_ONCE, IN_LINE = 2, 8  # hashed at the same time, 64 MB each; and these with those that wait
-OF_ADDRESS = 4  # of these
+AT_ONCE, IN_LINE = 2, 8  # hashed at the same time, 64 MB each; hashed or waiting
+OF_ADDRESS = 4  # hashed or waiting, of an address
 
 
 class Passwords:
-    """Hashing takes memory and all cores: a flood of sign-ins must not take the station's, and one that comes
-    from an address not the turns of all others. Thread-safe.
+    """Hashes passwords, few at a time: a flood of sign-ins must not take the station's memory and cores, and
+    one from an address not the turns of all others. Thread-safe.
 
-    Methods raise SignInError where too many wait. address: whose turn it is; "" for whoever is known there.
+    Methods raise SignInError where too many wait. address: of the client, whose turns are bounded; "" for
+    clients that are known there.
     """
 
     def __init__(self) -> None:
@@ -169,7 +167,7 @@ class Passwords:
             return self.hasher.hash(_bytes(password))
 
     def is_right(self, hashed: str | None, password: str, address: str = "", rest: float = 0.0) -> bool:
-        """Whether the password has this hash; as long without one, which is wrong.
+        """Whether the password has this hash. None takes as long, and is wrong.
 
         Args:
             rest: seconds before it is checked.
@@ -196,11 +194,11 @@ class Passwords:
         finally:
             with self._counting:
                 self.line[address] -= 1
-                self.line += Counter()  # removes those that have none
+                self.line += Counter()  # removes addresses with none
 
 
 def checked(password: str) -> str:
-    """The password. InputError where it is too short or too long."""
+    """Return the password. InputError where it is too short or too long."""
     if not SHORTEST <= len(password) <= LONGEST:
         raise InputError(
             f"the password has {pluralize(len(password), 'character')}: use {SHORTEST} to {LONGEST}"
@@ -209,5 +207,5 @@ def checked(password: str) -> str:
 
 
 def _bytes(password: str) -> bytes:
-    """Keyboards write the same letter in several ways."""
+    """Encode a password in one form: keyboards write the same letter in several ways."""
     return unicodedata.normalize("NFC", password).encode("utf-8", "surrogatepass")

@@ -1,8 +1,8 @@
-"""Who may do what: users and their sessions, tokens of programs. A station that has none is open, but to its
-own machine alone.
+"""Users and their sessions, tokens of programs. A station without users and tokens is open, but only to its
+own machine.
 
-Of passwords there is an argon2 hash in the store, of sessions and tokens SHA-256: they are random, and nobody
-can guess them.
+The store has argon2 hashes of passwords, and SHA-256 of sessions and tokens: these are random, and nobody can
+guess them.
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ if TYPE_CHECKING:
     from starlette.requests import HTTPConnection
 
 SESSION_SECONDS = 12 * 3600
-_LONGEST_SESSION = (SESSION_SECONDS + 3600) * 1_000_000  # microseconds; an hour is for clocks that are set
-COMMAND_LINE = "command line"  # who did it; no user is called so
+_LONGEST_SESSION = (SESSION_SECONDS + 3600) * 1_000_000  # microseconds, with an hour for clocks that are set
+COMMAND_LINE = "command line"  # who did something; no user can have this name
 FAILED = "sign_in_failed"  # event
 _NAME = re.compile(r"\w[\w.@+-]{0,63}")
-_TOKEN = "fls_"  # where one is found, people and scanners can tell what it is
+_TOKEN = "fls_"  # by which people and scanners recognize a token
 _USED = 60_000_000  # microseconds between two notes that a token was used
 LONGEST_TOKEN = 100 * 365 * 86400.0  # seconds
 
 
 class ExpiredError(FlawscopeError):
-    """The token was good until some time ago."""
+    """The token has expired."""
 
 
 @dataclass(frozen=True)
 class _Known:
-    """Whom a cookie or token belongs to, and until when (microseconds since 1970)."""
+    """Owner of a cookie or token, and the end of its time (microseconds since 1970)."""
 
     person: Person | None
     until: int | None = None
 
     def now(self) -> Person | None:
-        """Of a session that ended None; ExpiredError of a token."""
+        """Return the person, None where a session has ended; ExpiredError where a token has."""
         if self.until is None or self.person is None:
             return self.person
         if not self.person.has_token:
@@ -62,14 +62,14 @@ class _Known:
         raise ExpiredError(text + "`flawscope station token add`")
 
 
-_Key = tuple[str, str]  # kind and hash of what a request brings
+_Key = tuple[str, str]  # kind and hash of a credential
 _OPEN: _Key = ("open", "")
 
 
 class Access:
     """Users, sessions and tokens. Every change is one transaction that also notes it as an event.
 
-    Methods raise InputError for what is asked wrongly, StoreError where the data base cannot be used.
+    Methods raise InputError for what cannot be done, StoreError where the data base cannot be used.
     """
 
     def __init__(self, database: Database):
@@ -78,12 +78,12 @@ class Access:
         self.cookie = f"flawscope_{_digest(database.engine.url.render_as_string())[:8]}"
         self.passwords, self._attempts = Passwords(), Attempts()
         self._recall: Recall[_Known] = Recall()
-        self._used: dict[int | str, int] = {}  # token, or address of an unknown one -> when it was noted
+        self._used: dict[int | str, int] = {}  # token, or address of an unknown one -> time of the last note
 
     # ---- users
 
     def users(self) -> list[Row[Any]]:
-        """Name, role and created_at of each, by name."""
+        """Return name, role and created_at of all users, by name."""
         return self._listed(users, "name", "role", "created_at")
 
     def add_user(self, name: str, password: str, role: str, *, who: str = COMMAND_LINE) -> None:
@@ -95,7 +95,7 @@ class Access:
             _insert(connection, users, row)
 
     def set_password(self, name: str, password: str, *, who: str = COMMAND_LINE) -> None:
-        """Ends the user's sessions."""
+        """Change a password and end the user's sessions."""
         name, hashed = _name(name), self.passwords.hash(checked(password))
         with self._changing("password_changed", who, f"password of user {name} changed") as connection:
             change = update(users).where(users.c.name == name).values(password=hashed).returning(users.c.id)
@@ -105,19 +105,19 @@ class Access:
             connection.execute(delete(sessions).where(sessions.c.user_id == user))
 
     def remove_user(self, name: str, *, who: str = COMMAND_LINE) -> None:
-        """Ends the user's sessions."""
+        """Remove a user and end the user's sessions."""
         self._remove(users, name, who)
 
     # ---- tokens
 
     def tokens(self) -> list[Row[Any]]:
-        """Name, role, created_at, used_at and expires_at of each, by name."""
+        """Return name, role, created_at, used_at and expires_at of all tokens, by name."""
         return self._listed(tokens, "name", "role", "created_at", "used_at", "expires_at")
 
     def add_token(
         self, name: str, role: str, *, expires: float | None = None, who: str = COMMAND_LINE
     ) -> str:
-        """The secret, which nobody can see again. expires: seconds for which it holds; None: for ever."""
+        """Add a token and return the secret, which is never shown again. expires: seconds; None: never."""
         if expires is not None and not 0 < expires <= LONGEST_TOKEN:
             raise InputError("a token that expires holds for more than nothing and at most 100 years")
         name, secret, at = _name(name), _TOKEN + secrets.token_urlsafe(32), now()
@@ -138,14 +138,13 @@ class Access:
 
     @contextmanager
     def _changing(self, kind: str, who: str, text: str) -> Iterator[Connection]:
-        """A transaction with its event; after it nothing that was read before is believed."""
+        """Open a transaction with its event; afterwards nothing that was read before is used."""
         with self.database.writing() as connection:
             yield connection
             add_event(connection, kind, who, text)
         self._recall.clear()
 
     def _remove(self, table: Table, name: str, who: str) -> None:
-        """A user or token."""
         name, kind = _name(name), table.name[:-1]
         with self._changing(f"{kind}_removed", who, f"{kind} {name} removed") as connection:
             gone = delete(table).where(table.c.name == name).returning(table.c.id)
@@ -155,11 +154,10 @@ class Access:
     # ---- sessions
 
     def sign_in(self, name: str, password: str, address: str) -> str:
-        """The session's cookie, for SESSION_SECONDS.
+        """Start a session and return its cookie, for SESSION_SECONDS.
 
         Raises:
-            SignInError: name or password is wrong, or too many were; both take as long for names that do not
-                exist.
+            SignInError: name or password is wrong, or there were too many tries; unknown names take as long.
         """
         name, password = _folded(name), password[: LONGEST + 1]
         rest = self._attempts.begin(name, address)
@@ -175,7 +173,7 @@ class Access:
         if user is not None and right and self._start(user, password, cookie, address):
             self._attempts.succeeded(name, address)
             return cookie
-        # What was typed as an unknown name may be a password
+        # an unknown name is not noted: it may be a password
         who, what = ("", "an unknown name") if user is None else (name, f"user {name}")
         with suppress(StoreError), self.database.writing() as connection:
             add_event(connection, FAILED, who, f"wrong sign-in of {what}", address=address)
@@ -189,18 +187,18 @@ class Access:
             self._recall.clear()
 
     def remove_ended(self) -> None:
-        """Remove sessions whose time is over; every sign-in does so, too."""
+        """Remove sessions that have ended; every sign-in does so, too."""
         with self.database.writing() as connection:
             connection.execute(delete(sessions).where(_has_ended(now())))
 
     def _user(self, name: str) -> Row[Any] | None:
-        if not _NAME.fullmatch(name):  # the data base need not like every text
+        if not _NAME.fullmatch(name):  # not every text is allowed in the data base
             return None
         with self.database.reading() as connection:
             return connection.execute(select(users).where(users.c.name == name)).one_or_none()
 
     def _start(self, user: Row[Any], password: str, cookie: str, address: str) -> bool:
-        """False where the user or the password went while it was checked."""
+        """Start a session; return False where the user or the password was changed during the check."""
         at = now()
         row = {
             "hash": _digest(cookie),
@@ -225,27 +223,27 @@ class Access:
 
     @property
     def is_open(self) -> bool:
-        """No users and no tokens."""
+        """Whether there are no users and no tokens."""
         return self._find([_OPEN]) is not None
 
     def person(self, request: HTTPConnection) -> Person | None:
-        """Who sent the request, as the middleware found when it came, else as `find` does; None: whoever has
-        to sign in."""
+        """Return the sender of a request, as the middleware or else `find` finds it; None: a sign-in is
+        needed."""
         if SCOPE in request.scope:
             found: Person | None = request.scope[SCOPE]
             return found
         return self.find(request)
 
     def find(self, request: HTTPConnection) -> Person | None:
-        """Who sent the request, as of now or of a few seconds ago. A stream that goes on for long asks again.
+        """Return the sender of a request, as of the last few seconds. A long stream asks again.
 
-        A token wins over a cookie; ExpiredError where it held until some time ago. On an open station
-        everybody is LOCAL: that they are on this machine is for the middleware to see.
+        A token wins over a cookie; ExpiredError where it has expired. On an open station everybody is LOCAL;
+        the middleware checks that they are on this machine.
         """
         return self._find(self._brought(request))
 
     def at_hand(self, request: HTTPConnection) -> Person | None:
-        """As `find`, from memory. KeyError where the data base has to be asked."""
+        """Return the sender as `find` does, from memory. KeyError where the data base must be asked."""
         for key in self._brought(request):
             if person := self._recall.at_hand(key).now():
                 return person
@@ -295,13 +293,13 @@ class Access:
         if row is None or (row.expires_at is not None and row.expires_at <= at):
             self._note_refused("" if row is None else row.name, at)
         elif abs(at - max(row.used_at or 0, self._used.get(row.id, 0))) > _USED:
-            self._used[row.id] = at  # also where it cannot be written: that is tried once a minute, too
+            self._used[row.id] = at  # even if it cannot be written: that is tried once a minute, too
             with suppress(StoreError), self.database.writing() as connection:
                 connection.execute(update(tokens).where(tokens.c.id == row.id).values(used_at=at))
         return None if row is None else _Known(Person(row.name, row.role, has_token=True), row.expires_at)
 
     def _note_refused(self, name: str, at: int) -> None:
-        """An unknown or expired token, once a minute from an address."""
+        """Note an unknown or expired token, once a minute from an address."""
         address = subnet(ADDRESS.get() or "")
         if abs(at - self._used.get(address, 0)) > _USED:
             if len(self._used) > MOST:
@@ -313,7 +311,7 @@ class Access:
 
 
 def _lasts(until: int) -> bool:
-    """A session that ends so late was begun under a clock that has been set back since: it is over, too."""
+    """Whether a session lasts. An end too far ahead is from a clock that was set back since: it is over."""
     return 0 < until - now() <= _LONGEST_SESSION
 
 
@@ -326,7 +324,7 @@ def _digest(secret: str) -> str:
 
 
 def _folded(name: str) -> str:
-    """Tablets like to begin with a capital letter."""
+    """Return the name in lower case: tablets like to begin with a capital letter."""
     return unicodedata.normalize("NFC", name.strip().lower())
 
 
@@ -349,7 +347,7 @@ def _role(role: str) -> str:
 
 
 def _insert(connection: Connection, table: Table, row: dict[str, Any]) -> None:
-    """A user or token. One name is never both: it says who gave a verdict."""
+    """Insert a user or token. A name is never both: it says who gave a verdict."""
     name, other = row["name"], tokens if table is users else users
     is_taken = connection.scalar(select(other.c.id).where(other.c.name == name)) is not None
     added = (

@@ -43,12 +43,10 @@ Grey = NDArray[np.float32]
 class Look:
     """Measurements of a picture.
 
-    brightness: mean of the grey values, 0..1.
-    contrast: standard deviation of the grey values.
-    white: share of clipped pixels.
+    brightness, contrast: mean and standard deviation of the grey values, 0..1. white: share of clipped
+    pixels.
     detail: mean step from one of about 128 points a side to the next.
-    sharpness: log2 of the strongest fine edges against the strongest coarse ones, which hardly depends on
-    what is shown.
+    sharpness: log2 of the strongest fine edges against the strongest coarse ones, nearly whatever is shown.
     fine: log2 of the strongest fine edges against the brightness.
     small: grey values [GRID or less, GRID or less], 0..1.
     """

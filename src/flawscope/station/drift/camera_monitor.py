@@ -1,5 +1,4 @@
-"""Camera checks after the answer: a few pictures a second, in a thread of its own that skips those for which
-there is no time."""
+"""Camera checks after the answer: a few pictures a second, in a thread of its own that skips the rest."""
 
 from __future__ import annotations
 

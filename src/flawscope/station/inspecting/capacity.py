@@ -1,4 +1,4 @@
-"""What a station can hold: turns of products in the queue, and memory for large pictures."""
+"""Capacity of a station: turns of products in the queue, and memory for large pictures."""
 
 from __future__ import annotations
 
@@ -19,15 +19,14 @@ J = TypeVar("J")
 E = TypeVar("E", bound=BaseException)
 
 TURN = 2  # pictures of a product while others wait
-LATELY = 16  # turns whose times are remembered
+LATELY = 16  # times that are remembered
 
 
 class FairQueue(Generic[J]):
-    """Jobs by product, judged in turns (round robin), and how long each takes. Not safe by itself where
-    several threads use it."""
+    """Jobs by product, taken in turns (round robin), and the time that each takes. Not thread-safe."""
 
     def __init__(self) -> None:
-        self._waiting: OrderedDict[int, deque[J]] = OrderedDict()  # the next product first; none is empty
+        self._waiting: OrderedDict[int, deque[J]] = OrderedDict()  # by product, the next first; none is empty
         self._seconds: dict[int, deque[float]] = {}
         self._latencies: dict[int, deque[float]] = {}
 
@@ -41,19 +40,19 @@ class FairQueue(Generic[J]):
         self._waiting.setdefault(product, deque()).append(job)
 
     def pop(self) -> J:
-        """The oldest one of the product whose turn it is; then it is the next one's."""
+        """Take the oldest job of the product whose turn it is; the turn passes to the next product."""
         product = next(iter(self._waiting))
         self._waiting.move_to_end(product)
         return self._take(product)
 
     def pop_of(self, product: int, taken: int) -> J | None:
-        """The next one of the same turn, of which so many were taken; None: it is over."""
+        """Take the next job of the same turn, of which so many were taken; None: the turn is over."""
         if product not in self._waiting or (len(self._waiting) > 1 and taken >= TURN):
             return None
         return self._take(product)
 
     def remove(self, matches: Callable[[J], bool]) -> list[J]:
-        """Take out what nobody waits for any more."""
+        """Remove and return the jobs that match."""
         found = [job for jobs in self._waiting.values() for job in jobs if matches(job)]
         for product, jobs in list(self._waiting.items()):
             left = deque(job for job in jobs if not matches(job))
@@ -73,27 +72,30 @@ class FairQueue(Generic[J]):
     # ---- how long it takes
 
     def took(self, product: int, seconds: float) -> None:
-        """A picture of a turn, on average."""
+        """Note the mean time of a picture in a turn."""
         self._seconds.setdefault(product, deque(maxlen=LATELY)).append(seconds)
 
     def seconds(self, product: int) -> float:
-        """That a picture takes: the median of late, so that a single long one counts for nothing; 0: nobody
-        knows yet."""
+        """Return the time of a picture, the median of late: a single long one does not count; 0: not
+        known."""
         known = self._seconds.get(product)
         return statistics.median(known) if known else 0.0
 
     def answered(self, product: int, seconds: float) -> None:
-        """A picture, from its turn until its answer was recorded."""
+        """Note the time of a picture from its turn until its answer was recorded."""
         self._latencies.setdefault(product, deque(maxlen=LATELY)).append(seconds)
 
     def latency(self, product: int) -> float:
-        """Seconds from a picture's turn to its answer: the longest of late, for several are on their way at
-        once; 0: nobody knows yet."""
+        """Return the seconds from a picture's turn to its answer: the longest of late, for several are under
+        way at once; 0: not known."""
         return max(tuple(self._latencies.get(product, ())), default=0.0)
 
     def delay(self, product: int, taken: dict[int, int]) -> float:
-        """Seconds until a further picture is judged; taken: pictures by product that are not judged yet. 0
-        where none is: then only trying shows how long it takes."""
+        """Return the seconds until a further picture is judged; 0 where none waits: then it is not known.
+
+        Args:
+            taken: number of pictures by product that are not judged yet.
+        """
         own = taken.get(product, 0)
         others = sum(
             min(count, (own // TURN + 1) * TURN) * self.seconds(other)
@@ -105,24 +107,24 @@ class FairQueue(Generic[J]):
 
 
 def share(places: int, products: Collection[int]) -> int:
-    """The places that are each product's own, whoever floods the others: half of them, divided."""
+    """Return the number of places that are each product's own: half of all, divided among the products."""
     return places // (2 * len(products)) if len(products) > 1 else 0
 
 
 # ----------------------------------------------------------------------------------------------------- memory
 
 MIB = 1 << 20
-PATIENCE = 5.0  # seconds for which somebody waits who wants to see a picture
-LARGE = 8_000_000  # pixels; smaller ones are decoded as they come, a few at a time
+PATIENCE = 5.0  # seconds that `Memory.hold` waits
+LARGE = 8_000_000  # pixels; smaller pictures are decoded as they come, a few at a time
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # numbers of malloc.h
 
 
 def give_back() -> bool:
-    """Let glibc keep little of what is free; False where there is no glibc, or its environment says how.
+    """Let glibc keep little free memory; return False without glibc, or where its environment sets that.
 
-    By default it has up to eight heaps for each core, each of which keeps up to 64 MiB once a large picture
-    was decoded there: every thread that does so adds its share, and memory grows for days. To be called
-    before threads are started.
+    By default it has up to eight heaps for each core, each of which keeps up to 64 MiB after a large picture
+    was decoded there: every decoding thread adds its share, and memory grows for days. Must be called before
+    threads are started.
     """
     asked = any(name.startswith("MALLOC_") for name in os.environ) or "GLIBC_TUNABLES" in os.environ
     if sys.platform != "linux" or asked:
@@ -130,17 +132,17 @@ def give_back() -> bool:
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "gnu_get_libc_version"):
         return False
-    # fixed, they do not grow with what was freed; smaller ones cost time, which the system needs to clear;
+    # fixed thresholds do not grow with freed blocks; smaller ones cost time for clearing memory;
     # Pillow's blocks of a large picture, a little less than 16 MiB, go back at once
     wanted = {_ARENA_MAX: 2, _MMAP_THRESHOLD: 12 * MIB, _TRIM_THRESHOLD: 32 * MIB}
     return all(libc.mallopt(name, value) for name, value in wanted.items())
 
 
 class BusyError(FlawscopeError):
-    """There is no room: nothing was taken.
+    """The queue or the memory is full: nothing was taken.
 
     Attributes:
-        seconds: after which there should be room.
+        seconds: time until there should be room.
     """
 
     def __init__(self, seconds: float, why: str = "the queue is full"):
@@ -149,8 +151,8 @@ class BusyError(FlawscopeError):
 
 
 class Memory:
-    """Bytes for decoding large pictures, all together. Where too little is left a picture waits for its turn,
-    in the order in which they came. One that needs more than all of it is decoded alone.
+    """Bytes for decoding large pictures, all together. Pictures wait for room in the order in which they
+    came. One that needs more than all of it is decoded alone.
 
     Args:
         most: bytes.
@@ -162,8 +164,7 @@ class Memory:
         self._changed = threading.Condition()
 
     def take(self, count: int, seconds: float | None = None) -> bool:
-        """Wait until there is room; then they are to be given back. False where there is none in so many
-        seconds."""
+        """Wait for room and take it, to be given back; return False where there is none in time."""
         mine = object()
         with self._changed:
             self._waiting.append(mine)
@@ -182,7 +183,7 @@ class Memory:
 
     @contextmanager
     def hold(self, data: bytes, name: str) -> Iterator[None]:
-        """While an encoded picture is decoded. Small ones do not wait. BusyError where it would take long."""
+        """Hold memory to decode a picture; small ones do not wait. BusyError after `PATIENCE` seconds."""
         count = large(header(data, name))
         if not count:
             yield
@@ -196,12 +197,12 @@ class Memory:
 
 
 def large(picture: Header) -> int:
-    """The bytes that it takes to decode a picture that is large; 0: it is not."""
+    """Return the bytes needed to decode a picture, if it is large; else 0."""
     return picture.memory if picture.height * picture.width > LARGE else 0
 
 
 def light(error: E) -> E:
-    """The error without the frames that it came through, to be kept: they hold the picture, and often what
-    holds the error, and Python looks for such circles only now and then, thousands of pictures later."""
+    """Return the error without its frames, to be kept: they hold the picture, and often what holds the error.
+    Python collects such circles only now and then, thousands of pictures later."""
     error.__traceback__ = error.__context__ = error.__cause__ = None
     return error

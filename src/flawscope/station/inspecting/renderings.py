@@ -1,4 +1,4 @@
-"""Pictures of an inspection: as it came, with what was found on it, the map, the mask."""
+"""Pictures of an inspection as people look at them: the file, its view, overlay, map and mask."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from flawscope.station.store.files import MASK, MASKS, PICTURES, Files
 from flawscope.station.store.model_registry import Versions
 from flawscope.station.store.records import NotFoundError, PictureOf, Store
 
-LATELY = 64  # predictions whose maps are at hand: somebody is likely to look at them
-RENDERED = 32 * 1024 * 1024  # bytes of pictures for the page which are held
+LATELY = 64  # predictions in memory: people look at the latest
+RENDERED = 32 * 1024 * 1024  # bytes of rendered pictures in memory
 QUALITY = 82  # of WebP, 0..100
-PATIENCE = 60.0  # seconds that somebody waits for a picture to be judged again
-_KEPT = ("score_threshold", "mask_threshold", "outline", "nearby")  # of a prediction, beside its map
+PATIENCE = 60.0  # seconds to wait for a picture to be judged again
+_KEPT = ("score_threshold", "mask_threshold", "outline", "nearby")  # fields in a map's file
 
 
 class Shown:
-    """Maps of what stands out are kept as files, others are computed again when somebody looks at them."""
+    """Renders pictures of inspections. Maps to be reviewed are kept as files, others computed again."""
 
     def __init__(self, store: Store, versions: Versions, files: Files, inspector: Inspector):
         self.store, self.versions, self.files, self.inspector = store, versions, files, inspector
@@ -51,7 +51,7 @@ class Shown:
     # ---- as inspections come
 
     def remember(self, recorded: Recorded) -> None:
-        """Hold the map for a while, and for long where somebody will review it."""
+        """Keep the map in memory for a while, and as a file where the picture is to be reviewed."""
         taken, prediction = recorded.taken, recorded.prediction
         if prediction is None:
             return
@@ -73,7 +73,7 @@ class Shown:
     # ---- as somebody looks
 
     def picture(self, product_id: int, number: int) -> tuple[bytes, str, str]:
-        """The file as it came, its ending and the name that its sender gave it.
+        """Return the file as it came, its ending and the name that its sender gave it.
 
         Raises:
             NotFoundError: there is no such inspection, or its picture was removed.
@@ -82,12 +82,12 @@ class Shown:
         return self.files.read(PICTURES, row.hash, row.suffix), row.suffix, row.name
 
     def view(self, product_id: int, number: int, side: int) -> bytes:
-        """WebP of the picture, the longer side at most `side` pixels. NotFoundError as above."""
+        """Return WebP of the picture, the longer side at most `side` pixels. NotFoundError as above."""
         row = self._row(product_id, number)
         return self._held(("view", row.hash, side), lambda: _webp(self._small(row, side)))
 
     def overlay(self, product_id: int, number: int, side: int) -> bytes:
-        """WebP of the picture with heat map and outlines. NotFoundError as above."""
+        """Return WebP of the picture with heat map and outlines. NotFoundError as above."""
         row = self._row(product_id, number)
 
         def draw() -> bytes:
@@ -97,7 +97,7 @@ class Shown:
         return self._held(("overlay", row.hash, row.version, side), draw)
 
     def map(self, product_id: int, number: int) -> tuple[bytes, float, float]:
-        """16-bit PNG of the map at the network's size, and the values of its black and white."""
+        """Return the map as 16-bit PNG at the network's size, and the values of its black and white."""
         row = self._row(product_id, number)
         values = self._prediction(product_id, row).map.astype(np.float32)
         low, high = float(np.nanmin(values)), float(np.nanmax(values))
@@ -105,8 +105,7 @@ class Shown:
         return png(np.round(share * 65535).astype(np.uint16)), low, high
 
     def mask(self, product_id: int, number: int) -> bytes:
-        """PNG at the picture's size, 255 where the defect is: as a person drew it, else as the model outlined
-        it."""
+        """Return PNG at the picture's size, 255 at the defect, as a person drew it, else as the model did."""
         row = self._row(product_id, number)
         if drawn := self.store.mask(number):
             return self.files.read(MASKS, drawn, MASK)
@@ -122,7 +121,7 @@ class Shown:
     def _small(self, row: PictureOf, side: int) -> NDArray[np.uint8]:
         data = self.files.read(PICTURES, row.hash, row.suffix)
         with self.inspector.memory.hold(data, row.name):
-            picture = load(data, row.name)  # a large one is made small as it is
+            picture = load(data, row.name)  # a large one stays encoded until it is resized
             if not isinstance(picture, Image.Image):
                 picture = Image.fromarray(to_eight_bits(decode(picture)))
             share = min(1.0, side / max(picture.size))
@@ -131,7 +130,7 @@ class Shown:
         return np.asarray(small.convert("RGB"))
 
     def _prediction(self, product_id: int, row: PictureOf) -> Prediction:
-        """What a version says of a picture: from memory, from its file, or computed again."""
+        """Return a version's prediction: from memory, from its file, or computed again."""
         with self._lock:
             held = self._lately.get((row.hash, row.version))
         if held is None:
@@ -161,12 +160,12 @@ class Shown:
 
 
 def _read(path: Path) -> Prediction | None:
-    """A map that was kept; None where there is none, or it cannot be read."""
+    """Read a map; None where there is none, or it cannot be read."""
     try:
         with np.load(path) as file:
             values, facts = file["map"].astype(np.float32), json.loads(str(file["facts"]))
         return Prediction(
-            score=0.0,  # of no interest here
+            score=0.0,  # not used here
             p_value=0.0,
             severity=0.0,
             is_anomalous=False,
@@ -186,7 +185,7 @@ def _webp(picture: NDArray[np.uint8]) -> bytes:
 
 
 def png(values: NDArray[Any]) -> bytes:
-    """A grey picture [H, W], uint8 or uint16, as a file."""
+    """Encode a grey picture [H, W], uint8 or uint16."""
     buffer = io.BytesIO()
     Image.fromarray(values).save(buffer, "PNG", compress_level=3)
     return buffer.getvalue()

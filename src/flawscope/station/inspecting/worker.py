@@ -1,6 +1,6 @@
-"""Pictures wait in a bounded queue, are judged, and are answered when they are recorded.
+"""Inspection of pictures: they wait in a bounded queue, are judged, and are answered when they are recorded.
 
-Large ones are decoded beside the others, as far as there is memory for them, and wait only then to be judged.
+Large pictures are decoded beside the others, as far as there is memory, before they wait to be judged.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SUFFIXES = {
     **{"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif", "BMP": ".bmp", "DIB": ".bmp"},
     **{"WEBP": ".webp", "GIF": ".gif", "PPM": ".ppm", "JPEG2000": ".jp2", "AVIF": ".avif", "HEIF": ".heic"},
 }
-ROUND = 64  # pictures of one product, at most, before another model may take its turn
+ROUND = 64  # pictures of one product, at most, before the active model is looked up again
 RECENT = 60.0  # seconds over which a rate is counted
 
 
@@ -53,11 +53,11 @@ class TooLargeError(InputError):
 
 @dataclass(frozen=True)
 class Picture:
-    """What came in.
+    """Picture to be inspected, as it came.
 
-    key: under which it is taken once. part, batch: of which part it is. request: what it came with, where its
-    sender gave a key. hash: SHA-256 of the data, where it is known. triggers: that the frame answers.
-    due: when its answer is of no use any more, as `time.monotonic` counts.
+    key: a picture with the same key is taken once. part, batch: part that it shows.
+    request: where its sender gave a key. hash: SHA-256 of the data, where it is known.
+    triggers: number that the frame answers. due: deadline of the answer, as `time.monotonic` counts.
     """
 
     product_id: int
@@ -73,7 +73,7 @@ class Picture:
     due: float = math.inf
 
 
-# what is recorded of a picture as it came
+# fields of a picture that are recorded as they came
 _AS_IT_CAME = {one.name for one in fields(Picture)} & {one.name for one in fields(Taken)}
 
 
@@ -89,13 +89,13 @@ class _Job:
 
 
 class Inspector:
-    """Judges pictures, in the order in which they came; several products take turns.
+    """Judges pictures in the order in which they came; several products take turns.
 
     Args:
         products: that are inspected.
         memory: for decoding large pictures.
         near: as in `Settings`.
-        trouble: is told what the model could not do, "" when it can again.
+        trouble: gets an error of the model, "" when it works again.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class Inspector:
         self._queue: FairQueue[_Job] = FairQueue()
         self._asides: deque[Callable[[], None]] = deque()
         self._changed = threading.Condition()
-        self._places = 0  # taken: of pictures that wait, are judged or being recorded
+        self._places = 0  # taken by pictures that wait, are judged or being recorded
         self._bytes = 0
         self._by_key: dict[tuple[int, str], tuple[Picture, Future[Recorded]]] = {}
         self._claims: list[tuple[int, Request]] = []
@@ -153,8 +153,8 @@ class Inspector:
 
     @contextmanager
     def claimed(self, product_id: int, request: Request | None) -> Iterator[bool]:
-        """While a request is looked up in the store and submitted, its key is no other one's. False where it
-        is: what is not in the store by now is to be refused."""
+        """Reserve a request's key while the request is looked up in the store and submitted. Yields False
+        where another request has the key: then pictures that are not in the store yet must be refused."""
         if request is None:
             yield True
             return
@@ -175,14 +175,14 @@ class Inspector:
                     self._claims.remove(claim)
 
     def check_disk(self) -> None:
-        """StoreError where no picture could be kept: none is taken."""
+        """Raise StoreError where no picture could be kept."""
         if full := self.recorder.store.database.full:
             raise StoreError(full, "disk_full")
         self.files.check_room(self.limits.upload_bytes)
 
     def check_room(self, product_id: int, due: float = math.inf) -> None:
-        """Before a picture is read: BusyError where it finds no place, LateError where there is no time,
-        StoreError where the disk is full."""
+        """Check before a picture is read: BusyError where there is no place, LateError where there is no
+        time, StoreError where the disk is full."""
         self.check_disk()
         with self._changed:
             if self._ending or self._is_full(product_id, 1):
@@ -190,7 +190,7 @@ class Inspector:
             self._check_time(product_id, due)
 
     def _is_full(self, product_id: int, count: int) -> bool:
-        """Whether so many more would take places that are kept for other products."""
+        """Whether so many more would take places that are reserved for other products."""
         others = (one for one in self._products if one != product_id)
         kept = sum(max(0, self._share - self._of_product[one]) for one in others)
         return self._places + count + kept > self.limits.queue
@@ -202,7 +202,7 @@ class Inspector:
             raise self._was_late(product_id, f"it would take {delay:.1f} s, and {left:.1f} s are left")
 
     def give_up(self, answer: Future[Recorded], product_id: int) -> LateError:
-        """The deadline of a picture has passed: unless it is being judged, its place is free again."""
+        """End a picture whose deadline has passed; its place is free again unless it is being judged."""
         with self._changed:
             jobs = self._queue.remove(lambda job: job.answer is answer)
         error = self._was_late(product_id, "its deadline has passed")
@@ -215,7 +215,7 @@ class Inspector:
         return LateError(f"not judged in time: {why}; send fewer at once, or allow more time")
 
     def late(self, seconds: float) -> list[int]:
-        """Products of which a picture was not judged in time within the last seconds."""
+        """Return the products of which a picture was not judged in time within the last seconds."""
         since = time.monotonic() - seconds
         return [product for product, at in list(self._late.items()) if at >= since]
 
@@ -224,7 +224,7 @@ class Inspector:
         if known in self._by_key:
             return self._by_key[known][1]
         answer: Future[Recorded] = Future()
-        answer.set_running_or_notify_cancel()  # a client that goes away does not stop it
+        answer.set_running_or_notify_cancel()  # so that a client that goes away does not cancel it
         self._places += 1
         self._bytes += len(picture.data)
         self._of_product[picture.product_id] += 1
@@ -245,7 +245,7 @@ class Inspector:
             self._changed.notify_all()
 
     def _receive(self, picture: Picture, answer: Future[Recorded], at: int) -> None:
-        """In a thread of the pool: what it is; then it waits to be judged while it is written."""
+        """Check and queue a picture, then write its file while it waits. Runs in a thread of the pool."""
         kept: Future[str] = Future()
         try:
             self.check_disk()
@@ -270,7 +270,7 @@ class Inspector:
             self._changed.notify_all()
 
     def _prepare(self, job: _Job, memory: int) -> None:
-        """In a thread for large pictures."""
+        """Decode a large picture and queue it. Runs in a thread for large pictures."""
         self.memory.take(memory)
         job.answer.add_done_callback(lambda _: self.memory.give(memory))
         try:
@@ -284,8 +284,8 @@ class Inspector:
             job.answer.set_exception(light(error))
 
     def _let_go(self, kept: Future[str], answer: Future[Recorded], suffix: str) -> None:
-        """The picture's file is in the data base by now; if it is not, it was kept in vain."""
-        in_vain = answer.exception() is not None  # asked here: what holds both futures is never freed at once
+        """Release the picture's file, which is in the data base by now; remove it after an error."""
+        in_vain = answer.exception() is not None  # read here: a function with both futures would be a circle
 
         def release(done: Future[str]) -> None:
             if done.exception() is None:
@@ -296,7 +296,7 @@ class Inspector:
         kept.add_done_callback(release)
 
     def _drop(self, digest: str, suffix: str) -> None:
-        """Remove a picture that could not be judged, unless it is known from another time."""
+        """Remove the file of a picture that was not judged, unless another inspection has it."""
         with suppress(FlawscopeError):
             knows = self.recorder.store.knows
             self.files.discard(PICTURES, digest, suffix, lambda: not knows(digest))
@@ -308,7 +308,7 @@ class Inspector:
             pass
 
     def _turn(self) -> bool:
-        """Judge what waits; False at the end. Nothing of it is held while the next one is waited for."""
+        """Judge what waits; return False at the end. No picture is held while the next is waited for."""
         first = self._next()
         if first is None:
             return False
@@ -325,7 +325,7 @@ class Inspector:
         return True
 
     def _next(self) -> _Job | None:
-        """The oldest one that waits, after what somebody wants to look at; None at the end."""
+        """Return the oldest job that is in time, after running the functions of `aside`; None at the end."""
         while True:
             with self._changed:
                 while not self._queue and not self._asides:
@@ -340,8 +340,8 @@ class Inspector:
                 look()
 
     def _is_in_time(self, job: _Job) -> bool:
-        """Whether it is worth judging. The last one that waits always is: what is thought of the time that it
-        takes may be wrong."""
+        """Whether a picture can be answered in time. The expected time, which may be wrong, counts only while
+        others wait."""
         product, begun = job.picture.product_id, time.monotonic()
         least = self._queue.latency(product) if self._queue else 0.0
         if job.picture.due > begun + least:
@@ -351,8 +351,7 @@ class Inspector:
         return False
 
     def aside(self, look: Callable[[], T]) -> Future[T]:
-        """Use a model for something else: most engines do one thing at a time, so it happens between two
-        pictures, in the thread that judges."""
+        """Run a function that uses a model, between two pictures: most engines do one thing at a time."""
         answer: Future[T] = Future()
 
         def run() -> None:
@@ -369,7 +368,7 @@ class Inspector:
         return answer
 
     def _judge(self, jobs: list[_Job]) -> None:
-        """A picture, and those of its product that come meanwhile: they are appended to `jobs`."""
+        """Judge a picture, and those of its product that come meanwhile: they are appended to `jobs`."""
         number, predictor = self.versions.active(jobs[0].picture.product_id)
         worked, begun = False, time.monotonic()
         for place, (_, result) in enumerate(predictor.stream(self._feed(jobs, predictor))):
@@ -388,8 +387,8 @@ class Inspector:
             self.trouble("")
 
     def _feed(self, jobs: list[_Job], predictor: Predictor) -> Iterator[Source]:
-        """So that the next pictures are decoded while others are computed. It ends when none waits, when
-        it is another product's turn, and now and then, for another model may have become active."""
+        """Yield pictures while others are computed, so that they are decoded meanwhile. Ends when none waits,
+        when it is another product's turn, and after `ROUND`, for another model may be active."""
         yield _given(jobs[0], predictor)
         while len(jobs) < ROUND:
             with self._changed:
@@ -428,7 +427,7 @@ class Inspector:
     # ---- how it goes
 
     def backlog(self, product_id: int | None = None) -> int:
-        """Pictures that are not answered yet."""
+        """Number of pictures that are not answered yet."""
         return self._places if product_id is None else self._of_product[product_id]
 
     def rate(self, product_id: int) -> float:
@@ -441,12 +440,12 @@ class Inspector:
             return len(done) / RECENT
 
     def _wait(self) -> float:
-        """Seconds until half of the queue is done, as fast as it went lately."""
+        """Seconds until half of the queue is done, at the rate of the last minute."""
         rate = sum(self.rate(product_id) for product_id in list(self._done)) or 1.0
         return min(60.0, max(1.0, self._places / 2 / rate))
 
     def close(self) -> None:
-        """Take nothing more; returns when all that was taken is answered."""
+        """Take nothing more; return when all pictures are answered."""
         with self._changed:
             self._ending = True
             self._changed.notify_all()
@@ -456,17 +455,17 @@ class Inspector:
 
 
 def _given(job: _Job, predictor: Predictor) -> Source:
-    """As the model takes it: decoded, where that was for the same model."""
+    """Return the picture as decoded for this model, else its data."""
     if job.prepared is not None and job.prepared[0] is predictor:
         return cast(Source, job.prepared[1])
     return job.picture.data
 
 
 def checked(data: bytes, name: str, limits: Limits) -> tuple[str, Header]:
-    """The ending that the kept file gets, and what it says of itself; nothing is decoded.
+    """Return the ending of the kept file, and the picture's header; nothing is decoded.
 
     Raises:
-        InputError: it is no picture.
+        InputError: the data is no picture.
         TooLargeError: it has too many pixels.
     """
     about = header(data, name)
@@ -479,5 +478,5 @@ def checked(data: bytes, name: str, limits: Limits) -> tuple[str, Header]:
 
 
 def _named(error: InputError, picture: Picture) -> InputError:
-    """What is wrong with a picture, by the sender's name for it."""
+    """Return the error with the sender's name of the picture."""
     return InputError(str(error).replace(f"({len(picture.data)} bytes)", picture.name))

@@ -1,4 +1,4 @@
-"""What was judged is written down, several at once, before anybody is answered."""
+"""Recorder of judged pictures: several are written in one transaction, before anybody is answered."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from flawscope.station.store.inspection import KeyUsedError
 from flawscope.station.store.recording import Taken
 from flawscope.station.store.records import Store
 
-TOGETHER = 64  # in one transaction, at most: a flush of the disk costs as much for one
+TOGETHER = 64  # inspections in a transaction, at most: a flush of the disk costs as much for one
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """An inspection that is on the disk. is_new: False where its key had been taken before."""
+    """Inspection that is on the disk. is_new: False where its key had been taken before."""
 
     number: int
     taken: Taken
@@ -31,7 +31,7 @@ class Recorded:
 
 @dataclass(frozen=True)
 class Judged:
-    """To be recorded. kept: done when the picture itself is on the disk."""
+    """Judged picture to be recorded. kept: done when the picture's file is on the disk."""
 
     taken: Taken
     prediction: Prediction
@@ -40,7 +40,7 @@ class Judged:
 
 
 class Recorder:
-    """A thread that writes in groups.
+    """Thread that records judged pictures in groups.
 
     Args:
         announce: gets every new inspection after it was recorded.
@@ -56,7 +56,7 @@ class Recorder:
         self._waiting.put(judged)
 
     def close(self) -> None:
-        """Returns when all is written."""
+        """Return when all is written."""
         self._waiting.put(None)
         self._thread.join()
 
@@ -65,7 +65,7 @@ class Recorder:
             pass
 
     def _turn(self) -> bool:
-        """Record what waits; False at the end. Nothing of it is held while the next one is waited for."""
+        """Record what waits; return False at the end. No picture is held while the next is waited for."""
         group = [self._waiting.get()]
         while len(group) < TOGETHER:
             try:
@@ -94,7 +94,7 @@ class Recorder:
             if len(ready) == 1:
                 ready[0].answer.set_exception(light(error))
                 return
-            for one in ready:  # what is wrong with one does not harm the others
+            for one in ready:  # an error of one does not harm the others
                 self._record([one])
             return
         for one, (number, is_new) in zip(ready, found, strict=True):
@@ -104,11 +104,11 @@ class Recorder:
             recorded = Recorded(number, one.taken, is_new, one.prediction)
             one.answer.set_result(recorded)
             if is_new:
-                with suppress(Exception):  # who only listens does not harm who waits
+                with suppress(Exception):  # a listener's error does not harm the answers
                     self.announce(recorded)
 
     def _used(self, taken: Taken) -> Exception | None:
-        """Why its key is another request's, which was recorded while this one was on its way."""
+        """Return an error where the key is another request's, recorded while this one was under way."""
         try:
             rows = self.store.under(taken.product_id, [taken.key or ""])
         except Exception as error:

@@ -27,7 +27,7 @@ MADE, NOT_MADE, REFUSED, REFUSED_BY_RULE, FORGOTTEN = (
 
 
 class Candidates:
-    """Every method is one transaction and raises `StoreError` where the data base cannot be used."""
+    """Candidates in the data base. Every method is one transaction and raises `StoreError` where it fails."""
 
     def __init__(self, database: Database):
         self.database = database

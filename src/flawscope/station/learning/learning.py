@@ -90,8 +90,8 @@ class Learning(Background):
     # ---- what people ask for
 
     def ask(self, product_id: int, who: str, how: str = "") -> dict[str, Any]:
-        """Queue a candidate and return it, or the one that is queued already. InputError where the product
-        cannot learn."""
+        """Queue a candidate and return it, or the one that is queued already. InputError where none can be
+        made."""
         if how not in HOWS:
             raise InputError(f"{how!r:.40} is no way to learn: extended, recalibrated or retrained")
         active = self._active(product_id)
@@ -389,7 +389,7 @@ class Learning(Background):
         self._kept(lambda: self.candidates.change(row.id, of.READY, only=only, facts=facts, **said))
 
     def _forget(self, product_id: int, keep: int) -> None:
-        """Remove the versions that were made and never used, except the latest."""
+        """Remove the versions that were made and never used, except the latest `keep`."""
         for row in self.candidates.never_used(product_id)[keep:]:
             number = row.version_id
             text = f": version {number}"

@@ -31,9 +31,7 @@ MOST = 500  # reviewed pictures that are judged; corrections are judged even bey
 class Word:
     """Verdict that holds of an inspection.
 
-    verdict_id: its number.
-    sure: the same verdict was given twice in a row.
-    wrong: the model had decided otherwise.
+    verdict_id: its number. sure: it was given twice in a row. wrong: the model had decided otherwise.
     """
 
     inspection: Row[Any]
@@ -186,10 +184,9 @@ def why_not(active: Active | None, learn: Learn) -> str | None:
 class Plan:
     """Plan of a candidate.
 
-    start: the version whose corrections the candidate keeps.
-    learnt: inspections that this version has learnt from.
-    words: the verdicts that hold.
-    line: good pictures of the line.
+    start: the version whose corrections the candidate keeps. learnt: inspections that this version learnt
+    from.
+    words: the verdicts that hold. line: good pictures of the line.
     """
 
     start: int

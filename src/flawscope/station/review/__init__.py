@@ -1,8 +1,8 @@
-"""A review: the pictures of a run that are judged, a file of decisions that is complete after each of them,
-and the folders that follow from it.
+"""Review of a run: its pictures, a file of decisions that is complete after each of them, and the folders
+that follow from it.
 
-`good/` and `defect/` hold copies of pictures, `masks/defect/` masks of defects. All together are a data set,
-which `fit --update`, `evaluate` and `compare` take; `defect/` with its masks is what `--seen` takes.
+`good/` and `defect/` hold copies of pictures, `masks/defect/` masks of defects. Together they are a data set
+for `fit --update`, `evaluate` and `compare`; `defect/` with its masks is for `--seen`.
 """
 
 from __future__ import annotations
@@ -37,8 +37,7 @@ PART = ".part"  # ends the name of a copy that is being written
 
 @dataclass(frozen=True)
 class Flagged:
-    """One picture. `name` is that of its files in the results folder; `overlay` and `mask` lie there, None
-    where the run wrote none."""
+    """Picture of a run. name: of its files in the results. overlay, mask: files there; None: not written."""
 
     row: Row
     path: Path
@@ -48,14 +47,14 @@ class Flagged:
 
 
 def read_flagged(results: str | os.PathLike[str], *, every: bool = False) -> list[Flagged]:
-    """The anomalous pictures of a run, most severe first; each path once, as it was judged last.
+    """Return the anomalous pictures of a run, most severe first; each path once, as it was judged last.
 
     Args:
         results: a folder that `predict --out` or `evaluate --out` wrote, or a table of results.
-        every: the good ones too.
+        every: return the good ones, too.
 
     Raises:
-        InputError: there is no table, or no picture of it is there.
+        InputError: there is no table, or none of its pictures is there.
     """
     folder = Path(results)
     table = folder / TABLE if folder.is_dir() else folder
@@ -86,7 +85,7 @@ def _flagged(row: Row, folder: Path, name: str | None) -> Flagged:
 
 
 def _names(folder: Path) -> dict[str, str]:
-    """Path of a picture -> the name of its files, by the JSON files of the run."""
+    """Return path of a picture -> name of its files, by the JSON files of the run."""
     found = {}
     for file in (folder / RESULTS).rglob("*.json"):
         with suppress(OSError, ValueError, KeyError, TypeError):
@@ -97,10 +96,10 @@ def _names(folder: Path) -> dict[str, str]:
 
 
 def proposed_mask(one: Flagged) -> NDArray[np.bool_] | None:
-    """What the model outlined, [H, W] bool at the picture's size; None where it outlined nothing.
+    """Return the model's mask, [H, W] bool at the picture's size; None where it outlined nothing.
 
     The run's mask has the network's size. Its bounding box is that of all regions, which are known in the
-    picture's pixels: so it is laid there. Without a mask the boxes are filled.
+    picture's pixels: the mask is laid there. Without a mask the boxes are filled.
     """
     boxes = one.row.boxes
     if not boxes:
@@ -123,7 +122,7 @@ def proposed_mask(one: Flagged) -> NDArray[np.bool_] | None:
 
 
 def _cropped(path: Path | None) -> NDArray[np.bool_] | None:
-    """The part of a mask that is not empty."""
+    """Return the part of a mask that is not empty; None where all is empty."""
     if path is None:
         return None
     with suppress(InputError):
@@ -135,7 +134,7 @@ def _cropped(path: Path | None) -> NDArray[np.bool_] | None:
 
 
 def _pixels(box: tuple[float, ...], size: tuple[int, ...]) -> tuple[slice, slice]:
-    """A box x0, y0, x1, y1 as rows and columns, at least one pixel each."""
+    """Return a box x0, y0, x1, y1 as rows and columns, at least one pixel each."""
     x0, y0, x1, y1 = box
 
     def span(low: float, high: float, length: int) -> slice:
@@ -147,7 +146,7 @@ def _pixels(box: tuple[float, ...], size: tuple[int, ...]) -> tuple[slice, slice
 
 @dataclass(frozen=True)
 class Decision:
-    """A line of the file. copy: name of the picture's copy. severity, score: when it was judged."""
+    """Line of the file. copy: name of the picture's copy. severity, score: at the time of the decision."""
 
     time: str
     path: str
@@ -161,8 +160,8 @@ COLUMNS = tuple(field.name for field in fields(Decision))
 
 
 class Decisions:
-    """The file `review.csv`: lines are only ever added, and are on the disk when `add` returns. Of several
-    about the same picture the last one holds; `undone` takes the decision back.
+    """File `review.csv`: lines are only ever added, and are on the disk when `add` returns. The last decision
+    on a picture holds; `undone` takes it back.
 
     Raises:
         InputError: the file cannot be read, or is no file of decisions.
@@ -195,7 +194,7 @@ class Decisions:
         return found
 
     def add(self, path: str, decision: str, copy: str, severity: str = "", score: str = "") -> None:
-        """Raise FlawscopeError where the line cannot be written: then it does not hold."""
+        """Add a line. FlawscopeError where it cannot be written: then the decision does not hold."""
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         line = Decision(now, path, decision, copy, severity, score)
         text = io.StringIO()
@@ -217,14 +216,14 @@ class Decisions:
 
 
 class Session:
-    """Pictures by their numbers, their decisions and copies; safe to use from several threads.
+    """Pictures by their numbers, their decisions and copies. Thread-safe.
 
-    Opening it brings the folders below `out` in line with the decisions that were made before. Only copies
-    that are named here are ever removed; originals are read and nothing else. The copies are listed as
-    flawscope's own, so that a folder above this one does not hold them twice.
+    A new session brings the folders below `out` in line with earlier decisions. Only copies that the file
+    names are ever removed; originals are only read. The copies are listed as flawscope's own, so that a
+    folder above this one does not hold them twice.
 
     Attributes:
-        pictures: what is reviewed, in order.
+        pictures: in the order of the review.
         problems: copies of earlier decisions that could not be made again.
     """
 
@@ -246,17 +245,17 @@ class Session:
                     self.problems.append(str(error))
 
     def decided(self) -> dict[int, str]:
-        """Number of a picture -> good or defect, the latest decision last."""
+        """Return number of a picture -> good or defect, the latest decision last."""
         with self._lock:
             current = self.log.current
         return {self._numbers[path]: one.decision for path, one in current.items() if path in self._numbers}
 
     def tally(self) -> Counter[str]:
-        """How many are good, how many defect."""
+        """Count the good pictures and the defects."""
         return Counter(self.decided().values())
 
     def copies(self) -> list[tuple[Flagged, str, Path]]:
-        """What was decided: the picture, good or defect, and its copy."""
+        """Return the decisions: picture, good or defect, and the copy."""
         current = self.log.current
         chosen = [(self.pictures[number], decision) for number, decision in self.decided().items()]
         return [(one, what, self.out / what / current[one.row.path].copy) for one, what in chosen]
@@ -265,8 +264,8 @@ class Session:
         """Keep a decision.
 
         Args:
-            mask: [H, W] bool at the picture's size: where a person saw the defect; None: what the model
-                outlined, unless there is a mask already.
+            mask: [H, W] bool at the picture's size, as a person drew it; None: the model's outline, unless
+                there is a mask already.
 
         Raises:
             FlawscopeError: it cannot be kept; nothing has changed.
@@ -275,7 +274,7 @@ class Session:
             raise InputError(f"no decision {decision!r} on picture {number}")
         one = self.pictures[number]
         with self._lock:
-            # whatever ends in between, nothing is lost and nothing is there that was not decided
+            # a crash at any point loses nothing, and leaves nothing that was not decided
             copy = self._copy_of(one)
             temporary = self._prepare(one, decision, copy)
             try:
@@ -294,12 +293,12 @@ class Session:
                 self._remove(line.decision, line.copy)
 
     def mask_of(self, number: int) -> Path:
-        """Where the mask of a picture is, or would be."""
+        """Return the path of a picture's mask, which need not exist."""
         return self._mask_path(self._copy_of(self.pictures[number]))
 
     def _copy_of(self, one: Flagged) -> str:
-        """The name of the picture's copy: as before, else one that no other has, also without its suffix,
-        for masks have none."""
+        """Return the name of the picture's copy: as before, else one unique even without its suffix, as masks
+        need."""
         copies = {line.path: line.copy for line in self.log.lines}
         if one.row.path in copies:
             return copies[one.row.path]
@@ -315,8 +314,8 @@ class Session:
         return self.out / "masks" / DEFECT / f"{Path(copy).stem}.png"
 
     def _prepare(self, one: Flagged, decision: str, copy: str) -> Path:
-        """A copy beside its place. InputError where the picture cannot be read or somebody else's file has
-        its name, FlawscopeError where it cannot be written."""
+        """Copy a picture beside its place. InputError where the picture cannot be read or another file has
+        its name, FlawscopeError where the copy cannot be written."""
         target = self._own.path(f"{decision}/{copy}")
         temporary = target.with_name(f"{target.name}{PART}")
         try:
@@ -338,7 +337,7 @@ class Session:
         temporary: Path,
         mask: NDArray[np.bool_] | None = None,
     ) -> None:
-        """The prepared copy is what the decision says; of a defect there is a mask, too."""
+        """Put a prepared copy into the folder of the decision; write the mask of a defect."""
         os.replace(temporary, self.out / decision / copy)
         self._remove(FINE if decision == DEFECT else DEFECT, copy)
         path = self._mask_path(copy)

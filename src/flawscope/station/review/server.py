@@ -1,8 +1,8 @@
-"""The station's review page for a folder of results, in a browser on the same machine.
+"""Review page for a folder of results, in a browser on the same machine.
 
-Only this machine can connect. The address holds a random token, without which nothing is answered: so other
-pages in the same browser can neither read nor decide anything; and a request must name this machine as its
-host, so that no other name can be made to point here.
+Only this machine can connect. The address holds a random token, without which every request is refused, so
+that other pages in the same browser can neither read nor decide anything. A request must name this machine as
+its host, so that no other name can be made to point here.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from flawscope.station.web.templates import HEADERS, WORDS, chosen, rendered, st
 HOSTS = ("127.0.0.1", "localhost")
 MOST_SIDE = 3200  # pixels of a picture as it is shown
 QUALITY = 88  # of WebP, 0..100
-MOST_BYTES = 8 * 1024**2  # of what a page sends: a decision, perhaps with a mask
+MOST_BYTES = 8 * 1024**2  # of a request: a decision, perhaps with a mask
 
 Answer = tuple[str, bytes]  # media type, body
 
@@ -52,7 +52,7 @@ class Review:
     def __init__(self, session: Session, title: str, port: int = 0):
         self.session, self.title = session, title
         self.token = secrets.token_urlsafe(24)
-        self._skipped: set[int] = set()  # until the review is started again
+        self._skipped: set[int] = set()  # only until the next start
         try:
             self.server = _Server((HOSTS[0], port), partial(_Handler, self))
         except OSError as error:
@@ -60,20 +60,20 @@ class Review:
         self.url = f"http://{HOSTS[0]}:{self.server.server_address[1]}/{self.token}/"
 
     def serve(self) -> None:
-        """Returns when the review has ended."""
+        """Answer requests until the review ends."""
         try:
             self.server.serve_forever(poll_interval=0.2)
         finally:
             self.server.server_close()
 
     def stop(self) -> None:
-        """From another thread than that of `serve`."""
+        """End the review; called from another thread than `serve`."""
         self.server.shutdown()
 
     # ---- answers, as a station gives them: inspections are pictures, by their numbers from 1
 
     def page(self, language: str, theme: str | None) -> Answer:
-        """The page; language: as the browser accepts it."""
+        """Return the page; language: as the browser accepts it."""
         spoken, root = texts(chosen(None, language)), f"/{self.token}"
         done = [{"item": self._item(k), "verdict": verdict} for k, verdict in self.session.decided().items()]
         script = {
@@ -86,7 +86,8 @@ class Review:
         return "text/html; charset=utf-8", text.encode(errors="replace")
 
     def get(self, path: str, query: Mapping[str, str]) -> Answer:
-        """What a path below the token shows, the page itself excepted. KeyError where there is nothing."""
+        """Return the answer for a path below the token, except the page's own. KeyError for an unknown
+        one."""
         match path.split("/"):
             case ["static", *name]:
                 data, _, media = static_files()["/".join(name)]
@@ -98,7 +99,7 @@ class Review:
         raise KeyError(path)
 
     def post(self, path: str, sent: dict[str, Any]) -> Answer:
-        """Do what is asked. KeyError where there is nothing, FlawscopeError where it cannot be done."""
+        """Do what a page asks. KeyError for an unknown path, FlawscopeError where it cannot be done."""
         match path.split("/"):
             case ["api", "done"]:
                 threading.Thread(target=self.stop).start()  # after this answer
@@ -117,20 +118,20 @@ class Review:
         raise KeyError(path)
 
     def _number(self, text: str) -> int:
-        """Of a picture, from 0."""
+        """Return the number of a picture, from 0. KeyError where there is none."""
         if not text.isdecimal() or not 0 < int(text[:20]) <= len(self.session.pictures):
             raise KeyError(text)
         return int(text) - 1
 
     def _waiting(self, limit: int, after: int) -> dict[str, Any]:
-        """What is not decided: some pictures, after a number, and how many there are."""
+        """Return pictures without a decision, from a number on, and the total of such pictures."""
         done = self.session.decided().keys() | self._skipped
         waiting = [number for number in range(len(self.session.pictures)) if number not in done]
         items = [self._item(number) for number in waiting if number >= after][:limit]
         return {"inspections": items, "waiting": len(waiting), "problems": []}
 
     def _item(self, number: int) -> dict[str, Any]:
-        """A picture as the page's script knows it."""
+        """Return a picture as the page's script knows it."""
         one = self.session.pictures[number]
         height, width = self._size(number)
         p_value = "" if one.row.p_value is None else f"p {one.row.p_value:.3f} · "
@@ -165,7 +166,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, *request: Any) -> None:
-        """A browser that turned to the next picture does not wait for this one: that is no error."""
+        """Ignore a browser that turned to the next picture and does not wait for this one."""
         if not isinstance(sys.exception(), ConnectionError | TimeoutError):
             super().handle_error(*request)
 
@@ -192,7 +193,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         path, length = self._asked(), self.headers.get("Content-Length", "")
         own = self.headers.get("Origin") in (None, f"http://{self.headers.get('Host')}")
-        self.close_connection = True  # what was sent may stay unread
+        self.close_connection = True  # the body may stay unread
         if path is None or not own or self.headers.get_content_type() != "application/json":
             self._refuse(403, "not here")
         elif not length.isdecimal() or int(length) > MOST_BYTES:
@@ -202,7 +203,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(lambda: self.review.post(path, _object(sent)))
 
     def _asked(self) -> str | None:
-        """The path without the token; None where the request is not from the page."""
+        """Return the path without the token; None where the request is not from the page."""
         token, _, path = urlsplit(self.path).path.removeprefix("/").partition("/")
         host = self.headers.get("Host", "").rpartition(":")[0] or self.headers.get("Host", "")
         known = secrets.compare_digest(token.encode(), self.review.token.encode())
@@ -232,7 +233,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         if self.close_connection:
             self.send_header("Connection", "close")
-        is_drawn = media == "image/webp"  # what a picture shows does not change
+        is_drawn = media == "image/webp"  # a picture does not change
         self.send_header("Cache-Control", "private, max-age=3600" if is_drawn else "no-store")
         for name, value in {**HEADERS, "Referrer-Policy": "no-referrer"}.items():  # the address has the token
             self.send_header(name, value)
@@ -240,16 +241,16 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: Any) -> None:
-        """The terminal is for the person."""
+        """Print nothing: the terminal is for the person."""
 
 
 def _photo(one: Flagged) -> NDArray[np.uint8]:
-    """The picture alone, [H, W, 3]."""
+    """Return the picture alone, [H, W, 3]."""
     return to_eight_bits(decode(one.path))
 
 
 def _found(one: Flagged) -> NDArray[np.uint8]:
-    """The picture with what was found on it, as the run drew it; without a drawing, with its regions."""
+    """Return the picture with the run's overlay; without one, with its regions."""
     if one.overlay is not None:
         return np.asarray(Image.open(one.overlay).convert("RGB"))
     mask = proposed_mask(one)
@@ -257,7 +258,7 @@ def _found(one: Flagged) -> NDArray[np.uint8]:
 
 
 def _mask_of(sent: str, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """A mask that a person drew, [H, W]: a PNG in base64, which is enlarged where it is smaller."""
+    """Return a mask that a person drew, [H, W], from a PNG in base64; a smaller one is enlarged."""
     mask = read_mask(base64.b64decode(sent, validate=True))
     if not mask.any():
         raise InputError("the outline is empty: draw where the defect is, or discard it")
@@ -265,7 +266,7 @@ def _mask_of(sent: str, size: tuple[int, int]) -> NDArray[np.bool_]:
 
 
 def _object(sent: bytes) -> dict[str, Any]:
-    """A JSON object. ValueError where it is none."""
+    """Return a JSON object. ValueError where it is none."""
     found = json.loads(sent)
     if not isinstance(found, dict):
         raise ValueError

@@ -23,14 +23,11 @@ _TOPIC = re.compile(r"[^/+#$\x00-\x1f][^+#\x00-\x1f]*")
 class SinkSettings:
     """Settings of a webhook or a folder.
 
-    webhook: an address that gets a POST.
-    folder: where files are written.
+    webhook: an address that gets a POST. folder: where files are written.
     name: identifies the sink's place in the records; a new name begins anew. None: its address or folder.
-    only: every inspection, or anomalous ones.
-    verdicts: verdicts are sent, too, also those that are taken back.
+    only: every inspection, or anomalous ones. verdicts: verdicts are sent, too, also those taken back.
     picture: pictures to send; None: none to a webhook, both into a folder.
-    secret_file: lines `whsec_...` to sign with.
-    ca_file: certificates to trust beside the usual.
+    secret_file: lines `whsec_...` to sign with. ca_file: certificates to trust beside the usual.
     """
 
     webhook: str | None = None
@@ -43,7 +40,6 @@ class SinkSettings:
     ca_file: str | None = None
 
     def __post_init__(self) -> None:
-        """Raise InputError where the settings do not go together."""
         if (self.webhook is None) == (self.folder is None):
             raise InputError("write either `webhook` or `folder` for each")
         if self.name is not None and not 0 < len(self.name) <= MOST_NAME:
@@ -92,7 +88,6 @@ class MqttSettings:
     verdicts: bool = True
 
     def __post_init__(self) -> None:
-        """Raise InputError where the settings do not go together."""
         parts = _split(self.broker, "broker")
         if parts.username is not None or parts.password is not None:
             raise InputError("broker: write `user` and `password_file` instead of a password in the address")

@@ -1,4 +1,4 @@
-"""All sinks of a station: threads that deliver its inspections, each from its place in the data base."""
+"""Sinks of a station: threads that deliver its inspections, each from its place in the data base."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from flawscope.station.store.records import Store
 from flawscope.station.store.stations import address_of
 
 UNDELIVERED = "undelivered"  # event
-STATION = "station"  # who noted it
+STATION = "station"  # who notes the event
 SENDER = 12  # digits of the station in the ids of messages
-PATIENCE = 10.0  # seconds that all sinks together may take to end
+PATIENCE = 10.0  # seconds in which all sinks together must end
 
 
 class Sinks:
@@ -30,8 +30,8 @@ class Sinks:
     Args:
         identity: of the station's folder; begins the ids of messages.
         products: name -> number.
-        report: shows a problem under a code, or ends it with None.
-        problems: as they are shown.
+        report: reports a problem under a code, or with None its end.
+        problems: returns the problems as they are shown.
 
     Raises:
         InputError: a file or folder that the settings name cannot be used.
@@ -64,13 +64,13 @@ class Sinks:
             one.start()
 
     def wake(self, product_id: int) -> None:
-        """Something new is in the store."""
+        """Wake the sinks of a product that has a new inspection or verdict."""
         for one in self.deliveries:
             if any(box.product_id == product_id for box in one.outboxes):
                 one.wake()
 
     def stop(self) -> None:
-        """What is not delivered yet is delivered after the next start."""
+        """End; messages that are not delivered yet are delivered after the next start."""
         for one in self.deliveries:
             one.end()
         ends = time.monotonic() + PATIENCE
@@ -80,15 +80,15 @@ class Sinks:
     # ---- as they are shown
 
     def of(self, name: str) -> list[tuple[Delivery, Outbox]]:
-        """List the sinks of a product, in the order of the settings, the broker last."""
+        """Return the sinks of a product, in the order of the settings, the broker last."""
         return [(one, box) for one in self.deliveries for box in one.outboxes if box.product == name]
 
     def facts(self, name: str) -> list[dict[str, Any]]:
-        """Sinks of a product, as the API shows them."""
+        """Return the sinks of a product, as the API shows them."""
         return [_facts(one, box) for one, box in self.of(name)]
 
     def gauges(self) -> dict[str, tuple[str, dict[tuple[str, str], float]]]:
-        """For Prometheus: name -> what it is, value by product and sink."""
+        """Return Prometheus metrics: name -> help text and values by product and sink."""
         every = {(box.product, one.sink.label): box for one in self.deliveries for box in one.outboxes}
         counts: dict[str, tuple[str, Callable[[Outbox], int]]] = {
             "delivered_total": ("Messages that a sink took.", lambda box: box.delivered),

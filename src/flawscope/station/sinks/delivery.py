@@ -1,4 +1,4 @@
-"""A sink at work: messages are handed over one after another, each until it is taken."""
+"""Delivery to a sink: messages are sent one after another, each until it is taken."""
 
 from __future__ import annotations
 
@@ -18,40 +18,40 @@ T = TypeVar("T")
 
 SIDE = 1280  # pixels of the longer side
 TOGETHER = 20  # messages that are read at once
-IDLE = 60.0  # seconds after which a sink looks for messages though nothing woke it
-SAVED = 1.0  # seconds between two times that the place of a sink is written down
+IDLE = 60.0  # seconds after which a sink looks for messages even if nothing woke it
+SAVED = 1.0  # seconds between two writes of a sink's place
 PASSED = 60.0  # the same while nothing is sent and unwanted records are passed over
 SHORTEST, LONGEST = 1.0, 300.0  # seconds before a message is sent again
 BEHIND = 30.0  # seconds after which messages that wait are a problem
 SLOW = "it takes them more slowly than they come"
-TRIES = 6  # of a message that the other side does not want
+TRIES = 6  # of a message that the other side refuses
 
 
 class Pictures:
-    """None where there is no picture, or nothing was found on it: `lack` says why."""
+    """Pictures of messages; None where there is none or nothing was found on it: `lack` says why."""
 
     def __init__(self, shown: Shown):
         self.shown = shown
 
     def original(self, message: Message) -> tuple[bytes, str] | None:
-        """The file as it came, and its ending."""
+        """Return the file as it came, and its ending."""
         found = _there(lambda: self.shown.picture(message.product_id, message.number))
         return None if found is None else found[:2]
 
     def view(self, message: Message) -> bytes | None:
-        """WebP."""
+        """Return WebP of the picture."""
         return _there(lambda: self.shown.view(message.product_id, message.number, SIDE))
 
     def overlay(self, message: Message) -> bytes | None:
-        """WebP with heat map and outlines. Of what stands out alone: maps of others are not kept, and to
-        compute them again would hold up inspections."""
+        """Return WebP with heat map and outlines. Only for pictures that stand out: maps of others are not
+        kept, and computing them again would delay inspections."""
         if not _stands_out(message):
             return None
         return _there(lambda: self.shown.overlay(message.product_id, message.number, SIDE))
 
 
 def lack(message: Message, found: dict[str, Any]) -> dict[str, Any]:
-    """What a message says of pictures that do not go along: nothing where all of them do.
+    """Return a message's fields about missing pictures; empty where none is missing.
 
     Args:
         found: picture and overlay, as far as they are wanted; None: there is none.
@@ -82,8 +82,8 @@ class UndeliveredError(FlawscopeError):
     """A message was not taken.
 
     Attributes:
-        blames_message: the other side does not want this one; others may be taken.
-        after: seconds for which the other side wants to be left alone.
+        blames_message: the other side refuses this message; others may be taken.
+        after: seconds for which the other side asks to wait.
     """
 
     def __init__(self, text: str, *, blames_message: bool = False, after: float = 0.0):
@@ -92,7 +92,7 @@ class UndeliveredError(FlawscopeError):
 
 
 class Sink:
-    """The contract of everything that inspections are sent to. All is called from one thread, but `close`.
+    """Contract of a sink. All methods are called from one thread, except `close`.
 
     Attributes:
         kind: as the API names it.
@@ -103,12 +103,12 @@ class Sink:
     label: str
 
     def send(self, message: Message) -> None:
-        """Hand a message over; return when the other side has it. UndeliveredError."""
+        """Send a message; return when the other side has it. UndeliveredError."""
         raise NotImplementedError
 
     def refresh(self) -> float:
-        """Show what is no message, such as a state; called after each page of messages, and when the seconds
-        that it returned are over. UndeliveredError."""
+        """Send states, which are no messages; called after each page of messages, and after the seconds that
+        it returned. UndeliveredError."""
         return IDLE
 
     def close(self) -> None:
@@ -116,12 +116,12 @@ class Sink:
 
 
 class Delivery(Background):
-    """A thread that reads from the store what a sink has not had, and holds no more than a page of it.
+    """Thread that reads from the store the messages that a sink has not had, a page at a time.
 
     Args:
-        outboxes: of the products whose inspections go there.
-        report: shows what is wrong, or ends it with None.
-        refused: is told of a message that was given up, and why.
+        outboxes: of the products whose inspections are sent.
+        report: reports the problem, or its end with None.
+        refused: gets a message that was given up, and the reason.
 
     Attributes:
         error: why the last try failed; None: it went well.
@@ -138,11 +138,11 @@ class Delivery(Background):
         self.sink, self.outboxes, self.report, self.refused = sink, list(outboxes), report, refused
         self.error: str | None = None
         self._backoff = Backoff(SHORTEST, LONGEST, 0.25)
-        self._refusals: dict[str, int] = {}  # id of a message -> how often it was refused for itself
-        self._behind: float | None = None  # since when there was always something to do
+        self._refusals: dict[str, int] = {}  # id of a message -> number of times that it was refused
+        self._behind: float | None = None  # time since which messages have always waited
 
     def stop(self, seconds: float | None = PATIENCE) -> None:
-        """End; what is being sent may take so long, or is sent again after the next start."""
+        """End; a message under way has so many seconds, or is sent again after the next start."""
         super().stop(seconds)
         self.sink.close()
 
@@ -164,7 +164,7 @@ class Delivery(Background):
             except UndeliveredError as error:
                 wish = error.after
                 self._say(str(error))
-            except Exception as error:  # the store is away, say: inspections go on
+            except Exception as error:  # such as a store that is away: inspections go on
                 self._say(with_kind(error))
             self._ended.wait(max(wish, self._backoff.next()))
 
@@ -186,7 +186,7 @@ class Delivery(Background):
         return 0.0
 
     def _deliver(self, box: Outbox, batch: Batch) -> None:
-        """Hand over a page of messages; the first that is not taken begins the next page."""
+        """Send a page of messages; the first that is not taken begins the next page."""
         try:
             for message in batch.messages:
                 if self._ended.is_set():
@@ -200,7 +200,7 @@ class Delivery(Background):
                 box.save()
 
     def _send(self, box: Outbox, message: Message) -> bool:
-        """Hand over a message; return False where it was refused for good. UndeliveredError: try again."""
+        """Send a message; return False where it was refused for good. UndeliveredError: try again."""
         try:
             self.sink.send(message)
         except Exception as error:
@@ -225,7 +225,7 @@ class Delivery(Background):
         self.report(None if self.error is None else self._waits(self.error))
 
     def _waits(self, why: str) -> str:
-        """Say how many messages wait, where the store tells it, and why."""
+        """Return how many messages wait, where the store is there, and why."""
         try:
             many = self.waiting()
             found = f"{pluralize(many, 'message')} {'waits' if many == 1 else 'wait'}"
@@ -239,7 +239,8 @@ class Delivery(Background):
 def trusting(
     ca_file: str | None, certificate_file: str | None = None, key_file: str | None = None
 ) -> ssl.SSLContext:
-    """TLS that trusts the usual certificates and those of a file, and shows one of its own. InputError."""
+    """Return a TLS context that trusts the usual certificates and `ca_file`, with an own certificate.
+    InputError."""
     context = ssl.create_default_context()
     try:
         if (file := ca_file) is not None:

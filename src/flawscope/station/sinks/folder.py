@@ -1,4 +1,4 @@
-"""A folder: each inspection becomes files with one name, the JSON last."""
+"""Folders: each inspection becomes files with one name, the JSON last."""
 
 from __future__ import annotations
 
@@ -23,10 +23,9 @@ MOST_NAME = 60  # characters of the sender's name
 
 
 class FolderSink(Sink):
-    """`DIR/2026-11-22/000017-name.json`, with `.png` (the picture as it came) and `-overlay.webp` beside it;
-    of a verdict `000017-name-verdict-5.json`. What is there already is never changed: a name that is taken by
-    something else gets `-2`, `-3` and so on.
-    """
+    """Writes `DIR/2026-11-22/000017-name.json`, with `.png` (the picture as it came) and `-overlay.webp`
+    beside it; for a verdict `000017-name-verdict-5.json`. An existing file is never changed: a name that is
+    taken by something else gets `-2`, `-3` and so on."""
 
     kind = "folder"
 
@@ -37,7 +36,7 @@ class FolderSink(Sink):
         self.folder = Path(settings.folder)
 
     def make(self) -> None:
-        """While nothing was written. Later a folder that is not there is one that is away, such as a share.
+        """Make the folder before the first message; later a missing folder is away, such as a share.
         InputError."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -69,7 +68,7 @@ class FolderSink(Sink):
                 return
 
     def _fill(self, day: Path, stem: str, record: Path, message: Message) -> bool:
-        """False where one of the names is taken by something else."""
+        """Write the files of a message; return False where a name is taken by something else."""
         files: dict[str, str | None] = {}
         wanted = "none" if message.verdict is not None else self.settings.pictures
         if wanted in ("picture", "both"):
@@ -80,7 +79,7 @@ class FolderSink(Sink):
         if wanted in ("overlay", "both"):
             drawn = self.pictures.overlay(message)
             files["overlay"] = None if drawn is None else f"{stem}-overlay.webp"
-            if drawn is not None:  # one that is there was drawn before the station's end, nearly the same
+            if drawn is not None:  # an existing one was drawn before a restart, and is nearly the same
                 _put(day / f"{stem}-overlay.webp", drawn, message.id)
         more: dict[str, Any] = {"files": files, **lack(message, files)} if files else {}
         text = json.dumps(message.envelope(**more), ensure_ascii=False, indent=1) + "\n"
@@ -94,7 +93,7 @@ def _stem(message: Message) -> str:
 
 
 def _is_of(path: Path, id: str) -> bool:
-    """Whether it is this message that was written there."""
+    """Whether the file holds this message."""
     try:
         return bool(json.loads(path.read_bytes())["id"] == id)
     except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
@@ -102,10 +101,10 @@ def _is_of(path: Path, id: str) -> bool:
 
 
 def _put(path: Path, data: bytes, id: str) -> bool:
-    """Write a file whole, flushed; False where another one is there. OSError.
+    """Write a whole file, flushed; return False where another one is there. OSError.
 
     Args:
-        id: of the message: what a station that was killed had begun is written over.
+        id: of the message: a file that a killed station had begun is overwritten.
     """
     if path.exists():
         return path.is_file() and path.read_bytes() == data

@@ -1,4 +1,4 @@
-"""The station's broker: inspections and verdicts at least once, states and problems as they are now.
+"""MQTT: the station's broker gets inspections and verdicts at least once, present states and problems.
 
 Topics and their contents are listed in docs/station-mqtt.md.
 """
@@ -27,7 +27,7 @@ from flawscope.station.store.schema import HOUR, hours, inspections, products
 ONLINE, OFFLINE = "online", "offline"
 AT_LEAST_ONCE = 1  # quality of service
 KEEPALIVE = 20  # seconds after which a broker that is silent is asked
-CONNECTING, PATIENCE, LEAVING = 5.0, 15.0, 2.0  # seconds that it may take to connect, to answer, at the end
+CONNECTING, PATIENCE, LEAVING = 5.0, 15.0, 2.0  # seconds to connect, to wait for an answer, to end
 LOOK = 2.0  # seconds between two looks at the problems
 STATE = 0.5  # seconds between two states of a product, at least
 MOST_ID = 23  # characters of a client's name that every broker takes (MQTT 3.1.1, 3.1.3.1)
@@ -36,15 +36,15 @@ _STATED = ("id", "at", "name", "decision", "score", "p_value", "severity", "scor
 
 
 class MqttSink(Sink):
-    """The only connection of a station to its broker, in MQTT 3.1.1, which every broker speaks.
+    """Connection of a station to its broker, in MQTT 3.1.1, which every broker speaks.
 
     Args:
-        station, sender: its name, and the digits that are its own.
+        station, sender: the station's name, and its digits.
         outboxes: of all products.
-        problems: what a person should see to.
+        problems: returns the present problems.
 
     Raises:
-        InputError: the files that the settings name cannot be read.
+        InputError: a file that the settings name cannot be read.
     """
 
     kind = "mqtt"
@@ -64,7 +64,7 @@ class MqttSink(Sink):
         self._client: paho.Client | None = None
         self._lost: str | None = "it is not connected"  # why; None: there is a connection
         self._retained: dict[str, str] = {}  # topic -> what the broker keeps
-        self._stated: dict[str, tuple[float, Place]] = {}  # of a product's last state: when, and of what
+        self._stated: dict[str, tuple[float, Place]] = {}  # by product: time and place of the last state
         self._made()
 
     @property
@@ -78,7 +78,7 @@ class MqttSink(Sink):
         self._publish(f"{self._topic}/{message.data['product']}/{kind}", text)
 
     def refresh(self) -> float:
-        """Renew what the broker keeps: states and problems."""
+        """Renew the messages that the broker keeps: states and problems."""
         self._connect()
         late = False
         for box in self.outboxes:
@@ -96,7 +96,7 @@ class MqttSink(Sink):
         return STATE if late else LOOK
 
     def close(self) -> None:
-        with suppress(UndeliveredError):  # else the broker says so itself
+        with suppress(UndeliveredError):  # else the broker publishes the will
             if self.is_connected:
                 self._publish(f"{self._topic}/status", OFFLINE, retain=True, patience=LEAVING)
         if self._client is not None:
@@ -106,7 +106,7 @@ class MqttSink(Sink):
     # ---- messages
 
     def _retain(self, topic: str, payload: str) -> None:
-        """Publish a message that the broker keeps, unless it has it already."""
+        """Publish a message that the broker keeps, unless the broker has it already."""
         if self._retained.get(topic) != payload:
             self._publish(f"{self._topic}/{topic}", payload, retain=True)
             self._retained[topic] = payload
@@ -130,7 +130,7 @@ class MqttSink(Sink):
     # ---- the connection
 
     def _connect(self) -> None:
-        """Connect, unless there is a connection. UndeliveredError where there is none to be had."""
+        """Connect, unless there is a connection. UndeliveredError."""
         if self._lost is None:
             return
         if self._client is not None:
@@ -181,7 +181,6 @@ class MqttSink(Sink):
 
 
 def _state(box: Outbox) -> dict[str, Any]:
-    """Describe the state of a product: its last inspection, and totals."""
     database: Database = box.database
     number = box.product_id
     there, since = hours.c.product_id == number, now() // HOUR - DAY + 1

@@ -1,4 +1,4 @@
-"""What a sink has not had yet: pages of records, and how far it is."""
+"""Outbox of a sink: the records that it has not had yet, a page at a time, and its place among them."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ MOST_COUNTED = 10_000
 
 @dataclass(frozen=True)
 class Message:
-    """An inspection, or what somebody said of one.
+    """Message about an inspection or a verdict.
 
-    id: the same one whenever it is sent again, and no other one's. at: microseconds since 1970.
-    number: of the inspection. verdict: number of what was said. data: for whoever gets it.
+    id: unique, and the same whenever the message is sent again. at: microseconds since 1970. number: of the
+    inspection. verdict: number of the verdict; None: an inspection. data: content for the other side.
     """
 
     id: str
@@ -36,20 +36,20 @@ class Message:
     data: dict[str, Any]
 
     def envelope(self, **more: Any) -> dict[str, Any]:
-        """As Standard Webhooks has it: type, timestamp, data; and its id, for whoever reads no headers."""
+        """Return the body of Standard Webhooks: type, timestamp, data; and the id, for receivers without
+        headers."""
         return {"id": self.id, "type": self.type, "timestamp": iso(self.at), "data": {**self.data, **more}}
 
 
 class Place(NamedTuple):
-    """The last inspection and the last verdict that a sink had."""
+    """Numbers of the last inspection and the last verdict that a sink had."""
 
     inspection: int
     verdict: int
 
 
 class Batch(NamedTuple):
-    """messages: the next ones, the oldest first. end: where the sink is after them. is_last: there are no
-    others at the moment."""
+    """Page of messages, oldest first. end: the sink's place after them. is_last: no others wait now."""
 
     messages: list[Message]
     end: Place
@@ -57,12 +57,13 @@ class Batch(NamedTuple):
 
 
 def key_of(kind: str, name: str) -> str:
-    """By which the place of a sink is known."""
+    """Return the key of a sink's place."""
     return f"{kind}:{hashlib.sha256(name.encode('utf-8', 'replace')).hexdigest()[:32]}"
 
 
 def forget_others(database: Database, known: set[tuple[int, str]]) -> None:
-    """Places of sinks that the settings do not name any more: one that comes back begins anew. StoreError."""
+    """Delete the places of sinks that are not in the settings: one that comes back begins anew.
+    StoreError."""
     with database.writing() as connection:
         query = select(deliveries).where(deliveries.c.product_id.in_(database.own()))
         for row in connection.execute(query).all():
@@ -71,16 +72,16 @@ def forget_others(database: Database, known: set[tuple[int, str]]) -> None:
 
 
 class Outbox:
-    """The messages of one product that one sink has not had. A new one begins with what comes from now on.
+    """Messages of one product that one sink has not had. A new sink begins with what comes from now on.
 
     Args:
-        wanted: says which messages.
+        wanted: settings that select the messages.
         station: its name, which every message has.
-        sender: begins the ids of messages: stations count alike.
+        sender: begins the ids of messages, for numbers of stations are alike.
         address: of the station's pages, where others can reach them.
 
     Attributes:
-        place: how far the sink is.
+        place: of the sink.
         delivered, refused: messages, ever.
         failed: tries, since the start.
 
@@ -116,7 +117,7 @@ class Outbox:
         self._saved, self._saved_at = (self.place, self.delivered, self.refused), time.monotonic()
 
     def batch(self, limit: int) -> Batch:
-        """What comes next. Verdicts come after the inspection that they are about. StoreError."""
+        """Return the next messages. Verdicts come after the inspection that they are about. StoreError."""
         start = self.place
         with self.database.reading() as connection:
             query = shown().where(*self._wanted(start)).order_by(inspections.c.id).limit(limit)
@@ -124,23 +125,23 @@ class Outbox:
             messages = [self._inspection(one) for one in described(connection, rows)]
             if len(rows) == limit:
                 return Batch(messages, start._replace(inspection=rows[-1].id), False)
-            # those that are not wanted are passed over
+            # unwanted records are passed over
             end = Place(max(start.inspection, self._last(connection)), start.verdict)
             words = self._words(connection, start, limit - len(rows)) if self.wants_verdicts else []
             if words:
                 end = end._replace(verdict=words[-1].verdict or 0)
-            elif self.database.is_sqlite:  # others than this station's may be on their way in PostgreSQL
+            elif self.database.is_sqlite:  # in PostgreSQL other stations' verdicts may not be committed yet
                 end = end._replace(verdict=max(start.verdict, self._last_verdict(connection)))
             return Batch(messages + words, end, len(messages + words) < limit)
 
     def after(self, message: Message) -> Place:
-        """Return where the sink is when it has this message, too."""
+        """Return the sink's place after this message."""
         if message.verdict is None:
             return self.place._replace(inspection=max(self.place.inspection, message.number))
         return self.place._replace(verdict=max(self.place.verdict, message.verdict))
 
     def waiting(self) -> int:
-        """How many messages there are still to be delivered, counted up to 10,000. StoreError."""
+        """Count the messages to be delivered, up to 10,000. StoreError."""
         start = self.place
         with self.database.reading() as connection:
             rows = select(inspections.c.id).where(*self._wanted(start)).limit(MOST_COUNTED).subquery()
@@ -151,13 +152,13 @@ class Outbox:
         return min(found, MOST_COUNTED)
 
     def move(self, place: Place, within: float = 0.0, delivered: int = 0, refused: int = 0) -> None:
-        """Note where the sink is now.
+        """Note the sink's new place.
 
         Args:
-            within: seconds after the last `save` when it is time for the next one.
+            within: least seconds between two calls of `save`.
 
         Raises:
-            StoreError: it could not be written down, and is with the next `save`.
+            StoreError: it could not be written; the next `save` tries again.
         """
         self.place, self.delivered = place, self.delivered + delivered
         self.refused += refused
@@ -165,7 +166,7 @@ class Outbox:
             self.save()
 
     def save(self) -> None:
-        """Write down what has changed: it survives a power cut when this returns. StoreError."""
+        """Write the place and the counts: they survive a power cut when this returns. StoreError."""
         now = self.place, self.delivered, self.refused
         if now != self._saved:
             with self.database.writing() as connection:
@@ -212,7 +213,7 @@ class Outbox:
         return Message(id, VERDICT, row.at, self.product_id, int(row.of), int(row.id), data)
 
     def _id(self, kind: str, number: int, at: int) -> str:
-        """With the time in ms: after a restore, numbers that were given since the backup are given again."""
+        """Return an id that includes the time in ms: after a restore, numbers are given again."""
         return "-".join(filter(None, (kind, self.sender, str(number), str(at // 1000))))
 
     def _more(self, number: int) -> dict[str, Any]:

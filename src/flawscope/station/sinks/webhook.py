@@ -1,5 +1,5 @@
-"""A webhook: each message is a POST, signed as Standard Webhooks has it (standardwebhooks.com, specification
-1.0.0, "Signature scheme"): HMAC-SHA256 of `id.timestamp.body`."""
+"""Webhooks: each message is a POST, signed according to Standard Webhooks (standardwebhooks.com,
+specification 1.0.0, "Signature scheme"): HMAC-SHA256 of `id.timestamp.body`."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from flawscope.station.sinks.delivery import Pictures, Sink, UndeliveredError, l
 from flawscope.station.sinks.outbox import Message
 
 TIMES = httpx.Timeout(15.0, connect=5.0)  # seconds; of reading and writing, between two pieces
-READ, LISTENED = 2048, 5.0  # bytes of an answer that are looked at, and seconds
+READ, LISTENED = 2048, 5.0  # bytes of an answer that are read, and seconds
 LONGEST_WISH = 3600.0  # seconds that Retry-After may ask for
-# The address or the right to use it is wrong for every message, not the message: these wait
+# Statuses that concern the address or the right to use it, not the message, which waits
 _NOT_THE_MESSAGE = (401, 402, 403, 404, 405, 407, 408, 421, 425, 426, 429)
 PREFIX = "whsec_"  # of a secret
 LEAST, MOST = 24, 64  # bytes of a secret, as the specification says
 
 
 class Webhook(Sink):
-    """Raises InputError where its files cannot be read."""
+    """Sends messages to a webhook. Raises InputError where its files cannot be read."""
 
     kind = "webhook"
 
@@ -60,7 +60,7 @@ class Webhook(Sink):
                     return
         except httpx.TimeoutException:
             raise UndeliveredError("it does not answer in time") from None
-        except Exception as error:  # of an odd address not only httpx.HTTPError
+        except Exception as error:  # odd addresses raise others than httpx.HTTPError
             text = hidden(one_line(error), self.address)
             raise UndeliveredError(f"it cannot be reached: {text}") from None
         raise _refusal(answer, said)
@@ -69,7 +69,7 @@ class Webhook(Sink):
         self._client.close()
 
     def body(self, message: Message) -> dict[str, Any]:
-        """The message with its pictures, in base64."""
+        """Return the message with its pictures, in base64."""
         wanted = self.settings.pictures
         if wanted == "none" or self.pictures is None:
             return message.envelope()
@@ -85,7 +85,7 @@ class Webhook(Sink):
         headers = {"webhook-id": id, "webhook-timestamp": str(timestamp), "Idempotency-Key": id}
         if self.settings.secret_file is not None:
             try:
-                keys = read_secrets(self.settings.secret_file)  # anew each time: secrets are changed
+                keys = read_secrets(self.settings.secret_file)  # read anew each time: secrets change
             except InputError as error:
                 raise UndeliveredError(str(error)) from None
             headers["webhook-signature"] = signed(keys, id, timestamp, body)
@@ -103,7 +103,7 @@ def _refusal(answer: httpx.Response, said: str) -> UndeliveredError:
 
 
 def _beginning(answer: httpx.Response) -> str:
-    """The first line of what it said; the rest is not read, nor waited for."""
+    """Return the first line of an answer; the rest is neither read nor waited for."""
     found, ends = b"", time.monotonic() + LISTENED
     try:
         for piece in answer.iter_raw(READ):
@@ -117,7 +117,7 @@ def _beginning(answer: httpx.Response) -> str:
 
 
 def _wish(text: str | None) -> float:
-    """Seconds of Retry-After: a number, or a date; 0 where it is neither."""
+    """Return the seconds of Retry-After: a number, or a date; 0 where it is neither."""
     if text is None:
         return 0.0
     try:
@@ -140,10 +140,10 @@ def _base64(data: bytes) -> str:
 
 
 def read_secrets(path: str) -> list[bytes]:
-    """The keys in a file, one a line: while a secret is changed there are two.
+    """Read the keys in a file, one a line: while a secret is changed there are two.
 
     Raises:
-        InputError: it cannot be read, or holds something else. No message shows what it holds.
+        InputError: the file cannot be read, or holds something else. No message shows its content.
     """
     try:
         return [_key(line) for line in Path(path).read_text(encoding="ascii").split() or [""]]
@@ -156,7 +156,7 @@ def read_secrets(path: str) -> list[bytes]:
 
 
 def _key(line: str) -> bytes:
-    """ValueError where it is no secret."""
+    """Return the key of a line. ValueError where it is no secret."""
     key = base64.b64decode(line.removeprefix(PREFIX), validate=True)
     if not line.startswith(PREFIX) or not LEAST <= len(key) <= MOST:
         raise ValueError("not as the specification says")
@@ -164,7 +164,7 @@ def _key(line: str) -> bytes:
 
 
 def signed(keys: list[bytes], id: str, timestamp: int, body: bytes) -> str:
-    """The header `webhook-signature`: `v1,` and base64 for each key, with a space between.
+    """Return the header `webhook-signature`: `v1,` and base64 for each key, with a space between.
 
     Args:
         timestamp: seconds since 1970, the header `webhook-timestamp`.

@@ -1,5 +1,5 @@
-"""Sources that take pictures by themselves: folders, video files, cameras. Each kind keeps the contract of
-`source.Source`."""
+"""Sources that take pictures by themselves: folders, video files, cameras. `source.Source` is their
+contract."""
 
 from __future__ import annotations
 

@@ -143,7 +143,6 @@ class FolderSource(Background):
             self._deaf.set()
 
     def _round(self) -> None:
-        """Inspect the pictures that are whole by now."""
         if self._known is None:
             times: dict[str, Any] = {"patience": self.patience, "settle": self.settle}
             self._known = Arrivals(self.folder, existing=True, apart=self.apart, **times)
@@ -277,8 +276,7 @@ class FolderSource(Background):
         return f"{self._prefix}#{hashlib.sha256(os.fsencode(exact)).hexdigest()}{ends}"
 
     def _was_moved(self, data: bytes, stamp: Stamp) -> bool:
-        """Whether this file was inspected under another name, now gone: programs sort files into
-        subfolders."""
+        """Whether this file was inspected under another name, now gone: programs sort files into folders."""
         query = select(inspections.c.key).where(
             inspections.c.product_id == self.line.product_id,
             inspections.c.picture == hashlib.sha256(data).hexdigest(),

@@ -26,16 +26,12 @@ Report = Callable[[str, str | None], None]
 class State:
     """State of a source, which its threads keep up to date.
 
-    kind: folder, video or camera.
-    name: in names of pictures.
-    place: folder or address, without a password.
+    kind: folder, video or camera. name: in names of pictures. place: folder or address, without a password.
     takes: every frame, or when; of a folder what happens to a file then.
-    state: `waiting` for a first picture, `running`, `away`, or `ended` (a video file).
-    why: reason why it is away.
-    last: microseconds since 1970 of the last picture.
-    taken: pictures since the start.
-    dropped: frames that came while others were inspected.
-    broken: frames that could not be decoded or were refused.
+    state: `waiting` for a first picture, `running`, `away`, or `ended` (a video file). why: reason why it is
+    away.
+    last: microseconds since 1970 of the last picture. taken: pictures since the start.
+    dropped: frames that came while others were inspected. broken: frames that failed or were refused.
     """
 
     kind: str
