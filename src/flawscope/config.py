@@ -1,4 +1,4 @@
-"""Typed configurations from YAML and `key=value`: an unknown key names the nearest right one."""
+"""Builds typed configurations from YAML and `key=value`: an unknown key names the nearest known one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def read_config(path: str | Path, category: str | None = None) -> dict[str, Any]:
-    """A YAML file as plain values: the overrides under `categories: {NAME: ...}` win over the rest."""
+    """Reads a YAML file as plain values: the overrides under `categories: {NAME: ...}` win over the rest."""
     import yaml
 
     try:
@@ -45,13 +45,13 @@ def read_config(path: str | Path, category: str | None = None) -> dict[str, Any]
 
 
 def _wrong(error: Exception) -> str:
-    """Without the line itself, which may hold a password."""
+    """Describes an error without the line itself, which may hold a password."""
     mark = getattr(error, "problem_mark", None)
     return one_line(error) if mark is None else f"{getattr(error, 'problem', '')}, line {mark.line + 1}"
 
 
 def parse_assignments(pairs: Iterable[str]) -> dict[str, Any]:
-    """`["ratio=0.05", "size=384"]` to values, read as YAML reads them."""
+    """Reads `["ratio=0.05", "size=384"]` as values, as YAML would."""
     import yaml
 
     values: dict[str, Any] = {}
@@ -67,7 +67,8 @@ def parse_assignments(pairs: Iterable[str]) -> dict[str, Any]:
 
 
 def build(cls: type[T], values: Mapping[str, Any]) -> T:
-    """An instance of the dataclass `cls`; unknown keys and wrong types are errors that say the right ones."""
+    """Builds an instance of the dataclass `cls`; errors on unknown keys and wrong types name the right
+    ones."""
     hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
     kwargs: dict[str, Any] = {}
@@ -85,23 +86,23 @@ def build(cls: type[T], values: Mapping[str, Any]) -> T:
 
 
 def named(given: Any) -> str:
-    """What was given, in an error. A password may stand in an address."""
+    """Names a wrong value in an error, but not an address: a password may stand in it."""
     return "an address" if "://" in str(given) or "@" in str(given) else str(given)
 
 
 def known(cls: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values whose settings the dataclass `cls` still has: a file that was written earlier may hold
-    others. What a person gives goes to `build` as it is."""
+    """Keeps the values that are settings of the dataclass `cls`: a file from an earlier version may hold
+    others. Values that a person gives go to `build` as they are."""
     return {key: value for key, value in values.items() if key in names(cls)}
 
 
 def names(cls: type[Any]) -> set[str]:
-    """The settings of the dataclass `cls`."""
+    """Names of the settings of the dataclass `cls`."""
     return {f.name for f in dataclasses.fields(cls) if f.init}
 
 
 def convert(value: Any, hint: Any) -> Any:
-    """`value` as the annotated type `hint`; TypeError or ValueError where it is not one."""
+    """Converts `value` to the annotated type `hint`; TypeError or ValueError where it does not fit."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in args:
@@ -157,7 +158,7 @@ def convert(value: Any, hint: Any) -> Any:
 
 
 def describe(hint: Any) -> str:
-    """The type in words for an error."""
+    """Words for a type in an error."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(describe(a) for a in args)

@@ -8,23 +8,23 @@ from collections.abc import Iterable, Sequence
 
 
 class FlawscopeError(Exception):
-    """Something went wrong in a way we understand. The command line ends with exit code 1."""
+    """Foreseen error. The command line ends with exit code 1."""
 
 
 class InputError(FlawscopeError, ValueError):
-    """The call, the configuration or a file given to us is wrong. Exit code 2."""
+    """Wrong call, configuration or file. Exit code 2."""
 
 
 class CheckpointError(InputError):
-    """No training can go on from a checkpoint: it is damaged, of another version or of another run."""
+    """Unusable checkpoint: it is damaged, of another version or of another run."""
 
 
 class LeftOut(InputError):
-    """A picture that was to be left out, by its decoded pixels; the others are done."""
+    """Error in place of a prediction for a picture that was to be left out, by its decoded pixels."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """The hint of an error about an unknown name: the nearest known one, else all of them."""
+    """Hint in an error about an unknown name: the nearest known one, else all of them."""
     import difflib
 
     names = list(known)
@@ -33,45 +33,45 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def pluralize(number: int, thing: str) -> str:
-    """1 picture, 2 pictures, 1,000 pictures."""
+    """Formats a count: 1 picture, 2 pictures, 1,000 pictures."""
     return f"{number:,} {thing}{'s' * (number != 1)}"
 
 
 def some(names: Sequence[str], most: int = 5) -> str:
-    """a, b, c and 12 more."""
+    """Joins names: a, b, c and 12 more."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says: ours whole; another's, which may be pages, up to 300 characters; of one that says
-    nothing its kind."""
+    """Text of an error on one line: ours whole, another's up to 300 characters, the kind of one without
+    text."""
     said = " ".join(str(error).split())
     return (said if isinstance(error, FlawscopeError) else said[:300]) or type(error).__name__
 
 
 def with_kind(error: BaseException) -> str:
-    """As `one_line`; of what nobody foresaw, the kind first."""
+    """Text as `one_line` gives it; an error that is not ours has its kind first."""
     kind, said = type(error).__name__, one_line(error)
     return said if isinstance(error, FlawscopeError) or said == kind else f"{kind}: {said}"
 
 
 def needs(what: str, *libraries: str, extras: str) -> InputError:
-    """The error where libraries are missing that `what` needs; `extras` as `installing` takes them."""
+    """Error where libraries are missing that `what` needs; `extras` as `installing` takes them."""
     return InputError(f"{what} needs {' and '.join(libraries)}: {installing(*libraries, extras=extras)}")
 
 
 def require_installed(what: str, *libraries: str, extras: str) -> None:
-    """Raise `needs` for those of the libraries, by the names they are imported by, that are not installed.
-    Nothing is loaded."""
+    """Raises `needs` for missing libraries, which are given by the names of their modules. No library is
+    loaded."""
     missing = [name for name in libraries if importlib.util.find_spec(name) is None]
     if missing:
         raise needs(what, *missing, extras=extras)
 
 
 def installing(*libraries: str, extras: str) -> str:
-    """The command that adds what is missing to the installation at hand, by the package's metadata: on a
-    public index the package's own name may be somebody else's.
+    """Command that adds missing libraries to this installation, by the package's metadata: on a public index
+    the package's own name may be somebody else's.
 
     extras: of the package, with commas, that bring the libraries.
     """
@@ -80,7 +80,7 @@ def installing(*libraries: str, extras: str) -> str:
 
 
 def _missing(extras: str) -> list[str]:
-    """The requirements of the extras that are not installed; none where the package has no metadata."""
+    """Requirements of the extras that are not installed; none where the package has no metadata."""
     from importlib import metadata
 
     found: dict[str, None] = {}

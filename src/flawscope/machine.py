@@ -1,4 +1,4 @@
-"""What the operating system says about this machine and this process. Torch-free."""
+"""Asks the operating system about this machine and this process. Torch-free."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FIT_THREADS = 2  # with fewer, reading pictures and computing wait for each othe
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores that this process may use, memory, system."""
+    """Returns processor, cores that this process may use, memory and system."""
     total = memory()
     return {
         "cpu": processor(),
@@ -26,7 +26,7 @@ def machine() -> dict[str, Any]:
 
 
 def processor() -> str:
-    """Its name."""
+    """Name of the processor."""
     with suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
@@ -34,14 +34,14 @@ def processor() -> str:
 
 
 def cores() -> int:
-    """How many this process may use."""
+    """Number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def all_threads() -> int:
-    """What OMP_NUM_THREADS allows, else one a core."""
+    """Number of threads that OMP_NUM_THREADS allows, else of cores."""
     given = os.environ.get("OMP_NUM_THREADS", "")
     return int(given) if given.isdecimal() and int(given) else cores()
 
@@ -57,7 +57,7 @@ def memory() -> tuple[int, int] | None:
 
 
 def peak_memory() -> int:
-    """The most memory that this process has held so far, in bytes; 0 where it is unknown."""
+    """Most memory that this process has held so far, in bytes; 0 where it is unknown."""
     with suppress(OSError, StopIteration, ValueError):  # Linux; ru_maxrss there may be the parent's
         status = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
         return int(next(line for line in status if line.startswith("VmHWM:")).split()[1]) * 1024

@@ -1,8 +1,7 @@
-"""Telling a person how far a long job is. A job calls `step(stage, done, total)`; what happens then is the
-caller's choice: nothing in a library, a line with the remaining time on a terminal. What follows a comma in
-the stage may change from call to call, such as a loss: it is still the same stage. And `noted_interrupts`,
-Ctrl-C for what must not be cut in two.
-"""
+"""Tells a person the progress of a long job. A job calls `step(stage, done, total)`; the caller decides what
+happens then: no output in a library, a line with the remaining time on a terminal. The text after a comma in
+the stage may change from call to call, such as a loss: it is still the same stage. `noted_interrupts` handles
+Ctrl-C for work that must not be cut in two."""
 
 from __future__ import annotations
 
@@ -21,7 +20,7 @@ Step = Callable[[str, int, int], None]
 LIVE_EVERY, LOG_EVERY = 0.2, 30.0  # seconds between two lines: on a terminal, in a file
 ALIVE_EVERY = 1.0  # seconds of silence on a terminal
 QUIET = 60.0  # seconds of silence elsewhere, of jobs that run side by side
-CLEAR = "\r\x1b[K"  # back to the line's beginning, and remove what is there
+CLEAR = "\r\x1b[K"  # back to the line's beginning, and clear it
 _WRITING = threading.RLock()
 
 
@@ -39,11 +38,11 @@ class Advance:
 
 
 def silent(stage: str, done: int, total: int) -> None:
-    """No report."""
+    """Reports no progress."""
 
 
 def write_line(line: str, stream: TextIO | None = None) -> None:
-    """A line on stderr, in the place of a line of progress that stands there."""
+    """Writes a line to stderr, in the place of a line of progress that stands there."""
     with _WRITING:
         stream = stream or sys.stderr
         print(f"{CLEAR}{line}" if stream.isatty() else line, file=stream, flush=True)
@@ -90,7 +89,7 @@ class Terminal:
                 self._write(self._so_far(now), now)
 
     def stop(self) -> None:
-        """Nothing more is written of what is alive."""
+        """Ends the live display: nothing more is written of it."""
         with _WRITING:
             if self.live and not self.ended.is_set():
                 self.stream.write(CLEAR)
@@ -121,8 +120,8 @@ class Terminal:
 
 
 class Running:
-    """Shows where several jobs are that run side by side: on a terminal one line that is rewritten, elsewhere
-    a line every `QUIET` seconds.
+    """Shows the progress of several jobs that run side by side: on a terminal one line that is rewritten,
+    elsewhere a line every `QUIET` seconds.
 
     Args:
         say: gets lines that may be left out. warn: gets those that may not.
@@ -134,11 +133,11 @@ class Running:
         self.said = time.monotonic()
 
     def tell(self, label: str, text: str) -> None:
-        """Note where a job is."""
+        """Notes the progress of a job."""
         self.jobs[label] = text
 
     def show(self) -> None:
-        """Write where they all are, if it is time."""
+        """Writes the progress of all jobs, if it is time."""
         text = "; ".join(f"{label}: {where}" for label, where in self.jobs.items())
         if text and self.terminal:
             sys.stderr.write(f"{CLEAR}{text[: shutil.get_terminal_size().columns - 1]}")
@@ -148,7 +147,7 @@ class Running:
             self.say(f"      {text}")
 
     def line(self, text: str, *, failed: bool = False) -> None:
-        """Write a line that stays."""
+        """Writes a line that stays."""
         if self.terminal:
             sys.stderr.write(CLEAR)
         self.said = time.monotonic()
@@ -156,13 +155,13 @@ class Running:
 
 
 def _rate(done: int, seconds: float) -> str:
-    """How many a second, where it is at least one."""
+    """Text with the number a second, where it is at least one; else empty."""
     rate = done / seconds if seconds >= 1 else 0.0
     return "" if rate < 1 else f", {rate:.1f} a second" if rate < 9.95 else f", {rate:,.0f} a second"
 
 
 def duration(seconds: float) -> str:
-    """0.4 s, 12 s, 3 min 05 s, 2 h 10 min."""
+    """Formats seconds: 0.4 s, 12 s, 3 min 05 s, 2 h 10 min."""
     if seconds < 0.05:
         return "less than 0.1 s"
     if seconds < 10:
@@ -177,11 +176,11 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def noted_interrupts(said: str = "stops after this step, and keeps it") -> Iterator[threading.Event]:
-    """An event that Ctrl-C sets instead of raising KeyboardInterrupt; the second one raises it. Nothing is
-    changed in other threads than the main one, and where somebody else handles Ctrl-C.
+    """Event that Ctrl-C sets instead of raising KeyboardInterrupt; the second Ctrl-C raises it. Other threads
+    than the main one are left alone, and so is a Ctrl-C that somebody else handles.
 
     Args:
-        said: on a terminal; empty: nothing.
+        said: line for a terminal; empty: none.
     """
     noted = threading.Event()
 

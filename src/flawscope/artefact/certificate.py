@@ -1,4 +1,4 @@
-"""How far an exported model is from the trained one: written into its file, shown by `info`."""
+"""Certifies how far an exported model is from the trained one: written into its file, shown by `info`."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ STRIDE = 8  # of the maps that are kept for the self-test
 
 
 class Runs(Protocol):
-    """Runs pictures, as a session of any engine does."""
+    """Session of any engine, as far as it runs pictures."""
 
     def run(
         self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Images `[B, 3, H, W]` float32 in 0..1, at places `[B]` of their pictures, to scores `[B]` and maps
-        `[B, H, W]`."""
+        """Runs images `[B, 3, H, W]` float32 in 0..1, at places `[B]` of their pictures, to scores `[B]` and
+        maps `[B, H, W]`."""
 
 
 class Session(Runs, Protocol):
-    """One that knows its engine's name and the network's height and width."""
+    """Session that knows its engine's name and the network's height and width."""
 
     runtime: str
     size: tuple[int, int]
@@ -43,7 +43,7 @@ class Session(Runs, Protocol):
 
 @dataclass(frozen=True)
 class Certificate:
-    """How far a model is from the trained one.
+    """Measured distance of an exported model from the trained one.
 
     pictures: how many were compared, in every one of `batches`.
     score, map: the largest difference of scores and of map values, relative (see `TOLERANCE`).
@@ -51,7 +51,7 @@ class Certificate:
     decisions: how many pictures are judged otherwise, each model by its own calibration; in fp32 without
         those that lie on the threshold, give or take the tolerance, as the picture that sets it does.
     ties: numbers of the pictures whose score is a choice between equals; of them only the maps are compared.
-    runtime: what the model ran on.
+    runtime: the engine that the model ran on.
     simulated: the largest difference of scores of simulated defects. Of a reduced precision it is a part of
         the way from the middle good picture to the defect's own score, at least to the threshold. None: they
         were not compared.
@@ -79,7 +79,8 @@ class Certificate:
 
     @property
     def passed(self) -> bool:
-        """No score is farther away than the tolerance; then no fp32 decision that counts is another."""
+        """Whether every difference of scores is within the tolerance; then no fp32 decision that counts
+        differs."""
         compared = len(self.ties) < self.pictures
         largest = max(self.score, self.simulated or 0.0)
         return compared and largest <= self.tolerance and math.isfinite(self.map)
@@ -103,7 +104,7 @@ class Certificate:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Certificate:
-        """KeyError, TypeError or ValueError if it is none."""
+        """Reads a certificate. KeyError, TypeError or ValueError if `data` is none."""
         if data["precision"] not in PRECISIONS:
             raise ValueError(data["precision"])
         return cls(
@@ -130,8 +131,8 @@ def to_facts(certificates: Sequence[Certificate]) -> dict[str, Any]:
 
 
 def of_facts(facts: Mapping[str, Any]) -> list[Certificate]:
-    """What `to_facts` wrote; none of a model that was not exported. KeyError, TypeError or ValueError if a
-    certificate is damaged."""
+    """Reads the certificates that `to_facts` wrote; none of a model that was not exported. KeyError,
+    TypeError or ValueError if a certificate is damaged."""
     return [Certificate.from_dict(facts[key]) for key in (CERTIFICATE, BESIDE) if key in facts]
 
 
@@ -147,8 +148,8 @@ def compare(
     stride: int = 1,
     positions: NDArray[np.int64] | None = None,
 ) -> Certificate:
-    """A session's answers against the expected ones, in batches of every size; a batch that is not full takes
-    the first pictures again.
+    """Compares a session's answers with the expected ones, in batches of every size; a batch that is not full
+    takes the first pictures again.
 
     Args:
         images: `[N, 3, H, W]`, scores: `[N]`, maps: `[N, h, w]`: of every `stride`-th row and column,
@@ -194,8 +195,8 @@ def compare(
 
 
 def of_samples(session: Session, artefact: Artefact) -> Certificate:
-    """The session's answers for the artefact's sample pictures against its manifest. InputError if it
-    has none, or they do not fit."""
+    """Certifies the session's answers for the artefact's sample pictures against the manifest. InputError if
+    the artefact has none, or they do not fit."""
     manifest, samples = artefact.manifest, artefact.tensors.get("samples")
     if samples is None or not len(samples):
         raise InputError(
@@ -225,7 +226,7 @@ def of_samples(session: Session, artefact: Artefact) -> Certificate:
 
 
 def _firm(scores: NDArray[Any], calibration: Calibration) -> NDArray[np.bool_]:
-    """`[N]`: whose decision counts. In fp32 not that of a score on the threshold, give or take the
+    """Mask `[N]` of the decisions that count: in fp32 not those of scores on the threshold, give or take the
     tolerance."""
     if calibration.precision != "fp32":
         return np.ones(len(scores), bool)
@@ -240,8 +241,8 @@ def of_pairs(
     maxima: tuple[NDArray[Any], NDArray[Any]],
     decisions: int,
 ) -> Certificate:
-    """A reduced precision's: what it says of the `[N]` pictures that it is calibrated on, against what the
-    trained model says of them. Of maps the maxima are compared.
+    """Certificate of a reduced precision: its answers for the `[N]` pictures that it is calibrated on,
+    against the trained model's. Of maps the maxima are compared.
 
     Args:
         consistency: of its answers in batches against its answers one by one; the larger difference counts.
@@ -262,12 +263,12 @@ def of_pairs(
 
 
 def way(values: Sequence[float], threshold: float) -> float:
-    """From the middle value to the threshold; where all are alike, a thousandth of it."""
+    """Distance from the middle value to the threshold, at least a thousandth of the threshold."""
     return max(threshold - float(np.median(values)), 1e-3 * abs(threshold), 1e-12)
 
 
 def ways(values: Sequence[float], threshold: float, expected: NDArray[Any]) -> NDArray[np.float64]:
-    """What differences of scores are a part of: the way from the middle value to the threshold, or to the
+    """Distances that score differences are divided by: from the middle value to the threshold, or to the
     expected score where that is beyond it."""
     beyond = np.asarray(expected, np.float64) - float(np.median(values))
     return np.maximum(beyond, way(values, threshold))

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and opened with one line on what is wrong."""
+"""Writes files whole or not at all, and opens them with an error of one line."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def from_csv_cell(text: str) -> str:
 
 @contextmanager
 def replacing(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
-    """A binary file that appears under `path` only when the block ends well. OSError.
+    """Opens a binary file that appears under `path` only when the block ends well. OSError.
 
     durable: its content is on the disk then; `sync_folder` does so for its name.
     """
@@ -49,7 +49,7 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
 
 
 def sync_folder(folder: Path) -> None:
-    """A new name in a folder is on the disk after this; Windows does so by itself."""
+    """Puts a new name in a folder on the disk; Windows does so by itself."""
     if os.name == "nt":
         return
     number = os.open(folder, os.O_RDONLY)
@@ -61,7 +61,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def atomic(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A binary file that appears under `path` only when the block ends well. FlawscopeError."""
+    """Opens a binary file that appears under `path` only when the block ends well. FlawscopeError."""
     path = Path(path)
     try:
         with replacing(path) as file:
@@ -73,7 +73,7 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 def check_writable(path: str | os.PathLike[str], suffix: str | None = None) -> Path:
-    """Before an hour's work: can `path` be written at all? Makes no file."""
+    """Checks before long work that `path` can be written. Makes no file."""
     path = Path(path)
     if suffix and path.suffix != suffix:
         raise InputError(f"--out {path} should end in {suffix}")

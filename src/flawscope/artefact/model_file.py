@@ -44,7 +44,7 @@ DTYPES = {
 
 
 def versions() -> dict[str, str]:
-    """flawscope, Python and the packages that are installed."""
+    """Versions of flawscope, Python and the installed packages."""
     found = {"flawscope": __version__, "python": platform.python_version()}
     for name in PACKAGES:
         with suppress(metadata.PackageNotFoundError):
@@ -64,7 +64,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything about a model that is not a tensor."""
+    """Facts of a model apart from its tensors."""
 
     method: str
     config: dict[str, Any]
@@ -83,7 +83,8 @@ class Manifest:
 
     @property
     def suspicious_above(self) -> float | None:
-        """The score beyond which a good training picture is suspicious; None: they were too few to tell."""
+        """Score beyond which a good training picture is suspicious; None: there were too few pictures to
+        tell."""
         limit = self.facts.get("suspicious_above")
         return None if limit is None else float(limit)
 
@@ -128,14 +129,14 @@ class Manifest:
             raise InputError(f"its manifest is damaged ({error!s:.80})") from None
 
     def _consistent(self) -> Manifest:
-        """ValueError where tiles are to be put together in no known way, or what has none is."""
+        """Returns the manifest. ValueError where a model with tiles has no fusion, or one without has one."""
         if (self.fusion is None) != (self.preprocess.tile is None):
             raise ValueError("a model with tiles has a fusion, and no other one")
         return self
 
 
 def _facts(data: Mapping[str, Any]) -> dict[str, Any]:
-    """ValueError where what every reader shows is of another kind."""
+    """Reads the facts. ValueError where one that every reader shows has the wrong type."""
     found = dict(data)
     summary, seconds = found.get("summary", []), found.get("seconds_total", 0)
     if not isinstance(summary, list) or not all(isinstance(line, str) for line in summary):
@@ -166,7 +167,7 @@ class Artefact:
     tensors: dict[str, NDArray[Any]]
 
     def __post_init__(self) -> None:
-        """Raises InputError where there is a region of interest for tiles that there cannot be."""
+        """InputError where the region of interest does not fit the model's tiles."""
         region, how = self.tensors.get("region"), self.manifest.preprocess
         if region is None:
             return
@@ -180,7 +181,7 @@ class Artefact:
 
 
 def write(artefact: Artefact, path: str | os.PathLike[str]) -> None:
-    """Write atomically. FlawscopeError if it cannot be written; then no file is left and an old one stays."""
+    """Writes a model atomically. FlawscopeError if it cannot be written; then an old file stays as it is."""
     from safetensors.numpy import save
 
     tensors = {k: np.asarray(v, order="C") for k, v in sorted(artefact.tensors.items())}
@@ -212,13 +213,13 @@ def write(artefact: Artefact, path: str | os.PathLike[str]) -> None:
 
 
 def read_manifest(path: str | os.PathLike[str]) -> Manifest:
-    """The manifest alone: fast, whatever the size of the model. Tensor data are not checked."""
+    """Reads the manifest alone: fast, whatever the size of the model. Tensor data are not checked."""
     with opened(path) as file:
         return _header(file, path)[0]
 
 
 def read(path: str | os.PathLike[str]) -> Artefact:
-    """Read and check a model file.
+    """Reads and checks a model file.
 
     Raises:
         InputError: one line that says what is wrong with the file.
@@ -248,13 +249,15 @@ Entry = tuple[str, tuple[int, ...], int, int]
 
 
 def _header_hash(text: str, entries: Mapping[str, Any]) -> str:
-    """Of the manifest and of where the tensors lie, apart from theirs: it is checked without reading them."""
+    """Hashes the manifest and the tensors' places, so that they can be checked without reading the
+    tensors."""
     entries = {k: v for k, v in entries.items() if k != "__metadata__"}
     return hashlib.sha256(json.dumps([text, entries], sort_keys=True).encode()).hexdigest()
 
 
 def _header(file: io.BufferedReader, path: Any) -> tuple[Manifest, dict[str, Entry], int, str]:
-    """Manifest, tensors (dtype, shape, begin, end), where data start, and their hash. Leaves `file` there."""
+    """Reads the manifest, the tensors (dtype, shape, begin, end), the place where data start, and their hash.
+    `file` stands at that place then."""
     size = os.fstat(file.fileno()).st_size
     prefix = file.read(8)
     if len(prefix) < 8:
@@ -277,7 +280,7 @@ def _header(file: io.BufferedReader, path: Any) -> tuple[Manifest, dict[str, Ent
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise bad(path, "it is not a flawscope model, or its header is damaged") from None
     try:
-        _format(data)  # before anything that another version may do otherwise
+        _format(data)  # before entries that other versions may read otherwise
     except InputError as error:
         raise refused(path, str(error)) from None
     if altered:
@@ -325,10 +328,10 @@ def _numpy_dtype(name: str) -> np.dtype[Any]:
 
 
 def pack_images(images: NDArray[np.float32]) -> NDArray[np.uint8] | NDArray[np.int16] | NDArray[np.float32]:
-    """Images of any shape, float32 in 0..1, a value v of padding marked as -1 - v.
+    """Packs images of any shape, float32 in 0..1, a value v of padding marked as -1 - v.
 
-    k/255 becomes k, padding -1 - k: uint8, or int16 where something is padded. Where that would lose
-    something, the images themselves.
+    k/255 becomes k, padding -1 - k: uint8, or int16 where a pixel is padded. Images that this would change
+    are returned as they are.
     """
     padded = images < 0
     levels = np.rint(np.where(padded, -1 - images, images) * np.float32(255))
@@ -342,7 +345,7 @@ def pack_images(images: NDArray[np.float32]) -> NDArray[np.uint8] | NDArray[np.i
 
 
 def unpack_images(packed: NDArray[Any]) -> NDArray[np.float32]:
-    """Undo `pack_images`."""
+    """Undoes `pack_images`."""
     if packed.dtype == np.uint8:
         return packed.astype(np.float32) / np.float32(255)
     if packed.dtype != np.int16:

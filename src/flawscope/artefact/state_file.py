@@ -1,4 +1,4 @@
-"""Tensors and facts that are not a model: teachers, prototypes, checkpoints. No pickle, torch-free."""
+"""Stores tensors and facts that are not a model: teachers, prototypes, checkpoints. No pickle, torch-free."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ LARGEST = 2**30  # bytes of a teacher, which comes from anywhere; it has 5 to 32
 def pack(
     path: str | os.PathLike[str], tensors: Mapping[str, NDArray[Any]], kind: str, facts: Mapping[str, Any]
 ) -> None:
-    """Tensors, and `facts` as JSON with a hash over both, in a safetensors file that is written whole or not
-    at all."""
+    """Writes tensors, and `facts` as JSON with a hash over both, to a safetensors file, whole or not at
+    all."""
     from safetensors.numpy import save
 
     plain = {k: np.asarray(v, order="C") for k, v in sorted(tensors.items())}
@@ -38,12 +38,12 @@ def pack(
 
 
 def checkpoint_of(out: str | os.PathLike[str]) -> Path:
-    """Where a training that writes `out` keeps its state until it ends."""
+    """Path where a training that writes `out` keeps its state until it ends."""
     return Path(out).with_suffix(".checkpoint.safetensors")
 
 
 def log_of(checkpoint: Path) -> Path:
-    """Where the log of such a training is."""
+    """Path of the training's log beside its checkpoint."""
     name = checkpoint.name.removesuffix(".safetensors").removesuffix(".checkpoint")
     return checkpoint.with_name(f"{name}.training.csv")
 
@@ -51,9 +51,9 @@ def log_of(checkpoint: Path) -> Path:
 def found_checkpoint(
     path: Path | None, resume: bool, say: Callable[[str], None]
 ) -> tuple[Arrays, dict[str, Any]] | None:
-    """The state to go on from, if there is one.
+    """Returns the state to go on from, if there is one.
 
-    resume: going on was asked for, and one that cannot be used is an error; else it is put aside.
+    resume: going on was asked for, and an unusable checkpoint is an error; else it is put aside.
     """
     if path is None or not path.exists():
         if path is not None and resume:
@@ -69,14 +69,14 @@ def found_checkpoint(
 
 
 def put_aside(path: Path, reason: str, say: Callable[[str], None]) -> None:
-    """Keep a checkpoint that this run does not go on from, under another name, and say so."""
+    """Renames a checkpoint that this run does not go on from, and says so."""
     kept = path.with_name(f"{path.stem.removesuffix('.checkpoint')}.earlier{path.suffix}")
     os.replace(path, kept)
     say(f"{reason}; begins at the first step, and keeps it as {kept.name}")
 
 
 def steps_in(checkpoint: Path) -> tuple[int, int] | None:
-    """Of how many steps how many are done in a checkpoint; None where that cannot be read."""
+    """Numbers of steps done and of all steps in a checkpoint; None where it cannot be read."""
     try:
         with open(checkpoint, "rb") as file:
             facts = json.loads(_header(file)["__metadata__"][KEY])
@@ -86,14 +86,14 @@ def steps_in(checkpoint: Path) -> tuple[int, int] | None:
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> tuple[Arrays, dict[str, Any]]:
-    """What `pack` wrote of a training. CheckpointError says what is wrong in it."""
+    """Reads a training's state that `pack` wrote. CheckpointError says what is wrong in it."""
     path = Path(path)
     return unpack(path, read(path, "checkpoint"), "checkpoint", "remove it and begin anew")
 
 
 def read(path: Path, kind: str) -> bytes:
-    """The whole file. Not a teacher larger than any, nor anything large that is not as long as its header
-    says: checkpoints and prototypes may have some GiB."""
+    """Reads the whole file, but no teacher larger than any, nor a large file whose length is not the one in
+    its header: checkpoints and prototypes may have some GiB."""
     with files.opened(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > LARGEST and (kind == "teacher" or _declared(file) != size):
@@ -103,8 +103,7 @@ def read(path: Path, kind: str) -> bytes:
 
 
 def _header(file: BinaryIO) -> Any:
-    """The header of a safetensors file, which is read up to its end. ValueError or struct.error if it has
-    none."""
+    """Reads a safetensors file's header up to its end. ValueError or struct.error if there is none."""
     (length,) = struct.unpack("<Q", file.read(8))
     if length > model_file.MAX_HEADER:
         raise ValueError("a header larger than any")
@@ -112,7 +111,7 @@ def _header(file: BinaryIO) -> Any:
 
 
 def _declared(file: BinaryIO) -> int | None:
-    """Bytes that a safetensors file has by its header, None where there is no such header."""
+    """Length in bytes of a safetensors file by its header; None where there is no such header."""
     try:
         tensors = [one for name, one in _header(file).items() if name != "__metadata__"]
         return file.tell() + max([int(one["data_offsets"][1]) for one in tensors], default=0)
@@ -121,7 +120,7 @@ def _declared(file: BinaryIO) -> int | None:
 
 
 def unpack(path: Path, body: bytes, kind: str, remedy: str) -> tuple[Arrays, dict[str, Any]]:
-    """What `pack` wrote, of this kind and unaltered."""
+    """Returns the arrays and facts that `pack` wrote; refuses another kind, and altered ones."""
     from safetensors.numpy import load
 
     try:

@@ -1,5 +1,5 @@
-"""Many fits and evaluations, side by side in the tables of the literature.
+"""Runs many fits and evaluations, and tables them side by side with the literature.
 
-A cell is a category, a method and a seed. `grid` says which there are, `cell` works one off in a process of
-its own, `run` starts those processes, `tables` and `markdown` show what came out beside published figures.
+A cell is a category, a method and a seed. `grid` plans the cells, `cell` runs one in a process of its own,
+`run` starts those processes, `tables` and `markdown` show the results beside published figures.
 """

@@ -1,4 +1,4 @@
-"""Work off one cell: fit, evaluate, write the results into the benchmark's folder.
+"""Runs one cell: fits, evaluates, writes the results into the benchmark's folder.
 
 Its process can be killed at any time. A work folder is left, from which the next try goes on: a checkpoint of
 a method that learns in steps, or the finished model.
@@ -31,7 +31,7 @@ EVERY = 0.5  # seconds between messages about progress
 
 @dataclass(frozen=True)
 class Plan:
-    """How a grid is worked off: `jobs` cells at a time with `threads` threads each. root: of the data."""
+    """Plan for a grid: `jobs` cells at a time with `threads` threads each. root: of the data."""
 
     root: str
     jobs: int
@@ -40,11 +40,11 @@ class Plan:
 
 
 def run_cell(cell: Cell, store: Store, plan: Plan, tell: Callable[[str], None]) -> dict[str, Any]:
-    """Work off a cell in a process of its own, unless it is done: a node may be lost just then. Output of
-    libraries goes to the log in the work folder.
+    """Runs a cell; called in a process of its own. A cell that is done is only read: after the loss of a node
+    its task may run again. Output of libraries goes to the log in the work folder.
 
     Args:
-        tell: gets where the cell is, such as "features 3 of 10".
+        tell: gets the progress of the cell, such as "features 3 of 10".
 
     Returns:
         The cell's document.
@@ -70,7 +70,7 @@ def run_cell(cell: Cell, store: Store, plan: Plan, tell: Callable[[str], None]) 
 
 
 def work_off(cell: Cell, store: Store, plan: Plan, step: Step, say: Callable[[str], None]) -> dict[str, Any]:
-    """Fit, evaluate the model file, write the cell, remove the work folder."""
+    """Fits, evaluates the model file, writes the cell, removes the work folder."""
     from flawscope import evaluate, load, open_dataset
 
     work = store.work(cell)
@@ -119,7 +119,7 @@ def work_off(cell: Cell, store: Store, plan: Plan, step: Step, say: Callable[[st
 
 
 def _write(out: Path, document: dict[str, Any]) -> None:
-    """The cell's results. Where the disk is full, the error has the figures."""
+    """Writes the cell's results. Where the disk is full, the error has the figures."""
     try:
         write_json(out, document)
     except FlawscopeError as error:
@@ -131,7 +131,7 @@ def _write(out: Path, document: dict[str, Any]) -> None:
 def _fit(
     cell: Cell, dataset: Any, model: Path, threads: int, step: Step, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Fit and write the model; what is known about that."""
+    """Fits and writes the model; returns the facts of the fit."""
     import flawscope
     from flawscope.artefact.state_file import checkpoint_of
     from flawscope.methods.threads import use_threads
@@ -177,8 +177,8 @@ def _fit(
 
 
 def _begin(work: Path, threads: int) -> int:
-    """Make the work folder. A training goes on with the threads that it began with: their number decides in
-    which order sums are rounded."""
+    """Makes the work folder, and returns the number of threads. A training goes on with the number that it
+    began with, which decides the order in which sums are rounded."""
     work.mkdir(parents=True, exist_ok=True)
     begun = work / "begun.json"
     try:
@@ -200,36 +200,37 @@ def _device(name: str) -> str:
 
 
 class Store:
-    """Where the files of a benchmark lie, below the folder `root`."""
+    """Paths of a benchmark's files, below the folder `root`."""
 
     def __init__(self, root: Path):
         self.root = Path(os.path.abspath(root))
         self.cells = self.root / "cells"
 
     def cell(self, cell: Cell) -> Path:
-        """Its results: there, whole, or not at all."""
+        """Path of the cell's results: whole, or not there."""
         return self.cells / f"{cell.name}.json"
 
     def work(self, cell: Cell) -> Path:
-        """The folder of a cell that has begun; removed when the cell is done."""
+        """Folder of a cell that has begun; removed when the cell is done."""
         return self.root / "work" / cell.name
 
     def clear(self, cell: Cell) -> None:
-        """Remove the work of a cell that is done; whoever did it may have been killed before that."""
+        """Removes the work folder of a finished cell: its process may have been killed before that."""
         shutil.rmtree(self.work(cell), ignore_errors=True)
 
     def model(self, cell: Cell) -> Path:
         return self.root / "models" / f"{cell.name}.safetensors"
 
     def prepare(self) -> None:
-        """Make the folders, and remove what writers that were killed have left."""
+        """Makes the folders, and removes partial files of killed writers."""
         self.cells.mkdir(parents=True, exist_ok=True)
         for path in self.root.rglob(".*.part"):
             with suppress(OSError):
                 path.unlink()
 
     def read(self, cell: Cell) -> dict[str, Any] | None:
-        """The document of a finished cell; None where it is not done, or was not written by this program."""
+        """Reads the document of a finished cell; None where it is not done, or was not written by this
+        program."""
         with suppress(OSError, ValueError, KeyError, TypeError):
             document = json.loads(self.cell(cell).read_text(encoding="utf-8"))
             if document["format"] == FORMAT and document["identity"] == cell.identity:
@@ -238,7 +239,7 @@ class Store:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other benchmarks out of this folder. If this process is killed, its cells end with it."""
+        """Keeps other benchmarks out of this folder. If this process is killed, its cells end with it."""
         try:
             import fcntl
         except ImportError:  # Windows
@@ -257,6 +258,6 @@ class Store:
 
 
 def write_json(path: str | os.PathLike[str], document: Any) -> None:
-    """Write it whole or not at all."""
+    """Writes a document whole or not at all."""
     with atomic(path) as file:
         file.write(f"{json.dumps(document, indent=1, allow_nan=False)}\n".encode())

@@ -1,4 +1,4 @@
-"""The cells of a benchmark, each named by everything that decides its result."""
+"""Plans the cells of a benchmark, each named by everything that decides its result."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ MANY = 20_000  # files in a folder that a setting names, beyond which their cont
 
 @dataclass(frozen=True)
 class Cell:
-    """A category, a method and a seed, and how they are worked off.
+    """Cell of a benchmark: a category, a method, a seed, and their settings.
 
     options: the method's settings, all of them.
     seen: defects that it learns from too, as `fitting.fit` takes them; they are not tested on.
-    identity: what decides the result; files that settings name count by content, not by place.
+    identity: everything that decides the result; files that settings name count by content, not by place.
     """
 
     category: str
@@ -49,7 +49,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """The stem of its files' names: other settings, other name."""
+        """Stem of the names of the cell's files: other settings, other name."""
         return f"{self.category}-{self.method}-seed{self.seed}-{_digest(self.identity)[:12]}"
 
 
@@ -59,8 +59,8 @@ class Grid:
 
     rows: categories in the order of the tables.
     seeds: by method.
-    missing: those of them that the data do not have.
-    unusable: those that cannot be worked with, each with the reason.
+    missing: categories that the data do not have.
+    unusable: other categories, each with the reason.
     cells: in the order they are worked off: the first seed of everything comes first.
     """
 
@@ -129,8 +129,8 @@ def _cells(
     values: Mapping[tuple[str, str], tuple[Any, int | str]],
     common: Mapping[str, Any],
 ) -> Iterator[Cell]:
-    """The first seed of everything, then the second. `values`: settings and seen defects; `common`: what is
-    the same for all cells, minutes only for methods that learn in steps."""
+    """Yields the cells: the first seed of everything, then the second. values: settings and seen defects;
+    common: settings of all cells, minutes only for methods that learn in steps."""
     known: dict[str, str] = {}
     data = {category: _files(dataset, known) for category, dataset in datasets.items()}
     for place in range(max(map(len, seeds.values()))):
@@ -159,7 +159,7 @@ def _cells(
                 )
 
 
-# ----------------------------------------------------------------------------------------- what was asked for
+# -------------------------------------------------------------------------------------- the call's arguments
 
 
 def _methods(text: str) -> tuple[str, ...]:
@@ -172,7 +172,7 @@ def _methods(text: str) -> tuple[str, ...]:
 def _by_method(
     chosen: Sequence[str], seeds: tuple[int, ...], configs: Sequence[str], sets: Sequence[str]
 ) -> tuple[dict[str, tuple[int, ...]], dict[str, str], dict[str, list[str]]]:
-    """Seeds, the file of settings and single settings of each method."""
+    """Seeds, file of settings and single settings of each method."""
     numbers = dict.fromkeys(chosen, seeds)
     files = dict(_pair(text, "--config", "METHOD=FILE", chosen, "=") for text in configs)
     own: dict[str, list[str]] = {}
@@ -193,7 +193,7 @@ def _seeds(text: str, option: str) -> tuple[int, ...]:
 
 
 def _pair(text: str, option: str, form: str, methods: Sequence[str], sign: str) -> tuple[str, str]:
-    """`METHOD` and what follows the sign."""
+    """Splits a text into `METHOD` and the part after the sign."""
     method, found, rest = text.partition(sign)
     if not found or not rest:
         raise InputError(f"{option} {text}: write it as {form}")
@@ -245,7 +245,7 @@ def _learns_from_defects(method: str) -> bool:
 def _open(
     root: str | os.PathLike[str], names: Sequence[str], seed: int, group: str | None
 ) -> tuple[dict[str, Dataset], dict[str, str]]:
-    """The categories that can be worked with, and why others cannot."""
+    """Usable categories, and for each other one the reason."""
     usable, unusable = {}, {}
     for name in names:
         try:
@@ -260,7 +260,7 @@ def _open(
     return usable, unusable
 
 
-# ------------------------------------------------------------------------------------------- what decides it
+# ------------------------------------------------------------------------------------- the identity of a cell
 
 
 def _plain(value: Any) -> Any:
@@ -273,8 +273,9 @@ def _digest(value: Any) -> str:
 
 
 def _files(dataset: Dataset, known: dict[str, str]) -> str:
-    """A digest of the whole content of a category's pictures and masks, and of what else decides the split or
-    the metrics, wherever the folder lies. Fitting and evaluation read the same files several times over."""
+    """Digest of the content of a category's pictures and masks, and of everything else that decides the
+    split or the metrics, wherever the folder lies. Fitting and evaluation read the same files several
+    times over."""
     items = [item for split in dataset.splits.values() for item in split]
     paths = [path for item in items for path in (item.path, *item.masks)]
     paths += [dataset.root.parent / VISA_TABLE, dataset.root / VISA_TABLE, dataset.root / SATURATION_FILE]
@@ -291,7 +292,7 @@ def _by_content(config: Any, known: dict[str, str]) -> dict[str, Any]:
 
 
 def _content(value: Any, known: dict[str, str]) -> Any:
-    """The name and a digest of the file or folder that a setting names, or the setting itself. `known` spares
+    """Name and digest of the file or folder that a setting names, or the setting itself. `known` spares
     hashing twice."""
     path = Path(str(value))
     if not value or not path.exists():
@@ -305,7 +306,7 @@ def _content(value: Any, known: dict[str, str]) -> Any:
 
 
 def _folder(path: Path, known: dict[str, str]) -> str:
-    """A digest of the files in a folder; of very many files their names and sizes."""
+    """Digest of the files in a folder; of very many files their names and sizes."""
     files = list(walked(path))
     by_size = len(files) > MANY
     return _digest(
@@ -321,7 +322,7 @@ def _size(path: Path) -> int:
 
 
 def _seen(value: int | str, dataset: Dataset, seed: int, known: dict[str, str]) -> Any:
-    """The number of seen defects, or a name with a digest of the pictures and masks that it stands for."""
+    """Number of seen defects, or a name with a digest of the pictures and masks that it stands for."""
     if isinstance(value, int):
         return value  # drawn from the data by the seed
     try:
@@ -333,7 +334,7 @@ def _seen(value: int | str, dataset: Dataset, seed: int, known: dict[str, str]) 
 
 
 def _hash(path: str | os.PathLike[str], known: dict[str, str]) -> str:
-    """A digest of a file's content; where it cannot be read, the reason: it is reported when it is needed."""
+    """Digest of a file's content; of an unreadable file the reason, which is reported when it is needed."""
     key = str(path)
     if key not in known:
         try:

@@ -1,4 +1,4 @@
-"""The tables as a person reads them."""
+"""Renders the tables for a person."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Document = dict[str, Any]
 
 
 class _Notes:
-    """Remarks with a number each, the same for the same words."""
+    """Numbered remarks; equal texts share a number."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -48,7 +48,7 @@ class _Notes:
 
 
 def render(results: Results) -> str:
-    """results.md."""
+    """Returns the text of results.md."""
     notes = _Notes()
     letters = {s.id: f"[{ascii_lowercase[k]}]" for k, s in enumerate(s for s in results.sources if s.table)}
     parts = ["# Benchmark", _head(results)]
@@ -229,7 +229,7 @@ def _settings(results: Results) -> str:
 
 
 def _changed(method: str, settings: dict[str, Any]) -> str:
-    """Settings that are not the defaults. Seeds and steps stand elsewhere."""
+    """Settings that differ from the defaults. Seeds and steps stand elsewhere."""
     defaults = {
         f.name: f.default_factory() if f.default_factory is not MISSING else f.default
         for f in fields(registry.method(method).config)
@@ -270,7 +270,7 @@ def _sentence(text: str) -> str:
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]], text: int = 1) -> str:
-    """Markdown that is aligned in a plain editor too; all but the first `text` columns to the right."""
+    """Markdown table that is aligned in a plain editor too; all but the first `text` columns to the right."""
     cells = [[c.replace("|", "\\|") for c in row] for row in (header, *rows)]
     widths = [max(3, *(len(row[k]) for row in cells)) for k in range(len(header))]
 

@@ -1,4 +1,4 @@
-"""Work off a grid: each cell in a process of its own, some at a time, and tables after each of them."""
+"""Runs a grid: each cell in a process of its own, some at a time, and tables after each of them."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ TICK = 0.5  # seconds between looks at the processes' messages
 def run(
     grid: Grid, store: Store, plan: Plan, pool: Pool, live: Running, after: Callable[[Results], None]
 ) -> None:
-    """Work off the cells that are not done yet.
+    """Runs the cells that are not done yet.
 
-    One failure does not stop the rest. When this is interrupted, the cells are ended; finished ones stay, and
-    the next call goes on.
+    One failure does not stop the rest. An interrupt ends the running cells; finished ones stay, and the next
+    call goes on.
 
     Args:
-        after: called with what is known before the first cell and after each.
+        after: called with the results before the first cell and after each.
     """
     done, failed = finished(grid, store), dict[str, str]()
     for cell in grid.cells:
@@ -97,7 +97,7 @@ def _line(cell: Cell, results: Results) -> str:
 
 
 def _left(rest: Sequence[Cell], spent: Mapping[str, Sequence[float]], jobs: int) -> str:
-    """How long the rest will take, where a cell of each of its methods is known."""
+    """Text with the time left, where a cell of each method that is left has been timed; else empty."""
     if not rest or not all(cell.method in spent for cell in rest):
         return ""
     seconds = sum(statistics.fmean(spent[cell.method]) for cell in rest) / jobs
@@ -105,7 +105,7 @@ def _left(rest: Sequence[Cell], spent: Mapping[str, Sequence[float]], jobs: int)
 
 
 def default_jobs(cells: int, threads: int, device: str) -> tuple[int, str]:
-    """How many cells at a time, and why."""
+    """Returns the number of cells at a time, and its reason."""
     if device not in ("auto", "cpu") or (device == "auto" and shutil.which("nvidia-smi")):
         return 1, "they share a graphics card"
     total = memory()
@@ -122,7 +122,7 @@ def default_jobs(cells: int, threads: int, device: str) -> tuple[int, str]:
 def jobs_and_threads(
     cells: int, jobs: int | None, threads: int | None, device: str, say: Say
 ) -> tuple[int, int]:
-    """How many cells at a time and with how many threads each, reported with the reason."""
+    """Returns the number of cells at a time and the threads of each, and reports them with the reason."""
     total = threads or all_threads()
     if jobs is None:
         jobs, reason = default_jobs(cells, total, device)
@@ -142,14 +142,14 @@ class Pool(Protocol):
     most: int
 
     def start(self, label: str, function: Callable[..., Any], *given: Any) -> None:
-        """Have `function(*given, tell)` called. `tell` takes words such as "features 3 of 10"."""
+        """Has `function(*given, tell)` called. `tell` takes texts such as "features 3 of 10"."""
 
     def ended(self, seconds: float) -> list[tuple[str, Any]]:
-        """Wait so long for calls that have ended: their labels, each with the function's value, or with a
-        FlawscopeError that says why there is none."""
+        """Waits so many seconds for calls to end. Returns their labels, each with the function's value, or
+        with a FlawscopeError that says why there is none."""
 
     def stop(self) -> None:
-        """End all calls."""
+        """Ends all calls."""
 
 
 class Processes:
@@ -207,7 +207,7 @@ class Processes:
 
 @contextmanager
 def _started_for(threads: int) -> Iterator[None]:
-    """Let a process inherit the number of threads, and no Ctrl-C, which comes to this process alone."""
+    """Lets a process inherit the number of threads, and no Ctrl-C, which comes to this process alone."""
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(dict.fromkeys(names, str(threads)))
@@ -223,7 +223,7 @@ def _started_for(threads: int) -> Iterator[None]:
 
 
 def _call(connection: Connection, function: Callable[..., Any], given: tuple[Any, ...]) -> None:
-    """In the process."""
+    """Calls the function in the worker process, and sends its result or error."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     found: Any
     try:
@@ -247,7 +247,7 @@ def _end_with_parent() -> None:
 
 
 def _why(code: int) -> str:
-    """Why a process ended without a word."""
+    """Reason why a process ended without a result, by its exit code."""
     if code == -9:
         return (
             "its process was killed, as systems do when memory runs out: give fewer --jobs or a smaller size"

@@ -1,5 +1,5 @@
-"""From finished cells to the literature's tables: means over seeds, averages over categories, and what must
-be said beside single figures. What is not there stays None; nothing is filled in."""
+"""Builds the literature's tables from finished cells: means over seeds, averages over categories, and the
+remarks that single figures need. A missing figure stays None; nothing is filled in."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ OTHER = "none"  # the `method` of sources about methods that are not implemented
 
 @dataclass(frozen=True)
 class Value:
-    """A figure of a method: over the seeds of a category, or over the categories of a group.
+    """Figure of a method: over the seeds of a category, or over the categories of a group.
 
     mean, deviation: None where there is none; the deviation is that of a sample (n - 1), over seeds.
     count, of: how many seeds, or categories, it covers, and how many there are.
@@ -54,7 +54,7 @@ class Group:
 
 
 def groups(rows: Sequence[str]) -> list[Group]:
-    """The categories that are averaged: MVTec AD's textures, objects and both, and others."""
+    """Groups of categories that are averaged: MVTec AD's textures, objects and both, and others."""
     known = (("textures", TEXTURES), ("objects", OBJECTS))
     found = [Group(name, group) for name, group in known if not set(rows).isdisjoint(group)]
     if len(found) == 2:
@@ -67,7 +67,7 @@ def groups(rows: Sequence[str]) -> list[Group]:
 
 @dataclass(frozen=True)
 class Results:
-    """A grid and what is known of it by now.
+    """Results of a grid so far.
 
     done: documents of finished cells by name. failed: why others failed, by name.
     """
@@ -83,7 +83,7 @@ class Results:
 
     @cached_property
     def cells(self) -> dict[tuple[str, str], list[Cell]]:
-        """By method and category, a cell a seed."""
+        """Cells by method and category, one for each seed."""
         found: dict[tuple[str, str], list[Cell]] = {}
         for cell in self.grid.cells:
             found.setdefault((cell.method, cell.category), []).append(cell)
@@ -115,22 +115,22 @@ class Results:
     @cached_property
     def groups(self) -> list[Group]:
         """Groups of the rows, and where MVTec AD is not complete, its measured categories, so that published
-        figures can be averaged over the same."""
+        figures can be averaged over the same ones."""
         found = groups(self.grid.rows)
         measured = tuple(c for c in MVTEC if any(self.seeds("image_auroc", m, c) for m in self.grid.methods))
         if measured and all(set(measured) != set(group.categories) for group in found):
             found.append(Group("those measured here", measured))
         return found
 
-    # ---- what others say
+    # ---- published results
 
     @cached_property
     def sources(self) -> list[Source]:
-        """Published results that stand beside these: of these methods, if any category is MVTec AD's."""
+        """Published results of the grid's methods, if any category is MVTec AD's."""
         return sources(self.grid.methods) if set(self.grid.rows) & set(MVTEC) else []
 
     def columns(self, metric: str) -> list[Source]:
-        """The sources that have something to say of a metric and stand in its table."""
+        """Sources with figures of a metric that stand in its table."""
         return [s for s in self.sources if s.table and (s.cells.get(metric) or metric in s.means)]
 
     # ---- on disk
@@ -180,7 +180,7 @@ class Results:
         }
 
     def to_csv(self) -> str:
-        """A row a cell; a category that is missing has rows too, with nothing in them."""
+        """CSV table with a row for each cell; a missing category has rows too, without figures."""
         found = [key for document in self.done.values() for key in document["evaluation"]["metrics"]]
         names = ["category", "method", "seed", "state", *dict.fromkeys([*METRICS, *found])]
         names += ["fit_seconds", "evaluate_seconds", "peak_memory_mib", "threads", "jobs", "steps", "reason"]
@@ -226,8 +226,8 @@ def methods_and_seeds(grid: Grid) -> str:
 
 
 def printed(source: Source, metric: str, group: Group) -> tuple[Figure, int] | None:
-    """A source's average over a group, and how many categories it covers: as it prints it, for all of MVTec
-    AD, else computed from its cells, without a mark."""
+    """Average of a source over a group, and the number of categories it covers: as the source prints it for
+    all of MVTec AD, else computed from its cells, without a mark."""
     if group.categories == MVTEC and metric in source.means:
         return source.means[metric], len(MVTEC)
     cells = source.cells.get(metric, {})
@@ -252,7 +252,7 @@ def _deviation(values: Sequence[float]) -> float | None:
 
 @dataclass(frozen=True)
 class Figure:
-    """A share in 0..1, and how sure it is."""
+    """Share in 0..1, and a mark of its reliability."""
 
     value: float
     mark: str
@@ -260,7 +260,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Source:
-    """One set of results.
+    """Published set of results.
 
     method: the one it is about, "none" if that is not implemented here.
     table: stands as a column beside the measured figures.

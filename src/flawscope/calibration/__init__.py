@@ -1,5 +1,5 @@
-"""Calibration: thresholds from good pictures, and which good pictures a method that learns in steps holds out
-for it."""
+"""Calibrates thresholds on good pictures, and draws the good pictures that a method that learns in steps
+holds out for it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ SPLIT = 20  # RNG stream
 
 
 def needed_for(rate: float) -> int:
-    """Calibration scores that a false-alarm rate needs (design.md: 1 / (n + 1) is the smallest one)."""
+    """Number of calibration scores that a false-alarm rate needs (design.md: 1 / (n + 1) is the smallest
+    rate)."""
     return math.ceil(1 / rate - 1e-9) - 1
 
 
@@ -32,15 +33,17 @@ def hold_out(
     more: int = 0,
     views: float = 1,
 ) -> list[list[int]]:
-    """Pictures to hold out, by group, in the order drawn: those that the data set keeps apart; where it keeps
-    none, a share, 10 at least where a quarter of all are as many, and from 120 pictures on as many as the
-    false-alarm rate needs and `more`. Whole groups, drawn by the seed.
+    """Draws the pictures to hold out, by group, in the order drawn, in whole groups by the seed.
+
+    They are the `reserved` ones, which the data set keeps apart. Where there are none, they are a share of
+    all: at least 10 where a quarter of all are as many, and from 120 pictures on as many as the false-alarm
+    rate needs and `more`.
 
     Args:
         used: numbers of the pictures.
         groups: of each of them.
-        views: what a picture counts as, where the numbers are of views of pictures: this many, on average.
-        reserved: numbers of those that are kept apart.
+        views: average number of views that a picture counts as, where the numbers are of views.
+        reserved: numbers of pictures that are kept apart.
 
     Raises:
         InputError: fewer than two pictures, or all of one group.
@@ -79,7 +82,7 @@ def hold_out(
 
 
 def _by_group(pictures: Sequence[int], groups: Sequence[int]) -> dict[int, list[int]]:
-    """The pictures of each group, both in the order in which they come."""
+    """Pictures of each group, both in the order in which they come."""
     members: dict[int, list[int]] = {}
     for picture, group in zip(pictures, groups, strict=True):
         members.setdefault(group, []).append(picture)

@@ -1,6 +1,6 @@
-"""From a raw score to a decision that one can trust: conformal p-values, thresholds and the colour scale.
+"""Turns a raw score into a decision: conformal p-values, thresholds and the colour scale.
 
-Everything comes from good pictures alone. With n calibration scores the p-value of a score s is
+All of this comes from good pictures alone. With n calibration scores the p-value of a score s is
 (1 + #{scores >= s}) / (n + 1): if the next good picture is as likely to land anywhere among them as they
 are, its p-value is at most alpha with probability at most alpha, whatever the scores look like
 (Vovk, Gammerman & Shafer, Algorithmic Learning in a Random World, 2005).
@@ -27,7 +27,7 @@ LEAST_SPREAD = 0.1  # of the way from good maps' level to their maxima; 0.13 to 
 
 
 def rate_of(value: Rate) -> float:
-    """0.05, "0.05" or "5%" as a number. InputError where that does not lie between 0 and 1."""
+    """Reads 0.05, "0.05" or "5%" as a number. InputError where it does not lie between 0 and 1."""
     try:
         percent = isinstance(value, str) and value.rstrip().endswith("%")
         number = float(value.rstrip()[:-1]) / 100 if isinstance(value, str) and percent else float(value)
@@ -47,7 +47,7 @@ class Calibration:
     map_level: the middle (median) map value of good pictures: the dark end of the colour scale.
     rate: target false-alarm rate, 0..1.
     method: how they were made, for the reader: "leave-one-picture-out", "held out", ...
-    runtime, precision: what the scores hold for.
+    runtime, precision: those of the model that gave the scores.
     promised: whether the good pictures' scores are like those of new ones. False where all pictures show one
         part: it was compared with itself.
     outline: where an outline lies, as a share of the way from `map_level` to its region's peak nearby; 0: at
@@ -92,28 +92,29 @@ class Calibration:
 
     @property
     def effective_rate(self) -> float:
-        """The target, or 1/(n + 1) where so few pictures cannot promise the target."""
+        """Target rate, or 1/(n + 1) where n pictures are too few to promise the target."""
         return max(self.rate, 1.0 / (self.count + 1))
 
     @property
     def expected_rate(self) -> float:
-        """k/(n + 1): the share of new good pictures that is above the threshold on average; at most the
-        target where that can be had."""
+        """Share of new good pictures above the threshold on average, k/(n + 1); at most the target where that
+        can be had."""
         return self._rank / (self.count + 1)
 
     @property
     def pictures_missing(self) -> int:
-        """The number of further good pictures that the target rate needs; 0 when it is met."""
+        """Number of further good pictures that the target rate needs; 0 when it is met."""
         return max(0, needed_for(self.rate) - self.count)
 
     @property
     def _rank(self) -> int:
-        """k: the threshold is the k-th largest calibration value, p <= rate exactly when above it."""
+        """Rank k of the threshold among the calibration scores, the largest first: p <= rate exactly above
+        it."""
         return min(max(1, math.floor(self.rate * (self.count + 1) + 1e-9)), self.count)
 
     @property
     def score_threshold(self) -> float:
-        """A picture is anomalous when its score is above this."""
+        """Threshold above which a picture's score makes it anomalous."""
         return float(np.sort(self.scores)[-self._rank])
 
     @property
@@ -123,8 +124,8 @@ class Calibration:
 
     @property
     def mask_threshold(self) -> float:
-        """Pixels whose map value is above this make a region: good pictures have none at the same rate.
-        `outline` says how much of it is outlined."""
+        """Threshold above which pixels' map values make a region: good pictures have none at the same rate.
+        `outline` sets how much of the region is outlined."""
         return float(np.sort(self.map_maxima)[-self._rank])
 
     @property
@@ -136,11 +137,10 @@ class Calibration:
 
     @property
     def spread(self) -> float:
-        """The spread of good pictures' scores, in units of the score, above 0: 1.4826 times their median
-        absolute deviation, which is the standard deviation of normal scores, and which single odd pictures
-        hardly change. At least a tenth of the way from good maps' level to their middle maximum, so that
-        one picture, or scores that are all alike, have a spread too.
-        """
+        """Spread of good pictures' scores, in units of the score, above 0: 1.4826 times their median absolute
+        deviation, which is the standard deviation of normal scores, and which single odd pictures hardly
+        change. It is at least a tenth of the way from good maps' level to their median maximum, so that one
+        picture, or equal scores, have a spread too."""
         deviation = np.abs(np.subtract(self.scores, np.median(self.scores)))
         reach = float(np.median(self.map_maxima)) - self.map_level
         least = 1e-6 * max(1.0, abs(self.score_threshold))
@@ -164,11 +164,12 @@ class Calibration:
         return np.asarray(~(np.asarray(scores, dtype=np.float64) <= self.score_threshold))
 
     def with_rate(self, rate: Rate) -> Calibration:
-        """The same for another target false-alarm rate, 0.05 or "5%"."""
+        """Returns the calibration for another target false-alarm rate, 0.05 or "5%"."""
         return replace(self, rate=rate_of(rate))
 
     def after(self, before: Calibration) -> Calibration:
-        """The same with an earlier calibration's scores before its own, for a model that was extended."""
+        """Returns the calibration with an earlier one's scores before its own, for a model that was
+        extended."""
         return replace(
             self,
             scores=before.scores + self.scores,
@@ -178,18 +179,19 @@ class Calibration:
         )
 
     def with_outline(self, outline: float) -> Calibration:
-        """The same with outlines at another share of a region's height nearby; 0: at the mask threshold."""
+        """Returns the calibration with outlines at another share of a region's height nearby; 0: at the mask
+        threshold."""
         return replace(self, outline=float(outline))
 
     # ---- words and JSON
 
     def outlined(self) -> str:
-        """Says what is marked."""
+        """Sentence on the marked area."""
         text = f"regions where the map is above {self.mask_threshold:.4g}"
         return text + (f", outlined at {self.outline:.0%} of the height nearby" if self.outline else "")
 
     def promise(self) -> str:
-        """One line for a person: what the threshold means, and what it would take to mean more."""
+        """Line for a person: the threshold's promise, and how many more pictures a stronger one needs."""
         if not self.promised:
             return f"score threshold {self.score_threshold:.4g}; {self.no_promise()}"
         text = (
@@ -205,7 +207,7 @@ class Calibration:
         return text
 
     def no_promise(self) -> str:
-        """Says why a model that is not `promised` promises nothing."""
+        """Reason why a model that is not `promised` promises no rate."""
         seen = "one good picture" if self.count == 1 else f"{self.count} good pictures of one part"
         return (
             f"no promise: {seen}, {self.method}; how many other good parts are above it is not known, and no "
@@ -214,7 +216,7 @@ class Calibration:
 
     def to_dict(self) -> dict[str, Any]:
         values = {**asdict(self), "scores": list(self.scores), "map_maxima": list(self.map_maxima)}
-        earlier = {"promised": True, "outline": 0.0}  # what files without them mean
+        earlier = {"promised": True, "outline": 0.0}  # values for files without them
         return {key: value for key, value in values.items() if key not in earlier or value != earlier[key]}
 
     @classmethod
@@ -245,7 +247,7 @@ def from_values(
     outline: float = OUTLINE,
     **how: Any,
 ) -> Calibration:
-    """A calibration from good pictures' scores and their maps' maxima and medians."""
+    """Makes a calibration from good pictures' scores and their maps' maxima and medians."""
     return Calibration(
         scores=tuple(map(float, scores)),
         map_maxima=tuple(map(float, map_maxima)),

@@ -1,4 +1,4 @@
-"""The share of simulated defects that a model finds. Torch-free.
+"""Computes the share of simulated defects that a model finds. Torch-free.
 
 `fit` puts defects of several sizes on good pictures that the model has not learnt from. Their scores stand in
 the model file, so that the shares follow when the threshold changes.
@@ -40,7 +40,7 @@ class Simulated:
 
     scores: by size of the defects, smallest first.
     pictures: how many good pictures carried them.
-    seconds: what it took.
+    seconds: time of the measurement.
     rate, threshold: of the calibration that they are compared with.
     precision: of the model that gave the scores.
     """
@@ -53,17 +53,17 @@ class Simulated:
     precision: str = "fp32"
 
     def at(self, calibration: Calibration) -> Simulated:
-        """The same scores at another threshold."""
+        """Returns the scores at another threshold."""
         rate, threshold = calibration.effective_rate, calibration.threshold
         return Simulated(self.scores, self.pictures, self.seconds, rate, threshold, self.precision)
 
     def found(self, size: str) -> tuple[int, int]:
-        """The number of defects of a size that are called anomalous, and of all."""
+        """Number of defects of a size that are called anomalous, and of all."""
         scores = self.scores[size]
         return sum(not score <= self.threshold for score in scores), len(scores)
 
     def line(self) -> str:
-        """The shares by size, for a person."""
+        """Line for a person with the shares by size."""
         parts = []
         for size in self.scores:
             found, count = self.found(size)
@@ -75,7 +75,7 @@ class Simulated:
         )
 
     def warning(self) -> str | None:
-        """The warning about a model that surely misses too many: the interval of the share that it finds,
+        """Warning about a model that surely misses too many defects: the interval of the share that it finds,
         small defects aside, ends below `EXPECTED`."""
         sizes = list(self.scores)[1:]
         if not sizes:
@@ -105,7 +105,7 @@ class Simulated:
 
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> Simulated | None:
-        """Reads them from a model's facts; None where there are none, or they are damaged."""
+        """Reads the scores from a model's facts; None where there are none, or they are damaged."""
         try:
             kept = facts[KEY]
             scores = {str(size): tuple(map(float, one["scores"])) for size, one in kept["sizes"].items()}
@@ -125,7 +125,7 @@ def recounted(facts: Mapping[str, Any], calibration: Calibration) -> dict[str, A
 
 
 def described(facts: Mapping[str, Any], calibration: Calibration) -> str | None:
-    """Says what share of simulated defects a model finds; None where that was not measured."""
+    """Describes the share of simulated defects that a model finds; None where it was not measured."""
     kept = Simulated.of(facts)
     if kept is None:
         return None

@@ -1,4 +1,4 @@
-"""The command line. One file a command; only the one that is called is imported."""
+"""The command line: a module for each command; only the called one is imported."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}  # a 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0 done, 2 wrong call or input, 1 anything else."""
+    """Runs one command, and returns the exit code: 0 done, 2 wrong call or input, 1 anything else."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments[1:]
     try:
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _raise_or_fail(debug, error, 2)
     except FlawscopeError as error:
         return _raise_or_fail(debug, error, 1)
-    except KeyboardInterrupt as error:  # some say what they kept
+    except KeyboardInterrupt as error:  # its text may say what was kept
         return _fail(str(error) or "interrupted; nothing was left half-written", 130)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         return 1
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    """What is called, and its exit code."""
+    """Runs the command that the arguments name, and returns its exit code."""
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(overview())
         return 0 if arguments else 2
@@ -112,7 +112,7 @@ def _own(name: str) -> Command:
 
 
 def commands() -> dict[str, Command]:
-    """All commands by name: those of every method, then those that methods bring."""
+    """Commands by name: those of every method, then those of single methods."""
     own = {name: _own(name) for name in COMMANDS}
     return own | {c.name: c for method in registry.loadable() for c in method.commands}
 
@@ -146,8 +146,8 @@ class Help(argparse.HelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with one-line errors that name the nearest option. Options are not abbreviated: what is
-    unambiguous today need not be tomorrow."""
+    """argparse with one-line errors that name the nearest option. Options are not abbreviated: a prefix
+    that is unambiguous today need not be tomorrow."""
 
     def __init__(self, **settings: Any):
         super().__init__(**settings, allow_abbrev=False)
@@ -169,7 +169,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
-    """Also those of its sub-commands."""
+    """Yields the option strings of a parser and of its sub-commands."""
     for action in parser._actions:
         yield from action.option_strings
         if isinstance(action, argparse._SubParsersAction):
@@ -185,7 +185,7 @@ def _nearest(word: str, known: Iterable[str]) -> str:
 
 
 def _never_fail_to_print() -> None:
-    """A file name that the terminal cannot show is shown escaped."""
+    """Makes the terminal show characters that it lacks escaped, such as in file names."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -207,7 +207,8 @@ def _flush() -> None:
 
 
 def _drop_unprinted() -> None:
-    """What cannot be printed goes nowhere: at exit, Python would try again and fail with lines of its own."""
+    """Discards output that cannot be printed: at exit, Python would try again and fail with lines of its
+    own."""
     try:
         _flush()
     except OSError:

@@ -137,7 +137,7 @@ def run(args: argparse.Namespace) -> int:
 
 @contextmanager
 def _pool(args: argparse.Namespace, left: Sequence[Cell], live: Running) -> Iterator[tuple[Plan, Pool]]:
-    """How the cells that are left are worked off, and the processes here or on the cluster that do it."""
+    """Yields the plan for the cells that are left, and the processes here or on the cluster that run them."""
     from flawscope.benchmark.cell import Plan
     from flawscope.benchmark.run import Processes, jobs_and_threads
 
@@ -163,7 +163,7 @@ def _fit(cell: Cell, root: str) -> dict[str, Any]:
 
 
 def _planned(args: argparse.Namespace) -> Grid:
-    """The grid; what of it cannot be had is reported."""
+    """Plans the grid, and reports missing and unusable categories."""
     from flawscope.benchmark import grid as grids
 
     grid = grids.plan(
@@ -198,7 +198,7 @@ def _write(results: Results, out: Path) -> None:
 
 
 def _summary(results: Results) -> str:
-    """The figures for a terminal: a row a category and method; averages are in results.md."""
+    """Table for a terminal: a row for each category and method; averages are in results.md."""
     from flawscope.benchmark.tables import METRICS
 
     rows = []
@@ -210,7 +210,8 @@ def _summary(results: Results) -> str:
 
 
 def _code(results: Results) -> int:
-    """1 where a cell failed or pictures were skipped. Each failure was reported when it happened."""
+    """Exit code: 1 where a cell failed or pictures were skipped. Each failure was reported when it
+    happened."""
     if results.failed:
         common.say(f"{pluralize(len(results.failed), 'cell')} failed; the same call tries again")
     skipped = [line for document in results.done.values() for line in document["skipped"]]

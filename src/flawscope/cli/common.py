@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 
 def rate(text: str) -> float:
-    """0.05 or 5% -> 0.05."""
     from flawscope.calibration.decision import rate_of
 
     try:
@@ -33,7 +32,7 @@ def rate(text: str) -> float:
 
 
 def whole(what: str, least: int, most: int | None = None) -> Callable[[str], int]:
-    """A parser of whole numbers from `least` to `most`; `what` they are, for the error."""
+    """Parser of whole numbers from `least` to `most`; `what` names them in the error."""
 
     def parse(text: str) -> int:
         if not text.isdecimal() or int(text) < least or (most is not None and int(text) > most):
@@ -49,7 +48,7 @@ def count(of: str, least: int = 1) -> Callable[[str], int]:
 
 
 def time_in(unit: str, such_as: str) -> Callable[[str], float]:
-    """A parser of times above 0; `such_as`: what to write, for the error."""
+    """Parser of times above 0; `such_as` is an example for the error."""
 
     def parse(text: str) -> float:
         try:
@@ -69,7 +68,7 @@ port = whole("a port", 0, 65535)  # 0: a free one
 
 
 def add_device(parser: argparse.ArgumentParser, threads: str = "all cores") -> None:
-    """threads: how many compute by default."""
+    """Adds --device and --threads. threads: default number, for the help."""
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda or mps; of OpenVINO also gpu, npu (default: auto)"
     )
@@ -91,7 +90,7 @@ def add_cluster(parser: argparse.ArgumentParser) -> None:
 
 
 def add_engine(parser: argparse.ArgumentParser, threads: str = "all cores") -> None:
-    """How a model is run: engine, device, threads."""
+    """Adds the options of the engine, the device and the threads."""
     parser.add_argument(
         "--engine",
         choices=("onnxruntime", "openvino"),
@@ -110,7 +109,7 @@ def add_rate(parser: argparse.ArgumentParser, default: str) -> None:
 
 
 def add_data(parser: argparse.ArgumentParser, *, required: bool = True, several: str = "") -> None:
-    """`several`: what `--category` can mean beside one of them."""
+    """Adds the options of the data set. several: further meanings of `--category`, for the help."""
     parser.add_argument("--data", required=required, metavar="ROOT", help="folder of pictures or categories")
     text = f"which one, if ROOT holds several{several}"
     parser.add_argument("--category", metavar="NAME", help=text)
@@ -125,7 +124,7 @@ def add_group(parser: argparse.ArgumentParser) -> None:
 
 
 def add_settings(parser: argparse.ArgumentParser, presets: str, default: str | None = None) -> None:
-    """Add the options that `settings` reads; `presets` is the help of `--preset`."""
+    """Adds the options that `settings` reads; `presets` is the help of `--preset`."""
     parser.add_argument("--preset", default=default, help=presets)
     parser.add_argument("--config", metavar="FILE", help="YAML file of settings")
     parser.add_argument(
@@ -157,7 +156,7 @@ def add_roi(parser: argparse.ArgumentParser) -> None:
 
 
 def add_pictures(parser: argparse.ArgumentParser, animation: str) -> None:
-    """Add the options on how `--out DIR` is written; `animation` is the default's name."""
+    """Adds the options on how `--out DIR` is written; `animation` is the default's name."""
     parser.add_argument(
         "--maps",
         choices=("png16", "tiff", "npy", "none"),
@@ -179,8 +178,8 @@ def is_table(out: str) -> bool:
 
 
 def check_out(args: argparse.Namespace) -> None:
-    """Before anything is loaded: can `--out` be written? A folder is made. What says how to write pictures is
-    refused where none are written."""
+    """Checks before anything is loaded that `--out` can be written, and makes its folder. Options on written
+    pictures are refused where none are written."""
     if args.out and not is_table(args.out):
         from flawscope import report
         from flawscope.results.run import refuse_foreign
@@ -195,7 +194,7 @@ def check_out(args: argparse.Namespace) -> None:
 
 
 def add_figures(parser: argparse.ArgumentParser, out: str, metavar: str = "DIR") -> None:
-    """Add the options on what to measure and where the figures go; `out` is the help of `--out`."""
+    """Adds the options on metrics and on where the figures go; `out` is the help of `--out`."""
     parser.add_argument(
         "--full-resolution", action="store_true", help="pixel metrics at the pictures' size too"
     )
@@ -228,7 +227,7 @@ def seed_and_group(manifest: Manifest) -> tuple[int, str | None]:
 
 
 def say(line: str) -> None:
-    """A remark for a person; stdout stays free for results."""
+    """Prints a remark for a person on stderr: stdout is for results."""
     write_line(line)
 
 
@@ -238,7 +237,7 @@ def say_for(args: argparse.Namespace) -> Callable[[str], None]:
 
 
 def show(line: str, *, flush: bool = False) -> None:
-    """A result, on stdout."""
+    """Prints a result on stdout."""
     if sys.stdout.isatty():
         write_line(line, sys.stdout)
     else:
@@ -246,7 +245,7 @@ def show(line: str, *, flush: bool = False) -> None:
 
 
 def show_document(args: argparse.Namespace, document: Any, lines: Callable[[], str]) -> None:
-    """A result as one JSON document with `--json`, else as `lines`; printed at once, before what may fail."""
+    """Prints a result as one JSON document with `--json`, else as `lines`, before steps that may fail."""
     show(as_json(document) if args.json else lines(), flush=True)
 
 
@@ -255,7 +254,7 @@ def as_json(document: Any) -> str:
 
 
 def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
-    """Write a CSV file whole or not at all."""
+    """Writes a CSV file whole or not at all."""
     from flawscope.artefact.files import atomic, csv_cell
 
     text = io.StringIO()
@@ -277,7 +276,7 @@ def step_for(args: argparse.Namespace) -> Step:
 
 
 def stop_progress() -> None:
-    """The command has ended, or waits for somebody."""
+    """Ends the display of progress: the command has ended, or waits for somebody."""
     while _progress:
         _progress.pop().stop()
 
@@ -291,7 +290,7 @@ def load_model(args: argparse.Namespace, path: str) -> Predictor:
 
 
 def folder_for_results(path: str) -> Path:
-    """An output folder, made if missing, that can be written."""
+    """Makes an output folder if it is missing, and checks that it can be written."""
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -303,7 +302,7 @@ def folder_for_results(path: str) -> Path:
 
 
 def report_failures(failures: Sequence[str], *, named: bool = False) -> int:
-    """Name every picture that was skipped, unless that has been done; the exit code it makes."""
+    """Names every skipped picture, unless that has been done, and returns the exit code."""
     for line in () if named else failures:
         say(f"skipped: {' '.join(line.split())}")
     if failures:
@@ -318,7 +317,7 @@ def left_out(result: Evaluation, by: str) -> str:
 
 
 def table(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> str:
-    """Columns aligned for reading; numbers to the right."""
+    """Aligns columns for reading; numbers to the right."""
     cells = [list(map(str, header)), *[["" if c is None else str(c) for c in row] for row in rows]]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     right = [all(re.match(r"$|n/a$|[+\-0-9]", row[i]) for row in cells[1:]) for i in range(len(header))]
@@ -337,7 +336,7 @@ SEVERAL = "; all, objects, textures (MVTec AD's) or names with commas: "  # of `
 
 
 def several_asked(args: argparse.Namespace) -> bool:
-    """Tell whether `--category` means more than the category of that name."""
+    """Whether `--category` means more than the category of that name."""
     from flawscope.datasets.layouts import means_several
 
     return bool(args.category) and means_several(args.data, args.category)
@@ -359,7 +358,7 @@ def categories_asked(args: argparse.Namespace, files: str = "") -> tuple[str, ..
 def each_category(
     names: Sequence[str], work: Callable[[str], int], *, debug: bool
 ) -> tuple[int, dict[str, str]]:
-    """Call `work` with each name. One that fails is reported and does not stop the others.
+    """Calls `work` with each name. A failure is reported and does not stop the others.
 
     Returns:
         The highest exit code that `work` returned, 1 where one failed; and by name why it failed.
@@ -376,7 +375,7 @@ def each_category(
 
 
 def reason_of(error: Exception, *, debug: bool) -> str:
-    """Why a category failed, in one line. With `debug` an error that nobody foresaw is raised."""
+    """Reason why a category failed, in one line. With `debug` an unforeseen error is raised."""
     if isinstance(error, FlawscopeError):
         return one_line(error)
     if isinstance(error, MemoryError):

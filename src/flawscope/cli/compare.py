@@ -60,7 +60,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _write(args: argparse.Namespace, found: Comparison, document: dict[str, Any]) -> None:
-    """Figures and tables first, then the page."""
     from flawscope import report
     from flawscope.artefact.files import atomic
     from flawscope.report.pages import comparison_page
@@ -78,7 +77,6 @@ def _write(args: argparse.Namespace, found: Comparison, document: dict[str, Any]
 
 
 def _rows(document: dict[str, Any]) -> Iterator[Sequence[Any]]:
-    """A row for each picture."""
     values = ("score", "p_value", "severity", "decision")
     yield ["path", "kind", "defective", *(f"{v}_{m}" for m in "ab" for v in values), "changed"]
     for one in document["pictures"]:
@@ -87,7 +85,7 @@ def _rows(document: dict[str, Any]) -> Iterator[Sequence[Any]]:
 
 
 def _dataset(args: argparse.Namespace) -> Dataset:
-    """Split as it was for fitting A; what B has seen of its test pictures is left out anyway."""
+    """Opens the data set, split as it was for fitting A; pictures that B has seen are left out anyway."""
     from flawscope.datasets import open_dataset
     from flawscope.predictor import read_manifest
 
@@ -97,7 +95,7 @@ def _dataset(args: argparse.Namespace) -> Dataset:
 
 
 def _opened(args: argparse.Namespace, path: str) -> Predictor:
-    """A model; `--engine` is for those that are exported."""
+    """Opens a model; `--engine` holds for exported models only."""
     from flawscope.runtime import EXPORTED, suffix_of
 
     engine = args.engine if suffix_of(path) == EXPORTED else None
@@ -111,7 +109,7 @@ def _names(a: str, b: str) -> tuple[str, str]:
 
 
 def lines(found: Comparison) -> str:
-    """The comparison as a person reads it."""
+    """Text of the comparison for a person."""
     from flawscope.evaluation.comparison import described
 
     first = found.evaluations[0]

@@ -96,7 +96,7 @@ def _refuse_without_limit(model: str, manifest: Manifest) -> None:
 def _suspects(
     args: argparse.Namespace, dataset: Dataset, step: Step
 ) -> tuple[list[tuple[str, float, float]], int]:
-    """Good pictures far out among those that the model learnt from, and how many could not be judged.
+    """Good pictures far out among the model's training pictures, and the number that could not be judged.
 
     A picture the model was fitted on has its leave-one-out score in the manifest; its plain score would be
     far too small. Where that score is not there (large sets calibrate on a part of their pictures, and
@@ -132,7 +132,7 @@ def _suspects(
 
 
 def _export(args: argparse.Namespace) -> int:
-    """Write what `predict --out` or `evaluate --out` found as label files of another tool."""
+    """Writes the findings of `predict --out` or `evaluate --out` as label files of another tool."""
     import numpy as np
 
     from flawscope.artefact.files import atomic, check_writable

@@ -1,4 +1,4 @@
-"""`predict` elsewhere: on a Ray cluster, or by a running station, which remembers."""
+"""Runs `predict` elsewhere: on a Ray cluster, or by a running station, which remembers the pictures."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from flawscope.station import Client
     from flawscope.station.store.inspection import Inspection
 
-# Of the plain command, and where the same is found
+# Options of the plain command, and where their results are found
 NOT_THERE = {
     "json": "the rows are in the Parquet files below --out",
     "only_anomalous": "nothing is printed for a picture, and --overlays draws the anomalous ones only",
@@ -32,11 +32,11 @@ NOT_THERE = {
     "server": "the nodes judge by themselves",
 }
 AT_ONCE = 4  # pictures on their way
-ITS_OWN = ("false_alarm_rate", "engine", "device", "threads")  # what the station's own settings say
+ITS_OWN = ("false_alarm_rate", "engine", "device", "threads")  # set by the station's own settings
 
 
 class _Server(argparse.Action):
-    """After it every word is a picture, and the model is the station's."""
+    """Option after which every word is a picture: the model is the station's."""
 
     def __call__(
         self, parser: argparse.ArgumentParser, args: argparse.Namespace, value: Any, option: str | None = None
@@ -105,7 +105,7 @@ def _option(name: str) -> str:
 
 
 def on_cluster(args: argparse.Namespace) -> int:
-    """Judge the pictures as `predict` does, without a line for every picture."""
+    """Judges the pictures as `predict` does, without a line for every picture."""
     from flawscope.cluster.listing import Store
     from flawscope.cluster.predict import predict
     from flawscope.results.run import FACTS
@@ -145,7 +145,7 @@ def on_cluster(args: argparse.Namespace) -> int:
 
 
 class _Named(Sequence[str]):
-    """The first of many, with the length of all: remarks need no more."""
+    """Sequence of many names that holds only the first: remarks need no more than that and the length."""
 
     def __init__(self, some: Some):
         self.some = some
@@ -165,7 +165,7 @@ class _Named(Sequence[str]):
 
 
 def on_station(args: argparse.Namespace, asked: Asked, judge: Callable[..., None]) -> int:
-    """Have the station judge the pictures. judge: the loop of `predict` over them."""
+    """Has the station judge the pictures. judge: the loop of `predict` over them."""
     from flawscope.results.prediction import Mismatch
     from flawscope.station import Client
 
@@ -191,7 +191,7 @@ def on_station(args: argparse.Namespace, asked: Asked, judge: Callable[..., None
 
 @dataclass(frozen=True)
 class Served:
-    """A product of a station, where `predict` expects a model."""
+    """Product of a station, in the place of a model for `predict`."""
 
     client: Client
     product: str
@@ -200,18 +200,19 @@ class Served:
     def stream(
         self, pictures: Iterable[Source], *, batch: int | None = None
     ) -> Iterator[tuple[Source, Prediction | InputError]]:
-        """batch: 1 where the next picture may not exist before this one is judged."""
+        """Yields each picture with the station's answer. batch: 1 where the next picture may not exist before
+        this one is judged."""
         workers = self.at_once if batch is None else batch
         for source, found in self.client.inspect_many(pictures, self.product, workers):
             if isinstance(found, InputError):
                 yield source, found
-            else:  # it has all that is printed and tabulated
+            else:  # it has everything that is printed and tabulated
                 yield source, cast("Prediction", Answer.of(found))
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A prediction as far as it is printed and a station tells it; `shifts` it does not tell."""
+    """Prediction as a station tells it, for printing; `shifts` are missing."""
 
     id: int
     product: str

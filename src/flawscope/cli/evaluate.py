@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from flawscope.predictor import Predictor
     from flawscope.progress import Step
 
-Found = Mapping[str, dict[str, Any]]  # by category, what `evaluate --json` prints
+Found = Mapping[str, dict[str, Any]]  # by category, the document of `evaluate --json`
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,8 +52,8 @@ def run(args: argparse.Namespace) -> int:
 def measured(
     args: argparse.Namespace, show: Callable[[Evaluation], None] | None = None
 ) -> tuple[Evaluation, list[str]]:
-    """Evaluate one model and write what `--out` asks for; pictures that could not be judged or drawn. `show`
-    comes before what may fail, such as where the disk is full."""
+    """Evaluates one model and writes what `--out` asks for. Returns also the pictures that could not be
+    judged or drawn. `show` is called before steps that may fail, such as on a full disk."""
     from flawscope.datasets import open_dataset
     from flawscope.predictor import read_manifest
 
@@ -90,7 +90,8 @@ def _written(
     dataset: Dataset,
     step: Step,
 ) -> list[str]:
-    """Write the results folder, figures and tables first; pictures that could not be drawn."""
+    """Writes the results folder, figures and tables first, and returns the pictures that could not be
+    drawn."""
     from flawscope import report
     from flawscope.evaluation.result import outcomes
     from flawscope.results.run import Results
@@ -124,7 +125,7 @@ def _write_table(path: str, result: Evaluation) -> None:
 
 
 def lines(result: Evaluation) -> str:
-    """The table that a person reads."""
+    """Table for a person."""
     from flawscope.evaluation import NAMES
 
     rows = [(NAMES.get(k, k), "n/a" if v is None else f"{v:.4f}") for k, v in result.metrics.items()]
@@ -160,7 +161,7 @@ def lines(result: Evaluation) -> str:
 
 
 def _run_several(args: argparse.Namespace) -> int:
-    """Evaluate the model of each category; one table, averages last, is printed at the end and written to
+    """Evaluates the model of each category. One table, averages last, is printed at the end and written to
     `--out`."""
     from flawscope.results.run import TABLE
     from flawscope.results.table import OwnFiles
@@ -218,7 +219,7 @@ def _model(folder: str, category: str) -> Path:
 
 
 def _averages(found: Found) -> dict[str, dict[str, Any]]:
-    """The rows below the papers' tables: the means over the categories that were measured, and which."""
+    """Rows below the papers' tables: means over the measured categories, with the categories' names."""
     from flawscope.benchmark.tables import groups
 
     averages = {}
@@ -238,7 +239,7 @@ def _metrics(found: Found) -> list[str]:
 
 
 def _lines_of_several(found: Found, averages: Found) -> str:
-    """The table that a person reads: the papers' metrics."""
+    """Table for a person: the papers' metrics."""
     from flawscope.benchmark.tables import METRICS
 
     def cells(metrics: Mapping[str, float | None]) -> list[str]:
@@ -256,7 +257,6 @@ def _lines_of_several(found: Found, averages: Found) -> str:
 
 
 def _rows_of_several(found: Found, averages: Found) -> Iterator[Sequence[Any]]:
-    """The rows of the CSV file: all metrics."""
     metrics = _metrics(found)
     more = ("false_alarms", "false_alarms_expected", "good_pictures")
     yield ["category", "method", "pictures", *metrics, *more]

@@ -116,7 +116,7 @@ def _method_flags() -> dict[str, tuple[str, str]]:
 
 
 def _those(capability: str) -> str:
-    """The methods that declare it."""
+    """Names of the methods that declare the capability."""
     return ", ".join(method.name for method in registry.loadable() if getattr(method, capability))
 
 
@@ -143,7 +143,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def summary(predictor: Predictor) -> list[str]:
-    """The lines that are printed after fitting."""
     from flawscope.calibration.simulated import described
 
     facts, calibration = predictor.manifest.facts, predictor.calibration
@@ -187,8 +186,8 @@ class Outcome(NamedTuple):
 
 
 def _run_several(args: argparse.Namespace) -> int:
-    """Fit them one after the other, or with `--cluster` on its nodes. One that fails is reported and does not
-    stop the others; the exit code is 1 then. With `--resume`, models that are there already are kept."""
+    """Fits the categories one after the other, or with `--cluster` on its nodes. A failure is reported and
+    does not stop the others; the exit code is 1 then. With `--resume`, existing models are kept."""
     names = common.categories_asked(args, "models")
     say = common.say_for(args)
     if args.update:
@@ -233,7 +232,6 @@ def _call(args: argparse.Namespace, category: str) -> argparse.Namespace:
 
 
 def _one(call: argparse.Namespace, step: Step) -> Outcome:
-    """Fit one category."""
     from flawscope.predictor import read_manifest
 
     began, name = time.monotonic(), call.category
@@ -267,7 +265,7 @@ def _on_nodes(
     take: Callable[[str, Outcome], None],
     say: fit_one.Say,
 ) -> None:
-    """Fit each category in a task of the cluster."""
+    """Fits each category in a task of the cluster."""
     left = {}
     for name, call in calls.items():
         if _is_kept(call):
@@ -302,20 +300,20 @@ def _on_node(call: argparse.Namespace, tell: Callable[[str], None]) -> Outcome:
 
 
 def _predicted(call: argparse.Namespace) -> dict[str, Any]:
-    """The fit as `predicted_peak` takes it."""
+    """Arguments of `predicted_peak` for the fit."""
     options = {"method": fit_one.method_of(call), **fit_one.checked(call)}
     given = {"category": call.category, "roi": call.roi, "group": call.group, "min_defect": call.min_defect}
     return {"images": os.path.abspath(call.data), "device": call.device, **given, **options}
 
 
 def _resuming(call: argparse.Namespace) -> argparse.Namespace:
-    """--resume is for methods that learn in steps; for others a category is the step."""
+    """Drops --resume for methods that do not learn in steps: their step is a category."""
     learns = registry.method(fit_one.method_of(call)).learns_in_steps
     return argparse.Namespace(**{**vars(call), "resume": call.resume and learns})
 
 
 def _step(call: argparse.Namespace) -> Step:
-    """Progress on a terminal; elsewhere the line of each category is enough."""
+    """Progress for a terminal; elsewhere the line of each category is enough."""
     return common.step_for(call) if sys.stderr.isatty() else silent
 
 

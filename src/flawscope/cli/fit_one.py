@@ -1,4 +1,4 @@
-"""One model from the arguments of `flawscope fit`."""
+"""Fits one model from the arguments of `flawscope fit`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FLAGS = (
 
 
 def learnt(args: argparse.Namespace, say: Say, step: Step) -> Predictor:
-    """One model, which is written to `--out`."""
+    """Fits one model, and writes it to `--out`."""
     from flawscope.artefact import model_file
     from flawscope.artefact.state_file import checkpoint_of, log_of
     from flawscope.datasets import open_dataset
@@ -65,7 +65,7 @@ def learnt(args: argparse.Namespace, say: Say, step: Step) -> Predictor:
 
 
 def checked(args: argparse.Namespace) -> dict[str, Any]:
-    """The settings that the call gives. A wrong one is reported before torch is loaded."""
+    """Settings of the call. A wrong one is reported before torch is loaded."""
     options = _options(args)
     if args.update:
         _refuse_settings(args, options)
@@ -82,13 +82,12 @@ def method_of(args: argparse.Namespace) -> str:
 
 
 def _settings_of(options: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
-    """Method, preset, and the method's own settings."""
     rest = {k: v for k, v in options.items() if k not in ("method", "preset", "seen")}
     return options.get("method", "patchcore"), options.get("preset", "default"), rest
 
 
 def _refuse_settings(args: argparse.Namespace, options: dict[str, Any]) -> None:
-    """An extended model keeps its own."""
+    """InputError for settings with `--update`: an extended model keeps its own."""
     asked = (*options, "roi", "min_defect")
     given = [k for k in asked if (options.get(k) or getattr(args, k, None)) is not None]
     flags = ("no-samples", "minutes", "resume", "tensorboard")
@@ -99,7 +98,7 @@ def _refuse_settings(args: argparse.Namespace, options: dict[str, Any]) -> None:
 
 
 def _refuse_method(name: str) -> None:
-    """InputError where pictures cannot be added to what the method learnt."""
+    """InputError where the method's models cannot be extended."""
     if not registry.method(name).extends:
         able = ", ".join(method.name for method in registry.loadable() if method.extends)
         raise InputError(
@@ -144,7 +143,7 @@ def _fitted(
 
 
 def _trained_together(args: argparse.Namespace, dataset: Dataset, call: dict[str, Any]) -> Predictor:
-    """A training by a worker on each GPU of the cluster, or on each node."""
+    """Trains with a worker on each GPU of the cluster, or on each node."""
     from flawscope.cluster import training
     from flawscope.predictor import load
 
@@ -159,7 +158,7 @@ def _trained_together(args: argparse.Namespace, dataset: Dataset, call: dict[str
 
 @contextmanager
 def _pool(args: argparse.Namespace, dataset: Dataset) -> Iterator[Pool | None]:
-    """The cluster's nodes, if one was asked for; `--threads` is then that of each worker."""
+    """Pool on the cluster's nodes, if one was asked for; `--threads` is then the number of each worker."""
     if args.cluster is None:
         yield None
         return
@@ -171,7 +170,7 @@ def _pool(args: argparse.Namespace, dataset: Dataset) -> Iterator[Pool | None]:
 
 
 def _device(args: argparse.Namespace) -> str:
-    """Parts on the nodes of a cluster are worked on by processors, whatever this machine has."""
+    """Device of the fit: the CPU on a cluster, whose nodes compute parts on processors."""
     if args.cluster is None:
         return str(args.device)
     if args.device not in ("auto", "cpu"):
@@ -213,7 +212,7 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
 
 @contextmanager
 def kept_if_interrupted(checkpoint: Path | None) -> Iterator[None]:
-    """Ctrl-C while a model is made says how much of its training is kept, whenever it comes."""
+    """Tells at Ctrl-C how much of a model's training is kept."""
     from flawscope.artefact.state_file import steps_in
 
     try:

@@ -121,7 +121,7 @@ def prototypes(args: argparse.Namespace) -> int:
 
 
 def _prototypes(args: argparse.Namespace) -> int:
-    """Of one category."""
+    """Writes the prototypes of one category."""
     from flawscope.artefact import files
     from flawscope.calibration.decision import DEFAULT_RATE
     from flawscope.datasets import open_dataset
@@ -160,8 +160,8 @@ def _prototypes(args: argparse.Namespace) -> int:
 
 
 def _settings(args: argparse.Namespace) -> tuple[str, dict[str, Any], int]:
-    """The preset, the settings and the seed: from the file, then the flags, then --set; what only training
-    needs does not matter. InputError for a wrong one."""
+    """Preset, settings and seed: from the file, then the flags, then --set. Settings that only training needs
+    are ignored. InputError for a wrong one."""
 
     category = (args.category or only_category(args.data)) if args.config else None
     values = common.settings(args, ("preset", "size", "backbone", "weights", "seed"), category)

@@ -40,7 +40,6 @@ def info(args: argparse.Namespace) -> int:
 
 
 def lines(manifest: Manifest) -> list[str]:
-    """The manifest in words."""
     from flawscope.report.words import of_model
 
     rows = [
@@ -56,7 +55,7 @@ def lines(manifest: Manifest) -> list[str]:
 
 
 def exported(facts: Mapping[str, Any]) -> list[str]:
-    """Its certificates, by engine."""
+    """Lines on the model's certificates, by engine."""
     from flawscope.artefact.certificate import of_facts
 
     try:

@@ -1,5 +1,5 @@
-"""The pictures that a call wants judged, and what is printed and written of each: a line, a row of the table,
-files in the results folder."""
+"""Lists the pictures that a call wants judged, and prints and writes their results: a line, a row of the
+table, files in the results folder."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PIPED = "-"  # the name of a picture on stdin
 
 @dataclass
 class Asked:
-    """The inputs that a call wants judged.
+    """Inputs that a call wants judged.
 
     sources: files, or one picture itself. total: how many; 0 where they come one by one.
     wrong: specs that mean nothing, by the number of sources before them. beside: files that are no pictures.
@@ -45,7 +45,7 @@ class Asked:
 
 
 def asked_inputs(specs: list[str]) -> Asked:
-    """InputError if nothing is meant."""
+    """Lists the inputs that the words mean. InputError if they mean none."""
     from flawscope.pictures.listing import list_inputs
     from flawscope.results.table import Unjudged
 
@@ -70,7 +70,7 @@ def asked_inputs(specs: list[str]) -> Asked:
 
 
 def _piped(stream: IO[bytes]) -> Asked:
-    """A picture, or a path a line."""
+    """Reads stdin: a picture, or paths, one a line."""
     from flawscope.pictures.decoding import is_encoded
 
     head = stream.peek(64)[:64] if isinstance(stream, io.BufferedReader) else b""
@@ -83,7 +83,8 @@ def _piped(stream: IO[bytes]) -> Asked:
 
 
 def on_files(several: Sequence[str], beside: Sequence[str]) -> Iterator[str]:
-    """several: files with more than one picture, and how many. beside: files that show nothing."""
+    """Remarks on files. several: files with more than one picture, and how many. beside: files that show
+    nothing."""
     if several:
         files = pluralize(len(several), "file")
         yield f"{files} with several pictures; the first of each is taken: {some(several)}"
@@ -95,7 +96,7 @@ def on_files(several: Sequence[str], beside: Sequence[str]) -> Iterator[str]:
 
 
 def line_of(found: Prediction) -> str:
-    """One picture for a person; columns aligned."""
+    """Line of text for a picture; columns aligned."""
     return (
         f"{found.decision:<10} severity {found.severity:<+7.1f} score {found.score:<9.4g} "
         f"p {found.p_value:.3f}  {found.path}"
@@ -103,7 +104,7 @@ def line_of(found: Prediction) -> str:
 
 
 def show_result(result: Prediction | Unjudged, *, as_json: bool, flush: bool) -> None:
-    """A line of JSON, or a line for a person, who hears of what was not judged elsewhere."""
+    """Prints a line of JSON, or one for a person, who is told of unjudged inputs elsewhere."""
     from flawscope.results.table import Unjudged
 
     if as_json:
@@ -113,7 +114,7 @@ def show_result(result: Prediction | Unjudged, *, as_json: bool, flush: bool) ->
 
 
 class Output:
-    """Prints and writes results as the call asks. Where nothing more can be written, that is said once, and
+    """Prints and writes results as the call asks. A file that can no longer be written is reported once, and
     judging goes on.
 
     args: `json`, `out`, `maps`, `animation`, `only_anomalous`, `quiet`.
@@ -125,7 +126,7 @@ class Output:
         from flawscope.results.table import Table
 
         self.args, self.at_once = args, at_once
-        self.unwritten: dict[str, str] = {}  # what is no longer written, and why
+        self.unwritten: dict[str, str] = {}  # kinds of files that are no longer written, and why
         self.failures: list[str] = []
         self.results: Results | None = None
         self.table: Table | None = None
@@ -151,7 +152,8 @@ class Output:
             self._try("pictures", lambda: self._draw(result, source))
 
     def _try(self, what: str, write: Callable[[], None]) -> None:
-        """Rows and files are small: they may still be written where pictures cannot."""
+        """Writes files of one kind until that fails: rows are small, and may still fit where pictures do
+        not."""
         if what in self.unwritten:
             return
         try:
@@ -173,7 +175,7 @@ class Output:
             self.results.pictures.add(Path(str(result.path)), result, source=source)
 
     def finish(self, facts: dict[str, Any], white: float | None = None) -> None:
-        """Write what is written at the end, and say where it is.
+        """Writes the final files, and says where they are.
 
         Args:
             white: the level of a deep picture that is shown white.
@@ -199,7 +201,7 @@ class Output:
             self.unwritten["summary"] = str(error)
 
     def _write_page(self, results: Results, facts: dict[str, Any], white: float | None) -> None:
-        """The page beside the table, where what it needs is installed."""
+        """Writes the page beside the table, where the libraries that it needs are installed."""
         from flawscope import report
         from flawscope.report.pages import predictions_page
         from flawscope.results.run import TABLE
@@ -218,14 +220,13 @@ class Output:
 
     @property
     def code(self) -> int:
-        """1 where an input was not judged, or something not written."""
+        """Exit code: 1 where an input was not judged, or a result not written."""
         return common.report_failures(self.failures, named=self.at_once) or int(bool(self.unwritten))
 
 
 def facts_of(
     args: argparse.Namespace, manifest: Manifest, calibration: Calibration, together: Mismatch, unjudged: int
 ) -> dict[str, Any]:
-    """The document `results.json` on the run."""
     from flawscope._version import __version__
 
     return {
@@ -248,14 +249,14 @@ def facts_of(
 
 
 def all_together(together: Mismatch, calibration: Calibration) -> str:
-    """Says how many are anomalous, and what was promised."""
+    """Line with the number of anomalous pictures, and the promised rate."""
     return (
         f"{together.anomalous} of {pluralize(together.count, 'picture')} anomalous; {calibration.promise()}"
     )
 
 
 def remarks(several: Sequence[str], beside: Sequence[str], together: Mismatch) -> None:
-    """Say which files were not looked at, or not wholly, and where the pictures are unlike those learnt."""
+    """Says which files were not read, or not wholly, and whether the pictures are unlike those learnt."""
     for line in on_files(several, beside):
         common.say(line)
     if line := together.line():

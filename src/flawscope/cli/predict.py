@@ -97,7 +97,6 @@ def _judge(
     together: Mismatch,
     step: Step,
 ) -> None:
-    """Each input in its turn."""
     from flawscope.errors import InputError, one_line
     from flawscope.pictures.decoding import frames
     from flawscope.results.table import Unjudged
@@ -115,7 +114,7 @@ def _judge(
         else:
             with _whole():
                 results.add(replace(result, path=name), source)
-                together.add(result)  # not what could not be printed: it has no row either
+                together.add(result)  # an unprinted result has no row either
             if name != output.PIPED and (held := frames(name)) > 1:
                 asked.several.append(f"{name} ({held})")
         if asked.total:
@@ -127,7 +126,7 @@ def _judge(
 
 @contextmanager
 def _whole() -> Iterator[None]:
-    """Ctrl-C does not come between counting an input and writing its row and files, but after them."""
+    """Delays Ctrl-C until an input has been counted and its row and files are written."""
     from flawscope.progress import noted_interrupts
 
     with noted_interrupts("") as interrupted:

@@ -80,13 +80,13 @@ def _review(args: argparse.Namespace, session: Session) -> int:
 
 
 def _has_screen() -> bool:
-    """Without one a browser that runs in the terminal might be opened there."""
+    """Whether there is a screen: without one a browser that runs in the terminal might be opened there."""
     known = sys.platform in ("win32", "darwin")
     return known or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
 def next_steps(results: str, session: Session) -> Iterator[str]:
-    """What was decided, and how to go on."""
+    """Yields lines: a count of the decisions, and how to go on."""
     from flawscope.errors import pluralize
     from flawscope.station.review import DEFECT, FINE
 
@@ -107,7 +107,7 @@ def next_steps(results: str, session: Session) -> Iterator[str]:
 
 
 def _after(args: argparse.Namespace, session: Session) -> int:
-    """Judge what was decided, from the copies, with a new model."""
+    """Judges the reviewed pictures, from their copies, with a new model."""
     from flawscope import report
     from flawscope.errors import InputError
     from flawscope.evaluation.result import Kept
@@ -135,7 +135,7 @@ def _after(args: argparse.Namespace, session: Session) -> int:
 def _judged(
     session: Session, predictor: Predictor, kept: Kept, failures: list[str], step: Step
 ) -> Iterator[Reviewed]:
-    """Every decided picture with what the new model says; the maps go to `kept`."""
+    """Yields every reviewed picture with the new model's prediction; the maps go to `kept`."""
     from flawscope.datasets import Item
     from flawscope.errors import InputError
     from flawscope.pictures.decoding import decode, pixel_hash
@@ -164,7 +164,7 @@ def _judged(
 
 
 def lines(pictures: Sequence[Reviewed]) -> str:
-    """What a person reads."""
+    """Text that compares the models before and after, for a person."""
     from flawscope.report.pages import count_of, sentences_of
 
     rows = [

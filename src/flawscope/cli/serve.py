@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     )
     from flawscope.station.inspecting.capacity import give_back
 
-    give_back()  # before anything starts threads
+    give_back()  # before threads are started
     from flawscope.station.station import Station
     from flawscope.station.web.app import Server, limit_logs, wait_for_room
 
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def settings_of(args: argparse.Namespace) -> Settings:
-    """What the call says, over what the settings file says."""
+    """Reads the settings file; arguments of the call win over it."""
     from flawscope.errors import InputError
     from flawscope.predictor import read_manifest
     from flawscope.station.settings.station import named, overridden, read_settings, single

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Entry = TypeVar("Entry")
 Value = TypeVar("Value")
 SEEN = "seen"
-SHEET, FOLDERS = "contact_sheet.png", ("pictures", "masks")  # what is written
+SHEET, FOLDERS = "contact_sheet.png", ("pictures", "masks")  # in `--out`
 CELL = 176  # pixels a side in the contact sheet
 SHOWN = 60  # defects in the contact sheet at most
 TITLE = (
@@ -78,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 class Row(NamedTuple):
-    """A defect in the table, and a strip of three cells in the sheet unless there are too many."""
+    """Row of the table: a defect. It has a strip of three cells in the sheet unless there are too many."""
 
     kind: str
     area: float
@@ -88,13 +88,13 @@ class Row(NamedTuple):
 
 
 class Readable(Generic[Entry, Value]):
-    """Entries that are read when they are asked for; those that cannot be read are reported and dropped."""
+    """Entries that are read when they are asked for; unreadable ones are reported and dropped."""
 
     def __init__(self, entries: list[Entry], read: Callable[[Entry], Value], none: str, failures: list[str]):
         self.entries, self.read, self.none, self.failures = entries, read, none, failures
 
     def __getitem__(self, number: int) -> tuple[Entry, Value]:
-        """The entry with this number, counted round, and what is read of it. InputError: none is left."""
+        """Entry with this number, counted round, and the value read from it. InputError: none is left."""
         while self.entries:
             index = number % len(self.entries)
             try:
@@ -105,7 +105,7 @@ class Readable(Generic[Entry, Value]):
         raise InputError(f"{self.none} can be used; the last: {self.failures[-1]}")
 
     def values(self) -> Iterator[Value]:
-        """Everything that can be read; the rest is reported when it is asked for."""
+        """Yields every readable entry; the others are reported when they are asked for."""
         for entry in list(self.entries):
             with suppress(InputError):
                 yield self.read(entry)
@@ -152,8 +152,8 @@ def _kinds(args: argparse.Namespace) -> list[str]:
 
 
 def _refuse_inputs(args: argparse.Namespace, paths: Sequence[Path]) -> None:
-    """InputError where `--out` is a folder that is read, or holds one: its pictures would be mixed with those
-    that are made, or be removed as an earlier run's."""
+    """InputError where `--out` is a folder of inputs, or holds one: its pictures would be mixed with the new
+    ones, or be removed as an earlier run's."""
     out = Path(args.out).resolve()
     read = {
         name: [Path(given)] for name in ("seen", "textures", "foreground") if (given := getattr(args, name))
@@ -165,8 +165,8 @@ def _refuse_inputs(args: argparse.Namespace, paths: Sequence[Path]) -> None:
 
 
 def _own_files(args: argparse.Namespace, kinds: Sequence[str]) -> OwnFiles:
-    """The folder for results without those of an earlier run. InputError where a file of somebody else has a
-    name that may be needed; nothing is removed then."""
+    """Folder for results without those of an earlier run. InputError where a file of somebody else has a name
+    that may be needed; nothing is removed then."""
     from flawscope.results.table import OwnFiles
 
     own = OwnFiles(common.folder_for_results(args.out))
@@ -215,7 +215,8 @@ def _simulate(
     own: OwnFiles,
     failures: list[str],
 ) -> tuple[list[Row], dict[Path, bool]]:
-    """Write the pictures and masks; return a row for each, and in which good pictures an object was found."""
+    """Writes pictures and masks; returns a row for each, and for each good picture whether it shows an
+    object."""
     import numpy as np
 
     from flawscope.pictures.decoding import read_mask
@@ -246,7 +247,7 @@ def _simulate(
 
 
 def _white(paths: list[Path]) -> float | None:
-    """One white level for all deep pictures, None where there is none."""
+    """White level of all deep pictures together; None where there is none."""
     import numpy as np
 
     from flawscope.pictures.decoding import decode
@@ -291,7 +292,7 @@ def _row(name: str, good: Pixels, foreground: NDArray[np.bool_], defect: Simulat
 
 
 def _sheet(rows: Sequence[Row], kinds: Sequence[str]) -> Image.Image:
-    """Draw by kind, two defects a row: the good picture with its object outlined, the defect, its outline."""
+    """Draws the defects by kind, two a row: the good picture with its object, the defect, its outline."""
     from flawscope.results.contact_sheet import contact_sheet
 
     cells, headings = [], []

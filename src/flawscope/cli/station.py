@@ -113,7 +113,8 @@ def _list_tokens(args: argparse.Namespace) -> None:
 
 
 def _password(name: str) -> str:
-    """From a person, or a line from a program. It is never an argument: those are seen by everybody."""
+    """Asks a person for the password, or reads a line from a program. A password is never an argument:
+    everybody sees those."""
     if sys.stdin.isatty():
         password = getpass(f"password of {name}: ")
         if getpass("the same again: ") != password:
@@ -188,7 +189,7 @@ def _restore(args: argparse.Namespace) -> None:
 
 
 def settings_of(args: argparse.Namespace) -> Settings:
-    """Of `--settings` or `--station`."""
+    """Settings by `--settings` or `--station`."""
     from flawscope.station.settings.station import FOLDER, Settings, read_settings
 
     return read_settings(args.settings) if args.settings else Settings(store=args.station or FOLDER)

@@ -107,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _judged_before(path: str | None) -> list[str]:
-    """The pictures that the table has a decision for. A last row that was cut off is removed."""
+    """Pictures with a decision in the table. A last row that was cut off is removed."""
     from flawscope.results.table import Table, read_table
 
     if path is None or not os.path.exists(path) or not os.path.getsize(path):
@@ -122,7 +122,7 @@ def _judged_before(path: str | None) -> list[str]:
         for row in rows:
             table.add(row)
         table.close()
-    return [row.path for row in rows if row.decision]  # what could not be judged is tried again
+    return [row.path for row in rows if row.decision]  # unjudged pictures are tried again
 
 
 def _begins(arrivals: Arrivals, judged: int, existing: bool) -> str:
@@ -154,7 +154,7 @@ def ending() -> Iterator[threading.Event]:
 
 @dataclass
 class Watching:
-    """What is done with the pictures as they come, and how many there were."""
+    """Judges the pictures as they come, and counts them."""
 
     arrivals: Arrivals
     predictor: Predictor
@@ -170,7 +170,7 @@ class Watching:
     begun: float = field(default_factory=time.monotonic)
 
     def until(self, end: threading.Event, interval: float) -> None:
-        """Round after round."""
+        """Looks at the folder every `interval` seconds until `end` is set."""
         from flawscope.watch import REST
 
         while not end.is_set():
@@ -178,7 +178,7 @@ class Watching:
             end.wait(max(interval, REST * self.arrivals.took))
 
     def _round(self, end: threading.Event) -> None:
-        """Judge what has arrived."""
+        """Judges newly arrived pictures."""
         from flawscope.errors import InputError
         from flawscope.watch import judge
 
@@ -219,7 +219,7 @@ class Watching:
             self.commands.run(result)
 
     def _remarks(self) -> None:
-        """What a person should know, once."""
+        """Tells a person about vanished pictures, other files and unlike pictures, once each."""
         for path in self.arrivals.gone:
             self.unjudged += 1
             common.say(f"skipped: {path} went away before it could be judged")

@@ -1,2 +1,2 @@
-"""The same commands on a Ray cluster (extra `cluster`). Nothing else imports ray, and this room only when a
-command is told to use a cluster."""
+"""Runs the same commands on a Ray cluster (extra `cluster`). No other package imports ray, and this one is
+imported only when a command is told to use a cluster."""

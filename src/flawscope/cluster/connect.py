@@ -1,4 +1,4 @@
-"""Connect a command to a Ray cluster, say what its nodes have, and explain what goes wrong with it."""
+"""Connects a command to a Ray cluster, lists its nodes' resources, and explains its errors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ REPEAT = "the same call goes on where this one stopped"
 
 
 class Node(NamedTuple):
-    """Resources that one machine offers to tasks: `memory` in bytes."""
+    """Resources that a machine offers to tasks: `memory` in bytes."""
 
     name: str
     cpus: float
@@ -38,16 +38,16 @@ class Node(NamedTuple):
     memory: int
 
     def room(self, threads: int, gpus: int = 0, memory: int = 0) -> int:
-        """How many tasks with so many cores, graphics cards and bytes fit at once."""
+        """Number of tasks with so many cores, graphics cards and bytes that fit at once."""
         asked = (self.cpus, threads), (self.gpus, gpus), (self.memory, memory)
         return min(int(has // each) for has, each in asked if each)
 
 
 def check(where: str) -> None:
-    """Refuse an unknown `--cluster`, or a missing Ray, before anything is loaded.
+    """Refuses an unknown `--cluster`, or a missing Ray, before anything is loaded.
 
     Raises:
-        InputError: it is no known form, or Ray is not installed.
+        InputError: the form is unknown, or Ray is not installed.
     """
     if where not in ("auto", "local") and not re.fullmatch(r"(ray://)?[^\s/:]+:\d+", where):
         raise InputError(
@@ -62,7 +62,7 @@ def check(where: str) -> None:
 
 @contextmanager
 def connected(where: str) -> Iterator[None]:
-    """Be connected inside the block; a cluster of this machine's own ends with it.
+    """Connects for the length of the block; a cluster of this machine's own ends with it.
 
     Args:
         where: auto (the cluster that runs on this machine, or that RAY_ADDRESS names), local (one is started
@@ -95,7 +95,7 @@ def connected(where: str) -> Iterator[None]:
 
 
 def _join(where: str) -> None:
-    """Connect to the cluster, or start one of this machine's own.
+    """Connects to the cluster, or starts one of this machine's own.
 
     Raises:
         InputError: that cannot be done.
@@ -119,7 +119,7 @@ def _join(where: str) -> None:
 
 @contextmanager
 def _on_loopback(wanted: bool) -> Iterator[None]:
-    """Start a cluster for this machine alone: who reaches its ports could run code here."""
+    """Starts a cluster for this machine alone: whoever reaches its ports could run code here."""
     if not wanted:
         yield
         return
@@ -138,7 +138,7 @@ def _on_loopback(wanted: bool) -> Iterator[None]:
 
 @contextmanager
 def _without_stderr() -> Iterator[None]:
-    """Silence Ray's own processes while they start."""
+    """Silences Ray's own processes while they start."""
     kept = os.dup(2)
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)
@@ -150,7 +150,7 @@ def _without_stderr() -> Iterator[None]:
 
 
 def _reach(where: str) -> None:
-    """Raise an InputError where nobody answers at an address: Ray itself tries for two minutes."""
+    """Raises an InputError where nobody answers at an address: Ray itself tries for two minutes."""
     if ":" not in where:
         return
     host, port = where.removeprefix("ray://").rsplit(":", 1)
@@ -195,17 +195,17 @@ def nodes() -> list[Node]:
 
 
 def require_threads(found: Sequence[Node], threads: int) -> None:
-    """Raise an InputError where no node has so many cores."""
+    """Raises an InputError where no node has so many cores."""
     most = max(int(node.cpus) for node in found)
     if threads > most:
         raise InputError(f"no node has {pluralize(threads, 'core')}: give --threads {max(most, 1)} or fewer")
 
 
 def require_shared(path: str | os.PathLike[str], remedy: str) -> None:
-    """Look for a file or folder from every node.
+    """Looks for a file or folder from every node.
 
     Raises:
-        InputError: one does not see it.
+        InputError: a node does not see it.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -221,7 +221,7 @@ def require_shared(path: str | os.PathLike[str], remedy: str) -> None:
 
 
 def require_shared_folder(folder: str | os.PathLike[str]) -> None:
-    """Raise an InputError where not every node sees this very folder, by a file that is made for a moment."""
+    """Raises an InputError where a node does not see this very folder; a file made for a moment tells."""
     probe = os.path.join(folder, f".{secrets.token_hex(4)}.part")  # its name says that it may go
     with open(probe, "xb"):
         pass
@@ -232,7 +232,7 @@ def require_shared_folder(folder: str | os.PathLike[str]) -> None:
 
 
 def require_version(version: str) -> None:
-    """Raise an InputError, on a node, where the command has another version of flawscope: the same words
+    """Raises an InputError, on a node, where the command has another version of flawscope: the same arguments
     might mean something else here."""
     if version != __version__:
         raise InputError(
@@ -245,7 +245,7 @@ def require_version(version: str) -> None:
 
 
 class News:
-    """A Ray queue from tasks to this process; it lives on this process's node, and ends with it."""
+    """Ray queue from tasks to this process; it lives on this process's node, and ends with it."""
 
     def __init__(self) -> None:
         import ray
@@ -256,11 +256,11 @@ class News:
         self.queue: Any = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
 
     def put(self, *news: Any) -> None:
-        """Send, without waiting."""
+        """Sends news, without waiting."""
         self.queue.actor.put_nowait.remote(news)
 
     def get(self) -> list[tuple[Any, ...]]:
-        """Everything that came since the last call; nothing where the queue is lost."""
+        """Returns all news since the last call; an empty list where the queue is lost."""
         with suppress(Exception):
             return list(self.queue.get_nowait_batch(self.queue.qsize()))
         return []
@@ -282,7 +282,7 @@ def value_of(ref: Any) -> Any:
 
 
 def cause_of(error: Any) -> FlawscopeError:
-    """The error for a person, of what a function raised on a node (a RayTaskError)."""
+    """Error for a person, made from a RayTaskError, which a function raised on a node."""
     cause = error.cause
     if isinstance(cause, FlawscopeError):
         return cause

@@ -119,7 +119,7 @@ class Store:
             ) from None
 
     def lies_in(self, folder: str | os.PathLike[str]) -> bool:
-        """Tell whether it is a folder of the disk, or lies in it."""
+        """Whether the store is a folder of the disk, or lies in it."""
         if not self.on_disk:
             return False
         top = os.path.realpath(folder)
@@ -130,7 +130,7 @@ class Store:
 
 
 class Entry(NamedTuple):
-    """A picture's path or URL; `error`: it stands for a word that means nothing, and why."""
+    """Path or URL of a picture. error: the reason why a word means no picture."""
 
     path: str
     error: str = ""
@@ -138,20 +138,20 @@ class Entry(NamedTuple):
 
 @dataclass
 class Some:
-    """How many there are, and the first of them."""
+    """Count of texts, and the first few of them."""
 
     count: int = 0
     first: list[str] = field(default_factory=list)
 
     def add(self, *texts: str, count: int | None = None) -> None:
-        """Count them; `count`: where there are more than these."""
+        """Adds texts. count: their number, where it is larger than that of the texts given."""
         self.count += len(texts) if count is None else count
         self.first = [*self.first, *texts][:FIRST]
 
 
 @dataclass
 class Listing:
-    """The facts about a listing.
+    """Facts about a listing.
 
     roots: folders on disk in which the pictures lie. beside: files beside the pictures. digest: of stdin.
     """
@@ -163,7 +163,7 @@ class Listing:
 
 
 def write(specs: Sequence[str], store: Store, stream: IO[bytes] | None = None) -> Listing:
-    """List the pictures, in the order in which `predict` judges them, below `FOLDER` of the store.
+    """Lists the pictures, in the order in which `predict` judges them, below `FOLDER` of the store.
 
     Each path stands once, where it comes first; of those on stdin, as with `predict`, each line. Two paths
     are told apart by 64 bits: one of ten million is taken for another, and missing, once in 400,000 runs.
@@ -213,7 +213,7 @@ def digest(stream: IO[bytes]) -> str:
 
 
 def _lines(stream: IO[bytes], taken: Any) -> Iterator[str]:
-    """A path a line; `taken`: a hash of them all. InputError: it is no text."""
+    """Yields paths, one a line, and adds each line to the hash `taken`. InputError: it is no text."""
     for line in stream:
         taken.update(line)
         if b"\0" in line:
@@ -227,7 +227,7 @@ def _name(number: int) -> str:
 
 
 def _packed(chunk: list[Entry]) -> bytes:
-    """A file; names need not be text."""
+    """Content of a file of the list; names need not be text."""
     import pyarrow
     from pyarrow import parquet
 
@@ -259,7 +259,7 @@ def _entries(specs: Sequence[str], store: Store, stream: IO[bytes] | None, made:
 
 
 def _new(paths: Sequence[str], seen: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """For each path whether it was not there before; and the sorted hashes of all."""
+    """Returns for each path whether it is new, and the sorted hashes of all paths."""
     hashes = np.fromiter(map(hash, paths), np.int64, len(paths))
     new = np.zeros(len(paths), np.bool_)
     new[np.unique(hashes, return_index=True)[1]] = True
@@ -299,7 +299,7 @@ def _meant(spec: str, store: Store, made: Listing) -> Iterator[str]:
 
 
 def _rooted(paths: Iterator[str], made: Listing) -> Iterator[str]:
-    """The same paths; the folder in which all the absolute ones lie is a root, as far as it is seen here."""
+    """Passes paths on; the folder of all absolute ones becomes a root of the listing."""
     some: list[str] = []
     for path in paths:
         if os.path.isabs(path):
@@ -312,7 +312,7 @@ def _rooted(paths: Iterator[str], made: Listing) -> Iterator[str]:
 
 
 def _common(paths: list[str]) -> str:
-    """The folder above absolute paths: all others lie between the first and the last of them."""
+    """Folder that holds all absolute paths: the first and the last in order decide it."""
     return os.path.commonpath([min(paths), max(paths)])
 
 
@@ -363,7 +363,7 @@ def _column(spec: str, file: IO[bytes]) -> Iterator[str]:
 
 
 def _remote(spec: str) -> Iterator[tuple[str, bool]]:
-    """List the inputs, as `iter_inputs`, of a file, folder or pattern of an object store."""
+    """Lists the inputs, as `iter_inputs`, of a file, folder or pattern of an object store."""
     files, path = filesystem(spec)
     try:
         if files.isdir(path):

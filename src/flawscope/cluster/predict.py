@@ -41,8 +41,8 @@ Say = Callable[[str], None]
 
 @dataclass
 class Results:
-    """The outcome of a run: counts, the files beside the pictures, and how unlike the training pictures the
-    latest pictures are."""
+    """Outcome of a run: counts, files beside the pictures, and how unlike the training pictures the latest
+    ones are."""
 
     summary: Summary
     beside: Some
@@ -66,7 +66,7 @@ def predict(
     step: Step = silent,
     say: Say = lambda line: None,
 ) -> Results:
-    """Judge any number of pictures on a cluster. The rows are those of `flawscope predict` with the same
+    """Judges any number of pictures on a cluster. The rows are those of `flawscope predict` with the same
     `threads`, value for value; `out/parts` holds them as Parquet, in the listing's order, with the picture's
     height and width and its `shifts` beside them.
 
@@ -151,12 +151,12 @@ def predict(
 
 
 def _may_be_relative(spec: str) -> bool:
-    """Tell whether other pictures would be meant in another working folder."""
+    """Whether another working folder would give other pictures."""
     return spec.lower().endswith(listing.TABLES) or not (is_url(spec) or os.path.isabs(spec))
 
 
 def _refuse_among_pictures(store: Store, pictures: Sequence[str]) -> None:
-    """Raise an InputError where the overlays would be pictures of the next run."""
+    """Raises an InputError where the overlays would be pictures of the next run."""
     for spec in pictures:
         if not is_url(spec) and os.path.isdir(spec) and store.lies_in(spec):
             raise InputError(
@@ -186,8 +186,8 @@ class Run:
     def opened(
         cls, store: Store, call: dict[str, Any], pictures: Sequence[str], stdin: IO[bytes] | None
     ) -> Run:
-        """The run of this call that goes on in the folder, or a new one with its listing. InputError where
-        the folder holds another one."""
+        """Opens the run of this call that the folder holds, or begins one with its listing. InputError where
+        the folder holds another run."""
         run = cls._found(store, call)
         if not run.size:
             run._write()
@@ -233,8 +233,8 @@ class Run:
         self.store.write(RUN, f"{json.dumps(document, indent=1)}\n".encode())
 
     def fix(self, size: int, gpus: int) -> None:
-        """Set the pictures of a shard, unless they are. InputError where workers now have GPUs and had none,
-        or the other way round: the last digits of scores would differ."""
+        """Sets the number of pictures in a shard, unless it is set. InputError where workers now have GPUs
+        and had none, or the other way round: the last digits of scores would differ."""
         device = "cuda" if gpus else "cpu"
         if not self.size:
             self.size, self.device = size, device
@@ -247,12 +247,12 @@ class Run:
 
     @property
     def shards(self) -> int:
-        """How many; 0: not known yet."""
+        """Number of shards; 0: not known yet."""
         return -(-self.listing.inputs // self.size) if self.size else 0
 
 
 def _written(run: Run, say: Say) -> dict[int, Summary]:
-    """The shards that are there, by their number."""
+    """Summaries of the written shards, by number."""
     numbers = map(shards.number, run.store.names(shards.FOLDER))
     there = sorted(shard for shard in numbers if 0 <= shard < run.shards)
     with ThreadPoolExecutor(READERS) as pool:
@@ -268,7 +268,7 @@ def _written(run: Run, say: Say) -> dict[int, Summary]:
 
 
 def judged(job: Job, missing: Sequence[int], needs: Mapping[str, Any]) -> Iterator[tuple[int, Summary]]:
-    """Have shards judged by tasks, all of which wait for the nodes that are there, and for those that join.
+    """Has shards judged by tasks. All tasks wait for room on the nodes, also on those that join later.
 
     Args:
         needs: of a task: num_cpus, num_gpus, memory in bytes.
@@ -296,14 +296,14 @@ def judged(job: Job, missing: Sequence[int], needs: Mapping[str, Any]) -> Iterat
 
 
 def _follow(found: Iterator[tuple[int, Summary]], done: dict[int, Summary], inputs: int, step: Step) -> None:
-    """Collect what is judged into `done`."""
+    """Collects judged shards into `done`."""
     before = sum(summary.inputs for summary in done.values())
     now = 0
     try:
         for shard, summary in found:
             done[shard] = summary
             now += summary.inputs
-            step("prediction", now, inputs - before)  # of what was left, so that the time left is right
+            step("prediction", now, inputs - before)  # of the shards left, for the time left
     except KeyboardInterrupt:
         of = f"{before + now:,} of {pluralize(inputs, 'input')}"
         raise KeyboardInterrupt(f"interrupted after {of}; {connect.REPEAT}") from None
@@ -317,15 +317,15 @@ def _memory(facts: Manifest, held: int, gpu: bool) -> int:
 
 
 def _batch(facts: Manifest, *, on_gpu: bool = False) -> int:
-    """Pictures that are computed together."""
+    """Number of pictures that are computed together."""
     from flawscope.runtime.session import FEW, MANY, together
 
     return together(facts.preprocess.network_size, MANY if on_gpu else FEW)
 
 
 def shard_size(inputs: int, workers: int, batch: int = 1) -> int:
-    """Pictures of a shard: `PART`, fewer where each worker would not get `EACH` shards then, more where there
-    would be more than `MOST` shards. No worker is without one, unless there are too few batches.
+    """Number of pictures in a shard: `PART`, or fewer so that each worker gets `EACH` shards, or more so that
+    there are at most about `MOST` shards. No worker is without one, unless there are too few batches.
 
     A shard ends where a batch of `flawscope predict` ends, so that the same pictures are computed together:
     else the last digits of a score may differ.
@@ -337,7 +337,8 @@ def shard_size(inputs: int, workers: int, batch: int = 1) -> int:
 
 
 def _together(run: Run, total: Summary, calibration: Calibration) -> Mismatch:
-    """How unlike the training pictures the last pictures are, as if one process had judged them all."""
+    """Measures how unlike the training pictures the last pictures are, as if one process had judged them
+    all."""
     severities: list[float] = []
     shifts: list[tuple[float, ...]] = []
     for shard in reversed(range(run.shards)):

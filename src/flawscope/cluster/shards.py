@@ -49,14 +49,14 @@ class Model:
 
     @classmethod
     def sent(cls, path: str | os.PathLike[str]) -> Model:
-        """Put it into the object store of the cluster that this process is connected to."""
+        """Puts the file into the object store of the cluster that this process is connected to."""
         import numpy as np
         import ray
 
         return cls(Path(path).name, digest_of(path), ray.put(np.fromfile(path, np.uint8)))
 
     def placed(self) -> Path:
-        """The model on this node's disk, written once for each model and user."""
+        """Path of the model on this node's disk, written once for each model and user."""
         import ray
 
         user = getattr(os, "getuid", lambda: "")()
@@ -132,7 +132,7 @@ def name(shard: int) -> str:
 
 
 def number(file: str) -> int:
-    """The shard that a file in `FOLDER` is, by its name; -1: it is none."""
+    """Number of the shard that a file in `FOLDER` holds, by its name; -1: none."""
     found = re.fullmatch(r"part-(\d{6,})\.parquet", file)
     return int(found[1]) if found else -1
 
@@ -162,7 +162,7 @@ def read(store: Store, shard: int, columns: Sequence[str] = ()) -> tuple[Summary
 
 
 def judge(job: Job, shard: int) -> Summary:
-    """Judge and write a shard, unless a process that was lost has written it. Called as a task; the process
+    """Judges and writes a shard, unless a lost process has written it already. Called as a task; the process
     keeps the model for the next one."""
     try:
         judging = _judging(job)
@@ -179,10 +179,10 @@ def _judging(job: Job) -> Judging:
 
 
 class Judging:
-    """A run in a process of a node, with its model.
+    """State of a run in a node's process, with its model.
 
     Raises:
-        InputError: the node has another version, or does not see what it has to.
+        InputError: the node has another version, or does not see a folder that it needs.
     """
 
     def __init__(self, job: Job):
@@ -213,8 +213,7 @@ class Judging:
         )
 
     def entries(self, shard: int) -> list[Entry]:
-        """The inputs of a shard. InputError where they are relative and this node does not see their
-        folder."""
+        """Inputs of a shard. InputError where they are relative and this node does not see their folder."""
         found = self.job.entries(self.store, shard)
         own = (one.path for one in found if not one.error and not is_url(one.path))
         if not self.placed and not all(map(os.path.isabs, own)):
@@ -225,7 +224,7 @@ class Judging:
         return found
 
     def judge(self, shard: int) -> Summary:
-        """Judge a shard and write it."""
+        """Judges a shard and writes it."""
         summary, rows = Summary(), list[dict[str, Any]]()
         for entry, source, result in self._results(self.entries(shard)):
             summary.inputs += 1
@@ -243,7 +242,8 @@ class Judging:
         return summary
 
     def _results(self, entries: Sequence[Entry]) -> Iterator[tuple[Entry, Source, Prediction | Unjudged]]:
-        """Each path with its prediction, or the reason why there is none, in the order of `predict`."""
+        """Yields each path with its prediction, or the reason why there is none, in the order of
+        `predict`."""
         failed: dict[int, str] = {}
         judged = self.predictor.stream(_sources([e for e in entries if not e.error], failed))
         number = 0
@@ -264,7 +264,7 @@ class Judging:
     def _draw(
         self, shard: int, row: int, entry: Entry, source: Source, result: Prediction, summary: Summary
     ) -> None:
-        """Write the overlay, named by shard, row and file."""
+        """Writes the overlay, named by shard, row and file."""
         file = io.BytesIO()
         try:
             save_png(file, Drawn.of(source, result).overlay)
@@ -276,8 +276,8 @@ class Judging:
 
 
 def _sources(entries: Sequence[Entry], failed: dict[int, str]) -> Iterator[Source]:
-    """Paths as they are; pictures in an object store are fetched ahead. `failed`: why one was not, by its
-    number; it is empty then."""
+    """Yields paths as they are, and pictures of an object store, fetched ahead. A picture that cannot be
+    fetched is empty, with the reason in `failed` by its number."""
     if not any(is_url(entry.path) for entry in entries):
         yield from (Path(entry.path) for entry in entries)
         return

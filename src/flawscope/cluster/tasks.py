@@ -45,8 +45,7 @@ PATIENCE = 30.0  # seconds for tasks that were stopped to save a checkpoint
 
 @dataclass(frozen=True)
 class Share:
-    """The resources of one task: threads, each with a core, and graphics cards; and the nodes that have so
-    many."""
+    """Resources of one task, threads with a core each and graphics cards; and the nodes that have as many."""
 
     threads: int
     gpus: int
@@ -58,12 +57,12 @@ class Share:
         return max(node.memory for node in self.nodes)
 
     def at_once(self, peak: int = 0) -> int:
-        """How many tasks of so many bytes the nodes have room for."""
+        """Number of tasks of `peak` bytes that fit on the nodes."""
         return sum(node.room(self.threads, self.gpus, min(peak, self.most)) for node in self.nodes)
 
 
 def share(found: Sequence[Node], count: int, threads: int | None, device: str) -> Share:
-    """Divide the nodes among `count` tasks.
+    """Divides the nodes among `count` tasks.
 
     Args:
         found: the nodes that take tasks.
@@ -180,7 +179,7 @@ class Tasks:
         self.begun: set[str] = set()
 
     def start(self, label: str, function: Callable[..., Any], *given: Any) -> None:
-        """Have `function(*given, tell)` called. `tell` takes words such as "features 3 of 10"."""
+        """Has `function(*given, tell)` called. `tell` takes texts such as "features 3 of 10"."""
         task = self.task.options(
             name=label,
             num_cpus=self.share.threads,
@@ -191,8 +190,8 @@ class Tasks:
         self.running[task.remote(function, given, label, self.news, __version__, os.getcwd())] = label
 
     def ended(self, seconds: float) -> list[tuple[str, Any]]:
-        """Wait so long for a call that has ended: its label with its value, or with the FlawscopeError that
-        it raised or was lost by."""
+        """Waits so many seconds for calls to end. Returns their labels, each with the value, or with the
+        FlawscopeError that it raised or was lost by."""
         import ray
 
         ready, _ = ray.wait([*self.running], timeout=seconds)
@@ -221,7 +220,7 @@ class Tasks:
             return FlawscopeError(text)
 
     def stop(self) -> None:
-        """Interrupt all calls, which may save a checkpoint, and end their processes."""
+        """Interrupts all calls, which may save a checkpoint, and ends their processes."""
         import ray
 
         if not (refs := [*self.running]):
@@ -237,7 +236,7 @@ class Tasks:
 def _work(
     function: Callable[..., Any], given: tuple[Any, ...], label: str, news: News, version: str, folder: str
 ) -> Any:
-    """On a node."""
+    """Runs a task on a node."""
     import ray
 
     require_version(version)
@@ -283,7 +282,7 @@ class PartWorkers:
     def map(
         self, work: Callable[..., Any], held: bytes, parts: Sequence[Any], peak: int | None = None
     ) -> Iterator[Any]:
-        """Call `work(held, part)` for every part, all at once, and give the answers in order.
+        """Calls `work(held, part)` for every part, all at once, and yields the answers in order.
 
         Args:
             held: sent to each node once. peak: bytes that a part takes at most.
@@ -304,7 +303,7 @@ class PartWorkers:
 
 
 def _work_on_part(work: Callable[..., Any], held: bytes, part: Any, threads: int, version: str) -> Any:
-    """On a node."""
+    """Works on a part of a fit on a node."""
     require_version(version)
     from flawscope.methods.threads import use_threads
 

@@ -1,9 +1,9 @@
-"""One training by several workers: data-parallel, by torch.distributed in Ray actors.
+"""Trains one model with several workers: data-parallel, by torch.distributed in Ray actors.
 
-Every worker makes the same fit of the same pictures, which all nodes see under the same paths. While it
-learns the workers average their gradients (`methods.training.Trainer` says how), and so all of them hold the
-same networks after every step. Then the first one goes on alone, and writes the model. It alone has the
-checkpoint, the training log and the TensorBoard.
+Every worker makes the same fit of the same pictures, which all nodes see under the same paths. While
+learning, the workers average their gradients (see `methods.training.Trainer`), so all hold the same networks
+after every step. Then the first worker goes on alone, and writes the model. It alone has the checkpoint, the
+training log and the TensorBoard.
 
 A lost worker ends them all. As many are started anew, and go on from the checkpoint.
 """
@@ -35,7 +35,7 @@ DIED = "a process or its machine ended, often for want of memory"
 
 
 class Division(NamedTuple):
-    """The workers: so many with so many cores each; `gpu`: and a GPU."""
+    """Number of workers and of each one's cores; `gpu`: each has a GPU."""
 
     workers: int
     threads: int
@@ -65,7 +65,7 @@ def fit(
     step: Step = silent,
     **options: Any,
 ) -> Trained:
-    """Fit a method that learns in steps by several workers of the cluster that this process is connected to.
+    """Fits a method that learns in steps by several workers of the cluster that this process is connected to.
 
     Args:
         images: as `fitting.fit` takes them. Paths may be relative where all nodes have this folder.
@@ -117,7 +117,7 @@ def divided(found: Sequence[Node], threads: int | None, gpu: bool | None) -> Div
 
 
 class _WorkerLost(Exception):
-    """A process of the training, or its node, ended; why, in words."""
+    """A process of the training, or its node, ended; the text says why."""
 
 
 def _together(
@@ -127,7 +127,7 @@ def _together(
     say: Callable[[str], None],
     step: Step,
 ) -> tuple[list[str], list[tuple[str, float]]]:
-    """The first worker's answer; none of them is left."""
+    """Runs the workers, ends them, and returns the first one's answer."""
     import ray
     from ray.util.placement_group import placement_group, remove_placement_group
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
@@ -159,7 +159,7 @@ def _together(
 def _answer(
     answers: list[Any], news: News, say: Callable[[str], None], step: Step
 ) -> tuple[list[str], list[tuple[str, float]]]:
-    """Pass on the workers' news until the first of them has the model, or one has failed.
+    """Passes on the workers' news until the first of them has the model, or one has failed.
 
     Raises:
         FlawscopeError: one has refused. _WorkerLost: one has failed.
@@ -186,7 +186,7 @@ def _answer(
 
 
 def _failure(answers: list[Any]) -> Exception:
-    """The error that explains the others: a refusal, else a lost process. Workers that wait for one that has
+    """Error that explains the others: a refusal, else a lost process. Workers that wait for a worker that has
     ended see a broken connection, or see nothing."""
     import ray
 
@@ -204,13 +204,13 @@ def _failure(answers: list[Any]) -> Exception:
 
 
 class Worker:
-    """An actor: one of the processes that learn."""
+    """Actor: one of the processes that learn."""
 
     def __init__(self, division: Division, rank: int, version: str):
         self.division, self.rank, self.version = division, rank, version
 
     def address(self) -> str:
-        """Where the workers meet, if this is the first one."""
+        """Address where the workers meet, if this is the first one."""
         import ray
 
         with socket.socket() as free:
@@ -220,8 +220,8 @@ class Worker:
     def learn(
         self, address: str, images: Any, out: Path, folder: str, options: dict[str, Any], news: News
     ) -> tuple[list[str], list[tuple[str, float]]] | None:
-        """Fit and, as the first one, save the model: pictures that could not be read, and suspects. None of
-        the others."""
+        """Fits; the first worker also saves the model, and returns the unreadable pictures and the suspects.
+        The others return None."""
         import torch
         from torch import distributed
 
@@ -262,7 +262,7 @@ class Worker:
 
 
 def _at_times(step: Step) -> Step:
-    """Not every step."""
+    """Passes on only some steps: a stage's first and last, and one every `OFTEN` seconds."""
     shown, last = "", 0.0
 
     def told(stage: str, done: int, total: int) -> None:

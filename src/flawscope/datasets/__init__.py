@@ -1,4 +1,4 @@
-"""Data sets on disk: opening them in any common layout, listing pictures, and checking for faults."""
+"""Opens data sets on disk in any common layout, lists pictures, and checks for faults."""
 
 from flawscope.datasets.dataset import Dataset, Item, group_numbers
 from flawscope.datasets.layouts import LAYOUTS, find_categories, open_dataset

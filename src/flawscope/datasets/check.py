@@ -1,4 +1,4 @@
-"""Faults of a data set that would spoil a model or its figures without anybody noticing.
+"""Finds faults of a data set that would spoil a model or its figures unnoticed.
 
 `check` decodes every picture once and keeps only its hash, its size and a thumbnail of 8 KB, so that
 10,000 pictures of any size need about 100 MB.
@@ -38,7 +38,7 @@ PICTURES_FOR_5_PERCENT = 19  # a target below 1 / (n + 1) cannot be had
 
 @dataclass(frozen=True)
 class Finding:
-    """A fault. `code` names it for machines; paths are relative to the category's folder."""
+    """Fault of a data set. `code` names it for machines; paths are relative to the category's folder."""
 
     severity: str  # "error", "warning" or "note"
     code: str
@@ -53,7 +53,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """The findings of a check: for people as lines, for machines as a dict."""
+    """Findings of a check: for people as lines, for machines as a dict."""
 
     root: str
     category: str
@@ -65,7 +65,7 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """No errors. Warnings deserve a look, notes inform."""
+        """Whether there are no errors. Warnings deserve a look, notes inform."""
         return not self.totals["error"]
 
     @property
@@ -73,7 +73,7 @@ class Report:
         return {s: sum(f.severity == s for f in self.findings) for s in SEVERITIES}
 
     def to_dict(self) -> dict[str, Any]:
-        """Only what JSON knows."""
+        """Returns the report as values that JSON knows."""
         return {
             "root": self.root,
             "category": self.category,
@@ -87,7 +87,7 @@ class Report:
         }
 
     def lines(self) -> list[str]:
-        """Text for people. Of each kind of finding the first `SHOWN` are spelt out."""
+        """Text for people. Of each code the first `SHOWN` findings are spelt out."""
         text = [f"{self.category} ({self.layout} layout) in {self.root}"]
         splits = {split for split, _, _ in self.counts}
         for split, kind, number in self.counts:
@@ -110,7 +110,7 @@ class Report:
 
 @dataclass(frozen=True)
 class _Seen:
-    """The facts that are kept of a picture."""
+    """Facts that are kept of a picture."""
 
     split: str
     item: Item
@@ -129,7 +129,7 @@ def check(
     progress: Progress | None = None,
     workers: int = 2,
 ) -> Report:
-    """Look at every picture and mask of one category; faults become findings.
+    """Checks every picture and mask of one category; faults become findings.
 
     `near=False` leaves out the search for pictures that are nearly the same; `progress(done, total)` is
     called from the calling thread after each picture. InputError: there is no data set to check.
@@ -167,13 +167,13 @@ def _counts(dataset: Dataset) -> Iterator[tuple[str, str, int]]:
 
 
 def _sizes(sizes: Sequence[tuple[int, int, int]], most: int) -> str:
-    """The first sizes (width, height, pictures), and how many more there are."""
+    """Text with the first sizes (width, height, pictures), and the number of the others."""
     named = ", ".join(f"{w}x{h} ({n})" for w, h, n in sizes[:most])
     return f"{named} and {len(sizes) - most} more" if len(sizes) > most else named
 
 
 def _ranked(numbers: Counter[_T]) -> list[tuple[_T, int]]:
-    """Most frequent first, equal ones in order."""
+    """Sorts by frequency, most frequent first, equal ones in order."""
     return sorted(numbers.items(), key=lambda entry: (-entry[1], entry[0]))
 
 
@@ -213,7 +213,7 @@ def _look_at(dataset: Dataset, split: str, item: Item) -> _Seen:
 
 
 def _unreadable(code: str, subject: str, path: Path, error: Exception) -> Finding:
-    """The error without the path, which the finding names already; reason and remedy apart."""
+    """Finding of an unreadable file, without the path that the error repeats; reason and remedy apart."""
     reason, _, remedy = one_line(error).rpartition(f"{path}: ")[2].partition("; ")
     return Finding("error", code, subject, reason, remedy or "replace or remove the file")
 
@@ -254,7 +254,7 @@ def _exact_copies(dataset: Dataset, seen: list[_Seen]) -> Iterator[Finding]:
 
 
 def _near_copies(dataset: Dataset, seen: list[_Seen]) -> Iterator[Finding]:
-    """Groups with at least one picture that is learnt from; exact copies count once, in the first split."""
+    """Findings of (nearly) equal pictures, at least one of them for training; exact copies count once."""
     once = list({one.digest: one for one in reversed(seen)}.values())[::-1]
     smalls = [one.small for one in once if one.small is not None]
     if len(smalls) > 1:
@@ -264,7 +264,7 @@ def _near_copies(dataset: Dataset, seen: list[_Seen]) -> Iterator[Finding]:
 
 
 def _alike(dataset: Dataset, group: Sequence[_Seen], *, near: bool) -> Finding:
-    """The finding of pictures that are (nearly) the same: the first is its subject, the others are named."""
+    """Finding of pictures that are (nearly) the same: the first is its subject, the others are named."""
     splits = list(dict.fromkeys(one.split for one in group))
     place = splits[0] if dataset.test else "the folder"  # good pictures alone have no splits
     if len(splits) > 1 and near:
@@ -336,7 +336,7 @@ def _label_faults(dataset: Dataset) -> Iterator[Finding]:
 
 
 def _unused_pictures(dataset: Dataset) -> Iterator[Finding]:
-    """Pictures and masks below the category's folder that take no part."""
+    """Pictures and masks below the category's folder that are in no split."""
     used = {p for items in dataset.splits.values() for i in items for p in (i.path, *i.masks)}
     unused: Counter[str] = Counter()
     for path in pictures_in(dataset.root):
@@ -357,7 +357,7 @@ def _unused_pictures(dataset: Dataset) -> Iterator[Finding]:
 
 
 def _other_files(dataset: Dataset) -> Iterator[Finding]:
-    """Files that are not read: by folder those that may show something, together those beside pictures."""
+    """Unread files: by folder those that may show a part, together those beside pictures."""
     unknown: dict[tuple[str, str], list[Path]] = {}
     beside: list[str] = []
     used = {Path(m) for items in dataset.splits.values() for item in items for m in item.masks}

@@ -1,5 +1,4 @@
-"""A data set: pictures with a label, where their masks lie, and which of
-them show the same part."""
+"""Defines a data set: labelled pictures, the places of their masks, and which pictures show the same part."""
 
 from __future__ import annotations
 
@@ -16,12 +15,13 @@ from flawscope.datasets.masks import Mask
 from flawscope.errors import InputError
 from flawscope.pictures.listing import known_formats, natural_key, pictures_in
 
-Part = tuple[str | None, ...]  # of a picture's name, what tells one part from another
+Part = tuple[str | None, ...]  # groups of a picture's name that tell parts apart
 
 
 @dataclass(frozen=True)
 class Item:
-    """One picture. `masks` is its ground truth; where there are several (LOCO) the defect is their union."""
+    """Picture of a dataset. `masks` is its ground truth; where there are several (LOCO) the defect is their
+    union."""
 
     path: Path
     kind: str  # the folder's name: "good", "bent_lead", ...
@@ -31,7 +31,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Dataset:
-    """One category. `root` is the category's own folder; all pictures and masks lie in it."""
+    """Category of a dataset. `root` is its own folder; all pictures and masks lie in it."""
 
     root: Path
     category: str
@@ -61,7 +61,7 @@ class Dataset:
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
     def relative(self, path: Mask) -> str:
-        """A path as the reports show it: relative to the category's folder, with forward slashes."""
+        """Path as the reports show it: relative to the category's folder, with forward slashes."""
         path = Path(path)
         return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else path.as_posix()
 
@@ -76,8 +76,8 @@ def split(
     share: float,
     group: str | None,
 ) -> Dataset:
-    """A data set without a split of its own: for testing are about the `share` of the pictures in the folder
-    `good`, by `held_out` and in whole parts, and all `bad` ones.
+    """Splits a data set that has no split of its own. For testing are about the `share` of the pictures in
+    the folder `good`, by `held_out` and in whole parts, and all `bad` ones.
 
     group: regular expression on the pictures' names, as `group_numbers` takes it; it need not match here.
 
@@ -105,7 +105,7 @@ def held_out(names: Sequence[str], share: float, seed: int, parts: Sequence[Part
     held out where there are two and a share is asked for, and at least one is left. A part that would bring
     the number far above the share is passed over.
 
-    parts: of each name, which one it belongs to; None: it stands alone. Without any, all do.
+    parts: part of each name; None: the name is a part of its own. Empty: all names are.
     """
     count = min(max(int(len(names) * share + 0.5), 1 if share > 0 else 0), len(names) - 1)
     members: dict[str | Part, list[int]] = {}
@@ -132,14 +132,14 @@ def held_out(names: Sequence[str], share: float, seed: int, parts: Sequence[Part
 
 
 def part_of(name: str, expression: re.Pattern[str] | None) -> Part | None:
-    """The part that a name names: the text of the pattern's groups if it has any, else of the whole match;
-    None without a match."""
+    """Part that a name gives: the text of the pattern's groups if it has any, else of the whole match; None
+    without a match."""
     match = None if expression is None else expression.search(name)
     return None if match is None else match.groups() or (match.group(),)
 
 
 def compiled(pattern: str | None) -> re.Pattern[str] | None:
-    """InputError: it is not a regular expression."""
+    """Compiles the pattern. InputError: it is not a regular expression."""
     try:
         return None if pattern is None else re.compile(pattern)
     except re.error as error:
@@ -147,8 +147,8 @@ def compiled(pattern: str | None) -> re.Pattern[str] | None:
 
 
 def remark(paths: Sequence[Path], pattern: str | None) -> str:
-    """One line where a pattern says nothing about these files: it matches the same text in all names, or
-    another one in each. Empty where there is nothing to say.
+    """Warns of a pattern that says nothing about the files: it matches the same text in all names, or a
+    different text in each. Empty where there is nothing to say.
 
     Raises:
         InputError: as `group_numbers`.
@@ -166,10 +166,10 @@ def remark(paths: Sequence[Path], pattern: str | None) -> str:
 
 
 def group_numbers(names: Sequence[str], pattern: str | None) -> list[int]:
-    """A number per name; names in which `pattern` matches the same text share one.
+    """Number for each name; names in which `pattern` matches the same text share one.
 
     The text is that of the pattern's groups if it has any, else of the whole match. Names without a match,
-    and all names without a pattern, stand alone.
+    and all names without a pattern, have a number of their own.
 
     Raises:
         InputError: the pattern is not a regular expression, or matches no name.

@@ -1,7 +1,7 @@
-"""Opening a data set: which categories are meant, which layout a folder has, and which pictures are good.
+"""Opens a data set: finds the categories that are meant, the layout of a folder, and the good pictures.
 
-What a picture is follows from the *name of its folder* inside the data set, never from letters somewhere in
-its path: /home/tester/goods/test/part.png is not good because "good" occurs in it.
+The kind of a picture follows from the *name of its folder* inside the data set, never from letters somewhere
+in its path: /home/tester/goods/test/part.png is not good because "good" occurs in it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ LAYOUTS = ("auto", "mvtec", "mvtec2", "loco", "btad", "visa", "realiad", "folder
 
 def find_categories(root: str | os.PathLike[str]) -> list[str]:
     """Names of the categories in `root`, in natural order: of its subfolders that are data sets of a known
-    layout, or its own name where it is one category itself. Empty for anything else, such as a bare folder of
+    layout, or its own name where it is one category itself. Empty for any other folder, such as a bare one of
     pictures. InputError if the folder is missing or cannot be read."""
     folder = _checked(root)
     if _layout_of(folder):
@@ -55,13 +55,13 @@ def open_dataset(
     test_share: float = 0.2,
     group: str | None = None,
 ) -> Dataset:
-    """The data set in `root`, or its one `category`.
+    """Opens the data set in `root`, or its one `category`.
 
     `root` holds categories or is one, in the layout of MVTec AD (also MPDD, and VisA converted to it), MVTec
     AD 2, MVTec LOCO, BTAD, VisA or Real-IAD; or it has a folder of good and perhaps one of bad pictures; or
-    it is a bare folder of good pictures, and then nothing is left to test; or it is what `review` wrote, or
-    the good pictures therein (`Dataset.reviewed`). Defective pictures without a mask
-    get theirs from label files below the category's folder (`masks.LabelFiles`).
+    it is a bare folder of good pictures, and then no pictures are left to test; or it is a folder that
+    `review` wrote, or the good pictures therein (`Dataset.reviewed`). Defective pictures without a mask get
+    theirs from label files below the category's folder (`masks.LabelFiles`).
 
     Where the layout fixes no split, `test_share` of the good pictures are held out for testing by a seeded
     hash of their names (`dataset.held_out`). `group` is a regular expression on names: pictures for which it
@@ -131,7 +131,7 @@ def select_categories(
 
 
 def present_categories(root: str | os.PathLike[str], text: str, option: str) -> tuple[str, ...]:
-    """The categories that are there; every one that is named must be.
+    """Categories that `text` names; every one must be there.
 
     Raises:
         InputError: as `select_categories`, or one that is named is not there.
@@ -145,14 +145,14 @@ def present_categories(root: str | os.PathLike[str], text: str, option: str) -> 
 
 
 def means_several(root: str | os.PathLike[str], text: str) -> bool:
-    """Whether a category that is asked for means more than the one of that name."""
+    """Whether a requested category means more than the one of that name."""
     if "," not in text and text != ALL and text not in GROUPS:
         return False
     return text not in find_categories(root)
 
 
 def listed(text: str, option: str, remedy: str) -> tuple[str, ...]:
-    """The words between commas, each once. InputError, with the remedy, where there is none."""
+    """Words between commas, each once. InputError, with the remedy, where there is none."""
     words = tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
     if not words:
         raise InputError(f"{option} is empty: {remedy}")
@@ -170,7 +170,7 @@ _SAME_SHAPE = ("mvtec", "mvtec2", "btad", "loco")
 
 
 def _layout_of(folder: Path) -> str | None:
-    """The layout of one category by its subfolders' names, None for anything else."""
+    """Layout of one category by its subfolders' names; None for any other folder."""
     if is_visa(folder):
         return "visa"
     if is_realiad(folder):
@@ -235,8 +235,8 @@ def _name(folder: Path) -> str:
 
 
 def _open_split(root: Path, layout: str) -> Dataset:
-    """MVTec AD, BTAD, MVTec LOCO and whatever has their shape: ROOT/{train,validation,test}/KIND. Of MVTec
-    AD 2 the public test set; the private ones have no ground truth."""
+    """Opens MVTec AD, BTAD, MVTec LOCO and data sets of their shape: ROOT/{train,validation,test}/KIND. Of
+    MVTec AD 2 the public test set; the private ones have no ground truth."""
     train, test = child(root, "train"), child(root, "test_public" if layout == "mvtec2" else "test")
     assert train is not None  # _layout_of has seen it
     extra = [name for name in subfolders(train) if name.casefold() not in GOOD]
@@ -245,7 +245,7 @@ def _open_split(root: Path, layout: str) -> Dataset:
             f"{train / extra[0]}: only good pictures can be trained on; move it to {root / 'test'}"
         )
     truth = child(root, *MASK_FOLDERS) or (child(test, *MASK_FOLDERS) if test else None)
-    labels = None if layout == "loco" else LabelFiles(root)  # LOCO's masks say more than what is marked
+    labels = None if layout == "loco" else LabelFiles(root)  # LOCO's masks hold more than marks
     learnt = _good(train)
     if not learnt:
         raise InputError(f"{child(train, *GOOD)}: no pictures to train on; known formats: {known_formats()}")
@@ -270,7 +270,8 @@ def _good(split: Path) -> tuple[Item, ...]:
 
 
 def _open_folder(root: Path, seed: int, test_share: float, group: str | None) -> Dataset:
-    """good/ and bad/ (or ok and nok, ...); subfolders of bad/ are kinds; masks beside them or inside."""
+    """Opens good/ and bad/ (or ok and nok, ...); subfolders of bad/ are kinds; masks lie beside them or
+    inside."""
     good = child(root, *GOOD)
     assert good is not None  # _layout_of has seen it
     every = subfolders(root)
@@ -283,7 +284,7 @@ def _open_folder(root: Path, seed: int, test_share: float, group: str | None) ->
             f"{root}: not known beside {good.name}: {names}; put defects into {root / 'bad'}, by kind"
         )
     test = [item for folder in bad for item in _bad(root, folder)]
-    # without defects there is nothing to set false alarms against: every good picture is for training
+    # without defects there is no test: every good picture is for training
     return split(root, _name(root), "folder", good, test, seed, test_share if test else 0, group)
 
 
@@ -307,13 +308,13 @@ def _bad(root: Path, folder: Path) -> list[Item]:
 
 
 def of_review(root: str | os.PathLike[str]) -> bool:
-    """Whether a folder holds what a review chose: it was flagged before."""
+    """Whether a folder holds pictures that a review chose: they were flagged before."""
     folder = Path(os.path.abspath(root))
     return any((one / REVIEW).is_file() for one in (folder, folder.parent))
 
 
 def called_good_twice(root: Path) -> set[Path]:
-    """Good pictures of a review that somebody looked at again: the last two decisions on each are "good"."""
+    """Good pictures of a review that somebody reviewed again: the last two decisions on each are "good"."""
     said: dict[str, list[str]] = {}
     with open(root / REVIEW, encoding="utf-8", errors="surrogateescape", newline="") as file:
         for row in csv.DictReader(file):
@@ -322,7 +323,7 @@ def called_good_twice(root: Path) -> set[Path]:
 
 
 def _of_review(folder: Path) -> Path:
-    """The whole of what `review` wrote where the folder is its good pictures: what they are is known there.
+    """Folder of the whole review, where the given one is its good pictures: the decisions lie there.
     InputError for its defects, which would be taken for good pictures."""
     whole = Path(os.path.abspath(folder)).parent
     if (folder / REVIEW).is_file() or not (whole / REVIEW).is_file():
@@ -334,8 +335,8 @@ def _of_review(folder: Path) -> Path:
 
 
 def _open_review(root: Path) -> Dataset:
-    """Pictures that were flagged, and decided on since: good pictures to learn from and to test on, and
-    defects. All of the good ones can be learnt from, since evaluation leaves out what a model knows."""
+    """Opens a review, pictures that were flagged and decided on since: good pictures to learn from and to
+    test on, and defects. All good ones can be learnt from: evaluation leaves out those that a model knows."""
     good, bad = child(root, *GOOD), child(root, *BAD)
     items = [Item(path, "good", False) for path in pictures_in(good)] if good else []
     defects = _bad(root, bad) if bad else []
@@ -345,7 +346,7 @@ def _open_review(root: Path) -> Dataset:
 
 
 def _open_bare(root: Path) -> Dataset:
-    """Good pictures and nothing else. Whatever hints at a split or at defects is refused, not trained on."""
+    """Opens good pictures alone. A folder with signs of a split or of defects is refused, not trained on."""
     paths = pictures_in(root)
     if not paths:
         raise InputError(f"{root}: no pictures and no known layout; known formats: {known_formats()}")

@@ -1,5 +1,5 @@
-"""The masks of a picture: files found by the folder's and the file's name, or marks from labelling tools
-(COCO and LabelMe files); and their union."""
+"""Finds the masks of a picture: files by the folder's and the file's name, or marks from labelling tools
+(COCO and LabelMe files); and forms their union."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ Parts = tuple[str, ...]
 
 @dataclass(frozen=True, eq=False)
 class Labels(os.PathLike[str]):
-    """The marks of the label file at `path` in one picture of `size` (H, W). Every shape is a defect,
-    whatever its name. `boxes`: how many of the shapes are boxes, which mark more than the defect."""
+    """Marks of the label file at `path` in one picture of `size` (H, W). Every shape is a defect, whatever
+    its name. `boxes`: number of shapes that are boxes, which mark more than the defect."""
 
     path: Path
     size: tuple[int, int]
@@ -41,7 +41,7 @@ class Labels(os.PathLike[str]):
             raise TypeError(f"a picture of {self.size[1]}x{self.size[0]} pixels")
 
     def read(self) -> NDArray[np.bool_]:
-        """The mask [H, W]."""
+        """Draws the mask [H, W]."""
         mask = np.zeros(self.size, np.bool_)
         for shape in self.shapes:
             mask |= _filled(shape, self.size) if shape.ndim == 2 else from_runs(shape, self.size)
@@ -54,9 +54,9 @@ class Labels(os.PathLike[str]):
 
 
 class LabelFiles:
-    """The label files anywhere below a folder; read when the first picture asks for its own.
+    """Label files anywhere below a folder; read when the labels of the first picture are asked for.
 
-    A COCO file names its pictures; a LabelMe file is called as its own. A name without folders means
+    A COCO file names its pictures; a LabelMe file has the name of its picture. A name without folders means
     the picture of that name, wherever it lies.
     """
 
@@ -100,7 +100,6 @@ class LabelFiles:
 
 
 def _parts(name: str) -> Parts:
-    """Folders and name without suffix."""
     path = PurePosixPath(name.replace("\\", "/"))
     return (*path.parts[:-1], path.stem)
 
@@ -110,12 +109,12 @@ def _same_end(one: Parts, other: Parts) -> bool:
     return one[-short:] == other[-short:]
 
 
-Mask = Path | Labels  # a file of its own, or what a labelling tool's file says of the picture
+Mask = Path | Labels  # a file of its own, or the picture's marks in a labelling tool's file
 
 
 class Masks:
-    """The masks below one folder. Three spellings are known, and the first that fits is taken:
-    `STEM_mask.*`, `STEM.*`, and a folder `STEM/` with any number of masks (MVTec LOCO)."""
+    """Masks below one folder. Three spellings are known, and the first that fits is taken: `STEM_mask.*`,
+    `STEM.*`, and a folder `STEM/` with any number of masks (MVTec LOCO)."""
 
     def __init__(self, folder: Path | None) -> None:
         self._single: dict[str, list[Path]] = {}
@@ -157,7 +156,7 @@ def union(
 
 
 def read(mask: Stored | Labels) -> NDArray[np.bool_]:
-    """[H, W] bool; InputError where it cannot be read."""
+    """Reads a mask, [H, W] bool; InputError where it cannot be read."""
     return mask.read() if isinstance(mask, Labels) else read_mask(mask)
 
 
@@ -175,7 +174,7 @@ def sized(mask: NDArray[Any], size: tuple[int, int], name: str) -> NDArray[Any]:
 
 
 def _read(path: Path, own: Parts) -> Iterable[tuple[Parts, Labels]]:
-    """The pictures of a label file; nothing of another file."""
+    """Pictures and labels of a label file; empty for any other file."""
     try:
         document = json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -196,7 +195,7 @@ def _read(path: Path, own: Parts) -> Iterable[tuple[Parts, Labels]]:
 def _coco(path: Path, document: dict[str, Any]) -> Iterator[tuple[Parts, Labels]]:
     of: dict[Any, list[dict[str, Any]]] = {}
     for annotation in document["annotations"]:
-        if "score" in annotation:  # what a model has found is no ground truth
+        if "score" in annotation:  # a model's findings are no ground truth
             continue
         of.setdefault(annotation["image_id"], []).append(annotation)
     for image in document["images"]:
@@ -249,7 +248,7 @@ def _box(x0: float, y0: float, x1: float, y1: float) -> Shape:
 
 
 def _filled(polygon: Shape, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """[H, W] bool: pixels whose centre lies inside, by the even-odd rule."""
+    """Fills a polygon, [H, W] bool: pixels whose centre lies inside, by the even-odd rule."""
     height, width = size
     crossings = np.zeros((height, width + 1), np.uint8)
     for (x0, y0), (x1, y1) in zip(polygon, np.roll(polygon, -1, 0), strict=True):
@@ -282,16 +281,16 @@ def from_runs(runs: NDArray[Any], size: tuple[int, int]) -> NDArray[np.bool_]:
 
 
 def to_runs(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Undo `from_runs`."""
+    """Undoes `from_runs`."""
     values = np.concatenate([[False], mask.ravel(order="F")])
     changes = np.flatnonzero(values[1:] != values[:-1])
     return np.diff(np.concatenate([[0], changes, [mask.size]]))
 
 
 def _decompressed(text: str) -> NDArray[np.int64]:
-    """Runs of COCO's compressed form: six bits a character from "0" on, of which five carry the number, low
-    ones first, and the sixth says that more follow; from the third run on, what it is more than the one
-    before the last."""
+    """Runs of COCO's compressed form. A character holds six bits from "0" on: five of the number, low ones
+    first, and the sixth says that more follow. From the third run on, the number is the difference from the
+    run before the last."""
     runs: list[int] = []
     value = shift = 0
     for character in text:

@@ -1,4 +1,4 @@
-"""Nearly the same picture twice: re-encoded, a touch brighter, shifted, resized or cropped a little.
+"""Finds nearly equal pictures: re-encoded, a touch brighter, shifted, resized or cropped a little.
 
 Pictures of aligned products resemble each other so much that the usual perceptual hashes call half of them
 duplicates. So similarity only *nominates* pairs here (16 × 16 grey levels, matrix products in blocks), and
@@ -86,7 +86,7 @@ def near_duplicates(thumbnails: NDArray[np.float16], bank: Ints) -> list[tuple[i
 
 
 def _least(count: int, pairs: NDArray[np.intp], correlation: Floats) -> float:
-    """The correlation to ask for: SAME, or more where the product is uniform (a printed plate, say)."""
+    """Correlation to ask for: SAME, or more where the product is uniform (a printed plate, say)."""
     best = np.zeros(count, np.float32)
     np.maximum.at(best, pairs.ravel(), correlation.repeat(2))
     usual = 1 - float(np.median(best))
@@ -94,7 +94,7 @@ def _least(count: int, pairs: NDArray[np.intp], correlation: Floats) -> float:
 
 
 def verify(first: NDArray[np.float16], second: NDArray[np.float16]) -> Floats:
-    """[P, 64, 64] twice -> [P] correlation of the fine structure, after fitting `second` to `first`."""
+    """Correlation of the fine structure [P] of two lists [P, 64, 64], after fitting `second` to `first`."""
     a, b = _smooth(first.astype(np.float32)), _smooth(second.astype(np.float32))
     result = np.zeros(len(a), np.float32)
     pose = np.zeros((4, len(a)), np.float32)  # scale and shift, horizontal then vertical, in half widths
@@ -115,8 +115,8 @@ def verify(first: NDArray[np.float16], second: NDArray[np.float16]) -> Floats:
 
 
 def _repetition(thumbnail: NDArray[np.float16]) -> float:
-    """The correlation of the fine structure [64, 64] with itself, shifted by more than `FARTHER` and at most
-    half its side: near 1 only where it repeats. FFTs sum over what overlaps."""
+    """Correlation of the fine structure [64, 64] with itself, shifted by more than `FARTHER` and at most half
+    its side: near 1 only where it repeats. FFTs sum over the overlap."""
     smooth = _smooth(thumbnail.astype(np.float32))
     fine = _inner((smooth - _smooth(smooth, 3))[None]).reshape(SIDE - 2 * MARGIN, -1).astype(np.float64)
     side = len(fine)
@@ -133,7 +133,8 @@ def _repetition(thumbnail: NDArray[np.float16]) -> float:
 
 
 def _nominate(thumbnails: NDArray[np.float16], bank: Ints) -> NDArray[np.intp]:
-    """Unique pairs [P, 2]: the nearest of the bank for every picture, also with either one cropped by 3 %."""
+    """Unique pairs [P, 2]: for every picture its nearest ones in the bank, also with either picture cropped
+    by 3 %."""
     plain = _descriptors(thumbnails, 1.0)
     zoomed = _descriptors(thumbnails, ZOOM)
     place = np.full(len(thumbnails), -1)
@@ -155,7 +156,8 @@ def _nominate(thumbnails: NDArray[np.float16], bank: Ints) -> NDArray[np.intp]:
 
 
 def _descriptors(thumbnails: NDArray[np.float16], zoom: float) -> Floats:
-    """[N, 256]: 16 × 16 grey levels with zero mean and unit length, so that a product is a correlation."""
+    """Descriptors [N, 256]: 16 × 16 grey levels with zero mean and unit length; their products are
+    correlations."""
     edges = SIDE * (0.5 + np.linspace(-0.5, 0.5, COARSE + 1) / zoom)
     cell = np.arange(SIDE)
     overlap = np.minimum(edges[1:, None], cell + 1) - np.maximum(edges[:-1, None], cell)
@@ -171,7 +173,7 @@ def _descriptors(thumbnails: NDArray[np.float16], zoom: float) -> Floats:
 
 
 def _gauss_newton(a: Floats, warped: Floats) -> Floats:
-    """One step of the fit a ≈ gain · warp(b) + offset -> change of the pose [4, P]."""
+    """Does one step of the fit a ≈ gain · warp(b) + offset -> change of the pose [4, P]."""
     n = a.shape[-1]
     across = np.linspace(-1, 1, n, dtype=np.float32)
     d_row, d_column = (np.asarray(d, np.float32) for d in np.gradient(warped, 2 / (n - 1), axis=(1, 2)))
@@ -191,7 +193,8 @@ def _warped(b: Floats, rows: Floats, columns: Floats) -> Floats:
 
 
 def _rows(scale: Floats, shift: Floats) -> Floats:
-    """[P, n, n]: cubic (Catmull–Rom) interpolation along one axis at (1 + scale) · x + shift, x in -1..1."""
+    """Matrices [P, n, n] of cubic (Catmull–Rom) interpolation along one axis at (1 + scale) · x + shift, x in
+    -1..1."""
     across = np.linspace(-1, 1, SIDE, dtype=np.float32)
     at = (across * (1 + scale[:, None]) + shift[:, None] + 1) * ((SIDE - 1) / 2)
     away = np.abs(np.clip(at, 0, SIDE - 1)[:, :, None] - np.arange(SIDE, dtype=np.float32))
@@ -216,7 +219,7 @@ def _inner(values: Floats) -> Floats:
 
 
 def _binomial(times: int) -> Floats:
-    """[n, n]: the smoothing (1, 2, 1) / 4 along one axis, edges repeated."""
+    """Matrix [n, n] that smooths by (1, 2, 1) / 4 along one axis, `times` times, edges repeated."""
     single = np.eye(SIDE) / 2 + np.eye(SIDE, k=1) / 4 + np.eye(SIDE, k=-1) / 4
     single[0, 0] += 0.25
     single[-1, -1] += 0.25
@@ -232,7 +235,7 @@ def _smooth(values: Floats, times: int = 1) -> Floats:
 
 
 def clusters(pairs: list[tuple[int, int, float]]) -> Iterator[list[int]]:
-    """Connected pictures, each group sorted, groups by their first member."""
+    """Groups of connected pictures, each sorted, groups by their first member."""
     group_of: dict[int, list[int]] = {}
     for i, j, _ in pairs:
         one, other = (group_of.setdefault(k, [k]) for k in (i, j))

@@ -1,7 +1,7 @@
-"""Layouts of their own, as the authors published them, with the authors' split where its file is there.
+"""Opens layouts as their authors published them, with the authors' split where its file is there.
 
 VisA: CATEGORY/Data/Images/{Normal,Anomaly}, Data/Masks/Anomaly; the split in split_csv/1cls.csv beside or in
-the category. VisA converted to MVTec's layout needs nothing of this.
+the category. VisA converted to MVTec's layout is not read here.
 
 Real-IAD: CATEGORY/OK/S0001/*.jpg and CATEGORY/NG/KIND/S0001/*.jpg, masks beside the pictures; the split in
 realiad_jsons/, beside the folder of categories.
@@ -54,7 +54,7 @@ def realiad_table(root: Path) -> Path | None:
 
 
 def open_visa(root: Path, category: str, seed: int, test_share: float, group: str | None) -> Dataset:
-    """Open VisA with the authors' split where it is there; else with a seeded split of the normal pictures,
+    """Opens VisA with the authors' split where it is there; else with a seeded split of the normal pictures,
     and all anomalous ones for testing."""
     table = visa_table(root)
     if table is not None:
@@ -70,7 +70,7 @@ def open_visa(root: Path, category: str, seed: int, test_share: float, group: st
 
 
 def open_realiad(root: Path, category: str, seed: int, test_share: float, group: str | None) -> Dataset:
-    """Open Real-IAD with the authors' split where it is there; else with a seeded split of the good parts,
+    """Opens Real-IAD with the authors' split where it is there; else with a seeded split of the good parts,
     whole parts together, and all defective pictures for testing."""
     table = realiad_table(root)
     if table is not None:
@@ -109,7 +109,7 @@ def _visa_by_table(root: Path, category: str, table: Path) -> tuple[tuple[Item, 
 
 
 def _visa_row(root: Path, category: str, row: dict[str, Any], place: str) -> tuple[str, Item]:
-    """The split and the picture that a row names; its paths begin with the category."""
+    """Split and picture that a row names; its paths begin with the category."""
 
     def inside(text: str | None) -> Path:
         parts = PurePosixPath((text or "").strip().replace("\\", "/")).parts

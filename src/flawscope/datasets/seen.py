@@ -1,4 +1,4 @@
-"""Defects that were seen: which pictures a method may learn from beside the good ones."""
+"""Chooses seen defects: defective pictures that a method may learn from beside the good ones."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from flawscope.datasets.masks import MASK_FOLDERS, LabelFiles, Mask, Masks, stem
 from flawscope.errors import InputError, pluralize
 from flawscope.pictures.listing import child, natural_key, pictures_in
 
-DRAW = 40  # what a random number is for
+DRAW = 40  # stream of random numbers
 
 
 def choose_seen(
     seen: int | str | os.PathLike[str], dataset: Dataset | None = None, seed: int = 0
 ) -> list[Item]:
-    """The defective pictures, with masks, that `--seen` means.
+    """Chooses the defective pictures, with masks, that `--seen` means.
 
     Args:
         seen: a number, drawn from the data set's test pictures; a folder, as `list_seen` reads it; or a text
             file with one picture a line, in the data set's test pictures or with masks as in such a folder.
-        dataset: what is drawn from, and where a list's pictures may lie.
+        dataset: its test pictures are drawn from, and a list's pictures may lie in it.
         seed: of the draw.
 
     Raises:
@@ -43,7 +43,7 @@ def choose_seen(
 
 
 def draw_seen(dataset: Dataset | None, count: int, seed: int) -> list[Item]:
-    """`count` defective test pictures with masks, as evenly over the kinds as they allow."""
+    """Draws `count` defective test pictures with masks, as evenly over the kinds as they allow."""
     items = [item for item in dataset.test if item.anomalous and item.masks] if dataset else []
     if count > len(items):
         where = dataset.root if dataset else "a list of pictures"
@@ -65,7 +65,7 @@ def draw_seen(dataset: Dataset | None, count: int, seed: int) -> list[Item]:
 
 
 def _listed(path: Path, dataset: Dataset | None) -> list[Item]:
-    """Pictures of a text file: paths from where one is, from the file's folder, or in the data set."""
+    """Pictures of a text file: paths from the working folder, from the file's folder, or in the data set."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
@@ -92,11 +92,11 @@ def _listed(path: Path, dataset: Dataset | None) -> list[Item]:
 
 
 def list_seen(folder: str | os.PathLike[str], category: str | None = None) -> list[Item]:
-    """Defective pictures with masks: the test pictures of a data set, or any folder of pictures with the
-    masks in a folder `masks` or `ground_truth` in it, beside it or above it.
+    """Lists defective pictures with masks: the test pictures of a data set, or any folder of pictures with
+    the masks in a folder `masks` or `ground_truth` in it, beside it or above it.
 
     Masks are found by name: `STEM_mask.png`, `STEM.png` or a folder `STEM`; or in label files below the
-    folder or the data set that it is a folder of. Raises `InputError` where there is none.
+    folder, or below the data set that holds the folder. Raises `InputError` where there is none.
     """
     root = Path(folder)
     items: list[Item] = []
@@ -113,7 +113,7 @@ def list_seen(folder: str | os.PathLike[str], category: str | None = None) -> li
 
 
 def _good(path: Path) -> bool:
-    """Whether one of its folders is called as those of good pictures are."""
+    """Whether one of the path's folders has a name for good pictures."""
     return any(part.casefold() in GOOD for part in path.parts[:-1])
 
 

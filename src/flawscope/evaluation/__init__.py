@@ -1,4 +1,4 @@
-"""A predictor on the test pictures of a data set, and how far its metrics may be from the truth."""
+"""Evaluates a predictor on the test pictures of a data set, with intervals for its metrics."""
 
 from flawscope.evaluation.evaluation import evaluate, valid_pixels
 from flawscope.evaluation.result import NAMES, Evaluation

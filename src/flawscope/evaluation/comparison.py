@@ -1,4 +1,4 @@
-"""Two models on the same test pictures: what differs, and whether that is more than chance.
+"""Compares two models on the same test pictures, and tests whether they differ by more than chance.
 
 The difference of a metric is measured on pictures that both models judge. Its 95 % interval comes from the
 paired bootstrap: both are resampled with the same pictures, so that what is hard for both cancels out and the
@@ -39,7 +39,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Difference:
-    """One metric of both models. `difference` is b - a, `interval` its 95 % interval; None: not measured."""
+    """Metric of both models. `difference` is b - a, `interval` its 95 % interval; None: not measured."""
 
     name: str
     a: float | None
@@ -58,7 +58,8 @@ class Difference:
 
     @property
     def better(self) -> str:
-        """ "a" or "b" where the interval leaves out zero, else nothing: chance is enough to explain it."""
+        """Name of the better model, "a" or "b", where the interval leaves out zero; else empty: chance is
+        enough to explain the difference."""
         if self.interval is None or self.interval[0] <= 0 <= self.interval[1]:
             return ""
         return "b" if (self.interval[0] > 0) != (self.name in LOWER_IS_BETTER) else "a"
@@ -76,7 +77,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Judged:
-    """A picture with what both models say of it; the predictions are without their maps."""
+    """Picture with both models' predictions, which are without their maps."""
 
     index: int  # of the picture in both evaluations' `pictures`, which have the maps and masks
     name: str  # below the data set's folder
@@ -91,7 +92,7 @@ class Judged:
 
     @property
     def right(self) -> str:
-        """The model that is right where they differ, "a" or "b"."""
+        """Name of the model that is right where they differ, "a" or "b"."""
         return "a" if self.a.is_anomalous == self.item.anomalous else "b"
 
     def to_dict(self) -> dict[str, Any]:
@@ -105,7 +106,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Models a and b on the pictures that both were evaluated on.
+    """Comparison of models a and b on the pictures that both were evaluated on.
 
     names: of the models, for a person. evaluations: of both; their `pictures` are the same in the same order,
         each with the prediction, map and mask of its own model. calibrations are those of `predictors`.
@@ -122,20 +123,20 @@ class Comparison:
 
     @cached_property
     def changed(self) -> tuple[Judged, ...]:
-        """Pictures that the models decide differently on: those where b is wrong first."""
+        """Pictures that the models decide differently on: those where b is wrong come first."""
         found = [one for one in self.pictures if one.changed]
         return tuple(sorted(found, key=lambda one: (one.right == "b", -abs(one.a.severity - one.b.severity))))
 
     @property
     def failures(self) -> tuple[str, ...]:
-        """Pictures that one of them could not judge, and masks that cannot be used, each with the reason."""
+        """Pictures that a model could not judge, and unusable masks, each with the reason."""
         return tuple(dict.fromkeys(line for one in self.evaluations for line in one.failures))
 
     def __repr__(self) -> str:
         return f"<Comparison A {self.names[0]}, B {self.names[1]}: {self.sentence()}>"
 
     def sentence(self) -> str:
-        """Says what changes from a to b, in one line."""
+        """Sentence on the changes from a to b."""
         b, a = (sum(one.right == which for one in self.changed) for which in "ba")
         if not self.changed:
             return f"both decide alike on {pluralize(len(self.pictures), 'picture')}"
@@ -170,7 +171,7 @@ class Comparison:
 
 
 def described(predictor: Predictor) -> dict[str, Any]:
-    """The facts of a model that a comparison shows."""
+    """Facts of a model that a comparison shows."""
     manifest, calibration = predictor.manifest, predictor.calibration
     return {
         "method": manifest.method,
@@ -194,7 +195,7 @@ def compare(
     seed: int = 0,
     step: Step = silent,
 ) -> Comparison:
-    """Evaluate both models on the test pictures that neither of them has seen.
+    """Evaluates both models on the test pictures that neither of them has seen.
 
     The models may be of different methods, sizes and runtimes. Pictures that either was fitted or calibrated
     on are left out for both.
@@ -231,8 +232,8 @@ def compare(
 def _on_the_same(
     on: Callable[[int, tuple[Item, ...]], Evaluation], items: tuple[Item, ...]
 ) -> tuple[Evaluation, Evaluation]:
-    """Both evaluations, on the pictures that both models can judge. What one of them cannot, such as a score
-    that overflows, is rare: then the first one is evaluated again."""
+    """Evaluates both models on the pictures that both can judge. A picture that only one can judge, such as
+    with a score that overflows, is rare: then the first model is evaluated again."""
     first = on(0, items)
     second = on(1, tuple(seen.item for seen in first.pictures))
     if second.images < first.images:
@@ -285,7 +286,7 @@ def _differences(
 
 
 def _interval(name: str, drawn: list[dict[str, Floats]]) -> tuple[tuple[float, float] | None, str]:
-    """The interval of b - a, and how it was found or why there is none."""
+    """Interval of b - a, and how it was found or why there is none."""
     if name not in NAMES and name not in RATES:
         return None, "no interval: not computed"
     if not all(name in own for own in drawn):
@@ -298,7 +299,7 @@ def _interval(name: str, drawn: list[dict[str, Floats]]) -> tuple[tuple[float, f
 
 
 def _drawn_pixels(evaluation: Evaluation, times: NDArray[np.int64]) -> dict[str, Floats]:
-    """The pixel metrics of every resample; each model's are counted at its own size and thresholds."""
+    """Pixel metrics of every resample; each model's are counted at its own size and thresholds."""
     known = np.array([seen.truth is not None for seen in evaluation.pictures])
     counts = count_pixels(evaluation.pictures)
     if counts is None or int((counts.regions > 0).sum()) < 2:

@@ -1,4 +1,5 @@
-"""A predictor on a data set's test pictures: the field's metrics, and whether the promise was kept."""
+"""Evaluates a predictor on a data set's test pictures: the field's metrics, and whether the promise was
+kept."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ Take = Callable[[Item, Prediction], None]
 
 @dataclass
 class _Seen:
-    """Pictures that were predicted, and those that were not."""
+    """Predicted pictures, and the others."""
 
     kept: Kept
     failures: list[str] = field(default_factory=list)
@@ -40,8 +41,8 @@ class _Seen:
 
 
 def valid_pixels(predictor: Predictor, geometry: Geometry) -> NDArray[np.bool_]:
-    """[H, W] bool at the size of a prediction's map: the pixels that count, those that show the picture (not
-    a letterbox's border) inside the model's region of interest."""
+    """Mask [H, W] bool of the pixels that count, at the size of a prediction's map: they show the picture
+    (not a letterbox's border) and lie inside the model's region of interest."""
     return predictor.valid_mask(geometry) & geometry.inside()
 
 
@@ -54,7 +55,7 @@ def evaluate(
     take: Take | None = None,
     step: Step = silent,
 ) -> Evaluation:
-    """Score the test pictures and compute the metrics.
+    """Scores the test pictures and computes the metrics.
 
     Pictures that the model was fitted or calibrated on are left out, found by their decoded pixels, whatever
     their name. A defective picture without a mask counts for image metrics only. For pixel metrics only
@@ -137,7 +138,7 @@ def _predict(
 def _truth(
     item: Item, result: Prediction, predictor: Predictor, pixels: Counter[str]
 ) -> NDArray[np.bool_] | None:
-    """The union of the item's masks at the network's size; all False for a good picture. Its pixels in the
+    """Union of the item's masks at the network's size; all False for a good picture. Its pixels in the
     picture are added to `pixels`."""
     geometry = result.geometry
     if not item.anomalous:
@@ -166,7 +167,7 @@ def _image(kept: Kept, predictor: Predictor, labels: dict[str, Any]) -> dict[str
 
 
 def _chosen(what: str, threshold: float) -> str | None:
-    """The label of a best F1; None where there is none, with pictures of one kind only."""
+    """Label of a best F1; None where there is none, with pictures of one kind only."""
     if not np.isfinite(threshold):
         return None
     return f"best {what} threshold, chosen on test labels: {threshold:.6g}"
@@ -186,7 +187,7 @@ def _false_alarms(kept: Kept, predictor: Predictor) -> dict[str, Any]:
 
 
 def _mismatch(kept: Kept, predictor: Predictor) -> str:
-    """Says what is wrong with the pictures together, the good ones if they are enough."""
+    """Warns of pictures that do not belong to the model, judged by the good ones if they are enough."""
     good = [p for i, p in zip(kept.items, kept.predictions, strict=True) if not i.anomalous]
     rate, enough = predictor.calibration.expected_rate, len(good) >= LEAST
     found = (
@@ -252,7 +253,7 @@ def _full(kept: Kept, labels: dict[str, Any]) -> dict[str, float]:
 
 
 def _loco(kept: Kept, dataset: Dataset, labels: dict[str, Any]) -> dict[str, float]:
-    """MVTec LOCO's sPRO, where its saturation file lies beside the data."""
+    """Computes MVTec LOCO's sPRO, where its saturation file lies beside the data."""
     if dataset.layout != "loco":
         return {}
     path = dataset.root / SATURATION_FILE
@@ -287,7 +288,7 @@ def _loco(kept: Kept, dataset: Dataset, labels: dict[str, Any]) -> dict[str, flo
 def _region(
     path: Path, geometry: Geometry, configs: dict[int, Any]
 ) -> tuple[NDArray[np.bool_], float] | None:
-    """A region at the network's size with its saturation in pixels there; None if nothing is left of it."""
+    """Region at the network's size, and its saturation in pixels there; None if no pixel is left."""
     values = sized(read_labels(path), geometry.picture_size, f"mask {path}")
     scaled = geometry.mask_to_network(values > 0)
     if not scaled.any():

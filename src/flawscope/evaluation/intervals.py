@@ -1,4 +1,4 @@
-"""Intervals of 95 % of the metrics, from the test pictures themselves.
+"""Computes 95 % intervals of the metrics from the test pictures themselves.
 
 A picture is the unit: pixels of one picture are alike and no independent witnesses. Good and defective ones
 are drawn apart, because a test set has them in the numbers that somebody chose.
@@ -31,7 +31,7 @@ Floats = NDArray[np.float64]
 
 
 class Interval(NamedTuple):
-    """Bounds of a 95 % interval, and how they were found."""
+    """Bounds of a 95 % interval, and the way they were found."""
 
     low: float
     high: float
@@ -81,7 +81,7 @@ def auroc_interval(anomalous: Flags, scores: NDArray[Any]) -> Interval | None:
 
 
 def draws(anomalous: Flags, resamples: int, seed: int) -> NDArray[np.int64]:
-    """The times that each picture is drawn in each resample, [resamples, N]: good and defective ones
+    """Number of times that each resample draws each picture, [resamples, N]: good and defective pictures
     apart."""
     rng = np.random.default_rng(seed)
     times = np.zeros((resamples, anomalous.size), dtype=np.int64)
@@ -93,7 +93,8 @@ def draws(anomalous: Flags, resamples: int, seed: int) -> NDArray[np.int64]:
 
 
 def percentiles(values: NDArray[Any], resamples: int) -> Interval | None:
-    """None where no resample differs: that shows too few mistakes to count, not certainty."""
+    """Bootstrap interval; None where no resample differs: that shows too few mistakes to count, not
+    certainty."""
     values = values[~np.isnan(values)]
     if values.size < resamples or np.ptp(values) == 0:
         return None
@@ -128,7 +129,7 @@ def resampled_images(
 
 @dataclass(frozen=True)
 class PixelCounts:
-    """Every picture's map, counted at common thresholds, so that a resample is a weighted sum.
+    """Counts of every picture's map at common thresholds, so that a resample is a weighted sum.
 
     thresholds: [K], falling. normal, anomalous: [N, K] pixels at or above each. overlap: [N, K], the sum over
     the picture's regions of the share found. marked: [N, 3] pixels that are marked and anomalous, marked, and
@@ -144,7 +145,7 @@ class PixelCounts:
     defective: Flags
 
     def curves(self, times: NDArray[Any] | None = None) -> Curves:
-        """The pooled curves of resamples `times` [B, N]; by default of the pictures as they are."""
+        """Pooled curves of resamples `times` [B, N]; by default of the pictures as they are."""
         weights = np.ones((1, len(self.normal))) if times is None else times.astype(np.float64)
         false, true, overlap = (weights @ counts for counts in (self.normal, self.anomalous, self.overlap))
         regions = weights @ self.regions
@@ -159,7 +160,7 @@ class PixelCounts:
 
 
 class Curves(NamedTuple):
-    """[B, K + 1] each from 0 to 1 along falling thresholds; precision and f1 are [B, K]."""
+    """Curves [B, K + 1], each from 0 to 1 along falling thresholds; precision and f1 are [B, K]."""
 
     fpr: Floats
     recall: Floats
@@ -168,7 +169,7 @@ class Curves(NamedTuple):
     f1: Floats
 
     def metrics(self) -> dict[str, Floats]:
-        """The pixel metrics of each resample, [B]; close to the exact ones, as far as the thresholds go."""
+        """Pixel metrics of each resample, [B]; as close to the exact ones as the thresholds allow."""
         gained = np.diff(self.recall, axis=1)
         return {
             "pixel_auroc": area(self.fpr, self.recall, 1.0),
@@ -179,7 +180,7 @@ class Curves(NamedTuple):
 
 
 def area(x: Floats, y: Floats, limit: float) -> Floats:
-    """The area under curves [B, K], x rising from 0, up to x = `limit` and divided by it."""
+    """Area under curves [B, K], x rising from 0, up to x = `limit` and divided by it."""
     start, step = x[:, :-1], np.diff(x, axis=1)
     inside = np.clip(limit - start, 0, step)
     share = np.divide(inside, step, out=np.zeros_like(step), where=step > 0)
@@ -192,7 +193,7 @@ def _from_zero(values: Floats) -> Floats:
 
 
 def count_pixels(pictures: Sequence[Evaluated]) -> PixelCounts | None:
-    """Count the valid pixels of the pictures with a ground truth; None without an anomalous or a normal one.
+    """Counts the valid pixels of the pictures with a ground truth; None without an anomalous or a normal one.
     `pictures` are read one after the other."""
     thresholds = _thresholds(pictures)
     if thresholds is None:
@@ -233,13 +234,13 @@ def count_pixels(pictures: Sequence[Evaluated]) -> PixelCounts | None:
 
 
 def _classes(truth: Flags, valid: Flags | None) -> tuple[Flags, Flags]:
-    """[H, W] each: the anomalous and the normal pixels that count."""
+    """Masks [H, W] of the anomalous and of the normal pixels that count."""
     return (truth, ~truth) if valid is None else (truth & valid, ~truth & valid)
 
 
 def _thresholds(pictures: Sequence[Evaluated]) -> Floats | None:
-    """Falling: where normal pixels lie, evenly and far out in the tail, where anomalous ones do, and last
-    the least value. None without a pixel of either class."""
+    """Falling thresholds: normal pixels' values, evenly and far out in the tail, anomalous ones' values, and
+    last the least value. None without a pixel of either class."""
     samples, marked, least = [], [], np.inf
     for _, prediction, truth, valid in pictures:
         if truth is None:

@@ -1,4 +1,4 @@
-"""The results of an evaluation: figures, a row for each test picture, and how both are shown.
+"""Holds the results of an evaluation: figures, a row for each test picture, and how both are shown.
 
 Evaluated pictures are kept for metrics and report: the first ones' maps in memory, the others' in a file.
 """
@@ -32,9 +32,12 @@ T = TypeVar("T")
 
 
 class Evaluated(NamedTuple):
-    """One test picture: what it is, what was predicted, its ground truth [H, W] bool at the map's size (all
-    False for a good picture, None where a defective one has no mask), and which pixels count, [H, W] bool
-    (None: all)."""
+    """Evaluated test picture.
+
+    truth: its ground truth, [H, W] bool at the map's size: all False for a good picture, None where a
+        defective one has no mask.
+    valid: pixels that count, [H, W] bool; None: all.
+    """
 
     item: Item
     prediction: Prediction
@@ -43,12 +46,12 @@ class Evaluated(NamedTuple):
 
     @property
     def outcome(self) -> str:
-        """right, missed or false alarm."""
+        """Outcome of the decision: right, missed or false alarm."""
         return outcome(self.item.anomalous, self.prediction.is_anomalous)
 
 
 class Column(Sequence[T], Generic[T]):
-    """Something of every picture, made when it is asked for."""
+    """Sequence with a value for every picture, computed on access."""
 
     def __init__(self, get: Callable[[int], T], count: int):
         self._get, self._count = get, count
@@ -66,8 +69,8 @@ class Column(Sequence[T], Generic[T]):
 
 
 class Spool:
-    """Arrays that are read back as they were: the first `MEMORY` bytes lie in memory, the others in a
-    temporary file, which the system removes. Reading is safe from several threads."""
+    """Arrays that can be read back: the first `MEMORY` bytes lie in memory, the others in a temporary file,
+    which the system removes. Reading is safe from several threads."""
 
     def __init__(self) -> None:
         self._places: list[NDArray[Any] | tuple[int, tuple[int, ...], np.dtype[Any]]] = []
@@ -76,7 +79,7 @@ class Spool:
         self._lock = Lock()
 
     def append(self, array: NDArray[Any]) -> None:
-        """FlawscopeError where the disk is full."""
+        """Appends an array. FlawscopeError where the disk is full."""
         self._bytes += array.nbytes
         if self._bytes <= MEMORY:
             self._places.append(array)
@@ -106,7 +109,7 @@ class Spool:
 
 
 class Kept:
-    """Evaluated pictures, in order. `items` and `predictions` are at hand, the latter without maps.
+    """Evaluated pictures, in order. `items` and `predictions` are in memory, the latter without maps.
 
     valid: [H, W] bool at the network's size for a geometry: the pixels that count.
     """
@@ -132,7 +135,7 @@ class Kept:
 
     @property
     def without_mask(self) -> int:
-        """Defective pictures without a usable mask."""
+        """Number of defective pictures without a usable mask."""
         return len(self._without_mask)
 
     @property
@@ -154,7 +157,7 @@ class Kept:
         return self._column(self._valid_of)
 
     def whole(self, index: int) -> Prediction:
-        """The prediction with its map."""
+        """Prediction with its map."""
         return replace(self.predictions[index], map=self._maps[index])
 
     def _column(self, get: Callable[[int], T]) -> Column[T]:
@@ -187,7 +190,7 @@ NAMES = {  # of the metrics, for a person
     "pixel_f1_calibrated": "pixel F1, calibrated outlines",
     "au_pro": "AU-PRO (FPR up to 0.3)",
 }
-SHOWN = 6  # pictures in a notebook: the worst mistakes, then what was nearly one
+SHOWN = 6  # pictures in a notebook: the worst mistakes, then near mistakes
 LEFT_OUT = "left out: the model was fitted or calibrated on it"
 
 
@@ -202,8 +205,8 @@ class Evaluation:
         test pictures), interval (95 %, Clopper-Pearson).
     kinds: per kind of test picture the number, how many were called anomalous, the mean score, and the middle
         severity, which is comparable between models.
-    defect_pixels: of the masks at the pictures' own size: all, and outside of what the model looks at (its
-        region of interest, and a crop), where nothing counts; pictures_outside: with all of their defect
+    defect_pixels: of the masks at the pictures' own size: all, and outside of the pixels that count (the
+        region of interest, and a crop); pictures_outside: with all of their defect
         there. These still count for the image metrics.
     mismatch: one line if model and pictures do not seem to belong together, judged by the good ones where
         there are some; empty otherwise.
@@ -224,13 +227,13 @@ class Evaluation:
     seconds: float
     failures: tuple[str, ...] = ()
     mismatch: str = ""
-    labels: dict[str, Any] = field(default_factory=dict)  # what a reader must know about single figures
+    labels: dict[str, Any] = field(default_factory=dict)  # remarks on single figures
     pictures: Sequence[Evaluated] = field(default=(), repr=False, compare=False)
     left_out_items: tuple[Item, ...] = field(default=(), repr=False, compare=False)
     unjudged: tuple[tuple[Item, str], ...] = field(default=(), repr=False, compare=False)
 
     def outside(self) -> str:
-        """Says how much of the defects lies where nothing counts; empty where none does."""
+        """Says how much of the defects lies where no pixel counts; empty where no defect does."""
         pixels = self.defect_pixels
         if not pixels["outside"]:
             return ""
@@ -241,8 +244,8 @@ class Evaluation:
         return text
 
     def to_dataframe(self) -> pandas.DataFrame:
-        """A row for each test picture: path, kind, defective, and the columns of `results.csv`. Needs pandas;
-        InputError where it is missing."""
+        """Table with a row for each test picture: path, kind, defective, and the columns of `results.csv`.
+        Needs pandas; InputError where it is missing."""
         try:
             import pandas
         except ImportError:
@@ -294,7 +297,7 @@ class Evaluation:
 
 
 def outcomes(result: Evaluation) -> Iterator[tuple[Item, Prediction | Unjudged]]:
-    """Every test picture, in natural order of the paths, also what did not count."""
+    """Yields every test picture, in natural order of the paths, also those that did not count."""
     apart = {item: Unjudged(str(item.path), LEFT_OUT) for item in result.left_out_items}
     apart |= {item: Unjudged(str(item.path), reason) for item, reason in result.unjudged}
     places = {picture.item: k for k, picture in enumerate(result.pictures)}
@@ -303,7 +306,7 @@ def outcomes(result: Evaluation) -> Iterator[tuple[Item, Prediction | Unjudged]]
 
 
 def _false_alarms(result: Evaluation) -> str:
-    """The number of false alarms, with the 95 % interval of their rate."""
+    """Number of false alarms, with the 95 % interval of their rate."""
     known = result.false_alarms
     if known["measured"] is None:
         return "not measured: no good test pictures"
@@ -313,7 +316,7 @@ def _false_alarms(result: Evaluation) -> str:
 
 
 def _shown(one: Evaluated) -> str:
-    """A picture, and what is wrong with its decision."""
+    """Element with a picture and the fault of its decision."""
     mistake = "" if one.outcome == RIGHT else f", {one.outcome}"
     return prediction_html(one.prediction, f"{one.item.kind}{mistake}")
 

@@ -1,1 +1,1 @@
-"""A fitted model for another engine."""
+"""Exports a fitted model for other engines."""

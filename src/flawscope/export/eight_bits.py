@@ -1,6 +1,5 @@
-"""`embed` with its convolutions in 8 bits: all of them where answers stay near enough, else without those
-that evidence speaks against (decisions 0012 and 0021).
-"""
+"""Reduces `embed` to 8 bits: all of its convolutions where answers stay near enough, else without those that
+evidence speaks against (decisions 0012 and 0021)."""
 
 from __future__ import annotations
 
@@ -25,7 +24,7 @@ from flawscope.progress import Advance, Step, silent
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-ACTIVATIONS = ("Clip", "Relu")  # that 8-bit numbers end at: what a convolution gives before is far larger
+ACTIVATIONS = ("Clip", "Relu")  # that 8-bit ranges end at: a convolution's own output is far larger
 LAYOUTS = ("DepthToSpace", "Identity", "Reshape", "Squeeze", "Transpose", "Slice", "Gather", "Cast")
 MEANT = 16  # batches of pictures that the means of 8-bit convolutions' inputs are measured on
 # Of the way from the middle good picture to the threshold: how far the scores may be off, as the root of the
@@ -35,7 +34,7 @@ NEAR = 0.1
 
 @dataclass(frozen=True)
 class Layer:
-    """The convolutions that share weights: pictures of several sizes go through the same."""
+    """Convolutions that share weights: pictures of several sizes go through the same ones."""
 
     weights: str
     nodes: tuple[str, ...]
@@ -44,7 +43,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Reduction:
-    """What of a network is computed in 8 bits.
+    """Extent of a network's computation in 8 bits.
 
     layers: of convolutions; whole: how many of them are left in fp32.
     operations: the share of their multiplications that is in 8 bits.
@@ -62,7 +61,8 @@ class Reduction:
 
 
 class Evidence:
-    """How far another `embed` moves the answers for some pictures, good and with simulated defects."""
+    """Measures how far another `embed` moves the answers for some pictures, good and with simulated
+    defects."""
 
     def __init__(
         self, embed: ModelProto, score: ModelProto, shown: Compared, calibration: Calibration
@@ -82,8 +82,8 @@ class Evidence:
         self.of_maps = ways(calibration.map_maxima, calibration.mask_threshold, self.maps.max((1, 2)))
 
     def __call__(self, embed: ModelProto) -> tuple[float, float]:
-        """Of the scores, and of the maps' pixels, the root of the mean square, in ways from the middle good
-        picture to the threshold (`certificate.ways`)."""
+        """Root mean squares of the changes of the scores and of the maps' pixels, in ways from the middle
+        good picture to the threshold (`certificate.ways`)."""
         scores, maps = self._answers(embed)
         away = (scores - self.scores) / self.of_scores, (maps - self.maps) / self.of_maps[:, None, None]
         found, drawn = (math.sqrt(float(np.square(part).mean())) for part in away)
@@ -123,7 +123,7 @@ def reduced(
         return maker.made(), maker.reduction(())
 
     def tried(whole: Collection[str]) -> tuple[ModelProto, Reduction, bool]:
-        """With these in fp32, and whether that is near enough."""
+        """Makes a network with the layers of the weights `whole` in fp32; True: it is near enough."""
         made = maker.made(whole)
         away = evidence(made)[0]
         return made, maker.reduction(whole, away), away <= NEAR
@@ -152,8 +152,8 @@ def reduced(
 class Maker:
     """Makes `embed` with any of its layers in 8 bits; ranges and biases are found once.
 
-    Weights are so small that every processor adds their products alike (`_tops`), and biases make up for
-    what rounding them takes from a channel's mean (`_bias`): decision 0012.
+    Weights are so small that every processor adds their products alike (`_tops`), and biases undo the change
+    that rounding them makes to a channel's mean (`_bias`): decision 0012.
     """
 
     def __init__(self, embed: ModelProto, batches: Iterable[NDArray[np.float32]]):
@@ -193,7 +193,7 @@ class Maker:
         self.ranges = _ranges(embed, itertools.chain(first, rest))
 
     def made(self, whole: Collection[str] = ()) -> ModelProto:
-        """With all layers in 8 bits but those of these weights."""
+        """Makes the network in 8 bits, with the layers of the weights `whole` in fp32."""
         import onnx
         from onnxruntime.quantization import QuantType
         from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
@@ -237,7 +237,7 @@ class Maker:
         return proto
 
     def reduction(self, whole: Collection[str], away: float | None = None) -> Reduction:
-        """With the layers of these weights in fp32."""
+        """Describes the network that `made` makes."""
         reduced = [layer for layer in self.layers if layer.weights not in whole]
         every = [*self.layers, *self.fixed]
         all_of_them, some = (sum(layer.operations for layer in of) for of in (every, reduced))
@@ -254,8 +254,8 @@ def _readers(graph: Any) -> dict[str, list[Any]]:
 
 def _in_fp32(graph: Any, convolutions: Sequence[Any], readers: Mapping[str, Sequence[Any]]) -> set[str]:
     """Names of the convolutions that are never in 8 bits: those whose input is also a feature, which OpenVINO
-    would then give wrong; one that gives the features themselves, if only in another order: their highest
-    values would be cut off; and those whose weights are computed."""
+    would then give wrong; the one that gives the features themselves, whose highest values would be cut off;
+    and those whose weights are computed."""
     makers = {name: node for node in graph.node for name in node.output}
     last = makers[graph.output[0].name]
     while last.op_type in LAYOUTS:
@@ -272,9 +272,9 @@ def _in_fp32(graph: Any, convolutions: Sequence[Any], readers: Mapping[str, Sequ
 
 
 def _tops(weights: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The number that 127 stands for in each output channel `[O]`: the largest sum of two weights of a sign.
+    """Value that 127 stands for in each output channel `[O]`: the largest sum of two weights of one sign.
 
-    x86 processors without VNNI add two products of bytes in 16 bits and cut off what does not fit. Two
+    x86 processors without VNNI add two products of bytes in 16 bits, and saturate. Two
     weights, rounded, are 128 at most together, and 255 * 128 fits.
     """
     rows = weights.reshape(len(weights), -1)
@@ -287,9 +287,9 @@ def _bias(
     top: NDArray[np.float32],
     means: NDArray[np.float64],
 ) -> NDArray[np.float32]:
-    """The convolution's own, and what rounding its weights takes from the means of its channels (Nagel et al.
-    2019, Data-Free Quantization, section 4.2; the means of inputs are measured here). After a ReLU no input
-    is negative, and errors of rounding add up."""
+    """Bias of a convolution, corrected for the change that rounding its weights makes to the means of its
+    channels (Nagel et al. 2019, Data-Free Quantization, section 4.2; the means of inputs are measured here).
+    After a ReLU no input is negative, and errors of rounding add up."""
     weights = tensors[node.input[1]]
     step = (np.where(top > 0, top, 1) / 127)[:, None, None, None]
     lost = (weights - step * np.round(weights / step)).sum((2, 3))  # [O, I / groups]
@@ -299,7 +299,7 @@ def _bias(
 
 
 def _keep_in_fp32(graph: Any) -> None:
-    """Give each fp32 convolution after 8-bit numbers a DequantizeLinear of its own, with a scale per channel.
+    """Gives each fp32 convolution after 8-bit numbers its own DequantizeLinear, with a scale per channel.
 
     ONNX Runtime puts the weights of a convolution between two tensors in 8 bits into 8 bits by itself, with a
     zero point for which processors without VNNI cut sums off. A scale per channel keeps it from that; the
@@ -329,7 +329,7 @@ def _keep_in_fp32(graph: Any) -> None:
 def _measured(
     embed: ModelProto, convolutions: Sequence[Any], batches: Sequence[NDArray[np.float32]]
 ) -> tuple[dict[str, NDArray[np.float64]], dict[str, int]]:
-    """By a convolution's name: the means of its input's channels, and its multiplications for a picture."""
+    """Means of each convolution's input channels, and its multiplications for a picture, by its name."""
     import onnx
 
     probe = onnx.ModelProto()
@@ -355,7 +355,7 @@ def _measured(
 
 
 def _ranges(embed: ModelProto, batches: Iterator[NDArray[np.float32]]) -> Any:
-    """The least and the largest number of every tensor that may be in 8 bits."""
+    """Least and largest value of every tensor that may be in 8 bits."""
     import onnx
     from onnxruntime.quantization import CalibrationDataReader
     from onnxruntime.quantization.calibrate import create_calibrator

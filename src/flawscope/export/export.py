@@ -1,6 +1,5 @@
-"""A fitted model as an .onnx file for ONNX Runtime and OpenVINO, with certificates that it answers in both as
-the trained one does.
-"""
+"""Exports a fitted model as an .onnx file for ONNX Runtime and OpenVINO, with certificates that both answer
+as the trained model does."""
 
 from __future__ import annotations
 
@@ -42,10 +41,10 @@ def export(
     failures: list[str] | None = None,
     step: Step = silent,
 ) -> Certificate:
-    """Write `model` as an .onnx file, which ONNX Runtime and OpenVINO run without torch, whatever its method.
+    """Writes `model`, of any method, as an .onnx file, which ONNX Runtime and OpenVINO run without torch.
 
     Args:
-        model: a .safetensors file or what was read from one.
+        model: a .safetensors file, or the artefact read from one.
         precision: of `embed`; `score` is always computed in fp32. int8: its convolutions are computed in 8
             bits. bf16: it is computed in bf16, by OpenVINO alone, on processors that have it.
         pictures: good ones to compare on; by default the model's own samples. A reduced precision is another
@@ -58,8 +57,8 @@ def export(
         OpenVINO's, too (`certificate.of_facts`).
 
     Raises:
-        InputError: a package is missing, there is nothing to compare or calibrate on, or the model is of no
-            such kind.
+        InputError: a package is missing, there are no pictures to compare or calibrate on, or `model` is
+            no fitted model.
         FlawscopeError: torch cannot export it, or an engine differs beyond the certificate's tolerance. No
             file is written then.
     """
@@ -123,7 +122,7 @@ def _check(artefact: Artefact, suffix: str, precision: str, pictures: Sequence[S
 
 
 def _opened(network: bytes, precision: str) -> list[Engine]:
-    """The network in the engines that run it, first the one that does by default. OpenVINO only where it is
+    """Opens the network in the engines that run it, the default one first. OpenVINO only where it is
     installed.
 
     Raises:
@@ -147,7 +146,7 @@ def _opened(network: bytes, precision: str) -> list[Engine]:
 
 
 def open_embed(embed: ModelProto, runtime: str, precision: str) -> Embed:
-    """Images to features, as an engine computes them; several threads may ask at once."""
+    """Function from images to features, as an engine computes them; several threads may call it at once."""
     data: bytes = embed.SerializeToString()
     if runtime == "onnxruntime":
         import onnxruntime
@@ -177,7 +176,8 @@ def _certified(
 def _compared(
     artefact: Artefact, engines: Sequence[Engine], trained: TorchSession, shown: Compared
 ) -> list[Certificate]:
-    """In fp32: the same answers for the same pictures, and for some with simulated defects."""
+    """Certifies engines in fp32: the same answers for the same pictures, and for some with simulated
+    defects."""
     good, defective = (_same(artefact, engines, trained, those) for those in (shown, shown.spoilt()))
     return [replace(one, simulated=other.score) for one, other in zip(good, defective, strict=True)]
 

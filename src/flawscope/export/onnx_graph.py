@@ -1,4 +1,5 @@
-"""A detector as an ONNX graph: traced in its two steps, `embed` and `score`, reduced if asked for, joined.
+"""Turns a detector into an ONNX graph: traced in its two steps, `embed` and `score`, reduced if asked for,
+joined.
 
 Precision is a matter of `embed` alone (in 8 bits: `eight_bits`). `score` compares features, and small
 differences between features that are nearly equal decide: it stays in fp32.
@@ -29,7 +30,7 @@ OPSET, IR = 18, 8  # the file format that came with the operators: ONNX Runtime 
 
 
 class Embed(nn.Module):
-    """A detector's first step as a module, which is what can be traced."""
+    """Module of a detector's first step: only modules can be traced."""
 
     def __init__(self, model: Detector):
         super().__init__()
@@ -40,8 +41,8 @@ class Embed(nn.Module):
 
 
 class Score(nn.Module):
-    """The second step. Where pictures are padded it looks at the images again, for what counts; a model that
-    tells places apart is given those."""
+    """Module of the second step. Where pictures are padded it looks at the images again to see which pixels
+    count; a model that tells places apart is given those."""
 
     def __init__(self, model: Detector):
         super().__init__()
@@ -112,7 +113,7 @@ def _traced(
 
 
 def _forget_origin(proto: ModelProto) -> None:
-    """The exporter notes at every step which source line it came from, with this machine's paths."""
+    """Removes the exporter's notes on source lines, which hold this machine's paths."""
     graphs = [proto.graph]
     for part in (proto.graph, *proto.functions):
         part.ClearField("doc_string")
@@ -127,7 +128,7 @@ def _forget_origin(proto: ModelProto) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """The exporter prints and warns about its own insides."""
+    """Silences the exporter's prints and warnings about its own code."""
     before = logging.root.manager.disable
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
@@ -142,7 +143,7 @@ def quiet() -> Iterator[None]:
 
 
 def join(embed: ModelProto, score: ModelProto) -> ModelProto:
-    """One model: images to scores and maps, by way of `features`."""
+    """Joins two models into one: images to scores and maps, by way of `features`."""
     import onnx
 
     whole, head = onnx.ModelProto(), onnx.ModelProto()

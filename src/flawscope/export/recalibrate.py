@@ -44,18 +44,18 @@ Embedding = Callable[[NDArray[np.float32]], Tensor]
 
 
 class Compared(NamedTuple):
-    """Images `[N, 3, H, W]`, and for a model that tells places apart where in pictures they lie, `[N]`."""
+    """Images `[N, 3, H, W]`, and for a model that tells places apart their places in pictures, `[N]`."""
 
     images: NDArray[np.float32]
     positions: NDArray[np.int64] | None = None
 
     def few(self, most: int) -> Compared:
-        """At most so many, spread over them."""
+        """Chooses at most `most` pictures, spread evenly."""
         some = slice(None, None, -(-len(self.images) // most))
         return Compared(self.images[some], None if self.positions is None else self.positions[some])
 
     def spoilt(self) -> Compared:
-        """Some of them, each with a simulated defect."""
+        """Some of the images, each with a simulated defect."""
         images, positions = self.few(SPOILT)
         rng = np.random.default_rng(0)
         return Compared(np.concatenate([_spoilt(image[None], rng) for image in images]), positions)
@@ -76,7 +76,7 @@ class Pictures:
         return len(self.given)
 
     def read(self) -> Iterator[tuple[str, Views]]:
-        """All that are given, one at a time: the hash of its decoded pixels, and as the network sees it."""
+        """Yields all given pictures, one at a time: the hash of the decoded pixels, and the views."""
         return self._read(self.given, self.failures)
 
     def compared(self) -> Compared:
@@ -97,16 +97,16 @@ class Pictures:
         return Compared(np.concatenate([samples] * PLACES), spread)
 
     def samples(self) -> NDArray[np.float32]:
-        """The artefact's own, `[N, 3, H, W]`."""
+        """Sample pictures of the artefact, `[N, 3, H, W]`."""
         packed = self.artefact.tensors.get("samples")
         if packed is None or not len(packed):
             raise InputError("the model holds no sample pictures to compare on: give some with --pictures")
         return unpack_images(packed)
 
     def for_ranges(self) -> Iterator[NDArray[np.float32]]:
-        """Views `[1, 3, H, W]` to measure the ranges of 8-bit numbers on: of good pictures, each without and
-        with a simulated defect. What is beyond a range is cut off, and one of good pictures alone ends where
-        defects begin."""
+        """Views `[1, 3, H, W]` of good pictures, each without and with a simulated defect, to measure the
+        ranges of 8-bit numbers on. Values beyond a range are cut off, and a range of good pictures alone ends
+        where defects begin."""
         rng = np.random.default_rng(0)
         for views, numbers in self._some(RANGED):
             for number in numbers:
@@ -115,8 +115,8 @@ class Pictures:
                 yield _spoilt(image, rng)
 
     def _some(self, most: int, failures: list[str] | None = None) -> Iterator[tuple[Views, list[int]]]:
-        """At most so many views, of pictures spread over those that are given. With tiles it is the whole of
-        each and at least one tile, in another place than the last picture's."""
+        """Yields pictures, spread evenly, and at most `most` of their views. With tiles these are each
+        picture's whole view and at least one tile, in another place than the last picture's."""
         each = 1 if self.artefact.manifest.preprocess.tile is None else 2
         few = self.given[:: -(-len(self.given) // max(1, most // each)) or 1]
         for place, (_, views) in enumerate(self._read(few, failures)):
@@ -128,7 +128,7 @@ class Pictures:
     def _read(
         self, sources: Sequence[Source], failures: list[str] | None = None
     ) -> Iterator[tuple[str, Views]]:
-        """They are read several times; what cannot be read is reported once."""
+        """Yields hash and views of each readable picture, and adds the others to `failures`."""
         for source in sources:
             name = name_of(source)
             try:
@@ -144,7 +144,7 @@ class Pictures:
 
 
 def _spoilt(image: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
-    """A view `[1, 3, H, W]` with a simulated defect."""
+    """Puts a simulated defect on a view `[1, 3, H, W]`."""
     shown, inside = unmarked(image)
     pixels = to_eight_bits(shown[0].transpose(1, 2, 0), white=1.0)
     bad = simulate_defect(pixels, rng).picture.transpose(2, 0, 1)[None].astype(np.float32) / 255.0
@@ -156,13 +156,13 @@ def _spoilt(image: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.
 
 @dataclass(frozen=True)
 class Engine:
-    """An engine with the exported network in it."""
+    """Engine with the exported network in it."""
 
     session: Session
 
     @property
     def version(self) -> str:
-        """Of the engine itself: packages of several names bring it. OpenVINO's goes on with its commit."""
+        """Version of the engine itself: packages of several names bring it. OpenVINO's commit is left out."""
         return str(import_module(self.session.runtime).__version__).partition("-")[0]
 
     @property
@@ -171,7 +171,7 @@ class Engine:
 
 
 class Answer(NamedTuple):
-    """A picture's score, and its map's maximum and median where something counts."""
+    """Answer for a picture: its score, and its map's maximum and median over the pixels that count."""
 
     score: float
     maximum: float
@@ -180,19 +180,20 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True)
 class Reduced:
-    """The exported network in its engines, and its first step `embed` in the first of them: the trained model
+    """Exported network in its engines, and its first step `embed` in the first engine: the trained model
     scores its features where a picture is left out."""
 
     precision: str
     engines: Sequence[Engine]
     embed: Embed
     trained: TorchSession
-    layers: str | None = None  # what of an int8 network is in 8 bits, for a person
+    layers: str | None = None  # the part of an int8 network in 8 bits, for a person
 
 
 @dataclass
 class Answers:
-    """Of the trained model (`then`) and of the reduced one (`now`) for the same pictures, by their hashes."""
+    """Answers of the trained model (`then`) and of the reduced one (`now`) for the same pictures, by their
+    hashes."""
 
     now: list[Answer] = field(default_factory=list)
     then: list[Answer] = field(default_factory=list)
@@ -214,7 +215,7 @@ def recalibrated(
     counts.
 
     Args:
-        shown: what the engines are compared on.
+        shown: pictures that the engines are compared on.
 
     Raises:
         InputError: no picture can be used.
@@ -277,8 +278,8 @@ def _answers(reduced: Reduced, pictures: Pictures, step: Step) -> Answers:
     )
 
     def answer(picture: tuple[str, Views]) -> tuple[Answer, Answer, bool] | None:
-        """The reduced model's and the trained one's, and whether the picture is fresh; None where it cannot
-        be used."""
+        """Answers of the reduced model and of the trained one, and whether the picture is fresh; None where
+        it cannot be used."""
         digest, views = picture
         inside = views.valid_mask()
         if views.grid is None:
@@ -303,7 +304,7 @@ def _answers(reduced: Reduced, pictures: Pictures, step: Step) -> Answers:
         return *answered(*((session.run, session.batch) for session in sessions)), True
 
     done, seen = 0, pictures.read()
-    # several at once, one core each; of large pictures one, whose tiles take what memory there is
+    # several at once, one core each; of large pictures one, for its tiles take all memory
     together = torch.get_num_threads() if artefact.manifest.preprocess.tile is None else 1
     with workers() as each:
         while some := list(islice(seen, together)):
@@ -324,7 +325,7 @@ def _answers(reduced: Reduced, pictures: Pictures, step: Step) -> Answers:
 
 
 class _CannotLeaveOutError(Exception):
-    """The method cannot say what it would without this picture."""
+    """The method cannot score a picture as if it had not been learnt from."""
 
 
 def _left_out(model: Detector, embed: Embedding, group: int, kept: Mapping[str, Tensor]) -> Run:
@@ -344,13 +345,13 @@ def _left_out(model: Detector, embed: Embedding, group: int, kept: Mapping[str, 
 
 
 def _answer(score: float, drawn: NDArray[Any], inside: NDArray[np.bool_]) -> Answer:
-    """Of a large map, some pixels tell the middle one."""
+    """Answer for one map; a large map's median is that of some of its pixels."""
     some = slice(None, None, max(1, math.isqrt(drawn.size >> 20)))
     return Answer(score, float(drawn.max()), float(np.median(drawn[some, some][inside[some, some]])))
 
 
 def _of_defects(trained: Session, reduced: Session, before: Calibration, shown: Compared) -> float:
-    """The largest difference of the scores of simulated defects, as `Certificate.simulated`."""
+    """Largest difference of the scores of simulated defects (`Certificate.simulated`)."""
     then, now = (one_by_one(session, shown)[0].astype(np.float64) for session in (trained, reduced))
     away = np.abs(now - then) / ways(before.scores, before.score_threshold, then)
     return float(np.nan_to_num(away, nan=np.inf).max())
@@ -382,7 +383,7 @@ def _manifest(manifest: Manifest, calibration: Calibration, answers: Answers, re
 
 
 def _with_samples(artefact: Artefact, session: Session) -> Artefact:
-    """What another machine's self-test compares with: what this session says, not the trained model."""
+    """Replaces the samples' answers, with which another machine's self-test compares, by this session's."""
     if "samples" not in artefact.tensors:
         return artefact
     scores, maps = one_by_one(session, Compared(Pictures(artefact).samples()))

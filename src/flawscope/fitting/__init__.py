@@ -1,4 +1,4 @@
-"""From pictures of good parts to a calibrated model. InputError where it is imported without torch."""
+"""Fits models: pictures of good parts become a calibrated model. InputError where imported without torch."""
 
 from flawscope.errors import require_installed
 

@@ -1,4 +1,4 @@
-"""Good pictures for a fitted model, without harm: `fit --update` and `flawscope.extend`."""
+"""Adds good pictures to a fitted model without harm: `fit --update` and `flawscope.extend`."""
 
 from __future__ import annotations
 
@@ -40,25 +40,25 @@ def extend(
     say: Say = quiet,
     step: Step = silent,
 ) -> Predictor:
-    """Add good pictures to a fitted model, without the old pictures. Settings are the old model's.
+    """Adds good pictures to a fitted model, without the old pictures. Settings are the old model's.
 
-    They go into the memory bank. The threshold stays as it is, because pictures that somebody chose, such as
-    false alarms, would raise it far too much; unless they are a `fair` sample. What is found of simulated and
-    of known defects is compared before and after.
+    The pictures go into the memory bank. The threshold stays as it is, because pictures that somebody chose,
+    such as false alarms, would raise it far too much; unless they are a `fair` sample. The shares found of
+    simulated and of known defects are compared before and after.
 
     Args:
-        model: a fitted one, or its .safetensors file.
+        model: a fitted model, or its .safetensors file.
         images: good pictures, as `fit` takes them, or a folder that `review` wrote. Of a data set its
             defective test pictures are known defects.
-        category: which one, if the folder holds several.
+        category: its name, if the folder holds several.
         group: regular expression on file names; pictures for which it matches the same text show one part.
         defects: known defective pictures, too.
         fair: the pictures are good ones as they come, chosen by nobody: they decide the threshold, too.
         force: go on where pictures look like defects, or the model would find fewer defects.
         drop_suspects: leave out pictures that look like defects.
-        check: compare what is found of simulated defects.
+        check: compare the shares of simulated defects that are found.
         pool: processes that work on parts of the fit, as for `fit`.
-        say: gets lines for a person: what is found before and after.
+        say: gets lines for a person: defects found before and after.
         step: gets progress.
 
     Raises:
@@ -85,7 +85,7 @@ def extend(
     sources, _, _ = sources_of(images, category)
     if len(defects) > MOST_KNOWN:
         defects = [defects[k * len(defects) // MOST_KNOWN] for k in range(MOST_KNOWN)]
-    if group is not None:  # a picture that it does not match is an error before the work
+    if group is not None:  # an unmatched picture is an error before the work
         group_numbers(names_of(sources), group)
         old = replace(old, manifest=replace(old.manifest, facts={**old.manifest.facts, "group": group}))
     active = Predictor(old, TorchSession.open(old, device))
@@ -138,7 +138,7 @@ def extend(
 
 
 def _tell(made: Update, say: Say) -> None:
-    """Before and after, for a person."""
+    """Tells a person the model's gains and losses."""
     learnt = [number for number in made.learnt if number in made.before and number in made.after]
     was, becomes = (
         sum(scores[number].anomalous for number in learnt) for scores in (made.before, made.after)

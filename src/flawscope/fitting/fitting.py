@@ -1,4 +1,4 @@
-"""From a folder of good pictures to a model: what every method shares around its own `fit`."""
+"""Fits a model from a folder of good pictures: the steps that every method shares around its own `fit`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from flawscope.runtime.torch import TorchSession
 
 @dataclass(frozen=True, kw_only=True)
 class Learning:
-    """How long a fit may take, by whom it is done, and what it keeps.
+    """Settings of the learning: its time limit, its workers, and the files it keeps.
 
     minutes: after which a method that learns in steps must be done, with all that comes after learning. Wins
         over `steps`; how many there were stands in the model's settings.
@@ -51,7 +51,7 @@ class Learning:
     pool: processes that work on parts of the fit, for methods that are fitted in parts; the pictures must be
         files that they can read. The model is that of one process with as many `shards`.
     samples: pictures stored in the model for its self-test.
-    check: measure what share of simulated defects the model finds, in a tenth of the time at most.
+    check: measure the share of simulated defects that the model finds, in a tenth of the time at most.
     """
 
     minutes: float | None = None
@@ -64,7 +64,7 @@ class Learning:
     check: bool = True
 
     def budget(self, method: Method) -> Budget:
-        """InputError: the method does not learn in steps, or is not fitted in parts."""
+        """Budget of a fit. InputError: the method does not learn in steps, or is not fitted in parts."""
         in_steps = self.minutes is not None or self.resume or self.tensorboard is not None
         if in_steps and not method.learns_in_steps:
             raise InputError(
@@ -92,7 +92,7 @@ def fit(
     step: Step = silent,
     **options: Any,
 ) -> Predictor:
-    """Learn what good parts look like.
+    """Fits a model to good parts.
 
     Args:
         images: a data set, a folder (any layout that `open_dataset` reads), or good pictures: paths, bytes,
@@ -137,14 +137,14 @@ def partial_fit(
     say: Say = quiet,
     step: Step = silent,
 ) -> Predictor:
-    """Add good pictures to a fitted model and to its calibration, without the old pictures, and trust all of
-    them: `incremental_update.extend` does not. Settings are the old model's.
+    """Adds good pictures to a fitted model and to its calibration, without the old pictures, and trusts all
+    of them: `extending.extend` does not. Settings are the old model's.
 
-    The old pictures' calibration scores are kept, and the manifest says what that means for the promise. What
-    it finds of simulated defects is measured anew, on the new pictures.
+    The old pictures' calibration scores are kept, and the manifest notes the effect on the promise. The share
+    of simulated defects that the model finds is measured anew, on the new pictures.
 
     Args:
-        model: a fitted one, or its .safetensors file.
+        model: a fitted model, or its .safetensors file.
         images: good pictures, as `fit` takes them.
         names: of the pictures, which `group` splits; by default those of their files.
 
@@ -200,7 +200,6 @@ def partial_fit(
 
 
 def _finished(prepared: Prepared, task: Task, samples: int, check: bool) -> Predictor:
-    """Fit, and make the artefact."""
     began = time.monotonic()
     model, reader, windows = prepared.model, prepared.reader, prepared.windows
     fusion, checked, shown = None, None, task
@@ -211,7 +210,7 @@ def _finished(prepared: Prepared, task: Task, samples: int, check: bool) -> Pred
             shown = windows.task(task)
             fitted, checked, fusion = of_pictures(model, prepared.method.fitted(model, shown), windows, task)
     except InputError:
-        reader.some_can_be_read()  # else the reason is theirs
+        reader.some_can_be_read()  # else their reason is the error
         raise
     tensors = {k: v.detach().cpu().numpy() for k, v in {**model.state_dict(), **fitted.extra}.items()}
     if windows is not None and reader.roi is not None:
@@ -255,7 +254,6 @@ def _finished(prepared: Prepared, task: Task, samples: int, check: bool) -> Pred
 def _notes(
     fitted: Fitted, reader: Reader, found: Simulated | None, method: Method, old: Artefact | None
 ) -> list[str]:
-    """What was left out, and warnings about what the model would miss."""
     notes = list(fitted.notes)
     if fitted.dropped:
         notes.append(
@@ -274,7 +272,7 @@ def _notes(
 
 
 def _pictures(fitted: Fitted, reader: Reader) -> list[Picture]:
-    """The pictures of this fit and their roles."""
+    """Pictures of this fit and their roles."""
     roles = {
         **dict.fromkeys(fitted.pictures, "calibration"),
         **{index: role for role, held in fitted.held.items() for index in held},
@@ -287,7 +285,7 @@ def _pictures(fitted: Fitted, reader: Reader) -> list[Picture]:
 
 
 def _calibrated_on(fitted: Fitted, reader: Reader, task: Task) -> dict[str, Any]:
-    """Which pictures the calibration scores are of, by hash, and their groups; an extended model's first."""
+    """Returns the hashes and groups of the calibration pictures; those of an extended model come first."""
     hashes: list[str] = []
     groups: dict[str, int] = {}
     if task.old is not None:
@@ -300,7 +298,7 @@ def _calibrated_on(fitted: Fitted, reader: Reader, task: Task) -> dict[str, Any]
 
 
 def _appearance(fitted: Fitted, reader: Reader, task: Task) -> dict[str, Any]:
-    """The range of the good pictures as a whole, of an extended model's too; nothing where they are few."""
+    """Range of the good pictures' appearance, with an extended model's; empty where the pictures are few."""
     good = sorted({*fitted.used, *fitted.pictures, *(i for held in fitted.held.values() for i in held)})
     found = Appearance.of(reader.measured[i] for i in good)
     if task.old is not None:
@@ -317,8 +315,8 @@ Samples = tuple[dict[str, Any], ...]
 def _samples(
     model: Detector, tensors: dict[str, NDArray[Any]], reader: Reader, fitted: Fitted, kept: int | Artefact
 ) -> Samples:
-    """What `Predictor.self_test` compares with: the samples' scores, and among the tensors the samples and
-    their maps.
+    """Returns the samples' scores for `Predictor.self_test`, and adds the samples and their maps to
+    `tensors`.
 
     Args:
         kept: how many of the pictures learnt from, less those that can no longer be read; or a model that was
@@ -346,6 +344,6 @@ def _samples(
 
 
 def _without_paths(config: PictureSettings) -> dict[str, Any]:
-    """Settings as the artefact holds them: where files lay on this machine is nobody's business."""
+    """Settings as the artefact holds them: paths on this machine are private and left out."""
     values = asdict(config)
     return {k: Path(v).name if k in config.PATHS and v else v for k, v in values.items()}

@@ -1,4 +1,4 @@
-"""The next model from a model and from what people said of pictures since, judged beside the model before.
+"""Makes the next model from a model and people's judgements of pictures, and compares both models.
 
 `extending` (the command and Python) and the station come here. A picture that somebody chose goes into the
 memory bank, not into the calibration: it is no fair sample.
@@ -51,7 +51,7 @@ EXTENDED, RECALIBRATED, RETRAINED = "extended", "recalibrated", "retrained"
 MAKES: Mapping[str, Callable[[Wanted], Candidates]]
 MAKES = {EXTENDED: extended, RECALIBRATED: recalibrated, RETRAINED: retrained}
 MOST_TRIED = 12  # corrections that are tried alone, and lost defects that each is tried on
-HALF = 0.5  # of what a defect's score has lost: a correction that alone takes so much is responsible
+HALF = 0.5  # share of a defect's loss of score: a correction that alone takes as much is responsible
 MILD = 0.1  # share of the known defects that are the mildest
 ALIKE = 0.75  # of a false alarm's severity: others like it were corrected where it has no more without itself
 
@@ -72,7 +72,7 @@ def update(
     say: Say = quiet,
     step: Step = silent,
 ) -> Update:
-    """Make the next model of a trained one and judge it.
+    """Makes the next model from a trained one, and compares both.
 
     PatchCore is extended by the false alarms. They do not decide the threshold because they were false
     alarms, which would be no fair sample: it comes from the earlier calibration pictures and from those that
@@ -82,7 +82,7 @@ def update(
 
     Args:
         old: the trained model that learns.
-        active: the one that judges now, of the same or of another engine; what the next one is compared with.
+        active: the model that judges now, in the same or another engine; the next one is compared with it.
         how: extended, recalibrated or retrained; empty: as the method can.
         strict: learn from a false alarm only where two of three speak for it: it does not look like a defect,
             others like it were corrected, it was looked at twice. For versions that nobody looks at: a single
@@ -91,7 +91,7 @@ def update(
             threshold whatever is lost.
         refuse_unsure: a picture that looks like a defect is an error.
         good: files of the pictures that the model was fitted on, for a training.
-        check: compare what is found of simulated defects.
+        check: compare the shares of simulated defects that are found.
 
     Raises:
         PowerLostError: with `refuse_unsure`.
@@ -156,8 +156,8 @@ def update(
 
 
 def _usable(pictures: Sequence[Reviewed]) -> tuple[list[Reviewed], list[int], list[int]]:
-    """Those that can be used, with their hashes; numbers of those whose pixels somebody called good and
-    somebody a defect, and of unreadable ones."""
+    """Returns the usable pictures with their hashes, and the numbers of the contradictory ones (judged both
+    good and defective) and of the unreadable ones."""
     there, unreadable = [], []
     words: dict[str, set[bool]] = {}
     for one in pictures:
@@ -195,9 +195,12 @@ def odd_ones(old: Artefact, pictures: Sequence[Reviewed], before: Mapping[int, S
 def _unsure(
     old: Artefact, there: Sequence[Reviewed], before: Mapping[int, Score], strict: bool, device: str
 ) -> set[int]:
-    """Numbers of the false alarms that are not learnt from. `strict`: also those for which fewer than two of
-    three speak: not odd, looked at twice, and others like it were corrected. That is so where it stands out
-    less with the others in the bank, and itself left out."""
+    """Numbers of the false alarms that the model must not learn from.
+
+    strict: also those for which fewer than two of three reasons speak: the picture is not odd, it was looked
+        at twice, others like it were corrected. The last is so where the picture stands out less with the
+        others in the bank and itself left out.
+    """
     odd = odd_ones(old, there, before)
     unsure = {one.number for one in there if one.number in odd and not one.sure}
     wanted = [one for one in there if one.learn and one.number not in unsure]
@@ -228,7 +231,7 @@ def _clear(old: Artefact) -> float | None:
 def _lost(
     judged: Sequence[Reviewed], before: Mapping[int, Score], after: Mapping[int, Score]
 ) -> list[Reviewed]:
-    """Known defects that are not found any more."""
+    """Known defects that the new model no longer finds."""
     defects = [one for one in judged if not one.good and one.number in after]
     return [one for one in defects if before[one.number].anomalous and not after[one.number].anomalous]
 
@@ -242,8 +245,9 @@ def _best(
     fair: bool,
     step: Step,
 ) -> tuple[dict[int, Score], Predictor, Power]:
-    """The first of several models that loses nothing, else the one that loses least: what it says of the
-    pictures, and what it finds. What is said to be a fair sample has no alternative."""
+    """Chooses the first candidate that loses nothing, else the one that loses least, and returns its scores
+    of the pictures, the model, and the defects that it finds. fair: the first candidate is chosen whatever it
+    loses."""
     found = []
     for model, known in candidates[: 1 if fair else None]:
         after = {}
@@ -279,8 +283,9 @@ def _responsible(
     compared: BeforeAndAfter | None,
     device: str,
 ) -> list[int]:
-    """Corrections that alone take half of what a lost defect's score has lost, farthest out first, and fair
-    ones that raise the threshold; all of them where none is it."""
+    """Numbers of the corrections that cause a loss: those that alone take half of what a lost defect's score
+    has lost, farthest out first, and fair pictures that raise the threshold; if there are none, all
+    corrections."""
     learnt = [one for one in judged if one.number in made.learnt]
     learnt.sort(key=lambda one: -made.before[one.number].severity)
     becomes = made.predictor.calibration
@@ -306,5 +311,6 @@ def _responsible(
 
 
 def files_in(folder: str | os.PathLike[str], category: str | None = None) -> list[str]:
-    """The good training pictures of a data set in any layout, or of a plain folder. InputError."""
+    """Good training pictures of a data set in any layout, or of a plain folder. InputError: there are
+    none."""
     return [os.fspath(item.path) for item in open_dataset(os.fspath(folder), category or None).train]

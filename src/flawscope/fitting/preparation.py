@@ -1,4 +1,4 @@
-"""Everything that comes before a method's own `fit`: settings, pictures, an untrained detector."""
+"""Prepares a fit: reads settings and pictures, and builds an untrained detector."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ R = TypeVar("R", bound="DataclassInstance")
 
 
 def quiet(line: str) -> None:
-    """A library prints nothing."""
+    """Drops the line: a library prints nothing."""
 
 
 @dataclass
 class Prepared:
-    """A detector that is still to be fitted, and what `fit` of its method is given.
+    """Untrained detector, and the arguments of its method's `fit`.
 
-    origin: of pretrained weights. unusable: what is wrong with seen defects that cannot be used. windows: of
-    large pictures, which the task's numbers are of; None: they are of pictures.
+    origin: of pretrained weights. unusable: seen defects that cannot be used, each with the reason. windows:
+    views of large pictures, which the task then counts; None: the task counts pictures.
     """
 
     method: Method
@@ -69,9 +69,9 @@ class Prepared:
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """What a fit makes of the pictures before its method sees them.
+    """Options of a fit that are not the method's: how pictures are read and chosen.
 
-    category: which one, if the folder holds several.
+    category: its name, if the folder holds several.
     false_alarm_rate: share of good pictures that may be called anomalous, 0.05 or "5%".
     roi: region of interest, a mask file (white counts) or "x0,y0,x1,y1" in fractions of the picture.
     group: regular expression on file names; pictures for which it matches the same text show one part.
@@ -95,7 +95,7 @@ class Reading:
 
 
 def taken(record: type[R], options: dict[str, Any]) -> R:
-    """The record of those options that are its fields, which are taken out."""
+    """Builds `record` from the options that are its fields, and removes these from `options`."""
     return record(**{f.name: options.pop(f.name) for f in fields(record) if f.name in options})
 
 
@@ -108,7 +108,7 @@ def prepare(
     step: Step = silent,
     **options: Any,
 ) -> Prepared:
-    """Everything that comes before a method's own `fit`.
+    """Prepares a fit: settings, pictures and an untrained detector.
 
     Args:
         **options: of `Reading`, and settings of the method.
@@ -133,7 +133,7 @@ def prepare(
     pairs = pairs_of(seen, method, config.seed, images if isinstance(images, Dataset) else None)
     sources, reserved, category = sources_of(images, category)
     if not method.holds_out:
-        reserved = []  # calibrated on what is learnt from
+        reserved = []  # calibration is on the pictures learnt from
     sources = [*sources, *reserved]
     groups = group_numbers(names_of(sources), group)
     white_level, decoded, sizes = survey(sources)
@@ -199,8 +199,8 @@ def prepare(
 def predicted_peak(
     images: Images, *, method: str = "patchcore", preset: str = "default", **call: Any
 ) -> int | None:
-    """Bytes of memory that the process of such a fit takes at its peak; None where its method does not say,
-    or where what it depends on is chosen by looking at the pictures.
+    """Predicts the peak memory of a fit's process, in bytes; None where the method predicts nothing, or where
+    settings that decide it are chosen by looking at the pictures.
 
     Args:
         images, method, preset, **call: as `prepare` takes them, which reads the sizes of the pictures.
@@ -227,7 +227,7 @@ def _known(sizes: Sequence[tuple[int, int] | None]) -> list[tuple[int, int]]:
 def _tiles_for(
     min_defect: float, config: PictureSettings, sizes: Sequence[tuple[int, int] | None], say: Say
 ) -> dict[str, Any]:
-    """Settings with which a defect of so many pixels is large enough, and a line that says why."""
+    """Settings that make a defect of `min_defect` pixels large enough; a line says why they were chosen."""
     known, whole = _known(sizes), config.sizes[-1]
     found = tile_for(min_defect, known, whole=whole) if known else None
     if found is None:
@@ -242,7 +242,7 @@ def _tiles_for(
 def _places(
     config: PictureSettings, sizes: Sequence[tuple[int, int]], white_level: float | None
 ) -> tuple[int, int] | None:
-    """Rows and columns of tiles that all pictures have; None where there are none, and none need be.
+    """Rows and columns of tiles, if they are the same in all pictures; else None.
 
     Raises:
         InputError: there are none.
@@ -266,7 +266,7 @@ def _places(
 def preprocess_of(
     config: PictureSettings, white_level: float | None, places: tuple[int, int] | None = None
 ) -> Preprocess:
-    """How pictures reach the network by these settings.
+    """Returns the preprocessing for a method's picture settings.
 
     Args:
         places: rows and columns of tiles that are told apart.

@@ -1,4 +1,4 @@
-"""What a fitted model would miss: simulated defects on good pictures that it has not learnt from."""
+"""Measures which simulated defects a fitted model misses, on good pictures that it has not learnt from."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ SIZES = tuple(DefectScale)
 MOST = 40  # defects of a size
 COMPARED = 20  # of a size, before and after an update
 SHARE = 1 / 9  # of the time of the fit until then, so that the check is at most a tenth of it all
-MARGIN = 1.25  # what a block may take, in times of the one before
+MARGIN = 1.25  # longest time of a block, in times of the one before
 LEARN, TIMES = 8, 3  # pictures that the part is learnt from, and how much longer each takes than finding it
 SMALLEST = 16  # pixels a side that a defect needs
 Box = tuple[slice, slice]
 
 
 class Unlearnt:
-    """The model without the group of the picture that it is asked about; of others, as it is."""
+    """Model without the group of the picture that is scored; other pictures it scores as it is."""
 
     def __init__(self, model: Detector, fitted: Fitted, learnt: Collection[int], groups: Sequence[int]):
         """
@@ -61,7 +61,7 @@ class Unlearnt:
             features: of one image, as `embed` gives them, without the batch.
             inside: [H, W], the pixels that count.
             position: where in its picture the image lies.
-            fast: by what is stored with the model alone, although the fit knows better (`Fitted.left_out`).
+            fast: use only data stored with the model, although the fit knows better (`Fitted.left_out`).
         """
         model = self.model.at(position)
         one, counted = features[None], None if inside is None else inside[None]
@@ -87,7 +87,7 @@ def finds(model: Detector, fitted: Fitted, task: Task, began: float) -> Simulate
     if task.budget.until is not None:
         until = min(until, task.budget.until)
     own = fitted.calibration.scores[-len(fitted.pictures) :]  # an extended model has the old ones before
-    # what would be called anomalous without a defect says nothing
+    # pictures that are called anomalous without a defect are no evidence
     quiet = [i for i, s in zip(fitted.pictures, own, strict=True) if s < fitted.calibration.score_threshold]
     defects, done, count = Defects(model, task.load, quiet or fitted.pictures), 0, len(SIZES)
     defects.learn_part(until - begun)
@@ -123,13 +123,13 @@ def finds(model: Detector, fitted: Fitted, task: Task, began: float) -> Simulate
 
 
 def _known(score: Tensor) -> float:
-    """The score of one picture [1]; NaN is anomalous, and unknown to JSON."""
+    """Score of a picture [1]; NaN, which JSON lacks, becomes the largest float32."""
     return float(score[0].nan_to_num(torch.finfo(torch.float32).max))
 
 
 def _next(fit: int, left: int, device: torch.device) -> int:
-    """How many of the defects that are left come next, if so many fit into the time one after the other:
-    evenly many of each size. On a CPU the threads take a batch each, at the same time."""
+    """Number of defects to score next, the same of each size. fit: how many there is time for one after the
+    other; on a CPU every thread takes a batch at the same time."""
     if device.type != "cpu":
         fit = min(fit, GPU_BATCH)
     elif fit >= BATCH:
@@ -139,7 +139,8 @@ def _next(fit: int, left: int, device: torch.device) -> int:
 
 
 class Defects:
-    """Defect number so and so: the sizes in turn, then the next picture. Each depends on its number alone.
+    """Simulated defects by number: all sizes in turn on a picture, then the next picture. Each depends on its
+    number alone.
 
     Args:
         load: picture i as [3, H, W] float32 in 0..1, padding marked, or None where it cannot be read.
@@ -153,8 +154,8 @@ class Defects:
         self._places = dict[int, NDArray[np.bool_]]()  # by picture
 
     def learn_part(self, seconds: float) -> None:
-        """Where the part is: by what good pictures have in common, if a third of the time is enough to learn
-        that, else by each picture alone."""
+        """Finds the part in the pictures: by what good pictures share if a third of the time is enough to
+        learn that, else in each picture alone."""
         begun = time.monotonic()
         shown = [image for image in map(self.shown, self.pictures[:1]) if image is not None]
         for image in shown:
@@ -169,7 +170,8 @@ class Defects:
         return self.pictures[number // len(SIZES) % len(self.pictures)]
 
     def load(self, number: int) -> Tensor | None:
-        """[3, H, W] float32 in 0..1, padding marked: exact outside the defect, with 16 bits too."""
+        """Picture with the defect, [3, H, W] float32 in 0..1, padding marked: exact outside the defect, with
+        16 bits too."""
         image = self.shown(self.picture(number))
         if image is None:
             return None
@@ -188,8 +190,8 @@ class Defects:
         return shown
 
     def _within(self, number: int, picture: NDArray[np.uint8], shown: Tensor, box: Box) -> NDArray[np.bool_]:
-        """Where a defect may lie, [h, w]: on the part where any of it counts, else wherever anything does.
-        What is not `shown` [h, w] does not count."""
+        """Mask of the places where a defect may lie, [h, w]: the part's counted pixels, or all counted pixels
+        if the part has none. Pixels outside `shown` [h, w] do not count."""
         counted: NDArray[np.bool_] = self.model.roi.cpu().numpy()[box] & shown.numpy()
         carrier = self.picture(number)
         if carrier not in self._places:
@@ -199,7 +201,7 @@ class Defects:
 
 
 class BeforeAndAfter:
-    """Scores of the same simulated defects by a model and by what became of it, on the sample pictures that
+    """Scores of the same simulated defects by a model and by its update, on the sample pictures that
     the model holds. Both know these pictures, so that the defect alone decides.
 
     Attributes:
@@ -222,14 +224,14 @@ class BeforeAndAfter:
         embed_pictures(self._before, self._defects.load, count, compare, step, "simulated defects")
 
     def found(self, before: Calibration, after: Calibration) -> tuple[int, int, int] | None:
-        """How many defects are found before and after, and how many there are; None: not measured."""
+        """Counts of the defects found before, found after, and of all; None: not measured."""
         if not self.scores:
             return None
         was, becomes = np.array(list(self.scores.values())).T
         return int(before.is_anomalous(was).sum()), int(after.is_anomalous(becomes).sum()), len(was)
 
     def lost(self, before: Calibration, after: Calibration) -> list[int]:
-        """Numbers of the defects that are not found any more."""
+        """Numbers of the defects that are no longer found."""
         return [
             number
             for number, (was, becomes) in sorted(self.scores.items())
@@ -237,7 +239,7 @@ class BeforeAndAfter:
         ]
 
     def score(self, model: Predictor, number: int) -> float:
-        """What another model, made from the same one, says of a defect."""
+        """Scores a defect by another model that was made from the same one."""
         found: list[float] = []
 
         def store(_: int, features: Tensor, inside: Tensor | None) -> None:

@@ -1,4 +1,4 @@
-"""Calibration of pictures that are seen in tiles: of the whole picture, as `Predictor` will judge it."""
+"""Calibrates on whole pictures that are seen in tiles, as `Predictor` will judge them."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ FEWEST = 60  # pictures, however many tiles they have
 
 @dataclass(frozen=True)
 class Values:
-    """Of a good picture: score, maximum and mean of the tiles' map and of the whole view's, and a few
-    of the pixels of both, at the same places."""
+    """Score, maximum and mean of a good picture's maps, and some pixels of each map at the same places. Each
+    pair holds the tiles' value and the whole view's."""
 
     scores: tuple[float, float]
     maxima: tuple[float, float]
@@ -41,7 +41,7 @@ class Values:
 
 @dataclass
 class _Open:
-    """A picture some of whose views are still to come.
+    """Picture with views that are still to be scored.
 
     maps: of tiles that may be drawn too high: they know of no patches that would be in the bank if the
         picture had never been there.
@@ -58,13 +58,15 @@ class _Open:
 def of_pictures(
     model: Detector, numbers: Fitted, windows: Windows, task: Task
 ) -> tuple[Fitted, Fitted, Fusion]:
-    """What a method gave for views, for pictures: calibrated anew, as wholes, each against a model that has
-    not learnt from it. Then the same for one tile of each of them, to put simulated defects on; and how views
-    are put together.
+    """Turns a calibration of views into one of whole pictures, each scored by a model that has not learnt
+    from it.
+
+    Returns the fit with that calibration; the same with one tile of each picture, to put simulated defects
+    on; and the fusion that combines a picture's views.
 
     Args:
-        numbers: as the method gave it.
-        task: of pictures.
+        numbers: the fit of views.
+        task: the fit's task, in pictures.
     """
     fitted, score = windows.of_pictures(numbers), "map" if model.scores_maximum else "views"
     fusion = Fusion(score) if task.old is None else task.old.manifest.fusion
@@ -94,7 +96,7 @@ def of_pictures(
 
 
 def _chosen(pictures: Sequence[int], windows: Windows, seed: int) -> list[int]:
-    """As many pictures as are looked at."""
+    """Draws the pictures to calibrate on, in order: all, or as many as `MOST_TILES` allows."""
     tiles = sum(windows.views_of[i] for i in pictures) / len(pictures)
     most = max(FEWEST, int(MOST_TILES / tiles))
     if len(pictures) <= most:
@@ -105,7 +107,7 @@ def _chosen(pictures: Sequence[int], windows: Windows, seed: int) -> list[int]:
 def _values(
     model: Detector, fitted: Fitted, windows: Windows, task: Task, chosen: Sequence[int]
 ) -> dict[int, Values]:
-    """Of every picture that can still be read, against a model that has not learnt from it."""
+    """Values of every readable picture, by a model that has not learnt from it."""
     answers = _Answers(model, fitted, windows, task)
     found: dict[int, Values] = {}
     opened: dict[int, _Open] = {}
@@ -155,7 +157,7 @@ def _values(
 
 
 class _Answers:
-    """What the model says of a view as if its picture had not been learnt from."""
+    """Answers of the model to views as if their pictures had not been learnt from."""
 
     def __init__(self, model: Detector, fitted: Fitted, windows: Windows, task: Task):
         self.model, self.fitted = model, fitted
@@ -168,14 +170,15 @@ class _Answers:
         return self.faster and picture in self.unlearnt.learnt
 
     def _known(self, picture: int, number: int) -> tuple[float, NDArray[np.float32]] | None:
-        """What the fit has found out already, of a tile that was learnt from."""
+        """Score and map of a tile that was learnt from, as the fit has found them already; None: not
+        known."""
         learnt = self.numbers.get((picture, number))
         found = None if learnt is None or self.fitted.answer is None else self.fitted.answer(learnt)
         return None if found is None else (float(found[0][0]), found[1][0].float().cpu().numpy())
 
     def of(self, views: Views, number: int, picture: int, sure: bool) -> tuple[float, NDArray[np.float32]]:
-        """Score and map [H, W] of a view, of a picture that was learnt from as it would be without it, or not
-        `sure`, by a bank that has holes there."""
+        """Score and map [H, W] of a view as if its picture had not been learnt from. Unless `sure`, by a bank
+        that has holes at that picture's patches."""
         if (known := self._known(picture, number)) is not None:
             return known
         images = torch.from_numpy(views.images([number])).to(self.model.roi.device)
@@ -188,7 +191,7 @@ class _Answers:
 
 
 def _settle(one: _Open, blended: Blended, answers: _Answers, picture: int) -> None:
-    """Make sure of the tiles that show the map's maximum, until they are the same."""
+    """Scores tiles with `sure`, until no other tile shows the map's maximum."""
     width, grid = blended.grid.canvas[1], blended.grid
     region = None if blended.region is None else blended.region.window(0, 0, *grid.canvas)
     while one.maps:
@@ -199,12 +202,12 @@ def _settle(one: _Open, blended: Blended, answers: _Answers, picture: int) -> No
         for number in unsure:
             _, sure = answers.of(one.views, number, picture, sure=True)
             before = one.maps.pop(number)
-            # a bank that was selected anew may also lack what the other has: over many tiles that adds up
+            # a bank that was selected anew may also lack patches of the other: over many tiles that adds up
             blended.replace(number, before, np.minimum(before, sure))
 
 
 def _alone(score: float, drawn: NDArray[Any], views: Views) -> Values:
-    """Of a picture that is one tile: there is no whole view beside it."""
+    """Values of a picture that is a single tile and so has no whole view beside it."""
     counted = drawn[views.images([0])[0, 0] >= 0]
     nothing = np.full(counted.shape, -np.inf)
     return Values(
@@ -241,8 +244,8 @@ def _measured(views: Views, blended: Blended) -> Values:
 
 
 def _fusion(score: str, found: Sequence[Values]) -> Fusion:
-    """Good pictures' whole views get the mean of their tiles' maps, and of the higher half of their maxima:
-    then neither drowns the other, and each has its share of the false alarms."""
+    """Brings good pictures' whole views to the scale of their tiles: the same mean of the maps, and of the
+    higher half of the maxima. Then neither drowns the other, and each has its share of the false alarms."""
     if not found:
         return Fusion(score)
     tiles, whole = (np.mean([values.means[k] for values in found]) for k in (0, 1))
@@ -255,7 +258,7 @@ def _fusion(score: str, found: Sequence[Values]) -> Fusion:
 
 
 def _upper(values: Sequence[float]) -> float:
-    """The mean of the higher half. The middle one does not say how far the highest are, and the highest alone
+    """Mean of the higher half: the median does not say how far the highest values are, and the maximum alone
     is chance."""
     return float(np.mean(np.sort(values)[len(values) // 2 :]))
 

@@ -1,4 +1,4 @@
-"""The pictures that a method is fitted on: which they are, and reading them once, also in other processes."""
+"""Chooses the pictures that a method is fitted on, and reads them once, also in other processes."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ class Reader:
     known: set[str]  # hashes of pictures that are already in the model
     defects: dict[str, str] = field(default_factory=dict)  # hashes and names of the seen defects
     roi: NDArray[np.bool_] | None = None  # [H, W] at the network's size
-    hidden: bool = False  # what lies outside of it is not shown
+    hidden: bool = False  # pixels outside of `roi` are not shown
     nearest: NDArray[np.int64] | None = None  # as `Detector` has it
     names: list[str] = field(init=False)
     hashes: dict[int, str] = field(default_factory=dict)
-    measured: dict[int, Measures] = field(default_factory=dict)  # what the pictures are like as a whole
+    measured: dict[int, Measures] = field(default_factory=dict)  # the pictures' look as a whole
     failures: dict[int, str] = field(default_factory=dict)
     copies: list[int] = field(default_factory=list)
 
@@ -66,11 +66,10 @@ class Reader:
         return None if views is None else self.shown(views.images([0])[0])
 
     def shown(self, image: NDArray[np.float32]) -> torch.Tensor:
-        """As a method gets an image."""
         return torch.from_numpy(hidden(image, self.nearest) if self.hidden else image)
 
     def views(self, index: int) -> Views | None:
-        """What the network sees of picture `index`, or None where it cannot be read."""
+        """Returns the network's views of picture `index`, or None where it cannot be read."""
         try:
             picture = decode(self.sources[index], name=self.names[index])
             digest = pixel_hash(picture)
@@ -87,14 +86,15 @@ class Reader:
         return views
 
     def some_can_be_read(self) -> None:
-        """InputError where none can."""
+        """InputError where no picture can be read."""
         if 0 < len(self.sources) <= len(self.failures):
             first = self.failures[min(self.failures)]
             many = f"none of the {len(self.sources)} pictures can be used; the first: "
             raise InputError(f"{many if len(self.sources) > 1 else ''}{first}") from None
 
     def without_copies(self, indices: list[int]) -> list[int]:
-        """Those of `indices` whose pixels neither the model nor an earlier picture nor a defect has."""
+        """Returns the indices without those of pictures whose pixels the model, an earlier picture or a
+        defect has."""
         kept = []
         for index in indices:
             if self.hashes[index] in self.defects:
@@ -132,8 +132,8 @@ def pairs_of(
 def read_defects(
     pairs: Sequence[tuple[Source, list[Source]]], preprocess: Preprocess
 ) -> tuple[dict[str, list[Defect]], list[str]]:
-    """Seen defects as the network sees them, in the whole picture and in a tile around each, by their pixels'
-    hash, and what is wrong with the others."""
+    """Reads seen defects as the network sees them, in the whole picture and in a tile around each. Returns
+    them by their pixels' hash, and for each unusable one the reason."""
     found: dict[str, list[Defect]] = {}
     unusable = []
     names = names_of([picture for picture, _ in pairs])
@@ -162,7 +162,7 @@ def read_defects(
 def _shown(
     views: Views, marked: NDArray[np.bool_]
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
-    """Images [3, H, W] that show a part of what is marked in the picture, each with its mask [H, W]."""
+    """Images [3, H, W] that show a part of the marked pixels, each with its mask [H, W]."""
     whole = views.whole.mask_to_network(marked)
     if whole.any():
         yield views.images([0])[0], whole
@@ -193,7 +193,7 @@ def sources_of(images: Images, category: str | None) -> tuple[list[Source], list
 
 
 class Survey(NamedTuple):
-    """What is known of the pictures before they are read.
+    """Sizes and white level of the pictures, known before a fit reads them.
 
     white_level: one for all deep pictures; None where all have 8 bits.
     largest: bytes of the largest one.
@@ -206,7 +206,7 @@ class Survey(NamedTuple):
 
 
 def survey(sources: Sequence[Source]) -> Survey:
-    """Of 8-bit files only the headers are read."""
+    """Surveys the pictures; of 8-bit files only the headers are read."""
     highest, kind, largest = -1.0, np.dtype(np.uint16), 0
     sizes: list[tuple[int, int] | None] = []
     for source in sources:
@@ -234,7 +234,8 @@ def survey(sources: Sequence[Source]) -> Survey:
 
 
 def names_of(sources: Sequence[Source]) -> list[str]:
-    """Paths of files, from the folder that all are in; "picture 3" of what is no file."""
+    """Paths of files, relative to the folder that holds all of them; "picture 3" for a source that is no
+    file."""
     paths = {k: Path(s).absolute() for k, s in enumerate(sources) if isinstance(s, str | os.PathLike)}
     common = os.path.commonpath([path.parent for path in paths.values()]) if paths else ""
     return [
@@ -267,13 +268,13 @@ class Pool(Protocol):
     def map(
         self, work: Callable[..., Any], held: bytes, parts: Sequence[Any], peak: int | None = None
     ) -> Iterator[Any]:
-        """Call `work(held, part)` for every part, all at once, and give the answers in order. peak: bytes
+        """Calls `work(held, part)` for every part, all at once, and yields the answers in order. peak: bytes
         that a part takes at most."""
 
 
 @dataclass(frozen=True)
 class Notes:
-    """The findings of one part about its pictures, by their number, as `Reader` has them."""
+    """Findings of one part about its pictures, by their numbers, as `Reader` has them."""
 
     hashes: dict[int, str]
     measured: dict[int, Measures]
@@ -282,11 +283,11 @@ class Notes:
 
 
 class RemoteWorkers(Workers):
-    """`Task.workers` of a pool: their findings about the pictures come back with the result.
+    """Runs `Task.workers` in a pool: findings about the pictures come back with the result.
 
-    A part is worked on as if it were the only one. That gets one thing wrong, which is found here: a picture
-    whose pixels an earlier part has too. The part is then worked on once more, told of them. So the result is
-    that of one process that takes the parts one after the other.
+    A part is worked on as if it were the only one, and so misses pictures whose pixels an earlier part has.
+    Then it is worked on once more, and told of them. So the result is that of one process that takes the
+    parts one after the other.
     """
 
     def __init__(self, pool: Pool, reader: Reader, step: Step):
@@ -308,7 +309,7 @@ class RemoteWorkers(Workers):
             yield found
 
     def _of_others(self, notes: Notes) -> list[str]:
-        """Pixels that other pictures had first, if this part has taken one of them for the first."""
+        """Hashes of pixels that other parts had first, if this part has wrongly taken one for its own."""
         firsts = notes.hashes.keys() - {*notes.copies}
         if all(self.first.get(notes.hashes[index], index) == index for index in firsts):
             return []
@@ -326,7 +327,8 @@ class RemoteWorkers(Workers):
 
 
 def _work_on(held: bytes, part: tuple[Any, Sequence[str]]) -> tuple[Any, Notes]:
-    """In a process of the pool. part: and pixels that earlier parts have."""
+    """Works on a part of the fit in a process of the pool. part: the part, and hashes of earlier parts'
+    pixels."""
     reader, work = pickle.loads(held)
     reader.hashes, reader.measured, reader.failures, reader.copies = {}, {}, {}, []
     reader.known |= {*part[1]}

@@ -1,6 +1,5 @@
-"""What an updated model gains and loses: on simulated defects, and on pictures that people judged, as if it
-had never learnt from them.
-"""
+"""Measures an updated model's gains and losses: on simulated defects, and on pictures that people judged, as
+if the model had never learnt from them."""
 
 from __future__ import annotations
 
@@ -25,12 +24,12 @@ KNOWN, SIMULATED, THRESHOLD = "known", "simulated", "threshold"
 
 @dataclass(frozen=True)
 class Reviewed:
-    """A picture, and what a person said of it.
+    """Picture with a person's judgement.
 
     number: of the inspection. source: the picture's file. name: as its sender calls it, for groups.
     learn: a false alarm, from which the model is to learn. sure: it was looked at twice.
     drawn: one of the line's good pictures, drawn by chance, whatever the model said of them.
-    judged: somebody said what it is; else it is only drawn.
+    judged: a person judged it; else it is only drawn.
     mask: a file that marks the defect; for methods that learn from defects.
     before: score and threshold of the active model, where it has said so; None: it is asked.
     digest: hash of its decoded pixels, which `update` finds.
@@ -50,8 +49,8 @@ class Reviewed:
 
 
 def parts(old: Artefact, pictures: Sequence[Reviewed]) -> tuple[str | None, list[int]]:
-    """The model's pattern for pictures that show one part, None where it does not fit all their names; and a
-    number for each picture, which those of one part share."""
+    """Pattern of the model for pictures that show one part, None where it does not fit all names; and a
+    number for each picture, the same for all pictures of a part."""
     names, group = [one.name for one in pictures], old.manifest.facts.get("group")
     try:
         return group, group_numbers(names, group)
@@ -61,7 +60,7 @@ def parts(old: Artefact, pictures: Sequence[Reviewed]) -> tuple[str | None, list
 
 @dataclass(frozen=True)
 class Score:
-    """Of a picture as if the model had never learnt from it, beside the threshold that the other pictures
+    """Score of a picture as if the model had never learnt from it, and the threshold that the other pictures
     give. p_value: the least false-alarm rate at which it is called anomalous. learnt: it was left out."""
 
     score: float
@@ -81,7 +80,7 @@ class Score:
 
 
 class Judge:
-    """What a model says of pictures as if it had never learnt from them.
+    """Judges pictures by a model as if it had never learnt from them.
 
     A picture of the calibration is compared with the threshold that the others give.
 
@@ -98,7 +97,7 @@ class Judge:
         self._inside = {picture.hash for picture in manifest.pictures if picture.role != "calibration"}
 
     def __call__(self, one: Reviewed) -> Score | None:
-        """None where it cannot say so."""
+        """Returns the picture's score, or None where the model has learnt from it and cannot leave it out."""
         calibration, digest = self.predictor.calibration, one.digest
         if (at := self._places.get(digest)) is not None and at < calibration.count:
             return Score.of(_without(calibration, at), calibration.scores[at], learnt=True)
@@ -111,8 +110,8 @@ class Judge:
         return Score.of(calibration, self.known[digest])
 
     def when_it_came(self, one: Reviewed) -> Score | None:
-        """What the model said of a picture when it came, where that is known and it has not learnt from it
-        since; None where nobody judged it, too."""
+        """Returns the score from when the picture came, where it is known and the model has not learnt from
+        the picture since, else the score now; None for a picture that nobody judged."""
         if not one.judged:
             return None
         if one.before is None or one.digest in self._inside:
@@ -122,7 +121,7 @@ class Judge:
 
 
 def _without(calibration: Calibration, place: int) -> Calibration:
-    """The calibration of the other pictures; itself where there is no other."""
+    """Calibration without the picture at `place`; unchanged where there is no other picture."""
     if calibration.count == 1:
         return calibration
     scores, maxima = (
@@ -148,7 +147,7 @@ class PowerLostError(InputError):
 
 @dataclass(frozen=True)
 class Power:
-    """What is found before and after an update.
+    """Defects found before and after an update.
 
     known, simulated: defects as (found before, found after, how many); None: not measured.
     thresholds: of scores, before and after.
@@ -162,13 +161,13 @@ class Power:
 
     @property
     def lost(self) -> list[str]:
-        """What is lost: known or simulated defects, or the threshold's meaning."""
+        """Names the losses: known defects, simulated defects, the threshold's meaning."""
         found = {KNOWN: self.known, SIMULATED: self.simulated}
         lost = [name for name, of in found.items() if of is not None and of[1] < KEPT * of[0]]
         return [*lost, *([THRESHOLD] if self.unlike else [])]
 
     def lines(self) -> list[str]:
-        """Before and after, for a person."""
+        """Lines for a person: defects found before and after."""
         before, after = self.thresholds
         found = [f"score threshold: {before:.4g} before, {after:.4g} after"]
         for name, of in ((SIMULATED, self.simulated), (KNOWN, self.known)):
@@ -180,7 +179,7 @@ class Power:
         return found
 
     def why(self) -> str:
-        """Why it is refused, in a sentence without an end."""
+        """Reason why the update is refused, in a sentence without a full stop."""
         said = [
             f"it would find {of[1]} instead of {of[0]} of {of[2]} {name} defects"
             for name, of in ((KNOWN, self.known), (SIMULATED, self.simulated))
@@ -193,11 +192,11 @@ class Power:
 
 @dataclass
 class Update:
-    """The next model, and what was found on the way; numbers are those of the pictures.
+    """The next model, and the findings on the way; numbers are those of the pictures.
 
-    before, after: what the active model and the next one say of the pictures that were judged.
-    power: what is found before and after. responsible: corrections by which some is lost, farthest out first.
-    learnt: what the model learnt from. unsure: "good" ones that look like known defects, not learnt from.
+    before, after: scores of the judged pictures by the active model and by the next one.
+    power: defects found before and after. responsible: corrections that cause losses, farthest out first.
+    learnt: pictures learnt from. unsure: "good" pictures that look like known defects, not learnt from.
     contradictory: others have the same pixels and another verdict. unreadable: their pictures cannot be used.
     inside: defects that the model has learnt from as good ones, which only a new fit takes out.
     drawn: how many good pictures of the line the threshold comes from, beside the earlier ones.
@@ -223,7 +222,7 @@ class Update:
 
 
 def is_unlike(before: Calibration, scores: Sequence[float]) -> bool:
-    """Whether more of a sample's scores lie above the threshold than chance lets a fair one have.
+    """Whether more scores of a sample lie above the threshold than chance allows for a fair sample.
 
     If the sample is as the calibration pictures are, the share of it above the k-th largest of n scores has
     the distribution Beta(k, n + 1 - k), so that their number is beta-binomial.
@@ -236,16 +235,16 @@ def is_unlike(before: Calibration, scores: Sequence[float]) -> bool:
 
 
 def judgement(pictures: Sequence[Reviewed], made: Update) -> dict[str, Any]:
-    """As JSON; lists are numbers of inspections.
+    """Returns the judgement of an update as JSON values; lists are numbers of inspections.
 
-    good, defects: how many were judged, what the model before and the next one say of them as [count, low,
-    high], with the 95 % interval (Wilson) of their share. gained: false alarms that would pass. alarms: good
-    ones that would be called anomalous and were not. lost: known defects that would not be found any more.
-    found: missed ones that would be found. weaker: known defects that stand out less than half as much, and
-    are no longer farther out than good pictures are (`Update.clear`; where it is not known, the half alone
+    good, defects: number judged, and number called anomalous by each of the two models as [count, low, high],
+    with the 95 % interval (Wilson) of their share. gained: false alarms that would pass. alarms: good
+    pictures that would newly be called anomalous. lost: known defects that would no longer be found. found:
+    missed defects that would be found. weaker: known defects that stand out less than half as much, and are
+    no longer farther out than good pictures are (`Update.clear`; where that is not known, the half alone
     counts). missed: known defects that are not found, and the false-alarm rate that would find them. scores:
-    of all that changed, before and after, each as [score, threshold]. simulated: defects as [found before,
-    after, how many]. refused: what is lost (`Power.lost`), by what is `responsible`.
+    of the pictures in these lists, before and after, each as [score, threshold]. simulated: defects as [found
+    before, after, how many]. refused: the losses (`Power.lost`), and their cause, `responsible`.
     """
     before, after = made.before, made.after
     good = [one.number for one in pictures if one.good and one.number in after]

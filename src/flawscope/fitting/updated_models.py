@@ -1,4 +1,4 @@
-"""How the next model is made: PatchCore is extended, others are calibrated or trained anew."""
+"""Makes the next model: extends PatchCore; calibrates other methods anew, or trains them anew."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from flawscope.progress import Step
 from flawscope.runtime.torch import TorchSession
 
 RADIUS = "covering_radius"  # among a model's facts
-ROOM = 1.25  # a full memory bank may grow so many times beyond its cap, for what was corrected
-# Of the covering radius, within which a fit takes a patch for known: what was corrected lies just beyond it,
-# and is learnt more closely, with as many times more of its patches than a fit keeps of a picture's
+ROOM = 1.25  # a full memory bank may grow so many times beyond its cap, for corrected pictures
+# Factors for corrected pictures. Their patches lie just beyond the covering radius, within which a fit takes
+# a patch for known. So the radius is smaller for them, and a larger share of their patches is kept.
 CLOSER, MORE = 0.5, 3
-RATIOS = ("ratio", "fine_ratio")  # settings that say what share of the patches is kept
+RATIOS = ("ratio", "fine_ratio")  # settings with the share of the patches that is kept
 FOLDS = 2  # of corrections, where a method is trained anew
-OURS = ("learnt from ", "extended by ")  # notes that only the last of several says
+OURS = ("learnt from ", "extended by ")  # notes of which a model has the last one only
 
-# Models, the first choice first, and what each says of a picture as if it had never learnt from it
+# Models, the first choice first, each with its score of a picture as if it had never learnt from the picture
 Candidates = Sequence[tuple[Predictor, Callable[[Reviewed], Score | None]]]
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the next model is made of.
+    """Arguments of an update that all ways to make the next model share.
 
     wanted: pictures to learn from, which are among the `rest`: all that can be used.
-    before: what the active model says of the pictures, by number. The others are `update`'s arguments.
+    before: the active model's scores of the pictures, by number. The others are `update`'s arguments.
     """
 
     old: Artefact
@@ -54,7 +54,8 @@ class Wanted:
 
 
 def extended(job: Wanted) -> Candidates:
-    """A larger memory bank, and the earlier calibration, first with the drawn pictures, then without."""
+    """Candidates with a larger memory bank and the earlier calibration: first with the drawn pictures in the
+    calibration, then without."""
     old, facts, calibration = job.old, job.old.manifest.facts, job.old.manifest.calibration
     listed = map(str, facts.get("calibration_pictures", ()))
     pairs = list(zip(calibration.scores, calibration.map_maxima, strict=True))
@@ -66,7 +67,7 @@ def extended(job: Wanted) -> Candidates:
         predictor = Predictor(old, TorchSession.open(old, job.device))
     else:
         known = [job.before[one.number] for one in chosen.values() if one.number in job.before]
-        closely = 2 * sum(score.anomalous for score in known) >= len(chosen)  # else they are more of the same
+        closely = 2 * sum(score.anomalous for score in known) >= len(chosen)  # else they are typical
         how = {"check": job.check, "pool": job.pool, "device": job.device, "step": job.step}
         predictor = learnt_from(with_room(old, closely), list(chosen.values()), **how)
         new, whole = predictor.manifest.facts["calibration_pictures"], predictor.calibration
@@ -83,7 +84,7 @@ def extended(job: Wanted) -> Candidates:
             said = predictor.predict(one.source)
             drawn[digest] = said.score, float(said.map.max())
     scores: dict[str, float] = {}
-    if not chosen and job.active.artefact is old:  # the network says what it said
+    if not chosen and job.active.artefact is old:  # the network has not changed
         scores = {one.digest: one.before[0] for one in job.rest if one.before is not None}
     choices = [({**values, **drawn}, len(drawn)), (values, 0)][: 2 if drawn else 1]
     models = [_calibrated(predictor, old, some, kept, count, len(chosen)) for some, count in choices]
@@ -133,7 +134,7 @@ def _calibrated(
     if (cap := _cap(old)) is not None:
         corrections["cap"] = cap
     facts = {**manifest.facts, "calibration_pictures": list(values), KEY: corrections}
-    if RADIUS in old.manifest.facts:  # that of all the bank
+    if RADIUS in old.manifest.facts:  # of the whole bank
         pairs = zip(old.manifest.facts[RADIUS], manifest.facts[RADIUS], strict=True)
         facts[RADIUS] = [max(pair) for pair in pairs]
     ratios = {key: old.manifest.config[key] for key in RATIOS if key in old.manifest.config}
@@ -146,19 +147,20 @@ def _calibrated(
 
 
 def _of_the_fit(old: Artefact) -> set[str]:
-    """The calibration pictures that come from no line."""
+    """Hashes of the calibration pictures that come from no line."""
     facts = old.manifest.facts
     return set(facts.get(KEY, {}).get("of_the_fit") or facts.get("calibration_pictures", ()))
 
 
 def _cap(old: Artefact) -> int | None:
-    """Of the memory bank as it was fitted."""
+    """Cap of the memory bank as it was fitted."""
     cap = old.manifest.facts.get(KEY, {}).get("cap", old.manifest.config.get("cap"))
     return None if cap is None else int(cap)
 
 
 def with_room(old: Artefact, closely: bool = True) -> Artefact:
-    """With a cap that leaves room in a full bank, and a covering radius that lets nearer patches in."""
+    """Returns the model with a cap that leaves room in a full bank, and, if `closely`, with a smaller
+    covering radius, which lets nearer patches in."""
     manifest = replace(old.manifest, notes=tuple(n for n in old.manifest.notes if not n.startswith(OURS)))
     cap = _cap(old)
     if closely and cap is not None:
@@ -172,7 +174,7 @@ def with_room(old: Artefact, closely: bool = True) -> Artefact:
 
 
 def recalibrated(job: Wanted) -> Candidates:
-    """Thresholds from the drawn pictures alone: the network says of them what it would say of any."""
+    """Candidate with thresholds from the drawn pictures alone, which the network has not learnt from."""
     drawn = [one.source for one in job.rest if one.drawn and one.good]
     rate = job.old.manifest.calibration.rate
     needed = needed_for(rate)
@@ -191,7 +193,8 @@ def recalibrated(job: Wanted) -> Candidates:
 
 
 def retrained(job: Wanted) -> Candidates:
-    """A new training; what it learnt from is judged by trainings that did not see it, one for each fold."""
+    """Candidate that is trained anew; pictures that it learns from are judged by trainings without them, one
+    for each fold."""
     if not job.good:
         raise InputError(
             "a training needs the pictures that the model was fitted on: name their folder as "

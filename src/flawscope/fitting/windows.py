@@ -1,5 +1,5 @@
-"""Large pictures to learn from: views of each as pictures of their own, which are held or left out together,
-and what a method finds out about them as something about the pictures again."""
+"""Splits large pictures into views that a method learns from like pictures of their own. Views of a picture
+are held out or left out together, and results for views become results for pictures again."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ KEPT = 512 << 20  # bytes of pictures that stay decoded
 
 @dataclass
 class _Held:
-    """A picture that is being decoded, or has been."""
+    """Picture that is being decoded, or has been."""
 
     lock: Lock = field(default_factory=Lock)
     views: Views | None = None
@@ -39,9 +39,9 @@ class _Held:
 
 
 class Windows:
-    """Numbers for what is learnt from: of every picture the whole view, then its windows.
+    """Numbers the views of all pictures: for each picture the whole view, then its windows.
 
-    Windows lie on the grid of its tiles, each moved at random within what neighbours share; where there are
+    Windows lie on the grid of its tiles, each moved at random within the overlap; where there are
     too many of them, some of every picture, moved farther. Where they lie follows from the seed and the
     picture's number. Where the model tells places apart they are the tiles themselves, and where there are
     too many, other ones of every picture.
@@ -84,15 +84,15 @@ class Windows:
         return int(self.first[-1])
 
     def judged(self) -> int:
-        """About how many views are looked at for calibration, where a tenth of the pictures is held out."""
+        """Number of views, about, that calibration scores where a tenth of the pictures is held out."""
         held = max(LEAST, len(self.views_of) // 10)
         return round(held * sum(self.views_of) / max(1, len(self.views_of)))
 
     # ---- where they lie
 
     def _cells(self, size: tuple[int, int] | None, grid: Grid | None) -> list[int]:
-        """The tiles that hold something that counts; none of a picture that has no tiles beside its whole
-        view, or is too small, which is told when it is loaded."""
+        """Numbers of the tiles with pixels that count; empty where the whole view is the only one, and for a
+        picture that is too small, which is reported when it is loaded."""
         how, roi = self.reader.preprocess, self.reader.roi
         if size is None or grid is None or len(grid) == 1:
             return []
@@ -125,24 +125,24 @@ class Windows:
     # ---- as a method sees them
 
     def picture(self, number: int) -> int:
-        """The picture that view number so and so is of."""
+        """Number of the picture that a view belongs to."""
         return int(np.searchsorted(self.first, number, side="right")) - 1
 
     def numbers(self, picture: int) -> range:
         return range(self.first[picture], self.first[picture + 1])
 
     def by_place(self, numbers: Iterable[int]) -> dict[tuple[int, int], int]:
-        """Of these the number, by picture and by which of its views it is, where they are its tiles."""
+        """Maps (picture, view) to the number of the tile, for the given numbers."""
         return {(self.picture(number), self.positions[number]): number for number in numbers}
 
     def tiles_of(self, picture: int, places: Collection[int] = ()) -> Sequence[int]:
-        """The numbers of a picture's tiles, or of its whole view where it has none; of those at some places
-        alone, if it has one there."""
+        """Numbers of a picture's tiles, or of its whole view where it has none. places: only tiles at these
+        places, if there are any."""
         numbers = self.numbers(picture)[1:] or self.numbers(picture)
         return [number for number in numbers if not places or self.positions[number] in places] or numbers
 
     def load(self, number: int) -> Tensor | None:
-        """View number so and so, [3, H, W] float32 in 0..1; None where its picture cannot be read."""
+        """Loads a view, [3, H, W] float32 in 0..1; None where its picture cannot be read."""
         picture = self.picture(number)
         views, place = self.views(picture), number - self.first[picture] - 1
         if views is None:
@@ -152,7 +152,7 @@ class Windows:
         return self.reader.shown(image)
 
     def views(self, picture: int) -> Views | None:
-        """A picture's views; the last ones stay decoded."""
+        """Views of a picture; those of the last few pictures stay decoded."""
         with self._lock:
             held = self._held.setdefault(picture, _Held())
             self._held.move_to_end(picture)
@@ -168,7 +168,7 @@ class Windows:
         return held.views
 
     def task(self, task: Task) -> Task:
-        """The task for pictures as one for their views."""
+        """Converts a task for pictures into one for their views."""
         pictures = [i for i in range(task.count) for _ in self.numbers(i)]
         shape = self.reader.preprocess.positions
         return replace(
@@ -201,11 +201,12 @@ class Windows:
     # ---- as pictures again
 
     def pictures(self, numbers: Iterable[int]) -> list[int]:
-        """The pictures that these views are of, each once, in their order."""
+        """Numbers of the pictures that views belong to, each once, in their order."""
         return list(dict.fromkeys(self.picture(number) for number in numbers))
 
     def of_pictures(self, fitted: Fitted) -> Fitted:
-        """The same with the numbers of pictures; the calibration is still that of views."""
+        """Converts a fit's numbers of views into numbers of pictures; the calibration is still that of
+        views."""
         suspects: dict[int, float] = {}
         for number, score in fitted.suspects.items():
             suspects.setdefault(self.picture(number), score)
@@ -220,7 +221,7 @@ class Windows:
 
 
 def _in_turn(tiles: list[int], picture: int, room: int) -> list[int]:
-    """As many of a picture's tiles as there is room for; other ones of the next picture, so that each tile is
+    """Chooses at most `room` of a picture's tiles; the next picture gives other ones, so that each tile is
     seen about as often."""
     if len(tiles) <= room:
         return tiles

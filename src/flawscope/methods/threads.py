@@ -108,6 +108,6 @@ if hasattr(os, "register_at_fork"):
 
 
 def use_threads(count: int | None) -> None:
-    """Let torch compute with so many threads, in the whole process: it knows no other way."""
+    """Lets torch compute with so many threads in the whole process; torch has no narrower setting."""
     if count is not None:
         torch.set_num_threads(count)

@@ -1,4 +1,4 @@
-"""Counts of normal scores below anomalous ones, of which every metric here is made.
+"""Counts normal scores below anomalous ones, from which every metric here follows.
 
 For an anomalous score a, the threshold "score >= a" raises `negatives - below(a)` false alarms, and a
 threshold just above a raises `negatives - up_to(a)`. These two integers give AUROC, AP, F1 and AU-PRO
@@ -28,7 +28,7 @@ Valid = Sequence[NDArray[np.bool_] | None] | NDArray[np.bool_]
 
 
 def check_flags(flags: ArrayLike, name: str) -> NDArray[np.bool_]:
-    """`flags` as [N] bool; integers must be 0 or 1."""
+    """Returns `flags` as [N] bool; integers must be 0 or 1."""
     array = np.asarray(flags)
     if array.ndim != 1:
         raise InputError(f"{name} has shape {array.shape}, expected [N]")
@@ -44,7 +44,8 @@ def check_flags(flags: ArrayLike, name: str) -> NDArray[np.bool_]:
 
 
 def check_scores(scores: ArrayLike, labels: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """`scores` as [N] float64 without NaN, as many as there are labels. The values are never changed."""
+    """Returns `scores` as [N] float64 without NaN, as many as there are labels. The values are never
+    changed."""
     array = np.asarray(scores)
     if np.iscomplexobj(array):
         raise InputError(f"scores has dtype {array.dtype}, expected real numbers")
@@ -58,7 +59,7 @@ def check_scores(scores: ArrayLike, labels: NDArray[np.bool_]) -> NDArray[np.flo
 
 
 def check_limit(limit: float) -> float:
-    """`limit` as a false-positive rate above 0 and up to 1."""
+    """Returns `limit` as a false-positive rate above 0 and up to 1."""
     if not 0 < limit <= 1:
         raise InputError(f"the limit of the false-positive rate is {limit}, expected above 0 and up to 1")
     return float(limit)
@@ -67,8 +68,8 @@ def check_limit(limit: float) -> float:
 def checked(
     maps: Pictures, truths: Sequence[Any] | NDArray[Any], valid: Valid | None, name: str
 ) -> Iterator[tuple[int, NDArray[Any], Any, NDArray[np.bool_] | None]]:
-    """Index, map [H, W], truth and valid pixels of every picture with a ground truth: maps are real, without
-    NaN where they count. Every element is asked for once."""
+    """Yields index, map [H, W], truth and valid pixels of every picture with a ground truth: maps are real,
+    without NaN where they count. Every element is asked for once."""
     if len(maps) != len(truths):
         raise InputError(f"{len(maps)} maps and {len(truths)} {name}, expected as many of each")
     if valid is not None and len(valid) != len(maps):
@@ -91,7 +92,8 @@ def checked(
 
 
 def check_mask(mask: ArrayLike, shape: tuple[int, ...], name: str) -> NDArray[np.bool_]:
-    """`mask` as bool of the shape of its map. Which grey value is a defect is not ours to say."""
+    """Returns `mask` as bool of the shape of its map. Other types are refused: only the caller knows which
+    grey value is a defect."""
     array = np.asarray(mask)
     if array.dtype != np.bool_:
         raise InputError(f"{name} has dtype {array.dtype}, expected bool; pass mask > 0")
@@ -157,8 +159,8 @@ def gathered(
     number: int,
     dtypes: set[np.dtype[Any]],
 ) -> Regions:
-    """The anomalous scores of `number` regions, from their pieces; float32, or wider where a map of `dtypes`
-    needs it to be kept exactly."""
+    """Gathers the anomalous scores of `number` regions from their pieces; float32, or wider where a map of
+    `dtypes` needs it to be kept exactly."""
     dtype = np.result_type(np.float32, *dtypes)
     sizes = np.array([piece.size for piece in pieces], np.int64)
     return Regions(
@@ -171,8 +173,8 @@ def gathered(
 
 
 def count(regions: Regions, normal: Iterable[Scores]) -> Counted:
-    """Count batches of normal scores, of the dtype of the anomalous ones; their order is changed. Needs about
-    32 bytes for each anomalous score."""
+    """Counts batches of normal scores, of the dtype of the anomalous ones; the order in the batches is
+    changed. Needs about 32 bytes for each anomalous score."""
     order = np.argsort(regions.scores)
     scores = regions.scores[order]
     pieces = np.diff(np.append(regions.starts, scores.size))
@@ -191,8 +193,8 @@ def count(regions: Regions, normal: Iterable[Scores]) -> Counted:
 
 
 def batches(pieces: Iterable[NDArray[Any]], most: int, dtype: np.dtype[Any]) -> Iterator[Scores]:
-    """The values of all pieces, `most` at the most, in arrays of up to `BATCH`. An array is valid until the
-    next one is asked for."""
+    """Yields the values of all pieces, `most` at the most, in arrays of up to `BATCH`. An array is valid
+    until the next one is asked for."""
     batch = np.empty(min(BATCH, most), dtype=dtype)
     end = 0
     for piece in pieces:
@@ -210,7 +212,7 @@ def batches(pieces: Iterable[NDArray[Any]], most: int, dtype: np.dtype[Any]) -> 
 
 
 def false_alarm_counts(normal: Scores, scores: Scores) -> tuple[Counts, Counts]:
-    """Count the sorted `normal` below each of `scores`, and below or at it; [A] int64 each.
+    """Counts the sorted `normal` below each of `scores`, and below or at it; [A] int64 each.
 
     Both arrays must have one dtype, or NumPy would copy `normal`. Sorted `scores` are about ten times as
     fast.
@@ -225,9 +227,9 @@ def false_alarm_counts(normal: Scores, scores: Scores) -> tuple[Counts, Counts]:
 
 
 def rank(counted: Counted) -> ImageMetrics:
-    """The threshold-free metrics.
+    """Computes the threshold-free metrics.
 
-    No anomalous score: everything is NaN. No normal score: only AUROC is NaN, AP and F1 are 1.
+    Without an anomalous score all are NaN. Without a normal score only AUROC is NaN, AP and F1 are 1.
     """
     positives, negatives = counted.scores.size, counted.negatives
     if positives == 0:

@@ -94,7 +94,7 @@ def au_pro(maps: Pictures, masks: Masks, limit: float = 0.3, *, valid: Valid | N
 
 
 def _count(maps: Pictures, masks: Masks, valid: Valid | None) -> tuple[Counted, Regions]:
-    """The anomalous scores region by region, and where they lie among the normal ones."""
+    """Gathers the anomalous scores region by region, and counts the normal ones below them."""
     pieces: list[NDArray[Any]] = []
     areas: list[float] = []
     dtypes: set[np.dtype[Any]] = set()
@@ -120,7 +120,7 @@ def _count(maps: Pictures, masks: Masks, valid: Valid | None) -> tuple[Counted, 
 def _by_region(
     values: NDArray[Any], mask: NDArray[np.bool_], inside: NDArray[np.bool_]
 ) -> tuple[NDArray[Any], Counts]:
-    """The scores of `inside`, 8-connected component of the mask after component, and how many each has."""
+    """Scores of `inside`, 8-connected component of the mask after component, and the number in each."""
     from scipy.ndimage import label  # slow to import
 
     labelled, count = label(mask, structure=np.ones((3, 3), dtype=np.int8))
@@ -186,7 +186,8 @@ def saturation_pixels(area: int, threshold: float, *, relative: bool, scale: flo
 
 
 def _count_regions(maps: Pictures, regions: SaturatedRegions, valid: Valid | None) -> tuple[Counted, Regions]:
-    """The highest scores of each region, up to its saturation, and where they lie among the normal ones."""
+    """Gathers the highest scores of each region, up to its saturation, and counts the normal ones below
+    them."""
     pieces: list[NDArray[Any]] = []
     shares: list[float] = []
     divisors: list[float] = []
@@ -223,7 +224,7 @@ def _count_regions(maps: Pictures, regions: SaturatedRegions, valid: Valid | Non
 
 
 def _outside(regions: Sequence[tuple[NDArray[np.bool_], float]], shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """[H, W]: pixels of no region."""
+    """Mask [H, W] of the pixels outside all regions."""
     outside = np.ones(shape, np.bool_)
     for mask, _ in regions:
         outside &= ~mask

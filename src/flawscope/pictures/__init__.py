@@ -1,4 +1,4 @@
-"""From a file to the network's input and back. Torch-free.
+"""Turns picture files into the network's input and maps back into pictures. Torch-free.
 
 Here stands the share of a tile that its neighbour shows too, without numpy, so that a wrong setting is told
 at once.
@@ -13,7 +13,8 @@ MOST_OVERLAP = 0.75
 
 
 def overlap_of(text: str, tile: Sequence[int]) -> float | None:
-    """ "0.25", "25%" or "128px" as a share of a tile; None where it is none of them, or too large."""
+    """Reads "0.25", "25%" or "128px" as a share of a tile; None for any other text, or a share that is too
+    large."""
     text = text.strip().lower()
     try:
         if text.endswith("px"):

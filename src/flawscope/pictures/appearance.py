@@ -1,7 +1,7 @@
-"""The look of pictures as a whole: light, colour, contrast, detail. Torch-free, below a millisecond.
+"""Measures the look of pictures as a whole: light, colour, contrast, detail. Torch-free, below a millisecond.
 
 A model keeps the range of its training pictures. Another product, camera or light lies far outside of it; a
-defect, which covers a small part of a picture, hardly changes what is measured here.
+defect, which covers a small part of a picture, hardly changes these measures.
 """
 
 from __future__ import annotations
@@ -24,8 +24,11 @@ DARK = 1 / 512  # half a grey level, so that flat pictures have a logarithm
 
 
 class Feature(NamedTuple):
-    """Something that is measured, what is said of a picture that has less or more of it than the training
-    pictures have, and the least width of a range: equal pictures must not make the next one strange."""
+    """Measured feature of a picture's appearance.
+
+    less, more: words for a picture that has less or more of it than the training pictures.
+    least: least width of a range, so that a set of equal pictures does not make the next one strange.
+    """
 
     name: str
     less: str
@@ -46,7 +49,7 @@ Measures = tuple[float, ...]
 
 
 def measure(image: NDArray[np.float32], roi: NDArray[np.bool_] | None = None) -> Measures:
-    """Measure a network's input [3, H, W], 0..1, padding marked: a number for each of `FEATURES`.
+    """Measures a network's input [3, H, W], 0..1, padding marked: a number for each of `FEATURES`.
 
     Only pixels of the picture inside the region of interest [H, W] count; empty where too few of them do.
     """
@@ -79,13 +82,13 @@ def measure(image: NDArray[np.float32], roi: NDArray[np.bool_] | None = None) ->
 
 
 def _both(counts: NDArray[np.bool_], axis: int) -> NDArray[np.bool_]:
-    """Where a point and the next one along the axis count."""
+    """Mask of the points that count together with the next one along the axis."""
     return counts[1:] & counts[:-1] if axis == 0 else counts[:, 1:] & counts[:, :-1]
 
 
 @dataclass(frozen=True)
 class Appearance:
-    """The range of good pictures: (low, high) of each of `FEATURES`, and of how many pictures."""
+    """Range of good pictures: (low, high) of each of `FEATURES`, and the number of pictures."""
 
     ranges: tuple[tuple[float, float], ...]
     pictures: int
@@ -107,7 +110,7 @@ class Appearance:
         return tuple(found)
 
     def widened(self, shifts: Iterable[Measures]) -> Appearance:
-        """The range of these pictures and of others, which lie so far outside."""
+        """Range of these pictures and of others, given by their `shifts`."""
         rows = [one for one in shifts if one]
         ranges = list(self.ranges)
         for one in rows:
@@ -139,7 +142,8 @@ class Appearance:
 
 
 def words(shifts: Sequence[Measures]) -> str:
-    """Says in what most of these pictures lie outside of the range, at most three things, farthest first."""
+    """Says in which features most of these pictures lie outside of the range: at most three, farthest
+    first."""
     middle = np.median(np.asarray(shifts, dtype=np.float64), axis=0)
     order = sorted(range(len(FEATURES)), key=lambda k: -abs(middle[k]))
     chosen = [k for k in order if abs(middle[k]) > 0.5] or order[:1]
@@ -147,7 +151,7 @@ def words(shifts: Sequence[Measures]) -> str:
 
 
 def kind_of_pixels(picture: NDArray[Any]) -> str:
-    """Name the kind of a decoded picture's pixels: "colour", "grey", "16-bit grey", ..."""
+    """Names the kind of a decoded picture's pixels: "colour", "grey", "16-bit grey", ..."""
     if picture.dtype != np.uint8:
         return f"{8 * picture.dtype.itemsize}-bit {'grey' if picture.shape[2] < 3 else 'colour'}"
     if picture.shape[2] < 3 or picture.strides[2] == 0:

@@ -1,4 +1,4 @@
-"""Reading pictures and masks: whatever Pillow opens, to arrays, or one line that says what is wrong."""
+"""Reads pictures and masks: everything that Pillow opens becomes an array, or an error of one line."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def is_picture(path: str | os.PathLike[str]) -> bool:
 
 
 def is_encoded(head: bytes) -> bool:
-    """Whether a file that begins with these 12 bytes or more is a picture of a format that is read."""
+    """Whether a file that begins with these bytes, 12 or more, is a picture in a supported format."""
     return head.startswith(_MAGIC) or head[4:12] in (*_AVIF, *_HEIF)
 
 
@@ -107,7 +107,7 @@ def pixel_hash(picture: NDArray[Any]) -> str:
 
 
 def to_eight_bits(picture: NDArray[np.number], white: float | None = None) -> NDArray[np.uint8]:
-    """Turn a decoded picture (uint8, uint16 or float) into `[H, W, 3]` uint8 in 0..255, contiguous.
+    """Turns a decoded picture (uint8, uint16 or float) into `[H, W, 3]` uint8 in 0..255, contiguous.
 
     Deep pictures are divided by `white`; pass one level for a whole data set. None takes the picture's own
     maximum. Grey is repeated in all three channels.
@@ -138,7 +138,7 @@ def load(source: Source, name: str | None) -> Image.Image | NDArray[Any]:
 
 
 def _over_white(image: Image.Image) -> Image.Image:
-    """Any 8-bit mode -> L or RGB; transparent pixels show white."""
+    """Converts any 8-bit mode to L or RGB; transparent pixels show white."""
     if image.mode in ("La", "RGBa"):  # premultiplied
         image = image.convert(image.mode.upper())
     if image.mode in ("1", "L", "LA"):
@@ -155,7 +155,8 @@ def _over_white(image: Image.Image) -> Image.Image:
 
 
 def _from_numpy(array: NDArray[Any], name: str) -> NDArray[Any]:
-    """Checked array -> what `decode` returns; uint8 of three channels comes back as it is."""
+    """Checks an array, and converts it to what `decode` returns; uint8 of three channels comes back as it
+    is."""
     if array.ndim == 2:
         array = array[:, :, None]
     if array.ndim != 3 or array.shape[2] not in (1, 3, 4):
@@ -247,8 +248,8 @@ def _open(source: Stored, name: str) -> Image.Image:
 
 @contextmanager
 def without_warnings() -> Iterator[None]:
-    """No warnings about large pictures and odd metadata. Filters are the whole process's: who comes first
-    changes them, who is last changes them back, and nobody waits while another decodes."""
+    """Silences warnings about large pictures and odd metadata. Filters are the whole process's: the first
+    thread changes them, the last one changes them back, and none waits while another decodes."""
     with _WARNINGS:
         _silenced.append(warnings.catch_warnings() if not _silenced else _silenced[0])
         if len(_silenced) == 1:
@@ -277,10 +278,10 @@ class Header(NamedTuple):
 
 
 def header(data: bytes, name: str) -> Header:
-    """Read the header of an encoded picture; no pixel is decoded.
+    """Reads the header of an encoded picture; no pixel is decoded.
 
     Raises:
-        InputError: it is none.
+        InputError: the data are no picture.
     """
     image = _begun(io.BytesIO(data), name)
     costly = image.format in _COSTLY or image.mode[0] in "IF"
@@ -297,17 +298,16 @@ def _open_stream(stream: IO[bytes], name: str) -> Image.Image:
 
 
 def most_pixels() -> int:
-    """The most pixels of a picture that is read."""
+    """Number of pixels up to which a picture is read."""
     return 2 * (Image.MAX_IMAGE_PIXELS or 0)
 
 
 def allow_pixels(most: int) -> None:
-    """Read pictures of so many pixels in this process, beyond the 178 million for which Pillow stands."""
+    """Lets this process read pictures of up to `most` pixels, beyond Pillow's limit of 178 million."""
     Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, -(-most // 2))
 
 
 def _begun(stream: IO[bytes], name: str) -> Image.Image:
-    """The image with its header read."""
     head = stream.read(12)
     if not head:
         raise cannot(name, "it is empty", _COPY_AGAIN)
@@ -334,7 +334,8 @@ def _begun(stream: IO[bytes], name: str) -> Image.Image:
 
 
 def _learn_heif(name: str) -> None:
-    """Pillow reads HEIC, as telephones store it, with a plugin. InputError where that is not installed."""
+    """Adds the plugin with which Pillow reads HEIC, as telephones store it. InputError where it is not
+    installed."""
     try:
         import pillow_heif
     except ImportError:

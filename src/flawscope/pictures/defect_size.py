@@ -37,7 +37,7 @@ def pixels_of(text: str | float) -> float:
     """20, "20" or "20px" as a number of pixels.
 
     Raises:
-        InputError: anything else, and what is not above 0.
+        InputError: any other text, and values not above 0.
     """
     try:
         value = float(str(text).strip().lower().removesuffix("px"))
@@ -80,11 +80,11 @@ def tile_for(
 def lost(
     pictures: Sequence[Size], network: Size | None = None, defect: float = SMALL
 ) -> tuple[str, str] | None:
-    """Says what scaling whole pictures does to a defect of `defect` pixels in the largest of them, in words,
-    and what to do about it.
+    """Describes the effect of scaling whole pictures on a defect of `defect` pixels in the largest of them,
+    and the remedy.
 
     `network` is the size that they are scaled to, of several the largest; None: the default. None where a
-    picture is reduced less than `MUCH` times, or the defect keeps `ENOUGH` pixels: nothing need be said.
+    picture is reduced less than `MUCH` times, or the defect keeps `ENOUGH` pixels.
     """
     size = network or DEFAULT_SIZE
     picture = min(pictures, key=lambda one: left_of(1, one, size), default=size)
@@ -99,6 +99,6 @@ def lost(
 
 
 def remark(pictures: Sequence[Size], network: Size | None = None, defect: float = SMALL) -> str | None:
-    """`lost` as one line."""
+    """Joins `lost` to one line."""
     found = lost(pictures, network, defect)
     return "; ".join(found) if found else None

@@ -1,4 +1,4 @@
-"""Files of pictures beside their pixels: whether a file is whole, and which way is up."""
+"""Checks files of pictures beside their pixels: whether a file is whole, and which way is up."""
 
 from __future__ import annotations
 
@@ -25,15 +25,16 @@ _ORIENTATIONS = {
 
 
 def damage_in(stream: IO[bytes], kind: str) -> str:
-    """Says what is wrong with a picture that Pillow decodes without an error; empty where nothing is known to
-    be. `kind`: the format, as Pillow calls it."""
+    """Says what is wrong with a picture that Pillow decodes without an error; empty where no fault is known.
+    kind: the format, as Pillow calls it."""
     if kind == "PNG":
         return _png(stream)
     return _jpeg(stream) if kind in ("JPEG", "MPO") else ""
 
 
 def _chunks(stream: IO[bytes]) -> Iterator[tuple[bytes, int]]:
-    """The type of each chunk of a PNG, and the length of its data, at whose begin the stream stands then."""
+    """Yields the type of each chunk of a PNG and the length of its data; the stream stands at their begin
+    then."""
     place = stream.seek(8)
     while len(head := stream.read(8)) == 8:
         length = int.from_bytes(head[:4], "big")
@@ -42,7 +43,7 @@ def _chunks(stream: IO[bytes]) -> Iterator[tuple[bytes, int]]:
 
 
 def _png(stream: IO[bytes]) -> str:
-    """Pillow checks no checksum of the pixel data, and stops reading as soon as it has all rows."""
+    """Damage in a PNG: Pillow checks no checksum of the pixel data, and stops reading after the last row."""
     for kind, length in _chunks(stream):
         body, check = stream.read(length), stream.read(4)
         if len(check) < 4:
@@ -56,7 +57,8 @@ def _png(stream: IO[bytes]) -> str:
 
 
 def _jpeg(stream: IO[bytes]) -> str:
-    """A transfer that broke off and left zeros decodes without an error; the end marker is then missing."""
+    """Damage in a JPEG: a transfer that broke off and left zeros decodes without an error, but its end marker
+    is missing."""
     stream.seek(2)
     while len(head := stream.read(4)) == 4:
         if head[0] != 0xFF or head[1] in (0xDA, 0xFF):  # start of scan, or bytes that only libjpeg skips
@@ -67,13 +69,13 @@ def _jpeg(stream: IO[bytes]) -> str:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """A loaded image, turned as its EXIF orientation says."""
+    """Turns a loaded image as its EXIF orientation says."""
     turn = _ORIENTATIONS.get(_orientation(image.getexif))
     return image if turn is None else image.transpose(turn)
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """(H, W) of the picture as `decode` gives it, by its header."""
+    """Reads (H, W) of the picture as `decode` gives it from the header."""
     stream, getexif = getattr(image, "fp", None), image.getexif
     if image.format == "PNG" and stream is not None and _pixels_last(stream):
         getexif = partial(Image.Image.getexif, image)  # that of PNGs decodes all pixels, to look behind them
@@ -89,7 +91,7 @@ def _orientation(getexif: Callable[[], Image.Exif]) -> int:
 
 
 def _pixels_last(stream: IO[bytes]) -> bool:
-    """Whether nothing but the end follows a PNG's pixels: no metadata. The stream stays where it is."""
+    """Whether a PNG has no metadata after its pixels. The stream stays where it is."""
     place = stream.tell()
     try:
         kinds = [kind for kind, _ in _chunks(stream)]

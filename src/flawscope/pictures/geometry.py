@@ -1,4 +1,4 @@
-"""Where a network's view lies in the picture, and the way back. Torch-free.
+"""Maps coordinates between the picture and a network's view of it. Torch-free.
 
 Coordinates are continuous: pixel i covers [i, i + 1), its centre is i + 0.5. Sizes are (height, width).
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where the network's view lies in the picture: network = picture * scale + offset, per axis (y, x)."""
+    """Place of the network's view in the picture: network = picture * scale + offset, per axis (y, x)."""
 
     picture_size: tuple[int, int]
     """(H, W) of the upright picture, in pixels."""
@@ -46,23 +46,24 @@ class Geometry:
         return box[0] * sx + ox, box[1] * sy + oy, box[2] * sx + ox, box[3] * sy + oy
 
     def at(self, picture_size: tuple[int, int]) -> Geometry:
-        """The same view of the picture scaled to another size."""
+        """Geometry of the same view, of the picture scaled to another size."""
         (sy, sx), (height, width) = self.scale, self.picture_size
         scale = (sy * height / picture_size[0], sx * width / picture_size[1])
         return Geometry(picture_size, self.size, scale, self.offset)
 
     def rows(self, start: int, count: int) -> Geometry:
-        """The same view of the picture's rows from `start` on, `count` of them."""
+        """Geometry of the same view, of `count` rows of the picture from `start` on."""
         offset = (self.offset[0] + start * self.scale[0], self.offset[1])
         return replace(self, picture_size=(count, self.picture_size[1]), offset=offset)
 
     def nearest(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """The network's row of every row of the picture, and its column of every column: for views that show
-        the whole picture."""
+        """Row of the network for every row of the picture, and likewise columns, for views that show the
+        whole picture."""
         return self._nearest(0)[1], self._nearest(1)[1]
 
     def inside(self) -> Mask:
-        """[H, W] bool at network size: pixels whose centre shows the picture, not a letterbox's border."""
+        """Mask [H, W] bool at network size: pixels whose centre shows the picture, not a letterbox's
+        border."""
         rows, columns = (self.inverse()._centres(axis)[0] for axis in (0, 1))
         shown = np.zeros(self.size, np.bool_)
         shown[rows, columns] = True
@@ -103,17 +104,17 @@ class Geometry:
         return self.inverse().warp_mask(mask)
 
     def inverse(self) -> Geometry:
-        """The same relation read the other way round: the network's view as the picture."""
+        """Geometry with picture and view exchanged."""
         (sy, sx), (oy, ox) = self.scale, self.offset
         return Geometry(self.size, self.picture_size, (1 / sy, 1 / sx), (-oy / sy, -ox / sx))
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able; `from_dict` reads it."""
+        """Returns values that JSON knows, for `from_dict`."""
         return {field.name: list(getattr(self, field.name)) for field in fields(self)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Geometry:
-        """Raises InputError for unknown, missing or invalid entries."""
+        """Reads what `to_dict` returned. InputError for unknown, missing or invalid entries."""
         try:
             (hp, wp), (h, w), (sy, sx), (oy, ox) = (data[field.name] for field in fields(cls))
             geometry = cls(
@@ -145,7 +146,8 @@ class Geometry:
         return seen, centres.astype(np.intp)  # searchsorted keeps 0 <= centre < size
 
     def _bilinear(self, axis: int) -> tuple[slice, NDArray[np.intp], NDArray[np.intp], Float32]:
-        """Seen pixels; lower and upper neighbour of each and the upper one's weight; edges are repeated."""
+        """Pixels of the picture that the network sees; the lower and the upper neighbour of each, and the
+        upper one's weight; edges are repeated."""
         seen, centres = self._centres(axis)
         last = self.size[axis] - 1
         position = np.clip(centres - 0.5, 0, last)
@@ -160,7 +162,7 @@ class Geometry:
 
 
 def whole_number(value: Any) -> int:
-    """An integer of at least 1, or TypeError/ValueError."""
+    """Returns an integer of at least 1. TypeError or ValueError for any other value."""
     if isinstance(value, bool) or operator.index(value) < 1:
         raise ValueError(value)
     return operator.index(value)

@@ -1,4 +1,4 @@
-"""The pictures of a folder, in the same order on every machine."""
+"""Lists the pictures of a folder, in the same order on every machine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SIDE_SUFFIXES = frozenset(
     {".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".toml", ".ini", ".cfg", ".md"}
     | {".html", ".log", ".safetensors", ".onnx", ".bin", ".parquet", ".py", ".sh", ".part"}
 )
-OWN_LIST = ".flawscope"  # in a folder of results: what flawscope wrote there, a JSON string a line
+OWN_LIST = ".flawscope"  # in a folder of results: flawscope's files there, a JSON string a line
 
 StrPath = str | os.PathLike[str]
 AnyPath = TypeVar("AnyPath", bound=StrPath)
@@ -49,7 +49,7 @@ def is_litter(name: str) -> bool:
 
 
 def entries(folder: Path) -> list[os.DirEntry[str]]:
-    """The entries of a folder, without litter, in natural order. InputError if it cannot be read."""
+    """Entries of a folder, without litter, in natural order. InputError if it cannot be read."""
     try:
         with os.scandir(folder) as listing:
             return sorted((e for e in listing if not is_litter(e.name)), key=lambda e: natural_key(e.name))
@@ -72,8 +72,8 @@ def subfolders(folder: Path) -> dict[str, Path]:
 
 
 def child(folder: Path, *names: str) -> Path | None:
-    """The first subfolder with one of these names, exact spelling before any other, or None. A folder that
-    is missing has no subfolders; one that cannot be read is an error."""
+    """First subfolder with one of these names, exact spelling before any other, or None. A missing folder has
+    no subfolders; an unreadable one is an error."""
     if not folder.is_dir():
         return None
     present = subfolders(folder)
@@ -85,13 +85,13 @@ def child(folder: Path, *names: str) -> Path | None:
 
 
 def printable(name: str) -> str:
-    """A file's name as it can stand in a page: bytes that are not text are escaped."""
+    """Name of a file for a page: bytes that are not text are escaped."""
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def own_files(folder: Path) -> list[str]:
-    """Relative paths of what flawscope wrote in a folder of results, by its list; paths that lead out of the
-    folder are ignored. Empty in any other folder."""
+    """Relative paths of the files that flawscope wrote to a folder of results, by its list; paths that lead
+    out of the folder are ignored. Empty for any other folder."""
     try:
         lines = (folder / OWN_LIST).read_text(encoding="ascii").splitlines()
         names = [json.loads(line) for line in lines]
@@ -111,8 +111,8 @@ def _below(path: str, folder: Path) -> bool:
 
 
 def walked(folder: Path) -> Iterator[Path]:
-    """Every file below `folder`, in natural order of the relative path. Links to folders elsewhere are
-    followed, each real folder once. What flawscope wrote into folders of results is passed over."""
+    """Yields every file below `folder`, in natural order of the relative path. Links to folders elsewhere are
+    followed, each real folder once. Flawscope's own files in folders of results are passed over."""
     entered: set[str] = set()
 
     def walk(here: Path, own: frozenset[Path]) -> Iterator[Path]:
@@ -142,15 +142,15 @@ def not_pictures_in(folder: Path) -> list[Path]:
 
 
 def list_pictures(spec: StrPath | Iterable[StrPath]) -> list[Path]:
-    """Pictures meant by a file, a folder (with its subfolders, natural order), a glob pattern, or several of
-    these. A file named outright is taken whatever its suffix; none is listed twice. InputError if nothing is
-    found."""
+    """Lists the pictures of a file, a folder (with its subfolders, natural order), a glob pattern, or several
+    of these. A file named outright is taken whatever its suffix; none is listed twice. InputError if there is
+    none."""
     return [path for path, outright in _listed(spec) if outright or is_picture(path)]
 
 
 def list_inputs(spec: StrPath | Iterable[StrPath]) -> tuple[list[Path], list[Path]]:
-    """List as `list_pictures`, but every file that may show a part, whatever its suffix: reading says what is
-    wrong with it. Apart from them what lies beside pictures (`SIDE_SUFFIXES`)."""
+    """Lists like `list_pictures`, but every file that may show a part, whatever its suffix: reading tells its
+    fault. Files that lie beside pictures (`SIDE_SUFFIXES`) are returned apart."""
     inputs: list[Path] = []
     beside: list[Path] = []
     for path, outright in _listed(spec):
@@ -159,7 +159,7 @@ def list_inputs(spec: StrPath | Iterable[StrPath]) -> tuple[list[Path], list[Pat
 
 
 def iter_inputs(spec: StrPath) -> Iterator[tuple[Path, bool]]:
-    """List as `list_inputs` one file, folder or pattern, one by one: a file, and whether it lies beside
+    """Lists one file, folder or pattern like `list_inputs`, one by one: a file, and whether it lies beside
     pictures. A pattern may name one twice."""
     for path, outright in _expand(spec):
         yield path, _is_beside(path, outright)
@@ -170,7 +170,7 @@ def _is_beside(path: Path, outright: bool) -> bool:
 
 
 def _listed(spec: StrPath | Iterable[StrPath]) -> Iterable[tuple[Path, bool]]:
-    """Files, each once, and whether they are named outright."""
+    """Yields files, each once, and whether they are named outright."""
     specs = [spec] if isinstance(spec, str | os.PathLike) else list(spec)
     if not specs:
         raise InputError("no pictures given; name a picture, a folder or a pattern such as 'parts/*.png'")
@@ -195,7 +195,7 @@ def _expand(spec: StrPath) -> Iterator[tuple[Path, bool]]:
 
 
 def with_pictures(files: Iterator[AnyPath], text: str) -> Iterator[AnyPath]:
-    """The files, one of which has to be a picture; InputError with this text if none is."""
+    """Passes the files on; InputError with this text if none is a picture."""
     before = []
     for path in files:
         before.append(path)
@@ -208,7 +208,7 @@ def with_pictures(files: Iterator[AnyPath], text: str) -> Iterator[AnyPath]:
 
 
 def _no_pictures(text: str, others: Sequence[StrPath]) -> InputError:
-    """The error, with the names of the files that are there instead."""
+    """InputError with the names of the files that are there instead."""
     found = f", only {some([os.path.basename(path) for path in others])}" if others else ""
     return InputError(f"{text}{found}; known formats: {known_formats()}")
 
@@ -225,7 +225,8 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
-    """Regular files, and links that lead nowhere: these are reported when opened, not passed over."""
+    """Whether an entry is a regular file, or a link that leads nowhere, which is reported when it is
+    opened."""
     try:
         return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
     except OSError:

@@ -1,4 +1,4 @@
-"""From a picture to the network's input and back; decided here once, for every runtime. Torch-free.
+"""Turns a picture into the network's input, and maps back; the same for every runtime. Torch-free.
 
 Coordinates are continuous: pixel i covers [i, i + 1), its centre is i + 0.5. Sizes are (height, width).
 """
@@ -99,7 +99,7 @@ class Preprocess:
 
     @property
     def network_size(self) -> tuple[int, int]:
-        """(H, W) of the tensor."""
+        """Size (H, W) of the tensor."""
         return self.crop or self.size
 
     @cached_property
@@ -108,17 +108,17 @@ class Preprocess:
         return self if self.tile is None else replace(self, tile=None, positions=None)
 
     def __call__(self, source: Source, name: str | None = None) -> tuple[Float32, Geometry]:
-        """Anything `decode` reads -> ([T, 3, H, W] float32 in 0..1, RGB, padding marked; where its map lies
-        in the picture). T is 1 without tiles; `views` reads large pictures in parts."""
+        """Turns a source that `decode` reads into [T, 3, H, W] float32 in 0..1, RGB, padding marked, and the
+        geometry of its map. T is 1 without tiles; `views` reads large pictures in parts."""
         views = self.views(source, name)
         return views.images(range(len(views))), views.geometry
 
     def from_array(self, picture: NDArray[Any], name: str | None = None) -> tuple[Float32, Geometry]:
-        """The same for a picture that `decode` returned."""
+        """Does the same for a picture that `decode` returned."""
         return self(picture, name)
 
     def views(self, source: Source, name: str | None = None) -> Views:
-        """Everything that the network sees of a picture.
+        """Cuts a picture into the network's views.
 
         Raises:
             InputError: it cannot be read, or is smaller than a tile.
@@ -156,7 +156,7 @@ class Preprocess:
         )
 
     def canvas(self, picture_size: tuple[int, int]) -> tuple[int, int]:
-        """(H, W) that a picture of (H, W) pixels is scaled to before tiles are cut from it."""
+        """Size (H, W) to which a picture of (H, W) pixels is scaled before tiles are cut from it."""
         assert self.tile is not None
         height, width = (
             max(1, round(whole * seen / part))
@@ -165,14 +165,14 @@ class Preprocess:
         return height, width
 
     def grid(self, picture_size: tuple[int, int]) -> Grid | None:
-        """Where the tiles of a picture of (H, W) pixels lie; None where it is smaller than a tile."""
+        """Grid of the tiles of a picture of (H, W) pixels; None where the picture is smaller than a tile."""
         canvas = self.canvas(picture_size)
         if any(part > whole for part, whole in zip(self.size, canvas, strict=True)):
             return None
         return Grid(canvas, self.size, self.overlap)
 
     def geometry(self, picture_size: tuple[int, int]) -> Geometry:
-        """Where the map of an upright picture of (H, W) pixels lies in it, without the picture."""
+        """Place of the map in an upright picture of (H, W) pixels, computed without the picture."""
         if self.tile is not None and (canvas := self.canvas(picture_size)) != self.size:
             scale = (canvas[0] / picture_size[0], canvas[1] / picture_size[1])
             return Geometry(picture_size, canvas, scale, (0.0, 0.0))
@@ -181,7 +181,7 @@ class Preprocess:
         return Geometry(picture_size, self.network_size, (sy, sx), (top - y0 * sy, left - x0 * sx))
 
     def described(self) -> str:
-        """Says how pictures are seen."""
+        """Describes the preprocessing for a person."""
         (height, width), tile = self.network_size, self.tile
         if tile is None:
             return f"{height}x{width}"
@@ -193,7 +193,7 @@ class Preprocess:
         return f"{tiles}, and whole at {height}x{width}"
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able; `from_dict` reads it."""
+        """Returns values that JSON knows, for `from_dict`."""
         return {
             "size": list(self.size),
             "keep_aspect": self.keep_aspect,
@@ -206,7 +206,7 @@ class Preprocess:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Preprocess:
-        """Raises InputError for unknown keys and for values that make no sense."""
+        """Reads what `to_dict` returned. InputError for unknown keys and invalid values."""
         known = [field.name for field in fields(cls)]
         unknown = sorted(set(data) - set(known))
         if unknown:
@@ -216,7 +216,8 @@ class Preprocess:
     def _placing(
         self, height: int, width: int
     ) -> tuple[tuple[float, float, float, float], tuple[int, int], tuple[int, int]]:
-        """Part of the picture that is seen (y0, x0, y1, x1), its size in the tensor, its top left corner."""
+        """Part of the picture that is seen (y0, x0, y1, x1), its size in the tensor, its top left corner
+        there."""
         whole = (0.0, 0.0, float(height), float(width))
         sy, sx = self.size[0] / height, self.size[1] / width
         if self.crop is None and not self.keep_aspect:
@@ -232,7 +233,7 @@ class Preprocess:
         return (y0, x0, height - y0, width - x0), self.crop, (0, 0)
 
     def _apply(self, picture: Image.Image | NDArray[Any], divisor: float) -> tuple[Float32, Geometry]:
-        """The whole picture [1, 3, H, W]."""
+        """View of the whole picture [1, 3, H, W]."""
         size = _size_of(picture)
         box, (h, w), (top, left) = self._placing(*size)
         tensor = np.empty((1, 3, *self.network_size), dtype=np.float32)
@@ -246,7 +247,7 @@ class Preprocess:
         return tensor, self.whole.geometry(size)
 
     def _divisor(self, picture: Image.Image | NDArray[Any], name: str) -> float:
-        """The divisor of pixel values; floats far off it would show all black or white."""
+        """Divisor of pixel values. InputError for floats far off it, which would show all black or white."""
         if isinstance(picture, Image.Image) or picture.dtype == np.uint8:
             return 255.0
         if picture.dtype == np.uint16:
@@ -276,8 +277,8 @@ def _size_of(picture: Image.Image | NDArray[Any]) -> tuple[int, int]:
 def _resized(
     picture: Image.Image | NDArray[Any], size: tuple[int, int], box: tuple[float, float, float, float]
 ) -> NDArray[Any]:
-    """The part (y0, x0, y1, x1) of a picture at (H, W): uint8 [H, W] or [H, W, 3], or float32 [H, W, C] as
-    deep as it was."""
+    """Scales the part (y0, x0, y1, x1) of a picture to (H, W): uint8 [H, W] or [H, W, 3], or float32 [H, W,
+    C] for a deep picture."""
     (h, w), (y0, x0, y1, x1) = size, box
 
     def resize(image: Image.Image) -> NDArray[Any]:
@@ -315,7 +316,7 @@ def white_level_for(maximum: float, dtype: DTypeLike) -> float:
 
 
 def _repeat_edges(planes: Float32, top: int, left: int, height: int, width: int) -> None:
-    """Fill the border of [C, H, W] around the given window with the window's outermost pixels, in place."""
+    """Fills the border of [C, H, W] around the given window with the window's outermost pixels, in place."""
     bottom, right = top + height, left + width
     rows = planes[:, top:bottom]
     rows[:, :, :left] = rows[:, :, left : left + 1]

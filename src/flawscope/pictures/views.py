@@ -1,4 +1,4 @@
-"""Views of a picture for a network, the whole and tiles, and its answers put together. Torch-free.
+"""Cuts a picture into views for a network, the whole and tiles, and combines the answers. Torch-free.
 
 A picture is scaled once, to its canvas, and tiles are cut from it at whole pixels, so that neighbours show
 the same pixels where they overlap. Sizes are (height, width), places (y, x).
@@ -37,7 +37,7 @@ class Grid:
 
     @cached_property
     def starts(self) -> tuple[list[int], list[int]]:
-        """The upper edges of the rows of tiles, and the left edges of the columns."""
+        """Upper edges of the rows of tiles, and left edges of the columns."""
         found = []
         for whole, part in zip(self.canvas, self.tile, strict=True):
             stride = max(1, part - round(self.overlap * part))
@@ -54,11 +54,11 @@ class Grid:
         return math.prod(self.shape)
 
     def place(self, tile: int) -> tuple[int, int]:
-        """The row and the column of tiles that tile number so and so lies in."""
+        """Row and column of a tile in the grid."""
         return divmod(tile, len(self.starts[1]))
 
     def showing(self, y: int, x: int) -> list[int]:
-        """The tiles that show a pixel of the canvas."""
+        """Numbers of the tiles that show a pixel of the canvas."""
         rows, columns = (
             [i for i, start in enumerate(starts) if start <= at < start + side]
             for starts, at, side in zip(self.starts, (y, x), self.tile, strict=True)
@@ -66,7 +66,7 @@ class Grid:
         return [row * len(self.starts[1]) + column for row in rows for column in columns]
 
     def alone(self, tile: int) -> tuple[slice, slice]:
-        """The rows and the columns of a tile that no other one shows; there may be none."""
+        """Rows and columns of a tile that no other tile shows; there may be none."""
         parts = []
         for starts, side, k in zip(self.starts, self.tile, self.place(tile), strict=True):
             first = starts[k - 1] + side - starts[k] if k else 0
@@ -75,15 +75,15 @@ class Grid:
         return parts[0], parts[1]
 
     def corner(self, tile: int) -> tuple[int, int]:
-        """Its upper left corner on the canvas."""
+        """Upper left corner of a tile on the canvas."""
         row, column = self.place(tile)
         return self.starts[0][row], self.starts[1][column]
 
     @cached_property
     def weights(self) -> tuple[Float32, Float32]:
-        """The weights of the tiles of a row [rows, h], and of a column [columns, w], along their side: 1
-        where they are alone, and falling linearly to the edge where a neighbour begins; of all tiles that
-        show a pixel the products sum to 1."""
+        """Weights of the tiles along their height [rows, h] and width [columns, w]: 1 where a tile is alone,
+        falling linearly to the edge where a neighbour overlaps. The products of all tiles that show a pixel
+        sum to 1."""
         return self._along(0), self._along(1)
 
     def _along(self, axis: int) -> Float32:
@@ -105,7 +105,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Fusion:
-    """The way from the maps of a picture's views to its score and its map; stored in the model.
+    """Settings that combine the maps of a picture's views into its score and its map; stored in the model.
 
     score: "map": the score is the map's maximum; "views": the largest score of a view.
     factor, shift: bring the whole view's map, and its score, to the scale of the tiles': value * factor +
@@ -131,7 +131,7 @@ class Fusion:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Fusion:
-        """Raises InputError for other entries than these, and for values that make no sense."""
+        """Reads a fusion. InputError for other entries, and for invalid values."""
         if set(data) != {"score", "factor", "shift"}:
             raise InputError("fusion has score, factor and shift, and nothing else")
         numbers = data["factor"], data["shift"]
@@ -153,22 +153,22 @@ class Region:
         self.rows, self.columns = whole.at(canvas).nearest()
 
     def window(self, y: int, x: int, height: int, width: int) -> Mask:
-        """[height, width]: the part of it at this place."""
+        """Mask [height, width] of the region at this place."""
         return self.mask[self.rows[y : y + height]][:, self.columns[x : x + width]]
 
     def tiles(self, grid: Grid) -> list[int]:
-        """The tiles that hold anything of it."""
+        """Numbers of the tiles that show a pixel of the region."""
         return [k for k in range(len(grid)) if self.window(*grid.corner(k), *grid.tile).any()]
 
 
 class Blended:
-    """One picture's map and score, put together from its views one by one."""
+    """Map and score of a picture, put together from its views one by one."""
 
     def __init__(self, grid: Grid, whole: Geometry, fusion: Fusion, region: Region | None = None):
         """
         Args:
             whole: where the view of the whole picture lies in it.
-            region: what counts.
+            region: pixels that count.
         """
         self.grid, self.whole, self.fusion, self.region = grid, whole, fusion, region
         self.tiles = np.zeros(grid.canvas, np.float32)  # blended
@@ -177,7 +177,8 @@ class Blended:
         self.view: tuple[float, Float32] | None = None  # of the whole picture
 
     def add(self, view: int, score: float, drawn: Float32) -> None:
-        """The answer for view number so and so, [H, W]; 0 is the whole picture. In any order, each once."""
+        """Adds the answer for a view, its map [H, W]; view 0 is the whole picture. In any order, each
+        once."""
         if view == 0:
             self.view = score, drawn
             return
@@ -186,7 +187,7 @@ class Blended:
         self.score = float(np.maximum(self.score, score))  # NaN stays NaN
 
     def replace(self, view: int, before: Float32, after: Float32) -> None:
-        """Another map for a tile than the one that was added."""
+        """Replaces the map `before` of a tile, which was added, by `after`."""
         self._spread(view, after - before)
 
     def _spread(self, view: int, drawn: Float32) -> None:
@@ -228,7 +229,7 @@ Run = Callable[[Any, Any], Any]
 
 
 class Views:
-    """The views of one picture: it as a whole, and with tiles these too.
+    """Views of a picture: the whole, and with tiles these too.
 
     View 0 is the whole picture, the others are the tiles, row by row. A picture of exactly one tile has
     that one view. Tiles are made when they are asked for.
@@ -253,8 +254,8 @@ class Views:
         self.region: Region | None = None
 
     def within(self, mask: Mask | None) -> Views:
-        """The same with a region of interest [H, W], as the whole view shows it: what lies outside is marked
-        as padding is, and `numbers` leaves out tiles that hold nothing of it."""
+        """Returns the views with a region of interest [H, W], as the whole view shows it: pixels outside are
+        marked as padding is, and `numbers` leaves out tiles without a pixel inside."""
         if mask is not None:
             self.region = Region(mask, self.whole, self.geometry.size)
         return self
@@ -263,7 +264,7 @@ class Views:
         return 1 if self.grid is None else 1 + len(self.grid)
 
     def numbers(self) -> list[int]:
-        """The views that hold something that counts."""
+        """Numbers of the views with pixels that count."""
         region, grid = self.region, self.grid
         if region is None or grid is None:
             return list(range(len(self)))
@@ -295,7 +296,8 @@ class Views:
         return blended.result()
 
     def valid_mask(self) -> Mask:
-        """[H, W] at `geometry.size`: what lies in the region of interest, and shows the picture."""
+        """Mask [H, W] at `geometry.size` of the pixels that show the picture and lie in the region of
+        interest."""
         if self.grid is None:
             valid_mask: Mask = self.images([0])[0, 0] >= 0
             return valid_mask
@@ -303,7 +305,7 @@ class Views:
         return np.ones(size, np.bool_) if self.region is None else self.region.window(0, 0, *size)
 
     def window(self, y: int, x: int) -> Float32:
-        """`[3, H, W]`: a tile at any place of the canvas."""
+        """Tile `[3, H, W]` at any place of the canvas."""
         assert self.canvas is not None
         height, width = self.first.shape[2:]
         image = np.empty((3, height, width), np.float32)
@@ -321,7 +323,7 @@ class Views:
 
 
 def put(planes: NDArray[Any], divisor: float, target: Float32) -> None:
-    """Write pixels [H, W] or [H, W, C] of any depth into [3, H, W], in 0..1."""
+    """Writes pixels [H, W] or [H, W, C] of any depth into [3, H, W], in 0..1."""
     if planes.ndim == 2 or planes.shape[2] == 1:
         np.divide(planes.reshape(planes.shape[:2]), divisor, out=target[0], dtype=np.float32)
         target[1:] = target[0]
@@ -332,13 +334,14 @@ def put(planes: NDArray[Any], divisor: float, target: Float32) -> None:
 
 
 def unmarked(images: Float32) -> tuple[Float32, Mask]:
-    """Images `[..., 3, H, W]` without marks, in 0..1, and `[..., H, W]` bool: what is not padding."""
+    """Removes the marks of padding: images `[..., 3, H, W]` in 0..1, and a mask `[..., H, W]` bool of the
+    pixels that are not padding."""
     inside: Mask = images[..., 0, :, :] >= 0
     return np.where(images < 0, -1 - images, images), inside
 
 
 def hidden(image: Float32, source: NDArray[np.int64] | None) -> Float32:
-    """An image `[3, H, W]`, padding marked, that shows nothing from outside of the region of interest.
+    """An image `[3, H, W]`, padding marked, with the pixels outside of the region of interest hidden.
 
     Args:
         source: [H W], the pixel whose value each one gets; None: the image is a tile's, which is grey where

@@ -1,4 +1,4 @@
-"""Picture in, decision out: preprocess, session, calibration. Torch-free; the session brings its engine."""
+"""Judges pictures by a model: preprocess, session, calibration. Torch-free; the session brings its engine."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def load(
     threads: int | None = None,
     false_alarm_rate: Rate | None = None,
 ) -> Predictor:
-    """Open a model file, .safetensors or .onnx.
+    """Opens a model file, .safetensors or .onnx.
 
     Args:
         engine: that runs an .onnx model, onnxruntime or openvino; None: ONNX Runtime, or OpenVINO where the
@@ -72,7 +72,7 @@ def load(
 
 
 def trained(model: str | os.PathLike[str] | Artefact | Predictor) -> Artefact:
-    """What a fitted model is made of, from its file, as it was read from one, or open.
+    """Returns the artefact of a fitted model, given its file, the artefact or an open predictor.
 
     Raises:
         InputError: it is an exported one, or its file cannot be read.
@@ -87,12 +87,12 @@ def trained(model: str | os.PathLike[str] | Artefact | Predictor) -> Artefact:
 
 
 class Predictor:
-    """A fitted model that answers for pictures: paths, bytes, PIL images, numpy `[H, W, 3]` uint8.
+    """Fitted model that judges pictures: paths, bytes, PIL images, numpy `[H, W, 3]` uint8.
 
     Attributes:
-        manifest: everything that is known about the model.
+        manifest: facts and settings of the model.
         calibration: score to p-value, severity and decision.
-        appearance: the range of the training pictures as a whole; None in models that do not know it.
+        appearance: range of the training pictures as a whole; None in models without it.
         failures: pictures that `fit` could not use, each with the reason.
     """
 
@@ -122,7 +122,7 @@ class Predictor:
         return f"<Predictor {facts['model']}, {facts['pictures']}; {facts['decision']}>"
 
     def _facts(self) -> Iterator[tuple[str, str]]:
-        """What matters, for a person."""
+        """Yields the main facts of the model, for a person."""
         manifest, (height, width) = self.manifest, self.session.size
         of = f" for {manifest.category}" if manifest.category else ""
         yield "model", f"{manifest.method}{of}, {height}x{width}, {self.session.runtime}"
@@ -131,7 +131,7 @@ class Predictor:
         yield "decision", self.calibration.promise()
 
     def _repr_html_(self) -> str:
-        """For notebooks: what it is, and the pictures that it holds."""
+        """Shows a notebook the model's facts and the pictures that it holds."""
         found = described(self.manifest.facts, self.calibration)
         rows = [*self._facts(), *([("simulated defects found", found)] if found else [])]
         rows += [("note", note) for note in self.manifest.notes]
@@ -141,7 +141,7 @@ class Predictor:
         return html.table(rows) + "".join(html.image_tag(html.small(one)) for one in shown)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model file, atomically."""
+        """Writes the model file, atomically."""
         if os.path.splitext(os.fspath(path))[1].lower() != self.session.suffix:
             raise InputError(
                 f"this model is saved as {self.session.suffix}; `flawscope export` makes the other kinds"
@@ -155,7 +155,7 @@ class Predictor:
     @overload
     def predict(self, pictures: list[Source], *, bgr: bool = False) -> list[Prediction]: ...
     def predict(self, pictures: Source | list[Source], *, bgr: bool = False) -> Prediction | list[Prediction]:
-        """One `Prediction` for one picture, a list for a list or a batch `[B, H, W, 3]` uint8.
+        """Judges pictures: a `Prediction` for one picture, a list for a list or a batch `[B, H, W, 3]` uint8.
 
         Args:
             bgr: the pictures are numpy arrays with the channels in OpenCV's order.
@@ -179,17 +179,17 @@ class Predictor:
         bgr: bool = False,
         leave_out: Collection[str] = (),
     ) -> Iterator[Judged]:
-        """Every picture with its prediction, or with the reason why there is none, in order.
+        """Yields every picture with its prediction, or with the reason why there is none, in order.
 
         On a CPU several pictures are judged side by side, one core each, unless they are seen in tiles or
-        fewer than there are cores. Some are looked at ahead; memory does not grow with their number.
+        there are fewer pictures than cores. Some are decoded ahead; memory does not grow with their number.
 
         Args:
             pictures: any number of them, also without an end; or one path, a folder's with all pictures
                 below it.
             batch: pictures that are computed together, by default as many as are fastest; with 1, each is
                 answered as soon as it is given.
-            bgr: they are numpy arrays with the channels in OpenCV's order.
+            bgr: the pictures are numpy arrays with the channels in OpenCV's order.
             leave_out: pictures whose decoded pixels have one of these hashes get a `LeftOut`.
 
         Raises:
@@ -200,10 +200,10 @@ class Predictor:
         return streamed(given_pictures(pictures), load, self._judged, self.session, batch, tiled)
 
     def prepare(self, picture: Source) -> Prepared:
-        """Decode a picture, to be judged later: this predictor's `stream` takes it in the picture's place.
+        """Decodes a picture, to be judged later: this predictor's `stream` takes it in the picture's place.
 
         Raises:
-            InputError: it cannot be read.
+            InputError: the picture cannot be read.
         """
         source, loaded = self._load(picture)
         if isinstance(loaded, InputError):
@@ -230,14 +230,14 @@ class Predictor:
             return source, InputError(reason(error, f"{source!s:.200}"))
 
     def _seen(self, picture: Source, name: str | None) -> Seen:
-        """What is run, how far it lies outside of the training pictures as a whole, and its brightness."""
+        """Returns a picture's views, how far it lies outside of the training pictures as a whole, and its
+        brightness."""
         views = self.manifest.preprocess.views(picture, name).within(self.artefact.tensors.get("region"))
         measured = measure(views.images([0])[0], self.artefact.tensors.get("roi"))
         shifts = () if self.appearance is None else self.appearance.shifts(measured)
         return views, shifts, measured[0] if measured else None
 
     def _answers(self, several: list[Views], run: Run) -> tuple[NDArray[Any], Sequence[NDArray[np.float32]]]:
-        """Scores and maps of pictures."""
         fusion = self.manifest.fusion
         if fusion is None:
             found, drawn = run(np.concatenate([views.images([0]) for views in several]))
@@ -247,7 +247,7 @@ class Predictor:
         return np.array(scores), maps
 
     def _judged(self, batch: Sequence[tuple[Source, Loaded]], run: Run) -> list[Judged]:
-        """Pictures that are computed together."""
+        """Judges pictures that are computed together."""
         good = [loaded for _, loaded in batch if not isinstance(loaded, InputError)]
         try:
             scores, maps = self._answers([views for views, _, _ in good], run) if good else (np.empty(0), [])
@@ -297,11 +297,11 @@ class Predictor:
         return Predictor(replace(self.artefact, manifest=manifest), self.session)
 
     def with_rate(self, false_alarm_rate: Rate) -> Predictor:
-        """The same model at another target false-alarm rate, 0.05 or "5%"."""
+        """Returns the model with another target false-alarm rate, 0.05 or "5%"."""
         return self.with_calibration(self.calibration.with_rate(false_alarm_rate))
 
     def calibrate(self, good: Iterable[Source] | Source, step: Step = silent) -> Predictor:
-        """The same model with thresholds from these good pictures: the camera or the light has changed.
+        """Returns the model with thresholds from new good pictures: the camera or the light has changed.
 
         Pictures that the model was fitted on would score too low, and copies would count twice: both are
         left out, found by their decoded pixels.
@@ -369,7 +369,7 @@ class Predictor:
         return new
 
     def valid_mask(self, geometry: Geometry) -> NDArray[np.bool_]:
-        """[H, W] at the size of a prediction's map: the pixels that show the picture, not a letterbox's
+        """Mask [H, W] at the size of a prediction's map: the pixels that show the picture, not a letterbox's
         border, and lie in the region of interest."""
         how, region = self.manifest.preprocess, self.artefact.tensors.get("region")
         if how.tile is None or geometry == how.whole.geometry(geometry.picture_size):  # one view
@@ -382,8 +382,8 @@ class Predictor:
         return Region(region, whole, geometry.size).window(0, 0, *geometry.size)
 
     def self_test(self) -> Certificate:
-        """Run the artefact's sample pictures on this machine and compare with what the trained model said of
-        them, or with what a model of reduced precision said where it was exported."""
+        """Runs the artefact's sample pictures on this machine, and compares the answers with the trained
+        model's, or with those that a model of reduced precision gave where it was exported."""
         return of_samples(self.session, self.artefact)
 
 

@@ -1,4 +1,4 @@
-"""Many pictures through a session, in order: decoded ahead, and side by side where that is faster."""
+"""Runs many pictures through a session, in order: decoded ahead, and side by side where that is faster."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Judged = tuple[Source, Prediction | InputError]
 
 @dataclass(frozen=True)
 class Prepared:
-    """A picture as the network sees it."""
+    """Picture as the network sees it."""
 
     source: Source = field(repr=False)
     seen: Seen = field(repr=False)
@@ -49,7 +49,7 @@ def streamed(
     batch: int | None,
     tiled: bool,
 ) -> Iterator[Judged]:
-    """Every picture with its prediction, or with the reason why there is none (`Predictor.stream`)."""
+    """Yields every picture with its prediction, or with the reason why there is none (`Predictor.stream`)."""
     lanes = session.lanes if batch is None and not tiled else 1
     waiting = iter(pictures)
     first = list(islice(waiting, 1 if batch == 1 else max(2, lanes)))
@@ -80,8 +80,8 @@ def _ahead(
     most: int,
     light: Callable[[T], bool],
 ) -> Iterator[T]:
-    """Results of `work` in order, of `most` sources at once; where one is not `light`, none is begun beside
-    it and those under way."""
+    """Yields results of `work` in order, for `most` sources at once; where a result is not `light`, no work
+    is begun beside it and the work under way."""
     with ThreadPoolExecutor(threads) as pool:
         queue = deque(pool.submit(work, source) for source in islice(waiting, most))
         try:
@@ -108,7 +108,7 @@ def _always(loaded: tuple[Source, Loaded]) -> bool:
 
 
 def given_pictures(pictures: Iterable[Source] | Source) -> Iterable[Source]:
-    """The pictures that are meant by what `stream` is given."""
+    """Pictures that the argument of `stream` means."""
     if isinstance(pictures, str | os.PathLike):
         return list_pictures(pictures)
     if isinstance(pictures, bytes | Image.Image) or (isinstance(pictures, np.ndarray) and pictures.ndim < 4):
@@ -117,7 +117,7 @@ def given_pictures(pictures: Iterable[Source] | Source) -> Iterable[Source]:
 
 
 def from_bgr(source: Source) -> NDArray[Any]:
-    """A picture of OpenCV, [H, W], [H, W, 3] BGR or [H, W, 4] BGRA, with its channels in our order."""
+    """Converts a picture of OpenCV, [H, W], [H, W, 3] BGR or [H, W, 4] BGRA, to RGB order."""
     if not isinstance(source, np.ndarray):
         raise InputError(f"bgr=True is for numpy arrays, not for {type(source).__name__}: leave it out")
     if source.ndim != 3 or source.shape[2] not in (3, 4):

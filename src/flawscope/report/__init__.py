@@ -1,5 +1,5 @@
-"""The report of an evaluation and the pages of other runs: each one HTML file that opens from disk, with its
-figures and its pictures.
+"""Writes the report of an evaluation and the pages of other runs: each one HTML file that opens from disk,
+with its figures and its pictures.
 
 matplotlib and Jinja2 are loaded when a report is written, and only then.
 """
@@ -28,7 +28,7 @@ class _Session(Protocol):
 
 
 class Model(Protocol):
-    """The parts of a `Predictor` that a report describes."""
+    """Parts of a `Predictor` that a report describes."""
 
     @property
     def manifest(self) -> Manifest: ...
@@ -47,7 +47,7 @@ __all__ = [
 
 
 def require(*, plots: bool = True) -> None:
-    """Raises InputError where something that a page needs is not installed; `plots`: a page with curves."""
+    """InputError where a library that a page needs is not installed. plots: the page has curves."""
     from PIL import features
 
     wanted = ("matplotlib", "jinja2") if plots else ("jinja2",)
@@ -65,7 +65,7 @@ def write_report(
     model: str = "",
     step: Step = silent,
 ) -> Path:
-    """Write the report of `evaluate(predictor, dataset)` to `path`, atomically, and return it.
+    """Writes the report of `evaluate(predictor, dataset)` to `path`, atomically, and returns it.
 
     Args:
         model: the model file's name, as the report shows it.
@@ -103,7 +103,7 @@ def write_report(
 
 
 def write(path: str | os.PathLike[str], text: str) -> Path:
-    """Write a page to `path`, atomically, and return it. FlawscopeError: it cannot be written."""
+    """Writes a page to `path`, atomically, and returns it. FlawscopeError: it cannot be written."""
     from flawscope.artefact.files import atomic
 
     with atomic(path) as file:
@@ -112,8 +112,8 @@ def write(path: str | os.PathLike[str], text: str) -> Path:
 
 
 def _curve(facts: Mapping[str, Any]) -> Sequence[Any]:
-    """The losses that a model which was trained keeps: the whole loss in up to 200 points, where it has them,
-    and its parts in a few."""
+    """Losses that a trained model keeps: the whole loss in up to 200 points, where there are any, and its
+    parts in a few."""
     coarse, fine = facts.get("curve"), facts.get("training_curve")
     parts = coarse if isinstance(coarse, list) else []
     steps, losses = (fine.get("step"), fine.get("loss")) if isinstance(fine, dict) else (None, None)

@@ -1,4 +1,4 @@
-"""The report's figures of the test pictures: counted once, for every part of the page."""
+"""Computes the report's figures of the test pictures, once for every part of the page."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SEED = 0  # of the bootstrap: the same pictures give the same report
 
 
 class Metric(NamedTuple):
-    """A line of the table of metrics; `step` is the least change that these pictures can show."""
+    """Line of the table of metrics; `step` is the least change that these pictures can show."""
 
     name: str
     value: str
@@ -43,7 +43,7 @@ class Metric(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """One test picture."""
+    """Row of the report: a test picture."""
 
     name: str
     kind: str
@@ -71,7 +71,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Kind:
-    """A line of the table of types."""
+    """Line of the table of types."""
 
     name: str
     anomalous: bool
@@ -85,7 +85,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class Figures:
-    """Everything that is counted; `rows` in the order of the evaluation."""
+    """Figures of a report; `rows` in the order of the evaluation."""
 
     rows: tuple[Row, ...]
     metrics: tuple[Metric, ...]
@@ -95,17 +95,17 @@ class Figures:
 
     @property
     def by_margin(self) -> list[int]:
-        """Indices of the rows: the worst mistake first, then what was nearly one."""
+        """Indices of the rows: the worst mistake first, then near mistakes."""
         return sorted(range(len(self.rows)), key=lambda i: -self.rows[i].margin)
 
     @property
     def mistakes(self) -> list[int]:
-        """Indices of the rows that are wrong, the worst first."""
+        """Indices of the mistakes, the worst first."""
         return [i for i in self.by_margin if self.rows[i].outcome != RIGHT]
 
 
 def figures(result: Evaluation, calibration: Calibration, dataset: Dataset) -> Figures:
-    """Count everything once."""
+    """Counts everything once."""
     rows = tuple(_row(seen.item, seen.prediction, dataset) for seen in result.pictures)
     anomalous = np.array([row.anomalous for row in rows], dtype=bool)
     scores = np.array([row.score for row in rows], dtype=np.float64)

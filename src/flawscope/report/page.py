@@ -1,4 +1,5 @@
-"""A page: template, style and script in one file that needs nothing else; and the page of an evaluation."""
+"""Renders pages, each with template, style and script in one file that needs no other; and the page of an
+evaluation."""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 WORST = 12  # mistakes that are shown by themselves
 NEAREST = 6  # pictures that are shown in their place where there are none
-CURVES = {  # name of the plot -> title, and what it says
+CURVES = {  # name of the plot -> title, and its meaning
     "roc": ("ROC", "Defects found against false alarms, for every threshold; the upper left is perfect."),
     "pr": ("Precision and recall", "How much of what is called anomalous is, against how much is found."),
     "pro": ("PRO", "How much of each defect's area is marked, against the good area marked with it."),
@@ -65,8 +66,8 @@ def page(
     mismatch: str = "",
     losses: str = "",
 ) -> str:
-    """The whole page. All text is escaped; `thumbnails` are in the order of `found.rows`, or why there is
-    none; `losses` is the plot of a training, if there was one."""
+    """Renders the whole page. All text is escaped. thumbnails: in the order of `found.rows`, layers or the
+    reason why there are none. losses: plot of a training, if there was one."""
     from markupsafe import Markup
 
     pictures = [_picture(row, layers) for row, layers in zip(found.rows, thumbnails, strict=True)]
@@ -111,7 +112,6 @@ def _promised(calibration: Calibration) -> str:
 
 
 def _picture(row: Row, layers: Layers | str) -> dict[str, Any]:
-    """The facts and layers of a test picture for the page's script."""
     truth = "defective" if row.anomalous else "good"
     facts = [
         ("Result", row.outcome),
@@ -132,12 +132,12 @@ def _picture(row: Row, layers: Layers | str) -> dict[str, Any]:
 
 
 def figures_of(severity: float, p_value: float, score: float) -> list[tuple[str, str]]:
-    """The three numbers of a picture, as every page shows them."""
+    """Severity, p-value and score of a picture, as every page shows them."""
     return [("Severity", f"{severity:+.1f}"), ("p-value", f"{p_value:.3f}"), ("Score", f"{score:.4g}")]
 
 
 def drawn(layers: Layers | str) -> dict[str, str] | str:
-    """The layers that there are, or why there are none."""
+    """Returns a picture's layers, or the reason why there are none."""
     return layers if isinstance(layers, str) else {k: v for k, v in asdict(layers).items() if v is not None}
 
 
@@ -148,12 +148,12 @@ def scale_of(known: Calibration | Prediction) -> dict[str, float]:
 
 
 def render(template: str, pictures: Sequence[dict[str, Any]], scripts: Sequence[str], **context: Any) -> str:
-    """A page from a template that extends `base.html.j2`.
+    """Renders a page from a template that extends `base.html.j2`.
 
     Args:
-        pictures: each with name, size, facts and layers; what else it has can be sorted and filtered by.
+        pictures: each with name, size, facts and layers; its other entries serve for sorting and filtering.
         scripts: files that become its one script.
-        context: what the template needs; title, parts, toggles and views in any case.
+        context: the template's values; title, parts, toggles and views in any case.
     """
     from markupsafe import Markup
 
@@ -180,7 +180,7 @@ def _environment() -> Any:
 
 
 def text_of(name: str) -> str:
-    """A template, style or script of this folder."""
+    """Text of a template, style or script in this folder."""
     return (resources.files(__package__) / name).read_text(encoding="utf-8")
 
 
@@ -189,7 +189,8 @@ def text_of(name: str) -> str:
 
 @dataclass(frozen=True)
 class Point:
-    """One threshold: the k-th largest score of the calibration, and what it makes of the test pictures.
+    """Threshold that a report offers, the k-th largest calibration score, and its effect on the test
+    pictures.
 
     rate: share of good parts that is promised to lie above it; None where nothing is promised. option: the
     rate that one gives to have it. missed, alarms: of the test pictures; the intervals hold 95 %.
@@ -231,7 +232,7 @@ def operating_points(rows: Sequence[Row], calibration: Calibration) -> list[Poin
 
 
 def _ranks(last: int, now: int, count: int) -> list[int]:
-    """1..last; many of them thinned out evenly on a logarithmic scale, as rates are compared."""
+    """Ranks 1..last; many of them thinned out evenly on a logarithmic scale, as rates are compared."""
     last = min(last, count)
     if last <= MOST_POINTS:
         return list(range(1, last + 1))
@@ -266,7 +267,7 @@ def _point(
 
 
 def step_path(shares: Sequence[float]) -> str:
-    """Shares 0..1 over the slider's positions, as an SVG path in a square of 100, 0 at the bottom."""
+    """SVG path of shares 0..1 over the slider's positions, in a square of 100, 0 at the bottom."""
     if len(shares) < 2:
         return ""
     xs = np.linspace(0, 100, len(shares))

@@ -1,5 +1,5 @@
-"""The pages beside the report: of `predict --out`, of two models on the same pictures, and of a review before
-and after another fit."""
+"""Renders the pages beside the report: of `predict --out`, of two models on the same pictures, and of a
+review before and after another fit."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def predictions_page(
 
 
 def _names(paths: Sequence[str]) -> dict[str, str]:
-    """Paths without the folder that all have in common."""
+    """Names of the paths below the folder that all have in common."""
     try:
         common = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
     except ValueError:  # none, or on several drives
@@ -97,7 +97,7 @@ def _names(paths: Sequence[str]) -> dict[str, str]:
 
 
 def _layers(predictions: Sequence[Prediction | None], white: float | None, step: Step) -> list[Layers | str]:
-    """The layers of every row, or why there are none."""
+    """Layers of every row, or the reason why there are none."""
     places = [k for k, prediction in enumerate(predictions) if prediction]
     seen = [Evaluated(Item(Path(str(p.path)), "", False), p, None) for p in predictions if p]
     found: list[Layers | str] = [LISTED] * len(predictions)
@@ -107,7 +107,6 @@ def _layers(predictions: Sequence[Prediction | None], white: float | None, step:
 
 
 def _predicted(row: Row, name: str, found: Prediction | None, layers: Layers | str) -> dict[str, Any]:
-    """A judged picture as the page lists it."""
     severity, p_value, score = row.severity or 0.0, row.p_value or 0.0, row.score or 0.0
     size = size_of(found) if found else ""
     facts = [("Decision", row.decision), *figures_of(severity, p_value, score)]
@@ -172,7 +171,7 @@ def comparison_page(found: Comparison, step: Step = silent) -> str:
 
 
 def _order(found: Comparison) -> list[int]:
-    """Indices of the pictures: decided differently first, then by how far the severities are apart."""
+    """Indices of the pictures: different decisions first, then by the difference of the severities."""
     changed = [one.index for one in found.changed]
     others = [one for one in found.pictures if not one.changed]
     others.sort(key=lambda one: -abs(one.a.severity - one.b.severity))
@@ -206,7 +205,7 @@ def _compared(one: Judged, weight: int, layers: Layers | str) -> dict[str, Any]:
 
 
 def _model(found: Comparison, which: int) -> dict[str, Any]:
-    """The name of a model, what it found, and its facts."""
+    """Name, findings and facts of a model."""
     predictor, letter = found.predictors[which], "ab"[which]
     values = {one.name: getattr(one, letter) for one in found.differences}
 
@@ -252,10 +251,10 @@ def _difference(one: Difference) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Reviewed:
-    """A picture that a person judged, and what two models say of it.
+    """Picture that a person judged, with two models' answers.
 
     before: the drawing that the earlier run left, if it did. after: without its map. learnt: the new model
-    was fitted or calibrated on it, so that what it says of it shows nothing about new pictures.
+    was fitted or calibrated on it, so that its answer is no evidence for new pictures.
     """
 
     name: str
@@ -268,7 +267,7 @@ class Reviewed:
     after: Prediction
 
     def to_dict(self) -> dict[str, Any]:
-        """What `review --after --json` prints of it."""
+        """Values that `review --after --json` prints of the picture."""
 
         def said(called: bool, severity: float, score: float) -> dict[str, Any]:
             return {"decision": "anomalous" if called else "good", "severity": severity, "score": score}
@@ -283,7 +282,7 @@ class Reviewed:
 
 
 class Count(NamedTuple):
-    """Of some pictures, how many each model called anomalous."""
+    """Number of some pictures, and how many of them each model called anomalous."""
 
     pictures: int
     before: int
@@ -291,13 +290,14 @@ class Count(NamedTuple):
 
 
 def count_of(pictures: Iterable[Reviewed], *, defective: bool, learnt: bool | None = None) -> Count:
-    """`learnt`: only pictures that the new model has learnt from, or only the others."""
+    """Counts good or defective pictures. learnt: only those that the new model has learnt from, or only the
+    others."""
     own = [one for one in pictures if one.defective == defective and learnt in (None, one.learnt)]
     return Count(len(own), sum(p.called_before for p in own), sum(p.after.is_anomalous for p in own))
 
 
 def sentences_of(pictures: Sequence[Reviewed]) -> list[str]:
-    """What came of it, for a person."""
+    """Sentences that sum up the new model's effect on the reviewed pictures."""
     good = [one for one in pictures if not one.defective]
     alarms = count_of(pictures, defective=False).before
     gone = sum(one.called_before and not one.after.is_anomalous for one in good)
@@ -319,7 +319,7 @@ def sentences_of(pictures: Sequence[Reviewed]) -> list[str]:
 def again_page(
     model: str, pictures: Sequence[Reviewed], seen: Sequence[Evaluated], white: float | None = None
 ) -> str:
-    """The page: where the new model is wrong first. `seen`: the same pictures with their maps."""
+    """Renders the page, mistakes of the new model first. seen: the same pictures with their maps."""
     layers = thumbnails(seen, range(len(seen)), white)
     sentences = sentences_of(pictures)
     shown = [
@@ -369,7 +369,7 @@ def _reviewed(one: Reviewed, layers: Layers | str, *, with_before: bool) -> dict
         "severity_before": one.severity_before,
         "severity_after": one.after.severity,
         "learnt": one.learnt,
-        # wrong now is first, then what has changed, then the rest by its severity
+        # mistakes first, then changed decisions, then the rest by severity
         "weight": 1e9 * (after != RIGHT) + 1e6 * (before != after) + one.after.severity,
         "facts": facts,
         "layers": made,

@@ -1,5 +1,6 @@
-"""Curves and histograms as SVG for the page. Colours are names of CSS variables, so that they follow light
-and dark; lines also differ in dashes and groups in their place, so that nothing depends on colour alone."""
+"""Draws curves and histograms as SVG for the page. Colours are names of CSS variables, so that they follow
+light and dark; lines also differ in dashes and groups in their place, so that no difference is by colour
+alone."""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ Array = NDArray[Any]
 
 
 class Curve(NamedTuple):
-    """Points of one line, and how it is called."""
+    """Points and name of a line."""
 
     name: str
     x: Array
@@ -51,7 +52,7 @@ def curve_plot(
     limit: float = 1.0,
     chance: bool = False,
 ) -> str:
-    """Curves in the unit square, the first one solid; `mark` is the point that the score threshold chose."""
+    """Draws curves in the unit square, the first one solid; `mark` is the point of the score threshold."""
 
     def draw(axes: Axes) -> None:
         if chance:
@@ -71,7 +72,8 @@ def curve_plot(
 
 
 def histograms(name: str, groups: Sequence[Group], threshold: float) -> str:
-    """One row a group on a common axis, a tick for every picture below it, the score threshold across all."""
+    """Draws a histogram row for each group on a common axis, ticks for its pictures below, and the
+    threshold."""
     every = np.concatenate([*(group.scores for group in groups), [threshold]])
     edges = bin_edges(float(every.min()), float(every.max()), threshold)
 
@@ -98,10 +100,10 @@ def histograms(name: str, groups: Sequence[Group], threshold: float) -> str:
 
 
 def loss_plot(name: str, curve: Sequence[Mapping[str, object]]) -> str:
-    """The losses of a training by its steps, each line named and dashed in its own way.
+    """Draws the losses of a training by its steps, each line named and dashed in its own way.
 
-    `curve`: points with `step` and the losses' values, as a model file keeps them; what is not a
-    positive number is passed over. Empty where fewer than two points are left.
+    curve: points with `step` and the losses' values, as a model file keeps them; values that are not positive
+    are passed over. Empty where fewer than two points are left.
     """
     points = [p for p in curve if isinstance(p, Mapping) and _positive(p.get("step"))]
     keys = [key for key in dict.fromkeys(k for p in points for k in p) if key != "step"]
@@ -128,24 +130,24 @@ def loss_plot(name: str, curve: Sequence[Mapping[str, object]]) -> str:
 
 
 def _positive(value: object) -> bool:
-    """Whether it has a place on a logarithmic axis."""
+    """Whether a value has a place on a logarithmic axis."""
     return isinstance(value, int | float) and 0 < value < float("inf")
 
 
 def bin_edges(low: float, high: float, threshold: float) -> Array:
-    """Rising, around low..high, one of them the threshold: no bar is half anomalous."""
+    """Rising edges of bins around low..high, one of them the threshold: no bar is half anomalous."""
     step = (high - low) / BINS or 0.1
     below, above = (int(np.ceil(reach / step)) + 1 for reach in (threshold - low, high - threshold))
     return threshold + step * np.arange(-below, above + 1)
 
 
 def bin_counts(scores: Array, edges: Array) -> Array:
-    """The number of scores in each bin, its upper edge included: a score at the threshold is good."""
+    """Number of scores in each bin, its upper edge included: a score at the threshold is good."""
     return np.histogram(-scores, -edges[::-1])[0][::-1]
 
 
 def thinned(x: Array, y: Array) -> tuple[Array, Array]:
-    """At most about `MOST_POINTS` of the points, evenly along the curve's length, its ends among them."""
+    """Thins a curve to about `MOST_POINTS` points at most, evenly along its length, with both ends."""
     if len(x) <= MOST_POINTS:
         return x, y
     along = np.append(0.0, np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y))))
@@ -179,7 +181,7 @@ def _svg(name: str, draw: Callable[[Axes], None], size: tuple[float, float]) -> 
         "axes.spines.right": False,
         "axes.axisbelow": True,
     }
-    defaults: Any = matplotlib.rcParamsDefault  # not what this machine's user has set
+    defaults: Any = matplotlib.rcParamsDefault  # not the settings of this machine's user
     with matplotlib.rc_context({**defaults, **settings}):
         figure = Figure(figsize=size, layout="constrained")
         draw(figure.add_subplot())
@@ -190,8 +192,8 @@ def _svg(name: str, draw: Callable[[Axes], None], size: tuple[float, float]) -> 
 
 
 def for_page(svg: str, name: str) -> str:
-    """matplotlib's file as a part of an HTML page: no prologue, no addresses, no fonts and rules that would
-    hold for the whole page, ids of its own."""
+    """Turns matplotlib's file into a part of an HTML page: no prologue, no addresses, no fonts and rules that
+    would hold for the whole page, ids of its own."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<(metadata|style)\b.*?</\1>", "", svg, flags=re.S)
     svg = re.sub(r"font-family: [^;\"]*; ?", "", svg)

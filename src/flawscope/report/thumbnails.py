@@ -1,7 +1,7 @@
-"""A picture and what was found on it, small enough to lie in a page by the hundred.
+"""Draws a picture and its findings small enough to lie in a page by the hundred.
 
-The photo is stored once. Heat map and outline are transparent layers that the browser lays over it; they are
-taken from the very functions that draw on pictures elsewhere.
+The photo is stored once. Heat map and outline are transparent layers that the browser lays over it, drawn by
+the same functions as elsewhere.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Layers:
 
     photo: the picture. heat, line: transparent layers over it. map: the map in colours. Maps are smooth, so
     that heat and map have half the photo's size. truth: a transparent layer, the dashed outline of the ground
-    truth; None where none is known. The last three: what a second model found.
+    truth; None where none is known. The last three: a second model's findings.
     """
 
     photo: str
@@ -56,7 +56,7 @@ class Layers:
 
     @property
     def size(self) -> int:
-        """Bytes that they take in the page."""
+        """Size of the layers in the page, in bytes."""
         return sum(len(uri or "") for uri in vars(self).values())
 
 
@@ -68,10 +68,10 @@ def thumbnails(
     *,
     others: Sequence[Evaluated] = (),
 ) -> list[Layers | str]:
-    """The layers of every picture, `MOST_SIDE` large or as small as they must be for `PAGE_BYTES`, or why
-    there are none: `GONE` where a picture has gone or was changed since it was evaluated; `FULL` where even
-    at `LEAST_SIDE` not all find room. What comes first in `order`, indices of all pictures, is shown then.
-    `others`: the same pictures with what a second model found."""
+    """Layers of every picture, `MOST_SIDE` large or as small as they must be for `PAGE_BYTES`, or the reason
+    why there are none: `GONE` where a picture has gone or was changed since it was evaluated; `FULL` where
+    even at `LEAST_SIDE` not all find room. Then the first ones in `order`, indices of all pictures, are
+    shown. others: the same pictures with a second model's findings."""
 
     def seen(k: int) -> tuple[Evaluated, Prediction | None]:
         return pictures[order[k]], others[order[k]].prediction if others else None
@@ -92,7 +92,7 @@ def thumbnails(
 def _made(
     pictures: Sequence[tuple[Evaluated, Prediction | None]], white: float | None, side: int, step: Step
 ) -> tuple[list[Layers | str], float]:
-    """The layers of as many of the first pictures as find room, and the bytes that all would take."""
+    """Layers of as many of the first pictures as find room, and the bytes that all would take."""
 
     def one(k: int) -> Layers | str:
         (item, prediction, *_), other = pictures[k]  # read here: not all of them wait in memory
@@ -122,11 +122,11 @@ def layers(
     white: float | None,
     other: Prediction | None = None,
 ) -> Layers:
-    """The layers of one picture file, as large in area as a square of `side` pixels.
+    """Layers of one picture file, as large in area as a square of `side` pixels.
 
-    `white` is the level of a deep picture that is shown white; None: 65535, or 1 of floats. Masks that cannot
-    be read are left out: the evaluation reports them. `other`: what a second model found. Raises InputError
-    where the picture cannot be read (any more).
+    white: level of a deep picture that is shown white; None: 65535, or 1 of floats. other: a second model's
+    findings. Masks that cannot be read are left out: the evaluation reports them. Raises InputError where the
+    picture cannot be read (any more).
     """
     picture = decode(path)
     level = white or (65535.0 if picture.dtype == np.uint16 else 1.0)  # as the model sees it
@@ -160,7 +160,7 @@ def _found(prediction: Prediction, size: tuple[int, int]) -> tuple[str, str, str
 
 
 def layer(draw: Callable[[Pixels], Pixels], size: tuple[int, int]) -> Image.Image:
-    """The layer that `draw` adds to a picture [H, W, 3] of `size`, as RGBA, if it only blends.
+    """RGBA layer that `draw` adds to a picture [H, W, 3] of `size`, if it only blends.
 
     Blending makes `keep * picture + added` of a pixel: on black that shows what is added, on white also how
     much is kept.
@@ -174,7 +174,7 @@ def layer(draw: Callable[[Pixels], Pixels], size: tuple[int, int]) -> Image.Imag
 
 
 def flattened(picture: Pixels, side: int) -> str:
-    """A picture [H, W, 3] that has no layers, as a data: URI."""
+    """Picture [H, W, 3] without layers, as a data: URI."""
     return _webp(Image.fromarray(_fitted(picture, side)), QUALITY["photo"])
 
 
@@ -199,7 +199,7 @@ def _truth(masks: tuple[Mask, ...], full: tuple[int, int], size: tuple[int, int]
 
 
 def _webp(image: Image.Image, quality: int | None = None) -> str:
-    """A data: URI; lossless without a quality."""
+    """Returns a data: URI; lossless without a quality."""
     buffer = io.BytesIO()
     if quality is None:
         image.save(buffer, "WEBP", lossless=True, quality=50, method=3)

@@ -1,4 +1,4 @@
-"""Rates, counts and results in plain sentences, as the reports say them, and the facts of model and run."""
+"""Words rates, counts and results in plain sentences for the reports, and the facts of model and run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from flawscope.results.prediction import Prediction
 
 
 class Tally(NamedTuple):
-    """Test pictures by what they are, and how many of them were judged wrongly."""
+    """Numbers of good and defective test pictures, and how many of each were judged wrongly."""
 
     good: int
     false_alarms: int
@@ -40,23 +40,23 @@ class Tally(NamedTuple):
 
 
 def size_of(prediction: Prediction) -> str:
-    """The size of its picture, width first, as on every page."""
+    """Text with the size of a picture, width first, as on every page."""
     height, width = prediction.geometry.picture_size
     return f"{width} × {height}"
 
 
 def percent(value: float) -> str:
-    """0.05 -> 5 %; 0.0123 -> 1.2 %. Number and sign stay on one line."""
+    """Formats a share: 0.05 -> 5 %; 0.0123 -> 1.2 %. Number and sign stay on one line."""
     return f"{100 * value:.1f}".removesuffix(".0") + "\N{NO-BREAK SPACE}%"
 
 
 def rates(low: float, high: float) -> str:
-    """An interval of rates: 63.1 to 100 %."""
+    """Formats an interval of rates: 63.1 to 100 %."""
     return f"{percent(low)[:-2]} to {percent(high)}"
 
 
 def headline(tally: Tally) -> str:
-    """The verdict in one line."""
+    """Verdict in one line."""
     parts = []
     if tally.defective:
         parts.append(f"{tally.found} of {pluralize(tally.defective, 'defective picture')} found")
@@ -66,7 +66,8 @@ def headline(tally: Tally) -> str:
 
 
 def sentences(tally: Tally, calibration: Calibration, without_mask: int = 0) -> list[str]:
-    """Says what the score threshold promises, whether the promise was kept, and what was missed."""
+    """Says what the score threshold promises, whether the promise was kept, and how many defects were
+    missed."""
     rate = calibration.expected_rate if calibration.promised else None
     lines = [_promise(calibration), _false_alarms(tally, rate), _missed(tally)]
     if without_mask:
@@ -92,10 +93,7 @@ def _promise(calibration: Calibration) -> str:
 
 
 def _false_alarms(tally: Tally, rate: float | None) -> str:
-    """
-    Args:
-        rate: that was promised; None: there is no promise.
-    """
+    """Says how many false alarms there were. rate: the promised one; None: there is no promise."""
     if not tally.good:
         return "There are no good test pictures: false alarms were not measured."
     low, high = metrics.confidence_interval_rate(tally.false_alarms, tally.good)
@@ -143,7 +141,7 @@ class Facts:
 
 
 def facts(result: Evaluation, manifest: Manifest, dataset: Dataset, runtime: str, model: str) -> Facts:
-    """`runtime`: what computed the scores; `model`: the name of the model's file."""
+    """Lists the facts of model and run. runtime: name of the engine; model: name of the model's file."""
     return Facts(
         model=[(what, printable(value)) for what, value in [("file", model), *of_model(manifest)]],
         run=_run(result, dataset, runtime),
@@ -155,7 +153,7 @@ def facts(result: Evaluation, manifest: Manifest, dataset: Dataset, runtime: str
 
 
 def of_model(manifest: Manifest) -> Pairs:
-    """What a model is and where it came from."""
+    """Describes a model and its origin."""
     c, facts, backbone, p = manifest.calibration, manifest.facts, manifest.backbone, manifest.preprocess
     roles = Counter(picture.role for picture in manifest.pictures)
     sizes = str(manifest.config.get("size", ""))
@@ -209,7 +207,7 @@ def _run(result: Evaluation, dataset: Dataset, runtime: str) -> Pairs:
 
 
 def _unread(result: Evaluation) -> int:
-    """A failure is a picture that was skipped, or a mask: then its picture was counted."""
+    """Number of failures that are skipped pictures; the others are masks of counted pictures."""
     return sum("counted without its mask" not in line for line in result.failures)
 
 
@@ -227,7 +225,7 @@ def _pictures(result: Evaluation, manifest: Manifest, dataset: Dataset) -> list[
 
 
 def _inside(line: str, dataset: Dataset) -> str:
-    """An error without the path that leads to the data set."""
+    """Removes from an error the path that leads to the data set."""
     return line.replace(f"{dataset.root}{os.sep}", "")
 
 

@@ -1,1 +1,1 @@
-"""Predictions, and their pictures on disk. Torch-free."""
+"""Stores predictions and their pictures on disk. Torch-free."""

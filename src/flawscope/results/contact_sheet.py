@@ -1,4 +1,4 @@
-"""Contact sheets, pictures in rows with captions on one large picture, and animations of them. Torch-free."""
+"""Draws contact sheets, rows of pictures with captions on one large picture, and animations. Torch-free."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def _paint_example(
     caption: str,
     frame: Colour | None,
 ) -> None:
-    """`place`: x, y, width and height that the image may take; the caption comes below."""
+    """Paints an image in `place` (x, y, width and height), and its caption below."""
     draw, font, (x, y, width, height) = ImageDraw.Draw(sheet), font_of(of.text), place
     left, upper = x + (width - image.width) // 2, y + (height - image.height) // 2
     sheet.paste(image, (left, upper))
@@ -114,7 +114,7 @@ def _paint_example(
 
 
 def _cells(cell: tuple[int, int] | Sequence[tuple[int, int]], rows: int) -> list[tuple[int, int]]:
-    """One cell a row."""
+    """Returns a cell size for every row, from one for all or one a row."""
     cells: list[Any] = [cell] * rows if isinstance(cell[0], int) else list(cell)
     if len(cells) != rows:
         raise InputError(f"{len(cells)} cell sizes for {rows} rows; give one, or one a row")
@@ -125,7 +125,7 @@ def _cells(cell: tuple[int, int] | Sequence[tuple[int, int]], rows: int) -> list
 
 
 def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> str:
-    """The text, or as much of it as fits in `width` pixels with an ellipsis."""
+    """Shortens the text to `width` pixels, with an ellipsis where it is cut."""
     if font.getlength(text) <= width:
         return text
     keep = len(text)
@@ -142,10 +142,10 @@ LINE = 2  # pixels; a finer one is lost on a busy picture
 CELLS = 8  # pictures at a time
 WIDTH = 960  # pixels that a row of them may take
 TURNS = 4  # how often the pictures change, at most
-MOST_BYTES = 3 * 2**20  # what a web page can bear; beyond it the frames are made smaller
+MOST_BYTES = 3 * 2**20  # bearable for a web page; larger frames are scaled down
 LEAST_SCALE = 0.2
 
-STEPS = (  # what is shown, and for how many milliseconds
+STEPS = (  # panel, and for how many milliseconds it is shown
     ("the picture", 1000),
     ("heat map, its colours the same for every picture", 1300),
     ("outlined: regions of the map above the mask threshold", 2000),
@@ -154,7 +154,7 @@ AROUND = (244, 244, 246)  # around a picture of another shape than its cell
 
 
 class Shot(NamedTuple):
-    """One picture as it takes part; its panels are those of `STEPS`, [H, W, 3] each, fitted into `BOX`."""
+    """Picture of the animation; its panels are those of `STEPS`, [H, W, 3] each, fitted into `BOX`."""
 
     name: str
     panels: tuple[Pixels, Pixels, Pixels]
@@ -165,14 +165,14 @@ class Shot(NamedTuple):
 def shot(
     name: str, picture: Pixels, heat: Pixels, found: NDArray[np.bool_], verdict: str, *, is_anomalous: bool
 ) -> Shot:
-    """A picture [H, W, 3], its heat map likewise and what is marked [H, W] bool."""
+    """Makes a shot of a picture [H, W, 3], its heat map [H, W, 3] and its marked pixels [H, W] bool."""
     small, warm = (np.asarray(fitted(image, BOX)) for image in (picture, heat))
     panels = (small, warm, drawing.contour(small, found, width=LINE))
     return Shot(name, panels, verdict, is_anomalous)
 
 
 def room(kinds: int) -> int:
-    """The number of pictures of each kind that an animation of so many kinds shows."""
+    """Number of pictures of each kind that an animation of so many kinds shows."""
     return min(SHOTS, TURNS * _cells_each(kinds))
 
 
@@ -220,7 +220,7 @@ def animate(
 def save_animation(
     path: Path, pictures: Sequence[Image.Image], milliseconds: Sequence[int], most: int = MOST_BYTES
 ) -> None:
-    """Write an endless .gif or .webp of at most `most` bytes: frames that take more are scaled down.
+    """Writes an endless .gif or .webp of at most `most` bytes: frames that take more are scaled down.
 
     Raises FlawscopeError where the file cannot be written, or not that small.
     """
@@ -240,12 +240,12 @@ def save_animation(
 
 
 def _cells_each(kinds: int) -> int:
-    """The number of cells of a kind: with few kinds one row is filled."""
+    """Number of cells of each kind: with few kinds one row is filled."""
     return max(1, CELLS // 2 // max(1, kinds))
 
 
 def _shown(kinds: Sequence[Sequence[Shot]]) -> list[Sequence[Shot]]:
-    """The shots that each cell shows in turn."""
+    """Shots that each cell shows in turn."""
     kinds = [shots for shots in kinds if shots][:CELLS]
     cells = []
     for shots in kinds:

@@ -1,7 +1,7 @@
-"""Maps as colours, overlays, outlines, colour bars and map files. Torch-free.
+"""Draws maps as colours, overlays and outlines; writes colour bars and map files. Torch-free.
 
-Every scale is given by the caller (`low`, `high`: from the calibration) and nothing is stretched per
-picture, so that a good part looks good beside a bad one.
+Every scale is given by the caller (`low`, `high`: from the calibration) and never stretched per picture, so
+that a good part looks good beside a bad one.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ TRUTH: Colour = (255, 0, 170)
 """The ground truth's outline, which is also dashed, so that no colour is needed to tell it."""
 _DARK = 5  # the rim of an outline is the picture, so many times darker: a line shows on bright metal, too
 _CALM = 0.15  # share of a heat map's scale up to which nothing is drawn: good parts have no veil
-_SEEN_THROUGH = 0.1  # of the opacity, at the peak of a heat map: what is there must be seen
+_SEEN_THROUGH = 0.1  # of the opacity, at the peak of a heat map: the defect must be seen
 INK: Colour = (32, 32, 36)  # of text
 PALE: Colour = (120, 120, 128)
 PAPER: Colour = (255, 255, 255)
@@ -122,7 +122,7 @@ def overlay(
 
 
 def _veil(share: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The share of the opacity that a heat map has at a share 0..1 of its scale."""
+    """Share of the opacity that a heat map has at a share 0..1 of its scale."""
 
     def smooth(x: NDArray[np.float32]) -> NDArray[np.float32]:
         x = np.clip(x, 0, 1)
@@ -186,8 +186,8 @@ def contour(
 
 
 def _dashes(line: NDArray[np.bool_], length: int) -> NDArray[np.bool_]:
-    """The pixels of a line [H, W] bool that are drawn: squares of a chequerboard, turned so that no line
-    along an edge or a diagonal of the picture stays on squares of one kind; of short lines all."""
+    """Pixels of a line [H, W] bool that are drawn: squares of a chequerboard, turned so that no line along an
+    edge or a diagonal of the picture stays on squares of one kind; of short lines all."""
     from scipy import ndimage
 
     rows, columns = np.ogrid[: line.shape[0], : line.shape[1]]
@@ -202,7 +202,7 @@ def _dashes(line: NDArray[np.bool_], length: int) -> NDArray[np.bool_]:
 
 
 def fitted(image: Drawable, cell: tuple[int, int]) -> Image.Image:
-    """Scaled to fit into `cell` (height, width), proportions kept; RGB."""
+    """Scales an image to fit into `cell` (height, width), proportions kept; RGB."""
     image = _as_image(image)
     scale = min(cell[0] / image.height, cell[1] / image.width)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
@@ -214,7 +214,8 @@ def fitted(image: Drawable, cell: tuple[int, int]) -> Image.Image:
 
 
 def shrunk(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """A mask [H, W] at a smaller `size`: what is less than a pixel there is a pixel, not nothing."""
+    """Shrinks a mask [H, W] to `size`: a region smaller than a pixel there becomes a pixel, and does not
+    vanish."""
     grey = Image.fromarray(mask.astype(np.uint8) * np.uint8(255))
     return np.asarray(grey.resize(size[::-1], Image.Resampling.BOX)) > 0
 
@@ -254,13 +255,13 @@ def colour_bar(
 
 
 def save_png(path: str | os.PathLike[str] | IO[bytes], picture: Drawable) -> None:
-    """Write a picture as 8-bit PNG, to a path or an open file. Raises FlawscopeError where it cannot be
+    """Writes a picture as 8-bit PNG, to a path or an open file. Raises FlawscopeError where it cannot be
     written."""
     _save(_as_image(picture), path, "PNG", compress_level=4)
 
 
 def save_map16(path: str | os.PathLike[str], values: Values, low: float, high: float) -> None:
-    """Write a map [H, W] as 16-bit grey PNG: `low` and below 0, `high` and above 65535, linear between."""
+    """Writes a map [H, W] as 16-bit grey PNG: `low` and below 0, `high` and above 65535, linear between."""
     _check_scale(low, high)
     _check_numbers(values)
     share = np.clip((np.asarray(values, dtype=np.float64) - low) / (high - low), 0, 1)
@@ -268,13 +269,13 @@ def save_map16(path: str | os.PathLike[str], values: Values, low: float, high: f
 
 
 def save_map_tiff(path: str | os.PathLike[str], values: Values) -> None:
-    """Write a map [H, W] unscaled as a float32 TIFF, the layout that MVTec's evaluation code reads."""
+    """Writes a map [H, W] unscaled as a float32 TIFF, the layout that MVTec's evaluation code reads."""
     _check_numbers(values)
     _save(Image.fromarray(np.ascontiguousarray(values, dtype=np.float32)), path, "TIFF")
 
 
 def save_map_npy(path: str | os.PathLike[str], values: Values) -> None:
-    """Write a map [H, W] unscaled as float32 in numpy's format. Raises OSError."""
+    """Writes a map [H, W] unscaled as float32 in numpy's format. Raises OSError."""
     _check_numbers(values)
     np.save(path, np.asarray(values, dtype=np.float32), allow_pickle=False)
 
@@ -293,7 +294,7 @@ def _save(
 
 
 def _levels(values: Values, low: float, high: float) -> NDArray[np.uint8]:
-    """Values -> 0..255 of the colour table."""
+    """Converts values to entries 0..255 of the colour table."""
     _check_scale(low, high)
     share = (np.asarray(values, dtype=np.float32) - np.float32(low)) * np.float32(255 / (high - low))
     share = np.nan_to_num(share, copy=False, nan=0.0)
@@ -302,7 +303,7 @@ def _levels(values: Values, low: float, high: float) -> NDArray[np.uint8]:
 
 
 def _stretch(size: tuple[int, int], array: NDArray[Any]) -> Geometry:
-    """The geometry of an array that covers a whole picture of `size`."""
+    """Geometry of an array that covers a whole picture of `size`."""
     if array.ndim != 2 or array.size == 0:
         raise InputError(f"map of shape {list(array.shape)}; give [H, W]")
     height, width = array.shape

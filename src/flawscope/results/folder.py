@@ -1,4 +1,4 @@
-"""Pictures on disk: overlays, maps, masks, a contact sheet and an animation of what a predictor found."""
+"""Writes pictures to disk: overlays, maps and masks of predictions, a contact sheet and an animation."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ WIDTH = 1440  # pixels that a row of examples may take
 MARGIN = 16  # between examples, roomily
 KEPT = 8  # highest and lowest scores of a kind that are kept: enough for the sheet, whatever the number
 
-# How maps are written: the file's suffix, and what a value in it means
+# Formats of maps: the file's suffix, and the meaning of a value in it
 MAPS = {
     "png16": (".png", "low + (high - low) * pixel / 65535; what is outside is at the nearer end"),
     "tiff": (".tiff", "pixel, 32-bit float"),
@@ -52,7 +52,7 @@ Pixels = NDArray[np.uint8]
 
 
 class Example(NamedTuple):
-    """One picture on the contact sheet: its panels side by side, and its caption."""
+    """Picture on the contact sheet: its panels side by side, and its caption."""
 
     name: str
     score: float
@@ -64,7 +64,7 @@ class Example(NamedTuple):
 
 @dataclass
 class Kind:
-    """The pictures of one kind; the sheet shows those with the highest and the lowest scores."""
+    """Pictures of one kind; the sheet shows those with the highest and the lowest scores."""
 
     expected: bool | None = None  # whether they are defective; None: unknown
     count: int = 0
@@ -72,7 +72,7 @@ class Kind:
     examples: list[Example] = field(default_factory=list)  # by rising score
 
     def wants(self, score: float) -> bool:
-        """Whether the sheet would show it, as far as one can tell by now."""
+        """Whether the sheet would show a picture with this score, among those so far."""
         return len(self.examples) < 2 * KEPT or self._place(score) != KEPT
 
     def add(self, example: Example) -> None:
@@ -85,7 +85,7 @@ class Kind:
             self.examples[k] = self.examples[k]._replace(shot=None)
 
     def extremes(self, count: int) -> list[Example]:
-        """`count` of them, highest score first: one half the highest, the other the lowest."""
+        """Returns `count` examples, highest score first: one half the highest, the other the lowest."""
         falling = self.examples[::-1]
         if len(falling) <= count:
             return falling
@@ -93,7 +93,7 @@ class Kind:
         return falling[: count - low] + falling[len(falling) - low :]
 
     def words(self) -> str:
-        """The number of pictures, and how they were judged."""
+        """Text with the number of pictures and of each decision."""
         if self.expected is None:
             return pluralize(self.count, "picture")
         return f"{self.anomalous} of {self.count} called anomalous"
@@ -103,7 +103,7 @@ class Kind:
 
 
 class Drawn(NamedTuple):
-    """A picture as it is shown [H, W, 3], the same with its heat map, and what is outlined [H, W] bool."""
+    """Picture as it is shown [H, W, 3], the same with its heat map, and the outlined pixels [H, W] bool."""
 
     picture: Pixels
     heat: Pixels
@@ -111,13 +111,13 @@ class Drawn(NamedTuple):
 
     @classmethod
     def of(cls, source: Source, prediction: Prediction) -> Drawn:
-        """InputError or MemoryError where the picture cannot be read again."""
+        """Draws a prediction. InputError or MemoryError where the picture cannot be read again."""
         shown = _scaled(to_eight_bits(decode(source)))
         return cls(shown, *prediction.over(shown))
 
     @property
     def overlay(self) -> Pixels:
-        """The heat map with outlines."""
+        """Heat map with outlines."""
         return drawing.contour(self.heat, self.marked)
 
 
@@ -145,7 +145,7 @@ class Pictures:
         self.own = OwnFiles(self.out)
 
     def take(self, item: Item, prediction: Prediction) -> None:
-        """One evaluated picture."""
+        """Takes an evaluated picture."""
         self.add(item.path, prediction, item.kind, item.masks, expected=item.anomalous)
 
     def add(
@@ -158,7 +158,7 @@ class Pictures:
         expected: bool | None = None,
         source: Source | None = None,
     ) -> None:
-        """Write the picture's overlay, map and mask. Without a `kind` the verdict is the kind. `source`: the
+        """Writes the picture's overlay, map and mask. Without a `kind` the verdict is the kind. `source`: the
         picture itself, where nothing lies at `path`."""
         name = self.name(path)
         drawn = self._drawn(path if source is None else source, prediction)
@@ -171,7 +171,7 @@ class Pictures:
             collected.add(self._example(name, kind or path.name, drawn, prediction, masks, expected))
 
     def finish(self, title: str) -> Path | None:
-        """Write the contact sheet, whose path it returns, and the animation."""
+        """Writes the contact sheet and the animation; returns the sheet's path."""
         # kinds known to be good first; without known kinds the anomalous ones
         names = sorted(self.kinds, key=lambda name: (self.kinds[name].expected is True, natural_key(name)))
         names = [name for name in names if self.kinds[name].examples]
@@ -192,7 +192,6 @@ class Pictures:
         return path
 
     def _sheet(self, kinds: list[str], title: str, scale: tuple[float, float, float]) -> Image.Image:
-        """Rows of examples, kind after kind."""
         rows: list[tuple[list[drawing.Drawable], list[str]]] = []
         cells: list[tuple[int, int]] = []
         frames: list[list[drawing.Colour | None]] = []
@@ -215,7 +214,8 @@ class Pictures:
         return contact_sheet(rows, cells, frames=frames, headings=headings, title=title, bar=bar)
 
     def _drawn(self, source: Source, prediction: Prediction) -> Drawn | None:
-        """None where the picture cannot be read again, such as one that was moved after it was scored."""
+        """Draws a prediction; None where the picture cannot be read again, such as one that was moved
+        meanwhile."""
         try:
             return Drawn.of(source, prediction)
         except (InputError, MemoryError) as error:
@@ -250,7 +250,6 @@ class Pictures:
         return Example(name, prediction.score, _strip(panels), words, bad, taken)
 
     def _write(self, name: str, prediction: Prediction, drawn: Drawn | None) -> None:
-        """The files of one picture."""
         try:
             if drawn:
                 drawing.save_png(self.own.path(f"overlays/{name}.png"), drawn.overlay)
@@ -261,7 +260,7 @@ class Pictures:
             raise cannot_write(self.out, error) from None
 
     def _write_map(self, name: str, prediction: Prediction) -> None:
-        """The map, and once what its numbers mean."""
+        """Writes the map, and once the meaning of its numbers."""
         low, high = prediction.colour_range
         suffix, meaning = MAPS[self.maps]
         path = self.own.path(f"maps/{name}{suffix}")
@@ -284,7 +283,7 @@ class Pictures:
             self.own.path("maps/scale.json").write_text(f"{text}\n", encoding="utf-8")
 
     def name(self, path: Path) -> str:
-        """The name of the picture's results; a.png and a.jpg beside each other keep their suffix apart."""
+        """Name of the picture's results; a.png and a.jpg beside each other keep their suffix apart."""
         name = self._stem(path)
         if self.owners.setdefault(name, path) != path:
             name = f"{name}{path.suffix}"
@@ -293,8 +292,8 @@ class Pictures:
         return name
 
     def _stem(self, path: Path) -> str:
-        """The path below the root or the working folder; of a picture elsewhere, its name and its folder's:
-        never above the output folder."""
+        """Path below the root or the working folder; of a picture elsewhere, its folder's name and its own,
+        so that it never leads out of the output folder."""
         full = _absolute(path)
         for root in (self.root, Path()):
             if root is not None and full.is_relative_to(_absolute(root)):
@@ -319,7 +318,7 @@ def _absolute(path: Path) -> Path:
 
 
 def _scaled(picture: Pixels) -> Pixels:
-    """The picture at most `MAX_SIDE` high and wide."""
+    """Scales the picture down to `MAX_SIDE` if it is higher or wider."""
     height, width = picture.shape[:2]
     factor = min(1.0, MAX_SIDE / max(height, width))
     if factor == 1.0:
@@ -329,7 +328,7 @@ def _scaled(picture: Pixels) -> Pixels:
 
 
 def _strip(panels: list[drawing.Drawable]) -> Pixels:
-    """The panels side by side on white, [H, W, 3]."""
+    """Joins the panels side by side on white, [H, W, 3]."""
     images = [drawing.fitted(panel, BOX) for panel in panels]
     strip = np.full((images[0].height, images[0].width * len(images) + GAP * (len(images) - 1), 3), 255)
     strip = strip.astype(np.uint8)

@@ -1,5 +1,5 @@
-"""HTML: the environment of the pages' templates, data that stands inside a page, and small pictures and
-tables for notebooks. Jinja2 is loaded when it is used."""
+"""Makes HTML: the environment of the pages' templates, data inside a page, and small pictures and tables for
+notebooks. Jinja2 is loaded when it is used."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ QUALITY = 80  # of its JPEG
 
 
 def environment(text_of: Callable[[str], str]) -> Any:
-    """Jinja's, with escaping on and unknown names an error; text_of: name of a template -> its text."""
+    """Environment of Jinja, with escaping on and unknown names an error. text_of: name of a template -> its
+    text."""
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     return Environment(
@@ -34,7 +35,8 @@ def environment(text_of: Callable[[str], str]) -> Any:
 
 
 def for_script(value: Any) -> Any:
-    """JSON as markup that can stand inside <script>: nothing in it ends the element or opens a comment."""
+    """Markup of a JSON value that can stand inside <script>: no text in it ends the element or opens a
+    comment."""
     from markupsafe import Markup
 
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
@@ -42,14 +44,14 @@ def for_script(value: Any) -> Any:
 
 
 def small(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """[H, W, 3], at most `SIDE` high and wide."""
+    """Scales a picture down to [H, W, 3] of at most `SIDE` high and wide."""
     image = Image.fromarray(picture)
     image.thumbnail((SIDE, SIDE))
     return np.asarray(image)
 
 
 def image_tag(picture: NDArray[np.uint8]) -> str:
-    """A picture [H, W, 3] in the page itself."""
+    """Element with a picture [H, W, 3] as data in the page."""
     file = io.BytesIO()
     Image.fromarray(picture).save(file, "jpeg", quality=QUALITY)
     data = base64.b64encode(file.getvalue()).decode("ascii")
@@ -59,7 +61,7 @@ def image_tag(picture: NDArray[np.uint8]) -> str:
 
 
 def table(rows: Iterable[Sequence[str]], header: Sequence[str] = ()) -> str:
-    """Text in rows; everything is escaped."""
+    """Table of texts; all of them are escaped."""
 
     def row(cells: Sequence[str], tag: str) -> str:
         inside = (f"<{tag} style='text-align:left'>{escaped(cell)}</{tag}>" for cell in cells)
@@ -70,5 +72,5 @@ def table(rows: Iterable[Sequence[str]], header: Sequence[str] = ()) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text for HTML; control characters are shown."""
+    """Escapes text for HTML; control characters are shown."""
     return escape(printable(text))

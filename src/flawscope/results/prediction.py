@@ -1,5 +1,5 @@
-"""The answer of a detector about one picture. Numpy only; the same from every runtime. And
-whether many pictures are what a model was made for: another product, camera or light is said in one line."""
+"""Holds a detector's answer about one picture, in numpy only and the same from every runtime; and detects
+whether many pictures are unlike a model's training pictures: another product, camera or light."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from flawscope.results import drawing, html
 
 SHOWN_REGIONS = 5  # boxes that are named in a notebook
 COLOURS = {"anomalous": "#dc2626", "good": "#16a34a"}  # readable on white and on black
-NEARBY = 1 / 16  # of the longer side of what a network sees at once: a map is about that wide around a point
+NEARBY = 1 / 16  # of the longer side of a network's view: a map is about that wide around a point
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ RIGHT, FALSE_ALARM, MISSED = "right", "false alarm", "missed"
 
 
 def outcome(anomalous: bool, called: bool) -> str:
-    """Compares a decision with what the picture is: right, missed or false alarm."""
+    """Compares a decision with the truth: right, missed or false alarm."""
     if anomalous == called:
         return RIGHT
     return MISSED if anomalous else FALSE_ALARM
@@ -57,7 +57,7 @@ def outcome(anomalous: bool, called: bool) -> str:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Score, decision and place.
+    """Score, decision and map of a picture.
 
     score: raw, higher is more anomalous, unbounded.
     p_value: how often a good picture scores as high; small is anomalous.
@@ -72,7 +72,7 @@ class Prediction:
         for every picture.
     shifts: how far the picture as a whole lies outside of the training pictures, for each of
         `appearance.FEATURES`; empty for a model that does not know.
-    brightness: mean of the channels, 0..1, of what the model looks at; None where that is too little.
+    brightness: mean of the channels, 0..1, over the pixels that count; None where these are too few.
     """
 
     score: float
@@ -102,7 +102,7 @@ class Prediction:
 
     @cached_property
     def mask(self) -> NDArray[np.bool_]:
-        """[H, W] bool at the size of the network: what is marked."""
+        """Marked pixels, [H, W] bool at the size of the network."""
         return self.outlined(self.map)
 
     def outlined(self, values: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -155,16 +155,17 @@ class Prediction:
         return tuple(sorted(found, key=lambda region: -region.peak))
 
     def picture_map(self, size: tuple[int, int] | None = None) -> NDArray[np.float32]:
-        """The map at the picture's size, or over the picture scaled to `size` (height, width); NaN where the
-        network does not look. 4 bytes a pixel, so only when asked for."""
+        """Map at the picture's size, or over the picture scaled to `size` (height, width); NaN where the
+        network does not look. It takes 4 bytes a pixel, and is made only when asked for."""
         return (self.geometry if size is None else self.geometry.at(size)).warp(self.map)
 
     def picture_mask(self) -> NDArray[np.bool_]:
-        """The mask at the picture's size; False where the network does not look."""
+        """Mask at the picture's size; False where the network does not look."""
         return self.outlined(self.picture_map())
 
     def over(self, picture: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """The heat map over the picture [H, W, 3] at any size, and what is marked there [H, W] bool."""
+        """Draws the heat map over the picture [H, W, 3] at any size; returns also the marked pixels [H, W]
+        bool."""
         values = self.picture_map((picture.shape[0], picture.shape[1]))
         return drawing.overlay(picture, values, *self.colour_range), self.outlined(values)
 
@@ -247,7 +248,7 @@ def _panels(found: Prediction, source: Source | None) -> list[NDArray[np.uint8]]
         return [html.small(drawing.colour_map(found.map, *found.colour_range))] if found.map.size else []
 
 
-LEAST = 4  # pictures from which on anything is said
+LEAST = 4  # pictures that a warning needs
 REMEMBERED = 1000  # pictures that are remembered, the latest: a stream may have no end
 FAR = 1.0  # widths of the training pictures' range that a picture lies outside of it
 MOST = 0.5  # share of such pictures from which on they are the rule
@@ -267,11 +268,11 @@ RENEW = (
 
 @dataclass
 class Mismatch:
-    """Collects predictions; `line` says what is wrong with them together.
+    """Collects predictions, and warns of pictures that do not belong to the model.
 
     rate: share of good pictures that is expected to be called anomalous.
-    what: the pictures are called that.
-    defective: some are known to be, so it is expected that all are anomalous.
+    what: name of the pictures in the warning.
+    defective: some pictures are known to be defective, so that all of them may be anomalous.
     """
 
     rate: float
@@ -290,7 +291,7 @@ class Mismatch:
             self.shifts.append(prediction.shifts)
 
     def line(self) -> str:
-        """A warning for a person; empty where there is nothing to say."""
+        """Warning for a person; empty where there is no reason for one."""
         if self.count < LEAST:
             return ""
         far = [one for one in self.shifts if max(map(abs, one)) > FAR]

@@ -1,4 +1,4 @@
-"""The results folder of a run: a table, a JSON file for each input, a summary, and pictures."""
+"""Writes the results folder of a run: a table, a JSON file for each input, a summary, and pictures."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ SHOWN = 256 << 20  # bytes of maps that are kept for a page, of the most severe 
 
 
 def refuse_foreign(out: Path, *names: str) -> None:
-    """InputError where a file of somebody else stands in the way of a run's main files; `names`: of further
-    ones. Nothing is written."""
+    """InputError where a file of somebody else stands in place of a run's main files or of `names`. No file
+    is written."""
     own = OwnFiles(out)
     for name in (TABLE, FACTS, *names):
         own.refuse_foreign(name)
 
 
 class Results:
-    """A results folder. What an earlier run left there is removed; files of others stay.
+    """Results folder. Files of an earlier run are removed; files of others stay.
 
     shown: predictions for a page with their maps, at most `SHOWN` bytes of them, most severe first.
 
@@ -58,7 +58,7 @@ class Results:
         self._count = self._bytes = 0
 
     def add(self, result: Prediction | Unjudged, *, details: bool = True) -> None:
-        """A row of the table and, with `details`, the JSON file of one input.
+        """Writes an input's row of the table and, with `details`, its JSON file.
 
         Raises:
             FlawscopeError: the disk is full.
@@ -75,11 +75,11 @@ class Results:
         return [prediction for _, _, prediction in sorted(self._severe, reverse=True)]
 
     def finish(self) -> None:
-        """The table is complete."""
+        """Completes the table."""
         self.table.close()
 
     def write_facts(self, facts: dict[str, Any]) -> None:
-        """Write the summary, `results.json`."""
+        """Writes the summary, `results.json`."""
         with atomic(self.own.path(FACTS)) as file:
             file.write(f"{json.dumps(facts, indent=1, allow_nan=False)}\n".encode())
 

@@ -1,6 +1,6 @@
-"""Files of a run's results: the table, `results.csv` or Parquet, with a row for every input, judged or not;
-label files of what is marked for other tools, COCO and FiftyOne's own; and the list of what flawscope wrote:
-only these files are ever replaced or removed."""
+"""Writes and reads files of a run's results: the table, `results.csv` or Parquet, with a row for every input,
+judged or not; label files of marked regions for other tools, COCO and FiftyOne's own; and the list of the
+files that flawscope wrote: only these are ever replaced or removed."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from flawscope.errors import FlawscopeError, InputError, needs, pluralize
 from flawscope.pictures.listing import OWN_LIST, own_files
 from flawscope.results.prediction import Prediction
 
-TABLES = (".csv", ".parquet")  # what `--out` may end in for a table alone
+TABLES = (".csv", ".parquet")  # suffixes of `--out` for a table alone
 GROUP = 10_000  # rows that are collected for a part of a Parquet file
 
 
 class Unjudged(NamedTuple):
-    """An input that there is no prediction for, and the reason in one line."""
+    """Input without a prediction, and the reason in one line."""
 
     path: str
     error: str
@@ -41,7 +41,7 @@ class Unjudged(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """One input. Of an unjudged one only the path and the error are known.
+    """Row of a table: an input. Of an unjudged one only the path and the error are known.
 
     decision: good or anomalous. threshold: the score threshold. regions: boxes in the picture's pixels,
     x0 y0 x1 y1, the strongest first, with semicolons between them.
@@ -72,7 +72,7 @@ class Row:
 
     @property
     def boxes(self) -> list[tuple[float, ...]]:
-        """The regions' boxes as numbers."""
+        """Boxes of the regions as numbers."""
         return [tuple(map(float, box.split())) for box in self.regions.split(";") if box.strip()]
 
 
@@ -81,7 +81,7 @@ NUMBERS = ("score", "p_value", "severity", "threshold")
 
 
 class Table:
-    """A table to write, .csv or .parquet; what was in the file is replaced. In a CSV file a row is there as
+    """A table to write, .csv or .parquet; an earlier file is replaced. In a CSV file a row is there as
     soon as it is added; a Parquet file appears when it is closed.
 
     Args:
@@ -123,7 +123,7 @@ class Table:
             self._write_group()
 
     def close(self) -> None:
-        """There are no more rows."""
+        """Ends the table."""
         if self.parquet is not None:
             self._write_group()
         with self._reported():
@@ -151,7 +151,7 @@ class Table:
 
 
 def parquet_schema() -> Any:
-    """pyarrow's, of the columns of a row.
+    """Schema of pyarrow with the columns of a row.
 
     Raises:
         InputError: pyarrow is missing.
@@ -165,7 +165,7 @@ def parquet_schema() -> Any:
 
 
 def read_table(path: str | os.PathLike[str]) -> list[Row]:
-    """The rows of a `results.csv`, as they were written.
+    """Reads the rows of a `results.csv`, as they were written.
 
     Raises:
         InputError: there is no such file, or it is no table of results.
@@ -196,7 +196,7 @@ ANOMALOUS = "anomalous"
 
 
 class Marked(NamedTuple):
-    """A judged picture, and what is marked in it: [H, W] bool of the picture's size."""
+    """Judged picture, and its marked pixels: [H, W] bool of the picture's size."""
 
     name: str  # without suffix, unlike any other
     path: Path
@@ -204,7 +204,8 @@ class Marked(NamedTuple):
     mask: NDArray[np.bool_]
 
     def parts(self) -> Iterator[tuple[list[int], NDArray[np.bool_]]]:
-        """Box (x, y, width, height) and mask [H, W] of every connected part, where it is anomalous."""
+        """Yields box (x, y, width, height) and mask [H, W] of every connected part, where the picture is
+        anomalous."""
         from scipy import ndimage
 
         if self.row.decision != ANOMALOUS:
@@ -220,8 +221,7 @@ class Marked(NamedTuple):
 
 
 def coco(pictures: Iterable[Marked]) -> dict[str, Any]:
-    """A COCO data set: every judged picture, and of the anomalous ones each part that is marked, as run
-    lengths."""
+    """COCO data set: every judged picture, and each marked part of the anomalous ones, as run lengths."""
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for picture in pictures:
@@ -247,7 +247,7 @@ def coco(pictures: Iterable[Marked]) -> dict[str, Any]:
 
 def fiftyone(pictures: Iterable[Marked]) -> tuple[dict[str, Any], dict[str, str]]:
     """`labels.json` and `data.json` of a `FiftyOneImageDetectionDataset`: boxes as fractions of the picture,
-    and where the pictures lie. The confidence is 1 less the p-value."""
+    and the pictures' paths. The confidence is 1 less the p-value."""
     labels: dict[str, list[dict[str, Any]]] = {}
     places: dict[str, str] = {}
     for picture in pictures:
@@ -266,8 +266,8 @@ def fiftyone(pictures: Iterable[Marked]) -> tuple[dict[str, Any], dict[str, str]
 
 
 class OwnFiles:
-    """The files of a folder, by the list `OWN_LIST` in it. A file is listed before it is written, so that the
-    next run also knows those of a run that was interrupted. Pictures that are listed are nobody's input:
+    """Files that flawscope wrote to a folder, by the list `OWN_LIST` in it. A file is listed before it is
+    written, so that the next run also knows those of an interrupted run. Listed pictures are nobody's input:
     `pictures.listing.walked` passes them over."""
 
     def __init__(self, folder: Path):
@@ -275,7 +275,7 @@ class OwnFiles:
         self.known = set(own_files(folder))
 
     def begin(self, say: Callable[[str], None]) -> None:
-        """Remove what an earlier run wrote; `say` gets a line where the folder is not empty."""
+        """Removes an earlier run's files; `say` gets a line where the folder is not empty."""
         removed, others = self.clear()
         if removed:
             say(f"{self.folder}: {pluralize(removed, 'file')} of an earlier run removed")
@@ -283,7 +283,7 @@ class OwnFiles:
             say(f"{self.folder}: {pluralize(others, 'other file')} left alone")
 
     def clear(self) -> tuple[int, int]:
-        """Remove what an earlier run wrote: how many files, and how many others are there.
+        """Removes an earlier run's files; returns their number, and the number of other files.
 
         Raises:
             InputError: they cannot be removed.
@@ -302,7 +302,7 @@ class OwnFiles:
                 ) from None
         folders = {parent for name in self.known for parent in Path(name).parents} - {Path()}
         for folder in sorted(folders, key=lambda folder: -len(folder.parts)):
-            with suppress(OSError):  # something else lies in it
+            with suppress(OSError):  # other files lie in it
                 (self.folder / folder).rmdir()
         with suppress(FileNotFoundError):
             (self.folder / OWN_LIST).unlink()
@@ -311,7 +311,7 @@ class OwnFiles:
         return removed, others
 
     def refuse_foreign(self, name: str) -> None:
-        """InputError if a file of this name is there that flawscope did not write."""
+        """InputError if the folder has a file of this name that flawscope did not write."""
         if name not in self.known and os.path.lexists(self.folder / name):
             raise InputError(
                 f"{self.folder / name} is there already, and no list says that flawscope wrote it: move it, "
@@ -319,10 +319,10 @@ class OwnFiles:
             )
 
     def path(self, name: str) -> Path:
-        """The path to write a file of this name (with forward slashes) to; its folder is made.
+        """Path for a new file of this name (with forward slashes); its folder is made.
 
         Raises:
-            InputError: a file is there that flawscope did not write.
+            InputError: the folder has a file of this name that flawscope did not write.
             FlawscopeError: the disk is full, or the folder cannot be written.
         """
         path = self.folder / name

@@ -1,4 +1,4 @@
-"""Model files and the engines that run them. An engine is imported when a session is opened in it."""
+"""Opens model files in the engines that run them. An engine is imported when a session is opened in it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ENGINES = ("onnxruntime", "openvino")  # that run exported files; torch runs the
 
 
 def suffix_of(path: str | os.PathLike[str]) -> str:
-    """Which of `SUFFIXES` a model file has. InputError if it has none of them."""
+    """Returns the suffix of a model file, one of `SUFFIXES`. InputError if it has another."""
     suffix = os.path.splitext(os.fspath(path))[1].lower()
     if suffix not in SUFFIXES:
         with files.opened(path):  # that there is no such file, or that it is a folder, says more
@@ -30,12 +30,12 @@ def suffix_of(path: str | os.PathLike[str]) -> str:
 
 
 def read_manifest(path: str | os.PathLike[str]) -> Manifest:
-    """What is known about a model file of either kind. Weights are neither read nor checked."""
+    """Reads the manifest of a model file of either kind. Weights are neither read nor checked."""
     return model_file.read_manifest(path) if suffix_of(path) == TRAINED else onnx_file.read_manifest(path)
 
 
 def read(path: str | os.PathLike[str]) -> Artefact:
-    """A model file, checked; of an .onnx file the network stays where it is.
+    """Reads and checks a model file; the network of an .onnx file is not loaded.
 
     Raises:
         InputError: one line that says what is wrong with the file.
@@ -50,7 +50,7 @@ def open_session(
     device: str = "auto",
     threads: int | None = None,
 ) -> Session:
-    """The session of the artefact that was read from `path`.
+    """Opens a session for the artefact that was read from `path`.
 
     Args:
         engine: one of `ENGINES` for an .onnx model; None: ONNX Runtime, or OpenVINO for a model in bf16.
@@ -80,7 +80,7 @@ def open_session(
 
 
 def check_threads(threads: int | None) -> None:
-    """InputError if nothing can be computed with so many threads."""
+    """InputError if the number of threads is below 1."""
     if threads is not None and threads < 1:
         raise InputError(f"cannot compute with {threads} threads: give 1 or more")
 

@@ -1,10 +1,10 @@
-"""What a network in an .onnx file may be made of, checked before ONNX Runtime sees it.
+"""Checks the network in an .onnx file, before ONNX Runtime sees it, against a list of what is allowed.
 
 Whoever makes a file can make its hashes right, so they say nothing about what the network does. ONNX Runtime
 runs whatever it finds: a Loop that never ends, partly already while loading, or functions that call each
-other 2^30 times. So what is not listed here is refused: operators, and also fields of the format, above all
-those for graphs inside graphs, functions and other files. What is left ends after as many steps as it has
-nodes. It may still ask for much memory; only the session can limit that.
+other 2^30 times. So everything that is not listed here is refused: operators, and also fields of the format,
+above all those for graphs inside graphs, functions and other files. An accepted network ends after as many
+steps as it has nodes. It may still ask for much memory; only the session can limit that.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ Part = tuple[int, int, int]  # a field's number, where its content begins, where
 
 
 def check(data: Buffer) -> None:
-    """ValueError, with the reason, unless an .onnx file is made of the known parts alone."""
+    """Checks an .onnx file. ValueError, with the reason, unless it is made of the known parts alone."""
     nodes = 0
     for number, begin, end in _known(data, 0, len(data), _MODEL, "a model"):
         if number != GRAPH:
@@ -128,7 +128,8 @@ def _known(data: Buffer, begin: int, end: int, numbers: set[int], what: str) -> 
 
 
 def _text(data: Buffer, parts: list[Part], wanted: int) -> str:
-    """The one field of this number, or nothing. Of several, readers could take different ones."""
+    """Text of the one field with this number, or empty. ValueError for several: readers could take different
+    ones."""
     found = [bytes(data[start:stop]) for number, start, stop in parts if number == wanted]
     if len(found) > 1:
         raise ValueError("its network says one thing twice")
@@ -136,12 +137,12 @@ def _text(data: Buffer, parts: list[Part], wanted: int) -> str:
 
 
 def _number(data: Buffer, begin: int, end: int) -> int:
-    """An integer, not cut to any width, so that one that wraps around is none of the small ones."""
+    """Reads an integer of any width, so that a value that wraps around is not taken for a small one."""
     return sum((data[k] & 127) << 7 * (k - begin) for k in range(begin, min(end, begin + 10)))
 
 
 def _beyond(data: Buffer, begin: int, end: int) -> bool:
-    """Whether one of the integers there is beyond 32 bits; a negative one is written as 2^64 less."""
+    """Whether an integer from `begin` to `end` is beyond 32 bits; a negative one is written as 2^64 less."""
     while begin < end:
         value, begin = varint(data, begin, end)
         if 2**31 <= value % 2**64 < 2**64 - 2**31:
@@ -155,7 +156,7 @@ def _beyond(data: Buffer, begin: int, end: int) -> bool:
 
 
 def fields(data: Buffer, begin: int = 0, end: int | None = None) -> Iterator[Field]:
-    """The fields of one message. ValueError if it is none."""
+    """Yields the fields of one message. ValueError if the data are no message."""
     end = len(data) if end is None else end
     for _ in range(MOST_FIELDS):
         if begin == end:
@@ -179,7 +180,7 @@ def fields(data: Buffer, begin: int = 0, end: int | None = None) -> Iterator[Fie
 
 
 def varint(data: Buffer, begin: int, end: int) -> tuple[int, int]:
-    """A number of seven bits a byte, lowest first, and where it ends."""
+    """Reads a number of seven bits a byte, lowest first; returns it and the place where it ends."""
     value = 0
     for k in range(min(10, end - begin)):
         byte = data[begin + k]

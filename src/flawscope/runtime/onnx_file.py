@@ -1,5 +1,6 @@
-"""The .onnx model file: a network and, in its metadata, what a .safetensors model holds in its header: the
-manifest, the sample pictures, the region of interest, and hashes of all this and of the network.
+"""Reads and writes the .onnx model file: a network and, in its metadata, the contents of a .safetensors
+model's header: the manifest, the sample pictures, the region of interest, and hashes of all this and of the
+network.
 
 An .onnx file is one protobuf message, ModelProto. Metadata are its fields 14, each a key (1) and a value (2):
 they are read by skipping the rest, and exchanged while every other byte, the weights above all, stays as it
@@ -31,7 +32,7 @@ from flawscope.runtime import onnx_check
 from flawscope.runtime.onnx_check import METADATA, Buffer, fields
 
 SHA256, METADATA_SHA256 = f"{KEY}.sha256", f"{KEY}.metadata_sha256"
-# Of the artefact's tensors only what is needed beside the network: self-test, new calibration
+# The artefact's tensors that are needed beside the network: for self-test and new calibration
 KEPT: dict[str, tuple[str, np.dtype[Any]]] = {  # entry: tensor and type
     "samples": ("samples", np.dtype(np.uint8)),
     "samples_int16": ("samples", np.dtype(np.int16)),  # some of them are padded
@@ -44,13 +45,13 @@ MOST_BYTES = 32 * 2**20  # of one of them; larger ones stay in the .safetensors 
 
 
 def read_manifest(path: str | os.PathLike[str]) -> Manifest:
-    """The manifest alone. Weights are neither read nor checked."""
+    """Reads the manifest alone. Weights are neither read nor checked."""
     with _mapped(path) as data:
         return _manifest(_entries(data, path), path)
 
 
 def read(path: str | os.PathLike[str]) -> Artefact:
-    """Manifest, sample pictures and region of interest. Weights are checked, and stay where they are.
+    """Reads manifest, sample pictures and region of interest. Weights are checked, and not loaded.
 
     Raises:
         InputError: one line that says what is wrong with the file.
@@ -68,7 +69,7 @@ def read(path: str | os.PathLike[str]) -> Artefact:
 
 
 def write(artefact: Artefact, network: Buffer, path: str | os.PathLike[str]) -> None:
-    """Write a network (an .onnx file's bytes) with this artefact's manifest and samples, atomically."""
+    """Writes a network (an .onnx file's bytes) with this artefact's manifest and samples, atomically."""
     entries = _packed(artefact, digest(body(network)))
     with files.atomic(path) as file:
         write_entries(file, body(network), entries)
@@ -76,7 +77,7 @@ def write(artefact: Artefact, network: Buffer, path: str | os.PathLike[str]) -> 
 
 @dataclass(frozen=True)
 class Network:
-    """The network of a file, as a session opened it. `digest`: its SHA-256, which `read` has compared."""
+    """Network in a file, as a session opened it. `digest`: its SHA-256, which `read` has compared."""
 
     path: str
     digest: str | None
@@ -87,7 +88,7 @@ class Network:
             return cls(os.fspath(path), _entries(data, path).get(SHA256))
 
     def is_unchanged(self) -> bool:
-        """Whether the file still holds it."""
+        """Whether the file still holds this network."""
         try:
             with _mapped(self.path) as data:
                 return digest(body(data)) == self.digest
@@ -95,7 +96,7 @@ class Network:
             return False
 
     def save(self, artefact: Artefact, path: str | os.PathLike[str]) -> None:
-        """Write it with another manifest; weights are copied byte by byte."""
+        """Writes the network with another manifest; weights are copied byte by byte."""
         with _mapped(self.path) as data:
             if digest(body(data)) != self.digest:
                 raise files.refused(self.path, "it has changed since it was opened; open it again")
@@ -111,7 +112,7 @@ def digest(pieces: Iterable[bytes | memoryview]) -> str:
 
 
 def metadata_hash(entries: Mapping[str, str]) -> str:
-    """SHA-256 (hex) of all entries but its own."""
+    """SHA-256 (hex) of all entries but the hash itself."""
     ours = {k: v for k, v in entries.items() if k != METADATA_SHA256}
     return digest([json.dumps(ours, sort_keys=True).encode()])
 
@@ -132,7 +133,7 @@ def _mapped(path: str | os.PathLike[str]) -> Iterator[memoryview]:
 
 
 def _packed(artefact: Artefact, network: str) -> dict[str, str]:
-    """The metadata, for a network of this digest. ASCII only."""
+    """Metadata for a network of this digest. ASCII only."""
     tensors = {
         f"{KEY}.{entry}": base64.b64encode(zlib.compress(tensor.tobytes())).decode("ascii")
         for entry, (name, kind) in KEPT.items()
@@ -141,7 +142,7 @@ def _packed(artefact: Artefact, network: str) -> dict[str, str]:
         and tensor.nbytes <= MOST_BYTES
     }
     manifest = artefact.manifest
-    if not {f"{KEY}.samples", f"{KEY}.samples_int16"} & tensors.keys():  # then nothing is compared with them
+    if not {f"{KEY}.samples", f"{KEY}.samples_int16"} & tensors.keys():  # nothing to compare with
         manifest = replace(manifest, samples=())
         tensors.pop(f"{KEY}.sample_maps", None)
     entries = {KEY: json.dumps(manifest.to_dict(), allow_nan=False), **tensors, SHA256: network}
@@ -156,7 +157,7 @@ def _entries(data: memoryview, path: Any) -> dict[str, str]:
 
 
 def _manifest(entries: Mapping[str, str], path: Any) -> Manifest:
-    """InputError, naming the file, if there is none or it was altered."""
+    """Reads the manifest. InputError, naming the file, if there is none or it was altered."""
     try:
         content = json.loads(entries[KEY], parse_constant=files.no_constant)
         if not isinstance(content, dict):
@@ -173,7 +174,7 @@ def _manifest(entries: Mapping[str, str], path: Any) -> Manifest:
 
 
 def _tensors(entries: Mapping[str, str], manifest: Manifest, path: Any) -> dict[str, NDArray[Any]]:
-    """Sample pictures and region of interest, where they are kept."""
+    """Reads sample pictures and region of interest, where they are kept."""
     size = manifest.preprocess.network_size
     count, grid = len(manifest.samples), tuple(-(-side // STRIDE) for side in size)
     shapes = {"samples": (count, 3, *size), "sample_maps": (count, *grid), "roi": size, "region": size}
@@ -188,7 +189,7 @@ def _tensors(entries: Mapping[str, str], manifest: Manifest, path: Any) -> dict[
 
 
 def _unpacked(text: str, shape: tuple[int, ...], kind: np.dtype[Any]) -> NDArray[Any]:
-    """ValueError or zlib.error if it has another size; no more is unpacked than that."""
+    """Unpacks an array. ValueError or zlib.error if it has another size; no more than that is unpacked."""
     size = math.prod(shape) * kind.itemsize
     if size > MOST_BYTES:
         raise ValueError
@@ -203,12 +204,12 @@ def _unpacked(text: str, shape: tuple[int, ...], kind: np.dtype[Any]) -> NDArray
 
 
 def entries_of(data: Buffer) -> dict[str, str]:
-    """Our metadata. ValueError if the file is damaged."""
+    """Reads our metadata. ValueError if the file is damaged."""
     return {key: value for key, value, _, _ in _metadata(data) if key.startswith(KEY)}
 
 
 def body(data: Buffer) -> Iterator[Buffer]:
-    """The file without our metadata, in pieces."""
+    """Yields the file without our metadata, in pieces."""
     begin = 0
     for key, _, start, after in _metadata(data):
         if key.startswith(KEY):
@@ -218,7 +219,7 @@ def body(data: Buffer) -> Iterator[Buffer]:
 
 
 def write_entries(file: BinaryIO, pieces: Iterable[Buffer], entries: Mapping[str, str]) -> None:
-    """Write a body, and metadata behind it."""
+    """Writes a body, and metadata behind it."""
     for piece in pieces:
         file.write(piece)
     for key, value in entries.items():
@@ -226,7 +227,7 @@ def write_entries(file: BinaryIO, pieces: Iterable[Buffer], entries: Mapping[str
 
 
 def _metadata(data: Buffer) -> Iterator[tuple[str, str, int, int]]:
-    """Key, value, and where the entry begins and ends."""
+    """Yields key, value, begin and end of each entry."""
     for number, start, content, after in fields(data):
         if number == METADATA:
             parts = {n: bytes(data[a:b]).decode() for n, _, a, b in fields(data, content, after)}

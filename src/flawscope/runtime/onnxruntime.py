@@ -1,4 +1,4 @@
-"""The ONNX Runtime session."""
+"""Runs exported networks in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from flawscope.runtime.session import ExportedSession
 
 
 class OnnxSession(ExportedSession):
-    """Images `[B, 3, H, W]` float32 to scores `[B]` and maps `[B, H, W]`, on the CPU or with CUDA."""
+    """Session that runs images `[B, 3, H, W]` float32 to scores `[B]` and maps `[B, H, W]`, on the CPU or
+    with CUDA."""
 
     runtime, name = "onnxruntime", "ONNX Runtime"
 
@@ -61,12 +62,13 @@ class OnnxSession(ExportedSession):
 
     @property
     def lanes(self) -> int:
-        """One a thread, where a file holds the network."""
+        """Number of threads on a CPU, where a file holds the network; else 1."""
         return self.threads if self.on_cpu and self.network is not None else 1
 
     def _engine(self, alone: bool) -> onnxruntime.InferenceSession:
-        """`alone`: the network once more, with one thread, as all calls share the threads of a session and
-        wait for each other's. They do where the file has another network by now."""
+        """Returns the engine for one call. alone: a second engine with one thread, because all calls of an
+        engine share its threads and wait for each other's; but the first engine where the file has another
+        network by now."""
         if not alone or not self.on_cpu or self.network is None:
             return self.engine
         with self._opening:
@@ -87,9 +89,9 @@ def _opened(model: str | bytes, device: str, threads: int | None) -> onnxruntime
         options.intra_op_num_threads = threads
     providers = _providers(device)
     if len(providers) > 1 and hasattr(onnxruntime, "preload_dlls"):
-        onnxruntime.preload_dlls()  # CUDA as it lies beside torch; what is not there is looked for as ever
+        onnxruntime.preload_dlls()  # CUDA from beside torch, else as usual
     engine = onnxruntime.InferenceSession(model, options, providers=providers)
-    if len(providers) > 1 and engine.get_providers() == ["CPUExecutionProvider"]:  # it says nothing of that
+    if len(providers) > 1 and engine.get_providers() == ["CPUExecutionProvider"]:  # it does not report that
         raise InputError(
             "this ONNX Runtime cannot load CUDA: use --device cpu, or install the CUDA and cuDNN that its "
             "onnxruntime-gpu asks for"

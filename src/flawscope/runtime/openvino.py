@@ -1,4 +1,4 @@
-"""The OpenVINO session: runs .onnx models, which OpenVINO converts when it reads them."""
+"""Runs .onnx models in OpenVINO, which converts them when it reads them."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _core: Any = None
 
 @contextmanager
 def without_telemetry() -> Iterator[None]:
-    """OpenVINO's packages, imported in this block, send nothing. Left to itself, `import openvino` already
-    reports to a server of its makers and leaves a number for this person in the home folder, if nobody opted
-    out. Where its package for that is missing, OpenVINO goes without: here it is missing.
-    """
+    """Stops OpenVINO's packages, imported in this block, from sending data. Left to itself, `import openvino`
+    already reports to a server of its makers and leaves a number for this person in the home folder, if
+    nobody opted out. OpenVINO works without its package for that, so the block makes that package look
+    missing."""
     name = "openvino_telemetry"
     with _importing:
         before = sys.modules.get(name)
@@ -61,16 +61,16 @@ def engine() -> Any:
 
 
 def core() -> Any:
-    """OpenVINO's `Core`: one, for the life of the process.
+    """Returns OpenVINO's `Core`: one, for the life of the process.
 
-    Each would load its own CPU plugin, which takes a stack of its own for this thread's signal handlers, and
-    when it goes gives back the stack that it found. Of two that do not end in the reverse of their order, the
-    second gives back the first one's, which is gone: the next signal, such as Ctrl-C, ends the process with a
+    Each `Core` loads a CPU plugin, which replaces this thread's stack for signal handlers, and restores the
+    former one when it is unloaded. Of two plugins that are not unloaded in reverse order, the second restores
+    the first one's stack, which is gone: the next signal, such as Ctrl-C, ends the process with a
     segmentation fault (OpenVINO 2026.4).
 
-    It has run once. When several threads are the first to run anything, they can wait for each other for
-    ever: one holds Python's lock while it waits for the binding's first look for numpy, which another one is
-    at, and waits with it for Python's lock.
+    The core has run once before it is returned. When several threads run it for the first time together,
+    they can deadlock: one holds Python's lock while it waits for the binding's first import of numpy, and the
+    thread that does this import waits for Python's lock.
     """
     global _core
     with _making:
@@ -85,7 +85,7 @@ def core() -> Any:
 
 
 def _run_once(core: Any) -> None:
-    """Numbers of both kinds that networks are given, in and out."""
+    """Runs a network with inputs and outputs of the two types that networks here have."""
     ov = engine()
     given = [ov.opset13.parameter([1], kind) for kind in (ov.Type.f32, ov.Type.i64)]
     model = ov.Model([ov.opset13.result(one) for one in given], given)
@@ -99,8 +99,9 @@ def _run_once(core: Any) -> None:
 
 
 def read_network(model: str | os.PathLike[str] | bytes) -> Any:
-    """An .onnx file, or its bytes, as an `openvino.Model`. It is read, not converted: converting makes
-    constants of what is made of the memory bank, too. FlawscopeError if OpenVINO has no way to run it."""
+    """Reads an .onnx file, or its bytes, as an `openvino.Model`. The network is not converted: converting
+    makes constants of tensors computed from the memory bank, too. FlawscopeError if OpenVINO has no way to
+    run it."""
     try:
         return core().read_model(model if isinstance(model, bytes) else os.fspath(model))
     except Exception as error:
@@ -111,7 +112,8 @@ def read_network(model: str | os.PathLike[str] | bytes) -> Any:
 
 
 class OpenVinoSession(ExportedSession):
-    """Images `[B, 3, H, W]` float32 to scores `[B]` and maps `[B, H, W]`, on the CPU or what OpenVINO has."""
+    """Session that runs images `[B, 3, H, W]` float32 to scores `[B]` and maps `[B, H, W]`, on a device of
+    OpenVINO."""
 
     runtime, name = "openvino", "OpenVINO"
 
@@ -161,7 +163,8 @@ class OpenVinoSession(ExportedSession):
 
     @property
     def lanes(self) -> int:
-        """Two a thread: while one waits for OpenVINO's thread to end a picture, that has the next one."""
+        """Two for each thread: while one call waits for OpenVINO's thread to end a picture, the thread has
+        the next."""
         return 2 * self.threads if self.on_cpu and self.threads > 1 else 1
 
     def _engine(self, alone: bool) -> list[Any]:
@@ -183,8 +186,8 @@ class OpenVinoSession(ExportedSession):
 
 
 def _size(model: Any) -> tuple[tuple[int, int], bool]:
-    """Height and width of the pictures it takes, from what it declares, and whether it is told where they
-    lie; nothing is computed."""
+    """Height and width of the network's pictures, by its declaration, and whether it takes positions; nothing
+    is computed."""
     wrong = InputError("it has other inputs and outputs than it should; export it anew")
     try:
         given = {name: i for i in model.inputs for name in i.names}
@@ -208,15 +211,15 @@ def _size(model: Any) -> tuple[tuple[int, int], bool]:
 def _compiled(
     core: Any, parts: list[Any], device: str, options: dict[str, Any], others: Mapping[str, Any] | None = None
 ) -> list[Any]:
-    """The network's parts, ready to run; all but the first compute in fp32."""
+    """Compiles the network's parts; all but the first compute in fp32."""
     chosen = options | dict(others or {})
     rest = chosen | {"INFERENCE_PRECISION_HINT": "f32"}
     return [core.compile_model(part, device, rest if k else chosen) for k, part in enumerate(parts)]
 
 
 def _halves(model: Any) -> list[Any]:
-    """The network's two steps: images to features, and features to scores and maps. The second is given the
-    images too: OpenVINO reads from them how many there are."""
+    """Splits the network into its two steps: images to features, and features to scores and maps. The second
+    is given the images too: OpenVINO reads the batch size from them."""
     ov = engine()
 
     def features_of(model: Any) -> Any:

@@ -1,5 +1,5 @@
-"""The session: an engine with a model's network in it, as a `Predictor` uses it; and the base of the sessions
-of exported networks."""
+"""Defines the session, an engine with a model's network in it, as a `Predictor` uses it; and the base of the
+sessions of exported networks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Run = Callable[..., Answers]
 
 
 class Session(Protocol):
-    """What a `Predictor` needs of an engine."""
+    """Engine as a `Predictor` needs it."""
 
     runtime: str  # the engine's name
     suffix: str  # of the model files it runs
@@ -32,35 +32,35 @@ class Session(Protocol):
 
     @property
     def batch(self) -> int:
-        """Pictures that are fastest together."""
+        """Number of pictures that are fastest together."""
 
     @property
     def lanes(self) -> int:
-        """Calls of `run_alone` that are fastest under way at once; 1: `run` is as fast."""
+        """Number of calls of `run_alone` that are fastest under way at once; 1: `run` is as fast."""
 
     def run(self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None) -> Answers:
-        """Images `[B, 3, H, W]` float32 in 0..1 to scores `[B]` and maps `[B, H, W]`, float32.
+        """Runs images `[B, 3, H, W]` float32 in 0..1 to scores `[B]` and maps `[B, H, W]`, float32.
 
         Args:
-            positions: `[B]`, which views of their pictures they are, where the model tells them apart; None:
+            positions: `[B]`, numbers of the views in their pictures, where the model tells them apart; None:
                 whole pictures.
         """
 
     def run_alone(self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None) -> Answers:
-        """As `run`, on one core."""
+        """Does as `run`, on one core."""
 
     def save(self, artefact: Artefact, path: str | os.PathLike[str]) -> None:
-        """Write the model file, atomically."""
+        """Writes the model file, atomically."""
 
 
 def together(size: tuple[int, int], most: int) -> int:
-    """Pictures of this height and width that are fastest together, where those of 256 x 256 pixels are
-    `most`."""
+    """Number of pictures of this height and width that are fastest together; `most` for 256 x 256 pixels."""
     return max(1, min(most, most * 256 * 256 // (size[0] * size[1])))
 
 
 class ExportedSession(ABC):
-    """Images `[B, 3, H, W]` float32 to scores `[B]` and maps `[B, H, W]` by the network of an .onnx file.
+    """Session that runs images `[B, 3, H, W]` float32 to scores `[B]` and maps `[B, H, W]` by the network of
+    an .onnx file.
 
     Attributes:
         network: of the file that it was opened from; None: it came from none.
@@ -77,7 +77,7 @@ class ExportedSession(ABC):
         self.threads = threads or all_threads()
 
     def of_file(self, artefact: Artefact, path: str | os.PathLike[str]) -> Self:
-        """This session, of the artefact that was read from `path`. InputError if they do not fit."""
+        """Returns this session for the artefact that was read from `path`. InputError if they do not fit."""
         how = artefact.manifest.preprocess
         if (self.size, self.located) != (tuple(how.network_size), how.positions is not None):
             raise files.refused(path, "its size or its tiles are not its manifest's; export it anew")
@@ -86,8 +86,8 @@ class ExportedSession(ABC):
 
     @property
     def batch(self) -> int:
-        """Pictures that are fastest together here. On a CPU one keeps all threads busy, and more of them only
-        take memory (bench/latency.py)."""
+        """Number of pictures that are fastest together here. On a CPU one keeps all threads busy, and more of
+        them only take memory (bench/latency.py)."""
         return 1 if self.on_cpu else together(self.size, FEW)
 
     def run(self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None) -> Answers:
@@ -113,14 +113,14 @@ class ExportedSession(ABC):
 
     @abstractmethod
     def _engine(self, alone: bool) -> Any:
-        """What computes one call; `alone`: with one thread."""
+        """Returns the engine for one call; alone: with one thread."""
 
     @abstractmethod
     def _computed(self, engine: Any, given: dict[str, NDArray[Any]]) -> Sequence[NDArray[Any]]:
-        """Scores and maps of inputs by name."""
+        """Returns the scores and maps of inputs by name."""
 
     def save(self, artefact: Artefact, path: str | os.PathLike[str]) -> None:
-        """Write this network with the artefact's manifest, atomically."""
+        """Writes this network with the artefact's manifest, atomically."""
         if self.network is None:
             raise FlawscopeError("a network without a file cannot be saved")
         self.network.save(artefact, path)

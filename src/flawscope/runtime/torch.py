@@ -1,4 +1,4 @@
-"""The torch session: runs the trained detector itself."""
+"""Runs the trained detector itself, in torch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from flawscope.runtime.session import FEW, MANY, Answers, together
 
 
 class TorchSession:
-    """Images `[B, 3, H, W]` float32 to scores `[B]` and maps `[B, H, W]`, numpy in and out."""
+    """Session that runs images `[B, 3, H, W]` float32 to scores `[B]` and maps `[B, H, W]`, numpy in and
+    out."""
 
     runtime = "torch"
     suffix = ".safetensors"
@@ -32,7 +33,7 @@ class TorchSession:
 
     @classmethod
     def open(cls, artefact: Artefact, device: str = "auto", threads: int | None = None) -> TorchSession:
-        """The session of an artefact. `threads` holds for all that torch does in this process."""
+        """Opens a session of an artefact. `threads` holds for all that torch does in this process."""
         use_threads(threads)
         tensors = {k: torch.from_numpy(np.asarray(v)) for k, v in artefact.tensors.items() if k != "samples"}
         try:
@@ -49,12 +50,12 @@ class TorchSession:
 
     @property
     def batch(self) -> int:
-        """Pictures that are fastest together here."""
+        """Number of pictures that are fastest together here."""
         return together(self.size, FEW if self.device.type == "cpu" else MANY)
 
     @property
     def lanes(self) -> int:
-        """One a thread of torch."""
+        """Number of torch's threads on a CPU; else 1."""
         return torch.get_num_threads() if self.device.type == "cpu" else 1
 
     def run_alone(self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None) -> Answers:
