@@ -108,6 +108,6 @@ if hasattr(os, "register_at_fork"):
 
 
 def use_threads(count: int | None) -> None:
-    """Lets torch compute with so many threads in the whole process; torch has no narrower setting."""
+    """Let torch compute with so many threads, in the whole process: it knows no other way."""
     if count is not None:
         torch.set_num_threads(count)
