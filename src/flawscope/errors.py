@@ -44,8 +44,7 @@ def some(names: Sequence[str], most: int = 5) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """Text of an error on one line: ours whole, another's up to 300 characters, the kind of one without
-    text."""
+    """Text of an error on one line: ours whole, another's up to 300 characters, without text its kind."""
     said = " ".join(str(error).split())
     return (said if isinstance(error, FlawscopeError) else said[:300]) or type(error).__name__
 
@@ -62,8 +61,7 @@ def needs(what: str, *libraries: str, extras: str) -> InputError:
 
 
 def require_installed(what: str, *libraries: str, extras: str) -> None:
-    """Raises `needs` for missing libraries, which are given by the names of their modules. No library is
-    loaded."""
+    """Raises `needs` for missing libraries, by the names of their modules. No library is loaded."""
     missing = [name for name in libraries if importlib.util.find_spec(name) is None]
     if missing:
         raise needs(what, *missing, extras=extras)

@@ -79,8 +79,8 @@ class Certificate:
 
     @property
     def passed(self) -> bool:
-        """Whether every difference of scores is within the tolerance; then no fp32 decision that counts
-        differs."""
+        """Whether all differences of scores are within the tolerance; then all fp32 decisions that count
+        agree."""
         compared = len(self.ties) < self.pictures
         largest = max(self.score, self.simulated or 0.0)
         return compared and largest <= self.tolerance and math.isfinite(self.map)
@@ -226,8 +226,7 @@ def of_samples(session: Session, artefact: Artefact) -> Certificate:
 
 
 def _firm(scores: NDArray[Any], calibration: Calibration) -> NDArray[np.bool_]:
-    """Mask `[N]` of the decisions that count: in fp32 not those of scores on the threshold, give or take the
-    tolerance."""
+    """Mask `[N]` of the decisions that count: in fp32 not those within the tolerance of the threshold."""
     if calibration.precision != "fp32":
         return np.ones(len(scores), bool)
     margin = TOLERANCE["fp32"] * np.maximum(np.abs(scores), 1.0)

@@ -83,8 +83,7 @@ class Manifest:
 
     @property
     def suspicious_above(self) -> float | None:
-        """Score beyond which a good training picture is suspicious; None: there were too few pictures to
-        tell."""
+        """Score beyond which a good training picture is suspicious; None: too few pictures to tell."""
         limit = self.facts.get("suspicious_above")
         return None if limit is None else float(limit)
 
@@ -249,8 +248,7 @@ Entry = tuple[str, tuple[int, ...], int, int]
 
 
 def _header_hash(text: str, entries: Mapping[str, Any]) -> str:
-    """Hashes the manifest and the tensors' places, so that they can be checked without reading the
-    tensors."""
+    """Hash of the manifest and the tensors' places, which can be checked without reading the tensors."""
     entries = {k: v for k, v in entries.items() if k != "__metadata__"}
     return hashlib.sha256(json.dumps([text, entries], sort_keys=True).encode()).hexdigest()
 

@@ -26,8 +26,7 @@ LARGEST = 2**30  # bytes of a teacher, which comes from anywhere; it has 5 to 32
 def pack(
     path: str | os.PathLike[str], tensors: Mapping[str, NDArray[Any]], kind: str, facts: Mapping[str, Any]
 ) -> None:
-    """Writes tensors, and `facts` as JSON with a hash over both, to a safetensors file, whole or not at
-    all."""
+    """Writes tensors, `facts` as JSON and a hash over both to a safetensors file, whole or not at all."""
     from safetensors.numpy import save
 
     plain = {k: np.asarray(v, order="C") for k, v in sorted(tensors.items())}

@@ -229,8 +229,7 @@ class Store:
                 path.unlink()
 
     def read(self, cell: Cell) -> dict[str, Any] | None:
-        """Reads the document of a finished cell; None where it is not done, or was not written by this
-        program."""
+        """Reads the document of a finished cell; None where it is not done, or of another program."""
         with suppress(OSError, ValueError, KeyError, TypeError):
             document = json.loads(self.cell(cell).read_text(encoding="utf-8"))
             if document["format"] == FORMAT and document["identity"] == cell.identity:

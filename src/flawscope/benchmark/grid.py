@@ -292,8 +292,7 @@ def _by_content(config: Any, known: dict[str, str]) -> dict[str, Any]:
 
 
 def _content(value: Any, known: dict[str, str]) -> Any:
-    """Name and digest of the file or folder that a setting names, or the setting itself. `known` spares
-    hashing twice."""
+    """Name and digest of the file or folder that a setting names, or the setting. `known` spares hashing."""
     path = Path(str(value))
     if not value or not path.exists():
         return value

@@ -1,5 +1,4 @@
-"""Calibrates thresholds on good pictures, and draws the good pictures that a method that learns in steps
-holds out for it."""
+"""Calibrates on good pictures, and draws those that a method that learns in steps holds out for it."""
 
 from __future__ import annotations
 
@@ -16,8 +15,7 @@ SPLIT = 20  # RNG stream
 
 
 def needed_for(rate: float) -> int:
-    """Number of calibration scores that a false-alarm rate needs (design.md: 1 / (n + 1) is the smallest
-    rate)."""
+    """Number of calibration scores that a rate needs (design.md: 1 / (n + 1) is the smallest rate)."""
     return math.ceil(1 / rate - 1e-9) - 1
 
 

@@ -97,8 +97,8 @@ class Calibration:
 
     @property
     def expected_rate(self) -> float:
-        """Share of new good pictures above the threshold on average, k/(n + 1); at most the target where that
-        can be had."""
+        """Expected share of new good pictures above the threshold, k/(n + 1): at most the target if
+        possible."""
         return self._rank / (self.count + 1)
 
     @property
@@ -108,8 +108,7 @@ class Calibration:
 
     @property
     def _rank(self) -> int:
-        """Rank k of the threshold among the calibration scores, the largest first: p <= rate exactly above
-        it."""
+        """Rank k of the threshold among the calibration scores, from the largest; p <= rate above it."""
         return min(max(1, math.floor(self.rate * (self.count + 1) + 1e-9)), self.count)
 
     @property
@@ -168,8 +167,7 @@ class Calibration:
         return replace(self, rate=rate_of(rate))
 
     def after(self, before: Calibration) -> Calibration:
-        """Returns the calibration with an earlier one's scores before its own, for a model that was
-        extended."""
+        """Returns the calibration of an extended model: an earlier one's scores before its own."""
         return replace(
             self,
             scores=before.scores + self.scores,
@@ -179,8 +177,7 @@ class Calibration:
         )
 
     def with_outline(self, outline: float) -> Calibration:
-        """Returns the calibration with outlines at another share of a region's height nearby; 0: at the mask
-        threshold."""
+        """Returns the calibration with another `outline`; 0: at the mask threshold."""
         return replace(self, outline=float(outline))
 
     # ---- words and JSON

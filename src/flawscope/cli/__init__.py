@@ -207,8 +207,7 @@ def _flush() -> None:
 
 
 def _drop_unprinted() -> None:
-    """Discards output that cannot be printed: at exit, Python would try again and fail with lines of its
-    own."""
+    """Discards output that cannot be printed: at exit, Python would try again and fail with its own lines."""
     try:
         _flush()
     except OSError:

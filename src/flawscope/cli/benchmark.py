@@ -210,7 +210,7 @@ def _summary(results: Results) -> str:
 
 
 def _code(results: Results) -> int:
-    """Exit code: 1 where a cell failed or pictures were skipped. Each failure was reported when it
+    """Exit code: 1 where a cell failed or pictures were skipped. Failures were reported when they
     happened."""
     if results.failed:
         common.say(f"{pluralize(len(results.failed), 'cell')} failed; the same call tries again")

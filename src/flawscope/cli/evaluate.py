@@ -90,8 +90,7 @@ def _written(
     dataset: Dataset,
     step: Step,
 ) -> list[str]:
-    """Writes the results folder, figures and tables first, and returns the pictures that could not be
-    drawn."""
+    """Writes the results folder, figures and tables first; returns the pictures that could not be drawn."""
     from flawscope import report
     from flawscope.evaluation.result import outcomes
     from flawscope.results.run import Results
@@ -161,8 +160,7 @@ def lines(result: Evaluation) -> str:
 
 
 def _run_several(args: argparse.Namespace) -> int:
-    """Evaluates the model of each category. One table, averages last, is printed at the end and written to
-    `--out`."""
+    """Evaluates the model of each category; one table, averages last, is printed and written to `--out`."""
     from flawscope.results.run import TABLE
     from flawscope.results.table import OwnFiles
 

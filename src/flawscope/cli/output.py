@@ -83,8 +83,7 @@ def _piped(stream: IO[bytes]) -> Asked:
 
 
 def on_files(several: Sequence[str], beside: Sequence[str]) -> Iterator[str]:
-    """Remarks on files. several: files with more than one picture, and how many. beside: files that show
-    nothing."""
+    """Remarks on files. several: files with several pictures. beside: files that show nothing."""
     if several:
         files = pluralize(len(several), "file")
         yield f"{files} with several pictures; the first of each is taken: {some(several)}"

@@ -185,8 +185,7 @@ def _name(folder: str, index: int, kind: str) -> str:
 
 
 def _maker(args: argparse.Namespace, textures: TextureFolder | None, failures: list[str]) -> Make:
-    """A function that puts a defect of a kind on a picture. Seen defects that cannot be read end up in
-    `failures`."""
+    """Function that puts a defect of a kind on a picture. Unreadable seen defects end up in `failures`."""
     from flawscope.datasets.seen import list_seen
     from flawscope.synthesis import extend_defect, read_seen, simulate_defect
 
@@ -215,8 +214,7 @@ def _simulate(
     own: OwnFiles,
     failures: list[str],
 ) -> tuple[list[Row], dict[Path, bool]]:
-    """Writes pictures and masks; returns a row for each, and for each good picture whether it shows an
-    object."""
+    """Writes pictures and masks; returns a row for each, and whether each good picture shows an object."""
     import numpy as np
 
     from flawscope.pictures.decoding import read_mask

@@ -113,8 +113,7 @@ def _list_tokens(args: argparse.Namespace) -> None:
 
 
 def _password(name: str) -> str:
-    """Asks a person for the password, or reads a line from a program. A password is never an argument:
-    everybody sees those."""
+    """Asks a person for the password, or reads a line: arguments are seen by everybody."""
     if sys.stdin.isatty():
         password = getpass(f"password of {name}: ")
         if getpass("the same again: ") != password:

@@ -232,8 +232,7 @@ def require_shared_folder(folder: str | os.PathLike[str]) -> None:
 
 
 def require_version(version: str) -> None:
-    """Raises an InputError, on a node, where the command has another version of flawscope: the same arguments
-    might mean something else here."""
+    """Raises an InputError, on a node, where the command has another version of flawscope."""
     if version != __version__:
         raise InputError(
             f"node {socket.gethostname()} has flawscope {__version__}, this command {version}: install the "

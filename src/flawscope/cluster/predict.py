@@ -41,8 +41,7 @@ Say = Callable[[str], None]
 
 @dataclass
 class Results:
-    """Outcome of a run: counts, files beside the pictures, and how unlike the training pictures the latest
-    ones are."""
+    """Outcome of a run: counts, files beside the pictures, and how unlike the training pictures it is."""
 
     summary: Summary
     beside: Some
@@ -186,8 +185,8 @@ class Run:
     def opened(
         cls, store: Store, call: dict[str, Any], pictures: Sequence[str], stdin: IO[bytes] | None
     ) -> Run:
-        """Opens the run of this call that the folder holds, or begins one with its listing. InputError where
-        the folder holds another run."""
+        """Opens this call's run in the folder, or begins it. InputError where the folder holds another
+        run."""
         run = cls._found(store, call)
         if not run.size:
             run._write()
@@ -337,8 +336,7 @@ def shard_size(inputs: int, workers: int, batch: int = 1) -> int:
 
 
 def _together(run: Run, total: Summary, calibration: Calibration) -> Mismatch:
-    """Measures how unlike the training pictures the last pictures are, as if one process had judged them
-    all."""
+    """Measures how unlike the training pictures the last pictures are, as one process would."""
     severities: list[float] = []
     shifts: list[tuple[float, ...]] = []
     for shard in reversed(range(run.shards)):

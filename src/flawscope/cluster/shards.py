@@ -242,8 +242,7 @@ class Judging:
         return summary
 
     def _results(self, entries: Sequence[Entry]) -> Iterator[tuple[Entry, Source, Prediction | Unjudged]]:
-        """Yields each path with its prediction, or the reason why there is none, in the order of
-        `predict`."""
+        """Yields each path with its prediction, or the reason why there is none, in `predict`'s order."""
         failed: dict[int, str] = {}
         judged = self.predictor.stream(_sources([e for e in entries if not e.error], failed))
         number = 0

@@ -20,8 +20,7 @@ Part = tuple[str | None, ...]  # groups of a picture's name that tell parts apar
 
 @dataclass(frozen=True)
 class Item:
-    """Picture of a dataset. `masks` is its ground truth; where there are several (LOCO) the defect is their
-    union."""
+    """Picture of a data set. `masks` is its ground truth; of several (LOCO) the defect is the union."""
 
     path: Path
     kind: str  # the folder's name: "good", "bent_lead", ...
@@ -132,8 +131,7 @@ def held_out(names: Sequence[str], share: float, seed: int, parts: Sequence[Part
 
 
 def part_of(name: str, expression: re.Pattern[str] | None) -> Part | None:
-    """Part that a name gives: the text of the pattern's groups if it has any, else of the whole match; None
-    without a match."""
+    """Part that a name gives: the text of the pattern's groups, if any, else of the match; None: no match."""
     match = None if expression is None else expression.search(name)
     return None if match is None else match.groups() or (match.group(),)
 

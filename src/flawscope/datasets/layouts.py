@@ -270,8 +270,7 @@ def _good(split: Path) -> tuple[Item, ...]:
 
 
 def _open_folder(root: Path, seed: int, test_share: float, group: str | None) -> Dataset:
-    """Opens good/ and bad/ (or ok and nok, ...); subfolders of bad/ are kinds; masks lie beside them or
-    inside."""
+    """Opens good/ and bad/ (or ok and nok, ...); subfolders of bad/ are kinds; masks beside or inside."""
     good = child(root, *GOOD)
     assert good is not None  # _layout_of has seen it
     every = subfolders(root)

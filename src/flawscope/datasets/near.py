@@ -133,8 +133,7 @@ def _repetition(thumbnail: NDArray[np.float16]) -> float:
 
 
 def _nominate(thumbnails: NDArray[np.float16], bank: Ints) -> NDArray[np.intp]:
-    """Unique pairs [P, 2]: for every picture its nearest ones in the bank, also with either picture cropped
-    by 3 %."""
+    """Unique pairs [P, 2]: every picture's nearest ones in the bank, also with either cropped by 3 %."""
     plain = _descriptors(thumbnails, 1.0)
     zoomed = _descriptors(thumbnails, ZOOM)
     place = np.full(len(thumbnails), -1)
@@ -156,8 +155,7 @@ def _nominate(thumbnails: NDArray[np.float16], bank: Ints) -> NDArray[np.intp]:
 
 
 def _descriptors(thumbnails: NDArray[np.float16], zoom: float) -> Floats:
-    """Descriptors [N, 256]: 16 × 16 grey levels with zero mean and unit length; their products are
-    correlations."""
+    """Descriptors [N, 256]: 16 × 16 grey levels, mean zero, unit length; products are correlations."""
     edges = SIDE * (0.5 + np.linspace(-0.5, 0.5, COARSE + 1) / zoom)
     cell = np.arange(SIDE)
     overlap = np.minimum(edges[1:, None], cell + 1) - np.maximum(edges[:-1, None], cell)
@@ -193,8 +191,7 @@ def _warped(b: Floats, rows: Floats, columns: Floats) -> Floats:
 
 
 def _rows(scale: Floats, shift: Floats) -> Floats:
-    """Matrices [P, n, n] of cubic (Catmull–Rom) interpolation along one axis at (1 + scale) · x + shift, x in
-    -1..1."""
+    """Matrices [P, n, n]: cubic (Catmull–Rom) interpolation at (1 + scale) · x + shift, x in -1..1."""
     across = np.linspace(-1, 1, SIDE, dtype=np.float32)
     at = (across * (1 + scale[:, None]) + shift[:, None] + 1) * ((SIDE - 1) / 2)
     away = np.abs(np.clip(at, 0, SIDE - 1)[:, :, None] - np.arange(SIDE, dtype=np.float32))

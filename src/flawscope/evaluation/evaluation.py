@@ -1,5 +1,4 @@
-"""Evaluates a predictor on a data set's test pictures: the field's metrics, and whether the promise was
-kept."""
+"""Evaluates a predictor on test pictures: the field's metrics, and whether the promise was kept."""
 
 from __future__ import annotations
 

@@ -81,8 +81,7 @@ def auroc_interval(anomalous: Flags, scores: NDArray[Any]) -> Interval | None:
 
 
 def draws(anomalous: Flags, resamples: int, seed: int) -> NDArray[np.int64]:
-    """Number of times that each resample draws each picture, [resamples, N]: good and defective pictures
-    apart."""
+    """Number of times that each resample draws each picture, [resamples, N]; drawn by class."""
     rng = np.random.default_rng(seed)
     times = np.zeros((resamples, anomalous.size), dtype=np.int64)
     for members in (np.flatnonzero(anomalous), np.flatnonzero(~anomalous)):
@@ -93,8 +92,7 @@ def draws(anomalous: Flags, resamples: int, seed: int) -> NDArray[np.int64]:
 
 
 def percentiles(values: NDArray[Any], resamples: int) -> Interval | None:
-    """Bootstrap interval; None where no resample differs: that shows too few mistakes to count, not
-    certainty."""
+    """Bootstrap interval; None where no resample differs: that shows too few mistakes, not certainty."""
     values = values[~np.isnan(values)]
     if values.size < resamples or np.ptp(values) == 0:
         return None

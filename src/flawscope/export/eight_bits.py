@@ -61,8 +61,7 @@ class Reduction:
 
 
 class Evidence:
-    """Measures how far another `embed` moves the answers for some pictures, good and with simulated
-    defects."""
+    """Measures how far another `embed` moves the answers for good pictures and for simulated defects."""
 
     def __init__(
         self, embed: ModelProto, score: ModelProto, shown: Compared, calibration: Calibration

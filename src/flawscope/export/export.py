@@ -1,5 +1,4 @@
-"""Exports a fitted model as an .onnx file for ONNX Runtime and OpenVINO, with certificates that both answer
-as the trained model does."""
+"""Exports a fitted model as an .onnx file, with certificates that its engines answer as the model does."""
 
 from __future__ import annotations
 
@@ -176,8 +175,7 @@ def _certified(
 def _compared(
     artefact: Artefact, engines: Sequence[Engine], trained: TorchSession, shown: Compared
 ) -> list[Certificate]:
-    """Certifies engines in fp32: the same answers for the same pictures, and for some with simulated
-    defects."""
+    """Certifies engines in fp32: the same answers for the pictures, and for some with simulated defects."""
     good, defective = (_same(artefact, engines, trained, those) for those in (shown, shown.spoilt()))
     return [replace(one, simulated=other.score) for one, other in zip(good, defective, strict=True)]
 

@@ -192,8 +192,7 @@ class Reduced:
 
 @dataclass
 class Answers:
-    """Answers of the trained model (`then`) and of the reduced one (`now`) for the same pictures, by their
-    hashes."""
+    """Answers of the trained model (`then`) and of the reduced one (`now`) for pictures, by their hashes."""
 
     now: list[Answer] = field(default_factory=list)
     then: list[Answer] = field(default_factory=list)
@@ -278,8 +277,8 @@ def _answers(reduced: Reduced, pictures: Pictures, step: Step) -> Answers:
     )
 
     def answer(picture: tuple[str, Views]) -> tuple[Answer, Answer, bool] | None:
-        """Answers of the reduced model and of the trained one, and whether the picture is fresh; None where
-        it cannot be used."""
+        """Answers of the reduced and of the trained model, and whether the picture is fresh; None:
+        unusable."""
         digest, views = picture
         inside = views.valid_mask()
         if views.grid is None:

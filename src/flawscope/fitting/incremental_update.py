@@ -311,6 +311,6 @@ def _responsible(
 
 
 def files_in(folder: str | os.PathLike[str], category: str | None = None) -> list[str]:
-    """Good training pictures of a data set in any layout, or of a plain folder. InputError: there are
+    """Good training pictures of a data set in any layout, or of a plain folder. InputError if there are
     none."""
     return [os.fspath(item.path) for item in open_dataset(os.fspath(folder), category or None).train]

@@ -170,8 +170,7 @@ class Defects:
         return self.pictures[number // len(SIZES) % len(self.pictures)]
 
     def load(self, number: int) -> Tensor | None:
-        """Picture with the defect, [3, H, W] float32 in 0..1, padding marked: exact outside the defect, with
-        16 bits too."""
+        """Picture with the defect, [3, H, W] float32 in 0..1, padding marked: exact outside the defect."""
         image = self.shown(self.picture(number))
         if image is None:
             return None

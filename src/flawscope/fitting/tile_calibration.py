@@ -170,8 +170,7 @@ class _Answers:
         return self.faster and picture in self.unlearnt.learnt
 
     def _known(self, picture: int, number: int) -> tuple[float, NDArray[np.float32]] | None:
-        """Score and map of a tile that was learnt from, as the fit has found them already; None: not
-        known."""
+        """Score and map of a tile that was learnt from, as the fit has found them already; else None."""
         learnt = self.numbers.get((picture, number))
         found = None if learnt is None or self.fitted.answer is None else self.fitted.answer(learnt)
         return None if found is None else (float(found[0][0]), found[1][0].float().cpu().numpy())
@@ -258,8 +257,7 @@ def _fusion(score: str, found: Sequence[Values]) -> Fusion:
 
 
 def _upper(values: Sequence[float]) -> float:
-    """Mean of the higher half: the median does not say how far the highest values are, and the maximum alone
-    is chance."""
+    """Mean of the higher half: the median says nothing about the highest, and the maximum alone is chance."""
     return float(np.mean(np.sort(values)[len(values) // 2 :]))
 
 

@@ -93,8 +93,7 @@ class Reader:
             raise InputError(f"{many if len(self.sources) > 1 else ''}{first}") from None
 
     def without_copies(self, indices: list[int]) -> list[int]:
-        """Returns the indices without those of pictures whose pixels the model, an earlier picture or a
-        defect has."""
+        """Drops indices of pictures whose pixels the model, an earlier picture or a defect has."""
         kept = []
         for index in indices:
             if self.hashes[index] in self.defects:
@@ -234,8 +233,7 @@ def survey(sources: Sequence[Source]) -> Survey:
 
 
 def names_of(sources: Sequence[Source]) -> list[str]:
-    """Paths of files, relative to the folder that holds all of them; "picture 3" for a source that is no
-    file."""
+    """Paths of files, relative to the folder of all of them; "picture 3" for a source that is no file."""
     paths = {k: Path(s).absolute() for k, s in enumerate(sources) if isinstance(s, str | os.PathLike)}
     common = os.path.commonpath([path.parent for path in paths.values()]) if paths else ""
     return [
@@ -327,8 +325,7 @@ class RemoteWorkers(Workers):
 
 
 def _work_on(held: bytes, part: tuple[Any, Sequence[str]]) -> tuple[Any, Notes]:
-    """Works on a part of the fit in a process of the pool. part: the part, and hashes of earlier parts'
-    pixels."""
+    """Works on a part in a process of the pool. part: the part, and hashes of earlier parts' pixels."""
     reader, work = pickle.loads(held)
     reader.hashes, reader.measured, reader.failures, reader.copies = {}, {}, {}, []
     reader.known |= {*part[1]}

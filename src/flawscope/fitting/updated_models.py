@@ -193,8 +193,7 @@ def recalibrated(job: Wanted) -> Candidates:
 
 
 def retrained(job: Wanted) -> Candidates:
-    """Candidate that is trained anew; pictures that it learns from are judged by trainings without them, one
-    for each fold."""
+    """Candidate that is trained anew; pictures learnt from are judged by trainings without them, in folds."""
     if not job.good:
         raise InputError(
             "a training needs the pictures that the model was fitted on: name their folder as "

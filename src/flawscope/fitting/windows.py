@@ -205,8 +205,7 @@ class Windows:
         return list(dict.fromkeys(self.picture(number) for number in numbers))
 
     def of_pictures(self, fitted: Fitted) -> Fitted:
-        """Converts a fit's numbers of views into numbers of pictures; the calibration is still that of
-        views."""
+        """Converts a fit's numbers of views into numbers of pictures; its calibration stays that of views."""
         suspects: dict[int, float] = {}
         for number, score in fitted.suspects.items():
             suspects.setdefault(self.picture(number), score)

@@ -186,8 +186,7 @@ def saturation_pixels(area: int, threshold: float, *, relative: bool, scale: flo
 
 
 def _count_regions(maps: Pictures, regions: SaturatedRegions, valid: Valid | None) -> tuple[Counted, Regions]:
-    """Gathers the highest scores of each region, up to its saturation, and counts the normal ones below
-    them."""
+    """Gathers each region's highest scores, up to its saturation, and counts the normal ones below."""
     pieces: list[NDArray[Any]] = []
     shares: list[float] = []
     divisors: list[float] = []

@@ -13,8 +13,7 @@ MOST_OVERLAP = 0.75
 
 
 def overlap_of(text: str, tile: Sequence[int]) -> float | None:
-    """Reads "0.25", "25%" or "128px" as a share of a tile; None for any other text, or a share that is too
-    large."""
+    """Reads "0.25", "25%" or "128px" as a share of a tile; None for any other text, or too large a share."""
     text = text.strip().lower()
     try:
         if text.endswith("px"):

@@ -155,8 +155,7 @@ def _over_white(image: Image.Image) -> Image.Image:
 
 
 def _from_numpy(array: NDArray[Any], name: str) -> NDArray[Any]:
-    """Checks an array, and converts it to what `decode` returns; uint8 of three channels comes back as it
-    is."""
+    """Checks an array, and converts it to what `decode` returns; uint8 of three channels is not copied."""
     if array.ndim == 2:
         array = array[:, :, None]
     if array.ndim != 3 or array.shape[2] not in (1, 3, 4):
@@ -334,8 +333,7 @@ def _begun(stream: IO[bytes], name: str) -> Image.Image:
 
 
 def _learn_heif(name: str) -> None:
-    """Adds the plugin with which Pillow reads HEIC, as telephones store it. InputError where it is not
-    installed."""
+    """Adds the plugin with which Pillow reads HEIC, as telephones store it. InputError if it is missing."""
     try:
         import pillow_heif
     except ImportError:

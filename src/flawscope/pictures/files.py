@@ -33,8 +33,7 @@ def damage_in(stream: IO[bytes], kind: str) -> str:
 
 
 def _chunks(stream: IO[bytes]) -> Iterator[tuple[bytes, int]]:
-    """Yields the type of each chunk of a PNG and the length of its data; the stream stands at their begin
-    then."""
+    """Yields type and length of each chunk of a PNG; the stream stands at the chunk's data then."""
     place = stream.seek(8)
     while len(head := stream.read(8)) == 8:
         length = int.from_bytes(head[:4], "big")
@@ -57,8 +56,7 @@ def _png(stream: IO[bytes]) -> str:
 
 
 def _jpeg(stream: IO[bytes]) -> str:
-    """Damage in a JPEG: a transfer that broke off and left zeros decodes without an error, but its end marker
-    is missing."""
+    """Damage in a JPEG: one that was cut off and filled with zeros decodes, but lacks its end marker."""
     stream.seek(2)
     while len(head := stream.read(4)) == 4:
         if head[0] != 0xFF or head[1] in (0xDA, 0xFF):  # start of scan, or bytes that only libjpeg skips

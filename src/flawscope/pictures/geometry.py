@@ -57,13 +57,11 @@ class Geometry:
         return replace(self, picture_size=(count, self.picture_size[1]), offset=offset)
 
     def nearest(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Row of the network for every row of the picture, and likewise columns, for views that show the
-        whole picture."""
+        """Network rows of the picture's rows, and likewise columns, for views that show the whole picture."""
         return self._nearest(0)[1], self._nearest(1)[1]
 
     def inside(self) -> Mask:
-        """Mask [H, W] bool at network size: pixels whose centre shows the picture, not a letterbox's
-        border."""
+        """Mask [H, W] bool at network size: pixels whose centre shows the picture, not a letterbox."""
         rows, columns = (self.inverse()._centres(axis)[0] for axis in (0, 1))
         shown = np.zeros(self.size, np.bool_)
         shown[rows, columns] = True

@@ -225,8 +225,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is a regular file, or a link that leads nowhere, which is reported when it is
-    opened."""
+    """Whether an entry is a regular file, or a link that leads nowhere: opening it reports that."""
     try:
         return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
     except OSError:

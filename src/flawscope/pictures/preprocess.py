@@ -216,8 +216,7 @@ class Preprocess:
     def _placing(
         self, height: int, width: int
     ) -> tuple[tuple[float, float, float, float], tuple[int, int], tuple[int, int]]:
-        """Part of the picture that is seen (y0, x0, y1, x1), its size in the tensor, its top left corner
-        there."""
+        """Part of the picture that is seen (y0, x0, y1, x1), its size in the tensor, its top left corner."""
         whole = (0.0, 0.0, float(height), float(width))
         sy, sx = self.size[0] / height, self.size[1] / width
         if self.crop is None and not self.keep_aspect:

@@ -177,8 +177,7 @@ class Blended:
         self.view: tuple[float, Float32] | None = None  # of the whole picture
 
     def add(self, view: int, score: float, drawn: Float32) -> None:
-        """Adds the answer for a view, its map [H, W]; view 0 is the whole picture. In any order, each
-        once."""
+        """Adds the answer for a view, its map [H, W]; 0 is the whole picture. In any order, each once."""
         if view == 0:
             self.view = score, drawn
             return
@@ -296,8 +295,7 @@ class Views:
         return blended.result()
 
     def valid_mask(self) -> Mask:
-        """Mask [H, W] at `geometry.size` of the pixels that show the picture and lie in the region of
-        interest."""
+        """Mask [H, W] at `geometry.size`: pixels of the picture that lie in the region of interest."""
         if self.grid is None:
             valid_mask: Mask = self.images([0])[0, 0] >= 0
             return valid_mask

@@ -230,7 +230,7 @@ class Predictor:
             return source, InputError(reason(error, f"{source!s:.200}"))
 
     def _seen(self, picture: Source, name: str | None) -> Seen:
-        """Returns a picture's views, how far it lies outside of the training pictures as a whole, and its
+        """Returns a picture's views, its distance from the training pictures as a whole, and its
         brightness."""
         views = self.manifest.preprocess.views(picture, name).within(self.artefact.tensors.get("region"))
         measured = measure(views.images([0])[0], self.artefact.tensors.get("roi"))

@@ -112,8 +112,8 @@ def write(path: str | os.PathLike[str], text: str) -> Path:
 
 
 def _curve(facts: Mapping[str, Any]) -> Sequence[Any]:
-    """Losses that a trained model keeps: the whole loss in up to 200 points, where there are any, and its
-    parts in a few."""
+    """Losses of a training: the whole loss in up to 200 points, where there are any, and its parts in a
+    few."""
     coarse, fine = facts.get("curve"), facts.get("training_curve")
     parts = coarse if isinstance(coarse, list) else []
     steps, losses = (fine.get("step"), fine.get("loss")) if isinstance(fine, dict) else (None, None)

@@ -1,5 +1,4 @@
-"""Renders pages, each with template, style and script in one file that needs no other; and the page of an
-evaluation."""
+"""Renders pages, each in one file with style and script; and the page of an evaluation."""
 
 from __future__ import annotations
 

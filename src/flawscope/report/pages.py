@@ -290,7 +290,7 @@ class Count(NamedTuple):
 
 
 def count_of(pictures: Iterable[Reviewed], *, defective: bool, learnt: bool | None = None) -> Count:
-    """Counts good or defective pictures. learnt: only those that the new model has learnt from, or only the
+    """Counts good or defective pictures. learnt: only those that the new model has learnt from, or the
     others."""
     own = [one for one in pictures if one.defective == defective and learnt in (None, one.learnt)]
     return Count(len(own), sum(p.called_before for p in own), sum(p.after.is_anomalous for p in own))

@@ -72,8 +72,7 @@ def curve_plot(
 
 
 def histograms(name: str, groups: Sequence[Group], threshold: float) -> str:
-    """Draws a histogram row for each group on a common axis, ticks for its pictures below, and the
-    threshold."""
+    """Draws a histogram row for each group on a common axis, ticks for its pictures, and the threshold."""
     every = np.concatenate([*(group.scores for group in groups), [threshold]])
     edges = bin_edges(float(every.min()), float(every.max()), threshold)
 

@@ -66,8 +66,7 @@ def headline(tally: Tally) -> str:
 
 
 def sentences(tally: Tally, calibration: Calibration, without_mask: int = 0) -> list[str]:
-    """Says what the score threshold promises, whether the promise was kept, and how many defects were
-    missed."""
+    """Says what the score threshold promises, whether that was kept, and how many defects were missed."""
     rate = calibration.expected_rate if calibration.promised else None
     lines = [_promise(calibration), _false_alarms(tally, rate), _missed(tally)]
     if without_mask:

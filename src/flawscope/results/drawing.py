@@ -214,8 +214,7 @@ def fitted(image: Drawable, cell: tuple[int, int]) -> Image.Image:
 
 
 def shrunk(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Shrinks a mask [H, W] to `size`: a region smaller than a pixel there becomes a pixel, and does not
-    vanish."""
+    """Shrinks a mask [H, W] to `size`: a region smaller than a pixel there becomes a pixel."""
     grey = Image.fromarray(mask.astype(np.uint8) * np.uint8(255))
     return np.asarray(grey.resize(size[::-1], Image.Resampling.BOX)) > 0
 
@@ -255,8 +254,7 @@ def colour_bar(
 
 
 def save_png(path: str | os.PathLike[str] | IO[bytes], picture: Drawable) -> None:
-    """Writes a picture as 8-bit PNG, to a path or an open file. Raises FlawscopeError where it cannot be
-    written."""
+    """Writes a picture as 8-bit PNG, to a path or an open file. FlawscopeError if it cannot be written."""
     _save(_as_image(picture), path, "PNG", compress_level=4)
 
 

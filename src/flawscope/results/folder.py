@@ -214,8 +214,7 @@ class Pictures:
         return contact_sheet(rows, cells, frames=frames, headings=headings, title=title, bar=bar)
 
     def _drawn(self, source: Source, prediction: Prediction) -> Drawn | None:
-        """Draws a prediction; None where the picture cannot be read again, such as one that was moved
-        meanwhile."""
+        """Draws a prediction; None where the picture cannot be read again, such as a moved one."""
         try:
             return Drawn.of(source, prediction)
         except (InputError, MemoryError) as error:

@@ -21,8 +21,7 @@ QUALITY = 80  # of its JPEG
 
 
 def environment(text_of: Callable[[str], str]) -> Any:
-    """Environment of Jinja, with escaping on and unknown names an error. text_of: name of a template -> its
-    text."""
+    """Environment of Jinja: escapes, refuses unknown names. text_of: name of a template -> its text."""
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     return Environment(
@@ -35,8 +34,7 @@ def environment(text_of: Callable[[str], str]) -> Any:
 
 
 def for_script(value: Any) -> Any:
-    """Markup of a JSON value that can stand inside <script>: no text in it ends the element or opens a
-    comment."""
+    """Markup of a JSON value that can stand inside <script>: no text ends the element or opens a comment."""
     from markupsafe import Markup
 
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))

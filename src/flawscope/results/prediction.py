@@ -164,8 +164,7 @@ class Prediction:
         return self.outlined(self.picture_map())
 
     def over(self, picture: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """Draws the heat map over the picture [H, W, 3] at any size; returns also the marked pixels [H, W]
-        bool."""
+        """Heat map over the picture [H, W, 3] at any size, and the marked pixels [H, W] bool."""
         values = self.picture_map((picture.shape[0], picture.shape[1]))
         return drawing.overlay(picture, values, *self.colour_range), self.outlined(values)
 

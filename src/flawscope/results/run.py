@@ -19,8 +19,7 @@ SHOWN = 256 << 20  # bytes of maps that are kept for a page, of the most severe 
 
 
 def refuse_foreign(out: Path, *names: str) -> None:
-    """InputError where a file of somebody else stands in place of a run's main files or of `names`. No file
-    is written."""
+    """InputError where a file of somebody else has the name of a run's main file or is one of `names`."""
     own = OwnFiles(out)
     for name in (TABLE, FACTS, *names):
         own.refuse_foreign(name)

@@ -204,8 +204,8 @@ class Marked(NamedTuple):
     mask: NDArray[np.bool_]
 
     def parts(self) -> Iterator[tuple[list[int], NDArray[np.bool_]]]:
-        """Yields box (x, y, width, height) and mask [H, W] of every connected part, where the picture is
-        anomalous."""
+        """Yields box (x, y, width, height) and mask [H, W] of every connected part of an anomalous
+        picture."""
         from scipy import ndimage
 
         if self.row.decision != ANOMALOUS:

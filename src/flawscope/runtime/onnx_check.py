@@ -128,8 +128,7 @@ def _known(data: Buffer, begin: int, end: int, numbers: set[int], what: str) -> 
 
 
 def _text(data: Buffer, parts: list[Part], wanted: int) -> str:
-    """Text of the one field with this number, or empty. ValueError for several: readers could take different
-    ones."""
+    """Text of the one field with this number, or empty. ValueError for several: readers could differ."""
     found = [bytes(data[start:stop]) for number, start, stop in parts if number == wanted]
     if len(found) > 1:
         raise ValueError("its network says one thing twice")

@@ -15,8 +15,8 @@ from flawscope.runtime.session import ExportedSession
 
 
 class OnnxSession(ExportedSession):
-    """Session that runs images `[B, 3, H, W]` float32 to scores `[B]` and maps `[B, H, W]`, on the CPU or
-    with CUDA."""
+    """Session: images `[B, 3, H, W]` float32 to scores `[B]` and maps `[B, H, W]`, on the CPU or with
+    CUDA."""
 
     runtime, name = "onnxruntime", "ONNX Runtime"
 

@@ -112,7 +112,7 @@ def read_network(model: str | os.PathLike[str] | bytes) -> Any:
 
 
 class OpenVinoSession(ExportedSession):
-    """Session that runs images `[B, 3, H, W]` float32 to scores `[B]` and maps `[B, H, W]`, on a device of
+    """Session: images `[B, 3, H, W]` float32 to scores `[B]` and maps `[B, H, W]`, on a device of
     OpenVINO."""
 
     runtime, name = "openvino", "OpenVINO"
@@ -163,8 +163,7 @@ class OpenVinoSession(ExportedSession):
 
     @property
     def lanes(self) -> int:
-        """Two for each thread: while one call waits for OpenVINO's thread to end a picture, the thread has
-        the next."""
+        """Two for each thread: while one call waits for the end of a picture, the thread has the next one."""
         return 2 * self.threads if self.on_cpu and self.threads > 1 else 1
 
     def _engine(self, alone: bool) -> list[Any]:
@@ -186,8 +185,7 @@ class OpenVinoSession(ExportedSession):
 
 
 def _size(model: Any) -> tuple[tuple[int, int], bool]:
-    """Height and width of the network's pictures, by its declaration, and whether it takes positions; nothing
-    is computed."""
+    """Height and width of the network's pictures, as declared, and whether it takes positions."""
     wrong = InputError("it has other inputs and outputs than it should; export it anew")
     try:
         given = {name: i for i in model.inputs for name in i.names}

@@ -20,8 +20,7 @@ from flawscope.runtime.session import FEW, MANY, Answers, together
 
 
 class TorchSession:
-    """Session that runs images `[B, 3, H, W]` float32 to scores `[B]` and maps `[B, H, W]`, numpy in and
-    out."""
+    """Session: images `[B, 3, H, W]` float32 to scores `[B]` and maps `[B, H, W]`, numpy in and out."""
 
     runtime = "torch"
     suffix = ".safetensors"
