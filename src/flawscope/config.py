@@ -67,7 +67,7 @@ def parse_assignments(pairs: Iterable[str]) -> dict[str, Any]:
 
 
 def build(cls: type[T], values: Mapping[str, Any]) -> T:
-    """Builds an instance of the dataclass `cls`; errors on unknown keys and wrong types name the right."""
+    """Builds an instance of the dataclass `cls`; errors name the known keys and the right types."""
     hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
     kwargs: dict[str, Any] = {}

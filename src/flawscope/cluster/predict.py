@@ -41,7 +41,8 @@ Say = Callable[[str], None]
 
 @dataclass
 class Results:
-    """Outcome of a run: counts, files beside the pictures, and how unlike the training pictures it is."""
+    """Outcome of a run: counts, files beside the pictures, and the latest pictures' mismatch with the
+    model."""
 
     summary: Summary
     beside: Some

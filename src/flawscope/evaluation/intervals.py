@@ -81,7 +81,7 @@ def auroc_interval(anomalous: Flags, scores: NDArray[Any]) -> Interval | None:
 
 
 def draws(anomalous: Flags, resamples: int, seed: int) -> NDArray[np.int64]:
-    """Number of times that each resample draws each picture, [resamples, N]; drawn by class."""
+    """Number of times that each resample draws each picture, [resamples, N]; each class is drawn apart."""
     rng = np.random.default_rng(seed)
     times = np.zeros((resamples, anomalous.size), dtype=np.int64)
     for members in (np.flatnonzero(anomalous), np.flatnonzero(~anomalous)):

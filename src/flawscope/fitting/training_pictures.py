@@ -93,7 +93,7 @@ class Reader:
             raise InputError(f"{many if len(self.sources) > 1 else ''}{first}") from None
 
     def without_copies(self, indices: list[int]) -> list[int]:
-        """Drops indices of pictures whose pixels the model, an earlier picture or a defect has."""
+        """Returns the indices without pictures whose pixels the model, an earlier picture or a defect has."""
         kept = []
         for index in indices:
             if self.hashes[index] in self.defects:

@@ -44,7 +44,7 @@ def check_flags(flags: ArrayLike, name: str) -> NDArray[np.bool_]:
 
 
 def check_scores(scores: ArrayLike, labels: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Returns `scores` as [N] float64 without NaN, as many as there are labels; the values stay."""
+    """Returns `scores` as [N] float64, unchanged, without NaN and as many as there are labels."""
     array = np.asarray(scores)
     if np.iscomplexobj(array):
         raise InputError(f"scores has dtype {array.dtype}, expected real numbers")
