@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from station_helpers import until
 from flawscope.errors import InputError
 from flawscope.station.client import Client
 from flawscope.station.inspecting.worker import Picture
+from flawscope.station.settings.sinks import SinkSettings
 from flawscope.station.settings.sources import CameraOf, FolderOf, read_source
 from flawscope.station.settings.station import Product, Settings
 from flawscope.station.store.inspection import KeyUsedError, Label, triggered, uploaded
@@ -211,6 +213,9 @@ def test_a_part_is_inspected_many_times_and_found(
         ("2", "4711", ""),
         ("1", "4711", "47"),
     ]
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = parquet.read_table(io.BytesIO(api.get(f"{PRODUCT}/export?format=parquet&batch=47").content))
+    assert table.column("part").to_pylist() == ["4712", "4712", "4711"]
     page = httpx.get(f"{running.url}/plate/history", params={"part": "4711"}).text
     assert page.count('href="/plate/inspections/') == 2
     assert "4711" in httpx.get(f"{running.url}/plate/inspections/1").text
@@ -225,6 +230,18 @@ def test_a_number_that_is_none_is_refused(api: httpx.Client, parts: list[bytes])
     assert field.status_code == 422, "a number that is lost without a word"
     assert count(api) == 0
     assert post(api, parts[0], part="ä" * 100, batch="x").json()["part"] == "ä" * 100
+
+
+def test_a_number_goes_where_inspections_go(
+    open_station: Any, settings: Settings, parts: list[bytes], tmp_path: Path
+) -> None:
+    given = Product(settings.products["plate"].model, sinks=(SinkSettings(folder=str(tmp_path / "found")),))
+    running = open_station(products={"plate": given})
+    with Client(running.url) as client:
+        client.inspect(parts[0], "plate", part="4711", batch="47")
+    (file,) = until(lambda: list((tmp_path / "found").rglob("*.json")))
+    data = json.loads(file.read_bytes())["data"]
+    assert (data["part"], data["batch"], data["triggers"]) == ("4711", "47", None)
 
 
 def test_a_folder_reads_parts_from_names(

@@ -208,6 +208,30 @@ def test_an_export_is_learnt_by_its_trained_model_and_exported(
     assert line.send(drawn_part(251, stained=True))["version"] == 2
 
 
+def test_versions_that_were_never_used_do_not_pile_up(open_station: Any, settings: Any) -> None:
+    product = replace(settings.products[NAME], learn=Learn(after=1000, keep=1))
+    running = open_station(products={NAME: product})
+    line = Line(running.url)
+    line.shift(1)
+    first = line.learn()
+    for seed in (600, 601):
+        one = line.send(drawn_part(seed, stained=True), f"{seed}.png")
+        line.say(one["id"], "good")
+        line.say(one["id"], "good")
+        last = line.learn()
+    gone = running.station.versions
+    until(lambda: line.http.get(f"{API}/candidates/{first['id']}").json()["status"] == "removed")
+
+    def versions() -> list[int]:
+        return [one["id"] for one in line.http.get(f"{API}/versions").json()["versions"]]
+
+    until(lambda: versions() == [last["version"], 1])
+    until(lambda: len(list((gone.files.folder / "models").iterdir())) == 2)
+    rejected = line.http.post(f"{API}/candidates/{last['id']}/reject").json()
+    assert rejected["status"] == "rejected"
+    assert line.http.post(f"{API}/candidates/{first['id']}/reject").status_code == 422
+
+
 def test_a_switch_under_load_of_eight_clients(
     running: Any, line: Line, model_file: Path, parts: list[bytes], tmp_path: Path
 ) -> None:
