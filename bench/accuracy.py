@@ -33,7 +33,7 @@ METRICS = (*common.METRICS, "full_pixel_ap", "full_au_pro")
 def test_job(model: str, root: str, drawn: list[int], device: str, threads: int, full: bool) -> Cell:
     """A model on the test pictures without those that are drawn as seen, which it may have learnt from."""
     from flawscope import evaluate, open_dataset
-    from flawscope.datasets.seen import draw_seen
+    from flawscope.datasets.seen_defects import draw_seen
     from flawscope.pictures.decoding import decode, pixel_hash
 
     dataset = open_dataset(root)

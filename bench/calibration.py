@@ -42,7 +42,7 @@ def alarms(cells: Sequence[Cell], rate: float) -> Cell:
     """False alarms of all cells together at a target rate."""
     import numpy as np
 
-    from flawscope.calibration.decision import Calibration
+    from flawscope.calibration.threshold import Calibration
     from flawscope.metrics import confidence_interval_rate
 
     count, total, promised = 0, 0, 0.0

@@ -26,7 +26,7 @@ SHOWN = ("peak_mib", "predicted_mib", "predicted / peak", "/ floor", "bank", "sh
 def floor(folder: str, settings: Settings) -> Cell:
     """Start-up, reading, features and coresets, nothing else."""
     from flawscope.methods.patchcore import coreset
-    from flawscope.methods.patchcore.selection import bank_size
+    from flawscope.methods.patchcore.bank_selection import bank_size
 
     config, features = models.patchcore_features(common.pictures_below(Path(folder)), settings)
     bank = 0

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flawscope.artefact.model_file import Artefact, Manifest, Picture
-from flawscope.calibration.decision import Calibration
+from flawscope.calibration.threshold import Calibration
 from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.predictor import Predictor

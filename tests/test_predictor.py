@@ -17,7 +17,7 @@ from PIL import Image
 
 import flawscope
 from brightness import HOSTILE, Brightness, draw, model
-from flawscope.calibration.decision import Calibration, rate_of
+from flawscope.calibration.threshold import Calibration, rate_of
 from flawscope.errors import InputError
 from flawscope.evaluation import Evaluation, evaluate
 from flawscope.pictures.decoding import decode, pixel_hash

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flawscope.artefact.model_file import Artefact, Manifest
-from flawscope.calibration.decision import Calibration
+from flawscope.calibration.threshold import Calibration
 from flawscope.cli import main
 from flawscope.cli import watch as command
 from flawscope.errors import InputError

@@ -20,7 +20,7 @@ TYPE_CHECKING = False  # type checkers take it for True; `typing` is half of the
 if TYPE_CHECKING:
     from typing import Any
 
-    from flawscope.calibration.decision import Calibration as Calibration
+    from flawscope.calibration.threshold import Calibration as Calibration
     from flawscope.datasets import Dataset as Dataset
     from flawscope.datasets import open_dataset as open_dataset
     from flawscope.errors import FlawscopeError as FlawscopeError
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from flawscope.results.prediction import Region as Region
 
 _WHERE = {
-    "Calibration": "calibration.decision",
+    "Calibration": "calibration.threshold",
     "Comparison": "evaluation.comparison",
     "Dataset": "datasets",
     "Evaluation": "evaluation",

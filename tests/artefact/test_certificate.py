@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from flawscope.artefact.certificate import BATCHES, PRECISIONS, TOLERANCE, Certificate, compare, of_pairs
-from flawscope.calibration.decision import Calibration
+from flawscope.calibration.threshold import Calibration
 
 SIDE = 4
 MAPS = np.arange(SIDE * SIDE, dtype=np.float32).reshape(SIDE, SIDE) / 100

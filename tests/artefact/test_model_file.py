@@ -32,7 +32,7 @@ from flawscope.artefact.model_file import (
     unpack_images,
     write,
 )
-from flawscope.calibration.decision import Calibration
+from flawscope.calibration.threshold import Calibration
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.pictures.views import Fusion

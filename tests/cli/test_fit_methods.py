@@ -16,7 +16,7 @@ pytest.importorskip("torch")
 
 from flawscope.artefact.model_file import read_manifest
 from flawscope.datasets import open_dataset
-from flawscope.datasets.seen import draw_seen
+from flawscope.datasets.seen_defects import draw_seen
 from flawscope.methods.efficientad.trainer import Trainer
 from flawscope.methods.task import Budget
 from flawscope.synthesis.demo.dataset import draw_dataset

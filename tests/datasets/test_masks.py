@@ -14,7 +14,7 @@ from PIL import Image
 from flawscope.datasets import open_dataset
 from flawscope.datasets.check import check
 from flawscope.datasets.masks import Labels, from_runs, to_runs, union
-from flawscope.datasets.seen import list_seen
+from flawscope.datasets.seen_defects import list_seen
 from flawscope.errors import InputError
 
 SIDE = 48

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from flawscope.artefact import model_file
-from flawscope.calibration.decision import from_values
+from flawscope.calibration.threshold import from_values
 from flawscope.datasets import list_pictures
 from flawscope.errors import FlawscopeError
 

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("torch")
 
 import flawscope
-from flawscope.calibration.decision import Calibration
+from flawscope.calibration.threshold import Calibration
 from flawscope.errors import InputError
 from flawscope.fitting.update_evaluation import PowerLostError, is_unlike
 from flawscope.predictor import Predictor

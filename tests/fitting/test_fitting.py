@@ -24,8 +24,8 @@ from flawscope.fitting.fitting import fit, partial_fit
 from flawscope.methods.detector import device_for
 from flawscope.methods.extract import embed_pictures
 from flawscope.methods.patchcore import Config
+from flawscope.methods.patchcore import bank_selection as memory
 from flawscope.methods.patchcore import model as models
-from flawscope.methods.patchcore import selection as memory
 from flawscope.methods.task import Task
 from flawscope.pictures.appearance import KEY, Appearance, measure
 from flawscope.pictures.decoding import decode, pixel_hash
@@ -41,7 +41,7 @@ TWO = "48+64"  # sizes of 36 and 64 patches
 def _sparse_banks():
     """Tiny sets have tiny banks here; the lower bound of the larger sizes has a test of its own."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flawscope.methods.patchcore.selection.FEWEST", 1)
+        patch.setattr("flawscope.methods.patchcore.bank_selection.FEWEST", 1)
         yield
 
 
@@ -585,7 +585,7 @@ def test_names_are_relative_to_the_common_folder(tmp_path, monkeypatch):
 
 
 def test_larger_sizes_keep_at_least_a_few_thousand(monkeypatch):
-    monkeypatch.setattr("flawscope.methods.patchcore.selection.FEWEST", 2000)
+    monkeypatch.setattr("flawscope.methods.patchcore.bank_selection.FEWEST", 2000)
     config = Config()
     assert memory.bank_size(config, 1, 10_000) == 2000
     assert memory.bank_size(config, 1, 500) == 500

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from flawscope.calibration.decision import Calibration
+from flawscope.calibration.threshold import Calibration
 from flawscope.fitting import simulated_defects
 from flawscope.fitting.fitting import fit, partial_fit
 from flawscope.fitting.simulated_defects import SIZES, finds

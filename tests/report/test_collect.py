@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from flawscope.calibration.decision import Calibration
+from flawscope.calibration.threshold import Calibration
 from flawscope.pictures.listing import printable
 from flawscope.report.collect import Figures, figures, image_curves
 from flawscope.report.words import Tally, headline, percent, rates, sentences

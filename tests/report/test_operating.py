@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flawscope.calibration.decision import Calibration
+from flawscope.calibration.threshold import Calibration
 from flawscope.report.collect import Row
 from flawscope.report.page import MOST_POINTS, operating_points, step_path
 

@@ -16,7 +16,7 @@ import pytest
 import flawscope
 from flawscope import predictor, runtime
 from flawscope.artefact.model_file import Artefact, Manifest
-from flawscope.calibration.decision import Calibration
+from flawscope.calibration.threshold import Calibration
 from flawscope.cli import main
 from flawscope.errors import InputError
 from flawscope.pictures.preprocess import Preprocess

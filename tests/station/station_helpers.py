@@ -31,8 +31,8 @@ from flawscope.station.settings.station import Settings
 if TYPE_CHECKING:
     from flawscope.station.station import Station
     from flawscope.station.store.database import Database
-    from flawscope.station.store.recording import Taken
-    from flawscope.station.store.stations import Clock
+    from flawscope.station.store.insert import Taken
+    from flawscope.station.store.station_identity import Clock
 
 NAME = "plate"  # the product
 INSPECTIONS = f"products/{NAME}/inspections"
@@ -275,7 +275,7 @@ def missing(url: str, load: Load) -> tuple[list[str], int]:
 
 def taken(product: int, version: int, **given: Any) -> Taken:
     """An inspection to record, of a good part; `given` says what is otherwise."""
-    from flawscope.station.store.recording import Taken
+    from flawscope.station.store.insert import Taken
 
     usual = {"picture": "0" * 64, "suffix": ".png", "bytes": 1, "width": 4, "height": 4, "at": 0}
     usual |= {"name": "part.png", "source": "http", "score": 1.0, "p_value": 0.5, "severity": -1.0}
@@ -300,7 +300,7 @@ def aged(database: Database) -> Clock:
     """The clock of a station, two hours after all that it has was recorded."""
     from flawscope.station.store.database import now
     from flawscope.station.store.schema import HOUR
-    from flawscope.station.store.stations import Clock
+    from flawscope.station.store.station_identity import Clock
 
     passed = [0]
     clock = Clock(database, lambda: now() + passed[0], lambda: passed[0])

@@ -11,7 +11,7 @@ import pytest
 
 from flawscope.station.drift import martingale
 from flawscope.station.drift.martingale import SHIFTS, SPREADS, TIMES, Capital, Ranks, uniform
-from flawscope.station.drift.run import ENOUGH, LEAST_LIGHT, Light, Run, described
+from flawscope.station.drift.sequential_tests import ENOUGH, LEAST_LIGHT, Light, Run, described
 
 BETS = len(SHIFTS) + len(SPREADS)
 Draw = Callable[[np.random.Generator, int], np.ndarray]

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from flawscope.station.drift.camera_monitor import Looks
-from flawscope.station.drift.drifts import Drifts
-from flawscope.station.drift.run import Change, Run
+from flawscope.station.drift.monitor import Drifts
+from flawscope.station.drift.sequential_tests import Change, Run
 from flawscope.station.inspecting.capacity import Memory
 from flawscope.station.inspecting.writer import Recorded
 from flawscope.station.store.database import StoreError

@@ -26,7 +26,7 @@ from flawscope.station.store.model_registry import Versions
 from flawscope.station.store.records import Store, Taken
 from flawscope.station.store.retention import Retention
 from flawscope.station.store.schema import pictures, products, stations
-from flawscope.station.store.stations import address_of, claim
+from flawscope.station.store.station_identity import address_of, claim
 
 # learnt from nothing that is drawn here
 UNRELATED = Path(__file__).parents[1] / "fixtures/models-97f7321/patchcore.safetensors"

@@ -17,7 +17,9 @@ from sqlalchemy import select
 from station_helpers import taken, until
 
 from flawscope.errors import InputError
-from flawscope.station.drift import camera, camera_monitor, drifts
+from flawscope.station.drift import camera_faults as camera
+from flawscope.station.drift import camera_monitor
+from flawscope.station.drift import monitor as drifts
 from flawscope.station.settings.station import Product, Settings, check, read_settings
 from flawscope.station.station import Station
 from flawscope.station.store.schema import inspections

@@ -32,7 +32,7 @@ from flawscope.station.store.schema import (
     users,
     verdicts,
 )
-from flawscope.station.store.stations import DAY, claim
+from flawscope.station.store.station_identity import DAY, claim
 
 pytestmark = pytest.mark.both_databases
 FIXTURES = Path(__file__).parents[1] / "fixtures"

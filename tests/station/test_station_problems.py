@@ -12,7 +12,7 @@ import pytest
 from station_helpers import until
 
 import flawscope.station
-from flawscope.station.drift.camera import KINDS
+from flawscope.station.drift.camera_faults import KINDS
 from flawscope.station.problems import Problem, Problems
 from flawscope.station.store.database import Database, StoreError
 from flawscope.station.store.records import NotFoundError

@@ -18,7 +18,7 @@ from station_helpers import add_version, taken
 
 from flawscope.station.settings.station import Keep
 from flawscope.station.store import files as files_module
-from flawscope.station.store import recording
+from flawscope.station.store import insert as recording
 from flawscope.station.store import retention as module
 from flawscope.station.store.database import Database, StoreError, now
 from flawscope.station.store.files import MAPS, MASKS, MODELS, PART, PICTURES, Files, Orphans

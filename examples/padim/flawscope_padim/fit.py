@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from flawscope.calibration.decision import from_values
+from flawscope.calibration.threshold import from_values
 from flawscope.errors import InputError
 from flawscope.methods.extract import embed_pictures
 from flawscope.methods.task import Fitted, Task

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.artefact.model_file import Artefact, unpack_images
-from flawscope.calibration.decision import Calibration
+from flawscope.calibration.threshold import Calibration
 from flawscope.errors import InputError, pluralize
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from flawscope._version import __version__
 from flawscope.artefact.files import atomic, bad, no_constant, opened, refused
-from flawscope.calibration.decision import Calibration
+from flawscope.calibration.threshold import Calibration
 from flawscope.errors import InputError
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.pictures.views import Fusion

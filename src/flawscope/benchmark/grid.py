@@ -16,7 +16,7 @@ from flawscope._version import __version__
 from flawscope.datasets import Dataset, open_dataset
 from flawscope.datasets.layouts import listed, select_categories
 from flawscope.datasets.published import SATURATION_FILE, VISA_TABLE, realiad_table
-from flawscope.datasets.seen import choose_seen
+from flawscope.datasets.seen_defects import choose_seen
 from flawscope.errors import InputError
 from flawscope.methods import registry
 from flawscope.pictures.listing import walked

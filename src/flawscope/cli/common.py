@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def rate(text: str) -> float:
-    from flawscope.calibration.decision import rate_of
+    from flawscope.calibration.threshold import rate_of
 
     try:
         return rate_of(text)

@@ -143,7 +143,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def summary(predictor: Predictor) -> list[str]:
-    from flawscope.calibration.simulated import described
+    from flawscope.calibration.power import described
 
     facts, calibration = predictor.manifest.facts, predictor.calibration
     lines = [*facts["summary"], calibration.promise()]

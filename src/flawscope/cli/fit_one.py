@@ -111,7 +111,7 @@ def _fitted(
     args: argparse.Namespace, options: dict[str, Any], dataset: Dataset, say: Say, step: Step
 ) -> Predictor:
     from flawscope.artefact.state_file import checkpoint_of
-    from flawscope.calibration.decision import DEFAULT_RATE
+    from flawscope.calibration.threshold import DEFAULT_RATE
     from flawscope.fitting import fitting  # torch
     from flawscope.methods.threads import use_threads
 

@@ -18,7 +18,7 @@ from flawscope.errors import FlawscopeError, InputError, pluralize, some
 
 if TYPE_CHECKING:
     from flawscope.artefact.model_file import Manifest
-    from flawscope.calibration.decision import Calibration
+    from flawscope.calibration.threshold import Calibration
     from flawscope.pictures.decoding import Source
     from flawscope.results.prediction import Mismatch, Prediction
     from flawscope.results.run import Results

@@ -12,7 +12,8 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flawscope.cli import common, elsewhere, output
+from flawscope.cli import common, output
+from flawscope.cli import remote_predict as elsewhere
 from flawscope.errors import pluralize
 from flawscope.progress import silent
 

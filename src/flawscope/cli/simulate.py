@@ -186,7 +186,7 @@ def _name(folder: str, index: int, kind: str) -> str:
 
 def _maker(args: argparse.Namespace, textures: TextureFolder | None, failures: list[str]) -> Make:
     """Function that puts a defect of a kind on a picture. Unreadable seen defects end up in `failures`."""
-    from flawscope.datasets.seen import list_seen
+    from flawscope.datasets.seen_defects import list_seen
     from flawscope.synthesis import extend_defect, read_seen, simulate_defect
 
     items = list_seen(args.seen) if args.seen else []

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from typing import IO, Any
 
 from flawscope.artefact.model_file import Manifest
-from flawscope.calibration.decision import Calibration, Rate, rate_of
+from flawscope.calibration.threshold import Calibration, Rate, rate_of
 from flawscope.cluster import connect, listing, shards, tasks
 from flawscope.cluster.listing import Listing, Some, Store, is_url
 from flawscope.cluster.shards import Job, Model, Summary

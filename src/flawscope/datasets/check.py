@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from flawscope.datasets.dataset import Dataset, Item
 from flawscope.datasets.layouts import GOOD, open_dataset
 from flawscope.datasets.masks import MASK_FOLDERS, LabelFiles, Labels, read
-from flawscope.datasets.near import clusters, near_duplicates, thumbnail
+from flawscope.datasets.near_duplicates import clusters, near_duplicates, thumbnail
 from flawscope.errors import InputError, one_line, pluralize, some
 from flawscope.pictures.appearance import kind_of_pixels
 from flawscope.pictures.decoding import decode, frames, pixel_hash

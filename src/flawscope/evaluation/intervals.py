@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope import metrics
-from flawscope.calibration.simulated import NORMAL_QUANTILE
+from flawscope.calibration.power import NORMAL_QUANTILE
 from flawscope.errors import pluralize
 from flawscope.evaluation.result import Evaluated
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.artefact.certificate import ways
-from flawscope.calibration.decision import Calibration
+from flawscope.calibration.threshold import Calibration
 from flawscope.errors import pluralize
 from flawscope.export.onnx_graph import IR, quiet
 from flawscope.export.recalibrate import SPOILT, Compared

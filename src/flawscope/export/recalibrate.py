@@ -22,7 +22,7 @@ from torch import Tensor
 
 from flawscope.artefact.certificate import STRIDE, Certificate, compare, of_pairs, ways
 from flawscope.artefact.model_file import Artefact, Manifest, Picture, unpack_images
-from flawscope.calibration.decision import Calibration, from_values
+from flawscope.calibration.threshold import Calibration, from_values
 from flawscope.errors import InputError, pluralize
 from flawscope.methods.detector import Detector
 from flawscope.methods.threads import workers

@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from flawscope.artefact.certificate import STRIDE
 from flawscope.artefact.model_file import Artefact, Manifest, Picture, pack_images, unpack_images, versions
-from flawscope.calibration.simulated import KEY, Simulated
+from flawscope.calibration.power import KEY, Simulated
 from flawscope.datasets import group_numbers, open_dataset
 from flawscope.errors import InputError, pluralize
+from flawscope.fitting.large_pictures import Windows
 from flawscope.fitting.preparation import Prepared, Say, prepare, quiet, taken
 from flawscope.fitting.simulated_defects import MOST, SIZES, finds
 from flawscope.fitting.tile_calibration import of_pictures
 from flawscope.fitting.training_pictures import Images, Pool, Reader, RemoteWorkers, sources_of, survey
-from flawscope.fitting.windows import Windows
 from flawscope.methods import registry
 from flawscope.methods.detector import Detector
 from flawscope.methods.method import Method

@@ -15,7 +15,7 @@ from functools import partial
 import numpy as np
 
 from flawscope.artefact.model_file import Artefact
-from flawscope.calibration.decision import Calibration
+from flawscope.calibration.threshold import Calibration
 from flawscope.datasets import open_dataset
 from flawscope.errors import InputError, pluralize
 from flawscope.fitting.preparation import Say, quiet

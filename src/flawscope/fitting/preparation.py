@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from flawscope.calibration.decision import DEFAULT_RATE, Rate, rate_of
+from flawscope.calibration.threshold import DEFAULT_RATE, Rate, rate_of
 from flawscope.datasets import Dataset, group_numbers, open_dataset
 from flawscope.errors import InputError
+from flawscope.fitting.large_pictures import Windows
 from flawscope.fitting.training_pictures import (
     Images,
     Reader,
@@ -26,7 +27,6 @@ from flawscope.fitting.training_pictures import (
     sources_of,
     survey,
 )
-from flawscope.fitting.windows import Windows
 from flawscope.methods import registry
 from flawscope.methods.detector import Detector, device_for
 from flawscope.methods.method import Method

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flawscope.artefact.model_file import Artefact, unpack_images
-from flawscope.calibration.decision import Calibration
-from flawscope.calibration.simulated import Simulated
+from flawscope.calibration.power import Simulated
+from flawscope.calibration.threshold import Calibration
 from flawscope.methods.detector import Detector
 from flawscope.methods.extract import BATCH, GPU_BATCH, Load, embed_pictures
 from flawscope.methods.good_pictures import unpadded

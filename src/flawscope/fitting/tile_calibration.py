@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from flawscope.calibration.decision import from_values
+from flawscope.calibration.threshold import from_values
 from flawscope.errors import InputError
+from flawscope.fitting.large_pictures import Windows
 from flawscope.fitting.simulated_defects import Unlearnt
-from flawscope.fitting.windows import Windows
 from flawscope.methods.detector import Detector
 from flawscope.methods.extract import BATCH
 from flawscope.methods.task import Fitted, Task

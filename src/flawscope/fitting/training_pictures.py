@@ -19,7 +19,7 @@ from scipy.ndimage import find_objects, label
 
 from flawscope.datasets import Dataset
 from flawscope.datasets.masks import union
-from flawscope.datasets.seen import choose_seen
+from flawscope.datasets.seen_defects import choose_seen
 from flawscope.errors import InputError, pluralize
 from flawscope.methods.good_pictures import packed
 from flawscope.methods.method import Method

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from flawscope.artefact.model_file import Artefact
-from flawscope.calibration.decision import Calibration
-from flawscope.calibration.simulated import wilson
+from flawscope.calibration.power import wilson
+from flawscope.calibration.threshold import Calibration
 from flawscope.datasets import group_numbers
 from flawscope.errors import InputError, some
 from flawscope.pictures.decoding import Source

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flawscope.artefact.model_file import pack_images, unpack_images
-from flawscope.calibration.decision import Calibration, from_values
+from flawscope.calibration.threshold import Calibration, from_values
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.methods.detector import Detector
 from flawscope.methods.extract import Load, Store, embed_pictures, in_blocks

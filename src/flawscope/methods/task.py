@@ -17,7 +17,7 @@ from torch import Tensor, distributed
 from flawscope.artefact.model_file import Artefact
 from flawscope.artefact.state_file import log_of
 from flawscope.calibration import hold_out
-from flawscope.calibration.decision import Calibration
+from flawscope.calibration.threshold import Calibration
 from flawscope.errors import FlawscopeError, pluralize
 from flawscope.methods.detector import Detector
 from flawscope.methods.extract import Load, counting

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from flawscope.artefact import model_file
 from flawscope.artefact.certificate import Certificate, of_samples
 from flawscope.artefact.model_file import Artefact, Manifest, Picture, unpack_images
-from flawscope.calibration.decision import Calibration, Rate, from_values
-from flawscope.calibration.simulated import described, recounted
+from flawscope.calibration.power import described, recounted
+from flawscope.calibration.threshold import Calibration, Rate, from_values
 from flawscope.errors import InputError, LeftOut, pluralize
 from flawscope.pictures.appearance import KEY as APPEARANCE
 from flawscope.pictures.appearance import Appearance, measure

@@ -16,7 +16,7 @@ from flawscope.progress import Step, silent
 
 if TYPE_CHECKING:
     from flawscope.artefact.model_file import Manifest
-    from flawscope.calibration.decision import Calibration
+    from flawscope.calibration.threshold import Calibration
     from flawscope.datasets import Dataset
     from flawscope.evaluation import Evaluation
 

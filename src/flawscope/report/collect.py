@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope import metrics
-from flawscope.calibration.decision import Calibration
+from flawscope.calibration.threshold import Calibration
 from flawscope.datasets import Dataset
 from flawscope.errors import pluralize
 from flawscope.evaluation import NAMES, Evaluation

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flawscope import metrics
-from flawscope.calibration.decision import Calibration
+from flawscope.calibration.threshold import Calibration
 from flawscope.errors import pluralize
 from flawscope.report.thumbnails import FULL
 from flawscope.report.words import headline, percent, rates

@@ -328,7 +328,7 @@ def again_page(
     ]
     order = sorted(range(len(shown)), key=lambda k: -shown[k]["weight"])
     return render(
-        "again.html.j2",
+        "review_comparison.html.j2",
         shown,
         ("pages.js",),
         title=f"{printable(model)}: before and after",

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 from flawscope import metrics
 from flawscope._version import __version__
 from flawscope.artefact.model_file import Manifest
-from flawscope.calibration.decision import Calibration
-from flawscope.calibration.simulated import described
+from flawscope.calibration.power import described
+from flawscope.calibration.threshold import Calibration
 from flawscope.datasets import Dataset
 from flawscope.errors import pluralize
 from flawscope.evaluation import Evaluation

@@ -16,7 +16,7 @@ from flawscope.station.settings.station import Keep
 from flawscope.station.store.files import Files
 from flawscope.station.store.records import REMOVED, Store
 from flawscope.station.store.retention import Retention
-from flawscope.station.store.stations import Clock
+from flawscope.station.store.station_identity import Clock
 
 LOOK = 60.0  # seconds between two checks of the clock
 RETAIN = 3600.0  # seconds between two removals

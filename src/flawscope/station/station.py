@@ -19,7 +19,7 @@ from flawscope.pictures.decoding import allow_pixels
 from flawscope.station.access.audit import note_settings
 from flawscope.station.access.users import Access
 from flawscope.station.drift.camera_monitor import Looks
-from flawscope.station.drift.drifts import Drifts
+from flawscope.station.drift.monitor import Drifts
 from flawscope.station.housekeeping import Housekeeping
 from flawscope.station.inspecting.capacity import Memory
 from flawscope.station.inspecting.renderings import Shown
@@ -38,7 +38,7 @@ from flawscope.station.store.files import Files
 from flawscope.station.store.model_registry import Versions
 from flawscope.station.store.records import NotFoundError, Store, fresh
 from flawscope.station.store.search import Filters, Page, search, trends
-from flawscope.station.store.stations import CONFIRMED, address_of, claim
+from flawscope.station.store.station_identity import CONFIRMED, address_of, claim
 
 STATION = "station"  # who did something that no person did
 LATE = 600.0  # seconds for which a picture that was not judged in time is a problem

@@ -58,6 +58,7 @@ def test_layers_are_the_tables(size):
 
 @pytest.mark.parametrize("size", ["xs", "s", "m"])
 def test_an_output_sees_33_pixels_and_no_other(size):
+    torch.manual_seed(0)  # of other weights all channels of an output may be 0
     network = pdn(size, 4)
     images = torch.rand(1, 3, 61, 61, requires_grad=True)
     outputs = network(images)

@@ -175,5 +175,5 @@ METHOD = Method(
             "--natural", "FOLDER|generated|none", "pictures of anything else, which must stay unknown to it"
         ),
     ),
-    commands=(Command("distill", "make a teacher for EfficientAD", "flawscope.cli.method_steps"),),
+    commands=(Command("distill", "make a teacher for EfficientAD", "flawscope.cli.method_commands"),),
 )

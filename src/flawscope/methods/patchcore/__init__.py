@@ -112,8 +112,8 @@ METHOD = Method(
     finds_suspects=True,
     extends=True,
     fits_in_parts=True,
-    peak=deferred("flawscope.methods.patchcore.selection:peak"),
-    choose=deferred("flawscope.methods.patchcore.choosing:choose"),
+    peak=deferred("flawscope.methods.patchcore.bank_selection:peak"),
+    choose=deferred("flawscope.methods.patchcore.auto_settings:choose"),
     options=(
         Option(
             "--positions",

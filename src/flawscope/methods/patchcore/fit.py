@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 
 from flawscope.artefact.model_file import Artefact
-from flawscope.calibration.decision import from_values, suspects
+from flawscope.calibration.threshold import from_values, suspects
 from flawscope.errors import InputError, pluralize
 from flawscope.machine import peak_memory
 from flawscope.methods.extract import GPU_BATCH, embed_pictures
 from flawscope.methods.patchcore import coreset, few_shot, places
+from flawscope.methods.patchcore.bank_selection import Plan, bank_size, plan, select, select_view
 from flawscope.methods.patchcore.leave_one_out import Good, Raw, Selection, calibrate, leave_one_out, left_out
 from flawscope.methods.patchcore.model import Model
 from flawscope.methods.patchcore.patches import Job, Start, collect
-from flawscope.methods.patchcore.selection import Plan, bank_size, plan, select, select_view
 from flawscope.methods.task import Fitted, Task
 
 LeftOut = Callable[[Tensor, int, Tensor | None, int], tuple[Tensor, Tensor]]  # as `Fitted` has it

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
-from flawscope.calibration.decision import fence
+from flawscope.calibration.threshold import fence
 from flawscope.errors import InputError
 from flawscope.methods.patchcore import coreset
 from flawscope.methods.patchcore.memory_bank import ONE_PART, View

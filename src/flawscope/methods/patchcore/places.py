@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from flawscope.errors import InputError
+from flawscope.methods.patchcore.bank_selection import KEPT, select
 from flawscope.methods.patchcore.coreset import Coreset
 from flawscope.methods.patchcore.leave_one_out import Raw, Selection, to_others, without
 from flawscope.methods.patchcore.memory_bank import filled_up
 from flawscope.methods.patchcore.model import Model
 from flawscope.methods.patchcore.patches import Job, Patches, collect, placed
-from flawscope.methods.patchcore.selection import KEPT, select
 from flawscope.methods.threads import alone
 
 STREAM = 62  # of random numbers

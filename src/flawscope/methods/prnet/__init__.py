@@ -86,7 +86,7 @@ METHOD = Method(
         Command(
             "prototypes",
             "find PRN's prototypes of good pictures, to fit with them later",
-            "flawscope.cli.method_steps",
+            "flawscope.cli.method_commands",
         ),
     ),
 )

@@ -22,7 +22,7 @@ from flawscope.station.store.database import Database
 from flawscope.station.store.model_registry import ACTIVATED, ADDED
 from flawscope.station.store.records import REMOVED, VERDICT, add_event, iso
 from flawscope.station.store.schema import events, products, stations
-from flawscope.station.store.stations import CONFIRMED
+from flawscope.station.store.station_identity import CONFIRMED
 
 CHANGED = "settings_changed"  # event
 ABOUT = {  # subject of a search -> kinds of events

@@ -15,8 +15,8 @@ from PIL import Image
 from flawscope.errors import with_kind
 from flawscope.pictures.decoding import without_warnings
 from flawscope.station.background import Background
-from flawscope.station.drift.camera import KINDS, REFERENCE, Look, Reference, Watch, described, look
-from flawscope.station.drift.run import Run
+from flawscope.station.drift.camera_faults import KINDS, REFERENCE, Look, Reference, Watch, described, look
+from flawscope.station.drift.sequential_tests import Run
 from flawscope.station.inspecting.capacity import BusyError, Memory
 from flawscope.station.inspecting.writer import Recorded
 from flawscope.station.store.database import StoreError

@@ -25,9 +25,9 @@ from flawscope.station.inspecting.writer import Judged, Recorded, Recorder
 from flawscope.station.settings.station import Limits
 from flawscope.station.store.database import StoreError, now
 from flawscope.station.store.files import PICTURES, Files
+from flawscope.station.store.insert import Taken
 from flawscope.station.store.inspection import Request
 from flawscope.station.store.model_registry import Versions
-from flawscope.station.store.recording import Taken
 
 T = TypeVar("T")
 

@@ -12,8 +12,8 @@ from queue import Empty, SimpleQueue
 from flawscope.errors import FlawscopeError
 from flawscope.results.prediction import Prediction
 from flawscope.station.inspecting.capacity import light
+from flawscope.station.store.insert import Taken
 from flawscope.station.store.inspection import KeyUsedError
-from flawscope.station.store.recording import Taken
 from flawscope.station.store.records import Store
 
 TOGETHER = 64  # inspections in a transaction, at most: a flush of the disk costs as much for one

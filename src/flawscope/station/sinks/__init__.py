@@ -16,7 +16,7 @@ from flawscope.station.sinks.outbox import Message, Outbox, forget_others, key_o
 from flawscope.station.sinks.webhook import Webhook
 from flawscope.station.store.database import StoreError
 from flawscope.station.store.records import Store
-from flawscope.station.store.stations import address_of
+from flawscope.station.store.station_identity import address_of
 
 UNDELIVERED = "undelivered"  # event
 STATION = "station"  # who notes the event

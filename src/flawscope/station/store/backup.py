@@ -31,7 +31,7 @@ from flawscope.station.store.database import Database, now
 from flawscope.station.store.files import MASK, MASKS, MODELS, PART, PICTURES, Files
 from flawscope.station.store.records import iso
 from flawscope.station.store.schema import inspections, pictures, products, users, verdicts, versions
-from flawscope.station.store.stations import taken_over
+from flawscope.station.store.station_identity import taken_over
 
 FORMAT = 1
 LIST, FACTS = "list.jsonl", "backup.json"  # the last two parts

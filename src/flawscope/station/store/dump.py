@@ -17,7 +17,7 @@ from flawscope.errors import FlawscopeError, InputError
 from flawscope.station.settings.station import DATABASE, Settings
 from flawscope.station.settings.values import shown
 from flawscope.station.store.database import Database, StoreError
-from flawscope.station.store.stations import check_there
+from flawscope.station.store.station_identity import check_there
 
 POSTGRES = "station.pgdump"  # in pg_dump's custom format
 COPIES = (DATABASE, POSTGRES)

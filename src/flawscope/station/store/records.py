@@ -16,10 +16,10 @@ from sqlalchemy import Connection, Row, Select, Table, func, literal_column, sel
 
 from flawscope.errors import InputError
 from flawscope.station.store.database import Database, now, upsert
+from flawscope.station.store.insert import MOST_NAME, WAITING, Taken, record, review_of
 from flawscope.station.store.inspection import Inspection, KeyUsedError, Request
-from flawscope.station.store.recording import MOST_NAME, WAITING, Taken, record, review_of
 from flawscope.station.store.schema import HOUR, events, hours, inspections, pictures, products, verdicts
-from flawscope.station.store.stations import place_of, station_id
+from flawscope.station.store.station_identity import place_of, station_id
 
 GOOD, DEFECT, SKIP, UNDO = "good", "defect", "skip", "undo"
 # a literal: a partial index serves only queries that state its condition

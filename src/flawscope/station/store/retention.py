@@ -35,7 +35,7 @@ from flawscope.station.settings.station import Keep
 from flawscope.station.store.database import Database, now
 from flawscope.station.store.files import MASK, MASKS, PICTURES, Files, Orphans, named
 from flawscope.station.store.schema import deliveries, inspections, learnt, learnt_pixels, pictures, verdicts
-from flawscope.station.store.stations import Clock
+from flawscope.station.store.station_identity import Clock
 
 GOOD, ANOMALOUS, REVIEWED = KINDS = "good", "anomalous", "reviewed"  # in the order of removal for space
 RECORDS = "records"

@@ -18,7 +18,7 @@ from flawscope.station.learning.candidates import advice, trail
 from flawscope.station.store.database import StoreError
 from flawscope.station.store.records import NotFoundError, holdable, iso
 from flawscope.station.store.search import Filters
-from flawscope.station.store.stations import others
+from flawscope.station.store.station_identity import others
 from flawscope.station.web.middleware import address_of, drop_cookie, local_path, set_cookie
 from flawscope.station.web.templates import (
     LANGUAGES,

@@ -123,7 +123,7 @@ def prototypes(args: argparse.Namespace) -> int:
 def _prototypes(args: argparse.Namespace) -> int:
     """Writes the prototypes of one category."""
     from flawscope.artefact import files
-    from flawscope.calibration.decision import DEFAULT_RATE
+    from flawscope.calibration.threshold import DEFAULT_RATE
     from flawscope.datasets import open_dataset
 
     step = common.step_for(args)

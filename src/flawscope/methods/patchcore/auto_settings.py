@@ -23,12 +23,12 @@ from flawscope.errors import InputError, pluralize
 from flawscope.methods.extract import embed_pictures
 from flawscope.methods.features.backbone import Backbone, load_backbone
 from flawscope.methods.patchcore import Config, coreset
+from flawscope.methods.patchcore.bank_selection import bank_size
 from flawscope.methods.patchcore.fit import fit
 from flawscope.methods.patchcore.leave_one_out import nearest_distance
 from flawscope.methods.patchcore.memory_bank import View
 from flawscope.methods.patchcore.model import Model
 from flawscope.methods.patchcore.patches import Job, Patches, collect, placed
-from flawscope.methods.patchcore.selection import bank_size
 from flawscope.methods.task import Task, Undecided
 from flawscope.metrics import auroc
 from flawscope.pictures.preprocess import Preprocess, roi_from

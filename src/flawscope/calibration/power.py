@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flawscope.calibration.decision import Calibration
+from flawscope.calibration.threshold import Calibration
 from flawscope.errors import pluralize
 
 KEY = "simulated_defects"  # among a model's facts

@@ -8,8 +8,9 @@ import pytest
 from flawscope.errors import InputError
 from flawscope.fitting.fitting import fit
 from flawscope.methods.features.backbone import load_backbone
-from flawscope.methods.patchcore import Config, choosing
-from flawscope.methods.patchcore.choosing import Trial
+from flawscope.methods.patchcore import Config
+from flawscope.methods.patchcore import auto_settings as choosing
+from flawscope.methods.patchcore.auto_settings import Trial
 from flawscope.methods.task import Undecided
 from flawscope.synthesis.demo.dataset import draw_picture
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from flawscope.datasets import open_dataset
-from flawscope.datasets.seen import choose_seen
+from flawscope.datasets.seen_defects import choose_seen
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures.decoding import read_mask
 from flawscope.pictures.listing import OWN_LIST, pictures_in

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy.stats import median_abs_deviation
 
-from flawscope.calibration.decision import Calibration, fence, from_values, suspects
+from flawscope.calibration.threshold import Calibration, fence, from_values, suspects
 from flawscope.errors import InputError
 
 # 0.29 * 100 is 28.999999999999996

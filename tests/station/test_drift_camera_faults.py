@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
-from flawscope.station.drift import camera
-from flawscope.station.drift.camera import Look, Reference, Watch, look, shift_of
+from flawscope.station.drift import camera_faults as camera
+from flawscope.station.drift.camera_faults import Look, Reference, Watch, look, shift_of
 from flawscope.synthesis.demo.dataset import CATEGORIES, draw_picture
 
 SIZE = 192

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from flawscope.datasets import Dataset, Item, open_dataset
-from flawscope.datasets.seen import choose_seen, draw_seen, list_seen
+from flawscope.datasets.seen_defects import choose_seen, draw_seen, list_seen
 from flawscope.errors import InputError
 
 Save = Callable[..., Path]

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from flawscope.calibration.decision import Calibration
-from flawscope.calibration.simulated import KEY, Simulated, described, recounted, wilson
+from flawscope.calibration.power import KEY, Simulated, described, recounted, wilson
+from flawscope.calibration.threshold import Calibration
 
 SCORES = {"small": (0.2, 0.4, 1.2, float("nan")), "large": (1.0, 1.1, 2.0, 3.0)}
 GOOD = Calibration(tuple(np.linspace(0.05, 1.0, 20)), tuple(np.linspace(0.05, 1.0, 20)), 0.1, rate=0.05)

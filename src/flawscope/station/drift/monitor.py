@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, func, select
 
 from flawscope.errors import InputError, with_kind
 from flawscope.station.background import Background
-from flawscope.station.drift.run import BRIGHTER, DARKER, FEWER, MORE, Change, Run, described
+from flawscope.station.drift.sequential_tests import BRIGHTER, DARKER, FEWER, MORE, Change, Run, described
 from flawscope.station.store.database import Database
 from flawscope.station.store.model_registry import NoModelError, Versions
 from flawscope.station.store.records import Store, iso
