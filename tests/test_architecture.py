@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from functools import cache
@@ -189,6 +190,28 @@ def test_no_package_has_a_circle(package: str) -> None:
         leaves = {other for _, other in left} - {one for one, _ in left}
         assert leaves, sorted(left)
         left = {(one, other) for one, other in left if other not in leaves}
+
+
+# ------------------------------------------------------------------------------------------------- docstrings
+
+# A docstring that begins with one of these names nothing: begin with a verb, or with the thing's name
+NAMELESS = re.compile(
+    r"(What|How|Where|Who|Which|One|Those|These|This|It|They|Them|Of|That|As|By|From|For|With|Without|In|At|On|"
+    r"To|Into|Also|Only|Not|So|Everything|Something|Nothing|Nobody|None|Is|Are|Was|When|If|Once|Again|Same|"
+    r"Such|There|Here|Like|Soon|Else|Or|And|But)\b"
+)
+
+
+def test_docstrings_begin_with_a_verb_or_the_things_name() -> None:
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    nameless = [
+        f"{module}: {text[:60]}"
+        for module, path in ALL.items()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, kinds) and (text := ast.get_docstring(node))
+        if NAMELESS.match(text)
+    ]
+    assert not nameless
 
 
 # -------------------------------------------------------------------------------------------------- no torch

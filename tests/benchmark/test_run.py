@@ -80,6 +80,7 @@ def test_killed_at_random_it_ends_with_the_same_figures(
     assert not list(out.rglob("*.part"))
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_state_to_go_on_from_and_no_process(two: Path, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     process = start(two, tmp_path, "--categories", "grid", "--set", "patchcore.size=64")
@@ -125,6 +126,7 @@ def test_a_cell_of_other_settings_or_a_damaged_one_is_not_taken_for_done(two: Pa
     assert place.read(cell) is None
 
 
+@pytest.mark.slow
 def test_no_place_for_a_cells_files_is_that_cells_failure(two: Path, tmp_path: Path) -> None:
     from flawscope.benchmark.grid import plan
 

@@ -168,6 +168,7 @@ def test_averages_stand_below_the_categories_and_a_failure_does_not_stop_the_oth
         assert "bottle, cable" in said
 
 
+@pytest.mark.slow
 def test_a_folder_gets_each_category_and_the_table(
     run: Run, root: Path, models: Path, tmp_path: Path
 ) -> None:

@@ -36,6 +36,7 @@ def _installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("check", checks_for(METHOD), ids=str)
+@pytest.mark.slow
 def test_contract(
     check: Check, drawn: Path, shared: Any, trace_once: Any, small_backbone: dict[str, str]
 ) -> None:

@@ -175,6 +175,7 @@ def test_what_is_not_a_number_is_far_away() -> None:
     assert shown(broken) == (np.inf, np.inf)
 
 
+@pytest.mark.slow
 def test_a_network_that_cuts_defects_off_gets_no_certificate(
     model_path: Path, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

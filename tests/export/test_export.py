@@ -141,6 +141,7 @@ def test_parity_of_other_models(
         assert_parity(model, out, engine, 9)
 
 
+@pytest.mark.slow
 def test_nothing_of_this_machine_is_in_the_file(onnx_path: Path, reduced: Path) -> None:
     root = Path(flawscope.__file__).parents[2]
     for path in (onnx_path, reduced):

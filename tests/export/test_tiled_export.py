@@ -46,6 +46,7 @@ def reduced(request: pytest.FixtureRequest, tiled: Tiled) -> Path:
     return tiled(".onnx", request.param, roi=ROI)
 
 
+@pytest.mark.slow
 def test_it_is_calibrated_anew_on_pictures(reduced: Path, tiled: Tiled, tiled_pictures: Path) -> None:
     model, trained = flawscope.load(reduced), flawscope.load(tiled(roi=ROI), device="cpu")
     found, before = model.calibration, trained.calibration
@@ -88,6 +89,7 @@ def test_pictures_that_it_has_not_seen_are_scored_as_they_are(
     assert "less than a tile" in failures[0]
 
 
+@pytest.mark.slow
 def test_pictures_are_held_one_after_the_other(
     int8_in_name: None,
     tiled: Tiled,

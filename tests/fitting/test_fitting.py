@@ -166,6 +166,7 @@ def removed(predictor: Predictor, images: Sequence[np.ndarray], groups: Sequence
 @pytest.mark.parametrize(
     ("options", "group"), [({}, None), ({"score": "reweighted"}, None), ({"memory": 4}, r"([0-4])$")], ids=str
 )
+@pytest.mark.slow
 def test_a_picture_is_left_out_as_if_it_had_never_been_there(options, group):
     options = {k: v * PER_PICTURE if k == "memory" else v for k, v in options.items()}
     images = [*good()[:10], *parts(3, seed=5)]

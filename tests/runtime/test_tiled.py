@@ -52,6 +52,7 @@ def pictures(tiled_pictures: Path) -> list[Path]:
 
 @pytest.mark.parametrize("positions", ["shared", "each"])
 @pytest.mark.parametrize("roi", [None, ROI], ids=["everywhere", "region"])
+@pytest.mark.slow
 def test_every_engine_gives_the_same_answer(
     engine: str, roi: str | None, positions: str, tiled: Tiled, pictures: list[Path]
 ) -> None:
@@ -112,6 +113,7 @@ def test_batches_of_tiles_change_nothing(tiled: Tiled, pictures: list[Path]) -> 
             np.testing.assert_allclose(also, drawn, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_outside_of_the_region_nothing_is_computed_and_nothing_found(
     tiled: Tiled, tiled_pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -328,6 +330,7 @@ def test_positions_that_make_no_sense_are_one_line(value: object) -> None:
         Preprocess((64, 64), positions=(2, 3))
 
 
+@pytest.mark.slow
 def test_reduced_precisions_leave_a_picture_out_at_its_places(
     int8_in_name: None, tiled: Tiled, tiled_pictures: Path, tmp_path: Path
 ) -> None:
@@ -352,6 +355,7 @@ def test_an_export_is_compared_at_several_places(tiled: Tiled, tiled_pictures: P
     assert len(set(where.tolist())) > 3
 
 
+@pytest.mark.slow
 def test_a_network_with_another_bank_at_one_place_is_no_copy(
     tiled: Tiled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,5 @@
-"""Who may use a station: `station user add NAME --role ROLE`, `station token add NAME`. And copies of all
-that it keeps: `station backup FILE`, `station restore FILE`. It may be running meanwhile."""
+"""Users of a station: `station user add NAME --role ROLE`, `station token add NAME`; copies of all that it
+keeps: `station backup FILE`, `station restore FILE`. The station may be running meanwhile."""
 
 from __future__ import annotations
 

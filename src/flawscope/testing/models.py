@@ -100,8 +100,8 @@ def _outside_is_lowest(maps: Floats, inside: NDArray[np.bool_]) -> None:
 
 
 def region_of_interest(case: Case) -> None:
-    """What lies outside the region has the lowest map value, and decides no score: where the region excludes
-    what stands out most, the score is lower."""
+    """Pixels outside the region have the lowest map value, and decide no score: where the region excludes
+    the most anomalous ones, the score is lower."""
     import torch
 
     model = case.fitted("region")
@@ -225,9 +225,9 @@ def held_out_is_not_learnt(case: Case) -> None:
 
 
 def outside_is_not_learnt(case: Case) -> None:
-    """What a picture shows outside of the region of interest changes neither what is learnt nor a score: give
-    networks `Detector.filled`. And it is no part of what is learnt: of the same pictures as wholes other
-    tensors are learnt. Learn from the cells that `Detector.inside` counts."""
+    """Pixels outside of the region of interest change neither the learnt tensors nor a score: give networks
+    `Detector.filled`. The region itself counts: without it other tensors are learnt. Learn from the cells
+    that `Detector.inside` counts."""
     how: dict[str, Any] = {"group": None, "samples": 0}
     model = case.fit(case.good, "region", **how)
     hidden: list[Source] = [_seen(model, source) for source in case.good]

@@ -296,6 +296,7 @@ def test_same_picks_with_more_points_than_a_pool():
     assert select(features, 500).indices.tolist() == plain_loop(features, 500)[0]
 
 
+@pytest.mark.slow
 def test_bytes_are_left_alone_where_they_would_be_cut_off():
     ask = "from flawscope.methods.patchcore import quantized_search as b; print(b.pays(), b.exact())"
     for level in ("SSE41", "AVX2", "AVX512_CORE"):

@@ -395,6 +395,7 @@ def session(request: pytest.FixtureRequest, exported: Path) -> Session:
 
 
 @pytest.mark.parametrize("batch", [1, 2, 7, 9])
+@pytest.mark.slow
 def test_the_exported_graph_finds_the_same(batch: int, session: Session, model: Model) -> None:
     with torch.inference_mode():
         expected = model(images()[:batch])

@@ -1,0 +1,218 @@
+"""How many of 200 faults, put into the program at random, do the tests find?
+
+    $ python bench/mutants.py --out bench/results/mutants.json
+
+A mutant is the program with one operator, constant, condition or returned value changed. Which ones are drawn
+follows from --seed and the source. Each runs the tests of its area until the first that fails; one that
+survives is printed with its line. `--again FILE` runs the mutants of an earlier run on today's source and
+tests: those whose function or line is gone are counted apart. Goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import Queue
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+# area -> its modules and its tests, as patterns in src/flawscope and in tests
+AREAS = {
+    "pictures": ("pictures/*.py", "pictures"),
+    "calibration": ("calibration/*.py", "calibration"),
+    "metrics": ("metrics/*.py", "metrics"),
+    "coreset": ("methods/patchcore/coreset.py", "methods/patchcore/test_coreset.py"),
+    "artefact": ("artefact/*.py", "artefact"),
+    "predictor": (
+        "predictor/*.py",
+        "test_predictor.py results runtime/test_tiled.py cli/test_call.py fitting/test_fitting.py evaluation",
+    ),
+    "store": (
+        "station/store/*.py",
+        "station/*store*.py station/*retention*.py station/*backup*.py station/*clock*.py "
+        "station/*identity*.py station/*queries*.py station/*migrations*.py station/*models*.py "
+        "station/*faults*.py station/*api*.py station/*several*.py",
+    ),
+    "outbox": (
+        "station/sinks/outbox.py",
+        "station/*store_machine*.py station/*outbox*.py station/*sinks*.py",
+    ),
+}
+OTHER = {
+    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
+    ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In, ast.And: ast.Or,
+    ast.Or: ast.And, ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Add, ast.Div: ast.Mult,
+    ast.FloorDiv: ast.Mult, ast.Mod: ast.FloorDiv, ast.Pow: ast.Mult,
+}  # fmt: skip
+LIMIT = 900  # seconds for a mutant: one that never ends is found
+
+
+def changed(node: ast.AST) -> ast.AST | None:
+    """The node with a fault; None where it can have none."""
+    match node:
+        case ast.Compare(ops=[op]) if type(op) in OTHER:
+            return ast.Compare(node.left, [OTHER[type(op)]()], node.comparators)
+        case ast.BoolOp():
+            return ast.BoolOp(OTHER[type(node.op)](), node.values)
+        case ast.BinOp() if type(node.op) in OTHER:
+            return ast.BinOp(node.left, OTHER[type(node.op)](), node.right)
+        case ast.UnaryOp(op=ast.Not()):
+            return node.operand
+        case ast.Constant(value=bool(value)):
+            return ast.Constant(not value)
+        case ast.Constant(value=int(value) | float(value)):
+            return ast.Constant(value + 1 if isinstance(value, int) or not value else value * 2)
+        case ast.Return(value=ast.AST()) if not isinstance(node.value, ast.Constant):
+            return ast.Return(ast.Constant(None))
+    return None
+
+
+def sites(path: Path) -> Iterator[dict[str, Any]]:
+    """All faults that the functions of a module can have."""
+    text = path.read_text(encoding="utf-8")
+
+    def walk(node: ast.AST, function: str) -> Iterator[dict[str, Any]]:
+        if function and (made := changed(node)) is not None:
+            before = ast.get_source_segment(text, node)
+            after = ast.unparse(made)
+            after = after if isinstance(node, ast.Return) else f"({after})"
+            place = {"line": node.lineno, "column": node.col_offset}  # in bytes
+            yield {"function": function, **place, "before": before, "after": after}
+        for name, field in ast.iter_fields(node):
+            if name in ("annotation", "returns", "decorator_list") or isinstance(node, ast.JoinedStr):
+                continue
+            for child in field if isinstance(field, list) else [field]:
+                if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+                    yield from walk(child, f"{function}.{child.name}".lstrip("."))
+                elif isinstance(child, ast.AST):
+                    yield from walk(child, function)
+
+    seen: dict[tuple[str, str, str], int] = {}
+    for found in walk(ast.parse(text), ""):
+        key = found["function"], found["before"], found["after"]
+        found["nth"] = seen[key] = (
+            seen.get(key, -1) + 1
+        )  # the same text may stand in a function several times
+        yield found
+
+
+def modules(area: str) -> list[Path]:
+    return sorted((ROOT / "src" / "flawscope").glob(AREAS[area][0]))
+
+
+def mutated(text: str, mutant: dict[str, Any], path: Path) -> str | None:
+    """The module's text with the fault; None where its place is gone."""
+    for found in sites(path):
+        if all(found[key] == mutant[key] for key in ("function", "before", "after", "nth")):
+            break
+    else:
+        return None
+    lines = text.split("\n")
+    start = sum(len(line) + 1 for line in lines[: found["line"] - 1])
+    start += len(lines[found["line"] - 1].encode()[: found["column"]].decode())
+    return text[:start] + found["after"] + text[start + len(found["before"]) :]
+
+
+def run(mutant: dict[str, Any], copy: Path) -> dict[str, Any]:
+    """Put the fault into a copy of the program, run the tests of its area, take it out again."""
+    for source in [ROOT / mutant["module"], *modules(mutant["area"])]:  # it may have moved since
+        if not source.exists():
+            continue
+        place, text = copy / source.relative_to(ROOT), source.read_text(encoding="utf-8")
+        if (wrong := mutated(text, mutant, source)) is not None:
+            break
+    else:
+        return mutant | {"found": "gone"}
+    tests = [t for p in AREAS[mutant["area"]][1].split() for t in sorted((copy / "tests").glob(p))]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider"]
+    command += ["-k", "not postgresql", *map(str, tests)]
+    place.write_text(wrong, encoding="utf-8")
+    begun = time.monotonic()
+    try:
+        env = {**os.environ, "PYTHONPATH": str(copy / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
+        done = subprocess.run(command, cwd=copy, env=env, capture_output=True, text=True, timeout=LIMIT)
+        failed = [line for line in done.stdout.split("\n") if line.startswith(("FAILED", "ERROR"))]
+        found = failed[0].split(" - ")[0] if failed else None if done.returncode == 0 else done.stdout[-200:]
+    except subprocess.TimeoutExpired:
+        found = "time"
+    finally:
+        place.write_text(text, encoding="utf-8")
+    return mutant | {"found": found, "seconds": round(time.monotonic() - begun, 1)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--again", type=Path, help="results of an earlier run")
+    parser.add_argument("--number", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=36)
+    parser.add_argument("--jobs", type=int, default=2)
+    args = parser.parse_args()
+    if args.out.exists():
+        drawn = json.loads(args.out.read_text())
+    elif args.again:
+        drawn = [
+            {k: v for k, v in one.items() if k not in ("found", "seconds")}
+            for one in json.loads(args.again.read_text())
+        ]
+    else:
+        every = [
+            {"area": area, "module": str(path.relative_to(ROOT)), **site}
+            for area in AREAS
+            for path in modules(area)
+            for site in sites(path)
+        ]
+        drawn = random.Random(args.seed).sample(every, args.number)
+    copies: Queue[Path] = Queue()
+    with tempfile.TemporaryDirectory() as folder:
+        for n in range(args.jobs):
+            for part in ("src", "tests", "docs", "examples", "pyproject.toml"):
+                source, target = ROOT / part, Path(folder) / str(n) / part
+                ignored = shutil.ignore_patterns("__pycache__", ".hypothesis")
+                shutil.copytree(source, target, ignore=ignored) if source.is_dir() else shutil.copy(
+                    source, target
+                )
+            copies.put(Path(folder) / str(n))
+
+        def judged(number: int) -> None:
+            copy = copies.get()
+            try:
+                drawn[number] = run(drawn[number], copy)
+            finally:
+                copies.put(copy)
+            args.out.write_text(json.dumps(drawn, indent=1) + "\n")
+            one = drawn[number]
+            print(
+                number,
+                one["module"],
+                one["line"],
+                one["before"],
+                "->",
+                one["after"],
+                ":",
+                one["found"],
+                flush=True,
+            )
+
+        with ThreadPoolExecutor(args.jobs) as pool:
+            list(pool.map(judged, [n for n, one in enumerate(drawn) if "found" not in one]))
+    found = [one["found"] for one in drawn]
+    survive, gone = found.count(None), found.count("gone")
+    print(f"{len(found) - survive - gone} found, {survive} survive, {gone} gone")
+
+
+if __name__ == "__main__":
+    main()
