@@ -198,7 +198,7 @@ def test_what_does_not_count_decides_nothing() -> None:
     wanted = ((features - prototypes[distances.argmin(1)]) / std.view(-1, 1, 1)).square() * counted
     torch.testing.assert_close(plain, wanted, rtol=1e-4, atol=1e-5)
     same = (prototypes, std, originals, clusters, sizes)
-    without = [residual_without(f, *same, counted=counted) for f in (features, wild)]
+    without = [residual_without(f, *same, valid_mask=counted) for f in (features, wild)]
     torch.testing.assert_close(without[0], without[1], rtol=1e-4, atol=1e-5)
     assert float((without[0] * (1 - counted)).abs().max()) == 0
 

@@ -1,6 +1,6 @@
 """How many of 200 faults, put into the program at random, do the tests find?
 
-    $ python bench/mutants.py --out bench/results/mutants.json
+    $ python tests/mutants.py --out mutants.json
 
 A mutant is the program with one operator, constant, condition or returned value changed. Which ones are drawn
 follows from --seed and the source. Each runs the tests of its area until the first that fails; one that
