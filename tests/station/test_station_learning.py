@@ -151,7 +151,7 @@ def test_a_process_that_is_killed_and_one_that_begins_again(line: Line, running:
     assert line.send(drawn_part(7), "goes on.png")["version"] == 1
     assert line.learn()["status"] == "ready"
     assert line.http.get("/api/v1/status").json()["problems"] == []
-    assert not list(running.station.files.folder.rglob("*.part"))
+    until(lambda: not list(running.station.files.folder.rglob("*.part")), "an unfinished file stays")
 
 
 def test_a_station_that_ends_meanwhile_makes_it_when_it_starts(open_station: Any) -> None:
@@ -315,7 +315,7 @@ def test_a_full_disk_while_a_version_is_made(open_station: Any, tmp_path: Path, 
         assert (made["status"], made["version"]) == ("ready", 2), made["error"]
         until(lambda: "learning_1" not in problems(line))
         assert len(line.http.get(f"{API}/versions").json()["versions"]) == 2
-        assert not list(running.station.files.folder.rglob("*.part"))
+        until(lambda: not list(running.station.files.folder.rglob("*.part")), "an unfinished file stays")
         assert line.send(drawn_part(8), "after.png")["version"] == 1
         line.http.close()
         running.close()
