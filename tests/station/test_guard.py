@@ -20,22 +20,21 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.responses import PlainTextResponse, Response
 
 from flawscope.errors import InputError
-from flawscope.station.access.roles import LOCAL, Person
+from flawscope.station.access.roles import LOCAL, SCOPE, Person
 from flawscope.station.access.sign_in import Attempts
 from flawscope.station.access.users import Access
 from flawscope.station.settings.station import Settings
 from flawscope.station.store.database import Database, StoreError
 from flawscope.station.web.middleware import (
     Guard,
-    Refused,
     address_of,
-    answer_refused,
     check_bind,
     drop_cookie,
     local_path,
     needs,
     set_cookie,
 )
+from flawscope.station.web.refusals import install
 
 PASSWORD = "a long pass phrase"
 HERE = "http://127.0.0.1:8080"
@@ -58,7 +57,7 @@ def access(tmp_path: Path) -> Iterator[Access]:
 def app(access: Access) -> FastAPI:
     """A station in small."""
     app = FastAPI()
-    app.add_exception_handler(Refused, answer_refused)
+    install(app, lambda request, status, text, error: PlainTextResponse(f"{text}\n", status))
 
     @app.post("/api/v1/engineer")
     async def engineer(person: Annotated[Person, Depends(needs("engineer"))]) -> str:
@@ -84,7 +83,7 @@ def app(access: Access) -> FastAPI:
 
     @app.api_route("/{path:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"])
     async def whoever(request: Request) -> Response:
-        person = access.person(request)
+        person = request.scope[SCOPE]
         status = 404 if request.url.path.endswith("/missing.js") else 200
         return PlainTextResponse(person.name if person else "nobody", status)
 
@@ -312,7 +311,7 @@ def test_who_is_not_signed_in_is_told_or_led_to_the_page_that_does(client: Clien
             assert (response.status_code, response.headers["www-authenticate"]) == (401, "Bearer")
     response = client.get("/api/v1/products")
     assert response.json() == {
-        "error": "sign in, or send a token: Authorization: Bearer fls_...",
+        "error": "sign in, or send a token of `flawscope station token add`: Authorization: Bearer fls_...",
         "code": "not_signed_in",
     }
     response = client.get("/plate/history?since=2026-01-01&a=1")

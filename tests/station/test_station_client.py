@@ -323,21 +323,17 @@ def test_an_unknown_product_names_those_that_there_are(
         lambda: client.versions("plat"),
         lambda: list(client.search("plat")),
     ):
-        with pytest.raises(RefusedError) as caught:
+        with pytest.raises(RefusedError, match=rf"^{running.url}: there is no product .*plate"):
             call()
-        assert str(caught.value) == f"{running.url}: there is no such product: it has plate"
     with pytest.raises(RefusedError, match="there is no inspection 99"):
         client.inspection(99)
 
 
 def test_a_token_is_wanted_and_checked(running: Any, parts: list[bytes], tmp_path: Path) -> None:
     token = running.station.access.add_token("line", "operator")
-    remedy = "`flawscope station token add"
-    with Client(running.url) as client, pytest.raises(RefusedError, match="wants a token") as caught:
-        client.inspect(parts[0], "plate")
-    assert remedy in str(caught.value)
-    with Client(running.url, token="fls_no") as client, pytest.raises(RefusedError, match="know this token"):
-        client.products()
+    for unknown in (None, "fls_no"):
+        with Client(running.url, unknown) as client, pytest.raises(RefusedError, match="station token add"):
+            client.inspect(parts[0], "plate")
     with Client(running.url, token=f"{token}\n") as client:
         found = client.inspect(parts[0])
         with pytest.raises(RefusedError, match="line is operator; this needs engineer"):
@@ -378,18 +374,11 @@ def test_somebody_else_there() -> None:
         url = f"http://127.0.0.1:{server.server_address[1]}"
         for there, said in {
             url: "otherwise than a station",
-            f"{url}/moved": "the address https://th",
+            f"{url}/moved": "it is at https://th",
         }.items():
             with Client(there) as client, pytest.raises(FlawscopeError, match=said):
                 client.products()
         server.shutdown()
-
-
-def test_encryption_that_does_not_work_is_said_at_once(running: Any, waits: list[float]) -> None:
-    https = running.url.replace("http:", "https:")
-    with Client(https) as client, pytest.raises(FlawscopeError, match="is it http:// and not https://"):
-        client.products()
-    assert waits == []
 
 
 def test_an_answer_of_another_version(client: Client, parts: list[bytes]) -> None:
@@ -489,7 +478,7 @@ def test_a_wrong_call_is_one_line(
         ([*server, "in", "--device", "cuda"], "--device is the station's own"),
         ([*server, "in", "--false-alarm-rate", "1%"], "--false-alarm-rate is the station's own"),
         (server, "are required: PICTURE"),
-        ([*server, "in", "--product", "plat"], "there is no such product: it has plate"),
+        ([*server, "in", "--product", "plat"], "there is no product 'plat'"),
         (["MODEL", "in", "--product", "plate"], "--product is for --server"),
         (["MODEL"], "are required: PICTURE|FOLDER"),
     ]

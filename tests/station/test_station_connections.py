@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +16,6 @@ from station_helpers import INSPECTIONS, Running, until
 from flawscope.station.access.roles import SCOPE
 from flawscope.station.settings.station import Limits
 from flawscope.station.web import app as app_module
-from flawscope.station.web.app import RateLimit
 from flawscope.station.web.uploads import Bodies
 
 HALF = b"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Half: "
@@ -156,18 +154,3 @@ def test_who_has_not_signed_in_sends_little(open_station: Callable[..., Running]
         for password, status in {"x" * 100_000: 413, "x": 401}.items():
             sent = stranger.post("/sign-in", data={"name": "anna", "password": password})
             assert sent.status_code == status
-
-
-def test_lines_of_a_log_are_limited() -> None:
-    clock = [0.0]
-    limit = RateLimit(most=3, each=60.0, clock=lambda: clock[0])
-
-    def passed(count: int) -> list[str]:
-        made = (logging.LogRecord("x", logging.WARNING, "", 0, "line %d", (k,), None) for k in range(count))
-        return [record.getMessage() for record in made if limit.filter(record)]
-
-    assert passed(1000) == ["line 0", "line 1", "line 2"]
-    clock[0] = 61.0
-    found: list[Any] = passed(1000)
-    assert "997" in found[0]
-    assert found[1:] == ["line 1", "line 2"]

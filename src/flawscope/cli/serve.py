@@ -45,10 +45,9 @@ def run(args: argparse.Namespace) -> int:
 
     give_back()  # before threads are started
     from flawscope.station.station import Station
-    from flawscope.station.web.app import Server, limit_logs, wait_for_room
+    from flawscope.station.web.app import Server, wait_for_room
 
     sys.setswitchinterval(0.0005)  # a picture passes through five threads, and Python's 5 ms are for each
-    limit_logs()
     say = common.say_for(args)
     settings = settings_of(args)
     if threading.current_thread() is threading.main_thread():

@@ -20,8 +20,9 @@ from flawscope.errors import InputError, pluralize
 
 MOST = 10_000  # names and addresses that are remembered; the longest unused are forgotten
 FORGOTTEN = 3600.0  # seconds after the last failure
-NOISY = 20  # failures of an address, with any names
-EVERY, REST = 1.0, 3.0  # seconds between two passwords of such an address; most that a try rests
+# Failures without a wait, and the longest wait in seconds: of a name at an address, of a name anywhere, of an
+# address with any names. After the free ones the wait is 1, 2, 4 ... seconds
+LIMITS = OF_PAIR, OF_NAME, OF_ADDRESS = (5, 60.0), (20, 60.0), (20, 1.0)
 
 
 class SignInError(InputError):
@@ -36,25 +37,10 @@ class SignInError(InputError):
         self.wait = wait
 
 
-@dataclass(frozen=True)
-class Patience:
-    """Waits after failures. free: failures without a wait; then 1, 2, 4 ... seconds, up to `longest`."""
-
-    free: int
-    longest: float = 60.0
-
-    def after(self, failures: int) -> float:
-        late = failures - self.free
-        return 0.0 if late < 0 else min(self.longest, 2.0 ** min(late, 30))
-
-
-OF_PAIR, OF_NOISY_PAIR, OF_NAME = Patience(5), Patience(1), Patience(20)
-
-
 @dataclass
 class _Tries:
     failures: int = 0
-    until: float = 0.0  # no try is allowed before; for an address: no password is checked before
+    until: float = 0.0  # no try is allowed before
 
 
 class Attempts:
@@ -66,46 +52,36 @@ class Attempts:
         self._known: OrderedDict[tuple[str, str], _Tries] = OrderedDict()  # by name and address, "": any
         self._homes: OrderedDict[tuple[str, str], None] = OrderedDict()  # names, and where they signed in
 
-    def begin(self, name: str, address: str) -> float:
-        """Count a try as a failure until `succeeded`, so that tries at the same time count, too.
+    def begin(self, name: str, address: str) -> bool:
+        """Count a try as a failure until `succeeded`, so that tries at the same time count, too. A name that
+        signed in at this address before is held up by its own failures there alone.
 
         Returns:
-            Seconds to rest before the password is checked.
+            Whether the name signed in at this address before.
 
         Raises:
             SignInError: the try is too early.
         """
-        now = self._clock()
-        pair = name, address = _pair(name, address)
+        now, keys = self._clock(), _keys(name, address)
         with self._lock:
-            here, of_name, of_address = (self._tries(key, now) for key in (pair, (name, ""), ("", address)))
-            is_home, is_noisy = pair in self._homes, of_address.failures >= NOISY
-            rest = max(0.0, of_address.until - now) if is_noisy and not is_home else 0.0
-            wait = math.ceil(here.until - now if is_home else max(here.until, of_name.until) - now)
-            wait = max(wait, math.ceil(rest) if rest > REST else 0)
+            several = [self._tries(key, now) for key in keys]
+            is_home = keys[0] in self._homes
+            wait = math.ceil(max(tries.until for tries in several[: 1 if is_home else None]) - now)
             if wait > 0:
-                unit = "second" if wait == 1 else "seconds"
-                raise SignInError(f"too many failed sign-ins: try again in {wait} {unit}", wait)
-            patience = OF_NOISY_PAIR if is_noisy else OF_PAIR
-            for tries in (here, of_name, of_address):
+                text = f"too many failed sign-ins: try again in {pluralize(wait, 'second')}"
+                raise SignInError(text, wait)
+            for tries, (free, longest) in zip(several, LIMITS, strict=True):
                 tries.failures += 1
-            here.until = now + patience.after(here.failures)
-            of_name.until = now + OF_NAME.after(of_name.failures)
-            if not is_home:
-                of_address.until = now + rest + (EVERY if is_noisy else 0.0)
-        return rest
-
-    def is_home(self, name: str, address: str) -> bool:
-        """Whether the name signed in at this address."""
-        with self._lock:
-            return _pair(name, address) in self._homes
+                late = tries.failures - free
+                tries.until = now + (min(longest, 2.0 ** min(late, 30)) if late >= 0 else 0.0)
+        return is_home
 
     def succeeded(self, name: str, address: str) -> None:
         """Forget the failures of a name; the address only gets back the count of this try."""
         self.take_back(name, address)
-        pair = name, _ = _pair(name, address)
+        pair, of_name, _ = _keys(name, address)
         with self._lock:
-            for key in (pair, (name, "")):
+            for key in (pair, of_name):
                 self._known.pop(key, None)
             self._homes[pair] = None
             self._homes.move_to_end(pair)
@@ -114,9 +90,8 @@ class Attempts:
 
     def take_back(self, name: str, address: str) -> None:
         """Uncount a try that was not made, or was no failure."""
-        pair = name, address = _pair(name, address)
         with self._lock:
-            for key in (pair, (name, ""), ("", address)):
+            for key in _keys(name, address):
                 if tries := self._known.get(key):
                     tries.failures -= 1
 
@@ -130,6 +105,11 @@ class Attempts:
         return tries
 
 
+def _keys(name: str, address: str) -> tuple[tuple[str, str], tuple[str, str], tuple[str, str]]:
+    name, address = name[:64], subnet(address)
+    return (name, address), (name, ""), ("", address)
+
+
 def subnet(address: str) -> str:
     """Return the address, or for version 6 its network of 2^64 addresses, all of which one client has."""
     try:
@@ -139,13 +119,9 @@ def subnet(address: str) -> str:
     return address if found.version == 4 else str(ipaddress.ip_network((found, 64), strict=False))
 
 
-def _pair(name: str, address: str) -> tuple[str, str]:
-    return name[:64], subnet(address)
-
-
 SHORTEST, LONGEST = 10, 1000  # characters
 AT_ONCE, IN_LINE = 2, 8  # hashed at the same time, 64 MB each; hashed or waiting
-OF_ADDRESS = 4  # hashed or waiting, of an address
+MOST_OF_ADDRESS = 4  # hashed or waiting, of an address
 
 
 class Passwords:
@@ -157,7 +133,7 @@ class Passwords:
     """
 
     def __init__(self) -> None:
-        self.hasher, self.sleep = PasswordHasher(), time.sleep
+        self.hasher = PasswordHasher()
         self._turn, self._counting = threading.Semaphore(AT_ONCE), threading.Lock()
         self.line: Counter[str] = Counter()  # by address
         self._nobodys = ""  # hash of no password, for names that do not exist
@@ -166,29 +142,23 @@ class Passwords:
         with self._in_turn(address):
             return self.hasher.hash(_bytes(password))
 
-    def is_right(self, hashed: str | None, password: str, address: str = "", rest: float = 0.0) -> bool:
-        """Whether the password has this hash. None takes as long, and is wrong.
-
-        Args:
-            rest: seconds before it is checked.
-        """
+    def is_right(self, hashed: str | None, password: str, address: str = "") -> bool:
+        """Whether the password has this hash. None takes as long, and is wrong."""
         self._nobodys = self._nobodys or self.hash(secrets.token_urlsafe(32), address)
-        with self._in_turn(address, rest):
+        with self._in_turn(address):
             try:
                 return self.hasher.verify(hashed or self._nobodys, _bytes(password))
             except (VerificationError, InvalidHashError):
                 return False
 
     @contextmanager
-    def _in_turn(self, address: str, rest: float = 0.0) -> Iterator[None]:
+    def _in_turn(self, address: str) -> Iterator[None]:
         address = subnet(address)
         with self._counting:
-            if self.line[address] >= OF_ADDRESS or self.line.total() >= IN_LINE:
+            if self.line[address] >= MOST_OF_ADDRESS or self.line.total() >= IN_LINE:
                 raise SignInError("too many people are signing in: try again in 2 seconds", 2)
             self.line[address] += 1
         try:
-            if rest:
-                self.sleep(rest)
             with self._turn:
                 yield
         finally:

@@ -10,17 +10,17 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
+import time
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Table, delete, exists, or_, select, update
 
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.station.access.roles import LOCAL, MOST, ROLES, SCOPE, SENDER, Person, Recall
+from flawscope.station.access.roles import LOCAL, ROLES, SENDER, Person
 from flawscope.station.access.sign_in import LONGEST, Attempts, Passwords, SignInError, checked, subnet
 from flawscope.station.store.database import Database, StoreError, now, upsert
 from flawscope.station.store.records import ADDRESS, add_event, iso
@@ -37,6 +37,8 @@ _NAME = re.compile(r"\w[\w.@+-]{0,63}")
 _TOKEN = "fls_"  # by which people and scanners recognize a token
 _USED = 60_000_000  # microseconds between two notes that a token was used
 LONGEST_TOKEN = 100 * 365 * 86400.0  # seconds
+FRESH = 3.0  # seconds for which a credential is known without another look
+MOST = 4096  # credentials that are known; guesses take no room
 
 
 class ExpiredError(FlawscopeError):
@@ -77,7 +79,8 @@ class Access:
         # Browsers do not tell ports apart: two stations on a machine need two names
         self.cookie = f"flawscope_{_digest(database.engine.url.render_as_string())[:8]}"
         self.passwords, self._attempts = Passwords(), Attempts()
-        self._recall: Recall[_Known] = Recall()
+        self.clock = time.monotonic
+        self._memory: dict[_Key, tuple[_Known, float]] = {}  # owners, and when they were read
         self._used: dict[int | str, int] = {}  # token, or address of an unknown one -> time of the last note
 
     # ---- users
@@ -142,7 +145,7 @@ class Access:
         with self.database.writing() as connection:
             yield connection
             add_event(connection, kind, who, text)
-        self._recall.clear()
+        self._memory = {}
 
     def _remove(self, table: Table, name: str, who: str) -> None:
         name, kind = _name(name), table.name[:-1]
@@ -160,12 +163,11 @@ class Access:
             SignInError: name or password is wrong, or there were too many tries; unknown names take as long.
         """
         name, password = _folded(name), password[: LONGEST + 1]
-        rest = self._attempts.begin(name, address)
+        is_home = self._attempts.begin(name, address)
         user = self._user(name)
-        place = "" if self._attempts.is_home(name, address) else address
         try:
             hashed = None if user is None else user.password
-            right = self.passwords.is_right(hashed, password, place, rest)
+            right = self.passwords.is_right(hashed, password, "" if is_home else address)
         except SignInError:
             self._attempts.take_back(name, address)
             raise
@@ -184,7 +186,7 @@ class Access:
         if cookie := request.cookies.get(self.cookie):
             with self.database.writing() as connection:
                 connection.execute(delete(sessions).where(sessions.c.hash == _digest(cookie)))
-            self._recall.clear()
+            self._memory = {}
 
     def remove_ended(self) -> None:
         """Remove sessions that have ended; every sign-in does so, too."""
@@ -224,15 +226,7 @@ class Access:
     @property
     def is_open(self) -> bool:
         """Whether there are no users and no tokens."""
-        return self._find([_OPEN]) is not None
-
-    def person(self, request: HTTPConnection) -> Person | None:
-        """Return the sender of a request, as the middleware or else `find` finds it; None: a sign-in is
-        needed."""
-        if SCOPE in request.scope:
-            found: Person | None = request.scope[SCOPE]
-            return found
-        return self.find(request)
+        return self._ask(_OPEN) is not None
 
     def find(self, request: HTTPConnection) -> Person | None:
         """Return the sender of a request, as of the last few seconds. A long stream asks again.
@@ -240,14 +234,7 @@ class Access:
         A token wins over a cookie; ExpiredError where it has expired. On an open station everybody is LOCAL;
         the middleware checks that they are on this machine.
         """
-        return self._find(self._brought(request))
-
-    def at_hand(self, request: HTTPConnection) -> Person | None:
-        """Return the sender as `find` does, from memory. KeyError where the data base must be asked."""
-        for key in self._brought(request):
-            if person := self._recall.at_hand(key).now():
-                return person
-        return None
+        return next(filter(None, map(self._ask, self._brought(request))), None)
 
     def _brought(self, request: HTTPConnection) -> list[_Key]:
         scheme, _, secret = request.headers.get("authorization", "").partition(" ")
@@ -256,19 +243,20 @@ class Access:
             return [("token", _digest(secret.strip())), _OPEN]
         return [("session", _digest(cookie)), _OPEN] if cookie else [_OPEN]
 
-    def _find(self, keys: list[_Key]) -> Person | None:
-        for key in keys:
-            known = self._recall.ask(key, partial(self._read, *key))
-            if known is not None and (person := known.now()):
-                return person
-        return None
+    def _ask(self, key: _Key) -> Person | None:
+        memory = self._memory  # another one after a change: what was read before is not kept
+        known, at = memory.get(key, (None, 0.0))
+        if known is None or self.clock() - at > FRESH:
+            kind, digest = key
+            known = {"open": self._nobody, "session": self._session, "token": self._token}[kind](digest)
+            if known is None:
+                return None
+            if len(memory) >= MOST:
+                memory.clear()
+            memory[key] = known, self.clock()
+        return known.now()
 
-    def _read(self, kind: str, digest: str) -> _Known | None:
-        if kind == "open":
-            return self._nobody()
-        return self._session(digest) if kind == "session" else self._token(digest)
-
-    def _nobody(self) -> _Known:
+    def _nobody(self, digest: str) -> _Known:
         anybody = exists(select(users.c.id)) | exists(select(tokens.c.id))
         with self.database.reading() as connection:
             return _Known(None if connection.scalar(select(anybody)) else LOCAL)

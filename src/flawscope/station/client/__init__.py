@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import random
-import ssl
 import time
 import uuid
 from collections import deque
@@ -325,8 +324,10 @@ class Client:
             try:
                 response = self._http.request(method, path, params=wanted, **request)
             except httpx.TransportError as error:
-                if self._is_tls(error) or not left:
-                    raise self._unreached(error) from None
+                if not left:
+                    why = f"cannot be reached ({one_line(error)[:160]})"
+                    remedy = "check the address, http or https, and that `flawscope serve` runs"
+                    raise FlawscopeError(f"{shown(self.url)} {why}: {remedy}") from None
                 wait = None
             else:
                 if response.status_code not in _AGAIN or not left:
@@ -335,56 +336,17 @@ class Client:
             time.sleep(_pause(wait, tries - 1 - left))
         if response.is_success:
             return response
-        raise self._refused(response, path)
+        raise self._refused(response)
 
-    def _unreached(self, error: Exception) -> FlawscopeError:
-        if tls := self._is_tls(error):
-            return FlawscopeError(f"{shown(self.url)}: {tls}")
-        why = f"cannot be reached ({one_line(error)[:160]})"
-        return FlawscopeError(f"{shown(self.url)} {why}: check the address, and that `flawscope serve` runs")
-
-    @staticmethod
-    def _is_tls(error: BaseException | None) -> str:
-        """Reason why TLS failed; "" where the error is another."""
-        while error is not None and not isinstance(error, ssl.SSLError):
-            error = error.__cause__ or error.__context__
-        if error is None:
-            return ""
-        if isinstance(error, ssl.SSLCertVerificationError):
-            why = error.verify_message or "it cannot be verified"
-            return f"its certificate is not trusted ({why}): set SSL_CERT_FILE to the file of who signed it"
-        return f"no TLS connection ({error.reason or 'it failed'}): is it http:// and not https://?"
-
-    def _refused(self, response: httpx.Response, path: str) -> FlawscopeError:
+    def _refused(self, response: httpx.Response) -> FlawscopeError:
         status = response.status_code
         try:
             said, code = str(response.json()["error"]), str(response.json().get("code", ""))
         except (ValueError, KeyError, TypeError, AttributeError):
-            said, code = f"it answers {status} {response.reason_phrase}".strip(), ""
-            if response.is_redirect:
-                said += f": use the address {response.headers.get('Location', '')[:200]}"
-        if status == 401:
-            known = (
-                "it does not know this token" if "Authorization" in self._http.headers else "it wants a token"
-            )
-            said = f"{known}: `flawscope station token add NAME --role operator` there makes one"
-        elif status == 404:
-            said = self._missing(path) or said
+            moved = f"it is at {response.headers.get('Location', '')[:200]}; " if response.is_redirect else ""
+            said, code = f"it answers {status} {response.reason_phrase}: {moved}check the address", ""
         text = f"{shown(self.url)}: {' '.join(said.split())}"
         return FlawscopeError(text) if status >= 500 else RefusedError(text, status, code)
-
-    def _missing(self, path: str) -> str:
-        """Reason of a 404: no such station or product; "" where another thing is missing."""
-        parts = path.split("/")
-        if parts[0] != "products" or len(parts) < 2:
-            return "there is no station at this address"
-        try:
-            names = [one.name for one in self.products()]
-        except FlawscopeError:
-            return ""
-        if parts[1] in [quote(name, safe="") for name in names]:
-            return ""
-        return f"there is no such product: it has {', '.join(names) or 'none'}"
 
 
 def _pause(wait: str | None, failures: int) -> float:

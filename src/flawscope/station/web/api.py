@@ -16,7 +16,7 @@ from fastapi.responses import StreamingResponse
 
 from flawscope._version import __version__
 from flawscope.errors import InputError, nearest
-from flawscope.station.access.roles import ENGINEER, OPERATOR, VIEWER, Person, may
+from flawscope.station.access.roles import ENGINEER, OPERATOR, SCOPE, VIEWER, Person, may
 from flawscope.station.access.users import ExpiredError
 from flawscope.station.station import Station
 from flawscope.station.store.database import StoreError
@@ -266,7 +266,7 @@ def review(
 ) -> Any:
     """List inspections that wait for a review, the oldest first, after the number `after`. Those that another
     reader was given in the last minutes come only where no others are left."""
-    judges = may(station.access.person(request), OPERATOR)  # viewers take nothing from those who judge
+    judges = may(request.scope[SCOPE], OPERATOR)  # viewers take nothing from those who judge
     return station.waiting(name, limit, after, reader if judges else "")
 
 

@@ -8,11 +8,9 @@ for a client that does not read its answer, and accepts connections until the pr
 from __future__ import annotations
 
 import html
-import logging
 import shutil
 import socket
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -30,7 +28,8 @@ from flawscope.station.settings.station import Settings
 from flawscope.station.station import Station
 from flawscope.station.store.files import ROOM
 from flawscope.station.web import api, inspect_api, models_api, pages, records_api
-from flawscope.station.web.middleware import Guard, check_bind, install
+from flawscope.station.web.middleware import Guard, check_bind
+from flawscope.station.web.refusals import install
 from flawscope.station.web.templates import chosen, texts
 from flawscope.station.web.uploads import Bodies
 
@@ -38,7 +37,6 @@ KEEP_ALIVE = 75  # seconds between two requests of a connection
 BATCH = 64  # connections that are accepted before the open ones are served again
 QUEUE = 1024  # connections that the system holds until they are accepted; further ones retry after seconds
 MOST = 1000  # connections, however many files the process may open
-LINES, EACH = 10, 60.0  # lines of a logger in a period, and its seconds
 GRACE = 30  # seconds that requests may take to end when the station stops
 UNFIT = ("store_unreachable", "no_model", "disk_full")  # problems with which nothing can be inspected
 FULL = "disk_full"  # code of the problem
@@ -135,34 +133,6 @@ class Connection(H11Protocol):
         return KEEP_ALIVE if is_idle else self.patience
 
 
-class RateLimit(logging.Filter):
-    """Limits a logger to `most` lines in `each` seconds; the next line says how many were left out.
-
-    Args:
-        clock: returns seconds.
-    """
-
-    def __init__(self, most: int = LINES, each: float = EACH, clock: Callable[[], float] = time.monotonic):
-        super().__init__()
-        self.most, self.each, self.clock = most, each, clock
-        self._since, self._count = clock(), 0
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if self.clock() - self._since >= self.each:
-            held = self._count - self.most
-            self._since, self._count = self.clock(), 0
-            if held > 0:
-                record.msg, record.args = f"{record.getMessage()} ({held} lines before are left out)", ()
-        self._count += 1
-        return self._count <= self.most
-
-
-def limit_logs() -> None:
-    """Limit the log lines that clients cause by broken requests, or where the process has no files left."""
-    for name in ("asyncio", "uvicorn.error"):
-        logging.getLogger(name).addFilter(RateLimit())
-
-
 def create_app(station: Station) -> Any:
     """Make the ASGI application of a station that was started."""
     app = FastAPI(
@@ -215,6 +185,7 @@ class Listener(uvicorn.Server):
                 host=settings.host,
                 port=settings.port,
                 log_config=None,
+                log_level="error",  # clients cause warnings, as many as they like
                 access_log=False,
                 server_header=False,
                 lifespan="off",

@@ -32,7 +32,7 @@ from flawscope.station.store.inspection import (
 from flawscope.station.store.records import fresh
 from flawscope.station.web import schemas, uploads
 from flawscope.station.web.api import Here, keyed, routes
-from flawscope.station.web.middleware import count, refused, said
+from flawscope.station.web.refusals import count, refused, said
 
 LONGEST = 60.0  # seconds that a request may wait for a frame
 

@@ -1,4 +1,4 @@
-"""Checks of every request before the station sees it: host, address, person; and errors as HTTP responses.
+"""Checks of every request before the station sees it: host, address, person.
 
 The guard stands around the whole application and touches neither bodies nor streams.
 """
@@ -6,41 +6,29 @@ The guard stands around the whole application and touches neither bodies nor str
 from __future__ import annotations
 
 import ipaddress
-import math
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import anyio.to_thread
 from anyio import CapacityLimiter
-from fastapi import FastAPI
-from fastapi.exceptions import RequestValidationError
 from starlette.datastructures import MutableHeaders
-from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
-from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
-from flawscope.errors import FlawscopeError, InputError
+from flawscope.errors import InputError
 from flawscope.station.access.roles import LOCAL, SCOPE, VIEWER, Person, may
 from flawscope.station.access.users import SESSION_SECONDS, Access, ExpiredError
-from flawscope.station.inspecting.capacity import BusyError
-from flawscope.station.inspecting.worker import LateError, ModelError, TooLargeError
-from flawscope.station.learning.learning import LosesError
 from flawscope.station.settings.station import FOLDER, Settings
-from flawscope.station.sources.camera import AwayError, NoFrameError
 from flawscope.station.store.database import StoreError
-from flawscope.station.store.inspection import KeyUsedError
-from flawscope.station.store.model_registry import NoModelError
-from flawscope.station.store.records import ADDRESS, NotFoundError
+from flawscope.station.store.records import ADDRESS
+from flawscope.station.web.refusals import Refused, headers_of, refused
 from flawscope.station.web.templates import HEADERS
-from flawscope.station.web.uploads import UploadError
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-    from flawscope.station.station import Station
 
 SIGN_IN = "/sign-in"
 _HERE = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -52,34 +40,6 @@ _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::\d{1,5})?")
 _PORTS = {"http": "80", "https": "443"}
 _FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
 _READERS = 4  # threads that look up people, since those of inspections may all be waiting
-Headers = Mapping[str, str] | None
-_WAIT = 5  # seconds of Retry-After, unless the error has them
-
-
-class Refused(HTTPException):
-    """A request that is not served; `answer` makes the response.
-
-    Attributes:
-        code: for programs.
-    """
-
-    def __init__(self, status: int, text: str, code: str, headers: Mapping[str, str] | None = None):
-        super().__init__(status, text, headers)
-        self.code = code
-
-
-def answer(request: HTTPConnection, error: Refused) -> Response:
-    """Response to a refused request, one line: JSON for programs, plain for people."""
-    if request.scope["path"].startswith("/api/"):
-        content = {"error": error.detail, "code": error.code}
-        return JSONResponse(content, error.status_code, error.headers)
-    return PlainTextResponse(f"{error.detail}\n", error.status_code, error.headers)
-
-
-async def answer_refused(request: Request, error: Exception) -> Response:
-    """Exception handler for `Refused`."""
-    assert isinstance(error, Refused)
-    return answer(request, error)
 
 
 @cache
@@ -157,12 +117,10 @@ class Guard:
         careful = _careful(scope, send)
         try:
             refusal = await self._check(request)
-        except Refused as error:
-            refusal = answer(request, error)
-        except ExpiredError as error:
-            refusal = answer(request, _unknown(str(error), "token_expired"))
-        except StoreError as error:
-            refusal = answer(request, Refused(503, str(error), error.code, {"Retry-After": "5"}))
+        except (Refused, ExpiredError, StoreError) as error:
+            refusal = refused(error)
+            if not scope["path"].startswith("/api/"):
+                refusal = PlainTextResponse(f"{error}\n", refusal.status_code, headers_of(error))
         await (refusal or self.app)(scope, receive, careful)
 
     async def _check(self, request: HTTPConnection) -> Response | None:
@@ -172,7 +130,8 @@ class Guard:
         self._check_host(request)
         if scope["path"] in _HEALTH or scope["path"].startswith("/static/"):
             return None
-        person = scope[SCOPE] = await self._person(request)
+        person = await anyio.to_thread.run_sync(self.access.find, request, limiter=self._limiter)
+        scope[SCOPE] = person
         if person == LOCAL:
             self._check_here(request)
         if scope["method"] not in _READING and not (person is not None and person.has_token):
@@ -186,12 +145,6 @@ class Guard:
         query = scope["query_string"].decode("latin-1")
         wanted = scope["path"] + (f"?{query}" if query else "") if scope["method"] == "GET" else "/"
         return RedirectResponse(f"{SIGN_IN}?next={quote(wanted, safe='/')}", 303)
-
-    async def _person(self, request: HTTPConnection) -> Person | None:
-        try:
-            return self.access.at_hand(request)
-        except KeyError:
-            return await anyio.to_thread.run_sync(self.access.find, request, limiter=self._limiter)
 
     def _check_host(self, request: HTTPConnection) -> None:
         """Refuse unknown host names, which other sites could make lead here (DNS rebinding)."""
@@ -246,10 +199,9 @@ def _careful(scope: Scope, send: Send) -> Send:
     return sent
 
 
-def _unknown(
-    text: str = "sign in, or send a token: Authorization: Bearer fls_...", code: str = "not_signed_in"
-) -> Refused:
-    return Refused(401, text, code, {"WWW-Authenticate": "Bearer"})
+def _unknown() -> Refused:
+    text = "sign in, or send a token of `flawscope station token add`: Authorization: Bearer fls_..."
+    return Refused(401, text, "not_signed_in")
 
 
 def _is_here(host: str) -> bool:
@@ -295,84 +247,3 @@ def _cookie(request: HTTPConnection) -> dict[str, Any]:
     """Attributes of the cookie: out of reach of scripts and other sites; TLS only, where TLS was used."""
     secure = request.scope["scheme"] == "https"
     return {"path": "/", "httponly": True, "samesite": "strict", "secure": secure}
-
-
-def said(error: FlawscopeError) -> tuple[int, str]:
-    """HTTP status and code of an error."""
-    if isinstance(error, UploadError):
-        return error.status, error.code
-    if isinstance(error, StoreError):
-        status = {"disk_full": 507, "file_missing": 404}.get(error.code, 503)
-        return status, error.code
-    kinds: tuple[tuple[type[FlawscopeError], int, str], ...] = (
-        (NotFoundError, 404, "not_found"),
-        (BusyError, 503, "busy"),
-        (LateError, 504, "late"),
-        (ModelError, 503, "model_failed"),
-        (NoModelError, 503, "no_model"),
-        (AwayError, 503, "camera_away"),
-        (NoFrameError, 504, "no_frame"),
-        (TooLargeError, 422, "too_many_pixels"),
-        (KeyUsedError, 409, "key_used"),
-        (LosesError, 409, "loses_defects"),
-        (InputError, 422, "invalid"),
-    )
-    return next(((status, code) for kind, status, code in kinds if isinstance(error, kind)), (503, "failed"))
-
-
-def count(station: Station, name: str, error: FlawscopeError) -> str:
-    """Count a picture of this product that was refused; return the code of the error."""
-    code = said(error)[1]
-    station.metrics.refused.labels(name if name in station.products else "", code).inc()
-    return code
-
-
-def refused(error: FlawscopeError) -> Response:
-    """Response of the API to an error."""
-    status, code = said(error)
-    return JSONResponse({"error": str(error), "code": code}, status, _headers(error, status))
-
-
-def _headers(error: FlawscopeError, status: int) -> dict[str, str]:
-    seconds = math.ceil(error.seconds) if isinstance(error, BusyError) else _WAIT
-    headers = {"Retry-After": str(seconds)} if status == 503 else {}
-    if status in (408, 413, 415):  # the body stays unread
-        headers["Connection"] = "close"
-    return headers
-
-
-def _is_page(request: Request) -> bool:
-    return request.method == "GET" and not request.url.path.startswith("/api/")
-
-
-def install(app: FastAPI, page: Callable[[Request, int, str, FlawscopeError | None], Response]) -> None:
-    """Install error handlers: each error becomes one line with a code; outside of /api a page."""
-
-    def answered(request: Request, status: int, text: str, code: str, headers: Headers = None) -> Response:
-        if _is_page(request):
-            return page(request, status, text, None)
-        return JSONResponse({"error": text, "code": code}, status, headers)
-
-    async def ours(request: Request, error: Exception) -> Response:
-        assert isinstance(error, FlawscopeError)
-        if _is_page(request):
-            return page(request, said(error)[0], str(error), error)
-        return refused(error)
-
-    async def invalid(request: Request, error: Exception) -> Response:
-        assert isinstance(error, RequestValidationError)
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"] if part not in ("query", "body", "path"))
-        text = f"{where or 'the request'}: {first['msg']}"
-        return answered(request, 422, " ".join(text.split()), "invalid")
-
-    async def plain(request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
-        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid")
-        text = f"there is nothing at {request.url.path:.200}" if code == "not_found" else str(error.detail)
-        return answered(request, error.status_code, text, code, error.headers)
-
-    app.add_exception_handler(Refused, answer_refused)
-    app.add_exception_handler(FlawscopeError, ours)
-    app.add_exception_handler(RequestValidationError, invalid)
-    app.add_exception_handler(HTTPException, plain)

@@ -17,7 +17,8 @@ from flawscope.station.store.files import unwritable
 from flawscope.station.store.records import holdable
 from flawscope.station.web import schemas, uploads
 from flawscope.station.web.api import Engineer, Here, refusals_of, routes
-from flawscope.station.web.uploads import UploadError, body_of
+from flawscope.station.web.refusals import Refused
+from flawscope.station.web.uploads import body_of
 
 MODEL_BYTES = 2 * 1024**3  # largest model file that may be sent
 
@@ -59,7 +60,7 @@ async def add_version(
         await _receive(request, temporary)
         who = person.name
         number = await asyncio.to_thread(station.versions.add, product_id, temporary, f"sent by {who}", who)
-    except UploadError:
+    except Refused:
         raise
     except InputError as error:
         raise InputError(str(error).replace(str(temporary), called)) from None

@@ -12,7 +12,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from flawscope.config import known
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.station.access.roles import LOCAL, may
+from flawscope.station.access.roles import LOCAL, SCOPE, Person, may
 from flawscope.station.access.sign_in import SignInError
 from flawscope.station.learning.candidates import advice, trail
 from flawscope.station.store.database import StoreError
@@ -56,7 +56,7 @@ class Shown:
         self.texts: Texts = texts(
             chosen(request.cookies.get("language"), request.headers.get("accept-language", ""))
         )
-        self.person = self.station.access.person(request)
+        self.person: Person | None = request.scope[SCOPE]
 
     @property
     def here(self) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-from fastapi import HTTPException, Query
+from fastapi import Query
 from PIL import Image
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
@@ -24,6 +24,7 @@ from flawscope.station.inspecting.renderings import png
 from flawscope.station.inspecting.worker import checked
 from flawscope.station.settings.station import Limits
 from flawscope.station.store.inspection import MOST_FILES, MOST_LABEL, Label, labelled
+from flawscope.station.web.refusals import Refused
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -35,21 +36,6 @@ HELD_UP = 0.1  # seconds that the event loop runs late when the station itself c
 _KEY = "flawscope.body"
 MOST_KEY = 184  # characters, with room for the prefix in the store
 _RAW = ("image/", "application/octet-stream", "application/x-www-form-urlencoded")  # the last: curl's default
-
-
-class UploadError(InputError, HTTPException):  # FastAPI passes an HTTPException on
-    """The body or header of a request cannot be accepted.
-
-    Attributes:
-        status: of the answer. code: for programs.
-    """
-
-    __str__ = Exception.__str__
-
-    def __init__(self, text: str, status: int, code: str):
-        HTTPException.__init__(self, status, text)
-        self.args = (text,)
-        self.status, self.code = status, code
 
 
 class Body:
@@ -69,7 +55,7 @@ class Body:
         self.is_kept, self._is_whole = True, False
 
     async def receive(self) -> Message:
-        """Receive the next message. UploadError where the body is too large, or nothing comes."""
+        """Receive the next message. Refused where the body is too large, or nothing comes."""
         if self._is_whole:  # Starlette waits for the client to go away
             return await self._receive()
         self._check(self._announced - self._count)
@@ -95,7 +81,7 @@ class Body:
                 late = time.monotonic() - max(due, now)
                 if late < HELD_UP:
                     text = f"nothing came for {stalled:g} s, or too little; send the picture again"
-                    raise UploadError(text, 408, "stalled") from None
+                    raise Refused(408, text, "stalled") from None
                 self._began += late  # bytes may wait unread: not the client's fault
 
     def _check(self, more: int) -> None:
@@ -104,7 +90,7 @@ class Body:
         if self.is_kept and not self.bodies.has_room(self._held, more):
             most = self.bodies.most / 1024**2
             text = f"the {most:.0f} MB for all requests together are in use; try again in a few seconds"
-            raise UploadError(text, 503, "busy")
+            raise Refused(503, text, "busy")
 
     def release(self) -> None:
         """Give the body's memory back, when the request is answered."""
@@ -143,10 +129,10 @@ def body_of(request: Request) -> Body:
     return found
 
 
-def too_large(most: int) -> UploadError:
+def too_large(most: int) -> Refused:
     size = f"{most / 1024**2:.0f} MB" if most >= 1024**2 else f"{most // 1024} KB"
     text = f"the request has more than {size}: send less at once, or raise `limits: upload`"
-    return UploadError(text, 413, "too_large")
+    return Refused(413, text, "too_large")
 
 
 @dataclass(frozen=True)
@@ -161,19 +147,17 @@ async def read(request: Request, name: str) -> tuple[list[Upload], bool]:
     """Read the pictures of a request; the second value says whether they came in a form.
 
     Raises:
-        UploadError: the body is too large, too slow or empty, or its type is not a picture's.
+        Refused: the body is too large, too slow or empty, or its type is not a picture's.
     """
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if kind == "multipart/form-data":
         return await _form(request), True
     if kind and not kind.startswith(_RAW):
-        raise UploadError(
-            f"{kind:.60} is no picture: send image/… or application/octet-stream, or a form with `files`",
-            *(415, "not_a_picture"),
-        )
+        text = f"{kind:.60} is no picture: send image/… or application/octet-stream, or a form with `files`"
+        raise Refused(415, text, "not_a_picture")
     data = await request.body()
     if not data:
-        raise UploadError("the request has no picture in its body", 422, "empty")
+        raise Refused(422, "the request has no picture in its body", "empty")
     return [Upload(clean(name) or "picture", data)], False
 
 
@@ -186,15 +170,15 @@ async def _form(request: Request) -> list[Upload]:
             for name in Label._fields:
                 if isinstance(form.get(name), str):
                     text = f"{name} is no field of the form: write it into the address, ?{name}=..."
-                    raise UploadError(text, 422, "invalid")
+                    raise Refused(422, text, "invalid")
             found = [Upload(clean(file.filename or "") or "picture", await file.read()) for file in files]
-    except UploadError:
+    except Refused:
         raise
     except Exception as error:  # errors of python-multipart and Starlette
         why = " ".join(str(getattr(error, "detail", "") or error).split())[:200]
-        raise UploadError(f"the form cannot be read: {why}", 422, "broken_form") from None
+        raise Refused(422, f"the form cannot be read: {why}", "broken_form") from None
     if not found:
-        raise UploadError("the form has no file: call the field `files`", 422, "empty")
+        raise Refused(422, "the form has no file: call the field `files`", "empty")
     return found
 
 
@@ -225,13 +209,13 @@ def clean(name: str) -> str:
 
 
 def key_of(request: Request) -> str | None:
-    """Sender's key of a request; None where there is none. UploadError where the key is invalid."""
+    """Sender's key of a request; None where there is none. Refused where the key is invalid."""
     key = request.headers.get("idempotency-key")
     if key is None:
         return None
     if not 0 < len(key) <= MOST_KEY or not key.isprintable():
         text = f"Idempotency-Key must have 1 to {MOST_KEY} characters that can be printed"
-        raise UploadError(text, 422, "bad_key")
+        raise Refused(422, text, "bad_key")
     person = request.scope.get(SCOPE)
     if person is not None and person.role == SENDER:  # a sender does not get another's answer under its key
         key = f"{hashlib.sha256(person.name.encode()).hexdigest()[:7]}:{key}"
