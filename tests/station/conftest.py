@@ -116,17 +116,29 @@ def parts(drawn: Path) -> list[bytes]:
     return [path.read_bytes() for path in paths]
 
 
-@pytest.fixture
-def settings(database_url: str | None, model_file: Path, tmp_path: Path) -> Settings:
+def settings_of(store: Path, model: Path, database: str | None = None) -> Settings:
     return Settings(
-        products={NAME: Product(str(model_file))},
-        store=str(tmp_path / "store"),
-        database=database_url,
+        products={NAME: Product(str(model))},
+        store=str(store),
+        database=database,
         port=0,
         device="cpu",
         threads=1,
         limits=Limits(upload="8 MB", pixels=4_000_000, stalled=10.0),
     )
+
+
+@pytest.fixture
+def settings(database_url: str | None, model_file: Path, tmp_path: Path) -> Settings:
+    return settings_of(tmp_path / "store", model_file, database_url)
+
+
+@pytest.fixture(scope="module")
+def common(model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A station that listens, for all tests of a file that do not mind the others' pictures."""
+    made = opened(settings_of(tmp_path_factory.mktemp("common"), model_file))
+    yield made
+    made.close()
 
 
 @pytest.fixture

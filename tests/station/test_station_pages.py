@@ -35,6 +35,14 @@ def browser(running: Any) -> Iterator[httpx.Client]:
         yield client
 
 
+@pytest.fixture
+def visitor(common: Any, parts: list[bytes]) -> Iterator[httpx.Client]:
+    """The same, at the station that the tests of this file share; it has a picture."""
+    with httpx.Client(base_url=common.url, timeout=30) as client:
+        post(client, parts[0])
+        yield client
+
+
 def post(browser: httpx.Client, data: bytes, name: str = "part.png") -> dict[str, Any]:
     headers = {"Content-Type": "image/png"}
     answer = browser.post(
@@ -153,25 +161,24 @@ def test_the_colours_are_those_of_the_reports() -> None:
     assert [" ".join(block.split()) for block in mine] == squeezed
 
 
-def test_static_files_are_those_that_are_known(browser: httpx.Client) -> None:
+def test_static_files_are_those_that_are_known(visitor: httpx.Client) -> None:
     for name, (_, digest, kind) in templates.static_files().items():
-        answer = browser.get(f"/static/{name}?v={digest}")
+        answer = visitor.get(f"/static/{name}?v={digest}")
         assert answer.status_code == 200
         assert answer.headers["content-type"].startswith(kind)
         assert "immutable" in answer.headers["cache-control"]
     outside = ("base.html.j2", "texts/en.yaml", "../pages.py", "..%2fpages.py", "%2fetc%2fpasswd", "", "live")
     for name in outside:
-        assert browser.get(f"/static/{name}").status_code == 404, name
+        assert visitor.get(f"/static/{name}").status_code == 404, name
 
 
 # ------------------------------------------------------------------------------------------------- the pages
 
 
-def test_every_page_says_what_it_is(browser: httpx.Client, parts: list[bytes]) -> None:
-    post(browser, parts[0])
-    assert browser.get("/").headers["location"] == "/plate/live"
+def test_every_page_says_what_it_is(visitor: httpx.Client) -> None:
+    assert visitor.get("/").headers["location"] == "/plate/live"
     for name in ALL:
-        answer = browser.get(f"/plate/{name}")
+        answer = visitor.get(f"/plate/{name}")
         assert answer.status_code == 200, name
         assert answer.headers["cache-control"] == "no-store"
         assert "script-src 'self'" in answer.headers["content-security-policy"]
@@ -182,38 +189,37 @@ def test_every_page_says_what_it_is(browser: httpx.Client, parts: list[bytes]) -
         assert shown == (1 if name in templates.TABS else 0)
 
 
-def test_german_pages_are_german(browser: httpx.Client, parts: list[bytes]) -> None:
-    post(browser, parts[0])
+def test_german_pages_are_german(visitor: httpx.Client) -> None:
     for name in ALL:
-        answer = browser.get(f"/plate/{name}", headers={"Accept-Language": "de"})
+        answer = visitor.get(f"/plate/{name}", headers={"Accept-Language": "de"})
         assert '<html lang="de"' in answer.text
         assert answer.headers["content-language"] == "de"
         assert "Zum Inhalt springen" in answer.text
-    chosen = browser.post("/language", data={"language": "de", "next": "/plate/history"})
+    chosen = visitor.post("/language", data={"language": "de", "next": "/plate/history"})
     assert (chosen.status_code, chosen.headers["location"]) == (303, "/plate/history")
-    assert "Ohne Filter" in browser.get("/plate/history").text
-    away = browser.post("/language", data={"language": "en", "next": "//elsewhere.example/"})
+    assert "Ohne Filter" in visitor.get("/plate/history").text
+    away = visitor.post("/language", data={"language": "en", "next": "//elsewhere.example/"})
     assert away.headers["location"] == "/"
 
 
-def test_what_is_not_there_is_said_on_a_page(browser: httpx.Client) -> None:
+def test_what_is_not_there_is_said_on_a_page(visitor: httpx.Client) -> None:
     numbers = ("9999", "9" * 19, "9" * 60)
     several = [
         f"/plate/{path}{n}" for n in numbers for path in ("inspections/", "review?only=", "compare?b=1&a=")
     ]
     for address in ("/other/live", *several):
-        answer = browser.get(address)
+        answer = visitor.get(address)
         assert answer.status_code == 404, address
         assert "<h1>Not found</h1>" in answer.text
-    assert browser.get(f"/plate/compare?a={'9' * 5000}&b=1").status_code in (200, 404)
+    assert visitor.get(f"/plate/compare?a={'9' * 5000}&b=1").status_code in (200, 404)
 
 
-def test_names_never_become_markup(browser: httpx.Client, parts: list[bytes]) -> None:
-    post(browser, parts[0], HOSTILE)
-    for name in ("live", "history", "inspections/1", "compare?a=1&b=1"):
-        text = browser.get(f"/plate/{name}").text
+def test_names_never_become_markup(visitor: httpx.Client, parts: list[bytes]) -> None:
+    number = post(visitor, parts[0], HOSTILE)["id"]
+    for name in ("live", "history", f"inspections/{number}", f"compare?a={number}&b=1"):
+        text = visitor.get(f"/plate/{name}").text
         assert "<img src=x" not in text, name
-    shown = browser.get("/plate/inspections/1").text
+    shown = visitor.get(f"/plate/inspections/{number}").text
     assert "日本.png" in html.unescape(shown)
 
 
@@ -238,33 +244,32 @@ def test_the_history_filters_and_turns_pages(browser: httpx.Client, parts: list[
     assert len(re.findall(names, browser.get("/plate/history?score_max=99999,5").text)) == pages.PER_PAGE
 
 
-def test_a_filter_that_is_none_is_named(browser: httpx.Client) -> None:
+def test_a_filter_that_is_none_is_named(visitor: httpx.Client) -> None:
     for query in ("score_min=x", "since=yesterday", "decision=perhaps", "cursor=zzz"):
-        answer = browser.get(f"/plate/history?{query}")
+        answer = visitor.get(f"/plate/history?{query}")
         assert answer.status_code == 422, query
         said = re.findall(r'role="alert">.*?<span>(.*?)</span>', answer.text.partition("<main")[2])
         assert said, query
 
 
-def test_periods_keep_the_other_filters(browser: httpx.Client, parts: list[bytes]) -> None:
-    post(browser, parts[0])
-    text = browser.get("/plate/history?verdict=none").text
+def test_periods_keep_the_other_filters(visitor: httpx.Client) -> None:
+    text = visitor.get("/plate/history?verdict=none").text
     hour = next(
         html.unescape(a) for a in re.findall(r'href="([^"]*)"', text) if "period=hour" in html.unescape(a)
     )
     assert "verdict=none" in hour
-    shown = browser.get(hour).text
+    shown = visitor.get(hour).text
     assert re.findall(r'aria-current="true">([^<]*)</a>', shown)[:1] == ["Last hour"]
     assert "part.png" in shown
 
 
-def test_two_that_are_ticked_are_compared_without_a_script(browser: httpx.Client, parts: list[bytes]) -> None:
-    one, two = post(browser, parts[0], "one.png"), post(browser, parts[-1], "two.png")
-    text = browser.get(f"/plate/compare?id={one['id']}&id={two['id']}").text
+def test_two_that_are_ticked_are_compared_without_a_script(visitor: httpx.Client, parts: list[bytes]) -> None:
+    one, two = post(visitor, parts[0], "one.png"), post(visitor, parts[-1], "two.png")
+    text = visitor.get(f"/plate/compare?id={one['id']}&id={two['id']}").text
     assert text.index("one.png") < text.index("two.png")
     difference = templates.texts("en").number(two["score"] - one["score"])
     assert f"<strong>{difference}</strong>" in text
-    assert "Choose two pictures" in browser.get(f"/plate/compare?id={one['id']}").text
+    assert "Choose two pictures" in visitor.get(f"/plate/compare?id={one['id']}").text
 
 
 @pytest.fixture

@@ -66,12 +66,14 @@ class Attempts:
         with self._lock:
             several = [self._tries(key, now) for key in keys]
             is_home = keys[0] in self._homes
-            wait = math.ceil(max(tries.until for tries in several[: 1 if is_home else None]) - now)
+            held = several[: 1 if is_home else None]
+            wait = math.ceil(max(tries.until for tries in held) - now)
             if wait > 0:
                 text = f"too many failed sign-ins: try again in {pluralize(wait, 'second')}"
                 raise SignInError(text, wait)
-            for tries, (free, longest) in zip(several, LIMITS, strict=True):
+            for tries in several:
                 tries.failures += 1
+            for tries, (free, longest) in zip(held, LIMITS, strict=False):
                 late = tries.failures - free
                 tries.until = now + (min(longest, 2.0 ** min(late, 30)) if late >= 0 else 0.0)
         return is_home
