@@ -29,6 +29,13 @@ from flawscope.station.store.inspection import Inspection
 Capture = pytest.CaptureFixture[str]
 
 
+@pytest.fixture(name="client")
+def client_fixture(common: Any) -> Iterator[Client]:
+    """Of the station that the tests of this file share."""
+    with Client(common.url) as made:
+        yield made
+
+
 @pytest.fixture(scope="module")
 def model(model_file: Path) -> Predictor:
     return load(model_file, device="cpu", threads=1)
@@ -92,11 +99,11 @@ class Line:
 
 
 @pytest.fixture
-def line(running: Any) -> Iterator[Any]:
+def line(common: Any) -> Iterator[Any]:
     made: list[Line] = []
 
     def one(*script: str) -> Line:
-        made.append(Line(running.url, list(script)))
+        made.append(Line(common.url, list(script)))
         return made[-1]
 
     yield one
@@ -120,9 +127,9 @@ def test_a_picture_is_inspected_once_however_often_the_line_breaks(
     client: Client, line: Any, parts: list[bytes], waits: list[float], script: list[str]
 ) -> None:
     with Client((broken := line(*script)).url) as over:
-        found = over.inspect(parts[0], "plate")
+        found = over.inspect(parts[0], "plate", " ".join(script))
     assert client.inspection(found.id) == found
-    assert [one.id for one in client.search()] == [found.id]
+    assert [one.id for one in client.search(name=" ".join(script))] == [found.id]
     assert len(broken.seen) == len(script) + 1
     assert len(set(broken.seen)) == 1
     assert broken.seen[0]
@@ -225,13 +232,14 @@ def test_every_kind_of_picture_is_judged_as_the_model_does(
 
 
 def test_what_cannot_be_sent_is_said_before(client: Client, tmp_path: Path) -> None:
+    before = client.product().inspections
     with pytest.raises(InputError, match=r"cannot read picture .*none\.png: No such file"):
         client.inspect(tmp_path / "none.png")
     with pytest.raises(InputError, match="deep colour picture"):
         client.inspect(np.zeros((8, 8, 3), np.uint16))
     with pytest.raises(InputError, match="a mask is an array"):
         client.verdict(1, "defect", mask=np.zeros((3, 3)))  # type: ignore[arg-type]
-    assert list(client.search()) == []
+    assert client.product().inspections == before
 
 
 def test_many_come_back_in_order_and_a_broken_one_harms_no_other(
@@ -269,8 +277,9 @@ def test_many_come_back_in_order_and_a_broken_one_harms_no_other(
 
 
 def test_the_search_goes_through_all_pages(
-    client: Client, parts: list[bytes], monkeypatch: pytest.MonkeyPatch
+    running: Any, parts: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    client = Client(running.url)
     monkeypatch.setattr(client_module, "PAGE", 3)
     made = [client.inspect(parts[k % len(parts)], name=f"p{k}.png") for k in range(8)]
     client.verdict(made[2].id, "good")
@@ -316,17 +325,17 @@ def test_everything_else_that_a_station_can_be_asked(
 
 
 def test_an_unknown_product_names_those_that_there_are(
-    client: Client, running: Any, parts: list[bytes]
+    client: Client, common: Any, parts: list[bytes]
 ) -> None:
     for call in (
         lambda: client.inspect(parts[0], "plat/../e"),
         lambda: client.versions("plat"),
         lambda: list(client.search("plat")),
     ):
-        with pytest.raises(RefusedError, match=rf"^{running.url}: there is no product .*plate"):
+        with pytest.raises(RefusedError, match=rf"^{common.url}: there is no product .*plate"):
             call()
-    with pytest.raises(RefusedError, match="there is no inspection 99"):
-        client.inspection(99)
+    with pytest.raises(RefusedError, match="there is no inspection 9999"):
+        client.inspection(9999)
 
 
 def test_a_token_is_wanted_and_checked(running: Any, parts: list[bytes], tmp_path: Path) -> None:
@@ -413,12 +422,12 @@ def folder(parts: list[bytes], tmp_path: Path) -> Path:
 
 
 def test_predict_with_a_server_prints_what_it_prints_with_the_model(
-    capsys: Capture, running: Any, model_file: Path, folder: Path, tmp_path: Path
+    capsys: Capture, common: Any, model_file: Path, folder: Path, tmp_path: Path
 ) -> None:
     def both(*words: str | Path) -> list[tuple[int, str, str]]:
         """With the model, and with the station; `NAME.csv` is each one's own."""
         model = [model_file, folder, "--threads", "1", *words]
-        station = [folder, "--server", running.url, "--product", "plate", *words]
+        station = [folder, "--server", common.url, "--product", "plate", *words]
         ends = ((model, "model"), (station, "station"))
         return [run(capsys, "predict", *[str(w).replace("NAME", name) for w in one]) for one, name in ends]
 
@@ -446,9 +455,9 @@ def test_predict_with_a_server_prints_what_it_prints_with_the_model(
         assert bool(row.error) == bool(same_row.error)
 
 
-def test_predict_with_a_server_ends_as_with_the_model(capsys: Capture, running: Any, folder: Path) -> None:
+def test_predict_with_a_server_ends_as_with_the_model(capsys: Capture, common: Any, folder: Path) -> None:
     last = folder / "4.png"
-    words = ["--server", running.url, "--fail-on-anomaly", "--quiet"]
+    words = ["--server", common.url, "--fail-on-anomaly", "--quiet"]
     assert run(capsys, "predict", *words, folder / "0.png")[0] == 0
     code, out, err = run(capsys, "predict", *words, last, "--only-anomalous", folder / "0.png")
     assert (code, err) == (3, "")
@@ -469,10 +478,10 @@ def test_predict_reads_the_token_from_a_file_or_the_environment(
 
 
 def test_a_wrong_call_is_one_line(
-    capsys: Capture, running: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+    capsys: Capture, common: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder.parent)
-    server = ["--server", running.url]
+    server = ["--server", common.url]
     wrong = [
         ([*server, "in", "--out", "results"], "with --server only a table is written"),
         ([*server, "in", "--device", "cuda"], "--device is the station's own"),
