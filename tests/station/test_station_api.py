@@ -33,7 +33,7 @@ def api(running: Any) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture
-def shared(common: Any) -> Iterator[httpx.Client]:
+def shared_api(common: Any) -> Iterator[httpx.Client]:
     """API of the station that the tests of this file share."""
     with httpx.Client(base_url=f"{common.url}/api/v1/", timeout=30) as made:
         yield made
@@ -122,11 +122,11 @@ def test_maps_are_the_same_when_they_are_computed_again(open_station: Any, parts
         assert np.abs(one - other).mean() < 1
 
 
-def test_several_in_a_form_with_a_broken_one_among_them(shared: httpx.Client, parts: list[bytes]) -> None:
-    before = count(shared)
+def test_several_in_a_form_with_a_broken_one_among_them(shared_api: httpx.Client, parts: list[bytes]) -> None:
+    before = count(shared_api)
     files = [("files", ("a.png", parts[0])), ("files", ("b.png", parts[-1][:500])), ("files", ("c", b"no"))]
     files += [("files", ("../../d ä.png", parts[-1]))]
-    response = shared.post(INSPECTIONS, files=files)
+    response = shared_api.post(INSPECTIONS, files=files)
     results = response.json()["results"]
     assert response.status_code == 201
     assert [("inspection" in one, one.get("name")) for one in results] == [
@@ -140,26 +140,26 @@ def test_several_in_a_form_with_a_broken_one_among_them(shared: httpx.Client, pa
         assert one["code"] == "invalid"
         assert one["name"] in one["error"]
         assert "\n" not in one["error"]
-    assert count(shared) == before + 2
-    one = shared.post(INSPECTIONS, files=[("files", ("x.png", b"no picture"))])
+    assert count(shared_api) == before + 2
+    one = shared_api.post(INSPECTIONS, files=[("files", ("x.png", b"no picture"))])
     assert (one.status_code, one.json()["code"]) == (422, "invalid")
 
 
-def test_a_key_that_is_none_is_refused(shared: httpx.Client, parts: list[bytes]) -> None:
-    before = count(shared)
+def test_a_key_that_is_none_is_refused(shared_api: httpx.Client, parts: list[bytes]) -> None:
+    before = count(shared_api)
     for key in ("", "x" * 191, "x" * 5000, "ä\u0085"):
         sent = {b"Idempotency-Key": key.encode("latin-1")}
-        response = shared.post(INSPECTIONS, content=parts[0], headers=sent)  # type: ignore[arg-type]
+        response = shared_api.post(INSPECTIONS, content=parts[0], headers=sent)  # type: ignore[arg-type]
         assert (response.status_code, response.json()["code"]) == (422, "bad_key"), key
-    assert count(shared) == before
+    assert count(shared_api) == before
 
 
 # ----------------------------------------------------------------------------------------------------- limits
 
 
-def test_what_is_too_large_is_refused_before_it_is_read(shared: httpx.Client, common: Any) -> None:
+def test_what_is_too_large_is_refused_before_it_is_read(shared_api: httpx.Client, common: Any) -> None:
     """limits: upload is 8 MB here; a length that is announced, one that is not, and a form."""
-    before = count(shared), files_in(common)
+    before = count(shared_api), files_in(common)
     large = b"\x89PNG" + b"\0" * (9 << 20)
 
     def chunks() -> Iterator[bytes]:
@@ -169,27 +169,27 @@ def test_what_is_too_large_is_refused_before_it_is_read(shared: httpx.Client, co
     answers: list[httpx.Response] = []
     for sent in ({"content": large}, {"content": chunks()}, {"files": [("files", ("a.png", large))]}):
         try:
-            answers.append(shared.post(INSPECTIONS, **sent))  # type: ignore[arg-type]
+            answers.append(shared_api.post(INSPECTIONS, **sent))  # type: ignore[arg-type]
         except httpx.TransportError:
             continue  # the server had said 413 and hung up, and the client was still writing
     assert answers, "nobody was told"
     for answer in answers:
         assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
         assert "8 MB" in answer.json()["error"]
-    assert (count(shared), files_in(common)) == before
+    assert (count(shared_api), files_in(common)) == before
 
 
-def test_too_many_pixels_are_refused_before_they_are_decoded(shared: httpx.Client) -> None:
-    before = count(shared)
+def test_too_many_pixels_are_refused_before_they_are_decoded(shared_api: httpx.Client) -> None:
+    before = count(shared_api)
     for size in ((2001, 2000), (65_000, 65_000)):
         header = png(4, 4)
         large = header[:16] + size[0].to_bytes(4, "big") + size[1].to_bytes(4, "big") + header[24:]
-        response = send(shared, large, "large.png")
+        response = send(shared_api, large, "large.png")
         assert response.status_code == 422
         assert response.json()["code"] in ("too_many_pixels", "invalid")
-    assert send(shared, png(2001, 2000), "large.png").json()["code"] == "too_many_pixels"
-    assert send(shared, png(2000, 2000)).status_code == 201
-    assert count(shared) == before + 1
+    assert send(shared_api, png(2001, 2000), "large.png").json()["code"] == "too_many_pixels"
+    assert send(shared_api, png(2000, 2000)).status_code == 201
+    assert count(shared_api) == before + 1
 
 
 NO_PICTURES: tuple[tuple[str, bytes, int, str | None], ...] = (
@@ -211,14 +211,14 @@ NO_PICTURES: tuple[tuple[str, bytes, int, str | None], ...] = (
 )
 
 
-def test_what_is_no_picture_is_refused(shared: httpx.Client) -> None:
-    before = count(shared)
+def test_what_is_no_picture_is_refused(shared_api: httpx.Client) -> None:
+    before = count(shared_api)
     for kind, body, status, code in NO_PICTURES:
-        response = shared.post(INSPECTIONS, content=body, headers={"Content-Type": kind})
+        response = shared_api.post(INSPECTIONS, content=body, headers={"Content-Type": kind})
         assert response.status_code == status, (kind, body)
         assert response.json()["code"] == code or code is None
         assert "\n" not in response.json()["error"]
-    assert count(shared) == before
+    assert count(shared_api) == before
 
 
 def test_when_the_queue_is_full_nothing_is_taken(
@@ -524,10 +524,10 @@ WRONG: tuple[tuple[str, str, int], ...] = (
 )
 
 
-def test_what_is_wrong_is_one_line_with_a_code(shared: httpx.Client) -> None:
+def test_what_is_wrong_is_one_line_with_a_code(shared_api: httpx.Client) -> None:
     for method, path, status in WRONG:
         body = b"x" if method == "POST" and not path.endswith("/activate") else None
-        response = shared.request(method, path, content=body)
+        response = shared_api.request(method, path, content=body)
         assert response.status_code == status, path
         said = response.json()
         assert set(said) == {"error", "code"}, path
