@@ -107,28 +107,16 @@ def test_a_folder_of_categories_gives_the_one_that_is_fitted(mvtec: Path) -> Non
         choose_seen(mvtec.parent)
 
 
-def test_the_test_folder_of_a_data_set_or_one_kind_of_it(mvtec: Path) -> None:
-    assert names(list_seen(mvtec / "test")) == names(list_seen(mvtec))  # not the good ones
-    found = list_seen(mvtec / "test/cut")
-    assert names(found) == ["cut/000.png", "cut/001.png"]
-    assert found[1].masks == (mvtec / "ground_truth/cut/001_mask.png",)
-    assert {item.kind for item in found} == {"cut"}
-
-
 @pytest.mark.parametrize("where", ["masks", "ground_truth", "Masks", "../masks"])
 @pytest.mark.parametrize("suffix", ["", "_mask"])
 def test_any_folder_with_masks_in_it_or_beside_it(
     tmp_path: Path, save: Save, mask: np.ndarray, where: str, suffix: str
 ) -> None:
-    root = tmp_path / "defects"
-    for k in range(3):
-        save(root / f"{k}.jpg")
     for k in range(2):
-        save(root / where / f"{k}{suffix}.png", mask)
-    found = list_seen(root)
-    assert [item.path.name for item in found] == ["0.jpg", "1.jpg"]  # the third has no mask, masks are none
-    assert [item.masks[0].name for item in found] == [f"0{suffix}.png", f"1{suffix}.png"]
-    assert all(item.anomalous for item in found)
+        save(tmp_path / f"defects/{k}.jpg")
+    save(tmp_path / "defects" / where / f"0{suffix}.png", mask)
+    (item,) = list_seen(tmp_path / "defects")  # the other has no mask, and masks are no pictures
+    assert (item.path.name, item.masks[0].name, item.anomalous) == ("0.jpg", f"0{suffix}.png", True)
 
 
 def test_a_mask_without_a_folder_belongs_to_one_picture(tmp_path: Path, save: Save, mask: np.ndarray) -> None:
@@ -137,9 +125,8 @@ def test_a_mask_without_a_folder_belongs_to_one_picture(tmp_path: Path, save: Sa
     save(tmp_path / "cut/1.png")
     assert names(list_seen(tmp_path)) == ["cut/1.png"]  # good ones have no defects
     save(tmp_path / "dent/1.png")
-    with pytest.raises(InputError, match=r"1\.png may be the mask of 2 pictures, such as cut") as told:
+    with pytest.raises(InputError):  # it may be that of either
         list_seen(tmp_path)
-    assert "\n" not in str(told.value)
     save(tmp_path / "1.png")
     assert [item.path for item in list_seen(tmp_path)] == [tmp_path / "1.png"]
 

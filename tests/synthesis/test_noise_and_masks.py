@@ -44,13 +44,6 @@ def test_perlin_noise_is_the_literal_sum(shape: tuple[int, int], cells: tuple[in
     np.testing.assert_allclose(noise, literal_perlin(shape, cells, np.random.default_rng(3)), atol=1e-5)
 
 
-def test_perlin_noise_is_continuous_and_in_range() -> None:
-    noise = perlin_noise((300, 300), (5, 7), np.random.default_rng(0))
-    assert -1 <= noise.min() < -0.4
-    assert 0.4 < noise.max() <= 1
-    assert max(np.abs(np.diff(noise, axis=a)).max() for a in (0, 1)) < 0.1
-
-
 def test_perlin_noise_refuses_no_cells() -> None:
     with pytest.raises(InputError, match="cells"):
         perlin_noise((8, 8), (0, 2), np.random.default_rng(0))
@@ -65,12 +58,6 @@ def test_fractal_noise_and_textures_take_any_size(shape: tuple[int, int]) -> Non
         texture = generated_texture(shape, np.random.default_rng(seed))
         assert texture.shape == (*shape, 3)
         assert texture.dtype == np.uint8
-
-
-def test_textures_use_the_scale_of_pictures() -> None:
-    textures = np.stack([generated_texture((64, 64), np.random.default_rng(s)) for s in range(20)])
-    assert textures.max() > 200  # a texture in 0..1 would end at 1
-    assert np.median([t.std() for t in textures]) > 10
 
 
 @pytest.mark.parametrize("scale", list(DefectScale))
@@ -124,14 +111,6 @@ def test_perlin_mask_is_never_empty_where_all_noise_is_below_zero() -> None:
         cells = (int(rng.choice(np.asarray(PERLIN_CELLS))), int(rng.choice(np.asarray(PERLIN_CELLS))))
         low += float(_rotated_perlin((64, 64), cells, rng)[within].max()) < 0
     assert low > 5  # it happened
-
-
-def test_perlin_mask_is_the_published_threshold() -> None:
-    whole = np.ones((128, 128), np.bool_)
-    shares = [perlin_mask(whole, np.random.default_rng(s)).mean() for s in range(60)]
-    # about a tenth on average with threshold 0.5, and very different from picture to picture
-    assert 0.01 < np.mean(shares) < 0.25
-    assert np.std(shares) > 0.01
 
 
 @pytest.mark.parametrize("jagged", [0.0, 2.5])

@@ -72,6 +72,30 @@ def test_what_prn_is_trained_on_is_what_97f7321_drew() -> None:
     assert int(rng.integers(1 << 30)) == 210543381
 
 
+DRAWN = {  # pixels of the mask and its difference, of each kind, large, drawn with seed 7 on `part()`
+    "texture": (521, 80.43),
+    "structure": (521, 34.96),
+    "paste": (441, 55.67),
+    "shift": (482, 38.51),
+    "blur": (131, 13.02),
+    "dark": (521, 26.76),
+    "bright": (521, 27.44),
+    "colour": (521, 25.88),
+    "missing": (437, 18.60),
+    "scratch": (253, 36.00),
+    "crack": (226, 51.90),
+    "spot": (521, 124.71),
+}
+
+
+def test_every_kind_is_drawn_as_it_was() -> None:
+    assert DRAWN.keys() == KINDS.keys()
+    for kind, (pixels, difference) in DRAWN.items():
+        made = simulate_defect(part(), np.random.default_rng(7), kind=kind, scale="large")
+        assert made.kind == kind
+        assert (int(made.mask.sum()), made.difference) == pytest.approx((pixels, difference), rel=0.01), kind
+
+
 @pytest.mark.parametrize("scale", list(DefectScale))
 @pytest.mark.parametrize("kind", list(KINDS))
 def test_a_scale_is_kept_and_the_mask_is_exactly_what_changed(kind: str, scale: DefectScale) -> None:
@@ -105,7 +129,10 @@ def test_any_way_to_a_defect_on_any_picture(name: str) -> None:
         assert (good == before).all()
     for grey in (0, 128, 255):
         good = np.full((48, 48, 3), grey, np.uint8)
-        check(good, make(good, np.random.default_rng(grey)))
+        made = make(good, np.random.default_rng(grey))
+        check(good, made)
+        # what cannot be seen on it becomes a spot, and says so
+        assert made.kind == "spot" or name.split(",")[0] not in {"blur", "shift", "missing", "paste"}
     good = to_eight_bits(part()[..., :1])
     made = make(good, np.random.default_rng(0))
     check(good, made)
@@ -115,19 +142,6 @@ def test_any_way_to_a_defect_on_any_picture(name: str) -> None:
     assert (one.mask == same.mask).all()
     assert (one.mask != other.mask).any()
     assert (np.random.get_state()[1] == state).all()  # noqa: NPY002
-
-
-@pytest.mark.parametrize("grey", [0, 128, 255])
-def test_a_kind_that_cannot_be_seen_becomes_a_spot_and_says_so(grey: int) -> None:
-    good = np.full((48, 48, 3), grey, np.uint8)
-    for kind in KINDS:
-        made = simulate_defect(good, np.random.default_rng(1), kind=kind, scale="medium")
-        check(good, made)
-        if kind in {"blur", "shift", "missing", "paste"}:
-            assert made.kind == "spot"
-    # a texture that is the picture
-    made = simulate_defect(good, np.random.default_rng(1), kind="texture", textures=lambda rng: good)
-    check(good, made)
 
 
 def test_the_kind_asked_for_is_the_kind_made_where_it_can_be_seen() -> None:
@@ -148,23 +162,6 @@ def test_simulated_defects_lie_in_the_foreground(scale: DefectScale | None) -> N
     for seed in range(40):
         made = simulate_defect(good, np.random.default_rng(seed), scale=scale, foreground=foreground)
         assert not (made.mask & ~foreground).any()
-
-
-@pytest.mark.parametrize("kind", PAPER_KINDS)
-def test_on_a_texture_defects_lie_everywhere(kind: str) -> None:
-    good = generated_texture((64, 64), np.random.default_rng(3))
-    where = np.zeros((64, 64), np.bool_)
-    for seed in range(80):
-        nowhere = None if seed % 2 else np.zeros((64, 64), np.bool_)
-        where |= simulate_defect(good, np.random.default_rng(seed), kind=kind, foreground=nowhere).mask
-    assert where.mean() > 0.9
-
-
-def test_without_a_scale_a_small_kind_takes_any_of_them() -> None:
-    good, rng = part(), np.random.default_rng(0)
-    areas = [float(simulate_defect(good, rng, kind="dark").mask.mean()) for _ in range(40)]
-    edges = sorted(low for low, _ in SCALE_AREAS.values())
-    assert set(np.digitize(areas, edges[1:])) == {0, 1, 2}
 
 
 def test_without_a_scale_masks_differ_in_size_and_number_of_islands() -> None:
@@ -226,19 +223,6 @@ def test_a_seen_defect_of_another_size_is_stretched() -> None:
     mask = np.zeros((96, 128), np.bool_)
     mask[50, 60] = True  # smaller than a pixel of the picture
     check(good, extend_defect(good, part(), mask, np.random.default_rng(0)))
-
-
-def test_the_texture_is_what_appears() -> None:
-    good, white = np.full((64, 64, 3), 100, np.uint8), np.full((5, 9, 3), 250, np.uint8)
-    for scale in (None, "large"):
-        made = [
-            simulate_defect(
-                good, np.random.default_rng(s), kind="texture", scale=scale, textures=lambda r: white
-            )
-            for s in range(10)
-        ]
-        assert all(m.picture[m.mask].min() > 100 for m in made)
-        assert max(m.difference for m in made) > 3 * min(m.difference for m in made)  # the opacity is drawn
 
 
 def test_wrong_calls_are_refused_in_one_line() -> None:

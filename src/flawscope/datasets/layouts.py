@@ -137,8 +137,7 @@ def present_categories(root: str | os.PathLike[str], text: str, option: str) -> 
         InputError: as `select_categories`, or one that is named is not there.
     """
     rows, missing = select_categories(root, text, option)
-    words = listed(text, option, "name some")
-    for word in words:
+    for word in listed(text, option, "name some"):
         if word in missing:
             raise _none_of(root, word, f"no category {word}", find_categories(root))
     return tuple(row for row in rows if row not in missing)
@@ -282,28 +281,38 @@ def _open_folder(root: Path, seed: int, test_share: float, group: str | None) ->
         raise InputError(
             f"{root}: not known beside {good.name}: {names}; put defects into {root / 'bad'}, by kind"
         )
-    test = [item for folder in bad for item in _bad(root, folder)]
+    labels, beside = LabelFiles(root), child(root, *MASK_FOLDERS)
+    test = [item for folder in bad for item in defects_in(folder, [beside], labels)]
     # without defects there is no test: every good picture is for training
     return split(root, _name(root), "folder", good, test, seed, test_share if test else 0, group)
 
 
-def _bad(root: Path, folder: Path) -> list[Item]:
-    names = (p for p in subfolders(folder).values() if p.name.casefold() in MASK_FOLDERS)
-    inside = list(names)
-    labels = LabelFiles(root)
-    mask_sets = [Masks(p) for p in (child(root, *MASK_FOLDERS), *inside) if p is not None]
-    paths = [p for p in pictures_in(folder) if not any(p.is_relative_to(m) for m in inside)]
-    occurs = Counter(p.stem for p in paths)
+def defects_in(folder: Path, mask_folders: Iterable[Path | None], labels: LabelFiles) -> list[Item]:
+    """Defective pictures in a folder and its subfolders, which are their kinds. Their masks are in a folder
+    `masks` or the like in it, in one of `mask_folders` or in label files. Folders of good pictures, and of
+    masks, are left out."""
+    inside = [path for name, path in subfolders(folder).items() if name.casefold() in MASK_FOLDERS]
+    known = [Masks(path) for path in (*inside, *mask_folders) if path is not None]
+    within = {
+        path: stem(path, folder)
+        for path in pictures_in(folder)
+        if not any(path.is_relative_to(masks) for masks in inside)
+        and not any(part.casefold() in GOOD for part in path.relative_to(folder).parts[:-1])
+    }
+    occurs = Counter(end for name in within.values() for end in _ends(name))
     items = []
-    for path in paths:
-        within = stem(path, folder)
-        spellings = [f"{folder.name}/{within}", within]
-        if occurs[path.stem] == 1:  # a bare name must mean one picture only
-            spellings.append(path.stem)
-        found = next((m for m in (masks.of(spellings) for masks in mask_sets) if m), None) or labels.of(path)
-        kind = within.split("/")[0] if "/" in within else folder.name
-        items.append(Item(path, kind, True, found))
+    for path, name in within.items():
+        # with fewer folders, where that means one picture only
+        spellings = [f"{folder.name}/{name}", name, *(end for end in _ends(name) if occurs[end] == 1)]
+        found = next((m for m in (masks.of(spellings) for masks in known) if m), None) or labels.of(path)
+        items.append(Item(path, name.split("/")[0] if "/" in name else folder.name, True, found))
     return items
+
+
+def _ends(name: str) -> list[str]:
+    """The name a/b/c as b/c and c too."""
+    parts = name.split("/")
+    return ["/".join(parts[k:]) for k in range(len(parts))]
 
 
 def of_review(root: str | os.PathLike[str]) -> bool:
@@ -338,7 +347,7 @@ def _open_review(root: Path) -> Dataset:
     test on, and defects. All good ones can be learnt from: evaluation leaves out those that a model knows."""
     good, bad = child(root, *GOOD), child(root, *BAD)
     items = [Item(path, "good", False) for path in pictures_in(good)] if good else []
-    defects = _bad(root, bad) if bad else []
+    defects = defects_in(bad, [child(root, *MASK_FOLDERS)], LabelFiles(root)) if bad else []
     if not items and not defects:
         raise InputError(f"{root}: nothing is decided yet; review first")
     return Dataset(root, _name(root), "review", tuple(items), (*items, *defects))

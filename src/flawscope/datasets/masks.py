@@ -9,12 +9,12 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw
 
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import Stored, name_of, read_mask
@@ -263,13 +263,9 @@ def _filled(polygon: Shape, size: tuple[int, int]) -> NDArray[np.bool_]:
 
 
 def _line(points: Shape, size: tuple[int, int]) -> NDArray[np.bool_]:
-    mask = np.zeros(size, np.bool_)
-    for one, other in [*pairwise(points)] or [(points[0], points[0])]:
-        steps = int(np.abs(other - one).max()) + 1
-        x, y = np.floor(np.linspace(one, other, steps + 1)).astype(int).T
-        kept = (x >= 0) & (x < size[1]) & (y >= 0) & (y < size[0])
-        mask[y[kept], x[kept]] = True
-    return mask
+    canvas = Image.new("1", size[::-1])
+    ImageDraw.Draw(canvas).line([*map(tuple, np.floor(points[[0, *range(len(points))]]))], fill=1)
+    return np.asarray(canvas, np.bool_)
 
 
 def from_runs(runs: NDArray[Any], size: tuple[int, int]) -> NDArray[np.bool_]:

@@ -12,18 +12,17 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import NamedTuple
 
 from flawscope.datasets.dataset import Dataset, Item, split
 from flawscope.datasets.masks import Masks, stem
-from flawscope.errors import InputError
+from flawscope.errors import InputError, with_kind
 from flawscope.pictures.listing import child, natural_key, pictures_in, subfolders
 
 SATURATION_FILE = "defects_config.json"  # of MVTec LOCO, in a category's folder
 VISA_TABLE = Path("split_csv", "1cls.csv")
-VISA_COLUMNS = ("object", "split", "label", "image", "mask")
 REALIAD_TABLES = "realiad_jsons"
 SPECIMEN = re.compile(r"S\d+")  # Real-IAD: five views of one part lie in one folder
 REMEDY = "use the file as published, or remove it for a seeded split"
@@ -58,8 +57,7 @@ def open_visa(root: Path, category: str, seed: int, test_share: float, group: st
     and all anomalous ones for testing."""
     table = visa_table(root)
     if table is not None:
-        train, test = _visa_by_table(root, category, table)
-        return Dataset(root, category, "visa", train, test)
+        return _by_table(root, category, "visa", table, _visa_rows)
     normal = _descend(root, "Data", "Images", "Normal")
     anomaly = _descend(root, "Data", "Images", "Anomaly")
     assert normal is not None  # is_visa has seen it
@@ -74,8 +72,7 @@ def open_realiad(root: Path, category: str, seed: int, test_share: float, group:
     whole parts together, and all defective pictures for testing."""
     table = realiad_table(root)
     if table is not None:
-        train, test = _realiad_by_table(root, table)
-        return Dataset(root, category, "realiad", train, test)
+        return _by_table(root, category, "realiad", table, _realiad_rows)
     bad = []
     for path in pictures_in(root / "NG"):
         mask = path.with_suffix(".png")
@@ -85,76 +82,71 @@ def open_realiad(root: Path, category: str, seed: int, test_share: float, group:
     return split(root, category, "realiad", root / "OK", bad, seed, test_share, group or SPECIMEN.pattern)
 
 
-def _visa_by_table(root: Path, category: str, table: Path) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
-    found: dict[str, list[Item]] = {"train": [], "test": []}
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as stream:
-            rows = csv.DictReader(stream)
-            absent = [name for name in VISA_COLUMNS if name not in (rows.fieldnames or ())]
-            if absent:
-                raise InputError(f"{table}: column {absent[0]!r} is missing; {REMEDY}")
-            for row in rows:
-                if row["object"] == category:
-                    name, item = _visa_row(root, category, row, f"{table}, line {rows.line_num}")
-                    found[name].append(item)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{table}: cannot be read ({error}); {REMEDY}") from error
-    if not found["train"]:
-        raise InputError(f"{table}: lists no training pictures for {category!r}; {REMEDY}")
+class Row(NamedTuple):
+    """Picture of the authors' split; paths from the category's folder."""
 
-    def ordered(items: Iterable[Item]) -> tuple[Item, ...]:
-        return tuple(sorted(items, key=lambda i: (i.anomalous, natural_key(i.path.relative_to(root)))))
-
-    return ordered(found["train"]), ordered(found["test"])
+    split: str
+    kind: str
+    anomalous: bool
+    picture: str
+    mask: str | None
 
 
-def _visa_row(root: Path, category: str, row: dict[str, Any], place: str) -> tuple[str, Item]:
-    """Split and picture that a row names; its paths begin with the category."""
-
-    def inside(text: str | None) -> Path:
-        parts = PurePosixPath((text or "").strip().replace("\\", "/")).parts
-        if len(parts) < 2 or parts[0] != category or ".." in parts:
-            raise InputError(f"{place}: {text!r} does not lie in {category}/; use the file as published")
-        return root.joinpath(*parts[1:])
-
-    label, name = (row["label"] or "").strip(), (row["split"] or "").strip()
-    if label not in ("normal", "anomaly") or name not in ("train", "test"):
-        raise InputError(f"{place}: {name!r}/{label!r} is not a known split and label; {REMEDY}")
-    if name == "train" and label == "anomaly":
-        raise InputError(f"{place}: an anomalous picture to train on; {REMEDY}")
-    path = inside(row["image"])
-    if not path.is_file():
-        raise InputError(f"{place}: there is no {path}; complete the data set, or {REMEDY}")
-    masks = (inside(row["mask"]),) if row["mask"] else ()
-    return name, Item(path, path.parent.name, label == "anomaly", masks if label == "anomaly" else ())
-
-
-def _realiad_by_table(root: Path, table: Path) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
-    def item(row: dict[str, Any]) -> Item:
-        anomalous = row["anomaly_class"] != normal
-        masks = (inside(row["mask_path"]),) if anomalous and row.get("mask_path") else ()
-        return Item(inside(row["image_path"]), row["anomaly_class"], anomalous, masks)
+def _by_table(
+    root: Path, category: str, layout: str, table: Path, rows: Callable[[Path, str], Iterable[Row]]
+) -> Dataset:
+    """Opens a category with the authors' split. InputError where the file is none, or does not fit."""
 
     def inside(name: str) -> Path:
-        path = PurePosixPath(name.replace("\\", "/"))
+        path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts:
-            raise ValueError(f"{name} does not lie in the category's folder")
+            raise ValueError(f"{name} does not lie in {category}/")
         return root.joinpath(*path.parts)
 
+    items: dict[str, list[Item]] = {"train": [], "test": []}
     try:
-        document = json.loads(table.read_bytes())
-        normal = document["meta"]["normal_class"]
-        train, test = (tuple(map(item, document[split])) for split in ("train", "test"))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{table}: not a split of Real-IAD ({error!r}); {REMEDY}") from None
-    if any(one.anomalous for one in train):
-        raise InputError(f"{table}: an anomalous picture to train on; {REMEDY}")
-    if not train:
-        raise InputError(f"{table}: lists no training pictures; {REMEDY}")
-    absent = next((one.path for one in (*train, *test) if not one.path.is_file()), None)
+        for row in rows(table, category):
+            if row.anomalous and row.split == "train":
+                raise ValueError(f"{row.picture}: an anomalous picture to train on")
+            masks = (inside(row.mask),) if row.anomalous and row.mask else ()
+            items[row.split].append(Item(inside(row.picture), row.kind, row.anomalous, masks))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
+        raise InputError(f"{table}: not a split of {layout} ({with_kind(error)}); {REMEDY}") from None
+    if not items["train"]:
+        raise InputError(f"{table}: lists no training pictures for {category!r}; {REMEDY}")
+    absent = next((i.path for i in (*items["train"], *items["test"]) if not i.path.is_file()), None)
     if absent is not None:
         raise InputError(f"{table}: there is no {absent}; complete the data set, or {REMEDY}")
-    return train, test
+    return Dataset(root, category, layout, tuple(items["train"]), tuple(items["test"]))
+
+
+def _visa_rows(table: Path, category: str) -> Iterable[Row]:
+    """Rows of the category, good pictures first; paths in the file begin with the category."""
+
+    def inside(text: str) -> str:
+        first, _, rest = text.strip().replace("\\", "/").partition("/")
+        if first != category:
+            raise ValueError(f"{text} does not lie in {category}/")
+        return rest
+
+    def row(values: dict[str, str]) -> Row:
+        anomalous = {"normal": False, "anomaly": True}[values["label"].strip()]
+        picture, mask = inside(values["image"]), values["mask"] and inside(values["mask"])
+        return Row(values["split"].strip(), PurePosixPath(picture).parent.name, anomalous, picture, mask)
+
+    with table.open(newline="", encoding="utf-8-sig") as stream:
+        rows = [row(values) for values in csv.DictReader(stream) if values["object"] == category]
+    return sorted(rows, key=lambda row: (row.anomalous, natural_key(row.picture)))
+
+
+def _realiad_rows(table: Path, category: str) -> Iterable[Row]:
+    document = json.loads(table.read_bytes())
+    normal = document["meta"]["normal_class"]
+    for name in ("train", "test"):
+        for one in document[name]:
+            kind = one["anomaly_class"]
+            picture, mask = one["image_path"].replace("\\", "/"), one.get("mask_path")
+            yield Row(name, kind, kind != normal, picture, mask and mask.replace("\\", "/"))
 
 
 def _descend(folder: Path, *names: str) -> Path | None:

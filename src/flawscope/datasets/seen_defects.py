@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from flawscope.datasets.dataset import Dataset, Item
-from flawscope.datasets.layouts import GOOD, find_categories, open_dataset
-from flawscope.datasets.masks import MASK_FOLDERS, LabelFiles, Mask, Masks, stem
+from flawscope.datasets.layouts import defects_in, find_categories, open_dataset
+from flawscope.datasets.masks import MASK_FOLDERS, LabelFiles
 from flawscope.errors import InputError, pluralize
-from flawscope.pictures.listing import child, natural_key, pictures_in
+from flawscope.pictures.listing import child, natural_key
 
 DRAW = 40  # stream of random numbers
 
@@ -112,45 +112,14 @@ def list_seen(folder: str | os.PathLike[str], category: str | None = None) -> li
     return items
 
 
-def _good(path: Path) -> bool:
-    """Whether one of the path's folders has a name for good pictures."""
-    return any(part.casefold() in GOOD for part in path.parts[:-1])
-
-
 def _with_masks(root: Path) -> list[Item]:
     full = root.resolve()
-    inside = child(root, *MASK_FOLDERS)
-    folders = [inside, child(full.parent, *MASK_FOLDERS), child(full.parent.parent, *MASK_FOLDERS)]
-    known = [Masks(one) for one in folders if one is not None]
-    items = []
-    names = {
-        path: stem(path, root)
-        for path in pictures_in(root)
-        if not (inside is not None and path.is_relative_to(inside)) and not _good(path.relative_to(root))
-    }
-    whole = {*names.values()}
-    # root/images/1 is called 1 too, unless a picture in root is
-    short = {name: name.partition("/")[2] for name in whole}
-    shared = Counter(short.values())
-
+    around = [child(full.parent, *MASK_FOLDERS), child(full.parent.parent, *MASK_FOLDERS)]
     part_of_a_set = find_categories(full.parent) == [full.parent.name]  # such as its folder bad/
-    labels = LabelFiles(full.parent if part_of_a_set else full)
-
-    def of(*spellings: str) -> tuple[Path, ...]:
-        return next((m for m in (masks.of(spellings) for masks in known) if m), ())
-
-    for path, name in names.items():
-        # root/KIND/1, and KIND/1 where root is the folder KIND
-        found: tuple[Mask, ...] = of(name, f"{full.name}/{name}")
-        if not found and short[name] and short[name] not in whole:
-            found = of(short[name])
-            if found and shared[short[name]] > 1:
-                mask = Path(found[0]).name
-                raise InputError(
-                    f"{root}: {mask} may be the mask of {shared[short[name]]} pictures, such as "
-                    f"{path.relative_to(root)}: put masks into folders called as those of the pictures"
-                )
-        found = found or labels.of(full / path.relative_to(root))
-        if found and path.resolve() not in {Path(mask).resolve() for mask in found}:  # no mask is a picture
-            items.append(Item(path, path.resolve().parent.name, True, found))
-    return items
+    items = defects_in(full, around, LabelFiles(full.parent if part_of_a_set else full))
+    return [
+        replace(item, kind=item.path.parent.name)
+        for item in items
+        if item.masks
+        and all(Path(mask).resolve() != item.path for mask in item.masks)  # no mask is a picture
+    ]
