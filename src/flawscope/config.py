@@ -134,26 +134,16 @@ def convert(value: Any, hint: Any) -> Any:
         if len(value) != len(args):
             raise ValueError
         return tuple(convert(v, a) for v, a in zip(value, args, strict=True))
-    if hint is bool:
-        if isinstance(value, bool):
-            return value
+    if hint not in (bool, int, float, str) or isinstance(value, bool) != (hint is bool):
         raise TypeError
-    if hint is int:
-        if isinstance(value, bool) or (isinstance(value, float) and value != int(value)):
-            raise TypeError
-        return int(value)
-    if hint is float:
-        if isinstance(value, bool):
-            raise TypeError
-        number = float(value)
-        if not math.isfinite(number):
-            raise ValueError
-        return number
-    if hint is str:
-        if isinstance(value, str | Path) or (isinstance(value, int) and not isinstance(value, bool)):
-            return str(value)
+    if hint is str and not isinstance(value, str | int | Path):
         raise TypeError
-    raise TypeError
+    if hint is int and isinstance(value, float) and value != int(value):
+        raise TypeError
+    converted = hint(value)
+    if hint is float and not math.isfinite(converted):
+        raise ValueError
+    return converted
 
 
 def describe(hint: Any) -> str:
