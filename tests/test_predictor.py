@@ -185,7 +185,9 @@ def test_calibrating_on_nothing_new_is_an_input_error(root: Path) -> None:
             model(seen={"train": learnt}).calibrate(given)
 
 
-@pytest.mark.parametrize(("given", "rate"), [("5%", 0.05), ("0.1", 0.1), (0.2, 0.2), ("12.5 %", 0.125)])
+@pytest.mark.parametrize(
+    ("given", "rate"), [("5%", 0.05), ("0.1", 0.1), ("1e-3", 0.001), (0.2, 0.2), ("12.5 %", 0.125)]
+)
 def test_rates_as_people_write_them(given: Any, rate: float) -> None:
     assert rate_of(given) == pytest.approx(rate)
     assert model().with_rate(given).calibration.rate == pytest.approx(rate)

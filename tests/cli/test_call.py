@@ -265,7 +265,7 @@ def test_a_full_disk_behind_stdout_is_one_line(words: list[str], unbuffered: str
             f"sys.exit(main({words!r}))", stdout=full, env=os.environ | {"PYTHONUNBUFFERED": unbuffered}
         )
     assert done.returncode == 1
-    text = "cannot write to standard output: No space left on device; free some space or send it elsewhere"
+    text = "cannot write the output: No space left on device; free some space or send it elsewhere"
     assert done.stderr == f"flawscope: {text}\n"
 
 

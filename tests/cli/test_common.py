@@ -1,15 +1,8 @@
-"""What commands share: numbers as they are written, and tables."""
+"""What commands share: tables."""
 
 from __future__ import annotations
 
-import pytest
-
-from flawscope.cli.common import rate, table
-
-
-@pytest.mark.parametrize(("text", "value"), [("0.05", 0.05), ("5%", 0.05), ("0.5%", 0.005), ("1e-3", 0.001)])
-def test_rates_are_shares_or_percent(text: str, value: float) -> None:
-    assert rate(text) == pytest.approx(value)
+from flawscope.cli.common import table
 
 
 def test_tables_are_aligned_and_numbers_stand_right() -> None:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import importlib
 import io
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any, NoReturn, TypeGuard
+from typing import Any, NoReturn
 
 from flawscope._version import __version__
-from flawscope.cli.common import stop_progress
-from flawscope.errors import FlawscopeError, InputError, with_kind
+from flawscope.cli.common import reason_of, stop_progress
+from flawscope.errors import InputError
 from flawscope.methods import registry
 from flawscope.methods.method import Command
 from flawscope.progress import write_line
@@ -41,33 +40,25 @@ COMMANDS: dict[str, str] = {
 
 
 SHARED = {"calibrate": "models", "export": "models", "info": "models", "backbones": "models", "demo": "data"}
-FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}  # a disk, or a person's share
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command, and returns the exit code: 0 done, 2 wrong call or input, 1 anything else."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in arguments[1:]
     try:
         code = _run(arguments)
         _flush()  # a full disk or a closed pipe shows here, not after the exit code
         return code
-    except InputError as error:
-        return _raise_or_fail(debug, error, 2)
-    except FlawscopeError as error:
-        return _raise_or_fail(debug, error, 1)
     except KeyboardInterrupt as error:  # its text may say what was kept
         return _fail(str(error) or "interrupted; nothing was left half-written", 130)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         return 1
-    except MemoryError as error:
-        text = "not enough memory: choose a smaller --size or fewer pictures"
-        return _raise_or_fail(debug, error, 1, text)
     except Exception as error:
-        text = f"unexpected {with_kind(error)}; --debug shows where"
-        if _printing_failed(error):
-            text = f"cannot write to standard output: {error.strerror}; free some space or send it elsewhere"
-        return _raise_or_fail(debug, error, 1, text)
+        if "--debug" in arguments[1:]:
+            import traceback
+
+            traceback.print_exception(error)
+        return _fail(reason_of(error), 2 if isinstance(error, InputError) else 1)
     finally:
         stop_progress()
         _drop_unprinted()
@@ -191,16 +182,6 @@ def _never_fail_to_print() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _printing_failed(error: Exception) -> TypeGuard[OSError]:
-    """Whether the disk behind stdout is full: the modules of this package write nowhere else themselves."""
-    import traceback
-
-    if not isinstance(error, OSError) or error.errno not in FULL or error.filename is not None:
-        return False
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return os.path.dirname(frame.f_code.co_filename) == os.path.dirname(__file__)
-
-
 def _flush() -> None:
     if sys.stdout is not None:  # it was closed: `>&-`
         sys.stdout.flush()
@@ -218,11 +199,3 @@ def _drop_unprinted() -> None:
 def _fail(text: str, code: int) -> int:
     write_line(f"flawscope: {' '.join(text.split())}")
     return code
-
-
-def _raise_or_fail(debug: bool, error: BaseException, code: int, text: str | None = None) -> int:
-    if debug:
-        import traceback
-
-        traceback.print_exception(error)
-    return _fail(text or str(error), code)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import errno
 import io
 import json
 import os
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from flawscope.artefact.model_file import Manifest
     from flawscope.evaluation import Evaluation
     from flawscope.predictor import Predictor
+
+FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}  # a disk, or a person's share
 
 
 def rate(text: str) -> float:
@@ -67,6 +70,39 @@ seed = whole("a seed", 0)
 port = whole("a port", 0, 65535)  # 0: a free one
 
 
+Add = Callable[[argparse.ArgumentParser], None]
+
+
+def _adder(option: str, **settings: Any) -> Add:
+    """A function that adds this option to a parser."""
+
+    def add(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(option, **settings)
+
+    return add
+
+
+add_json = _adder("--json", action="store_true", help="print one JSON document")
+add_quiet = _adder("--quiet", action="store_true", help="no progress and no remarks")
+add_cluster = _adder(
+    "--cluster",
+    metavar="WHERE",
+    help="run on a Ray cluster: auto (the one that runs here), local (this machine alone), or an address "
+    "such as ray://HOST:10001 or HOST:6379",
+)
+add_group = _adder(
+    "--group",
+    metavar="PATTERN",
+    help="regular expression; file names that match the same text show one part",
+)
+add_roi = _adder("--roi", metavar="MASK.png|x0,y0,x1,y1", help="region of interest; a box is in fractions")
+add_tensorboard = _adder(
+    "--tensorboard",
+    metavar="DIR",
+    help="write losses for TensorBoard too (the log beside the model is written anyway)",
+)
+
+
 def add_device(parser: argparse.ArgumentParser, threads: str = "all cores") -> None:
     """Adds --device and --threads. threads: default number, for the help."""
     parser.add_argument(
@@ -77,15 +113,6 @@ def add_device(parser: argparse.ArgumentParser, threads: str = "all cores") -> N
         type=count("threads"),
         metavar="N",
         help=f"threads that compute on a CPU (default: {threads})",
-    )
-
-
-def add_cluster(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--cluster",
-        metavar="WHERE",
-        help="run on a Ray cluster: auto (the one that runs here), local (this machine alone), or an address "
-        "such as ray://HOST:10001 or HOST:6379",
     )
 
 
@@ -115,14 +142,6 @@ def add_data(parser: argparse.ArgumentParser, *, required: bool = True, several:
     parser.add_argument("--category", metavar="NAME", help=text)
 
 
-def add_group(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--group",
-        metavar="PATTERN",
-        help="regular expression; file names that match the same text show one part",
-    )
-
-
 def add_settings(parser: argparse.ArgumentParser, presets: str, default: str | None = None) -> None:
     """Adds the options that `settings` reads; `presets` is the help of `--preset`."""
     parser.add_argument("--preset", default=default, help=presets)
@@ -146,12 +165,6 @@ def add_backbone(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backbone", metavar="NAME", help="any timm model; see `flawscope backbones`")
     parser.add_argument(
         "--weights", metavar="FILE", help="the backbone's weights: safetensors or a checkpoint"
-    )
-
-
-def add_roi(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--roi", metavar="MASK.png|x0,y0,x1,y1", help="region of interest; a box is in fractions"
     )
 
 
@@ -199,22 +212,6 @@ def add_figures(parser: argparse.ArgumentParser, out: str, metavar: str = "DIR")
         "--full-resolution", action="store_true", help="pixel metrics at the pictures' size too"
     )
     parser.add_argument("--out", metavar=metavar, help=out)
-
-
-def add_json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
-
-
-def add_tensorboard(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--tensorboard",
-        metavar="DIR",
-        help="write losses for TensorBoard too (the log beside the model is written anyway)",
-    )
-
-
-def add_quiet(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--quiet", action="store_true", help="no progress and no remarks")
 
 
 def seed_and_group(manifest: Manifest) -> tuple[int, str | None]:
@@ -374,12 +371,15 @@ def each_category(
     return max(codes), failed
 
 
-def reason_of(error: Exception, *, debug: bool) -> str:
-    """Reason why a category failed, in one line. With `debug` an unforeseen error is raised."""
+def reason_of(error: Exception, *, debug: bool = False) -> str:
+    """Reason of a failure, in one line. With `debug` an unforeseen error is raised."""
     if isinstance(error, FlawscopeError):
         return one_line(error)
     if isinstance(error, MemoryError):
-        return "not enough memory: choose a smaller --size"
+        return "not enough memory: choose a smaller --size or fewer pictures"
     if debug:
         raise error
+    if isinstance(error, OSError) and error.errno in FULL:
+        where = error.filename or "the output"
+        return f"cannot write {where}: {error.strerror}; free some space or send it elsewhere"
     return f"unexpected {with_kind(error)}; --debug shows where"

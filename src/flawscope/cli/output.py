@@ -33,40 +33,39 @@ class Asked:
     """Inputs that a call wants judged.
 
     sources: files, or one picture itself. total: how many; 0 where they come one by one.
-    wrong: specs that mean nothing, by the number of sources before them. beside: files that are no pictures.
-    several: files that turned out to hold more than the one picture that is judged.
+    beside: files that are no pictures. several: files that turned out to hold more than the one picture that
+    is judged.
     """
 
     sources: Iterable[Source]
     total: int = 0
-    wrong: dict[int, list[Unjudged]] = field(default_factory=dict)
     beside: list[str] = field(default_factory=list)
     several: list[str] = field(default_factory=list)
 
 
 def asked_inputs(specs: list[str]) -> Asked:
-    """Lists the inputs that the words mean. InputError if they mean none."""
+    """Lists the inputs that the words mean; a word that means none stays, to be told in its place. InputError
+    if none means any."""
     from flawscope.pictures.listing import list_inputs
-    from flawscope.results.table import Unjudged
 
     if specs == [PIPED]:
         return _piped(sys.stdin.buffer)
     if PIPED in specs:
         raise InputError("- stands alone: leave out the other pictures, or -; a file of this name is ./-")
-    found: dict[Path, None] = {}  # each once
-    asked = Asked(found)
+    sources: dict[Path, None] = {}  # each once
+    beside: list[str] = []
+    wrong: list[InputError] = []
     for spec in specs:
         try:
-            inputs, beside = list_inputs(spec)
+            inputs, others = list_inputs(spec)
         except InputError as error:
-            asked.wrong.setdefault(len(found), []).append(Unjudged(spec, str(error)))
-        else:
-            found |= dict.fromkeys(inputs)
-            asked.beside += map(os.fspath, beside)
-    if not found:
-        raise InputError(asked.wrong[0][0].error)
-    asked.total = len(found)
-    return asked
+            wrong.append(error)
+            inputs, others = [Path(spec)], []
+        sources |= dict.fromkeys(inputs)
+        beside += map(os.fspath, others)
+    if len(wrong) == len(specs):
+        raise wrong[0]
+    return Asked(sources, len(sources), beside)
 
 
 def _piped(stream: IO[bytes]) -> Asked:
@@ -125,7 +124,7 @@ class Output:
         from flawscope.results.table import Table
 
         self.args, self.at_once = args, at_once
-        self.unwritten: dict[str, str] = {}  # kinds of files that are no longer written, and why
+        self.unwritten = set[str]()  # kinds of files that are no longer written
         self.failures: list[str] = []
         self.results: Results | None = None
         self.table: Table | None = None
@@ -137,7 +136,7 @@ class Output:
             self.results = Results(Path(args.out), root, say, maps=maps, animation=animation)
 
     def add(self, result: Prediction | Unjudged, source: Source) -> None:
-        from flawscope.results.table import Unjudged
+        from flawscope.results.table import Row, Unjudged
 
         shown = isinstance(result, Unjudged) or result.is_anomalous or not self.args.only_anomalous
         if shown:
@@ -146,9 +145,13 @@ class Output:
             self.failures.append(result.error)
             if self.at_once:
                 common.say(f"skipped: {result.error}")
-        self._try("rows", lambda: self._write(result, details=shown))
-        if shown and not isinstance(result, Unjudged):
-            self._try("pictures", lambda: self._draw(result, source))
+        if table := self.table:
+            self._try("rows", lambda: table.add(Row.of(result)))
+        if results := self.results:
+            self._try("rows", lambda: results.add(result, details=shown))
+            if shown and not isinstance(result, Unjudged):
+                name = Path(str(result.path))
+                self._try("pictures", lambda: results.pictures.add(name, result, source=source))
 
     def _try(self, what: str, write: Callable[[], None]) -> None:
         """Writes files of one kind until that fails: rows are small, and may still fit where pictures do
@@ -158,20 +161,8 @@ class Output:
         try:
             write()
         except FlawscopeError as error:
-            self.unwritten[what] = str(error)
+            self.unwritten.add(what)
             common.say(f"{error}; no more {what} are written, the remaining inputs are judged")
-
-    def _write(self, result: Prediction | Unjudged, *, details: bool) -> None:
-        from flawscope.results.table import Row
-
-        if self.table:
-            self.table.add(Row.of(result))
-        if self.results:
-            self.results.add(result, details=details)
-
-    def _draw(self, result: Prediction, source: Source) -> None:
-        if self.results:
-            self.results.pictures.add(Path(str(result.path)), result, source=source)
 
     def finish(self, facts: dict[str, Any], white: float | None = None) -> None:
         """Writes the final files, and says where they are.
@@ -197,7 +188,7 @@ class Output:
         except FlawscopeError as error:
             if not self.unwritten:
                 common.say(str(error))
-            self.unwritten["summary"] = str(error)
+            self.unwritten.add("summary")
 
     def _write_page(self, results: Results, facts: dict[str, Any], white: float | None) -> None:
         """Writes the page beside the table, where the libraries that it needs are installed."""

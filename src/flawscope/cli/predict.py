@@ -5,10 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,39 +95,24 @@ def _judge(
     together: Mismatch,
     step: Step,
 ) -> None:
+    """Judges the inputs. Ctrl-C waits until an input has been counted and its row and files are written."""
     from flawscope.errors import InputError, one_line
     from flawscope.pictures.decoding import frames
+    from flawscope.progress import noted_interrupts
     from flawscope.results.table import Unjudged
 
-    for done, (source, result) in enumerate(
-        predictor.stream(asked.sources, batch=None if asked.total else 1), start=1
-    ):
-        for one in asked.wrong.pop(done - 1, ()):
-            with _whole():
-                results.add(one, one.path)
+    answers = predictor.stream(asked.sources, batch=None if asked.total else 1)
+    for done, (source, result) in enumerate(answers, start=1):
         name = os.fspath(source) if isinstance(source, str | os.PathLike) else output.PIPED
-        if isinstance(result, InputError):
-            with _whole():
+        with noted_interrupts("") as interrupted:
+            if isinstance(result, InputError):
                 results.add(Unjudged(name, one_line(result)), source)
-        else:
-            with _whole():
+            else:
                 results.add(replace(result, path=name), source)
                 together.add(result)  # an unprinted result has no row either
-            if name != output.PIPED and (held := frames(name)) > 1:
-                asked.several.append(f"{name} ({held})")
+        if interrupted.is_set():
+            raise KeyboardInterrupt
+        if not isinstance(result, InputError) and name != output.PIPED and (held := frames(name)) > 1:
+            asked.several.append(f"{name} ({held})")
         if asked.total:
             step("prediction", done, asked.total)
-    for one in chain.from_iterable(asked.wrong.values()):
-        with _whole():
-            results.add(one, one.path)
-
-
-@contextmanager
-def _whole() -> Iterator[None]:
-    """Delays Ctrl-C until an input has been counted and its row and files are written."""
-    from flawscope.progress import noted_interrupts
-
-    with noted_interrupts("") as interrupted:
-        yield
-    if interrupted.is_set():
-        raise KeyboardInterrupt
