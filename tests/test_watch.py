@@ -161,7 +161,7 @@ def test_a_picture_that_goes_away_unjudged_is_reported_and_one_that_is_renamed_i
     lost.unlink()
     renamed.rename(tmp_path / "final.png")
     arrivals.scan(1)
-    assert arrivals.gone == [lost]
+    assert list(arrivals.gone) == [lost]
     assert arrivals.scan(2) == [tmp_path / "final.png"]
 
 

@@ -1,25 +1,21 @@
 """Pictures that appear in a folder are judged, and a command can be run for the anomalous ones.
 
 `Arrivals` finds the pictures in a folder that are new, and tells when each is whole: for `flawscope watch`
-and a station.
-
-The folder is listed again and again. File-system events would be faster by a fraction of a second, but they
-do not come from network shares, they get lost when too many come at once, and they do not tell when a file is
-whole: listings would be needed beside them. Where events come, they may start a listing sooner.
+and a station. The folder is listed again and again. File-system events would be faster by a fraction of a
+second, but they do not come from network shares, they get lost when too many come at once, and they do not
+tell when a file is whole: listings would be needed beside them.
 """
 
 from __future__ import annotations
 
 import os
-import queue
 import shlex
 import shutil
 import subprocess
 import sys
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +28,6 @@ from flawscope.results.table import Unjudged
 
 PATIENCE = 30.0  # seconds that a file which cannot be read may still be incomplete
 SETTLE = 2.0  # seconds; shares answer from a cache for one to three, and copies are made at full size first
-CACHED = 60.0  # seconds for which a listing from a cache may still show a file that was removed
 REST = 4  # least ratio of the pause between two scans to a scan's time: a share is not kept busy
 # Formats that cannot be read before they are whole; a part of another can look like the whole picture.
 SELF_CHECKING = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".gif", ".jp2"})
@@ -73,7 +68,7 @@ class Arrivals:
 
     Attributes:
         skipped: number of pictures that were there before.
-        gone: pictures that went away before they could be judged.
+        gone: pictures that went away before they could be judged, with the stamps that they had.
         others: files that are no pictures, by the last scan.
         took: seconds of the last scan.
     """
@@ -106,8 +101,7 @@ class Arrivals:
         self._done: dict[Path, Stamp] = {}
         self._stamps: set[Stamp] = set()  # of `_done`: a file that is renamed keeps it
         self._waiting: dict[Path, _Waiting] = {}
-        self._removed: deque[tuple[float, Path]] = deque()
-        self.gone: list[Path] = []
+        self.gone: dict[Path, Stamp] = {}
         self.others: list[Path] = []
         self.took = 0.0
         known = {Path(os.path.abspath(path)) for path in judged}
@@ -141,16 +135,22 @@ class Arrivals:
                 self._waiting[path] = _Waiting(stamp, now, now if checked else now + self.settle)
             elif now >= waits.again:
                 ready.append(path)
-        self._forget(present, now)
+        self._forget(present)
         return sorted(ready, key=lambda path: (present[path].changed, path))
 
     def stamp(self, path: Path) -> Stamp:
         """Return the stamp, in the last scan, of a picture that was given out and not answered."""
         return self._waiting[path].stamp
 
-    def done(self, path: Path) -> None:
-        """Answer that a picture was judged, as it was in the last scan."""
-        self._remember(path, self._waiting.pop(path).stamp)
+    def done(self, path: Path, *, removed: bool = False) -> None:
+        """Answer that a picture was judged, as it was in the last scan.
+
+        Args:
+            removed: the caller removed the file: another of the same name is new.
+        """
+        stamp = self._waiting.pop(path).stamp
+        if not removed:
+            self._remember(path, stamp)
 
     def later(self, path: Path, again: float) -> None:
         """Answer that a picture is to be given out again, not before this moment."""
@@ -165,16 +165,6 @@ class Arrivals:
             return True
         self.later(path, min(now + (now - waits.since), waits.since + self.patience))
         return False
-
-    def removed(self, path: Path, now: float) -> None:
-        """Note that the caller removed a file, which a cached listing may show for a while."""
-        self._removed.append((now, path))
-
-    def forget(self, path: Path) -> None:
-        """Take a judged picture as new, if it is there."""
-        stamp = self._done.pop(path, None)
-        if stamp is not None:
-            self._stamps.discard(stamp)
 
     # ---- what is there
 
@@ -204,15 +194,13 @@ class Arrivals:
         self._done[path] = stamp
         self._stamps.add(stamp)
 
-    def _forget(self, present: dict[Path, Stamp], now: float) -> None:
+    def _forget(self, present: dict[Path, Stamp]) -> None:
         """Forget files that are gone. An empty folder is no evidence: a share that is away looks like one."""
         inodes = {stamp.inode for stamp in present.values()}
-        for path in [path for path in self._waiting if path not in present]:
+        for path in self._waiting.keys() - present.keys():
             stamp = self._waiting.pop(path).stamp
             if not stamp.inode or stamp.inode not in inodes:  # else it was renamed
-                self.gone.append(path)
-        while self._removed and self._removed[0][0] < now - CACHED:
-            self.forget(self._removed.popleft()[1])
+                self.gone[path] = stamp
         if present and len(self._done) > 2 * len(present):  # now and then
             self._done = {path: stamp for path, stamp in self._done.items() if path in present}
             self._stamps = set(self._done.values())
@@ -265,7 +253,7 @@ def judge(
 
 
 class Commands:
-    """Runs a command for one prediction after the other, in a thread of its own, without a shell.
+    """Runs a command for one prediction after the other, in the background, without a shell.
 
     The command gets the picture's path and the decision as its last two arguments, and FLAWSCOPE_PATH,
     FLAWSCOPE_DECISION, FLAWSCOPE_SCORE, FLAWSCOPE_P_VALUE and FLAWSCOPE_SEVERITY in its environment. Its
@@ -276,11 +264,10 @@ class Commands:
     """
 
     def __init__(self, command: str, say: Callable[[str], None], timeout: float = TIMEOUT):
-        """Start the thread.
-
+        """
         Args:
             command: program and arguments, quoted as in a shell.
-            say: gets a line for every failure; called from the thread.
+            say: gets a line for every failure; called from another thread.
 
         Raises:
             InputError: there is no such program.
@@ -295,29 +282,23 @@ class Commands:
                 f"--on-anomaly {command!r}: there is no program {program!r} that can be run; give its path"
             )
         self.say, self.timeout, self.failures = say, timeout, 0
-        self._waiting: queue.Queue[Prediction | None] = queue.Queue(MOST)
-        self._thread = threading.Thread(target=self._work, daemon=True)
-        self._thread.start()
+        self._pool = ThreadPoolExecutor(1)
+        self._waiting: list[Future[None]] = []
 
     def run(self, prediction: Prediction) -> None:
         """Queue the command for a prediction; never waits."""
-        try:
-            self._waiting.put_nowait(prediction)
-        except queue.Full:
+        self._waiting = [one for one in self._waiting if not one.done()]
+        if len(self._waiting) > MOST:
             self._fail(f"{MOST} wait already, not run", prediction)
+        else:
+            self._waiting.append(self._pool.submit(self._run, prediction))
 
     def close(self, seconds: float = TIMEOUT) -> None:
-        """Wait at most so many seconds for the queued commands."""
-        left = self._waiting.qsize()
-        with suppress(queue.Full):
-            self._waiting.put(None, timeout=seconds)
-        self._thread.join(seconds)
-        if self._thread.is_alive():
-            self.say(f"the command is still busy, up to {left} were not run")
-
-    def _work(self) -> None:
-        while (prediction := self._waiting.get()) is not None:
-            self._run(prediction)
+        """Wait at most so many seconds for the queued commands; the others are not run."""
+        left = wait(self._waiting, seconds).not_done
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        if left:
+            self.say(f"the command is still busy, {len(left) - 1} were not run")
 
     def _run(self, prediction: Prediction) -> None:
         facts = {name: str(getattr(prediction, name)) for name in NAMES}
@@ -330,13 +311,13 @@ class Commands:
                 timeout=self.timeout,
                 start_new_session=True,  # Ctrl-C ends the watching, not the command
             ).returncode
+            why = f"ended with {code}" if code else ""
         except subprocess.TimeoutExpired:
-            self._fail(f"ended after {self.timeout:g} s", prediction)
+            why = f"ended after {self.timeout:g} s"
         except (OSError, ValueError) as error:
-            self._fail(getattr(error, "strerror", None) or str(error), prediction)
-        else:
-            if code:
-                self._fail(f"ended with {code}", prediction)
+            why = getattr(error, "strerror", None) or str(error)
+        if why:
+            self._fail(why, prediction)
 
     def _fail(self, why: str, prediction: Prediction) -> None:
         self.failures += 1

@@ -192,14 +192,6 @@ def test_what_is_there_is_taken_oldest_first_then_what_comes(line: Line) -> None
     assert line.problems == {}
 
 
-def test_events_make_it_happen_at_once(line: Line) -> None:
-    """Without them the next look would come in a minute."""
-    line.open(poll=60.0)
-    time.sleep(0.5)
-    line.put("a.png", picture(1))
-    until(lambda: line.names() == ["a.png"])
-
-
 def test_a_restart_takes_nothing_twice_and_loses_nothing(line: Line) -> None:
     line.put("a.png", picture(1))
     line.put("b.png", picture(2))
@@ -339,7 +331,7 @@ def test_one_that_always_fails_keeps_no_other_waiting(line: Line, monkeypatch: p
 def test_pictures_that_go_away_untaken_are_noted(line: Line) -> None:
     path = line.put("a.bmp", picture(1))
     line.open(settle=3.0)
-    until(lambda: line.sources[0]._known is not None and line.sources[0]._known.waiting == 1)
+    until(lambda: (found := line.sources[0]._arrivals) is not None and found.waiting == 1)
     path.unlink()
     until(lambda: line.texts(GONE) == ["1 picture went away before being inspected: a.bmp"])
 
@@ -427,7 +419,7 @@ def test_what_a_crash_left_is_done_at_the_next_start(
     for shade in range(3):
         line.put(f"{shade}.png", picture(shade))
     with monkeypatch.context() as patch:
-        patch.setattr("flawscope.station.sources.folder.After.inspected", lambda *_: None)
+        patch.setattr(FolderSource, "_finish", lambda self, arrivals, path: arrivals.done(path))
         line.open(then=then)
         until(lambda: len(line.names()) == 3)
         line.sources.pop().stop()

@@ -172,6 +172,7 @@ class Machine(RuleBasedStateMachine):
         if is_kept:
             self.delivered += [(one.verdict or one.number, one.verdict is not None) for one in batch.messages]
             self.outbox.move(batch.end)
+            self.outbox.save()
 
     # ---- what holds
 

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import TYPE_CHECKING
 
 from flawscope.cli import common
@@ -85,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     predictor = common.load_model(args, args.model)
     table = Table(args.csv, append=True) if args.csv else None
     say = common.say_for(args)
-    say(_begins(arrivals, len(judged), args.existing))
+    say(_begins(arrivals, len(judged)))
     watching = Watching(
         arrivals,
         predictor,
@@ -108,32 +107,28 @@ def run(args: argparse.Namespace) -> int:
 
 def _judged_before(path: str | None) -> list[str]:
     """Pictures with a decision in the table. A last row that was cut off is removed."""
-    from flawscope.results.table import Table, read_table
+    from flawscope.results.table import read_table
 
     if path is None or not os.path.exists(path) or not os.path.getsize(path):
         return []
     rows = read_table(path)
-    with open(path, "rb") as file:
-        file.seek(-1, os.SEEK_END)
-        whole = file.read() == b"\n"
-    if not whole:
-        rows = rows[:-1]
-        table = Table(path)
-        for row in rows:
-            table.add(row)
-        table.close()
+    with open(path, "rb+") as file:
+        if not (data := file.read()).endswith(b"\n"):
+            file.truncate(data.rfind(b"\n") + 1)
+            rows = rows[:-1]
     return [row.path for row in rows if row.decision]  # unjudged pictures are tried again
 
 
-def _begins(arrivals: Arrivals, judged: int, existing: bool) -> str:
+def _begins(arrivals: Arrivals, judged: int) -> str:
     from flawscope.errors import pluralize
 
-    there = [f"{pluralize(judged, 'picture')} judged before"] if judged else []
+    text = f"watching {arrivals.folder}, Ctrl-C ends it"
+    if judged:
+        text += f"; {pluralize(judged, 'picture')} judged before"
     if arrivals.skipped:
-        there.append(
-            f"{pluralize(arrivals.skipped, 'picture')} there already and not judged: --existing judges them"
-        )
-    return f"watching {arrivals.folder}, Ctrl-C ends it" + "".join(f"; {text}" for text in there)
+        there = pluralize(arrivals.skipped, "picture")
+        text += f"; {there} there already and not judged: --existing judges them"
+    return text
 
 
 @contextmanager
@@ -164,8 +159,8 @@ class Watching:
     as_json: bool
     say: Callable[[str], None]
     unjudged: int = 0
-    away: str = ""  # why the folder cannot be read
-    warned: str = ""
+    away: bool = False
+    warned: bool = False
     others: set[str] = field(default_factory=set)  # endings of files that are no pictures
     begun: float = field(default_factory=time.monotonic)
 
@@ -182,21 +177,19 @@ class Watching:
         from flawscope.errors import InputError
         from flawscope.watch import judge
 
-        found = judge(self.arrivals, self.predictor)
         try:
-            first = next(found, None)
-        except InputError as error:
+            for result in judge(self.arrivals, self.predictor):
+                self._take(result)
+                if end.is_set():
+                    break
+        except InputError as error:  # of the folder
             if not self.away:
                 self.say(f"{error}; trying again")
-            self.away = str(error)
+            self.away = True
             return
         if self.away:
             self.say(f"{self.arrivals.folder} can be read again")
-            self.away = ""
-        for result in chain([first] if first is not None else [], found):
-            self._take(result)
-            if end.is_set():
-                break
+            self.away = False
         self._remarks()
 
     def _take(self, result: Prediction | Unjudged) -> None:
@@ -230,10 +223,9 @@ class Watching:
                 self.others.add(ending)
                 what = f"{ending} is" if ending else "names without an ending are"
                 self.say(f"{path} is not judged: {what} not a picture's")
-        line = self.together.line()
-        if line and not self.warned:
+        if (line := self.together.line()) and not self.warned:
             self.say(f"warning: {line}")
-        self.warned = line
+        self.warned = bool(line)
 
     def summary(self) -> list[str]:
         from flawscope.errors import pluralize

@@ -160,7 +160,7 @@ def test_what_cannot_be_kept_is_said_to_the_page(review: Review) -> None:
     review.session.pictures[0].path.unlink()
     status, said = verdict(review, 0, FINE)
     assert status == 409
-    assert "any more" in said["error"]
+    assert "is it there" in said["error"]
     assert ask(review, "api/inspections/1/view")[0] == 409
 
 

@@ -9,9 +9,9 @@ m! r! / (m + r)!, here 3 in 10 million; the margins below make false alarms rare
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,8 +39,7 @@ FARTHER = 0.012  # share of the longer side beyond the reference's own shifts
 Grey = NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class Look:
+class Look(NamedTuple):
     """Measurements of a picture.
 
     brightness, contrast: mean and standard deviation of the grey values, 0..1. white: share of clipped
@@ -57,7 +56,7 @@ class Look:
     detail: float
     sharpness: float
     fine: float
-    small: Grey = field(repr=False)
+    small: Grey
 
 
 def look(image: Image.Image, white_level: float | None = None) -> Look:
@@ -70,22 +69,20 @@ def look(image: Image.Image, white_level: float | None = None) -> Look:
     image.draft("L", (SIDE, SIDE))
     image = _grey(image, white_level)  # before `reduce`: Pillow reduces neither palettes, nor 1 bit, nor 16
     factor = max(1, max(image.size) // (2 * SIDE))
-    if factor > 1:
-        image = image.reduce(factor)
-    grey: Grey = np.asarray(image, np.float32) / np.float32(255)
+    grey: Grey = np.asarray(image.reduce(factor), np.float32) / np.float32(255)
     picture = Image.fromarray(grey)
     fine, coarse = _strongest(grey), _strongest(np.asarray(picture.reduce(4)))
+    brightness = float(grey.mean(dtype=np.float64))
     scale = min(1.0, GRID / max(picture.size))
     width, height = (max(2, round(side * scale)) for side in picture.size)
     small = np.asarray(picture.resize((width, height), Image.Resampling.BOX), np.float32)
-    steps = [float(np.abs(np.diff(small, axis=axis)).mean()) for axis in (0, 1) if small.shape[axis] > 1]
     return Look(
-        float(grey.mean(dtype=np.float64)),
+        brightness,
         float(grey.std(dtype=np.float64)),
         float((grey >= 0.995).mean()),
-        float(np.mean(steps)) if steps else 0.0,
+        float(np.mean([np.abs(np.diff(small, axis=axis)).mean() for axis in (0, 1)])),
         math.log2((fine + 1e-3) / (coarse + 1e-3)),
-        math.log2((fine + 1e-3) / (float(grey.mean()) + 1e-3)),
+        math.log2((fine + 1e-3) / (brightness + 1e-3)),
         small,
     )
 
@@ -107,9 +104,6 @@ def _strongest(grey: Grey) -> float:
     return float(np.quantile(steps, 0.98))
 
 
-# --------------------------------------------------------------------------------------------------- shifts
-
-
 def shift_of(one: Grey, other: Grey) -> tuple[float, float, float]:
     """Return how far `one` lies below and to the right of `other`, in pixels, and how clearly, 0..1.
 
@@ -121,97 +115,67 @@ def shift_of(one: Grey, other: Grey) -> tuple[float, float, float]:
     spectra = [np.fft.rfft2(_edges(grey)) for grey in (one, other)]
     cross = spectra[0] * np.conj(spectra[1])
     found = np.fft.irfft2(cross / (np.abs(cross) + 1e-6 * (np.abs(cross).max() + 1e-12)), s=one.shape)
-    row, column = np.unravel_index(int(np.argmax(found)), found.shape)
-    near = [(np.arange(-1, 2) + at) % n for at, n in zip((row, column), found.shape, strict=True)]
-    around = found[np.ix_(*near)]
-    weight = np.maximum(around, 0)
-    clear = float(weight.sum())
-    down = float((weight.sum(1) * (-1, 0, 1)).sum()) / (clear or 1) + float(row)
-    right = float((weight.sum(0) * (-1, 0, 1)).sum()) / (clear or 1) + float(column)
-    height, width = one.shape
-    return _signed(down, height), _signed(right, width), min(clear, 1.0)
+    found = np.fft.fftshift(np.maximum(found, 0))  # no shift is in the middle
+    peak = np.unravel_index(int(np.argmax(found)), found.shape)
+    top, left = (max(0, int(at) - 1) for at in peak)
+    near = found[top : top + 3, left : left + 3]
+    clear = float(near.sum())
+    rows, columns = np.indices(near.shape)
+    down = float((near * rows).sum()) / (clear or 1) + top - found.shape[0] // 2
+    right = float((near * columns).sum()) / (clear or 1) + left - found.shape[1] // 2
+    return down, right, min(clear, 1.0)
 
 
 def _edges(grey: Grey) -> Grey:
     steps = np.hypot(np.gradient(grey, axis=0), np.gradient(grey, axis=1))
-    window = np.outer(*(_taper(n) for n in grey.shape))
-    return np.asarray((steps - steps.mean()) * window, np.float32)
+    return np.asarray((steps - steps.mean()) * np.outer(*map(_taper, grey.shape)), np.float32)
 
 
 def _taper(size: int) -> NDArray[np.float64]:
     """Return a window that is 1 except in an eighth at both ends, which often show only background."""
-    edge = max(1, size // 8)
-    rise = np.sin(np.pi / 2 * (np.arange(edge) + 0.5) / edge) ** 2
-    return np.concatenate([rise, np.ones(size - 2 * edge), rise[::-1]])
-
-
-def _signed(at: float, size: int) -> float:
-    return (at + size / 2) % size - size / 2
-
-
-# -------------------------------------------------------------------------------------------- the reference
+    place = np.arange(size) + 0.5
+    inside = np.minimum(place, size - place) / max(1, size // 8)
+    return np.asarray(np.sin(np.pi / 2 * np.minimum(inside, 1)) ** 2)
 
 
 class Reference:
     """Range of the first good pictures of a version.
 
     Attributes:
+        least: lowest measurements. sharpness, fine: borders of a blurred picture.
         still: whether they show the same content in the same place, so that a moved camera can be detected.
     """
 
     def __init__(self, looks: Sequence[Look]):
         self.looks = tuple(looks)
-        self.brightness = min(one.brightness for one in looks)
-        self.contrast = min(one.contrast for one in looks)
-        self.detail = min(one.detail for one in looks)
-        self.sharpness = _below([one.sharpness for one in looks], SOFT)
-        self.fine = _below([one.fine for one in looks], LOST)
-        self.white = max(one.white for one in looks)
-        self.shape = looks[0].small.shape
-        alike = [one.small for one in looks if one.small.shape == self.shape]
-        self.mean: Grey = np.mean(alike, axis=0, dtype=np.float32)
-        self.still = len(alike) == len(looks) and self._find_places(alike)
+        numbers = np.array([one[:-1] for one in looks])
+        self.least = Look._make([*numbers.min(0).tolist(), looks[0].small])
+        self.white = float(numbers[:, 2].max())
+        sharp, fine = np.ptp(numbers[:, 4:], axis=0).tolist()
+        self.sharpness = self.least.sharpness - max(sharp, SOFT)
+        self.fine = self.least.fine - max(fine, LOST)
+        self.still = all(one.small.shape == looks[0].small.shape for one in looks)
+        if self.still:
+            self._find_places(np.array([one.small for one in looks]))
 
-    def _find_places(self, smalls: list[Grey]) -> bool:
-        """Measure the shifts of groups of `ROW` pictures; return whether they are small and clear."""
-        whole: Grey = np.sum(smalls, axis=0, dtype=np.float32)
-        found = []
-        for first in range(0, len(smalls) - ROW + 1, ROW // 2):
-            group: Grey = np.sum(smalls[first : first + ROW], axis=0, dtype=np.float32)
-            found.append(shift_of(group, whole - group))
-        down, right, clear = np.array(found).T
-        self.places = (down.min(), down.max(), right.min(), right.max())
-        side = max(self.shape)
-        near = max(np.ptp(down), np.ptp(right), abs(np.median(down)), abs(np.median(right))) <= STILL * side
+    def _find_places(self, smalls: Grey) -> None:
+        """Measure the shifts of groups of `ROW` pictures against the others."""
+        self.mean: Grey = smalls.mean(0)
+        whole, starts = smalls.sum(0), range(0, len(smalls) - ROW + 1, ROW // 2)
+        groups = [smalls[first : first + ROW].sum(0) for first in starts]
+        down, right, clear = np.array([shift_of(group, whole - group) for group in groups]).T
+        self.far = float(np.hypot(down, right).max()) / max(self.mean.shape)
         self.clear = max(CLEAR, HAZY * float(clear.min()))
-        return bool(near and clear.min() >= CLEAR)
+        self.still = self.far <= STILL and bool(clear.min() >= CLEAR)
 
     def moved(self, looks: Sequence[Look]) -> float:
         """Return the shift of the mean of pictures, as a share of the longer side; 0 where it is no larger
         than within the reference, or cannot be measured."""
-        if not self.still or any(one.small.shape != self.shape for one in looks):
+        if not self.still or any(one.small.shape != self.mean.shape for one in looks):
             return 0.0
         down, right, clear = shift_of(np.mean([one.small for one in looks], axis=0), self.mean)
-        top, bottom, left, far = self.places
-        beyond = max(top - down, down - bottom, left - right, right - far) / max(self.shape)
-        return math.hypot(down, right) / max(self.shape) if clear >= self.clear and beyond > FARTHER else 0.0
-
-    # ---- kept over a restart
-
-    def to_arrays(self) -> tuple[NDArray[np.float64], Grey]:
-        """Return arrays for `from_arrays`. ValueError where the pictures differ in shape."""
-        numbers = [(o.brightness, o.contrast, o.white, o.detail, o.sharpness, o.fine) for o in self.looks]
-        return np.array(numbers), np.stack([one.small for one in self.looks])
-
-    @classmethod
-    def from_arrays(cls, numbers: NDArray[np.float64], smalls: NDArray[np.float32]) -> Reference:
-        rows: list[tuple[float, float, float, float, float, float]] = numbers.tolist()
-        return cls([Look(*row, small) for row, small in zip(rows, smalls, strict=True)])
-
-
-def _below(values: Sequence[float], least: float) -> float:
-    """Return the lowest value, less the width of the range or `least`, whichever is more."""
-    return min(values) - max(max(values) - min(values), least)
+        by = math.hypot(down, right) / max(self.mean.shape)
+        return by if clear >= self.clear and by > self.far + FARTHER else 0.0
 
 
 class Watch:
@@ -229,10 +193,8 @@ class Watch:
         self.first: list[Look] = []  # pictures of the reference, while it is not complete
         self.wrong: dict[str, float] = {}
         self._last: deque[Look] = deque(maxlen=ROW)
-        self._found: deque[dict[str, float]] = deque(maxlen=ROW)  # faults of these
-        self._same = 0
-        self._same_since = 0.0
-        self._before: bytes | None = None
+        self._found: deque[str | None] = deque(maxlen=ROW)  # fault of each of these
+        self._same, self._same_since = 0, 0.0
 
     def add(self, one: Look, at: float, good: bool, shifts: Sequence[float] = ()) -> None:
         """Check the next picture.
@@ -242,50 +204,46 @@ class Watch:
             good: whether the model passed it; only such pictures become the reference.
             shifts: distance from the training pictures (`Prediction.shifts`).
         """
+        if not self._last or not np.array_equal(one.small, self._last[-1].small):
+            self._same, self._same_since = 0, at
+        self._same += 1
+        is_frozen = self._same >= SAME and at - self._same_since >= SAME_SECONDS
         self._last.append(one)
-        found, is_same = self._looks_like(one, shifts), self._is_same(one, at)
-        self._found.append(found)
-        for kind in (DARK, COVERED, BLURRED, MOVED):
-            many = sum(kind in last for last in self._found)
-            if many == ROW:
-                self.wrong[kind] = found[kind]
-            elif not many:
-                self.wrong.pop(kind, None)
-        if COVERED in self.wrong:
-            self.wrong.pop(BLURRED, None)
-        if is_same:
+        fault = self._fault_of(one, shifts)
+        self._found.append(fault)
+        faults = Counter(filter(None, self._found))
+        self.wrong.pop(FROZEN, None)
+        if faults.total() == ROW:  # of several kinds near the border between two: the first one stays
+            kind = next((kind for kind in self.wrong if kind in faults), faults.most_common(1)[0][0])
+            self.wrong = {kind: self._moved_by() if kind == MOVED else 0.0}
+        elif not faults:
+            self.wrong = {}
+        if is_frozen:
             self.wrong[FROZEN] = 0.0
-        else:
-            self.wrong.pop(FROZEN, None)
-        if self.reference is None and good and not found and not is_same:
+        if self.reference is None and good and fault is None and not is_frozen:
             self.first.append(one)
             if len(self.first) >= REFERENCE:
                 self.reference, self.first = Reference(self.first), []
 
-    def _looks_like(self, one: Look, shifts: Sequence[float]) -> dict[str, float]:
+    def _moved_by(self) -> float:
         known = self.reference
-        usual = 2 * BLACK if known is None else known.brightness
+        return known.moved(self._last) if known is not None and len(self._last) == ROW else 0.0
+
+    def _fault_of(self, one: Look, shifts: Sequence[float]) -> str | None:
+        known = self.reference
+        usual = 2 * BLACK if known is None else known.least.brightness
         if one.brightness < max(FAINT * usual, min(BLACK, usual / 2)):
-            return {DARK: 0.0}
+            return DARK
         if one.white > WHITE and (known is None or known.white < WHITE / 2):
-            return {COVERED: 0.0}
+            return COVERED
         if known is None:
             unlike = len(shifts) == 6 and shifts[3] < UNLIKE / 2 and shifts[5] < UNLIKE
-            return {COVERED: 0.0} if unlike else {}
-        if one.detail < FAINT * known.detail and one.contrast < FLAT * known.contrast:
-            return {COVERED: 0.0, BLURRED: 0.0}  # near the border between both faults
+            return COVERED if unlike else None
+        if one.detail < FAINT * known.least.detail and one.contrast < FLAT * known.least.contrast:
+            return COVERED
         if one.sharpness < known.sharpness or one.fine < known.fine:
-            return {BLURRED: 0.0}
-        if len(self._last) == ROW and (by := known.moved(self._last)):
-            return {MOVED: by}
-        return {}
-
-    def _is_same(self, one: Look, at: float) -> bool:
-        small = one.small.tobytes()
-        if small != self._before:
-            self._before, self._same, self._same_since = small, 0, at
-        self._same += 1
-        return self._same >= SAME and at - self._same_since >= SAME_SECONDS
+            return BLURRED
+        return MOVED if self._moved_by() else None
 
 
 def described(kind: str, by: float = 0.0) -> str:

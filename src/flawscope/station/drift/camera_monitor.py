@@ -57,7 +57,6 @@ class Looks(Background):
         self._watches: dict[int, tuple[Key, Watch]] = {}
         self._next: dict[int, Recorded] = {}  # the newest one of each product
         self._seen: dict[int, float] = {}
-        self._blind: set[int] = set()  # products whose pictures cannot be checked, as was reported
 
     def note(self, recorded: Recorded) -> None:
         """Queue the picture of an inspection, unless one was checked a moment ago."""
@@ -75,48 +74,44 @@ class Looks(Background):
     # ---- in the thread
 
     def _work(self) -> None:
-        while not self._ended.is_set():
-            self._wait()
+        while not self._wait():
             for product_id in list(self._next):
-                recorded = self._next.pop(product_id)
                 begun = self._seen[product_id] = time.monotonic()
-                self._try(product_id, recorded)
+                self._try(product_id, self._next.pop(product_id))
                 self._ended.wait((time.monotonic() - begun) * (1 / SHARE - 1))
 
     def _try(self, product_id: int, recorded: Recorded) -> None:
-        """Call `_look`; report an error once, not for each picture."""
+        """Check a picture and report the faults, or why it cannot be checked."""
+        name = self.names[product_id]
         try:
-            self._look(product_id, recorded)
+            run = self.run_of(product_id)
+            if run is None or recorded.taken.version_id != run.version:
+                return
+            watch = self._watched(product_id, (run.version, run.after), recorded)
         except (StoreError, BusyError):
-            pass  # a removed file, or large pictures before it, say nothing about the camera
+            return  # a removed file, or large pictures before it, say nothing about the camera
         except Exception as error:
-            if product_id not in self._blind:
-                self._blind.add(product_id)
-                why = f"{self.names[product_id]}: the camera is not checked: {with_kind(error)}"
-                self.report(f"camera_unknown_{product_id}", why)
-
-    def _look(self, product_id: int, recorded: Recorded) -> None:
-        run = self.run_of(product_id)
-        if run is None or recorded.taken.version_id != run.version:
+            why = f"{name}: the camera is not checked: {with_kind(error)}"
+            self.report(f"camera_unknown_{product_id}", why)
             return
-        key = run.version, run.after
+        self.report(f"camera_unknown_{product_id}", None)
+        for kind in KINDS:
+            by = watch.wrong.get(kind)
+            self.report(
+                f"camera_{kind}_{product_id}", None if by is None else f"{name}: {described(kind, by)}"
+            )
+
+    def _watched(self, product_id: int, key: Key, recorded: Recorded) -> Watch:
+        one, taken = self._read(recorded), recorded.taken
         if product_id not in self._watches or self._watches[product_id][0] != key:
             self._watches[product_id] = key, Watch(self._kept(product_id, key))
-        watch, taken = self._watches[product_id][1], recorded.taken
-        one = self._read(recorded)
-        if product_id in self._blind:
-            self._blind.discard(product_id)
-            self.report(f"camera_unknown_{product_id}", None)
+        watch = self._watches[product_id][1]
         shifts = recorded.prediction.shifts if recorded.prediction is not None else ()
         learning = watch.reference is None
         watch.add(one, taken.at / 1e6, not taken.anomalous, shifts)
         if learning and watch.reference is not None:
             self._keep(product_id, key, watch.reference)
-        for kind in KINDS:
-            text = None
-            if kind in watch.wrong:
-                text = f"{self.names[product_id]}: {described(kind, watch.wrong[kind])}"
-            self.report(f"camera_{kind}_{product_id}", text)
+        return watch
 
     def _read(self, recorded: Recorded) -> Look:
         data = self.files.read(PICTURES, recorded.taken.picture, recorded.taken.suffix)
@@ -126,26 +121,24 @@ class Looks(Background):
         with image, self.memory.hold(data, "the picture"):
             return look(image, self.white_of(recorded.taken.product_id))
 
-    # ---- over a restart
+    # ---- over a restart: without the file, or where it is damaged, a new reference is begun
 
     def _path(self, product_id: int) -> Path:
         return self.files.folder / FOLDER / f"{product_id}.npz"
 
     def _keep(self, product_id: int, key: Key, reference: Reference) -> None:
-        buffer = io.BytesIO()
-        with suppress(Exception):  # without the file the next start begins a new reference
-            numbers, smalls = reference.to_arrays()
-            np.savez_compressed(buffer, key=np.array(key), numbers=numbers, smalls=smalls)
+        buffer, numbers = io.BytesIO(), [one[:-1] for one in reference.looks]
+        with suppress(Exception):
+            smalls = np.stack([one.small for one in reference.looks])
+            np.savez_compressed(buffer, key=np.array(key), numbers=np.array(numbers), smalls=smalls)
             self.files.write(self._path(product_id), buffer.getvalue(), durable=False)
 
     def _kept(self, product_id: int, key: Key) -> Reference | None:
-        try:
-            with np.load(self._path(product_id), allow_pickle=False) as kept:
-                if tuple(int(one) for one in kept["key"]) != key:
-                    return None
-                return Reference.from_arrays(kept["numbers"], kept["smalls"])
-        except Exception:  # there is no file, or it is damaged: a new reference is begun
-            return None
+        with suppress(Exception), np.load(self._path(product_id), allow_pickle=False) as kept:
+            if tuple(kept["key"]) == key:
+                rows = zip(kept["numbers"].tolist(), kept["smalls"], strict=True)
+                return Reference([Look._make([*numbers, small]) for numbers, small in rows])
+        return None
 
     # ---- as the API shows it
 

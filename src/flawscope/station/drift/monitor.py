@@ -98,30 +98,26 @@ class Drifts(Background):
             with self._lock:
                 self._ready.discard(product_id)
                 run = self._runs[product_id] = self._begun(product_id, version, after)
-        while run.bound is not None and not self._ended.is_set():
+        while not self._ended.is_set():
             begun = time.monotonic()
-            rows = self._rows(product_id, run)
+            rows = [] if run.bound is None else self._rows(product_id, run)
             with self._lock:
-                if self._runs[product_id] is not run:  # acknowledged meanwhile
+                if self._runs[product_id] is not run:  # acknowledged meanwhile: its alarm is over
                     self._dirty.add(product_id)
                     return
                 for row in rows:
                     run.add(*row)
-            if len(rows) < TOGETHER:
-                break
+                if len(rows) < TOGETHER:
+                    self._tell(product_id, run)
+                    self._ready.add(product_id)
+                    self._show(product_id, run)
+                    return
             self._ended.wait(time.monotonic() - begun)  # old inspections leave half of the time to others
-        with self._lock:
-            if self._runs[product_id] is not run:  # acknowledged meanwhile: its alarm is over
-                self._dirty.add(product_id)
-                return
-            self._tell(product_id, run)
-            self._ready.add(product_id)
-            self._show(product_id, run)
 
     def _begun(self, product_id: int, version: int, after: int) -> Run:
         return Run(version, after, self.bounds[product_id], product_id in self.lights)
 
-    def _rows(self, product_id: int, run: Run) -> list[tuple[int, int, float, bool, float | None]]:
+    def _rows(self, product_id: int, run: Run) -> list[Any]:
         column = inspections.c
         query = (
             select(column.id, column.at, column.score, column.anomalous, column.brightness)
@@ -132,11 +128,7 @@ class Drifts(Background):
             .limit(TOGETHER)
         )
         with self.database.reading() as connection:
-            rows = connection.execute(query).all()
-        return [
-            (int(number), int(at), float(score), bool(bad), None if light is None else float(light))
-            for number, at, score, bad, light in rows
-        ]
+            return [tuple(row) for row in connection.execute(query).all()]
 
     def _after(self, product_id: int, version: int) -> int:
         """Return the last inspection by another version, or the last acknowledged one if that is later."""
@@ -230,19 +222,29 @@ class Drifts(Background):
         with self._lock:
             runs = {self.names[number]: run for number, run in self._runs.items() if run.bound is not None}
             lights = {name: (run.light, run.limit) for name, run in runs.items() if run.light}
-            scores = {name: run.scores.value / run.limit for name, run in runs.items()}
-            light = {name: one.test.value / limit for name, (one, limit) in lights.items()}
-            alarms = {name: float(run.alarm is not None) for name, run in runs.items()}
-            light_alarms = {name: float(one.alarm is not None) for name, (one, _) in lights.items()}
-            notices = {name: float(run.notice is not None) for name, run in runs.items()}
-        normal = "and nobody said that this is normal."
-        return {
-            "drift": ("Evidence that good parts changed: log of the martingale, 1 where it alarms.", scores),
-            "drift_alarm": (f"1 while the scores of good parts have drifted {normal}", alarms),
-            "light": ("Evidence that the light changed: log of the martingale, 1 where it may alarm.", light),
-            "light_alarm": (f"1 while the brightness of good parts has changed {normal}", light_alarms),
-            "share_notice": ("1 while another share of pictures is anomalous than before.", notices),
-        }
+            normal = "and nobody said that this is normal."
+            return {
+                "drift": (
+                    "Evidence that good parts changed: log of the martingale, 1 where it alarms.",
+                    {name: run.scores.value / run.limit for name, run in runs.items()},
+                ),
+                "drift_alarm": (
+                    f"1 while the scores of good parts have drifted {normal}",
+                    {name: float(run.alarm is not None) for name, run in runs.items()},
+                ),
+                "light": (
+                    "Evidence that the light changed: log of the martingale, 1 where it may alarm.",
+                    {name: one.test.value / limit for name, (one, limit) in lights.items()},
+                ),
+                "light_alarm": (
+                    f"1 while the brightness of good parts has changed {normal}",
+                    {name: float(one.alarm is not None) for name, (one, _) in lights.items()},
+                ),
+                "share_notice": (
+                    "1 while another share of pictures is anomalous than before.",
+                    {name: float(run.notice is not None) for name, run in runs.items()},
+                ),
+            }
 
 
 def _kind(change: Change) -> str:

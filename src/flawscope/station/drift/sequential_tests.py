@@ -44,8 +44,7 @@ class Place(NamedTuple):
     number: int
     at: int
     before: int
-    total: float
-    light: float
+    sums: Floats
 
 
 @dataclass(frozen=True)
@@ -86,12 +85,10 @@ class Test:
     """
 
     def __init__(self, hows: tuple[str, ...], limit: float):
-        self.hows, self.limit = hows, limit
-        self.capital = Capital(len(hows))
-        self.count = 0
-        self.total = self.light = 0.0
+        self.hows, self.limit, self.capital, self.count = hows, limit, Capital(len(hows)), 0
+        self.sums: Floats = np.zeros(2)
         self._won: Floats = np.zeros(len(hows))
-        self._since: list[Place] = [Place(0, 0, 0, 0.0, 0.0)] * len(hows)
+        self._since = [Place(0, 0, 0, self.sums)] * len(hows)
 
     def add(
         self, number: int, at: int, paid: Floats, counted: float, brightness: float | None = None
@@ -100,16 +97,15 @@ class Test:
 
         Args:
             paid: [bets], logarithms.
-            counted: added to `total`; `before` and `now` of a change are its means.
+            counted: `before` and `now` of a change are its means.
         """
-        here = Place(number, at, self.count, self.total, self.light)
+        here = Place(number, at, self.count, self.sums)
         for place in np.flatnonzero(self._won <= 0.0):
             self._since[place] = here
         self._won = np.maximum(self._won, 0.0) + paid
         self.capital.stake(np.exp(paid)[None])
         self.count += 1
-        self.total += counted
-        self.light += math.nan if brightness is None else brightness
+        self.sums = self.sums + np.array((counted, math.nan if brightness is None else brightness))
         return None if self.value < self.limit else self._change(number, at)
 
     @property
@@ -121,11 +117,10 @@ class Test:
         best = int(np.argmax(self._won))
         since = self._since[best]
         pictures = self.count - since.before
-        before, now = since.total / max(1, since.before), (self.total - since.total) / pictures
-        light = None
-        if since.before and since.light > 0:  # not for NaN: the brightness of some is not known
-            light = (self.light - since.light) / pictures / (since.light / since.before) - 1
-            light = light if math.isfinite(light) else None
+        before, lit_before = (since.sums / max(1, since.before)).tolist()
+        now, lit = ((self.sums - since.sums) / pictures).tolist()
+        # not for NaN: the brightness of some is not known
+        light = lit / lit_before - 1 if lit_before > 0 and math.isfinite(lit) else None
         return Change(at, number, since.at, since.number, pictures, self.hows[best], before, now, light)
 
 
@@ -225,12 +220,10 @@ class Run:
             return
         self.seen += 1
         self._count(number, at, anomalous, brightness)
-        if anomalous:
-            return
-        self._score(number, at, score, brightness)
-        if self.light and brightness is not None and self.light.add(number, at, brightness):
-            assert self.light.alarm is not None
-            self.found.append(self.light.alarm)
+        if not anomalous:
+            self._score(number, at, score, brightness)
+            if self.light and brightness is not None and self.light.add(number, at, brightness):
+                self.found += [self.light.alarm] if self.light.alarm else []
 
     def _score(self, number: int, at: int, score: float, brightness: float | None) -> None:
         p = self._ranks.p_value(score, uniform(number, 1))
@@ -244,13 +237,12 @@ class Run:
                 self.curve, self._stride = self.curve[::2], 2 * self._stride
 
     def _count(self, number: int, at: int, anomalous: bool, brightness: float | None) -> None:
-        test = self.flags
-        share = (test.total + 0.5) / (test.count + 1)  # of earlier pictures alone
-        flagged, count = test.total + anomalous, test.count + 1
-        u = uniform(number, 2)
+        before, count = float(self.flags.sums[0]), self.flags.count + 1
+        share = (before + 0.5) / count  # of earlier pictures alone
+        flagged, u = before + anomalous, uniform(number, 2)
         p = u * flagged / count if anomalous else (flagged + u * (count - flagged)) / count
         paid = flag_bets(np.array(p), np.array(share))
-        change = test.add(number, at, paid, float(anomalous), brightness)
+        change = self.flags.add(number, at, paid, float(anomalous), brightness)
         if change is not None:
             self.found.append(change)
             self.notice = None if _is_back(self.notice, change) else change

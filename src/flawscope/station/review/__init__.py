@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import astuple, dataclass, fields
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,6 @@ from flawscope.results.table import OwnFiles, Row, csv_cell, from_csv_cell, read
 
 FINE, DEFECT, UNDONE = "good", "defect", "undone"
 LOG = "review.csv"  # by which `open_dataset` knows the folder
-PART = ".part"  # ends the name of a copy that is being written
 
 
 @dataclass(frozen=True)
@@ -60,14 +59,14 @@ def read_flagged(results: str | os.PathLike[str], *, every: bool = False) -> lis
     table = folder / TABLE if folder.is_dir() else folder
     judged = (row for row in read_table(table) if row.score is not None and row.severity is not None)
     last = {row.path: row for row in judged}
+    names = _names(folder)
     rows = [row for row in last.values() if every or row.decision == "anomalous"]
-    if not rows:
+    found = [_flagged(row, folder, names.get(row.path)) for row in rows]
+    if not found:
         raise InputError(
             f"{table} has no {'judged' if every else 'anomalous'} picture: there is nothing to review"
             + ("" if every or not last else "; --all takes the good ones, too")
         )
-    names = _names(folder) if folder.is_dir() else {}
-    found = [_flagged(row, folder, names.get(row.path)) for row in rows]
     if not any(one.path.is_file() for one in found):
         raise InputError(
             f"none of the pictures of {table} is there, such as {found[0].path}: run `review` in the folder "
@@ -89,9 +88,8 @@ def _names(folder: Path) -> dict[str, str]:
     found = {}
     for file in (folder / RESULTS).rglob("*.json"):
         with suppress(OSError, ValueError, KeyError, TypeError):
-            found[str(json.loads(file.read_text(encoding="utf-8"))["path"])] = (
-                file.relative_to(folder / RESULTS).with_suffix("").as_posix()
-            )
+            path = str(json.loads(file.read_text(encoding="utf-8"))["path"])
+            found[path] = file.relative_to(folder / RESULTS).with_suffix("").as_posix()
     return found
 
 
@@ -101,47 +99,26 @@ def proposed_mask(one: Flagged) -> NDArray[np.bool_] | None:
     The run's mask has the network's size. Its bounding box is that of all regions, which are known in the
     picture's pixels: the mask is laid there. Without a mask the boxes are filled.
     """
-    boxes = one.row.boxes
+    boxes = [[round(edge) for edge in box] for box in one.row.boxes]
     if not boxes:
         return None
-    picture = decode(one.path)
-    whole = np.zeros(picture.shape[:2], np.bool_)
-    edges = np.array(boxes)
-    around = _pixels((*edges[:, :2].min(axis=0), *edges[:, 2:].max(axis=0)), whole.shape)
-    small = _cropped(one.mask)
-    if small is None:
-        for box in boxes:
-            whole[_pixels(box, whole.shape)] = True
-        return whole
-    height, width = whole[around].shape
-    laid = Image.fromarray(small.astype(np.uint8) * np.uint8(255)).resize(
-        (width, height), Image.Resampling.BILINEAR
-    )
-    whole[around] = np.asarray(laid) > 127
-    return whole
-
-
-def _cropped(path: Path | None) -> NDArray[np.bool_] | None:
-    """Return the part of a mask that is not empty; None where all is empty."""
-    if path is None:
-        return None
+    height, width = decode(one.path).shape[:2]
+    whole = Image.new("L", (width, height))
+    lefts, tops, rights, bottoms = zip(*boxes, strict=True)
+    small = Image.new("L", (1, 1))
     with suppress(InputError):
-        mask = read_mask(path)
-        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        if rows.size:
-            return np.asarray(mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
-    return None
+        small = Image.fromarray(read_mask(one.mask)).convert("L") if one.mask is not None else small
+    if around := small.getbbox():
+        size = max(1, max(rights) - min(lefts)), max(1, max(bottoms) - min(tops))
+        laid = small.crop(around).resize(size, Image.Resampling.BILINEAR)
+        whole.paste(laid, (min(lefts), min(tops)))
+    else:
+        for left, top, right, bottom in boxes:
+            whole.paste(255, (left, top, max(right, left + 1), max(bottom, top + 1)))
+    return np.asarray(whole) > 127
 
 
-def _pixels(box: tuple[float, ...], size: tuple[int, ...]) -> tuple[slice, slice]:
-    """Return a box x0, y0, x1, y1 as rows and columns, at least one pixel each."""
-    x0, y0, x1, y1 = box
-
-    def span(low: float, high: float, length: int) -> slice:
-        start = min(max(0, round(low)), length - 1)
-        return slice(start, min(length, max(start + 1, round(high))))
-
-    return span(y0, y1, size[0]), span(x0, x1, size[1])
+# ------------------------------------------------------------------------------------------------- decisions
 
 
 @dataclass(frozen=True)
@@ -232,15 +209,12 @@ class Session:
         out.mkdir(parents=True, exist_ok=True)
         self.log, self._own = Decisions(out / LOG), OwnFiles(out)
         self._numbers = {one.row.path: number for number, one in enumerate(pictures)}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self.problems: list[str] = []
-        for left in (left for folder in (FINE, DEFECT) for left in (out / folder).glob(f"*{PART}")):
-            left.unlink(missing_ok=True)  # of a run that was cut off
-        for path, line in self.log.current.items():
-            if path in self._numbers and not (out / line.decision / line.copy).exists():
-                one = pictures[self._numbers[path]]
+        for one, decision, copy in self.copies():
+            if not copy.exists():
                 try:
-                    self._place(one, line.decision, line.copy, self._prepare(one, line.decision, line.copy))
+                    self._keep(one, decision, copy.name)
                 except FlawscopeError as error:
                     self.problems.append(str(error))
 
@@ -256,9 +230,8 @@ class Session:
 
     def copies(self) -> list[tuple[Flagged, str, Path]]:
         """Return the decisions: picture, good or defect, and the copy."""
-        current = self.log.current
         chosen = [(self.pictures[number], decision) for number, decision in self.decided().items()]
-        return [(one, what, self.out / what / current[one.row.path].copy) for one, what in chosen]
+        return [(one, what, self.out / what / self._copy_of(one)) for one, what in chosen]
 
     def decide(self, number: int, decision: str, mask: NDArray[np.bool_] | None = None) -> None:
         """Keep a decision.
@@ -274,15 +247,7 @@ class Session:
             raise InputError(f"no decision {decision!r} on picture {number}")
         one = self.pictures[number]
         with self._lock:
-            # a crash at any point loses nothing, and leaves nothing that was not decided
-            copy = self._copy_of(one)
-            temporary = self._prepare(one, decision, copy)
-            try:
-                self.log.add(one.row.path, decision, copy, f"{one.row.severity:.4g}", f"{one.row.score:.6g}")
-            except FlawscopeError:
-                temporary.unlink(missing_ok=True)
-                raise
-            self._place(one, decision, copy, temporary, mask)
+            self._keep(one, decision, self._copy_of(one), mask, is_new=True)
 
     def undo(self, number: int) -> None:
         """Take the decision on a picture back, if there is one."""
@@ -294,7 +259,7 @@ class Session:
 
     def mask_of(self, number: int) -> Path:
         """Return the path of a picture's mask, which need not exist."""
-        return self._mask_path(self._copy_of(self.pictures[number]))
+        return self.out / _mask_of(self._copy_of(self.pictures[number]))
 
     def _copy_of(self, one: Flagged) -> str:
         """Return the name of the picture's copy: as before, else one unique even without its suffix, as masks
@@ -302,7 +267,7 @@ class Session:
         copies = {line.path: line.copy for line in self.log.lines}
         if one.row.path in copies:
             return copies[one.row.path]
-        flat = "_".join(PurePosixPath(one.name).parts) or "picture"
+        flat = one.name.replace("/", "_").strip("_") or "picture"
         stems = {Path(name).stem.casefold() for name in copies.values()}
         name, number = flat, 1
         while name.casefold() in stems:
@@ -310,43 +275,41 @@ class Session:
             name = f"{flat}_{number}"
         return f"{name}{one.path.suffix}"
 
-    def _mask_path(self, copy: str) -> Path:
-        return self.out / "masks" / DEFECT / f"{Path(copy).stem}.png"
-
-    def _prepare(self, one: Flagged, decision: str, copy: str) -> Path:
-        """Copy a picture beside its place. InputError where the picture cannot be read or another file has
-        its name, FlawscopeError where the copy cannot be written."""
-        target = self._own.path(f"{decision}/{copy}")
-        temporary = target.with_name(f"{target.name}{PART}")
-        try:
-            shutil.copyfile(one.path, temporary)
-        except FileNotFoundError:
-            raise InputError(f"there is no {one.path} any more: it cannot be copied") from None
-        except OSError as error:
-            with suppress(OSError):
-                temporary.unlink()
-            why = f"cannot copy {one.path} to {target}: {error.strerror}"
-            raise FlawscopeError(f"{why}; free some space or choose another --out") from None
-        return temporary
-
-    def _place(
+    def _keep(
         self,
         one: Flagged,
         decision: str,
         copy: str,
-        temporary: Path,
         mask: NDArray[np.bool_] | None = None,
+        is_new: bool = False,
     ) -> None:
-        """Put a prepared copy into the folder of the decision; write the mask of a defect."""
-        os.replace(temporary, self.out / decision / copy)
+        """Copy a picture, note a new decision, and write the mask of a defect: a crash at any point loses
+        nothing. FlawscopeError: nothing has changed."""
+        target = self._own.path(f"{decision}/{copy}")
+        part = target.with_name(f"{target.name}.part")
+        try:
+            shutil.copyfile(one.path, part)
+            if is_new:
+                self.log.add(one.row.path, decision, copy, f"{one.row.severity:.4g}", f"{one.row.score:.6g}")
+            os.replace(part, target)
+        except OSError as error:
+            raise InputError(
+                f"cannot copy {one.path} to {target}: {error.strerror}; is it there, and is there space?"
+            ) from None
+        finally:
+            part.unlink(missing_ok=True)
         self._remove(FINE if decision == DEFECT else DEFECT, copy)
-        path = self._mask_path(copy)
-        if decision == DEFECT and (mask is not None or not path.exists()):  # a person may have drawn it
+        drawn = self.out / _mask_of(copy)
+        if decision == DEFECT and (mask is not None or not drawn.exists()):  # a person may have drawn it
             found = proposed_mask(one) if mask is None else mask
             if found is not None:
-                drawing.save_png(self._own.path(path.relative_to(self.out).as_posix()), found)
+                drawing.save_png(self._own.path(_mask_of(copy)), found)
 
     def _remove(self, decision: str, copy: str) -> None:
         (self.out / decision / copy).unlink(missing_ok=True)
         if decision == DEFECT:
-            self._mask_path(copy).unlink(missing_ok=True)
+            (self.out / _mask_of(copy)).unlink(missing_ok=True)
+
+
+def _mask_of(copy: str) -> str:
+    return f"masks/{DEFECT}/{Path(copy).stem}.png"

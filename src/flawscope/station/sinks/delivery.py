@@ -17,10 +17,8 @@ from flawscope.station.store.records import NotFoundError
 T = TypeVar("T")
 
 SIDE = 1280  # pixels of the longer side
-TOGETHER = 20  # messages that are read at once
+TOGETHER = 20  # messages that are read at once; then the sink's place is written
 IDLE = 60.0  # seconds after which a sink looks for messages even if nothing woke it
-SAVED = 1.0  # seconds between two writes of a sink's place
-PASSED = 60.0  # the same while nothing is sent and unwanted records are passed over
 SHORTEST, LONGEST = 1.0, 300.0  # seconds before a message is sent again
 BEHIND = 30.0  # seconds after which messages that wait are a problem
 SLOW = "it takes them more slowly than they come"
@@ -193,10 +191,10 @@ class Delivery(Background):
                     return
                 is_taken = self._send(box, message)
                 self._backoff.reset()
-                box.move(box.after(message), SAVED, delivered=int(is_taken), refused=int(not is_taken))
-            box.move(batch.end, SAVED if batch.messages else PASSED)
+                box.move(box.after(message), delivered=int(is_taken), refused=int(not is_taken))
+            box.move(batch.end)
         finally:
-            if batch.messages:
+            if batch.messages:  # a start passes over unwanted records again
                 box.save()
 
     def _send(self, box: Outbox, message: Message) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -114,7 +113,6 @@ class Outbox:
             row = connection.execute(select(deliveries).where(*_row(product_id, key))).one()
         self.place = Place(row.inspection_id, row.verdict_id)
         self.delivered, self.refused = row.delivered, row.refused
-        self._saved, self._saved_at = (self.place, self.delivered, self.refused), time.monotonic()
 
     def batch(self, limit: int) -> Batch:
         """Return the next messages. Verdicts come after the inspection that they are about. StoreError."""
@@ -151,30 +149,18 @@ class Outbox:
                 found += int(connection.execute(select(func.count()).select_from(spoken)).scalar_one())
         return min(found, MOST_COUNTED)
 
-    def move(self, place: Place, within: float = 0.0, delivered: int = 0, refused: int = 0) -> None:
-        """Note the sink's new place.
-
-        Args:
-            within: least seconds between two calls of `save`.
-
-        Raises:
-            StoreError: it could not be written; the next `save` tries again.
-        """
-        self.place, self.delivered = place, self.delivered + delivered
-        self.refused += refused
-        if time.monotonic() - self._saved_at >= within:
-            self.save()
+    def move(self, place: Place, delivered: int = 0, refused: int = 0) -> None:
+        """Note the sink's new place; `save` writes it."""
+        self.place = place
+        self.delivered, self.refused = self.delivered + delivered, self.refused + refused
 
     def save(self) -> None:
         """Write the place and the counts: they survive a power cut when this returns. StoreError."""
-        now = self.place, self.delivered, self.refused
-        if now != self._saved:
-            with self.database.writing() as connection:
-                values = {"inspection_id": self.place.inspection, "verdict_id": self.place.verdict}
-                values |= {"delivered": self.delivered, "refused": self.refused}
-                row = _row(self.product_id, self.key)
-                connection.execute(update(deliveries).where(*row).values(values))
-        self._saved, self._saved_at = now, time.monotonic()
+        values = {"inspection_id": self.place.inspection, "verdict_id": self.place.verdict}
+        values |= {"delivered": self.delivered, "refused": self.refused}
+        with self.database.writing() as connection:
+            row = _row(self.product_id, self.key)
+            connection.execute(update(deliveries).where(*row).values(values))
 
     # ---- what is wanted
 

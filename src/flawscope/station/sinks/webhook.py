@@ -7,8 +7,6 @@ import base64
 import hmac
 import json
 import time
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
@@ -117,19 +115,11 @@ def _beginning(answer: httpx.Response) -> str:
 
 
 def _wish(text: str | None) -> float:
-    """Return the seconds of Retry-After: a number, or a date; 0 where it is neither."""
-    if text is None:
-        return 0.0
+    """Return the seconds of Retry-After; 0 where it is no number."""
     try:
-        seconds = float(text)
+        return min(LONGEST_WISH, max(0, int(text or "0")))
     except ValueError:
-        try:
-            moment = parsedate_to_datetime(text)
-            moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-            seconds = (moment - datetime.now(UTC)).total_seconds()
-        except (ValueError, TypeError):
-            return 0.0
-    return min(LONGEST_WISH, max(0.0, seconds)) if seconds == seconds else 0.0
+        return 0.0
 
 
 def _base64(data: bytes) -> str:

@@ -1,9 +1,7 @@
 """Folders: each picture that appears is inspected once, even after a restart, and none is lost.
 
-A picture's key in the store is its path, time of change and size. The folder is listed again and again, for
-only that works everywhere; events of the file system only start a listing sooner. A crash after a picture was
-recorded, before its file was moved or deleted, leaves a file whose key is known: the next start moves or
-deletes it.
+A picture's key in the store is its path, time of change and size. A crash after a picture was recorded,
+before its file was moved or deleted, leaves a file whose key is known: the next start moves or deletes it.
 """
 
 from __future__ import annotations
@@ -13,15 +11,15 @@ import hashlib
 import os
 import re
 import shutil
-import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
-from itertools import count, islice
+from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import select
 
@@ -41,27 +39,26 @@ from flawscope.watch import PATIENCE, REST, SETTLE, Arrivals, Stamp
 
 SOURCE = "folder"  # of an inspection
 UNREADABLE, GONE = "unreadable", "gone"  # events; the first is also a folder below the target
-WAITS, THEN = "folder_waits", "folder_then"  # problems with pictures that are tried again
-POLL, SOON = 5.0, 0.1  # seconds between two listings where no event comes, and while a file is being written
+POLL = 0.2  # seconds between two listings, at least
+IDLE = 10  # least ratio of that pause to a listing's time while nothing waits
 SHORTEST, LONGEST = 1.0, 300.0  # seconds before a picture that was put off is tried again
 SHOWN = 3600.0  # seconds for which an unreadable picture is a problem; the event stays
 MOST_KEY = 200  # characters
 TOGETHER = 256  # keys that are looked up at once
 WORK = 20  # least ratio of inspecting to listing time where many pictures wait
+# Problems with pictures, and their words. `AFTER`: the file of an inspected picture cannot go
+WAITS, BROKEN, AFTER = "folder_waits", "folder_unreadable", "folder_then"
 
 
-class _Later(NamedTuple):
-    """Picture that is tried again, for ever: it was not inspected, or its file not moved or deleted."""
+@dataclass
+class _Trouble:
+    """Picture that is tried again, for ever, or that cannot be read. why: the last reason."""
 
     code: str
-    pauses: Backoff
-    why: str
-
-
-class _Spoilt(NamedTuple):
     stamp: Stamp
-    since: float
-    why: str
+    why: str = ""
+    pauses: Backoff = field(default_factory=lambda: Backoff(SHORTEST, LONGEST))
+    since: float = field(default_factory=time.monotonic)
 
 
 class FolderSource(Background):
@@ -85,99 +82,72 @@ class FolderSource(Background):
         settle: float = SETTLE,
     ):
         super().__init__(f"folder-{line.product_id}")
-        self.line, self.number = line, number
+        self.line, self.number, self.then, self.poll = line, number, settings.then, poll
         self.folder = Path(os.path.abspath(settings.folder))
-        self.poll, self.patience, self.settle = poll, patience, settle
-        self.after = After(self.folder, settings.then)
+        self.target = None if self.then in (KEEP, DELETE) else Path(os.path.abspath(self.then))
         self.pattern = None if settings.pattern is None else re.compile(settings.pattern)
-        self.apart = [*apart] if self.after.target is None else [*apart, str(self.after.target)]
-        self.state = State(SOURCE, f"folder{number}", plain(str(self.folder)), plain(settings.then))
+        self.state = State(SOURCE, f"folder{number}", plain(str(self.folder)), plain(self.then))
+        apart = [*apart] if self.target is None else [*apart, str(self.target)]
+        self._times: dict[str, Any] = {"apart": apart, "patience": patience, "settle": settle}
         # the first one's keys are those of stations that had no other
         own = hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:16]
         self._prefix = f"{SOURCE}:" if number == 1 else f"{SOURCE}@{own}:"
-        self._known: Arrivals | None = None
-        self._later: dict[Path, _Later] = {}
+        self._arrivals: Arrivals | None = None
+        self._troubles: dict[Path, _Trouble] = {}
         self._is_stuck = False  # a picture was put off in this round, and others would be, too
-        self._spoilt: dict[Path, _Spoilt] = {}
-        self._noted: list[str] | None = None  # texts of earlier events
-        self._deaf = threading.Event()
-        self._listener = threading.Thread(target=self._hear, name=f"folder-{number}-events", daemon=True)
-
-    def end(self) -> None:
-        super().end()
-        self._deaf.set()
 
     # ---- again and again
 
     def _work(self) -> None:
-        self._listener.start()
         while not self._ended.is_set():
+            pause = SHORTEST
             try:
-                self._round()
+                pause = self._round()
                 self.state.state, self.state.why = RUNNING if self.state.taken else WAITING, None
                 self._show("folder_away", None)
             except InputError as error:
                 self.state.state, self.state.why = AWAY, plain(f"{error}; pictures are taken when it is back")
                 self._show("folder_away", self.state.why)
-                self._deaf.set()  # the listener needs a new start on the folder that comes back
             except Exception as error:  # such as a store that is away: the next round tries again
                 self._show(WAITS, f"pictures wait in {self.folder}: {with_kind(error)}")
-                self._ended.wait(self.poll)
-            busy = self._known is not None and self._known.waiting > len(self._later)
-            if not self._ended.wait(max(SOON, REST * self._known.took if self._known else 0.0)):
-                self._wait(0.0 if busy else self.poll)
+            self._ended.wait(pause)
 
-    def _hear(self) -> None:
-        """Wake the thread when the folder changes; without events the listings go on."""
-        from watchfiles import watch
-
-        while not self._ended.wait(self.poll if self._deaf.is_set() else 0.0):
-            self._deaf.clear()
-            if self._ended.is_set():  # `end` set it
-                return
-            with suppress(Exception):
-                how: dict[str, Any] = {"debounce": 200, "step": 20, "stop_event": self._deaf}
-                how |= {"watch_filter": None, "force_polling": False, "raise_interrupt": False}
-                for _ in watch(self.folder, **how):
-                    self.wake()
-            self._deaf.set()
-
-    def _round(self) -> None:
-        if self._known is None:
-            times: dict[str, Any] = {"patience": self.patience, "settle": self.settle}
-            self._known = Arrivals(self.folder, existing=True, apart=self.apart, **times)
-        found = self._known.scan(time.monotonic())
-        self._take(self._known, found, time.monotonic() + max(SHORTEST, WORK * self._known.took))
-        self._tell(self._known)
+    def _round(self) -> float:
+        """List the folder and take what is whole; return the seconds until the next round."""
+        if self._arrivals is None:
+            self._arrivals = Arrivals(self.folder, existing=True, **self._times)
+        arrivals = self._arrivals
+        found = {path: arrivals.stamp(path) for path in arrivals.scan(time.monotonic())}
+        self._take(arrivals, found, time.monotonic() + max(SHORTEST, WORK * arrivals.took))
+        self._tell(arrivals)
+        is_busy = arrivals.waiting > len(self._troubles)
+        return max(self.poll, (REST if is_busy else IDLE) * arrivals.took)
 
     # ---- pictures
 
-    def _take(self, arrivals: Arrivals, paths: list[Path], until: float) -> None:
+    def _take(self, arrivals: Arrivals, found: Mapping[Path, Stamp], until: float) -> None:
         """Inspect pictures, several at once, and wait for the answers."""
         flying: deque[tuple[Path, Future[Recorded]]] = deque()
         self._is_stuck = False
-        for path, stamp in self._fresh(arrivals, paths):
+        for path, is_known in self._looked_up(found):
             if self._ended.is_set() or time.monotonic() > until or self._is_stuck:
                 break
-            future = self._send(arrivals, path, stamp)
-            if future is not None:
+            if is_known:
+                self._finish(arrivals, path)
+            elif (future := self._send(arrivals, path, found[path])) is not None:
                 flying.append((path, future))
             while flying and flying[0][1].done():
                 self._answered(arrivals, *flying.popleft())
         for one in flying:
             self._answered(arrivals, *one)
 
-    def _fresh(self, arrivals: Arrivals, paths: list[Path]) -> Iterator[tuple[Path, Stamp]]:
-        """Yield the pictures that are not in the store yet."""
-        rest = iter(paths)
-        while group := list(islice(rest, TOGETHER)):
-            keys = {path: self._key(path, arrivals.stamp(path)) for path in group}
+    def _looked_up(self, found: Mapping[Path, Stamp]) -> Iterator[tuple[Path, bool]]:
+        """Yield the pictures, and whether each was inspected before."""
+        paths = list(found)
+        for first in range(0, len(paths), TOGETHER):
+            keys = {path: self._key(path, found[path]) for path in paths[first : first + TOGETHER]}
             known = self.line.store.numbers_of(self.line.product_id, list(keys.values()))
-            for path in group:
-                if keys[path] in known:
-                    self._settled(arrivals, path)
-                else:
-                    yield path, arrivals.stamp(path)
+            yield from ((path, key in known) for path, key in keys.items())
 
     def _send(self, arrivals: Arrivals, path: Path, stamp: Stamp) -> Future[Recorded] | None:
         """Read a picture and submit it; return None where it is not submitted, or not now."""
@@ -194,7 +164,7 @@ class FolderSource(Background):
         if data is None:
             return None
         if self._was_moved(data, stamp):
-            self._settled(arrivals, path)
+            self._finish(arrivals, path)
             return None
         name, key = self._name(path), self._key(path, stamp)
         one = Picture(self.line.product_id, data, name, SOURCE, key, **self._label(name)._asdict())
@@ -208,50 +178,45 @@ class FolderSource(Background):
             self._put_off(arrivals, path, WAITS, with_kind(error))
         else:
             self.state.taken, self.state.last = self.state.taken + 1, now()
-            self._settled(arrivals, path)
+            self._finish(arrivals, path)
 
-    def _settled(self, arrivals: Arrivals, path: Path) -> None:
-        """Finish a recorded picture: move, delete or keep its file as the settings say."""
+    def _finish(self, arrivals: Arrivals, path: Path) -> None:
+        """Move, delete or keep the file of a recorded picture, as the settings say."""
+        stamp = arrivals.stamp(path)
         try:
-            self.after.inspected(path, arrivals.stamp(path))
+            if self.target is not None:
+                move(path, stamp, self.target / path.relative_to(self.folder))
+            elif self.then == DELETE and is_still(path, stamp):  # else it is a new, uninspected file
+                path.unlink(missing_ok=True)
         except OSError as error:
-            self._put_off(arrivals, path, THEN, error.strerror or type(error).__name__)
+            self._put_off(arrivals, path, AFTER, error.strerror or type(error).__name__)
             return
-        arrivals.done(path)
-        if not path.exists():
-            arrivals.removed(path, time.monotonic())
-        self._later.pop(path, None)
-        self._spoilt.pop(path, None)
+        arrivals.done(path, removed=self.then != KEEP)
+        self._troubles.pop(path, None)
 
     def _put_off(self, arrivals: Arrivals, path: Path, code: str, why: str) -> None:
         """Try a picture again, for ever, less and less often: the cause is not the picture."""
-        before = self._later.get(path)
-        pauses = before.pauses if before is not None else Backoff(SHORTEST, LONGEST)
+        before = self._troubles.get(path)
         self._is_stuck = self._is_stuck or (before is None and code == WAITS)
-        self._later[path] = _Later(code, pauses, why)
-        arrivals.later(path, time.monotonic() + pauses.next())
+        if before is None or before.code != code:
+            before = self._troubles[path] = _Trouble(code, arrivals.stamp(path))
+        before.why = why
+        arrivals.later(path, time.monotonic() + before.pauses.next())
 
     def _cannot(self, arrivals: Arrivals, path: Path, error: InputError) -> None:
         """Try an unreadable picture again, for it may not be whole yet; at last note it once as an event."""
-        self._later.pop(path, None)
-        stamp = arrivals.stamp(path)
+        self._troubles.pop(path, None)
+        stamp, there = arrivals.stamp(path), path
         if not arrivals.failed(path, time.monotonic()):
             return
-        try:
-            there = self.after.unreadable(path, stamp)
-        except OSError:
-            arrivals.forget(path)  # so that it is tried again
-            there = path
-        if there != path:
-            arrivals.removed(path, time.monotonic())
-        why, store, product_id = plain(str(error)), self.line.store, self.line.product_id
-        self._spoilt[there] = _Spoilt(stamp, time.monotonic(), why)
-        begins = f"{self._name(path)} of {iso(stamp.changed // 1000)}, {stamp.size} bytes: "
-        if self._noted is None:
-            self._noted = [str(row.text) for row in store.events(UNREADABLE, product_id)]
-        if not any(text.startswith(begins) for text in self._noted):
-            store.note_event(UNREADABLE, SOURCE, begins + why, product_id)
-            self._noted.append(begins + why)
+        if self.target is not None:
+            with suppress(OSError):  # it stays
+                there = move(path, stamp, self.target / UNREADABLE / path.relative_to(self.folder)) or path
+        store, product_id, why = self.line.store, self.line.product_id, plain(str(error))
+        self._troubles[there] = _Trouble(BROKEN, stamp, why)
+        text = f"{self._name(path)} of {iso(stamp.changed // 1000)}, {stamp.size} bytes: {why}"
+        if text not in (row.text for row in store.events(UNREADABLE, product_id)):
+            store.note_event(UNREADABLE, SOURCE, text, product_id)
 
     # ---- names
 
@@ -267,8 +232,7 @@ class FolderSource(Background):
         return Label()
 
     def _key(self, path: Path, stamp: Stamp) -> str:
-        name = self._name(path)
-        exact = path.relative_to(self.folder).as_posix()
+        name, exact = self._name(path), path.relative_to(self.folder).as_posix()
         ends = f":{stamp.changed}:{stamp.size}"
         key = f"{self._prefix}{name}{ends}"
         if len(key) <= MOST_KEY and name == exact:
@@ -295,25 +259,29 @@ class FolderSource(Background):
         self.line.show(code, "" if self.number == 1 else f"_{self.number}", why)
 
     def _tell(self, arrivals: Arrivals) -> None:
-        untaken = ((path, self._later.pop(path, None)) for path in arrivals.gone)
-        gone = [path for path, one in untaken if one is None or one.code != THEN]
-        arrivals.gone.clear()
+        """Note the pictures that went away uninspected, and report the problems with others."""
+        gone = [path for path, is_known in self._looked_up(arrivals.gone) if not is_known]
         if gone:
-            names = ", ".join(self._name(path) for path in gone[:3]) + ("" if len(gone) <= 3 else ", ...")
+            names = ", ".join(map(self._name, gone[:3])) + ("" if len(gone) <= 3 else ", ...")
             text = f"{pluralize(len(gone), 'picture')} went away before being inspected: {names}"
             self.line.store.note_event(GONE, SOURCE, text, self.line.product_id)
-        for path, spoilt in list(self._spoilt.items()):
-            if time.monotonic() - spoilt.since > SHOWN or not is_still(path, spoilt.stamp):
-                del self._spoilt[path]
-        later = list(self._later.values())
-        self._count(WAITS, "picture", "could not be inspected yet", [o.why for o in later if o.code == WAITS])
-        self._count("folder_unreadable", "picture", "cannot be read", [o.why for o in self._spoilt.values()])
-        undone = [one.why for one in later if one.code == THEN]
-        self._count(THEN, "inspected picture", f"cannot be {self.after.words}", undone)
+        for path, one in list(self._troubles.items()):
+            is_old = one.code == BROKEN and time.monotonic() - one.since > SHOWN
+            if path in arrivals.gone or is_old or not is_still(path, one.stamp):
+                del self._troubles[path]
+        arrivals.gone.clear()
+        undone = "deleted" if self.target is None else f"moved to {self.target}"
+        for code, thing, what in (
+            (WAITS, "picture", "could not be inspected yet"),
+            (BROKEN, "picture", "cannot be read"),
+            (AFTER, "inspected picture", f"cannot be {undone}"),
+        ):
+            reasons = [one.why for one in self._troubles.values() if one.code == code]
+            many = pluralize(len(reasons), thing)
+            self._show(code, f"{many} in {self.folder} {what}: {reasons[-1]}" if reasons else None)
 
-    def _count(self, code: str, thing: str, what: str, reasons: list[str]) -> None:
-        many = pluralize(len(reasons), thing)
-        self._show(code, f"{many} in {self.folder} {what}: {reasons[-1]}" if reasons else None)
+
+# ------------------------------------------------------------------------------------------------------ files
 
 
 def read_as(path: Path, stamp: Stamp) -> bytes | None:
@@ -327,52 +295,29 @@ def read_as(path: Path, stamp: Stamp) -> bytes | None:
         return None
 
 
-# ----------------------------------------------------------------------------- what happens to a file then
-
-
-class After:
-    """Deletes or moves the files of one folder, as `FolderOf.then` says; errors are the caller's."""
-
-    def __init__(self, folder: Path, then: str):
-        self.folder, self.then = folder, then
-        self.target = None if then in (KEEP, DELETE) else Path(os.path.abspath(then))
-        self.words = "deleted" if self.target is None else f"moved to {self.target}"
-
-    def inspected(self, path: Path, stamp: Stamp) -> None:
-        """Move or delete a file whose inspection is on the disk. OSError: try again."""
-        if self.target is not None:
-            self._move(path, stamp, self.target)
-        elif self.then == DELETE and is_still(path, stamp):  # else it is a new, uninspected file
-            path.unlink(missing_ok=True)
-
-    def unreadable(self, path: Path, stamp: Stamp) -> Path:
-        """Return the file's path from now on; it is moved only where there is a target. OSError."""
-        return path if self.target is None else self._move(path, stamp, self.target / UNREADABLE) or path
-
-    def _move(self, path: Path, stamp: Stamp, target: Path) -> Path | None:
-        """Move a file below the target, by its path in the folder; None where it has changed."""
-        place = target / path.relative_to(self.folder)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        for number in count():
-            there = place.with_stem(f"{place.stem}-{number}") if number else place
-            if not is_still(path, stamp):
-                return None
-            with suppress(FileExistsError):
-                if not _is_same(there, path):  # else an earlier try was cut off before the removal
-                    _place(path, there)
-                with suppress(OSError):  # not every share can
-                    sync_folder(there.parent)  # the new name is on the disk before the old one goes
-                path.unlink(missing_ok=True)
-                return there
-        return None
-
-
 def is_still(path: Path, stamp: Stamp) -> bool:
     """Whether the file is there and unchanged."""
     try:
         return Stamp.of(os.stat(path))[:2] == stamp[:2]
     except OSError:
         return False
+
+
+def move(path: Path, stamp: Stamp, place: Path) -> Path | None:
+    """Move a file to this place, or to a free one beside it; None where the file has changed. OSError."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    for number in count():
+        there = place.with_stem(f"{place.stem}-{number}") if number else place
+        if not is_still(path, stamp):
+            return None
+        with suppress(FileExistsError):
+            if not _is_same(there, path):  # else an earlier try was cut off before the removal
+                _place(path, there)
+            with suppress(OSError):  # not every share can
+                sync_folder(there.parent)  # the new name is on the disk before the old one goes
+            path.unlink(missing_ok=True)
+            return there
+    return None
 
 
 def _is_same(there: Path, path: Path) -> bool:

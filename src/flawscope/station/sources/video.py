@@ -11,6 +11,7 @@ import os
 import time
 from collections import deque
 from concurrent.futures import Future
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,16 +49,15 @@ class Video(Background):
         self.state = State(SOURCE, name, plain(camera.shown), camera.every)
         self._flying: deque[tuple[int, Future[Recorded]]] = deque()
 
-    # ---- again and again
-
     def _work(self) -> None:
-        pauses, seen = Backoff(SHORTEST, LONGEST), None
+        pauses, before, seen = Backoff(SHORTEST, LONGEST), None, None
         while not self._ended.is_set():
             pause = SETTLE
             try:
-                if _mark(self.camera.camera) != seen:
-                    self._wait_until_whole()
-                    mark = _mark(self.camera.camera)
+                mark = _mark(self.camera.camera)
+                is_whole = mark == before or time.time() - mark[0] / 1e9 > SETTLE
+                before = mark
+                if is_whole and mark != seen:
                     self._play()
                     seen = mark
                 pauses.reset()
@@ -68,87 +68,74 @@ class Video(Background):
                 self.state.taken += self._flying.popleft()[1].exception() is None
             self._ended.wait(pause)
 
-    def _wait_until_whole(self) -> None:
-        before, mark = None, _mark(self.camera.camera)
-        while mark != before and time.time() - mark[0] / 1e9 <= SETTLE and not self._ended.wait(SETTLE):
-            before, mark = mark, _mark(self.camera.camera)
-
     def _play(self) -> None:
         """Inspect the frames that were not inspected yet."""
         store, product_id = self.line.store, self.line.product_id
         identity = _identity(self.camera.camera)
         done = f"{identity}, every {self.camera.every}"
-        if any(str(row.text).endswith(done) for row in store.events(SOURCE, product_id)):
-            self._is(ENDED)
-            return
-        frames = Frames(self.camera, self.line.share.limits.pixels)
-        try:
-            count = self._take_all(identity, frames)
-        finally:
-            self.state.broken += frames.broken
-            frames.close()
-        if count is None:
-            return
-        if not count:
-            raise LostError("it has no frame that can be decoded")
-        while self._flying:
-            self._answered()
-        text = f"{self.state.name} was inspected to its end: {pluralize(count, 'frame')}, "
-        text += f"{frames.broken} of them damaged" if frames.broken else "none damaged"
-        store.note_event(SOURCE, SOURCE, f"{text}; {done}", product_id)
+        if not any(str(row.text).endswith(done) for row in store.events(SOURCE, product_id)):
+            with closing(Frames(self.camera, self.line.share.limits.pixels)) as frames:
+                try:
+                    count = self._take_all(identity, frames)
+                finally:
+                    self.state.broken += frames.broken
+            if self._ended.is_set():
+                return
+            if not count:
+                raise LostError("it has no frame that can be decoded")
+            self._answered(0)
+            text = f"{self.state.name} was inspected to its end: {pluralize(count, 'frame')}, "
+            text += f"{frames.broken} of them damaged" if frames.broken else "none damaged"
+            store.note_event(SOURCE, SOURCE, f"{text}; {done}", product_id)
         self._is(ENDED)
 
-    def _take_all(self, identity: str, frames: Frames) -> int | None:
-        """Submit all frames and return their number; None where the station ends before."""
-        number, known, slot = -1, set[int](), -1
+    def _take_all(self, identity: str, frames: Frames) -> int:
+        """Submit all frames until the station ends, and return their number."""
+        number, known, slot, seconds = -1, set[int](), -1, self.camera.seconds
         for number, frame in enumerate(frames):
             if self._ended.is_set():
-                return None
+                break
             if number % TOGETHER == 0:
                 keys = {_key(identity, one): one for one in range(number, number + TOGETHER)}
                 found = self.line.store.numbers_of(self.line.product_id, list(keys))
                 known = {keys[key] for key in found}
             if frame is None:
                 continue
-            if (seconds := self.camera.seconds) is not None:
+            if seconds is not None:
                 before, slot = slot, int(frames.seconds(frame, number) / seconds)
                 if slot == before:
                     continue
-            if number not in known and not self._take(identity, number, frame):
-                return None
+            if number not in known:
+                self._take(identity, number, frame)
             if self.state.state != RUNNING:
                 self._is(RUNNING)
         return number + 1
 
-    # ---- a frame
-
-    def _take(self, identity: str, number: int, frame: VideoFrame) -> bool:
-        """Submit a frame when there is room; return False where the station ends before."""
+    def _take(self, identity: str, number: int, frame: VideoFrame) -> None:
+        """Submit a frame when there is room, or not at all where the station ends before."""
         try:
             data = encoded(frame, self.line.share.limits.pixels)
         except InputError as error:
             self._spoilt(number, error)
-            return True
+            return
         name = f"{Path(self.state.name).stem}-{number + 1:06d}.png"
-        while len(self._flying) >= AHEAD:
-            self._answered()
+        self._answered(AHEAD - 1)
         picture = Picture(self.line.product_id, data, name, SOURCE, _key(identity, number))
-        future = self.line.hand_in(picture, self._ended)
-        if future is not None:
+        if (future := self.line.hand_in(picture, self._ended)) is not None:
             self._flying.append((number, future))
-        return future is not None
 
-    def _answered(self) -> None:
-        """Wait for the oldest submitted frame. An error that is not the frame's own ends this turn; the next
-        turn takes the frame again, for its key is not known."""
-        number, future = self._flying.popleft()
-        error = future.exception()
-        if isinstance(error, InputError):
-            self._spoilt(number, error)
-        elif error is not None:
-            raise error
-        else:
-            self.state.taken, self.state.last = self.state.taken + 1, now()
+    def _answered(self, most: int) -> None:
+        """Wait for the oldest submitted frames until so many are left. An error that is not the frame's own
+        ends this turn; the next turn takes the frame again, for its key is not known."""
+        while len(self._flying) > most:
+            number, future = self._flying.popleft()
+            error = future.exception()
+            if isinstance(error, InputError):
+                self._spoilt(number, error)
+            elif error is not None:
+                raise error
+            else:
+                self.state.taken, self.state.last = self.state.taken + 1, now()
 
     # ---- what a person should know
 
