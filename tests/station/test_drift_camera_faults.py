@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
 from flawscope.station.drift import camera_faults as camera
-from flawscope.station.drift.camera_faults import Look, Reference, Watch, look, shift_of
+from flawscope.station.drift.camera_faults import Look, Reference, Watch, look
 from flawscope.synthesis.demo.dataset import CATEGORIES, draw_picture
 
 SIZE = 192
@@ -184,14 +184,6 @@ def test_before_there_is_a_reference_the_training_pictures_tell() -> None:
         watch.add(flat_one, float(k), good=True, shifts=gone)
     assert set(watch.wrong) == {"covered"}
     assert watch.first == []
-
-
-@pytest.mark.parametrize(("down", "right"), [(0, 0), (7, -3), (-12, 20)])
-def test_shifts_are_measured(down: int, right: int) -> None:
-    small = look(pictures("gears", 0, 1)[0]).small
-    found = shift_of(np.roll(small, (down, right), (0, 1)), small)
-    assert found[:2] == pytest.approx((down, right), abs=0.5)
-    assert found[2] > 0.5
 
 
 def looked(picture: Picture, kind: str, white_level: float | None = None) -> Look:

@@ -341,7 +341,8 @@ def test_another_light_that_has_parts_flagged_is_said_in_the_notice() -> None:
 
 
 def test_what_is_no_number_takes_no_part() -> None:
-    made = Run(1, 0, 0.01)
+    made = Run(1, 0, 0.01, light=False)
+    assert made.limit == pytest.approx(math.log10(200)), "two tests share the bound"
     for k, score in enumerate((1.0, math.nan, math.inf, 2.0)):
         made.add(k + 1, k, score, False)
     assert (made.seen, made.last) == (2, 4)

@@ -276,24 +276,19 @@ def test_null_means_that_nobody_looks(open_station: Any, settings: Settings) -> 
         assert "flawscope_drift{" not in http.get("/metrics").text
 
 
-def test_a_bound_is_a_share(settings: Settings) -> None:
-    for text, share in (("1 %", 0.01), ("0.5%", 0.005), ("0.02", 0.02)):
-        assert Product("x.onnx", drift=text).drift_bound == pytest.approx(share)
+def test_the_settings_file_has_it_for_each_product(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "station.yaml").write_text(
+        "products:\n  one: a.onnx\n  two: {model: b.onnx, drift: 5 %, camera_checks: false}\n"
+        "  three: {model: c.onnx, drift: null, light: false}\n  four: {model: d.onnx, drift: 0.02}\n"
+    )
+    found = read_settings(tmp_path / "station.yaml").products.values()
+    assert [one.camera_checks for one in found] == [True, False, True, True]
+    assert [one.light for one in found] == [True, True, False, True]
+    assert [one.drift_bound for one in found] == pytest.approx([0.01, 0.05, None, 0.02])
     for text in ("often", "0 %", "60 %", "1", "-1 %", ""):
         products = {"plate": replace(settings.products["plate"], drift=text)}
         with pytest.raises(InputError, match=r"product plate: drift: .* is not a share between 0 and 50 %"):
             check(replace(settings, products=products))
-
-
-def test_the_settings_file_has_it_for_each_product(tmp_path: Path) -> None:
-    (tmp_path / "station.yaml").write_text(
-        "products:\n  one: a.onnx\n  two: {model: b.onnx, drift: 5 %, camera_checks: false}\n"
-        "  three: {model: c.onnx, drift: null, light: false}\n"
-    )
-    found = read_settings(tmp_path / "station.yaml").products
-    assert [found[name].camera_checks for name in ("one", "two", "three")] == [True, False, True]
-    assert [found[name].light for name in ("one", "two", "three")] == [True, True, False]
-    assert [found[name].drift_bound for name in ("one", "two", "three")] == [0.01, 0.05, None]
 
 
 def test_engineers_alone_say_what_is_normal(running: Any, http: httpx.Client) -> None:
@@ -375,27 +370,6 @@ def test_a_camera_that_goes_dark_is_a_problem_until_it_is_back(
         newest = again.station.search("plate", Filters()).inspections[0]["id"]
         assert http.post(f"{API}/drift/acknowledge").json()["camera"]["first_pictures"] == 0
         assert again.station.store.events("drift acknowledged", 1)[0].text == f"after inspection {newest}"
-
-
-def test_camera_checks_can_be_left_out(
-    open_station: Any, settings: Settings, judged_parts: list[bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(camera_monitor, "OFTEN", 0.0)
-    products = {"plate": replace(settings.products["plate"], camera_checks=False, light=False)}
-    running = open_station(products=products)
-    with httpx.Client(base_url=running.url, timeout=30) as http:
-        until(lambda: http.get(f"{API}/drift").json()["ready"])
-        for k in range(3):
-            assert http.post(f"{API}/inspections", content=judged_parts[0] + b"%d" % k).status_code == 201
-        facts = drift(http, 3)
-        assert (facts["watched"], facts["camera"]["watched"], facts["light"]["watched"]) == (
-            True,
-            False,
-            False,
-        )
-        assert facts["limit"] == pytest.approx(np.log10(200)), "two tests share the bound"
-        time.sleep(0.2)
-        assert http.get(f"{API}/drift").json()["camera"]["first_pictures"] == 0
 
 
 @pytest.fixture(scope="session")

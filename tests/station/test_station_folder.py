@@ -490,20 +490,6 @@ def test_two_folders_of_a_product_do_not_know_each_others_files(line: Line) -> N
 # ---------------------------------------------------------------------------------------------- beside others
 
 
-def test_a_full_queue_is_waited_for(line: Line) -> None:
-    refused = [0]
-
-    def busy(one: Picture) -> BaseException | None:
-        refused[0] += 1
-        return BusyError(30.0) if refused[0] < 6 else None
-
-    line.hurdle = busy
-    line.put("a.png", picture(1))
-    line.open()
-    until(lambda: line.names() == ["a.png"])
-    assert line.problems == {}
-
-
 @pytest.mark.parametrize(
     ("limits", "most"), [(Limits(queue=8), 4), (Limits(queue=64, upload=f"{2 * SIZE} B"), 4)]
 )
@@ -527,15 +513,19 @@ def test_folders_together_leave_half_of_the_queue_to_others(line: Line, limits: 
     assert line.most == most
 
 
-def test_it_ends_while_it_waits_for_room(line: Line) -> None:
-    line.hurdle = lambda one: BusyError(30.0)
+def test_a_full_queue_is_waited_for_until_the_station_ends(line: Line) -> None:
+    full = [True]
+    line.hurdle = lambda one: BusyError(30.0) if full else None
     line.put("a.png", picture(1))
     source = line.open()
-    until(lambda: line.tried)
+    until(lambda: len(line.tried) > 2)
     begun = time.monotonic()
     source.stop()
     assert time.monotonic() - begun < 5
-    assert not source._thread.is_alive()
+    assert (line.names(), line.problems) == ([], {})
+    line.open()
+    full.clear()
+    until(lambda: line.names() == ["a.png"])
 
 
 # ------------------------------------------------------------------------------------------ in a real station
