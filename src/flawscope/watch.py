@@ -9,13 +9,14 @@ tell when a file is whole: listings would be needed beside them.
 from __future__ import annotations
 
 import os
+import queue
 import shlex
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -253,7 +254,7 @@ def judge(
 
 
 class Commands:
-    """Runs a command for one prediction after the other, in the background, without a shell.
+    """Runs a command for one prediction after the other, in a thread of its own, without a shell.
 
     The command gets the picture's path and the decision as its last two arguments, and FLAWSCOPE_PATH,
     FLAWSCOPE_DECISION, FLAWSCOPE_SCORE, FLAWSCOPE_P_VALUE and FLAWSCOPE_SEVERITY in its environment. Its
@@ -264,10 +265,11 @@ class Commands:
     """
 
     def __init__(self, command: str, say: Callable[[str], None], timeout: float = TIMEOUT):
-        """
+        """Start the thread.
+
         Args:
             command: program and arguments, quoted as in a shell.
-            say: gets a line for every failure; called from another thread.
+            say: gets a line for every failure; called from the thread.
 
         Raises:
             InputError: there is no such program.
@@ -282,23 +284,29 @@ class Commands:
                 f"--on-anomaly {command!r}: there is no program {program!r} that can be run; give its path"
             )
         self.say, self.timeout, self.failures = say, timeout, 0
-        self._pool = ThreadPoolExecutor(1)
-        self._waiting: list[Future[None]] = []
+        self._waiting: queue.Queue[Prediction | None] = queue.Queue(MOST)
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
 
     def run(self, prediction: Prediction) -> None:
         """Queue the command for a prediction; never waits."""
-        self._waiting = [one for one in self._waiting if not one.done()]
-        if len(self._waiting) > MOST:
+        try:
+            self._waiting.put_nowait(prediction)
+        except queue.Full:
             self._fail(f"{MOST} wait already, not run", prediction)
-        else:
-            self._waiting.append(self._pool.submit(self._run, prediction))
 
     def close(self, seconds: float = TIMEOUT) -> None:
-        """Wait at most so many seconds for the queued commands; the others are not run."""
-        left = wait(self._waiting, seconds).not_done
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        if left:
-            self.say(f"the command is still busy, {len(left) - 1} were not run")
+        """Wait at most so many seconds for the queued commands."""
+        left = self._waiting.qsize()
+        with suppress(queue.Full):
+            self._waiting.put(None, timeout=seconds)
+        self._thread.join(seconds)
+        if self._thread.is_alive():
+            self.say(f"the command is still busy, up to {left} were not run")
+
+    def _work(self) -> None:
+        while (prediction := self._waiting.get()) is not None:
+            self._run(prediction)
 
     def _run(self, prediction: Prediction) -> None:
         facts = {name: str(getattr(prediction, name)) for name in NAMES}
@@ -311,13 +319,13 @@ class Commands:
                 timeout=self.timeout,
                 start_new_session=True,  # Ctrl-C ends the watching, not the command
             ).returncode
-            why = f"ended with {code}" if code else ""
         except subprocess.TimeoutExpired:
-            why = f"ended after {self.timeout:g} s"
+            self._fail(f"ended after {self.timeout:g} s", prediction)
         except (OSError, ValueError) as error:
-            why = getattr(error, "strerror", None) or str(error)
-        if why:
-            self._fail(why, prediction)
+            self._fail(getattr(error, "strerror", None) or str(error), prediction)
+        else:
+            if code:
+                self._fail(f"ended with {code}", prediction)
 
     def _fail(self, why: str, prediction: Prediction) -> None:
         self.failures += 1
