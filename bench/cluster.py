@@ -287,12 +287,13 @@ def listed(work: str, count: int, part: int, nodes: int) -> Cell:
     """What the command does, with workers that open no picture."""
     from flawscope.cluster import connect, listing, predict, shards
     from flawscope.cluster.listing import Store
-    from flawscope.cluster.shards import Job, Model, Summary
+    from flawscope.cluster.shards import Job, Run
     from flawscope.machine import peak_memory
 
-    def read(job: Job, shard: int) -> Summary:
-        """In place of `judge`: tells its memory in MiB as the number of pictures that it judged."""
-        return Summary(len(job.entries(Store(job.out), shard)), peak_memory() // common.MIB)
+    def read(job: Job, shard: int) -> tuple[int, int]:
+        """In place of `judge`: the number of inputs, and the process's memory in MiB."""
+        store = Store(job.out)
+        return len(Run.read(store).entries(store, shard)), peak_memory() // common.MIB
 
     table = Path(work) / f"paths-{count}.parquet"
     common.task(generated, path=table, count=count)
@@ -302,8 +303,9 @@ def listed(work: str, count: int, part: int, nodes: int) -> Cell:
     before, began = peak_memory(), time.perf_counter()
     made = listing.write([str(table)], store)
     took, after = time.perf_counter() - began, peak_memory()
-    size = -(-made.inputs // part)
-    job = Job(str(out), "", Model("", "", None), part, made.inputs, "cpu", 1)
+    run = Run({}, made, part, "cpu")
+    run.write(store)
+    size, job = run.shards, Job(store.url, "", "", None)
     shards.judge = read  # type: ignore[assignment]
     total, worker = 0, 0
     with _cluster(nodes) as address, connect.connected(address):
@@ -311,9 +313,10 @@ def listed(work: str, count: int, part: int, nodes: int) -> Cell:
         busy = time.process_time()
         first = 0.0
         needs = {"num_cpus": 1}
-        for _, told in predict.judged(job, range(size), needs):
+        found: Any = predict.judged(job, range(size), needs)
+        for inputs, memory in found:
             first = first or time.perf_counter() - began
-            total, worker = total + told.inputs, max(worker, told.judged)
+            total, worker = total + inputs, max(worker, memory)
         flowed = time.perf_counter() - began
         busy = time.process_time() - busy
     shutil.rmtree(out)

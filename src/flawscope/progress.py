@@ -18,6 +18,7 @@ from typing import TextIO
 Step = Callable[[str, int, int], None]
 
 LIVE_EVERY, LOG_EVERY = 0.2, 30.0  # seconds between two lines: on a terminal, in a file
+SENT_EVERY = 0.5  # seconds between two messages of a process
 ALIVE_EVERY = 1.0  # seconds of silence on a terminal
 QUIET = 60.0  # seconds of silence elsewhere, of jobs that run side by side
 CLEAR = "\r\x1b[K"  # back to the line's beginning, and clear it
@@ -39,6 +40,20 @@ class Advance:
 
 def silent(stage: str, done: int, total: int) -> None:
     """Reports no progress."""
+
+
+def at_times(step: Step) -> Step:
+    """Passes on only some steps: a stage's first and last, and one every `SENT_EVERY` seconds."""
+    shown, last = "", 0.0
+
+    def told(stage: str, done: int, total: int) -> None:
+        nonlocal shown, last
+        name, now = stage.partition(",")[0], time.monotonic()
+        if name != shown or done == total or now - last >= SENT_EVERY:
+            shown, last = name, now
+            step(stage, done, total)
+
+    return told
 
 
 def write_line(line: str, stream: TextIO | None = None) -> None:
@@ -132,9 +147,9 @@ class Running:
         self.jobs: dict[str, str] = {}  # where each is, by its label
         self.said = time.monotonic()
 
-    def tell(self, label: str, text: str) -> None:
+    def step(self, label: str, stage: str, done: int, total: int) -> None:
         """Notes the progress of a job."""
-        self.jobs[label] = text
+        self.jobs[label] = f"{stage} {done} of {total}"
 
     def show(self) -> None:
         """Writes the progress of all jobs, if it is time."""

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from flawscope.errors import FlawscopeError
-
 Run = Callable[..., tuple[int, str, str]]
 SMALL = ["--set", "patchcore.size=64", "--device", "cpu", "--threads", "1"]
 
@@ -72,29 +70,3 @@ def test_without_torch_it_says_so_before_it_begins(
     assert code == 2
     assert "fitting needs timm: pip install " in err
     assert not (tmp_path / "out").exists()
-
-
-def test_a_benchmark_prints_its_figures_where_no_table_can_be_written(
-    run: Run, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from flawscope.benchmark import run as runs
-    from flawscope.benchmark.cell import Store
-    from flawscope.benchmark.tables import Results
-
-    metrics = {"image_auroc": 0.9, "pixel_auroc": 0.8}
-    document = {"evaluation": {"metrics": metrics}, "skipped": []}
-
-    def work_off(grid, store, plan, pool, live, after):  # type: ignore[no-untyped-def]
-        for _ in range(2):
-            after(Results(grid, {cell.name: document for cell in grid.cells}, {}))
-
-    def full(*_: object) -> None:
-        raise FlawscopeError("cannot write it: No space left on device; free some space")
-
-    monkeypatch.setattr(runs, "run", work_off)
-    monkeypatch.setattr(Store, "read", lambda self, cell: document)
-    monkeypatch.setattr("flawscope.cli.benchmark._write", full)
-    code, printed, err = run("benchmark", "--data", drawn, "--out", tmp_path / "out")
-    assert code == 1
-    assert "0.9000" in printed
-    assert err.count("No space left on device") == 2  # at once, and at the end

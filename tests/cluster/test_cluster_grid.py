@@ -22,8 +22,7 @@ import psutil
 from flawscope.benchmark.cell import FORMAT, Plan, Store, run_cell, write_json
 from flawscope.benchmark.grid import plan
 from flawscope.cli import main
-from flawscope.cluster.connect import Node
-from flawscope.cluster.tasks import share
+from flawscope.cluster.connect import Node, share
 from flawscope.errors import InputError
 
 # what depends on when and where a cell ran
@@ -85,7 +84,6 @@ def test_a_grid_that_is_interrupted_and_loses_a_node_has_the_results_of_one_mach
     assert printed.startswith("category  method")  # and nothing of Ray's
     assert not lost.is_running()
     assert "2 cells at a time on 2 nodes, 1 thread each, 0." in said
-    assert "begins again on " in said
     reasons = [line for line in said.splitlines() if "broken patchcore seed 0: failed: none of the" in line]
     assert len(reasons) == 1
     assert not list(out.rglob("*.part"))
@@ -101,7 +99,7 @@ def test_a_cell_that_was_done_when_its_node_was_lost_is_not_done_again(two: Path
     store.prepare()
     document = {"format": FORMAT, "identity": cell.identity}
     write_json(store.cell(cell), document)
-    assert run_cell(cell, store, Plan(str(two), 1, 1), lambda text: None) == document
+    assert run_cell(cell, store, Plan(str(two), 1, 1), lambda *step: None) == document
     assert not store.work(cell).exists()
 
 
@@ -125,8 +123,5 @@ def test_a_graphics_card_goes_to_each_task_where_there_are_some() -> None:
     assert share(nodes, 9, None, "cpu").at_once() == 8
     with pytest.raises(InputError, match="no node of the cluster has a graphics card"):
         share(nodes[:1], 9, None, "cuda")
-
-
-def test_nodes_that_are_too_small_are_named() -> None:
     with pytest.raises(InputError, match="no node has 9 cores: give --threads 8 or fewer"):
-        share([Node("a", 8, 0, 2**34)], 1, 9, "cpu")
+        share(nodes, 1, 9, "cpu")

@@ -307,15 +307,15 @@ def test_only_the_first_one_goes_on() -> None:
 def test_workers_get_what_the_nodes_have() -> None:
     nodes = [Node("a", 8.0, 2.0, 0), Node("b", 8.0, 2.0, 0), Node("c", 8.0, 0.0, 0)]
     for threads, gpu, found in (
-        (None, None, (4, 4, True)),
-        (None, False, (3, 8, False)),
-        (2, None, (4, 2, True)),
+        (None, None, (4, 4, 1)),
+        (None, False, (3, 8, 0)),
+        (2, None, (4, 2, 1)),
     ):
-        assert training.divided(nodes, threads, gpu) == found
-    assert training.divided(nodes[2:], None, None) == (1, 8, False)
-    with pytest.raises(InputError, match="room for 0 workers of 9 cores and a GPU, not for 4"):
-        training.divided(nodes, 9, None)
-    with pytest.raises(InputError, match="room for 0 workers of 1 core and a GPU, not for 1"):
+        count, each = training.divided(nodes, threads, gpu)
+        assert (count, each.threads, each.gpus) == found
+    with pytest.raises(InputError, match="room for 2 workers of 8 cores and a GPU, not for 4"):
+        training.divided(nodes, 8, None)
+    with pytest.raises(InputError, match="no node of the cluster has a graphics card"):
         training.divided(nodes[2:], None, True)
 
 
@@ -338,8 +338,16 @@ class Heard:
 
 def alone(version: str = __version__) -> Callable[..., Any]:
     """The work of the only worker, in this process."""
-    worker = training.Worker(training.Division(1, 1, False), 0, version)
-    return lambda images, out, **options: worker.learn("", images, out, os.getcwd(), options, Heard())  # type: ignore[arg-type]
+    worker = training.Worker(1, 0, 1, False)
+    return lambda images, out, **options: worker.learn(
+        version,
+        "",
+        Heard(),  # type: ignore[arg-type]
+        images,
+        out,
+        os.getcwd(),
+        options,
+    )
 
 
 def test_one_worker_makes_the_model_of_a_plain_fit(
@@ -361,21 +369,23 @@ def test_a_worker_refuses_wrong_settings_and_another_version(drawn: Path, tmp_pa
         alone("0")(drawn, tmp_path / "m.safetensors", **PRN)
 
 
-def late(seconds: float, error: Exception) -> None:
+def late(seconds: float, error: Exception | None) -> None:
     time.sleep(seconds)
-    raise error
+    if error:
+        raise error
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
-@pytest.mark.parametrize("refused", [InputError("no batch"), None])
-def test_the_error_that_explains_the_others_is_told(joined: Any, refused: Exception | None) -> None:
+def test_the_error_that_explains_the_others_is_told(joined: Any) -> None:
     """Workers that wait for one that has ended see a broken connection, or see nothing."""
-    task = ray.remote(num_cpus=0)(late)
-    others = [(0.0, RuntimeError("connection closed")), (1000.0, RuntimeError())]
-    asked = [task.remote(*given) for given in others + ([(1.0, refused)] if refused else [])]
-    expected = pytest.raises(InputError, match="no batch") if refused else pytest.raises(training._WorkerLost)
-    with expected:
-        training._answer(asked, training.News(), pytest.fail, silent)
-    ray.cancel(asked[1], force=True)
+    task = ray.remote(num_cpus=0, max_retries=0)(late)
+    workers = training.Workers(3, training.share([Node("a", 1, 0, 0)], 3, 1, "cpu"), pytest.fail, silent)
+    for third, expected in ((InputError("no batch"), InputError), (None, training._WorkerLost)):
+        others = [(0.0, RuntimeError("connection closed")), (1000.0, RuntimeError())]
+        asked = [task.remote(*given) for given in [*others, (1.0, third)]]
+        with pytest.raises(expected, match="no batch" if third else training.DIED):
+            workers.answer(asked)
+        ray.cancel(asked[1], force=True)
 
 
 @pytest.mark.slow

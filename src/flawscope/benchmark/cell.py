@@ -26,7 +26,6 @@ from flawscope.methods import registry
 from flawscope.progress import Step
 
 FORMAT = 1  # of a cell's document
-EVERY = 0.5  # seconds between messages about progress
 
 
 @dataclass(frozen=True)
@@ -39,19 +38,16 @@ class Plan:
     keep_models: bool = False
 
 
-def run_cell(cell: Cell, store: Store, plan: Plan, tell: Callable[[str], None]) -> dict[str, Any]:
+def run_cell(cell: Cell, store: Store, plan: Plan, step: Step) -> dict[str, Any]:
     """Runs a cell; called in a process of its own. A cell that is done is only read: after the loss of a node
     its task may run again. Output of libraries goes to the log in the work folder.
-
-    Args:
-        tell: gets the progress of the cell, such as "features 3 of 10".
 
     Returns:
         The cell's document.
     """
     if (document := store.read(cell)) is not None:
         return document
-    work, sent = store.work(cell), 0.0
+    work = store.work(cell)
     try:
         work.mkdir(parents=True, exist_ok=True)
         with open(work / "log.txt", "wb") as log:
@@ -59,12 +55,6 @@ def run_cell(cell: Cell, store: Store, plan: Plan, tell: Callable[[str], None]) 
             os.dup2(log.fileno(), 2)
     except OSError as error:
         raise FlawscopeError(f"{work} cannot be made: {error.strerror}; remove it, and try again") from None
-
-    def step(stage: str, done: int, total: int) -> None:
-        nonlocal sent
-        if time.monotonic() - sent >= EVERY:
-            sent = time.monotonic()
-            tell(f"{stage} {done} of {total}")
 
     return work_off(cell, store, plan, step, lambda line: print(line, file=sys.stderr, flush=True))
 
@@ -113,19 +103,9 @@ def work_off(cell: Cell, store: Store, plan: Plan, step: Step, say: Callable[[st
             with open(model, "rb") as source, atomic(store.model(cell)) as kept:
                 shutil.copyfileobj(source, kept)
     finally:
-        _write(store.cell(cell), document)  # last: with it the cell is done
+        write_json(store.cell(cell), document)  # last: with it the cell is done
     shutil.rmtree(work, ignore_errors=True)
     return document
-
-
-def _write(out: Path, document: dict[str, Any]) -> None:
-    """Writes the cell's results. Where the disk is full, the error has the figures."""
-    try:
-        write_json(out, document)
-    except FlawscopeError as error:
-        metrics = document["evaluation"]["metrics"]
-        found = ", ".join(f"{k} {v:.4f}" for k, v in metrics.items() if v is not None)
-        raise FlawscopeError(f"{error}; measured: {found}") from None
 
 
 def _fit(

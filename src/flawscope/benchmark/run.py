@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
+import pickle
 import shutil
 import signal
 import statistics
+import sys
 import threading
-import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
+from subprocess import PIPE, Popen
 from typing import Any, Protocol
 
 from flawscope.benchmark.cell import Plan, Store, run_cell
@@ -22,11 +22,10 @@ from flawscope.benchmark.grid import Cell, Grid
 from flawscope.benchmark.tables import METRICS, Results
 from flawscope.errors import FlawscopeError, pluralize, with_kind
 from flawscope.machine import FIT_MEMORY, FIT_THREADS, GIB, all_threads, memory
-from flawscope.progress import Running, duration
+from flawscope.progress import Running, at_times, duration
 
 Say = Callable[[str], None]
-SPAWN = multiprocessing.get_context("spawn")
-TICK = 0.5  # seconds between looks at the processes' messages
+TICK = 0.5  # seconds between looks at the processes
 
 
 def run(
@@ -45,16 +44,16 @@ def run(
         if cell.name in done:
             store.clear(cell)
     after(Results(grid, dict(done), {}))
-    spent: dict[str, list[float]] = {}  # seconds of cells, by method
-    waiting, running = deque(c for c in grid.cells if c.name not in done), dict[str, tuple[Cell, float]]()
+    waiting, running = deque(c for c in grid.cells if c.name not in done), dict[str, Cell]()
+    new: list[Cell] = []
     try:
         while waiting or running:
             while waiting and len(running) < pool.most:
                 cell = waiting.popleft()
-                running[cell.label] = cell, time.monotonic()
+                running[cell.label] = cell
                 pool.start(cell.label, run_cell, cell, store, plan)
             for label, found in pool.ended(TICK):
-                cell, began = running.pop(label)
+                cell = running.pop(label)
                 live.jobs.pop(label, None)
                 reason = str(found) if isinstance(found, FlawscopeError) else None
                 document = store.read(cell) if reason else found
@@ -62,10 +61,10 @@ def run(
                     failed[cell.name] = reason or ""
                 else:
                     done[cell.name] = document
-                    spent.setdefault(cell.method, []).append(time.monotonic() - began)
+                    new.append(cell)
                 results = Results(grid, dict(done), dict(failed))
-                rest = [*(one for one, _ in running.values()), *waiting]
-                live.line(_line(cell, results) + _left(rest, spent, plan.jobs), failed=document is None)
+                left = _left([*running.values(), *waiting], results, new, plan.jobs)
+                live.line(_line(cell, results) + left, failed=document is None)
                 if document is not None and reason:  # such as a model that could not be kept
                     live.line(f"      {cell.label}: {reason}", failed=True)
                 after(results)
@@ -96,12 +95,16 @@ def _line(cell: Cell, results: Results) -> str:
     return f"{count}: {', '.join(parts)}"
 
 
-def _left(rest: Sequence[Cell], spent: Mapping[str, Sequence[float]], jobs: int) -> str:
+def _left(rest: Sequence[Cell], results: Results, new: Sequence[Cell], jobs: int) -> str:
     """Text with the time left, where a cell of each method that is left has been timed; else empty."""
+    spent: dict[str, list[float]] = {}
+    for cell in new:
+        document = results.done[cell.name]
+        seconds = (document["fit"]["seconds"] or 0.0) + document["evaluate"]["seconds"]
+        spent.setdefault(cell.method, []).append(seconds)
     if not rest or not all(cell.method in spent for cell in rest):
         return ""
-    seconds = sum(statistics.fmean(spent[cell.method]) for cell in rest) / jobs
-    return f"; about {duration(seconds)} left"
+    return f"; about {duration(sum(statistics.fmean(spent[cell.method]) for cell in rest) / jobs)} left"
 
 
 def default_jobs(cells: int, threads: int, device: str) -> tuple[int, str]:
@@ -142,7 +145,7 @@ class Pool(Protocol):
     most: int
 
     def start(self, label: str, function: Callable[..., Any], *given: Any) -> None:
-        """Has `function(*given, tell)` called. `tell` takes texts such as "features 3 of 10"."""
+        """Has `function(*given, step)` called."""
 
     def ended(self, seconds: float) -> list[tuple[str, Any]]:
         """Waits so many seconds for calls to end. Returns their labels, each with the function's value, or
@@ -158,76 +161,66 @@ class Processes:
     Args:
         most: how many run at a time.
         threads: of each.
-        tell: gets a label and where its call is.
+        step: gets a label and the progress of its call.
     """
 
-    def __init__(self, most: int, threads: int, tell: Callable[[str, str], None]):
-        self.most, self.threads, self.tell = most, threads, tell
-        self.running: dict[Connection, tuple[str, BaseProcess]] = {}
-        self.refused: list[tuple[str, Any]] = []  # calls that no process could be started for
+    def __init__(self, most: int, threads: int, step: Callable[[str, str, int, int], None]):
+        self.most, self.step = most, step
+        names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+        self.environment = {**os.environ, **dict.fromkeys(names, str(threads))}
+        self.waiters = ThreadPoolExecutor(most)  # one for each process
+        self.running: dict[Future[Any], str] = {}
+        self.processes: dict[str, Popen[bytes]] = {}
 
     def start(self, label: str, function: Callable[..., Any], *given: Any) -> None:
-        ours, theirs = SPAWN.Pipe(duplex=False)
-        process = SPAWN.Process(target=_call, args=(theirs, function, given), name=label)
-        try:
-            with _started_for(self.threads):
-                process.start()
-        except OSError as error:  # such as too little memory
-            text = f"its process could not be run: {error.strerror or error}; try again"
-            self.refused.append((label, FlawscopeError(text)))
-            return
-        theirs.close()
-        self.running[ours] = label, process
-        self.tell(label, "starts")
+        self.running[self.waiters.submit(self._wait, label, pickle.dumps((function, given)))] = label
 
     def ended(self, seconds: float) -> list[tuple[str, Any]]:
-        found, self.refused = self.refused, []
-        for connection in wait([*self.running], 0 if found else seconds):
-            assert isinstance(connection, Connection)
-            label, process = self.running[connection]
-            try:
-                is_over, news = connection.recv()
-            except (EOFError, OSError):
-                process.join()
-                is_over, news = True, FlawscopeError(_why(process.exitcode or 0))
-            if is_over:
-                del self.running[connection]
-                process.join()
-                found.append((label, news))
-            else:
-                self.tell(label, news)
-        return found
+        done, _ = wait(self.running, seconds, FIRST_COMPLETED)
+        return [(self.running.pop(one), one.result()) for one in done]
 
     def stop(self) -> None:
-        for _, process in self.running.values():
+        for process in self.processes.values():
             process.kill()
-        for _, process in self.running.values():
-            process.join()
+        self.waiters.shutdown()
+
+    def _wait(self, label: str, call: bytes) -> Any:
+        """Starts a process, passes on its progress, and returns its answer. Ctrl-C comes to this process
+        alone."""
+        command = [sys.executable, "-c", "from flawscope.benchmark.run import work; work()"]
+        try:
+            with Popen(command, stdin=PIPE, stdout=PIPE, env=self.environment, process_group=0) as process:
+                self.processes[label] = process
+                assert process.stdin
+                assert process.stdout
+                process.stdin.write(call)
+                process.stdin.flush()
+                with suppress(EOFError):
+                    while True:
+                        is_over, news = pickle.load(process.stdout)
+                        if is_over:
+                            return news
+                        self.step(label, *news)
+        except OSError as error:  # such as too little memory
+            return FlawscopeError(f"its process could not be run: {error.strerror or error}; try again")
+        return FlawscopeError(_why(process.returncode))
 
 
-@contextmanager
-def _started_for(threads: int) -> Iterator[None]:
-    """Lets a process inherit the number of threads, and no Ctrl-C, which comes to this process alone."""
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, str(threads)))
-    masks = hasattr(signal, "pthread_sigmask")  # Windows has none
-    kept = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if masks else None
-    try:
-        yield
-    finally:
-        if kept is not None:
-            signal.pthread_sigmask(signal.SIG_SETMASK, kept)
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
-
-
-def _call(connection: Connection, function: Callable[..., Any], given: tuple[Any, ...]) -> None:
-    """Calls the function in the worker process, and sends its result or error."""
+def work() -> None:
+    """Makes the call that comes on stdin, in a process of its own, and answers on stdout."""
+    function, given = pickle.load(sys.stdin.buffer)
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what libraries print
     threading.Thread(target=_end_with_parent, daemon=True).start()
+
+    def send(is_over: bool, news: Any) -> None:
+        with suppress(OSError):  # nobody waits any more
+            pickle.dump((is_over, news), answers)
+            answers.flush()
+
     found: Any
     try:
-        found = function(*given, lambda text: connection.send((False, text)))
+        found = function(*given, at_times(lambda *progress: send(False, progress)))
     except FlawscopeError as error:
         found = FlawscopeError(str(error))
     except MemoryError:
@@ -235,23 +228,19 @@ def _call(connection: Connection, function: Callable[..., Any], given: tuple[Any
     except Exception as error:
         traceback.print_exc()
         found = FlawscopeError(f"unexpected {with_kind(error)}")
-    with suppress(OSError):  # nobody waits any more
-        connection.send((True, found))
+    send(True, found)
 
 
 def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
+    os.read(0, 1)  # ends when the other side of stdin is gone
     os._exit(1)
 
 
 def _why(code: int) -> str:
     """Reason why a process ended without a result, by its exit code."""
-    if code == -9:
+    if code == -signal.SIGKILL:
         return (
             "its process was killed, as systems do when memory runs out: give fewer --jobs or a smaller size"
         )
-    if code < 0:
-        return f"its process was ended by signal {signal.Signals(-code).name}: try again"
-    return f"its process ended with code {code}: look into its log"
+    ended = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with code {code}"
+    return f"its process ended {ended}: look into its log, and try again"

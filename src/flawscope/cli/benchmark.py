@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from flawscope.cli import common
 from flawscope.cluster import connect, tasks
-from flawscope.errors import FlawscopeError, pluralize, require_installed
+from flawscope.errors import pluralize, require_installed
 from flawscope.progress import Running
 
 if TYPE_CHECKING:
@@ -92,18 +92,11 @@ def run(args: argparse.Namespace) -> int:
     say = common.say_for(args)
     store = Store(out)
     latest = Results(grid, {}, {})
-    unwritten = ""  # why the tables could not be written
 
     def after(state: Results) -> None:
-        nonlocal latest, unwritten
-        latest, before = state, unwritten
-        try:
-            _write(latest, out)
-            unwritten = ""
-        except FlawscopeError as error:  # the other cells go on, and the figures are printed
-            unwritten = str(error)
-            if not before:
-                common.say(unwritten)
+        nonlocal latest
+        latest = state
+        _write(latest, out)
 
     with store.locked():
         store.prepare()
@@ -129,8 +122,6 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(latest.to_dict(), indent=1, allow_nan=False))
     else:
         print(_summary(latest))
-    if unwritten:
-        raise FlawscopeError(unwritten)
     say(f"wrote {out / 'results.md'}, results.csv and results.json")
     return _code(latest)
 
@@ -145,7 +136,7 @@ def _pool(args: argparse.Namespace, left: Sequence[Cell], live: Running) -> Iter
         jobs, threads = 1, 1
         if left:
             jobs, threads = jobs_and_threads(len(left), args.jobs, args.threads, args.device, live.say)
-        yield Plan(args.data, jobs, threads, args.keep_models), Processes(jobs, threads, live.tell)
+        yield Plan(args.data, jobs, threads, args.keep_models), Processes(jobs, threads, live.step)
         return
     fits = {cell.label: _fit(cell, args.data) for cell in left}
     most = min(len(left), args.jobs or len(left))

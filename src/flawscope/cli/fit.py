@@ -283,7 +283,7 @@ def _on_nodes(
     ):
         for name, call in left.items():
             call.threads = pool.share.threads
-            pool.start(name, _on_node, call)
+            pool.start(name, _one, call)
         while pool.running:
             for name, found in pool.ended(EVERY):
                 live.jobs.pop(name, None)
@@ -293,10 +293,6 @@ def _on_nodes(
                     found = _failed(name, one_line(found))
                 take(name, found)
             live.show()
-
-
-def _on_node(call: argparse.Namespace, tell: Callable[[str], None]) -> Outcome:
-    return _one(call, lambda stage, done, total: tell(f"{stage} {done} of {total}"))
 
 
 def _predicted(call: argparse.Namespace) -> dict[str, Any]:

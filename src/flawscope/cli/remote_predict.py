@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, overload
+from typing import TYPE_CHECKING, Any, cast
 
 from flawscope.cli import common
 from flawscope.cli.output import Asked, Output, all_together, facts_of, remarks
@@ -17,7 +17,6 @@ from flawscope.errors import InputError, pluralize
 from flawscope.progress import silent
 
 if TYPE_CHECKING:
-    from flawscope.cluster.listing import Some
     from flawscope.pictures.decoding import Source
     from flawscope.results.prediction import Prediction, Region
     from flawscope.station import Client
@@ -125,40 +124,22 @@ def on_cluster(args: argparse.Namespace) -> int:
         step=common.step_for(args),
         say=common.say_for(args),
     )
-    summary = found.summary
-    told = facts_of(args, found.manifest, found.calibration, found.together, summary.unjudged.count)
+    told = facts_of(args, found.manifest, found.calibration, found.together, len(found.unjudged))
     told |= {"complete": True, "seconds": round(time.monotonic() - began, 3)}
     Store(args.out).write(FACTS, f"{json.dumps(told, indent=1, allow_nan=False)}\n".encode())
     if not args.quiet:
         common.say(f"results in {args.out}: a row for every input in parts, a summary in {FACTS}")
-        if summary.judged:
+        if found.together.count:
             common.say(all_together(found.together, found.calibration))
-        remarks(_Named(summary.several), _Named(found.beside), found.together)
-    code = common.report_failures(_Named(summary.unjudged))
-    if more := summary.unjudged.count - len(summary.unjudged.first):
+        remarks(found.several, found.beside, found.together)
+    code = common.report_failures(found.unjudged)
+    if more := len(found.unjudged) - len(found.unjudged.first):
         common.say(f"{more:,} of them are not named here: see the column error of the rows")
-    for text in summary.undrawn.first:
+    for text in found.undrawn:
         common.say(f"skipped: {text}")
-    if summary.undrawn.count:
+    if found.undrawn:
         code = 1
-    return 3 if args.fail_on_anomaly and summary.anomalous else code
-
-
-class _Named(Sequence[str]):
-    """Sequence of many names that holds only the first: remarks need no more than that and the length."""
-
-    def __init__(self, some: Some):
-        self.some = some
-
-    def __len__(self) -> int:
-        return self.some.count
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[str]: ...
-    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
-        return self.some.first[index]
+    return 3 if args.fail_on_anomaly and found.together.anomalous else code
 
 
 # ---------------------------------------------------------------------------------------------- by a station

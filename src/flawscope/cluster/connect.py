@@ -6,15 +6,15 @@ import importlib
 import logging
 import os
 import re
-import secrets
 import socket
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 from flawscope._version import __version__
 from flawscope.errors import FlawscopeError, InputError, pluralize, require_installed, with_kind
-from flawscope.machine import cores
+from flawscope.machine import FIT_THREADS, cores
 
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent to anybody
@@ -27,20 +27,6 @@ ON_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # 0, on every system: Ray lis
 PATIENCE = 10.0  # seconds for somebody to answer at an address
 TRIES = 5  # for a client of ray:// the head forks a process, which gRPC now and then ends at once
 REPEAT = "the same call goes on where this one stopped"
-
-
-class Node(NamedTuple):
-    """Resources that a machine offers to tasks: `memory` in bytes."""
-
-    name: str
-    cpus: float
-    gpus: float
-    memory: int
-
-    def room(self, threads: int, gpus: int = 0, memory: int = 0) -> int:
-        """Number of tasks with so many cores, graphics cards and bytes that fit at once."""
-        asked = (self.cpus, threads), (self.gpus, gpus), (self.memory, memory)
-        return min(int(has // each) for has, each in asked if each)
 
 
 def check(where: str) -> None:
@@ -57,9 +43,6 @@ def check(where: str) -> None:
     require_installed("--cluster", "ray", extras="cluster")
 
 
-# ------------------------------------------------------------------------------------------- the connection
-
-
 @contextmanager
 def connected(where: str) -> Iterator[None]:
     """Connects for the length of the block; a cluster of this machine's own ends with it.
@@ -73,23 +56,17 @@ def connected(where: str) -> Iterator[None]:
         FlawscopeError: the cluster was lost.
     """
     check(where)
-    _reach(where)
     for name, value in SETTINGS.items():  # read when Ray is imported
         os.environ.setdefault(name, value)
     import ray
 
     if ray.is_initialized():  # by the program that calls: not ours to end
         raise InputError("this program is connected to a Ray cluster already: call ray.shutdown() first")
-    lost = ray.exceptions
     try:
         _join(where)
         yield
-    except lost.RayActorError as error:
-        raise FlawscopeError(f"a worker was lost for good: {last_line(error)}; {REPEAT}") from None
-    except (lost.RaySystemError, lost.GetTimeoutError, ConnectionError) as error:
+    except (ray.exceptions.RayError, ConnectionError) as error:
         raise FlawscopeError(f"the cluster was lost: {last_line(error)}; {REPEAT}") from None
-    except lost.RayError as error:
-        raise FlawscopeError(f"a task of the cluster was lost: {last_line(error)}; {REPEAT}") from None
     finally:
         ray.shutdown()
 
@@ -105,16 +82,29 @@ def _join(where: str) -> None:
     own: dict[str, Any] = {"num_cpus": cores(), "include_dashboard": False} if where == "local" else {}
     for left in reversed(range(TRIES)):
         try:
+            if ":" in where:  # Ray itself tries for two minutes
+                host, port = where.removeprefix("ray://").rsplit(":", 1)
+                socket.create_connection((host, int(port)), timeout=PATIENCE).close()
             with _without_stderr(), _on_loopback(where == "local"):
                 ray.init(address=where, log_to_driver=False, logging_level=logging.ERROR, **own)
             break
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, OverflowError, ValueError, RuntimeError) as error:
             ray.shutdown()
             if not left or "Starting Ray client server failed" not in str(error):
                 raise InputError(_refused(where, error)) from None
     # Ray prints on stdout that it begins tasks of lost nodes again, and has no setting for it
     worker: Any = importlib.import_module("ray._private.worker")
     worker.print_to_stdstream = lambda data, ignore_prefix=False: None
+
+
+def _refused(where: str, error: BaseException) -> str:
+    if where == "auto":
+        return (
+            "--cluster auto: no Ray cluster runs here; start one with `ray start --head`, give its address, "
+            "or take --cluster local"
+        )
+    reason = "its Python or Ray is of another version" if "ersion" in str(error) else last_line(error)
+    return f"--cluster {where}: cannot connect: {reason}; check the address, and that it can be reached"
 
 
 @contextmanager
@@ -124,9 +114,8 @@ def _on_loopback(wanted: bool) -> Iterator[None]:
         yield
         return
     constants: Any = importlib.import_module("ray._private.ray_constants")
-    before = os.environ.get(ON_LOOPBACK)
-    os.environ[ON_LOOPBACK] = "0"  # for Ray's processes
-    known, constants.ENABLE_RAY_CLUSTER = constants.ENABLE_RAY_CLUSTER, False
+    before, known = os.environ.get(ON_LOOPBACK), constants.ENABLE_RAY_CLUSTER
+    os.environ[ON_LOOPBACK], constants.ENABLE_RAY_CLUSTER = "0", False  # for Ray's processes, and here
     try:
         yield
     finally:
@@ -149,30 +138,39 @@ def _without_stderr() -> Iterator[None]:
         os.close(kept)
 
 
-def _reach(where: str) -> None:
-    """Raises an InputError where nobody answers at an address: Ray itself tries for two minutes."""
-    if ":" not in where:
-        return
-    host, port = where.removeprefix("ray://").rsplit(":", 1)
-    try:
-        socket.create_connection((host, int(port)), timeout=PATIENCE).close()
-    except (OSError, OverflowError) as error:
-        raise InputError(_refused(where, error)) from None
-
-
-def _refused(where: str, error: BaseException) -> str:
-    if where == "auto":
-        return (
-            "--cluster auto: no Ray cluster runs here; start one with `ray start --head`, give its address, "
-            "or take --cluster local"
-        )
-    if where == "local":
-        return f"--cluster local: Ray could not be started: {last_line(error)}"
-    reason = "its Python or Ray is of another version" if "ersion" in str(error) else last_line(error)
-    return f"--cluster {where}: cannot connect: {reason}; check the address, and that it can be reached"
-
-
 # ------------------------------------------------------------------------------------------------- its nodes
+
+
+class Node(NamedTuple):
+    """Resources that a machine offers to tasks: `memory` in bytes. id: Ray's."""
+
+    name: str
+    cpus: float
+    gpus: float
+    memory: int
+    id: str = ""
+
+    def room(self, threads: int, gpus: int = 0, memory: int = 0) -> int:
+        """Number of tasks with so many cores, graphics cards and bytes that fit at once."""
+        asked = (self.cpus, threads), (self.gpus, gpus), (self.memory, memory)
+        return min(int(has // each) for has, each in asked if each)
+
+
+class Share(NamedTuple):
+    """Resources of one task, threads with a core each and graphics cards; and the nodes that have as many."""
+
+    threads: int
+    gpus: int
+    nodes: tuple[Node, ...]
+
+    @property
+    def most(self) -> int:
+        """Bytes of memory that a task can ask for."""
+        return max(node.memory for node in self.nodes)
+
+    def at_once(self, peak: int = 0) -> int:
+        """Number of tasks of `peak` bytes that fit on the nodes."""
+        return sum(node.room(self.threads, self.gpus, min(peak, self.most)) for node in self.nodes)
 
 
 def nodes() -> list[Node]:
@@ -183,22 +181,41 @@ def nodes() -> list[Node]:
     """
     import ray
 
-    alive = [(node["NodeManagerAddress"], node["Resources"]) for node in ray.nodes() if node["Alive"]]
-    found = [
-        Node(name, has["CPU"], has.get("GPU", 0.0), int(has.get("memory", 0)))
-        for name, has in alive
-        if has.get("CPU")
-    ]
+    found = []
+    for node in ray.nodes():
+        has = node["Resources"]
+        if node["Alive"] and has.get("CPU"):
+            memory, name = int(has.get("memory", 0)), node["NodeManagerAddress"]
+            found.append(Node(name, has["CPU"], has.get("GPU", 0.0), memory, node["NodeID"]))
     if not found:
         raise InputError("the cluster has no node that takes tasks: add one with a core at least")
     return found
 
 
-def require_threads(found: Sequence[Node], threads: int) -> None:
-    """Raises an InputError where no node has so many cores."""
-    most = max(int(node.cpus) for node in found)
+def share(
+    found: Sequence[Node], count: int, threads: int | None, device: str, least: int = FIT_THREADS
+) -> Share:
+    """Divides the nodes among `count` tasks.
+
+    Args:
+        found: the nodes that take tasks.
+        threads: None: as many as there are cores for when all tasks run at once, `least` at least.
+        device: a graphics card goes to each task where it may be one, and some node has one.
+
+    Raises:
+        InputError: no node has that.
+    """
+    gpus = int(device.startswith("cuda") or (device == "auto" and any(node.gpus >= 1 for node in found)))
+    usable = [node for node in found if node.gpus >= gpus]
+    if not usable:
+        raise InputError(f"--device {device}: no node of the cluster has a graphics card; give --device cpu")
+    most = max(1, max(int(node.cpus) for node in usable))
+    if threads is None:
+        more = (n for n in range(most, least, -1) if sum(node.room(n, gpus) for node in usable) >= count)
+        threads = next(more, min(least, most))
     if threads > most:
-        raise InputError(f"no node has {pluralize(threads, 'core')}: give --threads {max(most, 1)} or fewer")
+        raise InputError(f"no node has {pluralize(threads, 'core')}: give --threads {most} or fewer")
+    return Share(threads, gpus, tuple(node for node in usable if node.room(threads, gpus)))
 
 
 def require_shared(path: str | os.PathLike[str], remedy: str) -> None:
@@ -210,34 +227,33 @@ def require_shared(path: str | os.PathLike[str], remedy: str) -> None:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    where = os.path.abspath(path)
-    alive = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
-    there = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in alive]
+    where, there = os.path.abspath(path), nodes()
     sees = ray.remote(num_cpus=0, max_retries=3)(os.path.exists)
-    asked = [sees.options(scheduling_strategy=one).remote(where) for one in there]
-    for node, seen in zip(alive, ray.get(asked), strict=True):
-        if not seen:
-            raise InputError(f"node {node['NodeManagerAddress']} does not see {where}: {remedy}")
+    places = [NodeAffinitySchedulingStrategy(node.id, soft=False) for node in there]
+    seen = ray.get([sees.options(scheduling_strategy=place).remote(where) for place in places])
+    for node in (node for node, found in zip(there, seen, strict=True) if not found):
+        raise InputError(f"node {node.name} does not see {where}: {remedy}")
 
 
 def require_shared_folder(folder: str | os.PathLike[str]) -> None:
     """Raises an InputError where a node does not see this very folder; a file made for a moment tells."""
-    probe = os.path.join(folder, f".{secrets.token_hex(4)}.part")  # its name says that it may go
-    with open(probe, "xb"):
-        pass
-    try:
-        require_shared(probe, "give an --out that all nodes see under the same path")
-    finally:
-        os.unlink(probe)
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".", suffix=".part") as probe:
+        require_shared(probe.name, "give an --out that all nodes see under the same path")
 
 
-def require_version(version: str) -> None:
-    """Raises an InputError, on a node, where the command has another version of flawscope."""
+def begin_on_node(version: str, folder: str) -> None:
+    """Prepares a node's process for a task: relative paths begin in `folder`, where it is there.
+
+    Raises:
+        InputError: the command has another version of flawscope.
+    """
     if version != __version__:
         raise InputError(
             f"node {socket.gethostname()} has flawscope {__version__}, this command {version}: install the "
             "same there"
         )
+    with suppress(OSError):  # absolute paths are enough
+        os.chdir(folder)
 
 
 # --------------------------------------------------------------------------------- news and errors of tasks

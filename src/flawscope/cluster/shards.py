@@ -1,4 +1,5 @@
-"""Shards of a run: pieces of its listing, each judged by one task and written as one Parquet file, whole."""
+"""A run of `predict` on a cluster, and its shards: pieces of the listing, each judged by one task and written
+as one Parquet file, whole."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ import tempfile
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -21,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 from flawscope._version import __version__
 from flawscope.artefact.files import atomic
 from flawscope.cluster import listing
-from flawscope.cluster.connect import require_version
-from flawscope.cluster.listing import Entry, Some, Store, filesystem, is_url, reason
+from flawscope.cluster.connect import begin_on_node
+from flawscope.cluster.listing import Entry, Listing, Some, Store, filesystem, is_url, reason
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures.decoding import cannot, frames, name_of
 from flawscope.pictures.listing import printable
@@ -33,40 +34,62 @@ from flawscope.results.table import Row, Unjudged, parquet_schema
 
 if TYPE_CHECKING:
     from flawscope.pictures.decoding import Source
+    from flawscope.predictor import Predictor
 
-FOLDER, OVERLAYS = "parts", "overlays"
-SUMMARY = b"flawscope"  # key of the summary in a shard's metadata
+RUN, FOLDER, OVERLAYS = "run.json", "parts", "overlays"
+REMARKS = b"flawscope"  # key in a shard's metadata: files with several pictures, and what was not drawn
 FETCHED = 16  # pictures of an object store that are on their way at a time
 
 
 @dataclass(frozen=True)
-class Model:
-    """A model file in Ray's object store, so that no node needs to see the file. digest: SHA-256, hex."""
+class Run:
+    """`run.json` in a folder of results: the call that writes there, so that the same one goes on, and all
+    that a task needs to know of it.
 
-    name: str
-    digest: str
-    ref: Any
+    call: by the names of its parts. size: pictures of a shard. device: cpu or cuda.
+    """
+
+    call: dict[str, Any]
+    listing: Listing
+    size: int
+    device: str
 
     @classmethod
-    def sent(cls, path: str | os.PathLike[str]) -> Model:
-        """Puts the file into the object store of the cluster that this process is connected to."""
-        import numpy as np
-        import ray
+    def read(cls, store: Store) -> Run:
+        """Reads the file. InputError: it is of something else."""
+        try:
+            document = json.loads(store.read(RUN))
+            document["listing"]["beside"] = Some(**document["listing"]["beside"])
+            return cls(**{**document, "listing": Listing(**document["listing"])})
+        except (ValueError, KeyError, TypeError):
+            raise InputError(
+                f"{store.url}/{RUN} is not of a run on a cluster: choose another --out"
+            ) from None
 
-        return cls(Path(path).name, digest_of(path), ray.put(np.fromfile(path, np.uint8)))
+    def write(self, store: Store) -> None:
+        store.write(RUN, f"{json.dumps(asdict(self), indent=1)}\n".encode())
 
-    def placed(self) -> Path:
-        """Path of the model on this node's disk, written once for each model and user."""
-        import ray
+    @property
+    def shards(self) -> int:
+        return -(-self.listing.inputs // self.size)
 
-        user = getattr(os, "getuid", lambda: "")()
-        folder = Path(tempfile.gettempdir()) / f"flawscope-{user}" / self.digest[:32]
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path = folder / self.name
-        if not path.is_file() or digest_of(path) != self.digest:
-            with atomic(path) as file:
-                file.write(ray.get(self.ref))
-        return path
+    def entries(self, store: Store, shard: int) -> list[Entry]:
+        """The shard's part of the listing."""
+        start = shard * self.size
+        return listing.read(store, start, min(start + self.size, self.listing.inputs))
+
+    def inputs(self, some: Sequence[int]) -> int:
+        """Number of inputs in these shards."""
+        return sum(min(self.size, self.listing.inputs - shard * self.size) for shard in some)
+
+    def missing(self, store: Store) -> list[int]:
+        """Numbers of the shards that are not written."""
+        there = set(store.names(FOLDER))
+        return [shard for shard in range(self.shards) if Path(name(shard)).name not in there]
+
+
+def name(shard: int) -> str:
+    return f"{FOLDER}/part-{shard:06}.parquet"
 
 
 def digest_of(path: str | os.PathLike[str]) -> str:
@@ -78,67 +101,8 @@ def digest_of(path: str | os.PathLike[str]) -> str:
         raise InputError(f"cannot read model {path}: {error.strerror}; check the path") from None
 
 
-@dataclass(frozen=True)
-class Job:
-    """A run, as its tasks need to know it.
-
-    out: folder or URL of the results. marker: a file there, by which a node sees that it is the same place.
-    size: pictures of a shard. inputs: of the listing. roots: folders on disk that the pictures lie in.
-    folder: where relative paths begin.
-    """
-
-    out: str
-    marker: str
-    model: Model
-    size: int
-    inputs: int
-    device: str
-    threads: int
-    engine: str | None = None
-    false_alarm_rate: float | None = None
-    overlays: bool = False
-    roots: tuple[str, ...] = ()
-    folder: str = ""
-    version: str = __version__
-
-    def entries(self, store: Store, shard: int) -> list[Entry]:
-        """The shard's part of the listing."""
-        start = shard * self.size
-        return listing.read(store, start, min(start + self.size, self.inputs))
-
-
-@dataclass
-class Summary:
-    """Counts of one shard or of several. unjudged: the reasons why inputs were not judged. several: files
-    with several pictures. undrawn: judged pictures that were not drawn."""
-
-    inputs: int = 0
-    judged: int = 0
-    anomalous: int = 0
-    unjudged: Some = field(default_factory=Some)
-    several: Some = field(default_factory=Some)
-    undrawn: Some = field(default_factory=Some)
-
-    def add(self, other: Summary) -> None:
-        for name in ("inputs", "judged", "anomalous"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        for name in ("unjudged", "several", "undrawn"):
-            more: Some = getattr(other, name)
-            getattr(self, name).add(*more.first, count=more.count)
-
-
-def name(shard: int) -> str:
-    return f"{FOLDER}/part-{shard:06}.parquet"
-
-
-def number(file: str) -> int:
-    """Number of the shard that a file in `FOLDER` holds, by its name; -1: none."""
-    found = re.fullmatch(r"part-(\d{6,})\.parquet", file)
-    return int(found[1]) if found else -1
-
-
-def read(store: Store, shard: int, columns: Sequence[str] = ()) -> tuple[Summary, Any]:
-    """The summary of a written shard, and these columns of it as a pyarrow table.
+def read(store: Store, shard: int) -> tuple[Any, dict[str, list[str]]]:
+    """A written shard's errors, severities and shifts as a pyarrow table, and its remarks.
 
     Raises:
         FlawscopeError: it cannot be read.
@@ -148,9 +112,8 @@ def read(store: Store, shard: int, columns: Sequence[str] = ()) -> tuple[Summary
     data = store.read(name(shard))
     try:
         file = parquet.ParquetFile(io.BytesIO(data))
-        facts = json.loads(file.schema_arrow.metadata[SUMMARY])
-        facts |= {key: Some(**value) for key, value in facts.items() if isinstance(value, dict)}
-        return Summary(**facts), file.read([*columns])
+        remarks = json.loads(file.schema_arrow.metadata[REMARKS])
+        return file.read(["decision", "severity", "error", "shifts"]), remarks
     except (ArrowException, KeyError, TypeError, ValueError) as error:
         raise FlawscopeError(
             f"{store.url}/{name(shard)} is damaged ({reason(error)}): remove it, and the same call judges it "
@@ -161,156 +124,148 @@ def read(store: Store, shard: int, columns: Sequence[str] = ()) -> tuple[Summary
 # --------------------------------------------------------------------------------------------------- a task
 
 
-def judge(job: Job, shard: int) -> Summary:
+@dataclass(frozen=True)
+class Job:
+    """A run, as its tasks are told of it. The model is in Ray's object store, so that no node needs to see
+    its file.
+
+    out: folder or URL of the results. model: name of the file. digest: its SHA-256, hex. content: reference.
+    """
+
+    out: str
+    model: str
+    digest: str
+    content: Any
+    version: str = __version__
+
+    @classmethod
+    def sent(cls, out: str, model: str | os.PathLike[str]) -> Job:
+        """Puts the model file into the object store of the cluster that this process is connected to."""
+        import numpy as np
+        import ray
+
+        return cls(out, Path(model).name, digest_of(model), ray.put(np.fromfile(model, np.uint8)))
+
+    def placed(self) -> Path:
+        """Path of the model on this node's disk, written once for each model and user."""
+        import ray
+
+        user = getattr(os, "getuid", lambda: "")()
+        folder = Path(tempfile.gettempdir()) / f"flawscope-{user}" / self.digest[:32]
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = folder / self.model
+        if not path.is_file() or digest_of(path) != self.digest:
+            with atomic(path) as file:
+                file.write(ray.get(self.content))
+        return path
+
+
+def judge(job: Job, shard: int) -> int:
     """Judges and writes a shard, unless a lost process has written it already. Called as a task; the process
-    keeps the model for the next one."""
+    keeps the model for the next one. Returns the number of inputs."""
     try:
-        judging = _judging(job)
-        if judging.store.exists(name(shard)):
-            return read(judging.store, shard)[0]
-        return judging.judge(shard)
+        store, run, predictor = _opened(job)
+        entries = run.entries(store, shard)
+        if not store.exists(name(shard)):
+            _judge(store, run, predictor, shard, entries)
+        return len(entries)
     except MemoryError:
         raise FlawscopeError("a worker has not enough memory for this model") from None
 
 
 @lru_cache(maxsize=1)
-def _judging(job: Job) -> Judging:
-    return Judging(job)
+def _opened(job: Job) -> tuple[Store, Run, Predictor]:
+    """Opens a run on a node. InputError: the node has another version, or does not see a folder that it
+    needs."""
+    from flawscope import load
 
-
-class Judging:
-    """State of a run in a node's process, with its model.
-
-    Raises:
-        InputError: the node has another version, or does not see a folder that it needs.
-    """
-
-    def __init__(self, job: Job):
-        from flawscope import load
-
-        self.job, node = job, socket.gethostname()
-        require_version(job.version)
-        self.store = Store(job.out)
-        if not self.store.exists(job.marker):
-            raise InputError(
-                f"node {node} does not see {job.out}: give an --out that all nodes reach under this name"
-            )
-        for root in job.roots:
-            if not os.path.isdir(root):
-                raise InputError(
-                    f"node {node} does not see {root}: put the pictures where all nodes reach them, under "
-                    "this path"
-                )
-        self.placed = os.path.isdir(job.folder)
-        if self.placed:
-            os.chdir(job.folder)
-        self.predictor = load(
-            job.model.placed(),
-            engine=job.engine,
-            device=job.device,
-            threads=job.threads,
-            false_alarm_rate=job.false_alarm_rate,
+    begin_on_node(job.version, ".")
+    store, node = Store(job.out), socket.gethostname()
+    if not store.exists(RUN):
+        raise InputError(
+            f"node {node} does not see {job.out}: give an --out that all nodes reach under this name"
         )
-
-    def entries(self, shard: int) -> list[Entry]:
-        """Inputs of a shard. InputError where they are relative and this node does not see their folder."""
-        found = self.job.entries(self.store, shard)
-        own = (one.path for one in found if not one.error and not is_url(one.path))
-        if not self.placed and not all(map(os.path.isabs, own)):
+    run = Run.read(store)
+    for root in run.listing.roots:
+        if not os.path.isdir(root):
             raise InputError(
-                f"node {socket.gethostname()} does not see {self.job.folder}, where relative paths begin: "
-                "give absolute ones that all nodes reach"
+                f"node {node} does not see {root}: put the pictures where all nodes reach them, under this "
+                "path"
             )
-        return found
+    begin_on_node(job.version, run.call["folder"])
+    predictor = load(
+        job.placed(),
+        engine=run.call["engine"],
+        device="cuda" if run.device == "cuda" else run.call["device"],
+        threads=run.call["threads"],
+        false_alarm_rate=run.call["false-alarm-rate"],
+    )
+    return store, run, predictor
 
-    def judge(self, shard: int) -> Summary:
-        """Judges a shard and writes it."""
-        summary, rows = Summary(), list[dict[str, Any]]()
-        for entry, source, result in self._results(self.entries(shard)):
-            summary.inputs += 1
-            if isinstance(result, Unjudged):
-                summary.unjudged.add(printable(result.error))
-            else:
-                summary.judged += 1
-                summary.anomalous += result.is_anomalous
-                if not is_url(entry.path) and (held := frames(entry.path)) > 1:
-                    summary.several.add(f"{printable(entry.path)} ({held})")
-                if self.job.overlays and result.is_anomalous:
-                    self._draw(shard, len(rows), entry, source, result, summary)
-            rows.append(_row(result))
-        self.store.write(name(shard), packed(rows, summary))
-        return summary
 
-    def _results(self, entries: Sequence[Entry]) -> Iterator[tuple[Entry, Source, Prediction | Unjudged]]:
-        """Yields each path with its prediction, or the reason why there is none, in `predict`'s order."""
-        failed: dict[int, str] = {}
-        judged = self.predictor.stream(_sources([e for e in entries if not e.error], failed))
-        number = 0
-        for entry in entries:
-            if entry.error:
-                yield entry, entry.path, Unjudged(entry.path, entry.error)
-                continue
-            source, result = next(judged)
-            if isinstance(result, Prediction):
-                yield entry, source, replace(result, path=entry.path)
-            else:
-                text = " ".join((failed.get(number) or str(result)).split())
-                if isinstance(source, bytes):
-                    text = text.replace(name_of(source), entry.path)
-                yield entry, source, Unjudged(entry.path, text)
-            number += 1
+def _judge(store: Store, run: Run, predictor: Predictor, shard: int, entries: Sequence[Entry]) -> None:
+    remarks: dict[str, list[str]] = {"several": [], "undrawn": []}
+    rows: list[dict[str, Any]] = []
+    errors = {number: entry.error for number, entry in enumerate(entries) if entry.error}
+    judged = predictor.stream(_sources(entries, errors))
+    for number, (entry, (source, result)) in enumerate(zip(entries, judged, strict=True)):
+        path = printable(entry.path)
+        if isinstance(result, Prediction):
+            if not is_url(entry.path) and (held := frames(entry.path)) > 1:
+                remarks["several"].append(f"{path} ({held})")
+            if run.call["overlays"] and result.is_anomalous:
+                stem = re.sub(r"[^\w.-]+", "_", Path(path).stem)[:80]
+                drawn = f"{OVERLAYS}/part-{shard:06}/{number:04}-{stem}.png"
+                if text := _draw(store, drawn, source, result):
+                    remarks["undrawn"].append(f"{path}: {text} (scored, but not drawn)")
+            row = Row.of(replace(result, path=path))
+            height, width = result.geometry.picture_size
+            more = {"height": height, "width": width, "shifts": [*map(float, result.shifts)]}
+            rows.append(asdict(row) | more)
+        else:
+            text = errors.get(number) or str(result)
+            if isinstance(source, bytes):
+                text = text.replace(name_of(source), entry.path)
+            rows.append(asdict(Row.of(Unjudged(path, printable(" ".join(text.split()))))))
+    store.write(name(shard), packed(rows, remarks))
 
-    def _draw(
-        self, shard: int, row: int, entry: Entry, source: Source, result: Prediction, summary: Summary
-    ) -> None:
-        """Writes the overlay, named by shard, row and file."""
-        file = io.BytesIO()
+
+def _draw(store: Store, name: str, source: Source, result: Prediction) -> str:
+    """Writes an overlay; returns why there is none."""
+    file = io.BytesIO()
+    try:
+        save_png(file, Drawn.of(source, result).overlay)
+    except (InputError, MemoryError) as error:
+        return str(error)
+    store.write(name, file.getvalue())
+    return ""
+
+
+def _sources(entries: Sequence[Entry], errors: dict[int, str]) -> Iterator[Source]:
+    """Yields paths as they are, and pictures of an object store, fetched ahead. What cannot be fetched is
+    empty, with the reason in `errors` by its number."""
+
+    def fetched(number: int, path: str) -> Source:
+        if number in errors or not is_url(path):
+            return b"" if number in errors else Path(path)
         try:
-            save_png(file, Drawn.of(source, result).overlay)
-        except (InputError, MemoryError) as error:
-            summary.undrawn.add(f"{printable(entry.path)}: {error} (scored, but not drawn)")
-            return
-        stem = re.sub(r"[^\w.-]+", "_", printable(Path(entry.path).stem))[:80]
-        self.store.write(f"{OVERLAYS}/part-{shard:06}/{row:04}-{stem}.png", file.getvalue())
+            files, place = filesystem(path)
+            return bytes(files.cat_file(place))
+        except FileNotFoundError:
+            errors[number] = str(cannot(path, "there is no such file", "check the path"))
+        except Exception as error:  # each library has its own
+            errors[number] = str(cannot(path, reason(error), "check the path and the rights"))
+        return b""
 
-
-def _sources(entries: Sequence[Entry], failed: dict[int, str]) -> Iterator[Source]:
-    """Yields paths as they are, and pictures of an object store, fetched ahead. A picture that cannot be
-    fetched is empty, with the reason in `failed` by its number."""
-    if not any(is_url(entry.path) for entry in entries):
-        yield from (Path(entry.path) for entry in entries)
-        return
     with ThreadPoolExecutor(FETCHED) as pool:
-        asked = (pool.submit(_fetch, number, entry, failed) for number, entry in enumerate(entries))
+        asked = (pool.submit(fetched, number, entry.path) for number, entry in enumerate(entries))
         coming: deque[Future[Source]] = deque(islice(asked, FETCHED))
         while coming:
             yield coming.popleft().result()
             coming += islice(asked, 1)
 
 
-def _fetch(number: int, entry: Entry, failed: dict[int, str]) -> Source:
-    if not is_url(entry.path):
-        return Path(entry.path)
-    files, path = filesystem(entry.path)
-    try:
-        return bytes(files.cat_file(path))
-    except FileNotFoundError:
-        failed[number] = str(cannot(entry.path, "there is no such file", "check the path"))
-    except Exception as error:  # each library has its own
-        failed[number] = str(cannot(entry.path, reason(error), "check the path and the rights"))
-    return b""
-
-
-def _row(result: Prediction | Unjudged) -> dict[str, Any]:
-    row = asdict(Row.of(result))
-    made = {key: printable(value) if isinstance(value, str) else value for key, value in row.items()}
-    if isinstance(result, Prediction):
-        height, width = result.geometry.picture_size
-        made |= {"height": height, "width": width, "shifts": [*map(float, result.shifts)]}
-    return made
-
-
-def packed(rows: Sequence[dict[str, Any]], summary: Summary) -> bytes:
+def packed(rows: Sequence[dict[str, Any]], remarks: dict[str, list[str]]) -> bytes:
     """A shard's file: the columns of `predict --out FILE.parquet`, the picture's size in pixels, and how far
     it lies outside of the training pictures as a whole (`appearance.FEATURES`)."""
     import pyarrow
@@ -320,7 +275,7 @@ def packed(rows: Sequence[dict[str, Any]], summary: Summary) -> bytes:
     for column in ("height", "width"):
         schema = schema.append(pyarrow.field(column, pyarrow.int32()))
     schema = schema.append(pyarrow.field("shifts", pyarrow.list_(pyarrow.float64())))
-    facts = {SUMMARY: json.dumps(asdict(summary)).encode()}
+    schema = schema.with_metadata({REMARKS: json.dumps(remarks).encode()})
     file = io.BytesIO()
-    parquet.write_table(pyarrow.Table.from_pylist([*rows], schema=schema.with_metadata(facts)), file)
+    parquet.write_table(pyarrow.Table.from_pylist([*rows], schema=schema), file)
     return file.getvalue()

@@ -12,38 +12,33 @@ from __future__ import annotations
 
 import os
 import socket
-import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from flawscope._version import __version__
 from flawscope.artefact.state_file import checkpoint_of
-from flawscope.cluster.connect import REPEAT, News, Node, cause_of, last_line, nodes, require_version
+from flawscope.cluster.connect import (
+    REPEAT,
+    News,
+    Node,
+    Share,
+    begin_on_node,
+    cause_of,
+    last_line,
+    nodes,
+    share,
+)
 from flawscope.errors import FlawscopeError, InputError, pluralize
-from flawscope.progress import Step, silent
+from flawscope.progress import Step, at_times, silent
 
 FAILURES = 3  # lost workers that are replaced
 WAIT = timedelta(days=7)  # that a worker waits for the others: a death is noticed at once, otherwise
 LOOK = 0.25  # seconds between looks at the workers' news
-OFTEN = 0.5  # seconds between two lines of progress of a worker
 SHORT = 20.0  # seconds until a person is told that the cluster has no room
 GRACE = 5.0  # seconds for the others to say why they ended, too
 DIED = "a process or its machine ended, often for want of memory"
-
-
-class Division(NamedTuple):
-    """Number of workers and of each one's cores; `gpu`: each has a GPU."""
-
-    workers: int
-    threads: int
-    gpu: bool
-
-    def __str__(self) -> str:
-        each = f"{pluralize(self.threads, 'core')}{' and a GPU' if self.gpu else ''}"
-        return f"{pluralize(self.workers, 'worker')} of {each}"
 
 
 class Trained(NamedTuple):
@@ -81,12 +76,13 @@ def fit(
         InputError: the cluster has no room for them, or `fitting.fit` refuses.
         FlawscopeError: workers were lost more often, or `fitting.fit` raises it.
     """
-    division, news = divided(nodes(), threads, gpu), News()
+    count, each = divided(nodes(), threads, gpu)
     out = Path(os.path.abspath(out))
-    say(str(division))
+    say(f"{pluralize(count, 'worker')} of {_words(each)}")
+    workers = Workers(count, each, say, step)
     for left in reversed(range(FAILURES + 1)):
         try:
-            return Trained(out, *_together(division, news, (images, out, os.getcwd(), options), say, step))
+            return Trained(out, *workers.learn(images, out, os.getcwd(), options))
         except _WorkerLost as lost:
             if not left:
                 raise FlawscopeError(f"the workers were lost for good: {lost}; {REPEAT}") from None
@@ -94,95 +90,90 @@ def fit(
     raise AssertionError
 
 
-def divided(found: Sequence[Node], threads: int | None, gpu: bool | None) -> Division:
-    """A worker for each GPU, or for each of these nodes, with as many cores each as there are.
+def divided(found: list[Node], threads: int | None, gpu: bool | None) -> tuple[int, Share]:
+    """The number of workers, one for each GPU or for each of these nodes, and what each has.
 
     Raises:
         InputError: there are too few GPUs, or cores.
     """
     gpus = int(sum(node.gpus for node in found))
-    gpu = gpus > 0 if gpu is None else gpu
-    count = gpus if gpu else len(found)
-    least, most = threads or 1, threads or int(max((node.cpus for node in found), default=0))
-    for each in range(most, least - 1, -1):
-        if count and sum(node.room(each, gpu) for node in found) >= count:
-            return Division(count, each, gpu)
-    room = Division(sum(node.room(least, gpu) for node in found), least, gpu)
-    raise InputError(
-        f"the cluster has room for {room}, not for {max(count, 1)}: give fewer --threads, or add nodes"
-    )
+    on_gpus = gpus > 0 if gpu is None else gpu
+    count = max(1, gpus if on_gpus else len(found))
+    each = share(found, count, threads, "cuda" if on_gpus else "cpu", least=1)
+    if each.at_once() < count:
+        room = pluralize(each.at_once(), "worker")
+        raise InputError(
+            f"the cluster has room for {room} of {_words(each)}, not for {count}: give fewer --threads, or "
+            "add nodes"
+        )
+    return count, each
 
 
-# ---------------------------------------------------------------------------------------------- the workers
+def _words(each: Share) -> str:
+    return f"{pluralize(each.threads, 'core')}{' and a GPU' if each.gpus else ''}"
 
 
 class _WorkerLost(Exception):
     """A process of the training, or its node, ended; the text says why."""
 
 
-def _together(
-    division: Division,
-    news: News,
-    call: tuple[Any, Path, str, dict[str, Any]],
-    say: Callable[[str], None],
-    step: Step,
-) -> tuple[list[str], list[tuple[str, float]]]:
-    """Runs the workers, ends them, and returns the first one's answer."""
-    import ray
-    from ray.util.placement_group import placement_group, remove_placement_group
-    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+class Workers:
+    """The processes that learn together. say, step: get the first one's."""
 
-    workers, threads, gpu = division
-    room = placement_group([{"CPU": threads, **({"GPU": 1} if gpu else {})}] * workers)
-    try:
-        ready = room.ready()
-        if not ray.wait([ready], timeout=SHORT)[0]:
-            say(f"waits for {division}: the cluster is busy, or has lost nodes")
-            ray.get(ready)
-        actor: Any = ray.remote(Worker)
-        there = PlacementGroupSchedulingStrategy(room)
-        options = {"num_cpus": threads, "num_gpus": int(gpu), "scheduling_strategy": there}
-        every = [actor.options(**options).remote(division, rank, __version__) for rank in range(workers)]
+    def __init__(self, count: int, each: Share, say: Callable[[str], None], step: Step):
+        self.count, self.each, self.say, self.step = count, each, say, step
+        self.news = News()
+
+    def learn(self, *call: Any) -> tuple[list[str], list[tuple[str, float]]]:
+        """Starts them, has all make `Worker.learn`'s call, ends them, and returns the first one's answer.
+
+        Raises:
+            FlawscopeError: one has refused. _WorkerLost: one has failed.
+        """
+        import ray
+        from ray.util.placement_group import placement_group, remove_placement_group
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+        cpus, gpus, _ = self.each
+        room = placement_group([{"CPU": cpus, **({"GPU": gpus} if gpus else {})}] * self.count)
+        every: list[Any] = []
         try:
+            ready = room.ready()
+            if not ray.wait([ready], timeout=SHORT)[0]:
+                self.say("waits for room on the nodes: the cluster is busy, or has lost nodes")
+                ray.get(ready)
+            there = PlacementGroupSchedulingStrategy(room)
+            actor: Any = ray.remote(num_cpus=cpus, num_gpus=gpus, scheduling_strategy=there)(Worker)
+            every += [actor.remote(self.count, rank, cpus, gpus > 0) for rank in range(self.count)]
             address = ray.get(every[0].address.remote())
-            answers = [worker.learn.remote(address, *call, news) for worker in every]
-            return _answer(answers, news, say, step)
+            return self.answer([one.learn.remote(__version__, address, self.news, *call) for one in every])
+        except ray.exceptions.RayActorError:
+            raise _WorkerLost(DIED) from None
         finally:
             for worker in every:
                 ray.kill(worker)
-    except ray.exceptions.RayActorError:
-        raise _WorkerLost(DIED) from None
-    finally:
-        remove_placement_group(room)
+            remove_placement_group(room)
 
+    def answer(self, answers: list[Any]) -> tuple[list[str], list[tuple[str, float]]]:
+        """Passes on the workers' news until the first of them has the model, or one has failed."""
+        import ray
 
-def _answer(
-    answers: list[Any], news: News, say: Callable[[str], None], step: Step
-) -> tuple[list[str], list[tuple[str, float]]]:
-    """Passes on the workers' news until the first of them has the model, or one has failed.
-
-    Raises:
-        FlawscopeError: one has refused. _WorkerLost: one has failed.
-    """
-    import ray
-
-    left, found = answers, None
-    while left and not found:
-        ended, left = ray.wait(left, timeout=LOOK)
-        for one in ended:
-            try:
-                found = ray.get(one) or found
-            except ray.exceptions.RayError:
-                raise _failure(answers) from None
-        for line, progress in news.get():
-            if line:
-                say(line)
-            else:
-                step(*progress)
-    if found is None:
+        left = answers
+        while left:
+            ended, left = ray.wait(left, timeout=LOOK)
+            for line, progress in self.news.get():
+                if line:
+                    self.say(line)
+                else:
+                    self.step(*progress)
+            for one in ended:
+                try:
+                    if found := ray.get(one):
+                        failures, suspects = found
+                        return failures, suspects
+                except ray.exceptions.RayError:
+                    raise _failure(answers) from None
         raise _WorkerLost("the workers ended without a model")
-    failures, suspects = found
-    return failures, suspects
 
 
 def _failure(answers: list[Any]) -> Exception:
@@ -206,8 +197,8 @@ def _failure(answers: list[Any]) -> Exception:
 class Worker:
     """Actor: one of the processes that learn."""
 
-    def __init__(self, division: Division, rank: int, version: str):
-        self.division, self.rank, self.version = division, rank, version
+    def __init__(self, count: int, rank: int, threads: int, gpu: bool):
+        self.count, self.rank, self.threads, self.gpu = count, rank, threads, gpu
 
     def address(self) -> str:
         """Address where the workers meet, if this is the first one."""
@@ -218,10 +209,18 @@ class Worker:
             return f"tcp://{ray.util.get_node_ip_address()}:{free.getsockname()[1]}"
 
     def learn(
-        self, address: str, images: Any, out: Path, folder: str, options: dict[str, Any], news: News
+        self,
+        version: str,
+        address: str,
+        news: News,
+        images: Any,
+        out: Path,
+        folder: str,
+        options: dict[str, Any],
     ) -> tuple[list[str], list[tuple[str, float]]] | None:
         """Fits; the first worker also saves the model, and returns the unreadable pictures and the suspects.
         The others return None."""
+        begin_on_node(version, folder)
         import torch
         from torch import distributed
 
@@ -229,29 +228,20 @@ class Worker:
         from flawscope.methods.task import ALONE, Group, Left
         from flawscope.methods.threads import use_threads
 
-        require_version(self.version)
-        workers, threads, gpu = self.division
-        with suppress(OSError):  # absolute paths are enough
-            os.chdir(folder)
-        use_threads(threads)
-        if workers > 1:
-            distributed.init_process_group(
-                "cpu:gloo,cuda:nccl" if gpu else "gloo", address, WAIT, workers, self.rank
-            )
+        use_threads(self.threads)
+        if self.count > 1:
+            kind = "cpu:gloo,cuda:nccl" if self.gpu else "gloo"
+            distributed.init_process_group(kind, address, WAIT, self.count, self.rank)
         own: dict[str, Any] = {"checkpoint": None, "tensorboard": None}
         if self.rank == 0:
             own = {
                 "checkpoint": checkpoint_of(out),
-                "say": lambda line: news.put(line, None),
-                "step": _at_times(lambda *progress: news.put("", progress)),
+                "say": lambda line: news.put(line, ()),
+                "step": at_times(lambda *progress: news.put("", progress)),
             }
+        options |= own | {"together": Group() if self.count > 1 else ALONE}
         try:
-            predictor = fit(
-                images,
-                **{**options, **own},
-                together=Group() if workers > 1 else ALONE,
-                device="cuda" if gpu else "cpu",
-            )
+            predictor = fit(images, **options, device="cuda" if self.gpu else "cpu")
         except Left:
             return None
         except (MemoryError, torch.OutOfMemoryError):
@@ -259,17 +249,3 @@ class Worker:
             raise FlawscopeError(text) from None
         predictor.save(out)
         return predictor.failures, predictor.suspects
-
-
-def _at_times(step: Step) -> Step:
-    """Passes on only some steps: a stage's first and last, and one every `OFTEN` seconds."""
-    shown, last = "", 0.0
-
-    def told(stage: str, done: int, total: int) -> None:
-        nonlocal shown, last
-        name, now = stage.partition(",")[0], time.monotonic()
-        if name != shown or done == total or now - last >= OFTEN:
-            shown, last = name, now
-            step(stage, done, total)
-
-    return told
