@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -268,30 +269,24 @@ class Hollow(Line):
         return super().losses(networks, batch[: 4 * (1 - self.together.rank)], step)
 
 
-def test_workers_that_do_not_learn_the_same_say_what_differs() -> None:
-    said = [{"training set": "a", "number of workers": 2}]
-    with pytest.raises(FlawscopeError, match="the first worker has another training set a, this one has b"):
-        Line().learn(Budget(together=Second(said)), None, {"training set": "b"})
+def test_what_workers_cannot_learn_together_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "line.checkpoint.safetensors"
+    Line().learn(Budget(checkpoint=path), None, {})
+    two = {"number of workers": 2, "minutes": None, "steps": None}
+    resumed, first = [two, read_checkpoint(path)], {"training set": "a", "number of workers": 2}
+    for make, said, resume, wrong in (
+        (Line, [first], False, "the first worker has another training set a, this one has b"),
+        (partial(Line, batch=1), [], False, "a batch of 1 cannot be divided among 2 workers"),
+        (Whole, [], False, "cannot be divided among workers"),
+        (Line, resumed, True, "another number of workers 1, this one has 2"),
+    ):
+        facts = {"training set": "b"} if said and not resume else {}
+        with pytest.raises(FlawscopeError, match=wrong):
+            make().learn(Budget(resume=resume, together=Second(said)), None, facts)
     trainer = Line()
     trainer.together, trainer.done = Second([["others"]]), 5
     with pytest.raises(FlawscopeError, match="after 5 steps the workers' networks differ"):
         trainer._check()
-
-
-def test_what_cannot_be_divided_is_refused() -> None:
-    with pytest.raises(InputError, match="a batch of 1 cannot be divided among 2 workers"):
-        Line(batch=1).learn(Budget(together=Second([])), None, {})
-    with pytest.raises(InputError, match="cannot be divided among workers"):
-        Whole().learn(Budget(together=Second([])), None, {})
-
-
-def test_a_checkpoint_is_of_as_many_workers(tmp_path: Path) -> None:
-    path = tmp_path / "line.checkpoint.safetensors"
-    Line().learn(Budget(checkpoint=path), None, {})
-    found = read_checkpoint(path)
-    two = {"number of workers": 2, "minutes": None, "steps": None}
-    with pytest.raises(InputError, match="another number of workers 1, this one has 2"):
-        Line().learn(Budget(resume=True, together=Second([two, found])), None, {})
 
 
 def test_only_the_first_one_goes_on() -> None:
@@ -329,25 +324,11 @@ def assert_same(a: Named, b: Named) -> None:
         assert np.array_equal(values, b[name]), name
 
 
-class Heard:
-    """News that go nowhere."""
-
-    def put(self, *news: Any) -> None:
-        pass
-
-
 def alone(version: str = __version__) -> Callable[..., Any]:
     """The work of the only worker, in this process."""
     worker = training.Worker(1, 0, 1, False)
-    return lambda images, out, **options: worker.learn(
-        version,
-        "",
-        Heard(),  # type: ignore[arg-type]
-        images,
-        out,
-        os.getcwd(),
-        options,
-    )
+    unheard: Any = SimpleNamespace(put=lambda *news: None)
+    return lambda images, out, **options: worker.learn(version, "", unheard, images, out, ".", options)
 
 
 def test_one_worker_makes_the_model_of_a_plain_fit(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import MISSING, fields
+from dataclasses import asdict
 from string import ascii_lowercase
 from typing import Any
 
 from flawscope.benchmark.tables import (
+    COSTS,
     METRICS,
     Figure,
     Group,
@@ -25,7 +29,15 @@ from flawscope.methods import registry
 from flawscope.progress import duration
 
 RAISED = str.maketrans("0123456789RSMU", "⁰¹²³⁴⁵⁶⁷⁸⁹ᴿˢᴹᵁ")
-Document = dict[str, Any]
+# title of a cost -> what a cell's document says of it, and how that is shown
+COLUMNS: dict[str, tuple[Callable[[dict[str, Any]], float | None], Callable[[float], str]]] = {
+    "fit": (COSTS["fit_seconds"], duration),
+    "evaluate": (COSTS["evaluate_seconds"], duration),
+    "peak memory": (lambda document: document["peak_memory"] / GIB, "{:.2f} GiB".format),
+    "steps": (COSTS["steps"], "{:,.0f}".format),
+    "threads": (COSTS["threads"], "{:.0f}".format),
+    "cells at a time": (COSTS["jobs"], "{:.0f}".format),
+}
 
 
 class _Notes:
@@ -150,39 +162,26 @@ def _printed(source: Source, metric: str, group: Group) -> str:
 
 def _costs(results: Results, notes: _Notes) -> str:
     rows = []
-    for (method, category), cells in sorted(
-        results.cells.items(), key=lambda one: results.grid.rows.index(one[0][1])
-    ):
-        documents = [d for d in map(results.document, cells) if d is not None]
+    for category, method in itertools.product(results.grid.rows, results.grid.methods):
+        found = [results.document(cell) for cell in results.cells.get((method, category), [])]
+        documents = [document for document in found if document is not None]
         if not documents:
             continue
-        resumed = any(d["fit"]["resumed"] for d in documents)
-        remark = ["Interrupted while it learnt, and resumed: that fit's time is not known."] * resumed
-        rows.append(
-            [
-                category,
-                method,
-                f"{_mean(documents, lambda d: d['fit']['seconds'], duration)} {notes.mark(remark)}".strip(),
-                _mean(documents, lambda d: d["evaluate"]["seconds"], duration),
-                _mean(documents, lambda d: d["peak_memory"] / GIB, lambda v: f"{v:.2f} GiB"),
-                _mean(documents, lambda d: d["settings"].get("steps"), lambda v: f"{v:,.0f}"),
-                _mean(documents, lambda d: d["threads"], lambda v: f"{v:.0f}"),
-                _mean(documents, lambda d: d["jobs"], lambda v: f"{v:.0f}"),
-            ]
-        )
+        row = [category, method]
+        for cost, show in COLUMNS.values():
+            values = [value for value in map(cost, documents) if value is not None]
+            row.append(show(statistics.fmean(values)) if values else "")
+        if any(document["fit"]["resumed"] for document in documents):
+            remark = "Interrupted while it learnt, and resumed: that fit's time is not known."
+            row[2] = f"{row[2]} {notes.mark([remark])}".strip()
+        rows.append(row)
     if not rows:
         return ""
-    header = ["category", "method", "fit", "evaluate", "peak memory", "steps", "threads", "cells at a time"]
     return (
         "## Time and memory\n\nOf a cell's process, mean over its seeds. Fit: reading, learning, "
         "calibrating. Evaluate: opening the model file, scoring all test pictures, metrics. Other cells may "
-        f"have run at the same time.\n\n{_table(header, rows, text=2)}"
+        f"have run at the same time.\n\n{_table(['category', 'method', *COLUMNS], rows, text=2)}"
     )
-
-
-def _mean(documents: Sequence[Document], get: Callable[[Document], Any], show: Callable[[float], str]) -> str:
-    values = [value for value in map(get, documents) if value is not None]
-    return show(statistics.fmean(values)) if values else ""
 
 
 def _published(results: Results, letters: dict[str, str]) -> str:
@@ -229,36 +228,29 @@ def _settings(results: Results) -> str:
 
 
 def _changed(method: str, settings: dict[str, Any]) -> str:
-    """Settings that differ from the defaults. Seeds and steps stand elsewhere."""
-    defaults = {
-        f.name: f.default_factory() if f.default_factory is not MISSING else f.default
-        for f in fields(registry.method(method).config)
-    }
+    """Settings that differ from the defaults, both as JSON has them. Seeds and steps stand elsewhere."""
+    defaults = json.loads(json.dumps(asdict(registry.method(method).config())))
     found = [
         f"`{key}: {value}`"
         for key, value in settings.items()
-        if key not in ("seed", "steps") and _listed(value) != _listed(defaults.get(key))
+        if key not in ("seed", "steps") and value != defaults.get(key)
     ]
     return f"{', '.join(found)}; all else as by default" if found else "as by default"
 
 
-def _listed(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
 def _machines(results: Results) -> str:
-    found: dict[str, int] = {}
-    for document in results.done.values():
-        machine = document["machine"]
-        memory = "" if machine["memory_gib"] is None else f", {machine['memory_gib']:g} GiB"
-        versions = ", ".join(f"{name} {version}" for name, version in document["versions"].items())
-        text = (
-            f"{machine['cpu']}, {pluralize(machine['cores'], 'core')}{memory}, {machine['system']}; "
-            f"computed on {document['device']}; {versions}"
-        )
-        found[text] = found.get(text, 0) + 1
+    found = Counter(map(_machine, results.done.values()))
     lines = [f"- {text}" + ("" if len(found) == 1 else f" ({n} cells)") for text, n in found.items()]
     return "## Environment\n\n" + "\n".join(lines) if lines else ""
+
+
+def _machine(document: dict[str, Any]) -> str:
+    machine = document["machine"]
+    memory = "" if machine["memory_gib"] is None else f", {machine['memory_gib']:g} GiB"
+    versions = ", ".join(f"{name} {version}" for name, version in document["versions"].items())
+    cores = pluralize(machine["cores"], "core")
+    here = f"{machine['cpu']}, {cores}{memory}, {machine['system']}"
+    return f"{here}; computed on {document['device']}; {versions}"
 
 
 # ----------------------------------------------------------------------------------------------------- text

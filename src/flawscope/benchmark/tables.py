@@ -7,8 +7,8 @@ import csv
 import io
 import itertools
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,15 @@ METRICS = {
     "au_pro": "AU-PRO",
     "pixel_ap": "pixel AP",
 }
-MIB = 2**20
+# column of results.csv -> what a cell's document says of it
+COSTS: dict[str, Callable[[dict[str, Any]], float | None]] = {
+    "fit_seconds": lambda document: document["fit"]["seconds"],
+    "evaluate_seconds": lambda document: document["evaluate"]["seconds"],
+    "peak_memory_mib": lambda document: round(document["peak_memory"] / 2**20),
+    "threads": lambda document: document["threads"],
+    "jobs": lambda document: document["jobs"],
+    "steps": lambda document: document["settings"].get("steps"),
+}
 PUBLISHED = Path(__file__).with_name("published.yaml")  # which explains its fields
 OTHER = "none"  # the `method` of sources about methods that are not implemented here
 
@@ -182,16 +190,16 @@ class Results:
     def to_csv(self) -> str:
         """CSV table with a row for each cell; a missing category has rows too, without figures."""
         found = [key for document in self.done.values() for key in document["evaluation"]["metrics"]]
-        names = ["category", "method", "seed", "state", *dict.fromkeys([*METRICS, *found])]
-        names += ["fit_seconds", "evaluate_seconds", "peak_memory_mib", "threads", "jobs", "steps", "reason"]
+        metrics = dict.fromkeys([*METRICS, *found])
         file = io.StringIO()
+        names = ["category", "method", "seed", "state", *metrics, *COSTS, "reason"]
         writer = csv.DictWriter(file, names, lineterminator="\n")
         writer.writeheader()
-        by_seed = {(cell.category, cell.method, cell.seed): cell for cell in self.grid.cells}
         for category, method in itertools.product(self.grid.rows, self.grid.methods):
+            cells = {cell.seed: cell for cell in self.cells.get((method, category), [])}
             for seed in self.grid.seeds[method]:
                 row = {"category": category, "method": method, "seed": seed}
-                row |= self._csv_row(category, by_seed.get((category, method, seed)))
+                row |= self._csv_row(category, cells.get(seed))
                 writer.writerow({name: csv_cell(value) for name, value in row.items()})
         return file.getvalue()
 
@@ -199,19 +207,11 @@ class Results:
         if cell is None:
             reason = self.grid.unusable.get(category)
             return {"state": "failed" if reason else "missing", "reason": reason}
-        document = self.document(cell)
-        if document is None:
-            return {"state": self.state(cell), "reason": self.failed.get(cell.name)}
-        return {
-            "state": "done",
-            **document["evaluation"]["metrics"],
-            "fit_seconds": document["fit"]["seconds"],
-            "evaluate_seconds": document["evaluate"]["seconds"],
-            "peak_memory_mib": round(document["peak_memory"] / MIB),
-            "threads": document["threads"],
-            "jobs": document["jobs"],
-            "steps": document["settings"].get("steps"),
-        }
+        row = {"state": self.state(cell), "reason": self.failed.get(cell.name)}
+        if document := self.document(cell):
+            costs = {name: cost(document) for name, cost in COSTS.items()}
+            return {**row, **document["evaluation"]["metrics"], **costs}
+        return row
 
 
 def methods_and_seeds(grid: Grid) -> str:
@@ -275,44 +275,37 @@ class Source:
     conditions: str
     decimals: int
     table: bool
-    cells: dict[str, dict[str, Figure]]
-    means: dict[str, Figure]
+    cells: dict[str, dict[str, Figure]] = field(default_factory=dict)
+    means: dict[str, Figure] = field(default_factory=dict)
 
 
 def sources(methods: Iterable[str]) -> list[Source]:
     """Sources about these methods, in their order, then those about methods that are not implemented here."""
-    return [source for method in (*methods, OTHER) for source in _all() if source.method == method]
+    return [source for method in (*methods, OTHER) for source in _published()[0] if source.method == method]
 
 
 def marks() -> dict[str, str]:
     """The meaning of each mark."""
-    return dict(_read()["marks"])
+    return _published()[1]
 
 
 @cache
-def _read() -> dict[str, Any]:
+def _published() -> tuple[list[Source], dict[str, str]]:
     import yaml
 
-    data: dict[str, Any] = yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))
-    return data
+    data = yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))
+    return [_source(**entry) for entry in data["sources"]], data["marks"]
 
 
-@cache
-def _all() -> tuple[Source, ...]:
-    return tuple(_source(entry) for entry in _read()["sources"])
-
-
-def _source(entry: dict[str, Any]) -> Source:
-    scale = {"percent": 100.0, "fraction": 1.0}[entry["unit"]]
-    cells: dict[str, dict[str, Figure]] = {}
-    means: dict[str, Figure] = {}
-    for metric, given in entry["metrics"].items():
+def _source(*, unit: str, metrics: dict[str, Any], **facts: Any) -> Source:
+    scale = {"percent": 100.0, "fraction": 1.0}[unit]
+    source = Source(**facts)
+    for metric, given in metrics.items():
         marks = given.get("marks", {})
-        cells[metric] = {
+        source.cells[metric] = {
             category: Figure(value / scale, marks.get(category, given["mark"]))
             for category, value in given.get("cells", {}).items()
         }
         if "mean" in given:
-            means[metric] = Figure(given["mean"] / scale, given.get("mean_mark", given["mark"]))
-    names = ("id", "method", "label", "source", "conditions", "decimals", "table")
-    return Source(**{name: entry[name] for name in names}, cells=cells, means=means)
+            source.means[metric] = Figure(given["mean"] / scale, given.get("mean_mark", given["mark"]))
+    return source
