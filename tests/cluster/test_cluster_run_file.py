@@ -113,7 +113,7 @@ def test_each_worker_has_something_to_do_and_shards_are_not_too_many() -> None:
         made = -(-inputs // size)
         assert size % batch == 0
         assert size >= 1
-        assert made >= min(workers, -(-inputs // batch)) * 0.9 or size == batch
+        assert -(-made // workers) * size < 2 * (inputs / workers + batch)  # the longest that one works
         assert made <= max(workers, MOST)
         if workers * EACH * batch <= inputs <= PART * MOST // 2:
             assert size <= PART + batch
