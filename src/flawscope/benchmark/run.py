@@ -170,7 +170,8 @@ class Processes:
         self.environment = {**os.environ, **dict.fromkeys(names, str(threads))}
         self.waiters = ThreadPoolExecutor(most)  # one for each process
         self.running: dict[Future[Any], str] = {}
-        self.processes: dict[str, Popen[bytes]] = {}
+        self.processes: list[Popen[bytes]] = []
+        self.stopped = False
 
     def start(self, label: str, function: Callable[..., Any], *given: Any) -> None:
         self.running[self.waiters.submit(self._wait, label, pickle.dumps((function, given)))] = label
@@ -180,7 +181,8 @@ class Processes:
         return [(self.running.pop(one), one.result()) for one in done]
 
     def stop(self) -> None:
-        for process in self.processes.values():
+        self.stopped = True  # for one that is just being started
+        for process in [*self.processes]:
             process.kill()
         self.waiters.shutdown()
 
@@ -190,12 +192,14 @@ class Processes:
         command = [sys.executable, "-c", "from flawscope.benchmark.run import work; work()"]
         try:
             with Popen(command, stdin=PIPE, stdout=PIPE, env=self.environment, process_group=0) as process:
-                self.processes[label] = process
+                self.processes.append(process)
+                if self.stopped:
+                    process.kill()
                 assert process.stdin
                 assert process.stdout
                 process.stdin.write(call)
                 process.stdin.flush()
-                with suppress(EOFError):
+                with suppress(EOFError, pickle.UnpicklingError):
                     while True:
                         is_over, news = pickle.load(process.stdout)
                         if is_over:
