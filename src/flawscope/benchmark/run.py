@@ -189,7 +189,7 @@ class Processes:
     def _wait(self, label: str, call: bytes) -> Any:
         """Starts a process, passes on its progress, and returns its answer. Ctrl-C comes to this process
         alone."""
-        command = [sys.executable, "-c", "from flawscope.benchmark.run import work; work()"]
+        command = [sys.executable, "-P", "-c", "from flawscope.benchmark.run import work; work()"]
         try:
             with Popen(command, stdin=PIPE, stdout=PIPE, env=self.environment, process_group=0) as process:
                 self.processes.append(process)
