@@ -34,7 +34,6 @@ from flawscope.results.table import Row, Unjudged, parquet_schema
 
 if TYPE_CHECKING:
     from flawscope.pictures.decoding import Source
-    from flawscope.predictor import Predictor
 
 RUN, FOLDER, OVERLAYS = "run.json", "parts", "overlays"
 REMARKS = b"flawscope"  # key in a shard's metadata: files with several pictures, and what was not drawn
@@ -174,7 +173,7 @@ def judge(job: Job, shard: int) -> int:
 
 
 @lru_cache(maxsize=1)
-def _opened(job: Job) -> tuple[Store, Run, Predictor]:
+def _opened(job: Job) -> tuple[Store, Run, Any]:
     """Opens a run on a node. InputError: the node has another version, or does not see a folder that it
     needs."""
     from flawscope import load
@@ -203,7 +202,7 @@ def _opened(job: Job) -> tuple[Store, Run, Predictor]:
     return store, run, predictor
 
 
-def _judge(store: Store, run: Run, predictor: Predictor, shard: int, entries: Sequence[Entry]) -> None:
+def _judge(store: Store, run: Run, predictor: Any, shard: int, entries: Sequence[Entry]) -> None:
     remarks: dict[str, list[str]] = {"several": [], "undrawn": []}
     rows: list[dict[str, Any]] = []
     errors = {number: entry.error for number, entry in enumerate(entries) if entry.error}
