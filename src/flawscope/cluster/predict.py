@@ -138,7 +138,7 @@ def _refuse_among_pictures(store: Store, out: str, pictures: Sequence[str]) -> N
 
 
 def _found(store: Store, call: Mapping[str, Any], stdin: Any) -> Run | None:
-    """This call's run that the folder holds; None where it holds none. InputError: it holds another one."""
+    """Reads this call's run in the folder; None where there is none. InputError: it has another one."""
     if not store.exists(RUN):
         for name in (shards.FOLDER, shards.OVERLAYS, FACTS):
             if store.exists(name):
