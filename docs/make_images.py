@@ -13,7 +13,7 @@ import flawscope
 from flawscope.datasets import open_dataset
 from flawscope.predictor import Predictor
 from flawscope.results import drawing
-from flawscope.results.contact_sheet import contact_sheet
+from flawscope.results.contact_sheet import Line, contact_sheet
 from flawscope.results.folder import Pictures
 from flawscope.synthesis.demo.dataset import draw_dataset
 
@@ -45,7 +45,7 @@ def main() -> None:
                 verdicts.append(f"{found.decision}\nseverity {found.severity:+.1f}, p {found.p_value:.3f}")
             if category == MOVING:
                 animate(model, root, Path(folder) / "results")
-    sheet = contact_sheet([(pictures, names), (heats, verdicts)], PANEL)
+    sheet = contact_sheet([Line(pictures, names), Line(heats, verdicts)], PANEL)
     # 256 colours: a third of the size, and no visible difference
     sheet.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=4, dither=Image.Dither.NONE).save(
         IMAGES / "defects.png", optimize=True

@@ -8,6 +8,7 @@ import shutil
 import sys
 import types
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,15 @@ import pytest
 from PIL import Image
 
 from brightness import SIDE, draw, draw_mask, model
-from flawscope.datasets import open_dataset
+from flawscope.datasets import Item, open_dataset
 from flawscope.datasets.masks import union
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.evaluation import Evaluation, evaluate
+from flawscope.evaluation.result import Kept
 from flawscope.metrics import confidence_interval_rate, pixel_metrics
+from flawscope.pictures.geometry import Geometry
 from flawscope.pictures.preprocess import Preprocess
+from flawscope.results.prediction import Prediction
 
 
 @pytest.fixture
@@ -286,22 +290,28 @@ def test_what_a_crop_cuts_away_counts_nowhere(root: Path) -> None:
 # ------------------------------------------------------------------------------------------------- memory
 
 
-def test_maps_on_disk_make_no_difference(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (root / "ground_truth/dent/d1_mask.png").unlink()
-    before = found(root, full_resolution=True)
-    monkeypatch.setattr("flawscope.evaluation.result.MEMORY", 3 * 4 * SIDE * SIDE)
-    after = found(root, full_resolution=True)
-    assert after.metrics == before.metrics
-    for one, other in zip(after.pictures, before.pictures, strict=True):
-        assert one.item == other.item
-        np.testing.assert_array_equal(one.prediction.map, other.prediction.map)
-        np.testing.assert_array_equal(one.truth, other.truth)  # type: ignore[arg-type]
-        assert one.prediction.regions == other.prediction.regions
-    assert [seen.item for seen in after.pictures[-2:]] == [after.pictures[k].item for k in (-2, -1)]
-    monkeypatch.setattr("flawscope.evaluation.result.MEMORY", 0)
+def test_maps_that_find_no_room_are_one_line(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = found(root)
+    assert [seen.item for seen in result.pictures[-2:]] == [result.pictures[k].item for k in (-2, -1)]
     monkeypatch.setattr("tempfile.TemporaryFile", lambda **_: open("/dev/full", "wb", 0))  # noqa: SIM115
     with pytest.raises(FlawscopeError, match=r"cannot keep anomaly maps in .*: No space left.*TMPDIR"):
         found(root)
+
+
+def test_what_is_kept_is_read_as_it_was() -> None:
+    rng = np.random.default_rng(0)
+    kept, geometry = Kept(Geometry.inside), Preprocess((30, 50)).geometry((30, 50))
+    maps = rng.normal(size=(9, 30, 50)).astype(np.float32)
+    truths = [None if k == 4 else rng.random((30, 50)) < k / 9 for k in range(9)]
+    for values, truth in zip(maps, truths, strict=True):
+        found = Prediction(1.0, 0.5, 2.0, True, values, geometry, 0.5, 0.5, (0.0, 1.0))
+        kept.append(Item(Path("x.png"), "kind", True), found, truth)
+    with ThreadPoolExecutor(4) as pool:
+        read = list(pool.map(lambda k: kept.pictures[k % 9], range(90)))
+    for k, one in enumerate(read):
+        np.testing.assert_array_equal(one.prediction.map, maps[k % 9])
+        np.testing.assert_array_equal(one.truth, truths[k % 9])  # type: ignore[arg-type]
+    assert kept.without_mask == 1
 
 
 # ----------------------------------------------------------------------------------------------- MVTec LOCO

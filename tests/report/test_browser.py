@@ -17,7 +17,7 @@ from flawscope.report.collect import figures
 from flawscope.report.page import page
 from flawscope.report.pages import Reviewed, again_page, comparison_page, predictions_page
 from flawscope.report.thumbnails import layers
-from flawscope.report.words import facts, sentences
+from flawscope.report.words import facts
 from flawscope.results.table import Row
 from flawscope.station.review import Flagged, Session
 from flawscope.station.review.server import Review
@@ -360,15 +360,12 @@ def test_five_hundred_pictures_are_ready_soon(browser: Driver, hostile: Any, tmp
     small = {
         seen.item.path: layers(seen.item.path, seen.prediction, (), 155, None) for seen in result.pictures
     }
-    calibration = hostile.predictor.calibration
-    found = figures(replace(result, pictures=many), calibration, hostile.dataset)
-    about = facts(result, hostile.predictor.manifest, hostile.dataset, "fake", "")
+    manifest = hostile.predictor.manifest
+    found = figures(replace(result, pictures=many), manifest.calibration, hostile.dataset)
+    about = facts(result, manifest, hostile.dataset, "fake", "")
     thumbnails = [small[seen.item.path] for seen in many]
     path = tmp_path / "many.html"
-    path.write_text(
-        page("many", found, sentences(found.tally, calibration), about, list(thumbnails), calibration),
-        encoding="utf-8",
-    )
+    path.write_text(page(result, found, about, thumbnails, manifest), encoding="utf-8")
     browser.get(path.as_uri())
     timing = "const t = performance.timing; return t.loadEventEnd - t.navigationStart"
     assert browser.execute_script("return document.documentElement.dataset.ready") == "yes"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from flawscope.calibration.threshold import Calibration
-from flawscope.pictures.listing import printable
+from flawscope.metrics import confidence_interval_rate
 from flawscope.report.collect import Figures, figures, image_curves
 from flawscope.report.words import Tally, headline, percent, rates, sentences
 from flawscope.results.prediction import FALSE_ALARM, MISSED, RIGHT
@@ -37,7 +37,7 @@ def test_one_step_is_the_least_change_there_can_be(run_of: Callable) -> None:
 
 def test_the_worst_mistake_is_first_and_what_was_nearly_one_follows(run_of: Callable) -> None:
     found = counted(run_of((0.1, 0.46, 0.6), (0.2, 0.55, 0.9)))
-    in_order = [(found.rows[i].name, found.rows[i].outcome) for i in found.by_margin]
+    in_order = [(found.rows[i]["name"], found.rows[i]["outcome"]) for i in found.by_margin]
     assert in_order == [
         ("dent/d0.png", MISSED),  # 0.3 below
         ("good/g2.png", FALSE_ALARM),  # 0.1 above
@@ -46,15 +46,15 @@ def test_the_worst_mistake_is_first_and_what_was_nearly_one_follows(run_of: Call
         ("good/g0.png", RIGHT),
         ("dent/d2.png", RIGHT),
     ]
-    assert [found.rows[i].name for i in found.mistakes] == ["dent/d0.png", "good/g2.png"]
+    assert [found.rows[i]["name"] for i in found.mistakes] == ["dent/d0.png", "good/g2.png"]
 
 
 def test_the_table_of_types_counts_each(run_of: Callable) -> None:
     good, dent = counted(run_of((0.1, 0.6), (0.4, 0.8, 0.9))).kinds
-    assert (good.name, good.called, good.images, good.auroc) == ("good", 1, 2, None)
-    assert (dent.name, dent.called, dent.images) == ("dent", 2, 3)
-    assert dent.auroc == pytest.approx(5 / 6)
-    assert 0 < dent.low < 2 / 3 < dent.high < 1
+    assert [good[key] for key in ("name", "anomalous", "images", "auroc")] == ["good", 1, 2, None]
+    assert [dent[key] for key in ("name", "anomalous", "images")] == ["dent", 2, 3]
+    assert dent["auroc"] == pytest.approx(5 / 6)
+    assert dent["interval"] == rates(*confidence_interval_rate(2, 3))
 
 
 def test_image_curves_are_those_of_scikit_learn() -> None:
@@ -131,4 +131,3 @@ def test_what_was_not_tested_is_not_claimed() -> None:
     assert f"Of good parts like those, {percent(0.1)} are expected" in few
     assert "10 more good pictures would do" in few
     assert rates(0.631, 1).split() == ["63.1", "to", "100", "%"]
-    assert printable("odd\udcff.png") == "odd\\udcff.png"

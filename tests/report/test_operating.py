@@ -10,12 +10,9 @@ import numpy as np
 import pytest
 
 from flawscope.calibration.threshold import Calibration
-from flawscope.report.collect import Row
 from flawscope.report.page import MOST_POINTS, operating_points, step_path
 
-
-def row(score: float, anomalous: bool) -> Row:
-    return Row("", "", anomalous, False, score, 0.5, 0.0, 0, "1 × 1")
+ONE = np.array([0.5]), np.array([True])
 
 
 def calibration(count: int, rate: float = 0.05, **more: Any) -> Calibration:
@@ -31,36 +28,35 @@ def test_every_position_is_what_its_option_makes_of_the_pictures(count: int) -> 
     scores, bad = rng.normal(0.5, 1, 50), rng.random(50) < 0.5
     # scores on thresholds, too
     scores[:10] = rng.choice(made.scores, 10)
-    points = operating_points([row(float(s), bool(b)) for s, b in zip(scores, bad, strict=True)], made)
+    points = operating_points(scores, bad, made)
     assert len(points) <= MOST_POINTS + 1
-    assert [point.threshold for point in points] == sorted((p.threshold for p in points), reverse=True)
-    (now,) = (point for point in points if point.now)
-    assert now.threshold == made.score_threshold
-    assert now.rate == pytest.approx(made.expected_rate)
+    assert [point["threshold"] for point in points] == sorted((p["threshold"] for p in points), reverse=True)
+    (now,) = (point for point in points if point["now"])
+    assert now["threshold"] == made.score_threshold
+    assert now["rate"] == pytest.approx(made.expected_rate)
     for point in points[:: max(1, len(points) // 20)]:
-        other = made.with_rate(float(point.option.split()[1].rstrip("%")) / 100)
-        assert other.score_threshold == point.threshold
-        assert other.expected_rate == pytest.approx(point.rate)
+        other = made.with_rate(float(point["option"].split()[1].rstrip("%")) / 100)
+        assert other.score_threshold == point["threshold"]
+        assert other.expected_rate == pytest.approx(point["rate"])
         called = other.is_anomalous(scores)
-        assert point.missed == (~called & bad).sum()
-        assert point.alarms == (called & ~bad).sum()
-        assert point.missed + point.alarms <= point.defective + point.good == 50
+        assert point["missed"] == (~called & bad).sum()
+        assert point["alarms"] == (called & ~bad).sum()
+        assert point["missed"] + point["alarms"] <= point["defective"] + point["good"] == 50
 
 
 def test_what_is_not_promised_has_no_rate() -> None:
-    points = operating_points([row(0.5, True)], calibration(10, promised=False))
-    assert {point.rate for point in points} == {None}
-    assert points[0].good == 0
-    assert points[0].alarm_range is None
+    points = operating_points(*ONE, calibration(10, promised=False))
+    assert {point["rate"] for point in points} == {None}
+    assert points[0]["good"] == 0
+    assert points[0]["alarm_range"] is None
 
 
 def test_one_threshold_makes_no_slider() -> None:
-    assert operating_points([row(0.5, True)], calibration(1)) == []
+    assert operating_points(*ONE, calibration(1)) == []
 
 
 def test_the_path_runs_from_left_to_right_and_down_is_less() -> None:
     assert step_path([0.0, 1.0, 0.5]) == "M0.00 100.00L50.00 0.00L100.00 50.00"
-    assert step_path([0.3]) == ""
 
 
 def test_a_report_without_a_choice_of_thresholds_has_no_slider(

@@ -164,7 +164,10 @@ def test_what_has_no_room_is_left_out_and_the_report_says_so(
     assert "There is room for" not in run.write(tmp_path / "report.html")
     monkeypatch.setattr(thumbnails, "LEAST_SIDE", thumbnails.MOST_SIDE)
     made = thumbnails.thumbnails(run.result.pictures, range(5))
-    sizes = {seen.item.path.name: one.size for seen, one in zip(run.result.pictures, made, strict=True)}
+    sizes = {
+        seen.item.path.name: sum(map(len, one.values()))
+        for seen, one in zip(run.result.pictures, made, strict=True)
+    }
     limit = sizes["g2.png"] + sizes["d1.png"]  # the mistakes
     monkeypatch.setattr(thumbnails, "PAGE_BYTES", limit)
     page = Page(run.write(tmp_path / "report.html"))

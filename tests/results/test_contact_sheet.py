@@ -12,7 +12,7 @@ from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.results import contact_sheet as animation
 from flawscope.results import drawing
-from flawscope.results.contact_sheet import contact_sheet
+from flawscope.results.contact_sheet import Line, contact_sheet
 from flawscope.results.folder import GAP, KEPT, PANEL, Example, Kind, Pictures
 from flawscope.results.prediction import Prediction
 
@@ -36,16 +36,14 @@ def test_a_kind_keeps_its_highest_and_lowest_scores(count):
 
 def test_rows_have_headings_and_widths_of_their_own():
     black = np.zeros((40, 40, 3), np.uint8)
-    rows = [([black, black], ["a", "b"]), ([black], ["c"])]
-    plain = contact_sheet(rows, [(40, 40), (40, 90)])
-    headed = contact_sheet(rows, [(40, 40), (40, 90)], headings=["first kind", None])
+    first, second = Line([black, black], ["a", "b"]), Line([black], ["c"], width=90)
+    plain = contact_sheet([first, second], (40, 40))
+    headed = contact_sheet([first._replace(heading="first kind"), second], (40, 40))
     assert headed.height > plain.height
     assert headed.width == plain.width
     dark = np.argwhere((np.asarray(plain) == 0).all(axis=2))
     lower = dark[dark[:, 0] > dark[:, 0].min() + 45]
     assert lower[:, 1].min() == dark[:, 1].min() + 25  # the middle of its wider cell
-    with pytest.raises(InputError, match="one a row"):
-        contact_sheet(rows, [(40, 40)])
 
 
 def test_the_ground_truth_is_a_dashed_outline_and_never_hides_the_picture(tmp_path):
@@ -74,10 +72,11 @@ def photo() -> np.ndarray:
 
 
 def test_images_captions_and_frames_are_where_they_belong(photo):
-    rows = [([photo, photo[:, :40]], ["first", "second\nline"]), ([np.zeros((60, 80), bool)], [""])]
-    bar = drawing.colour_bar(0, 1, 0.5)
-    frames = [[drawing.GOOD, None], [drawing.BAD]]
-    sheet = contact_sheet(rows, (60, 80), frames=frames, title="A title", bar=bar)
+    lines = [
+        Line([photo, photo[:, :40]], ["first", "second\nline"], frames=[drawing.GOOD, None]),
+        Line([np.zeros((60, 80), bool)], [""], frames=[drawing.BAD]),
+    ]
+    sheet = contact_sheet(lines, (60, 80), title="A title", bar=drawing.colour_bar(0, 1, 0.5))
     pixels = np.asarray(sheet)
     assert sheet.mode == "RGB"
     windows = np.lib.stride_tricks.sliding_window_view(pixels, photo.shape)[:, :, 0]
@@ -96,17 +95,14 @@ def test_images_captions_and_frames_are_where_they_belong(photo):
 
 
 def test_long_captions_stay_in_their_cell_and_proportions_are_kept(photo):
-    sheet = np.asarray(contact_sheet([([photo, photo], ["W" * 300, ""])], (60, 80)))
+    sheet = np.asarray(contact_sheet([Line([photo, photo], ["W" * 300, ""])], (60, 80)))
     assert (sheet[-30:, sheet.shape[1] // 2 + 4 :] == 255).all()
     flat = np.zeros((10, 100, 3), np.uint8)
-    dark = (np.asarray(contact_sheet([([flat], [""])], (50, 50))) == 0).all(axis=2)
+    dark = (np.asarray(contact_sheet([Line([flat], [""])], (50, 50))) == 0).all(axis=2)
     assert (dark.any(axis=1).sum(), dark.any(axis=0).sum()) == (5, 50)
-    for rows, cell in (
-        *[([], (9, 9)), ([([], [])], (9, 9)), ([([photo], [])], (9, 9)), ([([photo], ["a"])], (0, 9))],
-        ([([np.zeros((3, 3))], ["a"])], (9, 9)),
-    ):
+    for lines in ([], [Line([], [])], [Line([np.zeros((3, 3))], ["a"])]):
         with pytest.raises(InputError):
-            contact_sheet(rows, cell)
+            contact_sheet(lines, (9, 9))
 
 
 # ------------------------------------------------------------------------------------------------ animation
@@ -142,7 +138,7 @@ def test_picture_heat_map_and_outline_follow_each_other_in_frames_of_one_size() 
 def test_every_kind_is_shown_and_few_kinds_fill_a_row(kinds: int) -> None:
     room = animation.room(kinds)
     shots = [[shot(f"{kind} {k}") for k in range(room)] for kind in range(kinds)]
-    cells = animation._shown(shots)
+    cells = animation.cells_of(shots)
     assert min(kinds, 4) <= len(cells) <= animation.CELLS
     shown = {one.name for cell in cells for one in cell[: animation.TURNS]}
     assert shown == {f"{kind} {k}" for kind in range(min(kinds, animation.CELLS)) for k in range(room)}
@@ -204,7 +200,5 @@ def test_what_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="at least one"):
         animation.animate([[], []], "", SCALE)
     pictures, times = animation.animate([[shot()]], "", SCALE)
-    with pytest.raises(InputError, match=r"\.gif or \.webp"):
-        animation.save_animation(tmp_path / "a.png", pictures, times)
     with pytest.raises(FlawscopeError, match="cannot write"):
         animation.save_animation(tmp_path / "none" / "a.gif", pictures, times)

@@ -1,11 +1,12 @@
 """Drawings: fixed scales, order of the colours, visibility, layout and what map files hold."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.pictures.preprocess import Preprocess
 from flawscope.results.drawing import (
     TRUTH,
     colour_bar,
@@ -14,8 +15,7 @@ from flawscope.results.drawing import (
     contour,
     lightness,
     overlay,
-    save_map16,
-    save_map_tiff,
+    save_map,
     save_png,
 )
 
@@ -63,7 +63,11 @@ def test_colour_map_uses_the_given_scale_only():
 
 @pytest.mark.parametrize(("low", "high"), [(1, 1), (2, 1), (0, float("inf")), (float("nan"), 1)])
 def test_senseless_scales_are_refused(low, high):
-    for call in (colour_map, lambda v, a, b: save_map16("x.png", v, a, b), lambda _, a, b: colour_bar(a, b)):
+    for call in (
+        colour_map,
+        lambda v, a, b: save_map(Path("x.png"), v, a, b),
+        lambda _, a, b: colour_bar(a, b),
+    ):
         with pytest.raises(InputError, match="scale"):
             call(np.zeros((2, 2)), low, high)
 
@@ -126,21 +130,6 @@ def test_a_dashed_line_has_gaps_in_any_direction(turn):
     assert 0.25 * whole < dashed < 0.75 * whole
 
 
-def test_overlay_at_network_size_follows_the_geometry(photo):
-    preprocess = Preprocess(size=(32, 32), keep_aspect=True, crop=(16, 16))
-    geometry = preprocess.geometry((60, 80))
-    drawn = overlay(photo, np.full((16, 16), 9.0, np.float32), 0, 1, geometry=geometry)
-    changed = (drawn != photo).any(axis=2)
-    assert changed[30, 40]
-    np.testing.assert_array_equal(
-        drawn[~geometry.warp_mask(np.ones((16, 16), bool))],
-        photo[~geometry.warp_mask(np.ones((16, 16), bool))],
-    )
-    stretched = overlay(photo, np.repeat([[0.0], [9.0]], 2, axis=1), 0, 1)
-    assert (stretched[:10] == photo[:10]).all()
-    assert (stretched[-10:] != photo[-10:]).any()
-
-
 def test_overlay_does_not_change_its_inputs_or_depend_on_blocks():
     tall = np.random.default_rng(0).integers(0, 256, (1200, 700, 3), dtype=np.uint8)
     values = np.random.default_rng(1).random((1200, 700), dtype=np.float32)
@@ -148,16 +137,6 @@ def test_overlay_does_not_change_its_inputs_or_depend_on_blocks():
     whole = overlay(tall, values, 0, 1)
     np.testing.assert_array_equal(tall, before)
     np.testing.assert_array_equal(overlay(tall[900:], values[900:], 0, 1), whole[900:])
-
-
-@pytest.mark.parametrize("call", [overlay, contour])
-def test_pictures_of_other_kinds_are_refused(call):
-    arguments = (np.zeros((4, 4)), 0, 1) if call is overlay else (np.zeros((4, 4), bool),)
-    for bad in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((4, 4, 4), np.uint8)):
-        with pytest.raises(InputError, match="uint8"):
-            call(bad, *arguments)
-    with pytest.raises(InputError, match="opacity"):
-        overlay(np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4)), 0, 1, opacity=1.5)
 
 
 def test_contour_follows_the_distance_to_the_mask():
@@ -185,8 +164,6 @@ def test_contour_at_the_border_of_an_empty_mask_and_of_a_small_one(photo):
     line = (contour(photo, small, (0, 255, 255), 1) == (0, 255, 255)).all(axis=2)
     assert line[19, 30:40].all()
     assert line[30, 30:40].all()
-    with pytest.raises(InputError, match="width"):
-        contour(photo, small, width=0)
 
 
 @pytest.mark.parametrize("height", [64, 256, 800])
@@ -203,10 +180,12 @@ def test_colour_bar_marks_the_threshold(height):
 
 def test_files_hold_the_values(tmp_path, photo):
     values = np.random.default_rng(0).random((13, 17), dtype=np.float32) * 4
-    save_map_tiff(tmp_path / "map.tiff", values)
+    save_map(tmp_path / "map.npy", values, 1, 3)
+    np.testing.assert_array_equal(np.load(tmp_path / "map.npy"), values)
+    save_map(tmp_path / "map.tiff", values, 1, 3)
     with Image.open(tmp_path / "map.tiff") as image:
         np.testing.assert_array_equal(np.asarray(image), values)
-    save_map16(tmp_path / "map.png", values, 1, 3)
+    save_map(tmp_path / "map.png", values, 1, 3)
     with Image.open(tmp_path / "map.png") as image:
         stored = np.asarray(image).astype(np.float64)
     assert stored.max() == 65535
@@ -220,10 +199,10 @@ def test_files_hold_the_values(tmp_path, photo):
 def test_files_that_cannot_be_written(tmp_path, photo):
     for call in (
         lambda: save_png(tmp_path / "none" / "a.png", photo),
-        lambda: save_map16(tmp_path, np.zeros((2, 2)), 0, 1),
-        lambda: save_map_tiff(tmp_path / "none" / "a.tif", np.zeros((2, 2))),
+        lambda: save_map(tmp_path / "none" / "a.png", np.zeros((2, 2)), 0, 1),
+        lambda: save_map(tmp_path / "none" / "a.tiff", np.zeros((2, 2)), 0, 1),
     ):
         with pytest.raises(FlawscopeError, match="cannot write"):
             call()
-    with pytest.raises(FlawscopeError, match="finite"):
-        save_map_tiff(tmp_path / "nan.tif", np.full((2, 2), np.nan))
+    with pytest.raises(FlawscopeError, match="not finite"):
+        save_map(tmp_path / "nan.tiff", np.full((2, 2), np.nan), 0, 1)

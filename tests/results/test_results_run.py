@@ -128,7 +128,9 @@ def test_a_list_that_leads_outside_removes_nothing_there(tmp_path: Path) -> None
     (out / "link").symlink_to(other)
     named = ["../other/x.png", str(other / "x.png"), "link/x.png", "a/../x.png", 3, ""]
     (out / OWN_LIST).write_text("".join(json.dumps(name) + "\n" for name in named))
-    assert OwnFiles(out).clear() == (0, 1)
+    said: list[str] = []
+    OwnFiles(out).begin(said.append)
+    assert said == [f"{out}: 1 other file left alone"]
     assert (other / "x.png").exists()
     (out / "results.csv").write_text("mine")  # of somebody else: never replaced
     with pytest.raises(InputError, match=r"results\.csv is there already"):

@@ -291,16 +291,17 @@ def _row(name: str, good: Pixels, foreground: NDArray[np.bool_], defect: Simulat
 
 def _sheet(rows: Sequence[Row], kinds: Sequence[str]) -> Image.Image:
     """Draws the defects by kind, two a row: the good picture with its object, the defect, its outline."""
-    from flawscope.results.contact_sheet import contact_sheet
+    from flawscope.results.contact_sheet import Line, contact_sheet
 
-    cells, headings = [], []
+    lines = []
     for kind in dict.fromkeys([*kinds, *(row.kind for row in rows)]):
         shown = [row for row in rows if row.kind == kind and row.strip]
         for start in range(0, len(shown), 2):
             pair = shown[start : start + 2]
-            cells.append(([i for row in pair for i in row.strip], [c for row in pair for c in row.captions]))
-            headings.append(None if start else f"{kind} ({sum(row.kind == kind for row in rows)})")
-    return contact_sheet(cells, (CELL, CELL), headings=headings, title=TITLE)
+            heading = "" if start else f"{kind} ({sum(row.kind == kind for row in rows)})"
+            images = [image for row in pair for image in row.strip]
+            lines.append(Line(images, [words for row in pair for words in row.captions], heading))
+    return contact_sheet(lines, (CELL, CELL), title=TITLE)
 
 
 def _table(rows: Sequence[Row]) -> str:

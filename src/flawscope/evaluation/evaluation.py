@@ -58,7 +58,7 @@ def evaluate(
 
     Pictures that the model was fitted or calibrated on are left out, found by their decoded pixels, whatever
     their name. A defective picture without a mask counts for image metrics only. For pixel metrics only
-    `valid_pixels` count. Maps beyond `result.MEMORY` bytes lie in a temporary file (in TMPDIR).
+    `valid_pixels` count. Maps lie in a temporary file (in TMPDIR).
 
     Args:
         full_resolution: pixel metrics at the pictures' own size too, labelled `full_*`. Slower.

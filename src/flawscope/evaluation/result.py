@@ -1,15 +1,16 @@
 """Holds the results of an evaluation: figures, a row for each test picture, and how both are shown.
 
-Evaluated pictures are kept for metrics and report: the first ones' maps in memory, the others' in a file.
+Evaluated pictures are kept for metrics and report, their maps in a temporary file.
 """
 
 from __future__ import annotations
 
+import os
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
-from threading import Lock
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, overload
 
 import numpy as np
@@ -25,8 +26,6 @@ from flawscope.results.table import Row, Unjudged
 
 if TYPE_CHECKING:
     import pandas
-
-MEMORY = 512 << 20  # bytes of maps in memory; a thousand pictures at 360 pixels
 
 T = TypeVar("T")
 
@@ -68,65 +67,35 @@ class Column(Sequence[T], Generic[T]):
         return self._get(chosen) if isinstance(chosen, int) else [self._get(k) for k in chosen]
 
 
-class Spool:
-    """Arrays that can be read back: the first `MEMORY` bytes lie in memory, the others in a temporary file,
-    which the system removes. Reading is safe from several threads."""
-
-    def __init__(self) -> None:
-        self._places: list[NDArray[Any] | tuple[int, tuple[int, ...], np.dtype[Any]]] = []
-        self._bytes = self._end = 0
-        self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (lives as long as the spool)
-        self._lock = Lock()
-
-    def append(self, array: NDArray[Any]) -> None:
-        """Appends an array. FlawscopeError where the disk is full."""
-        self._bytes += array.nbytes
-        if self._bytes <= MEMORY:
-            self._places.append(array)
-            return
-        try:
-            with self._lock:
-                self._file.seek(self._end)
-                self._file.write(np.ascontiguousarray(array).data)
-        except OSError as error:
-            folder = tempfile.gettempdir()
-            raise FlawscopeError(
-                f"cannot keep anomaly maps in {folder}: {error.strerror}; free some space, or set TMPDIR"
-            ) from None
-        self._places.append((self._end, array.shape, array.dtype))
-        self._end += array.nbytes
-
-    def __getitem__(self, index: int) -> NDArray[Any]:
-        place = self._places[index]
-        if isinstance(place, np.ndarray):
-            return place
-        start, shape, dtype = place
-        array = np.empty(shape, dtype)
-        with self._lock:
-            self._file.seek(start)
-            self._file.readinto(array.data.cast("B"))
-        return array
-
-
 class Kept:
-    """Evaluated pictures, in order. `items` and `predictions` are in memory, the latter without maps.
+    """Evaluated pictures, in order: items and predictions in memory, the maps in a temporary file, which the
+    system removes. Several threads may read.
 
     valid: [H, W] bool at the network's size for a geometry: the pixels that count.
     """
 
     def __init__(self, valid: Callable[[Geometry], NDArray[np.bool_]]) -> None:
         self.items: list[Item] = []
-        self.predictions: list[Prediction] = []
-        self._maps, self._truths = Spool(), Spool()
-        self._without_mask: set[int] = set()
+        self.predictions: list[Prediction] = []  # without maps
+        self._places: list[tuple[int, tuple[int, ...]]] = []  # of the maps: offset in bytes, and shape
+        self._packed: list[bytes | None] = []  # the truths
+        self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (lives as long as this)
         self._valid = lru_cache(maxsize=16)(lambda geometry: _unless_all(valid(geometry)))
 
     def append(self, item: Item, prediction: Prediction, truth: NDArray[np.bool_] | None) -> None:
-        if truth is None:
-            self._without_mask.add(len(self.items))
-        nothing = truth is None or not truth.any()  # such as of good pictures
-        self._truths.append(np.empty(0, np.uint8) if truth is None or nothing else np.packbits(truth))
-        self._maps.append(prediction.map)
+        """Appends a picture. FlawscopeError where the disk is full."""
+        try:
+            place = self._file.seek(0, os.SEEK_END)
+            rest = np.ascontiguousarray(prediction.map, np.float32).data.cast("B")
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            folder = tempfile.gettempdir()
+            raise FlawscopeError(
+                f"cannot keep anomaly maps in {folder}: {error.strerror}; free some space, or set TMPDIR"
+            ) from None
+        self._places.append((place, prediction.map.shape))
+        self._packed.append(None if truth is None else zlib.compress(np.packbits(truth).tobytes(), 1))
         self.items.append(item)
         self.predictions.append(replace(prediction, map=np.empty((0, 0), np.float32)))
 
@@ -136,7 +105,7 @@ class Kept:
     @property
     def without_mask(self) -> int:
         """Number of defective pictures without a usable mask."""
-        return len(self._without_mask)
+        return self._packed.count(None)
 
     @property
     def pictures(self) -> Sequence[Evaluated]:
@@ -146,7 +115,7 @@ class Kept:
 
     @property
     def maps(self) -> Sequence[NDArray[np.float32]]:
-        return self._column(self._maps.__getitem__)
+        return self._column(self._map)
 
     @property
     def truths(self) -> Sequence[NDArray[np.bool_] | None]:
@@ -158,7 +127,7 @@ class Kept:
 
     def whole(self, index: int) -> Prediction:
         """Prediction with its map."""
-        return replace(self.predictions[index], map=self._maps[index])
+        return replace(self.predictions[index], map=self._map(index))
 
     def _column(self, get: Callable[[int], T]) -> Column[T]:
         return Column(get, len(self))
@@ -166,12 +135,15 @@ class Kept:
     def _valid_of(self, index: int) -> NDArray[np.bool_] | None:
         return self._valid(self.predictions[index].geometry)
 
+    def _map(self, index: int) -> NDArray[np.float32]:
+        offset, shape = self._places[index]
+        return np.asarray(np.memmap(self._file, np.float32, "r", offset, shape))
+
     def _truth(self, index: int) -> NDArray[np.bool_] | None:
-        if index in self._without_mask:
+        packed, size = self._packed[index], self.predictions[index].geometry.size
+        if packed is None:
             return None
-        size, bits = self.predictions[index].geometry.size, self._truths[index]
-        if not bits.size:
-            return np.zeros(size, np.bool_)
+        bits = np.frombuffer(zlib.decompress(packed), np.uint8)
         return np.unpackbits(bits, count=size[0] * size[1]).reshape(size).astype(np.bool_)
 
 

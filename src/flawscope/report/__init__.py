@@ -7,43 +7,20 @@ matplotlib and Jinja2 are loaded when a report is written, and only then.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 from flawscope.errors import InputError, require_installed
 from flawscope.progress import Step, silent
 
 if TYPE_CHECKING:
-    from flawscope.artefact.model_file import Manifest
-    from flawscope.calibration.threshold import Calibration
+    from flawscope import Predictor
     from flawscope.datasets import Dataset
     from flawscope.evaluation import Evaluation
 
 NAME = "report.html"
 
-
-class _Session(Protocol):
-    runtime: str
-
-
-class Model(Protocol):
-    """Parts of a `Predictor` that a report describes."""
-
-    @property
-    def manifest(self) -> Manifest: ...
-    @property
-    def calibration(self) -> Calibration: ...
-    @property
-    def session(self) -> _Session: ...
-
-
-__all__ = [
-    "NAME",
-    "require",
-    "write",
-    "write_report",
-]
+__all__ = ["NAME", "require", "write", "write_report"]
 
 
 def require(*, plots: bool = True) -> None:
@@ -59,7 +36,7 @@ def require(*, plots: bool = True) -> None:
 def write_report(
     path: str | os.PathLike[str],
     result: Evaluation,
-    predictor: Model,
+    predictor: Predictor,
     dataset: Dataset,
     *,
     model: str = "",
@@ -75,31 +52,16 @@ def write_report(
         FlawscopeError: the file cannot be written.
     """
     require()
-    from flawscope.pictures.listing import printable
     from flawscope.report.collect import figures
     from flawscope.report.page import page
-    from flawscope.report.plots import loss_plot
     from flawscope.report.thumbnails import thumbnails
-    from flawscope.report.words import facts, sentences
+    from flawscope.report.words import facts
 
-    calibration = predictor.calibration
-    found = figures(result, calibration, dataset)
-    text = page(
-        title=printable(f"{dataset.category}: {result.method}"),
-        found=found,
-        summary=[
-            *sentences(found.tally, calibration, result.without_mask),
-            *filter(None, [result.outside()]),
-        ],
-        facts=facts(result, predictor.manifest, dataset, predictor.session.runtime, model),
-        thumbnails=thumbnails(
-            result.pictures, found.by_margin, predictor.manifest.preprocess.white_level, step
-        ),
-        calibration=calibration,
-        mismatch=result.mismatch,
-        losses=loss_plot("losses", _curve(predictor.manifest.facts)),
-    )
-    return write(path, text)
+    manifest = predictor.manifest
+    found = figures(result, predictor.calibration, dataset)
+    layers = thumbnails(result.pictures, found.by_margin, manifest.preprocess.white_level, step)
+    about = facts(result, manifest, dataset, predictor.session.runtime, model)
+    return write(path, page(result, found, about, layers, manifest))
 
 
 def write(path: str | os.PathLike[str], text: str) -> Path:
@@ -109,16 +71,3 @@ def write(path: str | os.PathLike[str], text: str) -> Path:
     with atomic(path) as file:
         file.write(text.encode())
     return Path(path)
-
-
-def _curve(facts: Mapping[str, Any]) -> Sequence[Any]:
-    """Losses of a training: the whole loss in up to 200 points, where there are any, and its parts in a
-    few."""
-    coarse, fine = facts.get("curve"), facts.get("training_curve")
-    parts = coarse if isinstance(coarse, list) else []
-    steps, losses = (fine.get("step"), fine.get("loss")) if isinstance(fine, dict) else (None, None)
-    if not (isinstance(steps, list) and isinstance(losses, list)):
-        return parts
-    whole = [{"step": step, "loss": loss} for step, loss in zip(steps, losses, strict=False)]
-    known = [one for one in parts if isinstance(one, dict)]
-    return whole + [{key: value for key, value in one.items() if key != "loss"} for one in known]

@@ -15,14 +15,14 @@ from PIL import Image
 
 from flawscope.datasets import Item
 from flawscope.errors import pluralize
-from flawscope.evaluation.comparison import Comparison, Difference, Judged, described
+from flawscope.evaluation.comparison import RATES, Comparison, Judged, described
 from flawscope.evaluation.result import Evaluated
 from flawscope.pictures.listing import printable
 from flawscope.progress import Step, silent
 from flawscope.report import require
-from flawscope.report.page import HEAT, LINE, TRUTH, VIEWS, drawn, figures_of, render, scale_of
+from flawscope.report.page import HEAT, LINE, TRUTH, VIEWS, render, scale_of
 from flawscope.report.thumbnails import FULL, MOST_SIDE, Layers, flattened, thumbnails
-from flawscope.report.words import percent, size_of
+from flawscope.report.words import figures_of, percent, size_of
 from flawscope.results.prediction import RIGHT, Prediction, outcome
 from flawscope.results.table import Row
 
@@ -53,12 +53,11 @@ def predictions_page(
     require(plots=False)
     judged = sorted((r for r in table if not r.error), key=lambda r: -(r.severity or 0.0))
     rows, maps = judged[:MOST_ROWS], {str(p.path): p for p in shown}
-    names = _names([row.path for row in rows])
-    layers = _layers([maps.get(row.path) for row in rows], white, step)
-    pictures = [
-        _predicted(row, names[row.path], maps.get(row.path), made)
-        for row, made in zip(rows, layers, strict=True)
-    ]
+    wanted = [maps[row.path] for row in rows if row.path in maps]
+    seen = [Evaluated(Item(Path(str(p.path)), "", False), p, None) for p in wanted]
+    layers = dict(zip((p.path for p in wanted), thumbnails(seen, range(len(seen)), white, step), strict=True))
+    common = _common([row.path for row in rows])
+    pictures = [_predicted(row, common, maps.get(row.path), layers.get(row.path, LISTED)) for row in rows]
     anomalous = sum(row.decision == "anomalous" for row in judged)
     some = next(iter(shown), None)
     return render(
@@ -78,41 +77,37 @@ def predictions_page(
         expected=percent(facts["expected_rate"]) if facts.get("promised", True) else "not known",
         promise=printable(str(facts.get("promise", ""))),
         rows=pictures,
-        left_out=layers.count(FULL) + layers.count(LISTED),
+        left_out=sum(picture["layers"] in (FULL, LISTED) for picture in pictures),
         more=len(judged) - len(rows),
         scale=scale_of(some) if some else None,
         facts=_facts(facts),
     )
 
 
-def _names(paths: Sequence[str]) -> dict[str, str]:
-    """Names of the paths below the folder that all have in common."""
+def _common(paths: Sequence[str]) -> str:
+    """The folder that all paths have in common; empty where there is none."""
     try:
-        common = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
-    except ValueError:  # none, or on several drives
-        return {path: printable(path) for path in paths}
-    return {
-        path: printable(Path(os.path.relpath(os.path.abspath(path), common)).as_posix()) for path in paths
-    }
+        return os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
+    except ValueError:  # no path, or on several drives
+        return ""
 
 
-def _layers(predictions: Sequence[Prediction | None], white: float | None, step: Step) -> list[Layers | str]:
-    """Layers of every row, or the reason why there are none."""
-    places = [k for k, prediction in enumerate(predictions) if prediction]
-    seen = [Evaluated(Item(Path(str(p.path)), "", False), p, None) for p in predictions if p]
-    found: list[Layers | str] = [LISTED] * len(predictions)
-    for place, layers in zip(places, thumbnails(seen, range(len(seen)), white, step), strict=True):
-        found[place] = layers
-    return found
-
-
-def _predicted(row: Row, name: str, found: Prediction | None, layers: Layers | str) -> dict[str, Any]:
-    severity, p_value, score = row.severity or 0.0, row.p_value or 0.0, row.score or 0.0
+def _predicted(row: Row, common: str, found: Prediction | None, layers: Layers | str) -> dict[str, Any]:
+    numbers = {key: getattr(row, key) or 0.0 for key in ("severity", "p_value", "score")}
+    name = Path(os.path.relpath(os.path.abspath(row.path), common)).as_posix() if common else row.path
     size = size_of(found) if found else ""
-    facts = [("Decision", row.decision), *figures_of(severity, p_value, score)]
-    numbers = {"severity": severity, "p_value": p_value, "score": score, "size": size}
-    facts += [("Size", f"{size} pixels")] if size else []
-    return {"name": name, "verdict": row.decision, **numbers, "facts": facts, "layers": drawn(layers)}
+    return {
+        "name": printable(name),
+        "verdict": row.decision,
+        **numbers,
+        "size": size,
+        "facts": [
+            ("Decision", row.decision),
+            *figures_of(**numbers),
+            *([("Size", f"{size} pixels")] if size else []),
+        ],
+        "layers": layers,
+    }
 
 
 def _facts(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -163,7 +158,7 @@ def comparison_page(found: Comparison, step: Step = silent) -> str:
         order=order,
         changed=changed,
         cards=changed[:CARDS] or order[:NEAREST],
-        differences=[_difference(one) for one in found.differences],
+        differences=found.differences,
         kinds=list(dict.fromkeys(row["kind"] for row in rows)),
         left_out=layers.count(FULL),
         failures=[printable(line) for line in found.failures],
@@ -200,7 +195,7 @@ def _compared(one: Judged, weight: int, layers: Layers | str) -> dict[str, Any]:
         "weight": float(weight),
         "size": size,
         "facts": [("Type", shown), ("A", said(one.a)), ("B", said(one.b)), ("Size", f"{size} pixels")],
-        "layers": drawn(layers),
+        "layers": layers,
     }
 
 
@@ -208,41 +203,18 @@ def _model(found: Comparison, which: int) -> dict[str, Any]:
     """Name, findings and facts of a model."""
     predictor, letter = found.predictors[which], "ab"[which]
     values = {one.name: getattr(one, letter) for one in found.differences}
-
-    def share(name: str) -> str:
-        value = values.get(name)
-        return "not measured" if value is None else percent(value)
-
-    known = {key.replace("_", " "): value for key, value in described(predictor).items()}
-    known["size"] = f"{known['size'][1]} × {known['size'][0]} pixels"
+    rates = {
+        name: "not measured" if (value := values.get(name)) is None else percent(value) for name in RATES
+    }
+    known = {"file": found.names[which], **described(predictor)}
+    height, width = known["size"]
+    known["size"] = f"{width} × {height} pixels"
+    shown = {k: f"{value:.4g}" if isinstance(value, float) else str(value) for k, value in known.items()}
     return {
         "title": printable(f"{letter.upper()}: {found.names[which]}"),
-        "found": share("defects_found"),
-        "small": f"of defects found; {share('false_alarms')} false alarms",
+        "rates": rates,
         "scale": scale_of(predictor.calibration),
-        "facts": [
-            ("file", printable(found.names[which])),
-            *(
-                (key, printable(f"{value:.4g}" if isinstance(value, float) else str(value)))
-                for key, value in known.items()
-            ),
-        ],
-    }
-
-
-def _difference(one: Difference) -> dict[str, str]:
-    def number(value: float | None, form: str) -> str:
-        return "–" if value is None else f"{value:{form}}"
-
-    interval = "–" if one.interval is None else f"{one.interval[0]:+.3f} to {one.interval[1]:+.3f}"
-    return {
-        "label": one.label,
-        "note": one.note,
-        "a": number(one.a, ".4f"),
-        "b": number(one.b, ".4f"),
-        "apart": number(one.difference, "+.4f"),
-        "interval": interval,
-        "better": one.better.upper(),
+        "facts": [(key.replace("_", " "), printable(value)) for key, value in shown.items()],
     }
 
 
@@ -322,10 +294,10 @@ def again_page(
     """Renders the page, mistakes of the new model first. seen: the same pictures with their maps."""
     layers = thumbnails(seen, range(len(seen)), white)
     sentences = sentences_of(pictures)
-    shown = [
-        _reviewed(one, made, with_before=k < MOST_BEFORE)
-        for k, (one, made) in enumerate(zip(pictures, layers, strict=True))
-    ]
+    for one, made in zip(pictures[:MOST_BEFORE], layers, strict=False):
+        if isinstance(made, dict) and one.before is not None:
+            made["before"] = flattened(np.asarray(Image.open(one.before).convert("RGB")), MOST_SIDE)
+    shown = [_reviewed(one, made) for one, made in zip(pictures, layers, strict=True)]
     order = sorted(range(len(shown)), key=lambda k: -shown[k]["weight"])
     return render(
         "review_comparison.html.j2",
@@ -349,11 +321,8 @@ def again_page(
     )
 
 
-def _reviewed(one: Reviewed, layers: Layers | str, *, with_before: bool) -> dict[str, Any]:
+def _reviewed(one: Reviewed, layers: Layers | str) -> dict[str, Any]:
     before, after = (outcome(one.defective, called) for called in (one.called_before, one.after.is_anomalous))
-    made = drawn(layers)
-    if isinstance(made, dict) and one.before is not None and with_before:
-        made["before"] = flattened(np.asarray(Image.open(one.before).convert("RGB")), MOST_SIDE)
     facts = [
         ("Reviewed as", "defect" if one.defective else "fine"),
         ("Before", f"{before}, severity {one.severity_before:+.1f}"),
@@ -372,5 +341,5 @@ def _reviewed(one: Reviewed, layers: Layers | str, *, with_before: bool) -> dict
         # mistakes first, then changed decisions, then the rest by severity
         "weight": 1e9 * (after != RIGHT) + 1e6 * (before != after) + one.after.severity,
         "facts": facts,
-        "layers": made,
+        "layers": layers,
     }

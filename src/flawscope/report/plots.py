@@ -18,11 +18,29 @@ if TYPE_CHECKING:
 # What matplotlib draws with -> the CSS variable that takes its place.
 INK, PALE, LINE, GOOD, BAD = "#010101", "#020202", "#030303", "#040404", "#050505"
 VARIABLES = {INK: "--ink", PALE: "--pale", LINE: "--line", GOOD: "--good", BAD: "--bad"}
-MOST_POINTS = 400  # of a curve: more cannot be seen
 BINS = 40
 WIDTH, HEIGHT = 3.9, 3.1  # inches of 72 units; shown 350 to 500 CSS pixels wide
 ROW = 0.46  # inches a row of the histograms
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (5, 1, 1, 1)), (0, (8, 3)), (0, (3, 3)))
+SETTINGS: Any = {
+    "svg.fonttype": "none",  # text stays text, in the page's font
+    "font.size": 9,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "legend.labelcolor": INK,
+    "text.parse_math": False,  # a kind may be called $x$
+    "axes.edgecolor": PALE,
+    "axes.labelcolor": INK,
+    "xtick.color": PALE,
+    "ytick.color": PALE,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": LINE,
+    "grid.linewidth": 0.5,
+}
 
 Array = NDArray[Any]
 
@@ -57,16 +75,14 @@ def curve_plot(
     def draw(axes: Axes) -> None:
         if chance:
             axes.plot([0, 1], [0, 1], color=PALE, linewidth=1, linestyle=":", label="chance")
-        for k, curve in enumerate(curves):
-            x, y = thinned(curve.x, curve.y)
-            style = {"color": GOOD, "linewidth": 2} if k == 0 else {"color": INK, "linewidth": 1.3}
-            axes.plot(x, y, linestyle="-" if k == 0 else (0, (5, 2)), label=curve.name, **style)  # type: ignore[arg-type]
+        for curve, colour, width, dashes in zip(curves, (GOOD, INK), (2, 1.3), DASHES, strict=False):
+            axes.plot(curve.x, curve.y, color=colour, linewidth=width, linestyle=dashes, label=curve.name)
         if mark:
             axes.plot(*mark, "D", color=BAD, markersize=6, label="score threshold", clip_on=False, zorder=5)
         axes.set(xlabel=labels[0], ylabel=labels[1], xlim=(0, limit), ylim=(0, 1.005))
-        axes.grid(color=LINE, linewidth=0.5)
+        axes.grid()
         if len(curves) > 1 or mark:
-            axes.legend(loc="best", frameon=False, fontsize=8.5, labelcolor=INK)
+            axes.legend(loc="best")
 
     return _svg(name, draw, (WIDTH, HEIGHT))
 
@@ -79,13 +95,11 @@ def histograms(name: str, groups: Sequence[Group], threshold: float) -> str:
     def draw(axes: Axes) -> None:
         axes.set(xlim=(edges[0], edges[-1]), ylim=(len(groups) - 0.3, -0.75), xlabel="score")
         for k, group in enumerate(groups):
-            counts = bin_counts(group.scores, edges)
+            counts, base = bin_counts(group.scores, edges), k + 0.2
             colour = BAD if group.anomalous else GOOD
-            axes.axhline(k + 0.2, color=LINE, linewidth=0.5)
-            heights = 0.34 * counts / max(counts.max(), 1)
-            axes.bar(
-                edges[:-1], -heights, np.diff(edges), bottom=k + 0.2, align="edge", color=colour, alpha=0.85
-            )
+            heights = -0.34 * counts / max(counts.max(), 1)
+            axes.axhline(base, color=LINE, linewidth=0.5)
+            axes.bar(edges[:-1], heights, np.diff(edges), bottom=base, align="edge", color=colour, alpha=0.85)
             axes.plot(group.scores, np.full(len(group.scores), k + 0.29), "|", color=colour, markersize=4)
             words = f"{_short(group.name)} ({len(group.scores)})"
             across = axes.get_yaxis_transform()
@@ -98,20 +112,12 @@ def histograms(name: str, groups: Sequence[Group], threshold: float) -> str:
     return _svg(name, draw, (WIDTH, 0.75 + ROW * len(groups)))
 
 
-def loss_plot(name: str, curve: Sequence[Mapping[str, object]]) -> str:
-    """Draws the losses of a training by its steps, each line named and dashed in its own way.
-
-    curve: points with `step` and the losses' values, as a model file keeps them; values that are not positive
-    are passed over. Empty where fewer than two points are left.
-    """
-    points = [p for p in curve if isinstance(p, Mapping) and _positive(p.get("step"))]
-    keys = [key for key in dict.fromkeys(k for p in points for k in p) if key != "step"]
-    lines = []
-    for key in keys[: len(DASHES)]:
-        own = [(float(p["step"]), float(p[key])) for p in points if _positive(p.get(key))]  # type: ignore[arg-type]
-        if len(own) > 1:
-            lines.append(Curve(str(key).replace("_", " "), *np.array(own).T))
-    if not lines:
+def loss_plot(name: str, facts: Mapping[str, Any]) -> str:
+    """Draws the losses of a training by its steps, each line named and dashed in its own way; empty where a
+    model file's `facts` have none that can be drawn."""
+    try:
+        lines = [line for line in _losses(facts) if len(line.x) > 1]
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError):  # a model file may hold anything
         return ""
 
     def draw(axes: Axes) -> None:
@@ -122,15 +128,27 @@ def loss_plot(name: str, curve: Sequence[Mapping[str, object]]) -> str:
         for axis in (axes.xaxis, axes.yaxis):  # matplotlib would write TeX, which pages show as it stands
             axis.set_major_formatter(lambda value, _: f"{value:g}")
             axis.set_minor_formatter(lambda value, _: "")
-        axes.grid(color=LINE, linewidth=0.5)
-        axes.legend(loc="best", frameon=False, fontsize=8.5, labelcolor=INK)
+        axes.grid()
+        axes.legend(loc="best")
 
-    return _svg(name, draw, (WIDTH * 1.6, HEIGHT))
+    return _svg(name, draw, (WIDTH * 1.6, HEIGHT)) if lines else ""
 
 
-def _positive(value: object) -> bool:
-    """Whether a value has a place on a logarithmic axis."""
-    return isinstance(value, int | float) and 0 < value < float("inf")
+def _losses(facts: Mapping[str, Any]) -> list[Curve]:
+    """The whole loss from the fine curve where there is one, and its parts from the coarse one."""
+    coarse, fine = facts.get("curve") or [], facts.get("training_curve")
+    names = dict.fromkeys(key for point in coarse for key in point if key != "step")
+    found = {
+        name: ([point["step"] for point in coarse], [point.get(name) for point in coarse]) for name in names
+    }
+    if fine:
+        found = {"loss": (fine["step"], fine["loss"])} | {k: v for k, v in found.items() if k != "loss"}
+    lines = []
+    for key, values in found.items():
+        x, y = np.array(values, dtype=np.float64)
+        drawn = (x > 0) & (y > 0) & np.isfinite(x) & np.isfinite(y)  # both scales are logarithmic
+        lines.append(Curve(key.replace("_", " "), x[drawn], y[drawn]))
+    return lines
 
 
 def bin_edges(low: float, high: float, threshold: float) -> Array:
@@ -145,62 +163,31 @@ def bin_counts(scores: Array, edges: Array) -> Array:
     return np.histogram(-scores, -edges[::-1])[0][::-1]
 
 
-def thinned(x: Array, y: Array) -> tuple[Array, Array]:
-    """Thins a curve to about `MOST_POINTS` points at most, evenly along its length, with both ends."""
-    if len(x) <= MOST_POINTS:
-        return x, y
-    along = np.append(0.0, np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y))))
-    wanted = np.searchsorted(along, np.linspace(0, along[-1], MOST_POINTS))
-    chosen = np.unique(np.concatenate([[0], np.clip(wanted, 0, len(x) - 1), [len(x) - 1]]))
-    return x[chosen], y[chosen]
-
-
 def _short(name: str) -> str:
     name = "".join(c if c.isprintable() else "?" for c in name)
     return name if len(name) <= 28 else f"{name[:27]}…"
 
 
 def _svg(name: str, draw: Callable[[Axes], None], size: tuple[float, float]) -> str:
+    """Draws a part of an HTML page: no prologue, no addresses, no fonts and rules that would hold for the
+    whole page, ids of its own."""
     import matplotlib
     from matplotlib.figure import Figure
 
-    settings: Any = {
-        "svg.fonttype": "none",  # text stays text, in the page's font
-        "svg.hashsalt": name,
-        "font.size": 9,
-        "text.parse_math": False,  # a kind may be called $x$
-        "axes.unicode_minus": True,
-        "axes.edgecolor": PALE,
-        "axes.labelcolor": INK,
-        "xtick.color": PALE,
-        "ytick.color": PALE,
-        "xtick.labelcolor": INK,
-        "ytick.labelcolor": INK,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.axisbelow": True,
-    }
     defaults: Any = matplotlib.rcParamsDefault  # not the settings of this machine's user
-    with matplotlib.rc_context({**defaults, **settings}):
+    with matplotlib.rc_context({**defaults, **SETTINGS, "svg.hashsalt": name}):
         figure = Figure(figsize=size, layout="constrained")
         draw(figure.add_subplot())
         buffer = io.StringIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
-    return for_page(buffer.getvalue(), name)
-
-
-def for_page(svg: str, name: str) -> str:
-    """Turns matplotlib's file into a part of an HTML page: no prologue, no addresses, no fonts and rules that
-    would hold for the whole page, ids of its own."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<(metadata|style)\b.*?</\1>", "", svg, flags=re.S)
+    svg = buffer.getvalue()
+    svg = re.sub(r"<(metadata|style)\b.*?</\1>", "", svg[svg.index("<svg") :], flags=re.S)
     svg = re.sub(r"font-family: [^;\"]*; ?", "", svg)
     head, rest = svg.split(">", 1)
     box = re.search(r'viewBox="[^"]*"', head)
     svg = f'<svg {box[0] if box else ""} class="plot" aria-hidden="true" focusable="false">{rest}'
-    svg = svg.replace("xlink:href", "href")
-    svg = re.sub(r'\bid="', f'id="{name}-', svg)
+    svg = re.sub(r'\bid="', f'id="{name}-', svg.replace("xlink:href", "href"))
     svg = re.sub(r'(href="|url\()#', rf"\1#{name}-", svg)
     for colour, variable in VARIABLES.items():
         svg = svg.replace(colour, f"var({variable})")

@@ -12,7 +12,9 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import suppress
+from functools import partial
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,7 @@ from PIL import Image
 
 from flawscope.datasets.masks import Mask, union
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.evaluation.result import Column, Evaluated
+from flawscope.evaluation.result import Evaluated
 from flawscope.pictures.decoding import decode, to_eight_bits
 from flawscope.progress import Step, silent
 from flawscope.results import drawing
@@ -31,33 +33,18 @@ MOST_SIDE, LEAST_SIDE = 288, 96  # of a square picture, pixels
 MOST_RATIO = 3  # the longer side of a flat picture is at most that many times the square's
 PAGE_BYTES = 9_000_000  # of all thumbnails together: the page stays below 10 MB
 GONE, FULL = "picture not readable", "left out: the page is full"  # why a picture is not shown
-QUALITY = {"photo": 70, "layer": 70}  # of lossy WebP, 0..100
+QUALITY = 70  # of lossy WebP, 0..100
 
 Pixels = NDArray[np.uint8]
 
 
-@dataclass(frozen=True)
-class Layers:
-    """data: URIs of pictures that cover each other.
+Layers = dict[str, str]
+"""data: URIs of pictures that cover each other.
 
-    photo: the picture. heat, line: transparent layers over it. map: the map in colours. Maps are smooth, so
-    that heat and map have half the photo's size. truth: a transparent layer, the dashed outline of the ground
-    truth; None where none is known. The last three: a second model's findings.
-    """
-
-    photo: str
-    heat: str
-    line: str
-    map: str
-    truth: str | None = None
-    heat_b: str | None = None
-    line_b: str | None = None
-    map_b: str | None = None
-
-    @property
-    def size(self) -> int:
-        """Size of the layers in the page, in bytes."""
-        return sum(len(uri or "") for uri in vars(self).values())
+photo: the picture. heat, line: transparent layers over it. map: the map in colours. Maps are smooth, so that
+heat and map have half the photo's size. truth: a transparent layer, the dashed outline of the ground truth,
+where one is known. heat_b, line_b: a second model's findings.
+"""
 
 
 def thumbnails(
@@ -73,45 +60,32 @@ def thumbnails(
     even at `LEAST_SIDE` not all find room. Then the first ones in `order`, indices of all pictures, are
     shown. others: the same pictures with a second model's findings."""
 
-    def seen(k: int) -> tuple[Evaluated, Prediction | None]:
-        return pictures[order[k]], others[order[k]].prediction if others else None
-
-    side, ordered = MOST_SIDE, Column(seen, len(order))
-    while True:
-        made, size = _made(ordered, white, side, step)
-        if len(made) == len(pictures) or side == LEAST_SIDE:
-            if len(made) < len(pictures):
-                step("report", len(pictures), len(pictures))  # the rest is left out
-            found: list[Layers | str] = [FULL] * len(pictures)
-            for k, one in zip(order, made, strict=False):
-                found[k] = one
-            return found
-        side = max(LEAST_SIDE, int(0.97 * side * math.sqrt(PAGE_BYTES / size)))
-
-
-def _made(
-    pictures: Sequence[tuple[Evaluated, Prediction | None]], white: float | None, side: int, step: Step
-) -> tuple[list[Layers | str], float]:
-    """Layers of as many of the first pictures as find room, and the bytes that all would take."""
-
-    def one(k: int) -> Layers | str:
-        (item, prediction, *_), other = pictures[k]  # read here: not all of them wait in memory
+    def draw(k: int, side: int) -> Layers | str:
+        item, prediction, *_ = pictures[k]  # read here: not all of them wait in memory
+        other = others[k].prediction if others else None
         try:
             return layers(item.path, prediction, item.masks, side, white, other)
         except (FlawscopeError, OSError, ValueError, MemoryError):  # one picture costs no report
             return GONE
 
-    made: list[Layers | str] = []
-    size = 0
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        for found in pool.map(one, range(len(pictures))):
-            made.append(found)
-            size += found.size if isinstance(found, Layers) else 0
-            if size > PAGE_BYTES:
-                pool.shutdown(wait=False, cancel_futures=True)
-                return made[:-1], size * len(pictures) / len(made)
-            step("report", len(made), len(pictures))
-    return made, size
+    side = MOST_SIDE
+    while True:
+        made: list[Layers | str] = []
+        size = 0
+        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+            for one in pool.map(draw, order, repeat(side)):
+                size += 0 if isinstance(one, str) else sum(map(len, one.values()))
+                if size > PAGE_BYTES:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    break
+                made.append(one)
+                step("report", len(made), len(order))
+        if size <= PAGE_BYTES or side == LEAST_SIDE:
+            step("report", len(order), len(order))
+            found = dict(zip(order, made, strict=False))
+            return [found.get(k, FULL) for k in range(len(pictures))]
+        needed = size * len(order) / (len(made) + 1)
+        side = max(LEAST_SIDE, int(0.97 * side * math.sqrt(PAGE_BYTES / needed)))
 
 
 def layers(
@@ -132,31 +106,29 @@ def layers(
     level = white or (65535.0 if picture.dtype == np.uint16 else 1.0)  # as the model sees it
     photo = _fitted(to_eight_bits(picture, level), side)
     size = (photo.shape[0], photo.shape[1])
-    heat, line, colours = _found(prediction, size)
-    second = dict(zip(("heat_b", "line_b", "map_b"), _found(other, size), strict=True)) if other else {}
-    truth = _truth(masks, prediction.geometry.picture_size, size) if masks else None
-    photo_uri = _webp(Image.fromarray(photo), QUALITY["photo"])
-    return Layers(photo_uri, heat, line, colours, truth, **second)
+    found = {"photo": _webp(Image.fromarray(photo), QUALITY)} | _found(prediction, size)
+    if other:
+        second = _found(other, size)
+        found |= {"heat_b": second["heat"], "line_b": second["line"]}
+    with suppress(InputError):
+        if masks:
+            small = drawing.shrunk(union(masks, prediction.geometry.picture_size), size)
+            line = partial(drawing.contour, mask=small, colour=drawing.TRUTH, dashed=True)
+            found["truth"] = _webp(layer(line, size))
+    return found
 
 
-def _found(prediction: Prediction, size: tuple[int, int]) -> tuple[str, str, str]:
+def _found(prediction: Prediction, size: tuple[int, int]) -> Layers:
     """Heat map and outline as layers, and the map, of a picture that is shown in `size`."""
-    found = prediction.outlined(prediction.picture_map(size))
+    marked = prediction.outlined(prediction.picture_map(size))
     half = (-(-size[0] // 2), -(-size[1] // 2))
     low, high = prediction.colour_range
     values = prediction.picture_map(half)
-
-    def heat(picture: Pixels) -> Pixels:
-        return drawing.overlay(picture, values, low, high)
-
-    def line(picture: Pixels) -> Pixels:
-        return drawing.contour(picture, found)
-
-    return (
-        _webp(layer(heat, half), QUALITY["layer"]),
-        _webp(layer(line, size)),
-        _webp(Image.fromarray(drawing.colour_map(values, low, high)), QUALITY["layer"]),
-    )
+    return {
+        "heat": _webp(layer(partial(drawing.overlay, values=values, low=low, high=high), half), QUALITY),
+        "line": _webp(layer(partial(drawing.contour, mask=marked), size)),
+        "map": _webp(Image.fromarray(drawing.colour_map(values, low, high)), QUALITY),
+    }
 
 
 def layer(draw: Callable[[Pixels], Pixels], size: tuple[int, int]) -> Image.Image:
@@ -175,7 +147,7 @@ def layer(draw: Callable[[Pixels], Pixels], size: tuple[int, int]) -> Image.Imag
 
 def flattened(picture: Pixels, side: int) -> str:
     """Picture [H, W, 3] without layers, as a data: URI."""
-    return _webp(Image.fromarray(_fitted(picture, side)), QUALITY["photo"])
+    return _webp(Image.fromarray(_fitted(picture, side)), QUALITY)
 
 
 def _fitted(picture: Pixels, side: int) -> Pixels:
@@ -183,19 +155,6 @@ def _fitted(picture: Pixels, side: int) -> Pixels:
     scale = min(side / math.sqrt(height * width), MOST_RATIO * side / max(height, width))
     cell = (max(1, round(height * scale)), max(1, round(width * scale)))
     return np.asarray(drawing.fitted(picture, cell))
-
-
-def _truth(masks: tuple[Mask, ...], full: tuple[int, int], size: tuple[int, int]) -> str | None:
-    """The dashed outline of the union of the masks; a defect smaller than a pixel still shows."""
-    try:
-        small = drawing.shrunk(union(masks, full), size)
-    except InputError:
-        return None  # the evaluation reports it
-
-    def line(picture: Pixels) -> Pixels:
-        return drawing.contour(picture, small, drawing.TRUTH, dashed=True)
-
-    return _webp(layer(line, size))
 
 
 def _webp(image: Image.Image, quality: int | None = None) -> str:

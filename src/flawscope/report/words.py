@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import time
 from collections import Counter
-from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
 
@@ -65,25 +64,33 @@ def headline(tally: Tally) -> str:
     return ", ".join(parts)
 
 
-def sentences(tally: Tally, calibration: Calibration, without_mask: int = 0) -> list[str]:
-    """Says what the score threshold promises, whether that was kept, and how many defects were missed."""
-    rate = calibration.expected_rate if calibration.promised else None
-    lines = [_promise(calibration), _false_alarms(tally, rate), _missed(tally)]
+def figures_of(severity: float, p_value: float, score: float) -> list[tuple[str, str]]:
+    """Severity, p-value and score of a picture, as every page shows them."""
+    return [("Severity", f"{severity:+.1f}"), ("p-value", f"{p_value:.3f}"), ("Score", f"{score:.4g}")]
+
+
+def sentences(tally: Tally, calibration: Calibration, without_mask: int = 0, outside: str = "") -> list[str]:
+    """Says what the score threshold promises, whether that was kept, and how many defects were missed.
+
+    without_mask: number of defective pictures without a usable mask. outside: remark on defects that count
+    in no pixel metric.
+    """
+    lines = [_promise(calibration), _false_alarms(tally, calibration), _missed(tally)]
     if without_mask:
         lines.append(
             f"{pluralize(without_mask, 'defective picture')} without a usable mask: not in the pixel figures."
         )
-    return lines
+    return [*lines, outside] if outside else lines
 
 
 def _promise(calibration: Calibration) -> str:
+    text = f"The score threshold is {calibration.score_threshold:.4g}"
     if not calibration.promised:
-        return f"The score threshold is {calibration.score_threshold:.4g}; {calibration.no_promise()}."
-    text = (
-        f"The score threshold is {calibration.score_threshold:.4g}, set from "
-        f"{pluralize(calibration.count, 'good picture')} alone ({calibration.method}). Of good parts like "
-        f"those, {percent(calibration.expected_rate)} are expected to be called anomalous; about defects it "
-        "promises nothing."
+        return f"{text}; {calibration.no_promise()}."
+    text += (
+        f", set from {pluralize(calibration.count, 'good picture')} alone ({calibration.method}). Of good "
+        f"parts like those, {percent(calibration.expected_rate)} are expected to be called anomalous; about "
+        "defects it promises nothing."
     )
     if calibration.pictures_missing:
         more = pluralize(calibration.pictures_missing, "more good picture")
@@ -91,12 +98,12 @@ def _promise(calibration: Calibration) -> str:
     return text
 
 
-def _false_alarms(tally: Tally, rate: float | None) -> str:
-    """Says how many false alarms there were. rate: the promised one; None: there is no promise."""
+def _false_alarms(tally: Tally, calibration: Calibration) -> str:
     if not tally.good:
         return "There are no good test pictures: false alarms were not measured."
     low, high = metrics.confidence_interval_rate(tally.false_alarms, tally.good)
-    if rate is None:
+    rate = calibration.expected_rate
+    if not calibration.promised:
         judged = "about which nothing was promised."
     elif low > rate:
         judged = "more than promised; are the good test pictures like those that the model learnt from?"
@@ -117,38 +124,38 @@ def _missed(tally: Tally) -> str:
     low, high = metrics.confidence_interval_rate(tally.missed, tally.defective)
     return (
         f"{tally.missed or 'None'} of {pluralize(tally.defective, 'defective picture')} missed. Of defects "
-        f"like these, between {percent(low)} and {percent(high)} may be missed (95 %)."
+        f"like these, between {percent(low)} and {percent(high)} may be missed (95\N{NO-BREAK SPACE}%)."
     )
 
 
 PACKAGES = ("numpy", "pillow", "scipy", "torch", "timm", "onnxruntime", "openvino", "matplotlib")
-MOST_NAMES = 2000  # of a list of pictures; the rest is counted
 
 Pairs = list[tuple[str, str]]
 
 
-@dataclass(frozen=True)
-class Facts:
-    """Tables of (what, value), and lists of names."""
+def facts(
+    result: Evaluation, manifest: Manifest, dataset: Dataset, runtime: str, model: str
+) -> dict[str, Any]:
+    """Lists the facts of model and run: tables of (what, value), and lists of names.
 
-    model: Pairs
-    run: Pairs
-    config: Pairs
-    notes: list[str]
-    pictures: list[tuple[str, list[str], int]]  # role, names, how many more
-    failures: list[str]
-
-
-def facts(result: Evaluation, manifest: Manifest, dataset: Dataset, runtime: str, model: str) -> Facts:
-    """Lists the facts of model and run. runtime: name of the engine; model: name of the model's file."""
-    return Facts(
-        model=[(what, printable(value)) for what, value in [("file", model), *of_model(manifest)]],
-        run=_run(result, dataset, runtime),
-        config=[(key, printable(_plain(value))) for key, value in manifest.config.items()],
-        notes=[printable(note) for note in manifest.notes],
-        pictures=_pictures(result, manifest, dataset),
-        failures=[printable(_inside(line, dataset)) for line in result.failures],
-    )
+    runtime: name of the engine. model: name of the model's file.
+    """
+    left_out = "left out of the test: the model was fitted or calibrated on them"
+    pictures: dict[str, list[str]] = {}
+    for item in result.left_out_items:
+        pictures.setdefault(left_out, []).append(printable(dataset.relative(item.path)))
+    for picture in manifest.pictures:
+        pictures.setdefault(f"seen by the model: {picture.role}", []).append(printable(picture.name))
+    config = {k: v if isinstance(v, str) else json.dumps(v) for k, v in manifest.config.items()}
+    inside = f"{dataset.root}{os.sep}"  # left off: paths of this machine are nobody's business
+    return {
+        "model": [(what, printable(value)) for what, value in [("file", model), *of_model(manifest)]],
+        "run": _run(result, dataset, runtime),
+        "config": [(key, printable(value)) for key, value in config.items()],
+        "notes": [printable(note) for note in manifest.notes],
+        "pictures": pictures,
+        "failures": [printable(line.replace(inside, "")) for line in result.failures],
+    }
 
 
 def of_model(manifest: Manifest) -> Pairs:
@@ -185,54 +192,19 @@ def of_model(manifest: Manifest) -> Pairs:
 
 
 def _run(result: Evaluation, dataset: Dataset, runtime: str) -> Pairs:
-    images = len(result.pictures)
-    left, each = len(result.left_out_items), 1000 * result.seconds / max(images, 1)
-    rows = [
-        ("made", time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())),
-        ("data", f"{printable(dataset.category)}, layout {dataset.layout}"),
-        ("pictures", f"{images} evaluated, {left} left out, {_unread(result)} unreadable"),
-        ("time", f"{duration(result.seconds)}, {each:.0f} ms a picture, reading, metrics and files included"),
-    ]
-    peak = peak_memory()
-    if peak:
-        rows.append(("peak memory", f"{peak / GIB:.2f} GiB"))
-    rows.append(("runtime", runtime))
-    rows.append(("machine", f"{processor()}, {pluralize(cores(), 'core')}, {platform.system()}"))
+    images, left, unread = len(result.pictures), len(result.left_out_items), len(result.unjudged)
+    each = 1000 * result.seconds / max(images, 1)
     packages = [f"flawscope {__version__}", f"python {platform.python_version()}"]
     for name in PACKAGES:
         with suppress(PackageNotFoundError):
             packages.append(f"{name} {version(name)}")
-    return [*rows, ("versions", ", ".join(packages))]
-
-
-def _unread(result: Evaluation) -> int:
-    """Number of failures that are skipped pictures; the others are masks of counted pictures."""
-    return sum("counted without its mask" not in line for line in result.failures)
-
-
-def _pictures(result: Evaluation, manifest: Manifest, dataset: Dataset) -> list[tuple[str, list[str], int]]:
-    lists: dict[str, list[str]] = {}
-    for item in result.left_out_items:
-        what = "left out of the test: the model was fitted or calibrated on them"
-        lists.setdefault(what, []).append(printable(dataset.relative(item.path)))
-    for picture in manifest.pictures:
-        lists.setdefault(f"seen by the model: {picture.role}", []).append(printable(picture.name))
     return [
-        (f"{role} ({pluralize(len(names), 'picture')})", names[:MOST_NAMES], max(0, len(names) - MOST_NAMES))
-        for role, names in lists.items()
+        ("made", time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())),
+        ("data", f"{printable(dataset.category)}, layout {dataset.layout}"),
+        ("pictures", f"{images} evaluated, {left} left out, {unread} unreadable"),
+        ("time", f"{duration(result.seconds)}, {each:.0f} ms a picture, reading, metrics and files included"),
+        *([("peak memory", f"{peak / GIB:.2f} GiB")] if (peak := peak_memory()) else []),
+        ("runtime", runtime),
+        ("machine", f"{processor()}, {pluralize(cores(), 'core')}, {platform.system()}"),
+        ("versions", ", ".join(packages)),
     ]
-
-
-def _inside(line: str, dataset: Dataset) -> str:
-    """Removes from an error the path that leads to the data set."""
-    return line.replace(f"{dataset.root}{os.sep}", "")
-
-
-def _plain(value: Any) -> str:
-    if value is None:
-        return "none"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{k}: {_plain(v)}" for k, v in value.items())
-    if isinstance(value, list | tuple):
-        return ", ".join(map(_plain, value))
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -10,6 +10,7 @@ import functools
 import math
 import os
 from contextlib import suppress
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -85,28 +86,11 @@ def colour_map(values: Values, low: float, high: float) -> Pixels:
     return colours
 
 
-def overlay(
-    picture: Pixels,
-    values: Values,
-    low: float,
-    high: float,
-    *,
-    opacity: float = 0.5,
-    geometry: Geometry | None = None,
-) -> Pixels:
-    """The map over the photo, [H, W, 3] uint8: invisible at `low`, `opacity` (0..1) in the middle, which is
-    the mask threshold, and nearly invisible again at `high` and above, so that a defect shows inside its
-    halo.
-
-    `values` is at the picture's size, or at network size and then warped by `geometry` (default: the map
-    covers the whole picture).
-    """
-    if not 0 <= opacity <= 1:
-        raise InputError(f"opacity is {opacity}; give a number from 0 to 1")
-    _check_picture(picture)
+def overlay(picture: Pixels, values: Values, low: float, high: float, *, opacity: float = 0.5) -> Pixels:
+    """The map `values` [H, W] over the photo [H, W, 3] uint8: invisible at `low`, `opacity` (0..1) in the
+    middle, which is the mask threshold, and nearly invisible again at `high` and above, so that a defect
+    shows inside its halo."""
     size = (picture.shape[0], picture.shape[1])
-    if values.shape != size:
-        values = (geometry or _stretch(size, values)).warp(values)
     share = np.linspace(0, 1, 256, dtype=np.float32)
     alpha = np.float32(opacity) * _veil(share)
     keep, add = (1 - alpha)[:, None], colour_table() * alpha[:, None] + np.float32(0.5)
@@ -146,14 +130,11 @@ def contour(
     default: 1/150 of the shorter side, so that a thumbnail of a large picture still shows it. `dashed`: with
     gaps.
     """
-    _check_picture(picture)
     size = (picture.shape[0], picture.shape[1])
     if mask.shape != size:
         mask = _stretch(size, mask).warp_mask(mask)
     if width is None:
         width = max(1, round(min(size) / 150))
-    if width < 1:
-        raise InputError(f"the outline's width is {width}; give at least 1 pixel")
     out = picture.copy()
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if rows.size == 0:
@@ -220,36 +201,29 @@ def shrunk(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
 
 
 def colour_bar(
-    low: float, high: float, threshold: float | None = None, *, height: int = 256, label: str | None = None
+    low: float, high: float, threshold: float | None = None, *, height: int = 256, label: str = ""
 ) -> Image.Image:
     """The scale of `colour_map` as a vertical bar, its ends and the mask threshold marked; RGB on white."""
-    _check_scale(low, high)
     text = min(max(round(height / 18), 11), 24)
-    font, small = font_of(text), max(2, text // 5)
-    names = [f"{high:.3g}", f"{low:.3g}"] + (
-        [] if threshold is None else [f"{threshold:.3g}  mask threshold"]
+    font, small, thick, above = font_of(text), text // 5, round(text * 1.3), round(text * 1.6) if label else 0
+    marked = "" if threshold is None else f"{threshold:.3g}  mask threshold"
+    names = (f"{high:.3g}", f"{low:.3g}", marked, label)
+    image = Image.new(
+        "RGB", (thick + text + round(max(map(font.getlength, names))) + small, above + height), PAPER
     )
-    thick, above = max(12, round(text * 1.3)), round(text * 1.6) if label else 0
-    width = max(thick + text + round(max(font.getlength(word) for word in [*names, label or ""])), 1) + small
-    image = Image.new("RGB", (width, above + height), PAPER)
     draw = ImageDraw.Draw(image)
-    if label:
-        draw.text((0, text / 2), label, INK, font, anchor="lm")
+    draw.text((0, text / 2), label, INK, font, anchor="lm")
     ramp = np.linspace(high, low, height)[:, None]
     image.paste(Image.fromarray(colour_map(np.repeat(ramp, thick, axis=1), low, high)), (0, above))
-
-    def place(value: float) -> float:
-        return above + (1 - (min(max(value, low), high) - low) / (high - low)) * (height - 1)
-
     left, first, last = thick + text * 0.8, above + text * 0.6, above + height - text * 0.6
     draw.text((left, first), names[0], PALE, font, anchor="lm")
     draw.text((left, last), names[1], PALE, font, anchor="lm")
     if threshold is not None:
-        y = place(threshold)
-        draw.line(((0, y), (left - text * 0.25, y)), fill=PAPER, width=small + 2)
-        draw.line(((0, y), (left - text * 0.25, y)), fill=INK, width=small)
+        y = above + (1 - (min(max(threshold, low), high) - low) / (high - low)) * (height - 1)
+        for colour, width in ((PAPER, small + 2), (INK, small)):
+            draw.line(((0, y), (left - text * 0.25, y)), fill=colour, width=width)
         beside = min(max(y, first + text * 1.2), last - text * 1.2)  # clear of the ends' names
-        draw.text((left, beside), names[2], INK, font, anchor="lm")
+        draw.text((left, beside), marked, INK, font, anchor="lm")
     return image
 
 
@@ -258,24 +232,23 @@ def save_png(path: str | os.PathLike[str] | IO[bytes], picture: Drawable) -> Non
     _save(_as_image(picture), path, "PNG", compress_level=4)
 
 
-def save_map16(path: str | os.PathLike[str], values: Values, low: float, high: float) -> None:
-    """Writes a map [H, W] as 16-bit grey PNG: `low` and below 0, `high` and above 65535, linear between."""
-    _check_scale(low, high)
-    _check_numbers(values)
-    share = np.clip((np.asarray(values, dtype=np.float64) - low) / (high - low), 0, 1)
-    _save(Image.fromarray(np.round(share * 65535).astype(np.uint16)), path, "PNG", compress_level=4)
+def save_map(path: Path, values: Values, low: float, high: float) -> None:
+    """Writes a map [H, W] in the format of the path's suffix. OSError or FlawscopeError if it cannot be.
 
-
-def save_map_tiff(path: str | os.PathLike[str], values: Values) -> None:
-    """Writes a map [H, W] unscaled as a float32 TIFF, the layout that MVTec's evaluation code reads."""
-    _check_numbers(values)
-    _save(Image.fromarray(np.ascontiguousarray(values, dtype=np.float32)), path, "TIFF")
-
-
-def save_map_npy(path: str | os.PathLike[str], values: Values) -> None:
-    """Writes a map [H, W] unscaled as float32 in numpy's format. Raises OSError."""
-    _check_numbers(values)
-    np.save(path, np.asarray(values, dtype=np.float32), allow_pickle=False)
+    .png: 16-bit grey, 0 at `low` and below, 65535 at `high` and above, linear between. .tiff: unscaled
+    float32, the layout that MVTec's evaluation code reads. .npy: unscaled float32.
+    """
+    values = np.ascontiguousarray(values, dtype=np.float32)
+    if not np.isfinite(values).all():
+        raise InputError(f"the map for {path} is not finite; fit the model again")
+    if path.suffix == ".png":
+        _check_scale(low, high)
+        share = np.clip((values.astype(np.float64) - low) / (high - low), 0, 1)
+        _save(Image.fromarray(np.round(share * 65535).astype(np.uint16)), path, "PNG", compress_level=4)
+    elif path.suffix == ".tiff":
+        _save(Image.fromarray(values), path, "TIFF")
+    else:
+        np.save(path, values, allow_pickle=False)
 
 
 def _save(
@@ -291,6 +264,11 @@ def _save(
         raise FlawscopeError(f"cannot write picture {path}: {reason}; check the folder") from None
 
 
+def _check_scale(low: float, high: float) -> None:
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise InputError(f"colour scale from {low} to {high}; give two numbers, low below high")
+
+
 def _levels(values: Values, low: float, high: float) -> NDArray[np.uint8]:
     """Converts values to entries 0..255 of the colour table."""
     _check_scale(low, high)
@@ -301,26 +279,9 @@ def _levels(values: Values, low: float, high: float) -> NDArray[np.uint8]:
 
 
 def _stretch(size: tuple[int, int], array: NDArray[Any]) -> Geometry:
-    """Geometry of an array that covers a whole picture of `size`."""
-    if array.ndim != 2 or array.size == 0:
-        raise InputError(f"map of shape {list(array.shape)}; give [H, W]")
+    """Geometry of an array [H, W] that covers a whole picture of `size`."""
     height, width = array.shape
     return Geometry(size, (height, width), (height / size[0], width / size[1]), (0.0, 0.0))
-
-
-def _check_picture(picture: NDArray[Any]) -> None:
-    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
-        raise InputError(f"picture of shape {list(picture.shape)}, {picture.dtype}; give [H, W, 3] uint8")
-
-
-def _check_scale(low: float, high: float) -> None:
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise InputError(f"colour scale from {low} to {high}; give two numbers, low below high")
-
-
-def _check_numbers(values: NDArray[Any]) -> None:
-    if values.ndim != 2 or not np.isfinite(values).all():
-        raise InputError(f"map of shape {list(values.shape)}; give [H, W] with finite numbers only")
 
 
 def _as_image(image: Drawable) -> Image.Image:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from bisect import bisect
+from bisect import bisect, insort
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,10 +18,19 @@ from PIL import Image
 from flawscope.datasets import Item
 from flawscope.datasets.masks import Mask, union
 from flawscope.errors import InputError, pluralize
-from flawscope.pictures.decoding import Source, decode, name_of, to_eight_bits
+from flawscope.pictures.decoding import Source, decode, to_eight_bits
 from flawscope.pictures.listing import natural_key
 from flawscope.results import drawing
-from flawscope.results.contact_sheet import SHOTS, Shot, animate, contact_sheet, room, save_animation, shot
+from flawscope.results.contact_sheet import (
+    SHOTS,
+    Line,
+    Shot,
+    animate,
+    contact_sheet,
+    room,
+    save_animation,
+    shot,
+)
 from flawscope.results.prediction import Prediction, outcome
 from flawscope.results.table import OwnFiles, cannot_write
 
@@ -73,12 +82,12 @@ class Kind:
 
     def wants(self, score: float) -> bool:
         """Whether the sheet would show a picture with this score, among those so far."""
-        return len(self.examples) < 2 * KEPT or self._place(score) != KEPT
+        place = bisect(self.examples, score, key=lambda one: one.score)
+        return len(self.examples) < 2 * KEPT or place != KEPT
 
     def add(self, example: Example) -> None:
-        self.examples.insert(self._place(example.score), example)
-        if len(self.examples) > 2 * KEPT:
-            del self.examples[KEPT]
+        insort(self.examples, example, key=lambda one: one.score)
+        del self.examples[KEPT:-KEPT]
         # A picture that has left the extremes never returns to them. Shots are large: let theirs go.
         shown = SHOTS // 2
         for k in range(shown, len(self.examples) - shown):
@@ -98,9 +107,6 @@ class Kind:
             return pluralize(self.count, "picture")
         return f"{self.anomalous} of {self.count} called anomalous"
 
-    def _place(self, score: float) -> int:
-        return bisect(self.examples, score, key=lambda example: example.score)
-
 
 class Drawn(NamedTuple):
     """Picture as it is shown [H, W, 3], the same with its heat map, and the outlined pixels [H, W] bool."""
@@ -112,7 +118,11 @@ class Drawn(NamedTuple):
     @classmethod
     def of(cls, source: Source, prediction: Prediction) -> Drawn:
         """Draws a prediction. InputError or MemoryError where the picture cannot be read again."""
-        shown = _scaled(to_eight_bits(decode(source)))
+        shown = to_eight_bits(decode(source))
+        factor = MAX_SIDE / max(shown.shape[:2])
+        if factor < 1:
+            height, width = (max(1, round(side * factor)) for side in shown.shape[:2])
+            shown = np.asarray(Image.fromarray(shown).resize((width, height), Image.Resampling.BILINEAR))
         return cls(shown, *prediction.over(shown))
 
     @property
@@ -161,7 +171,11 @@ class Pictures:
         """Writes the picture's overlay, map and mask. Without a `kind` the verdict is the kind. `source`: the
         picture itself, where nothing lies at `path`."""
         name = self.name(path)
-        drawn = self._drawn(path if source is None else source, prediction)
+        drawn = None
+        try:
+            drawn = Drawn.of(path if source is None else source, prediction)
+        except (InputError, MemoryError) as error:  # such as a moved one
+            self.failures.append(f"{error or path} (scored, but not drawn)")
         self._write(name, prediction, drawn)
         self.scale = (*prediction.colour_range, prediction.mask_threshold)
         collected = self.kinds.setdefault(kind or prediction.decision, Kind(expected))
@@ -192,34 +206,26 @@ class Pictures:
         return path
 
     def _sheet(self, kinds: list[str], title: str, scale: tuple[float, float, float]) -> Image.Image:
-        rows: list[tuple[list[drawing.Drawable], list[str]]] = []
-        cells: list[tuple[int, int]] = []
-        frames: list[list[drawing.Colour | None]] = []
-        headings: list[str | None] = []
+        lines = []
         for name in kinds:
             kind = self.kinds[name]
             width = max(PANEL, *(example.strip.shape[1] for example in kind.examples))
             columns = max(1, (WIDTH + MARGIN) // (width + MARGIN))
             chosen = kind.extremes(columns * min(ROWS_PER_KIND, max(1, ROWS // len(kinds))))
             common = os.path.commonpath([os.path.dirname(e.name) for e in chosen])
-            headings.append(f"{name}: {kind.words()}")
             for start in range(0, len(chosen), columns):
                 row = chosen[start : start + columns]
-                captions = [f"{os.path.relpath(e.name, common)}\n{e.verdict}" for e in row]
-                rows.append(([e.strip for e in row], captions))
-                cells.append((PANEL, width))
-                frames.append([drawing.BAD if e.is_anomalous else drawing.GOOD for e in row])
-            headings += [None] * (len(rows) - len(headings))
+                lines.append(
+                    Line(
+                        [e.strip for e in row],
+                        [f"{os.path.relpath(e.name, common)}\n{e.verdict}" for e in row],
+                        heading="" if start else f"{name}: {kind.words()}",
+                        frames=[drawing.BAD if e.is_anomalous else drawing.GOOD for e in row],
+                        width=width,
+                    )
+                )
         bar = drawing.colour_bar(*scale, height=PANEL, label="map")
-        return contact_sheet(rows, cells, frames=frames, headings=headings, title=title, bar=bar)
-
-    def _drawn(self, source: Source, prediction: Prediction) -> Drawn | None:
-        """Draws a prediction; None where the picture cannot be read again, such as a moved one."""
-        try:
-            return Drawn.of(source, prediction)
-        except (InputError, MemoryError) as error:
-            self.failures.append(f"{error or name_of(source)} (scored, but not drawn)")
-            return None
+        return contact_sheet(lines, (PANEL, PANEL), title=title, bar=bar)
 
     def _example(
         self,
@@ -230,23 +236,23 @@ class Pictures:
         masks: tuple[Mask, ...],
         expected: bool | None,
     ) -> Example:
-        verdict, remark, bad = prediction.decision, "", prediction.is_anomalous
-        if expected is not None and expected != bad:
-            remark = outcome(expected, bad)
-        severity = f"severity {prediction.severity:+.1f}"
-        how = f"{severity}, p = {prediction.p_value:.3f}"
+        bad, verdict, severity = prediction.is_anomalous, prediction.decision, prediction.severity
+        remark = outcome(expected, bad) if expected is not None and expected != bad else ""
         # outlined at its small size: a thin line would be lost in shrinking
         small = drawing.contour(np.asarray(drawing.fitted(drawn.heat, BOX)), drawn.marked)
         with suppress(InputError):  # the evaluation reports it
             if masks:
                 truth = drawing.shrunk(union(masks, prediction.geometry.picture_size), small.shape[:2])
                 small = drawing.contour(small, truth, drawing.TRUTH, dashed=True)
-        panels: list[drawing.Drawable] = [drawn.picture, small]
+        picture = np.asarray(drawing.fitted(drawn.picture, BOX))
+        gap = np.full((picture.shape[0], GAP, 3), 255, np.uint8)
         taken = None
         if self.animation != "none":
-            taken = shot(caption, *drawn, f"{remark or verdict}, {severity}", is_anomalous=bad)
-        words = f"{verdict}, {remark}\n{how}" if remark else f"{verdict}\n{how}"
-        return Example(name, prediction.score, _strip(panels), words, bad, taken)
+            said = f"{remark or verdict}, severity {severity:+.1f}"
+            taken = shot(caption, *drawn, said, is_anomalous=bad)
+        words = f"{verdict}, {remark}" if remark else verdict
+        words += f"\nseverity {severity:+.1f}, p = {prediction.p_value:.3f}"
+        return Example(name, prediction.score, np.hstack([picture, gap, small]), words, bad, taken)
 
     def _write(self, name: str, prediction: Prediction, drawn: Drawn | None) -> None:
         try:
@@ -254,32 +260,26 @@ class Pictures:
                 drawing.save_png(self.own.path(f"overlays/{name}.png"), drawn.overlay)
             drawing.save_png(self.own.path(f"masks/{name}.png"), prediction.mask)
             if self.maps != "none":
-                self._write_map(name, prediction)
+                path = self.own.path(f"maps/{name}{MAPS[self.maps][0]}")
+                drawing.save_map(path, prediction.map, *prediction.colour_range)
+            if self.maps != "none" and self.scale is None:
+                self._write_scale(prediction)
         except OSError as error:
             raise cannot_write(self.out, error) from None
 
-    def _write_map(self, name: str, prediction: Prediction) -> None:
-        """Writes the map, and once the meaning of its numbers."""
+    def _write_scale(self, prediction: Prediction) -> None:
+        """Writes the meaning of the maps' numbers."""
         low, high = prediction.colour_range
-        suffix, meaning = MAPS[self.maps]
-        path = self.own.path(f"maps/{name}{suffix}")
-        if self.maps == "png16":
-            drawing.save_map16(path, prediction.map, low, high)
-        elif self.maps == "tiff":
-            drawing.save_map_tiff(path, prediction.map)
-        else:
-            drawing.save_map_npy(path, prediction.map)
-        if self.scale is None:
-            facts = {
-                "format": self.maps,
-                "value": meaning,
-                "low": low,
-                "high": high,
-                "mask_threshold": prediction.mask_threshold,
-                "outline": prediction.outline,
-            }
-            text = json.dumps(facts, indent=1, allow_nan=False)
-            self.own.path("maps/scale.json").write_text(f"{text}\n", encoding="utf-8")
+        facts = {
+            "format": self.maps,
+            "value": MAPS[self.maps][1],
+            "low": low,
+            "high": high,
+            "mask_threshold": prediction.mask_threshold,
+            "outline": prediction.outline,
+        }
+        text = json.dumps(facts, indent=1, allow_nan=False)
+        self.own.path("maps/scale.json").write_text(f"{text}\n", encoding="utf-8")
 
     def name(self, path: Path) -> str:
         """Name of the picture's results; a.png and a.jpg beside each other keep their suffix apart."""
@@ -314,24 +314,3 @@ def folder_of(paths: Sequence[Path]) -> Path | None:
 def _absolute(path: Path) -> Path:
     """The path without `..`, links as they are."""
     return Path(os.path.abspath(path))
-
-
-def _scaled(picture: Pixels) -> Pixels:
-    """Scales the picture down to `MAX_SIDE` if it is higher or wider."""
-    height, width = picture.shape[:2]
-    factor = min(1.0, MAX_SIDE / max(height, width))
-    if factor == 1.0:
-        return picture
-    size = (max(1, round(height * factor)), max(1, round(width * factor)))
-    return np.asarray(Image.fromarray(picture).resize(size[::-1], Image.Resampling.BILINEAR))
-
-
-def _strip(panels: list[drawing.Drawable]) -> Pixels:
-    """Joins the panels side by side on white, [H, W, 3]."""
-    images = [drawing.fitted(panel, BOX) for panel in panels]
-    strip = np.full((images[0].height, images[0].width * len(images) + GAP * (len(images) - 1), 3), 255)
-    strip = strip.astype(np.uint8)
-    for k, image in enumerate(images):
-        left = k * (images[0].width + GAP)
-        strip[:, left : left + image.width] = np.asarray(image)
-    return strip

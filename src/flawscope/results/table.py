@@ -98,25 +98,26 @@ class Table:
         if suffix not in TABLES or (append and suffix != ".csv"):
             ends = " or ".join(TABLES)
             raise InputError(f"{path}: a table ends in {ends}, and only a .csv goes on at its end")
-        if suffix == ".parquet":
-            self.schema = parquet_schema()
-            from pyarrow import parquet
+        self.schema = parquet_schema() if suffix == ".parquet" else None
+        with self._reported():
+            if self.schema is not None:
+                from pyarrow import parquet
 
-            whole = self.stack.enter_context(atomic(path))
-            self.parquet = self.stack.enter_context(parquet.ParquetWriter(whole, self.schema))
-            return
-        self.parquet = None
-        goes_on = append and os.path.exists(path) and os.path.getsize(path) > 0
-        with self._reported():  # a name that is not UTF-8 is written escaped
+                whole = self.stack.enter_context(atomic(path))
+                self.parquet = self.stack.enter_context(parquet.ParquetWriter(whole, self.schema))
+                return
+            # a name that is not UTF-8 is written escaped
             mode = "a" if append else "w"
-            self.file = open(path, mode, encoding="utf-8", errors="backslashreplace", newline="")  # noqa: SIM115
-            self.stack.enter_context(self.file)
-        if not goes_on:
-            self._write(COLUMNS)
+            self.file = self.stack.enter_context(
+                open(path, mode, encoding="utf-8", errors="backslashreplace", newline="")  # noqa: SIM115
+            )
+            if not self.file.tell():
+                self._write(COLUMNS)
 
     def add(self, row: Row) -> None:
-        if self.parquet is None:
-            self._write(astuple(row))
+        if self.schema is None:
+            with self._reported():
+                self._write(astuple(row))
             return
         self.waiting.append(row)
         if len(self.waiting) == GROUP:
@@ -124,15 +125,14 @@ class Table:
 
     def close(self) -> None:
         """Ends the table."""
-        if self.parquet is not None:
-            self._write_group()
         with self._reported():
+            if self.waiting:
+                self._write_group()
             self.stack.close()
 
     def _write(self, values: Sequence[str | float | None]) -> None:
-        with self._reported():
-            csv.writer(self.file, lineterminator="\n").writerow(map(csv_cell, values))
-            self.file.flush()
+        csv.writer(self.file, lineterminator="\n").writerow(map(csv_cell, values))
+        self.file.flush()
 
     def _write_group(self) -> None:
         import pyarrow
@@ -275,19 +275,8 @@ class OwnFiles:
         self.known = set(own_files(folder))
 
     def begin(self, say: Callable[[str], None]) -> None:
-        """Removes an earlier run's files; `say` gets a line where the folder is not empty."""
-        removed, others = self.clear()
-        if removed:
-            say(f"{self.folder}: {pluralize(removed, 'file')} of an earlier run removed")
-        if others:
-            say(f"{self.folder}: {pluralize(others, 'other file')} left alone")
-
-    def clear(self) -> tuple[int, int]:
-        """Removes an earlier run's files; returns their number, and the number of other files.
-
-        Raises:
-            InputError: they cannot be removed.
-        """
+        """Removes an earlier run's files; `say` gets a line where the folder is not empty. InputError: they
+        cannot be removed."""
         removed = 0
         for name in sorted(self.known):
             try:
@@ -304,11 +293,12 @@ class OwnFiles:
         for folder in sorted(folders, key=lambda folder: -len(folder.parts)):
             with suppress(OSError):  # other files lie in it
                 (self.folder / folder).rmdir()
-        with suppress(FileNotFoundError):
-            (self.folder / OWN_LIST).unlink()
+        (self.folder / OWN_LIST).unlink(missing_ok=True)
         self.known = set()
-        others = sum(len(files) for _, _, files in os.walk(self.folder))
-        return removed, others
+        if removed:
+            say(f"{self.folder}: {pluralize(removed, 'file')} of an earlier run removed")
+        if others := sum(len(files) for _, _, files in os.walk(self.folder)):
+            say(f"{self.folder}: {pluralize(others, 'other file')} left alone")
 
     def refuse_foreign(self, name: str) -> None:
         """InputError if the folder has a file of this name that flawscope did not write."""
