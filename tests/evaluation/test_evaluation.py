@@ -307,7 +307,7 @@ def test_what_is_kept_is_read_as_it_was() -> None:
         found = Prediction(1.0, 0.5, 2.0, True, values, geometry, 0.5, 0.5, (0.0, 1.0))
         kept.append(Item(Path("x.png"), "kind", True), found, truth)
     with ThreadPoolExecutor(4) as pool:
-        read = list(pool.map(lambda k: kept.pictures[k % 9], range(90)))
+        read = list(pool.map(lambda k: kept.pictures[k % 9], range(1200)))  # more than files may be open
     for k, one in enumerate(read):
         np.testing.assert_array_equal(one.prediction.map, maps[k % 9])
         np.testing.assert_array_equal(one.truth, truths[k % 9])  # type: ignore[arg-type]

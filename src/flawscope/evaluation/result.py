@@ -137,7 +137,8 @@ class Kept:
 
     def _map(self, index: int) -> NDArray[np.float32]:
         offset, shape = self._places[index]
-        return np.asarray(np.memmap(self._file, np.float32, "r", offset, shape))
+        mapped = np.memmap(self._file, np.float32, "r", offset, shape)
+        return np.array(mapped)  # the mapping itself would hold an open file
 
     def _truth(self, index: int) -> NDArray[np.bool_] | None:
         packed, size = self._packed[index], self.predictions[index].geometry.size

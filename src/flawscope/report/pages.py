@@ -55,7 +55,8 @@ def predictions_page(
     rows, maps = judged[:MOST_ROWS], {str(p.path): p for p in shown}
     wanted = [maps[row.path] for row in rows if row.path in maps]
     seen = [Evaluated(Item(Path(str(p.path)), "", False), p, None) for p in wanted]
-    layers = dict(zip((p.path for p in wanted), thumbnails(seen, range(len(seen)), white, step), strict=True))
+    made = thumbnails(seen, range(len(seen)), white, step)
+    layers = dict(zip((str(p.path) for p in wanted), made, strict=True))
     common = _common([row.path for row in rows])
     pictures = [_predicted(row, common, maps.get(row.path), layers.get(row.path, LISTED)) for row in rows]
     anomalous = sum(row.decision == "anomalous" for row in judged)

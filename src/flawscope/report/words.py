@@ -146,7 +146,10 @@ def facts(
         pictures.setdefault(left_out, []).append(printable(dataset.relative(item.path)))
     for picture in manifest.pictures:
         pictures.setdefault(f"seen by the model: {picture.role}", []).append(printable(picture.name))
-    config = {k: v if isinstance(v, str) else json.dumps(v) for k, v in manifest.config.items()}
+    config = {
+        key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        for key, value in manifest.config.items()
+    }
     inside = f"{dataset.root}{os.sep}"  # left off: paths of this machine are nobody's business
     return {
         "model": [(what, printable(value)) for what, value in [("file", model), *of_model(manifest)]],

@@ -39,50 +39,55 @@ def contact_sheet(
     `title`: its first line is large, further ones are small. `bar`: a `colour_bar`, set to the right. Words
     that are too long for their place end in an ellipsis.
     """
-    text = min(max(round(min(cell) / 14), 11), 28)
-    font, large, height = font_of(text), font_of(round(text * 1.4)), round(text * 1.35)
-    gap, edge = max(8, text), max(2, text // 5)
-    margin = round(1.5 * gap)
-    widths = [line.width or cell[1] for line in lines]
-    grid = [
-        [fitted(image, (cell[0], width)) for image in line.images]
-        for line, width in zip(lines, widths, strict=True)
-    ]
-    if not any(grid):
+    if not any(line.images for line in lines):
         raise InputError("no images to draw; give at least one")
-    # no gap under flat pictures
-    tall = [max((image.height for image in images), default=0) for images in grid]
-    below = [height * max((c.count("\n") + 1 for c in line.captions if c), default=0) for line in lines]
-    above = [3 * text if line.heading else 0 for line in lines]
-    right = margin + max(len(row) * (width + gap) - gap for row, width in zip(grid, widths, strict=True))
-    top = margin + (round(text * 1.4) + title.count("\n") * height + gap if title else 0)
-    body = max(sum(above) + sum(tall) + sum(below) + (len(lines) - 1) * gap, bar.height if bar else 0)
-    total = right + margin + (bar.width + margin if bar else 0)
-    sheet = Image.new("RGB", (total, top + body + margin), PAPER)
-    draw = ImageDraw.Draw(sheet)
-    for number, words in enumerate(title.split("\n")):
-        y = margin + text * 1.4 + height * (number - 0.25) if number else margin + text * 0.7
-        of = (PALE, font) if number else (INK, large)
-        draw.text((margin, y), _shortened(words, of[1], total - 2 * margin), *of, anchor="lm")
+    text = min(max(round(min(cell) / 14), 11), 28)
+    heading, step, gap, edge = round(text * 1.4), round(text * 1.35), max(8, text), max(2, text // 5)
+    font, large, margin = font_of(text), font_of(heading), round(1.5 * gap)
+    rows = [_row(line, (cell[0], line.width or cell[1]), text) for line in lines]
+    above = [2 * heading if line.heading else 0 for line in lines]
+    right = margin + max(row.width for row in rows) - 2 * edge
+    top = margin + (heading + title.count("\n") * step + gap if title else 0)
+    body = sum(above) + sum(row.height - 2 * edge + gap for row in rows) - gap
+    size = (right + margin + (bar.width + margin if bar else 0), top + max(body, bar.height if bar else 0))
+    sheet = Image.new("RGB", (size[0], size[1] + margin), PAPER)
+    draw, most = ImageDraw.Draw(sheet), size[0] - 2 * margin
+    first, *others = title.split("\n")
+    draw.text((margin, margin + heading / 2), _shortened(first, large, most), INK, large, anchor="lm")
+    for number, words in enumerate(others):
+        y = margin + heading + step * (number + 0.75)
+        draw.text((margin, y), _shortened(words, font, most), PALE, font, anchor="lm")
     y = top
-    for number, (line, width) in enumerate(zip(lines, widths, strict=True)):
-        heading = _shortened(line.heading, large, right - margin)
-        draw.text((margin, y + above[number] * 0.45), heading, INK, large, anchor="lm")
-        y += above[number]
-        for column, (image, caption) in enumerate(zip(grid[number], line.captions, strict=True)):
-            x = margin + column * (width + gap)
-            left, upper = x + (width - image.width) // 2, y + (tall[number] - image.height) // 2
-            sheet.paste(image, (left, upper))
-            if line.frames and (colour := line.frames[column]):
-                end = (left + image.width + edge - 1, upper + image.height + edge - 1)
-                draw.rectangle(((left - edge, upper - edge), end), outline=colour, width=edge)
-            for place, words in enumerate(caption.split("\n")):
-                middle = (x + width / 2, y + tall[number] + edge + height * (place + 0.5))
-                draw.text(middle, _shortened(words, font, width), INK, font, anchor="mm")
-        y += tall[number] + below[number] + gap
+    for line, row, over in zip(lines, rows, above, strict=True):
+        words = _shortened(line.heading, large, right - margin)
+        draw.text((margin, y + over * 0.45), words, INK, large, anchor="lm")
+        sheet.paste(row, (margin - edge, y + over - edge))
+        y += over + row.height - 2 * edge + gap
     if bar:
         sheet.paste(bar, (right + margin, top))
     return sheet
+
+
+def _row(line: Line, cell: tuple[int, int], text: int) -> Image.Image:
+    """Images side by side with their frames and captions, and around all of them room for the frames."""
+    font, step, gap, edge = font_of(text), round(text * 1.35), max(8, text), max(2, text // 5)
+    images = [fitted(image, cell) for image in line.images]
+    tall = max((image.height for image in images), default=0)  # no gap under flat pictures
+    below = step * max((caption.count("\n") + 1 for caption in line.captions if caption), default=0)
+    width = max(len(images) * (cell[1] + gap) - gap, 0)
+    row = Image.new("RGB", (width + 2 * edge, tall + below + 2 * edge), PAPER)
+    draw = ImageDraw.Draw(row)
+    for place, (image, caption) in enumerate(zip(images, line.captions, strict=True)):
+        x = edge + place * (cell[1] + gap)
+        left, upper = x + (cell[1] - image.width) // 2, edge + (tall - image.height) // 2
+        if line.frames and (colour := line.frames[place]):
+            end = (left + image.width + edge - 1, upper + image.height + edge - 1)
+            draw.rectangle(((left - edge, upper - edge), end), outline=colour, width=edge)
+        row.paste(image, (left, upper))
+        for number, words in enumerate(caption.split("\n")):
+            middle = (x + cell[1] / 2, tall + 2 * edge + step * (number + 0.5))
+            draw.text(middle, _shortened(words, font, cell[1]), INK, font, anchor="mm")
+    return row
 
 
 def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> str:

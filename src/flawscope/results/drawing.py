@@ -204,6 +204,7 @@ def colour_bar(
     low: float, high: float, threshold: float | None = None, *, height: int = 256, label: str = ""
 ) -> Image.Image:
     """The scale of `colour_map` as a vertical bar, its ends and the mask threshold marked; RGB on white."""
+    _check_scale(low, high)
     text = min(max(round(height / 18), 11), 24)
     font, small, thick, above = font_of(text), text // 5, round(text * 1.3), round(text * 1.6) if label else 0
     marked = "" if threshold is None else f"{threshold:.3g}  mask threshold"
