@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from flawscope.station.station import Station
     from flawscope.station.store.database import Database
 
-for _library in ("fastapi", "uvicorn", "sqlalchemy", "alembic", "httpx", "paho.mqtt.client"):
+for _library in ("fastapi", "uvicorn", "sqlalchemy", "httpx", "paho.mqtt.client"):
     pytest.importorskip(_library)
 
 _numbers = count()

@@ -21,7 +21,7 @@ from station_helpers import Served, everything, until
 
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.station.client import Client
-from flawscope.station.inspecting.worker import TooLargeError
+from flawscope.station.inspecting.picture import TooLargeError
 from flawscope.station.settings.sources import (
     PROTOCOLS,
     CameraOf,

@@ -13,9 +13,10 @@ from station_helpers import add_version, taken
 
 from flawscope.station.client import Client
 from flawscope.station.store.database import Database, now
+from flawscope.station.store.migrations import DAY, PAUSE
 from flawscope.station.store.records import Store
 from flawscope.station.store.schema import HOUR, marks
-from flawscope.station.store.station_identity import DAY, PAUSE, SETTLING, Clock
+from flawscope.station.store.station_identity import SETTLING, Clock
 
 Record = Callable[[int], int]
 MINUTE = HOUR // 60

@@ -118,22 +118,6 @@ def test_what_cannot_be_in_time_is_refused_at_once(open_station: Open, parts: li
     assert post(running, parts[1], deadline=30_000).status_code == 201, "none is before it: it is tried"
 
 
-def test_pictures_that_would_be_answered_too_late_take_no_turn(
-    open_station: Open, parts: list[bytes]
-) -> None:
-    """A turn ends long before the answer, where several pictures are on their way at once."""
-    running = open_station()
-    inspector, number = running.station.inspector, running.station.products[NAME]
-    inspector._queue.answered(number, 50.0)
-    with ThreadPoolExecutor(2) as pool, held(running):
-        early = pool.submit(post, running, parts[0], deadline=30_000)
-        until(lambda: len(inspector._queue) == 1)
-        last = pool.submit(post, running, parts[1], deadline=30_000)
-        until(lambda: len(inspector._queue) == 2)
-        answers = early, last
-    assert [one.result().status_code for one in answers] == [504, 201], "the last one that waits is tried"
-
-
 def test_a_late_answer_says_so_also_where_it_is_recorded(
     open_station: Open, parts: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:

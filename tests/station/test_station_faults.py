@@ -29,7 +29,7 @@ from station_helpers import INSPECTIONS, Load, missing, until
 
 from flawscope.errors import InputError
 from flawscope.station.client import Client
-from flawscope.station.inspecting.worker import Picture, checked
+from flawscope.station.inspecting.picture import Picture, checked
 from flawscope.station.settings.station import DATABASE, Keep, Limits
 from flawscope.station.store import database as database_module
 from flawscope.station.store.database import StoreError

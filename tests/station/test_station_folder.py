@@ -25,7 +25,8 @@ from station_helpers import PATIENCE, everything, until
 
 from flawscope.errors import InputError
 from flawscope.station.inspecting.capacity import BusyError
-from flawscope.station.inspecting.worker import ModelError, Picture
+from flawscope.station.inspecting.picture import Picture
+from flawscope.station.inspecting.worker import ModelError
 from flawscope.station.inspecting.writer import Recorded
 from flawscope.station.settings.sources import FolderOf
 from flawscope.station.settings.station import Limits, Settings

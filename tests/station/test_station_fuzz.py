@@ -18,7 +18,7 @@ import pytest
 from station_helpers import broken, everything, originals
 
 from flawscope.errors import FlawscopeError
-from flawscope.station.inspecting.worker import Picture
+from flawscope.station.inspecting.picture import Picture
 from flawscope.station.inspecting.writer import Judged
 from flawscope.station.store.database import StoreError
 from flawscope.station.web.uploads import Upload

@@ -21,7 +21,7 @@ from station_helpers import until
 
 from flawscope.errors import InputError
 from flawscope.station.client import Client
-from flawscope.station.inspecting.worker import Picture
+from flawscope.station.inspecting.picture import Picture
 from flawscope.station.settings.sinks import SinkSettings
 from flawscope.station.settings.sources import CameraOf, FolderOf, read_source
 from flawscope.station.settings.station import Product, Settings

@@ -21,6 +21,7 @@ from flawscope.station.settings.station import Product, Settings
 from flawscope.station.store import dump
 from flawscope.station.store.database import Database
 from flawscope.station.store.files import PICTURES, Files
+from flawscope.station.store.migrations import DAY
 from flawscope.station.store.schema import (
     events,
     hours,
@@ -32,7 +33,7 @@ from flawscope.station.store.schema import (
     users,
     verdicts,
 )
-from flawscope.station.store.station_identity import DAY, claim
+from flawscope.station.store.station_identity import claim
 
 pytestmark = pytest.mark.both_databases
 FIXTURES = Path(__file__).parents[1] / "fixtures"

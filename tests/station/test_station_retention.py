@@ -13,19 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select
 from station_helpers import add_version, taken
 
 from flawscope.station.settings.station import Keep
-from flawscope.station.store import files as files_module
 from flawscope.station.store import insert as recording
 from flawscope.station.store import retention as module
+from flawscope.station.store import strays as strays_module
 from flawscope.station.store.database import Database, StoreError, now
-from flawscope.station.store.files import MAPS, MASKS, MODELS, PART, PICTURES, Files, Orphans
+from flawscope.station.store.files import MAPS, MASKS, MODELS, PART, PICTURES, Files
 from flawscope.station.store.model_registry import Versions
 from flawscope.station.store.records import DEFECT, GOOD, SKIP, Store, Taken
 from flawscope.station.store.retention import Retention, Summary
 from flawscope.station.store.schema import hours, inspections, learnt, pictures, products, verdicts
+from flawscope.station.store.strays import Strays
 
 DAY = 86_400_000_000
 NOW = now()
@@ -322,7 +323,7 @@ def test_what_was_cut_off_is_finished_by_the_next_run(
     assert world.kept("a", "b") == "b"
 
 
-def test_orphans_go_after_an_hour_and_only_then(world: World, model_file: Path) -> None:
+def test_strays_go_after_an_hour_and_only_then(world: World, model_file: Path) -> None:
     named, at = world.add(1, "named"), now()
     world.decide(named, DEFECT, mask="mask")
     world.files.keep(PICTURES, b"stray", ".png")
@@ -332,16 +333,16 @@ def test_orphans_go_after_an_hour_and_only_then(world: World, model_file: Path) 
         folder.mkdir()
         (folder / "part.onnx").write_bytes(b"a model")
     added = Versions(world.database, world.files).add(world.product, model_file, "by hand", "anna")
-    seconds = at / 1e6 - files_module.YOUNG
+    seconds = at / 1e6 - strays_module.YOUNG
     every = [*world.files.folder.rglob("*.png"), *world.files.folder.rglob("*.npz")]
     every += [one for one in (world.files.folder / MODELS).iterdir() if one.is_dir()]
     for path in every:
         os.utime(path, (seconds + 600, seconds + 600))
-    assert world.run(Keep()).orphans == 0
+    assert world.run(Keep()).strays == 0
     assert all(path.exists() for path in every)
     for path in every:
         os.utime(path, (seconds - 60, seconds - 60))
-    assert world.run(Keep()).orphans == 4
+    assert world.run(Keep()).strays == 4
     kept = Versions(world.database, world.files).path(world.product, added)
     assert kept.exists()
     assert {path.name for path in every if path.exists()} == {
@@ -351,7 +352,7 @@ def test_orphans_go_after_an_hour_and_only_then(world: World, model_file: Path) 
     }
 
 
-def test_a_model_that_is_just_being_added_again_is_no_orphan(
+def test_a_model_that_is_just_being_added_again_is_no_stray(
     world: World, model_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was cut off long ago; the sweep looks at its folder, and then somebody sends it again."""
@@ -359,38 +360,29 @@ def test_a_model_that_is_just_being_added_again_is_no_orphan(
     folder = world.files.model_folder(hashlib.sha256(model_file.read_bytes()).hexdigest())
     folder.mkdir()
     os.utime(folder, (0, 0))
-    swept, added, known = threading.Event(), list[int](), Orphans._known_models
+    swept, added, needed = threading.Event(), list[int](), Strays._needed
 
-    def then_sent(self: Orphans) -> set[str]:
-        found = known(self)
+    def then_sent(self: Strays, kind: str, digests: list[str]) -> set[str]:
+        found = needed(self, kind, digests)
         if not swept.is_set():
             swept.set()
             added.append(made.add(world.product, model_file, "by hand", "anna"))
             os.utime(folder, (0, 0))  # as if it had been looked at before
         return found
 
-    monkeypatch.setattr(Orphans, "_known_models", then_sent)
-    assert world.run(FOR_EVER).orphans == 0
+    monkeypatch.setattr(Strays, "_needed", then_sent)
+    assert world.run(FOR_EVER).strays == 0
     assert made.path(world.product, added[0]).exists()
     write = world.files.write
 
     def meanwhile(path: Path, data: bytes, *, durable: bool = True) -> None:
         write(path, data, durable=durable)
-        assert not world.files.discard_model(path.parent, lambda: True), "it is held while it is added"
+        assert not world.files.discard(path.parent, path.parent.name, lambda: True), (
+            "it is held while it is added"
+        )
 
     monkeypatch.setattr(world.files, "write", meanwhile)
     assert made.add(world.store.add_product("other"), model_file, "by hand", "anna")
-
-
-def test_a_picture_without_a_record_leaves_no_row(world: World) -> None:
-    digest = world.files.keep(PICTURES, b"alone", ".png")
-    row = {"hash": digest, "suffix": ".png", "bytes": 5, "width": 1, "height": 1, "created_at": 0}
-    row["product_id"] = world.product
-    with world.database.writing() as connection:
-        connection.execute(pictures.insert().values(**row))
-    os.utime(world.path("alone"), (0, 0))
-    assert world.run(FOR_EVER).orphans == 1
-    assert world.count(pictures) == 0
 
 
 def test_a_picture_that_is_being_recorded_again_stays(world: World) -> None:
@@ -424,9 +416,7 @@ def test_a_record_that_is_being_written_is_waited_for(world: World) -> None:
     world.add(99, "a")
     with ThreadPoolExecutor(1) as pool:
         with world.database.writing() as connection:
-            digest = world.path("a").stem
-            again = update(pictures).where(pictures.c.hash == digest).values(removed_at=None)
-            connection.execute(again)
+            recording.lock(connection, [world.product])
             removing = pool.submit(world.run, Keep())
             time.sleep(0.2)
             assert not removing.done()

@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
 
     require_installed(
         "a station",
-        *("fastapi", "uvicorn", "sqlalchemy", "alembic", "argon2", "prometheus_client"),
+        *("fastapi", "uvicorn", "sqlalchemy", "argon2", "prometheus_client"),
         *("multipart", "jinja2", "httpx", "paho"),
         extras="station",
     )

@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    require_installed("flawscope station", "sqlalchemy", "alembic", "argon2", extras="station")
+    require_installed("flawscope station", "sqlalchemy", "argon2", extras="station")
     return int(args.call(args) or 0)
 
 

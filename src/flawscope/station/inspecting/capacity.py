@@ -28,7 +28,6 @@ class FairQueue(Generic[J]):
     def __init__(self) -> None:
         self._waiting: OrderedDict[int, deque[J]] = OrderedDict()  # by product, the next first; none is empty
         self._seconds: dict[int, deque[float]] = {}
-        self._latencies: dict[int, deque[float]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
@@ -80,15 +79,6 @@ class FairQueue(Generic[J]):
         known."""
         known = self._seconds.get(product)
         return statistics.median(known) if known else 0.0
-
-    def answered(self, product: int, seconds: float) -> None:
-        """Note the time of a picture from its turn until its answer was recorded."""
-        self._latencies.setdefault(product, deque(maxlen=LATELY)).append(seconds)
-
-    def latency(self, product: int) -> float:
-        """Return the seconds from a picture's turn to its answer: the longest of late, for several are under
-        way at once; 0: not known."""
-        return max(tuple(self._latencies.get(product, ())), default=0.0)
 
     def delay(self, product: int, taken: dict[int, int]) -> float:
         """Return the seconds until a further picture is judged; 0 where none waits: then it is not known.

@@ -6,7 +6,6 @@ import io
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -28,7 +27,6 @@ from flawscope.station.store.model_registry import Versions
 from flawscope.station.store.records import NotFoundError, PictureOf, Store
 
 LATELY = 64  # predictions in memory: people look at the latest
-RENDERED = 32 * 1024 * 1024  # bytes of rendered pictures in memory
 QUALITY = 82  # of WebP, 0..100
 PATIENCE = 60.0  # seconds to wait for a picture to be judged again
 _KEPT = ("score_threshold", "mask_threshold", "outline", "nearby")  # fields in a map's file
@@ -40,8 +38,6 @@ class Shown:
     def __init__(self, store: Store, versions: Versions, files: Files, inspector: Inspector):
         self.store, self.versions, self.files, self.inspector = store, versions, files, inspector
         self._lately: OrderedDict[tuple[str, int], Prediction] = OrderedDict()
-        self._rendered: OrderedDict[tuple[Any, ...], bytes] = OrderedDict()
-        self._size = 0
         self._lock = threading.Lock()
         self._writer = ThreadPoolExecutor(1, "maps")
 
@@ -83,18 +79,12 @@ class Shown:
 
     def view(self, product_id: int, number: int, side: int) -> bytes:
         """Return WebP of the picture, the longer side at most `side` pixels. NotFoundError as above."""
-        row = self._row(product_id, number)
-        return self._held(("view", row.hash, side), lambda: _webp(self._small(row, side)))
+        return _webp(self._small(self._row(product_id, number), side))
 
     def overlay(self, product_id: int, number: int, side: int) -> bytes:
         """Return WebP of the picture with heat map and outlines. NotFoundError as above."""
         row = self._row(product_id, number)
-
-        def draw() -> bytes:
-            small = self._small(row, side)
-            return _webp(drawing.contour(*self._prediction(product_id, row).over(small)))
-
-        return self._held(("overlay", row.hash, row.version, side), draw)
+        return _webp(drawing.contour(*self._prediction(product_id, row).over(self._small(row, side))))
 
     def map(self, product_id: int, number: int) -> tuple[bytes, float, float]:
         """Return the map as 16-bit PNG at the network's size, and the values of its black and white."""
@@ -143,20 +133,6 @@ class Shown:
             with self._lock:
                 self._lately[row.hash, row.version] = held
         return held
-
-    def _held(self, key: tuple[Any, ...], make: Callable[[], bytes]) -> bytes:
-        with self._lock:
-            if key in self._rendered:
-                self._rendered.move_to_end(key)
-                return self._rendered[key]
-        made = make()
-        with self._lock:
-            if key not in self._rendered:
-                self._size += len(made)
-            self._rendered[key] = made
-            while self._size > RENDERED:
-                self._size -= len(self._rendered.popitem(last=False)[1])
-        return made
 
 
 def _read(path: Path) -> Prediction | None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.station.background import Backoff
 from flawscope.station.inspecting.capacity import BusyError
-from flawscope.station.inspecting.worker import Picture
+from flawscope.station.inspecting.picture import Picture
 from flawscope.station.inspecting.writer import Recorded
 from flawscope.station.settings.sources import FRAME, TRIGGER, CameraOf
 from flawscope.station.sources.frames import Frames, encoded

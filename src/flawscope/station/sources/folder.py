@@ -26,7 +26,7 @@ from sqlalchemy import select
 from flawscope.artefact.files import PART, sync_folder
 from flawscope.errors import InputError, pluralize, with_kind
 from flawscope.station.background import Background, Backoff
-from flawscope.station.inspecting.worker import Picture
+from flawscope.station.inspecting.picture import Picture
 from flawscope.station.inspecting.writer import Recorded
 from flawscope.station.settings.sources import DELETE, KEEP, FolderOf
 from flawscope.station.sources.source import AWAY, RUNNING, WAITING, Line, State, plain

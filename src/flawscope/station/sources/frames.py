@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flawscope.errors import InputError, needs
-from flawscope.station.inspecting.worker import TooLargeError
+from flawscope.station.inspecting.picture import TooLargeError
 from flawscope.station.settings.sources import CameraOf, opening
 
 if TYPE_CHECKING:

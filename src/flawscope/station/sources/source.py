@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from flawscope.station.background import Backoff
 from flawscope.station.inspecting.capacity import BusyError
-from flawscope.station.inspecting.worker import Picture
+from flawscope.station.inspecting.picture import Picture
 from flawscope.station.inspecting.writer import Recorded
 from flawscope.station.settings.station import Limits
 from flawscope.station.store.records import Store, iso

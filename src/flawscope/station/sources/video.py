@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from flawscope.errors import InputError, pluralize, with_kind
 from flawscope.station.background import Background, Backoff
-from flawscope.station.inspecting.worker import Picture
+from flawscope.station.inspecting.picture import Picture
 from flawscope.station.inspecting.writer import Recorded
 from flawscope.station.settings.sources import CameraOf
 from flawscope.station.sources.frames import Frames, LostError, encoded

@@ -1,31 +1,23 @@
-"""The data base: SQLite in a file or PostgreSQL by URL, and the migration of its tables.
-
-Whoever changes `schema` adds a step with the tables' next version to the end of `STEPS`; a test compares the
-migrated tables with `schema`.
-"""
+"""The data base: SQLite in a file or PostgreSQL by URL."""
 
 from __future__ import annotations
 
-import select as sockets
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import sqlalchemy as sa
-from alembic.migration import MigrationContext
-from alembic.operations import Operations
 from sqlalchemy import Connection, Engine, Select, create_engine, event, select, text
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import ArgumentError, DBAPIError, InvalidatePoolError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import QueuePool
 
 from flawscope.errors import FlawscopeError, InputError, one_line
 from flawscope.station.settings.station import NAME
 from flawscope.station.settings.values import shown
-from flawscope.station.store.schema import HOUR, metadata, products, revision, stations
+from flawscope.station.store.migrations import UnknownVersionError, is_current, migrate
+from flawscope.station.store.schema import products, stations
 
 PATIENCE = 10.0  # seconds that a writer waits for another
 CONNECTIONS = 20  # at once
@@ -78,7 +70,6 @@ class Database:
         self._writer = self.engine.execution_options(writes=True)
         snapshot = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ"}
         self._reader = self.engine.execution_options(**snapshot)
-        self._single = self.engine.execution_options(isolation_level="AUTOCOMMIT")
 
     @property
     def is_sqlite(self) -> bool:
@@ -97,13 +88,6 @@ class Database:
             yield connection
         self.full = ""
 
-    @contextmanager
-    def single(self) -> Iterator[Connection]:
-        """Open a PostgreSQL connection without transactions: no BEGIN and no COMMIT to wait for."""
-        with self._named(), self._single.connect() as connection:
-            yield connection
-        self.full = ""
-
     def own(self) -> Select[Any]:
         """Query of this station's product numbers. An SQLite file has one station, whatever its name."""
         every = select(products.c.id)
@@ -111,21 +95,20 @@ class Database:
 
     @contextmanager
     def _named(self) -> Iterator[None]:
+        """Turn errors that an operator can remedy into StoreError."""
         try:
             yield
         except (DBAPIError, PoolTimeoutError) as error:
-            raise self._said(error) from None
-
-    def _said(self, error: SQLAlchemyError) -> Exception:
-        reason = one_line(getattr(error, "orig", None) or error)
-        full = "disk is full" in reason or getattr(getattr(error, "orig", None), "sqlstate", "") == "53100"
-        if full:
-            self.full = f"the disk of {self.name} is full; free some space"
-            return StoreError(self.full, "disk_full")
-        away = isinstance(error, OperationalError | PoolTimeoutError)
-        if away or getattr(error, "connection_invalidated", False):
-            return StoreError(f"{self.name} cannot be used: {reason}", "store_unreachable")
-        return error
+            origin = getattr(error, "orig", None)
+            reason = one_line(origin or error)
+            if "disk is full" in reason or getattr(origin, "sqlstate", "") == "53100":
+                self.full = f"the disk of {self.name} is full; free some space"
+                raise StoreError(self.full, "disk_full") from None
+            lost = isinstance(error, DBAPIError) and error.connection_invalidated
+            if lost or isinstance(error, OperationalError | PoolTimeoutError):
+                text = f"{self.name} cannot be used: {reason}; check `database` and that it is running"
+                raise StoreError(text, "store_unreachable") from None
+            raise
 
     def tune(self) -> None:
         """Update the statistics by which SQLite chooses an index; to be called now and then. PostgreSQL does
@@ -144,25 +127,24 @@ class Database:
         """Make the tables, or migrate them to this version. InputError where that fails."""
         try:
             with self.reading() as connection:
-                self._check_letters(connection)
-                if version_of(connection) == HEAD:
+                if not self.is_sqlite:
+                    self._check_letters(connection)
+                if is_current(connection):
                     return
             with self.writing() as connection:
                 self.alone(connection)
-                upgrade(connection)
+                migrate(connection)
         except UnknownVersionError:
             raise InputError(
                 f"{self.name} was made by a newer flawscope: use that one, or restore a backup"
             ) from None
         except StoreError as error:
-            raise InputError(f"{error}; check `database` and that it is running") from None
+            raise InputError(str(error)) from None
         except SQLAlchemyError as error:
             raise InputError(f"{self.name} is no store of flawscope: {one_line(error)}") from None
 
     def _check_letters(self, connection: Connection) -> None:
         """Raise InputError unless the data base stores all letters: names of pictures may have any."""
-        if self.is_sqlite:
-            return
         letters = connection.execute(text("SHOW server_encoding")).scalar_one()
         if letters != "UTF8":
             raise InputError(
@@ -173,12 +155,11 @@ class Database:
     def check_current(self) -> None:
         """Raise InputError where the tables are of another version."""
         with self.reading() as connection:
-            there = version_of(connection)
-        if there != HEAD:
-            raise InputError(
-                f"the tables of {self.name} are of another version: use the flawscope that made them, or "
-                "start the station with this one first"
-            )
+            if not is_current(connection):
+                raise InputError(
+                    f"the tables of {self.name} are of another version: use the flawscope that made them, or "
+                    "start the station with this one first"
+                )
 
     def alone(self, connection: Connection) -> None:
         """Hold a lock until the transaction ends; others wait for it. SQLite has one writer at a time."""
@@ -205,15 +186,14 @@ def _engine(url: str) -> Engine:
         event.listen(engine, "connect", _as_wanted)
         event.listen(engine, "begin", _begin)
         return engine
-    engine = create_engine(
+    return create_engine(
         url,
         pool_size=CONNECTIONS,
         max_overflow=CONNECTIONS,
+        pool_pre_ping=True,  # the server may have been started anew
         # a commit is on the disk, whatever the server's setting
         connect_args={**_HEARD, "options": "-c synchronous_commit=on", "client_encoding": "utf8"},
     )
-    event.listen(engine, "checkout", _still_there)
-    return engine
 
 
 def _as_wanted(connection: Any, record: object) -> None:
@@ -225,140 +205,7 @@ def _as_wanted(connection: Any, record: object) -> None:
     cursor.close()
 
 
-def _still_there(connection: Any, record: object, proxy: object) -> None:
-    """Invalidate the pool where PostgreSQL has closed a connection. Its socket shows that; a query would take
-    as long as a short statement."""
-    if not connection.closed and not _has_news(connection.fileno()):
-        return
-    try:  # the news may be a change of the server's settings
-        connection.execute("SELECT 1")
-        connection.rollback()
-    except connection.OperationalError:
-        raise InvalidatePoolError from None
-
-
-def _has_news(socket: int) -> bool:
-    if sys.platform == "win32":
-        return bool(sockets.select([socket], [], [], 0)[0])
-    watched = sockets.poll()
-    watched.register(socket, sockets.POLLIN)
-    return bool(watched.poll(0))
-
-
 def _begin(connection: Connection) -> None:
     """Begin an SQLite transaction. Readers take no lock; writers lock at the beginning."""
     writes = connection.get_execution_options().get("writes", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-
-# ------------------------------------------------------------------------------------- versions of the tables
-
-_DAY = 24 * HOUR  # of a pause between two records that counts, at most
-_PAUSE = 21 * _DAY  # a longer pause may be a jump of the clock, and does not count
-GIVEN = """
-SELECT products.station_id, inspections.id, inspections.at FROM inspections
-JOIN products ON products.id = inspections.product_id ORDER BY products.station_id, inspections.id
-"""
-
-
-class UnknownVersionError(Exception):
-    """The tables were made by a newer flawscope, or by one that is too old."""
-
-
-def version_of(connection: sa.Connection) -> str | None:
-    """Version of the tables; None where there are none."""
-    if not sa.inspect(connection).has_table(revision.name):
-        return None
-    return connection.scalar(sa.select(revision.c.version_num))
-
-
-def upgrade(connection: sa.Connection) -> None:
-    """Make the tables, or migrate them to this version. UnknownVersionError."""
-    there = version_of(connection)
-    if there is None:
-        metadata.create_all(connection, checkfirst=False)
-        connection.execute(revision.insert().values(version_num=HEAD))
-        return
-    if there not in STEPS:
-        raise UnknownVersionError
-    operations = Operations(MigrationContext.configure(connection))
-    order = list(STEPS)
-    for version in order[order.index(there) + 1 :]:
-        STEPS[version](operations)
-    connection.execute(sa.update(revision).values(version_num=HEAD))
-
-
-def _first(op: Operations) -> None:
-    """Do nothing: earlier tables were never released."""
-
-
-def _audit(op: Operations) -> None:
-    """Add the expiry of tokens, the address of events, and the settings of stations."""
-    op.add_column("tokens", sa.Column("expires_at", sa.BigInteger()))
-    op.add_column("events", sa.Column("address", sa.String(64)))
-    op.add_column("stations", sa.Column("settings", sa.Text()))
-
-
-def _marks(op: Operations) -> None:
-    """Add marks, which date records by their order, not by their times; index inspections in that order."""
-    marks = op.create_table(
-        "marks",
-        sa.Column("station_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=False),
-        sa.Column("hour", sa.BigInteger(), autoincrement=False),
-        sa.Column("age", sa.BigInteger(), nullable=False),
-        sa.Column("at", sa.BigInteger(), nullable=False),
-        sa.Column("inspection_id", sa.BigInteger(), nullable=False),
-        sa.ForeignKeyConstraint(["station_id"], ["stations.id"], name="marks_station_id_of"),
-        sa.PrimaryKeyConstraint("station_id", "hour", name="marks_key"),
-    )
-    connection = op.get_bind()
-    made: dict[tuple[int, int], dict[str, int]] = {}
-    station, age, before = 0, 0, 0
-    for station_id, number, at in connection.execute(sa.text(GIVEN).execution_options(yield_per=10_000)):
-        if station_id != station:
-            station, age, before = station_id, 0, at
-        passed = at - before
-        age += min(passed, _DAY) if 0 <= passed <= _PAUSE else 0
-        before = at
-        place = {"station_id": station, "hour": age // HOUR}
-        made[station, age // HOUR] = place | {"age": age, "at": at, "inspection_id": number}
-    if made:
-        connection.execute(marks.insert(), list(made.values()))
-    op.drop_index("inspections_search", "inspections")
-    op.drop_index("inspections_product", "inspections")
-    columns = ["product_id", "id", "at", "anomalous", "verdict", "review", "score", "version_id"]
-    op.create_index("inspections_search", "inspections", columns)
-    op.create_index("inspections_at", "inspections", ["product_id", "at"])
-
-
-def _parts(op: Operations) -> None:
-    """Add part, batch, the hash of the request and the number of triggers to inspections."""
-    name = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
-    for column in ("part", "batch"):
-        op.add_column("inspections", sa.Column(column, name))
-        given = sa.text(f"{column} IS NOT NULL")
-        op.create_index(
-            f"inspections_{column}",
-            "inspections",
-            ["product_id", column, "id"],
-            sqlite_where=given,
-            postgresql_where=given,
-        )
-    op.add_column("inspections", sa.Column("request_hash", sa.String(64)))
-    op.add_column("inspections", sa.Column("triggers", sa.Integer()))
-
-
-def _sessions(op: Operations) -> None:
-    """Drop the secrets of sessions: browsers say themselves when another site sends a request."""
-    op.drop_column("sessions", "csrf")
-
-
-# Versions of the tables in order, each with the step that migrates from the version before
-STEPS: dict[str, Callable[[Operations], None]] = {
-    "0006": _first,
-    "0009": _audit,
-    "0008": _marks,
-    "0007": _parts,
-    "0010": _sessions,
-}
-HEAD = list(STEPS)[-1]

@@ -1,5 +1,4 @@
-"""Files of a station: pictures and masks named by their content, models, maps; and the removal of orphans,
-which no record needs."""
+"""Files of a station: pictures and masks named by their content, models, maps."""
 
 from __future__ import annotations
 
@@ -11,21 +10,16 @@ import secrets
 import shutil
 import sys
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
-from itertools import islice
 from pathlib import Path
 from typing import IO
-
-from sqlalchemy import ColumnElement, and_, delete, exists, or_, select
 
 from flawscope.artefact.files import PART as PART
 from flawscope.artefact.files import replacing, sync_folder
 from flawscope.errors import InputError
-from flawscope.station.store.database import Database, StoreError
-from flawscope.station.store.schema import inspections, learnt, pictures, verdicts, versions
+from flawscope.station.store.database import StoreError
 
 PICTURES, MASKS, MAPS, MODELS = "pictures", "masks", "maps", "models"
 MASK = ".png"  # suffix of a mask
@@ -95,9 +89,7 @@ class Files:
 
     def has(self, kind: str) -> bool:
         """Whether there is a file of this kind."""
-        return any(
-            True for folder in (self.folder / kind).iterdir() if folder.is_dir() and any(folder.iterdir())
-        )
+        return any((self.folder / kind).glob("*/*"))
 
     def path(self, kind: str, digest: str, suffix: str) -> Path:
         """Path of the file with this hash. Folders named by its first three digits stay small."""
@@ -118,15 +110,15 @@ class Files:
             StoreError: the file cannot be written.
         """
         digest = known or hashlib.sha256(data).hexdigest()
+        path = self.path(kind, digest, suffix)
         if hold:
             self.hold(digest)
-        path = self.path(kind, digest, suffix)
         try:
             with suppress(OSError):
                 if path.stat().st_size == len(data):
                     return digest
             self.write(path, data)
-        except StoreError:
+        except BaseException:
             if hold:
                 self.release(digest)
             raise
@@ -144,33 +136,33 @@ class Files:
             if not self._held[digest]:
                 del self._held[digest]
 
-    def discard(self, kind: str, digest: str, suffix: str, settle: Callable[[], bool | None]) -> bool:
-        """Call `settle`, which updates the data base, and remove a file. False, with nothing removed, where
-        the file is held or `settle` returns False."""
+    def discard(self, path: Path, digest: str, is_unneeded: Callable[[], bool]) -> bool:
+        """Remove a file, or the folder of a model, unless it is held or needed; return whether it is gone.
+
+        Args:
+            digest: its hash, or how that begins.
+            is_unneeded: asks the data base.
+        """
         with self._lock:
-            if digest in self._held:
+            if any(held.startswith(digest) for held in self._held) or not is_unneeded():
                 return False
-            if settle() is False:
-                return False
-            self.path(kind, digest, suffix).unlink(missing_ok=True)
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
             return True
 
     def model_folder(self, digest: str) -> Path:
         """Folder of the model file with this hash."""
         return self.folder / MODELS / digest[:SHORT]
 
-    def discard_model(self, folder: Path, settle: Callable[[], bool]) -> bool:
-        """Remove a folder of a model, as `discard` removes a file."""
-        with self._lock:
-            if any(digest[:SHORT] == folder.name for digest in self._held) or not settle():
-                return False
-            shutil.rmtree(folder, ignore_errors=True)
-            return True
-
     def write(self, path: Path, data: bytes, *, durable: bool = True) -> None:
         """Write a file. durable: the file is on the disk on return. StoreError where it cannot be written."""
         try:
-            _make(path.parent, durable)
+            is_new = not path.parent.is_dir()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if is_new and durable:
+                sync_folder(path.parent.parent)
             with replacing(path, durable=durable) as file:
                 file.write(data)
             if durable:
@@ -230,14 +222,6 @@ def unwritable(path: Path, error: OSError) -> StoreError:
     return StoreError(f"cannot write {path}: {error.strerror}", "store_unreachable")
 
 
-def _make(folder: Path, durable: bool) -> None:
-    if folder.is_dir():
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    if durable:
-        sync_folder(folder.parent)
-
-
 def give_name(part: Path, path: Path) -> None:
     """Rename a file without overwriting another: FileExistsError where there is one; OSError."""
     try:
@@ -250,113 +234,3 @@ def give_name(part: Path, path: Path) -> None:
         os.rename(part, path)
         return
     part.unlink(missing_ok=True)
-
-
-# ----------------------------------------------------------------------------------- files that nobody needs
-
-YOUNG = 3600.0  # seconds for which a new file may have no record yet
-TOGETHER = 500  # files of one query
-_NAME = re.compile(r"([0-9a-f]{64})((?:\.\w+)+)")
-
-
-class Orphans:
-    """Removes files that no record needs. rest: called with the seconds that a piece of work took."""
-
-    def __init__(self, database: Database, files: Files, rest: Callable[[float], None]):
-        self.database, self.files, self.rest = database, files, rest
-
-    def discard(self, kind: str, digest: str, suffix: str) -> bool:
-        """Remove a picture with its maps, or a mask. False where a record needs the file by now."""
-        try:
-            removed = self.files.discard(kind, digest, suffix, lambda: not self._needed(kind, [digest]))
-        except OSError:  # the next sweep tries again
-            return False
-        if removed and kind == PICTURES:
-            for cached in self.files.path(MAPS, digest, "").parent.glob(f"{digest}.*"):
-                with suppress(OSError):
-                    cached.unlink()
-        return removed
-
-    def sweep(self, at: int) -> int:
-        """Remove all files that no record needs; return their number.
-
-        Args:
-            at: time now, microseconds since 1970.
-        """
-        removed = self._models(at)
-        for kind in (PICTURES, MASKS, MAPS):
-            found = self._files(kind)
-            while group := list(islice(found, TOGETHER)):
-                begun = time.monotonic()
-                known = self._needed(kind, sorted({digest for _, digest, _ in group}))
-                for path, digest, suffix in group:
-                    if digest not in known and not _is_young(path, at):
-                        removed += self._remove(kind, path, digest, suffix)
-                self.rest(time.monotonic() - begun)
-        return removed
-
-    def _remove(self, kind: str, path: Path, digest: str, suffix: str) -> bool:
-        if kind == MAPS:
-            with suppress(OSError):
-                path.unlink()
-                return True
-            return False
-        removed = self.discard(kind, digest, suffix)
-        if removed and kind == PICTURES:  # the row of a picture that no record names goes, too
-            row = and_(pictures.c.product_id.in_(self.database.own()), pictures.c.hash == digest)
-            with self.database.writing() as connection:
-                connection.execute(select(pictures.c.hash).where(row).with_for_update()).all()
-                connection.execute(delete(pictures).where(row, ~named()))
-        return removed
-
-    def _models(self, at: int) -> int:
-        """Remove folders of models whose adding was cut off; return their number."""
-        known = self._known_models()
-        folders = [one for one in (self.files.folder / MODELS).iterdir() if one.is_dir()]
-        left = [one for one in folders if one.name not in known and not _is_young(one, at)]
-        return sum(
-            self.files.discard_model(one, lambda one=one: one.name not in self._known_models())  # type: ignore[misc]
-            for one in left
-        )
-
-    def _known_models(self) -> set[str]:
-        """Names of the folders of this station's model versions."""
-        query = select(versions.c.file).where(versions.c.product_id.in_(self.database.own()))
-        with self.database.reading() as connection:
-            return {Path(file).parent.name for file in connection.execute(query).scalars()}
-
-    def _needed(self, kind: str, hashes: list[str]) -> set[str]:
-        """Hashes of the files that a record of this station names, and whose picture was not removed."""
-        own = self.database.own()
-        if kind == MASKS:
-            query = select(verdicts.c.mask).join(inspections).where(verdicts.c.mask.in_(hashes))
-            query = query.where(inspections.c.product_id.in_(own))
-        else:
-            query = select(pictures.c.hash).where(pictures.c.hash.in_(hashes), pictures.c.product_id.in_(own))
-            query = query.where(pictures.c.removed_at.is_(None), named())
-        with self.database.reading() as connection:
-            return set(connection.execute(query).scalars())
-
-    def _files(self, kind: str) -> Iterator[tuple[Path, str, str]]:
-        """Path, hash and suffix of each file of a kind."""
-        for folder, _, names in os.walk(self.files.folder / kind):
-            for name in names:
-                if found := _NAME.fullmatch(name):
-                    yield Path(folder, name), found[1], found[2]
-
-
-def named() -> ColumnElement[bool]:
-    """Condition that a picture is named by a record, or by what a model was learnt from."""
-    return or_(
-        *(
-            exists().where(where.c.picture == pictures.c.hash, where.c.product_id == pictures.c.product_id)
-            for where in (inspections, learnt)
-        )
-    )
-
-
-def _is_young(path: Path, at: int) -> bool:
-    try:
-        return at / 1e6 - path.stat().st_mtime < YOUNG
-    except OSError:
-        return True

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, select, text
-from sqlalchemy.dialects import postgresql
+from sqlalchemy import Connection, Row, select, text
 
 from flawscope.station.store.database import upsert
-from flawscope.station.store.schema import HOUR, inspections, pictures
+from flawscope.station.store.schema import HOUR, inspections, pictures, products
 
 NONE, WAITING = "none", "waiting"  # states of a review without a verdict
 MOST_NAME = 300  # characters
@@ -55,14 +55,11 @@ class Taken:
 _OF_PICTURE, _OF_INSPECTION = (
     tuple(field.name for field in fields(Taken) if field.name in table.c) for table in (pictures, inspections)
 )
-
-# Adds the inspections in `new` to their hours
-COUNT = f"""
-INSERT INTO hours (product_id, version_id, hour, inspected, anomalous, score_sum, score_min,
-    score_max, reviewed, defects, false_alarms, misses)
-SELECT product_id, version_id, at / {HOUR}, count(*), count(*) FILTER (WHERE anomalous), sum(score),
-    min(score), max(score), 0, 0, 0, 0
-FROM new GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+_COUNT = text("""
+INSERT INTO hours (product_id, version_id, hour, inspected, anomalous, score_sum, score_min, score_max,
+    reviewed, defects, false_alarms, misses)
+VALUES (:product_id, :version_id, :hour, :inspected, :anomalous, :score_sum, :score_min, :score_max,
+    0, 0, 0, 0)
 ON CONFLICT (product_id, version_id, hour) DO UPDATE SET
     inspected = hours.inspected + excluded.inspected, anomalous = hours.anomalous + excluded.anomalous,
     score_sum = hours.score_sum + excluded.score_sum,
@@ -70,106 +67,62 @@ ON CONFLICT (product_id, version_id, hour) DO UPDATE SET
         THEN excluded.score_min ELSE hours.score_min END,
     score_max = CASE WHEN excluded.score_max > hours.score_max
         THEN excluded.score_max ELSE hours.score_max END
-"""
-COUNT_FROM = text(f"WITH new AS (SELECT * FROM inspections WHERE id >= :first) {COUNT}")
+""")
 
-# One statement of PostgreSQL, which is a transaction by itself: with several, and BEGIN and COMMIT, waiting
-# for the answers takes as long as the work. All stations lock rows in the same order, so that there is no
-# deadlock. An inspection whose key another one takes at this moment gets no number.
-RECORD = """
-WITH given AS MATERIALIZED (
-    SELECT one.*, CASE WHEN one.key IS NOT NULL THEN (
-        SELECT there.id FROM inspections there
-        WHERE there.product_id = one.product_id AND there.key = one.key
-    ) END AS known
-    FROM ROWS FROM (json_to_recordset(%(rows)s::json) AS ({types})) WITH ORDINALITY
-        AS one ({names}, place)
-), fresh AS MATERIALIZED (
-    SELECT given.*, nextval(pg_get_serial_sequence('inspections', 'id')) AS id
-    FROM given WHERE known IS NULL ORDER BY place
-), kept AS (
-    INSERT INTO pictures (product_id, hash, suffix, bytes, width, height, created_at)
-    SELECT DISTINCT ON (product_id, picture) product_id, picture, suffix, bytes, width, height, at
-    FROM fresh ORDER BY product_id, picture, place DESC
-    ON CONFLICT (product_id, hash) DO UPDATE SET removed_at = NULL
-), new AS (
-    INSERT INTO inspections (id, {taken})
-    SELECT id, {taken} FROM fresh ORDER BY product_id, key, place
-    ON CONFLICT (product_id, key) DO NOTHING
-    RETURNING id, product_id, version_id, at, anomalous, score
-), counted AS ({count})
-SELECT coalesce(given.known, new.id), given.known IS NULL
-FROM given LEFT JOIN fresh USING (place) LEFT JOIN new ON new.id = fresh.id
-ORDER BY place
-"""
 
-# Built once: building such a statement costs more than running it
-BY_KEY = select(inspections.c.id).where(
-    inspections.c.product_id == bindparam("product"), inspections.c.key == bindparam("key")
-)
-KEEP_PICTURE = upsert("sqlite", pictures).on_conflict_do_update(
-    index_elements=["product_id", "hash"], set_={"removed_at": None}
-)
-INSERT = (
-    upsert("sqlite", inspections)
-    .on_conflict_do_nothing(index_elements=["product_id", "key"])
-    .returning(inspections.c.id)
-)
+def lock(connection: Connection, product_ids: Collection[int]) -> None:
+    """Let no other transaction add or remove inspections of these products until this one ends. SQLite has
+    one writer at a time anyway."""
+    here = select(products.c.id).where(products.c.id.in_(product_ids)).order_by(products.c.id)
+    connection.execute(here.with_for_update(key_share=True)).all()
 
 
 def record(connection: Connection, several: Sequence[Taken]) -> list[tuple[int, bool]]:
-    """Record inspections as `Store.record` does: in SQLite in a transaction, in PostgreSQL without one."""
-    together = _record_together if connection.dialect.name == "postgresql" else _record_each
-    numbers = together(connection, several)
-    found = []
-    for (number, new), one in zip(numbers, several, strict=True):
-        there = number or by_key(connection, one.product_id, one.key or "")
-        assert there is not None, "what is in the way is there"
-        found.append((there, new and number is not None))
+    """Record inspections as `Store.record` does, in a transaction."""
+    lock(connection, {one.product_id for one in several})
+    keep_picture, insert = _statements(connection.dialect.name)
+    found: list[tuple[int, bool]] = []
+    new: list[Taken] = []
+    for one in several:
+        number = None if one.key is None else _by_key(connection, one.product_id, one.key)
+        is_new = number is None
+        if number is None:
+            connection.execute(keep_picture, _picture(one))
+            number = int(connection.execute(insert, _inspection(one)).scalar_one())
+            new.append(one)
+        found.append((number, is_new))
+    _count(connection, new)
     return found
 
 
-def _record_together(connection: Connection, several: Sequence[Taken]) -> list[tuple[int | None, bool]]:
-    """Number of each inspection, None where its key was taken meanwhile, and whether it is new."""
-    rows = [_picture(one) | _inspection(one) for one in several]
-    given = {"rows": json.dumps(rows)}  # one value: arrays take longer to build
-    statement = _statement(tuple(rows[0]))
-    return [(number, bool(new)) for number, new in connection.exec_driver_sql(statement, given)]
-
-
 @cache
-def _statement(names: tuple[str, ...]) -> str:
-    columns = {**pictures.c, **inspections.c}
-    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
-    types = {name: columns[name].type.compile(dialect) for name in names}
-    return RECORD.format(
-        types=", ".join(f"{name} {kind}" for name, kind in types.items()),
-        names=", ".join(names),
-        taken=", ".join(name for name in names if name in inspections.c),
-        count=COUNT,
+def _statements(dialect: str) -> tuple[Any, Any]:
+    """Statements that keep a picture and add an inspection; building them costs more than running them."""
+    keep = upsert(dialect, pictures).on_conflict_do_update(
+        index_elements=["product_id", "hash"], set_={"removed_at": None}
     )
+    return keep, inspections.insert().returning(inspections.c.id)
 
 
-def _record_each(connection: Connection, several: Sequence[Taken]) -> list[tuple[int | None, bool]]:
-    """Record in SQLite, where no other process writes meanwhile; returns as `_record_together`."""
-    known = [one.key and by_key(connection, one.product_id, one.key) for one in several]
-    fresh = [_picture(one) for one, number in zip(several, known, strict=True) if not number]
-    if fresh:
-        connection.execute(KEEP_PICTURE, fresh)
-    made = [
-        (int(number), False) if number else (connection.scalar(INSERT, _inspection(one)), True)
-        for one, number in zip(several, known, strict=True)
-    ]
-    new = [number for number, is_new in made if is_new and number is not None]
-    if new:
-        connection.execute(COUNT_FROM, {"first": min(new)})
-    return made
+def _count(connection: Connection, new: Sequence[Taken]) -> None:
+    """Add inspections to the sums of their hours."""
+    groups: dict[tuple[int, int, int], list[Taken]] = defaultdict(list)
+    for one in new:
+        groups[one.product_id, one.version_id, one.at // HOUR].append(one)
+    for place, group in sorted(groups.items()):
+        scores = [one.score for one in group]
+        row = {
+            **dict(zip(("product_id", "version_id", "hour"), place, strict=True)),
+            **{"inspected": len(group), "anomalous": sum(one.anomalous for one in group)},
+            **{"score_sum": sum(scores), "score_min": min(scores), "score_max": max(scores)},
+        }
+        connection.execute(_COUNT, row)
 
 
-def by_key(connection: Connection, product_id: int, key: str) -> int | None:
+def _by_key(connection: Connection, product_id: int, key: str) -> int | None:
     """Number of the inspection under a key; None where there is none."""
-    number = connection.execute(BY_KEY, {"product": product_id, "key": key}).scalar_one_or_none()
-    return None if number is None else int(number)
+    there = inspections.c.product_id == product_id, inspections.c.key == key
+    return connection.scalar(select(inspections.c.id).where(*there))
 
 
 def review_of(one: Taken | Row[Any]) -> str:

@@ -129,7 +129,7 @@ class Versions:
                 query = select(versions.c.id).where(versions.c.hash == row.hash)
                 return connection.execute(query).first() is None
 
-        return self.files.discard_model(self.files.model_folder(row.hash), is_nobodys)
+        return self.files.discard(self.files.model_folder(row.hash), row.hash, is_nobodys)
 
     # ---- the active version
 

@@ -120,7 +120,7 @@ class Store:
     def record(self, several: Sequence[Taken]) -> list[tuple[int, bool]]:
         """Write inspections, all or none: the number of each, and whether it is new. An inspection under a
         known key gets the number of the one recorded before."""
-        with self.database.writing() if self.database.is_sqlite else self.database.single() as connection:
+        with self.database.writing() as connection:
             return record(connection, several)
 
     def numbers_of(self, product_id: int, keys: Sequence[str]) -> dict[str, int]:

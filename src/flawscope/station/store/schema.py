@@ -1,6 +1,6 @@
 """Tables of the data base. Times are microseconds since 1970 in UTC, which both data bases count alike.
 
-Whoever changes a table adds a step to `database.STEPS`; a test compares the migrated tables with these.
+Whoever changes a table adds a step to `migrations.STEPS`; a test compares the migrated tables with these.
 """
 
 from __future__ import annotations
@@ -292,5 +292,5 @@ deliveries = Table(
     Column("refused", BigInteger, nullable=False),  # messages that the receiver refused
 )
 
-# Version of the tables: a key of `database.STEPS`
+# Version of the tables: a key of `migrations.STEPS`
 revision = Table("alembic_version", metadata, Column("version_num", String(32), primary_key=True))

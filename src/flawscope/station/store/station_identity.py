@@ -12,6 +12,7 @@ from flawscope.errors import InputError
 from flawscope.station.settings.station import Settings
 from flawscope.station.store.database import Database, now, upsert
 from flawscope.station.store.files import PICTURES, Files
+from flawscope.station.store.migrations import DAY, PAUSE
 from flawscope.station.store.schema import HOUR, inspections, marks, products, stations
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -133,8 +134,6 @@ def address_of(settings: Settings) -> str | None:
 
 
 CONFIRMED = "clock_confirmed"  # event
-DAY = 24 * HOUR  # of a pause that counts, at most
-PAUSE = 21 * DAY  # a longer pause looks like a wrong clock
 TOLERANCE = HOUR  # by which a clock may be set while the station runs
 SETTLING = HOUR // 6  # time after the start in which a time server may correct the clock
 

@@ -14,18 +14,11 @@ from fastapi import Depends, Query, Request, Response
 from flawscope.errors import FlawscopeError
 from flawscope.station.access.roles import SENDER
 from flawscope.station.inspecting.capacity import light
-from flawscope.station.inspecting.worker import Picture
+from flawscope.station.inspecting.picture import Picture
 from flawscope.station.inspecting.writer import Recorded
 from flawscope.station.sources.camera import Camera, NoFrameError, Shot
 from flawscope.station.station import Station
-from flawscope.station.store.inspection import (
-    UNANSWERED,
-    Inspection,
-    KeyUsedError,
-    Label,
-    triggered,
-    uploaded,
-)
+from flawscope.station.store.inspection import Inspection, Label, triggered, uploaded
 from flawscope.station.store.inspection import (
     Request as Asked,
 )
@@ -104,12 +97,8 @@ async def inspect(
                 replace(one, key=asked.key_of(place), request=asked, hash=asked.pictures[place])
                 for place, one in enumerate(pictures)
             ]
-        with station.inspector.claimed(product_id, asked) as is_free:
-            there = await asyncio.to_thread(station.store.answered, product_id, asked) if asked else {}
-            new = [one for place, one in enumerate(pictures) if place not in there]
-            if new and not is_free:
-                raise KeyUsedError(UNANSWERED)
-            answers = iter(station.inspector.submit(new))
+        there = await asyncio.to_thread(station.store.answered, product_id, asked) if asked else {}
+        answers = iter(station.inspector.submit([p for k, p in enumerate(pictures) if k not in there]))
     except FlawscopeError as error:
         count(station, name, error)
         raise
@@ -188,19 +177,16 @@ async def trigger(
     try:
         product_id, due = station.product_id(name), station.due(name, deadline)
         asked = triggered(key, camera, label) if (key := uploads.key_of(request)) else None
-        with station.inspector.claimed(product_id, asked) as is_free:
-            there = await asyncio.to_thread(station.store.answered, product_id, asked) if asked else {}
-            if there:
-                response.status_code = 200
-                return await asyncio.to_thread(station.inspection, name, there[0])
-            if not is_free:
-                raise KeyUsedError(UNANSWERED)
-            found = station.camera(name, camera)
-            station.inspector.check_room(product_id, due)
-            shot = await _shot(found, min(seconds, due - time.monotonic()), asked)
-            picture = await asyncio.to_thread(found.picture, shot, None if asked is None else asked.key_of(0))
-            sent = replace(picture, request=asked, due=due, **label._asdict())
-            (answer,) = station.inspector.submit([sent])
+        there = await asyncio.to_thread(station.store.answered, product_id, asked) if asked else {}
+        if there:
+            response.status_code = 200
+            return await asyncio.to_thread(station.inspection, name, there[0])
+        found = station.camera(name, camera)
+        station.inspector.check_room(product_id, due)
+        shot = await _shot(found, min(seconds, due - time.monotonic()), asked)
+        picture = await asyncio.to_thread(found.picture, shot, None if asked is None else asked.key_of(0))
+        sent = replace(picture, request=asked, due=due, **label._asdict())
+        (answer,) = station.inspector.submit([sent])
         recorded = await in_time(station, product_id, answer, due)
         inspection = await inspection_of(station, name, recorded)
     except FlawscopeError as error:

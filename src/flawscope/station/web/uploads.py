@@ -20,8 +20,8 @@ from starlette.requests import Request
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import read_mask
 from flawscope.station.access.roles import SCOPE, SENDER
+from flawscope.station.inspecting.picture import checked
 from flawscope.station.inspecting.renderings import png
-from flawscope.station.inspecting.worker import checked
 from flawscope.station.settings.station import Limits
 from flawscope.station.store.inspection import MOST_FILES, MOST_LABEL, Label, labelled
 from flawscope.station.web.refusals import Refused

@@ -1,0 +1,93 @@
+"""Pictures as they come to be inspected, and as they are recorded."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields
+
+from flawscope.errors import InputError
+from flawscope.pictures.decoding import Header, header
+from flawscope.results.prediction import Prediction
+from flawscope.station.settings.station import Limits
+from flawscope.station.store.insert import Taken
+from flawscope.station.store.inspection import Request
+
+SUFFIXES = {
+    **{"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif", "BMP": ".bmp", "DIB": ".bmp"},
+    **{"WEBP": ".webp", "GIF": ".gif", "PPM": ".ppm", "JPEG2000": ".jp2", "AVIF": ".avif", "HEIF": ".heic"},
+}
+
+
+class TooLargeError(InputError):
+    """A picture with more pixels than are accepted."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Picture to be inspected, as it came.
+
+    key: a picture with the same key is taken once. part, batch: part that it shows.
+    request: where its sender gave a key. hash: SHA-256 of the data, where it is known.
+    triggers: number that the frame answers. due: deadline of the answer, as `time.monotonic` counts.
+    """
+
+    product_id: int
+    data: bytes = field(repr=False)
+    name: str
+    source: str
+    key: str | None = None
+    part: str | None = None
+    batch: str | None = None
+    request: Request | None = None
+    hash: str = ""
+    triggers: int | None = None
+    due: float = math.inf
+
+    def refused(self, error: InputError) -> InputError:
+        """Error of decoding, with the sender's name of the picture."""
+        return InputError(str(error).replace(f"({len(self.data)} bytes)", self.name))
+
+
+# fields of a picture that are recorded as they came
+_AS_IT_CAME = {one.name for one in fields(Picture)} & {one.name for one in fields(Taken)}
+
+
+def taken(picture: Picture, suffix: str, at: int, version: int, result: Prediction, near: float) -> Taken:
+    """Record of a judged picture, whose file is still being written. near: p-value up to which a good one is
+    near the threshold."""
+    height, width = result.geometry.picture_size
+    return Taken(
+        **{name: getattr(picture, name) for name in _AS_IT_CAME},
+        version_id=version,
+        picture="",
+        suffix=suffix,
+        bytes=len(picture.data),
+        width=width,
+        height=height,
+        at=at,
+        score=result.score,
+        p_value=result.p_value,
+        severity=result.severity,
+        score_threshold=result.score_threshold,
+        anomalous=result.is_anomalous,
+        near=not result.is_anomalous and result.p_value <= near,
+        regions=[region.to_dict() for region in result.regions],
+        brightness=result.brightness,
+        request_hash=None if picture.request is None else picture.request.hash,
+    )
+
+
+def checked(data: bytes, name: str, limits: Limits) -> tuple[str, Header]:
+    """Return the ending of the kept file, and the picture's header; nothing is decoded.
+
+    Raises:
+        InputError: the data is no picture.
+        TooLargeError: it has too many pixels.
+    """
+    about = header(data, name)
+    if (pixels := about.height * about.width) > limits.pixels:
+        raise TooLargeError(
+            f"{name} has {pixels / 1e6:.0f} megapixels, {limits.pixels / 1e6:.0f} are accepted: make "
+            "it smaller, or raise `limits: pixels`"
+        )
+    return SUFFIXES.get(about.kind, ".bin"), about
