@@ -360,7 +360,7 @@ def test_a_model_that_is_just_being_added_again_is_no_stray(
     folder = world.files.model_folder(hashlib.sha256(model_file.read_bytes()).hexdigest())
     folder.mkdir()
     os.utime(folder, (0, 0))
-    swept, added, needed = threading.Event(), list[int](), Strays._needed
+    swept, added, needed = threading.Event(), list[int](), Strays.needed
 
     def then_sent(self: Strays, kind: str, digests: list[str]) -> set[str]:
         found = needed(self, kind, digests)
@@ -370,7 +370,7 @@ def test_a_model_that_is_just_being_added_again_is_no_stray(
             os.utime(folder, (0, 0))  # as if it had been looked at before
         return found
 
-    monkeypatch.setattr(Strays, "_needed", then_sent)
+    monkeypatch.setattr(Strays, "needed", then_sent)
     assert world.run(FOR_EVER).strays == 0
     assert made.path(world.product, added[0]).exists()
     write = world.files.write

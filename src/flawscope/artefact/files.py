@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import re
@@ -108,6 +109,12 @@ def opened(path: str | os.PathLike[str]) -> Iterator[io.BufferedReader]:
         raise InputError(f"cannot read model {path}: {error.strerror}; check the path") from None
     with file:
         yield file
+
+
+def digest_of(path: str | os.PathLike[str]) -> str:
+    """SHA-256 (hex) of a model file. InputError where it cannot be read."""
+    with opened(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def bad(path: Any, reason: str) -> InputError:

@@ -32,6 +32,7 @@ from flawscope.station.store.files import MASK, MASKS, MODELS, PART, PICTURES, F
 from flawscope.station.store.records import iso
 from flawscope.station.store.schema import inspections, pictures, products, users, verdicts, versions
 from flawscope.station.store.station_identity import taken_over
+from flawscope.station.store.strays import Strays
 
 FORMAT = 1
 LIST, FACTS = "list.jsonl", "backup.json"  # the last two parts
@@ -142,9 +143,8 @@ def _write(file: BinaryIO, settings: Settings, copy: Path, connection: Connectio
                 missing.append((name, digest))
             elif name.startswith(PICTURES):
                 held.pictures += 1
-        gone = _gone(settings, {digest for _, digest in missing})
-        held.left_out = sum(digest in gone for _, digest in missing)
-        held.damaged += [name for name, digest in missing if digest not in gone]
+        held.damaged += sorted(_needed_still(settings, missing)) if missing else []
+        held.left_out = sum(name not in held.damaged for name, _ in missing)
         size = lines.tell()
         lines.seek(0)
         facts = {"format": FORMAT, "flawscope": __version__, "made_at": iso(now())}
@@ -232,18 +232,12 @@ def _contents(connection: Connection, own: Own, files: Files) -> Iterator[tuple[
         yield files.path(MASKS, mask, MASK).relative_to(files.folder).as_posix(), mask
 
 
-def _gone(settings: Settings, hashes: set[str]) -> set[str]:
-    """Hashes that the copy names and the station no longer does: their files were removed meanwhile."""
-    if not hashes:
-        return set()
+def _needed_still(settings: Settings, missing: list[tuple[str, str]]) -> set[str]:
+    """Of the missing files, names of those that the station still names: others were removed meanwhile."""
     database = Database(settings.url, settings.name)
-    own = database.own()
     try:
-        with database.reading() as connection:
-            streamed = connection.execution_options(yield_per=TOGETHER)
-            for query in (select(pictures.c.hash).where(_there(own)), _drawn(own)):
-                hashes = hashes - {one for one in streamed.execute(query).scalars() if one in hashes}
-            return hashes
+        strays = Strays(database, Files(settings.store), lambda seconds: None)
+        return {name for name, digest in missing if strays.needed(name.split("/")[0], [digest])}
     finally:
         database.close()
 

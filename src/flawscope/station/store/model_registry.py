@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import threading
@@ -12,8 +11,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, delete, exists, func, or_, select, update
 
+from flawscope.artefact.files import digest_of
 from flawscope.artefact.model_file import Manifest
-from flawscope.errors import FlawscopeError, InputError
+from flawscope.errors import FlawscopeError
 from flawscope.predictor import Predictor, load, read_manifest
 from flawscope.runtime import EXPORTED
 from flawscope.station.store.database import Database, now, upsert
@@ -62,7 +62,7 @@ class Versions:
         """
         path = Path(model)
         manifest = read_manifest(path)
-        digest = _digest(path)
+        digest = digest_of(path)
         there = self._by_hash(product_id, digest)
         if there is not None:
             return there
@@ -252,14 +252,6 @@ class Versions:
 
     def _row(self, product_id: int, number: int) -> Row[Any]:
         return row_of(self.database, versions, product_id, number)
-
-
-def _digest(path: Path) -> str:
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"cannot read model {path}: {error.strerror}; check the path") from None
 
 
 def _facts(manifest: Manifest) -> dict[str, Any]:

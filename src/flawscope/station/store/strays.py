@@ -26,12 +26,7 @@ class Strays:
 
     def discard(self, kind: str, digest: str, suffix: str) -> bool:
         """Remove a picture with its maps, or a mask. False where a record needs the file by now."""
-        removed = self._remove(kind, self.files.path(kind, digest, suffix), digest)
-        if removed and kind == PICTURES:
-            for cached in self.files.path(MAPS, digest, "").parent.glob(f"{digest}.*"):
-                with suppress(OSError):
-                    cached.unlink()
-        return removed
+        return self._remove(kind, self.files.path(kind, digest, suffix), digest)
 
     def sweep(self) -> int:
         """Remove all files, and folders of models, that no record needs; return their number."""
@@ -40,7 +35,7 @@ class Strays:
             found = self._old(kind)
             while group := list(islice(found, TOGETHER)):
                 begun = time.monotonic()
-                known = self._needed(kind, sorted({digest for _, digest in group}))
+                known = self.needed(kind, sorted({digest for _, digest in group}))
                 left = [(path, digest) for path, digest in group if digest not in known]
                 removed += sum(self._remove(kind, path, digest) for path, digest in left)
                 self.rest(time.monotonic() - begun)
@@ -48,7 +43,11 @@ class Strays:
 
     def _remove(self, kind: str, path: Path, digest: str) -> bool:
         try:
-            return self.files.discard(path, digest, lambda: not self._needed(kind, [digest]))
+            removed = self.files.discard(path, digest, lambda: not self.needed(kind, [digest]))
+            if removed and kind == PICTURES:
+                for cached in self.files.path(MAPS, digest, "").parent.glob(f"{digest}.*"):
+                    cached.unlink(missing_ok=True)
+            return removed
         except OSError:  # the next sweep tries again
             return False
 
@@ -61,7 +60,7 @@ class Strays:
                 if path.is_dir() == (kind == MODELS) and digest and path.stat().st_mtime < youngest:
                     yield path, digest
 
-    def _needed(self, kind: str, digests: list[str]) -> set[str]:
+    def needed(self, kind: str, digests: list[str]) -> set[str]:
         """Hashes of the files that a record of this station names, and whose picture was not removed."""
         own = self.database.own()
         if kind == MODELS:
