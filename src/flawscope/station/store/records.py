@@ -253,15 +253,14 @@ class Store:
                 connection.execute(verdicts.insert().values(values))
                 add_event(connection, VERDICT, who, f"{verdict} on inspection {number}", product_id)
                 _settle(connection, row)
-            return described(connection, connection.execute(shown().where(inspections.c.id == number)).all())[
-                0
-            ]
+            rows = connection.execute(shown().where(inspections.c.id == number)).all()
+            return described(connection, rows)[0]
 
     def mask(self, number: int) -> str | None:
         """Hash of the mask of the last verdict; None where it has none."""
         with self.database.reading() as connection:
             last = held(connection, [number]).get(number)
-        return None if last is None or last.mask is None else str(last.mask)
+        return last and last.mask
 
     # ---- events
 
@@ -293,8 +292,7 @@ def add_event(
     """Record an event in the transaction of its cause. address: None: that of the current request."""
     address = address or ADDRESS.get()
     row = {"at": now(), "kind": kind, "who": who, "text": text, "product_id": product_id}
-    row["address"] = address and address[:64]
-    connection.execute(events.insert().values(**row))
+    connection.execute(events.insert().values(**row, address=address and address[:64]))
 
 
 # --------------------------------------------------------------------------------------------------- verdicts
@@ -332,26 +330,15 @@ def held(connection: Connection, numbers: Sequence[int]) -> dict[int, Row[Any]]:
 def _settle(connection: Connection, before: Row[Any]) -> None:
     """Update an inspection and its hour to the verdicts."""
     last = held(connection, [before.id]).get(before.id)
-    if last is None:
-        verdict, review = None, review_of(before)
-    elif last.verdict == SKIP:
-        verdict, review = None, SKIPPED
-    else:
-        verdict, review = last.verdict, DONE
+    verdict = None if last is None or last.verdict == SKIP else last.verdict
+    review = review_of(before) if last is None else DONE if verdict else SKIPPED
     connection.execute(
         update(inspections).where(inspections.c.id == before.id).values(verdict=verdict, review=review)
     )
     was, becomes = (_counted(before.anomalous, word) for word in (before.verdict, verdict))
     changes = {name: hours.c[name] + becomes[name] - was[name] for name in was}
-    connection.execute(
-        update(hours)
-        .where(
-            hours.c.product_id == before.product_id,
-            hours.c.version_id == before.version_id,
-            hours.c.hour == before.at // HOUR,
-        )
-        .values(changes)
-    )
+    place = {"product_id": before.product_id, "version_id": before.version_id, "hour": before.at // HOUR}
+    connection.execute(update(hours).filter_by(**place).values(changes))
 
 
 def _counted(anomalous: bool, verdict: str | None) -> dict[str, int]:

@@ -53,11 +53,12 @@ class Strays:
 
     def _old(self, kind: str) -> Iterator[tuple[Path, str]]:
         """Path and hash of each file that is not young. Models are folders, named by part of a hash."""
-        youngest = time.time() - YOUNG
-        for path in (self.files.folder / kind).glob("*" if kind == MODELS else "*/*"):
-            digest = path.name if kind == MODELS else path.name.partition(".")[0]
+        youngest, of_model = time.time() - YOUNG, kind == MODELS
+        for path in (self.files.folder / kind).glob("*" if of_model else "*/*"):
+            digest = path.name if of_model else path.name.partition(".")[0]
             with suppress(OSError):
-                if path.is_dir() == (kind == MODELS) and digest and path.stat().st_mtime < youngest:
+                is_ours = path.is_dir() if of_model else len(digest) == 64
+                if is_ours and path.stat().st_mtime < youngest:
                     yield path, digest
 
     def needed(self, kind: str, digests: list[str]) -> set[str]:
