@@ -15,7 +15,8 @@ from starlette.responses import JSONResponse, Response
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.station.access.users import ExpiredError
 from flawscope.station.inspecting.capacity import BusyError
-from flawscope.station.inspecting.worker import LateError, ModelError, TooLargeError
+from flawscope.station.inspecting.picture import TooLargeError
+from flawscope.station.inspecting.worker import LateError, ModelError
 from flawscope.station.learning.learning import LosesError
 from flawscope.station.sources.camera import AwayError, NoFrameError
 from flawscope.station.store.database import StoreError
