@@ -233,7 +233,7 @@ def _contents(connection: Connection, own: Own, files: Files) -> Iterator[tuple[
 
 
 def _needed_still(settings: Settings, missing: list[tuple[str, str]]) -> set[str]:
-    """Of the missing files, names of those that the station still names: others were removed meanwhile."""
+    """Names of the missing files that the station still needs: others were removed meanwhile."""
     database = Database(settings.url, settings.name)
     try:
         strays = Strays(database, Files(settings.store), lambda seconds: None)

@@ -130,7 +130,7 @@ class Retention:
         self._strays = Strays(database, files, self._rest)
         self._learnt = Learnt(database, files)
         self._passed: dict[tuple[int, str], int] = {}  # by product and kind: the last inspection looked at
-        self._anew = -1  # age of the station at which everything is looked at again
+        self._anew = 0  # age of the station at which everything is looked at again
 
     def run(self) -> Summary:
         """Remove what is due; where the clock jumped, only what exceeds the space.
