@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import IO, Any
 
+from flawscope.artefact.files import digest_of
 from flawscope.artefact.model_file import Manifest
 from flawscope.calibration.threshold import Calibration, Rate, rate_of
 from flawscope.cluster import connect, listing, shards
@@ -104,7 +105,7 @@ def predict(
         _refuse_among_pictures(store, out, pictures)
     relative = any(spec.lower().endswith(listing.TABLES) or not _is_placed(spec) for spec in pictures)
     call = {
-        "model": [shards.digest_of(model)],
+        "model": [digest_of(model)],
         "pictures": list(pictures),
         "folder": os.getcwd() if relative else "",  # elsewhere these would be other pictures
         "false-alarm-rate": rate,

@@ -3,7 +3,6 @@ as one Parquet file, whole."""
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flawscope._version import __version__
-from flawscope.artefact.files import atomic
+from flawscope.artefact.files import atomic, digest_of
 from flawscope.cluster import listing
 from flawscope.cluster.connect import begin_on_node
 from flawscope.cluster.listing import Entry, Listing, Some, Store, filesystem, is_url, reason
@@ -89,15 +88,6 @@ class Run:
 
 def name(shard: int) -> str:
     return f"{FOLDER}/part-{shard:06}.parquet"
-
-
-def digest_of(path: str | os.PathLike[str]) -> str:
-    """SHA-256 (hex) of a model file."""
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"cannot read model {path}: {error.strerror}; check the path") from None
 
 
 def read(store: Store, shard: int) -> tuple[Any, dict[str, list[str]]]:
