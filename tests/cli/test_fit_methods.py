@@ -97,7 +97,7 @@ def test_a_run_that_was_stopped_says_what_is_kept_and_goes_on(
 def test_minutes_win_over_a_presets_steps(
     run: Run, efficientad: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flawscope.methods.time_budget.Pace.over", property(lambda pace: len(pace.ends) > 3))
+    monkeypatch.setattr("flawscope.methods.time_budget.Pace.over", property(lambda pace: pace.steps >= 3))
     paper = ["--preset", "paper", "--set", "window=33", "--minutes", "0.5", "--quiet"]
     assert run(*efficientad, *paper)[::2] == (0, "")
     config = read_manifest(tmp_path / "m.safetensors").config

@@ -35,14 +35,17 @@ def _installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     registry.method.cache_clear()
 
 
+@pytest.fixture(scope="module")
+def case(drawn: Path, small_backbone: dict[str, str]) -> Case:
+    return Case(METHOD, {"size": "64", "dimensions": 20, **small_backbone}, drawn)
+
+
 @pytest.mark.parametrize("check", checks_for(METHOD), ids=str)
 @pytest.mark.slow
-def test_contract(
-    check: Check, drawn: Path, shared: Any, trace_once: Any, small_backbone: dict[str, str]
-) -> None:
+def test_contract(check: Check, case: Case, trace_once: Any) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("flawscope.export.onnx_graph.trace", trace_once)
-        check(Case(METHOD, {"size": "64", "dimensions": 20, **small_backbone}, drawn, shared))
+        check(case)
 
 
 @pytest.mark.parametrize("groups", [range(9), [0, 0, 1, 1, 1, 2, 3, 4, 4]])

@@ -15,9 +15,9 @@ from flawscope.testing import Case
 
 @pytest.fixture(scope="session")
 def cases(
-    shared: Any, drawn: Path, small_backbone: dict[str, str], request: pytest.FixtureRequest
+    drawn: Path, small_backbone: dict[str, str], request: pytest.FixtureRequest
 ) -> Callable[[str], Case]:
-    """A built-in method's case. What is fitted is shared by all processes of a run."""
+    """A built-in method's case."""
     settings: dict[str, Callable[[], dict[str, Any]]] = {
         "patchcore": lambda: {"size": "64", **small_backbone},
         "efficientad": lambda: request.getfixturevalue("quick_settings"),
@@ -26,5 +26,4 @@ def cases(
             **small_backbone,
         },
     }
-    keep = lambda name, fill: shared(f"contract-{name}", fill)  # noqa: E731
-    return functools.cache(lambda name: Case(registry.method(name), settings[name](), drawn, keep))
+    return functools.cache(lambda name: Case(registry.method(name), settings[name](), drawn))

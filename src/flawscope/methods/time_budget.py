@@ -5,11 +5,9 @@ from __future__ import annotations
 
 import math
 import time
-from bisect import bisect_left
 
 WARM_UP, FIRST, LAST = 0.3, 1 / 25, 1 / 25 / 1e4  # one cycle: share of the steps, and of the largest rate
 DROP_AT, DROP = 0.95, 0.1  # Batzner et al., A.1
-RECENT = 8  # steps, at least, that say how fast the machine is
 
 
 class Pace:
@@ -18,6 +16,7 @@ class Pace:
 
     Attributes:
         share: of the time of the training that is used, 0..1.
+        per_step: seconds of a step, the mean of this run's.
     """
 
     def __init__(self, until: float, after: float, per_step: float, used: float = 0.0):
@@ -28,33 +27,23 @@ class Pace:
             per_step: seconds of a step, at the speed of now.
             used: seconds of training in earlier runs.
         """
-        self.until, self.after, self.first, self.used = until, after, per_step, used
+        self.until, self.used, self.per_step = until, used, per_step
+        self.steps_after = after / per_step
         self.begin()
 
     def begin(self) -> None:
         """Start the clock of the first step."""
-        self.begun = time.monotonic()
-        self.ends = [self.begun]  # of the steps
-        self.share = self.used / (self.used + max(self.left(), self.first))
-
-    @property
-    def per_step(self) -> float:
-        """Seconds of a step, over as many of the last seconds as are left, so that a load that comes and goes
-        long before the end does not count as one that stays."""
-        if len(self.ends) == 1:
-            return self.first
-        now = self.ends[-1]
-        since = min(bisect_left(self.ends, 2 * now - self.until), len(self.ends) - 1 - RECENT)
-        since = max(since, 0)
-        return (now - self.ends[since]) / (len(self.ends) - 1 - since)
+        self.begun, self.steps = time.monotonic(), 0
+        self.share = self.used / (self.used + max(self.left(), self.per_step))
 
     def left(self) -> float:
         """Seconds of training that are left; below 0 where it should have ended."""
-        return self.until - time.monotonic() - self.after * self.per_step / self.first
+        return self.until - time.monotonic() - self.steps_after * self.per_step
 
     def tick(self) -> None:
         """Count a step that has been done."""
-        self.ends.append(time.monotonic())
+        self.steps += 1
+        self.per_step = (time.monotonic() - self.begun) / self.steps
         state = self.state()
         self.share = state["used"] / (state["used"] + state["left"])
 
@@ -66,16 +55,6 @@ class Pace:
     def state(self) -> dict[str, float]:
         """Seconds of training so far and to come, for a checkpoint."""
         return {"used": self.used + time.monotonic() - self.begun, "left": max(self.left(), 0.0)}
-
-
-def pace_until(
-    until: float | None, after: float, aside: float, per_step: float, kept: dict[str, float] | None
-) -> Pace:
-    """Pace of a training that ends at `until`; of a resumed one, with the time that it had left."""
-    if kept is None:
-        assert until is not None
-        return Pace(until - aside, after, per_step)
-    return Pace(time.monotonic() + kept["left"] + after, after, per_step, kept["used"])
 
 
 def one_cycle(step: int, steps: int) -> float:

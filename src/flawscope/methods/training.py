@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-import statistics
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from typing import Any, ClassVar, Generic, NoReturn, TypeVar
+from fractions import Fraction
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from flawscope.artefact.state_file import Arrays, put_aside
 from flawscope.errors import FlawscopeError, InputError, pluralize
 from flawscope.methods.task import ALONE, Budget, Together
-from flawscope.methods.time_budget import Pace, pace_until, rate_share
+from flawscope.methods.time_budget import Pace, rate_share
 from flawscope.methods.training_log import TrainingLog
-from flawscope.methods.training_state import WORKERS, State, another, digest_of
+from flawscope.methods.training_state import WORKERS, State, another
 from flawscope.progress import Step, duration, noted_interrupts
 
 CHECKS = 20  # points of the loss curve
-TRIALS, FEWER = 8, 3  # steps that are timed before the first; where every minute counts
+TRIALS = 3  # steps by which a step's time is measured; the last one counts
 B = TypeVar("B")
 
 
@@ -51,6 +51,7 @@ class Trainer(State, ABC, Generic[B]):
     DIVIDED: ClassVar[bool | None] = None  # how processes learn together; None: they cannot
 
     checks = CHECKS
+    together: Together = ALONE
 
     def __init__(
         self,
@@ -62,7 +63,6 @@ class Trainer(State, ABC, Generic[B]):
     ):
         super().__init__(networks, settings, device)
         self.say, self.step = say, step
-        self.together: Together = ALONE
 
     # ---- what a training is
 
@@ -99,40 +99,34 @@ class Trainer(State, ABC, Generic[B]):
 
     # ---- how many steps
 
-    def fix_steps(self, minutes: float | None, pace: Callable[[float], Pace]) -> None:
-        """Set the number of steps: as many as fit into the minutes by the time of a few, planned again while
-        the training runs; without minutes the device's default.
+    def trial(self) -> float:
+        """Seconds of a step, measured on copies of the networks."""
+        networks = copy.deepcopy(self.networks)
+        optimiser, begun = self._adam(networks), 0.0
+        for k in range(TRIALS):
+            begun = time.monotonic()
+            self._learn(networks, optimiser, self._batch(k), k).sum().item()
+        return time.monotonic() - begun
 
-        Args:
-            pace: makes the training's pace from the seconds of a step.
-        """
-        tried = self.trial(TRIALS if minutes is None else FEWER)
+    def _fix_pace(self, budget: Budget, kept: dict[str, float] | None, after: float, aside: float) -> None:
+        """Learn until the budget's end, or for the time `kept` of an earlier run."""
+        tried = self.trial()  # all make the same steps
         per_step = self.together.first(lambda: tried)
-        if minutes is None:
-            self.steps = self.CPU_STEPS if self.device.type == "cpu" else self.GPU_STEPS
-            steps = pluralize(self.steps, "step")
-            self.say(f"{steps} of {per_step:.2f} s: about {duration(self.steps * per_step)}")
-            return
-        self.pace = pace(per_step)
+        if kept is None:
+            assert budget.until is not None
+            self.pace = Pace(budget.until - aside, after, per_step)
+        else:
+            self.pace = Pace(time.monotonic() + kept["left"] + after, after, per_step, kept["used"])
         left = self.together.first(self.pace.left)
         if left < per_step and not self.done:
             raise InputError("the minutes are over before the first step: give more --minutes, or --steps")
+        steps = int(left / per_step)
         self.say(
-            f"about {pluralize(int(left / per_step), 'step')} of {per_step:.2f} s in "
-            f"{duration(max(left, 0))}, planned again while it runs"
+            f"about {pluralize(steps, 'step')} of {per_step:.2f} s in {duration(max(left, 0))}, planned "
+            "again while it runs"
         )
         if self.planned is None:
-            self.steps = self.planned = int(left / per_step)
-
-    def trial(self, count: int) -> float:
-        """Seconds of a step, measured over `count` steps on copies of the networks."""
-        networks = copy.deepcopy(self.networks)
-        optimiser, trial = self._adam(networks), []
-        for k in range(count):
-            start = time.perf_counter()
-            self._learn(networks, optimiser, self._batch(k), k).sum().item()
-            trial.append(time.perf_counter() - start)
-        return statistics.median(trial[2:])  # the first ones take longer
+            self.steps = self.planned = steps
 
     def plan(self) -> str:
         """Description of the coming training, in one line."""
@@ -167,7 +161,7 @@ class Trainer(State, ABC, Generic[B]):
 
         Raises:
             InputError: a checkpoint of another run, no time for a step, or a training that cannot be divided.
-            FlawscopeError: NaN loss, or workers that do not learn the same.
+            FlawscopeError: NaN loss, or workers that do not learn from the same.
         """
         self.minutes, kept, self.together = budget.minutes, None, budget.together
         identity = {**identity, WORKERS: self.together.world}
@@ -183,44 +177,32 @@ class Trainer(State, ABC, Generic[B]):
             anew = f" of an unfinished run; remove {unasked} to begin anew" if unasked else ""
             self.say(f"goes on after step {self.done:,} of {self._expected():,}{anew}")
         self.prepare(found is not None)
-        if self.steps is None or kept is not None:
-            self.fix_steps(self.minutes, lambda per_step: pace_until(budget.until, *after(), per_step, kept))
+        if kept is not None or (self.steps is None and budget.minutes is not None):
+            self._fix_pace(budget, kept, *after())
+        elif self.steps is None:
+            self.steps = self.CPU_STEPS if self.device.type == "cpu" else self.GPU_STEPS
         self.say(self.plan())
         self._run(budget, {**identity, "steps": self.steps, "minutes": self.minutes})
 
     def _run(self, budget: Budget, identity: dict[str, Any]) -> None:
         """Go on from step `done` to the last one."""
-        assert self.steps is not None
-        first, begun, saved = self.done, time.monotonic(), time.monotonic()
-        self.seconds -= begun
+        first, saved = self.done, time.monotonic()
+        self.seconds -= saved
         for network in self.networks:
             network.train()
-        self.log = TrainingLog(
-            *(budget.log, self.LOSSES, self.MEASURED, budget.tensorboard),
-            known=self.log.losses,
-            done=self.done,
-        )
+        names = (self.LOSSES, self.MEASURED, budget.tensorboard)
+        self.log = TrainingLog(budget.log, *names, known=self.log.losses, done=self.done)
         with noted_interrupts() as interrupted, ThreadPoolExecutor(1) as ahead, closing(self.log):
             waiting = ahead.submit(self._batch, self.done)
             if self.pace is not None:
                 waiting.result()  # what the first one takes says nothing about the others
                 self.pace.begin()
-                self._in_time(self.pace)
-            over = self.pace is None and self.done >= self.steps
+            over = self._over()
             while not over:
                 batch = waiting.result()
-                if self.pace is not None or self.done + 1 < self.steps:
+                if self.pace is not None or self.done + 1 < self._expected():
                     waiting = ahead.submit(self._batch, self.done + 1)
-                share = rate_share(self.settings.schedule, self.done, self._expected())
-                for group in self.optimiser.param_groups:
-                    group["lr"] = group["initial_lr"] * share
-                losses = self._learn(self.networks, self.optimiser, batch, self.done)
-                self.total += losses
-                self.done, self.since = self.done + 1, self.since + 1
-                self.log.add(self.done, losses, self.settings.rate * share, self.seconds + time.monotonic())
-                due, over = self._advance()
-                if due:
-                    self._check()
+                over = self._step(batch)
                 if self.device.type == "cpu" or self.done % 64 == 0 or over:
                     expected = self.done if over else self._expected()
                     self.step(f"{self.STAGE}{self._loss()}", self.done - first, expected - first)
@@ -230,28 +212,45 @@ class Trainer(State, ABC, Generic[B]):
                     self.save(budget.checkpoint, identity, over=over)
                     saved = time.monotonic()
                 if interrupted.is_set():
-                    self._stop(budget)
+                    so_far = f"step {self.done:,} of {self._expected():,}"
+                    if budget.checkpoint is None:
+                        raise KeyboardInterrupt(f"{so_far} is lost: there is no checkpoint")
+                    raise KeyboardInterrupt(
+                        f"{so_far} is kept in {budget.checkpoint}; the same call goes on from there"
+                    )
         self.steps = self.done
         for network in self.networks:
             network.eval()
         self.seconds += time.monotonic()
 
-    def _stop(self, budget: Budget) -> NoReturn:
-        so_far = f"step {self.done:,} of {self._expected():,}"
-        if budget.checkpoint is None:
-            raise KeyboardInterrupt(f"interrupted after {so_far}; nothing is kept without a checkpoint")
-        raise KeyboardInterrupt(f"{so_far} is kept in {budget.checkpoint}; the same call goes on from there")
+    def _step(self, batch: B) -> bool:
+        """Learn from a batch, log it, and say whether it was the last one."""
+        share = rate_share(self.settings.schedule, self.done, self._expected())
+        for group in self.optimiser.param_groups:
+            group["lr"] = group["initial_lr"] * share
+        losses = self._learn(self.networks, self.optimiser, batch, self.done)
+        self.total += losses
+        before = int(self._share() * self.checks)
+        self.done, self.since = self.done + 1, self.since + 1
+        self.log.add(self.done, losses, self.settings.rate * share, self.seconds + time.monotonic())
+        if self.pace is not None:
+            self.pace.tick()
+        over = self._over()
+        if over or int(self._share() * self.checks) > before:
+            self._check()
+        return over
 
-    def _advance(self) -> tuple[bool, bool]:
-        """Whether the curve gets a point after this step, and whether it was the last step."""
-        if self.pace is None:
-            assert self.steps is not None
-            reached = self.done * self.checks // self.steps > (self.done - 1) * self.checks // self.steps
-            return reached, self.done == self.steps
-        before = int(self.pace.share * self.checks)
-        self.pace.tick()
-        over = self._in_time(self.pace)
-        return over or int(self.pace.share * self.checks) > before, over
+    def _over(self) -> bool:
+        """Whether the last step is done; of a training that ends at a time, by the first process's clock."""
+        pace = self.pace
+        if pace is None:
+            return self.done >= self._expected()
+        pace.share, over = self.together.first(lambda: (pace.share, pace.over))
+        return over
+
+    def _share(self) -> Fraction | float:
+        """The share of the training that is done."""
+        return Fraction(self.done, self._expected()) if self.pace is None else self.pace.share
 
     def _expected(self) -> int:
         """Steps in all, as far as that is known: the learning rate follows the share of them that is done, in
@@ -270,7 +269,12 @@ class Trainer(State, ABC, Generic[B]):
         losses.sum().backward()
         losses = losses.detach()
         if self.together.world > 1:
-            self._average(networks, losses, batch)
+            learnt = [v for network in networks for v in network.parameters() if v.requires_grad]
+            for values in learnt:
+                if values.grad is None:  # this process's samples give none
+                    values.grad = torch.zeros_like(values)
+            gradients = [values.grad for values in learnt if values.grad is not None]
+            self.together.mean([*gradients, losses], self.weight(batch))
         optimiser.step()
         return losses
 
@@ -299,32 +303,9 @@ class Trainer(State, ABC, Generic[B]):
     def _batch(self, step: int) -> B:
         return self.batch(self._number(step))
 
-    def _average(self, networks: Sequence[nn.Module], losses: Tensor, batch: B) -> None:
-        gradients = []
-        for values in (v for network in networks for v in network.parameters() if v.requires_grad):
-            if values.grad is None:  # this process's samples give none
-                values.grad = torch.zeros_like(values)
-            gradients.append(values.grad)
-        self.together.mean([*gradients, losses], self.weight(batch))
-
-    def _in_time(self, pace: Pace) -> bool:
-        """Whether the time is over, by the first process's clock, which is all others' too."""
-        pace.share, over = self.together.first(lambda: (pace.share, pace.over))
-        return over
-
-    def _agree(self) -> None:
-        mine = [digest_of(network) for network in self.networks]
-        if self.together.first(lambda: mine) != mine:
-            raise FlawscopeError(
-                f"after {pluralize(self.done, 'step')} the workers' networks differ: take machines of one "
-                "kind, with the same versions"
-            )
-
     # ---- what was learnt
 
     def _check(self) -> None:
-        if self.together.world > 1:
-            self._agree()
         means = dict(zip(self.LOSSES, (self.total / self.since).tolist(), strict=True))
         found = {**self.measured(), **means}
         self._finite(found.values())

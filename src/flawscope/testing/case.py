@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import tempfile
@@ -11,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float32]
 Answers = tuple[Floats, Floats]  # scores [N] and maps [N, H, W]
-Keep = Callable[[str, Callable[[Path], Any]], Path]  # a folder by name, filled when it is first asked for
 GOOD = 8  # pictures that are learnt from
 SAME = 1e-5  # relative: the same numbers, added up in another order
 
@@ -55,31 +53,27 @@ def must_refuse(call: Callable[[], Any], text: str) -> str:
     raise AssertionError(f"{text}: nothing was refused")
 
 
+class Made(NamedTuple):
+    """A fitted model as it is read from its file, its answers for each of `Case.shown` before it was saved,
+    and what the fit reported: its failures, and (stage, done, total) of its progress in order."""
+
+    model: Predictor
+    said: Answers
+    failures: list[str]
+    progress: list[tuple[str, int, int]]
+
+
 @dataclass
 class Case:
     """A method, settings that make it small, and the pictures; what was fitted is kept for other checks.
 
     data: a category in a layout that `open_dataset` reads; None: one is drawn.
-    keep: gives the folders of fitted models; None: they lie in a temporary folder.
     """
 
     method: Method
     settings: Mapping[str, Any] = field(default_factory=dict)
     data: Path | None = None
-    keep: Keep | None = None
-    _open: dict[str, Predictor] = field(default_factory=dict)
-
-    def kept(self, name: str, fill: Callable[[Path], Any]) -> Path:
-        name = f"{self.method.name}-{name}"
-        if self.keep is not None:
-            return self.keep(name, fill)
-        folder = Path(self._folder.name) / name
-        if not folder.exists():
-            made = folder.with_name(f"{name}-unfinished")
-            made.mkdir(exist_ok=True)
-            fill(made)
-            made.rename(folder)
-        return folder
+    _made: dict[str, Made] = field(default_factory=dict)
 
     @cached_property
     def _folder(self) -> tempfile.TemporaryDirectory[str]:
@@ -91,8 +85,10 @@ class Case:
     def dataset(self) -> Dataset:
         if self.data is not None:
             return open_dataset(os.fspath(self.data))
-        draw = lambda folder: draw_dataset(folder, train=GOOD, good=2, bad_per_kind=1, size=96, seed=1)  # noqa: E731
-        return open_dataset(os.fspath(self.kept("pictures", draw)))
+        folder = Path(self._folder.name)
+        return open_dataset(
+            os.fspath(draw_dataset(folder, train=GOOD, good=2, bad_per_kind=1, size=96, seed=1))
+        )
 
     @property
     def good(self) -> list[Source]:
@@ -143,46 +139,38 @@ class Case:
         given = self.pictures(variant) if pictures is None else list(pictures)
         return fit(given, **{"check": False, **self.options(variant), **more})
 
+    def made(self, variant: str = "plain") -> Made:
+        """A variant of the model, fitted when it is first asked for, saved and read."""
+        if variant not in self._made:
+            progress: list[tuple[str, int, int]] = []
+            given = {"check": variant == "plain", "step": lambda *report: progress.append(report)}
+            fitted = self.fit(variant=variant, **given)
+            said = answers(fitted, self.shown(variant))
+            path = Path(self._folder.name) / f"{variant}.safetensors"
+            fitted.save(path)
+            self._made[variant] = Made(load(path, device="cpu"), said, fitted.failures, progress)
+        return self._made[variant]
+
     def fitted(self, variant: str = "plain") -> Predictor:
         """The model of a variant, as it is read from its file."""
-        if variant not in self._open:
-            self._open[variant] = load(self._file(variant), device="cpu")
-        return self._open[variant]
+        return self.made(variant).model
 
     def said(self, variant: str = "plain") -> Answers:
         """The model's answers for each of `shown` before it was saved."""
-        with np.load(self._file(variant).with_name("said.npz")) as said:
-            return said["scores"], said["maps"]
-
-    def reported(self, variant: str = "plain") -> dict[str, Any]:
-        """`failures` of the fit, and its `progress`: (stage, done, total) in order."""
-        found: dict[str, Any] = json.loads(self._file(variant).with_name("reported.json").read_text())
-        return found
+        return self.made(variant).said
 
     def shown(self, variant: str = "plain") -> list[Source]:
         """Pictures that the model of a variant is asked about: of strips, also a picture without padding."""
         return [*map(strip, self.probes[::2]), self.probes[-1]] if variant == "strips" else self.probes
 
-    def _file(self, variant: str) -> Path:
-        def fill(folder: Path) -> None:
-            progress: list[tuple[str, int, int]] = []
-            plain = variant == "plain"
-            model = self.fit(variant=variant, check=plain, step=lambda *given: progress.append(given))
-            model.save(folder / "model.safetensors")
-            reported = {"failures": model.failures, "progress": progress}
-            (folder / "reported.json").write_text(json.dumps(reported))
-            scores, maps = answers(model, self.shown(variant))
-            np.savez(folder / "said.npz", scores=scores, maps=maps)
-
-        return self.kept(variant, fill) / "model.safetensors"
-
     def exported(self, variant: str) -> Path:
-        def fill(folder: Path) -> None:
-            from flawscope.export.export import export
+        """The model of a variant as an ONNX file."""
+        from flawscope.export.export import export
 
-            export(self.fitted(variant).artefact, folder / "model.onnx")
-
-        return self.kept(f"{variant}.onnx", fill) / "model.onnx"
+        path = Path(self._folder.name) / f"{variant}.onnx"
+        if not path.exists():
+            export(self.fitted(variant).artefact, path)
+        return path
 
 
 def strip(source: Source) -> NDArray[np.uint8]:

@@ -84,7 +84,7 @@ def pictures_have_roles(case: Case) -> None:
     roles = {p.hash: p.role for p in model.manifest.pictures}
     used = [pixel_hash(decode(source)) for source in case.good]
     must(sorted(p.role for p in model.manifest.pictures).count("duplicate") == 1, "copies count once")
-    failures = case.reported()["failures"]
+    failures = case.made().failures
     broken = f"picture {len(case.good) + 1}"
     must(len(failures) == 1 and broken in failures[0], f"what cannot be read is not reported: {failures}")
     calibrated = list(model.manifest.facts["calibration_pictures"])
@@ -195,7 +195,7 @@ def progress_and_interruption(case: Case) -> None:
         return sum(not thread.name.startswith("flawscope") for thread in threading.enumerate())
 
     stages: dict[str, tuple[int, int]] = {}
-    for stage, done, total in case.reported()["progress"]:
+    for stage, done, total in case.made().progress:
         stage = stage.partition(",")[0]  # what follows is the loss
         must(stages.get(stage, (0, total))[0] <= done <= total, f"{stage}: {done} of {total} after {stages}")
         stages[stage] = done, total

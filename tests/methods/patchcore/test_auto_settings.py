@@ -34,24 +34,19 @@ def _small(monkeypatch, backbone):
     monkeypatch.setattr(choosing, "BANK", 60)
 
 
-def choose(pictures, **settings) -> tuple[str, list[str]]:
+def choose(pictures, region=None) -> tuple[str, list[str]]:
     lines: list[str] = []
-    config = Config(size="auto", **settings)
-    made = choosing.choose(config, Undecided(pictures.__getitem__, len(pictures), say=lines.append))
-    return made.size, lines
+    undecided = Undecided(pictures.__getitem__, len(pictures), roi=region, say=lines.append)
+    return choosing.choose(Config(size="auto"), undecided).size, lines
 
 
-def test_chooses_by_the_figures_it_names_and_never_enlarges(pictures, monkeypatch):
-    seen: list[list[Trial]] = []
-    real = choosing.compare
-
-    def spy(*args, **kwargs):
-        seen.append(real(*args, **kwargs))
-        return seen[-1]
-
-    monkeypatch.setattr(choosing, "compare", spy)
-    chosen, lines = choose(pictures)
-    trials = {trial.name: trial for trial in seen[0]}
+@pytest.mark.parametrize("region", [None, "0,0,0.5,1"])
+def test_chooses_by_the_figures_it_names_and_never_enlarges(pictures, monkeypatch, region):
+    seen: list[Trial] = []
+    real = choosing.attempt
+    monkeypatch.setattr(choosing, "attempt", lambda *given: seen.append(real(*given)) or seen[-1])
+    chosen, lines = choose(pictures, region)
+    trials = {trial.name: trial for trial in seen}
     assert set(trials) == {"48", "48+64"}  # the pictures are 72 px: 96 would show nothing more
     best = max(t.auroc for t in trials.values())
     close = [t for t in trials.values() if t.auroc >= best - choosing.CLOSE]
@@ -66,10 +61,11 @@ def test_chooses_by_the_figures_it_names_and_never_enlarges(pictures, monkeypatc
 
 
 def test_a_size_that_sees_the_defects_wins(pictures, monkeypatch):
-    trials = [Trial((48,), (0.5, 0.6, 0.7)), Trial((48, 64), (0.9, 0.9, 0.9))]
-    monkeypatch.setattr(choosing, "compare", lambda *args, **kwargs: trials)
+    coarse = (0.5, 0.6, 0.7)
+    monkeypatch.setattr(choosing, "attempt", lambda sizes, *_: Trial(sizes, fine if sizes[1:] else coarse))
+    fine = (0.9, 0.9, 0.9)
     assert choose(pictures)[0] == "48+64"
-    trials[0] = Trial((48,), (0.895, 0.895, 0.895))  # within 0.01, and cheaper
+    coarse = (0.895, 0.895, 0.895)  # within 0.01, and cheaper
     assert choose(pictures)[0] == "48"
 
 

@@ -38,7 +38,7 @@ def left_out(shown: torch.Tensor, ratio: float) -> np.ndarray:
     selection, result = selected(shown, ratio)
     known = result.leave_out.view(len(shown), PATCHES)
     counted = torch.ones(PATCHES)
-    return np.array([float(selection.absence(p, i, known[i], counted)[1].max()) for i, p in enumerate(shown)])
+    return np.array([float(selection.absence(p, i, known[i], counted)[2].max()) for i, p in enumerate(shown)])
 
 
 def refitted(shown: torch.Tensor, ratio: float) -> np.ndarray:
@@ -75,13 +75,13 @@ def test_nothing_of_the_group_is_left():
     shown, groups = pictures(9, 3), torch.arange(9) // 3
     selection, result = selected(shown, 0.3, groups)
     known = result.leave_out.view(9, PATCHES)[4]
-    absence, distances = selection.absence(shown[4], 1, known, torch.ones(PATCHES))
+    missing, added, distances = selection.absence(shown[4], 1, known, torch.ones(PATCHES))
     own = selection.groups == 1
-    assert set(own.nonzero().flatten().tolist()) <= set(absence.hidden.tolist())
+    assert set(own.nonzero().flatten().tolist()) <= set(missing.tolist())
     others = torch.cat([shown[:3], shown[6:]]).flatten(0, 1) - selection.view.centre
-    assert float(torch.cdist(absence.added, others).amin(1).max()) < 0.05  # patches of other parts alone
-    hidden = torch.zeros_like(own).index_fill(0, absence.hidden, True)
-    bank = torch.cat([selection.view.bank[~hidden], absence.added])
+    assert float(torch.cdist(added, others).amin(1).max()) < 0.05  # patches of other parts alone
+    hidden = torch.zeros_like(own).index_fill(0, missing, True)
+    bank = torch.cat([selection.view.bank[~hidden], added])
     literal = torch.cdist(shown[4] - selection.view.centre, bank).amin(1)
     torch.testing.assert_close(distances, literal, rtol=1e-3, atol=1e-3)  # 24 patches: all are looked at
 
@@ -92,7 +92,7 @@ def test_what_does_not_count_is_not_looked_at():
     counted = torch.zeros(PATCHES).index_fill(0, torch.tensor([3, 5]), 1.0)
     strange = shown[2].index_fill(0, torch.tensor([7]), 1e3)
     known = result.leave_out.view(8, PATCHES)[2]
-    distances = selection.absence(strange, 2, known, counted)[1]
+    distances = selection.absence(strange, 2, known, counted)[2]
     assert distances[counted == 0].abs().max() == 0
     assert distances[[3, 5]].min() > 0
 

@@ -181,13 +181,13 @@ class Distillation(Trainer[tuple[Tensor, Tensor]]):
 
     # ---- how many steps
 
-    def trial(self, count: int) -> float:
-        begun = time.perf_counter()
+    def trial(self) -> float:
+        begun = time.monotonic()
         views = self._views(range(min(2 * self.renderer.block, len(self.learnt))))
         self.pool = self.renderer.pool(views, self.step)
-        per_view = (time.perf_counter() - begun) / len(views)
+        per_view = (time.monotonic() - begun) / len(views)
         steps, self.steps = self.steps, None
-        per_step = super().trial(count)
+        per_step = super().trial()
         self.steps = steps
         return per_step + per_view * self.recipe.batch / self.recipe.reuse
 

@@ -26,14 +26,13 @@ from flawscope.methods.patchcore import Config, coreset
 from flawscope.methods.patchcore.bank_selection import bank_size
 from flawscope.methods.patchcore.fit import fit
 from flawscope.methods.patchcore.leave_one_out import nearest_distance
-from flawscope.methods.patchcore.memory_bank import View
 from flawscope.methods.patchcore.model import Model
-from flawscope.methods.patchcore.patches import Job, Patches, collect, placed
+from flawscope.methods.patchcore.patches import Job, collect, placed
 from flawscope.methods.task import Task, Undecided
 from flawscope.metrics import auroc
 from flawscope.pictures.preprocess import Preprocess, roi_from
 from flawscope.progress import Step
-from flawscope.synthesis import DefectScale, Foreground, SimulatedDefect, simulate_defect
+from flawscope.synthesis import DefectScale, Foreground, simulate_defect
 from flawscope.synthesis.masks import bounding_box
 
 SIZES = (256, 384, 512)
@@ -47,6 +46,7 @@ CLOSE = 0.01  # a cheaper size wins if it is this close to the best
 STREAM = 62  # of random numbers
 PLACES = 8  # compared by `prefers_places`
 PICTURES = 16  # whose tiles at those places are compared
+Pixels = NDArray[Any]
 
 
 def choose(config: Config, undecided: Undecided) -> Config:
@@ -64,18 +64,16 @@ def choose(config: Config, undecided: Undecided) -> Config:
 class Sample(NamedTuple):
     """A good picture [H, W, 3] to try sizes on; a side of the user's picture is `reduced` times as long."""
 
-    pixels: NDArray[Any]
+    pixels: Pixels
     reduced: float
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A candidate and its image AUROC on small, medium and large synthetic defects, of which the smallest
-    measures `smallest` pixels of the user's pictures along its longer side."""
+    """A candidate and its image AUROC on small, medium and large synthetic defects."""
 
     sizes: tuple[int, ...]
     by_scale: tuple[float, ...]
-    smallest: float = 0.0
 
     @property
     def auroc(self) -> float:
@@ -104,8 +102,6 @@ def best_size(config: Config, task: Undecided) -> str:
         why = f"only {pluralize(len(pictures), 'picture')}" if len(pictures) < LEAST else "deep pictures"
         task.say(f"size {default}, the default: too little to choose by ({why})")
         return default
-    held = pictures[: min(HOLD, len(pictures) // 3)]
-    learnt = pictures[len(held) :]
     shorter = min(round(min(p.pixels.shape[:2]) * p.reduced) for p in pictures)
     sizes = tuple(s for s in SIZES if s <= shorter) or SIZES[:1]
     if len(sizes) == 1:
@@ -113,124 +109,94 @@ def best_size(config: Config, task: Undecided) -> str:
             f"size {sizes[0]}: the pictures are {shorter} px on their shorter side, larger ones add nothing"
         )
         return str(sizes[0])
+    count = min(HOLD, len(pictures) // 3)
+    held, learnt = pictures[:count], [p.pixels for p in pictures[count:]]
+    defects, smallest = spoilt(config, held, learnt, task)
+    shown = [*(p.pixels for p in held), *defects]
     candidates = [c for c in CANDIDATES if set(c) <= set(sizes)]
-    trials = compare(config, backbone, learnt, held, candidates, task)
+    trials = [attempt(c, config, backbone, learnt, shown, count, task) for c in candidates]
     best = max(trials, key=lambda trial: trial.auroc)
     chosen = min((t for t in trials if t.auroc >= best.auroc - CLOSE), key=lambda trial: trial.cost)
     others = ", ".join(f"{t.name} {t.auroc:.3f}" for t in trials if t is not chosen)
-    line = (
-        f"size {chosen.name}: image AUROC {chosen.auroc:.3f} on {pluralize(len(held), 'good picture')} held "
-        f"out, with {3 * len(held)} synthetic defects ({others}; the cheapest within {CLOSE} of the best)"
+    reduced = any(p.reduced > 1 for p in pictures)  # smaller defects were not simulated
+    task.say(
+        f"size {chosen.name}: image AUROC {chosen.auroc:.3f} on {pluralize(count, 'good picture')} held "
+        f"out, with {len(defects)} synthetic defects ({others}; the cheapest within {CLOSE} of the best)"
+        + f"; judged by simulated defects of {smallest:.0f} px and more in these pictures; smaller ones: "
+        "--min-defect" * reduced
     )
-    if any(p.reduced > 1 for p in pictures):  # smaller defects were not simulated
-        line += (
-            f"; judged by simulated defects of {chosen.smallest:.0f} px and more in these pictures; "
-            "smaller ones: --min-defect"
-        )
-    task.say(line)
     return chosen.name
 
 
-def sample(decoded: Callable[[int], NDArray[Any] | None], count: int, seed: int) -> list[Sample]:
+def sample(decoded: Callable[[int], Pixels | None], count: int, seed: int) -> list[Sample]:
     """Up to `LEARN` + `HOLD` pictures, drawn by the seed; the first are to be held out."""
     order = np.random.default_rng(seed).permutation(count)[: LEARN + HOLD]
     return [_shrunk(p) for p in (decoded(int(i)) for i in order) if p is not None]
 
 
-def _shrunk(picture: NDArray[Any]) -> Sample:
+def _shrunk(picture: Pixels) -> Sample:
     """The picture reduced to `SIDE` pixels at most: twice the largest size shows all that a size can see."""
     height, width = picture.shape[:2]
     reduced = max(height, width) / SIDE
     if reduced <= 1 or picture.dtype != np.uint8:
-        return Sample(picture, 1.0)
+        return Sample(np.ascontiguousarray(picture), 1.0)
     size = (max(1, round(width / reduced)), max(1, round(height / reduced)))
-    pixels = Image.fromarray(np.ascontiguousarray(picture)).resize(size, Image.Resampling.BOX)
-    return Sample(np.asarray(pixels), reduced)
+    image = Image.fromarray(np.ascontiguousarray(picture)).resize(size, Image.Resampling.BOX)
+    return Sample(np.asarray(image), reduced)
 
 
-def compare(
+def spoilt(
+    config: Config, held: Sequence[Sample], learnt: Sequence[Pixels], task: Undecided
+) -> tuple[list[Pixels], float]:
+    """Every picture held out with a defect of each scale, on the part and inside the region of interest; and
+    the longer side of the smallest one, in pixels of the user's pictures."""
+    foreground, defects, smallest = Foreground.of(learnt), [], float("inf")
+    for k, (picture, reduced) in enumerate(held):
+        within = foreground.mask(picture)
+        if task.roi is not None:
+            preprocess = Preprocess((SIZES[-1],) * 2, config.keep_aspect, None, task.white_level)
+            geometry = preprocess.geometry((picture.shape[0], picture.shape[1]))
+            inside = geometry.warp_mask(roi_from(task.roi, preprocess))
+            within = within & inside if (within & inside).any() else inside
+        for j, scale in enumerate(DefectScale):
+            rng = np.random.default_rng([config.seed, k, j])
+            made = simulate_defect(picture, rng, scale=scale, foreground=within)
+            defects.append(made.picture)
+            sides = bounding_box(made.mask)
+            smallest = min(smallest, reduced * max(side.stop - side.start for side in sides))
+    return defects, smallest
+
+
+def attempt(
+    sizes: tuple[int, ...],
     config: Config,
     backbone: Backbone,
-    learnt: Sequence[Sample],
-    held: Sequence[Sample],
-    candidates: Sequence[tuple[int, ...]],
+    learnt: Sequence[Pixels],
+    shown: Sequence[Pixels],
+    held: int,
     task: Undecided,
-) -> list[Trial]:
-    """Fit one model that sees all sizes on `learnt`, and let every candidate tell the `held` pictures from
-    the same ones with a synthetic defect. Pictures are uint8."""
-    sizes = tuple(sorted({size for candidate in candidates for size in candidate}))
+) -> Trial:
+    """Fit a model of these sizes, and let it tell the pictures held out, the first of those shown, from the
+    others, which have defects of each scale in turn. Pictures are uint8."""
     trial = replace(config, size="+".join(map(str, sizes)), count=BANK, memory=None)
     preprocess = Preprocess(trial.sizes[-1], trial.keep_aspect, None, task.white_level)
-    region = None if task.roi is None else roi_from(task.roi, preprocess)
-    model = Model(trial, backbone, None if region is None else torch.from_numpy(region))
-    model = model.to(backbone.mean.device)
+    region = None if task.roi is None else torch.from_numpy(roi_from(task.roi, preprocess))
+    model = Model(trial, backbone, region).to(backbone.mean.device)
 
-    def tensors(pictures: Sequence[NDArray[Any]]) -> Callable[[int], Tensor]:
+    def tensors(pictures: Sequence[Pixels]) -> Callable[[int], Tensor]:
         return lambda i: torch.from_numpy(preprocess.from_array(pictures[i])[0][0])
 
-    quiet: Step = lambda stage, done, total: task.step("choosing a size", done, total)  # noqa: E731
-    fit(model, Task(tensors([p.pixels for p in learnt]), len(learnt), rate=0.05, step=quiet))
-    foreground = Foreground.of(np.ascontiguousarray(p.pixels) for p in learnt)
-    defects, smallest = [], float("inf")
-    for k, (picture, reduced) in enumerate(held):
-        within = _within(picture, foreground, region, preprocess)
-        for scale in DefectScale:
-            defect = _defect(picture, k, scale, config.seed, within)
-            defects.append(defect.picture)
-            sides = bounding_box(defect.mask)
-            smallest = min(smallest, reduced * max(side.stop - side.start for side in sides))
-    shown = [*(p.pixels for p in held), *defects]
-    found: dict[int, tuple[list[Tensor], list[Tensor], Tensor | None]] = {}  # scores, distances, what counts
+    quiet: Step = lambda stage, done, total: task.step(f"choosing a size: {trial.size}", done, total)  # noqa: E731
+    fit(model, Task(tensors(learnt), len(learnt), rate=0.05, step=quiet))
+    scores = np.zeros(len(shown))
 
     def store(index: int, features: Tensor, inside: Tensor | None) -> None:
-        seen = None if inside is None else inside[None]
-        found[index] = *model.by_view(features[None], seen), seen
+        scores[index] = float(model.score(features[None], None if inside is None else inside[None])[0])
 
     embed_pictures(model, tensors(shown), range(len(shown)), store, quiet)
-    trials = []
-    for candidate in candidates:
-        views = [sizes.index(size) for size in candidate]
-        scores = np.array([_score(model, views, *found[i]) for i in range(len(shown))])
-        good, bad = scores[: len(held)], scores[len(held) :].reshape(len(held), -1)
-        labels = np.repeat([False, True], len(held))
-        values = [auroc(labels, np.concatenate([good, bad[:, j]])) for j in range(bad.shape[1])]
-        trials.append(Trial(candidate, tuple(map(float, values)), smallest))
-    return trials
-
-
-def _score(
-    model: Model, views: Sequence[int], scores: list[Tensor], distances: list[Tensor], inside: Tensor | None
-) -> float:
-    """The image score that a model of these views alone would give."""
-    with torch.inference_mode():
-        return float(
-            model.combine([scores[v] for v in views if scores], [distances[v] for v in views], inside, views)[
-                0
-            ]
-        )
-
-
-def _within(
-    picture: NDArray[Any],
-    foreground: Foreground,
-    region: NDArray[np.bool_] | None,
-    preprocess: Preprocess,
-) -> NDArray[np.bool_]:
-    """Mask [H, W] of the pixels where a defect may lie: on the part, inside the region of interest."""
-    part = foreground.mask(np.ascontiguousarray(picture))
-    if region is None:
-        return part
-    inside = preprocess.geometry((picture.shape[0], picture.shape[1])).warp_mask(region)
-    both = part & inside
-    return both if both.any() else inside
-
-
-def _defect(
-    picture: NDArray[Any], index: int, scale: DefectScale, seed: int, within: NDArray[np.bool_]
-) -> SimulatedDefect:
-    rng = np.random.default_rng([seed, index, list(DefectScale).index(scale)])
-    picture = np.ascontiguousarray(picture)
-    return simulate_defect(picture, rng, scale=scale, foreground=within)
+    good, bad = scores[:held], scores[held:].reshape(held, -1)
+    labels = np.repeat([False, True], held)
+    return Trial(sizes, tuple(float(auroc(labels, np.concatenate([good, column]))) for column in bad.T))
 
 
 # ------------------------------------------------------------------------------------------------- positions
@@ -252,44 +218,39 @@ def prefers_places(model: Model, task: Task) -> bool:
     numbers = np.flatnonzero(np.isin(where, places) & np.isin(groups, chosen)).tolist()
     patches = collect(job, numbers, "places")
     lying, group = where[patches.rows], groups[patches.rows]
-    own: list[float] = []
-    shared: list[float] = []
+
+    def points(rows: Any, v: int) -> Tensor:
+        return patches.of(np.flatnonzero(rows).tolist()).points(v)[0]
+
+    def highest(rows: Any, v: int, bank: Tensor) -> list[float]:
+        """The largest value of each tile's map."""
+        left, centre, view = patches.of(np.flatnonzero(rows).tolist()), bank.mean(0), job.views[v]
+        away = left.spread(v, nearest_distance(left.points(v)[0] - centre, bank - centre))
+        return [float(view.anomaly_map(placed(one, view.inside.bool())[None]).max()) for one in away]
+
+    found: list[tuple[float, float]] = []
     for half in (chosen[::2], chosen[1::2]):
         learnt = np.isin(group, half)
-        for v, view in enumerate(job.views):
-            part = patches.of(np.flatnonzero(learnt).tolist()).points(v)[0]
-            if not len(part):
-                continue
+        for v in range(len(job.views) if learnt.any() else 0):
+            part = points(learnt, v)
             whole = bank_size(job.config, v, len(part) * len(tiles) // len(places))
             common = _bank(part, whole * len(places) // len(tiles))
             for place in places:
-                here = [np.flatnonzero(rows & (lying == place)).tolist() for rows in (learnt, ~learnt)]
-                if not all(here):
-                    continue
-                part = patches.of(here[0]).points(v)[0]
-                near = _bank(part, bank_size(job.config, v, len(part), len(tiles)))
-                left = [_map_maxima(view, patches.of(here[1]), v, bank) for bank in (near, common)]
-                own += left[0]
-                shared += left[1]
-    if not own:
+                here, left = learnt & (lying == place), ~learnt & (lying == place)
+                if here.any() and left.any():
+                    part = points(here, v)
+                    near = _bank(part, bank_size(job.config, v, len(part), len(tiles)))
+                    found += zip(highest(left, v, near), highest(left, v, common), strict=True)
+    if not found:
         return False
-    of_own, of_shared = float(np.mean(own)), float(np.mean(shared))
-    which, count = "each" if of_own < of_shared else "shared", pluralize(len(own), "left-out tile")
+    of_own, of_shared = np.mean(found, axis=0).tolist()
+    which, count = "each" if of_own < of_shared else "shared", pluralize(len(found), "left-out tile")
     task.say(
         f"positions: {which}, since {count} are {of_own:.4g} away from banks of their own places, "
         f"{of_shared:.4g} from a shared one"
     )
-    return of_own < of_shared
+    return which == "each"
 
 
 def _bank(points: Tensor, count: int) -> Tensor:
     return points[coreset.select(points, max(1, min(count, len(points)))).indices]
-
-
-def _map_maxima(view: View, patches: Patches, v: int, bank: Tensor) -> list[float]:
-    """The largest value of each tile's map."""
-    centre = bank.mean(0)
-    points = patches.points(v)[0]
-    away = patches.spread(v, nearest_distance(points - centre, bank - centre))
-    region = view.inside.bool()
-    return [float(view.anomaly_map(placed(one, region)[None]).max()) for one in away]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 import torch
@@ -49,18 +50,16 @@ def bank_size(config: Config, view: int, patches: int, positions: int | None = N
     return max(1, min(wanted, config.cap, patches))
 
 
-def select(job: Job, patches: Patches) -> tuple[list[Selection], list[coreset.Coreset]]:
+def select(job: Job, patches: Patches) -> list[Selection]:
     """Select a coreset per view, and put it into the model as its memory bank."""
     found = []
     for v in range(len(job.views)):
         points, groups = patches.points(v)
         found.append(select_view(job, v, points, groups, len(points), "coreset"))
-    return [selection for selection, _ in found], [result for _, result in found]
+    return found
 
 
-def select_view(
-    job: Job, v: int, points: Tensor, groups: Tensor, patches: int, stage: str
-) -> tuple[Selection, coreset.Coreset]:
+def select_view(job: Job, v: int, points: Tensor, groups: Tensor, patches: int, stage: str) -> Selection:
     """Select a coreset of one view's points, and put it into the model as its memory bank, or add it to the
     bank that is extended.
 
@@ -69,29 +68,20 @@ def select_view(
         patches: number of patches that the points stand for.
     """
     view, config, places = job.views[v], job.config, job.task.places
-    positions = None if places is None else places.count
     progress = job.progress(job.named(stage, view))
     if job.starts is None:
-        count = bank_size(config, v, patches, positions)
-        result = coreset.select(points, min(count, len(points)), groups=groups, progress=progress)
+        positions = None if places is None else places.count
+        count = min(bank_size(config, v, patches, positions), len(points))
+        result = coreset.select(points, count, groups=groups, progress=progress)
         view.set_bank(points[result.indices])
-        of_bank = groups[result.indices]
-    else:
-        start = job.starts[v]
-        count = min(bank_size(config, v, patches), len(points), max(0, config.cap - len(start.bank)))
-        result = coreset.select(
-            points,
-            count,
-            groups=groups,
-            start=start.bank,
-            start_groups=start.groups,
-            until=start.radius,
-            progress=progress,
-        )
-        view.bank = view.bank[: len(start.bank)]  # a second selection starts as the first did
-        view.extend_bank(points[result.indices])
-        of_bank = torch.cat([start.groups, groups[result.indices]])
-    return Selection(view, of_bank, points, groups, result), result
+        return Selection(view, groups[result.indices], points, groups, result)
+    start = job.starts[v]
+    count = min(bank_size(config, v, patches), len(points), max(0, config.cap - len(start.bank)))
+    known: dict[str, Any] = {"start": start.bank, "start_groups": start.groups, "until": start.radius}
+    result = coreset.select(points, count, groups=groups, progress=progress, **known)
+    view.bank = view.bank[: len(start.bank)]  # a second selection starts as the first did
+    view.extend_bank(points[result.indices])
+    return Selection(view, torch.cat([start.groups, groups[result.indices]]), points, groups, result)
 
 
 # ---------------------------------------------------------------------------------------------------- memory

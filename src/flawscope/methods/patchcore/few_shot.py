@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from flawscope.errors import InputError
-from flawscope.methods.patchcore.coreset import Coreset
-from flawscope.methods.patchcore.leave_one_out import Good, Raw, calibrate, valid_mask_of
+from flawscope.methods.patchcore.leave_one_out import Good, Raw, Selection, calibrate, valid_mask_of
 from flawscope.methods.patchcore.patches import Job, Patches, turned
 from flawscope.methods.threads import workers
 
@@ -70,16 +69,13 @@ def name(job: Job) -> str:
 def helpful(job: Job, patches: Patches) -> Patches:
     """Keep the copies where they bring left-out pictures nearer to the others, else drop them. They are kept
     where all pictures show one part, since none can be left out."""
-    if len(patches.groups.unique()) == 1:
-        job.task.say("turned and mirrored copies are in the bank too, which --augment none leaves out")
-        return patches
-    if (gain := nearer(patches)) >= NEARER:
-        job.task.say(
-            f"turned and mirrored copies are in the bank too: left-out pictures are {gain:.0%} nearer"
-        )
-        return patches
-    job.copies = ()
-    return patches.only(range(len(patches.pictures)))
+    one_part = len(patches.groups.unique()) == 1
+    if not one_part and (gain := nearer(patches)) < NEARER:
+        job.copies = ()
+        return patches.only(range(len(patches.pictures)))
+    why = ", which --augment none leaves out" if one_part else f": left-out pictures are {gain:.0%} nearer"
+    job.task.say(f"turned and mirrored copies are in the bank too{why}")
+    return patches
 
 
 def nearer(patches: Patches) -> float:
@@ -116,27 +112,23 @@ def _nearest(points: Tensor, others: Tensor) -> Tensor:
 # ------------------------------------------------------------------------------------------- one part alone
 
 
-def of_one_part(job: Job, patches: Patches, results: Sequence[Coreset]) -> Good:
+def of_one_part(job: Job, patches: Patches, selections: Sequence[Selection]) -> Good:
     """Calibrate where all pictures show one part. Each patch is compared with all pictures but for its own
     surroundings, and is at least as far away as from the bank, so that no picture that was learnt from is
-    anomalous.
-
-    Args:
-        results: per view, of selecting the bank.
-    """
+    anomalous."""
     count = len(patches.pictures)
-    learnt = [patches.spread(v, result.distances) for v, result in enumerate(results)]
+    learnt = [patches.spread(v, one.result.distances) for v, one in enumerate(selections)]
 
     def raw(i: int) -> Raw:
-        inside = None if patches.inside is None else patches.inside[i]
-        distances = []
+        inside, found = patches.inside_of(i), []
         for view, own, known in zip(job.views, patches.features, learnt, strict=True):
             region = view.inside.bool()
             away = elsewhere([own[j] for j in range(count)], view.grid, region, i)
             away[region] = torch.maximum(away[region], known[i])
-            distances.append(away * valid_mask_of(view, inside))
-        # without Eq. 7's weight, which is at most 1: its neighbours would be of the patch itself
-        return Raw([away.amax() for away in distances], distances, inside)
+            away = away * valid_mask_of(view, inside)
+            # without Eq. 7's weight, which is at most 1: its neighbours would be of the patch itself
+            found.append((away.amax(), away))
+        return Raw(found, inside)
 
     with workers(job.device) as each:
         return calibrate(job, each(raw, range(count)))

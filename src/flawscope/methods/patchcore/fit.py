@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,11 +20,9 @@ from flawscope.methods.patchcore import coreset, few_shot, places
 from flawscope.methods.patchcore.bank_selection import Plan, bank_size, plan, select, select_view
 from flawscope.methods.patchcore.leave_one_out import Good, Raw, Selection, calibrate, leave_one_out, left_out
 from flawscope.methods.patchcore.model import Model
-from flawscope.methods.patchcore.patches import Job, Start, collect
+from flawscope.methods.patchcore.patches import Job, Patches, Start, collect
 from flawscope.methods.task import Fitted, Task
 
-LeftOut = Callable[[Tensor, int, Tensor | None, int], tuple[Tensor, Tensor]]  # as `Fitted` has it
-NONE = np.zeros(0, np.intp)
 MAX_CALIBRATION = 500  # pictures read again for calibration when the features did not stay in memory
 ROUNDS = 3  # of dropping suspects: defects of one kind hide each other until the first are gone
 
@@ -33,11 +30,11 @@ ROUNDS = 3  # of dropping suspects: defects of one kind hide each other until th
 def fit(model: Model, task: Task) -> Fitted:
     """Fill `model` with the memory banks of good pictures and calibrate it: a picture is never compared with
     its own group in calibration."""
-    by_place = task.places is not None
-    job = Job(model, task, None if task.old is None or by_place else Start.of(task.old, model))
+    by_place, old = task.places is not None, task.old
+    job = Job(model, task, None if old is None or by_place else Start.of(old, model))
     job.copies = () if by_place else few_shot.ways(job)
     planned = plan(model, task, task.count * (1 + len(job.copies)))
-    if planned.shards > 1 and job.copies and job.config.augment == "auto" and task.old is None:
+    if planned.shards > 1 and job.copies and job.config.augment == "auto" and old is None:
         job.copies = ()  # `helpful` needs all features in memory
         planned = plan(model, task, task.count)
     task.say(planned.line())
@@ -54,63 +51,25 @@ def fit(model: Model, task: Task) -> Fitted:
     else:
         fitted = _in_memory(job) if planned.shards == 1 else _streamed(job, planned)
     fitted.first_group = job.first_group
-    if task.old is not None:
-        _join(fitted, model, task.old)
-    fitted.facts |= {"augment": few_shot.name(job)}
-    fitted.facts |= {"memory_predicted": planned.peak, "memory_peak": peak_memory()}
-    fitted.summary = _summary(fitted.facts)
-    return fitted
-
-
-def _summary(facts: dict[str, Any]) -> list[str]:
-    peak, predicted = facts["memory_peak"] / 2**30, facts["memory_predicted"] / 2**30
+    if old is not None:
+        _join(fitted, model, old)
+    facts = fitted.facts
+    facts |= {"augment": few_shot.name(job), "shards": planned.shards, "seconds": job.seconds()}
+    facts |= {"memory_predicted": planned.peak, "memory_peak": peak_memory()}
     radii = ", ".join(f"{radius:.4g}" for radius in facts["covering_radius"])
-    return [
+    used, predicted = (facts[f"memory_{which}"] / 2**30 for which in ("peak", "predicted"))
+    fitted.summary = [
         f"memory bank: {facts['bank']} of {facts['patches']} patches, covering radius {radii}",
-        f"memory: {peak:.2f} GiB at the peak, {predicted:.2f} predicted",
+        f"memory: {used:.2f} GiB at the peak, {predicted:.2f} predicted",
     ]
-
-
-# ------------------------------------------------------------------------------------------------- in memory
-
-
-def _in_memory(job: Job) -> Fitted:
-    patches = collect(job, range(job.task.count), "features")
-    _some(patches.pictures)
-    if job.copies and job.config.augment == "auto" and job.task.old is None:
-        patches = few_shot.helpful(job, patches)
-    job.tick("features")
-    selections, results = select(job, patches)
-    job.tick("coreset")
-    alone = job.starts is None and len(patches.groups.unique()) == 1
-    chosen = range(len(patches.pictures)) if alone else _spread(job, len(patches.pictures))
-    good = (
-        few_shot.of_one_part(job, patches, results)
-        if alone
-        else leave_one_out(job, patches, selections, results, chosen)
-    )
-    listed: dict[int, float] = {}
-    dropped: list[int] = []
-    for round_ in range(ROUNDS):
-        found = suspects(good.scores, _limit(job, good)) if len(chosen) == len(patches.pictures) else NONE
-        listed |= {patches.pictures[i]: float(good.scores[i]) for i in found}
-        if not job.task.drop_suspects or not len(found):
-            break
-        dropped += [patches.pictures[i] for i in found]
-        patches = patches.keep(sorted(set(range(len(patches.pictures))) - set(found.tolist())))
-        without = pluralize(len(found), "suspicious picture")
-        job.task.say(f"round {round_ + 1}: left out {without}; selecting again")
-        selections, results = select(job, patches)
-        chosen = range(len(patches.pictures))
-        good = leave_one_out(job, patches, selections, results, chosen)
-    job.tick("calibration")
-    calibrated = [patches.pictures[i] for i in chosen]
-    facts = {"patches": patches.total, "covering_radius": [result.radius for result in results], "shards": 1}
-    fitted = _fitted(job, good, calibrated, patches.pictures, *_apart(job, selections), facts)
-    if alone:
-        fitted.calibration = replace(fitted.calibration, promised=False, method=few_shot.METHOD)
-    fitted.dropped, fitted.suspects = sorted(dropped), listed
     return fitted
+
+
+def _some(used: Sequence[int]) -> None:
+    if not used:
+        raise InputError(
+            "none of the pictures can be used: they cannot be read, or the model knows them; give others"
+        )
 
 
 def _spread(job: Job, count: int, most: int | None = None) -> Sequence[int]:
@@ -123,54 +82,32 @@ def _spread(job: Job, count: int, most: int | None = None) -> Sequence[int]:
 
 def _limit(job: Job, good: Good) -> float:
     """The score beyond which a good picture is suspicious; an extended model keeps its own."""
-    old = job.task.old
-    known = None if old is None else old.manifest.suspicious_above
+    known = None if job.task.old is None else job.task.old.manifest.suspicious_above
     return good.fence if known is None else known
 
 
-def _some(used: Sequence[int]) -> None:
-    if not used:
-        raise InputError(
-            "none of the pictures can be used: they cannot be read, or the model knows them; give others"
-        )
+def _suspects(job: Job, good: Good, pictures: Sequence[int]) -> dict[int, float]:
+    """The suspicious ones of the pictures calibrated on, with their scores."""
+    return {pictures[i]: float(good.scores[i]) for i in suspects(good.scores, _limit(job, good))}
 
 
-def _fitted(
-    job: Job,
-    good: Good,
-    pictures: list[int],
-    used: list[int],
-    groups: list[Tensor],
-    left_out: LeftOut,
-    facts: dict[str, Any],
-) -> Fitted:
+def _fitted(job: Job, good: Good, pictures: list[int], used: list[int], groups: list[Tensor]) -> Fitted:
+    """The result of a fit that was calibrated on `pictures`; groups: of each view's bank."""
     alone, limit = len({job.task.groups[i] for i in used}) == len(used), _limit(job, good)
+    calibration = from_values(
+        good.scores,
+        good.maxima,
+        good.medians,
+        rate=job.task.rate,
+        method="leave-one-picture-out" if alone else "leave-one-group-out",
+        precision=job.config.precision,
+    )
     facts = {
         "bank": sum(view.norms.numel() for view in job.views),
-        **facts,
         "suspicious_above": limit if np.isfinite(limit) else None,  # JSON has no infinity
-        "seconds": job.seconds(),
     }
-    return Fitted(
-        from_values(
-            good.scores,
-            good.maxima,
-            good.medians,
-            rate=job.task.rate,
-            method="leave-one-picture-out" if alone else "leave-one-group-out",
-            precision=job.config.precision,
-        ),
-        pictures=pictures,
-        used=used,
-        extra={f"bank_groups.{v}": of_bank.int() for v, of_bank in enumerate(groups)},
-        left_out=left_out,
-        facts=facts,
-    )
-
-
-def _apart(job: Job, selections: list[Selection]) -> tuple[list[Tensor], LeftOut]:
-    """The groups of each view's bank, and the function that leaves one of them out."""
-    return [selection.groups for selection in selections], partial(_left_out, job, selections)
+    extra = {f"bank_groups.{v}": of_bank.int() for v, of_bank in enumerate(groups)}
+    return Fitted(calibration, pictures, used, extra=extra, facts=facts)
 
 
 def _left_out(
@@ -181,6 +118,7 @@ def _left_out(
     inside: Tensor | None,
     position: int = 0,
 ) -> tuple[Tensor, Tensor]:
+    """`Fitted.left_out` by the selections of the model's banks."""
     return left_out(selections, features, group, inside).combined(job.model)
 
 
@@ -204,6 +142,52 @@ def _join(fitted: Fitted, model: Model, old: Artefact) -> None:
         )
 
 
+# ------------------------------------------------------------------------------------------------- in memory
+
+
+def _in_memory(job: Job) -> Fitted:
+    patches = collect(job, range(job.task.count), "features")
+    _some(patches.pictures)
+    if job.copies and job.config.augment == "auto" and job.task.old is None:
+        patches = few_shot.helpful(job, patches)
+    job.tick("features")
+    suspected: dict[int, float] = {}
+    dropped: list[int] = []
+    for round_ in range(ROUNDS + 1):
+        selections = select(job, patches)
+        job.tick("coreset")
+        alone = job.starts is None and len(patches.groups.unique()) == 1
+        good, calibrated = _calibrated(job, patches, selections, alone)
+        job.tick("calibration")
+        if round_ == ROUNDS or len(calibrated) < len(patches.pictures):
+            break
+        found = _suspects(job, good, calibrated)
+        suspected |= found
+        if not job.task.drop_suspects or not found:
+            break
+        dropped += found
+        patches = patches.keep([i for i, picture in enumerate(patches.pictures) if picture not in found])
+        without = pluralize(len(found), "suspicious picture")
+        job.task.say(f"round {round_ + 1}: left out {without}; selecting again")
+    fitted = _fitted(job, good, calibrated, patches.pictures, [one.groups for one in selections])
+    fitted.left_out = partial(_left_out, job, selections)
+    fitted.facts |= {"patches": patches.total, "covering_radius": [one.result.radius for one in selections]}
+    if alone:
+        fitted.calibration = replace(fitted.calibration, promised=False, method=few_shot.METHOD)
+    fitted.dropped, fitted.suspects = sorted(dropped), suspected
+    return fitted
+
+
+def _calibrated(
+    job: Job, patches: Patches, selections: list[Selection], alone: bool
+) -> tuple[Good, list[int]]:
+    """Calibrate, and return the pictures that it was done on; `alone`: all show one part."""
+    if alone:
+        return few_shot.of_one_part(job, patches, selections), patches.pictures
+    chosen = _spread(job, len(patches.pictures))
+    return leave_one_out(job, patches, selections, chosen), [patches.pictures[i] for i in chosen]
+
+
 # --------------------------------------------------------------------------------------------- by place
 
 
@@ -216,13 +200,6 @@ def _by_place(job: Job, blocks: int) -> Fitted:
     chosen = [used[i] for i in _spread(job, len(used))]
     good = calibrate(job, [found.left_out[number] for number in chosen])
     job.tick("calibration")
-    facts = {
-        "patches": found.patches,
-        "covering_radius": found.radii,
-        "shards": blocks,
-        "positions": job.model.positions,
-    }
-
     groups = found.groups_of(job.model)
 
     def answer(features: Tensor, group: int, inside: Tensor | None, position: int) -> tuple[Tensor, Tensor]:
@@ -232,8 +209,11 @@ def _by_place(job: Job, blocks: int) -> Fitted:
         seen = None if inside is None else inside[None]
         return job.model.at(position).left_out(features[None], group, kept, seen)
 
-    fitted = _fitted(job, good, chosen, used, groups, answer, facts)
-    fitted.answered, fitted.answer = set(found.selections), partial(found.answer, job.model)
+    fitted = _fitted(job, good, chosen, used, groups)
+    fitted.left_out, fitted.answered = answer, set(found.selections)
+    fitted.answer = partial(found.answer, job.model)
+    fitted.facts |= {"patches": found.patches, "covering_radius": found.radii}
+    fitted.facts["positions"] = job.model.positions
     return fitted
 
 
@@ -253,16 +233,13 @@ def _streamed(job: Job, planned: Plan) -> Fitted:
     used = [picture for shard in shards for picture in shard.pictures]
     _some(used)
     job.tick("features")
-    selections, radii, total = [], [], 0
-    for v in range(len(job.views)):
-        union, groups = (
-            torch.cat(parts) for parts in zip(*(shard.chosen[v] for shard in shards), strict=True)
-        )
-        patches = sum(shard.patches[v] for shard in shards)
-        selection, result = select_view(job, v, union, groups, patches, "coreset of coresets")
-        selections.append(selection)
-        radii.append(max(shard.radii[v] for shard in shards) + result.radius)
-        total += patches
+    selections, radii = [], []
+    patches = [sum(shard.patches[v] for shard in shards) for v in range(len(job.views))]
+    for v, count in enumerate(patches):
+        parts = zip(*(shard.chosen[v] for shard in shards), strict=True)
+        union, groups = (torch.cat(part) for part in parts)
+        selections.append(select_view(job, v, union, groups, count, "coreset of coresets"))
+        radii.append(max(shard.radii[v] for shard in shards) + selections[v].result.radius)
     job.tick("coreset")
     calibrated, good = _calibrated_again(job, used, selections, planned.peak)
     job.tick("calibration")
@@ -270,10 +247,10 @@ def _streamed(job: Job, planned: Plan) -> Fitted:
         f"covering radius at most {', '.join(f'{r:.4g}' for r in radii)} "
         f"({pluralize(planned.shards, 'shard')})"
     )
-    facts = {"patches": total, "covering_radius": radii, "shards": planned.shards}
-    fitted = _fitted(job, good, calibrated, used, *_apart(job, selections), facts)
-    found = suspects(good.scores, _limit(job, good))
-    fitted.suspects = {calibrated[i]: float(good.scores[i]) for i in found}
+    fitted = _fitted(job, good, calibrated, used, [one.groups for one in selections])
+    fitted.left_out = partial(_left_out, job, selections)
+    fitted.facts |= {"patches": sum(patches), "covering_radius": radii}
+    fitted.suspects = _suspects(job, good, calibrated)
     if len(calibrated) < len(used):
         fitted.notes.append(f"{len(calibrated)} of {len(used)} pictures were looked at for suspicious ones")
     return fitted

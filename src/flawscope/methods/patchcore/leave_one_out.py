@@ -36,18 +36,6 @@ AROUND = 128  # elements nearest to each of them, which else stay and keep new o
 # ------------------------------------------------------------------------------------ a bank without a group
 
 
-@dataclass(frozen=True)
-class Absence:
-    """Changes to a bank when a group is left out.
-
-    hidden: [L] int64, numbers of the elements that are missing.
-    added: [K, D], patches of other pictures that take their place, relative to the bank's centre.
-    """
-
-    hidden: Tensor
-    added: Tensor
-
-
 class Selection:
     """A view's bank, in the order in which its elements were picked, and the patches that it is picked from.
 
@@ -65,7 +53,7 @@ class Selection:
         """
         assert result.nearest is not None
         self.view, self.groups, self.points, self.groups_of_points = view, groups, points, groups_of_points
-        self.radius = result.radius
+        self.result, self.radius = result, result.radius
         self.by_cell = result.nearest.argsort()
         counts = torch.bincount(result.nearest, minlength=len(groups))
         self.starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)]).tolist()
@@ -82,17 +70,18 @@ class Selection:
         """
         if distances is None:
             distances = self.view.distances_without(features, self.groups == group, valid_mask)
-        absence, distances = self.absence(features, group, distances, valid_mask)
-        hidden = torch.zeros_like(self.groups, dtype=torch.bool).index_fill_(0, absence.hidden, True)
-        return self.view.score_without(features, hidden, valid_mask, distances, absence.added), distances
+        hidden, added, distances = self.absence(features, group, distances, valid_mask)
+        missing = torch.zeros_like(self.groups, dtype=torch.bool).index_fill_(0, hidden, True)
+        return self.view.score_without(features, missing, valid_mask, distances, added), distances
 
     def absence(
         self, features: Tensor, group: int, distances: Tensor, valid_mask: Tensor
-    ) -> tuple[Absence, Tensor]:
-        """The bank without `group`, and its distances [P] to the patches of one picture of the group.
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The bank without `group`: numbers [L] of the elements that are missing; patches [K, D] of other
+        pictures that take their place, relative to the centre; its distances [P] to one picture's patches.
 
         Args:
-            features: [P, D], absolute.
+            features: [P, D], absolute, of a picture of the group.
             distances: [P], to the elements of other groups.
             valid_mask: [P], 1 where a patch counts.
 
@@ -103,23 +92,23 @@ class Selection:
         if len(own) == len(self.groups):
             raise InputError(ONE_PART)
         distances = distances * valid_mask
-        absence = Absence(own, self.points[:0])
         if not len(own) or not self.radius > 0:  # nothing was kept out
-            return absence, distances
+            return own, self.points[:0], distances
         features, most = features - self.view.centre, int(valid_mask.sum())
         far = distances.topk(min(FARTHEST, most)).indices
         while True:
-            absence = self._anew(features[far], group, own)
-            found = self._distances(features, self._with_neighbours(far), absence, distances) * valid_mask
+            hidden, added = self._anew(features[far], group, own)
+            exact = self._with_neighbours(far)
+            found = self._distances(features, exact, hidden, added, distances) * valid_mask
             deciding = self._deciding(found)
             if len(far) >= most or torch.isin(deciding, far).all():
-                return absence, found
+                return hidden, added, found
             # the farthest patches now: some of the first ones have come nearer
             further = found.topk(min(FARTHEST, most)).indices
             far = torch.cat([far, further, deciding]).unique()
 
-    def _anew(self, far: Tensor, group: int, own: Tensor) -> Absence:
-        """The bank around patches [Q, D] of the group, whose elements are `own`."""
+    def _anew(self, far: Tensor, group: int, own: Tensor) -> tuple[Tensor, Tensor]:
+        """What is missing and what is added around patches [Q, D] of the group, whose elements are `own`."""
         bank = self.view.bank
         square = torch.addmm(self.view.norms, far, bank.T, alpha=-2)  # but for |x|², which changes no order
         to_own = square[:, own]
@@ -136,10 +125,10 @@ class Selection:
         # with the elements themselves: those of a model that is extended have no patch here
         candidates = torch.cat([bank[freed], self.points[rows] - self.view.centre])
         if not len(candidates):
-            return Absence(own, candidates)
+            return own, candidates
         start = bank[around] if len(around) else None
         picked = coreset.select(candidates, len(candidates), start=start, until=self.radius)
-        return Absence(torch.cat([own, freed]), candidates[picked.indices])
+        return torch.cat([own, freed]), candidates[picked.indices]
 
     def _with_neighbours(self, patches: Tensor) -> Tensor:
         """Numbers of the patches and of those beside them, which the map is smoothed over."""
@@ -147,16 +136,13 @@ class Selection:
         mask.view(-1)[patches] = 1
         return max_pool2d(mask, 3, stride=1, padding=1).flatten().nonzero().flatten()
 
-    def _distances(self, features: Tensor, exact: Tensor, absence: Absence, distances: Tensor) -> Tensor:
+    def _distances(
+        self, features: Tensor, exact: Tensor, hidden: Tensor, added: Tensor, distances: Tensor
+    ) -> Tensor:
         """Distances [P], right for the patches `exact`; elsewhere freed elements still count."""
-        view = self.view
-        norms = view.norms.index_fill(0, absence.hidden, torch.inf)
-        found = distances.clone()
-        found[exact] = view.search(features[None, exact], torch.ones(len(exact)).to(distances), norms)[0]
-        if len(absence.added):
-            to_added = nearest_distance(features, absence.added)
-            found = torch.minimum(found, to_added)
-        return found
+        norms, found = self.view.norms.index_fill(0, hidden, torch.inf), distances.clone()
+        found[exact] = self.view.search(features[None, exact], torch.ones(len(exact)).to(distances), norms)[0]
+        return torch.minimum(found, nearest_distance(features, added)) if len(added) else found
 
     def _deciding(self, distances: Tensor) -> Tensor:
         """Numbers of the patches that decide the score: the farthest one, and the cell with the map's
@@ -182,18 +168,12 @@ class Raw:
     """A picture that was left out: every view's image score and patch distances [P], and the pixels [H, W]
     that count (None: the region of interest)."""
 
-    scores: list[Tensor]
-    distances: list[Tensor]
+    found: Sequence[tuple[Tensor, Tensor]]
     inside: Tensor | None
-
-    @classmethod
-    def of(cls, found: Sequence[tuple[Tensor, Tensor]], inside: Tensor | None) -> Raw:
-        """Collect every view's score and distances."""
-        return cls([score for score, _ in found], [away for _, away in found], inside)
 
     def combined(self, model: Model) -> tuple[Tensor, Tensor]:
         """Score [1] and map [1, H, W]."""
-        scores, distances = ([one[None] for one in part] for part in (self.scores, self.distances))
+        scores, distances = ([one[None] for one in part] for part in zip(*self.found, strict=True))
         return model.combine(scores, distances, None if self.inside is None else self.inside[None])
 
 
@@ -207,15 +187,9 @@ class Good:
     fence: float
 
 
-def leave_one_out(
-    job: Job,
-    patches: Patches,
-    selections: list[Selection],
-    results: list[coreset.Coreset],
-    chosen: Sequence[int],
-) -> Good:
+def leave_one_out(job: Job, patches: Patches, selections: Sequence[Selection], chosen: Sequence[int]) -> Good:
     """Calibrate on the pictures `chosen`, each against the banks as if its group had never been there."""
-    distances = to_others(patches, results)
+    distances = to_others(patches, selections)
     advance = Advance(job.task.step, "leave-one-out", len(chosen))
 
     def raw(i: int) -> Raw:
@@ -224,19 +198,16 @@ def leave_one_out(
             for v, selection in enumerate(selections)
         ]
         advance()
-        return Raw.of(found, patches.inside_of(i))
+        return Raw(found, patches.inside_of(i))
 
     with workers(job.device) as each:
         return calibrate(job, each(raw, chosen))
 
 
-def to_others(patches: Patches, results: list[coreset.Coreset]) -> list[Tensor]:
+def to_others(patches: Patches, selections: Sequence[Selection]) -> list[Tensor]:
     """Per view the distances [N, P] to the elements of other groups, as selecting has found them."""
-    found = []
-    for v, result in enumerate(results):
-        assert result.leave_out is not None
-        found.append(patches.spread(v, result.leave_out))
-    return found
+    known = [selection.result.leave_out for selection in selections]
+    return [patches.spread(v, values) for v, values in enumerate(known) if values is not None]
 
 
 def without(
@@ -249,11 +220,12 @@ def without(
     """
     view = selection.view
     features = placed(patches.features[v][i], view.inside.bool())
-    valid_mask = valid_mask_of(view, patches.inside_of(i))
-    return selection.without(features, int(patches.groups[i]), valid_mask, distances)
+    return selection.without(
+        features, int(patches.groups[i]), valid_mask_of(view, patches.inside_of(i)), distances
+    )
 
 
-def left_out(selections: list[Selection], features: Tensor, group: int, inside: Tensor | None) -> Raw:
+def left_out(selections: Sequence[Selection], features: Tensor, group: int, inside: Tensor | None) -> Raw:
     """Compare one picture with the banks as if its group had never been there.
 
     Args:
@@ -261,11 +233,8 @@ def left_out(selections: list[Selection], features: Tensor, group: int, inside: 
         inside: [H, W] bool, the pixels that count; None: those of the region of interest.
     """
     parts = features.split([selection.view.inside.numel() for selection in selections])
-    found = [
-        selection.without(part, group, valid_mask_of(selection.view, inside))
-        for selection, part in zip(selections, parts, strict=True)
-    ]
-    return Raw.of(found, inside)
+    pairs = zip(selections, parts, strict=True)
+    return Raw([one.without(part, group, valid_mask_of(one.view, inside)) for one, part in pairs], inside)
 
 
 def valid_mask_of(view: View, inside: Tensor | None) -> Tensor:
@@ -273,37 +242,37 @@ def valid_mask_of(view: View, inside: Tensor | None) -> Tensor:
     return view.valid_mask(None if inside is None else inside[None]).view(-1)
 
 
-def calibrate(job: Job, raw: list[Raw]) -> Good:
+def calibrate(job: Job, raw: Sequence[Raw]) -> Good:
     """Bring the views to one scale, unless an earlier fit has done it, and combine them."""
     model = job.model
 
+    def drawn(picture: Raw, v: int) -> Tensor:
+        """Map values of one view that count."""
+        away = picture.found[v][1]
+        values: Tensor = job.views[v].anomaly_map(away[None])[0][model.region(picture.inside)]
+        return values
+
+    def moments(v: int, picture: Raw) -> Tensor:
+        values = drawn(picture, v).cpu().double()  # not every device has float64
+        return torch.stack([values.mean(), (values * values).mean()])
+
+    def strength(picture: Raw, v: int) -> float:
+        """The view's own score, a distance: good pictures spread alike in its units."""
+        return float(drawn(picture, v).max() if job.config.score == "map" else picture.found[v][0])
+
+    def one(picture: Raw) -> list[float]:
+        score, whole = picture.combined(model)
+        median = whole[0][model.region(picture.inside)].median()
+        strengths = [strength(picture, v) for v in range(len(job.views))]
+        return [float(score), float(whole.max()), float(median), *strengths]
+
     with workers(job.device) as each:
-        if len(job.views) > 1 and job.starts is None:
-            for v, view in enumerate(job.views):
-                moments = each(partial(_moments, model, view, v), raw)
-                mean, square = torch.stack(moments).mean(0).tolist()
-                scores = torch.stack([r.scores[v] for r in raw]).cpu().double()
-                pairs = [
-                    (mean, max(0.0, square - mean * mean) ** 0.5),  # rounding may bring it below 0
-                    (float(scores.mean()), float(scores.std(correction=0))),
-                ]
-                model.normal[v] = torch.tensor(
-                    [x for m, s in pairs for x in (m, max(s, 1e-6 * abs(m) + 1e-12))]
-                )
-
-        def one(picture: Raw) -> list[float]:
-            score, drawn = picture.combined(model)
-            values = drawn[0][model.region(picture.inside)]
-            strengths = [strength(v, picture) for v in range(len(job.views))]
-            return [float(score), float(drawn.max()), float(values.median()), *strengths]
-
-        def strength(v: int, picture: Raw) -> float:
-            """The view's own score, a distance: good pictures spread alike in its units."""
-            if job.config.score != "map":
-                return float(picture.scores[v])
-            drawn = job.views[v].anomaly_map(picture.distances[v][None])[0]
-            return float(drawn[model.region(picture.inside)].max())
-
+        for v in range(len(job.views) if len(job.views) > 1 and job.starts is None else 0):
+            mean, square = torch.stack(each(partial(moments, v), raw)).mean(0).tolist()
+            scores = torch.stack([picture.found[v][0] for picture in raw]).cpu().double()
+            spread = max(0.0, square - mean * mean) ** 0.5  # rounding may bring it below 0
+            pairs = (mean, spread), (float(scores.mean()), float(scores.std(correction=0)))
+            model.normal[v] = torch.tensor([x for m, s in pairs for x in (m, max(s, 1e-6 * abs(m) + 1e-12))])
         values = np.array(each(one, raw))
     return Good(values[:, 0], values[:, 1], values[:, 2], _fence(model, values[:, 3:]))
 
@@ -316,10 +285,3 @@ def _fence(model: Model, strengths: np.ndarray) -> float:
         return limits[0]
     part = slice(0, 2) if model.config.score == "map" else slice(2, 4)
     return max((f - float(n[0])) / float(n[1]) for f, n in zip(limits, model.normal[:, part], strict=True))
-
-
-def _moments(model: Model, view: View, v: int, picture: Raw) -> Tensor:
-    """Mean and mean square of the values of a picture's map at one size, inside the region."""
-    drawn = view.anomaly_map(picture.distances[v][None])[0]
-    values = drawn[model.region(picture.inside)].cpu().double()  # not every device has float64
-    return torch.stack([values.mean(), (values * values).mean()])

@@ -82,7 +82,13 @@ class Model(Detector):
             return self.score_at(
                 torch.zeros(len(features), dtype=torch.long).to(self.roi.device), features, inside
             )
-        return self.combine(*self.by_view(features, inside), inside)
+        scores, distances = [], []
+        for view, part in zip(self.views, features.split(self.patches, dim=1), strict=True):
+            relative, valid_mask = part - view.centre, view.valid_mask(inside)
+            distances.append(view.search(relative, valid_mask))
+            if self.config.score != "map":
+                scores.append(view.image_score(relative, distances[-1], valid_mask))
+        return self.combine(scores, distances, inside)
 
     def score_at(
         self, positions: Tensor | None, features: Tensor, inside: Tensor | None = None
@@ -93,29 +99,13 @@ class Model(Detector):
         distances = [view.search_at(positions, part, view.valid_mask(inside)) for view, part in parts]
         return self.combine([], distances, inside)
 
-    def by_view(self, features: Tensor, inside: Tensor | None = None) -> tuple[list[Tensor], list[Tensor]]:
-        """Image scores `[B]` and patch distances `[B, P]` of each view, as `combine` takes them; no scores
-        where the score is the map's maximum."""
-        scores, distances = [], []
-        for view, part in zip(self.views, features.split(self.patches, dim=1), strict=True):
-            relative, valid_mask = part - view.centre, view.valid_mask(inside)
-            distances.append(view.search(relative, valid_mask))
-            if self.config.score != "map":
-                scores.append(view.image_score(relative, distances[-1], valid_mask))
-        return scores, distances
-
     def combine(
-        self,
-        scores: list[Tensor],
-        distances: list[Tensor],
-        inside: Tensor | None = None,
-        chosen: Sequence[int] | None = None,
+        self, scores: list[Tensor], distances: list[Tensor], inside: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Image scores `[B]` and patch distances `[B, P]` of all views, or of those `chosen`, to scores `[B]`
-        and maps `[B, H, W]`. Image scores are not read where the score is the map's maximum."""
-        numbers = range(len(self.views)) if chosen is None else chosen
-        maps = [self.views[v].anomaly_map(d) for v, d in zip(numbers, distances, strict=True)]
-        normal = [self.normal[v] for v in numbers]
+        """Image scores `[B]` and patch distances `[B, P]` of all views to scores `[B]` and maps `[B, H, W]`.
+        Image scores are not read where the score is the map's maximum."""
+        maps = [view.anomaly_map(d) for view, d in zip(self.views, distances, strict=True)]
+        normal = [self.normal[v] for v in range(len(self.views))]
         if len(maps) > 1:
             maps = [(m - n[0]) / n[1] for m, n in zip(maps, normal, strict=True)]
         # pixels that do not count get the lowest value of a map, as if every patch were in the bank

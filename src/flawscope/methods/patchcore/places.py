@@ -16,7 +16,6 @@ from torch import Tensor
 
 from flawscope.errors import InputError
 from flawscope.methods.patchcore.bank_selection import KEPT, select
-from flawscope.methods.patchcore.coreset import Coreset
 from flawscope.methods.patchcore.leave_one_out import Raw, Selection, to_others, without
 from flawscope.methods.patchcore.memory_bank import filled_up
 from flawscope.methods.patchcore.model import Model
@@ -86,12 +85,11 @@ def fill(job: Job, blocks: int) -> Placed:
             part = patches.of(rows)
             if len(part.groups.unique()) == 1:
                 raise InputError("--positions each needs good pictures of at least two parts: leave it out")
-            selections, results = select(here, part)
+            selections = select(here, part)
             # the whole picture's map gets another scale later, and cannot be compared with tiles
-            so_far = highest if position else {}
-            found.left_out |= _left_out(here, part, selections, results, so_far)
+            found.left_out |= _left_out(here, part, selections, highest if position else {})
             found.groups[position] = [selection.groups for selection in selections]
-            found.radii = [max(r, result.radius) for r, result in zip(found.radii, results, strict=True)]
+            found.radii = [max(r, one.radius) for r, one in zip(found.radii, selections, strict=True)]
             found.patches += part.total
             room -= sum(own.nbytes for own in part.features)
             if room >= 0:
@@ -104,11 +102,7 @@ def fill(job: Job, blocks: int) -> Placed:
 
 
 def _left_out(
-    job: Job,
-    patches: Patches,
-    selections: list[Selection],
-    results: list[Coreset],
-    highest: dict[tuple[int, int], float],
+    job: Job, patches: Patches, selections: list[Selection], highest: dict[tuple[int, int], float]
 ) -> dict[int, Raw]:
     """Compare the pictures of one position with its banks as if their groups had never been there.
 
@@ -120,7 +114,7 @@ def _left_out(
         highest: by picture and view, the largest map value so far where a tile is alone, which is in the
             picture's map as it is; kept up to date.
     """
-    others, places = to_others(patches, results), job.task.places
+    others, places = to_others(patches, selections), job.task.places
     assert places is not None
 
     def one(i: int, v: int) -> Tensor:
@@ -139,5 +133,5 @@ def _left_out(
     for i, number in enumerate(patches.rows):
         # one after the other: a selection is many small steps, at which threads only wait for each other
         pairs = [(nothing, alone(partial(one, i, v), job.device)) for v in range(len(selections))]
-        found[number] = Raw.of(pairs, patches.inside_of(i))
+        found[number] = Raw(pairs, patches.inside_of(i))
     return found
