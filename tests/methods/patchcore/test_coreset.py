@@ -303,24 +303,3 @@ def test_bytes_are_left_alone_where_they_would_be_cut_off():
         told = {**os.environ, "ONEDNN_MAX_CPU_ISA": level}
         said = subprocess.check_output([sys.executable, "-c", ask], env=told, text=True).split()
         assert said != ["True", "False"], level
-
-
-def test_of_one_group_bytes_say_nothing(monkeypatch):
-    with_bytes(monkeypatch)
-    features, each = real(3, 100, 8), lambda work, items: [work(item) for item in items]
-    assert coreset._Update(features, torch.zeros(100), each).bound is None
-    assert coreset._Update(features, torch.arange(100) // 50, each).bound is not None
-
-
-def test_until_adds_nothing_that_start_covers():
-    features = whole(12, 50, 3, 9)
-    assert len(select(features, 50, start=features[:25], until=100.0).indices) == 0
-
-
-def test_progress_rises_to_the_end(monkeypatch):
-    monkeypatch.setattr(coreset, "POOL", 16)
-    seen: list[tuple[int, int]] = []
-    select(real(15, 300, 4), 90, progress=lambda done, total: seen.append((done, total)))
-    assert seen[-1] == (90, 90)
-    assert [d for d, _ in seen] == sorted({d for d, _ in seen})
-    assert len(seen) > 3

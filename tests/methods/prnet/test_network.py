@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
 
 from flawscope.errors import InputError
-from flawscope.methods.prnet.network import Attention, Network, Up, grids_for, loss
+from flawscope.methods.prnet.network import Attention, Network, grids_for, loss
 from flawscope.methods.training_state import initialise
 
 LITE0, RESNET18, SMALL = (24, 40, 112, 320), (64, 128, 256, 512), (8, 8, 16, 24)
@@ -77,40 +76,3 @@ def test_attention_is_the_formula():
         weights = (alike / (layer.inner * 6) ** 0.5).softmax(0)
         expected[0, :, *mine] = sum(w * v[0, :, *other] for w, other in zip(weights, places, strict=True))
     torch.testing.assert_close(layer(x), x + layer.merge(expected))
-
-
-def test_patches_fold_back():
-    layer = Attention(16, (8, 16))
-    x = torch.randn(3, layer.inner, 8, 16)
-    for parts in layer.parts:
-        tokens = layer.tokens(x, parts)
-        assert tokens.shape == (3, parts * parts, layer.inner * 8 * 16 // parts**2)
-        assert torch.equal(layer.folded(tokens, parts), x)
-        assert torch.equal(
-            tokens[:, 1].reshape(3, layer.inner, 8 // parts, -1)[..., 0], x[:, :, : 8 // parts, 16 // parts]
-        )
-
-
-def test_a_picture_has_the_same_map_in_any_batch_and_mode():
-    features, residuals = maps_for(SMALL, (64, 64), batch=5)
-    network = small()
-    with torch.no_grad():
-        training = network(features, residuals)
-        network.eval()
-        whole = network(features, residuals)
-        assert torch.equal(training, whole)
-        for start, stop in ((0, 1), (3, 5)):
-            part = network([f[start:stop] for f in features], [r[start:stop] for r in residuals])
-            torch.testing.assert_close(part, whole[start:stop], atol=1e-5, rtol=1e-5)
-
-
-def test_what_there_is_no_normalisation_before():
-    """The strength of the residuals reaches the first attention: a defect stays stronger than noise."""
-    network = small()
-    assert network.residual_fusion is not None
-    _, residuals = maps_for(SMALL, (64, 64))
-    assert not any(isinstance(m, nn.GroupNorm) for m in network.residual_fusion.modules())
-    assert not any(isinstance(m, nn.BatchNorm2d) for m in network.modules())
-    assert isinstance(network.decoder.finest, Up)
-    weak, strong = (network.residual_fusion([r * s for r in residuals])[0].std() for s in (0.01, 1.0))
-    assert strong > 3 * weak

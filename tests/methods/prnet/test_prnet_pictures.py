@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -156,28 +155,3 @@ def test_half_of_a_batch_is_good_and_the_rest_as_set(
     assert sum(kinds.values()) == 12
     if expected == {EXTENDED, ORIGINAL, SIMULATED}:
         assert kinds[SIMULATED] == 6  # spread evenly, not drawn
-
-
-def test_every_good_picture_comes_once_before_any_comes_again(trainer_of: Make) -> None:
-    """Good ones, and those under the defects; in another order each time."""
-    trainer = trainer_of(pictures=5, batch=2, original=0.0)
-    seen = watched(trainer)
-    for step in range(20):
-        trainer.batch(step)
-    for chosen in ([p for kind, p in seen if kind == GOOD], [p for kind, p in seen if kind != GOOD]):
-        rounds = [chosen[k : k + 5] for k in range(0, 20, 5)]
-        assert all(sorted(r) == [0, 1, 2, 3, 4] for r in rounds)
-        assert any(a != b for a, b in pairwise(rounds))
-
-
-def test_a_batch_depends_on_the_seed_and_the_step_alone(trainer_of: Make) -> None:
-    one, again, other = (trainer_of(pictures=3, batch=4, seed=seed) for seed in (0, 0, 1))
-    first = {step: one.batch(step) for step in (0, 1, 5)}
-    for step in (5, 0, 1):  # in any order, whatever else was drawn
-        torch.manual_seed(step)
-        batch = again.batch(step)
-        assert torch.equal(batch.images, first[step].images)
-        assert torch.equal(batch.masks, first[step].masks)
-        assert batch.places == first[step].places
-    assert not torch.equal(first[0].images, first[1].images)
-    assert not torch.equal(other.batch(0).images, first[0].images)

@@ -84,12 +84,6 @@ def test_centroids_without_points_get_some(picks):
     assert all(b <= a * (1 + 1e-12) for a, b in pairwise(history))
 
 
-def test_one_picture_is_its_own_prototype():
-    maps = groups(1)
-    found = cluster(maps.__getitem__, 1)
-    torch.testing.assert_close(found.prototypes, maps)
-
-
 def test_neither_blocks_nor_threads_nor_memory_change_the_result(monkeypatch):
     maps = groups(50)
     monkeypatch.setattr(prototypes, "BLOCK", 8)
@@ -121,14 +115,6 @@ def test_gram_gives_the_distances(monkeypatch):
     found = squares[:, None] + squares - 2 * products
     flat = maps.double().flatten(1)
     torch.testing.assert_close(found, torch.cdist(flat, flat).square(), rtol=1e-5, atol=1e-3)
-
-
-def test_half_precision_storage_is_enough():
-    maps = groups(40) - 20
-    whole, half = cluster(maps.__getitem__, 40), cluster(maps.half().__getitem__, 40)
-    assert torch.equal(whole.assignment, half.assignment)
-    torch.testing.assert_close(whole.prototypes, half.prototypes, atol=5e-3, rtol=1e-3)
-    assert half.prototypes.dtype == torch.float32
 
 
 def test_of_too_many_pictures_a_seeded_part_is_looked_at():

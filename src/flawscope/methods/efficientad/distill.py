@@ -145,7 +145,6 @@ class Distillation(Trainer[tuple[Tensor, Tensor]]):
         self.started_from: str | None = None
         self.pool: Pool | None = None
         self.filled = -1  # the round of views at hand
-        self.filling = 0.0  # seconds that a new round takes
 
     def start_from(self, path: str | os.PathLike[str]) -> None:
         """Take over a teacher's weights."""
@@ -176,6 +175,8 @@ class Distillation(Trainer[tuple[Tensor, Tensor]]):
     def prepare(self, resumed: bool) -> None:
         if not resumed:
             self.renderer.measure(self.learnt[: self.recipe.statistics], self.step)
+        learnt, kept = pluralize(len(self.learnt), "picture"), len(self.kept)
+        self.say(f"PDN-{self.recipe.size.upper()}: {learnt} to learn from and {kept} held out")
         views = [View.whole(i, self.pictures.sizes[i]) for i in self.kept]
         self.held_out = self.renderer.pool(views, self.step, "held-out targets")
 
@@ -191,23 +192,13 @@ class Distillation(Trainer[tuple[Tensor, Tensor]]):
         self.steps = steps
         return per_step + per_view * self.recipe.batch / self.recipe.reuse
 
-    def plan(self) -> str:
-        per_view, views, rounds = self._rounds()
-        return (
-            f"PDN-{self.recipe.size.upper()}, {pluralize(self.steps or 0, 'step')} of {self.recipe.batch} "
-            f"crops, {pluralize(len(self.learnt), 'picture')} to learn from and {len(self.kept)} held out; "
-            f"{views} views at a time, {(views + len(self.kept)) * per_view / 2**30:.2f} GiB"
-            + (f", {rounds} times" if rounds > 1 else "")
-        )
-
-    def _rounds(self) -> tuple[int, int, int]:
-        """Bytes of a view, views kept at a time, and number of rounds of views, all of the same size."""
+    def _rounds(self) -> tuple[int, int]:
+        """Views kept at a time, and the number of rounds of views, all of the same size."""
         assert self.steps is not None
-        per_view = Pool.bytes_per_view(self.target.channels)
-        most = max(1, int(self.recipe.memory * 2**30) // per_view)
+        most = max(1, int(self.recipe.memory * 2**30) // Pool.bytes_per_view(self.target.channels))
         needed = -(-self.steps * self.recipe.batch // self.recipe.reuse)
         rounds = min(-(-needed // most), self.steps)
-        return per_view, min(-(-needed // rounds), most), rounds
+        return min(-(-needed // rounds), most), rounds
 
     # ---- a step
 
@@ -220,18 +211,14 @@ class Distillation(Trainer[tuple[Tensor, Tensor]]):
     def _refill(self, step: int) -> None:
         """Replace the views at hand where the step begins a new round."""
         assert self.steps is not None
-        _, views, rounds = self._rounds()
+        views, rounds = self._rounds()
         wanted = min(step // -(-self.steps // rounds), rounds - 1)
-        if wanted == self.filled:
-            return
-        quiet = self.filled >= 0  # a new stage would start the remaining time anew
-        if quiet and self.pace is not None and self.pace.left() < 2 * self.filling:
-            return  # new views would come too late to be of use
-        begun = time.monotonic()
-        self.pool = None  # freed before the next one is made
-        chosen = self._views(range(wanted * views, (wanted + 1) * views))
-        self.pool = self.renderer.pool(chosen, silent if quiet else self.step)
-        self.filled, self.filling = wanted, time.monotonic() - begun
+        if wanted != self.filled:
+            self.pool = None  # freed before the next one is made
+            chosen = self._views(range(wanted * views, (wanted + 1) * views))
+            # a new stage would start the remaining time anew
+            self.pool = self.renderer.pool(chosen, silent if self.filled >= 0 else self.step)
+            self.filled = wanted
 
     def _views(self, numbers: Sequence[int]) -> list[View]:
         """Views `numbers` of a sequence that shows every picture once, in random order, before any again."""
@@ -267,14 +254,6 @@ class Distillation(Trainer[tuple[Tensor, Tensor]]):
 
     def measured(self) -> dict[str, float]:
         return {"held_out": self._error(self.net)}
-
-    def _check(self) -> None:
-        super()._check()
-        last = self.curve[-1]
-        self.say(
-            f"step {self.done} of {max(self.done, self._expected())}: held-out loss {last['held_out']:.4f}, "
-            f"training {last['training']:.4f}"
-        )
 
     # ---- the teacher
 
