@@ -15,7 +15,7 @@ from flawscope.artefact.state_file import found_checkpoint
 from flawscope.errors import pluralize
 from flawscope.methods.detector import Detector
 from flawscope.methods.extract import BATCH
-from flawscope.methods.good_pictures import GoodPictures, HeldOut
+from flawscope.methods.good_pictures import GoodPictures, HeldOut, Values
 from flawscope.methods.settings import TrainingSettings
 from flawscope.methods.task import Defect, Fitted, Task
 from flawscope.methods.training import Trainer
@@ -110,53 +110,40 @@ class Run:
         check = min(each * budget.checked, CHECK * 60 * (budget.minutes or 0))
         return each * (len(held) + budget.later), check
 
-    def finished(self, trainer: Trainer[Any], learnt: str = "") -> Fitted:
+    def finished(
+        self, trainer: Trainer[Any], learnt: str = "", values: Sequence[Values] | None = None
+    ) -> Fitted:
         """The trained model, calibrated by all that were held out.
 
         Args:
             learnt: what it was trained on, in words; empty: how many pictures.
+            values: of the pictures that it is calibrated by, if they are known.
         """
-        numbers = self.images.numbers
-        return Fitted(
-            self.held.calibration(self.model),
-            pictures=self.held.numbers,
-            used=numbers,
-            facts=self.facts(trainer),
-            notes=self.warnings(trainer),
-            summary=[self.summary(trainer, learnt or self.task.pluralize(len(numbers)))],
-        )
-
-    def facts(self, trainer: Trainer) -> dict[str, Any]:
-        """Facts for the manifest."""
-        planned = {} if trainer.planned is None else {"planned_steps": trainer.planned}
-        world = trainer.together.world
-        return {
-            "steps": trainer.steps,
-            **planned,
-            **({} if world == 1 else {"workers": world}),
-            **({} if trainer.minutes is None else {"minutes": trainer.minutes}),
+        numbers, steps, world = self.images.numbers, trainer.steps or 0, trainer.together.world
+        facts: dict[str, Any] = {
+            "steps": steps,
+            "planned_steps": trainer.planned,
+            "workers": None if world == 1 else world,
+            "minutes": trainer.minutes,
             "training_precision": trainer.precision,
             "curve": trainer.curve,
             "training_curve": thinned(trainer.log.losses, trainer.done),
             "seconds": {"training": round(trainer.seconds, 1)},
         }
-
-    def warnings(self, trainer: Trainer[Any]) -> list[str]:
-        """Notes for the model: whether the training was short."""
-        assert trainer.steps is not None
-        if trainer.steps >= FEW * trainer.CPU_STEPS:
-            return []
-        return [
-            f"a short training: {pluralize(trainer.steps, 'step')}, where {trainer.CPU_STEPS:,} are the "
-            "default on a processor; it may not know the product yet: give more --minutes or --steps"
-        ]
-
-    def summary(self, trainer: Trainer, learnt: str) -> str:
-        text = f"trained {pluralize(trainer.steps or 0, 'step')} in {duration(trainer.seconds)} on {learnt}"
-        if trainer.planned is None:
-            return text
-        planned = pluralize(trainer.planned, "step")
-        return f"{text}; --minutes {trainer.minutes:g}, by the first steps' time {planned}"
+        learnt = learnt or self.task.pluralize(len(numbers))
+        summary = f"trained {pluralize(steps, 'step')} in {duration(trainer.seconds)} on {learnt}"
+        if trainer.planned is not None:
+            planned = pluralize(trainer.planned, "step")
+            summary += f"; --minutes {trainer.minutes:g}, by the first steps' time {planned}"
+        fitted = Fitted(self.held.calibration(self.model, values), self.held.numbers, numbers)
+        fitted.facts = {name: value for name, value in facts.items() if value is not None}
+        fitted.summary = [summary]
+        if steps < FEW * trainer.CPU_STEPS:
+            fitted.notes.append(
+                f"a short training: {pluralize(steps, 'step')}, where {trainer.CPU_STEPS:,} are the default "
+                "on a processor; it may not know the product yet: give more --minutes or --steps"
+            )
+        return fitted
 
 
 def _digest(values: Tensor) -> str:

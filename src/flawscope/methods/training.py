@@ -108,25 +108,33 @@ class Trainer(State, ABC, Generic[B]):
             self._learn(networks, optimiser, self._batch(k), k).sum().item()
         return time.monotonic() - begun
 
-    def _fix_pace(self, budget: Budget, kept: dict[str, float] | None, after: float, aside: float) -> None:
-        """Learn until the budget's end, or for the time `kept` of an earlier run."""
+    def _fix_steps(
+        self, budget: Budget, kept: dict[str, float] | None, after: Callable[[], tuple[float, float]]
+    ) -> None:
+        """Set the number of steps: the device's default; with minutes, as many as fit into them, or into the
+        time `kept` of an earlier run, by the time of a few, planned again while the training runs."""
         tried = self.trial()  # all make the same steps
         per_step = self.together.first(lambda: tried)
-        if kept is None:
-            assert budget.until is not None
-            self.pace = Pace(budget.until - aside, after, per_step)
-        else:
-            self.pace = Pace(time.monotonic() + kept["left"] + after, after, per_step, kept["used"])
+        if kept is None and budget.until is None:
+            self.steps = self.CPU_STEPS if self.device.type == "cpu" else self.GPU_STEPS
+            steps = pluralize(self.steps, "step")
+            self.say(f"{steps} of {per_step:.2f} s: about {duration(self.steps * per_step)}")
+            return
+        later, aside = after()
+        until, used = (budget.until or 0) - aside, 0.0
+        if kept is not None:
+            until, used = time.monotonic() + kept["left"] + later, kept["used"]
+        self.pace = Pace(until, later, per_step, used)
         left = self.together.first(self.pace.left)
         if left < per_step and not self.done:
             raise InputError("the minutes are over before the first step: give more --minutes, or --steps")
-        steps = int(left / per_step)
+        fitting = int(left / per_step)
         self.say(
-            f"about {pluralize(steps, 'step')} of {per_step:.2f} s in {duration(max(left, 0))}, planned "
+            f"about {pluralize(fitting, 'step')} of {per_step:.2f} s in {duration(max(left, 0))}, planned "
             "again while it runs"
         )
         if self.planned is None:
-            self.steps = self.planned = steps
+            self.steps = self.planned = fitting
 
     def plan(self) -> str:
         """Description of the coming training, in one line."""
@@ -177,10 +185,8 @@ class Trainer(State, ABC, Generic[B]):
             anew = f" of an unfinished run; remove {unasked} to begin anew" if unasked else ""
             self.say(f"goes on after step {self.done:,} of {self._expected():,}{anew}")
         self.prepare(found is not None)
-        if kept is not None or (self.steps is None and budget.minutes is not None):
-            self._fix_pace(budget, kept, *after())
-        elif self.steps is None:
-            self.steps = self.CPU_STEPS if self.device.type == "cpu" else self.GPU_STEPS
+        if kept is not None or self.steps is None:
+            self._fix_steps(budget, kept, after)
         self.say(self.plan())
         self._run(budget, {**identity, "steps": self.steps, "minutes": self.minutes})
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from flawscope.errors import InputError
 from flawscope.methods.efficientad import WIDTHS
 from flawscope.methods.efficientad.networks import (
     Autoencoder,
@@ -94,12 +93,6 @@ def test_the_autoencoder_fits_the_pdn_at_any_size(size):
         output = network(torch.zeros(2, 3, *size, device="meta"))
         height, width = (side + 2 * border for side in size)
         assert output.shape == (2, 8, *pdn_grid((height, width)))
-
-
-@pytest.mark.parametrize("size", [(255, 256), (256, 128), (1024, 255)])
-def test_below_256_pixels_the_autoencoder_says_so(size):
-    with pytest.raises(InputError, match=f"256 pixels a side at least, these have {size[0]}x{size[1]}"):
-        Autoencoder().to("meta")(torch.zeros(1, 3, *size, device="meta"))
 
 
 # ------------------------------------------------------------------------------------------ input, weights

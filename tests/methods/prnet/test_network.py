@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from flawscope.errors import InputError
 from flawscope.methods.prnet.network import Attention, Network, grids_for, loss
 from flawscope.methods.training_state import initialise
 
@@ -41,12 +40,6 @@ def test_parts_can_be_left_out(options):
         assert sum(p.numel() for p in network.parameters()) < sum(p.numel() for p in whole.parameters())
     if not options.get("residuals", True):
         assert torch.equal(network(features), network(features, residuals))
-
-
-@pytest.mark.parametrize("size", [(100, 64), (64, 65), (16, 64), (0, 32)])
-def test_sides_that_are_no_multiples_of_32_are_refused(size):
-    with pytest.raises(InputError, match=r"multiples of 32.*--size"):
-        Network(SMALL, size)
 
 
 def test_every_parameter_has_a_gradient():

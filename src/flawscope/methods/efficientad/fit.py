@@ -57,19 +57,15 @@ def fit(model: Model, task: Task) -> Fitted:
     run.train(trainer, rehearse, LATER, teacher=digest_of(model.teacher), penalty=penalty)
     if config.weighed:
         weigh(model, differ(learnt[:: -(-len(learnt) // WEIGHED)]))
-    values = calibrate(run, model, held)
-    notes = [STAND_IN] if config.natural == GENERATED else []
-    if held.shared:
-        notes.insert(0, SHARED.format(round(len(held.all) / task.views)))
-    return Fitted(
-        run.held.calibration(model, values),
-        pictures=held.threshold,
-        used=learnt,
-        held={"quantile": [i for i in held.quantiles if i not in held.threshold]},
-        facts={**run.facts(trainer), "penalty": penalty},
-        notes=[*notes, *run.warnings(trainer)],
-        summary=[run.summary(trainer, f"{task.pluralize(len(learnt))}; penalty: {penalty}")],
-    )
+    said = f"{task.pluralize(len(learnt))}; penalty: {penalty}"
+    fitted = run.finished(trainer, said, calibrate(run, model, held))
+    fitted.pictures = held.threshold
+    fitted.held = {"quantile": [i for i in held.quantiles if i not in held.threshold]}
+    fitted.facts["penalty"] = penalty
+    shared = [SHARED.format(round(len(held.all) / task.views))] if held.shared else []
+    stand_in = [STAND_IN] if config.natural == GENERATED else []
+    fitted.notes[:0] = shared + stand_in
+    return fitted
 
 
 STAND_IN = "no photographs were given for the penalty (--set natural=FOLDER): generated textures stood in"

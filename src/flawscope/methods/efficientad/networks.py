@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from flawscope.artefact import files
 from flawscope.artefact import state_file as packed
 from flawscope.errors import InputError
-from flawscope.methods.efficientad import CHANNELS, RECEPTIVE_FIELD, STRIDE, WIDTHS, Config, Size
+from flawscope.methods.efficientad import CHANNELS, RECEPTIVE_FIELD, STRIDE, WIDTHS, Size
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, whatever the teacher was made from
 
@@ -96,7 +96,8 @@ def outputs_of(crop: int) -> int:
 
 
 class Autoencoder(nn.Module):
-    """Turns normalised images `[B, 3, H, W]` into `[B, 384, h, w]` on a PDN's grid; sees whole pictures.
+    """Turns normalised images `[B, 3, H, W]`, 256 pixels a side at least, into `[B, 384, h, w]` on a PDN's
+    grid; sees whole pictures.
 
     Table 7 is for 256 x 256 pixels. The decoder's sizes are shares of the input's, so that other sizes work
     too, also when the sides differ.
@@ -127,11 +128,6 @@ class Autoencoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         height, width = images.shape[-2:]
-        if min(height, width) < Config.SMALLEST:
-            raise InputError(
-                f"the autoencoder of EfficientAD needs pictures of {Config.SMALLEST} pixels a side at least, "
-                f"these have {height}x{width}: choose a larger --size"
-            )
         x = self.encoder(images)  # [B, 64, H/32 - 7, W/32 - 7]
         for layer, (h, w) in zip(
             self.decoder, zip(decoder_sizes(height), decoder_sizes(width), strict=True), strict=True

@@ -19,7 +19,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flawscope.errors import InputError
 from flawscope.methods.prnet import STRIDES
 
 PARTS = (2, 4, 8)  # patches along each side of a map. With 1 there is one token, and nothing to attend to
@@ -30,17 +29,7 @@ Grid = tuple[int, int]
 
 
 def grids_for(size: Grid) -> list[Grid]:
-    """(H_j, W_j) of the four stages for pictures of (H, W).
-
-    Raises:
-        InputError: a side is not a multiple of 32.
-    """
-    if min(size) < STRIDES[-1] or any(side % STRIDES[-1] for side in size):
-        near = "x".join(str(max(1, round(side / STRIDES[-1])) * STRIDES[-1]) for side in size)
-        raise InputError(
-            f"PRN needs picture sides that are multiples of {STRIDES[-1]}, not {size[0]}x{size[1]}: "
-            f"use --size {near}"
-        )
+    """(H_j, W_j) of the four stages for pictures of (H, W), multiples of 32."""
     return [(size[0] // stride, size[1] // stride) for stride in STRIDES]
 
 
@@ -68,13 +57,8 @@ class Network(nn.Module):
             width: channels inside, relative to the backbone's; computing grows with its square.
             attention: False leaves it out, and keeps the residual blocks behind it.
             residuals: False leaves them out, and with them half of the channels.
-
-        Raises:
-            InputError: other sizes, or not four stages.
         """
         super().__init__()
-        if len(channels) != len(STRIDES):
-            raise InputError(f"PRN needs a backbone with {len(STRIDES)} stages, not {len(channels)}")
         *grids, _ = grids_for(size)
         *inputs, last = channels
         inside = [c if width == 1 else max(8, round(c * width / 8) * 8) for c in inputs]
