@@ -143,7 +143,10 @@ class Case:
         """A variant of the model, fitted when it is first asked for, saved and read."""
         if variant not in self._made:
             progress: list[tuple[str, int, int]] = []
-            given = {"check": variant == "plain", "step": lambda *report: progress.append(report)}
+            given: dict[str, Any] = {
+                "check": variant == "plain",
+                "step": lambda *report: progress.append(report),
+            }
             fitted = self.fit(variant=variant, **given)
             said = answers(fitted, self.shown(variant))
             path = Path(self._folder.name) / f"{variant}.safetensors"
