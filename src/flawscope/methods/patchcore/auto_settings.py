@@ -118,13 +118,16 @@ def best_size(config: Config, task: Undecided) -> str:
     best = max(trials, key=lambda trial: trial.auroc)
     chosen = min((t for t in trials if t.auroc >= best.auroc - CLOSE), key=lambda trial: trial.cost)
     others = ", ".join(f"{t.name} {t.auroc:.3f}" for t in trials if t is not chosen)
-    reduced = any(p.reduced > 1 for p in pictures)  # smaller defects were not simulated
-    task.say(
+    line = (
         f"size {chosen.name}: image AUROC {chosen.auroc:.3f} on {pluralize(count, 'good picture')} held "
         f"out, with {len(defects)} synthetic defects ({others}; the cheapest within {CLOSE} of the best)"
-        + f"; judged by simulated defects of {smallest:.0f} px and more in these pictures; smaller ones: "
-        "--min-defect" * reduced
     )
+    if any(p.reduced > 1 for p in pictures):  # smaller defects were not simulated
+        line += (
+            f"; judged by simulated defects of {smallest:.0f} px and more in these pictures; "
+            "smaller ones: --min-defect"
+        )
+    task.say(line)
     return chosen.name
 
 
