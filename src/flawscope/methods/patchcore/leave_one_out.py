@@ -108,7 +108,7 @@ class Selection:
             far = torch.cat([far, further, deciding]).unique()
 
     def _anew(self, far: Tensor, group: int, own: Tensor) -> tuple[Tensor, Tensor]:
-        """What is missing and what is added around patches [Q, D] of the group, whose elements are `own`."""
+        """Find what is missing and what is added around patches [Q, D] of the group with elements `own`."""
         bank = self.view.bank
         square = torch.addmm(self.view.norms, far, bank.T, alpha=-2)  # but for |x|², which changes no order
         to_own = square[:, own]
