@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from flawscope.evaluation import evaluate as evaluate
     from flawscope.evaluation.comparison import Comparison as Comparison
     from flawscope.evaluation.comparison import compare as compare
-    from flawscope.fitting.extending import extend as extend
     from flawscope.fitting.fitting import fit as fit
+    from flawscope.fitting.incremental_update import extend as extend
     from flawscope.pictures.preprocess import Preprocess as Preprocess
     from flawscope.predictor import Predictor as Predictor
     from flawscope.predictor import load as load
@@ -50,7 +50,7 @@ _WHERE = {
     "Region": "results.prediction",
     "compare": "evaluation.comparison",
     "evaluate": "evaluation",
-    "extend": "fitting.extending",
+    "extend": "fitting.incremental_update",
     "fit": "fitting.fitting",
     "load": "predictor",
     "open_dataset": "datasets",

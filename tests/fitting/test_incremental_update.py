@@ -1,4 +1,5 @@
-"""The next model from corrections: what it learns, its fair threshold, and scores of what it learnt from."""
+"""The next model from corrections: what it learns and refuses, its fair threshold, and scores of what it
+learnt from."""
 
 from __future__ import annotations
 
@@ -12,14 +13,17 @@ from PIL import Image
 
 pytest.importorskip("torch")
 
+import flawscope
 from flawscope.calibration.power import wilson
+from flawscope.calibration.threshold import Calibration
 from flawscope.errors import InputError
 from flawscope.fitting.fitting import fit
-from flawscope.fitting.incremental_update import update
-from flawscope.fitting.update_evaluation import Judge, Reviewed, Score, judgement
+from flawscope.fitting.incremental_update import PowerLostError, update
+from flawscope.fitting.update_evaluation import Reviewed, Score, is_unlike, judge
 from flawscope.fitting.updated_models import ROOM
 from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.predictor import Predictor
+from flawscope.station.review import DEFECT, FINE, Decisions
 
 Part = Any
 
@@ -27,8 +31,7 @@ Part = Any
 def reviewed(model: Predictor, number: int, source: str, good: bool, **more: Any) -> Reviewed:
     found = model.predict(source)
     learn = good and found.is_anomalous
-    before = found.score, found.score_threshold
-    return replace(Reviewed(number, source, good, learn=learn, before=before), **more)
+    return replace(Reviewed(number, source, good, learn=learn, before=found.score), **more)
 
 
 def test_corrected_pictures_alone_do_not_decide_the_threshold(model: Predictor, part: Part) -> None:
@@ -78,7 +81,7 @@ def test_a_full_bank_gets_room_once(model: Predictor, part: Part) -> None:
 def test_what_needs_a_second_look(model: Predictor, part: Part) -> None:
     alike = [reviewed(model, k, part(200 + k, stained=True), True) for k in range(3)]
     odd = reviewed(model, 7, part(300, "missing_part"), True)
-    odd = replace(odd, learn=True, before=(1.5 * odd.before[1], odd.before[1]))  # type: ignore[index]
+    odd = replace(odd, learn=True, before=1.5 * model.calibration.score_threshold)
     loose = update(model.artefact, model, [replace(one, sure=True) for one in [*alike, odd]], device="cpu")
     assert loose.learnt == [0, 1, 2, 7]
     strict = update(model.artefact, model, [*alike, odd], device="cpu", strict=True)
@@ -95,11 +98,11 @@ def test_same_pixels_and_unreadable_pictures(model: Predictor, part: Part, tmp_p
     gone = replace(one, number=3, source=str(tmp_path / "gone.png"))
     third = reviewed(model, 4, part(201, stained=True), True, sure=True)
     made = update(model.artefact, model, [one, other, gone, third], device="cpu")
-    assert (made.contradictory, made.unreadable, made.learnt) == ([1, 2], [3], [4])
+    assert (made.contradictory, [*made.unreadable], made.learnt) == ([1, 2], [3], [4])
     twice = update(model.artefact, model, [third, replace(third, number=9)], device="cpu")
     assert list(twice.after) == [4], "copies count once"
     known = next(iter(model.manifest.pictures)).hash
-    assert Judge(model)(Reviewed(0, "not read", True, digest=known)) is not None, (
+    assert judge(model, [Reviewed(0, "not read", True, digest=known)], {})[0].learnt, (
         "its left-out score stands in the model"
     )
 
@@ -111,7 +114,7 @@ def test_the_judgement(model: Predictor, part: Part) -> None:
     plain = reviewed(model, 22, part(101), True)
     pictures = [*stained, bad, missed, plain]
     made = update(model.artefact, model, pictures, device="cpu")
-    found = judgement(pictures, made)
+    found = made.judgement()
     assert found["good"]["count"] == 4
     before = found["good"]["before"]
     assert before == [3, *(round(end, 4) for end in wilson(3, 4))]
@@ -135,7 +138,8 @@ def test_what_stands_out_less_and_is_not_clear_any_more(model: Predictor, part: 
     def weaker(severity: float, clear: float | None = made.clear) -> list[int]:
         before, after = (Score(one, 0.0, 0.1, one) for one in (3 * fence_severity, severity))
         scores = {"before": {**made.before, 20: before}, "after": {**made.after, 20: after}}
-        return judgement([bad], replace(made, clear=clear, **scores))["weaker"]
+        found = replace(made, clear=clear, **scores).judgement()
+        return [number for number in found["weaker"] if number == 20]
 
     assert weaker(1.6 * fence_severity) == weaker(1.6 * fence_severity, None) == [], "more than half"
     assert weaker(1.2 * fence_severity) == [], "less than half, and still clear"
@@ -191,10 +195,110 @@ def test_a_correction_that_hides_a_known_defect_is_responsible(
         reviewed(model, 2, str(tmp_path / "known.png"), False),
     ]
     made = update(model.artefact, model, pictures, device="cpu", check=False)
-    assert made.power.known == (1, 0, 1)
-    assert made.power.lost == ["known"]
+    assert made.found["known"] == [1, 0, 1]
     assert made.responsible == [1]
-    found = judgement(pictures, made)
+    found = made.judgement()
     assert (found["lost"], found["responsible"], found["refused"]) == ([2], [1], ["known"])
     harmless = update(model.artefact, model, [pictures[0], pictures[2]], device="cpu", check=False)
-    assert (harmless.power.known, harmless.power.lost, harmless.responsible) == ((1, 1, 1), [], [])
+    assert (harmless.found["known"], harmless.refused, harmless.responsible) == ([1, 1, 1], [], [])
+
+
+# --------------------------------------------------------------------------- `extend`: what it may change
+
+
+def extended(model: Predictor, images: list[str], **how: object) -> Predictor:
+    return flawscope.extend(model, images, device="cpu", check=False, **how)  # type: ignore[arg-type]
+
+
+def test_chosen_pictures_leave_the_calibration_as_it_was(model: Predictor, part: Part) -> None:
+    """Each false alarm would be one of its largest scores."""
+    stained = [part(200 + k, stained=True) for k in range(3)]
+    assert all(model.predict(source).is_anomalous for source in stained)
+    said: list[str] = []
+    new = extended(model, stained, force=True, say=said.append)
+    assert new.calibration.scores == model.calibration.scores
+    assert new.calibration.score_threshold == model.calibration.score_threshold
+    assert new.predict(stained[0]).score < model.predict(stained[0]).score
+    threshold = f"{model.calibration.score_threshold:.4g}"
+    assert f"score threshold: {threshold} before, {threshold} after" in said
+    assert any(line.startswith("called anomalous of 3 pictures learnt: 3 before") for line in said)
+
+
+def test_a_fair_sample_sets_the_threshold_if_it_is_one(model: Predictor, part: Part) -> None:
+    good = [part(100 + k) for k in range(4)]
+    new = extended(model, good, fair=True, force=True)
+    assert new.calibration.count == model.calibration.count + 4
+    stained = [part(200 + k, stained=True) for k in range(6)]
+    with pytest.raises(PowerLostError) as refused:
+        # each was looked at: what is left is that they are not like those of the calibration
+        extended(model, stained, fair=True, drop_suspects=False)
+    assert len(refused.value.pictures) == 6
+
+
+def test_what_looks_like_a_defect_is_refused_by_name(model: Predictor, part: Part) -> None:
+    good, bad = part(100), part(300, "noise")
+    with pytest.raises(PowerLostError) as refused:
+        extended(model, [good, bad])
+    assert refused.value.pictures == [Path(bad).name]
+    assert "\n" not in str(refused.value)
+    assert "--force" in str(refused.value)
+    new = extended(model, [good, bad], drop_suspects=True)
+    assert [name for name, _ in new.suspects] == [Path(bad).name]
+    assert new.predict(bad).is_anomalous
+    assert not extended(model, [good, bad], force=True).predict(bad).is_anomalous
+    with pytest.raises(InputError, match="nothing is left to learn from"):
+        extended(model, [bad], drop_suspects=True)
+    with pytest.raises(InputError, match="nothing new to learn from"):
+        extended(extended(model, [good]), [good])
+
+
+def test_chance_alone_is_no_reason_to_call_a_sample_unlike() -> None:
+    """The share of fair samples that are called unlike is at most 1 %."""
+    rng = np.random.default_rng(0)
+    called = []
+    for _ in range(600):
+        scores = tuple(rng.normal(size=40))
+        before = Calibration(scores, scores, 0.0)
+        called.append(is_unlike(before, rng.normal(size=20)))
+        assert is_unlike(before, np.full(4, max(scores) + 1))
+    assert 0 < sum(called) <= 0.025 * len(called)
+
+
+# ------------------------------------------------------------------------------------- as `review` leaves it
+
+
+def test_what_a_review_wrote_is_known_by_each_of_its_folders(
+    model: Predictor, part: Part, tmp_path: Path
+) -> None:
+    for seed in (200, 201, 202):
+        part(seed, stained=True, folder="review/good")
+    part(310, "noise", folder="review/defect")
+    (tmp_path / "review/review.csv").touch()
+    data = flawscope.open_dataset(tmp_path / "review")
+    assert (data.reviewed, len(data.train)) == (True, 3), "none is kept for a test"
+    assert [item.anomalous for item in data.test] == [False, False, False, True]
+    assert flawscope.open_dataset(tmp_path / "review/good").test == data.test
+    with pytest.raises(InputError, match="called these pictures defects"):
+        flawscope.open_dataset(tmp_path / "review/defect")
+    for folder in ("review", "review/good"):
+        with pytest.raises(InputError, match="no fair sample"):
+            flawscope.extend(model, tmp_path / folder, fair=True)
+    said: list[str] = []
+    flawscope.extend(model, tmp_path / "review", device="cpu", force=True, say=said.append)
+    assert any(line.startswith("known defects found: 1 of 1 before") for line in said)
+    assert any(line.startswith("simulated defects found: ") and " of 60 after" in line for line in said)
+
+
+def test_what_looks_like_a_defect_is_learnt_when_a_review_called_it_good_twice(
+    model: Predictor, part: Part, tmp_path: Path
+) -> None:
+    source = Path(part(300, "noise", folder="review/good"))
+    decisions = Decisions(tmp_path / "review/review.csv")
+    decisions.add("a.png", FINE, source.name)
+    decisions.add("a.png", DEFECT, source.name)
+    decisions.add("a.png", FINE, source.name)
+    with pytest.raises(PowerLostError, match=source.name):
+        flawscope.extend(model, tmp_path / "review", device="cpu", check=False)
+    decisions.add("a.png", FINE, source.name)
+    new = flawscope.extend(model, tmp_path / "review", device="cpu", check=False)
+    assert new.predict(source).score < model.predict(source).score / 2

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -12,16 +14,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from learning_helpers import echo
 from sqlalchemy import create_engine, select
-from station_helpers import add_version, taken
+from station_helpers import add_version, taken, until
 
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.station.learning import candidates as of
 from flawscope.station.learning import learning, process
 from flawscope.station.learning import plan as plans
 from flawscope.station.learning.candidates import Candidates, advice, waits
-from flawscope.station.learning.learning import Learning
-from flawscope.station.learning.process import StoppedError, Worker
+from flawscope.station.learning.learning import Learning, UnableError
+from flawscope.station.learning.process import StoppedError, Worker, WorkerError
 from flawscope.station.settings.station import Learn
 from flawscope.station.store.database import Database, StoreError
 from flawscope.station.store.records import Store, said_of
@@ -75,8 +78,8 @@ class Versions:
     def engine_for(self, path: Path) -> str | None:
         return None
 
-    def __init__(self) -> None:
-        self.now = {1: 1, 2: 1}
+    def __init__(self, database: Database) -> None:
+        self.database, self.now = database, {1: 1, 2: 1}
         self.cannot: Exception | None = None
 
     def is_open(self, product_id: int) -> bool:
@@ -97,6 +100,9 @@ class Versions:
         if self.now[product_id] != instead_of:
             return False
         self.now[product_id] = number
+        with self.database.writing() as connection:
+            ours = products.update().where(products.c.id == product_id)
+            connection.execute(ours.values(active_version_id=number))
         return True
 
 
@@ -108,8 +114,9 @@ class Made:
         self.reported: dict[str, str | None] = {}
         self.unreadable: set[int] = set()
         self.asked = 0  # for all verdicts of a product
-        self.why_not: str | None = None
-        self.versions, self.candidates = Versions(), Kept(database)
+        self.unable = False
+        self.full: StoreError | None = None
+        self.versions, self.candidates = Versions(database), Kept(database)
         files = SimpleNamespace(temporary=lambda name: tmp_path / ".part" / name, drop=lambda path: None)
         for name in ("one", "two"):
             add_version(database, name)
@@ -122,27 +129,26 @@ class Made:
             self.reported.__setitem__,
             self.said.append,
         )
-        words = SimpleNamespace(
-            corrections=[SimpleNamespace(number=5, verdict="good", verdict_id=1)], gone=[], contradictory=[]
-        )
+        correction = SimpleNamespace(number=5, verdict="good", verdict_id=1)
+        words = SimpleNamespace(corrections=[correction], verdicts=[1], gone=[], contradictory=[])
 
-        def words_of(connection: Any, product_id: int) -> Any:
+        def words_of(product_id: int) -> Any:
             self.asked += 1
             return words
 
-        def active_of(product_id: int) -> Any:
+        def able(product_id: int) -> Any:
+            if self.unable:
+                raise UnableError("version 1 is an export")
             if product_id in self.unreadable:
                 raise InputError("model.safetensors is damaged; copy it again")
-            return SimpleNamespace(number=1, file=Path("model.safetensors"))
+            return SimpleNamespace(number=1, file=Path("model.safetensors"), is_trained=True)
 
-        plan = SimpleNamespace(learnt=[], start=1, verdicts=[1], words=words)
+        plan = SimpleNamespace(learnt=[], start=1, words=words, pictures=[])
         monkeypatch.setattr(learning, "AGAIN", 0.01)
-        monkeypatch.setattr(learning, "words_of", words_of)
-        monkeypatch.setattr(learning, "latest_verdict", lambda *told: 1)
-        monkeypatch.setattr(learning.plans, "why_not", lambda *told: self.why_not)
-        monkeypatch.setattr(learning.plans, "planned", lambda *told: plan)
-        monkeypatch.setattr(learning.plans, "job_of", lambda *told: {})
-        monkeypatch.setattr(self.learning, "_active", active_of)
+        monkeypatch.setattr(learning, "planned", lambda *told: plan)
+        monkeypatch.setattr(self.learning, "_words", words_of)
+        monkeypatch.setattr(self.learning, "_able", able)
+        monkeypatch.setattr(self.learning, "_no_room", lambda product_id: self.full)
         monkeypatch.setattr(self.learning, "candidates", self.candidates)
         monkeypatch.setattr(self.learning.worker, "run", lambda job, step: FOUND)
 
@@ -199,20 +205,12 @@ def test_a_fault_that_nobody_foresaw_ends_its_candidate_alone(
     assert made.reported["learning_1"] == "no version could be made from corrections: KeyError: 'learnt'"
 
 
-def test_a_full_disk_keeps_it_queued(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    full = [StoreError("the disk is full; free some space", "disk_full")]
-
-    def check(product_id: int) -> None:
-        if full:
-            raise full[0]
-
-    monkeypatch.setattr(made.learning, "_check_room", check)
+def test_a_full_disk_makes_it_wait(made: Made) -> None:
+    made.full = StoreError("the disk is full; free some space", "disk_full")
     made.look(2)
-    assert made.reported["learning_1"] == (
-        "a version waits to be made from corrections: the disk is full; free some space"
-    )
+    assert made.reported["learning_1"] == f"a version waits to be made from corrections: {made.full}"
     assert made.versions.now == {1: 1, 2: 1}
-    full.clear()
+    made.full = None
     made.look()
     assert [row.status for row in made.candidates.rows()] == [of.LIVE, of.LIVE]
 
@@ -224,24 +222,32 @@ def test_a_station_that_ended_after_the_switch_knows_what_is_live(made: Made) ->
     with made.candidates.database.writing() as connection:
         connection.execute(products.update().where(products.c.id == 1).values(active_version_id=2))
         connection.execute(products.update().where(products.c.id == 2).values(active_version_id=1))
-    made.candidates.again()
+    made.candidates.settle()
     assert [row.status for row in made.candidates.rows()] == [of.LIVE, of.READY]
 
 
-def test_a_store_that_is_away_after_the_switch_does_not_unsay_it(made: Made) -> None:
-    away = [StoreError("it is away", "store_unreachable")]
+def test_what_was_made_waits_for_a_store_that_is_away(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is made twice, and a switch is not unsaid."""
+    made.learning.settings[2] = None
+    away = {of.READY: 1, of.LIVE: 1}
+    settle = made.candidates.settle
 
     def fail(status: str) -> None:
-        if status == of.LIVE and away:
-            raise away.pop()
+        if away.get(status):
+            away[status] -= 1
+            raise StoreError("it is away", "store_unreachable")
 
+    def settle_or_fail() -> None:
+        if made.versions.now[1] == 2:
+            fail(of.LIVE)
+        settle()
+
+    monkeypatch.setattr(made.candidates, "settle", settle_or_fail)
     made.candidates.fail = fail
-    made.learning.settings[2] = None
-    made.look()
-    assert away == []
-    assert made.versions.now[1] == 2
-    assert made.candidates.rows()[0].status == of.LIVE
-    assert made.candidates.facts(1)["waits"] == []
+    made.look(2)
+    assert not any(away.values())
+    (row,) = made.candidates.rows()
+    assert (row.status, made.versions.now[1], made.candidates.facts(1)["waits"]) == (of.LIVE, 2, [])
     assert [kind for kind, _ in made.candidates.events()] == [of.MADE], "once, and nothing waits"
 
 
@@ -260,84 +266,62 @@ def test_a_version_that_cannot_be_opened_waits(made: Made) -> None:
     assert made.candidates.events()[-1] == (of.REFUSED_BY_RULE, text)
 
 
-def test_verdicts_are_not_read_again_while_a_product_cannot_learn(made: Made) -> None:
-    made.why_not = "version 1 is an export"
+def test_verdicts_are_not_read_while_a_product_cannot_learn(made: Made) -> None:
+    made.unable = True
     made.look(5)
     assert made.asked == 0
-    made.why_not = None
+    made.unable = False
     made.look()
     assert made.versions.now == {1: 2, 2: 2}
 
 
 # ------------------------------------------------------------------------------------------------ the process
 
-PROCESS = """
-import os, sys, threading, queue
-jobs = queue.Queue()
-def listen():
-    for line in sys.stdin:
-        jobs.put(line)
-    os._exit(0)
-threading.Thread(target=listen, daemon=True).start()
-while True:
-    print('{"done": {"job": %s}}' % jobs.get().strip(), flush=True)
-"""
-
 
 @pytest.fixture
-def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
+def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
     """Whose process gives back what it is given."""
-    (tmp_path / "echo_of_jobs.py").write_text(PROCESS, encoding="utf-8")
-    monkeypatch.setattr(process, "MODULE", "echo_of_jobs")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(process, "main", echo)
     made = Worker()
     yield made
     made.close()
 
 
-def no_step(stage: str, done: int, total: int) -> None:
-    raise AssertionError("there is none")
-
-
-def test_a_process_stays_for_the_next_job(worker: Worker) -> None:
-    assert worker.run({"number": 1}, no_step) == {"job": {"number": 1}}
+def test_a_process_stays_for_the_next_job_and_not_for_ever(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[tuple[str, int, int]] = []
+    assert worker.run({"number": 1}, lambda *step: steps.append(step)) == {"job": {"number": 1}}
+    assert steps == [("echo", 1, 1)]
     first = worker.pid
     assert first is not None
-    assert worker.run({"number": 2}, no_step) == {"job": {"number": 2}}
+    worker.rest()
+    assert worker.run({"number": 2}, lambda *step: None) == {"job": {"number": 2}}
     assert worker.pid == first
+    monkeypatch.setattr(process, "IDLE", 0.0)
+    worker.rest()
+    assert worker.pid is None
+    assert worker.run({"number": 3}, lambda *step: None) == {"job": {"number": 3}}
 
 
-def test_a_job_that_comes_as_an_idle_process_ends_is_done(worker: Worker) -> None:
-    """It is there when it is asked, and ends without having read the job."""
-    first, asked = worker._started(), worker._asked
-
-    def asked_late(process: Any, *told: Any) -> Any:
-        if process is first:
-            process.stdin.close()  # the echo ends with 0 then, as an idle process does
-            process.wait(10)
-        return asked(process, *told)
-
-    worker._asked = asked_late  # type: ignore[method-assign]
-    assert worker.run({"number": 2}, no_step) == {"job": {"number": 2}}
-    assert worker.pid not in (None, first.pid), "another one was started"
-
-
-def test_an_idle_process_ends_by_itself() -> None:
-    code = "import sys; from flawscope.station.learning import process; process.IDLE = 0.1; process.main()"
-    with subprocess.Popen([sys.executable, "-c", code, "1000"], stdin=subprocess.PIPE) as idle:
-        assert idle.wait(60) == 0  # although its input is open
-
-
-def test_an_end_before_the_job_is_written_is_an_end(worker: Worker) -> None:
-    asked = worker._asked
-
-    def closed_first(*told: Any) -> dict[str, Any]:
-        worker.close()
-        return asked(*told)
-
-    worker._asked = closed_first  # type: ignore[method-assign]
+def test_a_job_that_fails_and_one_that_is_cut_off(worker: Worker) -> None:
+    with pytest.raises(WorkerError, match="this one cannot be done"):
+        worker.run({"fail": True}, lambda *step: None)
+    with pytest.raises(WorkerError, match="it was killed, perhaps for want of memory; learn again"):
+        worker.run({"wait": True}, lambda *step: os.kill(worker.pid or 0, signal.SIGKILL))
     with pytest.raises(StoppedError):
-        worker.run({}, no_step)
+        worker.run({"wait": True}, lambda *step: worker.close())
+    with pytest.raises(StoppedError):
+        worker.run({}, lambda *step: None)
+
+
+def test_the_process_ends_with_the_station() -> None:
+    code = (
+        "import os; from flawscope.station.learning.process import Worker; made = Worker(); "
+        "made._started(); print(made.pid, flush=True); os._exit(1)"
+    )
+    told = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, timeout=60)
+    until(lambda: not Path(f"/proc/{told.stdout.strip()}/cmdline").exists())
 
 
 # -------------------------------------------------------------------------------------------------- verdicts

@@ -165,21 +165,14 @@ def summary(predictor: Predictor) -> list[str]:
 # ------------------------------------------------ --category all|objects|textures|a,b: a model for each
 
 
-class Done(NamedTuple):
-    """A row of the table: the outcome of a category."""
-
-    category: str
-    model: str = ""
-    pictures: str = ""
-    threshold: str = ""
-    alarms: str = ""
-    time: str = ""
+HEADER = ("category", "model", "pictures", "score threshold", "false alarms expected", "time")
 
 
 class Outcome(NamedTuple):
-    """The outcome of a category: `lines` for a person, the line that names a failure, skipped pictures."""
+    """The outcome of a category: its row of the table, lines for a person, the line that names a failure,
+    skipped pictures."""
 
-    done: Done
+    row: Sequence[str]
     lines: Sequence[str] = ()
     failed: str = ""
     skipped: Sequence[str] = ()
@@ -194,7 +187,7 @@ def _run_several(args: argparse.Namespace) -> int:
         raise InputError("--update adds to one model: name one --category")
     calls = {name: _call(args, name) for name in names}
     for call in calls.values():
-        fit_one.checked(call)
+        fit_one.asked(call)
     common.folder_for_results(args.out)
     say(f"{pluralize(len(names), 'model')}, in {args.out}: {', '.join(names)}")
     found: dict[str, Outcome] = {}
@@ -208,8 +201,9 @@ def _run_several(args: argparse.Namespace) -> int:
 
     try:
         if args.cluster is None:
+            step = common.step_for(args) if sys.stderr.isatty() else silent  # else a line for each is enough
             for name, call in calls.items():
-                take(name, _one(call, _step(call)))
+                take(name, _one(call, step))
         else:
             _on_nodes(args, calls, take, say)
     except KeyboardInterrupt as error:
@@ -217,8 +211,7 @@ def _run_several(args: argparse.Namespace) -> int:
         text = str(error) or f"interrupted during {some(running)}; go on with --resume"
         raise KeyboardInterrupt(f"{len(found)} of {len(names)} models done; {text}") from None
     outcomes = [found[name] for name in names]
-    header = ("category", "model", "pictures", "score threshold", "false alarms expected", "time")
-    say(common.table([one.done for one in outcomes], header))
+    say(common.table([one.row for one in outcomes], HEADER))
     code = common.report_failures([line for one in outcomes for line in one.skipped])
     return 1 if any(one.failed for one in outcomes) else code
 
@@ -237,26 +230,34 @@ def _one(call: argparse.Namespace, step: Step) -> Outcome:
     began, name = time.monotonic(), call.category
     try:
         if _is_kept(call):
-            found = _described(call, read_manifest(call.out))
-            return Outcome(found, [f"{name}: kept, it is there already"])
-        predictor = fit_one.learnt(_resuming(call), lambda line: None, step)
+            row = _row(call, read_manifest(call.out), "")
+            return Outcome(row, [f"{name}: kept, it is there already"])
+        # of a method that does not learn in steps --resume goes on with the next category
+        resume = call.resume and registry.method(fit_one.asked(call).method).learns_in_steps
+        own_call = argparse.Namespace(**{**vars(call), "resume": resume})
+        predictor = fit_one.learnt(own_call, lambda line: None, step)
     except Exception as error:
-        reason = common.reason_of(error, debug=call.debug)
-    else:
-        found = _described(call, predictor.manifest)._replace(time=duration(time.monotonic() - began))
-        pictures = pluralize(len(predictor.manifest.pictures), "picture")
-        line = f"{name}: {pictures} in {found.time}; {predictor.calibration.promise()}"
-        notes = [f"  {note}" for note in predictor.manifest.notes]
-        return Outcome(found, [line, *notes], skipped=predictor.failures)
-    return _failed(name, reason, duration(time.monotonic() - began))
+        return _failed(name, common.reason_of(error, debug=call.debug), duration(time.monotonic() - began))
+    took, manifest = duration(time.monotonic() - began), predictor.manifest
+    pictures = pluralize(len(manifest.pictures), "picture")
+    line = f"{name}: {pictures} in {took}; {manifest.calibration.promise()}"
+    lines = [line, *(f"  {note}" for note in manifest.notes)]
+    return Outcome(_row(call, manifest, took), lines, skipped=predictor.failures)
 
 
 def _is_kept(call: argparse.Namespace) -> bool:
     return call.resume and Path(call.out).is_file()
 
 
+def _row(call: argparse.Namespace, manifest: Manifest, took: str) -> list[str]:
+    calibration = manifest.calibration
+    alarms = f"{calibration.expected_rate:.1%}" if calibration.promised else "no promise"
+    pictures, threshold = str(len(manifest.pictures)), f"{calibration.score_threshold:.4g}"
+    return [call.category, Path(call.out).name, pictures, threshold, alarms, took]
+
+
 def _failed(name: str, reason: str, took: str = "") -> Outcome:
-    return Outcome(Done(name, "failed", time=took), failed=f"{name}: failed: {reason}")
+    return Outcome([name, "failed", "", "", "", took], failed=f"{name}: failed: {reason}")
 
 
 def _on_nodes(
@@ -266,12 +267,9 @@ def _on_nodes(
     say: fit_one.Say,
 ) -> None:
     """Fits each category in a task of the cluster."""
-    left = {}
-    for name, call in calls.items():
-        if _is_kept(call):
-            take(name, _one(call, silent))
-        else:
-            left[name] = call
+    left = {name: call for name, call in calls.items() if not _is_kept(call)}
+    for name in [name for name in calls if name not in left]:
+        take(name, _one(calls[name], silent))
     if not left:
         return
     live = Running(say, common.say, terminal=sys.stderr.isatty() and not args.quiet)
@@ -297,28 +295,7 @@ def _on_nodes(
 
 def _predicted(call: argparse.Namespace) -> dict[str, Any]:
     """Arguments of `predicted_peak` for the fit."""
-    options = {"method": fit_one.method_of(call), **fit_one.checked(call)}
-    given = {"category": call.category, "roi": call.roi, "group": call.group, "min_defect": call.min_defect}
-    return {"images": os.path.abspath(call.data), "device": call.device, **given, **options}
-
-
-def _resuming(call: argparse.Namespace) -> argparse.Namespace:
-    """Drops --resume for methods that do not learn in steps: their step is a category."""
-    learns = registry.method(fit_one.method_of(call)).learns_in_steps
-    return argparse.Namespace(**{**vars(call), "resume": call.resume and learns})
-
-
-def _step(call: argparse.Namespace) -> Step:
-    """Progress for a terminal; elsewhere the line of each category is enough."""
-    return common.step_for(call) if sys.stderr.isatty() else silent
-
-
-def _described(call: argparse.Namespace, manifest: Manifest) -> Done:
-    calibration = manifest.calibration
-    return Done(
-        call.category,
-        Path(call.out).name,
-        str(len(manifest.pictures)),
-        f"{calibration.score_threshold:.4g}",
-        f"{calibration.expected_rate:.1%}" if calibration.promised else "no promise",
-    )
+    asked = fit_one.asked(call)
+    given = {name: getattr(call, name) for name in ("category", "roi", "group", "min_defect", "device")}
+    own = {"method": asked.method, "preset": asked.preset, "seen": asked.seen}
+    return {"images": os.path.abspath(call.data), **given, **own, **asked.settings}

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flawscope.cli import common
 from flawscope.cli.output import on_files
@@ -18,12 +18,12 @@ from flawscope.methods import registry
 if TYPE_CHECKING:
     from flawscope.artefact.model_file import Artefact
     from flawscope.datasets import Dataset
-    from flawscope.fitting.training_pictures import Pool
     from flawscope.predictor import Predictor
     from flawscope.progress import Step
 
 
 Say = Callable[[str], None]
+SHARED = "put the pictures where every node sees them under this path"
 # Settings that have a flag with every method
 FLAGS = (
     *("method", "preset", "size", "tile", "overlap", "scale", "crop", "keep_aspect", "backbone", "stages"),
@@ -31,32 +31,72 @@ FLAGS = (
 )
 
 
+class Asked(NamedTuple):
+    """Settings that a call asks for."""
+
+    method: str
+    preset: str
+    seen: Any
+    settings: dict[str, Any]
+
+
+def asked(args: argparse.Namespace) -> Asked:
+    """Reads the settings of a call. A wrong one is reported before torch is loaded."""
+    own = sorted({option.setting for method in registry.loadable() for option in method.options})
+    category = (args.category or only_category(args.data)) if args.config else None
+    options = common.settings(args, (*FLAGS, *own), category)
+    if args.update:
+        flags = "roi", "min_defect", "no_samples", "minutes", "resume", "tensorboard", "false_alarm_rate"
+        given = [name for name, value in options.items() if value is not None]
+        given += [flag.replace("_", "-") for flag in flags if getattr(args, flag)]
+        if given:
+            raise InputError(f"--update keeps the model's own settings: leave out {', '.join(given)}")
+    elif args.fair or args.force:
+        raise InputError("--fair and --force are for --update: leave them out")
+    method, preset = options.pop("method", "patchcore"), options.pop("preset", "default")
+    found = Asked(method, preset, options.pop("seen", 0), options)
+    if not args.update:
+        registry.configure(registry.method(method), preset, options)
+    return found
+
+
 def learnt(args: argparse.Namespace, say: Say, step: Step) -> Predictor:
-    """Fits one model, and writes it to `--out`."""
+    """Fits one model, or adds to one, and writes it to `--out`."""
     from flawscope.artefact import model_file
     from flawscope.artefact.state_file import checkpoint_of, log_of
     from flawscope.datasets import open_dataset
 
-    options, checkpoint = checked(args), None
+    call, old, checkpoint, group = asked(args), None, None, args.group
     if args.update:
         old = model_file.read(args.update)
-        _refuse_method(old.manifest.method)
-        seed, group = common.seed_and_group(old.manifest)
-        group = args.group or group
+        if not registry.method(old.manifest.method).extends:
+            able = ", ".join(method.name for method in registry.loadable() if method.extends)
+            raise InputError(
+                f"--update is for {able}: put the new pictures to the good ones and fit "
+                f"{old.manifest.method} anew, or give it new thresholds with `flawscope calibrate`"
+            )
+        seed, known = common.seed_and_group(old.manifest)
+        group = group or known
     else:
-        name, preset, settings = _settings_of(options)
-        method = registry.method(name)
-        seed, group = registry.configure(method, preset, settings).seed, args.group
+        method = registry.method(call.method)
+        seed = registry.configure(method, call.preset, call.settings).seed
         checkpoint = checkpoint_of(args.out) if method.learns_in_steps else None
     dataset = open_dataset(args.data, args.category, seed=seed, group=group)
     say(f"{dataset.category}: {pluralize(len(dataset.train), 'good picture')} ({dataset.layout} layout)")
     for line in on_training(dataset, group):
         say(line)
+    how = {
+        "group": args.group,
+        "drop_suspects": args.drop_suspects,
+        "check": not args.no_check,
+        "say": say,
+        "step": step,
+    }
     with kept_if_interrupted(checkpoint):
-        if args.update:
-            predictor = _extended(args, old, dataset, say, step)
+        if old is None:
+            predictor = _fitted(args, call, dataset, how)
         else:
-            predictor = _fitted(args, options, dataset, say, step)
+            predictor = _extended(args, old, dataset, how)
         predictor.save(args.out)
     if checkpoint:
         checkpoint.unlink(missing_ok=True)
@@ -64,150 +104,70 @@ def learnt(args: argparse.Namespace, say: Say, step: Step) -> Predictor:
     return predictor
 
 
-def checked(args: argparse.Namespace) -> dict[str, Any]:
-    """Settings of the call. A wrong one is reported before torch is loaded."""
-    options = _options(args)
-    if args.update:
-        _refuse_settings(args, options)
-    elif args.fair or args.force:
-        raise InputError("--fair and --force are for --update: leave them out")
-    else:
-        method, preset, settings = _settings_of(options)
-        registry.configure(registry.method(method), preset, settings)
-    return options
-
-
-def method_of(args: argparse.Namespace) -> str:
-    return _settings_of(_options(args))[0]
-
-
-def _settings_of(options: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
-    rest = {k: v for k, v in options.items() if k not in ("method", "preset", "seen")}
-    return options.get("method", "patchcore"), options.get("preset", "default"), rest
-
-
-def _refuse_settings(args: argparse.Namespace, options: dict[str, Any]) -> None:
-    """InputError for settings with `--update`: an extended model keeps its own."""
-    asked = (*options, "roi", "min_defect")
-    given = [k for k in asked if (options.get(k) or getattr(args, k, None)) is not None]
-    flags = ("no-samples", "minutes", "resume", "tensorboard")
-    given += [flag for flag in flags if getattr(args, flag.replace("-", "_"))]
-    given += ["false-alarm-rate"] * bool(args.false_alarm_rate)
-    if given:
-        raise InputError(f"--update keeps the model's own settings: leave out {', '.join(given)}")
-
-
-def _refuse_method(name: str) -> None:
-    """InputError where the method's models cannot be extended."""
-    if not registry.method(name).extends:
-        able = ", ".join(method.name for method in registry.loadable() if method.extends)
-        raise InputError(
-            f"--update is for {able}: put the new pictures to the good ones and fit {name} anew, or give it "
-            "new thresholds with `flawscope calibrate`"
-        )
-
-
-def _fitted(
-    args: argparse.Namespace, options: dict[str, Any], dataset: Dataset, say: Say, step: Step
-) -> Predictor:
+def _fitted(args: argparse.Namespace, call: Asked, dataset: Dataset, how: dict[str, Any]) -> Predictor:
     from flawscope.artefact.state_file import checkpoint_of
     from flawscope.calibration.threshold import DEFAULT_RATE
     from flawscope.fitting import fitting  # torch
-    from flawscope.methods.threads import use_threads
 
-    method, preset, settings = _settings_of(options)
-    call: dict[str, Any] = {
-        "method": method,
-        "preset": preset,
+    given: dict[str, Any] = {
+        "method": call.method,
+        "preset": call.preset,
+        "seen": call.seen,
         "false_alarm_rate": args.false_alarm_rate or DEFAULT_RATE,
         "roi": args.roi,
-        "group": args.group,
         "min_defect": args.min_defect,
-        "drop_suspects": args.drop_suspects,
-        "seen": options.get("seen", 0),
         "minutes": args.minutes,
         "resume": args.resume,
         "tensorboard": args.tensorboard,
         "samples": 0 if args.no_samples else 3,
-        "check": not args.no_check,
-        "say": say,
-        "step": step,
-        **settings,
+        **how,
+        **call.settings,
     }
-    if args.cluster is not None and registry.method(method).learns_in_steps:
-        return _trained_together(args, dataset, call)
-    with _pool(args, dataset) as pool:
-        use_threads(None if pool else args.threads)
-        checkpoint = checkpoint_of(args.out)  # of methods that learn in steps
-        return fitting.fit(dataset, checkpoint=checkpoint, device=_device(args), pool=pool, **call)
+    if args.cluster is not None and registry.method(call.method).learns_in_steps:
+        return _trained_together(args, dataset, given)
+    with _workers(args, dataset) as workers:
+        return fitting.fit(dataset, checkpoint=checkpoint_of(args.out), **workers, **given)
 
 
-def _trained_together(args: argparse.Namespace, dataset: Dataset, call: dict[str, Any]) -> Predictor:
+def _extended(args: argparse.Namespace, old: Artefact, dataset: Dataset, how: dict[str, Any]) -> Predictor:
+    from flawscope.fitting import incremental_update  # torch
+
+    with _workers(args, dataset) as workers:
+        return incremental_update.extend(old, dataset, fair=args.fair, force=args.force, **workers, **how)
+
+
+def _trained_together(args: argparse.Namespace, dataset: Dataset, given: dict[str, Any]) -> Predictor:
     """Trains with a worker on each GPU of the cluster, or on each node."""
     from flawscope.cluster import training
     from flawscope.predictor import load
 
     with connect.connected(args.cluster):
-        _require_shared(dataset)
+        connect.require_shared(dataset.train[0].path, SHARED)
         gpu = {"auto": None, "cpu": False}.get(args.device, True)
-        made = training.fit(dataset, out=args.out, threads=args.threads, gpu=gpu, **call)
+        made = training.fit(dataset, out=args.out, threads=args.threads, gpu=gpu, **given)
     predictor = load(made.model, device="cpu")
     predictor.failures, predictor.suspects = made.failures, made.suspects
     return predictor
 
 
 @contextmanager
-def _pool(args: argparse.Namespace, dataset: Dataset) -> Iterator[Pool | None]:
-    """Pool on the cluster's nodes, if one was asked for; `--threads` is then the number of each worker."""
+def _workers(args: argparse.Namespace, dataset: Dataset) -> Iterator[dict[str, Any]]:
+    """Device and pool of a fit: this machine's, or the cluster's processors, where `--threads` is the number
+    of each worker."""
+    from flawscope.methods.threads import use_threads
+
     if args.cluster is None:
-        yield None
+        use_threads(args.threads)
+        yield {"device": args.device, "pool": None}
         return
     from flawscope.cluster.tasks import PartWorkers
 
-    with connect.connected(args.cluster):
-        _require_shared(dataset)
-        yield PartWorkers(args.threads)
-
-
-def _device(args: argparse.Namespace) -> str:
-    """Device of the fit: the CPU on a cluster, whose nodes compute parts on processors."""
-    if args.cluster is None:
-        return str(args.device)
     if args.device not in ("auto", "cpu"):
         raise InputError(f"--device {args.device}: on a cluster processors fit this method; leave it out")
-    return "cpu"
-
-
-def _require_shared(dataset: Dataset) -> None:
-    remedy = "put the pictures where every node sees them under this path"
-    connect.require_shared(dataset.train[0].path, remedy)
-
-
-def _extended(args: argparse.Namespace, old: Artefact, dataset: Dataset, say: Say, step: Step) -> Predictor:
-    from flawscope.fitting import extending  # torch
-    from flawscope.methods.threads import use_threads
-
-    with _pool(args, dataset) as pool:
-        use_threads(None if pool else args.threads)
-        return extending.extend(
-            old,
-            dataset,
-            group=args.group,
-            fair=args.fair,
-            force=args.force,
-            drop_suspects=args.drop_suspects,
-            device=_device(args),
-            check=not args.no_check,
-            pool=pool,
-            say=say,
-            step=step,
-        )
-
-
-def _options(args: argparse.Namespace) -> dict[str, Any]:
-    own = sorted({option.setting for method in registry.loadable() for option in method.options})
-    category = (args.category or only_category(args.data)) if args.config else None
-    return common.settings(args, (*FLAGS, *own), category)
+    with connect.connected(args.cluster):
+        connect.require_shared(dataset.train[0].path, SHARED)
+        use_threads(None)
+        yield {"device": "cpu", "pool": PartWorkers(args.threads)}
 
 
 @contextmanager

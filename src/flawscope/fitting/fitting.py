@@ -138,7 +138,7 @@ def partial_fit(
     step: Step = silent,
 ) -> Predictor:
     """Adds good pictures to a fitted model and to its calibration, without the old pictures, and trusts all
-    of them: `extending.extend` does not. Settings are the old model's.
+    of them: `incremental_update.extend` does not. Settings are the old model's.
 
     The old pictures' calibration scores are kept, and the manifest notes the effect on the promise. The share
     of simulated defects that the model finds is measured anew, on the new pictures.

@@ -1,7 +1,7 @@
-"""Makes the next model from a model and people's judgements of pictures, and compares both models.
+"""Makes the next model from a model and people's judgements of pictures, and compares both models: for
+`fit --update`, `flawscope.extend` and the station.
 
-`extending` (the command and Python) and the station come here. A picture that somebody chose goes into the
-memory bank, not into the calibration: it is no fair sample.
+A picture that somebody chose goes into the memory bank, not into the calibration: it is no fair sample.
 """
 
 from __future__ import annotations
@@ -10,31 +10,21 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from pathlib import Path
 
 import numpy as np
 
 from flawscope.artefact.model_file import Artefact
-from flawscope.calibration.threshold import Calibration
-from flawscope.datasets import open_dataset
-from flawscope.errors import InputError, pluralize
+from flawscope.datasets import Dataset, group_numbers, open_dataset
+from flawscope.datasets.layouts import called_good_twice
+from flawscope.errors import InputError, pluralize, some
 from flawscope.fitting.preparation import Say, quiet
-from flawscope.fitting.simulated_defects import BeforeAndAfter
-from flawscope.fitting.training_pictures import Pool
-from flawscope.fitting.update_evaluation import (
-    SIMULATED,
-    THRESHOLD,
-    Judge,
-    Power,
-    PowerLostError,
-    Reviewed,
-    Score,
-    Update,
-    is_unlike,
-)
+from flawscope.fitting.simulated_defects import Defects, compared, on_samples
+from flawscope.fitting.training_pictures import Images, Pool, names_of, sources_of
+from flawscope.fitting.update_evaluation import Reviewed, Score, Update, is_unlike, judge
 from flawscope.fitting.updated_models import (
-    Candidates,
-    Wanted,
+    Candidate,
+    Job,
     extended,
     learnt_from,
     recalibrated,
@@ -42,18 +32,133 @@ from flawscope.fitting.updated_models import (
     with_room,
 )
 from flawscope.methods import registry
-from flawscope.pictures.decoding import decode, pixel_hash
-from flawscope.predictor import Predictor
+from flawscope.methods.detector import Detector
+from flawscope.pictures.decoding import Source, decode, pixel_hash, reason
+from flawscope.predictor import Predictor, trained
 from flawscope.progress import Step, silent
 from flawscope.runtime.torch import TorchSession
 
 EXTENDED, RECALIBRATED, RETRAINED = "extended", "recalibrated", "retrained"
-MAKES: Mapping[str, Callable[[Wanted], Candidates]]
+MAKES: Mapping[str, Callable[[Job], list[Candidate]]]
 MAKES = {EXTENDED: extended, RECALIBRATED: recalibrated, RETRAINED: retrained}
+MOST_KNOWN = 200  # known defects that `extend` looks at
 MOST_TRIED = 12  # corrections that are tried alone, and lost defects that each is tried on
 HALF = 0.5  # share of a defect's loss of score: a correction that alone takes as much is responsible
 MILD = 0.1  # share of the known defects that are the mildest
 ALIKE = 0.75  # of a false alarm's severity: others like it were corrected where it has no more without itself
+
+
+class PowerLostError(InputError):
+    """An updated model would find fewer defects, or seems to be about to learn from defects.
+
+    Attributes:
+        pictures: names of the pictures that are responsible, the farthest out first.
+    """
+
+    def __init__(self, why: str, pictures: Sequence[str], remedy: str):
+        super().__init__(f"refused: {why}: {some(pictures)}; {remedy}")
+        self.pictures = list(pictures)
+
+
+def extend(
+    model: str | os.PathLike[str] | Artefact | Predictor,
+    images: Images,
+    *,
+    category: str | None = None,
+    group: str | None = None,
+    defects: Sequence[Source] = (),
+    fair: bool = False,
+    force: bool = False,
+    drop_suspects: bool = False,
+    device: str = "auto",
+    check: bool = True,
+    pool: Pool | None = None,
+    say: Say = quiet,
+    step: Step = silent,
+) -> Predictor:
+    """Adds good pictures to a fitted model, without the old pictures. Settings are the old model's.
+
+    The pictures go into the memory bank. The threshold stays as it is, because pictures that somebody chose,
+    such as false alarms, would raise it far too much; unless they are a `fair` sample. The shares found of
+    simulated and of known defects are compared before and after.
+
+    Args:
+        model: a fitted model, or its .safetensors file.
+        images: good pictures, as `fit` takes them, or a folder that `review` wrote. Of a data set its
+            defective test pictures are known defects.
+        category: its name, if the folder holds several.
+        group: regular expression on file names; pictures for which it matches the same text show one part.
+        defects: known defective pictures, too.
+        fair: the pictures are good ones as they come, chosen by nobody: they decide the threshold, too.
+        force: go on where pictures look like defects, or the model would find fewer defects.
+        drop_suspects: leave out pictures that look like defects.
+        check: compare the shares of simulated defects that are found.
+        pool: processes that work on parts of the fit, as for `fit`.
+        say: gets lines for a person: defects found before and after.
+        step: gets progress.
+
+    Raises:
+        PowerLostError: a picture looks like a defect, or of simulated or known defects less than 98 % of
+            those before are found, or what was called a fair sample is none.
+        InputError: the method cannot be extended, or no picture can be used.
+    """
+    old = trained(model)
+    method = registry.method(old.manifest.method)
+    if not method.extends:
+        raise InputError(f"{method.name} cannot be extended: fit anew with all pictures")
+    if isinstance(images, str | os.PathLike):
+        seed = method.stored(old.manifest.config).seed
+        pattern = group or old.manifest.facts.get("group")
+        images = open_dataset(os.fspath(images), category, seed=seed, group=pattern)
+    twice: set[Path] = set()
+    if isinstance(images, Dataset):
+        if fair and images.reviewed:
+            raise InputError(
+                f"{images.root} holds pictures that were flagged, which are no fair sample: leave out --fair"
+            )
+        twice = called_good_twice(images.root) if images.reviewed else twice
+        defects = [*defects, *(item.path for item in images.test if item.anomalous)]
+    sources, _, _ = sources_of(images, category)
+    most = min(len(defects), MOST_KNOWN)
+    defects = [defects[k * len(defects) // most] for k in range(most)]
+    if group is not None:  # an unmatched picture is an error before the work
+        group_numbers(names_of(sources), group)
+        old = replace(old, manifest=replace(old.manifest, facts={**old.manifest.facts, "group": group}))
+    names = [*names_of(sources), *names_of(defects)]
+    pictures = [
+        Reviewed(k, source, True, names[k], learn=True, sure=force or source in twice, drawn=fair)
+        for k, source in enumerate(sources)
+    ]
+    pictures += [Reviewed(k, one, False, names[k]) for k, one in enumerate(defects, start=len(sources))]
+    made = update(
+        old,
+        Predictor(old, TorchSession.open(old, device)),
+        pictures,
+        fair=fair,
+        refuse_unsure=not drop_suspects,
+        device=device,
+        check=check,
+        pool=pool,
+        say=say,
+        step=step,
+    )
+    for line in [note for note in made.predictor.manifest.notes if note not in old.manifest.notes]:
+        say(line)
+    for line in made.lines():
+        say(line)
+    if made.refused:
+        responsible = [names[number] for number in made.responsible]
+        if not force:
+            remedy = "look again and take out what is not good, or go on with --force"
+            raise PowerLostError(f"{made.why()}, because of", responsible, remedy)
+        say(f"--force: {made.why()}, because of: {some(responsible)}")
+    if not made.learnt:
+        raise InputError(
+            "nothing is left to learn from: all pictures look like defects or are known; give others"
+        )
+    made.predictor.failures = [*made.unreadable.values(), *made.predictor.failures]
+    made.predictor.suspects = [(names[number], made.before[number].score) for number in made.unsure]
+    return made.predictor
 
 
 def update(
@@ -101,79 +206,77 @@ def update(
     how = how or (EXTENDED if method.extends else RECALIBRATED)
     if how == EXTENDED and not method.extends:
         raise InputError(f"{method.name} cannot be extended: recalibrate it, or train it anew")
-    there, contradictory, unreadable = _usable(pictures)
-    asked = Judge(active)
-    before = {one.number: found for one in there if (found := asked.when_it_came(one))}
+    there, contradictory, unreadable = _read(pictures)
+    known = {one.digest: one.before for one in there if one.before is not None}
+    before = judge(active, [one for one in there if one.judged], known, step)
     unsure = _unsure(old, there, before, strict and how == EXTENDED, device)
     if unsure and refuse_unsure:
-        named = {one.number: one.name for one in there}
+        odd = [one for one in there if one.number in unsure]
         raise PowerLostError(
-            f"refused: {pluralize(len(unsure), 'picture')} called good, but as far out as defects",
-            [named[number] for number in sorted(unsure, key=lambda number: -before[number].severity)],
+            f"{pluralize(len(odd), 'picture')} called good, but as far out as defects",
+            [one.name for one in sorted(odd, key=lambda one: -before[one.number].severity)],
             "look again and take out what is not good, or --drop-suspects, or go on with --force",
         )
     rest = [one for one in there if one.number not in unsure]
     wanted = [one for one in rest if one.learn]
-    known = {picture.hash for picture in old.manifest.pictures}
     inside = {picture.hash for picture in old.manifest.pictures if picture.role == "train"}
-    new = [one for one in wanted if one.digest not in inside]
-    new += [one for one in rest if one.drawn and one.digest not in known]
-    if how == EXTENDED and not new and not unsure:
+    known_pixels = {picture.hash for picture in old.manifest.pictures}
+    is_new = any(one.digest not in inside for one in wanted)
+    is_new |= any(one.drawn and one.digest not in known_pixels for one in rest)
+    if how == EXTENDED and not is_new and not unsure:
         raise InputError(
             "there is nothing new to learn from: no picture that the model does not know; give others"
         )
-    candidates = MAKES[how](Wanted(old, active, wanted, rest, before, good, device, check, pool, say, step))
-    compared = None
+    candidates = MAKES[how](Job(old, active, rest, wanted, before, good, device, check, pool, say, step))
+    defects, simulated = None, dict[int, tuple[float, ...]]()
     if how == EXTENDED and check:
-        start = active.artefact if isinstance(active.session, TorchSession) else old
-        compared = BeforeAndAfter(start, candidates[0][0], device, step)
-    once: dict[str, Reviewed] = {}  # copies count once
-    for one in there:
-        if one.number in before:
-            once.setdefault(one.digest, one)
-    judged = [*once.values()]
-    after, predictor, power = _best(active, candidates, judged, before, compared, fair, step)
-    kept = predictor is not candidates[0][0]
-    inner = {picture.hash for picture in predictor.manifest.pictures}
-    made = Update(
-        predictor,
-        how,
-        power,
-        before,
-        after,
-        learnt=[one.number for one in wanted if one.digest in inner],
-        unsure=sorted(unsure),
-        contradictory=contradictory,
-        unreadable=unreadable,
-        inside=[one.number for one in there if not one.good and one.digest in inside],
-        drawn=0 if kept else sum(one.drawn for one in rest),
-        kept=kept,
-        clear=_clear(old),
-    )
-    if power.lost:
-        made.responsible = _responsible(made, old, active.calibration, judged, compared, device)
+        defects = on_samples(active.artefact if isinstance(active.session, TorchSession) else old, device)
+    if defects is not None:
+        simulated = compared(defects, [defects.model, _network(candidates[0][0])], step=step)
+    judged = [one for one in there if one.number in before]
+    judged = [*{one.digest: one for one in reversed(judged)}.values()][::-1]  # the first of copies
+    made: Update | None = None  # the candidate that loses least, the first of them
+    for model, scores in candidates:
+        after = scores(judged)
+        drawn = [after[one.number].score for one in judged if one.drawn and one.number in after]
+        unlike = fair and is_unlike(active.calibration, drawn)
+        found = Update(model, how, active.calibration, judged, before, after, simulated, unlike)
+        if made is None or found.loss < made.loss:
+            made = found
+        if fair or not made.loss:
+            break
+    assert made is not None
+    inner = {picture.hash for picture in made.predictor.manifest.pictures}
+    made.learnt = [one.number for one in wanted if one.digest in inner]
+    made.unsure, made.contradictory, made.unreadable = sorted(unsure), contradictory, unreadable
+    made.inside = [one.number for one in there if not one.good and one.digest in inside]
+    made.kept = made.predictor is not candidates[0][0]
+    made.drawn = 0 if made.kept else sum(one.drawn for one in rest)
+    made.clear = _clear(old)
+    if made.refused:
+        made.responsible = _responsible(made, old, defects, device)
     return made
 
 
-def _usable(pictures: Sequence[Reviewed]) -> tuple[list[Reviewed], list[int], list[int]]:
-    """Returns the usable pictures with their hashes, and the numbers of the contradictory ones (judged both
-    good and defective) and of the unreadable ones."""
-    there, unreadable = [], []
+def _read(pictures: Sequence[Reviewed]) -> tuple[list[Reviewed], list[int], dict[int, str]]:
+    """Returns the usable pictures with their hashes, the numbers of the contradictory ones (judged both good
+    and defective), and why others are unreadable."""
+    there, unreadable = list[Reviewed](), dict[int, str]()
     words: dict[str, set[bool]] = {}
     for one in pictures:
         try:
-            there.append(replace(one, digest=pixel_hash(decode(one.source, name=one.name or None))))
-        except (InputError, MemoryError):
-            unreadable.append(one.number)
+            digest = pixel_hash(decode(one.source, name=one.name or None))
+        except (InputError, MemoryError) as error:
+            unreadable[one.number] = reason(error, one.name)
             continue
+        there.append(replace(one, digest=digest))
         if one.judged:
-            words.setdefault(there[-1].digest, set()).add(one.good)
+            words.setdefault(digest, set()).add(one.good)
+    if not there and unreadable:
+        first = next(iter(unreadable.values()))
+        raise InputError(f"none of {pluralize(len(pictures), 'picture')} can be used; the first: {first}")
     contradictory = {one.number for one in there if len(words.get(one.digest, ())) > 1}
-    there = [one for one in there if one.number not in contradictory]
-    return there, sorted(contradictory), sorted(unreadable)
-
-
-# -------------------------------------------------------------------------------------------- wrong labels
+    return [one for one in there if one.number not in contradictory], sorted(contradictory), unreadable
 
 
 def odd_ones(old: Artefact, pictures: Sequence[Reviewed], before: Mapping[int, Score]) -> set[int]:
@@ -183,12 +286,11 @@ def odd_ones(old: Artefact, pictures: Sequence[Reviewed], before: Mapping[int, S
     known = [before[one.number] for one in pictures if not one.good and one.number in before]
     found = [score.severity for score in known if score.anomalous]
     mild = float(np.quantile(found, MILD)) if found else math.inf
+    learn = {one.number: before[one.number] for one in pictures if one.learn and one.number in before}
     return {
-        one.number
-        for one in pictures
-        if one.learn
-        and (score := before.get(one.number)) is not None
-        and ((fence is not None and score.score > fence) or score.severity >= mild)
+        number
+        for number, score in learn.items()
+        if (fence is not None and score.score > fence) or score.severity >= mild
     }
 
 
@@ -219,95 +321,38 @@ def _unsure(
     return unsure
 
 
-# --------------------------------------------------------------------------------------------- which is best
-
-
 def _clear(old: Artefact) -> float | None:
     fence = old.manifest.suspicious_above
     severity = None if fence is None else float(old.manifest.calibration.severity(fence))
     return None if severity is None or severity <= 0 else severity  # the threshold has risen above the fence
 
 
-def _lost(
-    judged: Sequence[Reviewed], before: Mapping[int, Score], after: Mapping[int, Score]
-) -> list[Reviewed]:
-    """Known defects that the new model no longer finds."""
-    defects = [one for one in judged if not one.good and one.number in after]
-    return [one for one in defects if before[one.number].anomalous and not after[one.number].anomalous]
-
-
-def _best(
-    active: Predictor,
-    candidates: Candidates,
-    judged: Sequence[Reviewed],
-    before: Mapping[int, Score],
-    compared: BeforeAndAfter | None,
-    fair: bool,
-    step: Step,
-) -> tuple[dict[int, Score], Predictor, Power]:
-    """Chooses the first candidate that loses nothing, else the one that loses least, and returns its scores
-    of the pictures, the model, and the defects that it finds. fair: the first candidate is chosen whatever it
-    loses."""
-    found = []
-    for model, known in candidates[: 1 if fair else None]:
-        after = {}
-        for done, one in enumerate(judged):
-            step("judging", done, len(judged))
-            if (score := known(one)) is not None:
-                after[one.number] = score
-        drawn = [after[one.number].score for one in judged if one.drawn and one.number in after]
-        defects = [one.number for one in judged if not one.good and one.number in after]
-        of_known = (sum(scores[number].anomalous for number in defects) for scores in (before, after))
-        was, becomes = active.calibration, model.calibration
-        power = Power(
-            known=(*of_known, len(defects)),  # type: ignore[arg-type]
-            simulated=None if compared is None else compared.found(was, becomes),
-            thresholds=(was.score_threshold, becomes.score_threshold),
-            unlike=fair and is_unlike(was, drawn),
-        )
-        lost = len(_lost(judged, before, after))
-        if compared is not None and SIMULATED in power.lost:
-            lost += len(compared.lost(was, becomes))
-        found.append((lost, after, model, power))
-        if not lost:
-            break
-    step("judging", len(judged), len(judged))
-    return min(found, key=lambda one: one[0])[1:]
-
-
-def _responsible(
-    made: Update,
-    old: Artefact,
-    was: Calibration,
-    judged: Sequence[Reviewed],
-    compared: BeforeAndAfter | None,
-    device: str,
-) -> list[int]:
-    """Numbers of the corrections that cause a loss: those that alone take half of what a lost defect's score
-    has lost, farthest out first, and fair pictures that raise the threshold; if there are none, all
-    corrections."""
-    learnt = [one for one in judged if one.number in made.learnt]
+def _responsible(made: Update, old: Artefact, defects: Defects | None, device: str) -> list[int]:
+    """Numbers of the corrections that alone take half of what a lost defect's score has lost, farthest out
+    first; all corrections where none does."""
+    learnt = [one for one in made.pictures if one.number in made.learnt]
     learnt.sort(key=lambda one: -made.before[one.number].severity)
-    becomes = made.predictor.calibration
-    raised = becomes.score_threshold > was.score_threshold or THRESHOLD in made.power.lost
-    above = [one for one in learnt if one.drawn and was.is_anomalous(made.after[one.number].score)]
-    found = {one.number for one in above} if raised else set[int]()
-
-    def scored(one: Reviewed, model: Predictor) -> float:
-        return model.predict(one.source).score
-
-    lost: list[tuple[Callable[[Predictor], float], float, float]] = [
-        (partial(scored, one), made.before[one.number].score, made.after[one.number].score)
-        for one in _lost(judged, made.before, made.after)[:MOST_TRIED]
+    known = [one for one in made.pictures if one.number in made.lost][:MOST_TRIED]
+    simulated = made.lost_simulated[:MOST_TRIED]
+    scores: list[tuple[float, ...]] = [
+        *((made.before[one.number].score, made.after[one.number].score) for one in known),
+        *(made.simulated[number] for number in simulated),
     ]
-    if compared is not None:
-        for number in compared.lost(was, becomes)[:MOST_TRIED]:
-            lost.append((partial(compared.score, number=number), *compared.scores[number]))
+    found = []
     for one in learnt[:MOST_TRIED] if made.how == EXTENDED and len(learnt) > 1 else []:
-        alone = learnt_from(with_room(old), [one], device=device, check=False)
-        if any(b > a and b - score(alone) >= HALF * (b - a) for score, b, a in lost):
-            found.add(one.number)
-    return [one.number for one in learnt if one.number in found] or [one.number for one in learnt]
+        model = learnt_from(with_room(old), [one], device=device, check=False)
+        alone = [model.predict(picture.source).score for picture in known]
+        if defects is not None:
+            by_number = compared(defects, [_network(model)], simulated)
+            alone += [by_number[number][0] for number in simulated]
+        if any(b > a and b - now >= HALF * (b - a) for (b, a), now in zip(scores, alone, strict=True)):
+            found.append(one.number)
+    return found or [one.number for one in learnt]
+
+
+def _network(model: Predictor) -> Detector:
+    assert isinstance(model.session, TorchSession)
+    return model.session.model
 
 
 def files_in(folder: str | os.PathLike[str], category: str | None = None) -> list[str]:

@@ -12,12 +12,10 @@ from torch import Tensor
 
 from flawscope.artefact.model_file import Artefact, unpack_images
 from flawscope.calibration.power import Simulated
-from flawscope.calibration.threshold import Calibration
 from flawscope.methods.detector import Detector
 from flawscope.methods.extract import BATCH, GPU_BATCH, Load, embed_pictures
 from flawscope.methods.good_pictures import unpadded
 from flawscope.methods.task import Fitted, Task
-from flawscope.predictor import Predictor
 from flawscope.progress import Step, silent
 from flawscope.runtime.torch import TorchSession
 from flawscope.synthesis import DefectScale, Foreground, simulate_defect
@@ -199,59 +197,27 @@ class Defects:
         return self._places[carrier]
 
 
-class BeforeAndAfter:
-    """Scores of the same simulated defects by a model and by its update, on the sample pictures that
-    the model holds. Both know these pictures, so that the defect alone decides.
-
-    Attributes:
-        scores: before and after, by the defect's number.
-    """
-
-    def __init__(self, old: Artefact, new: Predictor, device: str, step: Step = silent):
-        self.scores = dict[int, tuple[float, float]]()
-        samples = [torch.from_numpy(unpack_images(image)) for image in old.tensors.get("samples", ())]
-        if not samples or old.manifest.preprocess.tile is not None:  # tiles: a sample is no picture
-            return
-        self._before = TorchSession.open(old, device).model
-        self._defects = Defects(self._before, samples.__getitem__, range(len(samples)))
-
-        def compare(number: int, features: Tensor, inside: Tensor | None) -> None:
-            before, after = (_scored(model, features, inside) for model in (self._before, _network(new)))
-            self.scores[number] = before, after
-
-        count = range(COMPARED * len(SIZES))
-        embed_pictures(self._before, self._defects.load, count, compare, step, "simulated defects")
-
-    def found(self, before: Calibration, after: Calibration) -> tuple[int, int, int] | None:
-        """Counts of the defects found before, found after, and of all; None: not measured."""
-        if not self.scores:
-            return None
-        was, becomes = np.array(list(self.scores.values())).T
-        return int(before.is_anomalous(was).sum()), int(after.is_anomalous(becomes).sum()), len(was)
-
-    def lost(self, before: Calibration, after: Calibration) -> list[int]:
-        """Numbers of the defects that are no longer found."""
-        return [
-            number
-            for number, (was, becomes) in sorted(self.scores.items())
-            if before.is_anomalous(was) and not after.is_anomalous(becomes)
-        ]
-
-    def score(self, model: Predictor, number: int) -> float:
-        """Scores a defect by another model that was made from the same one."""
-        found: list[float] = []
-
-        def store(_: int, features: Tensor, inside: Tensor | None) -> None:
-            found.append(_scored(_network(model), features, inside))
-
-        embed_pictures(self._before, self._defects.load, [number], store)
-        return found[0]
+def on_samples(model: Artefact, device: str) -> Defects | None:
+    """Simulated defects on the sample pictures that a model holds. The models that are made from it know
+    these pictures too, so that the defect alone decides. None where there are none; a tile is no picture."""
+    samples = [torch.from_numpy(unpack_images(image)) for image in model.tensors.get("samples", ())]
+    if not samples or model.manifest.preprocess.tile is not None:
+        return None
+    return Defects(TorchSession.open(model, device).model, samples.__getitem__, range(len(samples)))
 
 
-def _network(model: Predictor) -> Detector:
-    assert isinstance(model.session, TorchSession)
-    return model.session.model
+def compared(
+    defects: Defects,
+    models: Sequence[Detector],
+    numbers: Sequence[int] = range(COMPARED * len(SIZES)),
+    step: Step = silent,
+) -> dict[int, tuple[float, ...]]:
+    """Scores of the defects by each of the models, which have one network, by the defect's number."""
+    scores: dict[int, tuple[float, ...]] = {}
 
+    def compare(number: int, features: Tensor, inside: Tensor | None) -> None:
+        given = features[None], None if inside is None else inside[None]
+        scores[number] = tuple(_known(model.score(*given)[0]) for model in models)
 
-def _scored(model: Detector, features: Tensor, inside: Tensor | None) -> float:
-    return _known(model.score(features[None], None if inside is None else inside[None])[0])
+    embed_pictures(defects.model, defects.load, numbers, compare, step, "simulated defects")
+    return scores

@@ -1,19 +1,18 @@
-"""Measures an updated model's gains and losses: on simulated defects, and on pictures that people judged, as
-if the model had never learnt from them."""
+"""Judges the next model beside the one that judges now: on pictures that people judged, as if neither had
+ever learnt from them, and on simulated defects."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
-from flawscope.artefact.model_file import Artefact
 from flawscope.calibration.power import wilson
 from flawscope.calibration.threshold import Calibration
-from flawscope.datasets import group_numbers
-from flawscope.errors import InputError, some
+from flawscope.errors import InputError, pluralize
 from flawscope.pictures.decoding import Source
 from flawscope.predictor import Predictor
+from flawscope.progress import Step, silent
 
 KEY = "corrections"  # among a model's facts
 STAYS = 0.5  # of a known defect's severity: with less, it is said that it stands out less
@@ -31,7 +30,7 @@ class Reviewed:
     drawn: one of the line's good pictures, drawn by chance, whatever the model said of them.
     judged: a person judged it; else it is only drawn.
     mask: a file that marks the defect; for methods that learn from defects.
-    before: score and threshold of the active model, where it has said so; None: it is asked.
+    before: the active model's score, where it has said so; None: it is asked.
     digest: hash of its decoded pixels, which `update` finds.
     """
 
@@ -44,22 +43,11 @@ class Reviewed:
     drawn: bool = False
     judged: bool = True
     mask: str | None = None
-    before: tuple[float, float] | None = None
+    before: float | None = None
     digest: str = ""
 
 
-def parts(old: Artefact, pictures: Sequence[Reviewed]) -> tuple[str | None, list[int]]:
-    """Pattern of the model for pictures that show one part, None where it does not fit all names; and a
-    number for each picture, the same for all pictures of a part."""
-    names, group = [one.name for one in pictures], old.manifest.facts.get("group")
-    try:
-        return group, group_numbers(names, group)
-    except InputError:
-        return None, group_numbers(names, None)
-
-
-@dataclass(frozen=True)
-class Score:
+class Score(NamedTuple):
     """Score of a picture as if the model had never learnt from it, and the threshold that the other pictures
     give. p_value: the least false-alarm rate at which it is called anomalous. learnt: it was left out."""
 
@@ -79,45 +67,37 @@ class Score:
         return not self.score <= self.threshold
 
 
-class Judge:
-    """Judges pictures by a model as if it had never learnt from them.
-
-    A picture of the calibration is compared with the threshold that the others give.
+def judge(
+    predictor: Predictor, pictures: Sequence[Reviewed], known: dict[str, float], step: Step = silent
+) -> dict[int, Score]:
+    """Scores of pictures by their numbers, each as if the model had never learnt from it. Those are left out
+    that cannot be judged, or that the model has learnt from and cannot leave out.
 
     Args:
         known: scores by hash that the network gave before; new ones are added.
     """
-
-    def __init__(self, predictor: Predictor, known: dict[str, float] | None = None):
-        self.predictor, self.known = predictor, {} if known is None else known
-        manifest = predictor.manifest
-        listed = manifest.facts.get("calibration_pictures", ())
-        self._places = {digest: place for place, digest in enumerate(listed)}
-        self._kept = manifest.facts.get(KEY, {}).get("left_out", {})
-        self._inside = {picture.hash for picture in manifest.pictures if picture.role != "calibration"}
-
-    def __call__(self, one: Reviewed) -> Score | None:
-        """Returns the picture's score, or None where the model has learnt from it and cannot leave it out."""
-        calibration, digest = self.predictor.calibration, one.digest
-        if (at := self._places.get(digest)) is not None and at < calibration.count:
-            return Score.of(_without(calibration, at), calibration.scores[at], learnt=True)
-        if digest in self._kept:
-            return Score.of(calibration, self._kept[digest][0], learnt=True)
-        if digest in self._inside:
-            return None
-        if digest not in self.known:
-            self.known[digest] = self.predictor.predict(one.source).score
-        return Score.of(calibration, self.known[digest])
-
-    def when_it_came(self, one: Reviewed) -> Score | None:
-        """Returns the score from when the picture came, where it is known and the model has not learnt from
-        the picture since, else the score now; None for a picture that nobody judged."""
-        if not one.judged:
-            return None
-        if one.before is None or one.digest in self._inside:
-            return self(one)
-        score, threshold = one.before
-        return replace(Score.of(self.predictor.calibration, score), threshold=threshold)
+    calibration, manifest = predictor.calibration, predictor.manifest
+    listed = list(manifest.facts.get("calibration_pictures", ()))[: calibration.count]
+    places = {digest: place for place, digest in enumerate(listed)}
+    left_out = manifest.facts.get(KEY, {}).get("left_out", {})
+    learnt = {picture.hash for picture in manifest.pictures if picture.role != "calibration"}
+    answered = {*places, *left_out, *learnt, *known}
+    new = [one for one in pictures if one.digest not in answered]
+    for done, (_, found) in enumerate(predictor.stream([one.source for one in new])):
+        step("judging", done + 1, len(new))
+        if not isinstance(found, InputError):
+            known[new[done].digest] = found.score
+    scores: dict[int, Score] = {}
+    for one in pictures:
+        if one.digest in places:
+            place = places[one.digest]
+            others, score = _without(calibration, place), calibration.scores[place]
+            scores[one.number] = Score.of(others, score, learnt=True)
+        elif one.digest in left_out:
+            scores[one.number] = Score.of(calibration, left_out[one.digest][0], learnt=True)
+        elif one.digest not in learnt and one.digest in known:
+            scores[one.number] = Score.of(calibration, known[one.digest])
+    return scores
 
 
 def _without(calibration: Calibration, place: int) -> Calibration:
@@ -128,97 +108,6 @@ def _without(calibration: Calibration, place: int) -> Calibration:
         values[:place] + values[place + 1 :] for values in (calibration.scores, calibration.map_maxima)
     )
     return replace(calibration, scores=scores, map_maxima=maxima)
-
-
-# ------------------------------------------------------------------------------------------ before and after
-
-
-class PowerLostError(InputError):
-    """An updated model would find fewer defects, or seems to be about to learn from defects.
-
-    Attributes:
-        pictures: names of the pictures that are responsible, the farthest out first.
-    """
-
-    def __init__(self, why: str, pictures: Sequence[str], remedy: str):
-        super().__init__(f"{why}: {some(pictures)}; {remedy}")
-        self.pictures = list(pictures)
-
-
-@dataclass(frozen=True)
-class Power:
-    """Defects found before and after an update.
-
-    known, simulated: defects as (found before, found after, how many); None: not measured.
-    thresholds: of scores, before and after.
-    unlike: a fair sample raises the threshold by more than chance does.
-    """
-
-    known: tuple[int, int, int]
-    simulated: tuple[int, int, int] | None
-    thresholds: tuple[float, float]
-    unlike: bool = False
-
-    @property
-    def lost(self) -> list[str]:
-        """Names the losses: known defects, simulated defects, the threshold's meaning."""
-        found = {KNOWN: self.known, SIMULATED: self.simulated}
-        lost = [name for name, of in found.items() if of is not None and of[1] < KEPT * of[0]]
-        return [*lost, *([THRESHOLD] if self.unlike else [])]
-
-    def lines(self) -> list[str]:
-        """Lines for a person: defects found before and after."""
-        before, after = self.thresholds
-        found = [f"score threshold: {before:.4g} before, {after:.4g} after"]
-        for name, of in ((SIMULATED, self.simulated), (KNOWN, self.known)):
-            measured = of is not None and of[2]
-            said = (
-                f"{of[0]} of {of[2]} before, {of[1]} of {of[2]} after" if of and measured else "not measured"
-            )
-            found.append(f"{name} defects found: {said}")
-        return found
-
-    def why(self) -> str:
-        """Reason why the update is refused, in a sentence without a full stop."""
-        said = [
-            f"it would find {of[1]} instead of {of[0]} of {of[2]} {name} defects"
-            for name, of in ((KNOWN, self.known), (SIMULATED, self.simulated))
-            if name in self.lost and of is not None
-        ]
-        if self.unlike:
-            said.append("these are no fair sample of pictures like those that it was calibrated on")
-        return " and ".join(said)
-
-
-@dataclass
-class Update:
-    """The next model, and the findings on the way; numbers are those of the pictures.
-
-    before, after: scores of the judged pictures by the active model and by the next one.
-    power: defects found before and after. responsible: corrections that cause losses, farthest out first.
-    learnt: pictures learnt from. unsure: "good" pictures that look like known defects, not learnt from.
-    contradictory: others have the same pixels and another verdict. unreadable: their pictures cannot be used.
-    inside: defects that the model has learnt from as good ones, which only a new fit takes out.
-    drawn: how many good pictures of the line the threshold comes from, beside the earlier ones.
-    kept: the threshold stayed as it was, for with the drawn ones more known defects would be lost.
-    clear: the severity above which a picture is farther out than good ones are (the fence of `fit`, as the
-    model before was calibrated); None: not known.
-    """
-
-    predictor: Predictor
-    how: str
-    power: Power
-    before: dict[int, Score]
-    after: dict[int, Score]
-    learnt: list[int]
-    unsure: list[int]
-    contradictory: list[int]
-    unreadable: list[int]
-    inside: list[int]
-    drawn: int
-    kept: bool
-    clear: float | None
-    responsible: list[int] = field(default_factory=list)
 
 
 def is_unlike(before: Calibration, scores: Sequence[float]) -> bool:
@@ -234,69 +123,174 @@ def is_unlike(before: Calibration, scores: Sequence[float]) -> bool:
     return float(betabinom(len(scores), rank, before.count + 1 - rank).sf(above - 1)) < CHANCE
 
 
-def judgement(pictures: Sequence[Reviewed], made: Update) -> dict[str, Any]:
-    """Returns the judgement of an update as JSON values; lists are numbers of inspections.
+@dataclass
+class Update:
+    """The next model, and what it gains and loses. Pictures are named by their numbers.
 
-    good, defects: number judged, and number called anomalous by each of the two models as [count, low, high],
-    with the 95 % interval (Wilson) of their share. gained: false alarms that would pass. alarms: good
-    pictures that would newly be called anomalous. lost: known defects that would no longer be found. found:
-    missed defects that would be found. weaker: known defects that stand out less than half as much, and are
-    no longer farther out than good pictures are (`Update.clear`; where that is not known, the half alone
-    counts). missed: known defects that are not found, and the false-alarm rate that would find them. scores:
-    of the pictures in these lists, before and after, each as [score, threshold]. simulated: defects as [found
-    before, after, how many]. refused: the losses (`Power.lost`), and their cause, `responsible`.
+    active: calibration of the model that judges now.
+    pictures: those that people judged, copies once.
+    before, after: scores of the judged pictures by that model and by the next one.
+    simulated: scores of simulated defects before and after, by the defect's number.
+    unlike: a fair sample raises the threshold by more than chance does.
+    learnt: pictures learnt from. unsure: "good" pictures that look like known defects, not learnt from.
+    contradictory: others have the same pixels and another verdict. unreadable: why they cannot be used.
+    inside: defects that the model has learnt from as good ones, which only a new fit takes out.
+    drawn: how many good pictures of the line the threshold comes from, beside the earlier ones.
+    kept: the threshold stayed as it was, for with the drawn ones more known defects would be lost.
+    clear: the severity above which a picture is farther out than good ones are (the fence of `fit`, as the
+        model before was calibrated); None: not known.
+    responsible: corrections that cause losses, farthest out first.
     """
-    before, after = made.before, made.after
-    good = [one.number for one in pictures if one.good and one.number in after]
-    defects = [one.number for one in pictures if not one.good and one.number in after]
 
-    def those(of: Sequence[int], *verdicts: bool) -> list[int]:
-        return [n for n in of if (before[n].anomalous, after[n].anomalous) == verdicts]
+    predictor: Predictor
+    how: str
+    active: Calibration
+    pictures: Sequence[Reviewed]
+    before: dict[int, Score]
+    after: dict[int, Score]
+    simulated: dict[int, tuple[float, ...]] = field(default_factory=dict)
+    unlike: bool = False
+    learnt: list[int] = field(default_factory=list)
+    unsure: list[int] = field(default_factory=list)
+    contradictory: list[int] = field(default_factory=list)
+    unreadable: dict[int, str] = field(default_factory=dict)
+    inside: list[int] = field(default_factory=list)
+    drawn: int = 0
+    kept: bool = False
+    clear: float | None = None
+    responsible: list[int] = field(default_factory=list)
 
-    lists = {
-        "gained": those(good, True, False),
-        "alarms": those(good, False, True),
-        "lost": those(defects, True, False),
-        "found": those(defects, False, True),
-        "weaker": [
-            n
-            for n in those(defects, True, True)
-            if after[n].severity < STAYS * before[n].severity
-            and (made.clear is None or after[n].severity <= made.clear)
-        ],
-    }
+    @property
+    def good(self) -> list[int]:
+        """Good pictures that both models have judged."""
+        return [one.number for one in self.pictures if one.good and one.number in self.after]
 
-    def pair(score: Score) -> list[float]:
-        return [score.score, score.threshold]
+    @property
+    def defects(self) -> list[int]:
+        """Known defects that both models have judged."""
+        return [one.number for one in self.pictures if not one.good and one.number in self.after]
 
-    changed = sorted({number for several in lists.values() for number in several})
-    named = (
-        "how",
-        "learnt",
-        "unsure",
-        "contradictory",
-        "unreadable",
-        "inside",
-        "drawn",
-        "kept",
-        "responsible",
-    )
-    return {
-        **{name: getattr(made, name) for name in named},
-        "good": _counts(good, made),
-        "defects": _counts(defects, made),
-        **lists,
-        "missed": [{"id": n, "rate": after[n].p_value} for n in defects if not after[n].anomalous],
-        "scores": {str(n): {"before": pair(before[n]), "after": pair(after[n])} for n in changed},
-        "cross_fitted": sum(score.learnt for score in after.values()),
-        "simulated": made.power.simulated,
-        "refused": made.power.lost,
-    }
+    def changed(self, numbers: Sequence[int], before: bool, after: bool) -> list[int]:
+        """Returns those of the pictures that the two models call anomalous, or not, as said."""
+        verdicts = before, after
+        return [n for n in numbers if (self.before[n].anomalous, self.after[n].anomalous) == verdicts]
 
+    @property
+    def lost(self) -> list[int]:
+        """Known defects that are no longer found."""
+        return self.changed(self.defects, True, False)
 
-def _counts(of: Sequence[int], made: Update) -> dict[str, Any]:
-    found: dict[str, Any] = {"count": len(of)}
-    for when, scores in (("before", made.before), ("after", made.after)):
-        anomalous = sum(scores[number].anomalous for number in of)
-        found[when] = [anomalous, *(round(end, 4) for end in wilson(anomalous, len(of)))]
-    return found
+    @property
+    def lost_simulated(self) -> list[int]:
+        """Numbers of the simulated defects that are no longer found."""
+        becomes = self.predictor.calibration
+        return [
+            number
+            for number, (was, now) in sorted(self.simulated.items())
+            if self.active.is_anomalous(was) and not becomes.is_anomalous(now)
+        ]
+
+    @property
+    def found(self) -> dict[str, list[int]]:
+        """Defects found before, found after, and how many there are; kinds that were not measured are left
+        out."""
+        counts: dict[str, list[int]] = {}
+        if self.simulated:
+            was, now = zip(*self.simulated.values(), strict=True)
+            of_both = self.active.is_anomalous(was), self.predictor.calibration.is_anomalous(now)  # type: ignore[arg-type]
+            counts[SIMULATED] = [*(int(one.sum()) for one in of_both), len(was)]
+        if self.defects:
+            several = (sum(one[n].anomalous for n in self.defects) for one in (self.before, self.after))
+            counts[KNOWN] = [*several, len(self.defects)]
+        return counts
+
+    @property
+    def refused(self) -> list[str]:
+        """Names the losses for which it is refused: known or simulated defects, the threshold's meaning."""
+        counts = self.found
+        lost = [name for name in (KNOWN, SIMULATED) if name in counts]
+        lost = [name for name in lost if counts[name][1] < KEPT * counts[name][0]]
+        return [*lost, *([THRESHOLD] if self.unlike else [])]
+
+    @property
+    def loss(self) -> int:
+        """Number of the defects that are lost; of simulated ones a few do not count."""
+        return len(self.lost) + (len(self.lost_simulated) if SIMULATED in self.refused else 0)
+
+    def lines(self) -> list[str]:
+        """Lines for a person: what was called anomalous and found before and after."""
+        learnt = [n for n in self.learnt if n in self.before and n in self.after]
+        was, now = (sum(scores[n].anomalous for n in learnt) for scores in (self.before, self.after))
+        thresholds = self.active.score_threshold, self.predictor.calibration.score_threshold
+        said = [
+            f"called anomalous of {pluralize(len(learnt), 'picture')} learnt: {was} before, {now} after, "
+            "each as if it was not learnt",
+            "score threshold: {:.4g} before, {:.4g} after".format(*thresholds),
+        ]
+        for name in (SIMULATED, KNOWN):
+            text = "not measured"
+            if name in self.found:
+                before, after, count = self.found[name]
+                text = f"{before} of {count} before, {after} of {count} after"
+            said.append(f"{name} defects found: {text}")
+        return said
+
+    def why(self) -> str:
+        """Reason why the update is refused, in a sentence without a full stop."""
+        said = []
+        for name in self.refused:
+            if name == THRESHOLD:
+                said.append("these are no fair sample of pictures like those that it was calibrated on")
+            else:
+                before, after, count = self.found[name]
+                said.append(f"it would find {after} instead of {before} of {count} {name} defects")
+        return " and ".join(said)
+
+    def judgement(self) -> dict[str, Any]:
+        """Returns the judgement as JSON values; lists are numbers of inspections.
+
+        good, defects: number judged, and number called anomalous by each of the two models as
+        [count, low, high], with the 95 % interval (Wilson) of their share. gained: false alarms that would
+        pass. alarms: good pictures that would newly be called anomalous. lost: known defects that would no
+        longer be found. found: missed defects that would be found. weaker: known defects that stand out less
+        than half as much, and are no longer farther out than good pictures are (`clear`; where that is not
+        known, the half alone counts). missed: known defects that are not found, and the false-alarm rate that
+        would find them. scores: of the pictures in these lists, before and after, each as [score, threshold].
+        simulated: defects as [found before, after, how many]. refused: the losses, and their cause,
+        `responsible`.
+        """
+        lists = {
+            "gained": self.changed(self.good, True, False),
+            "alarms": self.changed(self.good, False, True),
+            "lost": self.lost,
+            "found": self.changed(self.defects, False, True),
+            "weaker": [n for n in self.changed(self.defects, True, True) if self._is_weaker(n)],
+        }
+        models = {"before": self.before, "after": self.after}
+        shown = sorted({number for several in lists.values() for number in several})
+        missed = [n for n in self.defects if not self.after[n].anomalous]
+        plain = "how", "learnt", "unsure", "contradictory", "inside", "drawn", "kept", "responsible"
+        return {
+            **{name: getattr(self, name) for name in plain},
+            "unreadable": sorted(self.unreadable),
+            "good": self._counts(self.good),
+            "defects": self._counts(self.defects),
+            **lists,
+            "missed": [{"id": n, "rate": self.after[n].p_value} for n in missed],
+            "scores": {str(n): {when: [*of[n][:2]] for when, of in models.items()} for n in shown},
+            "cross_fitted": sum(score.learnt for score in self.after.values()),
+            "simulated": self.found.get(SIMULATED),
+            "refused": self.refused,
+        }
+
+    def _is_weaker(self, number: int) -> bool:
+        severity = self.after[number].severity
+        is_clear = self.clear is not None and severity > self.clear
+        return severity < STAYS * self.before[number].severity and not is_clear
+
+    def _counts(self, numbers: Sequence[int]) -> dict[str, Any]:
+        counts: dict[str, Any] = {"count": len(numbers)}
+        for when, scores in (("before", self.before), ("after", self.after)):
+            anomalous = sum(scores[number].anomalous for number in numbers)
+            counts[when] = [anomalous, *(round(end, 4) for end in wilson(anomalous, len(numbers)))]
+        return counts

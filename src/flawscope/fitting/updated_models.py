@@ -9,11 +9,12 @@ from typing import Any
 
 from flawscope.artefact.model_file import Artefact, Picture
 from flawscope.calibration import needed_for
+from flawscope.datasets import group_numbers
 from flawscope.errors import InputError, pluralize
 from flawscope.fitting.fitting import fit, partial_fit
 from flawscope.fitting.preparation import Say
 from flawscope.fitting.training_pictures import Pool
-from flawscope.fitting.update_evaluation import KEY, Judge, Reviewed, Score, parts
+from flawscope.fitting.update_evaluation import KEY, Reviewed, Score, judge
 from flawscope.methods import registry
 from flawscope.predictor import Predictor
 from flawscope.progress import Step
@@ -28,22 +29,23 @@ RATIOS = ("ratio", "fine_ratio")  # settings with the share of the patches that 
 FOLDS = 2  # of corrections, where a method is trained anew
 OURS = ("learnt from ", "extended by ")  # notes of which a model has the last one only
 
-# Models, the first choice first, each with its score of a picture as if it had never learnt from the picture
-Candidates = Sequence[tuple[Predictor, Callable[[Reviewed], Score | None]]]
+Values = Mapping[str, tuple[float, float]]  # score and maximum of the map by the picture's hash
+# A model, and what gives its scores of pictures as if it had never learnt from them
+Candidate = tuple[Predictor, Callable[[Sequence[Reviewed]], dict[int, Score]]]
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """Arguments of an update that all ways to make the next model share.
+class Job:
+    """Arguments of `update` that all ways to make the next model share.
 
-    wanted: pictures to learn from, which are among the `rest`: all that can be used.
-    before: the active model's scores of the pictures, by number. The others are `update`'s arguments.
+    pictures: all that can be used. wanted: those of them to learn from.
+    before: the active model's scores of the pictures, by number.
     """
 
     old: Artefact
     active: Predictor
+    pictures: Sequence[Reviewed]
     wanted: Sequence[Reviewed]
-    rest: Sequence[Reviewed]
     before: Mapping[int, Score]
     good: Sequence[str]
     device: str
@@ -53,103 +55,79 @@ class Wanted:
     step: Step
 
 
-def extended(job: Wanted) -> Candidates:
+# ------------------------------------------------------------------------------------------------- extended
+
+
+def extended(job: Job) -> list[Candidate]:
     """Candidates with a larger memory bank and the earlier calibration: first with the drawn pictures in the
     calibration, then without."""
     old, facts, calibration = job.old, job.old.manifest.facts, job.old.manifest.calibration
     listed = map(str, facts.get("calibration_pictures", ()))
-    pairs = list(zip(calibration.scores, calibration.map_maxima, strict=True))
+    pairs = zip(calibration.scores, calibration.map_maxima, strict=True)
     values = dict(zip(listed, pairs, strict=True))
-    kept = dict(facts.get(KEY, {}).get("left_out", {}))
-    elsewhere = {picture.hash for picture in old.manifest.pictures if picture.role != "calibration"}
-    chosen = {one.digest: one for one in job.wanted if one.digest not in elsewhere}
-    if not chosen:
-        predictor = Predictor(old, TorchSession.open(old, job.device))
-    else:
-        known = [job.before[one.number] for one in chosen.values() if one.number in job.before]
-        closely = 2 * sum(score.anomalous for score in known) >= len(chosen)  # else they are typical
+    left_out = dict(facts.get(KEY, {}).get("left_out", {}))
+    inside = {picture.hash for picture in old.manifest.pictures if picture.role != "calibration"}
+    chosen = list({one.digest: one for one in job.wanted if one.digest not in inside}.values())
+    predictor = Predictor(old, TorchSession.open(old, job.device))
+    if chosen:
+        alarms = sum(job.before[one.number].anomalous for one in chosen if one.number in job.before)
+        start = with_room(old) if 2 * alarms >= len(chosen) else _without_our_notes(old)
         how = {"check": job.check, "pool": job.pool, "device": job.device, "step": job.step}
-        predictor = learnt_from(with_room(old, closely), list(chosen.values()), **how)
+        predictor = learnt_from(start, chosen, **how)
         new, whole = predictor.manifest.facts["calibration_pictures"], predictor.calibration
         for place in range(calibration.count, whole.count):
-            kept[new[place]] = (whole.scores[place], whole.map_maxima[place])
+            left_out[new[place]] = whole.scores[place], whole.map_maxima[place]
     drawn: dict[str, tuple[float, float]] = {}
-    for one in job.rest:
-        digest = one.digest
-        if not one.drawn or not one.good or digest in values or digest in drawn:
+    for one in job.pictures:
+        if not (one.drawn and one.good) or one.digest in {*values, *drawn}:
             continue
-        if digest in kept:
-            drawn[digest] = kept[digest]
-        elif digest not in elsewhere:
+        if one.digest in left_out:
+            drawn[one.digest] = left_out[one.digest]
+        elif one.digest not in inside:
             said = predictor.predict(one.source)
-            drawn[digest] = said.score, float(said.map.max())
-    scores: dict[str, float] = {}
-    if not chosen and job.active.artefact is old:  # the network has not changed
-        scores = {one.digest: one.before[0] for one in job.rest if one.before is not None}
-    choices = [({**values, **drawn}, len(drawn)), (values, 0)][: 2 if drawn else 1]
-    models = [_calibrated(predictor, old, some, kept, count, len(chosen)) for some, count in choices]
-    return [(model, Judge(model, scores)) for model in models]
+            drawn[one.digest] = said.score, float(said.map.max())
+    models = [_calibrated(predictor, old, {**values, **drawn}, left_out, len(drawn), len(chosen))]
+    if drawn:
+        models.append(_calibrated(predictor, old, values, left_out, 0, len(chosen)))
+    known: dict[str, float] = {}  # the candidates have one network
+    if not chosen and job.active.artefact is old:  # it has not changed
+        known = {one.digest: one.before for one in job.pictures if one.before is not None}
+    return [(one, lambda several, one=one: judge(one, several, known, job.step)) for one in models]  # type: ignore[misc]
 
 
 def learnt_from(old: Artefact, pictures: Sequence[Reviewed], **how: Any) -> Predictor:
     """The model with these pictures in its bank, and in its calibration."""
     sources, names = [one.source for one in pictures], [one.name for one in pictures]
-    return partial_fit(old, sources, group=parts(old, pictures)[0], names=names, **how)
+    group = parts(old, pictures)[0]
+    return partial_fit(old, sources, group=group, names=names, **how)
 
 
-def _calibrated(
-    predictor: Predictor,
-    old: Artefact,
-    values: Mapping[str, tuple[float, float]],
-    kept: Mapping[str, tuple[float, float]],
-    drawn: int,
-    learnt: int,
-) -> Predictor:
-    """The model with these calibration scores and maxima, by the pictures' hashes."""
-    before, manifest = old.manifest.calibration, predictor.manifest
-    scores, maxima = zip(*values.values(), strict=True)
-    of_line = len(set(values) - _of_the_fit(old))
-    method = before.method.partition(";")[0]
-    calibration = replace(
-        predictor.calibration,
-        scores=tuple(map(float, scores)),
-        map_maxima=tuple(map(float, maxima)),
-        method=f"{method}; {of_line} drawn from the line" if of_line else method,
-    )
-    threshold = (
-        f"the threshold comes from good pictures as they come, {drawn} of them drawn from the line now"
-        if drawn
-        else "the threshold comes from the earlier calibration pictures alone"
-    )
-    notes = [
-        f"learnt from {pluralize(learnt, 'picture')}; {threshold}: pictures that were chosen are no fair "
-        "sample, and what is promised was not measured on those to come"
-    ]
-    known = {picture.hash for picture in manifest.pictures}
-    fresh = [Picture(one, "calibration", "of the line") for one in values if one not in known]
-    corrections: dict[str, Any] = {
-        "left_out": {k: list(v) for k, v in kept.items()},
-        "of_the_fit": sorted(_of_the_fit(old)),
-    }
+def parts(old: Artefact, pictures: Sequence[Reviewed]) -> tuple[str | None, list[int]]:
+    """Pattern of the model for pictures that show one part, None where it does not fit all names; and a
+    number for each picture, the same for all pictures of a part."""
+    names, group = [one.name for one in pictures], old.manifest.facts.get("group")
+    try:
+        return group, group_numbers(names, group)
+    except InputError:
+        return None, group_numbers(names, None)
+
+
+def _without_our_notes(old: Artefact) -> Artefact:
+    notes = tuple(note for note in old.manifest.notes if not note.startswith(OURS))
+    return replace(old, manifest=replace(old.manifest, notes=notes))
+
+
+def with_room(old: Artefact) -> Artefact:
+    """Returns the model with a cap that leaves room in a full bank, and a smaller covering radius, which lets
+    nearer patches in."""
+    manifest = _without_our_notes(old).manifest
+    config, facts = dict(manifest.config), dict(manifest.facts)
     if (cap := _cap(old)) is not None:
-        corrections["cap"] = cap
-    facts = {**manifest.facts, "calibration_pictures": list(values), KEY: corrections}
-    if RADIUS in old.manifest.facts:  # of the whole bank
-        pairs = zip(old.manifest.facts[RADIUS], manifest.facts[RADIUS], strict=True)
-        facts[RADIUS] = [max(pair) for pair in pairs]
-    ratios = {key: old.manifest.config[key] for key in RATIOS if key in old.manifest.config}
-    manifest = replace(manifest, config={**manifest.config, **ratios})
-    artefact = predictor.artefact
-    artefact = replace(
-        artefact, manifest=replace(manifest, facts=facts, pictures=(*manifest.pictures, *fresh))
-    )
-    return Predictor(artefact, predictor.session).with_calibration(calibration, *notes)
-
-
-def _of_the_fit(old: Artefact) -> set[str]:
-    """Hashes of the calibration pictures that come from no line."""
-    facts = old.manifest.facts
-    return set(facts.get(KEY, {}).get("of_the_fit") or facts.get("calibration_pictures", ()))
+        config["cap"] = math.ceil(ROOM * cap)
+    config |= {key: min(1.0, MORE * config[key]) for key in RATIOS if config.get(key)}
+    if RADIUS in facts:
+        facts[RADIUS] = [CLOSER * radius for radius in facts[RADIUS]]
+    return replace(old, manifest=replace(manifest, config=config, facts=facts))
 
 
 def _cap(old: Artefact) -> int | None:
@@ -158,24 +136,61 @@ def _cap(old: Artefact) -> int | None:
     return None if cap is None else int(cap)
 
 
-def with_room(old: Artefact, closely: bool = True) -> Artefact:
-    """Returns the model with a cap that leaves room in a full bank, and, if `closely`, with a smaller
-    covering radius, which lets nearer patches in."""
-    manifest = replace(old.manifest, notes=tuple(n for n in old.manifest.notes if not n.startswith(OURS)))
-    cap = _cap(old)
-    if closely and cap is not None:
-        manifest = replace(manifest, config={**manifest.config, "cap": math.ceil(ROOM * cap)})
-    more = {key: min(1.0, MORE * manifest.config[key]) for key in RATIOS if manifest.config.get(key)}
-    manifest = replace(manifest, config={**manifest.config, **(more if closely else {})})
-    if closely and RADIUS in manifest.facts:
-        radii = [CLOSER * radius for radius in manifest.facts[RADIUS]]
-        manifest = replace(manifest, facts={**manifest.facts, RADIUS: radii})
-    return replace(old, manifest=manifest)
+def _calibrated(
+    predictor: Predictor, old: Artefact, values: Values, left_out: Values, drawn: int, learnt: int
+) -> Predictor:
+    """The model with these calibration scores. drawn, learnt: how many pictures were."""
+    manifest, before = predictor.manifest, old.manifest
+    first = before.facts.get(KEY, {}).get("of_the_fit") or before.facts.get("calibration_pictures", ())
+    of_line = len(values.keys() - {*first})
+    method = before.calibration.method.partition(";")[0]
+    scores, maxima = zip(*values.values(), strict=True)
+    calibration = replace(
+        predictor.calibration,
+        scores=tuple(map(float, scores)),
+        map_maxima=tuple(map(float, maxima)),
+        method=f"{method}; {of_line} drawn from the line" if of_line else method,
+    )
+    corrections: dict[str, Any] = {
+        "left_out": {digest: list(pair) for digest, pair in left_out.items()},
+        "of_the_fit": sorted({*first}),
+    }
+    if (cap := _cap(old)) is not None:
+        corrections["cap"] = cap
+    facts = {**manifest.facts, "calibration_pictures": list(values), KEY: corrections}
+    if RADIUS in before.facts:  # of the whole bank
+        pairs = zip(before.facts[RADIUS], manifest.facts[RADIUS], strict=True)
+        facts[RADIUS] = [max(pair) for pair in pairs]
+    ratios = {key: before.config[key] for key in RATIOS if key in before.config}
+    known = {picture.hash for picture in manifest.pictures}
+    fresh = [Picture(digest, "calibration", "of the line") for digest in values if digest not in known]
+    manifest = replace(
+        manifest,
+        config={**manifest.config, **ratios},
+        facts=facts,
+        pictures=(*manifest.pictures, *fresh),
+    )
+    threshold = (
+        f"good pictures as they come, {drawn} of them drawn from the line now"
+        if drawn
+        else "the earlier calibration pictures alone"
+    )
+    note = (
+        f"learnt from {pluralize(learnt, 'picture')}; the threshold comes from {threshold}: pictures that "
+        "were chosen are no fair sample, and what is promised was not measured on those to come"
+    )
+    made = Predictor(replace(predictor.artefact, manifest=manifest), predictor.session)
+    made = made.with_calibration(calibration, note)
+    made.failures = predictor.failures
+    return made
 
 
-def recalibrated(job: Wanted) -> Candidates:
+# ------------------------------------------------------------------------------------------- other methods
+
+
+def recalibrated(job: Job) -> list[Candidate]:
     """Candidate with thresholds from the drawn pictures alone, which the network has not learnt from."""
-    drawn = [one.source for one in job.rest if one.drawn and one.good]
+    drawn = [one.source for one in job.pictures if one.drawn and one.good]
     rate = job.old.manifest.calibration.rate
     needed = needed_for(rate)
     if len(drawn) < needed:
@@ -189,10 +204,10 @@ def recalibrated(job: Wanted) -> Candidates:
             f"only {pluralize(model.calibration.count, 'drawn picture')} can calibrate, the others are "
             f"copies or were learnt from; {needed} are needed: inspect and review more"
         )
-    return [(model, Judge(model))]
+    return [(model, lambda several: judge(model, several, {}, job.step))]
 
 
-def retrained(job: Wanted) -> Candidates:
+def retrained(job: Job) -> list[Candidate]:
     """Candidate that is trained anew; pictures learnt from are judged by trainings without them, in folds."""
     if not job.good:
         raise InputError(
@@ -201,16 +216,16 @@ def retrained(job: Wanted) -> Candidates:
         )
     manifest = job.old.manifest
     method = registry.method(manifest.method)
-    defects = [one for one in job.rest if not one.good and one.mask] if method.takes_seen_defects else []
+    defects = [one for one in job.pictures if not one.good and one.mask] if method.takes_seen_defects else []
     taught = list({one.digest: one for one in (*job.wanted, *defects)}.values())
     numbered = zip(taught, parts(job.old, taught)[1], strict=True)
     folds = {one.digest: part % FOLDS for one, part in numbered}
 
-    def trained(leave: int | None, name: str) -> Judge:
-        seen = [(d.source, d.mask) for d in defects if d.mask and folds[d.digest] != leave]
+    def trained(name: str, leave: int | None = None) -> Predictor:
+        seen = [(one.source, one.mask) for one in defects if one.mask and folds[one.digest] != leave]
         more = [one.source for one in job.wanted if folds[one.digest] != leave]
         job.say(f"training {name}")
-        predictor = fit(
+        return fit(
             [*job.good, *more],
             method=method.name,
             category=manifest.category or None,
@@ -222,17 +237,18 @@ def retrained(job: Wanted) -> Candidates:
             step=lambda stage, done, total: job.step(f"{name}: {stage}", done, total),
             **{k: v for k, v in manifest.config.items() if v is not None},
         )
-        return Judge(predictor)
 
-    model = trained(None, "the model")
+    model = trained("the model")
     others = {
-        fold: trained(fold, f"without part {fold + 1} of {FOLDS}") for fold in sorted(set(folds.values()))
+        fold: trained(f"without part {fold + 1} of {FOLDS}", fold) for fold in sorted(set(folds.values()))
     }
 
-    def known(one: Reviewed) -> Score | None:
-        if one.digest not in folds:
-            return model(one)
-        score = others[folds[one.digest]](one)
-        return None if score is None else replace(score, learnt=True)
+    def scores(several: Sequence[Reviewed]) -> dict[int, Score]:
+        found = judge(model, [one for one in several if one.digest not in folds], {}, job.step)
+        for fold, other in others.items():
+            apart = [one for one in several if folds.get(one.digest) == fold]
+            judged = judge(other, apart, {}, job.step)
+            found |= {number: score._replace(learnt=True) for number, score in judged.items()}
+        return found
 
-    return [(model.predictor, known)]
+    return [(model, scores)]

@@ -16,6 +16,7 @@ from flawscope.station.store.schema import candidates, events, inspections, prod
 
 QUEUED, RUNNING, READY, LIVE = "queued", "running", "ready", "live"
 REJECTED, FAILED, REMOVED = "rejected", "failed", "removed"
+UNMADE, UNUSED = (QUEUED, RUNNING), (READY, REJECTED)
 ASKED = "learning asked"  # events
 MADE, NOT_MADE, REFUSED, REFUSED_BY_RULE, FORGOTTEN = (
     "candidate ready",
@@ -51,7 +52,7 @@ class Candidates:
         kind: str = "",
         who: str = "",
         text: str = "",
-        facts: dict[str, Any] | None = None,
+        facts: Mapping[str, Any] | None = None,
         only: tuple[str, ...] = (),
         **columns: int | None,
     ) -> bool:
@@ -76,23 +77,26 @@ class Candidates:
                 add_event(connection, kind, who, f"candidate {number}{text}", row.product_id)
         return True
 
-    def again(self) -> None:
-        """Queue the candidates anew that the station's end interrupted; mark active ones as live."""
-        own = candidates.c.product_id.in_(self.database.own())
+    def settle(self) -> None:
+        """Mark the candidates as live whose versions judge: the station may have ended in between."""
         active = select(products.c.active_version_id).where(products.c.id == candidates.c.product_id)
-        judges = candidates.c.version_id == active.scalar_subquery()
+        query = (
+            update(candidates)
+            .where(candidates.c.product_id.in_(self.database.own()))
+            .where(candidates.c.status.in_(UNUSED))
+            .where(candidates.c.version_id == active.scalar_subquery())
+        )
         with self.database.writing() as connection:
-            connection.execute(
-                update(candidates).where(candidates.c.status == RUNNING, own).values(status=QUEUED)
-            )
-            made = candidates.c.status.in_((READY, REJECTED))
-            connection.execute(update(candidates).where(made, judges, own).values(status=LIVE))
+            connection.execute(query.values(status=LIVE))
 
     def next(self) -> Row[Any] | None:
-        """Return the oldest queued candidate."""
-        own = candidates.c.product_id.in_(self.database.own())
+        """Return the oldest candidate that is to be made, or that was being made when something ended it."""
         query = (
-            select(candidates).where(candidates.c.status == QUEUED, own).order_by(candidates.c.id).limit(1)
+            select(candidates)
+            .where(candidates.c.product_id.in_(self.database.own()))
+            .where(candidates.c.status.in_(UNMADE))
+            .order_by(candidates.c.id)
+            .limit(1)
         )
         with self.database.reading() as connection:
             return connection.execute(query).one_or_none()
@@ -111,17 +115,6 @@ class Candidates:
         query = select(candidates).where(candidates.c.product_id == product_id)
         with self.database.reading() as connection:
             return list(connection.execute(query.order_by(candidates.c.id.desc()).limit(most)))
-
-    def never_used(self, product_id: int) -> list[Row[Any]]:
-        """Return candidates that have a version and were never live, newest first."""
-        query = (
-            select(candidates)
-            .where(candidates.c.product_id == product_id, candidates.c.status.in_((READY, REJECTED)))
-            .where(candidates.c.version_id.is_not(None))
-            .order_by(candidates.c.id.desc())
-        )
-        with self.database.reading() as connection:
-            return list(connection.execute(query))
 
 
 def of_version(connection: Connection, product_id: int, version: int) -> Row[Any] | None:
@@ -176,19 +169,18 @@ def trail(database: Database, product_id: int, limit: int) -> list[dict[str, Any
     )
     with database.reading() as connection:
         changes = [
-            (row.at, {"kind": row.kind, "by": row.who, "text": row.text, "inspection": None})
-            for row in connection.execute(happened.limit(limit))
+            (row.at, row.kind, row.who, row.text, None) for row in connection.execute(happened.limit(limit))
         ]
         words = [
-            (
-                row.at,
-                {"kind": "verdict", "by": row.who, "text": row.verdict, "inspection": row.inspection_id},
-            )
+            (row.at, "verdict", row.who, row.verdict, row.inspection_id)
             for row in connection.execute(said.limit(limit))
         ]
     # each kind stays in its order, whatever clocks did
     entries = heapq.merge(changes, words, key=lambda entry: entry[0], reverse=True)
-    return [{"at": iso(at), **one} for at, one in islice(entries, limit)]
+    return [
+        {"at": iso(at), "kind": kind, "by": who, "text": text, "inspection": inspection}
+        for at, kind, who, text, inspection in islice(entries, limit)
+    ]
 
 
 # ------------------------------------------------------------------------- the rule, and advice for a person

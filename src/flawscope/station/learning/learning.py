@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import Row
 
 from flawscope.errors import FlawscopeError, InputError, pluralize, with_kind
+from flawscope.machine import cores
 from flawscope.station.background import Background
 from flawscope.station.learning import candidates as of
-from flawscope.station.learning import plan as plans
-from flawscope.station.learning.candidates import NOT_OPENED, SWITCHED, Candidates, at_risk
-from flawscope.station.learning.candidates import waits as waits_for
-from flawscope.station.learning.plan import Words, latest_verdict, words_of
+from flawscope.station.learning.candidates import NOT_OPENED, SWITCHED, Candidates, at_risk, waits
+from flawscope.station.learning.plan import Active, Plan, Words, planned, why_not, words_of
 from flawscope.station.learning.process import StoppedError, Worker
 from flawscope.station.settings.station import Learn
 from flawscope.station.store.database import Database, StoreError
@@ -25,10 +24,9 @@ from flawscope.station.store.files import Files
 from flawscope.station.store.model_registry import NoModelError, Versions
 
 T = TypeVar("T")
-EVERY = 10.0  # seconds between two looks for new corrections
+EVERY = 60.0  # seconds after which verdicts are looked at although nobody gave one
 AGAIN = 2.0  # seconds after which a data base that is away is asked again
 RULE = "rule"  # who did it
-HOWS = ("", "extended", "recalibrated", "retrained")
 
 
 class LosesError(InputError):
@@ -45,6 +43,10 @@ class LosesError(InputError):
             "more or which are responsible, and name all of them as `losing` to use it all the same"
         )
         self.lost = list(lost)
+
+
+class UnableError(InputError):
+    """The product cannot learn, or not so."""
 
 
 class Learning(Background):
@@ -74,12 +76,9 @@ class Learning(Background):
         self.candidates = Candidates(database)
         self.worker = Worker()
         self._steps: dict[int, tuple[str, int, int]] = {}  # by candidate
-        self._left = False  # a candidate was left: the data base may still call it running
-        # by product: the last verdict and the candidates, when too little was corrected
-        self._few: dict[int, tuple[int, list[tuple[int, str]]]] = {}
 
     def start(self) -> None:
-        self.candidates.again()
+        self.wake()
         super().start()
 
     def end(self) -> None:
@@ -92,24 +91,11 @@ class Learning(Background):
     def ask(self, product_id: int, who: str, how: str = "") -> dict[str, Any]:
         """Queue a candidate and return it, or the one that is queued already. InputError where none can be
         made."""
-        if how not in HOWS:
-            raise InputError(f"{how!r:.40} is no way to learn: extended, recalibrated or retrained")
-        active = self._active(product_id)
-        learn = self.settings[product_id] or Learn()
-        if (why := plans.why_not(active, learn)) is not None:
-            raise InputError(why)
-        assert active is not None
-        if how == "retrained" and learn.pictures is None:
-            raise InputError(
-                "a training needs the pictures that the model was fitted on: name their folder as "
-                "`learn: pictures` of the product"
-            )
+        active = self._able(product_id, how)
         for row in self.candidates.listed(product_id):
             if row.status == of.QUEUED:
                 return of.shown(row)
-        with self.database.reading() as connection:
-            words = words_of(connection, product_id)
-        if not words.judged:
+        if not self._words(product_id).judged:
             raise InputError("nobody has said what a picture is: review some first")
         number = self.candidates.add(product_id, active.number, who, {"asked": how})
         self.report(f"learning_{product_id}", None)
@@ -137,19 +123,17 @@ class Learning(Background):
         if missing and not self.versions.version(product_id, number)["switches"]:  # else a person agreed
             raise LosesError(number, missing)
         self.versions.activate(product_id, number, who)
-        if made is not None and made.status in (of.READY, of.REJECTED):
-            self.candidates.change(made.id, of.LIVE)
+        if made is not None:
+            self.candidates.change(made.id, of.LIVE, only=(of.READY, of.REJECTED))
 
     # ---- what is shown
 
     def facts(self, product_id: int) -> dict[str, Any]:
         """Return how a product learns, as the API shows it."""
         learn = self.settings[product_id]
-        rows = self.candidates.listed(product_id)
-        with self.database.reading() as connection:
-            words = words_of(connection, product_id)
+        rows, words, why = self.candidates.listed(product_id), self._words(product_id), None
         try:
-            why = plans.why_not(self._active(product_id), learn or Learn())
+            self._able(product_id)
         except InputError as error:
             why = str(error)
         return {
@@ -168,134 +152,123 @@ class Learning(Background):
         """Count the corrections that were given or taken back since the last candidate."""
         told = (json.loads(row.facts).get("verdicts") for row in rows)
         last: list[int] = next((verdicts for verdicts in told if verdicts is not None), [])
-        return len({word.verdict_id for word in words.corrections} ^ set(last))
+        return len({*words.verdicts} ^ {*last})
 
-    def _active(self, product_id: int) -> plans.Active | None:
-        try:
-            number, _ = self.versions.active(product_id)
-        except NoModelError:
-            return None
-        return plans.active_of(number, self.versions.path(product_id, number))
+    def _words(self, product_id: int) -> Words:
+        with self.database.reading() as connection:
+            return words_of(connection, product_id)
+
+    def _able(self, product_id: int, how: str = "") -> Active:
+        """Return the version that judges. UnableError where the product cannot learn, or not by `how`;
+        InputError where the model cannot be read."""
+        active = None
+        with suppress(NoModelError):
+            number = self.versions.number(product_id)
+            active = Active.of(number, self.versions.path(product_id, number))
+        why = why_not(active, self.settings[product_id] or Learn(), how)
+        if active is None or why is not None:
+            raise UnableError(why)
+        return active
 
     # ---- the work
 
     def _work(self) -> None:
         while not self._wait(EVERY):
             try:
-                if self._left:
-                    self.candidates.again()
-                    self._left = False
+                self.worker.rest()
+                self.candidates.settle()
                 for product_id, learn in self.settings.items():
                     if learn is not None:
                         self._look(product_id, learn)
                 while not self._ended.is_set() and (row := self.candidates.next()) is not None:
                     self._make(row)
-            except StoreError:  # reported by the station; queued candidates are found at the next look
-                self._left = True
+            except StoreError:  # reported by the station; what is to be made is found at the next look
                 self._ended.wait(AGAIN)
                 self.wake()
             except Exception as error:  # later corrections are learnt all the same
                 self.say(f"learning: {with_kind(error)}")
 
     def _look(self, product_id: int, learn: Learn) -> None:
-        """Call `_by_itself`; an error of one product does not keep the others from learning."""
+        """Queue a candidate where enough was corrected. A model that cannot be read is this product's problem
+        alone."""
         why = None
         try:
-            self._by_itself(product_id, learn)
+            rows = self.candidates.listed(product_id)
+            if not any(row.status in of.UNMADE for row in rows):
+                active = self._able(product_id)  # first, for to read all verdicts takes longer
+                if self._new(self._words(product_id), rows) >= learn.after:
+                    self.candidates.add(product_id, active.number, RULE, {"asked": ""})
         except StoreError:
             raise
+        except UnableError:
+            pass
         except Exception as error:
             why = f"no version can be made from corrections: {with_kind(error)}"
         # a code of its own: `learning_` tells of the last candidate, and that may still hold
         self.report(f"learning_model_{product_id}", why)
 
-    def _by_itself(self, product_id: int, learn: Learn) -> None:
-        """Queue a candidate where enough was corrected."""
-        rows = self.candidates.listed(product_id)
-        if any(row.status in (of.QUEUED, of.RUNNING) for row in rows):
-            return
-        with self.database.reading() as connection:
-            state = latest_verdict(connection, product_id), [(row.id, row.status) for row in rows]
-        if self._few.get(product_id) == state:
-            return
-        active = self._active(product_id)  # before all verdicts are read, which takes longer
-        if active is None or plans.why_not(active, learn) is not None:
-            return
-        with self.database.reading() as connection:
-            words = words_of(connection, product_id)
-        if self._new(words, rows) < learn.after:
-            self._few[product_id] = state
-        else:
-            self.candidates.add(product_id, active.number, RULE, {"asked": ""})
-
     def _make(self, row: Row[Any]) -> None:
-        """Make a queued candidate. StoreError: it is made again later."""
-        try:
-            self._try(row)
-        except StoreError as error:
-            if error.code == "disk_full":
-                why = f"a version waits to be made from corrections: {error}"
-                self.report(f"learning_{row.product_id}", why)
-            raise
-
-    def _check_room(self, product_id: int) -> None:
-        """Raise StoreError where the disk has no room for another version and its temporary file."""
-        if not self.versions.is_open(product_id):
-            return
-        folder = self.versions.path(product_id, self.versions.number(product_id)).parent
-        if not folder.is_dir():
-            return  # its file is gone: reading it says so
-        needed = 2 * sum(part.stat().st_size for part in folder.iterdir())
-        if self.files.free_bytes() < needed:
-            where = f"the disk of {self.files.folder} is full: it wants {max(needed, 1e6) / 1e6:.0f} MB"
-            raise StoreError(f"{where}; free some space", "disk_full")
-
-    def _try(self, row: Row[Any]) -> None:
+        """Make a queued candidate. StoreError: it waits, and is made later."""
         product_id, number = row.product_id, row.id
+        if not self.candidates.change(number, of.RUNNING, only=of.UNMADE):
+            return  # it was rejected
         learn = self.settings.get(product_id) or Learn()
-        if not self.candidates.change(number, of.RUNNING, only=(of.QUEUED,)):
-            return
-        begun = time.monotonic()
-        out = self.files.temporary("model")
+        begun, out = time.monotonic(), self.files.temporary("model")
         try:
-            self._check_room(product_id)
-            active = self._active(product_id)
-            if (why := plans.why_not(active, learn)) is not None or active is None:
-                raise InputError(why or "no model is open")
+            if (full := self._no_room(product_id)) is not None:
+                raise full
+            active = self._able(product_id)
             with self.database.reading() as connection:
-                plan = plans.planned(connection, product_id, active, number)
+                plan = planned(connection, product_id, active, self.files, number)
             out = out.with_name(active.file.name)
-            job = plans.job_of(
-                plan,
-                active,
-                self.versions.path(product_id, plan.start),
-                learn,
-                self.files,
-                json.loads(row.facts).get("asked", ""),
-                out,
-            )
-            job |= {"engine": self.versions.engine_for(active.file), "device": self.versions.device}
-            found = self.worker.run(job, lambda *step: self._steps.__setitem__(number, step))
-            self._ready(row, plan, active, learn, found, out, begun)
+            start = str(self.versions.path(product_id, plan.start))
+            asked = json.loads(row.facts).get("asked", "")
+            job = {
+                "active": str(active.file),
+                "trained": start if active.is_trained else learn.trained,
+                "out": str(out),
+                "how": asked,
+                "strict": learn.rule == "auto",
+                "pictures": plan.pictures,
+                "good": learn.pictures if asked == "retrained" else None,
+                "threads": max(1, cores() // 2),
+                "engine": self.versions.engine_for(active.file),
+                "device": self.versions.device,
+            }
+            judgement = self.worker.run(job, lambda *step: self._steps.__setitem__(number, step))
+            self._ready(row, plan, active, learn, judgement, out, begun)
         except StoppedError:
             return  # still running in the data base: made anew when the station starts
-        except StoreError:
-            raise
         except Exception as error:  # any: else the candidate would be running for ever
-            why = with_kind(error).replace(str(out.parent), "")
-            facts = {"error": why, "verdicts": self._verdicts(product_id)}
-            how: dict[str, Any] = {"kind": of.NOT_MADE, "text": f": {why}", "facts": facts}
-            only = of.RUNNING, of.FAILED  # one that is ready by now stays so
-            if not self._kept(partial(self.candidates.change, number, of.FAILED, only=only, **how)):
-                raise
-            self.report(f"learning_{product_id}", f"no version could be made from corrections: {why}")
+            waits_for = error if isinstance(error, StoreError) else self._no_room(product_id)
+            if waits_for is None:
+                self._failed(row, error, with_kind(error).replace(str(out.parent), ""))
+                return
+            if waits_for.code == "disk_full":
+                why = f"a version waits to be made from corrections: {waits_for}"
+                self.report(f"learning_{product_id}", why)
+            raise waits_for from None
         finally:
             self._steps.pop(number, None)
             self.files.drop(out)
 
-    def _verdicts(self, product_id: int) -> list[int]:
-        with self.database.reading() as connection:
-            return sorted(word.verdict_id for word in words_of(connection, product_id).corrections)
+    def _no_room(self, product_id: int) -> StoreError | None:
+        """Error where the disk has no room for another version and its temporary file."""
+        try:
+            path = self.versions.path(product_id, self.versions.number(product_id))
+            self.files.check_room(2 * path.stat().st_size)
+        except StoreError as error:
+            return error
+        except (NoModelError, OSError):  # its file is gone: reading it says so
+            pass
+        return None
+
+    def _failed(self, row: Row[Any], error: Exception, why: str) -> None:
+        facts = {"error": why, "verdicts": self._words(row.product_id).verdicts}
+        how: dict[str, Any] = {"kind": of.NOT_MADE, "text": f": {why}", "facts": facts}
+        if not self.candidates.change(row.id, of.FAILED, only=(of.RUNNING,), **how):
+            raise error  # it is ready by now, and stays so
+        self.report(f"learning_{row.product_id}", f"no version could be made from corrections: {why}")
 
     def _kept(self, write: Callable[[], T]) -> T:
         """Repeat a write until the data base is back: a candidate took long to make."""
@@ -311,88 +284,65 @@ class Learning(Background):
     def _ready(
         self,
         row: Row[Any],
-        plan: plans.Plan,
-        active: plans.Active,
+        plan: Plan,
+        active: Active,
         learn: Learn,
-        found: dict[str, Any],
+        judgement: dict[str, Any],
         out: Path,
         begun: float,
     ) -> None:
-        """Add the worker's model as a version. Each step is repeated alone while the data base is away: a
-        repeated comparison would find another active version after the switch."""
-        product_id = row.product_id
-        learnt = sorted({*plan.learnt, *found["learnt"]})
+        """Add the worker's model as a version, and activate it if the rule says so."""
+        product_id, words = row.product_id, plan.words
+        learnt = sorted({*plan.learnt, *judgement["learnt"]})
         text = f"{pluralize(len(learnt), 'correction')}, on version {plan.start}"
         version = self._kept(lambda: self.versions.add(product_id, out, text, row.who))
-        corrections = [
-            {"id": word.number, "verdict": word.verdict, "verdict_id": word.verdict_id}
-            for word in plan.words.corrections
-        ]
-        seconds = {**found["seconds"], "total": round(time.monotonic() - begun, 2)}
+        seconds = round(time.monotonic() - begun, 2)
+        is_active = self.versions.number(product_id) == active.number
+        contradictory = sorted({*judgement["contradictory"], *words.contradictory})
         facts = {
-            "how": found["how"],
+            "how": judgement["how"],
             "learnt": learnt,
-            "verdicts": plan.verdicts,
-            "corrections": corrections,
-            "gone": plan.words.gone,
+            "verdicts": words.verdicts,
+            "corrections": [
+                {"id": word.number, "verdict": word.verdict, "verdict_id": word.verdict_id}
+                for word in words.corrections
+            ],
             "compared_with": active.number,
-            "judgement": {
-                **{name: value for name, value in found.items() if name != "seconds"},
-                "contradictory": sorted({*found["contradictory"], *plan.words.contradictory}),
-                "gone": plan.words.gone,
-            },
-            "seconds": seconds,
+            "judgement": {**judgement, "contradictory": contradictory, "gone": words.gone},
+            "seconds": {"total": seconds},
             "error": None,
+            "waits": waits(judgement, len(words.corrections), learn.after, is_active),
         }
-        current = self.versions.number(product_id)
-        waits = waits_for(found, len(corrections), learn.after, current == active.number)
-        facts["waits"] = waits
-        self._kept(
-            lambda: self.candidates.change(
-                row.id,
-                of.READY,
-                kind=of.MADE,
-                who=row.who,
-                text=f" became version {version}",
-                facts=facts,
-                version_id=version,
-                start_version_id=plan.start,
-            )
-        )
+        said: dict[str, Any] = {"kind": of.MADE, "who": row.who, "text": f" became version {version}"}
+        said |= {"version_id": version, "start_version_id": plan.start}
+        self._kept(lambda: self.candidates.change(row.id, of.READY, facts=facts, **said))
         self.report(f"learning_{product_id}", None)
-        self.say(f"version {version} was made from corrections in {seconds['total']:.1f} s")
+        self.say(f"version {version} was made from corrections in {seconds:.1f} s")
         if learn.rule == "auto" and self.settings.get(product_id) is not None:
-            self._by_rule(row, version, active.number, waits)
+            self._by_rule(row, version, active.number, facts["waits"])
         current = self.versions.number(product_id)
         if current not in (active.number, version):
-            self._kept(lambda: self.candidates.add(product_id, current, RULE, {"asked": ""}))
-        self._forget(product_id, learn.keep)
+            self.candidates.add(product_id, current, RULE, {"asked": ""})
+        unused = [one for one in self.candidates.listed(product_id, 1000) if one.status in of.UNUSED]
+        for one in [one for one in unused if one.version_id is not None][learn.keep :]:
+            said = {"kind": of.FORGOTTEN, "text": f": version {one.version_id}", "version_id": None}
+            self.candidates.change(one.id, of.REMOVED, **said)
+            self.versions.remove(product_id, one.version_id)
 
-    def _by_rule(self, row: Row[Any], version: int, instead_of: int, waits: list[str]) -> None:
+    def _by_rule(self, row: Row[Any], version: int, instead_of: int, reasons: list[str]) -> None:
         """Activate a version that need not wait; else note why it waits."""
         error = ""
-        if not waits:
-            activate = partial(self.versions.activate, row.product_id, version, RULE, instead_of)
+        if not reasons:
             try:
-                waits = [] if self._kept(activate) else [SWITCHED]  # by a person, while it was opened
-            except (StoreError, StoppedError):
+                if self.versions.activate(row.product_id, version, RULE, instead_of):
+                    self.candidates.settle()
+                    return
+                reasons = [SWITCHED]  # by a person, while it was opened
+            except StoreError:
                 raise
             except FlawscopeError as why:  # kept, so that a person may try again
-                waits, error = [NOT_OPENED], f": {why}"
-        if not waits:
-            self._kept(lambda: self.candidates.change(row.id, of.LIVE))
-            return
-        text = f": version {version} does not go live by the rule ({', '.join(waits)}){error}"
+                reasons, error = [NOT_OPENED], f": {why}"
+        text = f": version {version} does not go live by the rule ({', '.join(reasons)}){error}"
         said: dict[str, Any] = {"kind": of.REFUSED_BY_RULE, "who": RULE, "text": text}
         only = (of.READY,)  # a person may have activated or rejected it meanwhile
-        facts = {"waits": waits}
-        self._kept(lambda: self.candidates.change(row.id, of.READY, only=only, facts=facts, **said))
-
-    def _forget(self, product_id: int, keep: int) -> None:
-        """Remove the versions that were made and never used, except the latest `keep`."""
-        for row in self.candidates.never_used(product_id)[keep:]:
-            number = row.version_id
-            text = f": version {number}"
-            said: dict[str, Any] = {"kind": of.FORGOTTEN, "text": text, "version_id": None}
-            self._kept(partial(self.candidates.change, row.id, of.REMOVED, **said))
-            self._kept(partial(self.versions.remove, product_id, number))
+        self.candidates.change(row.id, of.READY, facts={"waits": reasons}, only=only, **said)
