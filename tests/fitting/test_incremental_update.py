@@ -206,7 +206,7 @@ def test_a_correction_that_hides_a_known_defect_is_responsible(
 # --------------------------------------------------------------------------- `extend`: what it may change
 
 
-def extended(model: Predictor, images: list[str], **how: object) -> Predictor:
+def extended(model: Predictor, images: list[Any], **how: object) -> Predictor:
     return flawscope.extend(model, images, device="cpu", check=False, **how)  # type: ignore[arg-type]
 
 
@@ -225,8 +225,9 @@ def test_chosen_pictures_leave_the_calibration_as_it_was(model: Predictor, part:
 
 
 def test_a_fair_sample_sets_the_threshold_if_it_is_one(model: Predictor, part: Part) -> None:
-    good = [part(100 + k) for k in range(4)]
+    good = [decode(part(100 + k)) for k in range(4)]
     new = extended(model, good, fair=True, force=True)
+    assert extended(model, good[:1], drop_suspects=True).calibration.scores == model.calibration.scores
     assert new.calibration.count == model.calibration.count + 4
     stained = [part(200 + k, stained=True) for k in range(6)]
     with pytest.raises(PowerLostError) as refused:

@@ -125,8 +125,9 @@ def extend(
         group_numbers(names_of(sources), group)
         old = replace(old, manifest=replace(old.manifest, facts={**old.manifest.facts, "group": group}))
     names = [*names_of(sources), *names_of(defects)]
+    sure = [force or (isinstance(source, Path) and source in twice) for source in sources]
     pictures = [
-        Reviewed(k, source, True, names[k], learn=True, sure=force or source in twice, drawn=fair)
+        Reviewed(k, source, True, names[k], learn=True, sure=sure[k], drawn=fair)
         for k, source in enumerate(sources)
     ]
     pictures += [Reviewed(k, one, False, names[k]) for k, one in enumerate(defects, start=len(sources))]
