@@ -74,7 +74,20 @@ def test_corrections_become_a_version_and_going_back_is_the_old_one(
     assert score > threshold
     shown = line.http.get(f"{API}/versions").json()["versions"][0]
     assert shown["origin"] == "3 corrections, on version 1"
-    assert line.use(2).status_code == 200
+    # one that loses something wants it named, once
+    facts = json.loads(running.station.learning.candidates.row(1, candidate["id"]).facts)
+    facts["judgement"] |= {"lost": [8], "refused": ["simulated"], "responsible": [9]}
+    running.station.learning.candidates.change(candidate["id"], "ready", facts=facts)
+    page = line.http.get(f"/{NAME}/models").text
+    assert f"{API}/inspections/9/" in page, "a small picture of the correction that is responsible"
+    assert 'data-losing="8,9"' in page
+    refused = line.use(2)
+    assert (refused.status_code, refused.json()["code"]) == (409, "loses_defects")
+    assert "8, 9" in refused.json()["error"]
+    assert line.use(2, losing=[8]).status_code == 409
+    assert line.active() == 1
+    assert line.use(2, losing=[8, 9]).status_code == 200
+    assert (line.use(1).status_code, line.use(2).status_code) == (200, 200)
     assert line.send(drawn_part(250, stained=True), "new stain.png")["version"] == 2
     # what it learnt from stays
     store, knows = running.station.store, Learnt(running.station.database, running.station.files).knows
@@ -87,7 +100,7 @@ def test_corrections_become_a_version_and_going_back_is_the_old_one(
     kinds = [(one["kind"], one["by"]) for one in line.http.get(f"{API}/trail").json()["entries"]]
     wanted = ["learning asked", "candidate ready", "version added", "version activated", "verdict"]
     assert all((kind, "local") in kinds for kind in wanted)
-    assert kinds.count(("version activated", "local")) == 3 - 1 + (
+    assert kinds.count(("version activated", "local")) == 5 - 1 + (
         ("version activated", "station") not in kinds
     )
     assert line.http.get(f"{API}/candidates/{candidate['id']}").json()["status"] == "live"
@@ -116,26 +129,6 @@ def test_by_the_rule_it_goes_live_and_what_is_taken_back_is_forgotten(
     manifest = read_manifest(running.station.versions.path(1, second["version"]))
     trained = [one for one in manifest.pictures if one.role == "train"]
     assert len(trained) == 12 + len(learnt)
-
-
-def test_a_version_that_loses_a_known_defect_wants_them_named(line: Line, running: Any) -> None:
-    line.shift()
-    candidate = line.learn()
-    learning = running.station.learning
-    row = learning.candidates.row(1, candidate["id"])
-    facts = json.loads(row.facts)
-    facts["judgement"] |= {"lost": [8], "refused": ["simulated"], "responsible": [9]}
-    learning.candidates.change(candidate["id"], "ready", facts=facts)
-    page = line.http.get(f"/{NAME}/models").text
-    assert f"{API}/inspections/9/" in page, "a small picture of the correction that is responsible"
-    assert 'data-losing="8,9"' in page
-    refused = line.use(2)
-    assert (refused.status_code, refused.json()["code"]) == (409, "loses_defects")
-    assert "8, 9" in refused.json()["error"]
-    assert line.use(2, losing=[8]).status_code == 409
-    assert line.active() == 1
-    assert line.use(2, losing=[8, 9]).status_code == 200
-    assert (line.use(1).status_code, line.use(2).status_code) == (200, 200), "it was agreed to once"
 
 
 def test_a_process_that_is_killed_and_one_that_begins_again(line: Line, running: Any) -> None:
