@@ -165,7 +165,7 @@ class Learning(Background):
         with suppress(NoModelError):
             number = self.versions.number(product_id)
             active = Active.of(number, self.versions.path(product_id, number))
-        why = why_not(active, self.settings[product_id] or Learn(), how)
+        why = why_not(active, self.settings.get(product_id) or Learn(), how)
         if active is None or why is not None:
             raise UnableError(why)
         return active
