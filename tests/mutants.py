@@ -3,9 +3,9 @@
     $ python tests/mutants.py --out mutants.json
 
 A mutant is the program with one operator, constant, condition or returned value changed. Which ones are drawn
-follows from --seed and the source. Each runs the tests of its area until the first that fails; one that
-survives is printed with its line. `--again FILE` runs the mutants of an earlier run on today's source and
-tests: those whose function or line is gone are counted apart. Goes on where it stopped.
+follows from --seed and the source. Each runs the tests of its area that execute its statement, the quickest
+first, until one fails; one that survives is printed with its line. `--again FILE` runs the mutants of an
+earlier run on today's source and tests: those whose place is gone are counted apart. Goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -20,11 +20,14 @@ import subprocess
 import sys
 import tempfile
 import time
+import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import Queue
 from typing import Any
+
+from coverage import CoverageData
 
 ROOT = Path(__file__).resolve().parents[1]
 # area -> its modules and its tests, as patterns in src/flawscope and in tests
@@ -87,7 +90,7 @@ def sites(path: Path) -> Iterator[dict[str, Any]]:
             before = ast.get_source_segment(text, node)
             after = ast.unparse(made)
             after = after if isinstance(node, ast.Return) else f"({after})"
-            place = {"line": node.lineno, "column": node.col_offset}  # in bytes
+            place = {"line": node.lineno, "column": node.col_offset, "end": node.end_lineno}  # in bytes
             yield {"function": function, **place, "before": before, "after": after}
         for name, field in ast.iter_fields(node):
             if name in ("annotation", "returns", "decorator_list") or isinstance(node, ast.JoinedStr):
@@ -124,8 +127,78 @@ def mutated(text: str, mutant: dict[str, Any], path: Path) -> str | None:
     return text[:start] + found["after"] + text[start + len(found["before"]) :]
 
 
-def run(mutant: dict[str, Any], copy: Path) -> dict[str, Any]:
-    """Put the fault into a copy of the program, run the tests of its area, take it out again."""
+class Coverage:
+    """Tests of an area that execute a line, found by one run of the area on an unchanged copy."""
+
+    def __init__(self, area: str, copy: Path):
+        tests = [str(t.relative_to(copy)) for p in AREAS[area][1].split() for t in (copy / "tests").glob(p)]
+        self.lines: dict[Path, dict[int, list[str]]] = {}
+        with tempfile.TemporaryDirectory() as folder:
+            database, times = Path(folder, "coverage"), Path(folder, "times.xml")
+            arguments = ["--cov=src/flawscope", "--cov-context=test", "--cov-report=", f"--junitxml={times}"]
+            pytest(copy, [*arguments, *tests], COVERAGE_FILE=str(database))
+            data = CoverageData(str(database))
+            data.read()
+            for module in modules(area):
+                here = copy / module.relative_to(ROOT)
+                self.lines[here] = data.contexts_by_lineno(str(here))
+            cases = ET.parse(times).iter("testcase")
+            names = [
+                (f"{case.get('classname', '').replace('.', '/')}.py::{case.get('name')}", case)
+                for case in cases
+            ]
+            self.seconds = {name: float(case.get("time", 0)) for name, case in names}
+
+    def tests(self, place: Path, text: str, mutant: dict[str, Any]) -> list[str]:
+        """Tests that execute the mutant's statement, the quickest first."""
+        site = next(
+            s for s in sites(place) if all(s[k] == mutant[k] for k in ("function", "before", "after", "nth"))
+        )
+        around = [
+            node
+            for node in ast.walk(ast.parse(text))
+            if isinstance(node, ast.stmt) and node.lineno <= site["line"] <= (node.end_lineno or 0)
+        ]
+        functions = [node for node in around if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+        narrow, wide = max(around, key=lambda node: node.lineno), functions[-1]
+        for first, last in ((narrow.lineno, site["end"]), (wide.lineno, wide.end_lineno or 0)):
+            found = {
+                name.rpartition("|")[0]
+                for line in range(first, last + 1)
+                for name in self.lines[place].get(line, [])
+                if name
+            }
+            if found:
+                return sorted(found, key=lambda name: self.seconds.get(name, 0.0))
+        return []
+
+
+def pytest(copy: Path, arguments: list[str], **env: str) -> subprocess.CompletedProcess[str]:
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "--no-header",
+        "-p",
+        "no:cacheprovider",
+        "-k",
+        "not postgresql",
+    ]
+    env = {
+        **os.environ,
+        "PYTHONPATH": f"{copy / 'src'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        **env,
+    }
+    limit = LIMIT if "-x" in arguments else None
+    return subprocess.run(
+        [*command, *arguments], cwd=copy, env=env, capture_output=True, text=True, timeout=limit
+    )
+
+
+def run(mutant: dict[str, Any], copy: Path, coverage: Coverage, first: Path) -> dict[str, Any]:
+    """Put the fault into a copy of the program, run the tests that execute it, take it out again."""
     for source in [ROOT / mutant["module"], *modules(mutant["area"])]:  # it may have moved since
         if not source.exists():
             continue
@@ -134,21 +207,23 @@ def run(mutant: dict[str, Any], copy: Path) -> dict[str, Any]:
             break
     else:
         return mutant | {"found": "gone"}
-    tests = [t for p in AREAS[mutant["area"]][1].split() for t in sorted((copy / "tests").glob(p))]
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider"]
-    command += ["-k", "not postgresql", *map(str, tests)]
+    tests = coverage.tests(first / source.relative_to(ROOT), text, mutant)
+    if not tests:
+        return mutant | {"found": None, "tests": 0}
     place.write_text(wrong, encoding="utf-8")
     begun = time.monotonic()
     try:
-        env = {**os.environ, "PYTHONPATH": str(copy / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
-        done = subprocess.run(command, cwd=copy, env=env, capture_output=True, text=True, timeout=LIMIT)
+        with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
+            file.write("\n".join(tests))
+            file.flush()
+            done = pytest(copy, ["-x", f"@{file.name}"])
         failed = [line for line in done.stdout.split("\n") if line.startswith(("FAILED", "ERROR"))]
         found = failed[0].split(" - ")[0] if failed else None if done.returncode == 0 else done.stdout[-200:]
     except subprocess.TimeoutExpired:
         found = "time"
     finally:
         place.write_text(text, encoding="utf-8")
-    return mutant | {"found": found, "seconds": round(time.monotonic() - begun, 1)}
+    return mutant | {"found": found, "seconds": round(time.monotonic() - begun, 1), "tests": len(tests)}
 
 
 def main() -> None:
@@ -165,7 +240,7 @@ def main() -> None:
         drawn = json.loads(args.out.read_text())
     elif args.again:
         drawn = [
-            {k: v for k, v in one.items() if k not in ("found", "seconds")}
+            {k: v for k, v in one.items() if k not in ("found", "seconds", "tests")}
             for one in json.loads(args.again.read_text())
         ]
     else:
@@ -186,11 +261,14 @@ def main() -> None:
                     source, target
                 )
             copies.put(Path(folder) / str(n))
+        first = Path(folder) / "0"
+        left = {one["area"] for one in drawn if "found" not in one}
+        coverages = {area: Coverage(area, first) for area in AREAS if area in left}
 
         def judged(number: int) -> None:
             copy = copies.get()
             try:
-                drawn[number] = run(drawn[number], copy)
+                drawn[number] = run(drawn[number], copy, coverages[drawn[number]["area"]], first)
             finally:
                 copies.put(copy)
             args.out.write_text(json.dumps(drawn, indent=1) + "\n")

@@ -247,6 +247,7 @@ def test_float_pictures_far_from_their_white_level_are_refused(refused):
     refused(lambda: Preprocess()(np.full((4, 4), 200.0)), "200", "white level")
     refused(lambda: Preprocess(white_level=4095)(np.full((4, 4), 0.5)), "4095")
     assert Preprocess(white_level=200)(np.full((4, 4), 100.0))[0].max() == np.float32(0.5)
+    assert Preprocess(white_level=0.5)(np.full((4, 4), 0.25))[0].max() == np.float32(0.5)
     assert Preprocess()(np.full((4, 4), -0.5))[0].min() == 0
 
 

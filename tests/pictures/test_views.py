@@ -163,6 +163,8 @@ def test_what_lies_outside_of_the_region_is_marked_and_tiles_without_any_of_it_a
     np.testing.assert_allclose(-1 - outside, shown[:32, 32:64].transpose(2, 0, 1) / 255, atol=1e-6)
     assert views.valid_mask()[:, :32].all()
     assert not views.valid_mask()[:, 32:].any()
+    black = Preprocess((32, 32)).views(np.zeros((32, 32, 3), np.uint8))
+    assert black.valid_mask().all()
 
 
 @pytest.mark.parametrize(
