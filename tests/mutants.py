@@ -5,7 +5,7 @@
 A mutant is the program with one operator, constant, condition or returned value changed. Which ones are drawn
 follows from --seed and the source. Each runs the tests of its area that execute its statement, the quickest
 first, until one fails; one that survives is printed with its line. `--again FILE` runs the mutants of an
-earlier run on today's source and tests: those whose place is gone are counted apart. Goes on where it stopped.
+earlier run on today's source and tests: those whose place is gone count apart. Goes on where it stopped.
 """
 
 from __future__ import annotations

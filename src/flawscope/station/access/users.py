@@ -243,17 +243,25 @@ class Access:
             return [("token", _digest(secret.strip())), _OPEN]
         return [("session", _digest(cookie)), _OPEN] if cookie else [_OPEN]
 
+    def remembered(self, request: HTTPConnection) -> Person | None:
+        """Return the sender as `find` does, where no look into the data base is needed, else None."""
+        return self._at_hand(self._brought(request)[0])
+
+    def _at_hand(self, key: _Key) -> Person | None:
+        known, at = self._memory.get(key, (None, 0.0))
+        return known.now() if known is not None and self.clock() - at <= FRESH else None
+
     def _ask(self, key: _Key) -> Person | None:
         memory = self._memory  # another one after a change: what was read before is not kept
-        known, at = memory.get(key, (None, 0.0))
-        if known is None or self.clock() - at > FRESH:
-            kind, digest = key
-            known = {"open": self._nobody, "session": self._session, "token": self._token}[kind](digest)
-            if known is None:
-                return None
-            if len(memory) >= MOST:
-                memory.clear()
-            memory[key] = known, self.clock()
+        if (person := self._at_hand(key)) is not None:
+            return person
+        kind, digest = key
+        known = {"open": self._nobody, "session": self._session, "token": self._token}[kind](digest)
+        if known is None:
+            return None
+        if len(memory) >= MOST:
+            memory.clear()
+        memory[key] = known, self.clock()
         return known.now()
 
     def _nobody(self, digest: str) -> _Known:

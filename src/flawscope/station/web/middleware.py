@@ -130,7 +130,9 @@ class Guard:
         self._check_host(request)
         if scope["path"] in _HEALTH or scope["path"].startswith("/static/"):
             return None
-        person = await anyio.to_thread.run_sync(self.access.find, request, limiter=self._limiter)
+        person = self.access.remembered(request)
+        if person is None:
+            person = await anyio.to_thread.run_sync(self.access.find, request, limiter=self._limiter)
         scope[SCOPE] = person
         if person == LOCAL:
             self._check_here(request)
