@@ -279,7 +279,7 @@ def test_null_means_that_nobody_looks(open_station: Any, settings: Settings) -> 
 def test_the_settings_file_has_it_for_each_product(settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "station.yaml").write_text(
         "products:\n  one: a.onnx\n  two: {model: b.onnx, drift: 5 %, camera_checks: false}\n"
-        "  three: {model: c.onnx, drift: null, light: false}\n  four: {model: d.onnx, drift: 0.02}\n"
+        "  three: {model: c.onnx, drift: null, light: false}\n  four: {model: d.onnx, drift: 2 %}\n"
     )
     found = read_settings(tmp_path / "station.yaml").products.values()
     assert [one.camera_checks for one in found] == [True, False, True, True]

@@ -34,13 +34,14 @@ class Asked:
 
     sources: files, or one picture itself. total: how many; 0 where they come one by one.
     beside: files that are no pictures. several: files that turned out to hold more than the one picture that
-    is judged.
+    is judged. wrong: words among the sources that mean nothing, and why.
     """
 
     sources: Iterable[Source]
     total: int = 0
     beside: list[str] = field(default_factory=list)
     several: list[str] = field(default_factory=list)
+    wrong: dict[Path, str] = field(default_factory=dict)
 
 
 def asked_inputs(specs: list[str]) -> Asked:
@@ -54,18 +55,18 @@ def asked_inputs(specs: list[str]) -> Asked:
         raise InputError("- stands alone: leave out the other pictures, or -; a file of this name is ./-")
     sources: dict[Path, None] = {}  # each once
     beside: list[str] = []
-    wrong: list[InputError] = []
+    wrong: dict[Path, str] = {}
     for spec in specs:
         try:
             inputs, others = list_inputs(spec)
         except InputError as error:
-            wrong.append(error)
             inputs, others = [Path(spec)], []
+            wrong[Path(spec)] = str(error)
         sources |= dict.fromkeys(inputs)
         beside += map(os.fspath, others)
-    if len(wrong) == len(specs):
-        raise wrong[0]
-    return Asked(sources, len(sources), beside)
+    if len(wrong) == len(sources):
+        raise InputError(next(iter(wrong.values())))
+    return Asked(sources, len(sources), beside, wrong=wrong)
 
 
 def _piped(stream: IO[bytes]) -> Asked:

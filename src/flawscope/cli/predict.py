@@ -63,7 +63,11 @@ def run(args: argparse.Namespace) -> int:
     asked = output.asked_inputs(args.pictures)
     step = common.step_for(args) if asked.total else silent
     predictor = common.load_model(args, args.model)
-    root = folder_of([path for path in asked.sources if isinstance(path, Path)]) if asked.total else None
+    root = None
+    if asked.total:
+        root = folder_of(
+            [path for path in asked.sources if isinstance(path, Path) and path not in asked.wrong]
+        )
     results = output.Output(args, root, at_once=not asked.total)
     together = Mismatch(predictor.calibration.expected_rate)
     began, complete = time.monotonic(), False
@@ -106,7 +110,8 @@ def _judge(
         name = os.fspath(source) if isinstance(source, str | os.PathLike) else output.PIPED
         with noted_interrupts("") as interrupted:
             if isinstance(result, InputError):
-                results.add(Unjudged(name, one_line(result)), source)
+                why = asked.wrong.get(Path(name)) or one_line(result)
+                results.add(Unjudged(name, why), source)
             else:
                 results.add(replace(result, path=name), source)
                 together.add(result)  # an unprinted result has no row either

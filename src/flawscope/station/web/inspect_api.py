@@ -18,7 +18,7 @@ from flawscope.station.inspecting.picture import Picture
 from flawscope.station.inspecting.writer import Recorded
 from flawscope.station.sources.camera import Camera, NoFrameError, Shot
 from flawscope.station.station import Station
-from flawscope.station.store.inspection import Inspection, Label, triggered, uploaded
+from flawscope.station.store.inspection import Inspection, KeyUsedError, Label, triggered, uploaded
 from flawscope.station.store.inspection import (
     Request as Asked,
 )
@@ -98,7 +98,13 @@ async def inspect(
                 for place, one in enumerate(pictures)
             ]
         there = await asyncio.to_thread(station.store.answered, product_id, asked) if asked else {}
-        answers = iter(station.inspector.submit([p for k, p in enumerate(pictures) if k not in there]))
+        try:
+            answers = iter(station.inspector.submit([p for k, p in enumerate(pictures) if k not in there]))
+        except (
+            KeyUsedError
+        ):  # these may have been recorded since, and another request has come under their key
+            there = await asyncio.to_thread(station.store.answered, product_id, asked) if asked else {}
+            answers = iter(station.inspector.submit([p for k, p in enumerate(pictures) if k not in there]))
     except FlawscopeError as error:
         count(station, name, error)
         raise
@@ -186,7 +192,14 @@ async def trigger(
         shot = await _shot(found, min(seconds, due - time.monotonic()), asked)
         picture = await asyncio.to_thread(found.picture, shot, None if asked is None else asked.key_of(0))
         sent = replace(picture, request=asked, due=due, **label._asdict())
-        (answer,) = station.inspector.submit([sent])
+        try:
+            (answer,) = station.inspector.submit([sent])
+        except KeyUsedError:  # as above
+            there = await asyncio.to_thread(station.store.answered, product_id, asked) if asked else {}
+            if not there:
+                raise
+            response.status_code = 200
+            return await asyncio.to_thread(station.inspection, name, there[0])
         recorded = await in_time(station, product_id, answer, due)
         inspection = await inspection_of(station, name, recorded)
     except FlawscopeError as error:
