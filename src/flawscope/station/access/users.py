@@ -245,16 +245,17 @@ class Access:
 
     def remembered(self, request: HTTPConnection) -> Person | None:
         """Return the sender as `find` does, where no look into the data base is needed, else None."""
-        return self._at_hand(self._brought(request)[0])
+        known = self._at_hand(self._brought(request)[0])
+        return None if known is None else known.now()
 
-    def _at_hand(self, key: _Key) -> Person | None:
+    def _at_hand(self, key: _Key) -> _Known | None:
         known, at = self._memory.get(key, (None, 0.0))
-        return known.now() if known is not None and self.clock() - at <= FRESH else None
+        return known if self.clock() - at <= FRESH else None
 
     def _ask(self, key: _Key) -> Person | None:
         memory = self._memory  # another one after a change: what was read before is not kept
-        if (person := self._at_hand(key)) is not None:
-            return person
+        if (fresh := self._at_hand(key)) is not None:
+            return fresh.now()
         kind, digest = key
         known = {"open": self._nobody, "session": self._session, "token": self._token}[kind](digest)
         if known is None:
