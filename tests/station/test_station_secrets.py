@@ -53,6 +53,7 @@ def said(call: Any, *values: Any) -> str:
 @given(secrets, st.sampled_from("/@:?#&=;%\\ .-"), places)
 def test_no_place_of_an_address_gives_a_secret_away(parts: list[str], mark: str, place: str) -> None:
     assume(mark != "@" or not place.endswith(":{0}"))  # behind an @ at the end stands the host
+
     def address(scheme: str) -> str:
         return place.format(mark.join(parts), scheme=scheme)
 
