@@ -124,13 +124,13 @@ def on_cluster(args: argparse.Namespace) -> int:
         step=common.step_for(args),
         say=common.say_for(args),
     )
-    told = facts_of(args, found.manifest, found.calibration, found.together, len(found.unjudged))
+    told = facts_of(args, found.manifest, found.manifest.calibration, found.together, len(found.unjudged))
     told |= {"complete": True, "seconds": round(time.monotonic() - began, 3)}
     Store(args.out).write(FACTS, f"{json.dumps(told, indent=1, allow_nan=False)}\n".encode())
     if not args.quiet:
         common.say(f"results in {args.out}: a row for every input in parts, a summary in {FACTS}")
         if found.together.count:
-            common.say(all_together(found.together, found.calibration))
+            common.say(all_together(found.together, found.manifest.calibration))
         remarks(found.several, found.beside, found.together)
     code = common.report_failures(found.unjudged)
     if more := len(found.unjudged) - len(found.unjudged.first):

@@ -11,13 +11,12 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import IO, Any
 
 from flawscope.artefact.files import digest_of
 from flawscope.artefact.model_file import Manifest
-from flawscope.calibration.threshold import Calibration, Rate, rate_of
 from flawscope.cluster import connect, listing, shards
 from flawscope.cluster.listing import Listing, Some, Store, is_url
 from flawscope.cluster.shards import RUN, Job, Run
@@ -40,13 +39,13 @@ A_PIXEL = 512  # bytes of a network's input pixel, with all that the network com
 
 @dataclass
 class Results:
-    """Outcome of a run. together: counts, and the latest pictures' mismatch with the model. unjudged: reasons
+    """Outcome of a run. together: counts, and the latest pictures' mismatch with the model. manifest: of the
+    model, with the false-alarm rate that it was called with. unjudged: reasons
     why inputs were not judged. several: files with several pictures. undrawn: judged pictures that were not
     drawn. beside: files beside the pictures."""
 
     together: Mismatch
     manifest: Manifest
-    calibration: Calibration
     beside: Some = field(default_factory=Some)
     unjudged: Some = field(default_factory=Some)
     several: Some = field(default_factory=Some)
@@ -59,7 +58,7 @@ def predict(
     *,
     where: str = "auto",
     out: str,
-    false_alarm_rate: Rate | None = None,
+    false_alarm_rate: float | str | None = None,
     engine: str | None = None,
     device: str = "auto",
     threads: int = 1,
@@ -98,8 +97,8 @@ def predict(
     connect.check(where)
     require_installed("--cluster", "pyarrow", "fsspec", extras="cluster")
     facts = read_manifest(model)
-    rate = None if false_alarm_rate is None else rate_of(false_alarm_rate)
-    calibration = facts.calibration if rate is None else facts.calibration.with_rate(rate)
+    if false_alarm_rate is not None:
+        facts = replace(facts, calibration=facts.calibration.with_rate(false_alarm_rate))
     store = Store(out)
     if overlays:
         _refuse_among_pictures(store, out, pictures)
@@ -108,7 +107,7 @@ def predict(
         "model": [digest_of(model)],
         "pictures": list(pictures),
         "folder": os.getcwd() if relative else "",  # elsewhere these would be other pictures
-        "false-alarm-rate": rate,
+        "false-alarm-rate": None if false_alarm_rate is None else facts.calibration.rate,
         "engine": engine,
         "device": device,
         "threads": threads,
@@ -121,7 +120,7 @@ def predict(
             run = _judge(store, run, call, listed, model, facts, step, say)
     else:
         say(f"{pluralize(run.shards, 'part')} are there: nothing is left to do")
-    return _collected(store, run, Results(Mismatch(calibration.expected_rate), facts, calibration))
+    return _collected(store, run, Results(Mismatch(facts.calibration.expected_rate), facts))
 
 
 def _is_placed(spec: str) -> bool:

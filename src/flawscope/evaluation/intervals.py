@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flawscope import metrics
-from flawscope.calibration.power import NORMAL_QUANTILE
 from flawscope.errors import pluralize
 from flawscope.evaluation.result import Evaluated
 
@@ -70,7 +70,7 @@ def auroc_interval(anomalous: Flags, scores: NDArray[Any]) -> Interval | None:
         return None
     if 0 < area < 1 and variance > 0:
         logit = math.log(area / (1 - area))
-        reach = NORMAL_QUANTILE * math.sqrt(variance) / (area * (1 - area))
+        reach = NormalDist().inv_cdf(0.975) * math.sqrt(variance) / (area * (1 - area))
         low, high = (1 / (1 + math.exp(-v)) for v in (logit - reach, logit + reach))
         return Interval(low, high, "DeLong, logit scale")
     if area in (0.0, 1.0):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Annotated, Any
@@ -97,14 +98,7 @@ async def inspect(
                 replace(one, key=asked.key_of(place), request=asked, hash=asked.pictures[place])
                 for place, one in enumerate(pictures)
             ]
-        there = await asyncio.to_thread(station.store.answered, product_id, asked) if asked else {}
-        try:
-            answers = iter(station.inspector.submit([p for k, p in enumerate(pictures) if k not in there]))
-        except (
-            KeyUsedError
-        ):  # these may have been recorded since, and another request has come under their key
-            there = await asyncio.to_thread(station.store.answered, product_id, asked) if asked else {}
-            answers = iter(station.inspector.submit([p for k, p in enumerate(pictures) if k not in there]))
+        there, answers = await submitted(station, product_id, asked, pictures)
     except FlawscopeError as error:
         count(station, name, error)
         raise
@@ -132,6 +126,26 @@ async def inspect(
     station.metrics.seconds.labels(name).observe(time.perf_counter() - begun)
     response.status_code = 201 if is_new or is_form else 200
     return {"results": results} if is_form else results[0]["inspection"]
+
+
+async def submitted(
+    station: Station, product_id: int, asked: Asked | None, pictures: Sequence[Picture]
+) -> tuple[dict[int, int], Iterator[Future[Recorded]]]:
+    """Submit the pictures of a request, but for those that it has been answered for before: these come by
+    their places, with their inspections' numbers.
+
+    Raises:
+        KeyUsedError: another request has come under its key.
+    """
+
+    async def begin() -> tuple[dict[int, int], Iterator[Future[Recorded]]]:
+        there = await asyncio.to_thread(station.store.answered, product_id, asked) if asked else {}
+        return there, iter(station.inspector.submit([p for k, p in enumerate(pictures) if k not in there]))
+
+    try:
+        return await begin()
+    except KeyUsedError:  # another request came under the key after ours had been recorded: ask again
+        return await begin()
 
 
 async def in_time(station: Station, product_id: int, answer: Future[Recorded], due: float) -> Recorded:
@@ -192,15 +206,11 @@ async def trigger(
         shot = await _shot(found, min(seconds, due - time.monotonic()), asked)
         picture = await asyncio.to_thread(found.picture, shot, None if asked is None else asked.key_of(0))
         sent = replace(picture, request=asked, due=due, **label._asdict())
-        try:
-            (answer,) = station.inspector.submit([sent])
-        except KeyUsedError:  # as above
-            there = await asyncio.to_thread(station.store.answered, product_id, asked) if asked else {}
-            if not there:
-                raise
+        there, answers = await submitted(station, product_id, asked, [sent])
+        if there:
             response.status_code = 200
             return await asyncio.to_thread(station.inspection, name, there[0])
-        recorded = await in_time(station, product_id, answer, due)
+        recorded = await in_time(station, product_id, next(answers), due)
         inspection = await inspection_of(station, name, recorded)
     except FlawscopeError as error:
         count(station, name, error)
