@@ -398,6 +398,29 @@ def test_a_folder_that_goes_away_is_reported_once_and_waited_for(
     assert "can be read again" in err
 
 
+def test_the_picture_after_which_it_ends_counts_as_judged(
+    monkeypatch: pytest.MonkeyPatch,
+    predictor: Predictor,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    end = threading.Event()
+
+    @contextmanager
+    def ending() -> Iterator[threading.Event]:
+        yield end
+
+    monkeypatch.setattr(command, "ending", ending)
+    monkeypatch.setattr("flawscope.predictor.load", lambda *given, **named: predictor)
+    monkeypatch.setattr("flawscope.cli.output.show_result", lambda *given, **named: end.set())
+    for name in ("1.png", "2.png"):
+        put(tmp_path / name, encoded(10), 1)
+    assert main(["watch", str(tmp_path), "m.safetensors", "--existing", "--interval", "0.01"]) == 0
+    err = capsys.readouterr().err
+    assert "1 picture judged" in err
+    assert "not judged yet: 1 picture" in err
+
+
 def test_ctrl_c_ends_after_the_picture_at_hand_and_a_second_one_at_once() -> None:
     with command.ending() as end:
         signal.raise_signal(signal.SIGINT)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flawscope.cli import common
@@ -175,12 +176,15 @@ class Watching:
     def _round(self, end: threading.Event) -> None:
         """Judges newly arrived pictures."""
         from flawscope.errors import InputError
+        from flawscope.results.prediction import Prediction
         from flawscope.watch import judge
 
         try:
             for result in judge(self.arrivals, self.predictor):
                 self._take(result)
-                if end.is_set():
+                if end.is_set():  # nobody asks for the next result, by which this one would count as judged
+                    if isinstance(result, Prediction):
+                        self.arrivals.done(Path(str(result.path)))
                     break
         except InputError as error:  # of the folder
             if not self.away:
