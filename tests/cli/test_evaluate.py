@@ -33,7 +33,7 @@ def test_one_document_is_printed_and_written_beside_the_report(
     run: Run, model_path: Path, drawn: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "results"
-    code, printed, err = run("evaluate", model_path, "--data", drawn, "--json", "--out", out)
+    code, printed, err = run("evaluate", model_path, "--data", drawn, "--json", "--robustness", "--out", out)
     document = json.loads(printed)
     assert code == 0
     assert "evaluation" in err  # progress
@@ -42,12 +42,16 @@ def test_one_document_is_printed_and_written_beside_the_report(
     assert set(keys.split()) <= set(document)
     assert document["mismatch"] is None
     assert document["kinds"]["good"]["median_severity"] < 0
+    unchanged = document["robustness"][0]
+    assert unchanged["name"] == "unchanged"
+    assert unchanged["found"] == sum(k["anomalous"] for n, k in document["kinds"].items() if n != "good")
     assert json.loads((out / "results.json").read_text()) == document
     assert (out / "contact_sheet.png").is_file()
     test = list(drawn.glob("plate/test/*/*.png"))
     assert document["images"] == len(list((out / "overlays").rglob("*.png"))) == len(test)
 
     text = (out / "report.html").read_text(encoding="utf-8")
+    assert "white balance +5%" in text
     data = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)
     assert data
     pictures = json.loads(data[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import sys
 import types
@@ -18,13 +19,15 @@ import pytest
 from PIL import Image
 
 from brightness import SIDE, draw, draw_mask, model
+from flawscope.cli.evaluate import lines
 from flawscope.datasets import Item, open_dataset
 from flawscope.datasets.masks import union
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.evaluation import Evaluation, evaluate
+from flawscope.evaluation import Evaluation, evaluate, robustness
 from flawscope.evaluation.result import Kept
 from flawscope.metrics import confidence_interval_rate, pixel_metrics
 from flawscope.pictures.geometry import Geometry
+from flawscope.pictures.light import Light
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.results.prediction import Prediction
 
@@ -418,3 +421,33 @@ def test_a_table_for_pandas_has_a_row_for_each_test_picture(
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(InputError, match=r"to_dataframe\(\) needs pandas: pip install"):
         found(root).to_dataframe()
+
+
+# ---------------------------------------------------------------------------------------------- robustness
+
+
+def test_the_same_pictures_are_counted_in_each_light(root: Path) -> None:
+    (root / "test/good/broken.png").write_bytes(b"x")
+    known = root / "test/good/g3.png"  # 0.6, the only false alarm: the model knows it
+    predictor = model(seen={"train": [known]})
+    lights = (Light(), Light(brightness=0.5), Light(brightness=2.0))
+    same, dark, bright = robustness(predictor, open_dataset(root), lights=lights)
+    # good ones have 0.1, 0.2 and 0.3, defects 0.4, 0.8 and 0.9; anomalous is above 0.5
+    assert (same.good, same.defective) == (dark.good, dark.defective) == (3, 3)
+    assert (same.false_alarms, same.found) == (0, 2)
+    assert (dark.false_alarms, dark.found) == (0, 0)
+    assert (bright.false_alarms, bright.found) == (1, 3)
+    assert same.image_auroc == 1
+    assert (bright.false_alarm_rate, bright.found_rate) == (pytest.approx(1 / 3), 1)
+    whole = evaluate(predictor, open_dataset(root), robust=True)
+    assert whole.robustness[0] == same
+    # 0.4, 0.8 and 0.9 less a fifth are 0.32, 0.64 and 0.72
+    assert re.search(r"brightness 0.8 +0.0% \(0 of 3\) +66.7% \(2 of 3\)", lines(whole))
+    document = json.loads(json.dumps(whole.to_dict()))
+    assert [one["name"] for one in document["robustness"]][:2] == ["unchanged", "brightness 0.8"]
+
+
+def test_a_picture_that_fails_in_one_light_counts_in_none(root: Path) -> None:
+    predictor = model(limit=0.95)  # 0.8 and 0.9 overflow in bright light
+    same, bright = robustness(predictor, open_dataset(root), lights=(Light(), Light(brightness=1.2)))
+    assert (same.good, same.defective) == (bright.good, bright.defective) == (4, 1)

@@ -14,7 +14,7 @@ from flawscope.progress import duration
 
 if TYPE_CHECKING:
     from flawscope.datasets import Dataset
-    from flawscope.evaluation import Evaluation
+    from flawscope.evaluation import Evaluation, Robustness
     from flawscope.predictor import Predictor
     from flawscope.progress import Step
 
@@ -32,6 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "write results, a report, overlays, maps and a contact sheet; or the table of results alone, .csv or "
         ".parquet; for several categories a folder for each, or a table with a row for each",
         "DIR|FILE.csv",
+    )
+    parser.add_argument(
+        "--robustness",
+        action="store_true",
+        help="judge every picture in other light and out of focus too: false alarms, defects found (20 times "
+        "the time)",
     )
     common.add_pictures(parser, animation="webp")
     common.add_json(parser)
@@ -71,7 +77,9 @@ def measured(
     from flawscope.evaluation import evaluate
 
     predictor = common.load_model(args, args.model)
-    result = evaluate(predictor, dataset, full_resolution=args.full_resolution, step=step)
+    result = evaluate(
+        predictor, dataset, full_resolution=args.full_resolution, robust=args.robustness, step=step
+    )
     if show:
         show(result)
     failures = list(result.failures)
@@ -147,6 +155,9 @@ def lines(result: Evaluation) -> str:
     ]
     header = ("kind", "pictures", "called anomalous", "mean score", "median severity")
     parts.append(common.table(kinds, header))
+    if result.robustness:
+        lights = [_in_light(one) for one in result.robustness]
+        parts.append(common.table(lights, ("light", "false alarms", "defects found", "image AUROC")))
     if result.mismatch:
         parts.append(f"warning: {result.mismatch}")
     if result.outside():
@@ -154,6 +165,14 @@ def lines(result: Evaluation) -> str:
     if result.left_out:
         parts.append(common.left_out(result, "the model"))
     return "\n\n".join(parts)
+
+
+def _in_light(one: Robustness) -> tuple[str, ...]:
+    def rate(count: int, of: int) -> str:
+        return f"{count / of:.1%} ({count} of {of})" if of else "n/a"
+
+    area = "n/a" if one.image_auroc is None else f"{one.image_auroc:.4f}"
+    return one.light.name, rate(one.false_alarms, one.good), rate(one.found, one.defective), area
 
 
 # -------------------------------------------------------------------------------------- several categories

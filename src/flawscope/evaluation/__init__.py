@@ -2,5 +2,6 @@
 
 from flawscope.evaluation.evaluation import evaluate, valid_pixels
 from flawscope.evaluation.result import NAMES, Evaluation
+from flawscope.evaluation.robustness import Robustness, robustness
 
-__all__ = ["NAMES", "Evaluation", "evaluate", "valid_pixels"]
+__all__ = ["NAMES", "Evaluation", "Robustness", "evaluate", "robustness", "valid_pixels"]

@@ -20,6 +20,7 @@ from flawscope.datasets.masks import Labels, sized, union
 from flawscope.datasets.published import SATURATION_FILE
 from flawscope.errors import InputError, LeftOut, pluralize
 from flawscope.evaluation.result import Column, Evaluation, Kept
+from flawscope.evaluation.robustness import robustness
 from flawscope.pictures.decoding import read_labels
 from flawscope.pictures.geometry import Geometry
 from flawscope.progress import Step, silent
@@ -50,6 +51,7 @@ def evaluate(
     dataset: Dataset,
     *,
     full_resolution: bool = False,
+    robust: bool = False,
     leave_out: Collection[str] = (),
     take: Take | None = None,
     step: Step = silent,
@@ -62,6 +64,7 @@ def evaluate(
 
     Args:
         full_resolution: pixel metrics at the pictures' own size too, labelled `full_*`. Slower.
+        robust: judge every picture in other light and out of focus too (`robustness`): 20 times the work.
         leave_out: hashes (`decoding.pixel_hash`) of further pictures to leave out.
         take: called with every item and its prediction, to write pictures.
 
@@ -101,6 +104,7 @@ def evaluate(
         failures=tuple(seen.failures),
         mismatch=_mismatch(kept, predictor),
         labels=labels,
+        robustness=robustness(predictor, dataset, leave_out=leave_out, step=step) if robust else (),
         pictures=kept.pictures,
         left_out_items=tuple(seen.left_out),
         unjudged=tuple(seen.unjudged),

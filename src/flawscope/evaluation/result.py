@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from flawscope.datasets import Item
 from flawscope.errors import FlawscopeError, needs, pluralize
+from flawscope.evaluation.robustness import Robustness
 from flawscope.pictures.geometry import Geometry
 from flawscope.pictures.listing import natural_key
 from flawscope.results.html import table
@@ -184,6 +185,7 @@ class Evaluation:
     mismatch: one line if model and pictures do not seem to belong together, judged by the good ones where
         there are some; empty otherwise.
     left_out: test pictures whose pixels the model was fitted or calibrated on, by kind.
+    robustness: decisions on the same pictures in other light, where they were asked for.
     pictures: every picture that counted, for the report; left_out_items: those left out; unjudged: those that
         could not be read, each with the reason. Not in `to_dict`.
     """
@@ -201,6 +203,7 @@ class Evaluation:
     failures: tuple[str, ...] = ()
     mismatch: str = ""
     labels: dict[str, Any] = field(default_factory=dict)  # remarks on single figures
+    robustness: tuple[Robustness, ...] = ()
     pictures: Sequence[Evaluated] = field(default=(), repr=False, compare=False)
     left_out_items: tuple[Item, ...] = field(default=(), repr=False, compare=False)
     unjudged: tuple[tuple[Item, str], ...] = field(default=(), repr=False, compare=False)
@@ -266,6 +269,7 @@ class Evaluation:
             "failures": list(self.failures),
             "mismatch": self.mismatch or None,
             "labels": self.labels,
+            **({"robustness": [one.to_dict() for one in self.robustness]} if self.robustness else {}),
         }
 
 

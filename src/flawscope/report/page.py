@@ -16,7 +16,7 @@ from flawscope import metrics
 from flawscope.calibration.threshold import Calibration
 from flawscope.errors import pluralize
 from flawscope.pictures.listing import printable
-from flawscope.report.plots import loss_plot
+from flawscope.report.plots import loss_plot, robustness_plot
 from flawscope.report.thumbnails import FULL, Layers
 from flawscope.report.words import headline, percent, rates, sentences
 from flawscope.results import drawing, html
@@ -81,6 +81,7 @@ def page(
         curves=curves,
         histogram=Markup(found.plots["scores"]),
         losses=Markup(loss_plot("losses", manifest.facts)),
+        robustness=Markup(robustness_plot("robustness", result.robustness)),
         worst=found.mistakes[:WORST] or found.by_margin[:NEAREST],
         left_out=list(layers).count(FULL),
         kinds=list(dict.fromkeys(row["kind"] for row in found.rows)),

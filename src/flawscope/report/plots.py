@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from flawscope.evaluation import Robustness
+
 # What matplotlib draws with -> the CSS variable that takes its place.
 INK, PALE, LINE, GOOD, BAD = "#010101", "#020202", "#030303", "#040404", "#050505"
 VARIABLES = {INK: "--ink", PALE: "--pale", LINE: "--line", GOOD: "--good", BAD: "--bad"}
@@ -110,6 +112,26 @@ def histograms(name: str, groups: Sequence[Group], threshold: float) -> str:
         axes.spines["left"].set_visible(False)
 
     return _svg(name, draw, (WIDTH, 0.75 + ROW * len(groups)))
+
+
+def robustness_plot(name: str, lights: Sequence[Robustness]) -> str:
+    """Draws the shares of false alarms and of defects found, a row for each light; empty without lights."""
+    rows = range(len(lights))
+
+    def draw(axes: Axes) -> None:
+        for label, rates, colour, marker in (
+            ("false alarms", [one.false_alarm_rate for one in lights], BAD, "o"),
+            ("defects found", [one.found_rate for one in lights], GOOD, "D"),
+        ):
+            known = [(rate, row) for row, rate in zip(rows, rates, strict=True) if rate is not None]
+            if known:
+                axes.plot(*zip(*known, strict=True), marker, color=colour, label=label, clip_on=False)
+        axes.set(xlim=(0, 1), ylim=(len(lights) - 0.5, -0.5), xlabel="share of the pictures")
+        axes.set_yticks(rows, [one.light.name for one in lights])
+        axes.grid()
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
+
+    return _svg(name, draw, (WIDTH * 1.6, 0.9 + 0.19 * len(lights))) if lights else ""
 
 
 def loss_plot(name: str, facts: Mapping[str, Any]) -> str:

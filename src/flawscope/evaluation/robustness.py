@@ -1,0 +1,116 @@
+"""Measures false alarms and found defects in other light, and out of focus."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flawscope import Predictor, metrics
+from flawscope.datasets import Dataset
+from flawscope.errors import InputError
+from flawscope.pictures.decoding import decode, pixel_hash
+from flawscope.pictures.light import Light
+from flawscope.progress import Advance, Step, silent
+
+FACTORS = (0.8, 0.9, 0.95, 1.05, 1.1, 1.2)
+LIGHTS = (
+    Light(),
+    *(Light(brightness=factor) for factor in FACTORS),
+    *(Light(contrast=factor) for factor in FACTORS),
+    *(Light(white_balance=share) for share in (-0.1, -0.05, 0.05, 0.1)),
+    *(Light(blur=share) for share in (0.001, 0.002, 0.005)),
+)
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """Decisions on all test pictures in one light, at the model's threshold.
+
+    good, false_alarms: number of good pictures, and of those that are called anomalous.
+    defective, found: number of defective pictures, and of those that are called anomalous.
+    image_auroc: 0..1; None without pictures of both kinds.
+    """
+
+    light: Light
+    good: int
+    false_alarms: int
+    defective: int
+    found: int
+    image_auroc: float | None
+
+    @property
+    def false_alarm_rate(self) -> float | None:
+        return self.false_alarms / self.good if self.good else None
+
+    @property
+    def found_rate(self) -> float | None:
+        return self.found / self.defective if self.defective else None
+
+    def to_dict(self) -> dict[str, Any]:
+        rates = {"false_alarm_rate": self.false_alarm_rate, "found_rate": self.found_rate}
+        return {"name": self.light.name, **asdict(self), **rates}
+
+
+def robustness(
+    predictor: Predictor,
+    dataset: Dataset,
+    *,
+    lights: Collection[Light] = LIGHTS,
+    leave_out: Collection[str] = (),
+    step: Step = silent,
+) -> tuple[Robustness, ...]:
+    """Judges every test picture in each of `lights`.
+
+    Pictures that the model was fitted or calibrated on are left out, and those that cannot be judged in
+    every light.
+
+    Args:
+        leave_out: hashes (`decoding.pixel_hash`) of further pictures to leave out.
+    """
+    known = {*leave_out, *(picture.hash for picture in predictor.manifest.pictures)}
+    advance = Advance(step, "robustness", len(dataset.test) * len(lights))
+    labels: list[bool] = []
+
+    def pictures() -> Iterator[NDArray[Any]]:
+        for item in dataset.test:
+            try:
+                picture = decode(item.path)
+            except (InputError, MemoryError):
+                picture = None
+            if picture is None or pixel_hash(picture) in known:
+                for _ in lights:
+                    advance()
+                continue
+            labels.append(item.anomalous)
+            for light in lights:
+                yield light(picture)
+
+    answers = []
+    for _, result in predictor.stream(pictures()):
+        advance()
+        if isinstance(result, InputError):
+            answers.append((np.nan, False))
+        else:
+            answers.append((result.score, result.is_anomalous))
+    table = np.array(answers, dtype=np.float64).reshape(len(labels), len(lights), 2)
+    judged_in_all = np.isfinite(table[:, :, 0]).all(axis=1)
+    table, anomalous = table[judged_in_all], np.array(labels, dtype=bool)[judged_in_all]
+    return tuple(_in_light(light, anomalous, table[:, k]) for k, light in enumerate(lights))
+
+
+def _in_light(light: Light, anomalous: NDArray[np.bool_], answers: NDArray[np.float64]) -> Robustness:
+    """Counts the answers [N, 2], scores and decisions, in one light."""
+    scores, called = answers[:, 0], answers[:, 1] > 0
+    both = bool(anomalous.any()) and not anomalous.all()
+    return Robustness(
+        light,
+        good=int((~anomalous).sum()),
+        false_alarms=int((called & ~anomalous).sum()),
+        defective=int(anomalous.sum()),
+        found=int((called & anomalous).sum()),
+        image_auroc=float(metrics.auroc(anomalous, scores)) if both else None,
+    )
