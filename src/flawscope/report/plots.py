@@ -119,13 +119,15 @@ def robustness_plot(name: str, lights: Sequence[Robustness]) -> str:
     rows = range(len(lights))
 
     def draw(axes: Axes) -> None:
-        for label, rates, colour, marker in (
-            ("false alarms", [one.false_alarm_rate for one in lights], BAD, "o"),
-            ("defects found", [one.found_rate for one in lights], GOOD, "D"),
-        ):
+        def points(rates: Sequence[float | None], marker: str, **style: Any) -> None:
             known = [(rate, row) for row, rate in zip(rows, rates, strict=True) if rate is not None]
             if known:
-                axes.plot(*zip(*known, strict=True), marker, color=colour, label=label, clip_on=False)
+                axes.plot(*zip(*known, strict=True), marker, clip_on=False, **style)
+
+        points([one.false_alarm_rate for one in lights], "o", color=BAD, markersize=4, label="false alarms")
+        # hollow: it hides no other point
+        found = {"color": GOOD, "markersize": 9, "fillstyle": "none", "label": "defects found"}
+        points([one.found_rate for one in lights], "D", **found)
         axes.set(xlim=(0, 1), ylim=(len(lights) - 0.5, -0.5), xlabel="share of the pictures")
         axes.set_yticks(rows, [one.light.name for one in lights])
         axes.grid()
