@@ -254,6 +254,15 @@ def from_values(
     )
 
 
+def envelope(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Envelope [N] of values [N, L], in the order of the first column: the k-th largest is the largest of the
+    columns' k-th largest values."""
+    ranked = np.sort(values, axis=0).max(axis=1)
+    placed = np.empty(len(values))
+    placed[np.argsort(values[:, 0], kind="stable")] = ranked
+    return placed
+
+
 # Suspects are far out, not merely the last few percent. Where the logarithms of good scores spread normally,
 # 4 lets about one good picture in 3,000 pass the fence; the quartile of few pictures is uncertain, so that of
 # 200 it is one in 1,000 and of 20 one in 130 (simulated, tests/calibration/test_decision.py).

@@ -81,6 +81,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="go on where a run that was stopped left off")
     common.add_tensorboard(parser)
     common.add_roi(parser)
+    parser.add_argument(
+        "--light",
+        metavar="SHARE",
+        help="keep the false-alarm rate in each light whose brightness and contrast differ by up to SHARE, "
+        "10%% say, and its white balance by half of it",
+    )
     common.add_group(parser)
     parser.add_argument(
         "--drop-suspects", action="store_true", help="leave out pictures that do not look good"
@@ -296,6 +302,8 @@ def _on_nodes(
 def _predicted(call: argparse.Namespace) -> dict[str, Any]:
     """Arguments of `predicted_peak` for the fit."""
     asked = fit_one.asked(call)
-    given = {name: getattr(call, name) for name in ("category", "roi", "group", "min_defect", "device")}
+    given = {
+        name: getattr(call, name) for name in ("category", "roi", "light", "group", "min_defect", "device")
+    }
     own = {"method": asked.method, "preset": asked.preset, "seen": asked.seen}
     return {"images": os.path.abspath(call.data), **given, **own, **asked.settings}

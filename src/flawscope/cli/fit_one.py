@@ -46,7 +46,16 @@ def asked(args: argparse.Namespace) -> Asked:
     category = (args.category or only_category(args.data)) if args.config else None
     options = common.settings(args, (*FLAGS, *own), category)
     if args.update:
-        flags = "roi", "min_defect", "no_samples", "minutes", "resume", "tensorboard", "false_alarm_rate"
+        flags = (
+            "roi",
+            "light",
+            "min_defect",
+            "no_samples",
+            "minutes",
+            "resume",
+            "tensorboard",
+            "false_alarm_rate",
+        )
         given = [name for name, value in options.items() if value is not None]
         given += [flag.replace("_", "-") for flag in flags if getattr(args, flag)]
         if given:
@@ -115,6 +124,7 @@ def _fitted(args: argparse.Namespace, call: Asked, dataset: Dataset, how: dict[s
         "seen": call.seen,
         "false_alarm_rate": args.false_alarm_rate or DEFAULT_RATE,
         "roi": args.roi,
+        "light": args.light,
         "min_defect": args.min_defect,
         "minutes": args.minutes,
         "resume": args.resume,

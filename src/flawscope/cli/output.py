@@ -98,7 +98,7 @@ def line_of(found: Prediction) -> str:
     """Line of text for a picture; columns aligned."""
     return (
         f"{found.decision:<10} severity {found.severity:<+7.1f} score {found.score:<9.4g} "
-        f"p {found.p_value:.3f}  {found.path}"
+        f"p {found.p_value:.3f}  {found.path}{'  (light outside the range)' if found.outside_light else ''}"
     )
 
 

@@ -193,7 +193,7 @@ class Served:
 
 @dataclass(frozen=True)
 class Answer:
-    """Prediction as a station tells it, for printing; `shifts` are missing."""
+    """Prediction as a station tells it, for printing; `shifts` and `outside_light` are missing."""
 
     id: int
     product: str
@@ -206,10 +206,11 @@ class Answer:
     regions: Sequence[Region]
     shifts: Sequence[float] = ()
     path: str | None = None
+    outside_light: bool | None = None
 
     @classmethod
     def of(cls, found: Inspection) -> Answer:
-        names = [name for name in cls.__dataclass_fields__ if name not in ("shifts", "path")]
+        names = [name for name in cls.__dataclass_fields__ if name not in ("shifts", "path", "outside_light")]
         return cls(**{name: getattr(found, name) for name in names})
 
     @property

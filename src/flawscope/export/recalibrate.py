@@ -134,7 +134,9 @@ class Pictures:
             try:
                 picture = decode(source)
                 digest = pixel_hash(picture)
-                views = self.artefact.manifest.preprocess.views(picture, name)
+                views = self.artefact.manifest.preprocess.views(
+                    picture, name, self.artefact.tensors.get("roi")
+                )
             except (InputError, MemoryError) as error:
                 if failures is not None:
                     failures.append(reason(error, name))
@@ -222,6 +224,8 @@ def recalibrated(
     artefact = pictures.artefact
     answers = _answers(reduced, pictures, step)
     if not answers.hashes:
+        if artefact.manifest.preprocess.normalization is not None:
+            raise InputError("in other light only good pictures of the fit can be calibrated on: give those")
         raise InputError(
             f"none of the pictures can calibrate {reduced.precision}: the model was fitted on them and "
             "cannot leave them out, or they cannot be read; give good pictures that it has not seen"
@@ -230,7 +234,9 @@ def recalibrated(
     calibration = from_values(
         *zip(*answers.now, strict=True),
         rate=before.rate,
-        method=before.method if answers.left_out else "held out",
+        method=before.method
+        if answers.left_out or artefact.manifest.preprocess.normalization
+        else "held out",
         runtime=session.runtime,
         precision=reduced.precision,
         outline=before.outline,
@@ -270,11 +276,18 @@ def _answers(reduced: Reduced, pictures: Pictures, step: Step) -> Answers:
     kept = {k: torch.from_numpy(v) for k, v in artefact.tensors.items() if k != "samples"}
     places = {digest: i for i, digest in enumerate(artefact.manifest.facts.get("calibration_pictures", []))}
     fit, fusion = artefact.manifest.calibration, artefact.manifest.fusion
+    in_light = artefact.manifest.preprocess.normalization is not None
     sessions: tuple[Session, ...] = reduced.engines[0].session, reduced.trained
     embeds: tuple[Embedding, ...] = (
         lambda images: torch.from_numpy(reduced.embed(images)),
         lambda images: model.embed(torch.from_numpy(images)),
     )
+
+    def as_fitted(digest: str, new: Answer, old: Answer) -> tuple[Answer, Answer]:
+        """Answers in which the trained model's is that of the fit, and the difference is the same."""
+        score, maximum = fit.scores[places[digest]], fit.map_maxima[places[digest]]
+        moved = Answer(score + new.score - old.score, maximum + new.maximum - old.maximum, new.median)
+        return moved, Answer(score, maximum, old.median)
 
     def answer(picture: tuple[str, Views]) -> tuple[Answer, Answer, bool] | None:
         """Answers of the reduced and of the trained model, and whether the picture is fresh; None:
@@ -290,17 +303,12 @@ def _answers(reduced: Reduced, pictures: Pictures, step: Step) -> Answers:
 
         if digest in groups:
             with suppress(_CannotLeaveOutError):
-                new, old = answered(*((_left_out(model, e, groups[digest], kept), 1) for e in embeds))
-                if digest in places:
-                    score, maximum = fit.scores[places[digest]], fit.map_maxima[places[digest]]
-                    new = Answer(
-                        score + new.score - old.score, maximum + new.maximum - old.maximum, new.median
-                    )
-                    old = Answer(score, maximum, old.median)
-                return new, old, False
-        if digest in fitted:
-            return None
-        return *answered(*((session.run, session.batch) for session in sessions)), True
+                pair = answered(*((_left_out(model, e, groups[digest], kept), 1) for e in embeds))
+                return *(as_fitted(digest, *pair) if digest in places else pair), False
+        if digest in fitted or (in_light and digest not in places):
+            return None  # what a picture scores in other light is known from the fit alone
+        pair = answered(*((session.run, session.batch) for session in sessions))
+        return *(as_fitted(digest, *pair) if in_light else pair), True
 
     done, seen = 0, pictures.read()
     # several at once, one core each; of large pictures one, for its tiles take all memory

@@ -19,6 +19,7 @@ from flawscope.calibration.power import KEY, Simulated
 from flawscope.datasets import group_numbers, open_dataset
 from flawscope.errors import InputError, pluralize
 from flawscope.fitting.large_pictures import Windows
+from flawscope.fitting.light_calibration import in_every_light
 from flawscope.fitting.preparation import Prepared, Say, prepare, quiet, taken
 from flawscope.fitting.simulated_defects import MOST, SIZES, finds
 from flawscope.fitting.tile_calibration import of_pictures
@@ -212,6 +213,9 @@ def _finished(prepared: Prepared, task: Task, samples: int, check: bool) -> Pred
     except InputError:
         reader.some_can_be_read()  # else their reason is the error
         raise
+    alone = fitted.calibration
+    if (light := reader.preprocess.normalization) is not None:
+        in_every_light(model, fitted, task, light.share, reader.load_in)
     tensors = {k: v.detach().cpu().numpy() for k, v in {**model.state_dict(), **fitted.extra}.items()}
     if windows is not None and reader.roi is not None:
         tensors["region"] = reader.roi
@@ -219,7 +223,10 @@ def _finished(prepared: Prepared, task: Task, samples: int, check: bool) -> Pred
     kept = _samples(model, tensors, reader, fitted, samples if old is None else old)
     # where all pictures show one part there is none that can be left out
     found = finds(model, checked, shown, began) if check and fitted.calibration.promised else None
-    for note in (notes := _notes(fitted, reader, found, prepared.method, old)):
+    notes = _notes(fitted, reader, found, prepared.method, old)
+    if light is not None and found is not None:
+        notes.append(_cost(found, found.at(alone), light.share))
+    for note in notes:
         task.say(note)
     manifest = Manifest(
         method=prepared.method.name,
@@ -269,6 +276,17 @@ def _notes(
         steps = "more --steps or --minutes, " if method.learns_in_steps else ""
         notes.append(f"{warning}: give {steps}more good pictures, or a larger --size")
     return notes
+
+
+def _cost(found: Simulated, alone: Simulated, share: float) -> str:
+    """Note on the simulated defects that the threshold for each light misses, and one for one light finds."""
+    (now, count), (before, _) = (
+        tuple(map(sum, zip(*map(one.found, one.scores), strict=True))) for one in (found, alone)
+    )
+    return (
+        f"the false-alarm rate is kept in each light within {share:.0%}: {now} of {count} simulated defects "
+        f"are found, with a threshold for unchanged light alone {before}"
+    )
 
 
 def _pictures(fitted: Fitted, reader: Reader) -> list[Picture]:

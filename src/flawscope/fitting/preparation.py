@@ -22,6 +22,7 @@ from flawscope.fitting.training_pictures import (
     Seen,
     decoded_or_none,
     names_of,
+    normalization_of,
     pairs_of,
     read_defects,
     sources_of,
@@ -39,6 +40,7 @@ from flawscope.progress import Step, silent
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+MOST_LIGHT = 0.3  # of a range: beyond it pictures are clipped at white, and contrast is lost
 Say = Callable[[str], None]
 Region = str | os.PathLike[str] | NDArray[np.bool_] | None
 R = TypeVar("R", bound="DataclassInstance")
@@ -74,6 +76,8 @@ class Reading:
     category: its name, if the folder holds several.
     false_alarm_rate: share of good pictures that may be called anomalous, 0.05 or "5%".
     roi: region of interest, a mask file (white counts) or "x0,y0,x1,y1" in fractions of the picture.
+    light: range of the light in which the false-alarm rate is kept, 0.1 or "10%": brightness and contrast
+        differ by so much from the good pictures', white balance by half of it; None: light like theirs.
     group: regular expression on file names; pictures for which it matches the same text show one part.
     min_defect: the smallest defect that is to be found, in pixels of the pictures, 20 or "20px": chooses
         `tile` and `scale`.
@@ -87,6 +91,7 @@ class Reading:
     category: str | None = None
     false_alarm_rate: Rate = DEFAULT_RATE
     roi: Region = None
+    light: Rate | None = None
     group: str | None = None
     min_defect: str | float | None = None
     drop_suspects: bool = False
@@ -116,6 +121,7 @@ def prepare(
     how = taken(Reading, options)
     category, roi, group, seen, drop_suspects = how.category, how.roi, how.group, how.seen, how.drop_suspects
     rate = rate_of(how.false_alarm_rate)  # a wrong one is reported before the work
+    share = None if how.light is None else light_range(how.light)
     config = registry.configure(method, preset, options)
     config = replace(config, hidden=roi is not None)
     min_defect = None
@@ -155,6 +161,8 @@ def prepare(
     elif config.tile is None and min_defect is None and (line := remark(_known(sizes), config.sizes[-1])):
         say(line)
     if config.tile is not None:
+        if share is not None:
+            raise InputError("--light does not go with tiles: leave out --tile and --min-defect, or --light")
         if drop_suspects:
             raise InputError("--drop-suspects does not go with tiles: fit, and move the pictures it lists")
         config = replace(config, masked=roi is not None)
@@ -168,9 +176,12 @@ def prepare(
     preprocess = preprocess_of(config, white_level, places)
     region = None if roi is None else torch.from_numpy(roi_from(roi, preprocess.whole))
     model, origin = method.create(config, None if config.tile is not None else region)
-    defects, unusable = read_defects(pairs, preprocess)
-    named = {digest: defects[0].name for digest, defects in defects.items()}
     mask, nearest = (None if one is None else one.numpy() for one in (region, model.nearest))
+    if share is not None:
+        normalization = normalization_of(sources, preprocess, mask, share)
+        preprocess = replace(preprocess, normalization=normalization)
+    defects, unusable = read_defects(pairs, preprocess, mask)
+    named = {digest: defects[0].name for digest, defects in defects.items()}
     reader = Reader(sources, preprocess, set(), named, mask, config.hidden, nearest)
     windows = None if config.tile is None else Windows(reader, sizes, config.seed)
     task = Task(
@@ -218,6 +229,14 @@ def predicted_peak(
     prepared = prepare(images, asked, preset=preset, **call)
     task, windows = prepared.task, prepared.windows
     return asked.peak(prepared.model, task if windows is None else windows.task(task))
+
+
+def light_range(value: Rate) -> float:
+    """Reads 0.1 or "10%" as a share. InputError where it lies above `MOST_LIGHT`."""
+    share = rate_of(value)
+    if share > MOST_LIGHT:
+        raise InputError(f"light {value!r}: a range above {MOST_LIGHT:.0%} is no small change; give 10%")
+    return share
 
 
 def _known(sizes: Sequence[tuple[int, int] | None]) -> list[tuple[int, int]]:

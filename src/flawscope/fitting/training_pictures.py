@@ -27,6 +27,7 @@ from flawscope.methods.task import Defect, Workers
 from flawscope.pictures.appearance import Measures, measure
 from flawscope.pictures.decoding import Source, decode, pixel_hash, reason
 from flawscope.pictures.files import upright_size
+from flawscope.pictures.light import Light, Normalization, channel_statistics
 from flawscope.pictures.preprocess import Preprocess, white_level_for
 from flawscope.pictures.views import Views, hidden
 from flawscope.progress import Advance, Step
@@ -68,12 +69,20 @@ class Reader:
     def shown(self, image: NDArray[np.float32]) -> torch.Tensor:
         return torch.from_numpy(hidden(image, self.nearest) if self.hidden else image)
 
+    def load_in(self, index: int, light: Light) -> torch.Tensor | None:
+        """Picture `index` in another light, as `load` gives it."""
+        picture = decoded_or_none(self.sources[index])
+        if picture is None:
+            return None
+        views = self.preprocess.views(light(picture), self.names[index], self.roi)
+        return self.shown(views.images([0])[0])
+
     def views(self, index: int) -> Views | None:
         """Returns the network's views of picture `index`, or None where it cannot be read."""
         try:
             picture = decode(self.sources[index], name=self.names[index])
             digest = pixel_hash(picture)
-            views = self.preprocess.views(picture, self.names[index])
+            views = self.preprocess.views(picture, self.names[index], self.roi)
         except (InputError, MemoryError) as error:
             with self._lock:
                 self.failures[index] = reason(error, self.names[index])
@@ -129,7 +138,9 @@ def pairs_of(
 
 
 def read_defects(
-    pairs: Sequence[tuple[Source, list[Source]]], preprocess: Preprocess
+    pairs: Sequence[tuple[Source, list[Source]]],
+    preprocess: Preprocess,
+    roi: NDArray[np.bool_] | None = None,
 ) -> tuple[dict[str, list[Defect]], list[str]]:
     """Reads seen defects as the network sees them, in the whole picture and in a tile around each. Returns
     them by their pixels' hash, and for each unusable one the reason."""
@@ -140,7 +151,7 @@ def read_defects(
         try:
             picture = decode(source, name=name)
             marked = union(masks, picture.shape[:2], name)
-            shown = list(_shown(preprocess.views(picture, name), marked))
+            shown = list(_shown(preprocess.views(picture, name, roi), marked))
             if not shown:
                 height, width = preprocess.network_size
                 raise InputError(
@@ -230,6 +241,23 @@ def survey(sources: Sequence[Source]) -> Survey:
             if picture.dtype != np.uint8:
                 highest, kind = max(highest, float(picture.max())), picture.dtype
     return Survey(white_level_for(highest, kind) if highest >= 0 else None, largest, sizes)
+
+
+def normalization_of(
+    sources: Sequence[Source], preprocess: Preprocess, roi: NDArray[np.bool_] | None, share: float
+) -> Normalization:
+    """Normalization to the light of good pictures, those that can be read. InputError where none can."""
+
+    def measured() -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+        for source in sources:
+            try:
+                image = preprocess.whole.views(decode(source)).images([0])[0]
+            except (InputError, MemoryError):
+                continue  # reported when it is loaded for fitting
+            if (found := channel_statistics(image, roi)) is not None:
+                yield found
+
+    return Normalization.of(measured(), share)
 
 
 def names_of(sources: Sequence[Source]) -> list[str]:

@@ -1,14 +1,20 @@
-"""Changes a picture as light and lens do: brightness, contrast, white balance, blur. Torch-free."""
+"""Changes a picture as light and lens do, and brings pictures to one light. Torch-free."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from flawscope.errors import InputError
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    Float32 = NDArray[np.float32]
+    Mask = NDArray[np.bool_]
 
 RED, BLUE = 0, 2  # channels
 
@@ -60,3 +66,118 @@ class Light:
             np.rint(changed, out=changed)
         kept: NDArray[Any] = changed.clip(0, limit).astype(picture.dtype)
         return kept
+
+
+def lights_within(share: float) -> list[Light]:
+    """Ends of a range of light: brightness and contrast from 1 - share to 1 + share, white balance from
+    -share / 2 to share / 2; one change at a time, the unchanged light first."""
+    factors, balances = (1 - share, 1 + share), (-share / 2, share / 2)
+    return [
+        Light(),
+        *(Light(brightness=factor) for factor in factors),
+        *(Light(contrast=factor) for factor in factors),
+        *(Light(white_balance=balance) for balance in balances),
+    ]
+
+
+Range = tuple[float, float, float]  # lowest, middle and highest value of good pictures
+LEAST = 1 / 255  # standard deviation: a flat picture has no contrast to be corrected
+
+
+class Tone(NamedTuple):
+    """Correction of a picture's light: factor and summand of each channel [3].
+
+    inside: whether the picture's light lies within the range that can be corrected wholly.
+    """
+
+    gain: Float32
+    shift: Float32
+    inside: bool
+
+    def __call__(self, image: Float32) -> Float32:
+        """Returns the image [3, H, W], 0..1, padding marked, corrected and clipped to 0..1."""
+        padded = image < 0
+        changed = np.where(padded, -1 - image, image)
+        changed *= self.gain[:, None, None]
+        changed += self.shift[:, None, None]
+        np.clip(changed, 0, 1, out=changed)
+        return np.where(padded, -1 - changed, changed) if padded.any() else changed
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """Brings pictures to the light of the good training pictures: the mean and the standard deviation of each
+    channel become those of the middle one (Reinhard et al., Color Transfer between Images, IEEE CG&A 21,
+    2001), as far as light within a range explains them. So content is not explained away.
+
+    share: range of the light (`lights_within`), 0..1.
+    means, deviations: of the good pictures, for each channel, 0..1.
+    """
+
+    share: float
+    means: tuple[Range, ...]
+    deviations: tuple[Range, ...]
+
+    def __post_init__(self) -> None:
+        """InputError for values that no good pictures can have."""
+        ranges = (*self.means, *self.deviations)
+        right = len(self.means) == len(self.deviations) == 3 and 0 < self.share < 1
+        if not right or not all(len(one) == 3 and 0 <= one[0] <= one[1] <= one[2] <= 1 for one in ranges):
+            raise InputError("the model's normalization of light is damaged: fit anew")
+
+    @classmethod
+    def of(cls, measured: Iterable[tuple[NDArray[Any], NDArray[Any]]], share: float) -> Normalization:
+        """Normalization to good pictures, given what `channel_statistics` found. InputError without any."""
+        rows = np.array(list(measured))
+        if not len(rows):
+            raise InputError("no picture shows its light inside the region of interest: give another --roi")
+        low, middle, high = rows.min(0), np.median(rows, axis=0), rows.max(0)
+        ranges = [
+            tuple((float(a), float(b), float(c)) for a, b, c in zip(*part, strict=True))
+            for part in zip(low, middle, high, strict=True)
+        ]
+        return cls(share, ranges[0], ranges[1])
+
+    def tone(self, image: Float32, counted: Mask | None = None) -> Tone:
+        """Correction of a whole picture [3, H, W], 0..1, padding marked, by its pixels that count [H, W]."""
+        found = channel_statistics(image, counted)
+        if found is None:
+            return Tone(np.ones(3, np.float32), np.zeros(3, np.float32), inside=True)
+        # the widest that a good picture's mean and contrast can become in light of the range
+        least, most = (1 - self.share) * (1 - self.share / 2), (1 + self.share) * (1 + self.share / 2)
+        explained, wanted, inside = [], [], True
+        for values, ranges in zip(found, (self.means, self.deviations), strict=True):
+            low, middle, high = np.array(ranges).T
+            explained.append(values.clip(low * least, high * most))
+            wanted.append(middle)
+            inside &= bool(np.abs(explained[-1] - values).max() < LEAST)
+        gain = np.maximum(wanted[1], LEAST) / np.maximum(explained[1], LEAST)
+        shift = wanted[0] - gain * explained[0]
+        return Tone(gain.astype(np.float32), shift.astype(np.float32), inside)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"share": self.share, "means": [*self.means], "deviations": [*self.deviations]}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Normalization:
+        """Reads what `to_dict` returned. InputError where it is damaged."""
+        try:
+            means, deviations = (
+                tuple((float(a), float(b), float(c)) for a, b, c in data[key])
+                for key in ("means", "deviations")
+            )
+            return cls(float(data["share"]), means, deviations)
+        except (KeyError, TypeError, ValueError, OverflowError):
+            raise InputError("the model's normalization of light is damaged: fit anew") from None
+
+
+def channel_statistics(
+    image: Float32, counted: Mask | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """Mean and standard deviation of each channel of a picture [3, H, W], 0..1, padding marked, over the
+    pixels that count [H, W] (None: all); None where none does."""
+    mask = image[0] >= 0 if counted is None else counted & (image[0] >= 0)
+    pixels = image.reshape(3, -1) if mask.all() else image[:, mask]
+    if not pixels.size:
+        return None
+    return pixels.mean(axis=1, dtype=np.float64), pixels.std(axis=1, dtype=np.float64)

@@ -21,6 +21,7 @@ from flawscope.errors import InputError, nearest
 from flawscope.pictures import MOST_OVERLAP, OVERLAP
 from flawscope.pictures.decoding import Source, cannot, load, name_of, read_mask
 from flawscope.pictures.geometry import Geometry, whole_number
+from flawscope.pictures.light import Normalization
 from flawscope.pictures.views import Grid, Views, put
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ class Preprocess:
     `positions`: rows and columns of tiles that the model tells apart; it knows no pictures with others. None:
     to the model a tile is a tile.
 
+    `normalization`: brings pictures to the light of the good ones; None: their light is left as it is.
+
     `marks_padding`: detectors can tell the letterbox's border from the product, because the value v of a
     repeated edge pixel stands as -1 - v. Models from before that do not mark it.
     """
@@ -64,6 +67,7 @@ class Preprocess:
     tile: tuple[int, int] | None = None
     overlap: float = OVERLAP
     positions: tuple[int, int] | None = None
+    normalization: Normalization | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", _size("size", self.size))
@@ -117,8 +121,12 @@ class Preprocess:
         """Does the same for a picture that `decode` returned."""
         return self(picture, name)
 
-    def views(self, source: Source, name: str | None = None) -> Views:
+    def views(self, source: Source, name: str | None = None, counted: Mask | None = None) -> Views:
         """Cuts a picture into the network's views.
+
+        Args:
+            counted: [H, W], region of interest as the view of the whole picture shows it, whose light is
+                measured; None: all of it.
 
         Raises:
             InputError: it cannot be read, or is smaller than a tile.
@@ -127,8 +135,11 @@ class Preprocess:
         picture = load(source, name)
         divisor = self._divisor(picture, name)
         first, placed = self._apply(picture, divisor)
+        tone = None if self.normalization is None else self.normalization.tone(first[0], counted)
+        if tone is not None:
+            first = tone(first[0])[None]
         if self.tile is None:
-            return Views(first, placed)
+            return Views(first, placed, tone=tone)
         size = placed.picture_size
         grid, canvas = self.grid(size), self.canvas(size)
         if grid is None:
@@ -151,9 +162,8 @@ class Preprocess:
                 "give pictures of the size that it was fitted on, or fit without --positions",
             )
         planes = _resized(picture, canvas, (0.0, 0.0, float(size[0]), float(size[1])))
-        return Views(
-            first, self.geometry(size), placed, grid, planes, divisor, located=self.positions is not None
-        )
+        located = self.positions is not None
+        return Views(first, self.geometry(size), placed, grid, planes, divisor, located, tone)
 
     def canvas(self, picture_size: tuple[int, int]) -> tuple[int, int]:
         """Size (H, W) to which a picture of (H, W) pixels is scaled before tiles are cut from it."""
@@ -202,6 +212,7 @@ class Preprocess:
             "marks_padding": self.marks_padding,
             **({} if self.tile is None else {"tile": list(self.tile), "overlap": self.overlap}),
             **({} if self.positions is None else {"positions": list(self.positions)}),
+            **({} if self.normalization is None else {"normalization": self.normalization.to_dict()}),
         }
 
     @classmethod
@@ -211,7 +222,9 @@ class Preprocess:
         unknown = sorted(set(data) - set(known))
         if unknown:
             raise InputError(f"unknown preprocess key {unknown[0]!r}; {nearest(unknown[0], known)}")
-        return cls(**{"marks_padding": False, **data})  # models from before it was marked
+        light = data.get("normalization")
+        read = {} if light is None else {"normalization": Normalization.from_dict(light)}
+        return cls(**{"marks_padding": False, **data, **read})  # models from before it was marked
 
     def _placing(
         self, height: int, width: int

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from flawscope.errors import InputError
 from flawscope.pictures.geometry import Geometry
+from flawscope.pictures.light import Tone
 
 Float32 = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -234,7 +235,8 @@ class Views:
     that one view. Tiles are made when they are asked for.
 
     geometry: where the map of the picture lies in it: at the canvas's size with tiles. whole: where view 0
-    does. grid: of the tiles; None: there is one view. located: the model is told which view is which.
+    does. grid: of the tiles; None: there is one view. located: the model is told which view is which. tone:
+    correction of the picture's light, which `first` has had already; None: it is left as it is.
     """
 
     def __init__(
@@ -246,10 +248,11 @@ class Views:
         canvas: NDArray[Any] | None = None,
         divisor: float = 255.0,
         located: bool = False,
+        tone: Tone | None = None,
     ):
         self.first, self.geometry, self.whole = first, geometry, whole or geometry
         self.grid = None if grid is None or len(grid) == 1 else grid
-        self.canvas, self.divisor, self.located = canvas, divisor, located
+        self.canvas, self.divisor, self.located, self.tone = canvas, divisor, located, tone
         self.region: Region | None = None
 
     def within(self, mask: Mask | None) -> Views:
@@ -308,6 +311,7 @@ class Views:
         height, width = self.first.shape[2:]
         image = np.empty((3, height, width), np.float32)
         put(self.canvas[y : y + height, x : x + width], self.divisor, image)
+        image = image if self.tone is None else self.tone(image)
         return self._marked(image, None if self.region is None else self.region.window(y, x, height, width))
 
     def _image(self, number: int) -> Float32:

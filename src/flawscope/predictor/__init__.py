@@ -25,6 +25,7 @@ from flawscope.pictures.appearance import Appearance, measure
 from flawscope.pictures.decoding import Source, decode, pixel_hash, reason
 from flawscope.pictures.geometry import Geometry
 from flawscope.pictures.views import Region, Views
+from flawscope.predictor.calibration_light import in_every_light
 from flawscope.predictor.streaming import Judged, Loaded, Prepared, Seen, from_bgr, given_pictures, streamed
 from flawscope.progress import Step, silent
 from flawscope.results import html
@@ -232,8 +233,9 @@ class Predictor:
     def _seen(self, picture: Source, name: str | None) -> Seen:
         """Returns a picture's views, its distance from the training pictures as a whole, and its
         brightness."""
-        views = self.manifest.preprocess.views(picture, name).within(self.artefact.tensors.get("region"))
-        measured = measure(views.images([0])[0], self.artefact.tensors.get("roi"))
+        counted, region = (self.artefact.tensors.get(key) for key in ("roi", "region"))
+        views = self.manifest.preprocess.views(picture, name, counted).within(region)
+        measured = measure(views.images([0])[0], counted)
         shifts = () if self.appearance is None else self.appearance.shifts(measured)
         return views, shifts, measured[0] if measured else None
 
@@ -286,6 +288,7 @@ class Predictor:
             outline=self.calibration.outline,
             nearby=NEARBY * max(self.session.size) / max(map_.shape),
             brightness=brightness,
+            outside_light=None if views.tone is None else not views.tone.inside,
         )
 
     # ---- calibration
@@ -327,8 +330,8 @@ class Predictor:
                     hashes.append(digest)
                     yield source
 
-        values, pictures, shifts, failures = [], [], [], []
-        for done, (_, result) in enumerate(self.stream(fresh()), start=1):
+        values, used, pictures, shifts, failures = [], list[Source](), [], [], []
+        for done, (source, result) in enumerate(self.stream(fresh()), start=1):
             if done < len(good):
                 step("calibration", done, len(good))
             if isinstance(result, InputError):
@@ -336,6 +339,7 @@ class Predictor:
                 continue
             counts = result.map[self.valid_mask(result.geometry)]
             values.append((result.score, float(result.map.max()), float(np.median(counts))))
+            used.append(source)
             name = os.path.basename(result.path) if result.path else f"picture {done - 1}"
             pictures.append(Picture(hashes[done - 1], "calibration", name))
             shifts.append(result.shifts)
@@ -343,16 +347,15 @@ class Predictor:
         if not values:
             why = "the model was fitted on all of them: give good pictures it has not seen"
             raise InputError(failures[0] if failures else why if good else "no good pictures given")
+        values, method = in_every_light(self.stream, used, values, self.manifest.preprocess.normalization)
         notes = [f"calibrated anew on {pluralize(len(values), 'good picture')}"]
         if left_out := len(good) - len(values) - len(failures):
-            notes.append(
-                f"not calibrated with {pluralize(left_out, 'picture')} that the model was fitted on, "
-                "or copies"
-            )
+            fitted = pluralize(left_out, "picture")
+            notes.append(f"not calibrated with {fitted} that the model was fitted on, or copies")
         calibration = from_values(
             *zip(*values, strict=True),
             rate=self.calibration.rate,
-            method="held out",
+            method=method,
             runtime=self.session.runtime,
             precision=self.calibration.precision,
             outline=self.calibration.outline,

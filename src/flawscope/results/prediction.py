@@ -73,6 +73,8 @@ class Prediction:
     shifts: how far the picture as a whole lies outside of the training pictures, for each of
         `appearance.FEATURES`; empty for a model that does not know.
     brightness: mean of the channels, 0..1, over the pixels that count; None where these are too few.
+    outside_light: whether its light lies outside of the range that the false-alarm rate is promised for; None
+        for a model without such a range.
     """
 
     score: float
@@ -89,6 +91,7 @@ class Prediction:
     outline: float = 0.0
     nearby: float = NEARBY
     brightness: float | None = None
+    outside_light: bool | None = None
 
     @property
     def threshold(self) -> float:
@@ -208,6 +211,7 @@ class Prediction:
             "outline": self.outline,
             "shifts": {f.name: round(s, 3) for f, s in zip(FEATURES, self.shifts, strict=bool(self.shifts))},
             "regions": [r.to_dict() for r in self.regions],
+            **({} if self.outside_light is None else {"outside_light": self.outside_light}),
         }
 
 
