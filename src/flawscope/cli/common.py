@@ -95,6 +95,16 @@ add_group = _adder(
     metavar="PATTERN",
     help="regular expression; file names that match the same text show one part",
 )
+add_part = _adder(
+    "--part",
+    metavar="PATTERN",
+    help="regular expression; file names that match the same text show one part, which gets one decision",
+)
+add_view = _adder(
+    "--view",
+    metavar="PATTERN",
+    help="--part: regular expression of the view (default: the rest of the file's name)",
+)
 add_roi = _adder("--roi", metavar="MASK.png|x0,y0,x1,y1", help="region of interest; a box is in fractions")
 add_tensorboard = _adder(
     "--tensorboard",

@@ -155,6 +155,15 @@ def lines(result: Evaluation) -> str:
     ]
     header = ("kind", "pictures", "called anomalous", "mean score", "median severity")
     parts.append(common.table(kinds, header))
+    if parts_found := result.parts:
+        low, high = parts_found["interval"]
+        parts.append(
+            f"{parts_found['promise']}\n"
+            f"parts: {parts_found['false_alarms']} of {parts_found['good']} good called anomalous "
+            f"(95 % interval {low:.1%} to {high:.1%}), {parts_found['found']} of {parts_found['defective']} "
+            f"defective found"
+            + ("" if parts_found["auroc"] is None else f", AUROC {parts_found['auroc']:.4f}")
+        )
     if result.robustness:
         lights = [_in_light(one) for one in result.robustness]
         parts.append(common.table(lights, ("light", "false alarms", "defects found", "image AUROC")))

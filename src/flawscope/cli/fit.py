@@ -88,6 +88,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "10%% say, and its white balance by half of it",
     )
     common.add_group(parser)
+    common.add_part(parser)
+    common.add_view(parser)
     parser.add_argument(
         "--drop-suspects", action="store_true", help="leave out pictures that do not look good"
     )
@@ -303,7 +305,8 @@ def _predicted(call: argparse.Namespace) -> dict[str, Any]:
     """Arguments of `predicted_peak` for the fit."""
     asked = fit_one.asked(call)
     given = {
-        name: getattr(call, name) for name in ("category", "roi", "light", "group", "min_defect", "device")
+        name: getattr(call, name)
+        for name in ("category", "roi", "light", "group", "part", "view", "min_defect", "device")
     }
     own = {"method": asked.method, "preset": asked.preset, "seen": asked.seen}
     return {"images": os.path.abspath(call.data), **given, **own, **asked.settings}

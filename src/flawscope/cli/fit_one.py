@@ -49,6 +49,8 @@ def asked(args: argparse.Namespace) -> Asked:
         flags = (
             "roi",
             "light",
+            "part",
+            "view",
             "min_defect",
             "no_samples",
             "minutes",
@@ -75,7 +77,7 @@ def learnt(args: argparse.Namespace, say: Say, step: Step) -> Predictor:
     from flawscope.artefact.state_file import checkpoint_of, log_of
     from flawscope.datasets import open_dataset
 
-    call, old, checkpoint, group = asked(args), None, None, args.group
+    call, old, checkpoint, group = asked(args), None, None, args.group or args.part
     if args.update:
         old = model_file.read(args.update)
         if not registry.method(old.manifest.method).extends:
@@ -125,6 +127,8 @@ def _fitted(args: argparse.Namespace, call: Asked, dataset: Dataset, how: dict[s
         "false_alarm_rate": args.false_alarm_rate or DEFAULT_RATE,
         "roi": args.roi,
         "light": args.light,
+        "part": args.part,
+        "view": args.view,
         "min_defect": args.min_defect,
         "minutes": args.minutes,
         "resume": args.resume,

@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -18,8 +18,11 @@ from flawscope.errors import FlawscopeError, InputError, pluralize, some
 
 if TYPE_CHECKING:
     from flawscope.artefact.model_file import Manifest
+    from flawscope.calibration.parts import PartCalibration
     from flawscope.calibration.threshold import Calibration
     from flawscope.pictures.decoding import Source
+    from flawscope.predictor.parts import Parts
+    from flawscope.results.part import PartPrediction
     from flawscope.results.prediction import Mismatch, Prediction
     from flawscope.results.run import Results
     from flawscope.results.table import Table, Unjudged
@@ -118,13 +121,17 @@ class Output:
 
     args: `json`, `out`, `maps`, `animation`, `only_anomalous`, `quiet`.
     at_once: whoever reads the lines waits for each of them.
+    parts: collects the views of parts; None: only pictures are decided on.
     """
 
-    def __init__(self, args: argparse.Namespace, root: Path | None, *, at_once: bool):
+    def __init__(
+        self, args: argparse.Namespace, root: Path | None, *, at_once: bool, parts: Parts | None = None
+    ):
         from flawscope.results.run import Results
         from flawscope.results.table import Table
 
-        self.args, self.at_once = args, at_once
+        self.args, self.at_once, self.parts = args, at_once, parts
+        self.decided: list[PartPrediction] = []
         self.unwritten = set[str]()  # kinds of files that are no longer written
         self.failures: list[str] = []
         self.results: Results | None = None
@@ -143,9 +150,7 @@ class Output:
         if shown:
             show_result(result, as_json=self.args.json, flush=self.at_once)
         if isinstance(result, Unjudged):
-            self.failures.append(result.error)
-            if self.at_once:
-                common.say(f"skipped: {result.error}")
+            self._fail(result.error)
         if table := self.table:
             self._try("rows", lambda: table.add(Row.of(result)))
         if results := self.results:
@@ -153,6 +158,24 @@ class Output:
             if shown and not isinstance(result, Unjudged):
                 name = Path(str(result.path))
                 self._try("pictures", lambda: results.pictures.add(name, result, source=source))
+        if self.parts and not isinstance(result, Unjudged):
+            try:
+                self._add_part(self.parts.add(replace(result, map=result.map[:0])))
+            except InputError as error:
+                self._fail(str(error))
+
+    def _fail(self, error: str) -> None:
+        self.failures.append(error)
+        if self.at_once:
+            common.say(f"skipped: {error}")
+
+    def _add_part(self, found: PartPrediction | None) -> None:
+        if found is None:
+            return
+        self.decided.append(found)
+        if found.is_anomalous or not self.args.only_anomalous:
+            line = json.dumps(found.to_dict(), allow_nan=False) if self.args.json else found.line()
+            common.show(line, flush=self.at_once)
 
     def _try(self, what: str, write: Callable[[], None]) -> None:
         """Writes files of one kind until that fails: rows are small, and may still fit where pictures do
@@ -171,14 +194,18 @@ class Output:
         Args:
             white: the level of a deep picture that is shown white.
         """
-        from flawscope.results.run import TABLE
+        from flawscope.results.run import PARTS, TABLE
 
+        for found in self.parts.rest() if self.parts else ():
+            self._add_part(found)
         try:
             if self.table:
                 self.table.close()
             if self.results:
                 self.results.write_facts(facts)
                 self.results.finish()
+                if self.parts:
+                    common.write_csv(self.results.own.path(PARTS), part_rows(self.decided))
                 sheet = self.results.pictures.finish("predictions")
                 if not self.args.quiet:
                     overview = f", an overview in {sheet.name}" if sheet else ""
@@ -215,6 +242,13 @@ class Output:
         return common.report_failures(self.failures, named=self.at_once) or int(bool(self.unwritten))
 
 
+def part_rows(found: Iterable[PartPrediction]) -> Iterator[Sequence[Any]]:
+    """Table of parts, its heading first."""
+    yield ["part", "decision", "p_value", "score", "worst", "missing"]
+    for one in found:
+        yield [one.part, one.decision, one.p_value, one.score, one.worst, " ".join(one.missing)]
+
+
 def facts_of(
     args: argparse.Namespace, manifest: Manifest, calibration: Calibration, together: Mismatch, unjudged: int
 ) -> dict[str, Any]:
@@ -244,6 +278,12 @@ def all_together(together: Mismatch, calibration: Calibration) -> str:
     return (
         f"{together.anomalous} of {pluralize(together.count, 'picture')} anomalous; {calibration.promise()}"
     )
+
+
+def parts_together(decided: Sequence[PartPrediction], calibration: PartCalibration) -> str:
+    """Line with the number of anomalous parts, and the promised rate."""
+    anomalous = sum(one.is_anomalous for one in decided)
+    return f"{anomalous} of {pluralize(len(decided), 'part')} anomalous; {calibration.promise()}"
 
 
 def remarks(several: Sequence[str], beside: Sequence[str], together: Mismatch) -> None:

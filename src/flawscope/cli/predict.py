@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         root = folder_of(
             [path for path in asked.sources if isinstance(path, Path) and path not in asked.wrong]
         )
-    results = output.Output(args, root, at_once=not asked.total)
+    results = output.Output(args, root, at_once=not asked.total, parts=predictor.parts())
     together = Mismatch(predictor.calibration.expected_rate)
     began, complete = time.monotonic(), False
     try:
@@ -87,9 +87,12 @@ def run(args: argparse.Namespace) -> int:
     if not args.quiet:
         if not args.json and together.count:
             common.say(output.all_together(together, predictor.calibration))
+            if results.parts:
+                common.say(output.parts_together(results.decided, results.parts.calibration))
         output.remarks(asked.several, asked.beside, together)
     code = results.code
-    return 3 if args.fail_on_anomaly and together.anomalous else code
+    anomalous = any(part.is_anomalous for part in results.decided) if results.parts else together.anomalous
+    return 3 if args.fail_on_anomaly and anomalous else code
 
 
 def _judge(

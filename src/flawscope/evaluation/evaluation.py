@@ -101,10 +101,11 @@ def evaluate(
         left_out=dict(Counter(item.kind for item in seen.left_out)),
         without_mask=kept.without_mask,
         seconds=time.perf_counter() - began,
-        failures=tuple(seen.failures),
         mismatch=_mismatch(kept, predictor),
         labels=labels,
+        parts=_parts(kept, predictor, seen.failures),
         robustness=robustness(predictor, dataset, leave_out=leave_out, step=step) if robust else (),
+        failures=tuple(seen.failures),
         pictures=kept.pictures,
         left_out_items=tuple(seen.left_out),
         unjudged=tuple(seen.unjudged),
@@ -186,6 +187,34 @@ def _false_alarms(kept: Kept, predictor: Predictor) -> dict[str, Any]:
         "measured": alarms / total if total else None,
         "images": total,
         "interval": [low, high],
+    }
+
+
+def _parts(kept: Kept, predictor: Predictor, failures: list[str]) -> dict[str, Any]:
+    """Figures of the parts that the pictures show; a part is defective where any of them is. Empty where the
+    model decides on pictures alone."""
+    if (parts := predictor.parts()) is None:
+        return {}
+    decided, bad = [], {str(item.path) for item in kept.items if item.anomalous}
+    for prediction in kept.predictions:
+        try:
+            decided.append(parts.add(prediction))
+        except InputError as error:
+            failures.append(str(error))
+    found = [*filter(None, decided), *parts.rest()]
+    anomalous = np.array([any(view.path in bad for view in one.views.values()) for one in found], bool)
+    called = np.array([one.is_anomalous for one in found], bool)
+    good = int(np.count_nonzero(~anomalous))
+    alarms = int(np.count_nonzero(called & ~anomalous))
+    auroc = metrics.image_metrics(anomalous, np.array([one.score for one in found])).auroc
+    return {
+        "good": good,
+        "false_alarms": alarms,
+        "interval": [*metrics.confidence_interval_rate(alarms, good)],
+        "promise": parts.calibration.promise(),
+        "defective": len(found) - good,
+        "found": int(np.count_nonzero(called & anomalous)),
+        "auroc": float(auroc) if np.isfinite(auroc) else None,
     }
 
 

@@ -185,6 +185,8 @@ class Evaluation:
     mismatch: one line if model and pictures do not seem to belong together, judged by the good ones where
         there are some; empty otherwise.
     left_out: test pictures whose pixels the model was fitted or calibrated on, by kind.
+    parts: of a model that decides on parts the number of good and defective ones, of false alarms (with the
+        95 % interval of their rate) and of defective ones found, the promise, and the AUROC; else empty.
     robustness: decisions on the same pictures in other light, where they were asked for.
     pictures: every picture that counted, for the report; left_out_items: those left out; unjudged: those that
         could not be read, each with the reason. Not in `to_dict`.
@@ -203,6 +205,7 @@ class Evaluation:
     failures: tuple[str, ...] = ()
     mismatch: str = ""
     labels: dict[str, Any] = field(default_factory=dict)  # remarks on single figures
+    parts: dict[str, Any] = field(default_factory=dict)
     robustness: tuple[Robustness, ...] = ()
     pictures: Sequence[Evaluated] = field(default=(), repr=False, compare=False)
     left_out_items: tuple[Item, ...] = field(default=(), repr=False, compare=False)
@@ -269,6 +272,7 @@ class Evaluation:
             "failures": list(self.failures),
             "mismatch": self.mismatch or None,
             "labels": self.labels,
+            **({"parts": self.parts} if self.parts else {}),
             **({"robustness": [one.to_dict() for one in self.robustness]} if self.robustness else {}),
         }
 

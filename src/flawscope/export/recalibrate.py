@@ -272,11 +272,12 @@ def one_by_one(session: Session, shown: Compared) -> tuple[NDArray[Any], NDArray
 def _answers(reduced: Reduced, pictures: Pictures, step: Step) -> Answers:
     artefact, answers, model = pictures.artefact, Answers(), reduced.trained.model
     groups: dict[str, int] = artefact.manifest.facts.get("calibration_groups", {})
-    fitted = {p.hash for p in artefact.manifest.pictures if p.role != "calibration"}
+    learnt = artefact.manifest.pictures
+    names, fitted = {p.hash: p.name for p in learnt}, {p.hash for p in learnt if p.role != "calibration"}
     kept = {k: torch.from_numpy(v) for k, v in artefact.tensors.items() if k != "samples"}
     places = {digest: i for i, digest in enumerate(artefact.manifest.facts.get("calibration_pictures", []))}
     fit, fusion = artefact.manifest.calibration, artefact.manifest.fusion
-    in_light = artefact.manifest.preprocess.normalization is not None
+    lit = artefact.manifest.preprocess.normalization is not None
     sessions: tuple[Session, ...] = reduced.engines[0].session, reduced.trained
     embeds: tuple[Embedding, ...] = (
         lambda images: torch.from_numpy(reduced.embed(images)),
@@ -305,10 +306,10 @@ def _answers(reduced: Reduced, pictures: Pictures, step: Step) -> Answers:
             with suppress(_CannotLeaveOutError):
                 pair = answered(*((_left_out(model, e, groups[digest], kept), 1) for e in embeds))
                 return *(as_fitted(digest, *pair) if digest in places else pair), False
-        if digest in fitted or (in_light and digest not in places):
+        if digest in fitted or (lit and digest not in places):
             return None  # what a picture scores in other light is known from the fit alone
         pair = answered(*((session.run, session.batch) for session in sessions))
-        return *(as_fitted(digest, *pair) if in_light else pair), True
+        return *(as_fitted(digest, *pair) if lit else pair), True
 
     done, seen = 0, pictures.read()
     # several at once, one core each; of large pictures one, for its tiles take all memory
@@ -323,7 +324,8 @@ def _answers(reduced: Reduced, pictures: Pictures, step: Step) -> Answers:
                 if one is None:
                     continue
                 if one[2]:
-                    answers.fresh.append(Picture(digest, "calibration", f"picture {len(answers.hashes)}"))
+                    name = names.get(digest, f"picture {len(answers.hashes)}")
+                    answers.fresh.append(Picture(digest, "calibration", name))
                 answers.hashes.append(digest)
                 answers.now.append(one[0])
                 answers.then.append(one[1])

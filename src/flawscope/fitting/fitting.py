@@ -33,6 +33,8 @@ from flawscope.methods.training_log import board_in
 from flawscope.pictures.appearance import KEY as APPEARANCE
 from flawscope.pictures.appearance import Appearance
 from flawscope.predictor import Predictor, trained
+from flawscope.predictor.parts import KEY as PART
+from flawscope.predictor.parts import part_calibration, pattern_of
 from flawscope.progress import Step, silent
 from flawscope.runtime.torch import TorchSession
 
@@ -174,11 +176,13 @@ def partial_fit(
     )
     reader.names = list(names) or reader.names
     seen_first = survey(sources)
+    pattern = pattern_of(manifest)
+    numbers = group_numbers(reader.names, group) if pattern is None else pattern.groups(reader.names)
     task = Task(
         reader.load,
         len(sources),
         rate=manifest.calibration.rate,
-        groups=group_numbers(reader.names, group),
+        groups=numbers,
         settle=reader.without_copies,
         old=old,
         decoded=seen_first.largest,
@@ -192,7 +196,15 @@ def partial_fit(
         reader.roi = old.tensors.get("region")
         windows = Windows(reader, seen_first.sizes, detector.config.seed)
     prepared = Prepared(
-        method, detector, manifest.backbone, manifest.category, reader, task, group=parts, windows=windows
+        method,
+        detector,
+        manifest.backbone,
+        manifest.category,
+        reader,
+        task,
+        group=parts,
+        part=pattern,
+        windows=windows,
     )
     return _finished(prepared, task, 0, check)
 
@@ -243,6 +255,7 @@ def _finished(prepared: Prepared, task: Task, samples: int, check: bool) -> Pred
             **({} if found is None else {KEY: found.to_dict()}),
             **_appearance(fitted, reader, task),
             "group": prepared.group,
+            **({} if prepared.part is None else {PART: asdict(prepared.part)}),
             "seconds_total": round(time.monotonic() - began, 3),
             "device": model.roi.device.type,
             "threads": torch.get_num_threads(),
@@ -252,6 +265,9 @@ def _finished(prepared: Prepared, task: Task, samples: int, check: bool) -> Pred
         versions=versions(),
         fusion=fusion,
     )
+    if prepared.part is not None:
+        promise = part_calibration(manifest).promise()
+        manifest.facts["summary"].append(promise)
     predictor = Predictor(Artefact(manifest, tensors), TorchSession(model, str(model.roi.device)))
     predictor.failures = [*prepared.unusable, *reader.failures.values()]
     predictor.suspects = [(reader.names[i], score) for i, score in fitted.suspects.items()]

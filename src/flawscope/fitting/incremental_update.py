@@ -20,7 +20,7 @@ from flawscope.datasets.layouts import called_good_twice
 from flawscope.errors import InputError, pluralize, some
 from flawscope.fitting.preparation import Say, quiet
 from flawscope.fitting.simulated_defects import Defects, compared, on_samples
-from flawscope.fitting.training_pictures import Images, Pool, names_of, sources_of
+from flawscope.fitting.training_pictures import Images, Pool, sources_of
 from flawscope.fitting.update_evaluation import Reviewed, Score, Update, is_unlike, judge
 from flawscope.fitting.updated_models import (
     Candidate,
@@ -34,6 +34,7 @@ from flawscope.fitting.updated_models import (
 from flawscope.methods import registry
 from flawscope.methods.detector import Detector
 from flawscope.pictures.decoding import Source, decode, pixel_hash, reason
+from flawscope.pictures.listing import names_of
 from flawscope.predictor import Predictor, trained
 from flawscope.progress import Step, silent
 from flawscope.runtime.torch import TorchSession

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from flawscope.calibration.parts import Pattern
 from flawscope.calibration.threshold import DEFAULT_RATE, Rate, rate_of
 from flawscope.datasets import Dataset, group_numbers, open_dataset
 from flawscope.errors import InputError
@@ -21,7 +22,6 @@ from flawscope.fitting.training_pictures import (
     Reader,
     Seen,
     decoded_or_none,
-    names_of,
     normalization_of,
     pairs_of,
     read_defects,
@@ -34,6 +34,7 @@ from flawscope.methods.method import Method
 from flawscope.methods.settings import AUTO, PictureSettings
 from flawscope.methods.task import Task, Undecided
 from flawscope.pictures.defect_size import pixels_of, remark, tile_for
+from flawscope.pictures.listing import names_of
 from flawscope.pictures.preprocess import Preprocess, roi_from
 from flawscope.progress import Step, silent
 
@@ -65,6 +66,7 @@ class Prepared:
     reader: Reader
     task: Task
     group: str | None = None
+    part: Pattern | None = None
     unusable: Sequence[str] = ()
     windows: Windows | None = None
 
@@ -79,6 +81,8 @@ class Reading:
     light: range of the light in which the false-alarm rate is kept, 0.1 or "10%": brightness and contrast
         differ by so much from the good pictures', white balance by half of it; None: light like theirs.
     group: regular expression on file names; pictures for which it matches the same text show one part.
+    part, view: regular expressions on file names that tell parts and their views apart, where one decision on
+        all views of a part is wanted (`calibration.parts`); parts are left out whole.
     min_defect: the smallest defect that is to be found, in pixels of the pictures, 20 or "20px": chooses
         `tile` and `scale`.
     drop_suspects: leave out training pictures that do not look good.
@@ -93,6 +97,8 @@ class Reading:
     roi: Region = None
     light: Rate | None = None
     group: str | None = None
+    part: str | None = None
+    view: str | None = None
     min_defect: str | float | None = None
     drop_suspects: bool = False
     seen: Seen = 0
@@ -122,6 +128,8 @@ def prepare(
     category, roi, group, seen, drop_suspects = how.category, how.roi, how.group, how.seen, how.drop_suspects
     rate = rate_of(how.false_alarm_rate)  # a wrong one is reported before the work
     share = None if how.light is None else light_range(how.light)
+    part = part_pattern(how.part, how.view, group)
+    group = group or how.part
     config = registry.configure(method, preset, options)
     config = replace(config, hidden=roi is not None)
     min_defect = None
@@ -141,7 +149,12 @@ def prepare(
     if not method.holds_out:
         reserved = []  # calibration is on the pictures learnt from
     sources = [*sources, *reserved]
-    groups = group_numbers(names_of(sources), group)
+    names, views = names_of(sources), 1.0
+    if part is None:
+        groups = group_numbers(names, group)
+    else:
+        groups = part.groups(names)
+        views = len(groups) / (1 + max(groups, default=0))
     white_level, decoded, sizes = survey(sources)
     where = device_for(how.device)
     if min_defect is not None:
@@ -194,6 +207,7 @@ def prepare(
         settle=reader.without_copies,
         seen=[defect for several in defects.values() for defect in several],
         decoded=decoded,
+        views=views,
         say=say,
         step=step,
     )
@@ -204,7 +218,7 @@ def prepare(
             reader.preprocess = preprocess_of(config, white_level)
             windows = Windows(reader, sizes, config.seed)
         model.config = config
-    return Prepared(method, model, origin, category, reader, task, group, unusable=unusable, windows=windows)
+    return Prepared(method, model, origin, category, reader, task, group, part, unusable, windows)
 
 
 def predicted_peak(
@@ -229,6 +243,17 @@ def predicted_peak(
     prepared = prepare(images, asked, preset=preset, **call)
     task, windows = prepared.task, prepared.windows
     return asked.peak(prepared.model, task if windows is None else windows.task(task))
+
+
+def part_pattern(part: str | None, view: str | None, group: str | None) -> Pattern | None:
+    """Checks the patterns of parts and views. InputError: wrong ones, or such that do not go together."""
+    if part is None:
+        if view is not None:
+            raise InputError("--view tells the views of a part apart: give --part too")
+        return None
+    if group is not None:
+        raise InputError("--part leaves out whole parts by itself: leave out --group")
+    return Pattern(part, view)
 
 
 def light_range(value: Rate) -> float:

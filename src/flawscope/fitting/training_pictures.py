@@ -7,7 +7,6 @@ import pickle
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -28,6 +27,7 @@ from flawscope.pictures.appearance import Measures, measure
 from flawscope.pictures.decoding import Source, decode, pixel_hash, reason
 from flawscope.pictures.files import upright_size
 from flawscope.pictures.light import Light, Normalization, channel_statistics
+from flawscope.pictures.listing import names_of
 from flawscope.pictures.preprocess import Preprocess, white_level_for
 from flawscope.pictures.views import Views, hidden
 from flawscope.progress import Advance, Step
@@ -258,15 +258,6 @@ def normalization_of(
                 yield found
 
     return Normalization.of(measured(), share)
-
-
-def names_of(sources: Sequence[Source]) -> list[str]:
-    """Paths of files, relative to the folder of all of them; "picture 3" for a source that is no file."""
-    paths = {k: Path(s).absolute() for k, s in enumerate(sources) if isinstance(s, str | os.PathLike)}
-    common = os.path.commonpath([path.parent for path in paths.values()]) if paths else ""
-    return [
-        paths[k].relative_to(common).as_posix() if k in paths else f"picture {k}" for k in range(len(sources))
-    ]
 
 
 def decoded_or_none(source: Source) -> NDArray[Any] | None:

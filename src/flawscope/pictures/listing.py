@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from flawscope.errors import InputError, some
-from flawscope.pictures.decoding import PICTURE_SUFFIXES, is_picture
+from flawscope.pictures.decoding import PICTURE_SUFFIXES, Source, is_picture
 
 # What systems leave behind in folders of pictures; names that begin with a dot are left out anyway.
 LITTER = frozenset(
@@ -230,3 +230,12 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
         return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
     except OSError:
         return True
+
+
+def names_of(sources: Sequence[Source]) -> list[str]:
+    """Paths of files, relative to the folder of all of them; "picture 3" for a source that is no file."""
+    paths = {k: Path(s).absolute() for k, s in enumerate(sources) if isinstance(s, str | os.PathLike)}
+    common = os.path.commonpath([path.parent for path in paths.values()]) if paths else ""
+    return [
+        paths[k].relative_to(common).as_posix() if k in paths else f"picture {k}" for k in range(len(sources))
+    ]

@@ -6,7 +6,7 @@ import math
 import os
 import warnings
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, overload
@@ -16,19 +16,20 @@ from numpy.typing import NDArray
 
 from flawscope.artefact import model_file
 from flawscope.artefact.certificate import Certificate, of_samples
-from flawscope.artefact.model_file import Artefact, Manifest, Picture, unpack_images
+from flawscope.artefact.model_file import Artefact, Manifest, unpack_images
 from flawscope.calibration.power import described, recounted
-from flawscope.calibration.threshold import Calibration, Rate, from_values
-from flawscope.errors import InputError, LeftOut, pluralize
-from flawscope.pictures.appearance import KEY as APPEARANCE
+from flawscope.calibration.threshold import Calibration, Rate
+from flawscope.errors import InputError, LeftOut
 from flawscope.pictures.appearance import Appearance, measure
 from flawscope.pictures.decoding import Source, decode, pixel_hash, reason
 from flawscope.pictures.geometry import Geometry
 from flawscope.pictures.views import Region, Views
-from flawscope.predictor.calibration_light import in_every_light
+from flawscope.predictor.parts import Parts, pattern_of
+from flawscope.predictor.recalibration import calibrated
 from flawscope.predictor.streaming import Judged, Loaded, Prepared, Seen, from_bgr, given_pictures, streamed
 from flawscope.progress import Step, silent
 from flawscope.results import html
+from flawscope.results.part import PartPrediction
 from flawscope.results.prediction import NEARBY, Prediction
 from flawscope.runtime import EXPORTED, Run, Session, check_threads, open_session, read, read_manifest
 
@@ -200,6 +201,20 @@ class Predictor:
         tiled = self.manifest.preprocess.tile is not None
         return streamed(given_pictures(pictures), load, self._judged, self.session, batch, tiled)
 
+    def parts(self) -> Parts | None:
+        """Returns a collector of predictions that decides on each part; None where the model was fitted
+        without `part`. InputError: it was calibrated on pictures whose names tell no part."""
+        return None if pattern_of(self.manifest) is None else Parts(self.manifest)
+
+    def predict_part(self, views: Mapping[str, Source], part: str = "") -> PartPrediction:
+        """Judges a part by pictures of its views, by their names. A view may be missing.
+
+        Raises:
+            InputError: the model was fitted without `part`, knows no such view, or a picture cannot be read.
+        """
+        found = zip(views, self.predict([*views.values()]), strict=True)
+        return Parts(self.manifest).decide(part, dict(found))
+
     def prepare(self, picture: Source) -> Prepared:
         """Decodes a picture, to be judged later: this predictor's `stream` takes it in the picture's place.
 
@@ -315,61 +330,7 @@ class Predictor:
         Raises:
             InputError: there are none, or none could be read. Single failures are collected in `failures`.
         """
-        good = list(given_pictures(good))
-        kept = tuple(p for p in self.manifest.pictures if p.role != "calibration")
-        known, hashes = {p.hash for p in kept}, list[str]()
-
-        def fresh() -> Iterator[Source]:
-            for source in good:
-                try:
-                    digest = pixel_hash(decode(source))
-                except (InputError, MemoryError):
-                    digest = f"unreadable {len(hashes)}"  # `stream` says why
-                if digest not in known:
-                    known.add(digest)
-                    hashes.append(digest)
-                    yield source
-
-        values, used, pictures, shifts, failures = [], list[Source](), [], [], []
-        for done, (source, result) in enumerate(self.stream(fresh()), start=1):
-            if done < len(good):
-                step("calibration", done, len(good))
-            if isinstance(result, InputError):
-                failures.append(str(result))
-                continue
-            counts = result.map[self.valid_mask(result.geometry)]
-            values.append((result.score, float(result.map.max()), float(np.median(counts))))
-            used.append(source)
-            name = os.path.basename(result.path) if result.path else f"picture {done - 1}"
-            pictures.append(Picture(hashes[done - 1], "calibration", name))
-            shifts.append(result.shifts)
-        step("calibration", len(good), len(good))
-        if not values:
-            why = "the model was fitted on all of them: give good pictures it has not seen"
-            raise InputError(failures[0] if failures else why if good else "no good pictures given")
-        values, method = in_every_light(self.stream, used, values, self.manifest.preprocess.normalization)
-        notes = [f"calibrated anew on {pluralize(len(values), 'good picture')}"]
-        if left_out := len(good) - len(values) - len(failures):
-            fitted = pluralize(left_out, "picture")
-            notes.append(f"not calibrated with {fitted} that the model was fitted on, or copies")
-        calibration = from_values(
-            *zip(*values, strict=True),
-            rate=self.calibration.rate,
-            method=method,
-            runtime=self.session.runtime,
-            precision=self.calibration.precision,
-            outline=self.calibration.outline,
-        )
-        new = self.with_calibration(calibration, *notes)
-        # groups are of pictures that were left out; these were not
-        facts = {k: v for k, v in new.manifest.facts.items() if k != "calibration_groups"}
-        facts["calibration_pictures"] = [picture.hash for picture in pictures]
-        if self.appearance is not None:  # pictures like these are expected from now on
-            facts[APPEARANCE] = self.appearance.widened(shifts).to_dict()
-        manifest = replace(new.manifest, pictures=(*kept, *pictures), facts=facts)
-        new = Predictor(replace(self.artefact, manifest=manifest), self.session)
-        new.failures = failures
-        return new
+        return calibrated(self, list(given_pictures(good)), step)
 
     def valid_mask(self, geometry: Geometry) -> NDArray[np.bool_]:
         """Mask [H, W] at the size of a prediction's map: the pixels that show the picture, not a letterbox's

@@ -15,6 +15,7 @@ from flawscope.results.prediction import Prediction
 from flawscope.results.table import OwnFiles, Row, Table, Unjudged, cannot_write
 
 RESULTS, TABLE, FACTS = "predictions", "results.csv", "results.json"
+PARTS = "parts.csv"  # a row for each part, where the model decides on parts
 SHOWN = 256 << 20  # bytes of maps that are kept for a page, of the most severe predictions
 
 

@@ -1,0 +1,178 @@
+"""Decides on parts that are seen in several views, so that the false-alarm rate is the part's.
+
+Every view of a part has a score. A part's own score is the largest of its views' scores, each in units of its
+view: (score - mean) / standard deviation, over all parts that the model left out and the new part itself. The
+new part's p-value is (1 + #{parts with at least its score}) / (n + 1).
+
+Where a good new part is as likely to be any of the n + 1 as the others are, this p-value is at most alpha
+with probability at most alpha, whatever the scores look like and however the views depend on each other: the
+scores of all n + 1 parts come from one formula, which does not know which part is the new one (full conformal
+prediction: Vovk, Gammerman & Shafer, Algorithmic Learning in a Random World, 2005, chapter 2). A threshold
+for each view would need a correction for their number, which costs power.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flawscope.calibration import needed_for
+from flawscope.errors import InputError, pluralize, some
+
+LEAST = 1e-6  # standard deviation of equal scores, of their size
+
+
+class View(NamedTuple):
+    """Part that a picture shows, and the view it shows it from."""
+
+    part: str
+    view: str
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """Reads part and view from the name of a picture's file.
+
+    part, view: regular expressions. The text is that of their groups if they have any, else of the match;
+        they are looked for in the file's name, then with its folder's name, and so on. Without `view`, the
+        view is the rest of the file's name.
+    """
+
+    part: str
+    view: str | None = None
+
+    def __post_init__(self) -> None:
+        for flag, pattern in (("--part", self.part), ("--view", self.view or "")):
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise InputError(
+                    f"{flag} '{pattern}' is not a regular expression ({error}): correct it"
+                ) from None
+
+    def of(self, name: str) -> View:
+        """Reads a name, with forward slashes. InputError where a pattern does not match."""
+        part = _found("--part", self.part, name)
+        if self.view is None:
+            rest = name.rpartition("/")[2].rpartition(".")[0].replace(part.group(), "", 1)
+            return View(_text(part), rest.strip(" _-.") or "view")
+        return View(_text(part), _text(_found("--view", self.view, name)))
+
+    def read(self, names: Iterable[str]) -> list[View]:
+        """Reads the names of good pictures.
+
+        Raises:
+            InputError: a pattern does not match, or a part has two pictures of one view.
+        """
+        found: dict[View, str] = {}
+        for name in names:
+            if (other := found.setdefault(self.of(name), name)) is not name:
+                view = self.of(name)
+                raise InputError(
+                    f"{other} and {name} both show view {view.view} of part {view.part}: correct the pattern"
+                )
+        return list(found)
+
+    def groups(self, names: Iterable[str]) -> list[int]:
+        """Numbers the parts that the names tell, in the order of the names. InputError: as `read`."""
+        numbers: dict[str, int] = {}
+        found = [numbers.setdefault(part, len(numbers)) for part, _ in self.read(names)]
+        if len(found) > 1 and len(numbers) in (1, len(found)):
+            same = "the same" if len(numbers) == 1 else "another"
+            raise InputError(
+                f"--part '{self.part}' matches {same} text in each name, such as {next(iter(numbers))}: "
+                "correct it, so that the text is the same for the views of a part and another for each part"
+            )
+        return found
+
+
+def _found(flag: str, pattern: str, name: str) -> re.Match[str]:
+    folders = name.split("/")
+    for k in reversed(range(len(folders))):
+        if match := re.search(pattern, "/".join(folders[k:])):
+            return match
+    raise InputError(f"{name}: {flag} '{pattern}' matches nothing in this name: correct the pattern")
+
+
+def _text(match: re.Match[str]) -> str:
+    return "/".join(text or "" for text in match.groups()) or match.group()
+
+
+class PartDecision(NamedTuple):
+    """Decision on a part. score: of the part. worst: its view with the largest score."""
+
+    score: float
+    p_value: float
+    is_anomalous: bool
+    worst: str
+
+
+@dataclass(frozen=True)
+class PartCalibration:
+    """Scores of good parts that the model left out, and the target false-alarm rate.
+
+    parts: their names. views: names of the views. scores: [parts, views], NaN where a picture is missing.
+    """
+
+    parts: tuple[str, ...]
+    views: tuple[str, ...]
+    scores: NDArray[np.float64]
+    rate: float
+
+    @classmethod
+    def of(cls, views: Sequence[View], scores: Sequence[float], rate: float) -> PartCalibration:
+        """Arranges the scores of pictures."""
+        rows, columns = (sorted({view[k] for view in views}) for k in (0, 1))
+        found = np.full((len(rows), len(columns)), np.nan)
+        for (part, view), score in zip(views, scores, strict=True):
+            found[rows.index(part), columns.index(view)] = score
+        return cls(tuple(rows), tuple(columns), found, rate)
+
+    def count(self, views: Iterable[str]) -> int:
+        """Number of parts that have a score for all these views."""
+        return len(self._complete(list(views)))
+
+    def _complete(self, views: Sequence[str]) -> NDArray[np.float64]:
+        if unknown := [view for view in views if view not in self.views]:
+            known = ", ".join(self.views)
+            raise InputError(f"the model knows no view {some(unknown)}: name one of {known}")
+        own = self.scores[:, [self.views.index(view) for view in views]]
+        return own[np.isfinite(own).all(axis=1)]
+
+    def decide(self, scores: Mapping[str, float]) -> PartDecision:
+        """Decides on a part by its views' scores. Good parts are compared by the same views alone, so that
+        the rate holds for a part of which views are missing too.
+
+        Raises:
+            InputError: no views, an unknown one, or no good part has all of these.
+        """
+        good = self._complete(list(scores))
+        if not scores or not len(good):
+            raise InputError(f"no good part with the views {', '.join(scores) or '(none)'} is known")
+        every = np.vstack([good, [*scores.values()]])
+        mean = every.mean(axis=0)
+        units = (every - mean) / np.maximum(every.std(axis=0), LEAST * np.maximum(1.0, np.abs(mean)))
+        combined = units.max(axis=1)
+        p_value = float(np.mean(combined >= combined[-1]))
+        is_anomalous = p_value <= max(self.rate, 1 / len(every)) + 1e-9
+        return PartDecision(float(combined[-1]), p_value, is_anomalous, [*scores][int(units[-1].argmax())])
+
+    def promise(self) -> str:
+        """Line for a person: the false alarms expected among parts with all views."""
+        count = self.count(self.views)
+        views = f"{pluralize(len(self.views), 'view')} ({', '.join(self.views)})"
+        if count < 2:
+            return f"parts of {views}: no promise, {pluralize(count, 'good part')} with all views"
+        rank = max(1, int(self.rate * (count + 1) + 1e-9))
+        text = (
+            f"parts of {views}: {rank / (count + 1):.1%} ({rank}/{count + 1}) of good parts expected to be "
+            f"called anomalous, from {pluralize(count, 'good part')}"
+        )
+        if (missing := needed_for(self.rate) - count) > 0:
+            text += f"; {self.rate:.1%} cannot be promised from {count}: {missing} more parts would do"
+        return text

@@ -1,0 +1,120 @@
+"""Calibrates a model on new good pictures, in each light where it keeps its false-alarm rate in a range."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flawscope.artefact.model_file import Picture
+from flawscope.calibration.threshold import envelope, from_values
+from flawscope.errors import InputError, pluralize
+from flawscope.pictures.appearance import KEY as APPEARANCE
+from flawscope.pictures.decoding import Source, decode, pixel_hash
+from flawscope.pictures.light import Light, Normalization, lights_within
+from flawscope.pictures.listing import names_of
+from flawscope.predictor.streaming import Judged
+from flawscope.progress import Step
+
+if TYPE_CHECKING:
+    from flawscope.predictor import Predictor
+
+Values = list[tuple[float, float, float]]  # score, and the map's maximum and median
+Stream = Callable[[Iterable[Source]], Iterator[Judged]]
+
+
+def calibrated(predictor: Predictor, good: Sequence[Source], step: Step) -> Predictor:
+    """Returns the model with thresholds from new good pictures (`Predictor.calibrate`)."""
+    kept = tuple(p for p in predictor.manifest.pictures if p.role != "calibration")
+    known, hashes = {p.hash for p in kept}, list[str]()
+
+    def fresh() -> Iterator[Source]:
+        for source in good:
+            try:
+                digest = pixel_hash(decode(source))
+            except (InputError, MemoryError):
+                digest = f"unreadable {len(hashes)}"  # `stream` says why
+            if digest not in known:
+                known.add(digest)
+                hashes.append(digest)
+                yield source
+
+    values, used, used_hashes, shifts, failures = [], list[Source](), [], [], []
+    for done, (source, result) in enumerate(predictor.stream(fresh()), start=1):
+        if done < len(good):
+            step("calibration", done, len(good))
+        if isinstance(result, InputError):
+            failures.append(str(result))
+            continue
+        counts = result.map[predictor.valid_mask(result.geometry)]
+        values.append((result.score, float(result.map.max()), float(np.median(counts))))
+        used.append(source)
+        used_hashes.append(hashes[done - 1])
+        shifts.append(result.shifts)
+    step("calibration", len(good), len(good))
+    if not values:
+        why = "the model was fitted on all of them: give good pictures it has not seen"
+        raise InputError(failures[0] if failures else why if good else "no good pictures given")
+    values, method = _in_every_light(
+        predictor.stream, used, values, predictor.manifest.preprocess.normalization
+    )
+    notes = [f"calibrated anew on {pluralize(len(values), 'good picture')}"]
+    if left_out := len(good) - len(values) - len(failures):
+        fitted = pluralize(left_out, "picture")
+        notes.append(f"not calibrated with {fitted} that the model was fitted on, or copies")
+    calibration = from_values(
+        *zip(*values, strict=True),
+        rate=predictor.calibration.rate,
+        method=method,
+        runtime=predictor.session.runtime,
+        precision=predictor.calibration.precision,
+        outline=predictor.calibration.outline,
+    )
+    new = predictor.with_calibration(calibration, *notes)
+    # groups are of pictures that were left out; these were not
+    facts = {k: v for k, v in new.manifest.facts.items() if k != "calibration_groups"}
+    facts["calibration_pictures"] = used_hashes
+    if predictor.appearance is not None:  # pictures like these are expected from now on
+        facts[APPEARANCE] = predictor.appearance.widened(shifts).to_dict()
+    own = (Picture(h, "calibration", name) for h, name in zip(used_hashes, names_of(used), strict=True))
+    manifest = replace(new.manifest, pictures=(*kept, *own), facts=facts)
+    new = type(predictor)(replace(predictor.artefact, manifest=manifest), predictor.session)
+    new.failures = failures
+    return new
+
+
+def _in_every_light(
+    stream: Stream, pictures: Sequence[Source], values: Values, normalization: Normalization | None
+) -> tuple[Values, str]:
+    """Returns the values for a calibration, and the calibration's method.
+
+    Args:
+        stream: judges pictures in order.
+        values: of the unchanged pictures. Without `normalization` they are returned as they are; with it
+            scores and maxima become their envelopes over the lights of its range.
+
+    Raises:
+        InputError: a picture cannot be read again.
+    """
+    if normalization is None:
+        return values, "held out"
+    found = [[(score, maximum) for score, maximum, _ in values]]
+    for light in lights_within(normalization.share)[1:]:
+        found.append([_read(one) for one in stream(_lit(pictures, light))])
+    scores, maxima = (envelope(part.T) for part in np.moveaxis(np.array(found), 2, 0))
+    medians = [median for *_, median in values]
+    together = list(zip(scores.tolist(), maxima.tolist(), medians, strict=True))
+    return together, f"held out, in each light within {normalization.share:.0%}"
+
+
+def _lit(pictures: Sequence[Source], light: Light) -> Iterator[Source]:
+    return (light(decode(picture)) for picture in pictures)
+
+
+def _read(judged: Judged) -> tuple[float, float]:
+    result = judged[1]
+    if isinstance(result, Exception):
+        raise result
+    return result.score, float(result.map.max())

@@ -1,0 +1,55 @@
+"""Holds the decision on a part that is seen in several views."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from flawscope.results.prediction import Prediction
+
+
+@dataclass(frozen=True)
+class PartPrediction:
+    """Decision on a part.
+
+    part: its name.
+    score: largest of its views' scores in standard deviations (`calibration.parts`).
+    p_value: conformal p-value of the part, in 1/(n+1)..1.
+    worst: view with the largest score.
+    views: prediction of each view that was judged.
+    missing: views without a picture.
+    """
+
+    part: str
+    score: float
+    p_value: float
+    is_anomalous: bool
+    worst: str
+    views: Mapping[str, Prediction] = field(repr=False)
+    missing: tuple[str, ...] = ()
+
+    @property
+    def decision(self) -> str:
+        """The decision in a word: good or anomalous."""
+        return "anomalous" if self.is_anomalous else "good"
+
+    def line(self) -> str:
+        """Line for a person."""
+        without = f"  (missing: {', '.join(self.missing)})" if self.missing else ""
+        return (
+            f"part {self.part}: {self.decision}, p {self.p_value:.3f}, "
+            f"most unusual: {self.worst} ({self.score:+.1f}){without}"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The document that `predict --json` prints."""
+        return {
+            "part": self.part,
+            "decision": self.decision,
+            "score": self.score,
+            "p_value": self.p_value,
+            "worst": self.worst,
+            "views": {view: found.path for view, found in self.views.items()},
+            "missing": list(self.missing),
+        }

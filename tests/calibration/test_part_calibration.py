@@ -1,0 +1,93 @@
+"""Parts seen in several views: names, the p-value of a part, and its rate."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from flawscope.calibration.parts import PartCalibration, Pattern, View
+from flawscope.errors import InputError
+
+NAMES = ("a", "b", "c")
+
+
+@pytest.mark.parametrize(
+    ("part", "view", "name", "expected"),
+    [
+        (r"p\d+", None, "good/p07_top.png", ("p07", "top")),
+        (r"S\d+", r"C\d", "OK/S0012/nut_0012_OK_C3_20231021.jpg", ("S0012", "C3")),
+        (r"S\d+", None, "S0012/left.png", ("S0012", "left")),
+        (r"(\w+)/(\d+)_", "top|side", "line2/004_side.png", ("line2/004", "side")),
+        (r"\d+", r"cam\d", "cam1/04.png", ("04", "cam1")),  # the file's name comes first
+        (r"\d+", None, "04.png", ("04", "view")),
+    ],
+)
+def test_names_tell_part_and_view(part: str, view: str | None, name: str, expected: View) -> None:
+    assert Pattern(part, view).of(name) == expected
+
+
+def test_names_that_do_not_tell_are_named() -> None:
+    with pytest.raises(InputError, match=r"--view '\(' is not a regular expression"):
+        Pattern("p", "(")
+    with pytest.raises(InputError, match=r"x\.png: --part 'p\\d' matches nothing"):
+        Pattern(r"p\d").read(["p1.png", "x.png"])
+    with pytest.raises(InputError, match=r"p1_a\.png and q/p1_a\.png both show view a of part p1"):
+        Pattern(r"p\d").read(["p1_a.png", "q/p1_a.png"])
+    assert Pattern(r"p\d").groups(["p1_a.png", "p2_a.png", "p1_b.png"]) == [0, 1, 0]
+    with pytest.raises(InputError, match="matches another text in each name"):
+        Pattern(r"p\d").groups(["p1_a.png", "p2_a.png"])
+    with pytest.raises(InputError, match="matches the same text in each name"):
+        Pattern("p").groups(["p1_a.png", "p2_a.png"])
+
+
+def drawn(rng: np.random.Generator, count: int, views: int) -> np.ndarray:
+    """Scores whose views depend on each other and have scales of their own."""
+    common = rng.normal(size=(count, 1))
+    return np.exp(0.2 * (common + rng.normal(size=(count, views)))) * 3.0 ** np.arange(views)
+
+
+@pytest.mark.parametrize(("views", "count"), [(3, 20), (5, 20), (3, 60)])
+def test_the_rate_is_that_of_parts(views: int, count: int) -> None:
+    rng = np.random.default_rng([views, count])
+    p_values, alarms = [], []
+    for _ in range(1500):
+        scores = drawn(rng, count + 1, views)
+        known = PartCalibration(("",) * count, (*NAMES, "d", "e")[:views], scores[:-1], 0.05)
+        found = known.decide(dict(zip(known.views, scores[-1], strict=True)))
+        p_values.append(found.p_value)
+        alarms.append(found.is_anomalous)
+    expected = (count + 2) / (2 * (count + 1))  # of values k / (n + 1)
+    assert abs(np.mean(p_values) - expected) < 4 * 0.29 / 1500**0.5
+    rank = int(0.05 * (count + 1) + 1e-9)
+    assert abs(np.mean(alarms) - rank / (count + 1)) < 4 * (0.05 / 1500) ** 0.5
+
+
+def test_a_defect_in_any_view_is_found_whatever_the_scale_of_its_scores() -> None:
+    scores = drawn(np.random.default_rng(1), 30, 3)
+    known = PartCalibration(("",) * 30, NAMES, scores, 0.05)
+    for k, view in enumerate(NAMES):
+        part = np.median(scores, axis=0)
+        part[k] = 3 * scores[:, k].max()
+        found = known.decide(dict(zip(NAMES, part, strict=True)))
+        assert (found.is_anomalous, found.worst, found.p_value) == (True, view, 1 / 31)
+
+
+def test_missing_views_are_compared_with_the_same_views_of_good_parts() -> None:
+    views = [View(f"p{k}", view) for k in range(20) for view in NAMES][:-1]  # one picture is missing
+    known = PartCalibration.of(views, np.arange(59.0) % 7, 0.05)
+    assert np.isnan(known.scores).sum() == 1
+    assert known.count(NAMES) == 19
+    assert known.count(["a", "b"]) == 20
+    assert known.decide({"a": 9.0, "b": 1.0}).p_value == 1 / 21
+    assert "4.8%" not in known.promise()
+    assert "(1/20) of good parts" in known.promise()
+    with pytest.raises(InputError, match="no view x: name one of a, b, c"):
+        known.decide({"x": 1.0})
+    with pytest.raises(InputError, match="no good part"):
+        known.decide({})
+    few = PartCalibration.of(views[:9], np.arange(9.0), 0.05)
+    assert "16 more parts would do" in few.promise()
+    assert few.decide({"a": 99.0, "b": 0.0, "c": 0.0}).is_anomalous  # at 1 / (n + 1)
+    assert "no promise" in PartCalibration.of(views[:3], np.arange(3.0), 0.05).promise()
+    equal = PartCalibration.of(views, np.ones(59), 0.05)
+    assert equal.decide(dict.fromkeys(NAMES, 1.0)).p_value == 1.0

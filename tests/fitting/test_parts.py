@@ -1,0 +1,151 @@
+"""`fit --part`: one decision on all views of a part, from the folder to the results."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+pytest.importorskip("torch")
+
+import flawscope
+from flawscope.artefact import model_file
+from flawscope.cli import main
+from flawscope.errors import InputError
+
+VIEWS = ("side", "top")
+
+
+def view(part: int, k: int, defect: bool = False) -> NDArray[np.uint8]:
+    rng = np.random.default_rng([part, k])
+    picture = np.full((80, 80, 3), (60, 80 + 60 * k, 120), np.float64)
+    picture[20:60, 20 + 10 * k : 60] = 150
+    if defect:
+        picture[34:44, 44:54] = 30
+    return (picture + rng.normal(0, 3, picture.shape)).clip(0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """20 good parts to learn, 6 good and 4 defective ones to test; the defect shows from the top only."""
+    root = tmp_path_factory.mktemp("parts")
+    for split, kind, numbers in (
+        ("train", "good", range(20)),
+        ("test", "good", range(50, 56)),
+        ("test", "hole", range(60, 64)),
+    ):
+        folder = root / split / kind
+        folder.mkdir(parents=True, exist_ok=True)
+        for part in numbers:
+            for k, name in enumerate(VIEWS):
+                picture = view(part, k, kind == "hole" and k == 1)
+                Image.fromarray(picture).save(folder / f"p{part:02d}_{name}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def model(data: Path) -> Path:
+    out = data / "part.safetensors"
+    how = ["--part", r"p\d+", "--size", "64", "--device", "cpu", "--quiet", "--no-check"]
+    assert main(["fit", "--data", str(data), "--out", str(out), *how]) == 0
+    return out
+
+
+def test_parts_are_decided_on_by_all_views(
+    data: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["info", str(model)]) == 0
+    assert "parts of 2 views (side, top): 4.8% (1/21) of good parts expected" in capsys.readouterr().out
+    (data / "test" / "hole" / "p63_side.png").unlink()
+    call = ["predict", str(model), str(data / "test" / "hole"), "--json", "--out", str(tmp_path / "out")]
+    assert main([*call, "--fail-on-anomaly"]) == 3
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    parts = {line["part"]: line for line in lines if "part" in line}
+    assert len(lines) == 7 + 4
+    assert set(parts) == {"p60", "p61", "p62", "p63"}
+    assert all(p["decision"] == "anomalous" and p["worst"] == "top" for p in parts.values())
+    assert parts["p62"]["p_value"] == 1 / 21
+    assert parts["p63"]["missing"] == ["side"]
+    assert set(parts["p60"]["views"]) == set(VIEWS)
+    rows = list(csv.DictReader((tmp_path / "out" / "parts.csv").open(encoding="utf-8")))
+    assert [(row["part"], row["missing"]) for row in rows][-1] == ("p63", "side")
+    assert main(["evaluate", str(model), "--data", str(data), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["parts"]
+    assert (found["good"], found["defective"], found["found"], found["auroc"]) == (6, 4, 4, 1.0)
+    assert main(["evaluate", str(model), "--data", str(data)]) == 0
+    assert "4 of 4 defective found, AUROC 1.0000" in capsys.readouterr().out
+
+
+def test_in_python_and_where_names_do_not_tell(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    predictor = flawscope.load(model, device="cpu")
+    found = predictor.predict_part({"top": view(70, 1, True), "side": view(70, 0)}, "70")
+    assert (found.decision, found.worst, found.missing, found.part) == ("anomalous", "top", (), "70")
+    assert found.line().startswith("part 70: anomalous, p 0.048, most unusual: top (+4")
+    alone = predictor.predict_part({"side": view(70, 0)})
+    assert (alone.is_anomalous, alone.missing) == (False, ("top",))
+    with pytest.raises(InputError, match="no view left: name one of side, top"):
+        predictor.predict_part({"left": view(70, 0)})
+    single = flawscope.fit([view(k, 0) for k in range(6)], size="64", device="cpu", check=False)
+    assert single.parts() is None
+    with pytest.raises(InputError, match="fit it with --part"):
+        single.predict_part({"top": view(1, 1)})
+
+
+def test_names_twice_or_unknown_are_reported_and_the_others_decided(
+    data: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("p01_side.png", "again/p01_side.png", "p01_top.png", "p02_below.png"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(view(1, int("top" in name))).save(path)
+    assert main(["predict", str(model), str(tmp_path)]) == 1
+    said = capsys.readouterr()
+    assert "shows part p01 from side too" in said.err
+    assert "the model knows no view below" in said.err
+    assert "part p01: good" in said.out
+
+
+def test_update_calibrate_and_export_keep_parts(data: Path, model: Path, tmp_path: Path) -> None:
+    predictor = flawscope.load(model, device="cpu")
+    more = tmp_path / "more"
+    more.mkdir()
+    for part in range(30, 36):
+        for k, name in enumerate(VIEWS):
+            Image.fromarray(view(part, k)).save(more / f"p{part}_{name}.png")
+    larger = flawscope.extend(model, more, device="cpu", check=False, fair=True)
+    assert len(larger.parts().calibration.parts) == 26  # type: ignore[union-attr]
+    anew = predictor.calibrate(more)
+    assert anew.parts().calibration.parts == tuple(f"p{k}" for k in range(30, 36))  # type: ignore[union-attr]
+    from flawscope.export.export import export
+
+    out = tmp_path / "int8.onnx"
+    export(model, out, precision="int8", pictures=sorted((data / "train" / "good").glob("*.png")))
+    found = flawscope.load(out, threads=1).predict_part({"side": view(71, 0), "top": view(71, 1, True)})
+    assert (found.is_anomalous, found.worst, found.p_value) == (True, "top", 1 / 21)
+
+
+def test_wrong_patterns_are_told_before_the_work(data: Path) -> None:
+    good = data / "train" / "good"
+    for how, message in (
+        ({"view": "a"}, "give --part too"),
+        ({"part": r"p\d+", "group": "p"}, "leave out --group"),
+        ({"part": r"p\d+_\w+"}, "another text in each name"),
+        ({"part": r"q\d+"}, "matches nothing"),
+        ({"part": "p"}, "the same text in each name"),
+        ({"part": "p", "view": "side|top"}, "both show view"),
+    ):
+        with pytest.raises(InputError, match=message):
+            flawscope.fit(good, device="cpu", **how)
+
+
+def test_a_damaged_pattern_is_one_line(model: Path, tmp_path: Path) -> None:
+    artefact = model_file.read(model)
+    artefact.manifest.facts["part"] = {"part": "("}
+    model_file.write(artefact, tmp_path / "m.safetensors")
+    with pytest.raises(InputError, match="parts are damaged"):
+        flawscope.load(tmp_path / "m.safetensors", device="cpu").parts()
