@@ -114,6 +114,24 @@ def draw_pictures(folder: Path) -> None:
     for name in ("001", "002"):
         draw(f"new_pictures/{name}.png")
     draw("new_pictures/007.png", "hole")
+    draw_products(folder, rng)
+
+
+def draw_products(folder: Path, rng: np.random.Generator) -> None:
+    """Three products of a line: drawn parts, one of them in other colours."""
+    for product, drawn, order in (
+        ("fabric", "fabric", [0, 1, 2]),
+        ("plate", "plate", [0, 1, 2]),
+        ("tile", "plate", [2, 0, 1]),
+    ):
+        names = [f"products/{product}/good/{k}.png" for k in range(10)]
+        names += [f"more_products/{product}/good/{k}.png" for k in range(4)]
+        names += [f"products/{product}/bad/hole/0.png", f"mixed_pictures/{product}.png"]
+        for name in names:
+            defect = dataset.CATEGORIES[drawn].defects[0] if "/bad/" in name else None
+            picture = draw_picture(drawn, rng, defect, 0.2, size=SIDE)[0][..., order]
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.ascontiguousarray(picture)).save(folder / name)
 
 
 @pytest.fixture(scope="session")

@@ -31,9 +31,11 @@ if TYPE_CHECKING:
     from flawscope.evaluation.comparison import compare as compare
     from flawscope.fitting.fitting import fit as fit
     from flawscope.fitting.incremental_update import extend as extend
+    from flawscope.fitting.joint import join as join
     from flawscope.pictures.preprocess import Preprocess as Preprocess
     from flawscope.predictor import Predictor as Predictor
-    from flawscope.predictor import load as load
+    from flawscope.predictor.joint import JointPredictor as JointPredictor
+    from flawscope.predictor.joint import load as load
     from flawscope.results.prediction import Prediction as Prediction
     from flawscope.results.prediction import Region as Region
 
@@ -44,6 +46,7 @@ _WHERE = {
     "Evaluation": "evaluation",
     "FlawscopeError": "errors",
     "InputError": "errors",
+    "JointPredictor": "predictor.joint",
     "Prediction": "results.prediction",
     "Predictor": "predictor",
     "Preprocess": "pictures.preprocess",
@@ -52,7 +55,8 @@ _WHERE = {
     "evaluate": "evaluation",
     "extend": "fitting.incremental_update",
     "fit": "fitting.fitting",
-    "load": "predictor",
+    "join": "fitting.joint",
+    "load": "predictor.joint",
     "open_dataset": "datasets",
 }
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ from flawscope.pictures.preprocess import Preprocess
 from flawscope.pictures.views import Fusion
 
 FORMAT = 2  # raised when an older flawscope could not read the file. 2: padding is marked
+JOINT_FORMAT = 3  # of a file with several products (`joint_file`)
 KEY = "flawscope"
 # Facts of the run, not of the model. They stand apart in the file: all else is the same, byte for byte, after
 # two fits with the same seed, pictures and processor.
@@ -145,16 +146,16 @@ def _facts(data: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _format(data: Mapping[str, Any]) -> int:
+def _format(data: Mapping[str, Any], newest: int = FORMAT) -> int:
     """The format version, if this flawscope can read it."""
     version = data.get("format")
     if not isinstance(version, int) or version < 1:
         raise InputError("it has no format version")
-    if version > FORMAT:
+    if version > newest:
         versions = data.get("versions")
         newer = versions.get("flawscope") if isinstance(versions, dict) else None
         by = f"flawscope {newer!s:.40}" if newer else "a newer flawscope"
-        raise InputError(f"it has format {version}, made by {by}, and this one reads up to {FORMAT}: upgrade")
+        raise InputError(f"it has format {version}, made by {by}, and this one reads up to {newest}: upgrade")
     return version
 
 
@@ -181,24 +182,38 @@ class Artefact:
 
 def write(artefact: Artefact, path: str | os.PathLike[str]) -> None:
     """Writes a model atomically. FlawscopeError if it cannot be written; then an old file stays as it is."""
+    write_contents(*apart(artefact.manifest), artefact.tensors, path)
+
+
+def apart(manifest: Manifest) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The manifest's document without the facts of the run, and these."""
+    document = manifest.to_dict()
+    facts = document["facts"]
+    document["facts"] = {k: v for k, v in facts.items() if k not in RUN}
+    return document, {k: facts[k] for k in RUN if k in facts}
+
+
+def write_contents(
+    document: dict[str, Any],
+    run: dict[str, Any],
+    tensors: Mapping[str, NDArray[Any]],
+    path: str | os.PathLike[str],
+) -> None:
+    """Writes a file of these contents atomically: what the model is, facts of the run, tensors."""
     from safetensors.numpy import save
 
-    tensors = {k: np.asarray(v, order="C") for k, v in sorted(artefact.tensors.items())}
-    body = save(tensors)  # the same order and layout as below, without the manifest
+    # the same order and layout as below, without the document
+    body = save({k: np.asarray(v, order="C") for k, v in sorted(tensors.items())})
     (length,) = struct.unpack("<Q", body[:8])
     data = memoryview(body)[8 + length :]
     header = json.loads(body[8 : 8 + length])
-    manifest = artefact.manifest.to_dict()
-    facts = manifest["facts"]
-    manifest["facts"] = {k: v for k, v in facts.items() if k not in RUN}
-    text = json.dumps(manifest, allow_nan=False)
-    run = json.dumps({k: facts[k] for k in RUN if k in facts}, allow_nan=False)
+    text, facts = (json.dumps(one, allow_nan=False) for one in (document, run))
     header["__metadata__"] = {
         KEY: text,
         "sha256": hashlib.sha256(data).hexdigest(),
         "header_sha256": _header_hash(text, header),
-        RUN_KEY: run,
-        "run_sha256": hashlib.sha256(run.encode()).hexdigest(),
+        RUN_KEY: facts,
+        "run_sha256": hashlib.sha256(facts.encode()).hexdigest(),
     }
     head = json.dumps(header, separators=(",", ":")).encode()
     head += b" " * (-len(head) % 8)
@@ -214,7 +229,7 @@ def write(artefact: Artefact, path: str | os.PathLike[str]) -> None:
 def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     """Reads the manifest alone: fast, whatever the size of the model. Tensor data are not checked."""
     with opened(path) as file:
-        return _header(file, path)[0]
+        return _manifest(read_header(file, path), path)
 
 
 def read(path: str | os.PathLike[str]) -> Artefact:
@@ -224,20 +239,9 @@ def read(path: str | os.PathLike[str]) -> Artefact:
         InputError: one line that says what is wrong with the file.
     """
     with opened(path) as file:
-        manifest, entries, start, digest = _header(file, path)
-        found = hashlib.file_digest(file, "sha256").hexdigest()  # from here to the end
-        if found != digest:
-            raise bad(path, "its tensors were altered or damaged")
-        tensors = {}
-        for name, (dtype, shape, begin, end) in entries.items():
-            file.seek(start + begin)
-            data = np.fromfile(file, dtype=np.uint8, count=end - begin)
-            if dtype == "BOOL" and data.max(initial=0) > 1:
-                raise bad(path, f"tensor {name!s:.40} is not made of true and false")
-            try:
-                tensors[name] = data.view(_numpy_dtype(dtype)).reshape(shape)
-            except ValueError:  # such as [0, 2^40, 2^40]
-                raise bad(path, f"tensor {name!s:.40} has no sensible shape") from None
+        header = read_header(file, path)
+        manifest = _manifest(header, path)
+        tensors = read_tensors(file, header, path)
     try:
         return Artefact(manifest, tensors)
     except InputError as error:
@@ -247,15 +251,55 @@ def read(path: str | os.PathLike[str]) -> Artefact:
 Entry = tuple[str, tuple[int, ...], int, int]
 
 
+class Header(NamedTuple):
+    """Header of a file. document: what the model is. run: facts of the run. entries: the tensors, each with
+    dtype, shape, begin and end. start: the place where their data start. digest: of these data."""
+
+    document: dict[str, Any]
+    run: dict[str, Any]
+    entries: dict[str, Entry]
+    start: int
+    digest: str
+
+
+def _manifest(header: Header, path: Any) -> Manifest:
+    try:
+        facts = {**header.document["facts"], **header.run}
+    except (KeyError, TypeError):
+        raise bad(path, "its manifest is damaged (facts)") from None
+    try:
+        return Manifest.from_dict({**header.document, "facts": facts})
+    except InputError as error:
+        raise bad(path, str(error)) from None
+
+
+def read_tensors(file: io.BufferedReader, header: Header, path: Any) -> dict[str, NDArray[Any]]:
+    """Reads and checks the tensors of a file that stands where `read_header` left it."""
+    found = hashlib.file_digest(file, "sha256").hexdigest()  # from here to the end
+    if found != header.digest:
+        raise bad(path, "its tensors were altered or damaged")
+    tensors = {}
+    for name, (dtype, shape, begin, end) in header.entries.items():
+        file.seek(header.start + begin)
+        data = np.fromfile(file, dtype=np.uint8, count=end - begin)
+        if dtype == "BOOL" and data.max(initial=0) > 1:
+            raise bad(path, f"tensor {name!s:.40} is not made of true and false")
+        try:
+            tensors[name] = data.view(_numpy_dtype(dtype)).reshape(shape)
+        except ValueError:  # such as [0, 2^40, 2^40]
+            raise bad(path, f"tensor {name!s:.40} has no sensible shape") from None
+    return tensors
+
+
 def _header_hash(text: str, entries: Mapping[str, Any]) -> str:
     """Hash of the manifest and the tensors' places, which can be checked without reading the tensors."""
     entries = {k: v for k, v in entries.items() if k != "__metadata__"}
     return hashlib.sha256(json.dumps([text, entries], sort_keys=True).encode()).hexdigest()
 
 
-def _header(file: io.BufferedReader, path: Any) -> tuple[Manifest, dict[str, Entry], int, str]:
-    """Reads the manifest, the tensors (dtype, shape, begin, end), the place where data start, and their hash.
-    `file` stands at that place then."""
+def read_header(file: io.BufferedReader, path: Any, newest: int = FORMAT) -> Header:
+    """Reads and checks the header; `file` stands where the data start then. InputError if the file has a
+    format above `newest`."""
     size = os.fstat(file.fileno()).st_size
     prefix = file.read(8)
     if len(prefix) < 8:
@@ -277,14 +321,17 @@ def _header(file: io.BufferedReader, path: Any) -> tuple[Manifest, dict[str, Ent
         took = json.loads(run, parse_constant=no_constant)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise bad(path, "it is not a flawscope model, or its header is damaged") from None
+    if newest == FORMAT and data.get("format") == JOINT_FORMAT and "products" in data:
+        take_out = "flawscope.load(MODEL).products[NAME].save(FILE) takes one out"
+        raise refused(path, f"it is a joint model of several products, and this wants one: {take_out}")
     try:
-        _format(data)  # before entries that other versions may read otherwise
+        _format(data, newest)  # before entries that other versions may read otherwise
     except InputError as error:
         raise refused(path, str(error)) from None
     if altered:
         raise bad(path, "its header was altered or damaged")
     try:
-        data["facts"] = {**data["facts"], **took}
+        took = dict(took)
         entries = {str(k): _entry(v) for k, v in header.items()}
     except (ValueError, KeyError, TypeError):
         raise bad(path, "its list of tensors is damaged") from None
@@ -295,11 +342,7 @@ def _header(file: io.BufferedReader, path: Any) -> tuple[Manifest, dict[str, Ent
         position = end
     if 8 + length + position != size:
         raise bad(path, "it is cut short or has extra data at the end")
-    try:
-        manifest = Manifest.from_dict(data)
-    except InputError as error:
-        raise bad(path, str(error)) from None
-    return manifest, entries, 8 + length, str(digest)
+    return Header(data, took, entries, 8 + length, str(digest))
 
 
 def _entry(value: Mapping[str, Any]) -> Entry:

@@ -61,7 +61,7 @@ def run_cell(cell: Cell, store: Store, plan: Plan, step: Step) -> dict[str, Any]
 
 def work_off(cell: Cell, store: Store, plan: Plan, step: Step, say: Callable[[str], None]) -> dict[str, Any]:
     """Fits, evaluates the model file, writes the cell, removes the work folder."""
-    from flawscope import evaluate, load, open_dataset
+    from flawscope import Predictor, evaluate, load, open_dataset
 
     work = store.work(cell)
     threads = _begin(work, plan.threads)
@@ -72,6 +72,7 @@ def work_off(cell: Cell, store: Store, plan: Plan, step: Step, say: Callable[[st
     fit = json.loads(fitted.read_text(encoding="utf-8"))
     began = time.perf_counter()
     predictor = load(model, device=cell.device, threads=threads)
+    assert isinstance(predictor, Predictor)  # it was fitted on one category
     evaluation = evaluate(predictor, dataset, step=step)
     seconds = time.perf_counter() - began
     manifest = predictor.manifest

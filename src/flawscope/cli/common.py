@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from flawscope.errors import FlawscopeError, InputError, one_line, pluralize, with_kind
 from flawscope.progress import Step, Terminal, silent, write_line
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from flawscope.artefact.model_file import Manifest
     from flawscope.evaluation import Evaluation
     from flawscope.predictor import Predictor
+    from flawscope.predictor.joint import JointPredictor
 
 FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}  # a disk, or a person's share
 
@@ -288,11 +289,19 @@ def stop_progress() -> None:
         _progress.pop().stop()
 
 
-def load_model(args: argparse.Namespace, path: str) -> Predictor:
-    """The model, as the command's `--device`, `--threads` and `--false-alarm-rate` ask for it."""
-    from flawscope.predictor import load
+@overload
+def load_model(args: argparse.Namespace, path: str) -> Predictor: ...
+@overload
+def load_model(args: argparse.Namespace, path: str, joint: Literal[True]) -> Predictor | JointPredictor: ...
+def load_model(args: argparse.Namespace, path: str, joint: bool = False) -> Predictor | JointPredictor:
+    """The model, as the command's `--device`, `--threads` and `--false-alarm-rate` ask for it. joint: it may
+    have several products."""
+    from flawscope import predictor
+    from flawscope.predictor.joint import load
 
-    model = load(path, engine=args.engine, device=args.device, threads=args.threads)
+    model: Predictor | JointPredictor
+    opened = load if joint else predictor.load
+    model = opened(path, engine=args.engine, device=args.device, threads=args.threads)
     return model if args.false_alarm_rate is None else model.with_rate(args.false_alarm_rate)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from flawscope.datasets import Dataset
     from flawscope.evaluation import Evaluation, Robustness
     from flawscope.predictor import Predictor
+    from flawscope.predictor.joint import JointPredictor
     from flawscope.progress import Step
 
 Found = Mapping[str, dict[str, Any]]  # by category, the document of `evaluate --json`
@@ -23,9 +24,11 @@ Found = Mapping[str, dict[str, Any]]  # by category, the document of `evaluate -
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "model", metavar="MODEL", help="model file; for several categories the folder of CATEGORY.safetensors"
+        "model",
+        metavar="MODEL",
+        help="model file; for several categories the folder of CATEGORY.safetensors, or a joint model",
     )
-    common.add_data(parser, several=f"{common.SEVERAL}each by its own model")
+    common.add_data(parser, several=f"{common.SEVERAL}each by its own model, or by a joint one")
     common.add_rate(parser, "the model's")
     common.add_figures(
         parser,
@@ -46,8 +49,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from flawscope.artefact import joint_file
+
+    if joint_file.is_joint(args.model):
+        return _run_joint(args)
     if common.several_asked(args):
-        return _run_several(args)
+        _check_several(args)
+        return _run_several(args, common.categories_asked(args))
 
     def show(result: Evaluation) -> None:
         common.show_document(args, result.to_dict(), lambda: lines(result))
@@ -56,10 +64,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def measured(
-    args: argparse.Namespace, show: Callable[[Evaluation], None] | None = None
+    args: argparse.Namespace,
+    show: Callable[[Evaluation], None] | None = None,
+    predictor: Predictor | None = None,
 ) -> tuple[Evaluation, list[str]]:
     """Evaluates one model and writes what `--out` asks for. Returns also the pictures that could not be
-    judged or drawn. `show` is called before steps that may fail, such as on a full disk."""
+    judged or drawn. `show` is called before steps that may fail, such as on a full disk. predictor: the
+    model, where it is open already."""
     from flawscope.datasets import open_dataset
     from flawscope.predictor import read_manifest
 
@@ -69,14 +80,14 @@ def measured(
         from flawscope import report
 
         report.require()
-    manifest = read_manifest(args.model)
+    manifest = read_manifest(args.model) if predictor is None else predictor.manifest
     seed, group = common.seed_and_group(manifest)
     dataset = open_dataset(args.data, args.category, seed=seed, group=group)
     common.check_out(args)
 
     from flawscope.evaluation import evaluate
 
-    predictor = common.load_model(args, args.model)
+    predictor = predictor or common.load_model(args, args.model)
     result = evaluate(
         predictor, dataset, full_resolution=args.full_resolution, robust=args.robustness, step=step
     )
@@ -187,13 +198,35 @@ def _in_light(one: Robustness) -> tuple[str, ...]:
 # -------------------------------------------------------------------------------------- several categories
 
 
-def _run_several(args: argparse.Namespace) -> int:
+def _run_joint(args: argparse.Namespace) -> int:
+    """Evaluates each product of a joint model, which recognises the product of every picture."""
+    from flawscope.datasets import find_categories
+    from flawscope.predictor.joint import JointPredictor
+
+    if args.robustness:
+        raise InputError("--robustness is for a model of one product: leave it out")
+    model = common.load_model(args, args.model, joint=True)
+    assert isinstance(model, JointPredictor)
+    if common.several_asked(args):
+        names = common.categories_asked(args)
+    elif args.category:
+        names = (args.category,)
+    else:
+        names = tuple(name for name in find_categories(args.data) if name in model.products)
+    if not names:
+        raise InputError(f"{args.data} has none of the products {', '.join(model.products)}: give another")
+    for name in names:
+        model.product(name)
+    _check_table(args)
+    return _run_several(args, names, model)
+
+
+def _run_several(args: argparse.Namespace, names: Sequence[str], joint: JointPredictor | None = None) -> int:
     """Evaluates the model of each category; one table, averages last, is printed and written to `--out`."""
+    from flawscope.predictor.joint import Recognising
     from flawscope.results.run import TABLE
     from flawscope.results.table import OwnFiles
 
-    names = common.categories_asked(args)
-    _check_several(args)
     say = common.say_for(args)
     folder = Path(args.out) if args.out and not common.is_table(args.out) else None
     table = Path(args.out) if args.out else None
@@ -204,16 +237,19 @@ def _run_several(args: argparse.Namespace) -> int:
 
     def work(name: str) -> int:
         out = str(folder / name) if folder else None
-        alone = {"category": name, "model": str(_model(args.model, name)), "out": out}
-        result, failures = measured(argparse.Namespace(**{**vars(args), **alone}))
-        found[name] = result.to_dict()
+        alone = {"category": name, "out": out}
+        if joint is None:
+            alone["model"] = str(_model(args.model, name))
+        one = None if joint is None else Recognising(joint, name)
+        result, failures = measured(argparse.Namespace(**{**vars(args), **alone}), predictor=one)
+        found[name] = result.to_dict() | ({} if one is None else {"products": one.to_dict()})
         say(f"{name}: {pluralize(result.images, 'test picture')} in {duration(result.seconds)}")
         return common.report_failures(failures)
 
     code, failed = common.each_category(names, work, debug=args.debug)
     if not found:
         return code
-    averages = _averages(found)
+    averages = _averages(found) if joint is None else _mean(found)
     document = {"categories": found, "averages": averages, "failed": failed}
     common.show_document(args, document, lambda: _lines_of_several(found, averages))
     if table:
@@ -225,8 +261,12 @@ def _check_several(args: argparse.Namespace) -> None:
     if not Path(args.model).is_dir():
         raise InputError(
             f"--category {args.category} measures a model for each category: give the folder of "
-            f"CATEGORY.safetensors that `fit` wrote instead of {args.model}"
+            f"CATEGORY.safetensors that `fit` wrote, or a joint model, instead of {args.model}"
         )
+    _check_table(args)
+
+
+def _check_table(args: argparse.Namespace) -> None:
     if args.out and args.out.lower().endswith(".parquet"):
         raise InputError("the table of several categories is no .parquet: give --out FILE.csv, or a folder")
     if not args.out or common.is_table(args.out):
@@ -251,13 +291,32 @@ def _averages(found: Found) -> dict[str, dict[str, Any]]:
     averages = {}
     for group in groups(tuple(found)):
         measured = [name for name in group.categories if name in found]
-        means: dict[str, float | None] = {}
-        for metric in _metrics(found):
-            values = [found[name]["metrics"].get(metric) for name in measured]
-            known = [value for value in values if value is not None]
-            means[metric] = sum(known) / len(known) if known else None
+        means = {metric: _mean_of(found, measured, metric) for metric in _metrics(found)}
         averages[group.label] = {"categories": measured, "of": len(group.categories), "metrics": means}
     return averages
+
+
+def _mean(found: Found) -> dict[str, dict[str, Any]]:
+    """Row below those of a joint model's products: the mean over all of them."""
+    label = f"mean of {pluralize(len(found), 'product')}"
+    metrics = {metric: _mean_of(found, found, metric) for metric in _metrics(found)}
+    return {label: {"categories": [*found], "of": len(found), "metrics": metrics}}
+
+
+def _mean_of(found: Found, names: Iterable[str], metric: str) -> float | None:
+    """Mean of a metric over the categories that have it; None where none has."""
+    values = [found[name]["metrics"].get(metric) for name in names]
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _mistaken(found: Found, names: Iterable[str]) -> int:
+    """Number of pictures that were taken for another product, or for none."""
+    return sum(sum(found[name]["products"]["mistaken"].values()) for name in names)
+
+
+def _is_joint(found: Found) -> bool:
+    return all("products" in one for one in found.values())
 
 
 def _metrics(found: Found) -> list[str]:
@@ -271,24 +330,37 @@ def _lines_of_several(found: Found, averages: Found) -> str:
     def cells(metrics: Mapping[str, float | None]) -> list[str]:
         return ["n/a" if (value := metrics.get(name)) is None else f"{value:.4f}" for name in METRICS]
 
+    def mistaken(names: Sequence[str]) -> list[str]:
+        judged = sum(found[name]["products"]["pictures"] for name in names) if joint else 0
+        return [f"{_mistaken(found, names)} of {judged}"] if joint else []
+
     rows: list[Sequence[str]] = []
+    joint = _is_joint(found)
     for name, one in found.items():
         rate = one["false_alarms"]["measured"]
-        rows.append((name, *cells(one["metrics"]), "" if rate is None else f"{rate:.1%}"))
+        alarms = "" if rate is None else f"{rate:.1%}"
+        rows.append((name, *cells(one["metrics"]), alarms, *mistaken([name])))
     for label, average in averages.items():
         covered = len(average["categories"])
         of = "" if covered == average["of"] else f" ({covered} of {average['of']})"
-        rows.append((f"average: {label}{of}", *cells(average["metrics"]), ""))
-    return common.table(rows, ("category", *METRICS.values(), "false alarms"))
+        label = label if joint else f"average: {label}{of}"
+        rows.append((label, *cells(average["metrics"]), "", *mistaken(average["categories"])))
+    header = ("product" if joint else "category", *METRICS.values(), "false alarms")
+    return common.table(rows, (*header, "mistaken") if joint else header)
 
 
 def _rows_of_several(found: Found, averages: Found) -> Iterator[Sequence[Any]]:
-    metrics = _metrics(found)
-    more = ("false_alarms", "false_alarms_expected", "good_pictures")
+    def mistaken(names: Sequence[str]) -> list[int]:
+        return [_mistaken(found, names)] if joint else []
+
+    metrics, joint = _metrics(found), _is_joint(found)
+    more = ("false_alarms", "false_alarms_expected", "good_pictures", *(["mistaken"] if joint else []))
     yield ["category", "method", "pictures", *metrics, *more]
     for name, one in found.items():
         values = [one["metrics"].get(metric) for metric in metrics]
         alarms = [one["false_alarms"][key] for key in ("measured", "expected", "images")]
-        yield [name, one["method"], one["images"], *values, *alarms]
+        yield [name, one["method"], one["images"], *values, *alarms, *mistaken([name])]
     for label, average in averages.items():
-        yield [f"average: {label}", "", "", *(average["metrics"][m] for m in metrics), "", "", ""]
+        values = [average["metrics"][m] for m in metrics]
+        label = label if joint else f"average: {label}"
+        yield [label, "", "", *values, "", "", "", *mistaken(average["categories"])]

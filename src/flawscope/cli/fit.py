@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from flawscope.cli import common, fit_one
+from flawscope.cli import common, fit_one, joint
 from flawscope.cluster import connect, tasks
 from flawscope.errors import FlawscopeError, InputError, one_line, pluralize, some
 from flawscope.methods import registry
@@ -30,6 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="MODEL",
         help="model file to write, .safetensors; for several categories a folder: CATEGORY.safetensors in it",
+    )
+    parser.add_argument(
+        "--joint",
+        action="store_true",
+        help="one model of all the categories: `predict` recognises which one a picture shows "
+        f"({_those('joins')})",
     )
     parser.add_argument(
         "--update", metavar="MODEL", help="add the pictures to this model; settings are its own"
@@ -133,10 +139,12 @@ def _either(names: Sequence[str]) -> str:
 
 
 def run(args: argparse.Namespace) -> int:
-    from flawscope.artefact import files
+    from flawscope.artefact import files, joint_file
 
     if args.cluster is not None:
         connect.check(args.cluster)
+    if args.joint or (args.update and os.path.isfile(args.update) and joint_file.is_joint(args.update)):
+        return joint.fit(args)
     if common.several_asked(args):
         return _run_several(args)
     out = files.check_writable(args.out, ".safetensors")
@@ -173,7 +181,7 @@ def summary(predictor: Predictor) -> list[str]:
 # ------------------------------------------------ --category all|objects|textures|a,b: a model for each
 
 
-HEADER = ("category", "model", "pictures", "score threshold", "false alarms expected", "time")
+HEADER = ("category", "model", *joint.HEADER)
 
 
 class Outcome(NamedTuple):
@@ -258,10 +266,7 @@ def _is_kept(call: argparse.Namespace) -> bool:
 
 
 def _row(call: argparse.Namespace, manifest: Manifest, took: str) -> list[str]:
-    calibration = manifest.calibration
-    alarms = f"{calibration.expected_rate:.1%}" if calibration.promised else "no promise"
-    pictures, threshold = str(len(manifest.pictures)), f"{calibration.score_threshold:.4g}"
-    return [call.category, Path(call.out).name, pictures, threshold, alarms, took]
+    return [call.category, Path(call.out).name, *joint.figures(manifest, took)]
 
 
 def _failed(name: str, reason: str, took: str = "") -> Outcome:

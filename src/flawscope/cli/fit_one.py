@@ -75,11 +75,28 @@ def learnt(args: argparse.Namespace, say: Say, step: Step) -> Predictor:
     """Fits one model, or adds to one, and writes it to `--out`."""
     from flawscope.artefact import model_file
     from flawscope.artefact.state_file import checkpoint_of, log_of
+
+    call, checkpoint = asked(args), None
+    old = model_file.read(args.update) if args.update else None
+    if old is None and registry.method(call.method).learns_in_steps:
+        checkpoint = checkpoint_of(args.out)
+    with kept_if_interrupted(checkpoint):
+        predictor, _ = model_of(args, call, old, say, step)
+        predictor.save(args.out)
+    if checkpoint:
+        checkpoint.unlink(missing_ok=True)
+        say(f"training log: {log_of(checkpoint)}")
+    return predictor
+
+
+def model_of(
+    args: argparse.Namespace, call: Asked, old: Artefact | None, say: Say, step: Step
+) -> tuple[Predictor, Dataset]:
+    """Fits one model, or adds to an old one; returns also the data set."""
     from flawscope.datasets import open_dataset
 
-    call, old, checkpoint, group = asked(args), None, None, args.group or args.part
-    if args.update:
-        old = model_file.read(args.update)
+    group = args.group or args.part
+    if old is not None:
         if not registry.method(old.manifest.method).extends:
             able = ", ".join(method.name for method in registry.loadable() if method.extends)
             raise InputError(
@@ -89,9 +106,7 @@ def learnt(args: argparse.Namespace, say: Say, step: Step) -> Predictor:
         seed, known = common.seed_and_group(old.manifest)
         group = group or known
     else:
-        method = registry.method(call.method)
-        seed = registry.configure(method, call.preset, call.settings).seed
-        checkpoint = checkpoint_of(args.out) if method.learns_in_steps else None
+        seed = registry.configure(registry.method(call.method), call.preset, call.settings).seed
     dataset = open_dataset(args.data, args.category, seed=seed, group=group)
     say(f"{dataset.category}: {pluralize(len(dataset.train), 'good picture')} ({dataset.layout} layout)")
     for line in on_training(dataset, group):
@@ -103,16 +118,9 @@ def learnt(args: argparse.Namespace, say: Say, step: Step) -> Predictor:
         "say": say,
         "step": step,
     }
-    with kept_if_interrupted(checkpoint):
-        if old is None:
-            predictor = _fitted(args, call, dataset, how)
-        else:
-            predictor = _extended(args, old, dataset, how)
-        predictor.save(args.out)
-    if checkpoint:
-        checkpoint.unlink(missing_ok=True)
-        say(f"training log: {log_of(checkpoint)}")
-    return predictor
+    if old is None:
+        return _fitted(args, call, dataset, how), dataset
+    return _extended(args, old, dataset, how), dataset
 
 
 def _fitted(args: argparse.Namespace, call: Asked, dataset: Dataset, how: dict[str, Any]) -> Predictor:

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from flawscope.cli import common
-from flawscope.errors import InputError, require_installed
+from flawscope.errors import InputError, pluralize, require_installed
 
 if TYPE_CHECKING:
     from flawscope.artefact.model_file import Manifest
+    from flawscope.pictures.decoding import Source
 
 
 def info_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,8 +24,11 @@ def info_arguments(parser: argparse.ArgumentParser) -> None:
 
 def info(args: argparse.Namespace) -> int:
     """Tell what a model is: method, settings, threshold, where its weights and pictures came from."""
+    from flawscope.artefact import joint_file
     from flawscope.predictor import read_manifest
 
+    if joint_file.is_joint(args.model):
+        return _info_of_joint(args)
     manifest = read_manifest(args.model)
     if args.json:
         print(json.dumps(manifest.to_dict(), indent=1, allow_nan=False))
@@ -37,6 +41,31 @@ def info(args: argparse.Namespace) -> int:
     result = load(args.model, engine=args.engine, device=args.device, threads=args.threads).self_test()
     common.say(f"self-test {'passed' if result.passed else 'FAILED'}: {result.line()}")
     return 0 if result.passed else 1
+
+
+def _info_of_joint(args: argparse.Namespace) -> int:
+    """Tells what a joint model is, product by product."""
+    from flawscope.artefact import joint_file
+    from flawscope.predictor.joint import JointPredictor, load
+
+    manifests = joint_file.read_manifests(args.model)
+    if args.json:
+        document = {"products": {name: one.to_dict() for name, one in manifests.items()}}
+        print(common.as_json(document))
+    else:
+        print(f"joint model of {pluralize(len(manifests), 'product')}: {', '.join(manifests)}")
+        for name, manifest in manifests.items():
+            print(f"\n{name}\n" + "\n".join(f"  {line}" for line in lines(manifest)))
+    if not args.self_test:
+        return 0
+    model = load(args.model, engine=args.engine, device=args.device, threads=args.threads)
+    assert isinstance(model, JointPredictor)
+    passed = True
+    for name, one in model.products.items():
+        result = one.self_test()
+        passed &= result.passed
+        common.say(f"{name}: self-test {'passed' if result.passed else 'FAILED'}: {result.line()}")
+    return 0 if passed else 1
 
 
 def lines(manifest: Manifest) -> list[str]:
@@ -127,11 +156,13 @@ def export_arguments(parser: argparse.ArgumentParser) -> None:
 def export(args: argparse.Namespace) -> int:
     """Write a fitted model for ONNX Runtime and OpenVINO, which need no torch, and prove that it answers as
     before."""
-    from flawscope.artefact import files
+    from flawscope.artefact import files, joint_file
     from flawscope.artefact.certificate import of_facts
     from flawscope.datasets import list_pictures
     from flawscope.predictor import read_manifest, trained
 
+    if joint_file.is_joint(args.model):
+        return _export_joint(args)
     out = files.check_writable(args.out)
     step = common.step_for(args)
     artefact = trained(args.model)
@@ -152,6 +183,30 @@ def export(args: argparse.Namespace) -> int:
         if args.precision != "fp32":
             common.say(manifest.calibration.promise())
     return common.report_failures(failures)
+
+
+def _export_joint(args: argparse.Namespace) -> int:
+    from flawscope.artefact import files, joint_file
+    from flawscope.datasets import list_pictures
+    from flawscope.predictor.joint import load as load_joint
+    from flawscope.results.prediction import Prediction
+
+    if args.precision != "fp32":
+        raise InputError("a joint model is exported in fp32: leave out --precision")
+    out = files.check_writable(args.out)
+    artefact = joint_file.read(args.model)
+    pictures = list_pictures(args.pictures) if args.pictures else []
+    require_installed("export", "torch", extras="train,export")
+    from flawscope.export.joint_export import export_joint
+
+    of: dict[str, list[Source]] = {name: [] for name in artefact.products}
+    for source, found in load_joint(args.model).stream(pictures) if pictures else ():
+        if isinstance(found, Prediction) and found.product:
+            of[found.product].append(source)
+    for name, certificate in export_joint(artefact, out, pictures=of, step=common.step_for(args)).items():
+        common.show(f"{name}: {certificate.line()}")
+    common.say_for(args)(f"wrote {out}")
+    return 0
 
 
 def backbones_arguments(parser: argparse.ArgumentParser) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from flawscope.calibration.parts import PartCalibration
     from flawscope.calibration.threshold import Calibration
     from flawscope.pictures.decoding import Source
+    from flawscope.predictor import Predictor
     from flawscope.predictor.parts import Parts
     from flawscope.results.part import PartPrediction
     from flawscope.results.prediction import Mismatch, Prediction
@@ -99,9 +100,12 @@ def on_files(several: Sequence[str], beside: Sequence[str]) -> Iterator[str]:
 
 def line_of(found: Prediction) -> str:
     """Line of text for a picture; columns aligned."""
+    p_value = "" if found.product_p_value is None else f", p {found.product_p_value:.3f}"
+    product = f"  ({found.product_name}{p_value})" if found.product_name else ""
     return (
         f"{found.decision:<10} severity {found.severity:<+7.1f} score {found.score:<9.4g} "
-        f"p {found.p_value:.3f}  {found.path}{'  (light outside the range)' if found.outside_light else ''}"
+        f"p {found.p_value:.3f}  {found.path}{product}"
+        f"{'  (light outside the range)' if found.outside_light else ''}"
     )
 
 
@@ -121,11 +125,18 @@ class Output:
 
     args: `json`, `out`, `maps`, `animation`, `only_anomalous`, `quiet`.
     at_once: whoever reads the lines waits for each of them.
+    products: the table says which product each input shows.
     parts: collects the views of parts; None: only pictures are decided on.
     """
 
     def __init__(
-        self, args: argparse.Namespace, root: Path | None, *, at_once: bool, parts: Parts | None = None
+        self,
+        args: argparse.Namespace,
+        root: Path | None,
+        *,
+        at_once: bool,
+        products: bool = False,
+        parts: Parts | None = None,
     ):
         from flawscope.results.run import Results
         from flawscope.results.table import Table
@@ -137,11 +148,13 @@ class Output:
         self.results: Results | None = None
         self.table: Table | None = None
         if args.out and common.is_table(args.out):
-            self.table = Table(args.out)
+            self.table = Table(args.out, products=products)
         elif args.out:
             say = common.say_for(args)
             maps, animation = args.maps or "png16", args.animation or "none"
-            self.results = Results(Path(args.out), root, say, maps=maps, animation=animation)
+            self.results = Results(
+                Path(args.out), root, say, maps=maps, animation=animation, products=products
+            )
 
     def add(self, result: Prediction | Unjudged, source: Source) -> None:
         from flawscope.results.table import Row, Unjudged
@@ -247,6 +260,27 @@ def part_rows(found: Iterable[PartPrediction]) -> Iterator[Sequence[Any]]:
     yield ["part", "decision", "p_value", "score", "worst", "missing"]
     for one in found:
         yield [one.part, one.decision, one.p_value, one.score, one.worst, " ".join(one.missing)]
+
+
+class Summary:
+    """Summary of a run of a model of one product."""
+
+    products = False  # no row of the table names one
+
+    def __init__(self, model: Predictor):
+        from flawscope.results.prediction import Mismatch
+
+        self.model, self.white_level = model, model.manifest.preprocess.white_level
+        self.together = Mismatch(model.calibration.expected_rate)
+        self.parts = model.parts()
+
+    def facts(self, args: argparse.Namespace, unjudged: int) -> dict[str, Any]:
+        """Facts of the run, for `results.json`."""
+        return facts_of(args, self.model.manifest, self.model.calibration, self.together, unjudged)
+
+    def line(self) -> str:
+        """Line for a person."""
+        return all_together(self.together, self.model.calibration)
 
 
 def facts_of(

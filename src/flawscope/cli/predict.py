@@ -5,17 +5,19 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from flawscope.cli import common, output
+from flawscope.cli import common, joint, output
 from flawscope.cli import remote_predict as elsewhere
 from flawscope.errors import pluralize
 from flawscope.progress import silent
 
 if TYPE_CHECKING:
-    from flawscope.predictor import Predictor
+    from flawscope.pictures.decoding import Source
     from flawscope.progress import Step
     from flawscope.results.prediction import Mismatch
 
@@ -51,8 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from flawscope.predictor import Predictor
     from flawscope.results.folder import folder_of
-    from flawscope.results.prediction import Mismatch
 
     elsewhere.check(args)
     if args.cluster is not None:
@@ -62,17 +64,25 @@ def run(args: argparse.Namespace) -> int:
         return elsewhere.on_station(args, output.asked_inputs([args.model, *(args.pictures or [])]), _judge)
     asked = output.asked_inputs(args.pictures)
     step = common.step_for(args) if asked.total else silent
-    predictor = common.load_model(args, args.model)
+    predictor = common.load_model(args, args.model, joint=True)
+    told: output.Summary | joint.Summary
+    stream: Callable[..., Any] = predictor.stream
+    if isinstance(predictor, Predictor):
+        told = output.Summary(predictor)
+    else:
+        told, stream = joint.Summary(predictor), partial(predictor.stream, product=args.product)
+        if args.product:
+            predictor.product(args.product)  # one that is not there is reported now
     root = None
     if asked.total:
         root = folder_of(
             [path for path in asked.sources if isinstance(path, Path) and path not in asked.wrong]
         )
-    results = output.Output(args, root, at_once=not asked.total, parts=predictor.parts())
-    together = Mismatch(predictor.calibration.expected_rate)
+    results = output.Output(args, root, at_once=not asked.total, products=told.products, parts=told.parts)
+    together = told.together
     began, complete = time.monotonic(), False
     try:
-        _judge(asked, predictor, results, together, step)
+        _judge(asked, stream, results, together, step)
         complete = True
     except KeyboardInterrupt:
         of = f" of {asked.total:,}" if asked.total else ""
@@ -81,12 +91,12 @@ def run(args: argparse.Namespace) -> int:
         raise KeyboardInterrupt(f"interrupted after {judged}{of}{kept}") from None
     finally:
         unjudged = len(results.failures)
-        told = output.facts_of(args, predictor.manifest, predictor.calibration, together, unjudged)
-        told |= {"complete": complete, "seconds": round(time.monotonic() - began, 3)}
-        results.finish(told, predictor.manifest.preprocess.white_level)
+        facts = told.facts(args, unjudged)
+        facts |= {"complete": complete, "seconds": round(time.monotonic() - began, 3)}
+        results.finish(facts, told.white_level)
     if not args.quiet:
         if not args.json and together.count:
-            common.say(output.all_together(together, predictor.calibration))
+            common.say(told.line())
             if results.parts:
                 common.say(output.parts_together(results.decided, results.parts.calibration))
         output.remarks(asked.several, asked.beside, together)
@@ -97,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _judge(
     asked: output.Asked,
-    predictor: Predictor | elsewhere.Served,
+    stream: Callable[..., Iterator[tuple[Source, Any]]],
     results: output.Output,
     together: Mismatch,
     step: Step,
@@ -108,7 +118,7 @@ def _judge(
     from flawscope.progress import noted_interrupts
     from flawscope.results.table import Unjudged
 
-    answers = predictor.stream(asked.sources, batch=None if asked.total else 1)
+    answers = stream(asked.sources, batch=None if asked.total else 1)
     for done, (source, result) in enumerate(answers, start=1):
         name = os.fspath(source) if isinstance(source, str | os.PathLike) else output.PIPED
         with noted_interrupts("") as interrupted:

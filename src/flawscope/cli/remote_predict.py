@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -52,7 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--server", metavar="URL", action=_Server, help="a running station judges, instead of MODEL"
     )
-    parser.add_argument("--product", metavar="NAME", help="of the station, if it has several")
+    parser.add_argument(
+        "--product",
+        metavar="NAME",
+        help="of the station, if it has several; of a joint model, what all pictures show (default: it is "
+        "recognised in each)",
+    )
     parser.add_argument(
         "--token-file",
         metavar="FILE",
@@ -68,10 +74,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check(args: argparse.Namespace) -> None:
     """InputError for options that mean nothing where the pictures are judged."""
+    from flawscope.artefact import joint_file
+
     if args.server is None:
-        for name in ("product", "token_file"):
-            if getattr(args, name):
-                raise InputError(f"{_option(name)} is for --server: leave it out")
+        if args.token_file:
+            raise InputError("--token-file is for --server: leave it out")
+        if args.product and not (os.path.isfile(args.model) and joint_file.is_joint(args.model)):
+            raise InputError("--product is for --server and for joint models: leave it out")
     else:
         for name in ITS_OWN:
             if getattr(args, name) not in (None, "auto"):
@@ -156,7 +165,7 @@ def on_station(args: argparse.Namespace, asked: Asked, judge: Callable[..., None
         together = Mismatch(product.false_alarm_rate or 0.0)
         try:
             step = common.step_for(args) if asked.total else silent
-            judge(asked, Served(client, product.name, AT_ONCE), output, together, step)
+            judge(asked, Served(client, product.name, AT_ONCE).stream, output, together, step)
         except KeyboardInterrupt:
             done = pluralize(together.count + len(output.failures), "input")
             raise KeyboardInterrupt(f"interrupted after {done}; the station keeps them") from None
@@ -207,10 +216,13 @@ class Answer:
     shifts: Sequence[float] = ()
     path: str | None = None
     outside_light: bool | None = None
+    product_p_value: float | None = None
+    product_name = ""  # it was asked for
 
     @classmethod
     def of(cls, found: Inspection) -> Answer:
-        names = [name for name in cls.__dataclass_fields__ if name not in ("shifts", "path", "outside_light")]
+        unknown = ("shifts", "path", "outside_light", "product_p_value")
+        names = [name for name in cls.__dataclass_fields__ if name not in unknown]
         return cls(**{name: getattr(found, name) for name in names})
 
     @property

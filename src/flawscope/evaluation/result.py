@@ -9,7 +9,7 @@ import os
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, overload
 
@@ -23,7 +23,7 @@ from flawscope.pictures.geometry import Geometry
 from flawscope.pictures.listing import natural_key
 from flawscope.results.html import table
 from flawscope.results.prediction import RIGHT, Prediction, outcome, prediction_html
-from flawscope.results.table import Row, Unjudged
+from flawscope.results.table import COLUMNS, Row, Unjudged
 
 if TYPE_CHECKING:
     import pandas
@@ -231,7 +231,8 @@ class Evaluation:
             raise needs("to_dataframe()", "pandas", extras="pandas") from None
         rows = []
         for item, said in outcomes(self):
-            values = asdict(Row.of(said))
+            row = Row.of(said)
+            values = {name: getattr(row, name) for name in COLUMNS}
             path = values.pop("path") or str(item.path)
             rows.append({"path": path, "kind": item.kind, "defective": item.anomalous, **values})
         return pandas.DataFrame(rows)

@@ -82,7 +82,7 @@ def export(
     step("network", 2, 2)
 
     if precision == "fp32":
-        exported, certificates = artefact, _compared(artefact, engines, trained, shown)
+        exported, certificates = artefact, compared(artefact, engines, trained, shown)
     else:
         as_embed = open_embed(embed, engines[0].session.runtime, precision)
         reduced = Reduced(precision, engines, as_embed, trained, None if how is None else how.line())
@@ -92,7 +92,7 @@ def export(
             raise FlawscopeError(
                 f"the exported model is not the trained one, nothing written: {certificate.line()}"
             )
-    onnx_file.write(_certified(exported, certificates, engines), network, out)
+    onnx_file.write(certified(exported, certificates, engines), network, out)
     return certificates[0]
 
 
@@ -159,9 +159,8 @@ def open_embed(embed: ModelProto, runtime: str, precision: str) -> Embed:
     return lambda images: np.array(ask().infer({"images": images})["features"], np.float32)
 
 
-def _certified(
-    artefact: Artefact, certificates: Sequence[Certificate], engines: Sequence[Engine]
-) -> Artefact:
+def certified(artefact: Artefact, certificates: Sequence[Certificate], engines: Sequence[Engine]) -> Artefact:
+    """Returns the artefact with the certificates of these engines."""
     manifest = artefact.manifest
     made = {engine.session.runtime: engine.version for engine in engines}
     manifest = replace(
@@ -172,7 +171,7 @@ def _certified(
     return replace(artefact, manifest=manifest)
 
 
-def _compared(
+def compared(
     artefact: Artefact, engines: Sequence[Engine], trained: TorchSession, shown: Compared
 ) -> list[Certificate]:
     """Certifies engines in fp32: the same answers for the pictures, and for some with simulated defects."""

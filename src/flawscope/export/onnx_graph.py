@@ -40,6 +40,14 @@ class Embed(nn.Module):
         return self.model.embed(images)
 
 
+class Described(Embed):
+    """Module of the first step in a joint model."""
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        features = self.model.embed(images)
+        return features, self.model.descriptor(features, self.model.inside(images))
+
+
 class Score(nn.Module):
     """Module of the second step. Where pictures are padded it looks at the images again to see which pixels
     count; a model that tells places apart is given those."""
@@ -62,10 +70,7 @@ def trace(model: Detector, translations: Mapping[Any, Any] = NOTHING) -> tuple[M
     Args:
         translations: of operators that the exporter does not know, `Method.operators`.
     """
-    model.for_export()
-    for part in model.modules():  # in place, activations take torch twice as long, for the same graph
-        if "inplace" in vars(part):
-            vars(part)["inplace"] = False
+    prepare(model)
     held = {id(t): t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers())}
     if sum(held.values()) > onnx_file.LIMIT * 0.9:
         raise InputError(
@@ -73,13 +78,33 @@ def trace(model: Detector, translations: Mapping[Any, Any] = NOTHING) -> tuple[M
             "fit with a smaller memory bank"
         )
     images = torch.zeros(2, 3, *model.size)
+    embed = _traced(Embed(model), {"images": images}, ["features"], translations)
+    return embed, trace_score(model, translations)
+
+
+def prepare(model: Detector) -> None:
+    """Makes a model ready for tracing."""
+    model.for_export()
+    for part in model.modules():  # in place, activations take torch twice as long, for the same graph
+        if "inplace" in vars(part):
+            vars(part)["inplace"] = False
+
+
+def trace_described(model: Detector, translations: Mapping[Any, Any] = NOTHING) -> ModelProto:
+    """`embed` of a joint model, images to features and descriptors; `prepare` the model before."""
+    images = torch.zeros(2, 3, *model.size)
+    return _traced(Described(model), {"images": images}, ["features", "descriptors"], translations)
+
+
+def trace_score(model: Detector, translations: Mapping[Any, Any] = NOTHING) -> ModelProto:
+    """`score`, features to scores and maps; `prepare` the model before."""
+    images = torch.zeros(2, 3, *model.size)
     with torch.inference_mode():
         features = torch.zeros_like(model.embed(images))
     given = {"features": features.clone()} | ({"images": images} if model.config.pads else {})
     if model.positions is not None:
         given["positions"] = torch.tensor([0, 1])
-    embed = _traced(Embed(model), {"images": images}, ["features"], translations)
-    return embed, _traced(Score(model), given, ["scores", "maps"], translations)
+    return _traced(Score(model), given, ["scores", "maps"], translations)
 
 
 def _traced(

@@ -107,6 +107,11 @@ class Detector(nn.Module, ABC):
         """Context in which networks compute in the setting `precision`; fp32 excludes TF32."""
         return in_precision(self.config.precision, self.roi.device)
 
+    def descriptor(self, features: Tensor, inside: Tensor | None = None) -> Tensor:
+        """Turn features into descriptors of the pictures as wholes, `[B, D]` float32 of length 1, by which
+        products are told apart; of methods with `Method.joins`."""
+        raise NotImplementedError
+
     # ---- export and calibration
 
     def for_export(self) -> None:

@@ -68,6 +68,8 @@ class Method:
         finds_suspects: points out training pictures that do not look good, and can drop them.
         extends: pictures can be added to a fitted model (`--update`).
         fits_in_parts: parts of the work can be done by `Task.workers`, on a cluster.
+        joins: models of several products can share one backbone (`--joint`): nothing in it is learnt, and the
+            detector gives descriptors.
         peak: predicts the peak memory of the process that fits, in bytes; None: unknown.
         choose: gives the settings with the next one that is `auto` decided by good pictures, `size` before
             there is a detector, others after; None: no setting can be `auto`.
@@ -90,6 +92,7 @@ class Method:
     finds_suspects: bool = False
     extends: bool = False
     fits_in_parts: bool = False
+    joins: bool = False
     peak: Callable[[Any, Task], int] | None = None
     choose: Callable[[Any, Undecided], Any] | None = None
     options: Sequence[Option] = ()

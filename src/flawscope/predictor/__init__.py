@@ -26,7 +26,17 @@ from flawscope.pictures.geometry import Geometry
 from flawscope.pictures.views import Region, Views
 from flawscope.predictor.parts import Parts, pattern_of
 from flawscope.predictor.recalibration import calibrated
-from flawscope.predictor.streaming import Judged, Loaded, Prepared, Seen, from_bgr, given_pictures, streamed
+from flawscope.predictor.streaming import (
+    Judged,
+    Loaded,
+    Prepared,
+    Seen,
+    from_bgr,
+    given_pictures,
+    out_of_memory,
+    predicted,
+    streamed,
+)
 from flawscope.progress import Step, silent
 from flawscope.results import html
 from flawscope.results.part import PartPrediction
@@ -44,24 +54,8 @@ def load(
     threads: int | None = None,
     false_alarm_rate: Rate | None = None,
 ) -> Predictor:
-    """Opens a model file, .safetensors or .onnx.
-
-    Args:
-        engine: that runs an .onnx model, onnxruntime or openvino; None: ONNX Runtime, or OpenVINO where the
-            model's precision is bf16. A .safetensors model runs in torch.
-        device: auto, cpu, cuda or mps; in OpenVINO cpu, gpu or npu.
-        threads: that compute one batch on a CPU, 1 or more; None leaves it to the engine. torch has one
-            number for the whole process, so that of a .safetensors model holds for all that torch does.
-        false_alarm_rate: another target than the one stored, 0.05 or "5%".
-
-    Warns:
-        UserWarning: the good pictures are too few for `false_alarm_rate`; the lowest rate that they allow,
-            1 / (n + 1), is used.
-
-    Raises:
-        InputError: the file is missing, damaged, hostile or made by a newer version, or what runs it is not
-            installed.
-    """
+    """Opens a model file of one product, .safetensors or .onnx. `flawscope.load`, which has the same
+    arguments, warnings and errors, opens joint models, too."""
     check_threads(threads)
     artefact = read(path)
     predictor = Predictor(artefact, open_session(artefact, path, engine, device, threads))
@@ -165,13 +159,7 @@ class Predictor:
         Raises:
             InputError: a picture cannot be read. `stream` goes on instead.
         """
-        if isinstance(pictures, np.ndarray) and pictures.ndim == 4:
-            pictures = list(pictures)
-        if isinstance(pictures, list | tuple):
-            return [_given(result) for _, result in self.stream(pictures, bgr=bgr)]
-        if isinstance(pictures, str | os.PathLike) and os.path.isdir(pictures):
-            raise InputError(f"{pictures} is a folder: stream({str(pictures)!r}) judges the pictures in it")
-        return _given(self._judged([self._load(pictures, bgr)], self.session.run)[0][1])
+        return predicted(pictures, partial(self.stream, bgr=bgr))
 
     def stream(
         self,
@@ -197,7 +185,7 @@ class Predictor:
         Raises:
             InputError: there is no such folder, or no picture in it.
         """
-        load = partial(self._load, bgr=bgr, leave_out=leave_out)
+        load = partial(self.load, bgr=bgr, leave_out=leave_out)
         tiled = self.manifest.preprocess.tile is not None
         return streamed(given_pictures(pictures), load, self._judged, self.session, batch, tiled)
 
@@ -221,14 +209,15 @@ class Predictor:
         Raises:
             InputError: the picture cannot be read.
         """
-        source, loaded = self._load(picture)
+        source, loaded = self.load(picture)
         if isinstance(loaded, InputError):
             raise loaded
         return Prepared(source, loaded)
 
-    def _load(
+    def load(
         self, source: Source, bgr: bool = False, leave_out: Collection[str] = ()
     ) -> tuple[Source, Loaded]:
+        """Reads a picture as the network sees it, or says why it cannot be read."""
         if isinstance(source, Prepared):
             return source.source, source.seen
         try:
@@ -246,13 +235,10 @@ class Predictor:
             return source, InputError(reason(error, f"{source!s:.200}"))
 
     def _seen(self, picture: Source, name: str | None) -> Seen:
-        """Returns a picture's views, its distance from the training pictures as a whole, and its
-        brightness."""
+        """Returns a picture's views, and its look as a whole."""
         counted, region = (self.artefact.tensors.get(key) for key in ("roi", "region"))
         views = self.manifest.preprocess.views(picture, name, counted).within(region)
-        measured = measure(views.images([0])[0], counted)
-        shifts = () if self.appearance is None else self.appearance.shifts(measured)
-        return views, shifts, measured[0] if measured else None
+        return views, measure(views.images([0])[0], counted)
 
     def _answers(self, several: list[Views], run: Run) -> tuple[NDArray[Any], Sequence[NDArray[np.float32]]]:
         fusion = self.manifest.fusion
@@ -267,11 +253,15 @@ class Predictor:
         """Judges pictures that are computed together."""
         good = [loaded for _, loaded in batch if not isinstance(loaded, InputError)]
         try:
-            scores, maps = self._answers([views for views, _, _ in good], run) if good else (np.empty(0), [])
+            scores, maps = self._answers([views for views, _ in good], run) if good else (np.empty(0), [])
         except MemoryError as error:
-            failed = [(source, InputError(reason(error, f"{source!s:.200}"))) for source, _ in batch]
-            pairs = zip(batch, failed, strict=True)
-            return [(s, one) if isinstance(one, InputError) else other for (s, one), other in pairs]
+            return out_of_memory(batch, error)
+        return self.decided(batch, scores, maps)
+
+    def decided(
+        self, batch: Sequence[tuple[Source, Loaded]], scores: NDArray[Any], maps: Sequence[NDArray[Any]]
+    ) -> list[Judged]:
+        """Decides by the scores and maps of the pictures that could be read."""
         c = self.calibration
         values = c.p_values(scores), c.severity(scores), c.is_anomalous(scores)
         answers = zip(scores, maps, *values, strict=True)
@@ -283,7 +273,7 @@ class Predictor:
     def _prediction(
         self, source: Source, seen: Seen, score: Any, map_: Any, p_value: Any, severity: Any, anomalous: Any
     ) -> Prediction | InputError:
-        views, shifts, brightness = seen
+        views, measured = seen
         name = os.fspath(source) if isinstance(source, str | os.PathLike) else None
         if not math.isfinite(score):
             what = name or "a picture"
@@ -299,10 +289,10 @@ class Predictor:
             mask_threshold=self.calibration.mask_threshold,
             colour_range=self.calibration.colour_range,
             path=name,
-            shifts=shifts,
+            shifts=() if self.appearance is None else self.appearance.shifts(measured),
             outline=self.calibration.outline,
             nearby=NEARBY * max(self.session.size) / max(map_.shape),
-            brightness=brightness,
+            brightness=measured[0] if measured else None,
             outside_light=None if views.tone is None else not views.tone.inside,
         )
 
@@ -349,12 +339,6 @@ class Predictor:
         """Runs the artefact's sample pictures on this machine, and compares the answers with the trained
         model's, or with those that a model of reduced precision gave where it was exported."""
         return of_samples(self.session, self.artefact)
-
-
-def _given(result: Prediction | InputError) -> Prediction:
-    if isinstance(result, InputError):
-        raise result
-    return result
 
 
 __all__ = ["Predictor", "Prepared", "load", "read_manifest"]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain, islice
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,20 +17,32 @@ from PIL import Image
 
 from flawscope.errors import InputError
 from flawscope.pictures.appearance import Measures
-from flawscope.pictures.decoding import Source
+from flawscope.pictures.decoding import Source, reason
 from flawscope.pictures.listing import list_pictures
 from flawscope.pictures.views import Views
 from flawscope.results.prediction import Prediction
-from flawscope.runtime import Run, Session
 
 AHEAD = 4  # batches decoded while one is being computed
 LARGE = 50_000_000  # pixels of a picture beside which no other one is held
 
 T = TypeVar("T")
 
-Seen = tuple[Views, Measures, float | None]
+Seen = tuple[Views, Measures]  # its views, and the look of the picture as a whole
 Loaded = Seen | InputError
 Judged = tuple[Source, Prediction | InputError]
+
+
+class Runner(Protocol):
+    """Session as `streamed` needs it, also that of a joint model."""
+
+    @property
+    def run(self) -> Callable[..., Any]: ...
+    @property
+    def run_alone(self) -> Callable[..., Any]: ...
+    @property
+    def batch(self) -> int: ...
+    @property
+    def lanes(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -44,8 +56,8 @@ class Prepared:
 def streamed(
     pictures: Iterable[Source],
     load: Callable[[Source], tuple[Source, Loaded]],
-    judge: Callable[[Sequence[tuple[Source, Loaded]], Run], list[Judged]],
-    session: Session,
+    judge: Callable[[Sequence[tuple[Source, Loaded]], Callable[..., Any]], list[Judged]],
+    session: Runner,
     batch: int | None,
     tiled: bool,
 ) -> Iterator[Judged]:
@@ -105,6 +117,34 @@ def _light(loaded: tuple[Source, Loaded]) -> bool:
 
 def _always(loaded: tuple[Source, Loaded]) -> bool:
     return True
+
+
+def predicted(
+    pictures: Source | list[Source], stream: Callable[[list[Source]], Iterator[Judged]]
+) -> Prediction | list[Prediction]:
+    """The prediction of one picture, or a list for a list or a batch `[B, H, W, 3]`. InputError: a picture
+    cannot be read."""
+    if isinstance(pictures, np.ndarray) and pictures.ndim == 4:
+        pictures = list(pictures)
+    if isinstance(pictures, list | tuple):
+        return [_given(result) for _, result in stream(list(pictures))]
+    if isinstance(pictures, str | os.PathLike) and os.path.isdir(pictures):
+        raise InputError(f"{pictures} is a folder: stream({str(pictures)!r}) judges the pictures in it")
+    return _given(next(stream([pictures]))[1])
+
+
+def _given(result: Prediction | InputError) -> Prediction:
+    if isinstance(result, InputError):
+        raise result
+    return result
+
+
+def out_of_memory(batch: Sequence[tuple[Source, Loaded]], error: MemoryError) -> list[Judged]:
+    """Answers about pictures for which there is not enough memory."""
+    return [
+        (source, one if isinstance(one, InputError) else InputError(reason(error, f"{source!s:.200}")))
+        for source, one in batch
+    ]
 
 
 def given_pictures(pictures: Iterable[Source] | Source) -> Iterable[Source]:

@@ -104,6 +104,7 @@ def _predicted(row: Row, common: str, found: Prediction | None, layers: Layers |
         "size": size,
         "facts": [
             ("Decision", row.decision),
+            *([("Product", printable(row.product))] if row.product else []),
             *figures_of(**numbers),
             *([("Size", f"{size} pixels")] if size else []),
         ],

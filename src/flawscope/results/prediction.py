@@ -20,6 +20,7 @@ from flawscope.results import drawing, html
 
 SHOWN_REGIONS = 5  # boxes that are named in a notebook
 COLOURS = {"anomalous": "#dc2626", "good": "#16a34a"}  # readable on white and on black
+NONE = "none of these"  # of a joint model's products
 NEARBY = 1 / 16  # of the longer side of a network's view: a map is about that wide around a point
 
 
@@ -75,6 +76,10 @@ class Prediction:
     brightness: mean of the channels, 0..1, over the pixels that count; None where these are too few.
     outside_light: whether its light lies outside of the range that the false-alarm rate is promised for; None
         for a model without such a range.
+    product: what the picture shows, of a joint model; None: none of its products, and then the picture is
+        anomalous, by the score and the map of the product that it is most like. None of other models, too.
+    product_p_value: how often a good picture of that product is as far from the others; None where the
+        product was given, or the model has one only.
     """
 
     score: float
@@ -92,6 +97,13 @@ class Prediction:
     nearby: float = NEARBY
     brightness: float | None = None
     outside_light: bool | None = None
+    product: str | None = None
+    product_p_value: float | None = None
+
+    @property
+    def product_name(self) -> str:
+        """The product, or "none of these"; empty for a model of one product."""
+        return self.product or ("" if self.product_p_value is None else NONE)
 
     @property
     def threshold(self) -> float:
@@ -190,6 +202,7 @@ class Prediction:
         return (
             f"<Prediction {self.decision}, severity {self.severity:+.1f}, p {self.p_value:.3g}, score "
             f"{self.score:.4g} (threshold {self.score_threshold:.4g}){regions}"
+            f"{f', {self.product_name}' if self.product_name else ''}"
             f"{f', {self.path}' if self.path else ''}>"
         )
 
@@ -212,7 +225,11 @@ class Prediction:
             "shifts": {f.name: round(s, 3) for f, s in zip(FEATURES, self.shifts, strict=bool(self.shifts))},
             "regions": [r.to_dict() for r in self.regions],
             **({} if self.outside_light is None else {"outside_light": self.outside_light}),
+            **(self._shown() if self.product_name else {}),
         }
+
+    def _shown(self) -> dict[str, Any]:
+        return {"product": self.product, "product_p_value": self.product_p_value}
 
 
 def prediction_html(found: Prediction, caption: str = "", source: Source | None = None) -> str:

@@ -34,6 +34,7 @@ class Results:
     Args:
         root: results are named by the pictures' paths below it.
         maps, animation: as `Pictures` takes them.
+        products: the table says which product each input shows.
         say: gets a line where the folder is not empty.
 
     Raises:
@@ -48,12 +49,13 @@ class Results:
         *,
         maps: str = "png16",
         animation: str = "none",
+        products: bool = False,
     ):
         self.out, self.pictures = out, Pictures(out, root, maps, animation)
         self.own = self.pictures.own
         self.own.begin(say)
         self.own.path(FACTS)  # refused now if it cannot be written
-        self.table = Table(self.own.path(TABLE))
+        self.table = Table(self.own.path(TABLE), products=products)
         self._severe: list[tuple[float, int, Prediction]] = []
         self._count = self._bytes = 0
 

@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,7 +44,8 @@ class Row:
     """Row of a table: an input. Of an unjudged one only the path and the error are known.
 
     decision: good or anomalous. threshold: the score threshold. regions: boxes in the picture's pixels,
-    x0 y0 x1 y1, the strongest first, with semicolons between them.
+    x0 y0 x1 y1, the strongest first, with semicolons between them. product: of a joint model, also "none of
+    these".
     """
 
     path: str
@@ -55,6 +56,8 @@ class Row:
     threshold: float | None = None
     regions: str = ""
     error: str = ""
+    product: str = ""
+    product_p_value: float | None = None
 
     @classmethod
     def of(cls, result: Prediction | Unjudged) -> Row:
@@ -68,6 +71,8 @@ class Row:
             decision=result.decision,
             threshold=result.score_threshold,
             regions="; ".join(" ".join(f"{v:.5g}" for v in region.box) for region in result.regions),
+            product=result.product_name,
+            product_p_value=result.product_p_value,
         )
 
     @property
@@ -76,8 +81,9 @@ class Row:
         return [tuple(map(float, box.split())) for box in self.regions.split(";") if box.strip()]
 
 
-COLUMNS = tuple(field.name for field in fields(Row))
-NUMBERS = ("score", "p_value", "severity", "threshold")
+OF_PRODUCTS = ("product", "product_p_value")  # columns that only a joint model's table has
+COLUMNS = tuple(field.name for field in fields(Row) if field.name not in OF_PRODUCTS)
+NUMBERS = ("score", "p_value", "severity", "threshold", "product_p_value")
 
 
 class Table:
@@ -86,19 +92,21 @@ class Table:
 
     Args:
         append: go on at the end of a CSV file that is there.
+        products: it says which product each input shows.
 
     Raises:
         InputError: another suffix, or the library for Parquet is missing.
         FlawscopeError: the file cannot be written; also of `add` and `close`.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, append: bool = False):
+    def __init__(self, path: str | os.PathLike[str], *, append: bool = False, products: bool = False):
         self.path, self.stack, self.waiting = Path(path), ExitStack(), list[Row]()
+        self.columns = (*COLUMNS, *OF_PRODUCTS) if products else COLUMNS
         suffix = self.path.suffix.lower()
         if suffix not in TABLES or (append and suffix != ".csv"):
             ends = " or ".join(TABLES)
             raise InputError(f"{path}: a table ends in {ends}, and only a .csv goes on at its end")
-        self.schema = parquet_schema() if suffix == ".parquet" else None
+        self.schema = parquet_schema(self.columns) if suffix == ".parquet" else None
         with self._reported():
             if self.schema is not None:
                 from pyarrow import parquet
@@ -112,12 +120,12 @@ class Table:
                 open(path, mode, encoding="utf-8", errors="backslashreplace", newline="")  # noqa: SIM115
             )
             if not self.file.tell():
-                self._write(COLUMNS)
+                self._write(self.columns)
 
     def add(self, row: Row) -> None:
         if self.schema is None:
             with self._reported():
-                self._write(astuple(row))
+                self._write([getattr(row, name) for name in self.columns])
             return
         self.waiting.append(row)
         if len(self.waiting) == GROUP:
@@ -137,7 +145,7 @@ class Table:
     def _write_group(self) -> None:
         import pyarrow
 
-        rows = [asdict(row) for row in self.waiting]
+        rows = [{name: getattr(row, name) for name in self.columns} for row in self.waiting]
         self.parquet.write_batch(pyarrow.RecordBatch.from_pylist(rows, schema=self.schema))
         self.waiting = []
 
@@ -150,7 +158,7 @@ class Table:
             raise FlawscopeError(f"cannot write {self.path}: {error.strerror}; {remedy}") from None
 
 
-def parquet_schema() -> Any:
+def parquet_schema(columns: Sequence[str] = COLUMNS) -> Any:
     """Schema of pyarrow with the columns of a row.
 
     Raises:
@@ -160,7 +168,7 @@ def parquet_schema() -> Any:
         import pyarrow
     except ImportError:
         raise needs("writing .parquet", "pyarrow", extras="parquet") from None
-    kinds = {name: pyarrow.float64() if name in NUMBERS else pyarrow.string() for name in COLUMNS}
+    kinds = {name: pyarrow.float64() if name in NUMBERS else pyarrow.string() for name in columns}
     return pyarrow.schema(list(kinds.items()))
 
 
@@ -187,8 +195,9 @@ def read_table(path: str | os.PathLike[str]) -> list[Row]:
 
 
 def _row(values: dict[str, str | None]) -> Row:
-    numbers = {name: float(text) if (text := values[name]) else None for name in NUMBERS}
-    texts = {name: from_csv_cell(values[name] or "") for name in COLUMNS if name not in NUMBERS}
+    known = [field.name for field in fields(Row) if field.name in values]
+    numbers = {name: float(text) if (text := values[name]) else None for name in known if name in NUMBERS}
+    texts = {name: from_csv_cell(values[name] or "") for name in known if name not in NUMBERS}
     return Row(**texts, **numbers)  # type: ignore[arg-type]
 
 

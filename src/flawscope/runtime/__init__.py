@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 
 from flawscope.artefact import files, model_file
+from flawscope.artefact.joint_file import JointArtefact
 from flawscope.artefact.model_file import Artefact, Manifest
 from flawscope.errors import InputError, needs
 from flawscope.runtime import onnx_file
-from flawscope.runtime.session import Run, Session
+from flawscope.runtime.session import JointSession, Run, Session
 
 TRAINED, EXPORTED = ".safetensors", ".onnx"
 SUFFIXES = (TRAINED, EXPORTED)  # of model files
@@ -79,6 +80,25 @@ def open_session(
     return OnnxSession.open(artefact, path, device, threads)
 
 
+def open_joint_session(
+    artefact: JointArtefact, engine: str | None = None, device: str = "auto", threads: int | None = None
+) -> JointSession:
+    """Opens a session for a joint model: in torch, or of an exported one in ONNX Runtime. InputError: the
+    engine does not run it, or is not installed."""
+    runs = "onnxruntime" if artefact.is_exported else "torch"
+    if engine not in (None, runs):
+        raise InputError(f"cannot run this joint model with engine {engine!s:.20}: {runs} runs it")
+    if artefact.is_exported:
+        from flawscope.runtime.onnxruntime import JointOnnxSession
+
+        return JointOnnxSession(artefact, device, threads)
+    try:
+        from flawscope.runtime.torch import JointTorchSession
+    except ImportError:
+        raise needs("running a .safetensors model", "torch", extras="train") from None
+    return JointTorchSession.open(artefact, device, threads)
+
+
 def check_threads(threads: int | None) -> None:
     """InputError if the number of threads is below 1."""
     if threads is not None and threads < 1:
@@ -90,9 +110,11 @@ __all__ = [
     "EXPORTED",
     "SUFFIXES",
     "TRAINED",
+    "JointSession",
     "Run",
     "Session",
     "check_threads",
+    "open_joint_session",
     "open_session",
     "read",
     "read_manifest",

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.artefact import files
+from flawscope.artefact.joint_file import JointArtefact, Recognised
 from flawscope.artefact.model_file import Artefact
 from flawscope.errors import FlawscopeError, one_line
 from flawscope.machine import all_threads
@@ -21,6 +22,7 @@ FEW, MANY = 8, 64  # pictures of 256 x 256 pixels: `MANY` for torch on a GPU
 
 Answers = tuple[NDArray[np.float32], NDArray[np.float32]]  # scores `[B]` and maps `[B, H, W]`
 Run = Callable[..., Answers]
+JointAnswers = tuple[list[Recognised], NDArray[np.float32], NDArray[np.float32]]
 
 
 class Session(Protocol):
@@ -50,6 +52,36 @@ class Session(Protocol):
         """Does as `run`, on one core."""
 
     def save(self, artefact: Artefact, path: str | os.PathLike[str]) -> None:
+        """Writes the model file, atomically."""
+
+
+class JointSession(Protocol):
+    """Engine of a joint model as a `JointPredictor` needs it: the network runs once, and then the picture is
+    compared with one product."""
+
+    runtime: str
+    size: tuple[int, int]
+
+    @property
+    def products(self) -> Mapping[str, Session]:
+        """A session of each product's model alone."""
+
+    @property
+    def batch(self) -> int:
+        """Number of pictures that are fastest together."""
+
+    @property
+    def lanes(self) -> int:
+        """Number of calls of `run_alone` that are fastest under way at once; 1: `run` is as fast."""
+
+    def run(self, images: NDArray[np.float32]) -> JointAnswers:
+        """Runs images `[B, 3, H, W]` float32 in 0..1: the product of each, and its score and map by the
+        nearest product."""
+
+    def run_alone(self, images: NDArray[np.float32]) -> JointAnswers:
+        """Does as `run`, on one core."""
+
+    def save(self, artefact: JointArtefact, path: str | os.PathLike[str]) -> None:
         """Writes the model file, atomically."""
 
 

@@ -1,22 +1,24 @@
-"""Runs the trained detector itself, in torch."""
+"""Runs the trained detector itself, in torch; and those of a joint model, the backbone once."""
 
 from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flawscope.artefact import model_file
+from flawscope.artefact import joint_file, model_file
+from flawscope.artefact.joint_file import JointArtefact, Recognised, Recogniser
 from flawscope.artefact.model_file import Artefact
 from flawscope.errors import InputError
 from flawscope.methods import registry
 from flawscope.methods.detector import Detector, device_for
 from flawscope.methods.threads import use_threads, workers
-from flawscope.runtime.session import FEW, MANY, Answers, together
+from flawscope.runtime.session import FEW, MANY, Answers, JointAnswers, together
 
 
 class TorchSession:
@@ -86,3 +88,73 @@ class TorchSession:
 
 def _one(positions: Tensor | None, i: int) -> Tensor | None:
     return None if positions is None else positions[i : i + 1]
+
+
+class JointTorchSession:
+    """Joint session of detectors that share one backbone."""
+
+    runtime = TorchSession.runtime
+
+    def __init__(self, products: Mapping[str, TorchSession], recogniser: Recogniser):
+        """
+        Args:
+            products: a session for each, whose detectors embed pictures alike.
+        """
+        self.products, self.recogniser = dict(products), recogniser
+        self.first = next(iter(self.products.values()))
+        self.size = self.first.size
+
+    @classmethod
+    def open(
+        cls, artefact: JointArtefact, device: str = "auto", threads: int | None = None
+    ) -> JointTorchSession:
+        """Opens a session of an artefact. `threads` holds for all that torch does in this process."""
+        opened: dict[str, TorchSession] = {}
+        for name, product in artefact.products.items():
+            opened[name] = TorchSession.open(product, device, threads)
+            if len(opened) > 1:  # the artefact has made sure that they are equal
+                opened[name].model.backbone = next(iter(opened.values())).model.backbone
+        return cls(opened, artefact.recogniser)
+
+    @property
+    def batch(self) -> int:
+        """Number of pictures that are fastest together here."""
+        return self.first.batch
+
+    @property
+    def lanes(self) -> int:
+        """Number of torch's threads on a CPU; else 1."""
+        return self.first.lanes
+
+    def run_alone(self, images: NDArray[np.float32]) -> JointAnswers:
+        with workers(self.first.device) as each:
+            [answers] = each(self._answers, [torch.from_numpy(images)])
+        return _numpy(*answers)
+
+    def run(self, images: NDArray[np.float32]) -> JointAnswers:
+        batch = torch.from_numpy(images)
+        if self.first.device.type == "cpu" and len(batch) > 1:  # as `TorchSession` does it
+            with workers(self.first.device) as each:
+                found = each(self._answers, [batch[i : i + 1] for i in range(len(batch))])
+            who = [one for each_of, _, _ in found for one in each_of]
+            return _numpy(who, *(torch.cat(part) for part in list(zip(*found, strict=True))[1:]))
+        with torch.inference_mode():
+            return _numpy(*self._answers(batch.to(self.first.device)))
+
+    def _answers(self, images: Tensor) -> tuple[list[Recognised], Tensor, Tensor]:
+        model = self.first.model
+        features, inside = model.embed(images), model.inside(images)
+        found = self.recogniser.recognise(model.descriptor(features, inside).float().cpu().numpy())
+        scores, maps = features.new_empty(len(images)), features.new_empty(len(images), *self.size)
+        for name in {one.nearest for one in found}:
+            rows = [k for k, one in enumerate(found) if one.nearest == name]
+            own = None if inside is None else inside[rows]
+            scores[rows], maps[rows] = self.products[name].model.score(features[rows], own)
+        return found, scores, maps
+
+    def save(self, artefact: JointArtefact, path: str | os.PathLike[str]) -> None:
+        joint_file.write(artefact, path)
+
+
+def _numpy(found: list[Recognised], scores: Tensor, maps: Tensor) -> JointAnswers:
+    return found, scores.float().cpu().numpy(), maps.float().cpu().numpy()

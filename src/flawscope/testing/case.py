@@ -151,7 +151,9 @@ class Case:
             said = answers(fitted, self.shown(variant))
             path = Path(self._folder.name) / f"{variant}.safetensors"
             fitted.save(path)
-            self._made[variant] = Made(load(path, device="cpu"), said, fitted.failures, progress)
+            read = load(path, device="cpu")
+            assert isinstance(read, Predictor)
+            self._made[variant] = Made(read, said, fitted.failures, progress)
         return self._made[variant]
 
     def fitted(self, variant: str = "plain") -> Predictor:

@@ -189,6 +189,7 @@ def exports_padding(case: Case) -> None:
 def _export(case: Case, variant: str, engine: str) -> None:
     trained, shown = case.fitted(variant), case.shown(variant)
     model = load(case.exported(variant), engine=engine, device="cpu")
+    assert isinstance(model, Predictor)
     must(not any(c.decisions for c in of_facts(model.manifest.facts)), "a certificate knows other decisions")
     must(model.calibration.scores == trained.calibration.scores, "another calibration")
     scores, maps = case.said(variant)

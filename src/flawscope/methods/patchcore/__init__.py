@@ -112,6 +112,7 @@ METHOD = Method(
     finds_suspects=True,
     extends=True,
     fits_in_parts=True,
+    joins=True,
     peak=deferred("flawscope.methods.patchcore.bank_selection:peak"),
     choose=deferred("flawscope.methods.patchcore.auto_settings:choose"),
     options=(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flawscope.methods.detector import Detector, region_of
@@ -118,6 +119,15 @@ class Model(Detector):
         if len(maps) > 1:
             scores = [(s - n[2]) / n[3] for s, n in zip(scores, normal, strict=True)]
         return torch.stack(scores).amax(0), drawn
+
+    def descriptor(self, features: Tensor, inside: Tensor | None = None) -> Tensor:
+        """The means of the patches that count, of all views together."""
+        means = []
+        for view, part in zip(self.views, features.split(self.patches, dim=1), strict=True):
+            valid_mask = view.valid_mask(inside).expand(part.shape[0], -1)  # [B, P]
+            total = valid_mask.sum(1, keepdim=True).clamp(min=1)
+            means.append((valid_mask[:, None] @ part)[:, 0] / total)
+        return F.normalize(torch.cat(means, dim=1), dim=1)
 
     # ---- calibration and comparison of an exported model
 

@@ -1,0 +1,205 @@
+"""Writes and reads a joint model: several products in one file, with one backbone.
+
+The layout is a model file's. The document holds a manifest for each product; tensors that all products share,
+those of the backbone, stand once (`shared.NAME`), the others by the product's number (`products.K.NAME`), and
+the descriptors by which it is recognised (`recognition.K.NAME`). A product's part is the model of that
+product alone, bit for bit.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any
+
+from numpy.typing import NDArray
+
+from flawscope.artefact.files import bad, opened, refused
+from flawscope.artefact.model_file import (
+    JOINT_FORMAT,
+    Artefact,
+    Manifest,
+    apart,
+    read_header,
+    read_tensors,
+    versions,
+    write_contents,
+)
+from flawscope.calibration.recognition import Known
+from flawscope.calibration.recognition import Recognised as Recognised
+from flawscope.calibration.recognition import Recogniser as Recogniser
+from flawscope.errors import InputError
+
+BACKBONE = "backbone."  # how the names of the tensors that products share begin
+EMBED, SCORE = "network.embed", "network.score"  # ONNX graphs of an exported model, [N] uint8
+# Settings that decide what the network sees and what comes out of it
+SAME = ("backbone", "stages", "size", "keep_aspect", "crop", "neighbourhood", "dimensions", "precision")
+MOST_PRODUCTS = 10_000
+LONGEST_NAME = 200
+SUFFIX = ".safetensors"
+
+
+@dataclass(frozen=True, eq=False)
+class JointArtefact:
+    """Models of several products that see pictures alike, and what each product is recognised by. Both have
+    the products' names in the same order."""
+
+    products: Mapping[str, Artefact]
+    known: Mapping[str, Known]
+
+    def __post_init__(self) -> None:
+        """InputError where the models do not see pictures alike."""
+        if not self.products or [*self.products] != [*self.known]:
+            raise InputError("a joint model needs a model and good pictures of each product")
+        if not all(0 < len(name) <= LONGEST_NAME for name in self.products):
+            raise InputError("each product of a joint model needs a name")
+        (first, one), *others = self.products.items()
+        for name, other in others:
+            if (what := _difference(one, other)) is not None:
+                raise InputError(
+                    f"{first} and {name} cannot share a model: their {what} differ; fit them with the same "
+                    "settings"
+                )
+        if one.manifest.preprocess.tile is not None:
+            raise InputError("a joint model has no tiles: fit without --tile and --min-defect")
+        if one.manifest.preprocess.normalization is not None:
+            raise InputError("a joint model takes pictures in their own light: fit without --light")
+        _ = self.recogniser
+
+    @property
+    def is_exported(self) -> bool:
+        """Whether the products are exported networks."""
+        return EMBED in next(iter(self.products.values())).tensors
+
+    @cached_property
+    def recogniser(self) -> Recogniser:
+        return Recogniser(self.known)
+
+    def product(self, name: str) -> Artefact:
+        """The model of one product, as it was fitted. InputError where there is no such product."""
+        if name not in self.products:
+            raise InputError(f"the model has no product {name!s:.60}: it knows {', '.join(self.products)}")
+        return self.products[name]
+
+
+def _difference(one: Artefact, other: Artefact) -> str | None:
+    """Says what keeps two models from sharing a backbone; None: nothing."""
+    a, b = one.manifest, other.manifest
+    if a.method != b.method:
+        return "methods"
+    for key in SAME:
+        asked = (one.config.get(key) for one in (a, b))
+        if len({tuple(v) if isinstance(v, list) else v for v in asked}) > 1:  # JSON has no tuples
+            return f"settings of {key}"
+    if a.preprocess != b.preprocess:
+        return "preprocessing (white level, light or size)"
+    if not _equal(one.tensors.get("roi"), other.tensors.get("roi")):
+        return "regions of interest"
+    first, second = ({k for k in x.tensors if _is_shared(k)} for x in (one, other))
+    if first != second or not all(_equal(one.tensors[k], other.tensors[k]) for k in first):
+        return "backbones' weights"
+    return None
+
+
+def _is_shared(name: str) -> bool:
+    return name.startswith(BACKBONE) or name == EMBED
+
+
+def _equal(a: NDArray[Any] | None, b: NDArray[Any] | None) -> bool:
+    if a is None or b is None or a is b:
+        return a is b
+    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+
+
+def write(artefact: JointArtefact, path: str | os.PathLike[str]) -> None:
+    """Writes a joint model atomically. FlawscopeError if it cannot be written; an old file stays then."""
+    tensors: dict[str, NDArray[Any]] = {}
+    parts, runs = [], []
+    for k, (name, product) in enumerate(artefact.products.items()):
+        document, run = apart(product.manifest)
+        parts.append({"name": name, "manifest": document})
+        runs.append(run)
+        for key, values in product.tensors.items():
+            tensors[f"shared.{key}" if _is_shared(key) else f"products.{k}.{key}"] = values
+        for one in fields(Known):
+            tensors[f"recognition.{k}.{one.name}"] = getattr(artefact.known[name], one.name)
+    document = {"format": JOINT_FORMAT, "versions": versions(), "products": parts}
+    write_contents(document, {"products": runs}, tensors, path)
+
+
+def is_joint(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is a joint model. InputError where it is missing or damaged."""
+    if not os.fspath(path).lower().endswith(SUFFIX):
+        return False
+    with opened(path) as file:
+        return "products" in read_header(file, path, JOINT_FORMAT).document
+
+
+def read_manifests(path: str | os.PathLike[str]) -> dict[str, Manifest]:
+    """Reads each product's manifest alone. Tensor data are not checked."""
+    with opened(path) as file:
+        header = read_header(file, path, JOINT_FORMAT)
+        return _manifests(header.document, header.run, path)
+
+
+def read(path: str | os.PathLike[str]) -> JointArtefact:
+    """Reads and checks a joint model.
+
+    Raises:
+        InputError: one line that says what is wrong with the file.
+    """
+    with opened(path) as file:
+        header = read_header(file, path, JOINT_FORMAT)
+        manifests = _manifests(header.document, header.run, path)
+        tensors = read_tensors(file, header, path)
+    shared: dict[str, NDArray[Any]] = {}
+    own: list[dict[str, NDArray[Any]]] = [{} for _ in manifests]
+    recognition: list[dict[str, NDArray[Any]]] = [{} for _ in manifests]
+    try:
+        for key, values in tensors.items():
+            kind, _, name = key.partition(".")
+            if kind == "shared" and _is_shared(name):
+                shared[name] = values
+                continue
+            number, _, name = name.partition(".")
+            {"products": own, "recognition": recognition}[kind][_number(number)][name] = values
+        products = {
+            name: Artefact(manifest, {**shared, **tensors})
+            for (name, manifest), tensors in zip(manifests.items(), own, strict=True)
+        }
+        known = {name: Known(**one) for name, one in zip(manifests, recognition, strict=True)}
+        return JointArtefact(products, known)
+    except InputError as error:
+        raise refused(path, str(error)) from None
+    except (KeyError, IndexError, ValueError, TypeError):
+        raise bad(path, "its tensors are not those of its products") from None
+
+
+def _number(text: str) -> int:
+    """A product's number. ValueError for other spellings of it."""
+    number = int(text)
+    if number < 0 or str(number) != text:
+        raise ValueError
+    return number
+
+
+def _manifests(document: Mapping[str, Any], run: Mapping[str, Any], path: Any) -> dict[str, Manifest]:
+    if "products" not in document:
+        raise refused(path, "it is a model of one product")
+    found: dict[str, Manifest] = {}
+    try:
+        parts, runs = document["products"], run["products"]
+        if not (isinstance(parts, list) and 0 < len(parts) <= MOST_PRODUCTS):
+            raise ValueError
+        for part, facts in zip(parts, runs, strict=True):
+            name, manifest = part["name"], part["manifest"]
+            if not isinstance(name, str) or name in found:
+                raise ValueError
+            found[name] = Manifest.from_dict({**manifest, "facts": {**manifest["facts"], **facts}})
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise bad(path, "its list of products is damaged") from None
+    except InputError as error:
+        raise bad(path, str(error)) from None
+    return found

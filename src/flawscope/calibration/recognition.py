@@ -1,0 +1,136 @@
+"""Recognises which of several products a picture shows, by descriptors of their good pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flawscope.errors import InputError
+
+LEAST = 4  # groups of good pictures that a product needs to be recognised
+# Measured on the learnt pictures of six products: one with a simulated defect, even a large one, lies up to
+# 2.7 times as far away as the farthest good one, and pictures of other products 4 times and more
+FARTHEST = 3.0  # times the largest distance of a good picture
+MARGIN = 1.25  # times the largest distance of a picture with a simulated defect
+SMALLEST = 1e-4  # least limit: copies of one picture have no distance
+
+
+class Recognised(NamedTuple):
+    """Answer about a picture.
+
+    product: its name; None: the picture shows none of the products.
+    nearest: the product that the picture is most like, also where it is none of them.
+    p_value: how often a good picture of the nearest product is as far from the others of it.
+    """
+
+    product: str | None
+    nearest: str
+    p_value: float
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """Descriptors of one product's pictures: vectors of length 1.
+
+    good: [N, D] float32, of good pictures. groups: [N] int32; pictures of a group show one part.
+    defective: [M, D] float32, of good pictures with a simulated defect. carriers: [M] int32, their groups.
+    """
+
+    good: NDArray[np.float32]
+    groups: NDArray[np.int32]
+    defective: NDArray[np.float32]
+    carriers: NDArray[np.int32]
+
+    def __post_init__(self) -> None:
+        """InputError where the descriptors do not fit each other."""
+        for vectors, numbers in ((self.good, self.groups), (self.defective, self.carriers)):
+            fits = vectors.dtype == np.float32 and vectors.ndim == 2 and numbers.dtype == np.int32
+            fits = fits and numbers.shape == vectors.shape[:1] and vectors.shape[1] == self.good.shape[1]
+            if not fits or not np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3):  # NaN too
+                raise InputError("the descriptors of its good pictures are damaged")
+
+    def joined(self, more: Known) -> Known:
+        """Returns these pictures and others of the same product, which show other parts."""
+        first = int(self.groups.max(initial=-1)) + 1
+        return Known(
+            np.concatenate([self.good, more.good]),
+            np.concatenate([self.groups, more.groups + np.int32(first)]),
+            np.concatenate([self.defective, more.defective]),
+            np.concatenate([self.carriers, more.carriers + np.int32(first)]),
+        )
+
+    def distances(
+        self, descriptors: NDArray[np.float32], left_out: NDArray[np.int32] | None = None
+    ) -> NDArray[np.float64]:
+        """Distance [B] of each descriptor [B, D] to the nearest good picture, for each without those of the
+        group in `left_out` [B]."""
+        products = descriptors.astype(np.float64) @ self._good.T
+        if left_out is not None:
+            products[left_out[:, None] == self.groups] = -np.inf
+        found: NDArray[np.float64] = np.sqrt(np.clip(2 - 2 * products.max(1), 0, None))
+        return found
+
+    @cached_property
+    def _good(self) -> NDArray[np.float64]:
+        return self.good.astype(np.float64)
+
+    @cached_property
+    def left_out(self) -> NDArray[np.float64]:
+        """Distances [N] of the good pictures to the nearest one of another part, lowest first."""
+        return np.sort(self.distances(self.good, self.groups))
+
+    @cached_property
+    def limit(self) -> float:
+        """Distance beyond which a picture shows another product."""
+        found = [FARTHEST * self.left_out[-1], SMALLEST]
+        if len(self.defective):
+            found.append(MARGIN * self.distances(self.defective, self.carriers).max())
+        return float(max(found))
+
+    def p_values(self, distances: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Counts how often a good picture is as far away: (1 + n at least as far) / (n + 1)."""
+        count = len(self.left_out)
+        return (1 + count - np.searchsorted(self.left_out, distances, side="left")) / (count + 1)
+
+
+class Recogniser:
+    """Says which of several products a picture shows.
+
+    The rule: a picture's descriptor, the mean of its patches' features brought to length 1, is compared with
+    those of every product's good pictures. A product's limit is three times the largest distance of one of
+    its good pictures from the nearest one of another part, or more where simulated defects on these pictures
+    need it: defective parts must be recognised too. The picture shows the product whose limit its distance is
+    the smallest share of, and none of the products where it lies beyond that limit. Nothing about a product
+    depends on the others.
+    """
+
+    def __init__(self, known: Mapping[str, Known]):
+        self.known = dict(known)
+        for name, one in self.known.items():
+            if len(np.unique(one.groups)) < LEAST:
+                raise InputError(
+                    f"{name} can be recognised only by {LEAST} good pictures or more, of different parts: "
+                    "give more"
+                )
+        if len({one.good.shape[1] for one in self.known.values()}) != 1:
+            raise InputError("the descriptors of its products have different lengths")
+
+    def recognise(self, descriptors: NDArray[np.float32]) -> list[Recognised]:
+        """Recognises each of the pictures with these descriptors [B, D]."""
+        names: Sequence[str] = [*self.known]
+        if descriptors.shape[1] != self.known[names[0]].good.shape[1]:
+            raise InputError("the descriptors of the model's products do not fit its network: fit anew")
+        distances = np.stack([one.distances(descriptors) for one in self.known.values()])  # [products, B]
+        shares = distances / np.array([one.limit for one in self.known.values()])[:, None]
+        found = []
+        for picture, k in enumerate(shares.argmin(0)):
+            name = names[k]
+            p_value = float(self.known[name].p_values(distances[k, [picture]])[0])
+            is_one = bool(shares[k, picture] <= 1)  # not where it is NaN
+            found.append(Recognised(name if is_one else None, name, p_value))
+        return found

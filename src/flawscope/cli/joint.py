@@ -1,0 +1,183 @@
+"""Joint models on the command line, of several products in one file: what `fit` and `predict` do."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+from flawscope.cli import common, fit_one
+from flawscope.errors import FlawscopeError, InputError, pluralize
+from flawscope.progress import duration
+
+if TYPE_CHECKING:
+    from flawscope.artefact.joint_file import JointArtefact
+    from flawscope.artefact.model_file import Artefact, Manifest
+    from flawscope.calibration.recognition import Known
+    from flawscope.predictor import Predictor
+    from flawscope.predictor.joint import JointPredictor
+    from flawscope.progress import Step
+
+HEADER = ("pictures", "score threshold", "false alarms expected", "time")  # of `figures`
+# Options of `fit` that do not go with a joint model
+REFUSED = ("cluster", "resume", "light", "part", "tile", "min_defect", "scale", "overlap", "positions")
+
+
+def figures(manifest: Manifest, took: str) -> list[str]:
+    """Cells of a table with the main figures of a model."""
+    calibration = manifest.calibration
+    alarms = f"{calibration.expected_rate:.1%}" if calibration.promised else "no promise"
+    return [str(len(manifest.pictures)), f"{calibration.score_threshold:.4g}", alarms, took]
+
+
+# ----------------------------------------------------------------------------------------------------- fit
+
+
+def fit(args: argparse.Namespace) -> int:
+    """Fits a model of several products, or adds a product or pictures of one, and writes one file."""
+    from flawscope.artefact import files, joint_file
+    from flawscope.calibration.power import described
+
+    out = files.check_writable(args.out, joint_file.SUFFIX)
+    if given := [option for option in REFUSED if getattr(args, option, None)]:
+        options = ", ".join(f"--{option.replace('_', '-')}" for option in given)
+        raise InputError(f"a joint model is fitted without {options}: leave out, or fit a model for each")
+    names, say = _names(args), common.say_for(args)
+    calls = {name: argparse.Namespace(**{**vars(args), "category": name}) for name in names}
+    asked = {name: fit_one.asked(call) for name, call in calls.items()}
+    old = joint_file.read(args.update) if args.update else None
+    from flawscope.fitting import joint  # torch
+
+    for one in asked.values():
+        joint.check_joins(one.method)
+    say(f"{pluralize(len(names), 'product')}, in {out}: {', '.join(names)}")
+    products, known = ({}, {}) if old is None else (dict(old.products), dict(old.known))
+    rows, failures = [], []
+    for name, call in calls.items():
+        began = time.monotonic()
+        predictor, new = _learnt(call, asked[name], old, name, common.step_for(args))
+        products[name] = predictor.artefact
+        known[name] = known[name].joined(new) if name in known else new
+        took = duration(time.monotonic() - began)
+        say(f"{name}: {predictor.calibration.promise()}")
+        if power := described(predictor.manifest.facts, predictor.calibration):
+            say(f"  simulated defects found: {power}")
+        for note in predictor.manifest.notes:
+            say(f"  {note}")
+        rows.append([name, *figures(predictor.manifest, took)])
+        failures += predictor.failures
+    joint.joined(products, known, args.device).save(out)
+    say(common.table(rows, ("product", *HEADER)))
+    say(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB), of {pluralize(len(products), 'product')}")
+    return common.report_failures(failures)
+
+
+def _names(args: argparse.Namespace) -> tuple[str, ...]:
+    """The products that the call means: all categories, unless some are named."""
+    from flawscope.datasets import find_categories
+
+    if common.several_asked(args):
+        return common.categories_asked(args)
+    if args.category:
+        return (args.category,)
+    found = tuple(find_categories(args.data))
+    if not found or (args.update and len(found) > 1):
+        raise InputError(f"name the products in {args.data} with --category: one, several, or all")
+    return found
+
+
+def _learnt(
+    call: argparse.Namespace, asked: fit_one.Asked, old: JointArtefact | None, name: str, step: Step
+) -> tuple[Predictor, Known]:
+    """Fits a product's model, or adds to it, and describes the pictures that it has learnt from now."""
+    from flawscope.fitting import joint
+
+    def quiet(line: str) -> None:
+        """Drops the line: a row for each product is enough."""
+
+    before = None if old is None else old.products.get(name)
+    if old is not None and before is None:
+        asked = _settings_of(next(iter(old.products.values())), call)
+    try:
+        predictor, dataset = fit_one.model_of(call, asked, before, quiet, step)
+        seen = [] if before is None else [picture.hash for picture in before.manifest.pictures]
+        return predictor, joint.known_of(predictor.artefact, dataset, but=seen, device=call.device, step=step)
+    except FlawscopeError as error:
+        kind = InputError if isinstance(error, InputError) else FlawscopeError
+        raise kind(f"{name}: {error}") from error
+
+
+def _settings_of(product: Artefact, call: argparse.Namespace) -> fit_one.Asked:
+    """Settings of a further product: those of the products that are there. Sets the options of `call` that
+    are no settings of the method."""
+    from flawscope.methods import registry
+
+    manifest, roi = product.manifest, product.tensors["roi"]
+    settings = {key: value for key, value in manifest.config.items() if key not in ("hidden", "masked")}
+    if settings.get("weights"):
+        if not call.weights:
+            raise InputError(
+                f"the model's backbone is from {settings['weights']}: name this file with --weights"
+            )
+        settings["weights"] = call.weights
+    call.roi = None if roi.all() else roi
+    call.false_alarm_rate = manifest.calibration.rate
+    registry.configure(registry.method(manifest.method), "default", settings)
+    return fit_one.Asked(manifest.method, "default", 0, settings)
+
+
+# ------------------------------------------------------------------------------------------------- predict
+
+
+class Summary:
+    """Summary of a run of a joint model."""
+
+    parts = None
+    products = True  # rows of the table name them
+
+    def __init__(self, model: JointPredictor):
+        from flawscope.results.by_product import ByProduct
+
+        first = next(iter(model.products.values())).manifest
+        self.method, self.white_level = first.method, first.preprocess.white_level
+        self.calibrations = {name: one.calibration for name, one in model.products.items()}
+        self.together = ByProduct(max(one.expected_rate for one in self.calibrations.values()))
+
+    def facts(self, args: argparse.Namespace, unjudged: int) -> dict[str, Any]:
+        """Facts of the run, for `results.json`."""
+        from flawscope._version import __version__
+
+        together, calibrations = self.together, self.calibrations
+        return {
+            "model": os.path.basename(args.model),
+            "category": ", ".join(calibrations),
+            "method": self.method,
+            "inputs": together.count + unjudged,
+            "judged": together.count,
+            "anomalous": together.anomalous,
+            "unjudged": unjudged,
+            "none_of_these": together.shown_none,
+            "products": {
+                name: {
+                    "pictures": together.shown[name],
+                    "anomalous": together.found[name],
+                    "target_rate": one.rate,
+                    "expected_rate": one.expected_rate,
+                    "score_threshold": one.score_threshold,
+                    "mask_threshold": one.mask_threshold,
+                    "promised": one.promised,
+                }
+                for name, one in calibrations.items()
+            },
+            "expected_rate": max(one.expected_rate for one in calibrations.values()),
+            "promise": "; ".join(f"{name}: {one.promise()}" for name, one in calibrations.items()),
+            "promised": all(one.promised for one in calibrations.values()),
+            "warning": together.line() or None,
+            "flawscope": __version__,
+        }
+
+    def line(self) -> str:
+        """Line for a person."""
+        of = pluralize(self.together.count, "picture")
+        return f"{self.together.anomalous} of {of} anomalous: {self.together.lines()}"

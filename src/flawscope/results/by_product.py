@@ -1,0 +1,36 @@
+"""Counts the predictions of a joint model by product."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from flawscope.results.prediction import NONE, Mismatch, Prediction
+
+
+@dataclass
+class ByProduct(Mismatch):
+    """Collects predictions of a joint model, and counts the pictures of each product.
+
+    shown: pictures by product. found: anomalous ones among them.
+    """
+
+    shown: Counter[str] = field(default_factory=Counter)
+    found: Counter[str] = field(default_factory=Counter)
+
+    def add(self, prediction: Prediction) -> None:
+        super().add(prediction)
+        self.shown[prediction.product_name] += 1
+        self.found[prediction.product_name] += prediction.is_anomalous
+
+    @property
+    def shown_none(self) -> int:
+        """Number of pictures that show none of the products."""
+        return self.shown[NONE]
+
+    def lines(self) -> str:
+        """Counts of each product, for a person."""
+        return ", ".join(
+            f"{name} {self.found[name]} of {count}" if name != NONE else f"{name} {count}"
+            for name, count in sorted(self.shown.items())
+        )

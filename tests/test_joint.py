@@ -1,0 +1,329 @@
+"""One model of several products: each product's part is its own model, and pictures find their product."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+import flawscope
+from flawscope.artefact import joint_file, model_file
+from flawscope.calibration.recognition import FARTHEST, Known, Recogniser
+from flawscope.errors import InputError
+from flawscope.fitting import joint
+from flawscope.fitting.fitting import fit
+from flawscope.results.prediction import NONE, Prediction
+from flawscope.synthesis.demo.dataset import draw_dataset, draw_picture
+
+Shared = Callable[[str, Callable[[Path], Any]], Path]
+PRODUCTS = ("fabric", "plate")
+SIZE = 64
+
+
+@pytest.fixture(scope="module")
+def line(shared: Shared) -> Path:
+    """A data set of two products, drawn. Read only."""
+
+    def fill(root: Path) -> None:
+        for name in PRODUCTS:
+            draw_dataset(root, category=name, train=12, good=4, bad_per_kind=1, size=96, seed=1)
+
+    return shared("line", fill)
+
+
+@pytest.fixture(scope="module")
+def singles(line: Path, shared: Shared) -> Path:
+    """A folder with the model of each product alone. Read only."""
+
+    def fill(folder: Path) -> None:
+        for name in PRODUCTS:
+            model = fit(line, category=name, size=SIZE, cap=400, device="cpu", check=False)
+            model.save(folder / f"{name}.safetensors")
+
+    return shared("line-singles", fill)
+
+
+@pytest.fixture(scope="module")
+def joint_path(line: Path, singles: Path, shared: Shared) -> Path:
+    """The joint model of both. Read only."""
+
+    def fill(folder: Path) -> None:
+        models = {name: singles / f"{name}.safetensors" for name in PRODUCTS}
+        made = joint.join(models, {name: line / name for name in PRODUCTS}, device="cpu")
+        made.save(folder / "line.safetensors")
+
+    return shared("line-joint", fill) / "line.safetensors"
+
+
+def test_each_part_is_the_model_of_its_product(joint_path: Path, singles: Path, tmp_path: Path) -> None:
+    artefact = joint_file.read(joint_path)
+    for name in PRODUCTS:
+        model_file.write(artefact.product(name), tmp_path / "part.safetensors")
+        single = (singles / f"{name}.safetensors").read_bytes()
+        assert (tmp_path / "part.safetensors").read_bytes() == single
+    joint_file.write(artefact, tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == joint_path.read_bytes()
+
+
+def test_the_backbone_is_stored_once(joint_path: Path, singles: Path) -> None:
+    backbone = sum(
+        values.nbytes
+        for name, values in model_file.read(singles / "plate.safetensors").tensors.items()
+        if name.startswith("backbone.")
+    )
+    apart = sum(path.stat().st_size for path in singles.iterdir())
+    assert joint_path.stat().st_size < apart - 0.9 * backbone
+
+
+def test_pictures_find_their_product(joint_path: Path, singles: Path, line: Path) -> None:
+    model = flawscope.load(joint_path, device="cpu")
+    assert isinstance(model, flawscope.JointPredictor)
+    for name in PRODUCTS:
+        alone = flawscope.load(singles / f"{name}.safetensors", device="cpu")
+        paths = [str(path) for path in sorted((line / name / "test").rglob("*.png"))]
+        for (_, found), (_, same) in zip(model.stream(paths), alone.stream(paths), strict=True):
+            assert isinstance(found, Prediction)
+            assert isinstance(same, Prediction)
+            assert found.product == name
+            assert 0 < (found.product_p_value or 0) <= 1
+            assert (found.score, found.p_value, found.shifts) == (same.score, same.p_value, same.shifts)
+            assert found.is_anomalous == same.is_anomalous
+            np.testing.assert_array_equal(found.map, same.map)
+        one = model.predict(paths[0])
+        assert one.to_dict()["product"] == name
+        assert one.score == pytest.approx(alone.predict(paths[0]).score, rel=1e-5)
+
+
+def test_another_picture_shows_none_of_them_and_is_anomalous(joint_path: Path) -> None:
+    model = flawscope.load(joint_path, device="cpu")
+    assert isinstance(model, flawscope.JointPredictor)
+    noise = np.random.default_rng(0).integers(0, 256, (96, 96, 3)).astype(np.uint8)
+    found = model.predict(noise)
+    assert (found.product, found.product_name, found.is_anomalous) == (None, NONE, True)
+    assert found.severity > 0
+    assert NONE in repr(found)
+    known = model.predict(noise, product="plate")
+    assert (known.product, known.product_p_value) == ("plate", None)
+    with pytest.raises(InputError, match="no product bottle: it knows fabric, plate"):
+        model.predict(noise, product="bottle")
+
+
+def test_one_picture_that_cannot_be_read_stops_no_other(joint_path: Path, line: Path, tmp_path: Path) -> None:
+    model = flawscope.load(joint_path, device="cpu")
+    good = str(line / "plate/test/good/000.png")
+    (tmp_path / "no.png").write_text("no picture")
+    results = [result for _, result in model.stream([good, str(tmp_path / "no.png"), good])]
+    assert [isinstance(result, InputError) for result in results] == [False, True, False]
+
+
+def test_a_joint_model_is_refused_where_one_product_is_wanted(joint_path: Path, singles: Path) -> None:
+    with pytest.raises(InputError, match="it is a joint model of several products"):
+        model_file.read(joint_path)
+    with pytest.raises(InputError, match="it is a model of one product"):
+        joint_file.read(singles / "plate.safetensors")
+    assert joint_file.is_joint(joint_path)
+    assert not joint_file.is_joint(singles / "plate.safetensors")
+
+
+def test_models_that_see_pictures_differently_are_not_joined(line: Path, singles: Path) -> None:
+    other = fit(line / "plate", size=96, cap=200, device="cpu", check=False)
+    models = {"fabric": singles / "fabric.safetensors", "plate": other}
+    with pytest.raises(InputError, match="fabric and plate cannot share a model: their settings of size"):
+        joint.join(models, {name: line / name for name in PRODUCTS}, device="cpu")
+
+
+def test_a_product_of_three_pictures_is_refused(line: Path) -> None:
+    few = sorted((line / "plate/train/good").iterdir())[:3]
+    model = fit(few, size=SIZE, cap=200, device="cpu", check=False)
+    with pytest.raises(InputError, match="plate can be recognised only by 4 good pictures or more"):
+        joint.join({"plate": model}, {"plate": few}, device="cpu")
+
+
+@pytest.mark.parametrize("damage", ["cut", "byte", "name", "tensor", "descriptor", "number", "twice"])
+def test_a_damaged_file_is_one_clear_line(joint_path: Path, tmp_path: Path, damage: str) -> None:
+    path, data = tmp_path / "line.safetensors", bytearray(joint_path.read_bytes())
+    if damage == "cut":
+        data = data[:-7]
+    elif damage == "byte":
+        data[-1] ^= 1
+    else:
+        with joint_path.open("rb") as file:
+            header = model_file.read_header(file, joint_path, model_file.JOINT_FORMAT)
+            tensors = model_file.read_tensors(file, header, joint_path)
+        document, key = json.loads(json.dumps(header.document)), "recognition.1.good"
+        if damage == "name":
+            document["products"][0]["name"] = 7
+        elif damage == "tensor":
+            del tensors["products.1.roi"]
+        elif damage == "descriptor":
+            tensors[key] = 2 * tensors[key]
+        elif damage == "number":
+            tensors["products.01.more"] = tensors[key]
+        else:
+            document["products"][0]["name"] = document["products"][1]["name"]
+        model_file.write_contents(document, header.run, tensors, path)
+        data = bytearray(path.read_bytes())
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="cannot use model") as found:
+        flawscope.load(path, device="cpu")
+    assert "\n" not in str(found.value)
+
+
+def test_descriptors_of_another_network_are_one_clear_line(joint_path: Path, line: Path) -> None:
+    artefact = joint_file.read(joint_path)
+    others = {name: known(unit([1, 0], [1, 0.1], [1, 0.2], [1, 0.3])) for name in PRODUCTS}
+    model = joint.joined(artefact.products, others, "cpu")
+    with pytest.raises(InputError, match="do not fit its network"):
+        model.predict(line / "plate/test/good/000.png")
+
+
+def test_another_rate_holds_for_every_product(joint_path: Path) -> None:
+    with pytest.warns(UserWarning, match="plate: "):  # twelve pictures promise no such rate
+        model = flawscope.load(joint_path, device="cpu", false_alarm_rate="1%")
+    assert isinstance(model, flawscope.JointPredictor)
+    assert {one.calibration.rate for one in model.products.values()} == {0.01}
+
+
+def unit(*rows: list[float]) -> np.ndarray:
+    made = np.array(rows, np.float32)
+    return made / np.linalg.norm(made, axis=1, keepdims=True)
+
+
+def known(good: np.ndarray, groups: list[int] | None = None) -> Known:
+    numbers = np.array(range(len(good)) if groups is None else groups, np.int32)
+    return Known(good, numbers, good[:0], numbers[:0])
+
+
+def test_the_rule_of_recognition() -> None:
+    angles = np.array([0.0, 0.01, 0.02, 0.03, 0.04])
+    near = np.stack([np.cos(angles), np.sin(angles), 0 * angles], 1).astype(np.float32)
+    one, other = known(near), known(near[:, [2, 0, 1]])
+    assert one.limit == pytest.approx(FARTHEST * 0.01, rel=1e-3)
+    rule = Recogniser({"one": one, "other": other})
+    inside, outside = 0.04 + 0.9 * one.limit, 0.04 + 1.1 * one.limit
+    asked = np.array([[np.cos(a), np.sin(a), 0] for a in (0.005, inside, outside)], np.float32)
+    found = rule.recognise(asked)
+    assert [each.product for each in found] == ["one", "one", None]
+    assert [each.nearest for each in found] == ["one"] * 3
+    assert [each.p_value for each in found] == pytest.approx([1, 1 / 6, 1 / 6])
+    alone = Recogniser({"one": one}).recognise(asked)  # nothing about a product depends on the others
+    assert alone == found
+
+
+def test_pictures_of_one_part_do_not_vouch_for_each_other() -> None:
+    base = unit([1, 0], [1, 0.1], [1, 0.2], [1, 0.3])
+    pairs = np.repeat(base, 2, axis=0)
+    assert known(pairs).limit < known(pairs, [0, 0, 1, 1, 2, 2, 3, 3]).limit
+
+
+def test_defective_parts_widen_the_limit() -> None:
+    good = unit([1, 0], [1, 0.01], [1, 0.02], [1, 0.03])
+    far = replace(known(good), defective=unit([1, 0.2]), carriers=np.array([0], np.int32))
+    assert far.limit > 0.17 * 1.2 > known(good).limit
+
+
+def test_a_product_is_added_and_extended_without_touching_the_others(
+    joint_path: Path, line: Path, singles: Path
+) -> None:
+    both = joint_file.read(joint_path)
+    first = joint_file.JointArtefact(*({"fabric": d["fabric"]} for d in (both.products, both.known)))
+    described = joint.known_of(both.product("plate"), line / "plate", device="cpu")
+    added = joint.with_product(first, "plate", both.product("plate"), described, "cpu").artefact
+    assert [*added.products] == ["fabric", "plate"]
+    for name in PRODUCTS:
+        np.testing.assert_allclose(added.known[name].left_out, both.known[name].left_out, atol=1e-6)
+    more = [draw_picture("plate", np.random.default_rng(k), size=96)[0] for k in range(3)]
+    longer = flawscope.extend(both.product("plate"), more, device="cpu", check=False, force=True)
+    new = joint.known_of(longer.artefact, more, device="cpu")
+    extended = joint.with_product(both, "plate", longer.artefact, new, "cpu").artefact
+    assert len(extended.known["plate"].good) == 15
+    assert extended.known["fabric"] is both.known["fabric"]
+    assert extended.products["fabric"] is both.products["fabric"]
+
+
+# ------------------------------------------------------------------------------------------------- exported
+
+
+@pytest.fixture(scope="module")
+def exported(line: Path, small_backbone: dict[str, str], shared: Shared) -> Path:
+    """A folder with a joint model and its export; pictures are padded. Read only."""
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(name)
+    from flawscope.export.joint_export import export_joint
+
+    def fill(folder: Path) -> None:
+        settings = {**small_backbone, "size": SIZE, "cap": 200, "keep_aspect": True, "check": False}
+        models = {name: fit(line, category=name, device="cpu", **settings) for name in PRODUCTS}
+        made = joint.join(models, {name: line / name for name in PRODUCTS}, device="cpu")
+        made.save(folder / "line.safetensors")
+        export_joint(folder / "line.safetensors", folder / "exported.safetensors")
+
+    return shared("line-exported", fill)
+
+
+def test_an_exported_model_answers_as_the_trained_one_and_knows_its_certificates(
+    exported: Path, line: Path
+) -> None:
+    trained = flawscope.load(exported / "line.safetensors", device="cpu")
+    model = flawscope.load(exported / "exported.safetensors", device="cpu")
+    assert isinstance(model, flawscope.JointPredictor)
+    assert model.session.runtime == "onnxruntime"
+    paths = [str(path) for path in sorted(line.rglob("test/*/*.png"))]
+    narrow = np.random.default_rng(0).integers(0, 256, (96, 40, 3)).astype(np.uint8)
+    for one, other in zip(model.predict([*paths, narrow]), trained.predict([*paths, narrow]), strict=True):
+        assert (one.product, one.product_p_value) == (other.product, other.product_p_value)
+        assert one.score == pytest.approx(other.score, rel=1e-4, abs=1e-4)
+        np.testing.assert_allclose(one.map, other.map, rtol=1e-3, atol=1e-3)
+    assert model.predict(paths[0], product="plate").score == pytest.approx(
+        trained.predict(paths[0], product="plate").score, rel=1e-4
+    )
+    for one in model.products.values():
+        assert one.self_test().passed
+        assert "certificate" in one.manifest.facts
+
+
+def test_an_exported_model_is_saved_but_neither_taken_apart_nor_exported_again(
+    exported: Path, tmp_path: Path
+) -> None:
+    from flawscope.export.joint_export import export_joint
+
+    path = exported / "exported.safetensors"
+    model = flawscope.load(path, device="cpu", engine="onnxruntime")
+    assert isinstance(model, flawscope.JointPredictor)
+    model.save(tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
+    with pytest.raises(InputError, match="no model by itself"):
+        model.products["plate"].save(tmp_path / "plate.safetensors")
+    with pytest.raises(InputError, match="an exported model"):
+        export_joint(path, tmp_path / "twice.safetensors")
+    with pytest.raises(InputError, match="onnxruntime runs it"):
+        flawscope.load(path, engine="openvino")
+    with pytest.raises(InputError, match="name --out so"):
+        export_joint(exported / "line.safetensors", tmp_path / "line.onnx")
+
+
+def test_a_hostile_network_in_an_exported_model_is_refused(exported: Path, tmp_path: Path) -> None:
+    import onnx
+
+    artefact = joint_file.read(exported / "exported.safetensors")
+    plate = artefact.products["plate"]
+    network = onnx.load_from_string(plate.tensors[joint_file.SCORE].tobytes())
+    network.graph.node.append(onnx.helper.make_node("Loop", ["a", "b"], ["c"]))
+    for data in (network.SerializeToString(), b"no network"):
+        tensors = {**plate.tensors, joint_file.SCORE: np.frombuffer(data, np.uint8)}
+        products = {**artefact.products, "plate": replace(plate, tensors=tensors)}
+        joint_file.write(replace(artefact, products=products), tmp_path / "bad.safetensors")
+        with pytest.raises(InputError, match="joint model"):
+            flawscope.load(tmp_path / "bad.safetensors", device="cpu")
+
+
+def test_other_methods_say_why_not() -> None:
+    with pytest.raises(InputError, match="efficientad learns its networks anew for each product"):
+        joint.check_joins("efficientad")
