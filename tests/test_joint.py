@@ -327,3 +327,24 @@ def test_a_hostile_network_in_an_exported_model_is_refused(exported: Path, tmp_p
 def test_other_methods_say_why_not() -> None:
     with pytest.raises(InputError, match="efficientad learns its networks anew for each product"):
         joint.check_joins("efficientad")
+
+
+def test_a_product_that_varies_much_swallows_no_other() -> None:
+    rng = np.random.default_rng(0)
+
+    def known(spread: float) -> Known:
+        good = np.eye(64, dtype=np.float32)[0] + rng.normal(size=(20, 64)).astype(np.float32) * spread
+        good /= np.linalg.norm(good, axis=1, keepdims=True)
+        return Known(good, np.arange(20, dtype=np.int32), good[:0], np.empty(0, np.int32))
+
+    quiet, lively = known(0.001), known(0.05)
+    assert 3 * lively.left_out[-1] > 1
+    assert lively.limit == 0.4
+    away = np.eye(64, dtype=np.float32)[1:2]
+    quiet = replace(quiet, good=np.roll(quiet.good, 1, axis=1))  # about the second axis
+    recogniser = Recogniser({"lively": lively, "quiet": quiet})
+    assert recogniser.recognise(away)[0].product == "quiet"
+    angle = 0.1
+    turned = np.cos(angle) * away + np.sin(angle) * np.eye(64, dtype=np.float32)[:1]
+    found = recogniser.recognise(turned.astype(np.float32))[0]  # beyond the limit, and nearest to it
+    assert (found.product, found.nearest) == (None, "quiet")

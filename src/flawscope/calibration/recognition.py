@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from flawscope.errors import InputError
 
 LEAST = 4  # groups of good pictures that a product needs to be recognised
-# Measured on the learnt pictures of six products: one with a simulated defect, even a large one, lies up to
-# 2.7 times as far away as the farthest good one, and pictures of other products 4 times and more
+# How these were chosen: docs/decisions/0027-joint.md
 FARTHEST = 3.0  # times the largest distance of a good picture
+WIDEST = 0.4  # of limits by good pictures alone: those of parts at any angle lie far apart
 MARGIN = 1.25  # times the largest distance of a picture with a simulated defect
 SMALLEST = 1e-4  # least limit: copies of one picture have no distance
 
@@ -87,7 +87,7 @@ class Known:
     @cached_property
     def limit(self) -> float:
         """Distance beyond which a picture shows another product."""
-        found = [FARTHEST * self.left_out[-1], SMALLEST]
+        found = [min(FARTHEST * self.left_out[-1], WIDEST), SMALLEST]
         if len(self.defective):
             found.append(MARGIN * self.distances(self.defective, self.carriers).max())
         return float(max(found))
@@ -102,11 +102,11 @@ class Recogniser:
     """Says which of several products a picture shows.
 
     The rule: a picture's descriptor, the mean of its patches' features brought to length 1, is compared with
-    those of every product's good pictures. A product's limit is three times the largest distance of one of
-    its good pictures from the nearest one of another part, or more where simulated defects on these pictures
-    need it: defective parts must be recognised too. The picture shows the product whose limit its distance is
-    the smallest share of, and none of the products where it lies beyond that limit. Nothing about a product
-    depends on the others.
+    those of every product's good pictures, and shows the product of the nearest one. Where that lies farther
+    than the product's limit, it shows none of them. The limit is three times the largest distance of one of
+    the product's good pictures from the nearest one of another part, 0.4 at most, and more where simulated
+    defects on these pictures need it: defective parts must be recognised too. Nothing about a product depends
+    on the others.
     """
 
     def __init__(self, known: Mapping[str, Known]):
@@ -126,11 +126,10 @@ class Recogniser:
         if descriptors.shape[1] != self.known[names[0]].good.shape[1]:
             raise InputError("the descriptors of the model's products do not fit its network: fit anew")
         distances = np.stack([one.distances(descriptors) for one in self.known.values()])  # [products, B]
-        shares = distances / np.array([one.limit for one in self.known.values()])[:, None]
         found = []
-        for picture, k in enumerate(shares.argmin(0)):
+        for picture, k in enumerate(distances.argmin(0)):
             name = names[k]
             p_value = float(self.known[name].p_values(distances[k, [picture]])[0])
-            is_one = bool(shares[k, picture] <= 1)  # not where it is NaN
+            is_one = bool(distances[k, picture] <= self.known[name].limit)  # not where it is NaN
             found.append(Recognised(name if is_one else None, name, p_value))
         return found
