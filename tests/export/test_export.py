@@ -151,6 +151,7 @@ def test_nothing_of_this_machine_is_in_the_file(onnx_path: Path, reduced: Path) 
                 assert str(origin).encode() not in data, (file.name, origin)
 
 
+@pytest.mark.slow
 def test_the_file_is_no_larger_than_the_model(exported: Made, model_path: Path) -> None:
     """The memory bank and the weights are in it once, and a quarter as long in int8."""
 

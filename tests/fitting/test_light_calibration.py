@@ -127,7 +127,7 @@ def test_calibrated_anew_or_updated_it_keeps_the_rate_in_each_light(fitted: Pred
         assert np.mean([one.is_anomalous for one in answers]) <= 0.2
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("int8", marks=pytest.mark.slow)])
 def test_an_exported_model_brings_pictures_to_the_same_light(
     fitted: Predictor, tmp_path: Path, precision: str
 ) -> None:

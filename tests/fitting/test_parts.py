@@ -110,6 +110,7 @@ def test_names_twice_or_unknown_are_reported_and_the_others_decided(
     assert "part p01: good" in said.out
 
 
+@pytest.mark.slow
 def test_update_calibrate_and_export_keep_parts(data: Path, model: Path, tmp_path: Path) -> None:
     predictor = flawscope.load(model, device="cpu")
     more = tmp_path / "more"
