@@ -127,11 +127,12 @@ class PartCalibration:
     @classmethod
     def of(cls, views: Sequence[View], scores: Sequence[float], rate: float) -> PartCalibration:
         """Arranges the scores of pictures."""
-        rows, columns = (sorted({view[k] for view in views}) for k in (0, 1))
-        found = np.full((len(rows), len(columns)), np.nan)
-        for (part, view), score in zip(views, scores, strict=True):
-            found[rows.index(part), columns.index(view)] = score
-        return cls(tuple(rows), tuple(columns), found, rate)
+        (parts, rows), (names, columns) = (
+            np.unique(of, return_inverse=True) for of in ([v.part for v in views], [v.view for v in views])
+        )
+        found = np.full((len(parts), len(names)), np.nan)
+        found[rows, columns] = scores
+        return cls(tuple(parts.tolist()), tuple(names.tolist()), found, rate)
 
     def count(self, views: Iterable[str]) -> int:
         """Number of parts that have a score for all these views."""

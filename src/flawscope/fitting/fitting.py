@@ -266,8 +266,7 @@ def _finished(prepared: Prepared, task: Task, samples: int, check: bool) -> Pred
         fusion=fusion,
     )
     if prepared.part is not None:
-        promise = part_calibration(manifest).promise()
-        manifest.facts["summary"].append(promise)
+        manifest.facts["summary"].append(part_calibration(manifest, prepared.part).promise())
     predictor = Predictor(Artefact(manifest, tensors), TorchSession(model, str(model.roi.device)))
     predictor.failures = [*prepared.unusable, *reader.failures.values()]
     predictor.suspects = [(reader.names[i], score) for i, score in fitted.suspects.items()]

@@ -25,15 +25,12 @@ def pattern_of(manifest: Manifest) -> Pattern | None:
         raise InputError("the model's parts are damaged: fit again") from None
 
 
-def part_calibration(manifest: Manifest) -> PartCalibration:
+def part_calibration(manifest: Manifest, pattern: Pattern) -> PartCalibration:
     """Calibration of parts: the calibration's scores, by the names of their pictures.
 
     Raises:
-        InputError: the model was fitted without --part, or calibrated on pictures whose names tell no part.
+        InputError: the model was calibrated on pictures whose names tell no part.
     """
-    pattern = pattern_of(manifest)
-    if pattern is None:
-        raise InputError("the model judges single pictures: fit it with --part")
     names = {picture.hash: picture.name for picture in manifest.pictures}
     hashes = manifest.facts.get("calibration_pictures", [])
     views = pattern.read(names.get(digest, "") for digest in hashes)
@@ -45,12 +42,14 @@ class Parts:
     """Collects predictions until all views of their part are there.
 
     Raises:
-        InputError: as `part_calibration`.
+        InputError: the model was fitted without --part, or as `part_calibration`.
     """
 
     def __init__(self, manifest: Manifest):
-        self.calibration = part_calibration(manifest)
-        self._pattern = pattern_of(manifest)
+        pattern = pattern_of(manifest)
+        if pattern is None:
+            raise InputError("the model judges single pictures: fit it with --part")
+        self.calibration, self._pattern = part_calibration(manifest, pattern), pattern
         self._open: dict[str, dict[str, Prediction]] = {}
 
     def add(self, prediction: Prediction) -> PartPrediction | None:
@@ -59,7 +58,6 @@ class Parts:
         Raises:
             InputError: the file's name tells no part or an unknown view, or this view is there already.
         """
-        assert self._pattern is not None
         name = PurePath(prediction.path or "").as_posix()
         part, view = self._pattern.of(name)
         if view not in self.calibration.views:
