@@ -7,25 +7,41 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 import flawscope
 from flawscope.datasets import open_dataset
+from flawscope.pictures.light import Light
 from flawscope.predictor import Predictor
 from flawscope.results import drawing
 from flawscope.results.contact_sheet import Line, contact_sheet
 from flawscope.results.folder import Pictures
-from flawscope.synthesis.demo.dataset import draw_dataset
+from flawscope.synthesis.demo.dataset import draw_dataset, draw_picture
 
 HERE = Path(__file__).parent
 SHOWN = {"plate": ("good/001", "scratch/001", "missing_part/006"), "fabric": ("hole/001", "missing_pick/000")}
 PANEL = (220, 220)
 IMAGES = HERE / "images"
 MOVING = "plate"  # the category that `flawscope demo` draws
+# One part from three sides: how far the left and the right edge shrink, as shares of the height
+VIEWS = {"left": (0.0, 0.25), "top": (0.0, 0.0), "right": (0.25, 0.0)}
+PARTS = 24  # good ones
+LIGHTS = (Light(), Light(brightness=0.9), Light(brightness=1.1), Light(white_balance=0.05))
+Pixels = NDArray[np.uint8]
 
 
 def main() -> None:
     IMAGES.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        defects()
+        joint(Path(folder))
+        light(Path(folder))
+        parts(Path(folder))
+
+
+def defects() -> None:
+    """Drawn defects and what a model finds of them."""
     pictures: list[drawing.Drawable] = []
     heats: list[drawing.Drawable] = []
     names, verdicts = [], []
@@ -45,12 +61,85 @@ def main() -> None:
                 verdicts.append(f"{found.decision}\nseverity {found.severity:+.1f}, p {found.p_value:.3f}")
             if category == MOVING:
                 animate(model, root, Path(folder) / "results")
-    sheet = contact_sheet([Line(pictures, names), Line(heats, verdicts)], PANEL)
-    # 256 colours: a third of the size, and no visible difference
-    sheet.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=4, dither=Image.Dither.NONE).save(
-        IMAGES / "defects.png", optimize=True
-    )
-    report(IMAGES / "defects.png")
+    save(contact_sheet([Line(pictures, names), Line(heats, verdicts)], PANEL), "defects.png")
+
+
+def joint(folder: Path) -> None:
+    """Pictures of two products, and of something else, judged by one model."""
+    roots = {name: draw_dataset(folder / "joint", category=name) for name in SHOWN}
+    model = flawscope.join({name: flawscope.fit(root, device="cpu") for name, root in roots.items()}, roots)
+    shown = {
+        "a good plate": roots["plate"] / "test/good/003.png",
+        "a plate with a defect": roots["plate"] / "test/scratch/001.png",
+        "a good fabric": roots["fabric"] / "test/good/003.png",
+        "a fabric with a defect": roots["fabric"] / "test/hole/001.png",
+        "something else": np.asarray(
+            Image.effect_mandelbrot((320, 320), (-2.2, -1.5, 0.8, 1.5), 90).convert("RGB")
+        ),
+    }
+    found = model.predict(list(shown.values()))
+    said = [f"{one.product_name}\n{one.decision}" for one in found]
+    pictures = [np.asarray(Image.open(p)) if isinstance(p, Path) else p for p in shown.values()]
+    heats = [one.draw(picture) for one, picture in zip(found, pictures, strict=True)]
+    save(contact_sheet([Line(pictures, list(shown)), Line(heats, said)], PANEL), "joint.png")
+
+
+def light(folder: Path) -> None:
+    """One good part in several lights, judged by a model fitted without and with `light`."""
+    root = draw_dataset(folder / "light", train=40, good=1, bad_per_kind=0)
+    picture = np.asarray(Image.open(root / "test/good/000.png"))
+    lit = [change(picture) for change in LIGHTS]
+    names = [change.name for change in LIGHTS]
+    lines = [Line(lit, names, "a good part")]
+    for heading, share in (("fitted without --light", None), ("fitted with --light 10%", 0.1)):
+        found = flawscope.fit(root, device="cpu", light=share).predict(lit)
+        heats = [one.draw(shown) for one, shown in zip(found, lit, strict=True)]
+        said = [f"{one.decision}, severity {one.severity:+.1f}" for one in found]
+        lines.append(Line(heats, said, heading))
+    save(contact_sheet(lines, PANEL), "light.png")
+
+
+def parts(folder: Path) -> None:
+    """Three views of a part; its scratch shows in one of them."""
+    for number in range(PARTS):
+        for name, seen in views(number).items():
+            path = folder / "parts/good" / f"part{number:02d}_{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(seen).save(path)
+    model = flawscope.fit(folder / "parts", device="cpu", part=r"part\d+")
+    lines = []
+    for heading, number, defective in (("part 101", 101, ""), ("part 102", 102, "left")):
+        shown = views(number) | ({defective: views(number, "scratch")[defective]} if defective else {})
+        found = model.predict_part(shown, str(number))
+        heats = [found.views[name].draw(picture) for name, picture in shown.items()]
+        said = [f"{name}: severity {found.views[name].severity:+.1f}" for name in shown]
+        heading += f": {found.decision}, p {found.p_value:.3f}, most unusual: {found.worst}"
+        lines += [Line(list(shown.values()), list(shown), heading), Line(heats, said)]
+    save(contact_sheet(lines, PANEL), "parts.png")
+
+
+def views(part: int, defect: str | None = None) -> dict[str, Pixels]:
+    """Pictures of a drawn plate, as cameras on the left, above and on the right see it."""
+    found = {}
+    for name, shrunk in VIEWS.items():
+        plate, _ = draw_picture("plate", np.random.default_rng(part), defect, 0.2, size=256)
+        side = plate.shape[0]
+        top, bottom = (np.array(shrunk) * side / 2, side - np.array(shrunk) * side / 2)
+        corners = [(0, top[0]), (0, bottom[0]), (side, bottom[1]), (side, top[1])]
+        found[name] = np.asarray(tilted(Image.fromarray(plate), corners))
+    return found
+
+
+def tilted(image: Image.Image, corners: list[tuple[float, float]]) -> Image.Image:
+    """The image with its corners (upper left, then against the clock) at these places, on grey."""
+    w, h = image.size
+    rows, right = [], []
+    for (x, y), (u, v) in zip(corners, [(0, 0), (0, h), (w, h), (w, 0)], strict=True):
+        rows += [[x, y, 1, 0, 0, 0, -u * x, -u * y], [0, 0, 0, x, y, 1, -v * x, -v * y]]
+        right += [u, v]
+    way = np.linalg.solve(np.array(rows), np.array(right))
+    how = Image.Transform.PERSPECTIVE, way.tolist(), Image.Resampling.BICUBIC
+    return image.transform((w, h), *how, fillcolor=(96, 96, 96))
 
 
 def animate(model: Predictor, root: Path, out: Path) -> None:
@@ -62,6 +151,14 @@ def animate(model: Predictor, root: Path, out: Path) -> None:
     pictures.finish(f"{root.name}: drawn parts, PatchCore fitted on {len(dataset.train)} good ones")
     shutil.copy(out / "animation.webp", IMAGES / "demo.webp")
     report(IMAGES / "demo.webp")
+
+
+def save(sheet: Image.Image, name: str) -> None:
+    # 256 colours: a third of the size, and no visible difference
+    sheet.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=4, dither=Image.Dither.NONE).save(
+        IMAGES / name, optimize=True
+    )
+    report(IMAGES / name)
 
 
 def report(path: Path) -> None:
