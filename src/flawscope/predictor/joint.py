@@ -24,6 +24,7 @@ from flawscope.predictor import Predictor
 from flawscope.predictor.streaming import (
     Judged,
     Loaded,
+    Prepared,
     given_pictures,
     out_of_memory,
     predicted,
@@ -106,6 +107,11 @@ class JointPredictor:
         self.artefact.product(name)
         return self.products[name]
 
+    def prepare(self, picture: Source) -> Prepared:
+        """Decodes a picture, to be judged later: `stream`, and that of each product's model, takes it in the
+        picture's place. InputError: the picture cannot be read."""
+        return self._first.prepare(picture)
+
     def with_rate(self, false_alarm_rate: Rate) -> JointPredictor:
         """Returns the model with another target false-alarm rate for all products, 0.05 or "5%"."""
         parts = {name: one.with_rate(false_alarm_rate).artefact for name, one in self.products.items()}
@@ -183,7 +189,8 @@ def _recognised(result: Prediction | InputError, shown: Recognised) -> Predictio
     """The prediction with the product that was recognised. What is none of the products is no good part."""
     if not isinstance(result, Prediction):
         return result
-    result = replace(result, product=shown.product, product_p_value=shown.p_value)
+    product, p_value, nearest = shown.product, shown.p_value, shown.nearest
+    result = replace(result, product=product, product_p_value=p_value, nearest=nearest)
     if shown.product is not None:
         return result
     return replace(result, is_anomalous=True, severity=max(result.severity, math.ulp(0.0)))
