@@ -131,8 +131,9 @@ class Inspector:
 
     def check_room(self, product_id: int, due: float = math.inf) -> None:
         """Check before a picture is read: BusyError where there is no place, LateError where there is no
-        time, StoreError where the disk is full."""
+        time, NoModelError where no model is open, StoreError where the disk is full."""
         self.check_disk()
+        self.versions.models.judging(product_id)
         with self._changed:
             if self._ending or self._is_full(product_id, 1):
                 raise BusyError(self._wait())
