@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 import threading
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from station_helpers import Opener, Running, until
 
 import flawscope
 from flawscope.artefact import joint_file
-from flawscope.cli import serve
+from flawscope.cli import main, serve
 from flawscope.errors import InputError
 from flawscope.predictor.joint import JointPredictor
 from flawscope.results.prediction import NONE
@@ -502,6 +503,23 @@ def test_clients_send_with_and_without_the_product_at_once(open_line: Any) -> No
             client.product("line")
         with pytest.raises(InputError, match="several products: name one of fabric, plate, Blech-7"):
             client.product()
+
+
+def test_predict_has_the_station_find_the_products(
+    open_line: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line, folder = open_line(), tmp_path / "in"
+    folder.mkdir()
+    for name, data in zip("abcd", [*GOOD.values(), NOISE], strict=True):
+        (folder / f"{name}.png").write_bytes(data)
+    for words in ([], ["--product", "line"]):
+        call = ["predict", "--server", line.running.url, *words, "--json", str(folder)]
+        assert main(call) == 0
+        found = [json.loads(one) for one in capsys.readouterr().out.splitlines()]
+        assert [one["shows"] for one in found] == [*CALLED, NONE]
+    assert main(["predict", "--server", line.running.url, str(folder / "d.png")]) == 0
+    assert "(none of these, p " in capsys.readouterr().out
+    assert main(["predict", "--server", line.running.url, "--product", "lime", str(folder)]) == 2
 
 
 def test_serve_takes_a_joint_model_file(joint_models: Path) -> None:
