@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import warnings
 from collections import Counter
@@ -32,6 +31,8 @@ from flawscope.predictor.streaming import (
 )
 from flawscope.results.prediction import Prediction
 from flawscope.runtime import JointSession, check_threads, open_joint_session
+
+LEAST = 0.001  # severity of what shows none of the products: above 0, and people can read it
 
 
 def load(
@@ -193,7 +194,7 @@ def _recognised(result: Prediction | InputError, shown: Recognised) -> Predictio
     result = replace(result, product=product, product_p_value=p_value, nearest=nearest)
     if shown.product is not None:
         return result
-    return replace(result, is_anomalous=True, severity=max(result.severity, math.ulp(0.0)))
+    return replace(result, is_anomalous=True, severity=max(result.severity, LEAST))
 
 
 class Recognising(Predictor):
