@@ -26,7 +26,8 @@ from flawscope.errors import InputError
 from flawscope.predictor.joint import JointPredictor
 from flawscope.results.prediction import NONE
 from flawscope.station.client import Client, RefusedError
-from flawscope.station.settings.sources import FolderOf
+from flawscope.station.settings.sinks import MqttSettings, SinkSettings
+from flawscope.station.settings.sources import CameraOf, FolderOf
 from flawscope.station.settings.station import Learn, Limits, Product, Settings
 from flawscope.station.store.schema import inspections
 from flawscope.synthesis.demo.dataset import draw_picture
@@ -328,6 +329,38 @@ def test_a_version_is_switched_for_all_products_and_back(open_line: Any, joint_m
         assert [again[key] for key in same] == [before[name][key] for key in same]
 
 
+def test_every_inspection_under_a_switch_is_of_one_version(open_line: Any, joint_models: Path) -> None:
+    """Pictures that come while versions are switched are judged by one of them, wholly."""
+    line = open_line("two")
+    other = line.add(joint_models / "other.safetensors").json()["id"]
+    first = line.active("plate")
+    ended, found = threading.Event(), []
+
+    def send(address: str, name: str) -> None:
+        with httpx.Client(base_url=f"{line.running.url}/api/v1/products/", timeout=60) as http:
+            while not ended.is_set():
+                found.append(http.post(f"{address}/inspections", content=GOOD[name]).json())
+
+    sent = [("line", "plate"), ("line", "fabric"), ("plate", "plate"), ("fabric", "fabric")]
+    threads = [threading.Thread(target=send, args=one) for one in sent]
+    for thread in threads:
+        thread.start()
+    for turn in range(20):
+        assert line.http.post(f"plate/versions/{(first, other)[turn % 2]}/activate").status_code == 200
+    ended.set()
+    for thread in threads:
+        thread.join()
+    thresholds: dict[tuple[str, int], set[float]] = {}
+    for one in found:
+        thresholds.setdefault((one["product"], one["version"]), set()).add(one["score_threshold"])
+    assert all(len(values) == 1 for values in thresholds.values())
+    known = {
+        name: {one["id"] for one in line.http.get(f"{name}/versions").json()["versions"]}
+        for name in ("fabric", "plate")
+    }
+    assert all(version in known[name] for name, version in thresholds)
+
+
 def test_it_resumes_what_was_active_even_without_the_file(
     open_station: Opener, joint_models: Path, tmp_path: Path
 ) -> None:
@@ -486,6 +519,40 @@ def test_pictures_of_a_folder_find_their_product_once(
     (folder / "more.png").write_bytes(png(drawn_picture("plate", 77)))
     until(lambda: len(line.found("plate")) == 2)
     assert [len(line.found(name)) for name in CALLED] == [1, 2, 1]
+
+
+def test_a_camera_is_triggered_with_and_without_the_product(open_line: Any) -> None:
+    pytest.importorskip("av")
+    line = open_line(sources=(CameraOf("lavfi:testsrc2=size=96x96:rate=25,realtime", "trigger"),))
+    with Client(line.running.url) as client:
+        said = client.trigger("plate", key="K", seconds=20)
+        assert (said.product, said.shows, said.source) == ("plate", None, "camera")
+        found = client.trigger(key="K", seconds=20)  # at the entry: its keys are others
+        assert found.id != said.id
+        assert found.shows in (*CALLED, NONE)
+        assert client.trigger("line", key="K") == found
+        assert client.trigger("plate", key="K") == said
+
+
+def test_sinks_get_the_inspections_of_every_product(
+    open_station: Opener, joint_models: Path, tmp_path: Path
+) -> None:
+    """Also of those that a later version brings."""
+    out = SinkSettings(folder=str(tmp_path / "out"), picture="none")
+    entry = Product(str(joint_models / "two.safetensors"), sinks=(out,))
+    broker = MqttSettings("mqtt://127.0.0.1:1")
+    line = Line(open_station(products={"line": entry}, mqtt=broker))
+    version = line.add(joint_models / "three.safetensors").json()["id"]
+    line.http.post(f"plate/versions/{version}/activate")
+    sent = {
+        line.send("line", data).json()["id"]: name for name, data in zip(CALLED, GOOD.values(), strict=True)
+    }
+    until(lambda: len([*(tmp_path / "out").rglob("*.json")]) == 3)
+    told = [json.loads(path.read_text())["data"] for path in (tmp_path / "out").rglob("*.json")]
+    assert {one["id"]: one["shows"] for one in told} == sent
+    for name in CALLED:
+        kinds = {one["kind"]: one["waiting"] for one in line.http.get(name).json()["sinks"]}
+        assert kinds == {"folder": 0, "mqtt": 1}
 
 
 def test_clients_send_with_and_without_the_product_at_once(open_line: Any) -> None:
