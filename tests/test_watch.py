@@ -13,13 +13,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from flawscope.artefact.joint_file import JointArtefact
 from flawscope.artefact.model_file import Artefact, Manifest
+from flawscope.calibration.recognition import Known, Recognised
 from flawscope.calibration.threshold import Calibration
 from flawscope.cli import main
 from flawscope.cli import watch as command
@@ -27,8 +30,10 @@ from flawscope.errors import InputError
 from flawscope.pictures.listing import OWN_LIST
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.predictor import Predictor
+from flawscope.predictor.joint import JointPredictor
 from flawscope.results.prediction import Prediction
 from flawscope.results.table import Unjudged, read_table
+from flawscope.runtime.session import JointAnswers
 from flawscope.watch import Arrivals, Commands, judge
 
 SIDE = 16
@@ -318,7 +323,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, predictor: Predictor) -> Callable[
 
         monkeypatch.setattr(command, "ending", ending)
 
-    monkeypatch.setattr("flawscope.predictor.load", lambda *given, **named: predictor)
+    monkeypatch.setattr("flawscope.predictor.joint.load", lambda *given, **named: predictor)
     return prepare
 
 
@@ -411,7 +416,7 @@ def test_the_picture_after_which_it_ends_counts_as_judged(
         yield end
 
     monkeypatch.setattr(command, "ending", ending)
-    monkeypatch.setattr("flawscope.predictor.load", lambda *given, **named: predictor)
+    monkeypatch.setattr("flawscope.predictor.joint.load", lambda *given, **named: predictor)
     monkeypatch.setattr("flawscope.cli.output.show_result", lambda *given, **named: end.set())
     for name in ("1.png", "2.png"):
         put(tmp_path / name, encoded(10), 1)
@@ -419,6 +424,88 @@ def test_the_picture_after_which_it_ends_counts_as_judged(
     err = capsys.readouterr().err
     assert "1 picture judged" in err
     assert "not judged yet: 1 picture" in err
+
+
+class Products:
+    """A `JointSession`: what is red shows `red`, what is dark `dark`, what is green none of both."""
+
+    runtime, size, batch, lanes = "fake", (SIDE, SIDE), 3, 1
+    products: ClassVar = {"red": Brightness(), "dark": Brightness()}
+
+    def run(self, images: NDArray[np.float32]) -> JointAnswers:
+        red, green = images[:, 0].max((1, 2)), images[:, 1].max((1, 2))
+        names = ["red" if one > 0.3 else "dark" for one in red]
+        shown = [Recognised(n if one < 0.5 else None, n, 0.25) for n, one in zip(names, green, strict=True)]
+        return shown, red, images[:, 0]
+
+    run_alone = run
+
+
+@pytest.fixture
+def joint_predictor(predictor: Predictor) -> JointPredictor:
+    vectors = np.eye(4, dtype=np.float32)
+    known = Known(vectors, np.arange(4, dtype=np.int32), vectors[:0], np.empty(0, np.int32))
+    names = "red", "dark"
+    artefact = JointArtefact(dict.fromkeys(names, predictor.artefact), dict.fromkeys(names, known))
+    return JointPredictor(artefact, cast(Any, Products()))
+
+
+def coloured(red: int, green: int) -> bytes:
+    file = io.BytesIO()
+    pixels = np.full((SIDE, SIDE, 3), (red, green, 0), np.uint8)
+    Image.fromarray(pixels).save(file, "png")
+    return file.getvalue()
+
+
+def test_a_joint_model_says_which_product_each_picture_shows(
+    scripted: Callable[..., None],
+    joint_predictor: JointPredictor,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder, table = tmp_path / "in", tmp_path / "seen.csv"
+    put(folder / "1.png", coloured(100, 0), 1)
+    put(folder / "2.png", coloured(10, 0), 2)
+    put(folder / "3.png", coloured(10, 255), 3)
+    call = ["watch", str(folder), "line.safetensors", "--existing"]
+    scripted()
+    monkeypatch.setattr("flawscope.predictor.joint.load", lambda *given, **named: joint_predictor)
+    command = ["--on-anomaly", f"'{noting(tmp_path)}'"]
+    assert main([*call, "--csv", str(table), *command]) == 0
+    out, err = capsys.readouterr()
+    assert [line.rpartition("  ")[2] for line in out.splitlines()] == [
+        "(red, p 0.250)",
+        "(dark, p 0.250)",
+        "(none of these, p 0.250)",
+    ]
+    assert "3 pictures judged, 1 anomalous: dark 0 of 1, none of these 1, red 0 of 1" in err
+    rows = read_table(table)
+    assert [row.product for row in rows] == ["red", "dark", "none of these"]
+    assert [row.decision for row in rows] == ["good", "good", "anomalous"]
+    scripted()
+    assert main([*call, "--product", "dark", "--json"]) == 0
+    out, _ = capsys.readouterr()
+    found = [json.loads(line) for line in out.splitlines()]
+    assert [(one["product"], one["decision"]) for one in found] == [("dark", "good")] * 3
+    assert main([*call, "--product", "blue"]) == 2
+    assert "it knows red, dark" in capsys.readouterr().err
+
+
+def test_a_table_goes_on_with_a_model_of_its_kind(
+    scripted: Callable[..., None],
+    joint_predictor: JointPredictor,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    put(tmp_path / "in/1.png", coloured(10, 0), 1)
+    call = ["watch", str(tmp_path / "in"), "m.safetensors", "--existing", "--csv", str(tmp_path / "seen.csv")]
+    scripted()
+    assert main(call) == 0
+    monkeypatch.setattr("flawscope.predictor.joint.load", lambda *given, **named: joint_predictor)
+    assert main(call) == 2
+    assert "seen.csv was begun by a model of one product: choose another table" in capsys.readouterr().err
 
 
 def test_ctrl_c_ends_after_the_picture_at_hand_and_a_second_one_at_once() -> None:

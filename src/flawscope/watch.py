@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from flawscope import InputError, Prediction, Predictor
+from flawscope import InputError, JointPredictor, Prediction, Predictor
 from flawscope.pictures.decoding import is_picture
 from flawscope.pictures.listing import folder_error, is_litter, own_files
 from flawscope.results.table import Unjudged
@@ -35,7 +35,7 @@ SELF_CHECKING = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".gif", ".jp2"})
 
 TIMEOUT = 60.0  # seconds after which a command is ended
 MOST = 100  # commands that may wait; further ones are reported and not run
-NAMES = ("path", "decision", "score", "p_value", "severity")
+NAMES = ("path", "decision", "score", "p_value", "severity", "product_name")
 
 
 class Stamp(NamedTuple):
@@ -235,16 +235,27 @@ def _files(folder: Path, apart: frozenset[str]) -> Iterator[tuple[Path, Stamp]]:
 
 
 def judge(
-    arrivals: Arrivals, predictor: Predictor, clock: Callable[[], float] = time.monotonic
+    arrivals: Arrivals,
+    predictor: Predictor | JointPredictor,
+    clock: Callable[[], float] = time.monotonic,
+    product: str | None = None,
 ) -> Iterator[Prediction | Unjudged]:
     """List the folder once, and judge the pictures that are whole by now, several at a time where that is
     faster. A picture counts as judged when the next one is asked for: if the caller fails with its result, it
     is judged again.
 
+    Args:
+        product: that all of them show, of a joint model; None: it is recognised.
+
     Raises:
         InputError: the folder cannot be read at the moment.
     """
-    for path, result in predictor.stream(arrivals.scan(clock())):
+    paths = arrivals.scan(clock())
+    if isinstance(predictor, JointPredictor):
+        results = predictor.stream(paths, product=product)
+    else:
+        results = predictor.stream(paths)
+    for path, result in results:
         assert isinstance(path, Path)
         if not isinstance(result, InputError):
             yield result
@@ -257,8 +268,8 @@ class Commands:
     """Runs a command for one prediction after the other, in a thread of its own, without a shell.
 
     The command gets the picture's path and the decision as its last two arguments, and FLAWSCOPE_PATH,
-    FLAWSCOPE_DECISION, FLAWSCOPE_SCORE, FLAWSCOPE_P_VALUE and FLAWSCOPE_SEVERITY in its environment. Its
-    output goes to standard error. It is ended after `timeout` seconds.
+    FLAWSCOPE_DECISION, FLAWSCOPE_SCORE, FLAWSCOPE_P_VALUE, FLAWSCOPE_SEVERITY and FLAWSCOPE_PRODUCT_NAME in
+    its environment. Its output goes to standard error. It is ended after `timeout` seconds.
 
     Attributes:
         failures: number of commands that failed, were ended, or could not be run.

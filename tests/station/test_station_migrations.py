@@ -103,6 +103,7 @@ def test_all_that_was_there_is_there_and_the_station_goes_on(
         }
         assert found[2]["decision"] == "anomalous"
         assert found[2]["name"] == "crack-000.png"
+        assert {(one["shows"], one["product_p_value"]) for one in found.values()} == {(None, None)}
         assert len(client.get("/inspections/2/picture").content) == 17942
         again = (FIXTURES / "models-97f7321/pictures/crack-000.png").read_bytes()
         sent = {"content": again, "headers": {"Idempotency-Key": "part-1"}}

@@ -160,12 +160,12 @@ def on_station(args: argparse.Namespace, asked: Asked, judge: Callable[..., None
     from flawscope.station import Client
 
     with Client(args.server, token=_token(args)) as client:
-        product = client.product(args.product)
+        address, rate = _asked(client, args.product)
         output = Output(args, None, at_once=not asked.total)
-        together = Mismatch(product.false_alarm_rate or 0.0)
+        together = Mismatch(rate)
         try:
             step = common.step_for(args) if asked.total else silent
-            judge(asked, Served(client, product.name, AT_ONCE).stream, output, together, step)
+            judge(asked, Served(client, address, AT_ONCE).stream, output, together, step)
         except KeyboardInterrupt:
             done = pluralize(together.count + len(output.failures), "input")
             raise KeyboardInterrupt(f"interrupted after {done}; the station keeps them") from None
@@ -177,6 +177,16 @@ def on_station(args: argparse.Namespace, asked: Asked, judge: Callable[..., None
         remarks(asked.several, asked.beside, together)
     code = output.code
     return 3 if args.fail_on_anomaly and together.anomalous else code
+
+
+def _asked(client: Client, name: str | None) -> tuple[str, float]:
+    """The product that is asked, or the joint model that finds it, and the largest false-alarm rate."""
+    known = [one for one in client.products() if name in (None, one.name, one.found_at)]
+    addresses = {name or one.found_at or one.name for one in known}
+    if len(addresses) != 1:
+        known = [client.product(name)]  # says which there are
+        addresses = {known[0].name}
+    return addresses.pop(), max(one.false_alarm_rate or 0.0 for one in known)
 
 
 @dataclass(frozen=True)
@@ -217,11 +227,16 @@ class Answer:
     path: str | None = None
     outside_light: bool | None = None
     product_p_value: float | None = None
-    product_name = ""  # it was asked for
+    shows: str | None = None
+
+    @property
+    def product_name(self) -> str:
+        """The product where it was recognised, or "none of these"; empty where it was asked for."""
+        return self.shows or ""
 
     @classmethod
     def of(cls, found: Inspection) -> Answer:
-        unknown = ("shifts", "path", "outside_light", "product_p_value")
+        unknown = ("shifts", "path", "outside_light")
         names = [name for name in cls.__dataclass_fields__ if name not in unknown]
         return cls(**{name: getattr(found, name) for name in names})
 
@@ -236,6 +251,7 @@ class Answer:
             **{name: getattr(self, name) for name in ("is_anomalous", "score_threshold")},
             "regions": [region.to_dict() for region in self.regions],
             **{name: getattr(self, name) for name in ("id", "product", "version")},
+            **({"shows": self.shows, "product_p_value": self.product_p_value} if self.shows else {}),
         }
 
 

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL|SETTINGS", help="model file, or station.yaml for several")
     parser.add_argument("--folder", metavar="DIR", help="also take pictures that appear in this folder")
-    parser.add_argument("--product", metavar="NAME", help="what is inspected (default: as the model says)")
+    parser.add_argument(
+        "--product",
+        metavar="NAME",
+        help="what is inspected (default: as the model says, of a joint model its file)",
+    )
     parser.add_argument("--station", metavar="DIR", help="where everything is kept (default: station)")
     parser.add_argument(
         "--database", metavar="URL", help="postgresql://user@host/name (default: SQLite in the folder)"
@@ -68,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
 
 def settings_of(args: argparse.Namespace) -> Settings:
     """Reads the settings file; arguments of the call win over it."""
+    from flawscope.artefact import joint_file
     from flawscope.errors import InputError
     from flawscope.predictor import read_manifest
     from flawscope.station.settings.station import named, overridden, read_settings, single
@@ -79,7 +84,8 @@ def settings_of(args: argparse.Namespace) -> Settings:
         if not settings.products:
             raise InputError(f"{args.model} names no product: write `products:` with a name and its model")
     else:
-        category = read_manifest(args.model).category
+        joint = os.path.isfile(args.model) and joint_file.is_joint(args.model)
+        category = "" if joint else read_manifest(args.model).category
         stem = os.path.splitext(os.path.basename(args.model))[0]
         settings = single(args.model, args.product or named(category or stem), args.folder)
     return overridden(

@@ -17,6 +17,7 @@ from flawscope.cli import common
 
 if TYPE_CHECKING:
     from flawscope.predictor import Predictor
+    from flawscope.predictor.joint import JointPredictor
     from flawscope.results.prediction import Mismatch, Prediction
     from flawscope.results.table import Table, Unjudged
     from flawscope.watch import Arrivals, Commands
@@ -62,6 +63,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="bmp, tiff, webp, avif, heic and ppm do not show whether they are whole: they must not have "
         "changed for so long (default: 2)",
     )
+    parser.add_argument(
+        "--product",
+        metavar="NAME",
+        help="what all pictures show, of a joint model (default: it is recognised in each)",
+    )
     common.add_rate(parser, "the model's")
     parser.add_argument("--json", action="store_true", help="one JSON line a picture")
     common.add_engine(parser)
@@ -70,6 +76,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from flawscope.errors import InputError
+    from flawscope.predictor import Predictor
+    from flawscope.results.by_product import ByProduct
     from flawscope.results.prediction import Mismatch
     from flawscope.results.table import Table
     from flawscope.watch import Arrivals, Commands
@@ -82,14 +90,25 @@ def run(args: argparse.Namespace) -> int:
     waits = {name: getattr(args, name) for name in ("patience", "settle") if getattr(args, name)}
     arrivals = Arrivals(args.folder, existing=args.existing, judged=judged, **waits)
     commands = Commands(args.on_anomaly, common.say) if args.on_anomaly else None
-    predictor = common.load_model(args, args.model)
-    table = Table(args.csv, append=True) if args.csv else None
+    predictor = common.load_model(args, args.model, joint=True)
+    together: Mismatch
+    if isinstance(predictor, Predictor):
+        if args.product:
+            raise InputError("--product is for joint models: leave it out")
+        together = Mismatch(predictor.calibration.expected_rate)
+    else:
+        if args.product:
+            predictor.product(args.product)  # one that is not there is reported now
+        together = ByProduct(max(one.calibration.expected_rate for one in predictor.products.values()))
+    products = isinstance(together, ByProduct)
+    table = Table(args.csv, append=True, products=products) if args.csv else None
     say = common.say_for(args)
     say(_begins(arrivals, len(judged)))
     watching = Watching(
         arrivals,
         predictor,
-        Mismatch(predictor.calibration.expected_rate),
+        together,
+        product=args.product,
         table=table,
         commands=commands,
         as_json=args.json,
@@ -153,8 +172,9 @@ class Watching:
     """Judges the pictures as they come, and counts them."""
 
     arrivals: Arrivals
-    predictor: Predictor
+    predictor: Predictor | JointPredictor
     together: Mismatch
+    product: str | None
     table: Table | None
     commands: Commands | None
     as_json: bool
@@ -180,7 +200,7 @@ class Watching:
         from flawscope.watch import judge
 
         try:
-            for result in judge(self.arrivals, self.predictor):
+            for result in judge(self.arrivals, self.predictor, product=self.product):
                 self._take(result)
                 if end.is_set():  # nobody asks for the next result, by which this one would count as judged
                     if isinstance(result, Prediction):
@@ -234,10 +254,12 @@ class Watching:
     def summary(self) -> list[str]:
         from flawscope.errors import pluralize
         from flawscope.progress import duration
+        from flawscope.results.by_product import ByProduct
 
         judged, anomalous = self.together.count, self.together.anomalous
         spent = duration(time.monotonic() - self.begun)
-        lines = [f"watched for {spent}: {pluralize(judged, 'picture')} judged, {anomalous} anomalous"]
+        of = f": {self.together.lines()}" if isinstance(self.together, ByProduct) and judged else ""
+        lines = [f"watched for {spent}: {pluralize(judged, 'picture')} judged, {anomalous} anomalous{of}"]
         counts = (
             ("could not be judged", self.unjudged, "picture"),
             ("arrived and not judged yet", self.arrivals.waiting, "picture"),

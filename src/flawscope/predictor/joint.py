@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import warnings
 from collections import Counter
@@ -24,6 +23,7 @@ from flawscope.predictor import Predictor
 from flawscope.predictor.streaming import (
     Judged,
     Loaded,
+    Prepared,
     given_pictures,
     out_of_memory,
     predicted,
@@ -31,6 +31,8 @@ from flawscope.predictor.streaming import (
 )
 from flawscope.results.prediction import Prediction
 from flawscope.runtime import JointSession, check_threads, open_joint_session
+
+LEAST = 0.001  # severity of what shows none of the products: above 0, and people can read it
 
 
 def load(
@@ -105,6 +107,11 @@ class JointPredictor:
         """The model of one product. InputError where there is no such product."""
         self.artefact.product(name)
         return self.products[name]
+
+    def prepare(self, picture: Source) -> Prepared:
+        """Decodes a picture, to be judged later: `stream`, and that of each product's model, takes it in the
+        picture's place. InputError: the picture cannot be read."""
+        return self._first.prepare(picture)
 
     def with_rate(self, false_alarm_rate: Rate) -> JointPredictor:
         """Returns the model with another target false-alarm rate for all products, 0.05 or "5%"."""
@@ -183,10 +190,11 @@ def _recognised(result: Prediction | InputError, shown: Recognised) -> Predictio
     """The prediction with the product that was recognised. What is none of the products is no good part."""
     if not isinstance(result, Prediction):
         return result
-    result = replace(result, product=shown.product, product_p_value=shown.p_value)
+    product, p_value, nearest = shown.product, shown.p_value, shown.nearest
+    result = replace(result, product=product, product_p_value=p_value, nearest=nearest)
     if shown.product is not None:
         return result
-    return replace(result, is_anomalous=True, severity=max(result.severity, math.ulp(0.0)))
+    return replace(result, is_anomalous=True, severity=max(result.severity, LEAST))
 
 
 class Recognising(Predictor):

@@ -116,11 +116,21 @@ class Table:
                 return
             # a name that is not UTF-8 is written escaped
             mode = "a" if append else "w"
+            if append and self._names_products() is (not products):
+                kind = "one product" if products else "several products"
+                raise InputError(f"{path} was begun by a model of {kind}: choose another table")
             self.file = self.stack.enter_context(
                 open(path, mode, encoding="utf-8", errors="backslashreplace", newline="")  # noqa: SIM115
             )
             if not self.file.tell():
                 self._write(self.columns)
+
+    def _names_products(self) -> bool | None:
+        """Whether the rows of the table that is there name products; None: there is no table."""
+        with suppress(FileNotFoundError), open(self.path, encoding="utf-8-sig", newline="") as file:
+            for header in csv.reader(file):
+                return OF_PRODUCTS[0] in header
+        return None
 
     def add(self, row: Row) -> None:
         if self.schema is None:

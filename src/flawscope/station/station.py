@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import text
@@ -28,11 +29,12 @@ from flawscope.station.inspecting.writer import Recorded, Recorder
 from flawscope.station.learning.learning import Learning
 from flawscope.station.live import Gauges, Handed, Live, Metrics, OfSinks
 from flawscope.station.problems import ACKNOWLEDGED, Action, Problem, Problems
-from flawscope.station.settings.station import Product, Settings
+from flawscope.station.settings.station import Settings
 from flawscope.station.sinks import Sinks
 from flawscope.station.sources import sources_of
 from flawscope.station.sources.camera import Camera
 from flawscope.station.sources.source import AWAY, Source, State
+from flawscope.station.store.addresses import STATION, Addresses
 from flawscope.station.store.database import Database, StoreError
 from flawscope.station.store.files import Files
 from flawscope.station.store.model_registry import Versions
@@ -40,7 +42,6 @@ from flawscope.station.store.records import NotFoundError, Store, fresh
 from flawscope.station.store.search import Filters, Page, search, trends
 from flawscope.station.store.station_identity import CONFIRMED, address_of, claim
 
-STATION = "station"  # who did something that no person did
 LATE = 600.0  # seconds for which a picture that was not judged in time is a problem
 CHECKED = 2.0  # least seconds between two checks of the data base
 
@@ -74,8 +75,12 @@ class Station:
         note_settings(self.database, settings, STATION)
         self.access = Access(self.database)
         self.store = Store(self.database)
-        self.products = {name: self.store.add_product(name) for name in settings.products}
-        self._names = {number: name for name, number in self.products.items()}
+        # judging; one core is left for requests: computing threads wait for the slowest of them
+        threads = settings.threads or max(1, cores() - 1)
+        self.versions = Versions(self.database, self.files, settings.device, threads, settings.engine)
+        self.addresses = Addresses(settings, self.store, self.versions, self.say)
+        self.products, self._names = self.addresses.products, self.addresses.names
+        self.settings = replace(settings, products=self.addresses.settings)
 
     def _wire(self) -> None:
         """Make the parts above the store, each with those that it calls."""
@@ -83,9 +88,6 @@ class Station:
         given = {self.products[name]: product for name, product in settings.products.items()}
         watched = [number for number, one in given.items() if one.camera_checks]
         memory = Memory(settings.limits.decoding_bytes)
-        # judging; one core is left for requests: computing threads wait for the slowest of them
-        threads = settings.threads or max(1, cores() - 1)
-        self.versions = Versions(self.database, self.files, settings.device, threads, settings.engine)
         self.recorder = Recorder(self.store, self._recorded)
         self.inspector = Inspector(
             self.versions,
@@ -93,7 +95,7 @@ class Station:
             self.files,
             settings.limits,
             settings.near,
-            self.products.values(),
+            self._names.keys(),
             memory,
             partial(self.report, "model_failed"),
         )
@@ -128,13 +130,12 @@ class Station:
         )
         self.housekeeping = Housekeeping(self.store, self.files, settings.keep, self.access, self.report)
         # made by `start`, with the models
-        self.sources: dict[str, list[Source]] = {name: [] for name in settings.products}
+        self.sources: dict[str, list[Source]] = {name: [] for name in self.addresses.given}
         self.sinks: Sinks | None = None
 
     def start(self) -> None:
         """Open the models, then take pictures. InputError where a model in the settings cannot be used."""
-        for name, product in self.settings.products.items():
-            self._open(name, product)
+        self.addresses.open()
         self.drifts.start()
         self.looks.start()
         self.sinks = Sinks(
@@ -147,35 +148,13 @@ class Station:
             self.problems,
         )
         self.sinks.start()
-        given = self.settings.products, self.products, self.inspector.submit, self.report
+        numbers = {name: number for number, name in self._names.items()}
+        given = self.addresses.given, numbers, self.inspector.submit, self.report
         self.sources = sources_of(*given, self.store, self.settings.limits)
         for source in self._all_sources():
             source.start()
         self.learning.start()
         self.housekeeping.start()
-
-    def _open(self, name: str, product: Product) -> None:
-        """Activate a product's file if it is new; else resume the active version, even without the file."""
-        number = self.products[name]
-        before = {one["id"] for one in self.versions.listed(number)["versions"]}
-        try:
-            added = self.versions.add(number, product.model, os.path.abspath(product.model), STATION)
-        except InputError as error:
-            goes_on = self.versions.resume(number)
-            if goes_on is None:
-                raise
-            self.say(f"{name}: {error}; version {goes_on} goes on")
-            return
-        goes_on = None
-        if added in before:
-            try:
-                goes_on = self.versions.resume(number)
-            except InputError as error:
-                self.say(f"{name}: {error}; going on with {product.model}")
-        if goes_on is None:
-            self.versions.activate(number, added, STATION)
-        elif goes_on != added:
-            self.say(f"{name}: version {goes_on} goes on, as it was activated; {product.model} is {added}")
 
     def close(self) -> None:
         """Take nothing more, answer all pictures, end."""
@@ -200,13 +179,27 @@ class Station:
 
     def product_id(self, name: str) -> int:
         """Return the number of a product. NotFoundError names the products that there are."""
-        if name not in self.products:
-            raise NotFoundError(f"there is no product {name!r:.80}: {nearest(name, self.products)}")
-        return self.products[name]
+        return self.addresses.product_id(name)
+
+    def add_version(self, name: str, model: Path, origin: str, who: str) -> dict[str, Any]:
+        """Keep a model file as a version, and return it, as the API shows it. New products of a joint model
+        are the station's from then on."""
+        before = set(self._names)
+        number = self.addresses.add_version(name, model, origin, who)
+        for product_id in self._names.keys() - before:
+            new = self._names[product_id]
+            product = self.settings.products[new]
+            if product.drift is not None or product.camera_checks:
+                self.drifts.follow_also(product_id, product.drift_bound, product.light)
+            if product.camera_checks:
+                self.looks.names[product_id] = new
+            if self.sinks is not None:
+                self.sinks.add(new)
+        return self.versions.version(self.product_id(name), number)
 
     def due(self, name: str, deadline: int | None = None) -> float:
         """Return when a request must be answered, as `time.monotonic` counts; deadline: milliseconds."""
-        product = self.settings.products[name]
+        product = self.addresses.given[self.addresses.given_as(name)]
         seconds = product.deadline_seconds if deadline is None else deadline / 1000
         return math.inf if seconds is None else time.monotonic() + seconds
 
@@ -224,26 +217,29 @@ class Station:
             "false_alarm_rate": active["false_alarm_rate"] if active else None,
             **self.store.totals(number),
             **self.flow(name),
-            "folder": self.settings.products[name].folder,
+            "folder": self.addresses.given[self.addresses.given_as(name)].folder,
+            "found_at": None if self.addresses.given_as(name) == name else self.addresses.given_as(name),
             "sinks": self.sinks.facts(name) if self.sinks is not None else [],
         }
 
     def flow(self, name: str) -> dict[str, Any]:
         """Return backlog, rate, problems and sources of a product at the moment."""
         number = self.product_id(name)
-        problems = self.problems()
+        problems, entry = self.problems(), self.addresses.given_as(name)
+        waiting = {number, self.addresses.entries.get(entry, number)}  # a picture's product is not known yet
         return {
-            "backlog": self.inspector.backlog(number),
+            "backlog": sum(map(self.inspector.backlog, waiting)),
             "rate": round(self.inspector.rate(number), 2),
             "problem": problems[0].text if problems else None,
             "problems": [one.kind for one in problems if one.acknowledged_by is None],
-            "sources": [source.state.to_dict() for source in self.sources[name]],
+            "sources": [source.state.to_dict() for source in self.sources[entry]],
         }
 
     def camera(self, name: str, number: int | None = None) -> Camera:
         """Return a camera that can be triggered, by its number among the product's; None: the only one."""
-        self.product_id(name)
-        cameras = {one.number: one for one in self.sources[name] if isinstance(one, Camera)}
+        self.addresses.address_id(name)
+        sources = self.sources[self.addresses.given_as(name)]
+        cameras = {one.number: one for one in sources if isinstance(one, Camera)}
         if not cameras:
             raise InputError(f"{name} has no camera: write `- camera: ADDRESS` below its `sources`")
         if number is None and len(cameras) > 1:
@@ -346,19 +342,20 @@ class Station:
             self.report("store_unreachable", str(error))
         if self.database.full:  # the next write tells whether it still is
             self.housekeeping.wake()
-        closed = [name for name, number in self.products.items() if not self.versions.is_open(number)]
+        numbers = {name: self.addresses.address_id(name) for name in self.addresses.given}
+        closed = [name for name, number in numbers.items() if not self.versions.models.is_open(number)]
         late = self.inspector.late(LATE)
-        for number, name in self._names.items():
+        for number, name in list(self._names.items()):
             why = f"pictures of {name} are not judged in time: send fewer at once, or allow more time"
             self.report(f"late_{number}", why if number in late else None)
         self.report("no_model", f"no model is open for {', '.join(closed)}" if closed else None)
 
     def _gauges(self) -> Gauges:
-        names = self.products.items()
+        names = list(self.products.items())
         gauges: Gauges = {
             "backlog": (
                 "Pictures not answered yet.",
-                {n: float(self.inspector.backlog(i)) for n, i in names},
+                {n: float(self.inspector.backlog(i)) for i, n in list(self._names.items())},
             ),
             "problems": ("Shown on the page.", {"": float(len(self.problems()))}),
             "disk_free_bytes": ("Where the station keeps its files.", {"": float(self.files.free_bytes())}),

@@ -68,7 +68,9 @@ class Client:
     """Client of a station. Threads may share one; `with` closes its connections.
 
     A picture is inspected once, however often the connection breaks, and a verdict recorded once: repeated
-    requests have the same key. `product` can be left out wherever the station has only one.
+    requests have the same key. `product` can be left out wherever the station has only one; for pictures also
+    where it has one joint model, which finds the product: `product` of the answer. They may also be sent to
+    the joint model by its name, where there are others.
 
     Args:
         url: https://station.example, http://127.0.0.1:8080.
@@ -87,7 +89,7 @@ class Client:
         headers = {"User-Agent": f"flawscope/{__version__}"}
         headers |= {} if token is None else {"Authorization": f"Bearer {token_text(token)}"}
         self._http = httpx.Client(base_url=f"{self.url}/api/v1/", headers=headers, timeout=timeout)
-        self._only: str | None = None
+        self._only: dict[bool, str] = {}
 
     def __enter__(self) -> Client:
         return self
@@ -124,7 +126,7 @@ class Client:
         """
         data, known = encoded(picture)
         query = {"name": name or known, "part": part, "batch": batch, "deadline": deadline}
-        return self._judged(f"{self._of(product)}/inspections", key, query, data)
+        return self._judged(f"{self._of(product, finding=True)}/inspections", key, query, data)
 
     def _judged(self, path: str, key: str | None, query: Query, data: bytes | None = None) -> Inspection:
         headers = {"Idempotency-Key": key or uuid.uuid4().hex}
@@ -139,7 +141,7 @@ class Client:
     ) -> Iterator[tuple[Source, Inspection | InputError]]:
         """Yields each picture with its inspection, in order; with an InputError where it is invalid or
         refused. `workers` pictures are on their way at a time; no more are taken from `pictures` before."""
-        product = self._named(product)
+        product = self._named(product, finding=True)
         waiting: deque[tuple[Source, Future[Inspection | InputError]]] = deque()
         pool = ThreadPoolExecutor(max(1, workers), "send")
         try:
@@ -181,7 +183,7 @@ class Client:
             key, part, batch, deadline: as for `inspect`.
         """
         query = {"camera": camera, "seconds": seconds, "part": part, "batch": batch, "deadline": deadline}
-        return self._judged(f"{self._of(product)}/trigger", key, query)
+        return self._judged(f"{self._of(product, finding=True)}/trigger", key, query)
 
     # ---- inspections
 
@@ -285,19 +287,21 @@ class Client:
 
     # ---- requests
 
-    def _named(self, product: str | None) -> str:
+    def _named(self, product: str | None, finding: bool = False) -> str:
+        """Name of the product, or of the station's only one. finding: the name of a joint model will do."""
         if product is not None:
             return product
-        if self._only is None:
-            names = [one.name for one in self.products()]
+        if finding not in self._only:
+            known = [(one.found_at if finding else None) or one.name for one in self.products()]
+            names = list(dict.fromkeys(known))
             if len(names) != 1:
                 several = f"several products: name one of {', '.join(names)}" if names else "no product yet"
                 raise InputError(f"{shown(self.url)} has {several}")
-            self._only = names[0]
-        return self._only
+            self._only[finding] = names[0]
+        return self._only[finding]
 
-    def _of(self, product: str | None) -> str:
-        return f"products/{quote(self._named(product), safe='')}"
+    def _of(self, product: str | None, finding: bool = False) -> str:
+        return f"products/{quote(self._named(product, finding), safe='')}"
 
     def _json(self, method: str, path: str, **request: Any) -> Any:
         response = self._send(method, path, **request)

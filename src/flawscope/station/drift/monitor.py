@@ -14,7 +14,8 @@ from flawscope.errors import InputError, with_kind
 from flawscope.station.background import Background
 from flawscope.station.drift.sequential_tests import BRIGHTER, DARKER, FEWER, MORE, Change, Run, described
 from flawscope.station.store.database import Database
-from flawscope.station.store.model_registry import NoModelError, Versions
+from flawscope.station.store.model_registry import Versions
+from flawscope.station.store.open_models import NoModelError
 from flawscope.station.store.records import Store, iso
 from flawscope.station.store.schema import inspections
 
@@ -52,14 +53,19 @@ class Drifts(Background):
     ):
         super().__init__("drift")
         self.database, self.store, self.versions = database, store, versions
-        self.bounds, self.names, self.report, self.renewed = dict(bounds), dict(names), report, renewed
-        self.lights = frozenset(lights)
+        self.bounds, self.names, self.report, self.renewed = dict(bounds), names, report, renewed
+        self.lights = set(lights)
         self.pause = PAUSE
         self._runs: dict[int, Run] = {}
         self._ready: set[int] = set()
         self._dirty: set[int] = set(bounds)
         self._lock = threading.RLock()  # of all runs
         self.wake()  # what was recorded before is read at once
+
+    def follow_also(self, product_id: int, bound: float | None, light: bool) -> None:
+        """Follow a further product, as the arguments of the class say."""
+        self.lights.update([product_id] if light else ())
+        self.bounds[product_id] = bound
 
     def note(self, product_id: int) -> None:
         """Mark a product that has a new inspection."""
@@ -72,7 +78,7 @@ class Drifts(Background):
     def _work(self) -> None:
         while not self._wait(IDLE):
             trouble = None
-            for product_id in self.bounds:
+            for product_id in list(self.bounds):
                 if self._ended.is_set():
                     return
                 try:

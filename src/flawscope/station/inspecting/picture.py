@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, fields
 
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import Header, header
-from flawscope.results.prediction import Prediction
+from flawscope.results.prediction import NONE, Prediction
 from flawscope.station.settings.station import Limits
 from flawscope.station.store.insert import Taken
 from flawscope.station.store.inspection import Request
+from flawscope.station.store.open_models import Place
 
 SUFFIXES = {
     **{"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif", "BMP": ".bmp", "DIB": ".bmp"},
@@ -26,6 +27,7 @@ class TooLargeError(InputError):
 class Picture:
     """Picture to be inspected, as it came.
 
+    product_id: number of the product, or of an entry that finds the product.
     key: a picture with the same key is taken once. part, batch: part that it shows.
     request: where its sender gave a key. hash: SHA-256 of the data, where it is known.
     triggers: number that the frame answers. due: deadline of the answer, as `time.monotonic` counts.
@@ -49,16 +51,22 @@ class Picture:
 
 
 # fields of a picture that are recorded as they came
-_AS_IT_CAME = {one.name for one in fields(Picture)} & {one.name for one in fields(Taken)}
+_AS_IT_CAME = {one.name for one in fields(Picture)} & {one.name for one in fields(Taken)} - {"product_id"}
 
 
-def taken(picture: Picture, suffix: str, at: int, version: int, result: Prediction, near: float) -> Taken:
-    """Record of a judged picture, whose file is still being written. near: p-value up to which a good one is
-    near the threshold."""
+def taken(picture: Picture, suffix: str, at: int, place: Place, result: Prediction, near: float) -> Taken:
+    """Record of a judged picture, whose file is still being written.
+
+    Args:
+        place: product and version that judged.
+        near: multiple of the false-alarm rate up to which a good one's p-value is near the threshold.
+    """
     height, width = result.geometry.picture_size
+    near *= place.predictor.calibration.expected_rate
     return Taken(
         **{name: getattr(picture, name) for name in _AS_IT_CAME},
-        version_id=version,
+        product_id=place.product_id,
+        version_id=place.number,
         picture="",
         suffix=suffix,
         bytes=len(picture.data),
@@ -74,6 +82,9 @@ def taken(picture: Picture, suffix: str, at: int, version: int, result: Predicti
         regions=[region.to_dict() for region in result.regions],
         brightness=result.brightness,
         request_hash=None if picture.request is None else picture.request.hash,
+        shows=place.name and (place.name if result.product else NONE),
+        product_p_value=result.product_p_value,
+        address=picture.product_id,
     )
 
 

@@ -18,7 +18,7 @@ from typing import TypeVar, cast
 
 from flawscope.errors import FlawscopeError, InputError, with_kind
 from flawscope.pictures.decoding import Source
-from flawscope.predictor import Predictor, Prepared
+from flawscope.predictor import Prepared
 from flawscope.station.inspecting.capacity import BusyError, FairQueue, Memory, large, light, share
 from flawscope.station.inspecting.picture import Picture, checked, taken
 from flawscope.station.inspecting.writer import Judged, Recorded, Recorder
@@ -27,6 +27,7 @@ from flawscope.station.store.database import StoreError, now
 from flawscope.station.store.files import PICTURES, Files
 from flawscope.station.store.inspection import UNANSWERED, KeyUsedError
 from flawscope.station.store.model_registry import Versions
+from flawscope.station.store.open_models import Model
 
 T = TypeVar("T")
 
@@ -49,12 +50,12 @@ class _Job:
     kept: Future[str]
     answer: Future[Recorded]
     at: int
-    prepared: tuple[Predictor, Prepared] | None = None
+    prepared: tuple[Model, Prepared] | None = None
     is_judged: bool = False
 
-    def source(self, predictor: Predictor) -> Source:
+    def source(self, model: Model) -> Source:
         """The picture as decoded for this model, else its data."""
-        if self.prepared is not None and self.prepared[0] is predictor:
+        if self.prepared is not None and self.prepared[0] is model:
             return cast(Source, self.prepared[1])
         return self.picture.data
 
@@ -83,7 +84,6 @@ class Inspector:
         self.versions, self.recorder, self.files = versions, recorder, files
         self.limits, self.near, self.trouble = limits, near, trouble
         self.memory, self._products = memory, products
-        self._share = share(limits.queue, products)
         self._queue: FairQueue[_Job] = FairQueue()
         self._asides: deque[Callable[[], None]] = deque()
         self._changed = threading.Condition()
@@ -131,8 +131,9 @@ class Inspector:
 
     def check_room(self, product_id: int, due: float = math.inf) -> None:
         """Check before a picture is read: BusyError where there is no place, LateError where there is no
-        time, StoreError where the disk is full."""
+        time, NoModelError where no model is open, StoreError where the disk is full."""
         self.check_disk()
+        self.versions.models.judging(product_id)
         with self._changed:
             if self._ending or self._is_full(product_id, 1):
                 raise BusyError(self._wait())
@@ -152,8 +153,9 @@ class Inspector:
 
     def _is_full(self, product_id: int, count: int) -> bool:
         """Whether so many more would take places that are reserved for other products."""
-        others = (one for one in self._products if one != product_id)
-        kept = sum(max(0, self._share - self._waiting[one]) for one in others)
+        products = list(self._products)  # it may grow meanwhile
+        own = share(self.limits.queue, products)
+        kept = sum(max(0, own - self._waiting[one]) for one in products if one != product_id)
         return self.backlog() + count + kept > self.limits.queue
 
     def _check_time(self, product_id: int, due: float) -> None:
@@ -185,17 +187,19 @@ class Inspector:
         self._waiting[picture.product_id] += 1
         if known:
             self._by_key[known] = picture, answer
-        answer.add_done_callback(lambda _: self._release(picture, known))
+        answer.add_done_callback(lambda done: self._release(picture, known, done))
         self._pool.submit(self._receive, picture, answer, now())
         return answer
 
-    def _release(self, picture: Picture, known: tuple[int, str] | None) -> None:
+    def _release(self, picture: Picture, known: tuple[int, str] | None, answer: Future[Recorded]) -> None:
+        is_known = answer.exception() is None
+        product_id = answer.result().taken.product_id if is_known else picture.product_id
         with self._changed:
             self._bytes -= len(picture.data)
             self._waiting[picture.product_id] -= 1
             if known:
                 self._by_key.pop(known, None)
-            self._done.setdefault(picture.product_id, deque(maxlen=10_000)).append(time.monotonic())
+            self._done.setdefault(product_id, deque(maxlen=10_000)).append(time.monotonic())
             self._changed.notify_all()
 
     def _receive(self, picture: Picture, answer: Future[Recorded], at: int) -> None:
@@ -239,8 +243,8 @@ class Inspector:
         job.answer.add_done_callback(lambda _: self.memory.give(memory))
         try:
             if job.picture.due > time.monotonic():
-                _, predictor = self.versions.active(job.picture.product_id)
-                job.prepared = predictor, predictor.prepare(job.picture.data)
+                model = self.versions.models.judging(job.picture.product_id).model
+                job.prepared = model, model.prepare(job.picture.data)
             self._put(job)
         except InputError as error:
             job.answer.set_exception(job.picture.refused(light(error)))
@@ -309,28 +313,28 @@ class Inspector:
         return answer
 
     def _judge(self, jobs: list[_Job]) -> None:
-        """Judge a picture, and those of its product that come meanwhile: they are appended to `jobs`."""
-        product_id, begun, works = jobs[0].picture.product_id, time.monotonic(), False
-        number, predictor = self.versions.active(product_id)
-        near = self.near * predictor.calibration.expected_rate
-        for place, (_, result) in enumerate(predictor.stream(self._feed(jobs, predictor))):
-            job = jobs[place]
+        """Judge a picture, and those of its address that come meanwhile: they are appended to `jobs`. The
+        product of an entry's pictures is known from here on."""
+        address, begun, works = jobs[0].picture.product_id, time.monotonic(), False
+        judging = self.versions.models.judging(address)
+        for number, (_, result) in enumerate(judging.model.stream(self._feed(jobs, judging.model))):
+            job = jobs[number]
             job.is_judged = True
             if isinstance(result, InputError):
                 job.answer.set_exception(job.picture.refused(light(result)))
                 continue
             works = True
-            record = taken(job.picture, job.suffix, job.at, number, result, near)
+            record = taken(job.picture, job.suffix, job.at, judging.place(result), result, self.near)
             self.recorder.add(Judged(record, result, job.kept, job.answer))
         with self._changed:
-            self._queue.took(product_id, (time.monotonic() - begun) / len(jobs))
+            self._queue.took(address, (time.monotonic() - begun) / len(jobs))
         if works:
             self.trouble("")
 
-    def _feed(self, jobs: list[_Job], predictor: Predictor) -> Iterator[Source]:
+    def _feed(self, jobs: list[_Job], model: Model) -> Iterator[Source]:
         """Yield pictures while others are computed, so that they are decoded meanwhile. Ends when none waits,
         when it is another product's turn, and after `ROUND`, for another model may be active."""
-        yield jobs[0].source(predictor)
+        yield jobs[0].source(model)
         while len(jobs) < ROUND:
             with self._changed:
                 job = None
@@ -340,7 +344,7 @@ class Inspector:
                 return
             if self._is_in_time(job):
                 jobs.append(job)
-                yield job.source(predictor)
+                yield job.source(model)
 
     # ---- how it goes
 

@@ -110,7 +110,7 @@ class Recorder:
     def _used(self, taken: Taken) -> Exception | None:
         """Return an error where the key is another request's, recorded while this one was under way."""
         try:
-            rows = self.store.under(taken.product_id, [taken.key or ""])
+            rows = self.store.under(taken.address or taken.product_id, [taken.key or ""])
         except Exception as error:
             return light(error)
         if all(row.request_hash == taken.request_hash for row in rows):

@@ -19,9 +19,11 @@ from flawscope.station.learning.candidates import NOT_OPENED, SWITCHED, Candidat
 from flawscope.station.learning.plan import Active, Plan, Words, planned, why_not, words_of
 from flawscope.station.learning.process import StoppedError, Worker
 from flawscope.station.settings.station import Learn
+from flawscope.station.store.addresses import CANNOT_LEARN
 from flawscope.station.store.database import Database, StoreError
 from flawscope.station.store.files import Files
-from flawscope.station.store.model_registry import NoModelError, Versions
+from flawscope.station.store.model_registry import Versions
+from flawscope.station.store.open_models import NoModelError
 
 T = TypeVar("T")
 EVERY = 60.0  # seconds after which verdicts are looked at although nobody gave one
@@ -130,7 +132,7 @@ class Learning(Background):
 
     def facts(self, product_id: int) -> dict[str, Any]:
         """Return how a product learns, as the API shows it."""
-        learn = self.settings[product_id]
+        learn = self.settings.get(product_id)
         rows, words, why = self.candidates.listed(product_id), self._words(product_id), None
         try:
             self._able(product_id)
@@ -164,6 +166,8 @@ class Learning(Background):
         active = None
         with suppress(NoModelError):
             number = self.versions.number(product_id)
+            if "product" in self.versions.active_facts(product_id):
+                raise UnableError(CANNOT_LEARN)
             active = Active.of(number, self.versions.path(product_id, number))
         why = why_not(active, self.settings.get(product_id) or Learn(), how)
         if active is None or why is not None:

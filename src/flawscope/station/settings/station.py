@@ -59,7 +59,7 @@ class Learn:
 class Product:
     """Settings of an inspected product.
 
-    model: a model file of any kind.
+    model: a model file of any kind; a joint one stands for all of its products, which have these settings.
     folder: pictures that appear in it are inspected, too.
     drift: bound of the probability of a false alarm of drift; None: drift is not tested.
     light: another brightness of good parts is drift, too.

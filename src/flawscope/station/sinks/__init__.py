@@ -63,6 +63,19 @@ class Sinks:
         for one in self.deliveries:
             one.start()
 
+    def add(self, name: str) -> None:
+        """Make and start the sinks of a further product, which the settings name by now."""
+        made = [self._delivery(name, *one) for one in enumerate(self.settings.products[name].sinks, 1)]
+        self.deliveries += made
+        for one in made:
+            one.start()
+        for broker in self.deliveries:
+            if isinstance(broker.sink, MqttSink) and self.settings.mqtt is not None:
+                key = key_of(MqttSink.kind, self.settings.mqtt.broker)
+                box = self._outbox(name, key, self.settings.mqtt)
+                broker.outboxes.append(box)
+                broker.sink.outboxes.append(box)
+
     def wake(self, product_id: int) -> None:
         """Wake the sinks of a product that has a new inspection or verdict."""
         for one in self.deliveries:

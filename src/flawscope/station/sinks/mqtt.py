@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -54,7 +54,7 @@ class MqttSink(Sink):
         settings: MqttSettings,
         station: str,
         sender: str,
-        outboxes: Sequence[Outbox],
+        outboxes: list[Outbox],
         problems: Callable[[], list[dict[str, str]]],
     ):
         self.settings, self.outboxes, self.problems = settings, outboxes, problems

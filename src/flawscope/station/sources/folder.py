@@ -32,6 +32,7 @@ from flawscope.station.settings.sources import DELETE, KEEP, FolderOf
 from flawscope.station.sources.source import AWAY, RUNNING, WAITING, Line, State, plain
 from flawscope.station.store.database import now
 from flawscope.station.store.files import give_name
+from flawscope.station.store.insert import is_of
 from flawscope.station.store.inspection import Label, labelled
 from flawscope.station.store.records import iso
 from flawscope.station.store.schema import inspections
@@ -242,7 +243,7 @@ class FolderSource(Background):
     def _was_moved(self, data: bytes, stamp: Stamp) -> bool:
         """Whether this file was inspected under another name, now gone: programs sort files into folders."""
         query = select(inspections.c.key).where(
-            inspections.c.product_id == self.line.product_id,
+            is_of(self.line.product_id),
             inspections.c.picture == hashlib.sha256(data).hexdigest(),
             inspections.c.source == SOURCE,
         )

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Row, select, text
+from sqlalchemy import ColumnElement, Connection, Row, or_, select, text
 
-from flawscope.station.store.database import upsert
+from flawscope.station.store.database import now, upsert
 from flawscope.station.store.schema import HOUR, inspections, pictures, products
+from flawscope.station.store.station_identity import station_id
 
 NONE, WAITING = "none", "waiting"  # states of a review without a verdict
 MOST_NAME = 300  # characters
@@ -25,6 +26,8 @@ class Taken:
     picture: hash of the file, "" while the file is being written. at: microseconds since 1970. key: the
     sender's, which is recorded once. brightness: 0..1; None: unknown. request_hash: hash of all that came
     under the key. triggers: number of triggers that the frame answers; None: it came by itself.
+    shows: recognised product, or "none of these"; None: it was said. product_p_value: None: it was said.
+    address: number of the product or entry that was asked, where that is not the product.
     """
 
     product_id: int
@@ -50,6 +53,9 @@ class Taken:
     batch: str | None = None
     request_hash: str | None = None
     triggers: int | None = None
+    shows: str | None = None
+    product_p_value: float | None = None
+    address: int | None = None
 
 
 _OF_PICTURE, _OF_INSPECTION = (
@@ -84,7 +90,7 @@ def record(connection: Connection, several: Sequence[Taken]) -> list[tuple[int, 
     found: list[tuple[int, bool]] = []
     new: list[Taken] = []
     for one in several:
-        number = None if one.key is None else _by_key(connection, one.product_id, one.key)
+        number = None if one.key is None else _by_key(connection, one.address or one.product_id, one.key)
         is_new = number is None
         if number is None:
             connection.execute(keep_picture, _picture(one))
@@ -119,10 +125,23 @@ def _count(connection: Connection, new: Sequence[Taken]) -> None:
         connection.execute(_COUNT, row)
 
 
-def _by_key(connection: Connection, product_id: int, key: str) -> int | None:
+def add_product(connection: Connection, station: str, name: str, entry_id: int | None) -> int:
+    """Add a product as `Store.add_product` does, in a transaction."""
+    own = {"station_id": station_id(connection, station), "name": name}
+    new = upsert(connection.dialect.name, products).values(**own, created_at=now(), entry_id=entry_id)
+    again = new.on_conflict_do_update(index_elements=[*own], set_={"entry_id": entry_id})
+    return int(connection.execute(again.returning(products.c.id)).scalar_one())
+
+
+def is_of(address: int) -> ColumnElement[bool]:
+    """Condition that an inspection is of the product with this number, or of one that this entry finds."""
+    here = or_(products.c.id == address, products.c.entry_id == address)
+    return inspections.c.product_id.in_(select(products.c.id).where(here))
+
+
+def _by_key(connection: Connection, address: int, key: str) -> int | None:
     """Number of the inspection under a key; None where there is none."""
-    there = inspections.c.product_id == product_id, inspections.c.key == key
-    return connection.scalar(select(inspections.c.id).where(*there))
+    return connection.scalar(select(inspections.c.id).where(is_of(address), inspections.c.key == key))
 
 
 def review_of(one: Taken | Row[Any]) -> str:

@@ -28,6 +28,8 @@ EXAMPLE: dict[str, Any] = {
     "part": "4711",
     "batch": "2026-47",
     "triggers": None,
+    "shows": None,
+    "product_p_value": None,
     "picture": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
     "width": 640,
     "height": 480,
@@ -85,6 +87,12 @@ class Inspection(BaseModel):
     part: str | None = Field(description="number of the part, as its sender says")
     batch: str | None = Field(description="that the part belongs to")
     triggers: int | None = Field(description="how many triggers the frame answers; null: none asked for it")
+    shows: str | None = Field(
+        None, description='the product that was recognised, or "none of these"; null where it was said'
+    )
+    product_p_value: float | None = Field(
+        None, description="how often a good part of the product looks as different; null where it was said"
+    )
     near: bool = Field(description="good, but near the threshold")
     has_mask: bool = Field(description="a person drew where the defect is")
 
@@ -93,7 +101,8 @@ class Inspection(BaseModel):
         return self.decision == "anomalous"
 
 
-SENT = "http:"  # prefix of senders' keys in the store
+HTTP, ANY = "http", "any"  # schemes of senders' keys in the store: of a product, of an entry
+SENT = f"{HTTP}:"  # prefix of senders' keys
 MOST_FILES = 100  # files of a form
 UNANSWERED = "request, which is not answered yet"
 MOST_LABEL = 100  # characters of a part's number, and of a batch
@@ -130,16 +139,18 @@ class Request:
     """Request under a key.
 
     key: the sender's. hash: SHA-256 of all that was sent. pictures: SHA-256 of each file; a trigger has none.
+    scheme: begins the key in the store; keys of an entry, which finds the product, are not those of products.
     """
 
     key: str
     hash: str
     pictures: tuple[str, ...] = ()
     is_form: bool = False
+    scheme: str = HTTP
 
     def key_of(self, place: int) -> str:
         """Key in the store of the picture at this place. Keys of forms look like no sender's key."""
-        return f"http/{place}:{self.key}" if self.is_form else f"{SENT}{self.key}"
+        return f"{self.scheme}/{place}:{self.key}" if self.is_form else f"{self.scheme}:{self.key}"
 
     def possible_keys(self) -> list[str]:
         """Keys in the store under which any request with the sender's key may have been recorded."""
@@ -155,15 +166,16 @@ class Request:
         return bool(same) and not self.is_form
 
 
-def uploaded(key: str, files: Sequence[bytes], is_form: bool, label: Label) -> Request:
+def uploaded(key: str, files: Sequence[bytes], is_form: bool, label: Label, scheme: str = HTTP) -> Request:
     """Request that sends pictures."""
     pictures = tuple(hashlib.sha256(data).hexdigest() for data in files)
-    return Request(key, _hash("form" if is_form else "file", *label, *pictures), pictures, is_form)
+    return Request(key, _hash("form" if is_form else "file", *label, *pictures), pictures, is_form, scheme)
 
 
-def triggered(key: str, camera: int | None, label: Label) -> Request:
+def triggered(key: str, camera: int | None, label: Label, scheme: str = HTTP) -> Request:
     """Request that takes a frame of a camera."""
-    return Request(key, _hash("trigger", None if camera is None else str(camera), *label))
+    hashed = _hash("trigger", None if camera is None else str(camera), *label)
+    return Request(key, hashed, scheme=scheme)
 
 
 def _hash(*said: str | None) -> str:

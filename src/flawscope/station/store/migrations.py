@@ -17,6 +17,7 @@ from flawscope.station.store.schema import (
     inspections,
     marks,
     metadata,
+    products,
     revision,
     stations,
     tokens,
@@ -118,6 +119,12 @@ def _sessions(connection: Connection) -> None:
     connection.execute(text("ALTER TABLE sessions DROP COLUMN csrf"))
 
 
+def _recognised(connection: Connection) -> None:
+    """Add the entries of products, and what the pictures of inspections were recognised as."""
+    _add(connection, products, "entry_id")
+    _add(connection, inspections, "shows", "product_p_value")
+
+
 # Versions of the tables in order, each with the step that migrates from the version before
 STEPS: dict[str, Callable[[Connection], None]] = {
     "0006": _first,
@@ -125,5 +132,6 @@ STEPS: dict[str, Callable[[Connection], None]] = {
     "0008": _marks,
     "0007": _parts,
     "0010": _sessions,
+    "0012": _recognised,
 }
 HEAD = list(STEPS)[-1]

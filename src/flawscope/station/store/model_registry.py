@@ -5,28 +5,39 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections import Counter, OrderedDict
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row, delete, exists, func, or_, select, update
 
 from flawscope.artefact.files import digest_of
+from flawscope.artefact.joint_file import read_manifests
 from flawscope.artefact.model_file import Manifest
-from flawscope.errors import FlawscopeError
-from flawscope.predictor import Predictor, load, read_manifest
+from flawscope.errors import InputError
+from flawscope.predictor import Predictor, read_manifest
+from flawscope.predictor.joint import load
 from flawscope.runtime import EXPORTED
 from flawscope.station.store.database import Database, now, upsert
 from flawscope.station.store.files import MODELS, Files
+from flawscope.station.store.insert import add_product
+from flawscope.station.store.open_models import Judging, Model, Models, Place
 from flawscope.station.store.records import REMOVED, add_event, iso, row_of
 from flawscope.station.store.schema import candidates, events, inspections, learnt_pixels, products, versions
 
 ADDED, ACTIVATED = "version added", "version activated"  # events
-_SPARE = 1  # models of inactive versions that stay open, for overlays of their inspections
 
 
-class NoModelError(FlawscopeError):
-    """No model of a product is open."""
+class _Added(NamedTuple):
+    """File of new versions. file: below the store's folder."""
+
+    digest: str
+    file: str
+    origin: str
+    who: str
 
 
 class Versions:
@@ -46,10 +57,9 @@ class Versions:
     ):
         self.database, self.files = database, files
         self.device, self.threads, self.engine = device, threads, engine
-        self._lock = threading.RLock()
+        self.models = Models()
         self._switching = threading.Lock()  # one switch after another, in the data base and here
-        self._active: dict[int, tuple[int, Predictor]] = {}  # by product: number of the version, model
-        self._spare: OrderedDict[int, Predictor] = OrderedDict()
+        self.entries: set[int] = set()  # that the settings name a joint model for
 
     # ---- adding and removing
 
@@ -57,48 +67,91 @@ class Versions:
         """Keep a copy of a model file as a version; return its number. The same content is the same version.
 
         Raises:
-            InputError: the file is no model, or damaged.
+            InputError: the file is no model of one product, or damaged.
             StoreError: the copy cannot be kept.
         """
         path = Path(model)
         manifest = read_manifest(path)
         digest = digest_of(path)
-        there = self._by_hash(product_id, digest)
-        if there is not None:
+        if (there := self.by_hash(product_id, digest)) is not None:
             return there
-        self.files.hold(digest)
-        try:
-            self.files.write(self.files.model_folder(digest) / path.name, path.read_bytes())
-            self._insert(product_id, digest, path.name, origin, manifest, who)
-        finally:
-            self.files.release(digest)
-        found = self._by_hash(product_id, digest)
+        with self._kept(path, digest) as file, self.database.writing() as connection:
+            self._insert(
+                connection, product_id, _Added(digest, file, origin, who), _facts(manifest), manifest
+            )
+        found = self.by_hash(product_id, digest)
         assert found is not None, "it was just written"
         return found
 
-    def _insert(
-        self, product_id: int, digest: str, name: str, origin: str, manifest: Manifest, who: str
-    ) -> None:
-        with self.database.writing() as connection:
-            new = upsert(connection.dialect.name, versions).values(
-                product_id=product_id,
-                hash=digest,
-                file=f"{MODELS}/{self.files.model_folder(digest).name}/{name}",
-                origin=origin,
-                facts=json.dumps(_facts(manifest)),
-                created_at=now(),
-            )
-            number = connection.execute(
-                new.on_conflict_do_nothing().returning(versions.c.id)
-            ).scalar_one_or_none()
-            if number is not None:
-                learnt = {picture.hash for picture in manifest.pictures}
-                told = [{"version_id": number, "pixels": pixels} for pixels in sorted(learnt)]
-                if told:
-                    connection.execute(learnt_pixels.insert(), told)
-                add_event(connection, ADDED, who, f"version {number} from {origin}", product_id)
+    def add_joint(
+        self,
+        entry_id: int,
+        model: str | os.PathLike[str],
+        names: Mapping[str, str],
+        origin: str,
+        who: str,
+    ) -> int:
+        """Keep a copy of a joint model as a version of the entry and of each product, which become the
+        entry's; return the entry's version. Errors as of `add`.
 
-    def _by_hash(self, product_id: int, digest: str) -> int | None:
+        Args:
+            names: of the products at the station, by those in the model.
+        """
+        path = Path(model)
+        manifests = read_manifests(path)
+        digest = digest_of(path)
+        with self._kept(path, digest) as file, self.database.writing() as connection:
+            added = _Added(digest, file, origin, who)
+            self._insert(connection, entry_id, added, {"products": [*names.values()]})
+            for name, manifest in manifests.items():
+                number = add_product(connection, self.database.station, names[name], entry_id)
+                facts = {**_facts(manifest), "product": name}
+                self._insert(connection, number, added, facts, manifest)
+        found = self.by_hash(entry_id, digest)
+        assert found is not None, "it was just written"
+        return found
+
+    @contextmanager
+    def _kept(self, path: Path, digest: str) -> Iterator[str]:
+        """Keep a copy of a file, which nobody removes meanwhile; yield its path below the store's folder."""
+        self.files.hold(digest)
+        try:
+            kept = self.files.model_folder(digest) / path.name
+            if not kept.exists():
+                self.files.write(kept, path.read_bytes())
+            yield f"{MODELS}/{kept.parent.name}/{kept.name}"
+        finally:
+            self.files.release(digest)
+
+    def _insert(
+        self,
+        connection: Connection,
+        product_id: int,
+        added: _Added,
+        facts: dict[str, Any],
+        manifest: Manifest | None = None,
+    ) -> None:
+        """Add a version unless it is there."""
+        new = upsert(connection.dialect.name, versions).values(
+            product_id=product_id,
+            hash=added.digest,
+            file=added.file,
+            origin=added.origin,
+            facts=json.dumps(facts),
+            created_at=now(),
+        )
+        number = connection.execute(
+            new.on_conflict_do_nothing().returning(versions.c.id)
+        ).scalar_one_or_none()
+        if number is None:
+            return
+        learnt = {picture.hash for picture in manifest.pictures} if manifest else ()
+        if told := [{"version_id": number, "pixels": pixels} for pixels in sorted(learnt)]:
+            connection.execute(learnt_pixels.insert(), told)
+        add_event(connection, ADDED, added.who, f"version {number} from {added.origin}", product_id)
+
+    def by_hash(self, product_id: int, digest: str) -> int | None:
+        """Number of a product's version of the file with this hash; None: there is none."""
         query = select(versions.c.id).where(versions.c.product_id == product_id, versions.c.hash == digest)
         with self.database.reading() as connection:
             number = connection.execute(query).scalar_one_or_none()
@@ -121,8 +174,6 @@ class Versions:
             connection.execute(delete(learnt_pixels).where(learnt_pixels.c.version_id == number))
             connection.execute(delete(versions).where(versions.c.id == number))
             add_event(connection, REMOVED, "station", f"version {number}, which was never used", product_id)
-        with self._lock:
-            self._spare.pop(number, None)
 
         def is_nobodys() -> bool:
             with self.database.reading() as connection:
@@ -138,7 +189,8 @@ class Versions:
         return self.active(product_id)[0]
 
     def activate(self, product_id: int, number: int, who: str, instead_of: int | None = None) -> bool:
-        """Open a version and let it judge from now on, also the pictures that wait.
+        """Open a version and let it judge from now on, also the pictures that wait. One of a joint model does
+        so for all products of the model; those of the entry that it does not know have no model then.
 
         Args:
             instead_of: number of the version that must be active until then; any other one stays active.
@@ -150,22 +202,20 @@ class Versions:
             NotFoundError: the product has no such version.
             InputError: the model cannot be opened; the version before goes on.
         """
-        predictor = self.open(product_id, number)
+        rows = self._together(product_id, number)
+        made = self._opened(rows)
         with self._switching:
             with self.database.writing() as connection:
                 # `number` itself: an earlier call wrote it, and its answer was lost
                 if instead_of is not None and _active(connection, product_id) not in (instead_of, number):
                     return False
-                connection.execute(
-                    update(products).where(products.c.id == product_id).values(active_version_id=number)
-                )
-                add_event(connection, ACTIVATED, who, str(number), product_id)
-            with self._lock:
-                before = self._active.get(product_id)
-                self._active[product_id] = number, predictor
-                self._spare.pop(number, None)
-                if before is not None and before[0] != number:
-                    self._put_by(*before)
+                left = products.c.entry_id.in_(made), products.c.id.not_in(made)
+                connection.execute(update(products).where(*left).values(active_version_id=None))
+                for row in rows:
+                    here = products.c.id == row.product_id
+                    connection.execute(update(products).where(here).values(active_version_id=row.id))
+                    add_event(connection, ACTIVATED, who, str(row.id), row.product_id)
+            self.models.put(made)
         return True
 
     def resume(self, product_id: int) -> int | None:
@@ -173,44 +223,80 @@ class Versions:
         with self.database.reading() as connection:
             number = _active(connection, product_id)
         if number is not None:
-            predictor = self.open(product_id, number)
-            with self._lock:
-                self._active[product_id] = number, predictor
+            rows = self._together(product_id, number)
+            if all(row.id == row.active_version_id for row in rows):
+                self.models.put(self._opened(rows))
+            else:  # a product had a model of its own meanwhile
+                self.activate(product_id, number, "station")
         return number
 
-    def active(self, product_id: int) -> tuple[int, Predictor]:
-        """Number and model of the version that judges. NoModelError where none could be opened."""
-        with self._lock:
-            if product_id not in self._active:
-                raise NoModelError("no model of this product is open: activate a version")
-            return self._active[product_id]
+    def active_facts(self, product_id: int) -> dict[str, Any]:
+        """Facts of the version that was active last; empty without one. That of an entry has `products`, of a
+        product of a joint model `product`."""
+        with self.database.reading() as connection:
+            number = _active(connection, product_id)
+        return {} if number is None else dict(json.loads(self._row(product_id, number).facts))
 
-    def is_open(self, product_id: int) -> bool:
-        return product_id in self._active
+    def active(self, product_id: int) -> tuple[int, Predictor]:
+        """Number and model of the version that judges a product. NoModelError where none could be opened."""
+        (one,) = self.models.judging(product_id).places.values()
+        return one.number, one.predictor
 
     def open(self, product_id: int, number: int) -> Predictor:
         """Model of a version, which is opened unless it is open."""
-        with self._lock:
-            for active, predictor in self._active.values():
-                if active == number:
-                    return predictor
-            if number in self._spare:
-                self._spare.move_to_end(number)
-                return self._spare[number]
-        path = self.path(product_id, number)
-        predictor = load(path, engine=self.engine_for(path), device=self.device, threads=self.threads)
-        with self._lock:
-            self._put_by(number, predictor)
-        return predictor
+        if (found := self.models.judges(number)) is not None:
+            return found
+        row = self._row(product_id, number)
+        model = self._model(row)
+        return model if isinstance(model, Predictor) else model.product(json.loads(row.facts)["product"])
+
+    def _together(self, product_id: int, number: int) -> Sequence[Row[Any]]:
+        """The version, or those of a joint model's entry and all of its products, with `called`, the
+        product's name. NotFoundError; InputError where the settings name a model of another kind."""
+        found = self._row(product_id, number)
+        known = products.c.name.label("called"), products.c.active_version_id
+        query = select(versions, *known).join(products, products.c.id == versions.c.product_id)
+        is_joint = not {"product", "products"}.isdisjoint(json.loads(found.facts))
+        with self.database.reading() as connection:
+            entry = connection.scalar(select(products.c.entry_id).where(products.c.id == product_id))
+            entry = product_id if product_id in self.entries else entry
+            if is_joint != (entry in self.entries):
+                kind, other = ("a joint model", "a model") if is_joint else ("a model", "a joint model")
+                raise InputError(
+                    f"version {number} is of {kind}, and the settings name {other} for this product: name "
+                    "the version's file there"
+                )
+            if not is_joint:
+                return connection.execute(query.where(versions.c.id == number)).all()
+            own = or_(products.c.id == entry, products.c.entry_id == entry)
+            return connection.execute(query.where(versions.c.hash == found.hash, own)).all()
+
+    def _opened(self, rows: Sequence[Row[Any]]) -> dict[int, Judging]:
+        """Judging of the versions of one file, by product; of a joint model by its entry, too."""
+        model = self._model(rows[0])
+        if isinstance(model, Predictor):
+            return {row.product_id: Judging.alone(Place(row.product_id, row.id, model)) for row in rows}
+        places = {
+            name: Place(row.product_id, row.id, model.product(name), row.called)
+            for row in rows
+            if (name := json.loads(row.facts).get("product")) is not None
+        }
+        if missing := [name for name in model.products if name not in places]:
+            raise InputError(f"{missing[0]} has another model at this station: leave it out of the joint one")
+        made = {one.product_id: Judging.alone(one) for one in places.values()}
+        entries = (row.product_id for row in rows if row.product_id not in made)
+        return {**made, **dict.fromkeys(entries, Judging(model, places))}
+
+    def _model(self, row: Row[Any]) -> Model:
+        """Open model of a version's file, which versions of the same file share."""
+        path = self.files.folder / str(row.file)
+        engine = self.engine_for(path)
+        how = partial(load, path, engine=engine, device=self.device, threads=self.threads)
+        return self.models.opened(row.hash, how)
 
     def engine_for(self, path: Path) -> str | None:
         """Engine to open a model file with; None: the default."""
         return self.engine if path.suffix.lower() == EXPORTED else None
-
-    def _put_by(self, number: int, predictor: Predictor) -> None:
-        self._spare[number] = predictor
-        while len(self._spare) > _SPARE:
-            self._spare.popitem(last=False)
 
     # ---- facts for people
 

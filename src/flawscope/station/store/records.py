@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Row, Select, Table, func, literal_column, select, update
 
 from flawscope.errors import InputError
-from flawscope.station.store.database import Database, now, upsert
-from flawscope.station.store.insert import MOST_NAME, WAITING, Taken, record, review_of
+from flawscope.station.store.database import Database, now
+from flawscope.station.store.insert import MOST_NAME, WAITING, Taken, add_product, is_of, record, review_of
 from flawscope.station.store.inspection import Inspection, KeyUsedError, Request
 from flawscope.station.store.schema import HOUR, events, hours, inspections, pictures, products, verdicts
-from flawscope.station.store.station_identity import place_of, station_id
+from flawscope.station.store.station_identity import place_of
 
 GOOD, DEFECT, SKIP, UNDO = "good", "defect", "skip", "undo"
 # a literal: a partial index serves only queries that state its condition
@@ -93,13 +93,10 @@ class Store:
 
     # ---- products
 
-    def add_product(self, name: str) -> int:
-        """Add a product unless it is there; return its number."""
+    def add_product(self, name: str, entry_id: int | None = None) -> int:
+        """Add a product unless it is there; return its number. entry_id: of the entry that finds it."""
         with self.database.writing() as connection:
-            own = {"station_id": station_id(connection, self.database.station), "name": name}
-            new = upsert(connection.dialect.name, products).values(**own, created_at=now())
-            connection.execute(new.on_conflict_do_nothing())
-            return int(connection.execute(select(products.c.id).filter_by(**own)).scalar_one())
+            return add_product(connection, self.database.station, name, entry_id)
 
     def totals(self, product_id: int) -> dict[str, int]:
         """Number of inspections, and of those that wait for a review."""
@@ -131,7 +128,7 @@ class Store:
         """Inspections under these keys, with the columns that `Request.is_of` needs."""
         names = "id", "key", "picture", "source", "request_hash"
         query = select(*(inspections.c[name] for name in names)).where(
-            inspections.c.product_id == product_id, inspections.c.key.in_(keys)
+            is_of(product_id), inspections.c.key.in_(keys)
         )
         with self.database.reading() as connection:
             return connection.execute(query).all()
@@ -150,8 +147,8 @@ class Store:
         return {place: int(rows[key].id) for place, key in own if key in rows}
 
     def inspection(self, product_id: int, number: int) -> dict[str, Any]:
-        """An inspection as the API shows it. NotFoundError."""
-        query = shown().where(inspections.c.product_id == product_id, inspections.c.id == number)
+        """An inspection as the API shows it, of a product or of those of an entry. NotFoundError."""
+        query = shown().where(is_of(product_id), inspections.c.id == number)
         with self.database.reading() as connection:
             found = described(connection, connection.execute(query).all())
         if not found:

@@ -75,6 +75,7 @@ products = Table(
     Column("name", String(64), nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("active_version_id", Key),  # no foreign key: versions have one to products
+    Column("entry_id", Key),  # entry of the settings whose joint model has the product; NULL: its own
     UniqueConstraint("station_id", "name"),
 )
 
@@ -129,6 +130,8 @@ inspections = Table(
     Column("batch", Name),
     Column("request_hash", Hash),  # hash of all that came under the sender's key
     Column("triggers", Integer),  # number of triggers that the frame answers
+    Column("shows", String(64)),  # recognised product, or "none of these"; NULL: it was said
+    Column("product_p_value", Double),  # NULL: it was said
     _picture_of("inspections"),
     UniqueConstraint("product_id", "key"),
 )

@@ -112,9 +112,11 @@ def others(database: Database) -> list[dict[str, str]]:
     """Products of the other stations whose address is known: name, station, address."""
     if database.is_sqlite:
         return []
+    entries = select(products.c.entry_id).where(products.c.entry_id.is_not(None))  # they have no pages
     query = (
         select(products.c.name, stations.c.name.label("station"), stations.c.address)
         .join(stations)
+        .where(products.c.id.not_in(entries))
         .where(stations.c.name != database.station, stations.c.address.is_not(None))
         .order_by(stations.c.name, products.c.name)
     )

@@ -77,6 +77,8 @@ async def inspect(
 ) -> Any:
     """Judge a picture: the body is the file. A form may hold several, whose results come in its order.
 
+    The address of a joint model finds the product of each picture: `product` and `shows` of the answer.
+
     A key names the request: the same bytes, part and batch get the same answer, others 409.
 
     The answer is sent when the inspection is on the disk. 503: nothing was recorded; try again after the
@@ -85,11 +87,12 @@ async def inspect(
     """
     begun = time.perf_counter()
     try:
-        product_id, due = station.product_id(name), station.due(name, deadline)
+        product_id, due = station.addresses.address_id(name), station.due(name, deadline)
         station.inspector.check_room(product_id, due)
         found, is_form = await uploads.read(request, file)
         key, data = uploads.key_of(request), [one.data for one in found]
-        asked = await asyncio.to_thread(uploaded, key, data, is_form, label) if key else None
+        scheme = station.addresses.scheme(name)
+        asked = await asyncio.to_thread(uploaded, key, data, is_form, label, scheme) if key else None
         pictures = [
             Picture(product_id, one.data, one.name, "http", due=due, **label._asdict()) for one in found
         ]
@@ -108,11 +111,11 @@ async def inspect(
     for place, one in enumerate(found):
         try:
             if place in there:
-                inspection = await asyncio.to_thread(station.inspection, name, there[place])
+                inspection = await asyncio.to_thread(station.store.inspection, product_id, there[place])
             else:
                 recorded = await in_time(station, product_id, next(answers), due)
                 is_new |= recorded.is_new
-                inspection = await inspection_of(station, name, recorded)
+                inspection = await inspection_of(station, product_id, recorded)
             results.append({"inspection": inspection})
         except FlawscopeError as error:
             first = first or error
@@ -157,11 +160,12 @@ async def in_time(station: Station, product_id: int, answer: Future[Recorded], d
         raise station.inspector.give_up(answer, product_id) from None
 
 
-async def inspection_of(station: Station, name: str, recorded: Recorded) -> dict[str, Any]:
-    """Inspection as the API shows it."""
+async def inspection_of(station: Station, product_id: int, recorded: Recorded) -> dict[str, Any]:
+    """Inspection as the API shows it. product_id: of the product or the entry that was asked."""
     if recorded.is_new:
+        name = station.addresses.names[recorded.taken.product_id]
         return fresh(recorded.number, recorded.taken, name)
-    return await asyncio.to_thread(station.inspection, name, recorded.number)
+    return await asyncio.to_thread(station.store.inspection, product_id, recorded.number)
 
 
 @router.post(
@@ -195,23 +199,24 @@ async def trigger(
     """
     begun = time.perf_counter()
     try:
-        product_id, due = station.product_id(name), station.due(name, deadline)
-        asked = triggered(key, camera, label) if (key := uploads.key_of(request)) else None
+        product_id, due = station.addresses.address_id(name), station.due(name, deadline)
+        key, scheme = uploads.key_of(request), station.addresses.scheme(name)
+        asked = triggered(key, camera, label, scheme) if key else None
         there = await asyncio.to_thread(station.store.answered, product_id, asked) if asked else {}
         if there:
             response.status_code = 200
-            return await asyncio.to_thread(station.inspection, name, there[0])
+            return await asyncio.to_thread(station.store.inspection, product_id, there[0])
         found = station.camera(name, camera)
         station.inspector.check_room(product_id, due)
         shot = await _shot(found, min(seconds, due - time.monotonic()), asked)
         picture = await asyncio.to_thread(found.picture, shot, None if asked is None else asked.key_of(0))
-        sent = replace(picture, request=asked, due=due, **label._asdict())
+        sent = replace(picture, product_id=product_id, request=asked, due=due, **label._asdict())
         there, answers = await submitted(station, product_id, asked, [sent])
         if there:
             response.status_code = 200
-            return await asyncio.to_thread(station.inspection, name, there[0])
+            return await asyncio.to_thread(station.store.inspection, product_id, there[0])
         recorded = await in_time(station, product_id, next(answers), due)
-        inspection = await inspection_of(station, name, recorded)
+        inspection = await inspection_of(station, product_id, recorded)
     except FlawscopeError as error:
         count(station, name, error)
         return refused(light(error))  # not raised: the traceback would hold the picture

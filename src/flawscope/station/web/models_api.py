@@ -51,7 +51,7 @@ async def add_version(
     file: Annotated[str, Query(alias="name", max_length=200, description="part.safetensors or part.onnx")],
 ) -> Any:
     """Add a model file as a version, which judges nothing until it is activated."""
-    product_id = station.product_id(name)
+    station.product_id(name)
     called = uploads.clean(file)
     if PurePosixPath(called).suffix.lower() not in SUFFIXES or not re.fullmatch(r"\w[\w. -]*", called):
         raise InputError(f"name={file:.60} is not a model's: send {' or '.join(SUFFIXES)}")
@@ -59,14 +59,13 @@ async def add_version(
     try:
         await _receive(request, temporary)
         who = person.name
-        number = await asyncio.to_thread(station.versions.add, product_id, temporary, f"sent by {who}", who)
+        return await asyncio.to_thread(station.add_version, name, temporary, f"sent by {who}", who)
     except Refused:
         raise
     except InputError as error:
         raise InputError(str(error).replace(str(temporary), called)) from None
     finally:
         await asyncio.to_thread(station.files.drop, temporary)
-    return await asyncio.to_thread(station.versions.version, product_id, number)
 
 
 async def _receive(request: Request, path: Path) -> None:

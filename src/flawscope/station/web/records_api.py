@@ -40,6 +40,7 @@ COLUMNS = tuple(Inspection.model_fields)
 _KINDS: dict[Any, str] = {
     int: "int64",
     float: "float64",
+    float | None: "float64",
     bool: "bool_",
 }  # types of Parquet columns; others are strings
 _SMALL = ("width", "height", "triggers")  # int32

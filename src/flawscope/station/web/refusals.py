@@ -21,7 +21,7 @@ from flawscope.station.learning.learning import LosesError
 from flawscope.station.sources.camera import AwayError, NoFrameError
 from flawscope.station.store.database import StoreError
 from flawscope.station.store.inspection import KeyUsedError
-from flawscope.station.store.model_registry import NoModelError
+from flawscope.station.store.open_models import NoModelError
 from flawscope.station.store.records import NotFoundError
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def said(error: FlawscopeError) -> tuple[int, str]:
 def count(station: Station, name: str, error: FlawscopeError) -> str:
     """Count a picture of this product that was refused; return the code of the error."""
     code = said(error)[1]
-    station.metrics.refused.labels(name if name in station.products else "", code).inc()
+    station.metrics.refused.labels(name if name in station.addresses else "", code).inc()
     return code
 
 

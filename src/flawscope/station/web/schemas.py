@@ -79,6 +79,9 @@ class Product(BaseModel):
     backlog: int = Field(description="pictures that are not answered yet")
     rate: float = Field(description="pictures a second in the last minute")
     folder: str | None
+    found_at: str | None = Field(
+        None, description="the address that finds this product in a picture, of a joint model"
+    )
     sinks: list[Sink]
     problem: str | None
     problems: list[str] = Field(description="kinds of those that nobody has acknowledged, oldest first")

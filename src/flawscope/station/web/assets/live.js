@@ -91,6 +91,8 @@
     byId("name").href = `/${encodeURIComponent(page.product)}/inspections/${item.id}`;
     byId("at").textContent = clock.format(new Date(item.at));
     byId("severity").textContent = number(item.severity);
+    byId("recognised").hidden = !item.shows;
+    byId("shows").textContent = item.shows === item.product ? item.shows : t("common.none_of_these");
     byId("score").textContent = number(item.score, 4);
     byId("threshold").textContent = number(item.score_threshold, 4);
     byId("p-value").textContent = number(item.p_value);

@@ -79,8 +79,9 @@
     byId("name").textContent = called(item);
     byId("called").textContent = t("review.called", { decision: t(`common.${item.decision}`) });
     const near = item.near ? ` · ${t("common.near")}` : "";
+    const other = item.shows && item.shows !== item.product ? ` · ${t("common.none_of_these")}` : "";
     const detail = item.detail ? ` · ${item.detail}` : ""; // of the page that stands alone
-    byId("numbers").textContent = `${t("common.severity")} ${number(item.severity)}${near}${detail}`;
+    byId("numbers").textContent = `${t("common.severity")} ${number(item.severity)}${near}${other}${detail}`;
     byId("numbers").title = t("common.severity_more");
     byId("note").value = item.note ?? "";
     prefetch();

@@ -1,0 +1,199 @@
+"""Addresses of a station: its products, and the entries of the settings whose joint model finds the product.
+
+Each product of a joint model is a product of the station. The entry's own name is an address for pictures
+alone: nothing is recorded under it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+
+from sqlalchemy import select
+
+from flawscope.artefact import joint_file
+from flawscope.artefact.files import digest_of
+from flawscope.errors import InputError, nearest
+from flawscope.station.settings.station import Product, Settings, named
+from flawscope.station.store.inspection import ANY, HTTP
+from flawscope.station.store.model_registry import Versions
+from flawscope.station.store.records import NotFoundError, Store
+from flawscope.station.store.schema import products
+
+STATION = "station"  # who did something that no person did
+
+
+class Addresses:
+    """Products and entries by name, and the versions of their models.
+
+    Args:
+        say: gets a line for the person who started the station.
+
+    Attributes:
+        given: the settings by name, as they were given. settings: those of each product.
+        products, entries: numbers by name. names: of both, by number.
+
+    Raises:
+        InputError: the joint models and the settings do not fit each other.
+    """
+
+    def __init__(self, settings: Settings, store: Store, versions: Versions, say: Callable[[str], None]):
+        self.store, self.versions, self.say = store, versions, say
+        self.given = settings.products
+        self.settings: dict[str, Product] = {}
+        self.products: dict[str, int] = {}
+        self.entries: dict[str, int] = {}
+        self.names: dict[int, str] = {}
+        self._entry_of: dict[str, str] = {}  # entry by product
+        self._added: dict[str, tuple[bool, int]] = {}  # by entry: whether its version is new, the version
+        numbers = {name: store.add_product(name) for name in self.given}
+        joint = {name for name, number in numbers.items() if self._is_joint(name, number)}
+        for name, number in numbers.items():
+            self.names[number] = name
+            if name in joint:
+                self._join(name, number)
+            else:
+                self.products[name], self.settings[name] = number, self.given[name]
+
+    def _is_joint(self, name: str, number: int) -> bool:
+        try:
+            return joint_file.is_joint(self.given[name].model)
+        except InputError:  # without the file the last version goes on
+            return "products" in self.versions.active_facts(number)
+
+    def _join(self, name: str, number: int) -> None:
+        """Make the products of an entry's joint model products of the station."""
+        product = self.given[name]
+        if product.learn is not None:
+            raise InputError(f"product {name}: {CANNOT_LEARN}; leave out `learn`")
+        if self.store.totals(number)["inspections"]:
+            raise InputError(
+                f"product {name} has inspections of its own, and {product.model} has several products: give "
+                "the joint model another name in the settings"
+            )
+        self.entries[name] = number
+        self.versions.entries.add(number)
+        try:
+            self._added[name] = self._add(name)
+        except InputError:
+            if "products" not in self.versions.active_facts(number):
+                raise
+        self._take(name)
+
+    def _add(self, name: str) -> tuple[bool, int]:
+        """Keep the model file of the settings; return whether it is new, and its version."""
+        number, model = self.address_id(name), self.given[name].model
+        before = {one["id"] for one in self.versions.listed(number)["versions"]}
+        origin = os.path.abspath(model)
+        if name in self.entries:
+            added = self.versions.add_joint(number, model, self._names_in(name, model), origin, STATION)
+        else:
+            added = self.versions.add(number, model, origin, STATION)
+        return added not in before, added
+
+    def _names_in(self, entry: str, model: str | os.PathLike[str]) -> dict[str, str]:
+        """Names at the station of the products of a joint model, by those in the model. InputError where a
+        name is taken."""
+        found: dict[str, str] = {}
+        for name in joint_file.read_manifests(model):
+            called = named(name)
+            if called in found.values() or called in self.given or self._entry_of.get(called, entry) != entry:
+                raise InputError(
+                    f"{entry}: the model's product {name} would be {called} at the station, where there is "
+                    f"another {called}: rename one of them"
+                )
+            found[name] = called
+        return found
+
+    def _take(self, entry: str) -> None:
+        """Add the products of an entry that are not here yet, also those that only earlier models knew."""
+        query = select(products.c.id, products.c.name).where(products.c.entry_id == self.entries[entry])
+        with self.store.database.reading() as connection:
+            rows = connection.execute(query.order_by(products.c.id)).all()
+        for number, name in rows:
+            if name not in self.products:
+                self.settings[name] = replace(self.given[entry], folder=None, sources=())
+                self._entry_of[name], self.names[number] = entry, name
+                self.products[name] = number
+
+    # ---- the models
+
+    def open(self) -> None:
+        """Activate each file that is new; else resume the active version, even without the file. InputError
+        where a model in the settings cannot be used."""
+        for name, product in self.given.items():
+            self._open(name, product)
+
+    def _open(self, name: str, product: Product) -> None:
+        number = self.address_id(name)
+        try:
+            is_new, added = self._added.get(name) or self._add(name)
+        except InputError as error:
+            goes_on = self.versions.resume(number)
+            if goes_on is None:
+                raise
+            self.say(f"{name}: {error}; version {goes_on} goes on")
+            return
+        goes_on = None
+        if not is_new:
+            try:
+                goes_on = self.versions.resume(number)
+            except InputError as error:
+                self.say(f"{name}: {error}; going on with {product.model}")
+        if goes_on is None:
+            self.versions.activate(number, added, STATION)
+        elif goes_on != added:
+            self.say(f"{name}: version {goes_on} goes on, as it was activated; {product.model} is {added}")
+
+    def add_version(self, name: str, model: str | os.PathLike[str], origin: str, who: str) -> int:
+        """Keep a model file as a version of a product, a joint one as a version of each of its products, and
+        return the product's version. InputError where the file is not of the kind that the settings name."""
+        product_id = self.product_id(name)
+        entry = self._entry_of.get(name)
+        if entry is None:
+            return self.versions.add(product_id, model, origin, who)
+        names = self._names_in(entry, model)
+        if name not in names.values():
+            raise InputError(
+                f"{model} has no product {name}: send it to one that it has, {', '.join(names.values())}"
+            )
+        self.versions.add_joint(self.entries[entry], model, names, origin, who)
+        self._take(entry)
+        found = self.versions.by_hash(product_id, digest_of(model))
+        assert found is not None, "it was just added"
+        return found
+
+    # ---- names
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.entries or name in self.products
+
+    def product_id(self, name: str) -> int:
+        """Number of a product. NotFoundError names the products that there are."""
+        if name in self.entries:
+            own = ", ".join(one for one, entry in list(self._entry_of.items()) if entry == name)
+            raise NotFoundError(
+                f"{name} finds the product of a picture and is none itself: ask for one of {own}"
+            )
+        if name not in self.products:
+            raise NotFoundError(f"there is no product {name!r:.80}: {nearest(name, list(self.products))}")
+        return self.products[name]
+
+    def address_id(self, name: str) -> int:
+        """Number of a product, or of an entry that finds the product. NotFoundError."""
+        return self.entries[name] if name in self.entries else self.product_id(name)
+
+    def scheme(self, name: str) -> str:
+        """Scheme of the keys of requests to an address."""
+        return ANY if name in self.entries else HTTP
+
+    def given_as(self, name: str) -> str:
+        """Name in the settings: a product's own, or that of its entry."""
+        return self._entry_of.get(name, name)
+
+
+CANNOT_LEARN = (
+    "a joint model does not learn from corrections: add the pictures to it with `flawscope fit --update`, "
+    "and use the new file"
+)
