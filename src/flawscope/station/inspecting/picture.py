@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields
+from contextlib import suppress
+from dataclasses import dataclass, field, fields, replace
 
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import Header, header
+from flawscope.predictor.parts import Parts
 from flawscope.results.prediction import Prediction
 from flawscope.station.settings.station import Limits
 from flawscope.station.store.insert import Taken
-from flawscope.station.store.inspection import Request
+from flawscope.station.store.inspection import Request, labelled
 
 SUFFIXES = {
     **{"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif", "BMP": ".bmp", "DIB": ".bmp"},
@@ -26,7 +28,7 @@ class TooLargeError(InputError):
 class Picture:
     """Picture to be inspected, as it came.
 
-    key: a picture with the same key is taken once. part, batch: part that it shows.
+    key: a picture with the same key is taken once. part, batch, view: of the part that it shows.
     request: where its sender gave a key. hash: SHA-256 of the data, where it is known.
     triggers: number that the frame answers. due: deadline of the answer, as `time.monotonic` counts.
     """
@@ -38,6 +40,7 @@ class Picture:
     key: str | None = None
     part: str | None = None
     batch: str | None = None
+    view: str | None = None
     request: Request | None = None
     hash: str = ""
     triggers: int | None = None
@@ -52,9 +55,25 @@ class Picture:
 _AS_IT_CAME = {one.name for one in fields(Picture)} & {one.name for one in fields(Taken)}
 
 
-def taken(picture: Picture, suffix: str, at: int, version: int, result: Prediction, near: float) -> Taken:
-    """Record of a judged picture, whose file is still being written. near: p-value up to which a good one is
-    near the threshold."""
+def taken(
+    picture: Picture,
+    suffix: str,
+    at: int,
+    version: int,
+    result: Prediction,
+    near: float,
+    parts: Parts | None = None,
+) -> Taken:
+    """Record of a judged picture, whose file is still being written.
+
+    Args:
+        near: p-value up to which a good one is near the threshold.
+        parts: decides on the part that the picture shows; None: the picture is judged alone.
+
+    Raises:
+        InputError: as `seen`.
+    """
+    picture = seen(picture, parts)
     height, width = result.geometry.picture_size
     return Taken(
         **{name: getattr(picture, name) for name in _AS_IT_CAME},
@@ -74,7 +93,34 @@ def taken(picture: Picture, suffix: str, at: int, version: int, result: Predicti
         regions=[region.to_dict() for region in result.regions],
         brightness=result.brightness,
         request_hash=None if picture.request is None else picture.request.hash,
+        parts=parts,
     )
+
+
+def seen(picture: Picture, parts: Parts | None) -> Picture:
+    """Return a picture with its part and view, which its name tells where its sender does not.
+
+    Raises:
+        InputError: part or view is not told, the model knows no such view, or it judges single pictures.
+    """
+    if parts is None:
+        if picture.view is None:
+            return picture
+        raise InputError(
+            f"{picture.name}: the model judges single pictures: leave view={picture.view:.60} out, or use a "
+            "model that was fitted with --part"
+        )
+    part, view = picture.part, picture.view
+    with suppress(InputError):  # the name tells nothing
+        told = parts.pattern.of(picture.name)
+        part, view = part or told.part, view or told.view
+    if part is None or view is None:
+        known = ", ".join(parts.calibration.views)
+        raise InputError(
+            f"{picture.name}: it shows no known part: send its `part`, and as `view` one of {known}"
+        )
+    parts.check(picture.name, view)
+    return replace(picture, **labelled(part, picture.batch, view)._asdict())
 
 
 def checked(data: bytes, name: str, limits: Limits) -> tuple[str, Header]:

@@ -20,6 +20,7 @@ from flawscope.errors import FlawscopeError, InputError, with_kind
 from flawscope.pictures.decoding import Source
 from flawscope.predictor import Predictor, Prepared
 from flawscope.station.inspecting.capacity import BusyError, FairQueue, Memory, large, light, share
+from flawscope.station.inspecting.parts import KnownParts
 from flawscope.station.inspecting.picture import Picture, checked, taken
 from flawscope.station.inspecting.writer import Judged, Recorded, Recorder
 from flawscope.station.settings.station import Limits
@@ -83,6 +84,7 @@ class Inspector:
         self.versions, self.recorder, self.files = versions, recorder, files
         self.limits, self.near, self.trouble = limits, near, trouble
         self.memory, self._products = memory, products
+        self.parts = KnownParts(versions)
         self._share = share(limits.queue, products)
         self._queue: FairQueue[_Job] = FairQueue()
         self._asides: deque[Callable[[], None]] = deque()
@@ -204,6 +206,7 @@ class Inspector:
         try:
             self.check_disk()
             suffix, about = checked(picture.data, picture.name, self.limits)
+            self.parts.check(picture)
         except Exception as error:
             answer.set_exception(light(error))
             return
@@ -312,6 +315,7 @@ class Inspector:
         """Judge a picture, and those of its product that come meanwhile: they are appended to `jobs`."""
         product_id, begun, works = jobs[0].picture.product_id, time.monotonic(), False
         number, predictor = self.versions.active(product_id)
+        parts = self.parts.of(product_id, number, predictor.manifest)
         near = self.near * predictor.calibration.expected_rate
         for place, (_, result) in enumerate(predictor.stream(self._feed(jobs, predictor))):
             job = jobs[place]
@@ -320,7 +324,11 @@ class Inspector:
                 job.answer.set_exception(job.picture.refused(light(result)))
                 continue
             works = True
-            record = taken(job.picture, job.suffix, job.at, number, result, near)
+            try:
+                record = taken(job.picture, job.suffix, job.at, number, result, near, parts)
+            except InputError as error:  # another version judges than when the picture came
+                job.answer.set_exception(light(error))
+                continue
             self.recorder.add(Judged(record, result, job.kept, job.answer))
         with self._changed:
             self._queue.took(product_id, (time.monotonic() - begun) / len(jobs))

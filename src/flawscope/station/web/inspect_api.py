@@ -77,7 +77,7 @@ async def inspect(
 ) -> Any:
     """Judge a picture: the body is the file. A form may hold several, whose results come in its order.
 
-    A key names the request: the same bytes, part and batch get the same answer, others 409.
+    A key names the request: the same bytes, part, batch and view get the same answer, others 409.
 
     The answer is sent when the inspection is on the disk. 503: nothing was recorded; try again after the
     seconds of Retry-After. 504: the picture was not judged in time; if it was just being judged, it is
@@ -91,7 +91,7 @@ async def inspect(
         key, data = uploads.key_of(request), [one.data for one in found]
         asked = await asyncio.to_thread(uploaded, key, data, is_form, label) if key else None
         pictures = [
-            Picture(product_id, one.data, one.name, "http", due=due, **label._asdict()) for one in found
+            Picture(product_id, one.data, one.name, "http", due=due, **label.given()) for one in found
         ]
         if asked is not None:
             pictures = [
@@ -158,8 +158,8 @@ async def in_time(station: Station, product_id: int, answer: Future[Recorded], d
 
 
 async def inspection_of(station: Station, name: str, recorded: Recorded) -> dict[str, Any]:
-    """Inspection as the API shows it."""
-    if recorded.is_new:
+    """Inspection as the API shows it. Of a view the store knows whether its part is decided on."""
+    if recorded.is_new and recorded.taken.parts is None:
         return fresh(recorded.number, recorded.taken, name)
     return await asyncio.to_thread(station.inspection, name, recorded.number)
 
@@ -205,7 +205,7 @@ async def trigger(
         station.inspector.check_room(product_id, due)
         shot = await _shot(found, min(seconds, due - time.monotonic()), asked)
         picture = await asyncio.to_thread(found.picture, shot, None if asked is None else asked.key_of(0))
-        sent = replace(picture, request=asked, due=due, **label._asdict())
+        sent = replace(picture, request=asked, due=due, **label.given())
         there, answers = await submitted(station, product_id, asked, [sent])
         if there:
             response.status_code = 200
