@@ -16,12 +16,13 @@ import pytest
 from PIL import Image
 from sink_helpers import Listener, Mosquitto, Receiver, new_folder
 from sqlalchemy import select
-from station_helpers import NAME, Opener, Running, Served, aged, free_port, taken, until
+from station_helpers import NAME, Opener, Running, Served, add_version, aged, free_port, taken, until
 
 pytest.importorskip("torch")
 
 import flawscope
-from flawscope.calibration.parts import PartCalibration
+from flawscope.artefact import model_file
+from flawscope.calibration.parts import PartCalibration, Pattern
 from flawscope.errors import InputError
 from flawscope.predictor.parts import Parts
 from flawscope.station.client import Client, RefusedError
@@ -36,6 +37,7 @@ from flawscope.station.store.schema import inspections, parts
 
 VIEWS = ("left", "right", "top")
 LONG = "1 h"
+GOOD = 20  # a part that is good; one of ten others would be a false alarm
 API = f"/api/v1/products/{NAME}"
 
 
@@ -86,6 +88,16 @@ def client(line: Callable[..., Running]) -> Iterator[Client]:
         yield made
 
 
+def judging(scores: Any) -> Parts:
+    """Judge of parts of the views a and b by these scores of good ones."""
+    judge = Parts.__new__(Parts)
+    judge.calibration, judge.pattern = (
+        PartCalibration(("",) * len(scores), ("a", "b"), scores, 0.05),
+        Pattern(""),
+    )
+    return judge
+
+
 def decided(url: str, count: int) -> list[dict[str, Any]]:
     """The decided parts, the newest first, as soon as there are so many."""
 
@@ -100,7 +112,7 @@ def decided(url: str, count: int) -> list[dict[str, Any]]:
 def test_the_last_view_decides_as_the_model_does_in_python(client: Client, part_model: Path) -> None:
     predictor = flawscope.load(part_model, device="cpu", threads=1)
     assert client.product().views == [*VIEWS]
-    for part, bad in ((20, None), (21, "top"), (22, "left")):
+    for part, bad in ((GOOD, None), (21, "top"), (22, "left")):
         pictures = {name: view(part, name, name == bad) for name in ("top", "left", "right")}
         said = [client.inspect(data, part=f"n{part}", view=name) for name, data in pictures.items()]
         expected = predictor.predict_part(pictures)
@@ -143,27 +155,26 @@ def test_missing_views_are_named_at_the_deadline_and_nothing_says_good(
 def test_a_view_that_comes_again_begins_the_next_round(client: Client) -> None:
     first = client.inspect(view(40, "left"), part="A", view="left")
     client.inspect(view(40, "top"), part="A", view="top")
-    again = client.inspect(view(41, "left"), part="A", view="left")
+    again = client.inspect(view(GOOD, "left"), part="A", view="left")
     assert again.part_id != first.part_id
     before = client.part(first.part_id or 0)
     assert (before.decision, before.reason, before.missing) == ("incomplete", "repeated", ["right"])
-    client.inspect(view(41, "top"), part="A", view="top")
-    last = client.inspect(view(41, "right"), part="A", view="right")
+    client.inspect(view(GOOD, "top"), part="A", view="top")
+    last = client.inspect(view(GOOD, "right"), part="A", view="right")
     assert (last.part_id, last.part_decision) == (again.part_id, "good")
 
 
 def test_parts_that_come_interleaved_and_batches_are_kept_apart(client: Client) -> None:
-    names = {("A", None): 50, ("B", None): 51, ("A", "47"): 52}
     for name in VIEWS:
-        for (part, batch), number in names.items():
-            bad = number == 51 and name == "right"
-            client.inspect(view(number, name, bad), part=part, batch=batch, view=name)
+        for part, batch in (("A", None), ("B", None), ("A", "47")):
+            bad = part == "B" and name == "right"
+            client.inspect(view(GOOD, name, bad), part=part, batch=batch, view=name)
     found = {(one.part, one.batch): one.decision for one in client.parts()}
     assert found == {("A", None): "good", ("B", None): "anomalous", ("A", "47"): "good"}
 
 
 def test_what_is_no_known_view_is_refused_in_a_line_before_it_is_judged(
-    client: Client, running: Running
+    client: Client, common: Running
 ) -> None:
     for wrong, message in (
         ({"part": "A"}, "send its `part`, and as `view` one of left, right, top"),
@@ -177,7 +188,10 @@ def test_what_is_no_known_view_is_refused_in_a_line_before_it_is_judged(
     assert list(client.search()) == []
     named = client.inspect(view(1, "top"), name="p77_top.png")
     assert (named.part, named.view) == ("p77", "top")
-    with Client(running.url) as single, pytest.raises(RefusedError, match="judges single pictures: leave view"):
+    with (
+        Client(common.url) as single,
+        pytest.raises(RefusedError, match="judges single pictures: leave view"),
+    ):
         single.inspect(view(1, "top"), view="top")
 
 
@@ -196,8 +210,8 @@ def test_a_folder_names_part_and_view(line: Callable[..., Running], tmp_path: Pa
     for folder in folders:
         folder.mkdir()
     for name in VIEWS:
-        (folders[0] / f"p60_{name}.png").write_bytes(view(60, name))
-        (folders[1] / f"{name}-61.png").write_bytes(view(61, name))
+        (folders[0] / f"p60_{name}.png").write_bytes(view(GOOD, name))
+        (folders[1] / f"{name}-61.png").write_bytes(view(GOOD, name))
     (folders[2] / "p62.png").write_bytes(view(62, "top"))
     (folders[2] / "odd.png").write_bytes(view(62, "left"))
     pattern = r"(?P<view>\w+)-(?P<part>\d+)"
@@ -237,31 +251,22 @@ def test_several_clients_at_once(line: Callable[..., Running]) -> None:
 
 
 def test_another_version_begins_another_round(client: Client, part_model: Path, tmp_path: Path) -> None:
-    first = client.inspect(view(70, "left"), part="A", view="left")
+    first = client.inspect(view(GOOD, "left"), part="A", view="left")
     artefact = flawscope.load(part_model, device="cpu").artefact
-    artefact.manifest.notes.append("another")
-    from flawscope.artefact import model_file
-
-    model_file.write(artefact, tmp_path / "other.safetensors")
+    other = replace(artefact, manifest=replace(artefact.manifest, notes=("another",)))
+    model_file.write(other, tmp_path / "other.safetensors")
     client.activate(None, client.add_version(tmp_path / "other.safetensors").id)
-    later = [client.inspect(view(70, name), part="A", view=name) for name in ("left", "right", "top")]
+    later = [client.inspect(view(GOOD, name), part="A", view=name) for name in ("left", "right", "top")]
     assert later[0].part_id != first.part_id
     assert later[2].part_decision == "good"
     assert client.inspection(first.id).part_decision is None, "its version's views may still come"
 
 
-def test_the_worst_view_of_an_anomalous_part_waits_for_a_review(
-    database: Any, tmp_path: Path
-) -> None:
+@pytest.mark.both_databases
+def test_the_worst_view_of_an_anomalous_part_waits_for_a_review(database: Any) -> None:
     """Though each picture is good alone."""
-    from station_helpers import add_version
-
     product, version = add_version(database)
-    store = Store(database)
-    scores = np.column_stack([np.linspace(0, 1, 19)] * 2)
-    judge = Parts.__new__(Parts)
-    judge.calibration = PartCalibration(("",) * 19, ("a", "b"), scores, 0.05)
-    judge.pattern = None  # type: ignore[assignment]
+    store, judge = Store(database), judging(np.column_stack([np.linspace(0, 1, 19)] * 2))
     both = [
         taken(product, version, part="A", view=name, score=score, parts=judge)
         for name, score in (("a", 0.5), ("b", 2.0))
@@ -276,11 +281,6 @@ def test_the_worst_view_of_an_anomalous_part_waits_for_a_review(
     assert store.decide(product, first, "undo", "anna")["review"] == "none"
 
 
-test_the_worst_view_of_an_anomalous_part_waits_for_a_review = pytest.mark.both_databases(
-    test_the_worst_view_of_an_anomalous_part_waits_for_a_review
-)
-
-
 def test_every_sink_gets_each_part_once(line: Callable[..., Running], tmp_path: Path) -> None:
     receiver = Receiver()
     try:
@@ -288,11 +288,11 @@ def test_every_sink_gets_each_part_once(line: Callable[..., Running], tmp_path: 
         running = line(part_deadline="300 ms", sinks=sinks)
         with Client(running.url) as client:
             for name in VIEWS:
-                client.inspect(view(80, name), part="4711", batch="b", view=name)
+                client.inspect(view(GOOD, name), part="4711", batch="b", view=name)
             client.inspect(view(81, "left"), part="4712", view="left")
             decided(running.url, 2)
             until(lambda: len(receiver.taken) == 6)
-            told = [one.json() for one in receiver.taken]
+            told = [one.json for one in receiver.taken]
             parts_told = [one for one in told if one["type"] == "part.decided"]
             assert [one["data"]["part"] for one in parts_told] == ["4711", "4712"]
             whole = parts_told[0]["data"]
@@ -340,13 +340,13 @@ def test_a_kill_between_two_views_loses_nothing(part_model: Path, tmp_path: Path
     served.start()
     try:
         with Client(served.url) as client:
-            first = client.inspect(view(120, "left"), part="A", view="left")
+            first = client.inspect(view(GOOD, "left"), part="A", view="left")
             other = client.inspect(view(121, "left"), part="B", view="left")
         served.kill()
         served.start()
         with Client(served.url) as client:
             for name in ("right", "top"):
-                last = client.inspect(view(120, name), part="A", view=name)
+                last = client.inspect(view(GOOD, name), part="A", view=name)
             assert (last.part_id, last.part_decision) == (first.part_id, "good")
             until(lambda: client.inspection(other.id).part_decision == "incomplete")
     finally:
@@ -355,13 +355,8 @@ def test_a_kill_between_two_views_loses_nothing(part_model: Path, tmp_path: Path
 
 @pytest.mark.both_databases
 def test_records_of_a_part_go_together(database: Any, tmp_path: Path) -> None:
-    from station_helpers import add_version
-
     product, version = add_version(database)
-    store, files = Store(database), Files(tmp_path)
-    judge = Parts.__new__(Parts)
-    judge.calibration = PartCalibration(("",) * 19, ("a", "b"), np.ones((19, 2)), 0.05)
-    judge.pattern = None  # type: ignore[assignment]
+    store, files, judge = Store(database), Files(tmp_path), judging(np.ones((19, 2)))
     for k in range(3):
         digest = files.keep(PICTURES, f"picture {k}".encode(), ".png")
         for name in ("a", "b"):

@@ -21,9 +21,9 @@ from flawscope.station.settings.sinks import MqttSettings
 from flawscope.station.sinks.delivery import Sink, UndeliveredError, trusting, words_of
 from flawscope.station.sinks.outbox import Message, Outbox, Place
 from flawscope.station.store.database import Database, now
-from flawscope.station.store.parts import all_parts, described_parts
+from flawscope.station.store.parts import last_decided
 from flawscope.station.store.records import described, shown
-from flawscope.station.store.schema import HOUR, hours, inspections, parts, products
+from flawscope.station.store.schema import HOUR, hours, inspections, products
 
 ONLINE, OFFLINE = "online", "offline"
 AT_LEAST_ONCE = 1  # quality of service
@@ -188,17 +188,14 @@ def _state(box: Outbox) -> dict[str, Any]:
     sums = func.coalesce(func.sum(hours.c.inspected), 0), func.coalesce(func.sum(hours.c.anomalous), 0)
     last = shown().where(inspections.c.product_id == number).order_by(inspections.c.id.desc()).limit(1)
     active = select(products.c.active_version_id).where(products.c.id == number)
-    is_last = select(func.max(parts.c.number)).where(parts.c.product_id == number).scalar_subquery()
-    last_part = all_parts().where(parts.c.product_id == number, parts.c.number == is_last)
     with database.reading() as connection:
         total, anomalous = connection.execute(select(*sums).where(there)).one()
         day, of_day = connection.execute(select(*sums).where(there, hours.c.hour >= since)).one()
         found = described(connection, connection.execute(last).all())
         version = connection.execute(active).scalar_one_or_none()
-        decided = described_parts(connection, connection.execute(last_part).all())
     return {
         **{name: found[0][name] if found else None for name in _STATED},
-        "last_part": decided[0] if decided else None,
+        "last_part": last_decided(database, number),
         "version": version,
         "inspections": int(total),
         "anomalous": int(anomalous),

@@ -46,6 +46,12 @@ def decided(database: Database, after: Mapping[int, int]) -> Iterator[tuple[int,
     yield from ((row.product_id, row.number, part) for row, part in zip(rows, found, strict=True))
 
 
+def last_decided(database: Database, product_id: int) -> dict[str, Any] | None:
+    """The part that was decided on last, as the API shows it; None where there is none."""
+    last = last_numbers(database, [product_id]).get(product_id, 0)
+    return next((part for *_, part in decided(database, {product_id: last - 1})), None)
+
+
 def part_of(database: Database, product_id: int, number: int) -> dict[str, Any]:
     """A part as the API shows it, with its views' inspections. NotFoundError."""
     query = all_parts().where(parts.c.product_id == product_id, parts.c.id == number)

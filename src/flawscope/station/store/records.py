@@ -363,7 +363,8 @@ def shown() -> Select[Any]:
     of_picture = (pictures.c[name] for name in ("width", "height", "removed_at"))
     more = products.c.name.label("product"), parts.c.decision.label("part_decision")
     there = inspections.join(pictures).join(products, products.c.id == inspections.c.product_id)
-    return select(inspections, *of_picture, *more).select_from(there.outerjoin(parts))
+    there = there.outerjoin(parts, parts.c.id == inspections.c.part_id)
+    return select(inspections, *of_picture, *more).select_from(there)
 
 
 def fresh(number: int, taken: Taken, product: str) -> dict[str, Any]:
