@@ -19,6 +19,9 @@ from sqlalchemy import select
 from station_helpers import NAME, Opener, Running, Served, add_version, aged, free_port, taken, until
 
 pytest.importorskip("torch")
+pytest.importorskip("selenium.webdriver")
+from tablet import PHONE, SLATE, Tablet, needs_chromium
+from tablet import driver_fixture as driver_fixture
 
 import flawscope
 from flawscope.artefact import model_file
@@ -26,6 +29,7 @@ from flawscope.calibration.parts import PartCalibration, Pattern
 from flawscope.errors import InputError
 from flawscope.predictor.parts import Parts
 from flawscope.station.client import Client, RefusedError
+from flawscope.station.inspecting.picture import Picture, seen
 from flawscope.station.settings.sinks import MqttSettings, SinkSettings
 from flawscope.station.settings.sources import FolderOf, read_source
 from flawscope.station.settings.station import Keep, Product, Settings
@@ -88,13 +92,11 @@ def client(line: Callable[..., Running]) -> Iterator[Client]:
         yield made
 
 
-def judging(scores: Any) -> Parts:
+def judging(scores: Any, pattern: str = "") -> Parts:
     """Judge of parts of the views a and b by these scores of good ones."""
     judge = Parts.__new__(Parts)
-    judge.calibration, judge.pattern = (
-        PartCalibration(("",) * len(scores), ("a", "b"), scores, 0.05),
-        Pattern(""),
-    )
+    judge.calibration = PartCalibration(("",) * len(scores), ("a", "b"), scores, 0.05)
+    judge.pattern = Pattern(pattern)
     return judge
 
 
@@ -188,11 +190,22 @@ def test_what_is_no_known_view_is_refused_in_a_line_before_it_is_judged(
     assert list(client.search()) == []
     named = client.inspect(view(1, "top"), name="p77_top.png")
     assert (named.part, named.view) == ("p77", "top")
-    with (
-        Client(common.url) as single,
-        pytest.raises(RefusedError, match="judges single pictures: leave view"),
-    ):
+    alone = client.inspect(view(1, "left"), part="A", name="left.png")
+    assert (alone.part, alone.view) == ("A", "left")
+    with Client(common.url) as single, pytest.raises(RefusedError, match="judges single pictures: leave"):
         single.inspect(view(1, "top"), view="top")
+
+
+def test_names_that_the_station_gives_tell_no_part() -> None:
+    """Else each frame of a camera would be a view of part 1."""
+    judge = judging(np.ones((19, 2)), r"\d+")
+    frame = Picture(1, b"", "camera1-a.png", "camera")
+    with pytest.raises(InputError, match="send its `part`, and as `view` one of a, b"):
+        seen(frame, judge)
+    triggered = seen(replace(frame, part="4711", view="a"), judge)
+    assert (triggered.part, triggered.view) == ("4711", "a")
+    sent = seen(replace(frame, source="http", name="7_b.png"), judge)
+    assert (sent.part, sent.view) == ("7", "b")
 
 
 def test_a_key_names_the_view_too(client: Client) -> None:
@@ -377,3 +390,38 @@ def test_the_deadline_is_a_time(settings: Settings) -> None:
     wrong = replace(settings, products={NAME: Product("m.onnx", part_deadline="soon")})
     with pytest.raises(InputError, match="product plate: part_deadline: 'soon' is not a time such as 10 s"):
         check(wrong)
+
+
+@needs_chromium
+def test_pages_show_the_part(line: Callable[..., Running], driver: Any) -> None:
+    running = line(part_deadline="3 s")
+    with Client(running.url) as client, httpx.Client(base_url=running.url, timeout=30) as http:
+        tablet = Tablet(driver, running.url, http)
+        tablet.screen(1024, 768)
+        tablet.open("live")
+        band = lambda: tablet.find("#band").get_attribute("data-state")  # noqa: E731
+        assert band() == "waiting"
+        for name in VIEWS:
+            client.inspect(view(GOOD, name), part="4711", view=name)
+        tablet.wait(lambda: band() == "good")
+        assert tablet.text("#whole") == "Part 4711"
+        client.inspect(view(21, "top", True), part="4712", view="top")
+        tablet.wait(lambda: band() == "anomalous")
+        assert tablet.text("#whole") == "Part 4712 · Missing: left, right"
+        found = client.inspect(view(GOOD, "left"), part="4713", view="left")
+        tablet.wait(lambda: band() == "incomplete")
+        assert (tablet.text("#word"), tablet.unfit(PHONE, SLATE)) == ("Incomplete", [])
+        tablet.open("live")
+        assert (band(), tablet.text("#whole")) == ("incomplete", "Part 4713 · Missing: right, top")
+        tablet.open(f"inspections/{found.id}")
+        assert "Part: Incomplete" in tablet.text("main")
+        assert "Missing: right, top" in tablet.text("main")
+        tablet.open("history?part=4712")
+        assert "Part: Anomalous" in tablet.text("main")
+        tablet.open("review")
+        tablet.wait(lambda: tablet.text("#views") == "Part 4712: Anomalous – all views")
+        tablet.click("#views a")
+        tablet.wait(lambda: "All views of part 4712" in tablet.text("main"))
+        assert tablet.complaints() == []
+        driver.get("about:blank")
+    driver.get_log("browser")

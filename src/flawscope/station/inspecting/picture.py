@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
+from pathlib import PurePosixPath
 
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import Header, header
@@ -18,6 +19,9 @@ SUFFIXES = {
     **{"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif", "BMP": ".bmp", "DIB": ".bmp"},
     **{"WEBP": ".webp", "GIF": ".gif", "PPM": ".ppm", "JPEG2000": ".jp2", "AVIF": ".avif", "HEIF": ".heic"},
 }
+
+
+MADE = ("camera", "video")  # sources whose pictures have names that the station makes
 
 
 class TooLargeError(InputError):
@@ -110,10 +114,12 @@ def seen(picture: Picture, parts: Parts | None) -> Picture:
             f"{picture.name}: the model judges single pictures: leave view={picture.view:.60} out, or use a "
             "model that was fitted with --part"
         )
-    part, view = picture.part, picture.view
-    with suppress(InputError):  # the name tells nothing
-        told = parts.pattern.of(picture.name)
-        part, view = part or told.part, view or told.view
+    part, view, stem = picture.part, picture.view, PurePosixPath(picture.name).stem
+    if picture.source not in MADE:
+        with suppress(InputError):  # the name does not tell both
+            told = parts.pattern.of(picture.name)
+            part, view = part or told.part, view or told.view
+        view = view or (stem if stem in parts.calibration.views else None)
     if part is None or view is None:
         known = ", ".join(parts.calibration.views)
         raise InputError(

@@ -87,14 +87,14 @@ class Inspection(BaseModel):
     regions: tuple[Region, ...]
     part: str | None = Field(description="number of the part, as its sender says")
     batch: str | None = Field(description="that the part belongs to")
+    triggers: int | None = Field(description="how many triggers the frame answers; null: none asked for it")
+    near: bool = Field(description="good, but near the threshold")
+    has_mask: bool = Field(description="a person drew where the defect is")
     view: str | None = Field(description="of the part")
     part_id: int | None = Field(description="round in which the part's views came; null: judged alone")
     part_decision: Literal["good", "anomalous", "incomplete"] | None = Field(
         description="on the part; null until its views are there, or its deadline has passed"
     )
-    triggers: int | None = Field(description="how many triggers the frame answers; null: none asked for it")
-    near: bool = Field(description="good, but near the threshold")
-    has_mask: bool = Field(description="a person drew where the defect is")
 
     @property
     def is_anomalous(self) -> bool:
@@ -125,7 +125,7 @@ class Label(NamedTuple):
     view: str | None = None
 
     def given(self) -> dict[str, Any]:
-        """What the sender says, by name."""
+        """Return the texts that the sender gave, by name."""
         return {name: text for name, text in self._asdict().items() if text is not None}
 
 

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, and_, func, or_, select
+from sqlalchemy import Connection, Row, Select, and_, false, func, or_, select
 
 from flawscope.station.store.database import Database
 from flawscope.station.store.insert import IS_OPEN
@@ -39,7 +39,7 @@ def decided(database: Database, after: Mapping[int, int]) -> Iterator[tuple[int,
     later = (
         and_(parts.c.product_id == product, parts.c.number > number) for product, number in after.items()
     )
-    query = all_parts().where(or_(*later)).order_by(parts.c.product_id, parts.c.number)
+    query = all_parts().where(or_(false(), *later)).order_by(parts.c.product_id, parts.c.number)
     with database.reading() as connection:
         rows = connection.execute(query).all()
         found = described_parts(connection, rows)
