@@ -7,6 +7,7 @@ after a restart anew.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -33,6 +34,7 @@ class KnownParts:
 
     def __init__(self, versions: Versions):
         self.versions = versions
+        self._lock = threading.Lock()
         self._known: OrderedDict[int, Parts | None] = OrderedDict()
 
     def of(self, product_id: int, version: int, manifest: Manifest | None = None) -> Parts | None:
@@ -44,12 +46,15 @@ class KnownParts:
         Raises:
             InputError: the version's parts are damaged.
         """
-        if version not in self._known:
-            manifest = manifest or read_manifest(self.versions.path(product_id, version))
-            self._known[version] = None if pattern_of(manifest) is None else Parts(manifest)
+        with suppress(KeyError):
+            return self._known[version]
+        manifest = manifest or read_manifest(self.versions.path(product_id, version))
+        found = None if pattern_of(manifest) is None else Parts(manifest)
+        with self._lock:
+            self._known[version] = found
             while len(self._known) > KNOWN:
                 self._known.popitem(last=False)
-        return self._known[version]
+        return found
 
     def active(self, product_id: int) -> Parts | None:
         """Return how the version that judges decides on parts. NoModelError; InputError as `of`."""
