@@ -144,7 +144,7 @@ STATION: dict[str, str] = {
     "store": "settings",
     "problems": "store",
     "access": "settings store",
-    "inspecting": "settings store",
+    "inspecting": "background settings store",
     "housekeeping": "background settings store problems access inspecting",
     "sources": "background settings store inspecting",
     "sinks": "background settings store inspecting",

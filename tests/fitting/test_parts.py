@@ -88,6 +88,7 @@ def test_in_python_and_where_names_do_not_tell(model: Path, capsys: pytest.Captu
     assert found.line().startswith("part 70: anomalous, p 0.048, most unusual: top (+4")
     alone = predictor.predict_part({"side": view(70, 0)})
     assert (alone.is_anomalous, alone.missing) == (False, ("top",))
+    assert alone.decision == "incomplete", "nothing says good of a part that was not seen whole"
     with pytest.raises(InputError, match="no view left: name one of side, top"):
         predictor.predict_part({"left": view(70, 0)})
     single = flawscope.fit([view(k, 0) for k in range(6)], size="64", device="cpu", check=False)
@@ -99,7 +100,7 @@ def test_in_python_and_where_names_do_not_tell(model: Path, capsys: pytest.Captu
 def test_names_twice_or_unknown_are_reported_and_the_others_decided(
     data: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("p01_side.png", "again/p01_side.png", "p01_top.png", "p02_below.png"):
+    for name in ("p01_side.png", "again/p01_side.png", "p01_top.png", "p02_below.png", "p03_side.png"):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(view(1, int("top" in name))).save(path)
@@ -108,6 +109,11 @@ def test_names_twice_or_unknown_are_reported_and_the_others_decided(
     assert "shows part p01 from side too" in said.err
     assert "the model knows no view below" in said.err
     assert "part p01: good" in said.out
+    assert "part p03: incomplete" in said.out
+    assert "0 of 2 parts anomalous, 1 incomplete; " in said.err
+    assert main(["predict", str(model), str(tmp_path / "p03_side.png"), "--fail-on-anomaly"]) == 3
+    assert main(["predict", str(model), str(tmp_path / "again"), "--only-anomalous"]) == 0
+    assert "part p01: incomplete" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -87,6 +87,7 @@ def test_all_that_was_there_is_there_and_the_station_goes_on(
     with old.reading() as connection:
         after = connection.execute(select(inspections).order_by(inspections.c.id)).mappings().all()
     assert [{name: row[name] for name in before[0]} for row in after] == [dict(row) for row in before]
+    assert {(row["view"], row["part_id"]) for row in after} == {(None, None)}
     assert [user.name for user in running.station.access.users()] == ["anna", "otto"]
     assert running.station.access.sign_in("anna", "a long password", "here")
     with httpx.Client(base_url=f"{running.url}/api/v1/products/plate") as client:

@@ -173,6 +173,7 @@ def lines(result: Evaluation) -> str:
             f"parts: {parts_found['false_alarms']} of {parts_found['good']} good called anomalous "
             f"(95 % interval {low:.1%} to {high:.1%}), {parts_found['found']} of {parts_found['defective']} "
             f"defective found"
+            + (f", {parts_found['incomplete']} incomplete" if parts_found["incomplete"] else "")
             + ("" if parts_found["auroc"] is None else f", AUROC {parts_found['auroc']:.4f}")
         )
     if result.robustness:

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -186,7 +187,7 @@ class Output:
         if found is None:
             return
         self.decided.append(found)
-        if found.is_anomalous or not self.args.only_anomalous:
+        if found.decision != "good" or not self.args.only_anomalous:
             line = json.dumps(found.to_dict(), allow_nan=False) if self.args.json else found.line()
             common.show(line, flush=self.at_once)
 
@@ -315,9 +316,13 @@ def all_together(together: Mismatch, calibration: Calibration) -> str:
 
 
 def parts_together(decided: Sequence[PartPrediction], calibration: PartCalibration) -> str:
-    """Line with the number of anomalous parts, and the promised rate."""
-    anomalous = sum(one.is_anomalous for one in decided)
-    return f"{anomalous} of {pluralize(len(decided), 'part')} anomalous; {calibration.promise()}"
+    """Line with the number of anomalous and incomplete parts, and the promised rate."""
+    from flawscope.results.part import ANOMALOUS, INCOMPLETE
+
+    counts = Counter(one.decision for one in decided)
+    incomplete = f", {counts[INCOMPLETE]} incomplete" if counts[INCOMPLETE] else ""
+    of = pluralize(len(decided), "part")
+    return f"{counts[ANOMALOUS]} of {of} anomalous{incomplete}; {calibration.promise()}"
 
 
 def remarks(several: Sequence[str], beside: Sequence[str], together: Mismatch) -> None:

@@ -101,8 +101,8 @@ def run(args: argparse.Namespace) -> int:
                 common.say(output.parts_together(results.decided, results.parts.calibration))
         output.remarks(asked.several, asked.beside, together)
     code = results.code
-    anomalous = any(part.is_anomalous for part in results.decided) if results.parts else together.anomalous
-    return 3 if args.fail_on_anomaly and anomalous else code
+    bad = any(part.decision != "good" for part in results.decided) if results.parts else together.anomalous
+    return 3 if args.fail_on_anomaly and bad else code
 
 
 def _judge(

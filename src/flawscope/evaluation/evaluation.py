@@ -214,6 +214,7 @@ def _parts(kept: Kept, predictor: Predictor, failures: list[str]) -> dict[str, A
         "promise": parts.calibration.promise(),
         "defective": len(found) - good,
         "found": int(np.count_nonzero(called & anomalous)),
+        "incomplete": sum(one.decision == "incomplete" for one in found),
         "auroc": float(auroc) if np.isfinite(auroc) else None,
     }
 

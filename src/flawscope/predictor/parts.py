@@ -49,7 +49,7 @@ class Parts:
         pattern = pattern_of(manifest)
         if pattern is None:
             raise InputError("the model judges single pictures: fit it with --part")
-        self.calibration, self._pattern = part_calibration(manifest, pattern), pattern
+        self.calibration, self.pattern = part_calibration(manifest, pattern), pattern
         self._open: dict[str, dict[str, Prediction]] = {}
 
     def add(self, prediction: Prediction) -> PartPrediction | None:
@@ -59,10 +59,8 @@ class Parts:
             InputError: the file's name tells no part or an unknown view, or this view is there already.
         """
         name = PurePath(prediction.path or "").as_posix()
-        part, view = self._pattern.of(name)
-        if view not in self.calibration.views:
-            known = ", ".join(self.calibration.views)
-            raise InputError(f"{name}: the model knows no view {view}: name it by one of {known}")
+        part, view = self.pattern.of(name)
+        self.check(name, view)
         views = self._open.setdefault(part, {})
         if view in views:
             raise InputError(
@@ -72,6 +70,12 @@ class Parts:
         if len(views) < len(self.calibration.views):
             return None
         return self.decide(part, self._open.pop(part))
+
+    def check(self, name: str, view: str) -> None:
+        """Checks a picture's view. InputError, which names the known views, for another."""
+        if view not in self.calibration.views:
+            known = ", ".join(self.calibration.views)
+            raise InputError(f"{name}: the model knows no view {view:.60}: name it by one of {known}")
 
     def rest(self) -> Iterator[PartPrediction]:
         """Decides on the parts of which views are missing."""

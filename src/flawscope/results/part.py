@@ -8,6 +8,8 @@ from typing import Any
 
 from flawscope.results.prediction import Prediction
 
+GOOD, ANOMALOUS, INCOMPLETE = "good", "anomalous", "incomplete"  # decisions
+
 
 @dataclass(frozen=True)
 class PartPrediction:
@@ -31,8 +33,9 @@ class PartPrediction:
 
     @property
     def decision(self) -> str:
-        """The decision in a word: good or anomalous."""
-        return "anomalous" if self.is_anomalous else "good"
+        """The decision in a word: good, anomalous, or incomplete, for a part that was not seen whole is not
+        good."""
+        return ANOMALOUS if self.is_anomalous else INCOMPLETE if self.missing else GOOD
 
     def line(self) -> str:
         """Line for a person."""

@@ -25,11 +25,11 @@ class Live:
         self._listeners: dict[asyncio.Queue[str | None], tuple[int, asyncio.AbstractEventLoop]] = {}
         self._ended = False
 
-    def tell(self, product_id: int, inspection: dict[str, Any]) -> None:
-        """Send an inspection to the listeners of a product. Thread-safe."""
+    def tell(self, product_id: int, found: dict[str, Any], event: str = "inspection") -> None:
+        """Send an inspection, or a part that was decided on, to the listeners of a product. Thread-safe."""
         for queue, (listens, loop) in list(self._listeners.items()):
             if listens == product_id:
-                _put_soon(loop, queue, _message("inspection", inspection))
+                _put_soon(loop, queue, _message(event, found))
 
     def close(self) -> None:
         """End all streams. Thread-safe."""
@@ -38,7 +38,7 @@ class Live:
             _put_soon(loop, queue, None)
 
     async def stream(self, product_id: int, state: Callable[[], dict[str, Any] | None]) -> AsyncIterator[str]:
-        """Yield inspections as they come, and the state every second, until the state is None."""
+        """Yield inspections and decisions as they come, and the state every second, until it is None."""
         queue: asyncio.Queue[str | None] = asyncio.Queue(BEHIND)
         loop = asyncio.get_running_loop()
         self._listeners[queue] = product_id, loop
@@ -141,6 +141,7 @@ class Metrics(Collector):
             return Counter(f"flawscope_{name}", what, ("product", label), registry=self.registry)
 
         self.inspections = counter("inspections", "Pictures judged.", "decision")
+        self.parts = counter("parts", "Parts in several views decided on.", "decision")
         self.refused = counter("refused", "Pictures not taken, by reason.", "reason")
         self.verdicts = counter("verdicts", "What people said.", "verdict")
         self.seconds = Histogram(

@@ -23,6 +23,7 @@ from flawscope.station.drift.camera_monitor import Looks
 from flawscope.station.drift.monitor import Drifts
 from flawscope.station.housekeeping import Housekeeping
 from flawscope.station.inspecting.capacity import Memory
+from flawscope.station.inspecting.parts import Rounds
 from flawscope.station.inspecting.renderings import Shown
 from flawscope.station.inspecting.worker import Inspector
 from flawscope.station.inspecting.writer import Recorded, Recorder
@@ -99,6 +100,8 @@ class Station:
             memory,
             partial(self.report, "model_failed"),
         )
+        deadlines = {number: one.part_seconds for number, one in given.items()}
+        self.rounds = Rounds(self.database, self.inspector.parts, deadlines, self._decided)
         # showing
         self.shown = Shown(self.store, self.versions, self.files, self.inspector)
         self.live = Live()
@@ -138,16 +141,10 @@ class Station:
         self.addresses.open()
         self.drifts.start()
         self.looks.start()
-        self.sinks = Sinks(
-            self.settings,
-            self.files.identity(),
-            self.products,
-            self.store,
-            self.shown,
-            self.report,
-            self.problems,
-        )
+        wired = self.products, self.store, self.shown, self.report, self.problems
+        self.sinks = Sinks(self.settings, self.files.identity(), *wired)
         self.sinks.start()
+        self.rounds.start()
         numbers = {name: number for number, name in self._names.items()}
         given = self.addresses.given, numbers, self.inspector.submit, self.report
         self.sources = sources_of(*given, self.store, self.settings.limits)
@@ -166,6 +163,7 @@ class Station:
         self.learning.stop(None)
         self.inspector.close()
         self.recorder.close()
+        self.rounds.stop(None)
         self.looks.stop(None)
         self.drifts.stop(None)
         if self.sinks is not None:
@@ -189,6 +187,7 @@ class Station:
         for product_id in self._names.keys() - before:
             new = self._names[product_id]
             product = self.settings.products[new]
+            self.rounds.follow_also(product_id, product.part_seconds)
             if product.drift is not None or product.camera_checks:
                 self.drifts.follow_also(product_id, product.drift_bound, product.light)
             if product.camera_checks:
@@ -219,6 +218,7 @@ class Station:
             **self.flow(name),
             "folder": self.addresses.given[self.addresses.given_as(name)].folder,
             "found_at": None if self.addresses.given_as(name) == name else self.addresses.given_as(name),
+            "views": self.inspector.parts.views(number),
             "sinks": self.sinks.facts(name) if self.sinks is not None else [],
         }
 
@@ -297,10 +297,22 @@ class Station:
         self.shown.remember(recorded)
         if self.sinks is not None:
             self.sinks.wake(recorded.taken.product_id)
+        if recorded.taken.parts is not None:
+            self.rounds.wake()
         if self.live.listeners:
-            self.live.tell(recorded.taken.product_id, fresh(recorded.number, recorded.taken, name))
+            number, taken = recorded.number, recorded.taken
+            alone = taken.parts is None  # else the store knows whether the part is decided on
+            item = fresh(number, taken, name) if alone else self.inspection(name, number)
+            self.live.tell(taken.product_id, item)
         self.drifts.note(recorded.taken.product_id)
         self.looks.note(recorded)
+
+    def _decided(self, product_id: int, part: dict[str, Any]) -> None:
+        """Tell all of a part that was decided on."""
+        self.metrics.parts.labels(self._names[product_id], part["decision"]).inc()
+        if self.sinks is not None:
+            self.sinks.wake(product_id)
+        self.live.tell(product_id, part, "part")
 
     def confirm_clock(self, who: str) -> None:
         """Note that a person took the computer's clock as right. StoreError."""
@@ -369,14 +381,8 @@ class Station:
         states = {n: [one.state for one in several] for n, several in self.sources.items() if several}
         counted: dict[str, tuple[str, Callable[[State], int]]] = {
             "frames_dropped": ("Frames that came while others were inspected.", lambda state: state.dropped),
-            "frames_broken": (
-                "Frames that could not be decoded or were refused.",
-                lambda state: state.broken,
-            ),
-            "sources_away": (
-                "Folders and cameras that cannot be reached.",
-                lambda state: state.state == AWAY,
-            ),
+            "frames_broken": ("Frames that could not be decoded or were refused.", lambda one: one.broken),
+            "sources_away": ("Folders and cameras that cannot be reached.", lambda one: one.state == AWAY),
         }
         for name, (what, count) in counted.items() if states else ():
             gauges[name] = what, {n: float(sum(map(count, several))) for n, several in states.items()}
@@ -388,9 +394,6 @@ class Station:
         return gauges
 
     def _of_sinks(self) -> OfSinks:
-        if self.sinks is None:
-            return {}
-        try:
-            return self.sinks.gauges()
-        except FlawscopeError:
-            return {}
+        with suppress(FlawscopeError):
+            return {} if self.sinks is None else self.sinks.gauges()
+        return {}

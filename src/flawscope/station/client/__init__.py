@@ -35,7 +35,7 @@ from flawscope.station.client.messages import (
 )
 from flawscope.station.settings.values import shown
 from flawscope.station.store.inspection import Inspection
-from flawscope.station.web.schemas import Product, Version
+from flawscope.station.web.schemas import Part, Product, Version, WholePart
 
 if TYPE_CHECKING:
     import numpy as np
@@ -111,6 +111,7 @@ class Client:
         *,
         part: str | None = None,
         batch: str | None = None,
+        view: str | None = None,
         deadline: int | None = None,
     ) -> Inspection:
         """Send a picture, to be judged and recorded.
@@ -121,11 +122,12 @@ class Client:
             key: names this request, of your own making; 184 characters at most. Sent again it gets the same
                 answer; another picture or part under it is refused.
             part, batch: of the part, 100 characters each; a part may be inspected many times.
+            view: of the part, where the model judges parts in several views.
             deadline: milliseconds in which the station must answer. The request is sent once; FlawscopeError
                 where the part was not judged in time.
         """
         data, known = encoded(picture)
-        query = {"name": name or known, "part": part, "batch": batch, "deadline": deadline}
+        query = {"name": name or known, "part": part, "batch": batch, "view": view, "deadline": deadline}
         return self._judged(f"{self._of(product, finding=True)}/inspections", key, query, data)
 
     def _judged(self, path: str, key: str | None, query: Query, data: bytes | None = None) -> Inspection:
@@ -173,6 +175,7 @@ class Client:
         *,
         part: str | None = None,
         batch: str | None = None,
+        view: str | None = None,
         deadline: int | None = None,
     ) -> Inspection:
         """Trigger a camera: its next frame, the first that is decoded from now on, is judged and recorded.
@@ -180,9 +183,10 @@ class Client:
         Args:
             camera: its number among the product's; can be left out where there is one.
             seconds: in which the frame must come, 60 at most.
-            key, part, batch, deadline: as for `inspect`.
+            key, part, batch, view, deadline: as for `inspect`.
         """
-        query = {"camera": camera, "seconds": seconds, "part": part, "batch": batch, "deadline": deadline}
+        query = {"camera": camera, "seconds": seconds, "part": part, "batch": batch, "view": view}
+        query["deadline"] = deadline
         return self._judged(f"{self._of(product, finding=True)}/trigger", key, query)
 
     # ---- inspections
@@ -218,13 +222,33 @@ class Client:
             **{"verdict": verdict, "review": review, "score_min": score_min, "score_max": score_max},
             **{"version": version, "file": name, "part": part, "batch": batch, "limit": PAGE, "cursor": None},
         }
-        path = f"{self._of(product)}/inspections"
+        for one in self._pages(f"{self._of(product)}/inspections", "inspections", query):
+            yield read(Inspection, one)
+
+    def _pages(self, path: str, name: str, query: dict[str, str | int | float | None]) -> Iterator[Any]:
+        """Yield what is listed under this name, page by page."""
         while True:
             page = self._json("GET", path, query=query)
-            yield from (read(Inspection, one) for one in page["inspections"])
+            yield from page[name]
             if not page["next"]:
                 return
             query["cursor"] = page["next"]
+
+    def parts(
+        self, product: str | None = None, *, part: str | None = None, decision: str | None = None
+    ) -> Iterator[Part]:
+        """All parts that are seen in several views, the newest first, fetched page by page.
+
+        Args:
+            part: its number. decision: good, anomalous, incomplete, or open.
+        """
+        query: dict[str, str | int | float | None] = {"part": part, "decision": decision, "limit": PAGE}
+        for one in self._pages(f"{self._of(product)}/parts", "parts", query):
+            yield read(Part, one)
+
+    def part(self, number: int, product: str | None = None) -> WholePart:
+        """Part with its views' inspections. number: `id` of the part, `part_id` of its inspections."""
+        return read(WholePart, self._json("GET", f"{self._of(product)}/parts/{number:d}"))
 
     def overlay(self, number: int, product: str | None = None, side: int = 1600) -> bytes:
         """WebP of the picture with heat map and outlines, the longer side at most `side` pixels."""

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields
+from contextlib import suppress
+from dataclasses import dataclass, field, fields, replace
+from pathlib import PurePosixPath
 
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import Header, header
+from flawscope.predictor.parts import Parts
 from flawscope.results.prediction import NONE, Prediction
 from flawscope.station.settings.station import Limits
 from flawscope.station.store.insert import Taken
-from flawscope.station.store.inspection import Request
+from flawscope.station.store.inspection import Request, labelled
 from flawscope.station.store.open_models import Place
 
 SUFFIXES = {
     **{"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif", "BMP": ".bmp", "DIB": ".bmp"},
     **{"WEBP": ".webp", "GIF": ".gif", "PPM": ".ppm", "JPEG2000": ".jp2", "AVIF": ".avif", "HEIF": ".heic"},
 }
+
+
+MADE = ("camera", "video")  # sources whose pictures have names that the station makes
 
 
 class TooLargeError(InputError):
@@ -28,7 +34,7 @@ class Picture:
     """Picture to be inspected, as it came.
 
     product_id: number of the product, or of an entry that finds the product.
-    key: a picture with the same key is taken once. part, batch: part that it shows.
+    key: a picture with the same key is taken once. part, batch, view: of the part that it shows.
     request: where its sender gave a key. hash: SHA-256 of the data, where it is known.
     triggers: number that the frame answers. due: deadline of the answer, as `time.monotonic` counts.
     """
@@ -40,6 +46,7 @@ class Picture:
     key: str | None = None
     part: str | None = None
     batch: str | None = None
+    view: str | None = None
     request: Request | None = None
     hash: str = ""
     triggers: int | None = None
@@ -54,13 +61,26 @@ class Picture:
 _AS_IT_CAME = {one.name for one in fields(Picture)} & {one.name for one in fields(Taken)} - {"product_id"}
 
 
-def taken(picture: Picture, suffix: str, at: int, place: Place, result: Prediction, near: float) -> Taken:
+def taken(
+    picture: Picture,
+    suffix: str,
+    at: int,
+    place: Place,
+    result: Prediction,
+    near: float,
+    parts: Parts | None = None,
+) -> Taken:
     """Record of a judged picture, whose file is still being written.
 
     Args:
         place: product and version that judged.
         near: multiple of the false-alarm rate up to which a good one's p-value is near the threshold.
+        parts: decides on the part that the picture shows; None: the picture is judged alone.
+
+    Raises:
+        InputError: as `seen`.
     """
+    picture = seen(picture, parts)
     height, width = result.geometry.picture_size
     near *= place.predictor.calibration.expected_rate
     return Taken(
@@ -85,7 +105,36 @@ def taken(picture: Picture, suffix: str, at: int, place: Place, result: Predicti
         shows=place.name and (place.name if result.product else NONE),
         product_p_value=result.product_p_value,
         address=picture.product_id,
+        parts=parts,
     )
+
+
+def seen(picture: Picture, parts: Parts | None) -> Picture:
+    """Return a picture with its part and view, which its name tells where its sender does not.
+
+    Raises:
+        InputError: part or view is not told, the model knows no such view, or it judges single pictures.
+    """
+    if parts is None:
+        if picture.view is None:
+            return picture
+        raise InputError(
+            f"{picture.name}: the model judges single pictures: leave view={picture.view:.60} out, or use a "
+            "model that was fitted with --part"
+        )
+    part, view, stem = picture.part, picture.view, PurePosixPath(picture.name).stem
+    if picture.source not in MADE:
+        with suppress(InputError):  # the name does not tell both
+            told = parts.pattern.of(picture.name)
+            part, view = part or told.part, view or told.view
+        view = view or (stem if stem in parts.calibration.views else None)
+    if part is None or view is None:
+        known = ", ".join(parts.calibration.views)
+        raise InputError(
+            f"{picture.name}: it shows no known part: send its `part`, and as `view` one of {known}"
+        )
+    parts.check(picture.name, view)
+    return replace(picture, **labelled(part, picture.batch, view)._asdict())
 
 
 def checked(data: bytes, name: str, limits: Limits) -> tuple[str, Header]:

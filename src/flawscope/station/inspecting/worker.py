@@ -20,6 +20,7 @@ from flawscope.errors import FlawscopeError, InputError, with_kind
 from flawscope.pictures.decoding import Source
 from flawscope.predictor import Prepared
 from flawscope.station.inspecting.capacity import BusyError, FairQueue, Memory, large, light, share
+from flawscope.station.inspecting.parts import KnownParts
 from flawscope.station.inspecting.picture import Picture, checked, taken
 from flawscope.station.inspecting.writer import Judged, Recorded, Recorder
 from flawscope.station.settings.station import Limits
@@ -84,6 +85,7 @@ class Inspector:
         self.versions, self.recorder, self.files = versions, recorder, files
         self.limits, self.near, self.trouble = limits, near, trouble
         self.memory, self._products = memory, products
+        self.parts = KnownParts(versions)
         self._queue: FairQueue[_Job] = FairQueue()
         self._asides: deque[Callable[[], None]] = deque()
         self._changed = threading.Condition()
@@ -208,6 +210,7 @@ class Inspector:
         try:
             self.check_disk()
             suffix, about = checked(picture.data, picture.name, self.limits)
+            self.parts.check(picture)
         except Exception as error:
             answer.set_exception(light(error))
             return
@@ -324,7 +327,13 @@ class Inspector:
                 job.answer.set_exception(job.picture.refused(light(result)))
                 continue
             works = True
-            record = taken(job.picture, job.suffix, job.at, judging.place(result), result, self.near)
+            try:
+                place = judging.place(result)
+                parts = self.parts.of(place.product_id, place.number, place.predictor.manifest)
+                record = taken(job.picture, job.suffix, job.at, place, result, self.near, parts)
+            except InputError as error:  # another version judges than when the picture came
+                job.answer.set_exception(light(error))
+                continue
             self.recorder.add(Judged(record, result, job.kept, job.answer))
         with self._changed:
             self._queue.took(address, (time.monotonic() - begun) / len(jobs))

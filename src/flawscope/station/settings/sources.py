@@ -115,13 +115,15 @@ class FolderOf:
     """Settings of a folder of pictures.
 
     then: what happens to a file when its inspection is on the disk: `keep`, `delete`, or a folder to move to.
-    pattern: a regular expression that is searched for in the path below the folder; its groups `part` and
-    `batch` name the part of a picture.
+    pattern: a regular expression that is searched for in the path below the folder; its groups `part`,
+    `batch` and `view` name the part of a picture, and the view of it.
+    view: of a part, which all its pictures show.
     """
 
     folder: str
     then: str = KEEP
     pattern: str | None = None
+    view: str | None = None
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,7 @@ class CameraOf:
     password_file: holds the password that the address leaves out.
     lost_after: time without a frame after which a camera is away.
     options: of FFmpeg, such as `video_size: 1920x1080`.
+    view: of a part, which all frames show.
     """
 
     camera: str = field(repr=False)
@@ -141,6 +144,7 @@ class CameraOf:
     password_file: str | None = None
     lost_after: str = "5 s"
     options: tuple[tuple[str, str], ...] = ()
+    view: str | None = None
 
     @property
     def is_video(self) -> bool:
@@ -213,10 +217,11 @@ def _check_pattern(given: FolderOf) -> None:
         groups = re.compile(given.pattern).groupindex
     except re.error as error:
         raise InputError(f"folder {given.folder}: pattern is no regular expression: {error}") from None
-    if not groups or groups.keys() - {"part", "batch"}:
+    if not groups or groups.keys() - {"part", "batch", "view"}:
         there = ", ".join(groups) or "none"
         raise InputError(
-            f"folder {given.folder}: pattern has the groups {there}; write (?P<part>...) and (?P<batch>...)"
+            f"folder {given.folder}: pattern has the groups {there}; write (?P<part>...), (?P<batch>...) and "
+            "(?P<view>...)"
         )
 
 

@@ -68,6 +68,7 @@ class Product:
     sources: folders and cameras beside `folder`.
     learn: how versions are made from corrections by themselves; None: only on request.
     deadline: time in which a request that names none must be answered; None: it waits.
+    part_deadline: time after a part's first view in which the others must come, where the model judges parts.
     """
 
     model: str
@@ -79,6 +80,11 @@ class Product:
     sources: tuple[FolderOf | CameraOf, ...] = ()
     learn: Learn | None = None
     deadline: str | None = None
+    part_deadline: str = "10 s"
+
+    @property
+    def part_seconds(self) -> float:
+        return time_of(self.part_deadline, "part_deadline", "a time such as 10 s")
 
     @property
     def deadline_seconds(self) -> float | None:
@@ -232,7 +238,7 @@ def check(settings: Settings) -> Settings:
         settings.keep.seconds(kind)
     for name, product in settings.products.items():
         try:
-            _ = product.drift_bound, product.deadline_seconds
+            _ = product.drift_bound, product.deadline_seconds, product.part_seconds
         except InputError as error:
             raise InputError(f"product {name}: {error}") from None
     if not 0 <= settings.port < 65536:

@@ -15,7 +15,7 @@ from flawscope.artefact.files import PART, sync_folder
 from flawscope.errors import InputError
 from flawscope.station.settings.sinks import SinkSettings
 from flawscope.station.sinks.delivery import Pictures, Sink, UndeliveredError, lack
-from flawscope.station.sinks.outbox import Message
+from flawscope.station.sinks.outbox import DECIDED, INSPECTION, Message
 from flawscope.station.store.files import give_name
 from flawscope.station.store.records import iso
 
@@ -24,8 +24,8 @@ MOST_NAME = 60  # characters of the sender's name
 
 class FolderSink(Sink):
     """Writes `DIR/2026-11-22/000017-name.json`, with `.png` (the picture as it came) and `-overlay.webp`
-    beside it; for a verdict `000017-name-verdict-5.json`. An existing file is never changed: a name that is
-    taken by something else gets `-2`, `-3` and so on."""
+    beside it; for a verdict `000017-name-verdict-5.json`, for a part `part-000005-4711.json`. An existing
+    file is never changed: a name that is taken by something else gets `-2`, `-3` and so on."""
 
     kind = "folder"
 
@@ -70,7 +70,7 @@ class FolderSink(Sink):
     def _fill(self, day: Path, stem: str, record: Path, message: Message) -> bool:
         """Write the files of a message; return False where a name is taken by something else."""
         files: dict[str, str | None] = {}
-        wanted = "none" if message.verdict is not None else self.settings.pictures
+        wanted = self.settings.pictures if message.type == INSPECTION else "none"
         if wanted in ("picture", "both"):
             found = self.pictures.original(message)
             files["picture"] = None if found is None else f"{stem}{found[1]}"
@@ -87,8 +87,9 @@ class FolderSink(Sink):
 
 
 def _stem(message: Message) -> str:
-    name = re.sub(r"[^A-Za-z0-9._-]+", "_", Path(str(message.data["name"])).stem).strip("._-")[:MOST_NAME]
-    stem = "-".join(filter(None, (f"{message.number:06}", name)))
+    called = str(message.data["part"]) if message.type == DECIDED else Path(str(message.data["name"])).stem
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", called).strip("._-")[:MOST_NAME]
+    stem = "-".join(filter(None, ("part" if message.type == DECIDED else "", f"{message.number:06}", name)))
     return stem if message.verdict is None else f"{stem}-verdict-{message.verdict}"
 
 

@@ -21,6 +21,7 @@ from flawscope.station.settings.sinks import MqttSettings
 from flawscope.station.sinks.delivery import Sink, UndeliveredError, trusting, words_of
 from flawscope.station.sinks.outbox import Message, Outbox, Place
 from flawscope.station.store.database import Database, now
+from flawscope.station.store.parts import last_decided
 from flawscope.station.store.records import described, shown
 from flawscope.station.store.schema import HOUR, hours, inspections, products
 
@@ -73,7 +74,7 @@ class MqttSink(Sink):
 
     def send(self, message: Message) -> None:
         self._connect()
-        kind = "inspection" if message.verdict is None else "verdict"
+        kind = message.type.partition(".")[0]  # inspection, verdict, part
         text = json.dumps(message.envelope(), ensure_ascii=False, separators=(",", ":"))
         self._publish(f"{self._topic}/{message.data['product']}/{kind}", text)
 
@@ -194,6 +195,7 @@ def _state(box: Outbox) -> dict[str, Any]:
         version = connection.execute(active).scalar_one_or_none()
     return {
         **{name: found[0][name] if found else None for name in _STATED},
+        "last_part": last_decided(database, number),
         "version": version,
         "inspections": int(total),
         "anomalous": int(anomalous),

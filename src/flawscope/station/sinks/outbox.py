@@ -9,21 +9,24 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, delete, func, select, update
 
+from flawscope.results.part import GOOD
 from flawscope.station.settings.sinks import MqttSettings, SinkSettings
 from flawscope.station.store.database import Database, upsert
+from flawscope.station.store.parts import all_parts, described_parts
 from flawscope.station.store.records import described, iso, microseconds, shown
-from flawscope.station.store.schema import deliveries, inspections, verdicts
+from flawscope.station.store.schema import deliveries, inspections, parts, verdicts
 
-INSPECTION, VERDICT = "inspection.created", "verdict.given"  # types of messages
+INSPECTION, VERDICT, DECIDED = "inspection.created", "verdict.given", "part.decided"  # types of messages
 MOST_COUNTED = 10_000
 
 
 @dataclass(frozen=True)
 class Message:
-    """Message about an inspection or a verdict.
+    """Message about an inspection, a verdict or a part.
 
     id: unique, and the same whenever the message is sent again. at: microseconds since 1970. number: of the
-    inspection. verdict: number of the verdict; None: an inspection. data: content for the other side.
+    inspection, or of the part. verdict: number of the verdict; None: none was given. decision: number of the
+    decision on a part; None: it is about no part. data: content for the other side.
     """
 
     id: str
@@ -33,6 +36,7 @@ class Message:
     number: int
     verdict: int | None
     data: dict[str, Any]
+    decision: int | None = None
 
     def envelope(self, **more: Any) -> dict[str, Any]:
         """Return the body of Standard Webhooks: type, timestamp, data; and the id, for receivers without
@@ -41,10 +45,11 @@ class Message:
 
 
 class Place(NamedTuple):
-    """Numbers of the last inspection and the last verdict that a sink had."""
+    """Numbers of the last inspection, the last verdict and the last decision on a part that a sink had."""
 
     inspection: int
     verdict: int
+    part: int
 
 
 class Batch(NamedTuple):
@@ -106,16 +111,18 @@ class Outbox:
         self.failed = 0
         with database.writing() as connection:
             here = {"inspection_id": self._last(connection), "verdict_id": self._last_verdict(connection)}
+            here["part_number"] = self._last_decision(connection)
             new = upsert(connection.dialect.name, deliveries).values(
                 product_id=product_id, sink=key, delivered=0, refused=0, **here
             )
             connection.execute(new.on_conflict_do_nothing())
             row = connection.execute(select(deliveries).where(*_row(product_id, key))).one()
-        self.place = Place(row.inspection_id, row.verdict_id)
+        self.place = Place(row.inspection_id, row.verdict_id, row.part_number)
         self.delivered, self.refused = row.delivered, row.refused
 
     def batch(self, limit: int) -> Batch:
-        """Return the next messages. Verdicts come after the inspection that they are about. StoreError."""
+        """Return the next messages. Verdicts and decisions on parts come after the inspections that they are
+        about. StoreError."""
         start = self.place
         with self.database.reading() as connection:
             query = shown().where(*self._wanted(start)).order_by(inspections.c.id).limit(limit)
@@ -124,16 +131,23 @@ class Outbox:
             if len(rows) == limit:
                 return Batch(messages, start._replace(inspection=rows[-1].id), False)
             # unwanted records are passed over
-            end = Place(max(start.inspection, self._last(connection)), start.verdict)
+            end = start._replace(inspection=max(start.inspection, self._last(connection)))
             words = self._words(connection, start, limit - len(rows)) if self.wants_verdicts else []
             if words:
                 end = end._replace(verdict=words[-1].verdict or 0)
             elif self.database.is_sqlite:  # in PostgreSQL other stations' verdicts may not be committed yet
                 end = end._replace(verdict=max(start.verdict, self._last_verdict(connection)))
-            return Batch(messages + words, end, len(messages + words) < limit)
+            messages += words
+            room = limit - len(messages)
+            found = self._decisions(connection, start, room)
+            last = self._last_decision(connection) if len(found) < room else 0
+            end = end._replace(part=max(start.part, last, *(one.decision or 0 for one in found)))
+            return Batch(messages + found, end, len(found) < room)
 
     def after(self, message: Message) -> Place:
         """Return the sink's place after this message."""
+        if message.decision is not None:
+            return self.place._replace(part=max(self.place.part, message.decision))
         if message.verdict is None:
             return self.place._replace(inspection=max(self.place.inspection, message.number))
         return self.place._replace(verdict=max(self.place.verdict, message.verdict))
@@ -147,6 +161,8 @@ class Outbox:
             if self.wants_verdicts:
                 spoken = self._spoken(start).with_only_columns(verdicts.c.id).limit(MOST_COUNTED).subquery()
                 found += int(connection.execute(select(func.count()).select_from(spoken)).scalar_one())
+            ended = select(parts.c.id).where(*self._decided(start)).limit(MOST_COUNTED).subquery()
+            found += int(connection.execute(select(func.count()).select_from(ended)).scalar_one())
         return min(found, MOST_COUNTED)
 
     def move(self, place: Place, delivered: int = 0, refused: int = 0) -> None:
@@ -157,7 +173,7 @@ class Outbox:
     def save(self) -> None:
         """Write the place and the counts: they survive a power cut when this returns. StoreError."""
         values = {"inspection_id": self.place.inspection, "verdict_id": self.place.verdict}
-        values |= {"delivered": self.delivered, "refused": self.refused}
+        values |= {"part_number": self.place.part, "delivered": self.delivered, "refused": self.refused}
         with self.database.writing() as connection:
             row = _row(self.product_id, self.key)
             connection.execute(update(deliveries).where(*row).values(values))
@@ -177,6 +193,20 @@ class Outbox:
         rows = connection.execute(shown().where(inspections.c.id.in_({row.of for row in spoken}))).all()
         about = {one["id"]: one for one in described(connection, rows)}
         return [self._verdict(row, about[row.of]) for row in spoken]
+
+    def _decided(self, start: Place) -> list[ColumnElement[bool]]:
+        there = [parts.c.product_id == self.product_id, parts.c.number > start.part]
+        return there if self.only == "all" else [*there, parts.c.decision != GOOD]
+
+    def _decisions(self, connection: Connection, start: Place, limit: int) -> list[Message]:
+        query = all_parts().where(*self._decided(start)).order_by(parts.c.number).limit(limit)
+        rows = connection.execute(query).all()
+        found = described_parts(connection, rows)
+        return [self._part(row.number, one) for row, one in zip(rows, found, strict=True)]
+
+    def _last_decision(self, connection: Connection) -> int:
+        query = select(func.max(parts.c.number)).where(parts.c.product_id == self.product_id)
+        return int(connection.execute(query).scalar_one() or 0)
 
     def _last(self, connection: Connection) -> int:
         query = select(func.max(inspections.c.id)).where(inspections.c.product_id == self.product_id)
@@ -198,13 +228,21 @@ class Outbox:
         id = self._id("verdict", row.id, row.at)
         return Message(id, VERDICT, row.at, self.product_id, int(row.of), int(row.id), data)
 
+    def _part(self, decision: int, one: dict[str, Any]) -> Message:
+        number, at, views = int(one["id"]), microseconds(one["decided_at"]), one["views"]
+        shows = views.get(one["worst"]) or min(views.values(), default=None)  # None: it was removed
+        data = {**one, **self._more(shows)}
+        return Message(
+            self._id("part", number, at), DECIDED, at, self.product_id, number, None, data, decision
+        )
+
     def _id(self, kind: str, number: int, at: int) -> str:
         """Return an id that includes the time in ms: after a restore, numbers are given again."""
         return "-".join(filter(None, (kind, self.sender, str(number), str(at // 1000))))
 
-    def _more(self, number: int) -> dict[str, Any]:
-        link = None if self.address is None else f"{self.address}/{self.product}/inspections/{number}"
-        return {"station": self.station, "link": link}
+    def _more(self, number: int | None) -> dict[str, Any]:
+        link = f"{self.address}/{self.product}/inspections/{number}"
+        return {"station": self.station, "link": None if None in (self.address, number) else link}
 
 
 def _row(product_id: int, key: str) -> Sequence[ColumnElement[bool]]:

@@ -17,7 +17,7 @@ from flawscope.errors import InputError, one_line
 from flawscope.station.settings.sinks import SinkSettings
 from flawscope.station.settings.values import hidden
 from flawscope.station.sinks.delivery import Pictures, Sink, UndeliveredError, lack, trusting
-from flawscope.station.sinks.outbox import Message
+from flawscope.station.sinks.outbox import DECIDED, Message
 
 TIMES = httpx.Timeout(15.0, connect=5.0)  # seconds; of reading and writing, between two pieces
 READ, LISTENED = 2048, 5.0  # bytes of an answer that are read, and seconds
@@ -69,7 +69,7 @@ class Webhook(Sink):
     def body(self, message: Message) -> dict[str, Any]:
         """Return the message with its pictures, in base64."""
         wanted = self.settings.pictures
-        if wanted == "none" or self.pictures is None:
+        if wanted == "none" or self.pictures is None or message.type == DECIDED:
             return message.envelope()
         images = {}
         for name, read in (("picture", self.pictures.view), ("overlay", self.pictures.overlay)):

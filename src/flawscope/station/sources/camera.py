@@ -113,7 +113,8 @@ class Camera:
         """Encode a frame as a picture to submit. InputError where the frame is too large."""
         data = encoded(shot.frame, self.line.share.limits.pixels)
         name = f"{self.state.name}-{iso(shot.at).replace(':', '-')}.png"
-        return Picture(self.line.product_id, data, name, SOURCE, key, triggers=shot.triggers or None)
+        triggers, view = shot.triggers or None, self.camera.view
+        return Picture(self.line.product_id, data, name, SOURCE, key, triggers=triggers, view=view)
 
     def _take_triggers(self) -> dict[Future[Shot], object]:
         with self._changed:

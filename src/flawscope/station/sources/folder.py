@@ -87,6 +87,7 @@ class FolderSource(Background):
         self.folder = Path(os.path.abspath(settings.folder))
         self.target = None if self.then in (KEEP, DELETE) else Path(os.path.abspath(self.then))
         self.pattern = None if settings.pattern is None else re.compile(settings.pattern)
+        self.view = settings.view
         self.state = State(SOURCE, f"folder{number}", plain(str(self.folder)), plain(self.then))
         apart = [*apart] if self.target is None else [*apart, str(self.target)]
         self._times: dict[str, Any] = {"apart": apart, "patience": patience, "settle": settle}
@@ -225,12 +226,12 @@ class FolderSource(Background):
         return plain(path.relative_to(self.folder).as_posix())
 
     def _label(self, name: str) -> Label:
-        """Return part and batch from a picture's name; none where the store would refuse them."""
+        """Return part, batch and view from a picture's name; none where the store would refuse them."""
         found = self.pattern.search(name) if self.pattern is not None else None
         said = {} if found is None else found.groupdict()
         with suppress(InputError):
-            return labelled(said.get("part"), said.get("batch"))
-        return Label()
+            return labelled(said.get("part"), said.get("batch"), said.get("view") or self.view)
+        return Label(view=self.view)
 
     def _key(self, path: Path, stamp: Stamp) -> str:
         name, exact = self._name(path), path.relative_to(self.folder).as_posix()

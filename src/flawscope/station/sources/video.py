@@ -120,7 +120,8 @@ class Video(Background):
             return
         name = f"{Path(self.state.name).stem}-{number + 1:06d}.png"
         self._answered(AHEAD - 1)
-        picture = Picture(self.line.product_id, data, name, SOURCE, _key(identity, number))
+        view = self.camera.view
+        picture = Picture(self.line.product_id, data, name, SOURCE, _key(identity, number), view=view)
         if (future := self.line.hand_in(picture, self._ended)) is not None:
             self._flying.append((number, future))
 

@@ -5,17 +5,23 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, or_, select, text
+from sqlalchemy import ColumnElement, Connection, Row, func, or_, select, text, update
 
+from flawscope.errors import InputError
+from flawscope.predictor.parts import Parts
+from flawscope.results.part import ANOMALOUS, INCOMPLETE, PartPrediction
 from flawscope.station.store.database import now, upsert
-from flawscope.station.store.schema import HOUR, inspections, pictures, products
+from flawscope.station.store.schema import HOUR, inspections, parts, pictures, products
 from flawscope.station.store.station_identity import station_id
 
 NONE, WAITING = "none", "waiting"  # states of a review without a verdict
+COMPLETE, DEADLINE, REPEATED = "complete", "deadline", "repeated"  # reasons why a part is decided on
+IS_OPEN = parts.c.decision.is_(None)
 MOST_NAME = 300  # characters
 
 
@@ -27,7 +33,8 @@ class Taken:
     sender's, which is recorded once. brightness: 0..1; None: unknown. request_hash: hash of all that came
     under the key. triggers: number of triggers that the frame answers; None: it came by itself.
     shows: recognised product, or "none of these"; None: it was said. product_p_value: None: it was said.
-    address: number of the product or entry that was asked, where that is not the product.
+    address: number of the product or entry that was asked, where that is not the product. parts: decides on
+    the part that the picture shows a view of; None: the picture is judged alone.
     """
 
     product_id: int
@@ -56,6 +63,8 @@ class Taken:
     shows: str | None = None
     product_p_value: float | None = None
     address: int | None = None
+    view: str | None = None
+    parts: Parts | None = field(default=None, repr=False, compare=False)
 
 
 _OF_PICTURE, _OF_INSPECTION = (
@@ -96,6 +105,8 @@ def record(connection: Connection, several: Sequence[Taken]) -> list[tuple[int, 
             connection.execute(keep_picture, _picture(one))
             number = int(connection.execute(insert, _inspection(one)).scalar_one())
             new.append(one)
+            if one.parts is not None:
+                _join(connection, one, number, one.parts)
         found.append((number, is_new))
     _count(connection, new)
     return found
@@ -144,9 +155,9 @@ def _by_key(connection: Connection, address: int, key: str) -> int | None:
     return connection.scalar(select(inspections.c.id).where(is_of(address), inspections.c.key == key))
 
 
-def review_of(one: Taken | Row[Any]) -> str:
+def review_of(one: Taken | Row[Any], is_worst: bool = False) -> str:
     """State of the review of an inspection without a verdict."""
-    return WAITING if one.anomalous or one.near else NONE
+    return WAITING if one.anomalous or one.near or is_worst else NONE
 
 
 def _picture(one: Taken) -> dict[str, Any]:
@@ -160,3 +171,60 @@ def _inspection(one: Taken) -> dict[str, Any]:
         "regions": json.dumps(one.regions),
         "review": review_of(one),
     }
+
+
+# ------------------------------------------------------------------------------------------------------ parts
+
+
+def _join(connection: Connection, one: Taken, number: int, judge: Parts) -> None:
+    """Let a view join the open round of its part; decide on the part where it is complete. A view that is
+    there already closes the round as it is, and opens the next."""
+    place = {name: getattr(one, name) for name in ("product_id", "version_id", "part", "batch")}
+    here = *(parts.c[name] == value for name, value in place.items()), IS_OPEN
+    row = connection.execute(select(parts.c.id, parts.c.missing).where(*here)).one_or_none()
+    missing: list[str] = [] if row is None else json.loads(row.missing)
+    if row is not None and one.view not in missing:
+        close(connection, row.id, judge, REPEATED)
+        row = None
+    if row is None:
+        missing = [*judge.calibration.views]
+        new = parts.insert().values(**place, opened_at=one.at, missing="").returning(parts.c.id)
+        row = connection.execute(new).one()
+    missing = [view for view in missing if view != one.view]
+    connection.execute(update(inspections).where(inspections.c.id == number).values(part_id=row.id))
+    connection.execute(update(parts).where(parts.c.id == row.id).values(missing=json.dumps(missing)))
+    if not missing:
+        close(connection, row.id, judge, COMPLETE)
+
+
+def close(connection: Connection, number: int, judge: Parts | None, reason: str) -> None:
+    """Decide on a part by the views that are there, in a transaction that holds the `lock` of its product.
+    Nothing happens where it is decided already. The worst view of an anomalous part waits for a review.
+
+    Args:
+        judge: None: it is lost; the part is incomplete.
+    """
+    row = connection.execute(select(parts).where(parts.c.id == number, IS_OPEN)).one_or_none()
+    if row is None:
+        return
+    here = inspections.c.part_id == number
+    query = select(inspections.c.view, inspections.c.score).where(here).order_by(inspections.c.id)
+    scores = {row.view: row.score for row in connection.execute(query)}
+    values: dict[str, Any] = {"decision": INCOMPLETE, "decided_at": now(), "reason": reason}
+    with suppress(InputError):  # else no good part with these views is known: nothing can be said of it
+        if judge is not None:
+            found = judge.calibration.decide(scores)
+            part = PartPrediction(row.part, *found, {}, tuple(json.loads(row.missing)))
+            values |= {name: getattr(part, name) for name in ("decision", "score", "p_value", "worst")}
+    last = select(func.max(parts.c.number)).where(parts.c.product_id == row.product_id)
+    values["number"] = 1 + (connection.scalar(last) or 0)
+    connection.execute(update(parts).where(parts.c.id == number).values(values))
+    if values["decision"] == ANOMALOUS:
+        alone = here, inspections.c.view == values["worst"], inspections.c.review == NONE
+        connection.execute(update(inspections).where(*alone).values(review=WAITING))
+
+
+def is_worst(connection: Connection, row: Row[Any]) -> bool:
+    """Whether an inspection shows the worst view of an anomalous part."""
+    here = parts.c.id == row.part_id, parts.c.decision == ANOMALOUS, parts.c.worst == row.view
+    return connection.execute(select(parts.c.id).where(*here)).first() is not None

@@ -27,6 +27,9 @@ EXAMPLE: dict[str, Any] = {
     "source": "http",
     "part": "4711",
     "batch": "2026-47",
+    "view": None,
+    "part_id": None,
+    "part_decision": None,
     "triggers": None,
     "shows": None,
     "product_p_value": None,
@@ -95,6 +98,11 @@ class Inspection(BaseModel):
     )
     near: bool = Field(description="good, but near the threshold")
     has_mask: bool = Field(description="a person drew where the defect is")
+    view: str | None = Field(description="of the part")
+    part_id: int | None = Field(description="round in which the part's views came; null: judged alone")
+    part_decision: Literal["good", "anomalous", "incomplete"] | None = Field(
+        description="on the part; null until its views are there, or its deadline has passed"
+    )
 
     @property
     def is_anomalous(self) -> bool:
@@ -119,15 +127,20 @@ class KeyUsedError(InputError):
 
 
 class Label(NamedTuple):
-    """Part that a picture shows, as the sender names it: its number and its batch."""
+    """Part that a picture shows, as the sender names it: its number and its batch; and the view of it."""
 
     part: str | None = None
     batch: str | None = None
+    view: str | None = None
+
+    def given(self) -> dict[str, Any]:
+        """Return the texts that the sender gave, by name."""
+        return {name: text for name, text in self._asdict().items() if text is not None}
 
 
-def labelled(part: str | None, batch: str | None) -> Label:
-    """Label of a part; empty texts become None. InputError where a text is too long or cannot be printed."""
-    found = Label(*((text or "").strip() or None for text in (part, batch)))
+def labelled(part: str | None, batch: str | None, view: str | None = None) -> Label:
+    """Label of a picture; empty texts become None. InputError where one is too long or cannot be printed."""
+    found = Label(*((text or "").strip() or None for text in (part, batch, view)))
     for name, text in found._asdict().items():
         if text and (len(text) > MOST_LABEL or not text.isprintable()):
             raise InputError(f"{name}={text!r:.60} has not 1 to {MOST_LABEL} characters that can be printed")
@@ -169,13 +182,19 @@ class Request:
 def uploaded(key: str, files: Sequence[bytes], is_form: bool, label: Label, scheme: str = HTTP) -> Request:
     """Request that sends pictures."""
     pictures = tuple(hashlib.sha256(data).hexdigest() for data in files)
-    return Request(key, _hash("form" if is_form else "file", *label, *pictures), pictures, is_form, scheme)
+    said = *label[:2], *pictures, *_view(label)
+    return Request(key, _hash("form" if is_form else "file", *said), pictures, is_form, scheme)
 
 
 def triggered(key: str, camera: int | None, label: Label, scheme: str = HTTP) -> Request:
     """Request that takes a frame of a camera."""
-    hashed = _hash("trigger", None if camera is None else str(camera), *label)
-    return Request(key, hashed, scheme=scheme)
+    said = None if camera is None else str(camera), *label[:2], *_view(label)
+    return Request(key, _hash("trigger", *said), scheme=scheme)
+
+
+def _view(label: Label) -> tuple[str, ...]:
+    """View of a request; nothing where none is given, as in the hashes of earlier versions."""
+    return () if label.view is None else (f"view={label.view}",)
 
 
 def _hash(*said: str | None) -> str:

@@ -13,10 +13,12 @@ from sqlalchemy.schema import CreateColumn
 
 from flawscope.station.store.schema import (
     HOUR,
+    deliveries,
     events,
     inspections,
     marks,
     metadata,
+    parts,
     products,
     revision,
     stations,
@@ -66,7 +68,9 @@ def _add(connection: Connection, table: Table, *names: str) -> None:
     """Add columns of the schema to a table."""
     for name in names:
         column: Column[object] = table.c[name]
-        made = CreateColumn(column).compile(dialect=connection.dialect)
+        made = str(CreateColumn(column).compile(dialect=connection.dialect))
+        for key in column.foreign_keys:
+            made += f" CONSTRAINT {table.name}_{name}_of REFERENCES {key.column.table.name} (id)"
         connection.execute(text(f"ALTER TABLE {table.name} ADD COLUMN {made}"))
 
 
@@ -125,6 +129,14 @@ def _recognised(connection: Connection) -> None:
     _add(connection, inspections, "shows", "product_p_value")
 
 
+def _views(connection: Connection) -> None:
+    """Add parts that are seen in several views, and their place in the deliveries."""
+    parts.create(connection)
+    _add(connection, inspections, "view", "part_id")
+    _index(connection, "inspections_part_id")
+    _add(connection, deliveries, "part_number")
+
+
 # Versions of the tables in order, each with the step that migrates from the version before
 STEPS: dict[str, Callable[[Connection], None]] = {
     "0006": _first,
@@ -132,6 +144,7 @@ STEPS: dict[str, Callable[[Connection], None]] = {
     "0008": _marks,
     "0007": _parts,
     "0010": _sessions,
+    "0011": _views,
     "0012": _recognised,
 }
 HEAD = list(STEPS)[-1]

@@ -16,9 +16,27 @@ from sqlalchemy import Connection, Row, Select, Table, func, literal_column, sel
 
 from flawscope.errors import InputError
 from flawscope.station.store.database import Database, now
-from flawscope.station.store.insert import MOST_NAME, WAITING, Taken, add_product, is_of, record, review_of
+from flawscope.station.store.insert import (
+    MOST_NAME,
+    WAITING,
+    Taken,
+    add_product,
+    is_of,
+    is_worst,
+    record,
+    review_of,
+)
 from flawscope.station.store.inspection import Inspection, KeyUsedError, Request
-from flawscope.station.store.schema import HOUR, events, hours, inspections, pictures, products, verdicts
+from flawscope.station.store.schema import (
+    HOUR,
+    events,
+    hours,
+    inspections,
+    parts,
+    pictures,
+    products,
+    verdicts,
+)
 from flawscope.station.store.station_identity import place_of
 
 GOOD, DEFECT, SKIP, UNDO = "good", "defect", "skip", "undo"
@@ -29,8 +47,6 @@ DONE, SKIPPED = "done", "skipped"  # states of a review, beside those in `record
 MOST_NOTE = 2000  # characters
 AT_ONCE = 10_000  # inspections that one query names; SQLite takes 32,766
 _SHOWN = tuple(Inspection.model_fields)
-
-
 # Address of the current request's sender, for the events that it causes in any thread
 ADDRESS: ContextVar[str | None] = ContextVar("address", default=None)
 
@@ -102,10 +118,8 @@ class Store:
         """Number of inspections, and of those that wait for a review."""
         every = select(func.coalesce(func.sum(hours.c.inspected), 0)).where(hours.c.product_id == product_id)
         with self.database.reading() as connection:
-            return {
-                "inspections": int(connection.execute(every).scalar_one()),
-                "waiting": _waiting(connection, product_id),
-            }
+            count = int(connection.execute(every).scalar_one())
+            return {"inspections": count, "waiting": _waiting(connection, product_id)}
 
     def waiting_count(self, product_id: int) -> int:
         """Number of inspections that wait for a review."""
@@ -115,8 +129,8 @@ class Store:
     # ---- inspections
 
     def record(self, several: Sequence[Taken]) -> list[tuple[int, bool]]:
-        """Write inspections, all or none: the number of each, and whether it is new. An inspection under a
-        known key gets the number of the one recorded before."""
+        """Write inspections, all or none: the number of each, and whether it is new. One under a known key
+        gets the number of the one recorded before."""
         with self.database.writing() as connection:
             return record(connection, several)
 
@@ -328,7 +342,7 @@ def _settle(connection: Connection, before: Row[Any]) -> None:
     """Update an inspection and its hour to the verdicts."""
     last = held(connection, [before.id]).get(before.id)
     verdict = None if last is None or last.verdict == SKIP else last.verdict
-    review = review_of(before) if last is None else DONE if verdict else SKIPPED
+    review = review_of(before, is_worst(connection, before)) if last is None else DONE if verdict else SKIPPED
     connection.execute(
         update(inspections).where(inspections.c.id == before.id).values(verdict=verdict, review=review)
     )
@@ -352,13 +366,11 @@ def _counted(anomalous: bool, verdict: str | None) -> dict[str, int]:
 
 def shown() -> Select[Any]:
     """Query of the columns that `described` needs."""
-    return select(
-        inspections,
-        products.c.name.label("product"),
-        pictures.c.width,
-        pictures.c.height,
-        pictures.c.removed_at,
-    ).select_from(inspections.join(pictures).join(products, products.c.id == inspections.c.product_id))
+    of_picture = (pictures.c[name] for name in ("width", "height", "removed_at"))
+    more = products.c.name.label("product"), parts.c.decision.label("part_decision")
+    there = inspections.join(pictures).join(products, products.c.id == inspections.c.product_id)
+    there = there.outerjoin(parts, parts.c.id == inspections.c.part_id)
+    return select(inspections, *of_picture, *more).select_from(there)
 
 
 def fresh(number: int, taken: Taken, product: str) -> dict[str, Any]:
@@ -367,6 +379,7 @@ def fresh(number: int, taken: Taken, product: str) -> dict[str, Any]:
         **vars(taken),
         **{"id": number, "product": product, "removed_at": None, "regions": json.dumps(taken.regions)},
         **{"name": taken.name[:MOST_NAME], "verdict": None, "review": review_of(taken)},
+        **{"part_id": None, "part_decision": None},  # as of a picture that is judged alone
     }
     return _described(SimpleNamespace(**facts), None)
 

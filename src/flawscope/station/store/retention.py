@@ -36,7 +36,15 @@ from flawscope.station.settings.station import Keep
 from flawscope.station.store.database import Database, now
 from flawscope.station.store.files import MASK, MASKS, PICTURES, Files
 from flawscope.station.store.insert import lock
-from flawscope.station.store.schema import deliveries, inspections, learnt, learnt_pixels, pictures, verdicts
+from flawscope.station.store.schema import (
+    deliveries,
+    inspections,
+    learnt,
+    learnt_pixels,
+    parts,
+    pictures,
+    verdicts,
+)
 from flawscope.station.store.station_identity import Clock
 from flawscope.station.store.strays import Strays
 
@@ -224,7 +232,7 @@ class Retention:
         with self.database.writing() as connection:
             lock(connection, self._products(connection))
             found = (
-                select(inspections.c.id, *_KEY)
+                select(inspections.c.id, inspections.c.part_id, *_KEY)
                 .join_from(inspections, pictures)
                 .where(inspections.c.id.in_(numbers), pictures.c.removed_at.is_not(None))
                 # the newest one stays: SQLite would give its number to another
@@ -238,6 +246,7 @@ class Retention:
             masks = set(connection.execute(select(verdicts.c.mask).where(of_these)).scalars()) - {None}
             connection.execute(delete(verdicts).where(of_these))
             connection.execute(delete(inspections).where(inspections.c.id.in_(numbers)))
+            _forget_parts(connection, {row.part_id for row in rows} - {None})
             gone = {(row.product_id, row.hash) for row in rows}
             is_named = or_(exists().where(_OF_PICTURE), _IS_LEARNT)
             connection.execute(delete(pictures).where(_PICTURE.in_(gone), ~is_named))
@@ -321,6 +330,17 @@ class Learnt:
         if found:
             self._pictures.add(digest)
         return found
+
+
+def _forget_parts(connection: Connection, numbers: set[int]) -> None:
+    """Remove parts without inspections, but for the newest and the last decided, whose numbers would be given
+    again."""
+    same = parts.alias()
+    last = select(func.max(same.c.number)).where(same.c.product_id == parts.c.product_id).scalar_subquery()
+    newest = select(func.max(same.c.id)).scalar_subquery()
+    is_named = exists().where(inspections.c.part_id == parts.c.id)
+    gone = parts.c.id.in_(numbers), parts.c.id < newest, parts.c.number < last, ~is_named
+    connection.execute(delete(parts).where(*gone))
 
 
 def _last_spoken_of() -> ColumnElement[int]:

@@ -105,6 +105,34 @@ pictures = Table(  # two products may have the same picture, and keep it for dif
     Column("removed_at", BigInteger),  # by the setting `keep`; the records stay
 )
 
+# Rounds in which a part's views came; a part may come many times
+parts = Table(
+    "parts",
+    metadata,
+    _key(),
+    _product(),
+    Column("version_id", Key, ForeignKey("versions.id"), nullable=False),
+    Column("part", Name, nullable=False),
+    Column("batch", Name),
+    Column("opened_at", BigInteger, nullable=False),
+    Column("missing", Text, nullable=False),  # JSON: views without a picture
+    Column("decision", String(12)),  # good, anomalous, incomplete; NULL: open. The rest is NULL until then
+    Column("decided_at", BigInteger),
+    Column("number", BigInteger),  # of the product's decisions, in their order
+    Column("reason", String(12)),  # complete, deadline, repeated
+    Column("score", Double),  # NULL: no good part with these views is known
+    Column("p_value", Double),
+    Column("worst", Name),  # view
+    UniqueConstraint("product_id", "number"),
+)
+Index(
+    "parts_open",
+    parts.c.product_id,
+    parts.c.part,
+    sqlite_where=parts.c.decision.is_(None),
+    postgresql_where=parts.c.decision.is_(None),
+)
+
 inspections = Table(
     "inspections",
     metadata,
@@ -132,6 +160,8 @@ inspections = Table(
     Column("triggers", Integer),  # number of triggers that the frame answers
     Column("shows", String(64)),  # recognised product, or "none of these"; NULL: it was said
     Column("product_p_value", Double),  # NULL: it was said
+    Column("view", Name),
+    Column("part_id", Key, ForeignKey("parts.id")),  # round; NULL: judged alone
     _picture_of("inspections"),
     UniqueConstraint("product_id", "key"),
 )
@@ -161,6 +191,13 @@ for _label in (inspections.c.part, inspections.c.batch):
         sqlite_where=_label.is_not(None),
         postgresql_where=_label.is_not(None),
     )
+
+Index(
+    "inspections_part_id",
+    inspections.c.part_id,
+    sqlite_where=inspections.c.part_id.is_not(None),
+    postgresql_where=inspections.c.part_id.is_not(None),
+)
 
 verdicts = Table(
     "verdicts",
@@ -291,6 +328,7 @@ deliveries = Table(
     Column("sink", String(80), primary_key=True),  # its kind, and a hash of its name or address
     Column("inspection_id", BigInteger, nullable=False),  # last one that was delivered or is not wanted
     Column("verdict_id", BigInteger, nullable=False),
+    Column("part_number", BigInteger, nullable=False, server_default="0"),  # of `parts`
     Column("delivered", BigInteger, nullable=False),  # messages, since the sink was added
     Column("refused", BigInteger, nullable=False),  # messages that the receiver refused
 )

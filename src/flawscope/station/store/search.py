@@ -92,7 +92,7 @@ def search(database: Database, product_id: int, filters: Filters) -> Page:
         more = len(rows) > filters.limit
         rows = rows[: filters.limit]
         found = described(connection, rows)
-    return Page(found, _cursor(rows[-1].id) if more else None)
+    return Page(found, cursor_after(rows[-1].id) if more else None)
 
 
 def every(database: Database, product_id: int, filters: Filters) -> Iterator[dict[str, Any]]:
@@ -134,7 +134,7 @@ def _query(product_id: int, filters: Filters, walk: bool) -> Select[Any]:
         (asked.score_min, column.score.__ge__),
         (asked.score_max, column.score.__le__),
         (asked.version, column.version_id.__eq__),
-        (None if asked.cursor is None else _place(asked.cursor), column.id.__lt__),
+        (None if asked.cursor is None else number_in(asked.cursor), column.id.__lt__),
     )
     wanted = [compare(value) for value, compare in compared if value is not None]
     if asked.verdict == "none":
@@ -186,15 +186,15 @@ def _read(name: str, text: str) -> Any:
     if "\0" in text:
         raise InputError(f"{name} holds a character that no name has")
     if name == "cursor":
-        _place(text)  # checked now: when an export uses it, the answer has begun
+        number_in(text)  # checked now: when an export uses it, the answer has begun
     return text
 
 
-def _cursor(number: int) -> str:
+def cursor_after(number: int) -> str:
     return base64.urlsafe_b64encode(f"{number}".encode()).decode().rstrip("=")
 
 
-def _place(cursor: str) -> int:
+def number_in(cursor: str) -> int:
     try:
         number = int(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode("ascii"))
         if holdable(number) != number:

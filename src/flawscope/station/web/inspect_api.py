@@ -79,7 +79,7 @@ async def inspect(
 
     The address of a joint model finds the product of each picture: `product` and `shows` of the answer.
 
-    A key names the request: the same bytes, part and batch get the same answer, others 409.
+    A key names the request: the same bytes, part, batch and view get the same answer, others 409.
 
     The answer is sent when the inspection is on the disk. 503: nothing was recorded; try again after the
     seconds of Retry-After. 504: the picture was not judged in time; if it was just being judged, it is
@@ -94,7 +94,7 @@ async def inspect(
         scheme = station.addresses.scheme(name)
         asked = await asyncio.to_thread(uploaded, key, data, is_form, label, scheme) if key else None
         pictures = [
-            Picture(product_id, one.data, one.name, "http", due=due, **label._asdict()) for one in found
+            Picture(product_id, one.data, one.name, "http", due=due, **label.given()) for one in found
         ]
         if asked is not None:
             pictures = [
@@ -161,8 +161,11 @@ async def in_time(station: Station, product_id: int, answer: Future[Recorded], d
 
 
 async def inspection_of(station: Station, product_id: int, recorded: Recorded) -> dict[str, Any]:
-    """Inspection as the API shows it. product_id: of the product or the entry that was asked."""
-    if recorded.is_new:
+    """Inspection as the API shows it. Of a view the store knows whether its part is decided on.
+
+    product_id: of the product or the entry that was asked.
+    """
+    if recorded.is_new and recorded.taken.parts is None:
         name = station.addresses.names[recorded.taken.product_id]
         return fresh(recorded.number, recorded.taken, name)
     return await asyncio.to_thread(station.store.inspection, product_id, recorded.number)
@@ -210,7 +213,7 @@ async def trigger(
         station.inspector.check_room(product_id, due)
         shot = await _shot(found, min(seconds, due - time.monotonic()), asked)
         picture = await asyncio.to_thread(found.picture, shot, None if asked is None else asked.key_of(0))
-        sent = replace(picture, product_id=product_id, request=asked, due=due, **label._asdict())
+        sent = replace(picture, product_id=product_id, request=asked, due=due, **label.given())
         there, answers = await submitted(station, product_id, asked, [sent])
         if there:
             response.status_code = 200

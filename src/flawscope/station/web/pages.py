@@ -16,6 +16,7 @@ from flawscope.station.access.roles import LOCAL, SCOPE, Person, may
 from flawscope.station.access.sign_in import SignInError
 from flawscope.station.learning.candidates import advice, trail
 from flawscope.station.store.database import StoreError
+from flawscope.station.store.parts import last_decided, part_of
 from flawscope.station.store.records import NotFoundError, holdable, iso
 from flawscope.station.store.search import Filters
 from flawscope.station.store.station_identity import others
@@ -227,7 +228,10 @@ def live(product: str, asked: Annotated[Shown, asked_for("live")]) -> Response:
     last = asked.station.search(product, Filters(limit=1, decision="anomalous")).inspections
     facts = {**asked.station.flow(product), "waiting": asked.station.store.waiting_count(number)}
     del facts["problem"]  # that is for engineers
-    data = {"newest": newest, "anomalous": last[0] if last else None, "facts": facts}
+    views = asked.station.inspector.parts.views(number)
+    whole = last_decided(asked.station.database, number) if views else None
+    data: dict[str, Any] = {"newest": newest, "anomalous": last[0] if last else None, "facts": facts}
+    data |= {"views": views, "part": whole}
     return asked.page_of("live", words=("live",), data=data)
 
 
@@ -340,7 +344,9 @@ def problems(product: str, asked: Annotated[Shown, asked_for(PROBLEMS)]) -> Resp
 @router.get("/{product}/inspections/{number}")
 def inspection(product: str, number: int, asked: Annotated[Shown, asked_for("inspection")]) -> Response:
     item = asked.station.inspection(product, holdable(number))
-    return asked.page_of("inspection", words=("inspection",), item=item, data={"id": number})
+    here = asked.station.database, asked.station.product_id(product)
+    whole = part_of(*here, item["part_id"]) if item["part_id"] else None
+    return asked.page_of("inspection", words=("inspection",), item=item, whole=whole, data={"id": number})
 
 
 @router.get("/{product}/compare")

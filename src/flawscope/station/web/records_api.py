@@ -39,6 +39,7 @@ Time = Annotated[str, Query(description="2026-11-22 or 2026-11-22T14:30:00Z")]
 COLUMNS = tuple(Inspection.model_fields)
 _KINDS: dict[Any, str] = {
     int: "int64",
+    int | None: "int64",
     float: "float64",
     float | None: "float64",
     bool: "bool_",

@@ -34,6 +34,38 @@ class Inspections(BaseModel):
     next: str | None = Field(description="`cursor` of the page after this one")
 
 
+class Part(BaseModel):
+    """Round in which the views of a part came, and the decision on the part."""
+
+    id: int
+    product: str
+    version: int
+    part: str
+    batch: str | None
+    opened_at: str
+    decided_at: str | None
+    decision: Literal["good", "anomalous", "incomplete"] | None = Field(description="null: views may come")
+    reason: Literal["complete", "deadline", "repeated"] | None = Field(
+        description="why then: all views are there, time was up, or a view came again"
+    )
+    score: float | None = Field(description="of the worst view, in its standard deviations over good parts")
+    p_value: float | None = Field(description="null: no good part with these views is known")
+    worst: str | None = Field(description="view with the largest score")
+    views: dict[str, int] = Field(description="inspection of each view that is there")
+    missing: list[str] = Field(description="views without a picture")
+
+
+class WholePart(Part):
+    """Part with its views' inspections."""
+
+    inspections: list[Inspection]
+
+
+class Parts(BaseModel):
+    parts: list[Part]
+    next: str | None = Field(description="`cursor` of the page after this one")
+
+
 class Waiting(BaseModel):
     inspections: list[Inspection]
     waiting: int
@@ -82,6 +114,7 @@ class Product(BaseModel):
     found_at: str | None = Field(
         None, description="the address that finds this product in a picture, of a joint model"
     )
+    views: list[str] = Field(description="in which the model judges parts; none: it judges single pictures")
     sinks: list[Sink]
     problem: str | None
     problems: list[str] = Field(description="kinds of those that nobody has acknowledged, oldest first")

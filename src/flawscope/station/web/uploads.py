@@ -225,6 +225,9 @@ def key_of(request: Request) -> str | None:
 async def label_of(
     part: Annotated[str, Query(description=f"its number; {MOST_LABEL} characters at most")] = "",
     batch: Annotated[str, Query(description="that the part belongs to")] = "",
+    view: Annotated[
+        str, Query(description="of the part, where the model judges parts in several views")
+    ] = "",
 ) -> Label:
     """Label of a request's pictures; a dependency. InputError."""
-    return labelled(part, batch)
+    return labelled(part, batch, view)

@@ -15,6 +15,8 @@
   let audio = null;
   const clock = new Intl.DateTimeFormat(locale, { timeStyle: "medium" });
   const drawn = { id: null, layer: null };
+  const { views } = page.data; // in which parts are judged; none: each picture is
+  let [part, newestPart] = [page.data.part, page.data.part]; // decided last: as shown, and of all
 
   // The state ------------------------------------------------------------------------------------------
   function band(state, name = "") {
@@ -22,6 +24,8 @@
     byId("band").dataset.state = state;
     byId("word").textContent = t(`state.${state}`);
     byId("since").hidden = state !== "away" || !byId("since").textContent;
+    byId("whole").hidden = !part || state !== part.decision;
+    if (part) byId("whole").textContent = [called(part), ...(part.missing.length ? [t("common.missing", { views: part.missing.join(", ") })] : [])].join(" · ");
     if (state !== before || state === "anomalous") say(name ? t("live.said", { state: t(`state.${state}`), name }) : t(`state.${state}`));
   }
 
@@ -54,6 +58,7 @@
   /** What the band says while the station answers: the shown part, unless no camera gives any. */
   function current() {
     if (away) band("away");
+    else if (views.length) band(part ? part.decision : "waiting", part?.part);
     else band(shown ? shown.decision : "waiting", shown?.name);
   }
 
@@ -86,7 +91,7 @@
   function show(item) {
     shown = item;
     byId("empty").hidden = true;
-    if (!document.body.classList.contains("off") && !away) band(item.decision, item.name);
+    if (!document.body.classList.contains("off")) current();
     byId("name").textContent = called(item);
     byId("name").href = `/${encodeURIComponent(page.product)}/inspections/${item.id}`;
     byId("at").textContent = clock.format(new Date(item.at));
@@ -164,10 +169,20 @@
   function arrived(item, loud = true) {
     if (newest.some((one) => one.id === item.id)) return;
     keep(item);
-    if (loud && item.decision === "anomalous") tone();
+    if (loud && item.decision === "anomalous" && !views.length) tone();
     if (!held) return show(item);
     newer += 1;
     byId("held").textContent = count("live.held_newer", newer);
+  }
+
+  /** A part was decided on. */
+  function decided(found, loud = true) {
+    if (!found) return;
+    newestPart = found;
+    if (loud && found.decision !== "good") tone();
+    if (held) return;
+    part = found;
+    if (!document.body.classList.contains("off")) current();
   }
 
   function hold(on) {
@@ -177,6 +192,7 @@
     byId("held").hidden = !on;
     newer = on ? newer : 0;
     byId("held").textContent = on && newer ? count("live.held_newer", newer) : t("live.held");
+    if (!on) part = newestPart;
     if (!on && newest.length) show(newest[0]);
   }
 
@@ -212,6 +228,10 @@
       back();
       arrived(JSON.parse(event.data));
     });
+    source.addEventListener("part", (event) => {
+      back();
+      decided(JSON.parse(event.data));
+    });
     source.addEventListener("state", (event) => {
       back();
       state(JSON.parse(event.data));
@@ -231,6 +251,11 @@
       try {
         state(await api("", { seconds: 5 }));
         const { inspections } = await api(`/inspections?limit=${KEPT}`);
+        if (views.length) {
+          const { parts } = await api(`/parts?limit=${KEPT}`);
+          const known = parts.filter((one) => one.decision).sort((one, other) => one.decided_at.localeCompare(other.decided_at));
+          decided(known.at(-1), false);
+        }
         back();
         for (const item of inspections.reverse()) arrived(item, false);
         break;

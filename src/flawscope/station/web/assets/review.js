@@ -83,6 +83,9 @@
     const detail = item.detail ? ` · ${item.detail}` : ""; // of the page that stands alone
     byId("numbers").textContent = `${t("common.severity")} ${number(item.severity)}${near}${other}${detail}`;
     byId("numbers").title = t("common.severity_more");
+    byId("views").hidden = !item.part_id; // of the page that stands alone, too
+    byId("views").firstChild.textContent = t("review.views", { part: item.part, state: t(`common.${item.part_decision ?? "open"}`) });
+    byId("views").firstChild.href = `/${encodeURIComponent(page.product)}/inspections/${item.id}#views`;
     byId("note").value = item.note ?? "";
     prefetch();
     byId("layers").replaceChildren();

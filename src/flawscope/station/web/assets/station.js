@@ -94,10 +94,10 @@ const station = (() => {
     return `${page.api}/inspections/${item.id}/${layer}?side=${side}`;
   }
 
-  /** The number of its part and its batch, where they are known, and the name of the picture. */
+  /** Its part, batch and view, where they are known, and the name of a picture. */
   function called(item) {
-    const label = ["part", "batch"].filter((name) => item[name]).map((name) => t(`common.${name}`, item));
-    return [...label, item.name].join(" · ");
+    const label = ["part", "batch", "view"].filter((name) => item[name]).map((name) => t(`common.${name}`, item));
+    return [...label, ...(item.name ? [item.name] : [])].join(" · ");
   }
 
   /** An image that is there; rejects if it cannot be shown. */
