@@ -32,7 +32,7 @@ from flawscope.predictor.parts import Parts
 from flawscope.station.client import Client, RefusedError
 from flawscope.station.inspecting.picture import Picture, seen
 from flawscope.station.settings.sinks import MqttSettings, SinkSettings
-from flawscope.station.settings.sources import FolderOf, read_source
+from flawscope.station.settings.sources import CameraOf, FolderOf, read_source
 from flawscope.station.settings.station import Keep, Product, Settings
 from flawscope.station.store.files import PICTURES, Files
 from flawscope.station.store.inspection import Label, triggered, uploaded
@@ -252,6 +252,20 @@ def test_a_folder_names_part_and_view(line: Callable[..., Running], tmp_path: Pa
         found = {one.part: (one.decision, sorted(one.views)) for one in client.parts()}
         assert found["p60"] == found["61"] == ("good", [*VIEWS])
         assert found["p62"] == (None, ["top"])
+
+
+def test_a_trigger_names_the_part_and_the_camera_its_view(line: Callable[..., Running]) -> None:
+    pytest.importorskip("av")
+    cameras = [CameraOf("lavfi:testsrc2=size=80x80:rate=5", every="trigger", view=name) for name in VIEWS]
+    running = line(sources=tuple(cameras))
+    with Client(running.url) as client:
+        said = [client.trigger(camera=k, part="4711", seconds=30) for k in (1, 2, 3)]
+        assert [one.view for one in said] == [*VIEWS]
+        assert (said[2].part_id, said[2].part_decision) == (said[0].part_id, "anomalous")
+        other = client.trigger(camera=1, part="4712", view="right", seconds=30)
+        assert other.view == "right", "what a request says counts"
+        with pytest.raises(RefusedError, match="send its `part`"):
+            client.trigger(camera=1, seconds=30)
 
 
 def test_settings_name_views(tmp_path: Path) -> None:
