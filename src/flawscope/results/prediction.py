@@ -80,6 +80,7 @@ class Prediction:
         anomalous, by the score and the map of the product that it is most like. None of other models, too.
     product_p_value: how often a good picture of that product is as far from the others; None where the
         product was given, or the model has one only.
+    product_distances: to each product, in the model's order; empty where nothing was recognised.
     """
 
     score: float
@@ -99,6 +100,7 @@ class Prediction:
     outside_light: bool | None = None
     product: str | None = None
     product_p_value: float | None = None
+    product_distances: tuple[float, ...] = field(default=(), repr=False)
 
     @property
     def product_name(self) -> str:
