@@ -231,14 +231,17 @@ class JointPredictor:
 
     def _judged_by_view(self, batch: Sequence[tuple[Source, Loaded]], run: Run) -> list[Judged]:
         """Judges pictures that are computed together, each by the model of its view."""
-        judged: list[Judged] = []
-        for source, one in batch:
+        judged: dict[int, Judged] = {}
+        rows: dict[str, list[int]] = {}
+        for k, (source, one) in enumerate(batch):
             if isinstance(one, InputError):
-                judged.append((source, one))
-                continue
-            view = self._view(source)
-            judged += self.products[view].judged([(source, one)], self._like(run, view))
-        return judged
+                judged[k] = (source, one)
+            else:
+                rows.setdefault(self._view(source), []).append(k)
+        for view, own in rows.items():
+            found = self.products[view].judged([batch[k] for k in own], self._like(run, view))
+            judged |= zip(own, found, strict=True)
+        return [judged[k] for k in range(len(batch))]
 
     def parts(self) -> Parts | None:
         """Returns a collector of predictions that decides on each part, as `Predictor.parts` does."""
@@ -247,10 +250,8 @@ class JointPredictor:
             return Parts(manifests, self.artefact.views)
         if pattern_of(self._first.manifest) is None:
             return None
-        return JointParts(manifests, self.artefact.recogniser, self._again)
-
-    def _again(self, picture: Source, product: str) -> Prediction:
-        return self.predict(picture, product=product)
+        again = lambda picture, product: self.predict(picture, product=product)  # noqa: E731
+        return JointParts(manifests, self.artefact.recogniser, again)
 
     def predict_part(
         self, views: Mapping[str, Source], part: str = "", *, product: str | None = None
