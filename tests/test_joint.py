@@ -176,6 +176,20 @@ def test_a_damaged_file_is_one_clear_line(joint_path: Path, tmp_path: Path, dama
     assert "\n" not in str(found.value)
 
 
+def test_a_file_from_before_there_were_lights_still_opens(
+    joint_path: Path, line: Path, tmp_path: Path
+) -> None:
+    with joint_path.open("rb") as file:
+        header = model_file.read_header(file, joint_path, model_file.JOINT_FORMAT)
+        tensors = model_file.read_tensors(file, header, joint_path)
+    old = {name: values for name, values in tensors.items() if not name.endswith(".lights")}
+    assert len(old) == len(tensors) - len(PRODUCTS)
+    model_file.write_contents(header.document, header.run, old, tmp_path / "old.safetensors")
+    before, now = (flawscope.load(path, device="cpu") for path in (tmp_path / "old.safetensors", joint_path))
+    picture = line / "plate/test/good/000.png"
+    assert before.predict(picture).to_dict() == now.predict(picture).to_dict()
+
+
 def test_descriptors_of_another_network_are_one_clear_line(joint_path: Path, line: Path) -> None:
     artefact = joint_file.read(joint_path)
     others = {name: known(unit([1, 0], [1, 0.1], [1, 0.2], [1, 0.3])) for name in PRODUCTS}

@@ -253,11 +253,8 @@ def _run_several(
     model: JointPredictor | None = None,
     datasets: Mapping[str, Dataset] = MappingProxyType({}),
 ) -> int:
-    """Evaluates the model of each category; one table, averages last, is printed and written to `--out`.
-
-    Args:
-        model: a joint one of all of them. datasets: where they are open already, those of its views.
-    """
+    """Evaluates the model of each category, or a joint one; one table, averages last, is printed and written
+    to `--out`. datasets: of a joint model's views, and empty for others."""
     from flawscope.evaluation.evaluation import of_parts
     from flawscope.predictor.joint import Recognising
     from flawscope.results.run import TABLE
@@ -265,7 +262,6 @@ def _run_several(
 
     say = common.say_for(args)
     folder = Path(args.out) if args.out and not common.is_table(args.out) else None
-    table = Path(args.out) if args.out else None
     if folder:
         own = OwnFiles(common.folder_for_results(args.out))
         own.refuse_foreign(TABLE)
@@ -278,7 +274,7 @@ def _run_several(
             alone["model"] = str(_model(args.model, name))
         one = None if model is None else model.products[name] if datasets else Recognising(model, name)
         call = argparse.Namespace(**{**vars(args), **alone})
-        result, failures = measured(call, predictor=one, dataset=datasets.get(name))
+        result, failures = measured(call, None, one, datasets.get(name))
         found[name] = result.to_dict()
         if isinstance(one, Recognising):
             found[name]["products"] = one.to_dict()
@@ -292,15 +288,14 @@ def _run_several(
         return code
     kind = "category" if model is None else model.artefact.kind
     averages = _averages(found) if model is None else _mean(found, kind)
-    document = {"categories": found, "averages": averages, "failed": failed}
+    document, unread = {"categories": found, "averages": averages, "failed": failed}, list[str]()
     if model is not None and datasets:
-        failures: list[str] = []
-        document["parts"] = of_parts(model, pictures, failures)
-        code = max(code, common.report_failures(failures))
+        document["parts"] = of_parts(model, pictures, unread)
     common.show_document(args, document, lambda: _lines_of_several(document, kind))
-    if table:
-        common.write_csv(own.path(TABLE) if folder else table, _rows_of_several(found, averages, kind))
-    return code
+    if args.out:
+        path = own.path(TABLE) if folder else Path(args.out)
+        common.write_csv(path, _rows_of_several(found, averages, kind))
+    return max(code, common.report_failures(unread))
 
 
 def _check_several(args: argparse.Namespace) -> None:

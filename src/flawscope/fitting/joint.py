@@ -116,16 +116,10 @@ def known_of(
     if isinstance(images, str | os.PathLike):
         images = open_dataset(os.fspath(images))
     sources, _, _ = sources_of(images, None)
-    detector = TorchSession.open(model, device).model
-    light = manifest.preprocess.normalization
-    reader = Reader(
-        sources,
-        replace(manifest.preprocess, normalization=None),  # which product's light it is, nobody knows yet
-        set(),
-        roi=detector.roi.cpu().numpy(),
-        hidden=detector.config.hidden,
-        nearest=None if detector.nearest is None else detector.nearest.cpu().numpy(),
-    )
+    detector, light = TorchSession.open(model, device).model, manifest.preprocess.normalization
+    plain = replace(manifest.preprocess, normalization=None)  # nobody knows yet which product's light it is
+    roi, nearest = (None if one is None else one.cpu().numpy() for one in (detector.roi, detector.nearest))
+    reader = Reader(sources, plain, set(), roi=roi, hidden=detector.config.hidden, nearest=nearest)
     learnt = {picture.hash for picture in manifest.pictures if picture.role in LEARNT} - {*but}
     lights, count = [Light()] if light is None else lights_within(light.share), len(sources)
 
