@@ -152,11 +152,17 @@ def is_joint(path: str | os.PathLike[str]) -> bool:
         return "products" in read_header(file, path, JOINT_FORMAT).document
 
 
-def read_manifests(path: str | os.PathLike[str]) -> tuple[dict[str, Manifest], Pattern | None]:
-    """Reads each product's manifest alone, and the pattern of views. Tensor data are not checked."""
+def read_manifests(path: str | os.PathLike[str]) -> dict[str, Manifest]:
+    """Reads each product's manifest alone. Tensor data are not checked."""
     with opened(path) as file:
         header = read_header(file, path, JOINT_FORMAT)
-        return _manifests(header.document, header.run, path), _views(header.document, path)
+        return _manifests(header.document, header.run, path)
+
+
+def read_views(path: str | os.PathLike[str]) -> Pattern | None:
+    """Reads the pattern of views alone; None: the model is of products."""
+    with opened(path) as file:
+        return _views(read_header(file, path, JOINT_FORMAT).document, path)
 
 
 def read(path: str | os.PathLike[str]) -> JointArtefact:

@@ -50,7 +50,7 @@ def _info_of_joint(args: argparse.Namespace) -> int:
     from flawscope.predictor.joint import JointPredictor, load
     from flawscope.predictor.parts import part_calibration
 
-    manifests, views = joint_file.read_manifests(args.model)
+    manifests, views = joint_file.read_manifests(args.model), joint_file.read_views(args.model)
     if args.json:
         document: dict[str, Any] = {"products": {name: one.to_dict() for name, one in manifests.items()}}
         print(common.as_json(document if views is None else {**document, "views": asdict(views)}))

@@ -38,7 +38,7 @@ def no_parts() -> InputError:
 
 
 def unknown_view(name: str, view: str, known: Iterable[str]) -> InputError:
-    return InputError(f"{name}: the model knows no view {view}: name it by one of {', '.join(known)}")
+    return InputError(f"{name}: the model knows no view {view:.60}: name it by one of {', '.join(known)}")
 
 
 def part_calibration(models: Models, pattern: Pattern) -> PartCalibration:
@@ -78,7 +78,7 @@ class Parts:
         """
         if pattern is None and (not isinstance(models, Manifest) or (pattern := pattern_of(models)) is None):
             raise no_parts()
-        self.calibration, self._pattern = part_calibration(models, pattern), pattern
+        self.calibration, self.pattern = part_calibration(models, pattern), pattern
         self._open: dict[str, dict[str, Prediction]] = {}
 
     def add(self, prediction: Prediction) -> PartPrediction | None:
@@ -88,7 +88,7 @@ class Parts:
             InputError: the file's name tells no part or an unknown view, or this view is there already.
         """
         name = PurePath(prediction.path or "").as_posix()
-        part, view = self._pattern.of(name)
+        part, view = self.pattern.of(name)
         views = self._open.get(part, {})
         if view in views:
             raise InputError(
@@ -148,7 +148,7 @@ class JointParts(Parts):
             judge: judges a picture as one of a product.
         """
         super().__init__(next(iter(models.values())))
-        self.calibrations = {name: part_calibration(one, self._pattern) for name, one in models.items()}
+        self.calibrations = {name: part_calibration(one, self.pattern) for name, one in models.items()}
         self._recogniser, self._judge = recogniser, judge
 
     def promise(self) -> str:
