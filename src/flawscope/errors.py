@@ -23,6 +23,14 @@ class LeftOut(InputError):
     """Error in place of a prediction for a picture that was to be left out, by its decoded pixels."""
 
 
+def compiled(flag: str, pattern: str) -> re.Pattern[str]:
+    """Compiles the pattern of an option. InputError: it is not a regular expression."""
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise InputError(f"{flag} '{pattern}' is not a regular expression ({error}): correct it") from None
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Hint in an error about an unknown name: the nearest known one, else all of them."""
     import difflib

@@ -108,7 +108,9 @@ def test_info_tells_of_each_product(run: Run, line: Path) -> None:
     ("options", "why"),
     [
         (("--method", "efficientad"), "efficientad learns its networks anew for each product"),
-        (("--light", "10%"), "a joint model is fitted without --light"),
+        (("--resume",), "a joint model is fitted without --resume"),
+        (("--each-view",), "give --part"),
+        (("--each-view", "--part", "x"), "--each-view is for one product"),
         (("--tile", "64"), "a joint model is fitted without --tile"),
         (("--category", "bottle"), "bottle"),
     ],

@@ -1,16 +1,17 @@
-"""Writes and reads a joint model: several products in one file, with one backbone.
+"""Writes and reads a joint model: several products, or views of a part, in one file with one backbone.
 
 The layout is a model file's. The document holds a manifest for each product; tensors that all products share,
 those of the backbone, stand once (`shared.NAME`), the others by the product's number (`products.K.NAME`), and
 the descriptors by which it is recognised (`recognition.K.NAME`). A product's part is the model of that
-product alone, bit for bit.
+product alone, bit for bit. Where the products are views, the document has `views`, the pattern that tells
+them from a picture's name, and there are no descriptors.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -27,6 +28,7 @@ from flawscope.artefact.model_file import (
     versions,
     write_contents,
 )
+from flawscope.calibration.parts import Pattern
 from flawscope.calibration.recognition import Known
 from flawscope.calibration.recognition import Recognised as Recognised
 from flawscope.calibration.recognition import Recogniser as Recogniser
@@ -44,17 +46,22 @@ SUFFIX = ".safetensors"
 @dataclass(frozen=True, eq=False)
 class JointArtefact:
     """Models of several products that see pictures alike, and what each product is recognised by. Both have
-    the products' names in the same order."""
+    the products' names in the same order.
+
+    views: pattern that tells a part's view from the name of a picture; the products are these views then, and
+        nothing is recognised. None: they are products.
+    """
 
     products: Mapping[str, Artefact]
     known: Mapping[str, Known]
+    views: Pattern | None = None
 
     def __post_init__(self) -> None:
         """InputError where the models do not see pictures alike."""
-        if not self.products or [*self.products] != [*self.known]:
+        if not self.products or [*self.known] != ([*self.products] if self.views is None else []):
             raise InputError("a joint model needs a model and good pictures of each product")
         if not all(0 < len(name) <= LONGEST_NAME for name in self.products):
-            raise InputError("each product of a joint model needs a name")
+            raise InputError(f"each {self.kind} of a joint model needs a name")
         (first, one), *others = self.products.items()
         for name, other in others:
             if (what := _difference(one, other)) is not None:
@@ -64,8 +71,6 @@ class JointArtefact:
                 )
         if one.manifest.preprocess.tile is not None:
             raise InputError("a joint model has no tiles: fit without --tile and --min-defect")
-        if one.manifest.preprocess.normalization is not None:
-            raise InputError("a joint model takes pictures in their own light: fit without --light")
         _ = self.recogniser
 
     @property
@@ -77,10 +82,16 @@ class JointArtefact:
     def recogniser(self) -> Recogniser:
         return Recogniser(self.known)
 
+    @property
+    def kind(self) -> str:
+        """The word for each of `products`: product or view."""
+        return "product" if self.views is None else "view"
+
     def product(self, name: str) -> Artefact:
         """The model of one product, as it was fitted. InputError where there is no such product."""
         if name not in self.products:
-            raise InputError(f"the model has no product {name!s:.60}: it knows {', '.join(self.products)}")
+            known = ", ".join(self.products)
+            raise InputError(f"the model has no {self.kind} {name!s:.60}: it knows {known}")
         return self.products[name]
 
 
@@ -93,8 +104,10 @@ def _difference(one: Artefact, other: Artefact) -> str | None:
         asked = (one.config.get(key) for one in (a, b))
         if len({tuple(v) if isinstance(v, list) else v for v in asked}) > 1:  # JSON has no tuples
             return f"settings of {key}"
-    if a.preprocess != b.preprocess:
-        return "preprocessing (white level, light or size)"
+    if replace(a.preprocess, normalization=None) != replace(b.preprocess, normalization=None):
+        return "preprocessing (white level or size)"
+    if a.facts.get("part") != b.facts.get("part"):
+        return "patterns of parts and views"
     if not _equal(one.tensors.get("roi"), other.tensors.get("roi")):
         return "regions of interest"
     first, second = ({k for k in x.tensors if _is_shared(k)} for x in (one, other))
@@ -123,9 +136,11 @@ def write(artefact: JointArtefact, path: str | os.PathLike[str]) -> None:
         runs.append(run)
         for key, values in product.tensors.items():
             tensors[f"shared.{key}" if _is_shared(key) else f"products.{k}.{key}"] = values
-        for one in fields(Known):
+        for one in fields(Known) if name in artefact.known else ():
             tensors[f"recognition.{k}.{one.name}"] = getattr(artefact.known[name], one.name)
     document = {"format": JOINT_FORMAT, "versions": versions(), "products": parts}
+    if artefact.views is not None:
+        document["views"] = asdict(artefact.views)
     write_contents(document, {"products": runs}, tensors, path)
 
 
@@ -144,6 +159,12 @@ def read_manifests(path: str | os.PathLike[str]) -> dict[str, Manifest]:
         return _manifests(header.document, header.run, path)
 
 
+def read_views(path: str | os.PathLike[str]) -> Pattern | None:
+    """Reads the pattern of views alone; None: the model is of products."""
+    with opened(path) as file:
+        return _views(read_header(file, path, JOINT_FORMAT).document, path)
+
+
 def read(path: str | os.PathLike[str]) -> JointArtefact:
     """Reads and checks a joint model.
 
@@ -152,7 +173,7 @@ def read(path: str | os.PathLike[str]) -> JointArtefact:
     """
     with opened(path) as file:
         header = read_header(file, path, JOINT_FORMAT)
-        manifests = _manifests(header.document, header.run, path)
+        manifests, views = _manifests(header.document, header.run, path), _views(header.document, path)
         tensors = read_tensors(file, header, path)
     shared: dict[str, NDArray[Any]] = {}
     own: list[dict[str, NDArray[Any]]] = [{} for _ in manifests]
@@ -169,8 +190,9 @@ def read(path: str | os.PathLike[str]) -> JointArtefact:
             name: Artefact(manifest, {**shared, **tensors})
             for (name, manifest), tensors in zip(manifests.items(), own, strict=True)
         }
-        known = {name: Known(**one) for name, one in zip(manifests, recognition, strict=True)}
-        return JointArtefact(products, known)
+        described = zip(manifests, recognition, strict=True)
+        known = {name: Known(**one) for name, one in described if one or views is None}
+        return JointArtefact(products, known, views)
     except InputError as error:
         raise refused(path, str(error)) from None
     except (KeyError, IndexError, ValueError, TypeError):
@@ -183,6 +205,13 @@ def _number(text: str) -> int:
     if number < 0 or str(number) != text:
         raise ValueError
     return number
+
+
+def _views(document: Mapping[str, Any], path: Any) -> Pattern | None:
+    try:
+        return None if (known := document.get("views")) is None else Pattern(**known)
+    except (TypeError, InputError):
+        raise bad(path, "its pattern of views is damaged") from None
 
 
 def _manifests(document: Mapping[str, Any], run: Mapping[str, Any], path: Any) -> dict[str, Manifest]:

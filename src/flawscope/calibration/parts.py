@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.calibration import needed_for
-from flawscope.errors import InputError, pluralize, some
+from flawscope.errors import InputError, compiled, pluralize, some
 
 LEAST = 1e-6  # standard deviation of equal scores, of their size
 
@@ -48,12 +48,7 @@ class Pattern:
 
     def __post_init__(self) -> None:
         for flag, pattern in (("--part", self.part), ("--view", self.view or "")):
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise InputError(
-                    f"{flag} '{pattern}' is not a regular expression ({error}): correct it"
-                ) from None
+            compiled(flag, pattern)
 
     def of(self, name: str) -> View:
         """Reads a name, with forward slashes. InputError where a pattern does not match."""
@@ -62,6 +57,10 @@ class Pattern:
             rest = name.rpartition("/")[2].rpartition(".")[0].replace(part.group(), "", 1)
             return View(_text(part), rest.strip(" _-.") or "view")
         return View(_text(part), _text(_found("--view", self.view, name)))
+
+    def part_of(self, name: str) -> str:
+        """Reads the part alone, where the view is known. InputError where the pattern does not match."""
+        return _text(_found("--part", self.part, name))
 
     def read(self, names: Iterable[str]) -> list[View]:
         """Reads the names of good pictures.

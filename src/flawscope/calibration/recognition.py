@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
@@ -26,11 +26,13 @@ class Recognised(NamedTuple):
     product: its name; None: the picture shows none of the products.
     nearest: the product that the picture is most like, also where it is none of them.
     p_value: how often a good picture of the nearest product is as far from the others of it.
+    distances: to each product, in the products' order.
     """
 
     product: str | None
     nearest: str
     p_value: float
+    distances: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +40,8 @@ class Known:
     """Descriptors of one product's pictures: vectors of length 1.
 
     good: [N, D] float32, of good pictures. groups: [N] int32; pictures of a group show one part.
+    lights: [N] int32, number of the light that they were changed to (`pictures.light.lights_within`); empty
+        where all are as they came.
     defective: [M, D] float32, of good pictures with a simulated defect. carriers: [M] int32, their groups.
     """
 
@@ -45,6 +49,7 @@ class Known:
     groups: NDArray[np.int32]
     defective: NDArray[np.float32]
     carriers: NDArray[np.int32]
+    lights: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
 
     def __post_init__(self) -> None:
         """InputError where the descriptors do not fit each other."""
@@ -53,6 +58,8 @@ class Known:
             fits = fits and numbers.shape == vectors.shape[:1] and vectors.shape[1] == self.good.shape[1]
             if not fits or not np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3):  # NaN too
                 raise InputError("the descriptors of its good pictures are damaged")
+        if self.lights.dtype != np.int32 or self.lights.shape not in ((0,), self.groups.shape):
+            raise InputError("the lights of its good pictures are damaged")
 
     def joined(self, more: Known) -> Known:
         """Returns these pictures and others of the same product, which show other parts."""
@@ -62,6 +69,7 @@ class Known:
             np.concatenate([self.groups, more.groups + np.int32(first)]),
             np.concatenate([self.defective, more.defective]),
             np.concatenate([self.carriers, more.carriers + np.int32(first)]),
+            np.concatenate([self.lights, more.lights]),
         )
 
     def distances(
@@ -80,22 +88,29 @@ class Known:
         return self.good.astype(np.float64)
 
     @cached_property
-    def left_out(self) -> NDArray[np.float64]:
-        """Distances [N] of the good pictures to the nearest one of another part, lowest first."""
-        return np.sort(self.distances(self.good, self.groups))
+    def left_out(self) -> list[NDArray[np.float64]]:
+        """Distances of the good pictures in each light to the nearest one of another part, lowest first."""
+        found = self.distances(self.good, self.groups)
+        lights = self.lights if len(self.lights) else np.zeros(len(found))
+        return [np.sort(found[lights == light]) for light in np.unique(lights)]
 
     @cached_property
     def limit(self) -> float:
         """Distance beyond which a picture shows another product."""
-        found = [min(FARTHEST * self.left_out[-1], WIDEST), SMALLEST]
+        found = [min(FARTHEST * max(one[-1] for one in self.left_out), WIDEST), SMALLEST]
         if len(self.defective):
             found.append(MARGIN * self.distances(self.defective, self.carriers).max())
         return float(max(found))
 
     def p_values(self, distances: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Counts how often a good picture is as far away: (1 + n at least as far) / (n + 1)."""
-        count = len(self.left_out)
-        return (1 + count - np.searchsorted(self.left_out, distances, side="left")) / (count + 1)
+        """Counts how often a good picture is as far away: (1 + n at least as far) / (n + 1), in the light in
+        which that is most often."""
+        found = [
+            (1 + len(one) - np.searchsorted(one, distances, side="left")) / (len(one) + 1)
+            for one in self.left_out
+        ]
+        largest: NDArray[np.float64] = np.max(found, axis=0)
+        return largest
 
 
 class Recogniser:
@@ -106,7 +121,9 @@ class Recogniser:
     than the product's limit, it shows none of them. The limit is three times the largest distance of one of
     the product's good pictures from the nearest one of another part, 0.4 at most, and more where simulated
     defects on these pictures need it: defective parts must be recognised too. Nothing about a product depends
-    on the others.
+    on the others. Pictures of one part are recognised together, by the sums of their distances.
+
+    known: empty for a model that need not recognise anything.
     """
 
     def __init__(self, known: Mapping[str, Known]):
@@ -117,19 +134,26 @@ class Recogniser:
                     f"{name} can be recognised only by {LEAST} good pictures or more, of different parts: "
                     "give more"
                 )
-        if len({one.good.shape[1] for one in self.known.values()}) != 1:
+        if len({one.good.shape[1] for one in self.known.values()}) > 1:
             raise InputError("the descriptors of its products have different lengths")
 
     def recognise(self, descriptors: NDArray[np.float32]) -> list[Recognised]:
         """Recognises each of the pictures with these descriptors [B, D]."""
-        names: Sequence[str] = [*self.known]
-        if descriptors.shape[1] != self.known[names[0]].good.shape[1]:
+        if descriptors.shape[1] != next(iter(self.known.values())).good.shape[1]:
             raise InputError("the descriptors of the model's products do not fit its network: fit anew")
-        distances = np.stack([one.distances(descriptors) for one in self.known.values()])  # [products, B]
-        found = []
-        for picture, k in enumerate(distances.argmin(0)):
-            name = names[k]
-            p_value = float(self.known[name].p_values(distances[k, [picture]])[0])
-            is_one = bool(distances[k, picture] <= self.known[name].limit)  # not where it is NaN
-            found.append(Recognised(name if is_one else None, name, p_value))
-        return found
+        distances = np.stack([one.distances(descriptors) for one in self.known.values()], axis=1)
+        return [self.together(one[None])._replace(distances=tuple(one.tolist())) for one in distances]
+
+    def together(self, distances: NDArray[np.float64], among: Collection[str] | None = None) -> Recognised:
+        """Recognises what pictures show together, given their distances [pictures, products]: the product
+        with the least sum, and none where one of them lies beyond its limit. The p-value is the smallest.
+
+        Args:
+            among: products that it may be; None: all.
+        """
+        names = [*self.known]
+        may = [k for k, name in enumerate(names) if among is None or name in among]
+        k = may[int(distances[:, may].sum(0).argmin())]
+        own, one = distances[:, k], self.known[names[k]]
+        is_one = bool((own <= one.limit).all())  # not where it is NaN
+        return Recognised(names[k] if is_one else None, names[k], float(one.p_values(own).min()))

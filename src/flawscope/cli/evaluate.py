@@ -6,18 +6,20 @@ import argparse
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from flawscope.cli import common
+from flawscope.cli import common, joint
 from flawscope.errors import InputError, pluralize
 from flawscope.progress import duration
 
 if TYPE_CHECKING:
-    from flawscope.datasets import Dataset
+    from flawscope.datasets import Dataset, Item
     from flawscope.evaluation import Evaluation, Robustness
     from flawscope.predictor import Predictor
     from flawscope.predictor.joint import JointPredictor
     from flawscope.progress import Step
+    from flawscope.results.prediction import Prediction
 
 Found = Mapping[str, dict[str, Any]]  # by category, the document of `evaluate --json`
 
@@ -67,10 +69,11 @@ def measured(
     args: argparse.Namespace,
     show: Callable[[Evaluation], None] | None = None,
     predictor: Predictor | None = None,
+    dataset: Dataset | None = None,
 ) -> tuple[Evaluation, list[str]]:
     """Evaluates one model and writes what `--out` asks for. Returns also the pictures that could not be
-    judged or drawn. `show` is called before steps that may fail, such as on a full disk. predictor: the
-    model, where it is open already."""
+    judged or drawn. `show` is called before steps that may fail, such as on a full disk. predictor, dataset:
+    where they are open already."""
     from flawscope.datasets import open_dataset
     from flawscope.predictor import read_manifest
 
@@ -82,7 +85,7 @@ def measured(
         report.require()
     manifest = read_manifest(args.model) if predictor is None else predictor.manifest
     seed, group = common.seed_and_group(manifest)
-    dataset = open_dataset(args.data, args.category, seed=seed, group=group)
+    dataset = dataset or open_dataset(args.data, args.category, seed=seed, group=group)
     common.check_out(args)
 
     from flawscope.evaluation import evaluate
@@ -166,16 +169,8 @@ def lines(result: Evaluation) -> str:
     ]
     header = ("kind", "pictures", "called anomalous", "mean score", "median severity")
     parts.append(common.table(kinds, header))
-    if parts_found := result.parts:
-        low, high = parts_found["interval"]
-        parts.append(
-            f"{parts_found['promise']}\n"
-            f"parts: {parts_found['false_alarms']} of {parts_found['good']} good called anomalous "
-            f"(95 % interval {low:.1%} to {high:.1%}), {parts_found['found']} of {parts_found['defective']} "
-            f"defective found"
-            + (f", {parts_found['incomplete']} incomplete" if parts_found["incomplete"] else "")
-            + ("" if parts_found["auroc"] is None else f", AUROC {parts_found['auroc']:.4f}")
-        )
+    if result.parts:
+        parts.append(_on_parts(result.parts))
     if result.robustness:
         lights = [_in_light(one) for one in result.robustness]
         parts.append(common.table(lights, ("light", "false alarms", "defects found", "image AUROC")))
@@ -186,6 +181,18 @@ def lines(result: Evaluation) -> str:
     if result.left_out:
         parts.append(common.left_out(result, "the model"))
     return "\n\n".join(parts)
+
+
+def _on_parts(parts_found: dict[str, Any]) -> str:
+    low, high = parts_found["interval"]
+    return (
+        f"{parts_found['promise']}\n"
+        f"parts: {parts_found['false_alarms']} of {parts_found['good']} good called anomalous "
+        f"(95 % interval {low:.1%} to {high:.1%}), {parts_found['found']} of {parts_found['defective']} "
+        f"defective found"
+        + (f", {parts_found['incomplete']} incomplete" if parts_found["incomplete"] else "")
+        + ("" if parts_found["auroc"] is None else f", AUROC {parts_found['auroc']:.4f}")
+    )
 
 
 def _in_light(one: Robustness) -> tuple[str, ...]:
@@ -200,7 +207,8 @@ def _in_light(one: Robustness) -> tuple[str, ...]:
 
 
 def _run_joint(args: argparse.Namespace) -> int:
-    """Evaluates each product of a joint model, which recognises the product of every picture."""
+    """Evaluates each product of a joint model, which recognises the product of every picture; or each view,
+    and the parts."""
     from flawscope.datasets import find_categories
     from flawscope.predictor.joint import JointPredictor
 
@@ -208,7 +216,10 @@ def _run_joint(args: argparse.Namespace) -> int:
         raise InputError("--robustness is for a model of one product: leave it out")
     model = common.load_model(args, args.model, joint=True)
     assert isinstance(model, JointPredictor)
-    if common.several_asked(args):
+    datasets = _of_views(args, model)
+    if datasets:
+        names = tuple(datasets)
+    elif common.several_asked(args):
         names = common.categories_asked(args)
     elif args.category:
         names = (args.category,)
@@ -219,43 +230,74 @@ def _run_joint(args: argparse.Namespace) -> int:
     for name in names:
         model.product(name)
     _check_table(args)
-    return _run_several(args, names, model)
+    return _run_several(args, names, model, datasets)
 
 
-def _run_several(args: argparse.Namespace, names: Sequence[str], joint: JointPredictor | None = None) -> int:
-    """Evaluates the model of each category; one table, averages last, is printed and written to `--out`."""
+def _of_views(args: argparse.Namespace, model: JointPredictor) -> dict[str, Dataset]:
+    """The test pictures of each view; empty for a model of several products."""
+    from flawscope.datasets import open_dataset
+
+    if (pattern := model.artefact.views) is None:
+        return {}
+    if common.several_asked(args):
+        raise InputError("the model is of one product's views: name one --category")
+    seed, group = common.seed_and_group(next(iter(model.products.values())).manifest)
+    dataset = open_dataset(args.data, args.category, seed=seed, group=group)
+    found = joint.by_view(dataset, pattern, "test")
+    for name in found:
+        model.product(name)
+    return found
+
+
+def _run_several(
+    args: argparse.Namespace,
+    names: Sequence[str],
+    model: JointPredictor | None = None,
+    datasets: Mapping[str, Dataset] = MappingProxyType({}),
+) -> int:
+    """Evaluates the model of each category, or a joint one; one table, averages last, is printed and written
+    to `--out`. datasets: of a joint model's views, and empty for others."""
+    from flawscope.evaluation.evaluation import of_parts
     from flawscope.predictor.joint import Recognising
     from flawscope.results.run import TABLE
     from flawscope.results.table import OwnFiles
 
     say = common.say_for(args)
     folder = Path(args.out) if args.out and not common.is_table(args.out) else None
-    table = Path(args.out) if args.out else None
     if folder:
         own = OwnFiles(common.folder_for_results(args.out))
         own.refuse_foreign(TABLE)
     found: dict[str, dict[str, Any]] = {}
+    pictures: list[tuple[Item, Prediction]] = []  # of all views
 
     def work(name: str) -> int:
-        out = str(folder / name) if folder else None
-        alone = {"category": name, "out": out}
-        if joint is None:
+        alone = {"category": name, "out": str(folder / name) if folder else None}
+        if model is None:
             alone["model"] = str(_model(args.model, name))
-        one = None if joint is None else Recognising(joint, name)
-        result, failures = measured(argparse.Namespace(**{**vars(args), **alone}), predictor=one)
-        found[name] = result.to_dict() | ({} if one is None else {"products": one.to_dict()})
+        one = None if model is None else model.products[name] if datasets else Recognising(model, name)
+        call = argparse.Namespace(**{**vars(args), **alone})
+        result, failures = measured(call, None, one, datasets.get(name))
+        found[name] = result.to_dict()
+        if isinstance(one, Recognising):
+            found[name]["products"] = one.to_dict()
+        if datasets:
+            pictures.extend((one.item, one.prediction) for one in result.pictures)
         say(f"{name}: {pluralize(result.images, 'test picture')} in {duration(result.seconds)}")
         return common.report_failures(failures)
 
     code, failed = common.each_category(names, work, debug=args.debug)
     if not found:
         return code
-    averages = _averages(found) if joint is None else _mean(found)
-    document = {"categories": found, "averages": averages, "failed": failed}
-    common.show_document(args, document, lambda: _lines_of_several(found, averages))
-    if table:
-        common.write_csv(own.path(TABLE) if folder else table, _rows_of_several(found, averages))
-    return code
+    kind = "category" if model is None else model.artefact.kind
+    averages = _averages(found) if model is None else _mean(found, kind)
+    document, unread = {"categories": found, "averages": averages, "failed": failed}, list[str]()
+    if model is not None and datasets:
+        document["parts"] = of_parts(model, pictures, unread)
+    common.show_document(args, document, lambda: _lines_of_several(document, kind))
+    if args.out:
+        path = own.path(TABLE) if folder else Path(args.out)
+        common.write_csv(path, _rows_of_several(found, averages, kind))
+    return max(code, common.report_failures(unread))
 
 
 def _check_several(args: argparse.Namespace) -> None:
@@ -297,9 +339,9 @@ def _averages(found: Found) -> dict[str, dict[str, Any]]:
     return averages
 
 
-def _mean(found: Found) -> dict[str, dict[str, Any]]:
+def _mean(found: Found, kind: str) -> dict[str, dict[str, Any]]:
     """Row below those of a joint model's products: the mean over all of them."""
-    label = f"mean of {pluralize(len(found), 'product')}"
+    label = f"mean of {pluralize(len(found), kind)}"
     metrics = {metric: _mean_of(found, found, metric) for metric in _metrics(found)}
     return {label: {"categories": [*found], "of": len(found), "metrics": metrics}}
 
@@ -316,17 +358,15 @@ def _mistaken(found: Found, names: Iterable[str]) -> int:
     return sum(sum(found[name]["products"]["mistaken"].values()) for name in names)
 
 
-def _is_joint(found: Found) -> bool:
-    return all("products" in one for one in found.values())
-
-
 def _metrics(found: Found) -> list[str]:
     return list(dict.fromkeys(metric for one in found.values() for metric in one["metrics"]))
 
 
-def _lines_of_several(found: Found, averages: Found) -> str:
-    """Table for a person: the papers' metrics."""
+def _lines_of_several(document: Mapping[str, Any], kind: str) -> str:
+    """Table for a person, the papers' metrics; and what was decided on parts."""
     from flawscope.benchmark.tables import METRICS
+
+    found, averages, joint = document["categories"], document["averages"], kind == "product"
 
     def cells(metrics: Mapping[str, float | None]) -> list[str]:
         return ["n/a" if (value := metrics.get(name)) is None else f"{value:.4f}" for name in METRICS]
@@ -336,7 +376,6 @@ def _lines_of_several(found: Found, averages: Found) -> str:
         return [f"{_mistaken(found, names)} of {judged}"] if joint else []
 
     rows: list[Sequence[str]] = []
-    joint = _is_joint(found)
     for name, one in found.items():
         rate = one["false_alarms"]["measured"]
         alarms = "" if rate is None else f"{rate:.1%}"
@@ -344,17 +383,19 @@ def _lines_of_several(found: Found, averages: Found) -> str:
     for label, average in averages.items():
         covered = len(average["categories"])
         of = "" if covered == average["of"] else f" ({covered} of {average['of']})"
-        label = label if joint else f"average: {label}{of}"
+        label = f"average: {label}{of}" if kind == "category" else label
         rows.append((label, *cells(average["metrics"]), "", *mistaken(average["categories"])))
-    header = ("product" if joint else "category", *METRICS.values(), "false alarms")
-    return common.table(rows, (*header, "mistaken") if joint else header)
+    header = (kind, *METRICS.values(), "false alarms")
+    parts = [f"{name}: {_on_parts(one['parts'])}" for name, one in found.items() if one.get("parts")]
+    parts += [_on_parts(document["parts"])] if document.get("parts") else []
+    return "\n\n".join([common.table(rows, (*header, "mistaken") if joint else header), *parts])
 
 
-def _rows_of_several(found: Found, averages: Found) -> Iterator[Sequence[Any]]:
+def _rows_of_several(found: Found, averages: Found, kind: str) -> Iterator[Sequence[Any]]:
     def mistaken(names: Sequence[str]) -> list[int]:
         return [_mistaken(found, names)] if joint else []
 
-    metrics, joint = _metrics(found), _is_joint(found)
+    metrics, joint = _metrics(found), kind == "product"
     more = ("false_alarms", "false_alarms_expected", "good_pictures", *(["mistaken"] if joint else []))
     yield ["category", "method", "pictures", *metrics, *more]
     for name, one in found.items():
@@ -363,5 +404,5 @@ def _rows_of_several(found: Found, averages: Found) -> Iterator[Sequence[Any]]:
         yield [name, one["method"], one["images"], *values, *alarms, *mistaken([name])]
     for label, average in averages.items():
         values = [average["metrics"][m] for m in metrics]
-        label = label if joint else f"average: {label}"
+        label = f"average: {label}" if kind == "category" else label
         yield [label, "", "", *values, "", "", "", *mistaken(average["categories"])]

@@ -97,6 +97,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_part(parser)
     common.add_view(parser)
     parser.add_argument(
+        "--each-view",
+        action="store_true",
+        help="--part: learn each view by itself, in one file: for cameras that see quite different things "
+        f"({_those('joins')})",
+    )
+    parser.add_argument(
         "--drop-suspects", action="store_true", help="leave out pictures that do not look good"
     )
     parser.add_argument(
@@ -143,7 +149,11 @@ def run(args: argparse.Namespace) -> int:
 
     if args.cluster is not None:
         connect.check(args.cluster)
-    if args.joint or (args.update and os.path.isfile(args.update) and joint_file.is_joint(args.update)):
+    if (
+        args.joint
+        or args.each_view
+        or (args.update and os.path.isfile(args.update) and joint_file.is_joint(args.update))
+    ):
         return joint.fit(args)
     if common.several_asked(args):
         return _run_several(args)

@@ -90,9 +90,14 @@ def learnt(args: argparse.Namespace, say: Say, step: Step) -> Predictor:
 
 
 def model_of(
-    args: argparse.Namespace, call: Asked, old: Artefact | None, say: Say, step: Step
+    args: argparse.Namespace,
+    call: Asked,
+    old: Artefact | None,
+    say: Say,
+    step: Step,
+    dataset: Dataset | None = None,
 ) -> tuple[Predictor, Dataset]:
-    """Fits one model, or adds to an old one; returns also the data set."""
+    """Fits one model, or adds to an old one; returns also the data set, which may be open already."""
     from flawscope.datasets import open_dataset
 
     group = args.group or args.part
@@ -107,7 +112,7 @@ def model_of(
         group = group or known
     else:
         seed = registry.configure(registry.method(call.method), call.preset, call.settings).seed
-    dataset = open_dataset(args.data, args.category, seed=seed, group=group)
+    dataset = dataset or open_dataset(args.data, args.category, seed=seed, group=group)
     say(f"{dataset.category}: {pluralize(len(dataset.train), 'good picture')} ({dataset.layout} layout)")
     for line in on_training(dataset, group):
         say(line)

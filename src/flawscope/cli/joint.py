@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from flawscope.cli import common, fit_one
@@ -14,14 +15,16 @@ from flawscope.progress import duration
 if TYPE_CHECKING:
     from flawscope.artefact.joint_file import JointArtefact
     from flawscope.artefact.model_file import Artefact, Manifest
+    from flawscope.calibration.parts import Pattern
     from flawscope.calibration.recognition import Known
+    from flawscope.datasets import Dataset, Item
     from flawscope.predictor import Predictor
     from flawscope.predictor.joint import JointPredictor
     from flawscope.progress import Step
 
 HEADER = ("pictures", "score threshold", "false alarms expected", "time")  # of `figures`
 # Options of `fit` that do not go with a joint model
-REFUSED = ("cluster", "resume", "light", "part", "tile", "min_defect", "scale", "overlap", "positions")
+REFUSED = ("cluster", "resume", "tile", "min_defect", "scale", "overlap", "positions")
 
 
 def figures(manifest: Manifest, took: str) -> list[str]:
@@ -35,7 +38,8 @@ def figures(manifest: Manifest, took: str) -> list[str]:
 
 
 def fit(args: argparse.Namespace) -> int:
-    """Fits a model of several products, or adds a product or pictures of one, and writes one file."""
+    """Fits a model of several products, or views, or adds a product or pictures of one, and writes one
+    file."""
     from flawscope.artefact import files, joint_file
     from flawscope.calibration.power import described
 
@@ -43,22 +47,31 @@ def fit(args: argparse.Namespace) -> int:
     if given := [option for option in REFUSED if getattr(args, option, None)]:
         options = ", ".join(f"--{option.replace('_', '-')}" for option in given)
         raise InputError(f"a joint model is fitted without {options}: leave out, or fit a model for each")
-    names, say = _names(args), common.say_for(args)
-    calls = {name: argparse.Namespace(**{**vars(args), "category": name}) for name in names}
+    say = common.say_for(args)
+    if args.each_view:
+        views, datasets = _views(args)
+        kind, own = "view", {"part": None, "view": None, "group": args.part}
+        calls = {name: argparse.Namespace(**{**vars(args), **own}) for name in datasets}
+    else:
+        views, datasets, kind = None, {}, "product"
+        calls = {name: argparse.Namespace(**{**vars(args), "category": name}) for name in _names(args)}
     asked = {name: fit_one.asked(call) for name, call in calls.items()}
     old = joint_file.read(args.update) if args.update else None
+    if old is not None and old.views is not None:
+        raise InputError("--update: the model of each view by itself is fitted anew with all pictures")
     from flawscope.fitting import joint  # torch
 
     for one in asked.values():
         joint.check_joins(one.method)
-    say(f"{pluralize(len(names), 'product')}, in {out}: {', '.join(names)}")
+    say(f"{pluralize(len(calls), kind)}, in {out}: {', '.join(calls)}")
     products, known = ({}, {}) if old is None else (dict(old.products), dict(old.known))
     rows, failures = [], []
     for name, call in calls.items():
         began = time.monotonic()
-        predictor, new = _learnt(call, asked[name], old, name, common.step_for(args))
+        predictor, new = _learnt(call, asked[name], old, name, common.step_for(args), datasets.get(name))
         products[name] = predictor.artefact
-        known[name] = known[name].joined(new) if name in known else new
+        if new is not None:
+            known[name] = known[name].joined(new) if name in known else new
         took = duration(time.monotonic() - began)
         say(f"{name}: {predictor.calibration.promise()}")
         if power := described(predictor.manifest.facts, predictor.calibration):
@@ -67,10 +80,53 @@ def fit(args: argparse.Namespace) -> int:
             say(f"  {note}")
         rows.append([name, *figures(predictor.manifest, took)])
         failures += predictor.failures
-    joint.joined(products, known, args.device).save(out)
-    say(common.table(rows, ("product", *HEADER)))
-    say(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB), of {pluralize(len(products), 'product')}")
+    model = joint.joined(products, known, args.device, views)
+    model.save(out)
+    say(common.table(rows, (kind, *HEADER)))
+    if parts := model.parts():
+        say(parts.promise())
+    say(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB), of {pluralize(len(products), kind)}")
     return common.report_failures(failures)
+
+
+def _views(args: argparse.Namespace) -> tuple[Pattern, dict[str, Dataset]]:
+    """The pattern of views, and the good pictures of each."""
+    from flawscope.calibration.parts import Pattern
+    from flawscope.datasets import open_dataset
+    from flawscope.methods import registry
+
+    if args.part is None or args.group:
+        raise InputError("--each-view learns the views of --part: give --part, and leave out --group")
+    if args.joint or args.update or common.several_asked(args):
+        raise InputError(
+            "--each-view is for one product: leave out --joint and --update, name one --category"
+        )
+    asked = fit_one.asked(args)
+    seed = registry.configure(registry.method(asked.method), asked.preset, asked.settings).seed
+    dataset = open_dataset(args.data, args.category, seed=seed, group=args.part)
+    pattern = Pattern(args.part, args.view)
+    pattern.groups(dataset.relative(item.path) for item in (*dataset.train, *dataset.validation))
+    return pattern, by_view(dataset, pattern, "train", "validation")
+
+
+def by_view(dataset: Dataset, pattern: Pattern, *splits: str) -> dict[str, Dataset]:
+    """The data set of each view, with its pictures of these splits. InputError: a name tells no view."""
+    views = {
+        item: pattern.of(dataset.relative(item.path)).view for one in splits for item in dataset.splits[one]
+    }
+
+    def of(view: str, items: tuple[Item, ...]) -> tuple[Item, ...]:
+        return tuple(item for item in items if views.get(item) == view)
+
+    return {
+        view: replace(
+            dataset,
+            train=of(view, dataset.train),
+            test=of(view, dataset.test),
+            validation=of(view, dataset.validation),
+        )
+        for view in sorted({*views.values()})
+    }
 
 
 def _names(args: argparse.Namespace) -> tuple[str, ...]:
@@ -88,9 +144,15 @@ def _names(args: argparse.Namespace) -> tuple[str, ...]:
 
 
 def _learnt(
-    call: argparse.Namespace, asked: fit_one.Asked, old: JointArtefact | None, name: str, step: Step
-) -> tuple[Predictor, Known]:
-    """Fits a product's model, or adds to it, and describes the pictures that it has learnt from now."""
+    call: argparse.Namespace,
+    asked: fit_one.Asked,
+    old: JointArtefact | None,
+    name: str,
+    step: Step,
+    dataset: Dataset | None,
+) -> tuple[Predictor, Known | None]:
+    """Fits a product's model, or adds to it, and describes the pictures that it has learnt from now. A view,
+    whose `dataset` is given, is not described."""
     from flawscope.fitting import joint
 
     def quiet(line: str) -> None:
@@ -100,9 +162,11 @@ def _learnt(
     if old is not None and before is None:
         asked = _settings_of(next(iter(old.products.values())), call)
     try:
-        predictor, dataset = fit_one.model_of(call, asked, before, quiet, step)
+        predictor, opened = fit_one.model_of(call, asked, before, quiet, step, dataset)
+        if dataset is not None:
+            return predictor, None
         seen = [] if before is None else [picture.hash for picture in before.manifest.pictures]
-        return predictor, joint.known_of(predictor.artefact, dataset, but=seen, device=call.device, step=step)
+        return predictor, joint.known_of(predictor.artefact, opened, but=seen, device=call.device, step=step)
     except FlawscopeError as error:
         kind = InputError if isinstance(error, InputError) else FlawscopeError
         raise kind(f"{name}: {error}") from error
@@ -112,6 +176,7 @@ def _settings_of(product: Artefact, call: argparse.Namespace) -> fit_one.Asked:
     """Settings of a further product: those of the products that are there. Sets the options of `call` that
     are no settings of the method."""
     from flawscope.methods import registry
+    from flawscope.predictor.parts import pattern_of
 
     manifest, roi = product.manifest, product.tensors["roi"]
     settings = {key: value for key, value in manifest.config.items() if key not in ("hidden", "masked")}
@@ -122,6 +187,9 @@ def _settings_of(product: Artefact, call: argparse.Namespace) -> fit_one.Asked:
             )
         settings["weights"] = call.weights
     call.roi = None if roi.all() else roi
+    light, parts = manifest.preprocess.normalization, pattern_of(manifest)
+    call.light = None if light is None else light.share
+    call.part, call.view = (None, None) if parts is None else (parts.part, parts.view)
     call.false_alarm_rate = manifest.calibration.rate
     registry.configure(registry.method(manifest.method), "default", settings)
     return fit_one.Asked(manifest.method, "default", 0, settings)
@@ -133,12 +201,10 @@ def _settings_of(product: Artefact, call: argparse.Namespace) -> fit_one.Asked:
 class Summary:
     """Summary of a run of a joint model."""
 
-    parts = None
-    products = True  # rows of the table name them
-
     def __init__(self, model: JointPredictor):
         from flawscope.results.by_product import ByProduct
 
+        self.parts, self.products = model.parts(), not model.of_views  # rows of the table name them
         first = next(iter(model.products.values())).manifest
         self.method, self.white_level = first.method, first.preprocess.white_level
         self.calibrations = {name: one.calibration for name, one in model.products.items()}
@@ -157,11 +223,14 @@ class Summary:
             "judged": together.count,
             "anomalous": together.anomalous,
             "unjudged": unjudged,
-            "none_of_these": together.shown_none,
-            "products": {
+            **({"none_of_these": together.shown_none} if self.products else {}),
+            "products" if self.products else "views": {
                 name: {
-                    "pictures": together.shown[name],
-                    "anomalous": together.found[name],
+                    **(
+                        {"pictures": together.shown[name], "anomalous": together.found[name]}
+                        if self.products
+                        else {}
+                    ),
                     "target_rate": one.rate,
                     "expected_rate": one.expected_rate,
                     "score_threshold": one.score_threshold,
@@ -180,4 +249,5 @@ class Summary:
     def line(self) -> str:
         """Line for a person."""
         of = pluralize(self.together.count, "picture")
-        return f"{self.together.anomalous} of {of} anomalous: {self.together.lines()}"
+        by_product = f": {self.together.lines()}" if self.products else ""
+        return f"{self.together.anomalous} of {of} anomalous{by_product}"

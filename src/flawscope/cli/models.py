@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from flawscope.cli import common
@@ -47,13 +48,17 @@ def _info_of_joint(args: argparse.Namespace) -> int:
     """Tells what a joint model is, product by product."""
     from flawscope.artefact import joint_file
     from flawscope.predictor.joint import JointPredictor, load
+    from flawscope.predictor.parts import part_calibration
 
-    manifests = joint_file.read_manifests(args.model)
+    manifests, views = joint_file.read_manifests(args.model), joint_file.read_views(args.model)
     if args.json:
-        document = {"products": {name: one.to_dict() for name, one in manifests.items()}}
-        print(common.as_json(document))
+        document: dict[str, Any] = {"products": {name: one.to_dict() for name, one in manifests.items()}}
+        print(common.as_json(document if views is None else {**document, "views": asdict(views)}))
     else:
-        print(f"joint model of {pluralize(len(manifests), 'product')}: {', '.join(manifests)}")
+        of = pluralize(len(manifests), "product" if views is None else "view")
+        print(f"joint model of {of}: {', '.join(manifests)}")
+        if views is not None:
+            print(part_calibration(manifests, views).promise())
         for name, manifest in manifests.items():
             print(f"\n{name}\n" + "\n".join(f"  {line}" for line in lines(manifest)))
     if not args.self_test:
@@ -201,8 +206,11 @@ def _export_joint(args: argparse.Namespace) -> int:
 
     of: dict[str, list[Source]] = {name: [] for name in artefact.products}
     for source, found in load_joint(args.model).stream(pictures) if pictures else ():
-        if isinstance(found, Prediction) and found.product:
-            of[found.product].append(source)
+        if not isinstance(found, Prediction):
+            continue
+        shown = found.product if artefact.views is None else artefact.views.of(str(found.path)).view
+        if shown:
+            of[shown].append(source)
     for name, certificate in export_joint(artefact, out, pictures=of, step=common.step_for(args)).items():
         common.show(f"{name}: {certificate.line()}")
     common.say_for(args)(f"wrote {out}")

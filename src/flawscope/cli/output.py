@@ -19,7 +19,6 @@ from flawscope.errors import FlawscopeError, InputError, pluralize, some
 
 if TYPE_CHECKING:
     from flawscope.artefact.model_file import Manifest
-    from flawscope.calibration.parts import PartCalibration
     from flawscope.calibration.threshold import Calibration
     from flawscope.pictures.decoding import Source
     from flawscope.predictor import Predictor
@@ -142,7 +141,7 @@ class Output:
         from flawscope.results.run import Results
         from flawscope.results.table import Table
 
-        self.args, self.at_once, self.parts = args, at_once, parts
+        self.args, self.at_once, self.products, self.parts = args, at_once, products, parts
         self.decided: list[PartPrediction] = []
         self.unwritten = set[str]()  # kinds of files that are no longer written
         self.failures: list[str] = []
@@ -219,7 +218,7 @@ class Output:
                 self.results.write_facts(facts)
                 self.results.finish()
                 if self.parts:
-                    common.write_csv(self.results.own.path(PARTS), part_rows(self.decided))
+                    common.write_csv(self.results.own.path(PARTS), part_rows(self.decided, self.products))
                 sheet = self.results.pictures.finish("predictions")
                 if not self.args.quiet:
                     overview = f", an overview in {sheet.name}" if sheet else ""
@@ -256,11 +255,12 @@ class Output:
         return common.report_failures(self.failures, named=self.at_once) or int(bool(self.unwritten))
 
 
-def part_rows(found: Iterable[PartPrediction]) -> Iterator[Sequence[Any]]:
-    """Table of parts, its heading first."""
-    yield ["part", "decision", "p_value", "score", "worst", "missing"]
+def part_rows(found: Iterable[PartPrediction], products: bool) -> Iterator[Sequence[Any]]:
+    """Table of parts, its heading first. products: a column names each part's."""
+    yield ["part", "decision", "p_value", "score", "worst", "missing", *(["product"] if products else [])]
     for one in found:
-        yield [one.part, one.decision, one.p_value, one.score, one.worst, " ".join(one.missing)]
+        row = [one.part, one.decision, one.p_value, one.score, one.worst, " ".join(one.missing)]
+        yield [*row, *([one.product_name] if products else [])]
 
 
 class Summary:
@@ -315,14 +315,14 @@ def all_together(together: Mismatch, calibration: Calibration) -> str:
     )
 
 
-def parts_together(decided: Sequence[PartPrediction], calibration: PartCalibration) -> str:
+def parts_together(decided: Sequence[PartPrediction], promise: str) -> str:
     """Line with the number of anomalous and incomplete parts, and the promised rate."""
     from flawscope.results.part import ANOMALOUS, INCOMPLETE
 
     counts = Counter(one.decision for one in decided)
     incomplete = f", {counts[INCOMPLETE]} incomplete" if counts[INCOMPLETE] else ""
     of = pluralize(len(decided), "part")
-    return f"{counts[ANOMALOUS]} of {of} anomalous{incomplete}; {calibration.promise()}"
+    return f"{counts[ANOMALOUS]} of {of} anomalous{incomplete}; {promise}"
 
 
 def remarks(several: Sequence[str], beside: Sequence[str], together: Mismatch) -> None:

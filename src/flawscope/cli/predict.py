@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
         if not args.json and together.count:
             common.say(told.line())
             if results.parts:
-                common.say(output.parts_together(results.decided, results.parts.calibration))
+                common.say(output.parts_together(results.decided, results.parts.promise()))
         output.remarks(asked.several, asked.beside, together)
     code = results.code
     bad = any(part.decision != "good" for part in results.decided) if results.parts else together.anomalous

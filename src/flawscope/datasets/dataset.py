@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
+from flawscope import errors
 from flawscope.datasets.masks import Mask
 from flawscope.errors import InputError
 from flawscope.pictures.listing import known_formats, natural_key, pictures_in
@@ -138,10 +139,7 @@ def part_of(name: str, expression: re.Pattern[str] | None) -> Part | None:
 
 def compiled(pattern: str | None) -> re.Pattern[str] | None:
     """Compiles the pattern. InputError: it is not a regular expression."""
-    try:
-        return None if pattern is None else re.compile(pattern)
-    except re.error as error:
-        raise InputError(f"--group '{pattern}' is not a regular expression ({error}): correct it") from None
+    return None if pattern is None else errors.compiled("--group", pattern)
 
 
 def remark(paths: Sequence[Path], pattern: str | None) -> str:

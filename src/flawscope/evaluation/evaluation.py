@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope import Predictor, metrics
+from flawscope import JointPredictor, Predictor, metrics
 from flawscope.datasets import Dataset, Item
 from flawscope.datasets.masks import Labels, sized, union
 from flawscope.datasets.published import SATURATION_FILE
@@ -103,7 +103,7 @@ def evaluate(
         seconds=time.perf_counter() - began,
         mismatch=_mismatch(kept, predictor),
         labels=labels,
-        parts=_parts(kept, predictor, seen.failures),
+        parts=of_parts(predictor, zip(kept.items, kept.predictions, strict=True), seen.failures),
         robustness=robustness(predictor, dataset, leave_out=leave_out, step=step) if robust else (),
         failures=tuple(seen.failures),
         pictures=kept.pictures,
@@ -190,13 +190,22 @@ def _false_alarms(kept: Kept, predictor: Predictor) -> dict[str, Any]:
     }
 
 
-def _parts(kept: Kept, predictor: Predictor, failures: list[str]) -> dict[str, Any]:
-    """Figures of the parts that the pictures show; a part is defective where any of them is. Empty where the
-    model decides on pictures alone."""
+def of_parts(
+    predictor: Predictor | JointPredictor,
+    pictures: Iterable[tuple[Item, Prediction]],
+    failures: list[str],
+) -> dict[str, Any]:
+    """Figures of the parts that pictures show; a part is defective where any of them is. Empty where the
+    model decides on pictures alone.
+
+    failures: gets a line for each picture that does not tell its part.
+    """
     if (parts := predictor.parts()) is None:
         return {}
-    decided, bad = [], {str(item.path) for item in kept.items if item.anomalous}
-    for prediction in kept.predictions:
+    decided, bad = [], set[str]()
+    for item, prediction in pictures:
+        if item.anomalous:
+            bad.add(str(item.path))
         try:
             decided.append(parts.add(prediction))
         except InputError as error:
@@ -211,7 +220,7 @@ def _parts(kept: Kept, predictor: Predictor, failures: list[str]) -> dict[str, A
         "good": good,
         "false_alarms": alarms,
         "interval": [*metrics.confidence_interval_rate(alarms, good)],
-        "promise": parts.calibration.promise(),
+        "promise": parts.promise(),
         "defective": len(found) - good,
         "found": int(np.count_nonzero(called & anomalous)),
         "incomplete": sum(one.decision == "incomplete" for one in found),

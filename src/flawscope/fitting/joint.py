@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from flawscope.artefact.joint_file import JointArtefact
 from flawscope.artefact.model_file import Artefact
+from flawscope.calibration.parts import Pattern
 from flawscope.calibration.recognition import Known
 from flawscope.datasets import group_numbers, open_dataset
 from flawscope.errors import InputError
@@ -19,12 +21,15 @@ from flawscope.fitting.training_pictures import Images, Reader, sources_of
 from flawscope.methods import registry
 from flawscope.methods.detector import Detector
 from flawscope.methods.extract import Load, embed_pictures
+from flawscope.pictures.light import Light, lights_within
 from flawscope.predictor import Predictor, trained
 from flawscope.predictor.joint import JointPredictor
+from flawscope.predictor.parts import pattern_of
 from flawscope.progress import Step, silent
 from flawscope.runtime.torch import JointTorchSession, TorchSession
 
 MOST = 300  # good pictures whose descriptors a model keeps
+LIT = 50  # of them in each other light of the range in which it keeps its rate
 DEFECTS = 12 * len(SIZES)  # simulated, of all sizes
 SECONDS = 3.0  # for finding the part on which they lie
 LEARNT = ("train", "calibration")  # roles of the pictures that a product is recognised by
@@ -42,42 +47,50 @@ def check_joins(method: str) -> None:
 
 
 def join(
-    models: Mapping[str, Model], pictures: Mapping[str, Images], *, device: str = "auto", step: Step = silent
+    models: Mapping[str, Model],
+    pictures: Mapping[str, Images] | None = None,
+    *,
+    part: str | None = None,
+    view: str | None = None,
+    device: str = "auto",
+    step: Step = silent,
 ) -> JointPredictor:
-    """Joins fitted models into one of several products. Each product's part is its model, bit for bit.
+    """Joins fitted models into one of several products, or of the views of a part. Each product's part is its
+    model, bit for bit.
 
     Args:
-        models: by the product's name, each fitted with the same settings.
+        models: by the name of the product or the view, each fitted with the same settings.
         pictures: the good pictures that each was fitted on, as `fit` takes them: descriptors of them tell
-            the products apart.
+            the products apart. Views need none.
+        part, view: regular expressions on file names that tell parts and views apart (`fit`): the models are
+            those of views then, fitted without them.
 
     Raises:
-        InputError: the models see pictures differently, their method has no descriptors, or a product has
-            too few pictures.
+        InputError: the models see pictures differently, their method has no descriptors, a product has too
+            few pictures, or the names of a view's pictures tell no part.
     """
-    if models.keys() != pictures.keys():
-        raise InputError("join takes good pictures of each model: give both by the products' names")
     artefacts = {name: trained(model) for name, model in models.items()}
+    if part is not None:
+        return joined(artefacts, {}, device, Pattern(part, view))
+    if pictures is None or models.keys() != pictures.keys():
+        raise InputError("join takes good pictures of each model: give both by the products' names")
     known = {name: known_of(one, pictures[name], device=device, step=step) for name, one in artefacts.items()}
     return joined(artefacts, known, device)
 
 
 def joined(
-    products: Mapping[str, Artefact], known: Mapping[str, Known], device: str = "auto"
+    products: Mapping[str, Artefact],
+    known: Mapping[str, Known],
+    device: str = "auto",
+    views: Pattern | None = None,
 ) -> JointPredictor:
-    """A joint model of products and of what they are recognised by. InputError as of `join`."""
-    artefact = JointArtefact(dict(products), dict(known))
-    return JointPredictor(artefact, JointTorchSession.open(artefact, device))
-
-
-def with_product(
-    joint: JointArtefact, name: str, product: Artefact, known: Known, device: str = "auto"
-) -> JointPredictor:
-    """The joint model with another product, or with a new model of one of its products, whose further
-    pictures are in `known`. Nothing about other products changes."""
-    if name in joint.known:
-        known = joint.known[name].joined(known)
-    return joined({**joint.products, name: product}, {**joint.known, name: known}, device)
+    """A joint model of products and of what they are recognised by, or of views. InputError as of `join`."""
+    for one in products.values():
+        check_joins(one.manifest.method)
+    artefact = JointArtefact(dict(products), dict(known), views)
+    found = JointPredictor(artefact, JointTorchSession.open(artefact, device))
+    found.parts()  # names that tell no part are reported now
+    return found
 
 
 def known_of(
@@ -88,7 +101,8 @@ def known_of(
     device: str = "auto",
     step: Step = silent,
 ) -> Known:
-    """Describes the good pictures that a model has learnt, as they are and with simulated defects.
+    """Describes the good pictures that a model has learnt, as they are, at both ends of the range of light in
+    which the model keeps its rate, and with simulated defects.
 
     Args:
         images: among which the learnt ones are found by their pixels.
@@ -102,40 +116,54 @@ def known_of(
     if isinstance(images, str | os.PathLike):
         images = open_dataset(os.fspath(images))
     sources, _, _ = sources_of(images, None)
-    detector = TorchSession.open(model, device).model
-    reader = Reader(
-        sources,
-        manifest.preprocess,
-        set(),
-        roi=detector.roi.cpu().numpy(),
-        hidden=detector.config.hidden,
-        nearest=None if detector.nearest is None else detector.nearest.cpu().numpy(),
-    )
+    detector, light = TorchSession.open(model, device).model, manifest.preprocess.normalization
+    plain = replace(manifest.preprocess, normalization=None)  # nobody knows yet which product's light it is
+    roi, nearest = (None if one is None else one.cpu().numpy() for one in (detector.roi, detector.nearest))
+    reader = Reader(sources, plain, set(), roi=roi, hidden=detector.config.hidden, nearest=nearest)
     learnt = {picture.hash for picture in manifest.pictures if picture.role in LEARNT} - {*but}
+    lights, count = [Light()] if light is None else lights_within(light.share), len(sources)
 
-    def load(index: int) -> Tensor | None:
-        image = reader.load(index)
+    def load(number: int) -> Tensor | None:  # of a picture in a light
+        changed, index = divmod(number, count)
+        image = reader.load_in(index, lights[changed]) if changed else reader.load(index)
         return image if image is not None and reader.hashes[index] in learnt else None
 
-    chosen = np.unique(np.linspace(0, len(sources) - 1, min(len(sources), MOST)).round().astype(int)).tolist()
-    found = _described(detector, load, chosen, step, "recognition")
+    found = _described(detector, load, _evenly(range(count), MOST), step, "recognition")
     first = {reader.hashes[index]: index for index in reversed(found)}  # of copies one
     good = [index for index in found if first[reader.hashes[index]] == index]
-    groups = np.array(group_numbers(reader.names, manifest.facts.get("group")), np.int32)
-    defective: dict[int, NDArray[np.float32]] = {}
-    carriers: list[int] = []
-    if good:
-        defects = Defects(detector, load, good)
-        defects.learn_part(SECONDS)
-        defective = _described(detector, defects.load, range(DEFECTS), step, "recognition of defective parts")
-        carriers = [defects.picture(number) for number in defective]
+    lit = [count * changed + index for changed in range(1, len(lights)) for index in _evenly(good, LIT)]
+    if lit:
+        found |= _described(detector, load, lit, step, "recognition in each light")
+    shown = [number for number in (*good, *lit) if number in found]
+    pattern, group = pattern_of(manifest), manifest.facts.get("group")
+    groups = np.array(
+        pattern.groups(reader.names) if pattern else group_numbers(reader.names, group), np.int32
+    )
+    defective, carriers = _with_defects(detector, load, good, step) if good else ({}, [])
     width = len(next(iter(found.values()), ()))
     return Known(
-        np.array([found[index] for index in good], np.float32).reshape(-1, width),
-        groups[good],
+        np.array([found[number] for number in shown], np.float32).reshape(-1, width),
+        groups[[number % count for number in shown]],
         np.array([*defective.values()], np.float32).reshape(-1, width),
         groups[carriers],
+        np.array([number // count for number in shown if lit], np.int32),
     )
+
+
+def _with_defects(
+    detector: Detector, load: Load, good: Sequence[int], step: Step
+) -> tuple[dict[int, NDArray[np.float32]], list[int]]:
+    """Descriptors of good pictures with simulated defects, and which pictures these are."""
+    defects = Defects(detector, load, good)
+    defects.learn_part(SECONDS)
+    found = _described(detector, defects.load, range(DEFECTS), step, "recognition of defective parts")
+    return found, [defects.picture(number) for number in found]
+
+
+def _evenly(numbers: Sequence[int], most: int) -> list[int]:
+    """Chooses so many of the numbers at most."""
+    chosen = np.linspace(0, len(numbers) - 1, min(len(numbers), most)).round().astype(int)
+    return [numbers[k] for k in np.unique(chosen)]
 
 
 def _described(

@@ -21,7 +21,7 @@ from flawscope.errors import InputError, nearest
 from flawscope.pictures import MOST_OVERLAP, OVERLAP
 from flawscope.pictures.decoding import Source, cannot, load, name_of, read_mask
 from flawscope.pictures.geometry import Geometry, whole_number
-from flawscope.pictures.light import Normalization
+from flawscope.pictures.light import Normalization, Tone
 from flawscope.pictures.views import Grid, Views, put
 
 if TYPE_CHECKING:
@@ -135,9 +135,7 @@ class Preprocess:
         picture = load(source, name)
         divisor = self._divisor(picture, name)
         first, placed = self._apply(picture, divisor)
-        tone = None if self.normalization is None else self.normalization.tone(first[0], counted)
-        if tone is not None:
-            first = tone(first[0])[None]
+        first, tone = self.lit(first, counted)
         if self.tile is None:
             return Views(first, placed, tone=tone)
         size = placed.picture_size
@@ -164,6 +162,14 @@ class Preprocess:
         planes = _resized(picture, canvas, (0.0, 0.0, float(size[0]), float(size[1])))
         located = self.positions is not None
         return Views(first, self.geometry(size), placed, grid, planes, divisor, located, tone)
+
+    def lit(self, first: Float32, counted: Mask | None) -> tuple[Float32, Tone | None]:
+        """Brings the view of a whole picture [1, 3, H, W] to the light of good ones; returns also the
+        correction. Without `normalization` the view stays as it is."""
+        if self.normalization is None:
+            return first, None
+        tone = self.normalization.tone(first[0], counted)
+        return tone(first[0])[None], tone
 
     def canvas(self, picture_size: tuple[int, int]) -> tuple[int, int]:
         """Size (H, W) to which a picture of (H, W) pixels is scaled before tiles are cut from it."""

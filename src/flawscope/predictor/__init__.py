@@ -187,7 +187,7 @@ class Predictor:
         """
         load = partial(self.load, bgr=bgr, leave_out=leave_out)
         tiled = self.manifest.preprocess.tile is not None
-        return streamed(given_pictures(pictures), load, self._judged, self.session, batch, tiled)
+        return streamed(given_pictures(pictures), load, self.judged, self.session, batch, tiled)
 
     def parts(self) -> Parts | None:
         """Returns a collector of predictions that decides on each part; None where the model was fitted
@@ -219,7 +219,7 @@ class Predictor:
     ) -> tuple[Source, Loaded]:
         """Reads a picture as the network sees it, or says why it cannot be read."""
         if isinstance(source, Prepared):
-            return source.source, source.seen
+            return source.source, self.lit(source.seen)
         try:
             given = from_bgr(source) if bgr else source
             if not leave_out:
@@ -240,6 +240,20 @@ class Predictor:
         views = self.manifest.preprocess.views(picture, name, counted).within(region)
         return views, measure(views.images([0])[0], counted)
 
+    def lit(self, seen: Seen) -> Seen:
+        """Brings a picture that was read in its own light to this model's, where it has one."""
+        views, how, counted = seen[0], self.manifest.preprocess, self.artefact.tensors.get("roi")
+        if how.normalization is None or views.tone is not None:
+            return seen
+        first, tone = how.lit(views.first, counted)
+        return Views(first, views.geometry, tone=tone), measure(first[0], counted)
+
+    def in_any_light(self) -> Predictor:
+        """Returns the model for reading pictures as they came."""
+        how = replace(self.manifest.preprocess, normalization=None)
+        manifest = replace(self.manifest, preprocess=how)
+        return Predictor(replace(self.artefact, manifest=manifest), self.session)
+
     def _answers(self, several: list[Views], run: Run) -> tuple[NDArray[Any], Sequence[NDArray[np.float32]]]:
         fusion = self.manifest.fusion
         if fusion is None:
@@ -249,7 +263,7 @@ class Predictor:
         scores, maps = zip(*answers, strict=True)
         return np.array(scores), maps
 
-    def _judged(self, batch: Sequence[tuple[Source, Loaded]], run: Run) -> list[Judged]:
+    def judged(self, batch: Sequence[tuple[Source, Loaded]], run: Run) -> list[Judged]:
         """Judges pictures that are computed together."""
         good = [loaded for _, loaded in batch if not isinstance(loaded, InputError)]
         try:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import warnings
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import PurePath
 from typing import Any, overload
 
 import numpy as np
@@ -20,19 +21,24 @@ from flawscope.calibration.threshold import Rate
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import Source
 from flawscope.predictor import Predictor
+from flawscope.predictor.parts import JointParts, Parts, no_parts, pattern_of, unknown_view
 from flawscope.predictor.streaming import (
     Judged,
     Loaded,
     Prepared,
+    Seen,
     given_pictures,
     out_of_memory,
     predicted,
     streamed,
 )
+from flawscope.results.part import PartPrediction
 from flawscope.results.prediction import Prediction
 from flawscope.runtime import JointSession, check_threads, open_joint_session
 
 LEAST = 0.001  # severity of what shows none of the products: above 0, and people can read it
+Run = Callable[..., Any]
+Answer = tuple[Recognised, Seen, Any, Any]  # what a picture shows, how it was seen; its score, its map
 
 
 def load(
@@ -79,10 +85,11 @@ def load(
 
 class JointPredictor:
     """Fitted model of several products. It says which product a picture shows (`Recogniser` has the rule),
-    and judges the picture as the model of that product alone does.
+    and judges the picture as the model of that product alone does. Or of several views of a part: the name of
+    a picture's file tells its view, whose own model judges it.
 
     Attributes:
-        products: the model of each product, by its name.
+        products: the model of each product, or view, by its name.
     """
 
     def __init__(self, artefact: JointArtefact, session: JointSession):
@@ -91,7 +98,7 @@ class JointPredictor:
         self.products: Mapping[str, Predictor] = {
             name: Predictor(one, session.products[name]) for name, one in artefact.products.items()
         }
-        self._first = next(iter(self.products.values()))
+        self._first = next(iter(self.products.values())).in_any_light()
 
     def __repr__(self) -> str:
         method, (height, width) = self._first.manifest.method, self.session.size
@@ -103,8 +110,13 @@ class JointPredictor:
             raise InputError(f"a joint model is saved as {joint_file.SUFFIX}")
         self.session.save(self.artefact, path)
 
+    @property
+    def of_views(self) -> bool:
+        """Whether `products` are views of a part."""
+        return self.artefact.views is not None
+
     def product(self, name: str) -> Predictor:
-        """The model of one product. InputError where there is no such product."""
+        """The model of one product, or view. InputError where there is no such one."""
         self.artefact.product(name)
         return self.products[name]
 
@@ -130,7 +142,7 @@ class JointPredictor:
         """Judges pictures, as `Predictor.predict` does.
 
         Args:
-            product: that all of them show; None: it is recognised.
+            product: that all of them show, or view; None: it is recognised, or told by the files' names.
 
         Raises:
             InputError: a picture cannot be read, or there is no such product. `stream` goes on instead.
@@ -149,7 +161,7 @@ class JointPredictor:
         """Yields every picture with its prediction, or with the reason why there is none, in order.
 
         Args:
-            product: that all of them show; None: it is recognised.
+            product: as `predict` takes it.
             pictures, batch, bgr, leave_out: as `Predictor.stream` takes them.
 
         Raises:
@@ -157,29 +169,116 @@ class JointPredictor:
         """
         if product is not None:
             known = self.product(product).stream(pictures, batch, bgr=bgr, leave_out=leave_out)
+            if self.of_views:
+                return known
             return ((source, _shows(result, product)) for source, result in known)
-        load = partial(self._first.load, bgr=bgr, leave_out=leave_out)  # all products see pictures alike
-        return streamed(given_pictures(pictures), load, self._judged, self.session, batch, tiled=False)
+        # all products see pictures alike, up to their light
+        load = partial(self._load if self.of_views else self._first.load, bgr=bgr, leave_out=leave_out)
+        judge = self._judged_by_view if self.of_views else self._judged
+        return streamed(given_pictures(pictures), load, judge, self.session, batch, tiled=False)
 
-    def _judged(self, batch: Sequence[tuple[Source, Loaded]], run: Any) -> list[Judged]:
+    def _judged(self, batch: Sequence[tuple[Source, Loaded]], run: Run) -> list[Judged]:
         """Judges pictures that are computed together, each by the product that it is most like."""
-        good = [loaded[0] for _, loaded in batch if not isinstance(loaded, InputError)]
-        if not good:
-            return [(source, one) for source, one in batch if isinstance(one, InputError)]
         try:
-            found, scores, maps = run(np.concatenate([views.images([0]) for views in good]))
+            answers = iter(self._answers([one for _, one in batch if not isinstance(one, InputError)], run))
         except MemoryError as error:
             return out_of_memory(batch, error)
-        answers = zip(found, scores, maps, strict=True)
         judged: list[Judged] = []
         for source, one in batch:
             if isinstance(one, InputError):
                 judged.append((source, one))
                 continue
-            shown, score, drawn = next(answers)
-            of_nearest = self.products[shown.nearest].decided([(source, one)], np.array([score]), [drawn])
+            shown, seen, score, drawn = next(answers)
+            of_nearest = self.products[shown.nearest].decided([(source, seen)], np.array([score]), [drawn])
             judged.append((source, _recognised(of_nearest[0][1], shown)))
         return judged
+
+    def _answers(self, pictures: Sequence[Seen], run: Run) -> list[Answer]:
+        """Recognises pictures in their own light, and scores each by the product that it is most like, in the
+        light of that product: where it has one, the network runs once more."""
+        if not pictures:
+            return []
+        found, scores, maps = run(np.concatenate([views.images([0]) for views, _ in pictures]))
+        answers = list(zip(found, pictures, scores, maps, strict=True))
+        for name in {one.nearest for one in found}:
+            product = self.products[name]
+            if product.manifest.preprocess.normalization is None:
+                continue
+            rows = [k for k, one in enumerate(found) if one.nearest == name]
+            lit = [product.lit(pictures[k]) for k in rows]
+            again = self._like(run, name)(np.concatenate([views.images([0]) for views, _ in lit]))
+            for k, *answer in zip(rows, lit, *again, strict=True):
+                answers[k] = (found[k], *answer)
+        return answers
+
+    def _like(self, run: Run, name: str) -> Run:
+        """The product's own `run`, or `run_alone` where `run` is the joint session's."""
+        own = self.session.products[name]
+        return own.run_alone if run == self.session.run_alone else own.run
+
+    # ---- views and parts
+
+    def _view(self, source: Source) -> str:
+        """View that a picture shows, by its name. InputError where the name tells none that is known."""
+        assert self.artefact.views is not None
+        if not isinstance(source, str | os.PathLike):
+            raise InputError("the model knows views by the names of files: say which it is, product=VIEW")
+        name = PurePath(source).as_posix()
+        view = self.artefact.views.of(name).view
+        if view not in self.products:
+            raise unknown_view(name, view, self.products)
+        return view
+
+    def _load(self, source: Source, **how: Any) -> tuple[Source, Loaded]:
+        try:
+            return self.products[self._view(source)].load(source, **how)
+        except InputError as error:
+            return source, error
+
+    def _judged_by_view(self, batch: Sequence[tuple[Source, Loaded]], run: Run) -> list[Judged]:
+        """Judges pictures that are computed together, each by the model of its view."""
+        judged: dict[int, Judged] = {}
+        rows: dict[str, list[int]] = {}
+        for k, (source, one) in enumerate(batch):
+            if isinstance(one, InputError):
+                judged[k] = (source, one)
+            else:
+                rows.setdefault(self._view(source), []).append(k)
+        for view, own in rows.items():
+            found = self.products[view].judged([batch[k] for k in own], self._like(run, view))
+            judged |= zip(own, found, strict=True)
+        return [judged[k] for k in range(len(batch))]
+
+    def parts(self) -> Parts | None:
+        """Returns a collector of predictions that decides on each part, as `Predictor.parts` does."""
+        manifests = {name: one.manifest for name, one in self.products.items()}
+        if self.artefact.views is not None:
+            return Parts(manifests, self.artefact.views)
+        if pattern_of(self._first.manifest) is None:
+            return None
+        again = lambda picture, product: self.predict(picture, product=product)  # noqa: E731
+        return JointParts(manifests, self.artefact.recogniser, again)
+
+    def predict_part(
+        self, views: Mapping[str, Source], part: str = "", *, product: str | None = None
+    ) -> PartPrediction:
+        """Judges a part by pictures of its views, by their names. A view may be missing.
+
+        Args:
+            product: that the part is; None: it is recognised from all views together.
+
+        Raises:
+            InputError: the model was fitted without `part`, knows no such view or product, or a picture
+                cannot be read.
+        """
+        if (parts := self.parts()) is None:
+            raise no_parts()
+        if self.of_views:
+            found = {view: self.predict(one, product=view) for view, one in views.items()}
+        else:
+            pictures = self.predict([*views.values()], product=product)
+            found = dict(zip(views, pictures, strict=True))
+        return parts.decide(part, found, views)
 
 
 def _shows(result: Prediction | InputError, product: str) -> Prediction | InputError:
@@ -190,8 +289,13 @@ def _recognised(result: Prediction | InputError, shown: Recognised) -> Predictio
     """The prediction with the product that was recognised. What is none of the products is no good part."""
     if not isinstance(result, Prediction):
         return result
-    product, p_value, nearest = shown.product, shown.p_value, shown.nearest
-    result = replace(result, product=product, product_p_value=p_value, nearest=nearest)
+    result = replace(
+        result,
+        product=shown.product,
+        product_p_value=shown.p_value,
+        product_distances=shown.distances,
+        nearest=shown.nearest,
+    )
     if shown.product is not None:
         return result
     return replace(result, is_anomalous=True, severity=max(result.severity, LEAST))

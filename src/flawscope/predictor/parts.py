@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import PurePath
 
+import numpy as np
+
 from flawscope.artefact.model_file import Manifest
-from flawscope.calibration.parts import PartCalibration, Pattern
+from flawscope.calibration.parts import PartCalibration, Pattern, View
+from flawscope.calibration.recognition import Recognised, Recogniser
 from flawscope.errors import InputError
+from flawscope.pictures.decoding import Source
 from flawscope.results.part import PartPrediction
 from flawscope.results.prediction import Prediction
 
 KEY = "part"  # in the manifest's facts
+Models = (
+    Manifest | Mapping[str, Manifest]
+)  # a model's manifest, or where each view has its own those of views
 
 
 def pattern_of(manifest: Manifest) -> Pattern | None:
@@ -25,17 +33,35 @@ def pattern_of(manifest: Manifest) -> Pattern | None:
         raise InputError("the model's parts are damaged: fit again") from None
 
 
-def part_calibration(manifest: Manifest, pattern: Pattern) -> PartCalibration:
-    """Calibration of parts: the calibration's scores, by the names of their pictures.
+def no_parts() -> InputError:
+    return InputError("the model judges single pictures: fit it with --part")
+
+
+def unknown_view(name: str, view: str, known: Iterable[str]) -> InputError:
+    return InputError(f"{name}: the model knows no view {view:.60}: name it by one of {', '.join(known)}")
+
+
+def part_calibration(models: Models, pattern: Pattern) -> PartCalibration:
+    """Calibration of parts: the calibrations' scores, by the names of their pictures.
 
     Raises:
-        InputError: the model was calibrated on pictures whose names tell no part.
+        InputError: a model was calibrated on pictures whose names tell no part.
     """
+    if isinstance(models, Manifest):
+        calibration = models.calibration
+        views = pattern.read(_calibrated_on(models))
+        return PartCalibration.of(views, calibration.scores, calibration.rate)
+    every, scores = list[View](), list[float]()
+    for view, manifest in models.items():
+        every += [View(pattern.part_of(name), view) for name in _calibrated_on(manifest)]
+        scores += manifest.calibration.scores
+    return PartCalibration.of(every, scores, next(iter(models.values())).calibration.rate)
+
+
+def _calibrated_on(manifest: Manifest) -> list[str]:
+    """Names of the pictures that a model was calibrated on."""
     names = {picture.hash: picture.name for picture in manifest.pictures}
-    hashes = manifest.facts.get("calibration_pictures", [])
-    views = pattern.read(names.get(digest, "") for digest in hashes)
-    calibration = manifest.calibration
-    return PartCalibration.of(views, calibration.scores, calibration.rate)
+    return [names.get(digest, "") for digest in manifest.facts.get("calibration_pictures", [])]
 
 
 class Parts:
@@ -45,11 +71,14 @@ class Parts:
         InputError: the model was fitted without --part, or as `part_calibration`.
     """
 
-    def __init__(self, manifest: Manifest):
-        pattern = pattern_of(manifest)
-        if pattern is None:
-            raise InputError("the model judges single pictures: fit it with --part")
-        self.calibration, self.pattern = part_calibration(manifest, pattern), pattern
+    def __init__(self, models: Models, pattern: Pattern | None = None):
+        """
+        Args:
+            pattern: that tells parts and views apart; None: the model's own.
+        """
+        if pattern is None and (not isinstance(models, Manifest) or (pattern := pattern_of(models)) is None):
+            raise no_parts()
+        self.calibration, self.pattern = part_calibration(models, pattern), pattern
         self._open: dict[str, dict[str, Prediction]] = {}
 
     def add(self, prediction: Prediction) -> PartPrediction | None:
@@ -60,22 +89,24 @@ class Parts:
         """
         name = PurePath(prediction.path or "").as_posix()
         part, view = self.pattern.of(name)
-        self.check(name, view)
-        views = self._open.setdefault(part, {})
+        views = self._open.get(part, {})
         if view in views:
             raise InputError(
                 f"{name}: {views[view].path} shows part {part} from {view} too: give each part once"
             )
-        views[view] = prediction
-        if len(views) < len(self.calibration.views):
+        views = {**views, view: prediction}
+        known = self._calibration_of(views).views
+        if view not in known:
+            raise unknown_view(name, view, known)
+        self._open[part] = views
+        if len(views) < len(known):
             return None
         return self.decide(part, self._open.pop(part))
 
     def check(self, name: str, view: str) -> None:
         """Checks a picture's view. InputError, which names the known views, for another."""
         if view not in self.calibration.views:
-            known = ", ".join(self.calibration.views)
-            raise InputError(f"{name}: the model knows no view {view:.60}: name it by one of {known}")
+            raise unknown_view(name, view, self.calibration.views)
 
     def rest(self) -> Iterator[PartPrediction]:
         """Decides on the parts of which views are missing."""
@@ -83,8 +114,75 @@ class Parts:
             part = next(iter(self._open))
             yield self.decide(part, self._open.pop(part))
 
-    def decide(self, part: str, views: Mapping[str, Prediction]) -> PartPrediction:
-        """Decides on a part by its views' predictions."""
-        found = self.calibration.decide({view: one.score for view, one in views.items()})
-        missing = tuple(view for view in self.calibration.views if view not in views)
+    def decide(
+        self, part: str, views: Mapping[str, Prediction], pictures: Mapping[str, Source] | None = None
+    ) -> PartPrediction:
+        """Decides on a part by its views' predictions.
+
+        Args:
+            pictures: of the views; None: they are files, which the predictions name.
+        """
+        return self._decided(self.calibration, part, views)
+
+    @staticmethod
+    def _decided(calibration: PartCalibration, part: str, views: Mapping[str, Prediction]) -> PartPrediction:
+        found = calibration.decide({view: one.score for view, one in views.items()})
+        missing = tuple(view for view in calibration.views if view not in views)
         return PartPrediction(part, *found, dict(views), missing)
+
+    def promise(self) -> str:
+        """Line for a person: the false alarms expected among parts with all views."""
+        return self.calibration.promise()
+
+    def _calibration_of(self, views: Mapping[str, Prediction]) -> PartCalibration:
+        return self.calibration
+
+
+class JointParts(Parts):
+    """Collects predictions of a joint model. A part's product is recognised from all its views together, and
+    where one of them shows none of the products, or lies too far from the part's, the part is anomalous."""
+
+    def __init__(
+        self,
+        models: Mapping[str, Manifest],
+        recogniser: Recogniser,
+        judge: Callable[[Source, str], Prediction],
+    ):
+        """
+        Args:
+            judge: judges a picture as one of a product.
+        """
+        super().__init__(next(iter(models.values())))
+        self.calibrations = {name: part_calibration(one, self.pattern) for name, one in models.items()}
+        self._recogniser, self._judge = recogniser, judge
+
+    def promise(self) -> str:
+        return "; ".join(f"{name}: {one.promise()}" for name, one in self.calibrations.items())
+
+    def _calibration_of(self, views: Mapping[str, Prediction]) -> PartCalibration:
+        return self.calibrations[self._shown(views).nearest]
+
+    def _shown(self, views: Mapping[str, Prediction]) -> Recognised:
+        """Product that the views show together, among those that have these views, if any has."""
+        given = [one.product for one in views.values() if one.product and not one.product_distances]
+        if given:  # of all pictures
+            return Recognised(given[0], given[0], 1.0)
+        among = [name for name, one in self.calibrations.items() if {*views} <= {*one.views}]
+        distances = np.array([one.product_distances for one in views.values()])
+        found = self._recogniser.together(distances, among or None)
+        return found if all(one.product for one in views.values()) else found._replace(product=None)
+
+    def decide(
+        self, part: str, views: Mapping[str, Prediction], pictures: Mapping[str, Source] | None = None
+    ) -> PartPrediction:
+        shown, own, names = self._shown(views), dict[str, Prediction](), [*self.calibrations]
+        for view, one in views.items():
+            if one.product_distances and names[int(np.argmin(one.product_distances))] != shown.nearest:
+                try:
+                    one = self._judge((pictures or {}).get(view, one.path or ""), shown.nearest)
+                except InputError:  # it cannot be read any more
+                    continue
+            own[view] = one
+        found = self._decided(self.calibrations[shown.nearest], part, own)
+        found = replace(found, product=shown.product)
+        return found if shown.product else replace(found, is_anomalous=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from flawscope.results.prediction import Prediction
+from flawscope.results.prediction import NONE, Prediction
 
 GOOD, ANOMALOUS, INCOMPLETE = "good", "anomalous", "incomplete"  # decisions
 
@@ -21,6 +21,8 @@ class PartPrediction:
     worst: view with the largest score.
     views: prediction of each view that was judged.
     missing: views without a picture.
+    product: that the part is, of a joint model; None: none of its products, and then the part is anomalous.
+        None of other models, too.
     """
 
     part: str
@@ -30,6 +32,7 @@ class PartPrediction:
     worst: str
     views: Mapping[str, Prediction] = field(repr=False)
     missing: tuple[str, ...] = ()
+    product: str | None = None
 
     @property
     def decision(self) -> str:
@@ -37,12 +40,18 @@ class PartPrediction:
         good."""
         return ANOMALOUS if self.is_anomalous else INCOMPLETE if self.missing else GOOD
 
+    @property
+    def product_name(self) -> str:
+        """The product, or "none of these"; empty for a model of one product."""
+        return self.product or (NONE if any(one.product_name for one in self.views.values()) else "")
+
     def line(self) -> str:
         """Line for a person."""
         without = f"  (missing: {', '.join(self.missing)})" if self.missing else ""
+        product = f"  ({self.product_name})" if self.product_name else ""
         return (
             f"part {self.part}: {self.decision}, p {self.p_value:.3f}, "
-            f"most unusual: {self.worst} ({self.score:+.1f}){without}"
+            f"most unusual: {self.worst} ({self.score:+.1f}){without}{product}"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -55,4 +64,5 @@ class PartPrediction:
             "worst": self.worst,
             "views": {view: found.path for view, found in self.views.items()},
             "missing": list(self.missing),
+            **({"product": self.product} if self.product_name else {}),
         }

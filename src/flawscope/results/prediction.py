@@ -81,6 +81,7 @@ class Prediction:
     product_p_value: how often a good picture of that product is as far from the others; None where the
         product was given, or the model has one only.
     nearest: the product that it is most like, where it was recognised.
+    product_distances: to each product, in the model's order; empty where nothing was recognised.
     """
 
     score: float
@@ -101,6 +102,7 @@ class Prediction:
     product: str | None = None
     product_p_value: float | None = None
     nearest: str | None = None
+    product_distances: tuple[float, ...] = field(default=(), repr=False)
 
     @property
     def product_name(self) -> str:

@@ -95,6 +95,11 @@ class Addresses:
     def _names_in(self, entry: str, model: str | os.PathLike[str]) -> dict[str, str]:
         """Names at the station of the products of a joint model, by those in the model. InputError where a
         name is taken."""
+        if joint_file.read_views(model) is not None:
+            raise InputError(
+                f"{entry}: {model} has a model for each view, which a station does not serve: fit one model for "
+                "all views, without --each-view"
+            )
         found: dict[str, str] = {}
         for name in joint_file.read_manifests(model):
             called = named(name)

@@ -15,6 +15,7 @@ from sqlalchemy import ColumnElement, Connection, Row, func, or_, select, text, 
 from flawscope.errors import InputError
 from flawscope.predictor.parts import Parts
 from flawscope.results.part import ANOMALOUS, INCOMPLETE, PartPrediction
+from flawscope.results.prediction import NONE as NO_PRODUCT
 from flawscope.station.store.database import now, upsert
 from flawscope.station.store.schema import HOUR, inspections, parts, pictures, products
 from flawscope.station.store.station_identity import station_id
@@ -208,12 +209,14 @@ def close(connection: Connection, number: int, judge: Parts | None, reason: str)
     if row is None:
         return
     here = inspections.c.part_id == number
-    query = select(inspections.c.view, inspections.c.score).where(here).order_by(inspections.c.id)
-    scores = {row.view: row.score for row in connection.execute(query)}
+    columns = inspections.c.view, inspections.c.score, inspections.c.shows
+    seen = connection.execute(select(*columns).where(here).order_by(inspections.c.id)).all()
+    scores, foreign = {one.view: one.score for one in seen}, any(one.shows == NO_PRODUCT for one in seen)
     values: dict[str, Any] = {"decision": INCOMPLETE, "decided_at": now(), "reason": reason}
     with suppress(InputError):  # else no good part with these views is known: nothing can be said of it
         if judge is not None:
             found = judge.calibration.decide(scores)
+            found = found._replace(is_anomalous=found.is_anomalous or foreign)
             part = PartPrediction(row.part, *found, {}, tuple(json.loads(row.missing)))
             values |= {name: getattr(part, name) for name in ("decision", "score", "p_value", "worst")}
     last = select(func.max(parts.c.number)).where(parts.c.product_id == row.product_id)
