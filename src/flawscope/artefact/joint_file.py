@@ -93,6 +93,8 @@ def _difference(one: Artefact, other: Artefact) -> str | None:
         asked = (one.config.get(key) for one in (a, b))
         if len({tuple(v) if isinstance(v, list) else v for v in asked}) > 1:  # JSON has no tuples
             return f"settings of {key}"
+    if a.calibration.precision != b.calibration.precision:
+        return "precisions"
     if a.preprocess != b.preprocess:
         return "preprocessing (white level, light or size)"
     if not _equal(one.tensors.get("roi"), other.tensors.get("roi")):
