@@ -56,7 +56,7 @@ class Certificate:
         the way from the middle good picture to the defect's own score, at least to the threshold. None: they
         were not compared.
     mistaken: how many of the pictures, good and with a simulated defect, a joint model takes for another
-        product than the trained one does. None: it is a model of one product.
+        product than the trained one does; in a self-test, than they show. None: it is a model of one product.
     """
 
     pictures: int
@@ -92,7 +92,8 @@ class Certificate:
         batches = ", ".join(map(str, self.batches))
         defects = "" if self.simulated is None else f", scores of simulated defects by {self.simulated:.1e}"
         changed = pluralize(self.decisions, "decision") if self.decisions else "no decision"
-        products = "" if self.mistaken is None else f", {self.mistaken or 'no'} product mistaken"
+        wrong = pluralize(self.mistaken, "product") if self.mistaken else "no product"
+        products = "" if self.mistaken is None else f", {wrong} mistaken"
         text = (
             f"{pluralize(self.pictures, 'picture')} in batches of {batches}, {self.precision}, "
             f"{self.runtime}: scores differ by at most {self.score:.1e}, maps by {self.map:.1e} ("

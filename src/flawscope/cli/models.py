@@ -61,12 +61,10 @@ def _info_of_joint(args: argparse.Namespace) -> int:
         return 0
     model = load(args.model, engine=args.engine, device=args.device, threads=args.threads)
     assert isinstance(model, JointPredictor)
-    passed = True
-    for name, one in model.products.items():
-        result = one.self_test()
-        passed &= result.passed
+    results = model.self_test()
+    for name, result in results.items():
         common.say(f"{name}: self-test {'passed' if result.passed else 'FAILED'}: {result.line()}")
-    return 0 if passed else 1
+    return 0 if all(result.passed for result in results.values()) else 1
 
 
 def lines(manifest: Manifest) -> list[str]:

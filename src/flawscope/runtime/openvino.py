@@ -246,7 +246,8 @@ def _halves(model: Any) -> list[Any]:
     ov = engine()
 
     def features_of(model: Any) -> Any:
-        found = [output for op in model.get_ops() for output in op.outputs() if "features" in output.names]
+        made = [op for op in model.get_ops() if op.get_type_name() != "Result"]
+        found = [output for op in made for output in op.outputs() if "features" in output.names]
         if len(found) != 1:
             raise InputError("its network has no features; export it anew")
         return found[0]
