@@ -4,7 +4,8 @@
     python bench/joint.py --runtimes openvino --precisions bf16 --threads 1
 
 Products are drawn: a plate, fabric, and both in other colours. Each gets a model of its own (PatchCore), and
-all of them a joint one. In every engine and precision, in a process of its own:
+all of them a joint one. That is exported, and the exported models of the single products have the same
+networks. In every engine and precision, in a process of its own:
 
     time    one picture of each product by its own model and by the joint model, in turns (A B A B): `run`, an
             image to its score and map, and `predict`, from path to answer
@@ -56,9 +57,8 @@ def draw(root: Path, name: str, train: int, test: int, size: int) -> None:
 def make(work: str, names: list[str], settings: dict[str, Any], precision: str) -> Cell:
     """Fits and joins the models in this folder, or exports them all; what is there stays."""
     import flawscope
+    from flawscope.artefact import joint_file
     from flawscope.artefact.certificate import of_facts
-    from flawscope.artefact.joint_file import read_manifests
-    from flawscope.export.export import export
     from flawscope.export.joint_export import export_joint
 
     folder = Path(work)
@@ -70,20 +70,34 @@ def make(work: str, names: list[str], settings: dict[str, Any], precision: str) 
     if not trained["joint"].is_file():
         flawscope.join({name: trained[name] for name in names}, good, device="cpu").save(trained["joint"])
     if precision != "trained":
-        given = {"precision": precision}
-        for name in names:
-            if not (out := file_of(folder, name, precision)).is_file():
-                export(trained[name], out, pictures=good[name], **given)
         if not (out := file_of(folder, "joint", precision)).is_file():
-            export_joint(trained["joint"], out, pictures=good, **given)
+            export_joint(trained["joint"], out, pictures=good, precision=precision)
+        for name, product in joint_file.read(out).products.items():
+            write_single(product, file_of(folder, name, precision))
     files = {name: file_of(folder, name, precision) for name in [*names, "joint"]}
-    facts = [one.facts for one in read_manifests(files["joint"]).values()]
+    facts = [one.facts for one in joint_file.read_manifests(files["joint"]).values()]
     apart = sum(models.file_size(files[name]) for name in names)
     return {
         "apart_mib": common.sig(apart / common.MIB, 4),
         "joint_mib": common.sig(models.file_size(files["joint"]) / common.MIB, 4),
         "certificates": [one.line() for each in facts for one in of_facts(each)],
     }
+
+
+def write_single(product: Any, out: Path) -> None:
+    """The .onnx model of a product of an exported joint model: its networks in one graph, as an export of the
+    product alone has them. In int8 that may leave other layers in fp32, which would be another comparison."""
+    import onnx
+
+    from flawscope.artefact.joint_file import EMBED, SCORE
+    from flawscope.export.onnx_graph import join
+    from flawscope.runtime import onnx_file
+
+    embed, score = (onnx.load_from_string(product.tensors[key].tobytes()) for key in (EMBED, SCORE))
+    left = [output for output in embed.graph.output if output.name != "descriptors"]
+    del embed.graph.output[:]
+    embed.graph.output.extend(left)
+    onnx_file.write(product, join(embed, score).SerializeToString(), out)
 
 
 def file_of(folder: Path, name: str, precision: str) -> Path:

@@ -55,8 +55,8 @@ class Certificate:
     simulated: the largest difference of scores of simulated defects. Of a reduced precision it is a part of
         the way from the middle good picture to the defect's own score, at least to the threshold. None: they
         were not compared.
-    mistaken: how many of the pictures, good and with a simulated defect, a joint model takes for another
-        product than the trained one does; in a self-test, than they show. None: it is a model of one product.
+    mistaken: how many of the pictures a joint model takes for another product than the trained one does, or
+        in a self-test than they show. Those with a simulated defect may be none. None: it has one product.
     """
 
     pictures: int

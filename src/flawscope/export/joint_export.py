@@ -83,14 +83,14 @@ def export_joint(
     known = dict(artefact.known)
     if precision != "fp32":  # another network, with descriptors of its own
         known = {name: _described(sessions[0], one) for name, one in given.items()}
+    rule, certificates = Recogniser(known), dict[str, Certificate]()
     as_embed, products = open_embed(embed, sessions[0].runtime, precision), dict[str, Artefact]()
-    certificates = dict[str, Certificate]()
     for name, good in given.items():
         engines = [Engine(session.products[name]) for session in sessions]
         line = None if how is None else how.line()
         made = Reduced(precision, engines, as_embed, trained.products[name], line)
         with _about(name):
-            mistaken = _mistaken(trained, Recogniser(known), shown[name])
+            mistaken = _mistaken(trained, rule, name, shown[name])
             products[name], (certificates[name], *_) = proven(made, good, shown[name], step, mistaken)
     joint_file.write(JointArtefact(_exported(products, networks), known), out)
     return certificates
@@ -188,16 +188,20 @@ def _described(session: JointExportedSession, given: Pictures) -> Known:
     )
 
 
-def _mistaken(trained: JointTorchSession, rule: Recogniser, shown: Compared) -> Callable[[Engine], int]:
-    """Function that counts an engine's mistaken products, by the descriptors that `rule` knows."""
+def _mistaken(
+    trained: JointTorchSession, rule: Recogniser, product: str, shown: Compared
+) -> Callable[[Engine], int]:
+    """Function that counts an engine's mistaken pictures of a product, by the descriptors that `rule` knows.
+    A defective one may be none of these: it is anomalous either way."""
     images = np.concatenate([shown.images, shown.spoilt().images])
     expected = [one.product for one in trained.run(images)[0]]
+    may = [(one,) if k < len(shown.images) else (one, product, None) for k, one in enumerate(expected)]
 
     def count(engine: Engine) -> int:
         assert isinstance(engine.session, ProductSession)
         see = engine.session.joint.features
         found = [rule.recognise(see(images[k : k + 1])[1])[0].product for k in range(len(images))]
-        return sum(a != b for a, b in zip(found, expected, strict=True))
+        return sum(one not in right for one, right in zip(found, may, strict=True))
 
     return count
 
