@@ -96,7 +96,7 @@ def test_an_engine_that_does_not_run_such_a_file_is_one_line(
     picture = str(drawn / "plate/test/good/000.png")
     assert main(["predict", str(model_path), picture, "--engine", "openvino"]) == 2
     err = capsys.readouterr().err
-    assert f"cannot run model {model_path} with engine openvino: torch runs it; export it as .onnx" in err
+    assert f"cannot run model {model_path} with engine openvino: torch runs it; export it first" in err
     assert err.count("\n") == 1
     assert main(["predict", str(onnx_path), picture, "--engine", "tensorrt"]) == 2
     with pytest.raises(InputError, match="use one of onnxruntime, openvino"):

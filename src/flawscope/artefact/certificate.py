@@ -55,6 +55,8 @@ class Certificate:
     simulated: the largest difference of scores of simulated defects. Of a reduced precision it is a part of
         the way from the middle good picture to the defect's own score, at least to the threshold. None: they
         were not compared.
+    mistaken: how many of the pictures a joint model takes for another product than the trained one does, or
+        in a self-test than they show. Those with a simulated defect may be none. None: it has one product.
     """
 
     pictures: int
@@ -68,6 +70,7 @@ class Certificate:
     runtime: str
     precision: str = "fp32"
     simulated: float | None = None
+    mistaken: int | None = None
 
     @property
     def tolerance(self) -> float:
@@ -79,9 +82,9 @@ class Certificate:
 
     @property
     def passed(self) -> bool:
-        """Whether all differences of scores are within the tolerance; then all fp32 decisions that count
-        agree."""
-        compared = len(self.ties) < self.pictures
+        """Whether all differences of scores are within the tolerance, so that all fp32 decisions that count
+        agree, and no product is mistaken."""
+        compared = len(self.ties) < self.pictures and not self.mistaken
         largest = max(self.score, self.simulated or 0.0)
         return compared and largest <= self.tolerance and math.isfinite(self.map)
 
@@ -89,11 +92,13 @@ class Certificate:
         batches = ", ".join(map(str, self.batches))
         defects = "" if self.simulated is None else f", scores of simulated defects by {self.simulated:.1e}"
         changed = pluralize(self.decisions, "decision") if self.decisions else "no decision"
+        wrong = pluralize(self.mistaken, "product") if self.mistaken else "no product"
+        products = "" if self.mistaken is None else f", {wrong} mistaken"
         text = (
             f"{pluralize(self.pictures, 'picture')} in batches of {batches}, {self.precision}, "
             f"{self.runtime}: scores differ by at most {self.score:.1e}, maps by {self.map:.1e} ("
             f"{self.unit}; {self.score_absolute:.1e} and {self.map_absolute:.1e} absolute){defects}, "
-            f"{changed} changed; scores may differ by {self.tolerance:g}"
+            f"{changed} changed{products}; scores may differ by {self.tolerance:g}"
         )
         if self.ties:
             text += f"; scores of ties, not compared: {', '.join(map(str, self.ties))}"
@@ -119,6 +124,7 @@ class Certificate:
             runtime=str(data["runtime"]),
             precision=str(data["precision"]),
             simulated=None if data.get("simulated") is None else float(data["simulated"]),
+            mistaken=None if data.get("mistaken") is None else int(data["mistaken"]),
         )
 
 

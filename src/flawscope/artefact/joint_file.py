@@ -104,6 +104,8 @@ def _difference(one: Artefact, other: Artefact) -> str | None:
         asked = (one.config.get(key) for one in (a, b))
         if len({tuple(v) if isinstance(v, list) else v for v in asked}) > 1:  # JSON has no tuples
             return f"settings of {key}"
+    if a.calibration.precision != b.calibration.precision:
+        return "precisions"
     if replace(a.preprocess, normalization=None) != replace(b.preprocess, normalization=None):
         return "preprocessing (white level or size)"
     if a.facts.get("part") != b.facts.get("part"):

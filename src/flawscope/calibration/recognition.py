@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from flawscope.errors import InputError
 
 LEAST = 4  # groups of good pictures that a product needs to be recognised
+MOST = 300  # good pictures whose descriptors a model keeps
+LIT = 50  # of them in each other light of the range in which it keeps its rate
+DEFECTS = 36  # simulated ones among them, of all sizes
 # How these were chosen: docs/decisions/0027-joint.md
 FARTHEST = 3.0  # times the largest distance of a good picture
 WIDEST = 0.4  # of limits by good pictures alone: those of parts at any angle lie far apart

@@ -12,6 +12,7 @@ from flawscope.cli import common
 from flawscope.errors import InputError, pluralize, require_installed
 
 if TYPE_CHECKING:
+    from flawscope.artefact.joint_file import JointArtefact
     from flawscope.artefact.model_file import Manifest
     from flawscope.pictures.decoding import Source
 
@@ -65,12 +66,10 @@ def _info_of_joint(args: argparse.Namespace) -> int:
         return 0
     model = load(args.model, engine=args.engine, device=args.device, threads=args.threads)
     assert isinstance(model, JointPredictor)
-    passed = True
-    for name, one in model.products.items():
-        result = one.self_test()
-        passed &= result.passed
+    results = model.self_test()
+    for name, result in results.items():
         common.say(f"{name}: self-test {'passed' if result.passed else 'FAILED'}: {result.line()}")
-    return 0 if passed else 1
+    return 0 if all(result.passed for result in results.values()) else 1
 
 
 def lines(manifest: Manifest) -> list[str]:
@@ -142,7 +141,12 @@ def calibrate(args: argparse.Namespace) -> int:
 
 def export_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="model file, .safetensors")
-    parser.add_argument("--out", required=True, metavar="FILE", help="model file to write, .onnx")
+    parser.add_argument(
+        "--out",
+        required=True,
+        metavar="FILE",
+        help="model file to write, .onnx, or of a joint model .safetensors",
+    )
     parser.add_argument(
         "--precision",
         default="fp32",
@@ -153,7 +157,8 @@ def export_arguments(parser: argparse.ArgumentParser) -> None:
         "--pictures",
         metavar="FOLDER",
         help="good pictures to compare on (default: the samples in the model), and to calibrate on for a "
-        "precision other than fp32; the training pictures will do",
+        "precision other than fp32; the training pictures will do. Of a joint model the data root, or a "
+        "folder with pictures of all products",
     )
     common.add_quiet(parser)
 
@@ -162,59 +167,68 @@ def export(args: argparse.Namespace) -> int:
     """Write a fitted model for ONNX Runtime and OpenVINO, which need no torch, and prove that it answers as
     before."""
     from flawscope.artefact import files, joint_file
-    from flawscope.artefact.certificate import of_facts
     from flawscope.datasets import list_pictures
     from flawscope.predictor import read_manifest, trained
 
-    if joint_file.is_joint(args.model):
-        return _export_joint(args)
     out = files.check_writable(args.out)
-    step = common.step_for(args)
+    failures: list[str] = []
+    options: dict[str, Any] = {"precision": args.precision, "failures": failures}
+    if joint_file.is_joint(args.model):
+        joint = joint_file.read(args.model)
+        require_installed("export", "torch", extras="train,export")
+        from flawscope.export.joint_export import export_joint
+
+        good = _good_pictures(args, joint)
+        export_joint(joint, out, pictures=good, step=common.step_for(args), **options)
+        _say_exported(args, joint_file.read_manifests(out))
+        return common.report_failures(failures)
     artefact = trained(args.model)
     pictures = list_pictures(args.pictures) if args.pictures else []
     require_installed("export", "torch", extras="train,export")
     from flawscope.export import export as exporting
 
-    failures: list[str] = []
-    exporting.export(artefact, out, precision=args.precision, pictures=pictures, failures=failures, step=step)
-    manifest = read_manifest(out)
-    certificates = of_facts(manifest.facts)
-    for certificate in certificates:
-        common.show(certificate.line())
-    if not args.quiet:
-        if not any("openvino" in certificate.runtime for certificate in certificates):
-            common.say("OpenVINO is not installed here: not compared with it")
-        common.say(f"wrote {out}")
-        if args.precision != "fp32":
-            common.say(manifest.calibration.promise())
+    exporting.export(artefact, out, pictures=pictures, step=common.step_for(args), **options)
+    _say_exported(args, {"": read_manifest(out)})
     return common.report_failures(failures)
 
 
-def _export_joint(args: argparse.Namespace) -> int:
-    from flawscope.artefact import files, joint_file
-    from flawscope.datasets import list_pictures
+def _good_pictures(args: argparse.Namespace, joint: JointArtefact) -> dict[str, list[Source]]:
+    """Pictures of --pictures by the product: those in the products' folders, as `fit` takes them, or else
+    those that show it."""
+    from flawscope.datasets import find_categories, list_pictures, open_dataset
     from flawscope.predictor.joint import load as load_joint
     from flawscope.results.prediction import Prediction
 
-    if args.precision != "fp32":
-        raise InputError("a joint model is exported in fp32: leave out --precision")
-    out = files.check_writable(args.out)
-    artefact = joint_file.read(args.model)
-    pictures = list_pictures(args.pictures) if args.pictures else []
-    require_installed("export", "torch", extras="train,export")
-    from flawscope.export.joint_export import export_joint
-
-    of: dict[str, list[Source]] = {name: [] for name in artefact.products}
-    for source, found in load_joint(args.model).stream(pictures) if pictures else ():
+    of: dict[str, list[Source]] = {name: [] for name in joint.products}
+    if not args.pictures:
+        return of
+    if of.keys() <= {*find_categories(args.pictures)}:
+        return {name: [item.path for item in open_dataset(args.pictures, name).train] for name in of}
+    for source, found in load_joint(args.model).stream(list_pictures(args.pictures)):
         if not isinstance(found, Prediction):
             continue
-        shown = found.product if artefact.views is None else artefact.views.of(str(found.path)).view
+        shown = found.product if joint.views is None else joint.views.of(str(found.path)).view
         if shown:
             of[shown].append(source)
-    for name, certificate in export_joint(artefact, out, pictures=of, step=common.step_for(args)).items():
-        common.show(f"{name}: {certificate.line()}")
-    common.say_for(args)(f"wrote {out}")
-    return 0
+    return of
+
+
+def _say_exported(args: argparse.Namespace, manifests: Mapping[str, Manifest]) -> None:
+    """Prints the certificates of a model, or of each product of a joint one."""
+    from flawscope.artefact.certificate import of_facts
+
+    say, engines = common.say_for(args), ""
+    for name, manifest in manifests.items():
+        for certificate in of_facts(manifest.facts):
+            common.show(f"{name}: {certificate.line()}" if name else certificate.line())
+            engines += certificate.runtime
+    if "openvino" not in engines:
+        say("OpenVINO is not installed here: not compared with it")
+    say(f"wrote {args.out}")
+    for name, manifest in manifests.items():
+        if manifest.calibration.precision != "fp32":
+            promise = manifest.calibration.promise()
+            say(f"{name}: {promise}" if name else promise)
 
 
 def backbones_arguments(parser: argparse.ArgumentParser) -> None:

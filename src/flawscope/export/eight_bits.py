@@ -7,7 +7,7 @@ import itertools
 import math
 import os
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 ACTIVATIONS = ("Clip", "Relu")  # that 8-bit ranges end at: a convolution's own output is far larger
 LAYOUTS = ("DepthToSpace", "Identity", "Reshape", "Squeeze", "Transpose", "Slice", "Gather", "Cast")
+Judge = Callable[["ModelProto"], tuple[float, float]]  # what an `Evidence` does, perhaps of several models
 MEANT = 16  # batches of pictures that the means of 8-bit convolutions' inputs are measured on
 # Of the way from the middle good picture to the threshold: how far the scores may be off, as the root of the
 # mean square. The certificate wants all of them within half of it, five times as much.
@@ -106,7 +107,7 @@ class Evidence:
 def reduced(
     embed: ModelProto,
     batches: Iterable[NDArray[np.float32]],
-    evidence: Evidence | None = None,
+    evidence: Judge | None = None,
     step: Step = silent,
 ) -> tuple[ModelProto, Reduction]:
     """`embed` with convolutions in 8 bits, their ranges measured on pictures `[B, 3, H, W]`.

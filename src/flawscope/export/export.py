@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ from flawscope.export.recalibrate import Compared, Embed, Engine, Pictures, Redu
 from flawscope.methods import registry
 from flawscope.pictures.decoding import Source
 from flawscope.progress import Step, silent
-from flawscope.runtime import EXPORTED, onnx_check, onnx_file
+from flawscope.runtime import ENGINES, EXPORTED, Session, onnx_check, onnx_file
 from flawscope.runtime.torch import TorchSession
 
 if TYPE_CHECKING:
@@ -63,7 +63,10 @@ def export(
     """
     artefact = model if isinstance(model, Artefact) else model_file.read(model)
     path = files.check_writable(out)
-    _check(artefact, path.suffix.lower(), precision, pictures)
+    if (suffix := path.suffix.lower()) != EXPORTED:
+        hint = ": OpenVINO runs them too" if suffix == ".xml" else ""
+        raise InputError(f"exported models are {EXPORTED} files{hint}; name --out so")
+    check(artefact, precision, pictures)
     given = Pictures(artefact, pictures, [] if failures is None else failures)
     shown = given.compared()
     trained = TorchSession.open(artefact, "cpu")
@@ -81,19 +84,43 @@ def export(
     engines = _opened(network, precision)
     step("network", 2, 2)
 
-    if precision == "fp32":
-        exported, certificates = artefact, compared(artefact, engines, trained, shown)
+    as_embed = open_embed(embed, engines[0].session.runtime, precision)
+    made = Reduced(precision, engines, as_embed, trained, None if how is None else how.line())
+    exported, certificates = proven(made, given, shown, step)
+    onnx_file.write(exported, network, out)
+    return certificates[0]
+
+
+def proven(
+    made: Reduced,
+    given: Pictures,
+    shown: Compared,
+    step: Step,
+    mistaken: Callable[[Engine], int] | None = None,
+) -> tuple[Artefact, list[Certificate]]:
+    """The artefact of an exported network, calibrated for its precision, with each engine's certificate.
+
+    Args:
+        given: pictures that a reduced precision is calibrated on.
+        shown: pictures that the engines are compared on.
+        mistaken: counts the mistaken products (`Certificate.mistaken`).
+
+    Raises:
+        FlawscopeError: an engine differs beyond the certificate's tolerance.
+    """
+    if made.precision == "fp32":
+        exported, certificates = given.artefact, compared(given.artefact, made.engines, made.trained, shown)
     else:
-        as_embed = open_embed(embed, engines[0].session.runtime, precision)
-        reduced = Reduced(precision, engines, as_embed, trained, None if how is None else how.line())
-        exported, certificates = recalibrated(reduced, given, shown, step)
+        exported, certificates = recalibrated(made, given, shown, step)
+    if mistaken is not None:
+        pairs = zip(certificates, made.engines, strict=True)
+        certificates = [replace(one, mistaken=mistaken(engine)) for one, engine in pairs]
     for certificate in certificates:
         if not certificate.passed:
             raise FlawscopeError(
                 f"the exported model is not the trained one, nothing written: {certificate.line()}"
             )
-    onnx_file.write(certified(exported, certificates, engines), network, out)
-    return certificates[0]
+    return certified(exported, certificates, made.engines), certificates
 
 
 def traced(method: str, model: Detector) -> tuple[ModelProto, ModelProto]:
@@ -102,10 +129,8 @@ def traced(method: str, model: Detector) -> tuple[ModelProto, ModelProto]:
     return onnx_graph.trace(model, {} if operators is None else operators())
 
 
-def _check(artefact: Artefact, suffix: str, precision: str, pictures: Sequence[Source]) -> None:
-    if suffix != EXPORTED:
-        hint = ": OpenVINO runs them too" if suffix == ".xml" else ""
-        raise InputError(f"exported models are {EXPORTED} files{hint}; name --out so")
+def check(artefact: Artefact, precision: str, pictures: Sequence[Source]) -> None:
+    """InputError where a model cannot be exported in this precision, with these pictures, or here."""
     if precision not in PRECISIONS:
         raise InputError(f"no precision {precision}: use one of {', '.join(PRECISIONS)}")
     if artefact.manifest.calibration.precision != "fp32":
@@ -132,16 +157,23 @@ def _opened(network: bytes, precision: str) -> list[Engine]:
         onnx_check.check(network)
     except ValueError as error:
         raise FlawscopeError(f"this model cannot be exported: {error}; nothing written") from None
-    engines = []
-    if precision != "bf16":
-        from flawscope.runtime.onnxruntime import OnnxSession
+    sessions = list[Session]()
+    for engine in engines_for(precision):
+        if engine == "openvino":
+            from flawscope.runtime.openvino import OpenVinoSession, read_network
 
-        engines.append(Engine(OnnxSession(network, "cpu")))
-    if importlib.util.find_spec("openvino") is not None:
-        from flawscope.runtime.openvino import OpenVinoSession, read_network
+            sessions.append(OpenVinoSession(read_network(network), "cpu", precision=precision))
+        else:
+            from flawscope.runtime.onnxruntime import OnnxSession
 
-        engines.append(Engine(OpenVinoSession(read_network(network), "cpu", precision=precision)))
-    return engines
+            sessions.append(OnnxSession(network, "cpu"))
+    return [Engine(session) for session in sessions]
+
+
+def engines_for(precision: str) -> list[str]:
+    """Engines that are installed here and run a file of this precision, the default one first."""
+    able = ENGINES if precision != "bf16" else ["openvino"]
+    return [engine for engine in able if importlib.util.find_spec(engine) is not None]
 
 
 def open_embed(embed: ModelProto, runtime: str, precision: str) -> Embed:

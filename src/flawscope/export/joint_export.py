@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain, zip_longest
 from types import MappingProxyType
 from typing import Any
 
@@ -14,87 +16,209 @@ from numpy.typing import NDArray
 from flawscope.artefact import joint_file
 from flawscope.artefact.certificate import Certificate
 from flawscope.artefact.joint_file import EMBED, SCORE, SUFFIX, JointArtefact
-from flawscope.errors import FlawscopeError, InputError, require_installed
-from flawscope.export import onnx_graph
-from flawscope.export.export import certified, compared
-from flawscope.export.recalibrate import Engine, Pictures
+from flawscope.artefact.model_file import Artefact
+from flawscope.calibration.recognition import DEFECTS, LIT, MOST, Known, Recogniser
+from flawscope.errors import FlawscopeError, InputError
+from flawscope.export import eight_bits, onnx_graph
+from flawscope.export.export import check, engines_for, open_embed, proven
+from flawscope.export.recalibrate import Compared, Engine, Pictures, Reduced, in_light, with_defect
 from flawscope.methods import registry
 from flawscope.pictures.decoding import Source
+from flawscope.pictures.light import lights_within
 from flawscope.progress import Step, silent
-from flawscope.runtime.torch import TorchSession
+from flawscope.runtime import open_joint_session
+from flawscope.runtime.joint import JointExportedSession, ProductSession
+from flawscope.runtime.torch import JointTorchSession
+from flawscope.synthesis import DefectScale
 
 KEPT = ("roi", "samples", "sample_maps")  # tensors that are needed beside the networks
+Products = Mapping[str, Artefact]
 
 
 def export_joint(
     model: str | os.PathLike[str] | JointArtefact,
     out: str | os.PathLike[str],
     *,
+    precision: str = "fp32",
     pictures: Mapping[str, Sequence[Source]] = MappingProxyType({}),
+    failures: list[str] | None = None,
     step: Step = silent,
 ) -> dict[str, Certificate]:
-    """Writes a joint model for ONNX Runtime, which needs no torch: ONNX graphs in a joint model's file.
+    """Writes a joint model for ONNX Runtime and OpenVINO, which need no torch: ONNX graphs in a joint model's
+    file.
 
     Args:
         model: a fitted one, or its file.
-        pictures: good ones of the products to compare on; of those without any, the model's own samples.
+        precision: as for `export`: the shared network is reduced once, and each product calibrated anew.
+        pictures: good ones of the products to compare on; of those without any, the model's own samples. A
+            reduced precision needs them of every product, and describes the products by them.
+        failures: gets a line for every picture that cannot be read.
 
     Returns:
-        Each product's certificate.
+        Each product's certificate of the engine that runs the file by default.
 
     Raises:
-        InputError: a package is missing, the model is exported already, or a product has no sample pictures.
-        FlawscopeError: torch cannot export it, or an answer differs beyond the certificate's tolerance. No
-            file is written then.
+        InputError: a package is missing, the model is exported already, or a product lacks pictures.
+        FlawscopeError: torch cannot export it, an answer differs beyond the certificate's tolerance, or a
+            product is mistaken. No file is written then.
     """
     artefact = model if isinstance(model, JointArtefact) else joint_file.read(model)
     if artefact.is_exported:
         raise InputError("this is an exported model: name the file that it was made from")
     if os.path.splitext(os.fspath(out))[1].lower() != SUFFIX:
         raise InputError(f"an exported joint model is a {SUFFIX} file with the networks in it; name --out so")
-    first = next(iter(artefact.products.values())).manifest
-    if first.calibration.precision != "fp32":
-        raise InputError("only models of precision fp32 can be exported: fit with --set precision=fp32")
-    require_installed("export", "onnx", "onnxscript", extras="export")
-    from flawscope.runtime.onnxruntime import JointOnnxSession
+    lines, given = [] if failures is None else failures, dict[str, Pictures]()
+    for name, one in artefact.products.items():
+        with _about(name):
+            check(one, precision, pictures.get(name, ()))
+            given[name] = Pictures(one, pictures.get(name, ()), lines)
+    shown = {name: one.compared() for name, one in given.items()}
+    trained = JointTorchSession.open(artefact, "cpu")
+    embed, scores = _traced(artefact.products, trained, step)
+    how = None
+    if precision == "int8":
+        embed, how = _in_eight_bits(embed, scores, given, shown, step)
+    networks = {name: {EMBED: _bytes(embed), SCORE: _bytes(score)} for name, score in scores.items()}
+    opened = replace(artefact, products=_exported(artefact.products, networks, precision))
+    sessions = [_session(opened, engine) for engine in engines_for(precision)]
+    known = dict(artefact.known)
+    if precision != "fp32" and artefact.views is None:  # another network, with descriptors of its own
+        known = {name: _described(sessions[0], one) for name, one in given.items()}
+    rule, certificates = Recogniser(known), dict[str, Certificate]()
+    as_embed, products = open_embed(embed, sessions[0].runtime, precision), dict[str, Artefact]()
+    for name, good in given.items():
+        engines = [Engine(session.products[name]) for session in sessions]
+        line = None if how is None else how.line()
+        made = Reduced(precision, engines, as_embed, trained.products[name], line)
+        with _about(name):
+            mistaken = None if artefact.views else _mistaken(trained, rule, name, shown[name])
+            products[name], (certificates[name], *_) = proven(made, good, shown[name], step, mistaken)
+    joint_file.write(replace(artefact, products=_exported(products, networks), known=known), out)
+    return certificates
 
-    shown = {
-        name: Pictures(one, pictures.get(name, ())).compared() for name, one in artefact.products.items()
-    }
-    trained = {name: TorchSession.open(one, "cpu") for name, one in artefact.products.items()}
+
+@contextmanager
+def _about(product: str) -> Iterator[None]:
+    """Names the product in errors."""
+    try:
+        yield
+    except FlawscopeError as error:
+        raise type(error)(f"{product}: {error}") from error
+
+
+def _traced(products: Products, trained: JointTorchSession, step: Step) -> tuple[Any, dict[str, Any]]:
+    """The shared network, and each product's, as graphs."""
+    first, scores = next(iter(products.values())).manifest, dict[str, Any]()
     operators = registry.method(first.method).operators
     translations = {} if operators is None else operators()
-    networks: dict[str, NDArray[np.uint8]] = {}
-    for done, (name, fitted) in enumerate(trained.items()):
-        step("network", done, len(trained))
-        onnx_graph.prepare(fitted.model)
-        if not networks:
-            networks[EMBED] = _bytes(onnx_graph.trace_described(fitted.model, translations))
-        networks[name] = _bytes(onnx_graph.trace_score(fitted.model, translations))
-    products = {
-        name: replace(
-            one,
-            tensors={
-                **{key: one.tensors[key] for key in KEPT if key in one.tensors},
-                EMBED: networks[EMBED],
-                SCORE: networks[name],
-            },
-        )
-        for name, one in artefact.products.items()
-    }
-    made = replace(artefact, products=products)
-    session, certificates = JointOnnxSession(made, "cpu"), dict[str, Certificate]()
+    onnx_graph.prepare(trained.first.model)
+    embed = onnx_graph.trace_described(trained.first.model, translations)
+    for name, one in trained.products.items():
+        step("network", len(scores), len(products))
+        onnx_graph.prepare(one.model)
+        scores[name] = onnx_graph.trace_score(one.model, translations)
+    step("network", len(products), len(products))
+    return embed, scores
+
+
+def _in_eight_bits(
+    embed: Any,
+    scores: Mapping[str, Any],
+    given: Mapping[str, Pictures],
+    shown: Mapping[str, Compared],
+    step: Step,
+) -> tuple[Any, eight_bits.Reduction]:
+    """The shared network in 8 bits, with ranges from all products in turn: as much of it as no product
+    forbids."""
+    each = [
+        eight_bits.Evidence(embed, scores[name], shown[name], one.artefact.manifest.calibration)
+        for name, one in given.items()
+    ]
+
+    def worst(made: Any) -> tuple[float, float]:
+        found, drawn = zip(*(evidence(made) for evidence in each), strict=True)
+        return max(found), max(drawn)
+
+    in_turn = chain.from_iterable(zip_longest(*(one.for_ranges() for one in given.values())))
+    return eight_bits.reduced(embed, (image for image in in_turn if image is not None), worst, step)
+
+
+def _exported(
+    products: Products, networks: Mapping[str, Mapping[str, NDArray[np.uint8]]], precision: str | None = None
+) -> dict[str, Artefact]:
+    """The products with their networks instead of what was learnt, and in another precision."""
+    made = {}
     for name, one in products.items():
-        engines = [Engine(session.products[name])]
-        [certificate] = compared(one, engines, trained[name], shown[name])
-        if not certificate.passed:
-            raise FlawscopeError(
-                f"{name}: the exported model is not the trained one, nothing written: {certificate.line()}"
-            )
-        certificates[name], products[name] = certificate, certified(one, [certificate], engines)
-    step("network", len(trained), len(trained))
-    joint_file.write(replace(made, products=products), out)
-    return certificates
+        kept = {key: one.tensors[key] for key in KEPT if key in one.tensors}
+        made[name] = replace(one, tensors={**kept, **networks[name]})
+        if precision is not None:
+            calibration = replace(one.manifest.calibration, precision=precision)
+            made[name] = replace(made[name], manifest=replace(one.manifest, calibration=calibration))
+    return made
+
+
+def _session(artefact: JointArtefact, engine: str) -> JointExportedSession:
+    session = open_joint_session(artefact, engine, "cpu")
+    assert isinstance(session, JointExportedSession)
+    return session
+
+
+def _described(session: JointExportedSession, given: Pictures) -> Known:
+    """Describes good pictures, in each light of the range in which the model keeps its rate, and simulated
+    defects on them, as the exported network sees them: in their own light."""
+    manifest = given.artefact.manifest
+    learnt: dict[str, int] = manifest.facts.get("calibration_groups", {})
+    plain = replace(manifest, preprocess=replace(manifest.preprocess, normalization=None))
+    some = replace(
+        given,
+        artefact=replace(given.artefact, manifest=plain),
+        given=given.given[:: -(-len(given) // MOST)],
+        failures=[],
+    )
+    fresh = 1 + max(learnt.values(), default=0)
+    light = manifest.preprocess.normalization
+    others = [] if light is None else lights_within(light.share)[1:]
+    groups, carriers, shown, lights = dict[str, int](), list[int](), list[int](), list[int]()
+    good, defective = list[NDArray[np.float32]](), list[NDArray[np.float32]]()
+    rng, sizes = np.random.default_rng(0), [*DefectScale]
+    for digest, views in some.read():
+        if digest in groups:  # of copies one
+            continue
+        image, groups[digest] = views.images([0]), learnt.get(digest, fresh + len(groups))
+        seen = [image, *(in_light(image, one) for one in others if len(groups) <= LIT)]
+        good += [session.features(one)[1][0] for one in seen]
+        shown += [groups[digest]] * len(seen)
+        lights += range(len(seen))
+        while len(carriers) * len(some) < DEFECTS * len(groups):
+            spoilt = with_defect(image, rng, sizes[len(carriers) % len(sizes)])
+            defective.append(session.features(spoilt)[1][0])
+            carriers.append(groups[digest])
+    width = len(next(iter(good), ()))
+    return Known(
+        np.array(good, np.float32).reshape(-1, width),
+        np.array(shown, np.int32),
+        np.array(defective, np.float32).reshape(-1, width),
+        np.array(carriers, np.int32),
+        np.array(lights if others else [], np.int32),
+    )
+
+
+def _mistaken(
+    trained: JointTorchSession, rule: Recogniser, product: str, shown: Compared
+) -> Callable[[Engine], int]:
+    """Function that counts an engine's mistaken pictures of a product, by the descriptors that `rule` knows.
+    A defective one may be none of these: it is anomalous either way."""
+    images = np.concatenate([shown.images, shown.spoilt().images])
+    expected = [one.product for one in trained.run(images)[0]]
+    may = [(one,) if k < len(shown.images) else (one, product, None) for k, one in enumerate(expected)]
+
+    def count(engine: Engine) -> int:
+        assert isinstance(engine.session, ProductSession)
+        see = engine.session.joint.features
+        found = [rule.recognise(see(images[k : k + 1])[1])[0].product for k in range(len(images))]
+        return sum(one not in right for one, right in zip(found, may, strict=True))
+
+    return count
 
 
 def _bytes(network: Any) -> NDArray[np.uint8]:

@@ -27,11 +27,12 @@ from flawscope.errors import InputError, pluralize
 from flawscope.methods.detector import Detector
 from flawscope.methods.threads import workers
 from flawscope.pictures.decoding import Source, decode, name_of, pixel_hash, reason, to_eight_bits
+from flawscope.pictures.light import Light
 from flawscope.pictures.views import Run, Views, unmarked
 from flawscope.progress import Step
 from flawscope.runtime import Session
 from flawscope.runtime.torch import TorchSession
-from flawscope.synthesis import simulate_defect
+from flawscope.synthesis import DefectScale, simulate_defect
 
 COMPARED = 32  # views at most, of as many pictures as there can be
 SPOILT = 8  # of them that are compared with a simulated defect, too
@@ -58,7 +59,7 @@ class Compared(NamedTuple):
         """Some of the images, each with a simulated defect."""
         images, positions = self.few(SPOILT)
         rng = np.random.default_rng(0)
-        return Compared(np.concatenate([_spoilt(image[None], rng) for image in images]), positions)
+        return Compared(np.concatenate([with_defect(image[None], rng) for image in images]), positions)
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class Pictures:
             for number in numbers:
                 image = views.images([number])
                 yield image
-                yield _spoilt(image, rng)
+                yield with_defect(image, rng)
 
     def _some(self, most: int, failures: list[str] | None = None) -> Iterator[tuple[Views, list[int]]]:
         """Yields pictures, spread evenly, and at most `most` of their views. With tiles these are each
@@ -145,11 +146,22 @@ class Pictures:
             yield digest, views.within(self.artefact.tensors.get("region"))
 
 
-def _spoilt(image: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+def in_light(image: NDArray[np.float32], light: Light) -> NDArray[np.float32]:
+    """Changes the light of a view `[1, 3, H, W]`."""
+    shown, inside = unmarked(image)
+    changed = light(shown[0].transpose(1, 2, 0)).clip(0, 1).transpose(2, 0, 1)[None]
+    return np.where(inside[:, None], changed, image).astype(np.float32)
+
+
+def with_defect(
+    image: NDArray[np.float32], rng: np.random.Generator, scale: DefectScale | None = None
+) -> NDArray[np.float32]:
     """Puts a simulated defect on a view `[1, 3, H, W]`."""
     shown, inside = unmarked(image)
     pixels = to_eight_bits(shown[0].transpose(1, 2, 0), white=1.0)
-    bad = simulate_defect(pixels, rng).picture.transpose(2, 0, 1)[None].astype(np.float32) / 255.0
+    bad = (
+        simulate_defect(pixels, rng, scale=scale).picture.transpose(2, 0, 1)[None].astype(np.float32) / 255.0
+    )
     return np.where(inside[:, None], bad, image)
 
 

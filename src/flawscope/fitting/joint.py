@@ -13,10 +13,10 @@ from torch import Tensor
 from flawscope.artefact.joint_file import JointArtefact
 from flawscope.artefact.model_file import Artefact
 from flawscope.calibration.parts import Pattern
-from flawscope.calibration.recognition import Known
+from flawscope.calibration.recognition import DEFECTS, LIT, MOST, Known
 from flawscope.datasets import group_numbers, open_dataset
 from flawscope.errors import InputError
-from flawscope.fitting.simulated_defects import SIZES, Defects
+from flawscope.fitting.simulated_defects import Defects
 from flawscope.fitting.training_pictures import Images, Reader, sources_of
 from flawscope.methods import registry
 from flawscope.methods.detector import Detector
@@ -28,9 +28,6 @@ from flawscope.predictor.parts import pattern_of
 from flawscope.progress import Step, silent
 from flawscope.runtime.torch import JointTorchSession, TorchSession
 
-MOST = 300  # good pictures whose descriptors a model keeps
-LIT = 50  # of them in each other light of the range in which it keeps its rate
-DEFECTS = 12 * len(SIZES)  # simulated, of all sizes
 SECONDS = 3.0  # for finding the part on which they lie
 LEARNT = ("train", "calibration")  # roles of the pictures that a product is recognised by
 Model = str | os.PathLike[str] | Artefact | Predictor

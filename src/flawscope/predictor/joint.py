@@ -15,7 +15,9 @@ import numpy as np
 
 from flawscope import predictor
 from flawscope.artefact import joint_file
+from flawscope.artefact.certificate import Certificate
 from flawscope.artefact.joint_file import JointArtefact
+from flawscope.artefact.model_file import unpack_images
 from flawscope.calibration.recognition import Recognised
 from flawscope.calibration.threshold import Rate
 from flawscope.errors import InputError
@@ -129,6 +131,15 @@ class JointPredictor:
         """Returns the model with another target false-alarm rate for all products, 0.05 or "5%"."""
         parts = {name: one.with_rate(false_alarm_rate).artefact for name, one in self.products.items()}
         return JointPredictor(replace(self.artefact, products=parts), self.session)
+
+    def self_test(self) -> dict[str, Certificate]:
+        """Does with each product's samples as `Predictor.self_test`, and recognises them."""
+        found = {}
+        for name, one in self.products.items():
+            certificate = one.self_test()
+            shown, _, _ = self.session.run(unpack_images(one.artefact.tensors["samples"]))
+            found[name] = replace(certificate, mistaken=sum(each.product != name for each in shown))
+        return found
 
     @overload
     def predict(self, pictures: Source, *, product: str | None = None, bgr: bool = False) -> Prediction: ...

@@ -59,22 +59,18 @@ def open_session(
     Raises:
         InputError: the engine does not run such a file or is not installed, or it cannot use this model.
     """
-    trained, precision = suffix_of(path) == TRAINED, artefact.manifest.calibration.precision
-    if engine not in (None, *(["torch"] if trained else ENGINES)):
-        runs = "torch runs it; export it as .onnx" if trained else f"use one of {', '.join(ENGINES)}"
-        raise InputError(f"cannot run model {path} with engine {engine!s:.20}: {runs}")
-    if trained:
+    precision = artefact.manifest.calibration.precision
+    chosen = _engine(f"model {path}", suffix_of(path) == TRAINED, precision, engine)
+    if chosen == "torch":
         try:
             from flawscope.runtime.torch import TorchSession
         except ImportError:
             raise needs("running a .safetensors model", "torch", extras="train") from None
         return TorchSession.open(artefact, device, threads)
-    if (engine or ("openvino" if precision == "bf16" else None)) == "openvino":
+    if chosen == "openvino":
         from flawscope.runtime.openvino import OpenVinoSession
 
         return OpenVinoSession.open(artefact, path, device, threads)
-    if precision == "bf16":
-        raise InputError(f"cannot run model {path} with engine onnxruntime: its bf16 is OpenVINO's alone")
     from flawscope.runtime.onnxruntime import OnnxSession
 
     return OnnxSession.open(artefact, path, device, threads)
@@ -83,20 +79,35 @@ def open_session(
 def open_joint_session(
     artefact: JointArtefact, engine: str | None = None, device: str = "auto", threads: int | None = None
 ) -> JointSession:
-    """Opens a session for a joint model: in torch, or of an exported one in ONNX Runtime. InputError: the
-    engine does not run it, or is not installed."""
-    runs = "onnxruntime" if artefact.is_exported else "torch"
-    if engine not in (None, runs):
-        raise InputError(f"cannot run this joint model with engine {engine!s:.20}: {runs} runs it")
-    if artefact.is_exported:
-        from flawscope.runtime.onnxruntime import JointOnnxSession
+    """Opens a session for a joint model, as `open_session` does for a model of one product."""
+    precision = next(iter(artefact.products.values())).manifest.calibration.precision
+    chosen = _engine("this joint model", not artefact.is_exported, precision, engine)
+    if chosen == "torch":
+        try:
+            from flawscope.runtime.torch import JointTorchSession
+        except ImportError:
+            raise needs("running a .safetensors model", "torch", extras="train") from None
+        return JointTorchSession.open(artefact, device, threads)
+    if chosen == "openvino":
+        from flawscope.runtime.openvino import JointOpenVinoSession
 
-        return JointOnnxSession(artefact, device, threads)
-    try:
-        from flawscope.runtime.torch import JointTorchSession
-    except ImportError:
-        raise needs("running a .safetensors model", "torch", extras="train") from None
-    return JointTorchSession.open(artefact, device, threads)
+        return JointOpenVinoSession(artefact, device, threads)
+    from flawscope.runtime.onnxruntime import JointOnnxSession
+
+    return JointOnnxSession(artefact, device, threads)
+
+
+def _engine(model: str, trained: bool, precision: str, engine: str | None) -> str:
+    """The engine that runs a model, `engine` where it is given. InputError where that does not run it."""
+    if engine not in (None, *(["torch"] if trained else ENGINES)):
+        runs = "torch runs it; export it first" if trained else f"use one of {', '.join(ENGINES)}"
+        raise InputError(f"cannot run {model} with engine {engine!s:.20}: {runs}")
+    if trained:
+        return "torch"
+    chosen = engine or ("openvino" if precision == "bf16" else ENGINES[0])
+    if precision == "bf16" and chosen != "openvino":
+        raise InputError(f"cannot run {model} with engine {chosen}: its bf16 is OpenVINO's alone")
+    return chosen
 
 
 def check_threads(threads: int | None) -> None:

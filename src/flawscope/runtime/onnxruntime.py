@@ -6,16 +6,13 @@ import os
 from threading import Lock
 from typing import Any
 
-import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from flawscope.artefact import joint_file
-from flawscope.artefact.joint_file import EMBED, SCORE, JointArtefact
 from flawscope.artefact.model_file import Artefact
-from flawscope.errors import FlawscopeError, InputError, one_line
-from flawscope.runtime import onnx_check
-from flawscope.runtime.session import FEW, Answers, ExportedSession, JointAnswers, together
+from flawscope.errors import InputError, one_line
+from flawscope.runtime.joint import Graph, JointExportedSession
+from flawscope.runtime.session import ExportedSession
 
 
 class OnnxSession(ExportedSession):
@@ -86,101 +83,16 @@ class OnnxSession(ExportedSession):
         return found
 
 
-class JointOnnxSession:
-    """Joint session of exported networks: the shared one turns images into features and descriptors, and a
-    product's own turns features into scores and maps."""
+class JointOnnxSession(JointExportedSession):
+    """Joint session in ONNX Runtime, on the CPU or with CUDA."""
 
-    runtime = OnnxSession.runtime
-    lanes = 1
+    runtime, name = OnnxSession.runtime, OnnxSession.name
 
-    def __init__(self, artefact: JointArtefact, device: str = "auto", threads: int | None = None):
-        """InputError where a network does something that is not known, or has other inputs and outputs."""
-        first = next(iter(artefact.products.values()))
-        height, width = first.manifest.preprocess.network_size
-        self.size, self.recogniser = (height, width), artefact.recogniser
-        self._embed = _checked(first.tensors[EMBED], device, threads, ["features", "descriptors"])
-        on_cpu = self._embed.get_providers()[0] == "CPUExecutionProvider"
-        self.batch = 1 if on_cpu else together(self.size, FEW)
-        self.products = {
-            name: ProductSession(self, _checked(one.tensors[SCORE], device, threads, ["scores", "maps"]))
-            for name, one in artefact.products.items()
-        }
-
-    def features(self, images: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Features [B, P, D] and descriptors [B, D'] of images."""
-        features, descriptors = _computed(self._embed, {"images": images})
-        return features, descriptors
-
-    def run(self, images: NDArray[np.float32]) -> JointAnswers:
-        features, descriptors = self.features(images)
-        found = self.recogniser.recognise(descriptors)
-        answers = [
-            self.products[one.nearest].score(features[k : k + 1], images[k : k + 1])
-            for k, one in enumerate(found)
-        ]
-        scores, maps = (np.concatenate(part) for part in zip(*answers, strict=True))
-        return found, scores, maps
-
-    run_alone = run
-
-    def save(self, artefact: JointArtefact, path: str | os.PathLike[str]) -> None:
-        joint_file.write(artefact, path)
-
-
-class ProductSession:
-    """Session of one product of an exported joint model."""
-
-    runtime = OnnxSession.runtime
-    suffix = joint_file.SUFFIX
-    lanes = 1
-
-    def __init__(self, joint: JointOnnxSession, engine: onnxruntime.InferenceSession):
-        self.joint, self.engine, self.size, self.batch = joint, engine, joint.size, joint.batch
-        self.looks = any(one.name == "images" for one in engine.get_inputs())  # where pictures are padded
-
-    def run(self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None) -> Answers:
-        return self.score(self.joint.features(images)[0], images)
-
-    run_alone = run
-
-    def score(self, features: NDArray[np.float32], images: NDArray[np.float32]) -> Answers:
-        """Turns features into scores [B] and maps [B, H, W]."""
-        given = {"features": features} | ({"images": images} if self.looks else {})
-        scores, maps = _computed(self.engine, given)
-        if (scores.shape, maps.shape) != ((len(images),), (len(images), *self.size)):
-            raise FlawscopeError("the model's results have other shapes than they should: export it anew")
-        return scores, maps
-
-    def save(self, artefact: Artefact, path: str | os.PathLike[str]) -> None:
-        raise InputError("a product of an exported joint model is no model by itself: take the fitted one's")
-
-
-def _checked(
-    network: NDArray[np.uint8], device: str, threads: int | None, results: list[str]
-) -> onnxruntime.InferenceSession:
-    """Opens a network of a joint model, after it has been checked as one in an .onnx file is."""
-    data = network.tobytes()
-    try:
-        onnx_check.check(data)
-    except ValueError as error:
-        raise InputError(f"cannot use this joint model: {error}; export it anew") from None
-    try:
-        engine = _opened(data, device, threads)
-    except InputError:
-        raise
-    except Exception as error:  # its exceptions have no common class of their own
-        raise InputError(f"ONNX Runtime cannot use this joint model: {one_line(error)}") from None
-    if [one.name for one in engine.get_outputs()] != results:
-        raise InputError("cannot use this joint model: it has other outputs; export it anew")
-    return engine
-
-
-def _computed(engine: onnxruntime.InferenceSession, given: dict[str, Any]) -> list[NDArray[np.float32]]:
-    try:
-        found: list[NDArray[np.float32]] = engine.run(None, given)
-    except Exception as error:  # its exceptions have no common class of their own
-        raise FlawscopeError(f"ONNX Runtime failed: {one_line(error)}") from None
-    return found
+    def _opened(self, network: bytes, precision: str) -> Graph:
+        engine = _opened(network, self.device, self.threads)
+        inputs, results = ([one.name for one in end] for end in (engine.get_inputs(), engine.get_outputs()))
+        on_cpu = engine.get_providers()[0] == "CPUExecutionProvider"
+        return Graph(inputs, results, on_cpu, lambda given: engine.run(None, given))
 
 
 def _opened(model: str | bytes, device: str, threads: int | None) -> onnxruntime.InferenceSession:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from threading import Lock
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from flawscope.artefact import files
 from flawscope.artefact.model_file import Artefact
 from flawscope.errors import FlawscopeError, InputError, needs, one_line
+from flawscope.runtime.joint import Graph, JointExportedSession
 from flawscope.runtime.session import ExportedSession
 
 STEPS = ("images", "features", "positions")  # inputs of the network's two steps, embed and score
@@ -129,16 +130,8 @@ class OpenVinoSession(ExportedSession):
         super().__init__(*_size(model), device == "CPU", threads)
         self._beside: list[Any] = []  # the same for `run_alone`; when it is asked
         self._compiling = Lock()
-        hint = _hint(core(), device, precision)
-        options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
-        if self.on_cpu:
-            # Pinned, two processes of one thread each would share the first core
-            options["ENABLE_CPU_PINNING"] = False
-            if threads is not None:
-                options["INFERENCE_NUM_THREADS"] = threads
         try:
-            parts = _halves(model) if hint == "bf16" else [model]  # of the features alone, as it was exported
-            self._compile = partial(_compiled, core(), parts, device, options)
+            self._compile = _compiler(model, device, threads, precision)
             self.parts = self._compile()
         except InputError:
             raise
@@ -176,12 +169,31 @@ class OpenVinoSession(ExportedSession):
         return self._beside
 
     def _computed(self, engine: Any, given: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        found = dict(given)
-        for part in engine:  # a request of its own for each call: several threads may call at once
-            inputs = {name: found[name] for i in part.inputs for name in i.names if name in STEPS}
-            results = part.create_infer_request().infer(inputs)
-            found |= {name: value for output, value in results.items() for name in output.names}
-        return [np.array(found[name], np.float32) for name in ("scores", "maps")]
+        return _results(engine, given, ("scores", "maps"))
+
+
+class JointOpenVinoSession(JointExportedSession):
+    """Joint session on a device of OpenVINO."""
+
+    runtime, name = OpenVinoSession.runtime, OpenVinoSession.name
+
+    def _opened(self, network: bytes, precision: str) -> Graph:
+        device, model = _device(core(), self.device), read_network(network)
+        inputs, results = ([one.get_any_name() for one in end] for end in (model.inputs, model.outputs))
+        parts = _compiler(model, device, self.threads, precision)()
+        return Graph(inputs, results, device == "CPU", lambda given: _results(parts, given, results))
+
+
+def _results(
+    parts: Sequence[Any], given: Mapping[str, NDArray[Any]], names: Sequence[str]
+) -> list[NDArray[Any]]:
+    """Results of a network's parts, one after the other, by their names."""
+    found = dict(given)
+    for part in parts:  # a request of its own for each call: several threads may call at once
+        inputs = {name: found[name] for i in part.inputs for name in i.names if name in STEPS}
+        results = part.create_infer_request().infer(inputs)
+        found |= {name: value for output, value in results.items() for name in output.names}
+    return [np.array(found[name], np.float32) for name in names]
 
 
 def _size(model: Any) -> tuple[tuple[int, int], bool]:
@@ -206,6 +218,19 @@ def _size(model: Any) -> tuple[tuple[int, int], bool]:
     return (height, width), positions is not None
 
 
+def _compiler(model: Any, device: str, threads: int | None, precision: str) -> Callable[..., list[Any]]:
+    """Function that compiles a network for a device: `_compiled` with other options yet to come."""
+    hint = _hint(core(), device, precision)
+    options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
+    if device == "CPU":
+        # Pinned, two processes of one thread each would share the first core
+        options["ENABLE_CPU_PINNING"] = False
+        if threads is not None:
+            options["INFERENCE_NUM_THREADS"] = threads
+    parts = _halves(model) if hint == "bf16" else [model]  # of the features alone, as it was exported
+    return partial(_compiled, core(), parts, device, options)
+
+
 def _compiled(
     core: Any, parts: list[Any], device: str, options: dict[str, Any], others: Mapping[str, Any] | None = None
 ) -> list[Any]:
@@ -216,12 +241,13 @@ def _compiled(
 
 
 def _halves(model: Any) -> list[Any]:
-    """Splits the network into its two steps: images to features, and features to scores and maps. The second
-    is given the images too: OpenVINO reads the batch size from them."""
+    """Splits the network into its two steps: images to features, and features to all other results. The
+    second is given the images too: OpenVINO reads the batch size from them."""
     ov = engine()
 
     def features_of(model: Any) -> Any:
-        found = [output for op in model.get_ops() for output in op.outputs() if "features" in output.names]
+        made = [op for op in model.get_ops() if op.get_type_name() != "Result"]
+        found = [output for op in made for output in op.outputs() if "features" in output.names]
         if len(found) != 1:
             raise InputError("its network has no features; export it anew")
         return found[0]
@@ -234,9 +260,10 @@ def _halves(model: Any) -> list[Any]:
         target.replace_source_output(given.output(0))
     cut.set_names(set())
     given.output(0).set_names({"features"})
+    rest = [result for result in score.get_results() if result.input_value(0) != given.output(0)]
     return [
         ov.Model([result], embed.get_parameters(), "embed"),
-        ov.Model(score.get_results(), [given, *score.get_parameters()], "score"),
+        ov.Model(rest, [given, *score.get_parameters()], "score"),
     ]
 
 

@@ -97,8 +97,8 @@ class Addresses:
         name is taken."""
         if joint_file.read_views(model) is not None:
             raise InputError(
-                f"{entry}: {model} has a model for each view, which a station does not serve: fit one model for "
-                "all views, without --each-view"
+                f"{entry}: {model} has a model for each view, which a station does not serve: fit one model "
+                "for all views, without --each-view"
             )
         found: dict[str, str] = {}
         for name in joint_file.read_manifests(model):
