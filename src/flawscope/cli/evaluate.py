@@ -111,8 +111,9 @@ def _written(
 ) -> list[str]:
     """Writes the results folder, figures and tables first; returns the pictures that could not be drawn."""
     from flawscope import report
+    from flawscope.cli.output import part_rows
     from flawscope.evaluation.result import outcomes
-    from flawscope.results.run import Results
+    from flawscope.results.run import PARTS, Results
 
     say = common.say_for(args)
     maps, animation = args.maps or "png16", args.animation or "webp"
@@ -121,6 +122,9 @@ def _written(
     for _, one in outcomes(result):
         results.add(one)
     results.finish()
+    if result.judged_parts:
+        decided = (one.found for one in result.judged_parts)
+        common.write_csv(results.own.path(PARTS), part_rows(decided))
     for done, (item, prediction, *_) in enumerate(result.pictures, start=1):
         results.pictures.take(item, prediction)
         step("pictures", done, len(result.pictures))

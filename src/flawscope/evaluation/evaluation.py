@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from flawscope.datasets import Dataset, Item
 from flawscope.datasets.masks import Labels, sized, union
 from flawscope.datasets.published import SATURATION_FILE
 from flawscope.errors import InputError, LeftOut, pluralize
-from flawscope.evaluation.result import Column, Evaluation, Kept
+from flawscope.evaluation.result import Column, Evaluation, JudgedPart, Kept
 from flawscope.evaluation.robustness import robustness
 from flawscope.pictures.decoding import read_labels
 from flawscope.pictures.geometry import Geometry
@@ -87,6 +87,7 @@ def evaluate(
             + (seen.failures[0] if seen.failures else "the model was fitted on all of them")
         )
     labels: dict[str, Any] = {}
+    judged = _judged_parts(kept, predictor, seen.failures)
     found = _image(kept, predictor, labels) | _pixel(kept, predictor, labels) | _loco(kept, dataset, labels)
     if full_resolution:
         found |= _full(kept, labels)
@@ -103,9 +104,10 @@ def evaluate(
         seconds=time.perf_counter() - began,
         mismatch=_mismatch(kept, predictor),
         labels=labels,
-        parts=_parts(kept, predictor, seen.failures),
+        parts=_parts(judged, predictor),
         robustness=robustness(predictor, dataset, leave_out=leave_out, step=step) if robust else (),
         failures=tuple(seen.failures),
+        judged_parts=judged,
         pictures=kept.pictures,
         left_out_items=tuple(seen.left_out),
         unjudged=tuple(seen.unjudged),
@@ -190,11 +192,10 @@ def _false_alarms(kept: Kept, predictor: Predictor) -> dict[str, Any]:
     }
 
 
-def _parts(kept: Kept, predictor: Predictor, failures: list[str]) -> dict[str, Any]:
-    """Figures of the parts that the pictures show; a part is defective where any of them is. Empty where the
-    model decides on pictures alone."""
+def _judged_parts(kept: Kept, predictor: Predictor, failures: list[str]) -> tuple[JudgedPart, ...]:
+    """The parts that the pictures show. Empty where the model decides on pictures alone."""
     if (parts := predictor.parts()) is None:
-        return {}
+        return ()
     decided, bad = [], {str(item.path) for item in kept.items if item.anomalous}
     for prediction in kept.predictions:
         try:
@@ -202,17 +203,24 @@ def _parts(kept: Kept, predictor: Predictor, failures: list[str]) -> dict[str, A
         except InputError as error:
             failures.append(str(error))
     found = [*filter(None, decided), *parts.rest()]
-    anomalous = np.array([any(view.path in bad for view in one.views.values()) for one in found], bool)
-    called = np.array([one.is_anomalous for one in found], bool)
+    return tuple(JudgedPart(one, any(view.path in bad for view in one.views.values())) for one in found)
+
+
+def _parts(judged: Sequence[JudgedPart], predictor: Predictor) -> dict[str, Any]:
+    """Figures of the parts."""
+    if (parts := predictor.parts()) is None:
+        return {}
+    anomalous = np.array([one.anomalous for one in judged], bool)
+    called = np.array([one.found.is_anomalous for one in judged], bool)
     good = int(np.count_nonzero(~anomalous))
     alarms = int(np.count_nonzero(called & ~anomalous))
-    auroc = metrics.image_metrics(anomalous, np.array([one.score for one in found])).auroc
+    auroc = metrics.image_metrics(anomalous, np.array([one.found.score for one in judged])).auroc
     return {
         "good": good,
         "false_alarms": alarms,
         "interval": [*metrics.confidence_interval_rate(alarms, good)],
         "promise": parts.calibration.promise(),
-        "defective": len(found) - good,
+        "defective": len(judged) - good,
         "found": int(np.count_nonzero(called & anomalous)),
         "auroc": float(auroc) if np.isfinite(auroc) else None,
     }
