@@ -81,6 +81,22 @@ def test_parts_are_decided_on_by_all_views(
     assert "4 of 4 defective found, AUROC 1.0000" in capsys.readouterr().out
 
 
+def test_pages_show_parts(data: Path, model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("jinja2")
+    pytest.importorskip("matplotlib")
+    how = ["--out", str(tmp_path), "--quiet"]
+    assert main(["evaluate", str(model), "--data", str(data), *how]) == 0
+    text = " ".join((tmp_path / "report.html").read_text(encoding="utf-8").split())
+    assert "of 4 defective parts found" in text
+    assert text.count('data-order="parts"') >= 2 * (6 + 4) * 2 - 2  # a picture and a button for each view
+    rows = list(csv.DictReader((tmp_path / "parts.csv").open(encoding="utf-8")))
+    assert sum(row["decision"] == "anomalous" for row in rows) >= 4
+    assert main(["predict", str(model), str(data / "test" / "good"), *how]) == 0
+    text = " ".join((tmp_path / "report.html").read_text(encoding="utf-8").split())
+    assert "of 6 parts anomalous" in text
+    assert text.count('data-order="parts"') == 2 * 6 * 2
+
+
 def test_in_python_and_where_names_do_not_tell(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     predictor = flawscope.load(model, device="cpu")
     found = predictor.predict_part({"top": view(70, 1, True), "side": view(70, 0)}, "70")

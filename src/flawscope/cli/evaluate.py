@@ -114,8 +114,9 @@ def _written(
 ) -> list[str]:
     """Writes the results folder, figures and tables first; returns the pictures that could not be drawn."""
     from flawscope import report
+    from flawscope.cli.output import part_rows
     from flawscope.evaluation.result import outcomes
-    from flawscope.results.run import Results
+    from flawscope.results.run import PARTS, Results
 
     say = common.say_for(args)
     maps, animation = args.maps or "png16", args.animation or "webp"
@@ -124,6 +125,9 @@ def _written(
     for _, one in outcomes(result):
         results.add(one)
     results.finish()
+    if result.judged_parts:
+        decided = (one.found for one in result.judged_parts)
+        common.write_csv(results.own.path(PARTS), part_rows(decided, products=False))
     for done, (item, prediction, *_) in enumerate(result.pictures, start=1):
         results.pictures.take(item, prediction)
         step("pictures", done, len(result.pictures))
@@ -257,7 +261,7 @@ def _run_several(
 ) -> int:
     """Evaluates the model of each category, or a joint one; one table, averages last, is printed and written
     to `--out`. datasets: of a joint model's views, and empty for others."""
-    from flawscope.evaluation.evaluation import of_parts
+    from flawscope.evaluation.evaluation import judged_parts, of_parts
     from flawscope.predictor.joint import Recognising
     from flawscope.results.run import TABLE
     from flawscope.results.table import OwnFiles
@@ -292,7 +296,7 @@ def _run_several(
     averages = _averages(found) if model is None else _mean(found, kind)
     document, unread = {"categories": found, "averages": averages, "failed": failed}, list[str]()
     if model is not None and datasets:
-        document["parts"] = of_parts(model, pictures, unread)
+        document["parts"] = of_parts(model, judged_parts(model, pictures, unread))
     common.show_document(args, document, lambda: _lines_of_several(document, kind))
     if args.out:
         path = own.path(TABLE) if folder else Path(args.out)

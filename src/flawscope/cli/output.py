@@ -246,7 +246,7 @@ class Output:
             return
         path, table = results.own.path(report.NAME), read_table(results.out / TABLE)
         step = common.step_for(self.args)
-        report.write(path, predictions_page(table, results.shown, facts, white, step))
+        report.write(path, predictions_page(table, results.shown, facts, white, step, parts=self.decided))
         say(f"page: {path}")
 
     @property

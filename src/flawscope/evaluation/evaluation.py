@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,12 @@ from flawscope.datasets import Dataset, Item
 from flawscope.datasets.masks import Labels, sized, union
 from flawscope.datasets.published import SATURATION_FILE
 from flawscope.errors import InputError, LeftOut, pluralize
-from flawscope.evaluation.result import Column, Evaluation, Kept
+from flawscope.evaluation.result import Column, Evaluation, JudgedPart, Kept
 from flawscope.evaluation.robustness import robustness
 from flawscope.pictures.decoding import read_labels
 from flawscope.pictures.geometry import Geometry
 from flawscope.progress import Step, silent
+from flawscope.results.part import INCOMPLETE
 from flawscope.results.prediction import LEAST, Mismatch, Prediction
 
 Take = Callable[[Item, Prediction], None]
@@ -87,6 +88,8 @@ def evaluate(
             + (seen.failures[0] if seen.failures else "the model was fitted on all of them")
         )
     labels: dict[str, Any] = {}
+    shown = zip(kept.items, kept.predictions, strict=True)
+    judged = judged_parts(predictor, shown, seen.failures)
     found = _image(kept, predictor, labels) | _pixel(kept, predictor, labels) | _loco(kept, dataset, labels)
     if full_resolution:
         found |= _full(kept, labels)
@@ -103,9 +106,10 @@ def evaluate(
         seconds=time.perf_counter() - began,
         mismatch=_mismatch(kept, predictor),
         labels=labels,
-        parts=of_parts(predictor, zip(kept.items, kept.predictions, strict=True), seen.failures),
+        parts=of_parts(predictor, judged),
         robustness=robustness(predictor, dataset, leave_out=leave_out, step=step) if robust else (),
         failures=tuple(seen.failures),
+        judged_parts=judged,
         pictures=kept.pictures,
         left_out_items=tuple(seen.left_out),
         unjudged=tuple(seen.unjudged),
@@ -190,18 +194,18 @@ def _false_alarms(kept: Kept, predictor: Predictor) -> dict[str, Any]:
     }
 
 
-def of_parts(
+def judged_parts(
     predictor: Predictor | JointPredictor,
     pictures: Iterable[tuple[Item, Prediction]],
     failures: list[str],
-) -> dict[str, Any]:
-    """Figures of the parts that pictures show; a part is defective where any of them is. Empty where the
-    model decides on pictures alone.
+) -> tuple[JudgedPart, ...]:
+    """The parts that pictures show; a part is defective where any of them is. Empty where the model decides
+    on pictures alone.
 
     failures: gets a line for each picture that does not tell its part.
     """
     if (parts := predictor.parts()) is None:
-        return {}
+        return ()
     decided, bad = [], set[str]()
     for item, prediction in pictures:
         if item.anomalous:
@@ -211,19 +215,26 @@ def of_parts(
         except InputError as error:
             failures.append(str(error))
     found = [*filter(None, decided), *parts.rest()]
-    anomalous = np.array([any(view.path in bad for view in one.views.values()) for one in found], bool)
-    called = np.array([one.is_anomalous for one in found], bool)
+    return tuple(JudgedPart(one, any(view.path in bad for view in one.views.values())) for one in found)
+
+
+def of_parts(predictor: Predictor | JointPredictor, judged: Sequence[JudgedPart]) -> dict[str, Any]:
+    """Figures of the parts. Empty where the model decides on pictures alone."""
+    if (parts := predictor.parts()) is None:
+        return {}
+    anomalous = np.array([one.anomalous for one in judged], bool)
+    called = np.array([one.found.is_anomalous for one in judged], bool)
     good = int(np.count_nonzero(~anomalous))
     alarms = int(np.count_nonzero(called & ~anomalous))
-    auroc = metrics.image_metrics(anomalous, np.array([one.score for one in found])).auroc
+    auroc = metrics.image_metrics(anomalous, np.array([one.found.score for one in judged])).auroc
     return {
         "good": good,
         "false_alarms": alarms,
         "interval": [*metrics.confidence_interval_rate(alarms, good)],
         "promise": parts.promise(),
-        "defective": len(found) - good,
+        "defective": len(judged) - good,
         "found": int(np.count_nonzero(called & anomalous)),
-        "incomplete": sum(one.decision == "incomplete" for one in found),
+        "incomplete": sum(one.found.decision == INCOMPLETE for one in judged),
         "auroc": float(auroc) if np.isfinite(auroc) else None,
     }
 

@@ -22,6 +22,7 @@ from flawscope.evaluation.robustness import Robustness
 from flawscope.pictures.geometry import Geometry
 from flawscope.pictures.listing import natural_key
 from flawscope.results.html import table
+from flawscope.results.part import PartPrediction
 from flawscope.results.prediction import RIGHT, Prediction, outcome, prediction_html
 from flawscope.results.table import COLUMNS, Row, Unjudged
 
@@ -168,6 +169,17 @@ SHOWN = 6  # pictures in a notebook: the worst mistakes, then near mistakes
 LEFT_OUT = "left out: the model was fitted or calibrated on it"
 
 
+class JudgedPart(NamedTuple):
+    """Decision on a part, and whether it is defective: whether any of its pictures is."""
+
+    found: PartPrediction
+    anomalous: bool
+
+    @property
+    def outcome(self) -> str:
+        return outcome(self.anomalous, self.found.is_anomalous)
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """Results of one category.
@@ -188,6 +200,7 @@ class Evaluation:
     parts: of a model that decides on parts the number of good and defective ones, of false alarms (with the
         95 % interval of their rate) and of defective ones found, the promise, and the AUROC; else empty.
     robustness: decisions on the same pictures in other light, where they were asked for.
+    judged_parts: the parts, for the report. Not in `to_dict`.
     pictures: every picture that counted, for the report; left_out_items: those left out; unjudged: those that
         could not be read, each with the reason. Not in `to_dict`.
     """
@@ -207,6 +220,7 @@ class Evaluation:
     labels: dict[str, Any] = field(default_factory=dict)  # remarks on single figures
     parts: dict[str, Any] = field(default_factory=dict)
     robustness: tuple[Robustness, ...] = ()
+    judged_parts: tuple[JudgedPart, ...] = field(default=(), repr=False, compare=False)
     pictures: Sequence[Evaluated] = field(default=(), repr=False, compare=False)
     left_out_items: tuple[Item, ...] = field(default=(), repr=False, compare=False)
     unjudged: tuple[tuple[Item, str], ...] = field(default=(), repr=False, compare=False)

@@ -23,6 +23,7 @@ from flawscope.evaluation.intervals import (
     pixel_intervals,
 )
 from flawscope.pictures.listing import printable
+from flawscope.report.part_cards import part_cards
 from flawscope.report.plots import Curve, Group, curve_plot, histograms
 from flawscope.report.words import Tally, figures_of, percent, rates, size_of
 from flawscope.results.prediction import RIGHT, Prediction, outcome
@@ -45,6 +46,7 @@ class Figures:
     rows: the test pictures in the order of the evaluation, each with the values that the page shows, sorts
         and filters by. `margin` is the severity on the wrong side of the score threshold, negative on the
         right one. kinds: lines of the table of types. plots: SVG by name, those that can be drawn.
+        parts: cards of parts.
     """
 
     rows: list[dict[str, Any]]
@@ -52,6 +54,7 @@ class Figures:
     kinds: list[dict[str, Any]]
     tally: Tally
     plots: dict[str, str]
+    parts: list[dict[str, Any]]
 
     @property
     def by_margin(self) -> list[int]:
@@ -81,7 +84,9 @@ def figures(result: Evaluation, calibration: Calibration, dataset: Dataset) -> F
         intervals |= pixel_intervals(counts)
     plots = _curves(anomalous, scores, called, counts) | {"scores": _histograms(rows, calibration)}
     table = [*_rates(tally, calibration), *_metrics(result, tally, intervals)]
-    return Figures(rows, table, _kinds(result, rows), tally, plots)
+    places = {str(one.prediction.path): k for k, one in enumerate(result.pictures)} if result.parts else {}
+    parts = part_cards(((one.found, one.outcome) for one in result.judged_parts), places)
+    return Figures(rows, table, _kinds(result, rows), tally, plots, parts)
 
 
 def _row(item: Item, found: Prediction, dataset: Dataset) -> dict[str, Any]:

@@ -16,9 +16,10 @@ from flawscope import metrics
 from flawscope.calibration.threshold import Calibration
 from flawscope.errors import pluralize
 from flawscope.pictures.listing import printable
+from flawscope.report.part_cards import MOST_PARTS
 from flawscope.report.plots import loss_plot, robustness_plot
 from flawscope.report.thumbnails import FULL, Layers
-from flawscope.report.words import headline, percent, rates, sentences
+from flawscope.report.words import Tally, headline, percent, rates, sentences
 from flawscope.results import drawing, html
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ VIEWS = {
 HEAT, LINE, TRUTH = ("heat", "Heat", "h"), ("line", "Outline", "o"), ("truth", "Ground truth", "g")
 MOST_POINTS = 200  # positions of the slider
 MOST_RATE = 0.5  # beyond it nobody inspects
-PARTS = ("mistakes", "meaning", "rate", "metrics", "curves", "types", "pictures", "run")
+SECTIONS = ("parts", "mistakes", "meaning", "rate", "metrics", "curves", "types", "pictures", "run")
 
 
 def page(
@@ -68,18 +69,20 @@ def page(
         title=printable(f"{result.category}: {result.method}"),
         parts=[
             (part, "Alarms" if part == "rate" else part.capitalize())
-            for part in PARTS
-            if part != "rate" or points
+            for part in SECTIONS
+            if (part != "rate" or points) and (part != "parts" or found.parts)
         ],
         toggles=(HEAT, LINE, TRUTH),
         views=VIEWS,
-        headline=headline(found.tally),
+        headline=headline(*_told(result, found)),
         summary=sentences(found.tally, calibration, result.without_mask, result.outside()),
         mismatch=result.mismatch,
         found=found,
         facts=facts,
         curves=curves,
         histogram=Markup(found.plots["scores"]),
+        decided=result.parts,
+        part_cards=found.parts[:MOST_PARTS],
         losses=Markup(loss_plot("losses", manifest.facts)),
         robustness=Markup(robustness_plot("robustness", result.robustness)),
         worst=found.mistakes[:WORST] or found.by_margin[:NEAREST],
@@ -93,6 +96,14 @@ def page(
         calibration=calibration,
         scale=scale_of(calibration),
     )
+
+
+def _told(result: Evaluation, found: Figures) -> tuple[Tally, str]:
+    """Numbers that the headline tells: of parts, where the model decides on parts."""
+    if not (parts := result.parts):
+        return found.tally, "picture"
+    missed = parts["defective"] - parts["found"]
+    return Tally(parts["good"], parts["false_alarms"], parts["defective"], missed), "part"
 
 
 def scale_of(known: Calibration | Prediction) -> dict[str, float]:

@@ -21,8 +21,10 @@ from flawscope.pictures.listing import printable
 from flawscope.progress import Step, silent
 from flawscope.report import require
 from flawscope.report.page import HEAT, LINE, TRUTH, VIEWS, render, scale_of
+from flawscope.report.part_cards import MOST_PARTS, part_cards
 from flawscope.report.thumbnails import FULL, MOST_SIDE, Layers, flattened, thumbnails
 from flawscope.report.words import figures_of, percent, size_of
+from flawscope.results.part import PartPrediction
 from flawscope.results.prediction import RIGHT, Prediction, outcome
 from flawscope.results.table import Row
 
@@ -38,6 +40,8 @@ def predictions_page(
     facts: Mapping[str, Any],
     white: float | None = None,
     step: Step = silent,
+    *,
+    parts: Sequence[PartPrediction] = (),
 ) -> str:
     """The page of `predict --out`.
 
@@ -46,6 +50,7 @@ def predictions_page(
             others are not shown.
         facts: of the run, as in `results.json`.
         white: the level of a deep picture that is shown white (`Preprocess.white_level`).
+        parts: that were decided on, where the model decides on parts.
 
     Raises:
         InputError: Jinja2 or WebP is missing.
@@ -59,7 +64,11 @@ def predictions_page(
     layers = dict(zip((str(p.path) for p in wanted), made, strict=True))
     common = _common([row.path for row in rows])
     pictures = [_predicted(row, common, maps.get(row.path), layers.get(row.path, LISTED)) for row in rows]
+    cards = part_cards(((part, part.decision) for part in parts), {row.path: k for k, row in enumerate(rows)})
     anomalous = sum(row.decision == "anomalous" for row in judged)
+    said = f"{anomalous} of {pluralize(len(judged), 'picture')} anomalous"
+    if parts:
+        said = f"{sum(p.is_anomalous for p in parts)} of {pluralize(len(parts), 'part')} anomalous; {said}"
     some = next(iter(shown), None)
     return render(
         "predictions.html.j2",
@@ -67,10 +76,17 @@ def predictions_page(
         ("pages.js",),
         title=printable(": ".join(str(facts[k]) for k in ("category", "method") if facts.get(k)))
         or "Pictures",
-        parts=(("pictures", "Pictures"), ("meaning", "How to read it"), ("run", "Run")),
+        parts=(
+            *((("parts", "Parts"),) if parts else ()),
+            ("pictures", "Pictures"),
+            ("meaning", "How to read it"),
+            ("run", "Run"),
+        ),
         toggles=(HEAT, LINE),
         views=VIEWS,
-        headline=f"{anomalous} of {pluralize(len(judged), 'picture')} anomalous",
+        headline=said,
+        part_cards=cards[:MOST_PARTS],
+        all_parts=len(cards),
         warning=printable(str(facts.get("warning") or "")),
         anomalous=anomalous,
         judged=len(judged),

@@ -54,13 +54,13 @@ def rates(low: float, high: float) -> str:
     return f"{percent(low)[:-2]} to {percent(high)}"
 
 
-def headline(tally: Tally) -> str:
-    """Verdict in one line."""
+def headline(tally: Tally, what: str = "picture") -> str:
+    """Verdict in one line on pictures, or on parts."""
     parts = []
     if tally.defective:
-        parts.append(f"{tally.found} of {pluralize(tally.defective, 'defective picture')} found")
+        parts.append(f"{tally.found} of {pluralize(tally.defective, f'defective {what}')} found")
     if tally.good:
-        parts.append(f"{tally.false_alarms} of {pluralize(tally.good, 'good picture')} called anomalous")
+        parts.append(f"{tally.false_alarms} of {pluralize(tally.good, f'good {what}')} called anomalous")
     return ", ".join(parts)
 
 
