@@ -4,10 +4,10 @@
     python bench/light.py --set size=256 --kinds fabric,board
 
 Models with and without --light are fitted on the same good pictures: drawn plates, fabrics, boards and
-sheets, newly drawn in each of --draws, and the categories of --categories. New good pictures are judged in each
-single light, and defective ones in unchanged light. `most` is the most false alarms within the binomial 95 %
-band of the expected rate. A threshold from n good pictures has itself a rate that differs from draw to draw
-(beta distribution); `most_drawn` allows for that, of one draw.
+sheets, newly drawn in each of --draws, and the categories of --categories. New good pictures are judged in
+each single light, and defective ones in unchanged light. `most` is the most false alarms within the binomial
+95 % band of the expected rate. A threshold from n good pictures has itself a rate that differs from draw to
+draw (beta distribution); `most_drawn` allows for that, of one draw.
 """
 
 from __future__ import annotations
