@@ -9,6 +9,7 @@ recognition was chosen. `others` holds drawn products of quite other kinds, whic
 single      a fit of each product alone, on the test pictures: `kept` says whether its false alarms lie within
             the binomial 95 % band of the expected rate
 joint       the joint model on the same pictures: what it recognises, and the largest difference of any metric
+good        the good ones of them: what they are taken for
 left out    test pictures of each product, judged by a joint model of the others
 foreign     photographs, textures, and good pictures of the other joint model's products
 """
@@ -25,7 +26,7 @@ from common import Args, Cell, Record
 
 DRAWN = {"six": "plate,painted,fabric,nearer", "others": "gear,bottle,keys,cable,wood,mesh,leather,pill"}
 METRICS = ("image_auroc", "pixel_auroc", "au_pro")
-PARTS = "single,joint,left out,foreign"
+PARTS = "single,joint,good,left out,foreign"
 Folders = Mapping[str, Path]
 
 
@@ -92,6 +93,15 @@ def none_of(line: Any, pictures: list[Path]) -> Cell:
     names = sorted({name for name in found if name is not None})
     taken = {name: found.count(name) for name in names}
     return {"pictures": len(found), "none_of_these": found.count(None), "taken_for": taken}
+
+
+def good(line: Any, folders: Folders) -> Cell:
+    """Good test pictures of its products: a defective one may rightly be none of them."""
+    cells = {
+        name: none_of(line, common.pictures_below(root / "test" / "good")) for name, root in folders.items()
+    }
+    right = sum(cell["taken_for"].get(name, 0) for name, cell in cells.items())
+    return {**together(cells), "recognised": right, "products": cells}
 
 
 def left_out(line: Any, folders: Folders) -> Cell:
@@ -180,13 +190,14 @@ def rows_of(args: Args, record: Record, work: Path, line: str, every: Mapping[st
     others = next(own for other, own in every.items() if other != line)
     works = (
         lambda: joint(model, folders, alone, path.stat().st_size, apart),
+        lambda: good(model, folders),
         lambda: left_out(model, folders),
         lambda: foreign(args, model, others),
     )
     found = [record.attempt(name, own) for name, own in zip(rest, works, strict=True)]
     if None in found:
         return []
-    of_line, out, _ = found
+    of_line, _, out, _ = found
     rows = []
     for name, cell in alone.items():
         own, without = of_line["products"][name], out["products"][name]
