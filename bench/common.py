@@ -246,6 +246,23 @@ def sig(value: float | None, digits: int = 6) -> Any:
     return None if value is None else float(f"{value:.{digits}g}")
 
 
+def band(count: int, rate: float) -> tuple[int, int]:
+    """Least and most of so many that lie within the binomial 95 % band of a rate."""
+    from scipy import stats
+
+    low, high = stats.binom.interval(0.95, count, rate)
+    return int(low), int(high)
+
+
+def most_drawn(count: int, scores: int, rate: float) -> int:
+    """The most false alarms of so many new pictures (97.5 %) at a threshold that is one of so many scores of
+    good pictures: the rate that it has is one of a beta distribution."""
+    from scipy import stats
+
+    rank = round(rate * (scores + 1))
+    return int(stats.betabinom.ppf(0.975, count, rank, scores + 1 - rank))
+
+
 # --------------------------------------------------------------------------------------- child processes
 
 

@@ -216,6 +216,41 @@ def test_a_fitted_model_is_not_fitted_again(
     assert whole["settings"]["size"] == "64"
 
 
+def test_a_joint_model_gives_each_category_the_figures_of_its_own_model(
+    two: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flawscope.fitting import joint
+
+    grid = plan(two, sets=["patchcore.size=64"], joint=True)
+    store, plan_ = Store(tmp_path), Plan(str(two), 1, 1, keep_models=True)
+    store.prepare()
+    found = {c.name: run(Task(c, store, plan_)) for c in grid.cells if not c.joint}
+    lost, *joined = grid.cells[1], *(cell for cell in grid.cells if cell.joint)
+    kept = store.model(grid.cells[0]).stat().st_mtime_ns
+    store.model(lost).unlink()  # such as one that was not kept: it is fitted again
+    found[joined[0].name] = run(Task(joined[0], store, plan_))
+    monkeypatch.setattr(joint, "join", None)  # there is one already
+    found[joined[1].name] = run(Task(joined[1], store, plan_))
+    for cell in joined:
+        (single,) = (one for one in cell.joint if one.category == cell.category)
+        of_joint, alone = found[cell.name], found[single.name]
+        assert of_joint["evaluation"]["metrics"] == alone["evaluation"]["metrics"]
+        assert of_joint["evaluation"]["false_alarms"] == alone["evaluation"]["false_alarms"]
+        assert of_joint["evaluation"]["products"]["pictures"] == alone["evaluation"]["images"]
+        assert of_joint["model_bytes"] == store.joint(cell).stat().st_size > alone["model_bytes"]
+    assert store.model(lost).is_file()
+    assert store.model(grid.cells[0]).stat().st_mtime_ns == kept
+
+
+def test_with_a_range_of_light_it_is_judged_in_each_light(two: Path, tmp_path: Path) -> None:
+    document = run(task_for(two, tmp_path, sets=["patchcore.size=64"], light=0.1))
+    lights = document["evaluation"]["robustness"]
+    assert [one["name"] for one in lights[:3]] == ["unchanged", "brightness 0.9", "brightness 1.1"]
+    assert len(lights) == 7
+    images = document["evaluation"]["images"]
+    assert all(one["good"] + one["defective"] == images for one in lights)
+
+
 def test_seen_defects_are_learnt_from_and_not_tested_on(two: Path, tmp_path: Path) -> None:
     call = {"methods": "prnet", "seen": "2", "steps": 1, "sets": ["prnet.size=64", "prnet.batch=2"]}
     document = run(task_for(two, tmp_path, **call))

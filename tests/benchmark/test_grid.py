@@ -56,6 +56,31 @@ def test_a_method_may_have_seeds_of_its_own(two: Path) -> None:
         plan(two, **call, sets=["efficientad.seeds=x"])
 
 
+def test_a_joint_model_has_cells_after_those_that_it_joins(two: Path) -> None:
+    plain = plan(two, methods="patchcore,efficientad", seeds="0,1")
+    grid = plan(two, methods="patchcore,efficientad", seeds="0,1", joint=True)
+    assert names(grid)[: len(plain.cells)] == names(plain)
+    assert grid.methods == ("patchcore", "efficientad", "patchcore-joint")
+    joint = [cell for cell in grid.cells if cell.joint]
+    assert [(c.category, c.method, c.seed) for c in joint] == [
+        (category, "patchcore-joint", seed) for seed in (0, 1) for category in ("grid", "plate")
+    ]
+    for cell in joint:
+        assert [(c.category, c.method, c.seed) for c in cell.joint] == [
+            (category, "patchcore", cell.seed) for category in ("grid", "plate")
+        ]
+    assert len({cell.joint_name for cell in joint}) == 2
+    other = plan(two, sets=["patchcore.size=64"], joint=True)
+    assert not {*names(grid)} & {*names(other)}
+
+
+def test_light_is_another_setting(two: Path) -> None:
+    plain, lit = plan(two), plan(two, light=0.1)
+    assert not {*names(plain)} & {*names(lit)}
+    assert all(cell.light == cell.identity["light"] == 0.1 for cell in lit.cells)
+    assert not any("light" in cell.identity for cell in plain.cells)  # names as before there was a range
+
+
 def test_settings_come_from_the_file_by_category_then_from_set(two: Path, tmp_path: Path) -> None:
     file = tmp_path / "p.yaml"
     file.write_text("size: 128\nratio: 0.2\nseed: 7\ncategories:\n  plate: {size: 96}\n", encoding="utf-8")
@@ -204,6 +229,10 @@ def test_a_category_that_cannot_be_used_does_not_stop_the_others(two: Path, tmp_
         ({"steps": 3}, "none of patchcore learns in steps"),
         ({"seen": "3"}, "learn from good pictures only"),
         ({"group": "("}, "not a regular expression"),
+        ({"light": 0.5}, "light 50%: a range above 30% is no small change"),
+        ({"light": 0.1, "joint": True}, "a joint model has no --light"),
+        ({"joint": True, "methods": "efficientad,prnet"}, "efficientad and prnet cannot join models"),
+        ({"joint": True, "categories": "grid"}, "one category makes no joint model"),
     ],
 )
 def test_wrong_calls_are_told_before_anything_runs(two: Path, call: dict, match: str) -> None:

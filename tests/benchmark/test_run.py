@@ -99,6 +99,25 @@ def test_ctrl_c_leaves_a_state_to_go_on_from_and_no_process(two: Path, tmp_path:
         pass
 
 
+def test_a_joint_model_waits_for_the_models_that_it_joins_and_is_joined_once(
+    two: Path, tmp_path: Path
+) -> None:
+    from flawscope.benchmark.grid import plan
+
+    place = Store(tmp_path)
+    grid = plan(two, joint=True)
+    one, other, first, second = grid.cells
+    assert runner._next(grid.cells, [], place) is one
+    assert runner._next([other, first, second], [one], place) is other
+    assert runner._next([first, second], [other], place) is None
+    assert runner._next([first, second], [], place) is first  # they are done, or failed
+    assert runner._next([second], [first], place) is None
+    place.joint(first).parent.mkdir()
+    place.joint(first).touch()
+    assert runner._next([second], [first], place) is second
+    assert runner._next([], [], place) is None
+
+
 def test_two_benchmarks_do_not_write_into_one_folder(tmp_path: Path) -> None:
     pytest.importorskip("fcntl")
     with (

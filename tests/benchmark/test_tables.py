@@ -6,6 +6,7 @@ import csv
 import io
 import itertools
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +186,40 @@ def test_the_csv_has_a_row_a_cell_and_no_zeros_for_what_is_missing(tmp_path: Pat
     assert rows[2]["peak_memory_mib"] == "1024"
     assert rows[3]["image_auroc"] == rows[0]["image_auroc"] == ""
     assert rows[3]["reason"] == "x, y"
+
+
+def test_how_often_a_joint_model_mistook_a_category_is_said() -> None:
+    single = cell("tile", "patchcore", 0)
+    cells = [replace(cell(c, "patchcore-joint", 0), joint=(single,)) for c in ("tile", "wood")]
+    documents = [document(0.9), document(0.8)]
+    documents[0]["evaluation"]["products"] = {"pictures": 20, "mistaken": {"wood": 2, "none of these": 1}}
+    documents[1]["evaluation"]["products"] = {"pictures": 10, "mistaken": {}}
+    done = {single.name: document(0.9), **{c.name: d for c, d in zip(cells, documents, strict=True)}}
+    methods = ("patchcore", "patchcore-joint")
+    results = Results(
+        Grid(("tile", "wood"), methods, dict.fromkeys(methods, (0,)), (single, *cells)), done, {}
+    )
+    text = render(results)
+    rows = lines_of(text, "Recognised by a joint model")
+    assert rows["tile"] == ["patchcore-joint", "3 of 20", "wood 2, none of these 1"]
+    assert rows["wood"] == ["patchcore-joint", "0 of 10", ""]
+    assert rows["all"][:2] == ["patchcore-joint", "3 of 30"]
+    assert lines_of(text, "image AUROC")["tile"][:2] == ["0.9000", "0.9000"]
+    table = {
+        (r["category"], r["method"]): r["mistaken"] for r in csv.DictReader(io.StringIO(results.to_csv()))
+    }
+    assert table[("tile", "patchcore-joint")] == "3"
+    assert table[("wood", "patchcore-joint")] == "0"
+    assert table[("tile", "patchcore")] == ""
+
+
+def test_figures_in_each_light_are_summed_over_the_seeds() -> None:
+    results = made({("tile", "patchcore", seed): 0.9 for seed in (0, 1)}, ("tile",))
+    assert "In other light" not in render(results)
+    for seed, one in enumerate(results.done.values()):
+        counts = {"good": 10, "false_alarms": seed, "defective": 8, "found": 7}
+        one["evaluation"]["robustness"] = [{"name": name, **counts} for name in ("unchanged", "contrast 0.9")]
+    assert lines_of(render(results), "In other light")["tile"] == ["patchcore", *["1 of 20, 14 of 16"] * 2]
 
 
 def test_the_json_says_the_same() -> None:

@@ -23,6 +23,7 @@ from flawscope.benchmark.grid import Cell
 from flawscope.errors import CheckpointError, FlawscopeError, InputError
 from flawscope.machine import machine, peak_memory
 from flawscope.methods import registry
+from flawscope.pictures.light import lights_within
 from flawscope.progress import Step
 
 FORMAT = 1  # of a cell's document
@@ -61,19 +62,28 @@ def run_cell(cell: Cell, store: Store, plan: Plan, step: Step) -> dict[str, Any]
 
 def work_off(cell: Cell, store: Store, plan: Plan, step: Step, say: Callable[[str], None]) -> dict[str, Any]:
     """Fits, evaluates the model file, writes the cell, removes the work folder."""
-    from flawscope import Predictor, evaluate, load, open_dataset
+    from flawscope import Predictor, evaluate, load
 
     work = store.work(cell)
     threads = _begin(work, plan.threads)
-    dataset = open_dataset(plan.root, cell.category, seed=cell.seed, group=cell.group)
-    model, fitted = work / "model.safetensors", work / "fit.json"
+    dataset = _dataset(cell, plan)
+    model = store.joint(cell) if cell.joint else work / "model.safetensors"
+    fitted = model.with_suffix(".json") if cell.joint else work / "fit.json"
     if not (fitted.is_file() and model.is_file()):
-        write_json(fitted, _fit(cell, dataset, model, threads, step, say))
+        if cell.joint:
+            facts = _join(cell, store, plan, threads, step, say)
+        else:
+            facts = _fit(cell, dataset, model, threads, step, say)
+        write_json(fitted, facts)
     fit = json.loads(fitted.read_text(encoding="utf-8"))
     began = time.perf_counter()
-    predictor = load(model, device=cell.device, threads=threads)
-    assert isinstance(predictor, Predictor)  # it was fitted on one category
-    evaluation = evaluate(predictor, dataset, step=step)
+    opened = load(model, device=cell.device, threads=threads)
+    joint = None if isinstance(opened, Predictor) else opened.recognising(cell.category)
+    predictor = opened if joint is None else joint
+    assert isinstance(predictor, Predictor)
+    lights = () if cell.light is None else lights_within(cell.light)
+    found = evaluate(predictor, dataset, robust=lights, step=step)
+    evaluation = found.to_dict() | ({} if joint is None else {"products": joint.to_dict()})
     seconds = time.perf_counter() - began
     manifest = predictor.manifest
     document = {
@@ -81,14 +91,14 @@ def work_off(cell: Cell, store: Store, plan: Plan, step: Step, say: Callable[[st
         "category": cell.category,
         "method": cell.method,
         "seed": cell.seed,
-        "evaluation": evaluation.to_dict(),
+        "evaluation": evaluation,
         "settings": manifest.config,
         "fit": {k: fit[k] for k in ("seconds", "resumed")},
         "evaluate": {"seconds": round(seconds, 3)},
         "peak_memory": max(fit["peak_memory"], peak_memory()),
         "model_bytes": model.stat().st_size,
         "pictures": dict(Counter(p.role for p in manifest.pictures)),
-        "skipped": [*fit["skipped"], *evaluation.failures],
+        "skipped": [*fit["skipped"], *found.failures],
         "notes": list(manifest.notes),
         "backbone": manifest.backbone,
         "threads": threads,
@@ -99,7 +109,7 @@ def work_off(cell: Cell, store: Store, plan: Plan, step: Step, say: Callable[[st
         "identity": cell.identity,
     }
     try:
-        if plan.keep_models:
+        if plan.keep_models and not cell.joint:
             store.model(cell).parent.mkdir(exist_ok=True)
             with open(model, "rb") as source, atomic(store.model(cell)) as kept:
                 shutil.copyfileobj(source, kept)
@@ -107,6 +117,31 @@ def work_off(cell: Cell, store: Store, plan: Plan, step: Step, say: Callable[[st
         write_json(store.cell(cell), document)  # last: with it the cell is done
     shutil.rmtree(work, ignore_errors=True)
     return document
+
+
+def _dataset(cell: Cell, plan: Plan) -> Any:
+    from flawscope import open_dataset
+
+    return open_dataset(plan.root, cell.category, seed=cell.seed, group=cell.group)
+
+
+def _join(
+    cell: Cell, store: Store, plan: Plan, threads: int, step: Step, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Joins the models of single cells, and writes the joint model; returns the facts of that. A model that
+    was not kept is fitted again."""
+    import flawscope
+
+    store.joint(cell).parent.mkdir(exist_ok=True)
+    datasets = {part.category: _dataset(part, plan) for part in cell.joint}
+    models = {part.category: store.model(part) for part in cell.joint}
+    for part in cell.joint:
+        if not store.model(part).is_file():
+            _fit(part, datasets[part.category], store.model(part), threads, step, say)
+    began = time.perf_counter()
+    flawscope.join(models, datasets, device=cell.device, step=step).save(store.joint(cell))
+    seconds = round(time.perf_counter() - began, 3)
+    return {"seconds": seconds, "resumed": False, "skipped": [], "peak_memory": peak_memory()}
 
 
 def _fit(
@@ -126,6 +161,7 @@ def _fit(
             method=cell.method,
             seen=cell.seen,
             group=cell.group,
+            light=cell.light,
             minutes=cell.minutes,
             checkpoint=checkpoint,
             resume=registry.method(cell.method).learns_in_steps,
@@ -201,6 +237,10 @@ class Store:
 
     def model(self, cell: Cell) -> Path:
         return self.root / "models" / f"{cell.name}.safetensors"
+
+    def joint(self, cell: Cell) -> Path:
+        """Path of the joint model that a cell evaluates: whole, or not there."""
+        return self.root / "models" / f"{cell.joint_name}.safetensors"
 
     def prepare(self) -> None:
         """Makes the folders, and removes partial files of killed writers."""

@@ -19,8 +19,10 @@ from flawscope.datasets.published import SATURATION_FILE, VISA_TABLE, realiad_ta
 from flawscope.datasets.seen_defects import choose_seen
 from flawscope.errors import InputError
 from flawscope.methods import registry
+from flawscope.pictures.light import check_range
 from flawscope.pictures.listing import walked
 
+JOINT = "-joint"  # behind the method's name: its models joined into one, as another column of the tables
 MANY = 20_000  # files in a folder that a setting names, beyond which their content is not read
 
 
@@ -31,6 +33,8 @@ class Cell:
     options: the method's settings, all of them.
     seen: defects that it learns from too, as `fitting.fit` takes them; they are not tested on.
     identity: everything that decides the result; files that settings name count by content, not by place.
+    light: range of the light in which the false-alarm rate is kept; None: light like the good pictures'.
+    joint: the cells whose models are joined into the one that this cell evaluates; empty: it fits its own.
     """
 
     category: str
@@ -42,6 +46,8 @@ class Cell:
     minutes: float | None
     device: str
     identity: dict[str, Any]
+    light: float | None = None
+    joint: tuple[Cell, ...] = ()
 
     @property
     def label(self) -> str:
@@ -51,6 +57,12 @@ class Cell:
     def name(self) -> str:
         """Stem of the names of the cell's files: other settings, other name."""
         return f"{self.category}-{self.method}-seed{self.seed}-{_digest(self.identity)[:12]}"
+
+    @property
+    def joint_name(self) -> str:
+        """Stem of the names of its joint model's files."""
+        parts = [part.identity for part in self.joint]
+        return f"{self.method.removesuffix(JOINT)}-seed{self.seed}-{_digest(parts)[:12]}{JOINT}"
 
 
 @dataclass(frozen=True)
@@ -85,6 +97,8 @@ def plan(
     seen: str | None = None,
     group: str | None = None,
     device: str = "auto",
+    light: float | None = None,
+    joint: bool = False,
 ) -> Grid:
     """The grid of a call, with every setting checked. Loads no torch.
 
@@ -97,11 +111,21 @@ def plan(
         steps, minutes: for the methods that learn in steps.
         seen: defects to learn from, for the methods that do: how many of the test pictures, or a path.
         group: regular expression on file names; pictures for which it matches the same text show one part.
+        light: range of the light in which the false-alarm rate is kept (`pictures.light`).
+        joint: evaluate one model for all categories too, of each method whose models can be joined.
 
     Raises:
         InputError: an unknown method or setting, no category that could be worked with.
     """
     chosen = _methods(methods)
+    if light is not None:
+        check_range(light)
+        if joint:
+            raise InputError("a joint model has no --light: leave out --joint, or --light")
+    if joint and not any(map(can_join, chosen)):
+        raise InputError(
+            f"--joint: {' and '.join(chosen)} cannot join models of several categories; leave it out"
+        )
     numbers, files, own = _by_method(chosen, _seeds(seeds, "--seeds"), configs, sets)
     rows, missing = select_categories(root, categories, "--categories")
     given = {"steps": steps, "minutes": minutes, "seen": seen}
@@ -118,8 +142,16 @@ def plan(
     first = numbers[chosen[0]][0]
     usable, unusable = _open(root, [row for row in rows if row not in missing], first, group)
     common = {"group": group, "minutes": minutes, "device": device}
-    cells = _cells(chosen, numbers, usable, values, common)
-    return Grid(rows, chosen, numbers, tuple(cells), missing, unusable)
+    if light is not None:
+        common["light"] = light  # without it, names of cells are those of versions that did not have it
+    cells = tuple(_cells(chosen, numbers, usable, values, common))
+    if joint:
+        if len(usable) < 2:
+            raise InputError("--joint: one category makes no joint model; name several, or leave it out")
+        cells += tuple(_joint_cells(cells))
+        numbers |= {f"{method}{JOINT}": numbers[method] for method in chosen if can_join(method)}
+        chosen = tuple(numbers)
+    return Grid(rows, chosen, numbers, cells, missing, unusable)
 
 
 def _cells(
@@ -157,6 +189,15 @@ def _cells(
                     identity=_plain(identity),
                     **call,
                 )
+
+
+def _joint_cells(cells: Sequence[Cell]) -> Iterator[Cell]:
+    """Yields a cell of a joint model for each cell whose method can join models."""
+    for cell in cells:
+        if can_join(cell.method):
+            joint = tuple(one for one in cells if (one.method, one.seed) == (cell.method, cell.seed))
+            identity = {"category": cell.category, "joint": _digest([one.identity for one in joint])}
+            yield replace(cell, method=f"{cell.method}{JOINT}", identity=identity, joint=joint)
 
 
 # -------------------------------------------------------------------------------------- the call's arguments
@@ -236,6 +277,11 @@ def _config(
 
 def _learns_in_steps(method: str) -> bool:
     return registry.method(method).learns_in_steps
+
+
+def can_join(method: str) -> bool:
+    """Whether models of several categories can be joined into one."""
+    return registry.method(method).joins
 
 
 def _learns_from_defects(method: str) -> bool:

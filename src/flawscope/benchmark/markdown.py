@@ -11,6 +11,7 @@ from dataclasses import asdict
 from string import ascii_lowercase
 from typing import Any
 
+from flawscope.benchmark.grid import JOINT
 from flawscope.benchmark.tables import (
     COSTS,
     METRICS,
@@ -65,6 +66,7 @@ def render(results: Results) -> str:
     letters = {s.id: f"[{ascii_lowercase[k]}]" for k, s in enumerate(s for s in results.sources if s.table)}
     parts = ["# Benchmark", _head(results)]
     parts += [_metric(results, metric, letters, notes) for metric in METRICS]
+    parts += [_recognition(results), _in_other_light(results)]
     parts += [_costs(results, notes), notes.section(), _published(results, letters)]
     parts += [_settings(results), _machines(results)]
     return "\n\n".join(filter(None, parts)).rstrip() + "\n"
@@ -160,6 +162,49 @@ def _printed(source: Source, metric: str, group: Group) -> str:
 # --------------------------------------------------------------------------------------- beside the figures
 
 
+def _recognition(results: Results) -> str:
+    """Table of how often joint models took a picture of a category for another one, or for none."""
+    rows = []
+    for method in results.grid.methods:
+        found = {c: one for c in results.grid.rows if (one := results.mistaken(method, c))}
+        for category, (taken, count) in found.items():
+            kinds = ", ".join(f"{name} {n}" for name, n in taken.most_common())
+            rows.append([category, method, f"{taken.total()} of {count}", kinds])
+        if found:
+            total = sum(taken.total() for taken, _ in found.values())
+            rows.append(["**all**", method, f"{total} of {sum(count for _, count in found.values())}", ""])
+    if not rows:
+        return ""
+    return (
+        "## Recognised by a joint model\n\nTest pictures that were taken for another category, or for none, "
+        "over all seeds. Its figures above are those of each picture's own category all the same.\n\n"
+        + _table(["category", "method", "mistaken", "taken for"], rows, text=2)
+    )
+
+
+def _in_other_light(results: Results) -> str:
+    """Table of false alarms and defects found in each light of a range."""
+    rows, lights = [], dict[str, None]()
+    for category, method in itertools.product(results.grid.rows, results.grid.methods):
+        found = [results.document(cell) for cell in results.cells.get((method, category), [])]
+        tables = [d["evaluation"]["robustness"] for d in found if d and d["evaluation"].get("robustness")]
+        shown = []
+        for same in zip(*tables, strict=True):
+            count = {
+                key: sum(one[key] for one in same) for key in ("false_alarms", "good", "found", "defective")
+            }
+            lights[same[0]["name"]] = None
+            shown.append("{false_alarms} of {good}, {found} of {defective}".format(**count))
+        if shown:
+            rows.append([category, method, *shown])
+    if not rows:
+        return ""
+    return (
+        "## In other light\n\nFalse alarms, and defects found, at the models' own thresholds, over all seeds."
+        f"\n\n{_table(['category', 'method', *lights], rows, text=2)}"
+    )
+
+
 def _costs(results: Results, notes: _Notes) -> str:
     rows = []
     for category, method in itertools.product(results.grid.rows, results.grid.methods):
@@ -179,8 +224,9 @@ def _costs(results: Results, notes: _Notes) -> str:
         return ""
     return (
         "## Time and memory\n\nOf a cell's process, mean over its seeds. Fit: reading, learning, "
-        "calibrating. Evaluate: opening the model file, scoring all test pictures, metrics. Other cells may "
-        f"have run at the same time.\n\n{_table(['category', 'method', *COLUMNS], rows, text=2)}"
+        "calibrating; of a joint model, joining those of all categories. Evaluate: opening the model file, "
+        "scoring all test pictures, metrics. Other cells may have run at the same time."
+        f"\n\n{_table(['category', 'method', *COLUMNS], rows, text=2)}"
     )
 
 
@@ -215,6 +261,8 @@ def _described(source: Source) -> str:
 def _settings(results: Results) -> str:
     lines = []
     for method in results.grid.methods:
+        if method.endswith(JOINT):
+            continue  # as of the models that are joined
         found: dict[str, list[str]] = {}
         for category in results.grid.rows:
             for document in map(results.document, results.cells.get((method, category), [])):

@@ -10,7 +10,6 @@ import statistics
 import sys
 import threading
 import traceback
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
@@ -44,14 +43,14 @@ def run(
         if cell.name in done:
             store.clear(cell)
     after(Results(grid, dict(done), {}))
-    waiting, running = deque(c for c in grid.cells if c.name not in done), dict[str, Cell]()
+    waiting, running = [c for c in grid.cells if c.name not in done], dict[str, Cell]()
     new: list[Cell] = []
     try:
         while waiting or running:
-            while waiting and len(running) < pool.most:
-                cell = waiting.popleft()
-                running[cell.label] = cell
-                pool.start(cell.label, run_cell, cell, store, plan)
+            while len(running) < pool.most and (ready := _next(waiting, [*running.values()], store)):
+                waiting.remove(ready)
+                running[ready.label] = ready
+                pool.start(ready.label, run_cell, ready, store, plan)
             for label, found in pool.ended(TICK):
                 cell = running.pop(label)
                 live.jobs.pop(label, None)
@@ -72,6 +71,19 @@ def run(
     except BaseException:
         pool.stop()
         raise
+
+
+def _next(waiting: Sequence[Cell], running: Sequence[Cell], store: Store) -> Cell | None:
+    """The first cell that can begin. A cell of a joint model waits for the cells whose models are joined, and
+    for another that is joining them."""
+    left = {one.name for one in (*waiting, *running)}
+    joining = {store.joint(one) for one in running if one.joint}
+    for cell in waiting:
+        if not cell.joint or (path := store.joint(cell)).is_file():
+            return cell
+        if path not in joining and left.isdisjoint(part.name for part in cell.joint):
+            return cell
+    return None
 
 
 def finished(grid: Grid, store: Store) -> dict[str, dict[str, Any]]:

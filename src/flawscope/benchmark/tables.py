@@ -7,6 +7,7 @@ import csv
 import io
 import itertools
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache, cached_property
@@ -34,7 +35,12 @@ COSTS: dict[str, Callable[[dict[str, Any]], float | None]] = {
     "threads": lambda document: document["threads"],
     "jobs": lambda document: document["jobs"],
     "steps": lambda document: document["settings"].get("steps"),
+    "mistaken": lambda document: (
+        sum(found["mistaken"].values()) if (found := document["evaluation"].get("products")) else None
+    ),
 }
+
+
 PUBLISHED = Path(__file__).with_name("published.yaml")  # which explains its fields
 OTHER = "none"  # the `method` of sources about methods that are not implemented here
 
@@ -171,6 +177,14 @@ class Results:
         if cell.name in self.done:
             return "done"
         return "failed" if cell.name in self.failed else "not done"
+
+    def mistaken(self, method: str, category: str) -> tuple[Counter[str], int] | None:
+        """Counts what a joint model took the category's pictures for, other than it, and the pictures that it
+        judged, over all seeds; None where no joint model did."""
+        found = [self.document(cell) for cell in self.cells.get((method, category), []) if cell.joint]
+        counts = [document["evaluation"]["products"] for document in found if document is not None]
+        taken = sum((Counter(one["mistaken"]) for one in counts), Counter[str]())
+        return (taken, sum(one["pictures"] for one in counts)) if counts else None
 
     def _table(self, metric: str) -> dict[str, Any]:
         return {

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from flawscope.cli import common
 from flawscope.cluster import connect, tasks
-from flawscope.errors import pluralize, require_installed
+from flawscope.errors import InputError, pluralize, require_installed
 from flawscope.progress import Running
 
 if TYPE_CHECKING:
@@ -63,6 +63,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N|FOLDER|FILE",
         help="prnet: defects to learn from, so many of a category's test pictures; it is not tested on them",
     )
+    parser.add_argument(
+        "--light",
+        type=common.rate,
+        metavar="SHARE",
+        help="fit for light that differs by up to SHARE, 10%% say, and judge in such light too",
+    )
+    parser.add_argument(
+        "--joint",
+        action="store_true",
+        help="evaluate one model for all categories too, joined from those of each category (patchcore)",
+    )
     common.add_group(parser)
     parser.add_argument(
         "--jobs",
@@ -83,6 +94,8 @@ def run(args: argparse.Namespace) -> int:
     from flawscope.benchmark.run import run as work_off
     from flawscope.benchmark.tables import Results, methods_and_seeds
 
+    if args.cluster is not None and args.joint:
+        raise InputError("a joint model is made on one machine: leave out --joint, or --cluster")
     if args.cluster is not None:
         connect.check(args.cluster)
     grid = _planned(args)
@@ -107,7 +120,11 @@ def run(args: argparse.Namespace) -> int:
             f"{', '.join(dict.fromkeys(cell.category for cell in grid.cells))}; "
             f"{methods_and_seeds(grid)}" + (f"; {len(before)} done already" if before else "")
         )
-        if not left and args.keep_models and not all(store.model(cell).is_file() for cell in grid.cells):
+        if (
+            not left
+            and args.keep_models
+            and not all(store.model(cell).is_file() for cell in grid.cells if not cell.joint)
+        ):
             say(f"some were done without --keep-models: remove their files in {store.cells} to fit anew")
         live = Running(say, common.say, terminal=sys.stderr.isatty() and not args.quiet)
         try:
@@ -136,7 +153,10 @@ def _pool(args: argparse.Namespace, left: Sequence[Cell], live: Running) -> Iter
         jobs, threads = 1, 1
         if left:
             jobs, threads = jobs_and_threads(len(left), args.jobs, args.threads, args.device, live.say)
-        yield Plan(args.data, jobs, threads, args.keep_models), Processes(jobs, threads, live.step)
+        yield (
+            Plan(args.data, jobs, threads, args.keep_models or args.joint),
+            Processes(jobs, threads, live.step),
+        )
         return
     fits = {cell.label: _fit(cell, args.data) for cell in left}
     most = min(len(left), args.jobs or len(left))
@@ -149,7 +169,7 @@ def _pool(args: argparse.Namespace, left: Sequence[Cell], live: Running) -> Iter
 
 def _fit(cell: Cell, root: str) -> dict[str, Any]:
     """The cell's fit, as `preparation.predicted_peak` takes it."""
-    own = {name: getattr(cell, name) for name in ("category", "method", "group", "seen", "device")}
+    own = {name: getattr(cell, name) for name in ("category", "method", "group", "seen", "device", "light")}
     return {"images": os.path.abspath(root), **own, **cell.options}
 
 
@@ -169,7 +189,12 @@ def _planned(args: argparse.Namespace) -> Grid:
         seen=args.seen,
         group=args.group,
         device=args.device,
+        light=args.light,
+        joint=args.joint,
     )
+    for method in grid.methods if args.joint else ():
+        if f"{method}{grids.JOINT}" not in grid.methods and not method.endswith(grids.JOINT):
+            common.say(f"{method}: no joint model, for it learns its networks anew for each category")
     if grid.missing:
         common.say(f"not in {args.data}, their rows stay blank: {', '.join(grid.missing)}")
     for category, reason in grid.unusable.items():
@@ -197,7 +222,12 @@ def _summary(results: Results) -> str:
         for method in results.grid.methods if category not in results.grid.missing else ():
             values = [results.value(metric, method, category).mean for metric in METRICS]
             rows.append([category, method, *("" if v is None else f"{v:.4f}" for v in values)])
-    return common.table(rows, ("category", "method", *METRICS.values()))
+    lines = [common.table(rows, ("category", "method", *METRICS.values()))]
+    for method in results.grid.methods:
+        if found := [one for category in results.grid.rows if (one := results.mistaken(method, category))]:
+            count = sum(judged for _, judged in found)
+            lines.append(f"{method}: {sum(taken.total() for taken, _ in found)} of {count} pictures mistaken")
+    return "\n\n".join(lines)
 
 
 def _code(results: Results) -> int:

@@ -20,9 +20,10 @@ from flawscope.datasets.masks import Labels, sized, union
 from flawscope.datasets.published import SATURATION_FILE
 from flawscope.errors import InputError, LeftOut, pluralize
 from flawscope.evaluation.result import Column, Evaluation, JudgedPart, Kept
-from flawscope.evaluation.robustness import robustness
+from flawscope.evaluation.robustness import LIGHTS, robustness
 from flawscope.pictures.decoding import read_labels
 from flawscope.pictures.geometry import Geometry
+from flawscope.pictures.light import Light
 from flawscope.progress import Step, silent
 from flawscope.results.part import INCOMPLETE
 from flawscope.results.prediction import LEAST, Mismatch, Prediction
@@ -52,7 +53,7 @@ def evaluate(
     dataset: Dataset,
     *,
     full_resolution: bool = False,
-    robust: bool = False,
+    robust: bool | Collection[Light] = False,
     leave_out: Collection[str] = (),
     take: Take | None = None,
     step: Step = silent,
@@ -65,7 +66,8 @@ def evaluate(
 
     Args:
         full_resolution: pixel metrics at the pictures' own size too, labelled `full_*`. Slower.
-        robust: judge every picture in other light and out of focus too (`robustness`): 20 times the work.
+        robust: judge every picture in other light and out of focus too (`robustness`), or in these lights:
+            20 times the work, or as many times as there are lights.
         leave_out: hashes (`decoding.pixel_hash`) of further pictures to leave out.
         take: called with every item and its prediction, to write pictures.
 
@@ -87,6 +89,7 @@ def evaluate(
             f"none of {pluralize(len(dataset.test), 'test picture')} of {dataset.root} can be evaluated: "
             + (seen.failures[0] if seen.failures else "the model was fitted on all of them")
         )
+    lights = (LIGHTS if robust else ()) if isinstance(robust, bool) else robust
     labels: dict[str, Any] = {}
     shown = zip(kept.items, kept.predictions, strict=True)
     judged = judged_parts(predictor, shown, seen.failures)
@@ -107,7 +110,7 @@ def evaluate(
         mismatch=_mismatch(kept, predictor),
         labels=labels,
         parts=of_parts(predictor, judged),
-        robustness=robustness(predictor, dataset, leave_out=leave_out, step=step) if robust else (),
+        robustness=robustness(predictor, dataset, lights=lights, leave_out=leave_out, step=step),
         failures=tuple(seen.failures),
         judged_parts=judged,
         pictures=kept.pictures,

@@ -34,6 +34,7 @@ from flawscope.methods.method import Method
 from flawscope.methods.settings import AUTO, PictureSettings
 from flawscope.methods.task import Task, Undecided
 from flawscope.pictures.defect_size import pixels_of, remark, tile_for
+from flawscope.pictures.light import check_range
 from flawscope.pictures.listing import names_of
 from flawscope.pictures.preprocess import Preprocess, roi_from
 from flawscope.progress import Step, silent
@@ -41,7 +42,6 @@ from flawscope.progress import Step, silent
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-MOST_LIGHT = 0.3  # of a range: beyond it pictures are clipped at white, and contrast is lost
 Say = Callable[[str], None]
 Region = str | os.PathLike[str] | NDArray[np.bool_] | None
 R = TypeVar("R", bound="DataclassInstance")
@@ -257,10 +257,9 @@ def part_pattern(part: str | None, view: str | None, group: str | None) -> Patte
 
 
 def light_range(value: Rate) -> float:
-    """Reads 0.1 or "10%" as a share. InputError where it lies above `MOST_LIGHT`."""
+    """Reads 0.1 or "10%" as a share. InputError where it is too large."""
     share = rate_of(value)
-    if share > MOST_LIGHT:
-        raise InputError(f"light {value!r}: a range above {MOST_LIGHT:.0%} is no small change; give 10%")
+    check_range(share)
     return share
 
 

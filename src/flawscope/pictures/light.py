@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     Mask = NDArray[np.bool_]
 
 RED, BLUE = 0, 2  # channels
+MOST = 0.3  # of a range: beyond it pictures are clipped at white, and contrast is lost
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,12 @@ class Light:
             np.rint(changed, out=changed)
         kept: NDArray[Any] = changed.clip(0, limit).astype(picture.dtype)
         return kept
+
+
+def check_range(share: float) -> None:
+    """InputError where a range of light is wider than `MOST`."""
+    if share > MOST:
+        raise InputError(f"light {share:.0%}: a range above {MOST:.0%} is no small change; give 10%")
 
 
 def lights_within(share: float) -> list[Light]:

@@ -127,6 +127,10 @@ class JointPredictor:
         picture's place. InputError: the picture cannot be read."""
         return self._first.prepare(picture)
 
+    def recognising(self, name: str) -> Recognising:
+        """The model of one product, which recognises the products of pictures that show this one."""
+        return Recognising(self, name)
+
     def with_rate(self, false_alarm_rate: Rate) -> JointPredictor:
         """Returns the model with another target false-alarm rate for all products, 0.05 or "5%"."""
         parts = {name: one.with_rate(false_alarm_rate).artefact for name, one in self.products.items()}

@@ -1,0 +1,140 @@
+"""Is the false-alarm rate kept in other light, and what does that cost?
+
+    python bench/light.py --set size=128
+    python bench/light.py --set size=256 --kinds fabric,board
+
+Models with and without --light are fitted on the same good pictures: drawn plates, fabrics, boards and
+sheets, newly drawn in each of --draws, and the categories of --categories. New good pictures are judged in
+each single light, and defective ones in unchanged light. `most` is the most false alarms within the binomial
+95 % band of the expected rate. A threshold from n good pictures has itself a rate that differs from draw to
+draw (beta distribution); `most_drawn` allows for that, of one draw.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+import common
+from common import Args, Cell, Record
+
+KINDS = "plate,fabric,board,sheet"
+FACTORS = (0.9, 0.95, 1.05, 1.1)
+
+
+def measure(args: Args, root: Path, method: str, light: str | None) -> Cell:
+    """Fits, and judges the test's good pictures in every light and its defective ones in unchanged light."""
+    import torch
+
+    import flawscope
+    from flawscope.evaluation.robustness import robustness
+    from flawscope.pictures.light import Light
+
+    lights = [
+        Light(),
+        *(Light(brightness=factor) for factor in FACTORS),
+        *(Light(contrast=factor) for factor in FACTORS),
+        *(Light(white_balance=share) for share in (-0.05, 0.05)),
+    ]
+    torch.set_num_threads(args.threads)
+    dataset = flawscope.open_dataset(root)
+    settings = common.settings(args, method)
+    model = flawscope.fit(
+        dataset, method=method, light=light, check=False, samples=0, device="cpu", **settings
+    )
+    good = dataclasses.replace(dataset, test=[item for item in dataset.test if not item.anomalous])
+    (unchanged,) = robustness(model, dataset, lights=[Light()])
+    calibration = model.calibration
+    return {
+        "learnt": len(model.manifest.pictures),
+        "calibrated": len(calibration.scores),
+        "expected": common.sig(calibration.expected_rate, 4),
+        "good": unchanged.good,
+        "defective": unchanged.defective,
+        "found": unchanged.found,
+        "image_auroc": common.sig(unchanged.image_auroc, 5),
+        "alarms": {one.light.name: one.false_alarms for one in robustness(model, good, lights=lights)},
+    }
+
+
+def summed(cells: list[Cell]) -> Cell:
+    """All draws of a product together."""
+    good, expected = cells[0]["good"], cells[0]["expected"]
+    total = good * len(cells)
+    scores = cells[0]["calibrated"]
+    alarms = {name: sum(cell["alarms"][name] for cell in cells) for name in cells[0]["alarms"]}
+    most = common.band(total, expected)[1]
+    return {
+        "expected": expected,
+        "good": total,
+        "most": most,
+        "most_drawn": common.most_drawn(good, scores, expected),
+        "alarms": alarms,
+        "above": [name for name, count in alarms.items() if count > most],
+        "draws": {name: [cell["alarms"][name] for cell in cells] for name in alarms},
+        "found": sum(cell["found"] for cell in cells),
+        "defective": sum(cell["defective"] for cell in cells),
+        "image_auroc": common.sig(sum(cell["image_auroc"] for cell in cells) / len(cells), 4),
+    }
+
+
+def sources(args: Args, work: Path, kind: str) -> list[Path]:
+    """Folders of a drawn product, one for each draw."""
+    import drawn
+
+    counts = {"train": args.learnt, "good": args.good, "bad": args.bad, "size": args.side}
+    return [drawn.product(work / f"draw{k}", kind, seed=3700 + k, **counts) for k in range(args.draws)]
+
+
+def main() -> int:
+    parser = common.parser(__doc__, "light", methods="patchcore")
+    parser.set_defaults(categories="transistor")
+    parser.add_argument("--kinds", default=KINDS, help="drawn products (default: %(default)s)")
+    parser.add_argument("--light", default="10%", help="range of the light (default: %(default)s)")
+    parser.add_argument("--draws", type=int, default=3, help="default: %(default)s")
+    parser.add_argument("--learnt", type=int, default=40, help="good pictures (default: %(default)s)")
+    parser.add_argument("--good", type=int, default=60, help="new good pictures (default: %(default)s)")
+    parser.add_argument("--bad", type=int, default=60, help="defective pictures (default: %(default)s)")
+    parser.add_argument("--side", type=int, default=256, help="of drawn pictures (default: %(default)s)")
+    args = common.arguments(parser, threads=2, kinds="sheet", draws=1, learnt=8, good=2, bad=4, side=96)
+    record = Record(args, "false alarms in other light, without and with --light")
+    with common.workspace(args.work) as work:
+        rows = [row for method in common.methods(args) for row in rows_of(args, record, work, method)]
+    common.table("false alarms in other light", rows)
+    return record.status()
+
+
+def rows_of(args: Args, record: Record, work: Path, method: str) -> list[Cell]:
+    """Rows of the table, of every product; a light's cell shows false alarms without and with --light."""
+    words = common.label(common.settings(args, method), args.preset)
+    given: dict[str, Any] = {category: [root] for category, root in common.roots(args)}
+    given |= dict.fromkeys(filter(None, args.kinds.split(",")))
+    rows = []
+    for kind, roots in given.items():
+        both: list[Cell] = []
+        for light in (None, args.light):
+            name = f"{kind}/{method}, {words}/{'light ' + light if light else 'without'}"
+            draws = [f"{name}/draw {k}" for k in range(len(roots) if roots else args.draws)]
+            if not all(map(record.has, draws)):
+                roots = roots or sources(args, work, kind)
+            cells = [
+                record.attempt(draw, lambda k=k, li=light: measure(args, roots[k], method, li))  # noqa: B023
+                for k, draw in enumerate(draws)
+            ]
+            if None not in cells:
+                every = f"{name}/all of {len(cells)}"
+                both.append(record.cell(every, lambda c=cells: summed(c)))
+        if len(both) == 2:
+            plain, lit = both
+            alarms = {name: f"{count} > {lit['alarms'][name]}" for name, count in plain["alarms"].items()}
+            found = f"{plain['found']} > {lit['found']} of {plain['defective']}"
+            rows.append(
+                {"product": kind, "good": plain["good"], "most": lit["most"], **alarms, "found": found}
+            )
+    return rows
+
+
+if __name__ == "__main__":
+    sys.exit(common.start(main))
