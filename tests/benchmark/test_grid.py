@@ -230,7 +230,7 @@ def test_a_category_that_cannot_be_used_does_not_stop_the_others(two: Path, tmp_
         ({"seen": "3"}, "learn from good pictures only"),
         ({"group": "("}, "not a regular expression"),
         ({"light": 0.5}, "light 50%: a range above 30% is no small change"),
-        ({"light": 0.1, "joint": True}, "a joint model has no --light"),
+        ({"light": 0.1, "joint": True}, "--joint and --light together"),
         ({"joint": True, "methods": "efficientad,prnet"}, "efficientad and prnet cannot join models"),
         ({"joint": True, "categories": "grid"}, "one category makes no joint model"),
     ],

@@ -131,7 +131,6 @@ def test_other_commands_want_one_product(run: Run, line: Path, pictures: Path, t
     assert "it is a joint model of several products" in said
     out = tmp_path / "new.onnx"
     assert "name --out so" in run("export", line, "--out", out)[2]
-    assert "in fp32" in run("export", line, "--out", out, "--precision", "int8")[2]
 
 
 def test_evaluate_has_a_row_for_each_product_and_says_how_many_were_mistaken(

@@ -121,7 +121,7 @@ def plan(
     if light is not None:
         check_range(light)
         if joint:
-            raise InputError("a joint model has no --light: leave out --joint, or --light")
+            raise InputError("benchmark does not take --joint and --light together: leave out one of them")
     if joint and not any(map(can_join, chosen)):
         raise InputError(
             f"--joint: {' and '.join(chosen)} cannot join models of several categories; leave it out"
