@@ -61,6 +61,14 @@ def view(part: int, name: str, defect: bool = False) -> bytes:
     return buffer.getvalue()
 
 
+def of_product(product: str, part: int, name: str) -> bytes:
+    """PNG of a part of one of two products: the lid is the box in other colours."""
+    shown = np.asarray(Image.open(io.BytesIO(view(part, name))))
+    buffer = io.BytesIO()
+    Image.fromarray(255 - shown if product == "lid" else shown).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 @pytest.fixture(scope="session")
 def part_model(shared: Callable[..., Path]) -> Path:
     """Judges parts of three views. Read only."""
@@ -215,6 +223,55 @@ def test_names_that_the_station_gives_tell_no_part() -> None:
     assert (asked.part, asked.view) == ("4711", "a")
     sent = seen(replace(frame, source="http", name="7_b.png"), judge)
     assert (sent.part, sent.view) == ("7", "b")
+
+
+def test_parts_of_a_joint_model_are_those_of_their_product(
+    open_station: Opener, tmp_path: Path, small_backbone: dict[str, str]
+) -> None:
+    folders = {name: tmp_path / name for name in ("box", "lid")}
+    for name, folder in folders.items():
+        folder.mkdir()
+        for part in range(9):
+            for seen_from in VIEWS:
+                (folder / f"p{part}_{seen_from}.png").write_bytes(of_product(name, part, seen_from))
+    how: dict[str, Any] = {"part": r"p\d+", "size": 64, "cap": 200, "check": False, "device": "cpu"}
+    models = {name: flawscope.fit(folder, **how, **small_backbone) for name, folder in folders.items()}
+    joint = flawscope.join(models, folders, device="cpu")
+    joint.save(tmp_path / "line.safetensors")
+    entry = Product(str(tmp_path / "line.safetensors"), part_deadline=LONG)
+    running = open_station(products={"line": entry})
+    with Client(running.url) as client:
+        for product in ("lid", "box"):
+            pictures = {name: of_product(product, GOOD, name) for name in VIEWS}
+            *_, last = (client.inspect(data, part="7", view=name) for name, data in pictures.items())
+            expected = joint.products[product].predict_part(pictures)
+            assert (last.product, last.shows) == (product, product)
+            assert last.part_decision == expected.decision
+            assert client.part(last.part_id or 0, product).p_value == pytest.approx(expected.p_value)
+        with pytest.raises(RefusedError, match="name it by one of left, right, top"):
+            client.inspect(pictures["top"], part="8", view="below")
+        # a view that shows something else: whatever its part is, it is not good
+        strange = np.random.default_rng(0).integers(0, 256, (80, 80, 3)).astype(np.uint8)
+        first = client.inspect(strange, part="9", view="left")
+        assert (first.shows, first.is_anomalous) == ("none of these", True)
+        for name in VIEWS[1:]:
+            last = client.inspect(of_product(first.product, GOOD, name), part="9", view=name)
+        assert last.part_decision == "anomalous"
+
+
+def test_a_model_for_each_view_is_refused_in_a_line(
+    open_station: Opener, tmp_path: Path, small_backbone: dict[str, str]
+) -> None:
+    models = {}
+    for name in VIEWS:
+        (tmp_path / name).mkdir()
+        for part in range(6):
+            (tmp_path / name / f"p{part}_{name}.png").write_bytes(view(part, name))
+        how: dict[str, Any] = {"size": 64, "cap": 200, "check": False, "device": "cpu"}
+        models[name] = flawscope.fit(tmp_path / name, **how, **small_backbone)
+    flawscope.join(models, part=r"p\d+", device="cpu").save(tmp_path / "views.safetensors")
+    with pytest.raises(InputError, match="a model for each view, which a station does not serve"):
+        open_station(products={"line": Product(str(tmp_path / "views.safetensors"))})
 
 
 def test_a_key_names_the_view_too(client: Client) -> None:
