@@ -21,7 +21,18 @@ if TYPE_CHECKING:
 
 HEADER = ("pictures", "score threshold", "false alarms expected", "time")  # of `figures`
 # Options of `fit` that do not go with a joint model
-REFUSED = ("cluster", "resume", "light", "part", "tile", "min_defect", "scale", "overlap", "positions")
+REFUSED = (
+    "cluster",
+    "resume",
+    "light",
+    "align",
+    "part",
+    "tile",
+    "min_defect",
+    "scale",
+    "overlap",
+    "positions",
+)
 
 
 def figures(manifest: Manifest, took: str) -> list[str]:
