@@ -216,12 +216,13 @@ class Answer:
     shifts: Sequence[float] = ()
     path: str | None = None
     outside_light: bool | None = None
+    part_found: bool | None = None
     product_p_value: float | None = None
     product_name = ""  # it was asked for
 
     @classmethod
     def of(cls, found: Inspection) -> Answer:
-        unknown = ("shifts", "path", "outside_light", "product_p_value")
+        unknown = ("shifts", "path", "outside_light", "part_found", "product_p_value")
         names = [name for name in cls.__dataclass_fields__ if name not in unknown]
         return cls(**{name: getattr(found, name) for name in names})
 

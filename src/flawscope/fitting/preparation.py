@@ -196,7 +196,9 @@ def prepare(
                 say("positions: shared, since the pictures do not have the same tiles")
     preprocess = preprocess_of(config, white_level, places)
     if kind is not None:
-        preprocess = replace(preprocess, reference=reference_of(sources, preprocess, kind))
+        reference = reference_of(sources, preprocess, kind)
+        preprocess = replace(preprocess, reference=reference)
+        say(reference.described())
     region = None if roi is None else torch.from_numpy(roi_from(roi, preprocess.whole))
     model, origin = method.create(config, None if config.tile is not None else region)
     mask, nearest = (None if one is None else one.numpy() for one in (region, model.nearest))

@@ -85,6 +85,8 @@ class Reader:
             picture = decode(self.sources[index], name=self.names[index])
             digest = pixel_hash(picture)
             views = self.preprocess.views(picture, self.names[index], self.roi)
+            if views.pose is not None and not views.pose.found:
+                raise InputError(f"cannot learn from {self.names[index]}: its part was not found; remove it")
         except (InputError, MemoryError) as error:
             with self._lock:
                 self.failures[index] = reason(error, self.names[index])

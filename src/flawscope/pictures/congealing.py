@@ -128,7 +128,7 @@ def _averaged(pictures: Sequence[Float32], old: Reference, levels: Float32) -> R
     from scipy import ndimage
 
     poses = [old.find(picture) for picture in pictures]
-    known = [one for one in zip(pictures, poses, strict=True) if math.isfinite(one[1].error)]
+    known = [one for one in zip(pictures, poses, strict=True) if one[1].found]
     if 2 * len(known) < len(pictures):
         raise InputError(
             "the good pictures show no part that can be found in most of them: leave out --align"

@@ -43,6 +43,7 @@ _FEW = 700  # of them while the best angle is not known
 _ROUNDS = (4, 8)  # of the refinement, for every angle and for the best
 _LIMITS = {"gain": 3.0, "scale": 1.25}  # a part is no farther from the reference than by this factor
 _FAR = 3.0  # spreads: a pixel counts as no farther off
+_FOUND = 2.0  # spreads: what lies farther from the good parts is none; broken ones lie within 1.5
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,7 @@ class Pose:
 
     x, y: the centre, in pixels of the small picture.
     mirrored: F turns x around before the part is turned.
-    error: root mean square distance to the good parts, in their spreads, 0 to 3; infinite where none was
-        found.
+    error: root mean square distance to the good parts, in their spreads; infinite where none was found.
     """
 
     x: float
@@ -61,6 +61,10 @@ class Pose:
     scale: float = 1.0
     mirrored: bool = False
     error: float = math.inf
+
+    @property
+    def found(self) -> bool:
+        return math.isfinite(self.error)
 
     def matrix(self) -> NDArray[np.float64]:
         """Matrix [2, 2] of scale, turn and mirror, for (x, y)."""
@@ -111,7 +115,7 @@ class Reference:
         return hash((self.kind, self.extent, self.levels.tobytes()))
 
     def find(self, picture: Float32) -> Pose:
-        """Finds the part.
+        """Finds the part; the pose has an infinite error where there is none.
 
         Args:
             picture: [h, w] float32 in 0..1, the longer side `SIDE`.
@@ -121,10 +125,10 @@ class Reference:
             _refined(square, pose, self._few, *self._free, _ROUNDS[0])
             for pose in self._begin(square, picture)
         ]
-        best = min(begun, key=lambda pose: pose.error)
-        return (
-            best if math.isinf(best.error) else _refined(square, best, self._points, *self._free, _ROUNDS[1])
-        )
+        pose = min(begun, key=lambda one: one.error)
+        if pose.found:
+            pose = _refined(square, pose, self._points, *self._free, _ROUNDS[1])
+        return pose if pose.error <= _FOUND else replace(pose, error=math.inf)
 
     def p_value(self, error: float) -> float:
         """Returns how often a good part is as far from the reference; 1 where nothing is known."""
@@ -135,7 +139,7 @@ class Reference:
         """Place in a picture (H, W) of a view (H, W) that shows the part as the reference does, and what is
         around it; of the whole picture, upright, where no part was found."""
         small, extent = small_size(picture_size), self.extent
-        if math.isinf(pose.error):
+        if not pose.found:
             pose, extent = Pose(small[1] / 2, small[0] / 2), HALF
         grow = np.array(picture_size) / small
         # from the view, (y, x), to the small picture, to the picture
@@ -144,6 +148,16 @@ class Reference:
         length = math.sqrt(abs(float(np.linalg.det(linear))))
         yy, yx, xy, xx = map(float, linear.ravel())
         return Geometry(size, picture_size, (length, length), (y, x), (yy, yx, xy, xx)).inverse()
+
+    def described(self) -> str:
+        """Describes the reference for a person."""
+        same = {0: "; every angle looks the same", 1: ""}.get(
+            self.period, f"; turns by 1/{self.period} look the same"
+        )
+        known, largest = [one for one in self.errors if math.isfinite(one)], _FOUND
+        lost = len(self.errors) - len(known)
+        far = f"at most {max(known):.2f} spreads off, {largest:g} allowed" if known else "all lost"
+        return f"parts aligned ({self.kind}{same}): {len(known)} good ones found, {far}, {lost} not found"
 
     @property
     def turns(self) -> bool:

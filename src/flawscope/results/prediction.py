@@ -80,6 +80,9 @@ class Prediction:
         anomalous, by the score and the map of the product that it is most like. None of other models, too.
     product_p_value: how often a good picture of that product is as far from the others; None where the
         product was given, or the model has one only.
+    part_found: whether the part was found; None for a model that aligns none. A picture without is anomalous,
+        and score and map are those of the picture as it lies.
+    part_p_value: how often a good part is as far from the good ones, where it was found or anywhere.
     """
 
     score: float
@@ -99,6 +102,8 @@ class Prediction:
     outside_light: bool | None = None
     product: str | None = None
     product_p_value: float | None = None
+    part_found: bool | None = None
+    part_p_value: float | None = None
 
     @property
     def product_name(self) -> str:
@@ -153,15 +158,15 @@ class Prediction:
 
         labels, _ = ndimage.label(self.mask, structure=np.ones((3, 3)))
         found = []
-        sy, sx = self.geometry.scale
+        geometry, (sy, sx) = self.geometry, self.geometry.scale
         for index, (ys, xs) in enumerate(ndimage.find_objects(labels), start=1):
             part = labels[ys, xs] == index
             rows, columns = np.nonzero(part)
             cy, cx = float(rows.mean()) + ys.start + 0.5, float(columns.mean()) + xs.start + 0.5
-            x, y, _, _ = self.geometry.to_picture((cx, cy, cx, cy))
+            x, y, _, _ = geometry.to_picture((cx, cy, cx, cy))
             found.append(
                 Region(
-                    box=self.geometry.to_picture((xs.start, ys.start, xs.stop, ys.stop)),
+                    box=geometry.around(rows + ys.start, columns + xs.start),
                     area=float(part.sum() / (sy * sx)),
                     peak=float(self.map[ys, xs][part].max()),
                     centroid=(x, y),
@@ -226,6 +231,11 @@ class Prediction:
             "regions": [r.to_dict() for r in self.regions],
             **({} if self.outside_light is None else {"outside_light": self.outside_light}),
             **(self._shown() if self.product_name else {}),
+            **(
+                {}
+                if self.part_found is None
+                else {"part_found": self.part_found, "part_p_value": self.part_p_value}
+            ),
         }
 
     def _shown(self) -> dict[str, Any]:
