@@ -28,7 +28,7 @@ _FLOOR = 0.015  # least spread of good parts: noise, and half a pixel's error at
 _SALIENT = 2.5  # spreads by which a pixel of the part differs from half of all pixels
 _DRAWN = 64  # pixels of all pictures
 _RIM = 6  # pixels around the part, which show its outline
-_MARGIN = 8  # pixels around the part that are inspected with it
+_MARGIN = 6  # pixels around the part that are inspected with it
 _SAME = math.radians(4)  # two references agree on an angle
 _AGREE = 0.85  # share of the pictures on which they must
 _PERIODS = (1, 2, 3, 4, 6, 8)
@@ -151,15 +151,30 @@ def _averaged(pictures: Sequence[Float32], old: Reference, levels: Float32) -> R
         part = np.isin(areas, 1 + np.flatnonzero(sizes >= 0.02 * sizes.sum()))
     else:
         part = seen
-    rows, columns = np.nonzero(part)
-    y, x = ((line.min() + line.max() + 1) / 2 - HALF for line in (rows, columns))
-    extent = min(HALF, max(float(np.ptp(rows)), float(np.ptp(columns))) / 2 + 0.5 + _MARGIN)
     counted = ndimage.binary_dilation(part, iterations=_RIM) & seen
-    there = [HALF - 0.5 + at + np.arange(SIDE) - (HALF - 0.5) for at in (y, x)]
-    grid = np.meshgrid(*there, indexing="ij")
-    middle = ndimage.map_coordinates(middle, grid, order=1, mode="nearest")
-    deviation = ndimage.map_coordinates(np.where(counted, deviation, 0), grid, order=0)
+    turn, x, y, extent = _framed(part, old.turns)
+    right, down = np.meshgrid(*2 * [np.arange(SIDE) + 0.5 - HALF])
+    cos, sin = math.cos(turn), math.sin(turn)
+    at = sin * right + cos * down + y + HALF - 0.5, cos * right - sin * down + x + HALF - 0.5
+    middle = ndimage.map_coordinates(middle, at, order=1, mode="nearest")
+    deviation = ndimage.map_coordinates(np.where(counted, deviation, 0), at, order=0)
+    extent = min(HALF, extent + _MARGIN)
     return _reference(old.kind, middle, deviation, extent, old.period)
+
+
+def _framed(part: NDArray[np.bool_], turns: bool) -> tuple[float, float, float, float]:
+    """The square around the part [SIDE, SIDE]: its turn, its middle x and y, and half its side. The turn is 0
+    unless another makes it clearly smaller."""
+    y, x = np.nonzero(part) + np.array([[0.5 - HALF], [0.5 - HALF]])
+    found = []
+    for turn in np.radians(np.arange(0, 90, 3)) if turns else [0.0]:
+        cos, sin = math.cos(turn), math.sin(turn)
+        u, v = cos * x + sin * y, cos * y - sin * x
+        mid_u, mid_v = (u.min() + u.max()) / 2, (v.min() + v.max()) / 2
+        half = max(np.ptp(u), np.ptp(v)) / 2 + 0.5
+        found.append((turn, cos * mid_u - sin * mid_v, sin * mid_u + cos * mid_v, half))
+    best = min(found, key=lambda one: one[3])
+    return best if best[3] < 0.95 * found[0][3] else found[0]
 
 
 def _reference(
