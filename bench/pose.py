@@ -5,8 +5,8 @@
 Parts are drawn at any place and angle, with known poses: plates (the demo's, smaller), discs with one mark,
 long pins with a head; on plain and on textured ground. A reference is learnt from --counts good pictures, and
 the pose is found in --pictures new good ones and in half as many defective ones: a scratch, or a piece that
-is missing. Which place and angle the part has in the reference nobody says, so both are taken as the median of
-all. An angle is right within 1 degree, a place within 1 % of the side. Beside it stand two other ways to find
+is missing. Nobody says which place and angle the part has in the reference: both are the median of all. An
+angle is right within 1 degree, a place within 1 % of the side. Beside it stand two other ways to find
 a pose: the moments of the foreground, and phase correlation of log-polar spectra with the first good picture.
 
 The time is that of one picture of 512 x 512 pixels for a network of 256, in one thread, with and without the
