@@ -26,7 +26,7 @@ _OTHERS = 12
 _ROUNDS = 3
 _FLOOR = 0.015  # least spread of good parts: noise, and half a pixel's error at an edge
 _SALIENT = 2.5  # spreads by which a pixel of the part differs from half of all pixels
-_DRAWN = 64  # pixels of all pictures
+_LEVELS = 64  # quantiles of the pixels of all pictures
 _RIM = 6  # pixels around the part, which show its outline
 _MARGIN = 6  # pixels around the part that are inspected with it
 _SAME = math.radians(4)  # two references agree on an angle
@@ -80,7 +80,8 @@ def _period(found: Sequence[Pose], again: Sequence[Pose]) -> int:
 def _congealed(pictures: Sequence[Float32], kind: Kind, period: int = 1) -> Reference:
     """Aligns all pictures to one of them, then to their average, again and again."""
     reference = _first(pictures, kind, period)
-    levels = np.random.default_rng(0).permutation(np.concatenate([one.ravel() for one in pictures]))[:_DRAWN]
+    every = np.concatenate([one.ravel() for one in pictures])
+    levels = np.quantile(every, (np.arange(_LEVELS) + 0.5) / _LEVELS).astype(np.float32)
     for _ in range(_ROUNDS):
         reference = _averaged(pictures, reference, levels)
     return reference
@@ -123,7 +124,7 @@ def _averaged(pictures: Sequence[Float32], old: Reference, levels: Float32) -> R
     """The reference that the pictures, aligned to the old one, make.
 
     Args:
-        levels: grey levels of the pictures, drawn at random.
+        levels: quantiles of the pictures' grey levels, evenly spaced.
     """
     from scipy import ndimage
 
