@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -160,6 +161,8 @@ def test_a_turned_geometry_is_its_definition() -> None:
 def test_what_does_not_go_with_alignment_is_refused(reference: Reference) -> None:
     with pytest.raises(InputError, match="not aligned with tile"):
         Preprocess((64, 64), keep_aspect=True, reference=reference)
+    lost = replace(reference, errors=(0.5, math.inf))
+    assert Reference.from_dict(json.loads(json.dumps(lost.to_dict(), allow_nan=False))).errors == lost.errors
     damaged = reference.to_dict() | {"pixels": "AAAA"}
     with pytest.raises(InputError, match="damaged"):
         Reference.from_dict(damaged)

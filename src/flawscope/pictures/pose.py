@@ -288,7 +288,7 @@ class Reference:
             "kind": self.kind,
             "extent": self.extent,
             "period": self.period,
-            "errors": list(self.errors),
+            "errors": [one if math.isfinite(one) else None for one in self.errors],  # None: not found
             "pixels": base64.b64encode(pixels).decode(),
         }
 
@@ -299,7 +299,7 @@ class Reference:
             unpacker = zlib.decompressobj()
             pixels = unpacker.decompress(base64.b64decode(data["pixels"], validate=True), 2 * SIDE * SIDE)
             levels, spread = np.frombuffer(pixels, np.uint8).reshape(2, SIDE, SIDE)
-            errors = tuple(float(one) for one in data["errors"])
+            errors = tuple(math.inf if one is None else float(one) for one in data["errors"])
             return cls(data["kind"], levels, spread, float(data["extent"]), int(data["period"]), errors)
         except (KeyError, TypeError, ValueError, OverflowError, zlib.error):
             raise InputError("the model's reference for poses is damaged: fit anew") from None
