@@ -239,13 +239,13 @@ def test_a_canvas_far_larger_than_its_picture_is_refused_before_there_is_one(
 ) -> None:
     """Tiles may be enlarged, within what memory holds."""
     path = rewritten(tiled(".onnx"), tmp_path / "m.onnx", manifest(tile=[8, 8]))
-    model, sizes, resized = flawscope.load(path), [], preprocess._resized
+    model, sizes, resized = flawscope.load(path), [], preprocess.resized
 
     def counted(picture: Any, size: tuple[int, int], box: Any) -> Any:
         sizes.append(size)
         return resized(picture, size, box)
 
-    monkeypatch.setattr(preprocess, "_resized", counted)
+    monkeypatch.setattr(preprocess, "resized", counted)
     with pytest.raises(
         InputError, match="would be enlarged to 16400 x 16400 pixels; fit with a larger --tile"
     ):

@@ -107,7 +107,7 @@ def _difference(one: Artefact, other: Artefact) -> str | None:
     if a.calibration.precision != b.calibration.precision:
         return "precisions"
     if replace(a.preprocess, normalization=None) != replace(b.preprocess, normalization=None):
-        return "preprocessing (white level or size)"
+        return "preprocessing (white level, size or alignment)"
     if a.facts.get("part") != b.facts.get("part"):
         return "patterns of parts and views"
     if not _equal(one.tensors.get("roi"), other.tensors.get("roi")):

@@ -93,6 +93,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="keep the false-alarm rate in each light whose brightness and contrast differ by up to SHARE, "
         "10%% say, and its white balance by half of it",
     )
+    parser.add_argument(
+        "--align",
+        choices=("none", "shift", "turn", "full"),
+        help="find the part in each picture, and see it as if all lay alike: shift: parts lie at different "
+        "places, turn: at any angle, too, full: mirrored and at slightly different scales, too "
+        "(default: none)",
+    )
     common.add_group(parser)
     common.add_part(parser)
     common.add_view(parser)

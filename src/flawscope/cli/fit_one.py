@@ -49,6 +49,7 @@ def asked(args: argparse.Namespace) -> Asked:
         flags = (
             "roi",
             "light",
+            "align",
             "part",
             "view",
             "min_defect",
@@ -140,6 +141,7 @@ def _fitted(args: argparse.Namespace, call: Asked, dataset: Dataset, how: dict[s
         "false_alarm_rate": args.false_alarm_rate or DEFAULT_RATE,
         "roi": args.roi,
         "light": args.light,
+        "align": args.align or "none",
         "part": args.part,
         "view": args.view,
         "min_defect": args.min_defect,

@@ -106,6 +106,7 @@ def line_of(found: Prediction) -> str:
         f"{found.decision:<10} severity {found.severity:<+7.1f} score {found.score:<9.4g} "
         f"p {found.p_value:.3f}  {found.path}{product}"
         f"{'  (light outside the range)' if found.outside_light else ''}"
+        f"{'  (part not found)' if found.part_found is False else ''}"
     )
 
 

@@ -226,6 +226,7 @@ class Answer:
     shifts: Sequence[float] = ()
     path: str | None = None
     outside_light: bool | None = None
+    part_found: bool | None = None
     product_p_value: float | None = None
     shows: str | None = None
 
@@ -236,7 +237,7 @@ class Answer:
 
     @classmethod
     def of(cls, found: Inspection) -> Answer:
-        unknown = ("shifts", "path", "outside_light")
+        unknown = ("shifts", "path", "outside_light", "part_found")
         names = [name for name in cls.__dataclass_fields__ if name not in unknown]
         return cls(**{name: getattr(found, name) for name in names})
 

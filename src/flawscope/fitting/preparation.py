@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from flawscope.fitting.training_pictures import (
     normalization_of,
     pairs_of,
     read_defects,
+    reference_of,
     sources_of,
     survey,
 )
@@ -36,6 +37,7 @@ from flawscope.methods.task import Task, Undecided
 from flawscope.pictures.defect_size import pixels_of, remark, tile_for
 from flawscope.pictures.light import check_range
 from flawscope.pictures.listing import names_of
+from flawscope.pictures.pose import Kind
 from flawscope.pictures.preprocess import Preprocess, roi_from
 from flawscope.progress import Step, silent
 
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Say = Callable[[str], None]
+Align = Kind | Literal["none"]
 Region = str | os.PathLike[str] | NDArray[np.bool_] | None
 R = TypeVar("R", bound="DataclassInstance")
 
@@ -81,6 +84,8 @@ class Reading:
     light: range of the light in which the false-alarm rate is kept, 0.1 or "10%": brightness and contrast
         differ by so much from the good pictures', white balance by half of it; None: light like theirs.
     group: regular expression on file names; pictures for which it matches the same text show one part.
+    align: poses in which parts lie, "shift", "turn" (and shifted) or "full" (mirrored and at another scale,
+        too): each is found and seen as if all lay alike; "none": pictures are seen as they are.
     part, view: regular expressions on file names that tell parts and their views apart, where one decision on
         all views of a part is wanted (`calibration.parts`); parts are left out whole.
     min_defect: the smallest defect that is to be found, in pixels of the pictures, 20 or "20px": chooses
@@ -96,6 +101,7 @@ class Reading:
     false_alarm_rate: Rate = DEFAULT_RATE
     roi: Region = None
     light: Rate | None = None
+    align: Align = "none"
     group: str | None = None
     part: str | None = None
     view: str | None = None
@@ -132,6 +138,8 @@ def prepare(
     group = group or how.part
     config = registry.configure(method, preset, options)
     config = replace(config, hidden=roi is not None)
+    kind = align_kind(how.align, config, how)
+    config = replace(config, masked=kind is not None)
     min_defect = None
     if how.min_defect is not None:
         min_defect = pixels_of(how.min_defect)
@@ -187,6 +195,10 @@ def prepare(
             if config.tile is not None:
                 say("positions: shared, since the pictures do not have the same tiles")
     preprocess = preprocess_of(config, white_level, places)
+    if kind is not None:
+        reference = reference_of(sources, preprocess, kind)
+        preprocess = replace(preprocess, reference=reference)
+        say(reference.described())
     region = None if roi is None else torch.from_numpy(roi_from(roi, preprocess.whole))
     model, origin = method.create(config, None if config.tile is not None else region)
     mask, nearest = (None if one is None else one.numpy() for one in (region, model.nearest))
@@ -254,6 +266,25 @@ def part_pattern(part: str | None, view: str | None, group: str | None) -> Patte
     if group is not None:
         raise InputError("--part leaves out whole parts by itself: leave out --group")
     return Pattern(part, view)
+
+
+def align_kind(align: Align, config: PictureSettings, how: Reading) -> Kind | None:
+    """Checks how parts are to be aligned; None: not at all. InputError: no such way, or not with all this."""
+    if align == "none":
+        return None
+    if align not in get_args(Kind):
+        raise InputError(f"align is {align!r:.40}; choose none, {', '.join(get_args(Kind))}")
+    given = {
+        "--roi": how.roi is not None,
+        "--min-defect": how.min_defect is not None,
+        "--tile": config.tile is not None,
+        "--crop": config.crop is not None,
+        "--keep-aspect": config.keep_aspect,
+        "--size auto": config.size == AUTO,
+    }
+    if wrong := [name for name, is_given in given.items() if is_given]:
+        raise InputError(f"--align does not go with {wrong[0]}: leave one of them out")
+    return align
 
 
 def light_range(value: Rate) -> float:

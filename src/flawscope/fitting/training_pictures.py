@@ -24,10 +24,12 @@ from flawscope.methods.good_pictures import packed
 from flawscope.methods.method import Method
 from flawscope.methods.task import Defect, Workers
 from flawscope.pictures.appearance import Measures, measure
+from flawscope.pictures.congealing import learn
 from flawscope.pictures.decoding import Source, decode, pixel_hash, reason
 from flawscope.pictures.files import upright_size
 from flawscope.pictures.light import Light, Normalization, channel_statistics
 from flawscope.pictures.listing import names_of
+from flawscope.pictures.pose import Kind, Reference
 from flawscope.pictures.preprocess import Preprocess, white_level_for
 from flawscope.pictures.views import Views, hidden
 from flawscope.progress import Advance, Step
@@ -83,6 +85,8 @@ class Reader:
             picture = decode(self.sources[index], name=self.names[index])
             digest = pixel_hash(picture)
             views = self.preprocess.views(picture, self.names[index], self.roi)
+            if views.pose is not None and not views.pose.found:
+                raise InputError(f"cannot learn from {self.names[index]}: its part was not found; remove it")
         except (InputError, MemoryError) as error:
             with self._lock:
                 self.failures[index] = reason(error, self.names[index])
@@ -258,6 +262,16 @@ def normalization_of(
                 yield found
 
     return Normalization.of(measured(), share)
+
+
+def reference_of(sources: Sequence[Source], preprocess: Preprocess, kind: Kind) -> Reference:
+    """Reference for the poses of the parts, from the pictures that can be read.
+
+    Raises:
+        InputError: they are too few, or show no part that can be found.
+    """
+    small = [preprocess.small(one) for source in sources if (one := decoded_or_none(source)) is not None]
+    return learn(small, kind)
 
 
 def decoded_or_none(source: Source) -> NDArray[Any] | None:

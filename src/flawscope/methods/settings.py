@@ -27,7 +27,7 @@ class PictureSettings:
     # (H, W) in the picture of tiles, seen beside the whole picture and scaled to `size` too; None: no tiles
     tile: tuple[int, int] | None = None
     overlap: str = str(OVERLAP)  # of neighbouring tiles: a share of a tile, or pixels of the picture (128px)
-    masked: bool = False  # tiles mark what does not count as padding: set for a region of interest
+    masked: bool = False  # what does not count is marked as padding: set for a region in tiles, and to align
     hidden: bool = False  # networks see nothing of what lies outside: set for a region of interest
 
     PATHS: ClassVar[tuple[str, ...]] = ()  # settings that name files: a model stores the name alone
@@ -102,8 +102,8 @@ class PictureSettings:
 
     @property
     def pads(self) -> bool:
-        """Whether images may hold what does not count: padding beside a picture that is fitted in whole, or
-        what lies outside of the region of interest in a tile."""
+        """Whether images may hold what does not count: padding beside a picture that is fitted in whole or
+        aligned, or what lies outside of the region of interest in a tile."""
         return self.masked or (self.keep_aspect and self.crop is None)
 
     @property

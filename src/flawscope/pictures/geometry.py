@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Geometry:
-    """Place of the network's view in the picture: network = picture * scale + offset, per axis (y, x)."""
+    """Place of the network's view in the picture: network = picture * scale + offset, per axis (y, x).
+
+    matrix: of a turned view, (yy, yx, xy, xx): network = matrix picture + offset. `scale` is how long a pixel
+        of the picture is in the network then.
+    """
 
     picture_size: tuple[int, int]
     """(H, W) of the upright picture, in pixels."""
@@ -32,28 +36,53 @@ class Geometry:
     """(H, W) of the network's input and of its map."""
     scale: tuple[float, float]
     offset: tuple[float, float]
+    matrix: tuple[float, float, float, float] | None = None
 
     def to_picture(self, box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
-        """Network box (x0, y0, x1, y1) -> picture box, clipped to the picture."""
+        """Network box (x0, y0, x1, y1) -> picture box, clipped to the picture; of a turned view, the box
+        around the turned one."""
         (sy, sx), (oy, ox), (height, width) = self.scale, self.offset, self.picture_size
+        if self.matrix is not None:
+            box, (sy, sx), (oy, ox) = self.inverse().to_network(box), (1.0, 1.0), (0.0, 0.0)
         x0, x1 = (min(max((x - ox) / sx, 0.0), float(width)) for x in (box[0], box[2]))
         y0, y1 = (min(max((y - oy) / sy, 0.0), float(height)) for y in (box[1], box[3]))
         return x0, y0, x1, y1
 
+    def around(self, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> tuple[float, float, float, float]:
+        """Picture box (x0, y0, x1, y1) around pixels [N] of the network, clipped to the picture."""
+        if self.matrix is None:
+            return self.to_picture((columns.min(), rows.min(), columns.max() + 1, rows.max() + 1))
+        back, (height, width) = self.inverse(), self.picture_size
+        y, x = back._moved(rows + 0.5, columns + 0.5)
+        (yy, yx), (xy, xx) = np.abs(back._linear) / 2  # from a pixel's middle to its edges
+        boxes = (x.min() - xy - xx, width), (y.min() - yy - yx, height)
+        ends = (x.max() + xy + xx, width), (y.max() + yy + yx, height)
+        x0, y0, x1, y1 = (min(max(float(at), 0.0), float(most)) for at, most in (*boxes, *ends))
+        return x0, y0, x1, y1
+
     def to_network(self, box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
-        """Picture box (x0, y0, x1, y1) -> network box, not clipped."""
+        """Picture box (x0, y0, x1, y1) -> network box, not clipped; of a turned view, the box around the
+        turned one."""
         (sy, sx), (oy, ox) = self.scale, self.offset
+        if self.matrix is not None:
+            y, x = self._moved(np.array(box)[[1, 1, 3, 3]], np.array(box)[[0, 2, 0, 2]])
+            return float(x.min()), float(y.min()), float(x.max()), float(y.max())
         return box[0] * sx + ox, box[1] * sy + oy, box[2] * sx + ox, box[3] * sy + oy
 
     def at(self, picture_size: tuple[int, int]) -> Geometry:
         """Geometry of the same view, of the picture scaled to another size."""
         (sy, sx), (height, width) = self.scale, self.picture_size
         scale = (sy * height / picture_size[0], sx * width / picture_size[1])
-        return Geometry(picture_size, self.size, scale, self.offset)
+        matrix = self.matrix
+        if matrix is not None:
+            down, across = height / picture_size[0], width / picture_size[1]
+            matrix = (matrix[0] * down, matrix[1] * across, matrix[2] * down, matrix[3] * across)
+        return Geometry(picture_size, self.size, scale, self.offset, matrix)
 
     def rows(self, start: int, count: int) -> Geometry:
         """Geometry of the same view, of `count` rows of the picture from `start` on."""
-        offset = (self.offset[0] + start * self.scale[0], self.offset[1])
+        y, x = (self.scale[0], 0.0) if self.matrix is None else self.matrix[::2]
+        offset = (self.offset[0] + start * y, self.offset[1] + start * x)
         return replace(self, picture_size=(count, self.picture_size[1]), offset=offset)
 
     def nearest(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -62,6 +91,8 @@ class Geometry:
 
     def inside(self) -> Mask:
         """Mask [H, W] bool at network size: pixels whose centre shows the picture, not a letterbox."""
+        if self.matrix is not None:
+            return self.inverse()._shown()
         rows, columns = (self.inverse()._centres(axis)[0] for axis in (0, 1))
         shown = np.zeros(self.size, np.bool_)
         shown[rows, columns] = True
@@ -73,6 +104,8 @@ class Geometry:
         Picture pixels whose centre lies outside the network's view get `fill`.
         """
         values = self._sized(np.asarray(values, dtype=np.float32), self.size)
+        if self.matrix is not None:
+            return np.where(self._shown(), self._turned(values, 1), np.float32(fill))
         (rows, y0, y1, wy), (columns, x0, x1, wx) = (self._bilinear(axis) for axis in (0, 1))
         out = np.full(self.picture_size, fill, dtype=np.float32)
         view = out[rows, columns]
@@ -91,6 +124,8 @@ class Geometry:
     def warp_mask(self, mask: Mask) -> Mask:
         """A mask [H, W] bool at network size -> [Hp, Wp] bool, nearest; False outside the network's view."""
         mask = self._sized(mask, self.size)
+        if self.matrix is not None:
+            return self._shown() & (self._turned(mask.astype(np.float32), 0) > 0)
         out = np.zeros(self.picture_size, dtype=np.bool_)
         (rows, y), (columns, x) = (self._nearest(axis) for axis in (0, 1))
         out[rows, columns] = mask[y][:, x]
@@ -104,32 +139,66 @@ class Geometry:
     def inverse(self) -> Geometry:
         """Geometry with picture and view exchanged."""
         (sy, sx), (oy, ox) = self.scale, self.offset
-        return Geometry(self.size, self.picture_size, (1 / sy, 1 / sx), (-oy / sy, -ox / sx))
+        if self.matrix is None:
+            return Geometry(self.size, self.picture_size, (1 / sy, 1 / sx), (-oy / sy, -ox / sx))
+        back = np.linalg.inv(self._linear)
+        y, x = map(float, -back @ self.offset)
+        yy, yx, xy, xx = map(float, back.ravel())
+        return Geometry(self.size, self.picture_size, (1 / sy, 1 / sx), (y, x), (yy, yx, xy, xx))
 
     def to_dict(self) -> dict[str, Any]:
         """Returns values that JSON knows, for `from_dict`."""
-        return {field.name: list(getattr(self, field.name)) for field in fields(self)}
+        known = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: list(value) for name, value in known.items() if value is not None}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Geometry:
         """Reads what `to_dict` returned. InputError for unknown, missing or invalid entries."""
         try:
-            (hp, wp), (h, w), (sy, sx), (oy, ox) = (data[field.name] for field in fields(cls))
+            known = [field.name for field in fields(cls)]
+            (hp, wp), (h, w), (sy, sx), (oy, ox) = (data[name] for name in known[:-1])
+            matrix = data.get("matrix")
             geometry = cls(
                 (whole_number(hp), whole_number(wp)),
                 (whole_number(h), whole_number(w)),
                 (float(sy), float(sx)),
                 (float(oy), float(ox)),
+                None if matrix is None else _four(matrix),
             )
-            if set(data) - {field.name for field in fields(cls)} or min(geometry.scale) <= 0:
+            if set(data) - {*known} or min(geometry.scale) <= 0:
                 raise ValueError
-            if not all(map(math.isfinite, geometry.scale + geometry.offset)):
+            if not all(map(math.isfinite, geometry.scale + geometry.offset + (geometry.matrix or ()))):
                 raise ValueError
         except (KeyError, TypeError, ValueError):
             raise InputError(
                 f"not a geometry: {data!r}; expected picture_size, size, scale, offset"
             ) from None
         return geometry
+
+    @property
+    def _linear(self) -> NDArray[np.float64]:
+        return np.array(self.matrix).reshape(2, 2)
+
+    def _moved(self, y: NDArray[Any], x: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Points of the picture in a turned view, y and x."""
+        (yy, yx), (xy, xx) = self._linear
+        return yy * y + yx * x + self.offset[0], xy * y + xx * x + self.offset[1]
+
+    def _shown(self) -> Mask:
+        """Mask [Hp, Wp] of the picture's pixels whose centre a turned view shows."""
+        y, x = (np.arange(length) + 0.5 for length in self.picture_size)
+        y, x = self._moved(y[:, None], x[None])
+        shown: Mask = (y >= 0) & (y < self.size[0]) & (x >= 0) & (x < self.size[1])
+        return shown
+
+    def _turned(self, values: Float32, order: int) -> Float32:
+        """Values [H, W] of a turned view over the picture, nearest (0) or bilinear (1); edges repeated."""
+        from scipy import ndimage
+
+        start = np.array(self._moved(np.array(0.5), np.array(0.5))) - 0.5
+        size = self.picture_size
+        turned = ndimage.affine_transform(values, self._linear, start, size, order=order, mode="nearest")
+        return np.asarray(turned, np.float32)
 
     def _centres(self, axis: int) -> tuple[slice, NDArray[np.float64]]:
         """The picture's pixels along `axis` that the network sees, and their centres in its coordinates."""
@@ -157,6 +226,13 @@ class Geometry:
         if array.shape != size:
             raise InputError(f"array of shape {list(array.shape)} given; expected {list(size)}")
         return array
+
+
+def _four(values: Any) -> tuple[float, float, float, float]:
+    yy, yx, xy, xx = map(float, values)
+    if not yy * xx - yx * xy:
+        raise ValueError(values)
+    return yy, yx, xy, xx
 
 
 def whole_number(value: Any) -> int:

@@ -22,6 +22,8 @@ from flawscope.pictures import MOST_OVERLAP, OVERLAP
 from flawscope.pictures.decoding import Source, cannot, load, name_of, read_mask
 from flawscope.pictures.geometry import Geometry, whole_number
 from flawscope.pictures.light import Normalization, Tone
+from flawscope.pictures.pose import Pose, Reference
+from flawscope.pictures.resampling import Decoded, grey, resized, size_of, turned
 from flawscope.pictures.views import Grid, Views, put
 
 if TYPE_CHECKING:
@@ -55,6 +57,10 @@ class Preprocess:
 
     `normalization`: brings pictures to the light of the good ones; None: their light is left as it is.
 
+    `reference`: the part is found, and the network sees it turned and moved as the reference is, not
+    stretched, with what is around it; what lies outside of the picture is marked as padding. A part that is
+    not found leaves the picture as it lies. None: pictures are seen as they are.
+
     `marks_padding`: detectors can tell the letterbox's border from the product, because the value v of a
     repeated edge pixel stands as -1 - v. Models from before that do not mark it.
     """
@@ -68,6 +74,7 @@ class Preprocess:
     overlap: float = OVERLAP
     positions: tuple[int, int] | None = None
     normalization: Normalization | None = None
+    reference: Reference | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", _size("size", self.size))
@@ -88,6 +95,10 @@ class Preprocess:
                         f"tile is {self.tile!r:.30} at size {self.size}; "
                         f"choose 1/{MOST_ENLARGED} to {MOST_REDUCED} times the size"
                     )
+        if self.reference is not None and (self.tile or self.crop or self.keep_aspect):
+            raise InputError(
+                "parts are not aligned with tile, crop or keep_aspect: leave them out, or --align"
+            )
         if self.positions is not None:
             object.__setattr__(self, "positions", _size("positions", self.positions))
             if self.tile is None:
@@ -134,10 +145,15 @@ class Preprocess:
         name = name or name_of(source)
         picture = load(source, name)
         divisor = self._divisor(picture, name)
-        first, placed = self._apply(picture, divisor)
+        pose = None
+        if self.reference is None:
+            first, placed = self._apply(picture, divisor)
+        else:
+            pose = self.reference.find(grey(picture, divisor))
+            first, placed = self._aligned(picture, divisor, pose, self.reference)
         first, tone = self.lit(first, counted)
         if self.tile is None:
-            return Views(first, placed, tone=tone)
+            return Views(first, placed, tone=tone, pose=pose)
         size = placed.picture_size
         grid, canvas = self.grid(size), self.canvas(size)
         if grid is None:
@@ -159,7 +175,7 @@ class Preprocess:
                 f"places of {_across(self.positions)}",
                 "give pictures of the size that it was fitted on, or fit without --positions",
             )
-        planes = _resized(picture, canvas, (0.0, 0.0, float(size[0]), float(size[1])))
+        planes = resized(picture, canvas, (0.0, 0.0, float(size[0]), float(size[1])))
         located = self.positions is not None
         return Views(first, self.geometry(size), placed, grid, planes, divisor, located, tone)
 
@@ -170,6 +186,10 @@ class Preprocess:
             return first, None
         tone = self.normalization.tone(first[0], counted)
         return tone(first[0])[None], tone
+
+    def small(self, picture: NDArray[Any]) -> Float32:
+        """A decoded picture as `Reference.find` takes it. InputError for values off the white level."""
+        return grey(picture, self._divisor(picture, "a picture"))
 
     def canvas(self, picture_size: tuple[int, int]) -> tuple[int, int]:
         """Size (H, W) to which a picture of (H, W) pixels is scaled before tiles are cut from it."""
@@ -188,7 +208,8 @@ class Preprocess:
         return Grid(canvas, self.size, self.overlap)
 
     def geometry(self, picture_size: tuple[int, int]) -> Geometry:
-        """Place of the map in an upright picture of (H, W) pixels, computed without the picture."""
+        """Place of the map in an upright picture of (H, W) pixels, computed without the picture: it is not
+        aligned."""
         if self.tile is not None and (canvas := self.canvas(picture_size)) != self.size:
             scale = (canvas[0] / picture_size[0], canvas[1] / picture_size[1])
             return Geometry(picture_size, canvas, scale, (0.0, 0.0))
@@ -219,6 +240,7 @@ class Preprocess:
             **({} if self.tile is None else {"tile": list(self.tile), "overlap": self.overlap}),
             **({} if self.positions is None else {"positions": list(self.positions)}),
             **({} if self.normalization is None else {"normalization": self.normalization.to_dict()}),
+            **({} if self.reference is None else {"reference": self.reference.to_dict()}),
         }
 
     @classmethod
@@ -229,7 +251,9 @@ class Preprocess:
         if unknown:
             raise InputError(f"unknown preprocess key {unknown[0]!r}; {nearest(unknown[0], known)}")
         light = data.get("normalization")
-        read = {} if light is None else {"normalization": Normalization.from_dict(light)}
+        read: dict[str, Any] = {} if light is None else {"normalization": Normalization.from_dict(light)}
+        if (reference := data.get("reference")) is not None:
+            read["reference"] = Reference.from_dict(reference)
         return cls(**{"marks_padding": False, **data, **read})  # models from before it was marked
 
     def _placing(
@@ -250,12 +274,12 @@ class Preprocess:
         y0, x0 = max(0.0, (height - self.crop[0] / sy) / 2), max(0.0, (width - self.crop[1] / sx) / 2)
         return (y0, x0, height - y0, width - x0), self.crop, (0, 0)
 
-    def _apply(self, picture: Image.Image | NDArray[Any], divisor: float) -> tuple[Float32, Geometry]:
+    def _apply(self, picture: Decoded, divisor: float) -> tuple[Float32, Geometry]:
         """View of the whole picture [1, 3, H, W]."""
-        size = _size_of(picture)
+        size = size_of(picture)
         box, (h, w), (top, left) = self._placing(*size)
         tensor = np.empty((1, 3, *self.network_size), dtype=np.float32)
-        put(_resized(picture, (h, w), box), divisor, tensor[0, :, top : top + h, left : left + w])
+        put(resized(picture, (h, w), box), divisor, tensor[0, :, top : top + h, left : left + w])
         if (h, w) != self.network_size:
             _repeat_edges(tensor[0], top, left, h, w)
             if self.marks_padding:
@@ -264,7 +288,17 @@ class Preprocess:
                 tensor[0][:, padding] = -1 - tensor[0][:, padding]
         return tensor, self.whole.geometry(size)
 
-    def _divisor(self, picture: Image.Image | NDArray[Any], name: str) -> float:
+    def _aligned(
+        self, picture: Decoded, divisor: float, pose: Pose, reference: Reference
+    ) -> tuple[Float32, Geometry]:
+        """View of the part [1, 3, H, W], as the reference shows it."""
+        placed = reference.geometry(pose, size_of(picture), self.network_size)
+        tensor = np.empty((1, 3, *self.network_size), np.float32)
+        put(turned(picture, placed), divisor, tensor[0])
+        tensor[0] = np.where(placed.inside(), tensor[0], -1 - tensor[0])
+        return tensor, placed
+
+    def _divisor(self, picture: Decoded, name: str) -> float:
         """Divisor of pixel values. InputError for floats far off it, which would show all black or white."""
         if isinstance(picture, Image.Image) or picture.dtype == np.uint8:
             return 255.0
@@ -284,41 +318,6 @@ class Preprocess:
 
 def _across(shape: tuple[int, int]) -> str:
     return f"{shape[0]} rows of {shape[1]}"
-
-
-def _size_of(picture: Image.Image | NDArray[Any]) -> tuple[int, int]:
-    if isinstance(picture, Image.Image):
-        return picture.height, picture.width
-    return picture.shape[0], picture.shape[1]
-
-
-def _resized(
-    picture: Image.Image | NDArray[Any], size: tuple[int, int], box: tuple[float, float, float, float]
-) -> NDArray[Any]:
-    """Scales the part (y0, x0, y1, x1) of a picture to (H, W): uint8 [H, W] or [H, W, 3], or float32 [H, W,
-    C] for a deep picture."""
-    (h, w), (y0, x0, y1, x1) = size, box
-
-    def resize(image: Image.Image) -> NDArray[Any]:
-        if image.size == (w, h) and box == (0, 0, h, w):
-            return np.asarray(image)
-        # The width first: Pillow 13 would take the height first in tall pictures, and round otherwise
-        across = image.resize((w, image.height), Image.Resampling.BILINEAR, box=(x0, 0, x1, image.height))
-        return np.asarray(across.resize((w, h), Image.Resampling.BILINEAR, box=(0, y0, w, y1)))
-
-    if isinstance(picture, Image.Image):
-        return resize(picture)
-    if picture.dtype == np.uint8:  # grey as a view needs only one of its channels
-        grey = picture.strides[2] == 0
-        shown = picture[:, :, 0] if grey else picture
-        if picture.shape[:2] == size and box == (0, 0, h, w):
-            return shown.copy()  # tiles are cut later: whoever gave it may write into it
-        return resize(Image.fromarray(np.ascontiguousarray(shown)))
-    planes = np.empty((h, w, picture.shape[2]), np.float32)
-    for channel in range(picture.shape[2]):
-        plane = np.ascontiguousarray(picture[:, :, channel], dtype=np.float32)
-        planes[:, :, channel] = resize(Image.fromarray(plane))
-    return planes
 
 
 def white_level_for(maximum: float, dtype: DTypeLike) -> float:

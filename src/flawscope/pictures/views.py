@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from flawscope.errors import InputError
 from flawscope.pictures.geometry import Geometry
 from flawscope.pictures.light import Tone
+from flawscope.pictures.pose import Pose
 
 Float32 = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -236,7 +237,8 @@ class Views:
 
     geometry: where the map of the picture lies in it: at the canvas's size with tiles. whole: where view 0
     does. grid: of the tiles; None: there is one view. located: the model is told which view is which. tone:
-    correction of the picture's light, which `first` has had already; None: it is left as it is.
+    correction of the picture's light, which `first` has had already; None: it is left as it is. pose: of the
+    part, as the view shows it; None: pictures are not aligned.
     """
 
     def __init__(
@@ -249,10 +251,12 @@ class Views:
         divisor: float = 255.0,
         located: bool = False,
         tone: Tone | None = None,
+        pose: Pose | None = None,
     ):
         self.first, self.geometry, self.whole = first, geometry, whole or geometry
         self.grid = None if grid is None or len(grid) == 1 else grid
         self.canvas, self.divisor, self.located, self.tone = canvas, divisor, located, tone
+        self.pose = pose
         self.region: Region | None = None
 
     def within(self, mask: Mask | None) -> Views:

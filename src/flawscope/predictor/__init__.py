@@ -40,7 +40,7 @@ from flawscope.predictor.streaming import (
 from flawscope.progress import Step, silent
 from flawscope.results import html
 from flawscope.results.part import PartPrediction
-from flawscope.results.prediction import NEARBY, Prediction
+from flawscope.results.prediction import NEARBY, SLIGHT, Prediction
 from flawscope.runtime import EXPORTED, Run, Session, check_threads, open_session, read, read_manifest
 
 SAMPLES = 3  # stored pictures that a notebook shows
@@ -292,6 +292,11 @@ class Predictor:
         if not math.isfinite(score):
             what = name or "a picture"
             return InputError(f"{what}: its score is not a number; fit with --set precision=fp32")
+        pose, reference = views.pose, self.manifest.preprocess.reference
+        part_p_value = None if pose is None or reference is None else reference.p_value(pose.error)
+        if pose is not None and not pose.found:  # nothing says that it is good
+            p_value, anomalous = min(p_value, part_p_value), True
+            severity = max(severity, SLIGHT)
         return Prediction(
             score=float(score),
             p_value=float(p_value),
@@ -308,6 +313,8 @@ class Predictor:
             nearby=NEARBY * max(self.session.size) / max(map_.shape),
             brightness=measured[0] if measured else None,
             outside_light=None if views.tone is None else not views.tone.inside,
+            part_found=None if pose is None else pose.found,
+            part_p_value=part_p_value,
         )
 
     # ---- calibration

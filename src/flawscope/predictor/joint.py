@@ -35,10 +35,9 @@ from flawscope.predictor.streaming import (
     streamed,
 )
 from flawscope.results.part import PartPrediction
-from flawscope.results.prediction import Prediction
+from flawscope.results.prediction import SLIGHT, Prediction
 from flawscope.runtime import JointSession, check_threads, open_joint_session
 
-LEAST = 0.001  # severity of what shows none of the products: above 0, and people can read it
 Run = Callable[..., Any]
 Answer = tuple[Recognised, Seen, Any, Any]  # what a picture shows, how it was seen; its score, its map
 
@@ -313,7 +312,7 @@ def _recognised(result: Prediction | InputError, shown: Recognised) -> Predictio
     )
     if shown.product is not None:
         return result
-    return replace(result, is_anomalous=True, severity=max(result.severity, LEAST))
+    return replace(result, is_anomalous=True, severity=max(result.severity, SLIGHT))
 
 
 class Recognising(Predictor):

@@ -21,6 +21,7 @@ from flawscope.results import drawing, html
 SHOWN_REGIONS = 5  # boxes that are named in a notebook
 COLOURS = {"anomalous": "#dc2626", "good": "#16a34a"}  # readable on white and on black
 NONE = "none of these"  # of a joint model's products
+SLIGHT = 0.001  # severity of what nothing says is good: above 0, and people can read it
 NEARBY = 1 / 16  # of the longer side of a network's view: a map is about that wide around a point
 
 
@@ -82,6 +83,9 @@ class Prediction:
         product was given, or the model has one only.
     nearest: the product that it is most like, where it was recognised.
     product_distances: to each product, in the model's order; empty where nothing was recognised.
+    part_found: whether the part was found; None for a model that aligns none. A picture without is anomalous,
+        and score and map are those of the picture as it lies.
+    part_p_value: how often a good part is as far from the good ones, where it was found or anywhere.
     """
 
     score: float
@@ -103,6 +107,8 @@ class Prediction:
     product_p_value: float | None = None
     nearest: str | None = None
     product_distances: tuple[float, ...] = field(default=(), repr=False)
+    part_found: bool | None = None
+    part_p_value: float | None = None
 
     @property
     def product_name(self) -> str:
@@ -157,15 +163,15 @@ class Prediction:
 
         labels, _ = ndimage.label(self.mask, structure=np.ones((3, 3)))
         found = []
-        sy, sx = self.geometry.scale
+        geometry, (sy, sx) = self.geometry, self.geometry.scale
         for index, (ys, xs) in enumerate(ndimage.find_objects(labels), start=1):
             part = labels[ys, xs] == index
             rows, columns = np.nonzero(part)
             cy, cx = float(rows.mean()) + ys.start + 0.5, float(columns.mean()) + xs.start + 0.5
-            x, y, _, _ = self.geometry.to_picture((cx, cy, cx, cy))
+            x, y, _, _ = geometry.to_picture((cx, cy, cx, cy))
             found.append(
                 Region(
-                    box=self.geometry.to_picture((xs.start, ys.start, xs.stop, ys.stop)),
+                    box=geometry.around(rows + ys.start, columns + xs.start),
                     area=float(part.sum() / (sy * sx)),
                     peak=float(self.map[ys, xs][part].max()),
                     centroid=(x, y),
@@ -230,6 +236,11 @@ class Prediction:
             "regions": [r.to_dict() for r in self.regions],
             **({} if self.outside_light is None else {"outside_light": self.outside_light}),
             **(self._shown() if self.product_name else {}),
+            **(
+                {}
+                if self.part_found is None
+                else {"part_found": self.part_found, "part_p_value": self.part_p_value}
+            ),
         }
 
     def _shown(self) -> dict[str, Any]:

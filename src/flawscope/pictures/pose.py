@@ -1,0 +1,399 @@
+"""Finds the pose of a part in a picture, its place, angle, scale and side, against a reference. Torch-free.
+
+First the reference is laid over the picture at every place and every few degrees, by the normalized
+cross-correlation of both, computed by FFT (Lewis, Fast Normalized Cross-Correlation, 1995). The best ones are
+refined by the inverse compositional Lucas-Kanade algorithm with gain and offset of the light and robust
+weights (Baker and Matthews, Lucas-Kanade 20 Years On, IJCV 56, 2004). The nearest to the good parts wins.
+
+Pictures are grey and small here, `SIDE` pixels along the longer side. Coordinates are continuous: pixel i
+covers [i, i + 1). Angles are in radians, from the x axis (right) to the y axis (down).
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from flawscope.errors import InputError
+from flawscope.pictures.geometry import Geometry
+
+Float32 = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+Kind = Literal["shift", "turn", "full"]
+
+SIDE = 128  # of small pictures and of the reference
+HALF = SIDE / 2
+SPREADS = 1000.0  # steps of a stored spread per 1.0
+_AFFINE, _BILINEAR = Image.Transform.AFFINE, Image.Resampling.BILINEAR
+_COARSE = SIDE // 2  # of the correlation
+_STEP = 6  # degrees between two angles of it
+_BEST, _WORSE = 4, 0.1  # angles that are refined at most, and by how much less they may correlate
+_BLUR = 1.0  # pixels
+_POINTS = 2500  # of the reference that are compared
+_FEW = 700  # of them while the best angle is not known
+_ROUNDS = (4, 8)  # of the refinement, for every angle and for the best
+_LIMITS = {"gain": 3.0, "scale": 1.25}  # a part is no farther from the reference than by this factor
+_FAR = 3.0  # spreads: a pixel counts as no farther off
+_FOUND = 2.0  # spreads: what lies farther from the good parts is none; broken ones lie within 1.5
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Pose of a part: a point q of the reference, from its middle, lies at centre + scale R(angle) F q.
+
+    x, y: the centre, in pixels of the small picture.
+    mirrored: F turns x around before the part is turned.
+    error: root mean square distance to the good parts, in their spreads; infinite where none was found.
+    """
+
+    x: float
+    y: float
+    angle: float = 0.0
+    scale: float = 1.0
+    mirrored: bool = False
+    error: float = math.inf
+
+    @property
+    def found(self) -> bool:
+        return math.isfinite(self.error)
+
+    def matrix(self) -> NDArray[np.float64]:
+        """Matrix [2, 2] of scale, turn and mirror, for (x, y)."""
+        cos, sin = self.scale * math.cos(self.angle), self.scale * math.sin(self.angle)
+        side = -1.0 if self.mirrored else 1.0
+        return np.array([[side * cos, -sin], [side * sin, cos]])
+
+
+class _Points(NamedTuple):
+    """Points of the reference: their places [2, N] from its middle, levels [N], weights [N], and how the
+    level changes with each parameter of the pose, with the gain and with the offset [n + 2, N]."""
+
+    places: Float32
+    levels: Float32
+    weights: Float32
+    slopes: Float32
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """The good part: its grey levels, and how far good parts are from them.
+
+    kind: poses that occur: "shift", "turn" (and shifted), "full" (mirrored and at another scale, too).
+    levels: [SIDE, SIDE] uint8, 255 is white; the part is in the middle.
+    spread: [SIDE, SIDE] uint8, standard deviation in 1 / `SPREADS`; 0: the pixel does not count.
+    extent: from the middle to the edge of the square that shows the part, in pixels.
+    period: turns by a circle's share of 1 / period look the same; 0: every turn does.
+    errors: of good parts that the reference did not know, ascending.
+    """
+
+    kind: Kind
+    levels: NDArray[np.uint8]
+    spread: NDArray[np.uint8]
+    extent: float
+    period: int = 1
+    errors: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        arrays = all(a.shape == (SIDE, SIDE) and a.dtype == np.uint8 for a in (self.levels, self.spread))
+        right = arrays and self.kind in get_args(Kind) and 0 < self.extent <= HALF and self.period >= 0
+        if not right or not self.spread.any():
+            raise InputError("the model's reference for poses is damaged: fit anew")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Reference) and self.to_dict() == other.to_dict()
+
+    def __hash__(self) -> int:
+        return hash((self.kind, self.extent, self.levels.tobytes()))
+
+    def find(self, picture: Float32) -> Pose:
+        """Finds the part; the pose has an infinite error where there is none.
+
+        Args:
+            picture: [h, w] float32 in 0..1, the longer side `SIDE`.
+        """
+        square = _square(picture)
+        begun = [
+            _refined(square, pose, self._few, *self._free, _ROUNDS[0])
+            for pose in self._begin(square, picture)
+        ]
+        pose = min(begun, key=lambda one: one.error)
+        if pose.found:
+            pose = _refined(square, pose, self._points, *self._free, _ROUNDS[1])
+        return pose if pose.error <= _FOUND else replace(pose, error=math.inf)
+
+    def p_value(self, error: float) -> float:
+        """Returns how often a good part is as far from the reference; 1 where nothing is known."""
+        n = len(self.errors)
+        return (1 + sum(one >= error for one in self.errors)) / (1 + n) if n else 1.0
+
+    def geometry(self, pose: Pose, picture_size: tuple[int, int], size: tuple[int, int]) -> Geometry:
+        """Place in a picture (H, W) of a view (H, W) that shows the part as the reference does, and what is
+        around it; of the whole picture, upright, where no part was found."""
+        small, extent = small_size(picture_size), self.extent
+        if not pose.found:
+            pose, extent = Pose(small[1] / 2, small[0] / 2), HALF
+        grow = np.array(picture_size) / small
+        # from the view, (y, x), to the small picture, to the picture
+        linear = grow[:, None] * pose.matrix()[::-1, ::-1] * (2 * extent / min(size))
+        y, x = map(float, grow * (pose.y, pose.x) - linear @ (size[0] / 2, size[1] / 2))
+        length = math.sqrt(abs(float(np.linalg.det(linear))))
+        yy, yx, xy, xx = map(float, linear.ravel())
+        return Geometry(size, picture_size, (length, length), (y, x), (yy, yx, xy, xx)).inverse()
+
+    def described(self) -> str:
+        """Describes the reference for a person."""
+        same = {0: "; every angle looks the same", 1: ""}.get(
+            self.period, f"; turns by 1/{self.period} look the same"
+        )
+        known, largest = [one for one in self.errors if math.isfinite(one)], _FOUND
+        lost = len(self.errors) - len(known)
+        far = f"at most {max(known):.2f} spreads off, {largest:g} allowed" if known else "all lost"
+        return f"parts aligned ({self.kind}{same}): {len(known)} good ones found, {far}, {lost} not found"
+
+    @property
+    def turns(self) -> bool:
+        """Whether the angle is looked for."""
+        return self.kind != "shift" and self.period != 0
+
+    @property
+    def _free(self) -> tuple[bool, bool]:
+        return self.turns, self.kind == "full"
+
+    # ---- coarse
+
+    @cached_property
+    def _angles(self) -> NDArray[np.float64]:
+        if not self.turns:
+            return np.zeros(1)
+        count = max(1, round(360 / self.period / _STEP))
+        angles = (np.arange(count) - count // 2) * (2 * math.pi / self.period / count)
+        return np.asarray(angles, np.float64)
+
+    @cached_property
+    def _kernels(self) -> tuple[NDArray[np.complex64], NDArray[np.complex64]]:
+        """Spectra [A, C, C / 2 + 1] of the normalized reference and of its weights, by angle and side."""
+        from scipy import fft
+
+        weights, levels = self._weights, _unit(self.levels)
+        coarse = _halved(weights)
+        shown = np.asarray(_halved(weights * levels) / np.maximum(coarse, 1e-9), np.float32)
+        parts, wholes, middle = [], [], _COARSE / 2
+        for side in (1, -1) if self.kind == "full" else (1,):
+            for angle in self._angles:
+                # a kernel's pixel i shows what lies i - middle beside the reference's middle
+                cos, sin = math.cos(angle), math.sin(angle)
+                (xx, xy), (yx, yy) = (side * cos, side * sin), (-sin, cos)
+                x, y = (middle - (a + b) * (middle + 0.5) for a, b in ((xx, xy), (yx, yy)))
+                weight, level = (
+                    np.asarray(
+                        image.transform(image.size, _AFFINE, (xx, xy, x, yx, yy, y), _BILINEAR), np.float64
+                    )
+                    for image in (Image.fromarray(coarse), Image.fromarray(shown))
+                )
+                weight = weight / max(weight.sum(), 1e-9)
+                level = level - (weight * level).sum()
+                wholes.append(weight)
+                parts.append(weight * level / math.sqrt(max((weight * level**2).sum(), 1e-12)))
+
+        def spectra(kernels: list[Any]) -> NDArray[np.complex64]:
+            stack = np.fft.ifftshift(np.array(kernels, np.float32), axes=(1, 2))
+            return np.asarray(np.conj(fft.rfft2(stack)), np.complex64)
+
+        return spectra(parts), spectra(wholes)
+
+    def _begin(self, square: Float32, picture: Float32) -> list[Pose]:
+        """Poses to begin with: where the correlation is largest, of the best angles."""
+        from scipy import fft
+
+        image = _halved(square)
+        image -= image.mean()
+        parts, wholes = self._kernels
+
+        def correlated(kernels: NDArray[np.complex64], with_: Float32) -> Float32:
+            return np.asarray(fft.irfft2(kernels * fft.rfft2(with_), s=(_COARSE, _COARSE)), np.float32)
+
+        found, mean, square_mean = (
+            correlated(parts, image),
+            correlated(wholes, image),
+            correlated(wholes, image**2),
+        )
+        mean *= mean
+        square_mean -= mean
+        found /= np.sqrt(np.maximum(square_mean, 1e-4, out=square_mean), out=square_mean)
+        seen = found[:, : math.ceil(picture.shape[0] / 2), : math.ceil(picture.shape[1] / 2)]
+        flat = seen.reshape(len(seen), -1)
+        places = flat.argmax(1)
+        count, poses = len(self._angles), []
+        for mirrored in range(len(flat) // count):
+            rows = np.arange(count) + mirrored * count
+            peaks = flat[rows, places[rows]]
+            left, right = np.roll(peaks, 1), np.roll(peaks, -1)
+            for i in np.flatnonzero((peaks >= left) & (peaks >= right)):
+                bend = left[i] - 2 * peaks[i] + right[i]
+                off = 0.5 * (left[i] - right[i]) / bend if bend < 0 and count > 1 else 0.0
+                y, x = divmod(int(places[rows[i]]), seen.shape[2])
+                angle = float(self._angles[i] + off * (self._angles[1] - self._angles[0] if count > 1 else 0))
+                poses.append((float(peaks[i]), Pose(2.0 * x, 2.0 * y, angle, 1.0, bool(mirrored))))
+        poses.sort(key=lambda one: -one[0])
+        return [pose for peak, pose in poses[:_BEST] if peak > poses[0][0] - _WORSE]
+
+    # ---- fine
+
+    @cached_property
+    def _weights(self) -> Float32:
+        spread = self.spread / np.float32(SPREADS)
+        return np.where(self.spread > 0, 1 / np.maximum(spread, 1e-3) ** 2, 0).astype(np.float32)
+
+    @cached_property
+    def _points(self) -> _Points:
+        return self._chosen(_POINTS)
+
+    @cached_property
+    def _few(self) -> _Points:
+        return self._chosen(_FEW)
+
+    def _chosen(self, most: int) -> _Points:
+        """Points that count: half of them those that tell most about the pose, the others drawn."""
+        levels, weights = _unit(self.levels), self._weights
+        down, across = (slope.astype(np.float32) for slope in np.gradient(levels))
+        counted = np.flatnonzero(weights)
+        if len(counted) > most:
+            order = np.argsort(-(weights * (down**2 + across**2)).ravel()[counted], kind="stable")
+            others = np.random.default_rng(0).permutation(order[most // 2 :])[: most - most // 2]
+            counted = counted[np.sort(np.concatenate([order[: most // 2], others]))]
+        y, x = (np.divmod(counted, SIDE) + np.array(0.5 - HALF)).astype(np.float32)
+        down, across, level = down.ravel()[counted], across.ravel()[counted], levels.ravel()[counted]
+        slopes = [across, down]
+        turns, scales = self._free
+        slopes += [(down * x - across * y) / HALF] if turns else []
+        slopes += [(across * x + down * y) / HALF] if scales else []
+        slopes += [level, np.ones_like(level)]
+        return _Points(np.stack([x, y]).astype(np.float32), level, weights.ravel()[counted], np.stack(slopes))
+
+    # ---- files
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns values that JSON knows, for `from_dict`."""
+        pixels = zlib.compress(self.levels.tobytes() + self.spread.tobytes(), 9)
+        return {
+            "kind": self.kind,
+            "extent": self.extent,
+            "period": self.period,
+            "errors": [one if math.isfinite(one) else None for one in self.errors],  # None: not found
+            "pixels": base64.b64encode(pixels).decode(),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Reference:
+        """Reads what `to_dict` returned. InputError where it is damaged."""
+        try:
+            unpacker = zlib.decompressobj()
+            pixels = unpacker.decompress(base64.b64decode(data["pixels"], validate=True), 2 * SIDE * SIDE)
+            levels, spread = np.frombuffer(pixels, np.uint8).reshape(2, SIDE, SIDE)
+            errors = tuple(math.inf if one is None else float(one) for one in data["errors"])
+            return cls(data["kind"], levels, spread, float(data["extent"]), int(data["period"]), errors)
+        except (KeyError, TypeError, ValueError, OverflowError, zlib.error):
+            raise InputError("the model's reference for poses is damaged: fit anew") from None
+
+
+def small_size(size: tuple[int, int]) -> tuple[int, int]:
+    """Size (h, w) of the small picture of one of (H, W) pixels."""
+    height, width = (max(1, round(side * SIDE / max(size))) for side in size)
+    return height, width
+
+
+def aligned(picture: Float32, pose: Pose) -> tuple[Float32, Mask]:
+    """The part as the reference shows it, [SIDE, SIDE], and which of its pixels lie in the picture [h, w]."""
+    y, x = np.mgrid[:SIDE, :SIDE] + np.float32(0.5 - HALF)
+    at_x, at_y = _at(pose, np.stack([x, y]).reshape(2, -1).astype(np.float32))
+    inside = (at_x >= 0) & (at_x < picture.shape[1]) & (at_y >= 0) & (at_y < picture.shape[0])
+    return _sampled(_square(picture), at_x, at_y).reshape(SIDE, SIDE), inside.reshape(SIDE, SIDE)
+
+
+def _square(picture: Float32) -> Float32:
+    """A small picture [SIDE, SIDE], its edges repeated below or to the right, a little blurred."""
+    from scipy import ndimage
+
+    below, right = (SIDE - side for side in picture.shape)
+    whole = np.pad(picture, ((0, below), (0, right)), mode="edge") if below or right else picture
+    return np.asarray(ndimage.gaussian_filter(whole, _BLUR, truncate=3), np.float32)
+
+
+def _unit(levels: NDArray[np.uint8]) -> Float32:
+    return np.asarray(levels / np.float32(255), np.float32)
+
+
+def _halved(image: NDArray[np.floating[Any]]) -> Float32:
+    return np.asarray(image.reshape(_COARSE, 2, _COARSE, 2).mean((1, 3)), np.float32)
+
+
+def _at(pose: Pose, places: Float32) -> tuple[Float32, Float32]:
+    """Places [2, N] of the reference in the small picture, x and y."""
+    (xx, xy), (yx, yy) = pose.matrix().tolist()
+    return xx * places[0] + xy * places[1] + pose.x, yx * places[0] + yy * places[1] + pose.y
+
+
+def _sampled(image: Float32, x: Float32, y: Float32) -> Float32:
+    """Values [N] of an image [SIDE, SIDE] between its pixels, bilinear; edges are repeated."""
+    x, y = (np.clip(at - np.float32(0.5), 0, np.float32(SIDE - 1.001)) for at in (x, y))
+    left, top = x.astype(np.intp), y.astype(np.intp)
+    x, y = x - left.astype(np.float32), y - top.astype(np.float32)
+    flat, first = image.ravel(), top * SIDE + left
+    upper = flat[first] + (flat[first + 1] - flat[first]) * x
+    first += SIDE
+    lower = flat[first] + (flat[first + 1] - flat[first]) * x
+    return np.asarray(upper + (lower - upper) * y, np.float32)
+
+
+def _refined(square: Float32, pose: Pose, points: _Points, turns: bool, scales: bool, rounds: int) -> Pose:
+    """The pose nearby at which the picture is nearest to the reference, with its error."""
+    slopes, weights, roots = points.slopes, points.weights, np.sqrt(points.weights)
+    count = len(slopes) - 2
+    gain, offset = 0.0, 0.0
+    for turn in range(rounds + 1):
+        seen = _sampled(square, *_at(pose, points.places))
+        if turn == 0:
+            light = slopes[count:] * weights
+            gain, offset = _solved(light @ slopes[count:].T, light @ seen)
+        # Huber's weights, by the usual distance in this picture
+        far = np.abs(seen - gain * points.levels - offset) * roots
+        usual = 2 * 1.4826 * float(np.median(far)) + 1e-6
+        weighted = slopes * (weights / np.maximum(1, far / usual))
+        *change, gain, offset = _solved(weighted @ slopes.T, weighted @ seen)
+        if not 1 / _LIMITS["gain"] < gain < _LIMITS["gain"]:
+            return replace(pose, error=math.inf)
+        if turn == rounds or max(map(abs, change)) < 0.01 * gain:
+            break
+        pose = _moved(pose, [part / gain for part in change], turns, scales)
+    inside = 0 <= pose.x <= SIDE and 0 <= pose.y <= SIDE
+    if not inside or not 1 / _LIMITS["scale"] < pose.scale < _LIMITS["scale"]:
+        return replace(pose, error=math.inf)
+    away = ((seen - np.float32(offset)) / np.float32(gain) - points.levels) * roots
+    return replace(pose, error=float(np.sqrt(np.mean(np.minimum(away * away, _FAR**2)))))
+
+
+def _moved(pose: Pose, change: list[float], turns: bool, scales: bool) -> Pose:
+    """The pose after the inverse of a change of the reference: x, y, then angle and scale if free."""
+    x, y = (min(max(part, -2.0), 2.0) for part in change[:2])
+    angle = min(max(change[2] / HALF, -0.1), 0.1) if turns else 0.0
+    scale = 1 + min(max(change[-1] / HALF, -0.05), 0.05) if scales else 1.0
+    side = -1 if pose.mirrored else 1
+    moved = replace(pose, angle=pose.angle - side * angle, scale=pose.scale / scale)
+    (xx, xy), (yx, yy) = moved.matrix().tolist()
+    return replace(moved, x=pose.x - xx * x - xy * y, y=pose.y - yx * x - yy * y)
+
+
+def _solved(matrix: NDArray[Any], right: NDArray[Any]) -> list[float]:
+    """Solution of a symmetric system; a little damped, for references that tell nothing about a parameter."""
+    whole = matrix.astype(np.float64)
+    whole += np.diag(1e-6 * np.diag(whole) + 1e-12)
+    return list(map(float, np.linalg.solve(whole, right.astype(np.float64))))

@@ -1,0 +1,92 @@
+"""Scales and turns pictures of any depth, through Pillow. Torch-free.
+
+Sizes are (height, width).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from flawscope.pictures.geometry import Geometry
+from flawscope.pictures.pose import Float32, small_size
+from flawscope.pictures.views import put
+
+Decoded = Image.Image | NDArray[Any]
+_LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
+
+
+def size_of(picture: Decoded) -> tuple[int, int]:
+    if isinstance(picture, Image.Image):
+        return picture.height, picture.width
+    return picture.shape[0], picture.shape[1]
+
+
+def whole(picture: Decoded) -> tuple[float, float, float, float]:
+    height, width = size_of(picture)
+    return 0.0, 0.0, float(height), float(width)
+
+
+def resized(picture: Decoded, size: tuple[int, int], box: tuple[float, float, float, float]) -> NDArray[Any]:
+    """Scales the part (y0, x0, y1, x1) of a picture to (H, W): uint8 [H, W] or [H, W, 3], or float32 [H, W,
+    C] for a deep picture."""
+    (h, w), (y0, x0, y1, x1) = size, box
+
+    def resize(image: Image.Image) -> NDArray[Any]:
+        if image.size == (w, h) and box == (0, 0, h, w):
+            return np.asarray(image)
+        # The width first: Pillow 13 would take the height first in tall pictures, and round otherwise
+        across = image.resize((w, image.height), Image.Resampling.BILINEAR, box=(x0, 0, x1, image.height))
+        return np.asarray(across.resize((w, h), Image.Resampling.BILINEAR, box=(0, y0, w, y1)))
+
+    if isinstance(picture, Image.Image):
+        return resize(picture)
+    if picture.dtype == np.uint8:  # grey as a view needs only one of its channels
+        grey = picture.strides[2] == 0
+        shown = picture[:, :, 0] if grey else picture
+        if picture.shape[:2] == size and box == (0, 0, h, w):
+            return shown.copy()  # tiles are cut later: whoever gave it may write into it
+        return resize(Image.fromarray(np.ascontiguousarray(shown)))
+    planes = np.empty((h, w, picture.shape[2]), np.float32)
+    for channel in range(picture.shape[2]):
+        plane = np.ascontiguousarray(picture[:, :, channel], dtype=np.float32)
+        planes[:, :, channel] = resize(Image.fromarray(plane))
+    return planes
+
+
+def grey(picture: Decoded, divisor: float = 255.0) -> Float32:
+    """A small grey picture [h, w] in 0..1, as `Reference.find` takes it, of one of any size and depth."""
+    planes = resized(picture, small_size(size_of(picture)), whole(picture))
+    image = np.empty((3, *planes.shape[:2]), np.float32)
+    put(planes, divisor, image)
+    return np.asarray(np.tensordot(_LUMINANCE, image, 1), np.float32)
+
+
+def turned(picture: Decoded, placed: Geometry) -> NDArray[Any]:
+    """A turned view of a picture, [H, W] or [H, W, C] as `resized` gives it; its edges are repeated."""
+    size, (height, width) = size_of(picture), placed.size
+    reduction = max(1.0, 1 / placed.scale[0])  # first, so that no pixel is skipped
+    size = max(1, round(size[0] / reduction)), max(1, round(size[1] / reduction))
+    planes = resized(picture, size, whole(picture))
+    view = placed.at(size).inverse()
+    left, top, right, bottom = view.to_network((0.0, 0.0, float(width), float(height)))
+    (above, below), (before, after) = (
+        (max(0, math.ceil(-low) + 1), max(0, math.ceil(high) + 1))
+        for low, high in ((top, bottom - size[0]), (left, right - size[1]))
+    )
+    padded = np.pad(planes, ((above, below), (before, after), (0, 0))[: planes.ndim], mode="edge")
+    yy, yx, xy, xx = view.matrix or (1.0, 0.0, 0.0, 1.0)
+    affine = (xx, xy, view.offset[1] + before, yx, yy, view.offset[0] + above)
+
+    def transformed(image: Image.Image) -> NDArray[Any]:
+        return np.asarray(
+            image.transform((width, height), Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR)
+        )
+
+    if planes.dtype == np.uint8:
+        return transformed(Image.fromarray(padded))
+    return np.stack([transformed(Image.fromarray(plane)) for plane in np.moveaxis(padded, 2, 0)], 2)

@@ -1,0 +1,109 @@
+"""Fits and predictions on parts that lie anyhow: found, judged as if all lay alike, marked where they lie."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+import flawscope
+from flawscope.errors import InputError
+from flawscope.predictor import Predictor
+
+SIDE = 128
+
+
+def part(seed: int, defect: bool = False, empty: bool = False) -> tuple[np.ndarray, tuple[float, float]]:
+    """A bracket at any place and angle, [H, W, 3] uint8, and where a dark spot is, or would be: x, y."""
+    rng = np.random.default_rng(seed)
+    x, y = rng.uniform(0.4 * SIDE, 0.6 * SIDE, 2)
+    angle = rng.uniform(-math.pi, math.pi)
+    cos, sin = math.cos(angle), math.sin(angle)
+    down, right = np.mgrid[:SIDE, :SIDE] + 0.5
+    u, v = cos * (right - x) + sin * (down - y), cos * (down - y) - sin * (right - x)
+    foot = np.maximum(abs(u) - 30, abs(v - 18) - 7)
+    shape = np.minimum(foot, np.maximum(abs(u + 23) - 7, abs(v) - 25))
+    cover = np.clip(0.5 - shape, 0, 1) * (not empty)
+    ground = 80 + 6 * ndimage.gaussian_filter(rng.standard_normal((SIDE, SIDE)), 2) * 4
+    picture = ground + cover * (180 - ground)
+    if defect:
+        picture[np.hypot(u - 15, v - 18) < 4] = 40
+    noisy = picture + rng.normal(0, 2, picture.shape)
+    at = cos * 15 - sin * 18 + x, sin * 15 + cos * 18 + y
+    return np.repeat(noisy.clip(0, 255).astype(np.uint8)[..., None], 3, 2), at
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    good = [part(seed)[0] for seed in range(16)]
+    lines: list[str] = []
+    found = flawscope.fit(good, align="turn", size="64", device="cpu", check=False, say=lines.append)
+    assert any("parts aligned (turn): 16 good ones found" in line for line in lines)
+    return found
+
+
+def test_a_defect_is_found_and_marked_where_it_lies(predictor: Predictor) -> None:
+    for seed in range(100, 104):
+        picture, (x, y) = part(seed, defect=True)
+        found = predictor.predict(picture)
+        assert found.part_found
+        drawn = found.picture_map()
+        peak = np.unravel_index(np.nanargmax(drawn), drawn.shape)
+        assert math.hypot(peak[1] + 0.5 - x, peak[0] + 0.5 - y) < 8
+        assert drawn.shape == picture.shape[:2]
+        for region in found.regions:
+            x0, y0, x1, y1 = region.box
+            assert x0 - 1 <= region.centroid[0] <= x1 + 1
+            assert y0 - 1 <= region.centroid[1] <= y1 + 1
+
+
+def test_a_picture_without_the_part_is_an_outcome_of_its_own(predictor: Predictor) -> None:
+    found = predictor.predict(part(200, empty=True)[0])
+    assert found.part_found is False
+    assert found.is_anomalous
+    assert found.severity > 0
+    assert found.part_p_value == 1 / 17
+    assert found.to_dict()["part_found"] is False
+    assert found.picture_map().shape == (SIDE, SIDE)
+    good = predictor.predict(part(201)[0])
+    assert good.part_found
+    assert good.part_p_value is not None
+    assert good.part_p_value > found.part_p_value
+
+
+def test_the_file_answers_alike(predictor: Predictor, tmp_path: Path) -> None:
+    predictor.save(tmp_path / "part.safetensors")
+    again = flawscope.load(tmp_path / "part.safetensors", device="cpu")
+    assert again.manifest.preprocess == predictor.manifest.preprocess
+    for one in (part(300)[0], part(301, defect=True)[0]):
+        first, second = predictor.predict(one), again.predict(one)
+        assert first.score == second.score
+        assert first.geometry == second.geometry
+        assert np.array_equal(first.map, second.map)
+
+
+def test_pixels_outside_of_the_picture_count_nowhere(predictor: Predictor) -> None:
+    picture, _ = part(400)
+    found = predictor.predict(picture)
+    valid = predictor.valid_mask(found.geometry)
+    assert not valid.all()
+    assert found.map[~valid].max() <= found.map[valid].min()
+
+
+def test_good_pictures_without_the_part_are_left_out_and_named() -> None:
+    good = [part(seed)[0] for seed in range(16)] + [part(500, empty=True)[0]]
+    found = flawscope.fit(good, align="turn", size="64", device="cpu", check=False)
+    assert [one for one in found.failures if "its part was not found" in one]
+    assert len(found.failures) == 1
+
+
+@pytest.mark.parametrize("given", [{"roi": "0,0,0.5,1"}, {"keep_aspect": True}, {"crop": (32, 32)}])
+def test_what_does_not_go_with_alignment_is_refused(given: dict[str, object]) -> None:
+    good = [part(seed)[0] for seed in range(8)]
+    with pytest.raises(InputError, match="--align does not go with"):
+        flawscope.fit(good, align="turn", size="64", device="cpu", **given)
+    with pytest.raises(InputError, match="choose none, shift, turn, full"):
+        flawscope.fit(good, align="upright", size="64", device="cpu")  # type: ignore[arg-type]

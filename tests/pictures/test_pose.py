@@ -1,0 +1,168 @@
+"""Poses of drawn parts, which are known; views of them, and the way back."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from flawscope.errors import InputError
+from flawscope.pictures.congealing import LEAST, learn
+from flawscope.pictures.geometry import Geometry
+from flawscope.pictures.pose import SIDE, Kind, Pose, Reference
+from flawscope.pictures.preprocess import Preprocess
+from flawscope.pictures.resampling import grey
+
+SIZE = (160, 200)  # of the pictures
+Known = tuple[float, float, float]  # centre x and y in pixels, angle
+
+
+def drawn(
+    seed: int, kind: str = "bracket", mirrored: bool = False, dark: float = 1.0
+) -> tuple[np.ndarray, Known]:
+    """A part at any place and angle on an uneven ground, [H, W, 3] uint8, and where it lies."""
+    rng = np.random.default_rng(seed)
+    x, y, angle = rng.uniform(75, 125), rng.uniform(70, 90), rng.uniform(-math.pi, math.pi)
+    rows, columns = np.mgrid[: SIZE[0], : SIZE[1]] + 0.5
+    cos, sin = math.cos(angle), math.sin(angle)
+    u, v = cos * (columns - x) + sin * (rows - y), cos * (rows - y) - sin * (columns - x)
+    u = -u if mirrored else u
+    box = lambda a, b, across, down: np.maximum(abs(u - a) - across, abs(v - b) - down)  # noqa: E731
+    shapes = {
+        "bracket": np.minimum(box(0, 25, 40, 8), box(-32, 0, 8, 33)),
+        "disc": np.hypot(u, v) - 36,
+        "bar": box(0, 0, 60, 8),
+    }
+    ground = 70 + 12 * ndimage.gaussian_filter(rng.standard_normal(SIZE), 3) * 6
+    part = 170 + 4 * rng.standard_normal(SIZE)
+    cover = np.clip(0.5 - shapes[kind], 0, 1)
+    picture = dark * (ground + cover * (part - ground)) + rng.normal(0, 2, SIZE)
+    return np.repeat(picture.clip(0, 255).astype(np.uint8)[..., None], 3, 2), (x, y, angle)
+
+
+@pytest.fixture(scope="module")
+def reference() -> Reference:
+    return learn([grey(drawn(seed)[0]) for seed in range(12)], "turn")
+
+
+def off(found: list[Pose], known: list[Known]) -> tuple[np.ndarray, np.ndarray]:
+    """Errors of angles, in degrees, and of places, in shares of the longer side, but for the part's place and
+    angle in the reference, which nobody has said."""
+    turned = np.exp(1j * np.array([p.angle - k[2] for p, k in zip(found, known, strict=True)]))
+    angles = np.degrees(np.abs(np.angle(turned / turned.mean())))
+    places = [
+        complex(p.x / SIDE - k[0] / SIZE[1], p.y / SIDE - k[1] / SIZE[1])
+        for p, k in zip(found, known, strict=True)
+    ]
+    own = np.array(places) * np.exp(-1j * np.array([k[2] for k in known]))
+    return angles, np.abs(own - np.median(own.real) - 1j * np.median(own.imag))
+
+
+def test_new_parts_are_found_within_a_degree_and_a_hundredth_in_any_light(reference: Reference) -> None:
+    pictures = [drawn(seed, dark=0.8 if seed % 2 else 1.0) for seed in range(100, 120)]
+    found = [reference.find(grey(picture)) for picture, _ in pictures]
+    angles, places = off(found, [known for _, known in pictures])
+    assert angles.max() < 1
+    assert places.max() < 0.01
+    assert reference.period == 1
+
+
+def test_a_defective_part_is_found_and_an_empty_ground_is_farther_off(reference: Reference) -> None:
+    pictures = [drawn(seed) for seed in range(200, 208)]
+    intact = [reference.find(grey(picture)) for picture, _ in pictures]
+    for (picture, _), pose in zip(pictures, intact, strict=True):
+        picture[int(pose.y * 200 / SIDE) :][:12, int(pose.x * 200 / SIDE) :][:, :12] = 20
+    found = [reference.find(grey(picture)) for picture, _ in pictures]
+    for before, after in zip(intact, found, strict=True):
+        assert abs(math.remainder(before.angle - after.angle, 2 * math.pi)) < math.radians(1)
+        assert math.hypot(before.x - after.x, before.y - after.y) < 0.01 * SIDE
+    ground = np.full((*SIZE, 3), 70, np.uint8)
+    assert reference.find(grey(ground)).error > max(pose.error for pose in intact)
+    assert reference.p_value(math.inf) == 1 / (1 + len(reference.errors))
+
+
+@pytest.mark.parametrize(("kind", "period"), [("disc", 0), ("bar", 2)])
+def test_angles_that_look_alike_are_not_told_apart(kind: str, period: int) -> None:
+    reference = learn([grey(drawn(seed, kind)[0]) for seed in range(12)], "turn")
+    assert reference.period == period
+    angle = reference.find(grey(drawn(50, kind)[0])).angle
+    assert abs(angle) <= (math.pi / period + 0.1 if period else 0)
+
+
+def test_mirrored_parts_are_told_from_others() -> None:
+    pictures = [drawn(seed, mirrored=seed % 2 == 1)[0] for seed in range(12)]
+    reference = learn([grey(picture) for picture in pictures], "full")
+    sides = [reference.find(grey(picture)).mirrored for picture in pictures]
+    assert len({side == (seed % 2 == 1) for seed, side in enumerate(sides)}) == 1
+
+
+@pytest.mark.parametrize("kind", ["shift", "turn"])
+def test_too_few_pictures_and_pictures_that_are_alike_are_refused(kind: Kind) -> None:
+    one = grey(drawn(0)[0])
+    with pytest.raises(InputError, match="at least 8 good pictures"):
+        learn([one] * (LEAST - 1), kind)
+    with pytest.raises(InputError, match="nothing to align"):
+        learn([one] * LEAST, kind)
+
+
+# ------------------------------------------------------------------------------------------------ views
+
+
+def test_aligned_views_of_a_part_are_alike_in_every_depth(reference: Reference) -> None:
+    how = Preprocess((64, 64), reference=reference)
+    assert Preprocess.from_dict(json.loads(json.dumps(how.to_dict()))) == how
+    (one, _), (other, _) = (how(drawn(seed)[0]) for seed in (300, 301))
+    inside = (one[0] >= 0) & (other[0] >= 0)
+    turned = np.abs(one[0] - other[0])[inside].mean()
+    plain = np.abs(Preprocess((64, 64))(drawn(300)[0])[0] - Preprocess((64, 64))(drawn(301)[0])[0]).mean()
+    assert turned < plain / 2
+    deep, _ = Preprocess((64, 64), white_level=255.0, reference=reference)(drawn(300)[0].astype(np.uint16))
+    assert np.array_equal(deep < 0, one < 0)
+    np.testing.assert_allclose(deep, one, atol=0.02)
+
+
+def test_a_turned_geometry_is_its_definition() -> None:
+    """Points go to matrix p + offset and back; maps, masks and boxes lie where their pixels go."""
+    cos, sin = 0.8 * math.cos(0.5), 0.8 * math.sin(0.5)
+    geometry = Geometry((90, 120), (64, 64), (0.8, 0.8), (3.0, -20.0), (cos, sin, -sin, cos))
+    assert Geometry.from_dict(json.loads(json.dumps(geometry.to_dict()))) == geometry
+    matrix, offset = np.array([[cos, sin], [-sin, cos]]), np.array([3.0, -20.0])
+    y, x = np.mgrid[:90, :120] + 0.5
+    seen_y, seen_x = np.tensordot(matrix, np.stack([y, x]), 1) + offset[:, None, None]
+    shown = (seen_y >= 0) & (seen_y < 64) & (seen_x >= 0) & (seen_x < 64)
+    down = np.mgrid[:64, :64][0] + np.float32(0.5)
+    warped = geometry.warp(down.astype(np.float32))
+    assert np.array_equal(~np.isnan(warped), shown)
+    np.testing.assert_allclose(warped[shown], seen_y[shown].clip(0.5, 63.5), atol=1e-4)
+    mask = np.zeros((64, 64), bool)
+    mask[25:40, 5:25] = True
+    expected = shown & mask[seen_y.astype(int).clip(0, 63), seen_x.astype(int).clip(0, 63)]
+    assert np.array_equal(geometry.warp_mask(mask), expected)
+    rows, columns = np.nonzero(expected)
+    x0, y0, x1, y1 = geometry.around(*np.nonzero(mask))
+    assert x0 <= columns.min() + 1 <= x0 + 3
+    assert x1 - 3 <= columns.max() <= x1
+    assert y0 <= rows.min() + 1 <= y0 + 3
+    assert y1 - 3 <= rows.max() <= y1
+    back = np.linalg.inv(matrix)
+    shown_back = np.tensordot(back, np.mgrid[:64, :64] + 0.5 - offset[:, None, None], 1)
+    within = (shown_back[0] >= 0) & (shown_back[0] < 90) & (shown_back[1] >= 0) & (shown_back[1] < 120)
+    assert np.array_equal(geometry.inside(), within)
+    half = geometry.at((45, 60))
+    np.testing.assert_allclose(half.to_network((0, 0, 60, 45)), geometry.to_network((0, 0, 120, 90)))
+    rows_10 = geometry.rows(10, 5).warp(down.astype(np.float32))
+    np.testing.assert_allclose(rows_10, warped[10:15], atol=1e-4)
+
+
+def test_what_does_not_go_with_alignment_is_refused(reference: Reference) -> None:
+    with pytest.raises(InputError, match="not aligned with tile"):
+        Preprocess((64, 64), keep_aspect=True, reference=reference)
+    lost = replace(reference, errors=(0.5, math.inf))
+    assert Reference.from_dict(json.loads(json.dumps(lost.to_dict(), allow_nan=False))).errors == lost.errors
+    damaged = reference.to_dict() | {"pixels": "AAAA"}
+    with pytest.raises(InputError, match="damaged"):
+        Reference.from_dict(damaged)
