@@ -10,8 +10,11 @@ import pytest
 from scipy import ndimage
 
 import flawscope
+from flawscope.calibration.parts import PartCalibration
 from flawscope.errors import InputError
+from flawscope.export.recalibrate import Pictures
 from flawscope.predictor import Predictor
+from flawscope.predictor.parts import Parts
 
 SIDE = 128
 
@@ -94,6 +97,39 @@ def test_pixels_outside_of_the_picture_count_nowhere(predictor: Predictor) -> No
     valid = predictor.valid_mask(found.geometry)
     assert not valid.all()
     assert found.map[~valid].max() <= found.map[valid].min()
+
+
+def test_pictures_without_the_part_calibrate_nothing(predictor: Predictor, tmp_path: Path) -> None:
+    good, empty = [part(seed)[0] for seed in range(600, 612)], part(700, empty=True)[0]
+    expected = predictor.calibrate(good)
+    found = predictor.calibrate([*good, empty])
+    assert found.calibration.score_threshold == expected.calibration.score_threshold
+    assert [one for one in found.failures if "its part was not found" in one] == found.failures
+    assert len(found.failures) == 1
+    given = Pictures(predictor.artefact, [*good, empty], [])
+    assert len([*given.read()]) == len(good)
+    assert "its part was not found" in given.failures[0]
+
+
+def test_a_part_of_which_a_view_is_not_found_is_anomalous(predictor: Predictor) -> None:
+    good, lost = predictor.predict(part(201)[0]), predictor.predict(part(200, empty=True)[0])
+    scores = np.array([[1.0, 1.0], [1e3, 1e3]] * 10)  # of good parts: all new ones look usual
+    calibration = PartCalibration(tuple(map(str, range(20))), ("a", "b"), scores, 0.05)
+    assert Parts._decided(calibration, "1", {"a": good, "b": good}).decision == "good"
+    assert Parts._decided(calibration, "1", {"a": good, "b": lost}).decision == "anomalous"
+
+
+def test_the_light_is_that_of_pictures_with_the_part() -> None:
+    good, white = [part(seed)[0] for seed in range(12)], np.full((SIDE, SIDE, 3), 255, np.uint8)
+    how = {"align": "turn", "size": "64", "device": "cpu", "check": False, "light": 0.05}
+    ranges = [
+        flawscope.fit(one, **how).manifest.preprocess.normalization  # type: ignore[arg-type]
+        for one in (good, [*good, white])
+    ]
+    # the reference has seen the white picture, and lies a little otherwise
+    assert ranges[0] is not None
+    assert ranges[1] is not None
+    assert np.allclose(ranges[0].means, ranges[1].means, atol=0.02)
 
 
 def test_good_pictures_without_the_part_are_left_out_and_named() -> None:

@@ -413,6 +413,9 @@ def test_each_view_in_python_and_in_other_light(data: Path, tmp_path: Path) -> N
         assert found_one.score == pytest.approx(same.score, rel=1e-5)
         assert found_one.p_value == same.p_value
     assert isinstance(streamed[str(tmp_path / "none.png")], InputError)
+    assert all(one.passed for one in model.self_test().values())
+    with pytest.raises(InputError, match="shows view top, and product=side was said"):
+        model.predict(path, product="side")
     with pytest.raises(InputError, match="say which it is, product=VIEW"):
         model.predict(view("block", 1, "top"))
     with pytest.raises(InputError, match="no view left: it knows side, top"):

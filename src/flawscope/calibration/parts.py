@@ -47,7 +47,9 @@ class Pattern:
     view: str | None = None
 
     def __post_init__(self) -> None:
-        for flag, pattern in (("--part", self.part), ("--view", self.view or "")):
+        for flag, pattern in (("--part", self.part), ("--view", "" if self.view is None else self.view)):
+            if not isinstance(pattern, str):  # of a damaged file
+                raise InputError(f"{flag} is no text: fit anew")
             compiled(flag, pattern)
 
     def of(self, name: str) -> View:

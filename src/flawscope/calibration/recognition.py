@@ -66,6 +66,8 @@ class Known:
 
     def joined(self, more: Known) -> Known:
         """Returns these pictures and others of the same product, which show other parts."""
+        if not len(more.good):
+            return self
         first = int(self.groups.max(initial=-1)) + 1
         return Known(
             np.concatenate([self.good, more.good]),

@@ -44,7 +44,7 @@ def fit(args: argparse.Namespace) -> int:
     from flawscope.calibration.power import described
 
     out = files.check_writable(args.out, joint_file.SUFFIX)
-    if given := [option for option in REFUSED if getattr(args, option, None)]:
+    if given := [option for option in REFUSED if getattr(args, option, None) not in (None, False, "none")]:
         options = ", ".join(f"--{option.replace('_', '-')}" for option in given)
         raise InputError(f"a joint model is fitted without {options}: leave out, or fit a model for each")
     say = common.say_for(args)

@@ -237,7 +237,7 @@ class Answer:
 
     @classmethod
     def of(cls, found: Inspection) -> Answer:
-        unknown = ("shifts", "path", "outside_light", "part_found")
+        unknown = ("shifts", "path", "outside_light")
         names = [name for name in cls.__dataclass_fields__ if name not in unknown]
         return cls(**{name: getattr(found, name) for name in names})
 

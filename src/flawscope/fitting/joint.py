@@ -125,7 +125,11 @@ def known_of(
         image = reader.load_in(index, lights[changed]) if changed else reader.load(index)
         return image if image is not None and reader.hashes[index] in learnt else None
 
-    found = _described(detector, load, _evenly(range(count), MOST), step, "recognition")
+    # of pictures that are described already only the hash is read: a few new ones may lie among many
+    found = _described(
+        detector, load, range(count) if but else _evenly(range(count), MOST), step, "recognition"
+    )
+    found = {index: found[index] for index in _evenly([*found], MOST)}
     first = {reader.hashes[index]: index for index in reversed(found)}  # of copies one
     good = [index for index in found if first[reader.hashes[index]] == index]
     lit = [count * changed + index for changed in range(1, len(lights)) for index in _evenly(good, LIT)]
@@ -139,9 +143,9 @@ def known_of(
     defective, carriers = _with_defects(detector, load, good, step) if good else ({}, [])
     width = len(next(iter(found.values()), ()))
     return Known(
-        np.array([found[number] for number in shown], np.float32).reshape(-1, width),
+        np.array([found[number] for number in shown], np.float32).reshape(len(shown), width),
         groups[[number % count for number in shown]],
-        np.array([*defective.values()], np.float32).reshape(-1, width),
+        np.array([*defective.values()], np.float32).reshape(len(defective), width),
         groups[carriers],
         np.array([number // count for number in shown if lit], np.int32),
     )

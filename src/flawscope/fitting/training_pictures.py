@@ -77,6 +77,11 @@ class Reader:
         if picture is None:
             return None
         views = self.preprocess.views(light(picture), self.names[index], self.roi)
+        if views.pose is not None and not views.pose.found:
+            raise InputError(
+                f"the part of {self.names[index]} is not found with {light.name}: fit without --align, or "
+                "with a smaller --light"
+            )
         return self.shown(views.images([0])[0])
 
     def views(self, index: int) -> Views | None:
@@ -255,9 +260,12 @@ def normalization_of(
     def measured() -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
         for source in sources:
             try:
-                image = preprocess.whole.views(decode(source)).images([0])[0]
+                views = preprocess.whole.views(decode(source))
             except (InputError, MemoryError):
                 continue  # reported when it is loaded for fitting
+            if views.pose is not None and not views.pose.found:
+                continue
+            image = views.images([0])[0]
             if (found := channel_statistics(image, roi)) is not None:
                 yield found
 

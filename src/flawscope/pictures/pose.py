@@ -104,7 +104,7 @@ class Reference:
 
     def __post_init__(self) -> None:
         arrays = all(a.shape == (SIDE, SIDE) and a.dtype == np.uint8 for a in (self.levels, self.spread))
-        right = arrays and self.kind in get_args(Kind) and 0 < self.extent <= HALF and self.period >= 0
+        right = arrays and self.kind in get_args(Kind) and 1 <= self.extent <= HALF and self.period >= 0
         if not right or not self.spread.any():
             raise InputError("the model's reference for poses is damaged: fit anew")
 

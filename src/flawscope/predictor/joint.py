@@ -39,6 +39,7 @@ from flawscope.results.prediction import SLIGHT, Prediction
 from flawscope.runtime import JointSession, check_threads, open_joint_session
 
 Run = Callable[..., Any]
+Result = Prediction | InputError
 Answer = tuple[Recognised, Seen, Any, Any]  # what a picture shows, how it was seen; its score, its map
 
 
@@ -140,6 +141,9 @@ class JointPredictor:
         found = {}
         for name, one in self.products.items():
             certificate = one.self_test()
+            if self.of_views:  # nothing is recognised
+                found[name] = certificate
+                continue
             shown, _, _ = self.session.run(unpack_images(one.artefact.tensors["samples"]))
             found[name] = replace(certificate, mistaken=sum(each.product != name for each in shown))
         return found
@@ -184,7 +188,7 @@ class JointPredictor:
         if product is not None:
             known = self.product(product).stream(pictures, batch, bgr=bgr, leave_out=leave_out)
             if self.of_views:
-                return known
+                return ((source, self._seen_from(source, result, product)) for source, result in known)
             return ((source, _shows(result, product)) for source, result in known)
         # all products see pictures alike, up to their light
         load = partial(self._load if self.of_views else self._first.load, bgr=bgr, leave_out=leave_out)
@@ -242,6 +246,15 @@ class JointPredictor:
         if view not in self.products:
             raise unknown_view(name, view, self.products)
         return view
+
+    def _seen_from(self, source: Source, result: Result, view: str) -> Result:
+        """The result, or an error where the picture's name tells another view than was said."""
+        try:
+            told = self._view(source) if isinstance(source, str | os.PathLike) else view
+        except InputError:  # the name tells none
+            return result
+        said = f"{source!s:.200} shows view {told}, and product={view} was said: leave it out"
+        return result if told == view else InputError(said)
 
     def _load(self, source: Source, **how: Any) -> tuple[Source, Loaded]:
         try:

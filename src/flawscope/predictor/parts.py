@@ -128,6 +128,8 @@ class Parts:
     def _decided(calibration: PartCalibration, part: str, views: Mapping[str, Prediction]) -> PartPrediction:
         found = calibration.decide({view: one.score for view, one in views.items()})
         missing = tuple(view for view in calibration.views if view not in views)
+        if any(one.part_found is False for one in views.values()):  # nothing says that such a view is good
+            found = found._replace(is_anomalous=True)
         return PartPrediction(part, *found, dict(views), missing)
 
     def promise(self) -> str:

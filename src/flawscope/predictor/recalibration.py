@@ -48,6 +48,11 @@ def calibrated(predictor: Predictor, good: Sequence[Source], step: Step) -> Pred
         if isinstance(result, InputError):
             failures.append(str(result))
             continue
+        if result.part_found is False:
+            failures.append(
+                f"cannot calibrate on {result.path or 'a picture'}: its part was not found; remove it"
+            )
+            continue
         counts = result.map[predictor.valid_mask(result.geometry)]
         values.append((result.score, float(result.map.max()), float(np.median(counts))))
         used.append(source)
@@ -117,4 +122,6 @@ def _read(judged: Judged) -> tuple[float, float]:
     result = judged[1]
     if isinstance(result, Exception):
         raise result
+    if result.part_found is False:
+        raise InputError("the part of a good picture is not found in other light: fit without --align")
     return result.score, float(result.map.max())

@@ -104,6 +104,7 @@ def taken(
         request_hash=None if picture.request is None else picture.request.hash,
         shows=place.name and (place.name if result.product else NONE),
         product_p_value=result.product_p_value,
+        part_found=result.part_found,
         address=picture.product_id,
         parts=parts,
     )

@@ -63,6 +63,7 @@ class Taken:
     triggers: int | None = None
     shows: str | None = None
     product_p_value: float | None = None
+    part_found: bool | None = None
     address: int | None = None
     view: str | None = None
     parts: Parts | None = field(default=None, repr=False, compare=False)
@@ -209,9 +210,9 @@ def close(connection: Connection, number: int, judge: Parts | None, reason: str)
     if row is None:
         return
     here = inspections.c.part_id == number
-    columns = inspections.c.view, inspections.c.score, inspections.c.shows
+    columns = (inspections.c[name] for name in ("view", "score", "shows", "part_found"))
     seen = connection.execute(select(*columns).where(here).order_by(inspections.c.id)).all()
-    scores, foreign = {one.view: one.score for one in seen}, any(one.shows == NO_PRODUCT for one in seen)
+    scores, foreign = {one.view: one.score for one in seen}, any(map(_is_foreign, seen))
     values: dict[str, Any] = {"decision": INCOMPLETE, "decided_at": now(), "reason": reason}
     with suppress(InputError):  # else no good part with these views is known: nothing can be said of it
         if judge is not None:
@@ -225,6 +226,11 @@ def close(connection: Connection, number: int, judge: Parts | None, reason: str)
     if values["decision"] == ANOMALOUS:
         alone = here, inspections.c.view == values["worst"], inspections.c.review == NONE
         connection.execute(update(inspections).where(*alone).values(review=WAITING))
+
+
+def _is_foreign(row: Row[Any]) -> bool:
+    """Whether a view shows no product or no part, so that nothing says that it is good."""
+    return row.shows == NO_PRODUCT or row.part_found is False
 
 
 def is_worst(connection: Connection, row: Row[Any]) -> bool:

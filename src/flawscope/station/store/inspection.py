@@ -33,6 +33,7 @@ EXAMPLE: dict[str, Any] = {
     "triggers": None,
     "shows": None,
     "product_p_value": None,
+    "part_found": None,
     "picture": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
     "width": 640,
     "height": 480,
@@ -95,6 +96,9 @@ class Inspection(BaseModel):
     )
     product_p_value: float | None = Field(
         None, description="how often a good part of the product looks as different; null where it was said"
+    )
+    part_found: bool | None = Field(
+        None, description="false: the picture shows no part; null: the model aligns no parts"
     )
     near: bool = Field(description="good, but near the threshold")
     has_mask: bool = Field(description="a person drew where the defect is")

@@ -126,7 +126,7 @@ def _sessions(connection: Connection) -> None:
 def _recognised(connection: Connection) -> None:
     """Add the entries of products, and what the pictures of inspections were recognised as."""
     _add(connection, products, "entry_id")
-    _add(connection, inspections, "shows", "product_p_value")
+    _add(connection, inspections, "shows", "product_p_value", "part_found")
 
 
 def _views(connection: Connection) -> None:

@@ -160,6 +160,7 @@ inspections = Table(
     Column("triggers", Integer),  # number of triggers that the frame answers
     Column("shows", String(64)),  # recognised product, or "none of these"; NULL: it was said
     Column("product_p_value", Double),  # NULL: it was said
+    Column("part_found", Boolean),  # NULL: the model aligns no parts
     Column("view", Name),
     Column("part_id", Key, ForeignKey("parts.id")),  # round; NULL: judged alone
     _picture_of("inspections"),
