@@ -30,6 +30,7 @@ from flawscope.calibration.parts import PartCalibration, Pattern
 from flawscope.errors import InputError
 from flawscope.predictor.parts import Parts
 from flawscope.station.client import Client, RefusedError
+from flawscope.station.inspecting.parts import Rounds
 from flawscope.station.inspecting.picture import Picture, seen
 from flawscope.station.settings.sinks import MqttSettings, SinkSettings
 from flawscope.station.settings.sources import CameraOf, FolderOf, read_source
@@ -470,6 +471,46 @@ def test_records_of_a_part_go_together(database: Any, tmp_path: Path) -> None:
         left = [row.part for row in connection.execute(select(parts).order_by(parts.c.id))]
         assert len(connection.execute(select(inspections.c.id)).all()) == 1, "the newest stays"
     assert left == ["2", "9"], "the last that was decided, whose number would be given again, and the newest"
+
+
+def test_a_view_of_an_open_part_is_not_forgotten(database: Any, tmp_path: Path) -> None:
+    product, version = add_version(database)
+    store, files = Store(database), Files(tmp_path)
+    judge = judging(np.column_stack([np.linspace(0, 1, 19)] * 2))
+    digests = [files.keep(PICTURES, name.encode(), ".png") for name in "abc"]
+    how = {"part": "1", "parts": judge}
+    store.record([taken(product, version, view="a", score=99.0, anomalous=True, picture=digests[0], **how)])
+    store.record([taken(product, version, picture=digests[2])])
+    Retention(database, files, Keep("1 hour", "1 hour", records="1 hour"), aged(database)).run()
+    store.record([taken(product, version, view="b", score=0.2, picture=digests[1], **how)])
+    with database.reading() as connection:
+        assert connection.execute(select(parts.c.decision)).scalars().all() == ["anomalous"]
+
+
+def test_a_part_that_cannot_be_decided_on_keeps_no_other_waiting(database: Any) -> None:
+    own = [add_version(database, name, digest * 64) for name, digest in (("one", "1"), ("two", "2"))]
+    judge, store, told = judging(np.ones((19, 2))), Store(database), []
+
+    class Known:
+        def of(self, product: int, version: int) -> Parts:
+            if product == own[0][0]:
+                raise MemoryError
+            return judge
+
+    seconds = {own[0][0]: 0.1, own[1][0]: 1e12}
+    rounds = Rounds(database, Known(), seconds, lambda *found: told.append(found))  # type: ignore[arg-type]
+    rounds.start()
+    try:
+        for product, version in own:
+            store.record([taken(product, version, part="1", view="a", picture="a" * 64, parts=judge)])
+        rounds.wake()
+        time.sleep(0.5)  # the first fails meanwhile, and the other's deadline is far away
+        store.record([taken(*own[1], part="1", view="b", picture="b" * 64, parts=judge)])
+        rounds.wake()
+        until(lambda: bool(told))
+    finally:
+        rounds.stop()
+    assert [product for product, _ in told] == [own[1][0]]
 
 
 def test_the_deadline_is_a_time(settings: Settings) -> None:

@@ -218,7 +218,6 @@ class Station:
             **self.flow(name),
             "folder": self.addresses.given[self.addresses.given_as(name)].folder,
             "found_at": None if self.addresses.given_as(name) == name else self.addresses.given_as(name),
-            "views": self.inspector.parts.views(number),
             "sinks": self.sinks.facts(name) if self.sinks is not None else [],
         }
 
@@ -230,6 +229,7 @@ class Station:
         return {
             "backlog": sum(map(self.inspector.backlog, waiting)),
             "rate": round(self.inspector.rate(number), 2),
+            "views": self.inspector.parts.views(number),
             "problem": problems[0].text if problems else None,
             "problems": [one.kind for one in problems if one.acknowledged_by is None],
             "sources": [source.state.to_dict() for source in self.sources[entry]],

@@ -26,6 +26,7 @@ from flawscope.station.store.parts import decided, last_numbers, open_rounds
 
 KNOWN = 32  # versions whose calibration is in memory
 AGAIN = 1.0  # seconds until another try where the store is away
+LONGEST = 3600.0  # seconds of a pause
 
 
 class KnownParts:
@@ -96,7 +97,8 @@ class Rounds(Background):
 
     def follow_also(self, product_id: int, seconds: float) -> None:
         """Decide on the parts of a further product, too."""
-        self._told.setdefault(product_id, 0)
+        last = last_numbers(self.database, [product_id]).get(product_id, 0)
+        self._told = {product_id: last, **self._told}
         self.deadlines = {**self.deadlines, product_id: seconds}
 
     def start(self) -> None:
@@ -104,8 +106,8 @@ class Rounds(Background):
         super().start()
 
     def _work(self) -> None:
-        pause: float | None = 0.0
-        while not self._wait(pause):
+        pause: float | None = AGAIN / 10
+        while not self._wait(None if pause is None else min(pause, LONGEST)):
             try:
                 pause = self._round()
             except Exception:  # a store that is away is reported by the check of the station
@@ -113,15 +115,20 @@ class Rounds(Background):
 
     def _round(self) -> float | None:
         """Close what is due, tell of decisions; return the seconds until the next is due, None: none is."""
-        now, due = time.monotonic(), dict[int, float]()
+        now, due, failed = time.monotonic(), dict[int, float](), False
         for row in open_rounds(self.database, self.deadlines):
             due[row.id] = self._due.get(row.id, now + self.deadlines[row.product_id])
             if due[row.id] <= now:
-                self._close(row.id, row.product_id, row.version_id)
+                try:
+                    self._close(row.id, row.product_id, row.version_id)
+                except Exception:  # tried again; other products' parts do not wait for it
+                    failed = True
         self._due = due
         for product_id, number, part in decided(self.database, self._told):
             self._told[product_id] = number
             self.tell(product_id, part)
+        if failed:
+            return AGAIN
         next_due = min((one for one in due.values() if one > now), default=None)
         return None if next_due is None else max(0.0, next_due - time.monotonic())
 

@@ -331,7 +331,7 @@ class Inspector:
                 place = judging.place(result)
                 parts = self.parts.of(place.product_id, place.number, place.predictor.manifest)
                 record = taken(job.picture, job.suffix, job.at, place, result, self.near, parts)
-            except InputError as error:  # another version judges than when the picture came
+            except Exception as error:  # another version judges than when the picture came, or it is damaged
                 job.answer.set_exception(light(error))
                 continue
             self.recorder.add(Judged(record, result, job.kept, job.answer))

@@ -142,8 +142,10 @@ def add_product(connection: Connection, station: str, name: str, entry_id: int |
     """Add a product as `Store.add_product` does, in a transaction."""
     own = {"station_id": station_id(connection, station), "name": name}
     new = upsert(connection.dialect.name, products).values(**own, created_at=now(), entry_id=entry_id)
-    again = new.on_conflict_do_update(index_elements=[*own], set_={"entry_id": entry_id})
-    return int(connection.execute(again.returning(products.c.id)).scalar_one())
+    other = products.c.entry_id.is_distinct_from(entry_id)  # else nothing is locked
+    again = new.on_conflict_do_update(index_elements=[*own], set_={"entry_id": entry_id}, where=other)
+    connection.execute(again)
+    return int(connection.execute(select(products.c.id).filter_by(**own)).scalar_one())
 
 
 def is_of(address: int) -> ColumnElement[bool]:
@@ -212,15 +214,18 @@ def close(connection: Connection, number: int, judge: Parts | None, reason: str)
     here = inspections.c.part_id == number
     columns = (inspections.c[name] for name in ("view", "score", "shows", "part_found"))
     seen = connection.execute(select(*columns).where(here).order_by(inspections.c.id)).all()
+    missing: list[str] = json.loads(row.missing)
     scores, foreign = {one.view: one.score for one in seen}, any(map(_is_foreign, seen))
     values: dict[str, Any] = {"decision": INCOMPLETE, "decided_at": now(), "reason": reason}
     with suppress(InputError):  # else no good part with these views is known: nothing can be said of it
         if judge is not None:
             found = judge.calibration.decide(scores)
             found = found._replace(is_anomalous=found.is_anomalous or foreign)
-            part = PartPrediction(row.part, *found, {}, tuple(json.loads(row.missing)))
+            missing = [view for view in judge.calibration.views if view not in scores]  # one may be removed
+            part = PartPrediction(row.part, *found, {}, tuple(missing))
             values |= {name: getattr(part, name) for name in ("decision", "score", "p_value", "worst")}
     last = select(func.max(parts.c.number)).where(parts.c.product_id == row.product_id)
+    values["missing"] = json.dumps(missing)
     values["number"] = 1 + (connection.scalar(last) or 0)
     connection.execute(update(parts).where(parts.c.id == number).values(values))
     if values["decision"] == ANOMALOUS:

@@ -23,7 +23,7 @@ from flawscope.predictor.joint import load
 from flawscope.runtime import EXPORTED
 from flawscope.station.store.database import Database, now, upsert
 from flawscope.station.store.files import MODELS, Files
-from flawscope.station.store.insert import add_product
+from flawscope.station.store.insert import add_product, lock
 from flawscope.station.store.open_models import Judging, Model, Models, Place
 from flawscope.station.store.records import REMOVED, add_event, iso, row_of
 from flawscope.station.store.schema import candidates, events, inspections, learnt_pixels, products, versions
@@ -101,6 +101,7 @@ class Versions:
         manifests = read_manifests(path)
         digest = digest_of(path)
         with self._kept(path, digest) as file, self.database.writing() as connection:
+            self._lock_all(connection, [entry_id])
             added = _Added(digest, file, origin, who)
             self._insert(connection, entry_id, added, {"products": [*names.values()]})
             for name, manifest in manifests.items():
@@ -110,6 +111,11 @@ class Versions:
         found = self.by_hash(entry_id, digest)
         assert found is not None, "it was just written"
         return found
+
+    def _lock_all(self, connection: Connection, ids: Sequence[int]) -> None:
+        """Lock products, and those of entries among them, in the order in which `record` does."""
+        own = or_(products.c.id.in_(ids), products.c.entry_id.in_(ids))
+        lock(connection, connection.execute(select(products.c.id).where(own)).scalars().all())
 
     @contextmanager
     def _kept(self, path: Path, digest: str) -> Iterator[str]:
@@ -206,6 +212,7 @@ class Versions:
         made = self._opened(rows)
         with self._switching:
             with self.database.writing() as connection:
+                self._lock_all(connection, [*made])
                 # `number` itself: an earlier call wrote it, and its answer was lost
                 if instead_of is not None and _active(connection, product_id) not in (instead_of, number):
                     return False

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import Query
 
+from flawscope.errors import InputError
 from flawscope.station.store.parts import part_of, search_parts
 from flawscope.station.store.records import holdable
 from flawscope.station.store.search import MOST
@@ -26,6 +27,8 @@ def find(
 ) -> Any:
     """List parts that are seen in several views, the newest first. `open`: not decided yet."""
     here = station.database, station.product_id(name)
+    if "\0" in part:
+        raise InputError("part holds a character that no number has")
     found, more = search_parts(*here, part=part, decision=decision, cursor=cursor, limit=limit)
     return {"parts": found, "next": more}
 

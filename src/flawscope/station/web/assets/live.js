@@ -234,7 +234,9 @@
     });
     source.addEventListener("state", (event) => {
       back();
-      state(JSON.parse(event.data));
+      const now = JSON.parse(event.data);
+      if (now.views && String(now.views) !== String(views)) location.reload(); // another kind of model judges
+      state(now);
     });
     source.addEventListener("error", () => {
       source.close();
