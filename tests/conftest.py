@@ -188,6 +188,17 @@ def onnx_path(exported: Callable[[str], Path]) -> Path:
 
 
 @pytest.fixture(scope="session")
+def two_products(shared: Shared) -> Path:
+    """A data set of two products, fabric and plate, drawn. Read only."""
+
+    def fill(root: Path) -> None:
+        for name in ("fabric", "plate"):
+            draw_dataset(root, category=name, train=12, good=4, bad_per_kind=1, size=96, seed=1)
+
+    return shared("two-products", fill)
+
+
+@pytest.fixture(scope="session")
 def small_backbone(shared: Shared) -> dict[str, str]:
     """Settings for timm's smallest EfficientNet with drawn weights: a graph of half the steps is traced in
     less time."""

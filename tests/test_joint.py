@@ -20,7 +20,7 @@ from flawscope.errors import InputError
 from flawscope.fitting import joint
 from flawscope.fitting.fitting import fit
 from flawscope.results.prediction import NONE, Prediction
-from flawscope.synthesis.demo.dataset import draw_dataset, draw_picture
+from flawscope.synthesis.demo.dataset import draw_picture
 
 Shared = Callable[[str, Callable[[Path], Any]], Path]
 PRODUCTS = ("fabric", "plate")
@@ -28,35 +28,24 @@ SIZE = 64
 
 
 @pytest.fixture(scope="module")
-def line(shared: Shared) -> Path:
-    """A data set of two products, drawn. Read only."""
-
-    def fill(root: Path) -> None:
-        for name in PRODUCTS:
-            draw_dataset(root, category=name, train=12, good=4, bad_per_kind=1, size=96, seed=1)
-
-    return shared("line", fill)
-
-
-@pytest.fixture(scope="module")
-def singles(line: Path, shared: Shared) -> Path:
+def singles(two_products: Path, shared: Shared) -> Path:
     """A folder with the model of each product alone. Read only."""
 
     def fill(folder: Path) -> None:
         for name in PRODUCTS:
-            model = fit(line, category=name, size=SIZE, cap=400, device="cpu", check=False)
+            model = fit(two_products, category=name, size=SIZE, cap=400, device="cpu", check=False)
             model.save(folder / f"{name}.safetensors")
 
     return shared("line-singles", fill)
 
 
 @pytest.fixture(scope="module")
-def joint_path(line: Path, singles: Path, shared: Shared) -> Path:
+def joint_path(two_products: Path, singles: Path, shared: Shared) -> Path:
     """The joint model of both. Read only."""
 
     def fill(folder: Path) -> None:
         models = {name: singles / f"{name}.safetensors" for name in PRODUCTS}
-        made = joint.join(models, {name: line / name for name in PRODUCTS}, device="cpu")
+        made = joint.join(models, {name: two_products / name for name in PRODUCTS}, device="cpu")
         made.save(folder / "line.safetensors")
 
     return shared("line-joint", fill) / "line.safetensors"
@@ -82,12 +71,12 @@ def test_the_backbone_is_stored_once(joint_path: Path, singles: Path) -> None:
     assert joint_path.stat().st_size < apart - 0.9 * backbone
 
 
-def test_pictures_find_their_product(joint_path: Path, singles: Path, line: Path) -> None:
+def test_pictures_find_their_product(joint_path: Path, singles: Path, two_products: Path) -> None:
     model = flawscope.load(joint_path, device="cpu")
     assert isinstance(model, flawscope.JointPredictor)
     for name in PRODUCTS:
         alone = flawscope.load(singles / f"{name}.safetensors", device="cpu")
-        paths = [str(path) for path in sorted((line / name / "test").rglob("*.png"))]
+        paths = [str(path) for path in sorted((two_products / name / "test").rglob("*.png"))]
         for (_, found), (_, same) in zip(model.stream(paths), alone.stream(paths), strict=True):
             assert isinstance(found, Prediction)
             assert isinstance(same, Prediction)
@@ -115,9 +104,11 @@ def test_another_picture_shows_none_of_them_and_is_anomalous(joint_path: Path) -
         model.predict(noise, product="bottle")
 
 
-def test_one_picture_that_cannot_be_read_stops_no_other(joint_path: Path, line: Path, tmp_path: Path) -> None:
+def test_one_picture_that_cannot_be_read_stops_no_other(
+    joint_path: Path, two_products: Path, tmp_path: Path
+) -> None:
     model = flawscope.load(joint_path, device="cpu")
-    good = str(line / "plate/test/good/000.png")
+    good = str(two_products / "plate/test/good/000.png")
     (tmp_path / "no.png").write_text("no picture")
     results = [result for _, result in model.stream([good, str(tmp_path / "no.png"), good])]
     assert [isinstance(result, InputError) for result in results] == [False, True, False]
@@ -132,15 +123,15 @@ def test_a_joint_model_is_refused_where_one_product_is_wanted(joint_path: Path, 
     assert not joint_file.is_joint(singles / "plate.safetensors")
 
 
-def test_models_that_see_pictures_differently_are_not_joined(line: Path, singles: Path) -> None:
-    other = fit(line / "plate", size=96, cap=200, device="cpu", check=False)
+def test_models_that_see_pictures_differently_are_not_joined(two_products: Path, singles: Path) -> None:
+    other = fit(two_products / "plate", size=96, cap=200, device="cpu", check=False)
     models = {"fabric": singles / "fabric.safetensors", "plate": other}
     with pytest.raises(InputError, match="fabric and plate cannot share a model: their settings of size"):
-        joint.join(models, {name: line / name for name in PRODUCTS}, device="cpu")
+        joint.join(models, {name: two_products / name for name in PRODUCTS}, device="cpu")
 
 
-def test_a_product_of_three_pictures_is_refused(line: Path) -> None:
-    few = sorted((line / "plate/train/good").iterdir())[:3]
+def test_a_product_of_three_pictures_is_refused(two_products: Path) -> None:
+    few = sorted((two_products / "plate/train/good").iterdir())[:3]
     model = fit(few, size=SIZE, cap=200, device="cpu", check=False)
     with pytest.raises(InputError, match="plate can be recognised only by 4 good pictures or more"):
         joint.join({"plate": model}, {"plate": few}, device="cpu")
@@ -177,7 +168,7 @@ def test_a_damaged_file_is_one_clear_line(joint_path: Path, tmp_path: Path, dama
 
 
 def test_a_file_from_before_there_were_lights_still_opens(
-    joint_path: Path, line: Path, tmp_path: Path
+    joint_path: Path, two_products: Path, tmp_path: Path
 ) -> None:
     with joint_path.open("rb") as file:
         header = model_file.read_header(file, joint_path, model_file.JOINT_FORMAT)
@@ -186,16 +177,16 @@ def test_a_file_from_before_there_were_lights_still_opens(
     assert len(old) == len(tensors) - len(PRODUCTS)
     model_file.write_contents(header.document, header.run, old, tmp_path / "old.safetensors")
     before, now = (flawscope.load(path, device="cpu") for path in (tmp_path / "old.safetensors", joint_path))
-    picture = line / "plate/test/good/000.png"
+    picture = two_products / "plate/test/good/000.png"
     assert before.predict(picture).to_dict() == now.predict(picture).to_dict()
 
 
-def test_descriptors_of_another_network_are_one_clear_line(joint_path: Path, line: Path) -> None:
+def test_descriptors_of_another_network_are_one_clear_line(joint_path: Path, two_products: Path) -> None:
     artefact = joint_file.read(joint_path)
     others = {name: known(unit([1, 0], [1, 0.1], [1, 0.2], [1, 0.3])) for name in PRODUCTS}
     model = joint.joined(artefact.products, others, "cpu")
     with pytest.raises(InputError, match="do not fit its network"):
-        model.predict(line / "plate/test/good/000.png")
+        model.predict(two_products / "plate/test/good/000.png")
 
 
 def test_another_rate_holds_for_every_product(joint_path: Path) -> None:
@@ -245,11 +236,11 @@ def test_defective_parts_widen_the_limit() -> None:
 
 
 def test_a_product_is_added_and_extended_without_touching_the_others(
-    joint_path: Path, line: Path, singles: Path
+    joint_path: Path, two_products: Path, singles: Path
 ) -> None:
     both = joint_file.read(joint_path)
     first = joint_file.JointArtefact(*({"fabric": d["fabric"]} for d in (both.products, both.known)))
-    described = joint.known_of(both.product("plate"), line / "plate", device="cpu")
+    described = joint.known_of(both.product("plate"), two_products / "plate", device="cpu")
     products = {**first.products, "plate": both.product("plate")}
     added = joint.joined(products, {**first.known, "plate": described}, "cpu").artefact
     assert [*added.products] == ["fabric", "plate"]

@@ -27,7 +27,6 @@ from flawscope.export.joint_export import export_joint  # noqa: E402
 from flawscope.fitting import joint  # noqa: E402
 from flawscope.fitting.fitting import fit  # noqa: E402
 from flawscope.runtime import ENGINES  # noqa: E402
-from flawscope.synthesis.demo.dataset import draw_dataset  # noqa: E402
 
 Shared = Callable[[str, Callable[[Path], Any]], Path]
 PRODUCTS = ("fabric", "plate")
@@ -35,24 +34,13 @@ SIZE = 64
 
 
 @pytest.fixture(scope="module")
-def data(shared: Shared) -> Path:
-    """A data set of two products, drawn. Read only."""
-
-    def fill(root: Path) -> None:
-        for name in PRODUCTS:
-            draw_dataset(root, category=name, train=12, good=4, bad_per_kind=1, size=96, seed=1)
-
-    return shared("joint-export-data", fill)
-
-
-@pytest.fixture(scope="module")
-def exported(data: Path, small_backbone: dict[str, str], shared: Shared) -> Path:
+def exported(two_products: Path, small_backbone: dict[str, str], shared: Shared) -> Path:
     """A folder with a joint model and its export; pictures are padded. Read only."""
 
     def fill(folder: Path) -> None:
         settings = {**small_backbone, "size": SIZE, "cap": 200, "keep_aspect": True, "check": False}
-        models = {name: fit(data, category=name, device="cpu", **settings) for name in PRODUCTS}
-        made = joint.join(models, {name: data / name for name in PRODUCTS}, device="cpu")
+        models = {name: fit(two_products, category=name, device="cpu", **settings) for name in PRODUCTS}
+        made = joint.join(models, {name: two_products / name for name in PRODUCTS}, device="cpu")
         made.save(folder / "line.safetensors")
         export_joint(folder / "line.safetensors", folder / "exported.safetensors")
 
@@ -76,11 +64,11 @@ def changed(artefact: JointArtefact, change: Callable[[Any], Any]) -> JointArtef
 
 
 def test_it_answers_as_the_trained_one_and_knows_its_certificates(
-    exported: Path, data: Path, engine: str
+    exported: Path, two_products: Path, engine: str
 ) -> None:
     trained, model = opened(exported / "line.safetensors"), opened(exported / "exported.safetensors", engine)
     assert model.session.runtime == engine
-    paths = [str(path) for path in sorted(data.rglob("test/*/*.png"))]
+    paths = [str(path) for path in sorted(two_products.rglob("test/*/*.png"))]
     narrow = np.random.default_rng(0).integers(0, 256, (96, 40, 3)).astype(np.uint8)
     for one, other in zip(model.predict([*paths, narrow]), trained.predict([*paths, narrow]), strict=True):
         assert (one.product, one.product_p_value) == (other.product, other.product_p_value)
@@ -158,10 +146,10 @@ def test_a_damaged_network_is_refused(exported: Path, tmp_path: Path, engine: st
 # ------------------------------------------------------------------------------------------ less precisely
 
 
-def test_pictures_find_their_product(exported: Path, data: Path, tmp_path: Path) -> None:
+def test_pictures_find_their_product(exported: Path, two_products: Path, tmp_path: Path) -> None:
     """Those of a data root by its folders, others by what they show."""
     artefact = joint_file.read(exported / "line.safetensors")
-    args = argparse.Namespace(model=str(exported / "line.safetensors"), pictures=str(data))
+    args = argparse.Namespace(model=str(exported / "line.safetensors"), pictures=str(two_products))
     in_folders = models._good_pictures(args, artefact)
     assert {name: len(found) for name, found in in_folders.items()} == dict.fromkeys(PRODUCTS, 12)
     for name, found in in_folders.items():
@@ -176,9 +164,9 @@ def test_pictures_find_their_product(exported: Path, data: Path, tmp_path: Path)
 
 
 def test_each_product_needs_pictures_for_another_precision(
-    exported: Path, data: Path, tmp_path: Path
+    exported: Path, two_products: Path, tmp_path: Path
 ) -> None:
-    some = {"fabric": [str(path) for path in sorted((data / "fabric/train/good").iterdir())]}
+    some = {"fabric": [str(path) for path in sorted((two_products / "fabric/train/good").iterdir())]}
     with pytest.raises(InputError, match="plate: int8 is calibrated anew: give good pictures"):
         export_joint(
             exported / "line.safetensors", tmp_path / "m.safetensors", precision="int8", pictures=some
@@ -200,7 +188,7 @@ def without_bf16() -> Iterator[None]:
 @pytest.mark.usefixtures("without_bf16")
 def test_another_precision_is_calibrated_and_recognised_anew(
     exported: Path,
-    data: Path,
+    two_products: Path,
     tmp_path: Path,
     precision: str,
     capsys: pytest.CaptureFixture[str],
@@ -210,14 +198,14 @@ def test_another_precision_is_calibrated_and_recognised_anew(
     engines = ["onnxruntime" if precision == "int8" else "openvino"]
     monkeypatch.setattr(joint_export, "engines_for", lambda precision: engines)
     line, out = exported / "line.safetensors", tmp_path / "reduced.safetensors"
-    given = ["--precision", precision, "--pictures", str(data)]
+    given = ["--precision", precision, "--pictures", str(two_products)]
     assert main(["export", str(line), "--out", str(out), *given]) == 0
     told = capsys.readouterr().out
     for name in PRODUCTS:
         assert sum(f"{name}: 12 pictures" in row and precision in row for row in told.splitlines()) == len(
             engines
         )
-    trained, paths = opened(line), [str(path) for path in sorted(data.rglob("test/*/*.png"))]
+    trained, paths = opened(line), [str(path) for path in sorted(two_products.rglob("test/*/*.png"))]
     expected = trained.predict(paths)
     for engine in engines:
         model = opened(out, engine)
@@ -236,7 +224,7 @@ def test_another_precision_is_calibrated_and_recognised_anew(
         assert all(found.passed for found in model.self_test().values())
     if precision == "bf16":  # here the network is the same, and so is what it is cut into
         assert opened(out).session.runtime == "openvino"
-    assert main(["evaluate", str(out), "--data", str(data), "--engine", engines[0]]) == 0
+    assert main(["evaluate", str(out), "--data", str(two_products), "--engine", engines[0]]) == 0
     assert main(["info", str(out), "--self-test", "--engine", engines[0]]) == 0
 
 

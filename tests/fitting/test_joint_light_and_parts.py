@@ -326,7 +326,8 @@ def test_views_are_recognised_together(line: flawscope.JointPredictor, tmp_path:
     wrong = line.predict(tmp_path / "p09_top.png", product="rings")
     limits = line.artefact.known
     close = min(limits["block"].limit, limits["rings"].limit) / 2
-    mistaken = replace(wrong, product="rings", product_p_value=0.5, product_distances=(close + 1e-3, close))
+    nearer = {"product_distances": (close + 1e-3, close), "nearest": "rings"}
+    mistaken = replace(wrong, product="rings", product_p_value=0.5, **nearer)
     assert near < far - 1e-3
     assert parts.add(found[0]) is None
     part = parts.add(mistaken)

@@ -138,7 +138,7 @@ class Pictures:
                 views = self.artefact.manifest.preprocess.views(
                     picture, name, self.artefact.tensors.get("roi")
                 )
-                if views.pose is not None and not views.pose.found:
+                if not views.shows_part:
                     raise InputError(f"cannot use {name}: its part was not found; remove it")
             except (InputError, MemoryError) as error:
                 if failures is not None:

@@ -77,7 +77,7 @@ class Reader:
         if picture is None:
             return None
         views = self.preprocess.views(light(picture), self.names[index], self.roi)
-        if views.pose is not None and not views.pose.found:
+        if not views.shows_part:
             raise InputError(
                 f"the part of {self.names[index]} is not found with {light.name}: fit without --align, or "
                 "with a smaller --light"
@@ -90,7 +90,7 @@ class Reader:
             picture = decode(self.sources[index], name=self.names[index])
             digest = pixel_hash(picture)
             views = self.preprocess.views(picture, self.names[index], self.roi)
-            if views.pose is not None and not views.pose.found:
+            if not views.shows_part:
                 raise InputError(f"cannot learn from {self.names[index]}: its part was not found; remove it")
         except (InputError, MemoryError) as error:
             with self._lock:
@@ -263,7 +263,7 @@ def normalization_of(
                 views = preprocess.whole.views(decode(source))
             except (InputError, MemoryError):
                 continue  # reported when it is loaded for fitting
-            if views.pose is not None and not views.pose.found:
+            if not views.shows_part:
                 continue
             image = views.images([0])[0]
             if (found := channel_statistics(image, roi)) is not None:

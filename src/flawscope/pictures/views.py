@@ -259,6 +259,11 @@ class Views:
         self.pose = pose
         self.region: Region | None = None
 
+    @property
+    def shows_part(self) -> bool:
+        """Whether the part was found, where pictures are aligned; else nothing is known against it."""
+        return self.pose is None or self.pose.found
+
     def within(self, mask: Mask | None) -> Views:
         """Returns the views with a region of interest [H, W], as the whole view shows it: pixels outside are
         marked as padding is, and `numbers` leaves out tiles without a pixel inside."""

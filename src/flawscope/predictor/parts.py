@@ -177,9 +177,9 @@ class JointParts(Parts):
     def decide(
         self, part: str, views: Mapping[str, Prediction], pictures: Mapping[str, Source] | None = None
     ) -> PartPrediction:
-        shown, own, names = self._shown(views), dict[str, Prediction](), [*self.calibrations]
+        shown, own = self._shown(views), dict[str, Prediction]()
         for view, one in views.items():
-            if one.product_distances and names[int(np.argmin(one.product_distances))] != shown.nearest:
+            if one.nearest not in (None, shown.nearest):  # None: the product was said
                 try:
                     one = self._judge((pictures or {}).get(view, one.path or ""), shown.nearest)
                 except InputError:  # it cannot be read any more

@@ -106,7 +106,7 @@ class Rounds(Background):
         super().start()
 
     def _work(self) -> None:
-        pause: float | None = AGAIN / 10
+        pause: float | None = 0.0
         while not self._wait(None if pause is None else min(pause, LONGEST)):
             try:
                 pause = self._round()
