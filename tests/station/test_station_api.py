@@ -470,7 +470,9 @@ def test_what_happens_is_seen_live(api: httpx.Client, parts: list[bytes]) -> Non
         events = events_of(stream)
         kind, state = next(events)
         assert kind == "state"
-        assert set(state) == {"rate", "backlog", "waiting", "problem", "problems", "sources"}
+        assert set(state) == {
+            "rate", "backlog", "waiting", "problem", "problems", "sources", "views"
+        }  # fmt: skip
         sent = [send(api, part, f"{k}.png").json() for k, part in enumerate(parts[:3])]
         seen = []
         while len(seen) < 3:

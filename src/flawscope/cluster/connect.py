@@ -26,6 +26,7 @@ SETTINGS = {
 ON_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # 0, on every system: Ray listens on 127.0.0.1 alone
 PATIENCE = 10.0  # seconds for somebody to answer at an address
 TRIES = 5  # for a client of ray:// the head forks a process, which gRPC now and then ends at once
+ENDED_AT_ONCE = "Starting Ray client server failed", "psutil.ZombieProcess", "psutil.NoSuchProcess"
 REPEAT = "the same call goes on where this one stopped"
 
 
@@ -90,7 +91,7 @@ def _join(where: str) -> None:
             break
         except (OSError, OverflowError, ValueError, RuntimeError) as error:
             ray.shutdown()
-            if not left or "Starting Ray client server failed" not in str(error):
+            if not left or not any(sign in str(error) for sign in ENDED_AT_ONCE):
                 raise InputError(_refused(where, error)) from None
     # Ray prints on stdout that it begins tasks of lost nodes again, and has no setting for it
     worker: Any = importlib.import_module("ray._private.worker")
