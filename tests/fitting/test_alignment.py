@@ -139,10 +139,34 @@ def test_good_pictures_without_the_part_are_left_out_and_named() -> None:
     assert len(found.failures) == 1
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("turned", [True, False])
+def test_auto_aligns_only_parts_that_lie_anyhow(turned: bool) -> None:
+    flat = np.random.default_rng(0).normal(90, 8, (16, SIDE, SIDE, 1)).clip(0, 255).astype(np.uint8)
+    good = [part(seed)[0] for seed in range(16)] if turned else [*flat.repeat(3, 3)]
+    found = flawscope.fit(good, align="auto", size="64", device="cpu", check=False)
+    line = found.manifest.facts["summary"][-1]
+    reference = found.manifest.preprocess.reference
+    assert line.startswith(f"align auto: {'turn' if turned else 'none'}")
+    assert (reference is not None and reference.kind == "turn") == turned
+    few = flawscope.fit(good[:4], align="auto", size="64", device="cpu", check=False)
+    assert "align auto: none, since 4 good pictures are too few" in few.manifest.facts["summary"][-1]
+
+
+def test_turned_parts_get_no_copies() -> None:
+    good = [part(seed)[0] for seed in range(8)]
+    # all of one part, which keeps copies otherwise
+    found = flawscope.fit(good, align="turn", group="picture", size="64", device="cpu", check=False)
+    assert found.manifest.facts["augment"] == "none"
+
+
 @pytest.mark.parametrize("given", [{"roi": "0,0,0.5,1"}, {"keep_aspect": True}, {"crop": (32, 32)}])
 def test_what_does_not_go_with_alignment_is_refused(given: dict[str, object]) -> None:
     good = [part(seed)[0] for seed in range(8)]
     with pytest.raises(InputError, match="--align does not go with"):
         flawscope.fit(good, align="turn", size="64", device="cpu", **given)
-    with pytest.raises(InputError, match="choose none, shift, turn, full"):
+    lying = flawscope.fit(good, align="auto", size="64", device="cpu", check=False, **given)
+    assert lying.manifest.preprocess.reference is None
+    assert "align auto: none, which alone goes with --" in lying.manifest.facts["summary"][-1]
+    with pytest.raises(InputError, match="choose none, shift, turn, full, auto"):
         flawscope.fit(good, align="upright", size="64", device="cpu")  # type: ignore[arg-type]

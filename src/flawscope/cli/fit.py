@@ -95,10 +95,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--align",
-        choices=("none", "shift", "turn", "full"),
+        choices=("none", "shift", "turn", "full", "auto"),
         help="find the part in each picture, and see it as if all lay alike: shift: parts lie at different "
-        "places, turn: at any angle, too, full: mirrored and at slightly different scales, too "
-        "(default: none)",
+        "places, turn: at any angle, too, full: mirrored and at slightly different scales, too, auto: "
+        "none, shift or turn, as left-out good pictures and simulated defects say (default: none)",
     )
     common.add_group(parser)
     common.add_part(parser)

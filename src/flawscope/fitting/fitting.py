@@ -250,7 +250,7 @@ def _finished(prepared: Prepared, task: Task, samples: int, check: bool) -> Pred
         pictures=(*(old.manifest.pictures if old else ()), *_pictures(fitted, reader)),
         facts={
             **fitted.facts,
-            "summary": fitted.summary,
+            "summary": [*fitted.summary, *([prepared.chosen] if prepared.chosen else [])],
             **_calibrated_on(fitted, reader, task),
             **({} if found is None else {KEY: found.to_dict()}),
             **_appearance(fitted, reader, task),

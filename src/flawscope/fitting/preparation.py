@@ -16,6 +16,7 @@ from flawscope.calibration.parts import Pattern
 from flawscope.calibration.threshold import DEFAULT_RATE, Rate, rate_of
 from flawscope.datasets import Dataset, group_numbers, open_dataset
 from flawscope.errors import InputError
+from flawscope.fitting import alignment
 from flawscope.fitting.large_pictures import Windows
 from flawscope.fitting.training_pictures import (
     Images,
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Say = Callable[[str], None]
-Align = Kind | Literal["none"]
+Align = Kind | Literal["none", "auto"]
 Region = str | os.PathLike[str] | NDArray[np.bool_] | None
 R = TypeVar("R", bound="DataclassInstance")
 
@@ -59,7 +60,8 @@ class Prepared:
     """Untrained detector, and the arguments of its method's `fit`.
 
     origin: of pretrained weights. unusable: seen defects that cannot be used, each with the reason. windows:
-    views of large pictures, which the task then counts; None: the task counts pictures.
+    views of large pictures, which the task then counts; None: the task counts pictures. chosen: a line on
+    what `align` chose; None: nothing was chosen.
     """
 
     method: Method
@@ -72,6 +74,7 @@ class Prepared:
     part: Pattern | None = None
     unusable: Sequence[str] = ()
     windows: Windows | None = None
+    chosen: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +88,8 @@ class Reading:
         differ by so much from the good pictures', white balance by half of it; None: light like theirs.
     group: regular expression on file names; pictures for which it matches the same text show one part.
     align: poses in which parts lie, "shift", "turn" (and shifted) or "full" (mirrored and at another scale,
-        too): each is found and seen as if all lay alike; "none": pictures are seen as they are.
+        too): each is found and seen as if all lay alike; "none": pictures are seen as they are; "auto": as
+        left-out good pictures and simulated defects say (`fitting.alignment`).
     part, view: regular expressions on file names that tell parts and their views apart, where one decision on
         all views of a part is wanted (`calibration.parts`); parts are left out whole.
     min_defect: the smallest defect that is to be found, in pixels of the pictures, 20 or "20px": chooses
@@ -138,8 +142,7 @@ def prepare(
     group = group or how.part
     config = registry.configure(method, preset, options)
     config = replace(config, hidden=roi is not None)
-    kind = align_kind(how.align, config, how)
-    config = replace(config, masked=kind is not None)
+    kind, chosen = align_kind(how.align, config, how)
     min_defect = None
     if how.min_defect is not None:
         min_defect = pixels_of(how.min_defect)
@@ -177,6 +180,9 @@ def prepare(
         say=say,
         step=step,
     )
+    if kind == "auto":
+        kind, chosen = alignment.choose(config.seed, undecided, groups)
+    config = replace(config, masked=kind is not None)
     if config.size == AUTO and method.choose is not None:
         config = method.choose(config, undecided)
     elif config.tile is None and min_defect is None and (line := remark(_known(sizes), config.sizes[-1])):
@@ -198,6 +204,7 @@ def prepare(
     if kind is not None:
         reference = reference_of(sources, preprocess, kind)
         preprocess = replace(preprocess, reference=reference)
+        config = replace(config, upright=reference.turns)
         say(reference.described())
     region = None if roi is None else torch.from_numpy(roi_from(roi, preprocess.whole))
     model, origin = method.create(config, None if config.tile is not None else region)
@@ -230,7 +237,7 @@ def prepare(
             reader.preprocess = preprocess_of(config, white_level)
             windows = Windows(reader, sizes, config.seed)
         model.config = config
-    return Prepared(method, model, origin, category, reader, task, group, part, unusable, windows)
+    return Prepared(method, model, origin, category, reader, task, group, part, unusable, windows, chosen)
 
 
 def predicted_peak(
@@ -250,7 +257,7 @@ def predicted_peak(
         return None
     options = {k: v for k, v in call.items() if k in asked.config.__dataclass_fields__ or k == "scale"}
     config = registry.configure(asked, preset, options)
-    if config.size == AUTO or config.locates is None:
+    if config.size == AUTO or config.locates is None or call.get("align") == "auto":
         return None
     prepared = prepare(images, asked, preset=preset, **call)
     task, windows = prepared.task, prepared.windows
@@ -268,12 +275,18 @@ def part_pattern(part: str | None, view: str | None, group: str | None) -> Patte
     return Pattern(part, view)
 
 
-def align_kind(align: Align, config: PictureSettings, how: Reading) -> Kind | None:
-    """Checks how parts are to be aligned; None: not at all. InputError: no such way, or not with all this."""
+def align_kind(
+    align: Align, config: PictureSettings, how: Reading
+) -> tuple[Kind | Literal["auto"] | None, str | None]:
+    """Checks how parts are to be aligned; None: not at all, with a line where `auto` has no choice.
+
+    Raises:
+        InputError: there is no such way, or it does not go with the other options.
+    """
     if align == "none":
-        return None
-    if align not in get_args(Kind):
-        raise InputError(f"align is {align!r:.40}; choose none, {', '.join(get_args(Kind))}")
+        return None, None
+    if align not in (*get_args(Kind), "auto"):
+        raise InputError(f"align is {align!r:.40}; choose none, {', '.join(get_args(Kind))}, auto")
     given = {
         "--roi": how.roi is not None,
         "--min-defect": how.min_defect is not None,
@@ -282,9 +295,11 @@ def align_kind(align: Align, config: PictureSettings, how: Reading) -> Kind | No
         "--keep-aspect": config.keep_aspect,
         "--size auto": config.size == AUTO,
     }
-    if wrong := [name for name, is_given in given.items() if is_given]:
-        raise InputError(f"--align does not go with {wrong[0]}: leave one of them out")
-    return align
+    if not (wrong := [name for name, is_given in given.items() if is_given]):
+        return align, None
+    if align == "auto":
+        return None, f"align auto: none, which alone goes with {wrong[0]}"
+    raise InputError(f"--align does not go with {wrong[0]}: leave one of them out")
 
 
 def light_range(value: Rate) -> float:

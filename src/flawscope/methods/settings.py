@@ -28,6 +28,7 @@ class PictureSettings:
     tile: tuple[int, int] | None = None
     overlap: str = str(OVERLAP)  # of neighbouring tiles: a share of a tile, or pixels of the picture (128px)
     masked: bool = False  # what does not count is marked as padding: set for a region in tiles, and to align
+    upright: bool = False  # parts are turned to lie at one angle: set by an alignment that turns them
     hidden: bool = False  # networks see nothing of what lies outside: set for a region of interest
 
     PATHS: ClassVar[tuple[str, ...]] = ()  # settings that name files: a model stores the name alone

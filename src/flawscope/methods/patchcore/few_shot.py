@@ -35,8 +35,8 @@ WAYS: dict[str, tuple[int, ...]] = {
 
 def ways(job: Job) -> tuple[int, ...]:
     """Ways in which pictures are turned and mirrored for the bank: those of the setting; with `auto` those of
-    the model that is extended; or, of few pictures, every way, until `helpful` has decided. Only ways that
-    keep the sides' lengths and the region of interest.
+    the model that is extended; or, of few pictures, every way, until `helpful` has decided, and none where
+    parts are turned upright. Only ways that keep the sides' lengths and the region of interest.
 
     Raises:
         InputError: the setting names ways, and none is possible.
@@ -44,7 +44,7 @@ def ways(job: Job) -> tuple[int, ...]:
     old, roi, augment = job.task.old, job.model.roi, job.config.augment
     if augment == "auto":
         few = job.task.count <= FEW if old is None else old.manifest.facts.get("augment") == "all"
-        return possible("all" if few else "none", roi)
+        return possible("all" if few and not job.config.upright else "none", roi)
     found = possible(augment, roi)
     if not found and augment != "none":
         raise InputError(

@@ -1,0 +1,157 @@
+"""`--align auto`: are left-out good parts nearer, and simulated defects clearer, where parts are aligned?
+
+A small PatchCore, whatever method is fitted, learns from some good pictures as they lie, and aligned; the
+others, good and with simulated defects, are judged by it. The reference for poses is learnt from the same
+pictures as the PatchCore, so that it does not know the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from flawscope.errors import InputError, pluralize
+from flawscope.methods import registry
+from flawscope.methods.extract import embed_pictures
+from flawscope.methods.task import Task, Undecided
+from flawscope.pictures import congealing
+from flawscope.pictures.pose import Kind
+from flawscope.pictures.preprocess import Preprocess
+from flawscope.progress import Step
+from flawscope.synthesis import DefectScale, Foreground, simulate_defect
+
+KINDS: tuple[Kind, ...] = ("shift", "turn")  # the simplest first
+LEARN, HOLD, LEAST = 24, 16, 12  # pictures learnt from and left out at most, and needed altogether
+SIDE = 512  # pixels that pictures are reduced to
+SIZE = 128  # pixels a side that the network sees
+BANK = 2000  # elements
+NEARER = 0.03  # least share by which left-out good parts must come nearer
+CLEARER = 0.02  # by which the AUROC must rise; within half of it the simplest kind is chosen
+STREAM = 38  # of random numbers
+Pixels = NDArray[np.uint8]
+
+
+class Trial(NamedTuple):
+    """Scores of left-out good pictures, their median, and how well they tell simulated defects, all scales
+    together, from them: AUROC."""
+
+    kind: Kind | None
+    score: float
+    auroc: float
+
+
+def choose(seed: int, task: Undecided, groups: Sequence[int]) -> tuple[Kind | None, str]:
+    """Chooses how parts are aligned, None: not at all; and a line that gives the numbers.
+
+    Args:
+        groups: of every picture: those of one group are left out together.
+    """
+    learnt, held = _divided(seed, task, groups)
+    if len(learnt) + len(held) < LEAST or len(learnt) < congealing.LEAST or not held:
+        few = pluralize(len(learnt) + len(held), "good picture")
+        return None, f"align auto: none, since {few} are too few to choose by"
+    part = Foreground.of(learnt)
+    shown = [*held, *(_with_defects(held, part, seed))]
+    trials: list[Trial] = []
+    for kind in (None, *KINDS):
+        try:
+            preprocess = _preprocess(learnt, kind)
+        except InputError:  # no part that is found in most pictures
+            continue
+        trials.append(_attempt(preprocess, kind, learnt, shown, len(held), seed, task))
+    plain, *aligned = trials
+    if not aligned:
+        return None, "align auto: none, since the good pictures show no part that is found in most of them"
+    nearer = [one for one in aligned if one.score <= (1 - NEARER) * plain.score]
+    clearer = [one for one in nearer if one.auroc >= plain.auroc + CLEARER]
+    best = max((one.auroc for one in clearer), default=0.0)
+    chosen = next((one for one in clearer if one.auroc >= best - CLEARER / 2), plain)
+    numbers = "; ".join(
+        f"{one.kind or 'none'} {one.auroc:.3f}"
+        + (f", good ones at {one.score / plain.score:.0%} of the distance" if one.kind else "")
+        for one in trials
+    )
+    return chosen.kind, (
+        f"align auto: {chosen.kind or 'none'}; image AUROC on {pluralize(len(held), 'left-out good picture')}, "
+        f"with and without simulated defects: {numbers}"
+    )
+
+
+def _divided(seed: int, task: Undecided, groups: Sequence[int]) -> tuple[list[Pixels], list[Pixels]]:
+    """Pictures to learn from, and to leave out, in whole groups; drawn by the seed."""
+    rng, numbers = np.random.default_rng([seed, STREAM]), np.asarray(groups)
+    order = [i for group in rng.permutation(np.unique(numbers)) for i in np.flatnonzero(numbers == group)]
+    order = order[: LEARN + HOLD]
+    first = len(order) - min(HOLD, len(order) // 3)
+    last = numbers[order[first:]]
+    found: tuple[list[Pixels], list[Pixels]] = ([], [])
+    for i in order:
+        if (picture := task.decoded(int(i))) is not None:
+            found[bool(np.isin(numbers[i], last))].append(_reduced(picture, task.white_level))
+    return found
+
+
+def _reduced(picture: NDArray[Any], white_level: float | None) -> Pixels:
+    """The picture [h, w, 3], its longer side at most `SIDE` pixels."""
+    height, width = picture.shape[:2]
+    scale = min(1.0, SIDE / max(height, width))
+    size = max(16, round(height * scale)), max(16, round(width * scale))
+    planes = Preprocess(size, white_level=white_level).from_array(picture)[0][0]
+    return np.rint(planes.transpose(1, 2, 0) * 255).clip(0, 255).astype(np.uint8)
+
+
+def _with_defects(pictures: Sequence[Pixels], part: Foreground, seed: int) -> Iterator[Pixels]:
+    """Every picture with a defect of each scale, on the part."""
+    for k, picture in enumerate(pictures):
+        within = part.mask(picture)
+        for j, scale in enumerate(DefectScale):
+            rng = np.random.default_rng([seed, STREAM, k, j])
+            yield simulate_defect(picture, rng, scale=scale, foreground=within).picture
+
+
+def _preprocess(pictures: Sequence[Pixels], kind: Kind | None) -> Preprocess:
+    """The preprocessing for the probe. InputError: no part is found."""
+    plain = Preprocess((SIZE, SIZE))
+    if kind is None:
+        return plain
+    reference = congealing.learn([plain.small(picture) for picture in pictures], kind)
+    return Preprocess((SIZE, SIZE), reference=reference)
+
+
+def _attempt(
+    preprocess: Preprocess,
+    kind: Kind | None,
+    learnt: Sequence[Pixels],
+    shown: Sequence[Pixels],
+    good: int,
+    seed: int,
+    task: Undecided,
+) -> Trial:
+    """Fits a probe, and scores the pictures shown, of which the first ones are `good`, the others not."""
+    method = registry.method("patchcore")
+    config = method.configure(values={"size": str(SIZE), "count": BANK, "augment": "none", "seed": seed})
+    model, _ = method.create(replace(config, masked=kind is not None), None)
+    model = model.to(task.device)
+    quiet: Step = lambda stage, done, total: task.step(f"align: {kind or 'none'}", done, total)  # noqa: E731
+
+    def load(picture: Pixels) -> Tensor | None:
+        views = preprocess.views(picture)
+        return torch.from_numpy(views.images([0])[0]) if views.shows_part else None
+
+    count = len(learnt)
+    method.fit(model, Task(lambda i: load(learnt[i]), count, rate=0.05, enough=1, step=quiet))
+    scores = np.full(len(shown), np.inf)  # of pictures without the part
+
+    def store(index: int, features: Tensor, inside: Tensor | None) -> None:
+        scores[index] = float(model.score(features[None], None if inside is None else inside[None])[0])
+
+    embed_pictures(model, lambda i: load(shown[i]), range(len(shown)), store, quiet)
+    fine, bad = scores[:good], scores[good:, None]
+    auroc = float(((bad > fine).mean() + (bad >= fine).mean()) / 2)
+    return Trial(kind, float(np.median(fine)), auroc)
