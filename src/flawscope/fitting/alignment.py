@@ -74,12 +74,13 @@ def choose(seed: int, task: Undecided, groups: Sequence[int]) -> tuple[Kind | No
     chosen = next((one for one in clearer if one.auroc >= best - CLEARER / 2), plain)
     numbers = "; ".join(
         f"{one.kind or 'none'} {one.auroc:.3f}"
-        + (f", good ones at {one.score / plain.score:.0%} of the distance" if one.kind else "")
+        + (f", good ones at {one.score / max(plain.score, 1e-12):.0%} of the distance" if one.kind else "")
         for one in trials
     )
+    left = pluralize(len(held), "left-out good picture")
     return chosen.kind, (
-        f"align auto: {chosen.kind or 'none'}; image AUROC on {pluralize(len(held), 'left-out good picture')}, "
-        f"with and without simulated defects: {numbers}"
+        f"align auto: {chosen.kind or 'none'}; image AUROC on {left}, with and without simulated defects: "
+        f"{numbers}"
     )
 
 
