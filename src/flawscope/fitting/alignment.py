@@ -104,7 +104,7 @@ def _reduced(picture: NDArray[Any], white_level: float | None) -> Pixels:
     scale = min(1.0, SIDE / max(height, width))
     size = max(16, round(height * scale)), max(16, round(width * scale))
     planes = Preprocess(size, white_level=white_level).from_array(picture)[0][0]
-    return np.rint(planes.transpose(1, 2, 0) * 255).clip(0, 255).astype(np.uint8)
+    return np.asarray(np.rint(planes.transpose(1, 2, 0) * 255).clip(0, 255), np.uint8)
 
 
 def _with_defects(pictures: Sequence[Pixels], part: Foreground, seed: int) -> Iterator[Pixels]:
