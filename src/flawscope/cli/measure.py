@@ -1,0 +1,294 @@
+"""Measure models on this machine: time, memory, parity and accuracy, by engine, precision, threads, batch."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import multiprocessing
+import os
+import statistics
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flawscope.cli import common
+from flawscope.errors import InputError, one_line, require_installed
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+    from flawscope.predictor import Predictor
+
+ENGINES, PRECISIONS = ("torch", "onnxruntime", "openvino"), ("fp32", "int8", "bf16")
+ROUNDS = 3  # all combinations in each, so that a drift of the machine meets all alike
+PICTURES = 20  # different ones that are timed, at most
+CALIBRATION = 60  # good pictures that int8 is calibrated on, at most
+FACTS, PLOT = "measure.json", "measure.png"
+HEADER = ("model", "engine", "precision", "threads", "batch", "median ms", "p95 ms", "pictures/s", "peak MiB")
+ACCURACY = ("largest difference", "image AUROC", "false alarms")
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A combination, and the file that it runs; `file` is empty where `reason` says why there is none."""
+
+    model: str
+    engine: str
+    precision: str
+    threads: int
+    batch: int
+    file: str = ""
+    reason: str = ""
+    data: str | None = None
+    category: str | None = None
+
+
+def _listed(kind: type | Sequence[str]) -> Any:
+    def parse(text: str) -> list[Any]:
+        values = [word.strip() for word in text.split(",")]
+        if kind is int:
+            return [common.count("threads or pictures")(word) for word in values]
+        assert not isinstance(kind, type)
+        if wrong := [word for word in values if word not in kind]:
+            raise argparse.ArgumentTypeError(f"{wrong[0]!r} is not known: choose of {', '.join(kind)}")
+        return values
+
+    return parse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="model file, .safetensors or .onnx")
+    common.add_data(parser, required=False)
+    parser.add_argument("--threads", type=_listed(int), metavar="1,2", help="default: all cores")
+    parser.add_argument(
+        "--engines", type=_listed(ENGINES), default=[*ENGINES], metavar="A,B", help=",".join(ENGINES)
+    )
+    parser.add_argument(
+        "--precisions",
+        type=_listed(PRECISIONS),
+        default=["fp32"],
+        metavar="A,B",
+        help="fp32, int8, bf16: of a .safetensors model's exports; int8 and bf16 need --data (default: fp32)",
+    )
+    parser.add_argument("--batches", type=_listed(int), default=[1], metavar="1,8", help="default: 1")
+    parser.add_argument("--out", metavar="DIR", help=f"write {FACTS} and the plot {PLOT}")
+    common.add_json(parser)
+    common.add_quiet(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    folder = None
+    if args.out:
+        require_installed("--out", "matplotlib", extras="report")
+        folder = common.folder_for_results(args.out)
+    with tempfile.TemporaryDirectory(prefix="flawscope-measure-") as made:
+        cases = [case for model in args.models for case in _cases(args, model, Path(made))]
+        rows = _measured(args, cases)
+    common.show_document(args, document := {"rows": rows}, lambda: _table(rows))
+    if folder:
+        (folder / FACTS).write_text(f"{common.as_json(document)}\n", encoding="utf-8")
+        _plot(rows, folder / PLOT)
+    return 1 if any("error" in row for row in rows) else 0
+
+
+def _cases(args: argparse.Namespace, model: str, made: Path) -> Iterator[Case]:
+    """Yields the combinations of a model, exported where its engine needs that; the reference comes first."""
+    from flawscope.predictor import read_manifest
+    from flawscope.runtime import TRAINED, suffix_of
+
+    trained = suffix_of(model) == TRAINED
+    own = read_manifest(model).calibration.precision
+    threads = args.threads or [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1]
+    for engine in sorted(args.engines, key=ENGINES.index):
+        if importlib.util.find_spec(engine) is None:
+            common.say(f"{engine} is not installed: left out")
+            continue
+        if (engine == "torch") > trained:
+            continue  # an exported file has no torch model
+        for precision in [own] if engine == "torch" or not trained else args.precisions:
+            if precision == "bf16" and engine == "onnxruntime":
+                continue
+            file, reason = model, ""
+            if trained and engine != "torch":
+                file, reason = _exported(args, model, precision, made)
+            first = Case(model, engine, precision, 1, 1, file, reason, args.data, args.category)
+            for n in threads:
+                yield from (replace(first, threads=n, batch=batch) for batch in args.batches)
+
+
+def _exported(args: argparse.Namespace, model: str, precision: str, made: Path) -> tuple[str, str]:
+    """The .onnx file of a fitted model, made once; or why there is none."""
+    from flawscope.artefact import model_file
+    from flawscope.datasets import open_dataset
+
+    out = made / f"{Path(model).stem}-{precision}.onnx"
+    if out.is_file():
+        return str(out), ""
+    try:
+        require_installed("export", "torch", extras="train,export")
+        from flawscope.export import export as exporting
+
+        good: list[Any] = []
+        if precision != "fp32" and args.data:
+            seed, group = common.seed_and_group(model_file.read_manifest(model))
+            train = open_dataset(args.data, args.category, seed=seed, group=group).train
+            good = [item.path for item in train[:: max(1, len(train) // CALIBRATION)]]
+        exporting.export(model, out, precision=precision, pictures=good, step=common.step_for(args))
+    except Exception as error:
+        return "", common.reason_of(error, debug=args.debug)
+    return str(out), ""
+
+
+def _measured(args: argparse.Namespace, cases: list[Case]) -> list[Row]:
+    """Rows of the combinations, each round of each in a process of its own."""
+    found: list[list[Row]] = [[] for _ in cases]
+    step, judged = common.step_for(args), dict[tuple[str, str, str], Row]()
+    for round_ in range(ROUNDS):
+        for k, case in enumerate(cases):
+            step("measuring", round_ * len(cases) + k, ROUNDS * len(cases))
+            if found[k] and "error" in found[k][-1]:
+                continue
+            key = case.model, case.engine, case.precision  # threads and batches change no score
+            one = _in_process(case, key not in judged)
+            if "judged" in one:
+                judged[key] = one.pop("judged")
+            found[k].append(one)
+    rows = []
+    for case, rounds in zip(cases, found, strict=True):
+        key = case.model, case.engine, case.precision
+        reference = next((j for name, j in judged.items() if name[0] == case.model), {})
+        rows.append(_row(case, rounds, judged.get(key, {}), reference))
+    return rows
+
+
+def _row(case: Case, rounds: list[Row], judged: Row, reference: Row) -> Row:
+    named = {
+        k: v for k, v in asdict(case).items() if k in ("model", "engine", "precision", "threads", "batch")
+    }
+    if failed := [one["error"] for one in rounds if "error" in one]:
+        return {**named, "error": failed[0]}
+    times = sorted(t for one in rounds for t in one["seconds"])
+    pairs = zip(judged["scores"], reference["scores"], strict=True)
+    return {
+        **named,
+        "median_ms": round(1000 * statistics.median(times), 2),
+        "p95_ms": round(1000 * times[-(-95 * len(times) // 100) - 1], 2),
+        "pictures_per_second": round(statistics.median(one["rate"] for one in rounds), 2),
+        "peak_mib": max(one["peak"] for one in rounds) >> 20,
+        "largest_difference": max((abs(a - b) / max(abs(b), 1) for a, b in pairs), default=None),
+        "image_auroc": judged["image_auroc"],
+        "false_alarms": judged["false_alarms"],
+        "calls": len(times),
+    }
+
+
+def _in_process(case: Case, judge: bool) -> Row:
+    """Measures a combination in a fresh process; `error` says why there is nothing."""
+    if case.reason:
+        return {"error": case.reason}
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=_child, args=(there, case, judge), daemon=True)
+    process.start()
+    there.close()
+    try:
+        return dict(here.recv())
+    except EOFError:
+        process.join()
+        return {"error": f"its process ended with {process.exitcode}, as one without memory does"}
+    finally:
+        here.close()
+        process.join()
+
+
+def _child(answer: Connection, case: Case, judge: bool) -> None:
+    from flawscope.predictor import load
+
+    try:
+        engine = None if case.engine == "torch" else case.engine
+        model = load(case.file, engine=engine, device="cpu", threads=case.threads)
+        answer.send(_timed(model, case, judge))
+    except Exception as error:
+        answer.send({"error": one_line(error)})
+
+
+def _timed(model: Predictor, case: Case, judge: bool) -> Row:
+    """Times of calls from picture to answer, pictures a second, peak memory; `judged` where asked for."""
+    from flawscope.benchmark.timing import timed
+    from flawscope.datasets import open_dataset
+
+    seed, group = common.seed_and_group(model.manifest)
+    data = case.data and open_dataset(case.data, case.category, seed=seed, group=group)
+    pictures: list[Any] = [item.path for item in data.test or data.train] if data else _samples(model)
+    pictures = pictures[:: max(1, len(pictures) // PICTURES)]
+    row: Row = timed(
+        model.predict, lambda many: list(model.stream(many, batch=case.batch)), pictures, case.batch
+    )
+    if not judge:
+        return row
+    if data and any(item.anomalous for item in data.test):
+        from flawscope.evaluation import evaluate
+
+        result = evaluate(model, data)
+        scores = [one.prediction.score for one in result.pictures]
+        alarms = result.false_alarms["measured"]
+        judged = {"image_auroc": result.metrics["image_auroc"], "false_alarms": alarms}
+        row["judged"] = {"scores": scores, **judged}
+    else:
+        scores = [float(getattr(one, "score", 0)) for _, one in model.stream(pictures)]
+        row["judged"] = {"scores": scores, "image_auroc": None, "false_alarms": None}
+    return row
+
+
+def _samples(model: Predictor) -> list[Any]:
+    from flawscope.artefact.model_file import unpack_images
+
+    samples = model.artefact.tensors.get("samples")
+    if samples is None or not len(samples):
+        raise InputError("the model holds no sample pictures: give --data ROOT")
+    images = unpack_images(samples).clip(0, 1).transpose(0, 2, 3, 1)
+    return [(255 * image).round().astype("uint8") for image in images]
+
+
+def _table(rows: Sequence[Row]) -> str:
+    def number(value: float | None, form: str) -> str:
+        return "n/a" if value is None else f"{value:{form}}"
+
+    lines = []
+    for row in rows:
+        named = [row[k] for k in HEADER[:5]]
+        if "error" in row:
+            continue
+        values = [row["median_ms"], row["p95_ms"], row["pictures_per_second"], row["peak_mib"]]
+        values.append(number(row["largest_difference"], ".1e"))
+        lines.append([*named, *values, number(row["image_auroc"], ".4f"), number(row["false_alarms"], ".3f")])
+    text = [common.table(lines, [*HEADER, *ACCURACY])] if lines else []
+    text += [
+        f"{r['model']}, {r['engine']} {r['precision']}, threads {r['threads']}, batch {r['batch']}: "
+        f"failed: {r['error']}"
+        for r in rows
+        if "error" in r
+    ]
+    return "\n".join(text)
+
+
+def _plot(rows: Sequence[Row], path: Path) -> None:
+    """Draws the p95 latency against image AUROC, or where no labels are against pictures a second."""
+    from matplotlib.figure import Figure
+
+    done = [row for row in rows if "error" not in row]
+    labelled = all(row["image_auroc"] is not None for row in done)
+    key = "image_auroc" if labelled else "pictures_per_second"
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    axes = figure.add_subplot()
+    for row in done:
+        name = f"{row['model']} {row['engine']} {row['precision']} t{row['threads']} b{row['batch']}"
+        axes.plot(row["p95_ms"], row[key], "o", label=name)
+    axes.set(xlabel="p95 latency of a call, ms", ylabel=key.replace("_", " "))
+    axes.grid(alpha=0.3)
+    if done:
+        axes.legend(fontsize=7)
+    figure.savefig(path, dpi=120)
