@@ -26,6 +26,8 @@ METRICS = {
     "pixel_f1": "pixel F1",
     "au_pro": "AU-PRO",
     "pixel_ap": "pixel AP",
+    "au_pro_05": "AU-PRO .05",
+    "pixel_f1_calibrated": "SegF1",
 }
 # column of results.csv -> what a cell's document says of it
 COSTS: dict[str, Callable[[dict[str, Any]], float | None]] = {
