@@ -22,7 +22,6 @@ from brightness import SIDE, draw, draw_mask, model
 from flawscope.cli.evaluate import lines
 from flawscope.datasets import Item, open_dataset
 from flawscope.datasets.masks import union
-from flawscope.datasets.masks import union
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.evaluation import Evaluation, evaluate, robustness
 from flawscope.evaluation.result import Kept
