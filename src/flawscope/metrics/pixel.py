@@ -75,9 +75,9 @@ def pixel_metrics(
     check_limit(pro_limit)
     counted, regions = _count(maps, masks, valid)
     ranking = rank(counted)
-    areas = [overlap_area(counted, regions, limit) for limit in (pro_limit, 0.05)]
+    area, area_05 = (overlap_area(counted, regions, limit) for limit in (pro_limit, 0.05))
     return PixelMetrics(
-        ranking.auroc, ranking.ap, ranking.f1, ranking.f1_threshold, *areas, regions=regions.count
+        ranking.auroc, ranking.ap, ranking.f1, ranking.f1_threshold, area, area_05, regions.count
     )
 
 
