@@ -226,8 +226,9 @@ def _run_joint(args: argparse.Namespace) -> int:
     from flawscope.datasets import find_categories
     from flawscope.predictor.joint import JointPredictor
 
-    if args.robustness:
-        raise InputError("--robustness is for a model of one product: leave it out")
+    for name in ("robustness", "submission"):
+        if getattr(args, name):
+            raise InputError(f"--{name} is for a model of one product: leave it out")
     model = common.load_model(args, args.model, joint=True)
     assert isinstance(model, JointPredictor)
     datasets = _of_views(args, model)
