@@ -1,9 +1,10 @@
 """Writes the folder that the evaluation server of MVTec AD 2 takes: maps and marked pixels of the private
 test pictures, whose ground truth only the server has.
 
-The tree and the formats are those of the code published with the data set (`mvtec_ad_2_public_offline.py`):
-anomaly_images/OBJECT/SPLIT/NAME.tiff in float16, anomaly_images_thresholded/OBJECT/SPLIT/NAME.png with 0 and
-255, each at its picture's size.
+The tree, the names and the number formats are those that MVTec's public code for the data set checks before
+an upload (`check_and_prepare_data_for_upload.py`): anomaly_images/OBJECT/SPLIT/NAME.tiff, one channel in
+float16, and anomaly_images_thresholded/OBJECT/SPLIT/NAME.png, one channel of 0 and 255. It does not check the
+size; that of the picture is taken.
 """
 
 from __future__ import annotations
