@@ -218,6 +218,10 @@ def test_drawings_are_those_of_the_imports_and_of_the_results() -> None:
     )
     for draw, drawn in ((packages, packages.svg()), (corrections, text)):
         assert draw.PICTURE.read_text(encoding="utf-8") == drawn, f"run python {draw.__file__}"
+    methods = drawing("draw_methods")
+    for name in registry.BUILT_IN:
+        kept = (methods.IMAGES / f"{name}.svg").read_text(encoding="utf-8")
+        assert kept == methods.svg(name), f"run python {methods.__file__}"
 
 
 def test_the_architecture_has_a_line_for_every_package_from_the_ground_up() -> None:

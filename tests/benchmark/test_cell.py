@@ -10,8 +10,11 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from flawscope.benchmark.cell import Plan, Store, work_off
+from flawscope.benchmark.cell import Plan, Store, few, work_off
 from flawscope.benchmark.grid import Cell, plan
+from flawscope.benchmark.markdown import render
+from flawscope.benchmark.tables import Results
+from flawscope.datasets import open_dataset
 from flawscope.errors import CheckpointError, InputError
 
 pytest.importorskip("torch")
@@ -249,6 +252,23 @@ def test_with_a_range_of_light_it_is_judged_in_each_light(two: Path, tmp_path: P
     assert len(lights) == 7
     images = document["evaluation"]["images"]
     assert all(one["good"] + one["defective"] == images for one in lights)
+
+
+def test_few_pictures_are_drawn_by_the_seed_and_the_test_stays(two: Path, tmp_path: Path) -> None:
+    dataset = open_dataset(two, "grid")
+    one, three = (few(dataset, count, 0) for count in (1, 3))
+    assert {*one.train} < {*three.train} < {*dataset.train}
+    assert few(dataset, 3, 1).train != three.train
+    with pytest.raises(InputError, match="ask for fewer --shots"):
+        few(dataset, 999, 0)
+    task = task_for(two, tmp_path, sets=["patchcore.size=64"], shots="1")
+    document = run(task)
+    assert (document["method"], document["pictures"]["train"]) == ("patchcore-1-shot", 1)
+    assert document["evaluation"]["images"] == len(dataset.test)
+    results = Results(
+        plan(two, categories="grid", sets=["patchcore.size=64"], shots="1"), {task.cell.name: document}, {}
+    )
+    assert "patchcore-1-shot" in render(results)
 
 
 def test_seen_defects_are_learnt_from_and_not_tested_on(two: Path, tmp_path: Path) -> None:

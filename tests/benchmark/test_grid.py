@@ -74,6 +74,18 @@ def test_a_joint_model_has_cells_after_those_that_it_joins(two: Path) -> None:
     assert not {*names(grid)} & {*names(other)}
 
 
+def test_few_pictures_are_columns_of_their_own_and_draws_are_seeds(two: Path) -> None:
+    grid = plan(two, categories="grid", seeds="0,1", shots="1,4")
+    assert grid.methods == ("patchcore-1-shot", "patchcore-4-shot")
+    assert [(c.method, c.shots, c.seed) for c in grid.cells] == [
+        (f"patchcore-{shots}-shot", shots, seed) for seed in (0, 1) for shots in (1, 4)
+    ]
+    assert not {*names(grid)} & {*names(plan(two, categories="grid", seeds="0,1"))}
+    for call in ({"shots": "0"}, {"shots": "x"}, {"shots": "1", "joint": True}):
+        with pytest.raises(InputError, match="--shots"):
+            plan(two, **call)
+
+
 def test_light_is_another_setting(two: Path) -> None:
     plain, lit = plan(two), plan(two, light=0.1)
     assert not {*names(plain)} & {*names(lit)}

@@ -15,7 +15,7 @@ import pytest
 
 from flawscope.benchmark.grid import Cell, Grid
 from flawscope.benchmark.markdown import render
-from flawscope.benchmark.tables import METRICS, OTHER, Figure, Group, Results, marks, sources
+from flawscope.benchmark.tables import DATA_SETS, METRICS, OTHER, Figure, Group, Results, marks, sources
 from flawscope.datasets.layouts import MVTEC, TEXTURES
 from flawscope.methods import registry
 
@@ -140,6 +140,26 @@ def test_other_categories_have_no_published_columns() -> None:
     assert lines_of(text, "image AUROC")["all"] == ["0.8000"]
     both = made({("candle", "patchcore", 0): 0.9, ("wood", "patchcore", 0): 0.7}, ("wood", "candle"))
     assert lines_of(render(both), "image AUROC")["others"][0] == "0.9000"
+
+
+def test_a_data_set_has_its_own_average_and_published_means_beside_it() -> None:
+    rows = (*DATA_SETS["VisA"], *DATA_SETS["BTAD"], "wood", "mine")
+    values = {(row, "efficientad", 0): 0.8 if row in DATA_SETS["VisA"] else 0.5 for row in rows}
+    results = made(values, rows)
+    text = render(results)
+    found = lines_of(text, "image AUROC")
+    assert [found[name][0] for name in ("VisA", "BTAD", "others")] == ["0.8000", "0.5000", "0.5000"]
+    shown = [source.id for source in results.columns("image_auroc")]
+    means = dict(zip(shown, found["VisA"][1:], strict=True))
+    assert means.pop("efficientad-paper-s-visa") == "0.975ˢ"
+    assert means.pop("efficientad-nelson-m-visa") == "0.982ᴿ"
+    assert {means[name] for name in means if not name.endswith("-visa")} == {""}
+    row = dict(zip(shown, found["all" if "all" in found else "textures"][1:], strict=True))
+    assert {row[name] for name in row if name.endswith("-visa")} == {""}
+    assert found["BTAD"][1:] == [""] * len(shown)
+    assert {s.data_set for s in SOURCES.values() if not s.table} == {"MVTec AD"}  # "all 15 categories"
+    without = made({("wood", "efficientad", 0): 0.5, ("candle", "efficientad", 0): 0.5}, ("wood", "candle"))
+    assert {source.data_set for source in without.sources} == {"MVTec AD"}
 
 
 def test_a_metric_that_cannot_be_computed_is_blank_with_the_reason() -> None:

@@ -39,8 +39,12 @@ def test_settings_come_from_file_category_flag_and_set_in_this_order(
     out = tmp_path / "m.safetensors"
     words = ["--config", config, "--size", "64x48", "--set", "ratio=0.05", "--false-alarm-rate", "20%"]
     call = ["fit", "--data", drawn, "--out", out, *words, "--no-samples", "--threads", "1"]
-    code, printed, err = run(*call)
-    assert (code, printed) == (0, "")
+    code, printed, err = run(*call, "--evaluate", "--json")
+    measured = json.loads(printed)
+    again = json.loads(run("evaluate", out, "--data", drawn, "--json", "--threads", "1")[1])
+    assert (code, measured["metrics"], measured["kinds"]) == (0, again["metrics"], again["kinds"])
+    with_several = run(*call, "--evaluate", "--category", "all")
+    assert with_several[0] == run(*call, "--json")[0] == 2
     assert "12 good pictures" in err
     assert FOUND.search(err)
     made = read_manifest(out)

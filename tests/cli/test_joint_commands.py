@@ -155,8 +155,9 @@ def test_evaluate_has_a_row_for_each_product_and_says_how_many_were_mistaken(
         assert [row["mistaken"] for row in csv.DictReader(file)] == ["0", "0", "0"]
     code, lines, _ = run(*call, "--category", "plate")
     assert (code, lines.splitlines()[2].split()[0]) == (0, "plate")
-    code, _, said = run(*call, "--robustness")
-    assert (code, "--robustness" in said) == (2, True)
+    for flag in (("--robustness",), ("--submission", tmp_path / "sent")):
+        code, _, said = run(*call, *flag)
+        assert (code, f"{flag[0]} is for a model of one product" in said) == (2, True)
 
 
 def test_a_picture_of_the_wrong_product_is_counted_and_judged_by_the_right_one(

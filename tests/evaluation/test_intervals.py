@@ -135,6 +135,7 @@ def exact(maps: list[np.ndarray], truths: list[np.ndarray]) -> dict[str, float]:
         "pixel_ap": found.ap,
         "pixel_f1": found.f1,
         "au_pro": found.au_pro,
+        "au_pro_05": found.au_pro_05,
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,6 +55,48 @@ def model(data: Path) -> Path:
     how = ["--part", r"p\d+", "--size", "64", "--device", "cpu", "--quiet", "--no-check"]
     assert main(["fit", "--data", str(data), "--out", str(out), *how]) == 0
     return out
+
+
+def test_real_iad_has_figures_of_pictures_pixels_and_samples(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its samples are numbered anew in OK and in each folder of a defect."""
+    root = tmp_path / "Real-IAD/realiad_256/mint"
+    split: dict[str, Any] = {"meta": {"normal_class": "OK", "prefix": "mint/"}}
+    for name, kind, parts in (
+        ("train", "OK", range(20)),
+        ("test", "OK", range(20, 25)),
+        ("test", "BX", range(20, 24)),
+    ):
+        for part in parts:
+            for k in (0, 1):
+                bad = kind == "BX" and k == 1  # the other view shows nothing of it
+                folder, words = ("OK", "_{:04}_OK") if kind == "OK" else ("NG/BX", "__{:04}_NG_BX")
+                place = f"{folder}/S{part:04}/mint{words.format(part)}_C{k + 1}_20231023092610"
+                (root / place).parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(view(part + 100 * (kind == "BX"), k, bad)).save(root / f"{place}.jpg")
+                if bad:
+                    mask = np.zeros((80, 80), np.uint8)
+                    mask[34:44, 44:54] = 255
+                    Image.fromarray(mask).save(root / f"{place}.png")
+                row: dict[str, Any] = {"anomaly_class": kind if bad else "OK", "image_path": f"{place}.jpg"}
+                row["mask_path"] = f"{place}.png" if bad else None
+                split.setdefault(name, []).append(row)
+    split["test"].sort(key=lambda row: "_C2_" in row["image_path"])  # parts come interleaved
+    table = root.parents[1] / "realiad_jsons/realiad_jsons/mint.json"
+    table.parent.mkdir(parents=True)
+    table.write_text(json.dumps(split))
+    out = str(tmp_path / "mint.safetensors")
+    how = ["--part", r"\d+_(?:OK|NG_[A-Z]+)", "--view", r"_(C\d)_", "--size", "64", "--device", "cpu"]
+    call = ["--data", str(root), "--out", out, *how, "--no-check", "--evaluate", "--json", "--quiet"]
+    assert main(["fit", *call]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["images"] == 18
+    assert found["kinds"]["BX"]["images"] == 4
+    assert found["metrics"]["image_auroc"] > 0.9
+    assert found["metrics"]["pixel_auroc"] > 0.9
+    parts = found["parts"]
+    assert [parts[key] for key in ("good", "defective", "found", "incomplete", "auroc")] == [5, 4, 4, 0, 1.0]
 
 
 def test_parts_are_decided_on_by_all_views(

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from flawscope.artefact.files import atomic
 from flawscope.benchmark.grid import Cell
+from flawscope.datasets import Dataset
 from flawscope.errors import CheckpointError, FlawscopeError, InputError
 from flawscope.machine import machine, peak_memory
 from flawscope.methods import registry
@@ -154,17 +156,19 @@ def _fit(
 
     use_threads(threads)
     checkpoint = checkpoint_of(model)
+    if cell.shots:
+        dataset = few(dataset, cell.shots, cell.seed)
 
     def fit() -> Any:
         return flawscope.fit(
             dataset,
-            method=cell.method,
+            method=cell.fitted,
             seen=cell.seen,
             group=cell.group,
             light=cell.light,
             minutes=cell.minutes,
             checkpoint=checkpoint,
-            resume=registry.method(cell.method).learns_in_steps,
+            resume=registry.method(cell.fitted).learns_in_steps,
             device=cell.device,
             check=False,  # real defects follow
             say=say,
@@ -191,6 +195,22 @@ def _fit(
         "skipped": predictor.failures,
         "peak_memory": peak_memory(),
     }
+
+
+def few(dataset: Dataset, count: int, seed: int) -> Dataset:
+    """The data set with `count` good pictures to learn from: the first ones of the seed's order, so that more
+    pictures hold the fewer ones. Test pictures stay.
+
+    Raises:
+        InputError: there are fewer.
+    """
+    train = list(dataset.train)
+    if len(train) < count:
+        raise InputError(
+            f"{dataset.category} has {len(train)} good pictures, not {count}: ask for fewer --shots"
+        )
+    random.Random(seed).shuffle(train)
+    return replace(dataset, train=tuple(train[:count]), validation=())
 
 
 def _begin(work: Path, threads: int) -> int:

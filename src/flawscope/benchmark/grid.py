@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
@@ -23,6 +24,7 @@ from flawscope.pictures.light import check_range
 from flawscope.pictures.listing import walked
 
 JOINT = "-joint"  # behind the method's name: its models joined into one, as another column of the tables
+SHOT = "-shot"  # behind the number of pictures: a method fitted on so few, as another column
 MANY = 20_000  # files in a folder that a setting names, beyond which their content is not read
 
 
@@ -35,6 +37,7 @@ class Cell:
     identity: everything that decides the result; files that settings name count by content, not by place.
     light: range of the light in which the false-alarm rate is kept; None: light like the good pictures'.
     joint: the cells whose models are joined into the one that this cell evaluates; empty: it fits its own.
+    shots: number of good pictures that it learns from, drawn by the seed; 0: all.
     """
 
     category: str
@@ -48,6 +51,12 @@ class Cell:
     identity: dict[str, Any]
     light: float | None = None
     joint: tuple[Cell, ...] = ()
+    shots: int = 0
+
+    @property
+    def fitted(self) -> str:
+        """Method that is fitted, without what the tables add to its name."""
+        return fitted_method(self.method)
 
     @property
     def label(self) -> str:
@@ -62,7 +71,7 @@ class Cell:
     def joint_name(self) -> str:
         """Stem of the names of its joint model's files."""
         parts = [part.identity for part in self.joint]
-        return f"{self.method.removesuffix(JOINT)}-seed{self.seed}-{_digest(parts)[:12]}{JOINT}"
+        return f"{self.fitted}-seed{self.seed}-{_digest(parts)[:12]}{JOINT}"
 
 
 @dataclass(frozen=True)
@@ -99,6 +108,7 @@ def plan(
     device: str = "auto",
     light: float | None = None,
     joint: bool = False,
+    shots: str | None = None,
 ) -> Grid:
     """The grid of a call, with every setting checked. Loads no torch.
 
@@ -113,6 +123,7 @@ def plan(
         group: regular expression on file names; pictures for which it matches the same text show one part.
         light: range of the light in which the false-alarm rate is kept (`pictures.light`).
         joint: evaluate one model for all categories too, of each method whose models can be joined.
+        shots: numbers of good pictures, with commas; each method is fitted on so few, drawn by each seed.
 
     Raises:
         InputError: an unknown method or setting, no category that could be worked with.
@@ -126,7 +137,12 @@ def plan(
         raise InputError(
             f"--joint: {' and '.join(chosen)} cannot join models of several categories; leave it out"
         )
-    numbers, files, own = _by_method(chosen, _seeds(seeds, "--seeds"), configs, sets)
+    if joint and shots:
+        raise InputError("benchmark does not take --joint and --shots together: leave out one of them")
+    few = _numbers(shots, "--shots", "1,2,4,8") if shots else ()
+    if 0 in few:
+        raise InputError("--shots: 0 pictures teach nothing; write for example 1,2,4,8")
+    numbers, files, own = _by_method(chosen, _numbers(seeds, "--seeds", "0,1,2"), configs, sets)
     rows, missing = select_categories(root, categories, "--categories")
     given = {"steps": steps, "minutes": minutes, "seen": seen}
     values = {
@@ -145,6 +161,10 @@ def plan(
     if light is not None:
         common["light"] = light  # without it, names of cells are those of versions that did not have it
     cells = tuple(_cells(chosen, numbers, usable, values, common))
+    if few:
+        cells = tuple(_few_shot(cell, count) for cell in cells for count in few)
+        numbers = {f"{method}-{count}{SHOT}": numbers[method] for method in chosen for count in few}
+        chosen = tuple(numbers)
     if joint:
         if len(usable) < 2:
             raise InputError("--joint: one category makes no joint model; name several, or leave it out")
@@ -191,6 +211,21 @@ def _cells(
                 )
 
 
+def _few_shot(cell: Cell, count: int) -> Cell:
+    """The cell with `count` good pictures to learn from."""
+    return replace(
+        cell,
+        method=f"{cell.method}-{count}{SHOT}",
+        identity={**cell.identity, "shots": count},
+        shots=count,
+    )
+
+
+def fitted_method(name: str) -> str:
+    """Method that a column of the tables is about."""
+    return re.sub(rf"({JOINT}|-\d+{SHOT})$", "", name)
+
+
 def _joint_cells(cells: Sequence[Cell]) -> Iterator[Cell]:
     """Yields a cell of a joint model for each cell whose method can join models."""
     for cell in cells:
@@ -220,16 +255,16 @@ def _by_method(
     for text in sets:
         method, rest = _pair(text, "--set", "METHOD.key=value", chosen, ".")
         if rest.startswith("seeds="):
-            numbers[method] = _seeds(rest.removeprefix("seeds="), f"--set {method}.seeds")
+            numbers[method] = _numbers(rest.removeprefix("seeds="), f"--set {method}.seeds", "0,1,2")
         else:
             own.setdefault(method, []).append(rest)
     return numbers, files, own
 
 
-def _seeds(text: str, option: str) -> tuple[int, ...]:
-    words = listed(text, option, "write numbers with commas, such as 0,1,2")
+def _numbers(text: str, option: str, example: str) -> tuple[int, ...]:
+    words = listed(text, option, f"write numbers with commas, such as {example}")
     if not all(word.isdecimal() for word in words):
-        raise InputError(f"{option} {text}: not whole numbers of at least 0; write for example 0,1,2")
+        raise InputError(f"{option} {text}: not whole numbers of at least 0; write for example {example}")
     return tuple(dict.fromkeys(map(int, words)))
 
 

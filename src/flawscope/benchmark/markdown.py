@@ -11,7 +11,7 @@ from dataclasses import asdict
 from string import ascii_lowercase
 from typing import Any
 
-from flawscope.benchmark.grid import JOINT
+from flawscope.benchmark.grid import JOINT, fitted_method
 from flawscope.benchmark.tables import (
     COSTS,
     METRICS,
@@ -277,7 +277,7 @@ def _settings(results: Results) -> str:
 
 def _changed(method: str, settings: dict[str, Any]) -> str:
     """Settings that differ from the defaults, both as JSON has them. Seeds and steps stand elsewhere."""
-    defaults = json.loads(json.dumps(asdict(registry.method(method).config())))
+    defaults = json.loads(json.dumps(asdict(registry.method(fitted_method(method)).config())))
     found = [
         f"`{key}: {value}`"
         for key, value in settings.items()

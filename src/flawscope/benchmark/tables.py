@@ -26,6 +26,8 @@ METRICS = {
     "pixel_f1": "pixel F1",
     "au_pro": "AU-PRO",
     "pixel_ap": "pixel AP",
+    "au_pro_05": "AU-PRO .05",
+    "pixel_f1_calibrated": "SegF1",
 }
 # column of results.csv -> what a cell's document says of it
 COSTS: dict[str, Callable[[dict[str, Any]], float | None]] = {
@@ -41,6 +43,15 @@ COSTS: dict[str, Callable[[dict[str, Any]], float | None]] = {
 }
 
 
+DATA_SETS = {  # that are averaged and have published means, by the names of their categories
+    "MVTec AD": MVTEC,
+    "VisA": (
+        *("candle", "capsules", "cashew", "chewinggum", "fryum", "macaroni1"),
+        *("macaroni2", "pcb1", "pcb2", "pcb3", "pcb4", "pipe_fryum"),
+    ),
+    "BTAD": ("01", "02", "03"),
+    "MPDD": ("bracket_black", "bracket_brown", "bracket_white", "connector", "metal_plate", "tubes"),
+}
 PUBLISHED = Path(__file__).with_name("published.yaml")  # which explains its fields
 OTHER = "none"  # the `method` of sources about methods that are not implemented here
 
@@ -68,12 +79,15 @@ class Group:
 
 
 def groups(rows: Sequence[str]) -> list[Group]:
-    """Groups of categories that are averaged: MVTec AD's textures, objects and both, and others."""
+    """Groups of categories that are averaged: MVTec AD's textures, objects and both; other data sets whose
+    categories are all there; and what is left."""
     known = (("textures", TEXTURES), ("objects", OBJECTS))
     found = [Group(name, group) for name, group in known if not set(rows).isdisjoint(group)]
     if len(found) == 2:
         found.append(Group("all", MVTEC))
-    others = tuple(row for row in rows if row not in MVTEC)
+    found += [Group(n, c) for n, c in DATA_SETS.items() if c != MVTEC and set(c) <= set(rows)]
+    averaged = {*MVTEC, *itertools.chain.from_iterable(group.categories for group in found)}
+    others = tuple(row for row in rows if row not in averaged)
     if others:
         found.append(Group("others" if found else "all", others))
     return found
@@ -140,8 +154,10 @@ class Results:
 
     @cached_property
     def sources(self) -> list[Source]:
-        """Published results of the grid's methods, if any category is MVTec AD's."""
-        return sources(self.grid.methods) if set(self.grid.rows) & set(MVTEC) else []
+        """Published results of the grid's methods, on the data sets of its rows."""
+        shown = {group.label for group in self.groups}
+        shown |= {"MVTec AD"} if set(self.grid.rows) & set(MVTEC) else set()
+        return [source for source in sources(self.grid.methods) if source.data_set in shown]
 
     def columns(self, metric: str) -> list[Source]:
         """Sources with figures of a metric that stand in its table."""
@@ -241,9 +257,9 @@ def methods_and_seeds(grid: Grid) -> str:
 
 def printed(source: Source, metric: str, group: Group) -> tuple[Figure, int] | None:
     """Average of a source over a group, and the number of categories it covers: as the source prints it for
-    all of MVTec AD, else computed from its cells, without a mark."""
-    if group.categories == MVTEC and metric in source.means:
-        return source.means[metric], len(MVTEC)
+    all of its data set, else computed from its cells, without a mark."""
+    if group.categories == DATA_SETS[source.data_set] and metric in source.means:
+        return source.means[metric], len(group.categories)
     cells = source.cells.get(metric, {})
     values = [cells[c].value for c in group.categories if c in cells]
     return (Figure(statistics.fmean(values), ""), len(values)) if values else None
@@ -279,7 +295,7 @@ class Source:
     method: the one it is about, "none" if that is not implemented here.
     table: stands as a column beside the measured figures.
     decimals: digits that it gives, as a share in 0..1.
-    cells: by metric and category. means: by metric, over all 15 categories, as it prints them.
+    cells: by metric and category. means: by metric, over all categories of `data_set`, as it prints them.
     """
 
     id: str
@@ -289,6 +305,7 @@ class Source:
     conditions: str
     decimals: int
     table: bool
+    data_set: str = "MVTec AD"
     cells: dict[str, dict[str, Figure]] = field(default_factory=dict)
     means: dict[str, Figure] = field(default_factory=dict)
 

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--methods", default="patchcore", metavar="LIST", help="with commas (default: patchcore)"
     )
-    parser.add_argument("--seeds", default="0", metavar="LIST", help="such as 0,1,2 (default: 0)")
+    parser.add_argument("--seeds", metavar="LIST", help="such as 0,1,2 (default: 0)")
     parser.add_argument(
         "--out", required=True, metavar="DIR", help="results; what is done there already is not done again"
     )
@@ -73,6 +73,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--joint",
         action="store_true",
         help="evaluate one model for all categories too, joined from those of each category (patchcore)",
+    )
+    parser.add_argument(
+        "--shots",
+        metavar="LIST",
+        help="fit each method on so few good pictures instead of all, such as 1,2,4,8",
+    )
+    parser.add_argument(
+        "--draws",
+        type=common.count("draws"),
+        metavar="N",
+        help="--shots: draw the pictures so often, with the seeds 0 to N-1 (default: 3)",
     )
     common.add_group(parser)
     parser.add_argument(
@@ -169,19 +180,23 @@ def _pool(args: argparse.Namespace, left: Sequence[Cell], live: Running) -> Iter
 
 def _fit(cell: Cell, root: str) -> dict[str, Any]:
     """The cell's fit, as `preparation.predicted_peak` takes it."""
-    own = {name: getattr(cell, name) for name in ("category", "method", "group", "seen", "device", "light")}
-    return {"images": os.path.abspath(root), **own, **cell.options}
+    own = {name: getattr(cell, name) for name in ("category", "group", "seen", "device", "light")}
+    return {"images": os.path.abspath(root), "method": cell.fitted, **own, **cell.options}
 
 
 def _planned(args: argparse.Namespace) -> Grid:
     """Plans the grid, and reports missing and unusable categories."""
     from flawscope.benchmark import grid as grids
 
+    if args.draws and (args.seeds or not args.shots):
+        raise InputError("--draws is the number of seeds for --shots: give --shots, and leave out --seeds")
+    seeds = args.seeds or (",".join(map(str, range(args.draws or 3))) if args.shots else "0")
+
     grid = grids.plan(
         args.data,
         categories=args.categories,
         methods=args.methods,
-        seeds=args.seeds,
+        seeds=seeds,
         configs=args.config,
         sets=args.set,
         steps=args.steps,
@@ -191,6 +206,7 @@ def _planned(args: argparse.Namespace) -> Grid:
         device=args.device,
         light=args.light,
         joint=args.joint,
+        shots=args.shots,
     )
     for method in grid.methods if args.joint else ():
         if f"{method}{grids.JOINT}" not in grid.methods and not method.endswith(grids.JOINT):

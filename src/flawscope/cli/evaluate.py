@@ -44,6 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="judge every picture in other light and out of focus too: false alarms, defects found (20 times "
         "the time)",
     )
+    parser.add_argument(
+        "--submission",
+        metavar="DIR",
+        help="write maps of the private test pictures of MVTec AD 2 as its evaluation server takes them",
+    )
     common.add_pictures(parser, animation="webp")
     common.add_json(parser)
     common.add_engine(parser)
@@ -101,6 +106,11 @@ def measured(
         failures += _written(args, folder, result, predictor, dataset, step)
     elif args.out:
         _write_table(args.out, result)
+    if args.submission:
+        from flawscope.evaluation.submission import write_submission
+
+        where = Path(args.submission), predictor, dataset.root, dataset.category
+        failures += write_submission(*where, step)
     return result, failures
 
 
@@ -216,8 +226,9 @@ def _run_joint(args: argparse.Namespace) -> int:
     from flawscope.datasets import find_categories
     from flawscope.predictor.joint import JointPredictor
 
-    if args.robustness:
-        raise InputError("--robustness is for a model of one product: leave it out")
+    for name in ("robustness", "submission"):
+        if getattr(args, name):
+            raise InputError(f"--{name} is for a model of one product: leave it out")
     model = common.load_model(args, args.model, joint=True)
     assert isinstance(model, JointPredictor)
     datasets = _of_views(args, model)

@@ -121,6 +121,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--force", action="store_true", help="--update: go on where the model would find fewer defects"
     )
     common.add_rate(parser, "5%%")
+    parser.add_argument(
+        "--evaluate", action="store_true", help="measure the model on the test pictures when it is written"
+    )
+    parser.add_argument("--json", action="store_true", help="--evaluate: print its one JSON document")
     parser.add_argument("--seed", type=int, help="of splits and samples (default: 0)")
     parser.add_argument("--no-samples", action="store_true", help="store no pictures for the self-test")
     parser.add_argument(
@@ -156,6 +160,10 @@ def run(args: argparse.Namespace) -> int:
 
     if args.cluster is not None:
         connect.check(args.cluster)
+    if args.evaluate and (args.joint or args.each_view or common.several_asked(args)):
+        raise InputError("--evaluate measures one model: call `flawscope evaluate` for several")
+    if args.json and not args.evaluate:
+        raise InputError("--json prints what --evaluate measures: add --evaluate")
     if (
         args.joint
         or args.each_view
@@ -172,7 +180,23 @@ def run(args: argparse.Namespace) -> int:
     say(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB)")
     exported = out.with_suffix(".onnx")
     say(f"`flawscope export {out} --out {exported}` makes a copy that starts at once and needs no torch")
-    return common.report_failures(predictor.failures)
+    failures = list(predictor.failures)
+    if args.evaluate:
+        failures += _evaluated(args, predictor)
+    return common.report_failures(failures)
+
+
+def _evaluated(args: argparse.Namespace, predictor: Predictor) -> list[str]:
+    """Prints what `flawscope evaluate` prints; returns pictures that could not be judged."""
+    from flawscope.cli.evaluate import lines
+    from flawscope.datasets import open_dataset
+    from flawscope.evaluation import evaluate
+
+    seed, group = common.seed_and_group(predictor.manifest)
+    dataset = open_dataset(args.data, args.category, seed=seed, group=group)
+    result = evaluate(predictor, dataset, step=common.step_for(args))
+    common.show_document(args, result.to_dict(), lambda: lines(result))
+    return list(result.failures)
 
 
 def summary(predictor: Predictor) -> list[str]:

@@ -21,7 +21,7 @@ from flawscope.evaluation.result import Evaluated
 
 RESAMPLES = 1000
 TAIL = 0.025  # on either side
-PRO_LIMIT = 0.3
+PRO_LIMIT, PRO_LIMIT_05 = 0.3, 0.05
 MOST_PIXELS = 1 << 24  # that the thresholds of the pixel metrics are chosen from
 LEVELS = 256  # thresholds from each of three sources
 IMAGE_METRICS = ("image_auroc", "image_ap", "image_f1", "image_f1_calibrated")
@@ -174,6 +174,7 @@ class Curves(NamedTuple):
             "pixel_ap": np.where(gained > 0, gained * self.precision, 0).sum(axis=1),
             "pixel_f1": self.f1.max(axis=1),
             "au_pro": area(self.fpr, self.pro, PRO_LIMIT),
+            "au_pro_05": area(self.fpr, self.pro, PRO_LIMIT_05),
         }
 
 

@@ -43,7 +43,7 @@ class PixelMetrics:
 
     `f1` is the best over all thresholds and `f1_threshold` the one it is reached at (decision: map >=
     threshold), both chosen on the masks that they judge. `regions` is the number of ground-truth regions
-    behind `au_pro`.
+    behind `au_pro`. `au_pro_05` is AU-PRO up to a false-positive rate of .05, as MVTec AD 2 has it.
     """
 
     auroc: float
@@ -51,6 +51,7 @@ class PixelMetrics:
     f1: float
     f1_threshold: float
     au_pro: float
+    au_pro_05: float
     regions: int
 
 
@@ -73,9 +74,10 @@ def pixel_metrics(
     """
     check_limit(pro_limit)
     counted, regions = _count(maps, masks, valid)
-    ranking, area = rank(counted), overlap_area(counted, regions, pro_limit)
+    ranking = rank(counted)
+    area, area_05 = (overlap_area(counted, regions, limit) for limit in (pro_limit, 0.05))
     return PixelMetrics(
-        ranking.auroc, ranking.ap, ranking.f1, ranking.f1_threshold, au_pro=area, regions=regions.count
+        ranking.auroc, ranking.ap, ranking.f1, ranking.f1_threshold, area, area_05, regions.count
     )
 
 
