@@ -12,8 +12,8 @@ a pose: the moments of the foreground, and phase correlation of log-polar spectr
 The time is that of one picture of 512 x 512 pixels for a network of 256, in one thread, with and without the
 pose.
 
-With --accuracy PatchCore is fitted on such parts with `--align turn`, at 256 pixels, and judges --pictures new
-good ones and as many defective ones: image AUROC, p-values of the good ones, parts not found.
+With --accuracy PatchCore is fitted on such parts with `--align turn`, at 256 pixels, and judges --pictures
+new good ones and as many defective ones: image AUROC, p-values of the good ones, parts not found.
 """
 
 from __future__ import annotations

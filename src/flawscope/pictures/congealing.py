@@ -25,8 +25,9 @@ _FIRST = 5  # pictures that are tried as the first reference, each on so many ot
 _OTHERS = 12
 _ROUNDS = 3
 _FLOOR = 0.015  # least spread of good parts: noise, and half a pixel's error at an edge
-_SALIENT = 2.5  # spreads by which a pixel of the part differs from half of all pixels
-_LEVELS = 64  # quantiles of the pixels of all pictures
+_SALIENT = 2.5  # spreads by which a pixel of the part differs from half of the ground's
+_EDGE = 6  # pixels along a picture's edges, which show the ground
+_LEVELS = 64  # quantiles of the pixels there, of all pictures
 _RIM = 6  # pixels around the part, which show its outline
 _MARGIN = 6  # pixels around the part that are inspected with it
 _SAME = math.radians(4)  # two references agree on an angle
@@ -90,9 +91,11 @@ def _congealed(pictures: Sequence[Float32], kind: Kind, period: int = 1) -> Refe
 
 
 def _quantiles(pictures: Sequence[Float32]) -> Float32:
-    """Quantiles of the pictures' grey levels, evenly spaced."""
-    every = np.concatenate([one.ravel() for one in pictures])
-    return np.quantile(every, (np.arange(_LEVELS) + 0.5) / _LEVELS).astype(np.float32)
+    """Quantiles of the grey levels along the pictures' edges, evenly spaced: the ground's, however large the
+    parts are."""
+    strips = (strip for one in pictures for way in (one, one.T) for strip in (way[:_EDGE], way[-_EDGE:]))
+    every = np.concatenate([strip.ravel() for strip in strips])
+    return np.asarray(np.quantile(every, (np.arange(_LEVELS) + 0.5) / _LEVELS), np.float32)
 
 
 def _first(pictures: Sequence[Float32], kind: Kind, period: int) -> Reference:
@@ -150,7 +153,7 @@ def _averaged(pictures: Sequence[tuple[Float32, Pose]], old: Reference, levels: 
         deviation = 1.4826 * np.nanmedian(np.abs(stack - middle), axis=0)
     middle, deviation = np.where(seen, middle, np.median(levels)), np.where(seen, deviation, 1.0)
     deviation = np.sqrt(ndimage.uniform_filter(deviation**2, 3) + _FLOOR**2)
-    # what half of all pixels differ from is the part, or is where the part's outline is
+    # what half of the ground's pixels differ from is the part, or is where the part's outline is
     apart = np.median(np.abs(levels[:, None] - middle.ravel()), axis=0).reshape(middle.shape)
     part = ndimage.binary_opening((apart > _SALIENT * deviation) & seen)
     areas, count = ndimage.label(part, np.ones((3, 3)))
