@@ -11,6 +11,9 @@ a pose: the moments of the foreground, and phase correlation of log-polar spectr
 
 The time is that of one picture of 512 x 512 pixels for a network of 256, in one thread, with and without the
 pose.
+
+With --accuracy PatchCore is fitted on such parts with `--align turn`, at 256 pixels, and judges --pictures
+new good ones and as many defective ones: image AUROC, p-values of the good ones, parts not found.
 """
 
 from __future__ import annotations
@@ -218,6 +221,40 @@ def measure(part: str, ground: str, count: int, pictures: int, size: int) -> Cel
     }
 
 
+def accuracy(part: str, ground: str, count: int, pictures: int, size: int) -> Cell:
+    """PatchCore on aligned parts of one kind on one ground, with so many learnt."""
+    import numpy as np
+    import torch
+
+    import flawscope
+    from flawscope.metrics.image import auroc
+
+    torch.set_num_threads(1)
+    kinds = ("scratch", "missing")
+    learnt = [draw(part, ground, size, 30_000 + seed)[0] for seed in range(count)]
+    new = [draw(part, ground, size, 40_000 + seed)[0] for seed in range(pictures)]
+    new += [draw(part, ground, size, 50_000 + seed, kinds[seed % 2])[0] for seed in range(pictures)]
+    labels = np.arange(len(new)) >= pictures
+    model = flawscope.fit(learnt, size=size, align="turn", device="cpu")
+    found = list(model.predict(new))
+    scores = np.array([one.score for one in found])
+    p_values = np.array([one.p_value for one in found])[:pictures]
+    lost = np.array([one.part_found is False for one in found])
+    scratched = np.arange(pictures) % 2 == 0
+
+    def apart(kind: Any) -> float:
+        rows = np.concatenate([np.arange(pictures), pictures + np.flatnonzero(kind)])
+        return common.sig(auroc(labels[rows], scores[rows]), 4)
+
+    return {
+        "auroc": common.sig(auroc(labels, scores), 4),
+        "auroc_by_defect": {"scratch": apart(scratched), "missing": apart(~scratched)},
+        "p_mean": common.sig(float(p_values.mean()), 3),
+        "p_below_5_percent": common.sig(float((p_values <= 0.05).mean()), 3),
+        "lost": [int(lost[~labels].sum()), int(lost[labels].sum())],
+    }
+
+
 def latency(repeats: int) -> Cell:
     """Milliseconds of the views of a plate, with and without its pose, alternating."""
     from flawscope.pictures.congealing import learn
@@ -246,14 +283,20 @@ def main() -> int:
     parser = common.parser(__doc__, "pose", data=False)
     parser.add_argument("--counts", default="20,120", help="good pictures learnt from (default: %(default)s)")
     parser.add_argument("--pictures", type=int, help="new good pictures (default: 100)")
+    parser.add_argument("--accuracy", action="store_true", help="PatchCore on aligned parts, and no poses")
     args = common.arguments(parser, counts="8", pictures=2)
     record = common.Record(args, "poses of drawn parts, found by a reference learnt from good pictures")
-    rows = []
+    rows: list[dict[str, Any]] = []
     for count in map(int, args.counts.split(",")):
         for part in PARTS[: 1 if args.quick else None]:
             for ground in GROUNDS[: 1 if args.quick else None]:
                 given = {"part": part, "ground": ground, "count": count, "size": 256}
                 given["pictures"] = args.pictures or 100
+                if args.accuracy:
+                    work = lambda g=given: common.task(accuracy, **g).json  # noqa: E731
+                    if cell := record.attempt(f"accuracy/{part}/{ground}/{count}", work):
+                        rows.append({"part": part, "ground": ground, "learnt": count, "auroc": cell["auroc"]})
+                    continue
                 work = lambda g=given: common.task(measure, **g).json  # noqa: E731
                 if cell := record.attempt(f"{part}/{ground}/{count}", work):
                     of = {
@@ -262,6 +305,9 @@ def main() -> int:
                     }
                     broken = "/".join(map(str, cell["found"]["defective"]))
                     rows.append({"part": part, "ground": ground, "learnt": count, **of, "defective": broken})
+    if args.accuracy:
+        common.table("image AUROC of PatchCore, parts aligned", rows)
+        return record.status()
     common.table("poses within 1 degree and 1 % of the side", rows)
     took = record.attempt("latency", lambda: common.task(latency, repeats=3 if args.quick else 60).json)
     if took:

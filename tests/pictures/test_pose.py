@@ -36,6 +36,7 @@ def drawn(
         "bracket": np.minimum(box(0, 25, 40, 8), box(-32, 0, 8, 33)),
         "disc": np.hypot(u, v) - 36,
         "bar": box(0, 0, 60, 8),
+        "board": np.maximum(box(0, 0, 76, 62), -box(50, 35, 16, 16)),
     }
     ground = 70 + 12 * ndimage.gaussian_filter(rng.standard_normal(SIZE), 3) * 6
     part = 170 + 4 * rng.standard_normal(SIZE)
@@ -69,6 +70,7 @@ def test_new_parts_are_found_within_a_degree_and_a_hundredth_in_any_light(refere
     assert angles.max() < 1
     assert places.max() < 0.01
     assert reference.period == 1
+    assert np.mean([reference.p_value(pose.error) for pose in found]) < 0.85  # as far as left-out ones
 
 
 def test_a_defective_part_is_found_and_an_empty_ground_is_farther_off(reference: Reference) -> None:
@@ -83,6 +85,16 @@ def test_a_defective_part_is_found_and_an_empty_ground_is_farther_off(reference:
     ground = np.full((*SIZE, 3), 70, np.uint8)
     assert reference.find(grey(ground)).error > max(pose.error for pose in intact)
     assert reference.p_value(math.inf) == 1 / (1 + len(reference.errors))
+
+
+def test_a_part_that_fills_most_of_the_picture_is_framed_and_found() -> None:
+    pictures = [drawn(seed, "board") for seed in range(20)]
+    reference = learn([grey(picture) for picture, _ in pictures[:12]], "turn")
+    assert 76 < reference.extent * SIZE[1] / SIDE < 94
+    found = [reference.find(grey(picture)) for picture, _ in pictures[12:]]
+    angles, places = off(found, [known for _, known in pictures[12:]])
+    assert angles.max() < 1
+    assert places.max() < 0.01
 
 
 @pytest.mark.parametrize(("kind", "period"), [("disc", 0), ("bar", 2)])

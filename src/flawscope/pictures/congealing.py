@@ -25,13 +25,15 @@ _FIRST = 5  # pictures that are tried as the first reference, each on so many ot
 _OTHERS = 12
 _ROUNDS = 3
 _FLOOR = 0.015  # least spread of good parts: noise, and half a pixel's error at an edge
-_SALIENT = 2.5  # spreads by which a pixel of the part differs from half of all pixels
-_LEVELS = 64  # quantiles of the pixels of all pictures
+_SALIENT = 2.5  # spreads by which a pixel of the part differs from half of the ground's
+_EDGE = 6  # pixels along a picture's edges, which show the ground
+_LEVELS = 64  # quantiles of the pixels there, of all pictures
 _RIM = 6  # pixels around the part, which show its outline
 _MARGIN = 6  # pixels around the part that are inspected with it
 _SAME = math.radians(4)  # two references agree on an angle
 _AGREE = 0.85  # share of the pictures on which they must
 _PERIODS = (1, 2, 3, 4, 6, 8)
+_FOLDS = 10  # shares of the pictures, each found by a reference of the others
 
 
 def learn(pictures: Sequence[Float32], kind: Kind) -> Reference:
@@ -56,12 +58,14 @@ def learn(pictures: Sequence[Float32], kind: Kind) -> Reference:
     halves = [_congealed([pictures[i] for i in chosen[half::2]], kind) for half in (0, 1)]
     found = [[half.find(pictures[i]) for i in chosen] for half in halves]
     period = 1 if kind == "shift" else _period(*found)
-    reference = _congealed([pictures[i] for i in chosen], kind, period)
-    others = sorted({*range(len(pictures))} - {*chosen})
-    if len(others) >= len(chosen):
-        errors = [reference.find(pictures[i]).error for i in others]
-    else:  # a half that does not know the picture
-        errors = [found[1 - k % 2][k].error for k in range(len(chosen))]
+    known = [pictures[i] for i in chosen]
+    reference = _congealed(known, kind, period)
+    errors = [reference.find(pictures[i]).error for i in sorted({*range(len(pictures))} - {*chosen})]
+    levels, poses = _quantiles(known), [reference.find(one) for one in known]
+    for fold in range(min(_FOLDS, len(known))):
+        rest = [pair for k, pair in enumerate(zip(known, poses, strict=True)) if k % _FOLDS != fold]
+        without = _averaged(rest, reference, levels)
+        errors += [without.find(one).error for one in known[fold::_FOLDS]]
     return replace(reference, errors=tuple(sorted(errors)))
 
 
@@ -80,11 +84,18 @@ def _period(found: Sequence[Pose], again: Sequence[Pose]) -> int:
 def _congealed(pictures: Sequence[Float32], kind: Kind, period: int = 1) -> Reference:
     """Aligns all pictures to one of them, then to their average, again and again."""
     reference = _first(pictures, kind, period)
-    every = np.concatenate([one.ravel() for one in pictures])
-    levels = np.quantile(every, (np.arange(_LEVELS) + 0.5) / _LEVELS).astype(np.float32)
+    levels = _quantiles(pictures)
     for _ in range(_ROUNDS):
-        reference = _averaged(pictures, reference, levels)
+        reference = _averaged([(one, reference.find(one)) for one in pictures], reference, levels)
     return reference
+
+
+def _quantiles(pictures: Sequence[Float32]) -> Float32:
+    """Quantiles of the grey levels along the pictures' edges, evenly spaced: the ground's, however large the
+    parts are."""
+    strips = (strip for one in pictures for way in (one, one.T) for strip in (way[:_EDGE], way[-_EDGE:]))
+    every = np.concatenate([strip.ravel() for strip in strips])
+    return np.asarray(np.quantile(every, (np.arange(_LEVELS) + 0.5) / _LEVELS), np.float32)
 
 
 def _first(pictures: Sequence[Float32], kind: Kind, period: int) -> Reference:
@@ -120,16 +131,15 @@ def _first(pictures: Sequence[Float32], kind: Kind, period: int) -> Reference:
     return min(found, key=lambda one: one[0])[1]
 
 
-def _averaged(pictures: Sequence[Float32], old: Reference, levels: Float32) -> Reference:
-    """The reference that the pictures, aligned to the old one, make.
+def _averaged(pictures: Sequence[tuple[Float32, Pose]], old: Reference, levels: Float32) -> Reference:
+    """The reference that the pictures make, aligned by their poses to the old one.
 
     Args:
-        levels: quantiles of the pictures' grey levels, evenly spaced.
+        levels: as `_quantiles` gives them.
     """
     from scipy import ndimage
 
-    poses = [old.find(picture) for picture in pictures]
-    known = [one for one in zip(pictures, poses, strict=True) if one[1].found]
+    known = [(picture, pose) for picture, pose in pictures if pose.found]
     if 2 * len(known) < len(pictures):
         raise InputError(
             "the good pictures show no part that can be found in most of them: leave out --align"
@@ -143,7 +153,7 @@ def _averaged(pictures: Sequence[Float32], old: Reference, levels: Float32) -> R
         deviation = 1.4826 * np.nanmedian(np.abs(stack - middle), axis=0)
     middle, deviation = np.where(seen, middle, np.median(levels)), np.where(seen, deviation, 1.0)
     deviation = np.sqrt(ndimage.uniform_filter(deviation**2, 3) + _FLOOR**2)
-    # what half of all pixels differ from is the part, or is where the part's outline is
+    # what half of the ground's pixels differ from is the part, or is where the part's outline is
     apart = np.median(np.abs(levels[:, None] - middle.ravel()), axis=0).reshape(middle.shape)
     part = ndimage.binary_opening((apart > _SALIENT * deviation) & seen)
     areas, count = ndimage.label(part, np.ones((3, 3)))
