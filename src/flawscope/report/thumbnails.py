@@ -124,7 +124,8 @@ def _found(prediction: Prediction, size: tuple[int, int]) -> Layers:
     half = (-(-size[0] // 2), -(-size[1] // 2))
 
     def outlined(picture: Pixels) -> Pixels:
-        return drawing.squares(drawing.contour(picture, marked), prediction.squares(size))
+        found = drawing.squares(drawing.contour(picture, marked), prediction.squares(size))
+        return drawing.noted(found, prediction.remark)
 
     low, high = prediction.colour_range
     values = prediction.picture_map(half)

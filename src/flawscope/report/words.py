@@ -70,7 +70,7 @@ def figures_of(severity: float, p_value: float, score: float) -> list[tuple[str,
 
 
 def part_of(found: Prediction) -> list[tuple[str, str]]:
-    """Where the part of a picture was found; nothing where none is looked for."""
+    """Pose of the part in a picture, as every page shows it; empty where none is looked for."""
     if found.part_found is None:
         return []
     pose = found.part_pose

@@ -173,7 +173,7 @@ def squares(picture: Pixels, corners: Sequence[NDArray[np.floating[Any]]]) -> Pi
     """A copy of the picture [H, W, 3] with the squares around parts: corners (x, y) [4, 2] each. A dot marks
     the first corner, which is the reference's upper left one, so that turn and side can be told."""
     image = Image.fromarray(picture)
-    draw, width = ImageDraw.Draw(image), max(1, round(min(image.size) / 200))
+    draw, width = ImageDraw.Draw(image), max(1, math.ceil(min(image.size) / 200))
     for one in corners:
         points = [(float(x), float(y)) for x, y in one]
         for colour, thick in ((INK, 3 * width), (POSE, width)):

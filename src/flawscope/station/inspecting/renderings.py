@@ -84,7 +84,7 @@ class Shown:
         return _webp(self._small(self._row(product_id, number), side))
 
     def overlay(self, product_id: int, number: int, side: int) -> bytes:
-        """Return WebP of the picture with heat map, outlines and its part's square. NotFoundError as above."""
+        """Return WebP of the picture with heat map, outlines and part's square. NotFoundError as above."""
         row = self._row(product_id, number)
         return _webp(drawing.contour(*self._prediction(product_id, row).over(self._small(row, side))))
 
