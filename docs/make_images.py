@@ -15,6 +15,7 @@ from flawscope.datasets import open_dataset
 from flawscope.pictures.light import Light
 from flawscope.predictor import Predictor
 from flawscope.results import drawing
+from flawscope.results.alignment import Alignment
 from flawscope.results.contact_sheet import Line, contact_sheet
 from flawscope.results.folder import Pictures
 from flawscope.synthesis.demo.dataset import draw_dataset, draw_picture
@@ -38,6 +39,28 @@ def main() -> None:
         joint(Path(folder))
         light(Path(folder))
         parts(Path(folder))
+        aligned(Path(folder))
+
+
+def aligned(folder: Path) -> None:
+    """Parts at any place and angle, and where they are found; two pictures show none."""
+    root = draw_dataset(folder / "aligned", category="plate", train=15)
+    rng, paths = np.random.default_rng(0), sorted((root / "train/good").glob("*.png"))
+    for number, path in enumerate(paths):
+        picture = Image.open(path).convert("RGB")
+        side = round(1.5 * max(picture.size))
+        ground = Image.fromarray(rng.normal(70, 4, (side, side, 3)).clip(0, 255).astype(np.uint8))
+        if number < len(paths) - 2:
+            turned = (
+                picture.resize((side // 2, side // 2))
+                .convert("RGBA")
+                .rotate(rng.uniform(0, 360), Image.Resampling.BICUBIC, expand=True)
+            )
+            x, y = (int(rng.integers(0, side - length)) for length in turned.size)
+            ground.paste(turned, (x, y), turned)
+        ground.save(path)
+    found = Alignment.of(paths[:-2], paths[-2:], "turn", root, lambda done, total: None)
+    save(found.sheet(), "alignment.png")
 
 
 def defects() -> None:

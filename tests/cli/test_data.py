@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from flawscope.cli import main
 from flawscope.datasets.masks import from_runs
@@ -40,6 +41,27 @@ def test_a_model_accuses_a_foreign_picture_and_not_its_own(
     code, printed, err = run(*call, efficientad_path)
     assert (code, printed) == (2, "")
     assert "efficientad does not look for suspicious pictures; give a model of patchcore" in err
+
+
+def test_poses_of_parts_are_told_and_drawn(run: Run, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    good = tmp_path / "parts" / "good"
+    good.mkdir(parents=True)
+    bracket = np.full((40, 40), 60.0)
+    bracket[4:14, 4:36] = bracket[4:36, 4:14] = 190
+    for number in range(10):
+        picture = np.full((96, 96), 60.0)
+        y, x = rng.integers(4, 52, 2)
+        if number < 9:
+            picture[y : y + 40, x : x + 40] = bracket
+        picture += rng.normal(0, 3, picture.shape)
+        Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(good / f"{number}.png")
+    call = "data", "check", "--data", good.parent, "--no-near", "--align", "shift"
+    code, printed, _ = run(*call, "--json", "--out", tmp_path / "poses.png")
+    told = json.loads(printed)["alignment"]["pictures"]
+    assert (code, [one["part_found"] for one in told].count(False)) == (0, 1)
+    assert Image.open(tmp_path / "poses.png").width > 600
+    assert "parts found in 9 of 10 pictures" in run(*call)[1]
 
 
 # ------------------------------------------------------------------------------------------------- export

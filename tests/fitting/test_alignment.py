@@ -15,6 +15,8 @@ from flawscope.errors import InputError
 from flawscope.export.recalibrate import Pictures
 from flawscope.predictor import Predictor
 from flawscope.predictor.parts import Parts
+from flawscope.results import drawing
+from flawscope.results.table import Row
 
 SIDE = 128
 
@@ -57,6 +59,17 @@ def test_a_defect_is_found_and_marked_where_it_lies(predictor: Predictor) -> Non
         peak = np.unravel_index(np.nanargmax(drawn), drawn.shape)
         assert math.hypot(peak[1] + 0.5 - x, peak[0] + 0.5 - y) < 8
         assert drawn.shape == picture.shape[:2]
+        pose = found.part_pose
+        assert pose is not None
+        back = found.geometry.inverse()  # from the view [64, 64]
+        middle = back.to_network((32, 32, 32, 32))[:2]
+        assert math.dist(middle, (pose.x, pose.y)) < 0.01
+        corner = back.to_network((0, 0, 0, 0))[:2]
+        assert math.dist(pose.corners()[0], corner) < 0.1
+        assert (Row.of(found).part_angle, Row.of(found).part_found) == (pose.angle, "true")
+        assert found.to_dict()["part_pose"] == pose.to_dict()
+        square = drawing.squares(np.zeros_like(picture), [pose.corners()])
+        assert (square == drawing.POSE).all(2).sum() > 100
         for region in found.regions:
             x0, y0, x1, y1 = region.box
             assert x0 - 1 <= region.centroid[0] <= x1 + 1
@@ -70,6 +83,11 @@ def test_a_picture_without_the_part_is_an_outcome_of_its_own(predictor: Predicto
     assert found.severity > 0
     assert found.part_p_value == 1 / 17
     assert found.to_dict()["part_found"] is False
+    assert found.to_dict()["part_pose"] is None
+    assert Row.of(found).part_found == "false"
+    assert not np.array_equal(
+        found.draw(part(200, empty=True)[0])[:8, :20], found.over(part(200)[0])[0][:8, :20]
+    )
     assert found.picture_map().shape == (SIDE, SIDE)
     good = predictor.predict(part(201)[0])
     assert good.part_found

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from flawscope.artefact.model_file import Manifest
     from flawscope.datasets import Dataset
     from flawscope.progress import Step
+    from flawscope.results.alignment import Alignment
 
 FORMATS = ("coco", "fiftyone")
 
@@ -32,7 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="coco",
         help="of `data export`: a COCO file, or a folder for FiftyOne (default: coco)",
     )
-    parser.add_argument("--out", metavar="FILE", help="what `data export` writes")
+    parser.add_argument(
+        "--align",
+        choices=["shift", "turn", "full"],
+        help="of `data check`: how parts lie; says how well they are found, and --out draws where",
+    )
+    parser.add_argument(
+        "--out", metavar="FILE", help="what `data export` writes; of `data check --align` a .png file"
+    )
     common.add_group(parser)
     parser.add_argument("--no-near", action="store_true", help="skip the search for near-duplicates")
     common.add_json(parser)
@@ -43,13 +51,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.action == "export":
         return _export(args)
-    if args.out:
+    if args.out and not args.align:
         raise InputError("data check writes nothing: leave out --out, or print its findings with --json")
+    from flawscope.artefact.files import check_writable
     from flawscope.datasets import open_dataset
     from flawscope.datasets.check import check
     from flawscope.datasets.dataset import remark
     from flawscope.predictor import read_manifest
 
+    if args.out:
+        check_writable(Path(args.out), ".png")
     step = common.step_for(args)
     seed, group = 0, args.group
     if args.model:  # split as it was for fitting
@@ -62,14 +73,15 @@ def run(args: argparse.Namespace) -> int:
         common.say(group_remark)
     report = check(dataset, near=not args.no_near, progress=lambda done, total: step("check", done, total))
     suspects, unknown = _suspects(args, dataset, step) if args.model else (None, 0)
+    found = _aligned(args, dataset, step) if args.align else None
     if args.json:
-        document = report.to_dict()
+        document = report.to_dict() | ({} if found is None else {"alignment": found.to_dict()})
         if suspects is not None:
             document["suspects"] = [{"path": n, "score": s, "p_value": p} for n, s, p in suspects]
             document["not_judged"] = unknown
         common.show(common.as_json(document))
     else:
-        common.show("\n".join(report.lines()))
+        common.show("\n".join([*report.lines(), *([] if found is None else found.lines())]))
         if suspects is not None:
             found = pluralize(len(suspects), "good picture")
             common.show(f"\nsuspicious to {args.model}: {found}, most suspicious first")
@@ -78,6 +90,20 @@ def run(args: argparse.Namespace) -> int:
             if unknown:
                 common.show(f"{unknown} more cannot be judged: the model learnt from them and kept no score")
     return 0 if report.ok else 1
+
+
+def _aligned(args: argparse.Namespace, dataset: Dataset, step: Step) -> Alignment:
+    """Finds the parts in all pictures by a reference from the good ones; draws them where --out asks."""
+    from flawscope.results.alignment import Alignment
+    from flawscope.results.drawing import save_png
+
+    good = [item.path for item in dataset.train]
+    others = [item.path for item in dataset.test]
+    root = dataset.root
+    found = Alignment.of(good, others, args.align, root, lambda done, all_: step("alignment", done, all_))
+    if args.out:
+        save_png(args.out, found.sheet())
+    return found
 
 
 def _refuse_without_limit(model: str, manifest: Manifest) -> None:

@@ -204,6 +204,7 @@ class Summary:
     def __init__(self, model: JointPredictor):
         from flawscope.results.by_product import ByProduct
 
+        self.aligned = False
         self.parts, self.products = model.parts(), not model.of_views  # rows of the table name them
         first = next(iter(model.products.values())).manifest
         self.method, self.white_level = first.method, first.preprocess.white_level

@@ -106,7 +106,7 @@ def line_of(found: Prediction) -> str:
         f"{found.decision:<10} severity {found.severity:<+7.1f} score {found.score:<9.4g} "
         f"p {found.p_value:.3f}  {found.path}{product}"
         f"{'  (light outside the range)' if found.outside_light else ''}"
-        f"{'  (part not found)' if found.part_found is False else ''}"
+        f"{f'  ({found.remark})' if found.remark else ''}"
     )
 
 
@@ -126,7 +126,7 @@ class Output:
 
     args: `json`, `out`, `maps`, `animation`, `only_anomalous`, `quiet`.
     at_once: whoever reads the lines waits for each of them.
-    products: the table says which product each input shows.
+    products: the table says which product each input shows. aligned: it says where the parts lie.
     parts: collects the views of parts; None: only pictures are decided on.
     """
 
@@ -137,6 +137,7 @@ class Output:
         *,
         at_once: bool,
         products: bool = False,
+        aligned: bool = False,
         parts: Parts | None = None,
     ):
         from flawscope.results.run import Results
@@ -149,13 +150,12 @@ class Output:
         self.results: Results | None = None
         self.table: Table | None = None
         if args.out and common.is_table(args.out):
-            self.table = Table(args.out, products=products)
+            self.table = Table(args.out, products=products, aligned=aligned)
         elif args.out:
             say = common.say_for(args)
             maps, animation = args.maps or "png16", args.animation or "none"
-            self.results = Results(
-                Path(args.out), root, say, maps=maps, animation=animation, products=products
-            )
+            kinds = {"products": products, "aligned": aligned}
+            self.results = Results(Path(args.out), root, say, maps=maps, animation=animation, **kinds)
 
     def add(self, result: Prediction | Unjudged, source: Source) -> None:
         from flawscope.results.table import Row, Unjudged
@@ -275,6 +275,7 @@ class Summary:
         self.model, self.white_level = model, model.manifest.preprocess.white_level
         self.together = Mismatch(model.calibration.expected_rate)
         self.parts = model.parts()
+        self.aligned = model.manifest.preprocess.reference is not None
 
     def facts(self, args: argparse.Namespace, unjudged: int) -> dict[str, Any]:
         """Facts of the run, for `results.json`."""

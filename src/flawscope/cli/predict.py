@@ -78,7 +78,8 @@ def run(args: argparse.Namespace) -> int:
         root = folder_of(
             [path for path in asked.sources if isinstance(path, Path) and path not in asked.wrong]
         )
-    results = output.Output(args, root, at_once=not asked.total, products=told.products, parts=told.parts)
+    kinds = {"products": told.products, "aligned": told.aligned}
+    results = output.Output(args, root, at_once=not asked.total, parts=told.parts, **kinds)
     together = told.together
     began, complete = time.monotonic(), False
     try:

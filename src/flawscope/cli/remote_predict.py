@@ -19,6 +19,7 @@ from flawscope.progress import silent
 
 if TYPE_CHECKING:
     from flawscope.pictures.decoding import Source
+    from flawscope.pictures.part_pose import PartPose
     from flawscope.results.prediction import Prediction, Region
     from flawscope.station import Client
     from flawscope.station.store.inspection import Inspection
@@ -227,6 +228,8 @@ class Answer:
     path: str | None = None
     outside_light: bool | None = None
     part_found: bool | None = None
+    part_p_value: float | None = None
+    part_pose: PartPose | None = None
     product_p_value: float | None = None
     shows: str | None = None
 
@@ -237,9 +240,13 @@ class Answer:
 
     @classmethod
     def of(cls, found: Inspection) -> Answer:
-        unknown = ("shifts", "path", "outside_light")
+        unknown = ("shifts", "path", "outside_light", "part_p_value")
         names = [name for name in cls.__dataclass_fields__ if name not in unknown]
         return cls(**{name: getattr(found, name) for name in names})
+
+    @property
+    def remark(self) -> str:
+        return "part not found" if self.part_found is False else ""
 
     @property
     def decision(self) -> str:
@@ -253,7 +260,12 @@ class Answer:
             "regions": [region.to_dict() for region in self.regions],
             **{name: getattr(self, name) for name in ("id", "product", "version")},
             **({"shows": self.shows, "product_p_value": self.product_p_value} if self.shows else {}),
+            **({} if self.part_found is None else self._part()),
         }
+
+    def _part(self) -> dict[str, Any]:
+        pose = None if self.part_pose is None else self.part_pose.to_dict()
+        return {"part_found": self.part_found, "part_pose": pose}
 
 
 def _token(args: argparse.Namespace) -> str | None:

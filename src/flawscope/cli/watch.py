@@ -96,12 +96,16 @@ def run(args: argparse.Namespace) -> int:
         if args.product:
             raise InputError("--product is for joint models: leave it out")
         together = Mismatch(predictor.calibration.expected_rate)
+        aligned = predictor.manifest.preprocess.reference is not None
     else:
         if args.product:
             predictor.product(args.product)  # one that is not there is reported now
-        together = ByProduct(max(one.calibration.expected_rate for one in predictor.products.values()))
+        aligned, together = (
+            False,
+            ByProduct(max(one.calibration.expected_rate for one in predictor.products.values())),
+        )
     products = isinstance(together, ByProduct)
-    table = Table(args.csv, append=True, products=products) if args.csv else None
+    table = Table(args.csv, append=True, products=products, aligned=aligned) if args.csv else None
     say = common.say_for(args)
     say(_begins(arrivals, len(judged)))
     watching = Watching(

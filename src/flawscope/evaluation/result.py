@@ -24,7 +24,7 @@ from flawscope.pictures.listing import natural_key
 from flawscope.results.html import table
 from flawscope.results.part import PartPrediction
 from flawscope.results.prediction import RIGHT, Prediction, outcome, prediction_html
-from flawscope.results.table import COLUMNS, Row, Unjudged
+from flawscope.results.table import COLUMNS, OF_PARTS, Row, Unjudged
 
 if TYPE_CHECKING:
     import pandas
@@ -245,10 +245,12 @@ class Evaluation:
             import pandas
         except ImportError:
             raise needs("to_dataframe()", "pandas", extras="pandas") from None
+        aligned = any(one.prediction.part_found is not None for one in self.pictures)
+        columns = (*COLUMNS, *OF_PARTS) if aligned else COLUMNS
         rows = []
         for item, said in outcomes(self):
             row = Row.of(said)
-            values = {name: getattr(row, name) for name in COLUMNS}
+            values = {name: getattr(row, name) for name in columns}
             path = values.pop("path") or str(item.path)
             rows.append({"path": path, "kind": item.kind, "defective": item.anomalous, **values})
         return pandas.DataFrame(rows)

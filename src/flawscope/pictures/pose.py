@@ -160,6 +160,16 @@ class Reference:
         return f"parts aligned ({self.kind}{same}): {len(known)} good ones found, {far}, {lost} not found"
 
     @property
+    def limit(self) -> float:
+        """Largest error of a part that is found, in spreads."""
+        return _FOUND
+
+    def square(self) -> NDArray[np.uint8]:
+        """The part and the square around it that is inspected, [S, S] uint8, 255 is white."""
+        edges = slice(math.floor(HALF - self.extent), math.ceil(HALF + self.extent))
+        return self.levels[edges, edges]
+
+    @property
     def turns(self) -> bool:
         """Whether the angle is looked for."""
         return self.kind != "shift" and self.period != 0

@@ -23,6 +23,7 @@ from flawscope.errors import InputError, LeftOut
 from flawscope.pictures.appearance import Appearance, measure
 from flawscope.pictures.decoding import Source, decode, pixel_hash, reason
 from flawscope.pictures.geometry import Geometry
+from flawscope.pictures.part_pose import PartPose
 from flawscope.pictures.views import Region, Views
 from flawscope.predictor.parts import Parts, pattern_of
 from flawscope.predictor.recalibration import calibrated
@@ -293,8 +294,12 @@ class Predictor:
             what = name or "a picture"
             return InputError(f"{what}: its score is not a number; fit with --set precision=fp32")
         pose, reference = views.pose, self.manifest.preprocess.reference
-        part_p_value = None if pose is None or reference is None else reference.p_value(pose.error)
-        if pose is not None and not pose.found:  # nothing says that it is good
+        part_p_value = part_pose = None
+        if pose is not None and reference is not None:
+            part_p_value = reference.p_value(pose.error)
+            size = views.geometry.picture_size
+            part_pose = PartPose.of(pose, reference, size) if pose.found else None
+        if part_p_value is not None and part_pose is None:  # nothing says that it is good
             p_value, anomalous = min(p_value, part_p_value), True
             severity = max(severity, SLIGHT)
         return Prediction(
@@ -315,6 +320,7 @@ class Predictor:
             outside_light=None if views.tone is None else not views.tone.inside,
             part_found=None if pose is None else pose.found,
             part_p_value=part_p_value,
+            part_pose=part_pose,
         )
 
     # ---- calibration

@@ -58,7 +58,7 @@ def write_report(
     from flawscope.report.words import facts
 
     manifest = predictor.manifest
-    found = figures(result, predictor.calibration, dataset)
+    found = figures(result, predictor.calibration, dataset, manifest.preprocess.reference)
     layers = thumbnails(result.pictures, found.by_margin, manifest.preprocess.white_level, step)
     about = facts(result, manifest, dataset, predictor.session.runtime, model)
     return write(path, page(result, found, about, layers, manifest))

@@ -23,10 +23,16 @@ from flawscope.evaluation.intervals import (
     pixel_intervals,
 )
 from flawscope.pictures.listing import printable
+from flawscope.pictures.pose import Reference
 from flawscope.report.part_cards import part_cards
 from flawscope.report.plots import Curve, Group, curve_plot, histograms
-from flawscope.report.words import Tally, figures_of, percent, rates, size_of
+from flawscope.report.thumbnails import flattened
+from flawscope.report.words import Tally, figures_of, part_of, percent, rates, size_of
 from flawscope.results.prediction import RIGHT, Prediction, outcome
+
+REFERENCE_SIDE = 192  # pixels
+MOST_LOST, MOST_FAR = 12, 6  # pictures shown without a part, and with those farthest from the reference
+NONE = "–"
 
 
 class Metric(NamedTuple):
@@ -46,7 +52,7 @@ class Figures:
     rows: the test pictures in the order of the evaluation, each with the values that the page shows, sorts
         and filters by. `margin` is the severity on the wrong side of the score threshold, negative on the
         right one. kinds: lines of the table of types. plots: SVG by name, those that can be drawn.
-        parts: cards of parts.
+        parts: cards of parts. alignment: how well the parts were found; empty where none are looked for.
     """
 
     rows: list[dict[str, Any]]
@@ -55,6 +61,7 @@ class Figures:
     tally: Tally
     plots: dict[str, str]
     parts: list[dict[str, Any]]
+    alignment: dict[str, Any]
 
     @property
     def by_margin(self) -> list[int]:
@@ -67,8 +74,10 @@ class Figures:
         return [i for i in self.by_margin if self.rows[i]["outcome"] != RIGHT]
 
 
-def figures(result: Evaluation, calibration: Calibration, dataset: Dataset) -> Figures:
-    """Counts everything once."""
+def figures(
+    result: Evaluation, calibration: Calibration, dataset: Dataset, reference: Reference | None = None
+) -> Figures:
+    """Counts everything once. reference: of the parts' poses, where they are looked for."""
     rows = [_row(item, prediction, dataset) for item, prediction, *_ in result.pictures]
     anomalous, called = (np.array([row[key] for row in rows], dtype=bool) for key in ("anomalous", "called"))
     scores = np.array([row["score"] for row in rows], dtype=np.float64)
@@ -86,7 +95,37 @@ def figures(result: Evaluation, calibration: Calibration, dataset: Dataset) -> F
     table = [*_rates(tally, calibration), *_metrics(result, tally, intervals)]
     places = {str(one.prediction.path): k for k, one in enumerate(result.pictures)} if result.parts else {}
     parts = part_cards(((one.found, one.outcome) for one in result.judged_parts), places)
-    return Figures(rows, table, _kinds(result, rows), tally, plots, parts)
+    aligned = {} if reference is None else _alignment(result, rows, reference)
+    return Figures(rows, table, _kinds(result, rows), tally, plots, parts, aligned)
+
+
+def _alignment(result: Evaluation, rows: list[dict[str, Any]], reference: Reference) -> dict[str, Any]:
+    """Errors of the parts in spreads, by kind of picture, and the pictures to be looked at."""
+    errors = np.array(
+        [one.prediction.part_pose.error if one.prediction.part_pose else np.inf for one in result.pictures]
+    )
+    bad = np.array([row["anomalous"] for row in rows], bool)
+    groups = (
+        ("good pictures of the fit", np.array(reference.errors)),
+        ("good test pictures", errors[~bad]),
+        ("defective test pictures", errors[bad]),
+    )
+    table = []
+    for name, every in groups:
+        known = every[np.isfinite(every)]
+        levels = (
+            [f"{level:.2f}" for level in np.quantile(known, (0.5, 0.95, 1))] if known.size else [NONE] * 3
+        )
+        table.append((name, known.size, every.size - known.size, *levels))
+    far = np.argsort(-np.where(np.isfinite(errors), errors, -1.0), kind="stable")
+    return {
+        "reference": flattened(np.repeat(reference.square()[..., None], 3, 2), REFERENCE_SIDE),
+        "about": reference.described(),
+        "limit": reference.limit,
+        "table": table,
+        "lost": np.flatnonzero(~np.isfinite(errors)).tolist()[:MOST_LOST],
+        "far": [int(k) for k in far if np.isfinite(errors[k])][:MOST_FAR],
+    }
 
 
 def _row(item: Item, found: Prediction, dataset: Dataset) -> dict[str, Any]:
@@ -110,6 +149,7 @@ def _row(item: Item, found: Prediction, dataset: Dataset) -> dict[str, Any]:
             ("Type", truth if kind == truth else f"{kind} ({truth})"),
             *figures_of(found.severity, found.p_value, found.score),
             ("Regions outlined", str(len(found.regions))),
+            *part_of(found),
             ("Size", f"{size_of(found)} pixels"),
         ],
     }

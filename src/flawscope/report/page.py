@@ -45,7 +45,18 @@ VIEWS = {
 HEAT, LINE, TRUTH = ("heat", "Heat", "h"), ("line", "Outline", "o"), ("truth", "Ground truth", "g")
 MOST_POINTS = 200  # positions of the slider
 MOST_RATE = 0.5  # beyond it nobody inspects
-SECTIONS = ("parts", "mistakes", "meaning", "rate", "metrics", "curves", "types", "pictures", "run")
+SECTIONS = (
+    "parts",
+    "mistakes",
+    "alignment",
+    "meaning",
+    "rate",
+    "metrics",
+    "curves",
+    "types",
+    "pictures",
+    "run",
+)
 
 
 def page(
@@ -70,7 +81,7 @@ def page(
         parts=[
             (part, "Alarms" if part == "rate" else part.capitalize())
             for part in SECTIONS
-            if (part != "rate" or points) and (part != "parts" or found.parts)
+            if {"rate": points, "parts": found.parts, "alignment": found.alignment}.get(part, True)
         ],
         toggles=(HEAT, LINE, TRUTH),
         views=VIEWS,

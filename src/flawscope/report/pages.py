@@ -23,7 +23,7 @@ from flawscope.report import require
 from flawscope.report.page import HEAT, LINE, TRUTH, VIEWS, render, scale_of
 from flawscope.report.part_cards import MOST_PARTS, part_cards
 from flawscope.report.thumbnails import FULL, MOST_SIDE, Layers, flattened, thumbnails
-from flawscope.report.words import figures_of, percent, size_of
+from flawscope.report.words import figures_of, part_of, percent, size_of
 from flawscope.results.part import PartPrediction
 from flawscope.results.prediction import RIGHT, Prediction, outcome
 from flawscope.results.table import Row
@@ -122,6 +122,7 @@ def _predicted(row: Row, common: str, found: Prediction | None, layers: Layers |
             ("Decision", row.decision),
             *([("Product", printable(row.product))] if row.product else []),
             *figures_of(**numbers),
+            *(part_of(found) if found else []),
             *([("Size", f"{size} pixels")] if size else []),
         ],
         "layers": layers,

@@ -122,11 +122,16 @@ def _found(prediction: Prediction, size: tuple[int, int]) -> Layers:
     """Heat map and outline as layers, and the map, of a picture that is shown in `size`."""
     marked = prediction.outlined(prediction.picture_map(size))
     half = (-(-size[0] // 2), -(-size[1] // 2))
+
+    def outlined(picture: Pixels) -> Pixels:
+        found = drawing.squares(drawing.contour(picture, marked), prediction.squares(size))
+        return drawing.noted(found, prediction.remark)
+
     low, high = prediction.colour_range
     values = prediction.picture_map(half)
     return {
         "heat": _webp(layer(partial(drawing.overlay, values=values, low=low, high=high), half), QUALITY),
-        "line": _webp(layer(partial(drawing.contour, mask=marked), size)),
+        "line": _webp(layer(outlined, size)),
         "map": _webp(Image.fromarray(drawing.colour_map(values, low, high)), QUALITY),
     }
 

@@ -69,6 +69,17 @@ def figures_of(severity: float, p_value: float, score: float) -> list[tuple[str,
     return [("Severity", f"{severity:+.1f}"), ("p-value", f"{p_value:.3f}"), ("Score", f"{score:.4g}")]
 
 
+def part_of(found: Prediction) -> list[tuple[str, str]]:
+    """Pose of the part in a picture, as every page shows it; empty where none is looked for."""
+    if found.part_found is None:
+        return []
+    pose = found.part_pose
+    if pose is None:
+        return [("Part", "not found")]
+    turned = f"turned by {pose.angle:.0f}°{', mirrored' if pose.mirrored else ''}"
+    return [("Part", f"at {pose.x:.0f}, {pose.y:.0f}, {turned}, {pose.error:.2f} spreads off")]
+
+
 def sentences(tally: Tally, calibration: Calibration, without_mask: int = 0, outside: str = "") -> list[str]:
     """Says what the score threshold promises, whether that was kept, and how many defects were missed.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
@@ -36,6 +37,8 @@ BAD: Colour = (213, 94, 0)
 _OUTLINE: Colour = (0, 255, 255)  # in neither photos of parts nor the colour map
 TRUTH: Colour = (255, 0, 170)
 """The ground truth's outline, which is also dashed, so that no colour is needed to tell it."""
+POSE: Colour = (124, 255, 124)
+"""The square around a part that was found."""
 _DARK = 5  # the rim of an outline is the picture, so many times darker: a line shows on bright metal, too
 _CALM = 0.15  # share of a heat map's scale up to which nothing is drawn: good parts have no veil
 _SEEN_THROUGH = 0.1  # of the opacity, at the peak of a heat map: the defect must be seen
@@ -164,6 +167,33 @@ def contour(
     view[dark] //= _DARK
     view[line] = colour
     return out
+
+
+def squares(picture: Pixels, corners: Sequence[NDArray[np.floating[Any]]]) -> Pixels:
+    """A copy of the picture [H, W, 3] with the squares around parts: corners (x, y) [4, 2] each. A dot marks
+    the first corner, which is the reference's upper left one, so that turn and side can be told."""
+    image = Image.fromarray(picture)
+    draw, width = ImageDraw.Draw(image), max(1, math.ceil(min(image.size) / 200))
+    for one in corners:
+        points = [(float(x), float(y)) for x, y in one]
+        for colour, thick in ((INK, 3 * width), (POSE, width)):
+            draw.line([*points, points[0], points[1]], fill=colour, width=thick)
+        (x, y), reach = points[0], 3 * width + 1
+        draw.ellipse((x - reach, y - reach, x + reach, y + reach), fill=POSE, outline=INK, width=width)
+    return np.asarray(image)
+
+
+def noted(picture: Pixels, words: str) -> Pixels:
+    """A copy of the picture [H, W, 3] with words in its upper left corner; itself where there are none."""
+    if not words:
+        return picture
+    image = Image.fromarray(picture)
+    font = font_of(max(10, round(min(image.size) / 14)))
+    draw = ImageDraw.Draw(image)
+    box = draw.textbbox((4, 2), words, font)
+    draw.rectangle((0, 0, box[2] + 4, box[3] + 4), fill=BAD)
+    draw.text((4, 2), words, PAPER, font)
+    return np.asarray(image)
 
 
 def _dashes(line: NDArray[np.bool_], length: int) -> NDArray[np.bool_]:

@@ -54,6 +54,7 @@ MAPS = {
 }
 
 LEGEND = "picture | heat map, transparent at its peak; outlined: what is above the mask threshold"
+SQUARE = "; square: where the part was found, the dot at the reference's upper left corner"
 DASHED = "; dashed: ground truth"
 CHOSEN = "of each kind the pictures with the highest and the lowest scores"
 
@@ -109,11 +110,13 @@ class Kind:
 
 
 class Drawn(NamedTuple):
-    """Picture as it is shown [H, W, 3], the same with its heat map, and the outlined pixels [H, W] bool."""
+    """Picture as it is shown [H, W, 3], the same with its heat map and the squares of its parts, the outlined
+    pixels [H, W] bool, and a reason for the decision other than the score."""
 
     picture: Pixels
     heat: Pixels
     marked: NDArray[np.bool_]
+    remark: str
 
     @classmethod
     def of(cls, source: Source, prediction: Prediction) -> Drawn:
@@ -123,12 +126,12 @@ class Drawn(NamedTuple):
         if factor < 1:
             height, width = (max(1, round(side * factor)) for side in shown.shape[:2])
             shown = np.asarray(Image.fromarray(shown).resize((width, height), Image.Resampling.BILINEAR))
-        return cls(shown, *prediction.over(shown))
+        return cls(shown, *prediction.over(shown), prediction.remark)
 
     @property
     def overlay(self) -> Pixels:
         """Heat map with outlines."""
-        return drawing.contour(self.heat, self.marked)
+        return drawing.noted(drawing.contour(self.heat, self.marked), self.remark)
 
 
 @dataclass
@@ -146,6 +149,7 @@ class Pictures:
     maps: str = "png16"
     animation: str = "none"
     kinds: dict[str, Kind] = field(default_factory=dict)
+    aligned: bool = False  # parts are found first
     scale: tuple[float, float, float] | None = None  # both ends of the colours and the mask threshold
     owners: dict[str, Path] = field(default_factory=dict)  # result name -> picture
     failures: list[str] = field(default_factory=list)
@@ -177,6 +181,7 @@ class Pictures:
         except (InputError, MemoryError) as error:  # such as a moved one
             self.failures.append(f"{error or path} (scored, but not drawn)")
         self._write(name, prediction, drawn)
+        self.aligned = prediction.part_found is not None
         self.scale = (*prediction.colour_range, prediction.mask_threshold)
         collected = self.kinds.setdefault(kind or prediction.decision, Kind(expected))
         collected.count += 1
@@ -198,7 +203,7 @@ class Pictures:
             moving = self.own.path(f"animation.{self.animation}")
             save_animation(moving, *animate(shots, title, self.scale))
         known = any(kind.expected is not None for kind in self.kinds.values())
-        lines = [title, LEGEND + (DASHED if known else ""), CHOSEN]
+        lines = [title, LEGEND + (SQUARE if self.aligned else "") + (DASHED if known else ""), CHOSEN]
         if left:
             lines.append(f"not shown: {', '.join(left)}")
         path = self.own.path("contact_sheet.png")
@@ -240,6 +245,7 @@ class Pictures:
         remark = outcome(expected, bad) if expected is not None and expected != bad else ""
         # outlined at its small size: a thin line would be lost in shrinking
         small = drawing.contour(np.asarray(drawing.fitted(drawn.heat, BOX)), drawn.marked)
+        small = drawing.noted(small, drawn.remark)
         with suppress(InputError):  # the evaluation reports it
             if masks:
                 truth = drawing.shrunk(union(masks, prediction.geometry.picture_size), small.shape[:2])
@@ -249,7 +255,7 @@ class Pictures:
         taken = None
         if self.animation != "none":
             said = f"{remark or verdict}, severity {severity:+.1f}"
-            taken = shot(caption, *drawn, said, is_anomalous=bad)
+            taken = shot(caption, *drawn[:3], said, is_anomalous=bad)
         words = f"{verdict}, {remark}" if remark else verdict
         words += f"\nseverity {severity:+.1f}, p = {prediction.p_value:.3f}"
         return Example(name, prediction.score, np.hstack([picture, gap, small]), words, bad, taken)

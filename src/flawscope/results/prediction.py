@@ -16,10 +16,12 @@ from flawscope.errors import InputError, pluralize
 from flawscope.pictures.appearance import FEATURES, Measures, words
 from flawscope.pictures.decoding import Source, decode, to_eight_bits
 from flawscope.pictures.geometry import Geometry
+from flawscope.pictures.part_pose import PartPose
 from flawscope.results import drawing, html
 
 SHOWN_REGIONS = 5  # boxes that are named in a notebook
 COLOURS = {"anomalous": "#dc2626", "good": "#16a34a"}  # readable on white and on black
+LOST = "part not found"
 NONE = "none of these"  # of a joint model's products
 SLIGHT = 0.001  # severity of what nothing says is good: above 0, and people can read it
 NEARBY = 1 / 16  # of the longer side of a network's view: a map is about that wide around a point
@@ -86,6 +88,7 @@ class Prediction:
     part_found: whether the part was found; None for a model that aligns none. A picture without is anomalous,
         and score and map are those of the picture as it lies.
     part_p_value: how often a good part is as far from the good ones, where it was found or anywhere.
+    part_pose: where the part lies; None where it was not found, or none is looked for.
     """
 
     score: float
@@ -109,6 +112,7 @@ class Prediction:
     product_distances: tuple[float, ...] = field(default=(), repr=False)
     part_found: bool | None = None
     part_p_value: float | None = None
+    part_pose: PartPose | None = None
 
     @property
     def product_name(self) -> str:
@@ -191,7 +195,15 @@ class Prediction:
     def over(self, picture: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """Heat map over the picture [H, W, 3] at any size, and the marked pixels [H, W] bool."""
         values = self.picture_map((picture.shape[0], picture.shape[1]))
-        return drawing.overlay(picture, values, *self.colour_range), self.outlined(values)
+        heat, marked = drawing.overlay(picture, values, *self.colour_range), self.outlined(values)
+        return drawing.squares(heat, self.squares(heat.shape[:2])), marked
+
+    def squares(self, size: tuple[int, int]) -> list[NDArray[np.float64]]:
+        """Squares around the parts that were found, as corners [4, 2], in the picture scaled to (H, W)."""
+        if self.part_pose is None:
+            return []
+        height, width = self.geometry.picture_size
+        return [self.part_pose.corners() * (size[1] / width, size[0] / height)]
 
     def draw(self, picture: Source | None = None) -> NDArray[np.uint8]:
         """The picture [H, W, 3] RGB with heat map and outline of the mask; colours fixed by calibration.
@@ -205,7 +217,12 @@ class Prediction:
         if picture is None and self.path is None:
             raise InputError("draw() knows only pictures from files: give the picture, draw(picture)")
         shown = to_eight_bits(decode(self.path or "" if picture is None else picture))
-        return drawing.contour(*self.over(shown))
+        return drawing.noted(drawing.contour(*self.over(shown)), self.remark)
+
+    @property
+    def remark(self) -> str:
+        """Reason for the decision other than the score; empty where there is none."""
+        return LOST if self.part_found is False else ""
 
     def __repr__(self) -> str:
         regions = f", {pluralize(len(self.regions), 'region')}" if self.map.size else ""
@@ -236,12 +253,12 @@ class Prediction:
             "regions": [r.to_dict() for r in self.regions],
             **({} if self.outside_light is None else {"outside_light": self.outside_light}),
             **(self._shown() if self.product_name else {}),
-            **(
-                {}
-                if self.part_found is None
-                else {"part_found": self.part_found, "part_p_value": self.part_p_value}
-            ),
+            **({} if self.part_found is None else self._part()),
         }
+
+    def _part(self) -> dict[str, Any]:
+        pose = None if self.part_pose is None else self.part_pose.to_dict()
+        return {"part_found": self.part_found, "part_p_value": self.part_p_value, "part_pose": pose}
 
     def _shown(self) -> dict[str, Any]:
         return {"product": self.product, "product_p_value": self.product_p_value}
@@ -260,6 +277,7 @@ def prediction_html(found: Prediction, caption: str = "", source: Source | None 
         f"severity {found.severity:+.1f}",
         f"p {found.p_value:.3f}",
         f"score {found.score:.4g}, threshold {found.score_threshold:.4g}",
+        *([f"<b>{found.remark}</b>"] if found.remark else []),
         *([escape(caption)] if caption else []),
         *([f"<code>{html.escaped(name)}</code>"] if name else []),
     ]
@@ -278,7 +296,7 @@ def _panels(found: Prediction, source: Source | None) -> list[NDArray[np.uint8]]
         if given is None:
             raise InputError("not known")
         picture = html.small(to_eight_bits(decode(given)))
-        return [picture, drawing.contour(*found.over(picture))]
+        return [picture, drawing.noted(drawing.contour(*found.over(picture)), found.remark)]
     except InputError:  # moved since, or never a file
         return [html.small(drawing.colour_map(found.map, *found.colour_range))] if found.map.size else []
 

@@ -34,7 +34,7 @@ class Results:
     Args:
         root: results are named by the pictures' paths below it.
         maps, animation: as `Pictures` takes them.
-        products: the table says which product each input shows.
+        products: the table says which product each input shows. aligned: it says where the parts lie.
         say: gets a line where the folder is not empty.
 
     Raises:
@@ -50,12 +50,13 @@ class Results:
         maps: str = "png16",
         animation: str = "none",
         products: bool = False,
+        aligned: bool = False,
     ):
         self.out, self.pictures = out, Pictures(out, root, maps, animation)
         self.own = self.pictures.own
         self.own.begin(say)
         self.own.path(FACTS)  # refused now if it cannot be written
-        self.table = Table(self.own.path(TABLE), products=products)
+        self.table = Table(self.own.path(TABLE), products=products, aligned=aligned)
         self._severe: list[tuple[float, int, Prediction]] = []
         self._count = self._bytes = 0
 

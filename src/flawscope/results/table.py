@@ -45,7 +45,8 @@ class Row:
 
     decision: good or anomalous. threshold: the score threshold. regions: boxes in the picture's pixels,
     x0 y0 x1 y1, the strongest first, with semicolons between them. product: of a joint model, also "none of
-    these".
+    these". part_found, part_mirrored: "true" or "false"; the columns of the part are those of `PartPose`, and
+    only a model that aligns parts has them.
     """
 
     path: str
@@ -58,6 +59,14 @@ class Row:
     error: str = ""
     product: str = ""
     product_p_value: float | None = None
+    part_found: str = ""
+    part_p_value: float | None = None
+    part_x: float | None = None
+    part_y: float | None = None
+    part_angle: float | None = None
+    part_scale: float | None = None
+    part_mirrored: str = ""
+    part_error: float | None = None
 
     @classmethod
     def of(cls, result: Prediction | Unjudged) -> Row:
@@ -73,6 +82,7 @@ class Row:
             regions="; ".join(" ".join(f"{v:.5g}" for v in region.box) for region in result.regions),
             product=result.product_name,
             product_p_value=result.product_p_value,
+            **_of_part(result),
         )
 
     @property
@@ -81,9 +91,19 @@ class Row:
         return [tuple(map(float, box.split())) for box in self.regions.split(";") if box.strip()]
 
 
+def _of_part(result: Prediction) -> dict[str, Any]:
+    if result.part_found is None:
+        return {}
+    facts: dict[str, Any] = {"found": result.part_found, "p_value": result.part_p_value}
+    facts |= result.part_pose.to_dict() if result.part_pose else {}
+    texts = {f"part_{key}": str(one).lower() if isinstance(one, bool) else one for key, one in facts.items()}
+    return {name: text for name, text in texts.items() if name in OF_PARTS}
+
+
 OF_PRODUCTS = ("product", "product_p_value")  # columns that only a joint model's table has
-COLUMNS = tuple(field.name for field in fields(Row) if field.name not in OF_PRODUCTS)
-NUMBERS = ("score", "p_value", "severity", "threshold", "product_p_value")
+OF_PARTS = tuple(field.name for field in fields(Row) if field.name.startswith("part_"))  # where it aligns
+COLUMNS = tuple(field.name for field in fields(Row) if field.name not in (*OF_PRODUCTS, *OF_PARTS))
+NUMBERS = tuple(field.name for field in fields(Row) if field.type == "float | None")
 
 
 class Table:
@@ -93,15 +113,23 @@ class Table:
     Args:
         append: go on at the end of a CSV file that is there.
         products: it says which product each input shows.
+        aligned: it says where the part of each input lies.
 
     Raises:
         InputError: another suffix, or the library for Parquet is missing.
         FlawscopeError: the file cannot be written; also of `add` and `close`.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, append: bool = False, products: bool = False):
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        append: bool = False,
+        products: bool = False,
+        aligned: bool = False,
+    ):
         self.path, self.stack, self.waiting = Path(path), ExitStack(), list[Row]()
-        self.columns = (*COLUMNS, *OF_PRODUCTS) if products else COLUMNS
+        self.columns = (*COLUMNS, *(OF_PRODUCTS if products else ()), *(OF_PARTS if aligned else ()))
         suffix = self.path.suffix.lower()
         if suffix not in TABLES or (append and suffix != ".csv"):
             ends = " or ".join(TABLES)
@@ -116,20 +144,23 @@ class Table:
                 return
             # a name that is not UTF-8 is written escaped
             mode = "a" if append else "w"
-            if append and self._names_products() is (not products):
-                kind = "one product" if products else "several products"
-                raise InputError(f"{path} was begun by a model of {kind}: choose another table")
+            there = self._header() if append else None
+            kinds = ("one product", "several products"), ("parts as they lie", "aligned parts")
+            for (first, *_), kind in zip((OF_PRODUCTS, OF_PARTS), kinds, strict=True):
+                if there is not None and (first in there) != (first in self.columns):
+                    begun = kind[first in there]
+                    raise InputError(f"{path} was begun by a model of {begun}: choose another table")
             self.file = self.stack.enter_context(
                 open(path, mode, encoding="utf-8", errors="backslashreplace", newline="")  # noqa: SIM115
             )
             if not self.file.tell():
                 self._write(self.columns)
 
-    def _names_products(self) -> bool | None:
-        """Whether the rows of the table that is there name products; None: there is no table."""
+    def _header(self) -> list[str] | None:
+        """Columns of the table that is there; None: there is no table."""
         with suppress(FileNotFoundError), open(self.path, encoding="utf-8-sig", newline="") as file:
             for header in csv.reader(file):
-                return OF_PRODUCTS[0] in header
+                return header
         return None
 
     def add(self, row: Row) -> None:

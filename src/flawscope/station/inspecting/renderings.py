@@ -18,6 +18,7 @@ from PIL import Image
 from flawscope.errors import FlawscopeError
 from flawscope.pictures.decoding import decode, load, to_eight_bits
 from flawscope.pictures.geometry import Geometry
+from flawscope.pictures.part_pose import PartPose
 from flawscope.results import drawing
 from flawscope.results.prediction import Prediction
 from flawscope.station.inspecting.worker import Inspector
@@ -61,6 +62,7 @@ class Shown:
     def _write(self, picture: str, version: int, prediction: Prediction) -> None:
         facts = {name: getattr(prediction, name) for name in _KEPT}
         facts |= {"colour_range": prediction.colour_range, "geometry": prediction.geometry.to_dict()}
+        facts |= {"part_pose": prediction.part_pose and prediction.part_pose.to_dict()}
         buffer = io.BytesIO()
         np.savez_compressed(buffer, map=prediction.map.astype(np.float16), facts=np.array(json.dumps(facts)))
         with suppress(FlawscopeError):  # it can be computed again
@@ -82,7 +84,7 @@ class Shown:
         return _webp(self._small(self._row(product_id, number), side))
 
     def overlay(self, product_id: int, number: int, side: int) -> bytes:
-        """Return WebP of the picture with heat map and outlines. NotFoundError as above."""
+        """Return WebP of the picture with heat map, outlines and part's square. NotFoundError as above."""
         row = self._row(product_id, number)
         return _webp(drawing.contour(*self._prediction(product_id, row).over(self._small(row, side))))
 
@@ -148,6 +150,7 @@ def _read(path: Path) -> Prediction | None:
             map=values,
             geometry=Geometry.from_dict(facts["geometry"]),
             colour_range=tuple(facts["colour_range"]),
+            part_pose=(pose := facts.get("part_pose")) and PartPose(**pose),
             **{name: facts[name] for name in _KEPT},
         )
     except Exception:

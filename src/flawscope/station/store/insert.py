@@ -64,6 +64,7 @@ class Taken:
     shows: str | None = None
     product_p_value: float | None = None
     part_found: bool | None = None
+    part_pose: dict[str, Any] | None = None
     address: int | None = None
     view: str | None = None
     parts: Parts | None = field(default=None, repr=False, compare=False)
@@ -173,6 +174,7 @@ def _inspection(one: Taken) -> dict[str, Any]:
     return values | {
         "name": one.name[:MOST_NAME],
         "regions": json.dumps(one.regions),
+        "part_pose": one.part_pose and json.dumps(one.part_pose),
         "review": review_of(one),
     }
 

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 
 from flawscope.errors import InputError
+from flawscope.pictures.part_pose import PartPose
 from flawscope.results.prediction import Region
 
 EXAMPLE: dict[str, Any] = {
@@ -34,6 +35,7 @@ EXAMPLE: dict[str, Any] = {
     "shows": None,
     "product_p_value": None,
     "part_found": None,
+    "part_pose": None,
     "picture": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
     "width": 640,
     "height": 480,
@@ -99,6 +101,9 @@ class Inspection(BaseModel):
     )
     part_found: bool | None = Field(
         None, description="false: the picture shows no part; null: the model aligns no parts"
+    )
+    part_pose: PartPose | None = Field(
+        None, description="where the part lies; null: none was found, or none is looked for"
     )
     near: bool = Field(description="good, but near the threshold")
     has_mask: bool = Field(description="a person drew where the defect is")

@@ -137,6 +137,11 @@ def _views(connection: Connection) -> None:
     _add(connection, deliveries, "part_number")
 
 
+def _posed(connection: Connection) -> None:
+    """Add the poses of the parts that inspections show."""
+    _add(connection, inspections, "part_pose")
+
+
 # Versions of the tables in order, each with the step that migrates from the version before
 STEPS: dict[str, Callable[[Connection], None]] = {
     "0006": _first,
@@ -146,5 +151,6 @@ STEPS: dict[str, Callable[[Connection], None]] = {
     "0010": _sessions,
     "0011": _views,
     "0012": _recognised,
+    "0013": _posed,
 }
 HEAD = list(STEPS)[-1]

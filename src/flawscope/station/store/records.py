@@ -378,6 +378,7 @@ def fresh(number: int, taken: Taken, product: str) -> dict[str, Any]:
     facts = {
         **vars(taken),
         **{"id": number, "product": product, "removed_at": None, "regions": json.dumps(taken.regions)},
+        **{"part_pose": taken.part_pose and json.dumps(taken.part_pose)},
         **{"name": taken.name[:MOST_NAME], "verdict": None, "review": review_of(taken)},
         **{"part_id": None, "part_decision": None},  # as of a picture that is judged alone
     }
@@ -399,6 +400,7 @@ def _described(row: Row[Any] | SimpleNamespace, word: Row[Any] | None) -> dict[s
         "decision": "anomalous" if row.anomalous else "good",
         "near": bool(row.near),
         "regions": json.loads(row.regions),
+        "part_pose": row.part_pose and json.loads(row.part_pose),
         "verdict_at": iso(word.at) if word and row.verdict else None,
         "verdict_by": word.who if word and row.verdict else None,
         "note": word.note if word else "",

@@ -150,7 +150,7 @@ def blocks(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def _flat(name: str, value: Any) -> Any:
-    return json.dumps(value) if name == "regions" else value
+    return json.dumps(value) if name in ("regions", "part_pose") and value is not None else value
 
 
 def _cell(name: str, value: Any) -> Any:

@@ -98,6 +98,7 @@
     byId("severity").textContent = number(item.severity);
     byId("recognised").hidden = !item.shows;
     byId("shows").textContent = item.shows === item.product ? item.shows : t("common.none_of_these");
+    byId("not-found").hidden = item.part_found !== false;
     byId("score").textContent = number(item.score, 4);
     byId("threshold").textContent = number(item.score_threshold, 4);
     byId("p-value").textContent = number(item.p_value);

@@ -80,8 +80,9 @@
     byId("called").textContent = t("review.called", { decision: t(`common.${item.decision}`) });
     const near = item.near ? ` · ${t("common.near")}` : "";
     const other = item.shows && item.shows !== item.product ? ` · ${t("common.none_of_these")}` : "";
+    const lost = item.part_found === false ? ` · ${t("common.part_not_found")}` : "";
     const detail = item.detail ? ` · ${item.detail}` : ""; // of the page that stands alone
-    byId("numbers").textContent = `${t("common.severity")} ${number(item.severity)}${near}${other}${detail}`;
+    byId("numbers").textContent = `${t("common.severity")} ${number(item.severity)}${near}${other}${lost}${detail}`;
     byId("numbers").title = t("common.severity_more");
     byId("views").hidden = !item.part_id; // of the page that stands alone, too
     byId("views").firstChild.textContent = t("review.views", { part: item.part, state: t(`common.${item.part_decision ?? "open"}`) });
