@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from flawscope.errors import InputError, pluralize
 from flawscope.methods.settings import PictureSettings
 from flawscope.pictures.views import GREY
+
+if TYPE_CHECKING:
+    from flawscope.methods.method import Method
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -25,6 +28,7 @@ class Detector(nn.Module, ABC):
     steps; calibration and leave-one-out reuse `score` on stored features.
     """
 
+    METHOD: ClassVar[Method]  # its record, for `rebuild`
     config: PictureSettings
     size: tuple[int, int]  # (H, W) of the input images
     roi: Tensor  # [H, W] bool: the region of interest
@@ -137,9 +141,12 @@ class Detector(nn.Module, ABC):
     # ---- model files
 
     @classmethod
-    @abstractmethod
-    def rebuild(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Detector:
+    def rebuild(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Self:
         """The detector that an artefact describes. Imports no code that the artefact names."""
+        settings = cls.METHOD.stored(config)
+        model = cls(settings, region_of(settings, tensors))
+        model.fill(tensors)
+        return model.eval()
 
     def fill(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over the tensors of a model file that belong to this detector."""
