@@ -25,7 +25,7 @@ from flawscope.methods.detector import device_for
 from flawscope.methods.extract import embed_pictures
 from flawscope.methods.patchcore import Config
 from flawscope.methods.patchcore import bank_selection as memory
-from flawscope.methods.patchcore import model as models
+from flawscope.methods import patch_detector as models
 from flawscope.methods.task import Task
 from flawscope.pictures.appearance import KEY, Appearance, measure
 from flawscope.pictures.decoding import decode, pixel_hash
