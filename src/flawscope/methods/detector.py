@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,6 @@ from torch import Tensor, nn
 from flawscope.errors import InputError, pluralize
 from flawscope.methods.settings import PictureSettings
 from flawscope.pictures.views import GREY
-
-if TYPE_CHECKING:
-    from flawscope.methods.method import Method
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -28,7 +25,7 @@ class Detector(nn.Module, ABC):
     steps; calibration and leave-one-out reuse `score` on stored features.
     """
 
-    METHOD: ClassVar[Method]  # its record, for `rebuild`
+    METHOD: ClassVar[Any]  # its `Method`, for `rebuild`; not imported, as that module names this one
     config: PictureSettings
     size: tuple[int, int]  # (H, W) of the input images
     roi: Tensor  # [H, W] bool: the region of interest
@@ -105,6 +102,7 @@ class Detector(nn.Module, ABC):
         """Maps `[B, H, W]` whose pixels that do not count are set to the lowest value of those that do."""
         region = self.region(inside)
         lowest = torch.where(region, maps, torch.inf).amin((1, 2), keepdim=True)
+        lowest = torch.where(lowest < torch.inf, lowest, 0.0)  # nothing counts: a map of zeros
         return torch.where(region, maps, lowest)
 
     def reduced(self) -> AbstractContextManager[None]:

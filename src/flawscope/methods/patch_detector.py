@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from flawscope.methods.detector import Detector, region_of
 from flawscope.methods.features.backbone import Backbone, empty_backbone, load_backbone
-from flawscope.methods.features.patch_view import PatchView
 from flawscope.methods.method import Origin
+from flawscope.methods.patch_view import PatchView
 from flawscope.methods.settings import PatchSettings
 
 
@@ -66,7 +66,7 @@ class PatchDetector(Detector):
         count have the lowest value of those that do, so that they raise no score."""
         valid_mask = self.views[0].valid_mask(inside) > 0
         lowest = torch.where(valid_mask, values, torch.inf).amin(1, keepdim=True)
-        values = torch.where(valid_mask, values, lowest)
+        values = torch.where(valid_mask, values, torch.where(lowest < torch.inf, lowest, 0.0))
         maps = self.bounded(self.views[0].anomaly_map(values), inside)
         return maps.amax((1, 2)), maps
 
