@@ -176,9 +176,9 @@ def soon(trace_once: Callable[[Any], Any], teacher_path: Path, monkeypatch: pyte
     assert sizes is not None
     smaller = property(lambda config: tuple((h // SMALLER, w // SMALLER) for h, w in sizes(config)[-1:]))
     read_once = functools.cache(backbone.load_backbone)  # frozen: models may share it
-    for method in (patchcore, prnet):
+    for method, module in ((patchcore, "patch_detector"), (prnet, "prnet.model")):
         monkeypatch.setattr(method.METHOD.config, "sizes", smaller)
-        monkeypatch.setattr(f"{method.__name__}.model.load_backbone", read_once)
+        monkeypatch.setattr(f"flawscope.methods.{module}.load_backbone", read_once)
     monkeypatch.setattr("flawscope.methods.efficientad.model.packaged", lambda _: teacher_path)
     whole = distill.distill
     monkeypatch.setattr(

@@ -21,11 +21,11 @@ from flawscope.artefact.model_file import read, write
 from flawscope.errors import InputError
 from flawscope.fitting import training_pictures as sources
 from flawscope.fitting.fitting import fit, partial_fit
+from flawscope.methods import patch_detector as models
 from flawscope.methods.detector import device_for
 from flawscope.methods.extract import embed_pictures
 from flawscope.methods.patchcore import Config
 from flawscope.methods.patchcore import bank_selection as memory
-from flawscope.methods.patchcore import model as models
 from flawscope.methods.task import Task
 from flawscope.pictures.appearance import KEY, Appearance, measure
 from flawscope.pictures.decoding import decode, pixel_hash

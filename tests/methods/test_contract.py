@@ -21,10 +21,10 @@ def _quick(trace_once: Callable, small_backbone: dict[str, str]) -> Iterator[Non
 
     load, weights = functools.cache(backbone.load_backbone), small_backbone["weights"]
     with pytest.MonkeyPatch.context() as patch:
-        for method in ("patchcore", "prnet"):
-            patch.setattr(f"flawscope.methods.{method}.model.load_backbone", load)
+        for module in ("patch_detector", "prnet.model"):
+            patch.setattr(f"flawscope.methods.{module}.load_backbone", load)
             patch.setattr(
-                f"flawscope.methods.{method}.model.empty_backbone",
+                f"flawscope.methods.{module}.empty_backbone",
                 lambda *given: load(*given[:3], weights)[0],
             )
         patch.setattr("flawscope.export.onnx_graph.trace", trace_once)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ class Detector(nn.Module, ABC):
     steps; calibration and leave-one-out reuse `score` on stored features.
     """
 
+    METHOD: ClassVar[Any]  # its `Method`, for `rebuild`; not imported, as that module names this one
     config: PictureSettings
     size: tuple[int, int]  # (H, W) of the input images
     roi: Tensor  # [H, W] bool: the region of interest
@@ -101,6 +102,7 @@ class Detector(nn.Module, ABC):
         """Maps `[B, H, W]` whose pixels that do not count are set to the lowest value of those that do."""
         region = self.region(inside)
         lowest = torch.where(region, maps, torch.inf).amin((1, 2), keepdim=True)
+        lowest = torch.where(lowest < torch.inf, lowest, 0.0)  # nothing counts: a map of zeros
         return torch.where(region, maps, lowest)
 
     def reduced(self) -> AbstractContextManager[None]:
@@ -137,9 +139,12 @@ class Detector(nn.Module, ABC):
     # ---- model files
 
     @classmethod
-    @abstractmethod
-    def rebuild(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Detector:
+    def rebuild(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Self:
         """The detector that an artefact describes. Imports no code that the artefact names."""
+        settings = cls.METHOD.stored(config)
+        model = cls(settings, region_of(settings, tensors))
+        model.fill(tensors)
+        return model.eval()
 
     def fill(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over the tensors of a model file that belong to this detector."""

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from flawscope.config import convert
 from flawscope.errors import InputError
+from flawscope.methods.features.weights import DEFAULT_BACKBONE
 from flawscope.pictures import MOST_OVERLAP, OVERLAP, overlap_of
 
 AUTO = "auto"  # `size`: chosen from the pictures, by a method that declares `choose`
@@ -141,6 +142,26 @@ def with_tiles(preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str,
     except (TypeError, ValueError, ZeroDivisionError, OverflowError):
         return {**values, **({} if scale is None else {"scale": scale})}  # whose type is checked later
     return {**values, "size": f"{height}" if height == width else f"{height}x{width}"}
+
+
+@dataclass(frozen=True)
+class PatchSettings(PictureSettings):
+    """Settings of a method that judges the patches of a frozen backbone."""
+
+    backbone: str = DEFAULT_BACKBONE
+    stages: tuple[int, ...] = (2, 3)  # feature maps as timm counts them: strides 8 and 16
+    weights: str | None = None
+    neighbourhood: int = 3  # side of the neighbourhood, in cells, that a patch is the mean of
+    sigma: float = 4.0  # of the Gaussian over maps, pixels
+
+    PATHS: ClassVar[tuple[str, ...]] = ("weights",)
+
+    def _picture_rules(self) -> Iterable[Rule]:
+        yield from super()._picture_rules()
+        yield bool(self.stages) and min(self.stages) >= 0, "stages must be feature indices such as 2,3"
+        odd = self.neighbourhood >= 1 and self.neighbourhood % 2 == 1
+        yield odd, "neighbourhood must be odd: 1, 3, 5"
+        yield 0 <= self.sigma <= 64, "sigma must be between 0 and 64 pixels"
 
 
 @dataclass(frozen=True)

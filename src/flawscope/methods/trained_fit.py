@@ -15,13 +15,14 @@ from flawscope.artefact.state_file import found_checkpoint
 from flawscope.errors import pluralize
 from flawscope.methods.detector import Detector
 from flawscope.methods.extract import BATCH
-from flawscope.methods.good_pictures import GoodPictures, HeldOut, Values
+from flawscope.methods.good_pictures import FeatureCache, GoodPictures, HeldOut, Values
+from flawscope.methods.patch_detector import PatchDetector
 from flawscope.methods.settings import TrainingSettings
 from flawscope.methods.task import Defect, Fitted, Task
 from flawscope.methods.training import Trainer
 from flawscope.methods.training_log import thinned
-from flawscope.methods.training_state import arrays, as_json, tensors_of
-from flawscope.progress import duration, silent
+from flawscope.methods.training_state import arrays, as_json, digest_of, tensors_of
+from flawscope.progress import Step, duration, silent
 
 CHECK = 0.1  # share of the minutes that is set aside for the check, at most
 REHEARSED = 2  # pictures by which the time of what comes after the training is measured
@@ -30,7 +31,7 @@ LATER = ("held_out", "memory", "precision")  # settings that training does not d
 REGION = ("hidden",)  # those that follow from the region of interest
 
 
-class Run:
+class TrainedFit:
     """A fit. Make it first, so that what can be refused at once does not wait for the pictures.
 
     Attributes:
@@ -47,12 +48,20 @@ class Run:
         assert isinstance(model.config, TrainingSettings)
         self.config: TrainingSettings = model.config
         self.room = int(self.config.memory * 2**30)  # bytes
+        self.decisive: dict[str, Any] = {}
 
     def divide(self, more: int = 0) -> HeldOut:
         """Read the pictures, and hold some out, as `hold_out` does."""
         share, room = self.config.held_out, self.room // 2
         self.images, self.held = self.task.divide(self.method, self.model, share=share, more=more, room=room)
         return self.held
+
+    def features(self) -> PatchFeatures:
+        """Patches of the pictures to learn from, for a `PatchDetector` with one picture size; after
+        `divide`. They come from its backbone in its precision, which therefore decide the result too."""
+        assert isinstance(self.model, PatchDetector)
+        self.decisive = {"backbone": digest_of(self.model.backbone), "precision": self.config.precision}
+        return PatchFeatures(self.model, self.images, self.room - self.images.bytes, self.task.step)
 
     @property
     def digest(self) -> str:
@@ -82,6 +91,7 @@ class Run:
             "region of interest": _digest(self.model.roi),
             "training set": self.digest,
             "seen defects": sha256("".join(map(_digest_of_defect, self.task.seen)).encode()).hexdigest(),
+            **self.decisive,
             **decisive,
             "precision while it learns": trainer.precision,
         }
@@ -110,7 +120,7 @@ class Run:
         check = min(each * budget.checked, CHECK * 60 * (budget.minutes or 0))
         return each * (len(held) + budget.later), check
 
-    def finished(
+    def finish(
         self, trainer: Trainer[Any], learnt: str = "", values: Sequence[Values] | None = None
     ) -> Fitted:
         """The trained model, calibrated by all that were held out.
@@ -144,6 +154,32 @@ class Run:
                 "on a processor; it may not know the product yet: give more --minutes or --steps"
             )
         return fitted
+
+
+class PatchFeatures(FeatureCache):
+    """Patches that count, picture by picture, in fp16: as many as there is room for, the others are computed
+    again when they are wanted.
+
+    statistics: moments of the D numbers, over the patches that count of all pictures.
+    """
+
+    def __init__(self, model: PatchDetector, images: GoodPictures, room: int, step: Step):
+        (self.view,), self.model = model.views, model
+        shape = (model.width, *self.view.grid)
+        super().__init__(images, images.numbers, model.roi.device, [shape], max(0, room))
+        (self.statistics,) = self.moments(step, "features")
+
+    def compute(self, images: Tensor) -> list[Tensor]:
+        return [self.model.embed(images).mT.unflatten(2, self.view.grid)]
+
+    def cells(self, places: Sequence[int], images: Tensor) -> list[Tensor]:
+        valid_mask = self.view.valid_mask(self.model.inside(images.to(self.device))) > 0
+        return [valid_mask.view(-1, *self.view.grid).expand(len(images), -1, -1)]
+
+    def patches(self, place: int) -> Tensor:
+        """Patches [K, D] fp16, on the CPU, of the picture `images.numbers[place]`."""
+        (features,), (valid_mask,) = self[place], self.cells([place], self.image(place)[None])
+        return features.permute(1, 2, 0)[valid_mask[0].cpu()]
 
 
 def _digest(values: Tensor) -> str:

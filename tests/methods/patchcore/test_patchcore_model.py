@@ -14,13 +14,12 @@ from torch import nn
 from flawscope.errors import InputError
 from flawscope.methods.features.backbone import load_backbone
 from flawscope.methods.features.embedding import smoothing_matrix
+from flawscope.methods.patch_view import patches_inside, reducing_matrix
 from flawscope.methods.patchcore import Config
 from flawscope.methods.patchcore.memory_bank import (
     BLOCK,
     eq7,
     nearest_table,
-    patches_inside,
-    reducing_matrix,
 )
 from flawscope.methods.patchcore.model import Model
 
@@ -299,7 +298,7 @@ def real_model() -> tuple[Model, torch.Tensor]:
 )
 def test_tensors_that_contradict_the_configuration_are_refused(real_model, name, spoil, monkeypatch):
     model, _ = real_model
-    monkeypatch.setattr("flawscope.methods.patchcore.model.empty_backbone", lambda *_: model.backbone)  # slow
+    monkeypatch.setattr("flawscope.methods.patch_detector.empty_backbone", lambda *_: model.backbone)  # slow
     tensors = dict(model.state_dict())
     tensors[name] = spoil(tensors[name])
     with pytest.raises(InputError, match="does not fit"):

@@ -18,7 +18,7 @@ from flawscope.methods.efficientad.training_pictures import TeacherOutputs, othe
 from flawscope.methods.good_pictures import Values, values_of
 from flawscope.methods.task import Fitted, Task
 from flawscope.methods.threads import workers
-from flawscope.methods.trained_fit import Run
+from flawscope.methods.trained_fit import TrainedFit
 from flawscope.methods.training_state import digest_of
 
 WEIGHED = 24  # pictures at most by which differences are weighed
@@ -29,7 +29,7 @@ LATER = ("quantiles", "sigma", "weighed")  # settings that training does not dep
 
 def fit(model: Model, task: Task) -> Fitted:
     """Train `model` on good pictures, of which some are held out, and calibrate it on those."""
-    config, run = model.config, Run("efficientad", model, task)
+    config, run = model.config, TrainedFit("efficientad", model, task)
     other = other_pictures(config.natural)
     unknown = ([other.name] if other else []) + (["simulated defects"] if config.defects else [])
     penalty = " and ".join(unknown) or "none"
@@ -58,7 +58,7 @@ def fit(model: Model, task: Task) -> Fitted:
     if config.weighed:
         weigh(model, differ(learnt[:: -(-len(learnt) // WEIGHED)]))
     said = f"{task.pluralize(len(learnt))}; penalty: {penalty}"
-    fitted = run.finished(trainer, said, calibrate(run, model, held))
+    fitted = run.finish(trainer, said, calibrate(run, model, held))
     fitted.pictures = held.threshold
     fitted.held = {"quantile": [i for i in held.quantiles if i not in held.threshold]}
     fitted.facts["penalty"] = penalty
@@ -127,7 +127,7 @@ def divided(
 # --------------------------------------------------------------------------------- quantiles and calibration
 
 
-def calibrate(run: Run, model: Model, held: Held) -> list[Values]:
+def calibrate(run: TrainedFit, model: Model, held: Held) -> list[Values]:
     """Set the model's quantiles (3.4), and return the values of the threshold's pictures."""
     found: dict[int, tuple[Tensor, Tensor | None]] = {}
 

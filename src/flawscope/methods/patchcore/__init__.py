@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from flawscope.errors import InputError
-from flawscope.methods.features.weights import DEFAULT_BACKBONE
 from flawscope.methods.method import Method, Option, deferred
-from flawscope.methods.settings import AUTO, PictureSettings, Rule, Size
+from flawscope.methods.settings import AUTO, PatchSettings, Rule, Size
 
 
 @dataclass(frozen=True)
-class Config(PictureSettings):
+class Config(PatchSettings):
     """Settings of a PatchCore model.
 
     Section numbers are those of Roth et al., Towards Total Recall in Industrial Anomaly Detection.
@@ -22,10 +21,6 @@ class Config(PictureSettings):
     size: str = (
         "256+384"  # the picture is scaled to: N, HxW, several joined by + and seen one by one, or auto
     )
-    backbone: str = DEFAULT_BACKBONE
-    stages: tuple[int, ...] = (2, 3)  # strides 8 and 16 (3.1)
-    weights: str | None = None
-    neighbourhood: int = 3  # p (3.1)
     dimensions: int | None = None  # pool each patch to so many numbers; None: plain concatenation
     ratio: float = 0.1  # of all patches kept in the memory bank (3.2)
     fine_ratio: float = 0.03  # the same for the larger ones of several sizes
@@ -39,11 +34,9 @@ class Config(PictureSettings):
     # of tiles: a memory bank that all share, or each has its own, for parts that lie still; auto: as left-out
     # pictures say
     positions: Literal["shared", "each", "auto"] = "shared"
-    sigma: float = 4.0  # pixels (3.3)
     memory: float | None = None  # GiB of features before they are streamed; None: 2, or half of what is free
     shards: int | None = None  # that pictures are streamed in; None: as memory asks, or one a worker
 
-    PATHS: ClassVar[tuple[str, ...]] = ("weights",)
     SIZES: ClassVar[int] = 4
 
     def __post_init__(self) -> None:
@@ -54,12 +47,7 @@ class Config(PictureSettings):
         super().__post_init__()
 
     def rules(self) -> Iterable[Rule]:
-        yield bool(self.stages) and min(self.stages) >= 0, "stages must be feature indices such as 2,3"
         yield 0 < self.fine_ratio <= 1, "fine_ratio must be above 0 and at most 1"
-        yield (
-            self.neighbourhood >= 1 and self.neighbourhood % 2 == 1,
-            "neighbourhood must be odd: 1, 3, 5",
-        )
         yield self.dimensions is None or self.dimensions >= 1, "dimensions must be at least 1"
         yield 0 < self.ratio <= 1, "ratio must be above 0 and at most 1"
         yield self.count is None or self.count >= 1, "count must be at least 1"
@@ -71,7 +59,6 @@ class Config(PictureSettings):
                 f"positions and augment: {self.augment} do not go together, turned tiles show other places",
             )
         yield self.neighbours >= 1, "neighbours must be at least 1"
-        yield 0 <= self.sigma <= 64, "sigma must be between 0 and 64 pixels"
         yield self.memory is None or self.memory > 0, "memory must be a number of GiB above 0"
         yield self.shards is None or self.shards >= 1, "shards must be at least 1"
 
@@ -106,7 +93,7 @@ METHOD = Method(
     paper="Roth et al., CVPR 2022",
     config=Config,
     presets=PRESETS,
-    create=deferred("flawscope.methods.patchcore.model:create"),
+    create=deferred("flawscope.methods.patchcore.model:Model.create"),
     rebuild=deferred("flawscope.methods.patchcore.model:Model.rebuild"),
     fit=deferred("flawscope.methods.patchcore.fit:fit"),
     finds_suspects=True,

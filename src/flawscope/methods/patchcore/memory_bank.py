@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from flawscope.errors import InputError
 from flawscope.methods.features.backbone import Backbone
-from flawscope.methods.features.embedding import PatchEmbedding, smoothing_matrix, windows
+from flawscope.methods.patch_view import PatchView
 from flawscope.methods.patchcore import Config
 from flawscope.methods.patchcore.quantized_search import GROUP, KEEP, SMALLEST, Screen
 from flawscope.methods.threads import workers
@@ -25,8 +25,8 @@ BLOCK = 1024  # patches x bank elements multiplied at once: 4 MiB of products, m
 GPU_BLOCK = 8192  # on a GPU, 256 MiB: starting a product costs more than a small one
 
 
-class View(nn.Module):
-    """Sees the image at `size`, draws its map at the image's own size.
+class View(PatchView):
+    """PatchCore at one picture size.
 
     The memory bank is kept relative to its mean (`centre`), which keeps fp32 distances accurate, together
     with each element's `neighbours` nearest elements, so that Eq. 7 needs no search of its own.
@@ -39,37 +39,10 @@ class View(nn.Module):
     bank: Tensor  # [M, D]
     norms: Tensor  # [M], |m|²
     table: Tensor  # [M, b], nearest elements, itself first
-    inside: Tensor  # [P], 1 where a patch counts
-    rows: Tensor  # [H, h]
-    columns: Tensor  # [W, w]
-    down_rows: Tensor  # [h of this size, H], where it is not the image's
-    down_columns: Tensor
-    row_windows: Tensor  # [h, H], 1 where a cell sees a pixel; where pictures are padded
-    column_windows: Tensor
 
     def __init__(self, config: Config, backbone: Backbone, size: tuple[int, int], roi: Tensor):
-        super().__init__()
-        self.config, self.size = config, size
-        image = (roi.shape[0], roi.shape[1])
-        self.embedding = PatchEmbedding(backbone.shapes_at(size), config.neighbourhood, config.dimensions)
-        self.grid = self.embedding.grid
-        # sigma is in pixels of this size
-        rows, columns = (
-            smoothing_matrix(whole, grid, config.sigma * whole / seen)
-            for whole, grid, seen in zip(image, self.grid, size, strict=True)
-        )
-        self.register_buffer("rows", rows, persistent=False)
-        self.register_buffer("columns", columns, persistent=False)
-        self.smaller = size != image
-        if self.smaller:
-            down = [reducing_matrix(seen, whole) for seen, whole in zip(size, image, strict=True)]
-            self.register_buffer("down_rows", down[0], persistent=False)
-            self.register_buffer("down_columns", down[1], persistent=False)
-        self.register_buffer("inside", patches_inside(roi, self.grid), persistent=False)
-        if config.pads:
-            touched = [windows(whole, cells) for whole, cells in zip(image, self.grid, strict=True)]
-            self.register_buffer("row_windows", touched[0], persistent=False)
-            self.register_buffer("column_windows", touched[1], persistent=False)
+        super().__init__(config, backbone, size, roi, config.dimensions)
+        self.config = config
         self.register_buffer("centre", torch.zeros(self.embedding.width))
         self.register_buffer("bank", torch.zeros(0, self.embedding.width))
         self.register_buffer("norms", torch.zeros(0), persistent=False)
@@ -157,28 +130,7 @@ class View(nn.Module):
         confirmed = len(self.inside) * KEEP * GROUP * self.bank.shape[1] * 4  # bytes a picture
         self.screen = Screen(self.bank, self.norms) if bounded and confirmed <= MOST_CONFIRMED else None
 
-    # ---- images to patches
-
-    def resized(self, images: Tensor) -> Tensor:
-        """The images at this size: antialiased bilinear, as two products."""
-        if not self.smaller:
-            return images
-        # as single planes: OpenVINO joins a product of four dimensions with the normalisation, and fails
-        planes = self.down_rows @ images.flatten(0, 1) @ self.down_columns.T
-        return planes.view(-1, images.shape[1], *self.size)
-
-    def valid_mask(self, inside: Tensor | None) -> Tensor:
-        """The patches that count, 1 or 0: `[P]`, or `[B, P]` where pictures are padded.
-
-        Args:
-            inside: `[B, H, W]` bool, the pixels that count; None: those of the region of interest.
-        """
-        if inside is None:
-            return self.inside
-        seen = self.row_windows @ inside.to(self.row_windows.dtype) @ self.column_windows.T  # [B, h, w]
-        return (seen > 0).to(self.row_windows.dtype).flatten(1)
-
-    # ---- patches to scores and maps
+    # ---- patches to distances and scores
 
     def search(self, features: Tensor, valid_mask: Tensor, norms: Tensor | None = None) -> Tensor:
         """Distance `[B, P]` of every patch to its nearest bank element; 0 for patches that do not count.
@@ -236,10 +188,6 @@ class View(nn.Module):
             close = self.bank[near <= near.min() * (1 + TIE)]
             found.append(bool((far != patch).any() or (close != close[:1]).any()))
         return torch.tensor(found)
-
-    def anomaly_map(self, distances: Tensor) -> Tensor:
-        """Patch distances `[B, P]` to maps `[B, H, W]`: bilinear resize and Gaussian, two products (3.3)."""
-        return self.rows @ distances.view(-1, *self.grid) @ self.columns.T
 
     # ---- without some elements
 
@@ -355,18 +303,3 @@ def nearest_table(bank: Tensor, b: int) -> Tensor:
 
     with workers(bank.device) as each:
         return torch.cat(each(rows, range(0, total, BLOCK // 4)))
-
-
-def patches_inside(roi: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Mask [P] float, 1 where a patch's cell touches the region of interest."""
-    return F.adaptive_max_pool2d(roi[None].float(), grid).flatten()
-
-
-def reducing_matrix(size: int, whole: int) -> Tensor:
-    """Matrix [size, whole] of an antialiased bilinear resize from `whole` to `size`, as Pillow does it."""
-    factor = whole / size
-    reach = max(factor, 1.0)
-    centres = (torch.arange(size, dtype=torch.float64) + 0.5) * factor
-    pixels = torch.arange(whole, dtype=torch.float64) + 0.5
-    weights = (1.0 - (pixels[None] - centres[:, None]).abs() / reach).clamp(min=0)
-    return (weights / weights.sum(1, keepdim=True)).float()

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flawscope.methods.detector import Detector, region_of
-from flawscope.methods.features.backbone import Backbone, empty_backbone, load_backbone
+from flawscope.methods.features.backbone import Backbone
+from flawscope.methods.patch_detector import PatchDetector
 from flawscope.methods.patchcore import METHOD, Config
 from flawscope.methods.patchcore.memory_bank import View, shallow
 
 
-class Model(Detector):
+class Model(PatchDetector):
     """Roth et al., Towards Total Recall in Industrial Anomaly Detection (CVPR 2022), at one picture size or
     at several.
 
@@ -24,23 +23,19 @@ class Model(Detector):
     that size (`normal`), and the largest counts: a defect needs to stand out at one size only.
     """
 
+    METHOD = METHOD
     config: Config
-    views: list[View]  # one per size, smallest first
+    views: list[View]
     normal: Tensor  # [views, 4]: mean and spread of good pictures' map values, then of their scores
 
     def __init__(self, config: Config, backbone: Backbone, roi: Tensor | None = None):
-        """
-        Args:
-            backbone: sees every size.
-            roi: [H, W] bool at the size of the images. None: everywhere.
-        """
-        super().__init__(config, roi)
-        self.backbone = backbone
-        self.views = nn.ModuleList(View(config, backbone, s, self.roi) for s in config.view_sizes)  # type: ignore[assignment]
+        super().__init__(config, backbone, roi)
         self.position = 0  # in a model for one of several positions
-        self.patches = [view.inside.numel() for view in self.views]
         self.register_buffer("normal", torch.tensor([[0.0, 1.0, 0.0, 1.0]]).repeat(len(self.views), 1))
         self.eval()
+
+    def view(self, size: tuple[int, int]) -> View:
+        return View(self.config, self.backbone, size, self.roi)
 
     @property
     def scores_maximum(self) -> bool:
@@ -64,17 +59,7 @@ class Model(Detector):
         for v, view in enumerate(self.views):
             view.join([model.views[v] for model in models])
 
-    # ---- the two named steps
-
-    def embed(self, images: Tensor) -> Tensor:
-        """Turn images `[B, 3, H, W]` into patch features `[B, P, D]` float32 (3.1), size after size."""
-        images, parts = self.filled(images), []
-        for view in self.views:
-            seen = view.resized(images).contiguous(memory_format=torch.channels_last)
-            with self.reduced():
-                maps = self.backbone(seen)
-            parts.append(view.embedding([m.float() for m in maps]))
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+    # ---- scores
 
     def score(self, features: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Turn patch features `[B, P, D]` into scores `[B]` and maps `[B, H, W]`; where positions are told
@@ -162,19 +147,7 @@ class Model(Detector):
 
     # ---- artefact
 
-    @classmethod
-    def rebuild(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Model:
-        typed = METHOD.stored(config)
-        roi = region_of(typed, tensors)
-        backbone = empty_backbone(typed.backbone, typed.stages, typed.network_size, tensors)
-        model = cls(typed, backbone, roi)
-        for i, view in enumerate(model.views):  # as large as the artefact says
+    def fill(self, tensors: Mapping[str, Tensor]) -> None:
+        for i, view in enumerate(self.views):  # as large as the artefact says
             view.fill(tensors[f"views.{i}.bank"], tensors[f"views.{i}.table"])
-        model.fill(tensors)
-        return model
-
-
-def create(config: Config, roi: Tensor | None = None) -> tuple[Model, dict[str, str]]:
-    """A model with its backbone and empty memory banks, and the name, origin and licence of the weights."""
-    backbone, origin = load_backbone(config.backbone, config.stages, config.network_size, config.weights)
-    return Model(config, backbone, roi), origin
+        super().fill(tensors)

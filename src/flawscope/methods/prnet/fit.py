@@ -14,7 +14,7 @@ from flawscope.methods.prnet.prototypes import Clusters, cluster
 from flawscope.methods.prnet.trainer import Trainer
 from flawscope.methods.prnet.training_pictures import FeatureCache, TrainingPictures
 from flawscope.methods.task import Fitted, Task
-from flawscope.methods.trained_fit import Run
+from flawscope.methods.trained_fit import TrainedFit
 from flawscope.methods.training_state import arrays, digest_of, tensors_of
 from flawscope.progress import Step
 
@@ -24,7 +24,7 @@ LATER = ("top",)  # settings that training does not depend on
 def fit(model: Model, task: Task) -> Fitted:
     """Train `model` on good pictures, of which some are held out, and on the seen defects; calibrate it on
     those held out."""
-    config, run, seen = model.config, Run("prnet", model, task), task.seen
+    config, run, seen = model.config, TrainedFit("prnet", model, task), task.seen
     made = read_prototypes(Path(config.prototypes), model) if config.prototypes else None
     held, learnt = run.divide().numbers, run.images.numbers
     pictures = TrainingPictures(config, run.images, learnt, seen, model.roi.cpu().numpy())
@@ -51,7 +51,7 @@ def fit(model: Model, task: Task) -> Fitted:
     objectives = [one.objective for one in clusters]
     run.train(trainer, later=LATER, textures=pictures.textures, prototypes=objectives)
     said = f"{pluralize(len(learnt), 'good picture')} and {pluralize(len(seen), 'seen defect')}"
-    fitted = run.finished(trainer, said)
+    fitted = run.finish(trainer, said)
     fitted.facts |= {
         "seen_defects": len(seen),
         "textures": pictures.textures,
@@ -82,7 +82,7 @@ def find_prototypes(config: Config, features: FeatureCache, step: Step) -> list[
 
 def write_prototypes(model: Model, task: Task, out: Path) -> None:
     """Write the prototypes that `fit` would find to a file that it takes."""
-    run = Run("prnet", model, task)
+    run = TrainedFit("prnet", model, task)
     held, learnt = run.divide().numbers, run.images.numbers
     features = FeatureCache(model, run.images, learnt, run.room // 2)
     features.measure(task.step)
