@@ -73,15 +73,15 @@ def run(args: argparse.Namespace) -> int:
         common.say(group_remark)
     report = check(dataset, near=not args.no_near, progress=lambda done, total: step("check", done, total))
     suspects, unknown = _suspects(args, dataset, step) if args.model else (None, 0)
-    found = _aligned(args, dataset, step) if args.align else None
+    aligned = _aligned(args, dataset, step) if args.align else None
     if args.json:
-        document = report.to_dict() | ({} if found is None else {"alignment": found.to_dict()})
+        document = report.to_dict() | ({} if aligned is None else {"alignment": aligned.to_dict()})
         if suspects is not None:
             document["suspects"] = [{"path": n, "score": s, "p_value": p} for n, s, p in suspects]
             document["not_judged"] = unknown
         common.show(common.as_json(document))
     else:
-        common.show("\n".join([*report.lines(), *([] if found is None else found.lines())]))
+        common.show("\n".join([*report.lines(), *([] if aligned is None else aligned.lines())]))
         if suspects is not None:
             found = pluralize(len(suspects), "good picture")
             common.show(f"\nsuspicious to {args.model}: {found}, most suspicious first")

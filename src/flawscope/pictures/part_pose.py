@@ -37,8 +37,11 @@ class PartPose:
         )
         angle = math.degrees(math.remainder(pose.angle, 2 * math.pi))
         side = 2 * reference.extent * pose.scale * math.sqrt(down * across)
-        numbers = (pose.x * across, pose.y * down, angle, pose.scale, pose.mirrored, side, pose.error)
-        return cls(*(n if isinstance(n, bool) else round(float(n), 4) for n in numbers))
+        x, y, angle, scale, side, error = (
+            round(float(number), 4)
+            for number in (pose.x * across, pose.y * down, angle, pose.scale, side, pose.error)
+        )
+        return cls(x, y, angle, scale, pose.mirrored, side, error)
 
     def corners(self) -> NDArray[np.float64]:
         """Corners (x, y) of the square [4, 2] in pixels: those of the reference from the upper left one,

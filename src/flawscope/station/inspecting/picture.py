@@ -105,7 +105,7 @@ def taken(
         shows=place.name and (place.name if result.product else NONE),
         product_p_value=result.product_p_value,
         part_found=result.part_found,
-        part_pose=result.part_pose and result.part_pose.to_dict(),
+        part_pose=None if result.part_pose is None else result.part_pose.to_dict(),
         address=picture.product_id,
         parts=parts,
     )
