@@ -34,7 +34,7 @@ _AGREE = 0.85  # share of the pictures on which they must
 _PERIODS = (1, 2, 3, 4, 6, 8)
 
 
-def learn(pictures: Sequence[Float32], kind: Kind) -> Reference:
+def learn(pictures: Sequence[Float32], kind: Kind, ground: float | None = None) -> Reference:
     """Learns the reference, with the errors of good parts that it does not know.
 
     Two references are learnt, each from half of the pictures. They must agree on the angles of the parts, or
@@ -43,6 +43,7 @@ def learn(pictures: Sequence[Float32], kind: Kind) -> Reference:
     Args:
         pictures: [h, w] float32 in 0..1 of good parts, the longer side `pose.SIDE`.
         kind: poses that occur.
+        ground: level around the parts, where these lie in the middle of the pictures.
 
     Raises:
         InputError: there are too few pictures, or they show nothing to be found.
@@ -53,10 +54,10 @@ def learn(pictures: Sequence[Float32], kind: Kind) -> Reference:
             "or leave out --align"
         )
     chosen = np.unique(np.linspace(0, len(pictures) - 1, min(MOST, len(pictures))).astype(int)).tolist()
-    halves = [_congealed([pictures[i] for i in chosen[half::2]], kind) for half in (0, 1)]
+    halves = [_congealed([pictures[i] for i in chosen[half::2]], kind, ground) for half in (0, 1)]
     found = [[half.find(pictures[i]) for i in chosen] for half in halves]
     period = 1 if kind == "shift" else _period(*found)
-    reference = _congealed([pictures[i] for i in chosen], kind, period)
+    reference = _congealed([pictures[i] for i in chosen], kind, ground, period)
     others = sorted({*range(len(pictures))} - {*chosen})
     if len(others) >= len(chosen):
         errors = [reference.find(pictures[i]).error for i in others]
@@ -77,9 +78,11 @@ def _period(found: Sequence[Pose], again: Sequence[Pose]) -> int:
     return 0
 
 
-def _congealed(pictures: Sequence[Float32], kind: Kind, period: int = 1) -> Reference:
+def _congealed(
+    pictures: Sequence[Float32], kind: Kind, ground: float | None, period: int = 1
+) -> Reference:
     """Aligns all pictures to one of them, then to their average, again and again."""
-    reference = _first(pictures, kind, period)
+    reference = _first(pictures, kind, ground, period)
     every = np.concatenate([one.ravel() for one in pictures])
     levels = np.quantile(every, (np.arange(_LEVELS) + 0.5) / _LEVELS).astype(np.float32)
     for _ in range(_ROUNDS):
@@ -87,15 +90,17 @@ def _congealed(pictures: Sequence[Float32], kind: Kind, period: int = 1) -> Refe
     return reference
 
 
-def _first(pictures: Sequence[Float32], kind: Kind, period: int) -> Reference:
+def _first(pictures: Sequence[Float32], kind: Kind, ground: float | None, period: int) -> Reference:
     """The picture to which the others can be aligned best, as reference."""
     from scipy import ndimage
 
     found: list[tuple[float, Reference]] = []
     every = [aligned(one, Pose(one.shape[1] / 2, one.shape[0] / 2)) for one in pictures]
     whole, inside = np.stack([one for one, _ in every]), np.stack([mask for _, mask in every])
-    usual = np.median(whole, axis=0)
+    usual = np.median(whole, axis=0) if ground is None else np.full((SIDE, SIDE), ground)
     spread = ndimage.gaussian_filter(1.4826 * np.median(np.abs(whole - usual), axis=0), 2) + 2 * _FLOOR
+    if ground is not None:
+        spread[:] = 2 * _FLOOR
     numbers = range(len(pictures))
     for number in numbers[:: max(1, len(pictures) // _FIRST)]:
         new = ndimage.gaussian_filter(np.abs(whole[number] - usual) / spread, 2) * inside[number]
