@@ -78,9 +78,7 @@ def _period(found: Sequence[Pose], again: Sequence[Pose]) -> int:
     return 0
 
 
-def _congealed(
-    pictures: Sequence[Float32], kind: Kind, ground: float | None, period: int = 1
-) -> Reference:
+def _congealed(pictures: Sequence[Float32], kind: Kind, ground: float | None, period: int = 1) -> Reference:
     """Aligns all pictures to one of them, then to their average, again and again."""
     reference = _first(pictures, kind, ground, period)
     every = np.concatenate([one.ravel() for one in pictures])

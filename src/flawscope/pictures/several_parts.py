@@ -10,10 +10,10 @@ is another object.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from PIL import Image
 
 from flawscope.errors import InputError
 from flawscope.pictures.congealing import learn
-from flawscope.pictures.pose import HALF, SIDE, Float32, Kind, Mask, Pose, Reference, blurred, small_size
+from flawscope.pictures.pose import HALF, SIDE, Float32, Kind, Mask, Pose, Reference, blurred
 
 OVERVIEW = 256  # pixels of the longer side of the picture in which the ground is found
 _CLIP, _ROUNDS = 3.0, 8  # spreads of the ground's pixels, rounds of its fit
@@ -43,8 +43,8 @@ _MOST = 0.9  # share of good pictures that have the same number of parts
 
 
 class PartsFound(NamedTuple):
-    """poses: of the parts, in pixels of the small picture. others: [h, w] bool, other objects in the overview,
-    and how many there are."""
+    """poses: of the parts, in pixels of the small picture. others: [h, w] bool, other objects in the
+    overview. objects: how many these are."""
 
     poses: list[Pose]
     others: Mask
@@ -56,17 +56,14 @@ class SeveralParts:
     """How several parts are found in a picture.
 
     span: side of the square that the reference shows, as a share of the picture's longer side.
-    count: least and largest number of parts in good pictures.
     object_area: least area of another object, as a share of a square of the longer side.
     """
 
     span: float
-    count: tuple[int, int]
     object_area: float
 
     def __post_init__(self) -> None:
-        low, high = self.count
-        if not (SIDE / _LARGEST <= self.span <= 1 and 1 <= low <= high <= 1000 and 0 < self.object_area <= 1):
+        if not (SIDE / _LARGEST <= self.span <= 1 and 0 < self.object_area <= 1):
             raise InputError("the model's settings for several parts are damaged: fit anew")
 
     @property
@@ -74,18 +71,19 @@ class SeveralParts:
         """Longer side of the small picture."""
         return round(SIDE / self.span)
 
-    def find(self, small: Float32, overview: Float32, reference: Reference) -> PartsFound:
+    def find(self, small: Float32, overview: Float32, reference: Reference, most: int) -> PartsFound:
         """Finds parts and other objects.
 
         Args:
             small: [h, w] float32 in 0..1, the longer side `side`.
             overview: the same picture, the longer side `OVERVIEW`.
+            most: parts in good pictures; some more are looked for.
         """
-        finder = _Finder.of(reference)
+        finder = _finder(reference)
         taken = np.zeros([-(-length // 2) for length in small.shape], np.bool_)
         padded = np.pad(blurred(small), SIDE // 2, mode="edge")
         poses: list[Pose] = []
-        for begun in finder.candidates(small, _CANDIDATES * self.count[1]):
+        for begun in finder.candidates(small, _CANDIDATES * most + _CANDIDATES):
             if finder.share(begun[0], taken) > 1 - _OVER:
                 continue
             x, y = (round(at) for at in (begun[0].x, begun[0].y))
@@ -128,16 +126,6 @@ class _Finder:
 
     reference: Reference
     body: Float32
-    kernels: list[tuple[Pose, Float32, Float32]]
-
-    @classmethod
-    def of(cls, reference: Reference) -> _Finder:
-        from scipy import ndimage
-
-        counted = reference.spread > 0
-        body = ndimage.binary_erosion(counted, iterations=_RIM)
-        y, x = np.nonzero(body if body.any() else counted) + np.array([[0.5 - HALF]] * 2)
-        return cls(reference, np.stack([x, y]).astype(np.float32), reference.kernels(SIDE // _REDUCED))
 
     def at(self, pose: Pose, half: tuple[int, ...]) -> tuple[NDArray[np.intp], NDArray[np.intp], Mask]:
         """Rows and columns of the part in the small picture at half its size, and which are in it."""
@@ -164,17 +152,16 @@ class _Finder:
         image = np.pad(image - image.mean(), margin, mode="edge")
         whole = tuple(fft.next_fast_len(length, real=True) for length in image.shape)
         spectra = [fft.rfft2(one, s=whole) for one in (image, image**2)]
-        found = np.empty((len(self.kernels), *size), np.float32)
-        cut = tuple(slice(0, length) for length in size)
-        for row, (_, part, weight) in enumerate(self.kernels):
-            of_part, of_weight = (np.conj(fft.rfft2(one, s=whole)) for one in (part, weight))
-            level, mean, square = (
-                fft.irfft2(kernel * spectrum, s=whole)[cut]
-                for kernel, spectrum in (
-                    (of_part, spectra[0]), (of_weight, spectra[0]), (of_weight, spectra[1])
-                )
+        of_parts, of_weights = _spectra(self.reference, whole)
+        level, mean, square = (
+            fft.irfft2(kernels * spectrum, s=whole)[:, : size[0], : size[1]]
+            for kernels, spectrum in (
+                (of_parts, spectra[0]),
+                (of_weights, spectra[0]),
+                (of_weights, spectra[1]),
             )
-            found[row] = level / np.sqrt(np.maximum(square - mean**2, 1e-4))
+        )
+        found = np.asarray(level / np.sqrt(np.maximum(square - mean**2, 1e-4)), np.float32)
         best = found.max(0)
         peaks = (best == ndimage.maximum_filter(best, 5)) & (best > _LEAST)
         rows, columns = np.nonzero(peaks)
@@ -193,10 +180,36 @@ class _Finder:
             several += [(float(peaks[k]), side * len(peaks) + int(k)) for k in np.flatnonzero(up)]
         several.sort(reverse=True)
         return [
-            replace(self.kernels[k][0], x=x, y=y)
+            replace(_poses(self.reference)[k], x=x, y=y)
             for peak, k in several[:_BEST]
             if peak > several[0][0] - _WORSE
         ]
+
+
+@lru_cache(maxsize=8)
+def _finder(reference: Reference) -> _Finder:
+    from scipy import ndimage
+
+    counted = reference.spread > 0
+    body = ndimage.binary_erosion(counted, iterations=_RIM)
+    y, x = np.nonzero(body if body.any() else counted) + np.array([[0.5 - HALF]] * 2)
+    return _Finder(reference, np.stack([x, y]).astype(np.float32))
+
+
+@lru_cache(maxsize=8)
+def _poses(reference: Reference) -> list[Pose]:
+    return [pose for pose, _, _ in reference.kernels(SIDE // _REDUCED)]
+
+
+@lru_cache(maxsize=8)
+def _spectra(
+    reference: Reference, whole: tuple[int, ...]
+) -> tuple[NDArray[np.complex64], NDArray[np.complex64]]:
+    """Spectra of the reference and of its weights, by angle and side, for pictures of this size."""
+    from scipy import fft
+
+    _, parts, weights = zip(*reference.kernels(SIDE // _REDUCED), strict=True)
+    return tuple(np.conj(fft.rfft2(np.array(several), s=whole)) for several in (parts, weights))  # type: ignore[return-value]
 
 
 # ------------------------------------------------------------------------------------------ ground and crops
@@ -222,65 +235,92 @@ def off_ground(overview: Float32) -> Float32:
 
 
 class _Component(NamedTuple):
-    x: float  # as shares of the longer side
+    """Connected area, in pixels of the overview."""
+
+    number: int
+    x: float
     y: float
     area: float
     reach: float
 
 
-def _components(overview: Float32) -> list[_Component]:
-    """Connected areas that differ from the ground, and do not touch the picture's edge."""
+def _components(overview: Float32) -> tuple[NDArray[np.int32], list[_Component]]:
+    """Connected areas that differ from the ground [h, w], and those that do not touch the picture's edge."""
     from scipy import ndimage
 
     apart = ndimage.binary_opening(ndimage.binary_fill_holes(off_ground(overview) > _APART))
     labels, _ = ndimage.label(apart, np.ones((3, 3)))
     found = []
-    for number, box in enumerate(ndimage.find_objects(labels), 1):
-        if any(part.start == 0 or part.stop == length for part, length in zip(box, labels.shape, strict=True)):
+    for number, (rows, columns) in enumerate(ndimage.find_objects(labels), 1):
+        ends = (rows.start, labels.shape[0] - rows.stop, columns.start, labels.shape[1] - columns.stop)
+        if min(ends) == 0:
             continue
-        y, x = np.nonzero(labels[box] == number)
-        middle = x.mean(), y.mean()
-        reach = float(np.hypot(x - middle[0], y - middle[1]).max())
-        at = (middle[0] + box[1].start + 0.5, middle[1] + box[0].start + 0.5)
-        found.append(_Component(at[0] / OVERVIEW, at[1] / OVERVIEW, len(x) / OVERVIEW**2, (reach + 1) / OVERVIEW))
-    return found
+        y, x = np.nonzero(labels[rows, columns] == number)
+        reach = float(np.hypot(x - x.mean(), y - y.mean()).max()) + 1
+        at = float(x.mean()) + columns.start + 0.5, float(y.mean()) + rows.start + 0.5
+        found.append(_Component(number, *at, float(len(x)), reach))
+    return labels, found
 
 
 def learn_several(
-    overviews: Sequence[Float32], small: Any, kind: Kind
+    overviews: Sequence[Float32], small: Callable[[int, int], Float32], kind: Kind
 ) -> tuple[SeveralParts, Reference]:
     """Learns the reference from good pictures with several parts each.
 
     Args:
         overviews: [h, w] float32 in 0..1, the longer side `OVERVIEW`.
-        small: returns picture `i` [h, w] float32 in 0..1, its longer side as long as asked for.
+        small: returns picture `i` [h, w] float32 in 0..1 with this longer side.
+        kind: poses that occur.
 
     Raises:
         InputError: parts do not stand out against the ground, or too few do.
     """
     every = [_components(one) for one in overviews]
-    areas = np.sort([one.area for several in every for one in several])
+    areas = np.sort([one.area for _, several in every for one in several])
     if not len(areas):
-        raise InputError("no parts are seen on a smooth ground in the good pictures: leave out --several-parts")
+        raise InputError(
+            "no parts stand out on a smooth ground in the good pictures: leave out --several-parts"
+        )
     # half of all that differs from the ground lies in areas up to the usual one: small specks count little
     usual = float(areas[np.searchsorted(np.cumsum(areas), areas.sum() / 2)])
     wholes = [
         (i, one)
-        for i, several in enumerate(every)
+        for i, (_, several) in enumerate(every)
         for one in several
         if _WHOLE[0] * usual < one.area < _WHOLE[1] * usual
     ]
-    span = max(2 * _ROOM * float(np.median([one.reach for _, one in wholes])), SIDE / _LARGEST)
-    if span > 1:
-        raise InputError("parts fill the good pictures: leave out --several-parts")
-    settings = SeveralParts(span, (1, 1), _OTHER * usual)
-    chosen = [wholes[k] for k in np.unique(np.linspace(0, len(wholes) - 1, min(_CROPS, len(wholes))).astype(int))]
-    crops, ground = [], []
-    for i in sorted({i for i, _ in chosen}):
+    span = 2 * _ROOM * float(np.median([one.reach for _, one in wholes])) / OVERVIEW
+    if not SIDE / _LARGEST <= span <= 1:
+        size = "fill the pictures" if span > 1 else "are too small in the pictures"
+        raise InputError(f"parts {size} to be found among several: leave out --several-parts")
+    settings = SeveralParts(span, min(1.0, _OTHER * usual / OVERVIEW**2))
+    rows = np.unique(np.linspace(0, len(wholes) - 1, min(_CROPS, len(wholes))).astype(int))
+    crops, levels = list[Float32](), list[float]()
+    for i in sorted({wholes[row][0] for row in rows}):
         picture = small(i, settings.side)
-        ground.append(float(np.median(picture)))
-        padded = np.pad(picture, SIDE // 2, mode="edge")
-        for x, y in ((round(one.x * settings.side), round(one.y * settings.side)) for j, one in chosen if j == i):
-            crops.append(padded[y : y + SIDE, x : x + SIDE])
-    reference = learn(crops, kind, float(np.median(ground)))
-    return settings, reference
+        levels.append(float(np.median(picture)))
+        own = (wholes[row][1] for row in rows if wholes[row][0] == i)
+        crops += [_crop(picture, every[i][0], one, levels[-1]) for one in own]
+    return settings, learn(crops, kind, float(np.median(levels)))
+
+
+def _crop(picture: Float32, labels: NDArray[np.int32], one: _Component, level: float) -> Float32:
+    """The square [SIDE, SIDE] around a part, others in it covered with the ground's level."""
+    from scipy import ndimage
+
+    others = ndimage.binary_dilation((labels > 0) & (labels != one.number), iterations=2)
+    rows, columns = (
+        (np.arange(length) * known / length).astype(np.intp)
+        for length, known in zip(picture.shape, labels.shape, strict=True)
+    )
+    alone = np.where(others[rows][:, columns], np.float32(level), picture)
+    y, x = (round(at * picture.shape[0] / labels.shape[0]) for at in (one.y, one.x))
+    return np.pad(alone, SIDE // 2, mode="edge")[y : y + SIDE, x : x + SIDE]
+
+
+def usual_count(counts: Sequence[int]) -> tuple[int, int]:
+    """Least and largest number of parts of good pictures; the same where nearly all have it."""
+    numbers, times = np.unique(counts, return_counts=True)
+    if times.max() >= _MOST * len(counts):
+        return int(numbers[times.argmax()]), int(numbers[times.argmax()])
+    return int(numbers[0]), int(numbers[-1])
