@@ -127,7 +127,7 @@ class _Finder:
     reference: Reference
     body: Float32
 
-    def at(self, pose: Pose, half: tuple[int, ...]) -> tuple[NDArray[np.intp], NDArray[np.intp], Mask]:
+    def at(self, pose: Pose, half: tuple[float, ...]) -> tuple[NDArray[np.intp], NDArray[np.intp], Mask]:
         """Rows and columns of the part in the small picture at half its size, and which are in it."""
         x, y = (pose.matrix() @ self.body + np.array([[pose.x], [pose.y]])) / 2
         seen = (x >= 0) & (y >= 0) & (x < half[1]) & (y < half[0])
@@ -140,7 +140,7 @@ class _Finder:
 
     def inside(self, pose: Pose, shape: tuple[int, ...]) -> bool:
         """Whether the part lies in the picture."""
-        return float(self.at(pose, tuple(length / 2 for length in shape))[2].mean()) >= _INSIDE  # type: ignore[arg-type]
+        return float(self.at(pose, tuple(length / 2 for length in shape))[2].mean()) >= _INSIDE
 
     def candidates(self, small: Float32, most: int) -> list[list[Pose]]:
         """Places where the reference may lie, the best first: at each the best angles and sides."""
@@ -209,7 +209,7 @@ def _spectra(
     from scipy import fft
 
     _, parts, weights = zip(*reference.kernels(SIDE // _REDUCED), strict=True)
-    return tuple(np.conj(fft.rfft2(np.array(several), s=whole)) for several in (parts, weights))  # type: ignore[return-value]
+    return tuple(np.conj(fft.rfft2(np.array(several), s=whole)) for several in (parts, weights))
 
 
 # ------------------------------------------------------------------------------------------ ground and crops
