@@ -36,7 +36,7 @@ _PERIODS = (1, 2, 3, 4, 6, 8)
 _FOLDS = 10  # shares of the pictures, each found by a reference of the others
 
 
-def learn(pictures: Sequence[Float32], kind: Kind) -> Reference:
+def learn(pictures: Sequence[Float32], kind: Kind, ground: float | None = None) -> Reference:
     """Learns the reference, with the errors of good parts that it does not know.
 
     Two references are learnt, each from half of the pictures. They must agree on the angles of the parts, or
@@ -45,6 +45,7 @@ def learn(pictures: Sequence[Float32], kind: Kind) -> Reference:
     Args:
         pictures: [h, w] float32 in 0..1 of good parts, the longer side `pose.SIDE`.
         kind: poses that occur.
+        ground: level around the parts, where these lie in the middle of the pictures.
 
     Raises:
         InputError: there are too few pictures, or they show nothing to be found.
@@ -55,11 +56,11 @@ def learn(pictures: Sequence[Float32], kind: Kind) -> Reference:
             "or leave out --align"
         )
     chosen = np.unique(np.linspace(0, len(pictures) - 1, min(MOST, len(pictures))).astype(int)).tolist()
-    halves = [_congealed([pictures[i] for i in chosen[half::2]], kind) for half in (0, 1)]
+    halves = [_congealed([pictures[i] for i in chosen[half::2]], kind, ground) for half in (0, 1)]
     found = [[half.find(pictures[i]) for i in chosen] for half in halves]
     period = 1 if kind == "shift" else _period(*found)
     known = [pictures[i] for i in chosen]
-    reference = _congealed(known, kind, period)
+    reference = _congealed(known, kind, ground, period)
     errors = [reference.find(pictures[i]).error for i in sorted({*range(len(pictures))} - {*chosen})]
     levels, poses = _quantiles(known), [reference.find(one) for one in known]
     for fold in range(min(_FOLDS, len(known))):
@@ -81,9 +82,9 @@ def _period(found: Sequence[Pose], again: Sequence[Pose]) -> int:
     return 0
 
 
-def _congealed(pictures: Sequence[Float32], kind: Kind, period: int = 1) -> Reference:
+def _congealed(pictures: Sequence[Float32], kind: Kind, ground: float | None, period: int = 1) -> Reference:
     """Aligns all pictures to one of them, then to their average, again and again."""
-    reference = _first(pictures, kind, period)
+    reference = _first(pictures, kind, ground, period)
     levels = _quantiles(pictures)
     for _ in range(_ROUNDS):
         reference = _averaged([(one, reference.find(one)) for one in pictures], reference, levels)
@@ -98,15 +99,17 @@ def _quantiles(pictures: Sequence[Float32]) -> Float32:
     return np.asarray(np.quantile(every, (np.arange(_LEVELS) + 0.5) / _LEVELS), np.float32)
 
 
-def _first(pictures: Sequence[Float32], kind: Kind, period: int) -> Reference:
+def _first(pictures: Sequence[Float32], kind: Kind, ground: float | None, period: int) -> Reference:
     """The picture to which the others can be aligned best, as reference."""
     from scipy import ndimage
 
     found: list[tuple[float, Reference]] = []
     every = [aligned(one, Pose(one.shape[1] / 2, one.shape[0] / 2)) for one in pictures]
     whole, inside = np.stack([one for one, _ in every]), np.stack([mask for _, mask in every])
-    usual = np.median(whole, axis=0)
+    usual = np.median(whole, axis=0) if ground is None else np.full((SIDE, SIDE), ground)
     spread = ndimage.gaussian_filter(1.4826 * np.median(np.abs(whole - usual), axis=0), 2) + 2 * _FLOOR
+    if ground is not None:
+        spread[:] = 2 * _FLOOR
     numbers = range(len(pictures))
     for number in numbers[:: max(1, len(pictures) // _FIRST)]:
         new = ndimage.gaussian_filter(np.abs(whole[number] - usual) / spread, 2) * inside[number]

@@ -14,7 +14,7 @@ from __future__ import annotations
 import base64
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, get_args
@@ -121,10 +121,12 @@ class Reference:
             picture: [h, w] float32 in 0..1, the longer side `SIDE`.
         """
         square = _square(picture)
-        begun = [
-            _refined(square, pose, self._few, *self._free, _ROUNDS[0])
-            for pose in self._begin(square, picture)
-        ]
+        return self.refined(square, self._begin(square, picture))
+
+    def refined(self, square: Float32, poses: Sequence[Pose]) -> Pose:
+        """Refines all poses in a blurred small picture [SIDE, SIDE], and returns the nearest to the good
+        parts; its error is infinite where there is no part."""
+        begun = [_refined(square, pose, self._few, *self._free, _ROUNDS[0]) for pose in poses]
         pose = min(begun, key=lambda one: one.error)
         if pose.found:
             pose = _refined(square, pose, self._points, *self._free, _ROUNDS[1])
@@ -135,10 +137,13 @@ class Reference:
         n = len(self.errors)
         return (1 + sum(one >= error for one in self.errors)) / (1 + n) if n else 1.0
 
-    def geometry(self, pose: Pose, picture_size: tuple[int, int], size: tuple[int, int]) -> Geometry:
+    def geometry(
+        self, pose: Pose, picture_size: tuple[int, int], size: tuple[int, int], side: int = SIDE
+    ) -> Geometry:
         """Place in a picture (H, W) of a view (H, W) that shows the part as the reference does, and what is
-        around it; of the whole picture, upright, where no part was found."""
-        small, extent = small_size(picture_size), self.extent
+        around it; of the whole picture, upright, where no part was found. side: the longer one of the small
+        picture that the pose is of."""
+        small, extent = small_size(picture_size, side), self.extent
         if not pose.found:
             pose, extent = Pose(small[1] / 2, small[0] / 2), HALF
         grow = np.array(picture_size) / small
@@ -188,18 +193,15 @@ class Reference:
         angles = (np.arange(count) - count // 2) * (2 * math.pi / self.period / count)
         return np.asarray(angles, np.float64)
 
-    @cached_property
-    def _kernels(self) -> tuple[NDArray[np.complex64], NDArray[np.complex64]]:
-        """Spectra [A, C, C / 2 + 1] of the normalized reference and of its weights, by angle and side."""
-        from scipy import fft
-
+    def kernels(self, size: int) -> list[tuple[Pose, Float32, Float32]]:
+        """The normalized reference and its weights [size, size], at every few degrees and on each side; pixel
+        i shows what lies i - size / 2 beside the reference's middle, in steps of SIDE / size."""
         weights, levels = self._weights, _unit(self.levels)
-        coarse = _halved(weights)
-        shown = np.asarray(_halved(weights * levels) / np.maximum(coarse, 1e-9), np.float32)
-        parts, wholes, middle = [], [], _COARSE / 2
+        coarse, middle = _reduced(weights, size), size / 2
+        shown = np.asarray(_reduced(weights * levels, size) / np.maximum(coarse, 1e-9), np.float32)
+        found = []
         for side in (1, -1) if self.kind == "full" else (1,):
             for angle in self._angles:
-                # a kernel's pixel i shows what lies i - middle beside the reference's middle
                 cos, sin = math.cos(angle), math.sin(angle)
                 (xx, xy), (yx, yy) = (side * cos, side * sin), (-sin, cos)
                 x, y = (middle - (a + b) * (middle + 0.5) for a, b in ((xx, xy), (yx, yy)))
@@ -211,20 +213,28 @@ class Reference:
                 )
                 weight = weight / max(weight.sum(), 1e-9)
                 level = level - (weight * level).sum()
-                wholes.append(weight)
-                parts.append(weight * level / math.sqrt(max((weight * level**2).sum(), 1e-12)))
+                part = weight * level / math.sqrt(max((weight * level**2).sum(), 1e-12))
+                pose = Pose(0.0, 0.0, float(angle), 1.0, side < 0)
+                found.append((pose, np.asarray(part, np.float32), np.asarray(weight, np.float32)))
+        return found
+
+    @cached_property
+    def _kernels(self) -> tuple[NDArray[np.complex64], NDArray[np.complex64]]:
+        """Spectra [A, C, C / 2 + 1] of the normalized reference and of its weights, by angle and side."""
+        from scipy import fft
 
         def spectra(kernels: list[Any]) -> NDArray[np.complex64]:
             stack = np.fft.ifftshift(np.array(kernels, np.float32), axes=(1, 2))
             return np.asarray(np.conj(fft.rfft2(stack)), np.complex64)
 
-        return spectra(parts), spectra(wholes)
+        _, parts, wholes = zip(*self.kernels(_COARSE), strict=True)
+        return spectra([*parts]), spectra([*wholes])
 
     def _begin(self, square: Float32, picture: Float32) -> list[Pose]:
         """Poses to begin with: where the correlation is largest, of the best angles."""
         from scipy import fft
 
-        image = _halved(square)
+        image = _reduced(square)
         image -= image.mean()
         parts, wholes = self._kernels
 
@@ -315,9 +325,9 @@ class Reference:
             raise InputError("the model's reference for poses is damaged: fit anew") from None
 
 
-def small_size(size: tuple[int, int]) -> tuple[int, int]:
+def small_size(size: tuple[int, int], longer: int = SIDE) -> tuple[int, int]:
     """Size (h, w) of the small picture of one of (H, W) pixels."""
-    height, width = (max(1, round(side * SIDE / max(size))) for side in size)
+    height, width = (max(1, round(side * longer / max(size))) for side in size)
     return height, width
 
 
@@ -331,19 +341,24 @@ def aligned(picture: Float32, pose: Pose) -> tuple[Float32, Mask]:
 
 def _square(picture: Float32) -> Float32:
     """A small picture [SIDE, SIDE], its edges repeated below or to the right, a little blurred."""
+    below, right = (SIDE - side for side in picture.shape)
+    return blurred(np.pad(picture, ((0, below), (0, right)), mode="edge") if below or right else picture)
+
+
+def blurred(picture: Float32) -> Float32:
+    """A small picture as poses are refined in it."""
     from scipy import ndimage
 
-    below, right = (SIDE - side for side in picture.shape)
-    whole = np.pad(picture, ((0, below), (0, right)), mode="edge") if below or right else picture
-    return np.asarray(ndimage.gaussian_filter(whole, _BLUR, truncate=3), np.float32)
+    return np.asarray(ndimage.gaussian_filter(picture, _BLUR, truncate=3), np.float32)
 
 
 def _unit(levels: NDArray[np.uint8]) -> Float32:
     return np.asarray(levels / np.float32(255), np.float32)
 
 
-def _halved(image: NDArray[np.floating[Any]]) -> Float32:
-    return np.asarray(image.reshape(_COARSE, 2, _COARSE, 2).mean((1, 3)), np.float32)
+def _reduced(image: NDArray[np.floating[Any]], size: int = _COARSE) -> Float32:
+    by = SIDE // size
+    return np.asarray(image.reshape(size, by, size, by).mean((1, 3)), np.float32)
 
 
 def _at(pose: Pose, places: Float32) -> tuple[Float32, Float32]:

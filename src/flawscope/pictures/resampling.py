@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flawscope.pictures.geometry import Geometry
-from flawscope.pictures.pose import Float32, small_size
+from flawscope.pictures.pose import SIDE, Float32, small_size
 from flawscope.pictures.views import put
 
 Decoded = Image.Image | NDArray[Any]
@@ -58,9 +58,10 @@ def resized(picture: Decoded, size: tuple[int, int], box: tuple[float, float, fl
     return planes
 
 
-def grey(picture: Decoded, divisor: float = 255.0) -> Float32:
-    """A small grey picture [h, w] in 0..1, as `Reference.find` takes it, of one of any size and depth."""
-    planes = resized(picture, small_size(size_of(picture)), whole(picture))
+def grey(picture: Decoded, divisor: float = 255.0, side: int = SIDE) -> Float32:
+    """A small grey picture [h, w] in 0..1, as `Reference.find` takes it, of one of any size and depth. side:
+    the longer one."""
+    planes = resized(picture, small_size(size_of(picture), side), whole(picture))
     image = np.empty((3, *planes.shape[:2]), np.float32)
     put(planes, divisor, image)
     return np.asarray(np.tensordot(_LUMINANCE, image, 1), np.float32)

@@ -1,0 +1,326 @@
+"""Finds all parts of one kind in a picture, and what else lies there. Torch-free.
+
+Good pictures tell where parts lie: the ground is a smooth surface that most pixels are near, a part is what
+differs from it, and connected. Crops around those of the usual area teach the reference (`congealing`). In a
+new picture the reference is laid over every place at every few degrees, by the normalized cross-correlation
+(as `pose` does, in a larger picture), and the best places are refined, one after the other; each may lie over
+the others no more than a little. What differs from the ground, is large enough and is no part that was found
+is another object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from flawscope.errors import InputError
+from flawscope.pictures.congealing import learn
+from flawscope.pictures.pose import HALF, SIDE, Float32, Kind, Mask, Pose, Reference, blurred
+
+OVERVIEW = 256  # pixels of the longer side of the picture in which the ground is found
+_CLIP, _ROUNDS = 3.0, 8  # spreads of the ground's pixels, rounds of its fit
+_APART = 5.0  # spreads by which a pixel differs from the ground
+_LEAST_SPREAD = 0.004
+_WHOLE = (0.7, 1.4)  # times the usual area: one part, wholly seen, touching no other
+_ROOM = 1.5  # times the part's longest way through: the side of a crop
+_CROPS = 80  # that the reference is learnt from, at most
+_LARGEST = 1024  # pixels of the longer side of the picture in which parts are found
+_REDUCED = 4  # by this factor for the correlation
+_LEAST = 0.35  # correlation
+_CANDIDATES = 3  # times the largest known number of parts, at most
+_BEST, _WORSE = 4, 0.1  # as `pose` has them
+_OVER = 0.3  # share of a part that may lie over others
+_INSIDE = 0.95  # share of a part that lies in the picture
+_RIM = 6  # pixels around the part in the reference
+_OTHER = 0.3  # of a part's area: what is smaller is no object
+_MOST = 0.9  # share of good pictures that have the same number of parts
+
+
+class PartsFound(NamedTuple):
+    """poses: of the parts, in pixels of the small picture. others: [h, w] bool, other objects in the
+    overview. objects: how many these are."""
+
+    poses: list[Pose]
+    others: Mask
+    objects: int
+
+
+@dataclass(frozen=True)
+class SeveralParts:
+    """How several parts are found in a picture.
+
+    span: side of the square that the reference shows, as a share of the picture's longer side.
+    object_area: least area of another object, as a share of a square of the longer side.
+    """
+
+    span: float
+    object_area: float
+
+    def __post_init__(self) -> None:
+        if not (SIDE / _LARGEST <= self.span <= 1 and 0 < self.object_area <= 1):
+            raise InputError("the model's settings for several parts are damaged: fit anew")
+
+    @property
+    def side(self) -> int:
+        """Longer side of the small picture."""
+        return round(SIDE / self.span)
+
+    def find(self, small: Float32, overview: Float32, reference: Reference, most: int) -> PartsFound:
+        """Finds parts and other objects.
+
+        Args:
+            small: [h, w] float32 in 0..1, the longer side `side`.
+            overview: the same picture, the longer side `OVERVIEW`.
+            most: parts in good pictures; some more are looked for.
+        """
+        finder = _finder(reference)
+        taken = np.zeros([-(-length // 2) for length in small.shape], np.bool_)
+        padded = np.pad(blurred(small), SIDE // 2, mode="edge")
+        poses: list[Pose] = []
+        for begun in finder.candidates(small, _CANDIDATES * most + _CANDIDATES):
+            if finder.share(begun[0], taken) > 1 - _OVER:
+                continue
+            x, y = (round(at) for at in (begun[0].x, begun[0].y))
+            window = padded[y : y + SIDE, x : x + SIDE]
+            near = [replace(one, x=one.x - x + HALF, y=one.y - y + HALF) for one in begun]
+            pose = reference.refined(window, near)
+            pose = replace(pose, x=pose.x + x - HALF, y=pose.y + y - HALF)
+            if pose.found and finder.inside(pose, small.shape) and finder.share(pose, taken) <= _OVER:
+                poses.append(pose)
+                taken[finder.at(pose, taken.shape)[:2]] = True
+        return PartsFound(poses, *self._others(overview, taken))
+
+    def _others(self, overview: Float32, taken: Mask) -> tuple[Mask, int]:
+        """Objects that differ from the ground beside the parts that were found [h / 2, w / 2]."""
+        from scipy import ndimage
+
+        off = off_ground(overview)
+        zoom = np.array(overview.shape) / taken.shape
+        rows, columns = (
+            np.minimum((np.arange(length) + 0.5) / by, most - 1).astype(np.intp)
+            for length, by, most in zip(overview.shape, zoom, taken.shape, strict=True)
+        )
+        known = ndimage.binary_dilation(taken[rows][:, columns], iterations=4)
+        labels, count = ndimage.label(ndimage.binary_opening((off > _APART) & ~known, iterations=1))
+        sizes = np.bincount(labels.ravel(), minlength=count + 1)
+        inner = np.ones(count + 1, np.bool_)
+        for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
+            inner[edge] = False  # what is cut by the picture's edge is neither a part nor another object
+        inner[0] = False
+        chosen = np.flatnonzero(inner & (sizes >= self.object_area * OVERVIEW**2))
+        return np.isin(labels, chosen), len(chosen)
+
+
+@dataclass(frozen=True)
+class _Finder:
+    """A reference as it is laid over pictures.
+
+    body: [2, N] places of the part's pixels, from the middle.
+    """
+
+    reference: Reference
+    body: Float32
+
+    def at(self, pose: Pose, half: tuple[float, ...]) -> tuple[NDArray[np.intp], NDArray[np.intp], Mask]:
+        """Rows and columns of the part in the small picture at half its size, and which are in it."""
+        x, y = (pose.matrix() @ self.body + np.array([[pose.x], [pose.y]])) / 2
+        seen = (x >= 0) & (y >= 0) & (x < half[1]) & (y < half[0])
+        return y[seen].astype(np.intp), x[seen].astype(np.intp), seen
+
+    def share(self, pose: Pose, taken: Mask) -> float:
+        """Share of the part that lies over others."""
+        rows, columns, _ = self.at(pose, taken.shape)
+        return float(taken[rows, columns].mean()) if len(rows) else 1.0
+
+    def inside(self, pose: Pose, shape: tuple[int, ...]) -> bool:
+        """Whether the part lies in the picture."""
+        return float(self.at(pose, tuple(length / 2 for length in shape))[2].mean()) >= _INSIDE
+
+    def candidates(self, small: Float32, most: int) -> list[list[Pose]]:
+        """Places where the reference may lie, the best first: at each the best angles and sides."""
+        from scipy import fft, ndimage
+
+        size = [max(1, round(length / _REDUCED)) for length in small.shape]
+        image = np.asarray(Image.fromarray(small).resize(size[::-1], Image.Resampling.BOX), np.float32)
+        margin = SIDE // _REDUCED // 2
+        image = np.pad(image - image.mean(), margin, mode="edge")
+        whole = tuple(fft.next_fast_len(length, real=True) for length in image.shape)
+        spectra = [fft.rfft2(one, s=whole) for one in (image, image**2)]
+        of_parts, of_weights = _spectra(self.reference, whole)
+        level, mean, square = (
+            fft.irfft2(kernels * spectrum, s=whole)[:, : size[0], : size[1]]
+            for kernels, spectrum in (
+                (of_parts, spectra[0]),
+                (of_weights, spectra[0]),
+                (of_weights, spectra[1]),
+            )
+        )
+        found = np.asarray(level / np.sqrt(np.maximum(square - mean**2, 1e-4)), np.float32)
+        best = found.max(0)
+        peaks = (best == ndimage.maximum_filter(best, 5)) & (best > _LEAST)
+        rows, columns = np.nonzero(peaks)
+        order = np.argsort(-best[rows, columns], kind="stable")[:most]
+        grow = np.array(small.shape) / size
+        return [self._angles(found, int(rows[k]), int(columns[k]), grow) for k in order]
+
+    def _angles(self, found: Float32, row: int, column: int, grow: NDArray[np.float64]) -> list[Pose]:
+        """The best poses at a place of the correlation [K, h, w]."""
+        near = found[:, max(0, row - 1) : row + 2, max(0, column - 1) : column + 2].max((1, 2))
+        y, x = (row + 0.5) * grow[0], (column + 0.5) * grow[1]
+        several = []
+        sides = 2 if self.reference.kind == "full" else 1
+        for side, peaks in enumerate(near.reshape(sides, -1)):
+            up = (peaks >= np.roll(peaks, 1)) & (peaks >= np.roll(peaks, -1))
+            several += [(float(peaks[k]), side * len(peaks) + int(k)) for k in np.flatnonzero(up)]
+        several.sort(reverse=True)
+        return [
+            replace(_poses(self.reference)[k], x=x, y=y)
+            for peak, k in several[:_BEST]
+            if peak > several[0][0] - _WORSE
+        ]
+
+
+@lru_cache(maxsize=8)
+def _finder(reference: Reference) -> _Finder:
+    from scipy import ndimage
+
+    counted = reference.spread > 0
+    body = ndimage.binary_erosion(counted, iterations=_RIM)
+    y, x = np.nonzero(body if body.any() else counted) + np.array([[0.5 - HALF]] * 2)
+    return _Finder(reference, np.stack([x, y]).astype(np.float32))
+
+
+@lru_cache(maxsize=8)
+def _poses(reference: Reference) -> list[Pose]:
+    return [pose for pose, _, _ in reference.kernels(SIDE // _REDUCED)]
+
+
+@lru_cache(maxsize=8)
+def _spectra(
+    reference: Reference, whole: tuple[int, ...]
+) -> tuple[NDArray[np.complex64], NDArray[np.complex64]]:
+    """Spectra of the reference and of its weights, by angle and side, for pictures of this size."""
+    from scipy import fft
+
+    _, parts, weights = zip(*reference.kernels(SIDE // _REDUCED), strict=True)
+    return tuple(np.conj(fft.rfft2(np.array(several), s=whole)) for several in (parts, weights))
+
+
+# ------------------------------------------------------------------------------------------ ground and crops
+
+
+def off_ground(overview: Float32) -> Float32:
+    """Distance of each pixel [h, w] from the ground, in its spreads. The ground is a surface of second degree
+    that most pixels are near."""
+    from scipy import ndimage
+
+    height, width = overview.shape
+    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    surfaces = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], -1).reshape(-1, 6)
+    values = ndimage.gaussian_filter(overview, 1).ravel().astype(np.float64)
+    off, kept, spread = values - np.median(values), np.ones(values.size, np.bool_), 0.0
+    for _ in range(_ROUNDS):
+        spread = max(_LEAST_SPREAD, 1.4826 * float(np.median(np.abs(off[kept]))))
+        kept = np.abs(off) < _CLIP * spread
+        factors = np.linalg.lstsq(surfaces[kept][::5], values[kept][::5], rcond=None)[0]
+        off = values - surfaces @ factors
+    spread = max(_LEAST_SPREAD, 1.4826 * float(np.median(np.abs(off[kept]))))
+    return np.asarray(np.abs(off) / spread, np.float32).reshape(height, width)
+
+
+class _Component(NamedTuple):
+    """Connected area, in pixels of the overview."""
+
+    number: int
+    x: float
+    y: float
+    area: float
+    reach: float
+
+
+def _components(overview: Float32) -> tuple[NDArray[np.int32], list[_Component]]:
+    """Connected areas that differ from the ground [h, w], and those that do not touch the picture's edge."""
+    from scipy import ndimage
+
+    apart = ndimage.binary_opening(ndimage.binary_fill_holes(off_ground(overview) > _APART))
+    labels, _ = ndimage.label(apart, np.ones((3, 3)))
+    found = []
+    for number, (rows, columns) in enumerate(ndimage.find_objects(labels), 1):
+        ends = (rows.start, labels.shape[0] - rows.stop, columns.start, labels.shape[1] - columns.stop)
+        if min(ends) == 0:
+            continue
+        y, x = np.nonzero(labels[rows, columns] == number)
+        reach = float(np.hypot(x - x.mean(), y - y.mean()).max()) + 1
+        at = float(x.mean()) + columns.start + 0.5, float(y.mean()) + rows.start + 0.5
+        found.append(_Component(number, *at, float(len(x)), reach))
+    return labels, found
+
+
+def learn_several(
+    overviews: Sequence[Float32], small: Callable[[int, int], Float32], kind: Kind
+) -> tuple[SeveralParts, Reference]:
+    """Learns the reference from good pictures with several parts each.
+
+    Args:
+        overviews: [h, w] float32 in 0..1, the longer side `OVERVIEW`.
+        small: returns picture `i` [h, w] float32 in 0..1 with this longer side.
+        kind: poses that occur.
+
+    Raises:
+        InputError: parts do not stand out against the ground, or too few do.
+    """
+    every = [_components(one) for one in overviews]
+    areas = np.sort([one.area for _, several in every for one in several])
+    if not len(areas):
+        raise InputError(
+            "no parts stand out on a smooth ground in the good pictures: leave out --several-parts"
+        )
+    # half of all that differs from the ground lies in areas up to the usual one: small specks count little
+    usual = float(areas[np.searchsorted(np.cumsum(areas), areas.sum() / 2)])
+    wholes = [
+        (i, one)
+        for i, (_, several) in enumerate(every)
+        for one in several
+        if _WHOLE[0] * usual < one.area < _WHOLE[1] * usual
+    ]
+    span = 2 * _ROOM * float(np.median([one.reach for _, one in wholes])) / OVERVIEW
+    if not SIDE / _LARGEST <= span <= 1:
+        size = "fill the pictures" if span > 1 else "are too small in the pictures"
+        raise InputError(f"parts {size} to be found among several: leave out --several-parts")
+    settings = SeveralParts(span, min(1.0, _OTHER * usual / OVERVIEW**2))
+    rows = np.unique(np.linspace(0, len(wholes) - 1, min(_CROPS, len(wholes))).astype(int))
+    crops, levels = list[Float32](), list[float]()
+    for i in sorted({wholes[row][0] for row in rows}):
+        picture = small(i, settings.side)
+        levels.append(float(np.median(picture)))
+        own = (wholes[row][1] for row in rows if wholes[row][0] == i)
+        crops += [_crop(picture, every[i][0], one, levels[-1]) for one in own]
+    return settings, learn(crops, kind, float(np.median(levels)))
+
+
+def _crop(picture: Float32, labels: NDArray[np.int32], one: _Component, level: float) -> Float32:
+    """The square [SIDE, SIDE] around a part, others in it covered with the ground's level."""
+    from scipy import ndimage
+
+    others = ndimage.binary_dilation((labels > 0) & (labels != one.number), iterations=2)
+    rows, columns = (
+        (np.arange(length) * known / length).astype(np.intp)
+        for length, known in zip(picture.shape, labels.shape, strict=True)
+    )
+    alone = np.where(others[rows][:, columns], np.float32(level), picture)
+    y, x = (round(at * picture.shape[0] / labels.shape[0]) for at in (one.y, one.x))
+    return np.pad(alone, SIDE // 2, mode="edge")[y : y + SIDE, x : x + SIDE]
+
+
+def usual_count(counts: Sequence[int]) -> tuple[int, int]:
+    """Least and largest number of parts of good pictures; the same where nearly all have it."""
+    numbers, times = np.unique(counts, return_counts=True)
+    if times.max() >= _MOST * len(counts):
+        return int(numbers[times.argmax()]), int(numbers[times.argmax()])
+    return int(numbers[0]), int(numbers[-1])
