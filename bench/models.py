@@ -213,17 +213,18 @@ def patchcore_features(paths: list[Path], settings: Settings) -> tuple[Any, list
     from flawscope.fitting.preparation import prepare
     from flawscope.methods import registry
     from flawscope.methods.extract import embed_pictures
+    from flawscope.methods.patchcore.memory_bank import by_view
     from flawscope.methods.patchcore.model import Model
 
     prepared = prepare(paths, registry.method("patchcore"), device="cpu", **settings)
     model = prepared.model
     assert isinstance(model, Model)
     features = [
-        torch.empty(len(paths), p, v.embedding.width) for p, v in zip(model.patches, model.views, strict=True)
+        torch.empty(len(paths), v.inside.numel(), v.embedding.width) for v in model.views
     ]
 
     def store(index: int, one: Tensor, inside: Tensor | None) -> None:
-        for own, part in zip(features, one.split(model.patches), strict=True):
+        for own, part in zip(features, by_view(one, model.views), strict=True):
             own[index] = part
 
     embed_pictures(model, prepared.task.load, range(len(paths)), store)

@@ -53,8 +53,10 @@ def patchcore_search(model: Any, images: Tensor) -> dict[str, Work]:
     """The same features, then one matrix product of all patches with the whole memory bank and a minimum,
     picture by picture: all of them need gigabytes."""
 
+    from flawscope.methods.patchcore.memory_bank import by_view
+
     def search() -> None:
-        parts = model.embed(images).split(model.patches, dim=1)
+        parts = by_view(model.embed(images), model.views)
         for view, part in zip(model.views, parts, strict=True):
             for queries in part - view.centre:
                 torch.addmm(view.norms, queries, view.bank.T, alpha=-2).amin(1)

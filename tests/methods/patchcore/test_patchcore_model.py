@@ -17,6 +17,7 @@ from flawscope.methods.features.embedding import smoothing_matrix
 from flawscope.methods.patchcore import Config
 from flawscope.methods.patchcore.memory_bank import (
     BLOCK,
+    by_view,
     eq7,
     nearest_table,
     patches_inside,
@@ -35,18 +36,28 @@ class Pixels(nn.Module):
         return [F.avg_pool2d(images, 8)]
 
 
+class Grey(Pixels):
+    """The same with one number a patch."""
+
+    def shapes_at(self, size):
+        return [(1, size[0] // 8, size[1] // 8)]
+
+    def forward(self, images):
+        return [F.avg_pool2d(images, 8).mean(1, keepdim=True)]
+
+
 CONFIG = Config(size="32x48", neighbourhood=1, score="reweighted")  # 4 x 6 patches of 3 numbers
 
 
 def model_with(bank: torch.Tensor, roi: torch.Tensor | None = None, **options) -> Model:
-    model = Model(replace(CONFIG, **options), Pixels(), roi)
+    model = Model(replace(CONFIG, **options), [Pixels()], roi)
     model.views[0].set_bank(bank)
     return model
 
 
 def two_sizes(roi: torch.Tensor | None = None, **options) -> Model:
     """Sees the picture with 2 x 3 and with 4 x 6 patches."""
-    model = Model(replace(CONFIG, size="16x24+32x48", **options), Pixels(), roi)
+    model = Model(replace(CONFIG, size="16x24+32x48", **options), [Pixels()], roi)
     model.views[0].set_bank(random(7, 3, seed=20))
     model.views[1].set_bank(random(15, 3, seed=21))
     model.normal.copy_(torch.tensor([[0.5, 0.2, 1.0, 0.3], [0.7, 0.1, 2.0, 0.4]]))
@@ -247,7 +258,7 @@ def test_each_size_sees_the_reduced_picture():
     expected = torch.cat(
         [F.avg_pool2d(i, 8).flatten(2).transpose(1, 2) for i in (torch.from_numpy(small)[None], image)], dim=1
     )
-    assert model.patches == [6, 24]
+    assert [view.inside.numel() for view in model.views] == [6, 24]
     torch.testing.assert_close(model.embed(image), expected, rtol=0, atol=1e-5)
 
 
@@ -272,14 +283,46 @@ def test_combine_takes_the_largest_standardised_value(score):
         )
 
 
+@pytest.mark.parametrize("fusion", ["maximum", "mean"])
+def test_an_ensemble_fuses_the_standardised_maps_of_its_backbones(fusion):
+    """Each member's map and score as it would give them alone, whatever the widths of the features."""
+    config = replace(CONFIG, backbone="a+b", size="16x24+32x48", score="map", fusion=fusion)
+    ensemble = Model(config, [Pixels(), Grey()])
+    images = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(30))
+    maps = []
+    for v, view in enumerate(ensemble.views):
+        view.set_bank(random(9, view.embedding.width, seed=40 + v))
+        ensemble.normal[v] = torch.tensor([0.1 + v, 0.5 + v, 0.0, 1.0])
+        alone = Model(replace(CONFIG, size=f"{view.size[0]}x{view.size[1]}"), [(Pixels(), Grey())[v // 2]])
+        alone.views[0].set_bank(random(9, view.embedding.width, seed=40 + v))
+        distances = alone.views[0].search(alone.embed(view.resized(images)) - view.centre, view.inside)
+        maps.append((view.anomaly_map(distances) - ensemble.normal[v, 0]) / ensemble.normal[v, 1])
+    expected = torch.stack(maps).amax(0) if fusion == "maximum" else sum(maps) / 4
+    scores, found = ensemble(images)
+    assert found == pytest.approx(expected, abs=1e-5)
+    assert scores == pytest.approx(expected.flatten(1).amax(1), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"backbone": "a+a"}, "backbone must name up to 4 different networks"),
+        ({"backbone": "a+b", "weights": "w.pth"}, "weights go with one backbone"),
+    ],
+)
+def test_backbones_that_do_not_go_together_are_refused(values, text):
+    with pytest.raises(InputError, match=text):
+        Config(**values)
+
+
 @pytest.fixture(scope="module")
 def real_model() -> tuple[Model, torch.Tensor]:
     config = Config(size="48x64+64x96", score="reweighted")
     backbone, _ = load_backbone(config.backbone, config.stages, config.network_size)
-    model = Model(config, backbone)
+    model = Model(config, [backbone])
     images = torch.rand(8, 3, 64, 96, generator=torch.Generator().manual_seed(16))
     with torch.inference_mode():
-        parts = model.embed(images).split(model.patches, dim=1)
+        parts = by_view(model.embed(images), model.views)
         for view, part in zip(model.views, parts, strict=True):
             view.set_bank(part.flatten(0, 1)[::5] + random(1, view.embedding.width, seed=17))
         model.normal.copy_(torch.tensor([5.0, 2.0, 6.0, 3.0]) * torch.arange(1, 1 + len(parts))[:, None])

@@ -311,7 +311,7 @@ def picture(count: int, seed: int) -> Tensor:
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    made = Model(replace(Config(size="32x48", neighbourhood=1), sigma=1.0), Unshuffled())  # type: ignore[arg-type]
+    made = Model(replace(Config(size="32x48", neighbourhood=1), sigma=1.0), [Unshuffled()])  # type: ignore[arg-type]
     made.views[0].set_bank(made.embed(picture(100, 70)).flatten(0, 1))
     made.for_export()
     return made
@@ -345,7 +345,7 @@ def test_scores_are_those_of_the_plain_search(model: Model, request: pytest.Fixt
 
 def test_it_is_made_for_export_from_a_number_of_elements_on(model: Model) -> None:
     view = model.views[0]
-    other = Model(model.config, Unshuffled())  # type: ignore[arg-type]
+    other = Model(model.config, [Unshuffled()])  # type: ignore[arg-type]
     bank = view.bank + view.centre
     for count in (SMALLEST - 1, SMALLEST):
         other.views[0].set_bank(bank[:count])
@@ -359,7 +359,7 @@ def test_it_is_made_for_export_from_a_number_of_elements_on(model: Model) -> Non
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
 def test_a_bank_that_is_no_numbers_has_none(value: float) -> None:
     """From a damaged file: there would be no end of digits."""
-    model = Model(Config(size="32x48", neighbourhood=1, score="map"), Unshuffled())  # type: ignore[arg-type]
+    model = Model(Config(size="32x48", neighbourhood=1, score="map"), [Unshuffled()])  # type: ignore[arg-type]
     bank = normal(COUNT, 192)
     bank[5, 7] = value
     model.views[0].fill(bank, torch.zeros(0, 1, dtype=torch.int32))

@@ -22,7 +22,7 @@ class Config(PictureSettings):
     size: str = (
         "256+384"  # the picture is scaled to: N, HxW, several joined by + and seen one by one, or auto
     )
-    backbone: str = DEFAULT_BACKBONE
+    backbone: str = DEFAULT_BACKBONE  # or several joined by +, each of which sees every size
     stages: tuple[int, ...] = (2, 3)  # strides 8 and 16 (3.1)
     weights: str | None = None
     neighbourhood: int = 3  # p (3.1)
@@ -40,6 +40,7 @@ class Config(PictureSettings):
     # pictures say
     positions: Literal["shared", "each", "auto"] = "shared"
     sigma: float = 4.0  # pixels (3.3)
+    fusion: Literal["maximum", "mean"] = "maximum"  # of the standardised maps of all sizes and backbones
     memory: float | None = None  # GiB of features before they are streamed; None: 2, or half of what is free
     shards: int | None = None  # that pictures are streamed in; None: as memory asks, or one a worker
 
@@ -54,6 +55,9 @@ class Config(PictureSettings):
         super().__post_init__()
 
     def rules(self) -> Iterable[Rule]:
+        names = self.backbones
+        yield all(names) and len(set(names)) == len(names) <= 4, "backbone must name up to 4 different networks"
+        yield self.weights is None or len(names) == 1, "weights go with one backbone"
         yield bool(self.stages) and min(self.stages) >= 0, "stages must be feature indices such as 2,3"
         yield 0 < self.fine_ratio <= 1, "fine_ratio must be above 0 and at most 1"
         yield (
@@ -80,6 +84,10 @@ class Config(PictureSettings):
         return {"shared": False, "each": True, "auto": None}[self.positions]
 
     @property
+    def backbones(self) -> tuple[str, ...]:
+        return tuple(name.strip() for name in self.backbone.split("+"))
+
+    @property
     def sizes(self) -> tuple[Size, ...]:
         """(H, W) of each size, smallest first; of `auto`, which is still to be chosen, the default's."""
         return Config().sizes if self.size == AUTO else super().sizes
@@ -88,6 +96,13 @@ class Config(PictureSettings):
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "small": {"ratio": 0.03, "fine_ratio": 0.01},  # a third of the memory bank
+    # an ensemble of two backbones at two sizes (docs/decisions/0029-ensemble.md)
+    "accurate": {
+        "backbone": "tf_efficientnet_lite0+tf_efficientnet_lite2",
+        "size": "256+512",
+        "fine_ratio": 0.01,
+        "fusion": "mean",
+    },
     # 3.1 and the authors' code: resize 256, centre crop 224, 1024 numbers a patch
     "paper": {
         "backbone": "wide_resnet50_2",

@@ -21,12 +21,12 @@ from torch import Tensor
 
 from flawscope.errors import InputError, pluralize
 from flawscope.methods.extract import embed_pictures
-from flawscope.methods.features.backbone import Backbone, load_backbone
+from flawscope.methods.features.backbone import Backbone
 from flawscope.methods.patchcore import Config, coreset
 from flawscope.methods.patchcore.bank_selection import bank_size
 from flawscope.methods.patchcore.fit import fit
 from flawscope.methods.patchcore.leave_one_out import nearest_distance
-from flawscope.methods.patchcore.model import Model
+from flawscope.methods.patchcore.model import Model, load_backbones
 from flawscope.methods.patchcore.patches import Job, collect, placed
 from flawscope.methods.task import Task, Undecided
 from flawscope.metrics import auroc
@@ -92,10 +92,12 @@ class Trial:
 def best_size(config: Config, task: Undecided) -> str:
     """Choose the best `size` for these good pictures, as `Config` takes it, and say why in one line.
     Simulated defects are put inside the region of interest, and only it counts."""
-    backbone, _ = load_backbone(config.backbone, config.stages, config.sizes[-1], config.weights)
-    backbone = backbone.to(task.device)
-    if backbone.fixed:
-        raise InputError(f"backbone {backbone.name} takes one picture size only: give --size instead of auto")
+    backbones = [backbone.to(task.device) for backbone in load_backbones(config)[0]]
+    for backbone in backbones:
+        if backbone.fixed:
+            raise InputError(
+                f"backbone {backbone.name} takes one picture size only: give --size instead of auto"
+            )
     pictures = sample(task.decoded, task.count, config.seed)
     default = Config().size
     if len(pictures) < LEAST or any(p.pixels.dtype != np.uint8 for p in pictures):
@@ -114,7 +116,7 @@ def best_size(config: Config, task: Undecided) -> str:
     defects, smallest = spoilt(config, held, learnt, task)
     shown = [*(p.pixels for p in held), *defects]
     candidates = [c for c in CANDIDATES if set(c) <= set(sizes)]
-    trials = [attempt(c, config, backbone, learnt, shown, count, task) for c in candidates]
+    trials = [attempt(c, config, backbones, learnt, shown, count, task) for c in candidates]
     best = max(trials, key=lambda trial: trial.auroc)
     chosen = min((t for t in trials if t.auroc >= best.auroc - CLOSE), key=lambda trial: trial.cost)
     others = ", ".join(f"{t.name} {t.auroc:.3f}" for t in trials if t is not chosen)
@@ -173,7 +175,7 @@ def spoilt(
 def attempt(
     sizes: tuple[int, ...],
     config: Config,
-    backbone: Backbone,
+    backbones: Sequence[Backbone],
     learnt: Sequence[Pixels],
     shown: Sequence[Pixels],
     held: int,
@@ -184,7 +186,7 @@ def attempt(
     trial = replace(config, size="+".join(map(str, sizes)), count=BANK, memory=None)
     preprocess = Preprocess(trial.sizes[-1], trial.keep_aspect, None, task.white_level)
     region = None if task.roi is None else torch.from_numpy(roi_from(task.roi, preprocess))
-    model = Model(trial, backbone, region).to(backbone.mean.device)
+    model = Model(trial, backbones, region).to(task.device)
 
     def tensors(pictures: Sequence[Pixels]) -> Callable[[int], Tensor]:
         return lambda i: torch.from_numpy(preprocess.from_array(pictures[i])[0][0])

@@ -34,14 +34,14 @@ PART = 16  # pictures that a part for a worker has at least
 
 
 def bank_size(config: Config, view: int, patches: int, positions: int | None = None) -> int:
-    """Number of elements kept of a view's patches; views are counted from the smallest size.
+    """Number of elements kept of a view's patches; views are counted as in `Model`.
 
     Args:
         positions: number of places in the pictures, if the bank is of one of them.
     """
     if config.count is not None:
         wanted = config.count
-    elif view == 0:
+    elif view % len(config.view_sizes) == 0:
         wanted = round(config.ratio * patches)
     else:
         wanted = max(round(config.fine_ratio * patches), FEWEST)
@@ -129,7 +129,7 @@ def plan(model: Model, task: Task, count: int) -> Plan:
     threads = torch.get_num_threads() if on_cpu else 1
     base = psutil.Process().memory_info().rss if on_cpu else 0
     free = _free(device) if workers.memory is None else workers.memory
-    width = model.views[0].embedding.width
+    width = max(view.embedding.width for view in model.views)
     patches = [int(view.inside.sum()) for view in model.views]
     # features, three distances or norms, a group number, the nearest element, a place in its cell
     per_picture = sum(patches) * (width * 4 + 4 * 3 + 8 + 4 + 8)

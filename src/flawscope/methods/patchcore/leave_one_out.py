@@ -22,7 +22,7 @@ from torch.nn.functional import max_pool2d
 from flawscope.calibration.threshold import fence
 from flawscope.errors import InputError
 from flawscope.methods.patchcore import coreset
-from flawscope.methods.patchcore.memory_bank import ONE_PART, View
+from flawscope.methods.patchcore.memory_bank import ONE_PART, View, by_view
 from flawscope.methods.patchcore.model import Model
 from flawscope.methods.patchcore.patches import Job, Patches, placed
 from flawscope.methods.threads import workers
@@ -232,7 +232,7 @@ def left_out(selections: Sequence[Selection], features: Tensor, group: int, insi
         features: [P of all views, D], absolute.
         inside: [H, W] bool, the pixels that count; None: those of the region of interest.
     """
-    parts = features.split([selection.view.inside.numel() for selection in selections])
+    parts = by_view(features, [selection.view for selection in selections])
     pairs = zip(selections, parts, strict=True)
     return Raw([one.without(part, group, valid_mask_of(one.view, inside)) for one, part in pairs], inside)
 
@@ -278,10 +278,10 @@ def calibrate(job: Job, raw: Sequence[Raw]) -> Good:
 
 
 def _fence(model: Model, strengths: np.ndarray) -> float:
-    """The highest of the views' fences on the scale of the scores, from strengths `[N, views]`: beyond it a
-    picture is far out at any size."""
+    """The views' fences, fused on the scale of the scores, from strengths `[N, views]`."""
     limits = [fence(column) for column in strengths.T]
     if len(limits) == 1:
         return limits[0]
     part = slice(0, 2) if model.config.score == "map" else slice(2, 4)
-    return max((f - float(n[0])) / float(n[1]) for f, n in zip(limits, model.normal[:, part], strict=True))
+    normal = model.normal[:, part].double().cpu()
+    return float(model.fuse([(f - n[0]) / n[1] for f, n in zip(limits, normal, strict=True)]))

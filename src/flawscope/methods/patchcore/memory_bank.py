@@ -295,6 +295,13 @@ class View(nn.Module):
         return eq7(torch.linalg.vector_norm(patch - neighbours, dim=1)[None])[0] * valid_mask.amax(-1)
 
 
+def by_view(features: Tensor, views: Sequence[View]) -> list[Tensor]:
+    """The patches `[..., P, D]` of each view, of features of all views. Those of narrower ones end in zeros,
+    which are left out."""
+    parts = features.split([view.inside.numel() for view in views], dim=-2)
+    return [part[..., : view.embedding.width] for view, part in zip(views, parts, strict=True)]
+
+
 Module = TypeVar("Module", bound=nn.Module)
 
 

@@ -12,33 +12,34 @@ from torch import Tensor, nn
 from flawscope.methods.detector import Detector, region_of
 from flawscope.methods.features.backbone import Backbone, empty_backbone, load_backbone
 from flawscope.methods.patchcore import METHOD, Config
-from flawscope.methods.patchcore.memory_bank import View, shallow
+from flawscope.methods.patchcore.memory_bank import View, by_view, shallow
 
 
 class Model(Detector):
     """Roth et al., Towards Total Recall in Industrial Anomaly Detection (CVPR 2022), at one picture size or
-    at several.
+    at several, by one backbone or an ensemble of several.
 
-    With several sizes the picture comes at the largest and is reduced here for the others; each size has its
-    own memory bank. Maps are brought to one scale by the mean and the spread that good pictures' maps have at
-    that size (`normal`), and the largest counts: a defect needs to stand out at one size only.
+    With several sizes the picture comes at the largest and is reduced here for the others. Every backbone
+    sees each size, and each of these views has its own memory bank. Maps are brought to one scale by the mean
+    and the spread that good pictures' maps have in that view (`normal`), and fused by the setting `fusion`.
     """
 
     config: Config
-    views: list[View]  # one per size, smallest first
+    views: list[View]  # one per backbone and size, the first backbone's first, its smallest size first
     normal: Tensor  # [views, 4]: mean and spread of good pictures' map values, then of their scores
 
-    def __init__(self, config: Config, backbone: Backbone, roi: Tensor | None = None):
+    def __init__(self, config: Config, backbones: Sequence[Backbone], roi: Tensor | None = None):
         """
         Args:
-            backbone: sees every size.
+            backbones: in the order of the setting; each sees every size.
             roi: [H, W] bool at the size of the images. None: everywhere.
         """
         super().__init__(config, roi)
-        self.backbone = backbone
-        self.views = nn.ModuleList(View(config, backbone, s, self.roi) for s in config.view_sizes)  # type: ignore[assignment]
+        self.backbone: nn.Module = backbones[0] if len(backbones) == 1 else nn.ModuleList(backbones)
+        self.views = nn.ModuleList(  # type: ignore[assignment]
+            View(config, backbone, s, self.roi) for backbone in backbones for s in config.view_sizes
+        )
         self.position = 0  # in a model for one of several positions
-        self.patches = [view.inside.numel() for view in self.views]
         self.register_buffer("normal", torch.tensor([[0.0, 1.0, 0.0, 1.0]]).repeat(len(self.views), 1))
         self.eval()
 
@@ -69,11 +70,14 @@ class Model(Detector):
     def embed(self, images: Tensor) -> Tensor:
         """Turn images `[B, 3, H, W]` into patch features `[B, P, D]` float32 (3.1), size after size."""
         images, parts = self.filled(images), []
-        for view in self.views:
+        networks = list(self.backbone) if isinstance(self.backbone, nn.ModuleList) else [self.backbone]
+        width = max(view.embedding.width for view in self.views)
+        for v, view in enumerate(self.views):
             seen = view.resized(images).contiguous(memory_format=torch.channels_last)
             with self.reduced():
-                maps = self.backbone(seen)
-            parts.append(view.embedding([m.float() for m in maps]))
+                maps = networks[v // len(self.config.view_sizes)](seen)
+            part = view.embedding([m.float() for m in maps])
+            parts.append(part if part.shape[2] == width else F.pad(part, (0, width - part.shape[2])))
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def score(self, features: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -84,7 +88,7 @@ class Model(Detector):
                 torch.zeros(len(features), dtype=torch.long).to(self.roi.device), features, inside
             )
         scores, distances = [], []
-        for view, part in zip(self.views, features.split(self.patches, dim=1), strict=True):
+        for view, part in zip(self.views, by_view(features, self.views), strict=True):
             relative, valid_mask = part - view.centre, view.valid_mask(inside)
             distances.append(view.search(relative, valid_mask))
             if self.config.score != "map":
@@ -96,7 +100,7 @@ class Model(Detector):
     ) -> tuple[Tensor, Tensor]:
         if positions is None or self.positions is None:
             return self.score(features, inside)
-        parts = zip(self.views, features.split(self.patches, dim=1), strict=True)
+        parts = zip(self.views, by_view(features, self.views), strict=True)
         distances = [view.search_at(positions, part, view.valid_mask(inside)) for view, part in parts]
         return self.combine([], distances, inside)
 
@@ -110,20 +114,23 @@ class Model(Detector):
         if len(maps) > 1:
             maps = [(m - n[0]) / n[1] for m, n in zip(maps, normal, strict=True)]
         # pixels that do not count get the lowest value of a map, as if every patch were in the bank
-        lowest = (
-            torch.stack([-n[0] / n[1] for n in normal]).amax(0) if len(maps) > 1 else maps[0].new_zeros(())
-        )
-        drawn = torch.where(self.roi if inside is None else inside, torch.stack(maps).amax(0), lowest)
+        lowest = self.fuse([-n[0] / n[1] for n in normal]) if len(maps) > 1 else maps[0].new_zeros(())
+        drawn = torch.where(self.roi if inside is None else inside, self.fuse(maps), lowest)
         if self.config.score == "map":
             return drawn.flatten(1).amax(1), drawn
         if len(maps) > 1:
             scores = [(s - n[2]) / n[3] for s, n in zip(scores, normal, strict=True)]
-        return torch.stack(scores).amax(0), drawn
+        return self.fuse(scores), drawn
+
+    def fuse(self, values: Sequence[Tensor]) -> Tensor:
+        """One value of those of all views, which are on one scale."""
+        stacked = torch.stack(list(values))
+        return stacked.amax(0) if self.config.fusion == "maximum" else stacked.mean(0)
 
     def descriptor(self, features: Tensor, inside: Tensor | None = None) -> Tensor:
         """The means of the patches that count, of all views together."""
         means = []
-        for view, part in zip(self.views, features.split(self.patches, dim=1), strict=True):
+        for view, part in zip(self.views, by_view(features, self.views), strict=True):
             valid_mask = view.valid_mask(inside).expand(part.shape[0], -1)  # [B, P]
             total = valid_mask.sum(1, keepdim=True).clamp(min=1)
             means.append((valid_mask[:, None] @ part)[:, 0] / total)
@@ -143,7 +150,7 @@ class Model(Detector):
         if self.positions is not None:
             return self.at(0).left_out(features, group, kept, inside)
         scores, distances = [], []
-        for v, (view, part) in enumerate(zip(self.views, features.split(self.patches, dim=1), strict=True)):
+        for v, (view, part) in enumerate(zip(self.views, by_view(features, self.views), strict=True)):
             valid_mask, hidden = view.valid_mask(inside).view(-1), self.own(kept[f"bank_groups.{v}"]) == group
             known = view.distances_without(part[0], hidden, valid_mask)
             scores.append(view.score_without(part[0], hidden, valid_mask, known)[None])
@@ -155,7 +162,7 @@ class Model(Detector):
         if self.config.score == "map":
             return super().ties(features, inside)
         tied = torch.zeros(len(features), dtype=torch.bool)
-        for view, part in zip(self.views, features.split(self.patches, dim=1), strict=True):
+        for view, part in zip(self.views, by_view(features, self.views), strict=True):
             relative, valid_mask = part - view.centre, view.valid_mask(inside)
             tied |= view.ties(relative, view.search(relative, valid_mask), valid_mask).cpu()
         return tied
@@ -166,8 +173,12 @@ class Model(Detector):
     def rebuild(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Model:
         typed = METHOD.stored(config)
         roi = region_of(typed, tensors)
-        backbone = empty_backbone(typed.backbone, typed.stages, typed.network_size, tensors)
-        model = cls(typed, backbone, roi)
+        several, backbones = len(typed.backbones) > 1, []
+        for i, name in enumerate(typed.backbones):
+            prefix = f"backbone.{i}." if several else "backbone."
+            own = {key: tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+            backbones.append(empty_backbone(name, typed.stages, typed.network_size, own))
+        model = cls(typed, backbones, roi)
         for i, view in enumerate(model.views):  # as large as the artefact says
             view.fill(tensors[f"views.{i}.bank"], tensors[f"views.{i}.table"])
         model.fill(tensors)
@@ -175,6 +186,15 @@ class Model(Detector):
 
 
 def create(config: Config, roi: Tensor | None = None) -> tuple[Model, dict[str, str]]:
-    """A model with its backbone and empty memory banks, and the name, origin and licence of the weights."""
-    backbone, origin = load_backbone(config.backbone, config.stages, config.network_size, config.weights)
-    return Model(config, backbone, roi), origin
+    """A model with its backbones and empty memory banks, and the name, origin and licence of the weights."""
+    backbones, origin = load_backbones(config)
+    return Model(config, backbones, roi), origin
+
+
+def load_backbones(config: Config) -> tuple[list[Backbone], dict[str, str]]:
+    """The setting's backbones, and name, origin and licence of their weights, joined by `+` if several."""
+    backbones, origins = zip(
+        *(load_backbone(n, config.stages, config.network_size, config.weights) for n in config.backbones),
+        strict=True,
+    )
+    return list(backbones), {key: " + ".join(one[key] for one in origins) for key in origins[0]}

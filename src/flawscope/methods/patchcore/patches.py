@@ -14,7 +14,7 @@ from flawscope.artefact.model_file import Artefact
 from flawscope.errors import InputError
 from flawscope.methods.extract import counting, embed_pictures
 from flawscope.methods.patchcore import Config
-from flawscope.methods.patchcore.memory_bank import View
+from flawscope.methods.patchcore.memory_bank import View, by_view
 from flawscope.methods.patchcore.model import Model
 from flawscope.methods.task import Task
 
@@ -224,7 +224,7 @@ def collect(job: Job, indices: Sequence[int], stage: str) -> Patches:
                 "or check its weights"
             )
         row = rows[number]
-        for own, part, mask in zip(features, one.split(model.patches), region, strict=True):
+        for own, part, mask in zip(features, by_view(one, job.views), region, strict=True):
             own[row] = part if own.shape[1] == len(part) else part[mask]
         if inside is not None and seen is not None:
             inside[row] = seen
