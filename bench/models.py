@@ -219,9 +219,7 @@ def patchcore_features(paths: list[Path], settings: Settings) -> tuple[Any, list
     prepared = prepare(paths, registry.method("patchcore"), device="cpu", **settings)
     model = prepared.model
     assert isinstance(model, Model)
-    features = [
-        torch.empty(len(paths), v.inside.numel(), v.embedding.width) for v in model.views
-    ]
+    features = [torch.empty(len(paths), v.inside.numel(), v.embedding.width) for v in model.views]
 
     def store(index: int, one: Tensor, inside: Tensor | None) -> None:
         for own, part in zip(features, by_view(one, model.views), strict=True):

@@ -56,7 +56,10 @@ class Config(PictureSettings):
 
     def rules(self) -> Iterable[Rule]:
         names = self.backbones
-        yield all(names) and len(set(names)) == len(names) <= 4, "backbone must name up to 4 different networks"
+        yield (
+            all(names) and len(set(names)) == len(names) <= 4,
+            "backbone must name up to 4 different networks",
+        )
         yield self.weights is None or len(names) == 1, "weights go with one backbone"
         yield bool(self.stages) and min(self.stages) >= 0, "stages must be feature indices such as 2,3"
         yield 0 < self.fine_ratio <= 1, "fine_ratio must be above 0 and at most 1"
