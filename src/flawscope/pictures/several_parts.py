@@ -53,7 +53,7 @@ class PartsFound(NamedTuple):
 
 @dataclass(frozen=True)
 class SeveralParts:
-    """How several parts are found in a picture.
+    """Settings by which several parts are found in a picture.
 
     span: side of the square that the reference shows, as a share of the picture's longer side.
     object_area: least area of another object, as a share of a square of the longer side.
