@@ -17,7 +17,7 @@ from flawscope.synthesis.demo.dataset import draw_picture
 @pytest.fixture(scope="module")
 def one_backbone() -> Iterator[None]:
     """Building a backbone is most of the time of a fit this small; frozen, one can serve all models."""
-    from flawscope.methods.patchcore import model as models
+    from flawscope.methods import patch_detector as models
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(models, "load_backbone", functools.cache(models.load_backbone))

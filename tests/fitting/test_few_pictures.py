@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from flawscope.errors import InputError
 from flawscope.fitting.fitting import fit, partial_fit
+from flawscope.methods import patch_detector as models
 from flawscope.methods.patchcore import few_shot
-from flawscope.methods.patchcore import model as models
 from flawscope.methods.patchcore.patches import turned
 from flawscope.predictor import Predictor, load
 from flawscope.synthesis.demo.dataset import draw_picture

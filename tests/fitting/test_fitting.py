@@ -552,8 +552,8 @@ def test_identical_features_everywhere_still_make_a_model(options):
 
 
 def test_overflowing_features_name_the_precision(monkeypatch):
-    embed = models.Model.embed
-    monkeypatch.setattr(models.Model, "embed", lambda self, images: embed(self, images) * torch.inf)
+    embed = models.PatchDetector.embed
+    monkeypatch.setattr(models.PatchDetector, "embed", lambda self, images: embed(self, images) * torch.inf)
     with pytest.raises(InputError, match="overflows in fp32: choose another --set precision"):
         fit_small()
 

@@ -102,7 +102,8 @@ class Detector(nn.Module, ABC):
         """Maps `[B, H, W]` whose pixels that do not count are set to the lowest value of those that do."""
         region = self.region(inside)
         lowest = torch.where(region, maps, torch.inf).amin((1, 2), keepdim=True)
-        lowest = torch.where(lowest < torch.inf, lowest, 0.0)  # nothing counts: a map of zeros
+        counted = region.any(-1, keepdim=True).any(-2, keepdim=True)
+        lowest = torch.where(counted, lowest, 0.0)  # nothing counts: a map of zeros
         return torch.where(region, maps, lowest)
 
     def reduced(self) -> AbstractContextManager[None]:

@@ -66,7 +66,7 @@ class PatchDetector(Detector):
         count have the lowest value of those that do, so that they raise no score."""
         valid_mask = self.views[0].valid_mask(inside) > 0
         lowest = torch.where(valid_mask, values, torch.inf).amin(1, keepdim=True)
-        values = torch.where(valid_mask, values, torch.where(lowest < torch.inf, lowest, 0.0))
+        values = torch.where(valid_mask, values, torch.where(valid_mask.any(1, keepdim=True), lowest, 0.0))
         maps = self.bounded(self.views[0].anomaly_map(values), inside)
         return maps.amax((1, 2)), maps
 
