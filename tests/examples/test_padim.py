@@ -1,7 +1,6 @@
 """PaDiM, a method from outside: found by its entry point, true to the contract, its leave-one-out exact."""
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,29 +9,14 @@ import numpy as np
 import pytest
 
 from flawscope.cli import main
-from flawscope.methods import registry
 from flawscope.predictor import read_manifest
 from flawscope.testing import Case, Check, checks_for
 
 torch = pytest.importorskip("torch")
-PACKAGE = Path(__file__).parents[2] / "examples/padim"
-sys.path.append(str(PACKAGE))  # as an editable installation does
+sys.path.append(str(Path(__file__).parents[2] / "examples/padim"))  # as an editable installation does
 from flawscope_padim import METHOD, Config  # noqa: E402
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What pip writes down about the package lies on the path."""
-    _, entries = (PACKAGE / "pyproject.toml").read_text().split("[project.entry-points.", 1)
-    folder = tmp_path_factory.mktemp("site") / "flawscope_padim-0.1.0.dist-info"
-    folder.mkdir()
-    (folder / "entry_points.txt").write_text("[" + entries.replace('"', ""))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(folder.parent)
-        registry._installed.cache_clear()
-        yield
-    registry._installed.cache_clear()
-    registry.method.cache_clear()
+pytestmark = pytest.mark.usefixtures("installed")
 
 
 @pytest.fixture(scope="module")

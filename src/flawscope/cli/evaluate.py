@@ -130,8 +130,7 @@ def _written(
 
     say = common.say_for(args)
     maps, animation = args.maps or "png16", args.animation or "webp"
-    aligned = predictor.manifest.preprocess.reference is not None
-    results = Results(folder, dataset.root, say, maps=maps, animation=animation, aligned=aligned)
+    results = Results(folder, dataset.root, say, maps=maps, animation=animation, aligned=result.aligned)
     results.write_facts(result.to_dict())
     for _, one in outcomes(result):
         results.add(one)
@@ -154,7 +153,7 @@ def _write_table(path: str, result: Evaluation) -> None:
     from flawscope.evaluation.result import outcomes
     from flawscope.results.table import Row, Table
 
-    table = Table(path, aligned=any(one.prediction.part_found is not None for one in result.pictures))
+    table = Table(path, aligned=result.aligned)
     for _, one in outcomes(result):
         table.add(Row.of(one))
     table.close()

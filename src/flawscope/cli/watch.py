@@ -100,10 +100,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         if args.product:
             predictor.product(args.product)  # one that is not there is reported now
-        aligned, together = (
-            False,
-            ByProduct(max(one.calibration.expected_rate for one in predictor.products.values())),
-        )
+        aligned = False
+        together = ByProduct(max(one.calibration.expected_rate for one in predictor.products.values()))
     products = isinstance(together, ByProduct)
     table = Table(args.csv, append=True, products=products, aligned=aligned) if args.csv else None
     say = common.say_for(args)

@@ -238,6 +238,11 @@ class Evaluation:
             text += f"; {pluralize(pixels['pictures_outside'], 'picture')} with no other defect"
         return text
 
+    @property
+    def aligned(self) -> bool:
+        """Whether the parts were looked for in the pictures."""
+        return any(one.prediction.part_found is not None for one in self.pictures)
+
     def to_dataframe(self) -> pandas.DataFrame:
         """Table with a row for each test picture: path, kind, defective, and the columns of `results.csv`.
         Needs pandas; InputError where it is missing."""
@@ -245,8 +250,7 @@ class Evaluation:
             import pandas
         except ImportError:
             raise needs("to_dataframe()", "pandas", extras="pandas") from None
-        aligned = any(one.prediction.part_found is not None for one in self.pictures)
-        columns = (*COLUMNS, *OF_PARTS) if aligned else COLUMNS
+        columns = (*COLUMNS, *OF_PARTS) if self.aligned else COLUMNS
         rows = []
         for item, said in outcomes(self):
             row = Row.of(said)

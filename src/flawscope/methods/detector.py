@@ -100,11 +100,7 @@ class Detector(nn.Module, ABC):
 
     def bounded(self, maps: Tensor, inside: Tensor | None) -> Tensor:
         """Maps `[B, H, W]` whose pixels that do not count are set to the lowest value of those that do."""
-        region = self.region(inside)
-        lowest = torch.where(region, maps, torch.inf).amin((1, 2), keepdim=True)
-        counted = region.any(-1, keepdim=True).any(-2, keepdim=True)
-        lowest = torch.where(counted, lowest, 0.0)  # nothing counts: a map of zeros
-        return torch.where(region, maps, lowest)
+        return with_lowest(maps, self.region(inside))
 
     def reduced(self) -> AbstractContextManager[None]:
         """Context in which networks compute in the setting `precision`; fp32 excludes TF32."""
@@ -160,6 +156,18 @@ def nearest_in(region: Tensor) -> Tensor:
     found = ndimage.distance_transform_edt(~region.cpu().numpy(), return_distances=False, return_indices=True)
     rows, columns = torch.from_numpy(found).long().flatten(1)
     return rows * region.shape[1] + columns
+
+
+def with_lowest(values: Tensor, counted: Tensor) -> Tensor:
+    """Values `[B, ...]` of which those that do not count are the lowest that does; 0 where none does.
+
+    Args:
+        counted: bool, of the same shape, or of all pictures alike `[...]` or `[1, ...]`.
+    """
+    sides = values.ndim - 1
+    lowest = torch.where(counted, values, torch.inf).amin([*range(1, values.ndim)], keepdim=True)
+    known = counted.flatten(-sides).any(-1).view(-1, *sides * [1])
+    return torch.where(counted, values, torch.where(known, lowest, 0.0))
 
 
 def region_of(config: PictureSettings, tensors: Mapping[str, Tensor]) -> Tensor:

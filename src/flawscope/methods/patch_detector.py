@@ -8,7 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from flawscope.methods.detector import Detector, region_of
+from flawscope.methods.detector import Detector, region_of, with_lowest
 from flawscope.methods.features.backbone import Backbone, empty_backbone, load_backbone
 from flawscope.methods.method import Origin
 from flawscope.methods.patch_view import PatchView
@@ -64,9 +64,7 @@ class PatchDetector(Detector):
     def drawn(self, values: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Values `[B, P]` to scores `[B]`, the maxima of the maps, and maps `[B, H, W]`. Patches that do not
         count have the lowest value of those that do, so that they raise no score."""
-        valid_mask = self.views[0].valid_mask(inside) > 0
-        lowest = torch.where(valid_mask, values, torch.inf).amin(1, keepdim=True)
-        values = torch.where(valid_mask, values, torch.where(valid_mask.any(1, keepdim=True), lowest, 0.0))
+        values = with_lowest(values, self.views[0].valid_mask(inside) > 0)
         maps = self.bounded(self.views[0].anomaly_map(values), inside)
         return maps.amax((1, 2)), maps
 

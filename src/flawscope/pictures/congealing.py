@@ -106,10 +106,11 @@ def _first(pictures: Sequence[Float32], kind: Kind, ground: float | None, period
     found: list[tuple[float, Reference]] = []
     every = [aligned(one, Pose(one.shape[1] / 2, one.shape[0] / 2)) for one in pictures]
     whole, inside = np.stack([one for one, _ in every]), np.stack([mask for _, mask in every])
-    usual = np.median(whole, axis=0) if ground is None else np.full((SIDE, SIDE), ground)
-    spread = ndimage.gaussian_filter(1.4826 * np.median(np.abs(whole - usual), axis=0), 2) + 2 * _FLOOR
-    if ground is not None:
-        spread[:] = 2 * _FLOOR
+    if ground is None:
+        usual = np.median(whole, axis=0)
+        spread = ndimage.gaussian_filter(1.4826 * np.median(np.abs(whole - usual), axis=0), 2) + 2 * _FLOOR
+    else:
+        usual, spread = np.full((SIDE, SIDE), ground), np.full((SIDE, SIDE), 2 * _FLOOR)
     numbers = range(len(pictures))
     for number in numbers[:: max(1, len(pictures) // _FIRST)]:
         new = ndimage.gaussian_filter(np.abs(whole[number] - usual) / spread, 2) * inside[number]

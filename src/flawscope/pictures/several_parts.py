@@ -279,7 +279,7 @@ def learn_several(
     areas = np.sort([one.area for _, several in every for one in several])
     if not len(areas):
         raise InputError(
-            "no parts stand out on a smooth ground in the good pictures: leave out --several-parts"
+            "no parts stand out in the good pictures: take pictures of parts on a smooth ground, wholly seen"
         )
     # half of all that differs from the ground lies in areas up to the usual one: small specks count little
     usual = float(areas[np.searchsorted(np.cumsum(areas), areas.sum() / 2)])
@@ -291,8 +291,8 @@ def learn_several(
     ]
     span = 2 * _ROOM * float(np.median([one.reach for _, one in wholes])) / OVERVIEW
     if not SIDE / _LARGEST <= span <= 1:
-        size = "fill the pictures" if span > 1 else "are too small in the pictures"
-        raise InputError(f"parts {size} to be found among several: leave out --several-parts")
+        size, way = ("fill the pictures", "farther away") if span > 1 else ("are too small", "nearer")
+        raise InputError(f"parts {size} to be found among several: take pictures from {way}")
     settings = SeveralParts(span, min(1.0, _OTHER * usual / OVERVIEW**2))
     rows = np.unique(np.linspace(0, len(wholes) - 1, min(_CROPS, len(wholes))).astype(int))
     crops, levels = list[Float32](), list[float]()

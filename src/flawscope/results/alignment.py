@@ -19,6 +19,7 @@ from flawscope.pictures.preprocess import Preprocess
 from flawscope.pictures.resampling import size_of
 from flawscope.results import drawing
 from flawscope.results.contact_sheet import Line, contact_sheet
+from flawscope.results.prediction import LOST
 
 CELL, COLUMNS = 200, 6
 MOST = 24  # pictures that are drawn
@@ -102,12 +103,8 @@ class Alignment:
             small.thumbnail((CELL, CELL))
             scale = small.width / width, small.height / height
             corners = [pose.corners() * scale] if pose else []
-            images.append(
-                drawing.noted(drawing.squares(np.asarray(small), corners), "" if pose else "part not found")
-            )
-            words.append(
-                f"{self._name(path)}\n{f'{pose.error:.2f} spreads off' if pose else 'part not found'}"
-            )
+            images.append(drawing.noted(drawing.squares(np.asarray(small), corners), "" if pose else LOST))
+            words.append(f"{self._name(path)}\n{f'{pose.error:.2f} spreads off' if pose else LOST}")
         frames = [None, *(drawing.GOOD if pose else drawing.BAD for _, pose in order[:MOST])]
         rows = range(0, len(images), COLUMNS)
         lines = [
