@@ -14,11 +14,12 @@ from typing import Any
 
 from sqlalchemy import text
 
-from flawscope.errors import FlawscopeError, InputError, nearest
+from flawscope.errors import FlawscopeError
 from flawscope.machine import cores
 from flawscope.pictures.decoding import allow_pixels
 from flawscope.station.access.audit import note_settings
 from flawscope.station.access.users import Access
+from flawscope.station.connections import Connections, Timing
 from flawscope.station.drift.camera_monitor import Looks
 from flawscope.station.drift.monitor import Drifts
 from flawscope.station.housekeeping import Housekeeping
@@ -32,14 +33,13 @@ from flawscope.station.live import Gauges, Handed, Live, Metrics, OfSinks
 from flawscope.station.problems import ACKNOWLEDGED, Action, Problem, Problems
 from flawscope.station.settings.station import Settings
 from flawscope.station.sinks import Sinks
-from flawscope.station.sources import sources_of
-from flawscope.station.sources.camera import Camera
-from flawscope.station.sources.source import AWAY, Source, State
+from flawscope.station.sources import camera_of, sources_of
+from flawscope.station.sources.source import AWAY, Source, State, Triggered
 from flawscope.station.store.addresses import STATION, Addresses
 from flawscope.station.store.database import Database, StoreError
 from flawscope.station.store.files import Files
 from flawscope.station.store.model_registry import Versions
-from flawscope.station.store.records import NotFoundError, Store, fresh
+from flawscope.station.store.records import Store, fresh
 from flawscope.station.store.search import Filters, Page, search, trends
 from flawscope.station.store.station_identity import CONFIRMED, address_of, claim
 
@@ -106,7 +106,7 @@ class Station:
         self.shown = Shown(self.store, self.versions, self.files, self.inspector)
         self.live = Live()
         self._handed = Handed()
-        self.metrics = Metrics(self._gauges, self._of_sinks)
+        self.metrics, self.timing = Metrics(self._gauges, self._of_sinks), Timing()
         # watching for drift
         self.drifts = Drifts(
             self.database,
@@ -135,6 +135,7 @@ class Station:
         # made by `start`, with the models
         self.sources: dict[str, list[Source]] = {name: [] for name in self.addresses.given}
         self.sinks: Sinks | None = None
+        self.connections: Connections | None = None
 
     def start(self) -> None:
         """Open the models, then take pictures. InputError where a model in the settings cannot be used."""
@@ -150,6 +151,8 @@ class Station:
         self.sources = sources_of(*given, self.store, self.settings.limits)
         for source in self._all_sources():
             source.start()
+        self.connections = Connections(self.settings.connections, self)
+        self.connections.start()
         self.learning.start()
         self.housekeeping.start()
 
@@ -157,6 +160,8 @@ class Station:
         """Take nothing more, answer all pictures, end."""
         self.housekeeping.end()
         self.live.close()
+        if self.connections is not None:
+            self.connections.stop()
         with ThreadPoolExecutor(max(1, len(self._all_sources()))) as pool:
             for source in self._all_sources():
                 pool.submit(source.stop)
@@ -235,21 +240,10 @@ class Station:
             "sources": [source.state.to_dict() for source in self.sources[entry]],
         }
 
-    def camera(self, name: str, number: int | None = None) -> Camera:
+    def camera(self, name: str, number: int | None = None) -> Triggered:
         """Return a camera that can be triggered, by its number among the product's; None: the only one."""
         self.addresses.address_id(name)
-        sources = self.sources[self.addresses.given_as(name)]
-        cameras = {one.number: one for one in sources if isinstance(one, Camera)}
-        if not cameras:
-            raise InputError(f"{name} has no camera: write `- camera: ADDRESS` below its `sources`")
-        if number is None and len(cameras) > 1:
-            raise InputError(f"{name} has several cameras: name one of {', '.join(map(str, cameras))}")
-        found = cameras.get(next(iter(cameras)) if number is None else number)
-        if found is None:
-            raise NotFoundError(
-                f"{name} has no live camera {number}: {nearest(str(number), map(str, cameras))}"
-            )
-        return found
+        return camera_of(name, self.sources[self.addresses.given_as(name)], number)
 
     def _all_sources(self) -> list[Source]:
         return [source for several in self.sources.values() for source in several]
@@ -377,6 +371,7 @@ class Station:
                 {"": self.housekeeping.clock.jump / 1e6},
             ),
             **self.drifts.gauges(),
+            **self.timing.gauges(),
         }
         states = {n: [one.state for one in several] for n, several in self.sources.items() if several}
         counted: dict[str, tuple[str, Callable[[State], int]]] = {

@@ -18,7 +18,7 @@ from flawscope.station.inspecting.capacity import BusyError
 from flawscope.station.inspecting.picture import TooLargeError
 from flawscope.station.inspecting.worker import LateError, ModelError
 from flawscope.station.learning.learning import LosesError
-from flawscope.station.sources.camera import AwayError, NoFrameError
+from flawscope.station.sources.source import AwayError, NoFrameError
 from flawscope.station.store.database import StoreError
 from flawscope.station.store.inspection import KeyUsedError
 from flawscope.station.store.open_models import NoModelError
