@@ -175,12 +175,13 @@ def outputs(state: State, rules: Rules) -> Outputs:
     answer = state.answer if state.phase is Phase.DONE else None
     why = Code.LINK if not state.is_alive else _blocked(state, rules)
     is_idle = state.phase in (Phase.IDLE, Phase.WAITING)
+    is_judged = state.phase is Phase.BUSY or (answer is not None and answer.good is not None)
     waits = why in (Code.NONE, Code.LOADING, Code.NO_RECIPE)
     shown = Outputs(
         ready=state.phase is Phase.IDLE and not why and not state.is_triggered,
         busy=state.phase is Phase.BUSY,
         heartbeat=int(state.now * 4) % 65536,
-        recipe=state.recipe,
+        recipe=state.wanted if is_judged else state.recipe,
         error=is_idle and not waits,
         code=(why or state.note) if is_idle else Code.NONE,
         part=state.part if state.phase in (Phase.BUSY, Phase.DONE) else "",
@@ -209,7 +210,7 @@ def _heard(state: State, seen: Seen, rules: Rules) -> State:
     beat = now if beats else state.beat
     is_alive = now - beat <= rules.watchdog if rules.watchdog else seen.plc is not None
     state = replace(state, now=now, plc=plc, beat=beat, is_alive=is_alive, fault=seen.fault)
-    if seen.loaded is None or seen.loaded.recipe != state.asked or state.recipe == state.asked:
+    if seen.loaded is None or seen.loaded.recipe != state.asked:
         return state
     code = seen.loaded.code
     return replace(state, recipe=0 if code else state.asked, trouble=code)
