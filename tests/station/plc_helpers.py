@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +60,15 @@ def reels_fixture(parts: list[bytes], tmp_path: Path) -> dict[str, Path]:
     return {name: tmp_path / name for name in found}
 
 
-def settings_text(settings: Settings, products: dict[str, str], connection: str) -> str:
+def settings_text(
+    settings: Settings, products: dict[str, str], connection: str, deadline: str | None = None
+) -> str:
     """station.yaml. products: model by name, with the folder of its camera after a space."""
     lines = ["products:"]
     for name, given in products.items():
         model, folder = given.split()
         lines += [f"  {name}:", f"    model: {model}", "    camera_checks: false"]
+        lines += [f"    deadline: {deadline}"] if deadline else []
         lines += ["    sources:", f"      - reel: {folder}"]
     return "\n".join([*lines, f"store: {settings.store}", "port: 0", "threads: 1", "device: cpu", connection])
 
@@ -128,13 +131,15 @@ def play_fixture(
         wire: str = "modbus",
         products: dict[str, str] | None = None,
         recipes: dict[int, str] | None = None,
+        product_deadline: str | None = None,
         **more: Any,
     ) -> Played:
         port = free_port()
         given = products or {NAME: f"{model_file} {reels['good']}"}
         setting = connection(wire, port, recipes or {1: NAME}, **more)
         path = tmp_path / f"station{len(made)}.yaml"
-        path.write_text(settings_text(settings, given, setting))
+        own = replace(settings, store=f"{settings.store}{len(made)}")
+        path.write_text(settings_text(own, given, setting, product_deadline))
         plc = plc_at(wire, port) if wire == "modbus-client" else None
         running = opened(read_settings(path))
         made.append(Played(running, plc or plc_at(wire, port), port))

@@ -186,7 +186,9 @@ def read_source(value: Any, home: Path) -> SourceOf:
     kinds = [kind for kind in ("folder", "camera") if kind in value]
     if len(kinds) == 2:
         raise InputError("a source is a folder or a camera, not both: make two of it, each with its own `-`")
-    if not kinds and len(value) == 1 and (name := str(next(iter(value)))) in names(SOURCES):
+    if not kinds and (name := next((key for key in value if key in names(SOURCES)), None)):
+        if len(value) > 1:
+            raise InputError(f"{name}: write its settings below it, and nothing beside it")
         return plugged(SOURCES, name, value[name], home)
     if not kinds:
         known = ("folder", "camera", *names(SOURCES))
