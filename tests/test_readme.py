@@ -42,7 +42,7 @@ Shared = Callable[[str, Callable[[Path], Any]], Path]
 README = ROOT / "README.md"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.M | re.S)
 # needs a Docker daemon, tests/test_pages.py parses its calls; a package of its own, see below
-ELSEWHERE = ("docker.md", "adding-a-method.md")
+ELSEWHERE = ("docker.md", "adding-a-method.md", "adding-a-connection.md")
 PAGES = [
     README,
     *(

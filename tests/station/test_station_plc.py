@@ -460,11 +460,12 @@ def test_the_table_is_what_a_plc_programmer_types_in(
     assert main(["station", "plc-table", "--format", "nodeset", "--out", str(out)]) == 0
     found = ElementTree.parse(out).getroot()
     space = "{http://opcfoundation.org/UA/2011/03/UANodeSet.xsd}"
-    ids = {one.get("NodeId", "").partition("s=")[2] for one in found.iter(f"{space}UAVariable")}
+    ids = {one.get("NodeId", "").partition(";s=")[2] for one in found.iter(f"{space}UAVariable")}
     assert ids == {row["node"] for row in rows}
 
 
 def test_the_nodeset_can_be_read(tmp_path: Path) -> None:
+    from asyncua import ua
     from asyncua.sync import Server as UaServer
 
     out = tmp_path / "nodes.xml"
@@ -472,7 +473,9 @@ def test_the_nodeset_can_be_read(tmp_path: Path) -> None:
     server = UaServer()
     server.import_xml(str(out))
     space = server.get_namespace_index(NAMESPACE)
-    assert server.get_node(f"ns={space};s=Flawscope.Outputs.OK").read_value() is False
+    found = server.get_node(f"ns={space};s=Flawscope.Outputs.OK")
+    assert found.read_data_type_as_variant_type() == ua.VariantType.Boolean
+    assert found.read_display_name().Text == "OK"
     server.tloop.stop()
 
 
@@ -484,7 +487,7 @@ def test_the_nodeset_can_be_read(tmp_path: Path) -> None:
         ({"recipes": {1: NAME}, "listen": "x"}, "listen: 'x' is not HOST:PORT"),
         ({"recipes": {0: NAME}, "listen": "h:1"}, "recipes: write `NUMBER: PRODUCT`"),
         ({"recipes": {}, "listen": "h:1"}, "recipes: write `NUMBER: PRODUCT`"),
-        ({"recipes": NAME, "listen": "h:1"}, "recipes: plate is not lines of `key: value`"),
+        ({"recipes": NAME, "listen": "h:1"}, "recipes: 'plate' is not lines of `key: value`"),
         ({"recipes": {"a": NAME}, "listen": "h:1"}, "is not lines of `key: value`"),
         ({"recipes": {1: NAME}, "listn": "h:1"}, "unknown setting listn; did you mean listen?"),
         (
