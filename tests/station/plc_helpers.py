@@ -4,6 +4,7 @@ camera, and a PLC that plays its side."""
 from __future__ import annotations
 
 import json
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -93,6 +94,7 @@ def plc_at(wire: str, port: int, seconds: float = 30.0) -> Plc:
     end = time.monotonic() + seconds
     while True:
         try:
+            socket.create_connection(("127.0.0.1", port), 5).close()
             there = OpcUaClient(f"opc.tcp://127.0.0.1:{port}/") if wire == "opcua" else None
             return Plc(there or ModbusClient("127.0.0.1", port))
         except Exception:

@@ -91,6 +91,7 @@ class ModbusServer:
         asyncio.run_coroutine_threadsafe(self._server.shutdown(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
+        self._loop.close()
 
 
 class OpcUaClient:
@@ -101,7 +102,11 @@ class OpcUaClient:
         from asyncua.sync import Client
 
         self._ua, self._client = ua, Client(url, timeout=5)
-        self._client.connect()
+        try:
+            self._client.connect()
+        except Exception:
+            self._client.tloop.stop()  # a thread, which the client leaves behind
+            raise
         space = self._client.get_namespace_index(NAMESPACE)
         self._inputs, self._outputs = (
             {one.name: self._client.get_node(f"ns={space};s={HOME}.{folder}.{one.node}") for one in signals}
@@ -138,6 +143,7 @@ class Plc:
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
+        self.answered = 0.0  # when the last answer was read, as `time.perf_counter` counts
         self.is_beating, self._ended = True, threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
         self._thread.start()
@@ -179,6 +185,7 @@ class Plc:
             self.say(part=part)
             self.say(trigger=True)
             shown = self.until(lambda shown: shown["done"], seconds)
+            self.answered = time.perf_counter()
         except Exception:  # the link is away
             shown = None
         is_mine = shown is not None and shown["part"] == part and not shown["error"]
