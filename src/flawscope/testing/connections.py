@@ -126,8 +126,6 @@ def check_sink(
 
 def _given(plugin: Plugin, settings: Mapping[str, Any]) -> Plugged:
     """Check a plugin's settings, and return them as a station has them."""
-    from flawscope.config import build
-    from flawscope.station.settings.plugins import Plugged
     from flawscope.station.settings.plugins import Plugin as Wanted
 
     must(isinstance(plugin, Wanted), "it is not a `Plugin`")
@@ -135,8 +133,8 @@ def _given(plugin: Plugin, settings: Mapping[str, Any]) -> Plugged:
     must(plugin.settings.__dataclass_params__.frozen, "its settings are not frozen")
     names = {one.name for one in dataclasses.fields(plugin.settings)}
     must(set(plugin.paths) <= names, f"paths names {set(plugin.paths) - names}, which is no setting")
-    must_refuse(lambda: build(plugin.settings, {**settings, "no_setting": 1}), "an unknown setting")
-    return Plugged(plugin.name, build(plugin.settings, settings), plugin.open)
+    must_refuse(lambda: plugin.read({**settings, "no_setting": 1}, Path()), "an unknown setting")
+    return plugin.read(settings, Path())
 
 
 @contextmanager

@@ -49,7 +49,7 @@ class Timing:
 
 
 class Floor(Inspecting, Protocol):
-    """What a connection has of its station; `sources.trigger.shoot` takes a picture and has it judged."""
+    """Station as a connection has it; `sources.trigger.shoot` takes a picture and has it judged."""
 
     timing: Timing
 

@@ -44,7 +44,7 @@ class Code(IntEnum):
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the PLC says."""
+    """Signals of the PLC."""
 
     trigger: bool = False
     heartbeat: int = 0
@@ -54,7 +54,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Outputs:
-    """What the station says. result: 0 none, 1 good, 2 anomalous, 3 not judged."""
+    """Signals of the station. result: 0 none, 1 good, 2 anomalous, 3 not judged."""
 
     ready: bool = False
     busy: bool = False
@@ -94,7 +94,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Seen:
-    """What came since the last step.
+    """Events since the last step.
 
     now: seconds of a monotonic clock. plc: None where it could not be read. fault: why no picture could be
     inspected at the moment.
@@ -123,7 +123,7 @@ class Rules:
 
 @dataclass(frozen=True)
 class State:
-    """Where the handshake is.
+    """State of the handshake.
 
     plc: what the PLC said last. beat: when its heartbeat changed last. recipe: whose model is loaded.
     asked: recipe that was to be loaded last; `trouble` says why it could not be. job: number of the last

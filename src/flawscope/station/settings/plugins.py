@@ -36,6 +36,19 @@ class Plugin:
     open: Callable[..., Any]
     paths: tuple[str, ...] = ()
 
+    def read(self, given: Any, home: Path) -> Plugged:
+        """Read its settings; paths are relative to `home`. InputError."""
+        first = fields(self.settings)[0].name if fields(self.settings) else ""
+        values = given if isinstance(given, Mapping) else {} if given is None else {first: given}
+        try:
+            settings = beside(build(self.settings, values), home, *self.paths)
+        except InputError as error:
+            raise InputError(f"{self.name}: {error}") from None
+        except TypeError as error:  # a field without a default is missing
+            why = f"a setting is missing ({one_line(error)}): write it below it"
+            raise InputError(f"{self.name}: {why}") from None
+        return Plugged(self.name, settings, self.open)
+
 
 @dataclass(frozen=True)
 class Plugged:
@@ -71,16 +84,7 @@ def plugin(group: str, name: str) -> Plugin:
 
 def plugged(group: str, name: str, given: Any, home: Path) -> Plugged:
     """Read the settings of a plugin; its paths are relative to `home`. InputError."""
-    found = plugin(group, name)
-    first = fields(found.settings)[0].name if fields(found.settings) else ""
-    values = given if isinstance(given, Mapping) else {} if given is None else {first: given}
-    try:
-        settings = beside(build(found.settings, values), home, *found.paths)
-    except InputError as error:
-        raise InputError(f"{name}: {error}") from None
-    except TypeError as error:  # a field without a default is missing
-        raise InputError(f"{name}: a setting is missing ({one_line(error)}): write it below it") from None
-    return Plugged(name, settings, found.open)
+    return plugin(group, name).read(given, home)
 
 
 def connections_of(given: Any, home: Path) -> tuple[Plugged, ...]:
