@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 import random
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from plc_histories import live
+from plc_histories import World, live
 
 from flawscope.station.plc.handshake import (
     Answer,
@@ -39,6 +42,30 @@ HISTORIES = int(os.environ.get("FLAWSCOPE_HISTORIES", "1500"))
 @given(st.binary(max_size=120))
 def test_no_history_gives_ok_for_a_part_that_was_not_judged_good(history: bytes) -> None:
     live(history)
+
+
+def drawing() -> ModuleType:
+    path = Path(__file__).parents[2] / "docs/draw_plc.py"
+    spec = importlib.util.spec_from_file_location("draw_plc", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_drawings_are_those_of_the_machine() -> None:
+    """The arrows are the ways that histories take, and the pictures are drawn anew."""
+    draw, rng, taken = drawing(), random.Random(0), set()
+    for _ in range(300):
+        world = World()
+        for code in rng.randbytes(100):
+            before = world.state.phase
+            world.happen(code)
+            taken.add((before.value, world.state.phase.value))
+    assert {(one, other) for one, other in taken if one != other} == {arrow[:2] for arrow in draw.ARROWS}
+    for name, text in (("signals", draw.signals()), ("phases", draw.phases())):
+        assert (draw.IMAGES / f"plc-{name}.svg").read_text() == text, "run python docs/draw_plc.py"
 
 
 def test_histories_reach_every_outcome() -> None:

@@ -18,6 +18,7 @@ from plc_helpers import LINE, plugins_fixture, reels_fixture, settings_text  # n
 from station_helpers import INSPECTIONS, NAME, opened, until
 
 from flawscope.errors import InputError
+from flawscope.station.access.audit import search
 from flawscope.station.settings.plugins import CONNECTIONS, SINKS, SOURCES, Plugin, names
 from flawscope.station.settings.station import Settings, read_settings
 from flawscope.testing import check_sink, check_source
@@ -122,6 +123,12 @@ def test_a_line_of_plugins_works_in_a_station(
         assert httpx.post(f"{running.url}/api/v1/{INSPECTIONS}", content=b"x", timeout=60).status_code == 422
     finally:
         running.close()
+    again = opened(read_settings(path))
+    try:
+        assert not search(again.station.database, about="settings"), "the same settings are no change"
+        assert len(ids(tmp_path / "found.csv")) == 2
+    finally:
+        again.close()
 
 
 WRONG: tuple[tuple[str, str], ...] = (
