@@ -103,14 +103,14 @@ def test_a_plc_that_goes_away_while_busy_gets_an_error_when_it_is_back(play: Pla
     shown = plc.until(lambda shown: shown["done"])
     assert shown is not None
     assert (shown["error"], shown["ok"], shown["code"], shown["part"]) == (True, False, Code.LINK, "A")
-    problems = {one.code: one.text for one in played.running.station.problems()}
+    problems = {one.kind: one.text for one in played.running.station.problems()}
     assert "heartbeat stands still" in problems["plc_away"]
     held.release()
     until(lambda: len(played.inspections()) == 1)  # it was being judged, and is recorded
     assert not plc.until(lambda shown: shown["ok"], 0.3), "too late"
     plc.is_beating = True
     assert plc.ready(1) is not None
-    assert "plc_away" not in {one.code for one in played.running.station.problems()}
+    assert "plc_away" not in {one.kind for one in played.running.station.problems()}
     assert plc.inspect("B")[0] == "ok"
 
 
@@ -413,7 +413,7 @@ def test_a_port_that_is_taken_is_a_problem_and_no_end(
         path.write_text(settings_text(settings, {NAME: f"{model_file} {reels['good']}"}, setting))
         running = opened(read_settings(path))
         try:
-            text = until(lambda: {p.code: p.text for p in running.station.problems()}.get("plc_away"))
+            text = until(lambda: {p.kind: p.text for p in running.station.problems()}.get("plc_away"))
             assert "another program may listen there; it is tried again by itself" in text
             other.close()
             plc = plc_at("modbus", port)

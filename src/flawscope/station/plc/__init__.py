@@ -27,13 +27,13 @@ class PlcSettings:
     recipes: product by the number that the PLC gives it, from 1.
     camera: product whose camera is triggered for all of them, or `PRODUCT/2`, its second one; None: each its
     own.
-    watchdog: time after which a heartbeat of the PLC that stands still is an error; `off`: it is not watched.
+    watchdog: time after which a heartbeat of the PLC that stands still is an error; None: it is not watched.
     deadline: time from trigger to answer of products without a `deadline` of their own.
     """
 
     recipes: Mapping[int, str]
     camera: str | None = None
-    watchdog: str = "2 s"
+    watchdog: str | None = "2 s"
     deadline: str = "5 s"
 
     def __post_init__(self) -> None:
@@ -43,8 +43,7 @@ class PlcSettings:
 
     @property
     def watchdog_seconds(self) -> float:
-        off = self.watchdog in ("off", "False")  # YAML 1.1 reads off as false
-        return 0.0 if off else time_of(self.watchdog, "watchdog", "a time such as 2 s, or off")
+        return 0.0 if self.watchdog is None else time_of(self.watchdog, "watchdog", "a time such as 2 s")
 
     @property
     def deadline_seconds(self) -> float:
@@ -129,18 +128,18 @@ def place_of(text: str, name: str) -> tuple[str, int]:
 def _modbus(floor: Floor, settings: ModbusSettings) -> Connection:
     require_installed("a PLC over Modbus", "pymodbus", extras="plc")
     from flawscope.station.plc import modbus
-    from flawscope.station.plc.line import Line
+    from flawscope.station.plc.line import PlcLine
 
     wire = modbus.Server if settings.listen else modbus.Client
-    return Line("modbus", floor, settings, lambda hear: wire(settings, hear))
+    return PlcLine("modbus", floor, settings, lambda hear: wire(settings, hear))
 
 
 def _opcua(floor: Floor, settings: OpcUaSettings) -> Connection:
     require_installed("a PLC over OPC UA", "asyncua", extras="plc")
-    from flawscope.station.plc.line import Line
+    from flawscope.station.plc.line import PlcLine
     from flawscope.station.plc.opcua import Server
 
-    return Line("opcua", floor, settings, lambda hear: Server(settings, hear))
+    return PlcLine("opcua", floor, settings, lambda hear: Server(settings, hear))
 
 
 MODBUS = Plugin("modbus", ModbusSettings, _modbus)

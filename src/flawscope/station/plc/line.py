@@ -1,4 +1,4 @@
-"""Line: one PLC, its handshake, and the station that inspects for it. A thread with an event loop of its own
+"""Line of a PLC: its handshake, and the station that inspects for it. A thread with an event loop of its own
 plays the handshake over a wire; no inspection, request or page waits for it."""
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Wire(Protocol):
         """End."""
 
 
-class Line:
+class PlcLine:
     """Connection of a station to one PLC.
 
     Args:
@@ -97,6 +97,8 @@ class Line:
             self._camera(product)
             budgets[number] = min(floor.due(product) - time.monotonic(), settings.deadline_seconds)
         self.rules = Rules(budgets, settings.watchdog_seconds)
+        first = floor.addresses.address_id(next(iter(settings.recipes.values())))
+        self._problem = f"plc_away_{first}"
         self.state = State(now=time.monotonic())
         self._events: deque[Answer | Loaded] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -170,6 +172,8 @@ class Line:
                 self._begun = state.now
                 recipe = self.settings.recipes[state.recipe]
                 self._begin(self._judge(state.job, recipe, state.part, state.due))
+            if state.phase is Phase.IDLE:
+                self._begun = None  # it was withdrawn
             if state.asked and state.asked != before.asked:
                 self._begin(self._load(state.asked))
             if state.is_alive != before.is_alive:
@@ -178,7 +182,7 @@ class Line:
                 return outputs(state, self.rules)
 
     def _report(self, why: str | None) -> None:
-        self.floor.report("plc_away", None if why is None else f"{self.name}: {why}")
+        self.floor.report(self._problem, None if why is None else f"{self.name}: {why}")
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
