@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -33,11 +34,12 @@ sys.path.insert(0, str(common.ROOT / "tests" / "station"))
 sys.path.insert(0, str(common.ROOT / "examples" / "line"))
 
 import plc_helpers
-from plc_histories import live
+from plc_histories import LENGTHS, live
 from station_helpers import Served, free_port
 
 TARGET = {"p50": 10.0, "p99": 40.0}  # milliseconds beyond predict
 WARM = 20  # parts before the first one that counts
+CHUNKS = 10  # of the histories, each written when it is done
 
 
 def made(args: Args, work: Path) -> tuple[Path, Path]:
@@ -101,16 +103,17 @@ def timed(args: Args, wire: str, work: Path) -> Cell:
     return {"parts": args.parts, **shares, **own, "missed": said["flawscope_missed_deadlines_total"]}
 
 
-def histories(args: Args) -> Cell:
-    """Live through histories that Hypothesis draws."""
-    from hypothesis import HealthCheck, given, settings
+def histories(count: int, number: int) -> Cell:
+    """Live through histories that Hypothesis draws, others for each number."""
+    from hypothesis import HealthCheck, given, seed, settings
     from hypothesis import strategies as st
 
     found: Counter[str] = Counter()
     unsafe: list[str] = []
 
-    @settings(max_examples=args.histories, deadline=None, database=None, suppress_health_check=[*HealthCheck])
-    @given(st.binary(max_size=120))
+    @seed(number)
+    @settings(max_examples=count, deadline=None, database=None, suppress_health_check=[*HealthCheck])
+    @given(st.binary(min_size=LENGTHS[0], max_size=LENGTHS[1]))
     def check(history: bytes) -> None:
         found["histories"] += 1
         found["events"] += len(history)
@@ -136,7 +139,7 @@ def main() -> int:
     with common.workspace(args.work) as work:
         if "time" in args.only:
             cells = {
-                wire: record.cell(f"time/{wire}", lambda w=wire: timed(args, w, work))
+                wire: record.cell(f"time/{wire}", partial(timed, args, wire, work))
                 for wire in args.wires.split(",")
             }
             shown = ["whole_p50", "predict_p50"]
@@ -147,8 +150,12 @@ def main() -> int:
             ]
             common.table(f"milliseconds; wanted beyond predict: {TARGET}", rows)
     if "histories" in args.only:
-        cell = record.cell("histories", lambda: histories(args))
-        common.table("histories", [{name: value for name, value in cell.items() if name != "_"}])
+        total: Counter[str] = Counter()
+        for number in range(CHUNKS):
+            work = partial(histories, args.histories // CHUNKS, number)
+            cell = record.cell(f"histories/{number}", work)
+            total.update({name: value for name, value in cell.items() if name != "_"})
+        common.table("histories", [dict(total)])
     return record.status()
 
 

@@ -26,6 +26,7 @@ from flawscope.station.plc.handshake import (
 )
 
 RULES = Rules({1: 0.5, 2: 5.0}, watchdog=2.0)
+LENGTHS = (30, 60)  # events of a history, at least and at most
 PASSES = (0.0, 0.01, 0.01, 0.05, 0.05, 0.3, 0.6, 1.9, 2.1, 6.0, 1e6, -3.0)  # seconds
 
 

@@ -14,7 +14,7 @@ from types import ModuleType
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from plc_histories import World, live
+from plc_histories import LENGTHS, World, live
 
 from flawscope.station.plc.handshake import (
     Answer,
@@ -39,7 +39,7 @@ HISTORIES = int(os.environ.get("FLAWSCOPE_HISTORIES", "1500"))
     derandomize=True,
     suppress_health_check=[*HealthCheck],
 )
-@given(st.binary(max_size=120))
+@given(st.binary(min_size=LENGTHS[0], max_size=LENGTHS[1]))
 def test_no_history_gives_ok_for_a_part_that_was_not_judged_good(history: bytes) -> None:
     live(history)
 
