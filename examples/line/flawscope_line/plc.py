@@ -40,7 +40,7 @@ class ModbusClient:
         if answer.isError():
             raise ConnectionError(str(answer))
 
-    def read(self) -> dict[str, Any]:
+    def read(self, *names: str) -> dict[str, Any]:
         with self._lock:
             found = self._client.read_holding_registers(self._outputs, count=count(TO_PLC))
         if found.isError():
@@ -84,7 +84,7 @@ class ModbusServer:
     def write(self, said: Inputs) -> None:
         self._said = pack(said, TO_STATION)
 
-    def read(self) -> dict[str, Any]:
+    def read(self, *names: str) -> dict[str, Any]:
         return unpack(self._shown, TO_PLC)
 
     def close(self) -> None:
@@ -120,9 +120,11 @@ class OpcUaClient:
         with self._lock:
             self._client.write_values([*self._inputs.values()], values)
 
-    def read(self) -> dict[str, Any]:
+    def read(self, *names: str) -> dict[str, Any]:
+        wanted = names or tuple(self._outputs)
         with self._lock:
-            return dict(zip(self._outputs, self._client.read_values([*self._outputs.values()]), strict=True))
+            found = self._client.read_values([self._outputs[name] for name in wanted])
+        return dict(zip(wanted, found, strict=True))
 
     def close(self) -> None:
         self._client.disconnect()
@@ -143,7 +145,7 @@ class Plc:
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
-        self.answered = 0.0  # when the last answer was read, as `time.perf_counter` counts
+        self.raised = self.answered = 0.0  # of the last part, as `time.perf_counter` counts
         self.is_beating, self._ended = True, threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
         self._thread.start()
@@ -161,13 +163,18 @@ class Plc:
                 except Exception:  # the link is away: the part's time limit tells
                     continue
 
-    def until(self, true: Callable[[dict[str, Any]], Any], seconds: float = 30.0) -> dict[str, Any] | None:
-        """The station's signals as soon as this is true of them; None where it does not come true in time."""
+    def until(
+        self, true: Callable[[dict[str, Any]], Any], seconds: float = 30.0, *names: str
+    ) -> dict[str, Any] | None:
+        """The station's signals as soon as this is true of them; None where it does not come true in time.
+
+        names: signals that decide, so that others need not be read all the time.
+        """
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             try:
-                if true(shown := self.wire.read()):
-                    return shown
+                if true(shown := self.wire.read(*names)):
+                    return shown if not names else dict(self.wire.read())
             except Exception:
                 time.sleep(0.05)
             time.sleep(0.001)
@@ -183,8 +190,9 @@ class Plc:
         shown = None
         try:
             self.say(part=part)
+            self.raised = time.perf_counter()
             self.say(trigger=True)
-            shown = self.until(lambda shown: shown["done"], seconds)
+            shown = self.until(lambda shown: shown["done"], seconds, "done")
             self.answered = time.perf_counter()
         except Exception:  # the link is away
             shown = None
@@ -193,7 +201,7 @@ class Plc:
         self.outcomes[outcome] += 1
         try:
             self.say(trigger=False)
-            self.until(lambda shown: not shown["done"], seconds)
+            self.until(lambda shown: not shown["done"], seconds, "done")
         except Exception:
             pass
         return outcome, shown
