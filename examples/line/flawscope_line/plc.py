@@ -101,7 +101,7 @@ class OpcUaClient:
         from asyncua import ua
         from asyncua.sync import Client
 
-        self._ua, self._client = ua, Client(url, timeout=5)
+        self._ua, self._client = ua, Client(url, timeout=30)
         try:
             self._client.connect()
         except Exception:
@@ -182,7 +182,10 @@ class Plc:
 
     def ready(self, recipe: int = 0, seconds: float = 30.0) -> dict[str, Any] | None:
         """Choose a recipe, and wait until the station has it and is ready."""
-        self.say(trigger=False, recipe=recipe)
+        try:
+            self.say(trigger=False, recipe=recipe)
+        except Exception:  # the link is away
+            return None
         return self.until(lambda shown: shown["ready"] and recipe in (0, shown["recipe"]), seconds)
 
     def inspect(self, part: str = "", seconds: float = 10.0) -> tuple[str, dict[str, Any] | None]:
