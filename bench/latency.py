@@ -43,12 +43,12 @@ PARTS = ("run", "embed", "score", "plain", "published", "decode", "preprocess")
 
 def predict(model: str, pictures: list[str], batch: int, repeats: int, threads: int, device: str) -> Cell:
     """From paths to predictions, nothing else in this process."""
-    from flawscope.benchmark.timing import timed
+    from flawscope.benchmark import timing
 
-    found = timed(models.open_model(model, device, threads), pictures, batch, repeats)
+    predictor = models.open_model(model, device, threads)
     return {
-        "predict": common.spread(found["seconds"]),
-        "pictures_per_second": common.sig(found["rate"], 4),
+        "predict": common.spread(timing.timed(predictor, pictures, batch, repeats)),
+        "pictures_per_second": common.sig(timing.rate(predictor, pictures, batch, repeats), 4),
         "device_peak_mib": common.device_peak(device),
     }
 

@@ -13,6 +13,8 @@ from typing import Any
 from flawscope.errors import one_line
 from flawscope.machine import machine, peak_memory
 
+__all__ = ["in_process", "latency", "peak_memory", "rate", "surroundings", "timed"]
+
 TIMED, WARM = 20, 3  # calls, and untimed ones before them
 
 
@@ -24,12 +26,8 @@ def surroundings() -> dict[str, Any]:
     return {"machine": machine(), "versions": versions(), "date": made}
 
 
-def timed(model: Any, pictures: Sequence[Any], batch: int = 1, calls: int = TIMED) -> dict[str, Any]:
-    """Times a predictor's `predict` of one picture, or `stream` of `batch` of them, and `stream` of many.
-
-    Returns:
-        `seconds` of each call, `rate` in pictures a second, and the process's `peak` memory in bytes.
-    """
+def timed(model: Any, pictures: Sequence[Any], batch: int = 1, calls: int = TIMED) -> list[float]:
+    """Seconds of each call of a predictor: `predict` of one picture, or `stream` of `batch` of them."""
 
     def call(k: int) -> float:
         chosen = [pictures[(k * batch + i) % len(pictures)] for i in range(batch)]
@@ -37,12 +35,15 @@ def timed(model: Any, pictures: Sequence[Any], batch: int = 1, calls: int = TIME
         model.predict(chosen[0]) if batch == 1 else list(model.stream(chosen, batch=batch))
         return time.perf_counter() - begun
 
-    seconds = [call(k) for k in range(WARM + calls)][WARM:]
-    many = [pictures[k % len(pictures)] for k in range(max(calls, 2 * batch))]
+    return [call(k) for k in range(WARM + calls)][WARM:]
+
+
+def rate(model: Any, pictures: Sequence[Any], batch: int = 1, count: int = TIMED) -> float:
+    """Pictures a second of a predictor's `stream` of at least `count` pictures."""
+    many = [pictures[k % len(pictures)] for k in range(max(count, 2 * batch))]
     begun = time.perf_counter()
     list(model.stream(many, batch=batch))
-    rate = len(many) / (time.perf_counter() - begun)
-    return {"seconds": seconds, "rate": rate, "peak": peak_memory()}
+    return len(many) / (time.perf_counter() - begun)
 
 
 def latency(seconds: Sequence[float]) -> dict[str, Any]:

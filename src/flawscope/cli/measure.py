@@ -205,7 +205,11 @@ def _timed(case: Case, judge: bool) -> Row:
     data = case.data and open_dataset(case.data, case.category, seed=seed, group=group)
     pictures: list[Any] = [item.path for item in data.test or data.train] if data else _samples(model)
     pictures = pictures[:: max(1, len(pictures) // PICTURES)]
-    row: Row = timing.timed(model, pictures, case.batch)
+    row: Row = {
+        "seconds": timing.timed(model, pictures, case.batch),
+        "rate": timing.rate(model, pictures, case.batch),
+        "peak": timing.peak_memory(),
+    }
     if not judge:
         return row
     if data and any(item.anomalous for item in data.test):

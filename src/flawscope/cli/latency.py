@@ -1,0 +1,255 @@
+"""Fits the most accurate model that answers within a time on this machine: `flawscope fit --latency 30ms`.
+
+The method names settings from the most accurate to the fastest (`Method.candidates`). Each is fitted on a few
+of the pictures, with a memory bank as large as all of them would fill, exported, and timed in every engine
+that is here; the first that is fast enough is fitted on all pictures and timed again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from flawscope.benchmark import timing
+from flawscope.cli import common, fit_one
+from flawscope.errors import FlawscopeError, InputError, pluralize, require_installed
+from flawscope.methods import registry
+from flawscope.progress import Step
+
+if TYPE_CHECKING:
+    from flawscope.datasets import Dataset
+    from flawscope.datasets.dataset import Item
+    from flawscope.predictor import Predictor
+
+KEY = "latency"  # of the manifest's facts
+SHOWN = 10  # pictures that are timed in turn, at most
+LEAST, MOST = 40, 125  # pictures that a trial learns from; so many fill a bank at its cap at 128 px
+TRIAL, CALLS = 60, 200  # timed calls of a trial, and of the finished model
+MARGIN = 0.9  # of the limit that a trial may take, since the finished model must keep it
+TORCH = (
+    3.0  # where torch takes this many limits no other engine is asked: it has taken up to twice their time
+)
+EIGHT_BITS = 0.75  # int8 has never taken less than this of fp32's time here (docs/measurements.md)
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Settings in words, and as `fit` takes them."""
+
+    name: str
+    preset: str
+    settings: dict[str, Any]
+
+
+def milliseconds(text: str) -> float:
+    """Reads 30ms or 30."""
+    return common.time_in("milliseconds", "30ms")(text.removesuffix("ms"))
+
+
+def fitted(args: argparse.Namespace, say: fit_one.Say, step: Step) -> Predictor:
+    """Fits the most accurate model whose 95th percentile from decoded pixels to the decision is at most
+    `--latency` on this machine's processor, and writes it to `--out`, with an .onnx file beside it where an
+    engine other than torch is the faster. Returns the model in that engine.
+
+    Raises:
+        InputError: the options do not go together, or no candidate is fast enough.
+    """
+    refused = ("preset", "min_defect", "update", "cluster", "minutes", "resume")
+    if given := [f"--{name.replace('_', '-')}" for name in refused if getattr(args, name)]:
+        raise InputError(f"--latency chooses the settings of one new model: leave out {given[0]}")
+    if args.device not in ("auto", "cpu"):
+        raise InputError(f"--latency times the processor: leave out --device {args.device}")
+    require_installed("--latency", "onnx", "onnxscript", extras="train,export")
+    with TemporaryDirectory(prefix="flawscope-latency-") as made:
+        return _Search(args, say, step, Path(made)).run()
+
+
+class _Search:
+    """The search of one call. Rows hold a candidate's `settings`, `engine`, `precision` and times."""
+
+    def __init__(self, args: argparse.Namespace, say: fit_one.Say, step: Step, made: Path):
+        from flawscope.artefact import files
+        from flawscope.datasets import open_dataset
+
+        self.args, self.say, self.step, self.made = args, say, step, made
+        self.limit: float = args.latency
+        self.here = timing.surroundings()
+        self.threads: int = args.threads or self.here["machine"]["cores"]
+        self.cores = pluralize(self.threads, "thread")
+        self.out = files.check_writable(args.out)
+        self.exported = files.check_writable(self.out.with_suffix(".onnx"))
+        self.call = fit_one.asked(args)
+        seed = registry.configure(registry.method(self.call.method), "default", self.call.settings).seed
+        self.dataset = open_dataset(args.data, args.category, seed=seed, group=args.group or args.part)
+        self.shown, self.learnt = divided(self.dataset.train)
+        self.tried: list[Row] = []
+
+    def run(self) -> Predictor:
+        for candidate in candidates(self.call):
+            best = self._trial(candidate)
+            if best is not None and best["p95_ms"] <= MARGIN * self.limit:
+                predictor = self._finished(candidate, best["engine"], best["precision"])
+                if predictor is not None:
+                    return predictor
+        if not (times := [row for row in self.tried if "p95_ms" in row]):
+            raise InputError(f"--latency: no candidate could be timed: {self.tried[-1]['error']}")
+        fastest = min(times, key=lambda row: float(row["p95_ms"]))
+        raise InputError(
+            f"--latency {self.limit:g}ms: the fastest candidate takes {described(fastest)} on "
+            f"{self.cores}: allow more time, or give more --threads"
+        )
+
+    def _trial(self, candidate: Candidate) -> Row | None:
+        """The fastest way to run a candidate, of a model like the one that all pictures would give."""
+        method = registry.method(self.call.method)
+        assert method.rehearse is not None
+        config = method.configure(candidate.preset, candidate.settings)
+        share = len(self.learnt) / len(self.dataset.train)
+        as_large = replace(candidate, settings={**candidate.settings, **method.rehearse(config, share)})
+        model = self.made / "trial.safetensors"
+        args = argparse.Namespace(**{**vars(self.args), "no_check": True, "no_samples": False})
+        few = replace(self.dataset, train=tuple(self.learnt))
+        self._model(args, as_large, few, lambda line: None).save(model)
+        rows = [self._time(candidate, model, "torch", "fp32", TRIAL)]
+        if rows[0].get("p95_ms", 0) <= TORCH * self.limit:
+            rows += self._exports(candidate, model, "fp32")
+            best = min(row.get("p95_ms", float("inf")) for row in rows)
+            if MARGIN * self.limit < best <= MARGIN * self.limit / EIGHT_BITS:
+                rows += self._exports(candidate, model, "int8")
+        return min(
+            (row for row in rows if "p95_ms" in row), key=lambda row: float(row["p95_ms"]), default=None
+        )
+
+    def _exports(self, candidate: Candidate, model: Path, precision: str) -> list[Row]:
+        """Rows of all engines that run exported files."""
+        from flawscope.export.export import engines_for
+
+        file = model.with_suffix(".onnx")
+        try:
+            self._export(model, file, precision, self.learnt)
+        except FlawscopeError as error:
+            return [self._note(candidate, "onnxruntime", precision, {"error": common.reason_of(error)})]
+        return [self._time(candidate, file, engine, precision, TRIAL) for engine in engines_for(precision)]
+
+    def _finished(self, candidate: Candidate, engine: str, precision: str) -> Predictor | None:
+        """The candidate fitted on all pictures and written, where it keeps the limit."""
+        from flawscope.predictor import load
+
+        model, file = self.made / "model.safetensors", self.made / "model.onnx"
+        trained = chosen = self._model(self.args, candidate, self.dataset, self.say)
+        trained.save(model)
+        if engine != "torch":
+            try:
+                self._export(model, file, precision, self.dataset.train)
+            except FlawscopeError as error:
+                self._note(candidate, engine, precision, {"error": common.reason_of(error)})
+                return None
+            chosen = load(file, engine=engine, device="cpu", threads=self.args.threads)
+        timed = model if engine == "torch" else file
+        row = self._time(candidate, timed, engine, precision, CALLS, finished=True)
+        if not row.get("p95_ms", float("inf")) <= self.limit:
+            return None
+        self.tried.remove(row)
+        facts = {"limit_ms": self.limit, **row, "threads": self.threads, **self.here, "tried": self.tried}
+        lines = [
+            f"latency: {described(row)}, half of the pictures in {row['median_ms']:.3g} ms (asked: "
+            f"{self.limit:g} ms), on {self.cores} of {self.here['machine']['cpu']}",
+            *given_up(self.tried, row),
+        ]
+        for one in {id(one): one for one in (trained, chosen)}.values():
+            one.manifest.facts[KEY] = facts
+            one.manifest.facts["summary"] = [*one.manifest.facts["summary"], *lines]
+        trained.save(self.out)
+        if chosen is not trained:
+            chosen.save(self.exported)
+            chosen.failures, chosen.suspects = trained.failures, trained.suspects
+        return chosen
+
+    def _model(
+        self, args: argparse.Namespace, candidate: Candidate, dataset: Dataset, say: fit_one.Say
+    ) -> Predictor:
+        call = self.call._replace(preset=candidate.preset, settings=candidate.settings)
+        return fit_one.model_of(args, call, None, say, self.step, dataset)[0]
+
+    def _export(self, model: Path, file: Path, precision: str, good: Sequence[Item]) -> None:
+        from flawscope.export.export import export
+
+        pictures = [item.path for item in good] if precision != "fp32" or self.args.no_samples else []
+        export(model, file, precision=precision, pictures=pictures, step=self.step)
+
+    def _time(
+        self, candidate: Candidate, file: Path, engine: str, precision: str, calls: int, **more: Any
+    ) -> Row:
+        paths = [os.fspath(item.path) for item in self.shown]
+        found = timing.in_process(_seconds, os.fspath(file), engine, self.threads, paths, calls)
+        times = found if "error" in found else timing.latency(found["seconds"])
+        return self._note(candidate, engine, precision, {**times, **more})
+
+    def _note(self, candidate: Candidate, engine: str, precision: str, found: Row) -> Row:
+        row = {"settings": candidate.name, "engine": engine, "precision": precision, **found}
+        self.tried.append(row)
+        self.say(described(row))
+        return row
+
+
+def candidates(call: fit_one.Asked) -> Iterator[Candidate]:
+    """Yields the method's candidates with the settings that were given, which win; each once.
+
+    Raises:
+        InputError: the method names none.
+    """
+    method, known = registry.method(call.method), []
+    if not method.candidates:
+        able = ", ".join(one.name for one in registry.loadable() if one.candidates)
+        raise InputError(f"{method.name} names no candidates for --latency: take {able}, or leave it out")
+    for one in method.candidates:
+        preset = str(one.get("preset", "default"))
+        own = {k: v for k, v in one.items() if k != "preset" and k not in call.settings}
+        settings = {**own, **call.settings}
+        if (config := method.configure(preset, settings)) not in known:
+            known.append(config)
+            words = [*([preset] if preset != "default" else []), *(f"{k}={v}" for k, v in own.items())]
+            yield Candidate(" ".join(words) or "default", preset, settings)
+
+
+def divided(train: Sequence[Item]) -> tuple[list[Item], list[Item]]:
+    """Pictures that are timed, and others that a trial learns from, both spread evenly over the good ones."""
+    every = max(5, len(train) // SHOWN)
+    shown = list(train[every // 2 :: every]) or list(train)
+    rest = [item for item in train if item not in shown] or shown
+    few = min(max(LEAST, len(train) // 8), MOST)  # an eighth: banks hold up to a tenth of all patches
+    return shown, rest[:: -(-len(rest) // few)]
+
+
+def described(row: Row) -> str:
+    """A row in words: its time and what it is of."""
+    what = f"{row['settings']}, {row['engine']} {row['precision']}"
+    return f"{what}: {row['error']}" if "error" in row else f"{row['p95_ms']:.3g} ms ({what})"
+
+
+def given_up(tried: Sequence[Row], chosen: Row) -> list[str]:
+    """A line with the settings and precisions that were too slow, each with its time."""
+    took: dict[str, float] = {}
+    for row in tried:
+        name = row["settings"] if row["precision"] == "fp32" else f"{row['settings']} in {row['precision']}"
+        if "p95_ms" in row and any(row[key] != chosen[key] for key in ("settings", "precision")):
+            better = (
+                row["p95_ms"] if row.get("finished") else min(took.get(name, row["p95_ms"]), row["p95_ms"])
+            )
+            took[name] = better
+    return ["given up for it: " + ", ".join(f"{k} ({v:.3g} ms)" for k, v in took.items())] if took else []
+
+
+def _seconds(file: str, engine: str, threads: int, paths: Sequence[str], calls: int) -> Row:
+    """Seconds from a picture's decoded pixels to its decision, as `flawscope predict` answers for one."""
+    from flawscope.pictures.decoding import decode
+    from flawscope.predictor import load
+
+    model = load(file, engine=None if engine == "torch" else engine, device="cpu", threads=threads)
+    return {"seconds": timing.timed(model, [decode(path) for path in paths], calls=calls)}
