@@ -35,6 +35,7 @@ TORCH = (
     3.0  # where torch takes this many limits no other engine is asked: it has taken up to twice their time
 )
 EIGHT_BITS = 0.75  # int8 has never taken less than this of fp32's time here (docs/measurements.md)
+WAY = ("settings", "engine", "precision")
 Row = dict[str, Any]
 
 
@@ -97,7 +98,7 @@ class _Search:
                 predictor = self._finished(candidate, best["engine"], best["precision"])
                 if predictor is not None:
                     return predictor
-        if not (times := [row for row in self.tried if "p95_ms" in row]):
+        if not (times := timed(self.tried)):
             raise InputError(f"--latency: no candidate could be timed: {self.tried[-1]['error']}")
         fastest = min(times, key=lambda row: float(row["p95_ms"]))
         raise InputError(
@@ -192,9 +193,9 @@ class _Search:
         return self._note(candidate, engine, precision, {**times, **more})
 
     def _note(self, candidate: Candidate, engine: str, precision: str, found: Row) -> Row:
-        row = {"settings": candidate.name, "engine": engine, "precision": precision, **found}
+        row = {**dict(zip(WAY, (candidate.name, engine, precision), strict=True)), **found}
         self.tried.append(row)
-        self.say(described(row))
+        self.say(f"{'the model' if row.get('finished') else 'trial'}: {described(row)}")
         return row
 
 
@@ -233,16 +234,19 @@ def described(row: Row) -> str:
     return f"{what}: {row['error']}" if "error" in row else f"{row['p95_ms']:.3g} ms ({what})"
 
 
+def timed(tried: Sequence[Row]) -> list[Row]:
+    """Rows with times; that of a finished model in the place of its trial's."""
+    ways = {tuple(row[k] for k in WAY): row for row in tried if "p95_ms" in row}
+    return [*ways.values()]
+
+
 def given_up(tried: Sequence[Row], chosen: Row) -> list[str]:
-    """A line with the settings and precisions that were too slow, each with its time."""
+    """A line with the settings and precisions that were too slow, each with its time in the best engine."""
     took: dict[str, float] = {}
-    for row in tried:
-        name = row["settings"] if row["precision"] == "fp32" else f"{row['settings']} in {row['precision']}"
-        if "p95_ms" in row and any(row[key] != chosen[key] for key in ("settings", "precision")):
-            better = (
-                row["p95_ms"] if row.get("finished") else min(took.get(name, row["p95_ms"]), row["p95_ms"])
-            )
-            took[name] = better
+    for row in timed(tried):
+        if any(row[key] != chosen[key] for key in ("settings", "precision")):
+            name = row["settings"] + ("" if row["precision"] == "fp32" else f" in {row['precision']}")
+            took[name] = min(row["p95_ms"], took.get(name, row["p95_ms"]))
     return ["given up for it: " + ", ".join(f"{k} ({v:.3g} ms)" for k, v in took.items())] if took else []
 
 
