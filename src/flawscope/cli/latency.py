@@ -31,10 +31,8 @@ SHOWN = 10  # pictures that are timed in turn, at most
 LEAST, MOST = 40, 125  # pictures that a trial learns from; so many fill a bank at its cap at 128 px
 TRIAL, CALLS = 60, 200  # timed calls of a trial, and of the finished model
 MARGIN = 0.9  # of the limit that a trial may take, since the finished model must keep it
-TORCH = (
-    3.0  # where torch takes this many limits no other engine is asked: it has taken up to twice their time
-)
-EIGHT_BITS = 0.75  # int8 has never taken less than this of fp32's time here (docs/measurements.md)
+TORCH = 3.0  # limits that torch may take before no other engine is asked: it takes up to twice their time
+EIGHT_BITS = 0.75  # of fp32's time, the least that int8 has taken (docs/measurements.md)
 WAY = ("settings", "engine", "precision")
 Row = dict[str, Any]
 
@@ -61,7 +59,7 @@ def fitted(args: argparse.Namespace, say: fit_one.Say, step: Step) -> Predictor:
     Raises:
         InputError: the options do not go together, or no candidate is fast enough.
     """
-    refused = ("preset", "min_defect", "update", "cluster", "minutes", "resume")
+    refused = ("preset", "min_defect", "update", "cluster", "resume")
     if given := [f"--{name.replace('_', '-')}" for name in refused if getattr(args, name)]:
         raise InputError(f"--latency chooses the settings of one new model: leave out {given[0]}")
     if args.device not in ("auto", "cpu"):
@@ -98,9 +96,9 @@ class _Search:
                 predictor = self._finished(candidate, best["engine"], best["precision"])
                 if predictor is not None:
                     return predictor
-        if not (times := timed(self.tried)):
+        fastest = min(timed(self.tried), key=_p95, default=None)
+        if fastest is None:
             raise InputError(f"--latency: no candidate could be timed: {self.tried[-1]['error']}")
-        fastest = min(times, key=lambda row: float(row["p95_ms"]))
         raise InputError(
             f"--latency {self.limit:g}ms: the fastest candidate takes {described(fastest)} on "
             f"{self.cores}: allow more time, or give more --threads"
@@ -120,12 +118,10 @@ class _Search:
         rows = [self._time(candidate, model, "torch", "fp32", TRIAL)]
         if rows[0].get("p95_ms", 0) <= TORCH * self.limit:
             rows += self._exports(candidate, model, "fp32")
-            best = min(row.get("p95_ms", float("inf")) for row in rows)
+            best = min(map(_p95, rows))
             if MARGIN * self.limit < best <= MARGIN * self.limit / EIGHT_BITS:
                 rows += self._exports(candidate, model, "int8")
-        return min(
-            (row for row in rows if "p95_ms" in row), key=lambda row: float(row["p95_ms"]), default=None
-        )
+        return min(timed(rows), key=_p95, default=None)
 
     def _exports(self, candidate: Candidate, model: Path, precision: str) -> list[Row]:
         """Rows of all engines that run exported files."""
@@ -152,9 +148,9 @@ class _Search:
                 self._note(candidate, engine, precision, {"error": common.reason_of(error)})
                 return None
             chosen = load(file, engine=engine, device="cpu", threads=self.args.threads)
-        timed = model if engine == "torch" else file
-        row = self._time(candidate, timed, engine, precision, CALLS, finished=True)
-        if not row.get("p95_ms", float("inf")) <= self.limit:
+        written = model if engine == "torch" else file
+        row = self._time(candidate, written, engine, precision, CALLS, finished=True)
+        if _p95(row) > self.limit:
             return None
         self.tried.remove(row)
         facts = {"limit_ms": self.limit, **row, "threads": self.threads, **self.here, "tried": self.tried}
@@ -232,6 +228,10 @@ def described(row: Row) -> str:
     """A row in words: its time and what it is of."""
     what = f"{row['settings']}, {row['engine']} {row['precision']}"
     return f"{what}: {row['error']}" if "error" in row else f"{row['p95_ms']:.3g} ms ({what})"
+
+
+def _p95(row: Row) -> float:
+    return float(row.get("p95_ms", "inf"))
 
 
 def timed(tried: Sequence[Row]) -> list[Row]:
