@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -19,11 +20,12 @@ TIMED, WARM = 20, 3  # calls, and untimed ones before them
 
 
 def surroundings() -> dict[str, Any]:
-    """Machine, versions and time of a measurement."""
+    """Machine, versions and time of a measurement, and how busy the machine was before it."""
     from flawscope.artefact.model_file import versions  # numpy
 
     made = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
-    return {"machine": machine(), "versions": versions(), "date": made}
+    load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None  # Windows has none
+    return {"machine": machine(), "versions": versions(), "date": made, "load_average": load}
 
 
 def timed(model: Any, pictures: Sequence[Any], batch: int = 1, calls: int = TIMED) -> list[float]:

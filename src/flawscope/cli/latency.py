@@ -33,6 +33,7 @@ TRIAL, CALLS = 60, 200  # timed calls of a trial, and of the finished model
 MARGIN = 0.9  # of the limit that a trial may take, since the finished model must keep it
 TORCH = 3.0  # limits that torch may take before no other engine is asked: it takes up to twice their time
 EIGHT_BITS = 0.75  # of fp32's time, the least that int8 has taken (docs/measurements.md)
+BUSY = 0.5  # load a core above which times are doubtful
 WAY = ("settings", "engine", "precision")
 Row = dict[str, Any]
 
@@ -90,6 +91,8 @@ class _Search:
         self.tried: list[Row] = []
 
     def run(self) -> Predictor:
+        if (load := self.here["load_average"] or 0) > BUSY * self.here["machine"]["cores"]:
+            self.say(f"this machine is busy (load average {load:g}): times are longer than on a quiet one")
         for candidate in candidates(self.call):
             best = self._trial(candidate)
             if best is not None and best["p95_ms"] <= MARGIN * self.limit:
