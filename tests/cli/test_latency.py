@@ -49,6 +49,15 @@ def test_95_of_100_calls_are_within_the_95th_percentile() -> None:
     assert found == {"median_ms": 50.5, "p95_ms": 95.0, "calls": 100}
 
 
+@pytest.mark.parametrize(("enough", "calls"), [(float("inf"), 50), (0.0, timing.TIMED)])
+def test_slow_models_are_called_less_often(enough: float, calls: int) -> None:
+    class Model:
+        def predict(self, picture: str) -> str:
+            return picture
+
+    assert len(timing.timed(Model(), ["a", "b"], calls=50, enough=enough)) == calls
+
+
 def test_a_process_that_ends_or_fails_says_so() -> None:
     assert timing.in_process(dict, [("a", 1)]) == {"a": 1}
     assert "ended early" in timing.in_process(exit_at_once)["error"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import statistics
@@ -28,8 +29,14 @@ def surroundings() -> dict[str, Any]:
     return {"machine": machine(), "versions": versions(), "date": made, "load_average": load}
 
 
-def timed(model: Any, pictures: Sequence[Any], batch: int = 1, calls: int = TIMED) -> list[float]:
-    """Seconds of each call of a predictor: `predict` of one picture, or `stream` of `batch` of them."""
+def timed(
+    model: Any, pictures: Sequence[Any], batch: int = 1, calls: int = TIMED, enough: float = math.inf
+) -> list[float]:
+    """Seconds of each call of a predictor: `predict` of one picture, or `stream` of `batch` of them.
+
+    Args:
+        enough: seconds after which `TIMED` calls will do.
+    """
 
     def call(k: int) -> float:
         chosen = [pictures[(k * batch + i) % len(pictures)] for i in range(batch)]
@@ -37,7 +44,10 @@ def timed(model: Any, pictures: Sequence[Any], batch: int = 1, calls: int = TIME
         model.predict(chosen[0]) if batch == 1 else list(model.stream(chosen, batch=batch))
         return time.perf_counter() - begun
 
-    return [call(k) for k in range(WARM + calls)][WARM:]
+    found: list[float] = []
+    while len(found) < WARM + calls and (len(found) < WARM + TIMED or sum(found) < enough):
+        found.append(call(len(found)))
+    return found[WARM:]
 
 
 def rate(model: Any, pictures: Sequence[Any], batch: int = 1, count: int = TIMED) -> float:

@@ -30,6 +30,7 @@ KEY = "latency"  # of the manifest's facts
 SHOWN = 10  # pictures that are timed in turn, at most
 LEAST, MOST = 40, 125  # pictures that a trial learns from; so many fill a bank at its cap at 128 px
 TRIAL, CALLS = 60, 200  # timed calls of a trial, and of the finished model
+ENOUGH = 0.2  # seconds for each of these calls; where they take longer there are fewer
 MARGIN = 0.9  # of the limit that a trial may take, since the finished model must keep it
 TORCH = 3.0  # limits that torch may take before no other engine is asked: it takes up to twice their time
 EIGHT_BITS = 0.75  # of fp32's time, the least that int8 has taken (docs/measurements.md)
@@ -259,4 +260,6 @@ def _seconds(file: str, engine: str, threads: int, paths: Sequence[str], calls: 
     from flawscope.predictor import load
 
     model = load(file, engine=None if engine == "torch" else engine, device="cpu", threads=threads)
-    return {"seconds": timing.timed(model, [decode(path) for path in paths], calls=calls)}
+    return {
+        "seconds": timing.timed(model, [decode(path) for path in paths], calls=calls, enough=calls * ENOUGH)
+    }
