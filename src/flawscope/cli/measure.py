@@ -113,6 +113,7 @@ def _cases(args: argparse.Namespace, model: str, made: Path, cores: int) -> Iter
 
     trained = suffix_of(model) == TRAINED
     own = read_manifest(model).calibration.precision
+    apart = Path(tempfile.mkdtemp(dir=made))  # models may have the same name
     for engine in sorted(args.engines, key=ENGINES.index):
         if importlib.util.find_spec(engine) is None:
             common.say(f"{engine} is not installed: left out")
@@ -124,7 +125,7 @@ def _cases(args: argparse.Namespace, model: str, made: Path, cores: int) -> Iter
                 continue
             file, reason = model, ""
             if trained and engine != "torch":
-                file, reason = _exported(args, model, precision, made)
+                file, reason = _exported(args, model, precision, apart)
             first = Case(model, engine, precision, 1, 1, file, reason, args.data, args.category)
             for n in args.threads or [cores]:
                 yield from (replace(first, threads=n, batch=batch) for batch in args.batches)
