@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,17 @@ def test_settings_that_were_given_win_and_leave_each_candidate_once() -> None:
     of_size = [*latency.candidates(Asked("patchcore", "default", 0, {"size": 64}))]
     assert [one.name for one in of_size] == ["default", "small"]
     assert {one.settings["size"] for one in of_size} == {64}
+
+
+def test_a_candidate_may_be_of_another_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is left out where it does not have what was given."""
+    patchcore, known = registry.method("patchcore"), registry.method
+    wider = replace(patchcore, candidates=({"method": "prnet", "width": 0.5}, *patchcore.candidates))
+    monkeypatch.setattr(registry, "method", lambda name: wider if name == "patchcore" else known(name))
+    first = next(latency.candidates(Asked("patchcore", "default", 0, {"size": 64})))
+    assert (first.method, first.name) == ("prnet", "width=0.5")
+    first = next(latency.candidates(Asked("patchcore", "default", 0, {"ratio": 0.1})))
+    assert (first.method, first.name) == ("patchcore", "default")
 
 
 @pytest.mark.parametrize("count", [1, 4, 48, 213, 5000])

@@ -44,6 +44,7 @@ class Candidate:
     """Settings in words, and as `fit` takes them."""
 
     name: str
+    method: str
     preset: str
     settings: dict[str, Any]
 
@@ -110,15 +111,13 @@ class _Search:
 
     def _trial(self, candidate: Candidate) -> Row | None:
         """The fastest way to run a candidate, of a model like the one that all pictures would give."""
-        method = registry.method(self.call.method)
-        assert method.rehearse is not None
+        method, model = registry.method(candidate.method), self.made / "trial.safetensors"
         config = method.configure(candidate.preset, candidate.settings)
         share = len(self.learnt) / len(self.dataset.train)
-        as_large = replace(candidate, settings={**candidate.settings, **method.rehearse(config, share)})
-        model = self.made / "trial.safetensors"
-        args = argparse.Namespace(**{**vars(self.args), "no_check": True, "no_samples": False})
+        changed = {} if method.rehearse is None else method.rehearse(config, share)
+        as_large = replace(candidate, settings={**candidate.settings, **changed})
         few = replace(self.dataset, train=tuple(self.learnt))
-        self._model(args, as_large, few, lambda line: None).save(model)
+        self._fit(as_large, few, model, lambda line: None, no_check=True, no_samples=False)
         rows = [self._time(candidate, model, "torch", "fp32", TRIAL)]
         if rows[0].get("p95_ms", 0) <= TORCH * self.limit:
             rows += self._exports(candidate, model, "fp32")
@@ -143,8 +142,7 @@ class _Search:
         from flawscope.predictor import load
 
         model, file = self.made / "model.safetensors", self.made / "model.onnx"
-        trained = chosen = self._model(self.args, candidate, self.dataset, self.say)
-        trained.save(model)
+        trained = chosen = self._fit(candidate, self.dataset, model, self.say)
         if engine != "torch":
             try:
                 self._export(model, file, precision, self.dataset.train)
@@ -172,11 +170,15 @@ class _Search:
             chosen.failures, chosen.suspects = trained.failures, trained.suspects
         return chosen
 
-    def _model(
-        self, args: argparse.Namespace, candidate: Candidate, dataset: Dataset, say: fit_one.Say
+    def _fit(
+        self, candidate: Candidate, dataset: Dataset, out: Path, say: fit_one.Say, **options: bool
     ) -> Predictor:
-        call = self.call._replace(preset=candidate.preset, settings=candidate.settings)
-        return fit_one.model_of(args, call, None, say, self.step, dataset)[0]
+        method, preset, settings = candidate.method, candidate.preset, candidate.settings
+        call = self.call._replace(method=method, preset=preset, settings=settings)
+        args = argparse.Namespace(**{**vars(self.args), "out": str(out), **options})
+        predictor, _ = fit_one.model_of(args, call, None, say, self.step, dataset)
+        predictor.save(out)
+        return predictor
 
     def _export(self, model: Path, file: Path, precision: str, good: Sequence[Item]) -> None:
         from flawscope.export.export import export
@@ -205,18 +207,22 @@ def candidates(call: fit_one.Asked) -> Iterator[Candidate]:
     Raises:
         InputError: the method names none.
     """
-    method, known = registry.method(call.method), []
-    if not method.candidates:
+    asked, known = registry.method(call.method), list[Any]()
+    if not asked.candidates:
         able = ", ".join(one.name for one in registry.loadable() if one.candidates)
-        raise InputError(f"{method.name} names no candidates for --latency: take {able}, or leave it out")
-    for one in method.candidates:
-        preset = str(one.get("preset", "default"))
-        own = {k: v for k, v in one.items() if k != "preset" and k not in call.settings}
+        raise InputError(f"{asked.name} names no candidates for --latency: take {able}, or leave it out")
+    for one in asked.candidates:
+        method, preset = str(one.get("method", asked.name)), str(one.get("preset", "default"))
+        own = {k: v for k, v in one.items() if k not in ("method", "preset", *call.settings)}
         settings = {**own, **call.settings}
-        if (config := method.configure(preset, settings)) not in known:
+        try:
+            config = registry.method(method).configure(preset, settings)
+        except InputError:  # another method, which does not have all that was given
+            continue
+        if config not in known:
             known.append(config)
             words = [*([preset] if preset != "default" else []), *(f"{k}={v}" for k, v in own.items())]
-            yield Candidate(" ".join(words) or "default", preset, settings)
+            yield Candidate(" ".join(words) or "default", method, preset, settings)
 
 
 def divided(train: Sequence[Item]) -> tuple[list[Item], list[Item]]:

@@ -74,7 +74,7 @@ class Method:
         choose: gives the settings with the next one that is `auto` decided by good pictures, `size` before
             there is a detector, others after; None: no setting can be `auto`.
         candidates: settings from the most accurate to the fastest; `fit --latency` takes the first that are
-            fast enough. `preset` names a preset.
+            fast enough. `preset` names a preset, `method` another method.
         rehearse: gives the settings that change where only a share of the pictures is learnt and the model is
             to take a picture's time all the same.
         options: flags of `flawscope fit` for its own settings.
