@@ -158,7 +158,8 @@ def _sink(given: Any, home: Path) -> SinkSettings | PluginSink:
     if not isinstance(given, dict):
         raise InputError("one is neither: write `- webhook: ADDRESS` or `- folder: DIR`")
     _check_keys(given)
-    if plugin := next((name for name in names(SINKS) if name in given), None):
+    own = {"webhook", "folder"} & given.keys()
+    if not own and (plugin := next((name for name in names(SINKS) if name in given), None)):
         common = build(PluginSink, {key: one for key, one in given.items() if key != plugin})
         return replace(common, plugin=plugged(SINKS, plugin, given[plugin], home))
     return beside(build(SinkSettings, given), home, "folder", "secret_file", "ca_file")
