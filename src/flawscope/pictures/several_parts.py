@@ -6,21 +6,24 @@ new picture the reference is laid over every place at every few degrees, by the 
 (as `pose` does, in a larger picture), and the best places are refined, one after the other; each may lie over
 the others no more than a little. What differs from the ground, is large enough and is no part that was found
 is another object.
+
+How often good pictures are counted wrong is known from good pictures, too: each is counted by a reference
+that does not know it, and compared with the numbers of the others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from flawscope.errors import InputError
-from flawscope.pictures.congealing import learn
+from flawscope.errors import InputError, pluralize
+from flawscope.pictures.congealing import LEAST, learn_apart
 from flawscope.pictures.pose import HALF, SIDE, Float32, Kind, Mask, Pose, Reference, blurred
 
 OVERVIEW = 256  # pixels of the longer side of the picture in which the ground is found
@@ -40,15 +43,20 @@ _INSIDE = 0.95  # share of a part that lies in the picture
 _RIM = 6  # pixels around the part in the reference
 _OTHER = 0.3  # of a part's area: what is smaller is no object
 _MOST = 0.9  # share of good pictures that have the same number of parts
+_MOST_SOUGHT = 1000
+DAMAGED = "the model's settings for several parts are damaged: fit anew"
+
+
+Box = tuple[float, float, float, float]  # x0, y0, x1, y1, in shares of the picture
 
 
 class PartsFound(NamedTuple):
-    """poses: of the parts, in pixels of the small picture. others: [h, w] bool, other objects in the
-    overview. objects: how many these are."""
+    """poses: of the parts, in pixels of the small picture, from the top, from the left where they lie beside
+    each other. bodies: [n, h / 2, w / 2] bool, where each part lies in it. objects: boxes around others."""
 
     poses: list[Pose]
-    others: Mask
-    objects: int
+    bodies: NDArray[np.bool_]
+    objects: list[Box]
 
 
 @dataclass(frozen=True)
@@ -57,33 +65,65 @@ class SeveralParts:
 
     span: side of the square that the reference shows, as a share of the picture's longer side.
     object_area: least area of another object, as a share of a square of the longer side.
+    sought: places that are looked at.
+    least, most: parts in good pictures.
     """
 
     span: float
     object_area: float
+    sought: int
+    least: int = 1
+    most: int = 1
 
     def __post_init__(self) -> None:
         if not (SIDE / _LARGEST <= self.span <= 1 and 0 < self.object_area <= 1):
-            raise InputError("the model's settings for several parts are damaged: fit anew")
+            raise InputError(DAMAGED)
+        if not 1 <= self.least <= self.most <= self.sought <= _MOST_SOUGHT:
+            raise InputError(DAMAGED)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns values that JSON knows, for `from_dict`."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> SeveralParts:
+        """Reads what `to_dict` returned. InputError where it is damaged."""
+        try:
+            span, area, *counts = (data[field.name] for field in fields(cls))
+            return cls(float(span), float(area), *map(int, counts))
+        except (KeyError, TypeError, ValueError, OverflowError):
+            raise InputError(DAMAGED) from None
+
+    @property
+    def usual(self) -> str:
+        """Number of parts in good pictures, in words."""
+        return f"{self.least}" if self.least == self.most else f"{self.least} to {self.most}"
+
+    def wrong(self, count: int, objects: int) -> str:
+        """Says what is wrong with the number of parts and of other objects; empty: nothing."""
+        shown = f"{pluralize(count, 'part')} found, {self.usual} expected"
+        found = f"{self.least - count} missing: {shown}" if count < self.least else ""
+        found = f"{count - self.most} too many: {shown}" if count > self.most else found
+        other = f"{pluralize(objects, 'other object')}" if objects else ""
+        return "; ".join(filter(None, (found, other)))
 
     @property
     def side(self) -> int:
         """Longer side of the small picture."""
         return round(SIDE / self.span)
 
-    def find(self, small: Float32, overview: Float32, reference: Reference, most: int) -> PartsFound:
+    def find(self, small: Float32, overview: Float32, reference: Reference) -> PartsFound:
         """Finds parts and other objects.
 
         Args:
             small: [h, w] float32 in 0..1, the longer side `side`.
             overview: the same picture, the longer side `OVERVIEW`.
-            most: parts in good pictures; some more are looked for.
         """
         finder = _finder(reference)
         taken = np.zeros([-(-length // 2) for length in small.shape], np.bool_)
         padded = np.pad(blurred(small), SIDE // 2, mode="edge")
         poses: list[Pose] = []
-        for begun in finder.candidates(small, _CANDIDATES * most + _CANDIDATES):
+        for begun in finder.candidates(small, self.sought):
             if finder.share(begun[0], taken) > 1 - _OVER:
                 continue
             x, y = (round(at) for at in (begun[0].x, begun[0].y))
@@ -94,9 +134,13 @@ class SeveralParts:
             if pose.found and finder.inside(pose, small.shape) and finder.share(pose, taken) <= _OVER:
                 poses.append(pose)
                 taken[finder.at(pose, taken.shape)[:2]] = True
-        return PartsFound(poses, *self._others(overview, taken))
+        poses.sort(key=lambda one: (round(2 * one.y / SIDE), one.x))
+        bodies = np.zeros((len(poses), *taken.shape), np.bool_)
+        for body, pose in zip(bodies, poses, strict=True):
+            body[finder.at(pose, taken.shape)[:2]] = True
+        return PartsFound(poses, bodies, self._others(overview, taken))
 
-    def _others(self, overview: Float32, taken: Mask) -> tuple[Mask, int]:
+    def _others(self, overview: Float32, taken: Mask) -> list[Box]:
         """Objects that differ from the ground beside the parts that were found [h / 2, w / 2]."""
         from scipy import ndimage
 
@@ -113,8 +157,12 @@ class SeveralParts:
         for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
             inner[edge] = False  # what is cut by the picture's edge is neither a part nor another object
         inner[0] = False
-        chosen = np.flatnonzero(inner & (sizes >= self.object_area * OVERVIEW**2))
-        return np.isin(labels, chosen), len(chosen)
+        height, width = overview.shape
+        return [
+            (columns.start / width, rows.start / height, columns.stop / width, rows.stop / height)
+            for number, (rows, columns) in enumerate(ndimage.find_objects(labels), 1)
+            if inner[number] and sizes[number] >= self.object_area * OVERVIEW**2
+        ]
 
 
 @dataclass(frozen=True)
@@ -201,7 +249,7 @@ def _poses(reference: Reference) -> list[Pose]:
     return [pose for pose, _, _ in reference.kernels(SIDE // _REDUCED)]
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=3)  # some 40 MB each
 def _spectra(
     reference: Reference, whole: tuple[int, ...]
 ) -> tuple[NDArray[np.complex64], NDArray[np.complex64]]:
@@ -262,10 +310,23 @@ def _components(overview: Float32) -> tuple[NDArray[np.int32], list[_Component]]
     return labels, found
 
 
-def learn_several(
-    overviews: Sequence[Float32], small: Callable[[int, int], Float32], kind: Kind
-) -> tuple[SeveralParts, Reference]:
-    """Learns the reference from good pictures with several parts each.
+class Learnt(NamedTuple):
+    """settings, reference: how parts are found. counts: of the parts in each good picture. wrong: what is
+    wrong with each one's number, as a model says that has not learnt from it; empty: nothing."""
+
+    settings: SeveralParts
+    reference: Reference
+    counts: list[int]
+    wrong: list[str]
+
+    def described(self) -> str:
+        """Describes the counts for a person."""
+        off = sum(map(bool, self.wrong))
+        return f"several parts: {self.settings.usual} in a picture, {off} of {len(self.wrong)} counted wrong"
+
+
+def learn_several(overviews: Sequence[Float32], small: Callable[[int, int], Float32], kind: Kind) -> Learnt:
+    """Learns the reference from good pictures with several parts each, and how many these are.
 
     Args:
         overviews: [h, w] float32 in 0..1, the longer side `OVERVIEW`.
@@ -289,19 +350,63 @@ def learn_several(
         for one in several
         if _WHOLE[0] * usual < one.area < _WHOLE[1] * usual
     ]
+    if len(wholes) < LEAST:
+        raise InputError(
+            f"{pluralize(len(wholes), 'part')} of about one size that touch nothing stand out in the good "
+            f"pictures, and learning them takes at least {LEAST}: give more pictures, or parts that lie apart"
+        )
     span = 2 * _ROOM * float(np.median([one.reach for _, one in wholes])) / OVERVIEW
     if not SIDE / _LARGEST <= span <= 1:
         size, way = ("fill the pictures", "farther away") if span > 1 else ("are too small", "nearer")
         raise InputError(f"parts {size} to be found among several: take pictures from {way}")
-    settings = SeveralParts(span, min(1.0, _OTHER * usual / OVERVIEW**2))
+    most = max(1, round(max(sum(one.area for one in several) for _, several in every) / usual))
+    sought = min(_CANDIDATES * (most + 1), _MOST_SOUGHT)
+    settings = SeveralParts(span, min(1.0, _OTHER * usual / OVERVIEW**2), sought, most=min(most, sought))
     rows = np.unique(np.linspace(0, len(wholes) - 1, min(_CROPS, len(wholes))).astype(int))
-    crops, levels = list[Float32](), list[float]()
+    crops, levels, of = list[Float32](), list[float](), list[int]()
     for i in sorted({wholes[row][0] for row in rows}):
         picture = small(i, settings.side)
         levels.append(float(np.median(picture)))
-        own = (wholes[row][1] for row in rows if wholes[row][0] == i)
+        own = [wholes[row][1] for row in rows if wholes[row][0] == i]
         crops += [_crop(picture, every[i][0], one, levels[-1]) for one in own]
-    return settings, learn(crops, kind, float(np.median(levels)))
+        of += [i] * len(own)
+    reference, apart = learn_apart(crops, kind, float(np.median(levels)), of)
+    return _counted(settings, reference, apart, overviews, small)
+
+
+def _counted(
+    settings: SeveralParts,
+    reference: Reference,
+    apart: Mapping[int, Reference],
+    overviews: Sequence[Float32],
+    small: Callable[[int, int], Float32],
+) -> Learnt:
+    """Counts the parts of all good pictures by the reference, and by those that do not know them."""
+    found, left_out = {}, {}
+    for i in sorted(range(len(overviews)), key=lambda i: id(apart.get(i))):  # one reference after the other
+        seen = small(i, settings.side), overviews[i]
+        found[i] = settings.find(*seen, reference)
+        left_out[i] = settings.find(*seen, apart[i]) if i in apart else found[i]
+    counts = [len(found[i].poses) for i in range(len(overviews))]
+    if not any(counts):
+        raise InputError("the good pictures show no parts that can be found: leave out --several")
+    least, most = usual_count(counts)
+    settings = replace(settings, least=least, most=min(most, settings.sought))
+    wrong = []
+    for i, count in enumerate(counts):
+        others = [*counts[:i], *counts[i + 1 :]]
+        least, most = usual_count(others or counts)
+        known = replace(settings, least=least, most=min(most, settings.sought))
+        one, of_one = found[i], left_out[i]
+        wrong.append(
+            settings.wrong(count, len(one.objects)) or known.wrong(len(of_one.poses), len(of_one.objects))
+        )
+    if sum(map(bool, wrong)) > len(wrong) / 2:
+        raise InputError(
+            f"parts are counted wrong in most good pictures, such as {next(filter(None, wrong))}: take "
+            "pictures of these parts alone that lie apart, or leave out --several"
+        )
+    return Learnt(settings, reference, counts, wrong)
 
 
 def _crop(picture: Float32, labels: NDArray[np.int32], one: _Component, level: float) -> Float32:
@@ -319,8 +424,9 @@ def _crop(picture: Float32, labels: NDArray[np.int32], one: _Component, level: f
 
 
 def usual_count(counts: Sequence[int]) -> tuple[int, int]:
-    """Least and largest number of parts of good pictures; the same where nearly all have it."""
-    numbers, times = np.unique(counts, return_counts=True)
-    if times.max() >= _MOST * len(counts):
+    """Least and largest number of parts of good pictures, where there are any; the same where nearly all
+    have it."""
+    numbers, times = np.unique([one for one in counts if one] or [1], return_counts=True)
+    if times.max() >= _MOST * times.sum():
         return int(numbers[times.argmax()]), int(numbers[times.argmax()])
     return int(numbers[0]), int(numbers[-1])

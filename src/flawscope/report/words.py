@@ -73,6 +73,13 @@ def part_of(found: Prediction) -> list[tuple[str, str]]:
     """Pose of the part in a picture, as every page shows it; empty where none is looked for."""
     if found.part_found is None:
         return []
+    if (several := found.found_parts) is not None:
+        expected = f"{several.least}" if several.least == several.most else f"{several.least}-{several.most}"
+        every = [("Parts", several.wrong or f"{len(several.parts)} found, {expected} expected")]
+        for one in several.parts:
+            at = f"{one.part_pose.x:.0f}, {one.part_pose.y:.0f}"
+            every.append((f"Part {one.part_index}", f"{one.severity:+.1f}, p {one.p_value:.3f}, at {at}"))
+        return every
     pose = found.part_pose
     if pose is None:
         return [("Part", "not found")]

@@ -30,7 +30,8 @@ from flawscope.methods.patchcore.model import Model
 from flawscope.methods.patchcore.patches import Job, collect, placed
 from flawscope.methods.task import Task, Undecided
 from flawscope.metrics import auroc
-from flawscope.pictures.preprocess import Preprocess, roi_from
+from flawscope.pictures.preprocess import Preprocess
+from flawscope.pictures.roi import roi_from
 from flawscope.progress import Step
 from flawscope.synthesis import DefectScale, Foreground, simulate_defect
 from flawscope.synthesis.masks import bounding_box
