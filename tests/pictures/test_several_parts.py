@@ -6,7 +6,7 @@ import numpy as np
 from scipy import ndimage
 
 from flawscope.pictures.resampling import grey
-from flawscope.pictures.several_parts import OVERVIEW, learn_several, usual_count
+from flawscope.pictures.several_parts import OVERVIEW, SeveralParts, learn_several, usual_count
 
 SIDE, CELL = 256, 85  # pixels; a part lies anyhow in each cell
 
@@ -34,9 +34,13 @@ def drawn(seed: int, cells: range, other: int | None = None) -> tuple[np.ndarray
 
 def test_parts_are_found_and_counted_and_other_objects_are_seen() -> None:
     good = [drawn(seed, range(seed % 3, 5 + seed % 3))[0] for seed in range(8)]
-    settings, reference = learn_several(
+    learnt = learn_several(
         [grey(one, 255.0, OVERVIEW) for one in good], lambda i, side: grey(good[i], 255.0, side), "turn"
     )
+    settings, reference = learnt.settings, learnt.reference
+    assert (learnt.counts, settings.least, settings.most) == ([5] * 8, 5, 5)
+    assert learnt.wrong == [""] * 8
+    assert SeveralParts.from_dict(settings.to_dict()) == settings
     assert reference.period == 1
     for cells, other in (
         (range(5), None),
@@ -47,8 +51,8 @@ def test_parts_are_found_and_counted_and_other_objects_are_seen() -> None:
     ):
         picture, known = drawn(100 + len(cells), cells, other)
         small = grey(picture, 255.0, settings.side), grey(picture, 255.0, OVERVIEW)
-        found = settings.find(*small, reference, most=5)
-        assert (len(found.poses), found.objects) == (len(known), int(other is not None))
+        found = settings.find(*small, reference)
+        assert (len(found.poses), len(found.objects)) == (len(known), int(other is not None))
         at = np.array([(pose.x, pose.y) for pose in found.poses]).reshape(-1, 2) * SIDE / settings.side
         for place in known:  # the middle of the reference is not that of the drawing
             assert np.hypot(*(at - place).T).min() < 12

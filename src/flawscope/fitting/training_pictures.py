@@ -285,8 +285,8 @@ def reference_of(sources: Sequence[Source], preprocess: Preprocess, kind: Kind) 
 
 
 def several_of(sources: Sequence[Source], preprocess: Preprocess, kind: Kind) -> Learnt:
-    """How several parts in each picture are found, from the pictures that can be read; one that cannot is
-    wrong. InputError: as `learn_several`."""
+    """Learns how several parts in each picture are found, from the pictures that can be read; others are
+    `UNREAD`. InputError: as `learn_several`."""
     overviews = {
         i: preprocess.small(one, OVERVIEW)
         for i, source in enumerate(sources)

@@ -102,9 +102,9 @@ def part_views(
     images = np.empty((len(placed), 3, *size), np.float32)
     for image, here, (others, body) in zip(images, placed, _others(found), strict=True):
         put(turned(picture, here), divisor, image)
-        small = here.at(others.shape)
-        hidden, inside = small.mask_to_network(others), here.inside()
-        _cover(image, hidden, inside & ~hidden & ~small.mask_to_network(body))
+        half = here.at((others.shape[0], others.shape[1]))
+        hidden, inside = half.mask_to_network(others), here.inside()
+        _cover(image, hidden, inside & ~hidden & ~half.mask_to_network(body))
         image[:] = np.where(inside & ~hidden, image, -1 - image)
     height, width = whole
     objects = [(x0 * width, y0 * height, x1 * width, y1 * height) for x0, y0, x1, y1 in found.objects]
@@ -114,7 +114,7 @@ def part_views(
 
 
 def _others(found: PartsFound) -> list[tuple[Mask, Mask]]:
-    """What belongs to other parts, and to each part itself with a rim, [h / 2, w / 2] each."""
+    """Masks of what belongs to other parts, and to each part itself with a rim, [h / 2, w / 2] each."""
     from scipy import ndimage
 
     if not found.poses:

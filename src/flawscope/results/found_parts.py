@@ -49,7 +49,7 @@ class FoundParts:
 
     @property
     def remark(self) -> str:
-        """What is wrong: the numbers, or else the parts that are anomalous."""
+        """Reason why the picture is anomalous: the numbers, or else the parts that are; empty: none."""
         bad = [str(one.part_index) for one in self.parts if one.is_anomalous]
         if self.wrong or not bad:
             return self.wrong
