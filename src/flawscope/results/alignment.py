@@ -106,18 +106,14 @@ class Alignment:
 
     def lines(self) -> list[str]:
         """Text for people."""
-        count, every = len(self.lost), len(self.poses)
         errors = [one.error for one in self.poses.values() if not one.wrong]
         far = f"median {np.median(errors):.2f}, largest {max(errors):.2f}" if errors else "none"
+        lost = "no part found" if self.learnt is None else "parts counted wrong"
         return [
             *([] if self.learnt is None else [self.learnt.described()]),
             self.reference.described(),
             f"{self._found}; spreads off: {far}",
-            *(
-                [f"{'no part found' if self.learnt is None else 'wrong'} in {some(self.lost)}"]
-                if count
-                else []
-            ),
+            *([f"{lost} in {some(self.lost)}"] if self.lost else []),
         ]
 
     @property
