@@ -190,7 +190,12 @@ def prepare(
     config = replace(config, masked=kind is not None)
     if config.size == AUTO and method.choose is not None:
         config = method.choose(config, undecided)
-    elif config.tile is None and min_defect is None and (line := remark(_known(sizes), config.sizes[-1])):
+    elif (
+        config.tile is None
+        and min_defect is None
+        and not how.several  # parts are seen larger than pictures would be
+        and (line := remark(_known(sizes), config.sizes[-1]))
+    ):
         say(line)
     if config.tile is not None:
         if share is not None:

@@ -21,6 +21,7 @@ from flawscope.errors import pluralize
 from flawscope.evaluation import Evaluation
 from flawscope.machine import GIB, cores, peak_memory, processor
 from flawscope.pictures.listing import printable
+from flawscope.pictures.preprocess import Preprocess
 from flawscope.progress import duration
 from flawscope.results.prediction import Prediction
 
@@ -67,6 +68,12 @@ def headline(tally: Tally, what: str = "picture") -> str:
 def figures_of(severity: float, p_value: float, score: float) -> list[tuple[str, str]]:
     """Severity, p-value and score of a picture, as every page shows them."""
     return [("Severity", f"{severity:+.1f}"), ("p-value", f"{p_value:.3f}"), ("Score", f"{score:.4g}")]
+
+
+def _shown(how: Preprocess) -> str:
+    """Says what an aligned view shows."""
+    which = "the part" if how.several is None else f"each part ({how.several.usual} in a picture)"
+    return f"{which}, aligned ({how.reference.kind})" if how.reference else ""
 
 
 def part_of(found: Prediction) -> list[tuple[str, str]]:
@@ -187,7 +194,7 @@ def of_model(manifest: Manifest) -> Pairs:
     seen = [
         p.described(),
         *([f"seen at {sizes}"] if "+" in sizes else []),
-        "aspect ratio kept" if p.keep_aspect else "stretched",
+        "aspect ratio kept" if p.keep_aspect else "stretched" if p.reference is None else _shown(p),
         *([f"centre of {p.size[0]}x{p.size[1]}"] if p.crop else []),
         *([f"white level {p.white_level:g}"] if p.white_level else []),
     ]
