@@ -134,7 +134,7 @@ class SeveralParts:
             if pose.found and finder.inside(pose, small.shape) and finder.share(pose, taken) <= _OVER:
                 poses.append(pose)
                 taken[finder.at(pose, taken.shape)[:2]] = True
-        poses.sort(key=lambda one: (round(2 * one.y / SIDE), one.x))
+        poses = _in_rows(poses, reference.extent)
         bodies = np.zeros((len(poses), *taken.shape), np.bool_)
         for body, pose in zip(bodies, poses, strict=True):
             body[finder.at(pose, taken.shape)[:2]] = True
@@ -163,6 +163,15 @@ class SeveralParts:
             for number, (rows, columns) in enumerate(ndimage.find_objects(labels), 1)
             if inner[number] and sizes[number] >= self.object_area * OVERVIEW**2
         ]
+
+
+def _in_rows(poses: Sequence[Pose], height: float) -> list[Pose]:
+    """Poses from the top, and from the left where they lie beside each other."""
+    rows, top = list[tuple[float, Pose]](), -np.inf
+    for pose in sorted(poses, key=lambda one: one.y):
+        top = pose.y if pose.y > top + height else top
+        rows.append((top, pose))
+    return [pose for _, pose in sorted(rows, key=lambda row: (row[0], row[1].x))]
 
 
 @dataclass(frozen=True)

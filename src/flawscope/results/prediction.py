@@ -201,7 +201,8 @@ class Prediction:
         """Heat map over the picture [H, W, 3] at any size, and the marked pixels [H, W] bool."""
         values = self.picture_map((picture.shape[0], picture.shape[1]))
         heat, marked = drawing.overlay(picture, values, *self.colour_range), self.outlined(values)
-        return drawing.squares(heat, self.squares(heat.shape[:2])), marked
+        numbered = self.found_parts is not None
+        return drawing.squares(heat, self.squares(heat.shape[:2]), numbered), marked
 
     def squares(self, size: tuple[int, int]) -> list[NDArray[np.float64]]:
         """Squares around the parts that were found, as corners [4, 2], in the picture scaled to (H, W)."""
