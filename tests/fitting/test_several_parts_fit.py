@@ -15,6 +15,7 @@ from brackets import SIDE, drawn
 from flawscope.calibration.threshold import Calibration
 from flawscope.cli import main
 from flawscope.errors import InputError
+from flawscope.methods.patchcore import fit as patchcore_fit
 from flawscope.predictor import Predictor
 from flawscope.results.table import Row, Table, read_table
 
@@ -164,6 +165,15 @@ def test_few_pictures_and_different_numbers_are_enough() -> None:
     assert found.calibration.miscounted == 1  # one alone has the largest number
     assert not found.failures
     assert found.predict(drawn(410, range(4))[0]).remark in ("", "part 1 of 4")
+
+
+@pytest.mark.slow
+def test_a_streamed_fit_calibrates_on_whole_pictures(
+    good: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patchcore_fit, "MAX_CALIBRATION", 18)
+    known = flawscope.fit(good, **OPTIONS, shards=2).calibration
+    assert (len(known.scores), known.miscounted) == (3, 1)
 
 
 @pytest.mark.parametrize(
