@@ -307,9 +307,7 @@ def align_kind(
         if wrong := [name for name, is_given in given.items() if is_given]:
             raise InputError(f"--several does not go with {wrong[0]}: leave one of them out")
         if align in ("none", "auto"):
-            raise InputError(
-                f"--several needs to know how parts lie: give --align {' or '.join(get_args(Kind))}"
-            )
+            raise InputError("--several needs to know how parts lie: give --align shift, turn or full")
     if align == "none":
         return None, None
     if align not in (*get_args(Kind), "auto"):
