@@ -97,7 +97,8 @@ def measure(part: str, ground: str, count: int, learnt: int, pictures: int) -> C
     import numpy as np
 
     from flawscope.pictures.resampling import grey
-    from flawscope.pictures.several_parts import OVERVIEW, Learnt, learn_several
+    from flawscope.pictures.several_learning import Learnt, learn_several
+    from flawscope.pictures.several_parts import OVERVIEW
 
     good = [draw(part, ground, count, seed)[0] for seed in range(learnt)]
     made: list[Learnt] = []

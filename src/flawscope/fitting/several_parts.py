@@ -12,7 +12,7 @@ from flawscope.errors import InputError
 from flawscope.fitting.picture_views import PictureViews
 from flawscope.fitting.training_pictures import UNREAD, Reader
 from flawscope.methods.task import Fitted, Task
-from flawscope.pictures.several_parts import Learnt
+from flawscope.pictures.several_learning import Learnt
 
 STREAM = 62  # of random numbers
 

@@ -32,6 +32,11 @@ class FoundPart:
     part_p_value: float
     part_pose: PartPose
 
+    @property
+    def decision(self) -> str:
+        """good or anomalous."""
+        return "anomalous" if self.is_anomalous else "good"
+
 
 @dataclass(frozen=True)
 class FoundParts:

@@ -92,20 +92,12 @@ class Row:
         )
 
     @classmethod
-    def of_parts(cls, result: Prediction | Unjudged) -> Iterator[Row]:
+    def of_parts(cls, result: Prediction) -> Iterator[Row]:
         """Yields a row for each of several parts that were found in an input."""
-        found = None if isinstance(result, Unjudged) else result.found_parts
-        for one in found.parts if found else ():
-            yield cls(
-                path="" if isinstance(result, Unjudged) else result.path or "",
-                score=one.score,
-                p_value=one.p_value,
-                severity=one.severity,
-                decision="anomalous" if one.is_anomalous else "good",
-                threshold=None if isinstance(result, Unjudged) else result.score_threshold,
-                part_index=one.part_index,
-                **_of_part(True, one.part_p_value, one.part_pose),
-            )
+        for one in result.found_parts.parts if result.found_parts else ():
+            facts = (one.score, one.p_value, one.severity, one.decision, result.score_threshold)
+            pose = _of_part(True, one.part_p_value, one.part_pose)
+            yield cls(result.path or "", *facts, part_index=one.part_index, **pose)
 
     @property
     def boxes(self) -> list[tuple[float, ...]]:
@@ -187,7 +179,8 @@ class Table:
 
     def take(self, result: Prediction | Unjudged) -> None:
         """Adds the row of an input, and one for each of several parts in it."""
-        for row in (Row.of(result), *Row.of_parts(result)):
+        self.add(Row.of(result))
+        for row in Row.of_parts(result) if isinstance(result, Prediction) else ():
             self.add(row)
 
     def add(self, row: Row) -> None:
