@@ -1,0 +1,173 @@
+"""What do transformers cost beside the default backbone: time, memory, file, and do both engines agree?
+
+    python bench/transformers.py
+    python bench/transformers.py --only "foundation,DINOv3 S/16 at 448"
+
+Weights are random, as none of a transformer come with a package: neither time nor memory depends on them, and
+nothing here says how well defects are found. Pictures are drawn. Each model and the default one answer in
+turn (A B A B) in the same engine, with memory banks of the same size:
+
+    run         images to scores and maps, one picture
+    over default
+                the median of the ratios, round by round
+    peak        MiB of a process that only answers for pictures
+    score, map  the largest relative difference from torch; a map's is over its maximum
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import common
+import models
+from common import Args, Cell, Settings
+
+LAYERS: Settings = {"neighbourhood": 1, "layers": "each"}
+V3 = "vit_small_patch16_dinov3"
+SUBJECTS: dict[str, Settings] = {
+    "default": {},
+    "default backbone at 448": {"size": "448"},
+    "foundation": {"preset": "foundation"},  # DINOv2 S/14 at 448
+    "foundation at 672": {"preset": "foundation", "size": "672"},
+    "DINOv3 S/16 at 448": {"preset": "foundation", "backbone": V3},
+    "DINOv2 B/14 at 448": {"preset": "foundation", "backbone": "vit_base_patch14_dinov2"},
+    "DINOv3 S/16 at 448 by four layers": {
+        **LAYERS, "backbone": V3, "size": "448", "distance": "cosine", "score": "map_top",
+        "stages": "3,6,9,11",
+    },
+}  # fmt: skip
+SUBJECTS |= {"tiny": {**SUBJECTS["foundation"], "backbone": "test_vit"}}  # for --quick
+
+
+def random_weights(backbone: str, folder: Path) -> Path:
+    """A file with numbers of the size that training leaves, not timm's own, with which blocks do nothing."""
+    import torch
+    from safetensors.torch import save_file
+
+    from flawscope.methods.features.backbone import import_timm
+
+    path = folder / f"{backbone}.safetensors"
+    if not path.is_file():
+        network = import_timm().create_model(backbone, pretrained=False)
+        generator = torch.Generator().manual_seed(0)
+        state = {
+            key: torch.randn(value.shape, generator=generator) * 0.03 + (1 if value.ndim == 1 else 0)
+            for key, value in network.state_dict().items()
+        }
+        save_file(state, path)
+    return path
+
+
+def fitted(settings: Settings, root: str, model: str, threads: int) -> Cell:
+    import time
+
+    import torch
+
+    import flawscope
+
+    torch.set_num_threads(threads)
+    start = time.perf_counter()
+    found = flawscope.fit(root, device="cpu", check=False, augment="none", **settings)
+    took = time.perf_counter() - start
+    found.save(model)
+    config = found.manifest.config
+    return {
+        "seconds": common.sig(took, 4),
+        "file_mib": common.sig(Path(model).stat().st_size / common.MIB, 4),
+        "patches": sum(found.session.model.patches),
+        "numbers": found.session.model.width,
+        "bank": found.manifest.facts["bank"],
+        "config": {key: config[key] for key in ("backbone", "stages", "size", "layers", "distance", "score")},
+    }
+
+
+def answered(model: str, pictures: list[str], threads: int) -> int:
+    predictor = models.open_model(model, "cpu", threads)
+    return len([predictor.predict(picture) for picture in pictures])
+
+
+def in_turn(model: str, beside: str, trained: str, pictures: list[str], repeats: int, threads: int) -> Cell:
+    """Seconds of one picture by both models, and how far this one is from torch."""
+    import numpy as np
+    import torch
+
+    torch.set_num_threads(threads)
+    own, other, reference = (models.open_model(path, "cpu", threads) for path in (model, beside, trained))
+    image, its = (p.manifest.preprocess(pictures[0])[0] for p in (own, other))
+    works: dict[str, Any] = {"run": lambda: own.session.run(image), "default": lambda: other.session.run(its)}
+    times = common.rounds(works, repeats)
+    away: list[tuple[float, float]] = []
+    for picture in pictures:
+        shown = own.manifest.preprocess(picture)[0]
+        (score, drawn), (expected, wanted) = own.session.run(shown), reference.session.run(shown)
+        pixels = float(np.abs(drawn - wanted).max() / np.abs(wanted).max())
+        away.append((float(abs(score[0] - expected[0]) / abs(expected[0])), pixels))
+    score_away, map_away = (common.sig(max(one), 3) for one in zip(*away, strict=True))
+    return {
+        "run": common.spread(times["run"]),
+        "over_default": common.paired(times["run"], times["default"]),
+        "score": score_away,
+        "map": map_away,
+    }
+
+
+def main() -> int:
+    parser = common.parser(__doc__, "transformers", data=False)
+    parser.add_argument(
+        "--only", default=",".join(SUBJECTS).removesuffix(",tiny"), help="default: %(default)s"
+    )
+    parser.add_argument("--count", type=int, default=4096, help="elements of a bank (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=7, help="default: %(default)s")
+    args = common.arguments(parser, threads=1, repeats=1, count=64, only="default,tiny")
+    record, rows = common.Record(args, "transformers with random weights beside the default backbone"), []
+    with common.workspace(args.work) as folder:
+        root = common.draw(folder / "mvtec", train=8, good=4, bad=0, size=96 if args.quick else 512)
+        pictures = [str(path) for path in common.pictures_below(root / "test")]
+        first = folder / "default.safetensors"
+        for name in dict.fromkeys(["default", *args.only.split(",")]):
+            model = folder / f"{common.slug(name)}.safetensors"
+            settings = {**SUBJECTS[name], "count": args.count, **({"size": "64"} if args.quick else {})}
+            if not model.is_file():
+                record.cells.pop(f"fit/{name}", None)
+            fit = record.attempt(f"fit/{name}", lambda: fit_cell(args, settings, folder, root, model))  # noqa: B023
+            for engine in common.RUNTIMES if fit else ():
+                cell = record.attempt(
+                    f"{engine}/{name}",
+                    lambda: engine_cell(args, engine, model, first, root, pictures),  # noqa: B023
+                )
+                if fit and cell:
+                    row = {"of": name, "engine": engine, "ms": common.ms(cell["run"])}
+                    row |= {"/ default": cell["over_default"], "peak MiB": cell["peak_mib"]}
+                    row |= {"file MiB": fit["file_mib"], "patches": fit["patches"], "numbers": fit["numbers"]}
+                    rows.append({**row, "score off": cell["score"], "map off": cell["map"]})
+    common.table("one picture, in turn with the default", rows)
+    return record.status()
+
+
+def fit_cell(args: Args, settings: Settings, folder: Path, root: Path, model: Path) -> Cell:
+    from flawscope.methods import registry
+
+    own = {key: value for key, value in settings.items() if key != "preset"}
+    preset = settings.get("preset", "default")
+    backbone = registry.configure(registry.method("patchcore"), preset, own).backbone
+    if "vit" in backbone:
+        settings = {**settings, "weights": str(random_weights(backbone, folder))}
+    given = {"settings": settings, "root": root / "train" / "good", "model": model, "threads": args.threads}
+    child = common.task(fitted, **given)
+    return {**child.json, **child.facts}
+
+
+def engine_cell(args: Args, engine: str, model: Path, first: Path, root: Path, pictures: list[str]) -> Cell:
+    own, beside = (
+        one if engine == "torch" else models.exported(one, engine, "fp32", root) for one in (model, first)
+    )
+    same = {"pictures": pictures, "threads": args.threads}
+    peak = common.task(answered, model=own, **same).peak // common.MIB
+    turns = common.task(in_turn, model=own, beside=beside, trained=model, repeats=args.repeats, **same)
+    return {**turns.json, "peak_mib": peak}
+
+
+if __name__ == "__main__":
+    sys.exit(common.start(main))
