@@ -89,7 +89,7 @@ class Transformer(nn.Module):
         """The position embeddings `[1, prefix + h w, C]` of a grid."""
         trained, grid = self.model.pos_embed, tuple(self.model.patch_embed.grid_size)
         if (h, w) == grid:
-            return trained  # type: ignore[no-any-return]
+            return trained
         prefix = 0 if self.model.no_embed_class else self.model.num_prefix_tokens
         cells = trained[:, prefix:].unflatten(1, grid)  # [1, h, w, C] as trained
         cells = (self.get_buffer(f"rows{h}") @ cells.flatten(2)).unflatten(2, cells.shape[2:])
