@@ -52,9 +52,9 @@ def _quick():
         patch.setattr(models, "load_backbone", functools.cache(models.load_backbone))
         empty, made = models.empty_backbone, {}
 
-        def once(name, stages, size, tensors):
+        def once(name, stages, size, tensors, *more):
             if (name, stages, size) not in made:
-                made[name, stages, size] = empty(name, stages, size, tensors)
+                made[name, stages, size] = empty(name, stages, size, tensors, *more)
             return made[name, stages, size]
 
         patch.setattr(models, "empty_backbone", once)

@@ -1,4 +1,4 @@
-"""Transformers with the parts of DINOv2's, with and without registers, and DINOv3's, small enough for tests."""
+"""Transformers with the parts of DINOv2's, with and without registers, and of DINOv3's: small ones."""
 
 from __future__ import annotations
 

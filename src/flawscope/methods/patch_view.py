@@ -61,11 +61,11 @@ class PatchView(nn.Module):
         self.register_buffer("inside", patches_inside(roi, self.grid), persistent=False)
 
     def seen(self, of_stages: Sequence[T]) -> list[T]:
-        """Those, of one for each stage, that this view sees."""
+        """Pick, of one for each stage, those that this view sees."""
         return list(of_stages if self.stage is None else of_stages[self.stage : self.stage + 1])
 
     def patches(self, maps: Sequence[Tensor]) -> Tensor:
-        """Patches `[B, P, D]` float32 of the maps of all stages."""
+        """Turn the maps of all stages into patches `[B, P, D]` float32."""
         return self.embedding([m.float() for m in self.seen(maps)])
 
     def resized(self, images: Tensor) -> Tensor:

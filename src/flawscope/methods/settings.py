@@ -149,8 +149,8 @@ def with_tiles(preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str,
 
 
 def for_patches(config: type[PictureSettings], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings in which the sides of `size`, or `crop`, are rounded to the patches of a transformer, and its
-    last block is looked at where no `stages` are given."""
+    """Settings in which the sides of `size`, or of `crop`, are whole patches of a transformer, and its last
+    block is looked at where no `stages` are given."""
     patch = PATCH.match(str(values.get("backbone", "")))
     if patch is None or not issubclass(config, PatchSettings):
         return dict(values)
@@ -189,7 +189,7 @@ class PatchSettings(PictureSettings):
 
     @property
     def looks(self) -> tuple[Look, ...]:
-        """What is judged by itself, smallest size first."""
+        """Looks at a picture that are judged by themselves, smallest size first."""
         return tuple((size, None) for size in self.view_sizes)
 
 

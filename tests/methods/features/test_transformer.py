@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from tests.methods import tiny_transformers as tiny
 
 from flawscope.errors import InputError
 from flawscope.methods.features.backbone import empty_backbone, load_backbone
-from tests.methods import tiny_transformers as tiny
 
 SIZES = {14: [(98, 98), (56, 84), (140, 70)], 16: [(96, 96), (64, 80), (144, 48)]}
 
@@ -37,7 +37,7 @@ def close(found: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
 @pytest.mark.parametrize("name", tiny.NAMES)
 def test_one_network_gives_timms_tokens_at_every_size(name: str, norm: bool, tmp_path: Path):
     first, *others = sizes_of(name)
-    backbone, origin = load_backbone(name, (1, -1), first, tiny.weights(name, tmp_path), norm)
+    backbone, _ = load_backbone(name, (1, -1), first, tiny.weights(name, tmp_path), norm)
     side = 14 if "patch14" in name else 16
     for size in (first, *others):
         h, w = size[0] // side, size[1] // side
@@ -87,7 +87,7 @@ def test_a_size_that_the_patches_do_not_divide_is_refused(name: str, tmp_path: P
 
 @pytest.mark.parametrize("name", ["tiny_vit_patch14_reg4_dinov2", "tiny_vit_patch16_dinov3"])
 def test_checkpoints_with_their_authors_names(name: str, tmp_path: Path):
-    """Of DINOv2 with registers the class token's position is apart; of DINOv3 a bias that is 0 comes along."""
+    """The class token's position is apart in DINOv2 with registers; a bias of 0 comes along in DINOv3."""
     state = drawn = dict(tiny.drawn(name).state_dict())
     if "dinov2" in name:
         position = torch.randn(1, 1, 24)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter1d
+from tests.methods import tiny_transformers as tiny
 
 from flawscope.errors import InputError
 from flawscope.export.export import export
@@ -17,7 +18,6 @@ from flawscope.fitting.fitting import fit, partial_fit
 from flawscope.methods import registry
 from flawscope.predictor import Predictor, load
 from flawscope.synthesis.demo.dataset import draw_picture
-from tests.methods import tiny_transformers as tiny
 
 V2, REG, V3 = tiny.NAMES
 SUPERADD = {"layers": "each", "stages": "0,1,2,3", "final_norm": False, "neighbourhood": 1, "ratio": 1.0}
@@ -107,13 +107,12 @@ def test_the_papers_scores_word_by_word(paper: str, fitted: Callable[..., Predic
 # --------------------------------------------------------------------------------------------- both engines
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "given"),
     [
         (V2, {"preset": "foundation", "size": "98+140"}),  # positions as trained, and resized
-        (REG, {"preset": "foundation", "size": "84x126"}),
-        (V3, {**SUPERADD, "size": "96"}),
-        (V3, {**RAD, "size": "64+112"}),
+        (V3, {**RAD, "size": "64x112"}),
     ],
 )
 def test_engines_agree(name: str, given: dict[str, Any], fitted: Callable[..., Predictor], tmp_path: Path):
@@ -188,9 +187,8 @@ def test_a_size_is_not_chosen_for_a_transformer(fitted: Callable[..., Predictor]
 def test_left_out_as_if_it_had_never_been_there(name, given, ratio, fitted: Callable[..., Predictor]):
     good = pictures(6)
     known = fitted(name, good, **{**given, "ratio": ratio}).calibration.scores
-    count = {"count": 10**6} if ratio == 1 else {}
     refits = [
-        fitted(name, [*good[:k], *good[k + 1 :]], **{**given, "ratio": ratio, **count}).predict(one).score
+        fitted(name, [*good[:k], *good[k + 1 :]], **{**given, "ratio": ratio}).predict(one).score
         for k, one in enumerate(good)
     ]
     if ratio == 1:

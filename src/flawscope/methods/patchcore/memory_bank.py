@@ -161,7 +161,8 @@ class View(PatchView):
         return distances.view(batch, patches) * valid_mask
 
     def values(self, distances: Tensor) -> Tensor:
-        """What the map draws: distances, or of patches of length 1 their cosine distance, half the square."""
+        """Turn distances into what the map draws: themselves, or half the square, which of patches of length
+        1 is the cosine distance."""
         return distances.square() / 2 if self.config.distance == "cosine" else distances
 
     def nearest(self, queries: Tensor, norms: Tensor | None = None) -> Tensor:

@@ -170,7 +170,7 @@ class Model(PatchDetector):
 
 
 def hundredth(count: int) -> int:
-    """How many of `count` values a mean of the highest ones is of."""
+    """Count the values, of `count`, that a mean of the highest hundredth is of."""
     return max(1, count // 100)
 
 
