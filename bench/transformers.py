@@ -16,6 +16,7 @@ turn (A B A B) in the same engine, with memory banks of the same size:
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -159,10 +160,17 @@ def fit_cell(args: Args, settings: Settings, folder: Path, root: Path, model: Pa
     return {**child.json, **child.facts}
 
 
+def exported(model: Path, engine: str, root: Path) -> Path:
+    """The model's one .onnx file, under the name that says which engine opens it."""
+    made = models.exported(model, "onnxruntime", "fp32", root)
+    named = Path(str(made).removesuffix(".onnx") + common.RUNTIMES[engine])
+    if not named.is_file():
+        shutil.copy(made, named)
+    return named
+
+
 def engine_cell(args: Args, engine: str, model: Path, first: Path, root: Path, pictures: list[str]) -> Cell:
-    own, beside = (
-        one if engine == "torch" else models.exported(one, engine, "fp32", root) for one in (model, first)
-    )
+    own, beside = (one if engine == "torch" else exported(one, engine, root) for one in (model, first))
     same = {"pictures": pictures, "threads": args.threads}
     peak = common.task(answered, model=own, **same).peak // common.MIB
     turns = common.task(in_turn, model=own, beside=beside, trained=model, repeats=args.repeats, **same)
