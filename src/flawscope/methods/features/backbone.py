@@ -243,7 +243,7 @@ def _create(
         warnings.simplefilter("ignore")
         try:
             if final_norm is not None and _is_transformer(name):
-                vit = timm.create_model(name, num_classes=0, pretrained_strict=False, **kwargs)
+                vit = timm.create_model(name, num_classes=0, **kwargs)
                 return Transformer(vit, stages, size, final_norm)
             return _without_tail(
                 timm.create_model(name, features_only=True, out_indices=stages, **extra, **kwargs)
