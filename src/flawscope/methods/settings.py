@@ -171,9 +171,7 @@ class PatchSettings(PictureSettings):
     backbone: str = DEFAULT_BACKBONE
     # feature maps as timm counts them: strides 8 and 16; of a transformer blocks, by default the last, -1
     stages: tuple[int, ...] = (2, 3)
-    final_norm: bool = (
-        True  # of a transformer: tokens pass its final normalisation, whatever block they are of
-    )
+    final_norm: bool = True  # tokens of a transformer pass its final normalisation, whatever their block
     weights: str | None = None
     neighbourhood: int = 3  # side of the neighbourhood, in cells, that a patch is the mean of
     sigma: float = 4.0  # of the Gaussian over maps, pixels

@@ -141,7 +141,8 @@ def load_backbone(
     licence = found.licence
     if found.path is None:
         network = _fetch(name, stages, size, final_norm)
-        licence = timm.get_pretrained_cfg(name).license or licence
+        cfg: Any = network.pretrained_cfg
+        licence = cfg.get("license") or licence
     else:
         state = _read(found.path)
         whole = _without_tensors(name)

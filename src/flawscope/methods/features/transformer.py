@@ -39,16 +39,15 @@ class Transformer(nn.Module):
         model: Any = vit
         self.pretrained_cfg = model.pretrained_cfg
         self.blocks = model.prune_intermediate_layers(list(blocks), prune_norm=not final_norm)
-        self.final_norm, self.size = final_norm, size
-        timm_models: Any = sys.modules["timm.models"]
-        rotates = isinstance(vit, timm_models.Eva)  # places are in the attention
-        if not rotates:
-            model.dynamic_img_size, model.patch_embed.flatten = False, True
-            model.patch_embed.strict_img_size = False
-        self.any_size = model.pos_embed is None and model.dynamic_img_size if rotates else True
-        if not self.any_size:
-            model.set_input_size(size)
-        self.model = model
+        self.final_norm, self.model = final_norm, model
+        models: Any = sys.modules["timm.models"]
+        if isinstance(vit, models.Eva):  # places are in the attention
+            self.any_size = model.pos_embed is None and model.dynamic_img_size
+            if not self.any_size:
+                model.set_input_size(size)
+        else:
+            self.any_size, model.dynamic_img_size = True, False
+            model.patch_embed.flatten, model.patch_embed.strict_img_size = True, False
 
     def shapes_at(self, size: tuple[int, int]) -> list[tuple[int, int, int]]:
         """(C, h, w) of every map for images of `size`; must be called before images of it come.

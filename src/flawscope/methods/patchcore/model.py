@@ -175,5 +175,5 @@ def hundredth(count: int) -> int:
 
 
 def top(values: Tensor) -> Tensor:
-    """The mean `[B]` of the highest hundredth of values `[B, N]` (AnomalyDINO, Eq. 5)."""
+    """The mean `[B]` of the highest hundredth of values `[B, N]`."""
     return values.topk(hundredth(values.shape[1]), dim=1).values.mean(1)
