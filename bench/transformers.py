@@ -2,10 +2,16 @@
 
     python bench/transformers.py
     python bench/transformers.py --only "foundation,DINOv3 S/16 at 448"
+    python bench/transformers.py --runtimes ""
 
 Weights are random, as none of a transformer come with a package: neither time nor memory depends on them, and
-nothing here says how well defects are found. Pictures are drawn. Each model and the default one answer in
-turn (A B A B) in the same engine, with memory banks of the same size:
+nothing here says how well defects are found. First what one picture costs is counted, without running it:
+
+    operations  of the networks, multiplications and additions, in 10^9; of the search, with full memory banks
+    weights     MiB, of the layers that are used
+
+Then models are fitted on drawn pictures, and each one and the default answer in turn (A B A B) in the same
+engine, with memory banks of the same size:
 
     run         images to scores and maps, one picture
     over default
@@ -39,6 +45,15 @@ SUBJECTS: dict[str, Settings] = {
         "stages": "3,6,9,11",
     },
 }  # fmt: skip
+COUNTED: dict[str, Settings] = {
+    **SUBJECTS,
+    "RAD, DINOv3 B/16 at 448": {
+        **LAYERS, "backbone": "vit_base_patch16_dinov3", "stages": "3,6,9,11", "size": "448"
+    },
+    "SuperADD, DINOv3 H+/16, one tile of 640": {
+        **LAYERS, "backbone": "vit_huge_plus_patch16_dinov3", "stages": "7,15,23,31", "size": "640"
+    },
+}  # fmt: skip
 SUBJECTS |= {"tiny": {**SUBJECTS["foundation"], "backbone": "test_vit"}}  # for --quick
 
 
@@ -59,6 +74,45 @@ def random_weights(backbone: str, folder: Path) -> Path:
         }
         save_file(state, path)
     return path
+
+
+def configured(settings: Settings) -> Any:
+    from flawscope.methods import registry
+
+    own = {key: value for key, value in settings.items() if key != "preset"}
+    return registry.configure(registry.method("patchcore"), settings.get("preset", "default"), own)
+
+
+def counted(settings: Settings) -> Cell:
+    """What one picture costs: by shapes alone, so that the largest network takes no memory."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from flawscope.methods.features import backbone as backbones
+
+    config, operations, search, patches = configured(settings), 0, 0, 0
+    with torch.device("meta"), backbones._OnCpu(), torch.inference_mode():
+        which = config.backbone, config.stages, config.network_size
+        network = backbones._create(*which, config.final_norm, pretrained=False)
+        backbone = backbones.Backbone(*which, network)
+        for size, stage in config.looks:
+            shapes = backbone.shapes_at(size)
+            if stage in (None, 0):
+                with FlopCounterMode(display=False) as counter:
+                    backbone(torch.empty(1, 3, *size))
+                operations += counter.get_total_flops()
+            seen = shapes if stage is None else [shapes[stage]]
+            cells, numbers = max(h * w for _, h, w in seen), sum(c for c, _, _ in seen)
+            patches += cells
+            search += 2 * cells * numbers * config.cap
+    parameters = sum(value.numel() for value in backbone.state_dict().values())
+    return {
+        "networks": common.sig(operations / 1e9, 4),
+        "search": common.sig(search / 1e9, 4),
+        "patches": patches,
+        "numbers": numbers,
+        "weights_mib": common.sig(4 * parameters / common.MIB, 4),
+    }
 
 
 def fitted(settings: Settings, root: str, model: str, threads: int) -> Cell:
@@ -121,8 +175,16 @@ def main() -> int:
     )
     parser.add_argument("--count", type=int, default=4096, help="elements of a bank (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=7, help="default: %(default)s")
+    parser.add_argument("--runtimes", default=",".join(common.RUNTIMES), help="default: %(default)s")
     args = common.arguments(parser, threads=1, repeats=1, count=64, only="default,tiny")
     record, rows = common.Record(args, "transformers with random weights beside the default backbone"), []
+    for name, settings in COUNTED.items():
+        cell = record.attempt(f"count/{name}", lambda: common.task(counted, settings=settings).json)  # noqa: B023
+        rows += [{"of": name, **{k: v for k, v in cell.items() if k != "_"}}] if cell else []
+    common.table("one picture, counted", rows)
+    rows = []
+    if not args.runtimes:
+        return record.status()
     with common.workspace(args.work) as folder:
         root = common.draw(folder / "mvtec", train=8, good=4, bad=0, size=96 if args.quick else 512)
         pictures = [str(path) for path in common.pictures_below(root / "test")]
@@ -133,7 +195,7 @@ def main() -> int:
             if not model.is_file():
                 record.cells.pop(f"fit/{name}", None)
             fit = record.attempt(f"fit/{name}", lambda: fit_cell(args, settings, folder, root, model))  # noqa: B023
-            for engine in common.RUNTIMES if fit else ():
+            for engine in args.runtimes.split(",") if fit else ():
                 cell = record.attempt(
                     f"{engine}/{name}",
                     lambda: engine_cell(args, engine, model, first, root, pictures),  # noqa: B023
@@ -148,11 +210,7 @@ def main() -> int:
 
 
 def fit_cell(args: Args, settings: Settings, folder: Path, root: Path, model: Path) -> Cell:
-    from flawscope.methods import registry
-
-    own = {key: value for key, value in settings.items() if key != "preset"}
-    preset = settings.get("preset", "default")
-    backbone = registry.configure(registry.method("patchcore"), preset, own).backbone
+    backbone = configured(settings).backbone
     if "vit" in backbone:
         settings = {**settings, "weights": str(random_weights(backbone, folder))}
     given = {"settings": settings, "root": root / "train" / "good", "model": model, "threads": args.threads}
