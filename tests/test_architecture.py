@@ -150,8 +150,9 @@ STATION: dict[str, str] = {
     "sinks": "background settings store inspecting",
     "learning": "background settings store",
     "drift": "background store inspecting",
-    "station": "live settings store problems access inspecting housekeeping sources sinks learning drift",
-    "web": "store settings access inspecting sources learning station",
+    "setup": "background settings store inspecting learning",
+    "station": "live settings store problems access inspecting housekeeping sources sinks learning drift setup",
+    "web": "store settings access inspecting sources learning setup station",
     "client": "settings store web",
     "review": "web",
 }
