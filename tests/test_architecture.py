@@ -151,7 +151,8 @@ STATION: dict[str, str] = {
     "learning": "background settings store",
     "drift": "background store inspecting",
     "setup": "background settings store inspecting learning",
-    "station": "live settings store problems access inspecting housekeeping sources sinks learning drift setup",
+    "station": "live settings store problems access inspecting housekeeping sources sinks learning drift "
+    "setup",
     "web": "store settings access inspecting sources learning setup station",
     "client": "settings store web",
     "review": "web",

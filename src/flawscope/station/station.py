@@ -207,7 +207,7 @@ class Station:
         self.sources.setdefault(name, [])
         version = self.addresses.add_product(name, Product(str(draft.model)), MADE_HERE, who)
         self._follow(before)
-        draft.change(live={"version": version, "by": who})
+        draft.change(live={"version": version, "by": who, "learnt": draft.state["asked_at"]})
         return self.product_facts(name)
 
     def _follow(self, before: set[int]) -> None:

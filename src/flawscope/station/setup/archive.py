@@ -33,6 +33,8 @@ def pictures_of(path: Path, name: str, limits: Limits) -> Iterator[tuple[str, by
                 )
             for one in found:
                 yield one.filename, _read(file, one, limits)
+    except InputError:
+        raise
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
         raise InputError(f"{name} is no zip file, or damaged: pack the pictures again") from None
 

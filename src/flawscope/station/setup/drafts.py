@@ -22,7 +22,7 @@ from flawscope.station.learning.process import StoppedError, Worker
 from flawscope.station.settings.station import Limits, check_name
 from flawscope.station.setup import draft as of
 from flawscope.station.setup.archive import pictures_of
-from flawscope.station.setup.draft import Draft, Taken
+from flawscope.station.setup.draft import READY, Draft, Taken
 from flawscope.station.setup.job import work
 from flawscope.station.store.database import now
 from flawscope.station.store.files import Files
@@ -34,9 +34,7 @@ FEWEST = 2  # pictures that can be learnt from
 MINUTES = 30.0  # for a method that learns in steps, unless somebody says otherwise
 TRIED = 8  # pictures that are tried at once
 # what a terminal would print, at the lowest priority
-CHECK = (
-    "import os, sys; getattr(os, 'nice', int)(19); from flawscope.cli import main; sys.exit(main(sys.argv[1:]))"
-)
+CHECK = "import os, sys; getattr(os, 'nice', int)(19); import flawscope.cli as cli; cli.main(sys.argv[1:])"
 
 
 class TakenError(InputError):
@@ -156,32 +154,24 @@ class Drafts(Background):
 
     # ---- learning
 
-    def learn(self, draft: Draft, method: str, minutes: float | None, *, go_on: bool) -> None:
+    def learn(self, draft: Draft, given: dict[str, Any], *, go_on: bool) -> None:
         """Queue a draft. InputError where the method is unknown or there is nothing to learn from.
 
         Args:
-            minutes: of a method that learns in steps.
+            given: `method`; `minutes`, of one that learns in steps; `size`.
             go_on: where a stopped training of the same settings left off.
         """
-        in_steps = registry.method(method).learns_in_steps
+        in_steps = registry.method(given["method"]).learns_in_steps
+        given = {**given, "minutes": (given["minutes"] or MINUTES) if in_steps else None}
         if len(draft.pictures()) < FEWEST:
             raise InputError(f"{draft.name} has fewer than {FEWEST} pictures: give it more")
         with self._lock:
             if draft.stage in of.BUSY:
                 return
-            before = (draft.state.get("method"), draft.state.get("learns_from"))
-            goes_on = go_on and before == (method, draft.pictures()) and draft.goes_on
-            if not goes_on:
+            asked = {**given, "learns_from": draft.pictures()}
+            if not go_on or any(draft.state.get(key) != value for key, value in asked.items()):
                 draft.forget_training()
-            draft.change(
-                stage=of.WAITING,
-                method=method,
-                minutes=(minutes or MINUTES) if in_steps else None,
-                learns_from=draft.pictures(),
-                asked_at=now(),
-                error=None,
-                result=None,
-            )
+            draft.change(stage=of.WAITING, asked_at=now(), error=None, result=None, **asked)
             if self._now is not None and self._now[1] == "worth":
                 self.worker.stop()  # it can be found out later
         self.wake()
@@ -228,8 +218,7 @@ class Drafts(Background):
             "pictures": str(draft.folder),
             "model": str(draft.model),
             "examples": str(draft.examples),
-            "method": state["method"],
-            "minutes": state["minutes"],
+            "given": {key: state[key] for key in ("method", "minutes", "size") if state.get(key) is not None},
             "resume": draft.goes_on,
             "device": self.device,
             "threads": max(1, cores() // 2) if self.is_busy() else cores(),
@@ -243,7 +232,7 @@ class Drafts(Background):
             if what == "fit":
                 draft.change(stage=of.FAILED, error=why)
             else:
-                draft.change(result={**state["result"], "curve": {}})
+                draft.change(result={**state["result"], "curve": {}, "tested": {}})
             return
         finally:
             with self._lock:
@@ -252,7 +241,7 @@ class Drafts(Background):
             if what == "worth":
                 draft.change(result={**draft.state["result"], **found})
             elif draft.stage == of.LEARNING:
-                draft.change(stage=of.READY, result=found)
+                draft.change(stage=READY, result=found)
                 self.say(f"new product {draft.name}: learnt in {found['seconds']:.0f} s")
 
     def _told(self, stage: str, done: int, total: int) -> None:
@@ -267,7 +256,7 @@ class Drafts(Background):
 
     def tried(self, draft: Draft, sent: Sequence[tuple[str, bytes]]) -> list[dict[str, Any]]:
         """Judge pictures with the model of a draft; nothing is kept. InputError where there is no model."""
-        if draft.stage != of.READY:
+        if draft.stage != READY:
             raise InputError(f"{draft.name} has no model yet: let it learn first")
         if len(sent) > TRIED:
             raise InputError(f"{len(sent)} pictures are too many at once: send {TRIED} or fewer")
@@ -301,15 +290,17 @@ class Drafts(Background):
             "step": step and {key: step[key] for key in ("stage", "done", "total", "left")},
             "error": state.get("error"),
             "goes_on": stage == of.STOPPED and draft.goes_on,
-            "result": state.get("result") if stage == of.READY else None,
-            "changed": stage == of.READY and state.get("learns_from") != pictures,
+            "result": state.get("result") if stage == READY else None,
+            "changed": stage == READY and state.get("learns_from") != pictures,
             "live": state.get("live"),
+            "live_is_this": stage == READY
+            and (state.get("live") or {}).get("learnt") == state.get("asked_at"),
         }
 
 
 def _wants_worth(draft: Draft) -> bool:
     result = draft.state.get("result")
-    if draft.stage != of.READY or result is None or "curve" in result or not result["found"]:
+    if draft.stage != READY or result is None or "curve" in result or not result["found"]:
         return False
     return draft.state.get("learns_from") == draft.pictures() and draft.state.get("minutes") is None
 

@@ -39,12 +39,11 @@ def _fit(job: dict[str, Any], step: Step) -> dict[str, Any]:
     checkpoint = checkpoint_of(job["model"])
     made = fitting.fit(
         job["pictures"],
-        method=job["method"],
         device=job["device"],
         checkpoint=checkpoint,
-        minutes=job["minutes"],
         resume=job["resume"],
         step=step,
+        **job["given"],
     )
     made.save(job["model"])
     checkpoint.unlink(missing_ok=True)
@@ -116,11 +115,12 @@ def _examples(predictor: Any, folder: Path, step: Step) -> list[dict[str, Any]]:
 
 def _worth(job: dict[str, Any], step: Step) -> dict[str, Any]:
     """Tell what more pictures bring: models of a quarter and of half of the pictures judge the same simulated
-    defects on pictures that neither has learnt from. Share that each finds, by its number of pictures."""
+    defects on pictures that neither has learnt from. `curve`: share that each finds, by its number of
+    pictures; `tested`: found and all defects by size, of the larger one."""
     import torch
 
     from flawscope.fitting import fitting
-    from flawscope.fitting.simulated_defects import Defects, compared
+    from flawscope.fitting.simulated_defects import SIZES, Defects, compared
     from flawscope.pictures.decoding import decode
     from flawscope.pictures.listing import pictures_in
     from flawscope.runtime.torch import TorchSession
@@ -129,10 +129,10 @@ def _worth(job: dict[str, Any], step: Step) -> dict[str, Any]:
     unseen, models = every[1::2], {}
     for share in SHARES:
         if len(some := every[::share]) >= FEWEST:
-            how = {"method": job["method"], "device": job["device"]}
-            models[len(some)] = fitting.fit(some, **how, samples=0, check=False, step=step)
+            how = {"device": job["device"], "samples": 0, "check": False, "step": step}
+            models[len(some)] = fitting.fit(some, **how, **job["given"])
     if not models:
-        return {"curve": {}}
+        return {"curve": {}, "tested": {}}
     first, *_ = models.values()
     read = first.manifest.preprocess
 
@@ -142,12 +142,21 @@ def _worth(job: dict[str, Any], step: Step) -> dict[str, Any]:
 
     detectors = [TorchSession.open(one.artefact, "cpu").model for one in models.values()]
     defects = Defects(detectors[0], load, range(len(unseen)))
-    scores = compared(defects, detectors, range(JUDGED), step).values()
     limits = [one.calibration.score_threshold for one in models.values()]
-    found = [
-        sum(not one[k] <= limit for one in scores) / max(1, len(scores)) for k, limit in enumerate(limits)
-    ]
-    return {"curve": {str(count): share for count, share in zip(models, found, strict=True)}}
+    scores = compared(defects, detectors, range(JUDGED), step)
+    found = {
+        number: [not score <= limit for score, limit in zip(several, limits, strict=True)]
+        for number, several in scores.items()
+    }
+    tested = {
+        str(size): [one[-1] for number, one in found.items() if number % len(SIZES) == k]
+        for k, size in enumerate(SIZES)
+    }
+    shares = [sum(several) / len(several) for several in zip(*found.values(), strict=True)]
+    return {
+        "curve": {str(count): share for count, share in zip(models, shares, strict=True)},
+        "tested": {size: [sum(several), len(several)] for size, several in tested.items()},
+    }
 
 
 def _try(job: dict[str, Any], step: Step) -> dict[str, Any]:

@@ -69,6 +69,9 @@ class Learnt(BaseModel):
     curve: dict[str, float] | None = Field(
         None, description="share of simulated defects that models of fewer pictures find; null: not known yet"
     )
+    tested: dict[str, list[int]] | None = Field(
+        None, description="by a model of half of the pictures, on the other half, by size: found, all"
+    )
 
 
 class NewProductState(BaseModel):
@@ -90,6 +93,7 @@ class NewProductState(BaseModel):
     result: Learnt | None
     changed: bool = Field(description="the pictures have changed since it learnt from them")
     live: dict[str, Any] | None = Field(description="version and person, when it went live")
+    live_is_this: bool = Field(description="what was learnt last is what is live")
 
 
 class NewProducts(BaseModel):
@@ -123,6 +127,7 @@ class HowToLearn(BaseModel):
     model_config = ConfigDict(extra="forbid")
     method: str = "patchcore"
     minutes: float | None = Field(None, gt=0, le=10_000, description="of a method that learns in steps")
+    size: str | None = Field(None, max_length=20, description="of `flawscope fit`; null: its default")
     go_on: bool = Field(False, description="where a stopped training left off")
 
 

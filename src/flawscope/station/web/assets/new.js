@@ -3,7 +3,7 @@
 (() => {
   const { byId, page, t, count, number, api } = station;
   const AT_ONCE = 3; // pictures that are sent at the same time
-  const FIRST = 24; // small pictures that are shown at first
+  const FIRST = 14; // small pictures that are shown at first
   const MORE = 240; // and with each further click
   const ENOUGH = 20; // pictures from which a false-alarm rate of 5 % can be promised
   const USUAL = 40;
@@ -317,18 +317,21 @@
     byId("result").hidden = byId("live").hidden = !result;
     byId("changed").hidden = !changed;
     byId("is-live").hidden = byId("open").hidden = !live;
+    byId("go-live").hidden = state.live_is_this;
     byId("go-live").textContent = t(live ? "new.go_live_again" : "new.go_live");
     const key = JSON.stringify(result);
     if (key === told) return;
     const isNew = told === "" || told === "null";
     told = key;
     if (!result) return byId("tried").replaceChildren();
-    byId("promise").textContent = result.promised ? t("new.promise", { rate: number(100 * result.rate, 2), n: result.calibrated }) : t("new.no_promise");
-    byId("promise-more").textContent = `${result.missing ? count("new.missing", result.missing, { rate: number(100 * result.wanted_rate, 2) }) : ""} ${t("new.threshold", { threshold: number(result.threshold, 4) })}`;
-    byId("rates").replaceChildren(...Object.entries(result.found).map(rate));
+    byId("promise").textContent = result.promised ? t("new.promise", { rate: number(100 * result.rate, 2) }) : t("new.no_promise");
+    byId("promise-more").textContent = `${result.promised ? count("new.from", result.calibrated) : ""} ${result.missing ? count("new.missing", result.missing, { rate: number(100 * result.wanted_rate, 2) }) : ""} ${t("new.threshold", { threshold: number(result.threshold, 4) })}`;
+    const isTested = Object.keys(result.tested ?? {}).length > 0; // by more defects than there was time for before
+    byId("tested").textContent = t(isTested ? "new.misses_half" : "new.misses_more");
+    byId("rates").replaceChildren(...Object.entries(isTested ? result.tested : result.found).map(rate));
     byId("examples").replaceChildren(
       ...result.examples.map((one) => {
-        const item = card(`${home}/examples/${one.file}?v=${Math.round(result.seconds * 1000)}`, t(`new.size_${one.size}`), mark(one.found));
+        const item = card(`${home}/examples/${one.file}`, t(`new.size_${one.size}`), mark(one.found));
         item.querySelector("img").alt = `${t(`new.size_${one.size}`)}: ${t(one.found ? "new.found" : "new.missed")}`;
         return item;
       }),
