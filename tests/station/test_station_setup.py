@@ -11,6 +11,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from flawscope.errors import InputError
 from flawscope.machine import cores
 from flawscope.pictures.decoding import decode
 from flawscope.station.client import Client
+from flawscope.station.settings.sources import CameraOf
 from flawscope.station.settings.station import Limits, Settings
 from flawscope.station.setup import archive, draft
 
@@ -422,3 +424,21 @@ def test_a_run_that_the_station_was_killed_in_goes_on_at_the_start(
             assert done(back)["result"]["pictures"] == 8
     finally:
         again.close()
+
+
+def test_a_camera_of_a_product_takes_pictures_of_another(open_station: Any, settings: Settings) -> None:
+    pytest.importorskip("av")
+    camera = CameraOf("lavfi:testsrc2=size=96x64:rate=25,realtime", "trigger")
+    product = replace(settings.products["plate"], sources=(camera,))
+    running = open_station(products={"plate": product})
+    with httpx.Client(base_url=running.url, timeout=60) as http:
+        until(lambda: http.get("/api/v1/products/plate").json()["sources"][0]["state"] == "running")
+        begin(http, "bracket")
+        for _ in range(3):
+            wanted = {"product": "plate", "camera": 1}
+            assert results(http.post(f"{NEW}/bracket/capture", json=wanted))[0]["status"] == "kept"
+        assert len(listed(http, "bracket")["pictures"]) == 3
+        assert http.get("/api/v1/products/plate").json()["inspections"] == 0
+        wrong = http.post(f"{NEW}/bracket/capture", json={"product": "plate", "camera": 2})
+        assert "no live camera 2" in wrong.json()["error"]
+        assert "camera 1 of plate" in http.get("/-/new/bracket").text.lower()

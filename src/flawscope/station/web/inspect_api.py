@@ -211,7 +211,7 @@ async def trigger(
             return await asyncio.to_thread(station.store.inspection, product_id, there[0])
         found = station.camera(name, camera)
         station.inspector.check_room(product_id, due)
-        shot = await _shot(found, min(seconds, due - time.monotonic()), asked)
+        shot = await shot_of(found, min(seconds, due - time.monotonic()), asked)
         picture = await asyncio.to_thread(found.picture, shot, None if asked is None else asked.key_of(0))
         sent = replace(picture, product_id=product_id, request=asked, due=due, **label.given())
         there, answers = await submitted(station, product_id, asked, [sent])
@@ -228,7 +228,8 @@ async def trigger(
     return inspection
 
 
-async def _shot(camera: Camera, seconds: float, asked: Asked | None) -> Shot:
+async def shot_of(camera: Camera, seconds: float, asked: Asked | None) -> Shot:
+    """Return the first frame of a camera from now on. NoFrameError, AwayError."""
     waiting = camera.next_shot(asked)
     try:
         return await asyncio.wait_for(asyncio.wrap_future(waiting), seconds)

@@ -14,9 +14,11 @@ from flawscope.errors import InputError
 from flawscope.methods import registry
 from flawscope.station.access.roles import ENGINEER, SCOPE, may
 from flawscope.station.setup.draft import READY, Draft
+from flawscope.station.sources.camera import Camera
 from flawscope.station.store.records import NotFoundError
 from flawscope.station.web import schemas, setup_schemas, uploads
 from flawscope.station.web.api import SIDE, Engineer, Here, Side, attachment, refusals_of, routes
+from flawscope.station.web.inspect_api import shot_of
 from flawscope.station.web.middleware import check_role
 from flawscope.station.web.models_api import receive
 from flawscope.station.web.pages import Shown
@@ -25,6 +27,7 @@ from flawscope.station.web.templates import rendered, static_files
 from flawscope.station.web.uploads import Upload
 
 ZIP = b"PK\x03\x04"
+FRAME = 5.0  # seconds in which a camera must give a frame
 
 router = routes(409, prefix="/api/v1/new", role=ENGINEER)
 page = APIRouter(include_in_schema=False)
@@ -103,6 +106,18 @@ async def add(
     found = [taken for upload in sent for taken in await asyncio.to_thread(_taken, station, draft, upload)]
     if len(found) == 1 and found[0].status == "refused":
         raise InputError(str(found[0].error))
+    return {"results": [one._asdict() for one in found]}
+
+
+@router.post(
+    "/{name}/capture", status_code=201, response_model=setup_schemas.TakenPictures, responses=refusals_of(504)
+)
+async def capture(name: str, wanted: setup_schemas.Capture, station: Here, person: Engineer) -> Any:
+    """Add what a camera shows now: one that a product of the station has as a source."""
+    draft, camera = station.drafts.draft(name), station.camera(wanted.product, wanted.camera)
+    shot = await shot_of(camera, FRAME, None)
+    picture = await asyncio.to_thread(camera.picture, shot, None)
+    found = await asyncio.to_thread(station.drafts.add, draft, [(picture.name, picture.data)])
     return {"results": [one._asdict() for one in found]}
 
 
@@ -248,7 +263,14 @@ def draft_page(name: str, request: Request) -> Response:
     asked = _asked(request)
     state = asked.station.drafts.facts(asked.station.drafts.draft(name))
     in_steps = {one.name: one.learns_in_steps for one in registry.loadable()}
-    return asked.page_of("draft", words=("new",), data={"state": state}, name=name, methods=in_steps)
+    cameras = [
+        (product, source.number)
+        for product, several in asked.station.sources.items()
+        for source in several
+        if isinstance(source, Camera)
+    ]
+    facts: dict[str, Any] = {"name": name, "methods": in_steps, "cameras": cameras}
+    return asked.page_of("draft", words=("new",), data={"state": state}, **facts)
 
 
 def _asked(request: Request) -> Shown:

@@ -50,7 +50,7 @@ class Example(BaseModel):
 
 
 class Learnt(BaseModel):
-    """What was learnt, what it promises and what it would miss."""
+    """Result of learning: what it promises and what it would miss."""
 
     promise: str
     promised: bool
@@ -112,9 +112,17 @@ class TakenPicture(BaseModel):
 
 
 class TakenPictures(BaseModel):
-    """What became of the pictures that were sent: those that are kept are on the disk."""
+    """Fate of each picture that was sent: those that are kept are on the disk."""
 
     results: list[TakenPicture]
+
+
+class Capture(BaseModel):
+    """Wish to take a picture with a camera of a product that is inspected."""
+
+    model_config = ConfigDict(extra="forbid")
+    product: str
+    camera: int | None = Field(None, ge=1, le=1000, description="its number; null: the only one")
 
 
 class LeaveOut(BaseModel):

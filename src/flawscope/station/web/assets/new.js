@@ -210,6 +210,26 @@
     if (all) event.preventDefault();
   });
 
+  byId("capture")?.addEventListener("click", async () => {
+    const { value, selectedOptions } = byId("camera");
+    const body = { product: selectedOptions[0].dataset.product, camera: Number(value) };
+    byId("capture").disabled = true;
+    try {
+      const [{ name, status, error }] = (await api(`${home}/capture`, { body })).results;
+      if (status === "refused") refuse(error);
+      else {
+        byId("captured").src = small(name);
+        byId("captured").hidden = false;
+        say(t(status === "known" ? "new.captured_again" : "new.captured"));
+      }
+      await look();
+    } catch (error) {
+      failed(error);
+    }
+    byId("capture").disabled = false;
+    byId("capture").focus();
+  });
+
   // The check --------------------------------------------------------------------------------------------
   const HIDDEN = ["no-test", "few", "beside"]; // said elsewhere, or of no use here
   let checked = "";
