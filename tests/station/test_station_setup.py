@@ -11,6 +11,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -322,6 +323,21 @@ def test_engineers_alone_make_products(empty: Running, http: httpx.Client) -> No
     assert http.get("/-/new").status_code == 303  # to sign in
 
 
+def test_two_people_send_the_same_pictures_at_once(empty: Running, good: list[Path]) -> None:
+    """Each picture is kept once, and each sender hears that it is there."""
+
+    def person(_: int) -> list[str]:
+        with httpx.Client(base_url=empty.url, timeout=120) as http:
+            begin(http)
+            return [results(send(http, path.name, path.read_bytes()))[0]["status"] for path in good]
+
+    with ThreadPoolExecutor(4) as pool:
+        said = list(pool.map(person, range(4)))
+    assert [sorted(several) for several in zip(*said, strict=True)] == [["kept", *["known"] * 3]] * len(good)
+    with httpx.Client(base_url=empty.url) as http:
+        assert listed(http)["pictures"] == [path.name for path in good]
+
+
 # --------------------------------------------------------------------------------------- stopped and killed
 
 
@@ -340,11 +356,13 @@ def test_learning_is_stopped_and_what_was_not_begun_is_said(http: httpx.Client, 
     wait = http.post(f"{NEW}/plate/leave-out", json={"pictures": [good[0].name]})
     assert "is learning from its pictures" in wait.json()["error"]
     assert http.post(f"{NEW}/plate/stop").json()["stage"] == "stopped"
-    assert learnt(http)["result"]["pictures"] == 8
-    failed = http.post(f"{NEW}/plate/learn", json={"size": "nonsense"})
+    assert http.post(f"{NEW}/plate/learn", json={"roi": "left"}).status_code == 422
+    found = learnt(http, roi="0.1,0.1,0.9,0.9")
+    assert (found["roi"], found["size"], found["result"]["pictures"]) == ("0.1,0.1,0.9,0.9", "64", 8)
+    failed = http.post(f"{NEW}/plate/learn", json={"size": "64", "min_defect": 5})
     assert failed.status_code == 200
     until(lambda: http.get(f"{NEW}/plate").json()["stage"] == "failed")
-    assert "nonsense" in http.get(f"{NEW}/plate").json()["error"]
+    assert "leave out --size" in http.get(f"{NEW}/plate").json()["error"]
 
 
 def killed(tmp_path: Path, good: list[Path], times: int, seed: int = 0) -> None:

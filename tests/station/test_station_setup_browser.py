@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from PIL import Image
+from selenium.webdriver.common.action_chains import ActionChains
 from station_helpers import opened
 from tablet import PHONE, Tablet, driver_fixture, needs_chromium
 
@@ -21,6 +22,7 @@ from flawscope.synthesis.demo.dataset import draw_dataset
 __all__ = ["driver_fixture"]
 pytestmark = needs_chromium
 WIDE, NIGHT = (1400, 900, False), (1400, 900, True)
+EDGES = ("left", "top", "right", "bottom")
 LINKS = "return [...document.querySelectorAll('[src], link[href]')].map((one) => one.src || one.href)"
 
 
@@ -142,6 +144,31 @@ def test_what_is_wrong_is_said_left_out_and_undone(beginner: Tablet, forty: Path
     beginner.wait(lambda: beginner.driver.current_url.endswith("/-/new"))
     assert beginner.http.get("/api/v1/new").json() == {"products": []}
     assert all("broken.png" in one for one in beginner.complaints())  # which the browser notes, too
+
+
+def test_a_region_is_dragged_and_the_smallest_defect_is_shown(beginner: Tablet, forty: Path) -> None:
+    begin(beginner)
+    drag(beginner, "#drop", *sorted((forty / "train" / "good").iterdir())[:3])
+    beginner.wait(lambda: beginner.text("#count").startswith("3 "))
+    beginner.wait(lambda: "…" not in beginner.text("#check-said"))
+    beginner.click("#look-at summary")
+    beginner.wait(lambda: beginner.js("return document.getElementById('whole').naturalWidth"))
+    whole = beginner.find("#whole")
+    beginner.js("arguments[0].scrollIntoView({block: 'center'})", whole)
+    half = {"x": whole.size["width"] // 4, "y": whole.size["height"] // 4}
+    moves = ActionChains(beginner.driver).move_to_element(whole).click_and_hold()
+    moves.move_by_offset(half["x"], half["y"]).release().perform()
+    edges = [int(beginner.find(f"#edge-{name}").get_property("value")) for name in EDGES]
+    assert edges == pytest.approx([50, 50, 75, 75], abs=2)
+    assert shown(beginner, "#box")
+    beginner.js("document.getElementById('smallest').focus()")
+    beginner.press("1", "2")
+    ring = beginner.find("#ring").size
+    assert ring["width"] == pytest.approx(whole.size["width"] * 12 / 96, abs=3)
+    assert beginner.unfit(PHONE, NIGHT, WIDE) == []
+    beginner.click("#all-of-it")
+    assert not shown(beginner, "#box")
+    assert beginner.complaints() == []
 
 
 def test_files_that_a_station_misses_are_sent_again(beginner: Tablet, forty: Path) -> None:

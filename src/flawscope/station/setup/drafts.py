@@ -32,6 +32,7 @@ EVERY = 60.0  # seconds after which the queue is looked at although nobody asked
 SETTLED = 0.7  # seconds without a new picture after which the pictures are checked
 FEWEST = 2  # pictures that can be learnt from
 MINUTES = 30.0  # for a method that learns in steps, unless somebody says otherwise
+GIVEN = ("method", "minutes", "size", "roi", "min_defect")  # to `fit`
 TRIED = 8  # pictures that are tried at once
 # what a terminal would print, at the lowest priority
 CHECK = "import os, sys; getattr(os, 'nice', int)(19); import flawscope.cli as cli; cli.main(sys.argv[1:])"
@@ -158,7 +159,7 @@ class Drafts(Background):
         """Queue a draft. InputError where the method is unknown or there is nothing to learn from.
 
         Args:
-            given: `method`; `minutes`, of one that learns in steps; `size`.
+            given: `GIVEN` as `flawscope fit` takes them; `minutes` of a method that learns in steps.
             go_on: where a stopped training of the same settings left off.
         """
         in_steps = registry.method(given["method"]).learns_in_steps
@@ -218,7 +219,7 @@ class Drafts(Background):
             "pictures": str(draft.folder),
             "model": str(draft.model),
             "examples": str(draft.examples),
-            "given": {key: state[key] for key in ("method", "minutes", "size") if state.get(key) is not None},
+            "given": {key: state[key] for key in GIVEN if state.get(key) is not None},
             "resume": draft.goes_on,
             "device": self.device,
             "threads": max(1, cores() // 2) if self.is_busy() else cores(),
@@ -284,8 +285,7 @@ class Drafts(Background):
             "left_out": len(draft.left_out()),
             "most": of.MOST,
             "check": draft_check if (draft_check := self.checks.found(draft)) else None,
-            "method": state.get("method"),
-            "minutes": state.get("minutes"),
+            **{key: state.get(key) for key in GIVEN},
             "before": sum(at < state.get("asked_at", 0) for at in asked) if stage == of.WAITING else 0,
             "step": step and {key: step[key] for key in ("stage", "done", "total", "left")},
             "error": state.get("error"),

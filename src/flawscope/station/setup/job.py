@@ -117,11 +117,9 @@ def _worth(job: dict[str, Any], step: Step) -> dict[str, Any]:
     """Tell what more pictures bring: models of a quarter and of half of the pictures judge the same simulated
     defects on pictures that neither has learnt from. `curve`: share that each finds, by its number of
     pictures; `tested`: found and all defects by size, of the larger one."""
-    import torch
-
     from flawscope.fitting import fitting
     from flawscope.fitting.simulated_defects import SIZES, Defects, compared
-    from flawscope.pictures.decoding import decode
+    from flawscope.fitting.training_pictures import Reader
     from flawscope.pictures.listing import pictures_in
     from flawscope.runtime.torch import TorchSession
 
@@ -131,17 +129,19 @@ def _worth(job: dict[str, Any], step: Step) -> dict[str, Any]:
         if len(some := every[::share]) >= FEWEST:
             how = {"device": job["device"], "samples": 0, "check": False, "step": step}
             models[len(some)] = fitting.fit(some, **how, **job["given"])
-    if not models:
-        return {"curve": {}, "tested": {}}
-    first, *_ = models.values()
-    read = first.manifest.preprocess
-
-    def load(number: int) -> Any:
-        path = unseen[number]
-        return torch.from_numpy(read.views(decode(path), path.name, None).images([0])[0])
-
     detectors = [TorchSession.open(one.artefact, "cpu").model for one in models.values()]
-    defects = Defects(detectors[0], load, range(len(unseen)))
+    if not detectors or detectors[0].config.tile is not None:  # tiles are judged one by one
+        return {"curve": {}, "tested": {}}
+    first, (one, *_) = detectors[0], models.values()
+    reader = Reader(
+        [str(path) for path in unseen],
+        one.manifest.preprocess,
+        set(),
+        roi=first.roi.numpy(),
+        hidden=first.config.hidden,
+        nearest=None if first.nearest is None else first.nearest.numpy(),
+    )
+    defects = Defects(first, reader.load, range(len(unseen)))
     limits = [one.calibration.score_threshold for one in models.values()]
     scores = compared(defects, detectors, range(JUDGED), step)
     found = {

@@ -164,8 +164,7 @@ def leave_out(name: str, wanted: setup_schemas.LeaveOut, station: Here, person: 
 def learn(name: str, station: Here, person: Engineer, how: setup_schemas.HowToLearn | None = None) -> Any:
     """Learn from the pictures, as `flawscope fit` does, when the products before it are done."""
     draft, asked = station.drafts.draft(name), how or setup_schemas.HowToLearn.model_validate({})
-    given = {"method": asked.method, "minutes": asked.minutes, "size": asked.size}
-    station.drafts.learn(draft, given, go_on=asked.go_on)
+    station.drafts.learn(draft, asked.model_dump(exclude={"go_on"}), go_on=asked.go_on)
     return station.drafts.facts(draft)
 
 

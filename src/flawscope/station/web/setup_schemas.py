@@ -86,6 +86,9 @@ class NewProductState(BaseModel):
     check: PictureCheck | None
     method: str | None
     minutes: float | None
+    size: str | None
+    roi: str | None
+    min_defect: float | None
     before: int = Field(description="products that learn first")
     step: LearningStep | None
     error: str | None
@@ -136,6 +139,15 @@ class HowToLearn(BaseModel):
     method: str = "patchcore"
     minutes: float | None = Field(None, gt=0, le=10_000, description="of a method that learns in steps")
     size: str | None = Field(None, max_length=20, description="of `flawscope fit`; null: its default")
+    roi: str | None = Field(
+        None,
+        pattern=r"^[\d.]+(,[\d.]+){3}$",
+        description="what is looked at: x0,y0,x1,y1 in fractions of the picture",
+        examples=["0.1,0,0.9,1"],
+    )
+    min_defect: float | None = Field(
+        None, gt=0, le=100_000, description="pixels of the smallest defect that matters"
+    )
     go_on: bool = Field(False, description="where a stopped training left off")
 
 

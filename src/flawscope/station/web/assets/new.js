@@ -275,8 +275,58 @@
     byId("minutes-part").hidden = !method().dataset.steps;
   });
 
+  // What is looked at: a rectangle, dragged or typed, and a ring as large as the smallest defect.
+  const edges = ["left", "top", "right", "bottom"].map((name) => byId(`edge-${name}`));
+  let corner = null; // where a drag began
+  const region = () => edges.map((edge) => Math.min(100, Math.max(0, Number(edge.value) || 0)));
+
+  function roi() {
+    const [left, top, right, bottom] = region();
+    const isAll = left === 0 && top === 0 && right === 100 && bottom === 100;
+    return isAll || right <= left || bottom <= top ? null : [left, top, right, bottom].map((one) => one / 100).join(",");
+  }
+
+  function showRegion() {
+    const [left, top, right, bottom] = region();
+    byId("box").hidden = !roi();
+    Object.assign(byId("box").style, { left: `${left}%`, top: `${top}%`, width: `${right - left}%`, height: `${bottom - top}%` });
+    const size = state.check?.sizes[0];
+    const smallest = Number(byId("smallest").value);
+    byId("ring").hidden = !(size && smallest);
+    if (size && smallest) byId("ring").style.width = `${(100 * smallest) / size.width}%`;
+  }
+
+  function pointed({ clientX, clientY }) {
+    const box = byId("whole").getBoundingClientRect();
+    return [(clientX - box.left) / box.width, (clientY - box.top) / box.height].map((share) => Math.round(100 * Math.min(1, Math.max(0, share))));
+  }
+  byId("region").addEventListener("pointerdown", (event) => {
+    event.preventDefault();
+    byId("region").setPointerCapture(event.pointerId);
+    corner = pointed(event);
+  });
+  byId("region").addEventListener("pointermove", (event) => {
+    if (!corner) return;
+    const [x, y] = pointed(event);
+    [Math.min(x, corner[0]), Math.min(y, corner[1]), Math.max(x, corner[0]), Math.max(y, corner[1])].forEach((value, k) => (edges[k].value = value));
+    showRegion();
+  });
+  for (const kind of ["pointerup", "pointercancel"]) byId("region").addEventListener(kind, () => (corner = null));
+  byId("look-at").addEventListener("input", showRegion);
+  byId("look-at").addEventListener("toggle", () => {
+    if (!listed.pictures.length) return;
+    byId("whole").src = `${home}/pictures/${encodeURIComponent(listed.pictures[0])}?side=1280`;
+    showRegion();
+  });
+  byId("all-of-it").addEventListener("click", () => {
+    [0, 0, 100, 100].forEach((value, k) => (edges[k].value = value));
+    showRegion();
+  });
+  state.roi?.split(",").forEach((share, k) => (edges[k].value = Math.round(100 * share)));
+  byId("smallest").value = state.min_defect ?? "";
+
   async function learn(goOn) {
-    const body = { method: method().value, go_on: goOn };
+    const body = { method: method().value, roi: roi(), min_defect: Number(byId("smallest").value) || null, go_on: goOn };
     if (method().dataset.steps) body.minutes = Number(byId("minutes").value) || 30;
     try {
       take(await api(`${home}/learn`, { body }));
