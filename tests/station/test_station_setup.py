@@ -113,7 +113,6 @@ def done(http: httpx.Client) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------ the way
 
 
-@pytest.mark.smoke
 def test_from_nothing_to_a_product_that_inspects(
     empty: Running, http: httpx.Client, good: list[Path], drawn: Path, tmp_path: Path
 ) -> None:
@@ -173,7 +172,10 @@ def test_from_nothing_to_a_product_that_inspects(
             assert back.get("/api/v1/products/plate").json()["inspections"] == 1
             assert back.delete(f"{NEW}/plate").status_code == 204
             assert back.get(f"{NEW}/plate").status_code == 404
+            said = back.get("/api/v1/audit", params={"about": "deletions"}).json()["entries"]
+            assert said[0]["text"] == "pictures of the new product plate"
             assert back.get("/api/v1/products/plate").status_code == 200
+            assert back.post(NEW, json={"name": "plate"}).json()["pictures"] == 0  # to teach it anew
     finally:
         again.close()
 
@@ -425,6 +427,7 @@ def test_a_killed_station_has_every_picture_that_it_confirmed_and_goes_on(
     killed(tmp_path, good, times)
 
 
+@pytest.mark.slow
 def test_a_run_that_the_station_was_killed_in_goes_on_at_the_start(
     empty: Running, http: httpx.Client, good: list[Path]
 ) -> None:

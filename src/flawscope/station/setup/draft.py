@@ -76,7 +76,7 @@ class Draft:
         self.home = files.folder / FOLDER / name
         self.folder, self.aside = self.home / name, self.home / ASIDE
         self.model = self.home / f"{name}.safetensors"
-        self.version = 1
+        self.version, self._is_gone = 1, False
         self._lock = threading.RLock()
         self._by_size: dict[int, list[Path]] = {}
         for folder in (self.folder, self.aside):
@@ -103,6 +103,7 @@ class Draft:
     def remove(self) -> None:
         """Remove all that belongs to the draft; what went live stays."""
         with self._lock:
+            self._is_gone = True
             (self.home / STATE).unlink(missing_ok=True)
             shutil.rmtree(self.home, ignore_errors=True)
 
@@ -129,6 +130,8 @@ class Draft:
         suffix, _ = checked(data, name, self.limits)
         small = webp(reduced(data, name, SIDE, self.memory))  # all of it can be decoded
         with self._lock:
+            if self._is_gone:
+                raise NotFoundError(f"{self.name} was removed: begin it again")
             if (there := self._same(data)) is not None:
                 return Taken(there.name, "known")
             if sum(map(len, self._by_size.values())) >= MOST:

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,7 @@ class Drafts(Background):
 
     # ---- drafts
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[Draft]:
         return iter(list(self._drafts.values()))
 
     def draft(self, name: str) -> Draft:
@@ -129,6 +129,7 @@ class Drafts(Background):
         with self._lock:
             del self._drafts[name]
             draft.remove()
+        self.checks.forget(draft)
 
     def add(self, draft: Draft, sent: Sequence[tuple[str, bytes]]) -> list[Taken]:
         """Keep pictures that were sent, and say what became of each. StoreError."""
@@ -229,21 +230,24 @@ class Drafts(Background):
         except StoppedError:
             return  # by a person, who said so in the state; or by the station's end: it goes on at the start
         except Exception as error:
-            why = with_kind(error).replace(str(draft.folder), draft.name)
-            if what == "fit":
-                draft.change(stage=of.FAILED, error=why)
-            else:
-                draft.change(result={**state["result"], "curve": {}, "tested": {}})
-            return
+            told: dict[str, Any] = {
+                "stage": of.FAILED,
+                "error": with_kind(error).replace(str(draft.folder), draft.name),
+            }
+            if what == "worth":
+                told = {"result": {**state["result"], "curve": {}, "tested": {}}}
+        else:
+            told = {"stage": READY, "result": found}
+            if what == "worth":
+                told = {"result": {**state["result"], **found}}
         finally:
             with self._lock:
                 self._now = self._step = None
         with self._lock:
-            if what == "worth":
-                draft.change(result={**draft.state["result"], **found})
-            elif draft.stage == of.LEARNING:
-                draft.change(stage=READY, result=found)
-                self.say(f"new product {draft.name}: learnt in {found['seconds']:.0f} s")
+            is_there = self._drafts.get(draft.name) is draft
+            if is_there and draft.stage == state["stage"]:  # else a person stopped or removed it meanwhile
+                draft.change(**told)
+        self.say(f"new product {draft.name}: {draft.stage}")
 
     def _told(self, stage: str, done: int, total: int) -> None:
         name, at = stage.partition(",")[0], time.monotonic()
@@ -269,13 +273,14 @@ class Drafts(Background):
 
     # ---- what is shown
 
-    def facts(self, draft: Draft) -> dict[str, Any]:
-        """State of a draft, as the API shows it."""
+    def facts(self, draft: Draft, *, looked_at: bool = True) -> dict[str, Any]:
+        """State of a draft, as the API shows it. looked_at: somebody wants to know what the check finds."""
         state, stage = draft.state, draft.stage
         with self._lock:
             step = self._step if self._now is not None and self._now[0] is draft else None
             asked = [one.state.get("asked_at", 0) for one in self if one.stage in of.BUSY]
-        self.checks.want(draft)
+        if looked_at:
+            self.checks.want(draft)
         pictures = draft.pictures()
         return {
             "name": draft.name,
@@ -284,7 +289,7 @@ class Drafts(Background):
             "pictures": len(pictures),
             "left_out": len(draft.left_out()),
             "most": of.MOST,
-            "check": draft_check if (draft_check := self.checks.found(draft)) else None,
+            "check": self.checks.found(draft),
             **{key: state.get(key) for key in GIVEN},
             "before": sum(at < state.get("asked_at", 0) for at in asked) if stage == of.WAITING else 0,
             "step": step and {key: step[key] for key in ("stage", "done", "total", "left")},
@@ -311,8 +316,8 @@ class Checks(Background):
     def __init__(self, drafts: Drafts):
         super().__init__("checks of pictures")
         self._drafts = drafts
-        self._wanted: set[str] = set()
-        self._found: dict[str, tuple[int, dict[str, Any]]] = {}  # by name: version of the pictures, findings
+        self._wanted: set[Draft] = set()
+        self._found: dict[Draft, tuple[int, dict[str, Any]]] = {}  # version of the pictures, findings
         self._process: subprocess.Popen[str] | None = None
 
     def end(self) -> None:
@@ -321,26 +326,27 @@ class Checks(Background):
             process.kill()
 
     def want(self, draft: Draft) -> None:
-        if self._found.get(draft.name, (0, {}))[0] != draft.version:
-            self._wanted.add(draft.name)
+        if self._found.get(draft, (0, {}))[0] != draft.version:
+            self._wanted.add(draft)
             self.wake()
+
+    def forget(self, draft: Draft) -> None:
+        self._found.pop(draft, None)
 
     def found(self, draft: Draft) -> dict[str, Any] | None:
         """The last findings; `current`: of the pictures as they are. None: there are none yet."""
-        version, found = self._found.get(draft.name, (0, None))
+        version, found = self._found.get(draft, (0, None))
         return None if found is None else {**found, "current": version == draft.version}
 
     def _work(self) -> None:
         while not self._wait():
             while self._wanted and not self._ended.is_set():
-                name = self._wanted.pop()
-                with suppress(NotFoundError):
-                    draft = self._drafts.draft(name)
-                    version = draft.version
-                    if self._ended.wait(SETTLED) or version != draft.version:
-                        self._wanted.add(name)  # more are coming
-                    else:
-                        self._found[name] = version, self._checked(draft)
+                draft = self._wanted.pop()
+                version = draft.version
+                if self._ended.wait(SETTLED) or version != draft.version:
+                    self._wanted.add(draft)  # more are coming
+                elif draft in list(self._drafts):
+                    self._found[draft] = version, self._checked(draft)
 
     def _checked(self, draft: Draft) -> dict[str, Any]:
         if not draft.pictures():

@@ -15,7 +15,7 @@ from flawscope.methods import registry
 from flawscope.station.access.roles import ENGINEER, SCOPE, may
 from flawscope.station.setup.draft import READY, Draft
 from flawscope.station.sources.camera import Camera
-from flawscope.station.store.records import NotFoundError
+from flawscope.station.store.records import REMOVED, NotFoundError
 from flawscope.station.web import schemas, setup_schemas, uploads
 from flawscope.station.web.api import SIDE, Engineer, Here, Side, attachment, refusals_of, routes
 from flawscope.station.web.inspect_api import shot_of
@@ -51,14 +51,15 @@ _OR_ZIP = {"requestBody": {"required": True, "content": {"image/*": _ONE, "appli
 @router.get("", response_model=setup_schemas.NewProducts)
 def listed(station: Here) -> Any:
     """List the products that are being made, or were made here."""
-    return {"products": [station.drafts.facts(one) for one in station.drafts]}
+    return {"products": [station.drafts.facts(one, looked_at=False) for one in station.drafts]}
 
 
 @router.post("", status_code=201, response_model=setup_schemas.NewProductState)
 def begin(wanted: setup_schemas.NewProduct, station: Here, person: Engineer) -> Any:
     """Begin a product, or return the one of this name that was begun."""
-    drafts = station.drafts
-    return drafts.facts(drafts.begin(wanted.name, person.name, list(station.addresses.names.values())))
+    drafts, made_here = station.drafts, station.versions.made_here()
+    others = [name for name in station.addresses.names.values() if name not in made_here]
+    return drafts.facts(drafts.begin(wanted.name, person.name, others))
 
 
 @router.get("/{name}", response_model=setup_schemas.NewProductState)
@@ -70,6 +71,7 @@ def one(name: str, station: Here) -> Any:
 def remove(name: str, station: Here, person: Engineer) -> None:
     """Remove a product that was begun, with its pictures. What went live stays."""
     station.drafts.remove(name)
+    station.store.note_event(REMOVED, person.name, f"pictures of the new product {name}")
 
 
 # --------------------------------------------------------------------------------------------------- pictures
@@ -146,7 +148,7 @@ def _taken(station: Here, draft: Draft, sent: Upload) -> Sequence[Any]:
 def view(name: str, picture: str, station: Here, side: Side = SIDE) -> Response:
     """Return a picture upright, as WebP."""
     data = station.drafts.draft(name).view(picture, side)
-    return Response(data, media_type="image/webp", headers={"Cache-Control": "private, max-age=86400"})
+    return Response(data, media_type="image/webp", headers={"Cache-Control": "private, max-age=600"})
 
 
 @router.post("/{name}/leave-out", response_model=setup_schemas.NewProductState)
@@ -253,7 +255,7 @@ def _learnt(station: Here, name: str) -> Draft:
 def new_page(request: Request) -> Response:
     """Show the products that are being made, and begin another."""
     asked = _asked(request)
-    found = [asked.station.drafts.facts(one) for one in asked.station.drafts]
+    found = [asked.station.drafts.facts(one, looked_at=False) for one in asked.station.drafts]
     return asked.page_of("new", words=("new",), drafts=found)
 
 
