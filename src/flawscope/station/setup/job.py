@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,7 @@ def _examples(predictor: Any, folder: Path, step: Step) -> list[dict[str, Any]]:
         if len(rows):
             reach = 6
             box = columns.min() - reach, rows.min() - reach, columns.max() + reach, rows.max() + reach
-            ImageDraw.Draw(picture).ellipse([int(value) for value in box], outline=(0, 216, 216), width=2)
+            ImageDraw.Draw(picture).ellipse([int(value) for value in box], outline=(0, 216, 216), width=3)
         name = f"{number}.webp"
         (folder / name).write_bytes(webp(np.asarray(picture)))
         is_found = not score <= predictor.calibration.score_threshold
@@ -115,8 +116,8 @@ def _examples(predictor: Any, folder: Path, step: Step) -> list[dict[str, Any]]:
 
 def _worth(job: dict[str, Any], step: Step) -> dict[str, Any]:
     """Tell what more pictures bring: models of a quarter and of half of the pictures judge the same simulated
-    defects on pictures that neither has learnt from. `curve`: share that each finds, by its number of
-    pictures; `tested`: found and all defects by size, of the larger one."""
+    defects on pictures that neither has learnt from. `curve`: share that each finds at the same false-alarm
+    rate, by its number of pictures; `tested`: found and all by size, of the larger one at its own rate."""
     from flawscope.fitting import fitting
     from flawscope.fitting.simulated_defects import SIZES, Defects, compared
     from flawscope.fitting.training_pictures import Reader
@@ -142,19 +143,18 @@ def _worth(job: dict[str, Any], step: Step) -> dict[str, Any]:
         nearest=None if first.nearest is None else first.nearest.numpy(),
     )
     defects = Defects(first, reader.load, range(len(unseen)))
-    limits = [one.calibration.score_threshold for one in models.values()]
     scores = compared(defects, detectors, range(JUDGED), step)
-    found = {
-        number: [not score <= limit for score, limit in zip(several, limits, strict=True)]
-        for number, several in scores.items()
-    }
+    calibrations = [one.calibration for one in models.values()]
+    rate = max(one.expected_rate for one in calibrations)  # more false alarms would find more defects
+    limits = [replace(one, rate=rate).score_threshold for one in calibrations]
+    shares = [sum(not one[k] <= limit for one in scores.values()) for k, limit in enumerate(limits)]
+    limit = calibrations[-1].score_threshold
     tested = {
-        str(size): [one[-1] for number, one in found.items() if number % len(SIZES) == k]
+        str(size): [not one[-1] <= limit for number, one in scores.items() if number % len(SIZES) == k]
         for k, size in enumerate(SIZES)
     }
-    shares = [sum(several) / len(several) for several in zip(*found.values(), strict=True)]
     return {
-        "curve": {str(count): share for count, share in zip(models, shares, strict=True)},
+        "curve": {str(n): share / len(scores) for n, share in zip(models, shares, strict=True)},
         "tested": {size: [sum(several), len(several)] for size, several in tested.items()},
     }
 

@@ -402,6 +402,7 @@
     byId("examples").replaceChildren(
       ...result.examples.map((one) => {
         const item = card(`${home}/examples/${one.file}`, t(`new.size_${one.size}`), mark(one.found));
+        item.prepend(make("a", { href: `${home}/examples/${one.file}`, target: "_blank" }, item.querySelector("img"))); // in full size
         item.querySelector("img").alt = `${t(`new.size_${one.size}`)}: ${t(one.found ? "new.found" : "new.missed")}`;
         return item;
       }),
