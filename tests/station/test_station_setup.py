@@ -31,6 +31,7 @@ from flawscope.station.client import Client
 from flawscope.station.settings.sources import CameraOf
 from flawscope.station.settings.station import Limits, Settings
 from flawscope.station.setup import archive, draft
+from flawscope.station.store.backup import backup, restore
 
 NEW = "/api/v1/new"
 # How many defects are simulated depends on the time
@@ -165,6 +166,13 @@ def test_from_nothing_to_a_product_that_inspects(
 
     settings = empty.station.settings
     empty.close()
+    backup(settings, tmp_path / "station.tar")
+    restored = Settings(store=str(tmp_path / "restored"), port=0, device="cpu", threads=1)
+    restore(tmp_path / "station.tar", restored)
+    another = opened(restored)  # which has no drafts
+    assert list(another.station.products) == ["plate"]
+    assert another.station.versions.models.is_open(another.station.product_id("plate"))
+    another.close()
     again = opened(Settings(store=settings.store, port=0, device="cpu", threads=1))
     try:
         assert list(again.station.products) == ["plate"]

@@ -27,7 +27,9 @@
   // ------------------------------------------------------------------------------------ the page that begins
   byId("begin")?.addEventListener("submit", async (event) => {
     event.preventDefault();
-    const plain = byId("name").value.normalize("NFKD").replace(/[\u0300-\u036f]/g, "");
+    const german = { ä: "ae", ö: "oe", ü: "ue", ß: "ss" };
+    const typed = byId("name").value.replace(/[äöüß]/g, (letter) => german[letter]);
+    const plain = typed.normalize("NFKD").replace(/[\u0300-\u036f]/g, "");
     const name = plain.replace(/[^A-Za-z0-9._-]+/g, "-").replace(/^[-._]+|[-._]+$/g, "").slice(0, 64);
     try {
       const made = await api("/api/v1/new", { body: { name } });
