@@ -23,6 +23,7 @@ __all__ = ["driver_fixture"]
 pytestmark = needs_chromium
 WIDE, NIGHT = (1400, 900, False), (1400, 900, True)
 EDGES = ("left", "top", "right", "bottom")
+LOADED = "return [...document.images].every((one) => !one.complete || !one.src || one.naturalWidth)"
 LINKS = "return [...document.querySelectorAll('[src], link[href]')].map((one) => one.src || one.href)"
 
 
@@ -88,9 +89,7 @@ def test_forty_pictures_are_dragged_in_and_the_product_is_live(beginner: Tablet,
     beginner.wait(lambda: "…" not in beginner.text("#curve"), 600)
     assert beginner.text("#curve").startswith("Learnt from fewer")
     assert len(beginner.all("#rates li")) == 3
-    beginner.wait(
-        lambda: beginner.js("return [...document.images].every((one) => !one.complete || !one.src || one.naturalWidth)")
-    )
+    beginner.wait(lambda: beginner.js(LOADED))
     bad = sorted((forty / "test").glob("[!g]*/*.png"))[:2]
     drag(beginner, "#try-drop", *bad)
     beginner.wait(lambda: len(beginner.all("#tried li img")) == 2)
