@@ -152,9 +152,10 @@ STATION: dict[str, str] = {
     "plc": "background settings store inspecting sources connections",
     "learning": "background settings store",
     "drift": "background store inspecting",
+    "setup": "background settings store inspecting learning",
     "station": "live settings store problems access inspecting housekeeping sources sinks connections "
-    "learning drift",
-    "web": "store settings access inspecting sources learning station",
+    "learning drift setup",
+    "web": "store settings access inspecting sources learning setup station",
     "client": "settings store web",
     "review": "web",
 }

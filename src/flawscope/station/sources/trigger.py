@@ -58,14 +58,15 @@ async def shoot(
         return there[0]
     camera = find()
     station.inspector.check_room(product_id, due)
-    shot = await _shot(camera, min(seconds, due - time.monotonic()), asked)
+    shot = await shot_of(camera, min(seconds, due - time.monotonic()), asked)
     picture = await asyncio.to_thread(camera.picture, shot, None if asked is None else asked.key_of(0))
     sent = replace(picture, product_id=product_id, request=asked, due=due, **label.given())
     there, answers = await submitted(station, product_id, asked, [sent])
     return there[0] if there else await in_time(station, product_id, next(answers), due)
 
 
-async def _shot(camera: Triggered, seconds: float, asked: Request | None) -> Any:
+async def shot_of(camera: Triggered, seconds: float, asked: Request | None) -> Any:
+    """Return the first frame of a camera from now on. NoFrameError, AwayError."""
     waiting = camera.next_shot(asked)
     try:
         return await asyncio.wait_for(asyncio.wrap_future(waiting), seconds)
