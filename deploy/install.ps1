@@ -25,8 +25,7 @@ function Switch-Version([string]$version) {
         & "$root\$version\Scripts\python.exe" "$root\$version\windows_service.py" --startup auto install
     }
     Set-Content "$root\current.txt" $version
-    if (Test-Path $settings) { Start-Service flawscope }
-    else { Write-Output "put the model and $settings into place, then: Start-Service flawscope" }
+    Start-Service flawscope
 }
 
 if ($What -eq "back") {
@@ -61,7 +60,9 @@ Invoke-Checked "the wheels do not fit this machine, or the disk is full: nothing
     & "$root\$version\Scripts\python.exe" -m pip install --quiet --no-index --find-links "$here\wheels" "$wheel[$extras]" pywin32
 }
 Copy-Item "$here\install.ps1", "$here\windows_service.py" "$root\$version"
-if ($current -and (Test-Path $settings)) {
+# without products it opens the page where the first one is made
+if (-not (Test-Path $settings)) { Set-Content $settings "store: store" }
+if ($current) {
     Stop-Station
     $backup = "$root\backups\before-$version-$(Get-Date -Format yyyyMMddTHHmmss).tar"
     & "$root\$current\Scripts\flawscope.exe" station backup $backup --settings $settings

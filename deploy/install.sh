@@ -26,7 +26,6 @@ switch() { # to a version, at once
 
 start() {
     if [ -d /run/systemd/system ]; then
-        systemctl daemon-reload
         if ! systemctl start flawscope-station; then
             fail "the station does not start: \`journalctl -u flawscope-station\` says why, \`$prefix/current/install.sh back\` goes back"
         fi
@@ -58,7 +57,9 @@ install_new() {
         useradd --system --user-group --home-dir /var/lib/flawscope --shell /usr/sbin/nologin flawscope
     install -d -o flawscope -g flawscope -m 700 /var/lib/flawscope "$backups"
     install -d /etc/flawscope
-    if [ -n "$old" ] && [ -f "$settings" ]; then
+    # without products it opens the page where the first one is made
+    [ -f "$settings" ] || printf 'store: /var/lib/flawscope\n' > "$settings"
+    if [ -n "$old" ]; then
         service stop
         backup="$backups/before-$version-$(date +%Y%m%dT%H%M%S).tar"
         if ! as_user "$prefix/$old/bin/flawscope" station backup "$backup" --settings "$settings"; then
@@ -71,13 +72,10 @@ install_new() {
     if [ -d /run/systemd/system ]; then
         install -m 644 "$here/flawscope-station.service" /etc/systemd/system/
         systemctl daemon-reload
+        systemctl enable --quiet flawscope-station
     fi
     switch "$version"
-    if [ -f "$settings" ]; then
-        start
-    else
-        echo "put the model and $settings into place, then: systemctl enable --now flawscope-station"
-    fi
+    start
     echo "version $version is installed"
 }
 
