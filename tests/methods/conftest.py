@@ -1,4 +1,4 @@
-"""The three built-in methods, as small as they can be."""
+"""The built-in methods, as small as they can be."""
 
 from __future__ import annotations
 
@@ -25,5 +25,15 @@ def cases(
             **{"size": "64", "width": 0.25, "batch": 2, "steps": 3, "training": "fp32"},
             **small_backbone,
         },
+        "ensemble": lambda: {"size": "96", "members": _members(small_backbone)},
     }
     return functools.cache(lambda name: Case(registry.method(name), settings[name](), drawn))
+
+
+def _members(backbone: dict[str, str]) -> list[str]:
+    """Two members of an ensemble at two sizes, one of which learns from seen defects."""
+    common = " ".join(f"{key}={value}" for key, value in backbone.items())
+    return [
+        f"patchcore size=96 {common}",
+        f"prnet size=64 width=0.25 batch=2 steps=3 training=fp32 {common}",
+    ]
