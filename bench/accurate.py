@@ -26,7 +26,7 @@ from common import Args, Cell, Record
 from models import Job
 
 PRESETS = {"small": "patchcore", "default": "patchcore", "accurate": "ensemble"}
-LEARNT, GOOD, BAD, SIDE = 48, 20, 35, 512  # of a drawn product
+LEARNT, GOOD, BAD, SIDE = 40, 16, 28, 512  # of a drawn product
 
 
 def time_job(files: list[str], root: str, repeats: int) -> Cell:

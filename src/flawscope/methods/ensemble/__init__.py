@@ -68,8 +68,8 @@ def spelled(method: Method, config: PictureSettings) -> str:
     words = [method.name]
     for key, value in asdict(config).items():
         if key not in COMMON:
-            named = value.rpartition("/")[2] if key in config.PATHS and value else value
-            words.append(shlex.quote(f"{key}={json.dumps(named, separators=(',', ':'))}"))
+            text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+            words.append(shlex.quote(f"{key}={text.rpartition('/')[2] if key in config.PATHS else text}"))
     return " ".join(words)
 
 

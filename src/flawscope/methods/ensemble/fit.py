@@ -41,9 +41,7 @@ def fit(model: Model, task: Task) -> Fitted:
     model.normal.copy_(_normal(model, held))
     fitted = Fitted(held.calibration(model), held.numbers, images.numbers)
     for k, ((method, _), part) in enumerate(zip(each, parts, strict=True)):
-        name = f"{k + 1}. {method.name}: "
-        fitted.summary += [name + line for line in part.summary]
-        fitted.notes += [name + line for line in part.notes]
+        fitted.summary += [f"{k + 1}. {method.name}: {line}" for line in part.summary]
     fitted.facts = {"members": [part.facts for part in parts], "seen_defects": len(task.seen)}
     return fitted
 
