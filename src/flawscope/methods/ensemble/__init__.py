@@ -31,7 +31,7 @@ class Config(PictureSettings):
         "patchcore size=256 ratio=0.03",
         "patchcore size=384 ratio=0.01",
         "patchcore size=512 ratio=0.01",
-        "prnet size=256 width=0.5 steps=400",
+        "prnet size=256 steps=400",
     )
     held_out: float = 0.1  # share of the good pictures kept for calibration, 10 at least
     memory: float = 2.0  # GiB of pictures kept at a time
