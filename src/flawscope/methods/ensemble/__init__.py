@@ -74,7 +74,7 @@ def spelled(method: Method, config: PictureSettings) -> str:
 
 
 def _operators() -> Mapping[Any, Any]:
-    """Those of all methods: any can be a member."""
+    """Collect those of all methods: any can be a member."""
     found: dict[Any, Any] = {}
     for method in registry.loadable():
         if method.name != NAME and method.operators is not None:
