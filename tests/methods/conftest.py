@@ -25,7 +25,7 @@ def cases(
             **{"size": "64", "width": 0.25, "batch": 2, "steps": 3, "training": "fp32"},
             **small_backbone,
         },
-        "ensemble": lambda: {"size": "96", "members": _members(small_backbone)},
+        "ensemble": lambda: {"size": "96", "held_out": 0.4, "members": _members(small_backbone)},
     }
     return functools.cache(lambda name: Case(registry.method(name), settings[name](), drawn))
 

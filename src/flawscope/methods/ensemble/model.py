@@ -110,8 +110,8 @@ class Model(Detector):
     def score(self, features: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
         scores, maps = [], []
         for (score, drawn), n in zip(self.each(features, inside), self.normal, strict=True):
-            maps.append(((drawn - n[0]) / n[1]).asinh())
-            scores.append(((score - n[2]) / n[3]).asinh())
+            maps.append(compressed((drawn - n[0]) / n[1]))
+            scores.append(compressed((score - n[2]) / n[3]))
         return torch.stack(scores).mean(0), self.bounded(torch.stack(maps).mean(0), inside)
 
     def for_export(self) -> None:
@@ -145,6 +145,11 @@ class Model(Detector):
         model = cls(typed, detectors, roi)
         model.fill(known)
         return model.eval()
+
+
+def compressed(values: Tensor) -> Tensor:
+    """Values that are small as they are, large ones by their logarithm, with their sign."""
+    return values.sign() * values.abs().log1p()
 
 
 def reduced_region(roi: Tensor, size: tuple[int, int]) -> Tensor:
