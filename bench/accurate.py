@@ -55,7 +55,7 @@ def measured(args: Args, record: Record, folder: Path, job: Job) -> Cell | None:
     def measure(model: Path, fit: Cell) -> Cell:
         same: dict[str, Any] = {"device": "cpu", "threads": args.threads, "full": False}
         tested = common.task(accuracy.test_job, model=model, root=job.root, drawn=[0, 0], **same).json
-        files = [model, models.exported(model, "onnxruntime", "fp32", Path(job.root))]
+        files = [str(model), str(models.exported(model, "onnxruntime", "fp32", Path(job.root)))]
         spent = common.task(time_job, files=files, root=job.root, repeats=args.repeats).json
         return {**tested, "ms": spent, "fit": {"seconds": fit["seconds"], "file_mib": fit["file_mib"]}}
 
@@ -90,13 +90,15 @@ def main() -> int:
     parser.add_argument("--presets", default=",".join(PRESETS), help="default: %(default)s")
     parser.add_argument("--shots", type=common.numbers, default=[None], help="the first good pictures only")
     parser.add_argument("--repeats", type=int, default=12, help="pictures that are timed")
-    args = common.arguments(parser, presets="small,default", products="", repeats=2)
+    args = common.arguments(parser, products="", repeats=2)
     record, rows = Record(args, "accuracy against time"), []
     with common.workspace(args.work) as folder:
         for category, root in products(args, folder):
             for preset in args.presets.split(","):
                 for good in args.shots:
-                    job = Job(category, str(root), PRESETS[preset], {}, preset, good=good)
+                    method = PRESETS[preset]
+                    own = common.QUICK[method] if args.quick else {}
+                    job = Job(category, str(root), method, own, preset, good=good)
                     if cell := measured(args, record, folder, job):
                         rows.append(row_of(f"{category}, {preset}" + (f", {good}" if good else ""), cell))
     common.table("accuracy and time", rows)
