@@ -10,7 +10,7 @@ PARALLEL := -n logical --maxprocesses 8 --dist worksteal
 QUICK := smoke or not (service or browser or cluster or docs or training or slow)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test chain lint format bench gpu docs dist notes clean
+.PHONY: help install demo test chain lint format bench gpu docs dist bundle notes clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,14 +34,14 @@ chain: $(READY) ## all methods, runtimes and precisions give the same numbers, i
 	$(BIN)/python -m pytest tests/methods/chain.py tests/methods/test_contract.py $(if $(ARGS),$(ARGS),$(PARALLEL))
 
 lint: $(READY) ## style, types, spelling
-	$(BIN)/ruff check src tests bench docs examples docker
-	$(BIN)/ruff format --check src tests bench docs examples docker
+	$(BIN)/ruff check src tests bench docs examples docker deploy
+	$(BIN)/ruff format --check src tests bench docs examples docker deploy
 	$(BIN)/mypy
-	$(BIN)/codespell src tests bench docs configs examples docker *.md
+	$(BIN)/codespell src tests bench docs configs examples docker deploy *.md
 
 format: $(READY) ## apply the style
-	$(BIN)/ruff check --fix src tests bench docs examples docker
-	$(BIN)/ruff format src tests bench docs examples docker
+	$(BIN)/ruff check --fix src tests bench docs examples docker deploy
+	$(BIN)/ruff format src tests bench docs examples docker deploy
 
 bench: $(READY) ## measure everything (bench/results/), a day; goes on where it stopped (bench/README.md)
 	$(BIN)/python bench/accuracy.py --seen 0,10
@@ -83,6 +83,9 @@ dist: ## build sdist and wheel, check them, and try the wheel in an empty enviro
 	$(PYTHON) -m venv build/dist/empty
 	build/dist/empty/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl
 	cd build/dist && empty/bin/flawscope info ../../tests/fixtures/models-97f7321/patchcore-two-sizes.onnx --self-test
+
+bundle: $(READY) ## make an archive that installs a station without internet (dist/); ARGS="--platform win_amd64"
+	$(BIN)/python deploy/bundle.py $(ARGS)
 
 notes: ## print the release notes of this version, from the changelog
 	@$(PYTHON) .ci/notes.py

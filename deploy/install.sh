@@ -1,0 +1,115 @@
+#!/bin/sh
+# Installs a flawscope station from the bundle that this file lies in, or upgrades it, without a network:
+#
+#     ./install.sh
+#
+# Every version has a folder of its own below /opt/flawscope, and `current` names the one that runs. Before an
+# upgrade the store is backed up into /var/backups/flawscope. Going back to the version before:
+#
+#     /opt/flawscope/current/install.sh back
+set -eu
+
+prefix=/opt/flawscope
+settings=/etc/flawscope/station.yaml
+backups=/var/backups/flawscope
+here=$(cd "$(dirname "$0")" && pwd)
+
+fail() { echo "install.sh: $*" >&2; exit 1; }
+service() { if [ -d /run/systemd/system ]; then systemctl "$1" flawscope-station; fi; }
+# as the station's user, who owns the store
+as_user() { setpriv --reuid flawscope --regid flawscope --init-groups env HOME=/var/lib/flawscope "$@"; }
+
+switch() { # to a version, at once
+    ln -sfn "$1" "$prefix/current.new"
+    mv -T "$prefix/current.new" "$prefix/current"
+}
+
+start() {
+    if [ -d /run/systemd/system ]; then
+        systemctl daemon-reload
+        if ! systemctl start flawscope-station; then
+            fail "the station does not start: \`journalctl -u flawscope-station\` says why, \`$prefix/current/install.sh back\` goes back"
+        fi
+    else
+        echo "there is no systemd: start it with $prefix/current/bin/flawscope serve $settings"
+    fi
+}
+
+install_new() {
+    version=$(cat "$here/VERSION")
+    old=$(readlink "$prefix/current" 2>/dev/null || true)
+    [ "$version" != "$old" ] || fail "version $version is installed already"
+    (cd "$here" && sha256sum --check --quiet SHA256SUMS) || fail "the bundle is damaged: copy it again"
+    wheel=$(echo "$here"/wheels/flawscope-*.whl)
+    tag=$(basename "$here"); tag=${tag##*-py}
+    python=python3
+    command -v "python$(echo "$tag" | sed 's/./&./')" >/dev/null && python="python$(echo "$tag" | sed 's/./&./')"
+
+    echo "installing $version into $prefix/$version"
+    rm -rf "${prefix:?}/$version"
+    mkdir -p "$prefix"
+    "$python" -m venv "$prefix/$version" || fail "python3 with venv is missing: install it from the distribution"
+    "$prefix/$version/bin/pip" install --quiet --disable-pip-version-check --no-index \
+        --find-links "$here/wheels" "$wheel[$(cat "$here/EXTRAS")]" ||
+        { rm -rf "${prefix:?}/$version"; fail "the wheels do not fit this machine, or the disk is full: nothing was changed"; }
+    cp "$here/install.sh" "$prefix/$version/"
+
+    id flawscope >/dev/null 2>&1 ||
+        useradd --system --user-group --home-dir /var/lib/flawscope --shell /usr/sbin/nologin flawscope
+    install -d -o flawscope -g flawscope -m 700 /var/lib/flawscope "$backups"
+    install -d /etc/flawscope
+    if [ -n "$old" ] && [ -f "$settings" ]; then
+        service stop
+        backup="$backups/before-$version-$(date +%Y%m%dT%H%M%S).tar"
+        if ! as_user "$prefix/$old/bin/flawscope" station backup "$backup" --settings "$settings"; then
+            service start
+            rm -rf "${prefix:?}/$version"
+            fail "the store could not be backed up: version $old goes on"
+        fi
+        printf '%s\n%s\n' "$old" "$backup" > "$prefix/$version/BEFORE"
+    fi
+    if [ -d /run/systemd/system ]; then
+        install -m 644 "$here/flawscope-station.service" /etc/systemd/system/
+        systemctl daemon-reload
+    fi
+    switch "$version"
+    if [ -f "$settings" ]; then
+        start
+    else
+        echo "put the model and $settings into place, then: systemctl enable --now flawscope-station"
+    fi
+    echo "version $version is installed"
+}
+
+go_back() {
+    version=$(readlink "$prefix/current") || fail "nothing is installed in $prefix"
+    [ -f "$prefix/$version/BEFORE" ] || fail "version $version is the first one here"
+    old=$(sed -n 1p "$prefix/$version/BEFORE")
+    backup=$(sed -n 2p "$prefix/$version/BEFORE")
+    [ -x "$prefix/$old/bin/flawscope" ] || fail "version $old is no longer in $prefix"
+    service stop
+    # an older version refuses tables that a newer one has changed; else the store stays as it is
+    if ! as_user "$prefix/$old/bin/flawscope" station user list --settings "$settings" >/dev/null 2>&1; then
+        ! grep -q '^database:' "$settings" ||
+            fail "version $old cannot read the data base: make it empty, then \`flawscope station restore $backup --settings $settings\`"
+        store=$("$prefix/$old/bin/python" -c 'import sys
+from flawscope.station.settings.station import read_settings
+print(read_settings(sys.argv[1]).store)' "$settings")
+        kept="$store.$version-$(date +%Y%m%dT%H%M%S)"
+        mkdir -m 700 "$kept"
+        find "$store" -mindepth 1 -maxdepth 1 -exec mv -t "$kept" {} +
+        as_user "$prefix/$old/bin/flawscope" station restore "$backup" --settings "$settings" ||
+            fail "the backup $backup cannot be restored; the store is in $kept"
+        echo "the store is that of before the upgrade; that of version $version is kept in $kept"
+    fi
+    switch "$old"
+    start
+    echo "version $old runs again"
+}
+
+[ "$(id -u)" = 0 ] || fail "run it as root"
+case "${1:-}" in
+    "") install_new ;;
+    back) go_back ;;
+    *) fail "unknown: $1; without a word it installs, \`back\` goes back" ;;
+esac
