@@ -49,6 +49,7 @@ bench: $(READY) ## measure everything (bench/results/), a day; goes on where it 
 	$(BIN)/python bench/fit.py
 	$(BIN)/python bench/fit.py --set size=256 --out bench/results/fit-256.json
 	$(BIN)/python bench/step.py --seen 10
+	$(BIN)/python bench/fit_latency.py --threads 2
 	$(BIN)/python bench/latency.py
 	$(BIN)/python bench/latency.py --methods patchcore --set size=256 --out bench/results/latency-256.json
 	$(BIN)/python bench/parity.py

@@ -23,7 +23,6 @@ machine or this version cannot do is skipped with a remark.
 
 from __future__ import annotations
 
-import statistics
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,30 +38,17 @@ if TYPE_CHECKING:
     Images = NDArray[np.float32]
 
 REST = 0.02  # seconds between works: threads of OpenMP and of ONNX Runtime spin for some milliseconds
-STREAM = 64  # pictures, for pictures per second
 PARTS = ("run", "embed", "score", "plain", "published", "decode", "preprocess")
 
 
 def predict(model: str, pictures: list[str], batch: int, repeats: int, threads: int, device: str) -> Cell:
     """From paths to predictions, nothing else in this process."""
+    from flawscope.benchmark import timing
+
     predictor = models.open_model(model, device, threads)
-
-    def answer(first: int) -> None:
-        chosen = [pictures[(first + k) % len(pictures)] for k in range(batch)]
-        if batch == 1:
-            predictor.predict(chosen[0])
-        else:
-            list(predictor.stream(chosen, batch=batch))
-
-    for k in range(min(repeats, 3)):
-        answer(k * batch)
-    times = [common.seconds(lambda k=k: answer(k * batch)) for k in range(repeats)]  # type: ignore[misc]
-    many = min(max(STREAM, 2 * batch), 8 * repeats)
-    paths = [pictures[k % len(pictures)] for k in range(many)]
-    took = [common.seconds(lambda: list(predictor.stream(paths, batch=batch))) for _ in range(3)]
     return {
-        "predict": common.spread(times),
-        "pictures_per_second": common.sig(many / statistics.median(took), 4),
+        "predict": common.spread(timing.timed(predictor, pictures, batch, repeats)),
+        "pictures_per_second": common.sig(timing.rate(predictor, pictures, batch, repeats), 4),
         "device_peak_mib": common.device_peak(device),
     }
 

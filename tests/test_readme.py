@@ -12,7 +12,6 @@ import argparse
 import functools
 import hashlib
 import io
-import multiprocessing
 import re
 import shlex
 import shutil
@@ -69,17 +68,6 @@ class Rounds(threading.Event):
         if self.left == 0:
             self.set()
         return self.is_set()
-
-
-def measured_here(case: Any, judge: bool) -> dict[str, Any]:
-    """In the place of a process of its own, which would see whole pictures."""
-    from flawscope.cli import measure
-
-    if case.reason:
-        return {"error": case.reason}
-    here, there = multiprocessing.Pipe(duplex=False)
-    measure._child(there, case, judge)
-    return dict(here.recv())
 
 
 def decide_all(review: Any) -> None:
@@ -175,7 +163,8 @@ def soon(trace_once: Callable[[Any], Any], teacher_path: Path, monkeypatch: pyte
     """What takes minutes takes seconds."""
     from flawscope.artefact import certificate
     from flawscope.benchmark import run as runs
-    from flawscope.cli import measure, watch
+    from flawscope.benchmark import timing
+    from flawscope.cli import watch
     from flawscope.export import onnx_graph
     from flawscope.methods import ensemble, patchcore, prnet, training
     from flawscope.methods.efficientad import distill
@@ -199,7 +188,8 @@ def soon(trace_once: Callable[[Any], Any], teacher_path: Path, monkeypatch: pyte
         distill, "distill", lambda paths, recipe, *a, **k: whole(paths, replace(recipe, width=16), *a, **k)
     )
     monkeypatch.setattr(runs, "Processes", Here)
-    monkeypatch.setattr(measure, "_in_process", measured_here)
+    # a process of its own would see whole pictures
+    monkeypatch.setattr(timing, "in_process", lambda work, *given: work(*given))
     # what is refused is tested elsewhere: models of so few and small pictures find hardly anything
     monkeypatch.setattr("flawscope.fitting.update_evaluation.KEPT", 0.0)
     monkeypatch.setattr("flawscope.fitting.incremental_update.odd_ones", lambda *_: set())

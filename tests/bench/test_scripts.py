@@ -42,7 +42,7 @@ def test_the_table_has_every_result_and_the_commits_that_made_it() -> None:
             continue
         cells = json.loads((BENCH / "results" / name).read_text(encoding="utf-8")).get("cells", {})
         made = {cell["_"]["commit"].rstrip("+") for cell in cells.values()}
-        assert made <= set(re.findall(r"\b[0-9a-f]{7}\b", then)), name
+        assert made <= set(re.findall(r"\b[0-9a-f]{7,9}\b", then)), name
 
 
 def test_scripts_say_what_they_ask() -> None:

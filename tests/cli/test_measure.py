@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,8 @@ def test_measures_each_combination_and_names_those_that_fail(
     code, printed, _ = run(*call)
     torch, onnx = json.loads(printed)["rows"]
     assert code == 0
+    assert json.loads(printed)["machine"]["cores"] >= 1
+    assert len((tmp_path / "measure.log").read_text().split(" round 1, ")) == 3
     assert json.loads((tmp_path / "measure.json").read_text())["rows"] == [torch, onnx]
     assert torch["largest_difference"] == 0 <= onnx["largest_difference"] < 1e-4
     assert torch["image_auroc"] == onnx["image_auroc"]
@@ -34,3 +38,18 @@ def test_measures_each_combination_and_names_those_that_fail(
     code, printed, _ = run(*call, "--quiet")  # without pictures int8 cannot be calibrated
     assert code == 1
     assert "int8 is calibrated anew" in printed
+
+
+def test_models_of_the_same_name_are_exported_apart(
+    model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "flawscope.export.export.export", lambda model, out, **_: Path(out).write_text(str(model))
+    )
+    asked: dict[str, Any] = {"threads": [1], "engines": ["onnxruntime"], "precisions": ["fp32"]}
+    asked |= {"batches": [1], "data": None, "category": None, "quiet": True, "debug": False}
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        model = str(shutil.copy(model_path, tmp_path / folder / "part.safetensors"))
+        (case,) = measure._cases(argparse.Namespace(**asked), model, tmp_path, 1)
+        assert Path(case.file).read_text() == model

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from flawscope.cli import common, fit_one, joint
+from flawscope.cli import common, fit_one, joint, latency
 from flawscope.cluster import connect, tasks
 from flawscope.errors import FlawscopeError, InputError, one_line, pluralize, some
 from flawscope.methods import registry
@@ -85,6 +85,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=common.minutes,
         metavar="M",
         help=f"{in_steps}: done after so long",
+    )
+    length.add_argument(
+        "--latency",
+        type=latency.milliseconds,
+        metavar="30ms",
+        help=f"the most accurate settings, engine and precision that answer for a picture within it here "
+        f"({_those('candidates')})",
     )
     parser.add_argument("--resume", action="store_true", help="go on where a run that was stopped left off")
     common.add_tensorboard(parser)
@@ -164,6 +171,8 @@ def run(args: argparse.Namespace) -> int:
         connect.check(args.cluster)
     if args.evaluate and (args.joint or args.each_view or common.several_asked(args)):
         raise InputError("--evaluate measures one model: call `flawscope evaluate` for several")
+    if args.latency and (args.joint or args.each_view or common.several_asked(args)):
+        raise InputError("--latency fits one model: name one --category, without --joint and --each-view")
     if args.json and not args.evaluate:
         raise InputError("--json prints what --evaluate measures: add --evaluate")
     if (
@@ -176,12 +185,16 @@ def run(args: argparse.Namespace) -> int:
         return _run_several(args)
     out = files.check_writable(args.out, ".safetensors")
     say = common.say_for(args)
-    predictor = fit_one.learnt(args, say, common.step_for(args))
+    predictor = (latency.fitted if args.latency else fit_one.learnt)(args, say, common.step_for(args))
     for line in summary(predictor):
         say(line)
     say(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB)")
-    exported = out.with_suffix(".onnx")
-    say(f"`flawscope export {out} --out {exported}` makes a copy that starts at once and needs no torch")
+    exported, engine = out.with_suffix(".onnx"), predictor.session.runtime
+    if engine == "torch":
+        say(f"`flawscope export {out} --out {exported}` makes a copy that starts at once and needs no torch")
+    else:
+        which = "" if engine == "onnxruntime" else f" --engine {engine}"
+        say(f"wrote {exported}, the faster: `flawscope predict {exported} PICTURE{which}`")
     failures = list(predictor.failures)
     if args.evaluate:
         failures += _evaluated(args, predictor)

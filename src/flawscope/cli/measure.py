@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import multiprocessing
-import os
 import statistics
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flawscope.benchmark import timing
 from flawscope.cli import common
-from flawscope.errors import InputError, one_line, require_installed
+from flawscope.errors import InputError, require_installed
 
 if TYPE_CHECKING:
-    from multiprocessing.connection import Connection
-
     from flawscope.predictor import Predictor
 
 ENGINES, PRECISIONS = ("torch", "onnxruntime", "openvino"), ("fp32", "int8", "bf16")
 ROUNDS = 3  # all combinations in each, so that a drift of the machine meets all alike
 PICTURES = 20  # different ones that are timed, at most
 CALIBRATION = 60  # good pictures that int8 is calibrated on, at most
-FACTS, PLOT = "measure.json", "measure.png"
+FACTS, PLOT, LOG = "measure.json", "measure.png", "measure.log"
 HEADER = ("model", "engine", "precision", "threads", "batch", "median ms", "p95 ms", "pictures/s", "peak MiB")
 ACCURACY = ("largest difference", "image AUROC", "false alarms")
 Row = dict[str, Any]
@@ -44,6 +42,11 @@ class Case:
     reason: str = ""
     data: str | None = None
     category: str | None = None
+
+    @property
+    def name(self) -> str:
+        which = f"{Path(self.model).name}, {self.engine} {self.precision}"
+        return f"{which}, threads {self.threads}, batch {self.batch}"
 
 
 def _listed(kind: type | Sequence[str]) -> Any:
@@ -74,34 +77,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="fp32, int8, bf16: of a .safetensors model's exports; int8 and bf16 need --data (default: fp32)",
     )
     parser.add_argument("--batches", type=_listed(int), default=[1], metavar="1,8", help="default: 1")
-    parser.add_argument("--out", metavar="DIR", help=f"write {FACTS} and the plot {PLOT}")
+    parser.add_argument("--out", metavar="DIR", help=f"write {FACTS}, the plot {PLOT} and {LOG}")
     common.add_json(parser)
     common.add_quiet(parser)
 
 
 def run(args: argparse.Namespace) -> int:
+    here, log = timing.surroundings(), list[str]()
     folder = None
     if args.out:
         require_installed("--out", "matplotlib", extras="report")
         folder = common.folder_for_results(args.out)
+
+    def note(line: str) -> None:
+        log.append(f"{time.strftime('%H:%M:%S', time.gmtime())} {line}\n")
+        if folder:  # also of a run that is stopped
+            (folder / LOG).write_text("".join(log), encoding="utf-8")
+
+    note(common.as_json(here))
     with tempfile.TemporaryDirectory(prefix="flawscope-measure-") as made:
-        cases = [case for model in args.models for case in _cases(args, model, Path(made))]
-        rows = _measured(args, cases)
-    common.show_document(args, document := {"rows": rows}, lambda: _table(rows))
+        cores = here["machine"]["cores"]
+        cases = [case for model in args.models for case in _cases(args, model, Path(made), cores)]
+        rows = _measured(args, cases, note)
+    common.show_document(args, document := {**here, "rows": rows}, lambda: _table(rows))
     if folder:
         (folder / FACTS).write_text(f"{common.as_json(document)}\n", encoding="utf-8")
         _plot(rows, folder / PLOT)
     return 1 if any("error" in row for row in rows) else 0
 
 
-def _cases(args: argparse.Namespace, model: str, made: Path) -> Iterator[Case]:
+def _cases(args: argparse.Namespace, model: str, made: Path, cores: int) -> Iterator[Case]:
     """Yields the combinations of a model, exported where its engine needs that; the reference comes first."""
     from flawscope.predictor import read_manifest
     from flawscope.runtime import TRAINED, suffix_of
 
     trained = suffix_of(model) == TRAINED
     own = read_manifest(model).calibration.precision
-    threads = args.threads or [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1]
+    apart = Path(tempfile.mkdtemp(dir=made))  # models may have the same name
     for engine in sorted(args.engines, key=ENGINES.index):
         if importlib.util.find_spec(engine) is None:
             common.say(f"{engine} is not installed: left out")
@@ -113,9 +125,9 @@ def _cases(args: argparse.Namespace, model: str, made: Path) -> Iterator[Case]:
                 continue
             file, reason = model, ""
             if trained and engine != "torch":
-                file, reason = _exported(args, model, precision, made)
+                file, reason = _exported(args, model, precision, apart)
             first = Case(model, engine, precision, 1, 1, file, reason, args.data, args.category)
-            for n in threads:
+            for n in args.threads or [cores]:
                 yield from (replace(first, threads=n, batch=batch) for batch in args.batches)
 
 
@@ -142,7 +154,7 @@ def _exported(args: argparse.Namespace, model: str, precision: str, made: Path) 
     return str(out), ""
 
 
-def _measured(args: argparse.Namespace, cases: list[Case]) -> list[Row]:
+def _measured(args: argparse.Namespace, cases: list[Case], note: Callable[[str], None]) -> list[Row]:
     """Rows of the combinations, each round of each in a process of its own."""
     found: list[list[Row]] = [[] for _ in cases]
     step, judged = common.step_for(args), dict[tuple[str, str, str], Row]()
@@ -152,10 +164,13 @@ def _measured(args: argparse.Namespace, cases: list[Case]) -> list[Row]:
             if found[k] and "error" in found[k][-1]:
                 continue
             key = case.model, case.engine, case.precision  # threads and batches change no score
-            one = _in_process(case, key not in judged)
+            judge = key not in judged
+            one: Row = {"error": case.reason} if case.reason else timing.in_process(_timed, case, judge)
             if "judged" in one:
                 judged[key] = one.pop("judged")
             found[k].append(one)
+            said = f"failed: {one['error']}" if "error" in one else f"{timing.latency(one['seconds'])}"
+            note(f"round {round_ + 1}, {case.name}: {said}")
     rows = []
     for case, rounds in zip(cases, found, strict=True):
         key = case.model, case.engine, case.precision
@@ -165,68 +180,37 @@ def _measured(args: argparse.Namespace, cases: list[Case]) -> list[Row]:
 
 
 def _row(case: Case, rounds: list[Row], judged: Row, reference: Row) -> Row:
-    named = {
-        k: v for k, v in asdict(case).items() if k in ("model", "engine", "precision", "threads", "batch")
-    }
+    named = {k: getattr(case, k) for k in HEADER[:5]}
     if failed := [one["error"] for one in rounds if "error" in one]:
         return {**named, "error": failed[0]}
-    times = sorted(t for one in rounds for t in one["seconds"])
     pairs = zip(judged["scores"], reference["scores"], strict=True)
     return {
         **named,
-        "median_ms": round(1000 * statistics.median(times), 2),
-        "p95_ms": round(1000 * times[-(-95 * len(times) // 100) - 1], 2),
+        **timing.latency([seconds for one in rounds for seconds in one["seconds"]]),
         "pictures_per_second": round(statistics.median(one["rate"] for one in rounds), 2),
         "peak_mib": max(one["peak"] for one in rounds) >> 20,
         "largest_difference": max((abs(a - b) / max(abs(b), 1) for a, b in pairs), default=None),
         "image_auroc": judged["image_auroc"],
         "false_alarms": judged["false_alarms"],
-        "calls": len(times),
     }
 
 
-def _in_process(case: Case, judge: bool) -> Row:
-    """Measures a combination in a fresh process; `error` says why there is nothing."""
-    if case.reason:
-        return {"error": case.reason}
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(there, case, judge), daemon=True)
-    process.start()
-    there.close()
-    try:
-        return dict(here.recv())
-    except EOFError:
-        process.join()
-        return {"error": f"its process ended with {process.exitcode}, as one without memory does"}
-    finally:
-        here.close()
-        process.join()
-
-
-def _child(answer: Connection, case: Case, judge: bool) -> None:
+def _timed(case: Case, judge: bool) -> Row:
+    """Times of calls from picture to answer, pictures a second, peak memory; `judged` where asked for."""
+    from flawscope.datasets import open_dataset
     from flawscope.predictor import load
 
-    try:
-        engine = None if case.engine == "torch" else case.engine
-        model = load(case.file, engine=engine, device="cpu", threads=case.threads)
-        answer.send(_timed(model, case, judge))
-    except Exception as error:
-        answer.send({"error": one_line(error)})
-
-
-def _timed(model: Predictor, case: Case, judge: bool) -> Row:
-    """Times of calls from picture to answer, pictures a second, peak memory; `judged` where asked for."""
-    from flawscope.benchmark.timing import timed
-    from flawscope.datasets import open_dataset
-
+    engine = None if case.engine == "torch" else case.engine
+    model = load(case.file, engine=engine, device="cpu", threads=case.threads)
     seed, group = common.seed_and_group(model.manifest)
     data = case.data and open_dataset(case.data, case.category, seed=seed, group=group)
     pictures: list[Any] = [item.path for item in data.test or data.train] if data else _samples(model)
     pictures = pictures[:: max(1, len(pictures) // PICTURES)]
-    row: Row = timed(
-        model.predict, lambda many: list(model.stream(many, batch=case.batch)), pictures, case.batch
-    )
+    row: Row = {
+        "seconds": timing.timed(model, pictures, case.batch),
+        "rate": timing.rate(model, pictures, case.batch),
+        "peak": timing.peak_memory(),
+    }
     if not judge:
         return row
     if data and any(item.anomalous for item in data.test):
@@ -284,10 +268,19 @@ def _plot(rows: Sequence[Row], path: Path) -> None:
     key = "image_auroc" if labelled else "pictures_per_second"
     figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.add_subplot()
+    groups: dict[str, list[Row]] = {}
     for row in done:
-        name = f"{row['model']} {row['engine']} {row['precision']} t{row['threads']} b{row['batch']}"
-        axes.plot(row["p95_ms"], row[key], "o", label=name)
-    axes.set(xlabel="p95 latency of a call, ms", ylabel=key.replace("_", " "))
+        name = f"{Path(row['model']).name} {row['engine']} {row['precision']}"
+        groups.setdefault(name, []).append(row)
+    for name, group in groups.items():
+        axes.plot([row["p95_ms"] for row in group], [row[key] for row in group], "o", label=name)
+        for row in group:
+            text, at = f"{row['threads']}/{row['batch']}", (row["p95_ms"], row[key])
+            axes.annotate(text, at, (3, 3), textcoords="offset points", fontsize=7)
+    axes.set(
+        xlabel="p95 latency of a call, ms (threads/batch)",
+        ylabel=key.replace("_", " ").replace("auroc", "AUROC"),
+    )
     axes.grid(alpha=0.3)
     if done:
         axes.legend(fontsize=7)

@@ -73,6 +73,10 @@ class Method:
         peak: predicts the peak memory of the process that fits, in bytes; None: unknown.
         choose: gives the settings with the next one that is `auto` decided by good pictures, `size` before
             there is a detector, others after; None: no setting can be `auto`.
+        candidates: settings from the most accurate to the fastest; `fit --latency` takes the first that are
+            fast enough. `preset` names a preset, `method` another method.
+        rehearse: gives the settings that change where only a share of the pictures is learnt and the model is
+            to take a picture's time all the same.
         options: flags of `flawscope fit` for its own settings.
         commands: its own commands.
         operators: gives {torch operator: its ONNX translation} for operators that the exporter does not know.
@@ -95,6 +99,8 @@ class Method:
     joins: bool = False
     peak: Callable[[Any, Task], int] | None = None
     choose: Callable[[Any, Undecided], Any] | None = None
+    candidates: Sequence[Mapping[str, Any]] = ()
+    rehearse: Callable[[Any, float], Mapping[str, Any]] | None = None
     options: Sequence[Option] = ()
     commands: Sequence[Command] = ()
     operators: Callable[[], Mapping[Any, Any]] | None = None

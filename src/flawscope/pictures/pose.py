@@ -163,7 +163,9 @@ class Reference:
         lost = len(self.errors) - len(known)
         far = f"at most {max(known):.2f} spreads off, {largest:g} allowed" if known else "all lost"
         new = f"; expected of at most {self.p_value(_FOUND):.1%} of new good ones" if self.errors else ""
-        return f"parts aligned ({self.kind}{same}): {len(known)} good ones found, {far}, {lost} not found{new}"
+        return (
+            f"parts aligned ({self.kind}{same}): {len(known)} good ones found, {far}, {lost} not found{new}"
+        )
 
     @property
     def limit(self) -> float:

@@ -87,6 +87,22 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
+# from the most accurate to the fastest (docs/measurements.md)
+CANDIDATES: tuple[dict[str, Any], ...] = (
+    {},
+    {"preset": "small"},
+    {"preset": "small", "size": "192+288"},
+    {"size": "256"},
+    {"preset": "small", "size": "256"},
+    {"preset": "small", "size": "192"},
+    {"preset": "small", "size": "128"},
+)
+
+
+def rehearse(config: Config, share: float) -> dict[str, Any]:
+    """Ratios that fill memory banks of the same size from a share of the pictures."""
+    return {key: min(1.0, getattr(config, key) / share) for key in ("ratio", "fine_ratio")}
+
 
 METHOD = Method(
     name="patchcore",
@@ -102,6 +118,8 @@ METHOD = Method(
     joins=True,
     peak=deferred("flawscope.methods.patchcore.bank_selection:peak"),
     choose=deferred("flawscope.methods.patchcore.auto_settings:choose"),
+    candidates=CANDIDATES,
+    rehearse=rehearse,
     options=(
         Option(
             "--positions",
