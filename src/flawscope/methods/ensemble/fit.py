@@ -16,7 +16,7 @@ from flawscope.methods.method import Method
 from flawscope.methods.task import Budget, Defect, Fitted, Task
 
 ENOUGH = 20  # pictures that a member is calibrated on by itself: what it says alone is not promised
-SMALLEST = 1e-3  # spread in shares of the mean: of one picture held out there is none
+SMALLEST = 1e-2  # spread in shares of the mean: of one picture held out there is none
 
 
 def fit(model: Model, task: Task) -> Fitted:

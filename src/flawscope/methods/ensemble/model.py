@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
 import torch
@@ -59,11 +59,13 @@ class Member(nn.Module):
             images = planes.view(-1, images.shape[1], *self.detector.size)
         return images if inside is None else torch.where(self.counted(inside)[:, None], images, -1 - images)
 
+    def own(self, features: Tensor, inside: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Flat features, and the pixels that count, as the detector takes them."""
+        return features.view(-1, *self.shape), None if inside is None else self.counted(inside)
+
     def score(self, features: Tensor, inside: Tensor | None) -> tuple[Tensor, Tensor]:
         """Scores `[B]` and maps `[B, H, W]`, at the ensemble's size, of flat features."""
-        scores, maps = self.detector.score(
-            features.view(-1, *self.shape), None if inside is None else self.counted(inside)
-        )
+        scores, maps = self.detector.score(*self.own(features, inside))
         return scores, maps if self.same else self.up_rows @ maps @ self.up_columns.T
 
 
@@ -104,8 +106,11 @@ class Model(Detector):
 
     def each(self, features: Tensor, inside: Tensor | None = None) -> list[tuple[Tensor, Tensor]]:
         """Every member's scores `[B]` and maps `[B, H, W]`, in its own unit."""
-        parts = features.split([m.width for m in self.members], dim=1)
-        return [m.score(part, inside) for m, part in zip(self.members, parts, strict=True)]
+        return [m.score(part, inside) for m, part in self.parts(features)]
+
+    def parts(self, features: Tensor) -> Iterable[tuple[Member, Tensor]]:
+        """The members, with their flat features."""
+        return zip(self.members, features.split([m.width for m in self.members], dim=1), strict=True)
 
     def score(self, features: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
         scores, maps = [], []
@@ -113,6 +118,11 @@ class Model(Detector):
             maps.append(compressed((drawn - n[0]) / n[1]))
             scores.append(compressed((score - n[2]) / n[3]))
         return torch.stack(scores).mean(0), self.bounded(torch.stack(maps).mean(0), inside)
+
+    def ties(self, features: Tensor, inside: Tensor | None = None) -> Tensor:
+        """Whether the score of each picture, `[B]` bool, rests on a tie in any member."""
+        tied = [m.detector.ties(*m.own(part, inside)) for m, part in self.parts(features)]
+        return torch.stack(tied).any(0)
 
     def for_export(self) -> None:
         for member in self.members:
