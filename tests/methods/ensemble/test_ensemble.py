@@ -102,7 +102,7 @@ def _resized(picture: np.ndarray, size: tuple[int, int]) -> Image.Image:
 
 
 def test_held_out_pictures_are_the_unit(case: Case) -> None:
-    """By their mean and spread, at least a hundredth of the mean, each member's maps and scores are measured."""
+    """Maps and scores are measured by their mean and spread there, at least a hundredth of the mean."""
     model = case.fitted()
     detector, held = detector_of(model), set(model.manifest.facts["calibration_pictures"])
     shown = [source for source in case.good if pixel_hash(decode(source)) in held]
