@@ -40,6 +40,7 @@ def main() -> None:
         light(Path(folder))
         parts(Path(folder))
         aligned(Path(folder))
+    several()
 
 
 def aligned(folder: Path) -> None:
@@ -61,6 +62,33 @@ def aligned(folder: Path) -> None:
         ground.save(path)
     found = Alignment.of(paths[:-2], paths[-2:], "turn", root, lambda done, total: None)
     save(found.sheet(), "alignment.png")
+
+
+def several() -> None:
+    """Four plates in a picture, each judged: a good picture, a defect, a plate too few, and one too many."""
+    good = [tray(seed, 4) for seed in range(20)]
+    model = flawscope.fit(good, align="turn", several=True, size=96, device="cpu", check=False)
+    names = ("good", "a defect", "one missing", "one more")
+    shown = dict(zip(names, ((4, None), (4, "missing_part"), (3, None), (5, None)), strict=True))
+    pictures = [tray(100 + k, *what) for k, what in enumerate(shown.values())]
+    found = model.predict([*pictures])
+    heats = [one.draw(picture) for one, picture in zip(found, pictures, strict=True)]
+    words = [f"{name}: {one.decision}" for name, one in zip(shown, found, strict=True)]
+    save(contact_sheet([Line(heats, words)], (330, 220), title="4 parts expected"), "several-parts.png")
+
+
+def tray(seed: int, count: int, defect: str | None = None) -> Pixels:
+    """So many plates at any angle, one in each cell, the first with a defect."""
+    rng = np.random.default_rng([9, seed])
+    ground = Image.fromarray(rng.normal(70, 4, (256, 384, 3)).clip(0, 255).astype(np.uint8))
+    for k, cell in enumerate(rng.permutation(6)[:count]):
+        plate, _ = draw_picture("plate", rng, None if k else defect, 0.3, size=192)
+        shown = Image.fromarray(plate).resize((68, 68), Image.Resampling.LANCZOS).convert("RGBA")
+        turned = shown.rotate(rng.uniform(0, 360), Image.Resampling.BICUBIC, expand=True)
+        at = (128 * (cell % 3) + 64, 128 * (cell // 3) + 64)
+        x, y = (int(m - length / 2 + rng.uniform(-8, 8)) for m, length in zip(at, turned.size, strict=True))
+        ground.paste(turned, (x, y), turned)
+    return np.asarray(ground)
 
 
 def defects() -> None:

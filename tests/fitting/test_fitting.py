@@ -52,9 +52,9 @@ def _quick():
         patch.setattr(models, "load_backbone", functools.cache(models.load_backbone))
         empty, made = models.empty_backbone, {}
 
-        def once(name, stages, size, tensors):
+        def once(name, stages, size, tensors, *more):
             if (name, stages, size) not in made:
-                made[name, stages, size] = empty(name, stages, size, tensors)
+                made[name, stages, size] = empty(name, stages, size, tensors, *more)
             return made[name, stages, size]
 
         patch.setattr(models, "empty_backbone", once)
@@ -460,14 +460,14 @@ def test_region_of_interest_limits_both_banks():
     assert half.artefact.tensors["normal"][:, [1, 3]].min() > 0
 
 
-def test_a_transformer_with_two_sizes_is_one_line(tmp_path):
+def test_a_transformer_of_one_size_with_two_is_one_line(tmp_path):
     from safetensors.torch import save_file
 
     from flawscope.methods.features.backbone import import_timm
 
-    name = "vit_tiny_patch16_224"
+    name = "swin_tiny_patch4_window7_224"
     save_file(import_timm().create_model(name, pretrained=False).state_dict(), tmp_path / "vit.safetensors")
-    options = {"backbone": name, "stages": (2,), "weights": str(tmp_path / "vit.safetensors")}
+    options = {"backbone": name, "stages": (1,), "weights": str(tmp_path / "vit.safetensors")}
     with pytest.raises(InputError, match="takes one picture size only: give one --size") as caught:
         fit_small(size=TWO, **options)
     assert "\n" not in str(caught.value)

@@ -12,7 +12,8 @@ from PIL import Image
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import decode
 from flawscope.pictures.geometry import Geometry
-from flawscope.pictures.preprocess import Preprocess, roi_from, white_level_for
+from flawscope.pictures.preprocess import Preprocess, white_level_for
+from flawscope.pictures.roi import roi_from
 from flawscope.pictures.views import unmarked
 
 BILINEAR = Image.Resampling.BILINEAR

@@ -37,7 +37,10 @@ from flawscope.errors import InputError
 BACKBONE = "backbone."  # how the names of the tensors that products share begin
 EMBED, SCORE = "network.embed", "network.score"  # ONNX graphs of an exported model, [N] uint8
 # Settings that decide what the network sees and what comes out of it
-SAME = ("backbone", "stages", "size", "keep_aspect", "crop", "neighbourhood", "dimensions", "precision")
+SAME = (
+    *("backbone", "stages", "final_norm", "size", "keep_aspect", "crop", "neighbourhood", "dimensions"),
+    *("distance", "layers", "precision"),
+)
 MOST_PRODUCTS = 10_000
 LONGEST_NAME = 200
 SUFFIX = ".safetensors"

@@ -4,6 +4,10 @@ All of this comes from good pictures alone. With n calibration scores the p-valu
 (1 + #{scores >= s}) / (n + 1): if the next good picture is as likely to land anywhere among them as they
 are, its p-value is at most alpha with probability at most alpha, whatever the scores look like
 (Vovk, Gammerman & Shafer, Algorithmic Learning in a Random World, 2005).
+
+Where a picture shows several parts, its score is that of its worst part, for new pictures and for those that
+were left out with all their parts alike; one whose parts are counted wrong is above all scores. So this holds
+for pictures, however the parts of one depend on each other and however many there are.
 """
 
 from __future__ import annotations
@@ -50,6 +54,8 @@ class Calibration:
     runtime, precision: those of the model that gave the scores.
     promised: whether the good pictures' scores are like those of new ones. False where all pictures show one
         part: it was compared with itself.
+    miscounted: good pictures, left out, whose parts were counted wrong: they are called anomalous whatever
+        they score, and so count as above all scores.
     outline: where an outline lies, as a share of the way from `map_level` to its region's peak nearby; 0: at
         the mask threshold, as in earlier models.
     """
@@ -63,6 +69,7 @@ class Calibration:
     precision: str = "fp32"
     promised: bool = True
     outline: float = 0.0
+    miscounted: int = 0
 
     def __post_init__(self) -> None:
         if not self.scores or len(self.scores) != len(self.map_maxima):
@@ -71,6 +78,8 @@ class Calibration:
             raise InputError("calibration scores must be finite numbers")
         if not 0 < self.rate < 1:
             raise InputError(f"a false-alarm rate of {self.rate} makes no sense: choose between 0 and 1")
+        if self.miscounted < 0:
+            raise InputError(f"{self.miscounted} pictures counted wrong make no sense: fit anew")
         if not 0 <= self.outline < 1:
             raise InputError(f"an outline at {self.outline} of a region's height: choose from 0 to below 1")
 
@@ -88,12 +97,14 @@ class Calibration:
 
     @property
     def count(self) -> int:
-        return len(self.scores)
+        """Number of good pictures."""
+        return len(self.scores) + self.miscounted
 
     @property
     def effective_rate(self) -> float:
-        """Target rate, or 1/(n + 1) where n pictures are too few to promise the target."""
-        return max(self.rate, 1.0 / (self.count + 1))
+        """Target rate, or 1/(n + 1) where n pictures are too few to promise the target, or (k + 1)/(n + 1)
+        where k of them were counted wrong."""
+        return max(self.rate, (1.0 + self.miscounted) / (self.count + 1))
 
     @property
     def expected_rate(self) -> float:
@@ -108,13 +119,17 @@ class Calibration:
 
     @property
     def _rank(self) -> int:
-        """Rank k of the threshold among the calibration scores, from the largest; p <= rate above it."""
-        return min(max(1, math.floor(self.rate * (self.count + 1) + 1e-9)), self.count)
+        """Rank k of the threshold among the good pictures, from the worst; p <= rate above it."""
+        return min(max(1 + self.miscounted, math.floor(self.rate * (self.count + 1) + 1e-9)), self.count)
+
+    def _ranked(self, values: tuple[float, ...]) -> float:
+        """The value of the picture of that rank, of those counted right."""
+        return float(np.sort(values)[self.miscounted - self._rank])
 
     @property
     def score_threshold(self) -> float:
         """Threshold above which a picture's score makes it anomalous."""
-        return float(np.sort(self.scores)[-self._rank])
+        return self._ranked(self.scores)
 
     @property
     def threshold(self) -> float:
@@ -125,7 +140,7 @@ class Calibration:
     def mask_threshold(self) -> float:
         """Threshold above which pixels' map values make a region: good pictures have none at the same rate.
         `outline` sets how much of the region is outlined."""
-        return float(np.sort(self.map_maxima)[-self._rank])
+        return self._ranked(self.map_maxima)
 
     @property
     def colour_range(self) -> tuple[float, float]:
@@ -174,6 +189,7 @@ class Calibration:
             map_maxima=before.map_maxima + self.map_maxima,
             map_level=max(before.map_level, self.map_level),
             promised=before.promised and self.promised,
+            miscounted=before.miscounted + self.miscounted,
         )
 
     def with_outline(self, outline: float) -> Calibration:
@@ -196,6 +212,8 @@ class Calibration:
             f"({self._rank}/{self.count + 1}) of good pictures expected above it, from "
             f"{pluralize(self.count, 'good picture')} ({self.method})"
         )
+        if self.miscounted:
+            text += f"; {self.miscounted} of them for their number of parts"
         if self.pictures_missing:
             text += (
                 f"; {self.rate:.1%} cannot be promised from {self.count}: "
@@ -213,7 +231,7 @@ class Calibration:
 
     def to_dict(self) -> dict[str, Any]:
         values = {**asdict(self), "scores": list(self.scores), "map_maxima": list(self.map_maxima)}
-        earlier = {"promised": True, "outline": 0.0}  # values for files without them
+        earlier = {"promised": True, "outline": 0.0, "miscounted": 0}  # values for files without them
         return {key: value for key, value in values.items() if key not in earlier or value != earlier[key]}
 
     @classmethod
@@ -229,6 +247,7 @@ class Calibration:
                 precision=str(data["precision"]),
                 promised=bool(data.get("promised", True)),  # earlier models are
                 outline=float(data.get("outline", 0.0)),
+                miscounted=int(data.get("miscounted", 0)),
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise InputError(

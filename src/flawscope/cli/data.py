@@ -39,6 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of `data check`: how parts lie; says how well they are found, and --out draws where",
     )
     parser.add_argument(
+        "--several", action="store_true", help="of `data check --align`: pictures show several parts each"
+    )
+    parser.add_argument(
         "--out", metavar="FILE", help="what `data export` writes; of `data check --align` a .png file"
     )
     common.add_group(parser)
@@ -53,6 +56,8 @@ def run(args: argparse.Namespace) -> int:
         return _export(args)
     if args.out and not args.align:
         raise InputError("data check writes nothing: leave out --out, or print its findings with --json")
+    if args.several and not args.align:
+        raise InputError("--several needs to know how parts lie: give --align shift, turn or full")
     from flawscope.artefact.files import check_writable
     from flawscope.datasets import open_dataset
     from flawscope.datasets.check import check
@@ -100,7 +105,8 @@ def _aligned(args: argparse.Namespace, dataset: Dataset, step: Step) -> Alignmen
     good = [item.path for item in dataset.train]
     others = [item.path for item in dataset.test]
     root = dataset.root
-    found = Alignment.of(good, others, args.align, root, lambda done, all_: step("alignment", done, all_))
+    say = lambda done, all_: step("alignment", done, all_)  # noqa: E731
+    found = Alignment.of(good, others, args.align, root, say, several=args.several)
     if args.out:
         save_png(args.out, found.sheet())
     return found

@@ -151,11 +151,11 @@ def _written(
 
 def _write_table(path: str, result: Evaluation) -> None:
     from flawscope.evaluation.result import outcomes
-    from flawscope.results.table import Row, Table
+    from flawscope.results.table import Table
 
     table = Table(path, aligned=result.aligned)
     for _, one in outcomes(result):
-        table.add(Row.of(one))
+        table.take(one)
     table.close()
 
 

@@ -109,6 +109,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "places, turn: at any angle, too, full: mirrored and at slightly different scales, too, auto: "
         "none, shift or turn, as left-out good pictures and simulated defects say (default: none)",
     )
+    parser.add_argument(
+        "--several",
+        action="store_true",
+        help="--align: pictures show several parts each: all are found, counted and judged",
+    )
     common.add_group(parser)
     common.add_part(parser)
     common.add_view(parser)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 HEADER = ("pictures", "score threshold", "false alarms expected", "time")  # of `figures`
 # Options of `fit` that do not go with a joint model
-REFUSED = ("cluster", "resume", "align", "tile", "min_defect", "scale", "overlap", "positions")
+REFUSED = ("cluster", "resume", "align", "several", "tile", "min_defect", "scale", "overlap", "positions")
 
 
 def figures(manifest: Manifest, took: str) -> list[str]:

@@ -158,7 +158,7 @@ class Output:
             self.results = Results(Path(args.out), root, say, maps=maps, animation=animation, **kinds)
 
     def add(self, result: Prediction | Unjudged, source: Source) -> None:
-        from flawscope.results.table import Row, Unjudged
+        from flawscope.results.table import Unjudged
 
         shown = isinstance(result, Unjudged) or result.is_anomalous or not self.args.only_anomalous
         if shown:
@@ -166,7 +166,7 @@ class Output:
         if isinstance(result, Unjudged):
             self._fail(result.error)
         if table := self.table:
-            self._try("rows", lambda: table.add(Row.of(result)))
+            self._try("rows", lambda: table.take(result))
         if results := self.results:
             self._try("rows", lambda: results.add(result, details=shown))
             if shown and not isinstance(result, Unjudged):

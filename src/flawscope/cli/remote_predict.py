@@ -20,6 +20,7 @@ from flawscope.progress import silent
 if TYPE_CHECKING:
     from flawscope.pictures.decoding import Source
     from flawscope.pictures.part_pose import PartPose
+    from flawscope.results.found_parts import FoundParts
     from flawscope.results.prediction import Prediction, Region
     from flawscope.station import Client
     from flawscope.station.store.inspection import Inspection
@@ -230,6 +231,7 @@ class Answer:
     part_found: bool | None = None
     part_p_value: float | None = None
     part_pose: PartPose | None = None
+    found_parts: FoundParts | None = None
     product_p_value: float | None = None
     shows: str | None = None
 
@@ -246,6 +248,8 @@ class Answer:
 
     @property
     def remark(self) -> str:
+        if self.found_parts is not None:
+            return self.found_parts.remark
         return "part not found" if self.part_found is False else ""
 
     @property
@@ -264,6 +268,8 @@ class Answer:
         }
 
     def _part(self) -> dict[str, Any]:
+        if self.found_parts is not None:
+            return {"part_found": self.part_found, "found_parts": self.found_parts.to_dict()}
         pose = None if self.part_pose is None else self.part_pose.to_dict()
         return {"part_found": self.part_found, "part_pose": pose}
 

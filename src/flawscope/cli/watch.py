@@ -222,11 +222,10 @@ class Watching:
         from flawscope.cli.output import show_result
         from flawscope.pictures.decoding import frames
         from flawscope.results.prediction import Prediction
-        from flawscope.results.table import Row
 
         show_result(result, as_json=self.as_json, flush=True)
         if self.table is not None:
-            self.table.add(Row.of(result))
+            self.table.take(result)
         if not isinstance(result, Prediction):
             self.unjudged += 1
             common.say(f"skipped: {' '.join(result.error.split())}")

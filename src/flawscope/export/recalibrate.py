@@ -138,8 +138,8 @@ class Pictures:
                 views = self.artefact.manifest.preprocess.views(
                     picture, name, self.artefact.tensors.get("roi")
                 )
-                if not views.shows_part:
-                    raise InputError(f"cannot use {name}: its part was not found; remove it")
+                if views.unusable:
+                    raise InputError(f"cannot use {name}: {views.unusable}; remove it")
             except (InputError, MemoryError) as error:
                 if failures is not None:
                     failures.append(reason(error, name))
@@ -254,6 +254,7 @@ def recalibrated(
         runtime=session.runtime,
         precision=reduced.precision,
         outline=before.outline,
+        miscounted=before.miscounted,
     )
     scores, maps = one_by_one(session, shown)
     defective, certificates = shown.spoilt(), list[Certificate]()
@@ -309,7 +310,7 @@ def _answers(reduced: Reduced, pictures: Pictures, step: Step) -> Answers:
         unusable."""
         digest, views = picture
         inside = views.valid_mask()
-        if views.grid is None:
+        if inside.shape == model.roi.shape:
             inside = inside & model.roi.numpy()
 
         def answered(*runs: tuple[Run, int]) -> tuple[Answer, Answer]:

@@ -143,7 +143,7 @@ def _attempt(
 
     def load(picture: Pixels) -> Tensor | None:
         views = preprocess.views(picture)
-        return torch.from_numpy(views.images([0])[0]) if views.shows_part else None
+        return torch.from_numpy(views.images([0])[0]) if not views.unusable else None
 
     count = len(learnt)
     method.fit(model, Task(lambda i: load(learnt[i]), count, rate=0.05, enough=1, step=quiet))

@@ -21,6 +21,7 @@ from flawscope.errors import InputError, pluralize
 from flawscope.fitting.large_pictures import Windows
 from flawscope.fitting.light_calibration import in_every_light
 from flawscope.fitting.preparation import Prepared, Say, prepare, quiet, taken
+from flawscope.fitting.several_parts import PartsOfPictures
 from flawscope.fitting.simulated_defects import MOST, SIZES, finds
 from flawscope.fitting.tile_calibration import of_pictures
 from flawscope.fitting.training_pictures import Images, Pool, Reader, RemoteWorkers, sources_of, survey
@@ -193,6 +194,8 @@ def partial_fit(
     if pool is not None:
         task = replace(task, workers=RemoteWorkers(pool, reader, step))
     windows = None
+    if manifest.preprocess.several is not None:
+        raise InputError("a model of several parts in a picture cannot be extended: fit anew with all")
     if manifest.preprocess.tile is not None:
         reader.roi = old.tensors.get("region")
         windows = Windows(reader, seen_first.sizes, detector.config.seed)
@@ -222,7 +225,11 @@ def _finished(prepared: Prepared, task: Task, samples: int, check: bool) -> Pred
             fitted = checked = prepared.method.fitted(model, task)
         else:
             shown = windows.task(task)
-            fitted, checked, fusion = of_pictures(model, prepared.method.fitted(model, shown), windows, task)
+            fitted = prepared.method.fitted(model, shown)
+            if isinstance(windows, PartsOfPictures):
+                fitted, checked = windows.calibrated(fitted, task, model.config.seed)
+            else:
+                fitted, checked, fusion = of_pictures(model, fitted, windows, task)
     except InputError:
         reader.some_can_be_read()  # else their reason is the error
         raise

@@ -1,44 +1,26 @@
-"""Splits large pictures into views that a method learns from like pictures of their own. Views of a picture
-are held out or left out together, and results for views become results for pictures again."""
+"""Cuts large pictures into tiles that a method learns from like pictures of their own."""
 
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from threading import Lock
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
-from torch import Tensor
+from numpy.typing import NDArray
 
-from flawscope.calibration import LEAST
+from flawscope.fitting.picture_views import PictureViews
 from flawscope.fitting.training_pictures import Reader
-from flawscope.methods.task import Fitted, Places, Task
+from flawscope.methods.task import Places, Task
 from flawscope.pictures.views import Grid, Region, Views
 
 STREAM = 60  # of random numbers
 MOST = 500_000_000  # pixels of views that are learnt from; of as many pictures as there are
 FEWEST = 4  # tiles of a picture, however many pictures there are
 ENOUGH = 40  # views that a method itself calibrates on
-KEPT = 512 << 20  # bytes of pictures that stay decoded
 
 
-@dataclass
-class _Held:
-    """Picture that is being decoded, or has been."""
-
-    lock: Lock = field(default_factory=Lock)
-    views: Views | None = None
-    read: bool = False
-
-    @property
-    def bytes(self) -> int:
-        return 0 if self.views is None or self.views.canvas is None else self.views.canvas.nbytes
-
-
-class Windows:
+class Windows(PictureViews):
     """Numbers the views of all pictures: for each picture the whole view, then its windows.
 
     Windows lie on the grid of its tiles, each moved at random within the overlap; where there are
@@ -55,7 +37,7 @@ class Windows:
         self.reader, self.seed = reader, seed
         grids = [None if size is None else reader.preprocess.grid(size) for size in sizes]
         cells = [self._cells(*pair) for pair in zip(sizes, grids, strict=True)]
-        self.views_of = [1 + len(tiles) for tiles in cells]  # as a picture is judged
+        views_of = [1 + len(tiles) for tiles in cells]  # as a picture is judged
         height, width = reader.preprocess.size
         room = max(FEWEST, MOST // (height * width) // max(1, len(sizes)))
         self.located = reader.preprocess.positions is not None
@@ -68,25 +50,7 @@ class Windows:
             [] if grid is None else self._moved(index, [grid.corner(k) for k in tiles], sizes[index], room)
             for index, (tiles, grid) in enumerate(zip(cells, grids, strict=True))
         ]
-        counts = [1 + len(places) for places in self.places]
-        self.first = np.concatenate([[0], np.cumsum(counts)]).astype(int).tolist()
-        self._held: OrderedDict[int, _Held] = OrderedDict()
-        self._kept: dict[int, bool] = {}  # pictures that were asked about: whether they are no copies
-        self._lock = Lock()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_held": OrderedDict(), "_lock": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _lock=Lock())
-
-    def __len__(self) -> int:
-        return int(self.first[-1])
-
-    def judged(self) -> int:
-        """Number of views, about, that calibration scores where a tenth of the pictures is held out."""
-        held = max(LEAST, len(self.views_of) // 10)
-        return round(held * sum(self.views_of) / max(1, len(self.views_of)))
+        super().__init__(reader, [1 + len(places) for places in self.places], views_of)
 
     # ---- where they lie
 
@@ -122,15 +86,6 @@ class Windows:
             moved.append((corner[0], corner[1]))
         return moved
 
-    # ---- as a method sees them
-
-    def picture(self, number: int) -> int:
-        """Number of the picture that a view belongs to."""
-        return int(np.searchsorted(self.first, number, side="right")) - 1
-
-    def numbers(self, picture: int) -> range:
-        return range(self.first[picture], self.first[picture + 1])
-
     def by_place(self, numbers: Iterable[int]) -> dict[tuple[int, int], int]:
         """Maps (picture, view) to the number of the tile, for the given numbers."""
         return {(self.picture(number), self.positions[number]): number for number in numbers}
@@ -141,82 +96,22 @@ class Windows:
         numbers = self.numbers(picture)[1:] or self.numbers(picture)
         return [number for number in numbers if not places or self.positions[number] in places] or numbers
 
-    def load(self, number: int) -> Tensor | None:
-        """Loads a view, [3, H, W] float32 in 0..1; None where its picture cannot be read."""
-        picture = self.picture(number)
-        views, place = self.views(picture), number - self.first[picture] - 1
-        if views is None:
-            return None
+    def image(self, views: Views, picture: int, view: int) -> NDArray[np.float32]:
         # of the whole view a copy: the picture stays, and is asked again
-        image = views.images([0])[0].copy() if place < 0 else views.window(*self.places[picture][place])
-        return self.reader.shown(image)
-
-    def views(self, picture: int) -> Views | None:
-        """Views of a picture; those of the last few pictures stay decoded."""
-        with self._lock:
-            held = self._held.setdefault(picture, _Held())
-            self._held.move_to_end(picture)
-        with held.lock:
-            if not held.read:
-                held.views, held.read = self.reader.views(picture), True
-        with self._lock:
-            room = KEPT
-            for k, one in reversed(list(self._held.items())):
-                room -= one.bytes
-                if room < 0 and one is not held:
-                    del self._held[k]
-        return held.views
+        return views.window(*self.places[picture][view - 1]) if view else views.images([0])[0].copy()
 
     def task(self, task: Task) -> Task:
-        """Converts a task for pictures into one for their views."""
-        pictures = [i for i in range(task.count) for _ in self.numbers(i)]
-        shape = self.reader.preprocess.positions
-        return replace(
-            task,
-            load=self.load,
-            count=len(self),
-            groups=[task.groups[i] for i in pictures],
-            reserved=[number for i in task.reserved for number in self.numbers(i)],
-            settle=self._settled,
-            places=None
-            if shape is None
-            else Places(1 + math.prod(shape), self.positions, pictures, self._alone),
-            views=len(self) / max(1, task.count),
-            enough=ENOUGH,
-        )
+        task, shape = replace(super().task(task), enough=ENOUGH), self.reader.preprocess.positions
+        if shape is None:
+            return task
+        pictures = [i for i in range(len(self.views_of)) for _ in self.numbers(i)]
+        return replace(task, places=Places(1 + math.prod(shape), self.positions, pictures, self._alone))
 
     def _alone(self, number: int) -> tuple[slice, slice]:
         position, grid = self.positions[number], self.grids[self.picture(number)]
         if not position or grid is None:
             return slice(None), slice(None)
         return grid.alone(position - 1)
-
-    def _settled(self, numbers: list[int]) -> list[int]:
-        fresh = [picture for picture in self.pictures(numbers) if picture not in self._kept]
-        if fresh:  # once each: its views may come in several parts
-            kept = set(self.reader.without_copies(fresh))
-            self._kept.update((picture, picture in kept) for picture in fresh)
-        return [number for number in numbers if self._kept[self.picture(number)]]
-
-    # ---- as pictures again
-
-    def pictures(self, numbers: Iterable[int]) -> list[int]:
-        """Numbers of the pictures that views belong to, each once, in their order."""
-        return list(dict.fromkeys(self.picture(number) for number in numbers))
-
-    def of_pictures(self, fitted: Fitted) -> Fitted:
-        """Converts a fit's numbers of views into numbers of pictures; its calibration stays that of views."""
-        suspects: dict[int, float] = {}
-        for number, score in fitted.suspects.items():
-            suspects.setdefault(self.picture(number), score)
-        return replace(
-            fitted,
-            pictures=self.pictures(fitted.pictures),
-            used=self.pictures(fitted.used),
-            held={role: self.pictures(numbers) for role, numbers in fitted.held.items()},
-            dropped=self.pictures(fitted.dropped),
-            suspects=suspects,
-        )
 
 
 def _in_turn(tiles: list[int], picture: int, room: int) -> list[int]:

@@ -18,6 +18,7 @@ from flawscope.datasets import Dataset, group_numbers, open_dataset
 from flawscope.errors import InputError
 from flawscope.fitting import alignment
 from flawscope.fitting.large_pictures import Windows
+from flawscope.fitting.several_parts import PartsOfPictures
 from flawscope.fitting.training_pictures import (
     Images,
     Reader,
@@ -27,6 +28,7 @@ from flawscope.fitting.training_pictures import (
     pairs_of,
     read_defects,
     reference_of,
+    several_of,
     sources_of,
     survey,
 )
@@ -39,7 +41,8 @@ from flawscope.pictures.defect_size import pixels_of, remark, tile_for
 from flawscope.pictures.light import check_range
 from flawscope.pictures.listing import names_of
 from flawscope.pictures.pose import Kind
-from flawscope.pictures.preprocess import Preprocess, roi_from
+from flawscope.pictures.preprocess import Preprocess
+from flawscope.pictures.roi import roi_from
 from flawscope.progress import Step, silent
 
 if TYPE_CHECKING:
@@ -60,7 +63,7 @@ class Prepared:
     """Untrained detector, and the arguments of its method's `fit`.
 
     origin: of pretrained weights. unusable: seen defects that cannot be used, each with the reason. windows:
-    views of large pictures, which the task then counts; None: the task counts pictures. chosen: a line on
+    views of pictures, tiles or parts, by which it is fitted; None: by the pictures. chosen: a line on
     what `align` chose; None: nothing was chosen.
     """
 
@@ -73,7 +76,7 @@ class Prepared:
     group: str | None = None
     part: Pattern | None = None
     unusable: Sequence[str] = ()
-    windows: Windows | None = None
+    windows: Windows | PartsOfPictures | None = None
     chosen: str | None = None
 
 
@@ -90,6 +93,7 @@ class Reading:
     align: poses in which parts lie, "shift", "turn" (and shifted) or "full" (mirrored and at another scale,
         too): each is found and seen as if all lay alike; "none": pictures are seen as they are; "auto": as
         left-out good pictures and simulated defects say (`fitting.alignment`).
+    several: pictures show several parts each: all are found, counted and judged; `align` says how they lie.
     part, view: regular expressions on file names that tell parts and their views apart, where one decision on
         all views of a part is wanted (`calibration.parts`); parts are left out whole.
     min_defect: the smallest defect that is to be found, in pixels of the pictures, 20 or "20px": chooses
@@ -106,6 +110,7 @@ class Reading:
     roi: Region = None
     light: Rate | None = None
     align: Align = "none"
+    several: bool = False
     group: str | None = None
     part: str | None = None
     view: str | None = None
@@ -185,7 +190,12 @@ def prepare(
     config = replace(config, masked=kind is not None)
     if config.size == AUTO and method.choose is not None:
         config = method.choose(config, undecided)
-    elif config.tile is None and min_defect is None and (line := remark(_known(sizes), config.sizes[-1])):
+    elif (
+        config.tile is None
+        and min_defect is None
+        and not how.several  # parts are seen larger than pictures would be
+        and (line := remark(_known(sizes), config.sizes[-1]))
+    ):
         say(line)
     if config.tile is not None:
         if share is not None:
@@ -201,9 +211,14 @@ def prepare(
             if config.tile is not None:
                 say("positions: shared, since the pictures do not have the same tiles")
     preprocess = preprocess_of(config, white_level, places)
+    learnt = None
     if kind is not None:
-        reference = reference_of(sources, preprocess, kind)
-        preprocess = replace(preprocess, reference=reference)
+        if how.several:
+            learnt = several_of(sources, preprocess, kind)
+            say(learnt.described())
+        reference = reference_of(sources, preprocess, kind) if learnt is None else learnt.reference
+        several = None if learnt is None else learnt.settings
+        preprocess = replace(preprocess, reference=reference, several=several)
         config = replace(config, upright=reference.turns)
         say(reference.described())
     region = None if roi is None else torch.from_numpy(roi_from(roi, preprocess.whole))
@@ -215,7 +230,11 @@ def prepare(
     defects, unusable = read_defects(pairs, preprocess, mask)
     named = {digest: defects[0].name for digest, defects in defects.items()}
     reader = Reader(sources, preprocess, set(), named, mask, config.hidden, nearest)
-    windows = None if config.tile is None else Windows(reader, sizes, config.seed)
+    windows: Windows | PartsOfPictures | None = None
+    if learnt is not None:
+        windows = PartsOfPictures(reader, learnt)
+    elif config.tile is not None:
+        windows = Windows(reader, sizes, config.seed)
     task = Task(
         reader.load,
         len(sources),
@@ -283,6 +302,12 @@ def align_kind(
     Raises:
         InputError: there is no such way, or it does not go with the other options.
     """
+    if how.several:
+        given = {"--part": how.part, "--light": how.light, "--drop-suspects": how.drop_suspects}
+        if wrong := [name for name, is_given in given.items() if is_given]:
+            raise InputError(f"--several does not go with {wrong[0]}: leave one of them out")
+        if align in ("none", "auto"):
+            raise InputError("--several needs to know how parts lie: give --align shift, turn or full")
     if align == "none":
         return None, None
     if align not in (*get_args(Kind), "auto"):

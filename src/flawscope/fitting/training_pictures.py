@@ -31,6 +31,8 @@ from flawscope.pictures.light import Light, Normalization, channel_statistics
 from flawscope.pictures.listing import names_of
 from flawscope.pictures.pose import Kind, Reference
 from flawscope.pictures.preprocess import Preprocess, white_level_for
+from flawscope.pictures.several_learning import Learnt, learn_several
+from flawscope.pictures.several_parts import OVERVIEW
 from flawscope.pictures.views import Views, hidden
 from flawscope.progress import Advance, Step
 
@@ -77,7 +79,7 @@ class Reader:
         if picture is None:
             return None
         views = self.preprocess.views(light(picture), self.names[index], self.roi)
-        if not views.shows_part:
+        if views.unusable:
             raise InputError(
                 f"the part of {self.names[index]} is not found with {light.name}: fit without --align, or "
                 "with a smaller --light"
@@ -90,8 +92,8 @@ class Reader:
             picture = decode(self.sources[index], name=self.names[index])
             digest = pixel_hash(picture)
             views = self.preprocess.views(picture, self.names[index], self.roi)
-            if not views.shows_part:
-                raise InputError(f"cannot learn from {self.names[index]}: its part was not found; remove it")
+            if views.unusable:
+                raise InputError(f"cannot learn from {self.names[index]}: {views.unusable}; remove it")
         except (InputError, MemoryError) as error:
             with self._lock:
                 self.failures[index] = reason(error, self.names[index])
@@ -125,6 +127,7 @@ class Reader:
         return kept
 
 
+UNREAD = "unread"
 Images = Dataset | str | os.PathLike[str] | Sequence[Source] | NDArray[Any]
 Seen = int | str | os.PathLike[str] | Sequence[tuple[Source, Source]]
 
@@ -182,9 +185,9 @@ def _shown(
     views: Views, marked: NDArray[np.bool_]
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
     """Images [3, H, W] that show a part of the marked pixels, each with its mask [H, W]."""
-    whole = views.whole.mask_to_network(marked)
-    if whole.any():
-        yield views.images([0])[0], whole
+    for number, placed in enumerate(views.geometries):
+        if (whole := placed.mask_to_network(marked)).any():
+            yield views.images([number])[0], whole
     if views.grid is None:
         return
     canvas = views.geometry.mask_to_network(marked)
@@ -263,7 +266,7 @@ def normalization_of(
                 views = preprocess.whole.views(decode(source))
             except (InputError, MemoryError):
                 continue  # reported when it is loaded for fitting
-            if not views.shows_part:
+            if views.unusable:
                 continue
             image = views.images([0])[0]
             if (found := channel_statistics(image, roi)) is not None:
@@ -280,6 +283,25 @@ def reference_of(sources: Sequence[Source], preprocess: Preprocess, kind: Kind) 
     """
     small = [preprocess.small(one) for source in sources if (one := decoded_or_none(source)) is not None]
     return learn(small, kind)
+
+
+def several_of(sources: Sequence[Source], preprocess: Preprocess, kind: Kind) -> Learnt:
+    """Learns how several parts in each picture are found, from the pictures that can be read; others are
+    `UNREAD`. InputError: as `learn_several`."""
+    overviews = {
+        i: preprocess.small(one, OVERVIEW)
+        for i, source in enumerate(sources)
+        if (one := decoded_or_none(source)) is not None
+    }
+    read = [*overviews]
+    found = learn_several(
+        [*overviews.values()], lambda k, side: preprocess.small(decode(sources[read[k]]), side), kind
+    )
+    counts, wrong = dict(zip(read, found.counts, strict=True)), dict(zip(read, found.wrong, strict=True))
+    every = range(len(sources))
+    return found._replace(
+        counts=[counts.get(i, 0) for i in every], wrong=[wrong.get(i, UNREAD) for i in every]
+    )
 
 
 def decoded_or_none(source: Source) -> NDArray[Any] | None:

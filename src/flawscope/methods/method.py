@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from flawscope import config as settings
 from flawscope.errors import InputError
-from flawscope.methods.settings import PictureSettings, with_tiles
+from flawscope.methods.settings import PictureSettings, for_patches, with_tiles
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -109,7 +109,8 @@ class Method:
         """Settings of the preset, then `values`. InputError names the wrong setting."""
         if preset not in self.presets:
             raise InputError(f"{self.name} has no preset {preset}: choose one of {', '.join(self.presets)}")
-        return settings.build(self.config, with_tiles(self.presets[preset], values or {}))
+        found = with_tiles(self.presets[preset], values or {})
+        return settings.build(self.config, for_patches(self.config, found))
 
     def fitted(self, model: Detector, task: Task) -> Fitted:
         """Fit `model`. A method that holds pictures out gets pictures from `Task.divide` alone."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TypeVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,9 +13,14 @@ from flawscope.methods.features.backbone import Backbone
 from flawscope.methods.features.embedding import PatchEmbedding, smoothing_matrix, windows
 from flawscope.methods.settings import PatchSettings
 
+T = TypeVar("T")
+
 
 class PatchView(nn.Module):
-    """Sees the image at `size` as P patches of D numbers, and draws maps at the image's own size."""
+    """Sees the image at `size` as P patches of D numbers, and draws maps at the image's own size.
+
+    stage: the place, among the chosen stages, of the only one that it sees; None: all, joined.
+    """
 
     inside: Tensor  # [P], 1 where a patch counts
     rows: Tensor  # [H, h]
@@ -29,6 +37,7 @@ class PatchView(nn.Module):
         size: tuple[int, int],
         roi: Tensor,
         dimensions: int | None = None,
+        stage: int | None = None,
     ):
         """
         Args:
@@ -36,9 +45,10 @@ class PatchView(nn.Module):
             dimensions: D, as `PatchEmbedding` takes it.
         """
         super().__init__()
-        self.size = size
+        self.size, self.stage = size, stage
         image = (roi.shape[0], roi.shape[1])
-        self.embedding = PatchEmbedding(backbone.shapes_at(size), config.neighbourhood, dimensions)
+        shapes = self.seen(backbone.shapes_at(size))
+        self.embedding = PatchEmbedding(shapes, config.neighbourhood, dimensions)
         self.grid = self.embedding.grid  # (h, w), P = h w
         self.smaller = size != image
         for name, whole, cells, seen in zip(("row", "column"), image, self.grid, size, strict=True):
@@ -49,6 +59,14 @@ class PatchView(nn.Module):
             if self.smaller:
                 self.register_buffer(f"down_{name}s", reducing_matrix(seen, whole), persistent=False)
         self.register_buffer("inside", patches_inside(roi, self.grid), persistent=False)
+
+    def seen(self, of_stages: Sequence[T]) -> list[T]:
+        """Pick, of one for each stage, those that this view sees."""
+        return list(of_stages if self.stage is None else of_stages[self.stage : self.stage + 1])
+
+    def patches(self, maps: Sequence[Tensor]) -> Tensor:
+        """Turn the maps of all stages into patches `[B, P, D]` float32."""
+        return self.embedding([m.float() for m in self.seen(maps)])
 
     def resized(self, images: Tensor) -> Tensor:
         """The images at this size: antialiased bilinear, as two products."""

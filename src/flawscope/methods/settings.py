@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -14,6 +15,9 @@ from flawscope.pictures import MOST_OVERLAP, OVERLAP, overlap_of
 AUTO = "auto"  # `size`: chosen from the pictures, by a method that declares `choose`
 Size = tuple[int, int]  # (H, W)
 Rule = tuple[bool, str]  # a condition, and the message where it does not hold
+Look = tuple[Size, int | None]  # a size, and which of the stages is looked at; None: all of them, joined
+# Names of timm's transformers say how large their patches are; those with windows are built in stages
+PATCH = re.compile(r"(?!.*window)^.*patch(\d+)")
 
 
 @dataclass(frozen=True)
@@ -144,12 +148,30 @@ def with_tiles(preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str,
     return {**values, "size": f"{height}" if height == width else f"{height}x{width}"}
 
 
+def for_patches(config: type[PictureSettings], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings in which the sides of `size`, or of `crop`, are whole patches of a transformer, and its last
+    block is looked at where no `stages` are given."""
+    patch = PATCH.match(str(values.get("backbone", "")))
+    if patch is None or not issubclass(config, PatchSettings):
+        return dict(values)
+    key = "size" if values.get("crop") is None else "crop"
+    given, side = values.get(key, config.size), int(patch[1])
+
+    def rounded(number: re.Match[str]) -> str:
+        return str(max(1, round(int(number[0]) / side)) * side)
+
+    text = ",".join(map(str, given)) if isinstance(given, list | tuple) else str(given)
+    return {"stages": (-1,), **values, key: re.sub(r"\d+", rounded, text)}
+
+
 @dataclass(frozen=True)
 class PatchSettings(PictureSettings):
     """Settings of a method that judges the patches of a frozen backbone."""
 
     backbone: str = DEFAULT_BACKBONE
-    stages: tuple[int, ...] = (2, 3)  # feature maps as timm counts them: strides 8 and 16
+    # feature maps as timm counts them: strides 8 and 16; of a transformer blocks, by default the last, -1
+    stages: tuple[int, ...] = (2, 3)
+    final_norm: bool = True  # tokens of a transformer pass its final normalisation, whatever their block
     weights: str | None = None
     neighbourhood: int = 3  # side of the neighbourhood, in cells, that a patch is the mean of
     sigma: float = 4.0  # of the Gaussian over maps, pixels
@@ -158,10 +180,15 @@ class PatchSettings(PictureSettings):
 
     def _picture_rules(self) -> Iterable[Rule]:
         yield from super()._picture_rules()
-        yield bool(self.stages) and min(self.stages) >= 0, "stages must be feature indices such as 2,3"
+        yield bool(self.stages), "stages must be feature indices such as 2,3"
         odd = self.neighbourhood >= 1 and self.neighbourhood % 2 == 1
         yield odd, "neighbourhood must be odd: 1, 3, 5"
         yield 0 <= self.sigma <= 64, "sigma must be between 0 and 64 pixels"
+
+    @property
+    def looks(self) -> tuple[Look, ...]:
+        """Looks at a picture that are judged by themselves, smallest size first."""
+        return tuple((size, None) for size in self.view_sizes)
 
 
 @dataclass(frozen=True)

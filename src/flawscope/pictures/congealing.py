@@ -36,8 +36,16 @@ _PERIODS = (1, 2, 3, 4, 6, 8)
 _FOLDS = 10  # shares of the pictures, each found by a reference of the others
 
 
-def learn(pictures: Sequence[Float32], kind: Kind, ground: float | None = None) -> Reference:
-    """Learns the reference, with the errors of good parts that it does not know.
+def learn(pictures: Sequence[Float32], kind: Kind) -> Reference:
+    """Learns the reference, as `learn_apart` does."""
+    return learn_apart(pictures, kind)[0]
+
+
+def learn_apart(
+    pictures: Sequence[Float32], kind: Kind, ground: float | None = None, groups: Sequence[int] | None = None
+) -> tuple[Reference, dict[int, Reference]]:
+    """Learns the reference, with the errors of good parts that it does not know; and for each group whose
+    pictures it knows, one that does not know them.
 
     Two references are learnt, each from half of the pictures. They must agree on the angles of the parts, or
     else these mean nothing: the part looks the same after a share of a turn, or after any.
@@ -46,6 +54,7 @@ def learn(pictures: Sequence[Float32], kind: Kind, ground: float | None = None) 
         pictures: [h, w] float32 in 0..1 of good parts, the longer side `pose.SIDE`.
         kind: poses that occur.
         ground: level around the parts, where these lie in the middle of the pictures.
+        groups: of every picture: those of one group are left out together. None: each stands alone.
 
     Raises:
         InputError: there are too few pictures, or they show nothing to be found.
@@ -63,11 +72,15 @@ def learn(pictures: Sequence[Float32], kind: Kind, ground: float | None = None) 
     reference = _congealed(known, kind, ground, period)
     errors = [reference.find(pictures[i]).error for i in sorted({*range(len(pictures))} - {*chosen})]
     levels, poses = _quantiles(known), [reference.find(one) for one in known]
-    for fold in range(min(_FOLDS, len(known))):
-        rest = [pair for k, pair in enumerate(zip(known, poses, strict=True)) if k % _FOLDS != fold]
-        without = _averaged(rest, reference, levels)
-        errors += [without.find(one).error for one in known[fold::_FOLDS]]
-    return replace(reference, errors=tuple(sorted(errors)))
+    numbers = chosen if groups is None else [groups[i] for i in chosen]
+    order, apart = {group: k for k, group in enumerate(dict.fromkeys(numbers))}, dict[int, Reference]()
+    folds = [order[group] % _FOLDS for group in numbers]
+    for fold in range(min(_FOLDS, len(order)) if len(order) > 1 else 0):
+        pairs = zip(known, poses, folds, strict=True)
+        without = _averaged([(one, pose) for one, pose, own in pairs if own != fold], reference, levels)
+        errors += [without.find(one).error for one, own in zip(known, folds, strict=True) if own == fold]
+        apart |= {group: without for group, k in order.items() if k % _FOLDS == fold}
+    return replace(reference, errors=tuple(sorted(errors))), apart
 
 
 def _period(found: Sequence[Pose], again: Sequence[Pose]) -> int:

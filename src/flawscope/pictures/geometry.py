@@ -81,9 +81,13 @@ class Geometry:
 
     def rows(self, start: int, count: int) -> Geometry:
         """Geometry of the same view, of `count` rows of the picture from `start` on."""
-        y, x = (self.scale[0], 0.0) if self.matrix is None else self.matrix[::2]
-        offset = (self.offset[0] + start * y, self.offset[1] + start * x)
-        return replace(self, picture_size=(count, self.picture_size[1]), offset=offset)
+        return self.window(start, 0, count, self.picture_size[1])
+
+    def window(self, top: int, left: int, height: int, width: int) -> Geometry:
+        """Geometry of the same view, of a part of the picture."""
+        yy, yx, xy, xx = self.matrix or (self.scale[0], 0.0, 0.0, self.scale[1])
+        offset = self.offset[0] + top * yy + left * yx, self.offset[1] + top * xy + left * xx
+        return replace(self, picture_size=(height, width), offset=offset)
 
     def nearest(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """Network rows of the picture's rows, and likewise columns, for views that show the whole picture."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope.pictures.pose import Pose, Reference, small_size
+from flawscope.pictures.pose import SIDE, Pose, Reference, small_size
 
 
 @dataclass(frozen=True)
@@ -30,18 +30,20 @@ class PartPose:
     error: float
 
     @classmethod
-    def of(cls, pose: Pose, reference: Reference, picture_size: tuple[int, int]) -> PartPose:
-        """Converts a pose that was found in the small picture of one of (H, W) pixels."""
-        down, across = (
-            whole / small for whole, small in zip(picture_size, small_size(picture_size), strict=True)
-        )
+    def of(
+        cls, pose: Pose, reference: Reference, picture_size: tuple[int, int], side: int = SIDE
+    ) -> PartPose:
+        """Converts a pose that was found in the small picture of one of (H, W) pixels. side: the longer one
+        of the small picture."""
+        small = small_size(picture_size, side)
+        down, across = picture_size[0] / small[0], picture_size[1] / small[1]
         angle = math.degrees(math.remainder(pose.angle, 2 * math.pi))
-        side = 2 * reference.extent * pose.scale * math.sqrt(down * across)
-        x, y, angle, scale, side, error = (
+        square = 2 * reference.extent * pose.scale * math.sqrt(down * across)
+        x, y, angle, scale, square, error = (
             round(float(number), 4)
-            for number in (pose.x * across, pose.y * down, angle, pose.scale, side, pose.error)
+            for number in (pose.x * across, pose.y * down, angle, pose.scale, square, pose.error)
         )
-        return cls(x, y, angle, scale, pose.mirrored, side, error)
+        return cls(x, y, angle, scale, pose.mirrored, square, error)
 
     def corners(self) -> NDArray[np.float64]:
         """Corners (x, y) of the square [4, 2] in pixels: those of the reference from the upper left one,

@@ -6,8 +6,6 @@ Coordinates are continuous: pixel i covers [i, i + 1), its centre is i + 0.5. Si
 from __future__ import annotations
 
 import math
-import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -19,11 +17,13 @@ from PIL import Image
 
 from flawscope.errors import InputError, nearest
 from flawscope.pictures import MOST_OVERLAP, OVERLAP
-from flawscope.pictures.decoding import Source, cannot, load, name_of, read_mask
+from flawscope.pictures.decoding import Source, cannot, load, name_of
 from flawscope.pictures.geometry import Geometry, whole_number
 from flawscope.pictures.light import Normalization, Tone
-from flawscope.pictures.pose import Pose, Reference
+from flawscope.pictures.part_views import part_views
+from flawscope.pictures.pose import SIDE, Pose, Reference
 from flawscope.pictures.resampling import Decoded, grey, resized, size_of, turned
+from flawscope.pictures.several_parts import SeveralParts
 from flawscope.pictures.views import Grid, Views, put
 
 if TYPE_CHECKING:
@@ -61,6 +61,8 @@ class Preprocess:
     stretched, with what is around it; what lies outside of the picture is marked as padding. A part that is
     not found leaves the picture as it lies. None: pictures are seen as they are.
 
+    `several`: all parts in a picture are found, and the network sees each one so. None: one part is.
+
     `marks_padding`: detectors can tell the letterbox's border from the product, because the value v of a
     repeated edge pixel stands as -1 - v. Models from before that do not mark it.
     """
@@ -75,6 +77,7 @@ class Preprocess:
     positions: tuple[int, int] | None = None
     normalization: Normalization | None = None
     reference: Reference | None = None
+    several: SeveralParts | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", _size("size", self.size))
@@ -99,6 +102,8 @@ class Preprocess:
             raise InputError(
                 "parts are not aligned with tile, crop or keep_aspect: leave them out, or --align"
             )
+        if self.several is not None and (self.reference is None or self.normalization is not None):
+            raise InputError("several parts need a reference, and no light of their own: fit anew")
         if self.positions is not None:
             object.__setattr__(self, "positions", _size("positions", self.positions))
             if self.tile is None:
@@ -145,6 +150,8 @@ class Preprocess:
         name = name or name_of(source)
         picture = load(source, name)
         divisor = self._divisor(picture, name)
+        if self.several is not None and self.reference is not None:
+            return part_views(picture, divisor, self.network_size, self.reference, self.several)
         pose = None
         if self.reference is None:
             first, placed = self._apply(picture, divisor)
@@ -187,9 +194,10 @@ class Preprocess:
         tone = self.normalization.tone(first[0], counted)
         return tone(first[0])[None], tone
 
-    def small(self, picture: NDArray[Any]) -> Float32:
-        """A decoded picture as `Reference.find` takes it. InputError for values off the white level."""
-        return grey(picture, self._divisor(picture, "a picture"))
+    def small(self, picture: NDArray[Any], side: int = SIDE) -> Float32:
+        """A decoded picture as poses are found in it, side: the longer one. InputError for values off the
+        white level."""
+        return grey(picture, self._divisor(picture, "a picture"), side)
 
     def canvas(self, picture_size: tuple[int, int]) -> tuple[int, int]:
         """Size (H, W) to which a picture of (H, W) pixels is scaled before tiles are cut from it."""
@@ -241,6 +249,7 @@ class Preprocess:
             **({} if self.positions is None else {"positions": list(self.positions)}),
             **({} if self.normalization is None else {"normalization": self.normalization.to_dict()}),
             **({} if self.reference is None else {"reference": self.reference.to_dict()}),
+            **({} if self.several is None else {"several": self.several.to_dict()}),
         }
 
     @classmethod
@@ -254,6 +263,8 @@ class Preprocess:
         read: dict[str, Any] = {} if light is None else {"normalization": Normalization.from_dict(light)}
         if (reference := data.get("reference")) is not None:
             read["reference"] = Reference.from_dict(reference)
+        if (several := data.get("several")) is not None:
+            read["several"] = SeveralParts.from_dict(several)
         return cls(**{"marks_padding": False, **data, **read})  # models from before it was marked
 
     def _placing(
@@ -348,65 +359,3 @@ def _size(key: str, value: Any) -> tuple[int, int]:
         return whole_number(height), whole_number(width)
     except (TypeError, ValueError):
         raise InputError(f"{key} is {value!r:.30}; give two whole numbers, height and width") from None
-
-
-# ------------------------------------------------------------------------------------ region of interest
-
-_NUMBER = r"\s*(\d+(?:\.\d*)?|\.\d+)\s*"
-_BOX = re.compile(rf"{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}(?:@\s*(\d+)\s*x\s*(\d+)\s*)?")
-
-
-def roi_from(spec: str | os.PathLike[str] | NDArray[Any], preprocess: Preprocess) -> Mask:
-    """The region of interest [H, W] bool at network size: the pixels whose centre lies in it.
-
-    `spec` is a mask at the pictures' size (array or file; above 0 counts), or a box "x0,y0,x1,y1": fractions
-    of the picture, or pixels of a picture of W x H as "x0,y0,x1,y1@WxH". Fractions alone say nothing about
-    the picture's shape, so they are refused where it matters, with `keep_aspect`. Raises InputError; also
-    where the region holds no pixel that the network sees.
-    """
-    box = _BOX.fullmatch(spec) if isinstance(spec, str) else None
-    if box is not None:
-        roi = _roi_from_box(str(spec), box, preprocess)
-    else:
-        if isinstance(spec, np.ndarray):
-            if spec.ndim != 2 or spec.size == 0:
-                raise InputError(f"region of interest of shape {list(spec.shape)}; give a mask [H, W]")
-            mask: Mask = spec > 0
-        else:
-            mask = read_mask(spec)
-        height, width = mask.shape
-        roi = preprocess.geometry((height, width)).mask_to_network(mask)
-    if not roi.any():
-        shown = "given" if isinstance(spec, np.ndarray) else str(spec)
-        raise InputError(f"region of interest {shown} holds no pixel the network sees; make it larger")
-    return roi
-
-
-def _roi_from_box(spec: str, match: re.Match[str], preprocess: Preprocess) -> Mask:
-    x0, y0, x1, y1 = (float(match[i]) for i in range(1, 5))
-    if match[5] is not None:
-        width, height = int(match[5]), int(match[6])
-        if min(width, height) < 1:
-            raise InputError(
-                f"region of interest {spec}: the picture after @ has no pixels; give WIDTHxHEIGHT"
-            )
-    else:
-        if max(x0, y0, x1, y1) > 1:
-            raise InputError(
-                f"region of interest {spec}: values above 1 are pixels; add the picture's size, {spec}@WxH"
-            )
-        if preprocess.keep_aspect:
-            raise InputError(
-                f"region of interest {spec}: fractions need the picture's shape with keep_aspect; "
-                "give pixels as x0,y0,x1,y1@WxH or a mask file"
-            )
-        width, height = 1, 1  # stretched: fractions mean the same in every picture
-    if not (x0 < x1 <= (width if match[5] else 1) and y0 < y1 <= (height if match[5] else 1)):
-        raise InputError(
-            f"region of interest {spec} is empty or leaves the picture; give x0 < x1 and y0 < y1"
-        )
-    geometry = preprocess.geometry((height, width))
-    left, upper, right, lower = geometry.to_network((x0, y0, x1, y1))
-    rows, columns = (np.arange(length) + 0.5 for length in geometry.size)
-    inside: Mask = ((rows >= upper) & (rows < lower))[:, None] & ((columns >= left) & (columns < right))
-    return inside

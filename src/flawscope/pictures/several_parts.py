@@ -1,8 +1,6 @@
 """Finds all parts of one kind in a picture, and what else lies there. Torch-free.
 
-Good pictures tell where parts lie: the ground is a smooth surface that most pixels are near, a part is what
-differs from it, and connected. Crops around those of the usual area teach the reference (`congealing`). In a
-new picture the reference is laid over every place at every few degrees, by the normalized cross-correlation
+In a picture the reference is laid over every place at every few degrees, by the normalized cross-correlation
 (as `pose` does, in a larger picture), and the best places are refined, one after the other; each may lie over
 the others no more than a little. What differs from the ground, is large enough and is no part that was found
 is another object.
@@ -10,45 +8,43 @@ is another object.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from flawscope.errors import InputError
-from flawscope.pictures.congealing import learn
-from flawscope.pictures.pose import HALF, SIDE, Float32, Kind, Mask, Pose, Reference, blurred
+from flawscope.errors import InputError, pluralize
+from flawscope.pictures.pose import HALF, SIDE, Float32, Mask, Pose, Reference, blurred
 
 OVERVIEW = 256  # pixels of the longer side of the picture in which the ground is found
 _CLIP, _ROUNDS = 3.0, 8  # spreads of the ground's pixels, rounds of its fit
-_APART = 5.0  # spreads by which a pixel differs from the ground
+APART = 5.0  # spreads by which a pixel differs from the ground
 _LEAST_SPREAD = 0.004
-_WHOLE = (0.7, 1.4)  # times the usual area: one part, wholly seen, touching no other
-_ROOM = 1.5  # times the part's longest way through: the side of a crop
-_CROPS = 80  # that the reference is learnt from, at most
-_LARGEST = 1024  # pixels of the longer side of the picture in which parts are found
+LARGEST = 1024  # pixels of the longer side of the picture in which parts are found
 _REDUCED = 4  # by this factor for the correlation
 _LEAST = 0.35  # correlation
-_CANDIDATES = 3  # times the largest known number of parts, at most
 _BEST, _WORSE = 4, 0.1  # as `pose` has them
 _OVER = 0.3  # share of a part that may lie over others
 _INSIDE = 0.95  # share of a part that lies in the picture
 _RIM = 6  # pixels around the part in the reference
-_OTHER = 0.3  # of a part's area: what is smaller is no object
-_MOST = 0.9  # share of good pictures that have the same number of parts
+MOST_SOUGHT = 1000
+DAMAGED = "the model's settings for several parts are damaged: fit anew"
+
+
+Box = tuple[float, float, float, float]  # x0, y0, x1, y1, in shares of the picture
 
 
 class PartsFound(NamedTuple):
-    """poses: of the parts, in pixels of the small picture. others: [h, w] bool, other objects in the
-    overview. objects: how many these are."""
+    """poses: of the parts, in pixels of the small picture, from the top, from the left where they lie beside
+    each other. bodies: [n, h / 2, w / 2] bool, where each part lies in it. objects: boxes around others."""
 
     poses: list[Pose]
-    others: Mask
-    objects: int
+    bodies: NDArray[np.bool_]
+    objects: list[Box]
 
 
 @dataclass(frozen=True)
@@ -57,33 +53,65 @@ class SeveralParts:
 
     span: side of the square that the reference shows, as a share of the picture's longer side.
     object_area: least area of another object, as a share of a square of the longer side.
+    sought: places that are looked at.
+    least, most: parts in good pictures.
     """
 
     span: float
     object_area: float
+    sought: int
+    least: int = 1
+    most: int = 1
 
     def __post_init__(self) -> None:
-        if not (SIDE / _LARGEST <= self.span <= 1 and 0 < self.object_area <= 1):
-            raise InputError("the model's settings for several parts are damaged: fit anew")
+        if not (SIDE / LARGEST <= self.span <= 1 and 0 < self.object_area <= 1):
+            raise InputError(DAMAGED)
+        if not 1 <= self.least <= self.most <= self.sought <= MOST_SOUGHT:
+            raise InputError(DAMAGED)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns values that JSON knows, for `from_dict`."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> SeveralParts:
+        """Reads what `to_dict` returned. InputError where it is damaged."""
+        try:
+            span, area, *counts = (data[field.name] for field in fields(cls))
+            return cls(float(span), float(area), *map(int, counts))
+        except (KeyError, TypeError, ValueError, OverflowError):
+            raise InputError(DAMAGED) from None
+
+    @property
+    def usual(self) -> str:
+        """Number of parts in good pictures, in words."""
+        return f"{self.least}" if self.least == self.most else f"{self.least} to {self.most}"
+
+    def wrong(self, count: int, objects: int) -> str:
+        """Says what is wrong with the number of parts and of other objects; empty: nothing."""
+        shown = f"{pluralize(count, 'part')} found, {self.usual} expected"
+        found = f"{self.least - count} missing: {shown}" if count < self.least else ""
+        found = f"{count - self.most} too many: {shown}" if count > self.most else found
+        other = f"{pluralize(objects, 'other object')}" if objects else ""
+        return "; ".join(filter(None, (found, other)))
 
     @property
     def side(self) -> int:
         """Longer side of the small picture."""
         return round(SIDE / self.span)
 
-    def find(self, small: Float32, overview: Float32, reference: Reference, most: int) -> PartsFound:
+    def find(self, small: Float32, overview: Float32, reference: Reference) -> PartsFound:
         """Finds parts and other objects.
 
         Args:
             small: [h, w] float32 in 0..1, the longer side `side`.
             overview: the same picture, the longer side `OVERVIEW`.
-            most: parts in good pictures; some more are looked for.
         """
         finder = _finder(reference)
         taken = np.zeros([-(-length // 2) for length in small.shape], np.bool_)
         padded = np.pad(blurred(small), SIDE // 2, mode="edge")
         poses: list[Pose] = []
-        for begun in finder.candidates(small, _CANDIDATES * most + _CANDIDATES):
+        for begun in finder.candidates(small, self.sought):
             if finder.share(begun[0], taken) > 1 - _OVER:
                 continue
             x, y = (round(at) for at in (begun[0].x, begun[0].y))
@@ -94,9 +122,13 @@ class SeveralParts:
             if pose.found and finder.inside(pose, small.shape) and finder.share(pose, taken) <= _OVER:
                 poses.append(pose)
                 taken[finder.at(pose, taken.shape)[:2]] = True
-        return PartsFound(poses, *self._others(overview, taken))
+        poses = _in_rows(poses, reference.extent)
+        bodies = np.zeros((len(poses), *taken.shape), np.bool_)
+        for body, pose in zip(bodies, poses, strict=True):
+            body[finder.at(pose, taken.shape)[:2]] = True
+        return PartsFound(poses, bodies, self._others(overview, taken))
 
-    def _others(self, overview: Float32, taken: Mask) -> tuple[Mask, int]:
+    def _others(self, overview: Float32, taken: Mask) -> list[Box]:
         """Objects that differ from the ground beside the parts that were found [h / 2, w / 2]."""
         from scipy import ndimage
 
@@ -107,14 +139,27 @@ class SeveralParts:
             for length, by, most in zip(overview.shape, zoom, taken.shape, strict=True)
         )
         known = ndimage.binary_dilation(taken[rows][:, columns], iterations=4)
-        labels, count = ndimage.label(ndimage.binary_opening((off > _APART) & ~known, iterations=1))
+        labels, count = ndimage.label(ndimage.binary_opening((off > APART) & ~known, iterations=1))
         sizes = np.bincount(labels.ravel(), minlength=count + 1)
         inner = np.ones(count + 1, np.bool_)
         for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
             inner[edge] = False  # what is cut by the picture's edge is neither a part nor another object
         inner[0] = False
-        chosen = np.flatnonzero(inner & (sizes >= self.object_area * OVERVIEW**2))
-        return np.isin(labels, chosen), len(chosen)
+        height, width = overview.shape
+        return [
+            (columns.start / width, rows.start / height, columns.stop / width, rows.stop / height)
+            for number, (rows, columns) in enumerate(ndimage.find_objects(labels), 1)
+            if inner[number] and sizes[number] >= self.object_area * OVERVIEW**2
+        ]
+
+
+def _in_rows(poses: Sequence[Pose], height: float) -> list[Pose]:
+    """Poses from the top, and from the left where they lie beside each other."""
+    rows, top = list[tuple[float, Pose]](), -np.inf
+    for pose in sorted(poses, key=lambda one: one.y):
+        top = pose.y if pose.y > top + height else top
+        rows.append((top, pose))
+    return [pose for _, pose in sorted(rows, key=lambda row: (row[0], row[1].x))]
 
 
 @dataclass(frozen=True)
@@ -201,7 +246,7 @@ def _poses(reference: Reference) -> list[Pose]:
     return [pose for pose, _, _ in reference.kernels(SIDE // _REDUCED)]
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=3)  # some 40 MB each
 def _spectra(
     reference: Reference, whole: tuple[int, ...]
 ) -> tuple[NDArray[np.complex64], NDArray[np.complex64]]:
@@ -212,7 +257,7 @@ def _spectra(
     return tuple(np.conj(fft.rfft2(np.array(several), s=whole)) for several in (parts, weights))
 
 
-# ------------------------------------------------------------------------------------------ ground and crops
+# ------------------------------------------------------------------------------------------------- ground
 
 
 def off_ground(overview: Float32) -> Float32:
@@ -232,95 +277,3 @@ def off_ground(overview: Float32) -> Float32:
         off = values - surfaces @ factors
     spread = max(_LEAST_SPREAD, 1.4826 * float(np.median(np.abs(off[kept]))))
     return np.asarray(np.abs(off) / spread, np.float32).reshape(height, width)
-
-
-class _Component(NamedTuple):
-    """Connected area, in pixels of the overview."""
-
-    number: int
-    x: float
-    y: float
-    area: float
-    reach: float
-
-
-def _components(overview: Float32) -> tuple[NDArray[np.int32], list[_Component]]:
-    """Connected areas that differ from the ground [h, w], and those that do not touch the picture's edge."""
-    from scipy import ndimage
-
-    apart = ndimage.binary_opening(ndimage.binary_fill_holes(off_ground(overview) > _APART))
-    labels, _ = ndimage.label(apart, np.ones((3, 3)))
-    found = []
-    for number, (rows, columns) in enumerate(ndimage.find_objects(labels), 1):
-        ends = (rows.start, labels.shape[0] - rows.stop, columns.start, labels.shape[1] - columns.stop)
-        if min(ends) == 0:
-            continue
-        y, x = np.nonzero(labels[rows, columns] == number)
-        reach = float(np.hypot(x - x.mean(), y - y.mean()).max()) + 1
-        at = float(x.mean()) + columns.start + 0.5, float(y.mean()) + rows.start + 0.5
-        found.append(_Component(number, *at, float(len(x)), reach))
-    return labels, found
-
-
-def learn_several(
-    overviews: Sequence[Float32], small: Callable[[int, int], Float32], kind: Kind
-) -> tuple[SeveralParts, Reference]:
-    """Learns the reference from good pictures with several parts each.
-
-    Args:
-        overviews: [h, w] float32 in 0..1, the longer side `OVERVIEW`.
-        small: returns picture `i` [h, w] float32 in 0..1 with this longer side.
-        kind: poses that occur.
-
-    Raises:
-        InputError: parts do not stand out against the ground, or too few do.
-    """
-    every = [_components(one) for one in overviews]
-    areas = np.sort([one.area for _, several in every for one in several])
-    if not len(areas):
-        raise InputError(
-            "no parts stand out in the good pictures: take pictures of parts on a smooth ground, wholly seen"
-        )
-    # half of all that differs from the ground lies in areas up to the usual one: small specks count little
-    usual = float(areas[np.searchsorted(np.cumsum(areas), areas.sum() / 2)])
-    wholes = [
-        (i, one)
-        for i, (_, several) in enumerate(every)
-        for one in several
-        if _WHOLE[0] * usual < one.area < _WHOLE[1] * usual
-    ]
-    span = 2 * _ROOM * float(np.median([one.reach for _, one in wholes])) / OVERVIEW
-    if not SIDE / _LARGEST <= span <= 1:
-        size, way = ("fill the pictures", "farther away") if span > 1 else ("are too small", "nearer")
-        raise InputError(f"parts {size} to be found among several: take pictures from {way}")
-    settings = SeveralParts(span, min(1.0, _OTHER * usual / OVERVIEW**2))
-    rows = np.unique(np.linspace(0, len(wholes) - 1, min(_CROPS, len(wholes))).astype(int))
-    crops, levels = list[Float32](), list[float]()
-    for i in sorted({wholes[row][0] for row in rows}):
-        picture = small(i, settings.side)
-        levels.append(float(np.median(picture)))
-        own = (wholes[row][1] for row in rows if wholes[row][0] == i)
-        crops += [_crop(picture, every[i][0], one, levels[-1]) for one in own]
-    return settings, learn(crops, kind, float(np.median(levels)))
-
-
-def _crop(picture: Float32, labels: NDArray[np.int32], one: _Component, level: float) -> Float32:
-    """The square [SIDE, SIDE] around a part, others in it covered with the ground's level."""
-    from scipy import ndimage
-
-    others = ndimage.binary_dilation((labels > 0) & (labels != one.number), iterations=2)
-    rows, columns = (
-        (np.arange(length) * known / length).astype(np.intp)
-        for length, known in zip(picture.shape, labels.shape, strict=True)
-    )
-    alone = np.where(others[rows][:, columns], np.float32(level), picture)
-    y, x = (round(at * picture.shape[0] / labels.shape[0]) for at in (one.y, one.x))
-    return np.pad(alone, SIDE // 2, mode="edge")[y : y + SIDE, x : x + SIDE]
-
-
-def usual_count(counts: Sequence[int]) -> tuple[int, int]:
-    """Least and largest number of parts of good pictures; the same where nearly all have it."""
-    numbers, times = np.unique(counts, return_counts=True)
-    if times.max() >= _MOST * len(counts):
-        return int(numbers[times.argmax()]), int(numbers[times.argmax()])
-    return int(numbers[0]), int(numbers[-1])

@@ -260,9 +260,14 @@ class Views:
         self.region: Region | None = None
 
     @property
-    def shows_part(self) -> bool:
-        """Whether the part was found, where pictures are aligned; else nothing is known against it."""
-        return self.pose is None or self.pose.found
+    def unusable(self) -> str:
+        """Reason why nothing is to be learnt from the picture, where parts are aligned; empty: none."""
+        return "" if self.pose is None or self.pose.found else "its part was not found"
+
+    @property
+    def geometries(self) -> list[Geometry]:
+        """Places in the picture of the views that are no tiles."""
+        return [self.whole]
 
     def within(self, mask: Mask | None) -> Views:
         """Returns the views with a region of interest [H, W], as the whole view shows it: pixels outside are

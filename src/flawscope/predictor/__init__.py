@@ -24,9 +24,11 @@ from flawscope.pictures.appearance import Appearance, measure
 from flawscope.pictures.decoding import Source, decode, pixel_hash, reason
 from flawscope.pictures.geometry import Geometry
 from flawscope.pictures.part_pose import PartPose
+from flawscope.pictures.part_views import PartViews
 from flawscope.pictures.views import Region, Views
 from flawscope.predictor.parts import Parts, pattern_of
 from flawscope.predictor.recalibration import calibrated
+from flawscope.predictor.several_parts import with_parts
 from flawscope.predictor.streaming import (
     Judged,
     Loaded,
@@ -268,10 +270,22 @@ class Predictor:
         """Judges pictures that are computed together."""
         good = [loaded for _, loaded in batch if not isinstance(loaded, InputError)]
         try:
+            if self.manifest.preprocess.several is not None:
+                return [(source, self._judged_parts(source, one, run)) for source, one in batch]
             scores, maps = self._answers([views for views, _ in good], run) if good else (np.empty(0), [])
         except MemoryError as error:
             return out_of_memory(batch, error)
         return self.decided(batch, scores, maps)
+
+    def _judged_parts(self, source: Source, one: Loaded, run: Run) -> Prediction | InputError:
+        """Judges a picture by its parts, which are computed together."""
+        if isinstance(one, InputError) or not isinstance(views := one[0], PartViews):
+            return self.decided([(source, one)], np.empty(0), [])[0][1]
+        scores, drawn = views.answers(run)
+        found = self.decided([(source, one)], scores.max(keepdims=True), [drawn])[0][1]
+        if isinstance(found, InputError):
+            return found
+        return with_parts(found, views, scores, self.manifest.preprocess, self.calibration)
 
     def decided(
         self, batch: Sequence[tuple[Source, Loaded]], scores: NDArray[Any], maps: Sequence[NDArray[Any]]
@@ -353,6 +367,8 @@ class Predictor:
         """Mask [H, W] at the size of a prediction's map: the pixels that show the picture, not a letterbox's
         border, and lie in the region of interest."""
         how, region = self.manifest.preprocess, self.artefact.tensors.get("region")
+        if how.several is not None:
+            return np.ones(geometry.size, np.bool_)
         if how.tile is None or geometry == how.whole.geometry(geometry.picture_size):  # one view
             inside = self.artefact.tensors.get("roi", np.ones(self.session.size, np.bool_))
             inside = inside if region is None else region

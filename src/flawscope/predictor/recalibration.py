@@ -42,11 +42,15 @@ def calibrated(predictor: Predictor, good: Sequence[Source], step: Step) -> Pred
                 yield source
 
     values, used, used_hashes, shifts, failures = [], list[Source](), [], [], []
+    miscounted = 0
     for done, (source, result) in enumerate(predictor.stream(fresh()), start=1):
         if done < len(good):
             step("calibration", done, len(good))
         if isinstance(result, InputError):
             failures.append(str(result))
+            continue
+        if result.found_parts is not None and result.found_parts.wrong:
+            miscounted += 1
             continue
         if result.part_found is False:
             failures.append(
@@ -66,7 +70,7 @@ def calibrated(predictor: Predictor, good: Sequence[Source], step: Step) -> Pred
         predictor.stream, used, values, predictor.manifest.preprocess.normalization
     )
     notes = [f"calibrated anew on {pluralize(len(values), 'good picture')}"]
-    if left_out := len(good) - len(values) - len(failures):
+    if left_out := len(good) - len(values) - len(failures) - miscounted:
         fitted = pluralize(left_out, "picture")
         notes.append(f"not calibrated with {fitted} that the model was fitted on, or copies")
     calibration = from_values(
@@ -76,6 +80,7 @@ def calibrated(predictor: Predictor, good: Sequence[Source], step: Step) -> Pred
         runtime=predictor.session.runtime,
         precision=predictor.calibration.precision,
         outline=predictor.calibration.outline,
+        miscounted=miscounted,
     )
     new = predictor.with_calibration(calibration, *notes)
     # groups are of pictures that were left out; these were not

@@ -101,9 +101,8 @@ def figures(
 
 def _alignment(result: Evaluation, rows: list[dict[str, Any]], reference: Reference) -> dict[str, Any]:
     """Errors of the parts in spreads, by kind of picture, and the pictures to be looked at."""
-    errors = np.array(
-        [one.prediction.part_pose.error if one.prediction.part_pose else np.inf for one in result.pictures]
-    )
+    errors = np.array([_error(one.prediction) for one in result.pictures])
+    several = any(one.prediction.found_parts for one in result.pictures)
     bad = np.array([row["anomalous"] for row in rows], bool)
     groups = (
         ("good pictures of the fit", np.array(reference.errors)),
@@ -123,9 +122,17 @@ def _alignment(result: Evaluation, rows: list[dict[str, Any]], reference: Refere
         "about": reference.described(),
         "limit": reference.limit,
         "table": table,
+        "lost_title": "Parts counted wrong" if several else "No part found",
         "lost": np.flatnonzero(~np.isfinite(errors)).tolist()[:MOST_LOST],
         "far": [int(k) for k in far if np.isfinite(errors[k])][:MOST_FAR],
     }
+
+
+def _error(found: Prediction) -> float:
+    """Error of the part in a picture, or the largest of its parts'; infinite where they are not found."""
+    if (several := found.found_parts) is not None:
+        return np.inf if several.wrong else max(one.part_pose.error for one in several.parts)
+    return found.part_pose.error if found.part_pose else np.inf
 
 
 def _row(item: Item, found: Prediction, dataset: Dataset) -> dict[str, Any]:

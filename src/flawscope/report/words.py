@@ -21,6 +21,7 @@ from flawscope.errors import pluralize
 from flawscope.evaluation import Evaluation
 from flawscope.machine import GIB, cores, peak_memory, processor
 from flawscope.pictures.listing import printable
+from flawscope.pictures.preprocess import Preprocess
 from flawscope.progress import duration
 from flawscope.results.prediction import Prediction
 
@@ -69,10 +70,23 @@ def figures_of(severity: float, p_value: float, score: float) -> list[tuple[str,
     return [("Severity", f"{severity:+.1f}"), ("p-value", f"{p_value:.3f}"), ("Score", f"{score:.4g}")]
 
 
+def _shown(how: Preprocess) -> str:
+    """Says what an aligned view shows."""
+    which = "the part" if how.several is None else f"each part ({how.several.usual} in a picture)"
+    return f"{which}, aligned ({how.reference.kind})" if how.reference else ""
+
+
 def part_of(found: Prediction) -> list[tuple[str, str]]:
     """Pose of the part in a picture, as every page shows it; empty where none is looked for."""
     if found.part_found is None:
         return []
+    if (several := found.found_parts) is not None:
+        expected = f"{several.least}" if several.least == several.most else f"{several.least}-{several.most}"
+        every = [("Parts", several.wrong or f"{len(several.parts)} found, {expected} expected")]
+        for one in several.parts:
+            at = f"{one.part_pose.x:.0f}, {one.part_pose.y:.0f}"
+            every.append((f"Part {one.part_index}", f"{one.severity:+.1f}, p {one.p_value:.3f}, at {at}"))
+        return every
     pose = found.part_pose
     if pose is None:
         return [("Part", "not found")]
@@ -180,7 +194,7 @@ def of_model(manifest: Manifest) -> Pairs:
     seen = [
         p.described(),
         *([f"seen at {sizes}"] if "+" in sizes else []),
-        "aspect ratio kept" if p.keep_aspect else "stretched",
+        "aspect ratio kept" if p.keep_aspect else "stretched" if p.reference is None else _shown(p),
         *([f"centre of {p.size[0]}x{p.size[1]}"] if p.crop else []),
         *([f"white level {p.white_level:g}"] if p.white_level else []),
     ]

@@ -8,15 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from flawscope.errors import InputError, some
 from flawscope.pictures.congealing import learn
 from flawscope.pictures.decoding import decode, to_eight_bits
 from flawscope.pictures.part_pose import PartPose
-from flawscope.pictures.pose import Kind, Reference
+from flawscope.pictures.part_views import PartViews
+from flawscope.pictures.pose import SIDE, Kind, Reference
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.pictures.resampling import size_of
+from flawscope.pictures.several_learning import Learnt, learn_several
+from flawscope.pictures.several_parts import OVERVIEW
 from flawscope.results import drawing
 from flawscope.results.contact_sheet import Line, contact_sheet
 from flawscope.results.prediction import LOST
@@ -26,12 +30,26 @@ MOST = 24  # pictures that are drawn
 
 
 @dataclass(frozen=True)
+class Posed:
+    """Poses of the parts in a picture. wrong: why it is no good picture to learn from; empty: it is one."""
+
+    poses: list[PartPose]
+    wrong: str = ""
+
+    @property
+    def error(self) -> float:
+        """Error of the part that is farthest from the reference; infinite where something is wrong."""
+        return np.inf if self.wrong else max(pose.error for pose in self.poses)
+
+
+@dataclass(frozen=True)
 class Alignment:
-    """Poses of the parts in the pictures of a data set; None where no part was found."""
+    """Poses of the parts in the pictures of a data set."""
 
     reference: Reference
-    poses: dict[Path, PartPose | None]
+    poses: dict[Path, Posed]
     root: Path
+    learnt: Learnt | None = None
 
     @classmethod
     def of(
@@ -41,78 +59,107 @@ class Alignment:
         kind: Kind,
         root: Path,
         progress: Callable[[int, int], None],
+        several: bool = False,
     ) -> Alignment:
         """Learns the reference from good pictures, and finds the parts in all; those that cannot be read are
-        left out. InputError: there are too few good pictures, or they show nothing to be found."""
+        left out. several: each shows several parts. InputError: there are too few good pictures, or they show
+        nothing to be found."""
         small, sizes = {}, {}
         for done, path in enumerate([*good, *others], start=1):
             try:
                 picture = decode(path)
-                small[path], sizes[path] = Preprocess().small(picture), size_of(picture)
+                small[path] = Preprocess().small(picture, OVERVIEW if several else SIDE)
+                sizes[path] = size_of(picture)
             except InputError:
                 continue  # the check names it
             progress(done, len(good) + len(others))
-        reference = learn([small[path] for path in good if path in small], kind)
-        found = {path: reference.find(one) for path, one in small.items()}
-        poses = {
-            path: PartPose.of(pose, reference, sizes[path]) if pose.found else None
-            for path, pose in found.items()
-        }
-        return cls(reference, poses, root)
+        known = [path for path in good if path in small]
+        if several:
+
+            def reduced(i: int, side: int) -> NDArray[np.float32]:
+                return Preprocess().small(decode(known[i]), side)
+
+            learnt = learn_several([small[path] for path in known], reduced, kind)
+            reference = learnt.reference
+            how = Preprocess(reference=reference, several=learnt.settings)
+            found = {path: how.views(path) for path in small}
+            every = {
+                path: Posed(views.poses, views.wrong)
+                for path, views in found.items()
+                if isinstance(views, PartViews)
+            }
+            return cls(reference, every, root, learnt)
+        reference = learn([small[path] for path in known], kind)
+        poses = {path: reference.find(one) for path, one in small.items()}
+        return cls(
+            reference,
+            {
+                path: Posed([PartPose.of(pose, reference, sizes[path])]) if pose.found else Posed([], LOST)
+                for path, pose in poses.items()
+            },
+            root,
+        )
 
     @property
     def lost(self) -> list[str]:
-        """Pictures without a part."""
-        return [self._name(path) for path, pose in self.poses.items() if pose is None]
+        """Pictures without a part, or with another number of parts."""
+        return [self._name(path) for path, one in self.poses.items() if one.wrong]
 
     def lines(self) -> list[str]:
         """Text for people."""
-        count, every = len(self.lost), len(self.poses)
-        errors = [pose.error for pose in self.poses.values() if pose]
+        errors = [one.error for one in self.poses.values() if not one.wrong]
         far = f"median {np.median(errors):.2f}, largest {max(errors):.2f}" if errors else "none"
+        lost = "no part found" if self.learnt is None else "parts counted wrong"
         return [
+            *([] if self.learnt is None else [self.learnt.described()]),
             self.reference.described(),
-            f"parts found in {every - count} of {every} pictures; spreads off: {far}",
-            *([f"no part found in {some(self.lost)}"] if count else []),
+            f"{self._found}; spreads off: {far}",
+            *([f"{lost} in {some(self.lost)}"] if self.lost else []),
         ]
+
+    @property
+    def _found(self) -> str:
+        """Line on the number of pictures in which all is right."""
+        what = "parts found" if self.learnt is None else "parts found and counted right"
+        return f"{what} in {len(self.poses) - len(self.lost)} of {len(self.poses)} pictures"
 
     def to_dict(self) -> dict[str, Any]:
         """Returns values that JSON knows."""
+        several = None if self.learnt is None else self.learnt.settings
         return {
             "kind": self.reference.kind,
             "period": self.reference.period,
             "limit": self.reference.limit,
-            "pictures": [
-                {
-                    "path": self._name(path),
-                    "part_found": pose is not None,
-                    "part_pose": pose and pose.to_dict(),
-                }
-                for path, pose in self.poses.items()
-            ],
+            **({} if several is None else {"expected": [several.least, several.most]}),
+            "pictures": [{"path": self._name(path), **self._facts(one)} for path, one in self.poses.items()],
         }
+
+    def _facts(self, one: Posed) -> dict[str, Any]:
+        poses = [pose.to_dict() for pose in one.poses]
+        if self.learnt is not None:
+            return {"wrong": one.wrong, "part_poses": poses}
+        return {"part_found": not one.wrong, "part_pose": poses[0] if poses else None}
 
     def sheet(self) -> Image.Image:
         """Contact sheet: the reference, and the pictures with the squares around their parts, those without a
         part first, then the farthest from the reference."""
-        order = sorted(self.poses.items(), key=lambda one: -one[1].error if one[1] else -np.inf)
+        order = sorted(self.poses.items(), key=lambda one: -one[1].error)
         images, words = [np.repeat(self.reference.square()[..., None], 3, 2)], ["reference"]
-        for path, pose in order[:MOST]:
+        for path, one in order[:MOST]:
             small = Image.fromarray(to_eight_bits(decode(path)))
             width, height = small.size
             small.thumbnail((CELL, CELL))
             scale = small.width / width, small.height / height
-            corners = [pose.corners() * scale] if pose else []
-            images.append(drawing.noted(drawing.squares(np.asarray(small), corners), "" if pose else LOST))
-            words.append(f"{self._name(path)}\n{f'{pose.error:.2f} spreads off' if pose else LOST}")
-        frames = [None, *(drawing.GOOD if pose else drawing.BAD for _, pose in order[:MOST])]
+            corners = [pose.corners() * scale for pose in one.poses]
+            images.append(drawing.noted(drawing.squares(np.asarray(small), corners), one.wrong))
+            words.append(f"{self._name(path)}\n{one.wrong or f'{one.error:.2f} spreads off'}")
+        frames = [None, *(drawing.BAD if one.wrong else drawing.GOOD for _, one in order[:MOST])]
         rows = range(0, len(images), COLUMNS)
         lines = [
             Line(images[k : k + COLUMNS], words[k : k + COLUMNS], frames=frames[k : k + COLUMNS])
             for k in rows
         ]
-        title = f"parts found in {len(self.poses) - len(self.lost)} of {len(self.poses)} pictures"
-        return contact_sheet(lines, (CELL, CELL), title=f"{title}\n{self.reference.described()}")
+        return contact_sheet(lines, (CELL, CELL), title=f"{self._found}\n{self.reference.described()}")
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)

@@ -169,17 +169,22 @@ def contour(
     return out
 
 
-def squares(picture: Pixels, corners: Sequence[NDArray[np.floating[Any]]]) -> Pixels:
+def squares(picture: Pixels, corners: Sequence[NDArray[np.floating[Any]]], numbered: bool = False) -> Pixels:
     """A copy of the picture [H, W, 3] with the squares around parts: corners (x, y) [4, 2] each. A dot marks
-    the first corner, which is the reference's upper left one, so that turn and side can be told."""
+    the first corner, which is the reference's upper left one, so that turn and side can be told. numbered:
+    with the number of each, from 1."""
     image = Image.fromarray(picture)
     draw, width = ImageDraw.Draw(image), max(1, math.ceil(min(image.size) / 200))
-    for one in corners:
+    font = font_of(max(10, round(min(image.size) / 16)))
+    for number, one in enumerate(corners, 1):
         points = [(float(x), float(y)) for x, y in one]
         for colour, thick in ((INK, 3 * width), (POSE, width)):
             draw.line([*points, points[0], points[1]], fill=colour, width=thick)
         (x, y), reach = points[0], 3 * width + 1
         draw.ellipse((x - reach, y - reach, x + reach, y + reach), fill=POSE, outline=INK, width=width)
+        if numbered:
+            draw.rectangle(draw.textbbox(points[2], f" {number} ", font, "mm"), fill=INK)
+            draw.text(points[2], str(number), POSE, font, "mm")
     return np.asarray(image)
 
 

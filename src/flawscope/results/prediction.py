@@ -18,6 +18,7 @@ from flawscope.pictures.decoding import Source, decode, to_eight_bits
 from flawscope.pictures.geometry import Geometry
 from flawscope.pictures.part_pose import PartPose
 from flawscope.results import drawing, html
+from flawscope.results.found_parts import FoundParts
 
 SHOWN_REGIONS = 5  # boxes that are named in a notebook
 COLOURS = {"anomalous": "#dc2626", "good": "#16a34a"}  # readable on white and on black
@@ -87,8 +88,11 @@ class Prediction:
     product_distances: to each product, in the model's order; empty where nothing was recognised.
     part_found: whether the part was found; None for a model that aligns none. A picture without is anomalous,
         and score and map are those of the picture as it lies.
-    part_p_value: how often a good part is as far from the good ones, where it was found or anywhere.
-    part_pose: where the part lies; None where it was not found, or none is looked for.
+    part_p_value: how often a good part is as far from the good ones, where it was found or anywhere; where
+        several are looked for, how often those of a good picture are counted as wrong.
+    part_pose: where the part lies; None where it was not found, or not one is looked for.
+    found_parts: where several parts are looked for; else None. The score is that of the worst one. A picture
+        with another number of parts, or with other objects, is anomalous.
     """
 
     score: float
@@ -113,6 +117,7 @@ class Prediction:
     part_found: bool | None = None
     part_p_value: float | None = None
     part_pose: PartPose | None = None
+    found_parts: FoundParts | None = None
 
     @property
     def product_name(self) -> str:
@@ -196,14 +201,16 @@ class Prediction:
         """Heat map over the picture [H, W, 3] at any size, and the marked pixels [H, W] bool."""
         values = self.picture_map((picture.shape[0], picture.shape[1]))
         heat, marked = drawing.overlay(picture, values, *self.colour_range), self.outlined(values)
-        return drawing.squares(heat, self.squares(heat.shape[:2])), marked
+        numbered = self.found_parts is not None
+        return drawing.squares(heat, self.squares(heat.shape[:2]), numbered), marked
 
     def squares(self, size: tuple[int, int]) -> list[NDArray[np.float64]]:
         """Squares around the parts that were found, as corners [4, 2], in the picture scaled to (H, W)."""
-        if self.part_pose is None:
-            return []
+        found = [] if self.part_pose is None else [self.part_pose.corners()]
+        if self.found_parts is not None:
+            found = self.found_parts.squares()
         height, width = self.geometry.picture_size
-        return [self.part_pose.corners() * (size[1] / width, size[0] / height)]
+        return [corners * (size[1] / width, size[0] / height) for corners in found]
 
     def draw(self, picture: Source | None = None) -> NDArray[np.uint8]:
         """The picture [H, W, 3] RGB with heat map and outline of the mask; colours fixed by calibration.
@@ -221,7 +228,9 @@ class Prediction:
 
     @property
     def remark(self) -> str:
-        """Reason for the decision other than the score; empty where there is none."""
+        """Reason for the decision other than the score, or the part that it is about; empty: none."""
+        if self.found_parts is not None:
+            return self.found_parts.remark
         return LOST if self.part_found is False else ""
 
     def __repr__(self) -> str:
@@ -258,7 +267,10 @@ class Prediction:
 
     def _part(self) -> dict[str, Any]:
         pose = None if self.part_pose is None else self.part_pose.to_dict()
-        return {"part_found": self.part_found, "part_p_value": self.part_p_value, "part_pose": pose}
+        found = {"part_found": self.part_found, "part_p_value": self.part_p_value}
+        if self.found_parts is not None:
+            return found | {"found_parts": self.found_parts.to_dict()}
+        return found | {"part_pose": pose}
 
     def _shown(self) -> dict[str, Any]:
         return {"product": self.product, "product_p_value": self.product_p_value}

@@ -12,7 +12,7 @@ from typing import Any
 from flawscope.artefact.files import atomic
 from flawscope.results.folder import Pictures
 from flawscope.results.prediction import Prediction
-from flawscope.results.table import OwnFiles, Row, Table, Unjudged, cannot_write
+from flawscope.results.table import OwnFiles, Table, Unjudged, cannot_write
 
 RESULTS, TABLE, FACTS = "predictions", "results.csv", "results.json"
 PARTS = "parts.csv"  # a row for each part, where the model decides on parts
@@ -66,7 +66,7 @@ class Results:
         Raises:
             FlawscopeError: the disk is full.
         """
-        self.table.add(Row.of(result))
+        self.table.take(result)
         if details:
             if isinstance(result, Prediction):
                 self._remember(result)

@@ -22,6 +22,7 @@ from flawscope.artefact.files import from_csv_cell as from_csv_cell
 from flawscope.datasets.masks import to_runs
 from flawscope.errors import FlawscopeError, InputError, needs, pluralize
 from flawscope.pictures.listing import OWN_LIST, own_files
+from flawscope.pictures.part_pose import PartPose
 from flawscope.results.prediction import Prediction
 
 TABLES = (".csv", ".parquet")  # suffixes of `--out` for a table alone
@@ -41,12 +42,14 @@ class Unjudged(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """Row of a table: an input. Of an unjudged one only the path and the error are known.
+    """Row of a table: an input, or one of several parts that were found in it. Of an unjudged one only the
+    path and the error are known.
 
     decision: good or anomalous. threshold: the score threshold. regions: boxes in the picture's pixels,
     x0 y0 x1 y1, the strongest first, with semicolons between them. product: of a joint model, also "none of
     these". part_found, part_mirrored: "true" or "false"; the columns of the part are those of `PartPose`, and
-    only a model that aligns parts has them.
+    only a model that aligns parts has them. part_index: of a part's row. part_count: parts that were found,
+    where several are looked for.
     """
 
     path: str
@@ -67,6 +70,8 @@ class Row:
     part_scale: float | None = None
     part_mirrored: str = ""
     part_error: float | None = None
+    part_index: float | None = None
+    part_count: float | None = None
 
     @classmethod
     def of(cls, result: Prediction | Unjudged) -> Row:
@@ -82,8 +87,17 @@ class Row:
             regions="; ".join(" ".join(f"{v:.5g}" for v in region.box) for region in result.regions),
             product=result.product_name,
             product_p_value=result.product_p_value,
-            **_of_part(result),
+            **_of_part(result.part_found, result.part_p_value, result.part_pose),
+            part_count=None if result.found_parts is None else len(result.found_parts.parts),
         )
+
+    @classmethod
+    def of_parts(cls, result: Prediction) -> Iterator[Row]:
+        """Yields a row for each of several parts that were found in an input."""
+        for one in result.found_parts.parts if result.found_parts else ():
+            facts = (one.score, one.p_value, one.severity, one.decision, result.score_threshold)
+            pose = _of_part(True, one.part_p_value, one.part_pose)
+            yield cls(result.path or "", *facts, part_index=one.part_index, **pose)
 
     @property
     def boxes(self) -> list[tuple[float, ...]]:
@@ -91,11 +105,11 @@ class Row:
         return [tuple(map(float, box.split())) for box in self.regions.split(";") if box.strip()]
 
 
-def _of_part(result: Prediction) -> dict[str, Any]:
-    if result.part_found is None:
+def _of_part(found: bool | None, p_value: float | None, pose: PartPose | None) -> dict[str, Any]:
+    if found is None:
         return {}
-    facts: dict[str, Any] = {"found": result.part_found, "p_value": result.part_p_value}
-    facts |= result.part_pose.to_dict() if result.part_pose else {}
+    facts: dict[str, Any] = {"found": found, "p_value": p_value}
+    facts |= pose.to_dict() if pose else {}
     texts = {f"part_{key}": str(one).lower() if isinstance(one, bool) else one for key, one in facts.items()}
     return {name: text for name, text in texts.items() if name in OF_PARTS}
 
@@ -163,6 +177,12 @@ class Table:
                 return header
         return None
 
+    def take(self, result: Prediction | Unjudged) -> None:
+        """Adds the row of an input, and one for each of several parts in it."""
+        self.add(Row.of(result))
+        for row in Row.of_parts(result) if isinstance(result, Prediction) else ():
+            self.add(row)
+
     def add(self, row: Row) -> None:
         if self.schema is None:
             with self._reported():
@@ -214,7 +234,7 @@ def parquet_schema(columns: Sequence[str] = COLUMNS) -> Any:
 
 
 def read_table(path: str | os.PathLike[str]) -> list[Row]:
-    """Reads the rows of a `results.csv`, as they were written.
+    """Reads the inputs' rows of a `results.csv`, as they were written.
 
     Raises:
         InputError: there is no such file, or it is no table of results.
@@ -224,7 +244,7 @@ def read_table(path: str | os.PathLike[str]) -> list[Row]:
             found = csv.DictReader(file)
             if not set(COLUMNS) <= set(found.fieldnames or ()):
                 raise InputError(f"{path} is no table of results: its columns are not {', '.join(COLUMNS)}")
-            return [_row(values) for values in found]
+            return [_row(values) for values in found if not values.get("part_index")]
     except FileNotFoundError:
         raise InputError(
             f"there is no {path}: `predict --out DIR` and `evaluate --out DIR` write it"

@@ -325,24 +325,6 @@ def test_a_download_that_breaks_off_is_one_line(monkeypatch):
 # ------------------------------------------------------------------------------------------- transformers
 
 
-def test_vision_transformer_from_a_file(tmp_path):
-    timm = import_timm()
-    torch.manual_seed(5)
-    name, size = "vit_tiny_patch16_224", (64, 96)
-    whole = timm.create_model(name, pretrained=False, img_size=size).eval()
-    save_file(whole.state_dict(), tmp_path / "vit.safetensors")
-    backbone, _ = load_backbone(name, (3, 9), size, tmp_path / "vit.safetensors")
-    assert backbone.shapes_at(size) == [(192, 4, 6), (192, 4, 6)]
-    images = pictures(size)
-    with torch.no_grad():
-        expected = whole.forward_intermediates((images - 0.5) / 0.5, indices=[3, 9], intermediates_only=True)
-        found = backbone(images)
-    assert close(found, expected)
-    rebuilt = empty_backbone(name, (3, 9), size, ENOUGH)
-    rebuilt.load_state_dict(backbone.state_dict())
-    assert all(torch.equal(a, b) for a, b in zip(rebuilt(images), found, strict=True))
-
-
 def test_swin_gives_channels_first():
     torch.manual_seed(6)
     backbone = empty_backbone("swin_tiny_patch4_window7_224", (0, 1), (64, 96), ENOUGH)

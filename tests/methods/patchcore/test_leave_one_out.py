@@ -102,3 +102,19 @@ def test_pictures_of_one_part_cannot_be_left_out():
     selection, _ = selected(shown, 0.3, torch.zeros(3, dtype=torch.long))
     with pytest.raises(InputError, match="at least two parts"):
         selection.absence(shown[0], 0, torch.ones(PATCHES), torch.ones(PATCHES))
+
+
+@pytest.mark.parametrize("score", ["map", "top", "map_top"])
+def test_every_patch_that_a_score_is_made_of_decides(score):
+    """Also where a mean of the highest hundredth is of more patches than the farthest one."""
+    config = Config(size="160x240", neighbourhood=1, score=score)  # 600 patches of 8 pixels
+    view = View(config, Pixels(), (160, 240), torch.ones(160, 240, dtype=torch.bool))
+    selection = Selection.__new__(Selection)
+    selection.view = view
+    distances = torch.rand(600, generator=torch.Generator().manual_seed(4))
+    deciding = set(selection._deciding(distances).tolist())
+    drawn = view.anomaly_map(distances[None])[0]
+    highest = drawn.flatten().argsort(descending=True)[: 384 if score == "map_top" else 1].tolist()
+    cells = {pixel // 240 // 8 * 30 + pixel % 240 // 8 for pixel in highest}
+    farthest = set(distances.argsort(descending=True)[: 6 if score == "top" else 1].tolist())
+    assert deciding == cells | farthest

@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from flawscope.errors import InputError, pluralize
+from flawscope.methods.features.transformer import Transformer, is_transformer, timm_names
 from flawscope.methods.features.weights import locate
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -69,7 +70,7 @@ class Backbone(nn.Module):
 
     Frozen: no parameter takes a gradient, and `train()` leaves it in eval mode, so that batch
     normalisation never drifts. Stages are counted as timm counts them: for convolutional networks stage j
-    has stride 2**(j + 1) (ResNet's layer2 is 2), for transformers they are block numbers.
+    has stride 2**(j + 1) (ResNet's layer2 is 2), for transformers they are block numbers, -1 the last.
     """
 
     mean: Tensor
@@ -86,15 +87,17 @@ class Backbone(nn.Module):
         mean, std = (cfg.get("mean") or IMAGENET[0]), (cfg.get("std") or IMAGENET[1])
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1))
-        # transformers: position embeddings belong to one size
-        self.fixed = bool(cfg.get("fixed_input_size"))
+        # position embeddings belong to one size
+        self.fixed = bool(cfg.get("fixed_input_size")) and not getattr(network, "any_size", False)
         self.requires_grad_(False)
         self.eval()
 
     def shapes_at(self, size: tuple[int, int]) -> list[tuple[int, int, int]]:
-        """(C_j, H_j, W_j) of every map for images of `size`."""
+        """(C_j, H_j, W_j) of every map for images of `size`; must be called before images of it come."""
         if self.fixed and size != self.size:
             raise InputError(f"backbone {self.name} takes one picture size only: give one --size")
+        if isinstance(self.network, Transformer):
+            return self.network.shapes_at(size)
         with torch.inference_mode():
             return [tuple(m.shape[1:]) for m in self(torch.zeros(1, 3, *size, device=self.mean.device))]
 
@@ -115,6 +118,7 @@ def load_backbone(
     stages: tuple[int, ...],
     size: tuple[int, int],
     weights: str | Path | None = None,
+    final_norm: bool = True,
 ) -> tuple[Backbone, dict[str, str]]:
     """Build `name` with its pretrained weights; the second value says where they came from.
 
@@ -123,6 +127,7 @@ def load_backbone(
         stages: feature indices as timm counts them.
         size: (H, W) of the images it will see.
         weights: a safetensors file or a checkpoint that opens with `weights_only=True`.
+        final_norm: tokens of a plain transformer pass its final normalisation, whatever block they are of.
 
     Raises:
         InputError: unknown model or stage, no weights at hand, or a file that does not fit.
@@ -133,14 +138,19 @@ def load_backbone(
         hint = f"; near: {', '.join(near)}" if near else ""
         raise InputError(f"timm {timm.__version__} has no backbone called {name}{hint}")
     found = locate(name, weights)
+    licence = found.licence
     if found.path is None:
-        network = _fetch(name, stages, size)
+        network = _fetch(name, stages, size, final_norm)
+        cfg: Any = network.pretrained_cfg
+        licence = cfg.get("license") or licence
     else:
         state = _read(found.path)
-        with torch.device("meta"), _OnCpu():  # names and shapes only
-            wanted = timm.create_model(name, pretrained=False).state_dict()
+        whole = _without_tensors(name)
+        wanted = whole.state_dict()
         if found.packaged:
             state = _by_order(state, wanted)
+        elif is_transformer(whole):
+            state = timm_names(state, whole)
         # Tensors the file lacks become NaN; the chosen stages must not use any of them.
         fitting = {
             key: state[key]
@@ -148,7 +158,8 @@ def load_backbone(
             else torch.full(value.shape, torch.nan if value.is_floating_point() else 0, dtype=value.dtype)
             for key, value in wanted.items()
         }
-        network = _create(name, stages, size, pretrained_cfg_overlay={"state_dict": fitting}, pretrained=True)
+        given = {"pretrained_cfg_overlay": {"state_dict": fitting}, "pretrained": True}
+        network = _create(name, stages, size, final_norm, **given)
         unfilled = [k for k, v in network.state_dict().items() if v.is_floating_point() and v.isnan().any()]
         if unfilled:
             raise InputError(
@@ -157,17 +168,23 @@ def load_backbone(
             )
     backbone = Backbone(name, stages, size, network)
     fold_batch_norm(backbone.network, torch.zeros(1, 3, *size))
-    return backbone, {"name": name, "origin": found.origin, "licence": found.licence}
+    return backbone, {"name": name, "origin": found.origin, "licence": licence}
 
 
 def empty_backbone(
-    name: str, stages: tuple[int, ...], size: tuple[int, int], tensors: Mapping[str, Tensor]
+    name: str,
+    stages: tuple[int, ...],
+    size: tuple[int, int],
+    tensors: Mapping[str, Tensor],
+    final_norm: bool | None = None,
 ) -> Backbone:
     """Build the backbone of a model file as `load_backbone` does, its tensors still to be filled.
 
     Args:
         tensors: of the file. Those called `backbone.…` must hold as many numbers as the network has, so that
             a small file cannot allocate gigabytes by naming a large network.
+        final_norm: as `load_backbone` takes it; None: of a file from before that setting, in which a
+            transformer has tokens as they are and position embeddings of one size.
 
     Raises:
         InputError: timm does not have it, or the file's tensors are too few.
@@ -178,9 +195,10 @@ def empty_backbone(
             f"the model needs backbone {name}, which timm {timm.__version__} here does not have: upgrade timm"
         )
     held = sum(t.numel() for key, t in tensors.items() if key.startswith("backbone.") and t.ndim > 1)
-    if held < _numbers(name, stages, size):
+    if held < _numbers(name, stages, size, final_norm):
         raise InputError(f"the model's tensors are too few for its backbone {name}: fit anew")
-    backbone = Backbone(name, stages, size, _create(name, stages, size, pretrained=False))
+    network = _create(name, stages, size, final_norm, pretrained=False)
+    backbone = Backbone(name, stages, size, network)
     fold_batch_norm(backbone.network, torch.zeros(1, 3, *size))
     return backbone
 
@@ -192,16 +210,31 @@ class _OnCpu(TorchFunctionMode):
         return func(*args, **({"device": "cpu"} if func is torch.linspace else {}) | (kwargs or {}))
 
 
+def _without_tensors(name: str) -> nn.Module:
+    """The network with names and shapes only."""
+    with torch.device("meta"), _OnCpu():
+        network: nn.Module = import_timm().create_model(name, pretrained=False)
+    return network
+
+
 @cache
-def _numbers(name: str, stages: tuple[int, ...], size: tuple[int, int]) -> int:
+def _is_transformer(name: str) -> bool:
+    # timm's names tell most others, which takes no time
+    return ("vit" in name or "patch" in name) and is_transformer(_without_tensors(name))
+
+
+@cache
+def _numbers(name: str, stages: tuple[int, ...], size: tuple[int, int], final_norm: bool | None) -> int:
     """Elements of the network's tensors of two dimensions and more, which folding does not change. None is
     allocated."""
     with torch.device("meta"), _OnCpu():
-        network = _create(name, stages, size, pretrained=False)
+        network = _create(name, stages, size, final_norm, pretrained=False)
     return sum(tensor.numel() for tensor in network.state_dict().values() if tensor.ndim > 1)
 
 
-def _create(name: str, stages: tuple[int, ...], size: tuple[int, int], **kwargs: Any) -> nn.Module:
+def _create(
+    name: str, stages: tuple[int, ...], size: tuple[int, int], final_norm: bool | None = None, **kwargs: Any
+) -> nn.Module:
     timm = import_timm()
     extra: dict[str, Any] = {}
     cfg = timm.get_pretrained_cfg(name)
@@ -210,6 +243,9 @@ def _create(name: str, stages: tuple[int, ...], size: tuple[int, int], **kwargs:
     with warnings.catch_warnings(), _quiet("timm"):  # "unexpected keys" are the stages that are not used
         warnings.simplefilter("ignore")
         try:
+            if final_norm is not None and _is_transformer(name):
+                vit = timm.create_model(name, num_classes=0, **kwargs)
+                return Transformer(vit, stages, size, final_norm)
             return _without_tail(
                 timm.create_model(name, features_only=True, out_indices=stages, **extra, **kwargs)
             )
@@ -232,10 +268,10 @@ def _without_tail(network: nn.Module) -> nn.Module:
     return network
 
 
-def _fetch(name: str, stages: tuple[int, ...], size: tuple[int, int]) -> nn.Module:
+def _fetch(name: str, stages: tuple[int, ...], size: tuple[int, int], final_norm: bool) -> nn.Module:
     """Build the network with the weights that timm has cached or downloads."""
     try:
-        return _create(name, stages, size, pretrained=True)
+        return _create(name, stages, size, final_norm, pretrained=True)
     except OSError as error:  # the hub's and urllib's errors are OSErrors
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
@@ -314,6 +350,8 @@ def fold_batch_norm(network: nn.Module, example: Tensor) -> int:
             return func(*args, **(kwargs or {}))
 
     layers = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)]
+    if not any(isinstance(m, nn.BatchNorm2d) for m in layers):
+        return 0
     hooks = [m.register_forward_hook(observe) for m in layers]
     with torch.no_grad(), Reads():
         reads.update(map(id, tree_leaves(network(example))))

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from flawscope.errors import InputError
 from flawscope.methods.method import Method, Option, deferred
-from flawscope.methods.settings import AUTO, PatchSettings, Rule, Size
+from flawscope.methods.settings import AUTO, Look, PatchSettings, Rule, Size
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,12 @@ class Config(PatchSettings):
     cap: int = 30_000  # never more, at each size
     # turned and mirrored copies of good pictures in the bank; auto: of few, where it brings others nearer
     augment: Literal["none", "turn", "mirror", "all", "auto"] = "auto"
+    layers: Literal["joined", "each"] = "joined"  # each: a bank for each stage, and the mean of the distances
+    distance: Literal["euclidean", "cosine"] = "euclidean"  # of patches; cosine: 1 - cos
     neighbours: int = 9  # b of Eq. 7; 1 turns the re-weighting off
-    # the map's maximum, Eq. 7, or the farthest patch's distance
-    score: Literal["reweighted", "maximum", "map"] = "map"
+    # the map's maximum, Eq. 7, the farthest patch's distance, or means of the highest 1 % of the patches
+    # (top) or of the map (map_top)
+    score: Literal["reweighted", "maximum", "map", "top", "map_top"] = "map"
     # of tiles: a memory bank that all share, or each has its own, for parts that lie still; auto: as left-out
     # pictures say
     positions: Literal["shared", "each", "auto"] = "shared"
@@ -59,12 +62,27 @@ class Config(PatchSettings):
                 f"positions and augment: {self.augment} do not go together, turned tiles show other places",
             )
         yield self.neighbours >= 1, "neighbours must be at least 1"
+        yield (
+            not self.score_of_bank or (self.layers == "joined" and self.distance == "euclidean"),
+            f"score: {self.score} goes with layers: joined and distance: euclidean",
+        )
         yield self.memory is None or self.memory > 0, "memory must be a number of GiB above 0"
         yield self.shards is None or self.shards >= 1, "shards must be at least 1"
 
     @property
     def locates(self) -> bool | None:
         return {"shared": False, "each": True, "auto": None}[self.positions]
+
+    @property
+    def score_of_bank(self) -> bool:
+        """Whether the score is of one patch and the elements near it (Eq. 6 and 7), not of all distances."""
+        return self.score in ("reweighted", "maximum")
+
+    @property
+    def looks(self) -> tuple[Look, ...]:
+        if self.layers == "joined":
+            return super().looks
+        return tuple((size, stage) for size in self.view_sizes for stage in range(len(self.stages)))
 
     @property
     def sizes(self) -> tuple[Size, ...]:
@@ -84,6 +102,16 @@ PRESETS: dict[str, dict[str, Any]] = {
         "dimensions": 1024,
         "score": "reweighted",
         "augment": "none",
+    },
+    # AnomalyDINO (Damm et al., WACV 2025): every patch of the good pictures, up to `cap`
+    "foundation": {
+        "backbone": "vit_small_patch14_dinov2",
+        "stages": (-1,),
+        "size": "448",
+        "neighbourhood": 1,
+        "distance": "cosine",
+        "ratio": 1.0,
+        "score": "top",
     },
 }
 

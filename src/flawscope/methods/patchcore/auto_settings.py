@@ -28,9 +28,11 @@ from flawscope.methods.patchcore.fit import fit
 from flawscope.methods.patchcore.leave_one_out import nearest_distance
 from flawscope.methods.patchcore.model import Model
 from flawscope.methods.patchcore.patches import Job, collect, placed
+from flawscope.methods.settings import PATCH
 from flawscope.methods.task import Task, Undecided
 from flawscope.metrics import auroc
-from flawscope.pictures.preprocess import Preprocess, roi_from
+from flawscope.pictures.preprocess import Preprocess
+from flawscope.pictures.roi import roi_from
 from flawscope.progress import Step
 from flawscope.synthesis import DefectScale, Foreground, simulate_defect
 from flawscope.synthesis.masks import bounding_box
@@ -92,6 +94,8 @@ class Trial:
 def best_size(config: Config, task: Undecided) -> str:
     """Choose the best `size` for these good pictures, as `Config` takes it, and say why in one line.
     Simulated defects are put inside the region of interest, and only it counts."""
+    if PATCH.match(config.backbone):
+        raise InputError(f"size: auto is for convolutional backbones: give --size for {config.backbone}")
     backbone, _ = load_backbone(config.backbone, config.stages, config.sizes[-1], config.weights)
     backbone = backbone.to(task.device)
     if backbone.fixed:
@@ -229,7 +233,8 @@ def prefers_places(model: Model, task: Task) -> bool:
         """The largest value of each tile's map."""
         left, centre, view = patches.of(np.flatnonzero(rows).tolist()), bank.mean(0), job.views[v]
         away = left.spread(v, nearest_distance(left.points(v)[0] - centre, bank - centre))
-        return [float(view.anomaly_map(placed(one, view.inside.bool())[None]).max()) for one in away]
+        drawn = (view.anomaly_map(view.values(placed(one, view.inside.bool()))[None]) for one in away)
+        return [float(one.max()) for one in drawn]
 
     found: list[tuple[float, float]] = []
     for half in (chosen[::2], chosen[1::2]):

@@ -41,7 +41,7 @@ def bank_size(config: Config, view: int, patches: int, positions: int | None = N
     """
     if config.count is not None:
         wanted = config.count
-    elif view == 0:
+    elif config.looks[view][0] == config.view_sizes[0]:
         wanted = round(config.ratio * patches)
     else:
         wanted = max(round(config.fine_ratio * patches), FEWEST)

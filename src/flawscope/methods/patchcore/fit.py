@@ -297,6 +297,14 @@ def _calibrated_again(
 ) -> tuple[list[int], Good]:
     """Calibrate on pictures read again, since their features are gone, drawn by the seed."""
     chosen = [used[i] for i in _spread(job, len(used), MAX_CALIBRATION)]
+    if (
+        job.task.views > 1 and job.task.enough is None
+    ):  # all views of some pictures, so that these can be judged
+        groups = job.task.groups
+        drawn = dict.fromkeys(groups[i] for i in np.random.default_rng(job.config.seed).permutation(chosen))
+        every = [[i for i in used if groups[i] == group] for group in drawn]
+        ends = np.cumsum([len(views) for views in every])
+        chosen = sorted(i for views in every[: max(1, int((ends <= MAX_CALIBRATION).sum()))] for i in views)
     # in whole batches, so that each picture shares one with the same others wherever it is worked on
     size = len(chosen) if job.task.workers.count == 1 else GPU_BATCH
     parts = [chosen[k : k + size] for k in range(0, len(chosen), size)]

@@ -23,7 +23,7 @@ from flawscope.calibration.threshold import fence
 from flawscope.errors import InputError
 from flawscope.methods.patchcore import coreset
 from flawscope.methods.patchcore.memory_bank import ONE_PART, View
-from flawscope.methods.patchcore.model import Model
+from flawscope.methods.patchcore.model import Model, hundredth, top
 from flawscope.methods.patchcore.patches import Job, Patches, placed
 from flawscope.methods.threads import workers
 from flawscope.progress import Advance
@@ -145,13 +145,15 @@ class Selection:
         return torch.minimum(found, nearest_distance(features, added)) if len(added) else found
 
     def _deciding(self, distances: Tensor) -> Tensor:
-        """Numbers of the patches that decide the score: the farthest one, and the cell with the map's
-        maximum."""
-        drawn = self.view.anomaly_map(distances[None])[0]
+        """Numbers of the patches that decide the score: the farthest one, or the farthest hundredth, and the
+        cell with the map's maximum, or those of its highest hundredth."""
+        drawn = self.view.anomaly_map(self.view.values(distances)[None])[0]
         (height, width), (h, w) = drawn.shape, self.view.grid
-        row, column = divmod(int(drawn.argmax()), width)
-        cell = (row * h // height) * w + column * w // width
-        return torch.stack([distances.argmax(), distances.new_tensor(cell, dtype=torch.long)])
+        score = self.view.config.score
+        pixels = drawn.flatten().topk(hundredth(drawn.numel()) if score == "map_top" else 1).indices
+        cells = (pixels // width * h // height) * w + pixels % width * w // width
+        patches = distances.topk(hundredth(len(distances)) if score == "top" else 1).indices
+        return torch.cat([patches, cells]).unique()
 
 
 def nearest_distance(features: Tensor, elements: Tensor) -> Tensor:
@@ -243,33 +245,39 @@ def valid_mask_of(view: View, inside: Tensor | None) -> Tensor:
 
 
 def calibrate(job: Job, raw: Sequence[Raw]) -> Good:
-    """Bring the views to one scale, unless an earlier fit has done it, and combine them."""
-    model = job.model
+    """Bring the sizes to one scale, unless an earlier fit has done it, and combine them."""
+    model, score = job.model, job.config.score
+    of_map = score in ("map", "map_top")
+
+    def values_of(picture: Raw, v: int) -> tuple[View, Tensor]:
+        return model.by_size([away[None] for _, away in picture.found])[v]
 
     def drawn(picture: Raw, v: int) -> Tensor:
-        """Map values of one view that count."""
-        away = picture.found[v][1]
-        values: Tensor = job.views[v].anomaly_map(away[None])[0][model.region(picture.inside)]
-        return values
+        """Map values of one size, those that count."""
+        view, values = values_of(picture, v)
+        return view.anomaly_map(values)[0][model.region(picture.inside)]
 
     def moments(v: int, picture: Raw) -> Tensor:
         values = drawn(picture, v).cpu().double()  # not every device has float64
         return torch.stack([values.mean(), (values * values).mean()])
 
     def strength(picture: Raw, v: int) -> float:
-        """The view's own score, a distance: good pictures spread alike in its units."""
-        return float(drawn(picture, v).max() if job.config.score == "map" else picture.found[v][0])
+        """The size's own score, a distance: good pictures spread alike in its units."""
+        if of_map:
+            values = drawn(picture, v)
+            return float(values.max() if score == "map" else top(values[None]))
+        return float(top(values_of(picture, v)[1]) if score == "top" else picture.found[v][0])
 
     def one(picture: Raw) -> list[float]:
-        score, whole = picture.combined(model)
+        found, whole = picture.combined(model)
         median = whole[0][model.region(picture.inside)].median()
-        strengths = [strength(picture, v) for v in range(len(job.views))]
-        return [float(score), float(whole.max()), float(median), *strengths]
+        strengths = [strength(picture, v) for v in range(len(model.normal))]
+        return [float(found), float(whole.max()), float(median), *strengths]
 
     with workers(job.device) as each:
-        for v in range(len(job.views) if len(job.views) > 1 and job.starts is None else 0):
+        for v in range(len(model.normal) if len(model.normal) > 1 and job.starts is None else 0):
             mean, square = torch.stack(each(partial(moments, v), raw)).mean(0).tolist()
-            scores = torch.stack([picture.found[v][0] for picture in raw]).cpu().double()
+            scores = torch.tensor([0.0 if of_map else strength(picture, v) for picture in raw]).double()
             spread = max(0.0, square - mean * mean) ** 0.5  # rounding may bring it below 0
             pairs = (mean, spread), (float(scores.mean()), float(scores.std(correction=0)))
             model.normal[v] = torch.tensor([x for m, s in pairs for x in (m, max(s, 1e-6 * abs(m) + 1e-12))])
@@ -278,10 +286,10 @@ def calibrate(job: Job, raw: Sequence[Raw]) -> Good:
 
 
 def _fence(model: Model, strengths: np.ndarray) -> float:
-    """The highest of the views' fences on the scale of the scores, from strengths `[N, views]`: beyond it a
+    """The highest of the sizes' fences on the scale of the scores, from strengths `[N, sizes]`: beyond it a
     picture is far out at any size."""
     limits = [fence(column) for column in strengths.T]
     if len(limits) == 1:
         return limits[0]
-    part = slice(0, 2) if model.config.score == "map" else slice(2, 4)
+    part = slice(0, 2) if model.config.score in ("map", "map_top") else slice(2, 4)
     return max((f - float(n[0])) / float(n[1]) for f, n in zip(limits, model.normal[:, part], strict=True))

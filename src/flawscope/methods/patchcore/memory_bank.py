@@ -40,14 +40,25 @@ class View(PatchView):
     norms: Tensor  # [M], |m|²
     table: Tensor  # [M, b], nearest elements, itself first
 
-    def __init__(self, config: Config, backbone: Backbone, size: tuple[int, int], roi: Tensor):
-        super().__init__(config, backbone, size, roi, config.dimensions)
+    def __init__(
+        self,
+        config: Config,
+        backbone: Backbone,
+        size: tuple[int, int],
+        roi: Tensor,
+        stage: int | None = None,
+    ):
+        super().__init__(config, backbone, size, roi, config.dimensions, stage)
         self.config = config
         self.register_buffer("centre", torch.zeros(self.embedding.width))
         self.register_buffer("bank", torch.zeros(0, self.embedding.width))
         self.register_buffer("norms", torch.zeros(0), persistent=False)
         self.register_buffer("table", torch.zeros(0, 1, dtype=torch.int32))
         self.screen: Screen | None = None
+
+    def patches(self, maps: Sequence[Tensor]) -> Tensor:
+        found = super().patches(maps)
+        return F.normalize(found, dim=2) if self.config.distance == "cosine" else found
 
     # ---- the memory bank
 
@@ -149,6 +160,11 @@ class View(PatchView):
         distances = (best + (queries * queries).sum(1)).clamp(min=0).sqrt()
         return distances.view(batch, patches) * valid_mask
 
+    def values(self, distances: Tensor) -> Tensor:
+        """Turn distances into what the map draws: themselves, or half the square, which of patches of length
+        1 is the cosine distance."""
+        return distances.square() / 2 if self.config.distance == "cosine" else distances
+
     def nearest(self, queries: Tensor, norms: Tensor | None = None) -> Tensor:
         """The smallest |m|² - 2xm `[N]` of queries `[N, D]`: the part of |x - m|² that depends on m.
 
@@ -212,13 +228,13 @@ class View(PatchView):
         added: Tensor | None = None,
     ) -> Tensor:
         """The image score of one picture as if the `hidden` [M] elements were not there, and `added` [K, D],
-        relative to the centre, were; 0 where the score is the map's maximum.
+        relative to the centre, were; 0 where the score is of the map or of all distances.
 
         Args:
             features, valid_mask: as for `distances_without`.
             distances: `[P]`, to the elements that are there.
         """
-        if self.config.score == "map":
+        if not self.config.score_of_bank:
             return distances.new_zeros(())
         patch = farthest((features - self.centre)[None], distances[None], valid_mask)[0]
         # the bank is not copied: every thread would need room for another one

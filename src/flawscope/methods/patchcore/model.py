@@ -16,7 +16,7 @@ from flawscope.methods.patchcore.memory_bank import View, shallow
 
 class Model(PatchDetector):
     """Roth et al., Towards Total Recall in Industrial Anomaly Detection (CVPR 2022), at one picture size or
-    at several.
+    at several, by one memory bank a size or one for each stage of the backbone.
 
     With several sizes the picture comes at the largest and is reduced here for the others; each size has its
     own memory bank. Maps are brought to one scale by the mean and the spread that good pictures' maps have at
@@ -26,16 +26,16 @@ class Model(PatchDetector):
     METHOD = METHOD
     config: Config
     views: list[View]
-    normal: Tensor  # [views, 4]: mean and spread of good pictures' map values, then of their scores
+    normal: Tensor  # [sizes, 4]: mean and spread of good pictures' map values, then of their scores
 
     def __init__(self, config: Config, backbone: Backbone, roi: Tensor | None = None):
         super().__init__(config, backbone, roi)
         self.position = 0  # in a model for one of several positions
-        self.register_buffer("normal", torch.tensor([[0.0, 1.0, 0.0, 1.0]]).repeat(len(self.views), 1))
+        self.register_buffer("normal", torch.tensor([[0.0, 1.0, 0.0, 1.0]]).repeat(len(config.view_sizes), 1))
         self.eval()
 
-    def view(self, size: tuple[int, int]) -> View:
-        return View(self.config, self.backbone, size, self.roi)
+    def view(self, size: tuple[int, int], stage: int | None = None) -> View:
+        return View(self.config, self.backbone, size, self.roi, stage)
 
     @property
     def scores_maximum(self) -> bool:
@@ -72,7 +72,7 @@ class Model(PatchDetector):
         for view, part in zip(self.views, features.split(self.patches, dim=1), strict=True):
             relative, valid_mask = part - view.centre, view.valid_mask(inside)
             distances.append(view.search(relative, valid_mask))
-            if self.config.score != "map":
+            if self.config.score_of_bank:
                 scores.append(view.image_score(relative, distances[-1], valid_mask))
         return self.combine(scores, distances, inside)
 
@@ -89,9 +89,10 @@ class Model(PatchDetector):
         self, scores: list[Tensor], distances: list[Tensor], inside: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Image scores `[B]` and patch distances `[B, P]` of all views to scores `[B]` and maps `[B, H, W]`.
-        Image scores are not read where the score is the map's maximum."""
-        maps = [view.anomaly_map(d) for view, d in zip(self.views, distances, strict=True)]
-        normal = [self.normal[v] for v in range(len(self.views))]
+        Image scores are read where they are of the banks (`Config.score_of_bank`)."""
+        values = self.by_size(distances)
+        maps = [view.anomaly_map(d) for view, d in values]
+        normal = [self.normal[v] for v in range(len(maps))]
         if len(maps) > 1:
             maps = [(m - n[0]) / n[1] for m, n in zip(maps, normal, strict=True)]
         # pixels that do not count get the lowest value of a map, as if every patch were in the bank
@@ -101,9 +102,24 @@ class Model(PatchDetector):
         drawn = torch.where(self.roi if inside is None else inside, torch.stack(maps).amax(0), lowest)
         if self.config.score == "map":
             return drawn.flatten(1).amax(1), drawn
+        if self.config.score == "map_top":
+            return top(drawn.flatten(1)), drawn
+        if self.config.score == "top":
+            scores = [top(one) for _, one in values]
         if len(maps) > 1:
             scores = [(s - n[2]) / n[3] for s, n in zip(scores, normal, strict=True)]
         return torch.stack(scores).amax(0), drawn
+
+    def by_size(self, distances: Sequence[Tensor]) -> list[tuple[View, Tensor]]:
+        """A view of each size, and its values `[B, P]`: the distances to its bank, or with a bank for each
+        stage their mean."""
+        values = [view.values(d) for view, d in zip(self.views, distances, strict=True)]
+        if self.config.layers == "joined":
+            return list(zip(self.views, values, strict=True))
+        step = len(self.config.stages)
+        return [
+            (self.views[v], torch.stack(values[v : v + step]).mean(0)) for v in range(0, len(values), step)
+        ]
 
     def descriptor(self, features: Tensor, inside: Tensor | None = None) -> Tensor:
         """The means of the patches that count, of all views together."""
@@ -137,7 +153,7 @@ class Model(PatchDetector):
 
     def ties(self, features: Tensor, inside: Tensor | None = None) -> Tensor:
         """Whether Eq. 6's farthest patch or its nearest element is tied with another one, within 1e-5."""
-        if self.config.score == "map":
+        if not self.config.score_of_bank:
             return super().ties(features, inside)
         tied = torch.zeros(len(features), dtype=torch.bool)
         for view, part in zip(self.views, features.split(self.patches, dim=1), strict=True):
@@ -151,3 +167,13 @@ class Model(PatchDetector):
         for i, view in enumerate(self.views):  # as large as the artefact says
             view.fill(tensors[f"views.{i}.bank"], tensors[f"views.{i}.table"])
         super().fill(tensors)
+
+
+def hundredth(count: int) -> int:
+    """Count the values, of `count`, that a mean of the highest hundredth is of."""
+    return max(1, count // 100)
+
+
+def top(values: Tensor) -> Tensor:
+    """The mean `[B]` of the highest hundredth of values `[B, N]`."""
+    return values.topk(hundredth(values.shape[1]), dim=1).values.mean(1)

@@ -72,8 +72,11 @@ class Job:
         return {n: round(t - s, 3) for n, s, t in zip(names[1:], times, times[1:], strict=False)}
 
     def named(self, stage: str, view: View) -> str:
-        """The stage's name, with the size where there are several."""
-        return stage if len(self.views) == 1 else f"{stage} at {view.size[0]}"
+        """The stage's name, with the size, and the stage of the backbone, where there are several."""
+        if len(self.views) == 1:
+            return stage
+        of_stage = "" if view.stage is None else f", stage {self.config.stages[view.stage]}"
+        return f"{stage} at {view.size[0]}{of_stage}"
 
     def progress(self, stage: str) -> Callable[[int, int], None]:
         return partial(self.task.step, stage)

@@ -121,9 +121,9 @@ def _left_out(
         number, selection, view = patches.rows[i], selections[v], selections[v].view
         away = placed(others[v][i], view.inside.bool())
         picture = places.pictures[number], v
-        if float(view.anomaly_map(away[None]).max()) > highest.get(picture, -np.inf):
+        if float(view.anomaly_map(view.values(away)[None]).max()) > highest.get(picture, -np.inf):
             away = torch.minimum(away, without(patches, i, v, selection, away)[1])
-            inner = view.anomaly_map(away[None])[0][places.alone(number)]
+            inner = view.anomaly_map(view.values(away)[None])[0][places.alone(number)]
             if inner.numel():
                 highest[picture] = max(highest.get(picture, -np.inf), float(inner.max()))
         return away

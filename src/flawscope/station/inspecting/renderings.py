@@ -20,6 +20,7 @@ from flawscope.pictures.decoding import decode, load, to_eight_bits
 from flawscope.pictures.geometry import Geometry
 from flawscope.pictures.part_pose import PartPose
 from flawscope.results import drawing
+from flawscope.results.found_parts import FoundParts
 from flawscope.results.prediction import Prediction
 from flawscope.station.inspecting.worker import Inspector
 from flawscope.station.inspecting.writer import Recorded
@@ -63,6 +64,7 @@ class Shown:
         facts = {name: getattr(prediction, name) for name in _KEPT}
         facts |= {"colour_range": prediction.colour_range, "geometry": prediction.geometry.to_dict()}
         facts |= {"part_pose": prediction.part_pose and prediction.part_pose.to_dict()}
+        facts |= {"found_parts": prediction.found_parts and prediction.found_parts.to_dict()}
         buffer = io.BytesIO()
         np.savez_compressed(buffer, map=prediction.map.astype(np.float16), facts=np.array(json.dumps(facts)))
         with suppress(FlawscopeError):  # it can be computed again
@@ -151,6 +153,7 @@ def _read(path: Path) -> Prediction | None:
             geometry=Geometry.from_dict(facts["geometry"]),
             colour_range=tuple(facts["colour_range"]),
             part_pose=(pose := facts.get("part_pose")) and PartPose(**pose),
+            found_parts=(found := facts.get("found_parts")) and FoundParts.from_dict(found),
             **{name: facts[name] for name in _KEPT},
         )
     except Exception:

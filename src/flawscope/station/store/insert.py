@@ -65,6 +65,7 @@ class Taken:
     product_p_value: float | None = None
     part_found: bool | None = None
     part_pose: dict[str, Any] | None = None
+    found_parts: dict[str, Any] | None = None
     address: int | None = None
     view: str | None = None
     parts: Parts | None = field(default=None, repr=False, compare=False)
@@ -175,6 +176,7 @@ def _inspection(one: Taken) -> dict[str, Any]:
         "name": one.name[:MOST_NAME],
         "regions": json.dumps(one.regions),
         "part_pose": one.part_pose and json.dumps(one.part_pose),
+        "found_parts": one.found_parts and json.dumps(one.found_parts),
         "review": review_of(one),
     }
 

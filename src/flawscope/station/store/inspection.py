@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 
 from flawscope.errors import InputError
 from flawscope.pictures.part_pose import PartPose
+from flawscope.results.found_parts import FoundParts
 from flawscope.results.prediction import Region
 
 EXAMPLE: dict[str, Any] = {
@@ -36,6 +37,7 @@ EXAMPLE: dict[str, Any] = {
     "product_p_value": None,
     "part_found": None,
     "part_pose": None,
+    "found_parts": None,
     "picture": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
     "width": 640,
     "height": 480,
@@ -104,6 +106,9 @@ class Inspection(BaseModel):
     )
     part_pose: PartPose | None = Field(
         None, description="where the part lies; null: none was found, or none is looked for"
+    )
+    found_parts: FoundParts | None = Field(
+        None, description="each of several parts, judged; null: the model does not look for several"
     )
     near: bool = Field(description="good, but near the threshold")
     has_mask: bool = Field(description="a person drew where the defect is")

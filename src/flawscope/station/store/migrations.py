@@ -142,6 +142,11 @@ def _posed(connection: Connection) -> None:
     _add(connection, inspections, "part_pose")
 
 
+def _several(connection: Connection) -> None:
+    """Add the parts that inspections show several of."""
+    _add(connection, inspections, "found_parts")
+
+
 # Versions of the tables in order, each with the step that migrates from the version before
 STEPS: dict[str, Callable[[Connection], None]] = {
     "0006": _first,
@@ -152,5 +157,6 @@ STEPS: dict[str, Callable[[Connection], None]] = {
     "0011": _views,
     "0012": _recognised,
     "0013": _posed,
+    "0014": _several,
 }
 HEAD = list(STEPS)[-1]

@@ -379,6 +379,7 @@ def fresh(number: int, taken: Taken, product: str) -> dict[str, Any]:
         **vars(taken),
         **{"id": number, "product": product, "removed_at": None, "regions": json.dumps(taken.regions)},
         **{"part_pose": taken.part_pose and json.dumps(taken.part_pose)},
+        **{"found_parts": taken.found_parts and json.dumps(taken.found_parts)},
         **{"name": taken.name[:MOST_NAME], "verdict": None, "review": review_of(taken)},
         **{"part_id": None, "part_decision": None},  # as of a picture that is judged alone
     }
@@ -401,6 +402,7 @@ def _described(row: Row[Any] | SimpleNamespace, word: Row[Any] | None) -> dict[s
         "near": bool(row.near),
         "regions": json.loads(row.regions),
         "part_pose": row.part_pose and json.loads(row.part_pose),
+        "found_parts": row.found_parts and json.loads(row.found_parts),
         "verdict_at": iso(word.at) if word and row.verdict else None,
         "verdict_by": word.who if word and row.verdict else None,
         "note": word.note if word else "",

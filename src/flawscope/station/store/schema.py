@@ -162,6 +162,7 @@ inspections = Table(
     Column("product_p_value", Double),  # NULL: it was said
     Column("part_found", Boolean),  # NULL: the model aligns no parts
     Column("part_pose", Text),  # JSON; NULL: no part was found, or none is looked for
+    Column("found_parts", Text),  # JSON; NULL: the model does not look for several parts
     Column("view", Name),
     Column("part_id", Key, ForeignKey("parts.id")),  # round; NULL: judged alone
     _picture_of("inspections"),

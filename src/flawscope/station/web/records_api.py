@@ -150,7 +150,9 @@ def blocks(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def _flat(name: str, value: Any) -> Any:
-    return json.dumps(value) if name in ("regions", "part_pose") and value is not None else value
+    return (
+        json.dumps(value) if name in ("regions", "part_pose", "found_parts") and value is not None else value
+    )
 
 
 def _cell(name: str, value: Any) -> Any:

@@ -100,6 +100,14 @@ const station = (() => {
     return [...label, ...(item.name ? [item.name] : [])].join(" · ");
   }
 
+  /** What is wrong with the parts that it shows, whatever they look like; empty: nothing. */
+  function miscounted(item) {
+    const found = item.found_parts;
+    if (!found) return item.part_found === false ? t("common.part_not_found") : "";
+    const expected = found.least === found.most ? found.least : `${found.least}–${found.most}`;
+    return found.wrong && t("common.parts_counted", { found: found.parts.length, expected, others: found.objects.length });
+  }
+
   /** An image that is there; rejects if it cannot be shown. */
   async function loaded(address) {
     const image = new Image();
@@ -152,5 +160,5 @@ const station = (() => {
   });
   if (page.product && !document.body.classList.contains("live")) setTimeout(look, EVERY);
 
-  return { byId, page, locale, t, count, number, time, api, Refused, connected, signedOut, facts, waits, picture, called, loaded, pressed, toggle, keys };
+  return { byId, page, locale, t, count, number, time, api, Refused, connected, signedOut, facts, waits, picture, called, miscounted, loaded, pressed, toggle, keys };
 })();

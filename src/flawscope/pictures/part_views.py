@@ -1,0 +1,148 @@
+"""Views of several parts in a picture, one each, and the picture's map, put together from theirs. Torch-free.
+
+What belongs to other parts counts nowhere in a part's view, and is covered with the ground: neighbours lie
+otherwise in every picture, and a network sees what is around a pixel, too.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flawscope.pictures.geometry import Geometry
+from flawscope.pictures.part_pose import PartPose
+from flawscope.pictures.pose import Pose, Reference
+from flawscope.pictures.resampling import Decoded, grey, size_of, turned
+from flawscope.pictures.several_parts import OVERVIEW, PartsFound, SeveralParts
+from flawscope.pictures.views import Fusion, Run, Views, put
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    Float32 = NDArray[np.float32]
+    Mask = NDArray[np.bool_]
+
+_RIM = 3  # pixels around another part, at half the size of the small picture, that do not count either
+
+
+class PartViews(Views):
+    """Views of the parts in a picture; of the picture as it lies where there are none.
+
+    poses: of the parts. objects: boxes (x0, y0, x1, y1) around other objects, in the picture's pixels.
+    placed: where each view lies in the picture. wrong: what is wrong with the number of parts and objects;
+    empty: nothing.
+    """
+
+    def __init__(
+        self,
+        images: Float32,
+        geometry: Geometry,
+        placed: list[Geometry],
+        poses: list[PartPose],
+        objects: list[tuple[float, float, float, float]],
+        wrong: str,
+    ):
+        super().__init__(images[:1], geometry)
+        self.every, self.placed, self.poses, self.objects, self.wrong = images, placed, poses, objects, wrong
+
+    def __len__(self) -> int:
+        return len(self.every)
+
+    @property
+    def unusable(self) -> str:
+        return f"its parts are counted wrong: {self.wrong}" if self.wrong else ""
+
+    @property
+    def geometries(self) -> list[Geometry]:
+        return self.placed
+
+    def numbers(self) -> list[int]:
+        return list(range(len(self)))
+
+    def images(self, numbers: Iterable[int]) -> Float32:
+        return self.every[list(numbers)]
+
+    def answer(self, run: Run, fusion: Fusion | None, batch: int = 1) -> tuple[float, Float32]:
+        scores, drawn = self.answers(run, batch)
+        return float(scores.max()), drawn
+
+    def answers(self, run: Run, batch: int | None = None) -> tuple[NDArray[Any], Float32]:
+        """Scores of all parts [n], and the picture's map: the largest value where views overlap, and the
+        middle one where there is none. batch: parts that are computed together; None: all."""
+        step = batch or len(self)
+        parts = [run(self.every[k : k + step], None) for k in range(0, len(self), step)]
+        scores, maps = (np.concatenate(of) for of in zip(*parts, strict=True))
+        whole = np.full(self.geometry.size, -np.inf, np.float32)
+        for image, placed, values in zip(self.every, self.placed, maps, strict=True):
+            here = placed.at(self.geometry.size)
+            x0, y0, x1, y1 = (round(at) for at in here.to_picture((0, 0, *placed.size[::-1])))
+            if x0 < x1 and y0 < y1:
+                window = here.window(y0, x0, y1 - y0, x1 - x0)
+                seen = np.where(window.warp_mask(image[0] >= 0), window.warp(values, -np.inf), -np.inf)
+                whole[y0:y1, x0:x1] = np.maximum(whole[y0:y1, x0:x1], seen)
+        shown = whole > -np.inf
+        whole[~shown] = np.median(whole[shown]) if shown.any() else 0.0
+        return np.asarray(scores), whole
+
+    def valid_mask(self) -> Mask:
+        return np.ones(self.geometry.size, np.bool_)
+
+
+def part_views(
+    picture: Decoded, divisor: float, size: tuple[int, int], reference: Reference, several: SeveralParts
+) -> PartViews:
+    """Finds the parts in a picture, and cuts a view (H, W) of each."""
+    whole = size_of(picture)
+    small = grey(picture, divisor, several.side)
+    found = several.find(small, grey(picture, divisor, OVERVIEW), reference)
+    placed = [reference.geometry(pose, whole, size, several.side) for pose in found.poses or [Pose(0, 0)]]
+    images = np.empty((len(placed), 3, *size), np.float32)
+    for image, here, (others, body) in zip(images, placed, _others(found), strict=True):
+        put(turned(picture, here), divisor, image)
+        half = here.at((others.shape[0], others.shape[1]))
+        hidden, inside = half.mask_to_network(others), here.inside()
+        _cover(image, hidden, inside & ~hidden & ~half.mask_to_network(body))
+        image[:] = np.where(inside & ~hidden, image, -1 - image)
+    height, width = whole
+    objects = [(x0 * width, y0 * height, x1 * width, y1 * height) for x0, y0, x1, y1 in found.objects]
+    poses = [PartPose.of(pose, reference, whole, several.side) for pose in found.poses]
+    wrong = several.wrong(len(poses), len(objects))
+    return PartViews(images, _geometry(whole, size, reference, several), placed, poses, objects, wrong)
+
+
+def _others(found: PartsFound) -> list[tuple[Mask, Mask]]:
+    """Masks of what belongs to other parts, and to each part itself with a rim, [h / 2, w / 2] each."""
+    from scipy import ndimage
+
+    if not found.poses:
+        nothing = np.zeros(found.bodies.shape[1:], np.bool_)
+        return [(nothing, nothing)]
+    rims = ndimage.binary_dilation(found.bodies, np.ones((1, 3, 3), np.bool_), _RIM)
+    count = rims.sum(0)
+    return [((count > own) & ~body, own) for own, body in zip(rims, found.bodies, strict=True)]
+
+
+def _cover(image: Float32, hidden: Mask, ground: Mask) -> None:
+    """Covers the hidden pixels of a view [3, H, W], in place, with the ground at the other sides of the part,
+    else with its middle colour."""
+    if not hidden.any() or not ground.any():
+        return
+    shown = image.copy()
+    image[:, hidden] = np.median(image[:, ground], axis=1)[:, None]
+    for axes in (1, 0, (0, 1)):
+        there = hidden & np.flip(ground, axes)
+        image[:, there] = np.flip(shown.transpose(1, 2, 0), axes)[there].T
+        hidden = hidden & ~there
+
+
+def _geometry(
+    whole: tuple[int, int], size: tuple[int, int], reference: Reference, several: SeveralParts
+) -> Geometry:
+    """Place of the map of a picture (H, W): as fine as the views of the parts, no finer than the picture."""
+    placed = reference.geometry(Pose(0, 0, error=0.0), whole, size, several.side)
+    share = min(1.0, placed.scale[0])
+    height, width = (max(1, math.ceil(side * share)) for side in whole)
+    return Geometry(whole, (height, width), (height / whole[0], width / whole[1]), (0.0, 0.0))

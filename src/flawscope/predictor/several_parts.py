@@ -1,0 +1,45 @@
+"""Judges pictures with several parts: each part by itself, the picture by its worst part and by their number.
+Torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flawscope.calibration.threshold import Calibration
+from flawscope.pictures.part_views import PartViews
+from flawscope.pictures.preprocess import Preprocess
+from flawscope.results.found_parts import FoundPart, FoundParts
+from flawscope.results.prediction import SLIGHT, Prediction
+
+
+def with_parts(
+    found: Prediction, views: PartViews, scores: NDArray[Any], how: Preprocess, known: Calibration
+) -> Prediction:
+    """The prediction of a picture's worst part, with all its parts.
+
+    Args:
+        scores: [n], of the views.
+    """
+    reference, several = how.reference, how.several
+    assert reference is not None
+    assert several is not None
+    values = (known.p_values(scores), known.severity(scores), known.is_anomalous(scores))
+    parts = tuple(
+        FoundPart(k, float(score), float(p), float(s), bool(bad), reference.p_value(pose.error), pose)
+        for k, (pose, score, p, s, bad) in enumerate(zip(views.poses, scores, *values, strict=False), 1)
+    )
+    lost = float(known.p_values(np.inf))  # how often a good picture is counted wrong
+    found = replace(
+        found,
+        part_found=bool(parts),
+        part_p_value=lost if views.wrong else 1.0,
+        found_parts=FoundParts(parts, several.least, several.most, tuple(views.objects), views.wrong),
+    )
+    if not views.wrong:
+        return found
+    p_value, severity = min(found.p_value, lost), max(found.severity, SLIGHT)
+    return replace(found, p_value=p_value, severity=severity, is_anomalous=True)

@@ -1,0 +1,34 @@
+"""Several drawn parts in a picture, whose places are known."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+
+SIDE, CELL = 256, 85  # pixels; a part lies anyhow in each cell
+
+
+def drawn(
+    seed: int, cells: range, other: int | None = None, defect: int | None = None
+) -> tuple[np.ndarray, list[tuple[float, float]]]:
+    """Brackets, and a disc in cell `other`, on an uneven ground, [H, W, 3] uint8; where the brackets lie.
+    defect: cell whose bracket has a dark spot."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:SIDE, :SIDE] + 0.5
+    picture = 70 + 40 * ndimage.gaussian_filter(rng.standard_normal((SIDE, SIDE)), 3)
+    known = []
+    for cell in (*cells, *([] if other is None else [other])):
+        x, y = ((at + 0.5) * CELL + rng.uniform(-9, 9) for at in (cell % 3, cell // 3))
+        angle = rng.uniform(-np.pi, np.pi)
+        u = np.cos(angle) * (columns - x) + np.sin(angle) * (rows - y)
+        v = np.cos(angle) * (rows - y) - np.sin(angle) * (columns - x)
+        bars = [
+            np.maximum(abs(u - a) - w, abs(v - b) - h) for a, b, w, h in ((0, 14, 22, 6), (-16, 0, 6, 20))
+        ]
+        shape = np.hypot(u, v) - 18 if cell == other else np.minimum(*bars)
+        picture += np.clip(0.5 - shape, 0, 1) * (170 - picture)
+        if cell == defect:
+            picture[np.hypot(u, v - 14) < 3.5] = 30
+        known += [] if cell == other else [(x, y)]
+    picture += rng.normal(0, 2, picture.shape)
+    return np.repeat(picture.clip(0, 255).astype(np.uint8)[..., None], 3, 2), known

@@ -1,0 +1,222 @@
+"""Fits and predictions on pictures that show several parts: each found, judged by itself, and counted."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import flawscope
+from brackets import SIDE, drawn
+from flawscope.calibration.threshold import Calibration
+from flawscope.cli import main
+from flawscope.errors import InputError
+from flawscope.methods.patchcore import fit as patchcore_fit
+from flawscope.predictor import Predictor
+from flawscope.results.table import Row, Table, read_table
+
+FIVE = range(5)
+OPTIONS: dict[str, Any] = {"align": "turn", "several": True, "size": "64", "device": "cpu", "check": False}
+
+
+@pytest.fixture(scope="module")
+def good() -> list[np.ndarray]:
+    """Eleven pictures of five brackets, and one of four."""
+    return [drawn(seed, range(seed % 3, (4 if seed == 7 else 5) + seed % 3))[0] for seed in range(12)]
+
+
+@pytest.fixture(scope="module")
+def predictor(good: list[np.ndarray]) -> Predictor:
+    lines: list[str] = []
+    found = flawscope.fit(good, **OPTIONS, say=lines.append)
+    assert "several parts: 5 in a picture, 1 of 12 counted wrong" in lines
+    return found
+
+
+def test_the_picture_with_another_number_is_told_and_counts_as_a_false_alarm(predictor: Predictor) -> None:
+    (failure,) = predictor.failures
+    assert "1 missing: 4 parts found, 5 expected" in failure
+    known = predictor.calibration
+    assert (len(known.scores), known.miscounted, known.count) == (11, 1, 12)
+    assert "2/13" in known.promise()
+
+
+def test_every_part_is_found_and_judged_by_itself(predictor: Predictor) -> None:
+    caught = 0
+    for seed in range(100, 106):
+        picture, places = drawn(seed, FIVE, defect=2)
+        found = predictor.predict(picture)
+        several = found.found_parts
+        assert several is not None
+        assert not several.wrong
+        assert [one.part_index for one in several.parts] == [1, 2, 3, 4, 5]
+        at = [(one.part_pose.x, one.part_pose.y) for one in several.parts]
+        for place in places:
+            assert min(math.dist(place, one) for one in at) < 12
+        assert found.score == max(one.score for one in several.parts)
+        assert found.p_value == min(one.p_value for one in several.parts)
+        assert found.is_anomalous == any(one.is_anomalous for one in several.parts)
+        whole = found.picture_map()
+        assert whole.shape == picture.shape[:2]
+        bad = min(several.parts, key=lambda one: math.dist(places[2], (one.part_pose.x, one.part_pose.y)))
+        caught += found.is_anomalous and several.remark == f"part {bad.part_index} of 5"
+        if bad.is_anomalous:
+            y, x = np.unravel_index(whole.argmax(), whole.shape)
+            assert math.dist(places[2], (x, y)) < 24
+    assert caught >= 4
+
+
+@pytest.mark.parametrize(
+    ("cells", "other", "remark"),
+    [
+        (range(4), None, "1 missing: 4 parts found, 5 expected"),
+        (range(7), None, "2 too many: 7 parts found, 5 expected"),
+        (FIVE, 7, "1 other object"),
+        (range(0), None, "5 missing: 0 parts found, 5 expected"),
+    ],
+)
+def test_a_wrong_count_is_an_outcome_of_its_own(
+    predictor: Predictor, cells: range, other: int | None, remark: str
+) -> None:
+    found = predictor.predict(drawn(200, cells, other)[0])
+    assert found.is_anomalous
+    assert found.severity > 0
+    assert found.remark == remark
+    assert found.part_p_value == 2 / 13
+    assert found.p_value <= 2 / 13
+    assert found.part_found is bool(cells)
+    assert len(found.squares((SIDE, SIDE))) == len(cells) + (other is not None)
+
+
+def test_a_part_at_the_rim_is_not_found_and_no_other_object(predictor: Predictor) -> None:
+    picture = drawn(210, FIVE)[0]
+    found = predictor.predict(picture[:, 40:])  # cuts the left ones
+    assert found.found_parts is not None
+    assert "missing" in found.remark
+    assert not found.found_parts.objects
+
+
+def test_pictures_of_other_sizes_and_grey_ones_are_judged_alike(predictor: Predictor) -> None:
+    picture = drawn(220, FIVE)[0]
+    scores = {}
+    for name, shown in {
+        "plain": picture,
+        "grey": picture[..., 0],
+        "large": np.asarray(Image.fromarray(picture).resize((3 * SIDE, 3 * SIDE), Image.Resampling.BICUBIC)),
+    }.items():
+        found = predictor.predict(shown)
+        assert found.found_parts is not None
+        assert len(found.found_parts.parts) == 5
+        assert not found.is_anomalous
+        scores[name] = found.score
+    assert scores["grey"] == pytest.approx(scores["plain"], rel=1e-4)
+
+
+def test_tables_have_a_row_for_each_part_and_are_read_back_as_pictures(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    found = predictor.predict(drawn(230, range(4))[0])
+    table = Table(tmp_path / "table.csv", aligned=True)
+    table.take(found)
+    table.close()
+    rows = (tmp_path / "table.csv").read_text().splitlines()
+    assert len(rows) == 1 + 1 + 4
+    (row,) = read_table(tmp_path / "table.csv")
+    assert (row.part_count, row.part_index, row.decision) == (4, None, "anomalous")
+    parts = list(Row.of_parts(found))
+    assert found.found_parts is not None
+    assert [one.part_x for one in parts] == [one.part_pose.x for one in found.found_parts.parts]
+    assert [one.part_index for one in parts] == [1, 2, 3, 4]
+
+
+def test_a_saved_and_an_exported_model_see_the_same(predictor: Predictor, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    trained, exported = tmp_path / "model.safetensors", tmp_path / "model.onnx"
+    predictor.save(trained)
+    assert main(["export", str(trained), "--out", str(exported), "--quiet"]) == 0
+    picture = drawn(240, FIVE, defect=1)[0]
+    expected = predictor.predict(picture)
+    for path in (trained, exported):
+        found = flawscope.load(path, device="cpu").predict(picture)
+        assert found.score == pytest.approx(expected.score, rel=1e-4)
+        assert found.found_parts is not None
+        assert expected.found_parts is not None
+        assert [one.part_pose for one in found.found_parts.parts] == [
+            one.part_pose for one in expected.found_parts.parts
+        ]
+        np.testing.assert_allclose(found.map, expected.map, rtol=1e-3, atol=1e-3)
+
+
+def test_calibrating_anew_counts_pictures_with_another_number(predictor: Predictor) -> None:
+    fresh = [drawn(300 + seed, range(4 if seed == 0 else 5))[0] for seed in range(6)]
+    known = predictor.calibrate(fresh).calibration
+    assert (len(known.scores), known.miscounted) == (5, 1)
+
+
+def test_few_pictures_and_different_numbers_are_enough() -> None:
+    shown = [drawn(400 + seed, range(3 + seed % 3))[0] for seed in range(5)]
+    found = flawscope.fit(shown, **OPTIONS)
+    assert found.manifest.preprocess.several is not None
+    assert (found.manifest.preprocess.several.least, found.manifest.preprocess.several.most) == (3, 5)
+    assert found.calibration.miscounted == 1  # one alone has the largest number
+    assert not found.failures
+    assert found.predict(drawn(410, range(4))[0]).remark in ("", "part 1 of 4")
+
+
+@pytest.mark.slow
+def test_a_streamed_fit_calibrates_on_whole_pictures(
+    good: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patchcore_fit, "MAX_CALIBRATION", 18)
+    known = flawscope.fit(good, **OPTIONS, shards=2).calibration
+    assert (len(known.scores), known.miscounted) == (3, 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"align": "none"}, "needs to know how parts lie"),
+        ({"align": "auto"}, "needs to know how parts lie"),
+        ({"part": "x"}, "does not go with --part"),
+        ({"light": "10%"}, "does not go with --light"),
+        ({"drop_suspects": True}, "does not go with --drop-suspects"),
+        ({"tile": 64}, "does not go with --tile"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        flawscope.fit([np.zeros((64, 64, 3), np.uint8)] * 8, **OPTIONS | options)
+
+
+def test_pictures_without_parts_are_refused() -> None:
+    rng = np.random.default_rng(0)
+    empty = [np.repeat(rng.normal(90, 3, (128, 128, 1)), 3, 2).astype(np.uint8) for _ in range(8)]
+    with pytest.raises(InputError, match="no parts stand out"):
+        flawscope.fit(empty, **OPTIONS)
+
+
+def test_pictures_counted_wrong_rank_above_all_scores() -> None:
+    scores = tuple(range(1, 20))
+    known = Calibration(scores, scores, 0.0, 0.1, miscounted=1)
+    assert known.count == 20
+    assert (known.expected_rate, known.score_threshold) == (2 / 21, 19)  # the second worst of twenty
+    assert known.p_values(np.array([np.inf, 19, 0.5])).tolist() == [2 / 21, 3 / 21, 1.0]
+    assert Calibration.from_dict(known.to_dict()) == known
+    many = Calibration(scores, scores, 0.0, 0.1, miscounted=5)
+    assert (many.expected_rate, many.effective_rate, many.score_threshold) == (6 / 25, 6 / 25, 19)
+
+
+def test_data_check_draws_all_parts(good: list[np.ndarray], tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "good").mkdir()
+    for number, picture in enumerate(good):
+        Image.fromarray(picture).save(tmp_path / "good" / f"{number:02}.png")
+    call = ["data", "check", "--data", str(tmp_path), "--align", "turn", "--several", "--quiet", "--no-near"]
+    main([*call, "--out", str(tmp_path / "poses.png")])
+    told = capsys.readouterr().out
+    assert "several parts: 5 in a picture, 1 of 12 counted wrong" in told
+    assert "parts counted wrong in good/07.png" in told
+    assert (tmp_path / "poses.png").is_file()
