@@ -38,7 +38,7 @@ RUN pip install -c constraints.txt ".[train,export,openvino,backbones,report]"
 FROM build AS build-station
 COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY src ./src
-RUN pip install -c constraints.txt ".[openvino,station]"
+RUN pip install -c constraints.txt ".[openvino,station,plc]"
 
 FROM base AS image
 LABEL org.opencontainers.image.title="flawscope" \

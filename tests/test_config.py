@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal
 
@@ -31,6 +32,7 @@ class Example:
     name: str = ""
     weights: str | None = None
     hosts: tuple[str, ...] = ()
+    recipes: Mapping[int, str] = field(default_factory=dict)
 
 
 def yaml(tmp_path: Path, text: str | bytes) -> Path:
@@ -72,6 +74,7 @@ def test_a_size_is_height_and_width_however_it_is_written(tmp_path: Path, text: 
         ({"flag": True}, Example(flag=True)),
         ({"weights": Path("a/b")}, Example(weights="a/b")),
         ({"name": 256}, Example(name="256")),  # YAML reads a size as a number
+        ({"recipes": {1: "plate", 2.0: 7}}, Example(recipes={1: "plate", 2: "7"})),
         ({}, Example()),
     ],
     ids=str,
@@ -101,6 +104,8 @@ def test_values_are_converted_only_where_nothing_is_lost(values: dict, expected:
         ({"flag": 1}, "true or false"),
         ({"name": True}, "a text"),
         ({"weights": [1]}, "a text or nothing"),
+        ({"recipes": {"one": "plate"}}, "lines of `key: value`"),
+        ({"recipes": ["plate"]}, "lines of `key: value`"),
     ],
     ids=str,
 )

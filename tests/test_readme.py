@@ -30,8 +30,10 @@ import pytest
 from PIL import Image
 
 from flawscope.cli import main, serve
+from flawscope.station.learning.process import Worker
 from flawscope.station.review import DEFECT, FINE
 from flawscope.station.settings.station import read_settings
+from flawscope.station.setup import drafts
 from flawscope.station.web import app
 from flawscope.synthesis.demo import dataset
 from flawscope.synthesis.demo.dataset import draw_dataset, draw_picture
@@ -42,7 +44,7 @@ Shared = Callable[[str, Callable[[Path], Any]], Path]
 README = ROOT / "README.md"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.M | re.S)
 # needs a Docker daemon, tests/test_pages.py parses its calls; a package of its own, see below
-ELSEWHERE = ("docker.md", "adding-a-method.md")
+ELSEWHERE = ("docker.md", "adding-a-method.md", "adding-a-connection.md")
 PAGES = [
     README,
     *(
@@ -158,6 +160,13 @@ class Here:
         return over
 
 
+class LearnsHere(Worker):
+    """In the place of a station's process that learns, which knows nothing of what is made small here."""
+
+    def run(self, job: dict[str, Any], step: Any) -> dict[str, Any]:
+        return self._work(job, step)
+
+
 @pytest.fixture
 def soon(trace_once: Callable[[Any], Any], teacher_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What takes minutes takes seconds."""
@@ -189,6 +198,7 @@ def soon(trace_once: Callable[[Any], Any], teacher_path: Path, monkeypatch: pyte
     )
     monkeypatch.setattr(runs, "Processes", Here)
     # a process of its own would see whole pictures
+    monkeypatch.setattr(drafts, "Worker", LearnsHere)
     monkeypatch.setattr(timing, "in_process", lambda work, *given: work(*given))
     # what is refused is tested elsewhere: models of so few and small pictures find hardly anything
     monkeypatch.setattr("flawscope.fitting.update_evaluation.KEPT", 0.0)

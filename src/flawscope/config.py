@@ -122,6 +122,8 @@ def convert(value: Any, hint: Any) -> Any:
         if value in args:
             return value
         raise ValueError
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return {convert(key, args[0]): convert(one, args[1]) for key, one in dict(value).items()}
     if origin is tuple:
         if isinstance(value, str):
             value = (value if args[0] is str else value.replace("x", ",")).split(",")
@@ -153,6 +155,8 @@ def describe(hint: Any) -> str:
         return " or ".join(describe(a) for a in args)
     if origin is typing.Literal:
         return "one of " + ", ".join(map(str, args))
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return "lines of `key: value`"
     if origin is tuple:
         return "numbers like 2,3" if args[-1] is Ellipsis else "a number or HxW"
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}

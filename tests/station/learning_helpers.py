@@ -86,7 +86,7 @@ class Line:
         return self.http.post(f"{API}/versions/{version}/activate", json=body)
 
 
-def echo(pipe: Connection, pixels: int) -> None:
+def echo(pipe: Connection, pixels: int, work: Any) -> None:
     """In place of the process that learns: tells of a step, and gives back each job, unless it is to fail or
     to wait."""
     with suppress(EOFError):

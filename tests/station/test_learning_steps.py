@@ -24,7 +24,7 @@ from flawscope.station.learning import learning, process
 from flawscope.station.learning import plan as plans
 from flawscope.station.learning.candidates import Candidates, advice, waits
 from flawscope.station.learning.learning import Learning, UnableError
-from flawscope.station.learning.process import StoppedError, Worker, WorkerError
+from flawscope.station.learning.process import StoppedError, Worker, WorkerError, work
 from flawscope.station.settings.station import Learn
 from flawscope.station.store.database import Database, StoreError
 from flawscope.station.store.records import Store, said_of
@@ -282,7 +282,7 @@ def test_verdicts_are_not_read_while_a_product_cannot_learn(made: Made) -> None:
 def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
     """Whose process gives back what it is given."""
     monkeypatch.setattr(process, "main", echo)
-    made = Worker()
+    made = Worker(work)
     yield made
     made.close()
 
@@ -310,6 +310,9 @@ def test_a_job_that_fails_and_one_that_is_cut_off(worker: Worker) -> None:
     with pytest.raises(WorkerError, match="it was killed, perhaps for want of memory; learn again"):
         worker.run({"wait": True}, lambda *step: os.kill(worker.pid or 0, signal.SIGKILL))
     with pytest.raises(StoppedError):
+        worker.run({"wait": True}, lambda *step: worker.stop())
+    assert worker.run({}, lambda *step: None) == {"job": {}}
+    with pytest.raises(StoppedError):
         worker.run({"wait": True}, lambda *step: worker.close())
     with pytest.raises(StoppedError):
         worker.run({}, lambda *step: None)
@@ -317,7 +320,7 @@ def test_a_job_that_fails_and_one_that_is_cut_off(worker: Worker) -> None:
 
 def test_the_process_ends_with_the_station() -> None:
     code = (
-        "import os; from flawscope.station.learning.process import Worker; made = Worker(); "
+        "import os; from flawscope.station.learning.process import Worker, work; made = Worker(work); "
         "made._started(); print(made.pid, flush=True); os._exit(1)"
     )
     told = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, timeout=60)

@@ -52,6 +52,8 @@ def browser(running: Running) -> Callable[[str], httpx.Client]:
 
 # ------------------------------------------------------------------------------------------------------ roles
 
+GIVEN = {"name": NAME, "number": 1, "code": "x", "picture": "x", "file": "x"}  # parts of addresses
+
 
 def test_a_sender_gets_the_answers_to_what_it_sends_and_nothing_else(
     running: Running, by_token: Signed, parts: list[bytes]
@@ -70,10 +72,10 @@ def test_a_sender_gets_the_answers_to_what_it_sends_and_nothing_else(
     asked = {(method, path) for path, methods in paths.items() for method in methods}
     sends = {("post", f"/api/v1/products/{{name}}/{what}") for what in ("inspections", "trigger")}
     assert sends < asked
-    pages = ["/", "/metrics", "/sign-in", "/-/audit", "/api/v1/openapi.json"]
+    pages = ["/", "/metrics", "/sign-in", "/-/audit", "/-/new", "/api/v1/openapi.json"]
     pages += [f"/{NAME}/{tab}" for tab in ("live", "review", "history", "trends", "models", "inspections/1")]
     for method, path in (asked - sends) | {("get", path) for path in pages}:
-        answer = camera.request(method, path.format(name=NAME, number=1, code="x"))
+        answer = camera.request(method, path.format(**GIVEN))
         assert answer.status_code == 403, (method, path)
         assert "this needs" in answer.text
         assert "p_value" not in answer.text
@@ -89,7 +91,7 @@ def test_a_viewer_looks_and_changes_nothing(
     paths = viewer.get("/api/v1/openapi.json").json()["paths"]
     for path, methods in paths.items():
         if "post" in methods:
-            answer = viewer.post(path.format(name=NAME, number=1, code="x"), json={"verdict": "good"})
+            answer = viewer.post(path.format(**GIVEN), json={"verdict": "good"})
             assert (answer.status_code, answer.json()["code"]) == (403, "role_too_small"), path
     assert viewer.get(f"/api/v1/products/{NAME}/export").status_code == 403
     review = f"/api/v1/products/{NAME}/review"

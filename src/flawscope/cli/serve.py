@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL|SETTINGS", help="model file, or station.yaml for several")
+    parser.add_argument(
+        "model",
+        nargs="?",
+        metavar="MODEL|SETTINGS",
+        help="model file, or station.yaml for several; without: make products on the page New product",
+    )
     parser.add_argument("--folder", metavar="DIR", help="also take pictures that appear in this folder")
     parser.add_argument(
         "--product",
@@ -61,7 +66,8 @@ def run(args: argparse.Namespace) -> int:
         station, server = Station(settings, say), None
         try:
             station.start()
-            server = Server(station, lambda url: say(f"the station is open: {url}  (Ctrl-C ends it)"))
+            hint = "" if station.products else "; make the first product there"
+            server = Server(station, lambda url: say(f"the station is open: {url}  (Ctrl-C ends it){hint}"))
             server.run()
         finally:
             if server is not None and server.started:
@@ -75,14 +81,16 @@ def settings_of(args: argparse.Namespace) -> Settings:
     from flawscope.artefact import joint_file
     from flawscope.errors import InputError
     from flawscope.predictor import read_manifest
-    from flawscope.station.settings.station import named, overridden, read_settings, single
+    from flawscope.station.settings.station import Settings, named, overridden, read_settings, single
 
-    if os.path.splitext(args.model)[1].lower() in (".yaml", ".yml"):
+    if args.model is None:
+        if args.folder or args.product:
+            raise InputError("--folder and --product are of a model: name its file first")
+        settings = Settings()
+    elif os.path.splitext(args.model)[1].lower() in (".yaml", ".yml"):
         if args.folder or args.product:
             raise InputError(f"--folder and --product stand in {args.model}, below `products`")
         settings = read_settings(args.model)
-        if not settings.products:
-            raise InputError(f"{args.model} names no product: write `products:` with a name and its model")
     else:
         joint = os.path.isfile(args.model) and joint_file.is_joint(args.model)
         category = "" if joint else read_manifest(args.model).category

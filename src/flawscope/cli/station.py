@@ -53,6 +53,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "make a station from a backup, where none is: in an empty folder, and an empty data base"
     _file(_verb(what, "restore", _restore, text), "that `backup` made")
 
+    table = _parser(what, "plc-table", "print the signals of a PLC's handshake, for who programs it")
+    table.set_defaults(call=_plc_table, debug=False)
+    table.add_argument("--format", choices=("csv", "nodeset"), default="csv", help="nodeset: XML of OPC UA")
+    table.add_argument("--out", type=Path, metavar="FILE", help="write it there (needed for a nodeset)")
+    table.add_argument(
+        "--inputs", type=int, default=0, metavar="N", help="first register of the PLC's signals"
+    )
+    table.add_argument(
+        "--outputs", type=int, default=100, metavar="N", help="of the station's (default: 100)"
+    )
+
 
 def run(args: argparse.Namespace) -> int:
     require_installed("flawscope station", "sqlalchemy", "argon2", extras="station")
@@ -182,6 +193,26 @@ def _restore(args: argparse.Namespace) -> None:
     settings = settings_of(args)
     held = restore(args.file, settings)
     common.show(f"{settings.store}: {held.line()}")
+
+
+# ------------------------------------------------------------------------------------------------------- PLCs
+
+
+def _plc_table(args: argparse.Namespace) -> None:
+    from flawscope.station.plc.signals import table
+
+    if args.format == "csv":
+        text = table(args.inputs, args.outputs)
+        args.out.write_text(text, encoding="utf-8") if args.out else common.show(text.rstrip("\n"))
+        return
+    if args.out is None:
+        raise InputError("a nodeset is a file: name it with --out FILE.xml")
+    require_installed("a nodeset of OPC UA", "asyncua", extras="plc")
+    import asyncio
+
+    from flawscope.station.plc.opcua import write_nodeset
+
+    asyncio.run(write_nodeset(args.out))
 
 
 # --------------------------------------------------------------------------------------------------- stations

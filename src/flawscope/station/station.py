@@ -14,11 +14,12 @@ from typing import Any
 
 from sqlalchemy import text
 
-from flawscope.errors import FlawscopeError, InputError, nearest
+from flawscope.errors import FlawscopeError, InputError
 from flawscope.machine import cores
 from flawscope.pictures.decoding import allow_pixels
 from flawscope.station.access.audit import note_settings
 from flawscope.station.access.users import Access
+from flawscope.station.connections import Connections, Timing
 from flawscope.station.drift.camera_monitor import Looks
 from flawscope.station.drift.monitor import Drifts
 from flawscope.station.housekeeping import Housekeeping
@@ -30,16 +31,17 @@ from flawscope.station.inspecting.writer import Recorded, Recorder
 from flawscope.station.learning.learning import Learning
 from flawscope.station.live import Gauges, Handed, Live, Metrics, OfSinks
 from flawscope.station.problems import ACKNOWLEDGED, Action, Problem, Problems
-from flawscope.station.settings.station import Settings
+from flawscope.station.settings.station import Product, Settings
+from flawscope.station.setup.draft import READY
+from flawscope.station.setup.drafts import Drafts
 from flawscope.station.sinks import Sinks
-from flawscope.station.sources import sources_of
-from flawscope.station.sources.camera import Camera
-from flawscope.station.sources.source import AWAY, Source, State
+from flawscope.station.sources import camera_of, sources_of
+from flawscope.station.sources.source import AWAY, Source, State, Triggered
 from flawscope.station.store.addresses import STATION, Addresses
 from flawscope.station.store.database import Database, StoreError
 from flawscope.station.store.files import Files
-from flawscope.station.store.model_registry import Versions
-from flawscope.station.store.records import NotFoundError, Store, fresh
+from flawscope.station.store.model_registry import MADE_HERE, Versions
+from flawscope.station.store.records import Store, fresh
 from flawscope.station.store.search import Filters, Page, search, trends
 from flawscope.station.store.station_identity import CONFIRMED, address_of, claim
 
@@ -79,7 +81,9 @@ class Station:
         # judging; one core is left for requests: computing threads wait for the slowest of them
         threads = settings.threads or max(1, cores() - 1)
         self.versions = Versions(self.database, self.files, settings.device, threads, settings.engine)
-        self.addresses = Addresses(settings, self.store, self.versions, self.say)
+        made = {name: Product(str(model)) for name, model in self.versions.made_here().items()}
+        with_made = replace(settings, products={**settings.products, **made, **settings.products})
+        self.addresses = Addresses(with_made, self.store, self.versions, self.say)
         self.products, self._names = self.addresses.products, self.addresses.names
         self.settings = replace(settings, products=self.addresses.settings)
 
@@ -106,7 +110,7 @@ class Station:
         self.shown = Shown(self.store, self.versions, self.files, self.inspector)
         self.live = Live()
         self._handed = Handed()
-        self.metrics = Metrics(self._gauges, self._of_sinks)
+        self.metrics, self.timing = Metrics(self._gauges, self._of_sinks), Timing()
         # watching for drift
         self.drifts = Drifts(
             self.database,
@@ -132,9 +136,14 @@ class Station:
             self.say,
         )
         self.housekeeping = Housekeeping(self.store, self.files, settings.keep, self.access, self.report)
+        has_products = self.products.__len__
+        self.drafts = Drafts(
+            self.files, settings.limits, memory, settings.device, lambda: has_products() > 0, self.say
+        )
         # made by `start`, with the models
         self.sources: dict[str, list[Source]] = {name: [] for name in self.addresses.given}
         self.sinks: Sinks | None = None
+        self.connections: Connections | None = None
 
     def start(self) -> None:
         """Open the models, then take pictures. InputError where a model in the settings cannot be used."""
@@ -150,17 +159,23 @@ class Station:
         self.sources = sources_of(*given, self.store, self.settings.limits)
         for source in self._all_sources():
             source.start()
+        self.connections = Connections(self.settings.connections, self)
+        self.connections.start()
         self.learning.start()
+        self.drafts.start()
         self.housekeeping.start()
 
     def close(self) -> None:
         """Take nothing more, answer all pictures, end."""
         self.housekeeping.end()
         self.live.close()
+        if self.connections is not None:
+            self.connections.stop()
         with ThreadPoolExecutor(max(1, len(self._all_sources()))) as pool:
             for source in self._all_sources():
                 pool.submit(source.stop)
         self.learning.stop(None)
+        self.drafts.stop(None)
         self.inspector.close()
         self.recorder.close()
         self.rounds.stop(None)
@@ -184,6 +199,24 @@ class Station:
         are the station's from then on."""
         before = set(self._names)
         number = self.addresses.add_version(name, model, origin, who)
+        self._follow(before)
+        return self.versions.version(self.product_id(name), number)
+
+    def go_live(self, name: str, who: str) -> dict[str, Any]:
+        """Let what was learnt of a new product inspect from now on, as a product of the station, and return
+        the product. InputError where nothing was learnt, or the model cannot be opened."""
+        draft = self.drafts.draft(name)
+        if draft.stage != READY:
+            raise InputError(f"{name} has no model yet: let it learn first")
+        before = set(self._names)
+        self.sources.setdefault(name, [])
+        version = self.addresses.add_product(name, Product(str(draft.model)), MADE_HERE, who)
+        self._follow(before)
+        draft.change(live={"version": version, "by": who, "learnt": draft.state["asked_at"]})
+        return self.product_facts(name)
+
+    def _follow(self, before: set[int]) -> None:
+        """Watch the products that are new since `before`, and deliver their inspections."""
         for product_id in self._names.keys() - before:
             new = self._names[product_id]
             product = self.settings.products[new]
@@ -194,7 +227,6 @@ class Station:
                 self.looks.names[product_id] = new
             if self.sinks is not None:
                 self.sinks.add(new)
-        return self.versions.version(self.product_id(name), number)
 
     def due(self, name: str, deadline: int | None = None) -> float:
         """Return when a request must be answered, as `time.monotonic` counts; deadline: milliseconds."""
@@ -235,21 +267,10 @@ class Station:
             "sources": [source.state.to_dict() for source in self.sources[entry]],
         }
 
-    def camera(self, name: str, number: int | None = None) -> Camera:
+    def camera(self, name: str, number: int | None = None) -> Triggered:
         """Return a camera that can be triggered, by its number among the product's; None: the only one."""
         self.addresses.address_id(name)
-        sources = self.sources[self.addresses.given_as(name)]
-        cameras = {one.number: one for one in sources if isinstance(one, Camera)}
-        if not cameras:
-            raise InputError(f"{name} has no camera: write `- camera: ADDRESS` below its `sources`")
-        if number is None and len(cameras) > 1:
-            raise InputError(f"{name} has several cameras: name one of {', '.join(map(str, cameras))}")
-        found = cameras.get(next(iter(cameras)) if number is None else number)
-        if found is None:
-            raise NotFoundError(
-                f"{name} has no live camera {number}: {nearest(str(number), map(str, cameras))}"
-            )
-        return found
+        return camera_of(name, self.sources[self.addresses.given_as(name)], number)
 
     def _all_sources(self) -> list[Source]:
         return [source for several in self.sources.values() for source in several]
@@ -354,7 +375,7 @@ class Station:
             self.report("store_unreachable", str(error))
         if self.database.full:  # the next write tells whether it still is
             self.housekeeping.wake()
-        numbers = {name: self.addresses.address_id(name) for name in self.addresses.given}
+        numbers = {name: self.addresses.address_id(name) for name in list(self.addresses.given)}
         closed = [name for name, number in numbers.items() if not self.versions.models.is_open(number)]
         late = self.inspector.late(LATE)
         for number, name in list(self._names.items()):
@@ -377,6 +398,7 @@ class Station:
                 {"": self.housekeeping.clock.jump / 1e6},
             ),
             **self.drifts.gauges(),
+            **self.timing.gauges(),
         }
         states = {n: [one.state for one in several] for n, several in self.sources.items() if several}
         counted: dict[str, tuple[str, Callable[[State], int]]] = {

@@ -1,4 +1,5 @@
-"""Contract of all methods, also those of other packages: checks of the promises of every `Method`.
+"""Contracts of what other packages add: checks of the promises of every `Method`, and of sources and sinks of
+a station (`check_source`, `check_sink`).
 
     from flawscope.testing import check_method
     check_method(METHOD, settings={"size": "64"})
@@ -24,8 +25,9 @@ from typing import Any
 from flawscope.methods.method import Method
 from flawscope.testing import fits, models
 from flawscope.testing.case import Case
+from flawscope.testing.connections import check_sink, check_source
 
-__all__ = ["Case", "Check", "check_method", "checks_for"]
+__all__ = ["Case", "Check", "check_method", "check_sink", "check_source", "checks_for"]
 
 
 @dataclass(frozen=True)

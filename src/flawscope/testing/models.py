@@ -78,16 +78,15 @@ def saved_and_read(case: Case) -> None:
 
 def damaged_files_are_refused(case: Case) -> None:
     """Tensors that are missing, or that contradict the settings, are an InputError of one line."""
-    from flawscope.runtime.torch import TorchSession
-
     artefact = case.fitted().artefact
+    session: Any = type(case.fitted().session)
     own = [k for k in detector_of(case.fitted()).state_dict() if not k.startswith("backbone.")]
     spoilt: list[dict[str, Any]] = [{"roi": np.ones((3, 3), np.bool_)}]
     spoilt += [{"roi": artefact.tensors["roi"].astype(np.float32)}]
     left_out = [{k: v for k, v in artefact.tensors.items() if k != name} for name in {own[0], own[-1]}]
     for values in (*left_out, *({**artefact.tensors, **other} for other in spoilt)):
         other = Artefact(artefact.manifest, values)
-        must_refuse(lambda other=other: TorchSession.open(other, "cpu"), "a damaged model")  # type: ignore[misc]
+        must_refuse(lambda other=other: session.open(other, "cpu"), "a damaged model")  # type: ignore[misc]
 
 
 # ---- what counts

@@ -118,6 +118,8 @@ def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         inside = {str(key): one for key, one in value.items()}
     elif isinstance(value, list | tuple):
         inside = {str(place): one for place, one in enumerate(value, 1)}
+    elif callable(value):  # of a plugin
+        return
     else:
         yield path, value
         return

@@ -22,6 +22,7 @@ from flawscope.pictures.part_pose import PartPose
 from flawscope.results import drawing
 from flawscope.results.found_parts import FoundParts
 from flawscope.results.prediction import Prediction
+from flawscope.station.inspecting.capacity import Memory
 from flawscope.station.inspecting.worker import Inspector
 from flawscope.station.inspecting.writer import Recorded
 from flawscope.station.store.files import MASK, MASKS, PICTURES, Files
@@ -83,12 +84,12 @@ class Shown:
 
     def view(self, product_id: int, number: int, side: int) -> bytes:
         """Return WebP of the picture, the longer side at most `side` pixels. NotFoundError as above."""
-        return _webp(self._small(self._row(product_id, number), side))
+        return webp(self._small(self._row(product_id, number), side))
 
     def overlay(self, product_id: int, number: int, side: int) -> bytes:
         """Return WebP of the picture with heat map, outlines and part's square. NotFoundError as above."""
         row = self._row(product_id, number)
-        return _webp(drawing.contour(*self._prediction(product_id, row).over(self._small(row, side))))
+        return webp(drawing.contour(*self._prediction(product_id, row).over(self._small(row, side))))
 
     def map(self, product_id: int, number: int) -> tuple[bytes, float, float]:
         """Return the map as 16-bit PNG at the network's size, and the values of its black and white."""
@@ -113,15 +114,7 @@ class Shown:
         return row
 
     def _small(self, row: PictureOf, side: int) -> NDArray[np.uint8]:
-        data = self.files.read(PICTURES, row.hash, row.suffix)
-        with self.inspector.memory.hold(data, row.name):
-            picture = load(data, row.name)  # a large one stays encoded until it is resized
-            if not isinstance(picture, Image.Image):
-                picture = Image.fromarray(to_eight_bits(decode(picture)))
-            share = min(1.0, side / max(picture.size))
-            width, height = (max(1, round(length * share)) for length in picture.size)
-            small = picture.resize((width, height), Image.Resampling.BOX)
-        return np.asarray(small.convert("RGB"))
+        return reduced(self.files.read(PICTURES, row.hash, row.suffix), row.name, side, self.inspector.memory)
 
     def _prediction(self, product_id: int, row: PictureOf) -> Prediction:
         """Return a version's prediction: from memory, from its file, or computed again."""
@@ -160,7 +153,19 @@ def _read(path: Path) -> Prediction | None:
         return None
 
 
-def _webp(picture: NDArray[np.uint8]) -> bytes:
+def reduced(data: bytes, name: str, side: int, memory: Memory) -> NDArray[np.uint8]:
+    """Return a picture upright, the longer side at most `side` pixels. InputError where it is damaged."""
+    with memory.hold(data, name):
+        picture = load(data, name)  # a large one stays encoded until it is resized
+        if not isinstance(picture, Image.Image):
+            picture = Image.fromarray(to_eight_bits(decode(picture)))
+        share = min(1.0, side / max(picture.size))
+        width, height = (max(1, round(length * share)) for length in picture.size)
+        small = picture.resize((width, height), Image.Resampling.BOX)
+    return np.asarray(small.convert("RGB"))
+
+
+def webp(picture: NDArray[np.uint8]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "WEBP", quality=QUALITY, method=2)
     return buffer.getvalue()

@@ -17,7 +17,7 @@ from flawscope.station.background import Background
 from flawscope.station.learning import candidates as of
 from flawscope.station.learning.candidates import NOT_OPENED, SWITCHED, Candidates, at_risk, waits
 from flawscope.station.learning.plan import Active, Plan, Words, planned, why_not, words_of
-from flawscope.station.learning.process import StoppedError, Worker
+from flawscope.station.learning.process import StoppedError, Worker, work
 from flawscope.station.settings.station import Learn
 from flawscope.station.store.addresses import CANNOT_LEARN
 from flawscope.station.store.database import Database, StoreError
@@ -76,7 +76,7 @@ class Learning(Background):
         self.settings = {products[name]: learn for name, learn in settings.items()}
         self.report, self.say = report, say
         self.candidates = Candidates(database)
-        self.worker = Worker()
+        self.worker = Worker(work)
         self._steps: dict[int, tuple[str, int, int]] = {}  # by candidate
 
     def start(self) -> None:

@@ -1,5 +1,5 @@
-"""Process that makes candidates, beside the station: torch is loaded there alone, and it has the lowest
-priority, so that inspections go on. It stays for the next job until `IDLE`, and ends with the station."""
+"""Process that makes models, beside the station: torch is loaded there alone, and it has the lowest priority,
+so that inspections go on. It stays for the next job until `IDLE`, and ends with the station."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from flawscope.pictures.decoding import allow_pixels, most_pixels
 IDLE = 600.0  # seconds without a job after which it is ended: it holds a few hundred megabytes
 OFTEN = 0.25  # seconds between two reports of progress
 Step = Callable[[str, int, int], None]
+Work = Callable[[dict[str, Any], Step], dict[str, Any]]
 SPAWN = multiprocessing.get_context("spawn")
 
 
@@ -29,21 +30,26 @@ class WorkerError(FlawscopeError):
 
 
 class StoppedError(WorkerError):
-    """The worker was closed in the middle of a job."""
+    """The worker was closed, or stopped in the middle of a job."""
 
 
 # ------------------------------------------------------------------------------------------ in the station
 
 
 class Worker:
-    """Runs one job at a time in a process of its own. All but `close` is called by one thread."""
+    """Runs one job at a time in a process of its own. All but `stop` and `close` is called by one thread.
 
-    def __init__(self) -> None:
+    Args:
+        work: does a job there: a function of a module.
+    """
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
         self._process: BaseProcess | None = None
         self._pipe: Connection | None = None
         self._used = 0.0
         self._lock = threading.Lock()
-        self._closed = False
+        self._closed = self._stopped = False
 
     @property
     def pid(self) -> int | None:
@@ -57,8 +63,8 @@ class Worker:
         Raises:
             WorkerError: the job cannot be done, or the process ended.
         """
-        pipe = self._started()
         try:
+            pipe = self._started()
             pipe.send(job)
             while True:
                 kind, found = pipe.recv()
@@ -70,20 +76,20 @@ class Worker:
                     raise WorkerError(found)
         except (EOFError, OSError):
             code = self._end(wait=1.0)  # it has ended
-            if self._closed:
+            if self._closed or self._stopped:
                 raise StoppedError("the station ends") from None
             why = "it was killed, perhaps for want of memory" if code == -9 else f"it ended with {code}"
             raise WorkerError(f"the process that learns did not finish: {why}; learn again") from None
         finally:
-            self._used = time.monotonic()
+            self._used, self._stopped = time.monotonic(), False
 
     def _started(self) -> Connection:
         with self._lock:
-            if self._closed:
+            if self._closed or self._stopped:
                 raise StoppedError("the station ends")
             if self._pipe is None or self.pid is None:
                 self._pipe, there = SPAWN.Pipe()
-                process = SPAWN.Process(target=main, args=(there, most_pixels()), daemon=True)
+                process = SPAWN.Process(target=main, args=(there, most_pixels(), self._work), daemon=True)
                 process.start()
                 self._process = process
                 there.close()
@@ -93,6 +99,11 @@ class Worker:
         """End a process that has had no job for a while."""
         if self._process is not None and time.monotonic() - self._used > IDLE:
             self._end()
+
+    def stop(self) -> None:
+        """End the job that runs; the next one begins in a new process."""
+        self._stopped = True
+        self._end()
 
     def close(self) -> None:
         """End the process, even in the middle of a job, and begin none."""
@@ -116,7 +127,7 @@ class Worker:
 # ----------------------------------------------------------------------------------------- in the process
 
 
-def main(pipe: Connection, pixels: int) -> None:
+def main(pipe: Connection, pixels: int, work: Work) -> None:
     """Answer jobs until the station ends. pixels: the most that a picture may have."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the station, which ends this process
     os.dup2(2, 1)  # what libraries print is for the log
@@ -130,7 +141,7 @@ def main(pipe: Connection, pixels: int) -> None:
     with suppress(EOFError, OSError):
         while True:
             job = pipe.recv()
-            pipe.send(_answer(job, pipe))
+            pipe.send(_answer(job, pipe, work))
 
 
 def _end_with_station() -> None:
@@ -140,7 +151,7 @@ def _end_with_station() -> None:
     os._exit(1)
 
 
-def _answer(job: dict[str, Any], pipe: Connection) -> tuple[str, Any]:
+def _answer(job: dict[str, Any], pipe: Connection, work: Work) -> tuple[str, Any]:
     told = [0.0]
 
     def step(stage: str, done: int, total: int) -> None:
@@ -151,7 +162,7 @@ def _answer(job: dict[str, Any], pipe: Connection) -> tuple[str, Any]:
     try:
         return "done", work(job, step)
     except MemoryError:
-        return "error", "there is not enough memory to make a version; learn when there is more"
+        return "error", "there is not enough memory to learn; learn when there is more"
     except Exception as error:
         return "error", with_kind(error)
 

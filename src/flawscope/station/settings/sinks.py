@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import SplitResult, urlsplit
 
 from flawscope.config import build
 from flawscope.errors import InputError
+from flawscope.station.settings.plugins import SINKS, Plugged, names, plugged
 from flawscope.station.settings.values import beside, secret, shown
 
 Only = Literal["all", "anomalous"]
@@ -61,8 +62,29 @@ class SinkSettings:
         return self.name or (self.folder if self.webhook is None else shown(self.webhook)) or ""
 
     @property
+    def known_as(self) -> str:
+        """Name by which its place among the records is known."""
+        return self.name or self.webhook or self.folder or ""
+
+    @property
     def pictures(self) -> Pictures:
         return self.picture or ("both" if self.webhook is None else "none")
+
+
+@dataclass(frozen=True)
+class PluginSink:
+    """Settings of a sink from outside; name, only and verdicts as of `SinkSettings`."""
+
+    name: str | None = None
+    only: Only = "all"
+    verdicts: bool = True
+    plugin: Plugged | None = None
+
+    @property
+    def label(self) -> str:
+        return self.name or (self.plugin.name if self.plugin else "")
+
+    known_as = label
 
 
 @dataclass(frozen=True)
@@ -117,13 +139,13 @@ class MqttSettings:
         return None if self.password_file is None else secret(self.password_file, "mqtt: password_file")
 
 
-def sinks_of(given: Any, home: Path) -> tuple[SinkSettings, ...]:
+def sinks_of(given: Any, home: Path) -> tuple[SinkSettings | PluginSink, ...]:
     """Read the setting `sinks` of a product; paths are relative to `home`. InputError."""
     if not isinstance(given or [], list):
         raise InputError("sinks must be a list: write `- webhook: ADDRESS` or `- folder: DIR` below it")
     try:
         found = tuple(_sink(one, home) for one in given or ())
-        places = [one.name or one.webhook or one.folder for one in found]
+        places = [one.known_as for one in found]
         for one, place in zip(found, places, strict=True):
             if places.count(place) > 1:
                 raise InputError(f"{one.label} is there twice: give each its own `name`")
@@ -132,10 +154,14 @@ def sinks_of(given: Any, home: Path) -> tuple[SinkSettings, ...]:
     return found
 
 
-def _sink(given: Any, home: Path) -> SinkSettings:
+def _sink(given: Any, home: Path) -> SinkSettings | PluginSink:
     if not isinstance(given, dict):
         raise InputError("one is neither: write `- webhook: ADDRESS` or `- folder: DIR`")
     _check_keys(given)
+    own = {"webhook", "folder"} & given.keys()
+    if not own and (plugin := next((name for name in names(SINKS) if name in given), None)):
+        common = build(PluginSink, {key: one for key, one in given.items() if key != plugin})
+        return replace(common, plugin=plugged(SINKS, plugin, given[plugin], home))
     return beside(build(SinkSettings, given), home, "folder", "secret_file", "ca_file")
 
 

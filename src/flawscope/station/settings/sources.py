@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from flawscope.config import build, named
 from flawscope.errors import InputError
+from flawscope.station.settings.plugins import SOURCES, Plugged, names, plugged
 from flawscope.station.settings.values import beside, secret, shown, time_of, with_password
 
 RIGHT = "password_file: write the address as rtsp://USER@HOST/PATH"
@@ -174,7 +175,10 @@ class CameraOf:
         return with_password(self.camera, password, RIGHT)
 
 
-def read_source(value: Any, home: Path) -> FolderOf | CameraOf:
+SourceOf = FolderOf | CameraOf | Plugged
+
+
+def read_source(value: Any, home: Path) -> SourceOf:
     """Read an entry of the list `sources`; paths are relative to `home`. InputError."""
     if not isinstance(value, Mapping):
         given = named(f"{value!r:.80}")
@@ -182,8 +186,13 @@ def read_source(value: Any, home: Path) -> FolderOf | CameraOf:
     kinds = [kind for kind in ("folder", "camera") if kind in value]
     if len(kinds) == 2:
         raise InputError("a source is a folder or a camera, not both: make two of it, each with its own `-`")
+    if not kinds and (name := next((key for key in value if key in names(SOURCES)), None)):
+        if len(value) > 1:
+            raise InputError(f"{name}: write its settings below it, and nothing beside it")
+        return plugged(SOURCES, name, value[name], home)
     if not kinds:
-        near = difflib.get_close_matches(str(next(iter(value), "")), ("folder", "camera"), n=1)
+        known = ("folder", "camera", *names(SOURCES))
+        near = difflib.get_close_matches(str(next(iter(value), "")), known, n=1)
         hint = f"did you mean {near[0]}?" if near else "it names neither `folder` nor `camera`"
         raise InputError(f"source with {', '.join(map(named, value)) or 'nothing'}: {hint}")
     return _folder(value, home) if kinds == ["folder"] else _camera(value, home)

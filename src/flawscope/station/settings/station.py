@@ -11,8 +11,9 @@ from typing import Any, Literal
 from flawscope.config import build, read_config
 from flawscope.errors import InputError
 from flawscope.runtime import ENGINES, suffix_of
-from flawscope.station.settings.sinks import MqttSettings, SinkSettings, mqtt_of, sinks_of
-from flawscope.station.settings.sources import CameraOf, FolderOf, read_source
+from flawscope.station.settings.plugins import Plugged, connections_of
+from flawscope.station.settings.sinks import MqttSettings, PluginSink, SinkSettings, mqtt_of, sinks_of
+from flawscope.station.settings.sources import FolderOf, SourceOf, read_source
 from flawscope.station.settings.values import (
     age_of,
     beside,
@@ -76,8 +77,8 @@ class Product:
     drift: str | None = "1 %"
     light: bool = True
     camera_checks: bool = True
-    sinks: tuple[SinkSettings, ...] = ()
-    sources: tuple[FolderOf | CameraOf, ...] = ()
+    sinks: tuple[SinkSettings | PluginSink, ...] = ()
+    sources: tuple[SourceOf, ...] = ()
     learn: Learn | None = None
     deadline: str | None = None
     part_deadline: str = "10 s"
@@ -96,7 +97,7 @@ class Product:
         return None if self.drift is None else share_of(self.drift, "drift")
 
     @property
-    def all_sources(self) -> tuple[FolderOf | CameraOf, ...]:
+    def all_sources(self) -> tuple[SourceOf, ...]:
         """All sources, `folder` first."""
         return self.sources if self.folder is None else (FolderOf(self.folder), *self.sources)
 
@@ -170,6 +171,7 @@ class Settings:
     engine, device, threads: as for `predict`; None: ONNX Runtime, all cores but one.
     near: good pictures with p-values up to this multiple of the model's false-alarm rate are reviewed, too.
     mqtt: the broker that gets all inspections.
+    connections: plugins that have pictures judged and are answered, such as a PLC.
     """
 
     products: Mapping[str, Product] = field(default_factory=dict)
@@ -188,6 +190,7 @@ class Settings:
     limits: Limits = Limits()
     keep: Keep = Keep()
     mqtt: MqttSettings | None = None
+    connections: tuple[Plugged, ...] = ()
 
     @property
     def url(self) -> str:
@@ -221,10 +224,11 @@ def read_settings(path: str | Path) -> Settings:
         raise InputError(f"{path}: `products` must map a name to its model")
     try:
         mqtt = mqtt_of(values.pop("mqtt", None), home)
+        connections = connections_of(values.pop("connections", None), home)
         given = {key: one for key, one in values.items() if one is not None or key not in ("limits", "keep")}
         settings = beside(build(Settings, given), home, "store", "password_file")
         known = {check_name(str(name)): _product(name, one, home) for name, one in products.items()}
-        return check(replace(settings, products=known, mqtt=mqtt))
+        return check(replace(settings, products=known, mqtt=mqtt, connections=connections))
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from flawscope.station.inspecting.renderings import Shown
-from flawscope.station.settings.sinks import MqttSettings, SinkSettings
+from flawscope.station.settings.sinks import MqttSettings, PluginSink, SinkSettings
 from flawscope.station.settings.station import Settings
-from flawscope.station.sinks.delivery import Delivery, Pictures
+from flawscope.station.sinks.delivery import Delivery, Pictures, Sink
 from flawscope.station.sinks.folder import FolderSink
 from flawscope.station.sinks.mqtt import MqttSink
 from flawscope.station.sinks.outbox import Message, Outbox, forget_others, key_of
@@ -116,10 +116,10 @@ class Sinks:
 
     # ---- made from the settings
 
-    def _delivery(self, name: str, place: int, settings: SinkSettings) -> Delivery:
+    def _delivery(self, name: str, place: int, settings: SinkSettings | PluginSink) -> Delivery:
         number = self.products[name]
-        sink = Webhook(settings, self._pictures) if settings.webhook else FolderSink(settings, self._pictures)
-        key = key_of(sink.kind, settings.name or settings.webhook or str(settings.folder))
+        sink = self._sink(settings)
+        key = key_of(sink.kind, settings.known_as)
         if isinstance(sink, Webhook):
             before = self.settings.products[name].sinks[: place - 1]
             if alike := sum(one.label == settings.label for one in before):  # on one host
@@ -134,6 +134,14 @@ class Sinks:
 
         return Delivery(sink, [box], lambda why: self.report(f"sink_{number}_{place}", why), refused)
 
+    def _sink(self, settings: SinkSettings | PluginSink) -> Sink:
+        if isinstance(settings, PluginSink):
+            assert settings.plugin is not None
+            sink: Sink = settings.plugin.open(settings.plugin.values, self._pictures)
+            sink.kind, sink.label = settings.plugin.name, settings.label
+            return sink
+        return Webhook(settings, self._pictures) if settings.webhook else FolderSink(settings, self._pictures)
+
     def _mqtt(self, settings: MqttSettings, problems: Callable[[], list[Any]]) -> Delivery:
         key = key_of(MqttSink.kind, settings.broker)
         boxes = [self._outbox(name, key, settings) for name in self.products]
@@ -142,7 +150,7 @@ class Sinks:
         )
         return Delivery(sink, boxes, lambda why: self.report("mqtt_away", why))
 
-    def _outbox(self, name: str, key: str, settings: SinkSettings | MqttSettings) -> Outbox:
+    def _outbox(self, name: str, key: str, settings: SinkSettings | PluginSink | MqttSettings) -> Outbox:
         return Outbox(
             self.store.database,
             self.products[name],

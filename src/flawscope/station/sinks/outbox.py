@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Connection, delete, func, select, update
 
 from flawscope.results.part import GOOD
-from flawscope.station.settings.sinks import MqttSettings, SinkSettings
+from flawscope.station.settings.sinks import MqttSettings, PluginSink, SinkSettings
 from flawscope.station.store.database import Database, upsert
 from flawscope.station.store.parts import all_parts, described_parts
 from flawscope.station.store.records import described, iso, microseconds, shown
@@ -99,7 +99,7 @@ class Outbox:
         product_id: int,
         product: str,
         key: str,
-        wanted: SinkSettings | MqttSettings,
+        wanted: SinkSettings | PluginSink | MqttSettings,
         *,
         station: str,
         sender: str,

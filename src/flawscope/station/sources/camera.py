@@ -19,7 +19,7 @@ from flawscope.station.inspecting.picture import Picture
 from flawscope.station.inspecting.writer import Recorded
 from flawscope.station.settings.sources import FRAME, TRIGGER, CameraOf
 from flawscope.station.sources.frames import Frames, encoded
-from flawscope.station.sources.source import AWAY, RUNNING, Line, State, plain
+from flawscope.station.sources.source import AWAY, RUNNING, AwayError, Line, State, plain
 from flawscope.station.store.database import now
 from flawscope.station.store.inspection import Request
 from flawscope.station.store.records import iso
@@ -31,14 +31,6 @@ SOURCE = "camera"  # of an inspection
 AHEAD = 4  # frames of a camera that are submitted and not answered, at most: more would be old
 SHORTEST, LONGEST = 0.5, 30.0  # seconds until a lost camera is tried again
 LOOK = 0.25  # seconds between two checks whether frames still come
-
-
-class AwayError(FlawscopeError):
-    """A trigger found no camera."""
-
-
-class NoFrameError(FlawscopeError):
-    """A trigger got no frame in time."""
 
 
 @dataclass(frozen=True)

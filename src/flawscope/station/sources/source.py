@@ -6,13 +6,15 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
+from flawscope.errors import FlawscopeError
 from flawscope.station.background import Backoff
 from flawscope.station.inspecting.capacity import BusyError
 from flawscope.station.inspecting.picture import Picture
 from flawscope.station.inspecting.writer import Recorded
 from flawscope.station.settings.station import Limits
+from flawscope.station.store.inspection import Request
 from flawscope.station.store.records import Store, iso
 
 WAITING, RUNNING, AWAY, ENDED = "waiting", "running", "away", "ended"  # states
@@ -61,6 +63,38 @@ class Source(Protocol):
     def stop(self) -> None:
         """Take nothing more, and return when the submitted pictures are answered, or after half a minute: a
         share that hangs does not keep the station from ending."""
+
+
+@runtime_checkable
+class Triggered(Source, Protocol):
+    """Source that takes a picture when it is told to: a camera.
+
+    Attributes:
+        number: among the product's cameras, from 1.
+    """
+
+    number: int
+
+    def next_shot(self, request: Request | None = None) -> Future[Any]:
+        """Return the first frame that is exposed from now on. AwayError where the camera is lost.
+
+        Args:
+            request: behind the trigger; one that is sent again counts once.
+        """
+
+    def forget(self, waiting: Future[Any]) -> None:
+        """Withdraw a trigger."""
+
+    def picture(self, shot: Any, key: str | None) -> Picture:
+        """Encode a frame as a picture to submit. InputError where it cannot be inspected."""
+
+
+class AwayError(FlawscopeError):
+    """A trigger found no camera."""
+
+
+class NoFrameError(FlawscopeError):
+    """A trigger got no frame in time."""
 
 
 class Share:

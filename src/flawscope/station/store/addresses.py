@@ -40,7 +40,7 @@ class Addresses:
 
     def __init__(self, settings: Settings, store: Store, versions: Versions, say: Callable[[str], None]):
         self.store, self.versions, self.say = store, versions, say
-        self.given = settings.products
+        self.given = dict(settings.products)
         self.settings: dict[str, Product] = {}
         self.products: dict[str, int] = {}
         self.entries: dict[str, int] = {}
@@ -168,6 +168,18 @@ class Addresses:
         found = self.versions.by_hash(product_id, digest_of(model))
         assert found is not None, "it was just added"
         return found
+
+    def add_product(self, name: str, product: Product, origin: str, who: str) -> int:
+        """Add a product with its model, which judges from now on, or give the product a further version.
+        Return the number of the version. InputError where the model cannot be opened."""
+        number = self.store.add_product(name)
+        version = self.versions.add(number, product.model, origin, who)
+        self.versions.activate(number, version, who)
+        if name not in self.products:
+            self.given[name] = self.settings[name] = product
+            self.names[number] = name
+            self.products[name] = number  # last: now it is found
+        return version
 
     # ---- names
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import Depends, Query, Request, Response
@@ -17,12 +15,9 @@ from flawscope.station.access.roles import SENDER
 from flawscope.station.inspecting.capacity import light
 from flawscope.station.inspecting.picture import Picture
 from flawscope.station.inspecting.writer import Recorded
-from flawscope.station.sources.camera import Camera, NoFrameError, Shot
+from flawscope.station.sources.trigger import in_time, shoot, submitted
 from flawscope.station.station import Station
-from flawscope.station.store.inspection import Inspection, KeyUsedError, Label, triggered, uploaded
-from flawscope.station.store.inspection import (
-    Request as Asked,
-)
+from flawscope.station.store.inspection import Inspection, Label, triggered, uploaded
 from flawscope.station.store.records import fresh
 from flawscope.station.web import schemas, uploads
 from flawscope.station.web.api import Here, keyed, routes
@@ -131,35 +126,6 @@ async def inspect(
     return {"results": results} if is_form else results[0]["inspection"]
 
 
-async def submitted(
-    station: Station, product_id: int, asked: Asked | None, pictures: Sequence[Picture]
-) -> tuple[dict[int, int], Iterator[Future[Recorded]]]:
-    """Submit the pictures of a request, but for those that it has been answered for before: these come by
-    their places, with their inspections' numbers.
-
-    Raises:
-        KeyUsedError: another request has come under its key.
-    """
-
-    async def begin() -> tuple[dict[int, int], Iterator[Future[Recorded]]]:
-        there = await asyncio.to_thread(station.store.answered, product_id, asked) if asked else {}
-        return there, iter(station.inspector.submit([p for k, p in enumerate(pictures) if k not in there]))
-
-    try:
-        return await begin()
-    except KeyUsedError:  # another request came under the key after ours had been recorded: ask again
-        return await begin()
-
-
-async def in_time(station: Station, product_id: int, answer: Future[Recorded], due: float) -> Recorded:
-    """Wait for the inspection. LateError where it is not recorded in time."""
-    try:
-        async with asyncio.timeout(None if due == math.inf else due - time.monotonic()):
-            return await asyncio.wrap_future(answer)
-    except TimeoutError:
-        raise station.inspector.give_up(answer, product_id) from None
-
-
 async def inspection_of(station: Station, product_id: int, recorded: Recorded) -> dict[str, Any]:
     """Inspection as the API shows it. Of a view the store knows whether its part is decided on.
 
@@ -205,36 +171,14 @@ async def trigger(
         product_id, due = station.addresses.address_id(name), station.due(name, deadline)
         key, scheme = uploads.key_of(request), station.addresses.scheme(name)
         asked = triggered(key, camera, label, scheme) if key else None
-        there = await asyncio.to_thread(station.store.answered, product_id, asked) if asked else {}
-        if there:
+        found = await shoot(station, name, partial(station.camera, name, camera), label, due, seconds, asked)
+        if isinstance(found, int):
             response.status_code = 200
-            return await asyncio.to_thread(station.store.inspection, product_id, there[0])
-        found = station.camera(name, camera)
-        station.inspector.check_room(product_id, due)
-        shot = await _shot(found, min(seconds, due - time.monotonic()), asked)
-        picture = await asyncio.to_thread(found.picture, shot, None if asked is None else asked.key_of(0))
-        sent = replace(picture, product_id=product_id, request=asked, due=due, **label.given())
-        there, answers = await submitted(station, product_id, asked, [sent])
-        if there:
-            response.status_code = 200
-            return await asyncio.to_thread(station.store.inspection, product_id, there[0])
-        recorded = await in_time(station, product_id, next(answers), due)
-        inspection = await inspection_of(station, product_id, recorded)
+            return await asyncio.to_thread(station.store.inspection, product_id, found)
+        inspection = await inspection_of(station, product_id, found)
     except FlawscopeError as error:
         count(station, name, error)
         return refused(light(error))  # not raised: the traceback would hold the picture
     station.metrics.seconds.labels(name).observe(time.perf_counter() - begun)
-    response.status_code = 201 if recorded.is_new else 200
+    response.status_code = 201 if found.is_new else 200
     return inspection
-
-
-async def _shot(camera: Camera, seconds: float, asked: Asked | None) -> Shot:
-    waiting = camera.next_shot(asked)
-    try:
-        return await asyncio.wait_for(asyncio.wrap_future(waiting), seconds)
-    except TimeoutError:
-        raise NoFrameError(
-            f"camera {camera.number} gave no frame in {seconds:g} s: see that it is on, or allow more seconds"
-        ) from None
-    finally:
-        camera.forget(waiting)

@@ -57,7 +57,7 @@ async def add_version(
         raise InputError(f"name={file:.60} is not a model's: send {' or '.join(SUFFIXES)}")
     temporary = station.files.temporary(called)
     try:
-        await _receive(request, temporary)
+        await receive(request, temporary)
         who = person.name
         return await asyncio.to_thread(station.add_version, name, temporary, f"sent by {who}", who)
     except Refused:
@@ -68,8 +68,8 @@ async def add_version(
         await asyncio.to_thread(station.files.drop, temporary)
 
 
-async def _receive(request: Request, path: Path) -> None:
-    """Write the body to a file: it may be larger than the memory for all requests together."""
+async def receive(request: Request, path: Path) -> None:
+    """Write the body to a new folder's file: it may be larger than the memory for all requests together."""
     body = body_of(request)
     body.most, body.is_kept = MODEL_BYTES, False
     try:

@@ -78,7 +78,7 @@ class Shown:
         facts = self._facts(product) if product else None
         api = f"/api/v1/products/{part(product)}" if product else ""
         script = {
-            "texts": self.texts.sections(*WORDS, *words) if product else {},
+            "texts": self.texts.sections(*WORDS, *words) if product or words else {},
             "product": product,
             "person": person.name if person else "",
             "api": api,
@@ -98,6 +98,7 @@ class Shown:
             person=person,
             may_judge=may(person, "operator"),
             may_audit=may(person, "admin"),
+            may_make=may(person, "engineer"),
             account=person not in (None, LOCAL),
             alone=False,
             api=api,
@@ -161,6 +162,8 @@ def first(request: Request) -> Response:
     asked = Shown(request, "problem")
     if products := list(asked.station.products):
         return RedirectResponse(f"/{part(products[0])}/live", 303)
+    if may(asked.person, "engineer"):
+        return RedirectResponse("/-/new", 303)
     return problem_page(request, 404, asked.texts("problem.no_product"))
 
 

@@ -18,7 +18,8 @@ from flawscope.station.inspecting.capacity import BusyError
 from flawscope.station.inspecting.picture import TooLargeError
 from flawscope.station.inspecting.worker import LateError, ModelError
 from flawscope.station.learning.learning import LosesError
-from flawscope.station.sources.camera import AwayError, NoFrameError
+from flawscope.station.setup.drafts import TakenError
+from flawscope.station.sources.source import AwayError, NoFrameError
 from flawscope.station.store.database import StoreError
 from flawscope.station.store.inspection import KeyUsedError
 from flawscope.station.store.open_models import NoModelError
@@ -39,6 +40,7 @@ _KINDS: tuple[tuple[type[FlawscopeError], int, str], ...] = (
     (NoFrameError, 504, "no_frame"),
     (TooLargeError, 422, "too_many_pixels"),
     (KeyUsedError, 409, "key_used"),
+    (TakenError, 409, "name_taken"),
     (LosesError, 409, "loses_defects"),
     (InputError, 422, "invalid"),
 )

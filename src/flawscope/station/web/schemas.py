@@ -75,7 +75,7 @@ class Sink(BaseModel):
     """Sink to which inspections are delivered."""
 
     name: str
-    kind: Literal["webhook", "folder", "mqtt"]
+    kind: str = Field(description="webhook, folder, mqtt, or a plugin's name")
     delivered: int = Field(description="messages, since the sink is there")
     refused: int = Field(description="messages that the other side did not want")
     waiting: int = Field(description="messages, counted up to 10,000")
@@ -85,7 +85,7 @@ class Sink(BaseModel):
 class Source(BaseModel):
     """Source from which pictures come by themselves."""
 
-    kind: Literal["folder", "video", "camera"]
+    kind: str = Field(description="folder, video, camera, or what a plugin says")
     name: str = Field(description="what its pictures are called after")
     place: str = Field(description="folder, file or address, without a password")
     takes: str = Field(description="every frame, a time, or trigger; of a folder what happens to a file then")

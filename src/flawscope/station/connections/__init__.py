@@ -1,0 +1,95 @@
+"""Connections of a station: plugins that have pictures judged and are answered, such as a PLC.
+
+A source gives pictures of one product, and a sink is told of inspections sooner or later. A connection asks,
+of any product, and the answer must be there in time.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+import numpy as np
+
+from flawscope.station.settings.plugins import Plugged
+from flawscope.station.sources.source import Triggered
+from flawscope.station.sources.trigger import Inspecting
+
+LATELY = 1000  # times of a product that are remembered
+
+
+class Timing:
+    """Times from triggers to their outputs, by product."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, deque[float]] = {}
+        self._missed: Counter[str] = Counter()
+
+    def note(self, product: str, seconds: float, *, missed: bool = False) -> None:
+        """Note a trigger that was answered; missed: not within its deadline."""
+        self._seconds.setdefault(product, deque(maxlen=LATELY)).append(seconds)
+        self._missed[product] += missed
+
+    def gauges(self) -> dict[str, tuple[str, dict[str, float]]]:
+        """Return Prometheus metrics: name -> help text and values by product."""
+        if not self._seconds:
+            return {}
+        times = {name: list(one) for name, one in list(self._seconds.items())}
+        found: dict[str, tuple[str, dict[str, float]]] = {
+            f"trigger_seconds_p{share}": (
+                f"From a trigger to its output, {share} of 100 of the last {LATELY:,} in less.",
+                {name: float(np.percentile(one, share)) for name, one in times.items()},
+            )
+            for share in (50, 99)
+        }
+        missed = {name: float(self._missed[name]) for name in times}
+        return {**found, "missed_deadlines_total": ("Triggers not answered in time.", missed)}
+
+
+class Floor(Inspecting, Protocol):
+    """Station as a connection has it; `sources.trigger.shoot` takes a picture and has it judged."""
+
+    timing: Timing
+
+    def camera(self, name: str, number: int | None = None) -> Triggered:
+        """Return a camera that can be triggered, by its number among the product's; None: the only one.
+        InputError, NotFoundError."""
+
+    def due(self, name: str, deadline: int | None = None) -> float:
+        """Return when an answer must be there, as `time.monotonic` counts; deadline: milliseconds, None: as
+        the settings of the product say, which may be never."""
+
+    def report(self, code: str, why: str | None) -> None:
+        """Report a problem under a code; None: it is over."""
+
+
+class Connection(Protocol):
+    """Has pictures judged for another side, and answers it."""
+
+    def start(self) -> None:
+        """Begin, and return at once: another side that is away is a problem, not an error."""
+
+    def stop(self) -> None:
+        """Ask for nothing more, tell the other side, and return within seconds."""
+
+
+class Connections:
+    """All connections of a station.
+
+    Raises:
+        InputError: the settings do not fit the station.
+    """
+
+    def __init__(self, given: Sequence[Plugged], floor: Floor):
+        self._all: list[Connection] = [one.open(floor, one.values) for one in given]
+
+    def start(self) -> None:
+        for one in self._all:
+            one.start()
+
+    def stop(self) -> None:
+        with ThreadPoolExecutor(max(1, len(self._all))) as pool:
+            for one in self._all:
+                pool.submit(one.stop)

@@ -1,0 +1,277 @@
+"""Handshake with a PLC as a state machine, the same for every protocol. Pure: no clock, no threads, no store.
+
+`step` takes what came since the last step, and returns the next state; `outputs` says what the PLC sees then.
+OK stands only in the answer to the trigger that still stands, which came in time, from a picture that was
+taken for it and judged good by the model of the recipe that the PLC still asks for, while the PLC's heartbeat
+beats. Everything else is Error, or nothing at all. docs/station-plc.md draws it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import IntEnum, StrEnum
+
+
+class Phase(StrEnum):
+    """Phase of a part. WAITING: for the PLC, whose heartbeat does not beat."""
+
+    WAITING = "waiting"
+    IDLE = "idle"
+    BUSY = "busy"
+    DONE = "done"
+
+
+class Code(IntEnum):
+    """Why there is Error, or no Ready."""
+
+    NONE = 0
+    LINK = 1  # the PLC's heartbeat stands still
+    NO_RECIPE = 2  # Recipe is 0, and there are several
+    UNKNOWN_RECIPE = 3  # no product has this number
+    LOADING = 4  # the recipe's model is being loaded, or Trigger rose before it was
+    NO_MODEL = 5  # the recipe's model cannot be opened, failed, or judges parts in several views
+    CAMERA = 6  # it is away, or gave no frame
+    REFUSED = 7  # the station has no room: its queue or its disk is full, or its data base is away
+    PICTURE = 8  # it cannot be read or kept, or the part has no number that can be
+    LATE = 9  # not judged within the product's deadline
+    CHANGED = 10  # Recipe or Part changed before Trigger fell
+    WITHDRAWN = 11  # Trigger fell while Busy: no answer is given
+    UNKNOWN_PART = 12  # Trigger stood already when the station started, or the PLC came back
+    ENDING = 13  # the station ends
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Signals of the PLC."""
+
+    trigger: bool = False
+    heartbeat: int = 0
+    recipe: int = 0
+    part: str = ""
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Signals of the station. result: 0 none, 1 good, 2 anomalous, 3 not judged."""
+
+    ready: bool = False
+    busy: bool = False
+    done: bool = False
+    ok: bool = False
+    nok: bool = False
+    error: bool = False
+    heartbeat: int = 0
+    recipe: int = 0
+    result: int = 0
+    code: int = 0
+    regions: int = 0
+    score: float = 0.0
+    inspection: int = 0
+    part: str = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Answer to a trigger. job: which one. good: None where the part was not judged; `code` says why."""
+
+    job: int
+    good: bool | None
+    code: Code = Code.NONE
+    score: float = 0.0
+    regions: int = 0
+    inspection: int = 0
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Recipe whose model is open by now, or cannot be opened."""
+
+    recipe: int
+    code: Code = Code.NONE
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Events since the last step.
+
+    now: seconds of a monotonic clock. plc: None where it could not be read. fault: why no picture could be
+    inspected at the moment.
+    """
+
+    now: float
+    plc: Inputs | None = None
+    answer: Answer | None = None
+    loaded: Loaded | None = None
+    fault: Code = Code.NONE
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Rules of a line. budgets: seconds from trigger to answer, by recipe. watchdog: seconds after which a
+    heartbeat that stands still means that the PLC is away; 0: it is not watched."""
+
+    budgets: Mapping[int, float]
+    watchdog: float = 2.0
+
+    @property
+    def only(self) -> int:
+        """The recipe, where there is one alone; else 0."""
+        return next(iter(self.budgets)) if len(self.budgets) == 1 else 0
+
+
+@dataclass(frozen=True)
+class State:
+    """State of the handshake.
+
+    plc: what the PLC said last. beat: when its heartbeat changed last. recipe: whose model is loaded.
+    asked: recipe that was to be loaded last; `trouble` says why it could not be. job: number of the last
+    trigger that was taken, for `part` and the recipe `wanted`; its answer is due at `due`. note: of the last
+    trigger, where it was withdrawn.
+    """
+
+    phase: Phase = Phase.WAITING
+    now: float = 0.0
+    plc: Inputs | None = None
+    beat: float = -math.inf
+    is_alive: bool = False
+    fault: Code = Code.NONE
+    recipe: int = 0
+    asked: int = 0
+    trouble: Code = Code.NONE
+    job: int = 0
+    due: float = math.inf
+    part: str = ""
+    wanted: int = 0
+    answer: Answer | None = None
+    note: Code = Code.NONE
+
+    @property
+    def is_triggered(self) -> bool:
+        return self.plc is not None and self.plc.trigger
+
+
+def step(state: State, seen: Seen, rules: Rules) -> State:
+    """Return the next state. A new `job` while Busy is to be inspected, a new `asked` other than 0 to be
+    loaded; an inspection of which the phase is over is of no use any more."""
+    state = _heard(state, seen, rules)
+    if not state.is_alive:
+        return _lost(state)
+    if state.phase is Phase.WAITING and state.is_triggered:
+        return _done(_taken(state, rules), Code.UNKNOWN_PART)
+    if state.phase is not Phase.IDLE and not state.is_triggered:
+        note = Code.WITHDRAWN if state.phase is Phase.BUSY else Code.NONE
+        state = replace(state, phase=Phase.IDLE, answer=None, note=note)
+    if state.phase is Phase.IDLE:
+        return _triggered(state, rules) if state.is_triggered else _chosen(state, rules)
+    if state.plc is not None and (state.plc.part, _wanted(state, rules)) != (state.part, state.wanted):
+        return _done(state, Code.CHANGED)
+    return _judged(state, seen.answer) if state.phase is Phase.BUSY else state
+
+
+def outputs(state: State, rules: Rules) -> Outputs:
+    """Return what the PLC sees."""
+    answer = state.answer if state.phase is Phase.DONE else None
+    why = Code.LINK if not state.is_alive else _blocked(state, rules)
+    is_idle = state.phase in (Phase.IDLE, Phase.WAITING)
+    is_judged = state.phase is Phase.BUSY or (answer is not None and answer.good is not None)
+    waits = why in (Code.NONE, Code.LOADING, Code.NO_RECIPE)
+    shown = Outputs(
+        ready=state.phase is Phase.IDLE and not why and not state.is_triggered,
+        busy=state.phase is Phase.BUSY,
+        heartbeat=int(state.now * 4) % 65536,
+        recipe=state.wanted if is_judged else state.recipe,
+        error=is_idle and not waits,
+        code=(why or state.note) if is_idle else Code.NONE,
+        part=state.part if state.phase in (Phase.BUSY, Phase.DONE) else "",
+    )
+    if answer is None:
+        return shown
+    return replace(
+        shown,
+        done=True,
+        ok=answer.good is True,
+        nok=answer.good is False,
+        error=answer.good is None,
+        result={True: 1, False: 2, None: 3}[answer.good],
+        code=answer.code,
+        regions=answer.regions,
+        score=answer.score,
+        inspection=answer.inspection,
+    )
+
+
+def _heard(state: State, seen: Seen, rules: Rules) -> State:
+    """Note what the PLC says, whether its heartbeat beats, and whether a model was loaded."""
+    now = max(state.now, seen.now)
+    plc = seen.plc or state.plc
+    beats = seen.plc is not None and state.plc is not None and seen.plc.heartbeat != state.plc.heartbeat
+    beat = now if beats else state.beat
+    is_alive = now - beat <= rules.watchdog if rules.watchdog else seen.plc is not None
+    state = replace(state, now=now, plc=plc, beat=beat, is_alive=is_alive, fault=seen.fault)
+    if seen.loaded is None or seen.loaded.recipe != state.asked:
+        return state
+    code = seen.loaded.code
+    return replace(state, recipe=0 if code else state.asked, trouble=code)
+
+
+def _lost(state: State) -> State:
+    """The PLC is away: what it has not read yet is withdrawn."""
+    if state.phase in (Phase.BUSY, Phase.DONE):
+        return _done(state, Code.LINK)
+    return replace(state, phase=Phase.WAITING)
+
+
+def _wanted(state: State, rules: Rules) -> int:
+    return (state.plc.recipe if state.plc is not None else 0) or rules.only
+
+
+def _blocked(state: State, rules: Rules) -> Code:
+    """Return why a trigger cannot be taken."""
+    wanted = _wanted(state, rules)
+    if not wanted:
+        return Code.NO_RECIPE
+    if wanted not in rules.budgets:
+        return Code.UNKNOWN_RECIPE
+    if wanted != state.recipe:
+        return (state.trouble if wanted == state.asked else Code.NONE) or Code.LOADING
+    return state.fault
+
+
+def _triggered(state: State, rules: Rules) -> State:
+    state = _taken(state, rules)
+    if code := _blocked(state, rules):
+        return _done(state, code)
+    due = state.now + rules.budgets[state.recipe]
+    return replace(state, phase=Phase.BUSY, job=state.job + 1, due=due)
+
+
+def _taken(state: State, rules: Rules) -> State:
+    """Note which part the trigger is about, and as what it is to be judged."""
+    assert state.plc is not None
+    return replace(state, part=state.plc.part, wanted=_wanted(state, rules), note=Code.NONE)
+
+
+def _chosen(state: State, rules: Rules) -> State:
+    """Begin to load the recipe that the PLC asks for, unless it is loaded."""
+    wanted = _wanted(state, rules)
+    if wanted in (state.recipe, state.asked):
+        return state
+    asked = wanted if wanted in rules.budgets else 0
+    return replace(state, recipe=0, asked=asked, trouble=Code.NONE)
+
+
+def _judged(state: State, answer: Answer | None) -> State:
+    if state.now >= state.due:
+        return _done(state, Code.LATE)
+    if answer is None or answer.job != state.job:
+        return state
+    return replace(state, phase=Phase.DONE, answer=answer)
+
+
+def _done(state: State, code: Code) -> State:
+    """End a part without a judgement; what was wrong first stays."""
+    if state.answer is not None and state.answer.good is None:
+        return state
+    return replace(state, phase=Phase.DONE, answer=Answer(state.job, None, code))

@@ -1,0 +1,258 @@
+"""Line of a PLC: its handshake, and the station that inspects for it. A thread with an event loop of its own
+plays the handshake over a wire; no inspection, request or page waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from functools import partial
+from typing import Any, Protocol
+
+from flawscope.errors import FlawscopeError, InputError, one_line, with_kind
+from flawscope.results.prediction import NONE
+from flawscope.station.background import Backoff
+from flawscope.station.connections import Floor
+from flawscope.station.inspecting.capacity import BusyError
+from flawscope.station.inspecting.worker import LateError, ModelError
+from flawscope.station.inspecting.writer import Recorded
+from flawscope.station.plc import PlcSettings
+from flawscope.station.plc.handshake import (
+    Answer,
+    Code,
+    Inputs,
+    Loaded,
+    Outputs,
+    Phase,
+    Rules,
+    Seen,
+    State,
+    outputs,
+    step,
+)
+from flawscope.station.sources.source import AWAY, AwayError, NoFrameError, Triggered
+from flawscope.station.sources.trigger import shoot
+from flawscope.station.store.database import StoreError
+from flawscope.station.store.inspection import labelled
+from flawscope.station.store.open_models import NoModelError
+
+TICK = 0.02  # seconds between two steps, at most
+LOOK = 0.25  # seconds between two looks whether a picture could be inspected, and a model loaded
+SHORTEST, LONGEST = 0.2, 2.0  # seconds before a wire that broke is opened anew
+PATIENCE = 10.0  # seconds for the end
+ENDED = Outputs(error=True, code=Code.ENDING)
+
+_CODES: tuple[tuple[type[Exception] | tuple[type[Exception], ...], Code], ...] = (
+    (LateError, Code.LATE),
+    ((AwayError, NoFrameError), Code.CAMERA),
+    ((NoModelError, ModelError), Code.NO_MODEL),
+    ((BusyError, StoreError), Code.REFUSED),
+    (InputError, Code.PICTURE),
+)
+Hear = Callable[[Inputs | None], Outputs]
+
+
+class WireError(Exception):
+    """The other side cannot be reached, or not any more."""
+
+
+class Wire(Protocol):
+    """Protocol of a PLC. All methods are called in the line's event loop.
+
+    Attributes:
+        every: seconds between two exchanges, at most.
+    """
+
+    every: float
+
+    async def open(self) -> None:
+        """Begin. WireError."""
+
+    async def exchange(self) -> None:
+        """Let the line hear what the PLC says, None where nobody knows, and tell the PLC what it returns.
+        Nothing comes in between, and no answer ever stands beside another's values. WireError."""
+
+    async def close(self) -> None:
+        """End."""
+
+
+class PlcLine:
+    """Connection of a station to one PLC.
+
+    Args:
+        name: of the protocol. wire: makes it, and is given what hears the PLC.
+
+    Raises:
+        InputError: the settings name a product or a camera that the station has not.
+    """
+
+    def __init__(self, name: str, floor: Floor, settings: PlcSettings, wire: Callable[[Hear], Wire]):
+        self.name, self.floor, self.settings, self._wire = name, floor, settings, wire
+        budgets = {}
+        for number, product in settings.recipes.items():
+            floor.addresses.address_id(product)
+            self._camera(product)
+            budgets[number] = min(floor.due(product) - time.monotonic(), settings.deadline_seconds)
+        self.rules = Rules(budgets, settings.watchdog_seconds)
+        first = floor.addresses.address_id(next(iter(settings.recipes.values())))
+        self._problem = f"plc_away_{first}"
+        self.state = State(now=time.monotonic())
+        self._events: deque[Answer | Loaded] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._fault, self._looked = Code.NONE, 0.0
+        self._begun: float | None = None  # when the part was triggered that is not answered yet
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name=name, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join(PATIENCE)
+
+    def _camera(self, product: str) -> Triggered:
+        return self.floor.camera(self.settings.camera_of(product), self.settings.camera_number)
+
+    # ---- the loop
+
+    async def _run(self) -> None:
+        """Play on a wire, which is opened again and again until the end."""
+        self._changed, pauses = asyncio.Event(), Backoff(SHORTEST, LONGEST)
+        while not self._ended.is_set():
+            wire = self._wire(self.hear)
+            try:
+                await wire.open()
+                pauses.reset()
+                while not self._ended.is_set():
+                    await self._exchange(wire)
+                await wire.exchange()
+            except Exception as error:
+                said = one_line(error) if isinstance(error, WireError) else with_kind(error)
+                self._report(f"{said}; it is tried again by itself")
+            finally:
+                with suppress(Exception):
+                    await wire.close()
+            until = time.monotonic() + pauses.next()
+            while time.monotonic() < until and not self._ended.is_set():
+                self.hear(None)
+                await asyncio.sleep(TICK)
+        for task in self._tasks:
+            task.cancel()
+
+    async def _exchange(self, wire: Wire) -> None:
+        """Exchange signals, and wait until there is something new."""
+        self._changed.clear()
+        await wire.exchange()
+        state = self.state
+        if state.phase is Phase.DONE and state.answer is not None and self._begun is not None:
+            missed, product = state.answer.code is Code.LATE, self.settings.recipes[state.wanted]
+            self.floor.timing.note(product, time.monotonic() - self._begun, missed=missed)
+            self._begun = None
+        left = state.due - time.monotonic() if state.phase is Phase.BUSY else TICK
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, min(wire.every, TICK, left))):
+                await self._changed.wait()
+
+    def hear(self, plc: Inputs | None) -> Outputs:
+        """Step, begin what the steps ask for, and return what the PLC is to be told."""
+        if self._ended.is_set():
+            return ENDED
+        self._look()
+        while True:
+            event, before = self._events.popleft() if self._events else None, self.state
+            answer, loaded = (event, None) if isinstance(event, Answer) else (None, event)
+            seen = Seen(time.monotonic(), plc, answer, loaded, self._fault)
+            self.state = state = step(before, seen, self.rules)
+            if state.job != before.job:
+                self._begun = state.now
+                recipe = self.settings.recipes[state.recipe]
+                self._begin(self._judge(state.job, recipe, state.part, state.due))
+            if state.phase is Phase.IDLE:
+                self._begun = None  # it was withdrawn
+            if state.asked and state.asked != before.asked:
+                self._begin(self._load(state.asked))
+            if state.is_alive != before.is_alive:
+                self._report(None if state.is_alive else "the PLC's heartbeat stands still")
+            if not self._events:
+                return outputs(state, self.rules)
+
+    def _report(self, why: str | None) -> None:
+        self.floor.report(self._problem, None if why is None else f"{self.name}: {why}")
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        self._changed.set()
+
+    def _tell(self, event: Answer | Loaded) -> None:
+        self._events.append(event)
+        self._changed.set()
+
+    # ---- what a step asks for
+
+    async def _judge(self, job: int, product: str, part: str, due: float) -> None:
+        """Inspect the part that lies under the camera."""
+        try:
+            label = labelled(part, None)
+            found = await shoot(self.floor, product, partial(self._camera, product), label, due)
+            answer = _answer(job, found)
+        except Exception as error:
+            answer = Answer(job, None, code_of(error))
+        self._tell(answer)
+
+    async def _load(self, recipe: int) -> None:
+        """Open the model of a recipe, unless it is open."""
+        code = await asyncio.to_thread(self._opened, self.settings.recipes[recipe])
+        self._tell(Loaded(recipe, code))
+
+    def _opened(self, product: str) -> Code:
+        number, versions = self.floor.addresses.address_id(product), self.floor.addresses.versions
+        try:
+            if not versions.models.is_open(number):
+                versions.resume(number)
+            versions.models.judging(number)
+            in_views = number not in versions.entries and self.floor.inspector.parts.views(number)
+        except Exception:
+            return Code.NO_MODEL
+        return Code.NO_MODEL if in_views else Code.NONE
+
+    def _look(self) -> None:
+        """Look now and then whether a picture could be inspected, and a model loaded that could not be."""
+        state, now = self.state, time.monotonic()
+        if now - self._looked < LOOK:
+            return
+        self._looked = now
+        if state.asked and state.trouble and state.phase is Phase.IDLE:
+            self._begin(self._load(state.asked))
+        product = self.settings.recipes.get(state.recipe)
+        self._fault = Code.NONE if product is None else self._fault_of(product)
+
+    def _fault_of(self, product: str) -> Code:
+        try:
+            if self._camera(product).state.state == AWAY:
+                return Code.CAMERA
+            self.floor.inspector.check_room(self.floor.addresses.address_id(product))
+        except FlawscopeError as error:
+            return code_of(error)
+        return Code.NONE
+
+
+def _answer(job: int, found: Recorded | int) -> Answer:
+    """Return the answer of an inspection that is on the disk."""
+    assert isinstance(found, Recorded), "a trigger of a PLC has no key"
+    taken = found.taken
+    if taken.parts is not None:  # one view says nothing about the part
+        return Answer(job, None, Code.NO_MODEL)
+    good = not taken.anomalous and taken.part_found is not False and taken.shows != NONE
+    return Answer(job, good, Code.NONE, taken.score, len(taken.regions), found.number)
+
+
+def code_of(error: Exception) -> Code:
+    """Return why a part was not judged."""
+    return next((code for kind, code in _CODES if isinstance(error, kind)), Code.REFUSED)

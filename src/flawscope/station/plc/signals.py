@@ -1,0 +1,124 @@
+"""Table of the signals: where each stands in Modbus registers and among the nodes of OPC UA."""
+
+from __future__ import annotations
+
+import csv
+import io
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from flawscope.station.plc.handshake import Code, Inputs, Outputs
+
+Kind = Literal["bit", "word", "real", "long", "text"]
+WORDS = {"bit": 1, "word": 1, "real": 2, "long": 2, "text": 16}  # registers of 16 bits
+TYPES = {"bit": "Boolean", "word": "UInt16", "real": "Float", "long": "UInt32", "text": "String"}  # of OPC UA
+LETTERS = 32  # of a part's number
+NAMESPACE = "urn:flawscope:plc"
+HOME = "Flawscope"  # object of the nodes
+
+
+@dataclass(frozen=True)
+class Signal:
+    """Signal. name: the field of `Inputs` or `Outputs`. register: first one, from that of its side; bit: of a
+    bit, 0 the lowest."""
+
+    name: str
+    kind: Kind
+    register: int
+    what: str
+    bit: int | None = None
+
+    @property
+    def node(self) -> str:
+        """Name of the node below `HOME`."""
+        return self.name.upper() if self.name in ("ok", "nok") else self.name.capitalize()
+
+
+_CODES = ", ".join(f"{code.value} {code.name.lower().replace('_', ' ')}" for code in Code)
+TO_STATION = (
+    Signal("trigger", "bit", 0, "rises: inspect the part; falls: the answer was read", 0),
+    Signal("heartbeat", "word", 1, "another number at least every half watchdog"),
+    Signal("recipe", "word", 2, "number of the product; 0 where there is one alone"),
+    Signal("part", "text", 3, f"number of the part, up to {LETTERS} letters; before Trigger rises"),
+)
+TO_PLC = (
+    Signal("ready", "bit", 0, "Trigger may rise", 0),
+    Signal("busy", "bit", 0, "Trigger was seen, the part is being inspected", 1),
+    Signal("done", "bit", 0, "the answer is there, until Trigger falls", 2),
+    Signal("ok", "bit", 0, "judged good", 3),
+    Signal("nok", "bit", 0, "judged anomalous", 4),
+    Signal("error", "bit", 0, "with Done: not judged; without: the station cannot inspect", 5),
+    Signal("heartbeat", "word", 1, "counts 4 times a second"),
+    Signal("recipe", "word", 2, "number of the product whose model is loaded; 0 while none is"),
+    Signal("result", "word", 3, "0 none, 1 good, 2 anomalous, 3 not judged"),
+    Signal("code", "word", 4, f"why Error or no Ready: {_CODES}"),
+    Signal("regions", "word", 5, "number of anomalous regions"),
+    Signal("score", "real", 6, "of the part; higher is more anomalous"),
+    Signal("inspection", "long", 8, "number in the station's records"),
+    Signal("part", "text", 10, "that the answer is about, as it came with Trigger"),
+)
+
+
+def count(signals: Sequence[Signal]) -> int:
+    """Return the number of registers of one side."""
+    return max(one.register + WORDS[one.kind] for one in signals)
+
+
+def pack(values: Inputs | Outputs, signals: Sequence[Signal]) -> list[int]:
+    """Return the registers of signals: numbers high word first, two letters in each, the first one high."""
+    words = [0] * count(signals)
+    for one in signals:
+        value: Any = getattr(values, one.name)
+        if one.kind == "bit":
+            words[one.register] |= int(value) << (one.bit or 0)
+            continue
+        if one.kind == "text":
+            data = value.encode("ascii", "replace")[:LETTERS].ljust(LETTERS, b"\0")
+        elif one.kind == "real":
+            data = struct.pack(">f", value)
+        else:
+            data = struct.pack(">I", min(value, 2**32 - 1))[-2 * WORDS[one.kind] :]
+        found = struct.unpack(f">{WORDS[one.kind]}H", data)
+        words[one.register : one.register + len(found)] = found
+    return words
+
+
+def unpack(words: Sequence[int], signals: Sequence[Signal]) -> dict[str, Any]:
+    """Return the values of registers, by signal."""
+    found: dict[str, Any] = {}
+    for one in signals:
+        own = words[one.register : one.register + WORDS[one.kind]]
+        data = struct.pack(f">{len(own)}H", *own)
+        if one.kind == "bit":
+            found[one.name] = bool(own[0] >> (one.bit or 0) & 1)
+        elif one.kind == "text":
+            found[one.name] = data.split(b"\0")[0].decode("ascii", "replace").strip()
+        else:
+            found[one.name] = struct.unpack(">f", data)[0] if one.kind == "real" else int.from_bytes(data)
+    return found
+
+
+def table(inputs: int = 0, outputs: int = 100) -> str:
+    """Return all signals as CSV, for who programs the PLC.
+
+    Args:
+        inputs, outputs: first register of the PLC's and of the station's signals.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("from", "signal", "type", "register", "bit", "registers", "node", "meaning"))
+    for side, first, signals, folder in (
+        ("PLC", inputs, TO_STATION, "Inputs"),
+        ("station", outputs, TO_PLC, "Outputs"),
+    ):
+        for one in signals:
+            place = first + one.register, "" if one.bit is None else one.bit, WORDS[one.kind]
+            node = f"{HOME}.{folder}.{one.node}"
+            writer.writerow((side, one.node, TYPES[one.kind], *place, node, one.what))
+    return text.getvalue()
+
+
+assert {one.name for one in TO_STATION} == {one.name for one in fields(Inputs)}
+assert {one.name for one in TO_PLC} == {one.name for one in fields(Outputs)}

@@ -1,0 +1,95 @@
+"""Plugins of a station: sources, sinks and connections of installed packages, and their settings.
+
+A package adds one through an entry point, name = "package.module:PLUGIN", in the group of its kind. In
+`station.yaml` its settings stand under its name, and are checked by its own dataclass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from flawscope.config import build
+from flawscope.errors import InputError, nearest, one_line
+from flawscope.station.settings.values import beside
+
+SOURCES, SINKS, CONNECTIONS = "flawscope.sources", "flawscope.sinks", "flawscope.connections"  # groups
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """Source, sink or connection from outside; docs/adding-a-connection.md shows one of each.
+
+    name: as in the entry point and in `station.yaml`.
+    settings: a frozen dataclass; a text in the place of its `key: value` lines is its first field. It raises
+    InputError where values do not fit each other.
+    open: makes it, without starting anything. A source of `Line`, settings and its number among the product's
+    that are no folders; a sink of settings and `Pictures`; a connection of `Floor` and settings. InputError.
+    paths: fields with paths, which are relative to `station.yaml`.
+    """
+
+    name: str
+    settings: type[Any]
+    open: Callable[..., Any]
+    paths: tuple[str, ...] = ()
+
+    def read(self, given: Any, home: Path) -> Plugged:
+        """Read its settings; paths are relative to `home`. InputError."""
+        first = fields(self.settings)[0].name if fields(self.settings) else ""
+        values = given if isinstance(given, Mapping) else {} if given is None else {first: given}
+        try:
+            settings = beside(build(self.settings, values), home, *self.paths)
+        except InputError as error:
+            raise InputError(f"{self.name}: {error}") from None
+        except TypeError as error:  # a field without a default is missing
+            why = f"a setting is missing ({one_line(error)}): write it below it"
+            raise InputError(f"{self.name}: {why}") from None
+        return Plugged(self.name, settings, self.open)
+
+
+@dataclass(frozen=True)
+class Plugged:
+    """Settings of a plugin, as they are given."""
+
+    name: str
+    values: Any
+    open: Callable[..., Any]
+
+
+def names(group: str) -> list[str]:
+    """Return the names of the plugins that are installed."""
+    return sorted({entry.name for entry in metadata.entry_points(group=group)})
+
+
+def plugin(group: str, name: str) -> Plugin:
+    """Return a plugin. InputError where it is not installed, or its package is broken."""
+    kind = group.removeprefix("flawscope.").removesuffix("s")
+    entry = next(iter(metadata.entry_points(group=group, name=name)), None)
+    if entry is None:
+        hint = nearest(name, names(group))
+        raise InputError(f"no {kind} called {name:.60}: {hint}; others come with packages of their own")
+    try:
+        found = entry.load()
+    except Exception as error:
+        raise InputError(
+            f"{kind} {name} cannot be loaded from {entry.value} ({one_line(error)}): mend that package"
+        ) from error
+    if not isinstance(found, Plugin) or found.name != name:
+        raise InputError(f"{entry.value} is not a {kind} called {name}: it must be a `Plugin` of that name")
+    return found
+
+
+def plugged(group: str, name: str, given: Any, home: Path) -> Plugged:
+    """Read the settings of a plugin; its paths are relative to `home`. InputError."""
+    return plugin(group, name).read(given, home)
+
+
+def connections_of(given: Any, home: Path) -> tuple[Plugged, ...]:
+    """Read the setting `connections` of a station. InputError."""
+    listed = given or []
+    if not isinstance(listed, list) or any(not isinstance(one, Mapping) or len(one) != 1 for one in listed):
+        raise InputError("connections must be a list: write `- NAME:` and its settings below it")
+    return tuple(plugged(CONNECTIONS, str(name), one[name], home) for one in listed for name in one)

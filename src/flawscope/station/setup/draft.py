@@ -1,0 +1,245 @@
+"""Draft of a product: pictures of good parts on the disk, and how far the product is.
+
+Everything lies in the station's folder, below `new/NAME/`: the pictures in a folder of the product's name, as
+`flawscope fit` takes it, those that were left out beside it, and the state. A picture is on the disk when
+`Draft.add` returns, and is never written twice.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import unicodedata
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from flawscope.artefact.files import sync_folder
+from flawscope.artefact.state_file import checkpoint_of
+from flawscope.errors import FlawscopeError, InputError
+from flawscope.pictures.decoding import RAW_SUFFIXES, header, is_picture
+from flawscope.pictures.listing import natural_key
+from flawscope.station.inspecting.capacity import Memory
+from flawscope.station.inspecting.picture import checked
+from flawscope.station.inspecting.renderings import reduced, webp
+from flawscope.station.settings.station import Limits
+from flawscope.station.store.files import Files, give_name, unwritable
+from flawscope.station.store.records import NotFoundError
+
+FOLDER = "new"  # of all drafts, in the station's folder
+STATE, ASIDE, SMALL, EXAMPLES = ".draft.json", ".left-out", ".small", ".examples"  # no product is called so
+MOST = 10_000  # pictures of a product
+SIDE = 320  # pixels of the longer side of a small picture
+LONGEST = 120  # characters of a name
+
+# Stages: pictures are collected; it waits for its turn; it learns; it was stopped, failed or is done
+COLLECTING, WAITING, LEARNING, STOPPED, FAILED, READY = (
+    "collecting",
+    "waiting",
+    "learning",
+    "stopped",
+    "failed",
+    "ready",
+)
+BUSY = (WAITING, LEARNING)
+
+
+class FullError(InputError):
+    """A draft has as many pictures as a product takes."""
+
+
+class Taken(NamedTuple):
+    """Outcome of a picture that was sent: kept, known before, or refused for the reason in `error`.
+
+    name: as it is kept, or as it was sent.
+    """
+
+    name: str
+    status: Literal["kept", "known", "refused"]
+    error: str | None = None
+
+
+class Draft:
+    """Pictures and state of a product that is being made. Thread-safe.
+
+    Args:
+        limits: of pictures. memory: for decoding large ones.
+
+    Attributes:
+        folder: of the pictures. model: file that is learnt. version: grows with each change of the pictures.
+    """
+
+    def __init__(self, files: Files, name: str, limits: Limits, memory: Memory):
+        self.files, self.name, self.limits, self.memory = files, name, limits, memory
+        self.home = files.folder / FOLDER / name
+        self.folder, self.aside = self.home / name, self.home / ASIDE
+        self.model = self.home / f"{name}.safetensors"
+        self.version, self._is_gone = 1, False
+        self._lock = threading.RLock()
+        self._by_size: dict[int, list[Path]] = {}
+        for folder in (self.folder, self.aside):
+            for path in folder.glob("*"):
+                self._by_size.setdefault(path.stat().st_size, []).append(path)
+        try:
+            self.state: dict[str, Any] = json.loads((self.home / STATE).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            self.state = {}
+        except (OSError, ValueError):  # its pictures are there all the same
+            self.state = {"stage": COLLECTING}
+
+    @property
+    def stage(self) -> str:
+        return str(self.state.get("stage", COLLECTING))
+
+    def change(self, **state: Any) -> None:
+        """Change the state, on the disk first. StoreError."""
+        with self._lock:
+            new = {**self.state, **state}
+            self.files.write(self.home / STATE, json.dumps(new).encode())
+            self.state = new
+
+    def remove(self) -> None:
+        """Remove all that belongs to the draft; what went live stays."""
+        with self._lock:
+            self._is_gone = True
+            (self.home / STATE).unlink(missing_ok=True)
+            shutil.rmtree(self.home, ignore_errors=True)
+
+    # ---- the pictures
+
+    def pictures(self) -> list[str]:
+        """List the pictures to learn from, in natural order."""
+        return _names(self.folder)
+
+    def left_out(self) -> list[str]:
+        return _names(self.aside)
+
+    def add(self, data: bytes, name: str) -> Taken:
+        """Keep a picture, which is on the disk on return. The same content is kept once, also of a picture
+        that was left out.
+
+        Raises:
+            InputError: it is no picture, damaged or too large.
+            FullError: there are as many pictures as a product takes.
+            StoreError: it cannot be written.
+        """
+        if Path(name).suffix.lower() in RAW_SUFFIXES:
+            raise InputError(f"{name} is a camera's raw file: convert it to PNG or JPEG")
+        suffix, _ = checked(data, name, self.limits)
+        small = webp(reduced(data, name, SIDE, self.memory))  # all of it can be decoded
+        with self._lock:
+            if self._is_gone:
+                raise NotFoundError(f"{self.name} was removed: begin it again")
+            if (there := self._same(data)) is not None:
+                return Taken(there.name, "known")
+            if sum(map(len, self._by_size.values())) >= MOST:
+                raise FullError(f"{self.name} has {MOST:,} pictures, which is enough: leave the others away")
+            self.files.check_room(len(data))
+            path = self._free(file_name(name, suffix))
+            self.files.write(path, data)
+            self._by_size.setdefault(len(data), []).append(path)
+            self.version += 1
+        with suppress(FlawscopeError):  # it can be made again
+            self.files.write(self.home / SMALL / f"{path.name}.webp", small, durable=False)
+        return Taken(path.name, "kept")
+
+    def add_all(self, sent: Iterable[tuple[str, bytes | InputError]]) -> Iterator[Taken]:
+        """Keep several pictures; one that is refused does not keep the others out."""
+        for name, data in sent:
+            try:
+                yield self.add(data, name) if isinstance(data, bytes) else Taken(name, "refused", str(data))
+            except FullError as error:
+                yield Taken(name, "refused", str(error))
+                return
+            except InputError as error:
+                told = str(error).replace(f"({len(data)} bytes)", name)  # type: ignore[arg-type]
+                yield Taken(name, "refused", told)
+
+    def _same(self, data: bytes) -> Path | None:
+        """Path of the picture with this content."""
+        alike = self._by_size.get(len(data), ())
+        return next((path for path in alike if path.read_bytes() == data), None)
+
+    def _free(self, name: str) -> Path:
+        """Path of this name, or of the nearest that no picture has."""
+        taken = {one.name for paths in self._by_size.values() for one in paths}
+        stem, suffix, number = Path(name).stem, Path(name).suffix, 1
+        while name in taken:
+            number += 1
+            name = f"{stem}-{number}{suffix}"
+        return self.folder / name
+
+    def move(self, names: Iterable[str], *, out: bool) -> None:
+        """Leave pictures out, or take them back; those that are there already stay. NotFoundError."""
+        source, target = (self.folder, self.aside) if out else (self.aside, self.folder)
+        with self._lock:
+            for name in names:
+                self.path(name)
+                paths = self._by_size[self.path(name).stat().st_size]
+                if (source / name) in paths:
+                    try:
+                        target.mkdir(exist_ok=True)
+                        give_name(source / name, target / name)
+                        sync_folder(target)
+                        sync_folder(source)
+                    except OSError as error:
+                        raise unwritable(target / name, error) from None
+                    paths[paths.index(source / name)] = target / name
+                    self.version += 1
+
+    def path(self, name: str) -> Path:
+        """Path of a picture, left out or not. NotFoundError."""
+        for paths in self._by_size.values():
+            for path in paths:
+                if path.name == name:
+                    return path
+        raise NotFoundError(f"{self.name} has no picture {name!r:.80}")
+
+    def view(self, name: str, side: int) -> bytes:
+        """Return WebP of a picture, upright. NotFoundError."""
+        path, kept = self.path(name), self.home / SMALL / f"{name}.webp"
+        if side <= SIDE and kept.is_file():
+            return kept.read_bytes()
+        return webp(reduced(path.read_bytes(), name, side, self.memory))
+
+    def sizes(self) -> dict[str, tuple[int, int]]:
+        """Return (width, height) by name of the pictures to learn from."""
+        found = {}
+        for name in self.pictures():
+            with suppress(InputError, OSError):
+                about = header((self.folder / name).read_bytes(), name)
+                found[name] = about.width, about.height
+        return found
+
+    # ---- the model
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether a training was cut off that can go on."""
+        return checkpoint_of(self.model).is_file()
+
+    def forget_training(self) -> None:
+        """Remove what is left of a training, and the model before."""
+        checkpoint_of(self.model).unlink(missing_ok=True)
+        self.model.unlink(missing_ok=True)
+
+    @property
+    def examples(self) -> Path:
+        """Folder of pictures with simulated defects."""
+        return self.home / EXAMPLES
+
+
+def file_name(name: str, suffix: str) -> str:
+    """Name of the file of a picture: the last part of what its sender calls it, with a picture's ending."""
+    last = name.replace("\\", "/").rpartition("/")[2]
+    last = "".join(c for c in last if unicodedata.category(c)[0] != "C" and c not in '<>:"|?*').strip(" .")
+    last = last or "picture"
+    given = Path(last).suffix if is_picture(last) else suffix
+    return f"{last.removesuffix(given)[:LONGEST]}{given}"
+
+
+def _names(folder: Path) -> list[str]:
+    found = (path.name for path in folder.glob("*") if not path.name.startswith("."))
+    return sorted(found, key=natural_key)

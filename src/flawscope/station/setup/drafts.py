@@ -1,0 +1,382 @@
+"""Products that are being made: drafts, the check of their pictures, and the queue of what is learnt."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from flawscope.errors import FlawscopeError, InputError, nearest, with_kind
+from flawscope.machine import cores
+from flawscope.methods import registry
+from flawscope.station.background import Background
+from flawscope.station.inspecting.capacity import Memory
+from flawscope.station.learning.process import StoppedError, Worker
+from flawscope.station.settings.station import Limits, check_name
+from flawscope.station.setup import draft as of
+from flawscope.station.setup.archive import pictures_of
+from flawscope.station.setup.draft import READY, Draft, Taken
+from flawscope.station.setup.job import work
+from flawscope.station.store.database import now
+from flawscope.station.store.files import Files
+from flawscope.station.store.records import NotFoundError, iso
+
+EVERY = 60.0  # seconds after which the queue is looked at although nobody asked
+SETTLED = 0.7  # seconds without a new picture after which the pictures are checked
+FEWEST = 2  # pictures that can be learnt from
+MINUTES = 30.0  # for a method that learns in steps, unless somebody says otherwise
+GIVEN = ("method", "minutes", "size", "roi", "min_defect")  # to `fit`
+TRIED = 8  # pictures that are tried at once
+# what a terminal would print, at the lowest priority
+CHECK = "import os, sys; getattr(os, 'nice', int)(19); import flawscope.cli as cli; cli.main(sys.argv[1:])"
+
+
+class TakenError(InputError):
+    """The name belongs to a product that was not made here."""
+
+
+class Drafts(Background):
+    """Drafts by name; models are learnt one after another, in a process beside the station.
+
+    Args:
+        threads: that learn where nothing is inspected; half of them else.
+        is_busy: whether the station inspects.
+        say: gets a line for the log.
+    """
+
+    def __init__(
+        self,
+        files: Files,
+        limits: Limits,
+        memory: Memory,
+        device: str,
+        is_busy: Callable[[], bool],
+        say: Callable[[str], None],
+    ):
+        super().__init__("new products")
+        self.files, self.limits, self.memory = files, limits, memory
+        self.device, self.is_busy, self.say = device, is_busy, say
+        self.worker, self.trier = Worker(work), Worker(work)
+        self.checks = Checks(self)
+        homes = sorted((files.folder / of.FOLDER).glob(f"*/{of.STATE}"))
+        self._drafts = {home.parent.name: self._opened(home.parent.name) for home in homes}
+        self._lock = threading.RLock()
+        self._trying = threading.Lock()
+        self._now: tuple[Draft, str] | None = None  # of which something is learnt, and what: fit or worth
+        self._step: dict[str, Any] | None = None
+
+    def _opened(self, name: str) -> Draft:
+        return Draft(self.files, name, self.limits, self.memory)
+
+    def start(self) -> None:
+        """Go on with what was being learnt when the station ended."""
+        self.wake()
+        super().start()
+        self.checks.start()
+
+    def end(self) -> None:
+        super().end()
+        self.worker.close()
+        self.trier.close()
+        self.checks.end()
+
+    # ---- drafts
+
+    def __iter__(self) -> Iterator[Draft]:
+        return iter(list(self._drafts.values()))
+
+    def draft(self, name: str) -> Draft:
+        """Draft of this name. NotFoundError names the nearest."""
+        if name not in self._drafts:
+            raise NotFoundError(f"no new product is called {name!r:.80}: {nearest(name, list(self._drafts))}")
+        return self._drafts[name]
+
+    def begin(self, name: str, who: str, products: Sequence[str]) -> Draft:
+        """Begin a product, or go on with the one of this name.
+
+        Args:
+            products: names that the station knows already.
+
+        Raises:
+            InputError: no product can be called so.
+            TakenError: another product is.
+        """
+        check_name(name)
+        with self._lock:
+            alike = [one for one in self._drafts if one.lower() == name.lower()]  # one folder on some disks
+            if alike:
+                if alike[0] != name:
+                    raise TakenError(f"there is a new product {alike[0]} already: choose another name")
+                return self._drafts[name]
+            if name in products:
+                raise TakenError(f"this station has a product {name} already: choose another name")
+            made = self._opened(name)
+            made.change(stage=of.COLLECTING, by=who, at=iso(now()))
+            self._drafts[name] = made
+            return made
+
+    def remove(self, name: str) -> None:
+        """Remove a draft with its pictures; a product that went live stays."""
+        draft = self.draft(name)
+        self.stop_learning(draft)
+        with self._lock:
+            del self._drafts[name]
+            draft.remove()
+        self.checks.forget(draft)
+
+    def add(self, draft: Draft, sent: Sequence[tuple[str, bytes]]) -> list[Taken]:
+        """Keep pictures that were sent, and say what became of each. StoreError."""
+        found = list(draft.add_all(sent))
+        self.checks.wake()
+        return found
+
+    def add_zip(self, draft: Draft, path: Path, name: str) -> list[Taken]:
+        """Keep the pictures in a zip. InputError where it is none."""
+        found = list(draft.add_all(pictures_of(path, name, self.limits)))
+        self.checks.wake()
+        if not found:
+            raise InputError(f"{name} holds no file: pack the pictures into it")
+        return found
+
+    def move(self, draft: Draft, names: Sequence[str], *, out: bool) -> None:
+        """Leave pictures out, or take them back. InputError while the draft learns from them."""
+        if draft.stage == of.LEARNING:
+            raise InputError(
+                f"{draft.name} is learning from its pictures: stop it first, or wait for the end"
+            )
+        draft.move(names, out=out)
+        self.checks.wake()
+
+    # ---- learning
+
+    def learn(self, draft: Draft, given: dict[str, Any], *, go_on: bool) -> None:
+        """Queue a draft. InputError where the method is unknown or there is nothing to learn from.
+
+        Args:
+            given: `GIVEN` as `flawscope fit` takes them; `minutes` of a method that learns in steps.
+            go_on: where a stopped training of the same settings left off.
+        """
+        in_steps = registry.method(given["method"]).learns_in_steps
+        given = {**given, "minutes": (given["minutes"] or MINUTES) if in_steps else None}
+        if len(draft.pictures()) < FEWEST:
+            raise InputError(f"{draft.name} has fewer than {FEWEST} pictures: give it more")
+        with self._lock:
+            if draft.stage in of.BUSY:
+                return
+            asked = {**given, "learns_from": draft.pictures()}
+            if not go_on or any(draft.state.get(key) != value for key, value in asked.items()):
+                draft.forget_training()
+            draft.change(stage=of.WAITING, asked_at=now(), error=None, result=None, **asked)
+            if self._now is not None and self._now[1] == "worth":
+                self.worker.stop()  # it can be found out later
+        self.wake()
+
+    def stop_learning(self, draft: Draft) -> None:
+        """Stop what is learnt of a draft; it can go on later."""
+        with self._lock:
+            if self._now is not None and self._now[0] is draft:
+                self.worker.stop()
+            if draft.stage in of.BUSY:
+                draft.change(stage=of.STOPPED)
+
+    def _work(self) -> None:
+        while not self._wait(EVERY):
+            with suppress(FlawscopeError):
+                self.worker.rest()
+            while not self._ended.is_set() and (found := self._next()) is not None:
+                try:
+                    self._make(*found)
+                except FlawscopeError as error:  # a full disk: tried again at the next look
+                    self.say(f"new product {found[0].name}: {with_kind(error)}")
+                    break
+
+    def _next(self) -> tuple[Draft, str] | None:
+        """The draft that is to be learnt next, first of those that were cut off; then one that is to be told
+        what more pictures are worth."""
+        with self._lock:
+            waiting = [one for one in self if one.stage in of.BUSY]
+            waiting.sort(key=lambda one: (one.stage == of.WAITING, one.state.get("asked_at", 0)))
+            if waiting:
+                self._now = waiting[0], "fit"
+            else:
+                self._now = next(((one, "worth") for one in self if _wants_worth(one)), None)
+            return self._now
+
+    def _make(self, draft: Draft, what: str) -> None:
+        if what == "fit":
+            if draft.state.get("learns_from") != draft.pictures():  # more came while it waited
+                draft.forget_training()
+            draft.change(stage=of.LEARNING, learns_from=draft.pictures())
+        state = draft.state
+        job = {
+            "do": what,
+            "pictures": str(draft.folder),
+            "model": str(draft.model),
+            "examples": str(draft.examples),
+            "given": {key: state[key] for key in GIVEN if state.get(key) is not None},
+            "resume": draft.goes_on,
+            "device": self.device,
+            "threads": max(1, cores() // 2) if self.is_busy() else cores(),
+        }
+        try:
+            found = self.worker.run(job, self._told)
+        except StoppedError:
+            return  # by a person, who said so in the state; or by the station's end: it goes on at the start
+        except Exception as error:
+            told: dict[str, Any] = {
+                "stage": of.FAILED,
+                "error": with_kind(error).replace(str(draft.folder), draft.name),
+            }
+            if what == "worth":
+                told = {"result": {**state["result"], "curve": {}, "tested": {}}}
+        else:
+            told = {"stage": READY, "result": found}
+            if what == "worth":
+                told = {"result": {**state["result"], **found}}
+        finally:
+            with self._lock:
+                self._now = self._step = None
+        with self._lock:
+            is_there = self._drafts.get(draft.name) is draft
+            if is_there and draft.stage == state["stage"]:  # else a person stopped or removed it meanwhile
+                draft.change(**told)
+        self.say(f"new product {draft.name}: {draft.stage}")
+
+    def _told(self, stage: str, done: int, total: int) -> None:
+        name, at = stage.partition(",")[0], time.monotonic()
+        if self._step is None or self._step["stage"] != name:
+            self._step = {"stage": name, "begun": at}
+        spent = at - self._step["begun"]
+        left = spent / done * (total - done) if done else None
+        self._step = {**self._step, "done": done, "total": total, "left": left}
+
+    # ---- trying
+
+    def tried(self, draft: Draft, sent: Sequence[tuple[str, bytes]]) -> list[dict[str, Any]]:
+        """Judge pictures with the model of a draft; nothing is kept. InputError where there is no model."""
+        if draft.stage != READY:
+            raise InputError(f"{draft.name} has no model yet: let it learn first")
+        if len(sent) > TRIED:
+            raise InputError(f"{len(sent)} pictures are too many at once: send {TRIED} or fewer")
+        job: dict[str, Any] = {"do": "try", "model": str(draft.model), "sent": list(sent)}
+        job |= {"device": self.device, "threads": max(1, cores() // 2)}
+        with self._trying:
+            found: list[dict[str, Any]] = self.trier.run(job, lambda *step: None)["results"]
+        return found
+
+    # ---- what is shown
+
+    def facts(self, draft: Draft, *, looked_at: bool = True) -> dict[str, Any]:
+        """State of a draft, as the API shows it. looked_at: somebody wants to know what the check finds."""
+        state, stage = draft.state, draft.stage
+        with self._lock:
+            step = self._step if self._now is not None and self._now[0] is draft else None
+            asked = [one.state.get("asked_at", 0) for one in self if one.stage in of.BUSY]
+        if looked_at:
+            self.checks.want(draft)
+        pictures = draft.pictures()
+        return {
+            "name": draft.name,
+            "stage": stage,
+            "version": draft.version,
+            "pictures": len(pictures),
+            "left_out": len(draft.left_out()),
+            "most": of.MOST,
+            "check": self.checks.found(draft),
+            **{key: state.get(key) for key in GIVEN},
+            "before": sum(at < state.get("asked_at", 0) for at in asked) if stage == of.WAITING else 0,
+            "step": step and {key: step[key] for key in ("stage", "done", "total", "left")},
+            "error": state.get("error"),
+            "goes_on": stage == of.STOPPED and draft.goes_on,
+            "result": state.get("result") if stage == READY else None,
+            "changed": stage == READY and state.get("learns_from") != pictures,
+            "live": state.get("live"),
+            "live_is_this": stage == READY
+            and (state.get("live") or {}).get("learnt") == state.get("asked_at"),
+        }
+
+
+def _wants_worth(draft: Draft) -> bool:
+    result = draft.state.get("result")
+    if draft.stage != READY or result is None or "curve" in result or not result["found"]:
+        return False
+    return draft.state.get("learns_from") == draft.pictures() and draft.state.get("minutes") is None
+
+
+class Checks(Background):
+    """Checks the pictures of drafts that somebody looks at, as `flawscope data check` does."""
+
+    def __init__(self, drafts: Drafts):
+        super().__init__("checks of pictures")
+        self._drafts = drafts
+        self._wanted: set[Draft] = set()
+        self._found: dict[Draft, tuple[int, dict[str, Any]]] = {}  # version of the pictures, findings
+        self._process: subprocess.Popen[str] | None = None
+
+    def end(self) -> None:
+        super().end()
+        if (process := self._process) is not None:
+            process.kill()
+
+    def want(self, draft: Draft) -> None:
+        if self._found.get(draft, (0, {}))[0] != draft.version:
+            self._wanted.add(draft)
+            self.wake()
+
+    def forget(self, draft: Draft) -> None:
+        self._found.pop(draft, None)
+
+    def found(self, draft: Draft) -> dict[str, Any] | None:
+        """The last findings; `current`: of the pictures as they are. None: there are none yet."""
+        version, found = self._found.get(draft, (0, None))
+        return None if found is None else {**found, "current": version == draft.version}
+
+    def _work(self) -> None:
+        while not self._wait():
+            while self._wanted and not self._ended.is_set():
+                draft = self._wanted.pop()
+                version = draft.version
+                if self._ended.wait(SETTLED) or version != draft.version:
+                    self._wanted.add(draft)  # more are coming
+                elif draft in list(self._drafts):
+                    self._found[draft] = version, self._checked(draft)
+
+    def _checked(self, draft: Draft) -> dict[str, Any]:
+        if not draft.pictures():
+            return {"findings": [], "sizes": []}
+        words = ["data", "check", "--data", str(draft.folder), "--json", "--quiet"]
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", CHECK, *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        try:
+            report = json.loads(self._process.communicate()[0])
+        except ValueError:  # it was killed
+            return {"findings": [], "sizes": []}
+        finally:
+            self._process = None
+        sizes = draft.sizes()
+        usual = Counter(sizes.values()).most_common(1)
+        odd = [name for name, size in sizes.items() if usual and size != usual[0][0]]
+        findings = []
+        for one in report["findings"]:
+            names = [one["subject"], *one["others"]] if one["code"] != "mixed-sizes" else odd
+            findings.append(
+                {
+                    "severity": one["severity"],
+                    "code": one["code"],
+                    "message": one["message"],
+                    "remedy": one["remedy"],
+                    "pictures": [name for name in names if name in sizes],
+                }
+            )
+        return {"findings": findings, "sizes": report["sizes"]}

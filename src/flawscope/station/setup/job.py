@@ -1,0 +1,181 @@
+"""Jobs of the process beside the station that makes models and tries them: torch is loaded there alone."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from flawscope.station.learning.process import Step
+
+EXAMPLES = 9  # pictures with simulated defects that are shown
+PEOPLE = 8  # good pictures that look most unlike the others
+SHARES = (4, 2)  # a quarter and half of the pictures: how much do more of them bring?
+JUDGED = 36  # simulated defects by which they are compared
+FEWEST = 8  # pictures that are worth learning from
+WIDE = 900  # pixels of the longer side of a picture that is tried
+
+
+def work(job: dict[str, Any], step: Step) -> dict[str, Any]:
+    """Do a job and return what was found.
+
+    Args:
+        job: `do`: fit, worth or try; `threads`, `device`; the other keys as the functions below use them.
+
+    Raises:
+        InputError: it cannot be done.
+    """
+    from flawscope.methods.threads import use_threads
+
+    use_threads(job["threads"])
+    return {"fit": _fit, "worth": _worth, "try": _try}[job["do"]](job, step)
+
+
+def _fit(job: dict[str, Any], step: Step) -> dict[str, Any]:
+    """Write the model that `flawscope fit` of the same folder writes, and tell what it can do."""
+    from flawscope.artefact.state_file import checkpoint_of
+    from flawscope.fitting import fitting
+
+    checkpoint = checkpoint_of(job["model"])
+    made = fitting.fit(
+        job["pictures"],
+        device=job["device"],
+        checkpoint=checkpoint,
+        resume=job["resume"],
+        step=step,
+        **job["given"],
+    )
+    made.save(job["model"])
+    checkpoint.unlink(missing_ok=True)
+    manifest, calibration = made.manifest, made.calibration
+    names = {one.hash: one.name for one in manifest.pictures}
+    hashes, scores = manifest.facts["calibration_pictures"], calibration.scores
+    ranked = sorted(zip(scores, hashes, strict=False), reverse=True)[:PEOPLE]
+    suspects = {name for name, _ in made.suspects}
+    return {
+        "promise": calibration.promise(),
+        "promised": calibration.promised,
+        "threshold": calibration.score_threshold,
+        "rate": calibration.expected_rate,
+        "wanted_rate": calibration.rate,
+        "pictures": sum(one.role in ("train", "calibration") for one in manifest.pictures),
+        "calibrated": calibration.count,
+        "missing": calibration.pictures_missing,
+        "found": _found(made),
+        "odd": [
+            {"name": names[one], "score": score, "suspicious": names[one] in suspects}
+            for score, one in ranked
+            if one in names
+        ],
+        "failures": list(made.failures),
+        "notes": list(manifest.notes),
+        "seconds": manifest.facts["seconds_total"],
+        "examples": _examples(made, Path(job["examples"]), step),
+    }
+
+
+def _found(predictor: Any) -> dict[str, list[int]]:
+    """Found and all simulated defects, by size; empty where they were not measured."""
+    sizes = predictor.manifest.facts.get("simulated_defects", {}).get("sizes", {})
+    return {size: [one["found"], one["defects"]] for size, one in sizes.items()}
+
+
+def _examples(predictor: Any, folder: Path, step: Step) -> list[dict[str, Any]]:
+    """Draw simulated defects on the pictures in the model, each ringed, and tell which ones it finds; the
+    missed ones come first."""
+    import numpy as np
+    from PIL import Image, ImageDraw
+
+    from flawscope.fitting.simulated_defects import SIZES, compared, on_samples
+    from flawscope.station.inspecting.renderings import webp
+
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    defects = on_samples(predictor.artefact, "cpu")
+    if defects is None:
+        return []
+    scores = compared(defects, [defects.model], range(EXAMPLES), step)
+    found = []
+    for number, (score,) in scores.items():
+        image, before = defects.load(number), defects.shown(defects.picture(number))
+        assert image is not None, "it was just scored"
+        assert before is not None, "it was just scored"
+        rows, columns = np.nonzero((image - before).abs().amax(0).numpy())
+        picture = Image.fromarray((image.clamp(0, 1).permute(1, 2, 0).numpy() * 255).round().astype(np.uint8))
+        if len(rows):
+            reach = 6
+            box = columns.min() - reach, rows.min() - reach, columns.max() + reach, rows.max() + reach
+            ImageDraw.Draw(picture).ellipse([int(value) for value in box], outline=(0, 216, 216), width=3)
+        name = f"{number}.webp"
+        (folder / name).write_bytes(webp(np.asarray(picture)))
+        is_found = not score <= predictor.calibration.score_threshold
+        found.append({"file": name, "size": str(SIZES[number % len(SIZES)]), "found": is_found})
+    return sorted(found, key=lambda one: one["found"])
+
+
+def _worth(job: dict[str, Any], step: Step) -> dict[str, Any]:
+    """Tell what more pictures bring: models of a quarter and of half of the pictures judge the same simulated
+    defects on pictures that neither has learnt from. `curve`: share that each finds at the same false-alarm
+    rate, by its number of pictures; `tested`: found and all by size, of the larger one at its own rate."""
+    from flawscope.fitting import fitting
+    from flawscope.fitting.simulated_defects import SIZES, Defects, compared
+    from flawscope.fitting.training_pictures import Reader
+    from flawscope.pictures.listing import pictures_in
+    from flawscope.runtime.torch import TorchSession
+
+    every = pictures_in(Path(job["pictures"]))
+    unseen, models = every[1::2], {}
+    for share in SHARES:
+        if len(some := every[::share]) >= FEWEST:
+            how = {"device": job["device"], "samples": 0, "check": False, "step": step}
+            models[len(some)] = fitting.fit(some, **how, **job["given"])
+    detectors = [TorchSession.open(one.artefact, "cpu").model for one in models.values()]
+    if not detectors or detectors[0].config.tile is not None:  # tiles are judged one by one
+        return {"curve": {}, "tested": {}}
+    first, (one, *_) = detectors[0], models.values()
+    reader = Reader(
+        [str(path) for path in unseen],
+        one.manifest.preprocess,
+        set(),
+        roi=first.roi.numpy(),
+        hidden=first.config.hidden,
+        nearest=None if first.nearest is None else first.nearest.numpy(),
+    )
+    defects = Defects(first, reader.load, range(len(unseen)))
+    scores = compared(defects, detectors, range(JUDGED), step)
+    calibrations = [one.calibration for one in models.values()]
+    rate = max(one.expected_rate for one in calibrations)  # more false alarms would find more defects
+    limits = [replace(one, rate=rate).score_threshold for one in calibrations]
+    shares = [sum(not one[k] <= limit for one in scores.values()) for k, limit in enumerate(limits)]
+    limit = calibrations[-1].score_threshold
+    tested = {
+        str(size): [not one[-1] <= limit for number, one in scores.items() if number % len(SIZES) == k]
+        for k, size in enumerate(SIZES)
+    }
+    return {
+        "curve": {str(n): share / len(scores) for n, share in zip(models, shares, strict=True)},
+        "tested": {size: [sum(several), len(several)] for size, several in tested.items()},
+    }
+
+
+def _try(job: dict[str, Any], step: Step) -> dict[str, Any]:
+    """Judge pictures with the model: decision, score, and the picture with what was found."""
+    from flawscope.errors import FlawscopeError
+    from flawscope.predictor import load
+    from flawscope.results import drawing
+    from flawscope.station.inspecting.capacity import Memory
+    from flawscope.station.inspecting.renderings import reduced, webp
+
+    predictor, memory, found = load(job["model"], device=job["device"]), Memory(0), []
+    for done, (name, data) in enumerate(job["sent"]):
+        step("try", done, len(job["sent"]))
+        try:
+            result = predictor.predict(data)
+            drawn = drawing.contour(*result.over(reduced(data, name, WIDE, memory)))
+        except FlawscopeError as error:
+            found.append({"name": name, "error": str(error).replace(f"({len(data)} bytes)", name)})
+            continue
+        told = {"decision": result.decision, "score": result.score, "severity": result.severity}
+        found.append({"name": name, **told, "overlay": webp(drawn)})
+    return {"results": found}

@@ -1,0 +1,107 @@
+"""Triggers: a frame of a camera is taken and inspected, and who asked waits for a bounded time.
+
+Used by requests and by connections, such as that of a PLC.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import Any, Protocol
+
+from flawscope.station.inspecting.picture import Picture
+from flawscope.station.inspecting.worker import Inspector
+from flawscope.station.inspecting.writer import Recorded
+from flawscope.station.sources.source import NoFrameError, Triggered
+from flawscope.station.store.addresses import Addresses
+from flawscope.station.store.inspection import KeyUsedError, Label, Request
+from flawscope.station.store.records import Store
+
+
+class Inspecting(Protocol):
+    """Station as far as it inspects what it is asked for."""
+
+    addresses: Addresses
+    inspector: Inspector
+    store: Store
+
+
+async def shoot(
+    station: Inspecting,
+    name: str,
+    find: Callable[[], Triggered],
+    label: Label,
+    due: float,
+    seconds: float = 5.0,
+    asked: Request | None = None,
+) -> Recorded | int:
+    """Inspect what a camera shows from now on; return the inspection that is on the disk, of a request that
+    was answered before its number.
+
+    Args:
+        name: of the product that it is judged as.
+        find: returns the camera.
+        due: as `time.monotonic` counts. seconds: in which the frame must come.
+        asked: the request, where it has a key.
+
+    Raises:
+        FlawscopeError: AwayError, NoFrameError, LateError, BusyError, NoModelError, ModelError, StoreError,
+            KeyUsedError, and InputError where the picture cannot be read.
+    """
+    product_id = station.addresses.address_id(name)
+    there = await asyncio.to_thread(station.store.answered, product_id, asked) if asked else {}
+    if there:
+        return there[0]
+    camera = find()
+    station.inspector.check_room(product_id, due)
+    shot = await shot_of(camera, min(seconds, due - time.monotonic()), asked)
+    picture = await asyncio.to_thread(camera.picture, shot, None if asked is None else asked.key_of(0))
+    sent = replace(picture, product_id=product_id, request=asked, due=due, **label.given())
+    there, answers = await submitted(station, product_id, asked, [sent])
+    return there[0] if there else await in_time(station, product_id, next(answers), due)
+
+
+async def shot_of(camera: Triggered, seconds: float, asked: Request | None) -> Any:
+    """Return the first frame of a camera from now on. NoFrameError, AwayError."""
+    waiting = camera.next_shot(asked)
+    try:
+        return await asyncio.wait_for(asyncio.wrap_future(waiting), seconds)
+    except TimeoutError:
+        raise NoFrameError(
+            f"camera {camera.number} gave no frame in {seconds:g} s: see that it is on, or allow more seconds"
+        ) from None
+    finally:
+        camera.forget(waiting)
+
+
+async def submitted(
+    station: Inspecting, product_id: int, asked: Request | None, pictures: Sequence[Picture]
+) -> tuple[dict[int, int], Iterator[Future[Recorded]]]:
+    """Submit the pictures of a request, but for those that it has been answered for before: these come by
+    their places, with their inspections' numbers.
+
+    Raises:
+        KeyUsedError: another request has come under its key.
+    """
+
+    async def begin() -> tuple[dict[int, int], Iterator[Future[Recorded]]]:
+        there = await asyncio.to_thread(station.store.answered, product_id, asked) if asked else {}
+        return there, iter(station.inspector.submit([p for k, p in enumerate(pictures) if k not in there]))
+
+    try:
+        return await begin()
+    except KeyUsedError:  # another request came under the key after ours had been recorded: ask again
+        return await begin()
+
+
+async def in_time(station: Inspecting, product_id: int, answer: Future[Recorded], due: float) -> Recorded:
+    """Wait for the inspection. LateError where it is not recorded in time."""
+    try:
+        async with asyncio.timeout(None if due == math.inf else due - time.monotonic()):
+            return await asyncio.wrap_future(answer)
+    except TimeoutError:
+        raise station.inspector.give_up(answer, product_id) from None

@@ -1,0 +1,536 @@
+"use strict";
+// A new product: pictures, their check, learning, the result, trying, going live.
+(() => {
+  const { byId, page, t, count, number, api } = station;
+  const AT_ONCE = 3; // pictures that are sent at the same time
+  const FIRST = 14; // small pictures that are shown at first
+  const MORE = 240; // and with each further click
+  const ENOUGH = 20; // pictures from which a false-alarm rate of 5 % can be promised
+  const USUAL = 40;
+  const BUSY = ["waiting", "learning"];
+  const texts = (key, other) => (key in page.texts ? t(key) : other);
+
+  function make(name, properties = {}, ...children) {
+    const made = Object.assign(document.createElement(name), properties);
+    made.append(...children);
+    return made;
+  }
+
+  function say(text, bad = false) {
+    byId("said").textContent = text;
+    byId("said").parentElement.classList.toggle("bad", bad);
+    byId("said").classList.toggle("bad", bad);
+  }
+
+  const failed = (error) => (error.status === 401 ? station.signedOut() : say(t("common.failed", { text: error.message }), true));
+
+  // ------------------------------------------------------------------------------------ the page that begins
+  byId("begin")?.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const german = { ä: "ae", ö: "oe", ü: "ue", ß: "ss" };
+    const typed = byId("name").value.replace(/[äöüß]/g, (letter) => german[letter]);
+    const plain = typed.normalize("NFKD").replace(/[\u0300-\u036f]/g, "");
+    const name = plain.replace(/[^A-Za-z0-9._-]+/g, "-").replace(/^[-._]+|[-._]+$/g, "").slice(0, 64);
+    try {
+      const made = await api("/api/v1/new", { body: { name } });
+      location.assign(`/-/new/${encodeURIComponent(made.name)}`);
+    } catch (error) {
+      failed(error);
+    }
+  });
+  document.documentElement.dataset.ready = "yes";
+  if (!page.data) return;
+
+  // ---------------------------------------------------------------------------------------- a product's page
+  let state = page.data.state;
+  const home = `/api/v1/new/${encodeURIComponent(state.name)}`;
+  const listed = { pictures: [], left_out: [] };
+  let shown = FIRST;
+  let version = 0; // of the pictures that are listed
+  const small = (name) => `${home}/pictures/${encodeURIComponent(name)}?side=320`;
+
+  /** A list's entry: a small picture with words below, and what can be done with it. */
+  function card(address, words, ...more) {
+    const image = make("img", { src: address, alt: "", loading: "lazy" });
+    return make("li", { className: "card" }, image, make("span", { className: "small words" }, words), ...more);
+  }
+
+  function leaveOutButton(name, text = t("new.leave_out")) {
+    const button = make("button", { type: "button" }, text);
+    button.setAttribute("aria-label", `${text}: ${name}`);
+    button.addEventListener("click", () => leaveOut([name]));
+    return button;
+  }
+
+  let undone = []; // what the last click left out
+  async function leaveOut(pictures, undo = false) {
+    try {
+      take(await api(`${home}/leave-out`, { body: { pictures, undo } }));
+      undone = undo ? [] : pictures;
+      say(count(undo ? "new.taken_back" : "new.left_out", pictures.length));
+      byId("undo").hidden = undo;
+    } catch (error) {
+      failed(error);
+    }
+  }
+  byId("undo").addEventListener("click", () => leaveOut(undone, true));
+
+  async function list() {
+    if (version === state.version) return;
+    const wanted = state.version;
+    Object.assign(listed, await api(`${home}/pictures`));
+    version = wanted;
+    showPictures();
+  }
+
+  function showPictures() {
+    byId("pictures").replaceChildren(...listed.pictures.slice(0, shown).map((name) => card(small(name), name, leaveOutButton(name))));
+    byId("more").hidden = listed.pictures.length <= shown;
+    byId("aside").hidden = !listed.left_out.length;
+    byId("aside-title").textContent = count("new.aside", listed.left_out.length);
+    byId("left-out").replaceChildren(
+      ...listed.left_out.slice(0, MORE).map((name) => {
+        const back = make("button", { type: "button" }, t("new.take_back"));
+        back.setAttribute("aria-label", `${t("new.take_back")}: ${name}`);
+        back.addEventListener("click", () => leaveOut([name], true));
+        return card(small(name), name, back);
+      }),
+    );
+  }
+  byId("more").addEventListener("click", () => {
+    shown += MORE;
+    showPictures();
+  });
+
+  // Sending ----------------------------------------------------------------------------------------------
+  const queue = [];
+  let [sending, sent, all] = [0, 0, 0];
+  const isLitter = (name) => name.startsWith(".") || /^(thumbs\.db|desktop\.ini)$/i.test(name);
+
+  function refuse(text) {
+    byId("refusals").append(make("li", {}, text));
+    byId("refused-title").textContent = count("new.refused", byId("refusals").childElementCount);
+    byId("refused").hidden = false;
+  }
+
+  /** Sends a file until the station has it: the same content is kept once. */
+  async function send(file) {
+    const isZip = /\.zip$/i.test(file.name);
+    const headers = { "Content-Type": isZip ? "application/zip" : "application/octet-stream" };
+    for (let pause = 1; ; pause = Math.min(15, 2 * pause)) {
+      let answer = null;
+      try {
+        answer = await fetch(`${home}/pictures?name=${encodeURIComponent(file.name.slice(-200))}`, { method: "POST", headers, body: file });
+      } catch {
+        station.connected(false);
+      }
+      if (answer && answer.status < 500) {
+        station.connected(true);
+        const found = await answer.json().catch(() => ({}));
+        if (!answer.ok) return refuse(found.error ?? `${file.name}: HTTP ${answer.status}`);
+        for (const one of found.results) if (one.status === "refused") refuse(one.error);
+        return;
+      }
+      if (answer?.status === 507) return refuse((await answer.json()).error);
+      await new Promise((later) => setTimeout(later, 1000 * pause));
+    }
+  }
+
+  async function work() {
+    sending += 1;
+    for (let file = queue.shift(); file; file = queue.shift()) {
+      await send(file);
+      sent += 1;
+      showSending();
+    }
+    sending -= 1;
+    if (!sending) {
+      [sent, all] = [0, 0];
+      await look();
+      showSending();
+    }
+  }
+
+  function showSending() {
+    byId("sending").hidden = !all;
+    byId("sent").value = all ? (100 * sent) / all : 0;
+    byId("sending-words").textContent = t("new.sending", { done: sent, all });
+    byId("start").disabled = !startable();
+  }
+
+  function sendAll(files) {
+    const wanted = files.filter((file) => !isLitter(file.name));
+    all += wanted.length;
+    queue.push(...wanted);
+    byId("refusals").replaceChildren();
+    byId("refused").hidden = true;
+    byId("undo").hidden = true;
+    say("");
+    showSending();
+    for (let k = sending; k < Math.min(AT_ONCE, queue.length); k += 1) work();
+  }
+
+  /** The files below an entry that was dropped: of a folder all. */
+  async function filesOf(entry) {
+    if (entry.isFile) return [await new Promise((good, bad) => entry.file(good, bad))];
+    const reader = entry.createReader();
+    const found = [];
+    for (;;) {
+      const some = await new Promise((good, bad) => reader.readEntries(good, bad)); // a hundred at most
+      if (!some.length) return found;
+      for (const one of some) found.push(...(await filesOf(one)));
+    }
+  }
+
+  /** A place to drop files on, and a button for those who do not drag. */
+  function dropPlace(place, button, input, taken) {
+    for (const kind of ["dragenter", "dragover"]) {
+      place.addEventListener(kind, (event) => {
+        event.preventDefault();
+        place.classList.add("over");
+      });
+    }
+    place.addEventListener("dragleave", () => place.classList.remove("over"));
+    place.addEventListener("drop", async (event) => {
+      event.preventDefault();
+      place.classList.remove("over");
+      const entries = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
+      const plain = [...event.dataTransfer.files];
+      taken(entries.length ? (await Promise.all(entries.map(filesOf))).flat() : plain);
+    });
+    button.addEventListener("click", () => input.click());
+    input.addEventListener("change", () => {
+      taken([...input.files]);
+      input.value = "";
+    });
+  }
+  dropPlace(byId("drop"), byId("choose"), byId("files"), sendAll);
+  byId("choose-folder").addEventListener("click", () => byId("folder").click());
+  byId("folder").addEventListener("change", () => sendAll([...byId("folder").files]));
+  for (const kind of ["dragover", "drop"]) window.addEventListener(kind, (event) => event.preventDefault()); // beside the place: nothing opens
+  window.addEventListener("beforeunload", (event) => {
+    if (all) event.preventDefault();
+  });
+
+  byId("capture")?.addEventListener("click", async () => {
+    const { value, selectedOptions } = byId("camera");
+    const body = { product: selectedOptions[0].dataset.product, camera: Number(value) };
+    byId("capture").disabled = true;
+    try {
+      const [{ name, status, error }] = (await api(`${home}/capture`, { body })).results;
+      if (status === "refused") refuse(error);
+      else {
+        byId("captured").src = small(name);
+        byId("captured").hidden = false;
+        say(t(status === "known" ? "new.captured_again" : "new.captured"));
+      }
+      await look();
+    } catch (error) {
+      failed(error);
+    }
+    byId("capture").disabled = false;
+    byId("capture").focus();
+  });
+
+  // The check --------------------------------------------------------------------------------------------
+  const HIDDEN = ["no-test", "few", "beside"]; // said elsewhere, or of no use here
+  let checked = "";
+
+  function showCheck() {
+    const { check, pictures } = state;
+    const isOver = check?.current;
+    const key = JSON.stringify([check, pictures > 0]);
+    if (key === checked) return;
+    checked = key;
+    const byCode = new Map();
+    for (const one of check?.findings ?? []) if (!HIDDEN.includes(one.code)) byCode.set(one.code, [...(byCode.get(one.code) ?? []), one]);
+    byId("findings").replaceChildren(...[...byCode].map(([code, several]) => finding(code, several)));
+    if (!pictures) byId("check-said").textContent = t("new.check_none");
+    else if (!isOver) byId("check-said").textContent = t("new.checking");
+    else byId("check-said").textContent = byCode.size ? count("new.check_found", byCode.size) : t("new.check_fine");
+  }
+
+  /** What was found of one kind, with the pictures and what can be done. */
+  function finding(code, several) {
+    const key = code.replaceAll("-", "_");
+    const [{ severity, message, remedy }] = several;
+    const isCopy = code === "copy" || code === "nearly-copy";
+    const names = several.flatMap((one) => one.pictures);
+    const surplus = several.flatMap((one) => (isCopy ? one.pictures.slice(1) : one.pictures));
+    const place = make("div", { className: `finding ${severity}` }, make("h3", {}, texts(`new.find_${key}`, message)), make("p", { className: "wide-text" }, texts(`new.do_${key}`, remedy)));
+    if (!names.length) return place;
+    const pictures = make("ul", { className: "grid small-grid" }, ...names.slice(0, 12).map((name) => card(small(name), name, leaveOutButton(name))));
+    if (names.length > 12) pictures.append(make("li", { className: "small" }, count("new.and_more", names.length - 12)));
+    place.append(make("details", { open: severity !== "note" }, make("summary", {}, count("new.pictures", names.length)), pictures));
+    if (surplus.length > 1 || isCopy) {
+      const every = make("button", { type: "button" }, count(isCopy ? "new.keep_one" : "new.leave_all", surplus.length));
+      every.addEventListener("click", () => leaveOut(surplus));
+      place.append(every);
+    }
+    return place;
+  }
+
+  // Learning ---------------------------------------------------------------------------------------------
+  const method = () => byId("methods").querySelector("input:checked");
+  const startable = () => state.pictures > 1 && !all && !BUSY.includes(state.stage);
+  byId("methods").addEventListener("change", () => {
+    byId("minutes-part").hidden = !method().dataset.steps;
+  });
+
+  // What is looked at: a rectangle, dragged or typed, and a ring as large as the smallest defect.
+  const edges = ["left", "top", "right", "bottom"].map((name) => byId(`edge-${name}`));
+  let corner = null; // where a drag began
+  const region = () => edges.map((edge) => Math.min(100, Math.max(0, Number(edge.value) || 0)));
+
+  function roi() {
+    const [left, top, right, bottom] = region();
+    const isAll = left === 0 && top === 0 && right === 100 && bottom === 100;
+    return isAll || right <= left || bottom <= top ? null : [left, top, right, bottom].map((one) => one / 100).join(",");
+  }
+
+  function showRegion() {
+    const [left, top, right, bottom] = region();
+    byId("box").hidden = !roi();
+    Object.assign(byId("box").style, { left: `${left}%`, top: `${top}%`, width: `${right - left}%`, height: `${bottom - top}%` });
+    const size = state.check?.sizes[0];
+    const smallest = Number(byId("smallest").value);
+    byId("ring").hidden = !(size && smallest);
+    if (size && smallest) byId("ring").style.width = `${(100 * smallest) / size.width}%`;
+  }
+
+  function pointed({ clientX, clientY }) {
+    const box = byId("whole").getBoundingClientRect();
+    return [(clientX - box.left) / box.width, (clientY - box.top) / box.height].map((share) => Math.round(100 * Math.min(1, Math.max(0, share))));
+  }
+  byId("region").addEventListener("pointerdown", (event) => {
+    event.preventDefault();
+    byId("region").setPointerCapture(event.pointerId);
+    corner = pointed(event);
+  });
+  byId("region").addEventListener("pointermove", (event) => {
+    if (!corner) return;
+    const [x, y] = pointed(event);
+    [Math.min(x, corner[0]), Math.min(y, corner[1]), Math.max(x, corner[0]), Math.max(y, corner[1])].forEach((value, k) => (edges[k].value = value));
+    showRegion();
+  });
+  for (const kind of ["pointerup", "pointercancel"]) byId("region").addEventListener(kind, () => (corner = null));
+  byId("look-at").addEventListener("input", showRegion);
+  byId("look-at").addEventListener("toggle", () => {
+    if (!listed.pictures.length) return;
+    byId("whole").src = `${home}/pictures/${encodeURIComponent(listed.pictures[0])}?side=1280`;
+    showRegion();
+  });
+  byId("all-of-it").addEventListener("click", () => {
+    [0, 0, 100, 100].forEach((value, k) => (edges[k].value = value));
+    showRegion();
+  });
+  state.roi?.split(",").forEach((share, k) => (edges[k].value = Math.round(100 * share)));
+  byId("smallest").value = state.min_defect ?? "";
+
+  async function learn(goOn) {
+    const body = { method: method().value, roi: roi(), min_defect: Number(byId("smallest").value) || null, go_on: goOn };
+    if (method().dataset.steps) body.minutes = Number(byId("minutes").value) || 30;
+    try {
+      take(await api(`${home}/learn`, { body }));
+      byId("undo").hidden = true;
+      say("");
+    } catch (error) {
+      failed(error);
+    }
+  }
+  byId("start").addEventListener("click", () => learn(false));
+  byId("go-on").addEventListener("click", () => learn(true));
+  byId("stop").addEventListener("click", async () => {
+    try {
+      take(await api(`${home}/stop`, { body: {} }));
+      say(t("new.stage_stopped"));
+    } catch (error) {
+      failed(error);
+    }
+  });
+
+  const STAGES = [
+    ["test", /simulated/],
+    ["judge", /leave-one-out|calibration/],
+    ["choose", /coreset|prototype/],
+    ["look", /feature|picture|statistic|target/],
+  ];
+  function progressWords() {
+    const { stage, step, before } = state;
+    if (stage === "waiting") return before ? count("new.before", before) : t("new.stage_waiting");
+    if (!step) return t("new.begins");
+    const words = t(`new.doing_${STAGES.find(([, pattern]) => pattern.test(step.stage))?.[0] ?? "practise"}`);
+    const left = step.left === null ? "" : ` ${step.left < 90 ? t("new.seconds", { n: Math.max(1, Math.round(step.left)) }) : t("new.minutes_left", { n: Math.round(step.left / 60) })}`;
+    return `${words} ${t("new.step", { done: step.done, all: step.total })}${left}`;
+  }
+
+  function showLearning() {
+    const { stage, step, error } = state;
+    const isBusy = BUSY.includes(stage);
+    byId("start").disabled = !startable();
+    byId("start").hidden = isBusy;
+    byId("start").textContent = t(state.result || stage === "failed" ? "new.again" : "new.start");
+    byId("stop").hidden = !isBusy;
+    byId("go-on").hidden = !state.goes_on;
+    byId("progress").hidden = !isBusy;
+    if (step?.total) byId("done").value = (100 * step.done) / step.total;
+    else byId("done").removeAttribute("value");
+    const words = isBusy ? progressWords() : "";
+    if (byId("progress-words").textContent !== words) byId("progress-words").textContent = words;
+    byId("failed").hidden = stage !== "failed";
+    byId("failed").textContent = error ?? "";
+    if (isBusy && state.method) for (const one of byId("methods").querySelectorAll("input[type=radio]")) one.checked = one.value === state.method;
+  }
+
+  // The result -------------------------------------------------------------------------------------------
+  let told = "";
+  function showResult() {
+    const { result, changed, live } = state;
+    byId("result").hidden = byId("live").hidden = !result;
+    byId("changed").hidden = !changed;
+    byId("is-live").hidden = byId("open").hidden = !live;
+    byId("go-live").hidden = state.live_is_this;
+    byId("go-live").textContent = t(live ? "new.go_live_again" : "new.go_live");
+    const key = JSON.stringify(result);
+    if (key === told) return;
+    const isNew = told === "" || told === "null";
+    told = key;
+    if (!result) return byId("tried").replaceChildren();
+    byId("promise").textContent = result.promised ? t("new.promise", { rate: number(100 * result.rate, 2) }) : t("new.no_promise");
+    byId("promise-more").textContent = `${result.promised ? count("new.from", result.calibrated) : ""} ${result.missing ? count("new.missing", result.missing, { rate: number(100 * result.wanted_rate, 2) }) : ""} ${t("new.threshold", { threshold: number(result.threshold, 4) })}`;
+    const isTested = Object.keys(result.tested ?? {}).length > 0; // by more defects than there was time for before
+    byId("tested").textContent = t(isTested ? "new.misses_half" : "new.misses_more");
+    byId("rates").replaceChildren(...Object.entries(isTested ? result.tested : result.found).map(rate));
+    byId("examples").replaceChildren(
+      ...result.examples.map((one) => {
+        const item = card(`${home}/examples/${one.file}`, t(`new.size_${one.size}`), mark(one.found));
+        item.prepend(make("a", { href: `${home}/examples/${one.file}`, target: "_blank" }, item.querySelector("img"))); // in full size
+        item.querySelector("img").alt = `${t(`new.size_${one.size}`)}: ${t(one.found ? "new.found" : "new.missed")}`;
+        return item;
+      }),
+    );
+    byId("curve").textContent = curve(result);
+    byId("odd").replaceChildren(
+      ...result.odd.map((one) => {
+        const item = card(small(one.name), one.name);
+        if (one.suspicious) item.append(make("span", { className: "badge anomalous" }, t("new.suspicious")));
+        item.append(leaveOutButton(one.name));
+        return item;
+      }),
+    );
+    if (!isNew || page.data.state.result) return;
+    byId("result").scrollIntoView({ block: "start" });
+    byId("result-title").focus({ preventScroll: true });
+  }
+
+  function mark(isFound) {
+    const [good, bad] = byId("marks").content.children;
+    return make("span", { className: `badge ${isFound ? "good" : "anomalous"}` }, (isFound ? good : bad).cloneNode(true), t(isFound ? "new.found" : "new.missed"));
+  }
+
+  function rate([size, [found, all]]) {
+    const bar = make("meter", { max: all, value: found });
+    const words = `${texts(`new.size_${size}`, size)}: ${t("new.found_of", { found, all })}`;
+    bar.setAttribute("aria-label", words);
+    return make("li", {}, bar, words);
+  }
+
+  /** What more pictures would bring, by what fewer find. */
+  function curve({ curve }) {
+    if (!curve) return t("new.curve_later");
+    const points = Object.entries(curve);
+    if (points.length < 2) return "";
+    const told = points.map(([n, share]) => t("new.curve_point", { n, share: Math.round(100 * share) })).join(", ");
+    const [[, first], [, last]] = points;
+    return `${t("new.curve", { points: told })} ${t(last - first > 0.05 ? "new.curve_more" : "new.curve_enough")}`;
+  }
+
+  dropPlace(byId("try-drop"), byId("try-choose"), byId("try-files"), async (files) => {
+    const some = files.filter((file) => !isLitter(file.name)).slice(0, 8);
+    const form = new FormData();
+    for (const file of some) form.append("files", file);
+    byId("try-said").textContent = t("new.trying");
+    try {
+      const answer = await fetch(`${home}/try`, { method: "POST", body: form });
+      const found = await answer.json();
+      if (!answer.ok) throw new station.Refused(answer.status, found.error);
+      byId("try-said").textContent = "";
+      byId("tried").prepend(...found.results.map(tried));
+    } catch (error) {
+      byId("try-said").textContent = t("common.failed", { text: error.status ? error.message : t("common.lost") });
+    }
+  });
+
+  function tried(one) {
+    if (one.error) return make("li", { className: "card" }, one.error);
+    const [good, bad] = byId("marks").content.children;
+    const badge = make("span", { className: `badge ${one.decision}` }, (one.decision === "good" ? good : bad).cloneNode(true), t(`common.${one.decision}`));
+    return card(`data:image/webp;base64,${one.overlay}`, one.name, badge, make("span", { className: "small" }, ` ${t("common.severity")} ${number(one.severity)}`));
+  }
+
+  byId("go-live").addEventListener("click", async () => {
+    byId("go-live").disabled = true;
+    try {
+      await api(`${home}/live`, { body: {}, seconds: 120 });
+      await look();
+      byId("open").focus();
+    } catch (error) {
+      failed(error);
+    }
+    byId("go-live").disabled = false;
+  });
+
+  byId("remove").addEventListener("click", () => {
+    byId("sure").returnValue = "";
+    byId("sure").showModal();
+  });
+  byId("sure").addEventListener("close", async () => {
+    if (byId("sure").returnValue !== "yes") return;
+    try {
+      await fetch(home, { method: "DELETE" });
+      location.assign("/-/new");
+    } catch (error) {
+      failed(error);
+    }
+  });
+
+  // As it is ---------------------------------------------------------------------------------------------
+  function advice() {
+    const { pictures } = state;
+    if (pictures < ENOUGH) return count("new.more", ENOUGH - pictures);
+    return t(pictures < USUAL ? "new.usual" : "new.enough");
+  }
+
+  function take(found) {
+    state = found;
+    byId("count").textContent = count("new.safe", state.pictures);
+    byId("advice").textContent = advice();
+    const reached = state.live ? "live" : state.result ? "result" : BUSY.includes(state.stage) ? "learn" : state.pictures ? "check" : "give";
+    for (const step of document.querySelectorAll("[data-step]")) {
+      if (step.dataset.step === reached) step.setAttribute("aria-current", "step");
+      else step.removeAttribute("aria-current");
+    }
+    showCheck();
+    showLearning();
+    showResult();
+    return list();
+  }
+
+  async function look() {
+    try {
+      await take(await api(home));
+      station.connected(true);
+    } catch (error) {
+      if (error.status === 401) station.signedOut();
+      else station.connected(false, error.status ? t("common.failed", { text: error.message }) : undefined);
+    }
+  }
+
+  async function follow() {
+    await look();
+    const isCalm = !BUSY.includes(state.stage) && (!state.pictures || state.check?.current) && (!state.result || state.result.curve) && !all;
+    setTimeout(follow, isCalm ? 4000 : 1000);
+  }
+  take(state);
+  setTimeout(follow, 300);
+})();

@@ -1,0 +1,283 @@
+"""Routes and pages of products that are being made: pictures, their check, learning, trying, going live."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import FileResponse
+
+from flawscope.errors import InputError
+from flawscope.methods import registry
+from flawscope.station.access.roles import ENGINEER, SCOPE, may
+from flawscope.station.setup.draft import READY, Draft
+from flawscope.station.sources.source import Triggered
+from flawscope.station.sources.trigger import shot_of
+from flawscope.station.store.records import REMOVED, NotFoundError
+from flawscope.station.web import schemas, setup_schemas, uploads
+from flawscope.station.web.api import SIDE, Engineer, Here, Side, attachment, refusals_of, routes
+from flawscope.station.web.middleware import check_role
+from flawscope.station.web.models_api import receive
+from flawscope.station.web.pages import Shown
+from flawscope.station.web.refusals import Refused
+from flawscope.station.web.templates import rendered, static_files
+from flawscope.station.web.uploads import Upload
+
+ZIP = b"PK\x03\x04"
+FRAME = 5.0  # seconds in which a camera must give a frame
+
+router = routes(409, prefix="/api/v1/new", role=ENGINEER)
+page = APIRouter(include_in_schema=False)
+_FORM = {
+    "multipart/form-data": {
+        "schema": {
+            "type": "object",
+            "required": ["files"],
+            "properties": {"files": {"type": "array", "items": {"type": "string", "format": "binary"}}},
+        }
+    }
+}
+_ONE = {"schema": {"type": "string", "format": "binary"}}
+_PICTURES = {"requestBody": {"required": True, "content": {"image/*": _ONE, **_FORM}}}
+_OR_ZIP = {"requestBody": {"required": True, "content": {"image/*": _ONE, "application/zip": _ONE, **_FORM}}}
+
+
+# ----------------------------------------------------------------------------------------------------- drafts
+
+
+@router.get("", response_model=setup_schemas.NewProducts)
+def listed(station: Here) -> Any:
+    """List the products that are being made, or were made here."""
+    return {"products": [station.drafts.facts(one, looked_at=False) for one in station.drafts]}
+
+
+@router.post("", status_code=201, response_model=setup_schemas.NewProductState)
+def begin(wanted: setup_schemas.NewProduct, station: Here, person: Engineer) -> Any:
+    """Begin a product, or return the one of this name that was begun."""
+    drafts, made_here = station.drafts, station.versions.made_here()
+    others = [name for name in station.addresses.names.values() if name not in made_here]
+    return drafts.facts(drafts.begin(wanted.name, person.name, others))
+
+
+@router.get("/{name}", response_model=setup_schemas.NewProductState)
+def one(name: str, station: Here) -> Any:
+    return station.drafts.facts(station.drafts.draft(name))
+
+
+@router.delete("/{name}", status_code=204)
+def remove(name: str, station: Here, person: Engineer) -> None:
+    """Remove a product that was begun, with its pictures. What went live stays."""
+    station.drafts.remove(name)
+    station.store.note_event(REMOVED, person.name, f"pictures of the new product {name}")
+
+
+# --------------------------------------------------------------------------------------------------- pictures
+
+
+@router.get("/{name}/pictures", response_model=setup_schemas.NewPictures)
+def pictures(name: str, station: Here) -> Any:
+    """List the pictures to learn from, and those that were left out."""
+    draft = station.drafts.draft(name)
+    return {"pictures": draft.pictures(), "left_out": draft.left_out()}
+
+
+@router.post(
+    "/{name}/pictures",
+    status_code=201,
+    response_model=setup_schemas.TakenPictures,
+    responses=refusals_of(408, 413, 415, 507),
+    openapi_extra=_OR_ZIP,
+)
+async def add(
+    name: str,
+    request: Request,
+    station: Here,
+    person: Engineer,
+    file: Annotated[str, Query(alias="name", max_length=300, description="what you call the picture")] = "",
+) -> Any:
+    """Add pictures of good parts: the body is a picture or a zip of them; a form may hold several. Those that
+    are kept are on the disk when the answer comes; the same content is kept once."""
+    draft = station.drafts.draft(name)
+    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if kind in ("application/zip", "application/x-zip-compressed") or file.lower().endswith(".zip"):
+        return {"results": [one._asdict() for one in await _zip(station, draft, request, file or "the zip")]}
+    sent, _ = await uploads.read(request, file)
+    found = [taken for upload in sent for taken in await asyncio.to_thread(_taken, station, draft, upload)]
+    if len(found) == 1 and found[0].status == "refused":
+        raise InputError(str(found[0].error))
+    return {"results": [one._asdict() for one in found]}
+
+
+@router.post(
+    "/{name}/capture", status_code=201, response_model=setup_schemas.TakenPictures, responses=refusals_of(504)
+)
+async def capture(name: str, wanted: setup_schemas.Capture, station: Here, person: Engineer) -> Any:
+    """Add what a camera shows now: one that a product of the station has as a source."""
+    draft, camera = station.drafts.draft(name), station.camera(wanted.product, wanted.camera)
+    shot = await shot_of(camera, FRAME, None)
+    picture = await asyncio.to_thread(camera.picture, shot, None)
+    found = await asyncio.to_thread(station.drafts.add, draft, [(picture.name, picture.data)])
+    return {"results": [one._asdict() for one in found]}
+
+
+async def _zip(station: Here, draft: Draft, request: Request, name: str) -> Any:
+    """Keep the pictures of a zip that is the body: it may be larger than a picture."""
+    temporary = station.files.temporary("pictures.zip")
+    try:
+        await receive(request, temporary)
+        return await asyncio.to_thread(station.drafts.add_zip, draft, temporary, uploads.clean(name))
+    finally:
+        await asyncio.to_thread(station.files.drop, temporary)
+
+
+def _taken(station: Here, draft: Draft, sent: Upload) -> Sequence[Any]:
+    if not sent.data.startswith(ZIP):
+        return station.drafts.add(draft, [(sent.name, sent.data)])
+    temporary = station.files.temporary("pictures.zip")
+    try:
+        station.files.write(temporary, sent.data, durable=False)
+        return station.drafts.add_zip(draft, temporary, sent.name)
+    finally:
+        station.files.drop(temporary)
+
+
+@router.get("/{name}/pictures/{picture}", response_class=Response)
+def view(name: str, picture: str, station: Here, side: Side = SIDE) -> Response:
+    """Return a picture upright, as WebP."""
+    data = station.drafts.draft(name).view(picture, side)
+    return Response(data, media_type="image/webp", headers={"Cache-Control": "private, max-age=600"})
+
+
+@router.post("/{name}/leave-out", response_model=setup_schemas.NewProductState)
+def leave_out(name: str, wanted: setup_schemas.LeaveOut, station: Here, person: Engineer) -> Any:
+    """Leave pictures out, or with `undo` take them back."""
+    draft = station.drafts.draft(name)
+    station.drafts.move(draft, wanted.pictures, out=not wanted.undo)
+    return station.drafts.facts(draft)
+
+
+# --------------------------------------------------------------------------------------------------- learning
+
+
+@router.post("/{name}/learn", response_model=setup_schemas.NewProductState)
+def learn(name: str, station: Here, person: Engineer, how: setup_schemas.HowToLearn | None = None) -> Any:
+    """Learn from the pictures, as `flawscope fit` does, when the products before it are done."""
+    draft, asked = station.drafts.draft(name), how or setup_schemas.HowToLearn.model_validate({})
+    station.drafts.learn(draft, asked.model_dump(exclude={"go_on"}), go_on=asked.go_on)
+    return station.drafts.facts(draft)
+
+
+@router.post("/{name}/stop", response_model=setup_schemas.NewProductState)
+def stop(name: str, station: Here, person: Engineer) -> Any:
+    """Stop the learning. A method that learns in steps can go on later."""
+    draft = station.drafts.draft(name)
+    station.drafts.stop_learning(draft)
+    return station.drafts.facts(draft)
+
+
+@router.post(
+    "/{name}/try",
+    response_model=setup_schemas.TriedPictures,
+    responses=refusals_of(408, 413, 415),
+    openapi_extra=_PICTURES,
+)
+async def attempt(
+    name: str,
+    request: Request,
+    station: Here,
+    file: Annotated[str, Query(alias="name", max_length=300, description="what you call the picture")] = "",
+) -> Any:
+    """Judge a few pictures with what was learnt; nothing is kept."""
+    draft = station.drafts.draft(name)
+    sent, _ = await uploads.read(request, file)
+    given = [(one.name, one.data) for one in sent]
+    found = await asyncio.to_thread(station.drafts.tried, draft, given)
+    for one in found:
+        if "overlay" in one:
+            one["overlay"] = base64.b64encode(one["overlay"]).decode()
+    return {"results": found}
+
+
+@router.get("/{name}/examples/{file}", response_class=FileResponse)
+def example(name: str, file: str, station: Here) -> FileResponse:
+    """Return a good picture with a simulated defect, as WebP."""
+    draft = station.drafts.draft(name)
+    result = draft.state.get("result") or {"examples": []}
+    if file not in [one["file"] for one in result["examples"]]:
+        raise NotFoundError(f"{name} has no example {file!r:.40}")
+    return FileResponse(draft.examples / file, media_type="image/webp")
+
+
+@router.post("/{name}/live", response_model=schemas.Product)
+def go_live(name: str, station: Here, person: Engineer) -> Any:
+    """Let what was learnt inspect from now on, as a product of the station."""
+    return station.go_live(name, person.name)
+
+
+@router.get("/{name}/model", response_class=FileResponse)
+def model(name: str, station: Here) -> FileResponse:
+    """Return the model file, .safetensors."""
+    draft = _learnt(station, name)
+    return FileResponse(draft.model, media_type="application/octet-stream", filename=draft.model.name)
+
+
+@router.get("/{name}/report", response_class=Response)
+def report(name: str, request: Request, station: Here) -> Response:
+    """Return what was learnt, what it promises and what it would miss, as an HTML file."""
+    draft = _learnt(station, name)
+    asked, result = Shown(request, "new"), draft.state["result"]
+    shown = [
+        {**one, "picture": base64.b64encode((draft.examples / one["file"]).read_bytes()).decode()}
+        for one in result["examples"]
+    ]
+    text = rendered(
+        "new-report", asked.texts, {}, theme="light", name=name, state=draft.state, result=result, shown=shown
+    )
+    css = static_files()["station.css"][0].decode()  # the file is read where there is no station
+    text = text.replace("</head>", f"<style>{css}</style></head>", 1)
+    return Response(text, media_type="text/html", headers=attachment(f"{name}.html"))
+
+
+def _learnt(station: Here, name: str) -> Draft:
+    draft = station.drafts.draft(name)
+    if draft.stage != READY:
+        raise NotFoundError(f"{name} has no model yet: let it learn first")
+    return draft
+
+
+# ------------------------------------------------------------------------------------------------------ pages
+
+
+@page.get("/-/new")
+def new_page(request: Request) -> Response:
+    """Show the products that are being made, and begin another."""
+    asked = _asked(request)
+    found = [asked.station.drafts.facts(one, looked_at=False) for one in asked.station.drafts]
+    return asked.page_of("new", words=("new",), drafts=found)
+
+
+@page.get("/-/new/{name}")
+def draft_page(name: str, request: Request) -> Response:
+    asked = _asked(request)
+    state = asked.station.drafts.facts(asked.station.drafts.draft(name))
+    in_steps = {one.name: one.learns_in_steps for one in registry.loadable()}
+    cameras = [
+        (product, source.number)
+        for product, several in asked.station.sources.items()
+        for source in several
+        if isinstance(source, Triggered)
+    ]
+    facts: dict[str, Any] = {"name": name, "methods": in_steps, "cameras": cameras}
+    return asked.page_of("draft", words=("new",), data={"state": state}, **facts)
+
+
+def _asked(request: Request) -> Shown:
+    person = request.scope[SCOPE]
+    if not may(person, ENGINEER):
+        if person is None:
+            raise Refused(401, "sign in first", "not_signed_in")
+        check_role(person, ENGINEER)
+    return Shown(request, "new")

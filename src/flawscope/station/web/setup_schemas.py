@@ -1,0 +1,164 @@
+"""Schemas of products that are being made, for the API's description and checks."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class NewProduct(BaseModel):
+    """Wish to begin a product."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: str = Field(max_length=64, examples=["bracket"])
+
+
+class LearningStep(BaseModel):
+    stage: str
+    done: int
+    total: int
+    left: float | None = Field(description="seconds until this stage is done, about")
+
+
+class PictureFinding(BaseModel):
+    """Fault of the pictures, as `flawscope data check` finds it."""
+
+    severity: Literal["error", "warning", "note"]
+    code: str
+    message: str
+    remedy: str
+    pictures: list[str] = Field(description="that are concerned; empty: all of them")
+
+
+class PictureCheck(BaseModel):
+    findings: list[PictureFinding]
+    sizes: list[dict[str, int]] = Field(description="width, height and number of pictures")
+    current: bool = Field(description="of the pictures as they are now")
+
+
+class OddPicture(BaseModel):
+    name: str
+    score: float
+    suspicious: bool = Field(description="far out among the others")
+
+
+class Example(BaseModel):
+    file: str
+    size: str
+    found: bool
+
+
+class Learnt(BaseModel):
+    """Result of learning: what it promises and what it would miss."""
+
+    promise: str
+    promised: bool
+    threshold: float
+    rate: float = Field(description="of good pictures that will be called anomalous")
+    wanted_rate: float
+    pictures: int
+    calibrated: int = Field(description="good pictures that the rate comes from")
+    missing: int = Field(description="pictures more that the wanted rate needs")
+    found: dict[str, list[int]] = Field(description="simulated defects by size: found, all")
+    odd: list[OddPicture] = Field(description="good pictures that look most unlike the others")
+    failures: list[str]
+    notes: list[str]
+    seconds: float
+    examples: list[Example]
+    curve: dict[str, float] | None = Field(
+        None, description="share of simulated defects that models of fewer pictures find; null: not known yet"
+    )
+    tested: dict[str, list[int]] | None = Field(
+        None, description="by a model of half of the pictures, on the other half, by size: found, all"
+    )
+
+
+class NewProductState(BaseModel):
+    """A product that is being made."""
+
+    name: str
+    stage: Literal["collecting", "waiting", "learning", "stopped", "failed", "ready"]
+    version: int = Field(description="grows with each change of the pictures")
+    pictures: int
+    left_out: int
+    most: int = Field(description="pictures that a product takes")
+    check: PictureCheck | None
+    method: str | None
+    minutes: float | None
+    size: str | None
+    roi: str | None
+    min_defect: float | None
+    before: int = Field(description="products that learn first")
+    step: LearningStep | None
+    error: str | None
+    goes_on: bool = Field(description="a stopped training can go on")
+    result: Learnt | None
+    changed: bool = Field(description="the pictures have changed since it learnt from them")
+    live: dict[str, Any] | None = Field(description="version and person, when it went live")
+    live_is_this: bool = Field(description="what was learnt last is what is live")
+
+
+class NewProducts(BaseModel):
+    products: list[NewProductState]
+
+
+class NewPictures(BaseModel):
+    pictures: list[str]
+    left_out: list[str]
+
+
+class TakenPicture(BaseModel):
+    name: str
+    status: Literal["kept", "known", "refused"]
+    error: str | None
+
+
+class TakenPictures(BaseModel):
+    """Fate of each picture that was sent: those that are kept are on the disk."""
+
+    results: list[TakenPicture]
+
+
+class Capture(BaseModel):
+    """Wish to take a picture with a camera of a product that is inspected."""
+
+    model_config = ConfigDict(extra="forbid")
+    product: str
+    camera: int | None = Field(None, ge=1, le=1000, description="its number; null: the only one")
+
+
+class LeaveOut(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    pictures: list[str] = Field(max_length=10_000)
+    undo: bool = False
+
+
+class HowToLearn(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    method: str = "patchcore"
+    minutes: float | None = Field(None, gt=0, le=10_000, description="of a method that learns in steps")
+    size: str | None = Field(None, max_length=20, description="of `flawscope fit`; null: its default")
+    roi: str | None = Field(
+        None,
+        pattern=r"^[\d.]+(,[\d.]+){3}$",
+        description="what is looked at: x0,y0,x1,y1 in fractions of the picture",
+        examples=["0.1,0,0.9,1"],
+    )
+    min_defect: float | None = Field(
+        None, gt=0, le=100_000, description="pixels of the smallest defect that matters"
+    )
+    go_on: bool = Field(False, description="where a stopped training left off")
+
+
+class Tried(BaseModel):
+    name: str
+    decision: Literal["good", "anomalous"] | None = None
+    score: float | None = None
+    severity: float | None = None
+    overlay: str | None = Field(None, description="WebP in base64, with what was found")
+    error: str | None = None
+
+
+class TriedPictures(BaseModel):
+    results: list[Tried]

@@ -1,0 +1,167 @@
+"""Contract of sources and sinks from outside, each checked in a real station on pictures that are drawn."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from flawscope.synthesis.demo.dataset import CATEGORIES, draw_picture
+from flawscope.testing.case import must, must_refuse
+
+if TYPE_CHECKING:
+    from flawscope.station.settings.plugins import Plugged, Plugin
+    from flawscope.station.station import Station
+
+PATIENCE = 60.0  # seconds for what comes by itself
+ENDING = 35.0  # seconds in which a source or sink must end
+NAME = "plate"  # the product
+
+
+def check_source(plugin: Plugin, settings: Mapping[str, Any], model: Path) -> None:
+    """Check a source: it gives pictures, or one for each trigger, and ends when it is told to.
+
+    Args:
+        settings: as below its name in `station.yaml`; paths are absolute.
+        model: exported, small: it judges the pictures.
+
+    Raises:
+        AssertionError: what does not hold.
+    """
+    from flawscope.station.sources.source import RUNNING, Triggered
+    from flawscope.station.store.search import Filters
+
+    given = _given(plugin, settings)
+    with tempfile.TemporaryDirectory() as folder, _station(Path(folder), model, sources=(given,)) as station:
+        (source,) = station.sources[NAME]
+        state = source.state.to_dict()
+        must(json.dumps(state) and all(state[name] for name in ("kind", "name", "place")), "an empty state")
+        if isinstance(source, Triggered):
+            _check_triggers(station)
+        _until(lambda: station.store.totals(station.products[NAME])["inspections"], "it gives no picture")
+        _until(lambda: source.state.state == RUNNING, f"its state is {source.state.state} and not {RUNNING}")
+        must(source.state.last is not None, "its state has no time of the last picture")
+        begun = time.monotonic()
+        source.stop()
+        must(time.monotonic() - begun < ENDING, f"it does not stop within {ENDING:.0f} s")
+        before = station.store.totals(station.products[NAME])["inspections"]
+        time.sleep(1.0)
+        now = station.store.totals(station.products[NAME])["inspections"]
+        must(now == before, "it gives pictures after it was stopped")
+        named = [one["name"] for one in station.search(NAME, Filters()).inspections]
+        must(all(named), "a picture without a name")
+
+
+def _check_triggers(station: Station) -> None:
+    """Each trigger is an inspection of its own, also of several at once, and is withdrawn without harm."""
+    from flawscope.station.sources.trigger import shoot
+    from flawscope.station.store.inspection import labelled
+
+    find = partial(station.camera, NAME)
+    find().forget(find().next_shot())
+
+    async def several() -> list[Any]:
+        due = time.monotonic() + PATIENCE
+        labels = [labelled(f"P{number}", None) for number in range(4)]
+        return await asyncio.gather(*(shoot(station, NAME, find, one, due) for one in labels))
+
+    found = asyncio.run(several())
+    must(len({one.number for one in found}) == 4, "triggers share an inspection")
+    must({one.taken.part for one in found} == {"P0", "P1", "P2", "P3"}, "a part's number is lost")
+
+
+def check_sink(
+    plugin: Plugin, settings: Mapping[str, Any], model: Path, received: Callable[[], Sequence[str]]
+) -> None:
+    """Check a sink: it gets every inspection in order, and none counts twice for the other side, although the
+    station sends what it is not sure of again after it was killed.
+
+    Args:
+        settings, model: as of `check_source`.
+        received: returns the ids of the messages about inspections that the other side has, the first first.
+
+    Raises:
+        AssertionError: what does not hold.
+    """
+    from flawscope.station.inspecting.picture import Picture
+    from flawscope.station.settings.sinks import PluginSink
+
+    sinks = (PluginSink(plugin=_given(plugin, settings)),)
+    rng, there = np.random.default_rng(0), list(received())
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(2):
+            with _station(Path(folder), model, sinks=sinks) as station:
+                assert station.sinks is not None
+                ((delivery, box),) = station.sinks.of(NAME)
+                number, pictures = station.products[NAME], [_drawn(rng, Path(folder)) for _ in range(3)]
+                sent = [Picture(number, one, "Größe 7.png", "http", part="4711") for one in pictures]
+                for answer in station.inspector.submit(sent):
+                    station.store.decide(number, answer.result(PATIENCE).number, "good", "anna")
+                    station.spoken(number)
+                _until(lambda box=box: not box.waiting(), f"messages wait: {delivery.error}")  # type: ignore[misc]
+                must(delivery.error is None, f"an error stays: {delivery.error}")
+                must(box.refused == 0, "it refuses messages")
+                # as if the station had been killed before it wrote down what was taken
+                box.move(box.place._replace(inspection=0, verdict=0))
+                delivery.wake()
+                _until(lambda box=box: not box.waiting(), "messages wait that came before")  # type: ignore[misc]
+                box.move(box.place._replace(inspection=0, verdict=0))
+                box.save()
+        found = list(received())[len(there) :]
+    must(len(found) == len(set(found)), f"a message counts twice: {found}")
+    must(len(found) == 6, f"{len(found)} of 6 inspections arrived")
+    numbers = [int(one.split("-")[2]) for one in found]
+    must(numbers == sorted(numbers), "their order is lost")
+
+
+def _given(plugin: Plugin, settings: Mapping[str, Any]) -> Plugged:
+    """Check a plugin's settings, and return them as a station has them."""
+    from flawscope.station.settings.plugins import Plugin as Wanted
+
+    must(isinstance(plugin, Wanted), "it is not a `Plugin`")
+    must(dataclasses.is_dataclass(plugin.settings), "its settings are not a dataclass")
+    must(plugin.settings.__dataclass_params__.frozen, "its settings are not frozen")
+    names = {one.name for one in dataclasses.fields(plugin.settings)}
+    must(set(plugin.paths) <= names, f"paths names {set(plugin.paths) - names}, which is no setting")
+    must_refuse(lambda: plugin.read({**settings, "no_setting": 1}, Path()), "an unknown setting")
+    return plugin.read(settings, Path())
+
+
+@contextmanager
+def _station(folder: Path, model: Path, **given: Any) -> Iterator[Station]:
+    """A station that listens nowhere, with one product."""
+    from flawscope.station.settings.station import Product, Settings
+    from flawscope.station.station import Station
+
+    product = Product(str(model), drift=None, camera_checks=False, **given)
+    station = Station(Settings({NAME: product}, store=str(folder / "store"), device="cpu", threads=1))
+    try:
+        station.start()
+        yield station
+    finally:
+        begun = time.monotonic()
+        station.close()
+    must(time.monotonic() - begun < ENDING, f"the station does not end within {ENDING:.0f} s")
+
+
+def _drawn(rng: np.random.Generator, folder: Path) -> bytes:
+    path = folder / "drawn.png"
+    Image.fromarray(draw_picture(next(iter(CATEGORIES)), rng, None, 0.2, size=96)[0]).save(path)
+    return path.read_bytes()
+
+
+def _until(true: Callable[[], Any], what: str) -> None:
+    end = time.monotonic() + PATIENCE
+    while not true():
+        must(time.monotonic() < end, what)
+        time.sleep(0.02)

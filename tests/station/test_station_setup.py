@@ -1,0 +1,475 @@
+"""Products that are made on the pages, by the API: from no model to one that inspects."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import random
+import signal
+import threading
+import time
+import zipfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+from station_helpers import Running, Served, free_port, opened, until
+
+from flawscope.artefact import model_file
+from flawscope.cli import main, serve
+from flawscope.errors import InputError
+from flawscope.machine import cores
+from flawscope.pictures.decoding import decode
+from flawscope.station.client import Client
+from flawscope.station.settings.sources import CameraOf
+from flawscope.station.settings.station import Limits, Settings
+from flawscope.station.setup import archive, draft
+from flawscope.station.store.backup import backup, restore
+
+NEW = "/api/v1/new"
+# How many defects are simulated depends on the time
+TIMES = ("created", "facts.simulated_defects", "facts.memory_peak", "facts.memory_predicted")
+PNG = {"Content-Type": "image/png"}
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Iterator[Running]:
+    """A station that begins with nothing."""
+    limits = Limits(upload="2 MB", pixels=4_000_000, stalled=10.0)
+    made = opened(Settings(store=str(tmp_path / "store"), port=0, device="cpu", threads=1, limits=limits))
+    yield made
+    if made.thread.is_alive():
+        made.close()
+
+
+@pytest.fixture
+def http(empty: Running) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=empty.url, timeout=120) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def good(drawn: Path) -> list[Path]:
+    return sorted((drawn / "plate" / "train" / "good").iterdir())
+
+
+def begin(http: httpx.Client, name: str = "plate") -> dict[str, Any]:
+    answer = http.post(NEW, json={"name": name})
+    assert answer.status_code == 201, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def send(http: httpx.Client, name: str, data: bytes, product: str = "plate") -> httpx.Response:
+    return http.post(f"{NEW}/{product}/pictures", params={"name": name}, content=data, headers=PNG)
+
+
+def results(answer: httpx.Response) -> list[dict[str, Any]]:
+    assert answer.status_code == 201, answer.text
+    found: list[dict[str, Any]] = answer.json()["results"]
+    return found
+
+
+def listed(http: httpx.Client, product: str = "plate") -> dict[str, list[str]]:
+    found: dict[str, list[str]] = http.get(f"{NEW}/{product}/pictures").json()
+    return found
+
+
+def zipped(files: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, data in files.items():
+            file.writestr(name, data)
+    return buffer.getvalue()
+
+
+def send_zip(http: httpx.Client, data: bytes, name: str = "all.zip") -> httpx.Response:
+    headers = {"Content-Type": "application/zip"}
+    return http.post(f"{NEW}/plate/pictures", params={"name": name}, content=data, headers=headers)
+
+
+def learnt(http: httpx.Client, **how: Any) -> dict[str, Any]:
+    """Its state when it has learnt."""
+    assert http.post(f"{NEW}/plate/learn", json={"size": "64", **how}).status_code == 200
+    return done(http)
+
+
+def done(http: httpx.Client) -> dict[str, Any]:
+    def state() -> dict[str, Any] | None:
+        found: dict[str, Any] = http.get(f"{NEW}/plate").json()
+        return None if found["stage"] in ("waiting", "learning") else found
+
+    found: dict[str, Any] = until(state)
+    assert found["stage"] == "ready", found["error"]
+    return found
+
+
+# ------------------------------------------------------------------------------------------------ the way
+
+
+def test_from_nothing_to_a_product_that_inspects(
+    empty: Running, http: httpx.Client, good: list[Path], drawn: Path, tmp_path: Path
+) -> None:
+    """The whole way by the API; the model is that of `flawscope fit` but for times, and is there again."""
+    assert http.get("/").headers["location"] == "/-/new"
+    assert http.get("/readyz").status_code == 200
+    begin(http)
+    for path in good:
+        assert results(send(http, path.name, path.read_bytes()))[0]["status"] == "kept"
+    assert listed(http)["pictures"] == [path.name for path in good]
+
+    found = learnt(http)
+    result = found["result"]
+    assert (result["pictures"], result["calibrated"]) == (12, 12)
+    assert result["rate"] == pytest.approx(1 / 13)
+    assert result["missing"] == 7
+    assert len(result["odd"]) == 8
+    assert result["odd"] == sorted(result["odd"], key=lambda one: -one["score"])
+    for one in result["examples"]:
+        assert decode(http.get(f"{NEW}/plate/examples/{one['file']}").content).shape == (64, 64, 3)
+    missed = http.get(f"{NEW}/plate/report")
+    assert "attachment" in missed.headers["content-disposition"]
+    assert result["promise"] in missed.text
+
+    folder, mine = empty.station.files.folder / "new" / "plate" / "plate", tmp_path / "fit.safetensors"
+    words = ["--size", "64", "--device", "cpu", "--threads", str(cores())]
+    assert main(["fit", "--data", str(folder), "--out", str(mine), *words]) == 0
+    sent = tmp_path / "sent.safetensors"
+    sent.write_bytes(http.get(f"{NEW}/plate/model").content)
+    one, two = model_file.read(sent), model_file.read(mine)
+    assert one.tensors.keys() == two.tensors.keys()
+    assert all(one.tensors[key].tobytes() == two.tensors[key].tobytes() for key in one.tensors)
+    facts = timeless(one.manifest), timeless(two.manifest)
+    assert facts[0].keys() == facts[1].keys()
+    assert {key for key in facts[0] if facts[0][key] != facts[1][key]} == set()
+
+    bad = next(iter(sorted((drawn / "plate" / "test").glob("[!g]*/*.png"))))
+    files = [("files", (path.name, path.read_bytes())) for path in (bad, good[0])]
+    tried = http.post(f"{NEW}/plate/try", files=files).json()["results"]
+    assert [one["name"] for one in tried] == [bad.name, good[0].name]
+    assert all(one["overlay"] for one in tried)
+
+    assert http.post(f"{NEW}/plate/live").json()["version"] == 1
+    with Client(empty.url) as client:
+        inspected = client.inspect(bad.read_bytes(), product="plate")
+        assert inspected.score == pytest.approx(tried[0]["score"], rel=1e-4)
+    assert http.get("/").headers["location"] == "/plate/live"
+    assert http.get("/plate/live").status_code == 200
+    assert http.post(NEW, json={"name": "Plate"}).json()["code"] == "name_taken"
+
+    settings = empty.station.settings
+    empty.close()
+    backup(settings, tmp_path / "station.tar")
+    restored = Settings(store=str(tmp_path / "restored"), port=0, device="cpu", threads=1)
+    restore(tmp_path / "station.tar", restored)
+    another = opened(restored)  # which has no drafts
+    assert list(another.station.products) == ["plate"]
+    assert another.station.versions.models.is_open(another.station.product_id("plate"))
+    another.close()
+    again = opened(Settings(store=settings.store, port=0, device="cpu", threads=1))
+    try:
+        assert list(again.station.products) == ["plate"]
+        with httpx.Client(base_url=again.url, timeout=60) as back:
+            assert back.get("/api/v1/products/plate").json()["inspections"] == 1
+            assert back.delete(f"{NEW}/plate").status_code == 204
+            assert back.get(f"{NEW}/plate").status_code == 404
+            said = back.get("/api/v1/audit", params={"about": "deletions"}).json()["entries"]
+            assert said[0]["text"] == "pictures of the new product plate"
+            assert back.get("/api/v1/products/plate").status_code == 200
+            assert back.post(NEW, json={"name": "plate"}).json()["pictures"] == 0  # to teach it anew
+    finally:
+        again.close()
+
+
+def timeless(manifest: Any) -> dict[str, Any]:
+    """All that a manifest tells, but for times and memory, which differ from run to run."""
+    told = manifest.to_dict()
+    told |= {f"facts.{key}": value for key, value in told.pop("facts").items()}
+    told["facts.summary"] = [line for line in told["facts.summary"] if not line.startswith("memory: ")]
+    return {key: value for key, value in told.items() if key not in TIMES and "seconds" not in key}
+
+
+def test_a_settings_file_without_products_and_no_model_at_all_are_allowed(tmp_path: Path) -> None:
+    parser = argparse.ArgumentParser()
+    serve.add_arguments(parser)
+    (tmp_path / "station.yaml").write_text("name: hall-1\n")
+    for words in ([], [str(tmp_path / "station.yaml")]):
+        assert serve.settings_of(parser.parse_args(words)).products == {}
+    with pytest.raises(InputError, match="name its file first"):
+        serve.settings_of(parser.parse_args(["--folder", "in"]))
+
+
+# ---------------------------------------------------------------------------------------------- the pictures
+
+
+def test_what_is_no_picture_is_said_in_one_line_and_the_rest_is_kept(
+    empty: Running, http: httpx.Client, good: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(http)
+    whole = good[0].read_bytes()
+    broken = send(http, "a.png", whole[: len(whole) // 2])
+    assert broken.status_code == 422
+    assert broken.json()["error"] == "cannot read picture a.png: the file is truncated; copy it again"
+    assert "photo.dng is a camera's raw file" in send(http, "photo.dng", whole).json()["error"]
+    files = {
+        "parts/one.png": whole,
+        "parts/broken.png": whole[:200],
+        "../../out.png": good[1].read_bytes(),
+        "/etc/out.png": good[1].read_bytes(),
+        "C:\\out.png": good[1].read_bytes(),
+        "parts/notes.txt": b"no picture",
+        "__MACOSX/._one.png": b"beside",
+        "parts/large.bmp": b"BM" + bytes(3 * 1024**2),
+        "parts/two.png": good[2].read_bytes(),
+    }
+    found = results(send_zip(http, zipped(files)))
+    assert [(one["name"], one["status"]) for one in found if one["status"] == "kept"] == [
+        ("one.png", "kept"),
+        ("two.png", "kept"),
+    ]
+    told = {one["name"]: one["error"] for one in found if one["status"] == "refused"}
+    assert len(told) == 6
+    assert all("\n" not in line for line in told.values())
+    assert [name for name, line in told.items() if "leads out of the zip" in line] == [
+        "../../out.png",
+        "/etc/out.png",
+        "C:\\out.png",
+    ]
+    assert "larger than 2 MB" in told["parts/large.bmp"]
+    assert listed(http)["pictures"] == ["one.png", "two.png"]
+    assert "no zip file" in send_zip(http, b"PK\x03\x04 no zip").json()["error"]
+    monkeypatch.setattr(archive, "SMALLEST", 1024)
+    bomb = zipped({"bomb.png": bytes(10**6)})
+    assert "which pictures do not" in send_zip(http, bomb).json()["error"]
+    assert "holds no file" in send_zip(http, zipped({})).json()["error"]
+    assert not [*empty.station.files.folder.rglob("*.part")]
+    assert not (empty.station.files.folder.parent / "out.png").exists()
+
+
+def test_a_product_takes_so_many_pictures_and_no_more(
+    http: httpx.Client, good: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(draft, "MOST", 3)
+    begin(http)
+    found = results(send_zip(http, zipped({path.name: path.read_bytes() for path in good})))
+    assert [one["status"] for one in found] == ["kept", "kept", "kept", "refused"]  # the others are not read
+    assert "plate has 3 pictures, which is enough" in found[-1]["error"]
+
+
+def test_names_are_kept_unless_another_picture_has_them(http: httpx.Client, good: list[Path]) -> None:
+    """A retry finds the picture there, also one that was left out meanwhile."""
+    begin(http)
+    one, two = good[0].read_bytes(), good[1].read_bytes()
+    assert results(send(http, "C:\\photos\\IMG 1.PNG", one))[0]["name"] == "IMG 1.PNG"
+    assert results(send(http, "IMG 1.PNG", two))[0]["name"] == "IMG 1-2.PNG"
+    assert results(send(http, "other.png", one)) == [{"name": "IMG 1.PNG", "status": "known", "error": None}]
+    assert results(send(http, "…", good[2].read_bytes()))[0]["name"] == "….png"
+    left = http.post(f"{NEW}/plate/leave-out", json={"pictures": ["IMG 1.PNG"]}).json()
+    assert (left["pictures"], left["left_out"]) == (2, 1)
+    assert results(send(http, "again.png", one))[0]["status"] == "known"
+    assert listed(http)["left_out"] == ["IMG 1.PNG"]
+    back = http.post(f"{NEW}/plate/leave-out", json={"pictures": ["IMG 1.PNG"], "undo": True}).json()
+    assert (back["pictures"], back["left_out"]) == (3, 0)
+    wrong = http.post(f"{NEW}/plate/leave-out", json={"pictures": ["../plate/IMG 1.PNG"]})
+    assert wrong.status_code == 404
+
+
+def test_telephones_turn_pictures_and_the_page_shows_them_upright(http: httpx.Client) -> None:
+    begin(http)
+    lying = Image.fromarray(np.tile(np.arange(200, dtype=np.uint8), (100, 1)))
+    buffer, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    lying.save(buffer, "JPEG", exif=exif)
+    assert results(send(http, "turned.jpg", buffer.getvalue()))[0]["status"] == "kept"
+    for side in (320, 400):
+        shown = http.get(f"{NEW}/plate/pictures/turned.jpg", params={"side": side})
+        assert Image.open(io.BytesIO(shown.content)).size == (100, 200)
+
+
+def test_the_check_names_the_pictures_that_are_concerned(http: httpx.Client, good: list[Path]) -> None:
+    begin(http)
+    for path in good:
+        send(http, path.name, path.read_bytes())
+    buffer = io.BytesIO()
+    Image.open(good[3]).save(buffer, "BMP")
+    send(http, "copy.bmp", buffer.getvalue())  # the same pixels in another file
+    buffer = io.BytesIO()
+    Image.open(good[4]).resize((50, 50)).save(buffer, "PNG")
+    send(http, "small.png", buffer.getvalue())
+    check = until(lambda: (found := http.get(f"{NEW}/plate").json()["check"]) and found["current"] and found)
+    pictures = {one["code"]: one["pictures"] for one in check["findings"]}
+    assert sorted(pictures["copy"]) == sorted(["copy.bmp", good[3].name])
+    assert pictures["mixed-sizes"] == ["small.png"]
+
+
+@pytest.mark.parametrize(
+    ("name", "code"), [("api", 422), ("../x", 422), ("a b", 422), ("", 422), ("a" * 65, 422)]
+)
+def test_a_name_that_no_product_can_have_is_refused(http: httpx.Client, name: str, code: int) -> None:
+    answer = http.post(NEW, json={"name": name})
+    assert answer.status_code == code
+    assert "\n" not in answer.json()["error"]
+
+
+def test_engineers_alone_make_products(empty: Running, http: httpx.Client) -> None:
+    access = empty.station.access
+    access.add_user("anna", "correct horse battery", "admin")
+    tokens = {role: access.add_token(role, role) for role in ("viewer", "operator", "engineer")}
+    said = {
+        role: http.post(NEW, json={"name": "plate"}, headers={"Authorization": f"Bearer {token}"}).status_code
+        for role, token in tokens.items()
+    }
+    assert said == {"viewer": 403, "operator": 403, "engineer": 201}
+    token = {"Authorization": f"Bearer {tokens['operator']}"}
+    assert http.get(NEW, headers=token).status_code == 403
+    assert http.get("/-/new", headers=token).status_code == 403
+    assert http.get("/-/new").status_code == 303  # to sign in
+
+
+def test_two_people_send_the_same_pictures_at_once(empty: Running, good: list[Path]) -> None:
+    """Each picture is kept once, and each sender hears that it is there."""
+
+    def person(_: int) -> list[str]:
+        with httpx.Client(base_url=empty.url, timeout=120) as http:
+            begin(http)
+            return [results(send(http, path.name, path.read_bytes()))[0]["status"] for path in good]
+
+    with ThreadPoolExecutor(4) as pool:
+        said = list(pool.map(person, range(4)))
+    assert [sorted(several) for several in zip(*said, strict=True)] == [["kept", *["known"] * 3]] * len(good)
+    with httpx.Client(base_url=empty.url) as http:
+        assert listed(http)["pictures"] == [path.name for path in good]
+
+
+# --------------------------------------------------------------------------------------- stopped and killed
+
+
+def test_learning_is_stopped_and_what_was_not_begun_is_said(http: httpx.Client, good: list[Path]) -> None:
+    begin(http)
+    assert "fewer than 2 pictures" in http.post(f"{NEW}/plate/learn", json={}).json()["error"]
+    for path in good[:8]:
+        send(http, path.name, path.read_bytes())
+    assert http.post(f"{NEW}/plate/live").json()["error"].startswith("plate has no model yet")
+    assert http.post(f"{NEW}/plate/try", content=b"x", headers=PNG).status_code == 422
+    assert (
+        "no method called magic" in http.post(f"{NEW}/plate/learn", json={"method": "magic"}).json()["error"]
+    )
+    http.post(f"{NEW}/plate/learn", json={})
+    until(lambda: http.get(f"{NEW}/plate").json()["stage"] == "learning")
+    wait = http.post(f"{NEW}/plate/leave-out", json={"pictures": [good[0].name]})
+    assert "is learning from its pictures" in wait.json()["error"]
+    assert http.post(f"{NEW}/plate/stop").json()["stage"] == "stopped"
+    assert http.post(f"{NEW}/plate/learn", json={"roi": "left"}).status_code == 422
+    found = learnt(http, roi="0.1,0.1,0.9,0.9")
+    assert (found["roi"], found["size"], found["result"]["pictures"]) == ("0.1,0.1,0.9,0.9", "64", 8)
+    failed = http.post(f"{NEW}/plate/learn", json={"size": "64", "min_defect": 5})
+    assert failed.status_code == 200
+    until(lambda: http.get(f"{NEW}/plate").json()["stage"] == "failed")
+    assert "leave out --size" in http.get(f"{NEW}/plate").json()["error"]
+
+
+def killed(tmp_path: Path, good: list[Path], times: int, seed: int = 0) -> None:
+    """Kills a station at random moments of the way, and sends what is not confirmed again."""
+    rng, store = random.Random(seed), tmp_path / "store"
+    served = Served(["--station", str(store), "--device", "cpu", "--threads", "1"], free_port())
+    pictures = {f"{k:04d}.png": variant(good[k % len(good)], k) for k in range(6 * times + 10)}
+    confirmed: dict[str, bytes] = {}
+    stages: set[str] = set()
+    for number in range(times + 1):
+        served.start(240)
+        with httpx.Client(base_url=served.url, timeout=60) as http:
+            last = number == times
+            if not last:
+                wait = rng.uniform(0, 1.5 if number % 3 else 6)
+                threading.Thread(target=kill_later, args=(served, wait), daemon=True).start()
+            try:
+                begin(http)
+                there = listed(http)
+                assert sorted(confirmed) == [*confirmed] == sorted(there["pictures"])[: len(confirmed)]
+                for name, data in pictures.items():
+                    if name not in confirmed and (number % 3 or last) and len(confirmed) < 6 * number + 10:
+                        assert results(send(http, name, data))[0]["status"] in ("kept", "known")
+                        confirmed[name] = data
+                if number % 5 == 0:
+                    http.post(f"{NEW}/plate/learn", json={"size": "64"})
+                while not last:
+                    stages.add(http.get(f"{NEW}/plate").json()["stage"])
+                    time.sleep(0.05)
+                assert done(http)["stage"] == "ready"  # what was begun before is finished
+                assert learnt(http)["result"]["pictures"] == len(confirmed)
+                assert http.post(f"{NEW}/plate/live").status_code == 200
+            except (httpx.TransportError, json.JSONDecodeError):
+                assert not last
+                until(lambda: served.process is not None and served.process.poll() is not None)
+    kept = {path.name: path.read_bytes() for path in (store / "new" / "plate" / "plate").iterdir()}
+    assert all(kept[name] == data for name, data in confirmed.items())
+    assert len(confirmed) >= 10
+    assert stages
+    served.kill(signal.SIGTERM)
+
+
+def kill_later(served: Served, seconds: float) -> None:
+    time.sleep(seconds)
+    served.kill()
+
+
+def variant(path: Path, number: int) -> bytes:
+    """The picture with a pixel of its own."""
+    pixels = np.array(Image.open(path).convert("RGB"))
+    pixels[number // 90 % 90, number % 90] = (number % 256, 0, 0)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.slow
+def test_a_killed_station_has_every_picture_that_it_confirmed_and_goes_on(
+    tmp_path: Path, good: list[Path]
+) -> None:
+    killed(tmp_path, good, int(os.environ.get("KILLS", "6")))
+
+
+@pytest.mark.slow
+def test_a_run_that_the_station_was_killed_in_goes_on_at_the_start(
+    empty: Running, http: httpx.Client, good: list[Path]
+) -> None:
+    begin(http)
+    for path in good[:8]:
+        send(http, path.name, path.read_bytes())
+    http.post(f"{NEW}/plate/learn", json={"size": "64"})
+    until(lambda: http.get(f"{NEW}/plate").json()["stage"] == "learning")
+    empty.close()
+    state = json.loads((empty.station.files.folder / "new/plate/.draft.json").read_text())
+    assert state["stage"] == "learning"
+    again = opened(Settings(store=empty.station.settings.store, port=0, device="cpu", threads=1))
+    try:
+        with httpx.Client(base_url=again.url, timeout=60) as back:
+            assert done(back)["result"]["pictures"] == 8
+    finally:
+        again.close()
+
+
+def test_a_camera_of_a_product_takes_pictures_of_another(open_station: Any, settings: Settings) -> None:
+    pytest.importorskip("av")
+    camera = CameraOf("lavfi:testsrc2=size=96x64:rate=25,realtime", "trigger")
+    product = replace(settings.products["plate"], sources=(camera,))
+    running = open_station(products={"plate": product})
+    with httpx.Client(base_url=running.url, timeout=60) as http:
+        until(lambda: http.get("/api/v1/products/plate").json()["sources"][0]["state"] == "running")
+        begin(http, "bracket")
+        for _ in range(3):
+            wanted = {"product": "plate", "camera": 1}
+            assert results(http.post(f"{NEW}/bracket/capture", json=wanted))[0]["status"] == "kept"
+        assert len(listed(http, "bracket")["pictures"]) == 3
+        assert http.get("/api/v1/products/plate").json()["inspections"] == 0
+        wrong = http.post(f"{NEW}/bracket/capture", json={"product": "plate", "camera": 2})
+        assert "no live camera 2" in wrong.json()["error"]
+        assert "camera 1 of plate" in http.get("/-/new/bracket").text.lower()

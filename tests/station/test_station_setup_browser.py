@@ -1,0 +1,186 @@
+"""A new product in a real browser: from an empty folder to one that is live. Chromium and selenium are
+needed."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+from selenium.webdriver.common.action_chains import ActionChains
+from station_helpers import opened
+from tablet import PHONE, Tablet, driver_fixture, needs_chromium
+
+from flawscope.station.settings.station import Settings
+from flawscope.synthesis.demo.dataset import draw_dataset
+
+__all__ = ["driver_fixture"]
+pytestmark = needs_chromium
+WIDE, NIGHT = (1400, 900, False), (1400, 900, True)
+EDGES = ("left", "top", "right", "bottom")
+LOADED = "return [...document.images].every((one) => !one.complete || !one.src || one.naturalWidth)"
+LINKS = "return [...document.querySelectorAll('[src], link[href]')].map((one) => one.src || one.href)"
+
+
+@pytest.fixture(scope="module")
+def forty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 pictures of good parts in a folder, and pictures to try."""
+    folder = tmp_path_factory.mktemp("forty")
+    return draw_dataset(folder, category="plate", train=40, good=2, bad_per_kind=1, size=96, seed=3)
+
+
+@pytest.fixture
+def beginner(tmp_path: Path, driver: Any) -> Iterator[Tablet]:
+    """A person at a station that has nothing yet."""
+    running = opened(Settings(store=str(tmp_path / "store"), port=0, device="cpu", threads=1))
+    driver.execute_cdp_cmd("Network.clearBrowserCookies", {})
+    with httpx.Client(base_url=running.url, timeout=60) as http:
+        made = Tablet(driver, running.url, http, running.station)
+        made.screen(*WIDE)
+        driver.get_log("browser")
+        yield made
+        driver.get("about:blank")
+    running.close()
+
+
+def drag(tablet: Tablet, selector: str, *paths: Path) -> None:
+    """Files or folders, from outside of the browser."""
+    place = tablet.js(
+        "const e = document.querySelector(arguments[0]); e.scrollIntoView({block: 'center'});"
+        "const r = e.getBoundingClientRect(); return {x: r.x + r.width / 2, y: r.y + r.height / 2}",
+        selector,
+    )
+    data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        tablet.driver.execute_cdp_cmd("Input.dispatchDragEvent", {"type": kind, **place, "data": data})
+
+
+def begin(tablet: Tablet, name: str = "Bracket left") -> None:
+    tablet.driver.get(tablet.url)
+    tablet.wait(lambda: tablet.js("return document.documentElement.dataset.ready"))
+    tablet.press(name, "\n")
+    tablet.wait(lambda: tablet.driver.current_url.endswith("/-/new/Bracket-left"))
+    tablet.wait(lambda: tablet.js("return document.documentElement.dataset.ready"))
+
+
+def shown(tablet: Tablet, selector: str) -> bool:
+    return bool(tablet.find(selector).is_displayed())
+
+
+@pytest.mark.slow
+def test_forty_pictures_are_dragged_in_and_the_product_is_live(beginner: Tablet, forty: Path) -> None:
+    """With two clicks and a name; nothing unfit is seen on the way."""
+    begin(beginner)
+    assert beginner.unfit(PHONE, NIGHT, WIDE) == []
+    drag(beginner, "#drop", *sorted((forty / "train" / "good").iterdir()))
+    beginner.wait(lambda: beginner.text("#count").startswith("40 "))
+    beginner.wait(lambda: not beginner.text("#check-said").endswith("…"))
+    assert beginner.unfit(PHONE, NIGHT, WIDE) == []
+    beginner.wait(lambda: beginner.find("#start").is_enabled())
+    beginner.click("#start")
+    beginner.wait(lambda: shown(beginner, "#stop"))
+    beginner.wait(lambda: shown(beginner, "#result"), 600)
+    assert "about 4.9 anomalous" in beginner.text("#promise")
+    beginner.wait(lambda: "…" not in beginner.text("#curve"), 600)
+    assert beginner.text("#curve").startswith("Learnt from fewer")
+    assert len(beginner.all("#rates li")) == 3
+    beginner.wait(lambda: beginner.js(LOADED))
+    bad = sorted((forty / "test").glob("[!g]*/*.png"))[:2]
+    drag(beginner, "#try-drop", *bad)
+    beginner.wait(lambda: len(beginner.all("#tried li img")) == 2)
+    assert beginner.unfit(PHONE, NIGHT, WIDE) == []
+    beginner.click("#go-live")
+    beginner.wait(lambda: shown(beginner, "#open"))
+    assert not shown(beginner, "#go-live")
+    for link in beginner.js(LINKS):
+        assert link.startswith((beginner.url, "data:")), link
+    assert beginner.complaints() == []
+    assert beginner.http.get("/api/v1/products/Bracket-left").json()["version"] == 1
+    beginner.driver.get(f"{beginner.url}/-/new")
+    assert "Live" in beginner.text(".links")
+    assert beginner.unfit(PHONE, NIGHT, WIDE) == []
+
+
+def test_what_is_wrong_is_said_left_out_and_undone(beginner: Tablet, forty: Path, tmp_path: Path) -> None:
+    """A folder with a copy, a broken file, and litter; by keys alone, and in German."""
+    folder = tmp_path / "parts"
+    (folder / "deep").mkdir(parents=True)
+    good = sorted((forty / "train" / "good").iterdir())[:6]
+    for path in good:
+        (folder / "deep" / path.name).write_bytes(path.read_bytes())
+    Image.open(good[0]).save(folder / "copy.bmp")
+    (folder / "broken.png").write_bytes(good[1].read_bytes()[:500])
+    (folder / "Thumbs.db").write_bytes(b"litter")
+    begin(beginner)
+    drag(beginner, "#drop", folder)
+    beginner.wait(lambda: beginner.text("#count").startswith("7 "))
+    beginner.wait(lambda: "1 file was not taken" in beginner.text("#refused-title"))
+    assert "broken.png" in beginner.text("#refusals")
+    beginner.wait(lambda: beginner.all("#findings .warning"))
+    assert "The same picture, twice or more" in beginner.text("#findings")
+    keep = next(one for one in beginner.all("#findings button") if "Keep one" in one.text)
+    beginner.js("arguments[0].focus()", keep)
+    beginner.press("\n")
+    beginner.wait(lambda: beginner.text("#count").startswith("6 "))
+    beginner.wait(lambda: "Nothing is wrong" in beginner.text("#check-said"))
+    assert beginner.text("#aside-title") == "1 picture is left out"
+    beginner.js("document.getElementById('undo').focus()")
+    beginner.press("\n")
+    beginner.wait(lambda: beginner.text("#count").startswith("7 "))
+    beginner.driver.add_cookie({"name": "language", "value": "de"})
+    beginner.driver.refresh()
+    beginner.wait(lambda: re.search("7 Bilder liegen sicher", beginner.text("#count")))
+    beginner.wait(lambda: "Dasselbe Bild, mehrmals" in beginner.text("#findings"))
+    assert beginner.unfit(PHONE) == []
+    beginner.screen(*WIDE)
+    beginner.click("#remove")
+    beginner.click("#sure [value=yes]")
+    beginner.wait(lambda: beginner.driver.current_url.endswith("/-/new"))
+    assert beginner.http.get("/api/v1/new").json() == {"products": []}
+    assert all("broken.png" in one for one in beginner.complaints())  # which the browser notes, too
+
+
+def test_a_region_is_dragged_and_the_smallest_defect_is_shown(beginner: Tablet, forty: Path) -> None:
+    begin(beginner)
+    drag(beginner, "#drop", *sorted((forty / "train" / "good").iterdir())[:3])
+    beginner.wait(lambda: beginner.text("#count").startswith("3 "))
+    beginner.wait(lambda: "…" not in beginner.text("#check-said"))
+    beginner.click("#look-at summary")
+    beginner.wait(lambda: beginner.js("return document.getElementById('whole').naturalWidth"))
+    whole = beginner.find("#whole")
+    beginner.js("arguments[0].scrollIntoView({block: 'center'})", whole)
+    half = {"x": whole.size["width"] // 4, "y": whole.size["height"] // 4}
+    moves = ActionChains(beginner.driver).move_to_element(whole).click_and_hold()
+    moves.move_by_offset(half["x"], half["y"]).release().perform()
+    edges = [int(beginner.find(f"#edge-{name}").get_property("value")) for name in EDGES]
+    assert edges == pytest.approx([50, 50, 75, 75], abs=2)
+    assert shown(beginner, "#box")
+    beginner.js("document.getElementById('smallest').focus()")
+    beginner.press("1", "2")
+    ring = beginner.find("#ring").size
+    assert ring["width"] == pytest.approx(whole.size["width"] * 12 / 96, abs=3)
+    assert beginner.unfit(PHONE, NIGHT, WIDE) == []
+    beginner.click("#all-of-it")
+    assert not shown(beginner, "#box")
+    assert beginner.complaints() == []
+
+
+def test_files_that_a_station_misses_are_sent_again(beginner: Tablet, forty: Path) -> None:
+    """The connection is lost while they are sent, and comes back."""
+    begin(beginner)
+    network = {"offline": True, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+    beginner.driver.execute_cdp_cmd("Network.enable", {})
+    beginner.driver.execute_cdp_cmd("Network.emulateNetworkConditions", network)
+    drag(beginner, "#drop", *sorted((forty / "train" / "good").iterdir())[:5])
+    beginner.wait(lambda: shown(beginner, "#lost"))
+    beginner.driver.execute_cdp_cmd("Network.emulateNetworkConditions", {**network, "offline": False})
+    beginner.wait(lambda: beginner.text("#count").startswith("5 "))
+    beginner.wait(lambda: not shown(beginner, "#sending"))
+    assert not shown(beginner, "#refused")
+    picture = beginner.http.get("/api/v1/new/Bracket-left/pictures/000.png", params={"side": 64})
+    assert max(Image.open(io.BytesIO(picture.content)).size) <= 320
