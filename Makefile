@@ -45,6 +45,7 @@ format: $(READY) ## apply the style
 
 bench: $(READY) ## measure everything (bench/results/), a day; goes on where it stopped (bench/README.md)
 	$(BIN)/python bench/accuracy.py --seen 0,10
+	$(BIN)/python bench/accurate.py
 	$(BIN)/python bench/fit.py
 	$(BIN)/python bench/fit.py --set size=256 --out bench/results/fit-256.json
 	$(BIN)/python bench/step.py --seen 10

@@ -39,6 +39,10 @@ QUICK: dict[str, dict[str, Any]] = {
     "patchcore": {"size": "64"},
     "efficientad": {"steps": 2, "window": 41, "natural": "none", "training": "fp32"},
     "prnet": {"size": "64", "width": 0.25, "batch": 2, "steps": 2, "training": "fp32"},
+    "ensemble": {
+        "size": "64",
+        "members": ["patchcore size=64", "prnet size=64 width=0.25 batch=2 steps=2 training=fp32"],
+    },
 }
 Args = argparse.Namespace
 Cell = dict[str, Any]

@@ -175,7 +175,7 @@ def soon(trace_once: Callable[[Any], Any], teacher_path: Path, monkeypatch: pyte
     from flawscope.benchmark import timing
     from flawscope.cli import watch
     from flawscope.export import onnx_graph
-    from flawscope.methods import patchcore, prnet, training
+    from flawscope.methods import ensemble, patchcore, prnet, training
     from flawscope.methods.efficientad import distill
     from flawscope.methods.features import backbone
     from flawscope.methods.settings import PictureSettings
@@ -189,6 +189,8 @@ def soon(trace_once: Callable[[Any], Any], teacher_path: Path, monkeypatch: pyte
     for method, module in ((patchcore, "patch_detector"), (prnet, "prnet.model")):
         monkeypatch.setattr(method.METHOD.config, "sizes", smaller)
         monkeypatch.setattr(f"flawscope.methods.{module}.load_backbone", read_once)
+    members = ["patchcore size=256", "patchcore size=384", "prnet size=256 steps=2"]
+    monkeypatch.setitem(ensemble.METHOD.presets, "accurate", {"size": "128", "members": members})
     monkeypatch.setattr("flawscope.methods.efficientad.model.packaged", lambda _: teacher_path)
     whole = distill.distill
     monkeypatch.setattr(

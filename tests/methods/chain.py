@@ -34,6 +34,11 @@ SMALL: dict[str, dict[str, Any]] = {
     "patchcore": {"size": "64"},
     "efficientad": {"steps": 120, "window": 41, "training": "fp32"},
     "prnet": {"size": "64", "width": 0.25, "batch": 4, "steps": 400, "training": "fp32", "held_out": 0.4},
+    "ensemble": {
+        "size": "96",
+        "held_out": 0.4,
+        "members": ["patchcore size=96", "prnet size=64 width=0.25 batch=4 steps=400 training=fp32"],
+    },
 }
 SEEN = 2
 MAXIMUM, MAP = 1e-3, 1e-2  # of fp32 maps: where a patch is in the bank, its distance is all rounding

@@ -41,7 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--update", metavar="MODEL", help="add the pictures to this model; settings are its own"
     )
     parser.add_argument("--method", default=None, help=f"{_either(registry.names())} (default: patchcore)")
-    common.add_settings(parser, "default or paper; small: PatchCore, quick: EfficientAD")
+    common.add_settings(
+        parser, "default or paper; small: PatchCore, accurate: several members, quick: EfficientAD"
+    )
     parser.add_argument(
         "--size", metavar="N|HxW|N+N|auto", help="picture size, or several seen one by one (default: 256+384)"
     )

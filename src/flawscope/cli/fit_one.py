@@ -66,7 +66,8 @@ def asked(args: argparse.Namespace) -> Asked:
             raise InputError(f"--update keeps the model's own settings: leave out {', '.join(given)}")
     elif args.fair or args.force:
         raise InputError("--fair and --force are for --update: leave them out")
-    method, preset = options.pop("method", "patchcore"), options.pop("preset", "default")
+    preset = options.pop("preset", "default")
+    method = registry.chosen(options.pop("method", None), preset)
     found = Asked(method, preset, options.pop("seen", 0), options)
     if not args.update:
         registry.configure(registry.method(method), preset, options)

@@ -90,7 +90,7 @@ class Learning:
 def fit(
     images: Images,
     *,
-    method: str = "patchcore",
+    method: str | None = None,
     preset: str = "default",
     say: Say = quiet,
     step: Step = silent,
@@ -101,7 +101,8 @@ def fit(
     Args:
         images: a data set, a folder (any layout that `open_dataset` reads), or good pictures: paths, bytes,
             PIL images or numpy `[H, W, 3]` uint8.
-        method: patchcore, efficientad, prnet, or one of an installed package.
+        method: patchcore, efficientad, prnet, ensemble, or one of an installed package; None: patchcore, or
+            the only one that has the preset.
         preset: named settings of the method.
         say: gets lines for a person.
         step: gets progress.
@@ -116,7 +117,7 @@ def fit(
     Raises:
         InputError: wrong settings, no usable pictures, no weights.
     """
-    how, asked = taken(Learning, options), registry.method(method)
+    how, asked = taken(Learning, options), registry.method(registry.chosen(method, preset))
     budget = how.budget(asked)
     if how.minutes is not None:
         options["steps"] = None

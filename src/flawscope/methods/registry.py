@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 GROUP = "flawscope.methods"
+DEFAULT = "patchcore"
 BUILT_IN: Mapping[str, str] = {
-    name: f"flawscope.methods.{name}:METHOD" for name in ("patchcore", "efficientad", "prnet")
+    name: f"flawscope.methods.{name}:METHOD" for name in ("patchcore", "efficientad", "prnet", "ensemble")
 }
 
 
@@ -75,6 +76,15 @@ def loadable() -> list[Method]:
         except InputError:  # reported when it is asked for
             continue
     return found
+
+
+def chosen(name: str | None, preset: str) -> str:
+    """The name of the method that is meant: the one that is named, else patchcore, or where it has no such
+    preset the only one that has."""
+    if name is not None or preset in method(DEFAULT).presets:
+        return name or DEFAULT
+    having = [one.name for one in loadable() if preset in one.presets]
+    return having[0] if len(having) == 1 else DEFAULT
 
 
 def configure(method: Method, preset: str = "default", values: Mapping[str, Any] | None = None) -> Any:

@@ -230,7 +230,15 @@ class Task:
 
     def closed(self) -> Task:
         """The task without `load`, by which a method that holds pictures out could learn from them."""
-        return replace(self, load=_refused, _all=self.load)
+        return self if self._all is not None else replace(self, load=_refused, _all=self.load)
+
+    def shown_by(self, change: Callable[[Tensor], Tensor]) -> Task:
+        """The task with every picture as `change` gives it, such as at another size; closed if it was."""
+
+        def changed(load: Load) -> Load:
+            return lambda index: None if (image := load(index)) is None else change(image)
+
+        return replace(self, load=changed(self.load), _all=self._all and changed(self._all))
 
     def divide(
         self, method: str, model: Detector, *, share: float = 0.1, more: int = 0, room: int = 2**30

@@ -1,0 +1,98 @@
+"""Fitting an ensemble: its members by their own methods, and one calibration of all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from flawscope.errors import InputError
+from flawscope.methods.ensemble import spelled
+from flawscope.methods.ensemble.model import Member, Model
+from flawscope.methods.good_pictures import GoodPictures, HeldOut, packed
+from flawscope.methods.method import Method
+from flawscope.methods.task import Budget, Defect, Fitted, Task
+
+ENOUGH = 20  # pictures that a member is calibrated on by itself: what it says alone is not promised
+SMALLEST = 1e-2  # spread in shares of the mean: of one picture held out there is none
+
+
+def fit(model: Model, task: Task) -> Fitted:
+    """Fit every member; bring their maps to one scale and calibrate what they say together, by pictures that
+    none of them has learnt from."""
+    each, room = model.config.each(), int(model.config.memory * 2**30)
+    able = [method.name for method, _ in each if method.takes_seen_defects]
+    if task.seen and not able:
+        raise InputError("no member learns from seen defects: leave out --seen, or add prnet to the members")
+    images, held = task.divide("ensemble", model, share=model.config.held_out, room=room)
+    task.say(
+        f"{task.pluralize(len(images.numbers), 'good')} to learn from, {len(held.numbers)} held out for all "
+        "members and the threshold"
+    )
+    parts, members = [], list[str]()
+    for k, (method, _) in enumerate(each):
+        member = model.members[k]
+        own = _task_of(model, member, method, task, images, held, f"{k + 1}. {method.name}")
+        parts.append(method.fitted(member.detector, own))
+        members.append(spelled(method, member.detector.config))
+    model.config = replace(model.config, members=tuple(members))
+    model.normal.copy_(_normal(model, held))
+    fitted = Fitted(held.calibration(model), held.numbers, images.numbers)
+    for k, ((method, _), part) in enumerate(zip(each, parts, strict=True)):
+        fitted.summary += [f"{k + 1}. {method.name}: {line}" for line in part.summary]
+    fitted.facts = {"members": [part.facts for part in parts], "seen_defects": len(task.seen)}
+    return fitted
+
+
+def _task_of(
+    model: Model, member: Member, method: Method, task: Task, images: GoodPictures, held: HeldOut, name: str
+) -> Task:
+    """The task of a member: the same pictures at its size. One that holds pictures out gets those that the
+    ensemble holds out; any other gets none of them."""
+    learnt, device = {*images.numbers}, model.roi.device
+    usable = {*learnt, *held.numbers}
+
+    def sized(image: Tensor) -> Tensor:
+        given = image[None].to(device)
+        found: Tensor = model.images(given, member)[0]
+        return found.cpu()
+
+    own = replace(
+        task,
+        settle=lambda numbers: [i for i in numbers if i in usable],
+        reserved=held.numbers,
+        seen=[_sized(one, member, sized) for one in task.seen] if method.takes_seen_defects else (),
+        enough=ENOUGH,
+        budget=Budget(),
+        say=lambda line: task.say(f"{name}: {line}"),
+        step=lambda stage, done, total: task.step(f"{name}: {stage}", done, total),
+    )
+    if method.holds_out:
+        return own.shown_by(sized)
+    return replace(own, load=lambda i: sized(images[i]) if i in learnt else None, reserved=())
+
+
+def _sized(defect: Defect, member: Member, sized: Callable[[Tensor], Tensor]) -> Defect:
+    mask = member.counted(torch.from_numpy(defect.mask)[None].to(member.down_rows.device))[0]
+    return Defect(packed(sized(defect.image)), mask.cpu().numpy(), defect.name)
+
+
+def _normal(model: Model, held: HeldOut) -> Tensor:
+    """Means and spreads of what each member says of the pictures held out, as `Model.normal` has them."""
+    found: dict[int, Tensor] = {}
+
+    def store(index: int, features: Tensor, inside: Tensor | None) -> None:
+        region, rows = model.region(inside), []
+        for scores, maps in model.each(features[None], None if inside is None else inside[None]):
+            values, score = maps[0][region].cpu().double(), scores[0].cpu().double()
+            rows.append(torch.stack([values.mean(), values.square().mean(), score, score.square()]))
+        found[index] = torch.stack(rows)
+
+    held.embed(model, held.numbers, store)
+    moments = torch.stack([found[i] for i in held.numbers]).mean(0)  # whichever thread was first
+    mean, square = moments[:, ::2], moments[:, 1::2]
+    spread = (square - mean.square()).clamp(min=0).sqrt()  # rounding may bring it below 0
+    spread = spread.maximum(SMALLEST * mean.abs() + 1e-12)
+    return torch.stack([mean, spread], dim=2).flatten(1).float()
