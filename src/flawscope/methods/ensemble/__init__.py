@@ -33,6 +33,7 @@ class Config(PictureSettings):
         "patchcore size=512 ratio=0.01",
         "prnet size=256 steps=400",
     )
+    decides: str = "patchcore"  # method whose members make the score; all members, where none is of it
     held_out: float = 0.1  # share of the good pictures kept for calibration, 10 at least
     memory: float = 2.0  # GiB of pictures kept at a time
 
@@ -43,6 +44,12 @@ class Config(PictureSettings):
         for text, (_, config) in zip(self.members, self.each(), strict=True):
             whole = config.size != AUTO and config.crop is None and config.locates is False
             yield whole, f"members: {text!r:.60} must name its size, without crop, and share positions"
+
+    @property
+    def deciding(self) -> list[int]:
+        """Numbers of the members whose scores count."""
+        numbers = range(len(self.members))
+        return [k for k in numbers if self.members[k].split()[0] == self.decides] or [*numbers]
 
     def each(self) -> list[tuple[Method, PictureSettings]]:
         """The method and the settings of each member. InputError names what is wrong in which."""

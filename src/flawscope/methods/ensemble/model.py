@@ -71,7 +71,7 @@ class Member(nn.Module):
 
 class Model(Detector):
     """Several detectors. What each one says is measured by what it says of good pictures that were held out
-    (`normal`), and the mean of all counts: of the maps, and of the scores.
+    (`normal`), and the mean counts: of all maps, and of the scores of those that decide.
 
     Far beyond good pictures the measure is logarithmic, so that a member with few, steep values (PRN's
     probabilities) does not outvote the others.
@@ -117,6 +117,7 @@ class Model(Detector):
         for (score, drawn), n in zip(self.each(features, inside), self.normal, strict=True):
             maps.append(compressed((drawn - n[0]) / n[1]))
             scores.append(compressed((score - n[2]) / n[3]))
+        scores = [scores[k] for k in self.config.deciding]
         return torch.stack(scores).mean(0), self.bounded(torch.stack(maps).mean(0), inside)
 
     def ties(self, features: Tensor, inside: Tensor | None = None) -> Tensor:
