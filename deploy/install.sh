@@ -41,8 +41,8 @@ install_new() {
     (cd "$here" && sha256sum --check --quiet SHA256SUMS) || fail "the bundle is damaged: copy it again"
     wheel=$(echo "$here"/wheels/flawscope-*.whl)
     tag=$(basename "$here"); tag=${tag##*-py}
-    python=python3
-    command -v "python$(echo "$tag" | sed 's/./&./')" >/dev/null && python="python$(echo "$tag" | sed 's/./&./')"
+    python="python$(echo "$tag" | sed 's/./&./')"
+    command -v "$python" >/dev/null || python=python3
 
     echo "installing $version into $prefix/$version"
     rm -rf "${prefix:?}/$version"

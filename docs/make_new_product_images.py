@@ -10,19 +10,18 @@ from __future__ import annotations
 import io
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from make_station_images import served
 from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 
 from flawscope.station.settings.station import Settings
 from flawscope.station.station import Station
-from flawscope.station.web.app import Server
 from flawscope.synthesis.demo.dataset import draw_dataset
 
 IMAGES = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "images"
@@ -38,19 +37,8 @@ def main() -> None:
         Image.open(good[7]).save(copy := folder / "copy.bmp")  # the check finds it
         tried = [*sorted((root / "test").glob("[!g]*/*.png"))[::9][:3]]
         tried += sorted((root / "test" / "good").glob("*.png"))[:1]
-        station = Station(Settings(store=str(folder / "station"), port=0, device="cpu"))
-        station.start()
-        server = Server(station)
-        thread = threading.Thread(target=server.run)
-        thread.start()
-        try:
-            while not server.started:
-                time.sleep(0.1)
-            photograph(server.url, [*good, copy], tried)
-        finally:
-            server.should_exit = True
-            thread.join()
-            station.close()
+        with served(Station(Settings(store=str(folder / "station"), port=0, device="cpu"))) as (_, url):
+            photograph(url, [*good, copy], tried)
 
 
 def photograph(url: str, good: list[Path], tried: list[Path]) -> None:

@@ -11,6 +11,8 @@ import io
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -45,21 +47,28 @@ def main() -> None:
         model = folder / "plate.safetensors"
         root = draw_dataset(folder / "learnt", category=PRODUCT)
         flawscope.fit(root, size=256, device="cpu").save(model)
-        station = Station(overridden(single(str(model), PRODUCT), store=str(folder / "station"), port=0))
-        station.start()
-        server = Server(station)
-        thread = threading.Thread(target=server.run)
-        thread.start()
-        try:
-            while not server.started:
-                time.sleep(0.1)
-            work(server.url)
+        settings = overridden(single(str(model), PRODUCT), store=str(folder / "station"), port=0)
+        with served(Station(settings)) as (station, url):
+            work(url)
             learn(station)
-            photograph(server.url)
-        finally:
-            server.should_exit = True
-            thread.join()
-            station.close()
+            photograph(url)
+
+
+@contextmanager
+def served(station: Station) -> Iterator[tuple[Station, str]]:
+    """The station, started, and its address."""
+    station.start()
+    server = Server(station)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            time.sleep(0.1)
+        yield station, server.url
+    finally:
+        server.should_exit = True
+        thread.join()
+        station.close()
 
 
 def work(url: str) -> None:

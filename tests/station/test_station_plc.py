@@ -91,14 +91,20 @@ class Held:
         self._done.result(60)
 
 
+def busy_with(played: Any, part: str) -> Held:
+    """Trigger a part, whose inspection is held."""
+    held = Held(played)
+    played.plc.say(part=part, trigger=True)
+    assert played.plc.until(lambda shown: shown["busy"]) is not None
+    return held
+
+
 @pytest.mark.parametrize("wire", WIRES)
 def test_a_plc_that_goes_away_while_busy_gets_an_error_when_it_is_back(play: Play, wire: str) -> None:
     played = play(wire, watchdog="500 ms")
     plc = played.plc
     assert plc.ready(1) is not None
-    held = Held(played)
-    plc.say(part="A", trigger=True)
-    assert plc.until(lambda shown: shown["busy"]) is not None
+    held = busy_with(played, "A")
     plc.is_beating = False
     shown = plc.until(lambda shown: shown["done"])
     assert shown is not None
@@ -119,9 +125,7 @@ def test_a_plc_that_connects_anew_half_way_gets_its_answer(play: Play, wire: str
     played = play(wire, watchdog="30 s")
     plc = played.plc
     assert plc.ready(1) is not None
-    held = Held(played)
-    plc.say(part="A", trigger=True)
-    assert plc.until(lambda shown: shown["busy"]) is not None
+    held = busy_with(played, "A")
     before = plc.said
     plc.close()
     played.plc = plc = plc_at(wire, played.port)
@@ -143,9 +147,7 @@ def test_trigger_that_is_held_or_comes_twice(play: Play, wire: str) -> None:
     time.sleep(0.3)
     assert len(played.inspections()) == 1, "a Trigger that is held starts one part"
     assert plc.ready(1) is not None
-    held = Held(played)
-    plc.say(part="B", trigger=True)
-    assert plc.until(lambda shown: shown["busy"]) is not None
+    held = busy_with(played, "B")
     plc.say(trigger=False)
     assert plc.until(lambda shown: not shown["busy"]) is not None
     plc.say(part="C", trigger=True)

@@ -227,7 +227,7 @@ def _finished(prepared: Prepared, task: Task, samples: int, check: bool) -> Pred
             shown = windows.task(task)
             fitted = prepared.method.fitted(model, shown)
             if isinstance(windows, PartsOfPictures):
-                fitted, checked = windows.calibrated(fitted, task, model.config.seed)
+                fitted, checked = windows.calibrated(fitted, model.config.seed)
             else:
                 fitted, checked, fusion = of_pictures(model, fitted, windows, task)
     except InputError:

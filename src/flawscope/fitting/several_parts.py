@@ -11,7 +11,7 @@ import numpy as np
 from flawscope.errors import InputError
 from flawscope.fitting.picture_views import PictureViews
 from flawscope.fitting.training_pictures import UNREAD, Reader
-from flawscope.methods.task import Fitted, Task
+from flawscope.methods.task import Fitted
 from flawscope.pictures.several_learning import Learnt
 
 STREAM = 62  # of random numbers
@@ -28,7 +28,7 @@ class PartsOfPictures(PictureViews):
         super().__init__(reader, counts, counts)
         self.wrong = {i for i, reason in enumerate(learnt.wrong) if reason not in ("", UNREAD)}
 
-    def calibrated(self, fit: Fitted, task: Task, seed: int) -> tuple[Fitted, Fitted]:
+    def calibrated(self, fit: Fitted, seed: int) -> tuple[Fitted, Fitted]:
         """Turns a calibration of parts into one of whole pictures: each scores as its worst part.
 
         Returns the fit with that calibration; and the same with one part of each picture, to put simulated
@@ -36,12 +36,10 @@ class PartsOfPictures(PictureViews):
 
         Args:
             fit: of the parts.
-            task: the fit's task, in pictures.
         """
         fitted, before = self.of_pictures(fit), fit.calibration
-        own = slice(len(before.scores) - len(fit.pictures), None)  # an extended model has earlier ones before
         rows: dict[int, list[tuple[float, float]]] = {}
-        for number, *values in zip(fit.pictures, before.scores[own], before.map_maxima[own], strict=True):
+        for number, *values in zip(fit.pictures, before.scores, before.map_maxima, strict=True):
             rows.setdefault(self.picture(number), []).append((values[0], values[1]))
         kept = [i for i, of in rows.items() if i not in self.wrong and len(of) == self.views_of[i]]
         if not kept:
@@ -54,6 +52,4 @@ class PartsOfPictures(PictureViews):
         fitted.calibration, fitted.pictures = calibration, kept
         rng = np.random.default_rng([seed, STREAM])
         some = [int(rng.choice(self.numbers(i))) for i in kept]
-        if task.old is not None:
-            fitted.calibration = calibration.after(task.old.manifest.calibration)
-        return fitted, replace(fit, calibration=fitted.calibration, pictures=some)
+        return fitted, replace(fit, calibration=calibration, pictures=some)

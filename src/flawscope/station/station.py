@@ -136,9 +136,8 @@ class Station:
             self.say,
         )
         self.housekeeping = Housekeeping(self.store, self.files, settings.keep, self.access, self.report)
-        has_products = self.products.__len__
         self.drafts = Drafts(
-            self.files, settings.limits, memory, settings.device, lambda: has_products() > 0, self.say
+            self.files, settings.limits, memory, settings.device, lambda: bool(self.products), self.say
         )
         # made by `start`, with the models
         self.sources: dict[str, list[Source]] = {name: [] for name in self.addresses.given}

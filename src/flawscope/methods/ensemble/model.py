@@ -8,13 +8,12 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import adaptive_max_pool2d
 
 from flawscope.methods.detector import Detector, region_of
 from flawscope.methods.ensemble import METHOD, Config
 from flawscope.methods.features.embedding import windows
 from flawscope.methods.method import Origin
-from flawscope.methods.patch_view import reducing_matrix
+from flawscope.methods.patch_view import patches_inside, reducing_matrix
 
 
 class Member(nn.Module):
@@ -165,4 +164,4 @@ def compressed(values: Tensor) -> Tensor:
 
 def reduced_region(roi: Tensor, size: tuple[int, int]) -> Tensor:
     """A region of interest `[H, W]` bool at another size: the pixels that hold one of it."""
-    return adaptive_max_pool2d(roi[None].float(), size)[0] > 0
+    return patches_inside(roi, size).view(size) > 0

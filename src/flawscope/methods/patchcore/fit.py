@@ -80,6 +80,15 @@ def _spread(job: Job, count: int, most: int | None = None) -> Sequence[int]:
     return sorted(np.random.default_rng(job.config.seed).choice(count, enough, replace=False).tolist())
 
 
+def _whole_groups(job: Job, used: list[int], chosen: Sequence[int]) -> list[int]:
+    """Numbers of all views of some of the chosen groups, drawn by the seed: pictures are judged whole."""
+    groups = job.task.groups
+    drawn = dict.fromkeys(groups[i] for i in np.random.default_rng(job.config.seed).permutation(chosen))
+    every = [[i for i in used if groups[i] == group] for group in drawn]
+    ends = np.cumsum([len(views) for views in every])
+    return sorted(i for views in every[: max(1, int((ends <= MAX_CALIBRATION).sum()))] for i in views)
+
+
 def _limit(job: Job, good: Good) -> float:
     """The score beyond which a good picture is suspicious; an extended model keeps its own."""
     known = None if job.task.old is None else job.task.old.manifest.suspicious_above
@@ -297,14 +306,8 @@ def _calibrated_again(
 ) -> tuple[list[int], Good]:
     """Calibrate on pictures read again, since their features are gone, drawn by the seed."""
     chosen = [used[i] for i in _spread(job, len(used), MAX_CALIBRATION)]
-    if (
-        job.task.views > 1 and job.task.enough is None
-    ):  # all views of some pictures, so that these can be judged
-        groups = job.task.groups
-        drawn = dict.fromkeys(groups[i] for i in np.random.default_rng(job.config.seed).permutation(chosen))
-        every = [[i for i in used if groups[i] == group] for group in drawn]
-        ends = np.cumsum([len(views) for views in every])
-        chosen = sorted(i for views in every[: max(1, int((ends <= MAX_CALIBRATION).sum()))] for i in views)
+    if job.task.views > 1 and job.task.enough is None:
+        chosen = _whole_groups(job, used, chosen)
     # in whole batches, so that each picture shares one with the same others wherever it is worked on
     size = len(chosen) if job.task.workers.count == 1 else GPU_BATCH
     parts = [chosen[k : k + size] for k in range(0, len(chosen), size)]

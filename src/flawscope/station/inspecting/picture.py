@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+import unicodedata
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import PurePosixPath
@@ -138,6 +140,11 @@ def seen(picture: Picture, parts: Parts | None) -> Picture:
         )
     parts.check(picture.name, view)
     return replace(picture, **labelled(part, picture.batch, view)._asdict())
+
+
+def last_part(name: str) -> str:
+    """Return the last part of what a sender calls a picture, without characters that cannot be shown."""
+    return "".join(c for c in re.split(r"[/\\]", name)[-1] if unicodedata.category(c)[0] != "C")
 
 
 def checked(data: bytes, name: str, limits: Limits) -> tuple[str, Header]:

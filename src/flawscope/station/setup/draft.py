@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -22,7 +22,7 @@ from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures.decoding import RAW_SUFFIXES, header, is_picture
 from flawscope.pictures.listing import natural_key
 from flawscope.station.inspecting.capacity import Memory
-from flawscope.station.inspecting.picture import checked
+from flawscope.station.inspecting.picture import checked, last_part
 from flawscope.station.inspecting.renderings import reduced, webp
 from flawscope.station.settings.station import Limits
 from flawscope.station.store.files import Files, give_name, unwritable
@@ -176,18 +176,19 @@ class Draft:
         source, target = (self.folder, self.aside) if out else (self.aside, self.folder)
         with self._lock:
             for name in names:
-                self.path(name)
-                paths = self._by_size[self.path(name).stat().st_size]
-                if (source / name) in paths:
-                    try:
-                        target.mkdir(exist_ok=True)
-                        give_name(source / name, target / name)
-                        sync_folder(target)
-                        sync_folder(source)
-                    except OSError as error:
-                        raise unwritable(target / name, error) from None
-                    paths[paths.index(source / name)] = target / name
-                    self.version += 1
+                path = self.path(name)
+                if path.parent != source:
+                    continue
+                paths = self._by_size[path.stat().st_size]
+                try:
+                    target.mkdir(exist_ok=True)
+                    give_name(path, target / name)
+                    sync_folder(target)
+                    sync_folder(source)
+                except OSError as error:
+                    raise unwritable(target / name, error) from None
+                paths[paths.index(path)] = target / name
+                self.version += 1
 
     def path(self, name: str) -> Path:
         """Path of a picture, left out or not. NotFoundError."""
@@ -204,14 +205,15 @@ class Draft:
             return kept.read_bytes()
         return webp(reduced(path.read_bytes(), name, side, self.memory))
 
-    def sizes(self) -> dict[str, tuple[int, int]]:
-        """Return (width, height) by name of the pictures to learn from."""
+    def odd_sizes(self) -> list[str]:
+        """List the pictures to learn from that have not the usual size."""
         found = {}
         for name in self.pictures():
             with suppress(InputError, OSError):
                 about = header((self.folder / name).read_bytes(), name)
                 found[name] = about.width, about.height
-        return found
+        usual = Counter(found.values()).most_common(1)
+        return [name for name, size in found.items() if size != usual[0][0]]
 
     # ---- the model
 
@@ -233,9 +235,7 @@ class Draft:
 
 def file_name(name: str, suffix: str) -> str:
     """Name of the file of a picture: the last part of what its sender calls it, with a picture's ending."""
-    last = name.replace("\\", "/").rpartition("/")[2]
-    last = "".join(c for c in last if unicodedata.category(c)[0] != "C" and c not in '<>:"|?*').strip(" .")
-    last = last or "picture"
+    last = "".join(c for c in last_part(name) if c not in '<>:"|?*').strip(" .") or "picture"
     given = Path(last).suffix if is_picture(last) else suffix
     return f"{last.removesuffix(given)[:LONGEST]}{given}"
 

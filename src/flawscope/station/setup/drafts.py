@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -364,19 +363,9 @@ class Checks(Background):
             return {"findings": [], "sizes": []}
         finally:
             self._process = None
-        sizes = draft.sizes()
-        usual = Counter(sizes.values()).most_common(1)
-        odd = [name for name, size in sizes.items() if usual and size != usual[0][0]]
-        findings = []
+        there, findings = set(draft.pictures()), []
         for one in report["findings"]:
-            names = [one["subject"], *one["others"]] if one["code"] != "mixed-sizes" else odd
-            findings.append(
-                {
-                    "severity": one["severity"],
-                    "code": one["code"],
-                    "message": one["message"],
-                    "remedy": one["remedy"],
-                    "pictures": [name for name in names if name in sizes],
-                }
-            )
+            names = draft.odd_sizes() if one["code"] == "mixed-sizes" else [one["subject"], *one["others"]]
+            told = {key: one[key] for key in ("severity", "code", "message", "remedy")}
+            findings.append({**told, "pictures": [name for name in names if name in there]})
         return {"findings": findings, "sizes": report["sizes"]}

@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import re
 import time
-import unicodedata
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,7 +18,7 @@ from starlette.requests import Request
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import read_mask
 from flawscope.station.access.roles import SCOPE, SENDER
-from flawscope.station.inspecting.picture import checked
+from flawscope.station.inspecting.picture import checked, last_part
 from flawscope.station.inspecting.renderings import png
 from flawscope.station.settings.station import Limits
 from flawscope.station.store.inspection import MOST_FILES, MOST_LABEL, Label, labelled
@@ -203,9 +201,8 @@ def mask_of(data: bytes, width: int, height: int, limits: Limits) -> bytes:
 
 
 def clean(name: str) -> str:
-    """Last part of a name that a sender gave, without characters that cannot be shown."""
-    last = re.split(r"[/\\]", name)[-1]
-    return "".join(c for c in last if unicodedata.category(c)[0] != "C").strip()[:200]
+    """Last part of a name that a sender gave, not too long."""
+    return last_part(name).strip()[:200]
 
 
 def key_of(request: Request) -> str | None:

@@ -55,10 +55,11 @@
     return make("li", { className: "card" }, image, make("span", { className: "small words" }, words), ...more);
   }
 
-  function leaveOutButton(name, text = t("new.leave_out")) {
+  function leaveOutButton(name, undo = false) {
+    const text = t(undo ? "new.take_back" : "new.leave_out");
     const button = make("button", { type: "button" }, text);
     button.setAttribute("aria-label", `${text}: ${name}`);
-    button.addEventListener("click", () => leaveOut([name]));
+    button.addEventListener("click", () => leaveOut([name], undo));
     return button;
   }
 
@@ -88,14 +89,7 @@
     byId("more").hidden = listed.pictures.length <= shown;
     byId("aside").hidden = !listed.left_out.length;
     byId("aside-title").textContent = count("new.aside", listed.left_out.length);
-    byId("left-out").replaceChildren(
-      ...listed.left_out.slice(0, MORE).map((name) => {
-        const back = make("button", { type: "button" }, t("new.take_back"));
-        back.setAttribute("aria-label", `${t("new.take_back")}: ${name}`);
-        back.addEventListener("click", () => leaveOut([name], true));
-        return card(small(name), name, back);
-      }),
-    );
+    byId("left-out").replaceChildren(...listed.left_out.slice(0, MORE).map((name) => card(small(name), name, leaveOutButton(name, true))));
   }
   byId("more").addEventListener("click", () => {
     shown += MORE;
@@ -403,7 +397,7 @@
     byId("rates").replaceChildren(...Object.entries(isTested ? result.tested : result.found).map(rate));
     byId("examples").replaceChildren(
       ...result.examples.map((one) => {
-        const item = card(`${home}/examples/${one.file}`, t(`new.size_${one.size}`), mark(one.found));
+        const item = card(`${home}/examples/${one.file}`, t(`new.size_${one.size}`), mark(one.found, t(one.found ? "new.found" : "new.missed")));
         item.prepend(make("a", { href: `${home}/examples/${one.file}`, target: "_blank" }, item.querySelector("img"))); // in full size
         item.querySelector("img").alt = `${t(`new.size_${one.size}`)}: ${t(one.found ? "new.found" : "new.missed")}`;
         return item;
@@ -423,9 +417,9 @@
     byId("result-title").focus({ preventScroll: true });
   }
 
-  function mark(isFound) {
+  function mark(isGood, words) {
     const [good, bad] = byId("marks").content.children;
-    return make("span", { className: `badge ${isFound ? "good" : "anomalous"}` }, (isFound ? good : bad).cloneNode(true), t(isFound ? "new.found" : "new.missed"));
+    return make("span", { className: `badge ${isGood ? "good" : "anomalous"}` }, (isGood ? good : bad).cloneNode(true), words);
   }
 
   function rate([size, [found, all]]) {
@@ -463,8 +457,7 @@
 
   function tried(one) {
     if (one.error) return make("li", { className: "card" }, one.error);
-    const [good, bad] = byId("marks").content.children;
-    const badge = make("span", { className: `badge ${one.decision}` }, (one.decision === "good" ? good : bad).cloneNode(true), t(`common.${one.decision}`));
+    const badge = mark(one.decision === "good", t(`common.${one.decision}`));
     return card(`data:image/webp;base64,${one.overlay}`, one.name, badge, make("span", { className: "small" }, ` ${t("common.severity")} ${number(one.severity)}`));
   }
 
