@@ -199,6 +199,25 @@ def two_products(shared: Shared) -> Path:
 
 
 @pytest.fixture(scope="session")
+def several_model(shared: Shared) -> Path:
+    """A small model of pictures that show five brackets each, exported. Read only."""
+    for name in ("torch", "onnx", "onnxscript"):
+        pytest.importorskip(name)
+
+    def fill(folder: Path) -> None:
+        import flawscope
+        from brackets import drawn
+        from flawscope.cli import main
+
+        good = [drawn(seed, range(5))[0] for seed in range(8)]
+        options: dict[str, Any] = {"align": "turn", "several": True, "size": "64", "check": False}
+        flawscope.fit(good, device="cpu", **options).save(folder / "made.safetensors")
+        assert main(["export", str(folder / "made.safetensors"), "--out", str(folder / "made.onnx")]) == 0
+
+    return shared("several-parts", fill) / "made.onnx"
+
+
+@pytest.fixture(scope="session")
 def small_backbone(shared: Shared) -> dict[str, str]:
     """Settings for timm's smallest EfficientNet with drawn weights: a graph of half the steps is traced in
     less time."""

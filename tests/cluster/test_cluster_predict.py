@@ -119,6 +119,34 @@ def test_rows_remarks_and_overlays_are_those_of_the_plain_command(
     assert "holds a run with another pictures" in capfd.readouterr().err
 
 
+def test_rows_of_several_parts_are_those_of_the_plain_command(
+    cluster: Any, several_model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from brackets import drawn as brackets
+
+    given = tmp_path / "given"
+    given.mkdir()
+    for k, cells in enumerate((range(5), range(4), range(0))):
+        Image.fromarray(brackets(600 + k, cells)[0]).save(given / f"{k}.png")
+    out, engine = tmp_path / "out", ("--engine", "onnxruntime")
+    call = [
+        "predict",
+        str(several_model),
+        str(given),
+        *engine,
+        "--out",
+        str(out),
+        "--cluster",
+        cluster.address,
+    ]
+    assert main([*call, "--cluster", cluster.address]) == 0
+    assert "3 pictures" in capfd.readouterr().err
+    found = common(rows(out))
+    assert [row["part_count"] for row in found if row["part_index"] is None] == [5, 4, 0]
+    assert len(found) == 3 + 5 + 4
+    assert found == plain(several_model, given, *map(Path, engine), out=tmp_path / "plain.parquet")
+
+
 def test_through_a_client_and_from_urls(
     cluster: Any, model_path: Path, pictures: Path, tmp_path: Path
 ) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import httpx
 import numpy as np
@@ -15,23 +13,11 @@ from station_helpers import Opener
 
 import flawscope
 from brackets import SIDE, drawn
-from flawscope.cli import main
 from flawscope.station.client import Client
 from flawscope.station.settings.station import Product
 
 for _library in ("torch", "onnx", "onnxscript", "onnxruntime"):
     pytest.importorskip(_library)
-
-
-@pytest.fixture(scope="session")
-def several_model(shared: Callable[[str, Callable[[Path], Any]], Path]) -> Path:
-    def fill(folder: Path) -> None:
-        good = [drawn(seed, range(5))[0] for seed in range(8)]
-        options: dict[str, Any] = {"align": "turn", "several": True, "size": "64", "check": False}
-        flawscope.fit(good, device="cpu", **options).save(folder / "made.safetensors")
-        assert main(["export", str(folder / "made.safetensors"), "--out", str(folder / "made.onnx")]) == 0
-
-    return shared("several-parts", fill) / "made.onnx"
 
 
 def png(picture: np.ndarray) -> bytes:

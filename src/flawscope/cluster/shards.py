@@ -29,7 +29,7 @@ from flawscope.pictures.listing import printable
 from flawscope.results.drawing import save_png
 from flawscope.results.folder import Drawn
 from flawscope.results.prediction import Prediction
-from flawscope.results.table import Row, Unjudged, parquet_schema
+from flawscope.results.table import COLUMNS, OF_PARTS, Row, Unjudged, parquet_schema
 
 if TYPE_CHECKING:
     from flawscope.pictures.decoding import Source
@@ -91,7 +91,8 @@ def name(shard: int) -> str:
 
 
 def read(store: Store, shard: int) -> tuple[Any, dict[str, list[str]]]:
-    """A written shard's errors, severities and shifts as a pyarrow table, and its remarks.
+    """A written shard's errors, severities and shifts as a pyarrow table without rows of parts, and its
+    remarks.
 
     Raises:
         FlawscopeError: it cannot be read.
@@ -102,7 +103,10 @@ def read(store: Store, shard: int) -> tuple[Any, dict[str, list[str]]]:
     try:
         file = parquet.ParquetFile(io.BytesIO(data))
         remarks = json.loads(file.schema_arrow.metadata[REMARKS])
-        return file.read(["decision", "severity", "error", "shifts"]), remarks
+        table = file.read(["decision", "severity", "error", "shifts", "part_index"])
+        if "part_index" in table.column_names:
+            table = table.filter(table["part_index"].is_null())
+        return table, remarks
     except (ArrowException, KeyError, TypeError, ValueError) as error:
         raise FlawscopeError(
             f"{store.url}/{name(shard)} is damaged ({reason(error)}): remove it, and the same call judges it "
@@ -210,13 +214,14 @@ def _judge(store: Store, run: Run, predictor: Any, shard: int, entries: Sequence
             row = Row.of(replace(result, path=path))
             height, width = result.geometry.picture_size
             more = {"height": height, "width": width, "shifts": [*map(float, result.shifts)]}
-            rows.append(asdict(row) | more)
+            rows += [asdict(row) | more, *map(asdict, Row.of_parts(replace(result, path=path)))]
         else:
             text = errors.get(number) or str(result)
             if isinstance(source, bytes):
                 text = text.replace(name_of(source), entry.path)
             rows.append(asdict(Row.of(Unjudged(path, printable(" ".join(text.split()))))))
-    store.write(name(shard), packed(rows, remarks))
+    aligned = predictor.manifest.preprocess.reference is not None
+    store.write(name(shard), packed(rows, remarks, (*COLUMNS, *(OF_PARTS if aligned else ()))))
 
 
 def _draw(store: Store, name: str, source: Source, result: Prediction) -> str:
@@ -254,13 +259,13 @@ def _sources(entries: Sequence[Entry], errors: dict[int, str]) -> Iterator[Sourc
             coming += islice(asked, 1)
 
 
-def packed(rows: Sequence[dict[str, Any]], remarks: dict[str, list[str]]) -> bytes:
+def packed(rows: Sequence[dict[str, Any]], remarks: dict[str, list[str]], columns: Sequence[str]) -> bytes:
     """A shard's file: the columns of `predict --out FILE.parquet`, the picture's size in pixels, and how far
     it lies outside of the training pictures as a whole (`appearance.FEATURES`)."""
     import pyarrow
     from pyarrow import parquet
 
-    schema = parquet_schema()
+    schema = parquet_schema(columns)
     for column in ("height", "width"):
         schema = schema.append(pyarrow.field(column, pyarrow.int32()))
     schema = schema.append(pyarrow.field("shifts", pyarrow.list_(pyarrow.float64())))

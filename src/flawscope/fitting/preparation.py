@@ -193,7 +193,7 @@ def prepare(
     elif (
         config.tile is None
         and min_defect is None
-        and not how.several  # parts are seen larger than pictures would be
+        and kind is None  # parts that are aligned are seen larger than pictures would be
         and (line := remark(_known(sizes), config.sizes[-1]))
     ):
         say(line)
