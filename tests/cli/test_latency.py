@@ -102,7 +102,13 @@ def taking(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[float]], list[str]
 
 @pytest.mark.slow
 def test_the_first_candidate_that_is_fast_enough_is_written_with_what_was_given_up(
-    run: Run, drawn: Path, tmp_path: Path, trace_once: Any, taking: Any, monkeypatch: pytest.MonkeyPatch
+    run: Run,
+    drawn: Path,
+    tmp_path: Path,
+    trace_once: Any,
+    taking: Any,
+    int8_in_name: None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from flawscope.export import onnx_graph
 
@@ -122,6 +128,13 @@ def test_the_first_candidate_that_is_fast_enough_is_written_with_what_was_given_
         assert facts["latency"]["machine"]["cores"] >= 1
     assert read_manifest(out).config["ratio"] == 0.03
     assert "given up for it: default (130 ms)" in run("info", out.with_suffix(".onnx"))[1]
+
+    # small takes more than nine tenths of the limit, in int8 too, and keeps it when it is finished
+    asked = taking([130.0, 40.0, 28.0, 28.5, 29.5])
+    code, _, said = run(*call, "--threads", "1")
+    assert code == 0, said
+    assert asked == ["trial torch", "trial torch", *["trial onnxruntime"] * 2, "model onnxruntime"]
+    assert read_manifest(out).facts["latency"]["p95_ms"] == 29.5
 
     # the finished default takes too long, and small would too
     taking([20.0, 35.0, 31.0, 130.0])
