@@ -13,6 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -128,6 +129,38 @@ class OpcUaClient:
 
     def close(self) -> None:
         self._client.disconnect()
+
+
+class Again:
+    """A wire that is opened anew after it broke.
+
+    Args:
+        make: opens it.
+    """
+
+    def __init__(self, make: Callable[[], Any]):
+        self._make, self._wire, self._lock = make, None, threading.RLock()
+
+    def _on(self, work: Callable[[Any], Any]) -> Any:
+        with self._lock:
+            self._wire = self._wire or self._make()
+            try:
+                return work(self._wire)
+            except Exception:
+                self.close()
+                raise
+
+    def write(self, said: Inputs) -> None:
+        self._on(lambda wire: wire.write(said))
+
+    def read(self, *names: str) -> dict[str, Any]:
+        return self._on(lambda wire: wire.read(*names))
+
+    def close(self) -> None:
+        with self._lock, suppress(Exception):
+            wire, self._wire = self._wire, None
+            if wire is not None:
+                wire.close()
 
 
 @dataclass
