@@ -9,7 +9,10 @@ import json
 import os
 import random
 import re
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -21,6 +24,7 @@ import httpx
 import pytest
 from plc_helpers import (  # noqa: F401
     LINE,
+    ROOT,
     WIRES,
     Play,
     connection,
@@ -518,3 +522,23 @@ def test_a_station_without_the_extra_says_what_to_install(
         one = plugged(CONNECTIONS, name, given, tmp_path)
         with pytest.raises(InputError, match=rf"needs {library}: pip install"):
             one.open(None, one.values)
+
+
+@pytest.mark.slow
+def test_the_whole_line_in_one_command(plugins: Path, tmp_path: Path) -> None:
+    here = os.pathsep.join((str(plugins), str(LINE), str(ROOT / "src")))
+    words = [sys.executable, "-m", "flawscope_line", "--parts", "8", "--port", str(free_port())]
+    environment = {**os.environ, "PYTHONPATH": here, "PYTHONUNBUFFERED": "1"}
+    with (tmp_path / "said").open("wb") as said:
+        line = subprocess.Popen(words, cwd=tmp_path, stdout=said, stderr=said, env=environment)
+    try:
+        until(lambda: line.poll() is not None or "stays open" in (tmp_path / "said").read_text())
+        line.send_signal(signal.SIGINT)
+        assert line.wait(30) == 0
+    finally:
+        line.kill()
+    text = (tmp_path / "said").read_text()
+    rows = re.findall(r"^(\d{6})  (\w+) +(ok|nok|fault) ", text, re.M)
+    assert [int(number) for number, *_ in rows] == list(range(8)), text
+    assert {outcome for _, kind, outcome in rows if kind == "good"} == {"ok"}, text
+    assert {kind for _, kind, _ in rows} > {"good"}
