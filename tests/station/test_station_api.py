@@ -471,7 +471,7 @@ def test_what_happens_is_seen_live(api: httpx.Client, parts: list[bytes]) -> Non
         kind, state = next(events)
         assert kind == "state"
         assert set(state) == {
-            "rate", "backlog", "waiting", "problem", "problems", "sources", "views"
+            "rate", "backlog", "waiting", "problem", "problems", "sources", "timing", "views"
         }  # fmt: skip
         sent = [send(api, part, f"{k}.png").json() for k, part in enumerate(parts[:3])]
         seen = []

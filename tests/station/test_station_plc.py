@@ -196,6 +196,9 @@ def test_what_cannot_be_inspected_in_time_is_an_error(play: Play, wire: str) -> 
     assert time.monotonic() - begun < 5
     held.release()
     assert played.running.station.timing.gauges()["missed_deadlines_total"][1] == {NAME: 1.0}
+    told = httpx.get(f"{played.running.url}/api/v1/products/{NAME}", timeout=30).json()["timing"]
+    assert (told["triggers"], told["missed"], told["budget_ms"]) == (1, 1, 150)
+    assert 150 <= told["p50_ms"] <= told["p99_ms"] < 5000
     assert played.plc.ready(1) is not None
 
 

@@ -264,6 +264,7 @@ class Station:
             "problem": problems[0].text if problems else None,
             "problems": [one.kind for one in problems if one.acknowledged_by is None],
             "sources": [source.state.to_dict() for source in self.sources[entry]],
+            "timing": self.timing.facts(entry),
         }
 
     def camera(self, name: str, number: int | None = None) -> Triggered:

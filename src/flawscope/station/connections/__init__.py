@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -26,11 +26,29 @@ class Timing:
     def __init__(self) -> None:
         self._seconds: dict[str, deque[float]] = {}
         self._missed: Counter[str] = Counter()
+        self._budgets: dict[str, float | None] = {}
 
-    def note(self, product: str, seconds: float, *, missed: bool = False) -> None:
-        """Note a trigger that was answered; missed: not within its deadline."""
+    def note(
+        self, product: str, seconds: float, *, missed: bool = False, budget: float | None = None
+    ) -> None:
+        """Note a trigger that was answered; missed: not within its budget, in seconds."""
         self._seconds.setdefault(product, deque(maxlen=LATELY)).append(seconds)
         self._missed[product] += missed
+        self._budgets[product] = budget
+
+    def facts(self, product: str) -> dict[str, Any] | None:
+        """Return the times of a product as the API shows them; None before its first trigger."""
+        if not (lately := list(self._seconds.get(product, ()))):
+            return None
+        p50, p99 = (round(1000 * float(np.percentile(lately, share)), 1) for share in (50, 99))
+        budget = self._budgets[product]
+        return {
+            "triggers": len(lately),
+            "p50_ms": p50,
+            "p99_ms": p99,
+            "budget_ms": None if budget is None else round(1000 * budget),
+            "missed": self._missed[product],
+        }
 
     def gauges(self) -> dict[str, tuple[str, dict[str, float]]]:
         """Return Prometheus metrics: name -> help text and values by product."""

@@ -151,7 +151,8 @@ class PlcLine:
         state = self.state
         if state.phase is Phase.DONE and state.answer is not None and self._begun is not None:
             missed, product = state.answer.code is Code.LATE, self.settings.recipes[state.wanted]
-            self.floor.timing.note(product, time.monotonic() - self._begun, missed=missed)
+            budget = self.rules.budgets[state.wanted]
+            self.floor.timing.note(product, time.monotonic() - self._begun, missed=missed, budget=budget)
             self._begun = None
         left = state.due - time.monotonic() if state.phase is Phase.BUSY else TICK
         with suppress(TimeoutError):

@@ -97,6 +97,16 @@ class Source(BaseModel):
     broken: int = Field(description="frames that could not be decoded or were refused")
 
 
+class Timing(BaseModel):
+    """Times from triggers of a connection to their outputs, such as those of a PLC."""
+
+    triggers: int = Field(description="that the times are of: the last ones, 1,000 at most")
+    p50_ms: float = Field(description="half of them took less")
+    p99_ms: float = Field(description="99 of 100 took less")
+    budget_ms: int | None = Field(description="time after which an error is told")
+    missed: int = Field(description="not answered in time, since the start")
+
+
 class Product(BaseModel):
     """Product that is inspected, with the model that is active."""
 
@@ -119,6 +129,7 @@ class Product(BaseModel):
     problem: str | None
     problems: list[str] = Field(description="kinds of those that nobody has acknowledged, oldest first")
     sources: list[Source]
+    timing: Timing | None = Field(description="none: nothing was triggered by a connection yet")
 
 
 class Products(BaseModel):

@@ -87,6 +87,17 @@
     if (!document.body.classList.contains("off")) current();
   }
 
+  /** From triggers of a PLC to their outputs. */
+  function times(given) {
+    for (const name of ["p50", "p99", "budget"]) {
+      const milliseconds = given?.[`${name}_ms`] ?? null;
+      byId(name).parentElement.hidden = milliseconds === null;
+      byId(name).textContent = `${number(milliseconds ?? 0)} ms`;
+    }
+    byId("missed").hidden = !given?.missed;
+    byId("missed").textContent = given?.missed ? count("live.missed", given.missed) : "";
+  }
+
   // The large picture ----------------------------------------------------------------------------------
   function show(item) {
     shown = item;
@@ -219,6 +230,7 @@
     byId("rate").textContent = number(60 * facts.rate, 2);
     byId("backlog").textContent = facts.backlog;
     sources(facts.sources);
+    times(facts.timing);
     station.facts(facts);
   }
 
