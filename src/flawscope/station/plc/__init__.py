@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from flawscope.station.connections import Connection, Floor
 
 MOST_RECIPE = 65535  # a number of 16 bits
+MOST_COUNT = 2**31  # beyond half of 32 bits a count could have gone back
 
 
 @dataclass(frozen=True)
@@ -29,17 +30,23 @@ class PlcSettings:
     own.
     watchdog: time after which a heartbeat of the PLC that stands still is an error; None: it is not watched.
     deadline: time from trigger to answer of products without a `deadline` of their own.
+    gate: counts of the PLC from the camera to the gate where parts are rejected; None: there is none.
+    gate_width: counts to either side within which a part is at the gate.
     """
 
     recipes: Mapping[int, str]
     camera: str | None = None
     watchdog: str | None = "2 s"
     deadline: str = "5 s"
+    gate: int | None = None
+    gate_width: int = 0
 
     def __post_init__(self) -> None:
         if not self.recipes or not all(1 <= number <= MOST_RECIPE for number in self.recipes):
             raise InputError(f"recipes: write `NUMBER: PRODUCT` below it, from 1 to {MOST_RECIPE}")
         _ = self.watchdog_seconds, self.deadline_seconds, self.camera_number
+        if self.gate is not None and not 0 <= self.gate_width < self.gate < MOST_COUNT:
+            raise InputError(f"gate: write counts from 1 to {MOST_COUNT - 1:,}, and a smaller gate_width")
 
     @property
     def watchdog_seconds(self) -> float:
@@ -88,7 +95,7 @@ class ModbusSettings(PlcSettings):
         if min(self.inputs, self.outputs) < 0 or max(ends) > MOST_RECIPE + 1:
             raise InputError(f"inputs and outputs must lie in registers 0 to {MOST_RECIPE}")
         if self.inputs < ends[1] and self.outputs < ends[0]:
-            raise InputError("inputs and outputs overlap: leave at least 26 registers between them")
+            raise InputError("inputs and outputs overlap: leave at least 28 registers between them")
         _ = self.place, self.seconds
 
     @property

@@ -50,11 +50,13 @@ class Inputs:
     heartbeat: int = 0
     recipe: int = 0
     part: str = ""
+    count: int = 0
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """Signals of the station. result: 0 none, 1 good, 2 anomalous, 3 not judged."""
+    """Signals of the station. result: 0 none, 1 good, 2 anomalous, 3 not judged. gate: what is at the gate at
+    `gate_count` may pass."""
 
     ready: bool = False
     busy: bool = False
@@ -70,6 +72,8 @@ class Outputs:
     score: float = 0.0
     inspection: int = 0
     part: str = ""
+    gate: bool = False
+    gate_count: int = 0
 
 
 @dataclass(frozen=True)

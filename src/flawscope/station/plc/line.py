@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -19,7 +20,7 @@ from flawscope.station.connections import Floor
 from flawscope.station.inspecting.capacity import BusyError
 from flawscope.station.inspecting.worker import LateError, ModelError
 from flawscope.station.inspecting.writer import Recorded
-from flawscope.station.plc import PlcSettings
+from flawscope.station.plc import PlcSettings, gate
 from flawscope.station.plc.handshake import (
     Answer,
     Code,
@@ -100,6 +101,7 @@ class PlcLine:
         first = floor.addresses.address_id(next(iter(settings.recipes.values())))
         self._problem = f"plc_away_{first}"
         self.state = State(now=time.monotonic())
+        self.gate = None if settings.gate is None else gate.Gate(settings.gate, settings.gate_width)
         self._events: deque[Answer | Loaded] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._fault, self._looked = Code.NONE, 0.0
@@ -169,6 +171,8 @@ class PlcLine:
             answer, loaded = (event, None) if isinstance(event, Answer) else (None, event)
             seen = Seen(time.monotonic(), plc, answer, loaded, self._fault)
             self.state = state = step(before, seen, self.rules)
+            if self.gate is not None:
+                self.gate = gate.step(self.gate, before, state, outputs(before, self.rules))
             if state.job != before.job:
                 self._begun = state.now
                 recipe = self.settings.recipes[state.recipe]
@@ -180,7 +184,10 @@ class PlcLine:
             if state.is_alive != before.is_alive:
                 self._report(None if state.is_alive else "the PLC's heartbeat stands still")
             if not self._events:
-                return outputs(state, self.rules)
+                shown = outputs(state, self.rules)
+                if self.gate is None:
+                    return shown
+                return replace(shown, gate=self.gate.passes, gate_count=self.gate.count or 0)
 
     def _report(self, why: str | None) -> None:
         self.floor.report(self._problem, None if why is None else f"{self.name}: {why}")

@@ -17,7 +17,15 @@ from pymodbus.simulator import DataType, SimData, SimDevice
 from flawscope.station.plc import ModbusSettings
 from flawscope.station.plc.handshake import Inputs, Outputs
 from flawscope.station.plc.line import Hear, WireError
-from flawscope.station.plc.signals import TO_PLC, TO_STATION, count, pack, unpack
+from flawscope.station.plc.signals import (
+    TO_PLC,
+    TO_PLC_ALONE,
+    TO_STATION,
+    TO_STATION_ALONE,
+    count,
+    pack,
+    unpack,
+)
 
 READ, WRITE = (3, 4), (6, 16, 22, 23)  # function codes, of registers
 PATIENCE = 1.0  # seconds in which a PLC must answer
@@ -82,6 +90,9 @@ class Client:
     def __init__(self, settings: ModbusSettings, hear: Hear):
         self.settings, self.every, self._hear = settings, settings.seconds, hear
         self._shown: Outputs | None = None
+        has_gate = settings.gate is not None
+        self._inputs = TO_STATION if has_gate else TO_STATION_ALONE
+        self._outputs = TO_PLC if has_gate else TO_PLC_ALONE
         host, port = settings.place
         self._client = AsyncModbusTcpClient(host, port=port, timeout=PATIENCE, retries=0, reconnect_delay=0)
 
@@ -90,12 +101,14 @@ class Client:
             raise WireError(f"the PLC at {':'.join(map(str, self.settings.place))} does not answer")
 
     async def exchange(self) -> None:
-        given, many, unit = self.settings, count(TO_STATION), self.settings.unit
+        given, many, unit = self.settings, count(self._inputs), self.settings.unit
         found = await _asked(self._client.read_holding_registers(given.inputs, count=many, device_id=unit))
-        shown = self._hear(Inputs(**unpack(found.registers, TO_STATION)))
+        shown = self._hear(Inputs(**unpack(found.registers, self._inputs)))
         if shown != self._shown:
             self._shown = None
-            await _asked(self._client.write_registers(given.outputs, pack(shown, TO_PLC), device_id=unit))
+            await _asked(
+                self._client.write_registers(given.outputs, pack(shown, self._outputs), device_id=unit)
+            )
             self._shown = shown
 
     async def close(self) -> None:

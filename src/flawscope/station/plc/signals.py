@@ -33,7 +33,7 @@ class Signal:
     @property
     def node(self) -> str:
         """Name of the node below `HOME`."""
-        return self.name.upper() if self.name in ("ok", "nok") else self.name.capitalize()
+        return self.name.upper() if self.name in ("ok", "nok") else self.name.title().replace("_", "")
 
 
 _CODES = ", ".join(f"{code.value} {code.name.lower().replace('_', ' ')}" for code in Code)
@@ -42,6 +42,7 @@ TO_STATION = (
     Signal("heartbeat", "word", 1, "another number at least every half watchdog"),
     Signal("recipe", "word", 2, "number of the product; 0 where there is one alone"),
     Signal("part", "text", 3, f"number of the part, up to {LETTERS} letters; before Trigger rises"),
+    Signal("count", "long", 19, "with `gate`: parts that have passed, or an encoder's count"),
 )
 TO_PLC = (
     Signal("ready", "bit", 0, "Trigger may rise", 0),
@@ -58,7 +59,11 @@ TO_PLC = (
     Signal("score", "real", 6, "of the part; higher is more anomalous"),
     Signal("inspection", "long", 8, "number in the station's records"),
     Signal("part", "text", 10, "that the answer is about, as it came with Trigger"),
+    Signal("gate", "bit", 0, "with `gate`: what is at the gate was judged good; else reject it", 6),
+    Signal("gate_count", "long", 26, "the Count that Gate is about"),
 )
+# of a PLC that serves, and has no gate
+TO_STATION_ALONE, TO_PLC_ALONE = TO_STATION[:-1], TO_PLC[:-2]
 
 
 def count(signals: Sequence[Signal]) -> int:

@@ -1,0 +1,76 @@
+"""Reject gate behind the camera: which part is at it, and whether it was judged good. Pure, like `handshake`.
+
+The PLC counts parts, or an encoder's steps, and says where it is; a part is where the count stood when it was
+triggered. Only parts whose OK the PLC has read may pass. Whatever else stands at the gate, or nothing that is
+known, may not: docs/station-plc.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from flawscope.station.plc.handshake import Outputs, Phase, State
+
+ROUND = 2**32  # counts, then the count begins anew with 0
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Parts between the camera and the gate.
+
+    distance: counts from the camera to the gate. width: counts to either side within which a part is at it.
+    parts: whether they may pass, by their number among all triggers; each with its count. count: where the
+    PLC is; None: it has not said.
+    """
+
+    distance: int
+    width: int = 0
+    parts: Mapping[int, tuple[int, bool]] = field(default_factory=dict)
+    last: int = 0
+    count: int | None = None
+
+    @property
+    def passes(self) -> bool:
+        """Whether all parts at the gate may pass; not where there is none."""
+        here = [good for at, good in self.parts.values() if abs(self._left(at)) <= self.width]
+        return bool(here) and all(here)
+
+    def moved(self, count: int) -> Gate:
+        """The PLC counts on. Where the count went back it is another one, and no part is known any more."""
+        if self.count is not None and (count - self.count) % ROUND >= ROUND // 2:
+            return replace(self, parts={}, count=count)
+        there = replace(self, count=count)
+        left = {n: one for n, one in self.parts.items() if there._left(one[0]) >= -self.width}
+        return replace(there, parts=left)
+
+    def taken(self) -> Gate:
+        """A part was triggered, and nothing is known of it."""
+        number, count = self.last + 1, self.count or 0
+        return replace(self, last=number, parts={**self.parts, number: (count, False)})
+
+    def read(self) -> Gate:
+        """The PLC has read the OK of the part that was triggered last."""
+        if self.last not in self.parts:  # it has passed already, or the count went back
+            return self
+        return replace(self, parts={**self.parts, self.last: (self.parts[self.last][0], True)})
+
+    def _left(self, at: int) -> int:
+        """Counts until a part is at the gate; negative behind it."""
+        assert self.count is not None
+        gone = (self.count - at) % ROUND
+        return self.distance - gone
+
+
+def step(gate: Gate, before: State, after: State, shown: Outputs) -> Gate:
+    """Return the gate after a step of the handshake. shown: what the PLC saw before it."""
+    if not after.is_alive or after.plc is None:
+        return replace(gate, parts={}, count=None)
+    gate = gate.moved(after.plc.count)
+    was_done = before.phase is Phase.DONE
+    if was_done and after.phase is not Phase.DONE and shown.ok:
+        gate = gate.read()
+    began = after.is_triggered and after.phase in (Phase.BUSY, Phase.DONE)
+    if began and (before.phase not in (Phase.BUSY, Phase.DONE) or after.job != before.job):
+        gate = gate.taken()
+    return gate
