@@ -77,7 +77,7 @@ METHODS = {
         "second": Box(1, 1, "learnt", "member, at\nits own size", ("unit",)),
         "unit": Box(2, 0.5, "learnt", "unit: held-out\ngood pictures", ("logarithm",)),
         "logarithm": Box(3, 0.5, "step", "logarithm", ("decision",)),
-        "decision": Box(4, 0.5, "step", "mean of maps;\nscore: PatchCore's"),
+        "decision": Box(4, 0.5, "step", "map: weighted by PRN;\nscore: PatchCore's"),
     },
 }
 

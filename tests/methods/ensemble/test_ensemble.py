@@ -75,10 +75,12 @@ def case(drawn: Path, ensemble_settings: dict[str, Any]) -> Case:
     return Case(METHOD, ensemble_settings, drawn)
 
 
-def test_the_mean_of_what_members_say_counts(case: Case) -> None:
+@pytest.mark.parametrize("outlines", ["prnet", ""])
+def test_the_mean_of_what_members_say_counts(case: Case, outlines: str) -> None:
     """A second way: each member by itself, on pictures that Pillow resized, and NumPy."""
     model = case.fitted()
-    detector, scores, maps = detector_of(model), [], []
+    detector, scores, maps, drawings = detector_of(model), [], [], []
+    detector.config = replace(detector.config, outlines=outlines)
     for member, n in zip(detector.members, detector.normal.tolist(), strict=True):
         own = member.detector
         shown = [np.asarray(_resized(decode(source), own.size)) for source in case.probes]
@@ -88,14 +90,24 @@ def test_the_mean_of_what_members_say_counts(case: Case) -> None:
         scores.append(_compressed((score.numpy() - n[2]) / n[3]))
         whole = np.stack([np.asarray(_resized(one, detector.size)) for one in drawn.numpy()])
         maps.append(_compressed((whole - n[0]) / n[1]))
+        drawings.append(whole)
     found = answers(model, case.probes)
     deciding = [scores[k] for k in detector.config.deciding]
     np.testing.assert_allclose(found[0], np.mean(deciding, 0), atol=0.05)  # Pillow rounds to whole numbers
-    np.testing.assert_allclose(found[1], np.mean(maps, 0), atol=0.1)
+    whole = np.exp(maps[0]) * (1 + drawings[1]) if outlines else np.mean(maps, 0)
+    np.testing.assert_allclose(found[1], whole, atol=0.1, rtol=0.1)
+    detector.config = replace(detector.config, outlines="prnet")
+
+
+def test_a_model_of_before_members_outlined_averages_all_maps(case: Case) -> None:
+    model = detector_of(case.fitted())
+    config = {key: value for key, value in vars(model.config).items() if key != "outlines"}
+    again = METHOD.rebuild(config, dict(model.state_dict()))
+    assert (model.config.outlining, again.config.outlining) == ([1], [])
 
 
 def _compressed(values: np.ndarray) -> np.ndarray:
-    return np.where(values < 0, -np.log(1 - values), np.log(1 + np.abs(values)))
+    return np.sign(values) * np.log1p(np.abs(values))
 
 
 def _resized(picture: np.ndarray, size: tuple[int, int]) -> Image.Image:
@@ -103,7 +115,8 @@ def _resized(picture: np.ndarray, size: tuple[int, int]) -> Image.Image:
 
 
 def test_held_out_pictures_are_the_unit(case: Case) -> None:
-    """Maps and scores are measured by their mean and spread there, at least a hundredth of the mean."""
+    """Maps and scores are measured by their mean and spread there; the spread is at least the mean of a map's
+    values, and a hundredth of the mean of the scores."""
     model = case.fitted()
     detector, held = detector_of(model), set(model.manifest.facts["calibration_pictures"])
     shown = [source for source in case.good if pixel_hash(decode(source)) in held]
@@ -112,10 +125,10 @@ def test_held_out_pictures_are_the_unit(case: Case) -> None:
     with torch.inference_mode():
         said = detector.each(detector.embed(images))
     for (scores, maps), n in zip(said, detector.normal, strict=True):
-        for values, mean, spread in ((maps, *n[:2]), (scores, *n[2:])):
+        for values, mean, spread, least in ((maps, *n[:2], 1), (scores, *n[2:], 0.01)):
             own = np.asarray(values, np.float64)
             assert float(mean) == pytest.approx(own.mean(), rel=1e-4)
-            assert float(spread) == pytest.approx(max(own.std(), 0.01 * abs(own.mean())), rel=1e-2)
+            assert float(spread) == pytest.approx(max(own.std(), least * abs(own.mean())), rel=1e-2)
 
 
 def test_padding_is_marked_at_the_members_size(case: Case) -> None:

@@ -28,12 +28,12 @@ class Config(PictureSettings):
 
     size: str = "512"  # of the pictures that the members scale to theirs, and of the maps
     members: tuple[str, ...] = (
-        "patchcore size=256 ratio=0.03",
-        "patchcore size=384 ratio=0.01",
+        "patchcore size=256+384",
         "patchcore size=512 ratio=0.01",
         "prnet size=256 steps=400",
     )
     decides: str = "patchcore"  # method whose members make the score; all members, where none is of it
+    outlines: str = "prnet"  # method whose probability weights the map of the others; none of it: their mean
     held_out: float = 0.1  # share of the good pictures kept for calibration, 10 at least
     memory: float = 2.0  # GiB of pictures kept at a time
 
@@ -48,8 +48,16 @@ class Config(PictureSettings):
     @property
     def deciding(self) -> list[int]:
         """Numbers of the members whose scores count."""
-        numbers = range(len(self.members))
-        return [k for k in numbers if self.members[k].split()[0] == self.decides] or [*numbers]
+        return self._of(self.decides) or [*range(len(self.members))]
+
+    @property
+    def outlining(self) -> list[int]:
+        """Numbers of the members whose maps weight those of the others; none where there are no others."""
+        found = self._of(self.outlines)
+        return found if len(found) < len(self.members) else []
+
+    def _of(self, method: str) -> list[int]:
+        return [k for k, text in enumerate(self.members) if text.split()[0] == method]
 
     def each(self) -> list[tuple[Method, PictureSettings]]:
         """The method and the settings of each member. InputError names what is wrong in which."""

@@ -16,7 +16,9 @@ from flawscope.methods.method import Method
 from flawscope.methods.task import Budget, Defect, Fitted, Task
 
 ENOUGH = 20  # pictures that a member is calibrated on by itself: what it says alone is not promised
-SMALLEST = 1e-2  # spread in shares of the mean: of one picture held out there is none
+# Least spread in shares of the mean: of a map's values, so that distances count in units of the usual one, and
+# of scores, since of one picture held out there is none
+SMALLEST = (1.0, 1e-2)
 
 
 def fit(model: Model, task: Task) -> Fitted:
@@ -94,5 +96,5 @@ def _normal(model: Model, held: HeldOut) -> Tensor:
     moments = torch.stack([found[i] for i in held.numbers]).mean(0)  # whichever thread was first
     mean, square = moments[:, ::2], moments[:, 1::2]
     spread = (square - mean.square()).clamp(min=0).sqrt()  # rounding may bring it below 0
-    spread = spread.maximum(SMALLEST * mean.abs() + 1e-12)
+    spread = spread.maximum(mean.new_tensor(SMALLEST) * mean.abs() + 1e-12)
     return torch.stack([mean, spread], dim=2).flatten(1).float()

@@ -68,12 +68,16 @@ class Member(nn.Module):
         return scores, maps if self.same else self.up_rows @ maps @ self.up_columns.T
 
 
+FLOOR = 1.0  # weight of a pixel that the outlining members see nothing in; with them at most one more
+
+
 class Model(Detector):
     """Several detectors. What each one says is measured by what it says of good pictures that were held out
     (`normal`), and the mean counts: of all maps, and of the scores of those that decide.
 
-    Far beyond good pictures the measure is logarithmic, so that a member with few, steep values (PRN's
-    probabilities) does not outvote the others.
+    Far beyond good pictures the measure is logarithmic, so that a member with few, steep values does not
+    outvote the others. Maps of members that outline are no votes, but weights: probabilities, which double
+    the others' map at most, and take nothing away where a defect is unknown to them.
     """
 
     METHOD = METHOD
@@ -112,12 +116,21 @@ class Model(Detector):
         return zip(self.members, features.split([m.width for m in self.members], dim=1), strict=True)
 
     def score(self, features: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        scores, maps = [], []
-        for (score, drawn), n in zip(self.each(features, inside), self.normal, strict=True):
-            maps.append(compressed((drawn - n[0]) / n[1]))
-            scores.append(compressed((score - n[2]) / n[3]))
-        scores = [scores[k] for k in self.config.deciding]
-        return torch.stack(scores).mean(0), self.bounded(torch.stack(maps).mean(0), inside)
+        each, outlining = self.each(features, inside), self.config.outlining
+        scores = [
+            compressed((each[k][0] - self.normal[k, 2]) / self.normal[k, 3]) for k in self.config.deciding
+        ]
+        maps = [
+            compressed((drawn - n[0]) / n[1])
+            for k, ((_, drawn), n) in enumerate(zip(each, self.normal, strict=True))
+            if k not in outlining
+        ]
+        if outlining:
+            weight = torch.stack([each[k][1] for k in outlining]).mean(0).clamp(0, 1) + FLOOR
+            combined = torch.stack([one.exp() for one in maps]).mean(0) * weight
+        else:
+            combined = torch.stack(maps).mean(0)
+        return torch.stack(scores).mean(0), self.bounded(combined, inside)
 
     def ties(self, features: Tensor, inside: Tensor | None = None) -> Tensor:
         """Whether the score of each picture, `[B]` bool, rests on a tie in any member."""
@@ -145,7 +158,7 @@ class Model(Detector):
 
     @classmethod
     def rebuild(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Self:
-        typed: Config = METHOD.stored(config)
+        typed: Config = METHOD.stored({"outlines": "", **config})  # before, all maps were averaged
         roi, detectors, known = region_of(typed, tensors), [], dict(tensors)
         for k, (method, own) in enumerate(typed.each()):
             start = f"members.{k}.detector."
