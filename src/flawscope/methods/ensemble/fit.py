@@ -16,7 +16,7 @@ from flawscope.methods.method import Method
 from flawscope.methods.task import Budget, Defect, Fitted, Task
 
 ENOUGH = 20  # pictures that a member is calibrated on by itself: what it says alone is not promised
-# Least spread in shares of the mean: of a map's values, so that distances count in units of the usual one, and
+# Least spread in shares of the mean: of a map's values, so that distances count in units of the usual one;
 # of scores, since of one picture held out there is none
 SMALLEST = (1.0, 1e-2)
 
