@@ -149,13 +149,14 @@ STATION: dict[str, str] = {
     "sources": "background settings store inspecting",
     "sinks": "background settings store inspecting",
     "connections": "settings sources",
+    "shifts": "background settings store inspecting sinks",
     "plc": "background settings store inspecting sources connections",
     "learning": "background settings store",
     "drift": "background store inspecting",
     "setup": "background settings store inspecting learning",
     "station": "live settings store problems access inspecting housekeeping sources sinks connections "
-    "learning drift setup",
-    "web": "store settings access inspecting sources learning setup station",
+    "shifts learning drift setup",
+    "web": "store settings access inspecting sources shifts learning setup station",
     "client": "settings store web",
     "review": "web",
 }

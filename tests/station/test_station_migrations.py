@@ -23,6 +23,7 @@ from flawscope.station.store.database import Database
 from flawscope.station.store.files import PICTURES, Files
 from flawscope.station.store.migrations import DAY
 from flawscope.station.store.schema import (
+    VIEW,
     events,
     hours,
     inspections,
@@ -131,6 +132,9 @@ def test_the_tables_are_those_of_this_version_and_hold_what_they_promise(old: Da
     with old.reading() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, metadata) == []
+        rows = connection.execute(text(f"SELECT * FROM {VIEW} ORDER BY inspection")).mappings().all()
+        assert [row["inspection"] for row in rows] == [1, 2, 3, 4, 5, 6, 7], "others read them by SQL"
+        assert (rows[1]["product"], rows[1]["decision"], rows[3]["verdict"]) == ("plate", "anomalous", "good")
         if old.is_sqlite:
             query = text("SELECT sql FROM sqlite_master WHERE name = 'inspections_waiting'")
             assert "WHERE review = 'waiting'" in connection.execute(query).scalar_one()

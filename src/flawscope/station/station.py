@@ -34,6 +34,7 @@ from flawscope.station.problems import ACKNOWLEDGED, Action, Problem, Problems
 from flawscope.station.settings.station import Product, Settings
 from flawscope.station.setup.draft import READY
 from flawscope.station.setup.drafts import Drafts
+from flawscope.station.shifts.reports import Reports
 from flawscope.station.sinks import Sinks
 from flawscope.station.sources import camera_of, sources_of
 from flawscope.station.sources.source import AWAY, Source, State, Triggered
@@ -141,6 +142,7 @@ class Station:
         )
         # made by `start`, with the models
         self.sources: dict[str, list[Source]] = {name: [] for name in self.addresses.given}
+        self.shifts = None if settings.shifts is None else Reports(settings.shifts, self)
         self.sinks: Sinks | None = None
         self.connections: Connections | None = None
 
@@ -162,6 +164,8 @@ class Station:
         self.connections.start()
         self.learning.start()
         self.drafts.start()
+        if self.shifts is not None:
+            self.shifts.start()
         self.housekeeping.start()
 
     def close(self) -> None:
@@ -175,6 +179,8 @@ class Station:
                 pool.submit(source.stop)
         self.learning.stop(None)
         self.drafts.stop(None)
+        if self.shifts is not None:
+            self.shifts.stop()
         self.inspector.close()
         self.recorder.close()
         self.rounds.stop(None)

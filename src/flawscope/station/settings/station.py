@@ -12,6 +12,7 @@ from flawscope.config import build, read_config
 from flawscope.errors import InputError
 from flawscope.runtime import ENGINES, suffix_of
 from flawscope.station.settings.plugins import Plugged, connections_of
+from flawscope.station.settings.shifts import Shifts, shifts_of
 from flawscope.station.settings.sinks import MqttSettings, PluginSink, SinkSettings, mqtt_of, sinks_of
 from flawscope.station.settings.sources import FolderOf, SourceOf, read_source
 from flawscope.station.settings.values import (
@@ -172,6 +173,7 @@ class Settings:
     near: good pictures with p-values up to this multiple of the model's false-alarm rate are reviewed, too.
     mqtt: the broker that gets all inspections.
     connections: plugins that have pictures judged and are answered, such as a PLC.
+    shifts: when shifts begin, and where reports of them go.
     """
 
     products: Mapping[str, Product] = field(default_factory=dict)
@@ -191,6 +193,7 @@ class Settings:
     keep: Keep = Keep()
     mqtt: MqttSettings | None = None
     connections: tuple[Plugged, ...] = ()
+    shifts: Shifts | None = None
 
     @property
     def url(self) -> str:
@@ -225,10 +228,11 @@ def read_settings(path: str | Path) -> Settings:
     try:
         mqtt = mqtt_of(values.pop("mqtt", None), home)
         connections = connections_of(values.pop("connections", None), home)
+        shifts = shifts_of(values.pop("shifts", None), home)
         given = {key: one for key, one in values.items() if one is not None or key not in ("limits", "keep")}
         settings = beside(build(Settings, given), home, "store", "password_file")
         known = {check_name(str(name)): _product(name, one, home) for name, one in products.items()}
-        return check(replace(settings, products=known, mqtt=mqtt, connections=connections))
+        return check(replace(settings, products=known, mqtt=mqtt, connections=connections, shifts=shifts))
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 

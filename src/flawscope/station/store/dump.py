@@ -17,6 +17,7 @@ from flawscope.errors import FlawscopeError, InputError
 from flawscope.station.settings.station import DATABASE, Settings
 from flawscope.station.settings.values import shown
 from flawscope.station.store.database import Database, StoreError
+from flawscope.station.store.schema import VIEW
 from flawscope.station.store.station_identity import check_there
 
 POSTGRES = "station.pgdump"  # in pg_dump's custom format
@@ -98,6 +99,7 @@ def emptied(settings: Settings) -> None:
     database = Database(settings.url, settings.name)
     try:
         with database.writing() as connection:
+            connection.execute(text(f"DROP VIEW IF EXISTS {VIEW}"))
             there = MetaData()
             there.reflect(connection)
             there.drop_all(connection)

@@ -23,6 +23,7 @@ from flawscope.station.store.schema import (
     revision,
     stations,
     tokens,
+    view_of,
 )
 
 DAY = 24 * HOUR  # of a pause that counts, at most
@@ -47,6 +48,7 @@ def migrate(connection: Connection) -> None:
     there = _version(connection)
     if there is None:
         metadata.create_all(connection, checkfirst=False)
+        _report(connection)
         connection.execute(revision.insert().values(version_num=HEAD))
         return
     if there not in STEPS:
@@ -147,6 +149,11 @@ def _several(connection: Connection) -> None:
     _add(connection, inspections, "found_parts")
 
 
+def _report(connection: Connection) -> None:
+    """Make the view for other programs."""
+    connection.execute(text(view_of(connection.dialect.name)))
+
+
 # Versions of the tables in order, each with the step that migrates from the version before
 STEPS: dict[str, Callable[[Connection], None]] = {
     "0006": _first,
@@ -158,5 +165,6 @@ STEPS: dict[str, Callable[[Connection], None]] = {
     "0012": _recognised,
     "0013": _posed,
     "0014": _several,
+    "0015": _report,
 }
 HEAD = list(STEPS)[-1]

@@ -22,6 +22,29 @@ from sqlalchemy import (
 )
 
 HOUR = 3_600_000_000  # microseconds
+VIEW = "inspection_report"  # for SQL of others: its columns stay (docs/station-shifts.md)
+_AT = {  # a time as text in SQLite, as a timestamp with time zone in PostgreSQL
+    "sqlite": "strftime('%Y-%m-%dT%H:%M:%fZ', {0} / 1000000.0, 'unixepoch')",
+    "postgresql": "to_timestamp({0} / 1000000.0)",
+}
+
+
+def view_of(dialect: str) -> str:
+    """SQL that makes the view for other programs."""
+    at = _AT[dialect].format("inspections.at")
+    return f"""
+CREATE VIEW {VIEW} AS SELECT
+    inspections.id AS inspection, stations.name AS station, products.name AS product, {at} AS at,
+    CASE WHEN inspections.anomalous THEN 'anomalous' ELSE 'good' END AS decision,
+    inspections.score AS score, inspections.score_threshold AS threshold, inspections.p_value AS p_value,
+    inspections.severity AS severity, inspections.verdict AS verdict, inspections.part AS part,
+    inspections.batch AS batch, inspections.view AS view, inspections.name AS picture,
+    inspections.source AS source, versions.id AS version, versions.file AS model
+FROM inspections JOIN products ON products.id = inspections.product_id
+JOIN stations ON stations.id = products.station_id JOIN versions ON versions.id = inspections.version_id
+"""
+
+
 metadata = MetaData(
     naming_convention={
         "ix": "%(table_name)s_%(column_0_name)s",

@@ -209,7 +209,7 @@ def number_in(cursor: str) -> int:
 MOST_POINTS = 2000  # inspections that are shown one by one
 BY_MINUTES = 3 * HOUR  # longest period that is counted by inspections; beyond it by `hours`
 BY_HOURS = 15 * 24 * HOUR
-_SUMS = ("inspected", "anomalous", "reviewed", "defects", "false_alarms", "misses")
+SUMS = ("inspected", "anomalous", "reviewed", "defects", "false_alarms", "misses")
 
 
 def trends(
@@ -230,7 +230,7 @@ def trends(
         ).scalar_one()
         first = until if begun is None else max(int(begun) * HOUR, since or 0)
         span = until - first
-        unit, length, rows = "minute", HOUR // 60, _each(product_id)
+        unit, length, rows = "minute", HOUR // 60, each(product_id)
         if span > BY_MINUTES:
             first, until = first // HOUR * HOUR, -(-until // HOUR) * HOUR
             unit, length = ("hour", HOUR) if span <= BY_HOURS else ("day", 24 * HOUR)
@@ -254,8 +254,8 @@ def _by_hour(product_id: int) -> Select[Any]:
     return select((hours.c.hour * HOUR).label("at"), hours).where(hours.c.product_id == product_id)
 
 
-def _each(product_id: int) -> Select[Any]:
-    """Query of inspections, with the columns of `_by_hour`."""
+def each(product_id: int) -> Select[Any]:
+    """Query of a product's inspections, with the columns of `_by_hour`: `at`, scores and `SUMS`."""
     column = inspections.c
     counts = {
         "inspected": true(),
@@ -271,9 +271,9 @@ def _each(product_id: int) -> Select[Any]:
 
 
 def _totals(connection: Connection, counted: Subquery) -> dict[str, int]:
-    sums = (func.coalesce(func.sum(counted.c[name]), 0) for name in _SUMS)
+    sums = (func.coalesce(func.sum(counted.c[name]), 0) for name in SUMS)
     row = connection.execute(select(*sums)).one()
-    return dict(zip(("inspections", *_SUMS[1:]), map(int, row), strict=True))
+    return dict(zip(("inspections", *SUMS[1:]), map(int, row), strict=True))
 
 
 def _buckets(connection: Connection, counted: Subquery, length: int) -> list[list[float | int]]:

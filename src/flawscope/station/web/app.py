@@ -27,7 +27,16 @@ from flawscope.station.access.roles import SCOPE
 from flawscope.station.settings.station import Settings
 from flawscope.station.station import Station
 from flawscope.station.store.files import ROOM
-from flawscope.station.web import api, inspect_api, models_api, pages, parts_api, records_api, setup_api
+from flawscope.station.web import (
+    api,
+    inspect_api,
+    models_api,
+    pages,
+    parts_api,
+    records_api,
+    setup_api,
+    shifts_api,
+)
 from flawscope.station.web.middleware import Guard, check_bind
 from flawscope.station.web.refusals import install
 from flawscope.station.web.templates import chosen, texts
@@ -155,9 +164,11 @@ def create_app(station: Station) -> Any:
         models_api.router,
         exports,
         audits,
+        shifts_api.router,
         setup_api.router,
     ):
         app.include_router(router)
+    shifts_api.render_with(station)
     _health(app, station)
     app.include_router(records_api.page)
     app.include_router(setup_api.page)

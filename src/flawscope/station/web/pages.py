@@ -15,9 +15,11 @@ from flawscope.errors import FlawscopeError, InputError
 from flawscope.station.access.roles import LOCAL, SCOPE, Person, may
 from flawscope.station.access.sign_in import SignInError
 from flawscope.station.learning.candidates import advice, trail
-from flawscope.station.store.database import StoreError
+from flawscope.station.shifts import Shift, ended
+from flawscope.station.store.database import StoreError, now
 from flawscope.station.store.parts import last_decided, part_of
 from flawscope.station.store.records import NotFoundError, holdable, iso
+from flawscope.station.store.schema import HOUR
 from flawscope.station.store.search import Filters
 from flawscope.station.store.station_identity import others
 from flawscope.station.web.middleware import address_of, drop_cookie, local_path, set_cookie
@@ -288,8 +290,16 @@ def trends(product: str, asked: Annotated[Shown, asked_for("trends")], range: st
         range=chosen_range,
         ranges=list(RANGES),
         may_change=may(asked.person, "engineer"),
+        reports=_reports(asked.station),
         data=data,
     )
+
+
+def _reports(station: Station) -> list[dict[str, str]]:
+    """Times that a report can be of: the last shifts, or else the last day."""
+    at, settings = now(), station.settings.shifts
+    known = ended(settings, at)[::-1] if settings else [Shift("", at - 24 * HOUR, at)]
+    return [{"name": one.name, "since": iso(one.since), "until": iso(one.until)} for one in known]
 
 
 @router.get("/{product}/models")

@@ -97,6 +97,14 @@ class Source(BaseModel):
     broken: int = Field(description="frames that could not be decoded or were refused")
 
 
+class Shift(BaseModel):
+    """Shift that has ended."""
+
+    name: str
+    since: str = Field(description="UTC")
+    until: str = Field(description="UTC")
+
+
 class Timing(BaseModel):
     """Times from triggers of a connection to their outputs, such as those of a PLC."""
 

@@ -1,0 +1,37 @@
+"""Shifts: when each begins and ends, and what was inspected in it. Reports of them: `reports`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import NamedTuple
+
+from flawscope.station.settings.shifts import Shifts
+
+DAYS = 3  # that reports are made for afterwards, where the station did not run
+
+
+class Shift(NamedTuple):
+    """Shift that has a beginning and an end, microseconds since 1970."""
+
+    name: str
+    since: int
+    until: int
+
+
+def ended(shifts: Shifts, at: int, days: int = DAYS) -> list[Shift]:
+    """Shifts that ended in the last days before a time, microseconds since 1970, the oldest first."""
+    last = datetime.fromtimestamp(at / 1e6, UTC).astimezone(shifts.tz)
+    begun = sorted(_begun(shifts, last, days))
+    each = [Shift(name, since, until) for (since, name), (until, _) in pairwise(begun)]
+    return [one for one in each if at - days * 86_400_000_000 < one.until <= at]
+
+
+def _begun(shifts: Shifts, last: datetime, days: int) -> Iterator[tuple[int, str]]:
+    """Beginnings of the shifts of these days, by the clocks of the zone."""
+    for back in range(-1, days + 2):
+        day = (last - timedelta(days=back)).date()
+        for name, time in shifts.times.items():
+            moment = datetime.combine(day, time, tzinfo=shifts.tz)
+            yield round(moment.timestamp() * 1e6), name

@@ -1,0 +1,157 @@
+"""Reports of shifts: written when one has ended, for each product, into a folder and to a webhook."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+from flawscope.artefact.files import atomic
+from flawscope.errors import FlawscopeError
+from flawscope.results import drawing
+from flawscope.station.background import Background
+from flawscope.station.inspecting.renderings import Shown, webp
+from flawscope.station.settings.shifts import Shifts
+from flawscope.station.shifts import Shift, ended
+from flawscope.station.sinks.delivery import UndeliveredError
+from flawscope.station.sinks.outbox import Message
+from flawscope.station.sinks.webhook import Webhook
+from flawscope.station.store.database import now
+from flawscope.station.store.records import Store, iso
+from flawscope.station.store.search import SUMS
+from flawscope.station.store.summary import Box, Summary, summary
+
+TYPE, EVENT, STATION = "shift.ended", "shift", "station"  # of the message, of the event, and who notes it
+LOOK, AGAIN = 30.0, 300.0  # seconds between two looks whether a shift has ended, and after a failure
+SIDE, SMALL = 640, 320  # pixels of the heat map's picture, and of others
+GRID = 64  # fields of the heat map, to either side
+
+Render = Callable[[str, str, Shift, Summary, dict[str, Any]], str]
+
+
+class Floor(Protocol):
+    """Station as reports need it."""
+
+    store: Store
+    shown: Shown
+
+    @property
+    def products(self) -> dict[str, int]:
+        """Numbers of the products."""
+
+    def report(self, code: str, why: str | None) -> None:
+        """Report a problem under a code; None: it is over."""
+
+
+class Reports(Background):
+    """Thread that reports shifts.
+
+    render: makes the HTML of a report; set before `start`.
+    """
+
+    def __init__(self, settings: Shifts, floor: Floor):
+        super().__init__("shifts")
+        self.settings, self.floor = settings, floor
+        self.render: Render | None = None
+
+    def _work(self) -> None:
+        pause = LOOK
+        while not self._wait(pause):
+            pause = LOOK if self.look(now()) else AGAIN
+
+    def look(self, at: int) -> bool:
+        """Report what has ended by a time, microseconds since 1970, and was not reported. False: not all of
+        it could be."""
+        why: str | None = None
+        for product, number in self.floor.products.items():
+            try:
+                told = {row.text for row in self.floor.store.events(EVENT, number)}
+                for shift in ended(self.settings, at):
+                    known = f"{shift.name} {iso(shift.since)}"
+                    if known not in told and self._report(product, number, shift):
+                        self.floor.store.note_event(EVENT, STATION, known, number)
+            except (FlawscopeError, UndeliveredError, OSError) as error:
+                why = f"the report of a shift waits: {error}"
+        self.floor.report("shifts", why)
+        return why is None
+
+    def _report(self, product: str, number: int, shift: Shift) -> bool:
+        """Whether there was something to report."""
+        found = summary(self.floor.store.database, number, shift.since, shift.until)
+        if not found.counts["inspected"]:
+            return False
+        if self.settings.folder is not None and self.render is not None:
+            folder = Path(self.settings.folder)
+            folder.mkdir(parents=True, exist_ok=True)
+            day = datetime.fromtimestamp(shift.since / 1e6, UTC).astimezone(self.settings.tz).date()
+            name, drawn = f"{day}-{shift.name}-{product}", images(self.floor, number, found)
+            page = self.render(self.settings.language, product, shift, found, drawn)
+            for suffix, text in ((".csv", table(found)), (".html", page)):
+                with atomic(folder / f"{name}{suffix}") as file:
+                    file.write(text.encode())
+        if (hook := self.settings.hook) is not None:
+            webhook = Webhook(hook)
+            try:
+                webhook.send(message(product, number, shift, found))
+            finally:
+                webhook.close()
+        return True
+
+
+def message(product: str, number: int, shift: Shift, found: Summary) -> Message:
+    """Message about a shift, with the same id whenever it is sent again."""
+    data = {"product": product, "shift": shift.name, "since": iso(shift.since), "until": iso(shift.until)}
+    known = f"shift-{number}-{shift.name}-{shift.since}"
+    return Message(known, TYPE, shift.until, number, 0, None, {**data, **found.counts})
+
+
+def table(found: Summary) -> str:
+    """Counts of each hour as CSV."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("hour", *SUMS))
+    for hour in found.hours:
+        writer.writerow((iso(hour["at"]), *(hour[name] for name in SUMS)))
+    return text.getvalue()
+
+
+def images(floor: Floor, product_id: int, found: Summary) -> dict[str, Any]:
+    """Pictures of a report as data URLs: `heat`, None where no part is there to draw it on, and `worst`, by
+    the numbers of their inspections."""
+    heat, worst = None, dict[int, str]()
+    if found.good is not None and found.boxes:
+        with suppress(FlawscopeError):  # its picture was removed meanwhile
+            part = floor.shown.view(product_id, found.good, SIDE)
+            picture = np.asarray(Image.open(io.BytesIO(part)).convert("RGB"))
+            heat = _url(webp(heat_map(picture, found.boxes)))
+    for number in found.worst:
+        with suppress(FlawscopeError):
+            worst[number] = _url(floor.shown.overlay(product_id, number, SMALL))
+    return {"heat": heat, "worst": worst}
+
+
+def heat_map(picture: Any, boxes: list[Box]) -> Any:
+    """The picture [H, W, 3] uint8 with how often regions lie where; boxes x0 y0 x1 y1 are shares of its
+    sides."""
+    grid = np.zeros((GRID, GRID), np.float32)
+    for x0, y0, x1, y1 in boxes:
+        rows, columns = (
+            slice(int(low * GRID), max(int(low * GRID) + 1, int(np.ceil(high * GRID))))
+            for low, high in ((y0, y1), (x0, x1))
+        )
+        grid[rows, columns] += 1
+    height, width = picture.shape[:2]
+    values = np.asarray(Image.fromarray(grid).resize((width, height), Image.Resampling.BILINEAR))
+    return drawing.overlay(picture, values, 0.0, 2 * float(grid.max()))  # the most is the middle of its scale
+
+
+def _url(data: bytes) -> str:
+    return "data:image/webp;base64," + base64.b64encode(data).decode()
