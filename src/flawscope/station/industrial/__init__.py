@@ -1,5 +1,5 @@
-"""Industrial cameras as sources: Basler's (extra `basler`), and GigE Vision and USB3 Vision at large, by Aravis
-(extra `genicam`): docs/station-cameras.md.
+"""Industrial cameras as sources: Basler's (extra `basler`), and GigE Vision and USB3 Vision at large, by
+Aravis (extra `genicam`): docs/station-cameras.md.
 
 Two plugins of the group `flawscope.sources`, which share all but the library. Importing this loads neither.
 """

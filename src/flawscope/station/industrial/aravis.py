@@ -31,7 +31,7 @@ def library() -> Any:
         gi.require_version("Aravis", "0.8")
     except ValueError:
         raise InputError(
-            "a GenICam camera needs Aravis 0.8: apt-get install gir1.2-aravis-0.8, or the package of your system"
+            "a GenICam camera needs Aravis 0.8: apt-get install gir1.2-aravis-0.8, or your system's package"
         ) from None
     from gi.repository import Aravis
 
@@ -128,7 +128,7 @@ class Aravis:
         array: NDArray[Any] = np.frombuffer(buffer.get_data(), np.uint16 if kind.endswith("le") else np.uint8)
         shape = (*size, 3) if kind in COLOUR.values() else size
         array = array[: int(np.prod(shape))].reshape(shape)
-        return VideoFrame.from_ndarray(array << shift if shift else array, format=kind)
+        return VideoFrame.from_ndarray(np.left_shift(array, shift, dtype=array.dtype), format=kind)
 
     def close(self) -> None:
         """Let go of the camera: Aravis closes it with the last reference."""

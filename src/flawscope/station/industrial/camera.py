@@ -1,7 +1,7 @@
 """Triggers, frame numbers and reconnecting of industrial cameras, whatever library speaks with them.
 
-A camera numbers its exposures. With a software trigger the station alone orders them, one at a time, so it knows
-the number of the frame that a trigger exposes: the one after the last. No other frame answers it.
+A camera numbers its exposures. With a software trigger the station alone orders them, one at a time, so it
+knows the number of the frame that a trigger exposes: the one after the last. No other frame answers it.
 """
 
 from __future__ import annotations
@@ -35,8 +35,7 @@ class Numbered:
 
 
 class Device(Protocol):
-    """Camera that is open and set, and waits for triggers. What fails is an InputError, LostError where another
-    try may succeed. One thread calls it."""
+    """Camera that is open and set, and waits for triggers. LostError where it fails. One thread calls it."""
 
     def trigger(self) -> None:
         """Order an exposure, as soon as the camera takes an order."""
@@ -144,8 +143,8 @@ class IndustrialCamera(LiveCamera):
             last, ordered, missed = frame.number, 0, 0
 
     def _answer(self, device: Device, last: int, ordered: int) -> Numbered | None:
-        """Return the frame of the newest order, or a later one; None: there is none in time. Frames of earlier
-        orders, which were given up, are passed over."""
+        """Return the frame of the newest order, or a later one; None: there is none in time. Frames of orders
+        that were given up are passed over."""
         ends = time.monotonic() + self.camera.patience
         while frame := device.next(max(0.0, ends - time.monotonic())):
             if after(last, frame.number) >= ordered:

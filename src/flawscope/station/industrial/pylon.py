@@ -1,7 +1,8 @@
-"""Basler cameras, by pypylon, which brings pylon's runtime along. `PYLON_CAMEMU=2` gives two emulated ones."""
+"""Basler cameras, by pypylon, which brings pylon's runtime. `PYLON_CAMEMU=2` gives two emulated ones."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from av import VideoFrame
@@ -107,4 +108,5 @@ class Pylon:
 
 def _said(error: Exception) -> str:
     """Return what pylon says, without its place in pylon's own files."""
-    return one_line(error).partition(" : ")[0]
+    said = one_line(error)
+    return re.sub(r" : \w+ thrown .*", "", said)

@@ -45,7 +45,8 @@ class Shot:
 class Taking(Protocol):
     """Settings of a live camera, as `CameraOf` has them."""
 
-    view: str | None
+    @property
+    def view(self) -> str | None: ...
 
     @property
     def every(self) -> str: ...
