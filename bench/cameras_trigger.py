@@ -2,10 +2,10 @@
 
     python bench/cameras_trigger.py
 
-pylon's emulated camera in this process, behind a wire that holds frames back beyond the timeout, loses or damages
-some of them (tests/station/industrial_helpers.py). The emulator draws the number of the exposure into the picture,
-which the station does not look at: it goes by the camera's frame numbers. Triggers follow each other at once until
-so many were answered.
+pylon's emulated camera in this process, behind a wire that holds frames back beyond the timeout, loses or
+damages some of them (tests/station/industrial_helpers.py). The emulator draws the number of the exposure into
+the picture, which the station does not look at: it goes by the camera's frame numbers. Triggers follow each
+other at once until so many were answered.
 
 right, wrong   answered with the frame of their own exposure, or another one
 refused        told that there is no frame

@@ -7,6 +7,7 @@ import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from random import Random
 from typing import Any
 
@@ -66,8 +67,10 @@ class Jitter:
 
 
 def camera(settings: CameraSettings, opening: Callable[[CameraSettings], Any]) -> IndustrialCamera:
-    """A started camera that belongs to no station."""
-    line: Any = Line(1, lambda _: [], lambda *_: None, None, Share(Limits()))  # type: ignore[arg-type]
+    """A started camera that belongs to no station: what it hands in is taken at once."""
+    taken: Future[Any] = Future()
+    taken.set_result(None)
+    line: Any = Line(1, lambda _: [taken], lambda *_: None, None, Share(Limits()))  # type: ignore[arg-type]
     made = IndustrialCamera(line, settings, 1, opening)
     made.start()
     return made
