@@ -189,7 +189,8 @@ def test_a_wrong_setting_is_refused(given: dict[str, Any]) -> None:
         BASLER.read(given, Path())
 
 
-def test_a_camera_of_another_program_is_away_until_it_is_free(fake: Fake) -> None:
+@pytest.mark.slow
+def test_a_camera_that_another_program_uses_says_so(fake: Fake) -> None:
     from flawscope.station.industrial.aravis import Aravis
 
     first = camera(CameraSettings(SERIAL["genicam"]), Aravis)
@@ -205,6 +206,7 @@ def test_a_camera_of_another_program_is_away_until_it_is_free(fake: Fake) -> Non
     first.stop()
 
 
+@pytest.mark.slow
 def test_a_camera_that_was_off_comes_back_by_itself(fake: Fake) -> None:
     from flawscope.station.industrial.aravis import Aravis
 

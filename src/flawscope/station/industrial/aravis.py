@@ -131,10 +131,12 @@ class Aravis:
         return VideoFrame.from_ndarray(np.left_shift(array, shift, dtype=array.dtype), format=kind)
 
     def close(self) -> None:
-        """Let go of the camera: Aravis closes it with the last reference."""
+        """Let go of the camera. Aravis closes it with the last reference, which an error may still hold."""
         if not self._is_gone:
             with suppress(self._error):  # gone meanwhile
                 self._camera.stop_acquisition()
+                if isinstance(device := self._camera.get_device(), self._library.GvDevice):
+                    device.leave_control()
         self._stream = self._camera = None
 
 
