@@ -147,6 +147,7 @@ STATION: dict[str, str] = {
     "inspecting": "background settings store",
     "housekeeping": "background settings store problems access inspecting",
     "sources": "background settings store inspecting",
+    "industrial": "background settings sources",
     "sinks": "background settings store inspecting",
     "connections": "settings sources",
     "shifts": "background settings store inspecting sinks",

@@ -10,7 +10,7 @@ import threading
 import time
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.station.background import Backoff
@@ -42,14 +42,33 @@ class Shot:
     triggers: int = 0
 
 
-class Camera:
-    """Takes frames as the settings say, and one for each trigger.
+class Taking(Protocol):
+    """Settings of a live camera, as `CameraOf` has them."""
+
+    @property
+    def view(self) -> str | None: ...
+
+    @property
+    def every(self) -> str: ...
+
+    @property
+    def seconds(self) -> float | None: ...
+
+    @property
+    def patience(self) -> float: ...
+
+    @property
+    def shown(self) -> str: ...
+
+
+class LiveCamera:
+    """Takes frames as the settings say, and one for each trigger. A kind of camera is a `_session`.
 
     Args:
         number: of the camera among the product's, from 1.
     """
 
-    def __init__(self, line: Line, camera: CameraOf, number: int):
+    def __init__(self, line: Line, camera: Taking, number: int):
         self.line, self.camera, self.number = line, camera, number
         self.state = State(SOURCE, f"camera{number}", camera.shown, camera.every)
         self._changed = threading.Condition()
@@ -94,6 +113,7 @@ class Camera:
         waiting: Future[Shot] = Future()
         with self._changed:
             self._triggers[waiting] = request or waiting
+            self._changed.notify_all()
         return waiting
 
     def forget(self, waiting: Future[Shot]) -> None:
@@ -124,29 +144,23 @@ class Camera:
         """Open the camera and decode its frames, again and again until the end."""
         pauses = Backoff(SHORTEST, LONGEST)
         while not self._ended.is_set():
-            why = "the stream ended"
             try:
-                frames = Frames(self.camera, self.line.share.limits.pixels)
-                try:
-                    self._seen, before = time.monotonic(), 0
-                    for frame in frames:
-                        if self._ended.is_set():
-                            return
-                        self.state.broken, before = self.state.broken + frames.broken - before, frames.broken
-                        if frame is not None:
-                            pauses.reset()
-                            self._came(frame)
-                finally:
-                    frames.close()
+                why = self._session(pauses)
             except InputError as error:
                 why = str(error)
             except Exception as error:  # of the library: another try may succeed
                 why = f"{type(error).__name__} in the decoder"
-            self._lose(why)
+            if not self._ended.is_set():
+                self._lose(why)
             self._ended.wait(pauses.next())
 
-    def _came(self, frame: VideoFrame) -> None:
-        triggers = self._take_triggers()
+    def _session(self, pauses: Backoff) -> str:
+        """Open the camera and hand its frames to `_came` until it is lost, or the station ends; return why.
+        InputError."""
+        raise NotImplementedError
+
+    def _came(self, frame: VideoFrame, triggers: dict[Future[Shot], object]) -> None:
+        """Take a frame, which answers these triggers."""
         at = max(now(), (self.state.last or 0) + 1)
         shot = Shot(frame, at, len(set(triggers.values())))
         with self._changed:
@@ -158,6 +172,9 @@ class Camera:
                 self._changed.notify()
         for trigger in triggers:
             trigger.set_result(shot)
+        self._is_back()
+
+    def _is_back(self) -> None:
         if self.state.state != RUNNING:
             self.state.state, self.state.why = RUNNING, None
             self._show("camera_away", None)
@@ -249,3 +266,26 @@ class Camera:
     @property
     def _called(self) -> str:
         return f"camera {self.number} ({self.camera.shown})"
+
+
+class Camera(LiveCamera):
+    """Camera that FFmpeg reads."""
+
+    def __init__(self, line: Line, camera: CameraOf, number: int):
+        super().__init__(line, camera, number)
+        self._address = camera
+
+    def _session(self, pauses: Backoff) -> str:
+        frames = Frames(self._address, self.line.share.limits.pixels)
+        try:
+            self._seen, before = time.monotonic(), 0
+            for frame in frames:
+                if self._ended.is_set():
+                    break
+                self.state.broken, before = self.state.broken + frames.broken - before, frames.broken
+                if frame is not None:
+                    pauses.reset()
+                    self._came(frame, self._take_triggers())
+        finally:
+            frames.close()
+        return "the stream ended"

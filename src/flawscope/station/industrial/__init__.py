@@ -1,0 +1,95 @@
+"""Industrial cameras as sources: Basler's (extra `basler`), and GigE Vision and USB3 Vision at large, by
+Aravis (extra `genicam`): docs/station-cameras.md.
+
+Two plugins of the group `flawscope.sources`, which share all but the library. Importing this loads neither.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from flawscope.errors import InputError, require_installed
+from flawscope.station.settings.plugins import Plugin
+from flawscope.station.settings.sources import FRAME, TRIGGER
+from flawscope.station.settings.values import time_of
+
+if TYPE_CHECKING:
+    from flawscope.station.industrial.camera import IndustrialCamera
+    from flawscope.station.sources.source import Line
+
+SOFTWARE = "software"
+
+
+@dataclass(frozen=True)
+class CameraSettings:
+    """Settings of an industrial camera, the same for every library.
+
+    serial: number on the camera; None: the only one there is.
+    trigger: `software`, by the station, or `hardware line 1`, by a signal at that input.
+    exposure: such as `5 ms`; None: as the camera is set. gain: as the camera counts it.
+    timeout: time from a trigger in which the frame must be there.
+    format: of pixels, as the camera names it, such as Mono12; None: as the camera is set.
+    view: of a part, which all frames show.
+    """
+
+    serial: str | None = None
+    trigger: str = SOFTWARE
+    exposure: str | None = None
+    gain: float | None = None
+    timeout: str = "1 s"
+    format: str | None = None
+    view: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.trigger != SOFTWARE and not re.fullmatch(r"hardware line \d", self.trigger):
+            raise InputError(f"trigger: {self.trigger!r:.60} is not software, or hardware line 1")
+        _ = self.patience, self.microseconds
+
+    @property
+    def every(self) -> str:
+        """Frames that are taken without a request: all that a signal triggered."""
+        return TRIGGER if self.trigger == SOFTWARE else FRAME
+
+    seconds = None  # between two frames that are taken: every one is
+
+    @property
+    def patience(self) -> float:
+        return time_of(self.timeout, "timeout", "a time such as 1 s")
+
+    @property
+    def microseconds(self) -> float | None:
+        if self.exposure is None:
+            return None
+        return 1e6 * time_of(self.exposure, "exposure", "a time such as 5 ms")
+
+    @property
+    def signal(self) -> str:
+        """Source of the trigger, as GenICam names it."""
+        return "Software" if self.trigger == SOFTWARE else f"Line{self.trigger[-1]}"
+
+    @property
+    def shown(self) -> str:
+        return self.serial or "the only one"
+
+
+def _basler(line: Line, settings: CameraSettings, number: int) -> IndustrialCamera:
+    require_installed("a Basler camera", "pypylon", extras="basler")
+    from flawscope.station.industrial.camera import IndustrialCamera
+    from flawscope.station.industrial.pylon import Pylon
+
+    return IndustrialCamera(line, settings, number, Pylon)
+
+
+def _genicam(line: Line, settings: CameraSettings, number: int) -> IndustrialCamera:
+    require_installed("a GenICam camera", "gi", extras="genicam")
+    from flawscope.station.industrial.aravis import Aravis, library
+    from flawscope.station.industrial.camera import IndustrialCamera
+
+    library()
+    return IndustrialCamera(line, settings, number, Aravis)
+
+
+BASLER = Plugin("basler", CameraSettings, _basler)
+GENICAM = Plugin("genicam", CameraSettings, _genicam)

@@ -1,0 +1,180 @@
+"""Triggers, frame numbers and reconnecting of industrial cameras, whatever library speaks with them.
+
+A camera numbers its exposures. With a software trigger the station alone orders them, one at a time, so it
+knows the number of the frame that a trigger exposes: the one after the last. No other frame answers it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from flawscope.errors import InputError, nearest, pluralize, some
+from flawscope.station.background import Backoff
+from flawscope.station.industrial import SOFTWARE, CameraSettings
+from flawscope.station.sources.camera import LOOK, LiveCamera, Shot
+from flawscope.station.sources.frames import LostError
+from flawscope.station.sources.source import Line, NoFrameError
+
+if TYPE_CHECKING:
+    from av import VideoFrame
+
+LAST = 65535  # number after which GigE Vision begins again at 1
+MOST_MISSED = 2  # triggers in a row without a frame; then the camera is opened anew
+
+
+@dataclass(frozen=True)
+class Numbered:
+    """Frame with the camera's number of it. picture: None where parts of it did not arrive."""
+
+    number: int
+    picture: VideoFrame | None
+
+
+class Device(Protocol):
+    """Camera that is open and set, and waits for triggers. LostError where it fails. One thread calls it."""
+
+    def trigger(self) -> None:
+        """Order an exposure, as soon as the camera takes an order."""
+
+    def next(self, seconds: float) -> Numbered | None:
+        """Return the oldest frame that has not been returned; None: none came within so many seconds.
+        LostError where the camera is gone."""
+
+    def close(self) -> None:
+        """Leave the camera to others."""
+
+
+Opening = Callable[[CameraSettings], Device]
+
+
+def after(last: int, number: int) -> int:
+    """Return by how many frames a number is after the last one; 0 or less: it is no newer."""
+    step = number - last
+    return step + LAST if step < -LAST // 2 else step
+
+
+def chosen(settings: CameraSettings, serials: list[str]) -> int:
+    """Return the place of the camera that the settings name. LostError where it is not there."""
+    found = some(serials) or "none"
+    if settings.serial is not None:
+        if settings.serial not in serials:
+            raise LostError(f"there is no such camera: {found} found; see its cable, power and network")
+        return serials.index(settings.serial)
+    if len(serials) != 1:
+        why = "name one by its `serial`" if serials else "see its cable, power and network"
+        raise LostError(f"it is not the only camera: {found} found; {why}")
+    return 0
+
+
+def check_format(name: str, known: list[str]) -> None:
+    """Raise InputError for a pixel format that the camera does not have."""
+    if name not in known:
+        raise InputError(f"format: the camera has no {name:.60}: {nearest(name, known)}")
+
+
+class IndustrialCamera(LiveCamera):
+    """Takes a frame for each trigger, of the station or of a signal at the camera.
+
+    Args:
+        number: of the camera among the product's, from 1.
+        opening: opens it.
+    """
+
+    def __init__(self, line: Line, settings: CameraSettings, number: int, opening: Opening):
+        super().__init__(line, settings, number)
+        self.state.takes = settings.trigger
+        self._settings, self._opening = settings, opening
+
+    def _session(self, pauses: Backoff) -> str:
+        device = self._opening(self._settings)
+        try:
+            if self._settings.trigger == SOFTWARE:
+                self._order(device, pauses)
+            else:
+                self._follow(device, pauses)
+        finally:
+            device.close()
+        return "the station ends"
+
+    def _look(self) -> None:
+        """Do nothing: parts may stand still for hours, and the device says by itself that it is gone."""
+
+    # ---- the station triggers
+
+    def _order(self, device: Device, pauses: Backoff) -> None:
+        """Order an exposure for the triggers that wait, again and again until the end."""
+        # the first frame shows that the camera answers, and tells its number; nobody gets it
+        device.trigger()
+        first = device.next(self.camera.patience)
+        if first is None:
+            raise LostError(self._silent)
+        last, ordered, missed = first.number, 0, 0  # ordered: exposures after the last frame
+        pauses.reset()
+        self._is_back()
+        while not self._ended.is_set():
+            with self._changed:
+                self._changed.wait_for(lambda: self._triggers or self._ended.is_set(), LOOK)
+            while late := device.next(0):
+                last, ordered = late.number, max(0, ordered - after(last, late.number))
+            triggers = self._take_triggers()
+            if not triggers:
+                continue
+            try:
+                device.trigger()
+                ordered += 1
+                frame = self._answer(device, last, ordered)
+            except Exception as error:
+                self._fail(triggers, str(error))
+                raise
+            if frame is None:
+                missed += 1
+                self._fail(triggers, self._silent)
+                if missed >= MOST_MISSED:
+                    raise LostError(self._silent)
+                continue
+            if frame.picture is not None and after(last, frame.number) == ordered:
+                self._came(frame.picture, triggers)
+            else:
+                self._fail(triggers, "it did not arrive whole")
+            last, ordered, missed = frame.number, 0, 0
+
+    def _answer(self, device: Device, last: int, ordered: int) -> Numbered | None:
+        """Return the frame of the newest order, or a later one; None: there is none in time. Frames of orders
+        that were given up are passed over."""
+        ends = time.monotonic() + self.camera.patience
+        while frame := device.next(max(0.0, ends - time.monotonic())):
+            if after(last, frame.number) >= ordered:
+                return frame
+        return None
+
+    def _fail(self, triggers: Iterable[Future[Shot]], why: str) -> None:
+        self.state.broken += 1
+        for one in triggers:
+            one.set_exception(NoFrameError(f"the frame of {self._called} is lost: {why}; trigger again"))
+
+    @property
+    def _silent(self) -> str:
+        return f"none came within {self.camera.patience:g} s after a trigger"
+
+    # ---- a signal triggers
+
+    def _follow(self, device: Device, pauses: Backoff) -> None:
+        """Take the frames that come, until the end."""
+        last: int | None = None
+        pauses.reset()
+        self._is_back()
+        while not self._ended.is_set():
+            frame = device.next(LOOK)
+            if frame is None:
+                continue
+            lost = max(0, after(last, frame.number) - 1) if last is not None else 0
+            lost, last = lost + (frame.picture is None), frame.number
+            if lost:
+                self.state.broken += lost - 1
+                self._refused(LostError(f"{pluralize(lost, 'frame')} did not arrive whole"))
+            if frame.picture is not None:
+                self._came(frame.picture, self._take_triggers())

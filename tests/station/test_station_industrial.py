@@ -1,0 +1,224 @@
+"""Industrial cameras: pylon's emulated ones, and Aravis' fake one over GigE Vision, in another process."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+from industrial_helpers import Jitter, camera, first_pixel, triggered
+from PIL import Image
+from station_helpers import until
+
+from flawscope.errors import FlawscopeError, InputError
+from flawscope.station.industrial import BASLER, GENICAM, CameraSettings
+from flawscope.station.industrial.camera import after
+from flawscope.station.sources.frames import LostError
+from flawscope.station.sources.source import AWAY, RUNNING
+from flawscope.testing import check_source
+
+SERIAL = {"basler": "0815-0001", "genicam": "FV01"}
+FAKE = "arv-fake-gv-camera-0.8"
+
+
+class Fake:
+    """Aravis' fake camera, to switch off."""
+
+    def __init__(self) -> None:
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def on(self) -> None:
+        try:
+            self.process = subprocess.Popen([FAKE, "-i", "127.0.0.1", "-s", SERIAL["genicam"]])
+        except FileNotFoundError:
+            pytest.skip(f"{FAKE} is not installed: apt-get install aravis-tools gir1.2-aravis-0.8")
+
+    def off(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait(20)
+
+
+@pytest.fixture(name="fake")
+def fake_fixture() -> Iterator[Fake]:
+    pytest.importorskip("gi")
+    made = Fake()
+    made.on()
+    yield made
+    made.off()
+
+
+@pytest.fixture(name="basler")
+def basler_fixture() -> None:
+    pytest.importorskip("pypylon")
+
+
+@pytest.fixture(name="opening", params=["basler", "genicam"])
+def opening_fixture(request: pytest.FixtureRequest) -> Callable[..., Any]:
+    """Opens a camera with these settings, as soon as it answers."""
+    name = request.param
+    request.getfixturevalue("fake" if name == "genicam" else "basler")
+    if name == "genicam":
+        from flawscope.station.industrial.aravis import Aravis as Kind
+    else:
+        from flawscope.station.industrial.pylon import Pylon as Kind  # type: ignore[assignment]
+
+    def opened(**given: Any) -> Any:
+        settings, end = CameraSettings(**{"serial": SERIAL[name], **given}), time.monotonic() + 20
+        while True:
+            try:
+                return Kind(settings)
+            except LostError:
+                if time.monotonic() > end or "serial" in given:
+                    raise
+
+    return opened
+
+
+def test_a_trigger_gets_the_frame_that_was_exposed_for_it(basler: None) -> None:
+    found = triggered(150)
+    assert (found["right"], found["wrong"]) == (150, 0)
+    assert min(found[fate] for fate in ("late", "lost", "damaged")) > 0
+
+
+def test_frames_of_a_signal_that_do_not_arrive_are_counted(basler: None) -> None:
+    """The emulator has no signal at its line: this test triggers in its place."""
+    made, fates = list[Jitter](), Counter[str]()
+
+    def opening(settings: CameraSettings) -> Jitter:
+        made.append(Jitter(replace(settings, trigger="software"), Random(1), fates))
+        return made[-1]
+
+    there = camera(CameraSettings(SERIAL["basler"], trigger="hardware line 1"), opening)
+    try:
+        until(lambda: there.state.state == RUNNING)
+        for _ in range(120):
+            made[0].trigger()
+        waiting = there.next_shot()
+        until(lambda: made[0].trigger() or waiting.done())
+        # the last ones may be lost: the next frame that arrives tells it
+        until(lambda: made[0].trigger() or there.state.broken == fates["lost"] + fates["damaged"])
+        assert fates["lost"] > 0
+        assert fates["damaged"] > 0
+    finally:
+        there.stop()
+
+
+@pytest.mark.parametrize(
+    ("last", "number", "step"), [(4, 5, 1), (65535, 1, 1), (65533, 2, 4), (9, 7, -2), (65600, 65601, 1)]
+)
+def test_frame_numbers_begin_again_where_they_end(last: int, number: int, step: int) -> None:
+    assert after(last, number) == step
+
+
+@pytest.mark.parametrize("name", ["basler", "genicam"])
+def test_they_keep_the_contract_of_sources(
+    name: str, request: pytest.FixtureRequest, model_file: Path
+) -> None:
+    request.getfixturevalue("fake" if name == "genicam" else "basler")
+    check_source({"basler": BASLER, "genicam": GENICAM}[name], {"serial": SERIAL[name]}, model_file)
+
+
+def test_two_cameras_at_once(basler: None) -> None:
+    from flawscope.station.industrial.pylon import Pylon
+
+    both = [camera(CameraSettings(serial), Pylon) for serial in ("0815-0000", "0815-0001")]
+    try:
+        until(lambda: all(one.state.state == RUNNING for one in both))
+        for number in range(2, 6):  # the first frame was nobody's
+            assert [first_pixel(one.next_shot().result(20)) for one in both] == [number] * 2
+    finally:
+        for one in both:
+            one.stop()
+
+
+def test_every_pixel_format_becomes_a_picture(
+    opening: Callable[..., Any], request: pytest.FixtureRequest
+) -> None:
+    """Grey keeps its depth, at full scale; Bayer and colour become RGB."""
+    from flawscope.station.sources.frames import encoded
+
+    rgb = "RGB8" if "genicam" in request.node.name else "RGB8Packed"
+    deep = ("Mono16",) if "genicam" in request.node.name else ("Mono10", "Mono12", "Mono16")
+    for name in ("Mono8", *deep, "BayerRG8", rgb):
+        device = opening(format=name, exposure="5 ms", gain=1)
+        device.trigger()
+        frame = device.next(5)
+        device.close()
+        array = np.asarray(Image.open(io.BytesIO(encoded(frame.picture, 10**8))))
+        assert array.ndim == (2 if name.startswith("Mono") else 3), name
+        assert array.dtype == (np.uint16 if name in deep else np.uint8), name
+        if name in deep and "genicam" not in request.node.name:
+            assert array.max() > 0.99 * 65535, name
+
+
+WRONG: tuple[tuple[dict[str, Any], str], ...] = (
+    ({"serial": "4711"}, "there is no such camera: .* found"),
+    ({"format": "Mono9"}, "format: the camera has no Mono9: did you mean Mono8"),
+    ({"exposure": "10 h"}, "xposure"),
+    ({"gain": 1e9}, "ain"),
+    ({"trigger": "hardware line 9"}, "Line9"),
+)
+
+
+@pytest.mark.parametrize(("given", "said"), WRONG)
+def test_what_a_camera_does_not_have_is_one_line(
+    opening: Callable[..., Any], given: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InputError, match=said) as caught:
+        opening(**given)
+    assert "\n" not in str(caught.value)
+    opening().close()  # it was let go of
+
+
+@pytest.mark.parametrize(
+    "given", [{"trigger": "line"}, {"exposure": "5"}, {"timeout": "soon"}, {"shutter": "5 ms"}]
+)
+def test_a_wrong_setting_is_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=next(iter(given))):
+        BASLER.read(given, Path())
+
+
+@pytest.mark.slow
+def test_a_camera_that_another_program_uses_says_so(fake: Fake) -> None:
+    from flawscope.station.industrial.aravis import Aravis
+
+    first = camera(CameraSettings(SERIAL["genicam"]), Aravis)
+    until(lambda: first.state.state == RUNNING)
+    code = (
+        "from flawscope.station.industrial.aravis import Aravis; "
+        "from flawscope.station.industrial import CameraSettings; Aravis(CameraSettings('FV01'))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=os.environ
+    )
+    assert "another program uses it: end that one" in done.stderr
+    first.stop()
+
+
+@pytest.mark.slow
+def test_a_camera_that_was_off_comes_back_by_itself(fake: Fake) -> None:
+    from flawscope.station.industrial.aravis import Aravis
+
+    there = camera(CameraSettings(SERIAL["genicam"]), Aravis)
+    try:
+        until(lambda: there.state.state == RUNNING)
+        fake.off()
+        until(lambda: there.state.state == AWAY)
+        with pytest.raises(FlawscopeError, match="is away"):
+            there.next_shot()
+        fake.on()
+        until(lambda: there.state.state == RUNNING)
+        there.next_shot().result(20)
+    finally:
+        there.stop()
