@@ -147,6 +147,11 @@ def _several(connection: Connection) -> None:
     _add(connection, inspections, "found_parts")
 
 
+def _made(connection: Connection) -> None:
+    """Add the settings of products that were made on the pages."""
+    _add(connection, products, "made")
+
+
 # Versions of the tables in order, each with the step that migrates from the version before
 STEPS: dict[str, Callable[[Connection], None]] = {
     "0006": _first,
@@ -158,5 +163,6 @@ STEPS: dict[str, Callable[[Connection], None]] = {
     "0012": _recognised,
     "0013": _posed,
     "0014": _several,
+    "0016": _made,
 }
 HEAD = list(STEPS)[-1]
