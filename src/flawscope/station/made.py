@@ -12,6 +12,7 @@ from urllib.parse import unquote
 
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.station.access.audit import CHANGED
+from flawscope.station.settings.sources import VIDEO, CameraOf, FolderOf, SourceOf, kind_of
 from flawscope.station.settings.station import Product, read_product
 from flawscope.station.settings.values import with_password
 from flawscope.station.setup.drafts import Drafts, TakenError
@@ -75,16 +76,35 @@ class MadeProducts:
 
     def entry(self, name: str, given: Mapping[str, Any]) -> Lines:
         """Return an entry as `station.yaml` would have it: a password goes into a file, also one in the
-        address of a camera. InputError where a password has no user."""
-        entry, password = dict(given), given.get("password")
+        address of a camera. InputError where a password has no user, or a path is not whole."""
+        entry, password, camera = dict(given), given.get("password"), str(given.get("camera", "rtsp://"))
+        place = camera if kind_of(camera) == VIDEO else given.get("folder")
+        if place and not Path(place).is_absolute():
+            raise InputError(f"{place} is no whole path: write where it lies on the station's computer")
         entry.pop("password", None)
-        if found := _USER.match(str(entry.get("camera", ""))):
-            entry["camera"] = f"{found[1]}@{entry['camera'][found.end() :]}"
+        if secret := entry.pop("secret", None):
+            entry["secret_file"] = keep_secret(self.files, name, secret)
+        if found := _USER.match(camera):
+            entry["camera"] = f"{found[1]}@{camera[found.end() :]}"
             password = password or unquote(found[2])
         if password is not None:
             with_password(str(entry.get("camera", "")), "", RIGHT)
             entry["password_file"] = keep_secret(self.files, name, password)
         return entry
+
+    def shown(self) -> list[dict[str, Any]]:
+        """Return all products of the station with their sources and sinks, without secrets, for a page."""
+        made = self.all()
+        return [
+            {
+                "name": name,
+                "by_file": name not in made,
+                "sources": [shown_source(one) for one in self.addresses.given[name].sources],
+                "sinks": [one.label for one in self.addresses.given[name].sinks],
+                "undo": name in made and made[name].before is not None,
+            }
+            for name in sorted(self.addresses.given)
+        ]
 
     # ---- changes
 
@@ -143,3 +163,10 @@ class MadeProducts:
             self.sinks.renew(name)
         if product.all_sources != before.all_sources:
             self.sources.renew(name, product, number)
+
+
+def shown_source(source: SourceOf) -> str:
+    """Return where a source takes pictures from, without what may be secret."""
+    if isinstance(source, FolderOf):
+        return source.folder
+    return f"{source.shown} ({source.every})" if isinstance(source, CameraOf) else source.name

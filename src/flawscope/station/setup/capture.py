@@ -89,7 +89,7 @@ class Captures(Background):
         """Let a draft take pictures from here; empty: from nowhere.
 
         Args:
-            given: as an entry of `sources` in `station.yaml`, with whole paths.
+            given: as an entry of `sources` in `station.yaml`.
 
         Raises:
             InputError: it is not allowed, or is no folder or file of this computer.
@@ -97,9 +97,6 @@ class Captures(Background):
         if given:
             found = self._read(given)
             place = found.folder if isinstance(found, FolderOf) else found.camera if found.is_video else None
-            asked = given.get("folder") or given.get("camera")
-            if place is not None and not Path(str(asked)).is_absolute():
-                raise InputError(f"{asked} is no whole path: write where it lies on the station's computer")
             if place is not None and not Path(place).exists():
                 raise InputError(f"there is no {place} on the station's computer: look at the path")
         draft.change(source=dict(given) or None)

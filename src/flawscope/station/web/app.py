@@ -27,7 +27,16 @@ from flawscope.station.access.roles import SCOPE
 from flawscope.station.settings.station import Settings
 from flawscope.station.station import Station
 from flawscope.station.store.files import ROOM
-from flawscope.station.web import api, inspect_api, models_api, pages, parts_api, records_api, setup_api
+from flawscope.station.web import (
+    api,
+    inspect_api,
+    models_api,
+    pages,
+    parts_api,
+    records_api,
+    settings_api,
+    setup_api,
+)
 from flawscope.station.web.middleware import Guard, check_bind
 from flawscope.station.web.refusals import install
 from flawscope.station.web.templates import chosen, texts
@@ -156,11 +165,13 @@ def create_app(station: Station) -> Any:
         exports,
         audits,
         setup_api.router,
+        settings_api.router,
     ):
         app.include_router(router)
     _health(app, station)
     app.include_router(records_api.page)
     app.include_router(setup_api.page)
+    app.include_router(settings_api.page)
     app.include_router(pages.router)
     return Guard(Bodies(app, station.settings.limits), station.access, station.settings)
 

@@ -168,8 +168,10 @@ async def _shown(station: Here, draft: Draft, product: str | None, number: int |
 def where_from(name: str, wanted: setup_schemas.WhereFrom, station: Here, person: Admin) -> Any:
     """Name a camera, a folder or a video file to take pictures from. A camera goes live with the product."""
     draft = station.drafts.draft(name)
-    station.drafts.captures.name(draft, station.made.entry(name, wanted.model_dump(exclude_none=True)))
-    station.made.tidy(name)
+    try:
+        station.drafts.captures.name(draft, station.made.entry(name, wanted.model_dump(exclude_none=True)))
+    finally:
+        station.made.tidy(name)  # also a password that was refused
     return station.drafts.facts(draft)
 
 
