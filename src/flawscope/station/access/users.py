@@ -111,7 +111,7 @@ class Access:
         """Remove a user and end the user's sessions.
 
         Args:
-            last: also the last administrator, without whom only the command line makes others; else InputError.
+            last: also the last administrator; else InputError.
         """
         self._remove(users, name, who, last=last)
 
@@ -157,10 +157,8 @@ class Access:
             gone = delete(table).where(table.c.name == name).returning(table.c.id)
             if connection.scalar(gone) is None:
                 raise InputError(_unknown(table, name))
-            if (
-                not last
-                and connection.scalar(select(users.c.id).where(users.c.role == ADMIN).limit(1)) is None
-            ):
+            admins = select(users.c.id).where(users.c.role == ADMIN).limit(1)
+            if not last and connection.scalar(admins) is None:
                 raise InputError(f"{name} is the last administrator: make another one first")
 
     # ---- sessions

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,14 +26,11 @@ from flawscope.station.drift.camera_faults import BLACK, SOFT, Look, look
 from flawscope.station.inspecting.renderings import reduced
 from flawscope.station.settings.sources import TRIGGER, CameraOf, FolderOf, read_source
 from flawscope.station.setup import draft as of
-from flawscope.station.setup.draft import Draft
+from flawscope.station.setup.draft import Draft, Taken
 from flawscope.station.sources.camera import Camera
 from flawscope.station.sources.frames import Frames, encoded
 from flawscope.station.sources.source import Line
 from flawscope.watch import Arrivals
-
-if TYPE_CHECKING:
-    from flawscope.station.setup.drafts import Drafts
 
 EVERY = 1.0  # seconds between two looks at folders, and by default between two frames of a video
 IDLE = 60.0  # seconds after which a camera that nobody looks through is closed
@@ -46,7 +43,7 @@ LIGHT = 0.15  # share by which another brightness is worth a word
 
 
 class Sight(NamedTuple):
-    """What is measured of a picture."""
+    """Measurements of a picture."""
 
     look: Look
     small: NDArray[np.float16]
@@ -72,12 +69,21 @@ class Captures(Background):
     """Cameras, folders and videos of drafts, and the latest pictures that new ones are compared with.
 
     Args:
+        home: the station's folder, to which paths of passwords are relative.
+        drafts: returns all drafts. add: keeps pictures of a draft.
         line: for cameras of no product: nothing is inspected.
     """
 
-    def __init__(self, drafts: Drafts, line: Line):
+    def __init__(
+        self,
+        home: Path,
+        drafts: Callable[[], Iterable[Draft]],
+        add: Callable[[Draft, Sequence[tuple[str, bytes]]], list[Taken]],
+        line: Line,
+    ):
         super().__init__("pictures of new products")
-        self.drafts, self.line = drafts, line
+        self.home, self.drafts, self.add, self.line = home.absolute(), drafts, add, line
+        self.limits = line.share.limits
         self._cameras: dict[Draft, tuple[Camera, float]] = {}  # and when somebody last looked through it
         self._feeds: dict[Draft, Feed] = {}
         self._sights: dict[Draft, dict[str, Sight]] = {}
@@ -104,7 +110,7 @@ class Captures(Background):
         self.wake()
 
     def _read(self, given: Mapping[str, Any]) -> FolderOf | CameraOf:
-        found = read_source(given, self.drafts.files.folder.absolute())
+        found = read_source(given, self.home)
         if not isinstance(found, FolderOf | CameraOf):
             raise InputError("name a folder, a camera or a video file here")
         if isinstance(found, CameraOf):
@@ -180,7 +186,7 @@ class Captures(Background):
             for draft, (_, seen) in list(self._cameras.items()):
                 if time.monotonic() - seen > IDLE:
                     self.close(draft)
-            for draft in self.drafts:
+            for draft in self.drafts():
                 if draft.stage not in of.BUSY and not self._ended.is_set():
                     self._fill(draft)
 
@@ -213,8 +219,8 @@ class Captures(Background):
             if self._ended.is_set() or self._feeds.get(draft) is not feed:
                 return
             try:
-                if path.stat().st_size > self.drafts.limits.upload_bytes:
-                    raise InputError(f"{path.name} is larger than {self.drafts.limits.upload}")
+                if path.stat().st_size > self.limits.upload_bytes:
+                    raise InputError(f"{path.name} is larger than {self.limits.upload}")
                 self._take(draft, feed, path.name, path.read_bytes())
             except (InputError, OSError) as error:
                 if feed.arrivals.failed(path, time.monotonic()):
@@ -224,19 +230,19 @@ class Captures(Background):
 
     def _take_frames(self, draft: Draft, feed: Feed, camera: CameraOf) -> None:
         slot, seconds = -1, camera.seconds or EVERY
-        with closing(Frames(camera, self.drafts.limits.pixels)) as frames:
+        with closing(Frames(camera, self.limits.pixels)) as frames:
             for number, frame in enumerate(frames):
                 if self._ended.is_set() or self._feeds.get(draft) is not feed:
                     return
                 before, slot = slot, slot if frame is None else int(frames.seconds(frame, number) / seconds)
                 if frame is not None and slot != before:
                     name = f"{Path(camera.camera).stem}-{number + 1:06d}.png"
-                    self._take(draft, feed, name, encoded(frame, self.drafts.limits.pixels))
+                    self._take(draft, feed, name, encoded(frame, self.limits.pixels))
         feed.ended = True
 
     def _take(self, draft: Draft, feed: Feed, name: str, data: bytes) -> None:
         """Keep a picture. InputError where it is refused."""
-        (taken,) = self.drafts.add(draft, [(name, data)])
+        (taken,) = self.add(draft, [(name, data)])
         if taken.status == "refused":
             raise InputError(str(taken.error))
         feed.taken += taken.status == "kept"

@@ -67,7 +67,8 @@ class Drafts(Background):
         self.files, self.limits, self.memory = files, limits, memory
         self.device, self.is_busy, self.say = device, is_busy, say
         self.worker, self.trier = Worker(work), Worker(work)
-        self.checks, self.captures = Checks(self), Captures(self, line)
+        self.checks = Checks(self)
+        self.captures = Captures(files.folder, self.__iter__, self.add, line)
         homes = sorted((files.folder / of.FOLDER).glob(f"*/{of.STATE}"))
         self._drafts = {home.parent.name: self._opened(home.parent.name) for home in homes}
         self._lock = threading.RLock()

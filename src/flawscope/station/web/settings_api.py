@@ -1,5 +1,5 @@
-"""Routes and the page of an administrator: people, tokens, and sources and sinks of products that were made on the
-pages."""
+"""Routes and the page of an administrator: people, tokens, and sources and sinks of products that were made
+on the pages."""
 
 from __future__ import annotations
 

@@ -126,7 +126,10 @@ async def add(
 
 
 @router.post(
-    "/{name}/capture", status_code=201, response_model=setup_schemas.TakenPictures, responses=refusals_of(504)
+    "/{name}/capture",
+    status_code=201,
+    response_model=setup_schemas.CapturedPictures,
+    responses=refusals_of(504),
 )
 async def capture(name: str, wanted: setup_schemas.Capture, station: Here, person: Engineer) -> Any:
     """Add what a camera shows now, and say what the picture is like beside the latest ones."""

@@ -116,7 +116,7 @@ class NewProducts(BaseModel):
 
 
 class Seen(BaseModel):
-    """What a picture is like beside the latest ones."""
+    """Comparison of a picture with the latest ones."""
 
     brightness: float = Field(description="0 to 1")
     sharpness: float = Field(description="of fine edges against coarse ones, in octaves")
@@ -137,13 +137,20 @@ class TakenPicture(BaseModel):
     name: str
     status: Literal["kept", "known", "refused"]
     error: str | None
-    seen: Seen | None = Field(None, description="of a picture that a camera took")
 
 
 class TakenPictures(BaseModel):
     """Fate of each picture that was sent: those that are kept are on the disk."""
 
     results: list[TakenPicture]
+
+
+class CapturedPicture(TakenPicture):
+    seen: Seen | None = Field(description="null: it was known before, or refused")
+
+
+class CapturedPictures(BaseModel):
+    results: list[CapturedPicture]
 
 
 class Capture(BaseModel):
