@@ -245,7 +245,7 @@ def load(args: Args, kind: str, model: Path, pictures: list[bytes], data: Path) 
 
 
 def learning(args: Args, kind: str, model: Path, pictures: list[bytes], data: Path) -> Cell:
-    """Answer as many pictures as come, before a new product is learnt, meanwhile, and after it was stopped."""
+    """Answer what comes before a new product is learnt, meanwhile, and after it was stopped."""
     seconds = 20 * args.minutes
     alone = {"model": model, "folder": data, "threads": args.threads, "seconds": min(20.0, seconds)}
     rate = TWICE * common.task(bare, **alone).json["rate"]
@@ -263,7 +263,8 @@ def learning(args: Args, kind: str, model: Path, pictures: list[bytes], data: Pa
                 sent = http.post(f"{new}/learnt/pictures", params={"name": f"{place}.png"}, content=picture)
                 sent.raise_for_status()
             before = answered()
-            http.post(f"{new}/learnt/learn", json={"method": "efficientad", "minutes": 600}).raise_for_status()
+            how = {"method": "efficientad", "minutes": 600}
+            http.post(f"{new}/learnt/learn", json=how).raise_for_status()
             helpers.until(lambda: http.get(f"{new}/learnt").json()["step"])
             during = answered()
             stages.append(http.get(f"{new}/learnt").json()["stage"])

@@ -20,7 +20,7 @@ pytest.importorskip("av")
 from camera_helpers import write_video
 
 NEW = "/api/v1/new"
-PASSWORD = "s3cret&word"
+PASSWORD = "s3cret&w@rd"
 SHOWN = "rtsp://camera.invalid/…"
 
 
@@ -122,6 +122,7 @@ def test_passwords_are_kept_apart_and_never_shown(empty: Running, http: httpx.Cl
     for source in (
         {"camera": f"rtsp://anna:{PASSWORD}@camera.invalid/one"},
         {"camera": "rtsp://anna@camera.invalid/two", "password": PASSWORD},
+        {"camera": f"rtsp://anna:{PASSWORD}@camera.invalid/three"},
     ):
         answer = named(http, **source)
         assert answer.json()["source"]["place"] == SHOWN
@@ -130,6 +131,9 @@ def test_passwords_are_kept_apart_and_never_shown(empty: Running, http: httpx.Cl
         state = (empty.station.files.folder / "new/plate/.draft.json").read_text()
         for text in (answer.text, state, http.get("/-/new/plate").text, http.get(f"{NEW}/plate").text):
             assert PASSWORD not in text
+    pasted = named(http, camera=f"anna:{PASSWORD}@camera.invalid/four")
+    assert pasted.status_code == 422
+    assert PASSWORD not in pasted.text
     assert "a user and no password" in named(http, camera="rtsp://camera.invalid/x", password="x").text
     assert http.delete(f"{NEW}/plate").status_code == 204
     assert [*kept.iterdir()] == []

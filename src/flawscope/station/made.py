@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.station.access.audit import CHANGED
-from flawscope.station.settings.sources import VIDEO, CameraOf, FolderOf, SourceOf, kind_of
+from flawscope.station.settings.sources import VIDEO, CameraOf, FolderOf, SourceOf, kind_of, shown_address
 from flawscope.station.settings.station import Product, read_product
 from flawscope.station.settings.values import with_password
 from flawscope.station.setup.drafts import Drafts, TakenError
@@ -25,7 +25,7 @@ from flawscope.station.store.records import NotFoundError, Store
 
 KINDS = ("sources", "sinks")
 RIGHT = "password: write the address as rtsp://USER@HOST/PATH"
-_USER = re.compile(r"([a-z+]+://[^:/@?]+):([^/@?]*)@")  # in an address, with its password
+_USER = re.compile(r"([a-z+]+://[^:/@?]+):([^/?]*)@")  # in an address, with its password
 
 
 class MadeProducts:
@@ -80,7 +80,9 @@ class MadeProducts:
         entry, password, camera = dict(given), given.get("password"), str(given.get("camera", "rtsp://"))
         place = camera if kind_of(camera) == VIDEO else given.get("folder")
         if place and not Path(place).is_absolute():
-            raise InputError(f"{place} is no whole path: write where it lies on the station's computer")
+            raise InputError(
+                f"{shown_address(place)} is no whole path: write where it lies on the station's computer"
+            )
         entry.pop("password", None)
         if secret := entry.pop("secret", None):
             entry["secret_file"] = keep_secret(self.files, name, secret)
@@ -109,9 +111,12 @@ class MadeProducts:
     # ---- changes
 
     def add(self, name: str, kind: str, entry: Mapping[str, Any], who: str) -> None:
-        """Add an entry to a product's `sources` or `sinks`. Errors as of `_change`."""
+        """Add an entry to a product's `sources` or `sinks`; a source that is there stays one. Errors as of
+        `_change`."""
         with self._changing:
             lines = self._one(name).lines
+            if kind == "sources" and dict(entry) in lines.get(kind, []):
+                return  # a station that was killed between two steps of going live
             self._change(name, {**lines, kind: [*lines.get(kind, []), dict(entry)]}, who)
 
     def remove(self, name: str, kind: str, place: int, who: str) -> None:

@@ -4,7 +4,7 @@ contract."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from flawscope.errors import InputError, nearest, require_installed
@@ -35,9 +35,7 @@ class Sources(dict[str, list[Source]]):
         Raises:
             InputError: PyAV is not installed, and a camera is named.
         """
-        # folders that pictures are moved to: no source takes them again
-        every = [one for product in products.values() for one in product.all_sources]
-        apart = [one.then for one in every if isinstance(one, FolderOf) and one.then not in (KEEP, DELETE)]
+        apart = _apart(products.values())
         made = {name: self._made(name, one, numbers[name], apart) for name, one in products.items()}
         self.update(made)
         for source in self._all():
@@ -45,10 +43,7 @@ class Sources(dict[str, list[Source]]):
 
     def renew(self, name: str, product: Product, number: int) -> None:
         """End the sources of a product, and start those of its new settings. InputError as above."""
-        folders = [one for one in product.all_sources if isinstance(one, FolderOf)]
-        made = self._made(
-            name, product, number, [one.then for one in folders if one.then not in (KEEP, DELETE)]
-        )
+        made = self._made(name, product, number, _apart([product]))
         _stop(self[name])
         for code in self._told.get(name, set()):
             self._report(code, None)
@@ -84,6 +79,12 @@ class Sources(dict[str, list[Source]]):
             else:
                 made.append((Video if one.is_video else Camera)(line, one, place))
         return made
+
+
+def _apart(products: Iterable[Product]) -> list[str]:
+    """Folders that pictures are moved to: no source takes them again."""
+    every = [one for product in products for one in product.all_sources]
+    return [one.then for one in every if isinstance(one, FolderOf) and one.then not in (KEEP, DELETE)]
 
 
 def _stop(sources: Sequence[Source]) -> None:
