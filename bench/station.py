@@ -13,6 +13,7 @@ overhead    one client, one connection, pictures that the station has not seen: 
 load        8 clients that send twice as many pictures as `predict` alone does in a process, and do not wait
             for each other: every one answered or refused with 503, every answered one in the store and no
             other; answers a second beside bare `predict` before and after; memory
+learning    answers a second to the same load before a new product is learnt, meanwhile, and after
 kill        `kill -9` at random moments under load, and a new start: acknowledged inspections that are lost,
             pictures that are there twice
 outage      the same where PostgreSQL is ended without a word at random moments, and started again
@@ -52,6 +53,7 @@ from station_helpers import INSPECTIONS, Load, Served
 CLIENTS, TWICE = 8, 2.0
 ADDED = {"median": 8.0, "p99": 30.0}  # milliseconds
 THROUGHPUT, SEARCH, PAGE = 0.9, 200.0, 1000.0  # of bare predict; milliseconds; milliseconds
+WHILE_LEARNING = 0.8  # of the answers a second without a product that is learnt
 
 
 # ------------------------------------------------------------------------------------------------- to measure
@@ -239,6 +241,43 @@ def load(args: Args, kind: str, model: Path, pictures: list[bytes], data: Path) 
     }
 
 
+# --------------------------------------------------------------------------------------------------- learning
+
+
+def learning(args: Args, kind: str, model: Path, pictures: list[bytes], data: Path) -> Cell:
+    """Answer what comes before a new product is learnt, meanwhile, and after it was stopped."""
+    seconds = 20 * args.minutes
+    alone = {"model": model, "folder": data, "threads": args.threads, "seconds": min(20.0, seconds)}
+    rate = TWICE * common.task(bare, **alone).json["rate"]
+    new, stages = "/api/v1/new", []
+
+    def answered() -> float:
+        found = asyncio.run(storm(served.url, pictures, rate, seconds))
+        return sum(status in (200, 201) for status, *_ in found) / seconds
+
+    with station(args, kind, model) as served:
+        served.start()
+        with httpx.Client(base_url=served.url, timeout=120) as http:
+            http.post(new, json={"name": "learnt"}).raise_for_status()
+            for place, picture in enumerate(pictures[:40]):
+                sent = http.post(f"{new}/learnt/pictures", params={"name": f"{place}.png"}, content=picture)
+                sent.raise_for_status()
+            before = answered()
+            how = {"method": "efficientad", "minutes": 600}
+            http.post(f"{new}/learnt/learn", json=how).raise_for_status()
+            helpers.until(lambda: http.get(f"{new}/learnt").json()["step"])
+            during = answered()
+            stages.append(http.get(f"{new}/learnt").json()["stage"])
+            http.post(f"{new}/learnt/stop").raise_for_status()
+            after = answered()
+        end(served)
+    return {
+        "answered_per_second": [common.sig(one) for one in (before, during, after)],
+        "of_undisturbed": common.sig(2 * during / (before + after), 4),
+        "learnt_throughout": stages == ["learning"],
+    }
+
+
 # ------------------------------------------------------------------------------------------------------- kill
 
 
@@ -399,6 +438,10 @@ def rows(step: str, kind: str, cell: Cell) -> list[Cell]:
             row("memory grows, MiB", cell["growth_mib"], "flat: <= 30", cell["growth_mib"] <= 30),
             row("refusal, 99 %, ms", common.sig(1000 * cell["refusal"]["p99"], 3), "", True),
         ]
+    if step == "learning":
+        share = cell["of_undisturbed"]
+        is_kept = share >= WHILE_LEARNING and cell["learnt_throughout"]
+        return [row("answered while learning / undisturbed", share, f">= {WHILE_LEARNING}", is_kept)]
     if step == "kill":
         started = cell["starts"] == cell["kills"]
         return [
@@ -430,7 +473,7 @@ def rows(step: str, kind: str, cell: Cell) -> list[Cell]:
 def main() -> int:
     parser = common.parser(__doc__, "station", data=False)
     parser.add_argument(
-        "--only", default="overhead,load,kill,outage,million,uploads", help="default: %(default)s"
+        "--only", default="overhead,load,learning,kill,outage,million,uploads", help="default: %(default)s"
     )
     parser.add_argument("--stores", default="sqlite,postgresql", help="default: %(default)s")
     parser.add_argument("--size", default="256", help="that the model sees (default: %(default)s)")
@@ -465,6 +508,7 @@ def main() -> int:
         made_by: dict[str, Callable[[str], Cell]] = {
             "overhead": lambda kind: overhead(args, kind, model, pictures),
             "load": lambda kind: load(args, kind, model, pictures, work / "plate" / "test"),
+            "learning": lambda kind: learning(args, kind, model, pictures, work / "plate" / "test"),
             "kill": lambda kind: kill(args, kind, model, pictures),
             "outage": lambda kind: outage(args, model, pictures),
             "million": lambda kind: million(args, kind, model, pictures),

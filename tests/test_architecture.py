@@ -154,8 +154,9 @@ STATION: dict[str, str] = {
     "plc": "background settings store inspecting sources connections",
     "learning": "background settings store",
     "drift": "background store inspecting",
-    "setup": "background settings store inspecting learning",
-    "station": "live settings store problems access inspecting housekeeping sources sinks connections "
+    "setup": "background settings store inspecting sources drift learning",
+    "made": "settings store access sources sinks setup",
+    "station": "live made settings store problems access inspecting housekeeping sources sinks connections "
     "shifts learning drift setup",
     "web": "store settings access inspecting sources shifts learning setup station",
     "client": "settings store web",

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image, ImageFilter
 
 from flawscope.datasets.check import check
-from flawscope.datasets.near_duplicates import SAME, clusters, near_duplicates, thumbnail, verify
 from flawscope.pictures.decoding import decode
+from flawscope.pictures.near_duplicates import SAME, clusters, near_duplicates, thumbnail, verify
 from flawscope.synthesis.demo.dataset import draw_dataset
 
 BICUBIC = Image.Resampling.BICUBIC

@@ -70,7 +70,7 @@ def test_every_language_has_every_text_with_the_same_names_in_braces() -> None:
         }
         for language in languages
     }
-    assert names["de"] == names["en"]
+    assert all(names[language] == names["en"] for language in languages)
     assert all(text.strip() for language in languages for text in texts_of(language).values())
 
 
@@ -99,8 +99,9 @@ def test_every_text_is_used_and_every_text_that_is_used_exists() -> None:
     ("cookie", "accepted", "language"),
     [
         (None, "de-AT,de;q=0.9,en;q=0.8", "de"),
-        (None, "fr, DE;q=0.5", "de"),
-        (None, "fr", "en"),
+        (None, "es, DE;q=0.5", "de"),
+        (None, "fr-CH, de;q=0.5", "fr"),
+        (None, "es", "en"),
         (None, "", "en"),
         ("en", "de", "en"),
         ("xx", "de", "de"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from flawscope.synthesis.demo.dataset import draw_dataset
 __all__ = ["driver_fixture"]
 pytestmark = needs_chromium
 WIDE, NIGHT = (1400, 900, False), (1400, 900, True)
+CAMERA = "lavfi:testsrc2=size=192x128:rate=10,realtime"
 EDGES = ("left", "top", "right", "bottom")
 LOADED = "return [...document.images].every((one) => !one.complete || !one.src || one.naturalWidth)"
 LINKS = "return [...document.querySelectorAll('[src], link[href]')].map((one) => one.src || one.href)"
@@ -104,6 +106,55 @@ def test_forty_pictures_are_dragged_in_and_the_product_is_live(beginner: Tablet,
     beginner.driver.get(f"{beginner.url}/-/new")
     assert "Live" in beginner.text(".links")
     assert beginner.unfit(PHONE, NIGHT, WIDE) == []
+
+
+@pytest.mark.slow
+def test_a_camera_is_named_takes_the_pictures_and_is_inspected(
+    beginner: Tablet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From nothing to a product that inspects what an emulated camera shows, in 10 clicks and 3 minutes
+    beyond the fit, both printed."""
+    pytest.importorskip("av")
+    begun, clicks = time.monotonic(), ["Enter after the name", "Enter after the address"]
+
+    def click(selector: str) -> None:
+        clicks.append(selector)
+        beginner.click(selector)
+
+    begin(beginner)
+    click("#capture-part > summary")
+    click("#name-source > summary")
+    beginner.js("document.querySelector('#name-camera input').focus()")
+    beginner.press(CAMERA)
+    assert beginner.unfit(PHONE, NIGHT, WIDE) == []
+    beginner.press("\n")
+    beginner.wait(lambda: shown(beginner, "#view"))
+    beginner.wait(lambda: "Set focus and light now" in beginner.text("#view-said"))
+    assert beginner.js("return document.getElementById('view').naturalWidth") == 192
+    click("#capture")
+    beginner.wait(lambda: beginner.text("#count").startswith("1 "))
+    beginner.js("document.getElementById('pause').value = 1")
+    click("#series")
+    beginner.wait(lambda: int(beginner.text("#count").split()[0]) >= 24, 120)
+    click("#series")
+    assert beginner.unfit(PHONE, NIGHT, WIDE) == []
+    beginner.wait(lambda: beginner.find("#start").is_enabled())
+    click("#start")
+    learnt = time.monotonic()
+    beginner.wait(lambda: shown(beginner, "#result"), 600)
+    fit = time.monotonic() - learnt
+    click("#go-live")
+    beginner.wait(lambda: shown(beginner, "#open"))
+    click("#open")
+    beginner.wait(lambda: beginner.http.get("/api/v1/products/Bracket-left").json()["inspections"] > 2)
+    spent = time.monotonic() - begun - fit
+    with capsys.disabled():
+        print(f"\nbeyond the fit of {fit:.0f} s: {spent:.0f} s, {len(clicks)} clicks")
+    assert beginner.complaints() == []
+    (source,) = beginner.http.get("/api/v1/products/Bracket-left").json()["sources"]
+    assert source["kind"] == "camera"
+    assert spent < 180
+    assert len(clicks) <= 10
 
 
 def test_what_is_wrong_is_said_left_out_and_undone(beginner: Tablet, forty: Path, tmp_path: Path) -> None:

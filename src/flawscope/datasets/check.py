@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from flawscope.datasets.dataset import Dataset, Item
 from flawscope.datasets.layouts import GOOD, open_dataset
 from flawscope.datasets.masks import MASK_FOLDERS, LabelFiles, Labels, read
-from flawscope.datasets.near_duplicates import clusters, near_duplicates, thumbnail
 from flawscope.errors import InputError, one_line, pluralize, some
 from flawscope.pictures.appearance import kind_of_pixels
 from flawscope.pictures.decoding import decode, frames, pixel_hash
 from flawscope.pictures.defect_size import lost
 from flawscope.pictures.listing import SIDE_SUFFIXES, natural_key, not_pictures_in, pictures_in
+from flawscope.pictures.near_duplicates import clusters, near_duplicates, thumbnail
 
 _T = TypeVar("_T", str, tuple[int, int])
 Progress = Callable[[int, int], None]

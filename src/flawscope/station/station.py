@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -30,18 +29,20 @@ from flawscope.station.inspecting.worker import Inspector
 from flawscope.station.inspecting.writer import Recorded, Recorder
 from flawscope.station.learning.learning import Learning
 from flawscope.station.live import Gauges, Handed, Live, Metrics, OfSinks
+from flawscope.station.made import MadeProducts
 from flawscope.station.problems import ACKNOWLEDGED, Action, Problem, Problems
 from flawscope.station.settings.station import Product, Settings
 from flawscope.station.setup.draft import READY
 from flawscope.station.setup.drafts import Drafts
 from flawscope.station.shifts.reports import Reports
 from flawscope.station.sinks import Sinks
-from flawscope.station.sources import camera_of, sources_of
-from flawscope.station.sources.source import AWAY, Source, State, Triggered
+from flawscope.station.sources import Sources, camera_of
+from flawscope.station.sources.source import AWAY, Line, State, Triggered
 from flawscope.station.store.addresses import STATION, Addresses
 from flawscope.station.store.database import Database, StoreError
 from flawscope.station.store.files import Files
-from flawscope.station.store.model_registry import MADE_HERE, Versions
+from flawscope.station.store.made_here import MADE_HERE
+from flawscope.station.store.model_registry import Versions
 from flawscope.station.store.records import Store, fresh
 from flawscope.station.store.search import Filters, Page, search, trends
 from flawscope.station.store.station_identity import CONFIRMED, address_of, claim
@@ -82,8 +83,8 @@ class Station:
         # judging; one core is left for requests: computing threads wait for the slowest of them
         threads = settings.threads or max(1, cores() - 1)
         self.versions = Versions(self.database, self.files, settings.device, threads, settings.engine)
-        made = {name: Product(str(model)) for name, model in self.versions.made_here().items()}
-        with_made = replace(settings, products={**settings.products, **made, **settings.products})
+        self.made = MadeProducts(self.store, self.files, settings.products.keys(), self.say)
+        with_made = replace(settings, products={**self.made.products(), **settings.products})
         self.addresses = Addresses(with_made, self.store, self.versions, self.say)
         self.products, self._names = self.addresses.products, self.addresses.names
         self.settings = replace(settings, products=self.addresses.settings)
@@ -136,12 +137,21 @@ class Station:
             self.report,
             self.say,
         )
+        self.sources = Sources(self.inspector.submit, self.report, self.store, settings.limits)
+        self.sources.update({name: [] for name in self.addresses.given})
+        self.made.addresses, self.made.sources = self.addresses, self.sources
         self.housekeeping = Housekeeping(self.store, self.files, settings.keep, self.access, self.report)
         self.drafts = Drafts(
-            self.files, settings.limits, memory, settings.device, lambda: bool(self.products), self.say
+            self.files,
+            settings.limits,
+            memory,
+            settings.device,
+            lambda: bool(self.products),
+            self.say,
+            Line(0, self.inspector.submit, lambda code, why: None, self.store, self.sources.share),
         )
+        self.made.drafts = self.drafts
         # made by `start`, with the models
-        self.sources: dict[str, list[Source]] = {name: [] for name in self.addresses.given}
         self.shifts = None if settings.shifts is None else Reports(settings.shifts, self)
         self.sinks: Sinks | None = None
         self.connections: Connections | None = None
@@ -154,12 +164,10 @@ class Station:
         wired = self.products, self.store, self.shown, self.report, self.problems
         self.sinks = Sinks(self.settings, self.files.identity(), *wired)
         self.sinks.start()
+        self.made.sinks = self.sinks
         self.rounds.start()
         numbers = {name: number for number, name in self._names.items()}
-        given = self.addresses.given, numbers, self.inspector.submit, self.report
-        self.sources = sources_of(*given, self.store, self.settings.limits)
-        for source in self._all_sources():
-            source.start()
+        self.sources.open(self.addresses.given, numbers)
         self.connections = Connections(self.settings.connections, self)
         self.connections.start()
         self.learning.start()
@@ -174,9 +182,7 @@ class Station:
         self.live.close()
         if self.connections is not None:
             self.connections.stop()
-        with ThreadPoolExecutor(max(1, len(self._all_sources()))) as pool:
-            for source in self._all_sources():
-                pool.submit(source.stop)
+        self.sources.stop()
         self.learning.stop(None)
         self.drafts.stop(None)
         if self.shifts is not None:
@@ -213,11 +219,14 @@ class Station:
         draft = self.drafts.draft(name)
         if draft.stage != READY:
             raise InputError(f"{name} has no model yet: let it learn first")
-        before = set(self._names)
+        before, camera = set(self._names), self.drafts.captures.lines_to_live(draft)
         self.sources.setdefault(name, [])
         version = self.addresses.add_product(name, Product(str(draft.model)), MADE_HERE, who)
         self._follow(before)
-        draft.change(live={"version": version, "by": who, "learnt": draft.state["asked_at"]})
+        if camera is not None:
+            self.made.add(name, "sources", camera, who)
+        draft.change(live={"version": version, "by": who, "learnt": draft.state["asked_at"]}, source=None)
+        self.drafts.captures.close(draft)  # somebody may have looked through it meanwhile
         return self.product_facts(name)
 
     def _follow(self, before: set[int]) -> None:
@@ -277,9 +286,6 @@ class Station:
         """Return a camera that can be triggered, by its number among the product's; None: the only one."""
         self.addresses.address_id(name)
         return camera_of(name, self.sources[self.addresses.given_as(name)], number)
-
-    def _all_sources(self) -> list[Source]:
-        return [source for several in self.sources.values() for source in several]
 
     # ---- what pages and API ask for
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import ColumnElement, Connection, Row, Table, delete, exists, or_, select, update
 
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.station.access.roles import LOCAL, ROLES, SENDER, Person
+from flawscope.station.access.roles import ADMIN, LOCAL, ROLES, SENDER, Person
 from flawscope.station.access.sign_in import LONGEST, Attempts, Passwords, SignInError, checked, subnet
 from flawscope.station.store.database import Database, StoreError, now, upsert
 from flawscope.station.store.records import ADDRESS, add_event, iso
@@ -107,9 +107,13 @@ class Access:
                 raise InputError(_unknown(users, name))
             connection.execute(delete(sessions).where(sessions.c.user_id == user))
 
-    def remove_user(self, name: str, *, who: str = COMMAND_LINE) -> None:
-        """Remove a user and end the user's sessions."""
-        self._remove(users, name, who)
+    def remove_user(self, name: str, *, who: str = COMMAND_LINE, last: bool = True) -> None:
+        """Remove a user and end the user's sessions.
+
+        Args:
+            last: also the last administrator; else InputError.
+        """
+        self._remove(users, name, who, last=last)
 
     # ---- tokens
 
@@ -147,12 +151,15 @@ class Access:
             add_event(connection, kind, who, text)
         self._memory = {}
 
-    def _remove(self, table: Table, name: str, who: str) -> None:
+    def _remove(self, table: Table, name: str, who: str, *, last: bool = True) -> None:
         name, kind = _name(name), table.name[:-1]
         with self._changing(f"{kind}_removed", who, f"{kind} {name} removed") as connection:
             gone = delete(table).where(table.c.name == name).returning(table.c.id)
             if connection.scalar(gone) is None:
                 raise InputError(_unknown(table, name))
+            admins = select(users.c.id).where(users.c.role == ADMIN).limit(1)
+            if not last and connection.scalar(admins) is None:
+                raise InputError(f"{name} is the last administrator: make another one first")
 
     # ---- sessions
 

@@ -231,7 +231,7 @@ def read_settings(path: str | Path) -> Settings:
         shifts = shifts_of(values.pop("shifts", None), home)
         given = {key: one for key, one in values.items() if one is not None or key not in ("limits", "keep")}
         settings = beside(build(Settings, given), home, "store", "password_file")
-        known = {check_name(str(name)): _product(name, one, home) for name, one in products.items()}
+        known = {check_name(str(name)): read_product(name, one, home) for name, one in products.items()}
         return check(replace(settings, products=known, mqtt=mqtt, connections=connections, shifts=shifts))
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
@@ -286,7 +286,8 @@ def overridden(settings: Settings, **values: Any) -> Settings:
     return check(replace(settings, **{name: value for name, value in values.items() if value is not None}))
 
 
-def _product(name: str, value: Any, home: Path) -> Product:
+def read_product(name: str, value: Any, home: Path) -> Product:
+    """Read what stands below a product's name; paths are relative to `home`. InputError."""
     given = {"model": value} if isinstance(value, str) else value
     if not isinstance(given, dict) or "model" not in given:
         raise InputError(f"product {name} has no model: write `model: FILE` below it")

@@ -21,8 +21,10 @@ from flawscope.station.learning.process import StoppedError, Worker
 from flawscope.station.settings.station import Limits, check_name
 from flawscope.station.setup import draft as of
 from flawscope.station.setup.archive import pictures_of
+from flawscope.station.setup.capture import Captures
 from flawscope.station.setup.draft import READY, Draft, Taken
 from flawscope.station.setup.job import work
+from flawscope.station.sources.source import Line
 from flawscope.station.store.database import now
 from flawscope.station.store.files import Files
 from flawscope.station.store.records import NotFoundError, iso
@@ -48,6 +50,7 @@ class Drafts(Background):
         threads: that learn where nothing is inspected; half of them else.
         is_busy: whether the station inspects.
         say: gets a line for the log.
+        line: for cameras of drafts: of no product.
     """
 
     def __init__(
@@ -58,12 +61,14 @@ class Drafts(Background):
         device: str,
         is_busy: Callable[[], bool],
         say: Callable[[str], None],
+        line: Line,
     ):
         super().__init__("new products")
         self.files, self.limits, self.memory = files, limits, memory
         self.device, self.is_busy, self.say = device, is_busy, say
         self.worker, self.trier = Worker(work), Worker(work)
         self.checks = Checks(self)
+        self.captures = Captures(files.folder, self.__iter__, self.add, line)
         homes = sorted((files.folder / of.FOLDER).glob(f"*/{of.STATE}"))
         self._drafts = {home.parent.name: self._opened(home.parent.name) for home in homes}
         self._lock = threading.RLock()
@@ -79,12 +84,15 @@ class Drafts(Background):
         self.wake()
         super().start()
         self.checks.start()
+        self.captures.wake()
+        self.captures.start()
 
     def end(self) -> None:
         super().end()
         self.worker.close()
         self.trier.close()
         self.checks.end()
+        self.captures.end()
 
     # ---- drafts
 
@@ -125,6 +133,7 @@ class Drafts(Background):
         """Remove a draft with its pictures; a product that went live stays."""
         draft = self.draft(name)
         self.stop_learning(draft)
+        self.captures.close(draft)
         with self._lock:
             del self._drafts[name]
             draft.remove()
@@ -289,6 +298,7 @@ class Drafts(Background):
             "left_out": len(draft.left_out()),
             "most": of.MOST,
             "check": self.checks.found(draft),
+            "source": self.captures.facts(draft),
             **{key: state.get(key) for key in GIVEN},
             "before": sum(at < state.get("asked_at", 0) for at in asked) if stage == of.WAITING else 0,
             "step": step and {key: step[key] for key in ("stage", "done", "total", "left")},

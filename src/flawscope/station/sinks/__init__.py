@@ -65,16 +65,29 @@ class Sinks:
 
     def add(self, name: str) -> None:
         """Make and start the sinks of a further product, which the settings name by now."""
-        made = [self._delivery(name, *one) for one in enumerate(self.settings.products[name].sinks, 1)]
-        self.deliveries += made
-        for one in made:
-            one.start()
+        self._begin(name)
         for broker in self.deliveries:
             if isinstance(broker.sink, MqttSink) and self.settings.mqtt is not None:
                 key = key_of(MqttSink.kind, self.settings.mqtt.broker)
                 box = self._outbox(name, key, self.settings.mqtt)
                 broker.outboxes.append(box)
                 broker.sink.outboxes.append(box)
+
+    def renew(self, name: str) -> None:
+        """End the sinks of a product, and start those that the settings name by now. InputError where one
+        cannot be used."""
+        old = [one for one, _ in self.of(name) if not isinstance(one.sink, MqttSink)]
+        for one in old:
+            one.stop(PATIENCE)
+            one.report(None)
+        self.deliveries = [one for one in self.deliveries if one not in old]
+        self._begin(name)
+
+    def _begin(self, name: str) -> None:
+        made = [self._delivery(name, *one) for one in enumerate(self.settings.products[name].sinks, 1)]
+        self.deliveries += made
+        for one in made:
+            one.start()
 
     def wake(self, product_id: int) -> None:
         """Wake the sinks of a product that has a new inspection or verdict."""

@@ -4,7 +4,8 @@ contract."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from flawscope.errors import InputError, nearest, require_installed
 from flawscope.station.settings.plugins import Plugged
@@ -17,43 +18,79 @@ from flawscope.station.sources.video import Video
 from flawscope.station.store.records import NotFoundError, Store
 
 
-def sources_of(
-    products: Mapping[str, Product],
-    numbers: Mapping[str, int],
-    submit: Submit,
-    report: Report,
-    store: Store,
-    limits: Limits,
-) -> dict[str, list[Source]]:
-    """Make the sources by product, in the order of the settings; none is started.
+class Sources(dict[str, list[Source]]):
+    """Sources by product, in the order of the settings."""
 
-    Args:
-        numbers: of the products in the store.
+    def __init__(self, submit: Submit, report: Report, store: Store, limits: Limits):
+        super().__init__()
+        self._submit, self._report, self._store, self.share = submit, report, store, Share(limits)
+        self._told: dict[str, set[str]] = {}  # codes of problems by product
 
-    Raises:
-        InputError: PyAV is not installed, and a camera is named.
-    """
-    share = Share(limits)
-    given = [one for product in products.values() for one in product.all_sources]
-    if any(isinstance(one, CameraOf) for one in given):
-        require_installed("a camera or a video file", "av", extras="station")
-    # folders that pictures are moved to: no source takes them again
-    apart = [one.then for one in given if isinstance(one, FolderOf) and one.then not in (KEEP, DELETE)]
-    made: dict[str, list[Source]] = {}
-    for name, product in products.items():
-        line, count = Line(numbers[name], submit, report, store, share), Counter[bool]()
-        made[name] = []
+    def open(self, products: Mapping[str, Product], numbers: Mapping[str, int]) -> None:
+        """Make all sources, then start them.
+
+        Args:
+            numbers: of the products in the store.
+
+        Raises:
+            InputError: PyAV is not installed, and a camera is named.
+        """
+        apart = _apart(products.values())
+        made = {name: self._made(name, one, numbers[name], apart) for name, one in products.items()}
+        self.update(made)
+        for source in self._all():
+            source.start()
+
+    def renew(self, name: str, product: Product, number: int) -> None:
+        """End the sources of a product, and start those of its new settings. InputError as above."""
+        made = self._made(name, product, number, _apart([product]))
+        _stop(self[name])
+        for code in self._told.get(name, set()):
+            self._report(code, None)
+        self[name] = made
+        for source in made:
+            source.start()
+
+    def stop(self) -> None:
+        _stop(self._all())
+
+    def _all(self) -> list[Source]:
+        return [source for several in self.values() for source in several]
+
+    def _made(self, name: str, product: Product, number: int, apart: Sequence[str]) -> list[Source]:
+        if any(isinstance(one, CameraOf) for one in product.all_sources):
+            require_installed("a camera or a video file", "av", extras="station")
+        told = self._told.setdefault(name, set())
+
+        def report(code: str, why: str | None) -> None:
+            told.add(code)
+            self._report(code, why)
+
+        line, count = Line(number, self._submit, report, self._store, self.share), Counter[bool]()
+        made: list[Source] = []
         for one in product.all_sources:
             is_folder = isinstance(one, FolderOf)
             count[is_folder] += 1
-            number = count[is_folder]
+            place = count[is_folder]
             if isinstance(one, Plugged):
-                made[name].append(one.open(line, one.values, number))
+                made.append(one.open(line, one.values, place))
             elif isinstance(one, FolderOf):
-                made[name].append(FolderSource(line, one, number, apart))
+                made.append(FolderSource(line, one, place, apart))
             else:
-                made[name].append((Video if one.is_video else Camera)(line, one, number))
-    return made
+                made.append((Video if one.is_video else Camera)(line, one, place))
+        return made
+
+
+def _apart(products: Iterable[Product]) -> list[str]:
+    """Folders that pictures are moved to: no source takes them again."""
+    every = [one for product in products for one in product.all_sources]
+    return [one.then for one in every if isinstance(one, FolderOf) and one.then not in (KEEP, DELETE)]
+
+
+def _stop(sources: Sequence[Source]) -> None:
+    with ThreadPoolExecutor(max(1, len(sources))) as pool:
+        for source in sources:
+            pool.submit(source.stop)
 
 
 def camera_of(name: str, sources: Sequence[Source], number: int | None = None) -> Triggered:

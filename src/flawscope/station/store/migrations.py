@@ -154,6 +154,11 @@ def _report(connection: Connection) -> None:
     connection.execute(text(view_of(connection.dialect.name)))
 
 
+def _made(connection: Connection) -> None:
+    """Add the settings of products that were made on the pages."""
+    _add(connection, products, "made")
+
+
 # Versions of the tables in order, each with the step that migrates from the version before
 STEPS: dict[str, Callable[[Connection], None]] = {
     "0006": _first,
@@ -166,5 +171,6 @@ STEPS: dict[str, Callable[[Connection], None]] = {
     "0013": _posed,
     "0014": _several,
     "0015": _report,
+    "0016": _made,
 }
 HEAD = list(STEPS)[-1]

@@ -32,12 +32,10 @@ from flawscope.station.store.schema import (
     inspections,
     learnt_pixels,
     products,
-    stations,
     versions,
 )
 
 ADDED, ACTIVATED = "version added", "version activated"  # events
-MADE_HERE = "made on the station's pages"  # origin of versions whose product no settings need to name
 
 
 class _Added(NamedTuple):
@@ -315,19 +313,6 @@ class Versions:
         return self.engine if path.suffix.lower() == EXPORTED else None
 
     # ---- facts for people
-
-    def made_here(self) -> dict[str, Path]:
-        """Products that went live on the station's pages, with the model file of the latest such version."""
-        query = (
-            select(products.c.name, versions.c.file)
-            .join(versions, versions.c.product_id == products.c.id)
-            .join(stations, stations.c.id == products.c.station_id)
-            .where(stations.c.name == self.database.station)
-            .where(versions.c.origin == MADE_HERE, products.c.active_version_id.is_not(None))
-            .order_by(versions.c.id)
-        )
-        with self.database.reading() as connection:
-            return {name: self.files.folder / file for name, file in connection.execute(query)}
 
     def path(self, product_id: int, number: int) -> Path:
         """Path of a version's model file. NotFoundError."""

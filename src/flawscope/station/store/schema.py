@@ -99,6 +99,7 @@ products = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("active_version_id", Key),  # no foreign key: versions have one to products
     Column("entry_id", Key),  # entry of the settings whose joint model has the product; NULL: its own
+    Column("made", Text),  # JSON: settings that were made on the pages, now and before; NULL: none
     UniqueConstraint("station_id", "name"),
 )
 

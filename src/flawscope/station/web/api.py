@@ -16,7 +16,7 @@ from fastapi.responses import StreamingResponse
 
 from flawscope._version import __version__
 from flawscope.errors import InputError, nearest
-from flawscope.station.access.roles import ENGINEER, OPERATOR, SCOPE, VIEWER, Person, may
+from flawscope.station.access.roles import ADMIN, ENGINEER, OPERATOR, SCOPE, VIEWER, Person, may
 from flawscope.station.access.users import ExpiredError
 from flawscope.station.station import Station
 from flawscope.station.store.database import StoreError
@@ -86,6 +86,7 @@ def keyed(what: str) -> list[dict[str, Any]]:
 Here = Annotated[Station, Depends(station_of)]
 Operator = Annotated[Person, Depends(needs(OPERATOR))]
 Engineer = Annotated[Person, Depends(needs(ENGINEER))]
+Admin = Annotated[Person, Depends(needs(ADMIN))]
 
 router = routes(prefix="/api/v1")
 product = APIRouter(prefix="/products/{name}")

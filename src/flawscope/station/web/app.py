@@ -34,6 +34,7 @@ from flawscope.station.web import (
     pages,
     parts_api,
     records_api,
+    settings_api,
     setup_api,
     shifts_api,
 )
@@ -166,12 +167,14 @@ def create_app(station: Station) -> Any:
         audits,
         shifts_api.router,
         setup_api.router,
+        settings_api.router,
     ):
         app.include_router(router)
     shifts_api.render_with(station)
     _health(app, station)
     app.include_router(records_api.page)
     app.include_router(setup_api.page)
+    app.include_router(settings_api.page)
     app.include_router(pages.router)
     return Guard(Bodies(app, station.settings.limits), station.access, station.settings)
 

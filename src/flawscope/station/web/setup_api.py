@@ -12,13 +12,25 @@ from fastapi.responses import FileResponse
 
 from flawscope.errors import InputError
 from flawscope.methods import registry
-from flawscope.station.access.roles import ENGINEER, SCOPE, may
+from flawscope.station.access.roles import ADMIN, ENGINEER, SCOPE, may
+from flawscope.station.inspecting.picture import Picture
+from flawscope.station.inspecting.renderings import reduced, webp
 from flawscope.station.setup.draft import READY, Draft
 from flawscope.station.sources.source import Triggered
 from flawscope.station.sources.trigger import shot_of
 from flawscope.station.store.records import REMOVED, NotFoundError
 from flawscope.station.web import schemas, setup_schemas, uploads
-from flawscope.station.web.api import SIDE, Engineer, Here, Side, attachment, refusals_of, routes
+from flawscope.station.web.api import (
+    SIDE,
+    Admin,
+    Engineer,
+    Here,
+    Number,
+    Side,
+    attachment,
+    refusals_of,
+    routes,
+)
 from flawscope.station.web.middleware import check_role
 from flawscope.station.web.models_api import receive
 from flawscope.station.web.pages import Shown
@@ -28,6 +40,7 @@ from flawscope.station.web.uploads import Upload
 
 ZIP = b"PK\x03\x04"
 FRAME = 5.0  # seconds in which a camera must give a frame
+WIDE = 640  # pixels of the longer side of what a camera shows
 
 router = routes(409, prefix="/api/v1/new", role=ENGINEER)
 page = APIRouter(include_in_schema=False)
@@ -57,8 +70,8 @@ def listed(station: Here) -> Any:
 @router.post("", status_code=201, response_model=setup_schemas.NewProductState)
 def begin(wanted: setup_schemas.NewProduct, station: Here, person: Engineer) -> Any:
     """Begin a product, or return the one of this name that was begun."""
-    drafts, made_here = station.drafts, station.versions.made_here()
-    others = [name for name in station.addresses.names.values() if name not in made_here]
+    drafts, made = station.drafts, station.made.all()
+    others = [name for name in station.addresses.names.values() if name not in made]
     return drafts.facts(drafts.begin(wanted.name, person.name, others))
 
 
@@ -71,6 +84,7 @@ def one(name: str, station: Here) -> Any:
 def remove(name: str, station: Here, person: Engineer) -> None:
     """Remove a product that was begun, with its pictures. What went live stays."""
     station.drafts.remove(name)
+    station.made.tidy(name)
     station.store.note_event(REMOVED, person.name, f"pictures of the new product {name}")
 
 
@@ -112,15 +126,56 @@ async def add(
 
 
 @router.post(
-    "/{name}/capture", status_code=201, response_model=setup_schemas.TakenPictures, responses=refusals_of(504)
+    "/{name}/capture",
+    status_code=201,
+    response_model=setup_schemas.CapturedPictures,
+    responses=refusals_of(504),
 )
 async def capture(name: str, wanted: setup_schemas.Capture, station: Here, person: Engineer) -> Any:
-    """Add what a camera shows now: one that a product of the station has as a source."""
-    draft, camera = station.drafts.draft(name), station.camera(wanted.product, wanted.camera)
-    shot = await shot_of(camera, FRAME, None)
-    picture = await asyncio.to_thread(camera.picture, shot, None)
-    found = await asyncio.to_thread(station.drafts.add, draft, [(picture.name, picture.data)])
-    return {"results": [one._asdict() for one in found]}
+    """Add what a camera shows now, and say what the picture is like beside the latest ones."""
+    draft = station.drafts.draft(name)
+    picture = await _shown(station, draft, wanted.product, wanted.camera)
+    (taken,) = await asyncio.to_thread(station.drafts.add, draft, [(picture.name, picture.data)])
+    seen = None
+    if taken.status == "kept":
+        seen = await asyncio.to_thread(station.drafts.captures.seen, draft, picture.data, taken.name)
+    return {"results": [{**taken._asdict(), "seen": seen}]}
+
+
+@router.get("/{name}/view", response_model=setup_schemas.CameraView, responses=refusals_of(504))
+async def look_through(
+    name: str, station: Here, product: str | None = None, camera: Number | None = None
+) -> Any:
+    """Return what a camera shows now, and what that is like beside the latest pictures; nothing is kept."""
+    draft = station.drafts.draft(name)
+    picture = await _shown(station, draft, product, camera)
+
+    def seen() -> dict[str, Any]:
+        small = webp(reduced(picture.data, picture.name, WIDE, draft.memory))
+        told = station.drafts.captures.seen(draft, picture.data)
+        return {**told, "picture": base64.b64encode(small).decode()}
+
+    return await asyncio.to_thread(seen)
+
+
+async def _shown(station: Here, draft: Draft, product: str | None, number: int | None) -> Picture:
+    """Picture of a camera: of a product, or the draft's own."""
+    if product is None:
+        camera: Triggered = await asyncio.to_thread(station.drafts.captures.camera, draft)
+    else:
+        camera = station.camera(product, number)
+    return await asyncio.to_thread(camera.picture, await shot_of(camera, FRAME, None), None)
+
+
+@router.put("/{name}/source", response_model=setup_schemas.NewProductState)
+def where_from(name: str, wanted: setup_schemas.WhereFrom, station: Here, person: Admin) -> Any:
+    """Name a camera, a folder or a video file to take pictures from. A camera goes live with the product."""
+    draft = station.drafts.draft(name)
+    try:
+        station.drafts.captures.name(draft, station.made.entry(name, wanted.model_dump(exclude_none=True)))
+    finally:
+        station.made.tidy(name)  # also a password that was refused
+    return station.drafts.facts(draft)
 
 
 async def _zip(station: Here, draft: Draft, request: Request, name: str) -> Any:
@@ -271,7 +326,8 @@ def draft_page(name: str, request: Request) -> Response:
         if isinstance(source, Triggered)
     ]
     facts: dict[str, Any] = {"name": name, "methods": in_steps, "cameras": cameras}
-    return asked.page_of("draft", words=("new",), data={"state": state}, **facts)
+    facts["may_name"] = may(asked.person, ADMIN)
+    return asked.page_of("draft", words=("new", "capture"), data={"state": state}, **facts)
 
 
 def _asked(request: Request) -> Shown:

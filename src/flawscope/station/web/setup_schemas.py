@@ -74,6 +74,17 @@ class Learnt(BaseModel):
     )
 
 
+class SourceOfPictures(BaseModel):
+    """Camera, folder or video that was named for a draft."""
+
+    kind: Literal["camera", "folder", "video"]
+    place: str
+    taken: int
+    refused: int
+    why: str | None = Field(description="why the last picture was refused, or nothing comes")
+    ended: bool
+
+
 class NewProductState(BaseModel):
     """A product that is being made."""
 
@@ -84,6 +95,7 @@ class NewProductState(BaseModel):
     left_out: int
     most: int = Field(description="pictures that a product takes")
     check: PictureCheck | None
+    source: SourceOfPictures | None
     method: str | None
     minutes: float | None
     size: str | None
@@ -103,6 +115,19 @@ class NewProducts(BaseModel):
     products: list[NewProductState]
 
 
+class Seen(BaseModel):
+    """Comparison of a picture with the latest ones."""
+
+    brightness: float = Field(description="0 to 1")
+    sharpness: float = Field(description="of fine edges against coarse ones, in octaves")
+    hints: list[Literal["dark", "glare", "darker", "brighter", "softer", "sharper"]]
+    alike: str | None = Field(description="picture that is nearly the same")
+
+
+class CameraView(Seen):
+    picture: str = Field(description="WebP in base64")
+
+
 class NewPictures(BaseModel):
     pictures: list[str]
     left_out: list[str]
@@ -120,12 +145,32 @@ class TakenPictures(BaseModel):
     results: list[TakenPicture]
 
 
+class CapturedPicture(TakenPicture):
+    seen: Seen | None = Field(description="null: it was known before, or refused")
+
+
+class CapturedPictures(BaseModel):
+    results: list[CapturedPicture]
+
+
 class Capture(BaseModel):
-    """Wish to take a picture with a camera of a product that is inspected."""
+    """Wish to take a picture."""
 
     model_config = ConfigDict(extra="forbid")
-    product: str
+    product: str | None = Field(None, description="whose camera it is; null: the one named for this draft")
     camera: int | None = Field(None, ge=1, le=1000, description="its number; null: the only one")
+
+
+class WhereFrom(BaseModel):
+    """Source of pictures, as an entry of `sources` in station.yaml; all null: none."""
+
+    model_config = ConfigDict(extra="forbid")
+    camera: str | None = Field(None, max_length=2000, description="address, device or video file")
+    folder: str | None = Field(None, max_length=2000)
+    every: str | None = Field(None, max_length=20, description="how often it inspects when it is live")
+    password: str | None = Field(
+        None, max_length=200, description="of the user in the camera's address; it is kept and never shown"
+    )
 
 
 class LeaveOut(BaseModel):

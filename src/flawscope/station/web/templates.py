@@ -15,7 +15,7 @@ import yaml
 from flawscope.errors import FlawscopeError
 from flawscope.results import html
 
-LANGUAGES = {"en": "English", "de": "Deutsch"}
+LANGUAGES = {"en": "English", "de": "Deutsch", "fr": "Français"}
 DEFAULT = "en"
 TABS = ("live", "review", "history", "trends", "models")
 THEMES = ("light", "dark")
@@ -66,7 +66,7 @@ class Texts:
         if value is None:
             return "–"
         text = f"{value:.{digits}g}"
-        return text.replace(".", ",") if self.language == "de" else text
+        return text if self.language == "en" else text.replace(".", ",")
 
 
 @functools.cache

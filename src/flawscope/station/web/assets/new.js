@@ -18,6 +18,7 @@
 
   function say(text, bad = false) {
     byId("said").textContent = text;
+    if (byId("leave-last")) byId("leave-last").hidden = true;
     byId("said").parentElement.classList.toggle("bad", bad);
     byId("said").classList.toggle("bad", bad);
   }
@@ -70,11 +71,18 @@
       undone = undo ? [] : pictures;
       say(count(undo ? "new.taken_back" : "new.left_out", pictures.length));
       byId("undo").hidden = undo;
+      byId("leave-last").hidden = true;
     } catch (error) {
       failed(error);
     }
   }
   byId("undo").addEventListener("click", () => leaveOut(undone, true));
+
+  /** Offers to leave a picture out that was just taken: what is done is undone. */
+  function offer(name) {
+    byId("leave-last").hidden = false;
+    byId("leave-last").onclick = () => leaveOut([name]);
+  }
 
   async function list() {
     if (version === state.version) return;
@@ -204,26 +212,6 @@
   for (const kind of ["dragover", "drop"]) window.addEventListener(kind, (event) => event.preventDefault()); // beside the place: nothing opens
   window.addEventListener("beforeunload", (event) => {
     if (all) event.preventDefault();
-  });
-
-  byId("capture")?.addEventListener("click", async () => {
-    const { value, selectedOptions } = byId("camera");
-    const body = { product: selectedOptions[0].dataset.product, camera: Number(value) };
-    byId("capture").disabled = true;
-    try {
-      const [{ name, status, error }] = (await api(`${home}/capture`, { body })).results;
-      if (status === "refused") refuse(error);
-      else {
-        byId("captured").src = small(name);
-        byId("captured").hidden = false;
-        say(t(status === "known" ? "new.captured_again" : "new.captured"));
-      }
-      await look();
-    } catch (error) {
-      failed(error);
-    }
-    byId("capture").disabled = false;
-    byId("capture").focus();
   });
 
   // The check --------------------------------------------------------------------------------------------
@@ -506,6 +494,7 @@
     showCheck();
     showLearning();
     showResult();
+    station.draft?.changed();
     return list();
   }
 
@@ -524,6 +513,7 @@
     const isCalm = !BUSY.includes(state.stage) && (!state.pictures || state.check?.current) && (!state.result || state.result.curve) && !all;
     setTimeout(follow, isCalm ? 4000 : 1000);
   }
+  station.draft = { home, small, say, failed, refuse, leaveOut, look, offer, of: () => state, changed: () => {} }; // for capture.js
   take(state);
   setTimeout(follow, 300);
 })();

@@ -1,0 +1,177 @@
+"""Sources and sinks of products that were made on the station's pages: changed while it runs."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from flawscope.errors import FlawscopeError, InputError
+from flawscope.station.access.audit import CHANGED
+from flawscope.station.settings.sources import VIDEO, CameraOf, FolderOf, SourceOf, kind_of, shown_address
+from flawscope.station.settings.station import Product, read_product
+from flawscope.station.settings.values import with_password
+from flawscope.station.setup.drafts import Drafts, TakenError
+from flawscope.station.sinks import Sinks
+from flawscope.station.sources import Sources
+from flawscope.station.store.addresses import Addresses
+from flawscope.station.store.files import Files
+from flawscope.station.store.made_here import Lines, Made, forget_secrets, keep_lines, keep_secret, made_here
+from flawscope.station.store.records import NotFoundError, Store
+
+KINDS = ("sources", "sinks")
+RIGHT = "password: write the address as rtsp://USER@HOST/PATH"
+_USER = re.compile(r"([a-z+]+://[^:/@?]+):([^/?]*)@")  # in an address, with its password
+
+
+class MadeProducts:
+    """Products that were made on the pages, and what was set there.
+
+    Args:
+        by_file: products that `station.yaml` names: no page changes them.
+
+    Attributes:
+        addresses, drafts, sources, sinks: of the station, which sets them before something is changed.
+    """
+
+    addresses: Addresses
+    drafts: Drafts
+    sources: Sources
+    sinks: Sinks
+
+    def __init__(self, store: Store, files: Files, by_file: Collection[str], say: Callable[[str], None]):
+        self.store, self.files, self.by_file, self.say = store, files, by_file, say
+        self._home = Path(files.folder).absolute()
+        self._changing = threading.RLock()
+
+    def all(self) -> dict[str, Made]:
+        """Return the products that pages may change."""
+        found = made_here(self.store.database, self.files)
+        return {name: one for name, one in found.items() if name not in self.by_file}
+
+    def products(self) -> dict[str, Product]:
+        """Return their settings, without those that are not allowed any more."""
+        found = {}
+        for name, one in self.all().items():
+            try:
+                found[name] = self._read(name, one, one.lines)
+            except InputError as error:
+                self.say(f"{name}: {error}; its settings from the pages are left out")
+                found[name] = Product(str(one.model))
+        return found
+
+    def _one(self, name: str) -> Made:
+        found = self.all().get(name)
+        if found is not None:
+            return found
+        self.addresses.product_id(name)
+        raise TakenError(f"{name} was not made on these pages: change it in the settings file")
+
+    def _read(self, name: str, one: Made, lines: Lines) -> Product:
+        return read_product(name, {"model": str(one.model), **lines}, self._home)
+
+    def entry(self, name: str, given: Mapping[str, Any]) -> Lines:
+        """Return an entry as `station.yaml` would have it: a password goes into a file, also one in the
+        address of a camera. InputError where a password has no user, or a path is not whole."""
+        entry, password, camera = dict(given), given.get("password"), str(given.get("camera", "rtsp://"))
+        place = camera if kind_of(camera) == VIDEO else given.get("folder")
+        if place and not Path(place).is_absolute():
+            raise InputError(
+                f"{shown_address(place)} is no whole path: write where it lies on the station's computer"
+            )
+        entry.pop("password", None)
+        if secret := entry.pop("secret", None):
+            entry["secret_file"] = keep_secret(self.files, name, secret)
+        if found := _USER.match(camera):
+            entry["camera"] = f"{found[1]}@{camera[found.end() :]}"
+            password = password or unquote(found[2])
+        if password is not None:
+            with_password(str(entry.get("camera", "")), "", RIGHT)
+            entry["password_file"] = keep_secret(self.files, name, password)
+        return entry
+
+    def shown(self) -> list[dict[str, Any]]:
+        """Return all products of the station with their sources and sinks, without secrets, for a page."""
+        made = self.all()
+        return [
+            {
+                "name": name,
+                "by_file": name not in made,
+                "sources": [shown_source(one) for one in self.addresses.given[name].sources],
+                "sinks": [one.label for one in self.addresses.given[name].sinks],
+                "undo": name in made and made[name].before is not None,
+            }
+            for name in sorted(self.addresses.given)
+        ]
+
+    # ---- changes
+
+    def add(self, name: str, kind: str, entry: Mapping[str, Any], who: str) -> None:
+        """Add an entry to a product's `sources` or `sinks`; a source that is there stays one. Errors as of
+        `_change`."""
+        with self._changing:
+            lines = self._one(name).lines
+            if kind == "sources" and dict(entry) in lines.get(kind, []):
+                return  # a station that was killed between two steps of going live
+            self._change(name, {**lines, kind: [*lines.get(kind, []), dict(entry)]}, who)
+
+    def remove(self, name: str, kind: str, place: int, who: str) -> None:
+        """Remove the entry at a place, from 1. NotFoundError; errors as of `_change`."""
+        with self._changing:
+            lines = self._one(name).lines
+            there = lines.get(kind, [])
+            if not 0 < place <= len(there):
+                raise NotFoundError(f"{name} has no {place} among its {kind}: look at the page again")
+            self._change(name, {**lines, kind: [*there[: place - 1], *there[place:]]}, who)
+
+    def undo(self, name: str, who: str) -> None:
+        """Take the last change back; a second time brings it back. InputError where nothing was changed."""
+        with self._changing:
+            before = self._one(name).before
+            if before is None:
+                raise InputError(f"nothing of {name} was changed: there is nothing to undo")
+            self._change(name, before, who)
+
+    def _change(self, name: str, lines: Lines, who: str) -> None:
+        """Use other settings from now on, and after a restart.
+
+        Raises:
+            InputError: they are not allowed, or cannot be used; all stays as it was.
+            StoreError: they cannot be kept; all stays as it was.
+        """
+        one, before = self._one(name), self.addresses.given[name]
+        number, product = self.addresses.product_id(name), self._read(name, one, lines)
+        try:
+            self._use(name, number, product)
+            keep_lines(self.store.database, number, lines, one.lines)
+        except FlawscopeError:
+            self._use(name, number, before)
+            raise
+        changed = " and ".join(kind for kind in KINDS if lines.get(kind) != one.lines.get(kind))
+        with suppress(FlawscopeError):  # it is done
+            self.store.note_event(CHANGED, who, f"{changed or 'nothing'} of {name} changed", number)
+        self.tidy(name)
+
+    def tidy(self, name: str) -> None:
+        """Remove the passwords that neither the product of this name nor its draft needs any more."""
+        draft = next((one.state.get("source") for one in self.drafts if one.name == name), None)
+        forget_secrets(self.files, name, self.all().get(name, ())[1:], draft)
+
+    def _use(self, name: str, number: int, product: Product) -> None:
+        before = self.addresses.given[name]
+        self.addresses.given[name] = self.addresses.settings[name] = product
+        if product.sinks != before.sinks:
+            self.sinks.renew(name)
+        if product.all_sources != before.all_sources:
+            self.sources.renew(name, product, number)
+
+
+def shown_source(source: SourceOf) -> str:
+    """Return where a source takes pictures from, without what may be secret."""
+    if isinstance(source, FolderOf):
+        return source.folder
+    return f"{source.shown} ({source.every})" if isinstance(source, CameraOf) else source.name

@@ -1,0 +1,306 @@
+"""Pictures of a new product that the station takes itself, by a camera, from a folder or a video file; what a
+picture is like beside the earlier ones.
+
+A camera is open while somebody looks through it. Folders and videos fill the draft until they are removed
+from it, or the product goes live.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from flawscope.errors import FlawscopeError, InputError, require_installed, with_kind
+from flawscope.pictures.near_duplicates import near_duplicates, thumbnail
+from flawscope.station.background import Background
+from flawscope.station.drift.camera_faults import BLACK, SOFT, Look, look
+from flawscope.station.inspecting.renderings import reduced
+from flawscope.station.settings.sources import TRIGGER, CameraOf, FolderOf, read_source
+from flawscope.station.setup import draft as of
+from flawscope.station.setup.draft import Draft, Taken
+from flawscope.station.sources.camera import Camera
+from flawscope.station.sources.frames import Frames, encoded
+from flawscope.station.sources.source import Line
+from flawscope.watch import Arrivals
+
+EVERY = 1.0  # seconds between two looks at folders, and by default between two frames of a video
+IDLE = 60.0  # seconds after which a camera that nobody looks through is closed
+ENDS = 5.0  # seconds in which a camera must end
+RECENT = 24  # pictures that a new one is compared with
+SIDE = 1024  # pixels of the longer side at which they are compared
+UNLIT = 2 * BLACK  # brightness below which a picture is dark, whatever the others are like
+GLARE = 0.2  # share of clipped pixels that are too many, where earlier pictures have none
+LIGHT = 0.15  # share by which another brightness is worth a word
+
+
+class Sight(NamedTuple):
+    """Measurements of a picture."""
+
+    look: Look
+    small: NDArray[np.float16]
+
+
+@dataclass
+class Feed:
+    """Folder or video that fills a draft.
+
+    taken: pictures. refused: files that are no pictures for it. why: the last reason, or why nothing comes.
+    ended: the video was read to its end.
+    """
+
+    source: FolderOf | CameraOf
+    arrivals: Arrivals | None = None
+    taken: int = 0
+    refused: int = 0
+    why: str | None = None
+    ended: bool = False
+
+
+class Captures(Background):
+    """Cameras, folders and videos of drafts, and the latest pictures that new ones are compared with.
+
+    Args:
+        home: the station's folder, to which paths of passwords are relative.
+        drafts: returns all drafts. add: keeps pictures of a draft.
+        line: for cameras of no product: nothing is inspected.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        drafts: Callable[[], Iterable[Draft]],
+        add: Callable[[Draft, Sequence[tuple[str, bytes]]], list[Taken]],
+        line: Line,
+    ):
+        super().__init__("pictures of new products")
+        self.home, self.drafts, self.add, self.line = home.absolute(), drafts, add, line
+        self.limits = line.share.limits
+        self._cameras: dict[Draft, tuple[Camera, float]] = {}  # and when somebody last looked through it
+        self._feeds: dict[Draft, Feed] = {}
+        self._sights: dict[Draft, dict[str, Sight]] = {}
+        self._lock = threading.Lock()
+
+    # ---- the source of a draft
+
+    def name(self, draft: Draft, given: Mapping[str, Any]) -> None:
+        """Let a draft take pictures from here; empty: from nowhere.
+
+        Args:
+            given: as an entry of `sources` in `station.yaml`.
+
+        Raises:
+            InputError: it is not allowed, or is no folder or file of this computer.
+        """
+        if given:
+            found = self._read(given)
+            place = found.folder if isinstance(found, FolderOf) else found.camera if found.is_video else None
+            if place is not None and not Path(place).exists():
+                raise InputError(f"there is no {place} on the station's computer: look at the path")
+        draft.change(source=dict(given) or None)
+        self.close(draft)
+        self.wake()
+
+    def _read(self, given: Mapping[str, Any]) -> FolderOf | CameraOf:
+        found = read_source(given, self.home)
+        if not isinstance(found, FolderOf | CameraOf):
+            raise InputError("name a folder, a camera or a video file here")
+        if isinstance(found, CameraOf):
+            require_installed("a camera or a video file", "av", extras="station")
+        return found
+
+    def source(self, draft: Draft) -> FolderOf | CameraOf | None:
+        """Return the source of a draft. InputError where it is not allowed any more."""
+        given = draft.state.get("source")
+        return self._read(given) if given else None
+
+    def lines_to_live(self, draft: Draft) -> dict[str, Any] | None:
+        """Close what a draft took pictures from; return the camera that its product inspects from when it is
+        live, as in `station.yaml`."""
+        found = self.source(draft)
+        self.close(draft)
+        return draft.state["source"] if isinstance(found, CameraOf) and not found.is_video else None
+
+    def close(self, draft: Draft) -> None:
+        """Let go of the camera, so that others can open it, and of the folder."""
+        with self._lock:
+            camera = self._cameras.pop(draft, None)
+            self._feeds.pop(draft, None)
+        if camera is not None:
+            camera[0].stop(ENDS)
+
+    def camera(self, draft: Draft) -> Camera:
+        """Return the camera of a draft, which is opened. InputError where it has none."""
+        found = self.source(draft)
+        if not isinstance(found, CameraOf) or found.is_video:
+            raise InputError(f"{draft.name} has no camera of its own: name one first")
+        with self._lock:
+            made, _ = self._cameras.get(draft, (None, 0.0))
+            if made is None:
+                made = Camera(self.line, replace(found, every=TRIGGER), 1)
+                made.start()
+            self._cameras[draft] = made, time.monotonic()
+        self.wake()
+        return made
+
+    def facts(self, draft: Draft) -> dict[str, Any] | None:
+        """Return the source of a draft, as the API shows it; None: it has none."""
+        try:
+            found = self.source(draft)
+        except InputError as error:
+            return {
+                "kind": "camera",
+                "place": "",
+                "taken": 0,
+                "refused": 0,
+                "why": str(error),
+                "ended": False,
+            }
+        if found is None:
+            return None
+        feed = self._feeds.get(draft) or Feed(found)
+        if isinstance(found, FolderOf):
+            kind, place = "folder", found.folder
+        else:
+            kind, place = "video" if found.is_video else "camera", found.shown
+        told = {"taken": feed.taken, "refused": feed.refused, "why": feed.why, "ended": feed.ended}
+        return {"kind": kind, "place": place, **told}
+
+    # ---- folders and videos
+
+    def end(self) -> None:
+        super().end()
+        for draft in list(self._cameras):
+            self.close(draft)
+
+    def _work(self) -> None:
+        while not self._wait(EVERY if self._cameras or self._feeds else None):
+            for draft, (_, seen) in list(self._cameras.items()):
+                if time.monotonic() - seen > IDLE:
+                    self.close(draft)
+            for draft in self.drafts():
+                if draft.stage not in of.BUSY and not self._ended.is_set():
+                    self._fill(draft)
+
+    def _fill(self, draft: Draft) -> None:
+        """Take what is new in a folder, or the frames of a video."""
+        try:
+            found = self.source(draft)
+        except InputError:
+            return  # the page says it
+        if found is None or (isinstance(found, CameraOf) and not found.is_video):
+            return
+        feed = self._feeds.get(draft)
+        if feed is None:
+            feed = self._feeds[draft] = Feed(found)
+        try:
+            if isinstance(feed.source, FolderOf):
+                self._take_files(draft, feed, feed.source.folder)
+            elif not feed.ended:
+                self._take_frames(draft, feed, feed.source)
+            feed.why = feed.why if feed.refused else None
+        except FlawscopeError as error:  # a folder that is away, a full disk: tried again
+            feed.why = str(error)
+        except Exception as error:
+            feed.why = with_kind(error)
+
+    def _take_files(self, draft: Draft, feed: Feed, folder: str) -> None:
+        if feed.arrivals is None:
+            feed.arrivals = Arrivals(folder, existing=True)
+        for path in feed.arrivals.scan(time.monotonic()):
+            if self._ended.is_set() or self._feeds.get(draft) is not feed:
+                return
+            try:
+                if path.stat().st_size > self.limits.upload_bytes:
+                    raise InputError(f"{path.name} is larger than {self.limits.upload}")
+                self._take(draft, feed, path.name, path.read_bytes())
+            except (InputError, OSError) as error:
+                if feed.arrivals.failed(path, time.monotonic()):
+                    feed.refused, feed.why = feed.refused + 1, str(error)
+            else:
+                feed.arrivals.done(path)
+
+    def _take_frames(self, draft: Draft, feed: Feed, camera: CameraOf) -> None:
+        slot, seconds = -1, camera.seconds or EVERY
+        with closing(Frames(camera, self.limits.pixels)) as frames:
+            for number, frame in enumerate(frames):
+                if self._ended.is_set() or self._feeds.get(draft) is not feed:
+                    return
+                before, slot = slot, slot if frame is None else int(frames.seconds(frame, number) / seconds)
+                if frame is not None and slot != before:
+                    name = f"{Path(camera.camera).stem}-{number + 1:06d}.png"
+                    self._take(draft, feed, name, encoded(frame, self.limits.pixels))
+        feed.ended = True
+
+    def _take(self, draft: Draft, feed: Feed, name: str, data: bytes) -> None:
+        """Keep a picture. InputError where it is refused."""
+        (taken,) = self.add(draft, [(name, data)])
+        if taken.status == "refused":
+            raise InputError(str(taken.error))
+        feed.taken += taken.status == "kept"
+
+    # ---- what a picture is like
+
+    def seen(self, draft: Draft, data: bytes, name: str = "") -> dict[str, Any]:
+        """Compare a picture with the latest ones of a draft, as the API shows it. InputError.
+
+        Args:
+            name: by which the draft has the picture; "": it has it not.
+        """
+        now, before = self._sight(draft, data, name or "picture"), self._earlier(draft, name)
+        smalls = np.stack([*[one.small for one in before.values()], now.small])
+        last = len(before)
+        pairs = near_duplicates(smalls, np.arange(len(smalls)))
+        alike = [(much, names) for *names, much in pairs if last in names]
+        nearest = min(max(alike)[1]) if alike else None
+        return {
+            "brightness": now.look.brightness,
+            "sharpness": now.look.sharpness,
+            "hints": hints(now.look, [one.look for one in before.values()]),
+            "alike": None if nearest is None else list(before)[nearest],
+        }
+
+    def _sight(self, draft: Draft, data: bytes, name: str) -> Sight:
+        picture = reduced(data, name, SIDE, draft.memory)
+        return Sight(look(Image.fromarray(picture)), thumbnail(picture))
+
+    def _earlier(self, draft: Draft, but: str) -> dict[str, Sight]:
+        """Measure the latest pictures of a draft, each once."""
+        known, found = self._sights.get(draft, {}), {}
+        for name in [one for one in draft.pictures() if one != but][-RECENT:]:
+            try:
+                found[name] = known.get(name) or self._sight(draft, draft.path(name).read_bytes(), name)
+            except (FlawscopeError, OSError):
+                continue  # it was just left out, or cannot be read: the check says it
+        self._sights[draft] = found
+        return found
+
+
+def hints(now: Look, before: Sequence[Look]) -> list[str]:
+    """Say what is wrong with focus and light, by the earlier pictures where there are some: dark, glare,
+    darker, brighter, softer, sharper (then the earlier ones were soft)."""
+    if now.brightness < UNLIT:
+        return ["dark"]
+    if not before:
+        return ["glare"] if now.white > GLARE else []
+    found = ["glare"] if now.white > max(GLARE, 2 * max(one.white for one in before)) else []
+    usual, spread = _range([one.brightness for one in before])
+    if abs(now.brightness - usual) > max(spread, LIGHT * usual):
+        found.append("brighter" if now.brightness > usual else "darker")
+    usual, spread = _range([one.sharpness for one in before])
+    if abs(now.sharpness - usual) > max(spread, SOFT):
+        found.append("sharper" if now.sharpness > usual else "softer")
+    return found
+
+
+def _range(values: Sequence[float]) -> tuple[float, float]:
+    """Median, and how far values lie from each other."""
+    return float(np.median(values)), float(np.ptp(values))

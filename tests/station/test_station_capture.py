@@ -1,0 +1,166 @@
+"""Pictures of a new product that the station takes itself, and the camera that goes live with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+from station_helpers import Running, opened, until
+
+from flawscope.station.drift.camera_faults import look
+from flawscope.station.settings.station import Settings
+from flawscope.station.setup.capture import hints
+
+pytest.importorskip("av")
+from camera_helpers import write_video
+
+NEW = "/api/v1/new"
+PASSWORD = "s3cret&w@rd"
+SHOWN = "rtsp://camera.invalid/…"
+
+
+def camera(name: str) -> str:
+    """Address of an emulated camera that shows another plate every fifth of a second."""
+    return f"lavfi:{name}=size=96x64:rate=5,realtime"
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Iterator[Running]:
+    made = opened(Settings(store=str(tmp_path / "store"), port=0, device="cpu", threads=1))
+    yield made
+    if made.thread.is_alive():
+        made.close()
+
+
+@pytest.fixture
+def http(empty: Running) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=empty.url, timeout=120) as client:
+        assert client.post(NEW, json={"name": "plate"}).status_code == 201
+        yield client
+
+
+def named(http: httpx.Client, **source: str) -> httpx.Response:
+    return http.put(f"{NEW}/plate/source", json=source)
+
+
+def taken(http: httpx.Client) -> dict[str, Any]:
+    answer = http.post(f"{NEW}/plate/capture", json={})
+    assert answer.status_code == 201, answer.text
+    found: dict[str, Any] = answer.json()["results"][0]
+    return found
+
+
+def test_a_camera_is_named_looked_through_and_goes_live(empty: Running, http: httpx.Client) -> None:
+    """Also after a restart; what is taken away is back by undo."""
+    assert "no camera of its own" in http.get(f"{NEW}/plate/view").json()["error"]
+    named(http, camera=camera("testsrc2"), every="200 ms").raise_for_status()
+    first = http.get(f"{NEW}/plate/view").json()
+    assert first["picture"]
+    assert first["alike"] is None
+    for _ in range(4):
+        assert taken(http)["status"] == "kept"
+    http.post(f"{NEW}/plate/learn", json={"size": "64"}).raise_for_status()
+    until(lambda: http.get(f"{NEW}/plate").json()["stage"] == "ready")
+    assert http.post(f"{NEW}/plate/live").json()["sources"][0]["kind"] == "camera"
+    until(lambda: http.get("/api/v1/products/plate").json()["inspections"] > 2)
+    assert http.get(f"{NEW}/plate").json()["source"] is None
+
+    station = empty.station
+    station.made.add("plate", "sinks", {"folder": str(station.files.folder.parent / "out")}, "anna")
+    until(lambda: list((station.files.folder.parent / "out").rglob("*.json")))
+    station.made.remove("plate", "sources", 1, "anna")
+    assert http.get("/api/v1/products/plate").json()["sources"] == []
+    station.made.undo("plate", "anna")
+    assert http.get("/api/v1/products/plate").json()["sources"][0]["state"] in ("waiting", "running")
+    said = http.get("/api/v1/audit", params={"about": "settings"}).json()["entries"]
+    assert [one["text"] for one in said[:2]] == ["sources of plate changed"] * 2
+
+    settings = empty.station.settings
+    empty.close()
+    again = opened(Settings(store=settings.store, port=0, device="cpu", threads=1))
+    try:
+        with httpx.Client(base_url=again.url, timeout=60) as back:
+            before = back.get("/api/v1/products/plate").json()["inspections"]
+            until(lambda: back.get("/api/v1/products/plate").json()["inspections"] > before)
+            assert len(back.get("/api/v1/products/plate").json()["sinks"]) == 1
+    finally:
+        again.close()
+
+
+def test_a_folder_and_a_video_fill_the_draft(empty: Running, http: httpx.Client, tmp_path: Path) -> None:
+    """Each picture once; what is none is refused with a reason; the folder is left when somebody says so."""
+    folder = tmp_path / "incoming"
+    folder.mkdir()
+    assert "no whole path" in named(http, folder="incoming").json()["error"]
+    assert "on the station's computer" in named(http, folder=str(tmp_path / "none")).json()["error"]
+    assert "not both" in named(http, folder=str(folder), camera="/dev/video0").json()["error"]
+    named(http, folder=str(folder)).raise_for_status()
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        noise = rng.integers(0, 255, (48, 64, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / f"{number}.png")
+    until(lambda: http.get(f"{NEW}/plate").json()["pictures"] == 3)
+    assert http.get(f"{NEW}/plate").json()["source"]["taken"] == 3
+    named(http).raise_for_status()
+    assert http.get(f"{NEW}/plate").json()["source"] is None
+
+    video = write_video(tmp_path / "parts.mp4", count=50)  # of two seconds
+    named(http, camera=str(video), every="500 ms").raise_for_status()
+    until(lambda: http.get(f"{NEW}/plate").json()["source"]["ended"])
+    assert http.get(f"{NEW}/plate").json()["pictures"] == 3 + 4
+    assert "no camera of its own" in http.get(f"{NEW}/plate/view").json()["error"]
+
+
+def test_passwords_are_kept_apart_and_never_shown(empty: Running, http: httpx.Client) -> None:
+    """Also one that is pasted with the address; when nobody needs it, it is gone."""
+    kept = empty.station.files.folder / "secrets"
+    for source in (
+        {"camera": f"rtsp://anna:{PASSWORD}@camera.invalid/one"},
+        {"camera": "rtsp://anna@camera.invalid/two", "password": PASSWORD},
+        {"camera": f"rtsp://anna:{PASSWORD}@camera.invalid/three"},
+    ):
+        answer = named(http, **source)
+        assert answer.json()["source"]["place"] == SHOWN
+        (path,) = kept.iterdir()
+        assert path.read_text() == f"{PASSWORD}\n"
+        state = (empty.station.files.folder / "new/plate/.draft.json").read_text()
+        for text in (answer.text, state, http.get("/-/new/plate").text, http.get(f"{NEW}/plate").text):
+            assert PASSWORD not in text
+    pasted = named(http, camera=f"anna:{PASSWORD}@camera.invalid/four")
+    assert pasted.status_code == 422
+    assert PASSWORD not in pasted.text
+    assert "a user and no password" in named(http, camera="rtsp://camera.invalid/x", password="x").text
+    assert http.delete(f"{NEW}/plate").status_code == 204
+    assert [*kept.iterdir()] == []
+
+
+def test_administrators_name_cameras_and_engineers_use_them(empty: Running, http: httpx.Client) -> None:
+    named(http, camera=camera("testsrc2")).raise_for_status()
+    access = empty.station.access
+    access.add_user("anna", "correct horse battery", "admin")
+    token = {"Authorization": f"Bearer {access.add_token('line', 'engineer')}"}
+    assert http.put(f"{NEW}/plate/source", json={}, headers=token).status_code == 403
+    assert http.get(f"{NEW}/plate/view", headers=token).status_code == 200
+    assert http.get(f"{NEW}/plate/view").status_code == 401
+
+
+def test_focus_and_light_are_said_in_words() -> None:
+    """By the earlier pictures; without them only what is wrong with any picture."""
+    rng = np.random.default_rng(1)
+    part = Image.fromarray(rng.integers(60, 180, (60, 80), dtype=np.uint8)).resize(
+        (640, 480), Image.Resampling.NEAREST
+    )
+    usual = [look(part.point(lambda value, k=k: value + k)) for k in range(5)]
+    blurred = part.filter(ImageFilter.GaussianBlur(4))
+    assert hints(usual[0], []) == hints(usual[2], usual) == []
+    assert hints(look(part.point(lambda value: value // 2)), usual) == ["darker"]
+    assert hints(look(part.point(lambda value: value * 1.3)), usual) == ["brighter"]
+    assert hints(look(blurred), usual) == ["softer"]
+    assert hints(usual[0], [look(blurred)] * 3) == ["sharper"]
+    assert hints(look(part.point(lambda value: 0)), usual) == ["dark"]
+    assert hints(look(part.point(lambda value: 255 if value > 100 else value)), []) == ["glare"]
