@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from openpyxl import load_workbook
 from PIL import Image
 
 from flawscope.predictor import load
@@ -318,6 +319,12 @@ def test_the_export_is_what_the_search_finds(api: httpx.Client, some: list[dict[
     assert json.loads(only["regions"]) == some[4]["regions"]
     empty = api.get(f"{PRODUCT}/export", params={"format": "parquet", "version": 99}).content
     assert parquet.read_table(io.BytesIO(empty)).num_rows == 0
+    book = load_workbook(io.BytesIO(api.get(f"{PRODUCT}/export", params={"format": "xlsx"}).content))
+    header, *lines = book.active.iter_rows(values_only=True)
+    assert [line[header.index("id")] for line in lines] == [one["id"] for one in some[::-1]]
+    scores = [one["score"] for one in some[::-1]]
+    assert [line[header.index("score")] for line in lines] == pytest.approx(scores, rel=1e-12)
+    assert lines[1][header.index("note")] == '\'=1+1 "x", ä\n;', "Excel must not compute it"
     assert api.get(f"{PRODUCT}/export", params={"format": "xls"}).status_code == 422
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from openpyxl import load_workbook
 from sink_helpers import Receiver
 from sqlalchemy import text
 from station_helpers import NAME, Opener
@@ -21,6 +22,7 @@ from flawscope.station.settings.station import read_settings
 from flawscope.station.shifts import ended
 from flawscope.station.store.records import iso, microseconds
 from flawscope.station.store.schema import VIEW
+from flawscope.station.store.search import SUMS
 
 DAY = {"early": "06:00", "late": "14:00", "night": "22:00"}
 
@@ -119,6 +121,10 @@ def test_a_report_of_any_time_is_fetched(open_station: Opener, parts: list[bytes
         assert f">{bad.id} ·" in page.text
         table = http.get("shift-report", params={**times, "format": "csv"}).text
         assert sum(int(row["inspected"]) for row in csv.DictReader(io.StringIO(table))) == 2
+        book = http.get("shift-report", params={**times, "format": "xlsx"}).content
+        rows = [*load_workbook(io.BytesIO(book)).active.iter_rows(values_only=True)]
+        assert rows[0] == ("hour", *SUMS)
+        assert sum(row[1] for row in rows[1:]) == 2
         counts = http.get("shift-report", params={**times, "format": "json"}).json()
         assert (counts["inspected"], counts["anomalous"]) == (2, 1)
         assert http.get("shift-report", params={**times, "until": "2020-01-01"}).status_code == 422

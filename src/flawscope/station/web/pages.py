@@ -19,7 +19,6 @@ from flawscope.station.shifts import Shift, ended
 from flawscope.station.store.database import StoreError, now
 from flawscope.station.store.parts import last_decided, part_of
 from flawscope.station.store.records import NotFoundError, holdable, iso
-from flawscope.station.store.schema import HOUR
 from flawscope.station.store.search import Filters
 from flawscope.station.store.station_identity import others
 from flawscope.station.web.middleware import address_of, drop_cookie, local_path, set_cookie
@@ -290,15 +289,16 @@ def trends(product: str, asked: Annotated[Shown, asked_for("trends")], range: st
         range=chosen_range,
         ranges=list(RANGES),
         may_change=may(asked.person, "engineer"),
-        reports=_reports(asked.station),
+        reports=_reports(asked.station, RANGES[chosen_range]),
         data=data,
     )
 
 
-def _reports(station: Station) -> list[dict[str, str]]:
-    """Times that a report can be of: the last shifts, or else the last day."""
+def _reports(station: Station, seconds: float | None) -> list[dict[str, str]]:
+    """Times that a report can be of: the one that is shown, and the last shifts."""
     at, settings = now(), station.settings.shifts
-    known = ended(settings, at)[::-1] if settings else [Shift("", at - 24 * HOUR, at)]
+    known = [] if seconds is None else [Shift("", at - round(seconds * 1e6), at)]
+    known += ended(settings, at)[::-1] if settings else []
     return [{"name": one.name, "since": iso(one.since), "until": iso(one.until)} for one in known]
 
 

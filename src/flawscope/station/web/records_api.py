@@ -7,7 +7,7 @@ import io
 import json
 import tempfile
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import IO, Annotated, Any, Literal
 from urllib.parse import urlencode
 
@@ -27,6 +27,7 @@ from flawscope.station.web import schemas
 from flawscope.station.web.api import Engineer, Here, Wanted, attachment, routes
 from flawscope.station.web.middleware import check_role
 from flawscope.station.web.pages import Shown
+from flawscope.station.web.workbook import MEDIA_TYPE, workbook
 
 PER_PAGE = 100
 
@@ -52,10 +53,14 @@ BLOCK = 1 << 20
 @export_router.get(
     "/export",
     response_class=Response,
-    responses={200: {"content": {"text/csv": {}, "application/vnd.apache.parquet": {}}}},
+    responses={200: {"content": {"text/csv": {}, "application/vnd.apache.parquet": {}, MEDIA_TYPE: {}}}},
 )
 def export(
-    name: str, station: Here, wanted: Wanted, person: Engineer, format: Literal["csv", "parquet"] = "csv"
+    name: str,
+    station: Here,
+    wanted: Wanted,
+    person: Engineer,
+    format: Literal["csv", "parquet", "xlsx"] = "csv",
 ) -> Response:
     """Export the inspections that a search finds, as a table."""
     product_id = station.product_id(name)
@@ -66,6 +71,11 @@ def export(
             media_type="text/csv; charset=utf-8",
             headers=attachment(file),
         )
+    if format == "xlsx":
+        found = every(station.database, product_id, wanted)
+        rows = ([_cell(key, one[key]) for key in COLUMNS] for one in found)
+        made = workbook(chain([COLUMNS], rows))
+        return StreamingResponse(blocks(made), media_type=MEDIA_TYPE, headers=attachment(file))
     made = parquet(station.database, product_id, wanted)
     return StreamingResponse(
         blocks(made), media_type="application/vnd.apache.parquet", headers=attachment(file)

@@ -13,11 +13,13 @@ from flawscope.station.shifts.reports import images, message, table
 from flawscope.station.station import Station
 from flawscope.station.store.database import now
 from flawscope.station.store.records import iso, microseconds
+from flawscope.station.store.search import SUMS
 from flawscope.station.store.summary import Summary, summary
 from flawscope.station.web import schemas
 from flawscope.station.web.api import Here, attachment, routes
 from flawscope.station.web.pages import Shown
 from flawscope.station.web.templates import DEFAULT, LANGUAGES, Texts, rendered, static_files, texts
+from flawscope.station.web.workbook import MEDIA_TYPE, workbook
 
 MOST = 400  # days that a report is of
 
@@ -34,7 +36,7 @@ def shifts(name: str, station: Here) -> Any:
 @router.get(
     "/shift-report",
     response_class=Response,
-    responses={200: {"content": {"text/html": {}, "text/csv": {}, "application/json": {}}}},
+    responses={200: {"content": {"text/html": {}, "text/csv": {}, MEDIA_TYPE: {}, "application/json": {}}}},
 )
 def shift_report(
     name: str,
@@ -42,10 +44,10 @@ def shift_report(
     station: Here,
     since: Annotated[str, Query(description="2026-11-22T06:00:00Z")],
     until: Annotated[str, Query(description="2026-11-22T14:00:00Z")],
-    format: Literal["html", "csv", "json"] = "html",
+    format: Literal["html", "csv", "xlsx", "json"] = "html",
 ) -> Response:
-    """Return what was inspected between two times: an HTML file with pictures, a table of its hours, or the
-    counts as the webhook gets them."""
+    """Return what was inspected between two times: an HTML file with pictures, a table of its hours as CSV or
+    for Excel, or the counts as the webhook gets them."""
     number, begin, end = station.product_id(name), microseconds(since), microseconds(until)
     if not begin < end <= begin + MOST * 86_400_000_000:
         raise InputError(f"until must be later than since, by {MOST} days at most")
@@ -55,6 +57,10 @@ def shift_report(
     file = f"{name}-{iso(begin)[:10]}{called and '-'}{called}"
     if format == "csv":
         return Response(table(found), media_type="text/csv", headers=attachment(f"{file}.csv"))
+    if format == "xlsx":
+        rows = [[iso(hour["at"]), *(hour[key] for key in SUMS)] for hour in found.hours]
+        made, headers = workbook([("hour", *SUMS), *rows]).read(), attachment(f"{file}.xlsx")
+        return Response(made, media_type=MEDIA_TYPE, headers=headers)
     if format == "json":
         from fastapi.responses import JSONResponse
 
