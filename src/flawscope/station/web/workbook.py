@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from typing import IO, Any
 
-from flawscope.artefact.files import csv_cell
 from flawscope.errors import require_installed
 
 MEDIA_TYPE = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
@@ -17,7 +16,7 @@ def workbook(rows: Iterable[Sequence[Any]]) -> IO[bytes]:
     """Workbook with one sheet in a temporary file, at its beginning; closing the file removes it.
 
     Args:
-        rows: the header first. Texts that a spreadsheet would compute get an apostrophe.
+        rows: the header first; texts as `csv_cell` returns them, so that a spreadsheet computes none.
     """
     require_installed("--format xlsx", "openpyxl", extras="station")
     from openpyxl import Workbook
@@ -29,8 +28,7 @@ def workbook(rows: Iterable[Sequence[Any]]) -> IO[bytes]:
         if number == MOST_ROWS:
             sheet.append(["there are more: a sheet holds no more rows; take CSV"])
             break
-        texts = (ILLEGAL_CHARACTERS_RE.sub("", one) if isinstance(one, str) else one for one in row)
-        sheet.append([csv_cell(one) for one in texts])
+        sheet.append([ILLEGAL_CHARACTERS_RE.sub("", one) if isinstance(one, str) else one for one in row])
     file = tempfile.TemporaryFile()  # noqa: SIM115 (who sends it closes it)
     made.save(file)
     file.seek(0)
