@@ -1,9 +1,7 @@
-"""A training that somebody stops on the page goes on where it was, and ends: EfficientAD and PRN."""
+"""A training that somebody stops on the page goes on where it was, and ends: PRN."""
 
 from __future__ import annotations
 
-import json
-import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,18 +17,15 @@ from flawscope.station.learning.process import Worker
 from flawscope.station.settings.station import Settings
 from flawscope.station.setup.job import work
 
-NEW, STEPS = "/api/v1/new", 9
-SMALL: dict[str, dict[str, Any]] = {
-    "efficientad": {"window": 41, "border": 0, "training": "fp32"},
-    "prnet": {"size": "64", "width": 0.25, "batch": 2, "training": "fp32"},
-}
+NEW, STEPS = "/api/v1/new", 41
+SMALL = {"size": "64", "width": 0.25, "batch": 2, "training": "fp32"}
 
 
 def small(job: dict[str, Any], step: Any) -> dict[str, Any]:
     """Do the job with small steps and a checkpoint after each; note how many steps are left."""
     fitting.Budget = partial(Budget, every=0.0)  # type: ignore[misc,assignment]  # of this process alone
     given = {key: value for key, value in job["given"].items() if key != "minutes"}
-    given |= {"steps": STEPS, **json.loads(os.environ["SMALL"])}
+    given |= {"steps": STEPS, **SMALL}
 
     def told(stage: str, done: int, total: int) -> None:
         with Path(job["model"]).with_suffix(".steps").open("a") as file:
@@ -41,12 +36,7 @@ def small(job: dict[str, Any], step: Any) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", list(SMALL))
-def test_a_training_that_was_stopped_goes_on_and_ends(
-    method: str, tmp_path: Path, drawn: Path, teacher_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given = {**SMALL[method], **({"teacher": str(teacher_path)} if method == "efficientad" else {})}
-    monkeypatch.setenv("SMALL", json.dumps(given))
+def test_a_training_that_was_stopped_goes_on_and_ends(tmp_path: Path, drawn: Path) -> None:
     running = opened(Settings(store=str(tmp_path / "store"), port=0, device="cpu", threads=1))
     drafts = running.station.drafts
     drafts.worker = Worker(small)
@@ -56,7 +46,7 @@ def test_a_training_that_was_stopped_goes_on_and_ends(
             for path in sorted((drawn / "plate" / "train" / "good").iterdir()):
                 picture = {"name": path.name}, path.read_bytes()
                 http.post(f"{NEW}/plate/pictures", params=picture[0], content=picture[1]).raise_for_status()
-            http.post(f"{NEW}/plate/learn", json={"method": method}).raise_for_status()
+            http.post(f"{NEW}/plate/learn", json={"method": "prnet"}).raise_for_status()
             model = drafts.draft("plate").model
             until(checkpoint_of(model).is_file)
             stopped = http.post(f"{NEW}/plate/stop").json()
@@ -65,12 +55,12 @@ def test_a_training_that_was_stopped_goes_on_and_ends(
             before = {int(line) for line in steps.read_text().split()}
             assert STEPS in before
             steps.unlink()
-            http.post(f"{NEW}/plate/learn", json={"method": method, "go_on": True}).raise_for_status()
+            http.post(f"{NEW}/plate/learn", json={"method": "prnet", "go_on": True}).raise_for_status()
             until(lambda: http.get(f"{NEW}/plate").json()["stage"] not in ("waiting", "learning"))
             state = http.get(f"{NEW}/plate").json()
             assert state["stage"] == "ready", state["error"]
             assert STEPS not in {int(line) for line in steps.read_text().split()}
             assert not state["goes_on"]
-            assert http.post(f"{NEW}/plate/live").json()["method"] == method
+            assert http.post(f"{NEW}/plate/live").json()["method"] == "prnet"
     finally:
         running.close()
