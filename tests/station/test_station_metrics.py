@@ -14,7 +14,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from station_helpers import NAME, Opener
 
-from flawscope.station.client import Client
+from flawscope.station.client import Client, RefusedError
 from flawscope.station.settings.sinks import SinkSettings
 from flawscope.station.settings.station import Product, Settings
 
@@ -35,7 +35,7 @@ def test_a_station_has_every_metric_and_label_of_the_dashboard(
     running = open_station(products={NAME: Product(model, folder=str(tmp_path / "in"), sinks=sinks)})
     with Client(running.url) as client:
         client.inspect(parts[0])
-        with pytest.raises(Exception, match="picture"):
+        with pytest.raises(RefusedError):
             client.inspect(b"none")
     text = httpx.get(f"{running.url}/metrics").text
     labels: dict[str, set[str]] = {}
