@@ -91,5 +91,6 @@ def test_a_model_of_a_method_that_is_not_there_is_one_line_and_imports_nothing(
     before = set(sys.modules)
     assert main(["predict", str(path), str(drawn / "plate/test/good")]) == 2
     told = capsys.readouterr().err
-    assert re.fullmatch(r".*no method called .*; others come with packages of their own\n", told)
+    others = "others come with packages of their own: install theirs"
+    assert re.fullmatch(rf".*no method called .*; {others}\n", told)
     assert not {module for module in set(sys.modules) - before if module.startswith("evil")}

@@ -54,7 +54,9 @@ def method(name: str) -> Method:
     entry = _installed().get(name)
     if entry is None:
         hint = nearest(str(name), names())
-        raise InputError(f"no method called {name!s:.60}: {hint}; others come with packages of their own")
+        raise InputError(
+            f"no method called {name!s:.60}: {hint}; others come with packages of their own: install theirs"
+        )
     try:
         found = entry.load()
     except Exception as error:
