@@ -52,7 +52,7 @@ def browser(running: Running) -> Callable[[str], httpx.Client]:
 
 # ------------------------------------------------------------------------------------------------------ roles
 
-GIVEN = {"name": NAME, "number": 1, "code": "x", "picture": "x", "file": "x"}  # parts of addresses
+GIVEN = {"name": NAME, "number": 1, "code": "x", "picture": "x", "file": "x", "kind": "sinks", "place": 1}  # parts of addresses
 
 
 def test_a_sender_gets_the_answers_to_what_it_sends_and_nothing_else(
@@ -72,7 +72,7 @@ def test_a_sender_gets_the_answers_to_what_it_sends_and_nothing_else(
     asked = {(method, path) for path, methods in paths.items() for method in methods}
     sends = {("post", f"/api/v1/products/{{name}}/{what}") for what in ("inspections", "trigger")}
     assert sends < asked
-    pages = ["/", "/metrics", "/sign-in", "/-/audit", "/-/new", "/api/v1/openapi.json"]
+    pages = ["/", "/metrics", "/sign-in", "/-/audit", "/-/new", "/-/settings", "/api/v1/openapi.json"]
     pages += [f"/{NAME}/{tab}" for tab in ("live", "review", "history", "trends", "models", "inspections/1")]
     for method, path in (asked - sends) | {("get", path) for path in pages}:
         answer = camera.request(method, path.format(**GIVEN))
