@@ -52,7 +52,8 @@ def browser(running: Running) -> Callable[[str], httpx.Client]:
 
 # ------------------------------------------------------------------------------------------------------ roles
 
-GIVEN = {"name": NAME, "number": 1, "code": "x", "picture": "x", "file": "x", "kind": "sinks", "place": 1}  # parts of addresses
+# Parts of addresses
+GIVEN = {"name": NAME, "number": 1, "code": "x", "picture": "x", "file": "x", "kind": "sinks", "place": 1}
 
 
 def test_a_sender_gets_the_answers_to_what_it_sends_and_nothing_else(
