@@ -20,7 +20,6 @@ from flawscope.station.plc.handshake import (
     Rules,
     Seen,
     State,
-    outputs,
     step,
 )
 
@@ -60,7 +59,7 @@ class Belt:
         answer, loaded = (event, None) if isinstance(event, Answer) else (None, event)
         before, seen = self.state, Seen(self.now, self.said, answer, loaded)
         self.state = step(before, seen, RULES)
-        self.gate = gate.step(self.gate, before, self.state, outputs(before, RULES))
+        self.gate = gate.step(self.gate, before, self.state)
         if self.gate.passes:
             here = [good for at, good in self.parts if abs(self.at - at - self.distance) <= self.width]
             assert here, "there is no part, or none that is known"

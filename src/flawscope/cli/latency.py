@@ -129,10 +129,10 @@ class _Search:
             best = min(map(_p95, rows))
             if MARGIN * self.limit < best <= MARGIN * self.limit / EIGHT_BITS:
                 rows += self._exports(candidate, model, "int8")
-        ways = sorted(timed(rows), key=_p95)
-        return [
-            one for k, one in enumerate(ways) if one["precision"] not in {w["precision"] for w in ways[:k]}
-        ]
+        fastest: dict[str, Row] = {}
+        for row in sorted(timed(rows), key=_p95):
+            fastest.setdefault(row["precision"], row)
+        return [*fastest.values()]
 
     def _exports(self, candidate: Candidate, model: Path, precision: str) -> list[Row]:
         """Rows of all engines that run exported files."""

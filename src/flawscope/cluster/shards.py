@@ -29,7 +29,7 @@ from flawscope.pictures.listing import printable
 from flawscope.results.drawing import save_png
 from flawscope.results.folder import Drawn
 from flawscope.results.prediction import Prediction
-from flawscope.results.table import COLUMNS, OF_PARTS, Row, Unjudged, parquet_schema
+from flawscope.results.table import Row, Unjudged, columns_of, parquet_schema
 
 if TYPE_CHECKING:
     from flawscope.pictures.decoding import Source
@@ -211,17 +211,17 @@ def _judge(store: Store, run: Run, predictor: Any, shard: int, entries: Sequence
                 drawn = f"{OVERLAYS}/part-{shard:06}/{number:04}-{stem}.png"
                 if text := _draw(store, drawn, source, result):
                     remarks["undrawn"].append(f"{path}: {text} (scored, but not drawn)")
-            row = Row.of(replace(result, path=path))
+            named = replace(result, path=path)
             height, width = result.geometry.picture_size
             more = {"height": height, "width": width, "shifts": [*map(float, result.shifts)]}
-            rows += [asdict(row) | more, *map(asdict, Row.of_parts(replace(result, path=path)))]
+            rows += [asdict(Row.of(named)) | more, *map(asdict, Row.of_parts(named))]
         else:
             text = errors.get(number) or str(result)
             if isinstance(source, bytes):
                 text = text.replace(name_of(source), entry.path)
             rows.append(asdict(Row.of(Unjudged(path, printable(" ".join(text.split()))))))
     aligned = predictor.manifest.preprocess.reference is not None
-    store.write(name(shard), packed(rows, remarks, (*COLUMNS, *(OF_PARTS if aligned else ()))))
+    store.write(name(shard), packed(rows, remarks, columns_of(aligned=aligned)))
 
 
 def _draw(store: Store, name: str, source: Source, result: Prediction) -> str:

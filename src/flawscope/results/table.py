@@ -120,6 +120,11 @@ COLUMNS = tuple(field.name for field in fields(Row) if field.name not in (*OF_PR
 NUMBERS = tuple(field.name for field in fields(Row) if field.type == "float | None")
 
 
+def columns_of(*, products: bool = False, aligned: bool = False) -> tuple[str, ...]:
+    """Columns of a table, as `Table` has them."""
+    return (*COLUMNS, *(OF_PRODUCTS if products else ()), *(OF_PARTS if aligned else ()))
+
+
 class Table:
     """A table to write, .csv or .parquet; an earlier file is replaced. In a CSV file a row is there as
     soon as it is added; a Parquet file appears when it is closed.
@@ -143,7 +148,7 @@ class Table:
         aligned: bool = False,
     ):
         self.path, self.stack, self.waiting = Path(path), ExitStack(), list[Row]()
-        self.columns = (*COLUMNS, *(OF_PRODUCTS if products else ()), *(OF_PARTS if aligned else ()))
+        self.columns = columns_of(products=products, aligned=aligned)
         suffix = self.path.suffix.lower()
         if suffix not in TABLES or (append and suffix != ".csv"):
             ends = " or ".join(TABLES)

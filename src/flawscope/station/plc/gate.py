@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from flawscope.station.plc.handshake import Outputs, Phase, State
+from flawscope.station.plc.handshake import Phase, State
 
 ROUND = 2**32  # counts, then the count begins anew with 0
 
@@ -62,13 +62,13 @@ class Gate:
         return self.distance - gone
 
 
-def step(gate: Gate, before: State, after: State, shown: Outputs) -> Gate:
-    """Return the gate after a step of the handshake. shown: what the PLC saw before it."""
+def step(gate: Gate, before: State, after: State) -> Gate:
+    """Return the gate after a step of the handshake."""
     if not after.is_alive or after.plc is None:
         return replace(gate, parts={}, count=None)
     gate = gate.moved(after.plc.count)
-    was_done = before.phase is Phase.DONE
-    if was_done and after.phase is not Phase.DONE and shown.ok:
+    was_ok = before.phase is Phase.DONE and before.answer is not None and before.answer.good is True
+    if was_ok and after.phase is not Phase.DONE:
         gate = gate.read()
     began = after.is_triggered and after.phase in (Phase.BUSY, Phase.DONE)
     if began and (before.phase not in (Phase.BUSY, Phase.DONE) or after.job != before.job):

@@ -172,7 +172,7 @@ class PlcLine:
             seen = Seen(time.monotonic(), plc, answer, loaded, self._fault)
             self.state = state = step(before, seen, self.rules)
             if self.gate is not None:
-                self.gate = gate.step(self.gate, before, state, outputs(before, self.rules))
+                self.gate = gate.step(self.gate, before, state)
             if state.job != before.job:
                 self._begun = state.now
                 recipe = self.settings.recipes[state.recipe]

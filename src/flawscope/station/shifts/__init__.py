@@ -8,7 +8,10 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from flawscope.station.settings.shifts import Shifts
+from flawscope.station.store.records import iso
+from flawscope.station.store.schema import HOUR
 
+DAY = 24 * HOUR
 DAYS = 3  # that reports are made for afterwards, where the station did not run
 
 
@@ -19,13 +22,20 @@ class Shift(NamedTuple):
     since: int
     until: int
 
+    def to_dict(self) -> dict[str, str]:
+        """Returns values that JSON knows, times in UTC."""
+        return {"name": self.name, "since": iso(self.since), "until": iso(self.until)}
 
-def ended(shifts: Shifts, at: int, days: int = DAYS) -> list[Shift]:
-    """Shifts that ended in the last days before a time, microseconds since 1970, the oldest first."""
+
+def ended(shifts: Shifts | None, at: int, days: int = DAYS) -> list[Shift]:
+    """Shifts that ended in the last days before a time, microseconds since 1970, the oldest first; none
+    without settings."""
+    if shifts is None:
+        return []
     last = datetime.fromtimestamp(at / 1e6, UTC).astimezone(shifts.tz)
     begun = sorted(_begun(shifts, last, days))
     each = [Shift(name, since, until) for (since, name), (until, _) in pairwise(begun)]
-    return [one for one in each if at - days * 86_400_000_000 < one.until <= at]
+    return [one for one in each if at - days * DAY < one.until <= at]
 
 
 def _begun(shifts: Shifts, last: datetime, days: int) -> Iterator[tuple[int, str]]:

@@ -108,18 +108,21 @@ class Reports(Background):
 
 def message(product: str, number: int, shift: Shift, found: Summary) -> Message:
     """Message about a shift, with the same id whenever it is sent again."""
-    data = {"product": product, "shift": shift.name, "since": iso(shift.since), "until": iso(shift.until)}
+    told = shift.to_dict()
+    data = {"product": product, "shift": told.pop("name"), **told}
     known = f"shift-{number}-{shift.name}-{shift.since}"
     return Message(known, TYPE, shift.until, number, 0, None, {**data, **found.counts})
+
+
+def rows(found: Summary) -> list[list[str | int]]:
+    """Counts of each hour, below a header."""
+    return [["hour", *SUMS], *([iso(one["at"]), *(one[name] for name in SUMS)] for one in found.hours)]
 
 
 def table(found: Summary) -> str:
     """Counts of each hour as CSV."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("hour", *SUMS))
-    for hour in found.hours:
-        writer.writerow((iso(hour["at"]), *(hour[name] for name in SUMS)))
+    csv.writer(text, lineterminator="\n").writerows(rows(found))
     return text.getvalue()
 
 

@@ -296,10 +296,9 @@ def trends(product: str, asked: Annotated[Shown, asked_for("trends")], range: st
 
 def _reports(station: Station, seconds: float | None) -> list[dict[str, str]]:
     """Times that a report can be of: the one that is shown, and the last shifts."""
-    at, settings = now(), station.settings.shifts
+    at = now()
     known = [] if seconds is None else [Shift("", at - round(seconds * 1e6), at)]
-    known += ended(settings, at)[::-1] if settings else []
-    return [{"name": one.name, "since": iso(one.since), "until": iso(one.until)} for one in known]
+    return [one.to_dict() for one in (*known, *ended(station.settings.shifts, at)[::-1])]
 
 
 @router.get("/{product}/models")

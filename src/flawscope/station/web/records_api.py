@@ -6,8 +6,8 @@ import csv
 import io
 import json
 import tempfile
-from collections.abc import Iterator
-from itertools import chain, islice
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import IO, Annotated, Any, Literal
 from urllib.parse import urlencode
 
@@ -72,9 +72,7 @@ def export(
             headers=attachment(file),
         )
     if format == "xlsx":
-        found = every(station.database, product_id, wanted)
-        rows = ([_cell(key, one[key]) for key in COLUMNS] for one in found)
-        made = workbook(chain([COLUMNS], rows))
+        made = workbook(rows(station.database, product_id, wanted))
         return StreamingResponse(blocks(made), media_type=MEDIA_TYPE, headers=attachment(file))
     made = parquet(station.database, product_id, wanted)
     return StreamingResponse(
@@ -125,11 +123,16 @@ def audit_page(request: Request) -> Response:
     return asked.page_of("audit", 422 if error else 200, error=error, **more)
 
 
+def rows(database: Database, product_id: int, filters: Filters) -> Iterator[Sequence[Any]]:
+    """Rows for a spreadsheet: the header, then one for each inspection."""
+    yield COLUMNS
+    for one in every(database, product_id, filters):
+        yield [_cell(name, one[name]) for name in COLUMNS]
+
+
 def csv_lines(database: Database, product_id: int, filters: Filters) -> Iterator[str]:
     """CSV lines: the header, then a line for each inspection."""
-    yield _line(COLUMNS)
-    for one in every(database, product_id, filters):
-        yield _line([_cell(name, one[name]) for name in COLUMNS])
+    yield from map(_line, rows(database, product_id, filters))
 
 
 def parquet(database: Database, product_id: int, filters: Filters) -> IO[bytes]:

@@ -35,7 +35,7 @@ from flawscope.station.web.middleware import check_role
 from flawscope.station.web.models_api import receive
 from flawscope.station.web.pages import Shown
 from flawscope.station.web.refusals import Refused
-from flawscope.station.web.templates import rendered, static_files
+from flawscope.station.web.templates import standalone
 from flawscope.station.web.uploads import Upload
 
 ZIP = b"PK\x03\x04"
@@ -288,11 +288,7 @@ def report(name: str, request: Request, station: Here) -> Response:
         {**one, "picture": base64.b64encode((draft.examples / one["file"]).read_bytes()).decode()}
         for one in result["examples"]
     ]
-    text = rendered(
-        "new-report", asked.texts, {}, theme="light", name=name, state=draft.state, result=result, shown=shown
-    )
-    css = static_files()["station.css"][0].decode()  # the file is read where there is no station
-    text = text.replace("</head>", f"<style>{css}</style></head>", 1)
+    text = standalone("new-report", asked.texts, name=name, state=draft.state, result=result, shown=shown)
     return Response(text, media_type="text/html", headers=attachment(f"{name}.html"))
 
 

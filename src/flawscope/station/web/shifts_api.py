@@ -6,19 +6,19 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import Query, Request, Response
+from fastapi.responses import JSONResponse
 
 from flawscope.errors import InputError
-from flawscope.station.shifts import Shift, ended
-from flawscope.station.shifts.reports import images, message, table
+from flawscope.station.shifts import DAY, Shift, ended
+from flawscope.station.shifts.reports import images, message, rows, table
 from flawscope.station.station import Station
 from flawscope.station.store.database import now
 from flawscope.station.store.records import iso, microseconds
-from flawscope.station.store.search import SUMS
 from flawscope.station.store.summary import Summary, summary
 from flawscope.station.web import schemas
 from flawscope.station.web.api import Here, attachment, routes
 from flawscope.station.web.pages import Shown
-from flawscope.station.web.templates import DEFAULT, LANGUAGES, Texts, rendered, static_files, texts
+from flawscope.station.web.templates import DEFAULT, LANGUAGES, Texts, standalone, texts
 from flawscope.station.web.workbook import MEDIA_TYPE, workbook
 
 MOST = 400  # days that a report is of
@@ -30,7 +30,7 @@ router = routes()
 def shifts(name: str, station: Here) -> Any:
     """List the shifts that ended in the last days, the latest first; none where the settings name none."""
     station.product_id(name)
-    return [_told(one) for one in _ended(station)]
+    return [one.to_dict() for one in ended(station.settings.shifts, now())[::-1]]
 
 
 @router.get(
@@ -49,21 +49,19 @@ def shift_report(
     """Return what was inspected between two times: an HTML file with pictures, a table of its hours as CSV or
     for Excel, or the counts as the webhook gets them."""
     number, begin, end = station.product_id(name), microseconds(since), microseconds(until)
-    if not begin < end <= begin + MOST * 86_400_000_000:
+    if not begin < end <= begin + MOST * DAY:
         raise InputError(f"until must be later than since, by {MOST} days at most")
     found = summary(station.store.database, number, begin, end)
-    called = next((one.name for one in _ended(station) if one[1:] == (begin, end)), "")
+    known = ended(station.settings.shifts, now())
+    called = next((one.name for one in known if one[1:] == (begin, end)), "")
     shift = Shift(called, begin, end)
     file = f"{name}-{iso(begin)[:10]}{called and '-'}{called}"
     if format == "csv":
         return Response(table(found), media_type="text/csv", headers=attachment(f"{file}.csv"))
     if format == "xlsx":
-        rows = [[iso(hour["at"]), *(hour[key] for key in SUMS)] for hour in found.hours]
-        made, headers = workbook([("hour", *SUMS), *rows]).read(), attachment(f"{file}.xlsx")
+        made, headers = workbook(rows(found)).read(), attachment(f"{file}.xlsx")
         return Response(made, media_type=MEDIA_TYPE, headers=headers)
     if format == "json":
-        from fastapi.responses import JSONResponse
-
         return JSONResponse(message(name, number, shift, found).data)
     page = page_of(
         station, Shown(request, "trends").texts, name, shift, found, images(station, number, found)
@@ -89,27 +87,6 @@ def page_of(
     def local(at: int) -> str:
         return datetime.fromtimestamp(at / 1e6, UTC).astimezone(zone).strftime("%Y-%m-%d %H:%M")
 
-    rows = station.store.several(station.product_id(product), set(found.worst))
-    text = rendered(
-        "shift",
-        words,
-        {},
-        theme="light",
-        product=product,
-        shift=shift,
-        found=found,
-        drawn=drawn,
-        local=local,
-        rows=rows,
-    )
-    css = static_files()["station.css"][0].decode()  # the file is read where there is no station
-    return text.replace("</head>", f"<style>{css}</style></head>", 1)
-
-
-def _ended(station: Station) -> list[Shift]:
-    settings = station.settings.shifts
-    return [] if settings is None else ended(settings, now())[::-1]
-
-
-def _told(shift: Shift) -> dict[str, Any]:
-    return {"name": shift.name, "since": iso(shift.since), "until": iso(shift.until)}
+    inspections = station.store.several(station.product_id(product), set(found.worst))
+    given = {"product": product, "shift": shift, "found": found, "drawn": drawn}
+    return standalone("shift", words, **given, local=local, rows=inspections)

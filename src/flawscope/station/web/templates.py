@@ -125,6 +125,14 @@ def rendered(
     return text
 
 
+def standalone(template: str, texts: Texts, **context: Any) -> str:
+    """The page of a template as a file that is read where there is no station: with its style, without
+    scripts."""
+    text = rendered(template, texts, {}, theme="light", **context)
+    css = static_files()["station.css"][0].decode()
+    return text.replace("</head>", f"<style>{css}</style></head>", 1)
+
+
 @functools.cache
 def static_files() -> dict[str, tuple[bytes, str, str]]:
     """Name -> content, hash and media type of all files that the pages may ask for."""
