@@ -114,7 +114,7 @@ def message(product: str, number: int, shift: Shift, found: Summary) -> Message:
     return Message(known, TYPE, shift.until, number, 0, None, {**data, **found.counts})
 
 
-def rows(found: Summary) -> list[list[str | int]]:
+def rows(found: Summary) -> list[list[Any]]:
     """Counts of each hour, below a header."""
     return [["hour", *SUMS], *([iso(one["at"]), *(one[name] for name in SUMS)] for one in found.hours)]
 
