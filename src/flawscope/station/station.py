@@ -78,7 +78,7 @@ class Station:
         self.database.migrate()
         claim(self.database, self.files, address_of(settings))
         note_settings(self.database, settings, STATION)
-        self.access = Access(self.database)
+        self.access = Access(self.database, is_closed=settings.openid is not None)
         self.store = Store(self.database)
         # judging; one core is left for requests: computing threads wait for the slowest of them
         threads = settings.threads or max(1, cores() - 1)

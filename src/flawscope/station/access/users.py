@@ -72,10 +72,13 @@ class Access:
     """Users, sessions and tokens. Every change is one transaction that also notes it as an event.
 
     Methods raise InputError for what cannot be done, StoreError where the data base cannot be used.
+
+    Args:
+        is_closed: people sign in also where there are no users, with a company's accounts.
     """
 
-    def __init__(self, database: Database):
-        self.database = database
+    def __init__(self, database: Database, *, is_closed: bool = False):
+        self.database, self._is_closed = database, is_closed
         # Browsers do not tell ports apart: two stations on a machine need two names
         self.cookie = f"flawscope_{_digest(database.engine.url.render_as_string())[:8]}"
         self.passwords, self._attempts = Passwords(), Attempts()
@@ -101,10 +104,13 @@ class Access:
         """Change a password and end the user's sessions."""
         name, hashed = _name(name), self.passwords.hash(checked(password))
         with self._changing("password_changed", who, f"password of user {name} changed") as connection:
-            change = update(users).where(users.c.name == name).values(password=hashed).returning(users.c.id)
-            user = connection.scalar(change)
-            if user is None:
+            change = update(users).where(users.c.name == name).values(password=hashed)
+            row = connection.execute(change.returning(users.c.id, users.c.subject)).one_or_none()
+            if row is None:
                 raise InputError(_unknown(users, name))
+            if row.subject is not None:
+                raise InputError(f"{name} signs in with the company's account: the password is changed there")
+            user = row.id
             connection.execute(delete(sessions).where(sessions.c.user_id == user))
 
     def remove_user(self, name: str, *, who: str = COMMAND_LINE, last: bool = True) -> None:
@@ -188,6 +194,34 @@ class Access:
             add_event(connection, FAILED, who, f"wrong sign-in of {what}", address=address)
         raise SignInError("name or password is wrong")
 
+    def sign_in_member(self, subject: str, name: str, role: str) -> str:
+        """Start a session of a company's member and return its cookie. A new member becomes a user; one who
+        is known has the role of now, and keeps the name.
+
+        Args:
+            subject: issuer and ID of the account. No name of a provider leads to an account of the station.
+
+        Raises:
+            InputError: a new member's name cannot be one here, or is another's.
+        """
+        cookie, at = secrets.token_urlsafe(32), now()
+        with self.database.writing() as connection:
+            known = select(users.c.id, users.c.name).where(users.c.subject == subject)
+            if connection.execute(known).one_or_none() is None:
+                row = {"name": _name(name), "password": "", "role": _role(role), "created_at": at}
+                _insert(connection, users, {**row, "subject": subject})
+            change = update(users).where(users.c.subject == subject).values(role=_role(role))
+            user = connection.execute(change.returning(users.c.id, users.c.name)).one()
+            self._add_session(connection, user.id, cookie, at)
+            add_event(connection, "sign_in", user.name, f"signed in as {role} with the company's account")
+        self._memory = {}
+        return cookie
+
+    def note_refused(self, why: str) -> None:
+        """Note that a company's account was not let in."""
+        with suppress(StoreError), self.database.writing() as connection:
+            add_event(connection, FAILED, "", f"the company's account was not let in: {why}"[:500])
+
     def sign_out(self, request: HTTPConnection) -> None:
         """End the session of the request's cookie, if it has one."""
         if cookie := request.cookies.get(self.cookie):
@@ -208,25 +242,23 @@ class Access:
 
     def _start(self, user: Row[Any], password: str, cookie: str, address: str) -> bool:
         """Start a session; return False where the user or the password was changed during the check."""
-        at = now()
-        row = {
-            "hash": _digest(cookie),
-            "user_id": user.id,
-            "created_at": at,
-            "expires_at": at + SESSION_SECONDS * 1_000_000,
-        }
         is_old = self.passwords.hasher.check_needs_rehash(user.password)
         newer = self.passwords.hash(password, address) if is_old else None
         same = (users.c.id == user.id) & (users.c.password == user.password)
         with self.database.writing() as connection:
             if connection.scalar(select(users.c.id).where(same).with_for_update()) is None:
                 return False
-            connection.execute(delete(sessions).where(_has_ended(at)))
-            connection.execute(sessions.insert().values(**row))
+            self._add_session(connection, user.id, cookie, now())
             if newer:
                 connection.execute(update(users).where(users.c.id == user.id).values(password=newer))
             add_event(connection, "sign_in", user.name, f"signed in as {user.role}", address=address)
         return True
+
+    @staticmethod
+    def _add_session(connection: Connection, user: int, cookie: str, at: int) -> None:
+        connection.execute(delete(sessions).where(_has_ended(at)))
+        times = {"created_at": at, "expires_at": at + SESSION_SECONDS * 1_000_000}
+        connection.execute(sessions.insert().values(hash=_digest(cookie), user_id=user, **times))
 
     # ---- requests
 
@@ -273,6 +305,8 @@ class Access:
         return known.now()
 
     def _nobody(self, digest: str) -> _Known:
+        if self._is_closed:
+            return _Known(None)
         anybody = exists(select(users.c.id)) | exists(select(tokens.c.id))
         with self.database.reading() as connection:
             return _Known(None if connection.scalar(select(anybody)) else LOCAL)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from flawscope.config import build, read_config
 from flawscope.errors import InputError
 from flawscope.runtime import ENGINES, suffix_of
+from flawscope.station.settings.openid import OpenId, openid_of
 from flawscope.station.settings.plugins import Plugged, connections_of
 from flawscope.station.settings.shifts import Shifts, shifts_of
 from flawscope.station.settings.sinks import MqttSettings, PluginSink, SinkSettings, mqtt_of, sinks_of
@@ -174,6 +175,7 @@ class Settings:
     mqtt: the broker that gets all inspections.
     connections: plugins that have pictures judged and are answered, such as a PLC.
     shifts: when shifts begin, and where reports of them go.
+    openid: the provider of a company's accounts; None: people have accounts of the station alone.
     """
 
     products: Mapping[str, Product] = field(default_factory=dict)
@@ -194,6 +196,7 @@ class Settings:
     mqtt: MqttSettings | None = None
     connections: tuple[Plugged, ...] = ()
     shifts: Shifts | None = None
+    openid: OpenId | None = None
 
     @property
     def url(self) -> str:
@@ -229,10 +232,12 @@ def read_settings(path: str | Path) -> Settings:
         mqtt = mqtt_of(values.pop("mqtt", None), home)
         connections = connections_of(values.pop("connections", None), home)
         shifts = shifts_of(values.pop("shifts", None), home)
+        openid = openid_of(values.pop("openid", None), home)
         given = {key: one for key, one in values.items() if one is not None or key not in ("limits", "keep")}
         settings = beside(build(Settings, given), home, "store", "password_file")
         known = {check_name(str(name)): read_product(name, one, home) for name, one in products.items()}
-        return check(replace(settings, products=known, mqtt=mqtt, connections=connections, shifts=shifts))
+        more = {"mqtt": mqtt, "connections": connections, "shifts": shifts, "openid": openid}
+        return check(replace(settings, products=known, **more))
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 

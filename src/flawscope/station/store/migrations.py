@@ -23,6 +23,7 @@ from flawscope.station.store.schema import (
     revision,
     stations,
     tokens,
+    users,
     view_of,
 )
 
@@ -159,6 +160,12 @@ def _made(connection: Connection) -> None:
     _add(connection, products, "made")
 
 
+def _company(connection: Connection) -> None:
+    """Add the company's accounts of users."""
+    _add(connection, users, "subject")
+    next(iter(users.indexes)).create(connection)
+
+
 # Versions of the tables in order, each with the step that migrates from the version before
 STEPS: dict[str, Callable[[Connection], None]] = {
     "0006": _first,
@@ -172,5 +179,6 @@ STEPS: dict[str, Callable[[Connection], None]] = {
     "0014": _several,
     "0015": _report,
     "0016": _made,
+    "0017": _company,
 }
 HEAD = list(STEPS)[-1]

@@ -308,10 +308,13 @@ users = Table(
     metadata,
     _key(),
     Column("name", String(64), nullable=False, unique=True),
-    Column("password", Text, nullable=False),  # argon2
+    Column("password", Text, nullable=False),  # argon2; "": signs in with the company's account
     Column("role", String(16), nullable=False),
     Column("created_at", BigInteger, nullable=False),
+    Column("subject", Text),  # issuer and ID of the company's account; NULL: an account of the station
 )
+
+Index("users_subject", users.c.subject, unique=True)
 
 sessions = Table(
     "sessions",

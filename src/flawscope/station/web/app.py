@@ -38,7 +38,7 @@ from flawscope.station.web import (
     setup_api,
     shifts_api,
 )
-from flawscope.station.web.middleware import Guard, check_bind
+from flawscope.station.web.middleware import COMPANY, Guard, check_bind
 from flawscope.station.web.refusals import install
 from flawscope.station.web.templates import chosen, texts
 from flawscope.station.web.uploads import Bodies
@@ -172,6 +172,10 @@ def create_app(station: Station) -> Any:
         app.include_router(router)
     shifts_api.render_with(station)
     _health(app, station)
+    if station.settings.openid is not None:
+        from flawscope.station.web.openid_pages import company_pages  # Authlib is an extra
+
+        app.mount(COMPANY, company_pages(station, station.settings.openid))
     app.include_router(records_api.page)
     app.include_router(setup_api.page)
     app.include_router(settings_api.page)

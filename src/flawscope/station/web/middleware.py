@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 SIGN_IN = "/sign-in"
+COMPANY = f"{SIGN_IN}/company"  # begins the paths of the sign-in with a company's account
 _HERE = frozenset({"127.0.0.1", "localhost", "::1"})
 _EVERYWHERE = frozenset({"", "0.0.0.0", "::"})
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -140,7 +141,7 @@ class Guard:
             self._check_origin(request)
         if person is not None and (scope["method"] in _READING or not scope["path"].startswith("/api/")):
             check_role(person, VIEWER)  # senders read only the answers to their requests
-        if person is not None or scope["path"] in _FOR_ALL:
+        if person is not None or scope["path"] in _FOR_ALL or scope["path"].startswith(f"{COMPANY}/"):
             return None
         if scope["path"].startswith("/api/") or scope["path"] == "/metrics":
             raise _unknown()

@@ -101,6 +101,7 @@ class Shown:
             may_audit=may(person, "admin"),
             may_make=may(person, "engineer"),
             account=person not in (None, LOCAL),
+            company=self.station.settings.openid is not None,
             alone=False,
             api=api,
             here=self.here,
