@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -99,15 +100,20 @@ def test_frames_of_a_signal_that_do_not_arrive_are_counted(basler: None) -> None
         made.append(Jitter(replace(settings, trigger="software"), Random(1), fates))
         return made[-1]
 
+    def signal() -> None:
+        """A busy camera does not see a signal."""
+        with suppress(LostError):
+            made[0].trigger()
+
     there = camera(CameraSettings(SERIAL["basler"], trigger="hardware line 1"), opening)
     try:
         until(lambda: there.state.state == RUNNING)
         for _ in range(120):
-            made[0].trigger()
+            signal()
         waiting = there.next_shot()
-        until(lambda: made[0].trigger() or waiting.done())
+        until(lambda: signal() or waiting.done())
         # the last ones may be lost: the next frame that arrives tells it
-        until(lambda: made[0].trigger() or there.state.broken == fates["lost"] + fates["damaged"])
+        until(lambda: signal() or there.state.broken == fates["lost"] + fates["damaged"])
         assert fates["lost"] > 0
         assert fates["damaged"] > 0
     finally:

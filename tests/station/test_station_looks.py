@@ -108,7 +108,7 @@ def test_language_and_colours_are_kept(tablet: Tablet) -> None:
     assert tablet.text("#word") == "Wartet"
     assert tablet.js(paper) == dark
     tablet.open("review")
-    assert tablet.text("#end-title") == "Nichts zu prüfen"
+    tablet.wait(lambda: tablet.text("#end-title") == "Nichts zu prüfen")
 
 
 def test_every_page_fits_is_accessible_and_keeps_to_the_policy(

@@ -1,7 +1,7 @@
 """Sign-in with a company's account: OpenID Connect's authorization code flow with PKCE, by Authlib.
 
-Authlib makes and checks state, nonce and code verifier, and the ID token's signature and claims; a key that it
-does not know makes it read the provider's keys again.
+Authlib makes and checks state, nonce and code verifier, and the ID token's signature and claims. It reads the
+provider's keys again where it does not know one.
 """
 
 from __future__ import annotations
@@ -50,7 +50,11 @@ class Provider:
         self._settings = settings
         trusted = ssl.create_default_context()
         if settings.ca_file is not None:
-            trusted.load_verify_locations(settings.ca_file)
+            try:
+                trusted.load_verify_locations(settings.ca_file)
+            except OSError as error:
+                why = error.strerror or one_line(error)
+                raise InputError(f"openid: ca_file: cannot read {settings.ca_file}: {why}") from None
         key = None if settings.secret_file is None else secret(settings.secret_file, "openid: secret_file")
         self._client: Any = OAuth().register(
             "company",

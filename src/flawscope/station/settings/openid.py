@@ -52,10 +52,8 @@ def openid_of(given: Any, home: Path) -> OpenId | None:
     """Read the setting `openid`; paths are relative to `home`. InputError."""
     if given is None:
         return None
-    missing = [
-        name for name in ("issuer", "client", "groups") if not (isinstance(given, dict) and name in given)
-    ]
-    if missing:
+    named = given if isinstance(given, dict) else {}
+    if missing := [name for name in ("issuer", "client", "groups") if name not in named]:
         raise InputError(f"openid: {' and '.join(missing)} is missing: write `{missing[0]}: ...` below it")
     require_installed("setting openid", "authlib", "itsdangerous", extras="openid")
     try:
