@@ -134,7 +134,7 @@ def combinations(args: Args) -> list[tuple[str, str]]:
 def roots(args: Args) -> Iterator[tuple[str, Path]]:
     """Name and folder of every category asked for that is there."""
     given = args.data or os.environ.get("FLAWSCOPE_DATA")
-    for category in args.categories.split(","):
+    for category in filter(None, args.categories.split(",")):
         folder = Path(given or ROOT / "data") / "mvtec" / category
         if folder.is_dir():
             yield category, folder

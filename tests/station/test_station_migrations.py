@@ -31,7 +31,6 @@ from flawscope.station.store.schema import (
     marks,
     metadata,
     stations,
-    users,
     verdicts,
 )
 from flawscope.station.store.station_identity import claim
@@ -79,14 +78,17 @@ def everything(database: Database, table: Any) -> list[Any]:
 def test_all_that_was_there_is_there_and_the_station_goes_on(
     old: Database, open_station: Opener, parts: list[bytes]
 ) -> None:
-    same = verdicts, users, hours, learnt_pixels
+    same = verdicts, hours, learnt_pixels
+    people = text("SELECT id, name, password, role, created_at FROM users ORDER BY id")
     with old.reading() as connection:
         before = connection.execute(text("SELECT * FROM inspections ORDER BY id")).mappings().all()
+        users = connection.execute(people).all()
     kept = [everything(old, table) for table in same]
     running = open_station(products={"plate": Product(str(MODEL))})
     assert [everything(old, table) for table in same] == kept
     with old.reading() as connection:
         after = connection.execute(select(inspections).order_by(inspections.c.id)).mappings().all()
+        assert connection.execute(people).all() == users
     assert [{name: row[name] for name in before[0]} for row in after] == [dict(row) for row in before]
     assert {(row["view"], row["part_id"]) for row in after} == {(None, None)}
     assert [user.name for user in running.station.access.users()] == ["anna", "otto"]

@@ -236,8 +236,8 @@ def read_settings(path: str | Path) -> Settings:
         given = {key: one for key, one in values.items() if one is not None or key not in ("limits", "keep")}
         settings = beside(build(Settings, given), home, "store", "password_file")
         known = {check_name(str(name)): read_product(name, one, home) for name, one in products.items()}
-        more = {"mqtt": mqtt, "connections": connections, "shifts": shifts, "openid": openid}
-        return check(replace(settings, products=known, **more))
+        settings = replace(settings, products=known, mqtt=mqtt, connections=connections)
+        return check(replace(settings, shifts=shifts, openid=openid))
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 

@@ -44,14 +44,13 @@ def company_pages(station: Station, settings: OpenId) -> Starlette:
         if not member.role:
             return await refused(request, "company_group", 403, f"{member.name} is in none of the groups")
         try:
-            signed_in = access.sign_in_member, member.subject, member.name, member.role
-            cookie = await run_in_threadpool(*signed_in)
+            session = await run_in_threadpool(access.sign_in_member, member.subject, member.name, member.role)
         except InputError as error:
             return await refused(request, "company_failed", 403, str(error))
         # no redirect: a browser that comes from another site would not bring the station's cookie along
         refresh = f'<meta http-equiv="refresh" content="0;url={html.escape(wanted)}">'
         answer = HTMLResponse(f"<!doctype html><title>flawscope</title>{refresh}")
-        set_cookie(answer, request, access, cookie)
+        set_cookie(answer, request, access, session)
         return answer
 
     async def refused(request: Request, text: str, status: int, why: str) -> Response:
@@ -60,13 +59,13 @@ def company_pages(station: Station, settings: OpenId) -> Starlette:
         error = asked.texts(f"signin.{text}", why=why)
         return asked.page_of("sign-in", status, next="/", error=error, name="")
 
-    session = Middleware(
+    state = Middleware(
         SessionMiddleware,
         secret_key=secrets.token_urlsafe(32),
         session_cookie=f"{access.cookie}_company",
         max_age=MOST,
         path=COMPANY,
     )
-    made = Starlette(routes=[Route("/", begin), Route("/done", done)], middleware=[session])
+    made = Starlette(routes=[Route("/", begin), Route("/done", done)], middleware=[state])
     made.state.station = station
     return made
