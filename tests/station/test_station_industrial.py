@@ -131,8 +131,13 @@ def test_frame_numbers_begin_again_where_they_end(last: int, number: int, step: 
 def test_they_keep_the_contract_of_sources(
     name: str, request: pytest.FixtureRequest, model_file: Path
 ) -> None:
-    request.getfixturevalue("fake" if name == "genicam" else "basler")
-    check_source({"basler": BASLER, "genicam": GENICAM}[name], {"serial": SERIAL[name]}, model_file)
+    given: dict[str, Any] = {"serial": SERIAL[name]}
+    if name == "basler":
+        request.getfixturevalue("basler")
+        check_source(BASLER, given, model_file)
+    else:
+        fake = request.getfixturevalue("fake")
+        check_source(GENICAM, given, model_file, away=fake.off, back=fake.on)
 
 
 def test_two_cameras_at_once(basler: None) -> None:

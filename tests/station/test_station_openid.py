@@ -318,7 +318,7 @@ def test_a_wrong_setting_is_one_line(given: Any, said: str) -> None:
     with pytest.raises(InputError, match=said) as caught:
         Provider(openid_of({**right, **given}, Path()))
     assert "\n" not in str(caught.value)
-    with pytest.raises(InputError, match="client and groups is missing"):
+    with pytest.raises(InputError, match="openid: setting client and groups is missing"):
         openid_of({"issuer": "https://login.example"}, Path())
 
 

@@ -514,7 +514,7 @@ def test_the_nodeset_can_be_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({}, "modbus: a setting is missing"),
+        ({}, "modbus: setting recipes is missing"),
         ({"recipes": {1: NAME}}, "write either `listen: HOST:PORT` or `connect: HOST:PORT`"),
         ({"recipes": {1: NAME}, "listen": "x"}, "listen: 'x' is not HOST:PORT"),
         ({"recipes": {0: NAME}, "listen": "h:1"}, "recipes: write `NUMBER: PRODUCT`"),

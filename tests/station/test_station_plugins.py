@@ -79,7 +79,7 @@ def test_a_sink_that_counts_twice_or_loses_is_found(model_file: Path, tmp_path: 
 def test_a_source_that_gives_nothing_or_one_frame_for_all_is_found(
     reels: dict[str, Path], model_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flawscope_line.reel import Reel, ReelSettings
+    from flawscope_line.reel import REEL, Reel, ReelSettings
 
     class Idle(Reel):
         next_shot = forget = None
@@ -97,6 +97,8 @@ def test_a_source_that_gives_nothing_or_one_frame_for_all_is_found(
     for kind, said in ((Idle, "gives no picture"), (SameKey, "share an inspection")):
         with pytest.raises(AssertionError, match=said):
             check_source(Plugin("reel", ReelSettings, kind), {"folder": str(reels["good"])}, model_file)
+    with pytest.raises(AssertionError, match="a trigger is not refused"):
+        check_source(REEL, {"folder": str(reels["good"])}, model_file, away=list, back=list)
 
 
 def test_a_line_of_plugins_works_in_a_station(
@@ -135,11 +137,12 @@ WRONG: tuple[tuple[str, str], ...] = (
     ("sources: [{real: x}]", "source with real: did you mean reel?"),
     ("sources: [{reel: {folder: x}, view: top}]", "reel: write its settings below it, and nothing beside it"),
     ("sources: [{reel: {foldr: x}}]", "reel: unknown setting foldr; did you mean folder?"),
-    ("sources: [{reel: }]", "reel: a setting is missing"),
+    ("sources: [{reel: }]", "reel: setting folder is missing"),
     ("sinks: [{csv: x, only: good}]", "one of all, anomalous"),
     ("sinks: [{csv: x}, {csv: y}]", "csv is there twice: give each its own `name`"),
     ("sinks: [{csv: {fil: x}}]", "csv: unknown setting fil; did you mean file?"),
-    ("sinks: [{csvv: x}]", "unknown setting csvv"),
+    ("sinks: [{csvv: x}]", "no sink called csvv: did you mean csv?"),
+    ("sinks: [{only: all}]", "either `webhook` or `folder`"),
 )
 
 

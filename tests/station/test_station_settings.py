@@ -108,7 +108,7 @@ def test_a_station_signs_in_to_a_postgresql_that_wants_a_password(
 SINKS: tuple[tuple[Any, str], ...] = (
     ("https://mes.example", "sinks must be a list"),
     (["https://mes.example"], "write `- webhook: ADDRESS` or `- folder: DIR`"),
-    ([{"webhok": "https://mes.example"}], "unknown setting webhok; did you mean webhook?"),
+    ([{"webhok": "https://mes.example"}], "no sink called webhok: did you mean webhook?"),
     ([{"webhook": "https://mes.example", "folder": "found"}], "either `webhook` or `folder`"),
     ([{"only": "anomalous"}], "either `webhook` or `folder`"),
     ([{"webhook": "ftp://mes.example"}], "is not https://host/path"),

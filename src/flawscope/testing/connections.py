@@ -28,12 +28,20 @@ ENDING = 35.0  # seconds in which a source or sink must end
 NAME = "plate"  # the product
 
 
-def check_source(plugin: Plugin, settings: Mapping[str, Any], model: Path) -> None:
+def check_source(
+    plugin: Plugin,
+    settings: Mapping[str, Any],
+    model: Path,
+    away: Callable[[], None] | None = None,
+    back: Callable[[], None] | None = None,
+) -> None:
     """Check a source: it gives pictures, or one for each trigger, and ends when it is told to.
 
     Args:
         settings: as below its name in `station.yaml`; paths are absolute.
         model: exported, small: it judges the pictures.
+        away, back: take the camera away and bring it back; given, the state, the problem, and that a trigger
+            is refused meanwhile are checked, too.
 
     Raises:
         AssertionError: what does not hold.
@@ -51,6 +59,8 @@ def check_source(plugin: Plugin, settings: Mapping[str, Any], model: Path) -> No
         _until(lambda: station.store.totals(station.products[NAME])["inspections"], "it gives no picture")
         _until(lambda: source.state.state == RUNNING, f"its state is {source.state.state} and not {RUNNING}")
         must(source.state.last is not None, "its state has no time of the last picture")
+        if away and back:
+            _check_away(station, away, back)
         begun = time.monotonic()
         source.stop()
         must(time.monotonic() - begun < ENDING, f"it does not stop within {ENDING:.0f} s")
@@ -78,6 +88,32 @@ def _check_triggers(station: Station) -> None:
     found = asyncio.run(several())
     must(len({one.number for one in found}) == 4, "triggers share an inspection")
     must({one.taken.part for one in found} == {"P0", "P1", "P2", "P3"}, "a part's number is lost")
+
+
+def _check_away(station: Station, away: Callable[[], None], back: Callable[[], None]) -> None:
+    """A camera that is away is a state and a problem, refuses triggers, and comes back by itself."""
+    from flawscope.station.sources.source import AWAY, RUNNING, AwayError, NoFrameError, Triggered
+
+    (source,) = station.sources[NAME]
+
+    def is_refused() -> bool:
+        assert isinstance(source, Triggered)
+        try:
+            source.next_shot().result(PATIENCE)
+        except (AwayError, NoFrameError):
+            return True
+        return False
+
+    away()
+    if isinstance(source, Triggered):
+        _until(is_refused, "a trigger is not refused with AwayError while the camera is away")
+    _until(lambda: source.state.state == AWAY, f"its state is not {AWAY} while the camera is away")
+    must(bool(source.state.why), "its state does not say why it is away")
+    told = {one.code for one in station.problems()}
+    must(any(code.startswith("camera_away") for code in told), "it reports no problem camera_away")
+    back()
+    _until(lambda: source.state.state == RUNNING, "it does not come back by itself")
+    _until(lambda: {one.code for one in station.problems()} < told, "the problem does not end")
 
 
 def check_sink(

@@ -52,11 +52,10 @@ def openid_of(given: Any, home: Path) -> OpenId | None:
     """Read the setting `openid`; paths are relative to `home`. InputError."""
     if given is None:
         return None
-    named = given if isinstance(given, dict) else {}
-    if missing := [name for name in ("issuer", "client", "groups") if name not in named]:
-        raise InputError(f"openid: {' and '.join(missing)} is missing: write `{missing[0]}: ...` below it")
     require_installed("setting openid", "authlib", "itsdangerous", extras="openid")
     try:
+        if not isinstance(given, dict):
+            raise InputError("write `issuer: https://...` below it")
         return beside(build(OpenId, given), home, "secret_file", "ca_file")
     except InputError as error:
         raise InputError(f"openid: {error}") from None

@@ -44,9 +44,6 @@ class Plugin:
             settings = beside(build(self.settings, values), home, *self.paths)
         except InputError as error:
             raise InputError(f"{self.name}: {error}") from None
-        except TypeError as error:  # a field without a default is missing
-            why = f"a setting is missing ({one_line(error)}): write it below it"
-            raise InputError(f"{self.name}: {why}") from None
         return Plugged(self.name, settings, self.open)
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import SplitResult, urlsplit
 
-from flawscope.config import build
-from flawscope.errors import InputError
+from flawscope.config import build, named
+from flawscope.errors import InputError, nearest
 from flawscope.station.settings.plugins import SINKS, Plugged, names, plugged
 from flawscope.station.settings.values import beside, secret, shown
 
@@ -162,6 +162,10 @@ def _sink(given: Any, home: Path) -> SinkSettings | PluginSink:
     if not own and (plugin := next((name for name in names(SINKS) if name in given), None)):
         common = build(PluginSink, {key: one for key, one in given.items() if key != plugin})
         return replace(common, plugin=plugged(SINKS, plugin, given[plugin], home))
+    own_settings = {one.name for one in fields(SinkSettings)}
+    if not own and (wrong := next((str(key) for key in given if key not in own_settings), None)):
+        known = ["webhook", "folder", *names(SINKS)]
+        raise InputError(f"no sink called {named(wrong)}: {nearest(wrong, known)}")
     return beside(build(SinkSettings, given), home, "folder", "secret_file", "ca_file")
 
 

@@ -261,7 +261,7 @@ class LiveCamera:
             self._lose(f"it sends nothing for {patience:g} s")
 
     def _show(self, code: str, why: str | None) -> None:
-        self.line.show(code, f"_{self.number}", why)
+        self.line.show(code, self.number, why)
 
     @property
     def _called(self) -> str:

@@ -258,7 +258,7 @@ class FolderSource(Background):
     # ---- what a person should know
 
     def _show(self, code: str, why: str | None) -> None:
-        self.line.show(code, "" if self.number == 1 else f"_{self.number}", why)
+        self.line.show(code, None if self.number == 1 else self.number, why)
 
     def _tell(self, arrivals: Arrivals) -> None:
         """Note the pictures that went away uninspected, and report the problems with others."""

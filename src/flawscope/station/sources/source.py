@@ -139,13 +139,14 @@ class Line:
     store: Store
     share: Share
 
-    def show(self, code: str, number: str, why: str | None) -> None:
-        """Report a problem of one source of the product; None: it is over.
+    def show(self, code: str, number: int | None, why: str | None) -> None:
+        """Report a problem of one source of the product, from any thread; why: None: it is over.
 
         Args:
-            number: ends the code, such as `_2`.
+            number: of the source; the problem is called `camera_away_1_2`.
         """
-        self.report(f"{code}_{self.product_id}{number}", None if why is None else plain(why))
+        ending = "" if number is None else f"_{number}"
+        self.report(f"{code}_{self.product_id}{ending}", None if why is None else plain(why))
 
     def hand_in(self, picture: Picture, ended: threading.Event) -> Future[Recorded] | None:
         """Submit a picture as soon as there is room for it; return None where the source ends before."""

@@ -158,7 +158,7 @@ class Video(Background):
             self._show("camera_away", f"{called} is away: {error}; it is tried again by itself")
 
     def _show(self, code: str, why: str | None) -> None:
-        self.line.show(code, f"_{self.number}", why)
+        self.line.show(code, self.number, why)
 
 
 def _key(identity: str, number: int) -> str:
