@@ -96,6 +96,12 @@ class Drafts(Background):
 
     # ---- drafts
 
+    def use(self, limits: Limits) -> None:
+        """Use other limits from now on."""
+        self.limits = limits
+        for one in self:
+            one.limits = limits
+
     def __iter__(self) -> Iterator[Draft]:
         return iter(list(self._drafts.values()))
 

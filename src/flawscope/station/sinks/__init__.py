@@ -32,6 +32,7 @@ class Sinks:
         products: name -> number.
         report: reports a problem under a code, or with None its end.
         problems: returns the problems as they are shown.
+        check_broker: its files are looked at; without, one that is missing is a problem on the pages.
 
     Raises:
         InputError: a file or folder that the settings name cannot be used.
@@ -46,16 +47,18 @@ class Sinks:
         pictures: Shown,
         report: Callable[[str, str | None], None],
         problems: Callable[[], list[Any]],
+        *,
+        check_broker: bool,
     ):
         self.settings, self.products, self.store, self.report = settings, products, store, report
-        self._sender, self._pictures = identity[:SENDER], Pictures(pictures)
+        self._sender, self._pictures, self._problems = identity[:SENDER], Pictures(pictures), problems
         self.deliveries = [
             self._delivery(name, place, one)
             for name, product in settings.products.items()
             for place, one in enumerate(product.sinks, 1)
         ]
         if settings.mqtt is not None:
-            self.deliveries.append(self._mqtt(settings.mqtt, problems))
+            self.deliveries.append(self._mqtt(settings.mqtt, check=check_broker))
         boxes = [box for one in self.deliveries for box in one.outboxes]
         forget_others(store.database, {(box.product_id, box.key) for box in boxes})
 
@@ -76,12 +79,25 @@ class Sinks:
     def renew(self, name: str) -> None:
         """End the sinks of a product, and start those that the settings name by now. InputError where one
         cannot be used."""
-        old = [one for one, _ in self.of(name) if not isinstance(one.sink, MqttSink)]
+        self._end([one for one, _ in self.of(name) if not isinstance(one.sink, MqttSink)])
+        self._begin(name)
+
+    def renew_broker(self, settings: Settings) -> None:
+        """Deliver to the broker of other settings from now on, or to none. InputError where its files cannot
+        be read."""
+        made = [] if settings.mqtt is None else [self._mqtt(settings.mqtt, check=True)]
+        old = [one for one in self.deliveries if isinstance(one.sink, MqttSink)]
+        self._end(old)
+        self.settings = settings
+        self.deliveries += made
+        for one in made:
+            one.start()
+
+    def _end(self, old: list[Delivery]) -> None:
         for one in old:
             one.stop(PATIENCE)
             one.report(None)
         self.deliveries = [one for one in self.deliveries if one not in old]
-        self._begin(name)
 
     def _begin(self, name: str) -> None:
         made = [self._delivery(name, *one) for one in enumerate(self.settings.products[name].sinks, 1)]
@@ -155,12 +171,15 @@ class Sinks:
             return sink
         return Webhook(settings, self._pictures) if settings.webhook else FolderSink(settings, self._pictures)
 
-    def _mqtt(self, settings: MqttSettings, problems: Callable[[], list[Any]]) -> Delivery:
+    def _mqtt(self, settings: MqttSettings, *, check: bool) -> Delivery:
         key = key_of(MqttSink.kind, settings.broker)
         boxes = [self._outbox(name, key, settings) for name in self.products]
+        problems = self._problems
         sink = MqttSink(
             settings, self.settings.name, self._sender, boxes, lambda: [one.to_dict() for one in problems()]
         )
+        if check:
+            sink.made()
         return Delivery(sink, boxes, lambda why: self.report("mqtt_away", why))
 
     def _outbox(self, name: str, key: str, settings: SinkSettings | PluginSink | MqttSettings) -> Outbox:
