@@ -218,9 +218,7 @@ def test_a_broker_is_named_changed_and_taken_away(
         assert http.post(f"{STATION}/undo").status_code == 204
         http.post(f"/api/v1/{INSPECTIONS}", content=parts[1])
         until(lambda: [one["waiting"] for one in http.get(sinks).json()["sinks"]] == [0])
-        until(
-            lambda: not [one for one in http.get("/readyz").json()["problems"] if one["kind"] == "mqtt_away"]
-        )
+        until(lambda: not running.station.problems())
         kept.unlink()  # as after a backup was restored
         running.close()
         again = opened(running.station.made_settings.given)
@@ -237,7 +235,7 @@ def test_a_broker_is_named_changed_and_taken_away(
 
 
 def test_sources_and_sinks_of_packages_are_added(
-    plugins: Path, http: httpx.Client, reels: dict[str, Path], tmp_path: Path
+    plugins: Path, http: httpx.Client, running: Any, reels: dict[str, Path], tmp_path: Path
 ) -> None:
     sources, sinks = f"{HOME}/products/disc/sources", f"{HOME}/products/disc/sinks"
     out = tmp_path / "out.csv"
@@ -267,6 +265,22 @@ def test_sources_and_sinks_of_packages_are_added(
     page = http.get("/-/settings").text
     assert 'name="settings.folder"' in page
     assert 'name="settings.serial"' in page
+
+    hook = {"webhook": "https://example.invalid/x", "secret": "whsec_" + "QUJD" * 8}
+    assert http.post(sinks, json=hook).status_code == 204
+    running.close()
+    for path in (*reels["mixed"].iterdir(), *(running.station.files.folder / "secrets").iterdir()):
+        path.unlink()
+    again = opened(running.station.made_settings.given)  # it starts, and says what is missing
+    try:
+        with httpx.Client(base_url=again.url) as back:
+            assert {one.kind for one in again.station.problems()} == {"camera_refused", "sink"}
+            assert "no *.png in" in str(again.station.problems())
+            assert back.delete(f"{sources}/1").status_code == 204
+            assert back.delete(f"{sinks}/2").status_code == 204
+            assert again.station.problems() == []
+    finally:
+        again.close()
 
 
 @needs_chromium

@@ -35,7 +35,7 @@ from flawscope.station.settings.station import Product, Settings
 from flawscope.station.setup.draft import READY
 from flawscope.station.setup.drafts import Drafts
 from flawscope.station.shifts.reports import Reports
-from flawscope.station.sinks import Sinks
+from flawscope.station.sinks import BROKER, Sinks
 from flawscope.station.sources import Sources, camera_of
 from flawscope.station.sources.source import AWAY, Line, State, Triggered
 from flawscope.station.store.addresses import STATION, Addresses
@@ -165,13 +165,13 @@ class Station:
         self.drifts.start()
         self.looks.start()
         wired = self.products, self.store, self.shown, self.report, self.problems
-        check_broker = MQTT in self.made_settings.by_file
-        self.sinks = Sinks(self.settings, self.files.identity(), *wired, check_broker=check_broker)
+        by_pages = {*self.made.all(), *(() if MQTT in self.made_settings.by_file else (BROKER,))}
+        self.sinks = Sinks(self.settings, self.files.identity(), *wired, by_pages)
         self.sinks.start()
         self.made.sinks = self.sinks
         self.rounds.start()
         numbers = {name: number for number, name in self._names.items()}
-        self.sources.open(self.addresses.given, numbers)
+        self.sources.open(self.addresses.given, numbers, by_pages)
         self.connections = Connections(self.settings.connections, self)
         self.connections.start()
         self.learning.start()
