@@ -174,7 +174,8 @@ class MadeProducts:
     def tidy(self, name: str) -> None:
         """Remove the passwords that neither the product of this name nor its draft needs any more."""
         draft = next((one.state.get("source") for one in self.drafts if one.name == name), None)
-        forget_secrets(self.files, name, self.all().get(name, ())[1:], draft)
+        with self._changing:  # else that of a change under way
+            forget_secrets(self.files, name, self.all().get(name, ())[1:], draft)
 
     def _use(self, name: str, number: int, product: Product) -> None:
         before = self.addresses.given[name]
@@ -280,15 +281,16 @@ class MadeSettings:
 
     def tidy(self) -> None:
         """Remove the passwords that are not needed any more."""
-        forget_secrets(self.files, "", self.lines, self.before)
+        with self._changing:  # else that of a change under way
+            forget_secrets(self.files, "", self.lines, self.before)
 
 
 def check_whole(*paths: Any) -> None:
     """Raise InputError where a path that was given is not whole."""
     for path in paths:
-        if path and not Path(path).is_absolute():
+        if path and not Path(str(path)).is_absolute():
             raise InputError(
-                f"{shown_address(path)} is no whole path: write where it lies on the station's computer"
+                f"{shown_address(str(path))} is no whole path: write where it lies on the station's computer"
             )
 
 

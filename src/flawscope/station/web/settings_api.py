@@ -260,7 +260,7 @@ def _plugins(group: str) -> dict[str, list[dict[str, Any]]]:
     """Return forms of the plugins that are installed and can be loaded."""
     found = {}
     for name in plugins.names(group):
-        with suppress(InputError):
+        with suppress(Exception):
             found[name] = list(_form(plugins.plugin(group, name).settings))
     return found
 

@@ -386,7 +386,7 @@
     const isNew = told === "" || told === "null";
     told = key;
     if (!result) return byId("tried").replaceChildren();
-    byId("promise").textContent = result.promised ? t("new.promise", { rate: number(100 * result.rate, 2) }) : t("new.no_promise");
+    byId("promise").textContent = result.promised ? t(state.several ? "new.promise_several" : "new.promise", { rate: number(100 * result.rate, 2) }) : t("new.no_promise");
     const whose = state.part ? "_parts" : ""; // views of a part are decided on together
     byId("promise-more").textContent = `${result.promised ? count(`new.from${whose}`, result.calibrated) : ""} ${result.missing ? count(`new.missing${whose}`, result.missing, { rate: number(100 * result.wanted_rate, 2) }) : ""} ${t("new.threshold", { threshold: number(result.threshold, 4) })}`;
     const isTested = Object.keys(result.tested ?? {}).length > 0; // by more defects than there was time for before
