@@ -137,6 +137,8 @@ def test_limits_and_times_are_changed_undone_and_stay(
         ("limits", {"stalled": 0}, "no page could be used"),
         ("keep", {"good": "soon"}, "keep: good: 'soon' is not a time"),
         ("keep", {"space": {}}, ""),
+        ("keep", {"good": "9" * 400 + " years"}, "is not a time"),
+        ("keep", {"space": "9" * 400 + " TB"}, "is not a size"),
         ("mqtt", {"broker": "http://x"}, "is not mqtt://host:1883"),
         ("mqtt", {"broker": "mqtt://x", "password": "x"}, "password_file wants a `user`"),
         (
