@@ -286,11 +286,12 @@ def test_sources_and_sinks_of_packages_are_added(
 
 
 @needs_chromium
-def test_an_administrator_does_it_in_the_browser(tablet: Tablet, tmp_path: Path) -> None:
+def test_an_administrator_does_it_in_the_browser(plugins: Path, tablet: Tablet, tmp_path: Path) -> None:
     tablet.driver.get(f"{tablet.url}/-/settings")
     tablet.wait(lambda: tablet.js("return document.documentElement.dataset.ready"))
     tablet.js("for (const one of document.querySelectorAll('details')) one.open = true")
     assert tablet.unfit(PHONE, NIGHT) == []
+    assert tablet.find("#of-1 [name='settings.serial']")
     tablet.js("document.querySelector('#of-1 form:has([name=folder]) input').focus()")
     tablet.press(str(tmp_path), "\n")
     tablet.wait(lambda: str(tmp_path) in tablet.text("#of-1 .links"))
