@@ -53,7 +53,8 @@ def browser(running: Running) -> Callable[[str], httpx.Client]:
 # ------------------------------------------------------------------------------------------------------ roles
 
 # Parts of addresses
-GIVEN = {"name": NAME, "number": 1, "code": "x", "picture": "x", "file": "x", "kind": "sinks", "place": 1}
+GIVEN: dict[str, str | int] = {"name": NAME, "number": 1, "kind": "sinks", "place": 1, "section": "keep"}
+GIVEN |= dict.fromkeys(("code", "picture", "file"), "x")
 
 
 def test_a_sender_gets_the_answers_to_what_it_sends_and_nothing_else(

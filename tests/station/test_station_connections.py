@@ -141,7 +141,7 @@ def test_a_client_is_not_blamed_for_what_held_up_the_station() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         assert (await receive())["body"] == b"whole"
 
-    bodies = Bodies(app, Limits(stalled=0.1))
+    bodies = Bodies(app, lambda: Limits(stalled=0.1))
     scope = {"type": "http", "headers": [], SCOPE: "inspect"}
     asyncio.run(bodies(scope, receive, None))  # type: ignore[arg-type]
     assert len(calls) == 2

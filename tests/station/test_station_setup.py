@@ -23,6 +23,7 @@ import pytest
 from PIL import Image
 from station_helpers import Running, Served, free_port, opened, until
 
+from brackets import drawn as drawn_tray
 from flawscope.artefact import model_file
 from flawscope.cli import main, serve
 from flawscope.errors import InputError
@@ -139,18 +140,7 @@ def test_from_nothing_to_a_product_that_inspects(
     assert "attachment" in missed.headers["content-disposition"]
     assert result["promise"] in missed.text
 
-    folder, mine = empty.station.files.folder / "new" / "plate" / "plate", tmp_path / "fit.safetensors"
-    words = ["--size", "64", "--device", "cpu", "--threads", str(cores())]
-    assert main(["fit", "--data", str(folder), "--out", str(mine), *words]) == 0
-    sent = tmp_path / "sent.safetensors"
-    sent.write_bytes(http.get(f"{NEW}/plate/model").content)
-    one, two = model_file.read(sent), model_file.read(mine)
-    assert one.tensors.keys() == two.tensors.keys()
-    assert all(one.tensors[key].tobytes() == two.tensors[key].tobytes() for key in one.tensors)
-    facts = timeless(one.manifest), timeless(two.manifest)
-    assert facts[0].keys() == facts[1].keys()
-    assert {key for key in facts[0] if facts[0][key] != facts[1][key]} == set()
-
+    check_model(empty, http, tmp_path)
     bad = next(iter(sorted((drawn / "plate" / "test").glob("[!g]*/*.png"))))
     files = [("files", (path.name, path.read_bytes())) for path in (bad, good[0])]
     tried = http.post(f"{NEW}/plate/try", files=files).json()["results"]
@@ -187,6 +177,70 @@ def test_from_nothing_to_a_product_that_inspects(
             assert back.post(NEW, json={"name": "plate"}).json()["pictures"] == 0  # to teach it anew
     finally:
         again.close()
+
+
+def check_model(empty: Running, http: httpx.Client, tmp_path: Path, *options: str) -> None:
+    """Assert that the model is that of `flawscope fit` with these options, but for times."""
+    folder, mine = empty.station.files.folder / "new" / "plate" / "plate", tmp_path / "fit.safetensors"
+    words = ["--size", "64", "--device", "cpu", "--threads", str(cores()), *options]
+    assert main(["fit", "--data", str(folder), "--out", str(mine), *words]) == 0
+    sent = tmp_path / "sent.safetensors"
+    sent.write_bytes(http.get(f"{NEW}/plate/model").content)
+    one, two = model_file.read(sent), model_file.read(mine)
+    assert one.tensors.keys() == two.tensors.keys()
+    assert all(one.tensors[key].tobytes() == two.tensors[key].tobytes() for key in one.tensors)
+    facts = timeless(one.manifest), timeless(two.manifest)
+    assert facts[0].keys() == facts[1].keys()
+    assert {key for key in facts[0] if facts[0][key] != facts[1][key]} == set()
+
+
+@pytest.mark.slow
+def test_light_and_views_are_those_of_a_fit(
+    empty: Running, http: httpx.Client, good: list[Path], tmp_path: Path
+) -> None:
+    """What it promises is the parts'."""
+    begin(http)
+    for number, path in enumerate(good):
+        send(http, f"part{number // 2:02d}_{'ab'[number % 2]}.png", path.read_bytes())
+    found = learnt(http, light=0.1, roi="0.1,0.1,0.9,0.9", part=r"part\d+")
+    check_model(empty, http, tmp_path, "--light", "10%", "--roi", "0.1,0.1,0.9,0.9", "--part", r"part\d+")
+    result = found["result"]
+    assert (found["light"], found["part"], result["calibrated"], result["missing"]) == (
+        0.1,
+        r"part\d+",
+        6,
+        13,
+    )
+    assert result["rate"] == pytest.approx(1 / 7)
+    assert result["promise"].startswith("parts of 2 views (a, b): ")
+    until(lambda: http.get(f"{NEW}/plate").json()["result"]["curve"] == {})
+    assert http.post(f"{NEW}/plate/live").status_code == 200
+    there = "/api/v1/products/plate/inspections?part=7&view="
+    http.post(f"{there}a", content=good[0].read_bytes())
+    assert http.post(f"{there}b", content=good[1].read_bytes()).json()["part_decision"] in (
+        "good",
+        "anomalous",
+    )
+
+
+@pytest.mark.slow
+def test_parts_that_lie_anyhow_are_found_as_a_fit_does(
+    empty: Running, http: httpx.Client, tmp_path: Path
+) -> None:
+    begin(http)
+    for number in range(6):
+        buffer = io.BytesIO()
+        Image.fromarray(drawn_tray(number, range(2))[0]).save(buffer, "PNG")
+        send(http, f"{number}.png", buffer.getvalue())
+    refused = http.post(f"{NEW}/plate/learn", json={"align": "upside down"})
+    assert refused.status_code == 422
+    assert http.post(f"{NEW}/plate/learn", json={"light": 0.5}).status_code == 422
+    found = learnt(http, align="turn", several=True)
+    check_model(empty, http, tmp_path, "--align", "turn", "--several")
+    assert (found["align"], found["several"]) == ("turn", True)
+    until(lambda: http.get(f"{NEW}/plate").json()["result"]["curve"] == {})
+    files = [("files", ("tray.png", buffer.getvalue()))]
+    assert http.post(f"{NEW}/plate/try", files=files).json()["results"][0]["overlay"]
 
 
 def timeless(manifest: Any) -> dict[str, Any]:

@@ -112,8 +112,8 @@ def test_forty_pictures_are_dragged_in_and_the_product_is_live(beginner: Tablet,
 def test_a_camera_is_named_takes_the_pictures_and_is_inspected(
     beginner: Tablet, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """From nothing to a product that inspects what an emulated camera shows, in 10 clicks and 3 minutes
-    beyond the fit, both printed."""
+    """From nothing to a product that inspects what an emulated camera shows, in 7 clicks and 3 minutes
+    beyond the fit, both printed. The fields to write into have the focus."""
     pytest.importorskip("av")
     begun, clicks = time.monotonic(), ["Enter after the name", "Enter after the address"]
 
@@ -123,23 +123,19 @@ def test_a_camera_is_named_takes_the_pictures_and_is_inspected(
 
     begin(beginner)
     click("#capture-part > summary")
-    click("#name-source > summary")
-    beginner.js("document.querySelector('#name-camera input').focus()")
+    beginner.wait(lambda: beginner.js("return document.activeElement.name === 'camera'"))
     beginner.press(CAMERA)
     assert beginner.unfit(PHONE, NIGHT, WIDE) == []
     beginner.press("\n")
     beginner.wait(lambda: shown(beginner, "#view"))
     beginner.wait(lambda: "Set focus and light now" in beginner.text("#view-said"))
     assert beginner.js("return document.getElementById('view').naturalWidth") == 192
-    click("#capture")
-    beginner.wait(lambda: beginner.text("#count").startswith("1 "))
     beginner.js("document.getElementById('pause').value = 1")
     click("#series")
     beginner.wait(lambda: int(beginner.text("#count").split()[0]) >= 24, 120)
-    click("#series")
     assert beginner.unfit(PHONE, NIGHT, WIDE) == []
-    beginner.wait(lambda: beginner.find("#start").is_enabled())
     click("#start")
+    assert beginner.find("#series").get_attribute("aria-pressed") == "false"
     learnt = time.monotonic()
     beginner.wait(lambda: shown(beginner, "#result"), 600)
     fit = time.monotonic() - learnt
@@ -150,11 +146,12 @@ def test_a_camera_is_named_takes_the_pictures_and_is_inspected(
     spent = time.monotonic() - begun - fit
     with capsys.disabled():
         print(f"\nbeyond the fit of {fit:.0f} s: {spent:.0f} s, {len(clicks)} clicks")
-    assert beginner.complaints() == []
+    # the page may look through the camera while that goes over to the product
+    assert [one for one in beginner.complaints() if "/view?" not in one] == []
     (source,) = beginner.http.get("/api/v1/products/Bracket-left").json()["sources"]
     assert source["kind"] == "camera"
     assert spent < 180
-    assert len(clicks) <= 10
+    assert len(clicks) <= 7
 
 
 def test_what_is_wrong_is_said_left_out_and_undone(beginner: Tablet, forty: Path, tmp_path: Path) -> None:
@@ -218,6 +215,19 @@ def test_a_region_is_dragged_and_the_smallest_defect_is_shown(beginner: Tablet, 
     assert beginner.unfit(PHONE, NIGHT, WIDE) == []
     beginner.click("#all-of-it")
     assert not shown(beginner, "#box")
+    for name, typed in (("light", "10"), ("part", r"\d+"), ("part-view", "top")):
+        beginner.js(f"document.getElementById('{name}').focus()")
+        beginner.press(typed)
+    beginner.js("document.getElementById('align').value = 'shift'")
+    beginner.click("#several")
+    beginner.click("#start")
+    beginner.wait(lambda: shown(beginner, "#failed"), 120)  # for these do not go together
+    state = beginner.http.get("/api/v1/new/Bracket-left").json()
+    told = [state[key] for key in ("light", "align", "several", "part", "view", "roi", "min_defect")]
+    assert told == [0.1, "shift", True, r"\d+", "top", None, 12]
+    beginner.driver.refresh()
+    beginner.wait(lambda: beginner.find("#light").get_property("value") == "10")
+    assert beginner.find("#align").get_property("value") == "shift"
     assert beginner.complaints() == []
 
 

@@ -164,17 +164,35 @@ class PartCalibration:
         is_anomalous = p_value <= max(self.rate, 1 / len(every)) + 1e-9
         return PartDecision(float(combined[-1]), p_value, is_anomalous, [*scores][int(units[-1].argmax())])
 
+    @property
+    def whole(self) -> int:
+        """Number of parts with all views."""
+        return self.count(self.views)
+
+    @property
+    def expected_rate(self) -> float:
+        """Share of new good parts with all views that are expected to be called anomalous."""
+        return self._rank / (self.whole + 1)
+
+    @property
+    def missing(self) -> int:
+        """Number of parts more that the rate needs."""
+        return max(0, needed_for(self.rate) - self.whole)
+
+    @property
+    def _rank(self) -> int:
+        return max(1, int(self.rate * (self.whole + 1) + 1e-9))
+
     def promise(self) -> str:
         """Line for a person: the false alarms expected among parts with all views."""
-        count = self.count(self.views)
+        count = self.whole
         views = f"{pluralize(len(self.views), 'view')} ({', '.join(self.views)})"
         if count < 2:
             return f"parts of {views}: no promise, {pluralize(count, 'good part')} with all views"
-        rank = max(1, int(self.rate * (count + 1) + 1e-9))
         text = (
-            f"parts of {views}: {rank / (count + 1):.1%} ({rank}/{count + 1}) of good parts expected to be "
-            f"called anomalous, from {pluralize(count, 'good part')}"
+            f"parts of {views}: {self.expected_rate:.1%} ({self._rank}/{count + 1}) of good parts expected "
+            f"to be called anomalous, from {pluralize(count, 'good part')}"
         )
-        if (missing := needed_for(self.rate) - count) > 0:
-            text += f"; {self.rate:.1%} cannot be promised from {count}: {missing} more parts would do"
+        if self.missing:
+            text += f"; {self.rate:.1%} cannot be promised from {count}: {self.missing} more parts would do"
         return text

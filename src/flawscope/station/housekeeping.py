@@ -46,9 +46,18 @@ class Housekeeping(Background):
         super().__init__("housekeeping")
         self.store, self.database, self.access, self.report = store, store.database, access, report
         self.clock = Clock(self.database)
-        self._retention = Retention(self.database, files, keep, self.clock, self._ended)
+        self._files, self._written = files, 0  # bytes of pictures since the last removal
+        self._use(keep)
+
+    def use(self, keep: Keep) -> None:
+        """Keep for other times from the next removal on."""
+        used = self._retention.used
+        self._use(keep)
+        self._retention.used = used
+
+    def _use(self, keep: Keep) -> None:
+        self._retention = Retention(self.database, self._files, keep, self.clock, self._ended)
         self._space = keep.space_bytes
-        self._written = 0  # bytes of pictures since the last removal
 
     def start(self) -> None:
         self.look()

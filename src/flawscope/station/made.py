@@ -1,4 +1,5 @@
-"""Sources and sinks of products that were made on the station's pages: changed while it runs."""
+"""Settings that are made on the station's pages, while it runs: sources and sinks of products that were made
+there, and limits, times of keeping and the broker of the station."""
 
 from __future__ import annotations
 
@@ -6,24 +7,38 @@ import re
 import threading
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from flawscope.config import build
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.station.access.audit import CHANGED
+from flawscope.station.settings.plugins import SINKS, SOURCES, plugin
+from flawscope.station.settings.sinks import mqtt_of
 from flawscope.station.settings.sources import VIDEO, CameraOf, FolderOf, SourceOf, kind_of, shown_address
-from flawscope.station.settings.station import Product, read_product
+from flawscope.station.settings.station import Product, Settings, check, read_product
 from flawscope.station.settings.values import with_password
 from flawscope.station.setup.drafts import Drafts, TakenError
 from flawscope.station.sinks import Sinks
 from flawscope.station.sources import Sources
 from flawscope.station.store.addresses import Addresses
 from flawscope.station.store.files import Files
-from flawscope.station.store.made_here import Lines, Made, forget_secrets, keep_lines, keep_secret, made_here
+from flawscope.station.store.made_here import (
+    Lines,
+    Made,
+    forget_secrets,
+    keep_lines,
+    keep_secret,
+    lines_of_station,
+    made_here,
+)
 from flawscope.station.store.records import NotFoundError, Store
 
-KINDS = ("sources", "sinks")
+KINDS = {"sources": SOURCES, "sinks": SINKS}  # groups of plugins
+KEEP, MQTT = "keep", "mqtt"
+SECTIONS = ("limits", KEEP, MQTT)  # of the station's settings, which pages change
 RIGHT = "password: write the address as rtsp://USER@HOST/PATH"
 _USER = re.compile(r"([a-z+]+://[^:/@?]+):([^/?]*)@")  # in an address, with its password
 
@@ -74,18 +89,18 @@ class MadeProducts:
     def _read(self, name: str, one: Made, lines: Lines) -> Product:
         return read_product(name, {"model": str(one.model), **lines}, self._home)
 
+    def plugged(self, name: str, kind: str, wanted: str, given: Mapping[str, Any], **more: Any) -> Lines:
+        """Return an entry of a plugin. more: beside its settings. InputError."""
+        check_whole(*(given.get(path) for path in plugin(KINDS[kind], wanted).paths))
+        return {wanted: without_secrets(self.files, name, given), **more}
+
     def entry(self, name: str, given: Mapping[str, Any]) -> Lines:
         """Return an entry as `station.yaml` would have it: a password goes into a file, also one in the
         address of a camera. InputError where a password has no user, or a path is not whole."""
         entry, password, camera = dict(given), given.get("password"), str(given.get("camera", "rtsp://"))
-        place = camera if kind_of(camera) == VIDEO else given.get("folder")
-        if place and not Path(place).is_absolute():
-            raise InputError(
-                f"{shown_address(place)} is no whole path: write where it lies on the station's computer"
-            )
+        check_whole(camera if kind_of(camera) == VIDEO else given.get("folder"))
         entry.pop("password", None)
-        if secret := entry.pop("secret", None):
-            entry["secret_file"] = keep_secret(self.files, name, secret)
+        entry = without_secrets(self.files, name, entry)
         if found := _USER.match(camera):
             entry["camera"] = f"{found[1]}@{camera[found.end() :]}"
             password = password or unquote(found[2])
@@ -148,7 +163,7 @@ class MadeProducts:
         try:
             self._use(name, number, product)
             keep_lines(self.store.database, number, lines, one.lines)
-        except FlawscopeError:
+        except Exception:  # also of a plugin
             self._use(name, number, before)
             raise
         changed = " and ".join(kind for kind in KINDS if lines.get(kind) != one.lines.get(kind))
@@ -159,7 +174,8 @@ class MadeProducts:
     def tidy(self, name: str) -> None:
         """Remove the passwords that neither the product of this name nor its draft needs any more."""
         draft = next((one.state.get("source") for one in self.drafts if one.name == name), None)
-        forget_secrets(self.files, name, self.all().get(name, ())[1:], draft)
+        with self._changing:  # else that of a change under way
+            forget_secrets(self.files, name, self.all().get(name, ())[1:], draft)
 
     def _use(self, name: str, number: int, product: Product) -> None:
         before = self.addresses.given[name]
@@ -168,6 +184,127 @@ class MadeProducts:
             self.sinks.renew(name)
         if product.all_sources != before.all_sources:
             self.sources.renew(name, product, number)
+
+
+class MadeSettings:
+    """Sections of the station's settings that were set on the pages. Those that `station.yaml` names are
+    changed there.
+
+    Args:
+        given: the settings that the station was started with.
+
+    Attributes:
+        by_file: sections that no page changes.
+        use: lets the station use other settings, which sets it before something is changed.
+    """
+
+    use: Callable[[Settings], None]
+
+    def __init__(self, store: Store, files: Files, given: Settings, say: Callable[[str], None]):
+        self.store, self.files, self.given = store, files, given
+        # a section that nobody named is the default itself; one of the same values was named
+        self.by_file = [one for one in SECTIONS if getattr(given, one) is not getattr(Settings, one)]
+        self.lines, self.before = lines_of_station(store.database)
+        self._changing = threading.RLock()
+        for section in list(self.lines):
+            try:
+                self.settings({section: self.lines[section]})
+            except InputError as error:  # of an earlier version
+                say(f"{section}: {error}; what the pages say of it is left out")
+                del self.lines[section]
+
+    def settings(self, lines: Lines | None = None) -> Settings:
+        """Return the settings with what was made here; lines: instead of that. InputError."""
+        found, home = self.given, Path(self.files.folder).absolute()
+        for section, one in (self.lines if lines is None else lines).items():
+            if section not in self.by_file:
+                read: Any = (
+                    mqtt_of(one, home)
+                    if section == MQTT
+                    else getattr(build(Settings, {section: one}), section)
+                )
+                found = replace(found, **{section: read})
+        return check(found)
+
+    def set(self, section: str, given: Mapping[str, Any] | None, who: str) -> None:
+        """Set a section, as it would stand in `station.yaml`; None: as if nobody had. A password goes into a
+        file; without one, that of the same user and broker stays.
+
+        Raises:
+            TakenError: the settings file names the section.
+            InputError: it is not allowed, or cannot be used; all stays as it was.
+            StoreError: it cannot be kept; all stays as it was.
+        """
+        with self._changing:
+            if section in self.by_file:
+                raise TakenError(f"{section} stands in the settings file: change it there")
+            lines = {one: kept for one, kept in self.lines.items() if one != section}
+            if given is not None:
+                lines[section] = self._entry(section, given)
+            self._change(lines, who)
+
+    def _entry(self, section: str, given: Mapping[str, Any]) -> Lines:
+        entry = {key: one for key, one in given.items() if one is not None or section == KEEP}
+        if section != MQTT:
+            return entry
+        check_whole(*(entry.get(f"{one}_file") for one in ("ca", "certificate", "key")))
+        entry, kept = without_secrets(self.files, "", entry), self.lines.get(MQTT, {})
+        same = all(entry.get(key) == kept.get(key) for key in ("broker", "user"))
+        return {**{key: one for key, one in kept.items() if same and key == "password_file"}, **entry}
+
+    def undo(self, who: str) -> None:
+        """Take the last change back; a second time brings it back. Errors as of `set`."""
+        with self._changing:
+            if self.before is None:
+                raise InputError("nothing of the station was changed: there is nothing to undo")
+            self._change(self.before, who)
+
+    def _change(self, lines: Lines, who: str) -> None:
+        found, before = self.settings(lines), self.lines
+        try:
+            self.use(found)
+            keep_lines(self.store.database, None, lines, before)
+        except Exception:
+            self.use(self.settings())
+            raise
+        self.lines, self.before = lines, before
+        changed = [
+            f"{section}.{key}"
+            for section in SECTIONS
+            for now, then in [(lines.get(section, {}), before.get(section, {}))]
+            for key in sorted(now.keys() | then.keys())
+            if now.get(key, ...) != then.get(key, ...)  # null is one, too
+        ]
+        with suppress(FlawscopeError):  # it is done
+            self.store.note_event(CHANGED, who, f"{', '.join(changed) or 'nothing'} changed")
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Remove the passwords that are not needed any more."""
+        with self._changing:  # else that of a change under way
+            forget_secrets(self.files, "", self.lines, self.before)
+
+
+def check_whole(*paths: Any) -> None:
+    """Raise InputError where a path that was given is not whole."""
+    for path in paths:
+        if path and not Path(str(path)).is_absolute():
+            raise InputError(
+                f"{shown_address(str(path))} is no whole path: write where it lies on the station's computer"
+            )
+
+
+def without_secrets(files: Files, name: str, given: Mapping[str, Any]) -> Lines:
+    """Return settings with a password or secret in a file of its own. InputError where they name a file."""
+    entry = dict(given)
+    for key in ("password", "secret"):
+        if f"{key}_file" in entry:
+            raise InputError(
+                f"{key}_file does not stand here: write the {key} itself, which is kept in a file"
+            )
+        if (value := entry.pop(key, None)) is not None:
+            entry[f"{key}_file"] = keep_secret(files, name, str(value))
+    return entry
 
 
 def shown_source(source: SourceOf) -> str:

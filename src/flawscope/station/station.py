@@ -29,13 +29,13 @@ from flawscope.station.inspecting.worker import Inspector
 from flawscope.station.inspecting.writer import Recorded, Recorder
 from flawscope.station.learning.learning import Learning
 from flawscope.station.live import Gauges, Handed, Live, Metrics, OfSinks
-from flawscope.station.made import MadeProducts
+from flawscope.station.made import MQTT, MadeProducts, MadeSettings
 from flawscope.station.problems import ACKNOWLEDGED, Action, Problem, Problems
 from flawscope.station.settings.station import Product, Settings
 from flawscope.station.setup.draft import READY
 from flawscope.station.setup.drafts import Drafts
 from flawscope.station.shifts.reports import Reports
-from flawscope.station.sinks import Sinks
+from flawscope.station.sinks import BROKER, Sinks
 from flawscope.station.sources import Sources, camera_of
 from flawscope.station.sources.source import AWAY, Line, State, Triggered
 from flawscope.station.store.addresses import STATION, Addresses
@@ -65,7 +65,6 @@ class Station:
         self.settings, self.say = settings, say
         self._problems = Problems(say)
         self._checked = 0.0
-        allow_pixels(settings.limits.pixels)
         self._open_store()
         self._wire()
 
@@ -80,6 +79,9 @@ class Station:
         note_settings(self.database, settings, STATION)
         self.access = Access(self.database, is_closed=settings.openid is not None)
         self.store = Store(self.database)
+        self.made_settings = MadeSettings(self.store, self.files, settings, self.say)
+        self.made_settings.use = self.use
+        settings = self.made_settings.settings()
         # judging; one core is left for requests: computing threads wait for the slowest of them
         threads = settings.threads or max(1, cores() - 1)
         self.versions = Versions(self.database, self.files, settings.device, threads, settings.engine)
@@ -94,7 +96,8 @@ class Station:
         settings = self.settings
         given = {self.products[name]: product for name, product in settings.products.items()}
         watched = [number for number, one in given.items() if one.camera_checks]
-        memory = Memory(settings.limits.decoding_bytes)
+        allow_pixels(settings.limits.pixels)
+        self._memory = memory = Memory(settings.limits.decoding_bytes)
         self.recorder = Recorder(self.store, self._recorded)
         self.inspector = Inspector(
             self.versions,
@@ -162,12 +165,13 @@ class Station:
         self.drifts.start()
         self.looks.start()
         wired = self.products, self.store, self.shown, self.report, self.problems
-        self.sinks = Sinks(self.settings, self.files.identity(), *wired)
+        by_pages = {*self.made.all(), *(() if MQTT in self.made_settings.by_file else (BROKER,))}
+        self.sinks = Sinks(self.settings, self.files.identity(), *wired, by_pages)
         self.sinks.start()
         self.made.sinks = self.sinks
         self.rounds.start()
         numbers = {name: number for number, name in self._names.items()}
-        self.sources.open(self.addresses.given, numbers)
+        self.sources.open(self.addresses.given, numbers, by_pages)
         self.connections = Connections(self.settings.connections, self)
         self.connections.start()
         self.learning.start()
@@ -198,6 +202,21 @@ class Station:
         self.housekeeping.stop()
         self.database.close()
         self.files.give_up()
+
+    def use(self, found: Settings) -> None:
+        """Use other limits, times of keeping and another broker from now on. InputError where the broker's
+        files cannot be read."""
+        limits, keep, mqtt = found.limits, found.keep, found.mqtt
+        settings = replace(self.settings, limits=limits, keep=keep, mqtt=mqtt)
+        if self.sinks is not None and mqtt != self.settings.mqtt:
+            self.sinks.renew_broker(settings)
+        if keep != self.settings.keep:
+            self.housekeeping.use(keep)
+        allow_pixels(limits.pixels)
+        self._memory.most = limits.decoding_bytes
+        self.inspector.limits = self.sources.share.limits = limits
+        self.drafts.use(limits)
+        self.settings = settings
 
     # ---- products
 

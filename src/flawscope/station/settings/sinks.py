@@ -62,6 +62,10 @@ class SinkSettings:
         return self.name or (self.folder if self.webhook is None else shown(self.webhook)) or ""
 
     @property
+    def kind(self) -> str:
+        return "folder" if self.webhook is None else "webhook"
+
+    @property
     def known_as(self) -> str:
         """Name by which its place among the records is known."""
         return self.name or self.webhook or self.folder or ""
@@ -81,8 +85,12 @@ class PluginSink:
     plugin: Plugged | None = None
 
     @property
+    def kind(self) -> str:
+        return self.plugin.name if self.plugin else ""
+
+    @property
     def label(self) -> str:
-        return self.name or (self.plugin.name if self.plugin else "")
+        return self.name or self.kind
 
     known_as = label
 

@@ -30,6 +30,7 @@ from flawscope.station.settings.values import (
 NAME = "station"  # default name of a station
 FOLDER = "station"  # default folder of the store
 DATABASE = "station.sqlite"  # in the store
+LEAST_UPLOAD, LEAST_STALLED = 64 * 1024, 0.1  # bytes, seconds
 RESERVED = ("static", "api", "sign-in", "sign-out", "language", "healthz", "readyz", "metrics")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _LETTERS = "use letters, digits, dot, dash and underscore, 64 at most"
@@ -258,6 +259,10 @@ def check(settings: Settings) -> Settings:
         raise InputError(f"port {settings.port} is not one: choose 1 to 65535, or 0 for a free one")
     if settings.limits.queue < 1 or settings.limits.pixels < 1:
         raise InputError("limits: queue and pixels must be 1 or more")
+    if settings.limits.upload_bytes < LEAST_UPLOAD or settings.limits.stalled < LEAST_STALLED:
+        raise InputError(
+            "limits: upload must be 64 KB or more, stalled 0.1 s: no page could be used with less"
+        )
     if settings.engine not in (None, *ENGINES):
         raise InputError(f"engine {settings.engine!r:.40} is none: choose {' or '.join(ENGINES)}")
     if settings.near < 0:

@@ -14,8 +14,8 @@ from flawscope.errors import InputError
 T = TypeVar("T")
 
 _TIME = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|sec|seconds?|min|minutes?|h|hours?)\s*")
-_AGE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(hours?|days?|weeks?|months?|years?|h|d|w)\s*", re.IGNORECASE)
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?\s*", re.IGNORECASE)
+_AGE = re.compile(r"\s*(\d{1,5}(?:\.\d+)?)\s*(hours?|days?|weeks?|months?|years?|h|d|w)\s*", re.IGNORECASE)
+_SIZE = re.compile(r"\s*(\d{1,15}(?:\.\d+)?)\s*([KMGT]?)i?B?\s*", re.IGNORECASE)
 _SHARE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(%?)\s*")
 _SECONDS = {"h": 3600, "d": 86400, "w": 604800, "m": 30 * 86400, "y": 365 * 86400}
 _HOST = re.compile(r"(?:\w[\w.-]*|\[[\w:.%]+\])?(?::\d{1,5})?")

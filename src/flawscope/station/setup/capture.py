@@ -25,6 +25,7 @@ from flawscope.station.background import Background
 from flawscope.station.drift.camera_faults import BLACK, SOFT, Look, look
 from flawscope.station.inspecting.renderings import reduced
 from flawscope.station.settings.sources import TRIGGER, CameraOf, FolderOf, read_source
+from flawscope.station.settings.station import Limits
 from flawscope.station.setup import draft as of
 from flawscope.station.setup.draft import Draft, Taken
 from flawscope.station.sources.camera import Camera
@@ -83,11 +84,14 @@ class Captures(Background):
     ):
         super().__init__("pictures of new products")
         self.home, self.drafts, self.add, self.line = home.absolute(), drafts, add, line
-        self.limits = line.share.limits
         self._cameras: dict[Draft, tuple[Camera, float]] = {}  # and when somebody last looked through it
         self._feeds: dict[Draft, Feed] = {}
         self._sights: dict[Draft, dict[str, Sight]] = {}
         self._lock = threading.Lock()
+
+    @property
+    def limits(self) -> Limits:
+        return self.line.share.limits
 
     # ---- the source of a draft
 

@@ -33,7 +33,8 @@ EVERY = 60.0  # seconds after which the queue is looked at although nobody asked
 SETTLED = 0.7  # seconds without a new picture after which the pictures are checked
 FEWEST = 2  # pictures that can be learnt from
 MINUTES = 30.0  # for a method that learns in steps, unless somebody says otherwise
-GIVEN = ("method", "minutes", "size", "roi", "min_defect")  # to `fit`
+# to `fit`
+GIVEN = ("method", "minutes", "size", "roi", "min_defect", "light", "align", "several", "part", "view")
 TRIED = 8  # pictures that are tried at once
 # what a terminal would print, at the lowest priority
 CHECK = "import os, sys; getattr(os, 'nice', int)(19); import flawscope.cli as cli; cli.main(sys.argv[1:])"
@@ -95,6 +96,12 @@ class Drafts(Background):
         self.captures.end()
 
     # ---- drafts
+
+    def use(self, limits: Limits) -> None:
+        """Use other limits from now on."""
+        self.limits = limits
+        for one in self:
+            one.limits = limits
 
     def __iter__(self) -> Iterator[Draft]:
         return iter(list(self._drafts.values()))

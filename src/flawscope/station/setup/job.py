@@ -14,6 +14,7 @@ PEOPLE = 8  # good pictures that look most unlike the others
 SHARES = (4, 2)  # a quarter and half of the pictures: how much do more of them bring?
 JUDGED = 36  # simulated defects by which they are compared
 FEWEST = 8  # pictures that are worth learning from
+OWN_SIGHT = ("light", "align", "part")  # by which two models of other pictures see one picture differently
 WIDE = 900  # pixels of the longer side of a picture that is tried
 
 
@@ -54,14 +55,10 @@ def _fit(job: dict[str, Any], step: Step) -> dict[str, Any]:
     ranked = sorted(zip(scores, hashes, strict=False), reverse=True)[:PEOPLE]
     suspects = {name for name, _ in made.suspects}
     return {
-        "promise": calibration.promise(),
-        "promised": calibration.promised,
+        **_promised(made),
         "threshold": calibration.score_threshold,
-        "rate": calibration.expected_rate,
         "wanted_rate": calibration.rate,
         "pictures": sum(one.role in ("train", "calibration") for one in manifest.pictures),
-        "calibrated": calibration.count,
-        "missing": calibration.pictures_missing,
         "found": _found(made),
         "odd": [
             {"name": names[one], "score": score, "suspicious": names[one] in suspects}
@@ -73,6 +70,25 @@ def _fit(job: dict[str, Any], step: Step) -> dict[str, Any]:
         "seconds": manifest.facts["seconds_total"],
         "examples": _examples(made, Path(job["examples"]), step),
     }
+
+
+def _promised(predictor: Any) -> dict[str, Any]:
+    """Tell the false alarms that are expected, and of how many good pictures, or parts in several views."""
+    from flawscope.predictor.parts import part_calibration, pattern_of
+
+    calibration, pattern = predictor.calibration, pattern_of(predictor.manifest)
+    if pattern is None:
+        told = (
+            calibration.promised,
+            calibration.expected_rate,
+            calibration.count,
+            calibration.pictures_missing,
+        )
+    else:
+        calibration = part_calibration(predictor.manifest, pattern)
+        told = calibration.whole > 1, calibration.expected_rate, calibration.whole, calibration.missing
+    named = dict(zip(("promised", "rate", "calibrated", "missing"), told, strict=True))
+    return {"promise": calibration.promise(), **named}
 
 
 def _found(predictor: Any) -> dict[str, list[int]]:
@@ -117,13 +133,16 @@ def _examples(predictor: Any, folder: Path, step: Step) -> list[dict[str, Any]]:
 def _worth(job: dict[str, Any], step: Step) -> dict[str, Any]:
     """Tell what more pictures bring: models of a quarter and of half of the pictures judge the same simulated
     defects on pictures that neither has learnt from. `curve`: share that each finds at the same false-alarm
-    rate, by its number of pictures; `tested`: found and all by size, of the larger one at its own rate."""
+    rate, by its number of pictures; `tested`: found and all by size, of the larger one at its own rate. Both
+    are empty where they cannot be compared."""
     from flawscope.fitting import fitting
     from flawscope.fitting.simulated_defects import SIZES, Defects, compared
     from flawscope.fitting.training_pictures import Reader
     from flawscope.pictures.listing import pictures_in
     from flawscope.runtime.torch import TorchSession
 
+    if any(job["given"].get(one, "none") != "none" for one in OWN_SIGHT):
+        return {"curve": {}, "tested": {}}
     every = pictures_in(Path(job["pictures"]))
     unseen, models = every[1::2], {}
     for share in SHARES:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
+from flawscope.errors import InputError
 from flawscope.station.inspecting.renderings import Shown
 from flawscope.station.settings.sinks import MqttSettings, PluginSink, SinkSettings
 from flawscope.station.settings.station import Settings
@@ -20,6 +21,7 @@ from flawscope.station.store.station_identity import address_of
 
 UNDELIVERED = "undelivered"  # event
 STATION = "station"  # who notes the event
+BROKER = "~broker"  # among products, none of which can be called so
 SENDER = 12  # digits of the station in the ids of messages
 PATIENCE = 10.0  # seconds in which all sinks together must end
 
@@ -32,6 +34,8 @@ class Sinks:
         products: name -> number.
         report: reports a problem under a code, or with None its end.
         problems: returns the problems as they are shown.
+        by_pages: products whose settings, and BROKER where its settings, were made on the pages. There a file
+            or folder that cannot be used is a problem on the pages, where it is mended; it keeps its place.
 
     Raises:
         InputError: a file or folder that the settings name cannot be used.
@@ -46,18 +50,27 @@ class Sinks:
         pictures: Shown,
         report: Callable[[str, str | None], None],
         problems: Callable[[], list[Any]],
+        by_pages: Collection[str] = (),
     ):
         self.settings, self.products, self.store, self.report = settings, products, store, report
-        self._sender, self._pictures = identity[:SENDER], Pictures(pictures)
-        self.deliveries = [
-            self._delivery(name, place, one)
-            for name, product in settings.products.items()
-            for place, one in enumerate(product.sinks, 1)
-        ]
+        self._sender, self._pictures, self._problems = identity[:SENDER], Pictures(pictures), problems
+        self._unusable: dict[str, set[str]] = {}  # codes of problems by product
+        self.deliveries, places = list[Delivery](), set[tuple[int, str]]()
+        for name, product in settings.products.items():
+            for place, one in enumerate(product.sinks, 1):
+                try:
+                    self.deliveries.append(self._delivery(name, place, one))
+                except InputError as error:
+                    if name not in by_pages:
+                        raise
+                    places.add((products[name], key_of(one.kind, one.known_as)))
+                    code = f"sink_{products[name]}_{place}"
+                    self._unusable.setdefault(name, set()).add(code)
+                    report(code, f"{one.label}: {error}")
         if settings.mqtt is not None:
-            self.deliveries.append(self._mqtt(settings.mqtt, problems))
-        boxes = [box for one in self.deliveries for box in one.outboxes]
-        forget_others(store.database, {(box.product_id, box.key) for box in boxes})
+            self.deliveries.append(self._mqtt(settings.mqtt, check=BROKER not in by_pages))
+        places |= {(box.product_id, box.key) for one in self.deliveries for box in one.outboxes}
+        forget_others(store.database, places)
 
     def start(self) -> None:
         for one in self.deliveries:
@@ -76,12 +89,27 @@ class Sinks:
     def renew(self, name: str) -> None:
         """End the sinks of a product, and start those that the settings name by now. InputError where one
         cannot be used."""
-        old = [one for one, _ in self.of(name) if not isinstance(one.sink, MqttSink)]
+        self._end([one for one, _ in self.of(name) if not isinstance(one.sink, MqttSink)])
+        for code in self._unusable.pop(name, ()):
+            self.report(code, None)
+        self._begin(name)
+
+    def renew_broker(self, settings: Settings) -> None:
+        """Deliver to the broker of other settings from now on, or to none. InputError where its files cannot
+        be read."""
+        if settings.mqtt is not None:
+            self._mqtt(settings.mqtt, check=True)
+        self._end([one for one in self.deliveries if isinstance(one.sink, MqttSink)])
+        self.settings = settings
+        if settings.mqtt is not None:  # with the products that are there by now
+            self.deliveries.append(made := self._mqtt(settings.mqtt, check=False))
+            made.start()
+
+    def _end(self, old: list[Delivery]) -> None:
         for one in old:
             one.stop(PATIENCE)
             one.report(None)
         self.deliveries = [one for one in self.deliveries if one not in old]
-        self._begin(name)
 
     def _begin(self, name: str) -> None:
         made = [self._delivery(name, *one) for one in enumerate(self.settings.products[name].sinks, 1)]
@@ -155,12 +183,15 @@ class Sinks:
             return sink
         return Webhook(settings, self._pictures) if settings.webhook else FolderSink(settings, self._pictures)
 
-    def _mqtt(self, settings: MqttSettings, problems: Callable[[], list[Any]]) -> Delivery:
+    def _mqtt(self, settings: MqttSettings, *, check: bool) -> Delivery:
         key = key_of(MqttSink.kind, settings.broker)
         boxes = [self._outbox(name, key, settings) for name in self.products]
+        problems = self._problems
         sink = MqttSink(
             settings, self.settings.name, self._sender, boxes, lambda: [one.to_dict() for one in problems()]
         )
+        if check:
+            sink.made()
         return Delivery(sink, boxes, lambda why: self.report("mqtt_away", why))
 
     def _outbox(self, name: str, key: str, settings: SinkSettings | PluginSink | MqttSettings) -> Outbox:

@@ -43,9 +43,6 @@ class MqttSink(Sink):
         station, sender: the station's name, and its digits.
         outboxes: of all products.
         problems: returns the present problems.
-
-    Raises:
-        InputError: a file that the settings name cannot be read.
     """
 
     kind = "mqtt"
@@ -66,7 +63,6 @@ class MqttSink(Sink):
         self._lost: str | None = "it is not connected"  # why; None: there is a connection
         self._retained: dict[str, str] = {}  # topic -> what the broker keeps
         self._stated: dict[str, tuple[float, Place]] = {}  # by product: time and place of the last state
-        self._made()
 
     @property
     def is_connected(self) -> bool:
@@ -148,7 +144,7 @@ class MqttSink(Sink):
             self._lost = self._lost or f"the connection is lost: {reason}"
             answered.set()
 
-        self._client = self._made()
+        self._client = self.made()
         self._client.on_connect, self._client.on_disconnect = connected, disconnected
         self._lost = "it does not answer"
         host, port, _ = self.settings.place
@@ -165,7 +161,7 @@ class MqttSink(Sink):
         self._stated.clear()
         self._retain("status", ONLINE)
 
-    def _made(self) -> paho.Client:
+    def made(self) -> paho.Client:
         """Make a client with password and certificates as they are now. InputError."""
         settings = self.settings
         client = paho.Client(

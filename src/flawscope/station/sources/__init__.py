@@ -4,7 +4,7 @@ contract."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from flawscope.errors import InputError, nearest, require_installed
@@ -26,17 +26,29 @@ class Sources(dict[str, list[Source]]):
         self._submit, self._report, self._store, self.share = submit, report, store, Share(limits)
         self._told: dict[str, set[str]] = {}  # codes of problems by product
 
-    def open(self, products: Mapping[str, Product], numbers: Mapping[str, int]) -> None:
+    def open(
+        self, products: Mapping[str, Product], numbers: Mapping[str, int], by_pages: Collection[str] = ()
+    ) -> None:
         """Make all sources, then start them.
 
         Args:
             numbers: of the products in the store.
+            by_pages: products whose settings were made on the pages: where their sources cannot be made, that
+                is a problem on the pages, where it is mended.
 
         Raises:
-            InputError: PyAV is not installed, and a camera is named.
+            InputError: PyAV is not installed, and a camera is named; or a plugin cannot be used.
         """
-        apart = _apart(products.values())
-        made = {name: self._made(name, one, numbers[name], apart) for name, one in products.items()}
+        apart, made = _apart(products.values()), dict[str, list[Source]]()
+        for name, one in products.items():
+            try:
+                made[name] = self._made(name, one, numbers[name], apart)
+            except InputError as error:
+                if name not in by_pages:
+                    raise
+                made[name], code = [], f"camera_refused_{numbers[name]}"
+                self._told[name].add(code)
+                self._report(code, str(error))
         self.update(made)
         for source in self._all():
             source.start()

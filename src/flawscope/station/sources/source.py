@@ -102,14 +102,16 @@ class Share:
 
     def __init__(self, limits: Limits):
         self.limits = limits
-        self._most, self._most_bytes = max(1, limits.queue // 2), 2 * limits.upload_bytes
         self._count = self._bytes = 0
         self._changed = threading.Condition()
 
     def take(self, size: int, ended: threading.Event) -> bool:
         """Wait for room for a picture of so many bytes; return False where the source ends before."""
         with self._changed:
-            while self._count >= self._most or (self._count and self._bytes + size > self._most_bytes):
+            while self._count and (
+                self._count >= max(1, self.limits.queue // 2)
+                or self._bytes + size > 2 * self.limits.upload_bytes
+            ):
                 if ended.is_set():
                     return False
                 self._changed.wait(0.2)

@@ -1,7 +1,7 @@
-"""Products that went live on the station's pages, and their settings that were made there.
+"""Products that went live on the station's pages, and settings of them and of the station made there.
 
-Settings are kept as they would stand below the product's name in `station.yaml`, so they are read and checked
-by the same code. Passwords are no part of them: they lie in files of the station's folder.
+Settings are kept as they would stand in `station.yaml`, so they are read and checked by the same code.
+Passwords are no part of them: they lie in files of the station's folder.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from flawscope.station.store.schema import products, stations, versions
 
 MADE_HERE = "made on the station's pages"  # origin of versions whose product no settings need to name
 SECRETS = "secrets"  # folder of passwords, below the station's
-Lines = dict[str, Any]  # settings as below a product's name in `station.yaml`
+Lines = dict[str, Any]  # settings as in `station.yaml`: a station's, or below a product's name
 
 
 class Made(NamedTuple):
@@ -47,15 +47,30 @@ def made_here(database: Database, files: Files) -> dict[str, Made]:
     return {name: Made(file, kept.get("now", {}), kept.get("before")) for name, (file, kept) in made.items()}
 
 
-def keep_lines(database: Database, product_id: int, lines: Lines, before: Lines) -> None:
-    """Keep the settings of a product, and those until now. StoreError."""
+def lines_of_station(database: Database) -> tuple[Lines, Lines | None]:
+    """Return the station's settings that were made here, and those until the last change, as of `Made`."""
+    query = select(stations.c.made).where(stations.c.name == database.station)
+    with database.reading() as connection:
+        kept = json.loads(connection.execute(query).scalar_one_or_none() or "{}")
+    return kept.get("now", {}), kept.get("before")
+
+
+def keep_lines(database: Database, product_id: int | None, lines: Lines, before: Lines) -> None:
+    """Keep the settings of a product, None: of the station, and those until now. StoreError."""
     kept = json.dumps({"now": lines, "before": before})
+    change = update(products).where(products.c.id == product_id)
+    if product_id is None:
+        change = update(stations).where(stations.c.name == database.station)
     with database.writing() as connection:
-        connection.execute(update(products).where(products.c.id == product_id).values(made=kept))
+        connection.execute(change.values(made=kept))
 
 
 def keep_secret(files: Files, product: str, password: str) -> str:
-    """Write a password into a file of its own; return its path below the station's folder. StoreError."""
+    """Write a password into a file of its own; return its path below the station's folder. StoreError.
+
+    Args:
+        product: "": the station's own.
+    """
     name = f"{SECRETS}/{product}~{secrets.token_hex(8)}"  # no product has a tilde in its name
     files.write(files.folder / name, f"{password}\n".encode())
     return name

@@ -166,6 +166,11 @@ def _company(connection: Connection) -> None:
     next(iter(users.indexes)).create(connection)
 
 
+def _made_of_station(connection: Connection) -> None:
+    """Add the settings of stations that were made on the pages."""
+    _add(connection, stations, "made")
+
+
 # Versions of the tables in order, each with the step that migrates from the version before
 STEPS: dict[str, Callable[[Connection], None]] = {
     "0006": _first,
@@ -180,5 +185,6 @@ STEPS: dict[str, Callable[[Connection], None]] = {
     "0015": _report,
     "0016": _made,
     "0017": _company,
+    "0018": _made_of_station,
 }
 HEAD = list(STEPS)[-1]

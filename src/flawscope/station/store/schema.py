@@ -88,6 +88,7 @@ stations = Table(
     Column("address", Text),  # of its pages, where others can reach them
     Column("started_at", BigInteger),
     Column("settings", Text),  # JSON: fingerprint of each setting at the last start
+    Column("made", Text),  # JSON: settings that were made on the pages, now and before; NULL: none
 )
 
 products = Table(

@@ -69,11 +69,11 @@ class Connection(H11Protocol):
 
     Args:
         most: connections that may be open.
-        patience: seconds for the head of a request, for a body that nobody reads, and for a client to go on
-            reading its answer.
+        patience: returns the seconds for the head of a request, for a body that nobody reads, and for a
+            client to go on reading its answer.
     """
 
-    def __init__(self, *args: Any, most: int, patience: float, **named: Any):
+    def __init__(self, *args: Any, most: int, patience: Callable[[], float], **named: Any):
         super().__init__(*args, **named)
         self.most, self.patience = most, patience
         self.is_idle = False  # between two requests
@@ -140,7 +140,7 @@ class Connection(H11Protocol):
     @property
     def _limit(self) -> float:
         is_idle = self.is_idle and not self.flow.write_paused  # the client has read the last answer
-        return KEEP_ALIVE if is_idle else self.patience
+        return KEEP_ALIVE if is_idle else self.patience()
 
 
 def create_app(station: Station) -> Any:
@@ -180,7 +180,7 @@ def create_app(station: Station) -> Any:
     app.include_router(setup_api.page)
     app.include_router(settings_api.page)
     app.include_router(pages.router)
-    return Guard(Bodies(app, station.settings.limits), station.access, station.settings)
+    return Guard(Bodies(app, lambda: station.settings.limits), station.access, station.settings)
 
 
 def _health(app: FastAPI, station: Station) -> None:
@@ -244,7 +244,9 @@ class Server(Listener):
             forwarded_allow_ips="127.0.0.1,::1",
             timeout_keep_alive=KEEP_ALIVE,
             backlog=BATCH,
-            http=partial(Connection, most=most_connections(), patience=settings.limits.stalled),
+            http=partial(
+                Connection, most=most_connections(), patience=lambda: station.settings.limits.stalled
+            ),
             timeout_graceful_shutdown=GRACE,
         )
         self.station, self._tell = station, started

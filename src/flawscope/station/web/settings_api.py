@@ -1,15 +1,21 @@
-"""Routes and the page of an administrator: people, tokens, and sources and sinks of products that were made
-on the pages."""
+"""Routes and the page of an administrator: people, tokens, sources and sinks of products that were made on
+the pages, and limits, times of keeping and the broker where the settings file leaves them out."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import MISSING, asdict, fields
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from flawscope.errors import InputError
 from flawscope.station.access.roles import ADMIN, ROLES, SCOPE
+from flawscope.station.settings import plugins
+from flawscope.station.settings.sinks import MqttSettings
+from flawscope.station.settings.station import Keep, Limits
 from flawscope.station.station import Station
 from flawscope.station.store.records import iso
 from flawscope.station.web.api import Admin, Here, routes
@@ -23,6 +29,10 @@ MOST_DAYS = 36_500
 router = routes(409, prefix="/api/v1/settings", role=ADMIN)
 page = APIRouter(include_in_schema=False)
 Kind = Literal["sources", "sinks"]
+Section = Literal["limits", "keep", "mqtt"]
+Value = Annotated[str, Field(max_length=2000)] | bool | int | float | None
+Lines = Annotated[dict[str, Value], Field(max_length=100)]
+_SECRETS = ("password_file", "secret_file")  # settings in whose place a page asks for the secret itself
 
 
 class _Sent(BaseModel):
@@ -53,8 +63,16 @@ class Secret(BaseModel):
     secret: str = Field(description="which is never shown again")
 
 
+class NewSource(WhereFrom):
+    plugin: str | None = Field(None, max_length=100, description="a source of an installed package")
+    settings: Lines = Field({}, description="of the plugin; `password` is kept in a file and never shown")
+
+
 class WhereTo(_Sent):
     """Sink, as an entry of `sinks` in station.yaml."""
+
+    plugin: str | None = Field(None, max_length=100, description="a sink of an installed package")
+    settings: Lines = Field({}, description="of the plugin; `password` is kept in a file and never shown")
 
     webhook: str | None = Field(None, max_length=2000)
     folder: str | None = Field(None, max_length=2000)
@@ -70,17 +88,28 @@ class ProductSettings(BaseModel):
     undo: bool = Field(description="the last change can be undone")
 
 
+class StationSettings(BaseModel):
+    """Limits, times of keeping and the broker, as in station.yaml."""
+
+    by_file: list[Section] = Field(description="sections of the settings file, which are changed there")
+    limits: Lines
+    keep: Lines
+    mqtt: Lines | None
+    undo: bool = Field(description="the last change can be undone")
+
+
 class AllSettings(BaseModel):
-    """People, tokens and products, without secrets."""
+    """People, tokens, products, and the station's own settings, without secrets."""
 
     users: list[dict[str, str | None]]
     tokens: list[dict[str, str | None]]
     products: list[ProductSettings]
+    station: StationSettings
 
 
 @router.get("", response_model=AllSettings)
 def settings(station: Here) -> Any:
-    """List people, tokens, and sources and sinks of the products."""
+    """List people, tokens, sources and sinks of the products, limits, times of keeping and the broker."""
     return _shown(station)
 
 
@@ -93,7 +122,15 @@ def _shown(station: Station) -> dict[str, Any]:
 
     access = station.access
     people, programs = map(row, access.users()), map(row, access.tokens())
-    return {"users": list(people), "tokens": list(programs), "products": station.made.shown()}
+    shown = {"users": list(people), "tokens": list(programs), "products": station.made.shown()}
+    return {**shown, "station": _of_station(station)}
+
+
+def _of_station(station: Station) -> dict[str, Any]:
+    now, made = station.settings, station.made_settings
+    mqtt = now.mqtt and {key: one for key, one in asdict(now.mqtt).items() if key not in _SECRETS}
+    told = {"limits": asdict(now.limits), "keep": asdict(now.keep), "mqtt": mqtt}
+    return {**told, "by_file": made.by_file, "undo": made.before is not None}
 
 
 # ---------------------------------------------------------------------------------------- people and tokens
@@ -137,7 +174,7 @@ def remove_token(name: str, station: Here, person: Admin) -> None:
 
 
 @router.post("/products/{name}/sources", status_code=204)
-def add_source(name: str, wanted: WhereFrom, station: Here, person: Admin) -> None:
+def add_source(name: str, wanted: NewSource, station: Here, person: Admin) -> None:
     """Let a product that was made on the pages inspect a further camera or folder, from now on."""
     _add(name, "sources", wanted, station, person.name)
 
@@ -150,8 +187,14 @@ def add_sink(name: str, wanted: WhereTo, station: Here, person: Admin) -> None:
 
 def _add(name: str, kind: Kind, wanted: BaseModel, station: Station, who: str) -> None:
     station.product_id(name)
+    given = wanted.model_dump(exclude_none=True)
+    plugin, settings = given.pop("plugin", None), given.pop("settings")
     try:
-        station.made.add(name, kind, station.made.entry(name, wanted.model_dump(exclude_none=True)), who)
+        if plugin is None:
+            entry = station.made.entry(name, given)
+        else:
+            entry = station.made.plugged(name, kind, plugin, settings, **given)
+        station.made.add(name, kind, entry, who)
     finally:
         station.made.tidy(name)  # also a password that was refused
 
@@ -168,7 +211,58 @@ def undo(name: str, station: Here, person: Admin) -> None:
     station.made.undo(name, person.name)
 
 
+# -------------------------------------------------------------------------------------------------- station
+
+
+@router.put("/station/{section}", status_code=204)
+def set_section(section: Section, wanted: Lines, station: Here, person: Admin) -> None:
+    """Set limits, times of keeping or the broker, as in station.yaml; they are used from now on. A password
+    of the broker that is left out stays."""
+    try:
+        station.made_settings.set(section, wanted, person.name)
+    finally:
+        station.made_settings.tidy()  # also a password that was refused
+
+
+@router.delete("/station/{section}", status_code=204)
+def leave_section(section: Section, station: Here, person: Admin) -> None:
+    """Use what holds where nobody sets the section: the defaults, or no broker."""
+    station.made_settings.set(section, None, person.name)
+
+
+@router.post("/station/undo", status_code=204)
+def undo_station(station: Here, person: Admin) -> None:
+    """Take the last change of limits, times of keeping or the broker back; a second time brings it back."""
+    station.made_settings.undo(person.name)
+
+
 # ----------------------------------------------------------------------------------------------------- page
+
+
+def _form(kind: type[Any], now: Any = None) -> Iterator[dict[str, Any]]:
+    """Yield the fields of a form from a record of settings. now: its values at the moment, which are shown;
+    without, defaults are hints."""
+    hints = get_type_hints(kind)
+    for one in fields(kind):
+        hint = hints[one.name]
+        secret = one.name in _SECRETS
+        yield {
+            "name": one.name.removesuffix("_file") if secret else one.name,
+            "kind": "password" if secret else "checkbox" if hint is bool else "text",
+            "choices": get_args(hint) if get_origin(hint) is Literal else (),
+            "default": one.default if now is None and one.default is not MISSING else None,
+            "value": None if secret else getattr(now, one.name, None),
+            "needed": one.default is MISSING and one.default_factory is MISSING,
+        }
+
+
+def _plugins(group: str) -> dict[str, list[dict[str, Any]]]:
+    """Return forms of the plugins that are installed and can be loaded."""
+    found = {}
+    for name in plugins.names(group):
+        with suppress(Exception):
+            found[name] = list(_form(plugins.plugin(group, name).settings))
+    return found
 
 
 @page.get("/-/settings")
@@ -178,4 +272,11 @@ def settings_page(request: Request) -> Response:
     assert person is not None, "the guard lets nobody else in"
     check_role(person, ADMIN)
     facts = {"roles": ROLES[1:], "all_roles": ROLES, **_shown(asked.station)}
+    now = asked.station.settings
+    facts["forms"] = {
+        "limits": list(_form(Limits, now.limits)),
+        "keep": list(_form(Keep, now.keep)),
+        "mqtt": list(_form(MqttSettings, now.mqtt)),
+    }
+    facts["plugins"] = {"sources": _plugins(plugins.SOURCES), "sinks": _plugins(plugins.SINKS)}
     return asked.page_of("settings", words=("settings",), settings=facts)

@@ -58,8 +58,8 @@ class Learnt(BaseModel):
     rate: float = Field(description="of good pictures that will be called anomalous")
     wanted_rate: float
     pictures: int
-    calibrated: int = Field(description="good pictures that the rate comes from")
-    missing: int = Field(description="pictures more that the wanted rate needs")
+    calibrated: int = Field(description="good pictures, or parts in views, that the rate comes from")
+    missing: int = Field(description="more of them that the wanted rate needs")
     found: dict[str, list[int]] = Field(description="simulated defects by size: found, all")
     odd: list[OddPicture] = Field(description="good pictures that look most unlike the others")
     failures: list[str]
@@ -101,6 +101,11 @@ class NewProductState(BaseModel):
     size: str | None
     roi: str | None
     min_defect: float | None
+    light: float | None
+    align: str | None
+    several: bool | None
+    part: str | None
+    view: str | None
     before: int = Field(description="products that learn first")
     step: LearningStep | None
     error: str | None
@@ -192,6 +197,21 @@ class HowToLearn(BaseModel):
     )
     min_defect: float | None = Field(
         None, gt=0, le=100_000, description="pixels of the smallest defect that matters"
+    )
+    light: float | None = Field(
+        None, gt=0, le=0.3, description="share of other light in which the promise is kept, 0.1 for 10 %"
+    )
+    align: Literal["none", "shift", "turn", "full", "auto"] | None = Field(
+        None, description="how parts lie: each is found, and seen as if all lay alike; null: none"
+    )
+    several: bool | None = Field(None, description="pictures show several parts each")
+    part: str | None = Field(
+        None,
+        max_length=200,
+        description="pattern of names, by which one decision is made on all of its views",
+    )
+    view: str | None = Field(
+        None, max_length=200, description="pattern of the view; null: the rest of the name"
     )
     go_on: bool = Field(False, description="where a stopped training left off")
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
 
@@ -101,10 +102,18 @@ class Bodies:
     times the largest request. A quarter of it is for requests of ordinary size, so that a few large ones, or
     ones that never end, keep nobody else out."""
 
-    def __init__(self, app: ASGIApp, limits: Limits):
-        self.app, self.limits = app, limits
-        self.most = 4 * limits.upload_bytes
+    def __init__(self, app: ASGIApp, limits: Callable[[], Limits]):
+        self.app, self._limits = app, limits
         self.held = 0
+
+    @property
+    def limits(self) -> Limits:
+        """Limits at the moment: pages change them."""
+        return self._limits()
+
+    @property
+    def most(self) -> int:
+        return 4 * self.limits.upload_bytes
 
     def has_room(self, held: int, more: int) -> bool:
         """Whether a request whose body holds `held` bytes may have `more`."""

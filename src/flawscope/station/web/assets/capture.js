@@ -74,8 +74,7 @@
     byId("capture").disabled = false;
     byId("capture").focus();
   });
-  byId("series").addEventListener("click", async () => {
-    const isOn = series === null;
+  async function takeAll(isOn) {
     byId("series").setAttribute("aria-pressed", String(isOn));
     byId("series").textContent = t(isOn ? "capture.end" : "capture.begin");
     const mine = (series = isOn ? {} : null);
@@ -83,6 +82,11 @@
       await capture();
       await new Promise((later) => setTimeout(later, 1000 * Math.max(1, Number(byId("pause").value) || 1)));
     }
+  }
+  byId("series").addEventListener("click", () => takeAll(series === null));
+  byId("start").addEventListener("click", () => takeAll(false)); // what comes later would not be learnt
+  byId("capture-part").addEventListener("toggle", () => {
+    if (byId("capture-part").open && byId("name-source")?.open) byId("name-camera").elements.camera.focus();
   });
   camera.addEventListener("change", () => (best = null));
 

@@ -308,9 +308,17 @@
   });
   state.roi?.split(",").forEach((share, k) => (edges[k].value = Math.round(100 * share)));
   byId("smallest").value = state.min_defect ?? "";
+  byId("light").value = state.light ? Math.round(100 * state.light) : "";
+  byId("align").value = state.align ?? "none";
+  byId("several").checked = state.several;
+  byId("part").value = state.part ?? "";
+  byId("part-view").value = state.view ?? "";
 
   async function learn(goOn) {
     const body = { method: method().value, roi: roi(), min_defect: Number(byId("smallest").value) || null, go_on: goOn };
+    Object.assign(body, { light: Number(byId("light").value) / 100 || null, several: byId("several").checked || null });
+    Object.assign(body, { part: byId("part").value || null, view: byId("part-view").value || null });
+    if (byId("align").value !== "none") body.align = byId("align").value;
     if (method().dataset.steps) body.minutes = Number(byId("minutes").value) || 30;
     try {
       take(await api(`${home}/learn`, { body }));
@@ -378,8 +386,9 @@
     const isNew = told === "" || told === "null";
     told = key;
     if (!result) return byId("tried").replaceChildren();
-    byId("promise").textContent = result.promised ? t("new.promise", { rate: number(100 * result.rate, 2) }) : t("new.no_promise");
-    byId("promise-more").textContent = `${result.promised ? count("new.from", result.calibrated) : ""} ${result.missing ? count("new.missing", result.missing, { rate: number(100 * result.wanted_rate, 2) }) : ""} ${t("new.threshold", { threshold: number(result.threshold, 4) })}`;
+    byId("promise").textContent = result.promised ? t(state.several ? "new.promise_several" : "new.promise", { rate: number(100 * result.rate, 2) }) : t("new.no_promise");
+    const whose = state.part ? "_parts" : ""; // views of a part are decided on together
+    byId("promise-more").textContent = `${result.promised ? count(`new.from${whose}`, result.calibrated) : ""} ${result.missing ? count(`new.missing${whose}`, result.missing, { rate: number(100 * result.wanted_rate, 2) }) : ""} ${t("new.threshold", { threshold: number(result.threshold, 4) })}`;
     const isTested = Object.keys(result.tested ?? {}).length > 0; // by more defects than there was time for before
     byId("tested").textContent = t(isTested ? "new.misses_half" : "new.misses_more");
     byId("rates").replaceChildren(...Object.entries(isTested ? result.tested : result.found).map(rate));

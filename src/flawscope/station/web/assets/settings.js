@@ -19,12 +19,25 @@
     }
   }
 
-  for (const form of document.querySelectorAll("form[data-post]")) {
+  /** What a form says: settings.serial stands in settings. What is empty is left out, or null where all is set. */
+  function said(form) {
+    const body = {};
+    for (const { name, type, value, checked } of form.elements) {
+      const given = type === "checkbox" ? checked : value || null;
+      if (!name || (given === null && !form.dataset.put)) continue;
+      const [at, inner] = name.split(".");
+      if (inner) (body[at] ??= {})[inner] = given;
+      else body[at] = name === "days" ? Number(given) : given;
+    }
+    return body;
+  }
+
+  for (const form of document.querySelectorAll("form")) {
+    const { post, put } = form.dataset;
+    if (!post && !put) continue;
     form.addEventListener("submit", (event) => {
       event.preventDefault();
-      const body = Object.fromEntries([...new FormData(form)].filter(([, value]) => value));
-      if (body.days) body.days = Number(body.days);
-      send(form.dataset.post, { body, seconds: 60 });
+      send(post ?? put, { method: post ? "POST" : "PUT", body: said(form), seconds: 60 });
     });
   }
   for (const button of document.querySelectorAll("button[data-post]")) {
