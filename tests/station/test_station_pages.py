@@ -18,7 +18,7 @@ import pytest
 from flawscope.report import page as report_page
 from flawscope.station import housekeeping
 from flawscope.station.access.sign_in import Attempts, SignInError
-from flawscope.station.web import pages, templates
+from flawscope.station.web import openid_pages, pages, templates
 
 WEB = Path(str(resources.files("flawscope.station.web") / "assets"))
 TEMPLATES = sorted(WEB.glob("*.j2"))
@@ -77,7 +77,7 @@ def test_every_language_has_every_text_with_the_same_names_in_braces() -> None:
 def test_every_text_is_used_and_every_text_that_is_used_exists() -> None:
     """Keys that are put together are known by their beginning."""
     sources = "".join(path.read_text(encoding="utf-8") for path in (*TEMPLATES, *SCRIPTS))
-    for module in (pages, housekeeping):
+    for module in (pages, openid_pages, housekeeping):
         sources += Path(str(module.__file__)).read_text(encoding="utf-8")
     known = texts_of("en")
     whole = set(re.findall(r"""["'`]([a-z]+\.[a-z_]*[a-z])["'`]""", sources))

@@ -33,20 +33,20 @@ def company_pages(station: Station, settings: OpenId) -> Starlette:
         try:
             return await provider.begin(request, f"{str(request.base_url).rstrip('/')}{COMPANY}/done")
         except ProviderError as error:
-            return await refused(request, "company_failed", 502, str(error))
+            return await refused(request, "signin.company_failed", 502, str(error))
 
     async def done(request: Request) -> Response:
         wanted = local_path(request.session.pop("next", "/"))
         try:
             member = await provider.end(request)
         except ProviderError as error:
-            return await refused(request, "company_failed", 401, str(error))
+            return await refused(request, "signin.company_failed", 401, str(error))
         if not member.role:
-            return await refused(request, "company_group", 403, f"{member.name} is in none of the groups")
+            return await refused(request, "signin.company_group", 403, f"{member.name} is in none of the groups")
         try:
             session = await run_in_threadpool(access.sign_in_member, member.subject, member.name, member.role)
         except InputError as error:
-            return await refused(request, "company_failed", 403, str(error))
+            return await refused(request, "signin.company_failed", 403, str(error))
         # no redirect: a browser that comes from another site would not bring the station's cookie along
         refresh = f'<meta http-equiv="refresh" content="0;url={html.escape(wanted)}">'
         answer = HTMLResponse(f"<!doctype html><title>flawscope</title>{refresh}")
@@ -56,7 +56,7 @@ def company_pages(station: Station, settings: OpenId) -> Starlette:
     async def refused(request: Request, text: str, status: int, why: str) -> Response:
         await run_in_threadpool(access.note_refused, why)
         asked = Shown(request, "sign-in")
-        error = asked.texts(f"signin.{text}", why=why)
+        error = asked.texts(text, why=why)
         return asked.page_of("sign-in", status, next="/", error=error, name="")
 
     state = Middleware(
