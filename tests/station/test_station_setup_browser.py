@@ -138,6 +138,8 @@ def test_a_camera_is_named_takes_the_pictures_and_is_inspected(
     assert beginner.find("#series").get_attribute("aria-pressed") == "false"
     learnt = time.monotonic()
     beginner.wait(lambda: shown(beginner, "#result"), 600)
+    beginner.click("#try-camera")  # not on the shortest way
+    beginner.wait(lambda: beginner.all("#tried img"))
     fit = time.monotonic() - learnt
     click("#go-live")
     beginner.wait(lambda: shown(beginner, "#open"))

@@ -42,7 +42,9 @@ def company_pages(station: Station, settings: OpenId) -> Starlette:
         except ProviderError as error:
             return await refused(request, "signin.company_failed", 401, str(error))
         if not member.role:
-            return await refused(request, "signin.company_group", 403, f"{member.name} is in none of the groups")
+            return await refused(
+                request, "signin.company_group", 403, f"{member.name} is in none of the groups"
+            )
         try:
             session = await run_in_threadpool(access.sign_in_member, member.subject, member.name, member.role)
         except InputError as error:

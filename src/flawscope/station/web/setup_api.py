@@ -248,7 +248,18 @@ async def attempt(
     """Judge a few pictures with what was learnt; nothing is kept."""
     draft = station.drafts.draft(name)
     sent, _ = await uploads.read(request, file)
-    given = [(one.name, one.data) for one in sent]
+    return await _judged(station, draft, [(one.name, one.data) for one in sent])
+
+
+@router.post("/{name}/try-capture", response_model=setup_schemas.TriedPictures, responses=refusals_of(504))
+async def attempt_capture(name: str, wanted: setup_schemas.Capture, station: Here) -> Any:
+    """Judge what a camera shows now with what was learnt; nothing is kept."""
+    draft = station.drafts.draft(name)
+    picture = await _shown(station, draft, wanted.product, wanted.camera)
+    return await _judged(station, draft, [(picture.name, picture.data)])
+
+
+async def _judged(station: Here, draft: Draft, given: list[tuple[str, bytes]]) -> dict[str, Any]:
     found = await asyncio.to_thread(station.drafts.tried, draft, given)
     for one in found:
         if "overlay" in one:

@@ -89,6 +89,7 @@
     if (byId("capture-part").open && byId("name-source")?.open) byId("name-camera").elements.camera.focus();
   });
   camera.addEventListener("change", () => (best = null));
+  byId("try-camera").addEventListener("click", () => draft.judge(() => api(`${draft.home}/try-capture`, { body: chosen(), seconds: 60 })));
 
   // Where pictures come from ------------------------------------------------------------------------------
   async function name(source) {
@@ -119,7 +120,7 @@
     if (ended) told.push(t("capture.ended"));
     if (byId("source-said").textContent !== told.join(" ")) byId("source-said").textContent = told.join(" ");
   }
-  byId("camera-part").hidden = !camera.options.length;
+  for (const id of ["camera-part", "try-camera"]) byId(id).hidden = !camera.options.length;
   draft.changed = changed;
   changed();
   look();

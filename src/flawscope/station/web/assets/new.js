@@ -440,17 +440,24 @@
     const some = files.filter((file) => !isLitter(file.name)).slice(0, 8);
     const form = new FormData();
     for (const file of some) form.append("files", file);
-    byId("try-said").textContent = t("new.trying");
-    try {
+    judge(async () => {
       const answer = await fetch(`${home}/try`, { method: "POST", body: form });
       const found = await answer.json();
       if (!answer.ok) throw new station.Refused(answer.status, found.error);
+      return found;
+    });
+  });
+
+  /** Show how pictures are judged that are not kept. */
+  async function judge(ask) {
+    byId("try-said").textContent = t("new.trying");
+    try {
+      byId("tried").prepend(...(await ask()).results.map(tried));
       byId("try-said").textContent = "";
-      byId("tried").prepend(...found.results.map(tried));
     } catch (error) {
       byId("try-said").textContent = t("common.failed", { text: error.status ? error.message : t("common.lost") });
     }
-  });
+  }
 
   function tried(one) {
     if (one.error) return make("li", { className: "card" }, one.error);
@@ -522,7 +529,7 @@
     const isCalm = !BUSY.includes(state.stage) && (!state.pictures || state.check?.current) && (!state.result || state.result.curve) && !all;
     setTimeout(follow, isCalm ? 4000 : 1000);
   }
-  station.draft = { home, small, say, failed, refuse, leaveOut, look, offer, of: () => state, changed: () => {} }; // for capture.js
+  station.draft = { home, small, say, failed, refuse, leaveOut, look, offer, judge, of: () => state, changed: () => {} }; // for capture.js
   take(state);
   setTimeout(follow, 300);
 })();
