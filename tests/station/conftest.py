@@ -186,3 +186,13 @@ def served(settings: Settings) -> Iterator[Served]:
     yield made
     if made.process is not None and made.process.poll() is None:
         made.kill()
+
+
+@pytest.fixture(scope="session")
+def judged(parts: list[bytes], model_file: Path) -> tuple[bytes, bytes]:
+    """A picture that the model calls good, and one that it calls anomalous."""
+    import flawscope
+
+    found = flawscope.load(model_file).predict(parts)
+    decisions = [one.is_anomalous for one in found]
+    return parts[decisions.index(False)], parts[decisions.index(True)]

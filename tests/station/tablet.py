@@ -137,13 +137,3 @@ def tablet_fixture(running: Any, driver: Any) -> Iterator[Tablet]:
         driver.get_log("browser")
         yield made
         driver.get("about:blank")  # its stream would outlive the station
-
-
-@pytest.fixture(scope="session", name="judged")
-def judged_fixture(parts: list[bytes], model_file: Path) -> tuple[bytes, bytes]:
-    """A picture that the model calls good, and one that it calls anomalous."""
-    import flawscope
-
-    found = flawscope.load(model_file).predict(parts)
-    decisions = [one.is_anomalous for one in found]
-    return parts[decisions.index(False)], parts[decisions.index(True)]

@@ -16,7 +16,6 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 from tablet import API, PHONE, SLATE, Tablet, needs_chromium
 from tablet import driver_fixture as driver_fixture
-from tablet import judged_fixture as judged_fixture
 from tablet import tablet_fixture as tablet_fixture
 
 from flawscope.station.settings.sources import CameraOf

@@ -6,13 +6,13 @@ import json
 import re
 import shutil
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
 import pytest
-import yaml
 from prometheus_client.parser import text_string_to_metric_families
-from station_helpers import NAME, Opener
+from station_helpers import NAME, Opener, free_port, until
 
 from flawscope.station.client import Client, RefusedError
 from flawscope.station.settings.sinks import SinkSettings
@@ -52,9 +52,47 @@ def test_a_station_has_every_metric_and_label_of_the_dashboard(
             assert wanted <= labels[name], query
 
 
-def test_prometheus_takes_its_settings() -> None:
-    path = DEPLOY / "prometheus.yml"
-    (job,) = yaml.safe_load(path.read_text())["scrape_configs"]
-    assert "metrics_path" not in job, "Prometheus asks for /metrics by itself, where the station answers"
-    if promtool := shutil.which("promtool"):
-        subprocess.run([promtool, "check", "config", "--syntax-only", path], check=True)
+@pytest.mark.skipif(shutil.which("prometheus") is None, reason="Prometheus is not installed")
+def test_a_real_prometheus_reads_the_station_and_answers_every_query(
+    settings: Settings, open_station: Opener, judged: tuple[bytes, bytes], tmp_path: Path
+) -> None:
+    """With its settings of deploy/, another target and interval, and a token."""
+    (tmp_path / "in").mkdir()
+    sinks = (SinkSettings("http://127.0.0.1:9/hook"),)
+    product = Product(settings.products[NAME].model, folder=str(tmp_path / "in"), sinks=sinks)
+    running = open_station(products={NAME: product})
+    access = running.station.access
+    (tmp_path / "flawscope-token").write_text(access.add_token("prometheus", "viewer"))
+    given = (DEPLOY / "prometheus.yml").read_text()
+    given = given.replace("127.0.0.1:8080", running.url.removeprefix("http://")).replace("15s", "1s")
+    (tmp_path / "prometheus.yml").write_text(given)
+    board = json.loads((DEPLOY / "grafana.json").read_text())
+    queries = {target["expr"] for panel in board["panels"] for target in panel["targets"]}
+    waiting = {one.replace("$product", ".+").replace("$station", ".+") for one in queries}
+    port = free_port()
+    own = ("--config.file=prometheus.yml", f"--web.listen-address=127.0.0.1:{port}")
+    process = subprocess.Popen(["prometheus", *own], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    try:
+        server, line = f"http://127.0.0.1:{port}/api/v1", access.add_token("line", "operator")
+        with httpx.Client(base_url=server) as http, Client(running.url, token=line) as client:
+
+            def is_answered(query: str) -> bool:
+                try:
+                    answer = http.get("/query", params={"query": query})
+                except httpx.TransportError:  # it starts
+                    return False
+                assert answer.status_code in (200, 503), f"{query}: {answer.text}"
+                return answer.status_code == 200 and bool(answer.json()["data"]["result"])
+
+            def all_answered() -> bool:
+                for part in judged:
+                    client.inspect(part)
+                with suppress(RefusedError):
+                    client.inspect(b"none")
+                waiting.difference_update({one for one in waiting if is_answered(one)})
+                return not waiting
+
+            until(all_answered)
+    finally:
+        process.terminate()
+        process.wait(20)
