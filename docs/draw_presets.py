@@ -20,7 +20,8 @@ ENGINE = "onnxruntime"  # whose times are drawn
 def main() -> None:
     cells = json.loads(RESULTS.read_text(encoding="utf-8"))["cells"]
     fitted = [name for name in cells if name.endswith("/accurate") and not name.startswith("fit/")]
-    products = [name.removesuffix("/accurate") for name in fitted]
+    names = [name.removesuffix("/accurate") for name in fitted]
+    products = [name for name in names if all(f"{name}/{preset}" in cells for preset in PRESETS)]
     figure = Figure((11, 3.4), layout="constrained")
     for axes, (title, key) in zip(figure.subplots(1, len(METRICS)), METRICS.items(), strict=True):
         for product in products:
