@@ -61,6 +61,7 @@ class Reports(Background):
         super().__init__("shifts")
         self.settings, self.floor = settings, floor
         self.render: Render | None = None
+        self._empty: set[tuple[int, str]] = set()  # numbers of products, and shifts without inspections
 
     def _work(self) -> None:
         pause = LOOK
@@ -76,8 +77,12 @@ class Reports(Background):
                 told = {row.text for row in self.floor.store.events(EVENT, number)}
                 for shift in ended(self.settings, at):
                     known = f"{shift.name} {iso(shift.since)}"
-                    if known not in told and self._report(product, number, shift):
+                    if known in told or (number, known) in self._empty:
+                        continue
+                    if self._report(product, number, shift):
                         self.floor.store.note_event(EVENT, STATION, known, number)
+                    else:
+                        self._empty.add((number, known))
             except (FlawscopeError, UndeliveredError, OSError) as error:
                 why = f"the report of a shift waits: {error}"
         self.floor.report("shifts", why)
