@@ -162,9 +162,12 @@ def bare(model: str, folder: str, threads: int, seconds: float) -> Cell:
 
 
 async def storm(
-    url: str, pictures: list[bytes], rate: float, seconds: float
+    url: str, pictures: list[bytes], rate: float, seconds: float, begins: str = ""
 ) -> list[tuple[int, str, int, float]]:
-    """Status, name, number and seconds of each picture: sent when it is due, whatever became of others."""
+    """Status, name, number and seconds of each picture: sent when it is due, whatever became of others.
+
+    begins: of all names, which are keys: what was sent before is not judged again.
+    """
     found: list[tuple[int, str, int, float]] = []
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
     clients = [
@@ -187,7 +190,7 @@ async def storm(
         for place in range(int(seconds * rate / CLIENTS)):
             due = begin + (place + which / CLIENTS) * CLIENTS / rate
             await asyncio.sleep(max(0.0, due - time.perf_counter()))
-            task = asyncio.create_task(send(clients[which], f"{which}-{place}", place))
+            task = asyncio.create_task(send(clients[which], f"{begins}{which}-{place}", place))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
         await asyncio.gather(*tasks)
@@ -255,8 +258,9 @@ def learning(args: Args, kind: str, model: Path, pictures: list[bytes], data: Pa
         return state["stage"] == "learning" and bool(state["step"])
 
     def answered() -> float:
-        found = asyncio.run(storm(served.url, pictures, rate, seconds))
-        return sum(status in (200, 201) for status, *_ in found) / seconds
+        part = f"{len(before) + len(during)}-"
+        found = asyncio.run(storm(served.url, pictures, rate, seconds, part))
+        return sum(status == 201 for status, *_ in found) / seconds
 
     with station(args, kind, model) as served:
         served.start()
