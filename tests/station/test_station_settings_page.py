@@ -243,7 +243,7 @@ def test_sources_and_sinks_of_packages_are_added(
     out = tmp_path / "out.csv"
     for path, lines, said in (
         (sources, {"plugin": "real", "settings": {}}, "no source called real"),
-        (sources, {"plugin": "reel", "settings": {}}, "a setting is missing"),
+        (sources, {"plugin": "reel", "settings": {}}, "setting folder is missing"),
         (sources, {"plugin": "reel", "settings": {"folder": str(tmp_path / "none")}}, "no *.png in"),
         (sources, {"plugin": "reel", "settings": {"folder": "/x"}, "every": "1 s"}, "nothing beside it"),
         (sinks, {"plugin": "csv", "settings": {"file": "out.csv"}}, "no whole path"),
