@@ -81,12 +81,13 @@ def build(cls: type[T], values: Mapping[str, Any]) -> T:
         except (TypeError, ValueError, OverflowError):
             given = named(repr(value))
             raise InputError(f"setting {key}: {given} is not {describe(hints[key])}") from None
-    if missing := [name for name, one in fields.items() if name not in kwargs and _is_needed(one)]:
+    if missing := [name for name, one in fields.items() if name not in kwargs and is_needed(one)]:
         raise InputError(f"setting {' and '.join(missing)} is missing: write `{missing[0]}: ...`")
     return cls(**kwargs)
 
 
-def _is_needed(one: dataclasses.Field[Any]) -> bool:
+def is_needed(one: dataclasses.Field[Any]) -> bool:
+    """Whether a setting has no default."""
     return one.default is dataclasses.MISSING and one.default_factory is dataclasses.MISSING
 
 

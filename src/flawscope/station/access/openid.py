@@ -6,7 +6,6 @@ provider's keys again where it does not know one.
 
 from __future__ import annotations
 
-import ssl
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from authlib.integrations.starlette_client import OAuth
 from flawscope.errors import FlawscopeError, InputError, one_line
 from flawscope.station.access.roles import ROLES
 from flawscope.station.settings.openid import OpenId
-from flawscope.station.settings.values import secret
+from flawscope.station.settings.values import secret, trusting
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -48,13 +47,10 @@ class Provider:
 
     def __init__(self, settings: OpenId):
         self._settings = settings
-        trusted = ssl.create_default_context()
-        if settings.ca_file is not None:
-            try:
-                trusted.load_verify_locations(settings.ca_file)
-            except OSError as error:
-                why = error.strerror or one_line(error)
-                raise InputError(f"openid: ca_file: cannot read {settings.ca_file}: {why}") from None
+        try:
+            trusted = trusting(settings.ca_file)
+        except InputError as error:
+            raise InputError(f"openid: ca_file: {error}") from None
         key = None if settings.secret_file is None else secret(settings.secret_file, "openid: secret_file")
         self._client: Any = OAuth().register(
             "company",

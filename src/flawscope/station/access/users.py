@@ -206,12 +206,13 @@ class Access:
         """
         cookie, at = secrets.token_urlsafe(32), now()
         with self.database.writing() as connection:
-            known = select(users.c.id, users.c.name).where(users.c.subject == subject)
-            if connection.execute(known).one_or_none() is None:
+            change = update(users).where(users.c.subject == subject).values(role=_role(role))
+            change = change.returning(users.c.id, users.c.name)
+            user = connection.execute(change).one_or_none()
+            if user is None:
                 row = {"name": _name(name), "password": "", "role": _role(role), "created_at": at}
                 _insert(connection, users, {**row, "subject": subject})
-            change = update(users).where(users.c.subject == subject).values(role=_role(role))
-            user = connection.execute(change.returning(users.c.id, users.c.name)).one()
+                user = connection.execute(change).one()
             self._add_session(connection, user.id, cookie, at)
             add_event(connection, "sign_in", user.name, f"signed in as {role} with the company's account")
         self._memory = {}

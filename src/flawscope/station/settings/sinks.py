@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import SplitResult, urlsplit
 
-from flawscope.config import build, named
+from flawscope.config import build, known, named
 from flawscope.errors import InputError, nearest
 from flawscope.station.settings.plugins import SINKS, Plugged, names, plugged
 from flawscope.station.settings.values import beside, secret, shown
@@ -170,10 +170,10 @@ def _sink(given: Any, home: Path) -> SinkSettings | PluginSink:
     if not own and (plugin := next((name for name in names(SINKS) if name in given), None)):
         common = build(PluginSink, {key: one for key, one in given.items() if key != plugin})
         return replace(common, plugin=plugged(SINKS, plugin, given[plugin], home))
-    own_settings = {one.name for one in fields(SinkSettings)}
-    if not own and (wrong := next((str(key) for key in given if key not in own_settings), None)):
-        known = ["webhook", "folder", *names(SINKS)]
-        raise InputError(f"no sink called {named(wrong)}: {nearest(wrong, known)}")
+    settings = known(SinkSettings, given)
+    if not own and (wrong := next((str(key) for key in given if key not in settings), None)):
+        hint = nearest(wrong, ["webhook", "folder", *names(SINKS)])
+        raise InputError(f"no sink called {named(wrong)}: {hint}")
     return beside(build(SinkSettings, given), home, "folder", "secret_file", "ca_file")
 
 

@@ -1,15 +1,16 @@
-"""Values of settings: times, ages, sizes and shares with their units, paths, passwords in files of their own,
-and addresses without what may be secret in them."""
+"""Values of settings: times, ages, sizes and shares with their units, paths, passwords and certificates in
+files of their own, and addresses without what may be secret in them."""
 
 from __future__ import annotations
 
 import re
+import ssl
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 
-from flawscope.errors import InputError
+from flawscope.errors import InputError, one_line
 
 T = TypeVar("T")
 
@@ -120,3 +121,23 @@ def with_password(address: str, password: str, right: str) -> str:
     if found is None:
         raise InputError(f"{right}: a user and no password")
     return f"{found[1]}{found[2]}:{quote(password, safe='')}@{address[found.end() :]}"
+
+
+def trusting(
+    ca_file: str | None, certificate_file: str | None = None, key_file: str | None = None
+) -> ssl.SSLContext:
+    """Return a TLS context that trusts the usual certificates and `ca_file`, with an own certificate.
+    InputError."""
+    context = ssl.create_default_context()
+    try:
+        if (file := ca_file) is not None:
+            context.load_verify_locations(file)
+        if (file := certificate_file) is not None:
+            context.load_cert_chain(file, key_file)
+    except (OSError, ssl.SSLError) as error:
+        raise InputError(f"cannot read certificates from {file}: {words_of(error)}") from None
+    return context
+
+
+def words_of(error: Exception) -> str:
+    return (isinstance(error, OSError) and error.strerror) or one_line(error)

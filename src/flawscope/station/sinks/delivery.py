@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import ssl
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from flawscope.errors import FlawscopeError, InputError, one_line, pluralize, with_kind
+from flawscope.errors import FlawscopeError, pluralize, with_kind
 from flawscope.station.background import PATIENCE, Background, Backoff
 from flawscope.station.inspecting.renderings import Shown
 from flawscope.station.sinks.outbox import MOST_COUNTED, Batch, Message, Outbox
@@ -232,23 +231,3 @@ class Delivery(Background):
         except StoreError:
             found = "messages wait"
         return f"{found} for {self.sink.label}: {why}"
-
-
-def trusting(
-    ca_file: str | None, certificate_file: str | None = None, key_file: str | None = None
-) -> ssl.SSLContext:
-    """Return a TLS context that trusts the usual certificates and `ca_file`, with an own certificate.
-    InputError."""
-    context = ssl.create_default_context()
-    try:
-        if (file := ca_file) is not None:
-            context.load_verify_locations(file)
-        if (file := certificate_file) is not None:
-            context.load_cert_chain(file, key_file)
-    except (OSError, ssl.SSLError) as error:
-        raise InputError(f"cannot read certificates from {file}: {words_of(error)}") from None
-    return context
-
-
-def words_of(error: Exception) -> str:
-    return (isinstance(error, OSError) and error.strerror) or one_line(error)

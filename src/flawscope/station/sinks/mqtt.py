@@ -18,7 +18,8 @@ from sqlalchemy import func, select
 
 from flawscope.errors import one_line
 from flawscope.station.settings.sinks import MqttSettings
-from flawscope.station.sinks.delivery import Sink, UndeliveredError, trusting, words_of
+from flawscope.station.settings.values import trusting, words_of
+from flawscope.station.sinks.delivery import Sink, UndeliveredError
 from flawscope.station.sinks.outbox import Message, Outbox, Place
 from flawscope.station.store.database import Database, now
 from flawscope.station.store.parts import last_decided

@@ -15,8 +15,8 @@ import httpx
 from flawscope._version import __version__
 from flawscope.errors import InputError, one_line
 from flawscope.station.settings.sinks import SinkSettings
-from flawscope.station.settings.values import hidden
-from flawscope.station.sinks.delivery import Pictures, Sink, UndeliveredError, lack, trusting
+from flawscope.station.settings.values import hidden, trusting
+from flawscope.station.sinks.delivery import Pictures, Sink, UndeliveredError, lack
 from flawscope.station.sinks.outbox import DECIDED, Message
 
 TIMES = httpx.Timeout(15.0, connect=5.0)  # seconds; of reading and writing, between two pieces

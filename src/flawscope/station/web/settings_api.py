@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from flawscope.config import is_needed
 from flawscope.errors import InputError
 from flawscope.station.access.roles import ADMIN, ROLES, SCOPE
 from flawscope.station.settings import plugins
@@ -252,7 +253,7 @@ def _form(kind: type[Any], now: Any = None) -> Iterator[dict[str, Any]]:
             "choices": get_args(hint) if get_origin(hint) is Literal else (),
             "default": one.default if now is None and one.default is not MISSING else None,
             "value": None if secret else getattr(now, one.name, None),
-            "needed": one.default is MISSING and one.default_factory is MISSING,
+            "needed": is_needed(one),
         }
 
 
