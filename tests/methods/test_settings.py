@@ -9,6 +9,7 @@ import pytest
 from flawscope.config import build, parse_assignments, read_config
 from flawscope.errors import InputError
 from flawscope.methods import efficientad, patchcore, prnet
+from flawscope.methods.settings import TrainingSettings
 
 SIZES = "is not N, HxW, or several joined by +"
 CONFIGS = {"efficientad": efficientad.Config, "patchcore": patchcore.Config, "prnet": prnet.Config}
@@ -115,3 +116,8 @@ def test_presets_are_the_papers() -> None:
     assert (prn.noise, prn.top, prn.width) == (0, 100, 1.0)
     # 700 epochs of 200 good pictures and as many defective ones, 64 at a time
     assert prn.steps == pytest.approx(700 * 400 / 64, rel=0.01)
+
+
+def test_names_that_a_fit_sets_are_taken() -> None:
+    with pytest.raises(TypeError, match=r"Config\.hidden: `fit` sets hidden itself"):
+        type("Config", (TrainingSettings,), {"__annotations__": {"hidden": int}, "hidden": 64})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from inspect import get_annotations
 from typing import Any, ClassVar, Literal
 
 from flawscope.config import convert
@@ -40,6 +41,10 @@ class PictureSettings:
     SIZES: ClassVar[int] = 1  # sizes at which a picture may be seen, at most
     SMALLEST: ClassVar[int] = 16  # pixels a side
     MULTIPLE: ClassVar[int] = 1  # sides must be multiples of it
+
+    def __init_subclass__(cls) -> None:
+        if taken := {"masked", "upright", "hidden"} & {*get_annotations(cls)}:
+            raise TypeError(f"{cls.__qualname__}.{min(taken)}: `fit` sets {min(taken)} itself, take another name")
 
     def __post_init__(self) -> None:
         for holds, text in (*self._picture_rules(), *self.rules()):
