@@ -119,5 +119,5 @@ def test_presets_are_the_papers() -> None:
 
 
 def test_names_that_a_fit_sets_are_taken() -> None:
-    with pytest.raises(TypeError, match=r"Config\.hidden: `fit` sets hidden itself"):
+    with pytest.raises(TypeError, match=r"Config\.hidden: set by fit itself"):
         type("Config", (TrainingSettings,), {"__annotations__": {"hidden": int}, "hidden": 64})

@@ -44,7 +44,7 @@ class PictureSettings:
 
     def __init_subclass__(cls) -> None:
         if taken := {"masked", "upright", "hidden"} & {*get_annotations(cls)}:
-            raise TypeError(f"{cls.__qualname__}.{min(taken)}: `fit` sets {min(taken)} itself, take another name")
+            raise TypeError(f"{cls.__qualname__}.{min(taken)}: set by fit itself, take another name")
 
     def __post_init__(self) -> None:
         for holds, text in (*self._picture_rules(), *self.rules()):
