@@ -259,12 +259,9 @@ class Preprocess:
         unknown = sorted(set(data) - set(known))
         if unknown:
             raise InputError(f"unknown preprocess key {unknown[0]!r}; {nearest(unknown[0], known)}")
-        light = data.get("normalization")
-        read: dict[str, Any] = {} if light is None else {"normalization": Normalization.from_dict(light)}
-        if (reference := data.get("reference")) is not None:
-            read["reference"] = Reference.from_dict(reference)
-        if (several := data.get("several")) is not None:
-            read["several"] = SeveralParts.from_dict(several)
+        parts: Any = {"normalization": Normalization, "reference": Reference, "several": SeveralParts}
+        found = {name: data[name] for name in parts if data.get(name) is not None}
+        read = {name: parts[name].from_dict(value) for name, value in found.items()}
         return cls(**{"marks_padding": False, **data, **read})  # models from before it was marked
 
     def _placing(

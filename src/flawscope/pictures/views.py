@@ -214,7 +214,7 @@ class Blended:
             if inside is not None:
                 rows[~inside] = lowest  # tiles outside were not computed
             if self.view is not None:
-                seen = at.rows(start, len(rows)).warp(scaled, fill=-math.inf)
+                seen = at.window(start, 0, len(rows), width).warp(scaled, fill=-math.inf)
                 if inside is not None:
                     seen[~inside] = -math.inf
                 np.maximum(rows, seen, out=rows)
