@@ -97,6 +97,4 @@ def test_who_surely_misses_too_many_is_warned_of(medium: int, large: int, count:
     assert (said is not None) is warned
     defects = f"{medium + large} of {2 * count} simulated defects"
     assert said in (None, f"it finds only {defects} of medium and large size")
-    assert (
-        Simulated({"small": (0.1,)}, 1, 1.0, 0.05, 1.0).warning() is None
-    )
+    assert Simulated({"small": (0.1,)}, 1, 1.0, 0.05, 1.0).warning() is None

@@ -176,5 +176,5 @@ def test_pixels_that_do_not_count_are_not_counted(pictures: tuple[list, list]) -
     below = count_pixels(evaluated([m[10:] for m in maps], [t[10:] for t in truths]))
     assert counts is not None
     assert below is not None
-    for name in ("thresholds", "normal", "anomalous", "overlap", "marked", "regions"):
+    for name in ("normal", "anomalous", "overlap", "marked", "regions"):
         np.testing.assert_array_equal(getattr(counts, name), getattr(below, name))
