@@ -44,6 +44,7 @@ def test_agrees_with_scikit_learn(seed: int, levels: int | None) -> None:
     assert auroc(labels, scores) == result.auroc
     assert average_precision(labels.astype(int), scores) == result.ap
     assert f1_max(labels.tolist(), scores.tolist()) == (result.f1, result.f1_threshold)
+    assert f1_max([1, 0, 0, 1], [4.0, 3.0, 2.0, 1.0]) == (2 / 3, 4.0)  # the highest threshold of equal ones
     # the threshold does what it says
     assert f1_at(labels, scores >= result.f1_threshold) == result.f1
     assert f1_score(labels, scores >= result.f1_threshold) == pytest.approx(result.f1, abs=1e-12)

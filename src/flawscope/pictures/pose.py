@@ -257,7 +257,7 @@ class Reference:
 
     @cached_property
     def _weights(self) -> Float32:
-        spread = self.spread / np.float32(SPREADS)
+        spread = np.divide(self.spread, SPREADS, dtype=np.float32)
         return np.where(self.spread > 0, 1 / np.maximum(spread, 1e-3) ** 2, 0).astype(np.float32)
 
     @cached_property
