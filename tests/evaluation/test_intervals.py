@@ -10,6 +10,7 @@ import pytest
 from flawscope import metrics
 from flawscope.datasets import Item
 from flawscope.evaluation.intervals import (
+    area,
     auroc_interval,
     count_pixels,
     delong,
@@ -178,3 +179,9 @@ def test_pixels_that_do_not_count_are_not_counted(pictures: tuple[list, list]) -
     assert below is not None
     for name in ("normal", "anomalous", "overlap", "marked", "regions"):
         np.testing.assert_array_equal(getattr(counts, name), getattr(below, name))
+
+
+def test_area_stops_at_the_limit_inside_a_segment() -> None:
+    x, y = np.array([[0.0, 0.0, 0.2, 1.0]]), np.array([[0.0, 0.5, 0.5, 1.0]])
+    # to 0.6: a rectangle 0.2 x 0.5, then a trapezoid from 0.5 to 0.75
+    assert area(x, y, 0.6) == pytest.approx((0.2 * 0.5 + 0.4 * 0.625) / 0.6)

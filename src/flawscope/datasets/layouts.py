@@ -257,9 +257,8 @@ def _open_split(root: Path, layout: str) -> Dataset:
                 found = found or labels.of(path)
             items.append(Item(path, kind, anomalous, found))
     validation = child(root, "validation")
-    return Dataset(
-        root, category_of(root), layout, learnt, tuple(items), _good(validation) if validation else ()
-    )
+    held = _good(validation) if validation else ()
+    return Dataset(root, category_of(root), layout, learnt, tuple(items), held)
 
 
 def _good(split: Path) -> tuple[Item, ...]:
