@@ -71,7 +71,9 @@ def test_warp_is_bilinear(geometry):
     got = geometry.warp(values, fill=-7)
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, literal_warp(values, geometry, -7), atol=1e-5)
-    other = geometry.at((40, 20))  # what the network does not see is unknown, not zero
+    other, (height, width) = geometry.at((40, 20)), geometry.picture_size
+    np.testing.assert_allclose(other.to_network((0, 0, 20, 40)), geometry.to_network((0, 0, width, height)))
+    # what the network does not see is unknown, not zero
     np.testing.assert_allclose(other.warp(values), literal_warp(values, other, np.nan), atol=1e-5)
     np.testing.assert_array_equal(
         other.warp_mask(np.ones(geometry.size, bool)), ~np.isnan(other.warp(values))
