@@ -202,6 +202,22 @@ def test_a_seen_defect_that_fits_stays_and_one_that_does_not_moves_into_the_fore
     assert far > 20
 
 
+def test_parts_that_move_stay_whole_and_inside_the_frame() -> None:
+    good = np.full((80, 80, 3), 120, np.uint8)
+    defect, mask = good.copy(), np.zeros((80, 80), np.bool_)
+    mask[2:10, 2:10] = mask[60:68, 60:68] = True
+    defect[mask] = (250, 20, 20)
+    edge = np.zeros((80, 80), np.bool_)
+    edge[:, -14:] = True
+    areas = []
+    for seed in range(30):
+        made = extend_defect(good, defect, mask, np.random.default_rng(seed), foreground=edge)
+        check(good, made)
+        assert not (made.mask & ~edge).any()
+        areas.append(int(made.mask.sum()))
+    assert np.median(areas) > 0.5 * mask.sum()
+
+
 def test_a_seen_defect_of_another_size_is_stretched() -> None:
     good = part(64, 64)
     for shape in ((32, 50), (200, 150)):
