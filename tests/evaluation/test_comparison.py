@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,13 @@ def test_a_model_against_itself_differs_nowhere(root: Path) -> None:
     assert not found.changed
     assert all(one.difference == 0 for one in found.differences)
     assert all(one.interval is None and not one.better for one in found.differences)
+
+
+def test_without_masks_pixel_metrics_have_no_interval(root: Path) -> None:
+    data = open_dataset(root)
+    data = replace(data, test=tuple(replace(item, masks=()) for item in data.test))
+    found = of(compare(model(RED), model(GREEN), data, resamples=10), "pixel_ap")
+    assert (found.difference, found.interval, found.note) == (None, None, "no interval: too few pictures")
 
 
 def test_swapped_models_swap_everything(root: Path) -> None:

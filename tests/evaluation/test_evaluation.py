@@ -389,6 +389,15 @@ def test_a_defect_without_mask_is_not_taken_for_good_in_spro(loco: Path) -> None
     assert result.metrics["au_spro_0.05"] == pytest.approx(before)
 
 
+def test_a_damaged_loco_mask_is_reported_not_blamed_on_the_saturation_file(loco: Path) -> None:
+    saturate(loco, 0.4, True)
+    (loco / "ground_truth/logical_anomalies/000/000.png").write_bytes(b"x")
+    result = found(loco)
+    assert "000.png" in result.failures[0]
+    assert result.without_mask == 1
+    assert result.metrics["au_spro_0.05"] is not None  # of the structural ones
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", "{}", '[{"pixel_value": 200}]', '[{"a": 1}]', "[[1]]"])
 def test_a_bad_saturation_file_is_one_line_with_its_name(loco: Path, text: str) -> None:
     (loco / "defects_config.json").write_text(text)

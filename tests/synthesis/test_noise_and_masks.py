@@ -90,6 +90,12 @@ def test_masks_are_never_empty_and_stay_in_the_foreground(shape: tuple[int, int]
             assert not (mask & ~within).any()
 
 
+def test_an_area_larger_than_the_foreground_takes_the_foreground() -> None:
+    within = np.zeros((64, 64), np.bool_)
+    within[10:15, 10:15] = True
+    assert (blob_mask(within, np.random.default_rng(0), area=(0.1, 0.2)) == within).all()
+
+
 def test_perlin_mask_is_never_empty_where_all_noise_is_below_zero() -> None:
     """Small foregrounds lie in the valleys of coarse noise now and then."""
     within = np.zeros((64, 64), np.bool_)
