@@ -227,7 +227,7 @@ def accuracy(part: str, ground: str, count: int, pictures: int, size: int) -> Ce
     import torch
 
     import flawscope
-    from flawscope.metrics.image import auroc
+    from flawscope.metrics import auroc
 
     torch.set_num_threads(1)
     kinds = ("scratch", "missing")

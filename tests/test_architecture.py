@@ -30,7 +30,7 @@ ALLOWED: dict[str, str] = {
     "calibration": "",
     "datasets": "pictures",
     "artefact": "pictures calibration",
-    "synthesis": "pictures datasets",
+    "synthesis": "pictures",
     "results": "pictures datasets artefact",
     "methods": "machine config pictures metrics calibration artefact synthesis",
     "runtime": "machine artefact methods",

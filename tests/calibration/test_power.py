@@ -37,10 +37,6 @@ def test_what_is_above_the_threshold_is_found_as_predictions_decide(found: Simul
     assert "false-alarm rate of 5.0%" in found.line()
 
 
-def test_of_a_single_size_nothing_is_expected() -> None:
-    assert Simulated({"small": (0.1,)}, 1, 1.0, 0.05, 1.0).warning() is None
-
-
 def test_the_counts_follow_the_threshold(found: Simulated) -> None:
     stricter = GOOD.with_rate(0.5)
     facts = {"other": 1, KEY: found.to_dict()}
@@ -71,18 +67,12 @@ def test_damaged_facts_are_as_none(found: Simulated) -> None:
     earlier = copy.deepcopy(good)
     earlier[KEY]["threshold"] = earlier[KEY].pop("score_threshold")
     assert Simulated.of(earlier) == Simulated.of(good) is not None
-    for wrong in ({}, {KEY: None}, {KEY: []}, {KEY: {"sizes": {}}}):
+    without = [{k: v for k, v in good[KEY].items() if k != key} for key in good[KEY] if key != "seconds"]
+    scores = [good[KEY] | {"sizes": {"small": {"scores": value}}} for value in ("x", [], ["x"], None)]
+    for wrong in ({}, *({KEY: one} for one in (None, [], {"sizes": {}}, *without, *scores))):
         assert Simulated.of(wrong) is None
         assert described(wrong, GOOD) is None
         assert recounted(wrong, GOOD) == wrong
-    for key in ("sizes", "pictures", "rate", "score_threshold", "precision"):
-        damaged = copy.deepcopy(good)
-        del damaged[KEY][key]
-        assert Simulated.of(damaged) is None
-    for value in ("x", [], ["x"], None):
-        damaged = copy.deepcopy(good)
-        damaged[KEY]["sizes"]["small"]["scores"] = value
-        assert Simulated.of(damaged) is None
 
 
 @pytest.mark.parametrize(
@@ -105,8 +95,6 @@ def test_who_surely_misses_too_many_is_warned_of(medium: int, large: int, count:
         scores[size] = [2.0] * found + [0.0] * (count - found)
     said = Simulated(scores, 5, 1.0, 0.05, 1.0).warning()
     assert (said is not None) is warned
-    if said:
-        assert (
-            said
-            == f"it finds only {medium + large} of {2 * count} simulated defects of medium and large size"
-        )
+    defects = f"{medium + large} of {2 * count} simulated defects"
+    assert said in (None, f"it finds only {defects} of medium and large size")
+    assert Simulated({"small": (0.1,)}, 1, 1.0, 0.05, 1.0).warning() is None

@@ -15,7 +15,7 @@ from flawscope.calibration.threshold import Calibration, fence, from_values, sus
 from flawscope.errors import InputError
 
 # 0.29 * 100 is 28.999999999999996
-RATES = "0.5 0.3 0.29 0.25 0.2 0.1 0.07 0.05 0.03 0.02 0.01 0.001 0.9 0.999".split()  # noqa: SIM905
+RATES = "0.5 0.29 0.2 0.1 0.05 0.03 0.01 0.001 0.999 0.999999999999".split()  # noqa: SIM905
 
 
 def calibration(scores, rate: float = 0.05, maxima=None) -> Calibration:
@@ -31,37 +31,10 @@ def calibration(scores, rate: float = 0.05, maxima=None) -> Calibration:
 def test_p_value_is_the_literal_conformal_formula_also_at_ties(n: int) -> None:
     rng = np.random.default_rng(n)
     scores = rng.integers(0, 6, n) / 2  # few distinct values: ties among them and with the queries
-    queries = np.concatenate([np.arange(-1, 5, 0.25), scores])
+    queries = np.concatenate([np.arange(-1, 5, 0.25), scores, [-math.inf, math.inf]])
     expected = [(1 + sum(s >= q for s in scores)) / (n + 1) for q in queries]
-    np.testing.assert_array_equal(calibration(scores).p_values(queries), expected)
-
-
-def test_p_value_ignores_order_and_monotone_change_of_scale() -> None:
-    rng = np.random.default_rng(0)
-    scores, queries = rng.random(40), rng.random(100)
-    p = calibration(scores).p_values(queries)
-    np.testing.assert_array_equal(calibration(scores[::-1]).p_values(queries), p)
-    np.testing.assert_array_equal(calibration(np.exp(9 * scores)).p_values(np.exp(9 * queries)), p)
-
-
-def test_p_value_keeps_the_shape_and_falls_as_the_score_rises() -> None:
-    made = calibration(range(30))
-    assert made.p_values(5.0).shape == ()
-    assert made.p_values(np.zeros((2, 3))).shape == (2, 3)
-    assert (np.diff(made.p_values(np.linspace(-5, 40, 500))) <= 0).all()
-    assert made.p_values(-math.inf) == 1
-    assert made.p_values(math.inf) == 1 / 31
-
-
-@pytest.mark.parametrize("alpha", [0.05, 0.1, 0.34])
-@pytest.mark.parametrize("n", [19, 40])
-def test_a_new_good_picture_has_p_at_most_alpha_with_probability_at_most_alpha(n: int, alpha: float) -> None:
-    rng = np.random.default_rng(7)
-    trials = 4000
-    draws = np.round(rng.lognormal(size=(trials, n + 1)), 1)  # ties too
-    hits = sum(bool(calibration(d[:n]).p_values(d[n]) <= alpha) for d in draws)
-    error = math.sqrt(alpha * (1 - alpha) / trials)
-    assert hits / trials <= alpha + 4 * error
+    np.testing.assert_array_equal(calibration(scores).p_values(queries[None]), [expected])
+    assert calibration(scores).p_values(5.0).shape == ()
 
 
 def test_without_ties_the_share_is_exactly_what_the_formula_says() -> None:
@@ -97,27 +70,6 @@ def test_severity_is_above_zero_exactly_where_a_picture_is_anomalous() -> None:
     assert made.p_values(1e6) == made.p_values(1e5)
 
 
-def test_severity_does_not_depend_on_the_unit_of_the_score() -> None:
-    """So it is comparable between sizes, methods and models."""
-    rng = np.random.default_rng(4)
-    scores, maxima, queries = rng.normal(size=40), 3 + rng.random(40), rng.normal(4, 3, 50)
-    one = Calibration(tuple(scores), tuple(maxima), map_level=-2.0)
-    other = Calibration(tuple(7 * scores - 90), tuple(7 * maxima - 90), map_level=7 * -2.0 - 90)
-    np.testing.assert_allclose(other.severity(7 * queries - 90), one.severity(queries))
-
-
-def test_another_rate_moves_the_zero_of_severity_and_not_its_unit() -> None:
-    made = calibration(np.random.default_rng(5).normal(size=60), 0.05)
-    moved = made.severity([3.0, 9.0]) - made.with_rate(0.3).severity([3.0, 9.0])
-    assert moved[0] == pytest.approx(moved[1])
-    assert moved[0] < 0
-
-
-def test_an_odd_picture_among_the_good_ones_hardly_changes_the_spread() -> None:
-    scores = np.random.default_rng(6).normal(size=50)
-    assert calibration([*scores, 1e4]).spread == pytest.approx(calibration(scores).spread, rel=0.2)
-
-
 @pytest.mark.parametrize("scores", [[2.0], [2.0, 2.0], [0.0] * 30])
 def test_equal_scores_have_a_spread_too(scores: list[float]) -> None:
     made = calibration(scores)
@@ -143,16 +95,11 @@ def test_anomalous_is_p_at_most_the_effective_rate_for_every_rate(n: int, rate: 
             assert bool(made.is_anomalous(query)) == (query > made.score_threshold)
 
 
-@pytest.mark.parametrize("n", [1, 5, 40])
-def test_a_rate_next_to_one_still_has_a_threshold(n: int) -> None:
-    made = calibration(range(n), 1 - 1e-12)
-    assert made.score_threshold == made.threshold == made.mask_threshold == 0
-
-
 def test_the_mask_threshold_follows_the_same_rule_from_the_map_maxima() -> None:
     rng = np.random.default_rng(1)
     scores, maxima = rng.random(60), rng.random(60) * 5
     made = calibration(scores, 0.1, maxima)
+    assert made.threshold == made.score_threshold
     assert made.mask_threshold == calibration(maxima, 0.1).score_threshold
     assert (maxima > made.mask_threshold).mean() <= 0.1
 
@@ -178,13 +125,6 @@ def test_five_percent_needs_nineteen_pictures() -> None:
     assert calibration(range(18)).score_threshold == 17  # only above all that were seen
     assert "1 more would do" in calibration(range(18)).promise()
     assert "more would do" not in calibration(range(19)).promise()
-
-
-@pytest.mark.parametrize("rate", RATES)
-def test_pictures_missing_is_the_smallest_number_that_meets_the_rate(rate: str) -> None:
-    need = 3 + calibration(range(3), float(rate)).pictures_missing
-    assert Fraction(1, need + 1) <= Fraction(rate)
-    assert need == 3 or Fraction(1, need) > Fraction(rate)
 
 
 def test_a_score_that_is_no_number_is_never_called_good() -> None:
@@ -250,19 +190,11 @@ def test_a_missing_entry_is_named(key: str) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"scores": []},
-        {"scores": [1, 2]},
-        {"scores": 3},
-        {"scores": ["a", "b", "c"]},
-        {"scores": [1, 2, math.nan]},
-        {"map_maxima": [1, 2, math.inf]},
-        {"map_maxima": [1, 2, 10**400]},
-        {"map_level": None},
-        {"map_level": math.nan},
-        {"rate": 0},
-        {"rate": 1},
-        {"rate": math.nan},
-        {"rate": [0.05]},
+        *({"scores": value} for value in ([], [1, 2], 3, ["a", "b", "c"], [1, 2, math.nan])),
+        *({"map_maxima": value} for value in ([1, 2, math.inf], [1, 2, 10**400])),
+        *({"map_level": value} for value in (None, math.nan)),
+        *({"rate": value} for value in (0, 1, math.nan, [0.05])),
+        {"miscounted": -1},
     ],
     ids=str,
 )
@@ -291,19 +223,6 @@ def test_planted_outliers_come_first(seed: int) -> None:
     assert len(found) <= 5
 
 
-@pytest.mark.parametrize("share", [0.05, 0.1, 0.15])
-def test_a_tenth_of_defects_does_not_hide_them(share: float) -> None:
-    rng = np.random.default_rng(0)
-    found = total = 0
-    for _ in range(50):
-        scores = np.exp(0.1 * rng.standard_normal(100))
-        bad = round(share * 100)
-        scores[:bad] *= 2.5
-        found += np.isin(np.arange(bad), suspects(scores)).sum()
-        total += bad
-    assert found >= 0.98 * total
-
-
 @pytest.mark.parametrize(("n", "most"), [(20, 1 / 90), (50, 1 / 250), (200, 1 / 700), (1000, 1 / 1500)])
 def test_clean_pictures_are_flagged_as_rarely_as_the_module_says(n: int, most: float) -> None:
     rng = np.random.default_rng(n)
@@ -311,15 +230,6 @@ def test_clean_pictures_are_flagged_as_rarely_as_the_module_says(n: int, most: f
     for draw in (rng.standard_normal((runs, n)) * 0.1, np.log(1 + 0.1 * rng.standard_normal((runs, n)))):
         flagged = sum(len(suspects(np.exp(row))) for row in draw)
         assert flagged / draw.size <= most
-
-
-def test_suspects_do_not_depend_on_scale_or_order() -> None:
-    rng = np.random.default_rng(5)
-    scores = np.append(rng.lognormal(sigma=0.2, size=40), [4.0, 5.0])
-    found = suspects(scores)
-    np.testing.assert_array_equal(suspects(scores * 1000), found)
-    shuffled = rng.permutation(42)
-    np.testing.assert_array_equal(scores[shuffled][suspects(scores[shuffled])], scores[found])
 
 
 def test_few_equal_or_zero_scores_accuse_nobody() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,12 +53,3 @@ def mvtec(tmp_path: Path, save: Save, mask: np.ndarray) -> Path:
             save(root / f"test/{kind}/{k:03}.png")
             save(root / f"ground_truth/{kind}/{k:03}_mask.png", mask)
     return root
-
-
-@pytest.fixture
-def reference_data() -> Path:
-    """MVTec AD as far as it is at hand, in $FLAWSCOPE_DATA/mvtec."""
-    data = Path(os.environ.get("FLAWSCOPE_DATA", "data"))
-    if not (data / "mvtec").is_dir():
-        pytest.skip(f"no reference data in {data}")
-    return data / "mvtec"

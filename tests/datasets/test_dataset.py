@@ -57,15 +57,6 @@ def test_pictures_of_one_part_stay_in_one_split(tmp_path: Path, layout: str, see
     assert {i.path.name[:6] for i in alone.train} & {i.path.name[:6] for i in alone.test}
 
 
-def test_parts_added_later_move_few() -> None:
-    def tested(every: list[str]) -> set[str]:
-        return {every[k] for k in held_out(every, 0.2, 0, [(name[:6],) for name in every])}
-
-    before = names(30, 3)
-    assert len(tested(before)) == 18
-    assert len(tested(before) - tested(["part99_0.png", *before])) <= 3
-
-
 @pytest.mark.parametrize(
     ("sizes", "most"), [((50, 5, 5, 40), 40), ((90, 5, 5), 10), ((99, 1), 1), ((30, 70), 30)]
 )

@@ -13,7 +13,7 @@ from PIL import Image
 
 from flawscope.datasets import open_dataset
 from flawscope.datasets.check import check
-from flawscope.datasets.masks import Labels, from_runs, to_runs, union
+from flawscope.datasets.masks import Labels, to_runs, union
 from flawscope.datasets.seen_defects import list_seen
 from flawscope.errors import InputError
 
@@ -131,14 +131,6 @@ def test_polygons_fill_pixels_whose_centre_is_inside():
         ]
         inside = np.all(np.array(sides) > 0, 0) | np.all(np.array(sides) < 0, 0)
         np.testing.assert_array_equal(found, inside)
-
-
-@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_runs_there_and_back(share):
-    mask = np.random.default_rng(1).random((7, 5)) < share
-    runs = to_runs(mask)
-    assert runs.sum() == 35
-    np.testing.assert_array_equal(from_runs(runs, (7, 5)), mask)
 
 
 @pytest.mark.parametrize(

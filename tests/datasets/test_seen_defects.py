@@ -6,14 +6,13 @@ import shutil
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from flawscope.datasets import Dataset, Item, open_dataset
-from flawscope.datasets.seen_defects import choose_seen, draw_seen, list_seen
+from flawscope.datasets.seen_defects import choose_seen, draw_seen, list_seen, read_seen
 from flawscope.errors import InputError
 
 Save = Callable[..., Path]
@@ -70,12 +69,6 @@ def test_drawn_by_the_seed_and_not_by_the_order_of_the_files() -> None:
     assert {p.stem for paths in found for p in paths} == set(map(str, range(10)))
 
 
-def test_a_larger_number_keeps_the_smaller_ones_pictures() -> None:
-    data = dataset_of(6, 6, 6)
-    found = [{item.path for item in draw_seen(data, count, 3)} for count in (1, 4, 10, 18)]
-    assert all(few < many for few, many in pairwise(found))
-
-
 def test_never_more_than_there_are() -> None:
     data = dataset_of(2, 2, without=3)
     for four in (4, "4", " 4 "):
@@ -107,18 +100,6 @@ def test_a_folder_of_categories_gives_the_one_that_is_fitted(mvtec: Path) -> Non
         choose_seen(mvtec.parent)
 
 
-@pytest.mark.parametrize("where", ["masks", "ground_truth", "Masks", "../masks"])
-@pytest.mark.parametrize("suffix", ["", "_mask"])
-def test_any_folder_with_masks_in_it_or_beside_it(
-    tmp_path: Path, save: Save, mask: np.ndarray, where: str, suffix: str
-) -> None:
-    for k in range(2):
-        save(tmp_path / f"defects/{k}.jpg")
-    save(tmp_path / "defects" / where / f"0{suffix}.png", mask)
-    (item,) = list_seen(tmp_path / "defects")  # the other has no mask, and masks are no pictures
-    assert (item.path.name, item.masks[0].name, item.anomalous) == ("0.jpg", f"0{suffix}.png", True)
-
-
 def test_a_mask_without_a_folder_belongs_to_one_picture(tmp_path: Path, save: Save, mask: np.ndarray) -> None:
     save(tmp_path / "masks/1.png", mask)
     save(tmp_path / "Normal/1.png")
@@ -143,6 +124,47 @@ def test_without_masks_it_is_told(tmp_path: Path, save: Save) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="empty: the folder is empty"):
         choose_seen(tmp_path / "empty")
+
+
+WHERE = [  # picture, mask, folder that is given, kind
+    ("pictures/1.png", "masks/1.png", "", "pictures"),
+    ("images/1.jpg", "masks/1.png", "", "images"),
+    ("1.png", "masks/1_mask.png", "", "set"),
+    ("1.png", "Masks/1.png", "", "set"),
+    ("hole/1.png", "masks/hole/1.png", "", "hole"),
+    ("hole/1.png", "ground_truth/hole/1_mask.png", "hole", "hole"),
+    ("test/hole/1.png", "ground_truth/hole/1_mask.png", "", "hole"),
+    ("test/hole/1.png", "ground_truth/hole/1_mask.png", "test", "hole"),
+    ("test/hole/1.png", "ground_truth/hole/1_mask.png", "test/hole", "hole"),
+    ("bad/hole/1.png", "masks/hole/1.png", "bad", "hole"),
+]
+
+
+@pytest.mark.parametrize(("picture", "mask_file", "folder", "kind"), WHERE)
+def test_masks_are_found_in_a_folder_beside_it_or_above_it(
+    tmp_path: Path, save: Save, mask: np.ndarray, picture: str, mask_file: str, folder: str, kind: str
+) -> None:
+    root = tmp_path / "set"
+    save(root / picture)
+    save(root / mask_file, mask)
+    save((root / picture).with_name("2.png"))  # without a mask
+    if picture.startswith("test"):
+        save(root / "train/good/1.png")
+        save(root / "test/good/1.png")
+    (item,) = list_seen(root / folder)
+    assert (item.path, item.kind, item.anomalous) == (root / picture, kind, True)
+    read, marked = read_seen(item)
+    assert (read.shape, int(marked.sum())) == ((48, 48, 3), 100)
+
+
+def test_seen_defects_that_cannot_be_read_are_named(tmp_path: Path, save: Save, mask: np.ndarray) -> None:
+    save(tmp_path / "1.png")
+    save(tmp_path / "masks/1.png", mask[:10])
+    with pytest.raises(InputError, match=r"1\.png: it is 48x10, its picture 48x48"):
+        read_seen(list_seen(tmp_path)[0])
+    save(tmp_path / "masks/1.png", mask * 0)
+    with pytest.raises(InputError, match="empty"):
+        read_seen(list_seen(tmp_path)[0])
 
 
 @pytest.mark.parametrize("seen", ["nowhere", "-1", "2.5", "", " ", "a\0b", "x" * 5000])

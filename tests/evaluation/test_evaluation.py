@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import shutil
 import sys
@@ -396,7 +395,7 @@ def test_a_damaged_loco_mask_is_reported_not_blamed_on_the_saturation_file(loco:
     result = found(loco)
     assert "000.png" in result.failures[0]
     assert result.without_mask == 1
-    assert math.isfinite(result.metrics["au_spro_0.05"] or math.nan)  # of the structural ones
+    assert result.metrics["au_spro_0.05"] is not None  # of the structural ones
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", "{}", '[{"pixel_value": 200}]', '[{"a": 1}]', "[[1]]"])

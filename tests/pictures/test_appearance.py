@@ -36,14 +36,6 @@ def test_light_colour_and_contrast_are_the_literal_means_and_deviation() -> None
     assert found["contrast"] == pytest.approx(image[:, :64, :64].mean(0).std(), abs=1e-6)
 
 
-def test_blur_takes_detail_and_leaves_the_light() -> None:
-    image = noise(1)
-    blurred = ndimage.gaussian_filter(image, (0, 2, 2))
-    before, after = named(image), named(blurred)
-    assert after["fine_detail"] < before["fine_detail"] - 0.5
-    assert after["brightness"] == pytest.approx(before["brightness"], abs=0.01)
-
-
 def test_padding_and_what_lies_outside_the_region_count_nowhere() -> None:
     image, roi = noise(2), np.zeros((96, 96), np.bool_)
     roi[24:72, 16:64] = True
@@ -108,8 +100,7 @@ def test_it_is_kept_among_a_model_s_facts() -> None:
         assert Appearance.from_facts(damaged) is None
 
 
-@pytest.mark.parametrize("category", ["plate", "fabric"])
-def test_drawn_products_are_told_apart_and_their_defects_are_not(category: str) -> None:
+def test_drawn_products_are_told_apart_and_their_defects_are_not() -> None:
     """By `mismatch.FAR`, one width: defects and new good pictures lie below, other products far above."""
     preprocess, size = Preprocess((64, 64)), 96
 
@@ -117,14 +108,12 @@ def test_drawn_products_are_told_apart_and_their_defects_are_not(category: str) 
         picture, _ = draw_picture(kind, np.random.default_rng(seed), defect, 0.3, size=size)
         return measure(preprocess(picture)[0][0])
 
-    known = Appearance.of(seen(category, s) for s in range(14))
+    known = Appearance.of(seen("plate", s) for s in range(14))
     assert known is not None
-    other = {"plate": "fabric", "fabric": "plate"}[category]
-    flaw = {"plate": "scratch", "fabric": "stain"}[category]
 
     def farthest(rows: list[tuple[float, ...]]) -> list[float]:
         return [max(map(abs, known.shifts(row))) for row in rows]
 
-    assert np.median(farthest([seen(category, s) for s in range(20, 28)])) < 0.5
-    assert np.median(farthest([seen(category, s, flaw) for s in range(30, 36)])) < 0.5
-    assert min(farthest([seen(other, s) for s in range(6)])) > 2
+    assert np.median(farthest([seen("plate", s) for s in range(20, 28)])) < 0.5
+    assert np.median(farthest([seen("plate", s, "scratch") for s in range(30, 36)])) < 0.5
+    assert min(farthest([seen("fabric", s) for s in range(6)])) > 2

@@ -22,6 +22,7 @@ from flawscope.pictures.decoding import (
     pixel_hash,
     read_labels,
     read_mask,
+    to_eight_bits,
 )
 from flawscope.pictures.files import upright_size
 from flawscope.pictures.preprocess import Preprocess
@@ -80,17 +81,6 @@ def test_opaque_modes_decode_as_pillow_converts_them(rgb, encoded, mode):
     if mode not in ("HSV", "RGBX", "YCbCr"):  # no file holds these; JPEG converts the last one itself
         tiff = encoded(image, "TIFF", compression="tiff_lzw" if mode in ("L", "P") else None)
         np.testing.assert_array_equal(decode(tiff), Image.open(io.BytesIO(tiff)).convert("RGB"))
-
-
-def test_cmyk_jpeg_has_the_right_polarity(encoded):
-    red = Image.new("CMYK", (16, 16), (0, 255, 255, 0))
-    assert (decode(encoded(red, "JPEG", quality=100))[8, 8] // 64 == [3, 0, 0]).all()
-
-
-def test_grey_becomes_three_equal_channels(rgb, encoded):
-    grey = rgb[:, :, 0]
-    for source in (grey, grey[:, :, None], Image.fromarray(grey), encoded(grey, "PNG")):
-        np.testing.assert_array_equal(decode(source), np.repeat(grey[:, :, None], 3, axis=2))
 
 
 def test_alpha_is_composited_over_white_at_any_depth(rgb, encoded):
@@ -351,6 +341,17 @@ def test_hash_is_of_the_pixels_whatever_the_file(rgb, encoded):
     assert pixel_hash(deep) == pixel_hash(deep.astype(">u2"))
     tall = np.random.default_rng(0).integers(0, 256, (5000, 301, 3), dtype=np.uint8)  # several blocks
     assert pixel_hash(tall) == hashlib.sha256(b"(5000, 301, 3) u1" + tall.tobytes()).hexdigest()
+
+
+def test_deep_and_grey_pictures_become_eight_bits():
+    deep = np.asarray([[[0], [2048], [4095]]], np.uint16)
+    assert to_eight_bits(deep, 4095)[0, :, 0].tolist() == [0, 128, 255]
+    assert to_eight_bits(deep).shape == (1, 3, 3)
+    assert to_eight_bits(deep, 2048)[0, :, 2].tolist() == [0, 255, 255]
+    floats = np.asarray([[[0.0, 0.5, 1.0]]], np.float32)
+    assert to_eight_bits(floats, 1.0).tolist() == [[[0, 128, 255]]]
+    view = np.broadcast_to(np.zeros((4, 4, 1), np.uint8), (4, 4, 3))
+    assert to_eight_bits(view).flags.c_contiguous
 
 
 def test_masks_of_every_kind(encoded, refused):

@@ -6,8 +6,7 @@ import pytest
 
 from flawscope.errors import InputError
 from flawscope.methods import registry
-from flawscope.pictures import defect_size
-from flawscope.pictures.defect_size import DEFAULT_SIZE, ENOUGH, left_of, lost, pixels_of, remark, tile_for
+from flawscope.pictures.defect_size import DEFAULT_SIZE, ENOUGH, SMALL, left_of, lost, pixels_of, tile_for
 from flawscope.pictures.preprocess import MOST_PIXELS, Preprocess
 
 LARGE = (4000, 6000)
@@ -31,8 +30,6 @@ def test_what_is_no_size_is_refused(text: str) -> None:
 def test_what_scaling_leaves_of_a_defect() -> None:
     assert left_of(20, LARGE) == pytest.approx(1.28)  # 384 of 6000: the side that is reduced most
     assert left_of(20, LARGE, (512, 768)) == pytest.approx(2.56)
-    assert left_of(20, LARGE, (512, 512), tile=(1024, 1024)) == 10
-    assert left_of(20, LARGE, (512, 512), tile=(512, 512)) == 20
 
 
 def test_tiles_show_the_defect_just_large_enough() -> None:
@@ -42,7 +39,7 @@ def test_tiles_show_the_defect_just_large_enough() -> None:
         tile, scale = found
         assert scale == max(0.5, defect / ENOUGH)
         assert tile / scale == pytest.approx(512, rel=0.001)
-        left = left_of(defect, LARGE, (512, 512), tile=(tile, tile))
+        left = left_of(defect, (tile, tile), (512, 512))
         assert left == pytest.approx(min(2 * defect, ENOUGH), rel=0.001)  # more would show nothing new
 
 
@@ -68,21 +65,15 @@ def test_a_very_large_picture_is_enlarged_no_more_than_it_may_be() -> None:
 
 
 def test_the_remark_names_the_largest_picture_and_is_left_out_where_little_is_lost() -> None:
-    assert remark([(3000, 4000), LARGE]) == (
-        "pictures are 6000x4000: at the default size, 384 px, a defect of 20 px has 1.3 px left; "
-        "give fit --min-defect 20px, or --tile"
+    assert lost([(3000, 4000), LARGE]) == (
+        "pictures are 6000x4000: at the default size, 384 px, a defect of 20 px has 1.3 px left",
+        "give fit --min-defect 20px, or --tile",
     )
-    assert remark([(1535, 1535)]) is None  # less than four times
-    assert remark([(1536, 100)]) is not None
-    assert remark([]) is None
-    assert remark([LARGE], network=(768, 1024)) == (
-        "pictures are 6000x4000: at size 768x1024 a defect of 20 px has 3.4 px left; "
-        "give fit --min-defect 20px, or --tile"
-    )
-    assert remark([LARGE], network=(768, 1024), defect=10 * ENOUGH) is None  # more than enough is left
+    assert lost([(1535, 1535)]) is None  # less than four times
+    assert lost([(1536, 100)]) is not None
+    assert lost([]) is None
+    message, _ = lost([LARGE], network=(768, 1024)) or ("", "")
+    assert message == "pictures are 6000x4000: at size 768x1024 a defect of 20 px has 3.4 px left"
     for side in (1536, 4000, 12000):  # who follows the remark gets tiles
-        assert remark([(side, side)])
-        assert tile_for(defect_size.SMALL, [(side, side)])
-    message, remedy = lost([LARGE], defect=30) or ("", "")
-    assert "a defect of 30 px has 1.9 px left" in message
-    assert remedy == "give fit --min-defect 30px, or --tile"
+        assert lost([(side, side)])
+        assert tile_for(SMALL, [(side, side)])

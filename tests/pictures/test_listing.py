@@ -12,7 +12,16 @@ from flawscope.pictures.listing import natural_key
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    for name in ("b10.png", "b9.PNG", "a/1.jpg", "a/._1.jpg", "a/notes.txt", ".git/x.png", "z.tiff"):
+    for name in (
+        "b10.png",
+        "b9.PNG",
+        "a/1.jpg",
+        "a/._1.jpg",
+        "a/notes.txt",
+        ".git/x.png",
+        "z.tiff",
+        "@eaDir/y.png",
+    ):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.touch()

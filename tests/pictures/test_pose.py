@@ -166,7 +166,7 @@ def test_a_turned_geometry_is_its_definition() -> None:
     assert np.array_equal(geometry.inside(), within)
     half = geometry.at((45, 60))
     np.testing.assert_allclose(half.to_network((0, 0, 60, 45)), geometry.to_network((0, 0, 120, 90)))
-    rows_10 = geometry.rows(10, 5).warp(down.astype(np.float32))
+    rows_10 = geometry.window(10, 0, 5, 120).warp(down.astype(np.float32))
     np.testing.assert_allclose(rows_10, warped[10:15], atol=1e-4)
 
 

@@ -71,6 +71,13 @@ def test_warp_is_bilinear(geometry):
     got = geometry.warp(values, fill=-7)
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, literal_warp(values, geometry, -7), atol=1e-5)
+    other, (height, width) = geometry.at((40, 20)), geometry.picture_size
+    np.testing.assert_allclose(other.to_network((0, 0, 20, 40)), geometry.to_network((0, 0, width, height)))
+    # what the network does not see is unknown, not zero
+    np.testing.assert_allclose(other.warp(values), literal_warp(values, other, np.nan), atol=1e-5)
+    np.testing.assert_array_equal(
+        other.warp_mask(np.ones(geometry.size, bool)), ~np.isnan(other.warp(values))
+    )
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
@@ -88,32 +95,12 @@ def test_masks_go_to_the_network_by_nearest(geometry):
     np.testing.assert_array_equal(geometry.inside(), geometry.mask_to_network(np.ones_like(mask)))
 
 
-def test_what_the_network_does_not_see_is_unknown_not_zero():
-    geometry = Preprocess(size=(40, 40), crop=(20, 20)).geometry((80, 80))
-    for size in ((80, 80), (40, 20)):
-        warped = geometry.at(size).warp(np.full((20, 20), -3, np.float32))
-        assert warped.shape == size
-        quarter = tuple(slice(n // 4, 3 * n // 4) for n in size)
-        assert (warped[quarter] == -3).all()
-        assert np.isnan(warped).sum() == warped.size * 3 // 4
-    seen = geometry.warp_mask(np.ones((20, 20), bool))
-    assert seen[20:60, 20:60].all()
-    assert seen.sum() == 40 * 40
-
-
 def test_warp_works_in_blocks_without_seams():
     geometry = Preprocess(size=(16, 16)).geometry((900, 1100))  # several blocks
     ramp = np.broadcast_to(np.arange(16, dtype=np.float32)[:, None], (16, 16))
     got = geometry.warp(ramp)
     expected = np.clip((np.arange(900) + 0.5) * 16 / 900 - 0.5, 0, 15)
     np.testing.assert_allclose(got, np.broadcast_to(expected[:, None], got.shape), atol=1e-4)
-
-
-@pytest.mark.parametrize("size", [(48, 64), (31, 17), (100, 77)])
-def test_stretched_mask_equals_pillows_nearest(size):
-    mask = np.random.default_rng(0).random(size) > 0.5
-    expected = np.asarray(Image.fromarray(mask).resize((32, 24), Image.Resampling.NEAREST))
-    np.testing.assert_array_equal(Preprocess(size=(24, 32)).geometry(size).mask_to_network(mask), expected)
 
 
 def test_wrong_sizes_and_bad_dicts_are_refused(refused):
@@ -147,16 +134,6 @@ def test_every_kind_of_source_gives_the_identical_tensor(tmp_path, rgb, preproce
     assert expected.flags.c_contiguous
     assert expected.flags.writeable
     assert expected.shape == (1, 3, *preprocess.network_size)
-
-
-@pytest.mark.parametrize("keep_aspect", [False, True])
-@pytest.mark.parametrize("crop", [None, (3, 5)])
-def test_one_pixel(rgb, crop, keep_aspect):
-    tensor, geometry = Preprocess(size=(8, 8), crop=crop, keep_aspect=keep_aspect)(rgb[:1, :1])
-    assert geometry.picture_size == (1, 1)
-    assert tensor.shape[2:] == (crop or (8, 8))
-    expected = rgb[0, 0].astype(np.float32)[:, None, None] / 255
-    np.testing.assert_array_equal(tensor[0], np.broadcast_to(expected, tensor.shape[1:]))
 
 
 def test_stretch_is_pillows_antialiased_bilinear(rgb):

@@ -1,4 +1,4 @@
-"""Folders of textures and of seen defects."""
+"""Folders of textures."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import pytest
 from PIL import Image
 
 from flawscope.datasets import list_pictures
-from flawscope.datasets.seen_defects import list_seen
 from flawscope.errors import InputError
-from flawscope.synthesis import TextureFolder, generated_texture, read_seen
+from flawscope.synthesis import TextureFolder, generated_texture
 
 
 def save(path: Path, pixels: np.ndarray) -> Path:
@@ -73,55 +72,3 @@ def test_a_folder_without_textures_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"nothing")
     with pytest.raises(InputError, match=r"no texture in .* can be read.*a\.png"):
         TextureFolder(tmp_path)
-
-
-PICTURE = np.full((20, 30, 3), 90, np.uint8)
-MASK = np.zeros((20, 30), np.uint8)
-MASK[4:9, 5:12] = 255
-
-
-@pytest.mark.parametrize(
-    ("picture", "mask", "folder", "kind"),
-    [
-        ("pictures/1.png", "masks/1.png", "", "pictures"),
-        ("images/1.jpg", "masks/1.png", "", "images"),
-        ("1.png", "masks/1_mask.png", "", "set"),
-        ("hole/1.png", "masks/hole/1.png", "", "hole"),
-        ("hole/1.png", "ground_truth/hole/1_mask.png", "hole", "hole"),
-        ("test/hole/1.png", "ground_truth/hole/1_mask.png", "", "hole"),
-        ("test/hole/1.png", "ground_truth/hole/1_mask.png", "test", "hole"),
-        ("test/hole/1.png", "ground_truth/hole/1_mask.png", "test/hole", "hole"),
-        ("bad/hole/1.png", "masks/hole/1.png", "bad", "hole"),
-    ],
-)
-def test_masks_are_found(tmp_path: Path, picture: str, mask: str, folder: str, kind: str) -> None:
-    root = tmp_path / "set"
-    save(root / picture, PICTURE)
-    save(root / mask, MASK)
-    save((root / picture).with_name("2.png"), PICTURE)  # without a mask
-    (item,) = list_seen(root / folder)
-    assert (item.path, item.kind, item.anomalous) == (root / picture, kind, True)
-    read, marked = read_seen(item)
-    assert read.shape == (20, 30, 3)
-    assert marked.sum() == 35
-
-
-@pytest.mark.parametrize("folder", ["", "test", "test/hole"])
-def test_a_whole_data_set_gives_its_defects_and_no_good_picture(tmp_path: Path, folder: str) -> None:
-    root = tmp_path / "set"
-    for name in ("train/good/1.png", "test/good/1.png", "test/hole/1.png"):
-        save(root / name, PICTURE)
-    save(root / "ground_truth/hole/1_mask.png", MASK)
-    assert [item.path for item in list_seen(root / folder)] == [root / "test/hole/1.png"]
-
-
-def test_seen_defects_that_cannot_be_used_are_named(tmp_path: Path) -> None:
-    save(tmp_path / "1.png", PICTURE)
-    with pytest.raises(InputError, match="no defective picture with a mask"):
-        list_seen(tmp_path)
-    save(tmp_path / "masks" / "1.png", MASK[:10])
-    with pytest.raises(InputError, match=r"1\.png: it is 30x10, its picture 30x20"):
-        read_seen(list_seen(tmp_path)[0])
-    save(tmp_path / "masks" / "1.png", MASK * 0)
-    with pytest.raises(InputError, match="empty"):
-        read_seen(list_seen(tmp_path)[0])

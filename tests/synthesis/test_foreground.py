@@ -165,3 +165,22 @@ def test_a_mask_by_hand_is_stretched_over_every_picture() -> None:
 def test_what_is_no_picture_is_refused() -> None:
     with pytest.raises(InputError, match="uint8"):
         Foreground.of([np.zeros((8, 8, 3), np.float32)])  # type: ignore[list-item]
+
+
+def test_the_foreground_is_the_part() -> None:
+    y, x = np.mgrid[:200, :240]
+    good = np.random.default_rng(0).normal(205, 3, (200, 240, 3))
+    good[(abs(y - 100) < 60) & (abs(x - 120) < 72)] -= 95
+    good[np.hypot(y - 100, x - 120) < 20] = 30
+    found = foreground_mask(good.clip(0, 255).astype(np.uint8))
+    assert found[70:130, 80:160].all()  # the hole in it too
+    assert not found[:35].any()
+    assert 0.3 < found.mean() < 0.5
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_foreground_of_a_texture_is_everywhere(seed: int) -> None:
+    noise = np.clip(np.random.default_rng(seed).normal(120, 20, (150, 150, 3)), 0, 255).astype(np.uint8)
+    assert foreground_mask(noise).all()
+    assert foreground_mask(np.full((40, 60, 3), 90, np.uint8)).all()
+    assert foreground_mask(np.full((4, 4, 3), 90, np.uint8)).all()

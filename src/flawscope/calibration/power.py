@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from flawscope.calibration.threshold import Calibration
@@ -54,8 +54,7 @@ class Simulated:
 
     def at(self, calibration: Calibration) -> Simulated:
         """Returns the scores at another threshold."""
-        rate, threshold = calibration.effective_rate, calibration.threshold
-        return Simulated(self.scores, self.pictures, self.seconds, rate, threshold, self.precision)
+        return replace(self, rate=calibration.effective_rate, threshold=calibration.threshold)
 
     def found(self, size: str) -> tuple[int, int]:
         """Number of defects of a size that are called anomalous, and of all."""

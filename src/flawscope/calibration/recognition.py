@@ -101,7 +101,8 @@ class Known:
 
     @cached_property
     def limit(self) -> float:
-        """Distance beyond which a picture shows another product."""
+        """Distance beyond which a picture shows another product: three times the largest of a good picture to
+        another part, 0.4 at most, and more where simulated defects need it: they must be recognised too."""
         found = [min(FARTHEST * max(one[-1] for one in self.left_out), WIDEST), SMALLEST]
         if len(self.defective):
             found.append(MARGIN * self.distances(self.defective, self.carriers).max())
@@ -121,12 +122,10 @@ class Known:
 class Recogniser:
     """Says which of several products a picture shows.
 
-    The rule: a picture's descriptor, the mean of its patches' features brought to length 1, is compared with
-    those of every product's good pictures, and shows the product of the nearest one. Where that lies farther
-    than the product's limit, it shows none of them. The limit is three times the largest distance of one of
-    the product's good pictures from the nearest one of another part, 0.4 at most, and more where simulated
-    defects on these pictures need it: defective parts must be recognised too. Nothing about a product depends
-    on the others. Pictures of one part are recognised together, by the sums of their distances.
+    A picture's descriptor, the mean of its patches' features brought to length 1, is compared with those of
+    every product's good pictures, and shows the product of the nearest one, or none where that lies farther
+    than the product's limit (`Known.limit`). Nothing about a product depends on the others. Pictures of one
+    part are recognised together, by the sums of their distances.
 
     known: empty for a model that need not recognise anything.
     """

@@ -151,10 +151,9 @@ class Calibration:
 
     @property
     def spread(self) -> float:
-        """Spread of good pictures' scores, in units of the score, above 0: 1.4826 times their median absolute
-        deviation, which is the standard deviation of normal scores, and which single odd pictures hardly
-        change. It is at least a tenth of the way from good maps' level to their median maximum, so that one
-        picture, or equal scores, have a spread too."""
+        """Spread of good pictures' scores, in units of the score, above 0: their median absolute deviation,
+        as the standard deviation of normal scores, and at least a tenth of the way from good maps' level to
+        their median maximum, so that one picture, or equal scores, have a spread too."""
         deviation = np.abs(np.subtract(self.scores, np.median(self.scores)))
         reach = float(np.median(self.map_maxima)) - self.map_level
         least = 1e-6 * max(1.0, abs(self.score_threshold))
@@ -284,7 +283,7 @@ def envelope(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 # Suspects are far out, not merely the last few percent. Where the logarithms of good scores spread normally,
 # 4 lets about one good picture in 3,000 pass the fence; the quartile of few pictures is uncertain, so that of
-# 200 it is one in 1,000 and of 20 one in 130 (simulated, tests/calibration/test_decision.py).
+# 200 it is one in 1,000 and of 20 one in 130 (simulated, tests/calibration/test_threshold.py).
 FENCE = 4.0
 
 

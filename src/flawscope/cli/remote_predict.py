@@ -19,7 +19,7 @@ from flawscope.progress import silent
 
 if TYPE_CHECKING:
     from flawscope.pictures.decoding import Source
-    from flawscope.pictures.part_pose import PartPose
+    from flawscope.pictures.part_views import PartPose
     from flawscope.results.found_parts import FoundParts
     from flawscope.results.prediction import Prediction, Region
     from flawscope.station import Client

@@ -124,18 +124,16 @@ class _Seen:
 def check(
     data: Dataset | str | os.PathLike[str],
     *,
-    category: str | None = None,
     near: bool = True,
     progress: Progress | None = None,
-    workers: int = 2,
 ) -> Report:
     """Checks every picture and mask of one category; faults become findings.
 
     `near=False` leaves out the search for pictures that are nearly the same; `progress(done, total)` is
     called from the calling thread after each picture. InputError: there is no data set to check.
     """
-    dataset = data if isinstance(data, Dataset) else open_dataset(data, category)
-    seen = list(_look(dataset, progress, workers))
+    dataset = data if isinstance(data, Dataset) else open_dataset(data)
+    seen = list(_look(dataset, progress))
     readable = [one for one in seen if one.digest]
     sizes, modes = Counter(s.size for s in readable), Counter(s.mode for s in readable if s.mode)
     findings = [finding for one in seen for finding in one.faults]
@@ -180,9 +178,9 @@ def _ranked(numbers: Counter[_T]) -> list[tuple[_T, int]]:
 # ------------------------------------------------------------------------------------- one picture at a time
 
 
-def _look(dataset: Dataset, progress: Progress | None, workers: int) -> Iterator[_Seen]:
+def _look(dataset: Dataset, progress: Progress | None) -> Iterator[_Seen]:
     jobs = [(split, item) for split, items in dataset.splits.items() for item in items]
-    with ThreadPoolExecutor(max(1, workers)) as pool:
+    with ThreadPoolExecutor(2) as pool:
         try:
             for done, seen in enumerate(pool.map(lambda job: _look_at(dataset, *job), jobs), start=1):
                 if progress:

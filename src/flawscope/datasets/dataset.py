@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
+from typing import NamedTuple
 
 from flawscope import errors
 from flawscope.datasets.masks import Mask
@@ -66,35 +67,35 @@ class Dataset:
         return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else path.as_posix()
 
 
-def split(
-    root: Path,
-    category: str,
-    layout: str,
-    good: Path,
-    bad: Sequence[Item],
-    seed: int,
-    share: float,
-    group: str | None,
-) -> Dataset:
-    """Splits a data set that has no split of its own. For testing are about the `share` of the pictures in
-    the folder `good`, by `held_out` and in whole parts, and all `bad` ones.
+def category_of(root: Path) -> str:
+    return Path(os.path.abspath(root)).name  # "." has a name too
 
-    group: regular expression on the pictures' names, as `group_numbers` takes it; it need not match here.
 
-    Raises:
-        InputError: there is no good picture.
+class Splitting(NamedTuple):
+    """Settings that split a data set without a split of its own. share: of the good pictures, for testing.
+    group: regular expression on their names, as `group_numbers` takes it; it need not match here."""
+
+    seed: int
+    share: float
+    group: str | None
+
+
+def split(root: Path, layout: str, good: Path, bad: Sequence[Item], how: Splitting) -> Dataset:
+    """Splits a data set that has no split of its own. For testing are about the share of the pictures in the
+    folder `good`, by `held_out` and in whole parts, and all `bad` ones. InputError: there is no good picture.
     """
     paths = pictures_in(good)
     if not paths:
         raise InputError(f"{good}: no pictures to train on; known formats: {known_formats()}")
-    expression = compiled(group)
+    expression = compiled(how.group)
     common = os.path.commonpath([path.parent for path in paths])  # names as fitting groups them
     names = [path.relative_to(good).as_posix() for path in paths]
     parts = [part_of(path.relative_to(common).as_posix(), expression) for path in paths]
-    out = held_out(names, share, seed, parts)
+    out = held_out(names, how.share, how.seed, parts)
     items = [Item(path, good.name, False) for path in paths]
     train = tuple(item for k, item in enumerate(items) if k not in out)
-    return Dataset(root, category, layout, train, (*(items[k] for k in sorted(out)), *bad))
+    test = *(items[k] for k in sorted(out)), *bad
+    return Dataset(root, category_of(root), layout, train, test)
 
 
 def held_out(names: Sequence[str], share: float, seed: int, parts: Sequence[Part | None] = ()) -> set[int]:

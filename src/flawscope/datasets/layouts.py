@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from flawscope.datasets.dataset import Dataset, Item, compiled, split
+from flawscope.datasets.dataset import Dataset, Item, Splitting, category_of, compiled, split
 from flawscope.datasets.masks import MASK_FOLDERS, LabelFiles, Mask, Masks, stem
 from flawscope.datasets.published import is_realiad, is_visa, open_realiad, open_visa
 from flawscope.errors import InputError, nearest
@@ -42,7 +42,7 @@ def find_categories(root: str | os.PathLike[str]) -> list[str]:
     pictures. InputError if the folder is missing or cannot be read."""
     folder = _checked(root)
     if _layout_of(folder):
-        return [_name(folder)]
+        return [category_of(folder)]
     return list(_categories(folder))
 
 
@@ -84,16 +84,17 @@ def open_dataset(
                 f"{folder}: not in the {layout} layout, it looks like {look}; leave --layout out"
             )
         found = layout
+    how = Splitting(seed, test_share, group)
     if found == "visa":
-        return open_visa(folder, _name(folder), seed, test_share, group)
+        return open_visa(folder, how)
     if found == "realiad":
-        return open_realiad(folder, _name(folder), seed, test_share, group)
+        return open_realiad(folder, how)
     if found in _SAME_SHAPE:
         return _open_split(folder, found)
     if found == "review":
         return _open_review(folder)
     if found == "folder":
-        return _open_folder(folder, seed, test_share, group)
+        return _open_folder(folder, how)
     return _open_bare(folder)
 
 
@@ -201,7 +202,7 @@ def _categories(root: Path) -> dict[str, Path]:
 def _choose(root: Path, category: str | None) -> Path:
     single = _layout_of(root)
     if single is not None:
-        if category is None or category == _name(root):
+        if category is None or category == category_of(root):
             return root
         raise InputError(f"{root}: is itself one category, so it has no {category!r}; leave --category out")
     categories = _categories(root)
@@ -224,10 +225,6 @@ def _checked(root: str | os.PathLike[str]) -> Path:
     if not entries(folder):
         raise InputError(f"{folder}: the folder is empty; give a folder with pictures")
     return folder
-
-
-def _name(folder: Path) -> str:
-    return Path(os.path.abspath(folder)).name  # "." has a name too
 
 
 # ---------------------------------------------------------------------------------------- the layouts
@@ -260,7 +257,8 @@ def _open_split(root: Path, layout: str) -> Dataset:
                 found = found or labels.of(path)
             items.append(Item(path, kind, anomalous, found))
     validation = child(root, "validation")
-    return Dataset(root, _name(root), layout, learnt, tuple(items), _good(validation) if validation else ())
+    held = _good(validation) if validation else ()
+    return Dataset(root, category_of(root), layout, learnt, tuple(items), held)
 
 
 def _good(split: Path) -> tuple[Item, ...]:
@@ -268,7 +266,7 @@ def _good(split: Path) -> tuple[Item, ...]:
     return tuple(Item(p, folder.name, False) for p in pictures_in(folder)) if folder else ()
 
 
-def _open_folder(root: Path, seed: int, test_share: float, group: str | None) -> Dataset:
+def _open_folder(root: Path, how: Splitting) -> Dataset:
     """Opens good/ and bad/ (or ok and nok, ...); subfolders of bad/ are kinds; masks beside or inside."""
     good = child(root, *GOOD)
     assert good is not None  # _layout_of has seen it
@@ -284,7 +282,7 @@ def _open_folder(root: Path, seed: int, test_share: float, group: str | None) ->
     labels, beside = LabelFiles(root), child(root, *MASK_FOLDERS)
     test = [item for folder in bad for item in defects_in(folder, [beside], labels)]
     # without defects there is no test: every good picture is for training
-    return split(root, _name(root), "folder", good, test, seed, test_share if test else 0, group)
+    return split(root, "folder", good, test, how if test else how._replace(share=0))
 
 
 def defects_in(folder: Path, mask_folders: Iterable[Path | None], labels: LabelFiles) -> list[Item]:
@@ -336,7 +334,7 @@ def _of_review(folder: Path) -> Path:
     whole = Path(os.path.abspath(folder)).parent
     if (folder / REVIEW).is_file() or not (whole / REVIEW).is_file():
         return folder
-    name = _name(folder).casefold()
+    name = category_of(folder).casefold()
     if name in BAD:
         raise InputError(f"{folder}: a review called these pictures defects; give {folder.parent}")
     return whole if name in GOOD else folder
@@ -350,7 +348,7 @@ def _open_review(root: Path) -> Dataset:
     defects = defects_in(bad, [child(root, *MASK_FOLDERS)], LabelFiles(root)) if bad else []
     if not items and not defects:
         raise InputError(f"{root}: nothing is decided yet; review first")
-    return Dataset(root, _name(root), "review", tuple(items), (*items, *defects))
+    return Dataset(root, category_of(root), "review", tuple(items), (*items, *defects))
 
 
 def _open_bare(root: Path) -> Dataset:
@@ -358,13 +356,13 @@ def _open_bare(root: Path) -> Dataset:
     paths = pictures_in(root)
     if not paths:
         raise InputError(f"{root}: no pictures and no known layout; known formats: {known_formats()}")
-    if _name(root).casefold() in MASK_FOLDERS:
+    if category_of(root).casefold() in MASK_FOLDERS:
         raise InputError(f"{root}: a folder of masks, by its name; give the folder that holds it")
     hints = _hints(path.relative_to(root).parent.parts for path in paths)
     if hints is not None:
         reason = "the name hints at a split or at defects, but the folders around it follow no known layout"
         raise InputError(f"{root / hints}: {reason}; make it train/good and test/KIND, or good beside bad")
-    return Dataset(root, _name(root), "folder", tuple(Item(path, "good", False) for path in paths), ())
+    return Dataset(root, category_of(root), "folder", tuple(Item(path, "good", False) for path in paths), ())
 
 
 def _hints(folders: Iterable[tuple[str, ...]]) -> Path | None:

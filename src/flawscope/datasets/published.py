@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from flawscope.datasets.dataset import Dataset, Item, split
+from flawscope.datasets.dataset import Dataset, Item, Splitting, category_of, split
 from flawscope.datasets.masks import Masks, stem
 from flawscope.errors import InputError, with_kind
 from flawscope.pictures.listing import child, natural_key, pictures_in, subfolders
@@ -52,34 +52,34 @@ def realiad_table(root: Path) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
-def open_visa(root: Path, category: str, seed: int, test_share: float, group: str | None) -> Dataset:
+def open_visa(root: Path, how: Splitting) -> Dataset:
     """Opens VisA with the authors' split where it is there; else with a seeded split of the normal pictures,
     and all anomalous ones for testing."""
     table = visa_table(root)
     if table is not None:
-        return _by_table(root, category, "visa", table, _visa_rows)
+        return _by_table(root, "visa", table, _visa_rows)
     normal = _descend(root, "Data", "Images", "Normal")
     anomaly = _descend(root, "Data", "Images", "Anomaly")
     assert normal is not None  # is_visa has seen it
     masks = Masks(_descend(root, "Data", "Masks", "Anomaly"))
     found = pictures_in(anomaly) if anomaly else ()
     bad = [Item(path, path.parent.name, True, masks.of([stem(path, path.parent)])) for path in found]
-    return split(root, category, "visa", normal, bad, seed, test_share, group)
+    return split(root, "visa", normal, bad, how)
 
 
-def open_realiad(root: Path, category: str, seed: int, test_share: float, group: str | None) -> Dataset:
+def open_realiad(root: Path, how: Splitting) -> Dataset:
     """Opens Real-IAD with the authors' split where it is there; else with a seeded split of the good parts,
     whole parts together, and all defective pictures for testing."""
     table = realiad_table(root)
     if table is not None:
-        return _by_table(root, category, "realiad", table, _realiad_rows)
+        return _by_table(root, "realiad", table, _realiad_rows)
     bad = []
     for path in pictures_in(root / "NG"):
         mask = path.with_suffix(".png")
         if path != mask:  # masks are the PNG files
             kind = path.relative_to(root / "NG").parts[0]
             bad.append(Item(path, kind, True, (mask,) if mask.is_file() else ()))
-    return split(root, category, "realiad", root / "OK", bad, seed, test_share, group or SPECIMEN.pattern)
+    return split(root, "realiad", root / "OK", bad, how._replace(group=how.group or SPECIMEN.pattern))
 
 
 class Row(NamedTuple):
@@ -92,10 +92,9 @@ class Row(NamedTuple):
     mask: str | None
 
 
-def _by_table(
-    root: Path, category: str, layout: str, table: Path, rows: Callable[[Path, str], Iterable[Row]]
-) -> Dataset:
+def _by_table(root: Path, layout: str, table: Path, rows: Callable[[Path, str], Iterable[Row]]) -> Dataset:
     """Opens a category with the authors' split. InputError where the file is none, or does not fit."""
+    category = category_of(root)
 
     def inside(name: str) -> Path:
         path = PurePosixPath(name)

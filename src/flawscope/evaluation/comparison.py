@@ -203,9 +203,7 @@ def compare(
     Args:
         names: of the models, for a person.
         full_resolution: pixel metrics at the pictures' own size too; they have no interval.
-        resamples: of the bootstrap; pixel metrics have half as many.
-        seed: of the bootstrap.
-        step: gets progress.
+        resamples, seed: of the bootstrap; pixel metrics have half as many resamples.
 
     Raises:
         InputError: there is nothing to test.

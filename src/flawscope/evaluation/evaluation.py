@@ -255,9 +255,9 @@ def _mismatch(kept: Kept, predictor: Predictor) -> str:
 
 
 def _pixel(kept: Kept, predictor: Predictor, labels: dict[str, Any]) -> dict[str, float]:
-    pixel = metrics.pixel_metrics(kept.maps, kept.truths, valid=kept.valid)
-    threshold, outline = predictor.calibration.mask_threshold, predictor.calibration.outline
     marked = Column(lambda i: kept.whole(i).mask, len(kept))
+    found, best = _pixel_figures(kept.maps, kept.truths, kept.valid, marked)
+    threshold, outline = predictor.calibration.mask_threshold, predictor.calibration.outline
     cut = any(valid is not None for valid in kept.valid)
     boxes = any(isinstance(mask, Labels) and mask.boxes for item in kept.items for mask in item.masks)
     labels |= {
@@ -265,18 +265,30 @@ def _pixel(kept: Kept, predictor: Predictor, labels: dict[str, Any]) -> dict[str
         + ("; only pixels of the picture inside the region of interest count" if cut else ""),
         "au_pro": "8-connected regions over the whole test set, FPR up to 0.3"
         + ("; some masks are boxes, which cover more than the defect" if boxes else ""),
-        "pixel_f1": _chosen("mask", pixel.f1_threshold),
+        "pixel_f1": _chosen("mask", best),
         "pixel_f1_calibrated": f"mask threshold fixed by calibration: {threshold:.6g}"
         + (f"; regions outlined at {outline:.0%} of the height nearby" if outline else ""),
     }
-    return {
+    return found
+
+
+def _pixel_figures(
+    maps: Sequence[NDArray[np.float32]],
+    truths: Sequence[NDArray[np.bool_] | None],
+    valid: Sequence[NDArray[np.bool_] | None],
+    marked: Sequence[NDArray[np.bool_]],
+) -> tuple[dict[str, float], float]:
+    """Pixel metrics by their names, and the threshold of the best F1."""
+    pixel = metrics.pixel_metrics(maps, truths, valid=valid)
+    figures = {
         "pixel_auroc": pixel.auroc,
         "pixel_ap": pixel.ap,
         "pixel_f1": pixel.f1,
-        "pixel_f1_calibrated": _f1_of_marked(marked, kept.truths, kept.valid),
+        "pixel_f1_calibrated": _f1_of_marked(marked, truths, valid),
         "au_pro": pixel.au_pro,
         "au_pro_05": pixel.au_pro_05,
     }
+    return figures, pixel.f1_threshold
 
 
 def _f1_of_marked(
@@ -308,18 +320,10 @@ def _full(kept: Kept, labels: dict[str, Any]) -> dict[str, float]:
         geometry, inside = kept.predictions[i].geometry, kept.valid[i]
         return geometry.warp_mask(np.ones(geometry.size, np.bool_) if inside is None else inside)
 
-    truths, inside = Column(truth, len(kept)), Column(valid, len(kept))
     maps = Column(lambda i: kept.whole(i).picture_map(), len(kept))
     marked = Column(lambda i: kept.whole(i).picture_mask(), len(kept))
-    pixel = metrics.pixel_metrics(maps, truths, valid=inside)
-    return {
-        "full_pixel_auroc": pixel.auroc,
-        "full_pixel_ap": pixel.ap,
-        "full_pixel_f1": pixel.f1,
-        "full_pixel_f1_calibrated": _f1_of_marked(marked, truths, inside),
-        "full_au_pro": pixel.au_pro,
-        "full_au_pro_05": pixel.au_pro_05,
-    }
+    found, _ = _pixel_figures(maps, Column(truth, len(kept)), Column(valid, len(kept)), marked)
+    return {f"full_{name}": value for name, value in found.items()}
 
 
 def _loco(kept: Kept, dataset: Dataset, labels: dict[str, Any]) -> dict[str, float]:

@@ -129,12 +129,11 @@ def resampled_images(
 class PixelCounts:
     """Counts of every picture's map at common thresholds, so that a resample is a weighted sum.
 
-    thresholds: [K], falling. normal, anomalous: [N, K] pixels at or above each. overlap: [N, K], the sum over
+    normal, anomalous: [N, K] pixels at or above each threshold, which fall. overlap: [N, K], the sum over
     the picture's regions of the share found. marked: [N, 3] pixels that are marked and anomalous, marked, and
     anomalous, by the calibrated threshold. regions, defective: [N].
     """
 
-    thresholds: Floats
     normal: Floats
     anomalous: Floats
     overlap: Floats
@@ -222,7 +221,6 @@ def count_pixels(pictures: Sequence[Evaluated]) -> PixelCounts | None:
         regions.append(np.count_nonzero(areas))
         defective.append(item.anomalous)
     return PixelCounts(
-        thresholds=thresholds,
         normal=np.stack(normal),
         anomalous=np.stack(anomalous),
         overlap=np.stack(overlap),

@@ -185,26 +185,24 @@ class JudgedPart(NamedTuple):
 class Evaluation:
     """Results of one category.
 
-    metrics: image_auroc, image_ap, image_f1, pixel_auroc, pixel_ap, pixel_f1, au_pro (FPR up to 0.3),
-        au_pro_05 (up to 0.05), all on maps at the network's size. `*_f1` is the best over thresholds chosen
-        with the test's own labels; `*_f1_calibrated` is at the thresholds that calibration fixed before, of
-        pixels the SegF1 of MVTec AD 2 (there at the pictures' own size, `full_pixel_f1_calibrated`).
+    metrics: those of `NAMES`, on maps at the network's size. `*_f1` is the best over thresholds chosen with
+        the test's own labels; `*_f1_calibrated` is at the thresholds that calibration fixed before, of pixels
+        the SegF1 of MVTec AD 2 (there at the pictures' own size, `full_pixel_f1_calibrated`).
     false_alarms: target, expected (k/(n + 1), what n calibration pictures promise), measured, images (good
         test pictures), interval (95 %, Clopper-Pearson).
     kinds: per kind of test picture the number, how many were called anomalous, the mean score, and the middle
         severity, which is comparable between models.
     defect_pixels: of the masks at the pictures' own size: all, and outside of the pixels that count (the
-        region of interest, and a crop); pictures_outside: with all of their defect
-        there. These still count for the image metrics.
+        region of interest, and a crop); pictures_outside: with all of their defect there, which still count
+        for the image metrics.
     mismatch: one line if model and pictures do not seem to belong together, judged by the good ones where
         there are some; empty otherwise.
     left_out: test pictures whose pixels the model was fitted or calibrated on, by kind.
     parts: of a model that decides on parts the number of good and defective ones, of false alarms (with the
         95 % interval of their rate) and of defective ones found, the promise, and the AUROC; else empty.
     robustness: decisions on the same pictures in other light, where they were asked for.
-    judged_parts: the parts, for the report. Not in `to_dict`.
-    pictures: every picture that counted, for the report; left_out_items: those left out; unjudged: those that
-        could not be read, each with the reason. Not in `to_dict`.
+    judged_parts, pictures: the parts, and every picture that counted, for the report; left_out_items: those
+        left out; unjudged: those that could not be read, each with the reason. None of these is in `to_dict`.
     """
 
     category: str

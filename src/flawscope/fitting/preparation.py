@@ -37,7 +37,7 @@ from flawscope.methods.detector import Detector, device_for
 from flawscope.methods.method import Method
 from flawscope.methods.settings import AUTO, PictureSettings
 from flawscope.methods.task import Task, Undecided
-from flawscope.pictures.defect_size import pixels_of, remark, tile_for
+from flawscope.pictures.defect_size import lost, pixels_of, tile_for
 from flawscope.pictures.light import check_range
 from flawscope.pictures.listing import names_of
 from flawscope.pictures.pose import Kind
@@ -194,9 +194,9 @@ def prepare(
         config.tile is None
         and min_defect is None
         and kind is None  # parts that are aligned are seen larger than pictures would be
-        and (line := remark(_known(sizes), config.sizes[-1]))
+        and (found := lost(_known(sizes), config.sizes[-1]))
     ):
-        say(line)
+        say("; ".join(found))
     if config.tile is not None:
         if share is not None:
             raise InputError("--light does not go with tiles: leave out --tile and --min-defect, or --light")

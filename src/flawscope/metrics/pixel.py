@@ -55,9 +55,7 @@ class PixelMetrics:
     regions: int
 
 
-def pixel_metrics(
-    maps: Pictures, masks: Masks, *, valid: Valid | None = None, pro_limit: float = 0.3
-) -> PixelMetrics:
+def pixel_metrics(maps: Pictures, masks: Masks, *, valid: Valid | None = None) -> PixelMetrics:
     """All pixel metrics, exact, without binning.
 
     `maps`: a sequence of [H, W] arrays, of different sizes if need be, or one [N, H, W] array; higher = more
@@ -72,10 +70,9 @@ def pixel_metrics(
 
     Raises InputError (a ValueError) for NaN in a map, for masks that are not bool, or shapes that differ.
     """
-    check_limit(pro_limit)
     counted, regions = _count(maps, masks, valid)
     ranking = rank(counted)
-    area, area_05 = (overlap_area(counted, regions, limit) for limit in (pro_limit, 0.05))
+    area, area_05 = (overlap_area(counted, regions, limit) for limit in (0.3, 0.05))
     return PixelMetrics(
         ranking.auroc, ranking.ap, ranking.f1, ranking.f1_threshold, area, area_05, regions.count
     )

@@ -37,7 +37,6 @@ _FOLDS = 10  # shares of the pictures, each found by a reference of the others
 
 
 def learn(pictures: Sequence[Float32], kind: Kind) -> Reference:
-    """Learns the reference, as `learn_apart` does."""
     return learn_apart(pictures, kind)[0]
 
 
@@ -131,10 +130,8 @@ def _first(pictures: Sequence[Float32], kind: Kind, ground: float | None, period
         share[share < share.max() / 4] = 0
         middle = ndimage.center_of_mass(share + 1e-12)
         one = pictures[number]
-        off = Pose(
-            *((at + 0.5 - HALF + side / 2) for at, side in zip(middle[::-1], one.shape[::-1], strict=True))
-        )
-        shown, seen = aligned(one, off)
+        y, x = (at + 0.5 - HALF + side / 2 for at, side in zip(middle, one.shape, strict=True))
+        shown, seen = aligned(one, Pose(x, y))
         moved = ndimage.shift(share, [HALF - 0.5 - at for at in middle], order=1) * seen
         if not (moved > 0.01).any():
             continue

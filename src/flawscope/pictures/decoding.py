@@ -264,24 +264,16 @@ def without_warnings() -> Iterator[None]:
 
 
 class Header(NamedTuple):
-    """The header of an encoded picture.
-
-    kind: as Pillow calls the format. height, width: as stored. memory: bytes that it takes to decode it, at
-    most.
-    """
+    """The header of an encoded picture: its format as Pillow calls it, and its size as stored."""
 
     kind: str
     height: int
     width: int
-    memory: int
+    memory: int  # bytes that decoding takes at most
 
 
 def header(data: bytes, name: str) -> Header:
-    """Reads the header of an encoded picture; no pixel is decoded.
-
-    Raises:
-        InputError: the data are no picture.
-    """
+    """Reads the header of an encoded picture; no pixel is decoded. InputError where it is none."""
     image = _begun(io.BytesIO(data), name)
     costly = image.format in _COSTLY or image.mode[0] in "IF"
     memory = image.height * image.width * (20 if costly else 10)

@@ -30,7 +30,7 @@ MOST_ENLARGED = 2.0  # times
 DEFAULT_SIZE = (384, 384)  # the larger of PatchCore's two
 TILE_SIZE = 512  # of a tile at the network
 MUCH = 4.0  # times that a picture is reduced: from there on it is worth a remark
-SMALL = 20.0  # pixels: the defect that `remark` speaks of where nobody named one
+SMALL = 20.0  # pixels: the defect that `lost` speaks of
 
 
 def pixels_of(text: str | float) -> float:
@@ -48,22 +48,21 @@ def pixels_of(text: str | float) -> float:
     return value
 
 
-def left_of(defect: float, picture: Size, network: Size = DEFAULT_SIZE, tile: Size | None = None) -> float:
+def left_of(defect: float, picture: Size, network: Size = DEFAULT_SIZE) -> float:
     """Pixels that a defect of `defect` picture pixels has at the network, on the side that is reduced most.
 
-    `network` is the size that the picture, or each `tile` of it, is scaled to; of several sizes, the largest.
+    `network` is the size that the picture is scaled to; of several sizes, the largest.
     """
-    seen = tile or picture
-    return defect * min(small / large for small, large in zip(network, seen, strict=True))
+    return defect * min(small / large for small, large in zip(network, picture, strict=True))
 
 
 def tile_for(
-    min_defect: float, pictures: Sequence[Size], network: int = TILE_SIZE, whole: Size = DEFAULT_SIZE
+    min_defect: float, pictures: Sequence[Size], whole: Size = DEFAULT_SIZE
 ) -> tuple[int, float] | None:
     """The tile, in pixels of the picture, and the scale, picture pixels to one of the network, at which a
     defect of `min_defect` pixels has `ENOUGH`; one that would have to be enlarged more than `MOST_ENLARGED`
     times has fewer. The tile is no larger than the shortest side of the pictures; with it the network's size,
-    tile divided by scale, becomes smaller than `network`.
+    tile divided by scale, becomes smaller than `TILE_SIZE`.
 
     None where pictures scaled to `whole` show the defect large enough: no tiles are needed.
     """
@@ -74,31 +73,22 @@ def tile_for(
         largest = max(math.prod(one) for one in pictures)
         scale = max(scale, min(1.0, 1.01 * math.sqrt(largest / MOST_PIXELS)))
     shortest = min(min(picture) for picture in pictures)
-    return min(round(network * scale), shortest), scale
+    return min(round(TILE_SIZE * scale), shortest), scale
 
 
-def lost(
-    pictures: Sequence[Size], network: Size | None = None, defect: float = SMALL
-) -> tuple[str, str] | None:
-    """Describes the effect of scaling whole pictures on a defect of `defect` pixels in the largest of them,
-    and the remedy.
+def lost(pictures: Sequence[Size], network: Size | None = None) -> tuple[str, str] | None:
+    """Describes the effect of scaling whole pictures on a defect of `SMALL` pixels in the largest, and
+    the remedy; None where a picture is reduced less than `MUCH` times.
 
-    `network` is the size that they are scaled to, of several the largest; None: the default. None where a
-    picture is reduced less than `MUCH` times, or the defect keeps `ENOUGH` pixels.
+    `network` is the size that they are scaled to, of several the largest; None: the default.
     """
     size = network or DEFAULT_SIZE
     picture = min(pictures, key=lambda one: left_of(1, one, size), default=size)
-    left = left_of(defect, picture, size)
-    if left > defect / MUCH or left >= ENOUGH:
+    left = left_of(SMALL, picture, size)
+    if left > SMALL / MUCH:
         return None
     setting = f"{size[0]}" if size[0] == size[1] else f"{size[0]}x{size[1]}"  # as --size takes it
     where = f"size {setting}" if network else f"the default size, {setting} px,"
     height, width = picture
-    message = f"pictures are {width}x{height}: at {where} a defect of {defect:g} px has {left:.1f} px left"
-    return message, f"give fit --min-defect {defect:g}px, or --tile"
-
-
-def remark(pictures: Sequence[Size], network: Size | None = None, defect: float = SMALL) -> str | None:
-    """Joins `lost` to one line."""
-    found = lost(pictures, network, defect)
-    return "; ".join(found) if found else None
+    message = f"pictures are {width}x{height}: at {where} a defect of {SMALL:g} px has {left:.1f} px left"
+    return message, f"give fit --min-defect {SMALL:g}px, or --tile"

@@ -79,10 +79,6 @@ class Geometry:
             matrix = (matrix[0] * down, matrix[1] * across, matrix[2] * down, matrix[3] * across)
         return Geometry(picture_size, self.size, scale, self.offset, matrix)
 
-    def rows(self, start: int, count: int) -> Geometry:
-        """Geometry of the same view, of `count` rows of the picture from `start` on."""
-        return self.window(start, 0, count, self.picture_size[1])
-
     def window(self, top: int, left: int, height: int, width: int) -> Geometry:
         """Geometry of the same view, of a part of the picture."""
         yy, yx, xy, xx = self.matrix or (self.scale[0], 0.0, 0.0, self.scale[1])
@@ -206,9 +202,8 @@ class Geometry:
 
     def _centres(self, axis: int) -> tuple[slice, NDArray[np.float64]]:
         """The picture's pixels along `axis` that the network sees, and their centres in its coordinates."""
-        centres = (np.arange(self.picture_size[axis], dtype=np.float64) + 0.5) * self.scale[
-            axis
-        ] + self.offset[axis]
+        pixels = np.arange(self.picture_size[axis], dtype=np.float64) + 0.5
+        centres = pixels * self.scale[axis] + self.offset[axis]
         start, stop = np.searchsorted(centres, (0.0, float(self.size[axis])))
         return slice(int(start), int(stop)), centres[start:stop]
 

@@ -7,14 +7,14 @@ otherwise in every picture, and a network sees what is around a pixel, too.
 from __future__ import annotations
 
 import math
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.pictures.geometry import Geometry
-from flawscope.pictures.part_pose import PartPose
-from flawscope.pictures.pose import Pose, Reference
+from flawscope.pictures.pose import SIDE, Pose, Reference, small_size
 from flawscope.pictures.resampling import Decoded, grey, size_of, turned
 from flawscope.pictures.several_parts import OVERVIEW, PartsFound, SeveralParts
 from flawscope.pictures.views import Fusion, Run, Views, put
@@ -26,6 +26,50 @@ if TYPE_CHECKING:
     Mask = NDArray[np.bool_]
 
 _RIM = 3  # pixels around another part, at half the size of the small picture, that do not count either
+
+
+@dataclass(frozen=True)
+class PartPose:
+    """Place of a part, and the square around it that is inspected.
+
+    x, y: middle of the square in pixels, x to the right, y down. angle: degrees from the reference,
+    clockwise, -180 to 180. scale: size against the reference. mirrored: the reference was mirrored before it
+    was turned. side: of the square, pixels. error: root mean square distance to the good parts, in spreads.
+    """
+
+    x: float
+    y: float
+    angle: float
+    scale: float
+    mirrored: bool
+    side: float
+    error: float
+
+    @classmethod
+    def of(
+        cls, pose: Pose, reference: Reference, picture_size: tuple[int, int], side: int = SIDE
+    ) -> PartPose:
+        """Converts a pose that was found in the small picture, `side` long, of one of (H, W) pixels."""
+        small = small_size(picture_size, side)
+        down, across = picture_size[0] / small[0], picture_size[1] / small[1]
+        angle = math.degrees(math.remainder(pose.angle, 2 * math.pi))
+        square = 2 * reference.extent * pose.scale * math.sqrt(down * across)
+        x, y, angle, scale, square, error = (
+            round(float(number), 4)
+            for number in (pose.x * across, pose.y * down, angle, pose.scale, square, pose.error)
+        )
+        return cls(x, y, angle, scale, pose.mirrored, square, error)
+
+    def corners(self) -> NDArray[np.float64]:
+        """Corners (x, y) of the square [4, 2] in pixels: those of the reference from the upper left one,
+        clockwise as the reference shows them."""
+        cos, sin = math.cos(math.radians(self.angle)), math.sin(math.radians(self.angle))
+        turn = np.array([[cos, sin], [-sin, cos]]) * self.side / 2
+        square = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * (-1 if self.mirrored else 1, 1)
+        return np.asarray(square @ turn + (self.x, self.y))
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 class PartViews(Views):
@@ -58,9 +102,6 @@ class PartViews(Views):
     @property
     def geometries(self) -> list[Geometry]:
         return self.placed
-
-    def numbers(self) -> list[int]:
-        return list(range(len(self)))
 
     def images(self, numbers: Iterable[int]) -> Float32:
         return self.every[list(numbers)]

@@ -43,7 +43,7 @@ _FEW = 700  # of them while the best angle is not known
 _ROUNDS = (4, 8)  # of the refinement, for every angle and for the best
 _LIMITS = {"gain": 3.0, "scale": 1.25}  # a part is no farther from the reference than by this factor
 _FAR = 3.0  # spreads: a pixel counts as no farther off
-_FOUND = 2.0  # spreads: what lies farther from the good parts is none; broken ones lie within 1.5
+FOUND = 2.0  # spreads: what lies farther from the good parts is none; broken ones lie within 1.5
 
 
 @dataclass(frozen=True)
@@ -126,11 +126,11 @@ class Reference:
     def refined(self, square: Float32, poses: Sequence[Pose]) -> Pose:
         """Refines all poses in a blurred small picture [SIDE, SIDE], and returns the nearest to the good
         parts; its error is infinite where there is no part."""
-        begun = [_refined(square, pose, self._few, *self._free, _ROUNDS[0]) for pose in poses]
-        pose = min(begun, key=lambda one: one.error)
+        few, many = self._points
+        pose = min((self._refine(square, one, few, _ROUNDS[0]) for one in poses), key=lambda one: one.error)
         if pose.found:
-            pose = _refined(square, pose, self._points, *self._free, _ROUNDS[1])
-        return pose if pose.error <= _FOUND else replace(pose, error=math.inf)
+            pose = self._refine(square, pose, many, _ROUNDS[1])
+        return pose if pose.error <= FOUND else replace(pose, error=math.inf)
 
     def p_value(self, error: float) -> float:
         """Returns how often a good part is as far from the reference; 1 where nothing is known."""
@@ -156,21 +156,15 @@ class Reference:
 
     def described(self) -> str:
         """Describes the reference for a person."""
-        same = {0: "; every angle looks the same", 1: ""}.get(
-            self.period, f"; turns by 1/{self.period} look the same"
+        looks = f"turns by 1/{self.period} look" if self.period else "every angle looks"
+        same = "" if self.period == 1 else f"; {looks} the same"
+        known = [one for one in self.errors if math.isfinite(one)]
+        far = f"at most {max(known):.2f} spreads off, {FOUND:g} allowed" if known else "all lost"
+        text = f"parts aligned ({self.kind}{same}): {len(known)} good ones found, {far}, "
+        text += f"{len(self.errors) - len(known)} not found"
+        return text + (
+            f"; expected of at most {self.p_value(FOUND):.1%} of new good ones" if self.errors else ""
         )
-        known, largest = [one for one in self.errors if math.isfinite(one)], _FOUND
-        lost = len(self.errors) - len(known)
-        far = f"at most {max(known):.2f} spreads off, {largest:g} allowed" if known else "all lost"
-        new = f"; expected of at most {self.p_value(_FOUND):.1%} of new good ones" if self.errors else ""
-        return (
-            f"parts aligned ({self.kind}{same}): {len(known)} good ones found, {far}, {lost} not found{new}"
-        )
-
-    @property
-    def limit(self) -> float:
-        """Largest error of a part that is found, in spreads."""
-        return _FOUND
 
     def square(self) -> NDArray[np.uint8]:
         """The part and the square around it that is inspected, [S, S] uint8, 255 is white."""
@@ -181,10 +175,6 @@ class Reference:
     def turns(self) -> bool:
         """Whether the angle is looked for."""
         return self.kind != "shift" and self.period != 0
-
-    @property
-    def _free(self) -> tuple[bool, bool]:
-        return self.turns, self.kind == "full"
 
     # ---- coarse
 
@@ -199,21 +189,18 @@ class Reference:
     def kernels(self, size: int) -> list[tuple[Pose, Float32, Float32]]:
         """The normalized reference and its weights [size, size], at every few degrees and on each side; pixel
         i shows what lies i - size / 2 beside the reference's middle, in steps of SIDE / size."""
-        weights, levels = self._weights, _unit(self.levels)
+        weights, levels = self._weights, np.divide(self.levels, 255, dtype=np.float32)
         coarse, middle = _reduced(weights, size), size / 2
         shown = np.asarray(_reduced(weights * levels, size) / np.maximum(coarse, 1e-9), np.float32)
-        found = []
+        images, found = [Image.fromarray(coarse), Image.fromarray(shown)], []
         for side in (1, -1) if self.kind == "full" else (1,):
             for angle in self._angles:
                 cos, sin = math.cos(angle), math.sin(angle)
                 (xx, xy), (yx, yy) = (side * cos, side * sin), (-sin, cos)
                 x, y = (middle - (a + b) * (middle + 0.5) for a, b in ((xx, xy), (yx, yy)))
-                weight, level = (
-                    np.asarray(
-                        image.transform(image.size, _AFFINE, (xx, xy, x, yx, yy, y), _BILINEAR), np.float64
-                    )
-                    for image in (Image.fromarray(coarse), Image.fromarray(shown))
-                )
+                affine = xx, xy, x, yx, yy, y
+                turned = (image.transform(image.size, _AFFINE, affine, _BILINEAR) for image in images)
+                weight, level = (np.asarray(one, np.float64) for one in turned)
                 weight = weight / max(weight.sum(), 1e-9)
                 level = level - (weight * level).sum()
                 part = weight * level / math.sqrt(max((weight * level**2).sum(), 1e-12))
@@ -244,11 +231,8 @@ class Reference:
         def correlated(kernels: NDArray[np.complex64], with_: Float32) -> Float32:
             return np.asarray(fft.irfft2(kernels * fft.rfft2(with_), s=(_COARSE, _COARSE)), np.float32)
 
-        found, mean, square_mean = (
-            correlated(parts, image),
-            correlated(wholes, image),
-            correlated(wholes, image**2),
-        )
+        found, mean = correlated(parts, image), correlated(wholes, image)
+        square_mean = correlated(wholes, image**2)
         mean *= mean
         square_mean -= mean
         found /= np.sqrt(np.maximum(square_mean, 1e-4, out=square_mean), out=square_mean)
@@ -273,20 +257,16 @@ class Reference:
 
     @cached_property
     def _weights(self) -> Float32:
-        spread = self.spread / np.float32(SPREADS)
+        spread = np.divide(self.spread, SPREADS, dtype=np.float32)
         return np.where(self.spread > 0, 1 / np.maximum(spread, 1e-3) ** 2, 0).astype(np.float32)
 
     @cached_property
-    def _points(self) -> _Points:
-        return self._chosen(_POINTS)
-
-    @cached_property
-    def _few(self) -> _Points:
-        return self._chosen(_FEW)
+    def _points(self) -> tuple[_Points, _Points]:
+        return self._chosen(_FEW), self._chosen(_POINTS)
 
     def _chosen(self, most: int) -> _Points:
         """Points that count: half of them those that tell most about the pose, the others drawn."""
-        levels, weights = _unit(self.levels), self._weights
+        levels, weights = np.divide(self.levels, 255, dtype=np.float32), self._weights
         down, across = (slope.astype(np.float32) for slope in np.gradient(levels))
         counted = np.flatnonzero(weights)
         if len(counted) > most:
@@ -296,11 +276,43 @@ class Reference:
         y, x = (np.divmod(counted, SIDE) + np.array(0.5 - HALF)).astype(np.float32)
         down, across, level = down.ravel()[counted], across.ravel()[counted], levels.ravel()[counted]
         slopes = [across, down]
-        turns, scales = self._free
-        slopes += [(down * x - across * y) / HALF] if turns else []
-        slopes += [(across * x + down * y) / HALF] if scales else []
+        slopes += [(down * x - across * y) / HALF] if self.turns else []
+        slopes += [(across * x + down * y) / HALF] if self.kind == "full" else []
         slopes += [level, np.ones_like(level)]
         return _Points(np.stack([x, y]).astype(np.float32), level, weights.ravel()[counted], np.stack(slopes))
+
+    def _refine(self, square: Float32, pose: Pose, points: _Points, rounds: int) -> Pose:
+        """The pose nearby at which the picture is nearest to the reference, with its error."""
+        slopes, weights, roots = points.slopes, points.weights, np.sqrt(points.weights)
+        seen, light = _sampled(square, *_at(pose, points.places)), slopes[-2:] * weights
+        gain, offset = _solved(light @ slopes[-2:].T, light @ seen)
+        for turn in range(rounds + 1):
+            # Huber's weights, by the usual distance in this picture
+            far = np.abs(seen - gain * points.levels - offset) * roots
+            usual = 2 * 1.4826 * float(np.median(far)) + 1e-6
+            weighted = slopes * (weights / np.maximum(1, far / usual))
+            *change, gain, offset = _solved(weighted @ slopes.T, weighted @ seen)
+            if not 1 / _LIMITS["gain"] < gain < _LIMITS["gain"]:
+                return replace(pose, error=math.inf)
+            if turn == rounds or max(map(abs, change)) < 0.01 * gain:
+                break
+            pose = self._moved(pose, [part / gain for part in change])
+            seen = _sampled(square, *_at(pose, points.places))
+        inside = 0 <= pose.x <= SIDE and 0 <= pose.y <= SIDE
+        if not inside or not 1 / _LIMITS["scale"] < pose.scale < _LIMITS["scale"]:
+            return replace(pose, error=math.inf)
+        away = ((seen - np.float32(offset)) / np.float32(gain) - points.levels) * roots
+        return replace(pose, error=float(np.sqrt(np.mean(np.minimum(away * away, _FAR**2)))))
+
+    def _moved(self, pose: Pose, change: list[float]) -> Pose:
+        """The pose after the inverse of a change of the reference: x, y, then angle and scale if free."""
+        x, y = (min(max(part, -2.0), 2.0) for part in change[:2])
+        angle = min(max(change[2] / HALF, -0.1), 0.1) if self.turns else 0.0
+        scale = 1 + min(max(change[-1] / HALF, -0.05), 0.05) if self.kind == "full" else 1.0
+        side = -1 if pose.mirrored else 1
+        moved = replace(pose, angle=pose.angle - side * angle, scale=pose.scale / scale)
+        (xx, xy), (yx, yy) = moved.matrix().tolist()
+        return replace(moved, x=pose.x - xx * x - xy * y, y=pose.y - yx * x - yy * y)
 
     # ---- files
 
@@ -344,8 +356,7 @@ def aligned(picture: Float32, pose: Pose) -> tuple[Float32, Mask]:
 
 def _square(picture: Float32) -> Float32:
     """A small picture [SIDE, SIDE], its edges repeated below or to the right, a little blurred."""
-    below, right = (SIDE - side for side in picture.shape)
-    return blurred(np.pad(picture, ((0, below), (0, right)), mode="edge") if below or right else picture)
+    return blurred(np.pad(picture, [(0, SIDE - side) for side in picture.shape], mode="edge"))
 
 
 def blurred(picture: Float32) -> Float32:
@@ -353,10 +364,6 @@ def blurred(picture: Float32) -> Float32:
     from scipy import ndimage
 
     return np.asarray(ndimage.gaussian_filter(picture, _BLUR, truncate=3), np.float32)
-
-
-def _unit(levels: NDArray[np.uint8]) -> Float32:
-    return np.asarray(levels / np.float32(255), np.float32)
 
 
 def _reduced(image: NDArray[np.floating[Any]], size: int = _COARSE) -> Float32:
@@ -380,44 +387,6 @@ def _sampled(image: Float32, x: Float32, y: Float32) -> Float32:
     first += SIDE
     lower = flat[first] + (flat[first + 1] - flat[first]) * x
     return np.asarray(upper + (lower - upper) * y, np.float32)
-
-
-def _refined(square: Float32, pose: Pose, points: _Points, turns: bool, scales: bool, rounds: int) -> Pose:
-    """The pose nearby at which the picture is nearest to the reference, with its error."""
-    slopes, weights, roots = points.slopes, points.weights, np.sqrt(points.weights)
-    count = len(slopes) - 2
-    gain, offset = 0.0, 0.0
-    for turn in range(rounds + 1):
-        seen = _sampled(square, *_at(pose, points.places))
-        if turn == 0:
-            light = slopes[count:] * weights
-            gain, offset = _solved(light @ slopes[count:].T, light @ seen)
-        # Huber's weights, by the usual distance in this picture
-        far = np.abs(seen - gain * points.levels - offset) * roots
-        usual = 2 * 1.4826 * float(np.median(far)) + 1e-6
-        weighted = slopes * (weights / np.maximum(1, far / usual))
-        *change, gain, offset = _solved(weighted @ slopes.T, weighted @ seen)
-        if not 1 / _LIMITS["gain"] < gain < _LIMITS["gain"]:
-            return replace(pose, error=math.inf)
-        if turn == rounds or max(map(abs, change)) < 0.01 * gain:
-            break
-        pose = _moved(pose, [part / gain for part in change], turns, scales)
-    inside = 0 <= pose.x <= SIDE and 0 <= pose.y <= SIDE
-    if not inside or not 1 / _LIMITS["scale"] < pose.scale < _LIMITS["scale"]:
-        return replace(pose, error=math.inf)
-    away = ((seen - np.float32(offset)) / np.float32(gain) - points.levels) * roots
-    return replace(pose, error=float(np.sqrt(np.mean(np.minimum(away * away, _FAR**2)))))
-
-
-def _moved(pose: Pose, change: list[float], turns: bool, scales: bool) -> Pose:
-    """The pose after the inverse of a change of the reference: x, y, then angle and scale if free."""
-    x, y = (min(max(part, -2.0), 2.0) for part in change[:2])
-    angle = min(max(change[2] / HALF, -0.1), 0.1) if turns else 0.0
-    scale = 1 + min(max(change[-1] / HALF, -0.05), 0.05) if scales else 1.0
-    side = -1 if pose.mirrored else 1
-    moved = replace(pose, angle=pose.angle - side * angle, scale=pose.scale / scale)
-    (xx, xy), (yx, yy) = moved.matrix().tolist()
-    return replace(moved, x=pose.x - xx * x - xy * y, y=pose.y - yx * x - yy * y)
 
 
 def _solved(matrix: NDArray[Any], right: NDArray[Any]) -> list[float]:

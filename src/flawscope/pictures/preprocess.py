@@ -49,22 +49,16 @@ class Preprocess:
     float32 for deep ones. These are divided by `white_level` (None: 65535 for uint16, 1 for floats) and
     clipped to 0..1; never by anything that one picture decides.
 
-    `tile`: the picture is seen in tiles of (height, width) of its pixels as well, each scaled to `size`; two
-    neighbours share `overlap` of a tile. See `Views`.
-
-    `positions`: rows and columns of tiles that the model tells apart; it knows no pictures with others. None:
-    to the model a tile is a tile.
-
-    `normalization`: brings pictures to the light of the good ones; None: their light is left as it is.
-
-    `reference`: the part is found, and the network sees it turned and moved as the reference is, not
-    stretched, with what is around it; what lies outside of the picture is marked as padding. A part that is
-    not found leaves the picture as it lies. None: pictures are seen as they are.
-
-    `several`: all parts in a picture are found, and the network sees each one so. None: one part is.
-
-    `marks_padding`: detectors can tell the letterbox's border from the product, because the value v of a
-    repeated edge pixel stands as -1 - v. Models from before that do not mark it.
+    - `tile`: the picture is seen in tiles of (height, width) of its pixels as well, each scaled to `size`;
+      two neighbours share `overlap` of a tile (`Views`).
+    - `positions`: rows and columns of tiles that the model tells apart; it knows no pictures with others.
+    - `normalization`: brings pictures to the light of the good ones.
+    - `reference`: the part is found, and the network sees it turned and moved as the reference is, not
+      stretched, with what is around it; what lies outside of the picture is marked as padding. A part that
+      is not found leaves the picture as it lies.
+    - `several`: all parts in a picture are found, and the network sees each one so.
+    - `marks_padding`: the value v of a repeated edge pixel stands as -1 - v, so that detectors can tell it
+      from the product. Earlier models do not mark it.
     """
 
     size: tuple[int, int] = (256, 256)
@@ -259,12 +253,9 @@ class Preprocess:
         unknown = sorted(set(data) - set(known))
         if unknown:
             raise InputError(f"unknown preprocess key {unknown[0]!r}; {nearest(unknown[0], known)}")
-        light = data.get("normalization")
-        read: dict[str, Any] = {} if light is None else {"normalization": Normalization.from_dict(light)}
-        if (reference := data.get("reference")) is not None:
-            read["reference"] = Reference.from_dict(reference)
-        if (several := data.get("several")) is not None:
-            read["several"] = SeveralParts.from_dict(several)
+        parts: Any = {"normalization": Normalization, "reference": Reference, "several": SeveralParts}
+        found = {name: data[name] for name in parts if data.get(name) is not None}
+        read = {name: parts[name].from_dict(value) for name, value in found.items()}
         return cls(**{"marks_padding": False, **data, **read})  # models from before it was marked
 
     def _placing(

@@ -166,11 +166,12 @@ def _in_rows(poses: Sequence[Pose], height: float) -> list[Pose]:
 class _Finder:
     """A reference as it is laid over pictures.
 
-    body: [2, N] places of the part's pixels, from the middle.
+    body: [2, N] places of the part's pixels, from the middle. angles: poses of `Reference.kernels`.
     """
 
     reference: Reference
     body: Float32
+    angles: list[Pose]
 
     def at(self, pose: Pose, half: tuple[float, ...]) -> tuple[NDArray[np.intp], NDArray[np.intp], Mask]:
         """Rows and columns of the part in the small picture at half its size, and which are in it."""
@@ -200,10 +201,8 @@ class _Finder:
         of_parts, of_weights = _spectra(self.reference, whole)
         level, mean, square = (
             fft.irfft2(kernels * spectrum, s=whole)[:, : size[0], : size[1]]
-            for kernels, spectrum in (
-                (of_parts, spectra[0]),
-                (of_weights, spectra[0]),
-                (of_weights, spectra[1]),
+            for kernels, spectrum in zip(
+                (of_parts, of_weights, of_weights), (spectra[0], *spectra), strict=True
             )
         )
         found = np.asarray(level / np.sqrt(np.maximum(square - mean**2, 1e-4)), np.float32)
@@ -225,9 +224,7 @@ class _Finder:
             several += [(float(peaks[k]), side * len(peaks) + int(k)) for k in np.flatnonzero(up)]
         several.sort(reverse=True)
         return [
-            replace(_poses(self.reference)[k], x=x, y=y)
-            for peak, k in several[:_BEST]
-            if peak > several[0][0] - _WORSE
+            replace(self.angles[k], x=x, y=y) for peak, k in several[:_BEST] if peak > several[0][0] - _WORSE
         ]
 
 
@@ -238,12 +235,8 @@ def _finder(reference: Reference) -> _Finder:
     counted = reference.spread > 0
     body = ndimage.binary_erosion(counted, iterations=_RIM)
     y, x = np.nonzero(body if body.any() else counted) + np.array([[0.5 - HALF]] * 2)
-    return _Finder(reference, np.stack([x, y]).astype(np.float32))
-
-
-@lru_cache(maxsize=8)
-def _poses(reference: Reference) -> list[Pose]:
-    return [pose for pose, _, _ in reference.kernels(SIDE // _REDUCED)]
+    angles = [pose for pose, _, _ in reference.kernels(SIDE // _REDUCED)]
+    return _Finder(reference, np.stack([x, y]).astype(np.float32), angles)
 
 
 @lru_cache(maxsize=3)  # some 40 MB each

@@ -143,14 +143,12 @@ class Fusion:
 
 
 class Region:
-    """A region of interest on a canvas: never drawn at the canvas's size, which may be large."""
+    """A region of interest on a canvas: never drawn at the canvas's size, which may be large.
+
+    mask: [H, W], as the view of the whole picture shows it. whole: where that view lies in the picture.
+    """
 
     def __init__(self, mask: Mask, whole: Geometry, canvas: tuple[int, int]):
-        """
-        Args:
-            mask: [H, W], as the view of the whole picture shows it.
-            whole: where that view lies in the picture.
-        """
         self.mask = mask
         self.rows, self.columns = whole.at(canvas).nearest()
 
@@ -164,14 +162,12 @@ class Region:
 
 
 class Blended:
-    """Map and score of a picture, put together from its views one by one."""
+    """Map and score of a picture, put together from its views one by one.
+
+    whole: where the view of the whole picture lies in it. region: pixels that count; None: all.
+    """
 
     def __init__(self, grid: Grid, whole: Geometry, fusion: Fusion, region: Region | None = None):
-        """
-        Args:
-            whole: where the view of the whole picture lies in it.
-            region: pixels that count.
-        """
         self.grid, self.whole, self.fusion, self.region = grid, whole, fusion, region
         self.tiles = np.zeros(grid.canvas, np.float32)  # blended
         self.lowest = math.inf  # of the tiles' maps
@@ -214,7 +210,7 @@ class Blended:
             if inside is not None:
                 rows[~inside] = lowest  # tiles outside were not computed
             if self.view is not None:
-                seen = at.rows(start, len(rows)).warp(scaled, fill=-math.inf)
+                seen = at.window(start, 0, len(rows), width).warp(scaled, fill=-math.inf)
                 if inside is not None:
                     seen[~inside] = -math.inf
                 np.maximum(rows, seen, out=rows)
@@ -230,10 +226,8 @@ Run = Callable[[Any, Any], Any]
 
 
 class Views:
-    """Views of a picture: the whole, and with tiles these too.
-
-    View 0 is the whole picture, the others are the tiles, row by row. A picture of exactly one tile has
-    that one view. Tiles are made when they are asked for.
+    """Views of a picture: 0 is the whole, the others are the tiles, row by row, made when they are asked for.
+    A picture of exactly one tile has that one view.
 
     geometry: where the map of the picture lies in it: at the canvas's size with tiles. whole: where view 0
     does. grid: of the tiles; None: there is one view. located: the model is told which view is which. tone:
@@ -292,14 +286,8 @@ class Views:
         return images[0][None] if len(images) == 1 else np.stack(images)  # one is not copied
 
     def answer(self, run: Run, fusion: Fusion | None, batch: int = 1) -> tuple[float, Float32]:
-        """The picture's score, and its map at `geometry.size`.
-
-        Args:
-            run: answers for views `[n, 3, H, W]` with scores `[n]` and maps `[n, H, W]`; it is given their
-                numbers `[n]` too where the model knows where a tile lies, else None.
-            fusion: how views are put together; None: there is one.
-            batch: views that are run at a time.
-        """
+        """The picture's score, and its map at `geometry.size`. `run` is given the views' numbers too where
+        the model knows where a tile lies; `fusion` None: there is one view. batch: views run at a time."""
         if self.grid is None or fusion is None:
             scores, maps = run(self.images([0]), None)
             return float(scores[0]), maps[0]

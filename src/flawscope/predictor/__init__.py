@@ -23,8 +23,7 @@ from flawscope.errors import InputError, LeftOut
 from flawscope.pictures.appearance import Appearance, measure
 from flawscope.pictures.decoding import Source, decode, pixel_hash, reason
 from flawscope.pictures.geometry import Geometry
-from flawscope.pictures.part_pose import PartPose
-from flawscope.pictures.part_views import PartViews
+from flawscope.pictures.part_views import PartPose, PartViews
 from flawscope.pictures.views import Region, Views
 from flawscope.predictor.parts import Parts, pattern_of
 from flawscope.predictor.recalibration import calibrated

@@ -23,7 +23,7 @@ from flawscope.evaluation.intervals import (
     pixel_intervals,
 )
 from flawscope.pictures.listing import printable
-from flawscope.pictures.pose import Reference
+from flawscope.pictures.pose import FOUND, Reference
 from flawscope.report.part_cards import part_cards
 from flawscope.report.plots import Curve, Group, curve_plot, histograms
 from flawscope.report.thumbnails import flattened
@@ -120,7 +120,7 @@ def _alignment(result: Evaluation, rows: list[dict[str, Any]], reference: Refere
     return {
         "reference": flattened(np.repeat(reference.square()[..., None], 3, 2), REFERENCE_SIDE),
         "about": reference.described(),
-        "limit": reference.limit,
+        "limit": FOUND,
         "table": table,
         "lost_title": "Parts counted wrong" if several else "No part found",
         "lost": np.flatnonzero(~np.isfinite(errors)).tolist()[:MOST_LOST],

@@ -14,9 +14,8 @@ from PIL import Image
 from flawscope.errors import InputError, some
 from flawscope.pictures.congealing import learn
 from flawscope.pictures.decoding import decode, to_eight_bits
-from flawscope.pictures.part_pose import PartPose
-from flawscope.pictures.part_views import PartViews
-from flawscope.pictures.pose import SIDE, Kind, Reference
+from flawscope.pictures.part_views import PartPose, PartViews
+from flawscope.pictures.pose import FOUND, SIDE, Kind, Reference
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.pictures.resampling import size_of
 from flawscope.pictures.several_learning import Learnt, learn_several
@@ -129,7 +128,7 @@ class Alignment:
         return {
             "kind": self.reference.kind,
             "period": self.reference.period,
-            "limit": self.reference.limit,
+            "limit": FOUND,
             **({} if several is None else {"expected": [several.least, several.most]}),
             "pictures": [{"path": self._name(path), **self._facts(one)} for path, one in self.poses.items()],
         }

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope.pictures.part_pose import PartPose
+from flawscope.pictures.part_views import PartPose
 
 NAMED = 3  # anomalous parts that a remark names
 

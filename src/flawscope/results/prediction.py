@@ -16,7 +16,7 @@ from flawscope.errors import InputError, pluralize
 from flawscope.pictures.appearance import FEATURES, Measures, words
 from flawscope.pictures.decoding import Source, decode, to_eight_bits
 from flawscope.pictures.geometry import Geometry
-from flawscope.pictures.part_pose import PartPose
+from flawscope.pictures.part_views import PartPose
 from flawscope.results import drawing, html
 from flawscope.results.found_parts import FoundParts
 

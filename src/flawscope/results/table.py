@@ -22,7 +22,7 @@ from flawscope.artefact.files import from_csv_cell as from_csv_cell
 from flawscope.datasets.masks import to_runs
 from flawscope.errors import FlawscopeError, InputError, needs, pluralize
 from flawscope.pictures.listing import OWN_LIST, own_files
-from flawscope.pictures.part_pose import PartPose
+from flawscope.pictures.part_views import PartPose
 from flawscope.results.prediction import Prediction
 
 TABLES = (".csv", ".parquet")  # suffixes of `--out` for a table alone

@@ -10,7 +10,7 @@ on the part and rare on the ground then draw the outline.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -30,10 +30,7 @@ _RING = 3  # windows from the border that count as ground
 _BANK = 2000  # windows kept
 _FAR = 0.5  # of the picture: a ground is like itself at this distance
 _FLOOR = 6.0  # grey levels: directions in which the ground varies less count as if it varied by this
-_NEW, _CERTAIN = (
-    1.1,
-    1.3,
-)  # times the ground's usual distance; new areas hold a certain one
+_NEW, _CERTAIN = 1.1, 1.3  # times the ground's usual distance; new areas hold a certain one
 _UNLIKE_ITSELF = 1.0  # from the median of these to the upper quartile: above, the border is no pattern
 _BINS = 32  # of a channel in the tables of colours
 _ROUNDS = 2  # of colours and outlines in turn
@@ -42,9 +39,10 @@ _PRIOR = 0.35  # log-odds of what the windows say
 _STEPS, _COUPLING, _EDGE = 20, 2.0, 10.0  # smoothing: rounds, weight of a neighbour, grey levels of an edge
 
 
-def shrunk(picture: Picture, side: int = SIDE) -> Picture:
-    """`[h, w, 3]` uint8, its longer side `side` pixels at most."""
-    scale = min(1.0, side / max(picture.shape[:2]))
+def shrunk(picture: Picture) -> Picture:
+    """`[h, w, 3]` uint8, its longer side `SIDE` pixels at most. InputError: it is no picture."""
+    check_picture(picture)
+    scale = min(1.0, SIDE / max(picture.shape[:2]))
     size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
     return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BOX))
 
@@ -288,7 +286,7 @@ class Foreground:
         are of a texture: everything is foreground. Otherwise, where the border does not repeat itself, and of
         fewer pictures, each is judged alone by `foreground_mask`.
         """
-        small = [shrunk(picture) for picture in islice(_checked(pictures), PICTURES[1])]
+        small = [shrunk(picture) for picture in islice(pictures, PICTURES[1])]
         ground = PatternedGround.learn(small) if len(small) >= PICTURES[0] else None
         if ground is None:
             return cls()
@@ -309,12 +307,6 @@ class Foreground:
         if not _SHARE[0] <= part.mean() <= _SHARE[1]:
             return np.ones(picture.shape[:2], np.bool_)
         return _enlarged(part, picture.shape)
-
-
-def _checked(pictures: Iterable[Picture]) -> Iterator[Picture]:
-    for picture in pictures:
-        check_picture(picture)
-        yield picture
 
 
 def _enlarged(mask: Mask, shape: tuple[int, ...]) -> Mask:
@@ -347,10 +339,8 @@ def foreground_mask(picture: Picture) -> Mask:
     """
     from scipy import ndimage
 
-    check_picture(picture)
-    shape = picture.shape[:2]
+    reduced, shape = shrunk(picture), picture.shape[:2]
     all_of_it = np.ones(shape, np.bool_)
-    reduced = shrunk(picture)
     if min(reduced.shape[:2]) < 8:
         return all_of_it
     small = np.asarray(Image.fromarray(reduced).filter(ImageFilter.MedianFilter(5)), np.float32)

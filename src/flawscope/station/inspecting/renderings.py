@@ -18,7 +18,7 @@ from PIL import Image
 from flawscope.errors import FlawscopeError
 from flawscope.pictures.decoding import decode, load, to_eight_bits
 from flawscope.pictures.geometry import Geometry
-from flawscope.pictures.part_pose import PartPose
+from flawscope.pictures.part_views import PartPose
 from flawscope.results import drawing
 from flawscope.results.found_parts import FoundParts
 from flawscope.results.prediction import Prediction

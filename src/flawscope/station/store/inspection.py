@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 
 from flawscope.errors import InputError
-from flawscope.pictures.part_pose import PartPose
+from flawscope.pictures.part_views import PartPose
 from flawscope.results.found_parts import FoundParts
 from flawscope.results.prediction import Region
 
