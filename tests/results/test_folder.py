@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flawscope.datasets import Item
 from flawscope.errors import FlawscopeError
 from flawscope.pictures.decoding import read_mask
 from flawscope.pictures.listing import OWN_LIST
@@ -56,14 +55,14 @@ def test_the_files_hold_the_map_the_mask_and_an_overlay_of_the_pictures_size(
 ) -> None:
     path, out = tmp_path / "data/test/dent/000.png", tmp_path / "out"
     pictures = Pictures(out, tmp_path / "data")
-    pictures.take(Item(path, "dent", True), predict(path, spot))
+    pictures.add(path, predict(path, spot), "dent", expected=True)
     written = {f"{folder}/dent/000.png" for folder in ("overlays", "maps", "masks")}
     assert files(out) == written | {"maps/scale.json"}
     np.testing.assert_array_equal(read_mask(out / "masks/dent/000.png"), spot > 0.5)
     map16 = np.array(Image.open(out / "maps/dent/000.png"))
     np.testing.assert_allclose(map16 / 65535, spot, atol=1e-4)  # 0..1 is the fixed colour range
     assert Image.open(out / "overlays/dent/000.png").size == (60, 40)
-    pictures.take(Item(path, "dent", True), predict(path, spot, (1000, 5000)))
+    pictures.add(path, predict(path, spot, (1000, 5000)), "dent", expected=True)
     assert Image.open(out / "overlays/dent/000.png").size == pytest.approx((2048, 2048 / 5), abs=1)
     Image.open(pictures.finish("title")).verify()
 
@@ -122,7 +121,7 @@ def test_a_file_in_the_way_is_one_line(tmp_path: Path, spot: np.ndarray) -> None
     path = tmp_path / "data/test/dent/000.png"
     prediction = predict(path, spot)
     with pytest.raises(FlawscopeError, match="cannot write to"):
-        Pictures(tmp_path / "out", tmp_path / "data").take(Item(path, "dent", True), prediction)
+        Pictures(tmp_path / "out", tmp_path / "data").add(path, prediction, "dent", expected=True)
 
 
 def test_without_pictures_there_is_no_sheet_and_maps_may_be_left_out(

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from flawscope.datasets import list_pictures
-from flawscope.datasets.seen_defects import list_seen
+from flawscope.datasets.seen_defects import list_seen, read_seen
 from flawscope.errors import InputError
-from flawscope.synthesis import TextureFolder, generated_texture, read_seen
+from flawscope.synthesis import TextureFolder, generated_texture
 
 
 def save(path: Path, pixels: np.ndarray) -> Path:

@@ -12,14 +12,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from flawscope import config as settings
 from flawscope._version import __version__
 from flawscope.datasets import Dataset, open_dataset
 from flawscope.datasets.layouts import listed, select_categories
 from flawscope.datasets.published import SATURATION_FILE, VISA_TABLE, realiad_table
 from flawscope.datasets.seen_defects import choose_seen
 from flawscope.errors import InputError
-from flawscope.methods import registry
+from flawscope.methods import registry, settings
 from flawscope.pictures.light import check_range
 from flawscope.pictures.listing import walked
 
@@ -256,6 +255,8 @@ def _by_method(
         method, rest = _pair(text, "--set", "METHOD.key=value", chosen, ".")
         if rest.startswith("seeds="):
             numbers[method] = _numbers(rest.removeprefix("seeds="), f"--set {method}.seeds", "0,1,2")
+        elif rest.partition("=")[0].strip() == "seed":
+            raise InputError(f"--set {method}.seed: give --seeds, or --set {method}.seeds=0,1,2")
         else:
             own.setdefault(method, []).append(rest)
     return numbers, files, own
@@ -287,24 +288,18 @@ def _config(
 ) -> tuple[Any, int | str]:
     """Settings from the preset, the file, the options and --set, each winning over those before it; and the
     defects to learn from."""
-    declared = registry.method(method)
-    given = settings.read_config(file, category) if file else {}
-    if given.pop("method", method) != method:
-        raise InputError(f"config {file} is not for {method}: mend its `method`, or give the right file")
-    assigned = settings.parse_assignments(own)
-    if "seed" in assigned:
-        raise InputError(f"--set {method}.seed: give --seeds, or --set {method}.seeds=0,1,2")
-    preset = assigned.pop("preset", given.pop("preset", "default"))
-    values = given
+    flags = {}
     if options["steps"] is not None and _learns_in_steps(method):
-        values["steps"] = options["steps"]
+        flags["steps"] = options["steps"]
     if options["seen"] is not None and _learns_from_defects(method):
-        values["seen"] = options["seen"]
-    values |= assigned
-    seen = values.pop("seen", 0)
+        flags["seen"] = options["seen"]
+    values = settings.given(file, flags, own, category)
+    if values.pop("method", method) != method:
+        raise InputError(f"config {file} is not for {method}: mend its `method`, or give the right file")
+    preset, seen = values.pop("preset", "default"), values.pop("seen", 0)
     if seen != 0 and not _learns_from_defects(method):
         raise InputError(f"{method} learns from good pictures only: leave out its setting seen")
-    built = registry.configure(declared, preset, values)
+    built = registry.configure(registry.method(method), preset, values)
     if options["minutes"] is not None and _learns_in_steps(method):
         built = replace(built, steps=None)  # as many as fit
     return built, int(seen) if str(seen).isdecimal() else str(seen)

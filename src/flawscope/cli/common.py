@@ -165,11 +165,10 @@ def add_settings(parser: argparse.ArgumentParser, presets: str, default: str | N
 def settings(args: argparse.Namespace, flags: Iterable[str], category: str | None = None) -> dict[str, Any]:
     """Settings from the file, then those of `flags` that were given, then --set, each winning over those
     before it."""
-    from flawscope import config
+    from flawscope.methods.settings import given
 
-    values = config.read_config(args.config, category) if args.config else {}
-    values |= {name: value for name in flags if (value := getattr(args, name)) is not None}
-    return {**values, **config.parse_assignments(args.set)}
+    flagged = {name: value for name in flags if (value := getattr(args, name)) is not None}
+    return given(args.config, flagged, args.set, category)
 
 
 def add_backbone(parser: argparse.ArgumentParser) -> None:

@@ -96,7 +96,7 @@ def _dataset(args: argparse.Namespace) -> Dataset:
 
 def _opened(args: argparse.Namespace, path: str) -> Predictor:
     """Opens a model; `--engine` holds for exported models only."""
-    from flawscope.runtime import EXPORTED, suffix_of
+    from flawscope.artefact.files import EXPORTED, suffix_of
 
     engine = args.engine if suffix_of(path) == EXPORTED else None
     return common.load_model(argparse.Namespace(**{**vars(args), "engine": engine}), path)

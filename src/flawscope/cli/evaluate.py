@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -125,6 +126,7 @@ def _written(
     """Writes the results folder, figures and tables first; returns the pictures that could not be drawn."""
     from flawscope import report
     from flawscope.cli.output import part_rows
+    from flawscope.datasets.masks import union
     from flawscope.evaluation.result import outcomes
     from flawscope.results.run import PARTS, Results
 
@@ -139,7 +141,9 @@ def _written(
         decided = (one.found for one in result.judged_parts)
         common.write_csv(results.own.path(PARTS), part_rows(decided, products=False))
     for done, (item, prediction, *_) in enumerate(result.pictures, start=1):
-        results.pictures.take(item, prediction)
+        size = prediction.geometry.picture_size
+        truth = partial(union, item.masks, size) if item.masks else None
+        results.pictures.add(item.path, prediction, item.kind, expected=item.anomalous, truth=truth)
         step("pictures", done, len(result.pictures))
     results.pictures.finish(f"{dataset.category}: {predictor.manifest.method}")
     path = results.own.path(report.NAME)
@@ -333,7 +337,7 @@ def _check_table(args: argparse.Namespace) -> None:
 
 def _model(folder: str, category: str) -> Path:
     """The category's model file, the trained one first."""
-    from flawscope.runtime import SUFFIXES
+    from flawscope.artefact.files import SUFFIXES
 
     every = [Path(folder) / f"{category}{suffix}" for suffix in SUFFIXES]
     for path in every:

@@ -113,10 +113,10 @@ def calibrate_arguments(parser: argparse.ArgumentParser) -> None:
 def calibrate(args: argparse.Namespace) -> int:
     """Make new thresholds from new good pictures: the camera or the light has changed. The network stays."""
     from flawscope.artefact import files
+    from flawscope.artefact.files import suffix_of
     from flawscope.datasets import list_pictures
     from flawscope.datasets.layouts import of_review
     from flawscope.predictor import read_manifest
-    from flawscope.runtime import suffix_of
 
     step = common.step_for(args)
     out = files.check_writable(args.out, suffix_of(args.model))

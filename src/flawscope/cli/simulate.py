@@ -186,8 +186,8 @@ def _name(folder: str, index: int, kind: str) -> str:
 
 def _maker(args: argparse.Namespace, textures: TextureFolder | None, failures: list[str]) -> Make:
     """Function that puts a defect of a kind on a picture. Unreadable seen defects end up in `failures`."""
-    from flawscope.datasets.seen_defects import list_seen
-    from flawscope.synthesis import extend_defect, read_seen, simulate_defect
+    from flawscope.datasets.seen_defects import list_seen, read_seen
+    from flawscope.synthesis import extend_defect, simulate_defect
 
     items = list_seen(args.seen) if args.seen else []
     white = _white([item.path for item in items])

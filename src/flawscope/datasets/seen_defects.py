@@ -7,11 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flawscope.datasets.dataset import Dataset, Item
 from flawscope.datasets.layouts import defects_in, find_categories, open_dataset
-from flawscope.datasets.masks import MASK_FOLDERS, LabelFiles
+from flawscope.datasets.masks import MASK_FOLDERS, LabelFiles, union
 from flawscope.errors import InputError, pluralize
+from flawscope.pictures.decoding import decode, to_eight_bits
 from flawscope.pictures.listing import child, natural_key
 
 DRAW = 40  # stream of random numbers
@@ -110,6 +112,18 @@ def list_seen(folder: str | os.PathLike[str], category: str | None = None) -> li
     if not items:
         raise InputError(reason)
     return items
+
+
+def read_seen(item: Item, white: float | None = None) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Reads a defective picture `[H, W, 3]` and its mask `[H, W]`; `white` as for `to_eight_bits`.
+
+    Raises `InputError` where one of the files cannot be read, the sizes differ or the mask is empty.
+    """
+    picture = to_eight_bits(decode(item.path), white)
+    mask = union(item.masks, picture.shape[:2])
+    if not mask.any():
+        raise InputError(f"cannot use mask {item.masks[0]}: it is empty; mark the defect or leave it out")
+    return picture, mask
 
 
 def _with_masks(root: Path) -> list[Item]:

@@ -13,7 +13,6 @@ from flawscope.synthesis.simulate import (
     SimulatedDefect,
     TextureFolder,
     extend_defect,
-    read_seen,
     simulate_defect,
 )
 
@@ -29,6 +28,5 @@ __all__ = [
     "foreground_mask",
     "fractal_noise",
     "generated_texture",
-    "read_seen",
     "simulate_defect",
 ]

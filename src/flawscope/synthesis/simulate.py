@@ -18,8 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from flawscope.datasets.dataset import Item
-from flawscope.datasets.masks import union
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import decode, to_eight_bits
 from flawscope.pictures.listing import list_pictures
@@ -343,15 +341,3 @@ def _reduced(picture: Picture, side: int) -> Picture:
     reduced: Picture = np.asarray(image)
     reduced.flags.writeable = False
     return reduced
-
-
-def read_seen(item: Item, white: float | None = None) -> tuple[Picture, Mask]:
-    """A defective picture `[H, W, 3]` uint8 and its mask `[H, W]` bool; `white` as for `to_eight_bits`.
-
-    Raises `InputError` where one of the files cannot be read, the sizes differ or the mask is empty.
-    """
-    picture = to_eight_bits(decode(item.path), white)
-    mask = union(item.masks, picture.shape[:2])
-    if not mask.any():
-        raise InputError(f"cannot use mask {item.masks[0]}: it is empty; mark the defect or leave it out")
-    return picture, mask
