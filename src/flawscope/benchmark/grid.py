@@ -211,7 +211,6 @@ def _cells(
 
 
 def _few_shot(cell: Cell, count: int) -> Cell:
-    """The cell with `count` good pictures to learn from."""
     return replace(
         cell,
         method=f"{cell.method}-{count}{SHOT}",
@@ -340,7 +339,6 @@ def _open(
 
 
 def _plain(value: Any) -> Any:
-    """The value as JSON gives it back."""
     return json.loads(json.dumps(value, allow_nan=False))
 
 

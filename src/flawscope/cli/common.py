@@ -75,7 +75,6 @@ Add = Callable[[argparse.ArgumentParser], None]
 
 
 def _adder(option: str, **settings: Any) -> Add:
-    """A function that adds this option to a parser."""
 
     def add(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(option, **settings)
@@ -115,7 +114,6 @@ add_tensorboard = _adder(
 
 
 def add_device(parser: argparse.ArgumentParser, threads: str = "all cores") -> None:
-    """Adds --device and --threads. threads: default number, for the help."""
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda or mps; of OpenVINO also gpu, npu (default: auto)"
     )
@@ -128,7 +126,6 @@ def add_device(parser: argparse.ArgumentParser, threads: str = "all cores") -> N
 
 
 def add_engine(parser: argparse.ArgumentParser, threads: str = "all cores") -> None:
-    """Adds the options of the engine, the device and the threads."""
     parser.add_argument(
         "--engine",
         choices=("onnxruntime", "openvino"),
@@ -194,7 +191,6 @@ def add_pictures(parser: argparse.ArgumentParser, animation: str) -> None:
 
 
 def is_table(out: str) -> bool:
-    """Whether `--out` is a table, not a folder."""
     from flawscope.results.table import TABLES
 
     return out.lower().endswith(TABLES) and not os.path.isdir(out)
@@ -244,7 +240,6 @@ def say_for(args: argparse.Namespace) -> Callable[[str], None]:
 
 
 def show(line: str, *, flush: bool = False) -> None:
-    """Prints a result on stdout."""
     if sys.stdout.isatty():
         write_line(line, sys.stdout)
     else:

@@ -109,7 +109,6 @@ def _names(a: str, b: str) -> tuple[str, str]:
 
 
 def lines(found: Comparison) -> str:
-    """Text of the comparison for a person."""
     from flawscope.evaluation.comparison import described
 
     first = found.evaluations[0]

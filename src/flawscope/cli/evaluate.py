@@ -95,6 +95,8 @@ def measured(
     common.check_out(args)
 
     from flawscope.evaluation import evaluate
+    from flawscope.evaluation.result import outcomes
+    from flawscope.results.table import Table
 
     predictor = predictor or common.load_model(args, args.model)
     result = evaluate(
@@ -106,7 +108,10 @@ def measured(
     if folder:
         failures += _written(args, folder, result, predictor, dataset, step)
     elif args.out:
-        _write_table(args.out, result)
+        table = Table(args.out, aligned=result.aligned)
+        for _, one in outcomes(result):
+            table.take(one)
+        table.close()
     if args.submission:
         from flawscope.evaluation.submission import write_submission
 
@@ -153,18 +158,7 @@ def _written(
     return results.pictures.failures
 
 
-def _write_table(path: str, result: Evaluation) -> None:
-    from flawscope.evaluation.result import outcomes
-    from flawscope.results.table import Table
-
-    table = Table(path, aligned=result.aligned)
-    for _, one in outcomes(result):
-        table.take(one)
-    table.close()
-
-
 def lines(result: Evaluation) -> str:
-    """Table for a person."""
     from flawscope.evaluation import NAMES
 
     rows = [(NAMES.get(k, k), "n/a" if v is None else f"{v:.4f}") for k, v in result.metrics.items()]
@@ -235,13 +229,10 @@ def _run_joint(args: argparse.Namespace) -> int:
             raise InputError(f"--{name} is for a model of one product: leave it out")
     model = common.load_model(args, args.model, joint=True)
     assert isinstance(model, JointPredictor)
-    datasets = _of_views(args, model)
-    if datasets:
+    if datasets := _of_views(args, model):
         names = tuple(datasets)
-    elif common.several_asked(args):
-        names = common.categories_asked(args)
     elif args.category:
-        names = (args.category,)
+        names = common.categories_asked(args) if common.several_asked(args) else (args.category,)
     else:
         names = tuple(name for name in find_categories(args.data) if name in model.products)
     if not names:
@@ -262,10 +253,7 @@ def _of_views(args: argparse.Namespace, model: JointPredictor) -> dict[str, Data
         raise InputError("the model is of one product's views: name one --category")
     seed, group = common.seed_and_group(next(iter(model.products.values())).manifest)
     dataset = open_dataset(args.data, args.category, seed=seed, group=group)
-    found = joint.by_view(dataset, pattern, "test")
-    for name in found:
-        model.product(name)
-    return found
+    return joint.by_view(dataset, pattern, "test")
 
 
 def _run_several(
@@ -308,7 +296,7 @@ def _run_several(
     if not found:
         return code
     kind = "category" if model is None else model.artefact.kind
-    averages = _averages(found) if model is None else _mean(found, kind)
+    averages = _averages(found, kind)
     document, unread = {"categories": found, "averages": averages, "failed": failed}, list[str]()
     if model is not None and datasets:
         document["parts"] = of_parts(model, judged_parts(model, pictures, unread))
@@ -346,23 +334,20 @@ def _model(folder: str, category: str) -> Path:
     raise InputError(f"{folder} has no {every[0].name}: fit it with --category {category}")
 
 
-def _averages(found: Found) -> dict[str, dict[str, Any]]:
-    """Rows below the papers' tables: means over the measured categories, with the categories' names."""
+def _averages(found: Found, kind: str) -> dict[str, dict[str, Any]]:
+    """Rows below the table: means over the measured ones of the papers' groups of categories, or over all
+    products or views of a joint model."""
     from flawscope.benchmark.tables import groups
 
+    every = {group.label: group.categories for group in groups(tuple(found))}
+    if kind != "category":
+        every = {f"mean of {pluralize(len(found), kind)}": tuple(found)}
     averages = {}
-    for group in groups(tuple(found)):
-        measured = [name for name in group.categories if name in found]
+    for label, names in every.items():
+        measured = [name for name in names if name in found]
         means = {metric: _mean_of(found, measured, metric) for metric in _metrics(found)}
-        averages[group.label] = {"categories": measured, "of": len(group.categories), "metrics": means}
+        averages[label] = {"categories": measured, "of": len(names), "metrics": means}
     return averages
-
-
-def _mean(found: Found, kind: str) -> dict[str, dict[str, Any]]:
-    """Row below those of a joint model's products: the mean over all of them."""
-    label = f"mean of {pluralize(len(found), kind)}"
-    metrics = {metric: _mean_of(found, found, metric) for metric in _metrics(found)}
-    return {label: {"categories": [*found], "of": len(found), "metrics": metrics}}
 
 
 def _mean_of(found: Found, names: Iterable[str], metric: str) -> float | None:

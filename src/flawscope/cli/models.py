@@ -30,25 +30,26 @@ def info(args: argparse.Namespace) -> int:
     from flawscope.predictor import read_manifest
 
     if joint_file.is_joint(args.model):
-        return _info_of_joint(args)
-    manifest = read_manifest(args.model)
-    if args.json:
-        print(json.dumps(manifest.to_dict(), indent=1, allow_nan=False))
+        _show_joint(args)
     else:
-        print("\n".join(lines(manifest)))
+        manifest = read_manifest(args.model)
+        print(common.as_json(manifest.to_dict()) if args.json else "\n".join(lines(manifest)))
     if not args.self_test:
         return 0
-    from flawscope.predictor import load
+    from flawscope.predictor import Predictor
+    from flawscope.predictor.joint import load
 
-    result = load(args.model, engine=args.engine, device=args.device, threads=args.threads).self_test()
-    common.say(f"self-test {'passed' if result.passed else 'FAILED'}: {result.line()}")
-    return 0 if result.passed else 1
+    model = load(args.model, engine=args.engine, device=args.device, threads=args.threads)
+    results = {"": model.self_test()} if isinstance(model, Predictor) else model.self_test()
+    for name, result in results.items():
+        of = f"{name}: " if name else ""
+        common.say(f"{of}self-test {'passed' if result.passed else 'FAILED'}: {result.line()}")
+    return 0 if all(result.passed for result in results.values()) else 1
 
 
-def _info_of_joint(args: argparse.Namespace) -> int:
+def _show_joint(args: argparse.Namespace) -> None:
     """Tells what a joint model is, product by product."""
     from flawscope.artefact import joint_file
-    from flawscope.predictor.joint import JointPredictor, load
     from flawscope.predictor.parts import part_calibration
 
     manifests, views = joint_file.read_manifests(args.model), joint_file.read_views(args.model)
@@ -62,14 +63,6 @@ def _info_of_joint(args: argparse.Namespace) -> int:
             print(part_calibration(manifests, views).promise())
         for name, manifest in manifests.items():
             print(f"\n{name}\n" + "\n".join(f"  {line}" for line in lines(manifest)))
-    if not args.self_test:
-        return 0
-    model = load(args.model, engine=args.engine, device=args.device, threads=args.threads)
-    assert isinstance(model, JointPredictor)
-    results = model.self_test()
-    for name, result in results.items():
-        common.say(f"{name}: self-test {'passed' if result.passed else 'FAILED'}: {result.line()}")
-    return 0 if all(result.passed for result in results.values()) else 1
 
 
 def lines(manifest: Manifest) -> list[str]:

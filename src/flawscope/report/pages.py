@@ -21,9 +21,8 @@ from flawscope.pictures.listing import printable
 from flawscope.progress import Step, silent
 from flawscope.report import require
 from flawscope.report.page import HEAT, LINE, TRUTH, VIEWS, render, scale_of
-from flawscope.report.part_cards import MOST_PARTS, part_cards
 from flawscope.report.thumbnails import FULL, MOST_SIDE, Layers, flattened, thumbnails
-from flawscope.report.words import figures_of, part_of, percent, size_of
+from flawscope.report.words import MOST_PARTS, figures_of, part_cards, part_of, percent, size_of
 from flawscope.results.part import PartPrediction
 from flawscope.results.prediction import RIGHT, Prediction, outcome
 from flawscope.results.table import Row

@@ -102,7 +102,6 @@ class Kind:
         return falling[: count - low] + falling[len(falling) - low :]
 
     def words(self) -> str:
-        """Text with the number of pictures and of each decision."""
         if self.expected is None:
             return pluralize(self.count, "picture")
         return f"{self.anomalous} of {self.count} called anomalous"
@@ -270,7 +269,6 @@ class Pictures:
             raise cannot_write(self.out, error) from None
 
     def _write_scale(self, prediction: Prediction) -> None:
-        """Writes the meaning of the maps' numbers."""
         low, high = prediction.colour_range
         facts = {
             "format": self.maps,
