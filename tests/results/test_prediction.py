@@ -230,19 +230,35 @@ def line(severities: tuple[float, ...], shifts: tuple[float, ...], **given: bool
     return found.line()
 
 
-def test_pictures_like_those_of_the_training_are_passed_in_silence() -> None:
-    assert line((-3.0, -1.0, 0.5, -2.0, -4.0, 2.0), AS_TRAINED) == ""
-    assert line((-3.0, -1.0, 0.5, -2.0, -4.0, 2.0), ()) == ""
+OTHERWISE = "8 of 8 pictures are anomalous, although light, colour and detail are as in the training"
+UNLIKE = "unlike the training pictures as a whole (darker, less contrast), 8 of 8 are anomalous"
+SAME = "all of about the same severity (60 to 63): is the model of another product, camera or light"
 
 
-def test_other_light_is_named_with_the_remedy() -> None:
-    said = line(ALIKE, DARKER)
-    assert "8 of 8 pictures look unlike the training pictures as a whole (darker, less contrast)" in said
-    assert "8 of 8 are anomalous" in said
-    assert "another product, camera or light" in said
-    assert "calibrate" in said
-    mild = line((-3.0, -1.0, -0.5, -2.0), DARKER)
-    assert "0 of 4 are anomalous: has the camera or the light changed?" in mild
+@pytest.mark.parametrize(
+    ("severities", "shifts", "given", "said"),
+    [
+        ((-3.0, -1.0, 0.5, -2.0, -4.0, 2.0), AS_TRAINED, {}, ""),
+        ((-3.0, -1.0, 0.5, -2.0, -4.0, 2.0), (), {}, ""),
+        (ALIKE, DARKER, {}, UNLIKE),
+        ((-3.0, -1.0, -0.5, -2.0), DARKER, {}, "0 of 4 are anomalous: has the camera or the light changed?"),
+        (DEFECTS, AS_TRAINED, {}, OTHERWISE),  # a batch of defective parts
+        (DEFECTS, AS_TRAINED, {"defective": True}, ""),
+        (ALIKE, AS_TRAINED, {}, "in the same place and position"),
+        # models from before know no statistics: another product is about equally far in every picture
+        (ALIKE, (), {}, SAME),
+        (ALIKE, (), {"defective": True}, SAME),
+        (DEFECTS, (), {}, "look at some"),
+        *((ALIKE[:count], DARKER, {}, "") for count in range(LEAST)),
+    ],
+)
+def test_pictures_that_do_not_fit_are_told_by_their_looks_or_their_scores(
+    severities: tuple[float, ...], shifts: tuple[float, ...], given: dict[str, bool], said: str
+) -> None:
+    found = line(severities, shifts, **given)
+    assert said in found
+    assert bool(found) == bool(said)
+    assert ("another product" in found) == (said in (UNLIKE, SAME) and bool(said))
 
 
 def test_a_few_odd_pictures_are_no_mismatch() -> None:
@@ -250,28 +266,6 @@ def test_a_few_odd_pictures_are_no_mismatch() -> None:
     for k in range(20):
         found.add(one(-1.0, DARKER if k < 9 else AS_TRAINED))
     assert found.line() == ""
-
-
-def test_a_batch_of_defective_parts_reads_otherwise() -> None:
-    said = line(DEFECTS, AS_TRAINED)
-    assert "8 of 8 pictures are anomalous, although light, colour and detail are as in the training" in said
-    assert "another product" not in said
-    assert line(DEFECTS, AS_TRAINED, defective=True) == ""
-
-
-def test_without_statistics_of_the_pictures_the_scores_alone_tell() -> None:
-    """Another product is about equally far in every picture; defects are not (models from before)."""
-    said = line(ALIKE, ())
-    assert "all of about the same severity (60 to 63): is the model of another product" in said
-    assert line(ALIKE, (), defective=True) == said
-    assert "another product" not in line(DEFECTS, ())
-    assert "look at some" in line(DEFECTS, ())
-    assert "in the same place and position" in line(ALIKE, AS_TRAINED)
-
-
-@pytest.mark.parametrize("count", range(LEAST))
-def test_too_few_pictures_say_nothing(count: int) -> None:
-    assert line(ALIKE[:count], DARKER) == ""
 
 
 def test_memory_does_not_grow_with_the_number_of_pictures() -> None:
