@@ -150,7 +150,7 @@ def test_pictures_that_have_gone_or_cannot_be_drawn_are_named_and_cost_no_report
     run = run_of((0.1, 0.2), (0.9,))
     run.result.pictures[0].item.path.unlink()
     pictures = json.loads(Page(run.write(tmp_path / "report.html")).scripts[0])
-    assert [p["layers"] == "picture not readable" for p in pictures] == [True, True, False]
+    assert [p["layers"] == "picture not readable" for p in pictures] == [True, False, True]
 
 
 def test_what_has_no_room_is_left_out_and_the_report_says_so(

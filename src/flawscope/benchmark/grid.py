@@ -109,20 +109,13 @@ def plan(
     joint: bool = False,
     shots: str | None = None,
 ) -> Grid:
-    """The grid of a call, with every setting checked. Loads no torch.
+    """The grid of a call of `flawscope benchmark`, whose options these are, with every setting checked. Loads
+    no torch.
 
     Args:
         root: folder of categories in any layout that `open_dataset` reads, or one category.
-        categories: `all`, or names with commas, among which `textures` and `objects` mean MVTec AD's.
-        methods, seeds: with commas.
-        configs: `METHOD=FILE`, YAML files of settings.
-        sets: `METHOD.key=value`; win over the files. `METHOD.seeds=LIST` wins over `seeds`.
-        steps, minutes: for the methods that learn in steps.
-        seen: defects to learn from, for the methods that do: how many of the test pictures, or a path.
-        group: regular expression on file names; pictures for which it matches the same text show one part.
-        light: range of the light in which the false-alarm rate is kept (`pictures.light`).
-        joint: evaluate one model for all categories too, of each method whose models can be joined.
-        shots: numbers of good pictures, with commas; each method is fitted on so few, drawn by each seed.
+        sets: `METHOD.key=value`; win over the files of `configs`. `METHOD.seeds=LIST` wins over `seeds`.
+        steps, minutes, seen: for the methods that know them.
 
     Raises:
         InputError: an unknown method or setting, no category that could be worked with.
@@ -294,7 +287,8 @@ def _config(
         flags["seen"] = options["seen"]
     values = settings.given(file, flags, own, category)
     if values.pop("method", method) != method:
-        raise InputError(f"config {file} is not for {method}: mend its `method`, or give the right file")
+        where = f"config {file}" if file else "--set"
+        raise InputError(f"{where} is not for {method}: mend its `method`, or give the right file")
     preset, seen = values.pop("preset", "default"), values.pop("seen", 0)
     if seen != 0 and not _learns_from_defects(method):
         raise InputError(f"{method} learns from good pictures only: leave out its setting seen")

@@ -42,17 +42,13 @@ def predictions_page(
     *,
     parts: Sequence[PartPrediction] = (),
 ) -> str:
-    """The page of `predict --out`.
+    """The page of `predict --out`, of every input of the run. InputError: Jinja2 or WebP is missing.
 
     Args:
-        table: every input of the run. shown: predictions with their maps, most severe first; pictures of the
-            others are not shown.
+        shown: predictions with their maps, most severe first; pictures of the others are not shown.
         facts: of the run, as in `results.json`.
         white: the level of a deep picture that is shown white (`Preprocess.white_level`).
         parts: that were decided on, where the model decides on parts.
-
-    Raises:
-        InputError: Jinja2 or WebP is missing.
     """
     require(plots=False)
     judged = sorted((r for r in table if not r.error), key=lambda r: -(r.severity or 0.0))
