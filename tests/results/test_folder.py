@@ -72,24 +72,6 @@ def test_the_files_hold_the_map_the_mask_and_an_overlay_of_the_pictures_size(tmp
     Image.open(pictures.finish("title")).verify()
 
 
-@pytest.mark.parametrize("side", [80, 4096])
-def test_an_overlay_is_the_plain_picture_where_the_network_does_not_look(tmp_path: Path, side: int) -> None:
-    """Also of maps below 0, as EfficientAD's, and of pictures that are scaled down for showing."""
-    prediction = replace(
-        predict(tmp_path / "x.png", np.full((20, 20), -3.0), (side, side)),
-        geometry=Preprocess((40, 40), crop=(20, 20)).geometry((side, side)),
-        mask_threshold=-2.0,
-        colour_range=(-4.0, 0.0),
-    )
-    Pictures(tmp_path / "out", tmp_path, maps="none").add(tmp_path / "x.png", prediction)
-    overlay = np.asarray(Image.open(tmp_path / "out/overlays/x.png"))
-    middle = tuple(slice(n // 4, 3 * n // 4) for n in overlay.shape[:2])
-    assert (overlay[middle] != 90).any(axis=2).all()
-    overlay = overlay.copy()
-    overlay[middle] = 90
-    assert (overlay == 90).all()
-
-
 def test_nothing_is_written_above_the_output_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here, out = tmp_path / "a/b/c", tmp_path / "a/out"
     here.mkdir(parents=True)

@@ -68,15 +68,6 @@ def test_regions_are_the_literal_parts_of_the_mask(seed: int) -> None:
         assert region.centroid == pytest.approx(centroid)
 
 
-def test_a_region_inside_anothers_box_keeps_its_own_peak_and_area() -> None:
-    values = np.zeros((7, 7))
-    values[0, :] = values[:, 0] = 0.6
-    values[4, 4] = 0.9  # inside the box of the angle
-    small, large = prediction(values).regions
-    assert (small.peak, small.area, small.box) == (np.float32(0.9), 1, (4, 4, 5, 5))
-    assert (large.peak, large.area) == (np.float32(0.6), 13)
-
-
 # ------------------------------------------------------------------------------------------ picture pixels
 
 PREPROCESSES = {
@@ -120,15 +111,20 @@ def test_the_picture_map_has_the_pictures_size_and_the_maps_values(name: str) ->
 
 
 @pytest.mark.parametrize("size", [(80, 80), (40, 40)])
-def test_maps_below_zero_mark_nothing_that_the_network_does_not_see(size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("shown", [1, 2])
+def test_maps_below_zero_mark_nothing_that_the_network_does_not_see(
+    size: tuple[int, int], shown: int
+) -> None:
+    """Nor do they on a picture that is scaled down for showing."""
     geometry = Preprocess((40, 40), crop=(20, 20)).geometry(size)
     made = replace(
         prediction(np.full((20, 20), -3.0), geometry), mask_threshold=-2.0, colour_range=(-4.0, 0.0)
     )
     assert not made.picture_mask().any()
-    picture = np.full((*size, 3), 100, np.uint8)
+    picture = np.full((size[0] // shown, size[1] // shown, 3), 100, np.uint8)
     changed = (made.draw(picture) != 100).any(axis=2)
-    np.testing.assert_array_equal(changed, geometry.warp_mask(np.ones((20, 20), bool)))
+    seen = geometry.at(picture.shape[:2]).warp_mask(np.ones((20, 20), bool))
+    np.testing.assert_array_equal(changed, seen)
 
 
 # ------------------------------------------------------------------------------------------------ contract
