@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from flawscope import report
 from flawscope.errors import FlawscopeError, InputError, one_line, pluralize, with_kind
 from flawscope.progress import Step, Terminal, silent, write_line
 
@@ -200,7 +201,6 @@ def check_out(args: argparse.Namespace) -> None:
     """Checks before anything is loaded that `--out` can be written, and makes its folder. Options on written
     pictures are refused where none are written."""
     if args.out and not is_table(args.out):
-        from flawscope import report
         from flawscope.results.run import refuse_foreign
 
         refuse_foreign(folder_for_results(args.out), report.NAME)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from flawscope.artefact.files import atomic, check_writable
 from flawscope.cli import common
 from flawscope.errors import InputError, pluralize
 
@@ -63,7 +64,6 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("data check writes nothing: leave out --out, or print its findings with --json")
     if args.several and not args.align:
         raise InputError("--several needs to know how parts lie: give --align shift, turn or full")
-    from flawscope.artefact.files import check_writable
     from flawscope.datasets import open_dataset
     from flawscope.datasets.check import check
     from flawscope.datasets.dataset import remark
@@ -170,7 +170,6 @@ def _suspects(
 
 def _export(args: argparse.Namespace) -> int:
     """Writes the findings of `predict --out` or `evaluate --out` as label files of another tool."""
-    from flawscope.artefact.files import atomic, check_writable
     from flawscope.pictures.decoding import decode
     from flawscope.station.review import proposed_mask, read_flagged
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from flawscope import report
 from flawscope.cli import common, joint
 from flawscope.errors import InputError, pluralize
 from flawscope.progress import duration
@@ -86,8 +87,6 @@ def measured(
     step = common.step_for(args)
     folder = Path(args.out) if args.out and not common.is_table(args.out) else None
     if folder:
-        from flawscope import report
-
         report.require()
     manifest = read_manifest(args.model) if predictor is None else predictor.manifest
     seed, group = common.seed_and_group(manifest)
@@ -129,7 +128,6 @@ def _written(
     step: Step,
 ) -> list[str]:
     """Writes the results folder, figures and tables first; returns the pictures that could not be drawn."""
-    from flawscope import report
     from flawscope.cli.output import part_rows
     from flawscope.datasets.masks import union
     from flawscope.evaluation.result import outcomes

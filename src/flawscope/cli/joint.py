@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from flawscope.cli import common, fit_one
 from flawscope.errors import FlawscopeError, InputError, pluralize
+from flawscope.methods import registry
 from flawscope.progress import duration
 
 if TYPE_CHECKING:
@@ -93,7 +94,6 @@ def _views(args: argparse.Namespace) -> tuple[Pattern, dict[str, Dataset]]:
     """The pattern of views, and the good pictures of each."""
     from flawscope.calibration.parts import Pattern
     from flawscope.datasets import open_dataset
-    from flawscope.methods import registry
 
     if args.part is None or args.group:
         raise InputError("--each-view learns the views of --part: give --part, and leave out --group")
@@ -175,7 +175,6 @@ def _learnt(
 def _settings_of(product: Artefact, call: argparse.Namespace) -> fit_one.Asked:
     """Settings of a further product: those of the products that are there. Sets the options of `call` that
     are no settings of the method."""
-    from flawscope.methods import registry
     from flawscope.predictor.parts import pattern_of
 
     manifest, roi = product.manifest, product.tensors["roi"]

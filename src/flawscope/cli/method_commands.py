@@ -7,6 +7,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from flawscope.artefact import files
 from flawscope.cli import common
 from flawscope.cli.fit_one import kept_if_interrupted, on_training, only_category
 from flawscope.errors import require_installed
@@ -43,7 +44,6 @@ def distill_arguments(parser: argparse.ArgumentParser) -> None:
 
 def distill(args: argparse.Namespace) -> int:
     """Make a teacher for EfficientAD: a small network that gives a backbone's features from 33 pixels."""
-    from flawscope.artefact import files
     from flawscope.artefact.state_file import checkpoint_of, log_of
     from flawscope.datasets import list_pictures
     from flawscope.methods.efficientad import recipe
@@ -118,7 +118,6 @@ def prototypes(args: argparse.Namespace) -> int:
 
 def _prototypes(args: argparse.Namespace) -> int:
     """Writes the prototypes of one category."""
-    from flawscope.artefact import files
     from flawscope.calibration.threshold import DEFAULT_RATE
     from flawscope.datasets import open_dataset
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from flawscope.artefact import files
 from flawscope.cli import common
 from flawscope.errors import InputError, pluralize, require_installed
 
@@ -105,14 +106,12 @@ def calibrate_arguments(parser: argparse.ArgumentParser) -> None:
 
 def calibrate(args: argparse.Namespace) -> int:
     """Make new thresholds from new good pictures: the camera or the light has changed. The network stays."""
-    from flawscope.artefact import files
-    from flawscope.artefact.files import suffix_of
     from flawscope.datasets import list_pictures
     from flawscope.datasets.layouts import of_review
     from flawscope.predictor import read_manifest
 
     step = common.step_for(args)
-    out = files.check_writable(args.out, suffix_of(args.model))
+    out = files.check_writable(args.out, files.suffix_of(args.model))
     if of_review(args.good):
         raise InputError(
             f"{args.good} holds pictures that were flagged, which would set the threshold far too high: give "
@@ -159,7 +158,7 @@ def export_arguments(parser: argparse.ArgumentParser) -> None:
 def export(args: argparse.Namespace) -> int:
     """Write a fitted model for ONNX Runtime and OpenVINO, which need no torch, and prove that it answers as
     before."""
-    from flawscope.artefact import files, joint_file
+    from flawscope.artefact import joint_file
     from flawscope.datasets import list_pictures
     from flawscope.predictor import read_manifest, trained
 

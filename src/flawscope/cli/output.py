@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from flawscope import report
 from flawscope.cli import common
 from flawscope.errors import FlawscopeError, InputError, pluralize, some
 
@@ -233,7 +234,6 @@ class Output:
 
     def _write_page(self, results: Results, facts: dict[str, Any], white: float | None) -> None:
         """Writes the page beside the table, where the libraries that it needs are installed."""
-        from flawscope import report
         from flawscope.report.pages import predictions_page
         from flawscope.results.run import TABLE
         from flawscope.results.table import read_table
