@@ -120,7 +120,9 @@ def plan(
     Raises:
         InputError: an unknown method or setting, no category that could be worked with.
     """
-    chosen = _methods(methods)
+    chosen = listed(methods, "--methods", "name one or more, such as patchcore,efficientad")
+    for name in chosen:
+        registry.method(name)  # an unknown one is reported now
     if light is not None:
         check_range(light)
         if joint:
@@ -182,11 +184,12 @@ def _cells(
             for category, dataset in datasets.items() if place < len(seeds[method]) else ():
                 config, defects = values[method, category]
                 config = replace(config, seed=seeds[method][place])
+                named = {key: _content(getattr(config, key), known) for key in config.PATHS}
                 call = {**common, "minutes": common["minutes"] if _learns_in_steps(method) else None}
                 identity = {
                     "category": category,
                     "method": method,
-                    "settings": _by_content(config, known),
+                    "settings": asdict(config) | named,
                     "seen": _seen(defects, dataset, config.seed, known),
                     "data": data[category],
                     "flawscope": __version__,
@@ -229,13 +232,6 @@ def _joint_cells(cells: Sequence[Cell]) -> Iterator[Cell]:
 # -------------------------------------------------------------------------------------- the call's arguments
 
 
-def _methods(text: str) -> tuple[str, ...]:
-    names = listed(text, "--methods", "name one or more, such as patchcore,efficientad")
-    for name in names:
-        registry.method(name)  # an unknown one is reported now
-    return names
-
-
 def _by_method(
     chosen: Sequence[str], seeds: tuple[int, ...], configs: Sequence[str], sets: Sequence[str]
 ) -> tuple[dict[str, tuple[int, ...]], dict[str, str], dict[str, list[str]]]:
@@ -272,11 +268,7 @@ def _pair(text: str, option: str, form: str, methods: Sequence[str], sign: str) 
 
 
 def _config(
-    method: str,
-    category: str,
-    file: str | None,
-    own: Sequence[str],
-    options: Mapping[str, Any],
+    method: str, category: str, file: str | None, own: Sequence[str], options: Mapping[str, Any]
 ) -> tuple[Any, int | str]:
     """Settings from the preset, the file, the options and --set, each winning over those before it; and the
     defects to learn from."""
@@ -354,11 +346,6 @@ def _files(dataset: Dataset, known: dict[str, str]) -> str:
     return _digest(sorted(zip(names, digests, strict=True)))
 
 
-def _by_content(config: Any, known: dict[str, str]) -> dict[str, Any]:
-    """Settings, with a digest beside the name of every file or folder."""
-    return {k: _content(v, known) if k in config.PATHS else v for k, v in asdict(config).items()}
-
-
 def _content(value: Any, known: dict[str, str]) -> Any:
     """Name and digest of the file or folder that a setting names, or the setting. `known` spares hashing."""
     path = Path(str(value))
@@ -376,16 +363,13 @@ def _folder(path: Path, known: dict[str, str]) -> str:
     """Digest of the files in a folder; of very many files their names and sizes."""
     files = list(walked(path))
     by_size = len(files) > MANY
-    return _digest(
-        [(f.relative_to(path).as_posix(), _size(f) if by_size else _hash(f, known)) for f in files]
-    )
 
+    def about(file: Path) -> int | str:
+        if not by_size:
+            return _hash(file, known)
+        return file.stat().st_size if file.exists() else -1  # a link that leads nowhere
 
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return -1  # a link that leads nowhere: reported when it is read
+    return _digest([(file.relative_to(path).as_posix(), about(file)) for file in files])
 
 
 def _seen(value: int | str, dataset: Dataset, seed: int, known: dict[str, str]) -> Any:

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from flawscope import report
+from flawscope.artefact.files import SUFFIXES
 from flawscope.cli import common, joint
 from flawscope.errors import InputError, pluralize
 from flawscope.progress import duration
@@ -63,11 +64,16 @@ def run(args: argparse.Namespace) -> int:
     if joint_file.is_joint(args.model):
         return _run_joint(args)
     if common.several_asked(args):
-        _check_several(args)
+        if not Path(args.model).is_dir():
+            raise InputError(
+                f"--category {args.category} measures a model for each category: give the folder of "
+                f"CATEGORY.safetensors that `fit` wrote, or a joint model, instead of {args.model}"
+            )
+        _check_table(args)
         return _run_several(args, common.categories_asked(args))
 
-    def show(result: Evaluation) -> None:
-        common.show_document(args, result.to_dict(), lambda: lines(result))
+    def show(found: Evaluation) -> None:
+        common.show_document(args, found.to_dict(), lambda: lines(found))
 
     return common.report_failures(measured(args, show)[1])
 
@@ -300,18 +306,9 @@ def _run_several(
         document["parts"] = of_parts(model, judged_parts(model, pictures, unread))
     common.show_document(args, document, lambda: _lines_of_several(document, kind))
     if args.out:
-        path = own.path(TABLE) if folder else Path(args.out)
-        common.write_csv(path, _rows_of_several(found, averages, kind))
+        rows = _rows_of_several(found, averages, kind)
+        common.write_csv(own.path(TABLE) if folder else Path(args.out), rows)
     return max(code, common.report_failures(unread))
-
-
-def _check_several(args: argparse.Namespace) -> None:
-    if not Path(args.model).is_dir():
-        raise InputError(
-            f"--category {args.category} measures a model for each category: give the folder of "
-            f"CATEGORY.safetensors that `fit` wrote, or a joint model, instead of {args.model}"
-        )
-    _check_table(args)
 
 
 def _check_table(args: argparse.Namespace) -> None:
@@ -323,13 +320,10 @@ def _check_table(args: argparse.Namespace) -> None:
 
 def _model(folder: str, category: str) -> Path:
     """The category's model file, the trained one first."""
-    from flawscope.artefact.files import SUFFIXES
-
-    every = [Path(folder) / f"{category}{suffix}" for suffix in SUFFIXES]
-    for path in every:
-        if path.is_file():
+    for suffix in SUFFIXES:
+        if (path := Path(folder) / f"{category}{suffix}").is_file():
             return path
-    raise InputError(f"{folder} has no {every[0].name}: fit it with --category {category}")
+    raise InputError(f"{folder} has no {category}{SUFFIXES[0]}: fit it with --category {category}")
 
 
 def _averages(found: Found, kind: str) -> dict[str, dict[str, Any]]:
@@ -343,16 +337,13 @@ def _averages(found: Found, kind: str) -> dict[str, dict[str, Any]]:
     averages = {}
     for label, names in every.items():
         measured = [name for name in names if name in found]
-        means = {metric: _mean_of(found, measured, metric) for metric in _metrics(found)}
+        means: dict[str, float | None] = {}
+        for metric in _metrics(found):
+            values = [found[name]["metrics"].get(metric) for name in measured]
+            known = [value for value in values if value is not None]
+            means[metric] = sum(known) / len(known) if known else None
         averages[label] = {"categories": measured, "of": len(names), "metrics": means}
     return averages
-
-
-def _mean_of(found: Found, names: Iterable[str], metric: str) -> float | None:
-    """Mean of a metric over the categories that have it; None where none has."""
-    values = [found[name]["metrics"].get(metric) for name in names]
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
 
 
 def _mistaken(found: Found, names: Iterable[str]) -> int:
@@ -379,8 +370,7 @@ def _lines_of_several(document: Mapping[str, Any], kind: str) -> str:
 
     rows: list[Sequence[str]] = []
     for name, one in found.items():
-        rate = one["false_alarms"]["measured"]
-        alarms = "" if rate is None else f"{rate:.1%}"
+        alarms = "" if (rate := one["false_alarms"]["measured"]) is None else f"{rate:.1%}"
         rows.append((name, *cells(one["metrics"]), alarms, *mistaken([name])))
     for label, average in averages.items():
         covered = len(average["categories"])
