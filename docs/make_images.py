@@ -198,7 +198,7 @@ def animate(model: Predictor, root: Path, out: Path) -> None:
     pictures = Pictures(out, root, maps="none", animation="webp")
     dataset = open_dataset(root)
     for item in dataset.test:
-        pictures.take(item, model.predict(item.path))
+        pictures.add(item.path, model.predict(item.path), item.kind, expected=item.anomalous)
     pictures.finish(f"{root.name}: drawn parts, PatchCore fitted on {len(dataset.train)} good ones")
     shutil.copy(out / "animation.webp", IMAGES / "demo.webp")
     report(IMAGES / "demo.webp")

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ import flawscope
 from flawscope.pictures.decoding import decode
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.pictures.views import Fusion
-from flawscope.predictor import Predictor
 from flawscope.runtime import onnx_file as runtime
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -109,6 +108,13 @@ def lines(*words: Any) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+def refusal(*words: Any) -> str:
+    """What it says of what it cannot do: one line."""
+    done = subprocess.run([*map(str, words)], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    return done.stderr
+
+
 def same(found: dict[str, Any], expected: flawscope.Prediction) -> None:
     assert found["score"] == pytest.approx(expected.score, rel=1e-5)
     assert found["p_value"] == expected.p_value
@@ -116,107 +122,6 @@ def same(found: dict[str, Any], expected: flawscope.Prediction) -> None:
     # pixels within rounding of the threshold may fall on either side
     above = (expected.map > expected.mask_threshold).mean()
     assert found["share_marked"] == pytest.approx(above, abs=2 / SIZE**2)
-
-
-# ------------------------------------------------------------------------------------------------ Python
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_in_python(way: str, models: dict[str, Path], pictures: list[Path]) -> None:
-    model = flawscope.load(models[way])
-    found = lines(sys.executable, EXAMPLES / "predict.py", models[way], *pictures)
-    assert [line["path"] for line in found] == [str(path) for path in pictures]
-    for line, path in zip(found, pictures, strict=True):
-        same(line, model.predict(path))
-    if way in BOTH:
-        assert len({line["is_anomalous"] for line in found}) == 2
-
-
-def test_in_python_tall_pictures(models: dict[str, Path], tmp_path: Path) -> None:
-    model = flawscope.load(models["stretched"])
-    for height, width in TALL:
-        drawn_picture(height, width).save(tmp_path / "a.png")
-        (found,) = lines(sys.executable, EXAMPLES / "predict.py", models["stretched"], tmp_path / "a.png")
-        same(found, model.predict(tmp_path / "a.png"))
-
-
-@pytest.mark.parametrize("way", TILES)
-def test_in_python_tiles(way: str, models: dict[str, Path], tmp_path: Path) -> None:
-    model, paths = flawscope.load(models[way]), []
-    for k, (height, width) in enumerate(TILED):
-        paths.append(tmp_path / f"{k}.png")
-        drawn_picture(height, width).save(paths[-1])
-    found = lines(sys.executable, EXAMPLES / "predict.py", models[way], *paths)
-    for line, path in zip(found, paths, strict=True):
-        same(line, model.predict(path))
-
-
-def test_in_python_a_model_that_was_fitted_on_tiles(fitted: Path, tiled_pictures: Path) -> None:
-    model = flawscope.load(fitted)
-    paths = tiled_paths(tiled_pictures, model)
-    found = lines(sys.executable, EXAMPLES / "predict.py", fitted, *paths)
-    for line, path in zip(found, paths, strict=True):
-        same(line, model.predict(path))
-    assert {line["is_anomalous"] for line in found} == {True, False}
-    assert any(0 < line["share_marked"] < 1 for line in found)
-
-
-def tiled_paths(folder: Path, model: Predictor) -> list[Path]:
-    """Those with one tile alone only for models that take any number."""
-    kinds = ("good", "odd", *([] if model.manifest.preprocess.positions else ["tile"]))
-    return [path for kind in kinds for path in sorted((folder / kind).iterdir())]
-
-
-def test_in_python_a_picture_with_other_tiles_is_one_line(
-    tiled: Callable[..., Path], tiled_pictures: Path, tmp_path: Path
-) -> None:
-    Image.new("RGB", (160, 224)).save(tmp_path / "tall.png")
-    for path in (tiled_pictures / "tile/0.png", tmp_path / "tall.png"):
-        words = [sys.executable, EXAMPLES / "predict.py", tiled(".onnx", positions="each"), path]
-        done = subprocess.run(words, capture_output=True, text=True, timeout=120)
-        assert done.returncode == 1
-        assert done.stderr == "the picture has other tiles than those that the model knows\n"
-
-
-def test_in_python_a_picture_smaller_than_a_tile_is_one_line(fitted: Path, tiled_pictures: Path) -> None:
-    words = [sys.executable, EXAMPLES / "predict.py", fitted, tiled_pictures / "small/0.png"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 1
-    assert done.stderr == f"{words[-1]}: is smaller than a tile of 96 x 96 pixels\n"
-    assert not done.stdout
-
-
-def test_in_python_it_refuses_what_it_does_not_know(
-    models: dict[str, Path], onnx_path: Path, tmp_path: Path
-) -> None:
-    deep = tmp_path / "deep.png"
-    Image.fromarray(np.full((9, 9), 4095, np.uint16)).save(deep)
-    artefact = runtime.read(onnx_path)
-    newer = tmp_path / "newer.onnx"
-    manifest = replace(artefact.manifest, format=3)
-    runtime.write(replace(artefact, manifest=manifest), onnx_path.read_bytes(), newer)
-    for model in (onnx_path, newer):
-        words = [sys.executable, EXAMPLES / "predict.py", model, deep]
-        done = subprocess.run(words, capture_output=True, text=True, timeout=120)
-        assert done.returncode == 1
-        assert "does not know" in done.stderr
-        assert done.stderr.count("\n") == 1
-        assert not done.stdout
-
-
-def test_in_python_it_is_short_and_needs_little() -> None:
-    text = (EXAMPLES / "predict.py").read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 135
-    names = set()
-    for part in ast.walk(ast.parse(text)):
-        if isinstance(part, ast.Import):
-            names |= {alias.name for alias in part.names}
-        elif isinstance(part, ast.ImportFrom):
-            names.add(part.module)
-    assert names == {"base64", "json", "os", "sys", "zlib", "numpy", "onnxruntime", "PIL"}
-
-
-# --------------------------------------------------------------------------------------------------- C++
 
 
 @pytest.fixture(scope="module")
@@ -241,50 +146,140 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build / "predict"
 
 
+@dataclass
+class Example:
+    """One of the two, called."""
+
+    words: list[Any]
+    folder: Path
+
+    def given(self, path: Path) -> Path:
+        """The picture as the example reads it."""
+        if len(self.words) > 1:
+            return path
+        Image.fromarray(decode(path)).save(self.folder / "a.ppm")
+        return self.folder / "a.ppm"
+
+    def judges(self, model: Path, paths: list[Path]) -> list[dict[str, Any]]:
+        """The pictures as flawscope judges them."""
+        if len(self.words) > 1:
+            found = lines(*self.words, model, *paths)
+            assert [line["path"] for line in found] == [str(path) for path in paths]
+        else:
+            found = [line for path in paths for line in lines(*self.words, model, self.given(path))]
+        opened = flawscope.load(model)
+        for line, path in zip(found, paths, strict=True):
+            same(line, opened.predict(path))
+        return found
+
+
+@pytest.fixture(params=["python", "cpp"])
+def example(request: pytest.FixtureRequest, tmp_path: Path) -> Example:
+    cpp = request.param == "cpp"
+    words = [request.getfixturevalue("program")] if cpp else [sys.executable, EXAMPLES / "predict.py"]
+    return Example(words, tmp_path)
+
+
+def saved(folder: Path, sizes: list[tuple[int, int]]) -> list[Path]:
+    paths = [folder / f"{k}.png" for k in range(len(sizes))]
+    for path, (height, width) in zip(paths, sizes, strict=True):
+        drawn_picture(height, width).save(path)
+    return paths
+
+
+# ------------------------------------------------------------------------------------------------- both
+
+
 @pytest.mark.parametrize("way", WAYS)
-def test_in_cpp_the_tensor_is_the_same_bit_by_bit(
-    way: str, program: Path, models: dict[str, Path], tmp_path: Path
+def test_score_and_decision(
+    way: str, example: Example, models: dict[str, Path], pictures: list[Path], tmp_path: Path
 ) -> None:
-    for height, width in SIZES:
-        same_tensor(drawn_picture(height, width), way, program, models, tmp_path)
-
-
-def test_in_cpp_the_tensor_of_a_tall_picture_is_the_same(
-    program: Path, models: dict[str, Path], tmp_path: Path
-) -> None:
-    for way in WAYS:
-        for height, width in TALL:
-            same_tensor(drawn_picture(height, width), way, program, models, tmp_path)
-
-
-def same_tensor(picture: Image.Image, way: str, program: Path, models: dict[str, Path], folder: Path) -> None:
-    picture.save(folder / "a.ppm")
-    lines(program, models[way], folder / "a.ppm", "--dump", folder / "a.f32")
-    expected, _ = (WAYS[way] if way in WAYS else TILES[way][0])(picture)
-    found = np.fromfile(folder / "a.f32", np.float32).reshape(expected.shape)
-    np.testing.assert_array_equal(found, expected, err_msg=f"{picture.size}, {way}")
+    found = example.judges(models[way], pictures)
+    if way in BOTH:
+        assert len({line["is_anomalous"] for line in found}) == 2
+    example.judges(models[way], saved(tmp_path, TALL))
 
 
 @pytest.mark.parametrize("way", TILES)
-def test_in_cpp_tiles(way: str, program: Path, models: dict[str, Path], tmp_path: Path) -> None:
-    """The tensors, bit by bit, and what comes of them."""
-    model = flawscope.load(models[way])
-    for height, width in TILED:
+def test_tiles(way: str, example: Example, models: dict[str, Path], tmp_path: Path) -> None:
+    example.judges(models[way], saved(tmp_path, TILED))
+
+
+def test_a_model_that_was_fitted_on_tiles(example: Example, fitted: Path, tiled_pictures: Path) -> None:
+    found = example.judges(fitted, tiled_paths(tiled_pictures, flawscope.load(fitted)))
+    assert {line["is_anomalous"] for line in found} == {True, False}
+    assert any(0 < line["share_marked"] < 1 for line in found)
+    said = refusal(*example.words, fitted, example.given(tiled_pictures / "small/0.png"))
+    assert "is smaller than a tile of 96 x 96 pixels" in said
+
+
+def tiled_paths(folder: Path, model: Any) -> list[Path]:
+    """Those with one tile alone only for models that take any number."""
+    kinds = ("good", "odd", *([] if model.manifest.preprocess.positions else ["tile"]))
+    return [path for kind in kinds for path in sorted((folder / kind).iterdir())]
+
+
+# ------------------------------------------------------------------------------------------------ Python
+
+PYTHON = [sys.executable, EXAMPLES / "predict.py"]
+
+
+def test_in_python_a_picture_with_other_tiles_is_one_line(
+    tiled: Callable[..., Path], tiled_pictures: Path, tmp_path: Path
+) -> None:
+    Image.new("RGB", (160, 224)).save(tmp_path / "tall.png")
+    for path in (tiled_pictures / "tile/0.png", tmp_path / "tall.png"):
+        said = refusal(*PYTHON, tiled(".onnx", positions="each"), path)
+        assert said == "the picture has other tiles than those that the model knows\n"
+
+
+def test_in_python_it_refuses_what_it_does_not_know(onnx_path: Path, tmp_path: Path) -> None:
+    deep, newer = tmp_path / "deep.png", tmp_path / "newer.onnx"
+    Image.fromarray(np.full((9, 9), 4095, np.uint16)).save(deep)
+    artefact = runtime.read(onnx_path)
+    manifest = replace(artefact.manifest, format=3)
+    runtime.write(replace(artefact, manifest=manifest), onnx_path.read_bytes(), newer)
+    for model in (onnx_path, newer):
+        assert "does not know" in refusal(*PYTHON, model, deep)
+
+
+def test_in_python_it_is_short_and_needs_little() -> None:
+    text = (EXAMPLES / "predict.py").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 135
+    names = set()
+    for part in ast.walk(ast.parse(text)):
+        if isinstance(part, ast.Import):
+            names |= {alias.name for alias in part.names}
+        elif isinstance(part, ast.ImportFrom):
+            names.add(part.module)
+    assert names == {"base64", "json", "os", "sys", "zlib", "numpy", "onnxruntime", "PIL"}
+
+
+# --------------------------------------------------------------------------------------------------- C++
+
+
+@pytest.mark.parametrize("way", [*WAYS, *TILES])
+def test_in_cpp_the_tensor_is_the_same_bit_by_bit(
+    way: str, program: Path, models: dict[str, Path], tmp_path: Path
+) -> None:
+    preprocess, sizes = (WAYS[way], [*SIZES, *TALL]) if way in WAYS else (TILES[way][0], TILED)
+    for height, width in sizes:
         picture = drawn_picture(height, width)
-        same_tensor(picture, way, program, models, tmp_path)
-        (found,) = lines(program, models[way], tmp_path / "a.ppm")
-        same(found, model.predict(picture))
+        picture.save(tmp_path / "a.ppm")
+        lines(program, models[way], tmp_path / "a.ppm", "--dump", tmp_path / "a.f32")
+        expected, _ = preprocess(picture)
+        found = np.fromfile(tmp_path / "a.f32", np.float32).reshape(expected.shape)
+        np.testing.assert_array_equal(found, expected, err_msg=f"{picture.size}, {way}")
 
 
-def test_in_cpp_a_model_that_was_fitted_on_tiles(
+def test_in_cpp_the_tensors_of_a_model_that_was_fitted_on_tiles(
     fitted: Path, program: Path, tiled_pictures: Path, tmp_path: Path
 ) -> None:
     model = flawscope.load(fitted)
     for path in tiled_paths(tiled_pictures, model):
         picture = Image.open(path)
         picture.save(tmp_path / "a.ppm")
-        (found,) = lines(program, fitted, tmp_path / "a.ppm", "--dump", tmp_path / "a.f32")
-        same(found, model.predict(path))
+        lines(program, fitted, tmp_path / "a.ppm", "--dump", tmp_path / "a.f32")
         views = model.manifest.preprocess.views(picture).within(model.artefact.tensors.get("region"))
         expected = views.images(views.numbers())
         np.testing.assert_array_equal(np.fromfile(tmp_path / "a.f32", np.float32), expected.ravel())
@@ -314,36 +309,8 @@ def test_in_cpp_a_canvas_that_is_too_large_is_one_line(
     manifest = replace(artefact.manifest, preprocess=how)
     runtime.write(replace(artefact, manifest=manifest), path.read_bytes(), changed)
     Image.new("RGB", (3000, 3000)).save(tmp_path / "a.ppm")
-    done = subprocess.run([program, changed, tmp_path / "a.ppm"], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "predict: the picture is too large for such tiles\n"
-
-
-def test_in_cpp_a_picture_smaller_than_a_tile_is_one_line(
-    fitted: Path, program: Path, tiled_pictures: Path, tmp_path: Path
-) -> None:
-    Image.open(tiled_pictures / "small/0.png").save(tmp_path / "a.ppm")
-    done = subprocess.run([program, fitted, tmp_path / "a.ppm"], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "predict: the picture is smaller than a tile of 96 x 96 pixels\n"
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_in_cpp_score_and_decision(
-    way: str, program: Path, models: dict[str, Path], pictures: list[Path], tmp_path: Path
-) -> None:
-    model = flawscope.load(models[way])
-    decisions, worst = set(), 0.0
-    for path in pictures:
-        Image.fromarray(decode(path)).save(tmp_path / "a.ppm")
-        (found,) = lines(program, models[way], tmp_path / "a.ppm")
-        expected = model.predict(path)
-        same(found, expected)
-        decisions.add(found["is_anomalous"])
-        worst = max(worst, abs(found["score"] / expected.score - 1))
-    print(f"largest relative difference of a score: {worst:.1e}")
-    if way in BOTH:
-        assert len(decisions) == 2
+    said = refusal(program, changed, tmp_path / "a.ppm")
+    assert said == "predict: the picture is too large for such tiles\n"
 
 
 def test_in_cpp_bad_input_is_one_line(program: Path, onnx_path: Path, tmp_path: Path) -> None:

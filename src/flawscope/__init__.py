@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from flawscope.predictor.joint import load as load
     from flawscope.results.prediction import Prediction as Prediction
     from flawscope.results.prediction import Region as Region
+    from flawscope.results.table import Unjudged as Unjudged
 
 _WHERE = {
     "Calibration": "calibration.threshold",
@@ -51,6 +52,7 @@ _WHERE = {
     "Predictor": "predictor",
     "Preprocess": "pictures.preprocess",
     "Region": "results.prediction",
+    "Unjudged": "results.table",
     "compare": "evaluation.comparison",
     "evaluate": "evaluation",
     "extend": "fitting.incremental_update",

@@ -22,10 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from flawscope import InputError, JointPredictor, Prediction, Predictor
+from flawscope import InputError, JointPredictor, Prediction, Predictor, Unjudged
 from flawscope.pictures.decoding import is_picture
 from flawscope.pictures.listing import folder_error, is_litter, own_files
-from flawscope.results.table import Unjudged
 
 PATIENCE = 30.0  # seconds that a file which cannot be read may still be incomplete
 SETTLE = 2.0  # seconds; shares answer from a cache for one to three, and copies are made at full size first

@@ -1,4 +1,4 @@
-"""`data check` and `data export`."""
+"""`data check`, `data export` and `demo`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ import pytest
 from PIL import Image
 
 from flawscope.cli import main
+from flawscope.datasets import open_dataset
 from flawscope.datasets.masks import from_runs
 from flawscope.results.table import read_table
+from flawscope.synthesis.demo import dataset
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -116,3 +118,35 @@ def test_fiftyone_has_boxes_in_fractions_and_the_places_of_pictures(found: Path,
             assert max(x + width, y + height) <= 1
             assert box["confidence"] == pytest.approx(1 - (row.p_value or 0))
             assert box["attributes"]["severity"] == row.severity
+
+
+# -------------------------------------------------------------------------------------------------- the demo
+
+
+def test_only_drawn_and_nothing_fitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = {"good": 1, "bad_per_kind": 1, "size": 64}
+    whole = dataset.draw_dataset
+    monkeypatch.setattr(dataset, "draw_dataset", lambda root, **how: whole(root, **how, **few))
+    call = ["demo", "--category", "fabric", "--train", "2", "--only-draw", "--out", str(tmp_path), "--quiet"]
+    assert main(call) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'fabric'}\n"
+    assert len(open_dataset(tmp_path, "fabric").train) == 2
+    assert {p.name for p in tmp_path.iterdir()} == {"fabric"}
+
+
+@pytest.mark.slow
+def test_it_ends_with_the_path_of_a_report(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the pictures that a user gets, which the network sees smaller."""
+    for library in ("torch", "matplotlib", "jinja2"):
+        pytest.importorskip(library)
+    from flawscope.methods.patchcore import Config
+
+    monkeypatch.setattr(Config, "sizes", ((64, 64),))
+    assert main(["demo", "--out", str(tmp_path), "--train", "6", "--quiet"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == str(tmp_path / "results" / "report.html")
+    assert Path(last).stat().st_size < 10_000_000

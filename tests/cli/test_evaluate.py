@@ -93,7 +93,7 @@ def test_private_pictures_are_judged_for_the_server(
     assert written == [f"anomaly_images/{place}.tiff", f"anomaly_images_thresholded/{place}.png"]
 
 
-@pytest.mark.parametrize("full", ["take", "finish"])
+@pytest.mark.parametrize("full", ["add", "finish"])
 def test_figures_come_before_what_may_fail_and_name_what_they_leave_out(
     run: Run, model_path: Path, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: str
 ) -> None:
@@ -115,7 +115,7 @@ def test_figures_come_before_what_may_fail_and_name_what_they_leave_out(
     assert why["learnt"] == "left out: the model was fitted or calibrated on it"
     assert len([row for row in rows if not row.error]) == document["images"]
     assert len(list((out / "predictions").rglob("*.json"))) == len(rows)
-    if full == "take":
+    if full == "add":
         code, printed, err = run("evaluate", model_path, "--data", root)
         assert (code, "left out" in printed, "skipped: " in err) == (1, True, True)
 

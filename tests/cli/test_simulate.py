@@ -146,19 +146,6 @@ def test_nothing_good_and_an_empty_foreground_are_refused(run: Run, good: Path, 
     assert "foreground is empty" in err
 
 
-def test_an_earlier_run_is_removed_and_somebody_elses_file_is_left(run: Run, good: Path) -> None:
-    out = good.parent / "out"
-    out.mkdir()
-    (out / "mine.txt").write_text("mine")
-    run("simulate", "--data", good, "--out", out, "--count", 3)
-    code, _, err = run("simulate", "--data", good, "--out", out, "--count", 2)
-    assert code == 0
-    assert f"{out}: 7 files of an earlier run removed" in err
-    assert f"{out}: 1 other file left alone" in err
-    assert len(read(out)) == 5  # two pictures, two masks, the sheet
-    assert (out / "mine.txt").read_text() == "mine"
-
-
 @pytest.mark.parametrize("name", ["contact_sheet.png", "masks/000_spot.png"])
 def test_somebody_elses_file_in_the_way_stops_the_call(run: Run, good: Path, name: str) -> None:
     out = good.parent / "out"

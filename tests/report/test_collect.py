@@ -93,28 +93,29 @@ def calibration(count: int, rate: float = 0.05) -> Calibration:
 
 
 @pytest.mark.parametrize(
-    ("false_alarms", "words"),
-    [(2, "agrees with the promise"), (30, "more than promised"), (0, "less than promised")],
+    ("good", "false_alarms", "known", "promised", "words"),
+    [
+        (100, 2, calibration(99), percent(0.05), "agrees with the promise"),
+        (100, 30, calibration(99), percent(0.05), "more than promised"),
+        (100, 0, calibration(99), percent(0.05), "less than promised"),
+        # 38 pictures promise 1/39 at a target of 5 %: 60 of 1000 is then more than promised
+        (1000, 60, calibration(38), percent(1 / 39), "more than promised"),
+        (
+            1000,
+            600,
+            replace(calibration(1), promised=False),
+            "no promise: one good picture",
+            "about which nothing",
+        ),
+    ],
 )
-def test_the_promise_is_compared_with_what_was_measured(false_alarms: int, words: str) -> None:
-    told = sentences(Tally(100, false_alarms, 0, 0), calibration(99))
+def test_what_the_pictures_promise_is_compared_with_what_was_measured(
+    good: int, false_alarms: int, known: Calibration, promised: str, words: str
+) -> None:
+    told = sentences(Tally(good, false_alarms, 0, 0), known)
+    assert promised in told[0]
+    assert f"{false_alarms} of {good:,} good pictures" in told[1]
     assert words in told[1]
-    assert f"{false_alarms} of 100 good pictures" in told[1]
-
-
-def test_what_is_compared_is_what_the_pictures_promise_not_the_target() -> None:
-    """38 pictures promise 1/39 at a target of 5 %: 60 of 1000 is then more than promised."""
-    told = sentences(Tally(1000, 60, 0, 0), calibration(38))
-    assert percent(1 / 39) in told[0]
-    assert percent(0.05) not in told[0]
-    assert "more than promised" in told[1]
-
-
-def test_a_model_of_one_part_is_said_to_promise_nothing():
-    told = sentences(Tally(1000, 600, 0, 0), replace(calibration(1), promised=False))
-    assert "no promise: one good picture" in told[0]
-    assert "nothing was promised" in told[1]
-    assert "more than promised" not in told[1]
 
 
 def test_what_was_not_tested_is_not_claimed() -> None:

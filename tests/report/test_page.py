@@ -12,11 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from flawscope import report
+from flawscope.calibration.threshold import Calibration
 from flawscope.cli import main
 from flawscope.errors import InputError
+from flawscope.report.page import MOST_POINTS, operating_points, step_path
 from flawscope.results.html import for_script
 
 for library in ("matplotlib", "jinja2"):
@@ -131,14 +134,7 @@ def test_it_works_with_what_there_is(
     assert "nan" not in re.sub(r"base64,[^\"]*", "", text.lower()).replace("nano", "")
 
 
-def test_a_picture_that_has_gone_is_named_and_not_shown(run_of: Callable[..., Any], tmp_path: Path) -> None:
-    run = run_of((0.1, 0.2), (0.9,))
-    run.result.pictures[0].item.path.unlink()
-    pictures = json.loads(Page(run.write(tmp_path / "report.html")).scripts[0])
-    assert [p["layers"] == "picture not readable" for p in pictures] == [True, False, False]
-
-
-def test_one_picture_that_cannot_be_drawn_costs_no_report(
+def test_pictures_that_have_gone_or_cannot_be_drawn_are_named_and_cost_no_report(
     run_of: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from flawscope.report import thumbnails
@@ -151,8 +147,10 @@ def test_one_picture_that_cannot_be_drawn_costs_no_report(
         return drawn(path, *rest)
 
     monkeypatch.setattr(thumbnails, "layers", broken)
-    pictures = json.loads(Page(run_of((0.1, 0.2), (0.9,)).write(tmp_path / "report.html")).scripts[0])
-    assert [p["name"] for p in pictures if isinstance(p["layers"], str)] == ["good/g1.png"]
+    run = run_of((0.1, 0.2), (0.9,))
+    run.result.pictures[0].item.path.unlink()
+    pictures = json.loads(Page(run.write(tmp_path / "report.html")).scripts[0])
+    assert [p["layers"] == "picture not readable" for p in pictures] == [True, False, True]
 
 
 def test_what_has_no_room_is_left_out_and_the_report_says_so(
@@ -214,3 +212,62 @@ def test_a_missing_library_is_told_first_with_the_extra(
     assert not (tmp_path / "out").exists()
     assert main(["evaluate", "missing.onnx", "--data", "missing"]) == 2
     assert "pip install" not in capsys.readouterr().err
+
+
+# ------------------------- the slider: every position is what the model would have decided at that rate
+
+ONE = np.array([0.5]), np.array([True])
+
+
+def calibration(count: int, rate: float = 0.05, **more: Any) -> Calibration:
+    values = tuple(np.random.default_rng(count).normal(size=count).tolist())
+    return Calibration(values, values, -9.0, rate=rate, **more)
+
+
+@pytest.mark.parametrize("count", [4, 20, 199, 3000])
+def test_every_position_is_what_its_option_makes_of_the_pictures(count: int) -> None:
+    """The rate that is shown, given to the model, decides as the position says."""
+    made = calibration(count)
+    rng = np.random.default_rng(1)
+    scores, bad = rng.normal(0.5, 1, 50), rng.random(50) < 0.5
+    # scores on thresholds, too
+    scores[:10] = rng.choice(made.scores, 10)
+    points = operating_points(scores, bad, made)
+    assert len(points) <= MOST_POINTS + 1
+    assert [point["threshold"] for point in points] == sorted((p["threshold"] for p in points), reverse=True)
+    (now,) = (point for point in points if point["now"])
+    assert now["threshold"] == made.score_threshold
+    assert now["rate"] == pytest.approx(made.expected_rate)
+    for point in points[:: max(1, len(points) // 20)]:
+        other = made.with_rate(float(point["option"].split()[1].rstrip("%")) / 100)
+        assert other.score_threshold == point["threshold"]
+        assert other.expected_rate == pytest.approx(point["rate"])
+        called = other.is_anomalous(scores)
+        assert point["missed"] == (~called & bad).sum()
+        assert point["alarms"] == (called & ~bad).sum()
+        assert point["missed"] + point["alarms"] <= point["defective"] + point["good"] == 50
+
+
+def test_what_is_not_promised_has_no_rate() -> None:
+    points = operating_points(*ONE, calibration(10, promised=False))
+    assert {point["rate"] for point in points} == {None}
+    assert points[0]["good"] == 0
+    assert points[0]["alarm_range"] is None
+
+
+def test_one_threshold_makes_no_slider() -> None:
+    assert operating_points(*ONE, calibration(1)) == []
+
+
+def test_the_path_runs_from_left_to_right_and_down_is_less() -> None:
+    assert step_path([0.0, 1.0, 0.5]) == "M0.00 100.00L50.00 0.00L100.00 50.00"
+
+
+def test_a_report_without_a_choice_of_thresholds_has_no_slider(
+    report_path: Path, run_of: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert 'id="rate-slider"' in report_path.read_text(encoding="utf-8")
+    monkeypatch.setattr("flawscope.report.page.operating_points", lambda *_: [])
+    text = run_of((0.1,), (0.9,)).write(tmp_path / "without.html")
+    assert 'id="rate-slider"' not in text
+    assert 'href="#rate"' not in text

@@ -50,14 +50,13 @@ def test_the_ground_truth_is_a_dashed_outline_and_never_hides_the_picture(tmp_pa
     """One pixel of a mask, and a map that found nothing: two panels, in the second one a dashed line."""
     size = (300, 300)
     Image.new("RGB", size[::-1], (240, 240, 240)).save(tmp_path / "part.png")
-    mask = np.zeros(size, np.uint8)
-    mask[150, 150] = 255
-    Image.fromarray(mask).save(tmp_path / "mask.png")
+    mask = np.zeros(size, bool)
+    mask[150, 150] = True
     geometry = Preprocess((16, 16)).geometry(size)
     nothing = np.zeros((16, 16), np.float32)
     found = Prediction(0.1, 0.9, -1.0, False, nothing, geometry, 0.5, 0.5, (0.0, 1.0))
     pictures = Pictures(tmp_path / "out", tmp_path, maps="none")
-    pictures.add(tmp_path / "part.png", found, "pit", (tmp_path / "mask.png",), expected=True)
+    pictures.add(tmp_path / "part.png", found, "pit", expected=True, truth=lambda: mask)
     (example,) = pictures.kinds["pit"].examples
     assert example.strip.shape == (PANEL, 2 * PANEL + GAP, 3)
     truth = (example.strip == drawing.TRUTH).all(axis=2)

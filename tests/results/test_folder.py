@@ -10,21 +10,27 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flawscope.datasets import Item
-from flawscope.errors import FlawscopeError
+from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures.decoding import read_mask
 from flawscope.pictures.listing import OWN_LIST
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.results import contact_sheet as animation
+from flawscope.results import run as runs
 from flawscope.results.folder import MAPS, Pictures
 from flawscope.results.prediction import Prediction
+from flawscope.results.run import Results
+from flawscope.results.table import COLUMNS, OwnFiles, Row, Table, Unjudged, read_table
 
 SIZE = (16, 16)
+SPOT = np.zeros(SIZE)
+SPOT[4:8, 4:8] = 1.0
 
 
-def predict(path: Path, values: np.ndarray, picture: tuple[int, int] = (40, 60)) -> Prediction:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", picture[::-1], (90, 90, 90)).save(path)
+def predicted(
+    path: Path | str, values: np.ndarray | float = 0.9, picture: tuple[int, int] = (40, 60)
+) -> Prediction:
+    """Prediction with this map, or of a spot so high."""
+    values = values * SPOT if isinstance(values, float) else values
     return Prediction(
         score=float(values.max()),
         p_value=0.5,
@@ -39,11 +45,11 @@ def predict(path: Path, values: np.ndarray, picture: tuple[int, int] = (40, 60))
     )
 
 
-@pytest.fixture
-def spot() -> np.ndarray:
-    values = np.zeros(SIZE)
-    values[4:8, 4:8] = 0.9
-    return values
+def predict(path: Path, values: np.ndarray | float = 0.9, picture: tuple[int, int] = (40, 60)) -> Prediction:
+    """The same, of a picture that is drawn."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", picture[::-1], (90, 90, 90)).save(path)
+    return predicted(path, values, picture)
 
 
 def files(folder: Path) -> set[str]:
@@ -51,49 +57,27 @@ def files(folder: Path) -> set[str]:
     return found - {OWN_LIST}
 
 
-def test_the_files_hold_the_map_the_mask_and_an_overlay_of_the_pictures_size(
-    tmp_path: Path, spot: np.ndarray
-) -> None:
+def test_the_files_hold_the_map_the_mask_and_an_overlay_of_the_pictures_size(tmp_path: Path) -> None:
     path, out = tmp_path / "data/test/dent/000.png", tmp_path / "out"
     pictures = Pictures(out, tmp_path / "data")
-    pictures.take(Item(path, "dent", True), predict(path, spot))
+    pictures.add(path, predict(path), "dent", expected=True)
     written = {f"{folder}/dent/000.png" for folder in ("overlays", "maps", "masks")}
     assert files(out) == written | {"maps/scale.json"}
-    np.testing.assert_array_equal(read_mask(out / "masks/dent/000.png"), spot > 0.5)
+    np.testing.assert_array_equal(read_mask(out / "masks/dent/000.png"), SPOT > 0.5)
     map16 = np.array(Image.open(out / "maps/dent/000.png"))
-    np.testing.assert_allclose(map16 / 65535, spot, atol=1e-4)  # 0..1 is the fixed colour range
+    np.testing.assert_allclose(map16 / 65535, 0.9 * SPOT, atol=1e-4)  # 0..1 is the fixed colour range
     assert Image.open(out / "overlays/dent/000.png").size == (60, 40)
-    pictures.take(Item(path, "dent", True), predict(path, spot, (1000, 5000)))
+    pictures.add(path, predict(path, picture=(1000, 5000)), "dent", expected=True)
     assert Image.open(out / "overlays/dent/000.png").size == pytest.approx((2048, 2048 / 5), abs=1)
     Image.open(pictures.finish("title")).verify()
 
 
-@pytest.mark.parametrize("side", [80, 4096])
-def test_an_overlay_is_the_plain_picture_where_the_network_does_not_look(tmp_path: Path, side: int) -> None:
-    """Also of maps below 0, as EfficientAD's, and of pictures that are scaled down for showing."""
-    prediction = replace(
-        predict(tmp_path / "x.png", np.full((20, 20), -3.0), (side, side)),
-        geometry=Preprocess((40, 40), crop=(20, 20)).geometry((side, side)),
-        mask_threshold=-2.0,
-        colour_range=(-4.0, 0.0),
-    )
-    Pictures(tmp_path / "out", tmp_path, maps="none").add(tmp_path / "x.png", prediction)
-    overlay = np.asarray(Image.open(tmp_path / "out/overlays/x.png"))
-    middle = tuple(slice(n // 4, 3 * n // 4) for n in overlay.shape[:2])
-    assert (overlay[middle] != 90).any(axis=2).all()
-    overlay = overlay.copy()
-    overlay[middle] = 90
-    assert (overlay == 90).all()
-
-
-def test_nothing_is_written_above_the_output_folder(
-    tmp_path: Path, spot: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_is_written_above_the_output_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here, out = tmp_path / "a/b/c", tmp_path / "a/out"
     here.mkdir(parents=True)
     monkeypatch.chdir(here)
     outside = tmp_path / "elsewhere/x.png"
-    prediction = predict(outside, spot)
+    prediction = predict(outside)
     before = files(tmp_path)
     pictures = Pictures(out)
     pictures.add(outside, prediction)
@@ -105,33 +89,31 @@ def test_nothing_is_written_above_the_output_folder(
 
 
 def test_pictures_of_one_name_do_not_overwrite_each_other(
-    tmp_path: Path, spot: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     pictures = Pictures(tmp_path / "out")
     for name in ("in/a.png", "in/a.jpg", "v1.2/b.jpg", "v1.3/b.jpg"):
-        pictures.add(Path(name), predict(tmp_path / name, spot))
+        pictures.add(Path(name), predict(tmp_path / name))
     overlays = {f for f in files(tmp_path / "out") if f.startswith("overlays/")}
     assert len(overlays) == 4
-    pictures.add(Path("in/a.jpg"), predict(tmp_path / "in/a.jpg", spot))  # the same one again is no other
+    pictures.add(Path("in/a.jpg"), predict(tmp_path / "in/a.jpg"))  # the same one again is no other
     assert {f for f in files(tmp_path / "out") if f.startswith("overlays/")} == overlays
 
 
-def test_a_file_in_the_way_is_one_line(tmp_path: Path, spot: np.ndarray) -> None:
+def test_a_file_in_the_way_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("in the way")
     path = tmp_path / "data/test/dent/000.png"
-    prediction = predict(path, spot)
+    prediction = predict(path)
     with pytest.raises(FlawscopeError, match="cannot write to"):
-        Pictures(tmp_path / "out", tmp_path / "data").take(Item(path, "dent", True), prediction)
+        Pictures(tmp_path / "out", tmp_path / "data").add(path, prediction, "dent", expected=True)
 
 
-def test_without_pictures_there_is_no_sheet_and_maps_may_be_left_out(
-    tmp_path: Path, spot: np.ndarray
-) -> None:
+def test_without_pictures_there_is_no_sheet_and_maps_may_be_left_out(tmp_path: Path) -> None:
     assert Pictures(tmp_path).finish("nothing") is None
     assert files(tmp_path) == set()
     plain = Pictures(tmp_path / "out", tmp_path, maps="none")
-    plain.add(tmp_path / "x.png", predict(tmp_path / "x.png", spot))
+    plain.add(tmp_path / "x.png", predict(tmp_path / "x.png"))
     assert files(tmp_path / "out") == {"overlays/x.png", "masks/x.png"}
 
 
@@ -139,10 +121,8 @@ def test_without_pictures_there_is_no_sheet_and_maps_may_be_left_out(
 
 
 @pytest.mark.parametrize("maps", MAPS)
-def test_every_kind_of_map_can_be_read_back_with_what_stands_beside_it(
-    tmp_path: Path, spot: np.ndarray, maps: str
-) -> None:
-    values = spot * 3 + 1
+def test_every_kind_of_map_can_be_read_back_with_what_stands_beside_it(tmp_path: Path, maps: str) -> None:
+    values = 2.7 * SPOT + 1
     prediction = replace(predict(tmp_path / "x.png", values), colour_range=(0.5, 4.5), mask_threshold=2.0)
     Pictures(tmp_path / "out", tmp_path, maps=maps).add(tmp_path / "x.png", prediction)
     facts = json.loads((tmp_path / "out/maps/scale.json").read_text())
@@ -158,11 +138,11 @@ def test_every_kind_of_map_can_be_read_back_with_what_stands_beside_it(
 
 
 @pytest.mark.parametrize("deep", [False, True])
-def test_an_animation_of_pictures_of_any_size_and_depth(tmp_path: Path, spot: np.ndarray, deep: bool) -> None:
+def test_an_animation_of_pictures_of_any_size_and_depth(tmp_path: Path, deep: bool) -> None:
     pictures = Pictures(tmp_path / "out", tmp_path, animation="gif")
     for k, size in enumerate([(40, 60), (200, 30), (1, 90), (500, 500)]):
         path = tmp_path / f"{k}.png"
-        prediction = predict(path, spot * (k % 2), size)
+        prediction = predict(path, 0.9 * (k % 2), size)
         grey = np.full(size, 900 if deep else 90, np.uint16 if deep else np.uint8)
         Image.fromarray(grey).save(path)
         pictures.add(path, prediction)
@@ -172,21 +152,112 @@ def test_an_animation_of_pictures_of_any_size_and_depth(tmp_path: Path, spot: np
         assert image.info["loop"] == 0
 
 
-def test_only_pictures_that_are_shown_are_kept_for_the_animation(tmp_path: Path, spot: np.ndarray) -> None:
+def test_only_pictures_that_are_shown_are_kept_for_the_animation(tmp_path: Path) -> None:
     pictures = Pictures(tmp_path / "out", tmp_path, animation="gif")
     rng = np.random.default_rng(0)
     for k, height in enumerate(rng.permutation(30)):
         path = tmp_path / f"{k}.png"
-        pictures.add(path, predict(path, spot * (height + 1) / 100, (8, 8)), "some")
+        pictures.add(path, predict(path, 0.9 * (height + 1) / 100, (8, 8)), "some")
     kind = pictures.kinds["some"]
     kept = {example.name for example in kind.examples if example.shot}
     assert kept == {example.name for example in kind.extremes(animation.SHOTS)}
 
 
-def test_the_sheet_says_how_severe_a_picture_is(tmp_path: Path, spot: np.ndarray) -> None:
+def test_the_sheet_says_how_severe_a_picture_is(tmp_path: Path) -> None:
     pictures = Pictures(tmp_path / "out", tmp_path, animation="webp")
-    pictures.add(tmp_path / "a.png", predict(tmp_path / "a.png", spot), "good", expected=False)
+    pictures.add(tmp_path / "a.png", predict(tmp_path / "a.png"), "good", expected=False)
     (example,) = pictures.kinds["good"].examples
     assert example.verdict == "anomalous, false alarm\nseverity +4.0, p = 0.500"
     assert example.shot is not None
     assert example.shot.verdict == "false alarm, severity +4.0"
+
+
+# ------------------------------------------------------------------------------------------- results of a run
+
+
+def test_a_table_is_read_back_as_it_was_written_and_goes_on_at_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    first = predicted('a "quoted", name.png', picture=(32, 64))
+    rows = [Row.of(first), Row.of(Unjudged("b\nb.png", "empty; copy it again"))]
+    for row in rows:
+        table = Table(path, append=True)
+        table.add(row)
+        table.close()
+    header = path.read_text(encoding="utf-8").splitlines()[0]
+    assert header == "path,score,p_value,severity,decision,threshold,regions,error"
+    assert read_table(path) == rows
+    assert rows[0].boxes == [(16.0, 8.0, 32.0, 16.0)]  # the picture is 4 times as wide as the map
+    assert read_table(path)[0].score == 0.9  # no digit is lost
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = Table(tmp_path / "x.parquet")
+    for row in rows:
+        table.add(row)
+    table.close()
+    found = parquet.read_table(tmp_path / "x.parquet")
+    assert found.column_names == list(COLUMNS)
+    assert [Row(**values) for values in found.to_pylist()] == rows
+
+
+@pytest.mark.parametrize("text", ["a,b\n1,2\n", ",".join(COLUMNS) + "\nx,much,,,,,,\n"])
+def test_another_table_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.csv").write_text(text)
+    with pytest.raises(InputError, match=r"x\.csv"):
+        read_table(tmp_path / "x.csv")
+
+
+def test_a_second_run_removes_what_the_first_one_wrote_and_nothing_else(tmp_path: Path) -> None:
+    first = Results(tmp_path, None, pytest.fail)
+    for name in ("a.png", "line\nbreak.png", "deep/c.png"):
+        first.add(predicted(name))
+    first.write_facts({})
+    first.finish()
+    for mine in ("notes.txt", "break.png", "predictions/mine.json"):
+        (tmp_path / mine).write_text("mine")
+    said: list[str] = []
+    second = Results(tmp_path, None, said.append)
+    second.add(predicted("b.png"))
+    second.write_facts({})
+    second.finish()
+    mine = {"notes.txt", "break.png", "predictions/mine.json"}
+    assert files(tmp_path) == mine | {"results.csv", "results.json", "predictions/b.json"}
+    assert said == [
+        f"{tmp_path}: 5 files of an earlier run removed",
+        f"{tmp_path}: 3 other files left alone",
+    ]
+
+
+def test_a_list_that_leads_outside_removes_nothing_there(tmp_path: Path) -> None:
+    out, other = tmp_path / "out", tmp_path / "other"
+    for folder in (out, other):
+        folder.mkdir()
+        (folder / "x.png").write_text("x")
+    (out / "link").symlink_to(other)
+    named = ["../other/x.png", str(other / "x.png"), "link/x.png", "a/../x.png", 3, ""]
+    (out / OWN_LIST).write_text("".join(json.dumps(name) + "\n" for name in named))
+    said: list[str] = []
+    OwnFiles(out).begin(said.append)
+    assert said == [f"{out}: 1 other file left alone"]
+    assert (other / "x.png").exists()
+    (out / "results.csv").write_text("mine")  # of somebody else: never replaced
+    with pytest.raises(InputError, match=r"results\.csv is there already"):
+        Results(out, None, lambda line: None)
+    assert (out / "results.csv").read_text() == "mine"
+
+
+def test_the_most_severe_keep_their_maps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "SHOWN", 2 * SPOT.size * 4)
+    results = Results(tmp_path, None, pytest.fail)
+    for height in (0.2, 0.9, 0.6, 0.9, 0.1):
+        results.add(predicted("x.png", height))
+    assert [p.score for p in results.shown] == [0.9, 0.9]
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = Results(tmp_path, None, pytest.fail)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(FlawscopeError, match="No space left on device; free some space"):
+        results.add(predicted("a.png"))

@@ -15,6 +15,9 @@ from typing import Any, BinaryIO
 
 from flawscope.errors import CheckpointError, FlawscopeError, InputError
 
+TRAINED, EXPORTED = ".safetensors", ".onnx"
+SUFFIXES = (TRAINED, EXPORTED)  # of model files
+ENGINES = ("onnxruntime", "openvino")  # that run exported ones; torch runs the others
 PART = ".part"  # of a file that is being written
 # A cell that begins so is computed by a spreadsheet; some read full-width signs as the plain ones
 _FORMULA = re.compile(r"'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
@@ -124,3 +127,15 @@ def bad(path: Any, reason: str) -> InputError:
 def refused(path: Any, reason: str, kind: str = "model") -> InputError:
     error = CheckpointError if kind == "checkpoint" else InputError
     return error(f"cannot use {kind} {path}: {reason}")
+
+
+def suffix_of(path: str | os.PathLike[str]) -> str:
+    """Returns the suffix of a model file, one of `SUFFIXES`. InputError if it has another."""
+    suffix = os.path.splitext(os.fspath(path))[1].lower()
+    if suffix not in SUFFIXES:
+        with opened(path):  # that there is no such file, or that it is a folder, says more
+            pass
+        if suffix == ".xml":
+            raise refused(path, "OpenVINO runs .onnx models now; export the .safetensors model as .onnx")
+        raise refused(path, f"models are {' or '.join(SUFFIXES)} files; name one of these")
+    return suffix

@@ -12,14 +12,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from flawscope import config as settings
 from flawscope._version import __version__
 from flawscope.datasets import Dataset, open_dataset
 from flawscope.datasets.layouts import listed, select_categories
 from flawscope.datasets.published import SATURATION_FILE, VISA_TABLE, realiad_table
 from flawscope.datasets.seen_defects import choose_seen
 from flawscope.errors import InputError
-from flawscope.methods import registry
+from flawscope.methods import registry, settings
 from flawscope.pictures.light import check_range
 from flawscope.pictures.listing import walked
 
@@ -110,25 +109,20 @@ def plan(
     joint: bool = False,
     shots: str | None = None,
 ) -> Grid:
-    """The grid of a call, with every setting checked. Loads no torch.
+    """The grid of a call of `flawscope benchmark`, whose options these are, with every setting checked. Loads
+    no torch.
 
     Args:
         root: folder of categories in any layout that `open_dataset` reads, or one category.
-        categories: `all`, or names with commas, among which `textures` and `objects` mean MVTec AD's.
-        methods, seeds: with commas.
-        configs: `METHOD=FILE`, YAML files of settings.
-        sets: `METHOD.key=value`; win over the files. `METHOD.seeds=LIST` wins over `seeds`.
-        steps, minutes: for the methods that learn in steps.
-        seen: defects to learn from, for the methods that do: how many of the test pictures, or a path.
-        group: regular expression on file names; pictures for which it matches the same text show one part.
-        light: range of the light in which the false-alarm rate is kept (`pictures.light`).
-        joint: evaluate one model for all categories too, of each method whose models can be joined.
-        shots: numbers of good pictures, with commas; each method is fitted on so few, drawn by each seed.
+        sets: `METHOD.key=value`; win over the files of `configs`. `METHOD.seeds=LIST` wins over `seeds`.
+        steps, minutes, seen: for the methods that know them.
 
     Raises:
         InputError: an unknown method or setting, no category that could be worked with.
     """
-    chosen = _methods(methods)
+    chosen = listed(methods, "--methods", "name one or more, such as patchcore,efficientad")
+    for name in chosen:
+        registry.method(name)  # an unknown one is reported now
     if light is not None:
         check_range(light)
         if joint:
@@ -190,11 +184,12 @@ def _cells(
             for category, dataset in datasets.items() if place < len(seeds[method]) else ():
                 config, defects = values[method, category]
                 config = replace(config, seed=seeds[method][place])
+                named = {key: _content(getattr(config, key), known) for key in config.PATHS}
                 call = {**common, "minutes": common["minutes"] if _learns_in_steps(method) else None}
                 identity = {
                     "category": category,
                     "method": method,
-                    "settings": _by_content(config, known),
+                    "settings": asdict(config) | named,
                     "seen": _seen(defects, dataset, config.seed, known),
                     "data": data[category],
                     "flawscope": __version__,
@@ -212,7 +207,6 @@ def _cells(
 
 
 def _few_shot(cell: Cell, count: int) -> Cell:
-    """The cell with `count` good pictures to learn from."""
     return replace(
         cell,
         method=f"{cell.method}-{count}{SHOT}",
@@ -238,13 +232,6 @@ def _joint_cells(cells: Sequence[Cell]) -> Iterator[Cell]:
 # -------------------------------------------------------------------------------------- the call's arguments
 
 
-def _methods(text: str) -> tuple[str, ...]:
-    names = listed(text, "--methods", "name one or more, such as patchcore,efficientad")
-    for name in names:
-        registry.method(name)  # an unknown one is reported now
-    return names
-
-
 def _by_method(
     chosen: Sequence[str], seeds: tuple[int, ...], configs: Sequence[str], sets: Sequence[str]
 ) -> tuple[dict[str, tuple[int, ...]], dict[str, str], dict[str, list[str]]]:
@@ -256,6 +243,8 @@ def _by_method(
         method, rest = _pair(text, "--set", "METHOD.key=value", chosen, ".")
         if rest.startswith("seeds="):
             numbers[method] = _numbers(rest.removeprefix("seeds="), f"--set {method}.seeds", "0,1,2")
+        elif rest.partition("=")[0].strip() == "seed":
+            raise InputError(f"--set {method}.seed: give --seeds, or --set {method}.seeds=0,1,2")
         else:
             own.setdefault(method, []).append(rest)
     return numbers, files, own
@@ -279,32 +268,23 @@ def _pair(text: str, option: str, form: str, methods: Sequence[str], sign: str) 
 
 
 def _config(
-    method: str,
-    category: str,
-    file: str | None,
-    own: Sequence[str],
-    options: Mapping[str, Any],
+    method: str, category: str, file: str | None, own: Sequence[str], options: Mapping[str, Any]
 ) -> tuple[Any, int | str]:
     """Settings from the preset, the file, the options and --set, each winning over those before it; and the
     defects to learn from."""
-    declared = registry.method(method)
-    given = settings.read_config(file, category) if file else {}
-    if given.pop("method", method) != method:
-        raise InputError(f"config {file} is not for {method}: mend its `method`, or give the right file")
-    assigned = settings.parse_assignments(own)
-    if "seed" in assigned:
-        raise InputError(f"--set {method}.seed: give --seeds, or --set {method}.seeds=0,1,2")
-    preset = assigned.pop("preset", given.pop("preset", "default"))
-    values = given
+    flags = {}
     if options["steps"] is not None and _learns_in_steps(method):
-        values["steps"] = options["steps"]
+        flags["steps"] = options["steps"]
     if options["seen"] is not None and _learns_from_defects(method):
-        values["seen"] = options["seen"]
-    values |= assigned
-    seen = values.pop("seen", 0)
+        flags["seen"] = options["seen"]
+    values = settings.given(file, flags, own, category)
+    if values.pop("method", method) != method:
+        where = f"config {file}" if file else "--set"
+        raise InputError(f"{where} is not for {method}: mend its `method`, or give the right file")
+    preset, seen = values.pop("preset", "default"), values.pop("seen", 0)
     if seen != 0 and not _learns_from_defects(method):
         raise InputError(f"{method} learns from good pictures only: leave out its setting seen")
-    built = registry.configure(declared, preset, values)
+    built = registry.configure(registry.method(method), preset, values)
     if options["minutes"] is not None and _learns_in_steps(method):
         built = replace(built, steps=None)  # as many as fit
     return built, int(seen) if str(seen).isdecimal() else str(seen)
@@ -345,7 +325,6 @@ def _open(
 
 
 def _plain(value: Any) -> Any:
-    """The value as JSON gives it back."""
     return json.loads(json.dumps(value, allow_nan=False))
 
 
@@ -367,11 +346,6 @@ def _files(dataset: Dataset, known: dict[str, str]) -> str:
     return _digest(sorted(zip(names, digests, strict=True)))
 
 
-def _by_content(config: Any, known: dict[str, str]) -> dict[str, Any]:
-    """Settings, with a digest beside the name of every file or folder."""
-    return {k: _content(v, known) if k in config.PATHS else v for k, v in asdict(config).items()}
-
-
 def _content(value: Any, known: dict[str, str]) -> Any:
     """Name and digest of the file or folder that a setting names, or the setting. `known` spares hashing."""
     path = Path(str(value))
@@ -389,16 +363,13 @@ def _folder(path: Path, known: dict[str, str]) -> str:
     """Digest of the files in a folder; of very many files their names and sizes."""
     files = list(walked(path))
     by_size = len(files) > MANY
-    return _digest(
-        [(f.relative_to(path).as_posix(), _size(f) if by_size else _hash(f, known)) for f in files]
-    )
 
+    def about(file: Path) -> int | str:
+        if not by_size:
+            return _hash(file, known)
+        return file.stat().st_size if file.exists() else -1  # a link that leads nowhere
 
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return -1  # a link that leads nowhere: reported when it is read
+    return _digest([(file.relative_to(path).as_posix(), about(file)) for file in files])
 
 
 def _seen(value: int | str, dataset: Dataset, seed: int, known: dict[str, str]) -> Any:

@@ -117,7 +117,6 @@ def _metric(results: Results, metric: str, letters: dict[str, str], notes: _Note
 
 
 def _remarks(results: Results, method: str, category: str, metric: str) -> list[str]:
-    """Remarks that belong beside a method's figure of a category."""
     lines, absent, without = [], [], []
     for cell in results.cells.get((method, category), []):
         document = results.document(cell)
@@ -173,13 +172,11 @@ def _recognition(results: Results) -> str:
         if found:
             total = sum(taken.total() for taken, _ in found.values())
             rows.append(["**all**", method, f"{total} of {sum(count for _, count in found.values())}", ""])
-    if not rows:
-        return ""
-    return (
-        "## Recognised by a joint model\n\nTest pictures that were taken for another category, or for none, "
-        "over all seeds. Its figures above are those of each picture's own category all the same.\n\n"
-        + _table(["category", "method", "mistaken", "taken for"], rows, text=2)
+    text = (
+        "Test pictures that were taken for another category, or for none, over all seeds. Its figures above "
+        "are those of each picture's own category all the same."
     )
+    return _section("Recognised by a joint model", text, ("mistaken", "taken for"), rows)
 
 
 def _in_other_light(results: Results) -> str:
@@ -197,12 +194,8 @@ def _in_other_light(results: Results) -> str:
             shown.append("{false_alarms} of {good}, {found} of {defective}".format(**count))
         if shown:
             rows.append([category, method, *shown])
-    if not rows:
-        return ""
-    return (
-        "## In other light\n\nFalse alarms, and defects found, at the models' own thresholds, over all seeds."
-        f"\n\n{_table(['category', 'method', *lights], rows, text=2)}"
-    )
+    text = "False alarms, and defects found, at the models' own thresholds, over all seeds."
+    return _section("In other light", text, [*lights], rows)
 
 
 def _costs(results: Results, notes: _Notes) -> str:
@@ -220,14 +213,12 @@ def _costs(results: Results, notes: _Notes) -> str:
             remark = "Interrupted while it learnt, and resumed: that fit's time is not known."
             row[2] = f"{row[2]} {notes.mark([remark])}".strip()
         rows.append(row)
-    if not rows:
-        return ""
-    return (
-        "## Time and memory\n\nOf a cell's process, mean over its seeds. Fit: reading, learning, "
-        "calibrating; of a joint model, joining those of all categories. Evaluate: opening the model file, "
-        "scoring all test pictures, metrics. Other cells may have run at the same time."
-        f"\n\n{_table(['category', 'method', *COLUMNS], rows, text=2)}"
+    text = (
+        "Of a cell's process, mean over its seeds. Fit: reading, learning, calibrating; of a joint model, "
+        "joining those of all categories. Evaluate: opening the model file, scoring all test pictures, "
+        "metrics. Other cells may have run at the same time."
     )
+    return _section("Time and memory", text, [*COLUMNS], rows)
 
 
 def _published(results: Results, letters: dict[str, str]) -> str:
@@ -307,6 +298,13 @@ def _machine(document: dict[str, Any]) -> str:
 def _sentence(text: str) -> str:
     text = " ".join(text.split())
     return text if text.endswith(".") else f"{text}."
+
+
+def _section(title: str, text: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Section with a row for each category and method; empty without rows."""
+    if not rows:
+        return ""
+    return f"## {title}\n\n{text}\n\n{_table(['category', 'method', *columns], rows, text=2)}"
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]], text: int = 1) -> str:

@@ -93,7 +93,6 @@ def finished(grid: Grid, store: Store) -> dict[str, dict[str, Any]]:
 
 
 def _line(cell: Cell, results: Results) -> str:
-    """The outcome of a cell."""
     count = f"[{len(results.done) + len(results.failed)}/{len(results.grid.cells)}] {cell.label}"
     document = results.document(cell)
     if document is None:
@@ -253,7 +252,6 @@ def _end_with_parent() -> None:
 
 
 def _why(code: int) -> str:
-    """Reason why a process ended without a result, by its exit code."""
     if code == -signal.SIGKILL:
         return (
             "its process was killed, as systems do when memory runs out: give fewer --jobs or a smaller size"

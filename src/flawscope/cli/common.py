@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from flawscope import report
 from flawscope.errors import FlawscopeError, InputError, one_line, pluralize, with_kind
 from flawscope.progress import Step, Terminal, silent, write_line
 
@@ -75,7 +76,6 @@ Add = Callable[[argparse.ArgumentParser], None]
 
 
 def _adder(option: str, **settings: Any) -> Add:
-    """A function that adds this option to a parser."""
 
     def add(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(option, **settings)
@@ -115,7 +115,6 @@ add_tensorboard = _adder(
 
 
 def add_device(parser: argparse.ArgumentParser, threads: str = "all cores") -> None:
-    """Adds --device and --threads. threads: default number, for the help."""
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda or mps; of OpenVINO also gpu, npu (default: auto)"
     )
@@ -128,7 +127,6 @@ def add_device(parser: argparse.ArgumentParser, threads: str = "all cores") -> N
 
 
 def add_engine(parser: argparse.ArgumentParser, threads: str = "all cores") -> None:
-    """Adds the options of the engine, the device and the threads."""
     parser.add_argument(
         "--engine",
         choices=("onnxruntime", "openvino"),
@@ -165,11 +163,10 @@ def add_settings(parser: argparse.ArgumentParser, presets: str, default: str | N
 def settings(args: argparse.Namespace, flags: Iterable[str], category: str | None = None) -> dict[str, Any]:
     """Settings from the file, then those of `flags` that were given, then --set, each winning over those
     before it."""
-    from flawscope import config
+    from flawscope.methods.settings import given
 
-    values = config.read_config(args.config, category) if args.config else {}
-    values |= {name: value for name in flags if (value := getattr(args, name)) is not None}
-    return {**values, **config.parse_assignments(args.set)}
+    flagged = {name: value for name in flags if (value := getattr(args, name)) is not None}
+    return given(args.config, flagged, args.set, category)
 
 
 def add_backbone(parser: argparse.ArgumentParser) -> None:
@@ -195,7 +192,6 @@ def add_pictures(parser: argparse.ArgumentParser, animation: str) -> None:
 
 
 def is_table(out: str) -> bool:
-    """Whether `--out` is a table, not a folder."""
     from flawscope.results.table import TABLES
 
     return out.lower().endswith(TABLES) and not os.path.isdir(out)
@@ -205,7 +201,6 @@ def check_out(args: argparse.Namespace) -> None:
     """Checks before anything is loaded that `--out` can be written, and makes its folder. Options on written
     pictures are refused where none are written."""
     if args.out and not is_table(args.out):
-        from flawscope import report
         from flawscope.results.run import refuse_foreign
 
         refuse_foreign(folder_for_results(args.out), report.NAME)
@@ -245,7 +240,6 @@ def say_for(args: argparse.Namespace) -> Callable[[str], None]:
 
 
 def show(line: str, *, flush: bool = False) -> None:
-    """Prints a result on stdout."""
     if sys.stdout.isatty():
         write_line(line, sys.stdout)
     else:

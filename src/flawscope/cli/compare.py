@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flawscope import report
+from flawscope.artefact.files import EXPORTED, atomic, suffix_of
 from flawscope.cli import common
 from flawscope.errors import pluralize
 
@@ -39,8 +41,6 @@ def run(args: argparse.Namespace) -> int:
     step = common.step_for(args)
     dataset = _dataset(args)
     if args.out:
-        from flawscope import report
-
         report.require(plots=False)
         refuse_foreign(common.folder_for_results(args.out), PICTURES, report.NAME)
 
@@ -60,8 +60,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _write(args: argparse.Namespace, found: Comparison, document: dict[str, Any]) -> None:
-    from flawscope import report
-    from flawscope.artefact.files import atomic
     from flawscope.report.pages import comparison_page
     from flawscope.results.run import FACTS
     from flawscope.results.table import OwnFiles
@@ -96,8 +94,6 @@ def _dataset(args: argparse.Namespace) -> Dataset:
 
 def _opened(args: argparse.Namespace, path: str) -> Predictor:
     """Opens a model; `--engine` holds for exported models only."""
-    from flawscope.runtime import EXPORTED, suffix_of
-
     engine = args.engine if suffix_of(path) == EXPORTED else None
     return common.load_model(argparse.Namespace(**{**vars(args), "engine": engine}), path)
 
@@ -109,7 +105,6 @@ def _names(a: str, b: str) -> tuple[str, str]:
 
 
 def lines(found: Comparison) -> str:
-    """Text of the comparison for a person."""
     from flawscope.evaluation.comparison import described
 
     first = found.evaluations[0]

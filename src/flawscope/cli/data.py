@@ -5,19 +5,25 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from flawscope.artefact.files import atomic, check_writable
 from flawscope.cli import common
 from flawscope.errors import InputError, pluralize
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from flawscope.artefact.model_file import Manifest
     from flawscope.datasets import Dataset
     from flawscope.progress import Step
     from flawscope.results.alignment import Alignment
+    from flawscope.results.table import Row
 
+ANOMALOUS = "anomalous"  # a decision, and the label of what is marked
 FORMATS = ("coco", "fiftyone")
 
 
@@ -58,7 +64,6 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("data check writes nothing: leave out --out, or print its findings with --json")
     if args.several and not args.align:
         raise InputError("--several needs to know how parts lie: give --align shift, turn or full")
-    from flawscope.artefact.files import check_writable
     from flawscope.datasets import open_dataset
     from flawscope.datasets.check import check
     from flawscope.datasets.dataset import remark
@@ -165,11 +170,7 @@ def _suspects(
 
 def _export(args: argparse.Namespace) -> int:
     """Writes the findings of `predict --out` or `evaluate --out` as label files of another tool."""
-    import numpy as np
-
-    from flawscope.artefact.files import atomic, check_writable
     from flawscope.pictures.decoding import decode
-    from flawscope.results.table import ANOMALOUS, Marked, coco, fiftyone
     from flawscope.station.review import proposed_mask, read_flagged
 
     if not args.out:
@@ -187,9 +188,8 @@ def _export(args: argparse.Namespace) -> int:
         for done, one in enumerate(every, start=1):
             try:
                 mask = proposed_mask(one) if one.row.decision == ANOMALOUS else None
-                if mask is None:
-                    mask = np.zeros(decode(one.path).shape[:2], np.bool_)
-                yield Marked(one.name, one.path, one.row, mask)
+                size = decode(one.path).shape[:2] if mask is None else mask.shape
+                yield Marked(one.name, one.path, one.row, size, [] if mask is None else _parts(mask))
             except InputError as error:
                 lost.append(str(error))
             step("labels", done, len(every))
@@ -201,12 +201,80 @@ def _export(args: argparse.Namespace) -> int:
     if args.format == "coco":
         write(out, coco(marked()))
     else:
-        boxes, places = fiftyone(marked())
-        write(out / "labels.json", boxes)
+        labels, places = fiftyone(marked())
+        write(out / "labels.json", labels)
         write(out / "data.json", places)
     if not args.quiet:
         common.say(f"wrote {out}: {pluralize(len(every) - len(lost), 'picture')}")
     return common.report_failures(lost)
+
+
+class Marked(NamedTuple):
+    """Judged picture of size (H, W), and its marked parts: box (x, y, width, height) and mask [H, W]."""
+
+    name: str  # without suffix, unlike any other
+    path: Path
+    row: Row
+    size: tuple[int, ...]
+    parts: list[tuple[list[int], NDArray[np.bool_]]]
+
+    @property
+    def facts(self) -> dict[str, float | None]:
+        return {"score": self.row.score, "p_value": self.row.p_value, "severity": self.row.severity}
+
+
+def _parts(mask: NDArray[np.bool_]) -> list[tuple[list[int], NDArray[np.bool_]]]:
+    """Box and mask of every connected part of a mask."""
+    import numpy as np
+    from scipy import ndimage
+
+    numbers, _ = ndimage.label(mask, structure=np.ones((3, 3)))
+    return [
+        ([x.start, y.start, x.stop - x.start, y.stop - y.start], numbers == number)
+        for number, (y, x) in enumerate(ndimage.find_objects(numbers), start=1)
+    ]
+
+
+def coco(pictures: Iterable[Marked]) -> dict[str, Any]:
+    """COCO data set: every judged picture, and each marked part of the anomalous ones, as run lengths."""
+    from flawscope.datasets.masks import to_runs
+
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number, picture in enumerate(pictures, start=1):
+        height, width = picture.size
+        images.append({"id": number, "file_name": str(picture.path), "width": width, "height": height})
+        for box, part in picture.parts:
+            runs = {"size": [height, width], "counts": to_runs(part).tolist()}
+            annotations.append(
+                {
+                    **{"id": len(annotations) + 1, "image_id": number, "category_id": 1},
+                    **{"bbox": box, "segmentation": runs, "area": int(part.sum()), "iscrowd": 0},
+                    **picture.facts,
+                }
+            )
+    category = {"id": 1, "name": ANOMALOUS, "supercategory": ""}
+    return {"images": images, "annotations": annotations, "categories": [category]}
+
+
+def fiftyone(pictures: Iterable[Marked]) -> tuple[dict[str, Any], dict[str, str]]:
+    """`labels.json` and `data.json` of a `FiftyOneImageDetectionDataset`: boxes as fractions of the picture,
+    and the pictures' paths. The confidence is 1 less the p-value."""
+    labels: dict[str, list[dict[str, Any]]] = {}
+    places: dict[str, str] = {}
+    for picture in pictures:
+        height, width = picture.size
+        places[picture.name] = str(picture.path.absolute())
+        labels[picture.name] = [
+            {
+                "label": ANOMALOUS,
+                "bounding_box": [x / width, y / height, w / width, h / height],
+                "confidence": 1 - (picture.row.p_value or 0.0),
+                "attributes": picture.facts,
+            }
+            for (x, y, w, h), _ in picture.parts
+        ]
+    return {"classes": [ANOMALOUS], "labels": labels}, places
 
 
 # --------------------------------------------------------------------------------------------------- the demo

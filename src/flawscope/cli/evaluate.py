@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from flawscope import report
+from flawscope.artefact.files import SUFFIXES
 from flawscope.cli import common, joint
 from flawscope.errors import InputError, pluralize
 from flawscope.progress import duration
@@ -61,11 +64,16 @@ def run(args: argparse.Namespace) -> int:
     if joint_file.is_joint(args.model):
         return _run_joint(args)
     if common.several_asked(args):
-        _check_several(args)
+        if not Path(args.model).is_dir():
+            raise InputError(
+                f"--category {args.category} measures a model for each category: give the folder of "
+                f"CATEGORY.safetensors that `fit` wrote, or a joint model, instead of {args.model}"
+            )
+        _check_table(args)
         return _run_several(args, common.categories_asked(args))
 
-    def show(result: Evaluation) -> None:
-        common.show_document(args, result.to_dict(), lambda: lines(result))
+    def show(found: Evaluation) -> None:
+        common.show_document(args, found.to_dict(), lambda: lines(found))
 
     return common.report_failures(measured(args, show)[1])
 
@@ -85,8 +93,6 @@ def measured(
     step = common.step_for(args)
     folder = Path(args.out) if args.out and not common.is_table(args.out) else None
     if folder:
-        from flawscope import report
-
         report.require()
     manifest = read_manifest(args.model) if predictor is None else predictor.manifest
     seed, group = common.seed_and_group(manifest)
@@ -94,6 +100,8 @@ def measured(
     common.check_out(args)
 
     from flawscope.evaluation import evaluate
+    from flawscope.evaluation.result import outcomes
+    from flawscope.results.table import Table
 
     predictor = predictor or common.load_model(args, args.model)
     result = evaluate(
@@ -105,7 +113,10 @@ def measured(
     if folder:
         failures += _written(args, folder, result, predictor, dataset, step)
     elif args.out:
-        _write_table(args.out, result)
+        table = Table(args.out, aligned=result.aligned)
+        for _, one in outcomes(result):
+            table.take(one)
+        table.close()
     if args.submission:
         from flawscope.evaluation.submission import write_submission
 
@@ -123,8 +134,8 @@ def _written(
     step: Step,
 ) -> list[str]:
     """Writes the results folder, figures and tables first; returns the pictures that could not be drawn."""
-    from flawscope import report
     from flawscope.cli.output import part_rows
+    from flawscope.datasets.masks import union
     from flawscope.evaluation.result import outcomes
     from flawscope.results.run import PARTS, Results
 
@@ -139,7 +150,9 @@ def _written(
         decided = (one.found for one in result.judged_parts)
         common.write_csv(results.own.path(PARTS), part_rows(decided, products=False))
     for done, (item, prediction, *_) in enumerate(result.pictures, start=1):
-        results.pictures.take(item, prediction)
+        size = prediction.geometry.picture_size
+        truth = partial(union, item.masks, size) if item.masks else None
+        results.pictures.add(item.path, prediction, item.kind, expected=item.anomalous, truth=truth)
         step("pictures", done, len(result.pictures))
     results.pictures.finish(f"{dataset.category}: {predictor.manifest.method}")
     path = results.own.path(report.NAME)
@@ -149,18 +162,7 @@ def _written(
     return results.pictures.failures
 
 
-def _write_table(path: str, result: Evaluation) -> None:
-    from flawscope.evaluation.result import outcomes
-    from flawscope.results.table import Table
-
-    table = Table(path, aligned=result.aligned)
-    for _, one in outcomes(result):
-        table.take(one)
-    table.close()
-
-
 def lines(result: Evaluation) -> str:
-    """Table for a person."""
     from flawscope.evaluation import NAMES
 
     rows = [(NAMES.get(k, k), "n/a" if v is None else f"{v:.4f}") for k, v in result.metrics.items()]
@@ -231,13 +233,10 @@ def _run_joint(args: argparse.Namespace) -> int:
             raise InputError(f"--{name} is for a model of one product: leave it out")
     model = common.load_model(args, args.model, joint=True)
     assert isinstance(model, JointPredictor)
-    datasets = _of_views(args, model)
-    if datasets:
+    if datasets := _of_views(args, model):
         names = tuple(datasets)
-    elif common.several_asked(args):
-        names = common.categories_asked(args)
     elif args.category:
-        names = (args.category,)
+        names = common.categories_asked(args) if common.several_asked(args) else (args.category,)
     else:
         names = tuple(name for name in find_categories(args.data) if name in model.products)
     if not names:
@@ -258,10 +257,7 @@ def _of_views(args: argparse.Namespace, model: JointPredictor) -> dict[str, Data
         raise InputError("the model is of one product's views: name one --category")
     seed, group = common.seed_and_group(next(iter(model.products.values())).manifest)
     dataset = open_dataset(args.data, args.category, seed=seed, group=group)
-    found = joint.by_view(dataset, pattern, "test")
-    for name in found:
-        model.product(name)
-    return found
+    return joint.by_view(dataset, pattern, "test")
 
 
 def _run_several(
@@ -304,24 +300,15 @@ def _run_several(
     if not found:
         return code
     kind = "category" if model is None else model.artefact.kind
-    averages = _averages(found) if model is None else _mean(found, kind)
+    averages = _averages(found, kind)
     document, unread = {"categories": found, "averages": averages, "failed": failed}, list[str]()
     if model is not None and datasets:
         document["parts"] = of_parts(model, judged_parts(model, pictures, unread))
     common.show_document(args, document, lambda: _lines_of_several(document, kind))
     if args.out:
-        path = own.path(TABLE) if folder else Path(args.out)
-        common.write_csv(path, _rows_of_several(found, averages, kind))
+        rows = _rows_of_several(found, averages, kind)
+        common.write_csv(own.path(TABLE) if folder else Path(args.out), rows)
     return max(code, common.report_failures(unread))
-
-
-def _check_several(args: argparse.Namespace) -> None:
-    if not Path(args.model).is_dir():
-        raise InputError(
-            f"--category {args.category} measures a model for each category: give the folder of "
-            f"CATEGORY.safetensors that `fit` wrote, or a joint model, instead of {args.model}"
-        )
-    _check_table(args)
 
 
 def _check_table(args: argparse.Namespace) -> None:
@@ -333,39 +320,30 @@ def _check_table(args: argparse.Namespace) -> None:
 
 def _model(folder: str, category: str) -> Path:
     """The category's model file, the trained one first."""
-    from flawscope.runtime import SUFFIXES
-
-    every = [Path(folder) / f"{category}{suffix}" for suffix in SUFFIXES]
-    for path in every:
-        if path.is_file():
+    for suffix in SUFFIXES:
+        if (path := Path(folder) / f"{category}{suffix}").is_file():
             return path
-    raise InputError(f"{folder} has no {every[0].name}: fit it with --category {category}")
+    raise InputError(f"{folder} has no {category}{SUFFIXES[0]}: fit it with --category {category}")
 
 
-def _averages(found: Found) -> dict[str, dict[str, Any]]:
-    """Rows below the papers' tables: means over the measured categories, with the categories' names."""
+def _averages(found: Found, kind: str) -> dict[str, dict[str, Any]]:
+    """Rows below the table: means over the measured ones of the papers' groups of categories, or over all
+    products or views of a joint model."""
     from flawscope.benchmark.tables import groups
 
+    every = {group.label: group.categories for group in groups(tuple(found))}
+    if kind != "category":
+        every = {f"mean of {pluralize(len(found), kind)}": tuple(found)}
     averages = {}
-    for group in groups(tuple(found)):
-        measured = [name for name in group.categories if name in found]
-        means = {metric: _mean_of(found, measured, metric) for metric in _metrics(found)}
-        averages[group.label] = {"categories": measured, "of": len(group.categories), "metrics": means}
+    for label, names in every.items():
+        measured = [name for name in names if name in found]
+        means: dict[str, float | None] = {}
+        for metric in _metrics(found):
+            values = [found[name]["metrics"].get(metric) for name in measured]
+            known = [value for value in values if value is not None]
+            means[metric] = sum(known) / len(known) if known else None
+        averages[label] = {"categories": measured, "of": len(names), "metrics": means}
     return averages
-
-
-def _mean(found: Found, kind: str) -> dict[str, dict[str, Any]]:
-    """Row below those of a joint model's products: the mean over all of them."""
-    label = f"mean of {pluralize(len(found), kind)}"
-    metrics = {metric: _mean_of(found, found, metric) for metric in _metrics(found)}
-    return {label: {"categories": [*found], "of": len(found), "metrics": metrics}}
-
-
-def _mean_of(found: Found, names: Iterable[str], metric: str) -> float | None:
-    """Mean of a metric over the categories that have it; None where none has."""
-    values = [found[name]["metrics"].get(metric) for name in names]
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
 
 
 def _mistaken(found: Found, names: Iterable[str]) -> int:
@@ -392,8 +370,7 @@ def _lines_of_several(document: Mapping[str, Any], kind: str) -> str:
 
     rows: list[Sequence[str]] = []
     for name, one in found.items():
-        rate = one["false_alarms"]["measured"]
-        alarms = "" if rate is None else f"{rate:.1%}"
+        alarms = "" if (rate := one["false_alarms"]["measured"]) is None else f"{rate:.1%}"
         rows.append((name, *cells(one["metrics"]), alarms, *mistaken([name])))
     for label, average in averages.items():
         covered = len(average["categories"])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from flawscope.cli import common, fit_one
 from flawscope.errors import FlawscopeError, InputError, pluralize
+from flawscope.methods import registry
 from flawscope.progress import duration
 
 if TYPE_CHECKING:
@@ -93,7 +94,6 @@ def _views(args: argparse.Namespace) -> tuple[Pattern, dict[str, Dataset]]:
     """The pattern of views, and the good pictures of each."""
     from flawscope.calibration.parts import Pattern
     from flawscope.datasets import open_dataset
-    from flawscope.methods import registry
 
     if args.part is None or args.group:
         raise InputError("--each-view learns the views of --part: give --part, and leave out --group")
@@ -175,7 +175,6 @@ def _learnt(
 def _settings_of(product: Artefact, call: argparse.Namespace) -> fit_one.Asked:
     """Settings of a further product: those of the products that are there. Sets the options of `call` that
     are no settings of the method."""
-    from flawscope.methods import registry
     from flawscope.predictor.parts import pattern_of
 
     manifest, roi = product.manifest, product.tensors["roi"]
@@ -212,10 +211,20 @@ class Summary:
         self.together = ByProduct(max(one.expected_rate for one in self.calibrations.values()))
 
     def facts(self, args: argparse.Namespace, unjudged: int) -> dict[str, Any]:
-        """Facts of the run, for `results.json`."""
         from flawscope._version import __version__
 
         together, calibrations = self.together, self.calibrations
+        each: dict[str, dict[str, Any]] = {}
+        for name, one in calibrations.items():
+            shown, found = together.shown[name], together.found[name]
+            each[name] = {
+                **({"pictures": shown, "anomalous": found} if self.products else {}),
+                "target_rate": one.rate,
+                "expected_rate": one.expected_rate,
+                "score_threshold": one.score_threshold,
+                "mask_threshold": one.mask_threshold,
+                "promised": one.promised,
+            }
         return {
             "model": os.path.basename(args.model),
             "category": ", ".join(calibrations),
@@ -225,21 +234,7 @@ class Summary:
             "anomalous": together.anomalous,
             "unjudged": unjudged,
             **({"none_of_these": together.shown_none} if self.products else {}),
-            "products" if self.products else "views": {
-                name: {
-                    **(
-                        {"pictures": together.shown[name], "anomalous": together.found[name]}
-                        if self.products
-                        else {}
-                    ),
-                    "target_rate": one.rate,
-                    "expected_rate": one.expected_rate,
-                    "score_threshold": one.score_threshold,
-                    "mask_threshold": one.mask_threshold,
-                    "promised": one.promised,
-                }
-                for name, one in calibrations.items()
-            },
+            "products" if self.products else "views": each,
             "expected_rate": max(one.expected_rate for one in calibrations.values()),
             "promise": "; ".join(f"{name}: {one.promise()}" for name, one in calibrations.items()),
             "promised": all(one.promised for one in calibrations.values()),
@@ -248,7 +243,6 @@ class Summary:
         }
 
     def line(self) -> str:
-        """Line for a person."""
         of = pluralize(self.together.count, "picture")
         by_product = f": {self.together.lines()}" if self.products else ""
         return f"{self.together.anomalous} of {of} anomalous{by_product}"

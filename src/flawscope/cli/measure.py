@@ -108,8 +108,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _cases(args: argparse.Namespace, model: str, made: Path, cores: int) -> Iterator[Case]:
     """Yields the combinations of a model, exported where its engine needs that; the reference comes first."""
+    from flawscope.artefact.files import TRAINED, suffix_of
     from flawscope.predictor import read_manifest
-    from flawscope.runtime import TRAINED, suffix_of
 
     trained = suffix_of(model) == TRAINED
     own = read_manifest(model).calibration.precision

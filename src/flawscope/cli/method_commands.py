@@ -7,9 +7,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from flawscope.artefact import files
 from flawscope.cli import common
 from flawscope.cli.fit_one import kept_if_interrupted, on_training, only_category
-from flawscope.errors import InputError, require_installed
+from flawscope.errors import require_installed
 from flawscope.methods import registry
 
 OF_DISTILL = ("backbone", "stages", "size", "steps", "crop", "batch", "seed")  # flags that are settings
@@ -43,21 +44,16 @@ def distill_arguments(parser: argparse.ArgumentParser) -> None:
 
 def distill(args: argparse.Namespace) -> int:
     """Make a teacher for EfficientAD: a small network that gives a backbone's features from 33 pixels."""
-    from flawscope.artefact import files
     from flawscope.artefact.state_file import checkpoint_of, log_of
     from flawscope.datasets import list_pictures
-    from flawscope.methods.efficientad import RECIPES, Recipe
+    from flawscope.methods.efficientad import recipe
 
     step = common.step_for(args)
     out = files.check_writable(args.out, ".safetensors")
-    if args.preset not in RECIPES:
-        raise InputError(f"there is no preset {args.preset}: choose of {', '.join(RECIPES)}")
     own = common.settings(args, OF_DISTILL)
     if args.minutes is not None:  # wins over other steps
         own["steps"] = None
-    from flawscope import config
-
-    recipe = config.build(Recipe, {**RECIPES[args.preset], **own})
+    chosen = recipe(args.preset, own)
     paths = list_pictures(args.images)
     require_installed("distilling", "torch", "timm", extras="train")
     from flawscope.methods.efficientad import distill as distilling
@@ -67,11 +63,11 @@ def distill(args: argparse.Namespace) -> int:
     with kept_if_interrupted(checkpoint_of(out)):
         _, failures = distilling.distill(
             paths,
-            recipe,
+            chosen,
             out,
             weights=args.weights,
             start=args.start,
-            minutes=None if recipe.steps else args.minutes,
+            minutes=None if chosen.steps else args.minutes,
             resume=args.resume,
             tensorboard=args.tensorboard,
             device=args.device,
@@ -122,7 +118,6 @@ def prototypes(args: argparse.Namespace) -> int:
 
 def _prototypes(args: argparse.Namespace) -> int:
     """Writes the prototypes of one category."""
-    from flawscope.artefact import files
     from flawscope.calibration.threshold import DEFAULT_RATE
     from flawscope.datasets import open_dataset
 

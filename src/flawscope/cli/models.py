@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from flawscope.artefact import files
 from flawscope.cli import common
 from flawscope.errors import InputError, pluralize, require_installed
 
@@ -30,25 +31,26 @@ def info(args: argparse.Namespace) -> int:
     from flawscope.predictor import read_manifest
 
     if joint_file.is_joint(args.model):
-        return _info_of_joint(args)
-    manifest = read_manifest(args.model)
-    if args.json:
-        print(json.dumps(manifest.to_dict(), indent=1, allow_nan=False))
+        _show_joint(args)
     else:
-        print("\n".join(lines(manifest)))
+        manifest = read_manifest(args.model)
+        print(common.as_json(manifest.to_dict()) if args.json else "\n".join(lines(manifest)))
     if not args.self_test:
         return 0
-    from flawscope.predictor import load
+    from flawscope.predictor import Predictor
+    from flawscope.predictor.joint import load
 
-    result = load(args.model, engine=args.engine, device=args.device, threads=args.threads).self_test()
-    common.say(f"self-test {'passed' if result.passed else 'FAILED'}: {result.line()}")
-    return 0 if result.passed else 1
+    model = load(args.model, engine=args.engine, device=args.device, threads=args.threads)
+    results = {"": model.self_test()} if isinstance(model, Predictor) else model.self_test()
+    for name, result in results.items():
+        of = f"{name}: " if name else ""
+        common.say(f"{of}self-test {'passed' if result.passed else 'FAILED'}: {result.line()}")
+    return 0 if all(result.passed for result in results.values()) else 1
 
 
-def _info_of_joint(args: argparse.Namespace) -> int:
+def _show_joint(args: argparse.Namespace) -> None:
     """Tells what a joint model is, product by product."""
     from flawscope.artefact import joint_file
-    from flawscope.predictor.joint import JointPredictor, load
     from flawscope.predictor.parts import part_calibration
 
     manifests, views = joint_file.read_manifests(args.model), joint_file.read_views(args.model)
@@ -62,14 +64,6 @@ def _info_of_joint(args: argparse.Namespace) -> int:
             print(part_calibration(manifests, views).promise())
         for name, manifest in manifests.items():
             print(f"\n{name}\n" + "\n".join(f"  {line}" for line in lines(manifest)))
-    if not args.self_test:
-        return 0
-    model = load(args.model, engine=args.engine, device=args.device, threads=args.threads)
-    assert isinstance(model, JointPredictor)
-    results = model.self_test()
-    for name, result in results.items():
-        common.say(f"{name}: self-test {'passed' if result.passed else 'FAILED'}: {result.line()}")
-    return 0 if all(result.passed for result in results.values()) else 1
 
 
 def lines(manifest: Manifest) -> list[str]:
@@ -112,14 +106,12 @@ def calibrate_arguments(parser: argparse.ArgumentParser) -> None:
 
 def calibrate(args: argparse.Namespace) -> int:
     """Make new thresholds from new good pictures: the camera or the light has changed. The network stays."""
-    from flawscope.artefact import files
     from flawscope.datasets import list_pictures
     from flawscope.datasets.layouts import of_review
     from flawscope.predictor import read_manifest
-    from flawscope.runtime import suffix_of
 
     step = common.step_for(args)
-    out = files.check_writable(args.out, suffix_of(args.model))
+    out = files.check_writable(args.out, files.suffix_of(args.model))
     if of_review(args.good):
         raise InputError(
             f"{args.good} holds pictures that were flagged, which would set the threshold far too high: give "
@@ -166,7 +158,7 @@ def export_arguments(parser: argparse.ArgumentParser) -> None:
 def export(args: argparse.Namespace) -> int:
     """Write a fitted model for ONNX Runtime and OpenVINO, which need no torch, and prove that it answers as
     before."""
-    from flawscope.artefact import files, joint_file
+    from flawscope.artefact import joint_file
     from flawscope.datasets import list_pictures
     from flawscope.predictor import read_manifest, trained
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from flawscope import report
 from flawscope.cli import common
 from flawscope.errors import FlawscopeError, InputError, pluralize, some
 
@@ -99,7 +100,6 @@ def on_files(several: Sequence[str], beside: Sequence[str]) -> Iterator[str]:
 
 
 def line_of(found: Prediction) -> str:
-    """Line of text for a picture; columns aligned."""
     p_value = "" if found.product_p_value is None else f", p {found.product_p_value:.3f}"
     product = f"  ({found.product_name}{p_value})" if found.product_name else ""
     return (
@@ -234,7 +234,6 @@ class Output:
 
     def _write_page(self, results: Results, facts: dict[str, Any], white: float | None) -> None:
         """Writes the page beside the table, where the libraries that it needs are installed."""
-        from flawscope import report
         from flawscope.report.pages import predictions_page
         from flawscope.results.run import TABLE
         from flawscope.results.table import read_table
@@ -278,11 +277,9 @@ class Summary:
         self.aligned = model.manifest.preprocess.reference is not None
 
     def facts(self, args: argparse.Namespace, unjudged: int) -> dict[str, Any]:
-        """Facts of the run, for `results.json`."""
         return facts_of(args, self.model.manifest, self.model.calibration, self.together, unjudged)
 
     def line(self) -> str:
-        """Line for a person."""
         return all_together(self.together, self.model.calibration)
 
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from flawscope.cli import common, joint, output
 from flawscope.cli import remote_predict as elsewhere
-from flawscope.errors import pluralize
-from flawscope.progress import silent
+from flawscope.errors import InputError, one_line, pluralize
+from flawscope.progress import noted_interrupts, silent
 
 if TYPE_CHECKING:
     from flawscope.pictures.decoding import Source
@@ -114,9 +114,7 @@ def _judge(
     step: Step,
 ) -> None:
     """Judges the inputs. Ctrl-C waits until an input has been counted and its row and files are written."""
-    from flawscope.errors import InputError, one_line
     from flawscope.pictures.decoding import frames
-    from flawscope.progress import noted_interrupts
     from flawscope.results.table import Unjudged
 
     answers = stream(asked.sources, batch=None if asked.total else 1)

@@ -10,7 +10,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flawscope import report
 from flawscope.cli import common
+from flawscope.errors import InputError, pluralize
 
 if TYPE_CHECKING:
     from flawscope.evaluation.result import Kept
@@ -45,9 +47,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from flawscope import report
-    from flawscope.errors import InputError
-
     if args.json and not args.after:
         raise InputError("--json prints what --after finds: add --after MODEL")
     report.require(plots=False)
@@ -87,7 +86,6 @@ def _has_screen() -> bool:
 
 def next_steps(results: str, session: Session) -> Iterator[str]:
     """Yields lines: a count of the decisions, and how to go on."""
-    from flawscope.errors import pluralize
     from flawscope.station.review import DEFECT, FINE
 
     tally, out = session.tally(), session.out
@@ -108,8 +106,6 @@ def next_steps(results: str, session: Session) -> Iterator[str]:
 
 def _after(args: argparse.Namespace, session: Session) -> int:
     """Judges the reviewed pictures, from their copies, with a new model."""
-    from flawscope import report
-    from flawscope.errors import InputError
     from flawscope.evaluation.result import Kept
     from flawscope.predictor import load
     from flawscope.report.pages import again_page, sentences_of
@@ -137,7 +133,6 @@ def _judged(
 ) -> Iterator[Reviewed]:
     """Yields every reviewed picture with the new model's prediction; the maps go to `kept`."""
     from flawscope.datasets import Item
-    from flawscope.errors import InputError
     from flawscope.pictures.decoding import decode, pixel_hash
     from flawscope.report.pages import Reviewed
     from flawscope.station.review import DEFECT

@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from flawscope.cli import common
+from flawscope.errors import InputError, require_installed
 
 if TYPE_CHECKING:
     from flawscope.station.settings.station import Settings
@@ -42,8 +43,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from flawscope.errors import require_installed
-
     require_installed(
         "a station",
         *("fastapi", "uvicorn", "sqlalchemy", "argon2", "prometheus_client"),
@@ -79,7 +78,6 @@ def run(args: argparse.Namespace) -> int:
 def settings_of(args: argparse.Namespace) -> Settings:
     """Reads the settings file; arguments of the call win over it."""
     from flawscope.artefact import joint_file
-    from flawscope.errors import InputError
     from flawscope.predictor import read_manifest
     from flawscope.station.settings.station import Settings, named, overridden, read_settings, single
 

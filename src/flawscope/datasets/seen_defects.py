@@ -115,7 +115,7 @@ def list_seen(folder: str | os.PathLike[str], category: str | None = None) -> li
 
 
 def read_seen(item: Item, white: float | None = None) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """A defective picture `[H, W, 3]` uint8 and its mask `[H, W]` bool; `white` as for `to_eight_bits`.
+    """Reads a defective picture `[H, W, 3]` uint8 and its mask `[H, W]` bool; `white` as for `to_eight_bits`.
 
     Raises `InputError` where one of the files cannot be read, the sizes differ or the mask is empty.
     """

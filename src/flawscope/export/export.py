@@ -13,6 +13,7 @@ import torch
 
 from flawscope.artefact import files, model_file
 from flawscope.artefact.certificate import Certificate, compare, to_facts
+from flawscope.artefact.files import ENGINES, EXPORTED
 from flawscope.artefact.model_file import Artefact
 from flawscope.errors import FlawscopeError, InputError, require_installed
 from flawscope.export import eight_bits, onnx_graph
@@ -20,7 +21,7 @@ from flawscope.export.recalibrate import Compared, Embed, Engine, Pictures, Redu
 from flawscope.methods import registry
 from flawscope.pictures.decoding import Source
 from flawscope.progress import Step, silent
-from flawscope.runtime import ENGINES, EXPORTED, Session, onnx_check, onnx_file
+from flawscope.runtime import Session, onnx_check, onnx_file
 from flawscope.runtime.torch import TorchSession
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from flawscope.fitting.large_pictures import Windows
 from flawscope.fitting.light_calibration import in_every_light
 from flawscope.fitting.preparation import Prepared, Say, prepare, quiet, taken
 from flawscope.fitting.several_parts import PartsOfPictures
-from flawscope.fitting.simulated_defects import MOST, SIZES, finds
+from flawscope.fitting.simulated_defects import MOST, SIZES, detector_of, finds
 from flawscope.fitting.tile_calibration import of_pictures
 from flawscope.fitting.training_pictures import Images, Pool, Reader, RemoteWorkers, sources_of, survey
 from flawscope.methods import registry
@@ -166,7 +166,7 @@ def partial_fit(
         seed = method.stored(manifest.config).seed
         images = open_dataset(os.fspath(images), seed=seed, group=parts)
     sources, _, _ = sources_of(images, None)
-    detector = TorchSession.open(old, device).model
+    detector = detector_of(old, device)
     known = [p.hash for p in manifest.pictures if p.role != "calibration"]
     reader = Reader(
         sources,

@@ -16,7 +16,7 @@ from flawscope.calibration.parts import Pattern
 from flawscope.calibration.recognition import DEFECTS, LIT, MOST, Known
 from flawscope.datasets import group_numbers, open_dataset
 from flawscope.errors import InputError
-from flawscope.fitting.simulated_defects import Defects
+from flawscope.fitting.simulated_defects import Defects, detector_of
 from flawscope.fitting.training_pictures import Images, Reader, sources_of
 from flawscope.methods import registry
 from flawscope.methods.detector import Detector
@@ -26,7 +26,7 @@ from flawscope.predictor import Predictor, trained
 from flawscope.predictor.joint import JointPredictor
 from flawscope.predictor.parts import pattern_of
 from flawscope.progress import Step, silent
-from flawscope.runtime.torch import JointTorchSession, TorchSession
+from flawscope.runtime.torch import JointTorchSession
 
 SECONDS = 3.0  # for finding the part on which they lie
 LEARNT = ("train", "calibration")  # roles of the pictures that a product is recognised by
@@ -113,7 +113,7 @@ def known_of(
     if isinstance(images, str | os.PathLike):
         images = open_dataset(os.fspath(images))
     sources, _, _ = sources_of(images, None)
-    detector, light = TorchSession.open(model, device).model, manifest.preprocess.normalization
+    detector, light = detector_of(model, device), manifest.preprocess.normalization
     plain = replace(manifest.preprocess, normalization=None)  # nobody knows yet which product's light it is
     roi, nearest = (None if one is None else one.cpu().numpy() for one in (detector.roi, detector.nearest))
     reader = Reader(sources, plain, set(), roi=roi, hidden=detector.config.hidden, nearest=nearest)

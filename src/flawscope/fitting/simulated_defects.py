@@ -197,13 +197,18 @@ class Defects:
         return self._places[carrier]
 
 
+def detector_of(model: Artefact, device: str) -> Detector:
+    """Detector that a model file describes, on a device."""
+    return TorchSession.open(model, device).model
+
+
 def on_samples(model: Artefact, device: str) -> Defects | None:
     """Simulated defects on the sample pictures that a model holds. The models that are made from it know
     these pictures too, so that the defect alone decides. None where there are none; a tile is no picture."""
     samples = [torch.from_numpy(unpack_images(image)) for image in model.tensors.get("samples", ())]
     if not samples or model.manifest.preprocess.tile is not None:
         return None
-    return Defects(TorchSession.open(model, device).model, samples.__getitem__, range(len(samples)))
+    return Defects(detector_of(model, device), samples.__getitem__, range(len(samples)))
 
 
 def compared(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from inspect import get_annotations
 from typing import Any, ClassVar, Literal
 
-from flawscope.config import convert
+from flawscope.config import convert, parse_assignments, read_config
 from flawscope.errors import InputError
 from flawscope.methods.features.weights import DEFAULT_BACKBONE
 from flawscope.pictures import MOST_OVERLAP, OVERLAP, overlap_of
@@ -126,6 +126,15 @@ class PictureSettings:
     def network_size(self) -> Size:
         """(H, W) of the images that the detector takes."""
         return self.view_sizes[-1]
+
+
+def given(
+    file: str | None, flags: Mapping[str, Any], assignments: Iterable[str], category: str | None = None
+) -> dict[str, Any]:
+    """Settings of a call: those of the YAML file, then the flags, then `key=value`, each winning over those
+    before it."""
+    values = read_config(file, category) if file else {}
+    return {**values, **flags, **parse_assignments(assignments)}
 
 
 def with_tiles(preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from flawscope.artefact import model_file
 from flawscope.artefact.certificate import Certificate, of_samples
+from flawscope.artefact.files import EXPORTED
 from flawscope.artefact.model_file import Artefact, Manifest, unpack_images
 from flawscope.calibration.power import described, recounted
 from flawscope.calibration.threshold import Calibration, Rate
@@ -43,7 +44,7 @@ from flawscope.progress import Step, silent
 from flawscope.results import html
 from flawscope.results.part import PartPrediction
 from flawscope.results.prediction import NEARBY, SLIGHT, Prediction
-from flawscope.runtime import EXPORTED, Run, Session, check_threads, open_session, read, read_manifest
+from flawscope.runtime import Run, Session, check_threads, open_session, read, read_manifest
 
 SAMPLES = 3  # stored pictures that a notebook shows
 

@@ -24,10 +24,9 @@ from flawscope.evaluation.intervals import (
 )
 from flawscope.pictures.listing import printable
 from flawscope.pictures.pose import FOUND, Reference
-from flawscope.report.part_cards import part_cards
 from flawscope.report.plots import Curve, Group, curve_plot, histograms
 from flawscope.report.thumbnails import flattened
-from flawscope.report.words import Tally, figures_of, part_of, percent, rates, size_of
+from flawscope.report.words import Tally, figures_of, part_cards, part_of, percent, rates, size_of
 from flawscope.results.prediction import RIGHT, Prediction, outcome
 
 REFERENCE_SIDE = 192  # pixels

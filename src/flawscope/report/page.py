@@ -16,10 +16,9 @@ from flawscope import metrics
 from flawscope.calibration.threshold import Calibration
 from flawscope.errors import pluralize
 from flawscope.pictures.listing import printable
-from flawscope.report.part_cards import MOST_PARTS
 from flawscope.report.plots import loss_plot, robustness_plot
 from flawscope.report.thumbnails import FULL, Layers
-from flawscope.report.words import Tally, headline, percent, rates, sentences
+from flawscope.report.words import MOST_PARTS, Tally, headline, percent, rates, sentences
 from flawscope.results import drawing, html
 
 if TYPE_CHECKING:

@@ -21,9 +21,8 @@ from flawscope.pictures.listing import printable
 from flawscope.progress import Step, silent
 from flawscope.report import require
 from flawscope.report.page import HEAT, LINE, TRUTH, VIEWS, render, scale_of
-from flawscope.report.part_cards import MOST_PARTS, part_cards
 from flawscope.report.thumbnails import FULL, MOST_SIDE, Layers, flattened, thumbnails
-from flawscope.report.words import figures_of, part_of, percent, size_of
+from flawscope.report.words import MOST_PARTS, figures_of, part_cards, part_of, percent, size_of
 from flawscope.results.part import PartPrediction
 from flawscope.results.prediction import RIGHT, Prediction, outcome
 from flawscope.results.table import Row
@@ -43,17 +42,13 @@ def predictions_page(
     *,
     parts: Sequence[PartPrediction] = (),
 ) -> str:
-    """The page of `predict --out`.
+    """The page of `predict --out`, of every input of the run. InputError: Jinja2 or WebP is missing.
 
     Args:
-        table: every input of the run. shown: predictions with their maps, most severe first; pictures of the
-            others are not shown.
+        shown: predictions with their maps, most severe first; pictures of the others are not shown.
         facts: of the run, as in `results.json`.
         white: the level of a deep picture that is shown white (`Preprocess.white_level`).
         parts: that were decided on, where the model decides on parts.
-
-    Raises:
-        InputError: Jinja2 or WebP is missing.
     """
     require(plots=False)
     judged = sorted((r for r in table if not r.error), key=lambda r: -(r.severity or 0.0))

@@ -1,4 +1,4 @@
-"""Words rates, counts and results in plain sentences for the reports, and the facts of model and run."""
+"""Words rates, counts and results in plain sentences for the reports; and facts of parts, model and run."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import platform
 import time
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
@@ -23,7 +24,10 @@ from flawscope.machine import GIB, cores, peak_memory, processor
 from flawscope.pictures.listing import printable
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.progress import duration
-from flawscope.results.prediction import Prediction
+from flawscope.results.part import PartPrediction
+from flawscope.results.prediction import FALSE_ALARM, MISSED, Prediction
+
+MOST_PARTS = 60  # that a page shows; the table has all
 
 
 class Tally(NamedTuple):
@@ -92,6 +96,35 @@ def part_of(found: Prediction) -> list[tuple[str, str]]:
         return [("Part", "not found")]
     turned = f"turned by {pose.angle:.0f}°{', mirrored' if pose.mirrored else ''}"
     return [("Part", f"at {pose.x:.0f}, {pose.y:.0f}, {turned}, {pose.error:.2f} spreads off")]
+
+
+def part_cards(
+    parts: Iterable[tuple[PartPrediction, str]], places: Mapping[str, int]
+) -> list[dict[str, Any]]:
+    """Makes the cards of parts: mistakes first, then the most unusual ones.
+
+    Args:
+        parts: each with the word on its badge: the decision, or its outcome where the truth is known.
+        places: index among the page's pictures by path.
+    """
+    ordered = sorted(
+        parts, key=lambda one: (one[1] not in (MISSED, FALSE_ALARM), one[0].p_value, -one[0].score)
+    )
+    return [
+        {
+            "name": printable(found.part),
+            "badge": word,
+            "p_value": found.p_value,
+            "worst": printable(found.worst),
+            "score": found.score,
+            "views": [
+                (printable(view), places.get(str(found.views[view].path)) if view in found.views else None)
+                for view in sorted([*found.views, *found.missing])
+            ],
+            "missing": [printable(view) for view in found.missing],
+        }
+        for found, word in ordered
+    ]
 
 
 def sentences(tally: Tally, calibration: Calibration, without_mask: int = 0, outside: str = "") -> list[str]:

@@ -306,7 +306,6 @@ def _check_scale(low: float, high: float) -> None:
 
 
 def _levels(values: Values, low: float, high: float) -> NDArray[np.uint8]:
-    """Converts values to entries 0..255 of the colour table."""
     _check_scale(low, high)
     share = (np.asarray(values, dtype=np.float32) - np.float32(low)) * np.float32(255 / (high - low))
     share = np.nan_to_num(share, copy=False, nan=0.0)

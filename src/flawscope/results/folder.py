@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from bisect import bisect, insort
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from flawscope.datasets import Item
-from flawscope.datasets.masks import Mask, union
 from flawscope.errors import InputError, pluralize
 from flawscope.pictures.decoding import Source, decode, to_eight_bits
 from flawscope.pictures.listing import natural_key
@@ -59,6 +57,7 @@ DASHED = "; dashed: ground truth"
 CHOSEN = "of each kind the pictures with the highest and the lowest scores"
 
 Pixels = NDArray[np.uint8]
+Truth = Callable[[], NDArray[np.bool_]]
 
 
 class Example(NamedTuple):
@@ -103,7 +102,6 @@ class Kind:
         return falling[: count - low] + falling[len(falling) - low :]
 
     def words(self) -> str:
-        """Text with the number of pictures and of each decision."""
         if self.expected is None:
             return pluralize(self.count, "picture")
         return f"{self.anomalous} of {self.count} called anomalous"
@@ -158,22 +156,19 @@ class Pictures:
     def __post_init__(self) -> None:
         self.own = OwnFiles(self.out)
 
-    def take(self, item: Item, prediction: Prediction) -> None:
-        """Takes an evaluated picture."""
-        self.add(item.path, prediction, item.kind, item.masks, expected=item.anomalous)
-
     def add(
         self,
         path: Path,
         prediction: Prediction,
         kind: str = "",
-        masks: tuple[Mask, ...] = (),
         *,
         expected: bool | None = None,
+        truth: Truth | None = None,
         source: Source | None = None,
     ) -> None:
-        """Writes the picture's overlay, map and mask. Without a `kind` the verdict is the kind. `source`: the
-        picture itself, where nothing lies at `path`."""
+        """Writes the picture's overlay, map and mask. Without a `kind` the verdict is the kind. `truth` reads
+        the mask of the defect, where one is known. `source`: the picture itself, where nothing lies at
+        `path`."""
         name = self.name(path)
         drawn = None
         try:
@@ -187,7 +182,7 @@ class Pictures:
         collected.count += 1
         collected.anomalous += prediction.is_anomalous
         if drawn and len(self.kinds) <= ROWS and collected.wants(prediction.score):
-            collected.add(self._example(name, kind or path.name, drawn, prediction, masks, expected))
+            collected.add(self._example(name, kind or path.name, drawn, prediction, truth, expected))
 
     def finish(self, title: str) -> Path | None:
         """Writes the contact sheet and the animation; returns the sheet's path."""
@@ -238,7 +233,7 @@ class Pictures:
         caption: str,
         drawn: Drawn,
         prediction: Prediction,
-        masks: tuple[Mask, ...],
+        truth: Truth | None,
         expected: bool | None,
     ) -> Example:
         bad, verdict, severity = prediction.is_anomalous, prediction.decision, prediction.severity
@@ -247,9 +242,9 @@ class Pictures:
         small = drawing.contour(np.asarray(drawing.fitted(drawn.heat, BOX)), drawn.marked)
         small = drawing.noted(small, drawn.remark)
         with suppress(InputError):  # the evaluation reports it
-            if masks:
-                truth = drawing.shrunk(union(masks, prediction.geometry.picture_size), small.shape[:2])
-                small = drawing.contour(small, truth, drawing.TRUTH, dashed=True)
+            if truth:
+                marked = drawing.shrunk(truth(), small.shape[:2])
+                small = drawing.contour(small, marked, drawing.TRUTH, dashed=True)
         picture = np.asarray(drawing.fitted(drawn.picture, BOX))
         gap = np.full((picture.shape[0], GAP, 3), 255, np.uint8)
         taken = None
@@ -274,7 +269,6 @@ class Pictures:
             raise cannot_write(self.out, error) from None
 
     def _write_scale(self, prediction: Prediction) -> None:
-        """Writes the meaning of the maps' numbers."""
         low, high = prediction.colour_range
         facts = {
             "format": self.maps,

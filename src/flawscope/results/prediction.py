@@ -243,7 +243,6 @@ class Prediction:
         )
 
     def _repr_html_(self) -> str:
-        """HTML for notebooks."""
         return prediction_html(self)
 
     def to_dict(self) -> dict[str, Any]:
@@ -302,7 +301,6 @@ def prediction_html(found: Prediction, caption: str = "", source: Source | None 
 
 
 def _panels(found: Prediction, source: Source | None) -> list[NDArray[np.uint8]]:
-    """The picture and the picture with its heat map, both small."""
     given = found.path if source is None else source
     try:
         if given is None:

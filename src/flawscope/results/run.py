@@ -27,18 +27,13 @@ def refuse_foreign(out: Path, *names: str) -> None:
 
 
 class Results:
-    """Results folder. Files of an earlier run are removed; files of others stay.
+    """Results folder. Files of an earlier run are removed, of which `say` gets a line; files of others stay.
+    InputError where one of them has the name of a file that is to be written.
 
     shown: predictions for a page with their maps, at most `SHOWN` bytes of them, most severe first.
 
     Args:
-        root: results are named by the pictures' paths below it.
-        maps, animation: as `Pictures` takes them.
-        products: the table says which product each input shows. aligned: it says where the parts lie.
-        say: gets a line where the folder is not empty.
-
-    Raises:
-        InputError: a file of somebody else stands where one is to be written.
+        root, maps, animation: as `Pictures` takes them. products, aligned: as `Table` takes them.
     """
 
     def __init__(

@@ -1,25 +1,20 @@
 """Writes and reads files of a run's results: the table, `results.csv` or Parquet, with a row for every input,
-judged or not; label files of marked regions for other tools, COCO and FiftyOne's own; and the list of the
-files that flawscope wrote: only these are ever replaced or removed."""
+judged or not; and the list of the files that flawscope wrote: only these are ever replaced or removed."""
 
 from __future__ import annotations
 
 import csv
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from flawscope.artefact.files import atomic
 from flawscope.artefact.files import csv_cell as csv_cell
 from flawscope.artefact.files import from_csv_cell as from_csv_cell
-from flawscope.datasets.masks import to_runs
 from flawscope.errors import FlawscopeError, InputError, needs, pluralize
 from flawscope.pictures.listing import OWN_LIST, own_files
 from flawscope.pictures.part_views import PartPose
@@ -265,79 +260,6 @@ def _row(values: dict[str, str | None]) -> Row:
     numbers = {name: float(text) if (text := values[name]) else None for name in known if name in NUMBERS}
     texts = {name: from_csv_cell(values[name] or "") for name in known if name not in NUMBERS}
     return Row(**texts, **numbers)  # type: ignore[arg-type]
-
-
-ANOMALOUS = "anomalous"
-
-
-class Marked(NamedTuple):
-    """Judged picture, and its marked pixels: [H, W] bool of the picture's size."""
-
-    name: str  # without suffix, unlike any other
-    path: Path
-    row: Row
-    mask: NDArray[np.bool_]
-
-    def parts(self) -> Iterator[tuple[list[int], NDArray[np.bool_]]]:
-        """Yields box (x, y, width, height) and mask [H, W] of every connected part of an anomalous
-        picture."""
-        from scipy import ndimage
-
-        if self.row.decision != ANOMALOUS:
-            return
-        numbers, _ = ndimage.label(self.mask, structure=np.ones((3, 3)))
-        for number, (rows, columns) in enumerate(ndimage.find_objects(numbers), start=1):
-            box = [columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start]
-            yield box, numbers == number
-
-    @property
-    def facts(self) -> dict[str, float | None]:
-        return {"score": self.row.score, "p_value": self.row.p_value, "severity": self.row.severity}
-
-
-def coco(pictures: Iterable[Marked]) -> dict[str, Any]:
-    """COCO data set: every judged picture, and each marked part of the anomalous ones, as run lengths."""
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    for picture in pictures:
-        height, width = picture.mask.shape
-        images.append(
-            {"id": len(images) + 1, "file_name": str(picture.path), "width": width, "height": height}
-        )
-        for box, part in picture.parts():
-            runs = {"size": [height, width], "counts": to_runs(part).tolist()}
-            annotations.append(
-                {
-                    **{"id": len(annotations) + 1, "image_id": len(images), "category_id": 1},
-                    **{"bbox": box, "segmentation": runs, "area": int(part.sum()), "iscrowd": 0},
-                    **picture.facts,
-                }
-            )
-    return {
-        "images": images,
-        "annotations": annotations,
-        "categories": [{"id": 1, "name": ANOMALOUS, "supercategory": ""}],
-    }
-
-
-def fiftyone(pictures: Iterable[Marked]) -> tuple[dict[str, Any], dict[str, str]]:
-    """`labels.json` and `data.json` of a `FiftyOneImageDetectionDataset`: boxes as fractions of the picture,
-    and the pictures' paths. The confidence is 1 less the p-value."""
-    labels: dict[str, list[dict[str, Any]]] = {}
-    places: dict[str, str] = {}
-    for picture in pictures:
-        height, width = picture.mask.shape
-        places[picture.name] = str(picture.path.absolute())
-        labels[picture.name] = [
-            {
-                "label": ANOMALOUS,
-                "bounding_box": [x / width, y / height, w / width, h / height],
-                "confidence": 1 - (picture.row.p_value or 0.0),
-                "attributes": picture.facts,
-            }
-            for (x, y, w, h), _ in picture.parts()
-        ]
-    return {"classes": [ANOMALOUS], "labels": labels}, places
 
 
 class OwnFiles:

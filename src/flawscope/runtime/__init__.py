@@ -4,30 +4,13 @@ from __future__ import annotations
 
 import os
 
-from flawscope.artefact import files, model_file
+from flawscope.artefact import model_file
+from flawscope.artefact.files import ENGINES, TRAINED, suffix_of
 from flawscope.artefact.joint_file import JointArtefact
 from flawscope.artefact.model_file import Artefact, Manifest
 from flawscope.errors import InputError, needs
 from flawscope.runtime import onnx_file
 from flawscope.runtime.session import JointSession, Run, Session
-
-TRAINED, EXPORTED = ".safetensors", ".onnx"
-SUFFIXES = (TRAINED, EXPORTED)  # of model files
-ENGINES = ("onnxruntime", "openvino")  # that run exported files; torch runs the others
-
-
-def suffix_of(path: str | os.PathLike[str]) -> str:
-    """Returns the suffix of a model file, one of `SUFFIXES`. InputError if it has another."""
-    suffix = os.path.splitext(os.fspath(path))[1].lower()
-    if suffix not in SUFFIXES:
-        with files.opened(path):  # that there is no such file, or that it is a folder, says more
-            pass
-        if suffix == ".xml":
-            raise files.refused(
-                path, "OpenVINO runs .onnx models now; export the .safetensors model as .onnx"
-            )
-        raise files.refused(path, f"models are {' or '.join(SUFFIXES)} files; name one of these")
-    return suffix
 
 
 def read_manifest(path: str | os.PathLike[str]) -> Manifest:
@@ -118,9 +101,6 @@ def check_threads(threads: int | None) -> None:
 
 __all__ = [
     "ENGINES",
-    "EXPORTED",
-    "SUFFIXES",
-    "TRAINED",
     "JointSession",
     "Run",
     "Session",
@@ -129,5 +109,4 @@ __all__ = [
     "open_session",
     "read",
     "read_manifest",
-    "suffix_of",
 ]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from flawscope.config import build
 from flawscope.errors import InputError
 from flawscope.methods.features.weights import DEFAULT_BACKBONE
 from flawscope.methods.method import Command, Method, Option, deferred
@@ -98,6 +99,13 @@ RECIPES: dict[str, dict[str, Any]] = {
         "reuse": 1,
     },
 }
+
+
+def recipe(preset: str, values: Mapping[str, Any]) -> Recipe:
+    """Settings of the preset, then `values`. InputError names what is wrong."""
+    if preset not in RECIPES:
+        raise InputError(f"there is no preset {preset}: choose of {', '.join(RECIPES)}")
+    return build(Recipe, {**RECIPES[preset], **values})
 
 
 PAPER_STEPS = 70_000

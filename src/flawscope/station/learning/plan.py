@@ -11,10 +11,10 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, select
 
+from flawscope.artefact.files import TRAINED
 from flawscope.errors import installing
 from flawscope.methods import registry
 from flawscope.predictor import read_manifest
-from flawscope.runtime import TRAINED
 from flawscope.station.learning.candidates import of_version
 from flawscope.station.settings.station import Learn
 from flawscope.station.store.files import MASK, MASKS, PICTURES, Files

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from flawscope.artefact.files import ENGINES, suffix_of
 from flawscope.config import build, read_config
 from flawscope.errors import InputError
-from flawscope.runtime import ENGINES, suffix_of
 from flawscope.station.settings.openid import OpenId, openid_of
 from flawscope.station.settings.plugins import Plugged, connections_of
 from flawscope.station.settings.shifts import Shifts, shifts_of

@@ -136,10 +136,9 @@ def _worth(job: dict[str, Any], step: Step) -> dict[str, Any]:
     rate, by its number of pictures; `tested`: found and all by size, of the larger one at its own rate. Both
     are empty where they cannot be compared."""
     from flawscope.fitting import fitting
-    from flawscope.fitting.simulated_defects import SIZES, Defects, compared
+    from flawscope.fitting.simulated_defects import SIZES, Defects, compared, detector_of
     from flawscope.fitting.training_pictures import Reader
     from flawscope.pictures.listing import pictures_in
-    from flawscope.runtime.torch import TorchSession
 
     if any(job["given"].get(one, "none") != "none" for one in OWN_SIGHT):
         return {"curve": {}, "tested": {}}
@@ -149,7 +148,7 @@ def _worth(job: dict[str, Any], step: Step) -> dict[str, Any]:
         if len(some := every[::share]) >= FEWEST:
             how = {"device": job["device"], "samples": 0, "check": False, "step": step}
             models[len(some)] = fitting.fit(some, **how, **job["given"])
-    detectors = [TorchSession.open(one.artefact, "cpu").model for one in models.values()]
+    detectors = [detector_of(one.artefact, "cpu") for one in models.values()]
     if not detectors or detectors[0].config.tile is not None:  # tiles are judged one by one
         return {"curve": {}, "tested": {}}
     first, (one, *_) = detectors[0], models.values()

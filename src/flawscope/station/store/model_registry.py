@@ -14,13 +14,12 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row, delete, exists, func, or_, select, update
 
-from flawscope.artefact.files import digest_of
+from flawscope.artefact.files import EXPORTED, digest_of
 from flawscope.artefact.joint_file import read_manifests
 from flawscope.artefact.model_file import Manifest
 from flawscope.errors import InputError
 from flawscope.predictor import Predictor, read_manifest
 from flawscope.predictor.joint import load
-from flawscope.runtime import EXPORTED
 from flawscope.station.store.database import Database, now, upsert
 from flawscope.station.store.files import MODELS, Files
 from flawscope.station.store.insert import add_product, lock

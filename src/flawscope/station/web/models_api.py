@@ -10,8 +10,8 @@ from typing import Annotated, Any
 from fastapi import Query, Request
 from fastapi.responses import FileResponse
 
+from flawscope.artefact.files import SUFFIXES
 from flawscope.errors import InputError
-from flawscope.runtime import SUFFIXES
 from flawscope.station.learning.candidates import shown, trail
 from flawscope.station.store.files import unwritable
 from flawscope.station.store.records import holdable
