@@ -137,7 +137,7 @@ def running_fixture(open_station: Opener, settings: Settings, company: Company, 
     (tmp_path / "secret").write_text(SECRET)
     groups = {"quality": "operator", "it": "admin"}
     given = {"issuer": company.url, "client": CLIENT, "groups": groups, "secret_file": "secret"}
-    return open_station(openid=openid_of(given, tmp_path))
+    return open_station(openid=openid_of(given, tmp_path), proxy=True)
 
 
 @pytest.fixture
@@ -253,6 +253,8 @@ def test_state_belongs_to_the_browser_and_holds_once(
 ) -> None:
     victim, thief = browse(), browse()
     there = victim.get("/sign-in/company/", follow_redirects=False)
+    tls = browse().get("/sign-in/company/", headers={"X-Forwarded-Proto": "https"}, follow_redirects=False)
+    assert ["secure" in one.headers["set-cookie"] for one in (there, tls)] == [False, True]
     asked = parse_qs(urlsplit(there.headers["location"]).query)
     assert asked["redirect_uri"] == [f"{str(victim.base_url).rstrip('/')}/sign-in/company/done"]
     back = victim.get(there.headers["location"], follow_redirects=False).headers["location"]
