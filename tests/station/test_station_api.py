@@ -492,25 +492,16 @@ def test_products_status_health_and_metrics(api: httpx.Client, running: Any, par
     assert {"200", "201", "413", "415", "422", "503"} <= set(posts["responses"])
 
 
+MISSING = ("plat", "plat/inspections", "plate%00", "plate/%2e%2e/%2e%2e/etc/passwd", "plate/versions/99/file")
+INVALID = ("inspections/one", "inspections/1/view?side=1", "inspections/1/view?side=100000")
 WRONG: tuple[tuple[str, str, int], ...] = (
-    ("GET", "products/plat", 404),
-    ("GET", "products/plat/inspections", 404),
+    *(("GET", f"products/{path}", 404) for path in MISSING),
+    *(("GET", f"{INSPECTIONS}/{path}", 404) for path in ("999", "-1", 10**30, "999/overlay")),
+    *(("GET", f"{PRODUCT}/{path}", 422) for path in (*INVALID, "trends?since=x", "review?after=-1")),
     ("POST", "products/plat/inspections", 404),
-    ("GET", f"{INSPECTIONS}/999", 404),
-    ("GET", f"{INSPECTIONS}/-1", 404),
-    ("GET", f"{INSPECTIONS}/{10**30}", 404),
-    ("GET", f"{INSPECTIONS}/one", 422),
-    ("GET", f"{INSPECTIONS}/999/overlay", 404),
-    ("GET", f"{INSPECTIONS}/1/view?side=1", 422),
-    ("GET", f"{INSPECTIONS}/1/view?side=100000", 422),
     ("POST", f"{PRODUCT}/versions/99/activate", 404),
-    ("GET", f"{PRODUCT}/versions/99/file", 404),
-    ("GET", f"{PRODUCT}/trends?since=x", 422),
-    ("GET", f"{PRODUCT}/review?after=-1", 422),
     ("DELETE", f"{PRODUCT}", 405),
     ("GET", "nothing", 404),
-    ("GET", "products/plate%00", 404),
-    ("GET", "products/plate/%2e%2e/%2e%2e/etc/passwd", 404),
 )
 
 
