@@ -30,7 +30,7 @@ pytest.importorskip("authlib")
 from joserfc import jwt
 from joserfc.jwk import RSAKey
 
-from flawscope.station.access.openid import Provider
+from flawscope.station.web.sign_in_pages import Provider
 
 __all__ = ["driver_fixture", "tablet_fixture"]
 CLIENT, SECRET = "flawscope", "the client's secret"

@@ -36,7 +36,7 @@ MINUTES = 30.0  # for a method that learns in steps, unless somebody says otherw
 # to `fit`
 GIVEN = ("method", "minutes", "size", "roi", "min_defect", "light", "align", "several", "part", "view")
 TRIED = 8  # pictures that are tried at once
-OPTION = re.compile(r"(?<!\S)--(?=\w)")  # of a command line, which a page has not: `more --minutes`
+OPTION = re.compile(r"(?<![\w-])--(?=\w)")  # of a command line, which a page has not: `more --minutes`
 # what a terminal would print, at the lowest priority
 CHECK = "import os, sys; getattr(os, 'nice', int)(19); import flawscope.cli as cli; cli.main(sys.argv[1:])"
 
