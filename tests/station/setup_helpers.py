@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
 from station_helpers import Running, opened
 
 from flawscope.station.settings.station import Limits, Settings
@@ -32,6 +34,12 @@ def empty_fixture(tmp_path: Path) -> Iterator[Running]:
 def http_fixture(empty: Running) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=empty.url, timeout=120) as client:
         yield client
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
 
 
 def begin(http: httpx.Client, name: str = "plate") -> dict[str, Any]:

@@ -20,7 +20,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from setup_helpers import NEW, begin, empty_fixture, empty_settings, http_fixture
+from setup_helpers import NEW, begin, empty_fixture, empty_settings, encoded, http_fixture
 from station_helpers import Running, Served, free_port, opened, until
 
 from flawscope.artefact import model_file
@@ -283,10 +283,9 @@ def test_names_are_kept_unless_another_picture_has_them(http: httpx.Client, good
 def test_telephones_turn_pictures_and_the_page_shows_them_upright(http: httpx.Client) -> None:
     begin(http)
     lying = Image.fromarray(np.tile(np.arange(200, dtype=np.uint8), (100, 1)))
-    buffer, exif = io.BytesIO(), Image.Exif()
+    exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
-    lying.save(buffer, "JPEG", exif=exif)
-    assert results(send(http, "turned.jpg", buffer.getvalue()))[0]["status"] == "kept"
+    assert results(send(http, "turned.jpg", encoded(lying, "JPEG", exif=exif)))[0]["status"] == "kept"
     for side in (320, 400):
         shown = http.get(f"{NEW}/plate/pictures/turned.jpg", params={"side": side})
         assert Image.open(io.BytesIO(shown.content)).size == (100, 200)
@@ -296,12 +295,8 @@ def test_the_check_names_the_pictures_that_are_concerned(http: httpx.Client, goo
     begin(http)
     for path in good:
         send(http, path.name, path.read_bytes())
-    buffer = io.BytesIO()
-    Image.open(good[3]).save(buffer, "BMP")
-    send(http, "copy.bmp", buffer.getvalue())  # the same pixels in another file
-    buffer = io.BytesIO()
-    Image.open(good[4]).resize((50, 50)).save(buffer, "PNG")
-    send(http, "small.png", buffer.getvalue())
+    send(http, "copy.bmp", encoded(Image.open(good[3]), "BMP"))  # the same pixels in another file
+    send(http, "small.png", encoded(Image.open(good[4]).resize((50, 50))))
     check = until(lambda: (found := http.get(f"{NEW}/plate").json()["check"]) and found["current"] and found)
     pictures = {one["code"]: one["pictures"] for one in check["findings"]}
     assert sorted(pictures["copy"]) == sorted(["copy.bmp", good[3].name])
@@ -421,9 +416,7 @@ def variant(path: Path, number: int) -> bytes:
     """The picture with a pixel of its own."""
     pixels = np.array(Image.open(path).convert("RGB"))
     pixels[number // 90 % 90, number % 90] = (number % 256, 0, 0)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
+    return encoded(Image.fromarray(pixels))
 
 
 @pytest.mark.slow

@@ -39,7 +39,9 @@ SHOWN = ("lost", "weaker", "unsure", "responsible")  # lists of a judgement with
 
 
 class Shown:
-    """Request for a page: person, language and product."""
+    """Request for a page: person, language and product. number: of the product, on the product's pages."""
+
+    number: int
 
     def __init__(self, request: Request, page: str, product: str | None = None):
         self.request, self.page, self.product = request, page, product
@@ -139,7 +141,7 @@ def asked_for(page: str) -> Any:
 
     def asked(request: Request, product: str) -> Shown:
         found = Shown(request, page, product)
-        found.station.product_id(product)
+        found.number = found.station.product_id(product)
         return found
 
     return Depends(asked)
@@ -166,13 +168,12 @@ def static_file(name: str) -> Response:
 
 @page.get("/{product}/live")
 def live(product: str, asked: Annotated[Shown, asked_for("live")]) -> Response:
-    number = asked.station.product_id(product)
     newest = asked.station.search(product, Filters(limit=STRIP)).inspections
     last = asked.station.search(product, Filters(limit=1, decision="anomalous")).inspections
-    facts = {**asked.station.flow(product), "waiting": asked.station.store.waiting_count(number)}
+    facts = {**asked.station.flow(product), "waiting": asked.station.store.waiting_count(asked.number)}
     del facts["problem"]  # that is for engineers
-    views = asked.station.inspector.parts.views(number)
-    whole = last_decided(asked.station.database, number) if views else None
+    views = asked.station.inspector.parts.views(asked.number)
+    whole = last_decided(asked.station.database, asked.number) if views else None
     data: dict[str, Any] = {"newest": newest, "anomalous": last[0] if last else None, "facts": facts}
     data |= {"views": views, "part": whole}
     return asked.page_of("live", words=("live",), data=data)
@@ -212,13 +213,13 @@ def history(product: str, asked: Annotated[Shown, asked_for("history")]) -> Resp
         filtered=bool(given.keys() - {"since"}),
         local={key: _naive(given.get(key, "")) for key in ("since", "until")},
         quick=_quick(base, given),
-        versions=[(one["id"], one["id"]) for one in _versions(asked)["versions"]],
+        versions=[(one["id"], one["id"]) for one in asked.station.versions.listed(asked.number)["versions"]],
         export=f"/api/v1/products/{part(product)}/export?{urlencode(_named(sought))}",
     )
 
 
 @page.get("/{product}/trends")
-def trends(product: str, asked: Annotated[Shown, asked_for("trends")], range: str = "day") -> Response:
+def trends(asked: Annotated[Shown, asked_for("trends")], range: str = "day") -> Response:
     chosen_range = range if range in RANGES else "day"
     data = {"range": chosen_range, "seconds": RANGES[chosen_range]}
     return asked.page_of(
@@ -239,11 +240,11 @@ def _reports(station: Station, seconds: float | None) -> list[dict[str, str]]:
 
 
 @page.get("/{product}/models")
-def models(product: str, asked: Annotated[Shown, asked_for("models")]) -> Response:
-    found = _versions(asked)
+def models(asked: Annotated[Shown, asked_for("models")]) -> Response:
+    station, number = asked.station, asked.number
+    found = station.versions.listed(number)
     active = next((one for one in found["versions"] if one["id"] == found["active"]), None)
-    number = asked.station.product_id(product)
-    learning = asked.station.learning.facts(number)
+    learning = station.learning.facts(number)
     candidates = learning["candidates"][:MOST_CANDIDATES]
     offered = {one["version"] for one in candidates if one["status"] == "ready"}
     judgements = [one["judgement"] for one in candidates if one["judgement"]]
@@ -254,19 +255,19 @@ def models(product: str, asked: Annotated[Shown, asked_for("models")]) -> Respon
         learning=learning,
         candidates=candidates,
         newest=candidates[0]["id"] if candidates else None,
-        trail=trail(asked.station.database, number, 100),
+        trail=trail(station.database, number, 100),
         active=active,
         others=[one for one in found["versions"] if one is not active and one["id"] not in offered],
         advice={one["id"]: advice(one, found["active"]) for one in candidates},
-        known=asked.station.store.several(number, named),
+        known=station.store.several(number, named),
         MOST=MOST_PICTURES,
-        previous=asked.station.versions.before(number, found["active"]),
+        previous=station.versions.before(number, found["active"]),
         roles=ROLES,
     )
 
 
 @page.get("/{product}/problems")
-def problems(product: str, asked: Annotated[Shown, asked_for(PROBLEMS)]) -> Response:
+def problems(asked: Annotated[Shown, asked_for(PROBLEMS)]) -> Response:
     """Show all problems of the station."""
     found = asked.station.problems()
     names = {number: name for name, number in asked.station.products.items()}
@@ -287,8 +288,7 @@ def problems(product: str, asked: Annotated[Shown, asked_for(PROBLEMS)]) -> Resp
 @page.get("/{product}/inspections/{number}")
 def inspection(product: str, number: int, asked: Annotated[Shown, asked_for("inspection")]) -> Response:
     item = asked.station.inspection(product, holdable(number))
-    here = asked.station.database, asked.station.product_id(product)
-    whole = part_of(*here, item["part_id"]) if item["part_id"] else None
+    whole = part_of(asked.station.database, asked.number, item["part_id"]) if item["part_id"] else None
     return asked.page_of("inspection", words=("inspection",), item=item, whole=whole, data={"id": number})
 
 
@@ -300,10 +300,6 @@ def compare(product: str, asked: Annotated[Shown, asked_for("compare")]) -> Resp
     numbers = [holdable(int(text)) for text in texts if text.isdecimal() and len(text) < 20][:2]
     pair = [asked.station.inspection(product, number) for number in numbers]
     return asked.page_of("compare", words=("inspection",), pair=pair if len(pair) == 2 else None)
-
-
-def _versions(asked: Shown) -> dict[str, Any]:
-    return asked.station.versions.listed(asked.station.product_id(str(asked.product)))
 
 
 def _named(sought: dict[str, str]) -> dict[str, str]:
