@@ -369,10 +369,8 @@ def _folded(name: str) -> str:
 def _name(name: str) -> str:
     folded = _folded(name)
     if not _NAME.fullmatch(folded):
-        raise InputError(
-            f"{name!r:.80} cannot be a name: use letters, digits and . _ - + @, beginning with a letter, "
-            "64 at most"
-        )
+        right = "use letters, digits and . _ - + @, beginning with a letter, 64 at most"
+        raise InputError(f"{name!r:.80} cannot be a name: {right}")
     if folded == LOCAL.name:
         raise InputError(f"{folded} is everybody on an open station: choose another name")
     return folded
@@ -391,10 +389,8 @@ def _insert(connection: Connection, table: Table, row: dict[str, Any]) -> None:
     added = upsert(connection.dialect.name, table).values(**row).on_conflict_do_nothing()
     if is_taken or connection.scalar(added.returning(table.c.id)) is None:
         kind = (other if is_taken else table).name[:-1]
-        raise InputError(
-            f"there is a {kind} {name} already: choose another name, or first "
-            f"`flawscope station {kind} remove {name}`"
-        )
+        remedy = f"choose another name, or first `flawscope station {kind} remove {name}`"
+        raise InputError(f"there is a {kind} {name} already: {remedy}")
 
 
 def _unknown(table: Table, name: str) -> str:
