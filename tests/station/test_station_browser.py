@@ -38,10 +38,8 @@ def test_live_shows_what_comes(tablet: Tablet, judged: tuple[bytes, bytes]) -> N
     tablet.post(bad, "two.png")
     tablet.wait(lambda: state() == "anomalous")
     assert (tablet.text("#word"), tablet.text("#name")) == ("Anomalous", "two.png")
-    assert (
-        tablet.js("return getComputedStyle(document.querySelector('.band .mark.anomalous')).display")
-        != "none"
-    )
+    mark = "getComputedStyle(document.querySelector('.band .mark.anomalous'))"
+    assert tablet.js(f"return {mark}.display") != "none"
     size = tablet.js("return document.querySelector('#word').getBoundingClientRect().height")
     assert size >= 80  # letters of 15 mm on a tablet of ten inches: read from three metres
     assert [one.get_attribute("title") for one in tablet.all("#strip button")] == ["two.png", "one.png"]

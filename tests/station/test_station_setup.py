@@ -349,9 +349,8 @@ def test_learning_is_stopped_and_what_was_not_begun_is_said(http: httpx.Client, 
         send(http, path.name, path.read_bytes())
     assert http.post(f"{NEW}/plate/live").json()["error"].startswith("plate has no model yet")
     assert http.post(f"{NEW}/plate/try", content=b"x", headers=PNG).status_code == 422
-    assert (
-        "no method called magic" in http.post(f"{NEW}/plate/learn", json={"method": "magic"}).json()["error"]
-    )
+    unknown = http.post(f"{NEW}/plate/learn", json={"method": "magic"})
+    assert "no method called magic" in unknown.json()["error"]
     http.post(f"{NEW}/plate/learn", json={})
     until(lambda: http.get(f"{NEW}/plate").json()["stage"] == "learning")
     wait = http.post(f"{NEW}/plate/leave-out", json={"pictures": [good[0].name]})
