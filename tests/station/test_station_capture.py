@@ -10,7 +10,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
-from setup_helpers import NEW, begin, empty_fixture
+from setup_helpers import NEW, begin, empty_fixture, empty_settings
 from station_helpers import Running, opened, until
 
 from flawscope.station.drift.camera_faults import look
@@ -75,7 +75,7 @@ def test_a_camera_is_named_looked_through_and_goes_live(empty: Running, http: ht
 
     settings = empty.station.settings
     empty.close()
-    again = opened(settings)
+    again = opened(empty_settings(Path(settings.store)))
     try:
         with httpx.Client(base_url=again.url, timeout=60) as back:
             before = back.get("/api/v1/products/plate").json()["inspections"]

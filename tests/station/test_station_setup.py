@@ -140,7 +140,7 @@ def test_from_nothing_to_a_product_that_inspects(
     assert list(another.station.products) == ["plate"]
     assert another.station.versions.models.is_open(another.station.product_id("plate"))
     another.close()
-    again = opened(settings)
+    again = opened(empty_settings(Path(settings.store)))
     try:
         assert list(again.station.products) == ["plate"]
         with httpx.Client(base_url=again.url, timeout=60) as back:
@@ -437,7 +437,7 @@ def test_a_run_that_the_station_was_killed_in_goes_on_at_the_start(
     empty.close()
     state = json.loads((empty.station.files.folder / "new/plate/.draft.json").read_text())
     assert state["stage"] == "learning"
-    again = opened(empty.station.settings)
+    again = opened(empty_settings(Path(empty.station.settings.store)))
     try:
         with httpx.Client(base_url=again.url, timeout=60) as back:
             assert done(back)["result"]["pictures"] == 8
