@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -128,8 +129,8 @@ class Tablet:
         return [entry["message"] for entry in self.driver.get_log("browser")]
 
 
-@pytest.fixture(name="tablet")
-def tablet_fixture(running: Any, driver: Any) -> Iterator[Tablet]:
+@contextmanager
+def tablet_at(running: Any, driver: Any) -> Iterator[Tablet]:
     driver.execute_cdp_cmd("Network.clearBrowserCookies", {})
     with httpx.Client(base_url=running.url, timeout=30) as http:
         made = Tablet(driver, running.url, http, running.station)
@@ -137,3 +138,9 @@ def tablet_fixture(running: Any, driver: Any) -> Iterator[Tablet]:
         driver.get_log("browser")
         yield made
         driver.get("about:blank")  # its stream would outlive the station
+
+
+@pytest.fixture(name="tablet")
+def tablet_fixture(running: Any, driver: Any) -> Iterator[Tablet]:
+    with tablet_at(running, driver) as made:
+        yield made

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -14,7 +13,7 @@ from PIL import Image
 pytest.importorskip("selenium.webdriver")
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
-from tablet import API, PHONE, SLATE, Tablet, needs_chromium
+from tablet import API, PHONE, SLATE, Tablet, needs_chromium, tablet_at
 from tablet import driver_fixture as driver_fixture
 from tablet import tablet_fixture as tablet_fixture
 
@@ -39,30 +38,22 @@ def test_live_shows_what_comes(tablet: Tablet, judged: tuple[bytes, bytes]) -> N
     tablet.post(bad, "two.png")
     tablet.wait(lambda: state() == "anomalous")
     assert (tablet.text("#word"), tablet.text("#name")) == ("Anomalous", "two.png")
-    assert (
-        tablet.js("return getComputedStyle(document.querySelector('.band .mark.anomalous')).display")
-        != "none"
-    )
+    mark = "getComputedStyle(document.querySelector('.band .mark.anomalous'))"
+    assert tablet.js(f"return {mark}.display") != "none"
     size = tablet.js("return document.querySelector('#word').getBoundingClientRect().height")
     assert size >= 80  # letters of 15 mm on a tablet of ten inches: read from three metres
     assert [one.get_attribute("title") for one in tablet.all("#strip button")] == ["two.png", "one.png"]
     assert tablet.all("#bad .anomalous")
     assert tablet.find("#sound").get_attribute("aria-pressed") == "false"
     tablet.wait(lambda: tablet.text("#said") == "Anomalous: two.png")
-    assert tablet.complaints() == []
-
-
-def test_the_last_anomalous_part_is_shown_however_many_good_ones_came(
-    tablet: Tablet, judged: tuple[bytes, bytes]
-) -> None:
-    tablet.post(judged[1], "bad.png")
-    for k in range(17):
-        tablet.post(judged[0], f"{k}.png")
+    for k in range(17):  # more than the strip has
+        tablet.post(good, f"{k}.png")
     tablet.open("live")
-    assert tablet.find("#bad .anomalous").get_attribute("title") == "bad.png"
+    assert tablet.find("#bad .anomalous").get_attribute("title") == "two.png"
     green = tablet.js("return getComputedStyle(document.querySelector('#band')).backgroundColor")
     red, lightness, blue = (int(one) for one in green[4:-1].split(","))
     assert lightness > max(red, blue)
+    assert tablet.complaints() == []
 
 
 def test_a_picture_can_be_held(tablet: Tablet, judged: tuple[bytes, bytes]) -> None:
@@ -87,9 +78,7 @@ def test_a_lost_station_is_shown_and_what_was_missed_comes(
     good, bad = judged
     first = open_station()
     port = int(first.url.rpartition(":")[2])
-    with httpx.Client(base_url=first.url, timeout=30) as http:
-        tablet = Tablet(driver, first.url, http)
-        tablet.screen(1024, 768)
+    with tablet_at(first, driver) as tablet:
         tablet.post(good, "one.png")
         tablet.open("live")
         tablet.wait(lambda: tablet.find("#band").get_attribute("data-state") == "good")
@@ -106,8 +95,6 @@ def test_a_lost_station_is_shown_and_what_was_missed_comes(
         second.station.report("camera_away_1_1", "rtsp://10.0.0.7 is away")
         tablet.wait(lambda: "A camera sends no pictures" in tablet.text("#problem"))
         assert tablet.find("#problem").is_displayed()
-        driver.get("about:blank")
-    driver.get_log("browser")
 
 
 def test_a_camera_that_is_away_is_seen_from_afar(
@@ -117,8 +104,7 @@ def test_a_camera_that_is_away_is_seen_from_afar(
     pytest.importorskip("av")
     model, camera = settings.products["plate"].model, CameraOf("rtsp://127.0.0.1:9/stream")
     running = open_station(products={"plate": Product(model, sources=(camera,))})
-    with httpx.Client(base_url=running.url, timeout=30) as http:
-        tablet = Tablet(driver, running.url, http)
+    with tablet_at(running, driver) as tablet:
         tablet.open("live")
         tablet.wait(lambda: tablet.find("#band").get_attribute("data-state") == "away")
         assert tablet.text("#word") == "Camera away"
@@ -128,8 +114,6 @@ def test_a_camera_that_is_away_is_seen_from_afar(
         tablet.wait(lambda: tablet.text("#name") == "sent.png")
         assert tablet.find("#band").get_attribute("data-state") == "away"
         assert tablet.unfit(PHONE, SLATE) == []
-        driver.get("about:blank")
-    driver.get_log("browser")
 
 
 # ----------------------------------------------------------------------------------------------------- review
@@ -178,12 +162,15 @@ def test_review_by_keys(tablet: Tablet, judged: tuple[bytes, bytes]) -> None:
     tablet.open("review")
     for key, name in (("g", "0.png"), ("d", "1.png"), ("s", "2.png")):
         ready(tablet, name)
+        if key == "g":
+            tablet.press("n", "gdszb", Keys.ESCAPE)  # a note is no verdict
         tablet.press(key)
     ready(tablet, "3.png")
     stored(tablet)
     found = [tablet.known(number) for number in numbers]
     assert [one["verdict"] for one in found] == ["good", "defect", None, None]
     assert [one["review"] for one in found] == ["done", "done", "skipped", "waiting"]
+    assert found[0]["note"] == "gdszb"
     assert tablet.text("#left") == "1 left"
     tablet.press("z", "z")
     ready(tablet, "1.png")
@@ -218,31 +205,24 @@ def test_counts_are_right_at_once_and_after_a_reload(tablet: Tablet, judged: tup
     assert not tablet.find("#waiting").is_displayed()
 
 
-def test_a_note_is_written_without_giving_a_verdict(tablet: Tablet, judged: tuple[bytes, bytes]) -> None:
-    number = tablet.post(judged[1])["id"]
-    tablet.open("review")
-    ready(tablet, "part.png")
-    tablet.press("n")
-    tablet.press("gdszb")
-    tablet.press(Keys.ESCAPE)
-    tablet.press("d")
-    stored(tablet)
-    found = tablet.known(number)
-    assert (found["verdict"], found["note"]) == ("defect", "gdszb")
-
-
 def mask_of(tablet: Tablet, number: int) -> NDArray[np.bool_]:
     sent = tablet.http.get(f"{API}/inspections/{number}/mask").content
     return np.asarray(Image.open(io.BytesIO(sent)).convert("L")) > 0
 
 
-def test_an_outline_is_painted_and_stored(tablet: Tablet, judged: tuple[bytes, bytes]) -> None:
-    number = tablet.post(judged[1])["id"]
-    tablet.open("review")
+def brush(tablet: Tablet, picture: bytes) -> int:
+    """Begin an outline on an empty canvas; the number of the inspection."""
+    number = int(tablet.post(picture)["id"])
+    tablet.open(f"review?only={number}")
     ready(tablet, "part.png")
     tablet.press("b")
     tablet.wait(lambda: tablet.find("#canvas").is_displayed())
     tablet.click("#clear")
+    return number
+
+
+def test_an_outline_is_painted_and_stored(tablet: Tablet, judged: tuple[bytes, bytes]) -> None:
+    number = brush(tablet, judged[1])
     canvas = tablet.find("#canvas")
     side = min(canvas.size["width"], canvas.size["height"])  # the picture is square
     painted = ActionChains(tablet.driver, duration=50)
@@ -250,9 +230,8 @@ def test_an_outline_is_painted_and_stored(tablet: Tablet, judged: tuple[bytes, b
     painted.move_to_element_with_offset(canvas, side // 4, 0).release().perform()
     tablet.press("e")
     erased = ActionChains(tablet.driver, duration=50)
-    erased.move_to_element_with_offset(canvas, 0, -10).click_and_hold().move_by_offset(
-        0, 20
-    ).release().perform()
+    erased.move_to_element_with_offset(canvas, 0, -10).click_and_hold()
+    erased.move_by_offset(0, 20).release().perform()
     tablet.press("d")
     stored(tablet)
     found = tablet.known(number)
@@ -266,12 +245,7 @@ def test_an_outline_is_painted_and_stored(tablet: Tablet, judged: tuple[bytes, b
 
 
 def test_a_finger_and_keys_paint_too(tablet: Tablet, judged: tuple[bytes, bytes]) -> None:
-    number = tablet.post(judged[1])["id"]
-    tablet.open("review?only=1")
-    ready(tablet, "part.png")
-    tablet.press("b")
-    tablet.wait(lambda: tablet.find("#canvas").is_displayed())
-    tablet.click("#clear")
+    number = brush(tablet, judged[1])
     box = tablet.find("#canvas").rect
     at = {"x": round(box["x"] + box["width"] / 2), "y": round(box["y"] + box["height"] / 4)}
     for kind, points in (("touchStart", [at]), ("touchMove", [{**at, "y": at["y"] + 20}]), ("touchEnd", [])):
@@ -293,9 +267,7 @@ def test_no_verdict_is_lost_with_the_connection(
 ) -> None:
     first = open_station()
     port = int(first.url.rpartition(":")[2])
-    with httpx.Client(base_url=first.url, timeout=30) as http:
-        tablet = Tablet(driver, first.url, http)
-        tablet.screen(1024, 768)
+    with tablet_at(first, driver) as tablet:
         numbers = [tablet.post(judged[1], f"{k}.png")["id"] for k in range(4)]
         tablet.open("review")
         ready(tablet, "0.png")
@@ -310,5 +282,3 @@ def test_no_verdict_is_lost_with_the_connection(
         tablet.wait(lambda: not tablet.find("#unsent").is_displayed())
         stored(tablet)
         assert [tablet.known(number)["verdict"] for number in numbers] == ["good", "defect", None, None]
-        driver.get("about:blank")
-    driver.get_log("browser")

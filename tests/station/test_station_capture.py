@@ -10,16 +10,16 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
+from setup_helpers import NEW, begin, empty_fixture, empty_settings
 from station_helpers import Running, opened, until
 
 from flawscope.station.drift.camera_faults import look
-from flawscope.station.settings.station import Settings
 from flawscope.station.setup.capture import hints
 
 pytest.importorskip("av")
 from camera_helpers import write_video
 
-NEW = "/api/v1/new"
+__all__ = ["empty_fixture"]
 PASSWORD = "s3cret&w@rd"
 SHOWN = "rtsp://camera.invalid/…"
 
@@ -30,17 +30,10 @@ def camera(name: str) -> str:
 
 
 @pytest.fixture
-def empty(tmp_path: Path) -> Iterator[Running]:
-    made = opened(Settings(store=str(tmp_path / "store"), port=0, device="cpu", threads=1))
-    yield made
-    if made.thread.is_alive():
-        made.close()
-
-
-@pytest.fixture
 def http(empty: Running) -> Iterator[httpx.Client]:
+    """With a product that was begun."""
     with httpx.Client(base_url=empty.url, timeout=120) as client:
-        assert client.post(NEW, json={"name": "plate"}).status_code == 201
+        begin(client)
         yield client
 
 
@@ -82,7 +75,7 @@ def test_a_camera_is_named_looked_through_and_goes_live(empty: Running, http: ht
 
     settings = empty.station.settings
     empty.close()
-    again = opened(Settings(store=settings.store, port=0, device="cpu", threads=1))
+    again = opened(empty_settings(Path(settings.store)))
     try:
         with httpx.Client(base_url=again.url, timeout=60) as back:
             before = back.get("/api/v1/products/plate").json()["inspections"]

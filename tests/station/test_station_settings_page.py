@@ -101,9 +101,8 @@ def test_people_and_tokens_are_made_on_the_page_by_administrators_alone(http: ht
     assert signed.status_code == 303
     assert http.post(f"{HOME}/users", json={**anna, "name": "otto", "role": "engineer"}).status_code == 204
     assert http.post(f"{HOME}/users", json={**anna, "name": "eva", "password": "short"}).status_code == 422
-    secret = http.post(f"{HOME}/tokens", json={"name": "line", "role": "engineer", "days": 30}).json()[
-        "secret"
-    ]
+    made = http.post(f"{HOME}/tokens", json={"name": "line", "role": "engineer", "days": 30})
+    secret = made.json()["secret"]
     assert secret not in http.get(HOME).text
     token = {"Authorization": f"Bearer {secret}"}
     with httpx.Client(base_url=http.base_url) as program:
@@ -141,11 +140,7 @@ def test_limits_and_times_are_changed_undone_and_stay(
         ("keep", {"space": "9" * 400 + " TB"}, "is not a size"),
         ("mqtt", {"broker": "http://x"}, "is not mqtt://host:1883"),
         ("mqtt", {"broker": "mqtt://x", "password": "x"}, "password_file wants a `user`"),
-        (
-            "mqtt",
-            {"broker": "mqtt://x", "user": "u", "password_file": "/etc/hostname"},
-            "does not stand here",
-        ),
+        ("mqtt", {"broker": "mqtt://x", "user": "u", "password_file": "/x"}, "does not stand here"),
         ("mqtt", {"broker": "mqtts://x", "ca_file": "ca.pem"}, "no whole path"),
         ("mqtt", {"broker": "mqtts://x", "ca_file": "/none.pem"}, "cannot read certificates"),
         ("host", {}, ""),
@@ -170,12 +165,8 @@ def test_limits_and_times_are_changed_undone_and_stay(
     assert of_station(http)["keep"] == before["keep"]
     assert http.post(f"{STATION}/undo").status_code == 204
     said = http.get("/api/v1/audit", params={"about": "settings"}).json()["entries"]
-    assert [one["text"] for one in said[:4]] == [
-        "keep.good, keep.space changed",
-        "keep.good, keep.space changed",
-        "keep.good, keep.space changed",
-        "limits.pixels, limits.upload changed",
-    ]
+    kept = ["keep.good, keep.space changed"] * 3
+    assert [one["text"] for one in said[:4]] == [*kept, "limits.pixels, limits.upload changed"]
 
     running.close()
     again = opened(running.station.made_settings.given)
@@ -247,11 +238,7 @@ def test_sources_and_sinks_of_packages_are_added(
         (sources, {"plugin": "reel", "settings": {"folder": str(tmp_path / "none")}}, "no *.png in"),
         (sources, {"plugin": "reel", "settings": {"folder": "/x"}, "every": "1 s"}, "nothing beside it"),
         (sinks, {"plugin": "csv", "settings": {"file": "out.csv"}}, "no whole path"),
-        (
-            sinks,
-            {"plugin": "csv", "settings": {"file": "/x", "password": "x"}},
-            "unknown setting password_file",
-        ),
+        (sinks, {"plugin": "csv", "settings": {"file": "/x", "password": "x"}}, "setting password_file"),
     ):
         refused = http.post(path, json=lines)
         assert refused.status_code == 422, lines

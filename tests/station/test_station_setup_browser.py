@@ -6,21 +6,18 @@ from __future__ import annotations
 import io
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 from PIL import Image
 from selenium.webdriver.common.action_chains import ActionChains
-from station_helpers import opened
-from tablet import PHONE, Tablet, driver_fixture, needs_chromium
+from setup_helpers import empty_fixture
+from station_helpers import Running
+from tablet import PHONE, Tablet, driver_fixture, needs_chromium, tablet_fixture
 
-from flawscope.station.settings.station import Settings
 from flawscope.synthesis.demo.dataset import draw_dataset
 
-__all__ = ["driver_fixture"]
+__all__ = ["driver_fixture", "empty_fixture", "tablet_fixture"]
 pytestmark = needs_chromium
 WIDE, NIGHT = (1400, 900, False), (1400, 900, True)
 CAMERA = "lavfi:testsrc2=size=192x128:rate=10,realtime"
@@ -37,17 +34,15 @@ def forty(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def beginner(tmp_path: Path, driver: Any) -> Iterator[Tablet]:
+def running(empty: Running) -> Running:
+    return empty
+
+
+@pytest.fixture
+def beginner(tablet: Tablet) -> Tablet:
     """A person at a station that has nothing yet."""
-    running = opened(Settings(store=str(tmp_path / "store"), port=0, device="cpu", threads=1))
-    driver.execute_cdp_cmd("Network.clearBrowserCookies", {})
-    with httpx.Client(base_url=running.url, timeout=60) as http:
-        made = Tablet(driver, running.url, http, running.station)
-        made.screen(*WIDE)
-        driver.get_log("browser")
-        yield made
-        driver.get("about:blank")
-    running.close()
+    tablet.screen(*WIDE)
+    return tablet
 
 
 def drag(tablet: Tablet, selector: str, *paths: Path) -> None:

@@ -81,9 +81,8 @@ def test_the_page_has_its_pictures_and_nothing_from_outside(review: Review) -> N
     assert [one["name"] for one in waiting["inspections"]] == ["a/part", "b/part"]
     assert waiting["inspections"][0]["detail"] == "p 0.100 · score 0.9"
     assert waiting["waiting"] == 3
-    assert [one["id"] for one in json.loads(ask(review, "api/review?limit=9&after=2")[2])["inspections"]] == [
-        3
-    ]
+    later = json.loads(ask(review, "api/review?limit=9&after=2")[2])
+    assert [one["id"] for one in later["inspections"]] == [3]
     for kind in ("view", "overlay"):
         status, headers, body = ask(review, f"api/inspections/1/{kind}?side=320")
         assert (status, headers["Content-Type"], body[:4]) == (200, "image/webp", b"RIFF")
@@ -92,16 +91,9 @@ def test_the_page_has_its_pictures_and_nothing_from_outside(review: Review) -> N
 
 
 def test_other_paths_show_nothing(review: Review) -> None:
-    inspections = ("99/view", "0/view", "-1/view", "x/view", "1/x")
-    paths = [
-        "/",
-        "/wrong/",
-        "/wrong/api/review",
-        *(f"api/inspections/{one}" for one in inspections),
-        "../x",
-        "x",
-    ]
-    for path in (*paths, "static/", "static/../pages.py", "static/base.html.j2", "api/review?limit=x"):
+    paths = [f"api/inspections/{one}" for one in ("99/view", "0/view", "-1/view", "x/view", "1/x")]
+    paths += ["/", "/wrong/", "/wrong/api/review", "../x", "x", "api/review?limit=x"]
+    for path in (*paths, "static/", "static/../pages.py", "static/base.html.j2"):
         status, _, body = ask(review, path)
         assert status in (400, 403, 404), path
         assert len(body) < 100
@@ -181,9 +173,8 @@ def test_a_browser_that_goes_away_is_no_error(review: Review, capfd: pytest.Capt
     for _ in range(3):
         connection = socket.create_connection(("127.0.0.1", parts.port or 0))
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        connection.sendall(
-            f"GET {parts.path}api/inspections/1/view HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
-        )
+        head = f"GET {parts.path}api/inspections/1/view HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+        connection.sendall(head.encode())
         connection.close()
     assert ask(review, "")[0] == 200
     assert capfd.readouterr().err == ""

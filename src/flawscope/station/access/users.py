@@ -110,8 +110,7 @@ class Access:
                 raise InputError(_unknown(users, name))
             if row.subject is not None:
                 raise InputError(f"{name} signs in with the company's account: the password is changed there")
-            user = row.id
-            connection.execute(delete(sessions).where(sessions.c.user_id == user))
+            connection.execute(delete(sessions).where(sessions.c.user_id == row.id))
 
     def remove_user(self, name: str, *, who: str = COMMAND_LINE, last: bool = True) -> None:
         """Remove a user and end the user's sessions.
@@ -190,8 +189,7 @@ class Access:
             return cookie
         # an unknown name is not noted: it may be a password
         who, what = ("", "an unknown name") if user is None else (name, f"user {name}")
-        with suppress(StoreError), self.database.writing() as connection:
-            add_event(connection, FAILED, who, f"wrong sign-in of {what}", address=address)
+        self._note_failed(who, f"wrong sign-in of {what}", address=address)
         raise SignInError("name or password is wrong")
 
     def sign_in_member(self, subject: str, name: str, role: str) -> str:
@@ -220,8 +218,11 @@ class Access:
 
     def note_refused(self, why: str) -> None:
         """Note that a company's account was not let in."""
+        self._note_failed("", f"the company's account was not let in: {why}"[:500])
+
+    def _note_failed(self, who: str, text: str, address: str | None = None) -> None:
         with suppress(StoreError), self.database.writing() as connection:
-            add_event(connection, FAILED, "", f"the company's account was not let in: {why}"[:500])
+            add_event(connection, FAILED, who, text, address=address)
 
     def sign_out(self, request: HTTPConnection) -> None:
         """End the session of the request's cookie, if it has one."""
@@ -330,23 +331,21 @@ class Access:
             row = connection.execute(select(tokens).where(tokens.c.hash == digest)).one_or_none()
         at = now()
         if row is None or (row.expires_at is not None and row.expires_at <= at):
-            self._note_refused("" if row is None else row.name, at)
+            self._note_unknown("" if row is None else row.name, at)
         elif abs(at - max(row.used_at or 0, self._used.get(row.id, 0))) > _USED:
             self._used[row.id] = at  # even if it cannot be written: that is tried once a minute, too
             with suppress(StoreError), self.database.writing() as connection:
                 connection.execute(update(tokens).where(tokens.c.id == row.id).values(used_at=at))
         return None if row is None else _Known(Person(row.name, row.role, has_token=True), row.expires_at)
 
-    def _note_refused(self, name: str, at: int) -> None:
+    def _note_unknown(self, name: str, at: int) -> None:
         """Note an unknown or expired token, once a minute from an address."""
         address = subnet(ADDRESS.get() or "")
         if abs(at - self._used.get(address, 0)) > _USED:
             if len(self._used) > MOST:
                 self._used.clear()
             self._used[address] = at
-            text = f"token {name} has expired" if name else "an unknown token"
-            with suppress(StoreError), self.database.writing() as connection:
-                add_event(connection, FAILED, name, text)
+            self._note_failed(name, f"token {name} has expired" if name else "an unknown token")
 
 
 def _lasts(until: int) -> bool:
@@ -370,10 +369,8 @@ def _folded(name: str) -> str:
 def _name(name: str) -> str:
     folded = _folded(name)
     if not _NAME.fullmatch(folded):
-        raise InputError(
-            f"{name!r:.80} cannot be a name: use letters, digits and . _ - + @, beginning with a letter, "
-            "64 at most"
-        )
+        right = "use letters, digits and . _ - + @, beginning with a letter, 64 at most"
+        raise InputError(f"{name!r:.80} cannot be a name: {right}")
     if folded == LOCAL.name:
         raise InputError(f"{folded} is everybody on an open station: choose another name")
     return folded
@@ -389,15 +386,11 @@ def _insert(connection: Connection, table: Table, row: dict[str, Any]) -> None:
     """Insert a user or token. A name is never both: it says who gave a verdict."""
     name, other = row["name"], tokens if table is users else users
     is_taken = connection.scalar(select(other.c.id).where(other.c.name == name)) is not None
-    added = (
-        upsert(connection.dialect.name, table).values(**row).on_conflict_do_nothing().returning(table.c.id)
-    )
-    if is_taken or connection.scalar(added) is None:
+    added = upsert(connection.dialect.name, table).values(**row).on_conflict_do_nothing()
+    if is_taken or connection.scalar(added.returning(table.c.id)) is None:
         kind = (other if is_taken else table).name[:-1]
-        raise InputError(
-            f"there is a {kind} {name} already: choose another name, or first "
-            f"`flawscope station {kind} remove {name}`"
-        )
+        remedy = f"choose another name, or first `flawscope station {kind} remove {name}`"
+        raise InputError(f"there is a {kind} {name} already: {remedy}")
 
 
 def _unknown(table: Table, name: str) -> str:

@@ -220,7 +220,7 @@ class Client:
         query: dict[str, str | int | float | None] = {
             **{"since": time_text(since), "until": time_text(until), "decision": decision},
             **{"verdict": verdict, "review": review, "score_min": score_min, "score_max": score_max},
-            **{"version": version, "file": name, "part": part, "batch": batch, "limit": PAGE, "cursor": None},
+            **{"version": version, "file": name, "part": part, "batch": batch, "limit": PAGE},
         }
         for one in self._pages(f"{self._of(product)}/inspections", "inspections", query):
             yield read(Inspection, one)
@@ -332,18 +332,11 @@ class Client:
         try:
             return response.json()
         except ValueError:
-            raise FlawscopeError(
-                f"{shown(self.url)} answers otherwise than a station: check the address"
-            ) from None
+            text = f"{shown(self.url)} answers otherwise than a station: check the address"
+            raise FlawscopeError(text) from None
 
     def _send(
-        self,
-        method: str,
-        path: str,
-        *,
-        query: Query | None = None,
-        tries: int | None = None,
-        **request: Any,
+        self, method: str, path: str, *, query: Query | None = None, tries: int | None = None, **request: Any
     ) -> httpx.Response:
         """Send a request, again where it fails: no request does harm if it arrives twice."""
         wanted = {key: value for key, value in (query or {}).items() if value is not None}

@@ -81,7 +81,7 @@ class Review:
             **{"api": f"{root}/api", "data": {"only": None, "done": done}},
         }
         about = {"page": "review", "product": self.title, "person": None, "bar": "", "alone": True}
-        rights = {"may_judge": True, "may_audit": False, "may_make": False, "account": False}
+        rights = {"may_judge": True, "may_audit": False, "may_change": False, "account": False}
         text = rendered("review", spoken, script, root=root, theme=theme, **about, **rights)
         return "text/html; charset=utf-8", text.encode(errors="replace")
 

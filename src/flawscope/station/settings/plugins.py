@@ -79,14 +79,9 @@ def plugin(group: str, name: str) -> Plugin:
     return found
 
 
-def plugged(group: str, name: str, given: Any, home: Path) -> Plugged:
-    """Read the settings of a plugin; its paths are relative to `home`. InputError."""
-    return plugin(group, name).read(given, home)
-
-
 def connections_of(given: Any, home: Path) -> tuple[Plugged, ...]:
     """Read the setting `connections` of a station. InputError."""
     listed = given or []
     if not isinstance(listed, list) or any(not isinstance(one, Mapping) or len(one) != 1 for one in listed):
         raise InputError("connections must be a list: write `- NAME:` and its settings below it")
-    return tuple(plugged(CONNECTIONS, str(name), one[name], home) for one in listed for name in one)
+    return tuple(plugin(CONNECTIONS, str(name)).read(one[name], home) for one in listed for name in one)

@@ -10,7 +10,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from flawscope.config import build, known, named
 from flawscope.errors import InputError, nearest
-from flawscope.station.settings.plugins import SINKS, Plugged, names, plugged
+from flawscope.station.settings.plugins import SINKS, Plugged, names, plugin
 from flawscope.station.settings.values import beside, secret, shown
 
 Only = Literal["all", "anomalous"]
@@ -167,9 +167,9 @@ def _sink(given: Any, home: Path) -> SinkSettings | PluginSink:
         raise InputError("one is neither: write `- webhook: ADDRESS` or `- folder: DIR`")
     _check_keys(given)
     own = {"webhook", "folder"} & given.keys()
-    if not own and (plugin := next((name for name in names(SINKS) if name in given), None)):
-        common = build(PluginSink, {key: one for key, one in given.items() if key != plugin})
-        return replace(common, plugin=plugged(SINKS, plugin, given[plugin], home))
+    if not own and (name := next((name for name in names(SINKS) if name in given), None)):
+        common = build(PluginSink, {key: one for key, one in given.items() if key != name})
+        return replace(common, plugin=plugin(SINKS, name).read(given[name], home))
     settings = known(SinkSettings, given)
     if not own and (wrong := next((str(key) for key in given if key not in settings), None)):
         hint = nearest(wrong, ["webhook", "folder", *names(SINKS)])

@@ -17,8 +17,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from flawscope.config import build, named
-from flawscope.errors import InputError
-from flawscope.station.settings.plugins import SOURCES, Plugged, names, plugged
+from flawscope.errors import InputError, nearest
+from flawscope.station.settings.plugins import SOURCES, Plugged, names, plugin
 from flawscope.station.settings.values import beside, secret, shown, time_of, with_password
 
 RIGHT = "password_file: write the address as rtsp://USER@HOST/PATH"
@@ -189,11 +189,10 @@ def read_source(value: Any, home: Path) -> SourceOf:
     if not kinds and (name := next((key for key in value if key in names(SOURCES)), None)):
         if len(value) > 1:
             raise InputError(f"{name}: write its settings below it, and nothing beside it")
-        return plugged(SOURCES, name, value[name], home)
+        return plugin(SOURCES, name).read(value[name], home)
     if not kinds:
         known = ("folder", "camera", *names(SOURCES))
-        near = difflib.get_close_matches(str(next(iter(value), "")), known, n=1)
-        hint = f"did you mean {near[0]}?" if near else "it names neither `folder` nor `camera`"
+        hint = nearest(str(next(iter(value))), known) if value else "it names neither `folder` nor `camera`"
         raise InputError(f"source with {', '.join(map(named, value)) or 'nothing'}: {hint}")
     return _folder(value, home) if kinds == ["folder"] else _camera(value, home)
 

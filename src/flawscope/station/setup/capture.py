@@ -58,7 +58,7 @@ class Feed:
     ended: the video was read to its end.
     """
 
-    source: FolderOf | CameraOf
+    source: FolderOf | CameraOf | None
     arrivals: Arrivals | None = None
     taken: int = 0
     refused: int = 0
@@ -157,24 +157,19 @@ class Captures(Background):
 
     def facts(self, draft: Draft) -> dict[str, Any] | None:
         """Return the source of a draft, as the API shows it; None: it has none."""
+        kind, place, feed = "camera", "", Feed(None)
         try:
             found = self.source(draft)
         except InputError as error:
-            return {
-                "kind": "camera",
-                "place": "",
-                "taken": 0,
-                "refused": 0,
-                "why": str(error),
-                "ended": False,
-            }
-        if found is None:
-            return None
-        feed = self._feeds.get(draft) or Feed(found)
-        if isinstance(found, FolderOf):
-            kind, place = "folder", found.folder
+            feed.why = str(error)
         else:
-            kind, place = "video" if found.is_video else "camera", found.shown
+            if found is None:
+                return None
+            feed = self._feeds.get(draft, feed)
+            if isinstance(found, FolderOf):
+                kind, place = "folder", found.folder
+            else:
+                kind, place = "video" if found.is_video else "camera", found.shown
         told = {"taken": feed.taken, "refused": feed.refused, "why": feed.why, "ended": feed.ended}
         return {"kind": kind, "place": place, **told}
 
@@ -203,13 +198,13 @@ class Captures(Background):
         if found is None or (isinstance(found, CameraOf) and not found.is_video):
             return
         feed = self._feeds.get(draft)
-        if feed is None:
+        if feed is None or feed.source != found:  # another one may have been named since `close`
             feed = self._feeds[draft] = Feed(found)
         try:
-            if isinstance(feed.source, FolderOf):
-                self._take_files(draft, feed, feed.source.folder)
+            if isinstance(found, FolderOf):
+                self._take_files(draft, feed, found.folder)
             elif not feed.ended:
-                self._take_frames(draft, feed, feed.source)
+                self._take_frames(draft, feed, found)
             feed.why = feed.why if feed.refused else None
         except FlawscopeError as error:  # a folder that is away, a full disk: tried again
             feed.why = str(error)

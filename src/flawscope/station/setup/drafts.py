@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -20,9 +21,8 @@ from flawscope.station.inspecting.capacity import Memory
 from flawscope.station.learning.process import StoppedError, Worker
 from flawscope.station.settings.station import Limits, check_name
 from flawscope.station.setup import draft as of
-from flawscope.station.setup.archive import pictures_of
 from flawscope.station.setup.capture import Captures
-from flawscope.station.setup.draft import READY, Draft, Taken
+from flawscope.station.setup.draft import READY, Draft, Taken, pictures_of
 from flawscope.station.setup.job import work
 from flawscope.station.sources.source import Line
 from flawscope.station.store.database import now
@@ -36,6 +36,7 @@ MINUTES = 30.0  # for a method that learns in steps, unless somebody says otherw
 # to `fit`
 GIVEN = ("method", "minutes", "size", "roi", "min_defect", "light", "align", "several", "part", "view")
 TRIED = 8  # pictures that are tried at once
+OPTION = re.compile(r"(?<![\w-])--(?=\w)")  # of a command line, which a page has not: `more --minutes`
 # what a terminal would print, at the lowest priority
 CHECK = "import os, sys; getattr(os, 'nice', int)(19); import flawscope.cli as cli; cli.main(sys.argv[1:])"
 
@@ -245,19 +246,16 @@ class Drafts(Background):
         except StoppedError:
             return  # by a person, who said so in the state; or by the station's end: it goes on at the start
         except Exception as error:
-            told: dict[str, Any] = {
-                "stage": of.FAILED,
-                "error": with_kind(error).replace(str(draft.folder), draft.name),
-            }
-            if what == "worth":
-                told = {"result": {**state["result"], "curve": {}, "tested": {}}}
+            found = {"curve": {}, "tested": {}}
+            said = OPTION.sub("", with_kind(error).replace(str(draft.folder), draft.name))
+            told: dict[str, Any] = {"stage": of.FAILED, "error": said}
         else:
             told = {"stage": READY, "result": found}
-            if what == "worth":
-                told = {"result": {**state["result"], **found}}
         finally:
             with self._lock:
                 self._now = self._step = None
+        if what == "worth":
+            told = {"result": {**state["result"], **found}}
         with self._lock:
             is_there = self._drafts.get(draft.name) is draft
             if is_there and draft.stage == state["stage"]:  # else a person stopped or removed it meanwhile

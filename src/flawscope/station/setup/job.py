@@ -78,17 +78,12 @@ def _promised(predictor: Any) -> dict[str, Any]:
 
     calibration, pattern = predictor.calibration, pattern_of(predictor.manifest)
     if pattern is None:
-        told = (
-            calibration.promised,
-            calibration.expected_rate,
-            calibration.count,
-            calibration.pictures_missing,
-        )
+        promised, count, missing = calibration.promised, calibration.count, calibration.pictures_missing
     else:
         calibration = part_calibration(predictor.manifest, pattern)
-        told = calibration.whole > 1, calibration.expected_rate, calibration.whole, calibration.missing
-    named = dict(zip(("promised", "rate", "calibrated", "missing"), told, strict=True))
-    return {"promise": calibration.promise(), **named}
+        promised, count, missing = calibration.whole > 1, calibration.whole, calibration.missing
+    promise, rate = calibration.promise(), calibration.expected_rate
+    return {"promise": promise, "promised": promised, "rate": rate, "calibrated": count, "missing": missing}
 
 
 def _found(predictor: Any) -> dict[str, list[int]]:

@@ -66,12 +66,23 @@ def routes(*codes: int, prefix: str = "/api/v1/products/{name}", role: str = VIE
 
 
 Side = Annotated[int, Query(ge=64, le=4096, description="pixels of the longer side, at most")]
+Called = Annotated[str, Query(alias="name", max_length=300, description="what you call the picture")]
 Number = Annotated[int, Query(ge=0, lt=2**63)]
 
 
 async def station_of(request: Request) -> Station:  # async: FastAPI calls others in another thread
     station: Station = request.app.state.station
     return station
+
+
+def file_body(*types: str, several: bool = False) -> dict[str, Any]:
+    """Description of a body that is a file of these media types, or a form with several."""
+    content: dict[str, Any] = {one: {"schema": {"type": "string", "format": "binary"}} for one in types}
+    if several:
+        files = {"type": "array", "items": {"type": "string", "format": "binary"}}
+        form = {"type": "object", "required": ["files"], "properties": {"files": files}}
+        content["multipart/form-data"] = {"schema": form}
+    return {"requestBody": {"required": True, "content": content}}
 
 
 def keyed(what: str) -> list[dict[str, Any]]:

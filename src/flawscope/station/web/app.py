@@ -32,11 +32,11 @@ from flawscope.station.web import (
     inspect_api,
     models_api,
     pages,
-    parts_api,
     records_api,
     settings_api,
     setup_api,
     shifts_api,
+    sign_in_pages,
 )
 from flawscope.station.web.middleware import COMPANY, Guard, check_bind
 from flawscope.station.web.refusals import install
@@ -156,30 +156,15 @@ def create_app(station: Station) -> Any:
     )
     app.state.station = station
     install(app, pages.problem_page)
-    exports, audits = records_api.export_router, records_api.audit_router
-    views = parts_api.router
-    for router in (
-        api.router,
-        inspect_api.router,
-        views,
-        models_api.router,
-        exports,
-        audits,
-        shifts_api.router,
-        setup_api.router,
-        settings_api.router,
-    ):
-        app.include_router(router)
+    for module in (api, inspect_api, records_api, models_api, shifts_api, setup_api, settings_api):
+        app.include_router(module.router)
+    app.include_router(records_api.audits)
     shifts_api.render_with(station)
     _health(app, station)
     if station.settings.openid is not None:
-        from flawscope.station.web.openid_pages import company_pages  # Authlib is an extra
-
-        app.mount(COMPANY, company_pages(station, station.settings.openid))
-    app.include_router(records_api.page)
-    app.include_router(setup_api.page)
-    app.include_router(settings_api.page)
-    app.include_router(pages.router)
+        app.mount(COMPANY, sign_in_pages.company_pages(station, station.settings.openid))
+    for pages_of in (sign_in_pages, records_api, setup_api, settings_api, pages):
+        app.include_router(pages_of.page)
     return Guard(Bodies(app, lambda: station.settings.limits), station.access, station.settings)
 
 
@@ -237,18 +222,12 @@ class Server(Listener):
     def __init__(self, station: Station, started: Callable[[str], None] = lambda url: None):
         settings = station.settings
         check_bind(settings, station.access)
-        super().__init__(
-            settings,
-            create_app(station),
-            proxy_headers=settings.proxy,
-            forwarded_allow_ips="127.0.0.1,::1",
-            timeout_keep_alive=KEEP_ALIVE,
-            backlog=BATCH,
-            http=partial(
-                Connection, most=most_connections(), patience=lambda: station.settings.limits.stalled
-            ),
-            timeout_graceful_shutdown=GRACE,
+        connection = partial(
+            Connection, most=most_connections(), patience=lambda: station.settings.limits.stalled
         )
+        proxy = {"proxy_headers": settings.proxy, "forwarded_allow_ips": "127.0.0.1,::1"}
+        ends = {"timeout_keep_alive": KEEP_ALIVE, "timeout_graceful_shutdown": GRACE}
+        super().__init__(settings, create_app(station), http=connection, backlog=BATCH, **proxy, **ends)
         self.station, self._tell = station, started
 
     async def startup(self, sockets: Any = None) -> None:

@@ -20,7 +20,7 @@ from flawscope.station.station import Station
 from flawscope.station.store.inspection import Inspection, Label, triggered, uploaded
 from flawscope.station.store.records import fresh
 from flawscope.station.web import schemas, uploads
-from flawscope.station.web.api import Here, keyed, routes
+from flawscope.station.web.api import Called, Here, file_body, keyed, routes
 from flawscope.station.web.refusals import count, refused, said
 
 LONGEST = 60.0  # seconds that a request may wait for a frame
@@ -32,26 +32,6 @@ Deadline = Annotated[
 LabelOf = Annotated[Label, Depends(uploads.label_of)]
 router = routes(408, 409, 413, 415, 504, 507, role=SENDER)
 
-_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "image/*": {"schema": {"type": "string", "format": "binary"}},
-            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["files"],
-                    "properties": {
-                        "files": {"type": "array", "items": {"type": "string", "format": "binary"}}
-                    },
-                }
-            },
-        },
-    },
-    "parameters": keyed("gives the same inspection"),
-}
-
 
 @router.post(
     "/inspections",
@@ -59,7 +39,10 @@ _BODY = {
     response_model=Inspection | schemas.Results,
     response_model_exclude_unset=True,
     responses={200: {"model": Inspection}},
-    openapi_extra=_BODY,
+    openapi_extra={
+        **file_body("image/*", "application/octet-stream", several=True),
+        "parameters": keyed("gives the same inspection"),
+    },
 )
 async def inspect(
     name: str,
@@ -67,7 +50,7 @@ async def inspect(
     response: Response,
     station: Here,
     label: LabelOf,
-    file: Annotated[str, Query(alias="name", max_length=300, description="what you call the picture")] = "",
+    file: Called = "",
     deadline: Deadline = None,
 ) -> Any:
     """Judge a picture: the body is the file. A form may hold several, whose results come in its order.

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import re
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import Query, Request
 from fastapi.responses import FileResponse
+from pydantic import BaseModel, ConfigDict, Field
 
 from flawscope.artefact.files import SUFFIXES
 from flawscope.errors import InputError
@@ -16,13 +17,147 @@ from flawscope.station.learning.candidates import shown, trail
 from flawscope.station.store.files import unwritable
 from flawscope.station.store.records import holdable
 from flawscope.station.web import schemas, uploads
-from flawscope.station.web.api import Engineer, Here, refusals_of, routes
+from flawscope.station.web.api import Engineer, Here, file_body, refusals_of, routes
 from flawscope.station.web.refusals import Refused
 from flawscope.station.web.uploads import body_of
 
 MODEL_BYTES = 2 * 1024**3  # largest model file that may be sent
 
 router = routes()
+
+
+class Activation(BaseModel):
+    """Options of an activation."""
+
+    model_config = ConfigDict(extra="forbid")
+    losing: list[int] = Field([], description="inspections of the known defects that it may lose (`at_risk`)")
+
+
+class Learn(BaseModel):
+    """Options for making a candidate."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"how": ""}})
+    how: Literal["", "extended", "recalibrated", "retrained"] = Field(
+        "", description="empty: as the method can without a training"
+    )
+
+
+class Counts(BaseModel):
+    """Counts of reviewed pictures: all, and those called anomalous before and after, each as [count, low,
+    high] with the 95 % interval of the share."""
+
+    count: int
+    before: list[float]
+    after: list[float]
+
+
+class Missed(BaseModel):
+    id: int
+    rate: float = Field(description="the least false-alarm rate at which it would be found")
+
+
+class Change(BaseModel):
+    """Score and threshold before and after."""
+
+    before: list[float]
+    after: list[float]
+
+
+class Judgement(BaseModel):
+    """Comparison of a candidate with the version that was active, on reviewed pictures as if the candidate
+    had learnt from none of them. Lists are inspections."""
+
+    how: Literal["extended", "recalibrated", "retrained"]
+    good: Counts
+    defects: Counts
+    gained: list[int] = Field(description="false alarms that would pass")
+    alarms: list[int] = Field(description="good ones that would be flagged, and were not")
+    lost: list[int] = Field(description="known defects that would not be found any more")
+    found: list[int] = Field(description="missed defects that would be found")
+    weaker: list[int] = Field(
+        description="known defects that would stand out less than half as much, "
+        "and no more than odd good pictures do"
+    )
+    missed: list[Missed] = Field(description="known defects that are not found")
+    scores: dict[str, Change]
+    cross_fitted: int = Field(description="judged pictures that were left out for it")
+    learnt: list[int] = Field(description="what was learnt from")
+    unsure: list[int] = Field(description='"good" ones that look like known defects: say it again')
+    contradictory: list[int] = Field(description="the same pixels were called good and a defect")
+    unreadable: list[int]
+    inside: list[int] = Field(description="defects that the model has learnt from as good parts")
+    gone: list[int] = Field(description="pictures that were removed")
+    drawn: int = Field(description="good pictures of the line that the threshold comes from, too")
+    kept: bool = Field(description="the threshold stayed as it was: else more defects would be lost")
+    simulated: list[int] | None = Field(
+        None, description="simulated defects: found before, found after, how many there are"
+    )
+    refused: list[Literal["known", "simulated", "threshold"]] = Field(
+        [], description="of which defects less than 98 % of those before would be found"
+    )
+    responsible: list[int] = Field([], description="the corrections by which these are lost")
+
+
+class Step(BaseModel):
+    stage: str
+    done: int
+    total: int
+
+
+class Correction(BaseModel):
+    id: int
+    verdict: Literal["good", "defect"]
+    verdict_id: int
+
+
+class Candidate(BaseModel):
+    """Version that is being made, or was made, from verdicts."""
+
+    id: int
+    status: Literal["queued", "running", "ready", "live", "rejected", "failed", "removed"]
+    start: int = Field(description="the version that it was made from")
+    version: int | None = Field(description="that it became")
+    compared_with: int | None
+    by: str
+    created_at: str
+    changed_at: str
+    how: str
+    corrections: list[Correction]
+    error: str | None
+    waits: list[Literal["lost", "simulated", "weaker", "no_gain", "few", "switched", "not_opened"]] = Field(
+        description="why the rule does not let it go live"
+    )
+    judgement: Judgement | None
+    at_risk: list[int] = Field(description="what `losing` must name to use it")
+    seconds: dict[str, float] | None
+    step: Step | None
+
+
+class Learning(BaseModel):
+    """State of a product's learning."""
+
+    why_not: str | None = Field(description="why it cannot")
+    rule: Literal["click", "ask", "auto"]
+    after: int | None = Field(description="corrections after which a candidate is made by itself")
+    false_alarms: int
+    misses: int
+    new: int = Field(description="corrections since the last candidate")
+    contradictory: list[int]
+    candidates: list[Candidate]
+
+
+class Entry(BaseModel):
+    """Event of the models, or a verdict on a picture."""
+
+    at: str
+    by: str
+    kind: str
+    text: str
+    inspection: int | None
+
+
+class Trail(BaseModel):
+    entries: list[Entry]
 
 
 @router.get("/versions", response_model=schemas.Versions)
@@ -36,12 +171,7 @@ def versions(name: str, station: Here) -> Any:
     status_code=201,
     response_model=schemas.Version,
     responses=refusals_of(408, 413, 507),
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
-        }
-    },
+    openapi_extra=file_body("application/octet-stream"),
 )
 async def add_version(
     name: str,
@@ -83,7 +213,7 @@ async def receive(request: Request, path: Path) -> None:
 
 @router.post("/versions/{number}/activate", response_model=schemas.Product)
 def activate(
-    name: str, number: int, station: Here, person: Engineer, wanted: schemas.Activation | None = None
+    name: str, number: int, station: Here, person: Engineer, wanted: Activation | None = None
 ) -> Any:
     """Activate a version, which judges from now on. If it cannot be opened, the version before goes on. One
     that was learnt from corrections and loses known defects is refused unless `losing` names all of their
@@ -100,31 +230,31 @@ def version_file(name: str, number: int, station: Here, person: Engineer) -> Fil
     return FileResponse(path, media_type="application/octet-stream", filename=path.name)
 
 
-@router.get("/learning", response_model=schemas.Learning)
+@router.get("/learning", response_model=Learning)
 def learning(name: str, station: Here) -> Any:
     """Return corrections, and the candidates that were made of them, the newest first."""
     return station.learning.facts(station.product_id(name))
 
 
-@router.post("/learning", status_code=201, response_model=schemas.Candidate)
-def learn(name: str, station: Here, person: Engineer, wanted: schemas.Learn | None = None) -> Any:
+@router.post("/learning", status_code=201, response_model=Candidate)
+def learn(name: str, station: Here, person: Engineer, wanted: Learn | None = None) -> Any:
     """Make a candidate from verdicts, or return the one that waits already."""
     how = "" if wanted is None else wanted.how
     return station.learning.ask(station.product_id(name), person.name, how)
 
 
-@router.get("/candidates/{number}", response_model=schemas.Candidate)
+@router.get("/candidates/{number}", response_model=Candidate)
 def candidate(name: str, number: int, station: Here) -> Any:
     return shown(station.learning.candidates.row(station.product_id(name), holdable(number)))
 
 
-@router.post("/candidates/{number}/reject", response_model=schemas.Candidate)
+@router.post("/candidates/{number}/reject", response_model=Candidate)
 def reject(name: str, number: int, station: Here, person: Engineer) -> Any:
     """Reject a candidate. Its version can still be activated."""
     return station.learning.reject(station.product_id(name), holdable(number), person.name)
 
 
-@router.get("/trail", response_model=schemas.Trail)
+@router.get("/trail", response_model=Trail)
 def audit_trail(name: str, station: Here, limit: Annotated[int, Query(ge=1, le=500)] = 100) -> Any:
     """List who added and activated versions, made candidates and gave verdicts, the latest first."""
     return {"entries": trail(station.database, station.product_id(name), limit)}

@@ -7,13 +7,12 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote, urlencode
 
-from fastapi import APIRouter, Depends, Form, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from flawscope.config import known
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.station.access.roles import LOCAL, SCOPE, Person, may
-from flawscope.station.access.sign_in import SignInError
 from flawscope.station.learning.candidates import advice, trail
 from flawscope.station.shifts import Shift, ended
 from flawscope.station.store.database import StoreError, now
@@ -21,36 +20,28 @@ from flawscope.station.store.parts import last_decided, part_of
 from flawscope.station.store.records import NotFoundError, holdable, iso
 from flawscope.station.store.search import Filters
 from flawscope.station.store.station_identity import others
-from flawscope.station.web.middleware import address_of, drop_cookie, local_path, set_cookie
-from flawscope.station.web.templates import (
-    LANGUAGES,
-    WORDS,
-    Texts,
-    chosen,
-    part,
-    rendered,
-    static_files,
-    texts,
-)
+from flawscope.station.web.middleware import needs
+from flawscope.station.web.templates import WORDS, Texts, chosen, part, rendered, static_files, texts
 
 if TYPE_CHECKING:
     from flawscope.station.station import Station
 
-router = APIRouter(include_in_schema=False)
+page = APIRouter(include_in_schema=False)
 
 PROBLEMS = "problems"  # a page that is no tab: the bar leads there
 RANGES = {"hour": 3600, "day": 86400, "week": 7 * 86400, "month": 30 * 86400, "all": None}  # seconds
 QUICK = ("hour", "day", "week", "all")  # ranges in the history
 STRIP = 16  # pictures below the live one
 PER_PAGE = 48  # inspections in the history; divides by 2, 3, 4, 6 and 8 columns
-YEAR = 365 * 86400  # seconds for which the language is kept
 ROLES = ("train", "calibration", "defect", "dropped")  # roles of pictures that the texts name
 MOST_CANDIDATES, MOST_PICTURES = 12, 24  # candidates shown, and small pictures in a list
 SHOWN = ("lost", "weaker", "unsure", "responsible")  # lists of a judgement with small pictures
 
 
 class Shown:
-    """Request for a page: person, language and product."""
+    """Request for a page: person, language and product. number: of the product, on the product's pages."""
+
+    number: int
 
     def __init__(self, request: Request, page: str, product: str | None = None):
         self.request, self.page, self.product = request, page, product
@@ -78,13 +69,9 @@ class Shown:
         product, person = self.product, self.person
         facts = self._facts(product) if product else None
         api = f"/api/v1/products/{part(product)}" if product else ""
-        script = {
-            "texts": self.texts.sections(*WORDS, *words) if product or words else {},
-            "product": product,
-            "person": person.name if person else "",
-            "api": api,
-            "data": more.pop("data", None),
-        }
+        said = self.texts.sections(*WORDS, *words) if product or words else {}
+        script = {"texts": said, "product": product, "person": person.name if person else "", "api": api}
+        script["data"] = more.pop("data", None)
         text = rendered(
             template,
             self.texts,
@@ -99,7 +86,7 @@ class Shown:
             person=person,
             may_judge=may(person, "operator"),
             may_audit=may(person, "admin"),
-            may_make=may(person, "engineer"),
+            may_change=may(person, "engineer"),
             account=person not in (None, LOCAL),
             company=self.station.settings.openid is not None,
             alone=False,
@@ -108,11 +95,7 @@ class Shown:
             query=self.request.query_params,
             **more,
         )
-        headers = {
-            "Cache-Control": "no-store",
-            "Content-Language": self.texts.language,
-        }
-        return HTMLResponse(text, status, headers)
+        return HTMLResponse(text, status, {"Content-Language": self.texts.language})
 
     def _facts(self, product: str) -> dict[str, Any]:
         """Facts about the product. The page of problems is shown also while the store is away."""
@@ -148,18 +131,23 @@ def problem_page(request: Request, status: int, text: str, error: FlawscopeError
     return asked.page_of("problem", status, title=title, text=text)
 
 
+def pages_for(role: str) -> APIRouter:
+    """Router of pages for people with this role or a higher one."""
+    return APIRouter(include_in_schema=False, dependencies=[Depends(needs(role))])
+
+
 def asked_for(page: str) -> Any:
     """Dependency of a product's page. NotFoundError where there is no such product."""
 
     def asked(request: Request, product: str) -> Shown:
         found = Shown(request, page, product)
-        found.station.product_id(product)
+        found.number = found.station.product_id(product)
         return found
 
     return Depends(asked)
 
 
-@router.get("/")
+@page.get("/")
 def first(request: Request) -> Response:
     asked = Shown(request, "problem")
     if products := list(asked.station.products):
@@ -169,7 +157,7 @@ def first(request: Request) -> Response:
     return problem_page(request, 404, asked.texts("problem.no_product"))
 
 
-@router.get("/static/{name:path}")
+@page.get("/static/{name:path}")
 def static_file(name: str) -> Response:
     """Return a known file of the pages' assets; other names get 404."""
     if (found := static_files().get(name)) is None:
@@ -178,76 +166,27 @@ def static_file(name: str) -> Response:
     return Response(body, media_type=kind)
 
 
-@router.get("/sign-in")
-def sign_in_page(request: Request, next: str = "/") -> Response:
-    asked = Shown(request, "sign-in")
-    if asked.person is not None:
-        return RedirectResponse(local_path(next), 303)
-    return asked.page_of("sign-in", next=local_path(next), error="", name="")
-
-
-@router.post("/sign-in")
-def sign_in(
-    request: Request, name: str = Form(""), password: str = Form(""), next: str = Form("/")
-) -> Response:
-    asked = Shown(request, "sign-in")
-    access = asked.station.access
-    try:
-        cookie = access.sign_in(name, password, address_of(request))
-    except SignInError as error:
-        t = asked.texts
-        often = error.wait
-        text = t("signin.often", seconds=often) if often else t("signin.wrong")
-        answer = asked.page_of("sign-in", 429 if often else 401, next=local_path(next), error=text, name=name)
-        if often:
-            answer.headers["Retry-After"] = str(often)
-        return answer
-    answer = RedirectResponse(local_path(next), 303)
-    set_cookie(answer, request, access, cookie)
-    return answer
-
-
-@router.post("/sign-out")
-def sign_out(request: Request) -> Response:
-    access = Shown(request, "sign-in").station.access
-    access.sign_out(request)
-    answer = RedirectResponse("/sign-in", 303)
-    drop_cookie(answer, request, access)
-    return answer
-
-
-@router.post("/language")
-def language(request: Request, language: str = Form(""), next: str = Form("/")) -> Response:
-    """Set the language. No secret and no right depends on it: whoever sees a page may choose."""
-    answer = RedirectResponse(local_path(next), 303)
-    if language in LANGUAGES:
-        secure = request.url.scheme == "https"
-        answer.set_cookie("language", language, max_age=YEAR, secure=secure, httponly=True, samesite="lax")
-    return answer
-
-
-@router.get("/{product}/live")
+@page.get("/{product}/live")
 def live(product: str, asked: Annotated[Shown, asked_for("live")]) -> Response:
-    number = asked.station.product_id(product)
     newest = asked.station.search(product, Filters(limit=STRIP)).inspections
     last = asked.station.search(product, Filters(limit=1, decision="anomalous")).inspections
-    facts = {**asked.station.flow(product), "waiting": asked.station.store.waiting_count(number)}
+    facts = {**asked.station.flow(product), "waiting": asked.station.store.waiting_count(asked.number)}
     del facts["problem"]  # that is for engineers
-    views = asked.station.inspector.parts.views(number)
-    whole = last_decided(asked.station.database, number) if views else None
+    views = asked.station.inspector.parts.views(asked.number)
+    whole = last_decided(asked.station.database, asked.number) if views else None
     data: dict[str, Any] = {"newest": newest, "anomalous": last[0] if last else None, "facts": facts}
     data |= {"views": views, "part": whole}
     return asked.page_of("live", words=("live",), data=data)
 
 
-@router.get("/{product}/review")
+@page.get("/{product}/review")
 def review(product: str, asked: Annotated[Shown, asked_for("review")], only: int | None = None) -> Response:
     """Show the review; only: number of one inspection, whether it waits or not."""
     one = None if only is None else asked.station.inspection(product, holdable(only))
     return asked.page_of("review", words=("review",), data={"only": one})
 
 
-@router.get("/{product}/history")
+@page.get("/{product}/history")
 def history(product: str, asked: Annotated[Shown, asked_for("history")]) -> Response:
     given = {key: value for key, value in asked.request.query_params.items() if value.strip()}
     cursor = given.pop("cursor", "")
@@ -274,14 +213,13 @@ def history(product: str, asked: Annotated[Shown, asked_for("history")]) -> Resp
         filtered=bool(given.keys() - {"since"}),
         local={key: _naive(given.get(key, "")) for key in ("since", "until")},
         quick=_quick(base, given),
-        versions=[(one["id"], one["id"]) for one in _versions(asked)["versions"]],
-        may_export=may(asked.person, "engineer") and bool(found),
+        versions=[(one["id"], one["id"]) for one in asked.station.versions.listed(asked.number)["versions"]],
         export=f"/api/v1/products/{part(product)}/export?{urlencode(_named(sought))}",
     )
 
 
-@router.get("/{product}/trends")
-def trends(product: str, asked: Annotated[Shown, asked_for("trends")], range: str = "day") -> Response:
+@page.get("/{product}/trends")
+def trends(asked: Annotated[Shown, asked_for("trends")], range: str = "day") -> Response:
     chosen_range = range if range in RANGES else "day"
     data = {"range": chosen_range, "seconds": RANGES[chosen_range]}
     return asked.page_of(
@@ -289,7 +227,6 @@ def trends(product: str, asked: Annotated[Shown, asked_for("trends")], range: st
         words=("trends", "drift"),
         range=chosen_range,
         ranges=list(RANGES),
-        may_change=may(asked.person, "engineer"),
         reports=_reports(asked.station, RANGES[chosen_range]),
         data=data,
     )
@@ -302,12 +239,12 @@ def _reports(station: Station, seconds: float | None) -> list[dict[str, str]]:
     return [one.to_dict() for one in (*known, *ended(station.settings.shifts, at)[::-1])]
 
 
-@router.get("/{product}/models")
-def models(product: str, asked: Annotated[Shown, asked_for("models")]) -> Response:
-    found = _versions(asked)
+@page.get("/{product}/models")
+def models(asked: Annotated[Shown, asked_for("models")]) -> Response:
+    station, number = asked.station, asked.number
+    found = station.versions.listed(number)
     active = next((one for one in found["versions"] if one["id"] == found["active"]), None)
-    number = asked.station.product_id(product)
-    learning = asked.station.learning.facts(number)
+    learning = station.learning.facts(number)
     candidates = learning["candidates"][:MOST_CANDIDATES]
     offered = {one["version"] for one in candidates if one["status"] == "ready"}
     judgements = [one["judgement"] for one in candidates if one["judgement"]]
@@ -318,51 +255,44 @@ def models(product: str, asked: Annotated[Shown, asked_for("models")]) -> Respon
         learning=learning,
         candidates=candidates,
         newest=candidates[0]["id"] if candidates else None,
-        trail=trail(asked.station.database, number, 100),
+        trail=trail(station.database, number, 100),
         active=active,
         others=[one for one in found["versions"] if one is not active and one["id"] not in offered],
         advice={one["id"]: advice(one, found["active"]) for one in candidates},
-        known=asked.station.store.several(number, named),
+        known=station.store.several(number, named),
         MOST=MOST_PICTURES,
-        previous=asked.station.versions.before(number, found["active"]),
-        may_change=may(asked.person, "engineer"),
+        previous=station.versions.before(number, found["active"]),
         roles=ROLES,
     )
 
 
-@router.get("/{product}/problems")
-def problems(product: str, asked: Annotated[Shown, asked_for(PROBLEMS)]) -> Response:
+@page.get("/{product}/problems")
+def problems(asked: Annotated[Shown, asked_for(PROBLEMS)]) -> Response:
     """Show all problems of the station."""
     found = asked.station.problems()
     names = {number: name for name, number in asked.station.products.items()}
+    either = asked.texts.either
     shown = [
         {
-            **vars(one),
-            "since": iso(one.since),
-            "title": asked.texts.either(f"wrong.{one.kind}", "wrong.other"),
-            "remedy": asked.texts.either(f"remedy.{one.kind}", "remedy.other"),
+            **{**vars(one), "since": iso(one.since), "number": one.number},
+            "title": either(f"wrong.{one.kind}", "wrong.other"),
+            "remedy": either(f"remedy.{one.kind}", "remedy.other"),
             "product": names.get(one.product or 0),
-            "number": one.number,
         }
         for one in found
     ]
-    return asked.page_of(
-        PROBLEMS,
-        problems=shown,
-        may_change=may(asked.person, "engineer"),
-        data=[[one.code, one.acknowledged_by] for one in found],
-    )
+    data = [[one.code, one.acknowledged_by] for one in found]
+    return asked.page_of(PROBLEMS, problems=shown, data=data)
 
 
-@router.get("/{product}/inspections/{number}")
+@page.get("/{product}/inspections/{number}")
 def inspection(product: str, number: int, asked: Annotated[Shown, asked_for("inspection")]) -> Response:
     item = asked.station.inspection(product, holdable(number))
-    here = asked.station.database, asked.station.product_id(product)
-    whole = part_of(*here, item["part_id"]) if item["part_id"] else None
+    whole = part_of(asked.station.database, asked.number, item["part_id"]) if item["part_id"] else None
     return asked.page_of("inspection", words=("inspection",), item=item, whole=whole, data={"id": number})
 
 
-@router.get("/{product}/compare")
+@page.get("/{product}/compare")
 def compare(product: str, asked: Annotated[Shown, asked_for("compare")]) -> Response:
     """Compare two inspections: a and b, or `id` twice, which the history's boxes send without a script."""
     query = asked.request.query_params
@@ -370,10 +300,6 @@ def compare(product: str, asked: Annotated[Shown, asked_for("compare")]) -> Resp
     numbers = [holdable(int(text)) for text in texts if text.isdecimal() and len(text) < 20][:2]
     pair = [asked.station.inspection(product, number) for number in numbers]
     return asked.page_of("compare", words=("inspection",), pair=pair if len(pair) == 2 else None)
-
-
-def _versions(asked: Shown) -> dict[str, Any]:
-    return asked.station.versions.listed(asked.station.product_id(str(asked.product)))
 
 
 def _named(sought: dict[str, str]) -> dict[str, str]:
@@ -387,16 +313,12 @@ def _quick(base: str, given: dict[str, str]) -> list[tuple[str, str, bool]]:
     shown = given.get("period", "all" if "since" not in given and "until" not in given else "")
     found = []
     for name in QUICK:
-        since = _ago(RANGES[name])
-        address = f"{base}?{urlencode({**rest, 'since': since, 'period': name})}" if since else base
-        found.append((name, address if since or not rest else f"{base}?{urlencode(rest)}", name == shown))
+        query = dict(rest)
+        if seconds := RANGES[name]:
+            since = datetime.now(UTC) - timedelta(seconds=seconds)
+            query |= {"since": since.isoformat(timespec="seconds"), "period": name}
+        found.append((name, f"{base}?{urlencode(query)}" if query else base, name == shown))
     return found
-
-
-def _ago(seconds: int | None) -> str:
-    if seconds is None:
-        return ""
-    return (datetime.now(UTC) - timedelta(seconds=seconds)).isoformat(timespec="seconds")
 
 
 def _zoned(text: str) -> str:

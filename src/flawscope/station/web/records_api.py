@@ -1,4 +1,5 @@
-"""Routes of records: the export of inspections as a table, and the audit, which admins alone see."""
+"""Routes of records: parts in several views, the export of inspections as a table, and the audit, which
+admins alone see."""
 
 from __future__ import annotations
 
@@ -6,13 +7,14 @@ import csv
 import io
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import IO, Annotated, Any, Literal
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import Query, Request, Response
 from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, Field
 from pydantic.fields import FieldInfo
 
 from flawscope.artefact.files import csv_cell
@@ -21,19 +23,18 @@ from flawscope.station.access import audit
 from flawscope.station.access.roles import ADMIN
 from flawscope.station.store.database import Database
 from flawscope.station.store.inspection import Inspection
+from flawscope.station.store.parts import part_of, search_parts
 from flawscope.station.store.records import holdable, microseconds
 from flawscope.station.store.search import MOST, Filters, every
 from flawscope.station.web import schemas
 from flawscope.station.web.api import Engineer, Here, Wanted, attachment, routes
-from flawscope.station.web.middleware import check_role
-from flawscope.station.web.pages import Shown
-from flawscope.station.web.workbook import MEDIA_TYPE, workbook
+from flawscope.station.web.pages import Shown, pages_for
 
 PER_PAGE = 100
 
-export_router = routes()
-audit_router = routes(prefix="/api/v1", role=ADMIN)
-page = APIRouter(include_in_schema=False)
+router = routes()
+audits = routes(prefix="/api/v1", role=ADMIN)
+page = pages_for(ADMIN)
 
 About = Annotated[str, Query(description=f"one of {', '.join(audit.ABOUT)}; all where it is left out")]
 Time = Annotated[str, Query(description="2026-11-22 or 2026-11-22T14:30:00Z")]
@@ -47,13 +48,57 @@ _KINDS: dict[Any, str] = {
 }  # types of Parquet columns; others are strings
 _SMALL = ("width", "height", "triggers")  # int32
 ROWS = 10_000  # of a row group
+MOST_ROWS = 1_048_575  # of a sheet, less one that says that there are more
+CSV, PARQUET = "text/csv", "application/vnd.apache.parquet"
+XLSX = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
 BLOCK = 1 << 20
 
 
-@export_router.get(
+class Noted(BaseModel):
+    """Event of the audit. who: user, token, `command line`, `station`, or empty where nobody is known.
+    address: of the request's sender."""
+
+    id: int
+    at: str
+    kind: str
+    who: str
+    address: str | None
+    product: str | None
+    text: str
+
+
+class Audit(BaseModel):
+    entries: list[Noted]
+    next: int | None = Field(description="`before` of the next page; null: there is none")
+
+
+@router.get("/parts", response_model=schemas.Parts)
+def find_parts(
+    name: str,
+    station: Here,
+    limit: Annotated[int, Query(ge=1, le=MOST)] = 50,
+    cursor: Annotated[str, Query(description="`next` of the page before")] = "",
+    part: Annotated[str, Query(description="its number")] = "",
+    decision: Literal["", "good", "anomalous", "incomplete", "open"] = "",
+) -> Any:
+    """List parts that are seen in several views, the newest first. `open`: not decided yet."""
+    here = station.database, station.product_id(name)
+    if "\0" in part:
+        raise InputError("part holds a character that no number has")
+    found, more = search_parts(*here, part=part, decision=decision, cursor=cursor, limit=limit)
+    return {"parts": found, "next": more}
+
+
+@router.get("/parts/{number}", response_model=schemas.WholePart)
+def one_part(name: str, number: int, station: Here) -> Any:
+    """Return a part with its views' inspections, by its id."""
+    return part_of(station.database, station.product_id(name), holdable(number))
+
+
+@router.get(
     "/export",
     response_class=Response,
-    responses={200: {"content": {"text/csv": {}, "application/vnd.apache.parquet": {}, MEDIA_TYPE: {}}}},
+    responses={200: {"content": {CSV: {}, PARQUET: {}, XLSX: {}}}},
 )
 def export(
     name: str,
@@ -64,23 +109,15 @@ def export(
 ) -> Response:
     """Export the inspections that a search finds, as a table."""
     product_id = station.product_id(name)
-    file = f"{name}-inspections.{format}"
+    here, headers = (station.database, product_id, wanted), attachment(f"{name}-inspections.{format}")
     if format == "csv":
-        return StreamingResponse(
-            csv_lines(station.database, product_id, wanted),
-            media_type="text/csv; charset=utf-8",
-            headers=attachment(file),
-        )
+        return StreamingResponse(map(_line, rows(*here)), media_type=CSV, headers=headers)
     if format == "xlsx":
-        made = workbook(rows(station.database, product_id, wanted))
-        return StreamingResponse(blocks(made), media_type=MEDIA_TYPE, headers=attachment(file))
-    made = parquet(station.database, product_id, wanted)
-    return StreamingResponse(
-        blocks(made), media_type="application/vnd.apache.parquet", headers=attachment(file)
-    )
+        return StreamingResponse(blocks(workbook(rows(*here))), media_type=XLSX, headers=headers)
+    return StreamingResponse(blocks(parquet(*here)), media_type=PARQUET, headers=headers)
 
 
-@audit_router.get("/audit", response_model=schemas.Audit)
+@audits.get("/audit", response_model=Audit)
 def audit_log(
     station: Here,
     text: Annotated[str, Query(description="part of who, address, kind or text")] = "",
@@ -102,8 +139,6 @@ def audit_log(
 @page.get("/-/audit")
 def audit_page(request: Request) -> Response:
     asked = Shown(request, "audit", next(iter(request.app.state.station.products), None))
-    assert asked.person is not None, "the guard lets nobody else in"
-    check_role(asked.person, ADMIN)
     names = ("text", "about", "since", "until", "before")
     given = {name: sent.strip() for name in names if (sent := request.query_params.get(name, "")).strip()}
     error, found = "", dict[str, Any](entries=[], next=None)
@@ -130,11 +165,6 @@ def rows(database: Database, product_id: int, filters: Filters) -> Iterator[Sequ
         yield [_cell(name, one[name]) for name in COLUMNS]
 
 
-def csv_lines(database: Database, product_id: int, filters: Filters) -> Iterator[str]:
-    """CSV lines: the header, then a line for each inspection."""
-    yield from map(_line, rows(database, product_id, filters))
-
-
 def parquet(database: Database, product_id: int, filters: Filters) -> IO[bytes]:
     """Parquet in a temporary file, at its beginning; closing the file removes it."""
     require_installed("--format parquet", "pyarrow", extras="station")
@@ -152,6 +182,29 @@ def parquet(database: Database, product_id: int, filters: Filters) -> IO[bytes]:
         while group := list(islice(rows, ROWS)):
             columns = {n: [_flat(n, one[n]) for one in group] for n in COLUMNS}
             writer.write_table(pa.table(columns, schema))
+    file.seek(0)
+    return file
+
+
+def workbook(rows: Iterable[Sequence[Any]]) -> IO[bytes]:
+    """Workbook with one sheet in a temporary file, at its beginning; closing the file removes it.
+
+    Args:
+        rows: the header first; texts as `csv_cell` returns them, so that a spreadsheet computes none.
+    """
+    require_installed("--format xlsx", "openpyxl", extras="station")
+    from openpyxl import Workbook
+    from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
+
+    made = Workbook(write_only=True)
+    sheet = made.create_sheet("flawscope")
+    for number, row in enumerate(rows):
+        if number == MOST_ROWS:
+            sheet.append(["there are more: a sheet holds no more rows; take CSV"])
+            break
+        sheet.append([ILLEGAL_CHARACTERS_RE.sub("", one) if isinstance(one, str) else one for one in row])
+    file = tempfile.TemporaryFile()  # noqa: SIM115 (who sends it closes it)
+    made.save(file)
     file.seek(0)
     return file
 

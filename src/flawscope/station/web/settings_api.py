@@ -8,27 +8,26 @@ from contextlib import suppress
 from dataclasses import MISSING, asdict, fields
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from flawscope.config import is_needed
 from flawscope.errors import InputError
-from flawscope.station.access.roles import ADMIN, ROLES, SCOPE
+from flawscope.station.access.roles import ADMIN, ROLES
 from flawscope.station.settings import plugins
 from flawscope.station.settings.sinks import MqttSettings
 from flawscope.station.settings.station import Keep, Limits
 from flawscope.station.station import Station
 from flawscope.station.store.records import iso
 from flawscope.station.web.api import Admin, Here, routes
-from flawscope.station.web.middleware import check_role
-from flawscope.station.web.pages import Shown
+from flawscope.station.web.pages import Shown, pages_for
 from flawscope.station.web.setup_schemas import WhereFrom
 
 DAY = 86_400.0  # seconds
 MOST_DAYS = 36_500
 
 router = routes(409, prefix="/api/v1/settings", role=ADMIN)
-page = APIRouter(include_in_schema=False)
+page = pages_for(ADMIN)
 Kind = Literal["sources", "sinks"]
 Section = Literal["limits", "keep", "mqtt"]
 Value = Annotated[str, Field(max_length=2000)] | bool | int | float | None
@@ -64,16 +63,17 @@ class Secret(BaseModel):
     secret: str = Field(description="which is never shown again")
 
 
-class NewSource(WhereFrom):
-    plugin: str | None = Field(None, max_length=100, description="a source of an installed package")
+class _OfPlugin(_Sent):
+    plugin: str | None = Field(None, max_length=100, description="of an installed package")
     settings: Lines = Field({}, description="of the plugin; `password` is kept in a file and never shown")
 
 
-class WhereTo(_Sent):
+class NewSource(WhereFrom, _OfPlugin):
+    pass
+
+
+class WhereTo(_OfPlugin):
     """Sink, as an entry of `sinks` in station.yaml."""
-
-    plugin: str | None = Field(None, max_length=100, description="a sink of an installed package")
-    settings: Lines = Field({}, description="of the plugin; `password` is kept in a file and never shown")
 
     webhook: str | None = Field(None, max_length=2000)
     folder: str | None = Field(None, max_length=2000)
@@ -269,9 +269,6 @@ def _plugins(group: str) -> dict[str, list[dict[str, Any]]]:
 @page.get("/-/settings")
 def settings_page(request: Request) -> Response:
     asked = Shown(request, "settings")
-    person = request.scope[SCOPE]
-    assert person is not None, "the guard lets nobody else in"
-    check_role(person, ADMIN)
     facts = {"roles": ROLES[1:], "all_roles": ROLES, **_shown(asked.station)}
     now = asked.station.settings
     facts["forms"] = {

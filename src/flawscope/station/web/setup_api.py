@@ -7,12 +7,12 @@ import base64
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import Depends, Request, Response
 from fastapi.responses import FileResponse
 
 from flawscope.errors import InputError
 from flawscope.methods import registry
-from flawscope.station.access.roles import ADMIN, ENGINEER, SCOPE, may
+from flawscope.station.access.roles import ADMIN, ENGINEER, may
 from flawscope.station.inspecting.picture import Picture
 from flawscope.station.inspecting.renderings import reduced, webp
 from flawscope.station.setup.draft import READY, Draft
@@ -23,18 +23,18 @@ from flawscope.station.web import schemas, setup_schemas, uploads
 from flawscope.station.web.api import (
     SIDE,
     Admin,
+    Called,
     Engineer,
     Here,
     Number,
     Side,
     attachment,
+    file_body,
     refusals_of,
     routes,
 )
-from flawscope.station.web.middleware import check_role
 from flawscope.station.web.models_api import receive
-from flawscope.station.web.pages import Shown
-from flawscope.station.web.refusals import Refused
+from flawscope.station.web.pages import Shown, pages_for
 from flawscope.station.web.templates import standalone
 from flawscope.station.web.uploads import Upload
 
@@ -43,20 +43,23 @@ FRAME = 5.0  # seconds in which a camera must give a frame
 WIDE = 640  # pixels of the longer side of what a camera shows
 
 router = routes(409, prefix="/api/v1/new", role=ENGINEER)
-page = APIRouter(include_in_schema=False)
-_FORM = {
-    "multipart/form-data": {
-        "schema": {
-            "type": "object",
-            "required": ["files"],
-            "properties": {"files": {"type": "array", "items": {"type": "string", "format": "binary"}}},
-        }
-    }
-}
-_ONE = {"schema": {"type": "string", "format": "binary"}}
-_PICTURES = {"requestBody": {"required": True, "content": {"image/*": _ONE, **_FORM}}}
-_OR_ZIP = {"requestBody": {"required": True, "content": {"image/*": _ONE, "application/zip": _ONE, **_FORM}}}
+page = pages_for(ENGINEER)
 
+
+async def _draft_of(name: str, station: Here) -> Draft:
+    return station.drafts.draft(name)
+
+
+Of = Annotated[Draft, Depends(_draft_of)]
+
+
+async def _learnt_of(draft: Of) -> Draft:
+    if draft.stage != READY:
+        raise NotFoundError(f"{draft.name} has no model yet: let it learn first")
+    return draft
+
+
+Learnt = Annotated[Draft, Depends(_learnt_of)]
 
 # ----------------------------------------------------------------------------------------------------- drafts
 
@@ -76,8 +79,8 @@ def begin(wanted: setup_schemas.NewProduct, station: Here, person: Engineer) -> 
 
 
 @router.get("/{name}", response_model=setup_schemas.NewProductState)
-def one(name: str, station: Here) -> Any:
-    return station.drafts.facts(station.drafts.draft(name))
+def one(draft: Of, station: Here) -> Any:
+    return station.drafts.facts(draft)
 
 
 @router.delete("/{name}", status_code=204)
@@ -92,9 +95,8 @@ def remove(name: str, station: Here, person: Engineer) -> None:
 
 
 @router.get("/{name}/pictures", response_model=setup_schemas.NewPictures)
-def pictures(name: str, station: Here) -> Any:
+def pictures(draft: Of) -> Any:
     """List the pictures to learn from, and those that were left out."""
-    draft = station.drafts.draft(name)
     return {"pictures": draft.pictures(), "left_out": draft.left_out()}
 
 
@@ -103,18 +105,11 @@ def pictures(name: str, station: Here) -> Any:
     status_code=201,
     response_model=setup_schemas.TakenPictures,
     responses=refusals_of(408, 413, 415, 507),
-    openapi_extra=_OR_ZIP,
+    openapi_extra=file_body("image/*", "application/zip", several=True),
 )
-async def add(
-    name: str,
-    request: Request,
-    station: Here,
-    person: Engineer,
-    file: Annotated[str, Query(alias="name", max_length=300, description="what you call the picture")] = "",
-) -> Any:
+async def add(draft: Of, request: Request, station: Here, file: Called = "") -> Any:
     """Add pictures of good parts: the body is a picture or a zip of them; a form may hold several. Those that
     are kept are on the disk when the answer comes; the same content is kept once."""
-    draft = station.drafts.draft(name)
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if kind in ("application/zip", "application/x-zip-compressed") or file.lower().endswith(".zip"):
         return {"results": [one._asdict() for one in await _zip(station, draft, request, file or "the zip")]}
@@ -131,9 +126,8 @@ async def add(
     response_model=setup_schemas.CapturedPictures,
     responses=refusals_of(504),
 )
-async def capture(name: str, wanted: setup_schemas.Capture, station: Here, person: Engineer) -> Any:
+async def capture(draft: Of, wanted: setup_schemas.Capture, station: Here) -> Any:
     """Add what a camera shows now, and say what the picture is like beside the latest ones."""
-    draft = station.drafts.draft(name)
     picture = await _shown(station, draft, wanted.product, wanted.camera)
     (taken,) = await asyncio.to_thread(station.drafts.add, draft, [(picture.name, picture.data)])
     seen = None
@@ -144,10 +138,9 @@ async def capture(name: str, wanted: setup_schemas.Capture, station: Here, perso
 
 @router.get("/{name}/view", response_model=setup_schemas.CameraView, responses=refusals_of(504))
 async def look_through(
-    name: str, station: Here, product: str | None = None, camera: Number | None = None
+    draft: Of, station: Here, product: str | None = None, camera: Number | None = None
 ) -> Any:
     """Return what a camera shows now, and what that is like beside the latest pictures; nothing is kept."""
-    draft = station.drafts.draft(name)
     picture = await _shown(station, draft, product, camera)
 
     def seen() -> dict[str, Any]:
@@ -168,13 +161,13 @@ async def _shown(station: Here, draft: Draft, product: str | None, number: int |
 
 
 @router.put("/{name}/source", response_model=setup_schemas.NewProductState)
-def where_from(name: str, wanted: setup_schemas.WhereFrom, station: Here, person: Admin) -> Any:
+def where_from(draft: Of, wanted: setup_schemas.WhereFrom, station: Here, person: Admin) -> Any:
     """Name a camera, a folder or a video file to take pictures from. A camera goes live with the product."""
-    draft = station.drafts.draft(name)
+    given = wanted.model_dump(exclude_none=True)
     try:
-        station.drafts.captures.name(draft, station.made.entry(name, wanted.model_dump(exclude_none=True)))
+        station.drafts.captures.name(draft, station.made.entry(draft.name, given))
     finally:
-        station.made.tidy(name)  # also a password that was refused
+        station.made.tidy(draft.name)  # also a password that was refused
     return station.drafts.facts(draft)
 
 
@@ -200,16 +193,15 @@ def _taken(station: Here, draft: Draft, sent: Upload) -> Sequence[Any]:
 
 
 @router.get("/{name}/pictures/{picture}", response_class=Response)
-def view(name: str, picture: str, station: Here, side: Side = SIDE) -> Response:
+def view(draft: Of, picture: str, side: Side = SIDE) -> Response:
     """Return a picture upright, as WebP."""
-    data = station.drafts.draft(name).view(picture, side)
+    data = draft.view(picture, side)
     return Response(data, media_type="image/webp", headers={"Cache-Control": "private, max-age=600"})
 
 
 @router.post("/{name}/leave-out", response_model=setup_schemas.NewProductState)
-def leave_out(name: str, wanted: setup_schemas.LeaveOut, station: Here, person: Engineer) -> Any:
+def leave_out(draft: Of, wanted: setup_schemas.LeaveOut, station: Here) -> Any:
     """Leave pictures out, or with `undo` take them back."""
-    draft = station.drafts.draft(name)
     station.drafts.move(draft, wanted.pictures, out=not wanted.undo)
     return station.drafts.facts(draft)
 
@@ -218,17 +210,16 @@ def leave_out(name: str, wanted: setup_schemas.LeaveOut, station: Here, person: 
 
 
 @router.post("/{name}/learn", response_model=setup_schemas.NewProductState)
-def learn(name: str, station: Here, person: Engineer, how: setup_schemas.HowToLearn | None = None) -> Any:
+def learn(draft: Of, station: Here, how: setup_schemas.HowToLearn | None = None) -> Any:
     """Learn from the pictures, as `flawscope fit` does, when the products before it are done."""
-    draft, asked = station.drafts.draft(name), how or setup_schemas.HowToLearn.model_validate({})
+    asked = how or setup_schemas.HowToLearn.model_validate({})
     station.drafts.learn(draft, asked.model_dump(exclude={"go_on"}), go_on=asked.go_on)
     return station.drafts.facts(draft)
 
 
 @router.post("/{name}/stop", response_model=setup_schemas.NewProductState)
-def stop(name: str, station: Here, person: Engineer) -> Any:
+def stop(draft: Of, station: Here) -> Any:
     """Stop the learning. A method that learns in steps can go on later."""
-    draft = station.drafts.draft(name)
     station.drafts.stop_learning(draft)
     return station.drafts.facts(draft)
 
@@ -237,24 +228,17 @@ def stop(name: str, station: Here, person: Engineer) -> Any:
     "/{name}/try",
     response_model=setup_schemas.TriedPictures,
     responses=refusals_of(408, 413, 415),
-    openapi_extra=_PICTURES,
+    openapi_extra=file_body("image/*", several=True),
 )
-async def attempt(
-    name: str,
-    request: Request,
-    station: Here,
-    file: Annotated[str, Query(alias="name", max_length=300, description="what you call the picture")] = "",
-) -> Any:
+async def attempt(draft: Of, request: Request, station: Here, file: Called = "") -> Any:
     """Judge a few pictures with what was learnt; nothing is kept."""
-    draft = station.drafts.draft(name)
     sent, _ = await uploads.read(request, file)
     return await _judged(station, draft, [(one.name, one.data) for one in sent])
 
 
 @router.post("/{name}/try-capture", response_model=setup_schemas.TriedPictures, responses=refusals_of(504))
-async def attempt_capture(name: str, wanted: setup_schemas.Capture, station: Here) -> Any:
+async def attempt_capture(draft: Of, wanted: setup_schemas.Capture, station: Here) -> Any:
     """Judge what a camera shows now with what was learnt; nothing is kept."""
-    draft = station.drafts.draft(name)
     picture = await _shown(station, draft, wanted.product, wanted.camera)
     return await _judged(station, draft, [(picture.name, picture.data)])
 
@@ -268,12 +252,11 @@ async def _judged(station: Here, draft: Draft, given: list[tuple[str, bytes]]) -
 
 
 @router.get("/{name}/examples/{file}", response_class=FileResponse)
-def example(name: str, file: str, station: Here) -> FileResponse:
+def example(draft: Of, file: str) -> FileResponse:
     """Return a good picture with a simulated defect, as WebP."""
-    draft = station.drafts.draft(name)
     result = draft.state.get("result") or {"examples": []}
     if file not in [one["file"] for one in result["examples"]]:
-        raise NotFoundError(f"{name} has no example {file!r:.40}")
+        raise NotFoundError(f"{draft.name} has no example {file!r:.40}")
     return FileResponse(draft.examples / file, media_type="image/webp")
 
 
@@ -284,17 +267,15 @@ def go_live(name: str, station: Here, person: Engineer) -> Any:
 
 
 @router.get("/{name}/model", response_class=FileResponse)
-def model(name: str, station: Here) -> FileResponse:
+def model(draft: Learnt) -> FileResponse:
     """Return the model file, .safetensors."""
-    draft = _learnt(station, name)
     return FileResponse(draft.model, media_type="application/octet-stream", filename=draft.model.name)
 
 
 @router.get("/{name}/report", response_class=Response)
-def report(name: str, request: Request, station: Here) -> Response:
+def report(draft: Learnt, request: Request) -> Response:
     """Return what was learnt, what it promises and what it would miss, as an HTML file."""
-    draft = _learnt(station, name)
-    asked, result = Shown(request, "new"), draft.state["result"]
+    asked, result, name = Shown(request, "new"), draft.state["result"], draft.name
     shown = [
         {**one, "picture": base64.b64encode((draft.examples / one["file"]).read_bytes()).decode()}
         for one in result["examples"]
@@ -303,27 +284,20 @@ def report(name: str, request: Request, station: Here) -> Response:
     return Response(text, media_type="text/html", headers=attachment(f"{name}.html"))
 
 
-def _learnt(station: Here, name: str) -> Draft:
-    draft = station.drafts.draft(name)
-    if draft.stage != READY:
-        raise NotFoundError(f"{name} has no model yet: let it learn first")
-    return draft
-
-
 # ------------------------------------------------------------------------------------------------------ pages
 
 
 @page.get("/-/new")
 def new_page(request: Request) -> Response:
     """Show the products that are being made, and begin another."""
-    asked = _asked(request)
+    asked = Shown(request, "new")
     found = [asked.station.drafts.facts(one, looked_at=False) for one in asked.station.drafts]
     return asked.page_of("new", words=("new",), drafts=found)
 
 
 @page.get("/-/new/{name}")
 def draft_page(name: str, request: Request) -> Response:
-    asked = _asked(request)
+    asked = Shown(request, "new")
     state = asked.station.drafts.facts(asked.station.drafts.draft(name))
     in_steps = {one.name: one.learns_in_steps for one in registry.loadable()}
     cameras = [
@@ -335,12 +309,3 @@ def draft_page(name: str, request: Request) -> Response:
     facts: dict[str, Any] = {"name": name, "methods": in_steps, "cameras": cameras}
     facts["may_name"] = may(asked.person, ADMIN)
     return asked.page_of("draft", words=("new", "capture"), data={"state": state}, **facts)
-
-
-def _asked(request: Request) -> Shown:
-    person = request.scope[SCOPE]
-    if not may(person, ENGINEER):
-        if person is None:
-            raise Refused(401, "sign in first", "not_signed_in")
-        check_role(person, ENGINEER)
-    return Shown(request, "new")

@@ -85,7 +85,44 @@ class SourceOfPictures(BaseModel):
     ended: bool
 
 
-class NewProductState(BaseModel):
+class Given(BaseModel):
+    """Options of `flawscope fit` that a product learns with."""
+
+    minutes: float | None = Field(None, gt=0, le=10_000, description="of a method that learns in steps")
+    size: str | None = Field(None, max_length=20, description="of `flawscope fit`; null: its default")
+    roi: str | None = Field(
+        None,
+        pattern=r"^[\d.]+(,[\d.]+){3}$",
+        description="what is looked at: x0,y0,x1,y1 in fractions of the picture",
+        examples=["0.1,0,0.9,1"],
+    )
+    min_defect: float | None = Field(
+        None, gt=0, le=100_000, description="pixels of the smallest defect that matters"
+    )
+    light: float | None = Field(
+        None, gt=0, le=0.3, description="share of other light in which the promise is kept, 0.1 for 10 %"
+    )
+    align: Literal["none", "shift", "turn", "full", "auto"] | None = Field(
+        None, description="how parts lie: each is found, and seen as if all lay alike; null: none"
+    )
+    several: bool | None = Field(None, description="pictures show several parts each")
+    part: str | None = Field(
+        None,
+        max_length=200,
+        description="pattern of names, by which one decision is made on all of its views",
+    )
+    view: str | None = Field(
+        None, max_length=200, description="pattern of the view; null: the rest of the name"
+    )
+
+
+class HowToLearn(Given):
+    model_config = ConfigDict(extra="forbid")
+    method: str = "patchcore"
+    go_on: bool = Field(False, description="where a stopped training left off")
+
+
+class NewProductState(Given):
     """A product that is being made."""
 
     name: str
@@ -97,15 +134,6 @@ class NewProductState(BaseModel):
     check: PictureCheck | None
     source: SourceOfPictures | None
     method: str | None
-    minutes: float | None
-    size: str | None
-    roi: str | None
-    min_defect: float | None
-    light: float | None
-    align: str | None
-    several: bool | None
-    part: str | None
-    view: str | None
     before: int = Field(description="products that learn first")
     step: LearningStep | None
     error: str | None
@@ -182,38 +210,6 @@ class LeaveOut(BaseModel):
     model_config = ConfigDict(extra="forbid")
     pictures: list[str] = Field(max_length=10_000)
     undo: bool = False
-
-
-class HowToLearn(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    method: str = "patchcore"
-    minutes: float | None = Field(None, gt=0, le=10_000, description="of a method that learns in steps")
-    size: str | None = Field(None, max_length=20, description="of `flawscope fit`; null: its default")
-    roi: str | None = Field(
-        None,
-        pattern=r"^[\d.]+(,[\d.]+){3}$",
-        description="what is looked at: x0,y0,x1,y1 in fractions of the picture",
-        examples=["0.1,0,0.9,1"],
-    )
-    min_defect: float | None = Field(
-        None, gt=0, le=100_000, description="pixels of the smallest defect that matters"
-    )
-    light: float | None = Field(
-        None, gt=0, le=0.3, description="share of other light in which the promise is kept, 0.1 for 10 %"
-    )
-    align: Literal["none", "shift", "turn", "full", "auto"] | None = Field(
-        None, description="how parts lie: each is found, and seen as if all lay alike; null: none"
-    )
-    several: bool | None = Field(None, description="pictures show several parts each")
-    part: str | None = Field(
-        None,
-        max_length=200,
-        description="pattern of names, by which one decision is made on all of its views",
-    )
-    view: str | None = Field(
-        None, max_length=200, description="pattern of the view; null: the rest of the name"
-    )
-    go_on: bool = Field(False, description="where a stopped training left off")
 
 
 class Tried(BaseModel):

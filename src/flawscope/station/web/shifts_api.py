@@ -18,8 +18,8 @@ from flawscope.station.store.summary import Summary, summary
 from flawscope.station.web import schemas
 from flawscope.station.web.api import Here, attachment, routes
 from flawscope.station.web.pages import Shown
+from flawscope.station.web.records_api import CSV, XLSX, workbook
 from flawscope.station.web.templates import DEFAULT, LANGUAGES, Texts, standalone, texts
-from flawscope.station.web.workbook import MEDIA_TYPE, workbook
 
 MOST = 400  # days that a report is of
 
@@ -36,7 +36,7 @@ def shifts(name: str, station: Here) -> Any:
 @router.get(
     "/shift-report",
     response_class=Response,
-    responses={200: {"content": {"text/html": {}, "text/csv": {}, MEDIA_TYPE: {}, "application/json": {}}}},
+    responses={200: {"content": {"text/html": {}, CSV: {}, XLSX: {}, "application/json": {}}}},
 )
 def shift_report(
     name: str,
@@ -57,10 +57,10 @@ def shift_report(
     shift = Shift(called, begin, end)
     file = f"{name}-{iso(begin)[:10]}{called and '-'}{called}"
     if format == "csv":
-        return Response(table(found), media_type="text/csv", headers=attachment(f"{file}.csv"))
+        return Response(table(found), media_type=CSV, headers=attachment(f"{file}.csv"))
     if format == "xlsx":
         made, headers = workbook(rows(found)).read(), attachment(f"{file}.xlsx")
-        return Response(made, media_type=MEDIA_TYPE, headers=headers)
+        return Response(made, media_type=XLSX, headers=headers)
     if format == "json":
         return JSONResponse(message(name, number, shift, found).data)
     page = page_of(

@@ -103,9 +103,9 @@ def rendered(
     script: Mapping[str, Any],
     /,
     *,
-    root: str = "",
     theme: str | None,
-    **context: Any,
+    root: str = "",
+    **more: Any,
 ) -> str:
     """The page of a template, which is named without its suffix.
 
@@ -120,7 +120,7 @@ def rendered(
         static=lambda file: f"{root}/static/{file}?v={static_files()[file][1]}",
         script={"language": texts.language, **script},
         theme=theme if theme in THEMES else None,
-        **context,
+        **more,
     )
     return text
 

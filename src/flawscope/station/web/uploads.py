@@ -26,7 +26,6 @@ from flawscope.station.store.inspection import MOST_FILES, MOST_LABEL, Label, la
 from flawscope.station.web.refusals import Refused
 
 if TYPE_CHECKING:
-    from starlette.requests import Request
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 ANONYMOUS = 64 * 1024  # bytes of a request without a person: a name and a password

@@ -1,12 +1,11 @@
 "use strict";
 (() => {
-  const { byId, locale, t, number, time, api } = station;
+  const { byId, locale, t, number, time, api, colour } = station;
   const AGAIN = 10000; // ms
   const YOUNG = 100; // good pictures that say little
   let found = null;
   let chart = null;
 
-  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
   const percent = (share) => number(100 * share, 2);
 
   function say(id, text) {
@@ -126,13 +125,7 @@
   }
 
   // What a person says ------------------------------------------------------------------------------------
-  byId("drift-normal")?.addEventListener("click", () => {
-    byId("drift-sure").returnValue = "";
-    byId("drift-sure").showModal();
-    byId("drift-yes").focus();
-  });
-  byId("drift-sure")?.addEventListener("close", async () => {
-    if (byId("drift-sure").returnValue !== "yes") return;
+  async function acknowledge() {
     try {
       found = await api("/drift/acknowledge", { body: {} });
       show();
@@ -140,7 +133,8 @@
     } catch (error) {
       say("drift-said", t("common.failed", { text: error.message }));
     }
-  });
+  }
+  byId("drift-normal")?.addEventListener("click", () => station.sure("drift-sure", acknowledge));
 
   let resized = null;
   addEventListener("resize", () => {

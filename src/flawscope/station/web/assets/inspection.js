@@ -1,7 +1,7 @@
 "use strict";
 // One inspection, and two beside each other.
 (() => {
-  const { byId, page, t, api, keys } = station;
+  const { byId, page, t, api, say, failed, later, said, keys } = station;
   const over = document.querySelectorAll("#over, .over");
   const fade = () => over.forEach((image) => (image.style.opacity = byId("strength").value / 100));
   byId("strength")?.addEventListener("input", fade);
@@ -10,22 +10,18 @@
   async function decide(verdict) {
     const buttons = document.querySelectorAll("[data-verdict]");
     buttons.forEach((button) => (button.disabled = true));
-    byId("said").classList.remove("bad");
-    byId("said").textContent = "";
+    say("");
     try {
       await api(`/inspections/${page.data.id}/verdict`, { body: { verdict, mask: null, note: byId("note").value.trim() } });
-      sessionStorage.setItem("said", t("inspection.stored"));
-      location.reload(); // the server says what follows from it
+      later(t("inspection.stored")); // the server says what follows from it
     } catch (error) {
-      byId("said").textContent = t("common.failed", { text: error.message });
-      byId("said").classList.add("bad");
+      failed(error);
       buttons.forEach((button) => (button.disabled = false));
     }
   }
 
   if (page.data) {
-    byId("said").textContent = sessionStorage.getItem("said") ?? "";
-    sessionStorage.removeItem("said");
+    said();
     for (const button of document.querySelectorAll("[data-verdict]")) button.addEventListener("click", () => decide(button.dataset.verdict));
     keys({ g: () => decide("good"), d: () => decide("defect"), z: () => decide("undo") });
   }

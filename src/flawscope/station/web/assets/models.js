@@ -1,57 +1,29 @@
 "use strict";
 (() => {
-  const { byId, page, t, api } = station;
+  const { byId, page, t, api, say, failed, later, said, sure } = station;
+  said();
 
-  function say(text, bad = false) {
-    byId("said").textContent = text;
-    byId("said").classList.toggle("bad", bad);
-  }
-
-  /** What is said after the page came anew. */
-  function later(text) {
-    sessionStorage.setItem("said", text);
-    location.reload();
-  }
-
-  say(sessionStorage.getItem("said") ?? "");
-  sessionStorage.removeItem("said");
-
-  // Activate, and go back: asked before, because the line feels it at once ------------------------------
-  let wanted = null;
-  let losing = [];
-  for (const button of document.querySelectorAll("[data-activate]")) {
-    button.addEventListener("click", () => {
-      wanted = button.dataset.activate;
-      losing = (button.dataset.losing ?? "").split(",").filter(Boolean).map(Number);
-      byId("sure").returnValue = "";
-      byId("question").textContent = losing.length
-        ? t("learning.loses", { id: wanted, list: losing.join(", ") })
-        : t("models.confirm", { id: wanted });
-      byId("sure").showModal();
-      byId("yes").focus();
-    });
-  }
-  byId("sure")?.addEventListener("close", async () => {
-    if (byId("sure").returnValue !== "yes") return;
-    say("…");
-    try {
-      await api(`/versions/${wanted}/activate`, { body: { losing }, seconds: 120 });
-      later(t("models.activated", { id: wanted }));
-    } catch (error) {
-      say(t("common.failed", { text: error.message }), true);
-    }
-  });
-
-  // Learn from corrections ------------------------------------------------------------------------------
   async function act(work, text) {
     say("…");
     try {
       await work();
       later(text);
     } catch (error) {
-      say(t("common.failed", { text: error.message }), true);
+      failed(error);
     }
   }
+
+  // Activate, and go back: asked before, because the line feels it at once ------------------------------
+  for (const button of document.querySelectorAll("[data-activate]")) {
+    button.addEventListener("click", () => {
+      const id = button.dataset.activate;
+      const losing = (button.dataset.losing ?? "").split(",").filter(Boolean).map(Number);
+      byId("question").textContent = losing.length ? t("learning.loses", { id, list: losing.join(", ") }) : t("models.confirm", { id });
+      sure("sure", () => act(() => api(`/versions/${id}/activate`, { body: { losing }, seconds: 120 }), t("models.activated", { id })));
+    });
+  }
+
+  // Learn from corrections ------------------------------------------------------------------------------
 
   byId("learn-now")?.addEventListener("click", () => act(() => api("/learning", { body: { how: byId("how").value } }), t("learning.asked")));
   for (const button of document.querySelectorAll("[data-reject]")) {

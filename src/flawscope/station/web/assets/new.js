@@ -17,13 +17,14 @@
   }
 
   function say(text, bad = false) {
-    byId("said").textContent = text;
     if (byId("leave-last")) byId("leave-last").hidden = true;
-    byId("said").parentElement.classList.toggle("bad", bad);
-    byId("said").classList.toggle("bad", bad);
+    station.say(text, bad);
   }
 
-  const failed = (error) => (error.status === 401 ? station.signedOut() : say(t("common.failed", { text: error.message }), true));
+  function failed(error) {
+    say("");
+    station.failed(error);
+  }
 
   // ------------------------------------------------------------------------------------ the page that begins
   byId("begin")?.addEventListener("submit", async (event) => {
@@ -477,19 +478,15 @@
     byId("go-live").disabled = false;
   });
 
-  byId("remove").addEventListener("click", () => {
-    byId("sure").returnValue = "";
-    byId("sure").showModal();
-  });
-  byId("sure").addEventListener("close", async () => {
-    if (byId("sure").returnValue !== "yes") return;
+  async function remove() {
     try {
       await fetch(home, { method: "DELETE" });
       location.assign("/-/new");
     } catch (error) {
       failed(error);
     }
-  });
+  }
+  byId("remove").addEventListener("click", () => station.sure("sure", remove));
 
   // As it is ---------------------------------------------------------------------------------------------
   function advice() {

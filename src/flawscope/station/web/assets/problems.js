@@ -1,6 +1,6 @@
 "use strict";
 (() => {
-  const { byId, page, t, api } = station;
+  const { page, api, failed } = station;
   const EVERY = 4000; // ms between two looks
 
   for (const button of document.querySelectorAll("[data-post]")) {
@@ -10,8 +10,7 @@
         await api(button.dataset.post, { body: {} });
         location.reload();
       } catch (error) {
-        byId("said").textContent = t("common.failed", { text: error.message });
-        byId("said").classList.add("bad");
+        failed(error);
         button.disabled = false;
       }
     });

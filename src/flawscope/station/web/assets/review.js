@@ -1,6 +1,6 @@
 "use strict";
 (() => {
-  const { byId, page, t, count, number, api, picture, called, miscounted, loaded, pressed, toggle, keys } = station;
+  const { byId, page, t, count, number, api, say, picture, called, miscounted, loaded, pressed, toggle, keys } = station;
   const AHEAD = 6; // pictures that are loaded before their turn
   const ENOUGH = 20; // of the queue at a time
   const AGAIN = 3000; // ms between two looks at an empty queue
@@ -204,11 +204,6 @@
     byId(id).classList.add("just");
     setTimeout(() => byId(id).classList.remove("just"), 250);
     say(t(`review.said_${id}`, { name: item.name }));
-  }
-
-  function say(text, bad = false) {
-    byId("said").textContent = text;
-    byId("said").classList.toggle("bad", bad);
   }
 
   /** Ends `flawscope review`, which shows this page alone, when all is stored. */

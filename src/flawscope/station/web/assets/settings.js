@@ -3,7 +3,6 @@
 (() => {
   const { byId, t, api } = station;
   const HOME = "/api/v1/settings";
-  let wanted = null; // what is removed when somebody is sure
 
   async function send(path, options) {
     try {
@@ -12,9 +11,7 @@
       byId("secret").textContent = secret;
       byId("secret-part").hidden = false;
     } catch (error) {
-      if (error.status === 401) return station.signedOut();
-      byId("said").textContent = t("common.failed", { text: error.message });
-      byId("said").classList.add("bad");
+      station.failed(error);
       byId("said").scrollIntoView({ block: "center" });
     }
   }
@@ -45,14 +42,9 @@
   }
   for (const button of document.querySelectorAll("[data-delete]")) {
     button.addEventListener("click", () => {
-      wanted = button.dataset.delete;
       byId("question").textContent = t("settings.sure", { name: button.dataset.name });
-      byId("sure").returnValue = "";
-      byId("sure").showModal();
+      station.sure("sure", () => send(button.dataset.delete, { method: "DELETE", seconds: 60 }));
     });
   }
-  byId("sure").addEventListener("close", () => {
-    if (byId("sure").returnValue === "yes") send(wanted, { method: "DELETE", seconds: 60 });
-  });
   document.documentElement.dataset.ready = "yes";
 })();

@@ -76,6 +76,41 @@ const station = (() => {
     spoken.textContent = count("nav.waiting", n);
   }
 
+  /** Says in the page's line what was done, or what went wrong. */
+  function say(text, bad = false) {
+    byId("said").textContent = text;
+    byId("said").closest(".said").classList.toggle("bad", bad);
+  }
+
+  /** Says why something did not work, or that one is signed out. */
+  function failed(error) {
+    const isOut = error.status === 401;
+    say(isOut ? "" : t("common.failed", { text: error.message }), !isOut);
+    if (isOut) signedOut();
+  }
+
+  /** Says it after the page came anew. */
+  function later(text) {
+    sessionStorage.setItem("said", text);
+    location.reload();
+  }
+
+  /** Says what the page before said for `later`. */
+  function said() {
+    say(sessionStorage.getItem("said") ?? "");
+    sessionStorage.removeItem("said");
+  }
+
+  /** Asks in a dialog whether somebody is sure, and does it then. */
+  function sure(id, act) {
+    const dialog = byId(id);
+    dialog.returnValue = "";
+    dialog.onclose = () => dialog.returnValue === "yes" && act();
+    dialog.showModal();
+  }
+
+  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+
   async function look() {
     if (page.over) return;
     try {
@@ -160,5 +195,8 @@ const station = (() => {
   });
   if (page.product && !document.body.classList.contains("live")) setTimeout(look, EVERY);
 
-  return { byId, page, locale, t, count, number, time, api, Refused, connected, signedOut, facts, waits, picture, called, miscounted, loaded, pressed, toggle, keys };
+  return {
+    ...{ byId, page, locale, t, count, number, time, api, Refused, connected, signedOut, say, failed, later, said, sure, colour },
+    ...{ facts, waits, picture, called, miscounted, loaded, pressed, toggle, keys },
+  };
 })();

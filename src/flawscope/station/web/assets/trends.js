@@ -1,6 +1,6 @@
 "use strict";
 (() => {
-  const { byId, page, locale, t, number, api } = station;
+  const { byId, page, locale, t, number, api, colour } = station;
   const { range, seconds } = page.data;
   const AGAIN = { hour: 15000, day: 60000 }[range]; // ms; the longer ones stand
   const MOST_ROWS = 200; // of the table
@@ -8,7 +8,6 @@
   let charts = [];
   let zoomed = false;
 
-  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
   const address = (id) => `/${encodeURIComponent(page.product)}/inspections/${id}`;
   const single = () => found.unit === "inspection";
   const verdictOf = (anomalous, verdict) => {
