@@ -23,6 +23,7 @@ from PIL import Image
 from setup_helpers import NEW, begin, empty_fixture, empty_settings, encoded, http_fixture
 from station_helpers import Running, Served, free_port, opened, until
 
+from brackets import drawn as drawn_tray
 from flawscope.artefact import model_file
 from flawscope.cli import main, serve
 from flawscope.errors import InputError
@@ -191,6 +192,25 @@ def test_light_and_views_are_those_of_a_fit(
     http.post(f"{there}a", content=good[0].read_bytes())
     whole = http.post(f"{there}b", content=good[1].read_bytes()).json()
     assert whole["part_decision"] in ("good", "anomalous")
+
+
+@pytest.mark.slow
+def test_parts_that_lie_anyhow_are_found_as_a_fit_does(
+    empty: Running, http: httpx.Client, tmp_path: Path
+) -> None:
+    begin(http)
+    for number in range(6):
+        tray = encoded(Image.fromarray(drawn_tray(number, range(2))[0]))
+        send(http, f"{number}.png", tray)
+    refused = http.post(f"{NEW}/plate/learn", json={"align": "upside down"})
+    assert refused.status_code == 422
+    assert http.post(f"{NEW}/plate/learn", json={"light": 0.5}).status_code == 422
+    found = learnt(http, align="turn", several=True)
+    check_model(empty, http, tmp_path, "--align", "turn", "--several")
+    assert (found["align"], found["several"]) == ("turn", True)
+    until(lambda: http.get(f"{NEW}/plate").json()["result"]["curve"] == {})
+    files = [("files", ("tray.png", tray))]
+    assert http.post(f"{NEW}/plate/try", files=files).json()["results"][0]["overlay"]
 
 
 def timeless(manifest: Any) -> dict[str, Any]:
