@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import common
 import models
-from common import Cell
+from common import MAIN, Cell
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 TORCH = ("torch", "fp32")
 BATCHES = (3, 8, 7)
-METRICS = ("image_auroc", "pixel_auroc", "au_pro")
 SHAPES = ((333, 517), (517, 333), (255, 256), (97, 401), (31, 33), (500, 7), (1, 301))  # height, width
 
 
@@ -110,7 +109,7 @@ def compare(trained: str, exported: str, root: str, threads: int) -> Cell:
     }
     for p, alone in zip(pair, (expected, found), strict=True):
         metrics = flawscope.evaluate(p, dataset).metrics
-        result.setdefault("metrics", {})[p.session.runtime] = {k: common.sig(metrics[k]) for k in METRICS}
+        result.setdefault("metrics", {})[p.session.runtime] = {k: common.sig(metrics[k]) for k in MAIN}
         result.setdefault("batches", {})[p.session.runtime] = {
             str(b): differences(answers(p.session, images, b), alone, names) for b in BATCHES
         }
@@ -124,11 +123,10 @@ def row_of(name: str, cell: Cell) -> Cell:
     torch, own = cell["batches"].values()
     shapes = cell["odd_shapes"]
     keys = ("pictures", "score", "score_relative", "map", "map_over_maximum")
+    metrics = zip(*(one.values() for one in cell["metrics"].values()), strict=True)
     return {"model": name, **{k: cell[k] for k in keys}} | {
         "decisions": len(cell["decisions"]),
-        "metrics differ by": max(
-            abs(a - b) for a, b in zip(*(m.values() for m in cell["metrics"].values()), strict=True)
-        ),
+        "metrics differ by": max(abs(a - b) for a, b in metrics),
         "torch's batches": worst(torch),
         "own batches": worst(own),
         "odd shapes": shapes["torch"]["score_relative"],

@@ -1,7 +1,7 @@
 """Plain references: what one would write, or what public code does, in torch, fp32, eager and contiguous.
 
 They are given away for less than they are worth: their pictures are at hand, and what a method does beyond
-the costly part (re-weighting, maps, leaving a picture out of its own prototype) is left out.
+the costly part (re-weighting, maps) is left out.
 """
 
 from __future__ import annotations
@@ -21,13 +21,12 @@ PUBLISHED = 384  # EfficientAD's channels
 
 def training_step(method: str, trainer: Any) -> Work | None:
     """A training step beside that of a trainer; None where nobody has written one."""
-    found = {"efficientad": efficientad_step, "prnet": prnet_step}.get(method)
-    return found(trainer) if found else None
+    return efficientad_step(trainer) if method == "efficientad" else None
 
 
 def forward(method: str, model: Any, images: Tensor) -> dict[str, Work]:
     """From images [B, 3, H, W] to what decides, beside a detector that is on a CPU or on a GPU."""
-    found = {"patchcore": patchcore_search, "efficientad": efficientad_networks, "prnet": prnet_network}
+    found = {"patchcore": patchcore_search, "efficientad": efficientad_networks}
     works = found[method](model, images) if method in found else {}
     return {name: _inference(work, images.device) for name, work in works.items()}
 
@@ -121,57 +120,5 @@ def efficientad_step(trainer: Any) -> Work:
         loss.backward()
         optimiser.step()
         return float(loss)
-
-    return step
-
-
-# --------------------------------------------------------------------------------------------------- PRN
-
-
-def expanded(features: Tensor, prototypes: Tensor, std: Tensor) -> Tensor:
-    """Residuals [B, C, H, W] as public code finds them: every picture against every prototype, element by
-    element, B K maps at once."""
-    b, k = len(features), len(prototypes)
-    theirs = prototypes[None].expand(b, -1, -1, -1, -1)
-    mine = features[:, None].expand(-1, k, -1, -1, -1)
-    own = prototypes[(mine - theirs).square().sum((2, 3, 4)).sqrt().argmin(1)]
-    return ((features - own) / std.view(-1, 1, 1)).square()
-
-
-def _logits(model: Any, images: Tensor) -> Tensor:
-    """Of a PRN, by expanded residuals."""
-    with torch.no_grad():
-        maps = model.backbone(images)
-        scales = zip(model.scales, maps, strict=False)
-        residuals = (
-            [expanded(own, s.prototypes, s.std) for s, own in scales] if model.config.residuals else []
-        )
-    logits: Tensor = model.network(model.standardised(maps), residuals)
-    return logits
-
-
-def prnet_network(model: Any, images: Tensor) -> dict[str, Work]:
-    """Backbone, expanded residuals and network."""
-    own = _contiguous(model)
-    return {"plain": lambda: _logits(own, images)}
-
-
-def prnet_step(trainer: Any) -> Work:
-    """The same network and loss, features expanded against all prototypes, Adam not fused."""
-    from flawscope.methods.prnet.network import loss
-
-    model, config = _contiguous(trainer.model), trainer.config
-    optimiser = torch.optim.Adam(model.network.parameters(), config.rate, weight_decay=config.decay)
-    batches = [trainer.batch(k) for k in range(4)]
-    done = 0
-
-    def step() -> float:
-        nonlocal done
-        batch, done = batches[done % len(batches)], done + 1
-        value = loss(_logits(model, batch.images.to(trainer.device)), batch.masks.to(trainer.device))
-        optimiser.zero_grad()
-        value.backward()
-        optimiser.step()
-        return float(value)
 
     return step
