@@ -19,11 +19,6 @@ if TYPE_CHECKING:
 PUBLISHED = 384  # EfficientAD's channels
 
 
-def training_step(method: str, trainer: Any) -> Work | None:
-    """A training step beside that of a trainer; None where nobody has written one."""
-    return efficientad_step(trainer) if method == "efficientad" else None
-
-
 def forward(method: str, model: Any, images: Tensor) -> dict[str, Work]:
     """From images [B, 3, H, W] to what decides, beside a detector that is on a CPU or on a GPU."""
     found = {"patchcore": patchcore_search, "efficientad": efficientad_networks}
@@ -86,39 +81,3 @@ def efficientad_networks(model: Any, images: Tensor) -> dict[str, Work]:
         "plain": forward((model.teacher, model.student, model.autoencoder), model.config.border),
         "published": forward(published, 0),
     }
-
-
-def efficientad_step(trainer: Any) -> Work:
-    """Public code's step: 384 channels, the whole picture, three passes of the student, two of the teacher
-    and one of the autoencoder, Adam."""
-    from flawscope.methods.efficientad.networks import Autoencoder, normalised, pdn
-
-    device, size = trainer.device, trainer.config.network
-    teacher = pdn(size).to(device).requires_grad_(False).eval()
-    student, autoencoder = pdn(size, 2 * PUBLISHED).to(device).train(), Autoencoder().to(device).train()
-    images = [normalised(trainer.batch(k).images[:1].contiguous().to(device)) for k in range(4)]
-    other = normalised(torch.rand_like(images[0]))
-    with torch.no_grad():
-        outputs = teacher(images[0])
-    mean, std = outputs.mean((0, 2, 3), keepdim=True), outputs.std((0, 2, 3), keepdim=True)
-    values = [*student.parameters(), *autoencoder.parameters()]
-    optimiser = torch.optim.Adam(values, lr=1e-4, weight_decay=1e-5)
-    done = 0
-
-    def step() -> float:
-        nonlocal done
-        image, done = images[done % len(images)], done + 1
-        changed = 1.1 * image  # brighter: the cheapest of the three changes
-        with torch.no_grad():
-            taught, changed_taught = ((teacher(x) - mean) / std for x in (image, changed))
-        squares = (taught - student(image)[:, :PUBLISHED]) ** 2
-        hard = squares[squares >= torch.quantile(squares, 0.999)].mean()
-        penalty = (student(other)[:, :PUBLISHED] ** 2).mean()
-        rebuilt, described = autoencoder(changed), student(changed)[:, PUBLISHED:]
-        loss = hard + penalty + ((changed_taught - rebuilt) ** 2).mean() + ((rebuilt - described) ** 2).mean()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        return float(loss)
-
-    return step
