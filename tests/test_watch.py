@@ -131,18 +131,6 @@ def test_what_cannot_be_read_is_tried_less_and_less_often_and_then_given_up(tmp_
     assert arrivals.scan(61) == [path]
 
 
-def test_a_file_that_moves_within_the_folder_is_not_new(tmp_path: Path) -> None:
-    arrivals = Arrivals(tmp_path)
-    path = put(tmp_path / "a.png", b"a", 1)
-    arrivals.scan(0)
-    arrivals.scan(1)
-    arrivals.done(path)
-    (tmp_path / "fine").mkdir()
-    path.rename(tmp_path / "fine/b.png")
-    assert (arrivals.scan(2), arrivals.scan(3)) == ([], [])
-    assert arrivals.waiting == 0
-
-
 def test_a_share_that_was_away_brings_nothing_new(tmp_path: Path) -> None:
     folder, elsewhere = tmp_path / "in", tmp_path / "server"
     put(folder / "a.png", b"a", 1)
