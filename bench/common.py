@@ -162,7 +162,7 @@ def settings(args: Args, method: str) -> Settings:
     from flawscope.config import parse_assignments
     from flawscope.methods import registry
 
-    own = QUICK.get(method, {}) if args.quick else {}
+    own = {**QUICK.get(method, {})} if args.quick else {}
     asked, names = registry.method(method), registry.names()
     for key, value in parse_assignments(args.set).items():
         owner, dot, name = key.rpartition(".")
