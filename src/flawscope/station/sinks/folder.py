@@ -102,11 +102,8 @@ def _is_of(path: Path, id: str) -> bool:
 
 
 def _put(path: Path, data: bytes, id: str) -> bool:
-    """Write a whole file, flushed; return False where another one is there. OSError.
-
-    Args:
-        id: of the message: a file that a killed station had begun is overwritten.
-    """
+    """Write a whole file, flushed; return False where another one is there. id: of the message: what a killed
+    station had begun is overwritten. OSError."""
     temporary = path.parent / f".{path.name}.{id}{PART}"
     try:
         if not path.exists():
