@@ -8,7 +8,7 @@ Each cell is one fit in a process of its own, and its model file, read back by a
 pictures. --seen defects are drawn from the test pictures by the seed; methods that cannot learn from them are
 tested without them too, so that all are judged on the same pictures. A hash of their names is in each cell,
 and where two methods differ in it, that is a failure. Pixel figures are of maps at the network's size, which
-is not the same for all; --full adds those at the pictures' size.
+is not the same for all.
 
 Every cell is written when it is done. A run that was stopped goes on where it was, with --work even in the
 middle of a training.
@@ -24,13 +24,11 @@ from typing import Any
 
 import common
 import models
-from common import Args, Cell, Record
+from common import METRICS, Args, Cell, Record
 from models import Job
 
-METRICS = (*common.METRICS, "full_pixel_ap", "full_au_pro")
 
-
-def test_job(model: str, root: str, drawn: list[int], device: str, threads: int, full: bool) -> Cell:
+def test_job(model: str, root: str, drawn: list[int], device: str, threads: int) -> Cell:
     """A model on the test pictures without those that are drawn as seen, which it may have learnt from."""
     from flawscope import evaluate, open_dataset
     from flawscope.datasets.seen_defects import draw_seen
@@ -43,7 +41,7 @@ def test_job(model: str, root: str, drawn: list[int], device: str, threads: int,
     if known and known != left_out:
         raise SystemExit(f"{Path(model).name} has seen other pictures than those drawn")
     test = tuple(item for item in dataset.test if pixel_hash(decode(item.path)) not in left_out)
-    result = evaluate(predictor, dataclasses.replace(dataset, test=test), full_resolution=full)
+    result = evaluate(predictor, dataclasses.replace(dataset, test=test))
     found = result.to_dict()
     names = sorted(dataset.relative(one.item.path) for one in result.pictures)
     kept = ("metrics", "false_alarms", "kinds", "images", "left_out_by_kind", "failures", "labels")
@@ -59,8 +57,8 @@ def tested(args: Args, record: Record, folder: Path, job: Job, seen: int, seed: 
     """The cell of a job on the test pictures."""
 
     def measure(model: Path, fit: Cell) -> Cell:
-        same = {"device": job.device, "threads": args.threads, "full": args.full}
-        child = common.task(test_job, model=model, root=job.root, drawn=[seen, seed], **same)
+        own = {"root": job.root, "device": job.device, "threads": args.threads}
+        child = common.task(test_job, model=model, drawn=[seen, seed], **own)
         spent = {k: fit[k] for k in ("seconds", "process_peak_mib", "file_mib")}
         spent |= {k: fit["facts"][k] for k in ("steps", "bank") if k in fit["facts"]}
         of = {"category": job.category, "seen": seen, "seed": seed, "method": job.described}
@@ -108,10 +106,7 @@ def compare(record: Record, cells: list[Cell]) -> None:
 def main() -> int:
     parser = common.parser(__doc__, "accuracy", methods="all")
     models.add_budget(parser)
-    parser.add_argument("--full", action="store_true", help="pixel figures at the pictures' size too")
     args = common.arguments(parser, threads=2)
-    if not common.cuda_or_cpu(args.device):
-        return 0
     record = Record(args, "accuracy on the test pictures")
     cells = []
     with common.workspace(args.work) as folder:

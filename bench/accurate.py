@@ -1,8 +1,7 @@
 """What do several members cost, and what do they bring? The presets small, default and accurate.
 
     python bench/accurate.py
-    python bench/accurate.py --categories toothbrush --products plate,fabric --presets default,accurate
-    python bench/accurate.py --categories toothbrush --shots 1,2,4,8
+    python bench/accurate.py --categories toothbrush --products plate,fabric
 
 The first two presets are PatchCore's, the third is the ensemble's. Each is fitted on real and on drawn
 products, tested as `accuracy.py` does it, and one picture is timed: from path to answer by the trained and by
@@ -14,7 +13,6 @@ from __future__ import annotations
 import statistics
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +24,11 @@ from common import Args, Cell, Record
 from models import Job
 
 PRESETS = {"small": "patchcore", "default": "patchcore", "accurate": "ensemble"}
-LEARNT, GOOD, BAD, SIDE = 40, 16, 28, 512  # of a drawn product
+DRAWN = {"train": 40, "good": 16, "bad": 28, "size": 512}  # of a drawn product
 
 
 def time_job(files: list[str], root: str, repeats: int) -> Cell:
-    """Median milliseconds of processor time for a picture, by engine: one thread."""
+    """Median milliseconds of processor time for a picture on one thread, by engine."""
     import torch
 
     from flawscope import open_dataset
@@ -53,33 +51,20 @@ def measured(args: Args, record: Record, folder: Path, job: Job) -> Cell | None:
     """The cell of a job: its accuracy and its time for a picture."""
 
     def measure(model: Path, fit: Cell) -> Cell:
-        same: dict[str, Any] = {"device": "cpu", "threads": args.threads, "full": False}
+        same: dict[str, Any] = {"device": "cpu", "threads": args.threads}
         tested = common.task(accuracy.test_job, model=model, root=job.root, drawn=[0, 0], **same).json
         files = [str(model), str(models.exported(model, "onnxruntime", "fp32", Path(job.root)))]
         spent = common.task(time_job, files=files, root=job.root, repeats=args.repeats).json
         return {**tested, "ms": spent, "fit": {"seconds": fit["seconds"], "file_mib": fit["file_mib"]}}
 
-    name = f"{job.category}/{job.preset}" + (f"/{job.good} good" if job.good else "")
-    return models.after_fit(args, record, folder, job, name, measure)
-
-
-def products(args: Args, folder: Path) -> Iterator[tuple[str, Path]]:
-    yield from common.roots(args)
-    for name in filter(None, args.products.split(",")):
-        sizes = {"train": LEARNT, "good": GOOD, "bad": BAD, "size": SIDE}
-        yield name, drawn.product(folder / "drawn", name, **sizes, seed=3)
+    return models.after_fit(args, record, folder, job, f"{job.category}/{job.preset}", measure)
 
 
 def row_of(name: str, cell: Cell) -> Cell:
-    found = {k: cell["metrics"][k] for k in common.METRICS}
+    alarms = {"false alarms": common.alarms(cell["false_alarms"])}
     spent = {f"ms {k}": v for k, v in cell["ms"].items()}
-    return {
-        "what": name,
-        **found,
-        "false alarms": common.alarms(cell["false_alarms"]),
-        **spent,
-        "fit s": cell["fit"]["seconds"],
-    }
+    metrics = {k: cell["metrics"][k] for k in common.METRICS}
+    return {"what": name, **metrics, **alarms, **spent, "fit s": cell["fit"]["seconds"]}
 
 
 def main() -> int:
@@ -87,20 +72,15 @@ def main() -> int:
     parser.add_argument(
         "--products", default="plate,fabric,cable,wood", help="drawn ones (default: %(default)s)"
     )
-    parser.add_argument("--presets", default=",".join(PRESETS), help="default: %(default)s")
-    parser.add_argument("--shots", type=common.numbers, default=[None], help="the first good pictures only")
-    parser.add_argument("--repeats", type=int, default=12, help="pictures that are timed")
+    parser.set_defaults(repeats=12)
     args = common.arguments(parser, products="", repeats=2)
     record, rows = Record(args, "accuracy against time"), []
     with common.workspace(args.work) as folder:
-        for category, root in products(args, folder):
-            for preset in args.presets.split(","):
-                for good in args.shots:
-                    method = PRESETS[preset]
-                    own = common.QUICK[method] if args.quick else {}
-                    job = Job(category, str(root), method, own, preset, good=good)
-                    if cell := measured(args, record, folder, job):
-                        rows.append(row_of(f"{category}, {preset}" + (f", {good}" if good else ""), cell))
+        for category, root in drawn.products(args, folder / "drawn", 3, **DRAWN):
+            for preset, method in PRESETS.items():
+                job = Job(category, str(root), method, common.QUICK[method] if args.quick else {}, preset)
+                if cell := measured(args, record, folder, job):
+                    rows.append(row_of(f"{category}, {preset}", cell))
     common.table("accuracy and time", rows)
     return record.status()
 

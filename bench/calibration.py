@@ -2,11 +2,11 @@
 
     python bench/calibration.py
 
-The training pictures of a category are shuffled by --seed and split into --folds parts. Every part is
-predicted by a model that was fitted and calibrated on the others; the false alarms of all parts together are
-given with their 95 % interval (Clopper-Pearson), beside what the calibrations promise: k/(n + 1) with n
-calibration pictures and k = floor(rate (n + 1)), at least 1. Beside it stands the full fit on the test's good
-pictures. One fold is one cell.
+The training pictures of a category are shuffled and split into five parts. Every part is predicted by a
+model that was fitted and calibrated on the others; the false alarms of all parts together are given with
+their 95 % interval (Clopper-Pearson), beside what the calibrations promise: k/(n + 1) with n calibration
+pictures and k = floor(rate (n + 1)), at least 1. Beside it stands the full fit on the test's good pictures.
+One fold is one cell.
 """
 
 from __future__ import annotations
@@ -70,31 +70,25 @@ def main() -> int:
     import numpy as np
 
     parser = common.parser(__doc__, "calibration", methods="patchcore")
-    parser.add_argument("--folds", type=int, default=5, help="default: %(default)s")
-    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.set_defaults(folds=5)
     args = common.arguments(parser, threads=2, folds=2)
     record = common.Record(args, "false alarms promised and measured, on good pictures only")
     rows = []
     for _, root, method, name in common.cases(args):
         train, test = (list(map(str, common.pictures_below(root / s / "good"))) for s in ("train", "test"))
-        part = np.random.default_rng(args.seed).permutation(len(train)) % args.folds  # [N], 0..folds-1
+        part = np.random.default_rng(0).permutation(len(train)) % args.folds  # [N], 0..folds-1
         splits = {"test": {"learnt": train, "held": test}}
         for fold in range(args.folds):
             halves = {"learnt": part != fold, "held": part == fold}
             chosen = {k: [p for p, f in zip(train, v, strict=True) if f] for k, v in halves.items()}
-            splits[f"fold {fold} of {args.folds}, seed {args.seed}"] = chosen
+            splits[f"fold {fold} of {args.folds}, seed 0"] = chosen
         given: dict[str, Any] = {"method": method, "preset": args.preset, "threads": args.threads}
         given["settings"] = common.settings(args, method)
-        found: list[Cell] = []
-        for which, paths in splits.items():
-            work = lambda p=paths, g=given: common.task(measure, paths=p, **g).json  # noqa: E731
-            if cell := record.attempt(f"{name}/{which}", work):
-                found.append(cell)
-        if len(found) < len(splits):
+        found = [record.task(f"{name}/{which}", measure, paths=p, **given) for which, p in splits.items()]
+        if None in found:
             continue
         for kind, cells in (("folds, held out", found[1:]), ("full fit, test pictures", found[:1])):
-            several = [alarms(cells, rate) for rate in RATES]
-            rows += [{"model": name, "of": kind, **one} for one in several]
+            rows += [{"model": name, "of": kind, **alarms(cells, rate)} for rate in RATES]
     common.table("false alarms", rows)
     return record.status()
 

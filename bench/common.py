@@ -34,6 +34,7 @@ MIB = 2**20
 PACKAGES = ("flawscope", "torch", "torchvision", "timm", "numpy", "pillow", "scipy", "safetensors")
 PACKAGES += ("onnx", "onnxruntime", "openvino", "scikit-learn", "ray", "pyarrow", "av")
 METRICS = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "au_pro")
+MAIN = ("image_auroc", "pixel_auroc", "au_pro")
 # settings with which `--quick` is done in seconds; its numbers mean nothing
 QUICK: dict[str, dict[str, Any]] = {
     "patchcore": {"size": "64"},
@@ -75,7 +76,7 @@ def parser(description: str | None, name: str, *, methods: str = "", data: bool 
         made.add_argument("--methods", default=methods, help="default: %(default)s")
         made.add_argument("--preset", default="default", help="of every method (default: %(default)s)")
         made.add_argument(
-            *("--set", "--settings"), dest="set", action="append", default=[], metavar="KEY=VALUE",
+            "--set", action="append", default=[], metavar="KEY=VALUE",
             help="setting of every method that has it; METHOD.KEY=VALUE: of one",
         )  # fmt: skip
     return made
@@ -161,7 +162,7 @@ def settings(args: Args, method: str) -> Settings:
     from flawscope.config import parse_assignments
     from flawscope.methods import registry
 
-    own = QUICK.get(method, {}) if args.quick else {}
+    own = {**QUICK.get(method, {})} if args.quick else {}
     asked, names = registry.method(method), registry.names()
     for key, value in parse_assignments(args.set).items():
         owner, dot, name = key.rpartition(".")
@@ -190,13 +191,22 @@ def slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-")
 
 
+def exported(work: Path, size: str, *, train: int, good: int, side: int) -> tuple[Path, Path]:
+    """An exported PatchCore of drawn plates for a network of a size, made once; and the plates' folder."""
+    data = draw(work, train=train, good=good, bad=4, size=side)
+    fitted, made = work / f"model-{size}.safetensors", work / f"model-{size}.onnx"
+    if not made.is_file():
+        flawscope("fit", "--data", data, "--size", size, "--out", fitted, "--quiet")
+        flawscope("export", fitted, "--out", made, "--quiet")
+    return made, data
+
+
+def mib_of(path: str | Path) -> Any:
+    return sig(Path(path).stat().st_size / MIB, 4)
+
+
 def pictures_below(folder: Path) -> list[Path]:
     return sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
-
-
-def spread_over(paths: Sequence[str | Path], count: int) -> list[str]:
-    """So many of them, of every kind."""
-    return [str(p) for p in paths[:: max(1, len(paths) // count)][:count]]
 
 
 # --------------------------------------------------------------------------------------- timing, numbers
@@ -248,23 +258,6 @@ def paired(a: Sequence[float], b: Sequence[float]) -> float:
 def sig(value: float | None, digits: int = 6) -> Any:
     """A number with so many digits; None stays."""
     return None if value is None else float(f"{value:.{digits}g}")
-
-
-def band(count: int, rate: float) -> tuple[int, int]:
-    """Least and most of so many that lie within the binomial 95 % band of a rate."""
-    from scipy import stats
-
-    low, high = stats.binom.interval(0.95, count, rate)
-    return int(low), int(high)
-
-
-def most_drawn(count: int, scores: int, rate: float) -> int:
-    """The most false alarms of so many new pictures (97.5 %) at a threshold that is one of so many scores of
-    good pictures: the rate that it has is one of a beta distribution."""
-    from scipy import stats
-
-    rank = round(rate * (scores + 1))
-    return int(stats.betabinom.ppf(0.975, count, rank, scores + 1 - rank))
 
 
 # --------------------------------------------------------------------------------------- child processes
@@ -361,19 +354,6 @@ def start(main: Callable[[], int] | None = None) -> int:
         return 2
 
 
-def cuda_or_cpu(device: str) -> bool:
-    """Whether the device is there; a line if it is not."""
-    from flawscope.errors import InputError
-    from flawscope.methods.detector import device_for
-
-    try:
-        device_for(device)
-    except InputError as error:
-        say(f"skipped: {error}")
-        return False
-    return True
-
-
 def device_peak(device: str) -> int | None:
     """MiB of a GPU."""
     if not device.startswith("cuda"):
@@ -454,6 +434,10 @@ class Record:
             self.failures.append(name)
             return None
 
+    def task(self, name: str, function: Callable[..., Any], **values: Any) -> Cell | None:
+        """The same, of a function of a script in a fresh process."""
+        return self.attempt(name, lambda: task(function, **values).json)
+
     def status(self) -> int:
         """The exit code."""
         return 1 if self.failures else 0
@@ -525,6 +509,11 @@ def _shown(value: Any) -> Any:
 def ms(found: Mapping[str, Any] | None) -> float | None:
     """The median in milliseconds."""
     return None if found is None else sig(1000 * found["median"], 4)
+
+
+def facts_of(cell: Cell) -> Cell:
+    """A cell without how it was made."""
+    return {key: value for key, value in cell.items() if key != "_"}
 
 
 def alarms(found: Mapping[str, Any]) -> str:

@@ -11,16 +11,37 @@ and with several.
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import common
-import models
 from common import Cell
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 OURS = "flawscope"
+
+
+def features_of(paths: list[Path], size: str) -> Tensor:
+    """PatchCore's features [N, P, D] of pictures."""
+    import torch
+
+    from flawscope.fitting.preparation import prepare
+    from flawscope.methods import registry
+    from flawscope.methods.extract import embed_pictures
+    from flawscope.methods.patchcore.model import Model
+
+    prepared = prepare(paths, registry.method("patchcore"), device="cpu", size=size)
+    model = prepared.model
+    assert isinstance(model, Model)
+    features = torch.empty(len(paths), sum(model.patches), model.views[0].embedding.width)
+
+    def store(index: int, one: Tensor, inside: Tensor | None) -> None:
+        features[index] = one
+
+    embed_pictures(model, prepared.task.load, range(len(paths)), store)
+    return features
 
 
 def plain_loop(features: Tensor, count: int) -> Tensor:
@@ -117,17 +138,15 @@ def main() -> int:
     record = common.Record(args, "exact greedy k-center: seconds and correctness")
     for category, root in list(common.roots(args))[:1]:
         paths = common.pictures_below(root / "train")
-        maps = models.patchcore_features(paths, {"size": "64" if args.quick else "256"})[1][0]  # [N, P, D]
+        maps = features_of(paths, "64" if args.quick else "256")  # [N, P, D]
         features = maps.flatten(0, 1)[: args.points].clone().to(args.device)
         groups = torch.arange(len(features), device=args.device) // maps.shape[1]
         given = (features, args.picks, groups, args.repeats)
         name = f"{category}/{len(features)} points, {args.picks} picks"
         cell = record.cell(name, lambda given=given: speed(*given))  # type: ignore[misc]
-        rows = [
-            {"engine": k, "seconds": v["median"], "/ ours": v["/ flawscope"]}
-            for k, v in cell["engines"].items()
-        ]
-        common.table(name, rows)
+        engines = cell["engines"].items()
+        keys = {"seconds": "median", "/ ours": "/ flawscope"}
+        common.table(name, [{"engine": k, **{to: v[at] for to, at in keys.items()}} for k, v in engines])
         common.table("against the plain loop", [cell["agreement"]])
     return record.status()
 

@@ -1,16 +1,8 @@
-"""Drawn products for the measurements, beside the program's own plate and fabric.
-
-Plates and fabrics also come in other colours and at another distance. Sheets, and the products of `OTHERS`,
-are drawn here; circuit boards are drawn by the code at a commit of this repository, where they stood.
-"""
+"""Drawn products for the measurements, beside the program's own plate and fabric."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,15 +10,14 @@ from typing import Any
 import numpy as np
 
 import common
+from common import Args
 from flawscope.synthesis.demo import dataset, fabric, plate, scene
 from flawscope.synthesis.demo.scene import UNITS, Flaw, Frame, cover, lay, rounded_box
 from flawscope.synthesis.masks import Floats, Mask, fractal_noise
 
-BOARDS = "19cecfd"  # the last commit that draws them
 DEFECTS = ("scratch", "stain", "speck", "dent")
 Rng = np.random.Generator
 Scene = tuple[Floats, Mask]  # light [H, W, 3], and where the product is [H, W]
-OTHERS = ("gear", "bottle", "keys", "cable", "wood", "mesh", "leather", "pill")
 
 
 def _ground(size: int, rng: Rng, colour: tuple[float, float, float], rough: float = 5) -> Floats:
@@ -57,13 +48,9 @@ def _bottle(size: int, rng: Rng) -> Scene:
     frame, canvas = scene.place(size, rng, shift=5, degrees=180), _ground(size, rng, (222, 224, 220), 3)
     radius = np.hypot(frame.u, frame.v)
     for outer, colour in ((128, (52, 34, 20)), (108, (96, 58, 26)), (76, (30, 18, 12)), (62, (62, 40, 26))):
-        wave = (
-            12
-            * np.sin(radius / 9 + rng.uniform(-0.4, 0.4))
-            * (0.6 + 0.4 * np.sin(np.arctan2(frame.v, frame.u)))
-        )
-        body = _shape(canvas, radius - outer, frame, colour, wave)
-    del body
+        wave = 12 * np.sin(radius / 9 + rng.uniform(-0.4, 0.4))
+        wave = wave * (0.6 + 0.4 * np.sin(np.arctan2(frame.v, frame.u)))
+        _shape(canvas, radius - outer, frame, colour, wave)
     return canvas, radius < 122
 
 
@@ -116,9 +103,8 @@ def _leather(size: int, rng: Rng) -> Scene:
     """Dyed leather: a fine relief without direction."""
     relief = fractal_noise((size, size), (34, 34), rng, octaves=2)
     slope = np.gradient(np.abs(relief))
-    shade = 190 * (slope[0] + slope[1]) * size / UNITS + 7 * fractal_noise(
-        (size, size), (3, 3), rng, octaves=2
-    )
+    rough = 7 * fractal_noise((size, size), (3, 3), rng, octaves=2)
+    shade = 190 * (slope[0] + slope[1]) * size / UNITS + rough
     canvas = np.asarray((126, 64, 40), np.float32) + np.clip(shade, -50, 50)[..., None]
     return np.asarray(canvas, np.float32), np.ones((size, size), np.bool_)
 
@@ -157,12 +143,6 @@ def view(size: int, rng: Rng, number: int, tone: float, flaw: Flaw | None) -> Fl
     return canvas
 
 
-DRAWN: dict[str, Callable[[int, Rng], Scene]] = {
-    "gear": _gear, "bottle": _bottle, "keys": _keys, "cable": _cable, "wood": _wood, "mesh": _mesh,
-    "leather": _leather, "pill": _pill, "sheet": _sheet,
-}  # fmt: skip
-
-
 def _render(draw: Callable[[int, Rng], Scene], size: int, rng: Rng, flaw: Flaw | None) -> Floats:
     """A product as `dataset.Category` draws it."""
     canvas, body = draw(size, rng)
@@ -190,11 +170,13 @@ def _nearer(size: int, rng: Rng, flaw: Flaw | None) -> Floats:
     return fabric.render(large, rng, flaw)[edge : edge + size, edge : edge + size]
 
 
-CATEGORIES = {
-    "painted": dataset.Category(plate.DEFECTS, _recoloured),
-    "nearer": dataset.Category(fabric.DEFECTS, _nearer),
-    **{name: dataset.Category(DEFECTS, partial(_render, draw)) for name, draw in DRAWN.items()},
-}
+SCENES = {
+    "gear": _gear, "bottle": _bottle, "keys": _keys, "cable": _cable, "wood": _wood, "mesh": _mesh,
+    "leather": _leather, "pill": _pill, "sheet": _sheet,
+}  # fmt: skip
+CATEGORIES = {name: dataset.Category(DEFECTS, partial(_render, draw)) for name, draw in SCENES.items()}
+CATEGORIES["painted"] = dataset.Category(plate.DEFECTS, _recoloured)
+CATEGORIES["nearer"] = dataset.Category(fabric.DEFECTS, _nearer)
 
 
 def product(root: Path, name: str, *, train: int, good: int, bad: int, size: int, seed: int) -> Path:
@@ -203,33 +185,15 @@ def product(root: Path, name: str, *, train: int, good: int, bad: int, size: int
     if folder.is_dir():
         return folder
     draft = root / f".{name}"
-    if name == "board":
-        _board(draft, train, good, -(-bad // 5), size, seed)
-    else:
-        dataset.CATEGORIES.update(CATEGORIES)
-        kinds = len(dataset.CATEGORIES[name].defects)
-        each = -(-bad // kinds)
-        dataset.draw_dataset(
-            draft, category=name, train=train, good=good, bad_per_kind=each, size=size, seed=seed
-        )
+    dataset.CATEGORIES.update(CATEGORIES)
+    counts = {"train": train, "good": good, "bad_per_kind": -(-bad // len(dataset.CATEGORIES[name].defects))}
+    dataset.draw_dataset(draft, category=name, size=size, seed=seed, **counts)
     (draft / name).rename(folder)
     return folder
 
 
-def _board(root: Path, train: int, good: int, each: int, size: int, seed: int) -> None:
-    """Circuit boards with five kinds of defect of a 20th to a 10th of the side."""
-    with tempfile.TemporaryDirectory() as then:
-        command = ["git", "-C", str(common.ROOT), "archive", BOARDS, "src/flawscope"]
-        archive = subprocess.run(command, capture_output=True, check=False)
-        if archive.returncode:
-            raise SystemExit(
-                f"boards are drawn by commit {BOARDS}, which this copy does not have: clone it whole"
-            )
-        subprocess.run(["tar", "-x", "-C", then], input=archive.stdout, check=True)
-        code = (
-            "from pathlib import Path; from flawscope.demo.dataset import draw_boards; "
-            f"draw_boards(Path({str(root)!r}), train={train}, good={good}, bad_per_kind={each}, "
-            f"size=({2 * size}, {2 * size}), extent=({size / 10}, {size / 5}), seed={seed})"
-        )
-        env = {**os.environ, "PYTHONPATH": str(Path(then) / "src")}
-        subprocess.run([sys.executable, "-c", code], env=env, check=True)
+def products(args: Args, folder: Path, seed: int, **counts: int) -> Iterator[tuple[str, Path]]:
+    """Real categories and drawn products, with their folders."""
+    yield from common.roots(args)
+    for name in filter(None, args.products.split(",")):
+        yield name, product(folder, name, seed=seed, **counts)

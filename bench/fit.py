@@ -4,8 +4,7 @@
     python bench/fit.py --methods patchcore --set size=256 --repeats 3
     python bench/fit.py --only drawn --methods patchcore --counts 60,200,1000 --set size=256 --set memory=0.15
 
-data   `flawscope fit` of each category, whole processes: seconds and peak memory. For PatchCore in pairs with
-       a process that only starts, reads, embeds and selects, the floor (A B A B).
+data   `flawscope fit` of each category, whole processes: seconds and peak memory.
 drawn  the same on --counts drawn pictures of --side pixels: what grows with their number. Where a method
        predicts its memory before it starts, the prediction stands beside the measured peak.
 """
@@ -17,35 +16,19 @@ from pathlib import Path
 from typing import Any
 
 import common
-import models
 from common import Args, Cell, Settings
 
-SHOWN = ("peak_mib", "predicted_mib", "predicted / peak", "/ floor", "bank", "shards", "steps")
-
-
-def floor(folder: str, settings: Settings) -> Cell:
-    """Start-up, reading, features and coresets, nothing else."""
-    from flawscope.methods.patchcore import coreset
-    from flawscope.methods.patchcore.bank_selection import bank_size
-
-    config, features = models.patchcore_features(common.pictures_below(Path(folder)), settings)
-    bank = 0
-    for view, one in enumerate(features):
-        points = one.flatten(0, 1)
-        bank += len(coreset.select(points, bank_size(config, view, len(points))).indices)
-    return {"bank": bank}
+SHOWN = ("peak_mib", "predicted_mib", "predicted / peak", "bank", "shards", "steps")
 
 
 def measure(args: Args, method: str, root: Path, folder: Path, settings: Settings) -> Cell:
     """`flawscope fit`, --repeats times."""
     model = folder / "fit.safetensors"
     words = [w for k, v in settings.items() for w in ("--set", f"{k}={'null' if v is None else v}")]
-    whole, below = [], []
+    whole = []
     for _ in range(args.repeats):
         command = ("fit", "--data", root, "--method", method, "--preset", args.preset, "--out", model)
         whole.append(common.flawscope(*command, "--threads", str(args.threads), "--quiet", *words))
-        if method == "patchcore" and args.floor:
-            below.append(common.task(floor, folder=root / "train", settings=settings))
         common.say(f"  {whole[-1].seconds:.2f} s")
     from flawscope.artefact.model_file import read_manifest
 
@@ -57,15 +40,9 @@ def measure(args: Args, method: str, root: Path, folder: Path, settings: Setting
         "stages": facts["seconds"],
         **{k: facts[k] for k in ("bank", "patches", "shards", "covering_radius", "steps") if k in facts},
     }
-    if "memory_predicted" in facts:
-        predicted = facts["memory_predicted"]
-        found |= {
-            "predicted_mib": predicted // common.MIB,
-            "predicted / peak": common.sig(predicted / peak, 4),
-        }
-    if below:
-        found["floor"] = common.summary([child.seconds for child in below]) | below[-1].json
-        found["/ floor"] = common.paired([c.seconds for c in whole], [c.seconds for c in below])
+    if predicted := facts.get("memory_predicted"):
+        found["predicted_mib"] = predicted // common.MIB
+        found["predicted / peak"] = common.sig(predicted / peak, 4)
     return found
 
 
@@ -84,7 +61,6 @@ def main() -> int:
             name = f"{count} drawn, {args.side} px"
             cases.append((name, common.draw(folder / common.slug(name), train=count, size=args.side)))
         for name, root in cases:
-            args.floor = "drawn" not in name
             for method in common.methods(args):
                 settings = common.settings(args, method)
                 of = f"{name}/{method}, {common.label(settings, args.preset)}, {args.threads} threads"

@@ -4,8 +4,8 @@
     python bench/fit_latency.py --only candidates --products gear,cable,leather --categories ""
 
 `limits`: each cell is one call of `flawscope fit --latency`, and then its model in a process of its own:
-image AUROC and AU-PRO on the test pictures, and the time from decoded pixels to the decision, over `--calls`
-calls with these pictures in turn. Measure while nothing else runs: the load before each cell stands in it.
+image AUROC and AU-PRO on the test pictures, and the time from decoded pixels to the decision, over 200 calls
+with these pictures in turn. Measure while nothing else runs: the load before each cell stands in it.
 
 `candidates`: all of PatchCore's candidates on products that take no part in `limits`, exported, in ONNX
 Runtime: the measurement behind their order.
@@ -14,15 +14,12 @@ Runtime: the measurement behind their order.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import common
 import drawn
 from common import Args, Cell
-
-SIDE = 512  # pixels of drawn pictures, as the real ones have
 
 
 def judge(model: str, root: str, engine: str, threads: int, calls: int) -> Cell:
@@ -33,24 +30,16 @@ def judge(model: str, root: str, engine: str, threads: int, calls: int) -> Cell:
     from flawscope.pictures.decoding import decode
 
     own = None if engine == "torch" else engine
-    predictor, data = (
-        flawscope.load(model, engine=own, device="cpu", threads=threads),
-        flawscope.open_dataset(root),
-    )
+    predictor = flawscope.load(model, engine=own, device="cpu", threads=threads)
     assert isinstance(predictor, flawscope.Predictor)
-    found = evaluate(predictor, data)
-    pictures = [decode(item.path) for item in found_items(found)]
+    found = evaluate(predictor, flawscope.open_dataset(root))
+    judged = [one.item.path for one in found.pictures]
+    pictures = [decode(path) for path in judged[:: -(-len(judged) // 40)]]  # good and defective ones
     return {
         "metrics": {name: found.metrics[name] for name in common.METRICS},
         "false_alarms": found.false_alarms,
         **timing.latency(timing.timed(predictor, pictures, calls=calls)),
     }
-
-
-def found_items(found: Any) -> list[Any]:
-    """At most 40 of the test pictures that were judged, good and defective ones."""
-    items = [one.item for one in found.pictures]
-    return items[:: -(-len(items) // 40)]
 
 
 def fit(root: str, model: str, preset: str, settings: dict[str, Any], threads: int) -> Cell:
@@ -65,15 +54,6 @@ def fit(root: str, model: str, preset: str, settings: dict[str, Any], threads: i
     fitted.save(Path(model).with_suffix(".safetensors"))
     export(Path(model).with_suffix(".safetensors"), model)
     return {"bank": fitted.manifest.facts["bank"]}
-
-
-def products(args: Args, folder: Path) -> Iterator[tuple[str, Path]]:
-    """Real categories and drawn products, with their folders."""
-    if args.categories:
-        yield from common.roots(args)
-    for name in filter(None, args.products.split(",")):
-        size, (train, good, bad) = args.side, args.pictures
-        yield name, drawn.product(folder, name, train=train, good=good, bad=bad, size=size, seed=5)
 
 
 def within(args: Args, folder: Path, name: str, root: Path, limit: int) -> Cell:
@@ -94,8 +74,7 @@ def within(args: Args, folder: Path, name: str, root: Path, limit: int) -> Cell:
 
 def candidate(args: Args, folder: Path, root: Path, one: dict[str, Any]) -> Cell:
     model = folder / "candidate.onnx"
-    settings = {key: value for key, value in one.items() if key != "preset"}
-    own = {"preset": one.get("preset", "default"), "settings": settings, "threads": args.threads}
+    own = {"preset": one.pop("preset", "default"), "settings": one, "threads": args.threads}
     fitted = common.task(fit, root=root, model=model, **own).json
     same = {"engine": "onnxruntime", "threads": args.threads, "calls": args.calls}
     return {**fitted, **common.task(judge, model=model, root=root, **same).json}
@@ -105,28 +84,21 @@ def main() -> int:
     from flawscope.methods import registry
 
     parser = common.parser(__doc__, "fit_latency")
-    parser.set_defaults(categories="toothbrush", threads=2)
+    drawings = {"train": 40, "good": 24, "bad": 24, "size": 512}  # as large as the real pictures
+    parser.set_defaults(categories="toothbrush", threads=2, calls=200, drawings=drawings)
     parser.add_argument("--only", default="limits", choices=("limits", "candidates"))
     parser.add_argument("--products", default="plate,fabric", help="drawn ones (default: %(default)s)")
-    parser.add_argument(
-        "--limits", type=common.numbers, default=[20, 50, 150], help="ms (default: 20,50,150)"
-    )
-    parser.add_argument("--calls", type=int, default=200, help="that are timed (default: %(default)s)")
-    parser.add_argument(
-        "--pictures", type=common.numbers, default=[40, 24, 24], help="drawn: learnt, good, defective"
-    )
-    parser.add_argument("--side", type=int, default=SIDE, help="of drawn pictures (default: %(default)s)")
-    quick = {"products": "", "limits": [5000], "calls": 4, "pictures": [16, 4, 4], "side": 96}
+    parser.add_argument("--limits", type=common.numbers, default=[20, 50, 150], help="ms: 20,50,150")
+    quick = {"products": "", "limits": [5000], "calls": 4}
     args = common.arguments(parser, **quick)
     record = common.Record(args, "the most accurate model within a time")
     rows = []
     with common.workspace(args.work) as folder:
-        for name, root in products(args, folder):
+        for name, root in drawn.products(args, folder, 5, **args.drawings):
             if args.only == "candidates":
                 for one in registry.method("patchcore").candidates:
-                    words = common.label(
-                        {k: v for k, v in one.items() if k != "preset"}, one.get("preset", "default")
-                    )
+                    settings = {k: v for k, v in one.items() if k != "preset"}
+                    words = common.label(settings, one.get("preset", "default"))
                     work = lambda r=root, c=dict(one): candidate(args, folder, r, c)  # noqa: E731
                     if cell := record.attempt(f"{name}/{words}", work):
                         rows.append(row_of(name, words, cell))

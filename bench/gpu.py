@@ -56,30 +56,19 @@ def plan(args: Args, data: Path) -> list[Step]:
     def script(name: str, out: str, *words: str, settings: Sequence[str] = ()) -> list[str]:
         sets = [word for pair in settings for word in ("--set", pair)]
         path = str(Path(args.out).with_name(f"gpu-{out}.json"))
-        return [
-            sys.executable,
-            str(common.ROOT / "bench" / name),
-            *words,
-            *beside,
-            *sets,
-            "--again",
-            "--out",
-            path,
-        ]
+        program = [sys.executable, str(common.ROOT / "bench" / name)]
+        return [*program, *words, *beside, *sets, "--again", "--out", path]
 
     points = ["--points", "1000", "--picks", "100", "--repeats", "1"] if quick else []
     steps, batches = ("2", "1,2") if quick else ("300", "1,8,16,32,64")
     latency = ["--methods", "patchcore,efficientad", "--runtimes", "torch", "--precisions", "fp32,fp16,bf16"]
     latency += ["--batches", batches, "--repeats", "2" if quick else "60"]
     training = ["--methods", methods, "--seen", "2" if quick else "10", "--repeats", "1" if quick else "20"]
+    fits = ["--methods", "all", "--seen", "2", "--steps", steps]
     found = [
         Step("tests", [sys.executable, "-m", "pytest", "-m", "cuda", "tests/gpu"], 240),
         Step("coreset", script("coreset.py", "coreset", *points), 180),
-        Step(
-            "fit",
-            script("accuracy.py", "fit", "--methods", "all", "--seen", "2", "--steps", steps, settings=tiny),
-            360,
-        ),
+        Step("fit", script("accuracy.py", "fit", *fits, settings=tiny), 360),
         Step("predict", script("latency.py", "predict", *latency, settings=tiny), 360),
         Step("steps", script("step.py", "steps", *training, settings=tiny), 300),
     ]

@@ -10,8 +10,7 @@ does: `predict` from path to answer, pictures per second with decoding beside it
 the work apart, all works in every round (A B A B), so that ratios are of neighbours in time:
 
     run          what the session does: images to scores and maps
-    embed        the first of its two steps in the same engine (fp32 and bf16), the networks; in torch `score`
-                 too, the second one
+    embed, score its two steps, the networks and the search; in torch
     plain, published
                  references in torch (`references.py`)
     decode, preprocess
@@ -37,6 +36,8 @@ if TYPE_CHECKING:
 
     Images = NDArray[np.float32]
 
+FIT_STEPS = 20  # where no model is given
+PICTURES = 32  # different ones
 REST = 0.02  # seconds between works: threads of OpenMP and of ONNX Runtime spin for some milliseconds
 PARTS = ("run", "embed", "score", "plain", "published", "decode", "preprocess")
 
@@ -75,11 +76,8 @@ def parts(
     works: dict[str, Work] = {"run": lambda: session.run(images)}
     if isinstance(session, TorchSession):
         works |= torch_steps(session, images)
-    elif work := engine_embed(session.runtime, predictor.manifest, reference.model, images, threads):
-        works["embed"] = work
-    works |= references.forward(
-        predictor.manifest.method, reference.model, torch.from_numpy(images).to(reference.device)
-    )
+    given = torch.from_numpy(images).to(reference.device)
+    works |= references.forward(predictor.manifest.method, reference.model, given)
     works |= {
         "decode": lambda: [load(p, None) for p in paths],
         "preprocess": lambda: [preprocess(picture) for picture in opened],
@@ -106,30 +104,6 @@ def torch_steps(session: Any, images: Images) -> dict[str, Work]:
     return {"embed": lambda: within(model.embed, given), "score": lambda: within(model.score, features)}
 
 
-def engine_embed(runtime: str, manifest: Any, model: Any, images: Images, threads: int) -> Work | None:
-    """`embed` of the trained model alone in an engine, with the session's options; None for a precision that
-    changes the graph."""
-    precision = manifest.calibration.precision
-    if precision not in ("fp32", "bf16"):
-        return None
-    from flawscope.export.export import traced
-
-    graph = traced(manifest.method, model)[0].SerializeToString()
-    if runtime == "onnxruntime":
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.log_severity_level = threads, 4
-        engine = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        return lambda: engine.run(None, {"images": images})
-    from flawscope.runtime.openvino import HINTS, core
-
-    hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": HINTS[precision]}
-    hints |= {"ENABLE_CPU_PINNING": False, "INFERENCE_NUM_THREADS": threads}
-    request = core().compile_model(core().read_model(graph, b""), "CPU", hints).create_infer_request()
-    return lambda: request.infer([images], share_inputs=True, share_outputs=True)
-
-
 # ------------------------------------------------------------------------------------------------ the cells
 
 
@@ -144,14 +118,15 @@ def subject(args: Args, folder: Path, of: tuple[str, Path, str], engine: tuple[s
             own.write_bytes(Path(path).read_bytes())
         return own if engine[0] == "torch" else models.exported(own, *engine, of[1])
     few = registry.method(method).learns_in_steps and "steps" not in common.settings(args, method)
-    return models.model_for(args, folder, of, engine, **({"steps": args.fit_steps} if few else {}))
+    return models.model_for(args, folder, of, engine, **({"steps": FIT_STEPS} if few else {}))
 
 
 def measured(args: Args, folder: Path, of: Any, engine: Any, batch: int) -> Cell:
     from flawscope.artefact.model_file import read_manifest
 
     model, trained = (subject(args, folder, of, e) for e in (engine, ("torch", "fp32")))
-    pictures = common.spread_over(common.pictures_below(of[1] / "test"), args.pictures)
+    paths = common.pictures_below(of[1] / "test")
+    pictures = [str(path) for path in paths[:: max(1, len(paths) // PICTURES)]][:PICTURES]
     same: dict[str, Any] = {"pictures": pictures, "batch": batch, "threads": args.threads}
     same |= {"device": args.device, "repeats": max(min(args.repeats, 10), args.repeats // batch)}
     apart = common.task(parts, model=model, trained=trained, **same).json
@@ -162,7 +137,7 @@ def measured(args: Args, folder: Path, of: Any, engine: Any, batch: int) -> Cell
         **apart,
         **child.json,
         **child.facts,
-        "file_mib": common.sig(models.file_size(model) / common.MIB, 4),
+        "file_mib": common.mib_of(model),
         "facts": {"size": manifest.config["size"], **kept},
     }
 
@@ -174,13 +149,8 @@ def main() -> int:
     parser.add_argument("--device", default="cpu", help="cpu or cuda; cuda measures torch only")
     parser.add_argument("--batches", type=common.numbers, default=[1, 8], help="default: 1,8")
     parser.add_argument("--repeats", type=int, default=100, help="of pictures (default: %(default)s)")
-    parser.add_argument("--pictures", type=int, default=32, help="different ones (default: %(default)s)")
-    parser.add_argument("--fit-steps", type=int, default=20, help="where no model is given")
     quick = {"repeats": 2, "batches": [1], "runtimes": "torch,onnxruntime", "precisions": "fp32"}
-    quick["methods"] = "patchcore"
-    args = common.arguments(parser, threads=2, **quick)
-    if not common.cuda_or_cpu(args.device):
-        return 0
+    args = common.arguments(parser, threads=2, methods="patchcore", **quick)
     if args.device != "cpu":
         args.runtimes = "torch"
     record = common.Record(args, "from a picture to an answer")

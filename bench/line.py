@@ -46,6 +46,7 @@ from flawscope_line.plc import FAULT, GOOD, Again, ModbusClient, OpcUaClient, Pl
 from sink_helpers import Cable, Listener, Mosquitto
 from station_helpers import NAME, Served, everything, free_port, until
 
+PERIOD = 1.0  # seconds from part to part on a belt
 PARTS = 24  # pictures that come again and again
 DOWN = (0.2, 4.0)  # seconds that a camera or a link stays away
 SETTINGS = """\
@@ -68,11 +69,9 @@ device: cpu
 
 def made(args: Args, work: Path) -> tuple[Path, Path]:
     """An exported model, and the folder of the parts that pass by: every third has a defect."""
-    data = common.draw(work, train=40, good=PARTS, bad=4, size=256)
-    fitted, exported, parts = work / "model.safetensors", work / "model.onnx", work / "parts"
-    if not exported.is_file():
-        common.flawscope("fit", "--data", data, "--size", args.size, "--out", fitted, "--quiet")
-        common.flawscope("export", fitted, "--out", exported, "--quiet")
+    exported, data = common.exported(work, args.size, train=40, good=PARTS, side=256)
+    parts = work / "parts"
+    if not parts.is_dir():
         parts.mkdir()
         kinds = sorted(path for path in (data / "test").glob("*/*.png") if path.parent.name != "good")
         good = sorted((data / "test/good").iterdir())
@@ -114,10 +113,10 @@ class Belt:
     cable: Cable
     outcomes: dict[str, tuple[str, int]] = field(default_factory=dict)
 
-    def run(self, parts: int, period: float) -> None:
+    def run(self, parts: int) -> None:
         begun = time.monotonic()
         for number in range(parts):
-            time.sleep(max(0.0, begun + number * period - time.monotonic()))
+            time.sleep(max(0.0, begun + number * PERIOD - time.monotonic()))
             self.camera.place(number)
             time.sleep(1.5 * belt.MOVE)
             part, outcome, shown = f"{self.letter}{number:06}", FAULT, None
@@ -144,11 +143,8 @@ def whole(args: Args, work: Path) -> Cell:
     with tempfile.TemporaryDirectory() as place, ExitStack() as ending:
         folder = Path(place)
         site = plc_helpers.install(folder / "site", plc_helpers.ROOT, plc_helpers.LINE)
-        broker, ports, path = (
-            Mosquitto(folder / "broker"),
-            [free_port(), free_port()],
-            folder / "station.yaml",
-        )
+        broker, path = Mosquitto(folder / "broker"), folder / "station.yaml"
+        ports = [free_port(), free_port()]
         broker.start()
         ending.callback(broker.kill)
         cameras = [Camera(parts), Camera(parts)]
@@ -181,12 +177,10 @@ def whole(args: Args, work: Path) -> Cell:
         kinds = [("station", served.kill, partial(served.start, 240.0))] * 2
         kinds += [("camera", one.camera.kill, one.camera.start) for one in belts]
         kinds += [("cable", one.cable.cut, one.cable.plug) for one in belts]
-        rng, period = random.Random(args.seed), 2 / args.rate
-        breaking = threading.Thread(
-            target=lambda: broken.append(faults(rng, args.mean, ended, kinds)), daemon=True
-        )
-        count = round(60 * args.minutes / period)
-        running = [threading.Thread(target=one.run, args=(count, period), daemon=True) for one in belts]
+        rng, count = random.Random(args.seed), round(60 * args.minutes / PERIOD)
+        breaks = lambda: broken.append(faults(rng, args.mean, ended, kinds))  # noqa: E731
+        breaking = threading.Thread(target=breaks, daemon=True)
+        running = [threading.Thread(target=one.run, args=(count,), daemon=True) for one in belts]
         for thread in [breaking, *running]:
             thread.start()
         for thread in running:
@@ -199,38 +193,29 @@ def whole(args: Args, work: Path) -> Cell:
 def compared(belts: list[Belt], url: str, listener: Listener, parts: Path, broken: Counter[str]) -> Cell:
     """What the PLCs, the store and MQTT have."""
     recorded = {one["id"]: one for one in everything(url)}
-    topic = ""
 
-    def told() -> Counter[int]:
-        nonlocal topic
+    def told() -> dict[int, Any]:
         topic = next((name for name, _ in list(listener.messages)), "")
-        return listener.numbers(topic)
+        return {one["data"]["id"]: one["data"] for one in listener.of(topic)}
 
     until(lambda: len(told()) >= len(recorded), "MQTT did not tell all inspections")
-    messages = {one["data"]["id"]: one["data"] for one in listener.of(topic)}
+    messages = told()
     outcomes = {part: found for one in belts for part, found in one.outcomes.items()}
     words = {GOOD: "good", "nok": "anomalous"}
-    unsafe = [
-        part
-        for part, (outcome, number) in outcomes.items()
-        if outcome in words
-        and (
-            (row := recorded.get(number)) is None or (row["part"], row["decision"]) != (part, words[outcome])
-        )
-    ]
+    known = {(number, row["part"], row["decision"]) for number, row in recorded.items()}
+    said = [(number, part, words[how]) for part, (how, number) in outcomes.items() if how in words]
     seen = Counter(row["part"] for row in recorded.values())
-    wrong = pictures_of_others(url, recorded, parts)
     counted = Counter(outcome for outcome, _ in outcomes.values())
     answered = {number for outcome, number in outcomes.values() if outcome != FAULT}
     return {
         "parts": sum(len(one.outcomes) for one in belts),
         **{name: counted[name] for name in ("ok", "nok", FAULT)},
-        "unsafe": len(unsafe),
+        "unsafe": sum(one not in known for one in said),
         "recorded": len(recorded),
         "recorded good": sum(row["decision"] == "good" for row in recorded.values()),
         "not told in time": len(recorded.keys() - answered),
         "recorded twice": sum(times > 1 for times in seen.values()),
-        "of another part": len(wrong),
+        "of another part": len(pictures_of_others(url, recorded, parts)),
         "told by MQTT": len(messages),
         "told otherwise": sum(
             messages.get(n, {}).get("decision") != row["decision"] for n, row in recorded.items()
@@ -259,18 +244,14 @@ def pictures_of_others(url: str, recorded: dict[int, Any], parts: Path) -> list[
 def main() -> int:
     parser = common.parser(__doc__, "line")
     parser.add_argument("--minutes", type=float, default=60.0, help="default: %(default)s")
-    parser.add_argument("--rate", type=float, default=2.0, help="parts a second (default: %(default)s)")
-    parser.add_argument(
-        "--mean", type=float, default=20.0, help="seconds between faults (default: %(default)s)"
-    )
     parser.add_argument("--seed", type=int, default=0, help="of the faults (default: %(default)s)")
-    parser.add_argument("--size", default="128", help="of the model's pictures (default: %(default)s)")
+    parser.set_defaults(mean=20.0, size="128")  # seconds between faults; of the model's pictures
     args = common.arguments(parser, minutes=0.3, mean=4.0, size="64")
     record = common.Record(args, "a line with two PLCs, whose station, cameras and cables break")
     with common.workspace(args.work) as work:
-        name = f"{args.minutes:g} minutes, {args.rate:g} parts a second, seed {args.seed}"
+        name = f"{args.minutes:g} minutes, {2 / PERIOD:g} parts a second, seed {args.seed}"
         cell = record.cell(name, partial(whole, args, work))
-        common.table("a line", [{key: value for key, value in cell.items() if key != "_"}])
+        common.table("a line", [common.facts_of(cell)])
     return record.status()
 
 

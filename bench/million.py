@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import time
+import shutil
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,6 +12,11 @@ import httpx
 import common
 
 HOUR = 3_600_000_000  # microseconds
+WATCH = """
+new MutationObserver((_, self) => {
+  if (document.documentElement?.dataset.ready) { window.readyAt = performance.now(); self.disconnect(); }
+}).observe(document, {attributes: true, subtree: true, attributeFilter: ['data-ready']});
+"""
 PAGES = ("live", "review", "history", "trends", "models")
 
 
@@ -24,51 +29,29 @@ def fill(database: Any, count: int) -> None:
     from flawscope.station.store.database import now
     from flawscope.station.store.schema import inspections, pictures, products, verdicts, versions
 
-    rng, end_, step = np.random.default_rng(0), now(), 100 * 24 * HOUR // count
+    rng, until, step, limit = np.random.default_rng(0), now(), 100 * 24 * HOUR // count, 2.0
     with database.reading() as connection:
         product = connection.execute(products.select()).one().id
         version = connection.execute(versions.select()).first().id
         first = int(connection.execute(text("SELECT coalesce(max(id), 0) FROM inspections")).scalar_one()) + 1
+    of = {"product_id": product, "version_id": version, "source": "http"}
+    file = {"product_id": product, "suffix": ".png", "bytes": 300_000, "width": 640, "height": 480}
     for begin in range(0, count, 20_000):
         size = min(20_000, count - begin)
-        scores = rng.lognormal(0, 0.3, size)
-        limit = 2.0
-        said = rng.random(size)
         shown, seen, words = [], [], []
-        for k in range(size):
-            number, at = begin + k, end_ - (count - begin - k) * step
-            bad, near = bool(scores[k] > limit), bool(limit * 0.95 < scores[k] <= limit)
-            verdict = (
-                ("good" if said[k] < 0.2 else "defect" if said[k] < 0.9 else None) if bad or near else None
-            )
+        for number, score, said in zip(
+            range(begin, begin + size), rng.lognormal(0, 0.3, size), rng.random(size), strict=True
+        ):
+            at, bad, near = until - (count - number) * step, score > limit, 0.95 * limit < score <= limit
+            stands_out = bool(bad or near)
+            verdict = ("good" if said < 0.2 else "defect" if said < 0.9 else None) if stands_out else None
             digest = hashlib.sha256(str(number).encode()).hexdigest()
-            shown.append(
-                {
-                    "product_id": product,
-                    "hash": digest,
-                    "suffix": ".png",
-                    "bytes": 300_000,
-                    "width": 640,
-                    "height": 480,
-                    "created_at": at,
-                }
-            )
-            waits = "waiting" if bad or near else "none"
-            seen.append(
-                {
-                    **{
-                        "product_id": product,
-                        "version_id": version,
-                        "picture": digest,
-                        "at": at,
-                        "key": f"k{number}",
-                    },
-                    **{"name": f"part-{number:07}.png", "source": "http", "score": float(scores[k])},
-                    **{"p_value": 0.5, "severity": float(scores[k] - limit), "score_threshold": limit},
-                    **{"anomalous": bad, "near": near, "regions": "[]", "verdict": verdict},
-                    "review": "done" if verdict else waits,
-                }
-            )
+            shown.append({**file, "hash": digest, "created_at": at})
+            judged = {"score": float(score), "p_value": 0.5, "severity": float(score - limit)}
+            judged |= {"score_threshold": limit, "anomalous": bool(bad), "near": bool(near), "regions": "[]"}
+            review = "done" if verdict else "waiting" if stands_out else "none"
+            named = {"picture": digest, "at": at, "key": f"k{number}", "name": f"part-{number:07}.png"}
+            seen.append({**of, **named, **judged, "verdict": verdict, "review": review})
             if verdict:
                 word = {"inspection_id": first + number, "verdict": verdict, "at": at, "who": "anna"}
                 words.append({**word, "mask": None, "note": ""})
@@ -141,23 +124,24 @@ def questions(url: str) -> dict[str, tuple[str, dict[str, Any]]]:
 
 def in_browser(url: str, rounds: int) -> dict[str, float]:
     """Milliseconds until each page can be used, in the slowest visit but the first; without Chromium none."""
-    from report import TIMES, WATCH, chromium
+    from selenium import webdriver
+    from selenium.webdriver.support.ui import WebDriverWait
 
-    found: dict[str, float] = {}
-    try:
-        with chromium() as browser:
-            browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": WATCH})
-            for page in PAGES:
-                slowest = []
-                for _ in range(min(rounds, 5) + 1):
-                    browser.get(f"{url}/plate/{page}")
-                    patience = time.monotonic() + 30
-                    while (
-                        not (ready := browser.execute_script(TIMES)["ready"]) and time.monotonic() < patience
-                    ):
-                        time.sleep(0.02)
-                    slowest.append(float(ready or 30_000))
-                found[page] = common.sig(max(slowest[1:]), 4)
-    except SystemExit as error:
-        common.say(f"skipped: {error}")
+    program, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (program and driver):
+        common.say("skipped: chromium and chromedriver are not installed")
+        return {}
+    options, found = webdriver.ChromeOptions(), dict[str, float]()
+    options.binary_location = program
+    for word in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage"):
+        options.add_argument(f"--{word}")
+    with webdriver.Chrome(options=options, service=webdriver.ChromeService(driver)) as browser:
+        browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": WATCH})
+        wait = WebDriverWait(browser, 30, 0.02)
+        for page in PAGES:
+            times = []
+            for _ in range(min(rounds, 5) + 1):
+                browser.get(f"{url}/plate/{page}")
+                times.append(float(wait.until(lambda b: b.execute_script("return window.readyAt"))))
+            found[page] = common.sig(max(times[1:]), 4)
     return found

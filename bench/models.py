@@ -14,25 +14,16 @@ import common
 from common import Args, Cell, Record, Settings
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from flawscope.predictor import Predictor
 
 OF_PICTURES = ("calibration_pictures", "calibration_groups", "summary")  # facts that no result needs
 
 
-def _minutes(text: str) -> list[float]:
-    return [float(word) for word in text.split(",")]
-
-
 def add_budget(made: Any) -> None:
     """Flags of trainings."""
     made.add_argument("--steps", type=common.numbers, default=[], help="one training each, such as 500,1000")
-    made.add_argument("--minutes", type=_minutes, default=[], help="the same")
     made.add_argument("--seen", type=common.numbers, default=[0], help="defects to learn from: 0,10")
     made.add_argument("--seeds", type=common.numbers, default=[0], help="default: 0")
-    made.add_argument("--good", type=int, help="the first good pictures only")
-    made.add_argument("--false-alarm-rate", type=float, help="default: flawscope's")
     made.add_argument("--device", default="cpu", help="default: %(default)s")
 
 
@@ -45,20 +36,14 @@ class Job:
     method: str
     settings: Settings
     preset: str = "default"
-    minutes: float | None = None
     seen: int = 0
     seed: int = 0
-    good: int | None = None  # the first good pictures only; None: all
     device: str = "cpu"
-    false_alarm_rate: float | None = None
 
     @property
     def described(self) -> str:
         """The method and its settings, without what was seen."""
         words = [self.method, common.label(self.settings, self.preset)]
-        words += [f"{self.minutes:g} minutes"] if self.minutes else []
-        words += [f"{self.good} good"] if self.good else []
-        words += [f"false alarms {self.false_alarm_rate:g}"] if self.false_alarm_rate else []
         return ", ".join(words + ([] if self.device == "cpu" else [self.device]))
 
     @property
@@ -71,18 +56,13 @@ class Job:
 
 
 def jobs(args: Args, category: str, root: Path, method: str, **more: Any) -> Iterator[Job]:
-    """One for every budget: --steps and --minutes of a method that learns in steps, else its default."""
+    """One for each of --steps of a method that learns in steps, else for its default."""
     from flawscope.methods import registry
 
     values = common.settings(args, method)
-    budgets: list[tuple[Settings, float | None]] = [(values, None)]
-    if registry.method(method).learns_in_steps and (args.steps or args.minutes):
-        rest = {k: v for k, v in values.items() if k != "steps"}
-        budgets = [({**rest, "steps": n}, None) for n in args.steps]
-        budgets += [(rest, minutes) for minutes in args.minutes]
-    same = {"device": args.device, "good": args.good, "false_alarm_rate": args.false_alarm_rate}
-    for given, minutes in budgets:
-        yield Job(category, str(root), method, given, args.preset, minutes, **{**same, **more})
+    budgets = args.steps if registry.method(method).learns_in_steps else []
+    for given in [{**values, "steps": steps} for steps in budgets] or [values]:
+        yield Job(category, str(root), method, given, args.preset, device=args.device, **more)
 
 
 def fit_job(job: dict[str, Any], model: str, threads: int) -> Cell:
@@ -94,18 +74,15 @@ def fit_job(job: dict[str, Any], model: str, threads: int) -> Cell:
     from flawscope.methods import registry
 
     of = Job(**job)
-    asked, dataset = registry.method(of.method), open_dataset(of.root)
-    dataset = dataclasses.replace(dataset, train=dataset.train[: of.good])
-    options: dict[str, Any] = {"seed": of.seed, **of.settings}
+    asked, options = registry.method(of.method), dict[str, Any](of.settings)
     checkpoint = Path(model).with_suffix(".checkpoint.safetensors")
     if asked.learns_in_steps:
-        options |= {"minutes": of.minutes, "checkpoint": checkpoint, "resume": True}
+        options |= {"checkpoint": checkpoint, "resume": True}
     if asked.takes_seen_defects:
         options |= {"seen": of.seen}
-    if of.false_alarm_rate is not None:
-        options |= {"false_alarm_rate": of.false_alarm_rate}
     resumed, start = checkpoint.is_file(), time.perf_counter()
-    fitted = fit(dataset, method=of.method, preset=of.preset, device=of.device, **options)
+    same: dict[str, Any] = {"method": of.method, "preset": of.preset, "device": of.device, "seed": of.seed}
+    fitted = fit(open_dataset(of.root), **same, **options)
     fitted.save(model)
     took = time.perf_counter() - start
     checkpoint.unlink(missing_ok=True)
@@ -120,7 +97,7 @@ def fit_job(job: dict[str, Any], model: str, threads: int) -> Cell:
         "pictures": {role: roles.count(role) for role in sorted({*roles})},
         "unusable": list(fitted.failures),
         "device_peak_mib": common.device_peak(manifest.facts["device"]),
-        "file_mib": common.sig(file_size(Path(model)) / common.MIB, 4),
+        "file_mib": common.mib_of(model),
     }
 
 
@@ -199,35 +176,6 @@ def open_model(path: Path | str, device: str = "cpu", threads: int | None = None
 
     engine = "openvino" if str(path).endswith(common.RUNTIMES["openvino"]) else None
     return flawscope.load(path, engine=engine, device=device, threads=threads)
-
-
-def file_size(model: Path) -> int:
-    """Bytes."""
-    return model.stat().st_size
-
-
-def patchcore_features(paths: list[Path], settings: Settings) -> tuple[Any, list[Tensor]]:
-    """PatchCore's settings, and per size the features [N, P, D] of pictures by flawscope's extraction."""
-    import torch
-
-    from flawscope.fitting.preparation import prepare
-    from flawscope.methods import registry
-    from flawscope.methods.extract import embed_pictures
-    from flawscope.methods.patchcore.model import Model
-
-    prepared = prepare(paths, registry.method("patchcore"), device="cpu", **settings)
-    model = prepared.model
-    assert isinstance(model, Model)
-    features = [
-        torch.empty(len(paths), p, v.embedding.width) for p, v in zip(model.patches, model.views, strict=True)
-    ]
-
-    def store(index: int, one: Tensor, inside: Tensor | None) -> None:
-        for own, part in zip(features, one.split(model.patches), strict=True):
-            own[index] = part
-
-    embed_pictures(model, prepared.task.load, range(len(paths)), store)
-    return model.config, features
 
 
 if __name__ == "__main__":

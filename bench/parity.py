@@ -11,7 +11,6 @@ a time:
     decisions   pictures judged otherwise
     metrics     image AUROC, pixel AUROC and AU-PRO of both
     batches     every session with itself: pictures in batches of 3, 8 and 7 against one at a time
-    odd shapes  the same for pictures cropped to odd sizes, some a few pixels wide
 
 A map's values near 0 (a patch that is in the memory bank) are differences of large numbers: rounding shows
 there first, where it means nothing.
@@ -20,26 +19,22 @@ there first, where it means nothing.
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import common
 import models
-from common import Cell
+from common import MAIN, Cell
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from flawscope.predictor import Predictor
     from flawscope.runtime import Session
 
     Answer = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 TORCH = ("torch", "fp32")
 BATCHES = (3, 8, 7)
-METRICS = ("image_auroc", "pixel_auroc", "au_pro")
-SHAPES = ((333, 517), (517, 333), (255, 256), (97, 401), (31, 33), (500, 7), (1, 301))  # height, width
 
 
 def answers(session: Session, images: NDArray[np.float32], batch: int) -> Answer:
@@ -65,30 +60,6 @@ def differences(found: Answer, expected: Answer, names: list[str]) -> Cell:
     }
 
 
-def odd_shapes(trained: Predictor, other: Predictor, paths: list[Path]) -> Cell:
-    """Crops of test pictures, the same for both; through `predict`, so with all that is around a session."""
-    import numpy as np
-
-    from flawscope.pictures.decoding import decode
-
-    pictures = []
-    for k, (height, width) in enumerate(SHAPES):
-        whole = decode(paths[k * len(paths) // len(SHAPES)])
-        top, left = (max(whole.shape[i] - side, 0) // 3 for i, side in enumerate((height, width)))
-        pictures.append(np.ascontiguousarray(whole[top:, left:][:height, :width]))
-    names = [f"{p.shape[0]}x{p.shape[1]}" for p in pictures]
-
-    def of(predictor: Predictor, batch: int) -> Answer:
-        found: Any = [p for _, p in predictor.stream(pictures, batch=batch)]
-        return np.array([p.score for p in found], float), np.stack([p.map for p in found]).astype(float)
-
-    alone = of(other, 1)
-    return {
-        "torch": differences(alone, of(trained, 1), names),
-        "batches": {str(b): differences(of(other, b), alone, names) for b in (*BATCHES, len(names))},
-    }
-
-
 def compare(trained: str, exported: str, root: str, threads: int) -> Cell:
     import numpy as np
 
@@ -106,11 +77,10 @@ def compare(trained: str, exported: str, root: str, threads: int) -> Cell:
         "size": list(pair[0].session.size),
         **differences(found, expected, names),
         "decisions": [names[k] for k in np.flatnonzero(judged[0] != judged[1])],
-        "odd_shapes": odd_shapes(pair[0], pair[1], paths),
     }
     for p, alone in zip(pair, (expected, found), strict=True):
         metrics = flawscope.evaluate(p, dataset).metrics
-        result.setdefault("metrics", {})[p.session.runtime] = {k: common.sig(metrics[k]) for k in METRICS}
+        result.setdefault("metrics", {})[p.session.runtime] = {k: common.sig(metrics[k]) for k in MAIN}
         result.setdefault("batches", {})[p.session.runtime] = {
             str(b): differences(answers(p.session, images, b), alone, names) for b in BATCHES
         }
@@ -122,17 +92,13 @@ def row_of(name: str, cell: Cell) -> Cell:
         return max(d["score_relative"] for d in found.values())
 
     torch, own = cell["batches"].values()
-    shapes = cell["odd_shapes"]
     keys = ("pictures", "score", "score_relative", "map", "map_over_maximum")
+    metrics = zip(*(one.values() for one in cell["metrics"].values()), strict=True)
     return {"model": name, **{k: cell[k] for k in keys}} | {
         "decisions": len(cell["decisions"]),
-        "metrics differ by": max(
-            abs(a - b) for a, b in zip(*(m.values() for m in cell["metrics"].values()), strict=True)
-        ),
+        "metrics differ by": max(abs(a - b) for a, b in metrics),
         "torch's batches": worst(torch),
         "own batches": worst(own),
-        "odd shapes": shapes["torch"]["score_relative"],
-        "their batches": worst(shapes["batches"]),
     }
 
 

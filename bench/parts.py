@@ -17,7 +17,7 @@ from pathlib import Path
 import common
 from common import Args, Cell, Record
 
-RATE = 0.05
+RATE, DIFFICULTY, SEED = 0.05, 0.8, 37  # of false alarms; of the scratch, 0 to 1
 
 
 def draw(args: Args, folder: Path, views: int, learnt: int, number: int) -> dict[str, list[Path]]:
@@ -33,14 +33,14 @@ def draw(args: Args, folder: Path, views: int, learnt: int, number: int) -> dict
     for place, (kind, count) in enumerate(kinds.items()):
         (folder / kind).mkdir(parents=True, exist_ok=True)
         for part in range(count):
-            rng = np.random.default_rng([args.seed, number, place, part])
+            rng = np.random.default_rng([SEED, number, place, part])
             tone, spoilt = rng.normal(0, 6), int(rng.integers(views))
             for k, own in enumerate(rng.spawn(views)):
                 path = folder / kind / f"p{part:03d}_{k}.png"
                 found.setdefault(kind, []).append(path)
                 if path.is_file():
                     continue
-                hard = scene.Flaw("scratch", args.difficulty, own.spawn(1)[0])
+                hard = scene.Flaw("scratch", DIFFICULTY, own.spawn(1)[0])
                 flaw = hard if kind == "bad" and k == spoilt else None
                 canvas = drawn.view(args.side, own, k, tone, flaw)
                 Image.fromarray(scene.sensor(canvas, own)).save(path, compress_level=1)
@@ -57,15 +57,8 @@ def measure(args: Args, folder: Path, views: int, learnt: int, number: int) -> C
     torch.set_num_threads(args.threads)
     pictures = draw(args, folder, views, learnt, number)
     settings = common.settings(args, "patchcore")
-    model = flawscope.fit(
-        pictures["learnt"],
-        part=r"p\d+",
-        false_alarm_rate=RATE,
-        check=False,
-        samples=0,
-        device="cpu",
-        **settings,
-    )
+    settings |= {"part": r"p\d+", "false_alarm_rate": RATE, "check": False, "samples": 0, "device": "cpu"}
+    model = flawscope.fit(pictures["learnt"], **settings)
     parts = Parts(model.manifest)
     cell: Cell = {}
     for kind in ("good", "bad"):
@@ -120,24 +113,20 @@ def main() -> int:
     parser.add_argument("--draws", type=int, default=20, help="default: %(default)s")
     parser.add_argument("--good", type=int, default=30, help="new good parts a draw (default: %(default)s)")
     parser.add_argument("--bad", type=int, default=30, help="defective parts a draw (default: %(default)s)")
-    parser.add_argument("--difficulty", type=float, default=0.8, help="of the scratch, 0 to 1 (%(default)s)")
-    parser.add_argument("--side", type=int, default=160, help="of the pictures (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=37, help="default: %(default)s")
+    parser.set_defaults(side=160)
     args = common.arguments(parser, threads=2, views=[2], learnt=[5], draws=1, good=2, bad=2, side=64)
     record = Record(args, "parts in several views: false alarms of parts, and defective parts found")
     words, rows = common.label(common.settings(args, "patchcore"), args.preset), []
     with common.workspace(args.work) as work:
         for views, learnt in itertools.product(args.views, args.learnt):
-            name, cells = f"{views} views/{learnt} learnt/{words}/seed {args.seed}", []
+            name, cells = f"{views} views/{learnt} learnt/{words}/seed {SEED}", []
             for k in range(args.draws):
-                folder = work / f"parts-{args.seed}-{views}-{k}"
+                folder = work / f"parts-{SEED}-{views}-{k}"
                 own = lambda f=folder, v=views, n=learnt, k=k: measure(args, f, v, n, k)  # noqa: E731
                 cells.append(record.attempt(f"{name}/draw {k}", own))
             if None not in cells:
                 every = record.cell(f"{name}/all of {args.draws}", lambda c=cells, n=learnt: summed(c, n))
-                rows.append(
-                    {"views": views, "learnt": learnt, **{k: v for k, v in every.items() if k != "_"}}
-                )
+                rows.append({"views": views, "learnt": learnt, **common.facts_of(every)})
     common.table("decisions on parts", rows)
     return record.status()
 

@@ -42,22 +42,13 @@ WARM = 20  # parts before the first one that counts
 CHUNKS = 10  # of the histories, each written when it is done
 
 
-def made(args: Args, work: Path) -> tuple[Path, Path]:
-    """An exported model, and the folder of pictures for it."""
-    data = common.draw(work, train=24, good=12, bad=4, size=args.side)
-    fitted, exported = work / f"model-{args.size}.safetensors", work / f"model-{args.size}.onnx"
-    if not exported.is_file():
-        common.flawscope("fit", "--data", data, "--size", args.size, "--out", fitted, "--quiet")
-        common.flawscope("export", fitted, "--out", exported, "--quiet")
-    return exported, data / "test" / "good"
-
-
 def timed(args: Args, wire: str, work: Path) -> Cell:
     """Times of parts over one wire, in milliseconds."""
     import flawscope
     from flawscope.station.settings.station import Settings
 
-    model, pictures = made(args, work)
+    model, drawn = common.exported(work, args.size, train=24, good=12, side=args.side)
+    pictures = drawn / "test" / "good"
     predictor = flawscope.load(model, device="cpu", threads=args.threads)
     data = [path.read_bytes() for path in sorted(pictures.iterdir())]
     with tempfile.TemporaryDirectory() as folder:
@@ -96,10 +87,8 @@ def timed(args: Args, wire: str, work: Path) -> Cell:
     lines = (line.rpartition(" ") for line in metrics.splitlines() if line.startswith("flawscope_"))
     said = {name.partition("{")[0]: float(value) for name, _, value in lines}
     own = {f"station_p{p}": 1000 * said[f"flawscope_trigger_seconds_p{p}"] for p in (50, 99)}
-    shares = {
-        f"{name}_p{p}": float(np.percentile(times, p)) for name, times in found.items() for p in (50, 99)
-    }
-    return {"parts": args.parts, **shares, **own, "missed": said["flawscope_missed_deadlines_total"]}
+    times = {f"{k}_p{p}": float(np.percentile(v, p)) for k, v in found.items() for p in (50, 99)}
+    return {"parts": args.parts, **times, **own, "missed": said["flawscope_missed_deadlines_total"]}
 
 
 def histories(count: int, number: int) -> Cell:
@@ -128,32 +117,24 @@ def histories(count: int, number: int) -> Cell:
 def main() -> int:
     parser = common.parser(__doc__, "plc", data=False)
     parser.add_argument("--only", default="time,histories", help="default: %(default)s")
-    parser.add_argument("--wires", default=",".join(plc_helpers.WIRES), help="default: %(default)s")
     parser.add_argument("--parts", type=int, default=300, help="default: %(default)s")
     parser.add_argument("--histories", type=int, default=100_000, help="default: %(default)s")
-    parser.add_argument("--size", default="256", help="of the model's pictures (default: %(default)s)")
-    parser.add_argument("--side", type=int, default=640, help="of the camera's (default: %(default)s)")
-    args = common.arguments(parser, parts=5, histories=200, size="64", side=96, wires="modbus")
+    parser.set_defaults(wires=plc_helpers.WIRES, size="256", side=640)  # of the model's and camera's pictures
+    args = common.arguments(parser, parts=5, histories=200, size="64", side=96, wires=["modbus"])
     record = common.Record(args, "a PLC: from trigger to output, and histories of the handshake")
     with common.workspace(args.work) as work:
         if "time" in args.only:
-            cells = {
-                wire: record.cell(f"time/{wire}", partial(timed, args, wire, work))
-                for wire in args.wires.split(",")
-            }
+            cells = {w: record.cell(f"time/{w}", partial(timed, args, w, work)) for w in args.wires}
             shown = ["whole_p50", "predict_p50"]
             shown += [f"{name}_p{p}" for name in ("beyond", "post", "station") for p in (50, 99)]
-            rows = [
-                {"wire": wire, **{name: common.sig(one[name], 3) for name in shown}}
-                for wire, one in cells.items()
-            ]
+            rows = [{"wire": w, **{k: common.sig(one[k], 3) for k in shown}} for w, one in cells.items()]
             common.table(f"milliseconds; wanted beyond predict: {TARGET}", rows)
     if "histories" in args.only:
         total: Counter[str] = Counter()
         for number in range(CHUNKS):
             work = partial(histories, args.histories // CHUNKS, number)
             cell = record.cell(f"histories/{number}", work)
-            total.update({name: value for name, value in cell.items() if name != "_"})
+            total.update(common.facts_of(cell))
         common.table("histories", [dict(total)])
     return record.status()
 

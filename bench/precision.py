@@ -11,14 +11,11 @@ picture that are in the right order.
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import common
 import models
-from common import Cell
-
-METRICS = ("image_auroc", "pixel_auroc", "au_pro")
+from common import MAIN, Cell
 
 
 def judge(model: str, root: str, threads: int) -> Cell:
@@ -35,11 +32,11 @@ def judge(model: str, root: str, threads: int) -> Cell:
     found = flawscope.evaluate(predictor, dataset, take=take)
     calibration = predictor.calibration
     return {
-        "metrics": {k: found.metrics[k] for k in METRICS},
+        "metrics": {k: found.metrics[k] for k in MAIN},
         "false_alarms": found.false_alarms,
         "threshold": common.sig(calibration.score_threshold),
         "calibration": f"{calibration.method}, {calibration.precision}",
-        "file_mib": common.sig(models.file_size(Path(model)) / common.MIB, 4),
+        "file_mib": common.mib_of(model),
         "pictures": pictures,
     }
 
@@ -50,7 +47,7 @@ def change(cell: Cell, base: Cell) -> Cell:
     pictures = [(cell["pictures"][name], base["pictures"][name]) for name in names]
     anomalous = sum(was[2] for _, was in pictures)
     pairs = anomalous * (len(pictures) - anomalous)
-    both = [(k, cell["metrics"][k], base["metrics"][k]) for k in METRICS]
+    both = [(k, cell["metrics"][k], base["metrics"][k]) for k in MAIN]
     less = {k: round(a - b, 6) for k, a, b in both if None not in (a, b)}
     return {
         **less,
@@ -89,7 +86,7 @@ def main() -> int:
 def row_of(name: str, engine: str, cell: Cell, against: Cell) -> Cell:
     return {
         **{"model": name, "engine": engine, **cell["metrics"]},
-        **{f"change of {k}": against.get(k) for k in METRICS},
+        **{f"change of {k}": against.get(k) for k in MAIN},
         "pairs": f"{against['pairs']:+.1f} of {against['pairs in all']}",
         "decisions": len(against["decisions"]),
         "false alarms": common.alarms(cell["false_alarms"]),

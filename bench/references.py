@@ -1,7 +1,7 @@
 """Plain references: what one would write, or what public code does, in torch, fp32, eager and contiguous.
 
 They are given away for less than they are worth: their pictures are at hand, and what a method does beyond
-the costly part (re-weighting, maps, leaving a picture out of its own prototype) is left out.
+the costly part (re-weighting, maps) is left out.
 """
 
 from __future__ import annotations
@@ -19,15 +19,9 @@ if TYPE_CHECKING:
 PUBLISHED = 384  # EfficientAD's channels
 
 
-def training_step(method: str, trainer: Any) -> Work | None:
-    """A training step beside that of a trainer; None where nobody has written one."""
-    found = {"efficientad": efficientad_step, "prnet": prnet_step}.get(method)
-    return found(trainer) if found else None
-
-
 def forward(method: str, model: Any, images: Tensor) -> dict[str, Work]:
     """From images [B, 3, H, W] to what decides, beside a detector that is on a CPU or on a GPU."""
-    found = {"patchcore": patchcore_search, "efficientad": efficientad_networks, "prnet": prnet_network}
+    found = {"patchcore": patchcore_search, "efficientad": efficientad_networks}
     works = found[method](model, images) if method in found else {}
     return {name: _inference(work, images.device) for name, work in works.items()}
 
@@ -87,91 +81,3 @@ def efficientad_networks(model: Any, images: Tensor) -> dict[str, Work]:
         "plain": forward((model.teacher, model.student, model.autoencoder), model.config.border),
         "published": forward(published, 0),
     }
-
-
-def efficientad_step(trainer: Any) -> Work:
-    """Public code's step: 384 channels, the whole picture, three passes of the student, two of the teacher
-    and one of the autoencoder, Adam."""
-    from flawscope.methods.efficientad.networks import Autoencoder, normalised, pdn
-
-    device, size = trainer.device, trainer.config.network
-    teacher = pdn(size).to(device).requires_grad_(False).eval()
-    student, autoencoder = pdn(size, 2 * PUBLISHED).to(device).train(), Autoencoder().to(device).train()
-    images = [normalised(trainer.batch(k).images[:1].contiguous().to(device)) for k in range(4)]
-    other = normalised(torch.rand_like(images[0]))
-    with torch.no_grad():
-        outputs = teacher(images[0])
-    mean, std = outputs.mean((0, 2, 3), keepdim=True), outputs.std((0, 2, 3), keepdim=True)
-    values = [*student.parameters(), *autoencoder.parameters()]
-    optimiser = torch.optim.Adam(values, lr=1e-4, weight_decay=1e-5)
-    done = 0
-
-    def step() -> float:
-        nonlocal done
-        image, done = images[done % len(images)], done + 1
-        changed = 1.1 * image  # brighter: the cheapest of the three changes
-        with torch.no_grad():
-            taught, changed_taught = ((teacher(x) - mean) / std for x in (image, changed))
-        squares = (taught - student(image)[:, :PUBLISHED]) ** 2
-        hard = squares[squares >= torch.quantile(squares, 0.999)].mean()
-        penalty = (student(other)[:, :PUBLISHED] ** 2).mean()
-        rebuilt, described = autoencoder(changed), student(changed)[:, PUBLISHED:]
-        loss = hard + penalty + ((changed_taught - rebuilt) ** 2).mean() + ((rebuilt - described) ** 2).mean()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        return float(loss)
-
-    return step
-
-
-# --------------------------------------------------------------------------------------------------- PRN
-
-
-def expanded(features: Tensor, prototypes: Tensor, std: Tensor) -> Tensor:
-    """Residuals [B, C, H, W] as public code finds them: every picture against every prototype, element by
-    element, B K maps at once."""
-    b, k = len(features), len(prototypes)
-    theirs = prototypes[None].expand(b, -1, -1, -1, -1)
-    mine = features[:, None].expand(-1, k, -1, -1, -1)
-    own = prototypes[(mine - theirs).square().sum((2, 3, 4)).sqrt().argmin(1)]
-    return ((features - own) / std.view(-1, 1, 1)).square()
-
-
-def _logits(model: Any, images: Tensor) -> Tensor:
-    """Of a PRN, by expanded residuals."""
-    with torch.no_grad():
-        maps = model.backbone(images)
-        scales = zip(model.scales, maps, strict=False)
-        residuals = (
-            [expanded(own, s.prototypes, s.std) for s, own in scales] if model.config.residuals else []
-        )
-    logits: Tensor = model.network(model.standardised(maps), residuals)
-    return logits
-
-
-def prnet_network(model: Any, images: Tensor) -> dict[str, Work]:
-    """Backbone, expanded residuals and network."""
-    own = _contiguous(model)
-    return {"plain": lambda: _logits(own, images)}
-
-
-def prnet_step(trainer: Any) -> Work:
-    """The same network and loss, features expanded against all prototypes, Adam not fused."""
-    from flawscope.methods.prnet.network import loss
-
-    model, config = _contiguous(trainer.model), trainer.config
-    optimiser = torch.optim.Adam(model.network.parameters(), config.rate, weight_decay=config.decay)
-    batches = [trainer.batch(k) for k in range(4)]
-    done = 0
-
-    def step() -> float:
-        nonlocal done
-        batch, done = batches[done % len(batches)], done + 1
-        value = loss(_logits(model, batch.images.to(trainer.device)), batch.masks.to(trainer.device))
-        optimiser.zero_grad()
-        value.backward()
-        optimiser.step()
-        return float(value)
-
-    return step

@@ -35,15 +35,12 @@ def measure(repeats: int) -> Cell:
 
 def main() -> int:
     parser = common.parser(__doc__, "startup", data=False)
-    parser.add_argument("--repeats", type=int, default=10, help="default: %(default)s")
+    parser.set_defaults(repeats=10)
     args = common.arguments(parser, repeats=1)
     record = common.Record(args, "start-up, whole processes")
     cell = record.cell("startup", lambda: measure(args.repeats))
-    rows = [
-        {"command": k, "ms": common.ms(v), "/ import numpy": v["/ import numpy"]}
-        for k, v in cell.items()
-        if k != "_"
-    ]
+    found = common.facts_of(cell).items()
+    rows = [{"command": k, "ms": common.ms(v), "/ import numpy": v["/ import numpy"]} for k, v in found]
     common.table("start-up", rows)
     return 0
 

@@ -35,7 +35,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +62,7 @@ WHILE_LEARNING = 0.8  # of the answers a second without a product that is learnt
 
 def made(args: Args, work: Path) -> tuple[Path, list[bytes]]:
     """An exported model, and pictures for it."""
-    data = common.draw(work, train=24, good=12, bad=4, size=args.side)
-    fitted, exported = work / f"model-{args.size}.safetensors", work / f"model-{args.size}.onnx"
-    if not exported.is_file():
-        common.flawscope("fit", "--data", data, "--size", args.size, "--out", fitted, "--quiet")
-        common.flawscope("export", fitted, "--out", exported, "--quiet")
+    exported, data = common.exported(work, args.size, train=24, good=12, side=args.side)
     return exported, [path.read_bytes() for path in common.pictures_below(data / "test")]
 
 
@@ -74,23 +71,16 @@ def station(args: Args, kind: str, model: Path, *more: str) -> Iterator[Served]:
     """One that is not started yet, on an empty store."""
     with common.workspace(None) as folder:
         words = [str(model), "--station", str(folder / "store"), "--product", "plate", "--device", "cpu"]
-        words += more
-        served = Served(words, helpers.free_port())
-        try:
-            if kind == "sqlite":
-                yield served
-                return
-            try:
-                with helpers.running_postgres(durable=True) as cluster, cluster.database() as url:
-                    served.words += ["--database", url]
-                    try:
-                        yield served
-                    finally:
-                        end(served)
-            except helpers.Unavailable as error:
-                raise SystemExit(str(error)) from None
-        finally:
-            end(served)
+        served = Served([*words, *more], helpers.free_port())
+        with ExitStack() as ending:
+            if kind == "postgresql":
+                try:
+                    cluster = ending.enter_context(helpers.running_postgres(durable=True))
+                except helpers.Unavailable as error:
+                    raise SystemExit(str(error)) from None
+                served.words += ["--database", ending.enter_context(cluster.database())]
+            ending.callback(end, served)
+            yield served
 
 
 def end(served: Served) -> None:
@@ -169,10 +159,8 @@ async def storm(
     begins: of all names, which are keys: what was sent before is not judged again.
     """
     found: list[tuple[int, str, int, float]] = []
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
-    clients = [
-        httpx.AsyncClient(base_url=f"{url}/api/v1/", timeout=120, limits=limits) for _ in range(CLIENTS)
-    ]
+    how: Any = {"timeout": 120, "limits": httpx.Limits(max_connections=None, max_keepalive_connections=64)}
+    clients = [httpx.AsyncClient(base_url=f"{url}/api/v1/", **how) for _ in range(CLIENTS)]
 
     async def send(client: httpx.AsyncClient, name: str, place: int) -> None:
         headers = {"Idempotency-Key": name, "Content-Type": "image/png"}
@@ -201,9 +189,9 @@ async def storm(
     return found
 
 
-def load(args: Args, kind: str, model: Path, pictures: list[bytes], data: Path) -> Cell:
+def load(args: Args, kind: str, model: Path, pictures: list[bytes]) -> Cell:
     seconds = 60 * args.minutes
-    alone = {"model": model, "folder": data, "threads": args.threads, "seconds": min(20.0, seconds)}
+    alone = {"model": model, "folder": args.folder, "threads": args.threads, "seconds": min(20.0, seconds)}
     before = common.task(bare, **alone).json["rate"]
     memory: list[tuple[float, int]] = []
     with station(args, kind, model) as served:
@@ -224,8 +212,7 @@ def load(args: Args, kind: str, model: Path, pictures: list[bytes], data: Path) 
         end(served)
     after = common.task(bare, **alone).json["rate"]
     answered = {number: name for status, name, number, _ in found if status in (200, 201)}
-    warm = [(at, held) for at, held in memory if at > took / 5] or memory
-    middle = (before + after) / 2
+    warm = [held / MIB for at, held in memory if at > took / 5] or [held / MIB for _, held in memory]
     return {
         "sent": len(found),
         "statuses": {str(k): v for k, v in sorted(Counter(status for status, *_ in found).items())},
@@ -234,23 +221,21 @@ def load(args: Args, kind: str, model: Path, pictures: list[bytes], data: Path) 
         "there_unanswered": len(there.keys() - answered.keys()),
         "bare_per_second": [common.sig(before), common.sig(after)],
         "answered_per_second": common.sig(len(answered) / took),
-        "of_bare": common.sig(len(answered) / took / middle, 4),
+        "of_bare": common.sig(len(answered) / took / ((before + after) / 2), 4),
         "answer": common.spread([s for status, _, _, s in found if status == 201] or [0.0]),
         "refusal": common.spread([s for status, _, _, s in found if status == 503] or [0.0]),
         "resident_mib": [held // MIB for _, held in memory[:: max(1, len(memory) // 60)]],
-        "growth_mib": round(
-            (statistics.mean(h for _, h in warm[-5:]) - statistics.mean(h for _, h in warm[:5])) / MIB, 1
-        ),
+        "growth_mib": round(statistics.mean(warm[-5:]) - statistics.mean(warm[:5]), 1),
     }
 
 
 # --------------------------------------------------------------------------------------------------- learning
 
 
-def learning(args: Args, kind: str, model: Path, pictures: list[bytes], data: Path) -> Cell:
+def learning(args: Args, kind: str, model: Path, pictures: list[bytes]) -> Cell:
     """Answer what comes before a new product is learnt, and meanwhile, three times."""
     seconds = 6 * args.minutes
-    alone = {"model": model, "folder": data, "threads": args.threads, "seconds": min(20.0, seconds)}
+    alone = {"model": model, "folder": args.folder, "threads": args.threads, "seconds": min(20.0, seconds)}
     rate = TWICE * common.task(bare, **alone).json["rate"]
     new, stages, before, during = "/api/v1/new", [], [], []
 
@@ -290,6 +275,14 @@ def learning(args: Args, kind: str, model: Path, pictures: list[bytes], data: Pa
 # ------------------------------------------------------------------------------------------------------- kill
 
 
+def goes_on(load: Load, rng: random.Random) -> None:
+    """Wait until something more was answered, and up to a second."""
+    before, patience = len(load.taken), time.monotonic() + 60
+    while len(load.taken) == before and time.monotonic() < patience:
+        time.sleep(0.01)
+    time.sleep(rng.random())
+
+
 def kill(args: Args, kind: str, model: Path, pictures: list[bytes]) -> Cell:
     rng, starts = random.Random(7), []
     with station(args, kind, model) as served:
@@ -297,10 +290,7 @@ def kill(args: Args, kind: str, model: Path, pictures: list[bytes]) -> Cell:
         starts.append(common.seconds(served.start))
         load.start()
         for _ in range(args.kills):
-            before, patience = len(load.taken), time.monotonic() + 60
-            while len(load.taken) == before and time.monotonic() < patience:
-                time.sleep(0.01)
-            time.sleep(rng.random() * args.between)
+            goes_on(load, rng)
             served.kill()
             starts.append(common.seconds(served.start))
         load.end()
@@ -324,7 +314,7 @@ def kill(args: Args, kind: str, model: Path, pictures: list[bytes]) -> Cell:
 # ----------------------------------------------------------------------------------------------------- outage
 
 
-def outage(args: Args, model: Path, pictures: list[bytes]) -> Cell:
+def outage(args: Args, kind: str, model: Path, pictures: list[bytes]) -> Cell:
     rng = random.Random(11)
     with (
         helpers.running_postgres(durable=True) as cluster,
@@ -335,10 +325,7 @@ def outage(args: Args, model: Path, pictures: list[bytes]) -> Cell:
         load = Load(served.url, pictures, CLIENTS)
         load.start()
         for _ in range(args.outages):
-            before, patience = len(load.taken), time.monotonic() + 60
-            while len(load.taken) == before and time.monotonic() < patience:
-                time.sleep(0.01)
-            time.sleep(rng.random() * args.between)
+            goes_on(load, rng)
             cluster.stop("immediate")
             cluster.start()
         load.end()
@@ -376,13 +363,16 @@ def million(args: Args, kind: str, model: Path, pictures: list[bytes]) -> Cell:
                     assert answer.status_code == 200, f"{name}: {answer.text[:300]}"
         browser = in_browser(served.url, args.rounds)
         held = resident(served) // MIB
-    found: Cell = {"count": args.count, "fill_seconds": round(took), "start_seconds": common.sig(start, 3)}
-    found["first"] = {name: common.sig(1000 * several[0], 4) for name, several in times.items()}
-    found["milliseconds"] = {
-        name: {k: common.sig(1000 * v, 4) for k, v in common.spread(several).items() if k != "repeats"}
-        for name, several in times.items()
+    spreads = {name: common.spread([1000 * one for one in several]) for name, several in times.items()}
+    return {
+        "count": args.count,
+        "fill_seconds": round(took),
+        "start_seconds": common.sig(start, 3),
+        "first": {name: common.sig(1000 * several[0], 4) for name, several in times.items()},
+        "milliseconds": {k: {"median": one["median"], "p99": one["p99"]} for k, one in spreads.items()},
+        "browser": browser,
+        "resident_mib": held,
     }
-    return found | {"browser": browser, "resident_mib": held}
 
 
 # ---------------------------------------------------------------------------------------------------- uploads
@@ -430,20 +420,18 @@ def rows(step: str, kind: str, cell: Cell) -> list[Cell]:
         return row(what, count, "0", count == 0)
 
     if step == "overhead":
-        found = {name: 1000 * cell["added"][name] for name in ADDED}
-        limits = [
-            row(f"added, {k}, ms", common.sig(v, 3), f"<= {ADDED[k]:g}", v <= ADDED[k])
-            for k, v in found.items()
-        ]
-        return [row("predict, median, ms", common.ms(cell["predict"]), "", True), *limits]
+        found = [row("predict, median, ms", common.ms(cell["predict"]), "", True)]
+        for name, limit in ADDED.items():
+            added = 1000 * cell["added"][name]
+            found.append(row(f"added, {name}, ms", common.sig(added, 3), f"<= {limit:g}", added <= limit))
+        return found
     if step == "load":
+        share = cell["of_bare"]
         return [
             none("neither answered nor refused", cell["neither"]),
             none("answered and not in the store", cell["not_there"]),
             none("in the store and not answered", cell["there_unanswered"]),
-            row(
-                "answered / bare predict", cell["of_bare"], f">= {THROUGHPUT}", cell["of_bare"] >= THROUGHPUT
-            ),
+            row("answered / bare predict", share, f">= {THROUGHPUT}", share >= THROUGHPUT),
             row("memory grows, MiB", cell["growth_mib"], "flat: <= 30", cell["growth_mib"] <= 30),
             row("refusal, 99 %, ms", common.sig(1000 * cell["refusal"]["p99"], 3), "", True),
         ]
@@ -467,16 +455,17 @@ def rows(step: str, kind: str, cell: Cell) -> list[Cell]:
         limit = {n: PAGE if n.startswith("page:") else SEARCH for n in found_ms}
         asked = [row(n, v["p99"], f"< {limit[n]:g} ms", v["p99"] < limit[n]) for n, v in found_ms.items()]
         return asked + [row(f"usable: {n}", v, f"< {PAGE:g} ms", v < PAGE) for n, v in browser.items()]
+    statuses = " ".join(f"{k}: {v}" for k, v in cell["statuses"].items())
     return [
-        row(
-            "answers",
-            " ".join(f"{k}: {v}" for k, v in cell["statuses"].items()),
-            "no 500",
-            not cell["errors"],
-        ),
+        row("answers", statuses, "no 500", not cell["errors"]),
         row("memory grows, MiB", cell["growth_mib"], "flat: <= 10", cell["growth_mib"] <= 10),
         none("files that nobody knows", cell["files_unknown"]),
     ]
+
+
+STEPS: dict[str, Callable[..., Cell]] = {
+    one.__name__: one for one in (overhead, load, learning, kill, outage, million, uploads)
+}
 
 
 def main() -> int:
@@ -485,48 +474,22 @@ def main() -> int:
         "--only", default="overhead,load,learning,kill,outage,million,uploads", help="default: %(default)s"
     )
     parser.add_argument("--stores", default="sqlite,postgresql", help="default: %(default)s")
-    parser.add_argument("--size", default="256", help="that the model sees (default: %(default)s)")
-    parser.add_argument("--side", type=int, default=512, help="of the pictures (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=500, help="of overhead (default: %(default)s)")
     parser.add_argument("--minutes", type=float, default=10.0, help="of load (default: %(default)s)")
     parser.add_argument("--kills", type=int, default=100, help="default: %(default)s")
-    parser.add_argument(
-        "--between", type=float, default=1.0, help="seconds before a kill, at most (default: %(default)s)"
-    )
     parser.add_argument("--outages", type=int, default=20, help="of PostgreSQL (default: %(default)s)")
-    parser.add_argument("--count", type=int, default=1_000_000, help="of inspections (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=20, help="of million (default: %(default)s)")
-    parser.add_argument("--uploads", type=int, default=10_000, help="default: %(default)s")
-    args = common.arguments(
-        parser,
-        threads=1,
-        size="64",
-        side=96,
-        repeats=20,
-        minutes=0.1,
-        kills=2,
-        outages=2,
-        count=5000,
-        rounds=2,
-        uploads=200,
-    )
+    parser.set_defaults(size="256", side=512, repeats=500, count=1_000_000, rounds=20, uploads=10_000)
+    quick = {"size": "64", "side": 96, "repeats": 20, "count": 5000, "rounds": 2, "uploads": 200}
+    args = common.arguments(parser, threads=1, minutes=0.1, kills=2, outages=2, **quick)
     record = Record(args, "the station: overhead, load, kill -9, a million inspections, broken uploads")
     missed = False
     with common.workspace(args.work) as work:
         model, pictures = made(args, work)
-        made_by: dict[str, Callable[[str], Cell]] = {
-            "overhead": lambda kind: overhead(args, kind, model, pictures),
-            "load": lambda kind: load(args, kind, model, pictures, work / "plate" / "test"),
-            "learning": lambda kind: learning(args, kind, model, pictures, work / "plate" / "test"),
-            "kill": lambda kind: kill(args, kind, model, pictures),
-            "outage": lambda kind: outage(args, model, pictures),
-            "million": lambda kind: million(args, kind, model, pictures),
-            "uploads": lambda kind: uploads(args, kind, model, pictures),
-        }
+        args.folder = work / "plate" / "test"
         for step in args.only.split(","):
             table: list[Cell] = []
             for kind in ["postgresql"] if step == "outage" else args.stores.split(","):
-                found = record.attempt(f"{step}/{kind}", lambda step=step, kind=kind: made_by[step](kind))
+                work_of = partial(STEPS[step], args, kind, model, pictures)
+                found = record.attempt(f"{step}/{kind}", work_of)
                 table += rows(step, kind, found) if found else []
             common.table(step, table)
             missed |= any(row[""] for row in table)

@@ -4,10 +4,9 @@
     python bench/step.py --methods efficientad --preset paper
     python bench/step.py --methods prnet --seen 10 --device cuda
 
-Seconds of whole steps, in turn with those of a plain reference (`references.py`): public code's step for
-EfficientAD, one as public code has it for PRN. The reference's pictures are at hand; ours are drawn, read and
-changed meanwhile by one thread, as in a training. Where a training computes in bf16, the same in fp32 stands
-beside it. Then the parts of a step one after the other: `batch` is made ahead, beside the rest.
+Seconds of whole steps; the next batch is drawn, read and changed meanwhile by one thread, as in a training.
+Where a training computes in bf16, the same in fp32 stands beside it, in turn. Then the parts of a step one
+after the other: `batch` is made ahead, beside the rest.
 """
 
 from __future__ import annotations
@@ -102,18 +101,12 @@ class Stepper:
 
 
 def steps(of: tuple[str, str, str, int, str], settings: Settings, repeats: int, threads: int) -> Cell:
-    """Seconds of steps, in turn; ratios are to the first one. `of`: what `trainer_for` takes."""
+    """Seconds of steps, in turn; ratios are to the first one. of: arguments of `trainer_for`."""
     import torch
 
-    import references
-
     torch.set_num_threads(threads)
-    method, *_, device = of
     own = Stepper(trainer_for(*of, settings))
-    whole: dict[str, common.Work] = {}
-    if reference := references.training_step(method, own.trainer):
-        whole["plain reference"] = reference
-    whole[f"flawscope, {own.trainer.precision}"] = own.whole
+    whole: dict[str, common.Work] = {f"flawscope, {own.trainer.precision}": own.whole}
     if own.trainer.precision != "fp32":
         whole["flawscope, fp32"] = Stepper(trainer_for(*of, {**settings, "training": "fp32"})).whole
     times = common.rounds(whole, repeats, warm=min(repeats, 2))
@@ -126,7 +119,7 @@ def steps(of: tuple[str, str, str, int, str], settings: Settings, repeats: int, 
         "parts": {name: common.spread(t) for name, t in parts.items()},
         "parameters": sum(p.numel() for n in own.trainer.networks for p in n.parameters()),
         "batch": own.trainer.settings.batch,
-        "device_peak_mib": common.device_peak(device),
+        "device_peak_mib": common.device_peak(of[-1]),
     }
 
 
@@ -138,8 +131,6 @@ def main() -> int:
     parser.add_argument("--device", default="cpu", help="default: %(default)s")
     parser.add_argument("--repeats", type=int, default=30, help="default: %(default)s")
     args = common.arguments(parser, threads=2, repeats=1)
-    if not common.cuda_or_cpu(args.device):
-        return 0
     record = common.Record(args, "a training step")
     rows, parts = [], []
     for _, root, method, name in common.cases(args):

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TQDM_DISABLE", "1")
+WARM = 5  # pictures before the first one that counts
 BACKBONE, LAYERS, RATIO = "tf_efficientnet_lite0", ["blocks.2", "blocks.4"], 0.1
 
 
@@ -190,21 +191,17 @@ def parity(args: argparse.Namespace) -> dict[str, Any]:
         for path in pictures(args):
             a, b, c = answers(model, path)[1], inferencer.predict(path), model(tensor(path))
             pixels = float(abs(a.anomaly_map.numpy().squeeze() - b.anomaly_map.squeeze()).max())
-            rows.append(
-                (
-                    *(float(a.pred_score), float(b.pred_score.squeeze())),
-                    *(bool(a.pred_label), bool(b.pred_label.squeeze()), pixels),
-                    abs(float(c.pred_score) - float(b.pred_score.squeeze())),
-                )
-            )
-    trained = [r[0] for r in rows]
+            score, label = float(b.pred_score.squeeze()), bool(b.pred_label.squeeze())
+            off, same = abs(float(a.pred_score) - score), abs(float(c.pred_score) - score)
+            rows.append((float(a.pred_score), off, same, pixels, bool(a.pred_label) != label))
+    trained, off, same, pixels, differ = zip(*rows, strict=True)
     return {
-        "largest": max(abs(r[0] - r[1]) for r in rows),
+        "largest": max(off),
         "score_range": max(trained) - min(trained),
-        "decisions_differ": sum(r[2] != r[3] for r in rows),
+        "decisions_differ": sum(differ),
         "pictures": len(rows),
-        "largest_with_same_resizing": max(r[5] for r in rows),
-        "largest_in_maps": max(r[4] for r in rows),
+        "largest_with_same_resizing": max(same),
+        "largest_in_maps": max(pixels),
         "precision": inferencer.model.get_property("INFERENCE_PRECISION_HINT").to_string(),
     }
 
@@ -229,48 +226,18 @@ def predict(args: argparse.Namespace) -> dict[str, Any]:
         inferencer = OpenVINOInferencer(args.source, device="CPU", config=limit)
         precision = inferencer.model.get_property("INFERENCE_PRECISION_HINT").to_string()
     times = []
-    for k in range(args.warm + args.repeats):
+    for k in range(WARM + args.repeats):
         picture = pictures[k % len(pictures)]
         start = time.perf_counter()
         found = inferencer.predict(picture)
         times.append(time.perf_counter() - start)
     shape = list(found.anomaly_map.shape)
-    return {"seconds": times[args.warm :], "map": shape, "threads": args.threads, "precision": precision}
-
-
-def tiles(args: argparse.Namespace) -> dict[str, Any]:
-    """Seconds from the picture's path to score and map by PatchCore's network with the tiler, and the memory
-    above the model. Its bank is drawn at random: what is in it does not matter for the time."""
-    import resource
-
-    import torch
-    from anomalib.data.utils.tiler import Tiler
-    from anomalib.models.image.patchcore.torch_model import PatchcoreModel
-
-    torch.set_num_threads(args.threads)
-    model = PatchcoreModel(LAYERS, backbone=BACKBONE).eval()
-    model.tiler = Tiler(tile_size=args.tile, stride=args.stride)
-    width = sum(model.feature_extractor.out_dims)
-    model.memory_bank = torch.randn(args.elements, width)
-    mean, spread = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]]).view(2, 1, 3, 1, 1)
-
-    def answer(path: Path) -> Any:
-        with torch.no_grad():
-            return model((tensor(path) - mean) / spread)
-
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    before, start = pages * resource.getpagesize(), time.perf_counter()
-    found = answer(args.source)
-    took = time.perf_counter() - start
-    above = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    return {"seconds": [took], "above_mib": above >> 20, "map": list(found.anomaly_map.shape)}
+    return {"seconds": times[WARM:], "map": shape, "threads": args.threads, "precision": precision}
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    tasks = {f.__name__: f for f in (fit, test, export, untrained, parity, predict, tiles)}
+    parser = argparse.ArgumentParser(description=__doc__)
+    tasks = {f.__name__: f for f in (fit, test, export, untrained, parity, predict)}
     parser.add_argument("task", choices=tuple(tasks))
     parser.add_argument("source", type=Path, help="what the task reads")
     parser.add_argument("--weights", type=Path)
@@ -284,12 +251,9 @@ def main() -> int:
     parser.add_argument("--method", choices=("patchcore", "efficientad"))
     parser.add_argument("--engine", choices=("torch", "openvino"), default="torch")
     parser.add_argument("--pictures", type=Path, help="JSON list of files")
-    parser.add_argument("--tile", type=int, help="pixels a side")
-    parser.add_argument("--stride", type=int, help="from tile to tile")
     parser.add_argument("--elements", type=int, help="of the bank")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--repeats", type=int, default=30)
-    parser.add_argument("--warm", type=int, default=5)
     args = parser.parse_args()
     args.data = args.data or args.source
     if args.weights:

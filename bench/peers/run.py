@@ -39,6 +39,7 @@ sys.path.insert(0, str(HERE.parent))
 import common  # noqa: E402
 from common import Args, Child, Record  # noqa: E402
 
+STARTS, PICTURES, ROUNDS = 5, 30, 2  # repeats of starts; pictures that are timed in each round of latencies
 BOTH = ("flawscope", "anomalib")
 ANOMALIB = "anomalib==2.7.0"
 # of each step: what is installed into which environment. anomalib without its extra for OpenVINO, which has
@@ -75,10 +76,7 @@ class Place:
     def weights(self) -> Path:
         """The packaged weights, where flawscope finds them."""
         code = "from flawscope.methods.features.weights import *; print(locate(DEFAULT_BACKBONE).path)"
-        found = subprocess.run(
-            [self.python("flawscope"), "-c", code], check=True, capture_output=True, text=True, env=clean()
-        )
-        return Path(found.stdout.strip())
+        return Path(measured([self.python("flawscope"), "-c", code]).stdout.strip())
 
     def data(self) -> Path:
         """A folder with the categories as PNG files, masks too, in MVTec AD's layout."""
@@ -229,7 +227,7 @@ def start(args: Args, record: Record, place: Place) -> None:
             return lambda: subprocess.run(command, check=True, **options)
 
         works = {name: once(command) for name, command in commands.items()}
-        times = common.rounds(works, args.repeats, warm=1)
+        times = common.rounds(works, STARTS, warm=1)
         return {"seconds": {name: common.summary(t) for name, t in times.items()}}
 
     record.attempt("start", measure)
@@ -246,9 +244,8 @@ def fit(place: Place, category: str, program: str) -> Child:
     data = place.data()
     if program == "flawscope":
         command = [place.python(program), "-m", "flawscope", "fit", "--data", data / category, "--quiet"]
-        return measured(
-            [*command, "--size", "256", "--set", "ratio=0.1", "--out", folder / "part.safetensors"]
-        )
+        command += ["--size", "256", "--set", "ratio=0.1", "--out", folder / "part.safetensors"]
+        return measured(command)
     return place.side("fit", data, "--category", category, "--out", folder)
 
 
@@ -260,16 +257,12 @@ def patchcore(args: Args, record: Record, place: Place) -> None:
             theirs = fit(place, category, "anomalib")
             ours.append(fit(place, category, "flawscope"))
             files = {p: place.trained(category, p) for p in BOTH}
+            times = common.summary([m.seconds for m in ours]), common.summary([theirs.seconds])
+            peaks = statistics.median(m.peak for m in ours) // common.MIB, theirs.peak // common.MIB
             return {
-                "seconds": {
-                    "flawscope": common.summary([m.seconds for m in ours]),
-                    "anomalib": common.summary([theirs.seconds]),
-                },
-                "peak_mib": {
-                    "flawscope": statistics.median(m.peak for m in ours) // common.MIB,
-                    "anomalib": theirs.peak // common.MIB,
-                },
-                "file_mib": {p: common.sig(f.stat().st_size / common.MIB, 4) for p, f in files.items()},
+                "seconds": dict(zip(BOTH, times, strict=True)),
+                "peak_mib": dict(zip(BOTH, peaks, strict=True)),
+                "file_mib": {program: common.mib_of(file) for program, file in files.items()},
                 "anomalib": theirs.json,
                 "note": "whole processes; two of flawscope before the one of anomalib, one after",
             }
@@ -305,9 +298,8 @@ def export(args: Args, record: Record, place: Place) -> None:
             made = place.exported(category, program)
             folder = place.trained(category, program).parent
             file = Path(made["made"]["openvino"])
-            parts = [file] if file.suffix == ".onnx" else [file, file.with_suffix(".bin")]
-            size = sum(part.stat().st_size for part in parts)
-            result[program] = {"file_mib": common.sig(size / common.MIB, 4), "failed": made["failed"]}
+            weights = file if file.suffix == ".onnx" else file.with_suffix(".bin")
+            result[program] = {"file_mib": common.mib_of(weights), "failed": made["failed"]}
             result[program]["way"] = made.get("way", "as shipped")
             if program == "flawscope":
                 data = place.data() / category
@@ -329,18 +321,18 @@ def listed(args: Args, place: Place, category: str) -> tuple[Any, ...]:
     """What every process that is timed is told: the test pictures, how many, how many threads."""
     pictures = place.folder / "pictures.json"
     pictures.write_text(json.dumps([str(p) for p in place.test(category)]))
-    return "--pictures", pictures, "--repeats", str(args.pictures), "--threads", str(args.threads)
+    return "--pictures", pictures, "--repeats", str(PICTURES), "--threads", str(args.threads)
 
 
 def in_turns(args: Args, place: Place, runs: dict[str, list[Any]]) -> dict[str, Any]:
     """Processes that print their `seconds`, all of them in every round."""
-    turns = [{k: measured(v, place.folder) for k, v in runs.items()} for _ in range(args.rounds)]
+    turns = [{k: measured(v, place.folder) for k, v in runs.items()} for _ in range(ROUNDS)]
     return {
         "seconds": {k: common.spread([s for t in turns for s in t[k].json["seconds"]]) for k in runs},
         "peak_mib": {k: max(t[k].peak for t in turns) // common.MIB for k in runs},
         "precision": {k: turns[0][k].json.get("precision") for k in runs},
         "threads": args.threads,
-        "rounds": args.rounds,
+        "rounds": ROUNDS,
     }
 
 
@@ -374,14 +366,12 @@ def latency(args: Args, record: Record, place: Place) -> None:
             "import sys; from anomalib.deploy import OpenVINOInferencer as I; "
             "print(I(sys.argv[1], device='CPU').predict(sys.argv[2]).pred_score)"
         )
+        program = place.python("flawscope").with_name("flawscope")
         commands = {
-            "flawscope": [
-                place.python("flawscope").with_name("flawscope"),
-                *("predict", ours, picture, "--engine", "openvino"),
-            ],
+            "flawscope": [program, "predict", ours, picture, "--engine", "openvino"],
             "anomalib": [place.python("anomalib"), "-c", code, theirs, picture],
         }
-        turns = [{k: measured(v, place.folder) for k, v in commands.items()} for _ in range(args.repeats + 1)]
+        turns = [{k: measured(v, place.folder) for k, v in commands.items()} for _ in range(STARTS + 1)]
         return {
             "seconds": {k: common.summary([t[k].seconds for t in turns[1:]]) for k in commands},
             "peak_mib": {k: max(t[k].peak for t in turns[1:]) // common.MIB for k in commands},
@@ -495,10 +485,7 @@ def main() -> int:
     parser = common.parser(__doc__, "peers")
     parser.set_defaults(categories="toothbrush")  # anomalib takes half an hour for transistor
     parser.add_argument("--only", default=",".join(PARTS), help="default: %(default)s")
-    parser.add_argument("--repeats", type=int, default=5, help="of starts (default: %(default)s)")
-    parser.add_argument("--pictures", type=int, default=30, help="timed in each round (default: %(default)s)")
     parser.add_argument("--models", default="", help="METHOD=FILE,METHOD=FILE: fitted, for `untrained`")
-    parser.add_argument("--rounds", type=int, default=2, help="of the latencies (default: %(default)s)")
     args = common.arguments(parser)
     if unknown := set(args.only.split(",")) - set(PARTS):
         parser.error(f"--only: {min(unknown)} is none of {', '.join(PARTS)}")

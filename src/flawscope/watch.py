@@ -143,11 +143,8 @@ class Arrivals:
         return self._waiting[path].stamp
 
     def done(self, path: Path, *, removed: bool = False) -> None:
-        """Answer that a picture was judged, as it was in the last scan.
-
-        Args:
-            removed: the caller removed the file: another of the same name is new.
-        """
+        """Answer that a picture was judged, as it was in the last scan. removed: so was the file, by the
+        caller: another of the same name is new."""
         stamp = self._waiting.pop(path).stamp
         if not removed:
             self._remember(path, stamp)

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from sqlalchemy import select
-from station_helpers import PATIENCE, everything, until
+from station_helpers import PATIENCE, add_version, everything, taken, until
 
 from flawscope.errors import InputError
 from flawscope.station.inspecting.capacity import BusyError
@@ -36,8 +36,8 @@ from flawscope.station.sources.source import Line as SourceLine
 from flawscope.station.sources.source import Share
 from flawscope.station.store.database import Database, StoreError
 from flawscope.station.store.files import PICTURES, Files
-from flawscope.station.store.records import Store, Taken
-from flawscope.station.store.schema import inspections, versions
+from flawscope.station.store.records import Store
+from flawscope.station.store.schema import inspections
 from flawscope.watch import Stamp
 
 FRESH = 0.3  # seconds that a file may be unreadable
@@ -91,23 +91,11 @@ class Line:
         if error is not None:
             answer.set_exception(error)
             return
-        taken = Taken(
-            product_id=one.product_id,
-            version_id=self.version,
-            picture=self.files.keep(PICTURES, one.data, ".png"),
-            suffix=".png",
-            bytes=len(one.data),
-            width=16,
-            height=16,
-            at=1,
-            name=one.name,
-            source=one.source,
-            key=one.key,
-            **{"score": 0.0, "p_value": 1.0, "severity": 0.0, "score_threshold": 1.0},
-            **{"anomalous": False, "near": False},
-        )
-        ((number, is_new),) = self.store.record([taken])
-        answer.set_result(Recorded(number, taken, is_new))
+        facts = {"name": one.name, "source": one.source, "key": one.key}
+        facts["picture"] = self.files.keep(PICTURES, one.data, ".png")
+        judged = taken(one.product_id, self.version, **facts)
+        ((number, is_new),) = self.store.record([judged])
+        answer.set_result(Recorded(number, judged, is_new))
 
     def report(self, code: str, why: str | None) -> None:
         code = code.removesuffix(f"_{self.product}")
@@ -151,15 +139,9 @@ class Line:
 def line(tmp_path: Path) -> Iterator[Line]:
     database = Database(f"sqlite:///{tmp_path / 'station.sqlite'}")
     database.migrate()
-    store = Store(database)
-    product = store.add_product("plate")
-    with database.writing() as connection:
-        row = {"product_id": product, "hash": "0" * 64, "file": "none", "origin": "", "facts": "{}"}
-        new = versions.insert().values(**row, created_at=0).returning(versions.c.id)
-        version = int(connection.execute(new).scalar_one())
     folder = tmp_path / "camera"
     folder.mkdir()
-    made = Line(store, Files(tmp_path / "files"), product, version, folder)
+    made = Line(Store(database), Files(tmp_path / "files"), *add_version(database), folder)
     yield made
     if made.gate is not None:
         made.gate.set()

@@ -439,6 +439,21 @@ def test_a_folder_that_is_away_is_shown_and_filled_when_it_is_back(
     until(lambda: not codes(running))
 
 
+def test_of_a_further_product_a_sink_that_cannot_be_used_is_a_problem_and_the_others_deliver(
+    receive: Callable[..., Receiver], with_sinks: Callable[..., Any], parts: list[bytes], tmp_path: Path
+) -> None:
+    running, receiver = with_sinks(), receive()
+    (tmp_path / "file").touch()
+    wrong, right = SinkSettings(folder=str(tmp_path / "file" / "found")), SinkSettings(receiver.url)
+    sinks = running.station.sinks
+    product = replace(sinks.settings.products[NAME], sinks=(wrong, right))
+    sinks.settings = replace(sinks.settings, products={NAME: product})
+    sinks.add(NAME)
+    assert codes(running) == [f"sink_{sinks.products[NAME]}_1"]
+    sent = send(running.url, parts, range(2))
+    until(lambda: numbers(receiver) == sent)
+
+
 def test_a_full_disk_is_waited_for(
     with_sinks: Callable[..., Any], parts: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

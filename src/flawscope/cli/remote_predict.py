@@ -19,9 +19,7 @@ from flawscope.progress import silent
 
 if TYPE_CHECKING:
     from flawscope.pictures.decoding import Source
-    from flawscope.pictures.part_views import PartPose
-    from flawscope.results.found_parts import FoundParts
-    from flawscope.results.prediction import Prediction, Region
+    from flawscope.results.prediction import Prediction
     from flawscope.station import Client
     from flawscope.station.store.inspection import Inspection
 
@@ -209,52 +207,32 @@ class Served:
             if isinstance(found, InputError):
                 yield source, found
             else:  # it has everything that is printed and tabulated
-                yield source, cast("Prediction", Answer.of(found))
+                yield source, cast("Prediction", Answer(found))
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Prediction as a station tells it, for printing; `shifts` and `outside_light` are missing."""
+    """Inspection in the place of a prediction, for printing; the fields are what a station does not tell."""
 
-    id: int
-    product: str
-    version: int
-    score: float
-    p_value: float
-    severity: float
-    is_anomalous: bool
-    score_threshold: float
-    regions: Sequence[Region]
-    shifts: Sequence[float] = ()
+    inspection: Inspection
     path: str | None = None
+    shifts: Sequence[float] = ()
     outside_light: bool | None = None
-    part_found: bool | None = None
     part_p_value: float | None = None
-    part_pose: PartPose | None = None
-    found_parts: FoundParts | None = None
-    product_p_value: float | None = None
-    shows: str | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inspection, name)
 
     @property
     def product_name(self) -> str:
         """The product where it was recognised, or "none of these"; empty where it was asked for."""
         return self.shows or ""
 
-    @classmethod
-    def of(cls, found: Inspection) -> Answer:
-        unknown = ("shifts", "path", "outside_light", "part_p_value")
-        names = [name for name in cls.__dataclass_fields__ if name not in unknown]
-        return cls(**{name: getattr(found, name) for name in names})
-
     @property
     def remark(self) -> str:
         if self.found_parts is not None:
-            return self.found_parts.remark
+            return str(self.found_parts.remark)
         return "part not found" if self.part_found is False else ""
-
-    @property
-    def decision(self) -> str:
-        return "anomalous" if self.is_anomalous else "good"
 
     def to_dict(self) -> dict[str, Any]:
         """The record that `predict --json` prints."""

@@ -31,11 +31,7 @@ REPEAT = "the same call goes on where this one stopped"
 
 
 def check(where: str) -> None:
-    """Refuses an unknown `--cluster`, or a missing Ray, before anything is loaded.
-
-    Raises:
-        InputError: the form is unknown, or Ray is not installed.
-    """
+    """Raises an InputError for an unknown `--cluster`, or a missing Ray, before anything is loaded."""
     if where not in ("auto", "local") and not re.fullmatch(r"(ray://)?[^\s/:]+:\d+", where):
         raise InputError(
             f"--cluster {where}: write auto (the cluster that runs here), local (this machine alone), or an "
@@ -73,11 +69,7 @@ def connected(where: str) -> Iterator[None]:
 
 
 def _join(where: str) -> None:
-    """Connects to the cluster, or starts one of this machine's own.
-
-    Raises:
-        InputError: that cannot be done.
-    """
+    """Connects to the cluster, or starts one of this machine's own. InputError where it cannot."""
     import ray
 
     own: dict[str, Any] = {"num_cpus": cores(), "include_dashboard": False} if where == "local" else {}
@@ -175,11 +167,7 @@ class Share(NamedTuple):
 
 
 def nodes() -> list[Node]:
-    """The machines of this connection that are alive and take tasks.
-
-    Raises:
-        InputError: there is none.
-    """
+    """The machines of this connection that are alive and take tasks. InputError where there is none."""
     import ray
 
     found = []
@@ -220,11 +208,7 @@ def share(
 
 
 def require_shared(path: str | os.PathLike[str], remedy: str) -> None:
-    """Looks for a file or folder from every node.
-
-    Raises:
-        InputError: a node does not see it.
-    """
+    """Raises an InputError where a node does not see a file or folder."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -243,11 +227,8 @@ def require_shared_folder(folder: str | os.PathLike[str]) -> None:
 
 
 def begin_on_node(version: str, folder: str) -> None:
-    """Prepares a node's process for a task: relative paths begin in `folder`, where it is there.
-
-    Raises:
-        InputError: the command has another version of flawscope.
-    """
+    """Prepares a node's process for a task: relative paths begin in `folder`, where it is there. InputError
+    where the command has another version of flawscope."""
     if version != __version__:
         raise InputError(
             f"node {socket.gethostname()} has flawscope {__version__}, this command {version}: install the "
@@ -283,11 +264,8 @@ class News:
 
 
 def value_of(ref: Any) -> Any:
-    """The value of a task that has ended.
-
-    Raises:
-        FlawscopeError: its function raised an error. ray.exceptions.RayError: its process was lost.
-    """
+    """The value of a task that has ended. FlawscopeError: its function raised an error.
+    ray.exceptions.RayError: its process was lost."""
     import ray
 
     try:

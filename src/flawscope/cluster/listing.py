@@ -47,11 +47,8 @@ def reason(error: BaseException) -> str:
 
 
 def filesystem(url: str) -> tuple[Any, str]:
-    """fsspec's file system, and the path in it. Nothing is asked of it yet.
-
-    Raises:
-        InputError: there is no such kind, or the library for it is missing.
-    """
+    """fsspec's file system, and the path in it; nothing is asked of it yet. InputError: there is no such
+    kind, or the library for it is missing."""
     from fsspec.core import url_to_fs
 
     try:

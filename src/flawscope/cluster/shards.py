@@ -92,11 +92,7 @@ def name(shard: int) -> str:
 
 def read(store: Store, shard: int) -> tuple[Any, dict[str, list[str]]]:
     """A written shard's errors, severities and shifts as a pyarrow table without rows of parts, and its
-    remarks.
-
-    Raises:
-        FlawscopeError: it cannot be read.
-    """
+    remarks. FlawscopeError: it cannot be read."""
     from pyarrow import ArrowException, parquet
 
     data = store.read(name(shard))

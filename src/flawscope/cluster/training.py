@@ -91,11 +91,8 @@ def fit(
 
 
 def divided(found: list[Node], threads: int | None, gpu: bool | None) -> tuple[int, Share]:
-    """The number of workers, one for each GPU or for each of these nodes, and what each has.
-
-    Raises:
-        InputError: there are too few GPUs, or cores.
-    """
+    """The number of workers, one for each GPU or for each of these nodes, and what each has. InputError:
+    there are too few GPUs, or cores."""
     gpus = int(sum(node.gpus for node in found))
     on_gpus = gpus > 0 if gpu is None else gpu
     count = max(1, gpus if on_gpus else len(found))
@@ -126,10 +123,7 @@ class Workers:
 
     def learn(self, *call: Any) -> tuple[list[str], list[tuple[str, float]]]:
         """Starts them, has all make `Worker.learn`'s call, ends them, and returns the first one's answer.
-
-        Raises:
-            FlawscopeError: one has refused. _WorkerLost: one has failed.
-        """
+        FlawscopeError: one has refused. _WorkerLost: one has failed."""
         import ray
         from ray.util.placement_group import placement_group, remove_placement_group
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy

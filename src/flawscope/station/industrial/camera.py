@@ -77,12 +77,7 @@ def check_format(name: str, known: list[str]) -> None:
 
 
 class IndustrialCamera(LiveCamera):
-    """Takes a frame for each trigger, of the station or of a signal at the camera.
-
-    Args:
-        number: of the camera among the product's, from 1.
-        opening: opens it.
-    """
+    """Takes a frame for each trigger, of the station or of a signal at the camera. opening: opens it."""
 
     def __init__(self, line: Line, settings: CameraSettings, number: int, opening: Opening):
         super().__init__(line, settings, number)

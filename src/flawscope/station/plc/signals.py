@@ -106,11 +106,7 @@ def unpack(words: Sequence[int], signals: Sequence[Signal]) -> dict[str, Any]:
 
 
 def table(inputs: int = 0, outputs: int = 100) -> str:
-    """Return all signals as CSV, for who programs the PLC.
-
-    Args:
-        inputs, outputs: first register of the PLC's and of the station's signals.
-    """
+    """Return all signals as CSV, for who programs the PLC; inputs, outputs: first registers of both sides."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("from", "signal", "type", "register", "bit", "registers", "node", "meaning"))

@@ -57,19 +57,11 @@ class Sinks:
         self._unusable: dict[str, set[str]] = {}  # codes of problems by product
         self.deliveries, places = list[Delivery](), set[tuple[int, str]]()
         for name, product in settings.products.items():
-            for place, one in enumerate(product.sinks, 1):
-                try:
-                    self.deliveries.append(self._delivery(name, place, one))
-                except InputError as error:
-                    if name not in by_pages:
-                        raise
-                    places.add((products[name], key_of(one.kind, one.known_as)))
-                    code = f"sink_{products[name]}_{place}"
-                    self._unusable.setdefault(name, set()).add(code)
-                    report(code, f"{one.label}: {error}")
+            self.deliveries += self._made(name, told=name in by_pages)
+            places |= {(products[name], key_of(one.kind, one.known_as)) for one in product.sinks}
         if settings.mqtt is not None:
             self.deliveries.append(self._mqtt(settings.mqtt, check=BROKER not in by_pages))
-        places |= {(box.product_id, box.key) for one in self.deliveries for box in one.outboxes}
+            places |= {(box.product_id, box.key) for box in self.deliveries[-1].outboxes}
         forget_others(store.database, places)
 
     def start(self) -> None:
@@ -77,8 +69,9 @@ class Sinks:
             one.start()
 
     def add(self, name: str) -> None:
-        """Make and start the sinks of a further product, which the settings name by now."""
-        self._begin(name)
+        """Make and start the sinks of a further product, which the settings name by now. One that cannot be
+        used is a problem."""
+        self._begin(name, told=True)
         for broker in self.deliveries:
             if isinstance(broker.sink, MqttSink) and self.settings.mqtt is not None:
                 key = key_of(MqttSink.kind, self.settings.mqtt.broker)
@@ -92,7 +85,7 @@ class Sinks:
         self._end([one for one, _ in self.of(name) if not isinstance(one.sink, MqttSink)])
         for code in self._unusable.pop(name, ()):
             self.report(code, None)
-        self._begin(name)
+        self._begin(name, told=False)
 
     def renew_broker(self, settings: Settings) -> None:
         """Deliver to the broker of other settings from now on, or to none. InputError where its files cannot
@@ -111,8 +104,8 @@ class Sinks:
             one.report(None)
         self.deliveries = [one for one in self.deliveries if one not in old]
 
-    def _begin(self, name: str) -> None:
-        made = [self._delivery(name, *one) for one in enumerate(self.settings.products[name].sinks, 1)]
+    def _begin(self, name: str, *, told: bool) -> None:
+        made = self._made(name, told=told)
         self.deliveries += made
         for one in made:
             one.start()
@@ -156,6 +149,20 @@ class Sinks:
         }
 
     # ---- made from the settings
+
+    def _made(self, name: str, *, told: bool) -> list[Delivery]:
+        """Make the sinks of a product. told: one that cannot be used is a problem, not an InputError."""
+        made = []
+        for place, one in enumerate(self.settings.products[name].sinks, 1):
+            try:
+                made.append(self._delivery(name, place, one))
+            except InputError as error:
+                if not told:
+                    raise
+                code = f"sink_{self.products[name]}_{place}"
+                self._unusable.setdefault(name, set()).add(code)
+                self.report(code, f"{one.label}: {error}")
+        return made
 
     def _delivery(self, name: str, place: int, settings: SinkSettings | PluginSink) -> Delivery:
         number = self.products[name]

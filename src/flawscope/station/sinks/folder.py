@@ -102,26 +102,22 @@ def _is_of(path: Path, id: str) -> bool:
 
 
 def _put(path: Path, data: bytes, id: str) -> bool:
-    """Write a whole file, flushed; return False where another one is there. OSError.
-
-    Args:
-        id: of the message: a file that a killed station had begun is overwritten.
-    """
-    if path.exists():
-        return path.is_file() and path.read_bytes() == data
+    """Write a whole file, flushed; return False where another one is there. id: of the message: what a killed
+    station had begun is overwritten. OSError."""
     temporary = path.parent / f".{path.name}.{id}{PART}"
     try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        give_name(temporary, path)
-    except FileExistsError:
-        return path.is_file() and path.read_bytes() == data
+        if not path.exists():
+            with open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            with suppress(FileExistsError):
+                give_name(temporary, path)
+                return True
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-    return True
+    return path.is_file() and path.read_bytes() == data
 
 
 def _reason(error: OSError) -> str:

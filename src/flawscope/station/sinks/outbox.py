@@ -110,10 +110,9 @@ class Outbox:
         self.station, self.sender, self.address = station, sender, address
         self.failed = 0
         with database.writing() as connection:
-            here = {"inspection_id": self._last(connection), "verdict_id": self._last_verdict(connection)}
-            here["part_number"] = self._last_decision(connection)
+            here = self._newest(connection)
             new = upsert(connection.dialect.name, deliveries).values(
-                product_id=product_id, sink=key, delivered=0, refused=0, **here
+                product_id=product_id, sink=key, delivered=0, refused=0, **_columns(here)
             )
             connection.execute(new.on_conflict_do_nothing())
             row = connection.execute(select(deliveries).where(*_row(product_id, key))).one()
@@ -131,16 +130,17 @@ class Outbox:
             if len(rows) == limit:
                 return Batch(messages, start._replace(inspection=rows[-1].id), False)
             # unwanted records are passed over
-            end = start._replace(inspection=max(start.inspection, self._last(connection)))
+            newest = self._newest(connection)
+            end = start._replace(inspection=max(start.inspection, newest.inspection))
             words = self._words(connection, start, limit - len(rows)) if self.wants_verdicts else []
             if words:
                 end = end._replace(verdict=words[-1].verdict or 0)
             elif self.database.is_sqlite:  # in PostgreSQL other stations' verdicts may not be committed yet
-                end = end._replace(verdict=max(start.verdict, self._last_verdict(connection)))
+                end = end._replace(verdict=max(start.verdict, newest.verdict))
             messages += words
             room = limit - len(messages)
             found = self._decisions(connection, start, room)
-            last = self._last_decision(connection) if len(found) < room else 0
+            last = newest.part if len(found) < room else 0
             end = end._replace(part=max(start.part, last, *(one.decision or 0 for one in found)))
             return Batch(messages + found, end, len(found) < room)
 
@@ -155,15 +155,13 @@ class Outbox:
     def waiting(self) -> int:
         """Count the messages to be delivered, up to 10,000. StoreError."""
         start = self.place
+        kinds = [select(inspections.c.id).where(*self._wanted(start))]
+        kinds += [select(parts.c.id).where(*self._decided(start))]
+        if self.wants_verdicts:
+            kinds.append(self._spoken(start).with_only_columns(verdicts.c.id))
+        counts = [select(func.count()).select_from(one.limit(MOST_COUNTED).subquery()) for one in kinds]
         with self.database.reading() as connection:
-            rows = select(inspections.c.id).where(*self._wanted(start)).limit(MOST_COUNTED).subquery()
-            found = int(connection.execute(select(func.count()).select_from(rows)).scalar_one())
-            if self.wants_verdicts:
-                spoken = self._spoken(start).with_only_columns(verdicts.c.id).limit(MOST_COUNTED).subquery()
-                found += int(connection.execute(select(func.count()).select_from(spoken)).scalar_one())
-            ended = select(parts.c.id).where(*self._decided(start)).limit(MOST_COUNTED).subquery()
-            found += int(connection.execute(select(func.count()).select_from(ended)).scalar_one())
-        return min(found, MOST_COUNTED)
+            return min(MOST_COUNTED, sum(connection.execute(one).scalar_one() for one in counts))
 
     def move(self, place: Place, delivered: int = 0, refused: int = 0) -> None:
         """Note the sink's new place; `save` writes it."""
@@ -172,8 +170,7 @@ class Outbox:
 
     def save(self) -> None:
         """Write the place and the counts: they survive a power cut when this returns. StoreError."""
-        values = {"inspection_id": self.place.inspection, "verdict_id": self.place.verdict}
-        values |= {"part_number": self.place.part, "delivered": self.delivered, "refused": self.refused}
+        values = {**_columns(self.place), "delivered": self.delivered, "refused": self.refused}
         with self.database.writing() as connection:
             row = _row(self.product_id, self.key)
             connection.execute(update(deliveries).where(*row).values(values))
@@ -204,16 +201,12 @@ class Outbox:
         found = described_parts(connection, rows)
         return [self._part(row.number, one) for row, one in zip(rows, found, strict=True)]
 
-    def _last_decision(self, connection: Connection) -> int:
-        query = select(func.max(parts.c.number)).where(parts.c.product_id == self.product_id)
-        return int(connection.execute(query).scalar_one() or 0)
-
-    def _last(self, connection: Connection) -> int:
-        query = select(func.max(inspections.c.id)).where(inspections.c.product_id == self.product_id)
-        return int(connection.execute(query).scalar_one() or 0)
-
-    def _last_verdict(self, connection: Connection) -> int:
-        return int(connection.execute(select(func.max(verdicts.c.id))).scalar_one() or 0)
+    def _newest(self, connection: Connection) -> Place:
+        """Return the place after all that there is."""
+        inspection = select(func.max(inspections.c.id)).where(inspections.c.product_id == self.product_id)
+        part = select(func.max(parts.c.number)).where(parts.c.product_id == self.product_id)
+        every = inspection, select(func.max(verdicts.c.id)), part
+        return Place(*(int(connection.execute(one).scalar_one() or 0) for one in every))
 
     # ---- as it is sent
 
@@ -243,6 +236,10 @@ class Outbox:
     def _more(self, number: int | None) -> dict[str, Any]:
         link = f"{self.address}/{self.product}/inspections/{number}"
         return {"station": self.station, "link": None if None in (self.address, number) else link}
+
+
+def _columns(place: Place) -> dict[str, int]:
+    return {"inspection_id": place.inspection, "verdict_id": place.verdict, "part_number": place.part}
 
 
 def _row(product_id: int, key: str) -> Sequence[ColumnElement[bool]]:

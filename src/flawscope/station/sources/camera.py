@@ -62,11 +62,8 @@ class Taking(Protocol):
 
 
 class LiveCamera:
-    """Takes frames as the settings say, and one for each trigger. A kind of camera is a `_session`.
-
-    Args:
-        number: of the camera among the product's, from 1.
-    """
+    """Takes frames as the settings say, and one for each trigger. A kind of camera is a `_session`. number:
+    of the camera among the product's, from 1."""
 
     def __init__(self, line: Line, camera: Taking, number: int):
         self.line, self.camera, self.number = line, camera, number
@@ -103,11 +100,7 @@ class LiveCamera:
     # ---- a trigger
 
     def next_shot(self, request: Request | None = None) -> Future[Shot]:
-        """Return the first frame that is decoded from now on. AwayError where the camera is lost.
-
-        Args:
-            request: behind the trigger; one that is sent again counts once.
-        """
+        """Return the first frame that is decoded from now on. AwayError where the camera is lost."""
         if self.state.state == AWAY:
             raise AwayError(f"{self._called} is away: {self.state.why}; trigger again when it is back")
         waiting: Future[Shot] = Future()

@@ -27,6 +27,9 @@ class LostError(InputError):
 class Frames:
     """The frames of one camera or file, from where it is opened to where it ends or is lost.
 
+    Args:
+        pixels: of a frame, at most.
+
     Attributes:
         broken: packets and frames that could not be decoded.
 
@@ -36,10 +39,6 @@ class Frames:
     """
 
     def __init__(self, camera: CameraOf, pixels: int):
-        """
-        Args:
-            pixels: of a frame, at most.
-        """
         try:
             import av
         except ImportError:

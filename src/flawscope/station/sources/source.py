@@ -76,11 +76,8 @@ class Triggered(Source, Protocol):
     number: int
 
     def next_shot(self, request: Request | None = None) -> Future[Any]:
-        """Return the first frame that is exposed from now on. AwayError where the camera is lost.
-
-        Args:
-            request: behind the trigger; one that is sent again counts once.
-        """
+        """Return the first frame that is exposed from now on; a request that is sent again counts once.
+        AwayError where the camera is lost."""
 
     def forget(self, waiting: Future[Any]) -> None:
         """Withdraw a trigger."""
@@ -142,11 +139,8 @@ class Line:
     share: Share
 
     def show(self, code: str, number: int | None, why: str | None) -> None:
-        """Report a problem of one source of the product, from any thread; why: None: it is over.
-
-        Args:
-            number: of the source; the problem is called `camera_away_1_2`.
-        """
+        """Report a problem of the product's source of this number, as `camera_away_1_2`, from any thread;
+        why: None: it is over."""
         ending = "" if number is None else f"_{number}"
         self.report(f"{code}_{self.product_id}{ending}", None if why is None else plain(why))
 

@@ -36,11 +36,7 @@ BLOCK = 1 << 20  # bytes of a file's beginning and its end that identify it
 
 
 class Video(Background):
-    """Takes the frames of a file, and of one that replaces it later.
-
-    Args:
-        number: of the camera among the product's, from 1.
-    """
+    """Takes the frames of a file, and of one that replaces it later; a `Source`."""
 
     def __init__(self, line: Line, camera: CameraOf, number: int):
         super().__init__(f"video-{number}")
