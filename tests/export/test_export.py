@@ -34,8 +34,8 @@ from flawscope.export import onnx_graph  # noqa: E402
 from flawscope.export.export import export  # noqa: E402
 from flawscope.methods.patchcore import memory_bank as views  # noqa: E402
 from flawscope.methods.patchcore.model import Model  # noqa: E402
+from flawscope.runtime import ExportedSession  # noqa: E402
 from flawscope.runtime import onnx_file as runtime  # noqa: E402
-from flawscope.runtime import onnxruntime  # noqa: E402
 
 Made = Callable[[str], Path]
 Capture = pytest.CaptureFixture[str]
@@ -357,7 +357,7 @@ def test_ties_are_listed_and_not_counted(
     fast: None, model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second sample is one, and the engine chooses otherwise there."""
-    run, asked = onnxruntime.OnnxSession.run, []
+    run, asked = ExportedSession.run, []
     second = model_file.read(model_path).tensors["samples"][1].astype(np.float32) / 255.0
 
     def otherwise(self: Any, images: Any, positions: Any = None) -> Any:
@@ -368,7 +368,7 @@ def test_ties_are_listed_and_not_counted(
         asked.append(len(features))
         return torch.tensor([len(asked) % 3 == 2])
 
-    monkeypatch.setattr(onnxruntime.OnnxSession, "run", otherwise)
+    monkeypatch.setattr(ExportedSession, "run", otherwise)
     with pytest.raises(FlawscopeError, match="not the trained one"):
         export(model_path, tmp_path / "m.onnx")
     monkeypatch.setattr(Model, "ties", ties)

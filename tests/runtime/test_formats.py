@@ -210,8 +210,8 @@ def test_the_engine_computes_with_so_many_threads(path: Path, engine: str | None
         session: Any = flawscope.load(path, engine=engine, device="cpu", threads=2).session
         count: int = {
             "torch": torch.get_num_threads,
-            "onnxruntime": lambda: session.engine.get_session_options().intra_op_num_threads,
-            "openvino": lambda: session.parts[0].get_property("INFERENCE_NUM_THREADS"),
+            "onnxruntime": lambda: session.graph.run.func.__self__.get_session_options().intra_op_num_threads,
+            "openvino": lambda: session.graph.run.args[0][0].get_property("INFERENCE_NUM_THREADS"),
         }[session.runtime]()
         assert count == 2 or (session.runtime == "openvino" and count == 1)  # it has no more than cores
         assert session.run(np.zeros((1, 3, *session.size), np.float32))[0].shape == (1,)

@@ -170,20 +170,9 @@ def with_defect(
 # ---------------------------------------------------------------------------------------------- calibration
 
 
-@dataclass(frozen=True)
-class Engine:
-    """Engine with the exported network in it."""
-
-    session: Session
-
-    @property
-    def version(self) -> str:
-        """Version of the engine itself: packages of several names bring it. OpenVINO's commit is left out."""
-        return str(import_module(self.session.runtime).__version__).partition("-")[0]
-
-    @property
-    def name(self) -> str:
-        return f"{self.session.runtime} {self.version}"
+def version_of(engine: str) -> str:
+    """Version of an engine itself: packages of several names bring it. OpenVINO's commit is left out."""
+    return str(import_module(engine).__version__).partition("-")[0]
 
 
 class Answer(NamedTuple):
@@ -196,11 +185,11 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True)
 class Reduced:
-    """Exported network in its engines, and its first step `embed` in the first engine: the trained model
+    """Exported network in its engines, and its first step `embed` in the first of them: the trained model
     scores its features where a picture is left out."""
 
     precision: str
-    engines: Sequence[Engine]
+    sessions: Sequence[Session]
     embed: Embed
     trained: TorchSession
     layers: str | None = None  # the part of an int8 network in 8 bits, for a person
@@ -244,7 +233,7 @@ def recalibrated(
             f"none of the pictures can calibrate {reduced.precision}: the model was fitted on them and "
             "cannot leave them out, or they cannot be read; give good pictures that it has not seen"
         )
-    session, before = reduced.engines[0].session, artefact.manifest.calibration
+    session, before = reduced.sessions[0], artefact.manifest.calibration
     calibration = from_values(
         *zip(*answers.now, strict=True),
         rate=before.rate,
@@ -258,21 +247,28 @@ def recalibrated(
     )
     scores, maps = one_by_one(session, shown)
     defective, certificates = shown.spoilt(), list[Certificate]()
-    for engine in reduced.engines:
-        apart = compare(
-            engine.session,
-            shown.images,
-            scores,
-            maps,
-            calibration=calibration,
-            runtime=engine.name,
-            positions=shown.positions,
-        )
+    for one in reduced.sessions:
+        apart = compared(one, shown, scores, maps, calibration)
         found = _certificate(apart, before, calibration, answers)
-        simulated = _of_defects(reduced.trained, engine.session, before, defective)
+        simulated = _of_defects(reduced.trained, one, before, defective)
         certificates.append(replace(found, simulated=simulated))
     manifest = _manifest(artefact.manifest, calibration, answers, reduced)
     return _with_samples(replace(artefact, manifest=manifest), session), certificates
+
+
+def compared(
+    session: Session,
+    shown: Compared,
+    scores: NDArray[Any],
+    maps: NDArray[Any],
+    calibration: Calibration,
+    ties: NDArray[np.bool_] | None = None,
+) -> Certificate:
+    """Compares a session's answers with the expected ones (`certificate.compare`)."""
+    runtime = f"{session.runtime} {version_of(session.runtime)}"
+    images, positions = shown
+    how: dict[str, Any] = {"calibration": calibration, "runtime": runtime, "ties": ties}
+    return compare(session, images, scores, maps, positions=positions, **how)
 
 
 def one_by_one(session: Session, shown: Compared) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -293,7 +289,7 @@ def _answers(reduced: Reduced, pictures: Pictures, step: Step) -> Answers:
     places = {digest: i for i, digest in enumerate(artefact.manifest.facts.get("calibration_pictures", []))}
     fit, fusion = artefact.manifest.calibration, artefact.manifest.fusion
     lit = artefact.manifest.preprocess.normalization is not None
-    sessions: tuple[Session, ...] = reduced.engines[0].session, reduced.trained
+    sessions: tuple[Session, ...] = reduced.sessions[0], reduced.trained
     embeds: tuple[Embedding, ...] = (
         lambda images: torch.from_numpy(reduced.embed(images)),
         lambda images: model.embed(torch.from_numpy(images)),
