@@ -9,7 +9,7 @@ import pytest
 
 from flawscope.errors import InputError
 from flawscope.fitting.fitting import fit, partial_fit
-from flawscope.fitting.large_pictures import Windows
+from flawscope.fitting.picture_views import Windows
 from flawscope.fitting.training_pictures import Reader
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.predictor import load
@@ -183,7 +183,7 @@ def test_windows_are_a_picture_as_a_whole_and_places_all_over_it():
 
 
 def test_of_many_pictures_some_windows_are_learnt_from(monkeypatch):
-    monkeypatch.setattr("flawscope.fitting.large_pictures.MOST", 10 * 32 * 32)
+    monkeypatch.setattr("flawscope.fitting.picture_views.MOST", 10 * 32 * 32)
     windows = windows_of([(200, 200)] * 2)
     assert [len(places) for places in windows.places] == [5, 5]
     assert windows.places[0] != windows.places[1]

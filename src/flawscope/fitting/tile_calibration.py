@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from flawscope.calibration.threshold import from_values
 from flawscope.errors import InputError
-from flawscope.fitting.large_pictures import Windows
+from flawscope.fitting.picture_views import Windows
 from flawscope.fitting.simulated_defects import Unlearnt
 from flawscope.methods.detector import Detector
 from flawscope.methods.extract import BATCH

@@ -16,6 +16,7 @@ from flawscope.runtime.session import (
     JointExportedSession,
     JointSession,
     Run,
+    Runner,
     Session,
 )
 
@@ -130,6 +131,7 @@ __all__ = [
     "JointExportedSession",
     "JointSession",
     "Run",
+    "Runner",
     "Session",
     "check_threads",
     "exported_engine",

@@ -26,11 +26,10 @@ Run = Callable[..., Answers]
 JointAnswers = tuple[list[Recognised], NDArray[np.float32], NDArray[np.float32]]
 
 
-class Session(Protocol):
-    """Engine as a `Predictor` needs it."""
+class Runner(Protocol):
+    """Engine with a network in it."""
 
     runtime: str  # the engine's name
-    suffix: str  # of the model files it runs
     size: tuple[int, int]
 
     @property
@@ -40,6 +39,19 @@ class Session(Protocol):
     @property
     def lanes(self) -> int:
         """Number of calls of `run_alone` that are fastest under way at once; 1: `run` is as fast."""
+
+    @property
+    def run(self) -> Callable[..., Any]: ...
+
+    @property
+    def run_alone(self) -> Callable[..., Any]:
+        """Does as `run`, on one core."""
+
+
+class Session(Runner, Protocol):
+    """Engine as a `Predictor` needs it."""
+
+    suffix: str  # of the model files it runs
 
     def run(self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None) -> Answers:
         """Runs images `[B, 3, H, W]` float32 in 0..1 to scores `[B]` and maps `[B, H, W]`, float32.
@@ -49,38 +61,21 @@ class Session(Protocol):
                 whole pictures.
         """
 
-    def run_alone(self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None) -> Answers:
-        """Does as `run`, on one core."""
-
     def save(self, artefact: Artefact, path: str | os.PathLike[str]) -> None:
         """Writes the model file, atomically."""
 
 
-class JointSession(Protocol):
+class JointSession(Runner, Protocol):
     """Engine of a joint model as a `JointPredictor` needs it: the network runs once, and then the picture is
     compared with one product."""
-
-    runtime: str
-    size: tuple[int, int]
 
     @property
     def products(self) -> Mapping[str, Session]:
         """A session of each product's model alone."""
 
-    @property
-    def batch(self) -> int:
-        """Number of pictures that are fastest together."""
-
-    @property
-    def lanes(self) -> int:
-        """Number of calls of `run_alone` that are fastest under way at once; 1: `run` is as fast."""
-
     def run(self, images: NDArray[np.float32]) -> JointAnswers:
         """Runs images `[B, 3, H, W]` float32 in 0..1: the product of each, and its score and map by the
         nearest product."""
-
-    def run_alone(self, images: NDArray[np.float32]) -> JointAnswers:
-        """Does as `run`, on one core."""
 
     def save(self, artefact: JointArtefact, path: str | os.PathLike[str]) -> None:
         """Writes the model file, atomically."""
