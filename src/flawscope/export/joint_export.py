@@ -112,9 +112,11 @@ def _traced(products: Products, trained: JointTorchSession, step: Step) -> tuple
     first, scores = next(iter(products.values())).manifest, dict[str, Any]()
     operators = registry.method(first.method).operators
     translations = {} if operators is None else operators()
+    onnx_graph.prepare(trained.first.model)
     embed = onnx_graph.trace_described(trained.first.model, translations)
     for name, one in trained.products.items():
         step("network", len(scores), len(products))
+        onnx_graph.prepare(one.model)
         scores[name] = onnx_graph.trace_score(one.model, translations)
     step("network", len(products), len(products))
     return embed, scores

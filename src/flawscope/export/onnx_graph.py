@@ -91,15 +91,13 @@ def prepare(model: Detector) -> None:
 
 
 def trace_described(model: Detector, translations: Mapping[Any, Any] = NOTHING) -> ModelProto:
-    """`embed` of a joint model, images to features and descriptors."""
-    prepare(model)
+    """`embed` of a joint model, images to features and descriptors; `prepare` the model before."""
     images = torch.zeros(2, 3, *model.size)
     return _traced(Described(model), {"images": images}, ["features", "descriptors"], translations)
 
 
 def trace_score(model: Detector, translations: Mapping[Any, Any] = NOTHING) -> ModelProto:
-    """`score`, features to scores and maps."""
-    prepare(model)
+    """`score`, features to scores and maps; `prepare` the model before."""
     images = torch.zeros(2, 3, *model.size)
     with torch.inference_mode():
         features = torch.zeros_like(model.embed(images))
