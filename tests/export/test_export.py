@@ -295,39 +295,6 @@ def test_pictures_it_was_calibrated_on_anew_are_not_left_out(
     assert roles == ["train"] * TRAIN + ["calibration"] * UNSEEN
 
 
-# ------------------------------------------------------------------------------------- leaving pictures out
-
-
-def left_out(model: Predictor, pictures: list[Path]) -> list[float]:
-    """Scores of the calibration pictures by `Detector.left_out`, on the trained model's own features."""
-    session: Any = model.session
-    facts, tensors = model.manifest.facts, model.artefact.tensors
-    kept = {name: torch.from_numpy(np.asarray(value)) for name, value in tensors.items()}
-    found = []
-    for picture, group in zip(pictures, facts["calibration_groups"].values(), strict=True):
-        image = torch.from_numpy(model.manifest.preprocess(picture)[0])
-        with torch.inference_mode():
-            found.append(float(session.model.left_out(session.model.embed(image), group, kept)[0]))
-    return found
-
-
-def fitted(pictures: list[Path], **options: Any) -> Predictor:
-    return flawscope.fit(list(pictures), **{"size": 64, "device": "cpu", "samples": 1, **options})
-
-
-def test_left_out_of_a_model_that_was_extended(train: list[Path], unseen: list[Path]) -> None:
-    """The earlier pictures' groups are still known, so that each leaves its own elements out."""
-    from flawscope.fitting.fitting import partial_fit
-
-    twice = fitted(train, ratio=0.5)
-    for more in (unseen[:2], unseen[2:]):
-        twice = partial_fit(twice.artefact, list(more), device="cpu")
-    assert len(set(twice.manifest.facts["calibration_groups"].values())) == TRAIN + UNSEEN
-    found, kept = np.array(left_out(twice, [*train, *unseen])), np.array(twice.calibration.scores)
-    np.testing.assert_allclose(found, kept, rtol=0.5)
-    assert np.median(found) > 1.15 * np.median([p.score for p in twice.predict([*train, *unseen])])
-
-
 # -------------------------------------------------------------------------------------------- no file
 
 
@@ -535,19 +502,6 @@ def test_self_test_fails_where_an_expectation_was_changed(
         samples[number]["score"] *= factor
         manifest = replace(model.manifest, samples=tuple(samples))
         assert not Predictor(replace(model.artefact, manifest=manifest), model.session).self_test().passed
-
-
-def test_a_self_test_in_reduced_precision_fails_far_from_what_was_said(
-    exported: Made, tmp_path: Path
-) -> None:
-    model = flawscope.load(exported("int8"))
-    way = model.calibration.threshold - float(np.median(model.calibration.scores))
-    for factor, passed in ((0.1, True), (2.0, False)):
-        samples = [{**sample, "score": sample["score"] + factor * way} for sample in model.manifest.samples]
-        manifest = replace(model.manifest, samples=tuple(samples))
-        result = Predictor(replace(model.artefact, manifest=manifest), model.session).self_test()
-        assert result.passed == passed
-        assert result.score == pytest.approx(factor, abs=0.05)
 
 
 def test_a_certificate_that_is_none_is_said_so(onnx_path: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -16,7 +16,6 @@ import pytest
 import torch
 from PIL import Image
 
-import flawscope
 from flawscope.artefact.model_file import read, write
 from flawscope.errors import InputError
 from flawscope.fitting import training_pictures as sources
@@ -214,11 +213,6 @@ def test_an_exported_model_cannot_be_extended(tmp_path):
         partial_fit(tmp_path / "m.onnx", parts(2))
 
 
-def test_evaluating_a_path_says_what_to_do(fitted):
-    with pytest.raises(InputError, match=r"open it, evaluate\(model, open_dataset\('pictures'\)\)"):
-        flawscope.evaluate(fitted, "pictures")
-
-
 def test_a_picture_too_large_for_memory_is_told_like_an_unreadable_one(monkeypatch):
     def no_room(picture):
         raise MemoryError
@@ -360,26 +354,6 @@ def test_a_full_bank_does_not_grow():
 
 
 # ------------------------------------------------------------------------------------------- several sizes
-
-
-def with_block(picture: np.ndarray) -> np.ndarray:
-    """A defect that nobody can overlook, left and low."""
-    picture = picture.copy()
-    picture[60:80:4, 18:40] = (255, 0, 255)
-    picture[62:80:4, 18:40] = (0, 255, 0)
-    return picture
-
-
-def test_a_defect_stands_out_and_is_drawn_where_it_is(fitted_two):
-    others = parts(4, seed=3)
-    good = fitted_two.predict(others)
-    bad = fitted_two.predict([with_block(picture) for picture in others])
-    assert min(p.score for p in bad) > 0.5 + max(p.score for p in good)  # in spreads of good pictures
-    for before, after in zip(good, bad, strict=True):
-        difference = after.map - before.map
-        y, x = np.unravel_index(difference.argmax(), difference.shape)
-        assert abs(y - 46) <= 8  # 69 of 96 pixels
-        assert abs(x - 19) <= 8
 
 
 def views_of(features: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -7,7 +7,6 @@ import io
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -210,17 +209,6 @@ def test_damage_is_a_value_error() -> None:
 # -------------------------------------------------------------------------------- what it lets through
 
 
-def test_our_own_networks_pass_and_quickly(onnx_path: Path) -> None:
-    data = memoryview(onnx_path.read_bytes())
-    best = np.inf
-    for _ in range(3):
-        start = time.perf_counter()
-        onnx_check.check(data)
-        best = min(best, time.perf_counter() - start)
-    print(f"checked in {best * 1e3:.1f} ms")
-    assert best < 0.1  # 4 ms where it was written
-
-
 def test_quantised_networks_pass(onnx_path: Path, tmp_path: Path) -> None:
     quantization = pytest.importorskip("onnxruntime.quantization")
     path = tmp_path / "quantised.onnx"
@@ -312,9 +300,8 @@ for path in Path({str(tmp_path)!r}).glob("*.onnx"):
         assert "\n" not in said
 
 
-@pytest.mark.parametrize("name", ["endless loop"])
-def test_a_file_with_right_hashes_is_refused_in_one_line(name: str, onnx_path: Path, tmp_path: Path) -> None:
-    make, reason = REFUSED[name]
+def test_a_file_with_right_hashes_is_refused_in_one_line(onnx_path: Path, tmp_path: Path) -> None:
+    make, reason = REFUSED["endless loop"]
     path = tmp_path / "bad.onnx"
     runtime.write(runtime.read(onnx_path), make().SerializeToString(), path)
     with pytest.raises(InputError) as error:
