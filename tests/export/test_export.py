@@ -47,26 +47,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "padded, not square, nearest distance": {"size": "48x64", "keep_aspect": True, "score": "maximum"},
 }
 ENGINES = ("onnxruntime", "openvino")
-REDUCED = ("int8", "bf16")
 TRAIN, UNSEEN = 12, 4  # pictures that the small model was fitted on, and good ones that it has not seen
 
 
 @pytest.fixture
-def fast(trace_once: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tracing takes seconds: one model is traced once."""
-    monkeypatch.setattr(onnx_graph, "trace", trace_once)
-
-
-@pytest.fixture(params=REDUCED)
-def reduced(request: pytest.FixtureRequest, exported: Made) -> Path:
+def reduced(precision: str, exported: Made) -> Path:
     """The small model in each reduced precision, calibrated on `train` and `unseen`."""
-    if request.param == "bf16":
-        pytest.importorskip("openvino")
-        from flawscope.runtime.openvino import core
-
-        if "BF16" not in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-            pytest.skip("this processor has no bf16")
-    return exported(request.param)
+    return exported(precision)
 
 
 @pytest.fixture(scope="module")
