@@ -34,6 +34,7 @@ from flawscope.synthesis.demo.dataset import draw_picture
 PATCHES = 64  # of a picture at 64 px: stride 8
 WIDTH = 152  # EfficientNet-Lite0, stages 2 and 3
 TWO = "48+64"  # sizes of 36 and 64 patches
+pytestmark = pytest.mark.usefixtures("one_backbone")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -41,22 +42,6 @@ def _sparse_banks():
     """Tiny sets have tiny banks here; the lower bound of the larger sizes has a test of its own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("flawscope.methods.patchcore.bank_selection.FEWEST", 1)
-        yield
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick():
-    """Building a backbone is most of the time of a fit this small; frozen, one can serve all models."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models, "load_backbone", functools.cache(models.load_backbone))
-        empty, made = models.empty_backbone, {}
-
-        def once(name, stages, size, tensors, *more):
-            if (name, stages, size) not in made:
-                made[name, stages, size] = empty(name, stages, size, tensors, *more)
-            return made[name, stages, size]
-
-        patch.setattr(models, "empty_backbone", once)
         yield
 
 

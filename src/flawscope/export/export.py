@@ -169,13 +169,8 @@ def check(artefact: Artefact, precision: str, pictures: Sequence[Source]) -> Non
 
 
 def _opened(network: bytes, precision: str) -> list[Session]:
-    """Opens the network in the engines that run it, the default one first. OpenVINO only where it is
-    installed.
-
-    Raises:
-        FlawscopeError: the network has an operator that `runtime.read` would refuse, or OpenVINO cannot
-            convert it.
-    """
+    """Opens the network in the engines that run it, the default one first. FlawscopeError: one of them
+    cannot, or it has an operator that `runtime.read` would refuse."""
     try:
         onnx_check.check(network)
     except ValueError as error:

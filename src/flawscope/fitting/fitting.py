@@ -356,12 +356,7 @@ def _samples(
     model: Detector, tensors: dict[str, NDArray[Any]], reader: Reader, fitted: Fitted, kept: int | Artefact
 ) -> Samples:
     """Returns the samples' scores for `Predictor.self_test`, and adds the samples and their maps to
-    `tensors`.
-
-    Args:
-        kept: how many of the pictures learnt from, less those that can no longer be read; or a model that was
-            extended, whose samples stay.
-    """
+    `tensors`. kept: how many of the pictures learnt from; or an extended model, whose samples stay."""
     if isinstance(kept, Artefact):
         names, packed = [one["name"] for one in kept.manifest.samples], kept.tensors.get("samples")
     else:

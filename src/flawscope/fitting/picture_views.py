@@ -48,14 +48,10 @@ class _Held:
 class PictureViews:
     """Numbers the views of all pictures, those of a picture one after the other.
 
-    views_of: number of each picture's views as it is judged.
+    counts: of each picture's views. views_of: the same as it is judged.
     """
 
     def __init__(self, reader: Reader, counts: Sequence[int], views_of: Sequence[int]):
-        """
-        Args:
-            counts: of each picture's views.
-        """
         self.reader, self.views_of = reader, list(views_of)
         self.first: list[int] = np.concatenate([[0], np.cumsum(counts)]).astype(int).tolist()
         self._held: OrderedDict[int, _Held] = OrderedDict()
@@ -164,13 +160,11 @@ class Windows(PictureViews):
     too many of them, some of every picture, moved farther. Where they lie follows from the seed and the
     picture's number. Where the model tells places apart they are the tiles themselves, and where there are
     too many, other ones of every picture.
+
+    sizes: of the pictures; None: it cannot be read, and has a whole view alone.
     """
 
     def __init__(self, reader: Reader, sizes: Sequence[tuple[int, int] | None], seed: int):
-        """
-        Args:
-            sizes: of the pictures; None: it cannot be read, and has a whole view alone.
-        """
         self.reader, self.seed = reader, seed
         grids = [None if size is None else reader.preprocess.grid(size) for size in sizes]
         cells = [self._cells(*pair) for pair in zip(sizes, grids, strict=True)]
@@ -276,14 +270,8 @@ class PartsOfPictures(PictureViews):
         self.wrong = {i for i, reason in enumerate(learnt.wrong) if reason not in ("", UNREAD)}
 
     def calibrated(self, fit: Fitted, seed: int) -> tuple[Fitted, Fitted]:
-        """Turns a calibration of parts into one of whole pictures: each scores as its worst part.
-
-        Returns the fit with that calibration; and the same with one part of each picture, to put simulated
-        defects on.
-
-        Args:
-            fit: of the parts.
-        """
+        """Turns a fit of parts into one of whole pictures, calibrated by their worst parts; and the same with
+        one part of each picture, to put simulated defects on."""
         fitted, before = self.of_pictures(fit), fit.calibration
         rows: dict[int, list[tuple[float, float]]] = {}
         for number, *values in zip(fit.pictures, before.scores, before.map_maxima, strict=True):

@@ -99,16 +99,8 @@ def calibrated(predictor: Predictor, good: Sequence[Source], step: Step) -> Pred
 def _in_every_light(
     stream: Stream, pictures: Sequence[Source], values: Values, normalization: Normalization | None
 ) -> tuple[Values, str]:
-    """Returns the values for a calibration, and the calibration's method.
-
-    Args:
-        stream: judges pictures in order.
-        values: of the unchanged pictures. Without `normalization` they are returned as they are; with it
-            scores and maxima become their envelopes over the lights of its range.
-
-    Raises:
-        InputError: a picture cannot be read again.
-    """
+    """Returns the values for a calibration, and the calibration's method: with `normalization` the envelopes
+    of scores and maxima over the lights of its range. InputError: a picture cannot be read again."""
     if normalization is None:
         return values, "held out"
     found = [[(score, maximum) for score, maximum, _ in values]]

@@ -158,7 +158,7 @@ def misfit(what: str) -> InputError:
 
 class ExportedSession:
     """Session that runs images `[B, 3, H, W]` float32 to scores `[B]` and maps `[B, H, W]` by the network of
-    an .onnx file, in any engine.
+    an .onnx file, or by its bytes, in any engine. how: device, threads and precision, as for `Engine.open`.
 
     Attributes:
         network: of the file that it was opened from; None: it came from none.
@@ -168,11 +168,6 @@ class ExportedSession:
     suffix = ".onnx"
 
     def __init__(self, engine: Engine, model: str | os.PathLike[str] | bytes, *how: Any):
-        """
-        Args:
-            model: an .onnx file or its bytes.
-            how: device, threads and precision, as `Engine.open` takes them.
-        """
         network = model if isinstance(model, bytes) else os.fspath(model)
         what = "model the exported network" if isinstance(network, bytes) else f"model {network}"
         self.engine, self.runtime = engine, engine.runtime
