@@ -240,21 +240,10 @@ def test_no_operator_on_the_list_can_hold_a_graph_or_make_text() -> None:
 HUGE = [2**18, 2**17]  # of float32: 128 GiB
 HUNGRY: dict[str, Callable[[], Any]] = {
     "constant": lambda: used("x", [constant("s", HUGE)], node("ConstantOfShape", ["s"], ["x"])),
-    "expand": lambda: used("x", [constant("s", [*HUGE, 1])], node("Expand", ["peak", "s"], ["x"])),
-    "tile": lambda: used("x", [constant("s", [2**35])], node("Tile", ["peak", "s"], ["x"])),
-    "resize": lambda: used(
-        "x", [constant("s", [1, 1, 4096, 4096], np.float32)], node("Resize", ["images", "", "s"], ["x"])
-    ),
     "pad": lambda: used("x", [constant("s", [0, 0, 0, 0, 2**19, 2**17])], node("Pad", ["mean", "s"], ["x"])),
-    "range": lambda: used(
-        "x",
-        [constant("a", 0.0, np.float32), constant("b", 2.0**35, np.float32), constant("c", 1.0, np.float32)],
-        node("Range", ["a", "b", "c"], ["x"]),
-    ),
     "more than numbers can count": lambda: used(
         "x", [constant("s", [2**32, 2**32])], node("ConstantOfShape", ["s"], ["x"])
     ),
-    "2^60": lambda: used("x", [constant("s", [2**60])], node("ConstantOfShape", ["s"], ["x"])),
     "less than nothing": lambda: used("x", [constant("s", [-5])], node("ConstantOfShape", ["s"], ["x"])),
     "a weight of 2^40": lambda: used("w", [weight(2**40)]),
     "twice as much 40 times": lambda: used(
