@@ -293,7 +293,7 @@ def _answers(reduced: Reduced, pictures: Pictures, step: Step) -> dict[str, Pair
         return moved, Answer(score, maximum, old.median)
 
     def answer(picture: tuple[str, Views]) -> Pair | None:
-        """None: the picture is unusable."""
+        """Answers for a picture; None: it is unusable."""
         digest, views = picture
         inside = views.valid_mask()
         if inside.shape == model.roi.shape:
