@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 
 import numpy as np
 import pytest
+import torch
 
 from flawscope.errors import InputError
+from flawscope.fitting import tile_calibration
 from flawscope.fitting.fitting import fit, partial_fit
 from flawscope.fitting.picture_views import Windows
 from flawscope.fitting.training_pictures import Reader
@@ -98,6 +101,20 @@ def test_whole_pictures_are_left_out_with_all_their_tiles():
     assert np.argmax(scores) == 8
     assert scores[8] > 1.3 * np.sort(scores)[-2]
     assert model.predict(shown[8]).score < scores[8]  # it knows it
+
+
+def test_the_order_in_which_tiles_are_answered_changes_nothing(tiled, monkeypatch):
+    """As it comes with several threads."""
+
+    @contextlib.contextmanager
+    def backwards(device):
+        with torch.inference_mode():
+            yield lambda work, jobs: [work(job) for job in reversed(jobs)]
+
+    monkeypatch.setattr(tile_calibration, "workers", backwards)
+    other = fit(list(parts()), tile=64, **SMALL)
+    assert other.manifest.fusion == tiled.manifest.fusion
+    assert other.calibration == tiled.calibration
 
 
 def test_only_tiles_in_the_region_of_interest_are_computed():

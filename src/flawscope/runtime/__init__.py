@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from typing import Any
 
 from flawscope.artefact import files, model_file
@@ -86,10 +87,9 @@ def open_joint_session(
 
 def _torch() -> Any:
     try:
-        from flawscope.runtime import torch
+        return import_module("flawscope.runtime.torch")
     except ImportError:
         raise needs("running a .safetensors model", "torch", extras="train") from None
-    return torch
 
 
 def exported_engine(name: str) -> Engine:
