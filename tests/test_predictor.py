@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import flawscope
-from brightness import HOSTILE, Brightness, draw, model
+from brightness import HOSTILE, SIDE, Brightness, draw, model
 from flawscope.calibration.threshold import Calibration, rate_of
 from flawscope.errors import InputError
 from flawscope.evaluation import Evaluation, evaluate
 from flawscope.pictures.decoding import decode, pixel_hash
+from flawscope.pictures.preprocess import Preprocess
 from flawscope.predictor import Predictor
 from flawscope.results.prediction import Prediction
 
@@ -183,6 +184,16 @@ def test_calibrating_on_nothing_new_is_an_input_error(root: Path) -> None:
     ):
         with pytest.raises(InputError, match=words):
             model(seen={"train": learnt}).calibrate(given)
+
+
+def test_padding_says_nothing_about_the_level_of_good_maps() -> None:
+    how = Preprocess((SIDE, SIDE), keep_aspect=True)
+    pictures = [np.full((10, 80, 3), 50 + k, np.uint8) for k in range(3)]  # most is padding
+    found = model(preprocess=how, tensors={"roi": np.ones((SIDE, SIDE), bool)}).calibrate(
+        [*pictures, pictures[0]]
+    )
+    assert found.calibration.map_level == pytest.approx(51 / 255)
+    assert [p.role for p in found.manifest.pictures] == ["calibration"] * 3
 
 
 @pytest.mark.parametrize(

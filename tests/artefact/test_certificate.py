@@ -186,15 +186,6 @@ def test_good_pictures_that_are_all_alike_leave_a_way() -> None:
     assert not of_pairs(same, calibration, (1.1 * one, one), (one, one), 0).passed
 
 
-def test_the_line_says_what_was_compared() -> None:
-    for precision, word in (("fp32", "relative"), ("int8", "of the way")):
-        line = compared([1.0, 2.0], Fixed([1.0, 2.0]), precision=precision).line()
-        assert line.startswith(f"2 pictures in batches of 1, 3, 8, {precision}, fixed 1: ")
-        assert f"({word}" in line
-        assert "no decision changed" in line
-        assert line.endswith(f"scores may differ by {TOLERANCE[precision]:g}")
-
-
 def test_it_survives_json() -> None:
     found = compared([1.0, 2.0, 3.0], Fixed([1.0, 2.00001, 3.0]), ties=np.array([True, False, False]))
     assert Certificate.from_dict(json.loads(json.dumps(found.to_dict()))) == found

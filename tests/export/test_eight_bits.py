@@ -159,7 +159,7 @@ def test_shared_weights_stay_or_go_together() -> None:
     weights = [diagonal(1, 1, 1), diagonal(1e5, 1, 1), diagonal(1e-5, 1, 1)]
     embed = network(weights, branches=2)
     maker = Maker(embed, [pictures(4)])
-    assert [layer.nodes for layer in maker.layers] == [(f"conv0.{k}", f"conv1.{k}") for k in range(3)]
+    assert [layer.nodes for layer in maker.layers] == [[f"conv0.{k}", f"conv1.{k}"] for k in range(3)]
     assert [layer.operations for layer in maker.layers] == [2 * 64 * 64 * 9] * 3
     proto = maker.made(["w1"])
     assert in_fp32(proto) == {"conv0.1", "conv1.1"}

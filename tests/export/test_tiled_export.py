@@ -24,7 +24,6 @@ pytest.importorskip("torch")
 for needed in ("onnx", "onnxscript"):
     pytest.importorskip(needed)
 
-from flawscope.export import onnx_graph  # noqa: E402
 from flawscope.export.export import export  # noqa: E402
 from flawscope.export.recalibrate import Pictures  # noqa: E402
 from flawscope.methods.patchcore.model import Model  # noqa: E402
@@ -34,16 +33,10 @@ ROI = "0.4,0.2,0.95,0.9"
 CLOSE = 0.1  # of a score
 
 
-@pytest.fixture(params=["int8", "bf16"])
-def reduced(request: pytest.FixtureRequest, tiled: Tiled) -> Path:
+@pytest.fixture
+def reduced(precision: str, tiled: Tiled) -> Path:
     """The small tiled model with a region of interest, calibrated on the pictures it was fitted on."""
-    if request.param == "bf16":
-        pytest.importorskip("openvino")
-        from flawscope.runtime.openvino import core
-
-        if "BF16" not in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-            pytest.skip("this processor has no bf16")
-    return tiled(".onnx", request.param, roi=ROI)
+    return tiled(".onnx", precision, roi=ROI)
 
 
 @pytest.mark.slow
@@ -70,14 +63,8 @@ def test_it_is_calibrated_anew_on_pictures(reduced: Path, tiled: Tiled, tiled_pi
 
 
 def test_pictures_that_it_has_not_seen_are_scored_as_they_are(
-    int8_in_name: None,
-    tiled: Tiled,
-    tiled_pictures: Path,
-    trace_once: Any,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    int8_in_name: None, fast: None, tiled: Tiled, tiled_pictures: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(onnx_graph, "trace", trace_once)
     good = [*list_pictures(tiled_pictures / "good"), *list_pictures(tiled_pictures / "tile")]
     failures: list[str] = []
     given = [*good, tiled_pictures / "small/0.png"]
@@ -91,16 +78,10 @@ def test_pictures_that_it_has_not_seen_are_scored_as_they_are(
 
 @pytest.mark.slow
 def test_pictures_are_held_one_after_the_other(
-    int8_in_name: None,
-    tiled: Tiled,
-    tiled_pictures: Path,
-    trace_once: Any,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    int8_in_name: None, fast: None, tiled: Tiled, tiled_pictures: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
     """And nothing is computed twice."""
     path = tiled()
-    monkeypatch.setattr(onnx_graph, "trace", trace_once)
     alive: weakref.WeakSet[Views] = weakref.WeakSet()
     most, left_out = [0], Model.left_out
     asked: list[int] = []
@@ -127,25 +108,16 @@ def test_pictures_are_held_one_after_the_other(
 
 
 def test_pictures_that_cannot_be_left_out_are_left_away(
-    int8_in_name: None,
-    tiled: Tiled,
-    tiled_pictures: Path,
-    trace_once: Any,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    int8_in_name: None, fast: None, tiled: Tiled, tiled_pictures: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
     """Methods that need a part's other pictures for it say so picture by picture."""
     path, left_out = tiled(), Model.left_out
-    monkeypatch.setattr(onnx_graph, "trace", trace_once)
     before, hashes = model_file.read(path).manifest, []
     groups = before.facts["calibration_groups"]
 
     def some(self: Any, features: Any, group: int, *rest: Any) -> Any:
-        return (
-            None
-            if group in (groups[hashes[0]], groups[hashes[3]])
-            else left_out(self, features, group, *rest)
-        )
+        lost = group in (groups[hashes[0]], groups[hashes[3]])
+        return None if lost else left_out(self, features, group, *rest)
 
     monkeypatch.setattr(Model, "left_out", some)
     pictures = list_pictures(tiled_pictures / "train")
@@ -168,7 +140,7 @@ def test_ranges_and_comparisons_see_whole_pictures_and_tiles_everywhere(
     given = Pictures(artefact, [path] * count)
     tiles = len(artefact.manifest.preprocess.views(path)) - 1
     for most in (32, 100):
-        seen = [numbers for _, numbers in given._some(most)]
+        seen = [numbers for _, numbers in given._some(most, [])]
         assert all(numbers[0] == 0 and len(numbers) > 1 for numbers in seen)
         assert all(len(set(numbers)) == len(numbers) for numbers in seen)
         assert sum(map(len, seen)) <= most
@@ -180,4 +152,4 @@ def test_ranges_and_comparisons_see_whole_pictures_and_tiles_everywhere(
     whole = replace(
         artefact, manifest=replace(artefact.manifest, fusion=None, preprocess=Preprocess((64, 64)))
     )
-    assert [numbers for _, numbers in Pictures(whole, [path] * 3)._some(32)] == [[0]] * 3
+    assert [numbers for _, numbers in Pictures(whole, [path] * 3)._some(32, [])] == [[0]] * 3

@@ -21,6 +21,14 @@ def one_backbone() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(models, "load_backbone", functools.cache(models.load_backbone))
+        empty, made = models.empty_backbone, {}
+
+        def once(name: str, stages: object, size: object, *more: object) -> object:
+            if (name, stages, size) not in made:
+                made[name, stages, size] = empty(name, stages, size, *more)
+            return made[name, stages, size]
+
+        patch.setattr(models, "empty_backbone", once)
         yield
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 import pytest
 import torch
@@ -11,21 +9,13 @@ from numpy.typing import NDArray
 
 from flawscope.errors import InputError
 from flawscope.fitting.fitting import fit, partial_fit
-from flawscope.methods import patch_detector as models
 from flawscope.methods.patchcore import few_shot
 from flawscope.methods.patchcore.patches import turned
 from flawscope.predictor import Predictor, load
 from flawscope.synthesis.demo.dataset import draw_picture
 
+pytestmark = pytest.mark.usefixtures("one_backbone")
 WAYS = range(1, 8)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick():
-    """Building a backbone is most of the time of a fit this small."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models, "load_backbone", functools.cache(models.load_backbone))
-        yield
 
 
 def parts(count: int, seed: int = 0, size: int = 64) -> list[NDArray[np.uint8]]:

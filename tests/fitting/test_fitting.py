@@ -16,7 +16,6 @@ import pytest
 import torch
 from PIL import Image
 
-import flawscope
 from flawscope.artefact.model_file import read, write
 from flawscope.errors import InputError
 from flawscope.fitting import training_pictures as sources
@@ -35,6 +34,7 @@ from flawscope.synthesis.demo.dataset import draw_picture
 PATCHES = 64  # of a picture at 64 px: stride 8
 WIDTH = 152  # EfficientNet-Lite0, stages 2 and 3
 TWO = "48+64"  # sizes of 36 and 64 patches
+pytestmark = pytest.mark.usefixtures("one_backbone")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -42,22 +42,6 @@ def _sparse_banks():
     """Tiny sets have tiny banks here; the lower bound of the larger sizes has a test of its own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("flawscope.methods.patchcore.bank_selection.FEWEST", 1)
-        yield
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick():
-    """Building a backbone is most of the time of a fit this small; frozen, one can serve all models."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models, "load_backbone", functools.cache(models.load_backbone))
-        empty, made = models.empty_backbone, {}
-
-        def once(name, stages, size, tensors, *more):
-            if (name, stages, size) not in made:
-                made[name, stages, size] = empty(name, stages, size, tensors, *more)
-            return made[name, stages, size]
-
-        patch.setattr(models, "empty_backbone", once)
         yield
 
 
@@ -214,11 +198,6 @@ def test_an_exported_model_cannot_be_extended(tmp_path):
         partial_fit(tmp_path / "m.onnx", parts(2))
 
 
-def test_evaluating_a_path_says_what_to_do(fitted):
-    with pytest.raises(InputError, match=r"open it, evaluate\(model, open_dataset\('pictures'\)\)"):
-        flawscope.evaluate(fitted, "pictures")
-
-
 def test_a_picture_too_large_for_memory_is_told_like_an_unreadable_one(monkeypatch):
     def no_room(picture):
         raise MemoryError
@@ -360,26 +339,6 @@ def test_a_full_bank_does_not_grow():
 
 
 # ------------------------------------------------------------------------------------------- several sizes
-
-
-def with_block(picture: np.ndarray) -> np.ndarray:
-    """A defect that nobody can overlook, left and low."""
-    picture = picture.copy()
-    picture[60:80:4, 18:40] = (255, 0, 255)
-    picture[62:80:4, 18:40] = (0, 255, 0)
-    return picture
-
-
-def test_a_defect_stands_out_and_is_drawn_where_it_is(fitted_two):
-    others = parts(4, seed=3)
-    good = fitted_two.predict(others)
-    bad = fitted_two.predict([with_block(picture) for picture in others])
-    assert min(p.score for p in bad) > 0.5 + max(p.score for p in good)  # in spreads of good pictures
-    for before, after in zip(good, bad, strict=True):
-        difference = after.map - before.map
-        y, x = np.unravel_index(difference.argmax(), difference.shape)
-        assert abs(y - 46) <= 8  # 69 of 96 pixels
-        assert abs(x - 19) <= 8
 
 
 def views_of(features: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -24,6 +24,7 @@ from flawscope.errors import InputError
 from flawscope.fitting import joint
 from flawscope.fitting.fitting import fit
 from flawscope.pictures.light import Light, lights_within
+from flawscope.predictor import Predictor
 from flawscope.results.prediction import NONE, Prediction
 
 Shared = Callable[[str, Callable[[Path], Any]], Path]
@@ -262,18 +263,6 @@ def test_models_of_other_parts_are_not_joined(line: flawscope.JointPredictor) ->
         replace(line.artefact, products={**line.artefact.products, "rings": other})
 
 
-# -------------------------------------------------------------------------------------------- light and part
-
-
-def test_parts_are_decided_on_in_every_light(all_three: Path) -> None:
-    alone = flawscope.load(all_three / "block.safetensors", device="cpu")
-    for k, light in enumerate(LIGHTS):
-        good = alone.predict_part({v: light(view("block", 100 + k, v)) for v in VIEWS})
-        bad = alone.predict_part({v: light(view("block", 120 + k, v, defect=True)) for v in VIEWS})
-        assert (bad.is_anomalous, bad.worst) == (True, "top")
-        assert good.p_value > bad.p_value
-
-
 # ------------------------------------------------------------------------------------- joint, light and part
 
 
@@ -425,16 +414,22 @@ def test_each_view_in_python_and_in_other_light(data: Path, tmp_path: Path) -> N
         joint.join(models, part="q", device="cpu")
 
 
-def test_the_parts_of_views_combine_the_left_out_scores_of_their_models(data: Path) -> None:
-    models = {
-        name: fit(sorted((data / "rings/train/good").glob(f"*_{name}.png")), **SETTINGS) for name in VIEWS
-    }
-    parts = joint.join(models, part=PATTERN, device="cpu").parts()
+@pytest.fixture(scope="module")
+def of_views(data: Path) -> dict[str, Predictor]:
+    """A model of each view."""
+    good = data / "rings/train/good"
+    return {name: fit(sorted(good.glob(f"*_{name}.png")), **SETTINGS) for name in VIEWS}
+
+
+def test_the_parts_of_views_combine_the_left_out_scores_of_their_models(
+    of_views: dict[str, Predictor],
+) -> None:
+    parts = joint.join(of_views, part=PATTERN, device="cpu").parts()
     assert parts is not None
     calibration = parts.calibration
     assert calibration.parts == tuple(f"p{k:02d}" for k in range(PARTS))
     for k, name in enumerate(VIEWS):
-        manifest = models[name].manifest
+        manifest = of_views[name].manifest
         names = {one.hash: one.name for one in manifest.pictures}
         by_name = {
             names[digest][:3]: score
@@ -445,12 +440,9 @@ def test_the_parts_of_views_combine_the_left_out_scores_of_their_models(data: Pa
         assert calibration.scores[:, k].tolist() == [by_name[part] for part in calibration.parts]
 
 
-def test_a_damaged_pattern_of_views_is_one_clear_line(all_three: Path, data: Path, tmp_path: Path) -> None:
-    models = {
-        name: fit(sorted((data / "rings/train/good").glob(f"*_{name}.png")), **SETTINGS) for name in VIEWS
-    }
+def test_a_damaged_pattern_of_views_is_one_clear_line(of_views: dict[str, Predictor], tmp_path: Path) -> None:
     path = tmp_path / "views.safetensors"
-    joint.join(models, part=PATTERN, device="cpu").save(path)
+    joint.join(of_views, part=PATTERN, device="cpu").save(path)
     with path.open("rb") as file:
         header = model_file.read_header(file, path, model_file.JOINT_FORMAT)
         tensors = model_file.read_tensors(file, header, path)

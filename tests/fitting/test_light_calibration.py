@@ -96,15 +96,6 @@ def test_good_parts_in_every_light_are_good_and_other_light_is_told(fitted: Pred
     assert fitted.predict(scratched).is_anomalous
 
 
-def test_a_model_file_keeps_it(fitted: Predictor, tmp_path: object) -> None:
-    path = f"{tmp_path}/light.safetensors"
-    fitted.save(path)
-    other = flawscope.load(path)
-    picture = Light(white_balance=0.05)(part(200))
-    assert other.predict(picture).score == fitted.predict(picture).score
-    assert other.manifest.preprocess == fitted.manifest.preprocess
-
-
 @pytest.mark.parametrize(
     ("options", "text"),
     [({"light": "60%"}, "no small change"), ({"light": 0.1, "tile": "40"}, "does not go with tiles")],

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 
 import numpy as np
 import pytest
+import torch
 
 from flawscope.errors import InputError
+from flawscope.fitting import tile_calibration
 from flawscope.fitting.fitting import fit, partial_fit
-from flawscope.fitting.large_pictures import Windows
+from flawscope.fitting.picture_views import Windows
 from flawscope.fitting.training_pictures import Reader
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.predictor import load
@@ -100,6 +103,20 @@ def test_whole_pictures_are_left_out_with_all_their_tiles():
     assert model.predict(shown[8]).score < scores[8]  # it knows it
 
 
+def test_the_order_in_which_tiles_are_answered_changes_nothing(tiled, monkeypatch):
+    """As it comes with several threads."""
+
+    @contextlib.contextmanager
+    def backwards(device):
+        with torch.inference_mode():
+            yield lambda work, jobs: [work(job) for job in reversed(jobs)]
+
+    monkeypatch.setattr(tile_calibration, "workers", backwards)
+    other = fit(list(parts()), tile=64, **SMALL)
+    assert other.manifest.fusion == tiled.manifest.fusion
+    assert other.calibration == tiled.calibration
+
+
 def test_only_tiles_in_the_region_of_interest_are_computed():
     model = fit(list(parts()), tile=64, roi="0,0,0.4,1", **SMALL)
     new = parts(1, seed=1)[0]
@@ -183,7 +200,7 @@ def test_windows_are_a_picture_as_a_whole_and_places_all_over_it():
 
 
 def test_of_many_pictures_some_windows_are_learnt_from(monkeypatch):
-    monkeypatch.setattr("flawscope.fitting.large_pictures.MOST", 10 * 32 * 32)
+    monkeypatch.setattr("flawscope.fitting.picture_views.MOST", 10 * 32 * 32)
     windows = windows_of([(200, 200)] * 2)
     assert [len(places) for places in windows.places] == [5, 5]
     assert windows.places[0] != windows.places[1]

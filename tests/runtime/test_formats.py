@@ -15,11 +15,8 @@ import pytest
 
 import flawscope
 from flawscope import predictor, runtime
-from flawscope.artefact.model_file import Artefact, Manifest
-from flawscope.calibration.threshold import Calibration
 from flawscope.cli import main
 from flawscope.errors import InputError
-from flawscope.pictures.preprocess import Preprocess
 
 pytest.importorskip("torch")
 FIXTURES = {".safetensors": "model_path", ".onnx": "onnx_path"}
@@ -210,8 +207,8 @@ def test_the_engine_computes_with_so_many_threads(path: Path, engine: str | None
         session: Any = flawscope.load(path, engine=engine, device="cpu", threads=2).session
         count: int = {
             "torch": torch.get_num_threads,
-            "onnxruntime": lambda: session.engine.get_session_options().intra_op_num_threads,
-            "openvino": lambda: session.parts[0].get_property("INFERENCE_NUM_THREADS"),
+            "onnxruntime": lambda: session.graph.run.func.__self__.get_session_options().intra_op_num_threads,
+            "openvino": lambda: session.graph.run.args[0][0].get_property("INFERENCE_NUM_THREADS"),
         }[session.runtime]()
         assert count == 2 or (session.runtime == "openvino" and count == 1)  # it has no more than cores
         assert session.run(np.zeros((1, 3, *session.size), np.float32))[0].shape == (1,)
@@ -256,29 +253,3 @@ def test_a_file_that_was_replaced_is_not_opened_for_the_second_time(onnx_path: P
     picture = np.zeros((1, 3, *session.size), np.float32)
     for alone, together in zip(session.run_alone(picture), session.run(picture), strict=True):
         np.testing.assert_array_equal(alone, together)
-
-
-class Bright:
-    """A session whose maps are 1, and 100 where a picture is padded."""
-
-    runtime, suffix, size, batch, lanes = "none", ".none", (32, 32), 2, 1
-
-    def run(self, images: Any, positions: Any = None) -> Any:
-        maps = np.where(images[:, 0] < 0, 100, 1).astype(np.float32)
-        return np.arange(len(images), dtype=np.float32), maps
-
-    run_alone = run
-
-    def save(self, artefact: Artefact, path: Any) -> None:
-        raise NotImplementedError
-
-
-def test_padding_says_nothing_about_the_level_of_good_maps() -> None:
-    preprocess = Preprocess((32, 32), keep_aspect=True)
-    manifest = Manifest("none", {}, preprocess, Calibration((1.0,), (1.0,), 0.0))
-    model = predictor.Predictor(Artefact(manifest, {"roi": np.ones((32, 32), bool)}), Bright())
-    pictures = [np.full((10, 80, 3), k, np.uint8) for k in range(3)]  # most is padding
-    found = model.calibrate([*pictures, pictures[0]])
-    assert found.calibration.map_level == 1
-    assert found.calibration.count == 3
-    assert [p.role for p in found.manifest.pictures] == ["calibration"] * 3

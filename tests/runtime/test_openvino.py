@@ -10,6 +10,7 @@ import pytest
 
 import flawscope
 from flawscope.errors import InputError
+from flawscope.runtime import ExportedSession
 from flawscope.runtime import openvino as runtime
 
 pytest.importorskip("openvino")
@@ -66,8 +67,7 @@ sys.setswitchinterval(1e-6)
 together = threading.Barrier(8)
 def judge():
     together.wait()
-    for part in model.session.parts:
-        part.create_infer_request().infer({{"images": images}})
+    model.session.run(images)
 threads = [threading.Thread(target=judge) for _ in range(8)]
 for thread in threads:
     thread.start()
@@ -108,7 +108,7 @@ def test_devices() -> None:
 
 def test_it_computes_in_f32_although_the_processor_may_have_bf16(onnx_path: Path) -> None:
     session = flawscope.load(onnx_path, engine="openvino", threads=1).session
-    (compiled,) = session.parts  # type: ignore[attr-defined]
+    (compiled,) = session.graph.run.args[0]  # type: ignore[attr-defined]
     assert compiled.get_property("INFERENCE_PRECISION_HINT") == runtime.engine().Type.f32
     assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
 
@@ -118,4 +118,4 @@ def test_a_network_for_one_picture_at_a_time_is_refused(onnx_path: Path) -> None
     proto = onnx.load(onnx_path)
     proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
     with pytest.raises(InputError, match="other inputs and outputs"):
-        runtime.OpenVinoSession(runtime.read_network(proto.SerializeToString()))
+        ExportedSession(runtime.OpenVino(), proto.SerializeToString())

@@ -215,14 +215,6 @@ def test_a_device_it_does_not_have(engine: str, onnx_path: Path, device: str) ->
         flawscope.load(onnx_path, engine=engine, device=device)
 
 
-def test_cuda_without_its_provider(onnx_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "flawscope.runtime.onnxruntime.onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"]
-    )
-    with pytest.raises(InputError, match="no CUDA"):
-        flawscope.load(onnx_path, device="cuda")
-
-
 @pytest.mark.parametrize("whose", ["flawscope", "example"])
 def test_nothing_is_told_to_the_makers_of_the_engine(whose: str, onnx_path: Path, tmp_path: Path) -> None:
     """What would tell keeps a number of this machine in the home folder, but not where it takes itself to be

@@ -17,7 +17,6 @@ import pytest
 from PIL import Image
 
 import flawscope
-from flawscope import predictor
 from flawscope.cli import main
 from flawscope.errors import InputError
 from flawscope.pictures import preprocess
@@ -70,24 +69,6 @@ def test_every_engine_gives_the_same_answer(
     assert {one.is_anomalous for one in expected} == {True, False}
     assert expected[0].map.shape == (107, 149)  # 160x224 at 2/3
     assert positions == "each" or expected[-1].map.shape == (64, 64)
-    assert exported.self_test().passed
-
-
-def test_the_file_says_how_to_tile(engine: str, tiled: Tiled) -> None:
-    trained, exported = (
-        flawscope.load(tiled(kind, roi=ROI), engine=by, device="cpu")
-        for kind, by in ((".safetensors", None), (".onnx", engine))
-    )
-    found, origin = exported.manifest, trained.manifest
-    assert found.preprocess == origin.preprocess
-    assert found.preprocess.to_dict()["tile"] == [96, 96]
-    assert found.preprocess.to_dict()["overlap"] == 0.25
-    assert found.fusion == origin.fusion is not None
-    assert found.to_dict()["fusion"] == origin.fusion.to_dict()
-    np.testing.assert_array_equal(
-        exported.artefact.tensors["region"], trained.artefact.tensors["region"], strict=True
-    )
-    assert exported.artefact.tensors["roi"].all()  # the graph's own
     assert exported.self_test().passed
 
 
@@ -204,8 +185,6 @@ def region(mask: Any) -> Callable[[dict[str, str]], None]:
 
 
 BAD: dict[str, tuple[Callable[[dict[str, str]], None], str]] = {
-    "fusion without tiles": (manifest(tile=None), "a model with tiles has a fusion, and no other one"),
-    "tile of one pixel": (manifest(tile=[1, 1]), "choose 1/8 to 1024 times the size"),
     "region of another size": (region(np.ones((32, 32), bool)), "region of interest are damaged"),
     "region of numbers": (region(np.ones((64, 64), np.float32)), "region of interest are damaged"),
     "region of gigabytes": (region(np.zeros((1 << 14, 1 << 14), bool)), "region of interest are damaged"),
@@ -225,13 +204,6 @@ def test_a_bad_file_is_one_line(
     assert reason in err
     assert err.count("\n") == 1
     assert len(err) < 300 + len(str(path))
-
-
-def test_a_region_for_tiles_in_a_model_without_them_is_one_line(onnx_path: Path, tmp_path: Path) -> None:
-    bad = rewritten(onnx_path, tmp_path / "bad.onnx", region(np.ones((64, 64), bool)))
-    with pytest.raises(InputError, match="does not fit its tiles"):
-        flawscope.load(bad)
-    assert predictor.read_manifest(bad).fusion is None
 
 
 def test_a_canvas_far_larger_than_its_picture_is_refused_before_there_is_one(
@@ -278,19 +250,6 @@ def test_a_tile_is_compared_with_its_own_place_alone(engine: str, tiled: Tiled, 
     other, _ = model.session.run(images, (np.arange(count) + 1) % count)
     assert (own[1:] < other[1:]).mean() > 0.5  # what lies there was seen there
     np.testing.assert_array_equal(model.session.run(images)[0], model.session.run(images, 0 * where)[0])
-
-
-def test_the_file_says_which_tiles_it_knows(engine: str, tiled: Tiled, tiled_pictures: Path) -> None:
-    model = flawscope.load(tiled(".onnx", positions="each"), engine=engine)
-    how = model.manifest.preprocess
-    assert how.to_dict()["positions"] == [2, 3]
-    assert "told apart by where they lie (2 rows of 3)" in how.described()
-    assert Preprocess.from_dict(how.to_dict()) == how
-    shared = flawscope.load(tiled(".onnx"), engine=engine).manifest.preprocess
-    assert "positions" not in shared.to_dict()
-    for name in ("tile", "small"):
-        with pytest.raises(InputError, match=r"0\.png: "):
-            model.predict(tiled_pictures / name / "0.png")
 
 
 def test_a_picture_with_other_tiles_is_one_line(

@@ -24,21 +24,17 @@ BATCHES = (1, 3, 8)
 STRIDE = 8  # of the maps that are kept for the self-test
 
 
-class Runs(Protocol):
+class Session(Protocol):
     """Session of any engine, as far as it runs pictures."""
+
+    runtime: str
+    size: tuple[int, int]
 
     def run(
         self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Runs images `[B, 3, H, W]` float32 in 0..1, at places `[B]` of their pictures, to scores `[B]` and
         maps `[B, H, W]`."""
-
-
-class Session(Runs, Protocol):
-    """Session that knows its engine's name and the network's height and width."""
-
-    runtime: str
-    size: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -143,7 +139,7 @@ def of_facts(facts: Mapping[str, Any]) -> list[Certificate]:
 
 
 def compare(
-    session: Runs,
+    session: Session,
     images: NDArray[np.float32],
     scores: NDArray[Any],
     maps: NDArray[Any] | None,

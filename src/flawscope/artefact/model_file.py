@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import os
 import platform
 import struct
@@ -39,8 +40,9 @@ MAX_HEADER = 64 * 2**20
 PACKAGES = ("torch", "timm", "numpy", "pillow")  # whose versions decide a score
 MAX_DIMENSIONS = 32  # numpy 1.26 can have no more
 DTYPES = {
-    **{"F16": 2, "F32": 4, "F64": 8, "BOOL": 1},
-    **{f"{sign}{8 * size}": size for sign in "IU" for size in (1, 2, 4, 8)},
+    "BOOL": np.dtype(np.bool_),
+    **{f"F{8 * size}": np.dtype(f"f{size}") for size in (2, 4, 8)},
+    **{f"{sign}{8 * size}": np.dtype(f"{sign.lower()}{size}") for sign in "IU" for size in (1, 2, 4, 8)},
 }
 
 
@@ -107,7 +109,7 @@ class Manifest:
     def from_dict(cls, data: Mapping[str, Any]) -> Manifest:
         version = _format(data)
         try:
-            return cls(
+            found = cls(
                 method=str(data["method"]),
                 config=dict(data["config"]),
                 preprocess=Preprocess.from_dict(data["preprocess"]),
@@ -124,15 +126,12 @@ class Manifest:
                 versions=dict(data["versions"]),
                 fusion=Fusion.from_dict(data["fusion"]) if "fusion" in data else None,
                 format=version,
-            )._consistent()
+            )
+            if (found.fusion is None) != (found.preprocess.tile is None):
+                raise ValueError("a model with tiles has a fusion, and no other one")
+            return found
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise InputError(f"its manifest is damaged ({error!s:.80})") from None
-
-    def _consistent(self) -> Manifest:
-        """Returns the manifest. ValueError where a model with tiles has no fusion, or one without has one."""
-        if (self.fusion is None) != (self.preprocess.tile is None):
-            raise ValueError("a model with tiles has a fusion, and no other one")
-        return self
 
 
 def _facts(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -285,7 +284,7 @@ def read_tensors(file: io.BufferedReader, header: Header, path: Any) -> dict[str
         if dtype == "BOOL" and data.max(initial=0) > 1:
             raise bad(path, f"tensor {name!s:.40} is not made of true and false")
         try:
-            tensors[name] = data.view(_numpy_dtype(dtype)).reshape(shape)
+            tensors[name] = data.view(DTYPES[dtype]).reshape(shape)
         except ValueError:  # such as [0, 2^40, 2^40]
             raise bad(path, f"tensor {name!s:.40} has no sensible shape") from None
     return tensors
@@ -352,17 +351,9 @@ def _entry(value: Mapping[str, Any]) -> Entry:
         raise ValueError
     if not all(type(n) is int and 0 <= n < 2**48 for n in (*shape, begin, end)):
         raise ValueError
-    count = 1
-    for n in shape:
-        count *= n
-    if count * DTYPES[dtype] != end - begin:
+    if math.prod(shape) * DTYPES[dtype].itemsize != end - begin:
         raise ValueError
     return dtype, shape, begin, end
-
-
-def _numpy_dtype(name: str) -> np.dtype[Any]:
-    names = {"F": "float", "I": "int", "U": "uint"}
-    return np.dtype("bool") if name == "BOOL" else np.dtype(names[name[0]] + name[1:])
 
 
 # ------------------------------------------------------------------------------------------ sample pictures

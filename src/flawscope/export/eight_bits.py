@@ -38,7 +38,7 @@ class Layer:
     """Convolutions that share weights: pictures of several sizes go through the same ones."""
 
     weights: str
-    nodes: tuple[str, ...]
+    nodes: list[str]
     operations: int  # multiplications for one picture
 
 
@@ -62,17 +62,12 @@ class Reduction:
 
 
 class Evidence:
-    """Measures how far another `embed` moves the answers for good pictures and for simulated defects."""
+    """Measures how far another `embed` than the trained model's moves the answers for good pictures and for
+    simulated defects."""
 
     def __init__(
         self, embed: ModelProto, score: ModelProto, shown: Compared, calibration: Calibration
     ) -> None:
-        """
-        Args:
-            embed, score: of the trained model.
-            shown: good pictures.
-            calibration: the trained model's.
-        """
         good, bad = shown.few(SPOILT), shown.spoilt()
         where = None if good.positions is None else np.concatenate([good.positions] * 2)
         self.shown = Compared(np.concatenate([good.images, bad.images]), where)
@@ -170,25 +165,21 @@ class Maker:
             node.name: [r.name for r in readers.get(node.output[0], []) if r.op_type in ACTIVATIONS]
             for node in convolutions
         }
-        by_weights: dict[str, list[Any]] = {}
+        by_weights: dict[str, list[str]] = {}
         for node in convolutions:
-            by_weights.setdefault(node.input[1], []).append(node)
+            by_weights.setdefault(node.input[1], []).append(node.name)
         fixed = _in_fp32(embed.graph, convolutions, readers)
         every = [
-            Layer(
-                weights,
-                tuple(node.name for node in nodes),
-                sum(operations[node.name] for node in nodes),
-            )
-            for weights, nodes in by_weights.items()
+            Layer(weights, names, sum(operations[name] for name in names))
+            for weights, names in by_weights.items()
         ]
         self.layers = [layer for layer in every if fixed.isdisjoint(layer.nodes)]
         self.fixed = [layer for layer in every if not fixed.isdisjoint(layer.nodes)]
         self.tops = {layer.weights: _tops(tensors[layer.weights]) for layer in self.layers}
         self.biases = {
-            node.name: _bias(node, tensors, self.tops[weights], means[node.name])
-            for weights in self.tops
-            for node in by_weights[weights]
+            node.name: _bias(node, tensors, self.tops[node.input[1]], means[node.name])
+            for node in convolutions
+            if node.input[1] in self.tops
         }
         self.ranges = _ranges(embed, itertools.chain(first, rest))
 

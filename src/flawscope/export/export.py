@@ -8,20 +8,28 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from flawscope.artefact import files, model_file
-from flawscope.artefact.certificate import Certificate, compare, to_facts
+from flawscope.artefact.certificate import Certificate, to_facts
 from flawscope.artefact.files import ENGINES, EXPORTED
 from flawscope.artefact.model_file import Artefact
 from flawscope.errors import FlawscopeError, InputError, require_installed
 from flawscope.export import eight_bits, onnx_graph
-from flawscope.export.recalibrate import Compared, Embed, Engine, Pictures, Reduced, one_by_one, recalibrated
+from flawscope.export.recalibrate import (
+    Compared,
+    Embed,
+    Pictures,
+    Reduced,
+    compared,
+    one_by_one,
+    recalibrated,
+    version_of,
+)
 from flawscope.methods import registry
 from flawscope.pictures.decoding import Source
 from flawscope.progress import Step, silent
-from flawscope.runtime import Session, onnx_check, onnx_file
+from flawscope.runtime import ExportedSession, Session, exported_engine, onnx_check, onnx_file
 from flawscope.runtime.torch import TorchSession
 
 if TYPE_CHECKING:
@@ -82,11 +90,11 @@ def export(
         evidence = eight_bits.Evidence(embed, score, shown, artefact.manifest.calibration)
         embed, how = eight_bits.reduced(embed, given.for_ranges(), evidence, step)
     network: bytes = onnx_graph.join(embed, score).SerializeToString()
-    engines = _opened(network, precision)
+    sessions = _opened(network, precision)
     step("network", 2, 2)
 
-    as_embed = open_embed(embed, engines[0].session.runtime, precision)
-    made = Reduced(precision, engines, as_embed, trained, None if how is None else how.line())
+    as_embed = open_embed(embed, sessions[0].runtime, precision)
+    made = Reduced(precision, sessions, as_embed, trained, None if how is None else how.line())
     exported, certificates = proven(made, given, shown, step)
     onnx_file.write(exported, network, out)
     return certificates[0]
@@ -97,7 +105,7 @@ def proven(
     given: Pictures,
     shown: Compared,
     step: Step,
-    mistaken: Callable[[Engine], int] | None = None,
+    mistaken: Callable[[Session], int] | None = None,
 ) -> tuple[Artefact, list[Certificate]]:
     """The artefact of an exported network, calibrated for its precision, with each engine's certificate.
 
@@ -110,18 +118,25 @@ def proven(
         FlawscopeError: an engine differs beyond the certificate's tolerance.
     """
     if made.precision == "fp32":
-        exported, certificates = given.artefact, compared(given.artefact, made.engines, made.trained, shown)
+        exported, certificates = given.artefact, _same(given.artefact, made, shown)
     else:
         exported, certificates = recalibrated(made, given, shown, step)
     if mistaken is not None:
-        pairs = zip(certificates, made.engines, strict=True)
-        certificates = [replace(one, mistaken=mistaken(engine)) for one, engine in pairs]
+        pairs = zip(certificates, made.sessions, strict=True)
+        certificates = [replace(one, mistaken=mistaken(session)) for one, session in pairs]
     for certificate in certificates:
         if not certificate.passed:
             raise FlawscopeError(
                 f"the exported model is not the trained one, nothing written: {certificate.line()}"
             )
-    return certified(exported, certificates, made.engines), certificates
+    manifest = exported.manifest
+    made_by = {one.runtime: version_of(one.runtime) for one in made.sessions}
+    manifest = replace(
+        manifest,
+        facts={**manifest.facts, **to_facts(certificates)},
+        versions={**manifest.versions, **made_by, "opset": str(onnx_graph.OPSET)},
+    )
+    return replace(exported, manifest=manifest), certificates
 
 
 def traced(method: str, model: Detector) -> tuple[ModelProto, ModelProto]:
@@ -146,29 +161,15 @@ def check(artefact: Artefact, precision: str, pictures: Sequence[Source]) -> Non
         )
 
 
-def _opened(network: bytes, precision: str) -> list[Engine]:
-    """Opens the network in the engines that run it, the default one first. OpenVINO only where it is
-    installed.
-
-    Raises:
-        FlawscopeError: the network has an operator that `runtime.read` would refuse, or OpenVINO cannot
-            convert it.
-    """
+def _opened(network: bytes, precision: str) -> list[Session]:
+    """Opens the network in the engines that run it, the default one first. FlawscopeError: one of them
+    cannot, or it has an operator that `runtime.read` would refuse."""
     try:
         onnx_check.check(network)
     except ValueError as error:
         raise FlawscopeError(f"this model cannot be exported: {error}; nothing written") from None
-    sessions = list[Session]()
-    for engine in engines_for(precision):
-        if engine == "openvino":
-            from flawscope.runtime.openvino import OpenVinoSession, read_network
-
-            sessions.append(OpenVinoSession(read_network(network), "cpu", precision=precision))
-        else:
-            from flawscope.runtime.onnxruntime import OnnxSession
-
-            sessions.append(OnnxSession(network, "cpu"))
-    return [Engine(session) for session in sessions]
+    engines = map(exported_engine, engines_for(precision))
+    return [ExportedSession(engine, network, "cpu", None, precision) for engine in engines]
 
 
 def engines_for(precision: str) -> list[str]:
@@ -179,57 +180,22 @@ def engines_for(precision: str) -> list[str]:
 
 def open_embed(embed: ModelProto, runtime: str, precision: str) -> Embed:
     """Function from images to features, as an engine computes them; several threads may call it at once."""
-    data: bytes = embed.SerializeToString()
-    if runtime == "onnxruntime":
-        import onnxruntime
-
-        engine = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-        return lambda images: engine.run(["features"], {"images": images})[0]
-    from flawscope.runtime.openvino import HINTS, core, read_network
-
-    hint = {"INFERENCE_PRECISION_HINT": HINTS[precision]}
-    ask = core().compile_model(read_network(data), "CPU", hint).create_infer_request
-    return lambda images: np.array(ask().infer({"images": images})["features"], np.float32)
+    graph = exported_engine(runtime).open(embed.SerializeToString(), "cpu", None, precision)
+    (at,) = [k for k, name in enumerate(graph.results) if name == "features"]
+    return lambda images: graph.run({"images": images})[at]
 
 
-def certified(artefact: Artefact, certificates: Sequence[Certificate], engines: Sequence[Engine]) -> Artefact:
-    """Returns the artefact with the certificates of these engines."""
-    manifest = artefact.manifest
-    made = {engine.session.runtime: engine.version for engine in engines}
-    manifest = replace(
-        manifest,
-        facts={**manifest.facts, **to_facts(certificates)},
-        versions={**manifest.versions, **made, "opset": str(onnx_graph.OPSET)},
-    )
-    return replace(artefact, manifest=manifest)
-
-
-def compared(
-    artefact: Artefact, engines: Sequence[Engine], trained: TorchSession, shown: Compared
-) -> list[Certificate]:
+def _same(artefact: Artefact, made: Reduced, shown: Compared) -> list[Certificate]:
     """Certifies engines in fp32: the same answers for the pictures, and for some with simulated defects."""
-    good, defective = (_same(artefact, engines, trained, those) for those in (shown, shown.spoilt()))
-    return [replace(one, simulated=other.score) for one, other in zip(good, defective, strict=True)]
 
+    def certified(those: Compared) -> list[Certificate]:
+        scores, maps = one_by_one(made.trained, those)
+        model, ties = made.trained.model, []
+        with torch.inference_mode():
+            for image in torch.from_numpy(those.images).split(1):
+                ties.append(model.ties(model.embed(image), model.inside(image)))
+        known = scores, maps, artefact.manifest.calibration, torch.cat(ties).numpy()
+        return [compared(session, those, *known) for session in made.sessions]
 
-def _same(
-    artefact: Artefact, engines: Sequence[Engine], trained: TorchSession, shown: Compared
-) -> list[Certificate]:
-    scores, maps = one_by_one(trained, shown)
-    model, ties = trained.model, []
-    with torch.inference_mode():
-        for image in torch.from_numpy(shown.images).split(1):
-            ties.append(model.ties(model.embed(image), model.inside(image)))
-    return [
-        compare(
-            engine.session,
-            shown.images,
-            scores,
-            maps,
-            calibration=artefact.manifest.calibration,
-            runtime=engine.name,
-            ties=torch.cat(ties).numpy(),
-            positions=shown.positions,
-        )
-        for engine in engines
-    ]
+    pairs = zip(certified(shown), certified(shown.spoilt()), strict=True)
+    return [replace(one, simulated=other.score) for one, other in pairs]

@@ -21,13 +21,13 @@ from flawscope.calibration.recognition import DEFECTS, LIT, MOST, Known, Recogni
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.export import eight_bits, onnx_graph
 from flawscope.export.export import check, engines_for, open_embed, proven
-from flawscope.export.recalibrate import Compared, Engine, Pictures, Reduced, in_light, with_defect
+from flawscope.export.recalibrate import Compared, Pictures, Reduced, in_light, with_defect
 from flawscope.methods import registry
 from flawscope.pictures.decoding import Source
 from flawscope.pictures.light import lights_within
 from flawscope.progress import Step, silent
-from flawscope.runtime import open_joint_session
-from flawscope.runtime.joint import JointExportedSession, ProductSession
+from flawscope.runtime import JointExportedSession, Session, exported_engine
+from flawscope.runtime.session import ProductSession
 from flawscope.runtime.torch import JointTorchSession
 from flawscope.synthesis import DefectScale
 
@@ -80,16 +80,17 @@ def export_joint(
         embed, how = _in_eight_bits(embed, scores, given, shown, step)
     networks = {name: {EMBED: _bytes(embed), SCORE: _bytes(score)} for name, score in scores.items()}
     opened = replace(artefact, products=_exported(artefact.products, networks, precision))
-    sessions = [_session(opened, engine) for engine in engines_for(precision)]
+    engines = map(exported_engine, engines_for(precision))
+    sessions = [JointExportedSession(engine, opened, "cpu") for engine in engines]
     known = dict(artefact.known)
     if precision != "fp32" and artefact.views is None:  # another network, with descriptors of its own
         known = {name: _described(sessions[0], one) for name, one in given.items()}
     rule, certificates = Recogniser(known), dict[str, Certificate]()
     as_embed, products = open_embed(embed, sessions[0].runtime, precision), dict[str, Artefact]()
     for name, good in given.items():
-        engines = [Engine(session.products[name]) for session in sessions]
+        own = [session.products[name] for session in sessions]
         line = None if how is None else how.line()
-        made = Reduced(precision, engines, as_embed, trained.products[name], line)
+        made = Reduced(precision, own, as_embed, trained.products[name], line)
         with _about(name):
             mistaken = None if artefact.views else _mistaken(trained, rule, name, shown[name])
             products[name], (certificates[name], *_) = proven(made, good, shown[name], step, mistaken)
@@ -157,12 +158,6 @@ def _exported(
     return made
 
 
-def _session(artefact: JointArtefact, engine: str) -> JointExportedSession:
-    session = open_joint_session(artefact, engine, "cpu")
-    assert isinstance(session, JointExportedSession)
-    return session
-
-
 def _described(session: JointExportedSession, given: Pictures) -> Known:
     """Describes good pictures, in each light of the range in which the model keeps its rate, and simulated
     defects on them, as the exported network sees them: in their own light."""
@@ -205,16 +200,16 @@ def _described(session: JointExportedSession, given: Pictures) -> Known:
 
 def _mistaken(
     trained: JointTorchSession, rule: Recogniser, product: str, shown: Compared
-) -> Callable[[Engine], int]:
-    """Function that counts an engine's mistaken pictures of a product, by the descriptors that `rule` knows.
+) -> Callable[[Session], int]:
+    """Function that counts a session's mistaken pictures of a product, by the descriptors that `rule` knows.
     A defective one may be none of these: it is anomalous either way."""
     images = np.concatenate([shown.images, shown.spoilt().images])
     expected = [one.product for one in trained.run(images)[0]]
     may = [(one,) if k < len(shown.images) else (one, product, None) for k, one in enumerate(expected)]
 
-    def count(engine: Engine) -> int:
-        assert isinstance(engine.session, ProductSession)
-        see = engine.session.joint.features
+    def count(session: Session) -> int:
+        assert isinstance(session, ProductSession)
+        see = session.joint.features
         found = [rule.recognise(see(images[k : k + 1])[1])[0].product for k in range(len(images))]
         return sum(one not in right for one, right in zip(found, may, strict=True))
 

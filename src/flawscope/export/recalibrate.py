@@ -76,10 +76,6 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.given)
 
-    def read(self) -> Iterator[tuple[str, Views]]:
-        """Yields all given pictures, one at a time: the hash of the decoded pixels, and the views."""
-        return self._read(self.given, self.failures)
-
     def compared(self) -> Compared:
         """Views to compare on."""
         failures: list[str] = []
@@ -109,28 +105,29 @@ class Pictures:
         ranges of 8-bit numbers on. Values beyond a range are cut off, and a range of good pictures alone ends
         where defects begin."""
         rng = np.random.default_rng(0)
-        for views, numbers in self._some(RANGED):
+        for views, numbers in self._some(RANGED, []):
             for number in numbers:
                 image = views.images([number])
                 yield image
                 yield with_defect(image, rng)
 
-    def _some(self, most: int, failures: list[str] | None = None) -> Iterator[tuple[Views, list[int]]]:
+    def _some(self, most: int, failures: list[str]) -> Iterator[tuple[Views, list[int]]]:
         """Yields pictures, spread evenly, and at most `most` of their views. With tiles these are each
         picture's whole view and at least one tile, in another place than the last picture's."""
         each = 1 if self.artefact.manifest.preprocess.tile is None else 2
         few = self.given[:: -(-len(self.given) // max(1, most // each)) or 1]
-        for place, (_, views) in enumerate(self._read(few, failures)):
+        for place, (_, views) in enumerate(self.read(few, failures)):
             first, *tiles = views.numbers()
             count = min(max(each, most // len(few)) - 1, len(tiles))
             turn = place * TURN % 1  # of a step from one tile to the next
             yield views, [first, *(tiles[int((k + turn) * len(tiles) / count)] for k in range(count))]
 
-    def _read(
-        self, sources: Sequence[Source], failures: list[str] | None = None
+    def read(
+        self, some: Sequence[Source] | None = None, failures: list[str] | None = None
     ) -> Iterator[tuple[str, Views]]:
-        """Yields hash and views of each readable picture, and adds the others to `failures`."""
-        for source in sources:
+        """Yields the given pictures, or some of them, one at a time: the hash of the decoded pixels, and the
+        views. What cannot be read becomes a line in `failures`; None: in the pictures' own."""
+        for source in self.given if some is None else some:
             name = name_of(source)
             try:
                 picture = decode(source)
@@ -141,8 +138,7 @@ class Pictures:
                 if views.unusable:
                     raise InputError(f"cannot use {name}: {views.unusable}; remove it")
             except (InputError, MemoryError) as error:
-                if failures is not None:
-                    failures.append(reason(error, name))
+                (self.failures if failures is None else failures).append(reason(error, name))
                 continue
             del picture  # a large one need not be held beside its tiles
             yield digest, views.within(self.artefact.tensors.get("region"))
@@ -161,29 +157,16 @@ def with_defect(
     """Puts a simulated defect on a view `[1, 3, H, W]`."""
     shown, inside = unmarked(image)
     pixels = to_eight_bits(shown[0].transpose(1, 2, 0), white=1.0)
-    bad = (
-        simulate_defect(pixels, rng, scale=scale).picture.transpose(2, 0, 1)[None].astype(np.float32) / 255.0
-    )
-    return np.where(inside[:, None], bad, image)
+    bad = simulate_defect(pixels, rng, scale=scale).picture.transpose(2, 0, 1)[None]
+    return np.where(inside[:, None], bad.astype(np.float32) / 255.0, image)
 
 
 # ---------------------------------------------------------------------------------------------- calibration
 
 
-@dataclass(frozen=True)
-class Engine:
-    """Engine with the exported network in it."""
-
-    session: Session
-
-    @property
-    def version(self) -> str:
-        """Version of the engine itself: packages of several names bring it. OpenVINO's commit is left out."""
-        return str(import_module(self.session.runtime).__version__).partition("-")[0]
-
-    @property
-    def name(self) -> str:
-        return f"{self.session.runtime} {self.version}"
+def version_of(engine: str) -> str:
+    """Version of an engine itself: packages of several names bring it. OpenVINO's commit is left out."""
+    return str(import_module(engine).__version__).partition("-")[0]
 
 
 class Answer(NamedTuple):
@@ -196,28 +179,22 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True)
 class Reduced:
-    """Exported network in its engines, and its first step `embed` in the first engine: the trained model
+    """Exported network in its engines, and its first step `embed` in the first of them: the trained model
     scores its features where a picture is left out."""
 
     precision: str
-    engines: Sequence[Engine]
+    sessions: Sequence[Session]
     embed: Embed
     trained: TorchSession
     layers: str | None = None  # the part of an int8 network in 8 bits, for a person
 
 
-@dataclass
-class Answers:
-    """Answers of the trained model (`then`) and of the reduced one (`now`) for pictures, by their hashes."""
+class Pair(NamedTuple):
+    """Answers of the reduced model and of the trained one; fresh: no model was fitted on the picture."""
 
-    now: list[Answer] = field(default_factory=list)
-    then: list[Answer] = field(default_factory=list)
-    hashes: list[str] = field(default_factory=list)
-    fresh: list[Picture] = field(default_factory=list)  # those that no model was fitted on
-
-    @property
-    def left_out(self) -> int:
-        return len(self.hashes) - len(self.fresh)
+    now: Answer
+    then: Answer
+    fresh: bool
 
 
 def recalibrated(
@@ -237,42 +214,52 @@ def recalibrated(
     """
     artefact = pictures.artefact
     answers = _answers(reduced, pictures, step)
-    if not answers.hashes:
+    if not answers:
         if artefact.manifest.preprocess.normalization is not None:
             raise InputError("in other light only good pictures of the fit can be calibrated on: give those")
         raise InputError(
             f"none of the pictures can calibrate {reduced.precision}: the model was fitted on them and "
             "cannot leave them out, or they cannot be read; give good pictures that it has not seen"
         )
-    session, before = reduced.engines[0].session, artefact.manifest.calibration
+    session, before = reduced.sessions[0], artefact.manifest.calibration
+    alone = all(one.fresh for one in answers.values()) and not artefact.manifest.preprocess.normalization
     calibration = from_values(
-        *zip(*answers.now, strict=True),
+        *zip(*(one.now for one in answers.values()), strict=True),
         rate=before.rate,
-        method=before.method
-        if answers.left_out or artefact.manifest.preprocess.normalization
-        else "held out",
+        method="held out" if alone else before.method,
         runtime=session.runtime,
         precision=reduced.precision,
         outline=before.outline,
         miscounted=before.miscounted,
     )
-    scores, maps = one_by_one(session, shown)
-    defective, certificates = shown.spoilt(), list[Certificate]()
-    for engine in reduced.engines:
-        apart = compare(
-            engine.session,
-            shown.images,
-            scores,
-            maps,
-            calibration=calibration,
-            runtime=engine.name,
-            positions=shown.positions,
-        )
-        found = _certificate(apart, before, calibration, answers)
-        simulated = _of_defects(reduced.trained, engine.session, before, defective)
-        certificates.append(replace(found, simulated=simulated))
+    now, then = (np.array([one[k] for one in answers.values()]).T for k in (0, 1))
+    changed = int(np.count_nonzero(calibration.is_anomalous(now[0]) != before.is_anomalous(then[0])))
+    (scores, maps), defective = one_by_one(session, shown), shown.spoilt()
+    expected = one_by_one(reduced.trained, defective)[0].astype(np.float64)
+    certificates = []
+    for one in reduced.sessions:
+        apart = compared(one, shown, scores, maps, calibration)
+        found = of_pairs(apart, before, (now[0], then[0]), (now[1], then[1]), changed)
+        away = np.abs(one_by_one(one, defective)[0].astype(np.float64) - expected)
+        away /= ways(before.scores, before.score_threshold, expected)
+        certificates.append(replace(found, simulated=float(np.nan_to_num(away, nan=np.inf).max())))
     manifest = _manifest(artefact.manifest, calibration, answers, reduced)
     return _with_samples(replace(artefact, manifest=manifest), session), certificates
+
+
+def compared(
+    session: Session,
+    shown: Compared,
+    scores: NDArray[Any],
+    maps: NDArray[Any],
+    calibration: Calibration,
+    ties: NDArray[np.bool_] | None = None,
+) -> Certificate:
+    """Compares a session's answers with the expected ones (`certificate.compare`)."""
+    runtime = f"{session.runtime} {version_of(session.runtime)}"
+    images, positions = shown
+    how: dict[str, Any] = {"calibration": calibration, "runtime": runtime, "ties": ties}
+    return compare(session, images, scores, maps, positions=positions, **how)
 
 
 def one_by_one(session: Session, shown: Compared) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -284,16 +271,16 @@ def one_by_one(session: Session, shown: Compared) -> tuple[NDArray[Any], NDArray
     return scores, maps
 
 
-def _answers(reduced: Reduced, pictures: Pictures, step: Step) -> Answers:
-    artefact, answers, model = pictures.artefact, Answers(), reduced.trained.model
+def _answers(reduced: Reduced, pictures: Pictures, step: Step) -> dict[str, Pair]:
+    """Answers for the pictures that can be used, by their hashes."""
+    artefact, answers, model = pictures.artefact, dict[str, Pair](), reduced.trained.model
     groups: dict[str, int] = artefact.manifest.facts.get("calibration_groups", {})
-    learnt = artefact.manifest.pictures
-    names, fitted = {p.hash: p.name for p in learnt}, {p.hash for p in learnt if p.role != "calibration"}
+    fitted = {p.hash for p in artefact.manifest.pictures if p.role != "calibration"}
     kept = {k: torch.from_numpy(v) for k, v in artefact.tensors.items() if k != "samples"}
     places = {digest: i for i, digest in enumerate(artefact.manifest.facts.get("calibration_pictures", []))}
     fit, fusion = artefact.manifest.calibration, artefact.manifest.fusion
     lit = artefact.manifest.preprocess.normalization is not None
-    sessions: tuple[Session, ...] = reduced.engines[0].session, reduced.trained
+    sessions: tuple[Session, ...] = reduced.sessions[0], reduced.trained
     embeds: tuple[Embedding, ...] = (
         lambda images: torch.from_numpy(reduced.embed(images)),
         lambda images: model.embed(torch.from_numpy(images)),
@@ -305,9 +292,8 @@ def _answers(reduced: Reduced, pictures: Pictures, step: Step) -> Answers:
         moved = Answer(score + new.score - old.score, maximum + new.maximum - old.maximum, new.median)
         return moved, Answer(score, maximum, old.median)
 
-    def answer(picture: tuple[str, Views]) -> tuple[Answer, Answer, bool] | None:
-        """Answers of the reduced and of the trained model, and whether the picture is fresh; None:
-        unusable."""
+    def answer(picture: tuple[str, Views]) -> Pair | None:
+        """Answers for a picture; None: it is unusable."""
         digest, views = picture
         inside = views.valid_mask()
         if inside.shape == model.roi.shape:
@@ -320,11 +306,11 @@ def _answers(reduced: Reduced, pictures: Pictures, step: Step) -> Answers:
         if digest in groups:
             with suppress(_CannotLeaveOutError):
                 pair = answered(*((_left_out(model, e, groups[digest], kept), 1) for e in embeds))
-                return *(as_fitted(digest, *pair) if digest in places else pair), False
+                return Pair(*(as_fitted(digest, *pair) if digest in places else pair), fresh=False)
         if digest in fitted or (lit and digest not in places):
             return None  # what a picture scores in other light is known from the fit alone
         pair = answered(*((session.run, session.batch) for session in sessions))
-        return *(as_fitted(digest, *pair) if lit else pair), True
+        return Pair(*(as_fitted(digest, *pair) if lit else pair), fresh=True)
 
     done, seen = 0, pictures.read()
     # several at once, one core each; of large pictures one, for its tiles take all memory
@@ -333,17 +319,9 @@ def _answers(reduced: Reduced, pictures: Pictures, step: Step) -> Answers:
         while some := list(islice(seen, together)):
             step("calibration", done, len(pictures))
             done += len(some)
-            asked = list({digest: views for digest, views in some if digest not in answers.hashes}.items())
+            asked = list({digest: views for digest, views in some if digest not in answers}.items())
             found = each(answer, asked) if len(asked) > 1 else map(answer, asked)
-            for (digest, _), one in zip(asked, found, strict=True):
-                if one is None:
-                    continue
-                if one[2]:
-                    name = names.get(digest, f"picture {len(answers.hashes)}")
-                    answers.fresh.append(Picture(digest, "calibration", name))
-                answers.hashes.append(digest)
-                answers.now.append(one[0])
-                answers.then.append(one[1])
+            answers |= {of[0]: one for of, one in zip(asked, found, strict=True) if one is not None}
     step("calibration", len(pictures), len(pictures))
     return answers
 
@@ -374,35 +352,28 @@ def _answer(score: float, drawn: NDArray[Any], inside: NDArray[np.bool_]) -> Ans
     return Answer(score, float(drawn.max()), float(np.median(drawn[some, some][inside[some, some]])))
 
 
-def _of_defects(trained: Session, reduced: Session, before: Calibration, shown: Compared) -> float:
-    """Largest difference of the scores of simulated defects (`Certificate.simulated`)."""
-    then, now = (one_by_one(session, shown)[0].astype(np.float64) for session in (trained, reduced))
-    away = np.abs(now - then) / ways(before.scores, before.score_threshold, then)
-    return float(np.nan_to_num(away, nan=np.inf).max())
-
-
-def _certificate(
-    consistency: Certificate, before: Calibration, calibration: Calibration, answers: Answers
-) -> Certificate:
-    now, then = np.array(answers.now).T, np.array(answers.then).T
-    changed = np.count_nonzero(calibration.is_anomalous(now[0]) != before.is_anomalous(then[0]))
-    return of_pairs(consistency, before, (now[0], then[0]), (now[1], then[1]), int(changed))
-
-
-def _manifest(manifest: Manifest, calibration: Calibration, answers: Answers, reduced: Reduced) -> Manifest:
-    note = f"{reduced.precision}: calibrated anew on {pluralize(len(answers.hashes), 'good picture')}"
-    if answers.fresh and answers.left_out:
-        others = pluralize(len(answers.fresh), "other")
-        note += f", {answers.left_out} that it was fitted on and left out one by one, {others}"
+def _manifest(
+    manifest: Manifest, calibration: Calibration, answers: Mapping[str, Pair], reduced: Reduced
+) -> Manifest:
+    names = {p.hash: p.name for p in manifest.pictures}
+    fresh = [
+        Picture(digest, "calibration", names.get(digest, f"picture {k}"))
+        for k, (digest, one) in enumerate(answers.items())
+        if one.fresh
+    ]
+    note = f"{reduced.precision}: calibrated anew on {pluralize(len(answers), 'good picture')}"
+    if 0 < len(fresh) < len(answers):
+        left_out, others = len(answers) - len(fresh), pluralize(len(fresh), "other")
+        note += f", {left_out} that it was fitted on and left out one by one, {others}"
     if reduced.layers is not None:
         note += f"; some of them also gave the ranges of its 8-bit numbers: {reduced.layers}"
     facts = {k: v for k, v in manifest.facts.items() if k != "calibration_groups"}
     return replace(
         manifest,
         calibration=calibration,
-        facts={**facts, "calibration_pictures": answers.hashes},
+        facts={**facts, "calibration_pictures": [*answers]},
         notes=(*manifest.notes, note),
-        pictures=(*(p for p in manifest.pictures if p.role != "calibration"), *answers.fresh),
+        pictures=(*(p for p in manifest.pictures if p.role != "calibration"), *fresh),
     )
 
 

@@ -60,21 +60,23 @@ def choose(seed: int, task: Undecided, groups: Sequence[int]) -> tuple[Kind | No
     shown = [*held, *(_with_defects(held, part, seed))]
     trials: list[Trial] = []
     for kind in (None, *KINDS):
+        plain = Preprocess((SIZE, SIZE))
         try:
-            preprocess = _preprocess(learnt, kind)
+            reference = None if kind is None else congealing.learn([*map(plain.small, learnt)], kind)
         except InputError:  # no part that is found in most pictures
             continue
-        trials.append(_attempt(preprocess, kind, learnt, shown, len(held), seed, task))
-    plain, *aligned = trials
+        seen = replace(plain, reference=reference)
+        trials.append(_attempt(seen, kind, learnt, shown, len(held), seed, task))
+    lying, *aligned = trials
     if not aligned:
         return None, "align auto: none, since the good pictures show no part that is found in most of them"
-    nearer = [one for one in aligned if one.score <= (1 - NEARER) * plain.score]
-    clearer = [one for one in nearer if one.auroc >= plain.auroc + CLEARER]
+    nearer = [one for one in aligned if one.score <= (1 - NEARER) * lying.score]
+    clearer = [one for one in nearer if one.auroc >= lying.auroc + CLEARER]
     best = max((one.auroc for one in clearer), default=0.0)
-    chosen = next((one for one in clearer if one.auroc >= best - CLEARER / 2), plain)
+    chosen = next((one for one in clearer if one.auroc >= best - CLEARER / 2), lying)
     numbers = "; ".join(
         f"{one.kind or 'none'} {one.auroc:.3f}"
-        + (f", good ones at {one.score / max(plain.score, 1e-12):.0%} of the distance" if one.kind else "")
+        + (f", good ones at {one.score / max(lying.score, 1e-12):.0%} of the distance" if one.kind else "")
         for one in trials
     )
     left = pluralize(len(held), "left-out good picture")
@@ -114,15 +116,6 @@ def _with_defects(pictures: Sequence[Pixels], part: Foreground, seed: int) -> It
         for j, scale in enumerate(DefectScale):
             rng = np.random.default_rng([seed, STREAM, k, j])
             yield simulate_defect(picture, rng, scale=scale, foreground=within).picture
-
-
-def _preprocess(pictures: Sequence[Pixels], kind: Kind | None) -> Preprocess:
-    """The preprocessing for the probe. InputError: no part is found."""
-    plain = Preprocess((SIZE, SIZE))
-    if kind is None:
-        return plain
-    reference = congealing.learn([plain.small(picture) for picture in pictures], kind)
-    return Preprocess((SIZE, SIZE), reference=reference)
 
 
 def _attempt(

@@ -18,10 +18,9 @@ from flawscope.artefact.model_file import Artefact, Manifest, Picture, pack_imag
 from flawscope.calibration.power import KEY, Simulated
 from flawscope.datasets import group_numbers, open_dataset
 from flawscope.errors import InputError, pluralize
-from flawscope.fitting.large_pictures import Windows
 from flawscope.fitting.light_calibration import in_every_light
+from flawscope.fitting.picture_views import PartsOfPictures, Windows
 from flawscope.fitting.preparation import Prepared, Say, prepare, quiet, taken
-from flawscope.fitting.several_parts import PartsOfPictures
 from flawscope.fitting.simulated_defects import MOST, SIZES, detector_of, finds
 from flawscope.fitting.tile_calibration import of_pictures
 from flawscope.fitting.training_pictures import Images, Pool, Reader, RemoteWorkers, sources_of, survey
@@ -357,12 +356,7 @@ def _samples(
     model: Detector, tensors: dict[str, NDArray[Any]], reader: Reader, fitted: Fitted, kept: int | Artefact
 ) -> Samples:
     """Returns the samples' scores for `Predictor.self_test`, and adds the samples and their maps to
-    `tensors`.
-
-    Args:
-        kept: how many of the pictures learnt from, less those that can no longer be read; or a model that was
-            extended, whose samples stay.
-    """
+    `tensors`. kept: how many of the pictures learnt from; or an extended model, whose samples stay."""
     if isinstance(kept, Artefact):
         names, packed = [one["name"] for one in kept.manifest.samples], kept.tensors.get("samples")
     else:

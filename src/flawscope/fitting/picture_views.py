@@ -1,10 +1,12 @@
 """Splits pictures into views that a method learns from like pictures of their own. Views of a picture are
-held out or left out together, and results for views become results for pictures again."""
+held out or left out together, and results for views become results for pictures again: windows of large
+pictures, and the parts in pictures that show several."""
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import Any
@@ -14,12 +16,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flawscope.calibration import LEAST
-from flawscope.fitting.training_pictures import Reader
-from flawscope.methods.task import Fitted, Task
+from flawscope.errors import InputError
+from flawscope.fitting.training_pictures import UNREAD, Reader
+from flawscope.methods.task import Fitted, Places, Task
 from flawscope.pictures.part_views import PartViews
-from flawscope.pictures.views import Views
+from flawscope.pictures.several_learning import Learnt
+from flawscope.pictures.views import Grid, Region, Views
 
 KEPT = 512 << 20  # bytes of pictures that stay decoded
+WINDOWS, PARTS = 60, 62  # streams of random numbers
+MOST = 500_000_000  # pixels of views that are learnt from; of as many pictures as there are
+FEWEST = 4  # tiles of a picture, however many pictures there are
+ENOUGH = 40  # views that a method itself calibrates on
 
 
 @dataclass
@@ -40,14 +48,10 @@ class _Held:
 class PictureViews:
     """Numbers the views of all pictures, those of a picture one after the other.
 
-    views_of: number of each picture's views as it is judged.
+    counts: of each picture's views. views_of: the same as it is judged.
     """
 
     def __init__(self, reader: Reader, counts: Sequence[int], views_of: Sequence[int]):
-        """
-        Args:
-            counts: of each picture's views.
-        """
         self.reader, self.views_of = reader, list(views_of)
         self.first: list[int] = np.concatenate([[0], np.cumsum(counts)]).astype(int).tolist()
         self._held: OrderedDict[int, _Held] = OrderedDict()
@@ -144,3 +148,143 @@ class PictureViews:
             dropped=self.pictures(fitted.dropped),
             suspects=suspects,
         )
+
+
+# -------------------------------------------------------------------------------------------- large pictures
+
+
+class Windows(PictureViews):
+    """Numbers the views of all pictures: for each picture the whole view, then its windows.
+
+    Windows lie on the grid of its tiles, each moved at random within the overlap; where there are
+    too many of them, some of every picture, moved farther. Where they lie follows from the seed and the
+    picture's number. Where the model tells places apart they are the tiles themselves, and where there are
+    too many, other ones of every picture.
+
+    sizes: of the pictures; None: it cannot be read, and has a whole view alone.
+    """
+
+    def __init__(self, reader: Reader, sizes: Sequence[tuple[int, int] | None], seed: int):
+        self.reader, self.seed = reader, seed
+        grids = [None if size is None else reader.preprocess.grid(size) for size in sizes]
+        cells = [self._cells(*pair) for pair in zip(sizes, grids, strict=True)]
+        views_of = [1 + len(tiles) for tiles in cells]  # as a picture is judged
+        height, width = reader.preprocess.size
+        room = max(FEWEST, MOST // (height * width) // max(1, len(sizes)))
+        self.located = reader.preprocess.positions is not None
+        if self.located:
+            cells = [_in_turn(tiles, index, room) for index, tiles in enumerate(cells)]
+        self.grids = grids
+        # of every number which view of its picture it is, where these are its tiles
+        self.positions = [k for tiles in cells for k in (0, *(t + 1 for t in tiles))] if self.located else []
+        self.places = [
+            [] if grid is None else self._moved(index, [grid.corner(k) for k in tiles], sizes[index], room)
+            for index, (tiles, grid) in enumerate(zip(cells, grids, strict=True))
+        ]
+        super().__init__(reader, [1 + len(places) for places in self.places], views_of)
+
+    # ---- where they lie
+
+    def _cells(self, size: tuple[int, int] | None, grid: Grid | None) -> list[int]:
+        """Numbers of the tiles with pixels that count; empty where the whole view is the only one, and for a
+        picture that is too small, which is reported when it is loaded."""
+        how, roi = self.reader.preprocess, self.reader.roi
+        if size is None or grid is None or len(grid) == 1:
+            return []
+        if roi is None:
+            return list(range(len(grid)))
+        return Region(roi, how.whole.geometry(size), grid.canvas).tiles(grid)
+
+    def _moved(
+        self, index: int, cells: list[tuple[int, int]], size: tuple[int, int] | None, room: int
+    ) -> list[tuple[int, int]]:
+        if not cells or size is None or self.located:
+            return cells
+        how, rng = self.reader.preprocess, np.random.default_rng([self.seed, WINDOWS, index])
+        canvas = how.canvas(size)
+        few = len(cells) > room
+        chosen = sorted(rng.permutation(len(cells))[:room].tolist()) if few else range(len(cells))
+        # all together show everything; some of them show any place
+        reach = [round((1 - how.overlap if few else how.overlap) * side / 2) for side in how.size]
+        moved = []
+        for k in chosen:
+            corner = [cells[k][0], cells[k][1]]
+            for axis in (0, 1):
+                last = canvas[axis] - how.size[axis]
+                if few or 0 < corner[axis] < last:
+                    step = int(rng.integers(-reach[axis], reach[axis] + 1))
+                    corner[axis] = min(max(corner[axis] + step, 0), last)
+            moved.append((corner[0], corner[1]))
+        return moved
+
+    def by_place(self, numbers: Iterable[int]) -> dict[tuple[int, int], int]:
+        """Maps (picture, view) to the number of the tile, for the given numbers."""
+        return {(self.picture(number), self.positions[number]): number for number in numbers}
+
+    def tiles_of(self, picture: int, places: Collection[int] = ()) -> Sequence[int]:
+        """Numbers of a picture's tiles, or of its whole view where it has none. places: only tiles at these
+        places, if there are any."""
+        numbers = self.numbers(picture)[1:] or self.numbers(picture)
+        return [number for number in numbers if not places or self.positions[number] in places] or numbers
+
+    def image(self, views: Views, picture: int, view: int) -> NDArray[np.float32]:
+        # of the whole view a copy: the picture stays, and is asked again
+        return views.window(*self.places[picture][view - 1]) if view else views.images([0])[0].copy()
+
+    def task(self, task: Task) -> Task:
+        task, shape = replace(super().task(task), enough=ENOUGH), self.reader.preprocess.positions
+        if shape is None:
+            return task
+        pictures = [i for i in range(len(self.views_of)) for _ in self.numbers(i)]
+        return replace(task, places=Places(1 + math.prod(shape), self.positions, pictures, self._alone))
+
+    def _alone(self, number: int) -> tuple[slice, slice]:
+        position, grid = self.positions[number], self.grids[self.picture(number)]
+        if not position or grid is None:
+            return slice(None), slice(None)
+        return grid.alone(position - 1)
+
+
+def _in_turn(tiles: list[int], picture: int, room: int) -> list[int]:
+    """Chooses at most `room` of a picture's tiles; the next picture gives other ones, so that each tile is
+    seen about as often."""
+    if len(tiles) <= room:
+        return tiles
+    first = picture * room
+    return sorted(tiles[(first + k) % len(tiles)] for k in range(room))
+
+
+# ---------------------------------------------------------------------- pictures that show several parts
+
+
+class PartsOfPictures(PictureViews):
+    """Numbers the parts of all pictures. A picture is judged by its worst one, and its own rate holds
+    (`calibration.threshold`), since its parts are left out together.
+
+    wrong: pictures whose parts are counted wrong by a model that has not learnt from them.
+    """
+
+    def __init__(self, reader: Reader, learnt: Learnt):
+        counts = [max(1, count) for count in learnt.counts]  # one without parts is reported when it is loaded
+        super().__init__(reader, counts, counts)
+        self.wrong = {i for i, reason in enumerate(learnt.wrong) if reason not in ("", UNREAD)}
+
+    def calibrated(self, fit: Fitted, seed: int) -> tuple[Fitted, Fitted]:
+        """Turns a fit of parts into one of whole pictures, calibrated by their worst parts; and the same with
+        one part of each picture, to put simulated defects on."""
+        fitted, before = self.of_pictures(fit), fit.calibration
+        rows: dict[int, list[tuple[float, float]]] = {}
+        for number, *values in zip(fit.pictures, before.scores, before.map_maxima, strict=True):
+            rows.setdefault(self.picture(number), []).append((values[0], values[1]))
+        kept = [i for i, of in rows.items() if i not in self.wrong and len(of) == self.views_of[i]]
+        if not kept:
+            raise InputError("no good picture has all its parts calibrated on: give fewer pictures")
+        scores, maxima = (tuple(max(one[k] for one in rows[i]) for i in kept) for k in (0, 1))
+        # of as many pictures as calibrate, where some were held out
+        share = len(kept) / max(1, len(self.views_of) - len(self.wrong))
+        wrong = math.ceil(len(self.wrong) * share - 1e-9)
+        calibration = replace(before, scores=scores, map_maxima=maxima, miscounted=wrong)
+        fitted.calibration, fitted.pictures = calibration, kept
+        rng = np.random.default_rng([seed, PARTS])
+        some = [int(rng.choice(self.numbers(i))) for i in kept]
+        return fitted, replace(fit, calibration=calibration, pictures=some)

@@ -17,8 +17,7 @@ from flawscope.calibration.threshold import DEFAULT_RATE, Rate, rate_of
 from flawscope.datasets import Dataset, group_numbers, open_dataset
 from flawscope.errors import InputError
 from flawscope.fitting import alignment
-from flawscope.fitting.large_pictures import Windows
-from flawscope.fitting.several_parts import PartsOfPictures
+from flawscope.fitting.picture_views import PartsOfPictures, Windows
 from flawscope.fitting.training_pictures import (
     Images,
     Reader,

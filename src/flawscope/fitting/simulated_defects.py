@@ -32,14 +32,12 @@ Box = tuple[slice, slice]
 
 
 class Unlearnt:
-    """Model without the group of the picture that is scored; other pictures it scores as it is."""
+    """Model without the group of the picture that is scored; other pictures it scores as it is.
+
+    learnt: numbers that it has learnt from. groups: of every number, as the method's `fit` was given them.
+    """
 
     def __init__(self, model: Detector, fitted: Fitted, learnt: Collection[int], groups: Sequence[int]):
-        """
-        Args:
-            learnt: numbers that the model has learnt from.
-            groups: of every number, as the method's `fit` was given them.
-        """
         self.model, self.fitted, self.learnt, self.groups = model, fitted, set(learnt), groups
         self.kept = {k: v.to(model.roi.device) for k, v in {**model.state_dict(), **fitted.extra}.items()}
 

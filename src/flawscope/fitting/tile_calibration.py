@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from flawscope.calibration.threshold import from_values
 from flawscope.errors import InputError
-from flawscope.fitting.large_pictures import Windows
+from flawscope.fitting.picture_views import Windows
 from flawscope.fitting.simulated_defects import Unlearnt
 from flawscope.methods.detector import Detector
 from flawscope.methods.extract import BATCH
@@ -43,6 +43,7 @@ class Values:
 class _Open:
     """Picture with views that are still to be scored.
 
+    waiting: answers for views that come after one without an answer. added: number of the views before.
     maps: of tiles that may be drawn too high: they know of no patches that would be in the bank if the
         picture had never been there.
     """
@@ -50,9 +51,19 @@ class _Open:
     views: Views
     numbers: list[int]
     blended: Blended | None
-    left: int
+    waiting: dict[int, tuple[float, NDArray[np.float32]]] = field(default_factory=dict)
+    added: int = 0
     maps: dict[int, NDArray[np.float32]] = field(default_factory=dict)
     lock: Lock = field(default_factory=Lock)
+
+    def add(self) -> bool:
+        """Adds answers in the order of the views: sums do not depend on the threads. True: that were all."""
+        while self.added < len(self.numbers) and (number := self.numbers[self.added]) in self.waiting:
+            answer = self.waiting.pop(number)
+            if self.blended is not None:
+                self.blended.add(number, *answer)
+            self.added += 1
+        return self.added == len(self.numbers)
 
 
 def of_pictures(
@@ -123,7 +134,7 @@ def _values(
             if picture not in opened:
                 grid, numbers = views.grid, views.numbers()
                 blended = None if grid is None else Blended(grid, views.whole, Fusion(), views.region)
-                opened[picture] = _Open(views, numbers, blended, len(numbers))
+                opened[picture] = _Open(views, numbers, blended)
             return opened[picture]
 
     def work(job: tuple[int, int]) -> None:
@@ -137,12 +148,10 @@ def _values(
             with one.lock:
                 if one.blended is None:
                     found[picture] = _alone(score, drawn, one.views)
-                else:
-                    one.blended.add(number, score, drawn)
-                    if not sure:
-                        one.maps[number] = drawn
-                one.left -= 1
-                done = one.left == 0
+                elif not sure:
+                    one.maps[number] = drawn
+                one.waiting[number] = score, drawn
+                done = one.add()
             if done:
                 with lock:
                     opened.pop(picture)

@@ -17,9 +17,7 @@ from flawscope.results.part import PartPrediction
 from flawscope.results.prediction import Prediction
 
 KEY = "part"  # in the manifest's facts
-Models = (
-    Manifest | Mapping[str, Manifest]
-)  # a model's manifest, or where each view has its own those of views
+Models = Manifest | Mapping[str, Manifest]  # a model's, or where each view has its own, by view
 
 
 def pattern_of(manifest: Manifest) -> Pattern | None:
@@ -67,15 +65,14 @@ def _calibrated_on(manifest: Manifest) -> list[str]:
 class Parts:
     """Collects predictions until all views of their part are there.
 
+    Args:
+        pattern: that tells parts and views apart; None: the model's own.
+
     Raises:
         InputError: the model was fitted without --part, or as `part_calibration`.
     """
 
     def __init__(self, models: Models, pattern: Pattern | None = None):
-        """
-        Args:
-            pattern: that tells parts and views apart; None: the model's own.
-        """
         if pattern is None and (not isinstance(models, Manifest) or (pattern := pattern_of(models)) is None):
             raise no_parts()
         self.calibration, self.pattern = part_calibration(models, pattern), pattern
@@ -142,7 +139,10 @@ class Parts:
 
 class JointParts(Parts):
     """Collects predictions of a joint model. A part's product is recognised from all its views together, and
-    where one of them shows none of the products, or lies too far from the part's, the part is anomalous."""
+    where one of them shows none of the products, or lies too far from the part's, the part is anomalous.
+
+    judge: judges a picture as one of a product.
+    """
 
     def __init__(
         self,
@@ -150,10 +150,6 @@ class JointParts(Parts):
         recogniser: Recogniser,
         judge: Callable[[Source, str], Prediction],
     ):
-        """
-        Args:
-            judge: judges a picture as one of a product.
-        """
         super().__init__(next(iter(models.values())))
         self.calibrations = {name: part_calibration(one, self.pattern) for name, one in models.items()}
         self._recogniser, self._judge = recogniser, judge

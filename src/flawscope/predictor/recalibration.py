@@ -13,10 +13,11 @@ from flawscope.calibration.threshold import envelope, from_values
 from flawscope.errors import InputError, pluralize
 from flawscope.pictures.appearance import KEY as APPEARANCE
 from flawscope.pictures.decoding import Source, decode, pixel_hash
-from flawscope.pictures.light import Light, Normalization, lights_within
+from flawscope.pictures.light import Normalization, lights_within
 from flawscope.pictures.listing import names_of
 from flawscope.predictor.streaming import Judged
 from flawscope.progress import Step
+from flawscope.results.prediction import Prediction
 
 if TYPE_CHECKING:
     from flawscope.predictor import Predictor
@@ -98,33 +99,20 @@ def calibrated(predictor: Predictor, good: Sequence[Source], step: Step) -> Pred
 def _in_every_light(
     stream: Stream, pictures: Sequence[Source], values: Values, normalization: Normalization | None
 ) -> tuple[Values, str]:
-    """Returns the values for a calibration, and the calibration's method.
-
-    Args:
-        stream: judges pictures in order.
-        values: of the unchanged pictures. Without `normalization` they are returned as they are; with it
-            scores and maxima become their envelopes over the lights of its range.
-
-    Raises:
-        InputError: a picture cannot be read again.
-    """
+    """Returns the values for a calibration, and the calibration's method: with `normalization` the envelopes
+    of scores and maxima over the lights of its range. InputError: a picture cannot be read again."""
     if normalization is None:
         return values, "held out"
     found = [[(score, maximum) for score, maximum, _ in values]]
     for light in lights_within(normalization.share)[1:]:
-        found.append([_read(one) for one in stream(_lit(pictures, light))])
+        found.append([_read(result) for _, result in stream(light(decode(one)) for one in pictures)])
     scores, maxima = (envelope(part.T) for part in np.moveaxis(np.array(found), 2, 0))
     medians = [median for *_, median in values]
     together = list(zip(scores.tolist(), maxima.tolist(), medians, strict=True))
     return together, f"held out, in each light within {normalization.share:.0%}"
 
 
-def _lit(pictures: Sequence[Source], light: Light) -> Iterator[Source]:
-    return (light(decode(picture)) for picture in pictures)
-
-
-def _read(judged: Judged) -> tuple[float, float]:
-    result = judged[1]
+def _read(result: Prediction | InputError) -> tuple[float, float]:
     if isinstance(result, Exception):
         raise result
     if result.part_found is False:

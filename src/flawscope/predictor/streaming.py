@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain, islice
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from flawscope.pictures.decoding import Source, reason
 from flawscope.pictures.listing import list_pictures
 from flawscope.pictures.views import Views
 from flawscope.results.prediction import Prediction
+from flawscope.runtime import Runner
 
 AHEAD = 4  # batches decoded while one is being computed
 LARGE = 50_000_000  # pixels of a picture beside which no other one is held
@@ -30,19 +31,6 @@ T = TypeVar("T")
 Seen = tuple[Views, Measures]  # its views, and the look of the picture as a whole
 Loaded = Seen | InputError
 Judged = tuple[Source, Prediction | InputError]
-
-
-class Runner(Protocol):
-    """Session as `streamed` needs it, also that of a joint model."""
-
-    @property
-    def run(self) -> Callable[..., Any]: ...
-    @property
-    def run_alone(self) -> Callable[..., Any]: ...
-    @property
-    def batch(self) -> int: ...
-    @property
-    def lanes(self) -> int: ...
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from importlib import import_module
+from typing import Any
 
 from flawscope.artefact import model_file
 from flawscope.artefact.files import ENGINES, TRAINED, suffix_of
@@ -10,7 +12,15 @@ from flawscope.artefact.joint_file import JointArtefact
 from flawscope.artefact.model_file import Artefact, Manifest
 from flawscope.errors import InputError, needs
 from flawscope.runtime import onnx_file
-from flawscope.runtime.session import JointSession, Run, Session
+from flawscope.runtime.session import (
+    Engine,
+    ExportedSession,
+    JointExportedSession,
+    JointSession,
+    Run,
+    Runner,
+    Session,
+)
 
 
 def read_manifest(path: str | os.PathLike[str]) -> Manifest:
@@ -43,20 +53,9 @@ def open_session(
         InputError: the engine does not run such a file or is not installed, or it cannot use this model.
     """
     precision = artefact.manifest.calibration.precision
-    chosen = _engine(f"model {path}", suffix_of(path) == TRAINED, precision, engine)
-    if chosen == "torch":
-        try:
-            from flawscope.runtime.torch import TorchSession
-        except ImportError:
-            raise needs("running a .safetensors model", "torch", extras="train") from None
-        return TorchSession.open(artefact, device, threads)
-    if chosen == "openvino":
-        from flawscope.runtime.openvino import OpenVinoSession
-
-        return OpenVinoSession.open(artefact, path, device, threads)
-    from flawscope.runtime.onnxruntime import OnnxSession
-
-    return OnnxSession.open(artefact, path, device, threads)
+    if (chosen := _chosen(f"model {path}", suffix_of(path) == TRAINED, precision, engine)) == "torch":
+        return _torch().TorchSession.open(artefact, device, threads)  # type: ignore[no-any-return]
+    return ExportedSession.of_file(exported_engine(chosen), artefact, path, device, threads, precision)
 
 
 def open_joint_session(
@@ -64,23 +63,30 @@ def open_joint_session(
 ) -> JointSession:
     """Opens a session for a joint model, as `open_session` does for a model of one product."""
     precision = next(iter(artefact.products.values())).manifest.calibration.precision
-    chosen = _engine("this joint model", not artefact.is_exported, precision, engine)
-    if chosen == "torch":
-        try:
-            from flawscope.runtime.torch import JointTorchSession
-        except ImportError:
-            raise needs("running a .safetensors model", "torch", extras="train") from None
-        return JointTorchSession.open(artefact, device, threads)
-    if chosen == "openvino":
-        from flawscope.runtime.openvino import JointOpenVinoSession
-
-        return JointOpenVinoSession(artefact, device, threads)
-    from flawscope.runtime.onnxruntime import JointOnnxSession
-
-    return JointOnnxSession(artefact, device, threads)
+    if (chosen := _chosen("this joint model", not artefact.is_exported, precision, engine)) == "torch":
+        return _torch().JointTorchSession.open(artefact, device, threads)  # type: ignore[no-any-return]
+    return JointExportedSession(exported_engine(chosen), artefact, device, threads)
 
 
-def _engine(model: str, trained: bool, precision: str, engine: str | None) -> str:
+def _torch() -> Any:
+    try:
+        return import_module("flawscope.runtime.torch")
+    except ImportError:
+        raise needs("running a .safetensors model", "torch", extras="train") from None
+
+
+def exported_engine(name: str) -> Engine:
+    """The engine of this name, one of `ENGINES`. InputError where it is not installed."""
+    if name == "openvino":
+        from flawscope.runtime.openvino import OpenVino
+
+        return OpenVino()
+    from flawscope.runtime.onnxruntime import OnnxRuntime
+
+    return OnnxRuntime()
+
+
+def _chosen(model: str, trained: bool, precision: str, engine: str | None) -> str:
     """The engine that runs a model, `engine` where it is given. InputError where that does not run it."""
     if engine not in (None, *(["torch"] if trained else ENGINES)):
         runs = "torch runs it; export it first" if trained else f"use one of {', '.join(ENGINES)}"
@@ -101,10 +107,14 @@ def check_threads(threads: int | None) -> None:
 
 __all__ = [
     "ENGINES",
+    "ExportedSession",
+    "JointExportedSession",
     "JointSession",
     "Run",
+    "Runner",
     "Session",
     "check_threads",
+    "exported_engine",
     "open_joint_session",
     "open_session",
     "read",

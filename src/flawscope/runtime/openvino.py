@@ -1,10 +1,9 @@
-"""Runs .onnx models in OpenVINO, which converts them when it reads them."""
+"""Opens exported networks in OpenVINO, which converts them when it reads them."""
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from threading import Lock
@@ -13,11 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope.artefact import files
-from flawscope.artefact.model_file import Artefact
 from flawscope.errors import FlawscopeError, InputError, needs, one_line
-from flawscope.runtime.joint import Graph, JointExportedSession
-from flawscope.runtime.session import ExportedSession
+from flawscope.machine import all_threads
+from flawscope.runtime.session import Compute, Engine, Graph
 
 STEPS = ("images", "features", "positions")  # inputs of the network's two steps, embed and score
 # The arithmetic of the features, asked for by name: left to itself OpenVINO takes bf16 where the processor
@@ -99,93 +96,57 @@ def _run_once(core: Any) -> None:
         np.array(value)
 
 
-def read_network(model: str | os.PathLike[str] | bytes) -> Any:
-    """Reads an .onnx file, or its bytes, as an `openvino.Model`. The network is not converted: converting
-    makes constants of tensors computed from the memory bank, too. FlawscopeError if OpenVINO has no way to
-    run it."""
-    try:
-        return core().read_model(model if isinstance(model, bytes) else os.fspath(model))
-    except Exception as error:
-        raise FlawscopeError(f"OpenVINO cannot convert this model: {one_line(error)}") from None
+# ----------------------------------------------------------------------------------------------- the engine
 
 
-# ---------------------------------------------------------------------------------------------- the session
-
-
-class OpenVinoSession(ExportedSession):
-    """Session: images `[B, 3, H, W]` float32 to scores `[B]` and maps `[B, H, W]`, on a device of
-    OpenVINO."""
+class OpenVino(Engine):
+    """OpenVINO. Its devices are auto (the CPU), cpu, gpu and npu; its precisions `HINTS`."""
 
     runtime, name = "openvino", "OpenVINO"
 
-    def __init__(self, model: Any, device: str = "auto", threads: int | None = None, precision: str = "fp32"):
-        """
-        Args:
-            model: an `openvino.Model` with any number of pictures a batch.
-            device: auto (the CPU), cpu, gpu, npu.
-            threads: of the CPU; None: as many as there are cores.
-            precision: one of `HINTS`.
-        """
-        device = _device(core(), device)
-        super().__init__(*_size(model), device == "CPU", threads)
-        self._beside: list[Any] = []  # the same for `run_alone`; when it is asked
-        self._compiling = Lock()
-        try:
-            self._compile = _compiler(model, device, threads, precision)
-            self.parts = self._compile()
-        except InputError:
-            raise
-        except Exception as error:  # RuntimeError, or whatever its binding makes of one
-            raise InputError(f"OpenVINO cannot use this model: {one_line(error)}") from None
+    def __init__(self) -> None:
+        core()  # whether it is here at all is no matter of a model
 
-    @classmethod
     def open(
-        cls,
-        artefact: Artefact,
-        path: str | os.PathLike[str],
-        device: str = "auto",
-        threads: int | None = None,
-    ) -> OpenVinoSession:
-        """The session of the artefact that was read from `path`."""
-        core()  # whether it is here at all is no matter of this model
-        try:
-            session = cls(read_network(path), device, threads, artefact.manifest.calibration.precision)
-        except FlawscopeError as error:
-            raise files.refused(path, str(error)) from None
-        return session.of_file(artefact, path)
+        self, network: str | bytes, device: str = "auto", threads: int | None = None, precision: str = "fp32"
+    ) -> Graph:
+        device = _device(core(), device)
+        hint = _hint(core(), device, precision)
+        # not converted: converting makes constants of tensors computed from the memory bank, too
+        model = core().read_model(network)
+        inputs = {i.get_any_name(): (i.element_type.get_type_name(), _shape(i)) for i in model.inputs}
+        results = [one.get_any_name() for one in model.outputs]
+        options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
+        on_cpu, lanes = device == "CPU", 1
+        if on_cpu:
+            # Pinned, two processes of one thread each would share the first core
+            options["ENABLE_CPU_PINNING"] = False
+            if threads is not None:
+                options["INFERENCE_NUM_THREADS"] = threads
+            # Two for each thread: while one call waits for the end of a picture, the thread has the next one
+            count = threads or all_threads()
+            lanes = 2 * count if count > 1 else 1
+        parts = [model]
+        if hint == "bf16" and len(results) > 1:  # of the features alone, as it was exported
+            parts = _halves(model)
 
-    @property
-    def lanes(self) -> int:
-        """Two for each thread: while one call waits for the end of a picture, the thread has the next one."""
-        return 2 * self.threads if self.on_cpu and self.threads > 1 else 1
+        def compiled(**others: Any) -> Compute:
+            """Compiles the network's parts; all but the first compute in fp32."""
+            chosen = options | others
+            rest = chosen | {"INFERENCE_PRECISION_HINT": "f32"}
+            made = [core().compile_model(part, device, rest if k else chosen) for k, part in enumerate(parts)]
+            return partial(_results, made, results)
 
-    def _engine(self, alone: bool) -> list[Any]:
-        if not alone or not self.on_cpu:
-            return self.parts
-        with self._compiling:
-            if not self._beside:  # as many streams as threads: each has one
-                count = {"NUM_STREAMS": self.threads, "INFERENCE_NUM_THREADS": self.threads}
-                self._beside = self._compile(count)
-        return self._beside
-
-    def _computed(self, engine: Any, given: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        return _results(engine, given, ("scores", "maps"))
+        streams = {"NUM_STREAMS": lanes // 2, "INFERENCE_NUM_THREADS": lanes // 2}  # each thread has one
+        return Graph(inputs, results, on_cpu, compiled(), lanes, partial(compiled, **streams))
 
 
-class JointOpenVinoSession(JointExportedSession):
-    """Joint session on a device of OpenVINO."""
-
-    runtime, name = OpenVinoSession.runtime, OpenVinoSession.name
-
-    def _opened(self, network: bytes, precision: str) -> Graph:
-        device, model = _device(core(), self.device), read_network(network)
-        inputs, results = ([one.get_any_name() for one in end] for end in (model.inputs, model.outputs))
-        parts = _compiler(model, device, self.threads, precision)()
-        return Graph(inputs, results, device == "CPU", lambda given: _results(parts, given, results))
+def _shape(given: Any) -> list[int | None]:
+    return [int(size.get_length()) if size.is_static else None for size in given.partial_shape]
 
 
 def _results(
-    parts: Sequence[Any], given: Mapping[str, NDArray[Any]], names: Sequence[str]
+    parts: Sequence[Any], names: Sequence[str], given: Mapping[str, NDArray[Any]]
 ) -> list[NDArray[Any]]:
     """Results of a network's parts, one after the other, by their names."""
     found = dict(given)
@@ -194,50 +155,6 @@ def _results(
         results = part.create_infer_request().infer(inputs)
         found |= {name: value for output, value in results.items() for name in output.names}
     return [np.array(found[name], np.float32) for name in names]
-
-
-def _size(model: Any) -> tuple[tuple[int, int], bool]:
-    """Height and width of the network's pictures, as declared, and whether it takes positions."""
-    wrong = InputError("it has other inputs and outputs than it should; export it anew")
-    try:
-        given = {name: i for i in model.inputs for name in i.names}
-        images, positions = given["images"], given.get("positions")
-        others = len(model.inputs) - (1 if positions is None else 2)
-        if others or (positions is not None and positions.element_type.get_type_name() != "i64"):
-            raise wrong
-        outputs = [name for output in model.outputs for name in ("scores", "maps") if name in output.names]
-        shape = [int(d.get_length()) if d.is_static else None for d in images.partial_shape]
-        right = "images" in images.names and images.element_type.get_type_name() == "f32"
-    except Exception:
-        raise wrong from None
-    if not right or outputs != ["scores", "maps"] or len(model.outputs) != 2 or len(shape) != 4:
-        raise wrong
-    batch, channels, height, width = shape
-    if batch is not None or channels != 3 or not height or not width:
-        raise wrong
-    return (height, width), positions is not None
-
-
-def _compiler(model: Any, device: str, threads: int | None, precision: str) -> Callable[..., list[Any]]:
-    """Function that compiles a network for a device: `_compiled` with other options yet to come."""
-    hint = _hint(core(), device, precision)
-    options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
-    if device == "CPU":
-        # Pinned, two processes of one thread each would share the first core
-        options["ENABLE_CPU_PINNING"] = False
-        if threads is not None:
-            options["INFERENCE_NUM_THREADS"] = threads
-    parts = _halves(model) if hint == "bf16" else [model]  # of the features alone, as it was exported
-    return partial(_compiled, core(), parts, device, options)
-
-
-def _compiled(
-    core: Any, parts: list[Any], device: str, options: dict[str, Any], others: Mapping[str, Any] | None = None
-) -> list[Any]:
-    """Compiles the network's parts; all but the first compute in fp32."""
-    chosen = options | dict(others or {})
-    rest = chosen | {"INFERENCE_PRECISION_HINT": "f32"}
-    return [core.compile_model(part, device, rest if k else chosen) for k, part in enumerate(parts)]
 
 
 def _halves(model: Any) -> list[Any]:

@@ -1,21 +1,22 @@
-"""Defines the session, an engine with a model's network in it, as a `Predictor` uses it; and the base of the
-sessions of exported networks."""
+"""Defines the session, an engine with a model's network in it, as a `Predictor` uses it; and the sessions of
+exported networks, the same in all engines."""
 
 from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, Self
+from threading import Lock
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flawscope.artefact import files
-from flawscope.artefact.joint_file import JointArtefact, Recognised
+from flawscope.artefact import files, joint_file
+from flawscope.artefact.joint_file import EMBED, SCORE, JointArtefact, Recognised
 from flawscope.artefact.model_file import Artefact
-from flawscope.errors import FlawscopeError, one_line
-from flawscope.machine import all_threads
+from flawscope.errors import FlawscopeError, InputError, one_line
+from flawscope.runtime import onnx_check
 from flawscope.runtime.onnx_file import Network
 
 FEW, MANY = 8, 64  # pictures of 256 x 256 pixels: `MANY` for torch on a GPU
@@ -25,11 +26,10 @@ Run = Callable[..., Answers]
 JointAnswers = tuple[list[Recognised], NDArray[np.float32], NDArray[np.float32]]
 
 
-class Session(Protocol):
-    """Engine as a `Predictor` needs it."""
+class Runner(Protocol):
+    """Engine with a network in it."""
 
     runtime: str  # the engine's name
-    suffix: str  # of the model files it runs
     size: tuple[int, int]
 
     @property
@@ -39,6 +39,19 @@ class Session(Protocol):
     @property
     def lanes(self) -> int:
         """Number of calls of `run_alone` that are fastest under way at once; 1: `run` is as fast."""
+
+    @property
+    def run(self) -> Callable[..., Any]: ...
+
+    @property
+    def run_alone(self) -> Callable[..., Any]:
+        """Does as `run`, on one core."""
+
+
+class Session(Runner, Protocol):
+    """Engine as a `Predictor` needs it."""
+
+    suffix: str  # of the model files it runs
 
     def run(self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None) -> Answers:
         """Runs images `[B, 3, H, W]` float32 in 0..1 to scores `[B]` and maps `[B, H, W]`, float32.
@@ -48,38 +61,21 @@ class Session(Protocol):
                 whole pictures.
         """
 
-    def run_alone(self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None) -> Answers:
-        """Does as `run`, on one core."""
-
     def save(self, artefact: Artefact, path: str | os.PathLike[str]) -> None:
         """Writes the model file, atomically."""
 
 
-class JointSession(Protocol):
+class JointSession(Runner, Protocol):
     """Engine of a joint model as a `JointPredictor` needs it: the network runs once, and then the picture is
     compared with one product."""
-
-    runtime: str
-    size: tuple[int, int]
 
     @property
     def products(self) -> Mapping[str, Session]:
         """A session of each product's model alone."""
 
-    @property
-    def batch(self) -> int:
-        """Number of pictures that are fastest together."""
-
-    @property
-    def lanes(self) -> int:
-        """Number of calls of `run_alone` that are fastest under way at once; 1: `run` is as fast."""
-
     def run(self, images: NDArray[np.float32]) -> JointAnswers:
         """Runs images `[B, 3, H, W]` float32 in 0..1: the product of each, and its score and map by the
         nearest product."""
-
-    def run_alone(self, images: NDArray[np.float32]) -> JointAnswers:
-        """Does as `run`, on one core."""
 
     def save(self, artefact: JointArtefact, path: str | os.PathLike[str]) -> None:
         """Writes the model file, atomically."""
@@ -90,69 +86,221 @@ def together(size: tuple[int, int], most: int) -> int:
     return max(1, min(most, most * 256 * 256 // (size[0] * size[1])))
 
 
-class ExportedSession(ABC):
+# ------------------------------------------------------------------------------------------ exported networks
+
+Given = Mapping[str, NDArray[Any]]
+Compute = Callable[[Given], Sequence[NDArray[Any]]]  # inputs by name to the results, in their order
+
+
+class Graph(NamedTuple):
+    """Network in an engine.
+
+    inputs: type, f32 or i64, and shape of each by its name; None: any number.
+    results: their names.
+    lanes: calls of `beside` that are fastest under way at once; 1: `run` is as fast.
+    beside: opens the network for these calls.
+    """
+
+    inputs: Mapping[str, tuple[str, Sequence[int | None]]]
+    results: Sequence[str]
+    on_cpu: bool
+    run: Compute
+    lanes: int = 1
+    beside: Callable[[], Compute] | None = None
+
+
+class Engine(ABC):
+    """Engine of exported networks. name: for people."""
+
+    runtime: str
+    name: str
+
+    @abstractmethod
+    def open(
+        self, network: str | bytes, device: str = "auto", threads: int | None = None, precision: str = "fp32"
+    ) -> Graph:
+        """Opens an .onnx file, or its bytes. InputError, or any error of the engine.
+
+        Args:
+            threads: that compute one picture; None: as many as there are cores.
+        """
+
+    def opened(self, network: str | bytes, what: str, results: Sequence[str], *how: Any) -> Graph:
+        """Opens a network as `open`. InputError where it cannot be used, or has other results."""
+        try:
+            graph = self.open(network, *how)
+        except InputError as error:
+            raise InputError(f"cannot use {what}: {error}") from None
+        except Exception as error:  # engines have no common class of errors
+            raise InputError(f"{self.name} cannot use {what}: {one_line(error)}") from None
+        if [*graph.results] != results:
+            raise misfit(what)
+        return graph
+
+    def computed(self, run: Compute, given: Given) -> Sequence[NDArray[np.float32]]:
+        """Results of a network. FlawscopeError where the engine fails."""
+        try:
+            return [one.astype(np.float32, copy=False) for one in run(given)]
+        except Exception as error:  # engines have no common class of errors
+            raise FlawscopeError(f"{self.name} failed: {one_line(error)}") from None
+
+    def answers(self, run: Compute, given: Given, count: int, size: tuple[int, int]) -> Answers:
+        """Scores and maps of so many pictures. FlawscopeError where there are other results."""
+        scores, maps = self.computed(run, given)
+        if (scores.shape, maps.shape) != ((count,), (count, *size)):
+            raise FlawscopeError("the model's results have other shapes than they should: export it anew")
+        return scores, maps
+
+
+def misfit(what: str) -> InputError:
+    return InputError(f"cannot use {what}: it has other inputs and outputs; export it anew")
+
+
+class ExportedSession:
     """Session that runs images `[B, 3, H, W]` float32 to scores `[B]` and maps `[B, H, W]` by the network of
-    an .onnx file.
+    an .onnx file, or by its bytes, in any engine. how: device, threads and precision, as for `Engine.open`.
 
     Attributes:
         network: of the file that it was opened from; None: it came from none.
         located: the network is told where in their pictures images lie.
     """
 
-    name: str  # of the engine, for people
-    runtime: str
     suffix = ".onnx"
 
-    def __init__(self, size: tuple[int, int], located: bool, on_cpu: bool, threads: int | None):
+    def __init__(self, engine: Engine, model: str | os.PathLike[str] | bytes, *how: Any):
+        network = model if isinstance(model, bytes) else os.fspath(model)
+        what = "model the exported network" if isinstance(network, bytes) else f"model {network}"
+        self.engine, self.runtime = engine, engine.runtime
         self.network: Network | None = None
-        self.size, self.located, self.on_cpu = size, located, on_cpu
-        self.threads = threads or all_threads()
+        self.graph = engine.opened(network, what, ["scores", "maps"], *how)
+        inputs = dict(self.graph.inputs)
+        (kind, shape), positions = inputs.pop("images", ("", ())), inputs.pop("positions", None)
+        if kind != "f32" or len(shape) != 4 or shape[:2] != [None, 3] or not all(shape[2:]):
+            raise misfit(what)
+        if inputs or (positions is not None and positions[0] != "i64"):
+            raise misfit(what)
+        self.size, self.located = (int(shape[2] or 0), int(shape[3] or 0)), positions is not None
+        self._beside: Compute | None = None  # when it is asked
+        self._opening = Lock()
 
-    def of_file(self, artefact: Artefact, path: str | os.PathLike[str]) -> Self:
-        """Returns this session for the artefact that was read from `path`. InputError if they do not fit."""
-        how = artefact.manifest.preprocess
-        if (self.size, self.located) != (tuple(how.network_size), how.positions is not None):
+    @classmethod
+    def of_file(cls, engine: Engine, artefact: Artefact, path: str | os.PathLike[str], *how: Any) -> Self:
+        """The session of the artefact that was read from `path`. InputError if they do not fit."""
+        session, seen = cls(engine, path, *how), artefact.manifest.preprocess
+        if (session.size, session.located) != (tuple(seen.network_size), seen.positions is not None):
             raise files.refused(path, "its size or its tiles are not its manifest's; export it anew")
-        self.network = Network.of(path)
-        return self
+        session.network = Network.of(path)
+        return session
 
     @property
     def batch(self) -> int:
         """Number of pictures that are fastest together here. On a CPU one keeps all threads busy, and more of
         them only take memory (bench/latency.py)."""
-        return 1 if self.on_cpu else together(self.size, FEW)
+        return 1 if self.graph.on_cpu else together(self.size, FEW)
+
+    @property
+    def lanes(self) -> int:
+        return self.graph.lanes
 
     def run(self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None) -> Answers:
-        return self._answers(False, images, positions)
+        return self._answers(self.graph.run, images, positions)
 
     def run_alone(self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None) -> Answers:
-        return self._answers(True, images, positions)
+        with self._opening:
+            if self._beside is None:
+                whole = self.network is None or self.network.is_unchanged()  # else the file has another one
+                opens = self.graph.beside if whole and self.lanes > 1 else None
+                self._beside = self.graph.run if opens is None else opens()
+        return self._answers(self._beside, images, positions)
 
     def _answers(
-        self, alone: bool, images: NDArray[np.float32], positions: NDArray[np.int64] | None
+        self, run: Compute, images: NDArray[np.float32], positions: NDArray[np.int64] | None
     ) -> Answers:
         given: dict[str, NDArray[Any]] = {"images": images}
         if self.located:
             given["positions"] = np.zeros(len(images), np.int64) if positions is None else positions
-        engine = self._engine(alone)
-        try:
-            scores, maps = self._computed(engine, given)
-        except Exception as error:  # engines have no common class of errors
-            raise FlawscopeError(f"{self.name} failed: {one_line(error)}") from None
-        if (scores.shape, maps.shape) != ((len(images),), (len(images), *self.size)):
-            raise FlawscopeError("the model's results have other shapes than they should: export it anew")
-        return scores.astype(np.float32, copy=False), maps.astype(np.float32, copy=False)
-
-    @abstractmethod
-    def _engine(self, alone: bool) -> Any:
-        """Returns the engine for one call; alone: with one thread."""
-
-    @abstractmethod
-    def _computed(self, engine: Any, given: dict[str, NDArray[Any]]) -> Sequence[NDArray[Any]]:
-        """Returns the scores and maps of inputs by name."""
+        return self.engine.answers(run, given, len(images), self.size)
 
     def save(self, artefact: Artefact, path: str | os.PathLike[str]) -> None:
         """Writes this network with the artefact's manifest, atomically."""
         if self.network is None:
             raise FlawscopeError("a network without a file cannot be saved")
         self.network.save(artefact, path)
+
+
+class JointExportedSession:
+    """Joint session of exported networks: the shared one turns images into features and descriptors, and a
+    product's own turns features into scores and maps."""
+
+    lanes = 1
+
+    def __init__(
+        self, engine: Engine, artefact: JointArtefact, device: str = "auto", threads: int | None = None
+    ):
+        """InputError where a network does something that is not known, or has other outputs."""
+        first = next(iter(artefact.products.values()))
+        height, width = first.manifest.preprocess.network_size
+        self.engine, self.runtime = engine, engine.runtime
+        self.size, self.recogniser = (height, width), artefact.recogniser
+        precision = first.manifest.calibration.precision  # of the features; scores are computed in fp32
+        self._embed = self._checked(first, EMBED, ["features", "descriptors"], device, threads, precision)
+        self.batch = 1 if self._embed.on_cpu else together(self.size, FEW)
+        self.products = {
+            name: ProductSession(self, self._checked(one, SCORE, ["scores", "maps"], device, threads))
+            for name, one in artefact.products.items()
+        }
+
+    def _checked(self, product: Artefact, key: str, results: Sequence[str], *how: Any) -> Graph:
+        """Opens a network after it has been checked as one in an .onnx file is."""
+        network = product.tensors[key].tobytes()
+        try:
+            onnx_check.check(network)
+        except ValueError as error:
+            raise InputError(f"cannot use this joint model: {error}; export it anew") from None
+        return self.engine.opened(network, "this joint model", results, *how)
+
+    def features(self, images: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Features [B, P, D] and descriptors [B, D'] of images."""
+        features, descriptors = self.engine.computed(self._embed.run, {"images": images})
+        return features, descriptors
+
+    def run(self, images: NDArray[np.float32]) -> JointAnswers:
+        features, descriptors = self.features(images)
+        found = self.recogniser.recognise(descriptors)
+        answers = [
+            self.products[one.nearest].score(features[k : k + 1], images[k : k + 1])
+            for k, one in enumerate(found)
+        ]
+        scores, maps = (np.concatenate(part) for part in zip(*answers, strict=True))
+        return found, scores, maps
+
+    run_alone = run
+
+    def save(self, artefact: JointArtefact, path: str | os.PathLike[str]) -> None:
+        joint_file.write(artefact, path)
+
+
+class ProductSession:
+    """Session of one product of an exported joint model."""
+
+    suffix = joint_file.SUFFIX
+    lanes = 1
+
+    def __init__(self, joint: JointExportedSession, graph: Graph):
+        self.joint, self.graph, self.size, self.batch = joint, graph, joint.size, joint.batch
+        self.runtime = joint.runtime
+
+    def run(self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None) -> Answers:
+        return self.score(self.joint.features(images)[0], images)
+
+    run_alone = run
+
+    def score(self, features: NDArray[np.float32], images: NDArray[np.float32]) -> Answers:
+        """Turns features into scores [B] and maps [B, H, W]."""
+        given = {"features": features}
+        if "images" in self.graph.inputs:  # where pictures are padded
+            given["images"] = images
+        return self.joint.engine.answers(self.graph.run, given, len(images), self.size)
+
+    def save(self, artefact: Artefact, path: str | os.PathLike[str]) -> None:
+        raise InputError("a product of an exported joint model is no model by itself: take the fitted one's")

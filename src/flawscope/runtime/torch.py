@@ -91,15 +91,11 @@ def _one(positions: Tensor | None, i: int) -> Tensor | None:
 
 
 class JointTorchSession:
-    """Joint session of detectors that share one backbone."""
+    """Joint session of detectors that share one backbone and so embed pictures alike."""
 
     runtime = TorchSession.runtime
 
     def __init__(self, products: Mapping[str, TorchSession], recogniser: Recogniser):
-        """
-        Args:
-            products: a session for each, whose detectors embed pictures alike.
-        """
         self.products, self.recogniser = dict(products), recogniser
         self.first = next(iter(self.products.values()))
         self.size = self.first.size
@@ -118,12 +114,10 @@ class JointTorchSession:
 
     @property
     def batch(self) -> int:
-        """Number of pictures that are fastest together here."""
         return self.first.batch
 
     @property
     def lanes(self) -> int:
-        """Number of torch's threads on a CPU; else 1."""
         return self.first.lanes
 
     def run_alone(self, images: NDArray[np.float32]) -> JointAnswers:

@@ -381,17 +381,13 @@ def exported(model: Model, shared: Callable[[str, Any], Path]) -> Path:
     return shared("screen", fill) / "model.onnx"
 
 
-@pytest.fixture(scope="module", params=["onnx", "openvino"])
+@pytest.fixture(scope="module", params=["onnxruntime", "openvino"])
 def session(request: pytest.FixtureRequest, exported: Path) -> Session:
     """The exported graph in an engine: compiled once, which takes seconds."""
-    if request.param == "onnx":
-        from flawscope.runtime.onnxruntime import OnnxSession
+    from flawscope.runtime import ExportedSession, exported_engine
 
-        return OnnxSession(exported.read_bytes(), "cpu")
-    pytest.importorskip("openvino")
-    from flawscope.runtime import openvino
-
-    return openvino.OpenVinoSession(openvino.read_network(exported), "cpu")
+    pytest.importorskip(request.param)
+    return ExportedSession(exported_engine(request.param), exported.read_bytes(), "cpu")
 
 
 @pytest.mark.parametrize("batch", [1, 2, 7, 9])

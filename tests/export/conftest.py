@@ -1,0 +1,28 @@
+"""What the tests of exports share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture
+def fast(trace_once: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tracing takes seconds: one model is traced once."""
+    from flawscope.export import onnx_graph
+
+    monkeypatch.setattr(onnx_graph, "trace", trace_once)
+
+
+@pytest.fixture(params=["int8", "bf16"])
+def precision(request: pytest.FixtureRequest) -> str:
+    """A reduced precision that this machine has."""
+    if request.param == "bf16":
+        pytest.importorskip("openvino")
+        from flawscope.runtime.openvino import core
+
+        if "BF16" not in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            pytest.skip("this processor has no bf16")
+    return str(request.param)
