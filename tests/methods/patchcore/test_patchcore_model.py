@@ -13,8 +13,7 @@ from torch import nn
 
 from flawscope.errors import InputError
 from flawscope.methods.features.backbone import load_backbone
-from flawscope.methods.features.embedding import smoothing_matrix
-from flawscope.methods.patch_view import patches_inside, reducing_matrix
+from flawscope.methods.features.embedding import patches_inside, reducing_matrix, smoothing_matrix
 from flawscope.methods.patchcore import Config
 from flawscope.methods.patchcore.memory_bank import (
     BLOCK,

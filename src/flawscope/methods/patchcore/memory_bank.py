@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from flawscope.errors import InputError
 from flawscope.methods.features.backbone import Backbone
-from flawscope.methods.patch_view import PatchView
+from flawscope.methods.patch_detector import PatchView
 from flawscope.methods.patchcore import Config
 from flawscope.methods.patchcore.quantized_search import GROUP, KEEP, SMALLEST, Screen
 from flawscope.methods.threads import workers
