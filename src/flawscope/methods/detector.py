@@ -211,24 +211,18 @@ def whole_fp32(device: torch.device) -> AbstractContextManager[None]:
 def device_for(name: str) -> torch.device:
     """The device called `name`; `auto` is the fastest one here: CUDA, else Apple's MPS, else the CPU.
     InputError where torch has no such device."""
+    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    known = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        name = next(kind for kind, there in here.items() if there)
     kind = name.split(":")[0]
-    unknown = InputError(f"no device called {name}: use auto, cpu, cuda or mps")
-    if kind not in known:
-        raise unknown
-    if not known[kind]:
+    if not here.get(kind, True):
         raise InputError(f"torch sees no {kind} device here: use --device cpu, or install torch for {kind}")
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise unknown from None
-    if kind == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise InputError(
-            f"torch sees {pluralize(torch.cuda.device_count(), 'cuda device')}, and no {name}: "
-            "use --device cuda"
-        )
+        device = None
+    if device is None or kind not in here:
+        raise InputError(f"no device called {name}: use auto, cpu, cuda or mps")
+    if kind == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
+        raise InputError(f"torch sees {pluralize(count, 'cuda device')}, and no {name}: use --device cuda")
     return device

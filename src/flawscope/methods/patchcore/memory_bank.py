@@ -208,12 +208,8 @@ class View(PatchView):
     # ---- without some elements
 
     def distances_without(self, features: Tensor, hidden: Tensor, valid_mask: Tensor) -> Tensor:
-        """Distances `[P]` of one picture's patches, as if the `hidden` [M] elements were not there.
-
-        Args:
-            features: `[P, D]`, absolute.
-            valid_mask: `[P]`, 1 where a patch counts.
-        """
+        """Distances `[P]` of one picture's patches `[P, D]`, absolute, as if the `hidden` [M] elements were
+        not there; 0 where `valid_mask` [P] is."""
         norms = self.norms.masked_fill(hidden, torch.inf)
         if not bool(norms.isfinite().any()):
             raise InputError(ONE_PART)
