@@ -225,6 +225,10 @@ class FeatureCache(ABC):
     def cells(self, places: Sequence[int], images: Tensor) -> list[Tensor] | None:
         """The cells of each map `[B, H, W]` bool that count, on the device; None: all of them."""
 
+    def held(self, place: int, maps: list[Tensor]) -> list[Tensor]:
+        """A picture's maps `[C, H, W]` as `__getitem__` returns them, from those computed or kept."""
+        return maps
+
     def moments(self, step: Step, stage: str) -> list[Moments]:
         """Moments of each map's cells that count, in all pictures. Keeps as many pictures' maps as have
         room."""
@@ -259,7 +263,7 @@ class FeatureCache(ABC):
             with torch.inference_mode():
                 images = torch.stack([self.image(place)]).to(self.device)  # in the layout of a batch
                 maps = self._packed(self.compute(images), 0)
-        return maps
+        return self.held(place, maps)
 
     def _packed(self, maps: list[Tensor], k: int) -> list[Tensor]:
         return [values[k].half().to(self.where) for values in maps[: self.scales]]

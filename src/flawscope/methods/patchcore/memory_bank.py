@@ -293,25 +293,15 @@ def eq7(distances: Tensor) -> Tensor:
 
 
 def nearest_table(bank: Tensor, b: int) -> Tensor:
-    """Every bank element's `b` nearest elements, itself first: [M, b] int32.
-
-    The b smallest of a row lie in the b groups of columns with the smallest minima, so that only those are
-    sorted.
-    """
-    total, per_group = len(bank), 32
-    padded = F.pad(bank, (0, 0, 0, -total % per_group))
-    norms = F.pad((bank * bank).sum(1), (0, len(padded) - total), value=torch.inf)
+    """Every bank element's `b` nearest elements, itself first: [M, b] int32."""
+    norms = (bank * bank).sum(1)
 
     def rows(start: int) -> Tensor:
         part = bank[start : start + BLOCK // 4]
-        square = torch.addmm(norms, part, padded.T, alpha=-2)
+        square = torch.addmm(norms, part, bank.T, alpha=-2)
         own = torch.arange(len(part), device=bank.device)
         square[own, own + start] = -torch.inf  # rounding or a twin must not put another first
-        groups = square.view(len(part), -1, per_group)
-        near = groups.amin(2).topk(min(b, groups.shape[1]), largest=False).indices  # [rows, b]
-        candidates = (near[:, :, None] * per_group + torch.arange(per_group, device=bank.device)).flatten(1)
-        nearest = square.gather(1, candidates).topk(b, largest=False, sorted=True).indices
-        return candidates.gather(1, nearest).int()
+        return square.topk(b, largest=False, sorted=True).indices.int()
 
     with workers(bank.device) as each:
-        return torch.cat(each(rows, range(0, total, BLOCK // 4)))
+        return torch.cat(each(rows, range(0, len(bank), BLOCK // 4)))

@@ -98,9 +98,12 @@ class FeatureCache(good_pictures.FeatureCache):
 
     def measure(self, step: Step) -> None:
         """Set the model's means and spreads, and keep what there is room for."""
-        scales = [*self.model.scales, self.model.last]
-        for scale, one in zip(scales, self.moments(step, "features"), strict=True):
+        for scale, one in zip(
+            [*self.model.scales, self.model.last], self.moments(step, "features"), strict=True
+        ):
             scale.set_spread(one)
+        for place, maps in self.kept.items():
+            self.kept[place] = self._neutral(place, maps)
 
     def maps(self, numbers: Tensor, scale: int) -> Tensor:
         """`[b, C, H, W]` fp16 on the CPU of scale 0, 1 or 2, of pictures `[b]` int64."""
@@ -116,8 +119,11 @@ class FeatureCache(good_pictures.FeatureCache):
         inside = self.model.inside(images.to(self.device))
         return [c[:, 0] for c in cells_of(self.model.region(inside).expand(len(images), -1, -1))]
 
-    def __getitem__(self, place: int) -> list[Tensor]:
-        maps, cells = super().__getitem__(place), self.cells([place], self.image(place)[None])
+    def held(self, place: int, maps: list[Tensor]) -> list[Tensor]:
+        return maps if place in self.kept else self._neutral(place, maps)
+
+    def _neutral(self, place: int, maps: list[Tensor]) -> list[Tensor]:
+        cells = self.cells([place], self.image(place)[None])
         if cells is None:
             return maps
         each = zip(self.model.scales, maps, cells, strict=False)
