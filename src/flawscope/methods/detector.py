@@ -102,9 +102,12 @@ class Detector(nn.Module, ABC):
         """Maps `[B, H, W]` whose pixels that do not count are set to the lowest value of those that do."""
         return with_lowest(maps, self.region(inside))
 
-    def reduced(self) -> AbstractContextManager[None]:
-        """Context in which networks compute in the setting `precision`; fp32 excludes TF32."""
-        return in_precision(self.config.precision, self.roi.device)
+    @contextmanager
+    def reduced(self) -> Iterator[None]:
+        """Context in which networks compute in the setting `precision`. fp32 excludes TF32, which has ten
+        bits and is cuDNN's default for convolutions."""
+        with autocast(self.roi.device, DTYPES.get(self.config.precision)), whole_fp32(self.roi.device):
+            yield
 
     def descriptor(self, features: Tensor, inside: Tensor | None = None) -> Tensor:
         """Turn features into descriptors of the pictures as wholes, `[B, D]` float32 of length 1, by which
@@ -177,14 +180,6 @@ def region_of(config: PictureSettings, tensors: Mapping[str, Tensor]) -> Tensor:
     if tuple(roi.shape) != config.network_size or roi.dtype != torch.bool:
         raise InputError("the model's region of interest does not fit its picture size: fit anew")
     return roi
-
-
-@contextmanager
-def in_precision(precision: str, device: torch.device) -> Iterator[None]:
-    """Context in which networks compute in fp32, fp16 or bf16. fp32 excludes TF32, cuDNN's default for
-    convolutions, which has ten bits."""
-    with autocast(device, DTYPES.get(precision)), whole_fp32(device):
-        yield
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
