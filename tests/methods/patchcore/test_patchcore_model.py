@@ -103,6 +103,7 @@ def test_search_is_the_nearest_distance(elements):
 @pytest.mark.parametrize("b", [1, 4, 9])
 def test_nearest_table(elements, b):
     bank = torch.randint(-60, 61, (elements, 4), generator=torch.Generator().manual_seed(elements)).float()
+    bank[-1] = bank[0]  # a twin
     b = min(b, elements)
     table = nearest_table(bank, b)
     assert table.shape == (elements, b)
