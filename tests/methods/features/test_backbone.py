@@ -217,6 +217,13 @@ def test_stages_that_do_not_exist_are_named(resnet, stages):
         load_backbone("resnet18", stages, SIZE, resnet[0])
 
 
+def test_frozen_and_always_in_eval_mode():
+    backbone = empty_backbone("densenet121", (1,), SIZE, ENOUGH)  # keeps some batch normalisation
+    nn.Sequential(backbone).train()
+    assert not any(module.training for module in backbone.modules())
+    assert not any(p.requires_grad for p in backbone.parameters())
+
+
 # ----------------------------------------------------------------------------------------- packaged weights
 
 
