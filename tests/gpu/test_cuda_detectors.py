@@ -64,9 +64,6 @@ def images_for(predictor: Any, count: int) -> np.ndarray:
     return rng.random((count, 3, *predictor.session.size), dtype=np.float32)
 
 
-# ------------------------------------------------------------------------------------------------ answers
-
-
 @pytest.mark.parametrize("count", [1, 5])
 def test_scores_and_maps_are_the_cpus(path: Path, count: int) -> None:
     ours, theirs = load(path, device="cuda"), load(path, device="cpu")
@@ -113,9 +110,6 @@ def test_onnx_runtime_gives_the_same(onnx_path: Path, model_path: Path) -> None:
         assert np.abs(found - wanted).max() <= SAME * np.abs(wanted).max()
 
 
-# ------------------------------------------------------------------------------------------------ coreset
-
-
 def test_whole_numbers_give_the_cpus_picks() -> None:
     """fp32 is exact there."""
     points = torch.randint(0, 9, (6000, 24), generator=torch.Generator().manual_seed(1)).float()
@@ -135,9 +129,6 @@ def test_a_pick_does_not_wait() -> None:
     with waits() as found:
         coreset.select(points, 4000)
     assert 0 < len(found) < 4000 / 8
-
-
-# --------------------------------------------------------------------------------------------------- fits
 
 
 def test_a_fit_is_the_cpus(drawn: Path, model_path: Path) -> None:

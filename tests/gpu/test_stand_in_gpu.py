@@ -62,9 +62,6 @@ def test_the_stand_in_notices_both_faults() -> None:
         bool(there.sum() > 0)
 
 
-# ---------------------------------------------------------------------------------------------- inference
-
-
 @pytest.fixture(scope="session")
 def prnet_config(small_backbone: dict[str, str]) -> Any:
     settings = {"size": "64", "width": 0.25, "batch": 2, "steps": 3, "training": "fp32", "noise": 0.0}
@@ -86,9 +83,6 @@ def test_a_forward_stays_on_its_device_and_asks_for_nothing(detector: Any, moved
     assert scores.device == maps.device == GPU
     assert scores.shape == (2,)
     assert maps.shape == (2, *model.size)
-
-
-# ----------------------------------------------------------------------------------------------- training
 
 
 @pytest.fixture(scope="module")
@@ -184,9 +178,6 @@ def test_a_restored_count_of_steps_lies_where_adam_wants_it(fused: bool) -> None
     state = optimiser.state[layer.weight]
     assert state["step"].device.type == ("meta" if fused else "cpu")
     assert state["exp_avg"].device.type == "meta"
-
-
-# ------------------------------------------------------------------------------------- coreset and ONNX
 
 
 class Asked(TorchDispatchMode):

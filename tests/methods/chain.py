@@ -7,7 +7,7 @@ makes right, and with the answers of the command line.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ SMALL: dict[str, dict[str, Any]] = {
 SEEN = 2
 MAXIMUM, MAP = 1e-3, 1e-2  # of fp32 maps: where a patch is in the bank, its distance is all rounding
 METHODS = sorted(registry.BUILT_IN)
+pytestmark = pytest.mark.usefixtures("traced_once")
 Fitted = Callable[[str], tuple[Path, Predictor]]
 
 
@@ -95,13 +96,6 @@ def fitted(root: Path, shared: Any, teacher_path: Path) -> Fitted:
         return path, flawscope.load(path, device="cpu")
 
     return of
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick(trace_once: Callable[..., Any]) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flawscope.export.onnx_graph.trace", trace_once)
-        yield
 
 
 def answers(model: Predictor, pictures: list[Path], batch: int = 1) -> tuple[Any, Any, Any]:

@@ -6,52 +6,46 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from flawscope.methods.extract import embed_pictures, prefetch
+from flawscope.methods.extract import AHEAD, embed_pictures, in_blocks
 
 
 class Rows(nn.Module):
-    """Embeds a picture as its rows, and remembers which batches it was given."""
+    """Embeds a picture as its rows."""
 
     def __init__(self):
         super().__init__()
         self.register_buffer("roi", torch.ones(2, 2, dtype=torch.bool))
-        self.batches: list[int] = []
 
     def embed(self, images: Tensor) -> Tensor:
-        self.batches.append(len(images))
         return images[:, 0]
 
     def inside(self, images: Tensor) -> None:
         return None
 
 
-def picture(i: int) -> Tensor | None:
-    return None if i % 5 == 4 else torch.full((3, 2, 2), float(i))
-
-
 def test_an_error_while_loading_comes_through():
     def broken(i: int) -> Tensor:
         raise OSError("camera unplugged")
 
-    embed_pictures(Rows(), picture, range(4), lambda *_: None)  # its threads stay
+    embed_pictures(Rows(), lambda i: torch.zeros(3, 2, 2), range(4), lambda *_: None)  # its threads stay
     running = threading.active_count()
     with pytest.raises(OSError, match="camera unplugged"):
         embed_pictures(Rows(), broken, range(100), lambda *_: None)
     assert threading.active_count() == running
 
 
-def test_prefetch_keeps_the_order_and_stays_a_few_batches_ahead():
+def test_for_a_device_threads_load_a_few_blocks_ahead_and_keep_the_order():
     loaded: list[int] = []
+    taken: list[list[str]] = []
 
-    def load(batch):
-        loaded.extend(batch)
-        return [picture(i) for i in batch]
+    def load(item: int) -> str:
+        loaded.append(item)
+        return str(item)
 
-    batches = [[2 * k, 2 * k + 1] for k in range(20)]
-    for position, (batch, images) in enumerate(prefetch(batches, load, ahead=3)):
-        assert batch == batches[position]
-        assert [None if im is None else int(im[0, 0, 0]) for im in images] == [
-            None if i % 5 == 4 else i for i in batch
-        ]
-        assert len(loaded) <= 2 * (position + 4)
-    assert sorted(loaded) == list(range(40))
+    def work(block, words: list[str]) -> list[str]:
+        assert len(loaded) <= 2 * (len(taken) + 1 + AHEAD)
+        return words
+
+    in_blocks(range(39), 2, load, work, lambda block, words: taken.append(words), torch.device("meta"))
+    assert [word for words in taken for word in words] == [str(i) for i in range(39)]
+    assert sorted(loaded) == list(range(39))

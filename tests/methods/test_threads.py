@@ -29,18 +29,23 @@ def test_results_keep_their_order_and_every_thread_is_in_inference_mode(threads)
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_thread_count_and_threads_after_an_error(threads, error):
+def test_after_an_error_nothing_goes_on_behind_the_callers_back(threads, error):
     with workers() as each:
         each(lambda i: i, range(4))  # they stay
-    running = threading.active_count()
+    running, done = threading.active_count(), []
 
     def work(i):
-        if i == 3:
+        if i == 0:
             raise error("stop")
-        return i
+        time.sleep(0.02)
+        done.append(i)
 
-    with pytest.raises(error), workers() as each:
-        each(work, range(1000))
+    with pytest.raises(error, match="stop"), workers() as each:
+        each(work, range(100))
+    count = len(done)
+    assert count < 20
+    time.sleep(0.05)
+    assert len(done) == count
     assert torch.get_num_threads() == threads
     assert threading.active_count() == running
 
@@ -67,23 +72,6 @@ def test_a_thread_that_first_uses_torch_while_others_work_has_all_threads(thread
         assert in_fresh_thread(torch.get_num_threads) == threads
         assert torch.get_num_threads() == threads
     assert in_fresh_thread(torch.get_num_threads) == threads
-
-
-def test_after_an_error_nothing_goes_on_behind_the_callers_back(threads):
-    done = []
-
-    def work(i):
-        if i == 0:
-            raise ValueError("stop")
-        time.sleep(0.02)
-        done.append(i)
-
-    with pytest.raises(ValueError, match="stop"), workers() as each:
-        each(work, range(100))
-    count = len(done)
-    assert count < 20
-    time.sleep(0.05)
-    assert len(done) == count
 
 
 def test_alone_computes_with_one_thread_and_may_spread_no_further(threads):

@@ -225,8 +225,6 @@ class Clock:
     def monotonic(self) -> float:
         return self.now
 
-    perf_counter = monotonic
-
     def work(self, seconds: float) -> None:
         """What takes so long at speed 1."""
         while seconds > 1e-9:

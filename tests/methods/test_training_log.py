@@ -91,9 +91,6 @@ def test_parts_of_the_loss_and_what_is_measured_have_columns(tmp_path: Path) -> 
     assert (second["loss"], second["soft"], second["held_out"]) == ("3", "2", "0.25")
 
 
-# ---------------------------------------------------------------------------------------------- tensorboard
-
-
 @pytest.fixture
 def written(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What TensorBoard would get, with a module in its place."""
@@ -118,23 +115,16 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return seen
 
 
-def test_tensorboard_gets_every_step(tmp_path: Path, written: list[Any]) -> None:
-    trainer = Line(steps=3)
-    trainer.learn(Budget(tensorboard=board_in(tmp_path / "board")), None, {})
-    assert written[0] == ("board", 1)
-    assert [(name, step) for name, step, _ in written[1:]] == [
-        (n, k) for k in (1, 2, 3) for n in ("loss", "rate")
-    ]
-    assert written[1][2] == pytest.approx(trainer.log.losses[0])
-
-
-def test_a_resumed_training_hides_what_it_does_again(tmp_path: Path, written: list[Any]) -> None:
+def test_tensorboard_gets_every_step_and_hides_what_is_done_again(tmp_path: Path, written: list[Any]) -> None:
     path = tmp_path / "c.safetensors"
     with pytest.raises(KeyboardInterrupt):
         run(Line(step=stop_after(4)), path)
-    Line().learn(Budget(tensorboard=board_in(tmp_path)), read_checkpoint(path), {})
+    trainer = Line()
+    trainer.learn(Budget(tensorboard=board_in(tmp_path)), read_checkpoint(path), {})
     assert written[0] == (tmp_path.name, 4)  # step 3 is in the checkpoint
-    assert [step for _, step, _ in written[1::2]] == [4, 5, 6]
+    steps = [(name, step) for name, step, _ in written[1:]]
+    assert steps == [(name, step) for step in (4, 5, 6) for name in ("loss", "rate")]
+    assert [value for _, _, value in written[1::2]] == pytest.approx(trainer.log.losses[3:])
 
 
 def test_without_tensorboard_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,9 +102,12 @@ class Detector(nn.Module, ABC):
         """Maps `[B, H, W]` whose pixels that do not count are set to the lowest value of those that do."""
         return with_lowest(maps, self.region(inside))
 
-    def reduced(self) -> AbstractContextManager[None]:
-        """Context in which networks compute in the setting `precision`; fp32 excludes TF32."""
-        return in_precision(self.config.precision, self.roi.device)
+    @contextmanager
+    def reduced(self) -> Iterator[None]:
+        """Context in which networks compute in the setting `precision`. fp32 excludes TF32, which has ten
+        bits and is cuDNN's default for convolutions."""
+        with autocast(self.roi.device, DTYPES.get(self.config.precision)), whole_fp32(self.roi.device):
+            yield
 
     def descriptor(self, features: Tensor, inside: Tensor | None = None) -> Tensor:
         """Turn features into descriptors of the pictures as wholes, `[B, D]` float32 of length 1, by which
@@ -179,14 +182,6 @@ def region_of(config: PictureSettings, tensors: Mapping[str, Tensor]) -> Tensor:
     return roi
 
 
-@contextmanager
-def in_precision(precision: str, device: torch.device) -> Iterator[None]:
-    """Context in which networks compute in fp32, fp16 or bf16. fp32 excludes TF32, cuDNN's default for
-    convolutions, which has ten bits."""
-    with autocast(device, DTYPES.get(precision)), whole_fp32(device):
-        yield
-
-
 def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
     """Context in which layers compute in `dtype`; None: fp32. Nothing is entered where they do so already:
     the ONNX exporter traces the inside of autocast as a graph of its own, which takes twice as long."""
@@ -211,24 +206,18 @@ def whole_fp32(device: torch.device) -> AbstractContextManager[None]:
 def device_for(name: str) -> torch.device:
     """The device called `name`; `auto` is the fastest one here: CUDA, else Apple's MPS, else the CPU.
     InputError where torch has no such device."""
+    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    known = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        name = next(kind for kind, there in here.items() if there)
     kind = name.split(":")[0]
-    unknown = InputError(f"no device called {name}: use auto, cpu, cuda or mps")
-    if kind not in known:
-        raise unknown
-    if not known[kind]:
+    if not here.get(kind, True):
         raise InputError(f"torch sees no {kind} device here: use --device cpu, or install torch for {kind}")
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise unknown from None
-    if kind == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise InputError(
-            f"torch sees {pluralize(torch.cuda.device_count(), 'cuda device')}, and no {name}: "
-            "use --device cuda"
-        )
+        device = None
+    if device is None or kind not in here:
+        raise InputError(f"no device called {name}: use auto, cpu, cuda or mps")
+    if kind == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
+        raise InputError(f"torch sees {pluralize(count, 'cuda device')}, and no {name}: use --device cuda")
     return device

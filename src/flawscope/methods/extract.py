@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 from threading import Lock
 from typing import TypeVar
 
@@ -18,6 +17,7 @@ from flawscope.progress import Step, silent
 
 BATCH = 4  # fixed: the result must not depend on the machine. On two cores the fastest of 1, 2, 4, 8
 GPU_BATCH = 32
+AHEAD = 4  # blocks that are loaded while a device works
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -99,21 +99,9 @@ def in_blocks(
         with workers(device) as each:
             each(lambda k: run(k, [load(item) for item in blocks[k]]), range(len(blocks)))
         return
-    with torch.inference_mode():
-        ahead = prefetch(blocks, lambda block: [load(item) for item in block])
-        for k, (_, loaded) in enumerate(ahead):
+    with torch.inference_mode(), ThreadPoolExecutor(max(2, torch.get_num_threads())) as pool:
+        ahead = [pool.submit(list, map(load, block)) for block in blocks[:AHEAD]]
+        for k in range(len(blocks)):
+            loaded = ahead.pop(0).result()
+            ahead += [pool.submit(list, map(load, block)) for block in blocks[k + AHEAD : k + AHEAD + 1]]
             run(k, loaded)
-
-
-def prefetch(
-    batches: Sequence[Sequence[T]], load: Callable[[Sequence[T]], list[R]], ahead: int = 4
-) -> Iterator[tuple[Sequence[T], list[R]]]:
-    """Every batch with what `load` made of it, loaded by threads a few batches ahead."""
-    waiting = iter(batches)
-    with ThreadPoolExecutor(max(2, torch.get_num_threads())) as pool:
-        queue = [(batch, pool.submit(load, batch)) for batch in islice(waiting, ahead)]
-        while queue:
-            batch, future = queue.pop(0)
-            yield batch, future.result()
-            for following in islice(waiting, 1):
-                queue.append((following, pool.submit(load, following)))

@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 
 GROUP = "flawscope.methods"
 DEFAULT = "patchcore"
-BUILT_IN: Mapping[str, str] = {
-    name: f"flawscope.methods.{name}:METHOD" for name in ("patchcore", "efficientad", "prnet", "ensemble")
-}
+BUILT_IN = ("patchcore", "efficientad", "prnet", "ensemble")  # each a folder here, with its `METHOD`
 
 
 @cache
@@ -47,9 +45,7 @@ def method(name: str) -> Method:
         InputError: there is none, or the package that brings it cannot be imported.
     """
     if name in BUILT_IN:
-        module, _, attribute = BUILT_IN[name].partition(":")
-        found = getattr(importlib.import_module(module), attribute)
-        assert isinstance(found, Method)
+        found: Method = importlib.import_module(f"flawscope.methods.{name}").METHOD
         return found
     entry = _installed().get(name)
     if entry is None:

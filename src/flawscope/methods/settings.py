@@ -21,6 +21,13 @@ Look = tuple[Size, int | None]  # a size, and which of the stages is looked at; 
 PATCH = re.compile(r"(?!.*window)^.*patch(\d+)")
 
 
+def check(rules: Iterable[Rule]) -> None:
+    """Raise the InputError of the first rule that does not hold."""
+    for holds, text in rules:
+        if not holds:
+            raise InputError(f"setting {text}")
+
+
 @dataclass(frozen=True)
 class PictureSettings:
     """Settings of how pictures reach the network, checked when made: the base of every method's settings."""
@@ -47,9 +54,7 @@ class PictureSettings:
             raise TypeError(f"{cls.__qualname__}.{min(taken)}: set by fit itself, take another name")
 
     def __post_init__(self) -> None:
-        for holds, text in (*self._picture_rules(), *self.rules()):
-            if not holds:
-                raise InputError(f"setting {text}")
+        check((*self._picture_rules(), *self.rules()))
 
     def rules(self) -> Iterable[Rule]:
         """Rules beside those for pictures."""
@@ -220,9 +225,14 @@ class TrainingSettings(PictureSettings):
 
     def _picture_rules(self) -> Iterable[Rule]:
         yield from super()._picture_rules()
-        yield 0 < self.held_out <= 0.5, "held_out must be above 0 and at most 0.5"
-        yield self.steps is None or self.steps >= 1, "steps must be at least 1"
-        yield self.batch >= 1, "batch must be at least 1"
-        yield 0 < self.rate <= 1, "rate must be above 0 and at most 1"
-        yield 0 <= self.decay <= 1, "decay must be between 0 and 1"
+        yield from training_rules(self)
         yield self.memory > 0, "memory must be a number of GiB above 0"
+
+
+def training_rules(settings: Any) -> Iterable[Rule]:
+    """Rules of every training, that of a teacher, too."""
+    yield 0 < settings.held_out <= 0.5, "held_out must be above 0 and at most 0.5"
+    yield settings.steps is None or settings.steps >= 1, "steps must be at least 1"
+    yield settings.batch >= 1, "batch must be at least 1"
+    yield 0 < settings.rate <= 1, "rate must be above 0 and at most 1"
+    yield 0 <= settings.decay <= 1, "decay must be between 0 and 1"

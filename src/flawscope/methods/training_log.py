@@ -76,9 +76,8 @@ class TrainingLog:
             from torch.utils.tensorboard import SummaryWriter
 
             self.writer = SummaryWriter(str(tensorboard), purge_step=done + 1)
-        self._waiting: list[
-            tuple[Tensor, dict[str, float], float]
-        ] = []  # losses, the row's others, wall time
+        # losses, the row's others, wall time
+        self._waiting: list[tuple[Tensor, dict[str, float], float]] = []
         self._written = time.monotonic()
         if path is not None:
             self._begin(path, done)

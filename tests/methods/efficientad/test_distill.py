@@ -138,24 +138,12 @@ def test_only_the_same_run_goes_on(photographs: Path, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("quick")
 def test_minutes_fix_the_number_of_steps(photographs: Path, tmp_path: Path) -> None:
-    recipe, out, said = replace(TINY, steps=None, checks=1, reuse=1000), tmp_path / "t.safetensors", []
-    with pytest.raises(KeyboardInterrupt):
-        distill(
-            pictures(photographs),
-            recipe,
-            out,
-            minutes=2,
-            every=0.0,
-            step=stopping_after(2),
-            say=said.append,
-        )
-    kept = read_checkpoint(checkpoint_of(out))[1]
-    assert kept["steps"] > 10
-    assert 60 < kept["pace"]["left"] < 120
-    assert any(line.startswith(f"about {kept['steps']:,} steps of ") for line in said)
-    checkpoint_of(out).unlink()
+    recipe, out = replace(TINY, steps=None, checks=1, reuse=1000), tmp_path / "t.safetensors"
     with pytest.raises(InputError, match="the minutes are over before the first step"):
         distill(pictures(photographs), recipe, out, minutes=0.001)
+    with pytest.raises(KeyboardInterrupt):
+        distill(pictures(photographs), recipe, out, minutes=2, every=0.0, step=stopping_after(2))
+    assert read_checkpoint(checkpoint_of(out))[1]["steps"] > 10
 
 
 @pytest.mark.usefixtures("quick")

@@ -1,18 +1,30 @@
-"""The networks against the paper's tables (methods of Batzner et al., appendix A.1)."""
+"""The networks against the paper's tables (Batzner et al., appendix A.1); and the teacher's file: what is
+written comes back, and nothing else is believed."""
 
 from __future__ import annotations
 
+import hashlib
+import pickle
+import re
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from flawscope.methods.efficientad import WIDTHS
+from flawscope.artefact.state_file import pack, read_checkpoint
+from flawscope.errors import InputError
+from flawscope.methods.efficientad import WIDTHS, Config, Size
+from flawscope.methods.efficientad.model import create
 from flawscope.methods.efficientad.networks import (
     Autoencoder,
     decoder_sizes,
-    normalised,
+    packaged,
     pdn,
     pdn_grid,
+    read_teacher,
+    write_teacher,
 )
 
 # kernel and outputs (convolutions); kernel and stride (pools)
@@ -20,25 +32,6 @@ TABLE = {
     "s": ["4 128", "pool 2 2", "4 256", "pool 2 2", "3 256", "4 384"],
     "m": ["4 256", "pool 2 2", "4 512", "pool 2 2", "1 512", "3 512", "4 384", "1 384"],
 }
-
-
-def multiplications(size: str) -> int:
-    """Of a PDN without padding and with 152 outputs, as the packaged ones, for 256 pixels a side."""
-    found: list[int] = []
-    network = pdn(size, 152)
-    for layer in network:
-        if isinstance(layer, nn.Conv2d):
-            layer.register_forward_hook(
-                lambda conv, _, out: found.append(conv.weight.numel() * out[0, 0].numel())
-            )
-    network(torch.zeros(1, 3, 256, 256))
-    return sum(found)
-
-
-def test_the_smallest_one_takes_a_fifth_of_the_operations():
-    assert 0.16 < multiplications("xs") / multiplications("s") < 0.22
-    state = {name: value.shape for name, value in pdn("s", width=WIDTHS["xs"]).state_dict().items()}
-    assert {name: value.shape for name, value in pdn("xs").state_dict().items()} == state
 
 
 @pytest.mark.parametrize("size", ["s", "m"])
@@ -69,9 +62,6 @@ def test_an_output_sees_33_pixels_and_no_other(size):
     assert (columns[0], columns[-1], len(columns)) == (20, 52, 33)
 
 
-# --------------------------------------------------------------------------------------------- autoencoder
-
-
 def test_the_decoder_is_the_table_at_256_pixels():
     assert decoder_sizes(256) == [3, 8, 15, 32, 63, 127]
     sides = []
@@ -95,12 +85,135 @@ def test_the_autoencoder_fits_the_pdn_at_any_size(size):
         assert output.shape == (2, 8, *pdn_grid((height, width)))
 
 
-# ------------------------------------------------------------------------------------------ input, weights
+FACTS = {"size": "s", "channels": 384, "backbone": {"name": "b", "origin": "o", "licence": "l"}, "steps": 3}
 
 
-def test_input_is_normalised_with_imagenets_numbers():
-    images = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1).repeat(1, 1, 2, 2)
-    assert float(normalised(images).abs().max()) < 1e-6
-    torch.testing.assert_close(
-        normalised(images + torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)), torch.ones(1, 3, 2, 2)
-    )
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
+    torch.manual_seed(0)
+    write_teacher(path, pdn("s").state_dict(), FACTS)
+    return path
+
+
+def test_what_is_written_comes_back(written: Path) -> None:
+    torch.manual_seed(0)
+    expected = pdn("s").state_dict()
+    state, facts = read_teacher(written)
+    pdn("s").load_state_dict(state)
+    for name, values in expected.items():
+        assert state[name].dtype == torch.float32
+        assert torch.equal(state[name], values.half().float())
+    assert {k: facts[k] for k in FACTS} == FACTS
+    assert re.fullmatch(r"file teacher\.safetensors sha256 [0-9a-f]{64}", facts["origin"])
+    assert written.stat().st_size < 2 * 2.7e6 + 4000  # fp16
+
+
+def nelsons(size: str) -> nn.Sequential:
+    """The published layout: numbered layers."""
+    return nn.Sequential(*pdn(size))
+
+
+@pytest.mark.parametrize("size", ["s", "m"])
+def test_published_checkpoints_are_read(size: str, tmp_path: Path) -> None:
+    """Numbered keys as nelson1425's, or named ones."""
+    network = nelsons(size)
+    assert next(iter(network.state_dict())) == "0.weight"
+    for name, state in (("n.pth", network.state_dict()), ("a.pt", pdn(size).state_dict())):
+        torch.save(state, tmp_path / name)
+        found, facts = read_teacher(tmp_path / name)
+        assert facts["size"] == size
+        assert facts["origin"].startswith(f"file {name} sha256 ")
+        for a, b in zip(found.values(), state.values(), strict=True):
+            assert torch.equal(a, b)
+        assert list(found) == list(pdn(size).state_dict())
+
+
+def test_pickles_with_code_are_not_opened(tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "sprung",))
+
+    (tmp_path / "a.pth").write_bytes(pickle.dumps(Trap()))
+    torch.save(nelsons("s"), tmp_path / "b.pth")  # a whole module, as the authors' training saves it
+    torch.save({"trap": Trap()}, tmp_path / "c.pth")
+    for name in "abc":
+        with pytest.raises(InputError, match="holds more than tensors, or is damaged"):
+            read_teacher(tmp_path / f"{name}.pth")
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_other_networks_are_told(tmp_path: Path) -> None:
+    torch.save(pdn("s", 768).state_dict(), tmp_path / "student.pth")
+    with pytest.raises(InputError, match="not those of a PDN-S or PDN-M with 384 channels"):
+        read_teacher(tmp_path / "student.pth")
+    for facts in ({**FACTS, "size": "m"}, {**FACTS, "size": "x"}, {}):
+        pack(tmp_path / "t.safetensors", pdn("s").state_dict(), "teacher", facts)
+        with pytest.raises(InputError, match="its tensors are not those of a teacher"):
+            read_teacher(tmp_path / "t.safetensors")
+    state = pdn("s").state_dict()
+    state["conv3.bias"][7] = torch.nan
+    write_teacher(tmp_path / "t.safetensors", state, FACTS)
+    with pytest.raises(InputError, match="weights are not finite"):
+        read_teacher(tmp_path / "t.safetensors")
+
+
+@pytest.mark.parametrize("place", [3, 60, -1, -100_000])
+def test_a_changed_byte_and_a_file_cut_short_are_noticed(written: Path, tmp_path: Path, place: int) -> None:
+    body, path = bytearray(written.read_bytes()), tmp_path / "t.safetensors"
+    body[place] ^= 1
+    for damaged in (body, body[:place]):
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"cannot use teacher .*t\.safetensors: .*(damaged|teacher)"):
+            read_teacher(path)
+
+
+@pytest.mark.parametrize("size", ["xs", "s"])
+def test_the_packaged_teachers_are_those_of_their_card(size: Size) -> None:
+    path = packaged(size)
+    card = Path(__file__).parents[3] / "docs" / "teacher.md"
+    assert hashlib.sha256(path.read_bytes()).hexdigest() in card.read_text(encoding="utf-8")
+    state, facts = read_teacher(path)
+    assert facts["size"] == size
+    assert facts["loss"] < 0.6  # the mean picture gets 1
+    assert {k: v.shape for k, v in state.items()} == {k: v.shape for k, v in pdn(size).state_dict().items()}
+
+
+def test_a_setting_names_a_packaged_teacher() -> None:
+    model, origin = create(Config(network="xs"))
+    assert (model.config.network, origin["name"]) == ("xs", "PDN-XS teacher from tf_efficientnet_lite0")
+    assert model.teacher.conv1.out_channels == WIDTHS["xs"]
+    assert create(Config())[0].config.network == "s"
+    with pytest.raises(InputError, match="no teacher PDN-M comes with flawscope"):
+        create(Config(network="m"))
+
+
+def test_other_kinds_and_newer_formats_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "t.safetensors"
+    pack(path, {"a": np.ones(2, np.float32)}, "checkpoint", {})
+    assert read_checkpoint(path)[0]["a"].tolist() == [1.0, 1.0]
+    with pytest.raises(InputError, match="it is a checkpoint, not a teacher"):
+        read_teacher(path)
+    monkeypatch.setattr("flawscope.artefact.state_file.FORMAT", 2)
+    write_teacher(path, pdn("s").state_dict(), FACTS)
+    monkeypatch.setattr("flawscope.artefact.state_file.FORMAT", 1)
+    with pytest.raises(InputError, match="format 2, and this one reads up to 1: upgrade"):
+        read_teacher(path)
+
+
+def test_own_files_may_be_large_if_they_are_what_they_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint of a wide backbone has some GiB; a teacher never has."""
+    monkeypatch.setattr("flawscope.artefact.state_file.LARGEST", 100)
+    path = tmp_path / "t.safetensors"
+    pack(path, {"a": np.ones(99, np.float32), "b": np.ones(1, np.float32)}, "checkpoint", {})
+    assert read_checkpoint(path)[0]["a"].tolist() == [1.0] * 99
+    whole = path.read_bytes()
+    for body in (whole + bytes(8), whole[:-4], bytes(500), b"\xff" * 500):
+        path.write_bytes(body)
+        with pytest.raises(InputError, match="far too large"):
+            read_checkpoint(path)
+    write_teacher(path, pdn("s").state_dict(), FACTS)
+    with pytest.raises(InputError, match="far too large"):
+        read_teacher(path)

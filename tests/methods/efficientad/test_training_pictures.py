@@ -22,21 +22,13 @@ from flawscope.methods.efficientad.training_pictures import (
 )
 from flawscope.methods.good_pictures import GoodPictures
 from flawscope.progress import silent
-from flawscope.synthesis.demo.dataset import draw_picture
 
-
-@pytest.fixture(scope="module")
-def shots() -> list[torch.Tensor]:
-    """Pictures [3, 256, 256] float32 of three parts, 8 bits deep."""
-    drawn = [draw_picture("plate", np.random.default_rng([7, k]), size=256)[0] for k in range(3)]
-    return [torch.from_numpy(p).permute(2, 0, 1).float() / 255 for p in drawn]
+Shots = list[torch.Tensor]
 
 
 @pytest.mark.parametrize(("kind", "enhance"), [(0, "Brightness"), (1, "Contrast"), (2, "Color")])
 @pytest.mark.parametrize("factor", [0.8, 1.0, 1.2])
-def test_recoloured_as_pillow_does_it(
-    shots: list[torch.Tensor], kind: int, enhance: str, factor: float
-) -> None:
+def test_recoloured_as_pillow_does_it(shots: Shots, kind: int, enhance: str, factor: float) -> None:
     for image in (shots[0], torch.rand(3, 40, 50, generator=torch.Generator().manual_seed(1))):
         eight = torch.round(image * 255)
         picture = Image.fromarray(eight.byte().permute(1, 2, 0).numpy())
@@ -112,7 +104,7 @@ def test_an_output_is_on_a_defect_that_it_sees(border: int) -> None:
     assert not found.anywhere.all()
 
 
-def test_defects_lie_where_anything_counts_and_nothing_else_changes(shots: list[torch.Tensor]) -> None:
+def test_defects_lie_where_anything_counts_and_nothing_else_changes(shots: Shots) -> None:
     """Also in a padded picture of 16 bits."""
     image = shots[0] * 0.9987
     image[:, :, :40] = -1 - image[:, :, :40]

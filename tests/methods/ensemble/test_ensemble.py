@@ -21,9 +21,6 @@ from flawscope.testing.fits import same_again
 torch = pytest.importorskip("torch")
 
 
-# ------------------------------------------------------------------------------------------------ settings
-
-
 @pytest.mark.parametrize(
     ("members", "match"),
     [
@@ -65,9 +62,6 @@ def test_the_preset_chooses_the_method_where_none_is_named() -> None:
     assert registry.chosen(None, "accurate") == "ensemble"
     assert registry.chosen("prnet", "accurate") == "prnet"  # which then says that it has none
     assert registry.chosen(None, "no such preset") == "patchcore"
-
-
-# ------------------------------------------------------------------------------------------------- answers
 
 
 @pytest.fixture(scope="module")

@@ -217,18 +217,11 @@ def test_stages_that_do_not_exist_are_named(resnet, stages):
         load_backbone("resnet18", stages, SIZE, resnet[0])
 
 
-# ------------------------------------------------------------------------------------------------- frozen
-
-
 def test_frozen_and_always_in_eval_mode():
     backbone = empty_backbone("densenet121", (1,), SIZE, ENOUGH)  # keeps some batch normalisation
-    outer = nn.Sequential(backbone)
-    outer.train()
+    nn.Sequential(backbone).train()
     assert not any(module.training for module in backbone.modules())
     assert not any(p.requires_grad for p in backbone.parameters())
-    before = {k: v.clone() for k, v in backbone.state_dict().items()}
-    backbone(pictures())
-    assert all(torch.equal(before[k], v) for k, v in backbone.state_dict().items())
 
 
 # ----------------------------------------------------------------------------------------- packaged weights

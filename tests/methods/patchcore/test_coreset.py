@@ -177,26 +177,25 @@ def test_bytes_change_the_covering_radius_by_rounding_alone(monkeypatch):
 
 
 @pytest.mark.usefixtures("sizes")
-def test_distances_to_other_groups():
-    features = whole(5, 150, 3, 6)
+@pytest.mark.parametrize("until", [0.0, 4.0, 1000.0])
+@pytest.mark.parametrize(("begun", "of_groups"), [(0, False), (13, False), (13, True)])
+def test_groups_and_a_start_change_distances_and_no_pick(until, begun, of_groups):
+    """Every point knows the nearest pick, and how far those of other groups are."""
+    features, start = whole(7, 150, 3, 8), whole(8, begun, 3, 8)
     groups = torch.arange(150) // 11  # runs of 11 lie across blocks of 7 rows
-    result = select(features, 70, groups=groups)
-    assert result.indices.tolist() == plain_loop(features, 70)[0]  # groups change no pick
-    distance = torch.cdist(features.double(), features[result.indices].double())
-    own = groups[:, None] == groups[result.indices][None]
-    torch.testing.assert_close(
-        result.leave_out.double(), distance.masked_fill(own, torch.inf).amin(1), rtol=1e-6, atol=0
-    )
-
-
-@pytest.mark.usefixtures("sizes")
-@pytest.mark.parametrize("begun", [0, 9])
-def test_every_point_knows_its_nearest_pick(begun):
-    features, start = whole(11, 150, 3, 20), whole(12, 9, 3, 20)[:begun]
-    result = select(features, 50, groups=torch.arange(150) // 13, start=start)
+    start_groups = torch.arange(begun) - 6 if of_groups else torch.full((begun,), -1)  # some occur in both
+    given = {"start": start, "start_groups": start_groups if of_groups else None}
+    result = select(features, 70, groups=groups, until=until, **given)
+    known = start if begun else None
+    enough = (n for n in range(not begun, 70) if plain_loop(features, n, start=known)[1].max() <= until)
+    assert result.indices.tolist() == plain_loop(features, next(enough, 70), start=known)[0]
     distance = torch.cdist(features.double(), torch.cat([start, features[result.indices]]).double())
-    known = distance.gather(1, result.nearest[:, None].long())[:, 0]
-    torch.testing.assert_close(known, distance.amin(1))
+    torch.testing.assert_close(result.distances.double(), distance.amin(1), rtol=1e-6, atol=0)
+    at = distance.gather(1, result.nearest[:, None].long())[:, 0]
+    torch.testing.assert_close(at, distance.amin(1), rtol=1e-6, atol=0)
+    own = groups[:, None] == torch.cat([start_groups, groups[result.indices]])[None]
+    others = distance.masked_fill(own, torch.inf).amin(1)
+    torch.testing.assert_close(result.leave_out.double(), others, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("each", [1, 3, 40])
@@ -236,38 +235,6 @@ def test_no_other_group_is_infinitely_far():
     assert torch.isinf(result.leave_out).all()
 
 
-@pytest.mark.usefixtures("sizes")
-def test_start_is_part_of_the_selection():
-    features, start = whole(7, 120, 4, 8), whole(8, 13, 4, 8)
-    picks, distance = plain_loop(features, 30, start=start)
-    result = select(features, 30, start=start)
-    assert result.indices.tolist() == picks
-    np.testing.assert_allclose(result.distances.numpy(), distance, rtol=1e-6)
-    assert select(features, 0, start=start).indices.tolist() == []
-
-
-@pytest.mark.usefixtures("sizes")
-def test_start_groups_are_left_out_too():
-    features, start = whole(9, 60, 3, 9), whole(10, 12, 3, 9)
-    groups, start_groups = torch.arange(60) // 5, torch.arange(12) - 6  # groups 0..5 occur in both
-    result = select(features, 20, groups=groups, start=start, start_groups=start_groups)
-    chosen = torch.cat([start, features[result.indices]]).double()
-    own = groups[:, None] == torch.cat([start_groups, groups[result.indices]])[None]
-    literal = torch.cdist(features.double(), chosen).masked_fill(own, torch.inf).amin(1)
-    torch.testing.assert_close(result.leave_out.double(), literal, rtol=1e-6, atol=0)
-
-
-@pytest.mark.usefixtures("sizes")
-@pytest.mark.parametrize("until", [2.5, 6.0, 1000.0])
-def test_until_stops_as_soon_as_everything_is_that_close(until):
-    features = whole(11, 200, 3, 9)
-    picks, _ = plain_loop(features, 200)
-    radii = [plain_loop(features, n)[1].max() for n in range(1, 201)]
-    enough = next(n for n, r in enumerate(radii, start=1) if r <= until)
-    assert select(features, 200, until=until).indices.tolist() == picks[:enough]
-    assert select(features, 1, until=until).indices.tolist() == picks[:1]
-
-
 def test_thread_count_changes_no_bit(monkeypatch):
     monkeypatch.setattr(coreset, "ROWS", 64)
     features, groups = real(13, 700, 33) + 5, torch.arange(700) // 70
@@ -289,11 +256,6 @@ def test_thread_count_changes_no_bit(monkeypatch):
 def test_senseless_requests(count, first):
     with pytest.raises(InputError):
         select(whole(16, 10, 2, 5), count, first=first)
-
-
-def test_same_picks_with_more_points_than_a_pool():
-    features = whole(0, 6000, 4, 12)
-    assert select(features, 500).indices.tolist() == plain_loop(features, 500)[0]
 
 
 @pytest.mark.slow

@@ -48,9 +48,6 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Predictor]
     return made
 
 
-# --------------------------------------------------------------------------------------- the papers' scores
-
-
 def distances(one: np.ndarray, others: np.ndarray, cosine: bool) -> np.ndarray:
     """Distance of each vector to the nearest of the others, one pair after the other."""
     found = []
@@ -104,9 +101,6 @@ def test_the_papers_scores_word_by_word(paper: str, fitted: Callable[..., Predic
         np.testing.assert_allclose(found.map, drawn, rtol=1e-4, atol=1e-4 * float(drawn.max()))
 
 
-# --------------------------------------------------------------------------------------------- both engines
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "given"),
@@ -131,9 +125,6 @@ def test_engines_agree(name: str, given: dict[str, Any], fitted: Callable[..., P
             np.testing.assert_allclose(
                 found.map, reference.map, atol=1e-4 * float(np.abs(reference.map).max())
             )
-
-
-# -------------------------------------------------------------------------------------------------- settings
 
 
 def configured(**values: Any) -> Any:
@@ -170,9 +161,6 @@ def test_scores_of_one_bank_go_with_one_bank(values):
 def test_a_size_is_not_chosen_for_a_transformer(fitted: Callable[..., Predictor]):
     with pytest.raises(InputError, match="size: auto is for convolutional backbones: give --size"):
         fitted(V2, pictures(12), size="auto")
-
-
-# ------------------------------------------------------------------------------------- left out, and extended
 
 
 @pytest.mark.parametrize("ratio", [1.0, 0.3])

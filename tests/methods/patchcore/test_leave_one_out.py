@@ -8,10 +8,12 @@ import torch
 from tests.methods.patchcore.test_patchcore_model import Pixels
 
 from flawscope.errors import InputError
+from flawscope.fitting.fitting import fit, partial_fit
 from flawscope.methods.patchcore import Config
 from flawscope.methods.patchcore.coreset import select
 from flawscope.methods.patchcore.leave_one_out import Selection
 from flawscope.methods.patchcore.memory_bank import View
+from flawscope.synthesis.demo.dataset import draw_picture
 
 PATCHES = 24  # of a picture of 32 x 48
 CONFIG = Config(size="32x48", neighbourhood=1)
@@ -118,3 +120,21 @@ def test_every_patch_that_a_score_is_made_of_decides(score):
     cells = {pixel // 240 // 8 * 30 + pixel % 240 // 8 for pixel in highest}
     farthest = set(distances.argsort(descending=True)[: 6 if score == "top" else 1].tolist())
     assert deciding == cells | farthest
+
+
+def test_banks_by_place_are_extended_by_one_picture(small_backbone):
+    """It is left out beside those that are known already."""
+    good = [draw_picture("plate", np.random.default_rng([9, k]), size=96)[0] for k in range(3)]
+    given = {
+        "tile": "64,64",
+        "positions": "each",
+        "size": "64",
+        "samples": 0,
+        "check": False,
+        **small_backbone,
+    }
+    old = fit(good[:2], device="cpu", **given)
+    new = partial_fit(old.artefact, good[2:], device="cpu")
+    assert new.calibration.scores[: old.calibration.count] == old.calibration.scores
+    assert new.calibration.count == old.calibration.count + 1
+    assert min(new.calibration.scores) > 0

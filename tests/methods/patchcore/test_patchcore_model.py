@@ -13,8 +13,7 @@ from torch import nn
 
 from flawscope.errors import InputError
 from flawscope.methods.features.backbone import load_backbone
-from flawscope.methods.features.embedding import smoothing_matrix
-from flawscope.methods.patch_view import patches_inside, reducing_matrix
+from flawscope.methods.features.embedding import patches_inside, reducing_matrix, smoothing_matrix
 from flawscope.methods.patchcore import Config
 from flawscope.methods.patchcore.memory_bank import (
     BLOCK,
@@ -104,6 +103,7 @@ def test_search_is_the_nearest_distance(elements):
 @pytest.mark.parametrize("b", [1, 4, 9])
 def test_nearest_table(elements, b):
     bank = torch.randint(-60, 61, (elements, 4), generator=torch.Generator().manual_seed(elements)).float()
+    bank[-1] = bank[0]  # a twin
     b = min(b, elements)
     table = nearest_table(bank, b)
     assert table.shape == (elements, b)
@@ -113,20 +113,6 @@ def test_nearest_table(elements, b):
     distance = torch.cdist(bank.double(), bank.double())
     found = distance.gather(1, table.long())
     torch.testing.assert_close(found, distance.sort(1).values[:, :b], rtol=0, atol=1e-9)  # ties may swap
-
-
-@pytest.mark.parametrize(("grid", "size", "sigma"), [((4, 6), (32, 48), 4.0), ((5, 3), (37, 20), 2.5)])
-def test_map_is_bilinear_resize_then_gaussian(grid, size, sigma):
-    distances = random(2, *grid, seed=8).abs()
-    resized = F.interpolate(distances[:, None], size=size, mode="bilinear", align_corners=False)
-    reach = int(4 * sigma + 0.5)
-    offsets = torch.arange(-reach, reach + 1).float()
-    line = torch.exp(-(offsets**2) / (2 * sigma**2))
-    kernel = torch.outer(line, line) / line.sum() ** 2
-    padded = F.pad(resized, (reach,) * 4, mode="reflect")
-    expected = F.conv2d(padded, kernel[None, None])[:, 0]
-    rows, columns = (smoothing_matrix(n, g, sigma) for n, g in zip(size, grid, strict=True))
-    torch.testing.assert_close(rows @ distances @ columns.T, expected, rtol=1e-4, atol=1e-5)
 
 
 def left_half() -> torch.Tensor:
@@ -269,6 +255,15 @@ def test_combine_takes_the_largest_standardised_value(score):
         assert float(found[i]) == pytest.approx(
             float(largest.max()) if score == "map" else expected, rel=1e-4
         )
+
+
+def test_a_bank_for_each_stage_needs_stages_of_one_width():
+    class TwoStages(Pixels):
+        def shapes_at(self, size):
+            return [(3, size[0] // 8, size[1] // 8), (5, size[0] // 16, size[1] // 16)]
+
+    with pytest.raises(InputError, match="layers: each needs stages of the same width"):
+        Model(replace(CONFIG, layers="each", score="map"), TwoStages())
 
 
 @pytest.fixture(scope="module")

@@ -51,10 +51,6 @@ def alike(count: int, width: int) -> Tensor:
     return 10.0 + 1e-3 * normal(count, width, seed=3)
 
 
-def heavy_tailed(count: int, width: int) -> Tensor:
-    return normal(count, width, seed=4) / normal(count, width, seed=5).abs().clamp(min=0.01)
-
-
 def one_far(count: int, width: int) -> Tensor:
     """The step is that of the largest element, far too long for the others."""
     bank = normal(count, width, seed=6)
@@ -72,7 +68,6 @@ BANKS: dict[str, Callable[[int, int], Tensor]] = {
     "random": lambda n, d: normal(n, d, seed=8),
     "clustered": clustered,
     "alike": alike,
-    "heavy-tailed": heavy_tailed,
     "one far": one_far,
     "one large feature": one_large_feature,
     "duplicated": lambda n, d: normal(7, d, seed=9)[torch.arange(n) % 7],
@@ -271,22 +266,6 @@ def test_two_products_of_bytes_fit_16_bits(name: str, width: int) -> None:
     lowest, highest = ends.amin(0), ends.amax(0)
     assert int((highest[:, :-1] + highest[:, 1:]).max()) <= 2**15 - 1
     assert int((lowest[:, :-1] + lowest[:, 1:]).min()) >= -(2**15)
-
-
-# ----------------------------------------------------------------------------------------------- the operator
-
-
-@pytest.mark.parametrize(("queries", "blocks", "group"), [(1, 1, 4), (17, 3, 4), (40, 2, 8)])
-def test_group_minima(queries: int, blocks: int, group: int) -> None:
-    left = torch.randint(-TOP, TOP + 1, (queries, 32), generator=generator(60)).float()
-    right = torch.randint(-128, 128, (blocks, 32, 64), generator=generator(61)).to(torch.int8)
-    found = group_minima(left, right, group)
-    assert (found.dtype, found.shape) == (torch.float32, (queries, blocks * 64 // group))
-    expected = torch.einsum("nk,bkm->nbm", left.double(), right.double())
-    expected = expected.view(queries, blocks, group, -1).amin(2).flatten(1)
-    assert torch.equal(found.double(), expected)
-    fake = torch.empty(queries, 32, device="meta")
-    assert group_minima(fake, right.to("meta"), group).shape == found.shape
 
 
 # -------------------------------------------------------------------------------------------- in the detector

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import pytest
 import torch
 
 from flawscope.fitting.fitting import fit
-from flawscope.methods.features.backbone import empty_backbone, load_backbone
 from flawscope.methods.good_pictures import GoodPictures
 from flawscope.methods.prnet import Config
 from flawscope.methods.prnet.fit import find_prototypes
@@ -25,35 +23,20 @@ from flawscope.progress import silent
 from flawscope.synthesis.demo.dataset import CATEGORIES, draw_picture
 
 Settings = dict[str, Any]
+Pictures = list[np.ndarray]
 Shared = Callable[[str, Callable[[Path], Any]], Path]
 Pairs = list[tuple[np.ndarray, np.ndarray]]
 QUICK: Settings = {"size": "64", "width": 0.25, "batch": 2, "steps": 3, "training": "fp32"}
 PLENTY = 2**30
 
 
-# frozen, and of the same weights: models may share it
-loaded_once = functools.cache(load_backbone)
-made: dict[Any, Any] = {}
-
-
-def empty_once(*args: Any) -> Any:
-    """By everything but the file's tensors."""
-    if args[:3] not in made:
-        made[args[:3]] = empty_backbone(*args)
-    return made[args[:3]]
-
-
 @pytest.fixture(scope="module", autouse=True)
-def _backbones_are_shared() -> Iterator[None]:
-    """Making one takes longer than all else that a small model needs."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flawscope.methods.prnet.model.load_backbone", loaded_once)
-        patch.setattr("flawscope.methods.prnet.model.empty_backbone", empty_once)
-        yield
+def _quick(shared_backbones: None) -> None:
+    pass
 
 
 @pytest.fixture(scope="session")
-def few() -> list[np.ndarray]:
+def few() -> Pictures:
     """Six good parts at the network's size."""
     return [draw_picture("plate", np.random.default_rng([9, k]), size=64)[0] for k in range(6)]
 
@@ -66,7 +49,7 @@ def defects() -> Pairs:
 
 
 @pytest.fixture(scope="session")
-def pictures_of(few: list[np.ndarray], defects: Pairs) -> Callable[..., TrainingPictures]:
+def pictures_of(few: Pictures, defects: Pairs) -> Callable[..., TrainingPictures]:
     """pictures_of(shots=few, seen=3, **settings): what is learnt from good pictures [3, 64, 64] and the first
     of `defects`."""
 
@@ -81,7 +64,7 @@ def pictures_of(few: list[np.ndarray], defects: Pairs) -> Callable[..., Training
 
 
 @pytest.fixture(scope="session")
-def trainer_of(few: list[np.ndarray], pictures_of: Callable[..., TrainingPictures]) -> Callable[..., Trainer]:
+def trainer_of(few: Pictures, pictures_of: Callable[..., TrainingPictures]) -> Callable[..., Trainer]:
     """trainer_of(pictures=6, seen=3, step=silent, room=PLENTY, **settings): a trainer for the first of `few`
     and of `defects`, with `room` bytes for features."""
 
@@ -106,7 +89,7 @@ def trainer_of(few: list[np.ndarray], pictures_of: Callable[..., TrainingPicture
 
 
 @pytest.fixture(scope="session")
-def fit_small(few: list[np.ndarray]) -> Callable[..., Predictor]:
+def fit_small(few: Pictures) -> Callable[..., Predictor]:
     """fit_small(images=few, **settings) with PRN."""
 
     def make(images: Any = None, **options: Any) -> Predictor:

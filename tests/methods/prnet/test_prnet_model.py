@@ -45,9 +45,6 @@ def model() -> Model:
     return model_of()
 
 
-# ------------------------------------------------------------------------------------------- the two steps
-
-
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_residuals_are_computed_in_fp32_whatever_the_precision(
     precision: str, monkeypatch: pytest.MonkeyPatch
@@ -98,9 +95,6 @@ def test_stages_of_other_strides_are_refused(stages: tuple[int, ...]) -> None:
     assert "\n" not in str(told.value)
 
 
-# ------------------------------------------------------------------------------------------------- frozen
-
-
 def test_the_backbone_stays_what_it_was_while_the_network_learns(
     trainer_of: Callable[..., Trainer],
 ) -> None:
@@ -121,9 +115,6 @@ def test_the_backbone_stays_what_it_was_while_the_network_learns(
     assert all(k.startswith("network.") for k in changed)
     assert {k for k in states["before"] if k.startswith("network.")} == changed
     assert all(p.grad is None and not p.requires_grad for p in trainer.model.backbone.parameters())
-
-
-# ------------------------------------------------------------------------------------------------ artefact
 
 
 UNFIT, SENSELESS = "do not fit its configuration", "are not finite, or out of range"
@@ -152,9 +143,6 @@ def filled(value: float) -> Callable[[np.ndarray], np.ndarray]:
 @pytest.mark.parametrize(
     ("spoil", "text"),
     [
-        (changed("roi", lambda v: v[:-1]), "region of interest does not fit"),
-        (changed("roi", lambda v: v.astype(np.uint8)), "region of interest does not fit"),
-        (lambda tensors, config: tensors.pop("roi"), UNFIT),
         (setting("size", "96"), "region of interest does not fit"),
         (changed("scales.0.std", filled(0.0)), SENSELESS),
         (changed("scales.1.std", filled(np.inf)), SENSELESS),

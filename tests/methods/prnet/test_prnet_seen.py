@@ -18,6 +18,7 @@ from flawscope.pictures.preprocess import Preprocess
 from flawscope.predictor import Predictor
 
 Pairs = list[tuple[np.ndarray, np.ndarray]]
+Pictures = list[np.ndarray]
 SIZE = Preprocess((64, 64))
 
 
@@ -96,7 +97,7 @@ def test_what_cannot_be_used_is_told_and_the_others_are_learnt_from(
 
 
 def test_a_seen_defect_among_the_good_pictures_is_not_learnt_as_good(
-    fit_small: Callable[..., Predictor], few: list[np.ndarray], defects: Pairs
+    fit_small: Callable[..., Predictor], few: Pictures, defects: Pairs
 ) -> None:
     made = fit_small([*few[:3], defects[0][0], few[3]], steps=1, seen=defects[:2])
     assert made.failures == ["picture 3 is not good: it is the seen defect picture 0"]

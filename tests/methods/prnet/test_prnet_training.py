@@ -10,7 +10,7 @@ import torch
 
 from flawscope.methods.good_pictures import GoodPictures
 from flawscope.methods.prnet import Config
-from flawscope.methods.prnet.model import Model, create
+from flawscope.methods.prnet.model import create
 from flawscope.methods.prnet.network import loss
 from flawscope.methods.prnet.prototypes import residual_without
 from flawscope.methods.prnet.trainer import Batch, Trainer
@@ -19,19 +19,7 @@ from flawscope.methods.task import Budget
 from flawscope.progress import silent
 
 Make = Callable[..., Trainer]
-
-
-def weights(model: Model) -> dict[str, torch.Tensor]:
-    return {k: v.clone() for k, v in model.state_dict().items()}
-
-
-def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
-    assert list(a) == list(b)
-    for name, values in a.items():
-        assert torch.equal(values, b[name]), name
-
-
-# --------------------------------------------------------------------------------------------- residuals
+Pictures = list[np.ndarray]
 
 
 def two_prototypes(trainer: Trainer) -> None:
@@ -80,7 +68,7 @@ def test_pictures_that_made_the_prototypes_are_learnt_as_if_they_had_not(trainer
 
 
 @pytest.mark.parametrize("limit", ["padding", "region"])
-def test_only_what_counts_is_measured(few: list[np.ndarray], limit: str) -> None:
+def test_only_what_counts_is_measured(few: Pictures, limit: str) -> None:
     """Means and spreads are of the cells that count; elsewhere the kept maps, of which prototypes are made,
     say nothing."""
     roi = torch.zeros(64, 64, dtype=torch.bool)
@@ -107,9 +95,6 @@ def test_only_what_counts_is_measured(few: list[np.ndarray], limit: str) -> None
             others = [r for r in range(own.shape[2]) if r not in rows]
             mean = scale.mean.half().float().view(-1, 1, 1).expand_as(kept[:, :, others])
             assert torch.equal(kept[:, :, others], mean)
-
-
-# ------------------------------------------------------------------------------------------------ a step
 
 
 def test_the_loss_is_of_the_networks_map_and_the_mask(trainer_of: Make) -> None:
@@ -142,16 +127,13 @@ def test_features_are_never_twice_the_same(trainer_of: Make) -> None:
 def test_weights_decay_apart_from_the_gradients(trainer_of: Make) -> None:
     """AdamW: where there is no gradient a weight shrinks by rate times decay in a step."""
     trainer = trainer_of(pictures=2, steps=1, rate=0.1, decay=0.5, schedule="constant")
-    before = weights(trainer.model)
+    before = {k: v.detach().clone() for k, v in trainer.model.network.named_parameters()}
     trainer.losses = lambda networks, batch, step: [  # type: ignore[method-assign]
         sum(p.sum() * 0 for p in networks[0].parameters())
     ]
     trainer.learn(Budget(), None, {})
     for name, values in trainer.model.network.named_parameters():
-        torch.testing.assert_close(values.detach(), before[f"network.{name}"] * 0.95, rtol=1e-5, atol=1e-7)
-
-
-# ------------------------------------------------------------------------------------------------ the run
+        torch.testing.assert_close(values.detach(), before[name] * 0.95, rtol=1e-5, atol=1e-7)
 
 
 def test_it_learns_to_find_defects(trainer_of: Make) -> None:

@@ -10,7 +10,7 @@ from flawscope.config import build
 from flawscope.errors import InputError
 from flawscope.methods.features.weights import DEFAULT_BACKBONE
 from flawscope.methods.method import Command, Method, Option, deferred
-from flawscope.methods.settings import Rule, TrainingSettings
+from flawscope.methods.settings import Rule, TrainingSettings, check, training_rules
 
 Size = Literal["xs", "s", "m"]  # of a PDN
 # channels of a PDN's first layer: s and m as in the paper, xs a PDN-S with a fifth of its operations
@@ -50,32 +50,23 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for ok, text in (
-            (
-                self.width is None or 1 <= self.width <= WIDTHS[self.size],
-                f"width must be between 1 and {WIDTHS[self.size]} channels",
-            ),
-            (bool(self.stages) and min(self.stages) >= 0, "stages must be feature indices such as 2,3"),
-            (self.neighbourhood >= 1 and self.neighbourhood % 2 == 1, "neighbourhood must be odd: 1, 3, 5"),
-            (self.steps is None or self.steps >= 1, "steps must be at least 1"),
-            (self.batch >= 1, "batch must be at least 1"),
-            (
-                RECEPTIVE_FIELD <= self.crop <= PICTURE,
-                f"crop must be between {RECEPTIVE_FIELD} and {PICTURE} pixels",
-            ),
-            (0 < self.rate <= 1, "rate must be above 0 and at most 1"),
-            (0 <= self.decay <= 1, "decay must be between 0 and 1"),
-            (0 <= self.grey <= 1, "grey must be a probability"),
-            (0.1 <= self.zoom <= 1, "zoom must be between 0.1 and 1"),
-            (self.reuse >= 1, "reuse must be at least 1"),
-            (0.01 <= self.memory <= 4096, "memory must be a number of GiB, 0.01 at least"),
-            (self.statistics >= 1, "statistics must be at least 1"),
-            (0 < self.held_out <= 0.5, "held_out must be above 0 and at most 0.5"),
-            (self.checks >= 1, "checks must be at least 1"),
-            (self.seed >= 0, "seed must be at least 0"),
-        ):
-            if not ok:
-                raise InputError(f"setting {text}")
+        check((*training_rules(self), *self.rules()))
+
+    def rules(self) -> Iterable[Rule]:
+        most = WIDTHS[self.size]
+        yield self.width is None or 1 <= self.width <= most, f"width must be between 1 and {most} channels"
+        yield bool(self.stages) and min(self.stages) >= 0, "stages must be feature indices such as 2,3"
+        odd = self.neighbourhood >= 1 and self.neighbourhood % 2 == 1
+        yield odd, "neighbourhood must be odd: 1, 3, 5"
+        fits = RECEPTIVE_FIELD <= self.crop <= PICTURE
+        yield fits, f"crop must be between {RECEPTIVE_FIELD} and {PICTURE} pixels"
+        yield 0 <= self.grey <= 1, "grey must be a probability"
+        yield 0.1 <= self.zoom <= 1, "zoom must be between 0.1 and 1"
+        yield self.reuse >= 1, "reuse must be at least 1"
+        yield 0.01 <= self.memory <= 4096, "memory must be a number of GiB, 0.01 at least"
+        yield self.statistics >= 1, "statistics must be at least 1"
+        yield self.checks >= 1, "checks must be at least 1"
+        yield self.seed >= 0, "seed must be at least 0"
 
     @property
     def training(self) -> Literal["auto", "fp32", "bf16"]:
@@ -138,10 +129,8 @@ class Config(TrainingSettings):
     def rules(self) -> Iterable[Rule]:
         low, high = self.quantiles
         yield 0 <= self.border <= 16 and self.border % 4 == 0, "border must be 0, 4, 8, 12 or 16 pixels"
-        yield (
-            self.window is None or self.window >= RECEPTIVE_FIELD,
-            f"window must be at least {RECEPTIVE_FIELD} pixels",
-        )
+        wide = self.window is None or self.window >= RECEPTIVE_FIELD
+        yield wide, f"window must be at least {RECEPTIVE_FIELD} pixels"
         yield 0 <= self.hard < 1, "hard must be at least 0 and below 1"
         yield 0 <= self.defects <= 16, "defects must be between 0 and 16"
         yield 0 <= self.sigma <= 64, "sigma must be between 0 and 64 pixels"

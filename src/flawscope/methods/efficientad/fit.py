@@ -159,7 +159,8 @@ def spread(model: Model, images: Iterable[Tensor]) -> Tensor:
     moments = torch.zeros(2, model.channels, model.channels, dtype=torch.float64)
     for image in images:
         for total, difference in zip(moments, _differences(model, image), strict=True):
-            large = _largest(difference).cpu().double()
+            count = max(1, round(LARGEST * len(difference)))
+            large = difference[difference.square().sum(1).topk(count).indices].cpu().double()
             total += large.T @ large
     return moments
 
@@ -178,9 +179,7 @@ def weigh(model: Model, moments: Tensor) -> None:
 def _differences(model: Model, image: Tensor) -> tuple[Tensor, Tensor]:
     """Local and global differences [N, C] of the outputs that count."""
     image = image[None].to(model.mean.device)
-    inside = model.inside(image) if model.config.pads else None
-    valid_mask = model.valid_mask(inside)
-    valid_mask = valid_mask[0] if valid_mask.ndim == 3 else valid_mask
+    valid_mask = model.valid_mask(model.inside(image)).view(model.grid)
     with torch.inference_mode():
         seen = normalised(model.filled(image)).contiguous(memory_format=torch.channels_last)
         mirrored = bordered(seen, model.config.border)
@@ -188,11 +187,6 @@ def _differences(model: Model, image: Tensor) -> tuple[Tensor, Tensor]:
         local = taught - learnt[:, : model.channels]
         distant = model.autoencoder(seen) - learnt[:, model.channels :]
     return local[0].permute(1, 2, 0)[valid_mask], distant[0].permute(1, 2, 0)[valid_mask]
-
-
-def _largest(differences: Tensor) -> Tensor:
-    count = max(1, round(LARGEST * len(differences)))
-    return differences[differences.square().sum(1).topk(count).indices]
 
 
 def _weights(moments: Tensor) -> Tensor:

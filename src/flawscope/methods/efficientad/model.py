@@ -59,7 +59,7 @@ class Model(Detector):
         Args:
             network: size of the PDNs, "xs", "s" or "m".
             channels: of the teacher's outputs; 384, or fewer from a backbone that has fewer.
-            roi: [H, W] bool at the size of the images. None: everywhere.
+            roi: as `Detector` takes it.
             width: of the PDNs, as `pdn` takes it.
         """
         super().__init__(config, roi)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flawscope.methods import training, training_state
-from flawscope.methods.efficientad import FIRST_LAYERS, PAPER_STEPS, RECEPTIVE_FIELD, STRIDE, Config
+from flawscope.methods.efficientad import FIRST_LAYERS, PAPER_STEPS, RECEPTIVE_FIELD, STRIDE
 from flawscope.methods.efficientad.model import Model, bordered
 from flawscope.methods.efficientad.networks import normalised, outputs_of
 from flawscope.methods.efficientad.training_pictures import (
@@ -67,7 +67,10 @@ class Trainer(training.Trainer[Batch]):
     ):
         self.model, self.images, self.taught, self.other = model, images, taught, other
         self.config, self.training = model.config, taught.learnt
-        self.window = _window(self.config, model.grid)  # cells
+        most = max(model.grid) if self.config.window is None else outputs_of(self.config.window)
+        self.window = min(most, model.grid[0]), min(most, model.grid[1])  # cells
+        height, width = (RECEPTIVE_FIELD + STRIDE * (n - 1) for n in self.window)
+        self.window_pixels = height, width
         self.spoiler = None
         if self.config.defects:
             region, tiled = model.roi.cpu().numpy(), self.config.tile is not None
@@ -121,7 +124,7 @@ class Trainer(training.Trainer[Batch]):
             if mask is not None:
                 valid_mask.append(mask[window])
             if self.other is not None:
-                other.append(torch.from_numpy(self.other.draw(self._pixels(), rng)).permute(2, 0, 1))
+                other.append(torch.from_numpy(self.other.draw(self.window_pixels, rng)).permute(2, 0, 1))
         return Batch(
             torch.stack(images),
             torch.stack(changed),
@@ -141,15 +144,10 @@ class Trainer(training.Trainer[Batch]):
         places = [(y, x) for y in ys for x in xs if valid_mask[y : y + height, x : x + width].any()]
         return places[int(rng.integers(len(places)))]
 
-    def _pixels(self) -> tuple[int, int]:
-        """Size (H, W) of a window in pixels."""
-        height, width = (RECEPTIVE_FIELD + STRIDE * (n - 1) for n in self.window)
-        return height, width
-
     def _cut(self, images: Tensor, cells: list[tuple[int, int]]) -> Tensor:
         """The windows `[B, 3, h, w]` of pictures [B, 3, H, W], as the PDNs see them."""
         seen = bordered(images, self.config.border)
-        height, width = self._pixels()
+        height, width = self.window_pixels
         parts = [
             image[:, STRIDE * y : STRIDE * y + height, STRIDE * x : STRIDE * x + width]
             for image, (y, x) in zip(seen, cells, strict=True)
@@ -235,14 +233,6 @@ class Trainer(training.Trainer[Batch]):
             torch.manual_seed(self.torch_seed(DROPOUT, step))
             rebuilt: Tensor = autoencoder(images.contiguous(memory_format=torch.channels_last))
         return rebuilt
-
-
-def _window(config: Config, grid: tuple[int, int]) -> tuple[int, int]:
-    """Size (h, w) of a window in outputs."""
-    if config.window is None:
-        return grid
-    most = outputs_of(config.window)
-    return min(most, grid[0]), min(most, grid[1])
 
 
 def _starts(cells: int, window: int) -> list[int]:

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from flawscope.methods.detector import Detector, region_of
 from flawscope.methods.ensemble import METHOD, Config
-from flawscope.methods.features.embedding import windows
+from flawscope.methods.features.embedding import patches_inside, reducing_matrix, windows
 from flawscope.methods.method import Origin
-from flawscope.methods.patch_view import patches_inside, reducing_matrix
 
 
 class Member(nn.Module):

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -364,7 +365,8 @@ def fold_batch_norm(network: nn.Module, example: Tensor) -> int:
             continue
         if not uses[norm] == uses[conv] == reads[between] == 1:
             continue  # a shared layer, or one whose plain output is needed: leave it
-        _fold(norm, conv)
+        merged = fuse_conv_bn_eval(conv.double(), norm.double()).float()
+        conv.weight, conv.bias = merged.weight, merged.bias
         parent, _, child = names[norm].rpartition(".")
         # timm's BatchNormAct2d holds the activation too
         rest = nn.Sequential(getattr(norm, "drop", nn.Identity()), getattr(norm, "act", nn.Identity()))
@@ -376,19 +378,3 @@ def fold_batch_norm(network: nn.Module, example: Tensor) -> int:
         )
         folded += 1
     return folded
-
-
-def _fold(norm: nn.BatchNorm2d, conv: nn.Conv2d) -> None:
-    """Merge the normalisation into the convolution's weights and bias."""
-    assert norm.running_var is not None
-    assert norm.running_mean is not None
-    scale = torch.rsqrt(norm.running_var.double() + norm.eps)
-    if norm.weight is not None:
-        scale = scale * norm.weight.double()
-    shift = -norm.running_mean.double()
-    if conv.bias is not None:
-        shift = shift + conv.bias.double()
-    bias = shift * scale + (norm.bias.double() if norm.bias is not None else 0.0)
-    weight = conv.weight.double() * scale.view(-1, 1, 1, 1)
-    conv.weight = nn.Parameter(weight.float(), requires_grad=False)
-    conv.bias = nn.Parameter(bias.float(), requires_grad=False)

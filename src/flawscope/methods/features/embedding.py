@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -79,9 +81,9 @@ def adaptive_windows(length: int, outputs: int) -> list[tuple[int, int]]:
 
 def block_groups(kernel: Tensor, channels: int) -> int:
     """The largest number of groups for which the convolution is block-diagonal, so that it stays cheap."""
-    outputs = len(kernel)
+    outputs, most = len(kernel), math.gcd(len(kernel), channels)
     used = kernel.flatten(2).abs().sum(2) > 0  # [n, C]
-    for groups in sorted(_common_divisors(outputs, channels), reverse=True):
+    for groups in (n for n in range(most, 1, -1) if most % n == 0):
         block = torch.block_diag(*[torch.ones(outputs // groups, channels // groups)] * groups).bool()
         if not bool((used & ~block).any()):
             return groups
@@ -91,10 +93,6 @@ def block_groups(kernel: Tensor, channels: int) -> int:
 def pack_groups(kernel: Tensor, groups: int) -> Tensor:
     n, c = len(kernel) // groups, kernel.shape[1] // groups
     return torch.cat([kernel[g * n : (g + 1) * n, g * c : (g + 1) * c] for g in range(groups)])
-
-
-def _common_divisors(a: int, b: int) -> list[int]:
-    return [d for d in range(1, min(a, b) + 1) if a % d == 0 and b % d == 0]
 
 
 def smoothed(matrix: Tensor, sigma: float) -> Tensor:
@@ -124,3 +122,18 @@ def windows(size: int, grid: int) -> Tensor:
     pixels, cells = torch.arange(size), torch.arange(grid)[:, None]
     first, end = cells * size // grid, -(-(cells + 1) * size // grid)
     return ((pixels >= first) & (pixels < end)).float()
+
+
+def patches_inside(roi: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Mask [P] float, 1 where a patch's cell touches the region of interest."""
+    return F.adaptive_max_pool2d(roi[None].float(), grid).flatten()
+
+
+def reducing_matrix(size: int, whole: int) -> Tensor:
+    """Matrix [size, whole] of an antialiased bilinear resize from `whole` to `size`, as Pillow does it."""
+    factor = whole / size
+    reach = max(factor, 1.0)
+    centres = (torch.arange(size, dtype=torch.float64) + 0.5) * factor
+    pixels = torch.arange(whole, dtype=torch.float64) + 0.5
+    weights = (1.0 - (pixels[None] - centres[:, None]).abs() / reach).clamp(min=0)
+    return (weights / weights.sum(1, keepdim=True)).float()

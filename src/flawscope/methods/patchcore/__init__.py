@@ -18,9 +18,8 @@ class Config(PatchSettings):
     Section numbers are those of Roth et al., Towards Total Recall in Industrial Anomaly Detection.
     """
 
-    size: str = (
-        "256+384"  # the picture is scaled to: N, HxW, several joined by + and seen one by one, or auto
-    )
+    # the picture is scaled to: N, HxW, several joined by + and seen one by one, or auto
+    size: str = "256+384"
     dimensions: int | None = None  # pool each patch to so many numbers; None: plain concatenation
     ratio: float = 0.1  # of all patches kept in the memory bank (3.2)
     fine_ratio: float = 0.03  # the same for the larger ones of several sizes

@@ -52,7 +52,7 @@ def fit(model: Model, task: Task) -> Fitted:
         fitted = _in_memory(job) if planned.shards == 1 else _streamed(job, planned)
     fitted.first_group = job.first_group
     if old is not None:
-        _join(fitted, model, old)
+        _join(fitted, job, old)
     facts = fitted.facts
     facts |= {"augment": few_shot.name(job), "shards": planned.shards, "seconds": job.seconds()}
     facts |= {"memory_predicted": planned.peak, "memory_peak": peak_memory()}
@@ -131,7 +131,7 @@ def _left_out(
     return left_out(selections, features, group, inside).combined(job.model)
 
 
-def _join(fitted: Fitted, model: Model, old: Artefact) -> None:
+def _join(fitted: Fitted, job: Job, old: Artefact) -> None:
     """Keep the old pictures' calibration: with a bank that only grows their patch distances can only shrink
     (their scores nearly so: Eq. 7's weight may move either way)."""
     before, facts = old.manifest.calibration, old.manifest.facts
@@ -140,10 +140,10 @@ def _join(fitted: Fitted, model: Model, old: Artefact) -> None:
     fitted.facts["covering_radius"] = [max(pair) for pair in radii]
     fitted.facts["patches"] += facts["patches"]
     fitted.notes.append(
-        f"extended by {pluralize(len(fitted.used), 'picture')}: the calibration scores of the earlier "
+        f"extended by {job.task.pluralize(len(fitted.used))}: the calibration scores of the earlier "
         f"{before.count} were kept, although their patch distances can have shrunk"
     )
-    full = [view for view in model.views if len(view.bank) >= model.config.cap]
+    full = [view for view in job.views if len(view.bank) >= job.config.cap]
     if full:
         fitted.notes.append(
             f"the memory bank is full ({pluralize(len(full[0].bank), 'element')}): to learn more, fit anew "

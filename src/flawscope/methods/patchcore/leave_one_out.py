@@ -39,7 +39,9 @@ AROUND = 128  # elements nearest to each of them, which else stay and keep new o
 class Selection:
     """A view's bank, in the order in which its elements were picked, and the patches that it is picked from.
 
-    Every patch belongs to the cell of the element that is nearest to it.
+    Every patch belongs to the cell of the element that is nearest to it. Methods are asked about one picture:
+    its features [P, D], absolute; its group; its valid_mask [P], 1 where a patch counts; and the distances
+    [P] of its patches to the elements of other groups.
     """
 
     def __init__(
@@ -61,13 +63,7 @@ class Selection:
     def without(
         self, features: Tensor, group: int, valid_mask: Tensor, distances: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The image score of one picture, and its patch distances [P], as if its group had never been there.
-
-        Args:
-            features: [P, D], absolute.
-            valid_mask: [P], 1 where a patch counts.
-            distances: [P], to the elements of other groups, if they are known.
-        """
+        """The image score of a picture, and its patch distances [P], as if its group had never been there."""
         if distances is None:
             distances = self.view.distances_without(features, self.groups == group, valid_mask)
         hidden, added, distances = self.absence(features, group, distances, valid_mask)
@@ -78,16 +74,8 @@ class Selection:
         self, features: Tensor, group: int, distances: Tensor, valid_mask: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The bank without `group`: numbers [L] of the elements that are missing; patches [K, D] of other
-        pictures that take their place, relative to the centre; its distances [P] to one picture's patches.
-
-        Args:
-            features: [P, D], absolute, of a picture of the group.
-            distances: [P], to the elements of other groups.
-            valid_mask: [P], 1 where a patch counts.
-
-        Raises:
-            InputError: there is no other group.
-        """
+        pictures that take their place, relative to the centre; its distances [P] to a picture of the group.
+        InputError where there is no other group."""
         own = (self.groups == group).nonzero().flatten()
         if len(own) == len(self.groups):
             raise InputError(ONE_PART)
@@ -215,11 +203,7 @@ def to_others(patches: Patches, selections: Sequence[Selection]) -> list[Tensor]
 def without(
     patches: Patches, i: int, v: int, selection: Selection, distances: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """`Selection.without` of picture i in one view.
-
-    Args:
-        distances: [P], to the elements of other groups.
-    """
+    """`Selection.without` of picture i in one view."""
     view = selection.view
     features = placed(patches.features[v][i], view.inside.bool())
     return selection.without(

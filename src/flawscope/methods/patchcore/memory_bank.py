@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from flawscope.errors import InputError
 from flawscope.methods.features.backbone import Backbone
-from flawscope.methods.patch_view import PatchView
+from flawscope.methods.patch_detector import PatchView
 from flawscope.methods.patchcore import Config
 from flawscope.methods.patchcore.quantized_search import GROUP, KEEP, SMALLEST, Screen
 from flawscope.methods.threads import workers
@@ -208,12 +208,8 @@ class View(PatchView):
     # ---- without some elements
 
     def distances_without(self, features: Tensor, hidden: Tensor, valid_mask: Tensor) -> Tensor:
-        """Distances `[P]` of one picture's patches, as if the `hidden` [M] elements were not there.
-
-        Args:
-            features: `[P, D]`, absolute.
-            valid_mask: `[P]`, 1 where a patch counts.
-        """
+        """Distances `[P]` of one picture's patches `[P, D]`, absolute, as if the `hidden` [M] elements were
+        not there; 0 where `valid_mask` [P] is."""
         norms = self.norms.masked_fill(hidden, torch.inf)
         if not bool(norms.isfinite().any()):
             raise InputError(ONE_PART)
@@ -297,25 +293,15 @@ def eq7(distances: Tensor) -> Tensor:
 
 
 def nearest_table(bank: Tensor, b: int) -> Tensor:
-    """Every bank element's `b` nearest elements, itself first: [M, b] int32.
-
-    The b smallest of a row lie in the b groups of columns with the smallest minima, so that only those are
-    sorted.
-    """
-    total, per_group = len(bank), 32
-    padded = F.pad(bank, (0, 0, 0, -total % per_group))
-    norms = F.pad((bank * bank).sum(1), (0, len(padded) - total), value=torch.inf)
+    """Every bank element's `b` nearest elements, itself first: [M, b] int32."""
+    norms = (bank * bank).sum(1)
 
     def rows(start: int) -> Tensor:
         part = bank[start : start + BLOCK // 4]
-        square = torch.addmm(norms, part, padded.T, alpha=-2)
+        square = torch.addmm(norms, part, bank.T, alpha=-2)
         own = torch.arange(len(part), device=bank.device)
         square[own, own + start] = -torch.inf  # rounding or a twin must not put another first
-        groups = square.view(len(part), -1, per_group)
-        near = groups.amin(2).topk(min(b, groups.shape[1]), largest=False).indices  # [rows, b]
-        candidates = (near[:, :, None] * per_group + torch.arange(per_group, device=bank.device)).flatten(1)
-        nearest = square.gather(1, candidates).topk(b, largest=False, sorted=True).indices
-        return candidates.gather(1, nearest).int()
+        return square.topk(b, largest=False, sorted=True).indices.int()
 
     with workers(bank.device) as each:
-        return torch.cat(each(rows, range(0, total, BLOCK // 4)))
+        return torch.cat(each(rows, range(0, len(bank), BLOCK // 4)))

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flawscope.errors import InputError
 from flawscope.methods.features.backbone import Backbone
 from flawscope.methods.patch_detector import PatchDetector
 from flawscope.methods.patchcore import METHOD, Config
@@ -30,6 +31,8 @@ class Model(PatchDetector):
 
     def __init__(self, config: Config, backbone: Backbone, roi: Tensor | None = None):
         super().__init__(config, backbone, roi)
+        if any(view.embedding.width != self.width for view in self.views):
+            raise InputError("layers: each needs stages of the same width, such as a transformer's blocks")
         self.position = 0  # in a model for one of several positions
         self.register_buffer("normal", torch.tensor([[0.0, 1.0, 0.0, 1.0]]).repeat(len(config.view_sizes), 1))
         self.eval()

@@ -83,7 +83,7 @@ def fill(job: Job, blocks: int) -> Placed:
             if patches is None or not rows:  # nothing at this position counts
                 continue
             part = patches.of(rows)
-            if len(part.groups.unique()) == 1:
+            if here.starts is None and len(part.groups.unique()) == 1:
                 raise InputError("--positions each needs good pictures of at least two parts: leave it out")
             selections = select(here, part)
             # the whole picture's map gets another scale later, and cannot be compared with tiles

@@ -9,6 +9,7 @@ is selected, on processors that multiply bytes several times as fast as fp32.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -255,14 +256,16 @@ class ByteBound:
         return Batch(self, columns, unit, middle * unit, float(off.max()), float(norms.max()))
 
 
+@dataclass(frozen=True)
 class Batch:
     """The bound for one batch of picks."""
 
-    def __init__(
-        self, bound: ByteBound, columns: Tensor, unit: float, middle: float, lost: float, largest: float
-    ):
-        self.bound, self.columns, self.unit, self.middle = bound, columns, unit, middle
-        self.lost, self.largest = lost, largest
+    bound: ByteBound
+    columns: Tensor  # [D and digits, K] int8
+    unit: float  # what a product of whole numbers counts for
+    middle: float  # added to all of them
+    lost: float  # the largest |e_p|
+    largest: float  # the largest |p|²
 
     def pairs(self, b: int, squared: Tensor) -> tuple[Tensor, Tensor] | None:
         """Points, numbered within block b, and picks that may be nearer to them than `squared` [R]: two

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-
-from torch import Tensor
 
 from flawscope.artefact.state_file import pack, read, unpack
 from flawscope.errors import InputError, pluralize
@@ -71,10 +70,7 @@ def find_prototypes(config: Config, features: FeatureCache, step: Step) -> list[
     """Find the prototypes of each scale (3.2)."""
     found = []
     for scale in range(3):
-
-        def load(numbers: Tensor, scale: int = scale) -> Tensor:
-            return features.maps(numbers, scale)
-
+        load = partial(features.maps, scale=scale)
         found.append(cluster(load, len(features.learnt), seed=config.seed))
         step("prototypes", scale + 1, 3)
     return found

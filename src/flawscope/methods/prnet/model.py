@@ -33,11 +33,7 @@ class Model(Detector):
         roi: Tensor | None = None,
         counts: Sequence[int] = (1, 1, 1),
     ):
-        """
-        Args:
-            roi: [H, W] bool at the size of the images. None: everywhere.
-            counts: K, the number of prototypes, at strides 4, 8 and 16.
-        """
+        """`counts`: K, the number of prototypes, at strides 4, 8 and 16."""
         super().__init__(config, roi)
         self.backbone = backbone
         self.shapes = backbone.shapes_at(self.size)

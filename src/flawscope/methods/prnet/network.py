@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from flawscope.methods.prnet import STRIDES
 
-PARTS = (2, 4, 8)  # patches along each side of a map. With 1 there is one token, and nothing to attend to
+# patches along each side of a map, where they divide it. With 1 there is one token, and nothing to attend to
+PARTS = (2, 4, 8)
 LAYERS = 3
 SHARE = 4  # a patch size gets a quarter of the channels
 
@@ -31,11 +32,6 @@ Grid = tuple[int, int]
 def grids_for(size: Grid) -> list[Grid]:
     """(H_j, W_j) of the four stages for pictures of (H, W), multiples of 32."""
     return [(size[0] // stride, size[1] // stride) for stride in STRIDES]
-
-
-def parts_for(grid: Grid) -> tuple[int, ...]:
-    """Numbers of patches along a side of the map, one per patch size: those that divide both sides."""
-    return tuple(n for n in PARTS if grid[0] % n == 0 and grid[1] % n == 0)
 
 
 class Network(nn.Module):
@@ -136,7 +132,7 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int, grid: Grid):
         super().__init__()
-        self.grid, self.parts = grid, parts_for(grid)
+        self.grid, self.parts = grid, tuple(n for n in PARTS if grid[0] % n == 0 == grid[1] % n)
         self.inner = max(4, channels // SHARE)
         self.norm = Norm(channels)
         # No bias: one of k adds the same to all logits of a patch, and the soft-max takes it out again.

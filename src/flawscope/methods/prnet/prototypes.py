@@ -6,6 +6,9 @@ many as good pictures. Every centroid is a mean of points, so all distances foll
 points with each other. These are formed once, a block of pictures at a time; after that k-means is cheap.
 
 Every block is computed by one thread, so the result does not depend on how many there are.
+
+Throughout, features are `[B, C, H, W]`, prototypes `[K, C, H, W]` and std `[C]`, the channels' spread on good
+pictures; valid_mask `[B, 1, H, W]` is 1 where a cell counts, else 0, and None where every cell does.
 """
 
 from __future__ import annotations
@@ -39,7 +42,7 @@ Load = Callable[[Tensor], Tensor]
 class Clusters:
     """Result of k-means at one scale.
 
-    prototypes: [K, C, H, W] float32 on the CPU.
+    prototypes: [K, C, H, W] float32 on the CPU; K is a tenth of the pictures, one at least.
     objective: sum of the squared distances of the pictures to their prototypes.
     assignment: [n] int64, the prototype of each picture that was looked at. No prototype is without one.
     pictures: [n] int64, rising: their numbers. All pictures, unless there are more than `LIMIT`.
@@ -63,11 +66,6 @@ class Clusters:
             "objective": self.objective,
             "iterations": self.iterations,
         }
-
-
-def prototypes_for(pictures: int) -> int:
-    """K: a tenth of the good pictures, one at least."""
-    return max(1, round(SHARE * pictures))
 
 
 def cluster(
@@ -101,7 +99,7 @@ def cluster(
     products = gram(load, numbers)
     if not products.isfinite().all():
         raise InputError("NaN or infinite features of a good picture: use other weights or fp32")
-    count = prototypes_for(len(numbers))
+    count = max(1, round(SHARE * len(numbers)))
     with workers() as each:  # a whole restart per thread
         runs = each(
             lambda r: lloyd(
@@ -118,14 +116,13 @@ def gram(load: Load, numbers: Tensor) -> Tensor:
     """Products of the maps with each other, `[n, n]` float64 on the CPU, relative to some point among them:
     so they are no larger than the distances, and rounding takes nothing from these."""
     blocks = list(numbers.split(BLOCK))
-    first = load(blocks[0])
-    shape, origin = (first.shape[1], first.shape[2], first.shape[3]), first.float().mean(0)
+    origin = load(blocks[0]).float().mean(0)
 
     def points(block: Tensor) -> Tensor:
         return (load(block).float() - origin).flatten(1)
 
     products = torch.zeros(len(numbers), len(numbers), dtype=torch.float64)
-    at_once = max(1, _held(shape) // BLOCK)
+    at_once = max(1, HELD // (4 * origin.numel()) // BLOCK)  # blocks
     with workers(origin.device) as each:
         for start in range(0, len(blocks), at_once):
             held = {b: points(blocks[b]) for b in range(start, min(start + at_once, len(blocks)))}
@@ -234,11 +231,6 @@ def _means(load: Load, numbers: Tensor, assignment: Tensor, count: int) -> Tenso
     return means
 
 
-def _held(shape: tuple[int, int, int]) -> int:
-    """Number of pictures whose maps are held at once: whole blocks, one at least."""
-    return max(1, HELD // (4 * math.prod(shape)) // BLOCK) * BLOCK
-
-
 def spread_of(moments: Moments) -> Tensor:
     """The channels' standard deviations `[C]` float32, above 0: a channel that hardly moves on good pictures
     counts as if it moved a thousandth of what the others do, and not as if its noise were a defect."""
@@ -248,12 +240,7 @@ def spread_of(moments: Moments) -> Tensor:
 
 
 def offsets(features: Tensor, prototypes: Tensor, valid_mask: Tensor | None = None) -> Tensor:
-    """Squared distances `[B, K]` between features `[B, C, H, W]` and prototypes `[K, C, H, W]`, less one
-    number per picture, which does not change the nearest prototype.
-
-    Args:
-        valid_mask: `[B, 1, H, W]`, 1 where a cell counts, else 0. None: every cell.
-    """
+    """Squared distances `[B, K]`, less one number per picture, which does not change the nearest one."""
     # Relative to the mean of the prototypes, where |p|² is no larger than the distances between them:
     # in fp32 there are digits enough.
     middle = prototypes.mean(0)
@@ -266,21 +253,14 @@ def offsets(features: Tensor, prototypes: Tensor, valid_mask: Tensor | None = No
 
 
 def nearest(features: Tensor, prototypes: Tensor, valid_mask: Tensor | None = None) -> Tensor:
-    """The prototype `[B]` int64 nearest to features `[B, C, H, W]` in the Euclidean distance of whole maps,
-    as far as they count; of equals the first."""
+    """The prototypes `[B]` int64 that are nearest in the Euclidean distance of whole maps, as far as they
+    count; of equals the first."""
     return offsets(features, prototypes, valid_mask).argmin(1)
 
 
 def residual(features: Tensor, prototypes: Tensor, std: Tensor, valid_mask: Tensor | None = None) -> Tensor:
     """Squared differences `[B, C, H, W]`, element by element, between features and their nearest prototype,
-    in units of each channel's variance on good pictures.
-
-    Args:
-        features: `[B, C, H, W]`.
-        prototypes: `[K, C, H, W]`.
-        std: `[C]`, of good pictures.
-        valid_mask: `[B, 1, H, W]`, 1 where a cell counts; elsewhere the residual is 0. None: every cell.
-    """
+    in units of each channel's variance on good pictures; 0 where a cell does not count."""
     own = prototypes.index_select(0, nearest(features, prototypes, valid_mask))
     squares = ((features - own) / std.view(-1, 1, 1)).square()
     return squares if valid_mask is None else squares * valid_mask
@@ -302,13 +282,10 @@ def residual_without(
     picture. A network that trains on such residuals takes those of new good pictures for defects.
 
     Args:
-        features: `[B, C, H, W]`, of good pictures that may have got a defect.
-        prototypes: `[K, C, H, W]`.
-        std: `[C]`.
-        originals: `[B, C, H, W]`, of the pictures as k-means saw them.
+        features: of good pictures that may have got a defect.
+        originals: features of the pictures as k-means saw them.
         clusters: `[B]` int64, the prototypes that they belong to (`Clusters.assignment`).
         sizes: `[K]` int64, pictures that belong to each prototype.
-        valid_mask: as `residual` takes it.
     """
     others = (sizes[clusters] - 1).view(-1, 1, 1, 1)
     mine = prototypes[clusters]

@@ -1,4 +1,4 @@
-"""An exported PRN model answers as the trained one does."""
+"""Exports in 8 bits of methods that hold pictures out: what they are calibrated on, and their ranges."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+import flawscope
+
 for needed in ("torch", "onnx", "onnxscript", "onnxruntime"):
     pytest.importorskip(needed)
 
@@ -16,19 +18,34 @@ import onnx  # noqa: E402
 import onnxruntime  # noqa: E402
 from onnx import numpy_helper  # noqa: E402
 
-from flawscope.artefact import model_file  # noqa: E402
 from flawscope.datasets import list_pictures  # noqa: E402
 from flawscope.export import eight_bits, onnx_graph  # noqa: E402
+from flawscope.export.export import export  # noqa: E402
 from flawscope.export.recalibrate import Pictures  # noqa: E402
 from flawscope.runtime.torch import TorchSession  # noqa: E402
 from flawscope.testing import Case  # noqa: E402
 
+pytestmark = [pytest.mark.training, pytest.mark.usefixtures("traced_once")]
 
-@pytest.fixture(scope="module", autouse=True)
-def _traced_once(trace_once: Callable[[Any], Any]):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(onnx_graph, "trace", trace_once)
-        yield
+
+@pytest.mark.slow
+def test_in_8_bits_it_is_calibrated_on_what_it_has_not_learnt(
+    cases: Callable[[str], Case], tmp_path: Path
+) -> None:
+    out = tmp_path / "plate.onnx"
+    case = cases("efficientad")
+    model = case.fitted()  # the contract's, which is traced once
+    of = {p.name: p.role for p in model.manifest.pictures}
+    learnt = [name for name, role in of.items() if role == "train"][:1]
+    held = [name for name, role in of.items() if role == "calibration"][:2]
+    pictures = [path for path in case.good if Path(str(path)).name in (*learnt, *held)] + case.probes[:1]
+    certificate = export(model.artefact, out, precision="int8", pictures=pictures)
+    assert certificate.passed
+    exported = flawscope.load(out)
+    assert exported.calibration.precision == "int8"
+    assert exported.calibration.count == 3  # two held out, one that is new
+    score = exported.predict(pictures[-1]).score
+    assert exported.calibration.scores[-1] == pytest.approx(score, rel=1e-3)
 
 
 @pytest.mark.slow
@@ -74,8 +91,8 @@ def test_eight_bits_do_not_end_where_good_pictures_do(
     assert float(found.max()) > low + 20 * step
 
 
-def test_ranges_know_defects_too(prnet_path: Path, drawn: Path) -> None:
-    artefact = model_file.read(prnet_path)
+def test_ranges_know_defects_too(cases: Callable[[str], Case], drawn: Path) -> None:
+    artefact = cases("prnet").fitted().artefact
     paths = list_pictures(drawn / "plate/train/good")[:3]
     found = list(Pictures(artefact, paths).for_ranges())
     assert len(found) == 6
