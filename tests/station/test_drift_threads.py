@@ -26,11 +26,10 @@ Told = list[tuple[str, str | None]]
 
 def drifts_of(bounds: dict[int, float | None], told: Told) -> Drifts:
     """Whose store is empty."""
-    store: Any = SimpleNamespace(events=lambda *asked: [], note_event=lambda *event: None)
+    store: Any = SimpleNamespace(database=None, events=lambda *asked: [], note_event=lambda *event: None)
     versions: Any = SimpleNamespace(active=lambda product_id: (1, None))
     names = {number: f"product {number}" for number in bounds}
-    nothing: Any = None
-    made = Drifts(nothing, store, versions, bounds, names, lambda *report: told.append(report))
+    made = Drifts(store, versions, bounds, names, lambda *report: told.append(report))
     made._after = lambda product_id, version: 0  # type: ignore[method-assign]
     made._rows = lambda product_id, run: []  # type: ignore[method-assign]
     return made

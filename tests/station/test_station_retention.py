@@ -19,14 +19,12 @@ from station_helpers import add_version, taken
 from flawscope.station.settings.station import Keep
 from flawscope.station.store import insert as recording
 from flawscope.station.store import retention as module
-from flawscope.station.store import strays as strays_module
 from flawscope.station.store.database import Database, StoreError, now
-from flawscope.station.store.files import MAPS, MASKS, MODELS, PART, PICTURES, Files
+from flawscope.station.store.files import MAPS, MASKS, MODELS, PART, PICTURES, YOUNG, Files, Strays
 from flawscope.station.store.model_registry import Versions
 from flawscope.station.store.records import DEFECT, GOOD, SKIP, Store, Taken
 from flawscope.station.store.retention import Retention, Summary
 from flawscope.station.store.schema import hours, inspections, learnt, pictures, products, verdicts
-from flawscope.station.store.strays import Strays
 
 DAY = 86_400_000_000
 NOW = now()
@@ -333,7 +331,7 @@ def test_strays_go_after_an_hour_and_only_then(world: World, model_file: Path) -
         folder.mkdir()
         (folder / "part.onnx").write_bytes(b"a model")
     added = Versions(world.database, world.files).add(world.product, model_file, "by hand", "anna")
-    seconds = at / 1e6 - strays_module.YOUNG
+    seconds = at / 1e6 - YOUNG
     every = [*world.files.folder.rglob("*.png"), *world.files.folder.rglob("*.npz")]
     every += [one for one in (world.files.folder / MODELS).iterdir() if one.is_dir()]
     for path in every:

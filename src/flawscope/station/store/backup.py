@@ -28,11 +28,10 @@ from flawscope.errors import FlawscopeError, InputError, pluralize
 from flawscope.station.settings.station import DATABASE, Settings
 from flawscope.station.store import dump
 from flawscope.station.store.database import Database, now
-from flawscope.station.store.files import MASK, MASKS, MODELS, PART, PICTURES, Files
+from flawscope.station.store.files import MASK, MASKS, MODELS, PART, PICTURES, Files, Strays
 from flawscope.station.store.records import iso
 from flawscope.station.store.schema import inspections, pictures, products, users, verdicts, versions
 from flawscope.station.store.station_identity import taken_over
-from flawscope.station.store.strays import Strays
 
 FORMAT = 1
 LIST, FACTS = "list.jsonl", "backup.json"  # the last two parts

@@ -17,10 +17,10 @@ from sqlalchemy import Connection, Row, Select, Table, func, literal_column, sel
 from flawscope.errors import InputError
 from flawscope.station.store.database import Database, now
 from flawscope.station.store.insert import (
-    MOST_NAME,
     WAITING,
     Taken,
     add_product,
+    columns_of,
     is_of,
     is_worst,
     record,
@@ -375,15 +375,9 @@ def shown() -> Select[Any]:
 
 def fresh(number: int, taken: Taken, product: str) -> dict[str, Any]:
     """An inspection that was just recorded, as the API shows it."""
-    facts = {
-        **vars(taken),
-        **{"id": number, "product": product, "removed_at": None, "regions": json.dumps(taken.regions)},
-        **{"part_pose": taken.part_pose and json.dumps(taken.part_pose)},
-        **{"found_parts": taken.found_parts and json.dumps(taken.found_parts)},
-        **{"name": taken.name[:MOST_NAME], "verdict": None, "review": review_of(taken)},
-        **{"part_id": None, "part_decision": None},  # as of a picture that is judged alone
-    }
-    return _described(SimpleNamespace(**facts), None)
+    facts = {**vars(taken), **columns_of(taken), "id": number, "product": product, "removed_at": None}
+    alone = {"verdict": None, "part_id": None, "part_decision": None}  # of a picture that is judged alone
+    return _described(SimpleNamespace(**facts, **alone), None)
 
 
 def described(connection: Connection, rows: Sequence[Row[Any]]) -> list[dict[str, Any]]:

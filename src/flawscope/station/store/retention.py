@@ -34,7 +34,7 @@ from flawscope.errors import InputError, pluralize
 from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.station.settings.station import Keep
 from flawscope.station.store.database import Database, now
-from flawscope.station.store.files import MASK, MASKS, PICTURES, Files
+from flawscope.station.store.files import MASK, MASKS, PICTURES, Files, Strays
 from flawscope.station.store.insert import lock
 from flawscope.station.store.schema import (
     deliveries,
@@ -46,7 +46,6 @@ from flawscope.station.store.schema import (
     verdicts,
 )
 from flawscope.station.store.station_identity import Clock
-from flawscope.station.store.strays import Strays
 
 GOOD, ANOMALOUS, REVIEWED = KINDS = "good", "anomalous", "reviewed"  # in the order of removal for space
 RECORDS = "records"
