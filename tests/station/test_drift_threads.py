@@ -1,4 +1,5 @@
-"""What the threads beside the inspections do to each other: drift, camera checks, and a person."""
+"""What the threads beside the inspections do to each other: drift, camera checks, and a person; and pauses
+between tries."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from flawscope.station.background import Backoff
 from flawscope.station.drift.camera_faults import REFERENCE
 from flawscope.station.drift.camera_monitor import Looks
 from flawscope.station.drift.monitor import Drifts
@@ -174,3 +176,12 @@ def test_deep_pictures_are_as_bright_as_the_model_sees_them() -> None:
     watch = camera.looks._watches[1][1]
     assert watch.wrong == {}
     assert watch.first[0].brightness == pytest.approx(1400 / 4095, abs=0.01)
+
+
+def test_pauses_double_up_to_the_longest_and_begin_anew_after_success() -> None:
+    pauses = Backoff(1.0, 5.0)
+    assert [pauses.next() for _ in range(5)] == [1.0, 2.0, 4.0, 5.0, 5.0]
+    pauses.reset()
+    assert pauses.next() == 1.0
+    several = [Backoff(1.0, 8.0, 0.25).next() for _ in range(200)]
+    assert 0.75 <= min(several) < 1.0 < max(several) <= 1.25, "spread"

@@ -13,7 +13,7 @@ import httpx
 import pytest
 import yaml
 from sqlalchemy import func, select
-from station_helpers import INSPECTIONS, Load, Served, aged, everything, free_port, missing, taken, until
+from station_helpers import INSPECTIONS, Served, aged, everything, free_port, taken
 
 from flawscope.errors import InputError
 from flawscope.predictor import read_manifest
@@ -131,24 +131,6 @@ def test_two_stations_share_a_data_base_and_nothing_else(
     assert picture_of(two.url, second["id"]).content == part
     assert send(one.url, part, "c.png")["picture"] == first["picture"]
     database.close()
-
-
-def test_two_stations_under_load_lose_nothing_when_one_is_killed(make: Make, parts: list[bytes]) -> None:
-    several = make("line1"), make("line2")
-    at_once(*several)
-    loads = [Load(served.url, parts, clients=2) for served in several]
-    for load in loads:
-        load.start()
-    until(lambda: all(len(load.taken) > 5 for load in loads))
-    several[0].kill()
-    several[0].start()
-    before = len(loads[0].taken)
-    until(lambda: len(loads[0].taken) > before)
-    for load in loads:
-        load.end()
-    for served, load in zip(several, loads, strict=True):
-        assert load.odd == []
-        assert missing(served.url, load) == ([], 0)
 
 
 def test_a_name_or_a_folder_that_is_taken_is_one_line(make: Make) -> None:

@@ -19,7 +19,7 @@ from station_helpers import add_version, taken
 from flawscope.station.settings.station import Keep
 from flawscope.station.store import insert as recording
 from flawscope.station.store import retention as module
-from flawscope.station.store.database import Database, StoreError, now
+from flawscope.station.store.database import Database, now
 from flawscope.station.store.files import MAPS, MASKS, MODELS, PART, PICTURES, YOUNG, Files, Strays
 from flawscope.station.store.model_registry import Versions
 from flawscope.station.store.records import DEFECT, GOOD, SKIP, Store, Taken
@@ -383,16 +383,6 @@ def test_a_model_that_is_just_being_added_again_is_no_stray(
     assert made.add(world.store.add_product("other"), model_file, "by hand", "anna")
 
 
-def test_a_picture_that_is_being_recorded_again_stays(world: World) -> None:
-    world.add(99, "a")
-    digest = world.files.keep(PICTURES, b"a", ".png", hold=True)
-    assert world.run(Keep()).pictures == 0
-    world.files.release(digest)
-    world.add(0, "a")
-    world.run(Keep())
-    assert world.kept("a") == "a"
-
-
 def test_a_picture_that_was_recorded_again_before_its_file_goes_stays(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -473,22 +463,6 @@ def test_it_leaves_off_when_the_station_ends(world: World, monkeypatch: pytest.M
     ended.set()
     retention = world.retention(Keep(), ended)
     assert retention.run().pictures == 0
-
-
-def test_a_lost_data_base_is_an_error_that_the_station_knows(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def lost(*_: object) -> None:
-        raise StoreError("lost", "store_unreachable")
-
-    world.add(99, "a")
-    retention = world.retention(Keep())
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "_free", lost)
-        with pytest.raises(StoreError):
-            retention.run()
-    retention.run()
-    assert world.kept("a") == "", "what could not be removed then is removed now"
 
 
 def test_a_look_passes_over_what_is_gone_without_reading_it_again(

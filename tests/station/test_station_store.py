@@ -19,7 +19,7 @@ from flawscope.station.settings.station import Settings
 from flawscope.station.store import search as search_module
 from flawscope.station.store.database import Database
 from flawscope.station.store.records import HOUR, Store, Taken, iso, microseconds
-from flawscope.station.store.schema import hours, inspections, products
+from flawscope.station.store.schema import hours, inspections
 from flawscope.station.store.search import Filters, every, search, trends
 
 pytestmark = pytest.mark.both_databases
@@ -447,15 +447,6 @@ def test_what_is_no_store_is_said_in_one_line(tmp_path: Path, database_url: str 
         assert "\n" not in said
         assert "secret" not in said
         assert len(said) < 500
-
-
-def test_who_reads_does_not_wait_for_who_writes(filled: Filled) -> None:
-    fill(filled, 10)
-    with filled.database.writing() as connection:
-        connection.execute(products.update().values(created_at=1))
-        assert len(search(filled.database, filled.product, Filters()).inspections) == 10
-        with filled.database.reading() as other:
-            assert other.execute(select(func.max(products.c.created_at))).scalar_one() != 1
 
 
 def test_a_data_base_that_has_not_all_letters_is_refused(postgres: Postgres) -> None:
