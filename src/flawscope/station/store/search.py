@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -36,6 +37,12 @@ _CHOICES = {
     "decision": ("good", "anomalous"),
     "verdict": ("good", "defect", "none"),
     "review": ("none", "waiting", "done", "skipped"),
+}
+_NUMBERS: dict[str, tuple[Callable[[str], Any], Callable[[Any], bool], str]] = {
+    "score_min": (float, math.isfinite, "a number"),
+    "score_max": (float, math.isfinite, "a number"),
+    "version": (int, lambda number: 0 <= number < 2**63, "a number"),
+    "limit": (int, lambda number: 1 <= number <= MOST, f"a number from 1 to {MOST}"),
 }
 
 
@@ -165,23 +172,15 @@ def _beyond(begin: str) -> str | None:
 
 
 def _read(name: str, text: str) -> Any:
-    if name in _CHOICES:
-        if text not in _CHOICES[name]:
-            raise InputError(f"{name}={text:.40} is not one of {', '.join(_CHOICES[name])}")
-        return text
     if name in ("since", "until"):
         return microseconds(text)
-    try:
-        if name in ("score_min", "score_max") and math.isfinite(score := float(text)):
-            return score
-        if name == "version" and 0 <= int(text) < 2**63:
-            return int(text)
-        if name == "limit" and 1 <= int(text) <= MOST:
-            return int(text)
-    except (ValueError, OverflowError):
-        pass
-    if name in ("score_min", "score_max", "version", "limit"):
-        kind = f"a number from 1 to {MOST}" if name == "limit" else "a number"
+    if name in _CHOICES and text not in _CHOICES[name]:
+        raise InputError(f"{name}={text:.40} is not one of {', '.join(_CHOICES[name])}")
+    if name in _NUMBERS:
+        read, allows, kind = _NUMBERS[name]
+        with suppress(ValueError, OverflowError):
+            if allows(number := read(text)):
+                return number
         raise InputError(f"{name}={text:.40} is not {kind}")
     if "\0" in text:
         raise InputError(f"{name} holds a character that no name has")
