@@ -195,15 +195,6 @@ def test_the_entry_is_an_address_for_pictures_alone(open_line: Any) -> None:
     assert {one["found_at"] for one in line.products()} == {"line"}
 
 
-def test_a_form_of_several_products_is_answered_in_its_order(open_line: Any) -> None:
-    line = open_line()
-    files = [("files", (f"{name}.png", data)) for name, data in zip("abc", GOOD.values(), strict=True)]
-    files.append(("files", ("no.png", b"no picture")))
-    results = line.http.post("line/inspections", files=files).json()["results"]
-    assert [one["inspection"]["product"] for one in results[:3]] == [*CALLED]
-    assert results[3]["code"] == "invalid"
-
-
 # -------------------------------------------------------------------------------------------------- keys
 
 
