@@ -173,6 +173,10 @@ def test_a_restart_computes_the_same_again(open_station: Any) -> None:
         until(lambda: codes(second.station) == {"drift_1", "light_1"})
         assert after == before
         assert None not in (before["alarm"], before["light"]["alarm"])
+        assert before["light"]["alarm"]["how"] == "darker"
+        text = next(one.text for one in second.station.problems() if one.code == "light_1")
+        assert text.startswith("plate: pictures of good parts are 25 % darker since about 2026-09-21 ")
+        assert 'flawscope_light_alarm{product="plate"} 1.0' in http.get("/metrics").text
         assert len(second.station.store.events("light changed", 1)) == 1
         assert len(second.station.store.events("drift", 1)) == events == 1
         http.post(f"{API}/drift/acknowledge")

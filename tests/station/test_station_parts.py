@@ -269,15 +269,6 @@ def test_a_model_for_each_view_is_refused_in_a_line(
         open_station(products={"line": Product(str(tmp_path / "views.safetensors"))})
 
 
-def test_a_key_names_the_view_too(client: Client) -> None:
-    data = view(1, "top")
-    first = client.inspect(data, part="A", view="top", key="k")
-    assert client.inspect(data, part="A", view="top", key="k") == first
-    with pytest.raises(RefusedError, match="Idempotency-Key"):
-        client.inspect(data, part="A", view="left", key="k")
-    assert len(list(client.parts())) == 1
-
-
 def test_a_request_without_a_view_is_known_by_the_hash_of_earlier_versions() -> None:
     digest = hashlib.sha256(b"x").hexdigest()
     before = hashlib.sha256(f"file\0A\0b\0{digest}".encode()).hexdigest()
