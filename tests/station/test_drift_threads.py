@@ -3,7 +3,6 @@ between tries."""
 
 from __future__ import annotations
 
-import io
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from station_helpers import png
 
 from flawscope.station.background import Backoff
 from flawscope.station.drift.camera_faults import REFERENCE
@@ -105,12 +104,6 @@ def test_the_trouble_of_one_product_is_not_the_others() -> None:
 # ------------------------------------------------------------------------------------------------- the camera
 
 
-def encoded(values: np.ndarray[Any, Any], kind: str = "PNG") -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(values).save(file, kind)
-    return file.getvalue()
-
-
 class Camera:
     """One product whose pictures lie in memory; 7 is the one that was removed."""
 
@@ -140,7 +133,7 @@ class Camera:
         return [why for code, why in self.told if code == "camera_unknown_1"][-1]
 
 
-GOOD = encoded(np.random.default_rng(1).integers(0, 255, (40, 40)).astype(np.uint8))
+GOOD = png(np.random.default_rng(1).integers(0, 255, (40, 40)).astype(np.uint8))
 
 
 def test_what_hinders_the_camera_checks_is_said_until_it_is_over() -> None:
@@ -158,7 +151,7 @@ def test_a_reference_is_the_same_after_a_restart(tmp_path: Path) -> None:
     files: Any = SimpleNamespace(read=camera.read, folder=tmp_path, write=Files(tmp_path).write)
     camera.looks.files = files
     for number in range(10, 10 + REFERENCE):
-        camera.show(number, encoded(rng.integers(0, 255, (40, 40)).astype(np.uint8)))
+        camera.show(number, png(rng.integers(0, 255, (40, 40)).astype(np.uint8)))
     known, kept = camera.looks._watches[1][1].reference, camera.looks._kept(1, (1, 0))
     assert known is not None
     assert kept is not None
@@ -172,7 +165,7 @@ def test_deep_pictures_are_as_bright_as_the_model_sees_them() -> None:
     camera = Camera(white_level=4095)
     rng = np.random.default_rng(0)
     for number in range(10, 20):
-        camera.show(number, encoded(rng.integers(300, 2500, (60, 60)).astype(np.uint16)))
+        camera.show(number, png(rng.integers(300, 2500, (60, 60)).astype(np.uint16)))
     watch = camera.looks._watches[1][1]
     assert watch.wrong == {}
     assert watch.first[0].brightness == pytest.approx(1400 / 4095, abs=0.01)

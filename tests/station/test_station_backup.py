@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import select, update
-from station_helpers import taken
+from station_helpers import taken_file
 
 from flawscope.cli import main
 from flawscope.errors import FlawscopeError, InputError
@@ -29,7 +29,7 @@ from flawscope.station.store.backup import FACTS, LIST, backup, restore
 from flawscope.station.store.database import Database
 from flawscope.station.store.files import MASKS, PICTURES, Files
 from flawscope.station.store.model_registry import Versions
-from flawscope.station.store.records import DEFECT, Store, Taken
+from flawscope.station.store.records import DEFECT, Store
 from flawscope.station.store.schema import metadata, pictures
 
 FIXTURES = Path(__file__).parents[1] / "fixtures/models-97f7321"
@@ -47,16 +47,12 @@ def filled(database_url: str | None, tmp_path: Path) -> Settings:
     one = kept.add(plate, FIXTURES / "patchcore.safetensors", "by hand", "anna")
     kept.add(board, FIXTURES / "patchcore-two-sizes.onnx", "by hand", "anna")
     for k in range(6):
-        store.record([part(files, plate, one, f"picture {k}".encode(), k)])
+        facts = {"key": f"key {k}", "anomalous": bool(k % 2)}
+        store.record([taken_file(files, plate, one, f"picture {k}".encode(), k, **facts)])
     store.decide(plate, 1, DEFECT, "anna", files.keep(MASKS, b"a mask", ".png"))
     Access(database).add_user("anna", "a long password", "admin")
     database.close()
     return settings
-
-
-def part(files: Files, product: int, version: int, data: bytes, at: int) -> Taken:
-    facts = {"picture": files.keep(PICTURES, data, ".png"), "bytes": len(data), "at": at, "key": f"key {at}"}
-    return taken(product, version, **facts, anomalous=bool(at % 2))
 
 
 @pytest.fixture
@@ -114,7 +110,7 @@ def test_what_comes_back_is_what_was_there(filled: Settings, other: Settings, tm
     kept = Versions(Database(other.url), Files(other.store))
     assert read_manifest(kept.path(1, 1)).method == "patchcore"
     database = Database(other.url)
-    Store(database).record([part(Files(other.store), 1, 1, b"the station goes on", 99)])
+    Store(database).record([taken_file(Files(other.store), 1, 1, b"the station goes on", 99)])
     database.close()
 
 
@@ -129,7 +125,7 @@ def test_a_backup_of_a_busy_station_is_of_one_moment(
     def work() -> None:
         while not ended.is_set():
             answered[0] += 1
-            store.record([part(files, 1, 1, f"more {answered[0]}".encode(), 10 + answered[0])])
+            store.record([taken_file(files, 1, 1, f"more {answered[0]}".encode(), 10 + answered[0])])
 
     thread = threading.Thread(target=work)
     thread.start()

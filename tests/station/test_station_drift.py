@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from sqlalchemy import select
-from station_helpers import taken, until
+from station_helpers import png, taken, until
 
 from flawscope.errors import InputError
 from flawscope.station.drift import camera_faults as camera
@@ -140,9 +140,8 @@ def test_a_judged_picture_is_recorded_with_its_brightness(
     found = {}
     for name, factor in (("as it is", 1.0), ("darker", 0.95)):
         with Image.open(io.BytesIO(judged_parts[0])) as image:
-            lit, file = image.convert("RGB").point(lambda v, f=factor: round(v * f)), io.BytesIO()
-        lit.save(file, "PNG")
-        answer = http.post(f"{API}/inspections", params={"name": name}, content=file.getvalue())
+            lit = image.convert("RGB").point(lambda v, f=factor: round(v * f))
+        answer = http.post(f"{API}/inspections", params={"name": name}, content=png(lit))
         assert answer.status_code == 201, answer.text
         number = answer.json()["id"]
         with running.station.database.reading() as connection:
@@ -278,9 +277,8 @@ def test_a_camera_that_goes_dark_is_a_problem_until_it_is_back(
     monkeypatch.setattr(camera_monitor, "SHARE", 1.0)
     products = {"plate": replace(settings.products["plate"], drift=None)}
     running = open_station(products=products)
-    black = io.BytesIO()
     with Image.open(io.BytesIO(judged_parts[0])) as image:
-        Image.new("RGB", image.size, (1, 1, 1)).save(black, "PNG")
+        black = png(Image.new("RGB", image.size, (1, 1, 1)))
     with httpx.Client(base_url=running.url, timeout=30) as http:
 
         def post(data: bytes, k: int) -> None:
@@ -300,7 +298,7 @@ def test_a_camera_that_goes_dark_is_a_problem_until_it_is_back(
         first = {"watched": True, "first_pictures": 12, "wanted_pictures": 12, "still": True}
         assert seen() == {**first, "problems": []}
         for k in range(60):
-            post(black.getvalue(), k)
+            post(black, k)
             if seen()["problems"]:
                 break
         assert seen()["problems"] == ["dark"]
@@ -312,7 +310,7 @@ def test_a_camera_that_goes_dark_is_a_problem_until_it_is_back(
         http.base_url = again.url
         until(lambda: http.get(f"{API}/drift").json()["ready"])
         for k in range(60):
-            post(black.getvalue(), 100 + k)
+            post(black, 100 + k)
             if seen()["problems"]:
                 break
         assert seen() == {**first, "problems": ["dark"]}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 from collections.abc import Callable
@@ -14,7 +13,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from station_helpers import Opener, Running, until
+from station_helpers import Opener, Running, png, until
 
 import flawscope
 from flawscope.artefact import joint_file
@@ -25,7 +24,7 @@ from flawscope.results.prediction import NONE
 from flawscope.station.client import Client
 from flawscope.station.settings.sinks import MqttSettings, SinkSettings
 from flawscope.station.settings.sources import CameraOf, FolderOf
-from flawscope.station.settings.station import Learn, Limits, Product, Settings
+from flawscope.station.settings.station import Learn, Product
 from flawscope.synthesis.demo.dataset import draw_picture
 
 for _library in ("torch", "onnx", "onnxscript", "onnxruntime"):
@@ -43,13 +42,7 @@ def drawn_picture(product: str, seed: int, defect: str | None = None) -> Image.I
     return Image.fromarray(255 - picture if product == PRODUCTS[2] else picture)
 
 
-def png(picture: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-NOISE = png(Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 96, 3)).astype(np.uint8)))
+NOISE = png(np.random.default_rng(0).integers(0, 256, (96, 96, 3)).astype(np.uint8))
 GOOD = {name: png(drawn_picture(name, 1000)) for name in PRODUCTS}
 
 
@@ -88,20 +81,7 @@ def model_file(joint_models: Path) -> Path:
 
 
 @pytest.fixture
-def settings(joint_models: Path, tmp_path: Path, database_url: str | None) -> Settings:
-    return Settings(
-        products={"line": Product(str(joint_models / "two.safetensors"))},
-        store=str(tmp_path / "store"),
-        database=database_url,
-        port=0,
-        device="cpu",
-        threads=1,
-        limits=Limits(upload="8 MB", pixels=4_000_000, stalled=10.0),
-    )
-
-
-@pytest.fixture
-def open_line(open_station: Opener, joint_models: Path, settings: Settings) -> Callable[..., Line]:
+def open_line(open_station: Opener, joint_models: Path) -> Callable[..., Line]:
     """`open_line("three", ...)` opens a station whose entry `line` has this model."""
 
     def open_one(model: str = "three", **more: Any) -> Line:
@@ -373,9 +353,7 @@ def test_files_of_the_other_kind_are_refused_in_a_line(
 
 
 @pytest.mark.parametrize("case", ["entry", "twice", "both", "learn", "own"])
-def test_settings_that_do_not_fit_are_one_line(
-    case: str, joint_models: Path, open_station: Opener, settings: Settings
-) -> None:
+def test_settings_that_do_not_fit_are_one_line(case: str, joint_models: Path, open_station: Opener) -> None:
     two = Product(str(joint_models / "two.safetensors"))
     alone = Product(str(joint_models / "plate.safetensors"))
     products, words = {

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 from sink_helpers import Listener, Mosquitto, Receiver, new_folder
 from sqlalchemy import select
-from station_helpers import NAME, Opener, Running, Served, add_version, aged, free_port, taken, until
+from station_helpers import NAME, Opener, Running, Served, add_version, aged, free_port, png, taken, until
 
 pytest.importorskip("torch")
 pytest.importorskip("selenium.webdriver")
@@ -58,19 +58,13 @@ def view(part: int, name: str, defect: bool = False) -> bytes:
     picture[20:60, 20 + 8 * k : 60] = 150
     if defect:
         picture[34:44, 44:54] = 30
-    return encoded((picture + rng.normal(0, 3, picture.shape)).clip(0, 255).astype(np.uint8))
-
-
-def encoded(picture: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG")
-    return buffer.getvalue()
+    return png((picture + rng.normal(0, 3, picture.shape)).clip(0, 255).astype(np.uint8))
 
 
 def of_product(product: str, part: int, name: str) -> bytes:
     """PNG of a part of one of two products: the lid is the box in other colours."""
     shown = np.asarray(Image.open(io.BytesIO(view(part, name))))
-    return encoded(255 - shown if product == "lid" else shown)
+    return png(255 - shown if product == "lid" else shown)
 
 
 @pytest.fixture(scope="session")
@@ -534,7 +528,7 @@ def test_a_picture_is_recorded_with_all_of_its_parts(
     with Client(running.url) as client:
         for cells, word in ((range(5), ""), (range(4), "1 missing"), (range(6), "1 too many")):
             picture = drawn(500, cells)[0]
-            answer = client.inspect(encoded(picture), "brackets")
+            answer = client.inspect(png(picture), "brackets")
             found = expected.predict(picture).found_parts
             assert found is not None
             assert answer.found_parts is not None
