@@ -358,29 +358,34 @@ def test_a_model_that_is_just_being_added_again_is_no_stray(
     folder = world.files.model_folder(hashlib.sha256(model_file.read_bytes()).hexdigest())
     folder.mkdir()
     os.utime(folder, (0, 0))
-    swept, added, needed = threading.Event(), list[int](), Strays.needed
+    added, held, needed, write = list[int](), list[bool](), Strays.needed, world.files.write
 
     def then_sent(self: Strays, kind: str, digests: list[str]) -> set[str]:
         found = needed(self, kind, digests)
-        if not swept.is_set():
-            swept.set()
+        if not added:
             added.append(made.add(world.product, model_file, "by hand", "anna"))
             os.utime(folder, (0, 0))  # as if it had been looked at before
         return found
 
-    monkeypatch.setattr(Strays, "needed", then_sent)
-    assert world.run(FOR_EVER).strays == 0
-    assert made.path(world.product, added[0]).exists()
-    write = world.files.write
-
     def meanwhile(path: Path, data: bytes, *, durable: bool = True) -> None:
         write(path, data, durable=durable)
-        assert not world.files.discard(path.parent, path.parent.name, lambda: True), (
-            "it is held while it is added"
-        )
+        held.append(not world.files.discard(path.parent, path.parent.name, lambda: True))
 
+    monkeypatch.setattr(Strays, "needed", then_sent)
     monkeypatch.setattr(world.files, "write", meanwhile)
-    assert made.add(world.store.add_product("other"), model_file, "by hand", "anna")
+    assert world.run(FOR_EVER).strays == 0
+    assert made.path(world.product, added[0]).exists()
+    assert held == [True], "while it is added"
+
+
+def test_a_picture_that_is_being_recorded_again_stays(world: World) -> None:
+    world.add(99, "a")
+    digest = world.files.keep(PICTURES, b"a", ".png", hold=True)
+    assert world.run(Keep()).pictures == 0
+    world.files.release(digest)
+    world.add(0, "a")
+    world.run(Keep())
+    assert world.kept("a") == "a"
 
 
 def test_a_picture_that_was_recorded_again_before_its_file_goes_stays(
