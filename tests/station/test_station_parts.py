@@ -541,6 +541,7 @@ def test_a_picture_is_recorded_with_all_of_its_parts(
             assert again.found_parts == answer.found_parts
         overlay = Image.open(io.BytesIO(client.overlay(answer.id, "brackets")))
         assert overlay.size == (SIDE, SIDE)
-        page = httpx.get(f"{running.url}/brackets/inspections/{answer.id}", follow_redirects=True)
+        there = f"{running.url}/brackets/inspections/{answer.id}"
+        page = httpx.get(there, follow_redirects=True, timeout=60)
         assert "6 parts found, 5 expected, 0 other objects" in page.text
         assert page.text.count("<dt>Part ") == 6
