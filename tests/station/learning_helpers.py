@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import io
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
 import httpx
 import numpy as np
-from PIL import Image
-from station_helpers import until
+from station_helpers import png, until
 
 from flawscope.synthesis.demo.dataset import draw_picture
 
 NAME = "plate"
 API = f"/api/v1/products/{NAME}"
-
-
-def png(picture: np.ndarray[Any, Any]) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, "PNG")
-    return file.getvalue()
 
 
 def drawn_part(seed: int, defect: str | None = None, stained: bool = False) -> bytes:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
+import numpy as np
 from PIL import Image
 
 from flawscope.station.settings.station import Settings
@@ -31,6 +32,7 @@ from flawscope.station.settings.station import Settings
 if TYPE_CHECKING:
     from flawscope.station.station import Station
     from flawscope.station.store.database import Database
+    from flawscope.station.store.files import Files
     from flawscope.station.store.insert import Taken
     from flawscope.station.store.station_identity import Clock
 
@@ -283,6 +285,15 @@ def taken(product: int, version: int, **given: Any) -> Taken:
     return Taken(**{"product_id": product, "version_id": version, **usual, **given})
 
 
+def taken_file(files: Files, product: int, version: int, data: bytes, at: int, **given: Any) -> Taken:
+    """An inspection to record, whose picture is kept."""
+    from flawscope.station.store.files import PICTURES
+
+    return taken(
+        product, version, picture=files.keep(PICTURES, data, ".png"), bytes=len(data), at=at, **given
+    )
+
+
 def add_version(database: Database, product: str = NAME, content: str = "0" * 64) -> tuple[int, int]:
     """A product and a version of it that has no file: their numbers."""
     from flawscope.station.store.records import Store
@@ -311,7 +322,13 @@ def aged(database: Database) -> Clock:
     return clock
 
 
-# -------------------------------------------------------------------------------------------- broken pictures
+# --------------------------------------------------------------------------------------------------- pictures
+
+
+def png(picture: Image.Image | np.ndarray[Any, Any]) -> bytes:
+    buffer = io.BytesIO()
+    (picture if isinstance(picture, Image.Image) else Image.fromarray(picture)).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def originals(parts: list[bytes]) -> list[bytes]:

@@ -91,17 +91,6 @@ def test_every_bet_pays_one_on_average() -> None:
         assert paid == pytest.approx(np.ones(len(TIMES)), abs=1e-4)
 
 
-def test_bets_win_on_what_they_are_for() -> None:
-    rng = np.random.default_rng(3)
-    calm, n = rng.standard_normal(5000), 1000
-    z = rng.standard_normal(n)
-    for change, index in ((z + 1, 6), (z - 1, 1), (1.5 * z, 10), (z / 2, 8)):
-        p = p_values(np.concatenate([calm, change]))[5000:]
-        won = martingale.score_bets(p).sum(0)
-        assert won.argmax() == index
-        assert won.max() > 100
-
-
 # -------------------------------------------------------------------------------------------------- capital
 
 
@@ -278,13 +267,6 @@ def test_a_small_change_of_light_is_no_news_and_many_are_seen() -> None:
     assert 2400 < steps.alarm.inspection <= 2500, "at the third step"
     assert LEAST_LIGHT <= -steps.alarm.light <= 0.032  # type: ignore[operator]
     assert steps.alarm.before == pytest.approx(0.4, abs=0.001), "what was normal before the first of them"
-
-
-@pytest.mark.parametrize("spread", [0.005, 0.03])
-def test_a_light_that_swings_by_little_is_no_news(spread: float) -> None:
-    rng, time = np.random.default_rng(3), np.arange(20_000)
-    day = 1 + 0.01 * np.sin(2 * np.pi * time / 4000)
-    assert light_of(0.4 * day * (1 + spread * rng.standard_normal(20_000))).alarm is None
 
 
 @pytest.mark.parametrize("kind", ["defects", "one value", "black"])

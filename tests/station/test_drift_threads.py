@@ -1,8 +1,8 @@
-"""What the threads beside the inspections do to each other: drift, camera checks, and a person."""
+"""What the threads beside the inspections do to each other: drift, camera checks, and a person; and pauses
+between tries."""
 
 from __future__ import annotations
 
-import io
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from station_helpers import png
 
+from flawscope.station.background import Backoff
 from flawscope.station.drift.camera_faults import REFERENCE
 from flawscope.station.drift.camera_monitor import Looks
 from flawscope.station.drift.monitor import Drifts
@@ -26,11 +27,10 @@ Told = list[tuple[str, str | None]]
 
 def drifts_of(bounds: dict[int, float | None], told: Told) -> Drifts:
     """Whose store is empty."""
-    store: Any = SimpleNamespace(events=lambda *asked: [], note_event=lambda *event: None)
+    store: Any = SimpleNamespace(database=None, events=lambda *asked: [], note_event=lambda *event: None)
     versions: Any = SimpleNamespace(active=lambda product_id: (1, None))
     names = {number: f"product {number}" for number in bounds}
-    nothing: Any = None
-    made = Drifts(nothing, store, versions, bounds, names, lambda *report: told.append(report))
+    made = Drifts(store, versions, bounds, names, lambda *report: told.append(report))
     made._after = lambda product_id, version: 0  # type: ignore[method-assign]
     made._rows = lambda product_id, run: []  # type: ignore[method-assign]
     return made
@@ -104,12 +104,6 @@ def test_the_trouble_of_one_product_is_not_the_others() -> None:
 # ------------------------------------------------------------------------------------------------- the camera
 
 
-def encoded(values: np.ndarray[Any, Any], kind: str = "PNG") -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(values).save(file, kind)
-    return file.getvalue()
-
-
 class Camera:
     """One product whose pictures lie in memory; 7 is the one that was removed."""
 
@@ -139,7 +133,7 @@ class Camera:
         return [why for code, why in self.told if code == "camera_unknown_1"][-1]
 
 
-GOOD = encoded(np.random.default_rng(1).integers(0, 255, (40, 40)).astype(np.uint8))
+GOOD = png(np.random.default_rng(1).integers(0, 255, (40, 40)).astype(np.uint8))
 
 
 def test_what_hinders_the_camera_checks_is_said_until_it_is_over() -> None:
@@ -157,7 +151,7 @@ def test_a_reference_is_the_same_after_a_restart(tmp_path: Path) -> None:
     files: Any = SimpleNamespace(read=camera.read, folder=tmp_path, write=Files(tmp_path).write)
     camera.looks.files = files
     for number in range(10, 10 + REFERENCE):
-        camera.show(number, encoded(rng.integers(0, 255, (40, 40)).astype(np.uint8)))
+        camera.show(number, png(rng.integers(0, 255, (40, 40)).astype(np.uint8)))
     known, kept = camera.looks._watches[1][1].reference, camera.looks._kept(1, (1, 0))
     assert known is not None
     assert kept is not None
@@ -171,7 +165,16 @@ def test_deep_pictures_are_as_bright_as_the_model_sees_them() -> None:
     camera = Camera(white_level=4095)
     rng = np.random.default_rng(0)
     for number in range(10, 20):
-        camera.show(number, encoded(rng.integers(300, 2500, (60, 60)).astype(np.uint16)))
+        camera.show(number, png(rng.integers(300, 2500, (60, 60)).astype(np.uint16)))
     watch = camera.looks._watches[1][1]
     assert watch.wrong == {}
     assert watch.first[0].brightness == pytest.approx(1400 / 4095, abs=0.01)
+
+
+def test_pauses_double_up_to_the_longest_and_begin_anew_after_success() -> None:
+    pauses = Backoff(1.0, 5.0)
+    assert [pauses.next() for _ in range(5)] == [1.0, 2.0, 4.0, 5.0, 5.0]
+    pauses.reset()
+    assert pauses.next() == 1.0
+    several = [Backoff(1.0, 8.0, 0.25).next() for _ in range(200)]
+    assert 0.75 <= min(several) < 1.0 < max(several) <= 1.25, "spread"

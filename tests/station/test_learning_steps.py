@@ -78,8 +78,9 @@ class Versions:
     def engine_for(self, path: Path) -> str | None:
         return None
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, folder: Path) -> None:
         self.database, self.now = database, {1: 1, 2: 1}
+        self.files = SimpleNamespace(temporary=lambda name: folder / name, drop=lambda path: None)
         self.cannot: Exception | None = None
 
     def is_open(self, product_id: int) -> bool:
@@ -116,14 +117,12 @@ class Made:
         self.asked = 0  # for all verdicts of a product
         self.unable = False
         self.full: StoreError | None = None
-        self.versions, self.candidates = Versions(database), Kept(database)
-        files = SimpleNamespace(temporary=lambda name: tmp_path / ".part" / name, drop=lambda path: None)
+        self.versions, self.candidates = Versions(database, tmp_path), Kept(database)
         for name in ("one", "two"):
             add_version(database, name)
-        given: Any = database, files, self.versions
         learn = Learn(rule="auto", after=1)
         self.learning = Learning(
-            *given,
+            self.versions,  # type: ignore[arg-type]
             {"one": 1, "two": 2},
             {"one": learn, "two": learn},
             self.reported.__setitem__,

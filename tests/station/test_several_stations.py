@@ -13,7 +13,7 @@ import httpx
 import pytest
 import yaml
 from sqlalchemy import func, select
-from station_helpers import INSPECTIONS, Load, Served, aged, everything, free_port, missing, taken, until
+from station_helpers import INSPECTIONS, Served, aged, everything, free_port, taken_file
 
 from flawscope.errors import InputError
 from flawscope.predictor import read_manifest
@@ -23,7 +23,7 @@ from flawscope.station.store.backup import backup, restore
 from flawscope.station.store.database import Database
 from flawscope.station.store.files import PICTURES, Files
 from flawscope.station.store.model_registry import Versions
-from flawscope.station.store.records import Store, Taken
+from flawscope.station.store.records import Store
 from flawscope.station.store.retention import Retention
 from flawscope.station.store.schema import pictures, products, stations
 from flawscope.station.store.station_identity import address_of, claim
@@ -133,24 +133,6 @@ def test_two_stations_share_a_data_base_and_nothing_else(
     database.close()
 
 
-def test_two_stations_under_load_lose_nothing_when_one_is_killed(make: Make, parts: list[bytes]) -> None:
-    several = make("line1"), make("line2")
-    at_once(*several)
-    loads = [Load(served.url, parts, clients=2) for served in several]
-    for load in loads:
-        load.start()
-    until(lambda: all(len(load.taken) > 5 for load in loads))
-    several[0].kill()
-    several[0].start()
-    before = len(loads[0].taken)
-    until(lambda: len(loads[0].taken) > before)
-    for load in loads:
-        load.end()
-    for served, load in zip(several, loads, strict=True):
-        assert load.odd == []
-        assert missing(served.url, load) == ([], 0)
-
-
 def test_a_name_or_a_folder_that_is_taken_is_one_line(make: Make) -> None:
     one = make("line1")
     one.start()
@@ -165,10 +147,6 @@ def test_a_name_or_a_folder_that_is_taken_is_one_line(make: Make) -> None:
 
 
 # ---------------------------------------------------------------------------------------------- in the tables
-
-
-def part(files: Files, product: int, version: int, data: bytes, at: int) -> Taken:
-    return taken(product, version, picture=files.keep(PICTURES, data, ".png"), bytes=len(data), at=at)
 
 
 @pytest.fixture
@@ -199,7 +177,7 @@ def test_what_a_model_of_another_station_was_learnt_from_stays(
     Versions(second, other_files).add(other, model_file, "by hand", "anna")
     train = sorted((drawn / "plate" / "train" / "good").iterdir())[0].read_bytes()
     new = sorted(good.iterdir())[0].read_bytes()
-    Store(first).record([part(files, product, here, data, at) for at, data in enumerate((train, new))])
+    Store(first).record([taken_file(files, product, here, data, at) for at, data in enumerate((train, new))])
     retention = Retention(first, files, Keep(good="1 hour"), aged(first))
     retention._rest = lambda seconds: None  # type: ignore[method-assign]
     summary = retention.run()
@@ -212,7 +190,9 @@ def test_each_backs_up_its_own_and_is_restored_alone(lines: Any, postgres: Any, 
         product = Store(database).add_product("plate")
         version = Versions(database, files).add(product, UNRELATED, "by hand", "anna")
         store = Store(database)
-        store.record([part(files, product, version, f"{place} {k}".encode(), k) for k in range(3 + place)])
+        store.record(
+            [taken_file(files, product, version, f"{place} {k}".encode(), k) for k in range(3 + place)]
+        )
     settings = lines[0][0]
     held = backup(settings, tmp_path / "one.tar")
     assert (held.products, held.versions, held.inspections, held.pictures) == (1, 1, 3, 3)

@@ -1,4 +1,4 @@
-"""Who may do what at a running station, and what the audit says of it."""
+"""Who may do what at a running station, what no route takes, and what the audit says of it."""
 
 from __future__ import annotations
 
@@ -128,6 +128,27 @@ def test_a_token_that_expired_is_told_so(running: Running, parts: list[bytes]) -
     assert answer.json()["error"].startswith("token camera1 expired on ")
     assert "\n" not in answer.json()["error"]
     assert camera.get(f"/{NAME}/live").status_code == 401
+
+
+def test_every_route_refuses_what_it_does_not_know(running: Running, parts: list[bytes]) -> None:
+    """Those that the description lists, so that a route that comes later is among them."""
+    with httpx.Client(base_url=running.url, timeout=30) as api:
+        paths = api.get("/api/v1/openapi.json").json()["paths"]
+        asked = [(method, path) for path, methods in paths.items() for method in methods]
+        assert len(asked) > 20
+        for method, path in asked:
+            there = re.sub("{[a-z]+}", "1", path.replace("{name}", "plate"))
+            answer = api.request(method, there, params={"serial_nr": "77"})
+            assert (answer.status_code, answer.json()["code"]) == (422, "invalid"), (method, path)
+            assert "serial_nr" in answer.json()["error"], (method, path)
+        found = api.get("/api/v1/products/plate/inspections", params={"verdikt": "good"})
+        assert "did you mean verdict?" in found.json()["error"]
+        assert api.get("/api/v1/products/plate/inspections?name=serial-77").status_code == 422
+        sent = api.post("/api/v1/products/plate/inspections?serial=77", content=parts[0])
+        assert sent.status_code == 422
+        twice = api.post("/api/v1/products/plate/inspections?part=1&part=2", content=parts[0])
+        assert twice.status_code == 422
+        assert api.get("/api/v1/products/plate").json()["inspections"] == 0
 
 
 # ------------------------------------------------------------------------------------------------------ audit

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import stat
 import tarfile
 import threading
@@ -17,7 +16,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import select, update
-from station_helpers import taken
+from station_helpers import taken_file
 
 from flawscope.cli import main
 from flawscope.errors import FlawscopeError, InputError
@@ -30,8 +29,8 @@ from flawscope.station.store.backup import FACTS, LIST, backup, restore
 from flawscope.station.store.database import Database
 from flawscope.station.store.files import MASKS, PICTURES, Files
 from flawscope.station.store.model_registry import Versions
-from flawscope.station.store.records import DEFECT, Store, Taken
-from flawscope.station.store.schema import inspections, metadata, pictures, verdicts
+from flawscope.station.store.records import DEFECT, Store
+from flawscope.station.store.schema import metadata, pictures
 
 FIXTURES = Path(__file__).parents[1] / "fixtures/models-97f7321"
 
@@ -48,16 +47,12 @@ def filled(database_url: str | None, tmp_path: Path) -> Settings:
     one = kept.add(plate, FIXTURES / "patchcore.safetensors", "by hand", "anna")
     kept.add(board, FIXTURES / "patchcore-two-sizes.onnx", "by hand", "anna")
     for k in range(6):
-        store.record([part(files, plate, one, f"picture {k}".encode(), k)])
+        facts = {"key": f"key {k}", "anomalous": bool(k % 2)}
+        store.record([taken_file(files, plate, one, f"picture {k}".encode(), k, **facts)])
     store.decide(plate, 1, DEFECT, "anna", files.keep(MASKS, b"a mask", ".png"))
     Access(database).add_user("anna", "a long password", "admin")
     database.close()
     return settings
-
-
-def part(files: Files, product: int, version: int, data: bytes, at: int) -> Taken:
-    facts = {"picture": files.keep(PICTURES, data, ".png"), "bytes": len(data), "at": at, "key": f"key {at}"}
-    return taken(product, version, **facts, anomalous=bool(at % 2))
 
 
 @pytest.fixture
@@ -115,7 +110,7 @@ def test_what_comes_back_is_what_was_there(filled: Settings, other: Settings, tm
     kept = Versions(Database(other.url), Files(other.store))
     assert read_manifest(kept.path(1, 1)).method == "patchcore"
     database = Database(other.url)
-    Store(database).record([part(Files(other.store), 1, 1, b"the station goes on", 99)])
+    Store(database).record([taken_file(Files(other.store), 1, 1, b"the station goes on", 99)])
     database.close()
 
 
@@ -130,7 +125,7 @@ def test_a_backup_of_a_busy_station_is_of_one_moment(
     def work() -> None:
         while not ended.is_set():
             answered[0] += 1
-            store.record([part(files, 1, 1, f"more {answered[0]}".encode(), 10 + answered[0])])
+            store.record([taken_file(files, 1, 1, f"more {answered[0]}".encode(), 10 + answered[0])])
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -357,7 +352,11 @@ def test_the_commands(
 
 
 def test_errors_name_the_remedy(
-    filled: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    made: Path,
+    filled: Settings,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def said(*words: str) -> str:
         assert main(["station", *words]) == 2
@@ -368,24 +367,15 @@ def test_errors_name_the_remedy(
     assert not (tmp_path / "no").exists()
     assert "make it first" in said("backup", str(tmp_path / "no/x.tar"), "--station", filled.store)
     assert "there is no backup" in said("restore", str(tmp_path / "x.tar"), "--station", str(tmp_path / "no"))
-    monkeypatch.setattr(dump.shutil, "which", lambda name: None)
     yaml = tmp_path / "s.yaml"
     yaml.write_text(f"store: {filled.store}\ndatabase: postgresql://a:secret@127.0.0.1:1/b\n")
-    line = said("backup", str(tmp_path / "x.tar"), "--settings", str(yaml))
-    assert "secret" not in line
-    assert not list(tmp_path.glob("*.tar"))
-
-
-@pytest.mark.both_databases
-def test_a_missing_program_of_postgresql_is_named(
-    filled: Settings, database_url: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if database_url is None:
-        pytest.skip("SQLite needs none")
+    assert "secret" not in said("backup", str(tmp_path / "x.tar"), "--settings", str(yaml))
+    assert not (tmp_path / "x.tar").exists()
     monkeypatch.setattr(dump.shutil, "which", lambda name: None)
-    with pytest.raises(InputError, match="pg_dump is not installed"):
-        backup(filled, tmp_path / "x.tar")
-    assert os.listdir(tmp_path) == ["here"]
-    with Database(filled.url).reading() as connection:
-        assert connection.execute(select(inspections.c.id)).first() is not None
-        assert connection.execute(select(verdicts.c.id)).first() is not None
+    yaml.write_text(yaml.read_text().replace("/here", "/there"))
+
+    def renamed(parts: list[tuple[tarfile.TarInfo, bytes]]) -> None:
+        parts[0] = named(dump.POSTGRES), parts[0][1]
+
+    path = rewritten(made, tmp_path / "x.tar", renamed)
+    assert "pg_restore is not installed: apt-get" in said("restore", str(path), "--settings", str(yaml))

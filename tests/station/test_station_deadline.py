@@ -14,7 +14,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from station_helpers import INSPECTIONS, NAME, Running, until
+from station_helpers import INSPECTIONS, NAME, Running, png, until
 
 from flawscope import load
 from flawscope.errors import FlawscopeError
@@ -202,21 +202,20 @@ def test_a_large_picture_waits_for_memory_and_an_ordinary_one_does_not(
 ) -> None:
     monkeypatch.setattr(memory_module, "LARGE", 500_000)
     monkeypatch.setattr(memory_module, "PATIENCE", 0.1)
-    picture, file = Image.open(io.BytesIO(parts[-1])), io.BytesIO()
-    picture.resize((1000, 700)).convert(mode).save(file, "PNG")
+    data = png(Image.open(io.BytesIO(parts[-1])).resize((1000, 700)).convert(mode))
     running = open_station()
     memory = running.station.inspector.memory
     memory.take(memory.most)
     with ThreadPoolExecutor(1) as pool:
-        large = pool.submit(post, running, file.getvalue())
+        large = pool.submit(post, running, data)
         until(lambda: memory._waiting)
         assert post(running, parts[0]).status_code == 201
         assert not large.done()
-        with pytest.raises(BusyError), memory.hold(file.getvalue(), "large"):
+        with pytest.raises(BusyError), memory.hold(data, "large"):
             pass
         memory.give(memory.most)
         found = large.result().json()
-    expected = load(model_file, device="cpu", threads=1).predict(file.getvalue())
+    expected = load(model_file, device="cpu", threads=1).predict(data)
     assert found["score"] == expected.score
     until(lambda: memory.used == 0)
     view = httpx.get(f"{running.url}/api/v1/{INSPECTIONS}/{found['id']}/view?side=100")

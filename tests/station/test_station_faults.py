@@ -447,28 +447,6 @@ def test_a_start_that_cannot_be_is_one_line(served: Any, settings: Any, tmp_path
     assert replace(settings, port=1).port == 1
 
 
-def test_a_station_can_be_asked_while_the_data_base_is_slow(
-    running: Any, parts: list[bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One group that takes long to write delays those after it, and nobody who only asks."""
-    hold, record = threading.Event(), running.station.store.record
-
-    def slow(several: Any) -> Any:
-        assert hold.wait(30)
-        return record(several)
-
-    monkeypatch.setattr(running.station.store, "record", slow)
-    with ThreadPoolExecutor(4) as pool:
-        waiting = [pool.submit(send, running.url, part) for part in parts[:4]]
-        until(lambda: running.station.inspector.backlog() == 4)
-        begun = time.monotonic()
-        assert httpx.get(f"{running.url}/api/v1/{INSPECTIONS}").json()["inspections"] == []
-        assert httpx.get(f"{running.url}/readyz").status_code == 200
-        assert time.monotonic() - begun < 5
-        hold.set()
-        assert [one.result().status_code for one in waiting] == [201] * 4
-
-
 def test_an_error_of_the_store_is_told_to_everybody_in_the_group(
     running: Any, parts: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:

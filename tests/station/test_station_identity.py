@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -22,7 +21,6 @@ from station_helpers import until
 from flawscope.errors import InputError
 from flawscope.station.client import Client
 from flawscope.station.inspecting.picture import Picture
-from flawscope.station.settings.sinks import SinkSettings
 from flawscope.station.settings.sources import CameraOf, FolderOf, read_source
 from flawscope.station.settings.station import Product, Settings
 from flawscope.station.store.inspection import KeyUsedError, Label, triggered, uploaded
@@ -232,18 +230,6 @@ def test_a_number_that_is_none_is_refused(api: httpx.Client, parts: list[bytes])
     assert post(api, parts[0], part="ä" * 100, batch="x").json()["part"] == "ä" * 100
 
 
-def test_a_number_goes_where_inspections_go(
-    open_station: Any, settings: Settings, parts: list[bytes], tmp_path: Path
-) -> None:
-    given = Product(settings.products["plate"].model, sinks=(SinkSettings(folder=str(tmp_path / "found")),))
-    running = open_station(products={"plate": given})
-    with Client(running.url) as client:
-        client.inspect(parts[0], "plate", part="4711", batch="47")
-    (file,) = until(lambda: list((tmp_path / "found").rglob("*.json")))
-    data = json.loads(file.read_bytes())["data"]
-    assert (data["part"], data["batch"], data["triggers"]) == ("4711", "47", None)
-
-
 def test_a_folder_reads_parts_from_names(
     open_station: Any, settings: Settings, parts: list[bytes], tmp_path: Path
 ) -> None:
@@ -267,11 +253,16 @@ def test_a_folder_reads_parts_from_names(
 
 
 def test_patterns_are_checked(tmp_path: Path) -> None:
-    for wrong, why in (("(", "no regular expression"), ("a", "groups none"), ("(?P<prat>a)", "prat")):
+    named = r"write \(\?P<part>...\), \(\?P<batch>...\) and \(\?P<view>...\)"
+    for wrong, why in (("(", "no regular expression"), ("a", "groups none"), ("(?P<prat>a)", named)):
         with pytest.raises(InputError, match=why):
             read_source({"folder": "in", "pattern": wrong}, tmp_path)
     right = read_source({"folder": "in", "pattern": "(?P<batch>a)", "then": "done"}, tmp_path)
     assert right == FolderOf(str(tmp_path / "in"), str(tmp_path / "done"), "(?P<batch>a)")
+    assert (
+        read_source({"camera": "rtsp://192.0.2.1/s", "every": "trigger", "view": "top"}, tmp_path).view
+        == "top"
+    )
 
 
 # --------------------------------------------------------------------------------------------------- triggers

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +13,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from sqlalchemy import select
-from station_helpers import Opener, Running, until
+from station_helpers import Opener, Running, png, until
 
 import flawscope
 from flawscope.artefact import joint_file
@@ -25,11 +21,10 @@ from flawscope.cli import main, serve
 from flawscope.errors import InputError
 from flawscope.predictor.joint import JointPredictor
 from flawscope.results.prediction import NONE
-from flawscope.station.client import Client, RefusedError
+from flawscope.station.client import Client
 from flawscope.station.settings.sinks import MqttSettings, SinkSettings
 from flawscope.station.settings.sources import CameraOf, FolderOf
-from flawscope.station.settings.station import Learn, Limits, Product, Settings
-from flawscope.station.store.schema import inspections
+from flawscope.station.settings.station import Learn, Product
 from flawscope.synthesis.demo.dataset import draw_picture
 
 for _library in ("torch", "onnx", "onnxscript", "onnxruntime"):
@@ -47,13 +42,7 @@ def drawn_picture(product: str, seed: int, defect: str | None = None) -> Image.I
     return Image.fromarray(255 - picture if product == PRODUCTS[2] else picture)
 
 
-def png(picture: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-NOISE = png(Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 96, 3)).astype(np.uint8)))
+NOISE = png(np.random.default_rng(0).integers(0, 256, (96, 96, 3)).astype(np.uint8))
 GOOD = {name: png(drawn_picture(name, 1000)) for name in PRODUCTS}
 
 
@@ -92,20 +81,7 @@ def model_file(joint_models: Path) -> Path:
 
 
 @pytest.fixture
-def settings(joint_models: Path, tmp_path: Path, database_url: str | None) -> Settings:
-    return Settings(
-        products={"line": Product(str(joint_models / "two.safetensors"))},
-        store=str(tmp_path / "store"),
-        database=database_url,
-        port=0,
-        device="cpu",
-        threads=1,
-        limits=Limits(upload="8 MB", pixels=4_000_000, stalled=10.0),
-    )
-
-
-@pytest.fixture
-def open_line(open_station: Opener, joint_models: Path, settings: Settings) -> Callable[..., Line]:
+def open_line(open_station: Opener, joint_models: Path) -> Callable[..., Line]:
     """`open_line("three", ...)` opens a station whose entry `line` has this model."""
 
     def open_one(model: str = "three", **more: Any) -> Line:
@@ -199,15 +175,6 @@ def test_the_entry_is_an_address_for_pictures_alone(open_line: Any) -> None:
     assert {one["found_at"] for one in line.products()} == {"line"}
 
 
-def test_a_form_of_several_products_is_answered_in_its_order(open_line: Any) -> None:
-    line = open_line()
-    files = [("files", (f"{name}.png", data)) for name, data in zip("abc", GOOD.values(), strict=True)]
-    files.append(("files", ("no.png", b"no picture")))
-    results = line.http.post("line/inspections", files=files).json()["results"]
-    assert [one["inspection"]["product"] for one in results[:3]] == [*CALLED]
-    assert results[3]["code"] == "invalid"
-
-
 # -------------------------------------------------------------------------------------------------- keys
 
 
@@ -230,21 +197,6 @@ def test_a_key_at_the_entry_has_one_answer_whatever_the_product(
     assert line.send("fabric", GOOD["plate"], "K").status_code == 409
 
 
-def test_a_key_that_two_clients_send_at_once_is_recorded_once(open_line: Any) -> None:
-    line = open_line()
-    with ThreadPoolExecutor(8) as pool:
-        for turn in range(4):
-            sent = [pool.submit(line.send, "line", GOOD["plate"], f"K{turn}") for _ in range(8)]
-            assert len({one.result().json()["id"] for one in sent}) == 1
-            wrong = [pool.submit(line.send, "line", GOOD[n], f"W{turn}") for n in PRODUCTS for _ in range(3)]
-            codes = {one.result().status_code for one in wrong}
-            assert codes <= {200, 201, 409}
-            assert len({one.result().json()["id"] for one in wrong if one.result().is_success}) == 1
-    with line.station.database.reading() as connection:
-        keys = list(connection.execute(select(inspections.c.key)).scalars())
-    assert len(keys) == len({*keys}) == 8
-
-
 def test_a_key_is_known_after_a_switch_that_changes_the_product(open_line: Any, joint_models: Path) -> None:
     """The same picture may be another product to a later model; its answer stays."""
     line = open_line("two")
@@ -258,35 +210,6 @@ def test_a_key_is_known_after_a_switch_that_changes_the_product(open_line: Any, 
 
 
 # ------------------------------------------------------------------------------------------ the queue
-
-
-def test_a_flood_of_one_product_leaves_the_others_their_turns(
-    open_station: Opener, joint_models: Path
-) -> None:
-    entry = Product(str(joint_models / "three.safetensors"))
-    line = Line(open_station(products={"line": entry}, limits=Limits(queue=16, upload="8 MB")))
-    ended, codes = threading.Event(), []
-
-    def flood() -> None:
-        with httpx.Client(base_url=f"{line.running.url}/api/v1/products/", timeout=60) as http:
-            while not ended.is_set():
-                codes.append(http.post("plate/inspections", content=GOOD["plate"]).status_code)
-
-    threads = [threading.Thread(target=flood) for _ in range(24)]
-    for thread in threads:
-        thread.start()
-    try:
-        for _ in range(10):
-            for address in ("line", "fabric"):
-                found = line.send(address, GOOD["fabric"], deadline=20_000)
-                assert found.status_code == 201, found.text
-                assert found.json()["product"] == "fabric"
-    finally:
-        ended.set()
-        for thread in threads:
-            thread.join()
-    assert set(codes) <= {201, 503}
-    assert line.station.inspector.backlog() == 0
 
 
 def test_a_deadline_holds_at_the_entry(open_line: Any) -> None:
@@ -327,38 +250,6 @@ def test_a_version_is_switched_for_all_products_and_back(open_line: Any, joint_m
         again = line.send("line", GOOD[name]).json()
         same = ("version", "score", "p_value", "score_threshold", "product_p_value")
         assert [again[key] for key in same] == [before[name][key] for key in same]
-
-
-def test_every_inspection_under_a_switch_is_of_one_version(open_line: Any, joint_models: Path) -> None:
-    """Pictures that come while versions are switched are judged by one of them, wholly."""
-    line = open_line("two")
-    other = line.add(joint_models / "other.safetensors").json()["id"]
-    first = line.active("plate")
-    ended, found = threading.Event(), []
-
-    def send(address: str, name: str) -> None:
-        with httpx.Client(base_url=f"{line.running.url}/api/v1/products/", timeout=60) as http:
-            while not ended.is_set():
-                found.append(http.post(f"{address}/inspections", content=GOOD[name]).json())
-
-    sent = [("line", "plate"), ("line", "fabric"), ("plate", "plate"), ("fabric", "fabric")]
-    threads = [threading.Thread(target=send, args=one) for one in sent]
-    for thread in threads:
-        thread.start()
-    for turn in range(20):
-        assert line.http.post(f"plate/versions/{(first, other)[turn % 2]}/activate").status_code == 200
-    ended.set()
-    for thread in threads:
-        thread.join()
-    thresholds: dict[tuple[str, int], set[float]] = {}
-    for one in found:
-        thresholds.setdefault((one["product"], one["version"]), set()).add(one["score_threshold"])
-    assert all(len(values) == 1 for values in thresholds.values())
-    known = {
-        name: {one["id"] for one in line.http.get(f"{name}/versions").json()["versions"]}
-        for name in ("fabric", "plate")
-    }
-    assert all(version in known[name] for name, version in thresholds)
 
 
 def test_it_resumes_what_was_active_even_without_the_file(
@@ -462,9 +353,7 @@ def test_files_of_the_other_kind_are_refused_in_a_line(
 
 
 @pytest.mark.parametrize("case", ["entry", "twice", "both", "learn", "own"])
-def test_settings_that_do_not_fit_are_one_line(
-    case: str, joint_models: Path, open_station: Opener, settings: Settings
-) -> None:
+def test_settings_that_do_not_fit_are_one_line(case: str, joint_models: Path, open_station: Opener) -> None:
     two = Product(str(joint_models / "two.safetensors"))
     alone = Product(str(joint_models / "plate.safetensors"))
     products, words = {
@@ -553,23 +442,6 @@ def test_sinks_get_the_inspections_of_every_product(
     for name in CALLED:
         kinds = {one["kind"]: one["waiting"] for one in line.http.get(name).json()["sinks"]}
         assert kinds == {"folder": 0, "mqtt": 1}
-
-
-def test_clients_send_with_and_without_the_product_at_once(open_line: Any) -> None:
-    line = open_line()
-    with Client(line.running.url) as client, ThreadPoolExecutor(4) as pool:
-        named = [pool.submit(client.inspect, GOOD[n], c) for n, c in zip(PRODUCTS, CALLED, strict=True)]
-        asked = [pool.submit(client.inspect, GOOD[n], w) for n in PRODUCTS for w in (None, "line")]
-        assert [one.result().product for one in named] == [*CALLED]
-        assert [one.result().shows for one in named] == [None] * 3
-        found = [one.result() for one in asked]
-        assert [one.product for one in found] == [c for c in CALLED for _ in range(2)]
-        assert [one.shows for one in found] == [one.product for one in found]
-        assert all(0 < (one.product_p_value or 0) <= 1 for one in found)
-        with pytest.raises(RefusedError, match="line finds the product"):
-            client.product("line")
-        with pytest.raises(InputError, match="several products: name one of fabric, plate, Blech-7"):
-            client.product()
 
 
 def test_predict_has_the_station_find_the_products(

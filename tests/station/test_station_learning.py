@@ -17,6 +17,10 @@ from learning_helpers import API, NAME, Line, drawn_part
 from station_helpers import Load, everything, until
 
 pytest.importorskip("torch")
+pytest.importorskip("selenium.webdriver")
+from tablet import PHONE, SLATE, Tablet, needs_chromium
+from tablet import driver_fixture as driver_fixture
+from tablet import tablet_fixture as tablet_fixture
 
 from flawscope.predictor import load, read_manifest
 from flawscope.station.learning import learning as learning_module
@@ -382,3 +386,42 @@ def test_a_version_judges_instead_of_the_one_that_is_named_alone(
     switched = [one for one in line.http.get(f"{API}/trail").json()["entries"] if "activated" in one["kind"]]
     assert [one["by"] for one in switched] == ["operator", "operator", "station"]
     line.http.close()
+
+
+@needs_chromium
+def test_the_page_models_learns_shows_gains_and_losses_and_goes_back(tablet: Tablet) -> None:
+    line = Line(tablet.url)
+    tablet.open("models")
+    assert "Nobody has corrected the model yet" in tablet.text("[aria-labelledby=learn]")
+    found = line.shift()
+    tablet.open("models")
+    assert "3 false alarms were corrected" in tablet.text("[aria-labelledby=learn]")
+    tablet.wait(lambda: tablet.js("return document.documentElement.dataset.ready") == "yes")
+    tablet.click("#learn-now")
+    tablet.wait(lambda: tablet.all("[data-status=ready]"), 90)
+    tablet.wait(lambda: tablet.js("return document.documentElement.dataset.ready") == "yes")
+    card = "[data-status=ready]"
+    text = tablet.text(card)
+    assert "Version 2" in text
+    assert "Use it: of 3 reviewed good parts" in text
+    assert len(tablet.all("[data-activate='2']")) == 1
+    assert "waits for you" in text
+    assert "False alarms that would pass" in text
+    links = {one.get_attribute("href").rpartition("/")[2] for one in tablet.all(f"{card} a")}
+    assert {str(number) for number in found["stained"]} <= links
+    tablet.js("document.querySelector('[aria-labelledby=trail] details').open = true")
+    assert "candidate ready" in tablet.text("[aria-labelledby=trail]")
+    assert tablet.unfit(PHONE, SLATE) == []
+    tablet.click(f"{card} [data-activate]")
+    tablet.wait(lambda: tablet.find("#sure").is_displayed())
+    assert tablet.text("#question") == "Use version 2 from now on?"
+    tablet.click("#yes")
+    tablet.wait(lambda: line.active() == 2)
+    tablet.wait(lambda: tablet.all("#back"))
+    assert tablet.all("[data-status=live]")
+    tablet.wait(lambda: tablet.js("return document.documentElement.dataset.ready") == "yes")
+    tablet.click("#back")
+    tablet.wait(lambda: tablet.find("#sure").is_displayed())
+    tablet.click("#yes")
+    tablet.wait(lambda: line.active() == 1)
+    assert tablet.complaints() == []

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from station_helpers import NAME, Opener, free_port, until
+from station_helpers import NAME, Opener, Running, free_port, until
 
 from flawscope.station.client import Client, RefusedError
 from flawscope.station.settings.sinks import SinkSettings
@@ -23,16 +23,22 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 ASKED = re.compile(r"(flawscope_\w+)(?:\{([^}]*)\})?")  # a metric and the labels that choose
 
 
-def test_a_station_has_every_metric_and_label_of_the_dashboard(
-    settings: Settings, open_station: Opener, parts: list[bytes], tmp_path: Path
-) -> None:
-    board = json.loads((DEPLOY / "grafana.json").read_text())
-    queries = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
-    queries += [one["query"] for one in board["templating"]["list"] if one["type"] == "query"]
+@pytest.fixture
+def running(settings: Settings, open_station: Opener, tmp_path: Path) -> Running:
+    """With a folder and a sink, whose metrics others lack."""
     (tmp_path / "in").mkdir()
-    model = settings.products[NAME].model
-    sinks = (SinkSettings("http://127.0.0.1:9/hook"),)
-    running = open_station(products={NAME: Product(model, folder=str(tmp_path / "in"), sinks=sinks)})
+    model, sinks = settings.products[NAME].model, (SinkSettings("http://127.0.0.1:9/hook"),)
+    return open_station(products={NAME: Product(model, folder=str(tmp_path / "in"), sinks=sinks)})
+
+
+def asked(variables: bool = False) -> list[str]:
+    """Queries of the dashboard."""
+    board = json.loads((DEPLOY / "grafana.json").read_text())
+    more = [one["query"] for one in board["templating"]["list"] if one["type"] == "query"]
+    return [target["expr"] for panel in board["panels"] for target in panel["targets"]] + more * variables
+
+
+def test_a_station_has_every_metric_and_label_of_the_dashboard(running: Running, parts: list[bytes]) -> None:
     with Client(running.url) as client:
         client.inspect(parts[0])
         with pytest.raises(RefusedError):
@@ -42,7 +48,7 @@ def test_a_station_has_every_metric_and_label_of_the_dashboard(
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             labels.setdefault(sample.name, {"instance"}).update(sample.labels)
-    for query in queries:
+    for query in asked(variables=True):
         metrics = ASKED.findall(query)
         assert metrics, query
         by = re.findall(r"by \(([^)]*)\)", query)
@@ -54,21 +60,15 @@ def test_a_station_has_every_metric_and_label_of_the_dashboard(
 
 @pytest.mark.skipif(shutil.which("prometheus") is None, reason="Prometheus is not installed")
 def test_a_real_prometheus_reads_the_station_and_answers_every_query(
-    settings: Settings, open_station: Opener, judged: tuple[bytes, bytes], tmp_path: Path
+    running: Running, judged: tuple[bytes, bytes], tmp_path: Path
 ) -> None:
     """With its settings of deploy/, another target and interval, and a token."""
-    (tmp_path / "in").mkdir()
-    sinks = (SinkSettings("http://127.0.0.1:9/hook"),)
-    product = Product(settings.products[NAME].model, folder=str(tmp_path / "in"), sinks=sinks)
-    running = open_station(products={NAME: product})
     access = running.station.access
     (tmp_path / "flawscope-token").write_text(access.add_token("prometheus", "viewer"))
     given = (DEPLOY / "prometheus.yml").read_text()
     given = given.replace("127.0.0.1:8080", running.url.removeprefix("http://")).replace("15s", "1s")
     (tmp_path / "prometheus.yml").write_text(given)
-    board = json.loads((DEPLOY / "grafana.json").read_text())
-    queries = {target["expr"] for panel in board["panels"] for target in panel["targets"]}
-    waiting = {one.replace("$product", ".+").replace("$station", ".+") for one in queries}
+    waiting = {one.replace("$product", ".+").replace("$station", ".+") for one in asked()}
     port = free_port()
     own = ("--config.file=prometheus.yml", f"--web.listen-address=127.0.0.1:{port}")
     process = subprocess.Popen(["prometheus", *own], cwd=tmp_path, stderr=subprocess.DEVNULL)

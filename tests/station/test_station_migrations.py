@@ -33,7 +33,6 @@ from flawscope.station.store.schema import (
     stations,
     verdicts,
 )
-from flawscope.station.store.station_identity import claim
 
 pytestmark = pytest.mark.both_databases
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -151,15 +150,6 @@ def test_the_tables_are_those_of_this_version_and_hold_what_they_promise(old: Da
     before = everything(old, stations), everything(old, events)
     old.migrate()
     assert (everything(old, stations), everything(old, events)) == before
-
-
-def test_the_station_whose_it_was_takes_it_over_whatever_it_is_called(
-    old: Database, settings: Settings
-) -> None:
-    old.migrate()
-    old.station = "line1"
-    claim(old, Files(settings.store))
-    assert everything(old, stations)[0][1:3] == ("line1", FOLDER)
 
 
 def test_a_store_of_an_earlier_version_is_not_backed_up_by_this_one(

@@ -1,4 +1,5 @@
-"""Parts in several views at the station: one decision for each part, whatever happens between its views."""
+"""Parts in several views at the station: one decision for each part, whatever happens between its views; and
+pictures of several parts."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ import pytest
 from PIL import Image
 from sink_helpers import Listener, Mosquitto, Receiver, new_folder
 from sqlalchemy import select
-from station_helpers import NAME, Opener, Running, Served, add_version, aged, free_port, taken, until
+from station_helpers import NAME, Opener, Running, Served, add_version, aged, free_port, png, taken, until
 
 pytest.importorskip("torch")
 pytest.importorskip("selenium.webdriver")
@@ -25,6 +26,7 @@ from tablet import PHONE, SLATE, Tablet, needs_chromium
 from tablet import driver_fixture as driver_fixture
 
 import flawscope
+from brackets import SIDE, drawn
 from flawscope.artefact import model_file
 from flawscope.calibration.parts import PartCalibration, Pattern
 from flawscope.errors import InputError
@@ -33,8 +35,8 @@ from flawscope.station.client import Client, RefusedError
 from flawscope.station.inspecting.parts import Rounds
 from flawscope.station.inspecting.picture import Picture, seen
 from flawscope.station.settings.sinks import MqttSettings, SinkSettings
-from flawscope.station.settings.sources import CameraOf, FolderOf, read_source
-from flawscope.station.settings.station import Keep, Product, Settings
+from flawscope.station.settings.sources import CameraOf, FolderOf
+from flawscope.station.settings.station import Keep, Product
 from flawscope.station.store.files import PICTURES, Files
 from flawscope.station.store.inspection import Label, triggered, uploaded
 from flawscope.station.store.parts import open_rounds
@@ -56,18 +58,13 @@ def view(part: int, name: str, defect: bool = False) -> bytes:
     picture[20:60, 20 + 8 * k : 60] = 150
     if defect:
         picture[34:44, 44:54] = 30
-    buffer = io.BytesIO()
-    noisy = (picture + rng.normal(0, 3, picture.shape)).clip(0, 255).astype(np.uint8)
-    Image.fromarray(noisy).save(buffer, "PNG")
-    return buffer.getvalue()
+    return png((picture + rng.normal(0, 3, picture.shape)).clip(0, 255).astype(np.uint8))
 
 
 def of_product(product: str, part: int, name: str) -> bytes:
     """PNG of a part of one of two products: the lid is the box in other colours."""
     shown = np.asarray(Image.open(io.BytesIO(view(part, name))))
-    buffer = io.BytesIO()
-    Image.fromarray(255 - shown if product == "lid" else shown).save(buffer, "PNG")
-    return buffer.getvalue()
+    return png(255 - shown if product == "lid" else shown)
 
 
 @pytest.fixture(scope="session")
@@ -184,15 +181,6 @@ def test_a_view_that_comes_again_begins_the_next_round(client: Client) -> None:
     assert (last.part_id, last.part_decision) == (again.part_id, "good")
 
 
-def test_parts_that_come_interleaved_and_batches_are_kept_apart(client: Client) -> None:
-    for name in VIEWS:
-        for part, batch in (("A", None), ("B", None), ("A", "47")):
-            bad = part == "B" and name == "right"
-            client.inspect(view(GOOD, name, bad), part=part, batch=batch, view=name)
-    found = {(one.part, one.batch): one.decision for one in client.parts()}
-    assert found == {("A", None): "good", ("B", None): "anomalous", ("A", "47"): "good"}
-
-
 def test_what_is_no_known_view_is_refused_in_a_line_before_it_is_judged(
     client: Client, common: Running
 ) -> None:
@@ -275,15 +263,6 @@ def test_a_model_for_each_view_is_refused_in_a_line(
         open_station(products={"line": Product(str(tmp_path / "views.safetensors"))})
 
 
-def test_a_key_names_the_view_too(client: Client) -> None:
-    data = view(1, "top")
-    first = client.inspect(data, part="A", view="top", key="k")
-    assert client.inspect(data, part="A", view="top", key="k") == first
-    with pytest.raises(RefusedError, match="Idempotency-Key"):
-        client.inspect(data, part="A", view="left", key="k")
-    assert len(list(client.parts())) == 1
-
-
 def test_a_request_without_a_view_is_known_by_the_hash_of_earlier_versions() -> None:
     digest = hashlib.sha256(b"x").hexdigest()
     before = hashlib.sha256(f"file\0A\0b\0{digest}".encode()).hexdigest()
@@ -326,30 +305,24 @@ def test_a_trigger_names_the_part_and_the_camera_its_view(line: Callable[..., Ru
             client.trigger(camera=1, seconds=30)
 
 
-def test_settings_name_views(tmp_path: Path) -> None:
-    found = read_source({"camera": "rtsp://192.0.2.1/s", "every": "trigger", "view": "top"}, tmp_path)
-    assert found.view == "top"
-    with pytest.raises(InputError, match=r"write \(\?P<part>...\), \(\?P<batch>...\) and \(\?P<view>...\)"):
-        read_source({"folder": "in", "pattern": "(?P<side>a)"}, tmp_path)
-
-
 def test_several_clients_at_once(line: Callable[..., Running]) -> None:
     running = line()
 
     def send(name: str) -> None:
         with Client(running.url) as client:
             for part in range(8):
-                client.inspect(view(100 + part, name, part == 5 and name == "top"), part=str(part), view=name)
+                data = view(100 + part, name, part == 5 and name == "top")
+                client.inspect(data, part=str(part // 2), batch=str(part % 2), view=name)
 
     threads = [threading.Thread(target=send, args=(name,)) for name in VIEWS]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    found = {one["part"]: one for one in decided(running.url, 8)}
+    found = {(one["part"], one["batch"]): one for one in decided(running.url, 8)}
     assert len(found) == 8
     assert all(len(one["views"]) == 3 for one in found.values())
-    assert found["5"]["decision"] == "anomalous"
+    assert found["2", "1"]["decision"] == "anomalous"
 
 
 def test_another_version_begins_another_round(client: Client, part_model: Path, tmp_path: Path) -> None:
@@ -513,14 +486,6 @@ def test_a_part_that_cannot_be_decided_on_keeps_no_other_waiting(database: Any) 
     assert [product for product, _ in told] == [own[1][0]]
 
 
-def test_the_deadline_is_a_time(settings: Settings) -> None:
-    from flawscope.station.settings.station import check
-
-    wrong = replace(settings, products={NAME: Product("m.onnx", part_deadline="soon")})
-    with pytest.raises(InputError, match="product plate: part_deadline: 'soon' is not a time such as 10 s"):
-        check(wrong)
-
-
 @needs_chromium
 def test_pages_show_the_part(line: Callable[..., Running], driver: Any) -> None:
     running = line(part_deadline="3 s")
@@ -553,3 +518,30 @@ def test_pages_show_the_part(line: Callable[..., Running], driver: Any) -> None:
         assert tablet.complaints() == []
         driver.get("about:blank")
     driver.get_log("browser")
+
+
+def test_a_picture_is_recorded_with_all_of_its_parts(
+    open_station: Opener, several_model: Path, tmp_path: Path
+) -> None:
+    running = open_station(products={"brackets": Product(str(several_model))})
+    expected = flawscope.load(several_model)
+    with Client(running.url) as client:
+        for cells, word in ((range(5), ""), (range(4), "1 missing"), (range(6), "1 too many")):
+            picture = drawn(500, cells)[0]
+            answer = client.inspect(png(picture), "brackets")
+            found = expected.predict(picture).found_parts
+            assert found is not None
+            assert answer.found_parts is not None
+            assert [one.part_pose for one in answer.found_parts.parts] == [
+                one.part_pose for one in found.parts
+            ]
+            assert answer.found_parts.wrong.startswith(word)
+            assert answer.is_anomalous or not word
+            again = client.inspection(answer.id, "brackets")
+            assert again.found_parts == answer.found_parts
+        overlay = Image.open(io.BytesIO(client.overlay(answer.id, "brackets")))
+        assert overlay.size == (SIDE, SIDE)
+        there = f"{running.url}/brackets/inspections/{answer.id}"
+        page = httpx.get(there, follow_redirects=True, timeout=60)
+        assert "6 parts found, 5 expected, 0 other objects" in page.text
+        assert page.text.count("<dt>Part ") == 6

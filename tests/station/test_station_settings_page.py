@@ -14,8 +14,8 @@ from sink_helpers import Mosquitto
 from station_helpers import INSPECTIONS, Opener, opened, until
 from tablet import PHONE, Tablet, driver_fixture, needs_chromium, tablet_fixture
 
+from flawscope.station.made import MADE_HERE
 from flawscope.station.settings.station import Keep, Limits, Product, Settings
-from flawscope.station.store.made_here import MADE_HERE
 
 __all__ = ["driver_fixture", "plugins_fixture", "reels_fixture", "tablet_fixture"]
 HOME = "/api/v1/settings"

@@ -18,9 +18,9 @@ from flawscope.errors import InputError
 from flawscope.station.settings.station import Settings
 from flawscope.station.store import search as search_module
 from flawscope.station.store.database import Database
-from flawscope.station.store.records import HOUR, Store, Taken, iso, microseconds
-from flawscope.station.store.schema import hours, inspections, products
-from flawscope.station.store.search import Filters, every, search, trends
+from flawscope.station.store.records import HOUR, Store, Taken, microseconds
+from flawscope.station.store.schema import hours, inspections
+from flawscope.station.store.search import Filters, search, trends
 
 pytestmark = pytest.mark.both_databases
 BEGIN = microseconds("2026-11-20T22:17:00Z")
@@ -154,20 +154,6 @@ def test_every_filter_finds_what_a_loop_finds(filled: Filled) -> None:
     assert some > 40, "most of the filters find nothing: the test would not fail"
 
 
-def test_an_inspection_is_shown_as_it_was_recorded(filled: Filled) -> None:
-    fill(filled, 40)
-    for one in every(filled.database, filled.product, Filters()):
-        row = filled.rows[one["id"]]
-        assert one["product"] == "plate"
-        assert one["at"] == iso(row.at)
-        for name in ("name", "source", "score", "severity", "picture", "width", "height", "near", "regions"):
-            assert one[name] == getattr(row, name), name
-        assert one["decision"] == ("anomalous" if row.anomalous else "good")
-        assert (one["verdict"], one["review"]) == (filled.verdicts[one["id"]], filled.reviews[one["id"]])
-        assert (one["verdict_by"] == "anna") == (one["verdict"] is not None)
-        assert filled.store.inspection(filled.product, one["id"]) == one
-
-
 def test_pages_are_complete_and_without_doubles_while_others_come(filled: Filled) -> None:
     fill(filled, 100)
     before, rng = filled.newest_first(), random.Random(3)
@@ -237,17 +223,6 @@ def test_verdicts_at_the_same_time_are_all_counted(filled: Filled) -> None:
         )
     found = trends(filled.database, filled.product, BEGIN - DAY, BEGIN + DAY)["totals"]
     assert (found["inspections"], found["reviewed"], found["defects"]) == (16, 16, 16)
-
-
-def test_the_queue_of_a_review_is_the_oldest_first(filled: Filled) -> None:
-    fill(filled, 80)
-    expected = sorted(number for number, review in filled.reviews.items() if review == "waiting")
-    found: list[int] = []
-    while part := filled.store.waiting(filled.product, 7, found[-1] if found else 0)["inspections"]:
-        found += [one["id"] for one in part]
-    assert found == expected
-    assert filled.store.waiting(filled.product, 1)["waiting"] == len(expected)
-    assert filled.store.totals(filled.product) == {"inspections": 80, "waiting": len(expected)}
 
 
 def test_what_is_not_there_is_said(filled: Filled) -> None:
@@ -447,15 +422,6 @@ def test_what_is_no_store_is_said_in_one_line(tmp_path: Path, database_url: str 
         assert "\n" not in said
         assert "secret" not in said
         assert len(said) < 500
-
-
-def test_who_reads_does_not_wait_for_who_writes(filled: Filled) -> None:
-    fill(filled, 10)
-    with filled.database.writing() as connection:
-        connection.execute(products.update().values(created_at=1))
-        assert len(search(filled.database, filled.product, Filters()).inspections) == 10
-        with filled.database.reading() as other:
-            assert other.execute(select(func.max(products.c.created_at))).scalar_one() != 1
 
 
 def test_a_data_base_that_has_not_all_letters_is_refused(postgres: Postgres) -> None:

@@ -203,9 +203,15 @@ class Machine(RuleBasedStateMachine):
             assert (facts["verdict"], facts["review"]) == (one.verdict, one.review)
             assert facts["decision"] == ("anomalous" if one.anomalous else "good")
             assert (facts["picture"] is not None) == (one.picture in self.there)
+            assert (facts["score"], facts["verdict_by"]) == (one.score, one.verdict and "anna")
             assert world.path(one.picture).exists() == (one.picture in self.there)
-        waiting = sum(one.review == "waiting" for one in known.values())
-        assert world.store.totals(world.product) == {"inspections": len(known), "waiting": waiting}
+            assert world.store.inspection(world.product, number) == facts
+        waiting = sorted(number for number, one in known.items() if one.review == "waiting")
+        queue: list[int] = []
+        while part := world.store.waiting(world.product, 2, max(queue, default=0))["inspections"]:
+            queue += [one["id"] for one in part]
+        assert queue == waiting, "the oldest first"
+        assert world.store.totals(world.product) == {"inspections": len(known), "waiting": len(waiting)}
         with self.database.reading() as connection:
             rows = connection.execute(select(hours).filter_by(product_id=world.product)).mappings().all()
         assert sorted((row["hour"], *(row[name] for name in COUNTED)) for row in rows) == self.recounted()

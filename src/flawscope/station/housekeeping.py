@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Protocol
 
 from flawscope.errors import FlawscopeError, one_line
 from flawscope.station.access.audit import trim
@@ -24,10 +24,6 @@ CONFIRM = Action("/api/v1/clock/confirm", "problems.clock_is_right")
 SHARE = 0.01  # share of `keep: space` that must be written before a removal comes sooner
 
 
-class Report(Protocol):
-    def __call__(self, code: str, why: str | None, action: Action | None = None) -> None: ...
-
-
 class Housekeeping(Background):
     """Checks the clock and removes what is kept too long.
 
@@ -35,14 +31,7 @@ class Housekeeping(Background):
         report: reports a problem, as `Station.report`.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        files: Files,
-        keep: Keep,
-        access: Access,
-        report: Report,
-    ):
+    def __init__(self, store: Store, files: Files, keep: Keep, access: Access, report: Callable[..., None]):
         super().__init__("housekeeping")
         self.store, self.database, self.access, self.report = store, store.database, access, report
         self.clock = Clock(self.database)
@@ -79,11 +68,6 @@ class Housekeeping(Background):
         with suppress(FlawscopeError):  # a store that cannot be used is a problem of its own
             self.clock.look()
         self.report("clock", self.clock.problem or None, CONFIRM)
-
-    def confirm_clock(self) -> None:
-        """Take the clock as right, as a person says. StoreError."""
-        self.clock.confirm()
-        self.report("clock", None)
 
     def _is_crowded(self) -> bool:
         if self._space is None or self._written < SHARE * self._space:

@@ -14,6 +14,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from flawscope.errors import FlawscopeError
+
 BEHIND = 50  # messages that may wait for a slow page; beyond that the oldest are dropped
 SECOND = 1.0  # seconds between two states
 
@@ -131,10 +133,10 @@ class Metrics(Collector):
     """Prometheus metrics of one station.
 
     Args:
-        gauges, sinks: return the values at the time of a request.
+        gauges, sinks: return the values at the time of a request; sinks may fail.
     """
 
-    def __init__(self, gauges: Callable[[], Gauges], sinks: Callable[[], OfSinks] = dict):
+    def __init__(self, gauges: Callable[[], Gauges], sinks: Callable[[], OfSinks]):
         self.registry, self.gauges, self.sinks = CollectorRegistry(), gauges, sinks
 
         def counter(name: str, what: str, label: str) -> Counter:
@@ -160,8 +162,9 @@ class Metrics(Collector):
         """Yield the present values, when the registry asks for them."""
         for name, (what, values) in self.gauges().items():
             yield _family(name, what, [((product,) if product else (), n) for product, n in values.items()])
-        for name, (what, of_sinks) in self.sinks().items():
-            yield _family(name, what, list(of_sinks.items()))
+        with suppress(FlawscopeError):
+            for name, (what, of_sinks) in self.sinks().items():
+                yield _family(name, what, list(of_sinks.items()))
 
 
 def _family(name: str, what: str, values: Sequence[tuple[tuple[str, ...], float]]) -> Metric:

@@ -1,16 +1,24 @@
 """Settings that are made on the station's pages, while it runs: sources and sinks of products that were made
-there, and limits, times of keeping and the broker of the station."""
+there, and limits, times of keeping and the broker of the station.
+
+They are kept as they would stand in `station.yaml`, so they are read and checked by the same code. Passwords
+are no part of them: they lie in files of the station's folder.
+"""
 
 from __future__ import annotations
 
+import json
 import re
+import secrets
 import threading
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote
+
+from sqlalchemy import select, update
 
 from flawscope.config import build
 from flawscope.errors import FlawscopeError, InputError
@@ -24,23 +32,28 @@ from flawscope.station.setup.drafts import Drafts, TakenError
 from flawscope.station.sinks import Sinks
 from flawscope.station.sources import Sources
 from flawscope.station.store.addresses import Addresses
+from flawscope.station.store.database import Database
 from flawscope.station.store.files import Files
-from flawscope.station.store.made_here import (
-    Lines,
-    Made,
-    forget_secrets,
-    keep_lines,
-    keep_secret,
-    lines_of_station,
-    made_here,
-)
 from flawscope.station.store.records import NotFoundError, Store
+from flawscope.station.store.schema import products, stations, versions
 
+MADE_HERE = "made on the station's pages"  # origin of versions whose product no settings need to name
+SECRETS = "secrets"  # folder of passwords, below the station's
+Lines = dict[str, Any]  # settings as in `station.yaml`: a station's, or below a product's name
 KINDS = {"sources": SOURCES, "sinks": SINKS}  # groups of plugins
 KEEP, MQTT = "keep", "mqtt"
 SECTIONS = ("limits", KEEP, MQTT)  # of the station's settings, which pages change
 RIGHT = "password: write the address as rtsp://USER@HOST/PATH"
 _USER = re.compile(r"([a-z+]+://[^:/@?]+):([^/?]*)@")  # in an address, with its password
+
+
+class Made(NamedTuple):
+    """Product that was made here. model: file of the latest version that went live on the pages. lines: its
+    settings; before: those until the last change, which can be undone; None: there was none."""
+
+    model: Path
+    lines: Lines
+    before: Lines | None
 
 
 class MadeProducts:
@@ -64,9 +77,19 @@ class MadeProducts:
         self._changing = threading.RLock()
 
     def all(self) -> dict[str, Made]:
-        """Return the products that pages may change."""
-        found = made_here(self.store.database, self.files)
-        return {name: one for name, one in found.items() if name not in self.by_file}
+        """Return the products that went live on the pages, which may change them."""
+        query = (
+            select(products.c.name, versions.c.file, products.c.made)
+            .join(versions, versions.c.product_id == products.c.id)
+            .join(stations, stations.c.id == products.c.station_id)
+            .where(stations.c.name == self.store.database.station)
+            .where(versions.c.origin == MADE_HERE, products.c.active_version_id.is_not(None))
+            .where(products.c.name.not_in(self.by_file))
+            .order_by(versions.c.id)
+        )
+        with self.store.database.reading() as connection:
+            rows = connection.execute(query).all()
+        return {name: Made(self.files.folder / file, *_now_and_before(kept)) for name, file, kept in rows}
 
     def products(self) -> dict[str, Product]:
         """Return their settings, without those that are not allowed any more."""
@@ -312,3 +335,47 @@ def shown_source(source: SourceOf) -> str:
     if isinstance(source, FolderOf):
         return source.folder
     return f"{source.shown} ({source.every})" if isinstance(source, CameraOf) else source.name
+
+
+# ---------------------------------------------------------------------------------------------- as it is kept
+
+
+def lines_of_station(database: Database) -> tuple[Lines, Lines | None]:
+    """Return the station's settings that were made here, and those until the last change, as of `Made`."""
+    query = select(stations.c.made).where(stations.c.name == database.station)
+    with database.reading() as connection:
+        return _now_and_before(connection.execute(query).scalar_one_or_none())
+
+
+def _now_and_before(made: str | None) -> tuple[Lines, Lines | None]:
+    kept = json.loads(made or "{}")
+    return kept.get("now", {}), kept.get("before")
+
+
+def keep_lines(database: Database, product_id: int | None, lines: Lines, before: Lines) -> None:
+    """Keep the settings of a product, None: of the station, and those until now. StoreError."""
+    kept = json.dumps({"now": lines, "before": before})
+    change = update(products).where(products.c.id == product_id)
+    if product_id is None:
+        change = update(stations).where(stations.c.name == database.station)
+    with database.writing() as connection:
+        connection.execute(change.values(made=kept))
+
+
+def keep_secret(files: Files, product: str, password: str) -> str:
+    """Write a password into a file of its own; return its path below the station's folder. StoreError.
+
+    Args:
+        product: "": the station's own.
+    """
+    name = f"{SECRETS}/{product}~{secrets.token_hex(8)}"  # no product has a tilde in its name
+    files.write(files.folder / name, f"{password}\n".encode())
+    return name
+
+
+def forget_secrets(files: Files, product: str, *lines: object) -> None:
+    """Remove the passwords of a product that none of these settings name."""
+    named = json.dumps(lines)
+    for path in (files.folder / SECRETS).glob(f"{product}~*"):
+        if path.name not in named:
+            path.unlink(missing_ok=True)

@@ -81,7 +81,8 @@ class Problems:
         self._lock = threading.Lock()
 
     def report(self, code: str, why: str | None, action: Action | None = None) -> None:
-        """Report a problem; None: it is over."""
+        """Report a problem; None or empty: it is over."""
+        why = why or None
         with self._lock:
             before = self._there.get(code)
             if why is None:

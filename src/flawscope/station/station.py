@@ -28,9 +28,9 @@ from flawscope.station.inspecting.renderings import Shown
 from flawscope.station.inspecting.worker import Inspector
 from flawscope.station.inspecting.writer import Recorded, Recorder
 from flawscope.station.learning.learning import Learning
-from flawscope.station.live import Gauges, Handed, Live, Metrics, OfSinks
-from flawscope.station.made import MQTT, MadeProducts, MadeSettings
-from flawscope.station.problems import ACKNOWLEDGED, Action, Problem, Problems
+from flawscope.station.live import Gauges, Handed, Live, Metrics
+from flawscope.station.made import MADE_HERE, MQTT, MadeProducts, MadeSettings
+from flawscope.station.problems import ACKNOWLEDGED, Problem, Problems
 from flawscope.station.settings.station import Product, Settings
 from flawscope.station.setup.draft import READY
 from flawscope.station.setup.drafts import Drafts
@@ -41,7 +41,6 @@ from flawscope.station.sources.source import AWAY, Line, State, Triggered
 from flawscope.station.store.addresses import STATION, Addresses
 from flawscope.station.store.database import Database, StoreError
 from flawscope.station.store.files import Files
-from flawscope.station.store.made_here import MADE_HERE
 from flawscope.station.store.model_registry import Versions
 from flawscope.station.store.records import Store, fresh
 from flawscope.station.store.search import Filters, Page, search, trends
@@ -64,6 +63,7 @@ class Station:
     def __init__(self, settings: Settings, say: Callable[[str], None] = lambda line: None):
         self.settings, self.say = settings, say
         self._problems = Problems(say)
+        self.report = self._problems.report
         self._checked = 0.0
         self._open_store()
         self._wire()
@@ -93,85 +93,55 @@ class Station:
 
     def _wire(self) -> None:
         """Make the parts above the store, each with those that it calls."""
-        settings = self.settings
+        settings, limits = self.settings, self.settings.limits
         given = {self.products[name]: product for name, product in settings.products.items()}
-        watched = [number for number, one in given.items() if one.camera_checks]
-        allow_pixels(settings.limits.pixels)
-        self._memory = memory = Memory(settings.limits.decoding_bytes)
+        allow_pixels(limits.pixels)
+        memory = Memory(limits.decoding_bytes)
         self.recorder = Recorder(self.store, self._recorded)
+        names, trouble = self._names, partial(self.report, "model_failed")
         self.inspector = Inspector(
-            self.versions,
-            self.recorder,
-            self.files,
-            settings.limits,
-            settings.near,
-            self._names.keys(),
-            memory,
-            partial(self.report, "model_failed"),
+            self.versions, self.recorder, self.files, limits, settings.near, names.keys(), memory, trouble
         )
         deadlines = {number: one.part_seconds for number, one in given.items()}
         self.rounds = Rounds(self.database, self.inspector.parts, deadlines, self._decided)
-        # showing
-        self.shown = Shown(self.store, self.versions, self.files, self.inspector)
-        self.live = Live()
+        # showing and telling
+        self.shown = Shown(self.store, self.inspector)
+        self.live, self.timing = Live(), Timing()
         self._handed = Handed()
-        self.metrics, self.timing = Metrics(self._gauges, self._of_sinks), Timing()
+        by_pages = {*self.made.all(), *(() if MQTT in self.made_settings.by_file else (BROKER,))}
+        wired = self.products, self.store, self.shown, self.report
+        self.sinks = Sinks(settings, self.files.identity(), *wired, self.problems, by_pages)
+        self.shifts = None if settings.shifts is None else Reports(settings.shifts, *wired)
+        self.metrics = Metrics(self._gauges, self.sinks.gauges)
         # watching for drift
-        self.drifts = Drifts(
-            self.database,
-            self.store,
-            self.versions,
-            {n: one.drift_bound for n, one in given.items() if one.drift is not None or one.camera_checks},
-            self._names,
-            self.report,
-            lights=[number for number, one in given.items() if one.light],
-        )
-        self.looks = Looks(
-            self.files, watched, self._names, self.drifts.run_of, self.report, memory, self._white_level
-        )
+        bounds = {n: one.drift_bound for n, one in given.items() if one.drift or one.camera_checks}
+        lights = [number for number, one in given.items() if one.light]
+        self.drifts = Drifts(self.store, self.versions, bounds, names, self.report, lights=lights)
+        watched, run_of = [n for n, one in given.items() if one.camera_checks], self.drifts.run_of
+        self.looks = Looks(self.files, watched, names, run_of, self.report, memory, self._white_level)
         self.drifts.renewed = self.looks.renew
         # learning and housekeeping
-        self.learning = Learning(
-            self.database,
-            self.files,
-            self.versions,
-            self.products,
-            {name: product.learn for name, product in settings.products.items()},
-            self.report,
-            self.say,
-        )
-        self.sources = Sources(self.inspector.submit, self.report, self.store, settings.limits)
+        learns = {name: product.learn for name, product in settings.products.items()}
+        self.learning = Learning(self.versions, self.products, learns, self.report, self.say)
+        self.sources = Sources(self.inspector.submit, self.report, self.store, limits)
         self.sources.update({name: [] for name in self.addresses.given})
-        self.made.addresses, self.made.sources = self.addresses, self.sources
         self.housekeeping = Housekeeping(self.store, self.files, settings.keep, self.access, self.report)
+        line = Line(0, self.inspector.submit, lambda code, why: None, self.store, self.sources.share)
         self.drafts = Drafts(
-            self.files,
-            settings.limits,
-            memory,
-            settings.device,
-            lambda: bool(self.products),
-            self.say,
-            Line(0, self.inspector.submit, lambda code, why: None, self.store, self.sources.share),
+            self.files, limits, memory, settings.device, lambda: bool(self.products), self.say, line
         )
-        self.made.drafts = self.drafts
-        # made by `start`, with the models
-        self.shifts = None if settings.shifts is None else Reports(settings.shifts, self)
-        self.sinks: Sinks | None = None
-        self.connections: Connections | None = None
+        self.made.addresses, self.made.drafts = self.addresses, self.drafts
+        self.made.sources, self.made.sinks = self.sources, self.sinks
+        self.connections: Connections | None = None  # made by `start`, with the cameras
 
     def start(self) -> None:
         """Open the models, then take pictures. InputError where a model in the settings cannot be used."""
         self.addresses.open()
         self.drifts.start()
         self.looks.start()
-        wired = self.products, self.store, self.shown, self.report, self.problems
-        by_pages = {*self.made.all(), *(() if MQTT in self.made_settings.by_file else (BROKER,))}
-        self.sinks = Sinks(self.settings, self.files.identity(), *wired, by_pages)
         self.sinks.start()
-        self.made.sinks = self.sinks
         self.rounds.start()
-        numbers = {name: number for number, name in self._names.items()}
-        self.sources.open(self.addresses.given, numbers, by_pages)
+        self.sources.open(self.addresses.given, {**self.products, **self.addresses.entries}, self.made.all())
         self.connections = Connections(self.settings.connections, self)
         self.connections.start()
         self.learning.start()
@@ -196,8 +166,7 @@ class Station:
         self.rounds.stop(None)
         self.looks.stop(None)
         self.drifts.stop(None)
-        if self.sinks is not None:
-            self.sinks.stop()
+        self.sinks.stop()
         self.shown.close()
         self.housekeeping.stop()
         self.database.close()
@@ -208,12 +177,12 @@ class Station:
         files cannot be read."""
         limits, keep, mqtt = found.limits, found.keep, found.mqtt
         settings = replace(self.settings, limits=limits, keep=keep, mqtt=mqtt)
-        if self.sinks is not None and mqtt != self.settings.mqtt:
+        if mqtt != self.settings.mqtt:
             self.sinks.renew_broker(settings)
         if keep != self.settings.keep:
             self.housekeeping.use(keep)
         allow_pixels(limits.pixels)
-        self._memory.most = limits.decoding_bytes
+        self.inspector.memory.most = limits.decoding_bytes
         self.inspector.limits = self.sources.share.limits = limits
         self.drafts.use(limits)
         self.settings = settings
@@ -258,8 +227,7 @@ class Station:
                 self.drifts.follow_also(product_id, product.drift_bound, product.light)
             if product.camera_checks:
                 self.looks.names[product_id] = new
-            if self.sinks is not None:
-                self.sinks.add(new)
+            self.sinks.add(new)
 
     def due(self, name: str, deadline: int | None = None) -> float:
         """Return when a request must be answered, as `time.monotonic` counts; deadline: milliseconds."""
@@ -271,25 +239,22 @@ class Station:
         """Return a product as the API shows it."""
         number = self.product_id(name)
         listed = self.versions.listed(number)
-        active = next((one for one in listed["versions"] if one["active"]), None)
+        active: dict[str, Any] = next((one for one in listed["versions"] if one["active"]), {})
+        entry = self.addresses.given_as(name)
         return {
             "name": name,
             "version": listed["active"],
-            "method": active["method"] if active else None,
-            "file": active["file"] if active else None,
-            "score_threshold": active["score_threshold"] if active else None,
-            "false_alarm_rate": active["false_alarm_rate"] if active else None,
+            **{key: active.get(key) for key in ("method", "file", "score_threshold", "false_alarm_rate")},
             **self.store.totals(number),
             **self.flow(name),
-            "folder": self.addresses.given[self.addresses.given_as(name)].folder,
-            "found_at": None if self.addresses.given_as(name) == name else self.addresses.given_as(name),
-            "sinks": self.sinks.facts(name) if self.sinks is not None else [],
+            "folder": self.addresses.given[entry].folder,
+            "found_at": None if entry == name else entry,
+            "sinks": self.sinks.facts(name),
         }
 
     def flow(self, name: str) -> dict[str, Any]:
         """Return backlog, rate, problems and sources of a product at the moment."""
-        number = self.product_id(name)
-        problems, entry = self.problems(), self.addresses.given_as(name)
+        number, entry, problems = self.product_id(name), self.addresses.given_as(name), self.problems()
         waiting = {number, self.addresses.entries.get(entry, number)}  # a picture's product is not known yet
         return {
             "backlog": sum(map(self.inspector.backlog, waiting)),
@@ -324,8 +289,7 @@ class Station:
     def spoken(self, product_id: int) -> None:
         """Tell learning and sinks of a verdict."""
         self.learning.wake()
-        if self.sinks is not None:
-            self.sinks.wake(product_id)
+        self.sinks.wake(product_id)
 
     def trends(self, name: str, since: int | None = None, until: int | None = None) -> dict[str, Any]:
         return trends(self.database, self.product_id(name), since, until)
@@ -336,46 +300,36 @@ class Station:
         return {**self.drifts.facts(number), "camera": self.looks.facts(number)}
 
     def _white_level(self, product_id: int) -> float | None:
-        """Return the active model's white level of deep pictures."""
         return self.versions.active(product_id)[1].manifest.preprocess.white_level
 
-    # ---- what happens
+    # ---- what happens, and how it is
 
     def _recorded(self, recorded: Recorded) -> None:
-        name = self._names[recorded.taken.product_id]
-        decision = "anomalous" if recorded.taken.anomalous else "good"
-        self.metrics.inspections.labels(name, decision).inc()
+        taken = recorded.taken
+        name = self._names[taken.product_id]
+        self.metrics.inspections.labels(name, "anomalous" if taken.anomalous else "good").inc()
         self.housekeeping.note(recorded)
         self.shown.remember(recorded)
-        if self.sinks is not None:
-            self.sinks.wake(recorded.taken.product_id)
-        if recorded.taken.parts is not None:
+        self.sinks.wake(taken.product_id)
+        if taken.parts is not None:
             self.rounds.wake()
         if self.live.listeners:
-            number, taken = recorded.number, recorded.taken
             alone = taken.parts is None  # else the store knows whether the part is decided on
-            item = fresh(number, taken, name) if alone else self.inspection(name, number)
+            item = fresh(recorded.number, taken, name) if alone else self.inspection(name, recorded.number)
             self.live.tell(taken.product_id, item)
-        self.drifts.note(recorded.taken.product_id)
+        self.drifts.note(taken.product_id)
         self.looks.note(recorded)
 
     def _decided(self, product_id: int, part: dict[str, Any]) -> None:
-        """Tell all of a part that was decided on."""
         self.metrics.parts.labels(self._names[product_id], part["decision"]).inc()
-        if self.sinks is not None:
-            self.sinks.wake(product_id)
+        self.sinks.wake(product_id)
         self.live.tell(product_id, part, "part")
 
     def confirm_clock(self, who: str) -> None:
         """Note that a person took the computer's clock as right. StoreError."""
         self.store.note_event(CONFIRMED, who, self.housekeeping.clock.problem)
-        self.housekeeping.confirm_clock()
-
-    # ---- how it is
-
-    def report(self, code: str, why: str | None, action: Action | None = None) -> None:
-        """Report a problem; None or empty: it is over."""
-        self._problems.report(code, why or None, action)
+        self.housekeeping.clock.confirm()
+        self.report("clock", None)
 
     def acknowledge(self, code: str, who: str) -> Problem:
         """Acknowledge a problem: the bar on the pages does not show it until it is over. NotFoundError."""
@@ -415,12 +369,9 @@ class Station:
         self.report("no_model", f"no model is open for {', '.join(closed)}" if closed else None)
 
     def _gauges(self) -> Gauges:
-        names = list(self.products.items())
+        backlog = {name: float(self.inspector.backlog(i)) for i, name in list(self._names.items())}
         gauges: Gauges = {
-            "backlog": (
-                "Pictures not answered yet.",
-                {n: float(self.inspector.backlog(i)) for i, n in list(self._names.items())},
-            ),
+            "backlog": ("Pictures not answered yet.", backlog),
             "problems": ("Shown on the page.", {"": float(len(self.problems()))}),
             "disk_free_bytes": ("Where the station keeps its files.", {"": float(self.files.free_bytes())}),
             "listeners": ("Pages that are open.", {"": float(self.live.listeners)}),
@@ -440,13 +391,9 @@ class Station:
         for name, (what, count) in counted.items() if states else ():
             gauges[name] = what, {n: float(sum(map(count, several))) for n, several in states.items()}
         with suppress(FlawscopeError):
-            waiting = {n: float(self.store.waiting_count(i)) for n, i in names}
-            active = {n: float(self.versions.listed(i)["active"] or 0) for n, i in names}
+            products = list(self.products.items())
+            waiting = {n: float(self.store.waiting_count(i)) for n, i in products}
+            active = {n: float(self.versions.listed(i)["active"] or 0) for n, i in products}
             gauges["review_waiting"] = ("Pictures to be reviewed.", waiting)
             gauges["version"] = ("The model that judges.", active)
         return gauges
-
-    def _of_sinks(self) -> OfSinks:
-        with suppress(FlawscopeError):
-            return {} if self.sinks is None else self.sinks.gauges()
-        return {}

@@ -13,7 +13,6 @@ from sqlalchemy import ColumnElement, func, select
 from flawscope.errors import InputError, with_kind
 from flawscope.station.background import Background
 from flawscope.station.drift.sequential_tests import BRIGHTER, DARKER, FEWER, MORE, Change, Run, described
-from flawscope.station.store.database import Database
 from flawscope.station.store.model_registry import Versions
 from flawscope.station.store.open_models import NoModelError
 from flawscope.station.store.records import Store, iso
@@ -42,7 +41,6 @@ class Drifts(Background):
 
     def __init__(
         self,
-        database: Database,
         store: Store,
         versions: Versions,
         bounds: Mapping[int, float | None],
@@ -52,7 +50,7 @@ class Drifts(Background):
         lights: Collection[int] = (),
     ):
         super().__init__("drift")
-        self.database, self.store, self.versions = database, store, versions
+        self.store, self.versions = store, versions
         self.bounds, self.names, self.report, self.renewed = dict(bounds), names, report, renewed
         self.lights = set(lights)
         self.pause = PAUSE
@@ -133,7 +131,7 @@ class Drifts(Background):
             .order_by(column.id)
             .limit(TOGETHER)
         )
-        with self.database.reading() as connection:
+        with self.store.database.reading() as connection:
             return [tuple(row) for row in connection.execute(query).all()]
 
     def _after(self, product_id: int, version: int) -> int:
@@ -146,7 +144,7 @@ class Drifts(Background):
     def _newest(self, product_id: int, *wanted: ColumnElement[bool]) -> int:
         """Return the highest number of a product's inspections; 0 where there is none."""
         query = select(func.max(inspections.c.id)).where(inspections.c.product_id == product_id, *wanted)
-        with self.database.reading() as connection:
+        with self.store.database.reading() as connection:
             return int(connection.execute(query).scalar_one() or 0)
 
     def _tell(self, product_id: int, run: Run) -> None:

@@ -8,7 +8,7 @@ import statistics
 import sys
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 
@@ -94,11 +94,6 @@ class FairQueue(Generic[J]):
         )
         ahead = own * self.seconds(product) + others
         return ahead + self.seconds(product) if ahead else 0.0
-
-
-def share(places: int, products: Collection[int]) -> int:
-    """Return the number of places that are each product's own: half of all, divided among the products."""
-    return places // (2 * len(products)) if len(products) > 1 else 0
 
 
 # ----------------------------------------------------------------------------------------------------- memory

@@ -25,8 +25,7 @@ from flawscope.results.prediction import Prediction
 from flawscope.station.inspecting.capacity import Memory
 from flawscope.station.inspecting.worker import Inspector
 from flawscope.station.inspecting.writer import Recorded
-from flawscope.station.store.files import MASK, MASKS, PICTURES, Files
-from flawscope.station.store.model_registry import Versions
+from flawscope.station.store.files import MASK, MASKS, PICTURES
 from flawscope.station.store.records import NotFoundError, PictureOf, Store
 
 LATELY = 64  # predictions in memory: people look at the latest
@@ -38,8 +37,9 @@ _KEPT = ("score_threshold", "mask_threshold", "outline", "nearby")  # fields in 
 class Shown:
     """Renders pictures of inspections. Maps to be reviewed are kept as files, others computed again."""
 
-    def __init__(self, store: Store, versions: Versions, files: Files, inspector: Inspector):
-        self.store, self.versions, self.files, self.inspector = store, versions, files, inspector
+    def __init__(self, store: Store, inspector: Inspector):
+        self.store, self.inspector = store, inspector
+        self.versions, self.files = inspector.versions, inspector.files
         self._lately: OrderedDict[tuple[str, int], Prediction] = OrderedDict()
         self._lock = threading.Lock()
         self._writer = ThreadPoolExecutor(1, "maps")

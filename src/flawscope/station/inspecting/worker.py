@@ -19,7 +19,7 @@ from typing import TypeVar, cast
 from flawscope.errors import FlawscopeError, InputError, with_kind
 from flawscope.pictures.decoding import Source
 from flawscope.predictor import Prepared
-from flawscope.station.inspecting.capacity import BusyError, FairQueue, Memory, large, light, share
+from flawscope.station.inspecting.capacity import BusyError, FairQueue, Memory, large, light
 from flawscope.station.inspecting.parts import KnownParts
 from flawscope.station.inspecting.picture import Picture, checked, taken
 from flawscope.station.inspecting.writer import Judged, Recorded, Recorder
@@ -156,7 +156,8 @@ class Inspector:
     def _is_full(self, product_id: int, count: int) -> bool:
         """Whether so many more would take places that are reserved for other products."""
         products = list(self._products)  # it may grow meanwhile
-        own = share(self.limits.queue, products)
+        # half of all places are divided among the products
+        own = self.limits.queue // (2 * len(products)) if len(products) > 1 else 0
         kept = sum(max(0, own - self._waiting[one]) for one in products if one != product_id)
         return self.backlog() + count + kept > self.limits.queue
 

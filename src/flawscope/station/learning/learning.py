@@ -20,8 +20,7 @@ from flawscope.station.learning.plan import Active, Plan, Words, planned, why_no
 from flawscope.station.learning.process import StoppedError, Worker, work
 from flawscope.station.settings.station import Learn
 from flawscope.station.store.addresses import CANNOT_LEARN
-from flawscope.station.store.database import Database, StoreError
-from flawscope.station.store.files import Files
+from flawscope.station.store.database import StoreError
 from flawscope.station.store.model_registry import Versions
 from flawscope.station.store.open_models import NoModelError
 
@@ -63,8 +62,6 @@ class Learning(Background):
 
     def __init__(
         self,
-        database: Database,
-        files: Files,
         versions: Versions,
         products: Mapping[str, int],
         settings: Mapping[str, Learn | None],
@@ -72,10 +69,10 @@ class Learning(Background):
         say: Callable[[str], None],
     ):
         super().__init__("learning")
-        self.database, self.files, self.versions = database, files, versions
+        self.database, self.files, self.versions = versions.database, versions.files, versions
         self.settings = {products[name]: learn for name, learn in settings.items()}
         self.report, self.say = report, say
-        self.candidates = Candidates(database)
+        self.candidates = Candidates(self.database)
         self.worker = Worker(work)
         self._steps: dict[int, tuple[str, int, int]] = {}  # by candidate
 

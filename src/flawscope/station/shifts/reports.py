@@ -5,11 +5,11 @@ from __future__ import annotations
 import base64
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -26,8 +26,7 @@ from flawscope.station.sinks.outbox import Message
 from flawscope.station.sinks.webhook import Webhook
 from flawscope.station.store.database import now
 from flawscope.station.store.records import Store, iso
-from flawscope.station.store.search import SUMS
-from flawscope.station.store.summary import Box, Summary, summary
+from flawscope.station.store.search import SUMS, Box, Summary, summary
 
 TYPE, EVENT, STATION = "shift.ended", "shift", "station"  # of the message, of the event, and who notes it
 LOOK, AGAIN = 30.0, 300.0  # seconds between two looks whether a shift has ended, and after a failure
@@ -37,29 +36,28 @@ GRID = 64  # fields of the heat map, to either side
 Render = Callable[[str, str, Shift, Summary, dict[str, Any]], str]
 
 
-class Floor(Protocol):
-    """Station as reports need it."""
-
-    store: Store
-    shown: Shown
-
-    @property
-    def products(self) -> dict[str, int]:
-        """Numbers of the products."""
-
-    def report(self, code: str, why: str | None) -> None:
-        """Report a problem under a code; None: it is over."""
-
-
 class Reports(Background):
     """Thread that reports shifts.
 
-    render: makes the HTML of a report; set before `start`.
+    Args:
+        products: name -> number.
+        report: reports a problem, as `Station.report`.
+
+    Attributes:
+        render: makes the HTML of a report; set before `start`.
     """
 
-    def __init__(self, settings: Shifts, floor: Floor):
+    def __init__(
+        self,
+        settings: Shifts,
+        products: Mapping[str, int],
+        store: Store,
+        pictures: Shown,
+        report: Callable[[str, str | None], None],
+    ):
         super().__init__("shifts")
-        self.settings, self.floor = settings, floor
+        self.settings, self.products, self.store = settings, products, store
+        self.pictures, self.report = pictures, report
         self.render: Render | None = None
         self._empty: set[tuple[int, str]] = set()  # numbers of products, and shifts without inspections
 
@@ -72,32 +70,32 @@ class Reports(Background):
         """Report what has ended by a time, microseconds since 1970, and was not reported. False: not all of
         it could be."""
         why: str | None = None
-        for product, number in self.floor.products.items():
+        for product, number in self.products.items():
             try:
-                told = {row.text for row in self.floor.store.events(EVENT, number)}
+                told = {row.text for row in self.store.events(EVENT, number)}
                 for shift in ended(self.settings, at):
                     known = f"{shift.name} {iso(shift.since)}"
                     if known in told or (number, known) in self._empty:
                         continue
                     if self._report(product, number, shift):
-                        self.floor.store.note_event(EVENT, STATION, known, number)
+                        self.store.note_event(EVENT, STATION, known, number)
                     else:
                         self._empty.add((number, known))
             except (FlawscopeError, UndeliveredError, OSError) as error:
                 why = f"the report of a shift waits: {error}"
-        self.floor.report("shifts", why)
+        self.report("shifts", why)
         return why is None
 
     def _report(self, product: str, number: int, shift: Shift) -> bool:
         """Whether there was something to report."""
-        found = summary(self.floor.store.database, number, shift.since, shift.until)
+        found = summary(self.store.database, number, shift.since, shift.until)
         if not found.counts["inspected"]:
             return False
         if self.settings.folder is not None and self.render is not None:
             folder = Path(self.settings.folder)
             folder.mkdir(parents=True, exist_ok=True)
             day = datetime.fromtimestamp(shift.since / 1e6, UTC).astimezone(self.settings.tz).date()
-            name, drawn = f"{day}-{shift.name}-{product}", images(self.floor, number, found)
+            name, drawn = f"{day}-{shift.name}-{product}", images(self.pictures, number, found)
             page = self.render(self.settings.language, product, shift, found, drawn)
             for suffix, text in ((".csv", table(found)), (".html", page)):
                 with atomic(folder / f"{name}{suffix}") as file:
@@ -131,18 +129,18 @@ def table(found: Summary) -> str:
     return text.getvalue()
 
 
-def images(floor: Floor, product_id: int, found: Summary) -> dict[str, Any]:
+def images(pictures: Shown, product_id: int, found: Summary) -> dict[str, Any]:
     """Pictures of a report as data URLs: `heat`, None where no part is there to draw it on, and `worst`, by
     the numbers of their inspections."""
     heat, worst = None, dict[int, str]()
     if found.good is not None and found.boxes:
         with suppress(FlawscopeError):  # its picture was removed meanwhile
-            part = floor.shown.view(product_id, found.good, SIDE)
+            part = pictures.view(product_id, found.good, SIDE)
             picture = np.asarray(Image.open(io.BytesIO(part)).convert("RGB"))
             heat = _url(webp(heat_map(picture, found.boxes)))
     for number in found.worst:
         with suppress(FlawscopeError):
-            worst[number] = _url(floor.shown.overlay(product_id, number, SMALL))
+            worst[number] = _url(pictures.overlay(product_id, number, SMALL))
     return {"heat": heat, "worst": worst}
 
 

@@ -13,7 +13,6 @@ from dataclasses import replace
 from sqlalchemy import select
 
 from flawscope.artefact import joint_file
-from flawscope.artefact.files import digest_of
 from flawscope.errors import InputError, nearest
 from flawscope.station.settings.station import Product, Settings, named
 from flawscope.station.store.inspection import ANY, HTTP
@@ -87,7 +86,8 @@ class Addresses:
         before = {one["id"] for one in self.versions.listed(number)["versions"]}
         origin = os.path.abspath(model)
         if name in self.entries:
-            added = self.versions.add_joint(number, model, self._names_in(name, model), origin, STATION)
+            names = self._names_in(name, model)
+            added = self.versions.add_joint(number, model, names, origin, STATION)[number]
         else:
             added = self.versions.add(number, model, origin, STATION)
         return added not in before, added
@@ -163,11 +163,9 @@ class Addresses:
             raise InputError(
                 f"{model} has no product {name}: send it to one that it has, {', '.join(names.values())}"
             )
-        self.versions.add_joint(self.entries[entry], model, names, origin, who)
+        added = self.versions.add_joint(self.entries[entry], model, names, origin, who)
         self._take(entry)
-        found = self.versions.by_hash(product_id, digest_of(model))
-        assert found is not None, "it was just added"
-        return found
+        return added[product_id]
 
     def add_product(self, name: str, product: Product, origin: str, who: str) -> int:
         """Add a product with its model, which judges from now on, or give the product a further version.

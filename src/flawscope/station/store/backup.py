@@ -28,11 +28,10 @@ from flawscope.errors import FlawscopeError, InputError, pluralize
 from flawscope.station.settings.station import DATABASE, Settings
 from flawscope.station.store import dump
 from flawscope.station.store.database import Database, now
-from flawscope.station.store.files import MASK, MASKS, MODELS, PART, PICTURES, Files
+from flawscope.station.store.files import MASK, MASKS, MODELS, PART, PICTURES, Files, Strays
 from flawscope.station.store.records import iso
 from flawscope.station.store.schema import inspections, pictures, products, users, verdicts, versions
 from flawscope.station.store.station_identity import taken_over
-from flawscope.station.store.strays import Strays
 
 FORMAT = 1
 LIST, FACTS = "list.jsonl", "backup.json"  # the last two parts
@@ -210,12 +209,6 @@ def _there(own: Own) -> ColumnElement[bool]:
     return pictures.c.removed_at.is_(None) & pictures.c.product_id.in_(own)
 
 
-def _drawn(own: Own) -> Select[Any]:
-    """Query of the hashes of this station's masks."""
-    drawn = select(verdicts.c.mask).join(inspections).distinct()
-    return drawn.where(inspections.c.product_id.in_(own), verdicts.c.mask.is_not(None))
-
-
 def _models(connection: Connection, own: Own) -> list[tuple[str, str]]:
     """File and hash of each model; products may share one."""
     query = select(versions.c.file, versions.c.hash).distinct().where(versions.c.product_id.in_(own))
@@ -228,7 +221,9 @@ def _contents(connection: Connection, own: Own, files: Files) -> Iterator[tuple[
     streamed = connection.execution_options(yield_per=TOGETHER)
     for row in streamed.execute(there.order_by(pictures.c.hash)):
         yield files.path(PICTURES, row.hash, row.suffix).relative_to(files.folder).as_posix(), row.hash
-    for mask in connection.execute(_drawn(own).order_by(verdicts.c.mask)).scalars().all():
+    drawn = select(verdicts.c.mask).join(inspections).distinct().order_by(verdicts.c.mask)
+    drawn = drawn.where(inspections.c.product_id.in_(own), verdicts.c.mask.is_not(None))
+    for mask in connection.execute(drawn).scalars().all():
         yield files.path(MASKS, mask, MASK).relative_to(files.folder).as_posix(), mask
 
 

@@ -1,4 +1,5 @@
-"""Files of a station: pictures and masks named by their content, models, maps."""
+"""Files of a station: pictures and masks named by their content, models, maps; and removal of those that no
+record needs."""
 
 from __future__ import annotations
 
@@ -10,16 +11,21 @@ import secrets
 import shutil
 import sys
 import threading
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import IO
+
+from sqlalchemy import select
 
 from flawscope.artefact.files import PART as PART
 from flawscope.artefact.files import replacing, sync_folder
 from flawscope.errors import InputError
-from flawscope.station.store.database import StoreError
+from flawscope.station.store.database import Database, StoreError
+from flawscope.station.store.schema import inspections, pictures, verdicts, versions
 
 PICTURES, MASKS, MAPS, MODELS = "pictures", "masks", "maps", "models"
 MASK = ".png"  # suffix of a mask
@@ -27,6 +33,8 @@ SHORT = 16  # digits of a hash that name the folder of a model
 LOCK = ".lock"  # locked by the station that runs
 IDENTITY = ".station"  # file with the folder's identity
 ROOM = 16 * 1024**2  # bytes that must stay free for the data base and the rest
+YOUNG = 3600.0  # seconds for which a new file may have no record yet
+TOGETHER = 500  # files of one query
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -202,6 +210,65 @@ class Files:
             least = f"{(size + ROOM) / 1024**2:.0f} MB"
             text = f"less than {least} are free on the disk of {self.folder}; free some space"
             raise StoreError(text, "disk_full")
+
+
+class Strays:
+    """Removes files that no record needs. rest: called with the seconds that a piece of work took."""
+
+    def __init__(self, database: Database, files: Files, rest: Callable[[float], None]):
+        self.database, self.files, self.rest = database, files, rest
+
+    def discard(self, kind: str, digest: str, suffix: str) -> bool:
+        """Remove a picture with its maps, or a mask. False where a record needs the file by now."""
+        return self._remove(kind, self.files.path(kind, digest, suffix), digest)
+
+    def sweep(self) -> int:
+        """Remove all files, and folders of models, that no record needs; return their number."""
+        removed = 0
+        for kind in (MODELS, PICTURES, MASKS, MAPS):
+            found = self._old(kind)
+            while group := list(islice(found, TOGETHER)):
+                begun = time.monotonic()
+                known = self.needed(kind, sorted({digest for _, digest in group}))
+                left = [(path, digest) for path, digest in group if digest not in known]
+                removed += sum(self._remove(kind, path, digest) for path, digest in left)
+                self.rest(time.monotonic() - begun)
+        return removed
+
+    def _remove(self, kind: str, path: Path, digest: str) -> bool:
+        try:
+            removed = self.files.discard(path, digest, lambda: not self.needed(kind, [digest]))
+            if removed and kind == PICTURES:
+                for cached in self.files.path(MAPS, digest, "").parent.glob(f"{digest}.*"):
+                    cached.unlink(missing_ok=True)
+            return removed
+        except OSError:  # the next sweep tries again
+            return False
+
+    def _old(self, kind: str) -> Iterator[tuple[Path, str]]:
+        """Path and hash of each file that is not young. Models are folders, named by part of a hash."""
+        youngest, of_model = time.time() - YOUNG, kind == MODELS
+        for path in (self.files.folder / kind).glob("*" if of_model else "*/*"):
+            digest = path.name if of_model else path.name.partition(".")[0]
+            with suppress(OSError):
+                is_ours = path.is_dir() if of_model else len(digest) == 64
+                if is_ours and path.stat().st_mtime < youngest:
+                    yield path, digest
+
+    def needed(self, kind: str, digests: list[str]) -> set[str]:
+        """Hashes of the files that a record of this station names, and whose picture was not removed."""
+        own = self.database.own()
+        if kind == MODELS:
+            query = select(versions.c.file).where(versions.c.product_id.in_(own))
+        elif kind == MASKS:
+            query = select(verdicts.c.mask).join(inspections).where(verdicts.c.mask.in_(digests))
+            query = query.where(inspections.c.product_id.in_(own))
+        else:
+            query = select(pictures.c.hash).where(pictures.c.hash.in_(digests))
+            query = query.where(pictures.c.product_id.in_(own), pictures.c.removed_at.is_(None))
+        with self.database.reading() as connection:
+            found = set(connection.execute(query).scalars())
+        return {Path(file).parent.name for file in found} & set(digests) if kind == MODELS else found
 
 
 def _lock(file: IO[bytes]) -> None:

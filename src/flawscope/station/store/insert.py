@@ -107,7 +107,7 @@ def record(connection: Connection, several: Sequence[Taken]) -> list[tuple[int, 
         is_new = number is None
         if number is None:
             connection.execute(keep_picture, _picture(one))
-            number = int(connection.execute(insert, _inspection(one)).scalar_one())
+            number = int(connection.execute(insert, columns_of(one)).scalar_one())
             new.append(one)
             if one.parts is not None:
                 _join(connection, one, number, one.parts)
@@ -170,7 +170,8 @@ def _picture(one: Taken) -> dict[str, Any]:
     return {"hash": one.picture, "created_at": one.at, **{name: getattr(one, name) for name in _OF_PICTURE}}
 
 
-def _inspection(one: Taken) -> dict[str, Any]:
+def columns_of(one: Taken) -> dict[str, Any]:
+    """Columns of a new inspection."""
     values = {name: getattr(one, name) for name in _OF_INSPECTION}
     return values | {
         "name": one.name[:MOST_NAME],

@@ -8,25 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sqlalchemy import Column, Connection, Table, inspect, select, text, update
+from sqlalchemy import Column, Connection, inspect, select, text, update
 from sqlalchemy.schema import CreateColumn
 
-from flawscope.station.store.schema import (
-    HOUR,
-    deliveries,
-    events,
-    inspections,
-    marks,
-    metadata,
-    parts,
-    products,
-    revision,
-    stations,
-    tokens,
-    users,
-    view_of,
-)
+from flawscope.station.store.schema import HOUR, marks, metadata, revision, view_of
 
+Step = Callable[[Connection], None]
 DAY = 24 * HOUR  # of a pause that counts, at most
 PAUSE = 21 * DAY  # a longer pause looks like a wrong clock, and does not count
 _IN_ORDER = text("""
@@ -67,32 +54,27 @@ def _version(connection: Connection) -> str | None:
     return connection.scalar(select(revision.c.version_num))
 
 
-def _add(connection: Connection, table: Table, *names: str) -> None:
-    """Add columns of the schema to a table."""
-    for name in names:
-        column: Column[object] = table.c[name]
-        made = str(CreateColumn(column).compile(dialect=connection.dialect))
-        for key in column.foreign_keys:
-            made += f" CONSTRAINT {table.name}_{name}_of REFERENCES {key.column.table.name} (id)"
-        connection.execute(text(f"ALTER TABLE {table.name} ADD COLUMN {made}"))
+def _adding(indexes: str = "", *, tables: str = "", **columns: str) -> Step:
+    """Step that adds tables, columns by table, and indexes as the schema has them."""
+
+    def step(connection: Connection) -> None:
+        for table in tables.split():
+            metadata.tables[table].create(connection)
+        for table, names in columns.items():
+            for name in names.split():
+                _add(connection, metadata.tables[table].c[name])
+        every = {str(index.name): index for table in metadata.tables.values() for index in table.indexes}
+        for name in indexes.split():
+            every[name].create(connection)
+
+    return step
 
 
-def _index(connection: Connection, *names: str) -> None:
-    """Make indexes of inspections as the schema has them."""
-    for index in sorted(inspections.indexes, key=lambda index: str(index.name)):
-        if index.name in names:
-            index.create(connection)
-
-
-def _first(connection: Connection) -> None:
-    """Do nothing: earlier tables were never released."""
-
-
-def _audit(connection: Connection) -> None:
-    """Add the expiry of tokens, the address of events, and the settings of stations."""
-    _add(connection, tokens, "expires_at")
-    _add(connection, events, "address")
-    _add(connection, stations, "settings")
+def _add(connection: Connection, column: Column[object]) -> None:
+    made = str(CreateColumn(column).compile(dialect=connection.dialect))
+    for key in column.foreign_keys:
+        made += f" CONSTRAINT {column.table.name}_{column.name}_of REFERENCES {key.column.table.name} (id)"
+    connection.execute(text(f"ALTER TABLE {column.table.name} ADD COLUMN {made}"))
 
 
 def _marks(connection: Connection) -> None:
@@ -112,42 +94,12 @@ def _marks(connection: Connection) -> None:
         connection.execute(marks.insert(), list(made.values()))
     for name in ("inspections_search", "inspections_product"):
         connection.execute(text(f"DROP INDEX {name}"))
-    _index(connection, "inspections_search", "inspections_at")
+    _adding("inspections_search inspections_at")(connection)
 
 
-def _parts(connection: Connection) -> None:
-    """Add part, batch, the hash of the request and the number of triggers to inspections."""
-    _add(connection, inspections, "part", "batch", "request_hash", "triggers")
-    _index(connection, "inspections_part", "inspections_batch")
-
-
-def _sessions(connection: Connection) -> None:
+def _without_csrf(connection: Connection) -> None:
     """Drop the secrets of sessions: browsers say themselves when another site sends a request."""
     connection.execute(text("ALTER TABLE sessions DROP COLUMN csrf"))
-
-
-def _recognised(connection: Connection) -> None:
-    """Add the entries of products, and what the pictures of inspections were recognised as."""
-    _add(connection, products, "entry_id")
-    _add(connection, inspections, "shows", "product_p_value", "part_found")
-
-
-def _views(connection: Connection) -> None:
-    """Add parts that are seen in several views, and their place in the deliveries."""
-    parts.create(connection)
-    _add(connection, inspections, "view", "part_id")
-    _index(connection, "inspections_part_id")
-    _add(connection, deliveries, "part_number")
-
-
-def _posed(connection: Connection) -> None:
-    """Add the poses of the parts that inspections show."""
-    _add(connection, inspections, "part_pose")
-
-
-def _several(connection: Connection) -> None:
-    """Add the parts that inspections show several of."""
-    _add(connection, inspections, "found_parts")
 
 
 def _report(connection: Connection) -> None:
@@ -155,36 +107,22 @@ def _report(connection: Connection) -> None:
     connection.execute(text(view_of(connection.dialect.name)))
 
 
-def _made(connection: Connection) -> None:
-    """Add the settings of products that were made on the pages."""
-    _add(connection, products, "made")
-
-
-def _company(connection: Connection) -> None:
-    """Add the company's accounts of users."""
-    _add(connection, users, "subject")
-    next(iter(users.indexes)).create(connection)
-
-
-def _made_of_station(connection: Connection) -> None:
-    """Add the settings of stations that were made on the pages."""
-    _add(connection, stations, "made")
-
-
 # Versions of the tables in order, each with the step that migrates from the version before
-STEPS: dict[str, Callable[[Connection], None]] = {
-    "0006": _first,
-    "0009": _audit,
+STEPS: dict[str, Step] = {
+    "0006": _adding(),  # earlier tables were never released
+    "0009": _adding(tokens="expires_at", events="address", stations="settings"),  # for the audit
     "0008": _marks,
-    "0007": _parts,
-    "0010": _sessions,
-    "0011": _views,
-    "0012": _recognised,
-    "0013": _posed,
-    "0014": _several,
+    "0007": _adding("inspections_part inspections_batch", inspections="part batch request_hash triggers"),
+    "0010": _without_csrf,
+    "0011": _adding(
+        "inspections_part_id", tables="parts", inspections="view part_id", deliveries="part_number"
+    ),
+    "0012": _adding(products="entry_id", inspections="shows product_p_value part_found"),
+    "0013": _adding(inspections="part_pose"),
+    "0014": _adding(inspections="found_parts"),
     "0015": _report,
-    "0016": _made,
-    "0017": _company,
-    "0018": _made_of_station,
+    "0016": _adding(products="made"),
+    "0017": _adding("users_subject", users="subject"),
+    "0018": _adding(stations="made"),
 }
 HEAD = list(STEPS)[-1]

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import Connection, Row, delete, exists, func, or_, select, update
 
@@ -35,15 +35,6 @@ from flawscope.station.store.schema import (
 )
 
 ADDED, ACTIVATED = "version added", "version activated"  # events
-
-
-class _Added(NamedTuple):
-    """File of new versions. file: below the store's folder."""
-
-    digest: str
-    file: str
-    origin: str
-    who: str
 
 
 class Versions:
@@ -79,15 +70,10 @@ class Versions:
         path = Path(model)
         manifest = read_manifest(path)
         digest = digest_of(path)
-        if (there := self.by_hash(product_id, digest)) is not None:
+        if (there := self._by_hash(product_id, digest)) is not None:
             return there
-        with self._kept(path, digest) as file, self.database.writing() as connection:
-            self._insert(
-                connection, product_id, _Added(digest, file, origin, who), _facts(manifest), manifest
-            )
-        found = self.by_hash(product_id, digest)
-        assert found is not None, "it was just written"
-        return found
+        with self._kept(path, digest, origin) as file, self.database.writing() as connection:
+            return self._insert(connection, product_id, file, who, _facts(manifest), manifest)
 
     def add_joint(
         self,
@@ -96,26 +82,25 @@ class Versions:
         names: Mapping[str, str],
         origin: str,
         who: str,
-    ) -> int:
+    ) -> dict[int, int]:
         """Keep a copy of a joint model as a version of the entry and of each product, which become the
-        entry's; return the entry's version. Errors as of `add`.
+        entry's; return the versions, by product and entry. Errors as of `add`.
 
         Args:
             names: of the products at the station, by those in the model.
         """
         path = Path(model)
         manifests = read_manifests(path)
-        digest = digest_of(path)
-        with self._kept(path, digest) as file, self.database.writing() as connection:
+        with (
+            self._kept(path, digest_of(path), origin) as file,
+            self.database.writing() as connection,
+        ):
             self._lock_all(connection, [entry_id])
-            added = _Added(digest, file, origin, who)
-            self._insert(connection, entry_id, added, {"products": [*names.values()]})
+            found = {entry_id: self._insert(connection, entry_id, file, who, {"products": [*names.values()]})}
             for name, manifest in manifests.items():
                 number = add_product(connection, self.database.station, names[name], entry_id)
                 facts = {**_facts(manifest), "product": name}
-                self._insert(connection, number, added, facts, manifest)
-        found = self.by_hash(entry_id, digest)
-        assert found is not None, "it was just written"
+                found[number] = self._insert(connection, number, file, who, facts, manifest)
         return found
 
     def _lock_all(self, connection: Connection, ids: Sequence[int]) -> None:
@@ -124,14 +109,15 @@ class Versions:
         lock(connection, connection.execute(select(products.c.id).where(own)).scalars().all())
 
     @contextmanager
-    def _kept(self, path: Path, digest: str) -> Iterator[str]:
-        """Keep a copy of a file, which nobody removes meanwhile; yield its path below the store's folder."""
+    def _kept(self, path: Path, digest: str, origin: str) -> Iterator[dict[str, str]]:
+        """Keep a copy of a file, which nobody removes meanwhile; yield its columns in `versions`."""
         self.files.hold(digest)
         try:
             kept = self.files.model_folder(digest) / path.name
             if not kept.exists():
                 self.files.write(kept, path.read_bytes())
-            yield f"{MODELS}/{kept.parent.name}/{kept.name}"
+            file = f"{MODELS}/{kept.parent.name}/{kept.name}"
+            yield {"hash": digest, "file": file, "origin": origin}
         finally:
             self.files.release(digest)
 
@@ -139,35 +125,28 @@ class Versions:
         self,
         connection: Connection,
         product_id: int,
-        added: _Added,
+        file: Mapping[str, str],
+        who: str,
         facts: dict[str, Any],
         manifest: Manifest | None = None,
-    ) -> None:
-        """Add a version unless it is there."""
-        new = upsert(connection.dialect.name, versions).values(
-            product_id=product_id,
-            hash=added.digest,
-            file=added.file,
-            origin=added.origin,
-            facts=json.dumps(facts),
-            created_at=now(),
-        )
-        number = connection.execute(
-            new.on_conflict_do_nothing().returning(versions.c.id)
-        ).scalar_one_or_none()
+    ) -> int:
+        """Add a version unless it is there; return its number."""
+        values = {**file, "product_id": product_id, "facts": json.dumps(facts), "created_at": now()}
+        new = upsert(connection.dialect.name, versions).values(values).on_conflict_do_nothing()
+        number = connection.execute(new.returning(versions.c.id)).scalar_one_or_none()
         if number is None:
-            return
+            there = select(versions.c.id).filter_by(product_id=product_id, hash=file["hash"])
+            return int(connection.execute(there).scalar_one())
         learnt = {picture.hash for picture in manifest.pictures} if manifest else ()
         if told := [{"version_id": number, "pixels": pixels} for pixels in sorted(learnt)]:
             connection.execute(learnt_pixels.insert(), told)
-        add_event(connection, ADDED, added.who, f"version {number} from {added.origin}", product_id)
+        add_event(connection, ADDED, who, f"version {number} from {file['origin']}", product_id)
+        return int(number)
 
-    def by_hash(self, product_id: int, digest: str) -> int | None:
-        """Number of a product's version of the file with this hash; None: there is none."""
-        query = select(versions.c.id).where(versions.c.product_id == product_id, versions.c.hash == digest)
+    def _by_hash(self, product_id: int, digest: str) -> int | None:
+        query = select(versions.c.id).filter_by(product_id=product_id, hash=digest)
         with self.database.reading() as connection:
-            number = connection.execute(query).scalar_one_or_none()
-        return None if number is None else int(number)
+            return connection.scalar(query)
 
     def remove(self, product_id: int, number: int) -> bool:
         """Remove a version that was never used, and its file. False where it was used, or is the newest of

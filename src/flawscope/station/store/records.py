@@ -8,7 +8,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from contextvars import ContextVar
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -17,16 +17,16 @@ from sqlalchemy import Connection, Row, Select, Table, func, literal_column, sel
 from flawscope.errors import InputError
 from flawscope.station.store.database import Database, now
 from flawscope.station.store.insert import (
-    MOST_NAME,
     WAITING,
     Taken,
     add_product,
+    columns_of,
     is_of,
     is_worst,
     record,
     review_of,
 )
-from flawscope.station.store.inspection import Inspection, KeyUsedError, Request
+from flawscope.station.store.inspection import Inspection, KeyUsedError, Request, time_text
 from flawscope.station.store.schema import (
     HOUR,
     events,
@@ -67,15 +67,13 @@ class PictureOf(NamedTuple):
 
 def iso(at: int) -> str:
     """Microseconds since 1970 as 2026-11-22T02:04:51.123Z."""
-    moment = datetime.fromtimestamp(at / 1e6, UTC)
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{at // 1000 % 1000:03d}Z"
+    return time_text(datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=at))
 
 
 def row_of(database: Database, table: Table, product_id: int, number: int) -> Row[Any]:
     """Row of a product's version or candidate. NotFoundError."""
-    query = select(table).where(table.c.product_id == product_id, table.c.id == number)
     with database.reading() as connection:
-        row = connection.execute(query).one_or_none()
+        row = connection.execute(select(table).filter_by(product_id=product_id, id=number)).one_or_none()
     if row is None:
         raise NotFoundError(f"there is no {table.name[:-1]} {number} of this product")
     return row
@@ -140,10 +138,8 @@ class Store:
 
     def under(self, product_id: int, keys: Sequence[str]) -> Sequence[Row[Any]]:
         """Inspections under these keys, with the columns that `Request.is_of` needs."""
-        names = "id", "key", "picture", "source", "request_hash"
-        query = select(*(inspections.c[name] for name in names)).where(
-            is_of(product_id), inspections.c.key.in_(keys)
-        )
+        columns = (inspections.c[name] for name in ("id", "key", "picture", "source", "request_hash"))
+        query = select(*columns).where(is_of(product_id), inspections.c.key.in_(keys))
         with self.database.reading() as connection:
             return connection.execute(query).all()
 
@@ -201,11 +197,9 @@ class Store:
 
     def knows(self, picture: str) -> bool:
         """Whether this station has an inspection of the picture with this hash."""
-        query = select(pictures.c.hash).where(
-            pictures.c.product_id.in_(self.database.own()), pictures.c.hash == picture
-        )
+        here = pictures.c.product_id.in_(self.database.own()), pictures.c.hash == picture
         with self.database.reading() as connection:
-            return connection.execute(query).first() is not None
+            return connection.execute(select(pictures.c.hash).where(*here)).first() is not None
 
     def picture(self, product_id: int, number: int) -> PictureOf:
         """Picture of an inspection. NotFoundError."""
@@ -250,10 +244,8 @@ class Store:
         if len(note) > MOST_NOTE:
             raise InputError(f"the note has {len(note)} characters; {MOST_NOTE} at most")
         with self._speaking, self.database.writing() as connection:
-            query = select(inspections).where(
-                inspections.c.product_id == product_id, inspections.c.id == number
-            )
-            row = connection.execute(query.with_for_update()).one_or_none()
+            query = select(inspections).filter_by(product_id=product_id, id=number).with_for_update()
+            row = connection.execute(query).one_or_none()
             if row is None:
                 raise NotFoundError(f"there is no inspection {number}")
             said = {"verdict": verdict, "mask": mask, "note": note}
@@ -375,15 +367,9 @@ def shown() -> Select[Any]:
 
 def fresh(number: int, taken: Taken, product: str) -> dict[str, Any]:
     """An inspection that was just recorded, as the API shows it."""
-    facts = {
-        **vars(taken),
-        **{"id": number, "product": product, "removed_at": None, "regions": json.dumps(taken.regions)},
-        **{"part_pose": taken.part_pose and json.dumps(taken.part_pose)},
-        **{"found_parts": taken.found_parts and json.dumps(taken.found_parts)},
-        **{"name": taken.name[:MOST_NAME], "verdict": None, "review": review_of(taken)},
-        **{"part_id": None, "part_decision": None},  # as of a picture that is judged alone
-    }
-    return _described(SimpleNamespace(**facts), None)
+    facts = {**vars(taken), **columns_of(taken), "id": number, "product": product, "removed_at": None}
+    alone = {"verdict": None, "part_id": None, "part_decision": None}  # of a picture that is judged alone
+    return _described(SimpleNamespace(**facts, **alone), None)
 
 
 def described(connection: Connection, rows: Sequence[Row[Any]]) -> list[dict[str, Any]]:

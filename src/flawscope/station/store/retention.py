@@ -14,11 +14,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    Row,
     and_,
     delete,
     exists,
@@ -34,7 +35,7 @@ from flawscope.errors import InputError, pluralize
 from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.station.settings.station import Keep
 from flawscope.station.store.database import Database, now
-from flawscope.station.store.files import MASK, MASKS, PICTURES, Files
+from flawscope.station.store.files import MASK, MASKS, PICTURES, Files, Strays
 from flawscope.station.store.insert import lock
 from flawscope.station.store.schema import (
     deliveries,
@@ -46,7 +47,6 @@ from flawscope.station.store.schema import (
     verdicts,
 )
 from flawscope.station.store.station_identity import Clock
-from flawscope.station.store.strays import Strays
 
 GOOD, ANOMALOUS, REVIEWED = KINDS = "good", "anomalous", "reviewed"  # in the order of removal for space
 RECORDS = "records"
@@ -84,17 +84,6 @@ class Summary:
         """Numbers of what was removed, as text; "" where nothing was."""
         several = ((self.pictures, "picture"), (self.records, "record"), (self.strays, "stray file"))
         return ", ".join(pluralize(number, thing) for number, thing in several if number)
-
-
-class Old(NamedTuple):
-    """Inspection whose picture may be removed, or was."""
-
-    number: int
-    product_id: int
-    picture: str
-    suffix: str
-    bytes: int
-    removed_at: int | None
 
 
 class _EndedError(Exception):
@@ -194,7 +183,7 @@ class Retention:
             return int(connection.execute(total).scalar_one())
 
     def _remove(
-        self, group: list[Old], last: Mapping[str, int], stays: ColumnElement[bool], summary: Summary
+        self, group: list[Row[Any]], last: Mapping[str, int], stays: ColumnElement[bool], summary: Summary
     ) -> None:
         """Remove pictures, first in the data base, then as files, but for those that `stays` says, those with
         an inspection beyond the last one of its kind, and those that were learnt from."""
@@ -268,7 +257,7 @@ class Retention:
 
     def _groups(
         self, kind: str, last: int, enough: Callable[[], float] = lambda: math.inf
-    ) -> Iterator[list[Old]]:
+    ) -> Iterator[list[Row[Any]]]:
         """Inspections of a kind up to a number, the oldest first, in groups for one transaction each, from
         where today's last run ended. enough: bytes of pictures after which a group ends."""
         with self.database.reading() as connection:
@@ -279,10 +268,10 @@ class Retention:
             for old in group:
                 self._passed[old.product_id, kind] = old.number
 
-    def _oldest(self, product_id: int, kind: str, last: int) -> Iterator[Old]:
+    def _oldest(self, product_id: int, kind: str, last: int) -> Iterator[Row[Any]]:
         there = inspections.c
         query = (
-            select(there.id, there.product_id, there.picture)
+            select(there.id.label("number"), there.product_id, there.picture)
             .add_columns(pictures.c.suffix, pictures.c.bytes, pictures.c.removed_at)
             .join_from(inspections, pictures)
             .where(there.product_id == product_id, _is(kind), there.id <= last)
@@ -295,8 +284,8 @@ class Retention:
             with self.database.reading() as connection:
                 rows = connection.execute(query.where(there.id > start)).all()
             self._rest(time.monotonic() - begun)
-            yield from (Old(*row) for row in rows)
-            start = rows[-1].id if len(rows) == PAGE else last
+            yield from rows
+            start = rows[-1].number if len(rows) == PAGE else last
 
     def _rest(self, seconds: float) -> None:
         """Pause as long as the work took: others get processor and data base half of the time."""
@@ -367,9 +356,9 @@ def _free(
     return [tuple(row) for row in connection.execute(select(*_KEY).where(*there, ~stays))]
 
 
-def _several(oldest: Iterable[Old], enough: float) -> list[Old]:
+def _several(oldest: Iterable[Row[Any]], enough: float) -> list[Row[Any]]:
     """Next inspections: those of a transaction, or fewer, whose pictures have `enough` bytes."""
-    group: list[Old] = []
+    group: list[Row[Any]] = []
     size = 0
     for old in oldest:
         group.append(old)

@@ -5,10 +5,13 @@ Whoever changes a table adds a step to `migrations.STEPS`; a test compares the m
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     Double,
     ForeignKey,
     ForeignKeyConstraint,
@@ -76,6 +79,11 @@ def _product(primary_key: bool = False) -> Column[int]:
 def _picture_of(table: str) -> ForeignKeyConstraint:
     columns = ["product_id", "picture"]
     return ForeignKeyConstraint(columns, ["pictures.product_id", "pictures.hash"], name=f"{table}_picture_of")
+
+
+def _index(name: str, where: ColumnElement[bool], *columns: Column[Any]) -> None:
+    """Index of the rows that meet a condition."""
+    Index(name, *columns, sqlite_where=where, postgresql_where=where)
 
 
 # Stations can share a data base; each has a folder and products, with all that belongs to them
@@ -150,13 +158,7 @@ parts = Table(
     Column("worst", Name),  # view
     UniqueConstraint("product_id", "number"),
 )
-Index(
-    "parts_open",
-    parts.c.product_id,
-    parts.c.part,
-    sqlite_where=parts.c.decision.is_(None),
-    postgresql_where=parts.c.decision.is_(None),
-)
+_index("parts_open", parts.c.decision.is_(None), parts.c.product_id, parts.c.part)
 
 inspections = Table(
     "inspections",
@@ -201,31 +203,18 @@ Index(
     inspections.c.version_id,
 )
 Index("inspections_at", inspections.c.product_id, inspections.c.at)
-Index(
-    "inspections_waiting",
-    inspections.c.product_id,
-    inspections.c.id,
-    sqlite_where=inspections.c.review == "waiting",
-    postgresql_where=inspections.c.review == "waiting",
-)
+_index("inspections_waiting", inspections.c.review == "waiting", inspections.c.product_id, inspections.c.id)
 Index("inspections_picture", inspections.c.product_id, inspections.c.picture)
 Index("inspections_name", inspections.c.product_id, inspections.c.name)
 for _label in (inspections.c.part, inspections.c.batch):
-    Index(
+    _index(
         f"inspections_{_label.name}",
+        _label.is_not(None),
         inspections.c.product_id,
         _label,
         inspections.c.id,
-        sqlite_where=_label.is_not(None),
-        postgresql_where=_label.is_not(None),
     )
-
-Index(
-    "inspections_part_id",
-    inspections.c.part_id,
-    sqlite_where=inspections.c.part_id.is_not(None),
-    postgresql_where=inspections.c.part_id.is_not(None),
-)
+_index("inspections_part_id", inspections.c.part_id.is_not(None), inspections.c.part_id)
 
 verdicts = Table(
     "verdicts",

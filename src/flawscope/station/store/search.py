@@ -1,11 +1,12 @@
-"""Search of inspections, page after page, and scores over time."""
+"""Search of inspections, page after page; scores over time; summaries of a time, as of a shift."""
 
 from __future__ import annotations
 
 import base64
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -26,7 +27,7 @@ from sqlalchemy import (
 from flawscope.errors import InputError
 from flawscope.station.store.database import Database, now
 from flawscope.station.store.records import DEFECT, GOOD, described, holdable, iso, microseconds, shown
-from flawscope.station.store.schema import HOUR, hours, inspections, versions
+from flawscope.station.store.schema import HOUR, hours, inspections, pictures, versions
 
 MOST = 500  # inspections of a page
 MANY = 2000  # matches beyond which a search walks in order instead of sorting
@@ -36,6 +37,12 @@ _CHOICES = {
     "decision": ("good", "anomalous"),
     "verdict": ("good", "defect", "none"),
     "review": ("none", "waiting", "done", "skipped"),
+}
+_NUMBERS: dict[str, tuple[Callable[[str], Any], Callable[[Any], bool], str]] = {
+    "score_min": (float, math.isfinite, "a number"),
+    "score_max": (float, math.isfinite, "a number"),
+    "version": (int, lambda number: 0 <= number < 2**63, "a number"),
+    "limit": (int, lambda number: 1 <= number <= MOST, f"a number from 1 to {MOST}"),
 }
 
 
@@ -165,23 +172,15 @@ def _beyond(begin: str) -> str | None:
 
 
 def _read(name: str, text: str) -> Any:
-    if name in _CHOICES:
-        if text not in _CHOICES[name]:
-            raise InputError(f"{name}={text:.40} is not one of {', '.join(_CHOICES[name])}")
-        return text
     if name in ("since", "until"):
         return microseconds(text)
-    try:
-        if name in ("score_min", "score_max") and math.isfinite(score := float(text)):
-            return score
-        if name == "version" and 0 <= int(text) < 2**63:
-            return int(text)
-        if name == "limit" and 1 <= int(text) <= MOST:
-            return int(text)
-    except (ValueError, OverflowError):
-        pass
-    if name in ("score_min", "score_max", "version", "limit"):
-        kind = f"a number from 1 to {MOST}" if name == "limit" else "a number"
+    if name in _CHOICES and text not in _CHOICES[name]:
+        raise InputError(f"{name}={text:.40} is not one of {', '.join(_CHOICES[name])}")
+    if name in _NUMBERS:
+        read, allows, kind = _NUMBERS[name]
+        with suppress(ValueError, OverflowError):
+            if allows(number := read(text)):
+                return number
         raise InputError(f"{name}={text:.40} is not {kind}")
     if "\0" in text:
         raise InputError(f"{name} holds a character that no name has")
@@ -323,3 +322,63 @@ def _versions(connection: Connection, product_id: int) -> list[dict[str, Any]]:
         {"id": number, "threshold": json.loads(facts)["score_threshold"], "since": iso(int(hour) * HOUR)}
         for number, facts, hour in connection.execute(query)
     ]
+
+
+# ---------------------------------------------------------------------------------------- summary of a time
+
+MOST_WORST, MOST_MAPPED = 6, 5000  # pictures that are shown; anomalous ones whose regions are counted
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Inspections between two times.
+
+    counts: by the names of `SUMS`. hours: the same of each hour, with its beginning as `at`, microseconds
+    since 1970. versions: numbers of those that judged. worst: numbers of the anomalous inspections that are
+    farthest above the threshold, without those that a person called good. good: number of one of a good part.
+    boxes: x0 y0 x1 y1 of the regions of anomalous ones, as shares of the picture's sides.
+    """
+
+    counts: dict[str, int]
+    hours: list[dict[str, int]]
+    versions: list[int]
+    worst: list[int]
+    good: int | None
+    boxes: list[Box]
+
+
+def summary(database: Database, product_id: int, since: int, until: int) -> Summary:
+    """Sum up what was inspected from `since` to below `until`, microseconds since 1970. StoreError."""
+    column = inspections.c
+    within = (column.product_id == product_id, column.at >= since, column.at < until)
+    with_picture = (pictures.c.product_id == column.product_id) & (pictures.c.hash == column.picture)
+    there = pictures.c.removed_at.is_(None)
+    confirmed = column.anomalous & (column.verdict.is_(None) | (column.verdict != GOOD))
+
+    def shown(*columns: Any) -> Select[Any]:
+        return select(*columns).join_from(inspections, pictures, with_picture).where(*within)
+
+    counted = each(product_id).where(column.at >= since, column.at < until).subquery()
+    hour = counted.c.at.op("/")(HOUR).label("hour")  # integer division in SQLite and PostgreSQL
+    sums = [func.sum(counted.c[name]) for name in SUMS]
+    with database.reading() as connection:
+        by_hour = [
+            dict(zip(("at", *SUMS), (int(at) * HOUR, *map(int, row)), strict=True))
+            for at, *row in connection.execute(select(hour, *sums).group_by("hour").order_by("hour"))
+        ]
+        judged = select(column.version_id).where(*within).distinct().order_by(column.version_id)
+        versions = [int(one) for one in connection.scalars(judged)]
+        worst = shown(column.id).where(there, confirmed).order_by(column.severity.desc(), column.id.desc())
+        good = shown(column.id).where(there, ~column.anomalous).order_by(column.id.desc())
+        marked = shown(column.regions, pictures.c.width, pictures.c.height).where(confirmed)
+        rows = connection.execute(marked.order_by(column.id.desc()).limit(MOST_MAPPED)).all()
+        boxes = [
+            (x0 / width, y0 / height, x1 / width, y1 / height)
+            for regions, width, height in rows
+            for x0, y0, x1, y1 in (region["box"] for region in json.loads(regions))
+        ]
+        numbers = [int(one) for one in connection.scalars(worst.limit(MOST_WORST))]
+        example = connection.scalar(good.limit(1))
+    totals = {name: sum(one[name] for one in by_hour) for name in SUMS}
+    return Summary(totals, by_hour, versions, numbers, example, boxes)

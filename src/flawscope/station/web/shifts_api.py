@@ -14,7 +14,7 @@ from flawscope.station.shifts.reports import images, message, rows, table
 from flawscope.station.station import Station
 from flawscope.station.store.database import now
 from flawscope.station.store.records import iso, microseconds
-from flawscope.station.store.summary import Summary, summary
+from flawscope.station.store.search import Summary, summary
 from flawscope.station.web import schemas
 from flawscope.station.web.api import Here, attachment, routes
 from flawscope.station.web.pages import Shown
@@ -63,9 +63,8 @@ def shift_report(
         return Response(made, media_type=XLSX, headers=headers)
     if format == "json":
         return JSONResponse(message(name, number, shift, found).data)
-    page = page_of(
-        station, Shown(request, "trends").texts, name, shift, found, images(station, number, found)
-    )
+    drawn = images(station.shown, number, found)
+    page = page_of(station, Shown(request, "trends").texts, name, shift, found, drawn)
     return Response(page, media_type="text/html", headers=attachment(f"{file}.html"))
 
 
