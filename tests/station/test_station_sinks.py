@@ -452,6 +452,12 @@ def test_of_a_further_product_a_sink_that_cannot_be_used_is_a_problem_and_the_ot
     assert codes(running) == [f"sink_{sinks.products[NAME]}_1"]
     sent = send(running.url, parts, range(2))
     until(lambda: numbers(receiver) == sent)
+    with pytest.raises(InputError):  # a change on the page, which is then taken back
+        sinks.renew(NAME)
+    sinks.renew(NAME, told=True)
+    assert codes(running) == [f"sink_{sinks.products[NAME]}_1"]
+    sent += send(running.url, parts, range(2, 4))
+    until(lambda: numbers(receiver) == sent)
 
 
 def test_a_full_disk_is_waited_for(

@@ -187,7 +187,7 @@ class MadeProducts:
             self._use(name, number, product)
             keep_lines(self.store.database, number, lines, one.lines)
         except Exception:  # also of a plugin
-            self._use(name, number, before)
+            self._use(name, number, before, told=True)
             raise
         changed = " and ".join(kind for kind in KINDS if lines.get(kind) != one.lines.get(kind))
         with suppress(FlawscopeError):  # it is done
@@ -200,11 +200,11 @@ class MadeProducts:
         with self._changing:  # else that of a change under way
             forget_secrets(self.files, name, self.all().get(name, ())[1:], draft)
 
-    def _use(self, name: str, number: int, product: Product) -> None:
+    def _use(self, name: str, number: int, product: Product, *, told: bool = False) -> None:
         before = self.addresses.given[name]
         self.addresses.given[name] = self.addresses.settings[name] = product
         if product.sinks != before.sinks:
-            self.sinks.renew(name)
+            self.sinks.renew(name, told=told)
         if product.all_sources != before.all_sources:
             self.sources.renew(name, product, number)
 

@@ -79,13 +79,13 @@ class Sinks:
                 broker.outboxes.append(box)
                 broker.sink.outboxes.append(box)
 
-    def renew(self, name: str) -> None:
+    def renew(self, name: str, *, told: bool = False) -> None:
         """End the sinks of a product, and start those that the settings name by now. InputError where one
-        cannot be used."""
+        cannot be used; told: it is a problem, and the others deliver."""
         self._end([one for one, _ in self.of(name) if not isinstance(one.sink, MqttSink)])
         for code in self._unusable.pop(name, ()):
             self.report(code, None)
-        self._begin(name, told=False)
+        self._begin(name, told=told)
 
     def renew_broker(self, settings: Settings) -> None:
         """Deliver to the broker of other settings from now on, or to none. InputError where its files cannot
