@@ -147,7 +147,7 @@ STATION: dict[str, str] = {
     "inspecting": "background settings store",
     "housekeeping": "background settings store problems access inspecting",
     "sources": "background settings store inspecting",
-    "industrial": "background settings sources",
+    "industrial_cameras": "background settings sources",
     "sinks": "background settings store inspecting",
     "connections": "settings sources",
     "shifts": "background settings store inspecting sinks",
@@ -155,9 +155,9 @@ STATION: dict[str, str] = {
     "learning": "background settings store",
     "drift": "background store inspecting",
     "setup": "background settings store inspecting sources drift learning",
-    "made": "settings store access sources sinks setup",
-    "station": "live made settings store problems access inspecting housekeeping sources sinks connections "
-    "shifts learning drift setup",
+    "page_settings": "settings store access sources sinks setup",
+    "station": "live page_settings settings store problems access inspecting housekeeping sources sinks "
+    "connections shifts learning drift setup",
     "web": "store settings access inspecting sources shifts learning setup station",
     "client": "settings store web",
     "review": "web",

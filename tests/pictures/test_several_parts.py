@@ -6,8 +6,8 @@ import numpy as np
 
 from brackets import SIDE, drawn
 from flawscope.pictures.resampling import grey
-from flawscope.pictures.several_learning import learn_several, usual_count
 from flawscope.pictures.several_parts import OVERVIEW, SeveralParts
+from flawscope.pictures.several_parts_learning import learn_several, usual_count
 
 
 def test_parts_are_found_and_counted_and_other_objects_are_seen() -> None:

@@ -22,8 +22,8 @@ from PIL import Image
 from station_helpers import until
 
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.station.industrial import BASLER, GENICAM, CameraSettings
-from flawscope.station.industrial.camera import IndustrialCamera, Numbered, after
+from flawscope.station.industrial_cameras import BASLER, GENICAM, CameraSettings
+from flawscope.station.industrial_cameras.camera import IndustrialCamera, Numbered, after
 from flawscope.station.settings.station import Limits
 from flawscope.station.sources.frames import LostError
 from flawscope.station.sources.source import AWAY, RUNNING, AwayError, Line, NoFrameError, Share
@@ -42,7 +42,7 @@ class Jitter:
     into the first pixel."""
 
     def __init__(self, settings: CameraSettings, random: Random, fates: Counter[str]):
-        from flawscope.station.industrial.pylon import Pylon
+        from flawscope.station.industrial_cameras.pylon import Pylon
 
         self._inner, self._random, self._fates = Pylon(settings), random, fates
         self._held: deque[tuple[float, Numbered]] = deque()
@@ -161,9 +161,9 @@ def opening_fixture(request: pytest.FixtureRequest) -> Callable[..., Any]:
     name = request.param
     request.getfixturevalue("fake" if name == "genicam" else "basler")
     if name == "genicam":
-        from flawscope.station.industrial.aravis import Aravis as Kind
+        from flawscope.station.industrial_cameras.aravis import Aravis as Kind
     else:
-        from flawscope.station.industrial.pylon import Pylon as Kind  # type: ignore[assignment]
+        from flawscope.station.industrial_cameras.pylon import Pylon as Kind  # type: ignore[assignment]
 
     def opened(**given: Any) -> Any:
         settings, end = CameraSettings(**{"serial": SERIAL[name], **given}), time.monotonic() + 20
@@ -199,14 +199,11 @@ def test_frames_of_a_signal_that_do_not_arrive_are_counted(basler: None) -> None
     there = camera(CameraSettings(SERIAL["basler"], trigger="hardware line 1"), opening)
     try:
         until(lambda: there.state.state == RUNNING)
-        for _ in range(120):
-            signal()
+        until(lambda: signal() or (fates["lost"] > 0 and fates["damaged"] > 0))
         waiting = there.next_shot()
         until(lambda: signal() or waiting.done())
         # the last ones may be lost: the next frame that arrives tells it
         until(lambda: signal() or there.state.broken == fates["lost"] + fates["damaged"])
-        assert fates["lost"] > 0
-        assert fates["damaged"] > 0
     finally:
         there.stop()
 
@@ -232,7 +229,7 @@ def test_they_keep_the_contract_of_sources(
 
 
 def test_two_cameras_at_once(basler: None) -> None:
-    from flawscope.station.industrial.pylon import Pylon
+    from flawscope.station.industrial_cameras.pylon import Pylon
 
     both = [camera(CameraSettings(serial), Pylon) for serial in ("0815-0000", "0815-0001")]
     try:
@@ -293,13 +290,13 @@ def test_a_wrong_setting_is_refused(given: dict[str, Any]) -> None:
 
 @pytest.mark.slow
 def test_a_camera_that_another_program_uses_says_so(fake: Fake) -> None:
-    from flawscope.station.industrial.aravis import Aravis
+    from flawscope.station.industrial_cameras.aravis import Aravis
 
     first = camera(CameraSettings(SERIAL["genicam"]), Aravis)
     until(lambda: first.state.state == RUNNING)
     code = (
-        "from flawscope.station.industrial.aravis import Aravis; "
-        "from flawscope.station.industrial import CameraSettings; Aravis(CameraSettings('FV01'))"
+        "from flawscope.station.industrial_cameras.aravis import Aravis; "
+        "from flawscope.station.industrial_cameras import CameraSettings; Aravis(CameraSettings('FV01'))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=os.environ
@@ -310,7 +307,7 @@ def test_a_camera_that_another_program_uses_says_so(fake: Fake) -> None:
 
 @pytest.mark.slow
 def test_a_camera_that_was_off_comes_back_by_itself(fake: Fake) -> None:
-    from flawscope.station.industrial.aravis import Aravis
+    from flawscope.station.industrial_cameras.aravis import Aravis
 
     there = camera(CameraSettings(SERIAL["genicam"]), Aravis)
     try:

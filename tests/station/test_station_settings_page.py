@@ -14,7 +14,7 @@ from sink_helpers import Mosquitto
 from station_helpers import INSPECTIONS, Opener, opened, until
 from tablet import PHONE, Tablet, driver_fixture, needs_chromium, tablet_fixture
 
-from flawscope.station.made import MADE_HERE
+from flawscope.station.page_settings import MADE_HERE
 from flawscope.station.settings.station import Keep, Limits, Product, Settings
 
 __all__ = ["driver_fixture", "plugins_fixture", "reels_fixture", "tablet_fixture"]

@@ -218,7 +218,7 @@ def timeless(manifest: Any) -> dict[str, Any]:
     told = manifest.to_dict()
     told |= {f"facts.{key}": value for key, value in told.pop("facts").items()}
     told["facts.summary"] = [line for line in told["facts.summary"] if not line.startswith("memory: ")]
-    told["notes"] = [note for note in told["notes"] if "simulated defects" not in note]  # as many as time allows
+    told["notes"] = [note for note in told["notes"] if "simulated defects" not in note]  # time sets how many
     return {key: value for key, value in told.items() if key not in TIMES and "seconds" not in key}
 
 

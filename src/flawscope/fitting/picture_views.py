@@ -20,7 +20,7 @@ from flawscope.errors import InputError
 from flawscope.fitting.training_pictures import UNREAD, Reader
 from flawscope.methods.task import Fitted, Places, Task
 from flawscope.pictures.part_views import PartViews
-from flawscope.pictures.several_learning import Learnt
+from flawscope.pictures.several_parts_learning import Learnt
 from flawscope.pictures.views import Grid, Region, Views
 
 KEPT = 512 << 20  # bytes of pictures that stay decoded

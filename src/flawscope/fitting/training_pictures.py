@@ -31,8 +31,8 @@ from flawscope.pictures.light import Light, Normalization, channel_statistics
 from flawscope.pictures.listing import names_of
 from flawscope.pictures.pose import Kind, Reference
 from flawscope.pictures.preprocess import Preprocess, white_level_for
-from flawscope.pictures.several_learning import Learnt, learn_several
 from flawscope.pictures.several_parts import OVERVIEW
+from flawscope.pictures.several_parts_learning import Learnt, learn_several
 from flawscope.pictures.views import Views, hidden
 from flawscope.progress import Advance, Step
 

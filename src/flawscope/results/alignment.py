@@ -18,8 +18,8 @@ from flawscope.pictures.part_views import PartPose, PartViews
 from flawscope.pictures.pose import FOUND, SIDE, Kind, Reference
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.pictures.resampling import size_of
-from flawscope.pictures.several_learning import Learnt, learn_several
 from flawscope.pictures.several_parts import OVERVIEW
+from flawscope.pictures.several_parts_learning import Learnt, learn_several
 from flawscope.results import drawing
 from flawscope.results.contact_sheet import Line, contact_sheet
 from flawscope.results.prediction import LOST

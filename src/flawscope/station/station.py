@@ -29,7 +29,7 @@ from flawscope.station.inspecting.worker import Inspector
 from flawscope.station.inspecting.writer import Recorded, Recorder
 from flawscope.station.learning.learning import Learning
 from flawscope.station.live import Gauges, Handed, Live, Metrics
-from flawscope.station.made import MADE_HERE, MQTT, MadeProducts, MadeSettings
+from flawscope.station.page_settings import MADE_HERE, MQTT, MadeProducts, MadeSettings
 from flawscope.station.problems import ACKNOWLEDGED, Problem, Problems
 from flawscope.station.settings.station import Product, Settings
 from flawscope.station.setup.draft import READY

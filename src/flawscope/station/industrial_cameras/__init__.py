@@ -16,7 +16,7 @@ from flawscope.station.settings.sources import FRAME, TRIGGER
 from flawscope.station.settings.values import time_of
 
 if TYPE_CHECKING:
-    from flawscope.station.industrial.camera import IndustrialCamera
+    from flawscope.station.industrial_cameras.camera import IndustrialCamera
     from flawscope.station.sources.source import Line
 
 SOFTWARE = "software"
@@ -76,16 +76,16 @@ class CameraSettings:
 
 def _basler(line: Line, settings: CameraSettings, number: int) -> IndustrialCamera:
     require_installed("a Basler camera", "pypylon", extras="basler")
-    from flawscope.station.industrial.camera import IndustrialCamera
-    from flawscope.station.industrial.pylon import Pylon
+    from flawscope.station.industrial_cameras.camera import IndustrialCamera
+    from flawscope.station.industrial_cameras.pylon import Pylon
 
     return IndustrialCamera(line, settings, number, Pylon)
 
 
 def _genicam(line: Line, settings: CameraSettings, number: int) -> IndustrialCamera:
     require_installed("a GenICam camera", "gi", extras="genicam")
-    from flawscope.station.industrial.aravis import Aravis, library
-    from flawscope.station.industrial.camera import IndustrialCamera
+    from flawscope.station.industrial_cameras.aravis import Aravis, library
+    from flawscope.station.industrial_cameras.camera import IndustrialCamera
 
     library()
     return IndustrialCamera(line, settings, number, Aravis)

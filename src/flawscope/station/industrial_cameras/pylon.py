@@ -9,8 +9,8 @@ from av import VideoFrame
 from pypylon import genicam, pylon
 
 from flawscope.errors import InputError, one_line
-from flawscope.station.industrial import CameraSettings
-from flawscope.station.industrial.camera import Numbered, check_format, chosen
+from flawscope.station.industrial_cameras import CameraSettings
+from flawscope.station.industrial_cameras.camera import Numbered, check_format, chosen
 from flawscope.station.sources.frames import LostError
 
 EXPOSURE, GAIN = ("ExposureTime", "ExposureTimeAbs"), ("Gain", "GainRaw")  # newer and older cameras' names

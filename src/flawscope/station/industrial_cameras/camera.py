@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from flawscope.errors import InputError, nearest, pluralize, some
 from flawscope.station.background import Backoff
-from flawscope.station.industrial import SOFTWARE, CameraSettings
+from flawscope.station.industrial_cameras import SOFTWARE, CameraSettings
 from flawscope.station.sources.camera import LOOK, LiveCamera, Shot
 from flawscope.station.sources.frames import LostError
 from flawscope.station.sources.source import Line, NoFrameError

@@ -9,8 +9,8 @@ import numpy as np
 from av import VideoFrame
 
 from flawscope.errors import InputError
-from flawscope.station.industrial import CameraSettings
-from flawscope.station.industrial.camera import Numbered, check_format, chosen
+from flawscope.station.industrial_cameras import CameraSettings
+from flawscope.station.industrial_cameras.camera import Numbered, check_format, chosen
 from flawscope.station.sources.frames import LostError
 
 if TYPE_CHECKING:
