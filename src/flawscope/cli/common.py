@@ -76,7 +76,6 @@ Add = Callable[[argparse.ArgumentParser], None]
 
 
 def _adder(option: str, **settings: Any) -> Add:
-
     def add(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(option, **settings)
 

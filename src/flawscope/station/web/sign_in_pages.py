@@ -10,7 +10,6 @@ from __future__ import annotations
 import html
 import secrets
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Form, Request
@@ -219,10 +218,10 @@ def company_pages(station: Station, settings: OpenId) -> ASGIApp:
     made = Starlette(routes=[Route("/", begin), Route("/done", done)])
     made.state.station = station
     cookie, key = f"{access.cookie}_company", secrets.token_urlsafe(32)
-    kept = partial(SessionMiddleware, made, key, cookie, MOST, path=COMPANY)
-    with_state = {"http": kept(), "https": kept(https_only=True)}
 
-    async def by_scheme(scope: Scope, receive: Receive, send: Send) -> None:
-        await with_state[scope["scheme"]](scope, receive, send)
+    async def with_state(scope: Scope, receive: Receive, send: Send) -> None:
+        is_secure = scope["scheme"] == "https"
+        kept = SessionMiddleware(made, key, cookie, MOST, path=COMPANY, https_only=is_secure)
+        await kept(scope, receive, send)
 
-    return by_scheme
+    return with_state
