@@ -10,6 +10,9 @@ PARALLEL := -n logical --maxprocesses 8 --dist worksteal
 QUICK := smoke or not (service or browser or cluster or docs or training or slow)
 
 .DEFAULT_GOAL := help
+# Tests start hundreds of processes: each would compile every module again
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help install demo test chain lint format bench gpu docs dist bundle notes clean
 
 help: ## show this list
