@@ -84,7 +84,7 @@ class Normed(Line):
     def __init__(self, step: Callable[[str, int, int], None] = lambda *_: None):
         super().__init__(step)
         self.networks = (nn.Sequential(*self.networks, nn.BatchNorm2d(1)),)
-        self.optimiser = self._adam(self.networks)
+        self.optimiser = self._make_adam(self.networks)
 
     def measurements(self) -> dict[str, float]:
         return {}
@@ -96,7 +96,7 @@ class Dormant(Normed):
     def __init__(self, step: Callable[[str, int, int], None] = lambda *_: None):
         super().__init__(step)
         self.networks = (nn.Sequential(self.networks[0][0], nn.Conv2d(1, 1, 1)),)
-        self.optimiser = self._adam(self.networks)
+        self.optimiser = self._make_adam(self.networks)
         self.initialise(0)
 
     def losses(self, networks: Any, batch: Tensor, step: int) -> list[Tensor]:
@@ -457,7 +457,7 @@ def test_a_training_that_ended_at_a_time_is_over_when_it_goes_on(tmp_path: Path)
     second = Line(steps=None)
     second.learn(Budget(minutes=0.005, checkpoint=path, resume=True), read_checkpoint(path), {"seed": 0})
     assert second.steps == first.steps
-    assert second.planned == first.planned
+    assert second.planned_steps == first.planned_steps
     assert second.weights() == first.weights()
 
 

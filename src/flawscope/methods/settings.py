@@ -167,8 +167,7 @@ def apply_tile_scale(preset: Mapping[str, Any], given: Mapping[str, Any]) -> dic
 
 
 def round_to_patches(config: type[PictureSettings], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Round the sides of `size`, or of `crop`, to whole patches of a transformer, and choose its last block
-    where no `stages` are given."""
+    """Round `size`, or `crop`, to whole patches of a transformer; its last block is the default stage."""
     patch = PATCH_SIZE_IN_NAME.match(str(values.get("backbone", "")))
     if patch is None or not issubclass(config, PatchSettings):
         return dict(values)

@@ -50,8 +50,7 @@ def workers(device: torch.device | str = "cpu") -> Iterator[MapBlocks[Any]]:
 
 
 def run_serially(work: Callable[[], T], device: torch.device | str = "cpu") -> T:
-    """Run `work()` in inference mode, on a CPU with one thread of torch: for work between the blocks of
-    `workers` that is too small to be divided."""
+    """Run `work()` in inference mode in one thread: for work between blocks, too small to be divided."""
     if torch.device(device).type != "cpu" or torch.get_num_threads() == 1:
         with torch.inference_mode():
             return work()

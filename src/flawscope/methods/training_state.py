@@ -115,8 +115,7 @@ def restore_adam(
     optimiser: torch.optim.Optimizer,
     tensors: Mapping[str, Tensor],
 ) -> None:
-    """Take over parameters and Adam's state of them, as `TrainingState.save` writes them. KeyError or
-    RuntimeError where they are of other networks."""
+    """Load parameters and Adam's state of `save`. KeyError or RuntimeError where they do not fit."""
     # Adam in one kernel counts its steps on the device, else on the CPU
     fused = bool(optimiser.param_groups[0].get("fused"))
     with torch.no_grad():

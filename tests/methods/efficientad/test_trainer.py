@@ -77,7 +77,7 @@ def test_losses_are_the_papers(quick_settings: Settings, shots: Shots) -> None:
     drawn = GeneratedPictures().draw((253, 253), np.random.default_rng(0))
     strange = torch.from_numpy(drawn).permute(2, 0, 1)
     changed = recolour(shots[0], 0, 0.8)
-    batch = replace(whole(trainer, shots[0], 0), recoloured=changed[None], other=strange[None])
+    batch = replace(whole(trainer, shots[0], 0), recoloured=changed[None], natural=strange[None])
     with torch.no_grad():
         found = trainer.losses(trainer.networks, batch, 0)
 

@@ -128,7 +128,7 @@ def test_held_out_pictures_are_the_unit(case: Case) -> None:
 def test_padding_is_marked_at_the_members_size(case: Case) -> None:
     model = case.fitted("strips")
     detector, images = detector_of(model), torch.from_numpy(tensors(model, case.shown("strips")[:1]))
-    inside = detector.padded(images)
+    inside = detector.pixel_mask(images)
     assert inside is not None
     for member in detector.members:
         shown = detector.images(images, member)
@@ -164,7 +164,6 @@ def test_a_closed_task_stays_closed() -> None:
 
     task = Task(lambda i: torch.full((3, 2, 2), float(i)), 4, rate=0.05)
     assert float(task.with_pictures(lambda image: image + 1).load(2)[0, 0, 0]) == 3  # type: ignore[index]
-    once = task.without_load()
-    for closed in (once.without_load(), once.with_pictures(lambda image: image)):
+    for closed in ((once := task.without_load()).without_load(), once.with_pictures(lambda image: image)):
         with pytest.raises(FlawscopeError, match=r"task\.divide"):
             closed.load(0)

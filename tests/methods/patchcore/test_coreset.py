@@ -44,8 +44,8 @@ def real(seed: int, points: int, width: int) -> torch.Tensor:
     return torch.randn(points, width, generator=torch.Generator().manual_seed(seed))
 
 
-SMALL = {"POOL": 16, "STRIDE": 3, "BATCH": 5, "ROWS": 7}  # so that every branch is taken with few points
-ODD = {"POOL": 9, "STRIDE": 64, "BATCH": 2, "ROWS": 1000}
+SMALL = {"POOL_SIZE": 16, "STRIDE": 3, "BATCH": 5, "ROWS": 7}  # so that every branch is taken with few points
+ODD = {"POOL_SIZE": 9, "STRIDE": 64, "BATCH": 2, "ROWS": 1000}
 
 
 @pytest.fixture(
@@ -67,11 +67,11 @@ def with_bytes(monkeypatch) -> None:
     if not quantized_search.sums_are_exact():
         pytest.skip("this torch multiplies no bytes here, or not exactly")
     for name, value in {
-        "FEWEST_POINTS": 1,
-        "PICKS": 1,
-        "MANY": 1.0,
-        "PAIRS": 1e9,
-        "pays": lambda: True,
+        "MIN_POINTS": 1,
+        "MIN_PICKS": 1,
+        "MAX_POINT_SHARE": 1.0,
+        "PAIRS_PER_POINT": 1e9,
+        "is_faster": lambda: True,
     }.items():
         monkeypatch.setattr(quantized_search, name, value)
 
@@ -217,7 +217,7 @@ def test_where_too_many_pairs_are_near_all_products_are_taken(monkeypatch):
     with_bytes(monkeypatch)
     found = [select(features, 300, groups=groups)]
     monkeypatch.setattr(quantized_search, "PAIRS_PER_POINT", 0)
-    monkeypatch.setattr(coreset._Distances, "_meet_some", None)
+    monkeypatch.setattr(coreset._Distances, "_update_pairs", None)
     found.append(select(features, 300, groups=groups))
     assert found[1].radius == pytest.approx(found[0].radius, rel=1e-5)
 
@@ -260,7 +260,7 @@ def test_senseless_requests(count, first):
 
 @pytest.mark.slow
 def test_bytes_are_left_alone_where_they_would_be_cut_off():
-    ask = "from flawscope.methods.patchcore import quantized_search as b; print(b.pays(), b.exact())"
+    ask = "from flawscope.methods.patchcore.quantized_search import *; print(is_faster(), sums_are_exact())"
     for level in ("SSE41", "AVX2", "AVX512_CORE"):
         told = {**os.environ, "ONEDNN_MAX_CPU_ISA": level}
         said = subprocess.check_output([sys.executable, "-c", ask], env=told, text=True).split()

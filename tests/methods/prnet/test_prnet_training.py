@@ -29,7 +29,7 @@ def two_prototypes(trainer: Trainer) -> None:
     for k, scale in enumerate(trainer.model.scales):
         maps = trainer.features.maps(torch.arange(6), k).float()
         scale.prototypes = torch.stack([maps[:3].mean(0), maps[3:5].mean(0)])
-        trainer.assignments[k], trainer.sizes[k] = belongs, torch.tensor([3, 2])
+        trainer.assignments[k], trainer.cluster_sizes[k] = belongs, torch.tensor([3, 2])
 
 
 def test_pictures_that_made_the_prototypes_are_learnt_as_if_they_had_not(trainer_of: Make) -> None:

@@ -83,8 +83,7 @@ class Trainer(training.Trainer[Batch]):
             self._start_from_teacher()
 
     def _start_from_teacher(self) -> None:
-        """Copy the teacher's weights into the student, which then knows good pictures and has to forget all
-        else. Its first layers, which cost most, stay the teacher's."""
+        """Copy the teacher's weights into the student. Its first layers, which cost most, stay the teacher's."""
         model, student = self.model, self.model.student
         last, taught = _last_layer(student), _last_layer(model.teacher)
         assert last.bias is not None
@@ -237,8 +236,7 @@ class Trainer(training.Trainer[Batch]):
 
 
 def _window_starts(cells: int, window: int) -> list[int]:
-    """First cells of as few windows as cover all cells evenly. More would only make the outer cells rarer: a
-    PDN does not depend on the place."""
+    """First cells of as few windows as cover all cells evenly: more would make the outer cells rarer."""
     count = -(-cells // window)
     if count == 1:
         return [0]

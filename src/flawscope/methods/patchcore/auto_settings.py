@@ -92,8 +92,7 @@ class Trial:
 
 
 def choose_size(config: Config, task: Undecided) -> str:
-    """Choose the best `size` for these good pictures and say why in one line. Only the region of interest
-    counts; simulated defects are put inside it."""
+    """Choose the best `size` by simulated defects in the region of interest, and say why in one line."""
     if PATCH_SIZE_IN_NAME.match(config.backbone):
         raise InputError(f"size: auto is for convolutional backbones: give --size for {config.backbone}")
     backbone, _ = load_backbone(config.backbone, config.stages, config.sizes[-1], config.weights)

@@ -73,8 +73,7 @@ def augment_name(job: FitJob) -> str:
 
 
 def keep_helpful_copies(job: FitJob, patches: Patches) -> Patches:
-    """Keep the copies where they bring left-out pictures nearer to the others, or where all pictures show one
-    part, so that none can be left out; else drop them."""
+    """Keep the copies only where they bring left-out pictures nearer, or where one part is all there is."""
     one_part = len(patches.groups.unique()) == 1
     if not one_part and (gain := distance_gain(patches)) < MIN_GAIN:
         job.orientations = ()
@@ -85,8 +84,7 @@ def keep_helpful_copies(job: FitJob, patches: Patches) -> Patches:
 
 
 def distance_gain(patches: Patches) -> float:
-    """Mean share by which copies reduce the distances from the farthest patches of left-out pictures to the
-    other groups' pictures, at the smallest size."""
+    """Mean share by which copies reduce the farthest patches' distances, at the smallest size."""
     features, originals = patches.features[0], len(patches.pictures)
     gains = []
 

@@ -96,8 +96,7 @@ class SelectedBank:
             far = torch.cat([far, further, deciding]).unique()
 
     def _select_again(self, far: Tensor, group: int, own: Tensor) -> tuple[Tensor, Tensor]:
-        """Select the bank again around patches [Q, D] of a group whose elements are `own`: the numbers of the
-        missing elements, and the added ones [K, D]."""
+        """Elements [L] missing and patches [K, D] added around patches [Q, D] of the group with `own`."""
         bank = self.view.bank
         square = torch.addmm(self.view.norms, far, bank.T, alpha=-2)  # but for |x|², which changes no order
         to_own = square[:, own]
@@ -157,8 +156,7 @@ def nearest_distance(features: Tensor, elements: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class LeftOutPicture:
-    """A left-out picture: image score and patch distances [P] of each view, and the pixels [H, W] that count;
-    None: the region of interest."""
+    """Image score and patch distances [P] of every view; the pixels [H, W] that count, None: the region."""
 
     views: Sequence[tuple[Tensor, Tensor]]
     inside: Tensor | None
