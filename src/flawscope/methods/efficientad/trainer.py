@@ -83,7 +83,7 @@ class Trainer(training.Trainer[Batch]):
             self._start_from_teacher()
 
     def _start_from_teacher(self) -> None:
-        """Copy the teacher's weights into the student. Its first layers, which cost most, stay the teacher's."""
+        """Copy the teacher's weights into the student. The first layers, which cost most, do not learn."""
         model, student = self.model, self.model.student
         last, taught = _last_layer(student), _last_layer(model.teacher)
         assert last.bias is not None
