@@ -130,13 +130,7 @@ def bf16_is_here() -> bool:
 )
 @pytest.mark.parametrize("method", METHODS)
 def test_every_export_agrees(
-    method: str,
-    engine: str,
-    precision: str,
-    fitted: Fitted,
-    root: Path,
-    pictures: list[Path],
-    shared: Any,
+    method: str, engine: str, precision: str, fitted: Fitted, root: Path, pictures: list[Path], shared: Any
 ) -> None:
     if precision == "bf16" and not bf16_is_here():
         pytest.skip("this processor has no bf16")

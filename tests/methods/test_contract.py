@@ -19,8 +19,8 @@ CHECKS = [(name, check) for name, check in CHECKS if (name, check.name) != ("ens
 def _quick(shared_backbones: None, traced_once: None) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         # PRN's three attention layers are alike, and tracing one takes ten seconds (`make chain` has all)
-        patch.setattr("flawscope.methods.prnet.network.LAYERS", 1)
-        patch.setattr("flawscope.methods.prnet.network.PARTS", (2, 4))
+        patch.setattr("flawscope.methods.prnet.network.ATTENTION_LAYERS", 1)
+        patch.setattr("flawscope.methods.prnet.network.PATCHES_PER_SIDE", (2, 4))
         yield
 
 

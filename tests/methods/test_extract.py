@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from flawscope.methods.extract import AHEAD, embed_pictures, in_blocks
+from flawscope.methods.extract import PREFETCH, embed_pictures, process_blocks
 
 
 class Rows(nn.Module):
@@ -43,9 +43,9 @@ def test_for_a_device_threads_load_a_few_blocks_ahead_and_keep_the_order():
         return str(item)
 
     def work(block, words: list[str]) -> list[str]:
-        assert len(loaded) <= 2 * (len(taken) + 1 + AHEAD)
+        assert len(loaded) <= 2 * (len(taken) + 1 + PREFETCH)
         return words
 
-    in_blocks(range(39), 2, load, work, lambda block, words: taken.append(words), torch.device("meta"))
+    process_blocks(range(39), 2, load, work, lambda block, words: taken.append(words), torch.device("meta"))
     assert [word for words in taken for word in words] == [str(i) for i in range(39)]
     assert sorted(loaded) == list(range(39))

@@ -107,7 +107,7 @@ ADDED = "return Fitted(held.calibration(model)"
         (
             "redrawn",
             "run.train(trainer)",
-            "trainer.learn(task.budget, run.found, {'seed': run.config.seed})",
+            "trainer.learn(task.budget, run.checkpoint, {'seed': run.config.seed})",
             "resumes: other pictures: nothing was refused",
         ),
     ],

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from flawscope.methods.threads import alone, workers
+from flawscope.methods.threads import run_serially, workers
 
 
 @pytest.fixture
@@ -75,8 +75,8 @@ def test_a_thread_that_first_uses_torch_while_others_work_has_all_threads(thread
 
 
 def test_alone_computes_with_one_thread_and_may_spread_no_further(threads):
-    assert alone(lambda: (torch.get_num_threads(), torch.is_inference_mode_enabled())) == (1, True)
-    assert alone(lambda: 3, "meta") == 3
+    assert run_serially(lambda: (torch.get_num_threads(), torch.is_inference_mode_enabled())) == (1, True)
+    assert run_serially(lambda: 3, "meta") == 3
     assert torch.get_num_threads() == threads
 
 

@@ -22,7 +22,7 @@ from flawscope.artefact.state_file import (  # noqa: E402
 from flawscope.errors import CheckpointError, FlawscopeError, InputError  # noqa: E402
 from flawscope.methods.settings import TrainingSettings  # noqa: E402
 from flawscope.methods.task import Budget  # noqa: E402
-from flawscope.methods.time_budget import one_cycle, rate_share  # noqa: E402
+from flawscope.methods.time_budget import learning_rate_share, one_cycle  # noqa: E402
 from flawscope.methods.training import Trainer  # noqa: E402
 from flawscope.methods.training_state import initialise  # noqa: E402
 
@@ -53,7 +53,7 @@ class Line(Trainer[Tensor]):
         if not resumed:
             self.beside += 1
 
-    def measured(self) -> dict[str, float]:
+    def measurements(self) -> dict[str, float]:
         return {"weight": float(self.networks[0].weight.detach())}
 
     def state(self) -> dict[str, Tensor]:
@@ -84,9 +84,9 @@ class Normed(Line):
     def __init__(self, step: Callable[[str, int, int], None] = lambda *_: None):
         super().__init__(step)
         self.networks = (nn.Sequential(*self.networks, nn.BatchNorm2d(1)),)
-        self.optimiser = self._adam(self.networks)
+        self.optimiser = self._make_adam(self.networks)
 
-    def measured(self) -> dict[str, float]:
+    def measurements(self) -> dict[str, float]:
         return {}
 
 
@@ -96,7 +96,7 @@ class Dormant(Normed):
     def __init__(self, step: Callable[[str, int, int], None] = lambda *_: None):
         super().__init__(step)
         self.networks = (nn.Sequential(self.networks[0][0], nn.Conv2d(1, 1, 1)),)
-        self.optimiser = self._adam(self.networks)
+        self.optimiser = self._make_adam(self.networks)
         self.initialise(0)
 
     def losses(self, networks: Any, batch: Tensor, step: int) -> list[Tensor]:
@@ -193,7 +193,7 @@ def test_timed_steps_leave_no_trace() -> None:
     """They are learnt by copies."""
     trainer = Line(steps=None)
     before = trainer.weights()
-    assert trainer.trial() > 0
+    assert trainer.measure_step_time() > 0
     assert trainer.weights() == before
     with pytest.raises(InputError, match="the minutes are over before the first step"):
         Line(steps=None).learn(Budget(minutes=1e-9), None, {})
@@ -399,12 +399,12 @@ def test_one_cycle_is_torchs(steps: int) -> None:
         assert one_cycle(k, steps) == pytest.approx(optimiser.param_groups[0]["lr"], rel=1e-9, abs=1e-12)
         optimiser.step()
         schedule.step()
-    assert [rate_share("drop", k, steps) for k in range(steps)].count(0.1) == steps // 20
+    assert [learning_rate_share("drop", k, steps) for k in range(steps)].count(0.1) == steps // 20
 
 
 def test_schedules_of_very_few_steps_are_rates() -> None:
     assert all(0 < one_cycle(k, steps) <= 1 for steps in (1, 2, 3, 4) for k in range(steps))
-    assert {rate_share("constant", step, 9) for step in range(9)} == {1.0}
+    assert {learning_rate_share("constant", step, 9) for step in range(9)} == {1.0}
 
 
 # ------------------------------------------------------------------------------------------------- Ctrl-C
@@ -457,7 +457,7 @@ def test_a_training_that_ended_at_a_time_is_over_when_it_goes_on(tmp_path: Path)
     second = Line(steps=None)
     second.learn(Budget(minutes=0.005, checkpoint=path, resume=True), read_checkpoint(path), {"seed": 0})
     assert second.steps == first.steps
-    assert second.planned == first.planned
+    assert second.planned_steps == first.planned_steps
     assert second.weights() == first.weights()
 
 

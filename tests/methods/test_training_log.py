@@ -19,8 +19,8 @@ from test_training import Line, run, stop_after  # noqa: E402
 from flawscope.artefact.state_file import read_checkpoint  # noqa: E402
 from flawscope.errors import InputError  # noqa: E402
 from flawscope.methods.task import Budget  # noqa: E402
-from flawscope.methods.time_budget import rate_share  # noqa: E402
-from flawscope.methods.training_log import MOST, TrainingLog, board_in, thinned  # noqa: E402
+from flawscope.methods.time_budget import learning_rate_share  # noqa: E402
+from flawscope.methods.training_log import MAX_POINTS, TrainingLog, board_in, thin_curve  # noqa: E402
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -28,13 +28,13 @@ def rows(path: Path) -> list[dict[str, str]]:
         return [*csv.DictReader(file)]
 
 
-@pytest.mark.parametrize("count", [0, 1, 7, MOST, MOST + 1, 5 * MOST + 3])
+@pytest.mark.parametrize("count", [0, 1, 7, MAX_POINTS, MAX_POINTS + 1, 5 * MAX_POINTS + 3])
 def test_a_thinned_curve_holds_the_means_of_equally_many_steps(count: int) -> None:
     losses = np.random.default_rng(count).random(count).tolist()
-    found = thinned(losses, 5 + count)  # of the first five steps nothing is known
+    found = thin_curve(losses, 5 + count)  # of the first five steps nothing is known
     ends = [int(end) - 5 for end in found["step"]]
     starts = [0, *ends][: len(ends)]
-    assert min(count, MOST // 2) <= len(ends) == len(found["loss"]) <= MOST
+    assert min(count, MAX_POINTS // 2) <= len(ends) == len(found["loss"]) <= MAX_POINTS
     widths = [end - start for start, end in zip(starts, ends, strict=True)]
     assert len({*widths[:-1]}) <= 1
     means = [np.mean(losses[start:end]) for start, end in zip(starts, ends, strict=True)]
@@ -49,7 +49,7 @@ def test_every_step_has_a_row_with_its_losses_rate_and_time(tmp_path: Path) -> N
     assert [int(row["step"]) for row in found] == [*range(1, 151)]
     assert list(found[0]) == ["step", "loss", "rate", "seconds"]
     largest = trainer.settings.rate
-    rates = [largest * rate_share("one_cycle", k, 150) for k in range(150)]
+    rates = [largest * learning_rate_share("one_cycle", k, 150) for k in range(150)]
     assert [float(row["rate"]) for row in found] == pytest.approx(rates, rel=1e-5)
     seconds = [float(row["seconds"]) for row in found]
     assert seconds == sorted(seconds)

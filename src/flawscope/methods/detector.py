@@ -40,7 +40,7 @@ class Detector(nn.Module, ABC):
         self.config, self.size = config, config.network_size
         self.register_buffer("roi", torch.ones(self.size, dtype=torch.bool) if roi is None else roi)
         hides = config.hidden and config.tile is None
-        self.register_buffer("nearest", nearest_in(self.roi) if hides else None, persistent=False)
+        self.register_buffer("nearest", nearest_pixels(self.roi) if hides else None, persistent=False)
 
     @property
     def positions(self) -> int | None:
@@ -100,13 +100,13 @@ class Detector(nn.Module, ABC):
 
     def bounded(self, maps: Tensor, inside: Tensor | None) -> Tensor:
         """Maps `[B, H, W]` whose pixels that do not count are set to the lowest value of those that do."""
-        return with_lowest(maps, self.region(inside))
+        return fill_with_lowest(maps, self.region(inside))
 
     @contextmanager
     def reduced(self) -> Iterator[None]:
         """Context in which networks compute in the setting `precision`. fp32 excludes TF32, which has ten
         bits and is cuDNN's default for convolutions."""
-        with autocast(self.roi.device, DTYPES.get(self.config.precision)), whole_fp32(self.roi.device):
+        with autocast(self.roi.device, DTYPES.get(self.config.precision)), without_tf32(self.roi.device):
             yield
 
     def descriptor(self, features: Tensor, inside: Tensor | None = None) -> Tensor:
@@ -142,7 +142,7 @@ class Detector(nn.Module, ABC):
     def rebuild(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Self:
         """The detector that an artefact describes. Imports no code that the artefact names."""
         settings = cls.METHOD.stored(config)
-        model = cls(settings, region_of(settings, tensors))
+        model = cls(settings, stored_region(settings, tensors))
         model.fill(tensors)
         return model.eval()
 
@@ -152,7 +152,7 @@ class Detector(nn.Module, ABC):
         self.load_state_dict({k: v for k, v in tensors.items() if k in own})
 
 
-def nearest_in(region: Tensor) -> Tensor:
+def nearest_pixels(region: Tensor) -> Tensor:
     """Index `[H W]` int64 of the region's pixel nearest to each pixel of a region `[H, W]` bool."""
     from scipy import ndimage
 
@@ -161,8 +161,8 @@ def nearest_in(region: Tensor) -> Tensor:
     return rows * region.shape[1] + columns
 
 
-def with_lowest(values: Tensor, counted: Tensor) -> Tensor:
-    """Values `[B, ...]` of which those that do not count are the lowest that does; 0 where none does.
+def fill_with_lowest(values: Tensor, counted: Tensor) -> Tensor:
+    """Replace values `[B, ...]` that do not count by the lowest that does; by 0 where none does.
 
     Args:
         counted: bool, of the same shape, or of all pictures alike `[...]` or `[1, ...]`.
@@ -173,9 +173,8 @@ def with_lowest(values: Tensor, counted: Tensor) -> Tensor:
     return torch.where(counted, values, torch.where(known, lowest, 0.0))
 
 
-def region_of(config: PictureSettings, tensors: Mapping[str, Tensor]) -> Tensor:
-    """The region of interest in a model file, which must have the size in its settings. Checked before a
-    network of that size is built."""
+def stored_region(config: PictureSettings, tensors: Mapping[str, Tensor]) -> Tensor:
+    """Read the region of interest of a model file, and check its size before a network of it is built."""
     roi = tensors["roi"]
     if tuple(roi.shape) != config.network_size or roi.dtype != torch.bool:
         raise InputError("the model's region of interest does not fit its picture size: fit anew")
@@ -190,16 +189,13 @@ def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContext
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 
 
-def whole_fp32(device: torch.device) -> AbstractContextManager[None]:
-    """Context without TF32 in cuDNN. The flags are the process's: threads on a CPU leave them alone."""
+def without_tf32(device: torch.device) -> AbstractContextManager[None]:
+    """Context without TF32 in cuDNN. Its flags are the process's, so threads on a CPU do not set them."""
     if device.type != "cuda":
         return nullcontext()
     cudnn = torch.backends.cudnn
     return cudnn.flags(
-        enabled=cudnn.enabled,
-        benchmark=cudnn.benchmark,
-        deterministic=cudnn.deterministic,
-        allow_tf32=False,
+        enabled=cudnn.enabled, benchmark=cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False
     )
 
 

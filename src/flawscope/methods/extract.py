@@ -17,7 +17,7 @@ from flawscope.progress import Step, silent
 
 BATCH = 4  # fixed: the result must not depend on the machine. On two cores the fastest of 1, 2, 4, 8
 GPU_BATCH = 32
-AHEAD = 4  # blocks that are loaded while a device works
+PREFETCH = 4  # blocks that are loaded while a device works
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -25,11 +25,11 @@ W = TypeVar("W")
 # Loads picture i as [3, H, W] float32 in 0..1, or None where it cannot be used
 Load = Callable[[int], Tensor | None]
 # Takes the features of picture i, and the pixels of it that count ([H, W] bool; None: the region of interest)
-Store = Callable[[int, Tensor, Tensor | None], None]
+StoreFeatures = Callable[[int, Tensor, Tensor | None], None]
 
 
-def counting(image: Tensor | None, region: Tensor) -> Tensor | None:
-    """Check that something counts in a picture [3, H, W], negative in its padding, and return the picture.
+def check_region_visible(image: Tensor | None, region: Tensor) -> Tensor | None:
+    """Check that a picture [3, H, W], negative in its padding, shows the region, and return the picture.
 
     Raises:
         InputError: the region of interest [H, W] lies in its padding alone.
@@ -43,7 +43,7 @@ def embed_pictures(
     model: Detector,
     load: Load,
     indices: Sequence[int],
-    store: Store,
+    store: StoreFeatures,
     step: Step = silent,
     stage: str = "features",
 ) -> None:
@@ -59,10 +59,10 @@ def embed_pictures(
                 store(i, features[k], None if inside is None else inside[k])
 
     size = BATCH if device.type == "cpu" else GPU_BATCH
-    in_blocks(indices, size, load, embed, lambda *_: None, device, step, stage)
+    process_blocks(indices, size, load, embed, lambda *_: None, device, step, stage)
 
 
-def in_blocks(
+def process_blocks(
     items: Sequence[T],
     size: int,
     load: Callable[[T], R],
@@ -72,8 +72,8 @@ def in_blocks(
     step: Step = silent,
     stage: str = "",
 ) -> None:
-    """Call `take(block, work(block, loaded))` for every block of so many items. `take` gets the blocks one at
-    a time and in their order.
+    """Call `take(block, work(block, loaded))` for every block of `size` items. `take` gets the blocks one
+    at a time and in their order.
 
     On a CPU every thread loads and works on whole blocks with one torch thread each, which is faster than
     sharing a block among threads and gives the same result whatever their number. On other devices threads
@@ -100,8 +100,8 @@ def in_blocks(
             each(lambda k: run(k, [load(item) for item in blocks[k]]), range(len(blocks)))
         return
     with torch.inference_mode(), ThreadPoolExecutor(max(2, torch.get_num_threads())) as pool:
-        ahead = [pool.submit(list, map(load, block)) for block in blocks[:AHEAD]]
+        jobs = [pool.submit(list, map(load, block)) for block in blocks[:PREFETCH]]
         for k in range(len(blocks)):
-            loaded = ahead.pop(0).result()
-            ahead += [pool.submit(list, map(load, block)) for block in blocks[k + AHEAD : k + AHEAD + 1]]
+            loaded = jobs.pop(0).result()
+            jobs += [pool.submit(list, map(load, block)) for block in blocks[k + PREFETCH : k + PREFETCH + 1]]
             run(k, loaded)

@@ -19,7 +19,7 @@ from flawscope.artefact.model_file import pack_images, unpack_images
 from flawscope.calibration.threshold import Calibration, from_values
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.methods.detector import Detector
-from flawscope.methods.extract import Load, Store, embed_pictures, in_blocks
+from flawscope.methods.extract import Load, StoreFeatures, embed_pictures, process_blocks
 from flawscope.methods.threads import workers
 from flawscope.pictures.decoding import to_eight_bits
 from flawscope.pictures.views import unmarked
@@ -32,7 +32,7 @@ CPU = torch.device("cpu")
 
 
 class GoodPictures:
-    """The good pictures at the network's size, as many in memory as fit, the rest read again when wanted.
+    """The good pictures at the network's size: as many in memory as fit, the others read again when needed.
 
     numbers: of the pictures to learn from, in rising order.
     """
@@ -45,9 +45,9 @@ class GoodPictures:
             load: picture i as [3, H, W] float32 in 0..1, padding marked, or None where it cannot be used.
             room: bytes of pictures kept.
         """
-        self.load, self.count, self.room = load, count, room
+        self.load, self.count, self.max_bytes = load, count, room
         self.kept: dict[int, Tensor] = {}
-        self.numbers, self._apart = list(range(count)), frozenset[int]()
+        self.numbers, self._held_out = list(range(count)), frozenset[int]()
         self._hashes: dict[int, bytes] = {}
 
     def read(self, step: Step) -> list[int]:
@@ -59,7 +59,7 @@ class GoodPictures:
             if image is not None:
                 kept = packed(image)
                 self._hashes[index] = hashlib.sha256(kept.numpy().tobytes()).digest()
-                if (index + 1) * kept.nbytes <= self.room:  # the first ones, whichever thread is first
+                if (index + 1) * kept.nbytes <= self.max_bytes:  # the first ones, whichever thread is first
                     self.kept[index] = kept
             advance()
 
@@ -70,7 +70,7 @@ class GoodPictures:
 
     def set_apart(self, learnt: Sequence[int]) -> Load:
         """Refuse all pictures but `learnt` from now on, and return the function that loads the others."""
-        self.numbers, self._apart = [*learnt], frozenset(self._hashes).difference(learnt)
+        self.numbers, self._held_out = [*learnt], frozenset(self._hashes).difference(learnt)
         return self._image
 
     @property
@@ -85,14 +85,14 @@ class GoodPictures:
 
     def __getitem__(self, index: int) -> Tensor:
         """Picture [3, H, W] float32 in 0..1, padding marked. FlawscopeError where it is held out."""
-        if index in self._apart:
+        if index in self._held_out:
             raise FlawscopeError(f"picture {index} is held out, or a copy: learn from `numbers` alone")
         return self._image(index)
 
     def _image(self, index: int) -> Tensor:
         kept = self.kept.get(index)
         if kept is not None:
-            return unpacked(kept)
+            return unpack_image(kept)
         image = self.load(index)
         if image is None:
             raise InputError("a training picture can no longer be read: leave the folder alone while it fits")
@@ -116,7 +116,7 @@ class HeldOut:
         """Numbers of the pictures, rising."""
         return sorted(i for part in self.parts for i in part)
 
-    def embed(self, model: Detector, numbers: Sequence[int], store: Store) -> None:
+    def embed(self, model: Detector, numbers: Sequence[int], store: StoreFeatures) -> None:
         """Features of some of the pictures. InputError where they overflow in the model's precision."""
 
         def checked(index: int, features: Tensor, inside: Tensor | None) -> None:
@@ -129,26 +129,25 @@ class HeldOut:
 
         embed_pictures(model, self._load, numbers, checked, self.step, "calibration")
 
-    def values(self, model: Detector, numbers: Sequence[int] | None = None) -> list[Values]:
+    def values(self, model: Detector, numbers: Sequence[int] | None = None) -> list[PictureValues]:
         """Values of the pictures `numbers`, in their order; None: of all."""
         numbers = self.numbers if numbers is None else numbers
-        found: dict[int, Values] = {}
+        found: dict[int, PictureValues] = {}
 
         def store(index: int, features: Tensor, inside: Tensor | None) -> None:
-            found[index] = values_of(model, features, inside)
+            found[index] = measure_picture(model, features, inside)
 
         self.embed(model, numbers, store)
         return [found[i] for i in numbers]
 
-    def calibration(self, model: Detector, values: Sequence[Values] | None = None) -> Calibration:
-        """Calibrate by the detector's values of the pictures; `values`: known ones, of all or some of
-        them."""
+    def calibration(self, model: Detector, values: Sequence[PictureValues] | None = None) -> Calibration:
+        """Calibrate by the values of the pictures; `values`: known ones, of all or some of them."""
         rows = self.values(model) if values is None else values
         precision = model.config.precision
         return from_values(*zip(*rows, strict=True), rate=self.rate, method="held out", precision=precision)
 
 
-def values_of(model: Detector, features: Tensor, inside: Tensor | None) -> Values:
+def measure_picture(model: Detector, features: Tensor, inside: Tensor | None) -> PictureValues:
     """Score, map maximum and map median of one picture; the median is over the pixels that count."""
     scores, maps = model.score(features[None], None if inside is None else inside[None])
     valid_mask = maps[0][model.region(inside)]
@@ -212,9 +211,9 @@ class FeatureCache(ABC):
             room: bytes.
             where: the device on which they are kept.
         """
-        self.images, self.learnt, self.device, self.where = images, list(learnt), device, where
+        self.images, self.learnt, self.device, self.cache_device = images, list(learnt), device, where
         self.scales = len(shapes)
-        self.room = room // (2 * sum(map(math.prod, shapes)))  # pictures
+        self.max_bytes = room // (2 * sum(map(math.prod, shapes)))  # pictures
         self.kept: dict[int, list[Tensor]] = {}
 
     @abstractmethod
@@ -222,16 +221,15 @@ class FeatureCache(ABC):
         """The maps `[B, C, H, W]` float32 of images `[B, 3, H, W]` on the device."""
 
     @abstractmethod
-    def cells(self, places: Sequence[int], images: Tensor) -> list[Tensor] | None:
+    def valid_cells(self, places: Sequence[int], images: Tensor) -> list[Tensor] | None:
         """The cells of each map `[B, H, W]` bool that count, on the device; None: all of them."""
 
-    def held(self, place: int, maps: list[Tensor]) -> list[Tensor]:
+    def finish_maps(self, place: int, maps: list[Tensor]) -> list[Tensor]:
         """A picture's maps `[C, H, W]` as `__getitem__` returns them, from those computed or kept."""
         return maps
 
     def moments(self, step: Step, stage: str) -> list[Moments]:
-        """Moments of each map's cells that count, in all pictures. Keeps as many pictures' maps as have
-        room."""
+        """Moments of each map's cells that count, over all pictures. Keeps the maps that have room."""
         found: list[Moments] = []
 
         def work(places: Sequence[int], images: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
@@ -241,15 +239,15 @@ class FeatureCache(ABC):
         def take(places: Sequence[int], made: tuple[Tensor, list[Tensor]]) -> None:
             images, maps = made
             found.extend(Moments() for _ in maps[len(found) :])
-            valid_mask = self.cells(places, images)
+            valid_mask = self.valid_cells(places, images)
             for j, (one, values) in enumerate(zip(found, maps, strict=True)):
                 rows = values.permute(0, 2, 3, 1)
                 one.add(rows.flatten(0, 2) if valid_mask is None else rows[valid_mask[j]])
             for k, place in enumerate(places):
-                if place < self.room:
-                    self.kept[place] = self._packed(maps, k)
+                if place < self.max_bytes:
+                    self.kept[place] = self._pack(maps, k)
 
-        in_blocks(range(len(self.learnt)), BLOCK, self.image, work, take, self.device, step, stage)
+        process_blocks(range(len(self.learnt)), BLOCK, self.image, work, take, self.device, step, stage)
         return found
 
     def image(self, place: int) -> Tensor:
@@ -262,11 +260,11 @@ class FeatureCache(ABC):
         if maps is None:
             with torch.inference_mode():
                 images = torch.stack([self.image(place)]).to(self.device)  # in the layout of a batch
-                maps = self._packed(self.compute(images), 0)
-        return self.held(place, maps)
+                maps = self._pack(self.compute(images), 0)
+        return self.finish_maps(place, maps)
 
-    def _packed(self, maps: list[Tensor], k: int) -> list[Tensor]:
-        return [values[k].half().to(self.where) for values in maps[: self.scales]]
+    def _pack(self, maps: list[Tensor], k: int) -> list[Tensor]:
+        return [values[k].half().to(self.cache_device) for values in maps[: self.scales]]
 
 
 def packed(image: Tensor) -> Tensor:
@@ -274,20 +272,20 @@ def packed(image: Tensor) -> Tensor:
     return torch.from_numpy(pack_images(image.numpy()))
 
 
-def unpacked(image: Tensor) -> Tensor:
-    """Undo `packed`."""
+def unpack_image(image: Tensor) -> Tensor:
+    """Unpack an image of `packed`."""
     return torch.from_numpy(unpack_images(image.numpy()))
 
 
-def plain(image: Tensor) -> Tensor:
-    """An image without marks, as it is learnt from: what lies outside of the region is hidden already."""
+def unmark(image: Tensor) -> Tensor:
+    """Remove the padding marks of an image, to learn from it: outside of the region it is hidden already."""
     return torch.where(image < 0, -1 - image, image)
 
 
-Values = tuple[float, float, float]  # a picture's score, its map's maximum and median
+PictureValues = tuple[float, float, float]  # a picture's score, its map's maximum and median
 
 
-class Parts:
+class PartMasks:
     """Masks of the part on each picture, computed when they are first asked for."""
 
     def __init__(self, images: GoodPictures, learnt: Sequence[int], most: int, region: Mask | None = None):
@@ -307,7 +305,7 @@ class Parts:
     def __getitem__(self, index: int) -> Mask:
         """Mask [H, W] bool of the part where it counts; where none of it counts, of all that counts."""
         if index not in self.kept:
-            pixels, inside = pixels_of(self.images[index])
+            pixels, inside = to_pixels(self.images[index])
             box, found = bounding_box(inside), np.zeros_like(inside)
             found[box] = self.foreground.mask(np.ascontiguousarray(pixels[box]))
             valid_mask = inside if self.region is None else inside & self.region
@@ -317,7 +315,7 @@ class Parts:
         return np.unpackbits(self.kept[index], count=height * width).reshape(height, width).astype(bool)
 
 
-def pixels_of(image: Tensor) -> tuple[Pixels, Mask]:
+def to_pixels(image: Tensor) -> tuple[Pixels, Mask]:
     """An image `[3, H, W]` as `[H, W, 3]` uint8, and the mask `[H, W]` bool of what is not padding."""
     plain, inside = unmarked(image.numpy())
     return to_eight_bits(plain.transpose(1, 2, 0), white=1.0), inside
@@ -325,6 +323,6 @@ def pixels_of(image: Tensor) -> tuple[Pixels, Mask]:
 
 def unpadded(image: Tensor) -> tuple[Pixels, tuple[slice, slice]]:
     """An image `[3, H, W]` without its padding as `[h, w, 3]` uint8, and its window in the image."""
-    pixels, inside = pixels_of(image)
+    pixels, inside = to_pixels(image)
     box = bounding_box(inside)
     return np.ascontiguousarray(pixels[box]), box

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from flawscope import config as settings
 from flawscope.errors import InputError
-from flawscope.methods.settings import PictureSettings, for_patches, with_tiles
+from flawscope.methods.settings import PictureSettings, apply_tile_scale, round_to_patches
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from flawscope.methods.detector import Detector
     from flawscope.methods.task import Fitted, Task, Undecided
 
-Origin = dict[str, str]  # name, origin and licence of pretrained weights
+WeightsOrigin = dict[str, str]  # name, origin and licence of pretrained weights
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Method:
     name: str
     paper: str
     config: type[PictureSettings]
-    create: Callable[..., tuple[Detector, Origin]]
+    create: Callable[..., tuple[Detector, WeightsOrigin]]
     rebuild: Callable[[dict[str, Any], dict[str, Tensor]], Detector]
     fit: Callable[[Any, Task], Fitted]
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"default": {}})
@@ -109,12 +109,12 @@ class Method:
         """Settings of the preset, then `values`. InputError names the wrong setting."""
         if preset not in self.presets:
             raise InputError(f"{self.name} has no preset {preset}: choose one of {', '.join(self.presets)}")
-        found = with_tiles(self.presets[preset], values or {})
-        return settings.build(self.config, for_patches(self.config, found))
+        found = apply_tile_scale(self.presets[preset], values or {})
+        return settings.build(self.config, round_to_patches(self.config, found))
 
     def fitted(self, model: Detector, task: Task) -> Fitted:
         """Fit `model`. A method that holds pictures out gets pictures from `Task.divide` alone."""
-        return self.fit(model, task.closed() if self.holds_out else task)
+        return self.fit(model, task.without_load() if self.holds_out else task)
 
     def stored(self, values: Mapping[str, Any]) -> Any:
         """Settings as a model file holds them. Settings that have since gone are ignored."""

@@ -8,16 +8,16 @@ from typing import Any, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
-from flawscope.methods.detector import Detector, region_of, with_lowest
+from flawscope.methods.detector import Detector, fill_with_lowest, stored_region
 from flawscope.methods.features.backbone import Backbone, empty_backbone, load_backbone
 from flawscope.methods.features.embedding import (
     PatchEmbedding,
-    patches_inside,
+    cell_windows,
+    patches_in_region,
     reducing_matrix,
     smoothing_matrix,
-    windows,
 )
-from flawscope.methods.method import Origin
+from flawscope.methods.method import WeightsOrigin
 from flawscope.methods.settings import PatchSettings
 
 T = TypeVar("T")
@@ -54,30 +54,30 @@ class PatchView(nn.Module):
         super().__init__()
         self.size, self.stage = size, stage
         image = (roi.shape[0], roi.shape[1])
-        shapes = self.seen(backbone.shapes_at(size))
+        shapes = self.select_stages(backbone.shapes_at(size))
         self.embedding = PatchEmbedding(shapes, config.neighbourhood, dimensions)
         self.grid = self.embedding.grid  # (h, w), P = h w
-        self.smaller = size != image
+        self.resizes = size != image
         for name, whole, cells, seen in zip(("row", "column"), image, self.grid, size, strict=True):
             # sigma is in pixels of this size
             smoothing = smoothing_matrix(whole, cells, config.sigma * whole / seen)
             self.register_buffer(f"{name}s", smoothing, persistent=False)
-            self.register_buffer(f"{name}_windows", windows(whole, cells), persistent=False)
-            if self.smaller:
+            self.register_buffer(f"{name}_windows", cell_windows(whole, cells), persistent=False)
+            if self.resizes:
                 self.register_buffer(f"down_{name}s", reducing_matrix(seen, whole), persistent=False)
-        self.register_buffer("inside", patches_inside(roi, self.grid), persistent=False)
+        self.register_buffer("inside", patches_in_region(roi, self.grid), persistent=False)
 
-    def seen(self, of_stages: Sequence[T]) -> list[T]:
+    def select_stages(self, of_stages: Sequence[T]) -> list[T]:
         """Pick, of one for each stage, those that this view sees."""
         return list(of_stages if self.stage is None else of_stages[self.stage : self.stage + 1])
 
     def patches(self, maps: Sequence[Tensor]) -> Tensor:
         """Turn the maps of all stages into patches `[B, P, D]` float32."""
-        return self.embedding([m.float() for m in self.seen(maps)])
+        return self.embedding([m.float() for m in self.select_stages(maps)])
 
-    def resized(self, images: Tensor) -> Tensor:
+    def resize(self, images: Tensor) -> Tensor:
         """The images at this size: antialiased bilinear, as two products."""
-        if not self.smaller:
+        if not self.resizes:
             return images
         # as single planes: OpenVINO joins a product of four dimensions with the normalisation, and fails
         planes = self.down_rows @ images.flatten(0, 1) @ self.down_columns.T
@@ -104,7 +104,7 @@ class PatchDetector(Detector):
     size adds its tensors or networks in `__init__`, and `judge`; one with several overrides `score`.
 
     Attributes:
-        views: one for each of `config.looks`, smallest size first.
+        views: one for each of `config.view_specs`, smallest size first.
         patches: P of each view.
         width: D, numbers in a patch.
     """
@@ -115,7 +115,7 @@ class PatchDetector(Detector):
     def __init__(self, config: PatchSettings, backbone: Backbone, roi: Tensor | None = None):
         super().__init__(config, roi)
         self.backbone = backbone
-        self.views = nn.ModuleList(self.view(*look) for look in config.looks)  # type: ignore[assignment]
+        self.views = nn.ModuleList(self.view(*look) for look in config.view_specs)  # type: ignore[assignment]
         self.patches = [view.inside.numel() for view in self.views]
         self.width = self.views[0].embedding.width
 
@@ -132,7 +132,7 @@ class PatchDetector(Detector):
         images, parts, maps = self.filled(images), [], None
         for i, view in enumerate(self.views):
             if maps is None or view.size != self.views[i - 1].size:  # views of one size share its maps
-                seen = view.resized(images).contiguous(memory_format=torch.channels_last)
+                seen = view.resize(images).contiguous(memory_format=torch.channels_last)
                 with self.reduced():
                     maps = self.backbone(seen)
             parts.append(view.patches(maps))
@@ -144,14 +144,14 @@ class PatchDetector(Detector):
     def drawn(self, values: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Values `[B, P]` to scores `[B]`, the maxima of the maps, and maps `[B, H, W]`. Patches that do not
         count have the lowest value of those that do, so that they raise no score."""
-        values = with_lowest(values, self.views[0].valid_mask(inside) > 0)
+        values = fill_with_lowest(values, self.views[0].valid_mask(inside) > 0)
         maps = self.bounded(self.views[0].anomaly_map(values), inside)
         return maps.amax((1, 2)), maps
 
     # ---- made, and read from a model file
 
     @classmethod
-    def create(cls, config: Any, roi: Tensor | None = None) -> tuple[Self, Origin]:
+    def create(cls, config: Any, roi: Tensor | None = None) -> tuple[Self, WeightsOrigin]:
         """A detector with its backbone, not fitted, and the name, origin and licence of the weights."""
         backbone, origin = load_backbone(
             config.backbone, config.stages, config.network_size, config.weights, config.final_norm
@@ -161,7 +161,7 @@ class PatchDetector(Detector):
     @classmethod
     def rebuild(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Self:
         typed = cls.METHOD.stored(config)
-        roi = region_of(typed, tensors)
+        roi = stored_region(typed, tensors)
         final_norm = typed.final_norm if "final_norm" in config else None
         backbone = empty_backbone(typed.backbone, typed.stages, typed.network_size, tensors, final_norm)
         model = cls(typed, backbone, roi)

@@ -16,12 +16,12 @@ from flawscope.pictures import MOST_OVERLAP, OVERLAP, overlap_of
 AUTO = "auto"  # `size`: chosen from the pictures, by a method that declares `choose`
 Size = tuple[int, int]  # (H, W)
 Rule = tuple[bool, str]  # a condition, and the message where it does not hold
-Look = tuple[Size, int | None]  # a size, and which of the stages is looked at; None: all of them, joined
-# Names of timm's transformers say how large their patches are; those with windows are built in stages
-PATCH = re.compile(r"(?!.*window)^.*patch(\d+)")
+ViewSpec = tuple[Size, int | None]  # a size, and the index of one of the stages; None: all of them, joined
+# timm's names of plain transformers contain the patch size in pixels; those with windows have stages
+PATCH_SIZE_IN_NAME = re.compile(r"(?!.*window)^.*patch(\d+)")
 
 
-def check(rules: Iterable[Rule]) -> None:
+def check_rules(rules: Iterable[Rule]) -> None:
     """Raise the InputError of the first rule that does not hold."""
     for holds, text in rules:
         if not holds:
@@ -54,7 +54,7 @@ class PictureSettings:
             raise TypeError(f"{cls.__qualname__}.{min(taken)}: set by fit itself, take another name")
 
     def __post_init__(self) -> None:
-        check((*self._picture_rules(), *self.rules()))
+        check_rules((*self._picture_rules(), *self.rules()))
 
     def rules(self) -> Iterable[Rule]:
         """Rules beside those for pictures."""
@@ -136,14 +136,13 @@ class PictureSettings:
 def given(
     file: str | None, flags: Mapping[str, Any], assignments: Iterable[str], category: str | None = None
 ) -> dict[str, Any]:
-    """Settings of a call: those of the YAML file, then the flags, then `key=value`, each winning over those
-    before it."""
+    """Merge the settings of a call: YAML file, flags, `key=value`; later ones win."""
     values = read_config(file, category) if file else {}
     return {**values, **flags, **parse_assignments(assignments)}
 
 
-def with_tiles(preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings in which a tile's `scale` is replaced by its `size` in the network. `scale`: pixels of the
+def apply_tile_scale(preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge settings, and replace a tile's `scale` by its `size` in the network. `scale`: pixels of the
     picture per pixel of the network, 1 by default.
 
     Raises:
@@ -167,10 +166,9 @@ def with_tiles(preset: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str,
     return {**values, "size": f"{height}" if height == width else f"{height}x{width}"}
 
 
-def for_patches(config: type[PictureSettings], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings in which the sides of `size`, or of `crop`, are whole patches of a transformer, and its last
-    block is looked at where no `stages` are given."""
-    patch = PATCH.match(str(values.get("backbone", "")))
+def round_to_patches(config: type[PictureSettings], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Round `size`, or `crop`, to whole patches of a transformer; its last block is the default stage."""
+    patch = PATCH_SIZE_IN_NAME.match(str(values.get("backbone", "")))
     if patch is None or not issubclass(config, PatchSettings):
         return dict(values)
     key = "size" if values.get("crop") is None else "crop"
@@ -205,8 +203,8 @@ class PatchSettings(PictureSettings):
         yield 0 <= self.sigma <= 64, "sigma must be between 0 and 64 pixels"
 
     @property
-    def looks(self) -> tuple[Look, ...]:
-        """Looks at a picture that are judged by themselves, smallest size first."""
+    def view_specs(self) -> tuple[ViewSpec, ...]:
+        """Size and stage of each view of a picture, smallest size first."""
         return tuple((size, None) for size in self.view_sizes)
 
 
@@ -230,7 +228,7 @@ class TrainingSettings(PictureSettings):
 
 
 def training_rules(settings: Any) -> Iterable[Rule]:
-    """Rules of every training, that of a teacher, too."""
+    """Rules of every training, also that of a teacher."""
     yield 0 < settings.held_out <= 0.5, "held_out must be above 0 and at most 0.5"
     yield settings.steps is None or settings.steps >= 1, "steps must be at least 1"
     yield settings.batch >= 1, "batch must be at least 1"

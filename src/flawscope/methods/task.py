@@ -20,8 +20,8 @@ from flawscope.calibration import hold_out
 from flawscope.calibration.threshold import Calibration
 from flawscope.errors import FlawscopeError, pluralize
 from flawscope.methods.detector import Detector
-from flawscope.methods.extract import Load, counting
-from flawscope.methods.good_pictures import GoodPictures, HeldOut, unpacked
+from flawscope.methods.extract import Load, check_region_visible
+from flawscope.methods.good_pictures import GoodPictures, HeldOut, unpack_image
 from flawscope.progress import Step, silent
 
 EVERY = 60.0  # seconds between checkpoints
@@ -47,7 +47,7 @@ class Workers:
         return map(work, parts)
 
 
-HERE = Workers()
+IN_PROCESS = Workers()
 
 
 class Left(Exception):
@@ -159,7 +159,7 @@ class Defect:
     @property
     def image(self) -> Tensor:
         """The picture [3, H, W] float32 in 0..1."""
-        return unpacked(self.kept)
+        return unpack_image(self.kept)
 
 
 @dataclass(frozen=True)
@@ -216,29 +216,29 @@ class Task:
     places: Places | None = None
     enough: int | None = None
     budget: Budget = Budget()
-    workers: Workers = HERE
+    workers: Workers = IN_PROCESS
     say: Callable[[str], None] = lambda line: None
     step: Step = silent
-    _all: Load | None = None  # of a task that is closed
+    _full_load: Load | None = None  # of a task without `load`
 
     def __post_init__(self) -> None:
         if not len(self.groups):
             object.__setattr__(self, "groups", range(self.count))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "workers": HERE, "say": _unheard, "step": silent}
+        return {**vars(self), "workers": IN_PROCESS, "say": _drop_line, "step": silent}
 
-    def closed(self) -> Task:
-        """The task without `load`, by which a method that holds pictures out could learn from them."""
-        return self if self._all is not None else replace(self, load=_refused, _all=self.load)
+    def without_load(self) -> Task:
+        """The task without `load`, so that a method that holds pictures out cannot learn from them."""
+        return self if self._full_load is not None else replace(self, load=_refuse_load, _full_load=self.load)
 
-    def shown_by(self, change: Callable[[Tensor], Tensor]) -> Task:
-        """The task with every picture as `change` gives it, such as at another size; closed if it was."""
+    def with_pictures(self, change: Callable[[Tensor], Tensor]) -> Task:
+        """The task with every picture changed, such as to another size; without `load` if it was."""
 
         def changed(load: Load) -> Load:
             return lambda index: None if (image := load(index)) is None else change(image)
 
-        return replace(self, load=changed(self.load), _all=self._all and changed(self._all))
+        return replace(self, load=changed(self.load), _full_load=self._full_load and changed(self._full_load))
 
     def divide(
         self, method: str, model: Detector, *, share: float = 0.1, more: int = 0, room: int = 2**30
@@ -253,11 +253,11 @@ class Task:
         Raises:
             InputError: too few pictures, or the region of interest lies in the padding of one.
         """
-        read, region = self._all or self.load, model.roi.cpu()
+        read, region = self._full_load or self.load, model.roi.cpu()
 
         def load(index: int) -> Tensor | None:
             image = read(index)
-            return counting(image, region) if model.config.pads else image
+            return check_region_visible(image, region) if model.config.pads else image
 
         images = GoodPictures(load, self.count, room)
         used = self.settle(images.read(self.step))
@@ -281,11 +281,11 @@ class Task:
         return pluralize(count, f"{what} picture".strip() if self.views == 1 else "view")
 
 
-def _refused(index: int) -> Tensor | None:
+def _refuse_load(index: int) -> Tensor | None:
     raise FlawscopeError("a method that holds pictures out learns from those that `task.divide` gives")
 
 
-def _unheard(line: str) -> None:
+def _drop_line(line: str) -> None:
     """Drop a line, in another process."""
 
 

@@ -17,29 +17,28 @@ from typing import Any, TypeVar
 import torch
 
 T = TypeVar("T")
-Each = Callable[[Callable[[Any], T], Iterable[Any]], list[T]]
-NAME = "flawscope"  # of the threads
+MapBlocks = Callable[[Callable[[Any], T], Iterable[Any]], list[T]]
+THREAD_NAME = "flawscope"  # of the threads
 
 _lock = Lock()
 _pools: dict[tuple[str, int], ThreadPoolExecutor] = {}
-_here = local()  # `one`: this thread is one of a pool's
+_thread_state = local()  # `in_pool`: this thread is one of a pool's
 
 
 @contextmanager
-def workers(device: torch.device | str = "cpu") -> Iterator[Each[Any]]:
-    """Gives `each(work, items) -> [work(item), ...]`, in inference mode.
+def workers(device: torch.device | str = "cpu") -> Iterator[MapBlocks[Any]]:
+    """Yield `each(work, items) -> [work(item), ...]`, in inference mode.
 
-    On a CPU the items are spread over as many threads as torch has been given, and inside each thread torch
-    computes with one. All callers share them. On other devices, and inside such a thread, the items are
-    worked on one after the other.
+    On a CPU the items go to a shared pool of as many threads as torch has been given, and torch computes with
+    one thread in each. On other devices, and inside such a thread, the items follow one after the other.
     """
-    if torch.device(device).type != "cpu" or getattr(_here, "one", False):
-        yield _serial
+    if torch.device(device).type != "cpu" or getattr(_thread_state, "in_pool", False):
+        yield _map_serially
         return
     pool = _pool("worker", torch.get_num_threads())
 
     def spread(work: Callable[[Any], T], items: Iterable[Any]) -> list[T]:
-        futures = [pool.submit(_guarded, work, item) for item in items]
+        futures = [pool.submit(_call_in_inference_mode, work, item) for item in items]
         try:
             return [future.result() for future in futures]
         finally:  # after an error, nothing goes on behind the caller's back
@@ -50,45 +49,44 @@ def workers(device: torch.device | str = "cpu") -> Iterator[Each[Any]]:
     yield spread
 
 
-def alone(work: Callable[[], T], device: torch.device | str = "cpu") -> T:
-    """`work()` in inference mode, on a CPU in a thread in which torch computes with one: for what is between
-    the blocks of `workers` and too small to be divided."""
+def run_serially(work: Callable[[], T], device: torch.device | str = "cpu") -> T:
+    """Run `work()` in inference mode in one thread: for work between blocks, too small to be divided."""
     if torch.device(device).type != "cpu" or torch.get_num_threads() == 1:
         with torch.inference_mode():
             return work()
     return _pool("alone", 1).submit(torch.inference_mode()(work)).result()
 
 
-def _serial(work: Callable[[Any], T], items: Iterable[Any]) -> list[T]:
+def _map_serially(work: Callable[[Any], T], items: Iterable[Any]) -> list[T]:
     with torch.inference_mode():
         return [work(item) for item in items]
 
 
-def _guarded(work: Callable[[Any], T], item: Any) -> T:
+def _call_in_inference_mode(work: Callable[[Any], T], item: Any) -> T:
     with torch.inference_mode():  # it holds for one thread only
         return work(item)
 
 
 def _pool(kind: str, count: int) -> ThreadPoolExecutor:
-    """The pool of this kind with so many threads. It stays as long as the process."""
+    """The pool of this kind with `count` threads. It lives as long as the process."""
     with _lock:
         if (kind, count) not in _pools:
             with ThreadPoolExecutor(1) as fresh:
-                _pools[kind, count] = fresh.submit(_started, kind, count).result()
+                _pools[kind, count] = fresh.submit(_start_pool, kind, count).result()
         return _pools[kind, count]
 
 
-def _started(kind: str, count: int) -> ThreadPoolExecutor:
-    """A pool whose threads all run. Call it in a thread that has not used torch."""
+def _start_pool(kind: str, count: int) -> ThreadPoolExecutor:
+    """Make a pool and start all its threads. Call this in a thread that has not used torch."""
     before = torch.get_num_threads()  # the number that such threads get, and shall get again
     ready = Barrier(count + 1)
 
     def begin() -> None:
         torch.get_num_threads()  # else the first work would set what was set last
         torch.set_num_threads(1)
-        _here.one = kind == "worker"
+        _thread_state.in_pool = kind == "worker"
 
-    pool = ThreadPoolExecutor(count, f"{NAME}-{kind}", begin)
+    pool = ThreadPoolExecutor(count, f"{THREAD_NAME}-{kind}", begin)
     for _ in range(count):
         pool.submit(ready.wait)
     ready.wait()
@@ -96,7 +94,7 @@ def _started(kind: str, count: int) -> ThreadPoolExecutor:
     return pool
 
 
-def _forget() -> None:
+def _drop_pools() -> None:
     """Drop the pools: a forked process has none of their threads."""
     global _lock
     _lock = Lock()
@@ -104,10 +102,10 @@ def _forget() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+    os.register_at_fork(after_in_child=_drop_pools)
 
 
 def use_threads(count: int | None) -> None:
-    """Let torch compute with so many threads, in the whole process: it knows no other way."""
+    """Set the number of torch's threads in the whole process; None leaves it."""
     if count is not None:
         torch.set_num_threads(count)

@@ -15,24 +15,24 @@ from flawscope.artefact.state_file import found_checkpoint
 from flawscope.errors import pluralize
 from flawscope.methods.detector import Detector
 from flawscope.methods.extract import BATCH
-from flawscope.methods.good_pictures import FeatureCache, GoodPictures, HeldOut, Values
+from flawscope.methods.good_pictures import FeatureCache, GoodPictures, HeldOut, PictureValues
 from flawscope.methods.patch_detector import PatchDetector
 from flawscope.methods.settings import TrainingSettings
 from flawscope.methods.task import Defect, Fitted, Task
 from flawscope.methods.training import Trainer
-from flawscope.methods.training_log import thinned
-from flawscope.methods.training_state import arrays, as_json, digest_of, tensors_of
+from flawscope.methods.training_log import thin_curve
+from flawscope.methods.training_state import digest_of, json_settings, to_arrays, to_tensors
 from flawscope.progress import Step, duration, silent
 
-CHECK = 0.1  # share of the minutes that is set aside for the check, at most
-REHEARSED = 2  # pictures by which the time of what comes after the training is measured
-FEW = 0.25  # share of a processor's default number of steps below which a training is short
-LATER = ("held_out", "memory", "precision")  # settings that training does not depend on
-REGION = ("hidden",)  # those that follow from the region of interest
+CHECK_SHARE = 0.1  # share of the minutes that is set aside for the check, at most
+TIMED_PICTURES = 2  # by which the time of the work after the training is measured
+SHORT_SHARE = 0.25  # share of a processor's default number of steps below which a training is short
+POST_TRAINING = ("held_out", "memory", "precision")  # settings that training does not depend on
+REGION_SETTINGS = ("hidden",)  # follow from the region of interest
 
 
 class TrainedFit:
-    """A fit. Make it first, so that what can be refused at once does not wait for the pictures.
+    """A fit with a training. Make it first, so that errors that need no pictures come at once.
 
     Attributes:
         images: the good pictures to learn from, after `divide`.
@@ -44,15 +44,15 @@ class TrainedFit:
 
     def __init__(self, method: str, model: Detector, task: Task):
         self.method, self.model, self.task = method, model, task
-        self.found = found_checkpoint(task.budget.checkpoint, task.budget.resume, task.say)
+        self.checkpoint = found_checkpoint(task.budget.checkpoint, task.budget.resume, task.say)
         assert isinstance(model.config, TrainingSettings)
         self.config: TrainingSettings = model.config
-        self.room = int(self.config.memory * 2**30)  # bytes
-        self.decisive: dict[str, Any] = {}
+        self.max_bytes = int(self.config.memory * 2**30)  # bytes
+        self.deciding_facts: dict[str, Any] = {}
 
     def divide(self, more: int = 0) -> HeldOut:
         """Read the pictures, and hold some out, as `hold_out` does."""
-        share, room = self.config.held_out, self.room // 2
+        share, room = self.config.held_out, self.max_bytes // 2
         self.images, self.held = self.task.divide(self.method, self.model, share=share, more=more, room=room)
         return self.held
 
@@ -60,13 +60,13 @@ class TrainedFit:
         """Patches of the pictures to learn from, for a `PatchDetector` with one picture size; after
         `divide`. They come from its backbone in its precision, which therefore decide the result too."""
         assert isinstance(self.model, PatchDetector)
-        self.decisive = {"backbone": digest_of(self.model.backbone), "precision": self.config.precision}
-        return PatchFeatures(self.model, self.images, self.room - self.images.bytes, self.task.step)
+        self.deciding_facts = {"backbone": digest_of(self.model.backbone), "precision": self.config.precision}
+        return PatchFeatures(self.model, self.images, self.max_bytes - self.images.bytes, self.task.step)
 
     @property
     def digest(self) -> str:
         """SHA-256 of the pictures to learn from and of the region of interest."""
-        return sha256(f"{self.images.digest} {_digest(self.model.roi)}".encode()).hexdigest()
+        return sha256(f"{self.images.digest} {_tensor_digest(self.model.roi)}".encode()).hexdigest()
 
     # ---- training
 
@@ -83,31 +83,31 @@ class TrainedFit:
         Args:
             calibrate: the work after the training, on some of the pictures held out; it may be done more than
                 once. None: `HeldOut.values`.
-            later: settings that training does not depend on, beside `LATER`.
+            later: settings that training does not depend on, beside `POST_TRAINING`.
             decisive: facts that decide the result beside the settings, the pictures and the seen defects.
         """
+        left_out = (*self.config.PATHS, *POST_TRAINING, *REGION_SETTINGS, *later)
         identity = {
-            **as_json(asdict(self.config), without=(*self.config.PATHS, *LATER, *REGION, *later)),
-            "region of interest": _digest(self.model.roi),
+            **json_settings(asdict(self.config), without=left_out),
+            "region of interest": _tensor_digest(self.model.roi),
             "training set": self.digest,
-            "seen defects": sha256("".join(map(_digest_of_defect, self.task.seen)).encode()).hexdigest(),
-            **self.decisive,
+            "seen defects": sha256("".join(map(_defect_digest, self.task.seen)).encode()).hexdigest(),
+            **self.deciding_facts,
             **decisive,
             "precision while it learns": trainer.precision,
         }
         together = self.task.budget.together
         if together.world > 1:  # their measured tensors may differ in the last digits
-            state = together.first(lambda: arrays(self.model.state_dict()))
-            self.model.load_state_dict(tensors_of(state))
-        trainer.learn(self.task.budget, self.found, identity, lambda: self._rehearse(calibrate))
+            state = together.first(lambda: to_arrays(self.model.state_dict()))
+            self.model.load_state_dict(to_tensors(state))
+        trainer.learn(self.task.budget, self.checkpoint, identity, lambda: self._rehearse(calibrate))
         together.leave()
         self.model.config = replace(self.config, steps=trainer.steps)
 
     def _rehearse(self, calibrate: Callable[[Sequence[int]], object] | None) -> tuple[float, float]:
-        """Seconds of the work after the training, measured on a few pictures, and those set aside for the
-        check."""
+        """Seconds of the work after the training, measured on a few pictures, and of the check."""
         budget, held, self.held.step = self.task.budget, self.held.numbers, silent
-        some = held[:REHEARSED]
+        some = held[:TIMED_PICTURES]
         begun = time.monotonic()
         if calibrate is None:
             self.held.values(self.model, some)
@@ -117,11 +117,11 @@ class TrainedFit:
         if self.model.roi.device.type == "cpu":  # these few are one thread's
             each /= min(torch.get_num_threads(), -(-len(held) // BATCH))
         self.held.step = self.task.step
-        check = min(each * budget.checked, CHECK * 60 * (budget.minutes or 0))
+        check = min(each * budget.checked, CHECK_SHARE * 60 * (budget.minutes or 0))
         return each * (len(held) + budget.later), check
 
     def finish(
-        self, trainer: Trainer[Any], learnt: str = "", values: Sequence[Values] | None = None
+        self, trainer: Trainer[Any], learnt: str = "", values: Sequence[PictureValues] | None = None
     ) -> Fitted:
         """The trained model, calibrated by all that were held out.
 
@@ -132,23 +132,23 @@ class TrainedFit:
         numbers, steps, world = self.images.numbers, trainer.steps or 0, trainer.together.world
         facts: dict[str, Any] = {
             "steps": steps,
-            "planned_steps": trainer.planned,
+            "planned_steps": trainer.planned_steps,
             "workers": None if world == 1 else world,
             "minutes": trainer.minutes,
             "training_precision": trainer.precision,
             "curve": trainer.curve,
-            "training_curve": thinned(trainer.log.losses, trainer.done),
+            "training_curve": thin_curve(trainer.log.losses, trainer.done),
             "seconds": {"training": round(trainer.seconds, 1)},
         }
         learnt = learnt or self.task.pluralize(len(numbers))
         summary = f"trained {pluralize(steps, 'step')} in {duration(trainer.seconds)} on {learnt}"
-        if trainer.planned is not None:
-            planned = pluralize(trainer.planned, "step")
+        if trainer.planned_steps is not None:
+            planned = pluralize(trainer.planned_steps, "step")
             summary += f"; --minutes {trainer.minutes:g}, by the first steps' time {planned}"
         fitted = Fitted(self.held.calibration(self.model, values), self.held.numbers, numbers)
         fitted.facts = {name: value for name, value in facts.items() if value is not None}
         fitted.summary = [summary]
-        if steps < FEW * trainer.CPU_STEPS:
+        if steps < SHORT_SHARE * trainer.CPU_STEPS:
             fitted.notes.append(
                 f"a short training: {pluralize(steps, 'step')}, where {trainer.CPU_STEPS:,} are the default "
                 "on a processor; it may not know the product yet: give more --minutes or --steps"
@@ -172,19 +172,19 @@ class PatchFeatures(FeatureCache):
     def compute(self, images: Tensor) -> list[Tensor]:
         return [self.model.embed(images).mT.unflatten(2, self.view.grid)]
 
-    def cells(self, places: Sequence[int], images: Tensor) -> list[Tensor]:
+    def valid_cells(self, places: Sequence[int], images: Tensor) -> list[Tensor]:
         valid_mask = self.view.valid_mask(self.model.inside(images.to(self.device))) > 0
         return [valid_mask.view(-1, *self.view.grid).expand(len(images), -1, -1)]
 
     def patches(self, place: int) -> Tensor:
         """Patches [K, D] fp16, on the CPU, of the picture `images.numbers[place]`."""
-        (features,), (valid_mask,) = self[place], self.cells([place], self.image(place)[None])
+        (features,), (valid_mask,) = self[place], self.valid_cells([place], self.image(place)[None])
         return features.permute(1, 2, 0)[valid_mask[0].cpu()]
 
 
-def _digest(values: Tensor) -> str:
+def _tensor_digest(values: Tensor) -> str:
     return sha256(values.cpu().numpy().tobytes()).hexdigest()
 
 
-def _digest_of_defect(defect: Defect) -> str:
+def _defect_digest(defect: Defect) -> str:
     return sha256(defect.image.numpy().tobytes() + defect.mask.tobytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""The loop that trainings share: steps that fit into a time, checkpoints, several processes."""
+"""The training loop of all methods: steps that fit into a time, checkpoints, several processes."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from torch import Tensor, nn
 from flawscope.artefact.state_file import Arrays, put_aside
 from flawscope.errors import FlawscopeError, InputError, pluralize
 from flawscope.methods.task import ALONE, Budget, Together
-from flawscope.methods.time_budget import Pace, rate_share
+from flawscope.methods.time_budget import Pace, learning_rate_share
 from flawscope.methods.training_log import TrainingLog
-from flawscope.methods.training_state import WORKERS, State, another
+from flawscope.methods.training_state import WORKERS_KEY, TrainingState, describe_difference
 from flawscope.progress import Step, duration, noted_interrupts
 
-CHECKS = 20  # points of the loss curve
-TRIALS = 3  # steps by which a step's time is measured; the last one counts
+CURVE_POINTS = 20  # of the loss curve
+TIMED_STEPS = 3  # of which the last one's time counts
 B = TypeVar("B")
 
 
-class Trainer(State, ABC, Generic[B]):
+class Trainer(TrainingState, ABC, Generic[B]):
     """Trains networks for a number of steps. Each use of random numbers has an RNG stream of its own, made
     of the seed, its purpose and numbers such as the step's: so a resumed run needs no generator's state,
     and batches are made ahead.
@@ -44,13 +44,13 @@ class Trainer(State, ABC, Generic[B]):
       step sees W times as many samples, and steps and learning rate are what was set.
     """
 
-    MEASURED: ClassVar[tuple[str, ...]] = ()  # names of what `measured` gives
+    MEASUREMENTS: ClassVar[tuple[str, ...]] = ()  # names of what `measurements` gives
     CPU_STEPS: ClassVar[int]  # the devices' defaults
     GPU_STEPS: ClassVar[int]
     STAGE: ClassVar[str] = "training"  # in the progress
     DIVIDED: ClassVar[bool | None] = None  # how processes learn together; None: they cannot
 
-    checks = CHECKS
+    checks = CURVE_POINTS
     together: Together = ALONE
 
     def __init__(
@@ -68,22 +68,20 @@ class Trainer(State, ABC, Generic[B]):
 
     @abstractmethod
     def batch(self, step: int) -> B:
-        """The batch of a step; of several processes, where batches are divided, the part that is `mine`.
-        Called by another thread, one step ahead."""
+        """The batch of a step, or this process's samples of it (`mine`). Called ahead, by another thread."""
 
     @abstractmethod
     def losses(self, networks: Sequence[nn.Module], batch: B, step: int) -> list[Tensor]:
         """The losses named in `LOSSES`, which have the same weight."""
 
     def weight(self, batch: B) -> float:
-        """Weight of a batch among those of the other processes, as the number of items that its losses
-        average."""
+        """Weight of a batch among those of other processes: the number of items that its losses average."""
         return 1.0
 
     def prepare(self, resumed: bool) -> None:
         """Prepare the first step. Called once, after a checkpoint has been restored."""
 
-    def measured(self) -> dict[str, float]:
+    def measurements(self) -> dict[str, float]:
         """Values for the curve, measured at every check."""
         return {}
 
@@ -99,13 +97,13 @@ class Trainer(State, ABC, Generic[B]):
 
     # ---- how many steps
 
-    def trial(self) -> float:
+    def measure_step_time(self) -> float:
         """Seconds of a step, measured on copies of the networks."""
         networks = copy.deepcopy(self.networks)
-        optimiser, begun = self._adam(networks), 0.0
-        for k in range(TRIALS):
+        optimiser, begun = self._make_adam(networks), 0.0
+        for k in range(TIMED_STEPS):
             begun = time.monotonic()
-            self._learn(networks, optimiser, self._batch(k), k).sum().item()
+            self._learn(networks, optimiser, self._own_batch(k), k).sum().item()
         return time.monotonic() - begun
 
     def _fix_steps(
@@ -113,7 +111,7 @@ class Trainer(State, ABC, Generic[B]):
     ) -> None:
         """Set the number of steps: the device's default; with minutes, as many as fit into them, or into the
         time `kept` of an earlier run, by the time of a few, planned again while the training runs."""
-        tried = self.trial()  # all make the same steps
+        tried = self.measure_step_time()  # all make the same steps
         per_step = self.together.first(lambda: tried)
         if kept is None and budget.until is None:
             self.steps = self.CPU_STEPS if self.device.type == "cpu" else self.GPU_STEPS
@@ -125,7 +123,7 @@ class Trainer(State, ABC, Generic[B]):
         if kept is not None:
             until, used = time.monotonic() + kept["left"] + later, kept["used"]
         self.pace = Pace(until, later, per_step, used)
-        left = self.together.first(self.pace.left)
+        left = self.together.first(self.pace.seconds_left)
         if left < per_step and not self.done:
             raise InputError("the minutes are over before the first step: give more --minutes, or --steps")
         fitting = int(left / per_step)
@@ -133,8 +131,8 @@ class Trainer(State, ABC, Generic[B]):
             f"about {pluralize(fitting, 'step')} of {per_step:.2f} s in {duration(max(left, 0))}, planned "
             "again while it runs"
         )
-        if self.planned is None:
-            self.steps = self.planned = fitting
+        if self.planned_steps is None:
+            self.steps = self.planned_steps = fitting
 
     def plan(self) -> str:
         """Description of the coming training, in one line."""
@@ -172,11 +170,11 @@ class Trainer(State, ABC, Generic[B]):
             FlawscopeError: NaN loss, or workers that do not learn from the same.
         """
         self.minutes, kept, self.together = budget.minutes, None, budget.together
-        identity = {**identity, WORKERS: self.together.world}
-        self._begin_together(identity)
+        identity = {**identity, WORKERS_KEY: self.together.world}
+        self._check_processes(identity)
         known = {**identity, "minutes": budget.minutes}
         unasked = None if budget.resume else budget.checkpoint
-        if found is not None and unasked and (other := another(found[1], known)):
+        if found is not None and unasked and (other := describe_difference(found[1], known)):
             put_aside(unasked, f"there is an unfinished run with {other}", self.say)
             found = None
         found = self.together.first(lambda: found)
@@ -196,22 +194,22 @@ class Trainer(State, ABC, Generic[B]):
         self.seconds -= saved
         for network in self.networks:
             network.train()
-        names = (self.LOSSES, self.MEASURED, budget.tensorboard)
+        names = (self.LOSSES, self.MEASUREMENTS, budget.tensorboard)
         self.log = TrainingLog(budget.log, *names, known=self.log.losses, done=self.done)
         with noted_interrupts() as interrupted, ThreadPoolExecutor(1) as ahead, closing(self.log):
-            waiting = ahead.submit(self._batch, self.done)
+            waiting = ahead.submit(self._own_batch, self.done)
             if self.pace is not None:
                 waiting.result()  # what the first one takes says nothing about the others
                 self.pace.begin()
-            over = self._over()
+            over = self._is_over()
             while not over:
                 batch = waiting.result()
                 if self.pace is not None or self.done + 1 < self._expected():
-                    waiting = ahead.submit(self._batch, self.done + 1)
+                    waiting = ahead.submit(self._own_batch, self.done + 1)
                 over = self._step(batch)
                 if self.device.type == "cpu" or self.done % 64 == 0 or over:
                     expected = self.done if over else self._expected()
-                    self.step(f"{self.STAGE}{self._loss()}", self.done - first, expected - first)
+                    self.step(f"{self.STAGE}{self._loss_text()}", self.done - first, expected - first)
                 late = time.monotonic() - saved >= budget.every
                 # after the last step, too: what comes then may be interrupted
                 if budget.checkpoint and (late or over or interrupted.is_set()):
@@ -230,23 +228,23 @@ class Trainer(State, ABC, Generic[B]):
         self.seconds += time.monotonic()
 
     def _step(self, batch: B) -> bool:
-        """Learn from a batch, log it, and say whether it was the last one."""
-        share = rate_share(self.settings.schedule, self.done, self._expected())
+        """Learn from a batch, log its losses, and return whether it was the last one."""
+        share = learning_rate_share(self.settings.schedule, self.done, self._expected())
         for group in self.optimiser.param_groups:
             group["lr"] = group["initial_lr"] * share
         losses = self._learn(self.networks, self.optimiser, batch, self.done)
-        self.total += losses
-        before = int(self._share() * self.checks)
-        self.done, self.since = self.done + 1, self.since + 1
+        self.loss_sums += losses
+        before = int(self._share_done() * self.checks)
+        self.done, self.steps_since_check = self.done + 1, self.steps_since_check + 1
         self.log.add(self.done, losses, self.settings.rate * share, self.seconds + time.monotonic())
         if self.pace is not None:
             self.pace.tick()
-        over = self._over()
-        if over or int(self._share() * self.checks) > before:
-            self._check()
+        over = self._is_over()
+        if over or int(self._share_done() * self.checks) > before:
+            self._record_check()
         return over
 
-    def _over(self) -> bool:
+    def _is_over(self) -> bool:
         """Whether the last step is done; of a training that ends at a time, by the first process's clock."""
         pace = self.pace
         if pace is None:
@@ -254,7 +252,7 @@ class Trainer(State, ABC, Generic[B]):
         pace.share, over = self.together.first(lambda: (pace.share, pace.over))
         return over
 
-    def _share(self) -> Fraction | float:
+    def _share_done(self) -> Fraction | float:
         """The share of the training that is done."""
         return Fraction(self.done, self._expected()) if self.pace is None else self.pace.share
 
@@ -270,7 +268,7 @@ class Trainer(State, ABC, Generic[B]):
         self, networks: Sequence[nn.Module], optimiser: torch.optim.Optimizer, batch: B, step: int
     ) -> Tensor:
         """Make one step, and return its losses, those of `LOSSES`."""
-        losses = torch.stack(self.losses(networks, batch, self._number(step)))
+        losses = torch.stack(self.losses(networks, batch, self._batch_number(step)))
         optimiser.zero_grad(set_to_none=True)
         losses.sum().backward()
         losses = losses.detach()
@@ -286,7 +284,7 @@ class Trainer(State, ABC, Generic[B]):
 
     # ---- several processes
 
-    def _begin_together(self, identity: dict[str, Any]) -> None:
+    def _check_processes(self, identity: dict[str, Any]) -> None:
         """Check that all processes learn from the same and in the same way."""
         if self.together.world == 1:
             return
@@ -297,30 +295,30 @@ class Trainer(State, ABC, Generic[B]):
                 f"a batch of {self.settings.batch} cannot be divided among {self.together.world} workers: "
                 "take fewer, or give a larger --set batch"
             )
-        if other := another({"identity": self.together.first(lambda: identity)}, identity):
+        if other := describe_difference({"identity": self.together.first(lambda: identity)}, identity):
             raise FlawscopeError(
                 f"the first worker has {other}: all need the same pictures, and machines of one kind"
             )
 
-    def _number(self, step: int) -> int:
+    def _batch_number(self, step: int) -> int:
         """Number of the batch that this process learns from in a step, in whole or in part."""
         return step if self.DIVIDED else step * self.together.world + self.together.rank
 
-    def _batch(self, step: int) -> B:
-        return self.batch(self._number(step))
+    def _own_batch(self, step: int) -> B:
+        return self.batch(self._batch_number(step))
 
     # ---- what was learnt
 
-    def _check(self) -> None:
-        means = dict(zip(self.LOSSES, (self.total / self.since).tolist(), strict=True))
-        found = {**self.measured(), **means}
-        self._finite(found.values())
+    def _record_check(self) -> None:
+        means = dict(zip(self.LOSSES, (self.loss_sums / self.steps_since_check).tolist(), strict=True))
+        found = {**self.measurements(), **means}
+        self._check_finite(found.values())
         self.curve.append({"step": self.done, **found})
-        self.log.measure({name: found[name] for name in self.MEASURED})
-        self.total.zero_()
-        self.since = 0
+        self.log.measure({name: found[name] for name in self.MEASUREMENTS})
+        self.loss_sums.zero_()
+        self.steps_since_check = 0
 
-    def _loss(self) -> str:
-        if self.device.type == "cpu" and self.since:
-            return f", loss {float(self.total.sum()) / self.since:.3f}"
+    def _loss_text(self) -> str:
+        if self.device.type == "cpu" and self.steps_since_check:
+            return f", loss {float(self.loss_sums.sum()) / self.steps_since_check:.3f}"
         return f", loss {sum(self.curve[-1][k] for k in self.LOSSES):.3f}" if self.curve else ""

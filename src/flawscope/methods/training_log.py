@@ -17,19 +17,19 @@ from torch import Tensor
 from flawscope.artefact.files import atomic
 from flawscope.errors import FlawscopeError, needs
 
-MOST = 200  # points of the thinned curve
-BLOCK, PAUSE = 64, 2.0  # steps and seconds after which rows are written: reading a loss makes a device wait
+MAX_POINTS = 200  # points of the thinned curve
+FLUSH_ROWS, FLUSH_SECONDS = 64, 2.0  # after which rows are written: reading a loss makes a device wait
 
 
-def thinned(losses: Sequence[float], done: int) -> dict[str, list[float]]:
-    """Loss curve for the manifest, of at most `MOST` points: `loss`, the mean over a run of steps, and
+def thin_curve(losses: Sequence[float], done: int) -> dict[str, list[float]]:
+    """Loss curve for the manifest, of at most `MAX_POINTS` points: `loss`, the mean over a run of steps, and
     `step`, the last one of the run.
 
     Args:
         losses: of the last steps of `done`.
     """
     width, count = 1, len(losses)
-    while count > MOST * width:
+    while count > MAX_POINTS * width:
         width *= 2
     starts = range(0, count, width)
     means = [sum(losses[k : k + width]) / min(width, count - k) for k in starts]
@@ -77,21 +77,21 @@ class TrainingLog:
 
             self.writer = SummaryWriter(str(tensorboard), purge_step=done + 1)
         # losses, the row's others, wall time
-        self._waiting: list[tuple[Tensor, dict[str, float], float]] = []
+        self._pending: list[tuple[Tensor, dict[str, float], float]] = []
         self._written = time.monotonic()
         if path is not None:
-            self._begin(path, done)
+            self._start_file(path, done)
 
     def add(self, step: int, losses: Tensor, rate: float, seconds: float) -> None:
         """Add a step; `losses` [L] in the order of their names."""
-        if len(self._waiting) >= BLOCK or time.monotonic() - self._written >= PAUSE:
+        if len(self._pending) >= FLUSH_ROWS or time.monotonic() - self._written >= FLUSH_SECONDS:
             self.flush()
-        self._waiting.append((losses, {"step": step, "rate": rate, "seconds": seconds}, time.time()))
+        self._pending.append((losses, {"step": step, "rate": rate, "seconds": seconds}, time.time()))
 
     def measure(self, values: Mapping[str, float]) -> None:
         """Add values measured after the step that was added last."""
-        if self._waiting:
-            self._waiting[-1][1].update(values)
+        if self._pending:
+            self._pending[-1][1].update(values)
 
     def flush(self) -> None:
         """Write the rows that wait.
@@ -99,7 +99,7 @@ class TrainingLog:
         Raises:
             FlawscopeError: the disk is full.
         """
-        waiting, self._waiting, self._written = self._waiting, [], time.monotonic()
+        waiting, self._pending, self._written = self._pending, [], time.monotonic()
         if not waiting:
             return
         text = io.StringIO()
@@ -107,7 +107,7 @@ class TrainingLog:
         for parts, (_, row, wall) in zip(torch.stack([w[0] for w in waiting]).tolist(), waiting, strict=True):
             row |= {"loss": sum(parts), **dict(zip(self.parts, parts, strict=False))}
             self.losses.append(row["loss"])
-            rows.writerow([_written(name, row.get(name)) for name in self.columns])
+            rows.writerow([_format_value(name, row.get(name)) for name in self.columns])
             if self.writer is not None:
                 for name in ("loss", "rate", *self.parts, *self.measured):
                     if name in row:
@@ -127,7 +127,7 @@ class TrainingLog:
         if self.writer is not None:
             self.writer.close()
 
-    def _begin(self, path: Path, done: int) -> None:
+    def _start_file(self, path: Path, done: int) -> None:
         """Write the header, and the rows of the steps that are done, as they were."""
         kept: list[list[str]] = []
         if done and path.is_file():
@@ -142,8 +142,8 @@ class TrainingLog:
             out.write(text.getvalue().encode())
 
 
-def _written(name: str, value: float | None) -> str:
-    """A value as text for the CSV file."""
+def _format_value(name: str, value: float | None) -> str:
+    """Text of a value for the CSV file."""
     if value is None:
         return ""
     return f"{value:.2f}" if name == "seconds" else str(value) if name == "step" else f"{value:.6g}"

@@ -20,11 +20,11 @@ from flawscope.methods.time_budget import Pace
 from flawscope.methods.training_log import TrainingLog
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # Adam's, of every parameter
-WORKERS = "number of workers"  # in a checkpoint's identity
-EVERY_LOSS = "losses"  # of every step, in a checkpoint
+WORKERS_KEY = "number of workers"  # key in a checkpoint's identity
+LOSSES_KEY = "losses"  # key of the losses of every step in a checkpoint
 
 
-def precision_for(asked: Literal["auto", "fp32", "bf16"], device: torch.device) -> Literal["fp32", "bf16"]:
+def pick_precision(asked: Literal["auto", "fp32", "bf16"], device: torch.device) -> Literal["fp32", "bf16"]:
     """bf16 where the device computes with it, unless something was asked for."""
     if asked != "auto":
         return asked
@@ -36,7 +36,7 @@ def precision_for(asked: Literal["auto", "fp32", "bf16"], device: torch.device) 
     return "bf16" if native else "fp32"
 
 
-def on_device(network: nn.Module, device: torch.device) -> None:
+def move_to_device(network: nn.Module, device: torch.device) -> None:
     """Move a network to the device, with the channels last in memory, which is faster everywhere."""
     network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -87,19 +87,19 @@ def digest_of(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def arrays(tensors: Mapping[str, Tensor]) -> Arrays:
-    """Tensors as `state_file` writes them."""
+def to_arrays(tensors: Mapping[str, Tensor]) -> Arrays:
+    """Arrays of tensors, as `state_file` writes them."""
     return {k: v.detach().cpu().contiguous().numpy() for k, v in tensors.items()}
 
 
-def tensors_of(found: Arrays) -> dict[str, Tensor]:
+def to_tensors(found: Arrays) -> dict[str, Tensor]:
     """Tensors of the arrays that `state_file` has read."""
     return {k: torch.from_numpy(v) for k, v in found.items()}
 
 
 @contextmanager
 def restoring() -> Iterator[None]:
-    """Turn errors of a checkpoint that does not fit into one line."""
+    """Context that turns errors of a checkpoint that does not fit into a one-line CheckpointError."""
     try:
         yield
     except (InputError, torch.OutOfMemoryError):
@@ -115,8 +115,7 @@ def restore_adam(
     optimiser: torch.optim.Optimizer,
     tensors: Mapping[str, Tensor],
 ) -> None:
-    """Take over parameters and Adam's state of them, as `State.save` writes them. KeyError or RuntimeError
-    where they are of other networks."""
+    """Load parameters and Adam's state of `save`. KeyError or RuntimeError where they do not fit."""
     # Adam in one kernel counts its steps on the device, else on the CPU
     fused = bool(optimiser.param_groups[0].get("fused"))
     with torch.no_grad():
@@ -132,11 +131,11 @@ def restore_adam(
             }
 
 
-def another(facts: Mapping[str, Any], identity: Mapping[str, Any]) -> str:
-    """Description of the first difference between a checkpoint's run and this one, "another rate 0.1, this
-    one has 0.2"; empty where nothing differs. Steps and minutes that are not given are the checkpoint's."""
+def describe_difference(facts: Mapping[str, Any], identity: Mapping[str, Any]) -> str:
+    """Describe the first difference between a checkpoint's run and this one, "another rate 0.1, this one has
+    0.2"; empty where nothing differs. Steps and minutes that are not given are the checkpoint's."""
     with restoring():
-        theirs = {WORKERS: 1, **facts["identity"]}  # earlier versions knew one alone
+        theirs = {WORKERS_KEY: 1, **facts["identity"]}  # earlier versions knew one alone
     for key, mine in identity.items():
         if theirs.get(key) != mine and not (key in ("steps", "minutes") and mine is None):
             shown = "" if len(str(mine)) > 60 else f" {theirs.get(key)}, this one has {mine}"
@@ -144,19 +143,19 @@ def another(facts: Mapping[str, Any], identity: Mapping[str, Any]) -> str:
     return ""
 
 
-def as_json(settings: Mapping[str, Any], without: Iterable[str]) -> dict[str, Any]:
-    """Settings that decide a run, as JSON gives them back."""
+def json_settings(settings: Mapping[str, Any], without: Iterable[str]) -> dict[str, Any]:
+    """Settings but for those `without`, as they come back from JSON."""
     left_out = {*without}
     return {k: list(v) if isinstance(v, tuple) else v for k, v in settings.items() if k not in left_out}
 
 
-class State:
+class TrainingState:
     """State of a training as in a checkpoint: its networks, the optimiser's state and the losses so far."""
 
     NETWORKS: ClassVar[tuple[str, ...]]  # their names in a checkpoint
     LOSSES: ClassVar[tuple[str, ...]]
-    DECOUPLED: ClassVar[bool] = False  # weight decay apart from the gradients, as AdamW has it
-    FUSED: ClassVar[bool] = True  # Adam in one kernel, where the device has it
+    DECOUPLED_DECAY: ClassVar[bool] = False  # weight decay apart from the gradients, as AdamW has it
+    FUSED_ADAM: ClassVar[bool] = True  # Adam in one kernel, where the device has it
 
     def __init__(self, networks: Sequence[nn.Module], settings: Any, device: torch.device):
         """
@@ -164,19 +163,19 @@ class State:
             settings: a `TrainingSettings`, or what has the same fields for training.
         """
         self.networks, self.settings, self.device = tuple(networks), settings, device
-        self.precision = precision_for(settings.training, device)
-        self.optimiser = self._adam(self.networks)
+        self.precision = pick_precision(settings.training, device)
+        self.optimiser = self._make_adam(self.networks)
         self.steps: int | None = settings.steps
         self.pace: Pace | None = None  # of a training that ends at a time
         self.minutes: float | None = None  # asked for
-        self.planned: int | None = None  # steps that would have fitted by the first ones' time
+        self.planned_steps: int | None = None  # steps that would have fitted by the first ones' time
         self.done, self.seconds = 0, 0.0
         self.curve: list[dict[str, float]] = []
         self.log = TrainingLog(None, self.LOSSES)
         # since the last check; MPS has no float64
         kind = torch.float32 if device.type == "mps" else torch.float64
-        self.total = torch.zeros(len(self.LOSSES), dtype=kind, device=device)
-        self.since = 0
+        self.loss_sums = torch.zeros(len(self.LOSSES), dtype=kind, device=device)
+        self.steps_since_check = 0
 
     def state(self) -> Mapping[str, Tensor]:
         """Tensors that a checkpoint holds beside the networks; restored in place."""
@@ -203,9 +202,9 @@ class State:
         is its largest learning rate; without it the settings' rate is."""
         return [{"params": [v for network in networks for v in network.parameters()]}]
 
-    def _adam(self, networks: Sequence[nn.Module]) -> torch.optim.Optimizer:
-        fused = (self.FUSED and self.device.type in ("cpu", "cuda")) or None
-        kind = torch.optim.AdamW if self.DECOUPLED else torch.optim.Adam
+    def _make_adam(self, networks: Sequence[nn.Module]) -> torch.optim.Optimizer:
+        fused = (self.FUSED_ADAM and self.device.type in ("cpu", "cuda")) or None
+        kind = torch.optim.AdamW if self.DECOUPLED_DECAY else torch.optim.Adam
         groups, rate = self.groups(networks), self.settings.rate
         groups = [{"initial_lr": group.get("lr", rate), **group} for group in groups]
         return kind(groups, rate, weight_decay=self.settings.decay, fused=fused)
@@ -216,8 +215,8 @@ class State:
                 if values.requires_grad:
                     yield f"{name}.{key}", values
 
-    def _beside(self) -> dict[str, Tensor]:
-        """Tensors of a checkpoint beside the parameters: buffers such as running means, and `state`."""
+    def _other_tensors(self) -> dict[str, Tensor]:
+        """Tensors of a checkpoint that are no parameters: buffers such as running means, and `state`."""
         found = dict(self.state())
         for name, network in zip(self.NETWORKS, self.networks, strict=True):
             parameters = dict(network.named_parameters())
@@ -225,7 +224,7 @@ class State:
             found |= {f"buffer.{name}.{key}": values for key, values in kept if key not in parameters}
         return found
 
-    def _finite(self, losses: Iterable[float]) -> None:
+    def _check_finite(self, losses: Iterable[float]) -> None:
         if not all(map(math.isfinite, losses)):
             after = pluralize(self.done, "step")
             raise FlawscopeError(f"NaN loss after {after}: begin anew with a lower --set rate")
@@ -234,26 +233,26 @@ class State:
 
     def save(self, path: Path, identity: dict[str, Any], *, over: bool = False) -> None:
         """Write a checkpoint. `over`: the last step is done."""
-        total = self.total.tolist()
-        self._finite(total)
+        total = self.loss_sums.tolist()
+        self._check_finite(total)
         self.log.flush()
         facts = {
             "identity": identity,
             "steps": self.done if over else self.steps,
-            "planned": self.planned,
+            "planned": self.planned_steps,
             "done": self.done,
-            "since": self.since,
+            "since": self.steps_since_check,
             "total": total,
             "curve": self.curve,
             "seconds": self.seconds + time.monotonic(),
             "pace": None if self.pace is None or over else self.pace.state(),
         }
-        tensors: dict[str, Tensor] = self._beside()
-        for name, values in self._parameters():  # and what Adam knows: nothing before their first gradient
+        tensors: dict[str, Tensor] = self._other_tensors()
+        for name, values in self._parameters():  # with Adam's state: none before their first gradient
             tensors[f"net.{name}"] = values
             known = self.optimiser.state.get(values, {})
             tensors |= {f"{key}.{name}": of_adam for key, of_adam in known.items()}
-        kept = {**arrays(tensors), EVERY_LOSS: np.array(self.log.losses)}
+        kept = {**to_arrays(tensors), LOSSES_KEY: np.array(self.log.losses)}
         pack(path, kept, "checkpoint", facts)
 
     def restore(
@@ -261,23 +260,24 @@ class State:
     ) -> dict[str, float] | None:
         """Go on from a checkpoint of `save`, if it belongs to this run. Returns the state of the pace."""
         with restoring():
-            if other := another(facts, identity):
+            if other := describe_difference(facts, identity):
                 raise CheckpointError(
                     f"the checkpoint is of a run with {other}: give the same, or remove the checkpoint"
                 )
             theirs = dict(facts["identity"])
-            tensors = tensors_of(found)
+            tensors = to_tensors(found)
             restore_adam(self._parameters(), self.optimiser, tensors)
-            for name, values in self._beside().items():
+            for name, values in self._other_tensors().items():
                 values.copy_(tensors[name])
-            self.steps, self.done, self.since = int(facts["steps"]), int(facts["done"]), int(facts["since"])
-            self.total.copy_(torch.tensor(facts["total"], dtype=self.total.dtype))
+            self.steps, self.done = int(facts["steps"]), int(facts["done"])
+            self.steps_since_check = int(facts["since"])
+            self.loss_sums.copy_(torch.tensor(facts["total"], dtype=self.loss_sums.dtype))
             self.curve, self.seconds = list(facts["curve"]), float(facts["seconds"])
-            known = found[EVERY_LOSS].tolist() if EVERY_LOSS in found else ()  # earlier versions have none
+            known = found[LOSSES_KEY].tolist() if LOSSES_KEY in found else ()  # earlier versions have none
             self.log = TrainingLog(None, self.LOSSES, known=known)
             self.minutes, kept = theirs.get("minutes"), facts.get("pace")
-            self.planned = facts.get("planned")
+            self.planned_steps = facts.get("planned")
             if kept is None:
                 return None
-            self.planned = self.steps
+            self.planned_steps = self.steps
             return {key: float(kept[key]) for key in ("used", "left")}

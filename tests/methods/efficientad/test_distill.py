@@ -15,7 +15,7 @@ from flawscope.artefact.state_file import checkpoint_of, read_checkpoint
 from flawscope.errors import InputError
 from flawscope.methods.efficientad import Recipe
 from flawscope.methods.efficientad.distill import distill
-from flawscope.methods.efficientad.networks import normalised, pdn, read_teacher, widened
+from flawscope.methods.efficientad.networks import expansion_matrix, normalised, pdn, read_teacher
 from flawscope.methods.features.weights import PACKAGED
 
 with_lite0 = pytest.mark.skipif(
@@ -99,7 +99,7 @@ def test_distilling_lowers_the_held_out_loss(photographs: Path, tmp_path: Path) 
     teacher.load_state_dict(state)
     with torch.no_grad():
         said = teacher(normalised(torch.rand(1, 3, 120, 120)))[0].flatten(1)  # [384, N]
-    span = widened(152)
+    span = expansion_matrix(152)
     outside = said - span @ (span.T @ said) * (152 / 384)
     assert float(outside.norm() / said.norm()) < 2e-3
 

@@ -17,7 +17,7 @@ from flawscope.calibration import hold_out
 from flawscope.errors import InputError
 from flawscope.fitting.fitting import fit
 from flawscope.methods.efficientad import Config
-from flawscope.methods.efficientad.fit import FOR_QUANTILES, Held, divided
+from flawscope.methods.efficientad.fit import MIN_QUANTILE_PICTURES, HeldOutSplit, split_held_out
 from flawscope.methods.efficientad.networks import read_teacher, write_teacher
 from flawscope.methods.task import Budget
 from flawscope.pictures.decoding import pixel_hash
@@ -45,7 +45,7 @@ def fit_small(images: Any, settings: Settings, **options: Any) -> Predictor:
     return fit(images, **{**settings, **options})
 
 
-def held_pictures(total: int, size: int = 1, reserved: Sequence[int] = (), seed: int = 0) -> Held:
+def held_pictures(total: int, size: int = 1, reserved: Sequence[int] = (), seed: int = 0) -> HeldOutSplit:
     """Of so many pictures, `size` of each part, at a rate of 5 %."""
     parts = hold_out(
         range(total),
@@ -55,9 +55,9 @@ def held_pictures(total: int, size: int = 1, reserved: Sequence[int] = (), seed:
         seed=seed,
         method="efficientad",
         reserved=reserved,
-        more=FOR_QUANTILES,
+        more=MIN_QUANTILE_PICTURES,
     )
-    return divided(parts, total, 0.05, reserved)
+    return split_held_out(parts, total, 0.05, reserved)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_a_region_of_interest_limits_quantiles(quick_settings: Settings, few: Pi
     detector = half.session.model
     with torch.inference_mode():
         image = torch.from_numpy(half.manifest.preprocess(picture)[0])
-        maps = detector.enlarged(detector.embed(image))[0, :, :, :128]
+        maps = detector.enlarge(detector.embed(image))[0, :, :, :128]
     exact = np.quantile(maps.double().numpy(), [0.9, 0.995], axis=(1, 2)).T
     np.testing.assert_allclose(half.artefact.tensors["quantiles"], exact, rtol=1e-5)
 

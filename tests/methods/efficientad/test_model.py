@@ -15,14 +15,8 @@ from torch import nn
 from flawscope.artefact.model_file import read
 from flawscope.errors import InputError
 from flawscope.methods.efficientad import Config
-from flawscope.methods.efficientad.model import Model, compact, create
-from flawscope.methods.efficientad.networks import (
-    narrowed,
-    normalised,
-    pdn,
-    pdn_grid,
-    widened,
-)
+from flawscope.methods.efficientad.model import Model, compact_teacher, create
+from flawscope.methods.efficientad.networks import expansion_matrix, narrowed, normalised, pdn, pdn_grid
 from flawscope.runtime.torch import TorchSession
 
 RANK = 8
@@ -54,11 +48,11 @@ def test_a_compact_teacher_tells_apart_what_the_whole_one_does(size: str) -> Non
     narrow = narrowed(pdn(size), RANK)
     state = narrow.state_dict()
     weight, bias = list(state)[-2:]
-    wide = {**state, weight: torch.einsum("oc,cikl->oikl", widened(RANK), state[weight])}
-    wide[bias] = widened(RANK) @ state[bias]
+    wide = {**state, weight: torch.einsum("oc,cikl->oikl", expansion_matrix(RANK), state[weight])}
+    wide[bias] = expansion_matrix(RANK) @ state[bias]
     whole = pdn(size) if size == "s" else nn.Sequential(*pdn(size)[:-1], nn.Conv2d(384, 384, 1))
     whole.load_state_dict(dict(zip(whole.state_dict(), wide.values(), strict=True)))
-    found, channels = compact(wide, {"rank": RANK})
+    found, channels = compact_teacher(wide, {"rank": RANK})
     assert channels == RANK
     narrow.load_state_dict(found)
     images = torch.randn(2, 3, 41, 49, generator=torch.Generator().manual_seed(5))
@@ -95,14 +89,14 @@ def test_a_cell_stands_where_the_middle_of_what_it_sees_is(teacher_path: Path, b
         wanted = np.apply_along_axis(
             lambda cells, at=middles, to=pixels: np.interp(to, at, cells), axis, wanted
         )
-    np.testing.assert_allclose(model.enlarged(features)[0, 0].numpy(), wanted, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(model.enlarge(features)[0, 0].numpy(), wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_maps_are_smoothed_as_scipy_does(teacher_path: Path) -> None:
     plain, smooth = (model_of(teacher_path, size="256x301", sigma=sigma) for sigma in (0.0, 3.0))
     features = random(1, 1, *plain.grid)
-    wanted = gaussian_filter(plain.enlarged(features)[0, 0].double().numpy(), 3.0, mode="mirror", truncate=4)
-    np.testing.assert_allclose(smooth.enlarged(features)[0, 0].numpy(), wanted, rtol=1e-4, atol=1e-5)
+    wanted = gaussian_filter(plain.enlarge(features)[0, 0].double().numpy(), 3.0, mode="mirror", truncate=4)
+    np.testing.assert_allclose(smooth.enlarge(features)[0, 0].numpy(), wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_the_maps_are_the_equations(plain: Model) -> None:

@@ -14,14 +14,8 @@ from PIL import Image
 from torch import nn
 
 from flawscope.methods.efficientad import Recipe
-from flawscope.methods.efficientad.networks import outputs_of, widened
-from flawscope.methods.efficientad.targets import (
-    PictureSet,
-    Pool,
-    Renderer,
-    Target,
-    View,
-)
+from flawscope.methods.efficientad.networks import count_outputs, expansion_matrix
+from flawscope.methods.efficientad.targets import PictureSet, PictureView, Renderer, TargetFeatures, ViewPool
 from flawscope.methods.features.backbone import Backbone, load_backbone
 from flawscope.methods.features.weights import PACKAGED
 from flawscope.methods.good_pictures import Moments
@@ -59,14 +53,14 @@ def ramp(path: Path) -> None:
 def test_what_an_output_sees_is_centred_on_its_target(tmp_path, crop, box, mirrored):
     """Shifted by one pixel of 256 the two would differ by a grey level."""
     ramp(tmp_path / "ramp.png")
-    pictures = PictureSet.find([tmp_path / "ramp.png"])
-    view = View(0, box or (0, 0, 128, 64), mirrored=mirrored)
+    pictures = PictureSet.read([tmp_path / "ramp.png"])
+    view = PictureView(0, box or (0, 0, 128, 64), mirrored=mirrored)
     pool = Renderer(pictures, CellMeans(), CPU).pool([view])
     rng = np.random.default_rng(crop)
     for _ in range(3):
         pixels, targets = pool.crops(4, crop, rng)
         seen = F.avg_pool2d(pixels.float(), 33, stride=4)  # a PDN that means what it sees
-        assert seen.shape == targets.shape == (4, 3, outputs_of(crop), outputs_of(crop))
+        assert seen.shape == targets.shape == (4, 3, count_outputs(crop), count_outputs(crop))
         # the mean of 33 pixels of a ramp is its value in the middle
         assert float((seen - targets).abs().max()) < 0.35
         assert float((seen - targets).mean(dim=(0, 2, 3)).abs().max()) < 0.2
@@ -75,7 +69,7 @@ def test_what_an_output_sees_is_centred_on_its_target(tmp_path, crop, box, mirro
 def test_without_colours_both_pictures_are():
     picture = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
     for plain, grey in zip(
-        *(View(0, (2, 3, 22, 18), grey=g).render(picture) for g in (False, True)), strict=True
+        *(PictureView(0, (2, 3, 22, 18), grey=g).render(picture) for g in (False, True)), strict=True
     ):
         assert (grey == grey[:, :, :1]).all()
         luma = plain @ (0.299, 0.587, 0.114)
@@ -84,7 +78,7 @@ def test_without_colours_both_pictures_are():
 
 def test_drawn_views_lie_in_the_picture_and_follow_the_recipe():
     recipe = Recipe(zoom=0.5, grey=0.3)
-    views = [View.drawn(4, (40, 61), recipe, np.random.default_rng(k)) for k in range(400)]
+    views = [PictureView.draw(4, (40, 61), recipe, np.random.default_rng(k)) for k in range(400)]
     for view in views:
         x0, y0, x1, y1 = view.box
         assert 0 <= x0 < x1 <= 61
@@ -95,7 +89,7 @@ def test_drawn_views_lie_in_the_picture_and_follow_the_recipe():
     assert np.mean([v.mirrored for v in views]) == pytest.approx(0.5, abs=0.08)
     assert len({v.box for v in views}) > 350
     assert not any(
-        View.drawn(0, (9, 9), Recipe(flip=False), np.random.default_rng(k)).mirrored for k in range(9)
+        PictureView.draw(0, (9, 9), Recipe(flip=False), np.random.default_rng(k)).mirrored for k in range(9)
     )
 
 
@@ -113,13 +107,13 @@ def test_moments_where_sums_of_squares_cancel(blocks):
 
 
 def test_targets_of_the_measured_pictures_are_standardised(photographs, backbone):
-    pictures = PictureSet.find(sorted(photographs.iterdir())[:6])
-    target = Target(backbone, 3, torch.float32)
+    pictures = PictureSet.read(sorted(photographs.iterdir())[:6])
+    target = TargetFeatures(backbone, 3, torch.float32)
     renderer = Renderer(pictures, target, CPU)
     renderer.measure(range(6), lambda *_: None)
     with torch.inference_mode():
         large = [
-            View.whole(i, pictures.sizes[i]).render(np.asarray(Image.open(pictures.paths[i])))[0]
+            PictureView.whole(i, pictures.sizes[i]).render(np.asarray(Image.open(pictures.paths[i])))[0]
             for i in range(6)
         ]
         found = target(torch.from_numpy(np.stack(large)).permute(0, 3, 1, 2))
@@ -130,20 +124,20 @@ def test_targets_of_the_measured_pictures_are_standardised(photographs, backbone
 
 @pytest.mark.parametrize("channels", [40, 152, 384])
 def test_widening_keeps_every_distance(channels):
-    matrix = widened(channels)
+    matrix = expansion_matrix(channels)
     a, b = torch.randn(2, 50, channels, generator=torch.Generator().manual_seed(2))
     wide = (a - b) @ matrix.T
     assert wide.shape == (50, 384)
     torch.testing.assert_close(wide.square().mean(1), (a - b).square().mean(1), rtol=1e-5, atol=0)
     if channels == 384:
         assert torch.equal(matrix, torch.eye(384))
-    assert torch.equal(matrix, widened(channels))
+    assert torch.equal(matrix, expansion_matrix(channels))
 
 
 def test_a_pool_does_not_depend_on_the_threads(photographs, backbone):
-    pictures = PictureSet.find(sorted(photographs.iterdir()))
-    renderer = Renderer(pictures, Target(backbone, 3, torch.float32), CPU)
-    views = [View.whole(i, pictures.sizes[i]) for i in range(5)]  # more than a block
+    pictures = PictureSet.read(sorted(photographs.iterdir()))
+    renderer = Renderer(pictures, TargetFeatures(backbone, 3, torch.float32), CPU)
+    views = [PictureView.whole(i, pictures.sizes[i]) for i in range(5)]  # more than a block
     before, found = torch.get_num_threads(), []
     try:
         for threads in (1, 2):
@@ -154,7 +148,7 @@ def test_a_pool_does_not_depend_on_the_threads(photographs, backbone):
     assert torch.equal(found[0].targets, found[1].targets)
     assert torch.equal(found[0].pictures, found[1].pictures)
     view = found[0].targets[0].nbytes + found[0].pictures[0].nbytes
-    assert Pool.bytes_per_view(152) == view
+    assert ViewPool.bytes_per_view(152) == view
 
 
 def test_pictures_are_known_by_content(photographs, tmp_path):
@@ -164,10 +158,10 @@ def test_pictures_are_known_by_content(photographs, tmp_path):
     shutil.copy(tmp_path / "99.png", tmp_path / "copy.png")
     (tmp_path / "broken.png").write_bytes((tmp_path / "99.png").read_bytes()[:300])
     Image.fromarray(np.zeros((40, 40), np.uint16)).save(tmp_path / "deep.png")
-    here, there = PictureSet.find(sorted(photographs.iterdir())), PictureSet.find(sorted(tmp_path.iterdir()))
+    here, there = PictureSet.read(sorted(photographs.iterdir())), PictureSet.read(sorted(tmp_path.iterdir()))
     assert here.sha256 == there.sha256
     assert here.sizes == there.sizes
     assert len(there.paths) == 24
     assert here.failures == []
     assert ["broken.png" in there.failures[0], "8 bits" in there.failures[1]] == [True, True]
-    assert PictureSet.find(here.paths[1:]).sha256 != here.sha256
+    assert PictureSet.read(here.paths[1:]).sha256 != here.sha256

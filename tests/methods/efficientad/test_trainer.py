@@ -14,15 +14,15 @@ import torch
 import flawscope
 from flawscope.fitting.fitting import fit
 from flawscope.methods.efficientad import FIRST_LAYERS, PRESETS, RECEPTIVE_FIELD, STRIDE, Config
-from flawscope.methods.efficientad.fit import EVEN, _differences, spread, weigh
+from flawscope.methods.efficientad.fit import SPREAD_FLOOR, _differences, difference_moments, whiten_outputs
 from flawscope.methods.efficientad.model import Model, create
-from flawscope.methods.efficientad.trainer import Batch, Trainer, _hardest, _starts
+from flawscope.methods.efficientad.trainer import Batch, Trainer, _hard_loss, _window_starts
 from flawscope.methods.efficientad.training_pictures import (
-    Generated,
-    Spoilt,
+    DefectOutputs,
+    GeneratedPictures,
     TeacherOutputs,
     other_pictures,
-    recoloured,
+    recolour,
 )
 from flawscope.methods.good_pictures import GoodPictures
 from flawscope.methods.task import Budget, Task
@@ -62,21 +62,22 @@ def test_the_hardest_are_those_at_or_above_the_quantile(shape: tuple[int, ...], 
     values = torch.rand(shape, generator=torch.Generator().manual_seed(len(shape))).square()
     exact = values.double().numpy()
     expected = exact[exact >= np.quantile(exact, share)].mean()
-    assert float(_hardest(values, share)) == pytest.approx(expected, rel=1e-5)
+    assert float(_hard_loss(values, share)) == pytest.approx(expected, rel=1e-5)
 
 
 def whole(trainer: Trainer, image: torch.Tensor, index: int) -> Batch:
     """A batch of one picture, seen whole."""
-    return Batch(image[None], image[None], trainer.taught[index][0][None], None, [(0, 0)], None)
+    return Batch(image[None], image[None], trainer.teacher_outputs[index][0][None], None, [(0, 0)], None)
 
 
 def test_losses_are_the_papers(quick_settings: Settings, shots: Shots) -> None:
     """With the networks run one by one, as in inference."""
     trainer = trainer_of(quick_settings, shots[:1], window=None, hard=0.9)
     model, half = trainer.model, trainer.model.channels
-    strange = torch.from_numpy(Generated().draw((253, 253), np.random.default_rng(0))).permute(2, 0, 1)
-    changed = recoloured(shots[0], 0, 0.8)
-    batch = replace(whole(trainer, shots[0], 0), recoloured=changed[None], other=strange[None])
+    drawn = GeneratedPictures().draw((253, 253), np.random.default_rng(0))
+    strange = torch.from_numpy(drawn).permute(2, 0, 1)
+    changed = recolour(shots[0], 0, 0.8)
+    batch = replace(whole(trainer, shots[0], 0), recoloured=changed[None], natural=strange[None])
     with torch.no_grad():
         found = trainer.losses(trainer.networks, batch, 0)
 
@@ -116,7 +117,7 @@ def test_the_autoencoder_learns_from_the_student_too(quick_settings: Settings, s
 
 @pytest.mark.parametrize(("cells", "window"), [(64, 32), (64, 64), (56, 31), (65, 32), (256, 32), (33, 32)])
 def test_windows_cover_every_cell_about_equally_often(cells: int, window: int) -> None:
-    starts = _starts(cells, window)
+    starts = _window_starts(cells, window)
     seen = np.zeros(cells, int)
     for start in starts:
         assert 0 <= start <= cells - window
@@ -143,14 +144,14 @@ def test_a_window_is_the_part_of_the_picture_that_its_outputs_see(
     for step in range(6):
         batch = trainer.batch(step)
         places |= set(batch.cells)
-        part = trainer._cut(batch.images, batch.cells)
+        part = trainer._cut_windows(batch.images, batch.cells)
         side = RECEPTIVE_FIELD + 3 * STRIDE
         assert part.shape == (1, 3, side, side)
         with torch.no_grad():
             mean, std = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
             seen = (part - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
             outputs = trainer.model.teacher(seen)
-        torch.testing.assert_close(outputs.half(), batch.taught, rtol=2e-3, atol=1e-3)
+        torch.testing.assert_close(outputs.half(), batch.targets, rtol=2e-3, atol=1e-3)
     assert len(places) > 3
 
 
@@ -181,7 +182,7 @@ def test_only_what_counts_is_measured_and_learnt(quick_settings: Settings, shots
     trainer = trainer_of(
         quick_settings, pictures, roi=None if padded else roi, keep_aspect=padded, batch=3, hard=0.5
     )
-    taught, model = trainer.taught, trainer.model
+    taught, model = trainer.teacher_outputs, trainer.model
     cells = [taught.valid_mask(i) for i in range(3)]
     values = torch.cat([taught[i][0].double()[:, mask] for i, mask in enumerate(cells)], 1)  # [C, N]
     assert 0 < values.shape[1] < 3 * 56 * 56
@@ -194,9 +195,9 @@ def test_only_what_counts_is_measured_and_learnt(quick_settings: Settings, shots
     assert not bool(batch.valid_mask.all())
     with torch.no_grad():
         found = trainer.losses(trainer.networks, batch, 0)
-        other = batch.taught.clone()
+        other = batch.targets.clone()
         other.permute(0, 2, 3, 1)[~batch.valid_mask] += 50
-        same = trainer.losses(trainer.networks, replace(batch, taught=other), 0)
+        same = trainer.losses(trainer.networks, replace(batch, targets=other), 0)
         all_of_it = trainer.losses(trainer.networks, replace(batch, valid_mask=None), 0)
     assert torch.equal(torch.stack(found), torch.stack(same))
     assert not torch.allclose(torch.stack(found), torch.stack(all_of_it))
@@ -208,14 +209,14 @@ def test_only_what_counts_is_measured_and_learnt(quick_settings: Settings, shots
 def test_what_is_kept_changes_nothing(quick_settings: Settings, shots: Shots) -> None:
     shots, rooms = shots[:2], (200_000, 60_000)
     trainers = [trainer_of(quick_settings, shots, rooms=r) for r in ((PLENTY, PLENTY), rooms)]
-    assert len(trainers[0].images.kept) == len(trainers[0].taught.kept) == 2
+    assert len(trainers[0].images.kept) == len(trainers[0].teacher_outputs.kept) == 2
     assert len(trainers[1].images.kept) == min(2, rooms[0] // (3 * 256 * 256))
-    assert len(trainers[1].taught.kept) == min(2, rooms[1] // (2 * 8 * 56 * 56))
+    assert len(trainers[1].teacher_outputs.kept) == min(2, rooms[1] // (2 * 8 * 56 * 56))
     for step in range(2):
         a, b = (trainer.batch(step) for trainer in trainers)
         assert torch.equal(a.images, b.images)
         assert torch.equal(a.recoloured, b.recoloured)
-        assert torch.equal(a.taught, b.taught)
+        assert torch.equal(a.targets, b.targets)
     for trainer in trainers:
         trainer.learn(Budget(), None, {})
     one, other = (trainer.model.state_dict() for trainer in trainers)
@@ -265,11 +266,13 @@ def test_defects_are_unlearnt_and_the_rest_is_learnt(quick_settings: Settings, s
     anywhere, within = torch.zeros(2, 1, 3, 3, dtype=torch.bool)
     anywhere[0, :, :2], within[0, :, 0] = True, True
     learnt[0, :, :, 0], taught[0, :, :, 1] = 7.0, 99.0  # a defect; one is near
-    hard, penalty = trainer._of_student(learnt, taught, None, Spoilt(anywhere, within))
+    hard, penalty = trainer._student_losses(learnt, taught, None, DefectOutputs(anywhere, within))
     assert (float(hard), float(penalty)) == (4.0, 49.0)
-    everywhere = Spoilt(torch.ones_like(anywhere), within)
-    assert float(trainer._of_student(learnt, taught, None, everywhere)[0]) == 0
-    nothing_counts = trainer._of_student(learnt, taught, torch.zeros_like(within), Spoilt(anywhere, within))
+    everywhere = DefectOutputs(torch.ones_like(anywhere), within)
+    assert float(trainer._student_losses(learnt, taught, None, everywhere)[0]) == 0
+    nothing_counts = trainer._student_losses(
+        learnt, taught, torch.zeros_like(within), DefectOutputs(anywhere, within)
+    )
     assert [float(v) for v in nothing_counts] == [0, 0]
 
 
@@ -285,16 +288,16 @@ def test_weighed_differences_are_those_times_a_matrix_that_makes_them_even(
     shots = shots[:2]
     model = trained(quick_settings, shots)
     before = _differences(model, shots[0])
-    moments = spread(model, shots)
-    weigh(model, moments)
+    moments = difference_moments(model, shots)
+    whiten_outputs(model, moments)
     after = _differences(model, shots[0])
     for old, new, total in zip(before, after, moments, strict=True):
         size, directions = torch.linalg.eigh(total)
-        scale = (size / size.mean() + EVEN).sqrt()
+        scale = (size / size.mean() + SPREAD_FLOOR).sqrt()
         expected = (old.double() @ directions) / scale
         torch.testing.assert_close(new.double(), expected, rtol=1e-3, atol=1e-4)
     uneven = [(s[-1] / s.mean()).item() for s in map(torch.linalg.eigvalsh, moments)]
-    evener = [(s[-1] / s.mean()).item() for s in map(torch.linalg.eigvalsh, spread(model, shots))]
+    evener = [(s[-1] / s.mean()).item() for s in map(torch.linalg.eigvalsh, difference_moments(model, shots))]
     assert all(b < a for a, b in zip(uneven, evener, strict=True))
     # what the model says is the mean square of these
     with torch.inference_mode():

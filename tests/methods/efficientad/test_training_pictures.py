@@ -12,13 +12,13 @@ from PIL import Image, ImageEnhance
 from flawscope.errors import InputError
 from flawscope.methods.efficientad import RECEPTIVE_FIELD, STRIDE
 from flawscope.methods.efficientad.training_pictures import (
-    MIDDLE,
-    Generated,
-    Natural,
-    Spoiler,
+    MIDDLE_SIDE,
+    DefectSimulator,
+    GeneratedPictures,
+    NaturalPictures,
     other_pictures,
-    outputs_on,
-    recoloured,
+    outputs_seeing,
+    recolour,
 )
 from flawscope.methods.good_pictures import GoodPictures
 from flawscope.progress import silent
@@ -33,7 +33,7 @@ def test_recoloured_as_pillow_does_it(shots: Shots, kind: int, enhance: str, fac
         eight = torch.round(image * 255)
         picture = Image.fromarray(eight.byte().permute(1, 2, 0).numpy())
         expected = np.asarray(getattr(ImageEnhance, enhance)(picture).enhance(factor)).astype(float)
-        found = recoloured(eight / 255, kind, factor).permute(1, 2, 0).numpy() * 255
+        found = recolour(eight / 255, kind, factor).permute(1, 2, 0).numpy() * 255
         assert np.abs(found - expected).max() < 2
         assert np.abs(found - eight.permute(1, 2, 0).numpy()).max() < 1e-3 if factor == 1 else True
 
@@ -45,7 +45,7 @@ def test_photographs_are_cut_at_512_pixels(tmp_path: Path, side: tuple[int, int]
     ramp[:, :, 0] = np.arange(256)
     ramp[:, :, 1] = 4 * np.arange(64)[:, None]
     Image.fromarray(ramp).save(tmp_path / "ramp.png")
-    natural = Natural(tmp_path)
+    natural = NaturalPictures(tmp_path)
     rng, colourless, large = np.random.default_rng(0), 0, max(512, *side)
     lefts = set()
     for _ in range(40):
@@ -68,17 +68,17 @@ def test_a_folder_of_photographs_is_named_and_what_cannot_be_read_is_passed_over
     for k in range(3):
         Image.fromarray(np.full((20, 30 + k, 3), 40 * k, np.uint8)).save(folder / f"{k}.png")
     found = other_pictures(str(folder))
-    assert isinstance(found, Natural)
+    assert isinstance(found, NaturalPictures)
     assert found.name.startswith("3 pictures of folder photographs (")
     assert str(tmp_path) not in found.name
     (folder / "2.png").unlink()
     assert other_pictures(str(folder)).name != found.name
     assert other_pictures("none") is None
-    assert isinstance(other_pictures("generated"), Generated)
+    assert isinstance(other_pictures("generated"), GeneratedPictures)
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(noise).save(folder / "a.png")
     (folder / "cut.png").write_bytes((folder / "a.png").read_bytes()[:4000])  # its header is whole
-    cut = Natural(folder)
+    cut = NaturalPictures(folder)
     assert all(cut.draw((41, 41), np.random.default_rng(k)).shape == (41, 41, 3) for k in range(8))
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -92,9 +92,9 @@ def test_a_folder_of_photographs_is_named_and_what_cannot_be_read_is_passed_over
 def test_an_output_is_on_a_defect_that_it_sees(border: int) -> None:
     rng = np.random.default_rng(border)
     defects = torch.from_numpy(rng.random((61, 73)) < 0.0006)
-    found = outputs_on(defects, border)
+    found = outputs_seeing(defects, border)
     seen = np.pad(defects.numpy(), border, mode="reflect")
-    edge = (RECEPTIVE_FIELD - MIDDLE) // 2
+    edge = (RECEPTIVE_FIELD - MIDDLE_SIDE) // 2
     for (i, j), anywhere in np.ndenumerate(found.anywhere.numpy()):
         field = seen[STRIDE * i :, STRIDE * j :][:RECEPTIVE_FIELD, :RECEPTIVE_FIELD]
         assert field.shape == (RECEPTIVE_FIELD, RECEPTIVE_FIELD)
@@ -111,7 +111,7 @@ def test_defects_lie_where_anything_counts_and_nothing_else_changes(shots: Shots
     region = np.zeros((256, 256), np.bool_)
     region[:128] = True
     images = GoodPictures([image].__getitem__, 1, 2**30)
-    spoiler = Spoiler(images, images.read(silent), region, 2)
+    spoiler = DefectSimulator(images, images.read(silent), region, 2)
     places = np.zeros((256, 256), int)
     for k in range(12):
         spoilt, mask = spoiler(0, np.random.default_rng(k))

@@ -12,7 +12,7 @@ from PIL import Image
 
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.methods import registry
-from flawscope.methods.ensemble import METHOD, Config, spelled
+from flawscope.methods.ensemble import METHOD, Config, format_member
 from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.testing import Case
 from flawscope.testing.case import answers, detector_of, tensors
@@ -52,7 +52,7 @@ def test_a_member_is_the_same_after_it_was_written() -> None:
     each = config.each()
     assert [one.precision for _, one in each] == ["bf16", "bf16"]
     assert all(one.pads and not one.keep_aspect for _, one in each)  # padding comes marked
-    again = replace(config, members=tuple(spelled(*one) for one in each)).each()
+    again = replace(config, members=tuple(format_member(*one) for one in each)).each()
     assert again[1] == each[1]
     assert again[0][1] == replace(each[0][1], weights="of it.pth")  # a model names no folder
 
@@ -86,7 +86,7 @@ def test_the_mean_of_what_members_say_counts(case: Case, outlines: str) -> None:
         maps.append(_compressed((whole - n[0]) / n[1]))
         drawings.append(whole)
     found = answers(model, case.probes)
-    deciding = [scores[k] for k in detector.config.deciding]
+    deciding = [scores[k] for k in detector.config.deciding_members]
     np.testing.assert_allclose(found[0], np.mean(deciding, 0), atol=0.05)  # Pillow rounds to whole numbers
     whole = np.exp(maps[0]) * (1 + drawings[1]) if outlines else np.mean(maps, 0)
     np.testing.assert_allclose(found[1], whole, atol=0.1, rtol=0.1)
@@ -97,7 +97,7 @@ def test_a_model_of_before_members_outlined_averages_all_maps(case: Case) -> Non
     model = detector_of(case.fitted())
     config = {key: value for key, value in vars(model.config).items() if key != "outlines"}
     again = METHOD.rebuild(config, dict(model.state_dict()))
-    assert (model.config.outlining, again.config.outlining) == ([1], [])
+    assert (model.config.outlining_members, again.config.outlining_members) == ([1], [])
 
 
 def _compressed(values: np.ndarray) -> np.ndarray:
@@ -128,7 +128,7 @@ def test_held_out_pictures_are_the_unit(case: Case) -> None:
 def test_padding_is_marked_at_the_members_size(case: Case) -> None:
     model = case.fitted("strips")
     detector, images = detector_of(model), torch.from_numpy(tensors(model, case.shown("strips")[:1]))
-    inside = detector.padded(images)
+    inside = detector.pixel_mask(images)
     assert inside is not None
     for member in detector.members:
         shown = detector.images(images, member)
@@ -163,7 +163,7 @@ def test_a_closed_task_stays_closed() -> None:
     from flawscope.methods.task import Task
 
     task = Task(lambda i: torch.full((3, 2, 2), float(i)), 4, rate=0.05)
-    assert float(task.shown_by(lambda image: image + 1).load(2)[0, 0, 0]) == 3  # type: ignore[index]
-    for closed in (task.closed().closed(), task.closed().shown_by(lambda image: image)):
+    assert float(task.with_pictures(lambda image: image + 1).load(2)[0, 0, 0]) == 3  # type: ignore[index]
+    for closed in ((once := task.without_load()).without_load(), once.with_pictures(lambda image: image)):
         with pytest.raises(FlawscopeError, match=r"task\.divide"):
             closed.load(0)

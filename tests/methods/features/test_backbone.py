@@ -238,7 +238,7 @@ def test_packaged_weights_are_found_and_are_the_published_ones(name):
     assert found.licence == package.licence
     state = torch.load(found.path, weights_only=True)
     wanted = import_timm().create_model(name, pretrained=False).state_dict()
-    mapped = backbones._by_order(state, wanted)
+    mapped = backbones._rename_by_order(state, wanted)
     assert {k: v.shape for k, v in mapped.items()} == {
         k: v.shape for k, v in wanted.items() if not k.endswith("num_batches_tracked")
     }
@@ -259,7 +259,7 @@ def test_altered_packaged_weights_are_refused(monkeypatch):
 
 @pytest.fixture
 def no_packages(monkeypatch, tmp_path):
-    monkeypatch.setattr(weights.Packaged, "find", lambda _: None)
+    monkeypatch.setattr(weights.PackagedWeights, "find", lambda _: None)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     return tmp_path
 

@@ -29,9 +29,9 @@ def backbone():
 @pytest.fixture(autouse=True)
 def _small(monkeypatch, backbone):
     monkeypatch.setattr(choosing, "load_backbone", lambda *_: (backbone, {}))  # built once
-    monkeypatch.setattr(choosing, "SIZES", (48, 64, 96))
+    monkeypatch.setattr(choosing, "CANDIDATE_SIDES", (48, 64, 96))
     monkeypatch.setattr(choosing, "CANDIDATES", ((48,), (48, 64), (48, 96)))
-    monkeypatch.setattr(choosing, "BANK", 60)
+    monkeypatch.setattr(choosing, "TRIAL_BANK_SIZE", 60)
 
 
 def choose(pictures, region=None) -> tuple[str, list[str]]:
@@ -43,13 +43,13 @@ def choose(pictures, region=None) -> tuple[str, list[str]]:
 @pytest.mark.parametrize("region", [None, "0,0,0.5,1"])
 def test_chooses_by_the_figures_it_names_and_never_enlarges(pictures, monkeypatch, region):
     seen: list[Trial] = []
-    real = choosing.attempt
-    monkeypatch.setattr(choosing, "attempt", lambda *given: seen.append(real(*given)) or seen[-1])
+    real = choosing.try_sizes
+    monkeypatch.setattr(choosing, "try_sizes", lambda *given: seen.append(real(*given)) or seen[-1])
     chosen, lines = choose(pictures, region)
     trials = {trial.name: trial for trial in seen}
     assert set(trials) == {"48", "48+64"}  # the pictures are 72 px: 96 would show nothing more
     best = max(t.auroc for t in trials.values())
-    close = [t for t in trials.values() if t.auroc >= best - choosing.CLOSE]
+    close = [t for t in trials.values() if t.auroc >= best - choosing.MARGIN]
     assert chosen == min(close, key=lambda t: t.cost).name
     assert len(lines) == 1
     assert lines[0].startswith(f"size {chosen}: image AUROC {trials[chosen].auroc:.3f}")
@@ -62,7 +62,7 @@ def test_chooses_by_the_figures_it_names_and_never_enlarges(pictures, monkeypatc
 
 def test_a_size_that_sees_the_defects_wins(pictures, monkeypatch):
     coarse = (0.5, 0.6, 0.7)
-    monkeypatch.setattr(choosing, "attempt", lambda sizes, *_: Trial(sizes, fine if sizes[1:] else coarse))
+    monkeypatch.setattr(choosing, "try_sizes", lambda sizes, *_: Trial(sizes, fine if sizes[1:] else coarse))
     fine = (0.9, 0.9, 0.9)
     assert choose(pictures)[0] == "48+64"
     coarse = (0.895, 0.895, 0.895)  # within 0.01, and cheaper
@@ -78,8 +78,8 @@ def test_too_few_pictures_give_the_default_and_say_so(pictures):
 
 
 def test_small_pictures_need_no_comparison(pictures, monkeypatch):
-    monkeypatch.setattr(choosing, "SIDE", 36)  # the shorter side is that of the user's pictures
-    monkeypatch.setattr(choosing, "SIZES", (72, 100))
+    monkeypatch.setattr(choosing, "TRIAL_SIDE", 36)  # the shorter side is that of the user's pictures
+    monkeypatch.setattr(choosing, "CANDIDATE_SIDES", (72, 100))
     chosen, lines = choose(pictures)
     assert chosen == "72"
     assert "72 px" in lines[0]
@@ -87,7 +87,7 @@ def test_small_pictures_need_no_comparison(pictures, monkeypatch):
 
 def test_what_it_cannot_see_in_large_pictures_is_said(pictures, monkeypatch):
     """The defects that it judges by grow with the pictures."""
-    monkeypatch.setattr(choosing, "SIDE", 72)
+    monkeypatch.setattr(choosing, "TRIAL_SIDE", 72)
     masks = []
     real = choosing.simulate_defect
 
@@ -115,5 +115,5 @@ def test_auto_and_crop_exclude_each_other():
 
 
 def test_a_fit_takes_the_size_that_was_chosen(pictures, monkeypatch):
-    monkeypatch.setattr(choosing, "best_size", lambda *args, **kwargs: "48+64")
+    monkeypatch.setattr(choosing, "choose_size", lambda *args, **kwargs: "48+64")
     assert fit(list(pictures), size="auto", samples=0).manifest.preprocess.network_size == (64, 64)

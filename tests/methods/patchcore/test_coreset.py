@@ -13,7 +13,7 @@ import torch
 from flawscope.errors import InputError
 from flawscope.methods.patchcore import coreset, quantized_search
 from flawscope.methods.patchcore.coreset import select
-from flawscope.methods.patchcore.quantized_search import Batch, ByteBound
+from flawscope.methods.patchcore.quantized_search import ByteBound, PickBound
 
 
 def plain_loop(
@@ -44,8 +44,8 @@ def real(seed: int, points: int, width: int) -> torch.Tensor:
     return torch.randn(points, width, generator=torch.Generator().manual_seed(seed))
 
 
-SMALL = {"POOL": 16, "STRIDE": 3, "BATCH": 5, "ROWS": 7}  # so that every branch is taken with few points
-ODD = {"POOL": 9, "STRIDE": 64, "BATCH": 2, "ROWS": 1000}
+SMALL = {"POOL_SIZE": 16, "STRIDE": 3, "BATCH": 5, "ROWS": 7}  # so that every branch is taken with few points
+ODD = {"POOL_SIZE": 9, "STRIDE": 64, "BATCH": 2, "ROWS": 1000}
 
 
 @pytest.fixture(
@@ -59,19 +59,19 @@ def sizes(request, monkeypatch):
     if by_bytes:
         with_bytes(monkeypatch)
     else:
-        monkeypatch.setattr(quantized_search, "pays", lambda: False)
+        monkeypatch.setattr(quantized_search, "is_faster", lambda: False)
 
 
 def with_bytes(monkeypatch) -> None:
     """However few the points are, and on any processor."""
-    if not quantized_search.exact():
+    if not quantized_search.sums_are_exact():
         pytest.skip("this torch multiplies no bytes here, or not exactly")
     for name, value in {
-        "FEWEST_POINTS": 1,
-        "PICKS": 1,
-        "MANY": 1.0,
-        "PAIRS": 1e9,
-        "pays": lambda: True,
+        "MIN_POINTS": 1,
+        "MIN_PICKS": 1,
+        "MAX_POINT_SHARE": 1.0,
+        "PAIRS_PER_POINT": 1e9,
+        "is_faster": lambda: True,
     }.items():
         monkeypatch.setattr(quantized_search, name, value)
 
@@ -141,7 +141,7 @@ def test_bytes_miss_no_pair_that_is_nearer(monkeypatch, features):
     rows = [slice(k, min(k + 128, len(features))) for k in range(0, len(features), 128)]
     picks = torch.randperm(len(features), generator=torch.Generator().manual_seed(7))[:60]
     bound = ByteBound(features, rows, lambda work, items: [work(item) for item in items])
-    batch = bound.of(features[picks])
+    batch = bound.for_picks(features[picks])
     distances = torch.cdist(features.double(), features[picks].double()).square()
     so_far = distances[:, :30].amin(1)  # half of them were met before
     looked_at = 0
@@ -158,12 +158,12 @@ def test_bytes_miss_no_pair_that_is_nearer(monkeypatch, features):
 
 def test_bytes_change_the_covering_radius_by_rounding_alone(monkeypatch):
     features, groups = real(8, 3000, 64) + 3, torch.arange(3000) // 50
-    monkeypatch.setattr(quantized_search, "pays", lambda: False)
+    monkeypatch.setattr(quantized_search, "is_faster", lambda: False)
     plain = select(features, 600, groups=groups)
     with_bytes(monkeypatch)
     asked = []
-    pairs = Batch.pairs
-    monkeypatch.setattr(Batch, "pairs", lambda self, *a: asked.append(pairs(self, *a)) or asked[-1])
+    pairs = PickBound.pairs
+    monkeypatch.setattr(PickBound, "pairs", lambda self, *a: asked.append(pairs(self, *a)) or asked[-1])
     found = select(features, 600, groups=groups)
     assert found.radius == pytest.approx(plain.radius, rel=1e-5)
     assert sum(len(one[0]) for one in asked if one is not None) < 0.5 * 600 * 3000
@@ -205,7 +205,7 @@ def test_groups_met_together_are_met_as_one_by_one(monkeypatch, each):
     groups = torch.arange(800) // each
     found = []
     for runs in (-1, 10**9):
-        monkeypatch.setattr(coreset, "RUNS", runs)
+        monkeypatch.setattr(coreset, "MAX_RUNS", runs)
         found.append(select(features, 300, groups=groups, start=real(42, 30, 12), start_groups=groups[:30]))
     one, other = found
     for name in ("indices", "distances", "leave_out", "nearest"):
@@ -216,8 +216,8 @@ def test_where_too_many_pairs_are_near_all_products_are_taken(monkeypatch):
     features, groups = real(9, 2000, 40), torch.arange(2000) // 50
     with_bytes(monkeypatch)
     found = [select(features, 300, groups=groups)]
-    monkeypatch.setattr(quantized_search, "PAIRS", 0)
-    monkeypatch.setattr(coreset._Update, "_meet_some", None)
+    monkeypatch.setattr(quantized_search, "PAIRS_PER_POINT", 0)
+    monkeypatch.setattr(coreset._Distances, "_update_pairs", None)
     found.append(select(features, 300, groups=groups))
     assert found[1].radius == pytest.approx(found[0].radius, rel=1e-5)
 
@@ -260,7 +260,7 @@ def test_senseless_requests(count, first):
 
 @pytest.mark.slow
 def test_bytes_are_left_alone_where_they_would_be_cut_off():
-    ask = "from flawscope.methods.patchcore import quantized_search as b; print(b.pays(), b.exact())"
+    ask = "from flawscope.methods.patchcore.quantized_search import *; print(is_faster(), sums_are_exact())"
     for level in ("SSE41", "AVX2", "AVX512_CORE"):
         told = {**os.environ, "ONEDNN_MAX_CPU_ISA": level}
         said = subprocess.check_output([sys.executable, "-c", ask], env=told, text=True).split()

@@ -11,8 +11,8 @@ from flawscope.errors import InputError
 from flawscope.fitting.fitting import fit, partial_fit
 from flawscope.methods.patchcore import Config
 from flawscope.methods.patchcore.coreset import select
-from flawscope.methods.patchcore.leave_one_out import Selection
-from flawscope.methods.patchcore.memory_bank import View
+from flawscope.methods.patchcore.leave_one_out import SelectedBank
+from flawscope.methods.patchcore.memory_bank import BankView
 from flawscope.synthesis.demo.dataset import draw_picture
 
 PATCHES = 24  # of a picture of 32 x 48
@@ -26,13 +26,15 @@ def pictures(count: int, seed: int) -> torch.Tensor:
     return places + torch.randn(count, PATCHES, 3, generator=rng)
 
 
-def selected(shown: torch.Tensor, ratio: float, groups: torch.Tensor | None = None) -> tuple[Selection, ...]:
+def selected(
+    shown: torch.Tensor, ratio: float, groups: torch.Tensor | None = None
+) -> tuple[SelectedBank, ...]:
     points = shown.flatten(0, 1)
     of = (torch.arange(len(shown)) if groups is None else groups).repeat_interleave(PATCHES)
     result = select(points, round(ratio * len(points)), groups=of)
-    view = View(CONFIG, Pixels(), (32, 48), torch.ones(32, 48, dtype=torch.bool))
+    view = BankView(CONFIG, Pixels(), (32, 48), torch.ones(32, 48, dtype=torch.bool))
     view.set_bank(points[result.indices])
-    return Selection(view, of[result.indices], points, of, result), result
+    return SelectedBank(view, of[result.indices], points, of, result), result
 
 
 def left_out(shown: torch.Tensor, ratio: float) -> np.ndarray:
@@ -40,7 +42,9 @@ def left_out(shown: torch.Tensor, ratio: float) -> np.ndarray:
     selection, result = selected(shown, ratio)
     known = result.leave_out.view(len(shown), PATCHES)
     counted = torch.ones(PATCHES)
-    return np.array([float(selection.absence(p, i, known[i], counted)[2].max()) for i, p in enumerate(shown)])
+    return np.array(
+        [float(selection.bank_without_group(p, i, known[i], counted)[2].max()) for i, p in enumerate(shown)]
+    )
 
 
 def refitted(shown: torch.Tensor, ratio: float) -> np.ndarray:
@@ -77,7 +81,7 @@ def test_nothing_of_the_group_is_left():
     shown, groups = pictures(9, 3), torch.arange(9) // 3
     selection, result = selected(shown, 0.3, groups)
     known = result.leave_out.view(9, PATCHES)[4]
-    missing, added, distances = selection.absence(shown[4], 1, known, torch.ones(PATCHES))
+    missing, added, distances = selection.bank_without_group(shown[4], 1, known, torch.ones(PATCHES))
     own = selection.groups == 1
     assert set(own.nonzero().flatten().tolist()) <= set(missing.tolist())
     others = torch.cat([shown[:3], shown[6:]]).flatten(0, 1) - selection.view.centre
@@ -94,7 +98,7 @@ def test_what_does_not_count_is_not_looked_at():
     counted = torch.zeros(PATCHES).index_fill(0, torch.tensor([3, 5]), 1.0)
     strange = shown[2].index_fill(0, torch.tensor([7]), 1e3)
     known = result.leave_out.view(8, PATCHES)[2]
-    distances = selection.absence(strange, 2, known, counted)[2]
+    distances = selection.bank_without_group(strange, 2, known, counted)[2]
     assert distances[counted == 0].abs().max() == 0
     assert distances[[3, 5]].min() > 0
 
@@ -103,18 +107,18 @@ def test_pictures_of_one_part_cannot_be_left_out():
     shown = pictures(3, 5)
     selection, _ = selected(shown, 0.3, torch.zeros(3, dtype=torch.long))
     with pytest.raises(InputError, match="at least two parts"):
-        selection.absence(shown[0], 0, torch.ones(PATCHES), torch.ones(PATCHES))
+        selection.bank_without_group(shown[0], 0, torch.ones(PATCHES), torch.ones(PATCHES))
 
 
 @pytest.mark.parametrize("score", ["map", "top", "map_top"])
 def test_every_patch_that_a_score_is_made_of_decides(score):
     """Also where a mean of the highest hundredth is of more patches than the farthest one."""
     config = Config(size="160x240", neighbourhood=1, score=score)  # 600 patches of 8 pixels
-    view = View(config, Pixels(), (160, 240), torch.ones(160, 240, dtype=torch.bool))
-    selection = Selection.__new__(Selection)
+    view = BankView(config, Pixels(), (160, 240), torch.ones(160, 240, dtype=torch.bool))
+    selection = SelectedBank.__new__(SelectedBank)
     selection.view = view
     distances = torch.rand(600, generator=torch.Generator().manual_seed(4))
-    deciding = set(selection._deciding(distances).tolist())
+    deciding = set(selection._deciding_patches(distances).tolist())
     drawn = view.anomaly_map(distances[None])[0]
     highest = drawn.flatten().argsort(descending=True)[: 384 if score == "map_top" else 1].tolist()
     cells = {pixel // 240 // 8 * 30 + pixel % 240 // 8 for pixel in highest}

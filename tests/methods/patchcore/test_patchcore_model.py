@@ -13,13 +13,9 @@ from torch import nn
 
 from flawscope.errors import InputError
 from flawscope.methods.features.backbone import load_backbone
-from flawscope.methods.features.embedding import patches_inside, reducing_matrix, smoothing_matrix
+from flawscope.methods.features.embedding import patches_in_region, reducing_matrix, smoothing_matrix
 from flawscope.methods.patchcore import Config
-from flawscope.methods.patchcore.memory_bank import (
-    BLOCK,
-    eq7,
-    nearest_table,
-)
+from flawscope.methods.patchcore.memory_bank import BLOCK, neighbour_table, reweight
 from flawscope.methods.patchcore.model import Model
 
 
@@ -85,7 +81,7 @@ def test_huge_distances_neither_overflow_nor_vanish():
     assert bool(scores.isfinite().all())
     assert bool(maps.isfinite().all())
     assert float(scores[0]) == pytest.approx(literal_score(features[0], bank, 9), rel=1e-4)
-    assert eq7(torch.tensor([[1e4, 1e4, 1e4, 1e4]])).item() == pytest.approx(7.5e3)
+    assert reweight(torch.tensor([[1e4, 1e4, 1e4, 1e4]])).item() == pytest.approx(7.5e3)
 
 
 @pytest.mark.parametrize("elements", [3, BLOCK, BLOCK + 1, 2 * BLOCK + 77])
@@ -105,7 +101,7 @@ def test_nearest_table(elements, b):
     bank = torch.randint(-60, 61, (elements, 4), generator=torch.Generator().manual_seed(elements)).float()
     bank[-1] = bank[0]  # a twin
     b = min(b, elements)
-    table = nearest_table(bank, b)
+    table = neighbour_table(bank, b)
     assert table.shape == (elements, b)
     assert table.dtype == torch.int32
     assert table[:, 0].tolist() == list(range(elements))  # itself first
@@ -124,7 +120,7 @@ def left_half() -> torch.Tensor:
 def test_a_patch_is_inside_when_its_cell_touches_the_region():
     roi = torch.zeros(32, 48, dtype=torch.bool)
     roi[15, 16] = True  # row 1, column 2 of cells of 8 pixels
-    assert patches_inside(roi, (4, 6)).nonzero().flatten().tolist() == [1 * 6 + 2]
+    assert patches_in_region(roi, (4, 6)).nonzero().flatten().tolist() == [1 * 6 + 2]
 
 
 @pytest.mark.parametrize("score", ["reweighted", "maximum", "map"])
@@ -162,7 +158,7 @@ def test_extended_bank_keeps_its_elements_and_finds_the_new_ones():
     before = view.bank.clone()
     view.extend_bank(more)
     assert torch.equal(view.bank[:20], before)
-    assert torch.equal(view.table, nearest_table(view.bank, 9))
+    assert torch.equal(view.table, neighbour_table(view.bank, 9))
     torch.testing.assert_close(view.norms, view.bank.square().sum(1))
     scores, _ = model.score(more[[0, 1, 2, 3, 4, 5] * 4][None])
     assert float(scores) < 1e-3

@@ -17,14 +17,14 @@ from flawscope.methods.patchcore import Config
 from flawscope.methods.patchcore.model import Model
 from flawscope.methods.patchcore.quantized_search import (
     BLOCK,
-    FLIPPED,
-    GROUP,
-    HALF,
-    KEEP,
+    ELEMENT_MAX,
+    GROUP_SIZE,
+    HALF_MARGIN,
+    KEPT_GROUPS,
+    MAX_FLIPPED,
+    QUERY_MAX,
     SMALLEST,
-    TOP,
-    WEIGHT_TOP,
-    Screen,
+    ByteScreen,
     group_minima,
 )
 from flawscope.runtime import Session
@@ -96,7 +96,7 @@ class Searched:
 
     def __init__(self, bank: Tensor):
         self.bank, self.norms = bank, bank.square().sum(1)
-        self.screen = Screen(bank, self.norms)
+        self.screen = ByteScreen(bank, self.norms)
         self.unsure: list[Tensor] = []
 
     def plain(self, queries: Tensor) -> Tensor:
@@ -180,12 +180,12 @@ def test_few_queries_like_the_bank_are_left_to_the_plain_search() -> None:
 def test_what_all_elements_lose_alike_is_not_trusted() -> None:
     """Elements on whole steps are kept, as their bound is the lowest; nearer ones, of which all lose nearly
     half a step, are not. Only the loss that is allowed for says that they may be nearer."""
-    step = 1.0 / WEIGHT_TOP
+    step = 1.0 / ELEMENT_MAX
     for whole in range(10, 40):
         bank = torch.full((SMALLEST, 1), (whole + 0.49) * step)
-        columns = torch.arange(SMALLEST) % (BLOCK // GROUP)  # what stands in one is a group
-        bank[columns == KEEP - 1] = (whole + 0.3) * step
-        bank[columns < (KEEP - 1) // 2] = whole * step
+        columns = torch.arange(SMALLEST) % (BLOCK // GROUP_SIZE)  # what stands in one is a group
+        bank[columns == KEPT_GROUPS - 1] = (whole + 0.3) * step
+        bank[columns < (KEPT_GROUPS - 1) // 2] = whole * step
         bank[0] = 1.0
         query = torch.full((1, 1), (whole + 0.49) * step)
         assert_exact(Searched(bank)(query), query, bank)
@@ -199,7 +199,7 @@ def products(searched: Searched, queries: Tensor) -> tuple[Tensor, Tensor]:
     parts that the screen is made of."""
     screen = searched.screen
     turned = queries @ screen.rotation
-    whole = turned.round().clamp(-TOP, TOP)
+    whole = turned.round().clamp(-QUERY_MAX, QUERY_MAX)
     lost = torch.linalg.vector_norm((turned - whole).double(), dim=1) * screen.step
     longer = torch.cat([whole.long(), screen.tail.long().expand(len(queries), -1)], 1)
     rows = screen.weights(searched.bank).long().transpose(1, 2).flatten(0, 1)  # [elements, K]
@@ -212,15 +212,16 @@ def test_the_bound_is_below_every_distance_and_not_far(name: str) -> None:
     searched, queries = Searched(bank), queries_for(bank)
     screen = searched.screen
     sums, lost = products(searched, queries)
-    use = lost <= screen.limit
+    use = lost <= screen.error_limit
     queries, sums = queries[use].double(), sums[use, :COUNT].double()
     assert len(queries) >= 10
     length, lengths = (torch.linalg.vector_norm(v, dim=1) for v in (queries, bank.double()))
-    bound = (sums + screen.middle) * screen.unit - 2.0 * length[:, None] * screen.lost
+    bound = (sums + screen.middle) * screen.unit - 2.0 * length[:, None] * screen.max_error
     value = lengths.square() - 2.0 * (queries @ bank.double().T)
     rounding = 1e-6 * (length[:, None] + lengths).square() + 1e-37  # of the rotation
     assert bool((bound <= value + rounding).all())
-    gap = 4.0 * (screen.limit * (lengths + screen.lost) + screen.lost * length[:, None]) + screen.unit
+    worst = screen.max_error
+    gap = 4.0 * (screen.error_limit * (lengths + worst) + worst * length[:, None]) + screen.unit
     assert bool((value - bound <= gap + rounding).all())
 
 
@@ -230,24 +231,24 @@ def test_the_bound_holds_where_an_engine_rounds_to_the_other_side(name: str) -> 
     bank = BANKS[name](COUNT, WIDTH)
     searched, queries = Searched(bank), queries_for(bank)
     screen = searched.screen
-    steps = bank @ screen.rotation * (WEIGHT_TOP / TOP)
-    other = torch.where((steps - steps.floor() - 0.5).abs() < HALF, steps.floor() + steps.ceil(), 0.0)
+    steps = bank @ screen.rotation * (ELEMENT_MAX / QUERY_MAX)
+    other = torch.where((steps - steps.floor() - 0.5).abs() < HALF_MARGIN, steps.floor() + steps.ceil(), 0.0)
     other = torch.where(other != 0, other - steps.round(), steps.round())
     changed = (other != steps.round()).sum(1)
     assert int(changed.sum()) > 10 or name != "normal"
     own = screen.weights(bank)
     rows = own.transpose(1, 2).flatten(0, 1)[:COUNT, :WIDTH]
-    assert torch.equal(-rows.float(), steps.round().clamp(-WEIGHT_TOP, WEIGHT_TOP))
-    use = changed <= FLIPPED
+    assert torch.equal(-rows.float(), steps.round().clamp(-ELEMENT_MAX, ELEMENT_MAX))
+    use = changed <= MAX_FLIPPED
     sums, lost = products(searched, queries)
     sums = sums[:, :COUNT].double()
-    whole = (queries @ screen.rotation).round().clamp(-TOP, TOP).double()
+    whole = (queries @ screen.rotation).round().clamp(-QUERY_MAX, QUERY_MAX).double()
     sums += whole @ (steps.round() - other).double().T
     length, lengths = (torch.linalg.vector_norm(v, dim=1) for v in (queries.double(), bank.double()))
-    bound = (sums + screen.middle) * screen.unit - 2.0 * length[:, None] * screen.lost - screen.rounding
+    bound = (sums + screen.middle) * screen.unit - 2.0 * length[:, None] * screen.max_error - screen.rounding
     value = lengths.square() - 2.0 * (queries.double() @ bank.double().T)
     rounding = 1e-6 * (length[:, None] + lengths).square() + 1e-37
-    holds = (bound <= value + rounding)[lost <= screen.limit][:, use]
+    holds = (bound <= value + rounding)[lost <= screen.error_limit][:, use]
     assert holds.numel() > COUNT
     assert bool(holds.all())
 
@@ -259,8 +260,8 @@ def test_two_products_of_bytes_fit_16_bits(name: str, width: int) -> None:
     bank = BANKS[name](SMALLEST, width)
     screen = Searched(bank).screen
     weights = screen.weights(bank).long()
-    assert int(weights[:, :width].abs().max()) <= WEIGHT_TOP
-    smallest, largest = (torch.full((weights.shape[1],), 128 + top) for top in (-TOP, TOP))
+    assert int(weights[:, :width].abs().max()) <= ELEMENT_MAX
+    smallest, largest = (torch.full((weights.shape[1],), 128 + top) for top in (-QUERY_MAX, QUERY_MAX))
     smallest[width:] = largest[width:] = 128 + screen.tail.long()  # the same for every query
     ends = torch.stack([weights * end[:, None] for end in (smallest, largest)])
     lowest, highest = ends.amin(0), ends.amax(0)
@@ -310,9 +311,9 @@ def exporting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_scores_are_those_of_the_plain_search(model: Model, request: pytest.FixtureRequest) -> None:
     asked = []
-    forward = Screen.forward
+    forward = ByteScreen.forward
     with torch.inference_mode(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Screen, "forward", lambda *given: asked.append(1) or forward(*given))
+        patch.setattr(ByteScreen, "forward", lambda *given: asked.append(1) or forward(*given))
         scores, maps = model(images())
         assert not asked  # in torch it would gain nothing
         request.getfixturevalue("exporting")
@@ -341,7 +342,7 @@ def test_a_bank_that_is_no_numbers_has_none(value: float) -> None:
     model = Model(Config(size="32x48", neighbourhood=1, score="map"), Unshuffled())  # type: ignore[arg-type]
     bank = normal(COUNT, 192)
     bank[5, 7] = value
-    model.views[0].fill(bank, torch.zeros(0, 1, dtype=torch.int32))
+    model.views[0].load_bank(bank, torch.zeros(0, 1, dtype=torch.int32))
     model.for_export()
     assert model.views[0].screen is None
 
@@ -351,10 +352,10 @@ def exported(model: Model, shared: Callable[[str, Any], Path]) -> Path:
     for name in ("onnx", "onnxscript"):
         pytest.importorskip(name)
     from flawscope.export import onnx_graph
-    from flawscope.methods.patchcore.quantized_search import translations
+    from flawscope.methods.patchcore.quantized_search import onnx_translations
 
     def fill(folder: Path) -> None:
-        steps = onnx_graph.trace(model, translations())
+        steps = onnx_graph.trace(model, onnx_translations())
         (folder / "model.onnx").write_bytes(onnx_graph.join(*steps).SerializeToString())
 
     return shared("screen", fill) / "model.onnx"
@@ -387,8 +388,8 @@ def test_the_exported_graph_falls_back_too(session: Session, model: Model) -> No
         expected = model(odd)
         features = (model.embed(odd) - view.centre).flatten(0, 1)
         assert view.screen is not None
-        kept = view.screen.confirmed(features, view.bank, view.norms)[0]
-    assert bool((kept > view.nearest(features) + 0.1).any())
+        kept = view.screen.search_groups(features, view.bank, view.norms)[0]
+    assert bool((kept > view.nearest_square(features) + 0.1).any())
     found = session.run(odd.numpy())
     np.testing.assert_allclose(found[0], expected[0].numpy(), rtol=1e-5)
     np.testing.assert_allclose(found[1], expected[1].numpy(), rtol=1e-4, atol=1e-5)
@@ -426,26 +427,27 @@ class Minima(nn.Module):
         self.register_buffer("weights", weights)
 
     def forward(self, queries: Tensor) -> Tensor:
-        return group_minima(queries, self.weights, GROUP)
+        return group_minima(queries, self.weights, GROUP_SIZE)
 
 
 def test_engines_multiply_the_largest_bytes_exactly() -> None:
     """On every processor: those without VNNI add two products in 16 bits."""
     onnxruntime, _ = pytest.importorskip("onnxruntime"), pytest.importorskip("onnxscript")
     from flawscope.export import onnx_graph
-    from flawscope.methods.patchcore.quantized_search import translations
+    from flawscope.methods.patchcore.quantized_search import onnx_translations
 
-    weights = WEIGHT_TOP * (2 * torch.randint(0, 2, (2, 32, 64), generator=generator(62)) - 1)
-    weights[:, :, 0], weights[:, :, 1] = WEIGHT_TOP, -WEIGHT_TOP
-    weights[:, WIDTH + 1], weights[:, WIDTH + 2 :] = TOP - 1, 0  # the last digit, and what fills the rows up
-    queries = torch.randint(-TOP, TOP + 1, (8, 32), generator=generator(63))
-    queries[0], queries[1], queries[2:4, ::2] = TOP, -TOP, TOP
-    queries[:, WIDTH], queries[:, WIDTH + 1] = TOP, 1  # the tail
-    expected = (queries[:, None, None] * weights.transpose(1, 2)).sum(3).view(8, 2, GROUP, -1)
+    weights = ELEMENT_MAX * (2 * torch.randint(0, 2, (2, 32, 64), generator=generator(62)) - 1)
+    weights[:, :, 0], weights[:, :, 1] = ELEMENT_MAX, -ELEMENT_MAX
+    weights[:, WIDTH + 1] = QUERY_MAX - 1  # the last digit
+    weights[:, WIDTH + 2 :] = 0  # padding
+    queries = torch.randint(-QUERY_MAX, QUERY_MAX + 1, (8, 32), generator=generator(63))
+    queries[0], queries[1], queries[2:4, ::2] = QUERY_MAX, -QUERY_MAX, QUERY_MAX
+    queries[:, WIDTH], queries[:, WIDTH + 1] = QUERY_MAX, 1  # the tail
+    expected = (queries[:, None, None] * weights.transpose(1, 2)).sum(3).view(8, 2, GROUP_SIZE, -1)
     expected = expected.amin(2).flatten(1).numpy()
 
     module = Minima(weights.to(torch.int8))
-    proto = onnx_graph._traced(module, {"queries": queries.float()}, ["minima"], translations())
+    proto = onnx_graph._traced(module, {"queries": queries.float()}, ["minima"], onnx_translations())
     assert "QuantizeLinear" in {node.op_type for node in proto.graph.node}
     data, given = proto.SerializeToString(), {"queries": queries.float().numpy()}
     np.testing.assert_array_equal(onnxruntime.InferenceSession(data).run(None, given)[0], expected)

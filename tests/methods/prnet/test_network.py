@@ -7,7 +7,14 @@ import math
 import pytest
 import torch
 
-from flawscope.methods.prnet.network import Attention, Network, focal, grids_for, image_score, loss
+from flawscope.methods.prnet.network import (
+    MultiSizeAttention,
+    Network,
+    focal_loss,
+    grids_for,
+    image_score,
+    prn_loss,
+)
 from flawscope.methods.training_state import initialise
 
 LITE0, RESNET18, SMALL = (24, 40, 112, 320), (64, 128, 256, 512), (8, 8, 16, 24)
@@ -50,7 +57,7 @@ def test_every_parameter_has_a_gradient():
     features, residuals = maps_for(SMALL, (64, 64))
     masks = torch.zeros(2, 1, 64, 64)
     masks[:, :, 10:30, 20:50] = 1
-    loss(network(features, residuals), masks).backward()
+    prn_loss(network(features, residuals), masks).backward()
     for name, values in network.named_parameters():
         assert values.grad is not None, name
         strength = values.grad.flatten(1).norm(dim=1) if values.ndim > 1 else values.grad.norm()
@@ -60,7 +67,7 @@ def test_every_parameter_has_a_gradient():
 
 def test_attention_is_the_formula():
     """One patch size against plain loops."""
-    layer = Attention(8, (4, 6))
+    layer = MultiSizeAttention(8, (4, 6))
     assert layer.parts == (2,)
     x = torch.randn(1, 8, 4, 6, generator=torch.Generator().manual_seed(0))
     q, k, v = layer.qkv(layer.norm(x)).chunk(3, 1)
@@ -90,9 +97,9 @@ def test_the_loss_is_its_definition():
     logits = 4 * torch.randn(2, 1, 5, 7, generator=generator)
     masks = (torch.rand(2, 1, 5, 7, generator=generator) < 0.3).float()
     smooth, focus = literal(logits, masks)
-    assert float(focal(logits, masks)) == pytest.approx(focus, rel=1e-5)
-    assert float(loss(logits, masks)) == pytest.approx(smooth + 5 * focus, rel=1e-5)
-    assert float(loss(logits, masks.bool())) == float(loss(logits, masks))
+    assert float(focal_loss(logits, masks)) == pytest.approx(focus, rel=1e-5)
+    assert float(prn_loss(logits, masks)) == pytest.approx(smooth + 5 * focus, rel=1e-5)
+    assert float(prn_loss(logits, masks.bool())) == float(prn_loss(logits, masks))
 
 
 @pytest.mark.parametrize("logit", [50.0, 1000.0, 1e6])
@@ -100,7 +107,7 @@ def test_certain_and_wrong_stays_a_number_with_a_gradient(logit):
     for sign, mask in ((1, 0.0), (-1, 1.0)):
         logits = torch.full((1, 1, 2, 2), sign * logit, requires_grad=True)
         masks = torch.full((1, 1, 2, 2), mask)
-        value = loss(logits, masks)
+        value = prn_loss(logits, masks)
         # the focal part is 0.5 * 1 * |logit| where p is nothing
         assert float(value.detach()) == pytest.approx(0.5 + 5 * 0.5 * logit, rel=1e-6)
         value.backward()
@@ -123,6 +130,6 @@ def test_only_the_pixels_that_count() -> None:
     counted[:, :, :4] = True
     other = logits.clone()
     other[..., 4:] = 50.0
-    wanted = loss(logits[..., :4], masks[..., :4])
+    wanted = prn_loss(logits[..., :4], masks[..., :4])
     for given in (logits, other):
-        torch.testing.assert_close(loss(given, masks, counted), wanted)
+        torch.testing.assert_close(prn_loss(given, masks, counted), wanted)

@@ -95,9 +95,7 @@ def test_stages_of_other_strides_are_refused(stages: tuple[int, ...]) -> None:
     assert "\n" not in str(told.value)
 
 
-def test_the_backbone_stays_what_it_was_while_the_network_learns(
-    trainer_of: Callable[..., Trainer],
-) -> None:
+def test_the_backbone_stays_what_it_was_while_the_network_learns(trainer_of: Callable[..., Trainer]) -> None:
     modes: set[bool] = set()
 
     def step(stage: str, done: int, total: int) -> None:

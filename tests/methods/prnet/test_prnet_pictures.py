@@ -94,14 +94,14 @@ def test_textures_of_a_folder_are_what_defects_are_made_of(pictures_of: Draw, tm
 def watched(trainer: Trainer) -> list[tuple[str, int]]:
     """Kinds and places of all that is shown from now on."""
     seen: list[tuple[str, int]] = []
-    show = trainer._shown
+    show = trainer._draw_picture
 
     def watch(step: int, k: int, good: int):
         shown = show(step, k, good)
         seen.append((shown.kind, shown.place))
         return shown
 
-    trainer._shown = watch  # type: ignore[method-assign]
+    trainer._draw_picture = watch  # type: ignore[method-assign]
     return seen
 
 

@@ -11,8 +11,8 @@ import torch
 from flawscope.methods.good_pictures import GoodPictures
 from flawscope.methods.prnet import Config
 from flawscope.methods.prnet.model import create
-from flawscope.methods.prnet.network import loss
-from flawscope.methods.prnet.prototypes import residual_without
+from flawscope.methods.prnet.network import prn_loss
+from flawscope.methods.prnet.prototypes import leave_one_out_residual
 from flawscope.methods.prnet.trainer import Batch, Trainer
 from flawscope.methods.prnet.training_pictures import FeatureCache
 from flawscope.methods.task import Budget
@@ -29,7 +29,7 @@ def two_prototypes(trainer: Trainer) -> None:
     for k, scale in enumerate(trainer.model.scales):
         maps = trainer.features.maps(torch.arange(6), k).float()
         scale.prototypes = torch.stack([maps[:3].mean(0), maps[3:5].mean(0)])
-        trainer.belongs[k], trainer.sizes[k] = belongs, torch.tensor([3, 2])
+        trainer.assignments[k], trainer.cluster_sizes[k] = belongs, torch.tensor([3, 2])
 
 
 def test_pictures_that_made_the_prototypes_are_learnt_as_if_they_had_not(trainer_of: Make) -> None:
@@ -55,7 +55,7 @@ def test_pictures_that_made_the_prototypes_are_learnt_as_if_they_had_not(trainer
             if place in (5, -1):  # it made no prototype, or is a seen picture
                 assert torch.equal(residuals[row], plain[row])
                 continue
-            wanted = residual_without(
+            wanted = leave_one_out_residual(
                 maps[k][row : row + 1],
                 scale.prototypes,
                 scale.std,
@@ -104,7 +104,7 @@ def test_the_loss_is_of_the_networks_map_and_the_mask(trainer_of: Make) -> None:
     with torch.no_grad():
         (found,) = trainer.losses(trainer.networks, batch, 0)
         logits = trainer.model.embed(batch.images)[:, None]
-        assert float(found) == pytest.approx(float(loss(logits, batch.masks)), rel=1e-5)
+        assert float(found) == pytest.approx(float(prn_loss(logits, batch.masks)), rel=1e-5)
 
 
 def test_features_are_never_twice_the_same(trainer_of: Make) -> None:
@@ -113,8 +113,8 @@ def test_features_are_never_twice_the_same(trainer_of: Make) -> None:
     images = trainer.batch(0).images
     with torch.no_grad():
         maps = trainer.model.features(images)
-        plain = trainer.model.standardised(maps)
-        first, again, next_one = (trainer._noisy(maps, step) for step in (7, 7, 8))
+        plain = trainer.model.standardise(maps)
+        first, again, next_one = (trainer._add_noise(maps, step) for step in (7, 7, 8))
     assert len(first) == 4
     for a, b, c, without in zip(first, again, next_one, plain, strict=True):
         assert torch.equal(a, b)

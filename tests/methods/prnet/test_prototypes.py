@@ -12,14 +12,14 @@ from flawscope.errors import InputError
 from flawscope.methods.good_pictures import Moments
 from flawscope.methods.prnet import prototypes
 from flawscope.methods.prnet.prototypes import (
-    cluster,
-    gram,
+    channel_std,
+    gram_matrix,
+    k_means,
+    k_means_plus_plus,
+    leave_one_out_residual,
     lloyd,
-    nearest,
-    plus_plus,
+    nearest_prototype,
     residual,
-    residual_without,
-    spread_of,
 )
 
 
@@ -53,7 +53,7 @@ def test_lloyd_finds_what_scikit_learn_finds_from_the_same_points(apart):
 
 def test_the_objective_and_the_prototypes_are_what_they_are_called():
     maps = groups(70)
-    found = cluster(maps.__getitem__, len(maps), seed=3)
+    found = k_means(maps.__getitem__, len(maps), seed=3)
     assert found.prototypes.shape == (7, 3, 4, 6)
     assert found.prototypes.dtype == torch.float32
     assert found.assignment.unique().tolist() == list(range(7))
@@ -61,7 +61,7 @@ def test_the_objective_and_the_prototypes_are_what_they_are_called():
     assert found.objective == pytest.approx(float(apart), rel=1e-6)
     for k in range(7):
         torch.testing.assert_close(found.prototypes[k], maps[found.assignment == k].mean(0))
-    torch.testing.assert_close(nearest(maps, found.prototypes), found.assignment)
+    torch.testing.assert_close(nearest_prototype(maps, found.prototypes), found.assignment)
     assert not found.prototypes.is_inference()
     assert found.iterations == len(found.history)
 
@@ -71,7 +71,7 @@ def test_the_objective_never_rises(seed):
     generator = torch.Generator().manual_seed(seed)
     maps = torch.randn(90, 2, 3, 3, generator=generator)
     products = products_of(maps)
-    picks = plus_plus(products, 9, np.random.default_rng(seed))
+    picks = k_means_plus_plus(products, 9, np.random.default_rng(seed))
     _, history = lloyd(products, picks, 100)
     assert len(history) > 2
     assert all(b <= a * (1 + 1e-12) for a, b in pairwise(history))
@@ -87,8 +87,8 @@ def test_centroids_without_points_get_some(picks):
 def test_neither_blocks_nor_threads_nor_memory_change_the_result(monkeypatch):
     maps = groups(50)
     monkeypatch.setattr(prototypes, "BLOCK", 8)
-    plain = cluster(maps.__getitem__, 50, restarts=3)
-    monkeypatch.setattr(prototypes, "HELD", 1)  # one block at a time
+    plain = k_means(maps.__getitem__, 50, restarts=3)
+    monkeypatch.setattr(prototypes, "MAX_HELD_BYTES", 1)  # one block at a time
     asked: list[int] = []
 
     def load(numbers):
@@ -98,7 +98,7 @@ def test_neither_blocks_nor_threads_nor_memory_change_the_result(monkeypatch):
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
-        other = cluster(load, 50, restarts=3)
+        other = k_means(load, 50, restarts=3)
     finally:
         torch.set_num_threads(threads)
     assert max(asked) <= 8
@@ -110,7 +110,7 @@ def test_gram_gives_the_distances(monkeypatch):
     monkeypatch.setattr(prototypes, "BLOCK", 8)
     monkeypatch.setattr(prototypes, "SLICE", 16)
     maps = groups(20) + 1000  # a large mean takes no digits away
-    products = gram(maps.__getitem__, torch.arange(20))
+    products = gram_matrix(maps.__getitem__, torch.arange(20))
     squares = products.diagonal()
     found = squares[:, None] + squares - 2 * products
     flat = maps.double().flatten(1)
@@ -119,21 +119,21 @@ def test_gram_gives_the_distances(monkeypatch):
 
 def test_of_too_many_pictures_a_seeded_part_is_looked_at():
     maps = groups(60)
-    first, again = (cluster(maps.__getitem__, 60, limit=20, seed=1) for _ in range(2))
+    first, again = (k_means(maps.__getitem__, 60, limit=20, seed=1) for _ in range(2))
     assert len(first.pictures) == 20
     assert len(first.prototypes) == 2
     assert first.pictures.tolist() == sorted(set(first.pictures.tolist()))
     assert torch.equal(first.pictures, again.pictures)
-    assert not torch.equal(first.pictures, cluster(maps.__getitem__, 60, limit=20, seed=2).pictures)
+    assert not torch.equal(first.pictures, k_means(maps.__getitem__, 60, limit=20, seed=2).pictures)
 
 
 def test_bad_features_are_refused():
     maps = groups(5)
     maps[2, 0, 0, 0] = float("nan")
     with pytest.raises(InputError, match="finite"):
-        cluster(maps.__getitem__, 5)
+        k_means(maps.__getitem__, 5)
     with pytest.raises(InputError, match="one good picture"):
-        cluster(maps.__getitem__, 0)
+        k_means(maps.__getitem__, 0)
 
 
 def test_residuals_against_brute_force():
@@ -151,13 +151,13 @@ def test_residuals_without_the_picture_itself():
     """Against prototypes that were averaged anew without it; also of pictures that were changed."""
     maps = groups(26, kinds=3)
     maps[25] += 50  # alone in its cluster
-    members = cluster(maps.__getitem__, 26, restarts=3)
+    members = k_means(maps.__getitem__, 26, restarts=3)
     few, sizes = members.prototypes, members.assignment.bincount()
     assert sizes.min() == 1
     std = torch.tensor([0.5, 1.0, 4.0])
     changed = maps.clone()
     changed[::2, :, 1:3] += 4
-    found = residual_without(changed, few, std, maps, members.assignment, sizes)
+    found = leave_one_out_residual(changed, few, std, maps, members.assignment, sizes)
     for i, picture in enumerate(changed):
         anew = []
         for k in range(len(few)):
@@ -178,13 +178,13 @@ def test_what_does_not_count_decides_nothing() -> None:
     clusters, sizes = torch.tensor([0, 1, 2, 3, 0]), torch.tensor([3, 2, 1, 4])
     wild = torch.where(counted > 0, features, 1e3 * torch.randn(features.shape, generator=generator))
     distances = ((features[:, None] - prototypes) * counted[:, None]).square().flatten(2).sum(2)
-    assert torch.equal(nearest(wild, prototypes, counted), distances.argmin(1))
-    assert not torch.equal(nearest(wild, prototypes), distances.argmin(1))
+    assert torch.equal(nearest_prototype(wild, prototypes, counted), distances.argmin(1))
+    assert not torch.equal(nearest_prototype(wild, prototypes), distances.argmin(1))
     plain = residual(wild, prototypes, std, counted)
     wanted = ((features - prototypes[distances.argmin(1)]) / std.view(-1, 1, 1)).square() * counted
     torch.testing.assert_close(plain, wanted, rtol=1e-4, atol=1e-5)
     same = (prototypes, std, originals, clusters, sizes)
-    without = [residual_without(f, *same, valid_mask=counted) for f in (features, wild)]
+    without = [leave_one_out_residual(f, *same, valid_mask=counted) for f in (features, wild)]
     torch.testing.assert_close(without[0], without[1], rtol=1e-4, atol=1e-5)
     assert float((without[0] * (1 - counted)).abs().max()) == 0
 
@@ -198,6 +198,6 @@ def moments_of(maps):
 def test_a_channel_that_never_moves_does_not_divide_by_zero():
     maps = groups(5)
     maps[:, 1] = 7.0
-    spread = spread_of(moments_of(maps))
+    spread = channel_std(moments_of(maps))
     assert 0 < spread[1] < 0.01 * spread[0]
-    assert spread_of(moments_of(torch.ones(2, 3, 4, 4))).tolist() == [1, 1, 1]
+    assert channel_std(moments_of(torch.ones(2, 3, 4, 4))).tolist() == [1, 1, 1]

@@ -10,7 +10,7 @@ from flawscope.config import build
 from flawscope.errors import InputError
 from flawscope.methods.features.weights import DEFAULT_BACKBONE
 from flawscope.methods.method import Command, Method, Option, deferred
-from flawscope.methods.settings import Rule, TrainingSettings, check, training_rules
+from flawscope.methods.settings import Rule, TrainingSettings, check_rules, training_rules
 
 Size = Literal["xs", "s", "m"]  # of a PDN
 # channels of a PDN's first layer: s and m as in the paper, xs a PDN-S with a fifth of its operations
@@ -20,7 +20,7 @@ STRIDE = 4  # of its outputs, in pixels
 CHANNELS = 384  # of a teacher
 FIRST_LAYERS = 6  # of a PDN: until its second pooling. A student that starts as the teacher keeps them
 DEFAULT_STEPS = 6000
-PICTURE = 252  # pixels a side that a PDN sees of a picture of 256: see `targets`
+PDN_SIDE = 252  # pixels a side that a PDN sees of a picture of 256: see `targets`
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check((*training_rules(self), *self.rules()))
+        check_rules((*training_rules(self), *self.rules()))
 
     def rules(self) -> Iterable[Rule]:
         most = WIDTHS[self.size]
@@ -58,8 +58,8 @@ class Recipe:
         yield bool(self.stages) and min(self.stages) >= 0, "stages must be feature indices such as 2,3"
         odd = self.neighbourhood >= 1 and self.neighbourhood % 2 == 1
         yield odd, "neighbourhood must be odd: 1, 3, 5"
-        fits = RECEPTIVE_FIELD <= self.crop <= PICTURE
-        yield fits, f"crop must be between {RECEPTIVE_FIELD} and {PICTURE} pixels"
+        fits = RECEPTIVE_FIELD <= self.crop <= PDN_SIDE
+        yield fits, f"crop must be between {RECEPTIVE_FIELD} and {PDN_SIDE} pixels"
         yield 0 <= self.grey <= 1, "grey must be a probability"
         yield 0.1 <= self.zoom <= 1, "zoom must be between 0.1 and 1"
         yield self.reuse >= 1, "reuse must be at least 1"
@@ -82,7 +82,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "backbone": "wide_resnet101_2",
         "steps": 60_000,
         "batch": 16,
-        "crop": PICTURE,
+        "crop": PDN_SIDE,
         "rate": 1e-4,
         "schedule": "constant",
         "zoom": 1.0,

@@ -25,25 +25,32 @@ from flawscope.errors import InputError, pluralize
 from flawscope.methods.detector import device_for
 from flawscope.methods.efficientad import CHANNELS, DEFAULT_STEPS, Recipe
 from flawscope.methods.efficientad.networks import (
-    compact,
+    compact_teacher,
     expanded,
+    expansion_matrix,
     narrowed,
     normalised,
     pdn,
     read_teacher,
-    widened,
     write_teacher,
 )
-from flawscope.methods.efficientad.targets import SIDE, PictureSet, Pool, Renderer, Target, View
+from flawscope.methods.efficientad.targets import (
+    BACKBONE_SIDE,
+    PictureSet,
+    PictureView,
+    Renderer,
+    TargetFeatures,
+    ViewPool,
+)
 from flawscope.methods.features.backbone import Backbone, load_backbone
 from flawscope.methods.task import EVERY, Budget
 from flawscope.methods.training import Trainer
-from flawscope.methods.training_log import board_in, thinned
-from flawscope.methods.training_state import as_json, on_device, precision_for
+from flawscope.methods.training_log import board_in, thin_curve
+from flawscope.methods.training_state import json_settings, move_to_device, pick_precision
 from flawscope.progress import Step, duration, silent
 
-FEWEST = 20  # pictures: one of them is held out
-MOST_HELD_OUT = 256
+MIN_PICTURES = 20  # pictures: one of them is held out
+MAX_HELD_OUT = 256
 SPLIT, ORDER, VIEW, STEP, START = range(5)  # RNG streams, one for each purpose
 
 
@@ -89,17 +96,17 @@ def distill(
         FlawscopeError: NaN loss, or the file cannot be written.
     """
     where = device_for(device)
-    recipe = replace(recipe, precision=precision_for(recipe.precision, where))
+    recipe = replace(recipe, precision=pick_precision(recipe.precision, where))
     store = checkpoint_of(out)
     budget = Budget(minutes, store, resume, every, tensorboard=board_in(tensorboard))
     found = found_checkpoint(store, resume, say)
-    backbone, origin = load_backbone(recipe.backbone, recipe.stages, (SIDE, SIDE), weights)
-    pictures = PictureSet.find(paths, step)
-    if len(pictures.paths) < FEWEST:
+    backbone, origin = load_backbone(recipe.backbone, recipe.stages, (BACKBONE_SIDE, BACKBONE_SIDE), weights)
+    pictures = PictureSet.read(paths, step)
+    if len(pictures.paths) < MIN_PICTURES:
         unreadable = f" ({len(pictures.failures)} cannot be read)" if pictures.failures else ""
         raise InputError(
             f"{pluralize(len(pictures.paths), 'different picture')}{unreadable}, too few to distil a teacher "
-            f"from: give {FEWEST} at least, better thousands"
+            f"from: give {MIN_PICTURES} at least, better thousands"
         )
     run = Distillation(recipe, pictures, backbone, origin, where, say=say, step=step)
     if start is not None:
@@ -114,9 +121,9 @@ def distill(
 class Distillation(Trainer[tuple[Tensor, Tensor]]):
     """Trains a PDN on crops [B, 3, crop, crop] uint8 and their targets [B, C, n, n]."""
 
-    NETWORKS, LOSSES, MEASURED = ("pdn",), ("training",), ("held_out",)
+    NETWORKS, LOSSES, MEASUREMENTS = ("pdn",), ("training",), ("held_out",)
     CPU_STEPS = GPU_STEPS = DEFAULT_STEPS
-    FUSED = False
+    FUSED_ADAM = False
     STAGE = "distilling"
 
     def __init__(
@@ -132,24 +139,24 @@ class Distillation(Trainer[tuple[Tensor, Tensor]]):
     ):
         self.recipe, self.pictures, self.origin = recipe, pictures, origin
         dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
-        self.target = Target(backbone, recipe.neighbourhood, dtype).to(device)
+        self.target = TargetFeatures(backbone, recipe.neighbourhood, dtype).to(device)
         self.renderer = Renderer(pictures, self.target, device)
         self.net = narrowed(pdn(recipe.size, width=recipe.width), self.target.channels)
         super().__init__([self.net], recipe, device, say, step)
         self.initialise(START)
-        on_device(self.net, device)
+        move_to_device(self.net, device)
         self.checks = recipe.checks
         order = self.rng(SPLIT).permutation(len(pictures.paths)).tolist()
-        count = min(max(1, round(recipe.held_out * len(order))), MOST_HELD_OUT)
-        self.kept, self.learnt = order[:count], order[count:]
+        count = min(max(1, round(recipe.held_out * len(order))), MAX_HELD_OUT)
+        self.held_out_numbers, self.learnt = order[:count], order[count:]
         self.started_from: str | None = None
-        self.pool: Pool | None = None
-        self.filled = -1  # the round of views at hand
+        self.pool: ViewPool | None = None
+        self.current_round = -1  # the round of views at hand
 
     def start_from(self, path: str | os.PathLike[str]) -> None:
         """Take over a teacher's weights."""
         state, facts = read_teacher(path)
-        state, channels = compact(state, facts)
+        state, channels = compact_teacher(state, facts)
         known = facts["backbone"]
         wanted = (self.recipe.size, self.target.channels, self.origin["name"])
         if (facts["size"], channels, known["name"]) != wanted:
@@ -163,7 +170,7 @@ class Distillation(Trainer[tuple[Tensor, Tensor]]):
     def identity(self) -> dict[str, Any]:
         """Settings, pictures and weights that decide the teacher."""
         return {
-            **as_json(asdict(self.recipe), without=()),
+            **json_settings(asdict(self.recipe), without=()),
             "set of pictures": self.pictures.sha256,
             "file of backbone weights": self.origin["origin"],
             "--start": self.started_from,
@@ -175,27 +182,27 @@ class Distillation(Trainer[tuple[Tensor, Tensor]]):
     def prepare(self, resumed: bool) -> None:
         if not resumed:
             self.renderer.measure(self.learnt[: self.recipe.statistics], self.step)
-        learnt, kept = pluralize(len(self.learnt), "picture"), len(self.kept)
+        learnt, kept = pluralize(len(self.learnt), "picture"), len(self.held_out_numbers)
         self.say(f"PDN-{self.recipe.size.upper()}: {learnt} to learn from and {kept} held out")
-        views = [View.whole(i, self.pictures.sizes[i]) for i in self.kept]
+        views = [PictureView.whole(i, self.pictures.sizes[i]) for i in self.held_out_numbers]
         self.held_out = self.renderer.pool(views, self.step, "held-out targets")
 
     # ---- how many steps
 
-    def trial(self) -> float:
+    def measure_step_time(self) -> float:
         begun = time.monotonic()
         views = self._views(range(min(2 * self.renderer.block, len(self.learnt))))
         self.pool = self.renderer.pool(views, self.step)
         per_view = (time.monotonic() - begun) / len(views)
         steps, self.steps = self.steps, None
-        per_step = super().trial()
+        per_step = super().measure_step_time()
         self.steps = steps
         return per_step + per_view * self.recipe.batch / self.recipe.reuse
 
     def _rounds(self) -> tuple[int, int]:
         """Views kept at a time, and the number of rounds of views, all of the same size."""
         assert self.steps is not None
-        most = max(1, int(self.recipe.memory * 2**30) // Pool.bytes_per_view(self.target.channels))
+        most = max(1, int(self.recipe.memory * 2**30) // ViewPool.bytes_per_view(self.target.channels))
         needed = -(-self.steps * self.recipe.batch // self.recipe.reuse)
         rounds = min(-(-needed // most), self.steps)
         return min(-(-needed // rounds), most), rounds
@@ -213,26 +220,26 @@ class Distillation(Trainer[tuple[Tensor, Tensor]]):
         assert self.steps is not None
         views, rounds = self._rounds()
         wanted = min(step // -(-self.steps // rounds), rounds - 1)
-        if wanted != self.filled:
+        if wanted != self.current_round:
             self.pool = None  # freed before the next one is made
             chosen = self._views(range(wanted * views, (wanted + 1) * views))
             # a new stage would start the remaining time anew
-            self.pool = self.renderer.pool(chosen, silent if self.filled >= 0 else self.step)
-            self.filled = wanted
+            self.pool = self.renderer.pool(chosen, silent if self.current_round >= 0 else self.step)
+            self.current_round = wanted
 
-    def _views(self, numbers: Sequence[int]) -> list[View]:
+    def _views(self, numbers: Sequence[int]) -> list[PictureView]:
         """Views `numbers` of a sequence that shows every picture once, in random order, before any again."""
         count = len(self.learnt)
         orders = {e: self.rng(ORDER, e).permutation(count) for e in sorted({v // count for v in numbers})}
         chosen = [(v, self.learnt[int(orders[v // count][v % count])]) for v in numbers]
         sizes = self.pictures.sizes
-        return [View.drawn(k, sizes[k], self.recipe, self.rng(VIEW, v)) for v, k in chosen]
+        return [PictureView.draw(k, sizes[k], self.recipe, self.rng(VIEW, v)) for v, k in chosen]
 
     def losses(self, networks: Sequence[nn.Module], batch: tuple[Tensor, Tensor], step: int) -> list[Tensor]:
         pixels, targets = batch
-        return [F.mse_loss(self._described(networks[0], pixels), targets)]
+        return [F.mse_loss(self._forward(networks[0], pixels), targets)]
 
-    def _described(self, net: nn.Module, pixels: Tensor) -> Tensor:
+    def _forward(self, net: nn.Module, pixels: Tensor) -> Tensor:
         images = normalised(pixels.float() / 255).contiguous(memory_format=torch.channels_last)
         with self.autocast():
             described: Tensor = net(images)  # [B, C, n, n]
@@ -240,7 +247,7 @@ class Distillation(Trainer[tuple[Tensor, Tensor]]):
 
     # ---- held-out loss
 
-    def _error(self, net: nn.Module, widen: Tensor | None = None) -> float:
+    def _mean_square_error(self, net: nn.Module, widen: Tensor | None = None) -> float:
         """Mean square error over the pictures held out, as wholes."""
         total, pool = 0.0, self.held_out
         with torch.no_grad():
@@ -248,12 +255,12 @@ class Distillation(Trainer[tuple[Tensor, Tensor]]):
                 targets = kept.float()
                 if widen is not None:
                     targets = torch.einsum("oc,bchw->bohw", widen, targets)
-                error = self._described(net, pictures) - targets
+                error = self._forward(net, pictures) - targets
                 total += float(error.square().mean()) * len(targets)
         return total / len(pool.pictures)
 
-    def measured(self) -> dict[str, float]:
-        return {"held_out": self._error(self.net)}
+    def measurements(self) -> dict[str, float]:
+        return {"held_out": self._mean_square_error(self.net)}
 
     # ---- the teacher
 
@@ -263,23 +270,23 @@ class Distillation(Trainer[tuple[Tensor, Tensor]]):
         state = {k: v.half() for k, v in whole.items()}
         teacher = pdn(self.recipe.size, width=self.recipe.width)
         teacher.load_state_dict(state)
-        on_device(teacher, self.device)
+        move_to_device(teacher, self.device)
         facts = {
             "size": self.recipe.size,
             "channels": CHANNELS,
             "rank": min(CHANNELS, self.target.channels),
-            "loss": self._error(teacher, widened(self.target.channels).to(self.device)),
+            "loss": self._mean_square_error(teacher, expansion_matrix(self.target.channels).to(self.device)),
             "backbone": {**self.origin, "stages": list(self.recipe.stages)},
             "pictures": {
                 "training": len(self.learnt),
-                "held_out": len(self.kept),
+                "held_out": len(self.held_out_numbers),
                 "unreadable": len(self.pictures.failures),
                 "sha256": self.pictures.sha256,
             },
             "recipe": asdict(replace(self.recipe, steps=self.steps)),
             "steps": self.done,
             "curve": self.curve,
-            "training_curve": thinned(self.log.losses, self.done),
+            "training_curve": thin_curve(self.log.losses, self.done),
             "started_from": self.started_from,
             "seconds": round(self.seconds, 1),
             "device": self.device.type,

@@ -15,16 +15,16 @@ from flawscope.methods.efficientad.model import Model, bordered
 from flawscope.methods.efficientad.networks import normalised
 from flawscope.methods.efficientad.trainer import Trainer
 from flawscope.methods.efficientad.training_pictures import TeacherOutputs, other_pictures
-from flawscope.methods.good_pictures import Values, values_of
+from flawscope.methods.good_pictures import PictureValues, measure_picture
 from flawscope.methods.task import Fitted, Task
 from flawscope.methods.threads import workers
 from flawscope.methods.trained_fit import TrainedFit
 from flawscope.methods.training_state import digest_of
 
-WEIGHED = 24  # pictures at most by which differences are weighed
-LEAST = 1e-3  # between the quantiles of the local map, in spreads of the teacher's outputs
-FOR_QUANTILES = 5  # pictures at least, if they are not the threshold's
-LATER = ("quantiles", "sigma", "weighed")  # settings that training does not depend on
+WEIGHING_PICTURES = 24  # at most, by which differences are weighed
+MIN_GAP = 1e-3  # between the quantiles of the local map, in spreads of the teacher's outputs
+MIN_QUANTILE_PICTURES = 5  # if they are not the threshold's
+POST_TRAINING = ("quantiles", "sigma", "weighed")  # settings that training does not depend on
 
 
 def fit(model: Model, task: Task) -> Fitted:
@@ -33,30 +33,30 @@ def fit(model: Model, task: Task) -> Fitted:
     other = other_pictures(config.natural)
     unknown = ([other.name] if other else []) + (["simulated defects"] if config.defects else [])
     penalty = " and ".join(unknown) or "none"
-    parts = run.divide(more=FOR_QUANTILES).parts
+    parts = run.divide(more=MIN_QUANTILE_PICTURES).parts
     learnt = run.images.numbers
-    held = divided(parts, len(learnt) + len(run.held.numbers), task.rate, task.reserved, task.views)
+    held = split_held_out(parts, len(learnt) + len(run.held.numbers), task.rate, task.reserved, task.views)
     task.say(
         f"{task.pluralize(len(learnt))} to learn from, {len(held.all)} held out ({held.purpose}); "
         f"penalty: {penalty}"
     )
     # the teacher's outputs on simulated defects cannot be kept
-    room = 0 if config.defects else run.room - min(run.room // 2, run.images.bytes)
+    room = 0 if config.defects else run.max_bytes - min(run.max_bytes // 2, run.images.bytes)
     taught = TeacherOutputs(model, run.images, learnt, room)
     taught.measure(task.step)
     trainer = Trainer(model, run.images, taught, other, task)
 
     def differ(numbers: Sequence[int]) -> Tensor:
-        return spread(model, (run.images[i] for i in numbers))
+        return difference_moments(model, (run.images[i] for i in numbers))
 
     def rehearse(some: Sequence[int]) -> None:
         if config.weighed:
             differ(learnt[: len(some)])
-        calibrate(run, model, Held([*some], [*some]))
+        calibrate(run, model, HeldOutSplit([*some], [*some]))
 
-    run.train(trainer, rehearse, LATER, teacher=digest_of(model.teacher), penalty=penalty)
+    run.train(trainer, rehearse, POST_TRAINING, teacher=digest_of(model.teacher), penalty=penalty)
     if config.weighed:
-        weigh(model, differ(learnt[:: -(-len(learnt) // WEIGHED)]))
+        whiten_outputs(model, differ(learnt[:: -(-len(learnt) // WEIGHING_PICTURES)]))
     said = f"{task.pluralize(len(learnt))}; penalty: {penalty}"
     fitted = run.finish(trainer, said, calibrate(run, model, held))
     fitted.pictures = held.threshold
@@ -79,7 +79,7 @@ SHARED = (
 
 
 @dataclass(frozen=True)
-class Held:
+class HeldOutSplit:
     """Numbers of the pictures held out, rising; the same ones for both where they are few."""
 
     quantiles: list[int]
@@ -100,18 +100,18 @@ class Held:
         return f"{len(self.quantiles)} for the quantiles, {len(self.threshold)} for the threshold"
 
 
-def divided(
+def split_held_out(
     parts: list[list[int]], usable: int, rate: float, reserved: Collection[int], views: float = 1
-) -> Held:
+) -> HeldOutSplit:
     """Divide the pictures held out: a fifth, five at least, for the quantiles, the rest for the threshold;
     all for both where they are too few."""
     count = round(sum(map(len, parts)) / views)  # pictures
-    few = max(FOR_QUANTILES, count // 5)
+    few = max(MIN_QUANTILE_PICTURES, count // 5)
     apart = parts[0][0] in reserved
     enough = count - few >= needed_for(rate) if apart else usable / views >= ENOUGH
     everything = sorted(i for part in parts for i in part)
     if not enough or len(parts) < 2:
-        return Held(everything, everything)
+        return HeldOutSplit(everything, everything)
     for_quantiles: list[int] = []
     left, needed = len(everything), min(needed_for(rate) * views, len(everything))
     while len(parts) > 1 and len(for_quantiles) < few * views:
@@ -120,14 +120,14 @@ def divided(
         for_quantiles += parts.pop()
         left = len(everything) - len(for_quantiles)
     if not for_quantiles:
-        return Held(everything, everything)
-    return Held(sorted(for_quantiles), sorted(i for part in parts for i in part))
+        return HeldOutSplit(everything, everything)
+    return HeldOutSplit(sorted(for_quantiles), sorted(i for part in parts for i in part))
 
 
 # --------------------------------------------------------------------------------- quantiles and calibration
 
 
-def calibrate(run: TrainedFit, model: Model, held: Held) -> list[Values]:
+def calibrate(run: TrainedFit, model: Model, held: HeldOutSplit) -> list[PictureValues]:
     """Set the model's quantiles (3.4), and return the values of the threshold's pictures."""
     found: dict[int, tuple[Tensor, Tensor | None]] = {}
 
@@ -139,39 +139,39 @@ def calibrate(run: TrainedFit, model: Model, held: Held) -> list[Values]:
         drawn = []
         for index in held.quantiles:
             features, inside = found[index]
-            drawn.append(model.enlarged(features[which], inside)[model.region(inside)].cpu().numpy())
+            drawn.append(model.enlarge(features[which], inside)[model.region(inside)].cpu().numpy())
         low, high = np.quantile(np.concatenate(drawn), model.config.quantiles).tolist()
         # equal quantiles would divide by zero; a student that is still the teacher differs by rounding alone
-        least = LEAST if which == 0 and model.config.start == "teacher" else 1e-6 * max(abs(low), 1e-6)
+        least = MIN_GAP if which == 0 and model.config.start == "teacher" else 1e-6 * max(abs(low), 1e-6)
         high = max(high, low + least)
         model.quantiles[which] = torch.tensor([low, high])
     with workers(model.roi.device) as each:
-        return each(lambda index: values_of(model, *found[index]), held.threshold)
+        return each(lambda index: measure_picture(model, *found[index]), held.threshold)
 
 
-LARGEST = 0.1  # share of a picture's outputs that `spread` takes, those with the largest differences
-EVEN = 0.1  # times the mean spread, added to that of every direction
+LARGEST_SHARE = 0.1  # of a picture's outputs, those with the largest differences, that decide the moments
+SPREAD_FLOOR = 0.1  # times the mean spread, added to that of every direction
 
 
-def spread(model: Model, images: Iterable[Tensor]) -> Tensor:
+def difference_moments(model: Model, images: Iterable[Tensor]) -> Tensor:
     """Second moments [2, C, C] float64 of the largest local and global differences on pictures [3, H, W].
     Give pictures that were learnt from: those held out must stay unseen, for the threshold's sake."""
     moments = torch.zeros(2, model.channels, model.channels, dtype=torch.float64)
     for image in images:
         for total, difference in zip(moments, _differences(model, image), strict=True):
-            count = max(1, round(LARGEST * len(difference)))
+            count = max(1, round(LARGEST_SHARE * len(difference)))
             large = difference[difference.square().sum(1).topk(count).indices].cpu().double()
             total += large.T @ large
     return moments
 
 
-def weigh(model: Model, moments: Tensor) -> None:
+def whiten_outputs(model: Model, moments: Tensor) -> None:
     """Rescale the networks' outputs, so that both kinds of differences are in units of their spread."""
-    of_student, of_autoencoder = (_weights(total).to(model.mean.device) for total in moments)
+    of_student, of_autoencoder = (_whitening_matrix(total).to(model.mean.device) for total in moments)
     with torch.no_grad():
-        _multiply(model.teacher[-1], of_student / model.std, -of_student @ (model.mean / model.std))
-        _multiply(model.student[-1], torch.block_diag(of_student, of_autoencoder))
-        _multiply(model.autoencoder.last[-1], of_autoencoder)
+        _multiply_outputs(model.teacher[-1], of_student / model.std, -of_student @ (model.mean / model.std))
+        _multiply_outputs(model.student[-1], torch.block_diag(of_student, of_autoencoder))
+        _multiply_outputs(model.autoencoder.last[-1], of_autoencoder)
         model.mean.zero_()
         model.std.fill_(1)
 
@@ -183,20 +183,20 @@ def _differences(model: Model, image: Tensor) -> tuple[Tensor, Tensor]:
     with torch.inference_mode():
         seen = normalised(model.filled(image)).contiguous(memory_format=torch.channels_last)
         mirrored = bordered(seen, model.config.border)
-        learnt, taught = model.student(mirrored), model.standardised(model.teacher(mirrored))
+        learnt, taught = model.student(mirrored), model.standardise(model.teacher(mirrored))
         local = taught - learnt[:, : model.channels]
         distant = model.autoencoder(seen) - learnt[:, model.channels :]
     return local[0].permute(1, 2, 0)[valid_mask], distant[0].permute(1, 2, 0)[valid_mask]
 
 
-def _weights(moments: Tensor) -> Tensor:
+def _whitening_matrix(moments: Tensor) -> Tensor:
     """Whitening matrix [C, C] float32 of differences with these second moments, its scale about 1."""
     spread, directions = torch.linalg.eigh(moments)
     mean = spread.mean().clamp(min=torch.finfo(torch.float64).tiny)
-    return (directions / (spread.clamp(min=0) / mean + EVEN).sqrt()).T.float()
+    return (directions / (spread.clamp(min=0) / mean + SPREAD_FLOOR).sqrt()).T.float()
 
 
-def _multiply(layer: nn.Module, matrix: Tensor, more: Tensor | None = None) -> None:
+def _multiply_outputs(layer: nn.Module, matrix: Tensor, more: Tensor | None = None) -> None:
     """Multiply a layer's outputs by a matrix [K, C] and add `more` [K], in place."""
     assert isinstance(layer, nn.Conv2d)
     assert layer.bias is not None

@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flawscope.errors import InputError
-from flawscope.methods.detector import Detector, region_of
+from flawscope.methods.detector import Detector, stored_region
 from flawscope.methods.efficientad import CHANNELS, FIRST_LAYERS, METHOD, STRIDE, Config, Size
 from flawscope.methods.efficientad.networks import (
     Autoencoder,
-    compact,
+    compact_teacher,
     narrowed,
     normalised,
     packaged,
@@ -25,10 +25,10 @@ from flawscope.methods.efficientad.networks import (
     read_teacher,
     width_of,
 )
-from flawscope.methods.features.embedding import smoothed
+from flawscope.methods.features.embedding import smooth_matrix
 
-SMALL = 1e-6  # divisor for pixels in which no cell has a part
-CENTRE = 16  # pixels from where a PDN's output begins to see to the middle of what it sees
+MIN_SHARE = 1e-6  # divisor for pixels in which no cell has a part
+RECEPTIVE_CENTRE = 16  # pixels from where a PDN's output begins to see to the middle of what it sees
 
 
 class Model(Detector):
@@ -73,9 +73,9 @@ class Model(Detector):
         self.register_buffer("quantiles", torch.tensor([[0.0, 1.0], [0.0, 1.0]]))
         height, width = (side + 2 * config.border for side in self.size)
         self.grid = pdn_grid((height, width))
-        first = CENTRE - config.border
-        plain = [interpolation(s, cells, first) for s, cells in zip(self.size, self.grid, strict=True)]
-        rows, columns = (smoothed(matrix, config.sigma) for matrix in plain)
+        first = RECEPTIVE_CENTRE - config.border
+        plain = [interpolation_matrix(s, cells, first) for s, cells in zip(self.size, self.grid, strict=True)]
+        rows, columns = (smooth_matrix(matrix, config.sigma) for matrix in plain)
         self.register_buffer("rows", rows.float().contiguous(), persistent=False)
         self.register_buffer("columns", columns.float().T.contiguous(), persistent=False)
         parts = plain if config.pads else (rows, columns)
@@ -95,7 +95,7 @@ class Model(Detector):
             begun = self.teacher[:same](mirrored)
             taught, learnt = self.teacher[same:](begun), self.student[same:](begun)
             rebuilt = self.autoencoder(seen)
-        taught, learnt, rebuilt = self.standardised(taught.float()), learnt.float(), rebuilt.float()
+        taught, learnt, rebuilt = self.standardise(taught.float()), learnt.float(), rebuilt.float()
         local = (taught - learnt[:, : self.channels]).square().mean(1)
         distant = (rebuilt - learnt[:, self.channels :]).square().mean(1)
         return torch.stack([local, distant], 1)
@@ -103,7 +103,7 @@ class Model(Detector):
     def score(self, features: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Local and global maps `[B, 2, h, w]` to scores `[B]` and maps `[B, H, W]`."""
         low, high = self.quantiles.T.view(2, 1, 2, 1, 1)
-        drawn = self.enlarged(features, None if inside is None else inside[:, None])
+        drawn = self.enlarge(features, None if inside is None else inside[:, None])
         maps = 0.1 * (drawn - low) / (high - low)
         # pixels that do not count get the lowest value of a map, as if all networks agreed
         lowest = (-0.1 * low / (high - low)).mean()
@@ -112,11 +112,11 @@ class Model(Detector):
 
     # ---- their parts, which training and calibration use too
 
-    def standardised(self, taught: Tensor) -> Tensor:
+    def standardise(self, taught: Tensor) -> Tensor:
         """The teacher's outputs `[B, C, h, w]`, each channel with mean 0 and spread 1 on good pictures."""
         return (taught - self.mean.view(-1, 1, 1)) / self.std.view(-1, 1, 1)
 
-    def enlarged(self, features: Tensor, inside: Tensor | None = None) -> Tensor:
+    def enlarge(self, features: Tensor, inside: Tensor | None = None) -> Tensor:
         """Enlarge maps `[..., h, w]` on the PDN's grid to `[..., H, W]`, bilinearly, every output where the
         middle of its receptive field lies, and smooth them. Pixels beyond the outermost outputs have the
         nearest one's value.
@@ -128,7 +128,7 @@ class Model(Detector):
             return self.rows @ features @ self.columns
         valid_mask = self.valid_mask(inside).to(features.dtype)
         share = self.rows @ valid_mask @ self.columns  # of the cells that count, in each pixel
-        return (self.rows @ (features * valid_mask) @ self.columns) / share.clamp(min=SMALL)
+        return (self.rows @ (features * valid_mask) @ self.columns) / share.clamp(min=MIN_SHARE)
 
     def valid_mask(self, inside: Tensor | None = None) -> Tensor:
         """The cells `[..., h, w]` bool that have a part in the map of a pixel that counts.
@@ -149,7 +149,7 @@ class Model(Detector):
         width = width_of(tensors["teacher.conv1.weight"], typed.network)
         if width is None:
             raise InputError("the model's teacher is no PDN: fit anew")
-        model = cls(typed, typed.network, channels, region_of(typed, tensors), width)
+        model = cls(typed, typed.network, channels, stored_region(typed, tensors), width)
         model.fill(tensors)
         low, high = model.quantiles.T
         if not (model.mean.isfinite().all() and (model.std > 0).all() and (low < high).all()):
@@ -166,7 +166,7 @@ def create(config: Config, roi: Tensor | None = None) -> tuple[Model, dict[str, 
         raise InputError(
             f"teacher {path} is a PDN-{network.upper()}, setting network is {config.network}: leave it out"
         )
-    state, channels = compact(state, facts)
+    state, channels = compact_teacher(state, facts)
     model = Model(
         replace(config, network=network), network, channels, roi, width_of(state["conv1.weight"], network)
     )
@@ -185,7 +185,7 @@ def bordered(images: Tensor, border: int) -> Tensor:
     return F.pad(images, (border,) * 4, mode="reflect") if border else images
 
 
-def interpolation(side: int, cells: int, first: int) -> Tensor:
+def interpolation_matrix(side: int, cells: int, first: int) -> Tensor:
     """Bilinear weights `[side, cells]` float64 of each cell in each pixel. Cell i stands on pixel `first + 4
     * i`; pixels before the first cell or after the last one have that cell's value."""
     place = ((torch.arange(side, dtype=torch.float64) - first) / STRIDE).clamp(0, cells - 1)

@@ -90,7 +90,7 @@ def pdn_grid(size: tuple[int, int]) -> tuple[int, int]:
     return height, width
 
 
-def outputs_of(crop: int) -> int:
+def count_outputs(crop: int) -> int:
     """Outputs a side of an unpadded PDN for `crop` pixels."""
     return (crop - RECEPTIVE_FIELD) // STRIDE + 1
 
@@ -112,11 +112,11 @@ class Autoencoder(nn.Module):
         super().__init__()
         self.border = border
         self.encoder = nn.Sequential(  # side for 256 pixels
-            *_halved(3, 32),  # 128
-            *_halved(32, 32),  # 64
-            *_halved(32, 64),  # 32
-            *_halved(64, 64),  # 16
-            *_halved(64, 64),  # 8
+            *_halving_layers(3, 32),  # 128
+            *_halving_layers(32, 32),  # 64
+            *_halving_layers(32, 64),  # 32
+            *_halving_layers(64, 64),  # 16
+            *_halving_layers(64, 64),  # 8
             nn.Conv2d(64, 64, 8),  # 1
         )
         self.decoder = nn.ModuleList(
@@ -132,9 +132,9 @@ class Autoencoder(nn.Module):
         for layer, (h, w) in zip(
             self.decoder, zip(decoder_sizes(height), decoder_sizes(width), strict=True), strict=True
         ):
-            x = layer(_resized(x, (h, w)))  # [B, 64, h + 1, w + 1]
+            x = layer(_resize(x, (h, w)))  # [B, 64, h + 1, w + 1]
         seen = (height + 2 * self.border, width + 2 * self.border)
-        output: Tensor = self.last(_resized(x, pdn_grid(seen)))
+        output: Tensor = self.last(_resize(x, pdn_grid(seen)))
         return output
 
 
@@ -143,11 +143,11 @@ def decoder_sizes(side: int) -> list[int]:
     return [side // 64 - 1, side // 32, side // 16 - 1, side // 8, side // 4 - 1, side // 2 - 1]
 
 
-def _halved(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
+def _halving_layers(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
     return nn.Conv2d(inputs, outputs, 4, stride=2, padding=1), nn.ReLU()
 
 
-def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
+def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
 
@@ -173,7 +173,7 @@ def read_teacher(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
     body = packed.read(path, "teacher")
     origin = f"file {path.name} sha256 {hashlib.sha256(body).hexdigest()}"
     if path.suffix in (".pth", ".pt"):
-        state, size = _published(path, body)
+        state, size = _read_published(path, body)
         unknown = {"name": "unknown", "origin": "unknown", "licence": "as the file's owner says"}
         return state, {"size": size, "channels": CHANNELS, "backbone": unknown, "origin": origin}
     tensors, facts = packed.unpack(path, body, "teacher", REMEDY)
@@ -182,13 +182,13 @@ def read_teacher(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
     if kind in WIDTHS and (width := width_of(tensors.get("conv1.weight"), kind)):
         wanted = pdn(kind, width=width).state_dict()
     if not wanted or {k: v.shape for k, v in tensors.items()} != {k: v.shape for k, v in wanted.items()}:
-        raise _bad(path, "its tensors are not those of a teacher")
+        raise _bad_file(path, "its tensors are not those of a teacher")
     rank = facts.get("rank", CHANNELS)
     if not isinstance(facts.get("backbone"), dict) or not isinstance(rank, int) or not 1 <= rank <= CHANNELS:
-        raise _bad(path, "it does not say what it was made from")
+        raise _bad_file(path, "it does not say what it was made from")
     state = {k: torch.from_numpy(tensors[k]).float() for k in wanted}  # safetensors has its own order
     if not all(bool(v.isfinite().all()) for v in state.values()):
-        raise _bad(path, "some of its weights are not finite")
+        raise _bad_file(path, "some of its weights are not finite")
     return state, {**facts, "origin": origin}
 
 
@@ -210,7 +210,7 @@ def write_teacher(
     packed.pack(path, {k: v.half().cpu().numpy() for k, v in state.items()}, "teacher", facts)
 
 
-def widened(channels: int, outputs: int = CHANNELS) -> Tensor:
+def expansion_matrix(channels: int, outputs: int = CHANNELS) -> Tensor:
     """Matrix `[outputs, channels]` that expands fewer channels to 384; the identity where there are as many.
 
     The columns are orthogonal and of length sqrt(outputs / channels), in fixed random directions. So mean
@@ -228,16 +228,16 @@ def widened(channels: int, outputs: int = CHANNELS) -> Tensor:
     return torch.from_numpy(basis * (outputs / channels) ** 0.5).float()
 
 
-def compact(state: Mapping[str, Tensor], facts: Mapping[str, Any]) -> tuple[dict[str, Tensor], int]:
+def compact_teacher(state: Mapping[str, Tensor], facts: Mapping[str, Any]) -> tuple[dict[str, Tensor], int]:
     """A teacher's state without its redundant outputs, and the number of outputs left.
 
-    Undoes `widened`, for teachers of backbones with fewer than 384 channels: mean squared differences stay
-    the same, and the last layers cost less.
+    Undoes `expansion_matrix`, for teachers of backbones with fewer than 384 channels: mean squared
+    differences stay the same, and the last layers cost less.
     """
     channels = facts.get("rank", CHANNELS)
     state = dict(state)
     if channels < CHANNELS:
-        back = widened(channels).T * (channels / CHANNELS)
+        back = expansion_matrix(channels).T * (channels / CHANNELS)
         weight, bias = list(state)[-2:]
         state[weight] = torch.einsum("co,oikl->cikl", back, state[weight])
         state[bias] = back @ state[bias]
@@ -245,8 +245,8 @@ def compact(state: Mapping[str, Tensor], facts: Mapping[str, Any]) -> tuple[dict
 
 
 def expanded(state: Mapping[str, Tensor], channels: int) -> dict[str, Tensor]:
-    """Undo `compact`: 384 outputs of a network with fewer, on the CPU."""
-    widen, wide = widened(channels), {k: v.detach().cpu().contiguous() for k, v in state.items()}
+    """Undo `compact_teacher`: 384 outputs of a network with fewer, on the CPU."""
+    widen, wide = expansion_matrix(channels), {k: v.detach().cpu().contiguous() for k, v in state.items()}
     weight, bias = list(wide)[-2:]
     wide[weight] = torch.einsum("oc,cikl->oikl", widen, wide[weight])
     wide[bias] = widen @ wide[bias]
@@ -256,7 +256,7 @@ def expanded(state: Mapping[str, Tensor], channels: int) -> dict[str, Tensor]:
 # ------------------------------------------------------------------------------------- published checkpoints
 
 
-def _published(path: Path, body: bytes) -> tuple[dict[str, Tensor], Size]:
+def _read_published(path: Path, body: bytes) -> tuple[dict[str, Tensor], Size]:
     try:
         found = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
         values = [v for v in found.values() if isinstance(v, Tensor)]
@@ -272,5 +272,5 @@ def _published(path: Path, body: bytes) -> tuple[dict[str, Tensor], Size]:
     raise files.refused(path, "its tensors are not those of a PDN-S or PDN-M with 384 channels", "teacher")
 
 
-def _bad(path: Path, reason: str) -> InputError:
+def _bad_file(path: Path, reason: str) -> InputError:
     return files.refused(path, f"{reason}; {REMEDY}", "teacher")

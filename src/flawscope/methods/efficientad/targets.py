@@ -27,9 +27,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from flawscope.errors import InputError
-from flawscope.methods.efficientad import CHANNELS, PICTURE, RECEPTIVE_FIELD, STRIDE, Recipe
-from flawscope.methods.efficientad.networks import outputs_of
-from flawscope.methods.extract import in_blocks
+from flawscope.methods.efficientad import CHANNELS, PDN_SIDE, RECEPTIVE_FIELD, STRIDE, Recipe
+from flawscope.methods.efficientad.networks import count_outputs
+from flawscope.methods.extract import process_blocks
 from flawscope.methods.features.backbone import Backbone
 from flawscope.methods.features.embedding import PatchEmbedding
 from flawscope.methods.good_pictures import Moments
@@ -39,11 +39,11 @@ from flawscope.progress import Advance, Step, silent
 
 Pixels = NDArray[np.uint8]
 
-SIDE = 512  # pixels that the backbone sees
+BACKBONE_SIDE = 512  # pixels that the backbone sees
 CELLS = 64  # a side
 SHIFT = 1.5  # pixels of 256
-FIRST = 4  # the cell under output 0
-USED = (PICTURE - RECEPTIVE_FIELD) // STRIDE + 1  # 55 cells a side, from FIRST on
+FIRST_CELL = 4  # the cell under output 0
+USED_CELLS = (PDN_SIDE - RECEPTIVE_FIELD) // STRIDE + 1  # 55 cells a side, from FIRST on
 BLOCK = 4  # views a thread computes together: fixed, so that results do not depend on the threads
 GPU_BLOCK = 32
 
@@ -61,14 +61,14 @@ class PictureSet:
     failures: list[str]
 
     @classmethod
-    def find(cls, paths: Sequence[Path], step: Step = silent) -> PictureSet:
+    def read(cls, paths: Sequence[Path], step: Step = silent) -> PictureSet:
         """Read every file once, and keep the pictures that can be decoded."""
         advance = Advance(step, "pictures", len(paths))
 
         def look(path: Path) -> tuple[str, tuple[int, int]] | str:
             try:
                 body = path.read_bytes()
-                height, width = _decoded(path, body).shape[:2]
+                height, width = _decode_eight_bits(path, body).shape[:2]
                 return hashlib.sha256(body).hexdigest(), (height, width)
             except InputError as error:
                 return str(error)
@@ -89,7 +89,7 @@ class PictureSet:
         return cls([first[h][0] for h in hashes], [first[h][1] for h in hashes], whole, failures)
 
 
-def _decoded(path: Path, body: bytes | None = None) -> Pixels:
+def _decode_eight_bits(path: Path, body: bytes | None = None) -> Pixels:
     picture = decode(path.read_bytes() if body is None else body, name=str(path))
     if picture.dtype != np.uint8:
         raise InputError(f"cannot use picture {path}: it has more than 8 bits a channel; convert it to 8")
@@ -97,7 +97,7 @@ def _decoded(path: Path, body: bytes | None = None) -> Pixels:
 
 
 @dataclass(frozen=True)
-class View:
+class PictureView:
     """A part of a picture (x0, y0, x1, y1 in its pixels), mirrored or not, with or without its colours."""
 
     picture: int
@@ -106,11 +106,13 @@ class View:
     grey: bool = False
 
     @classmethod
-    def whole(cls, picture: int, size: tuple[int, int]) -> View:
+    def whole(cls, picture: int, size: tuple[int, int]) -> PictureView:
         return cls(picture, (0, 0, size[1], size[0]))
 
     @classmethod
-    def drawn(cls, picture: int, size: tuple[int, int], recipe: Recipe, rng: np.random.Generator) -> View:
+    def draw(
+        cls, picture: int, size: tuple[int, int], recipe: Recipe, rng: np.random.Generator
+    ) -> PictureView:
         shares = rng.uniform(recipe.zoom, 1.0, 2)
         places = rng.uniform(0.0, 1.0, 2)
         coins = rng.uniform(0.0, 1.0, 2)
@@ -127,17 +129,17 @@ class View:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         if self.grey:
             image = image.convert("L").convert("RGB")
-        left, right = SHIFT / 256, (SHIFT + PICTURE) / 256
+        left, right = SHIFT / 256, (SHIFT + PDN_SIDE) / 256
         part = (left * image.width, left * image.height, right * image.width, right * image.height)
-        large = image.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
-        small = image.resize((PICTURE, PICTURE), Image.Resampling.BILINEAR, box=part)
+        large = image.resize((BACKBONE_SIDE, BACKBONE_SIDE), Image.Resampling.BILINEAR)
+        small = image.resize((PDN_SIDE, PDN_SIDE), Image.Resampling.BILINEAR, box=part)
         return np.asarray(large), np.asarray(small)
 
 
 # --------------------------------------------------------------------------------------------------- targets
 
 
-class Target(nn.Module):
+class TargetFeatures(nn.Module):
     """PatchCore's patch features of 512 px pictures, standardised: uint8 `[B, 3, 512, 512]` to
     `[B, C, 64, 64]` float32.
 
@@ -150,7 +152,7 @@ class Target(nn.Module):
 
     def __init__(self, backbone: Backbone, neighbourhood: int, precision: torch.dtype):
         super().__init__()
-        shapes = backbone.shapes_at((SIDE, SIDE))
+        shapes = backbone.shapes_at((BACKBONE_SIDE, BACKBONE_SIDE))
         wide = sum(c for c, _, _ in shapes) > CHANNELS
         self.backbone, self.precision = backbone, precision
         self.embedding = PatchEmbedding(shapes, neighbourhood, CHANNELS if wide else None)
@@ -180,13 +182,13 @@ class Target(nn.Module):
 class Renderer:
     """Renders views and computes their targets, in fixed blocks side by side."""
 
-    def __init__(self, pictures: PictureSet, target: Target, device: torch.device):
+    def __init__(self, pictures: PictureSet, target: TargetFeatures, device: torch.device):
         self.pictures, self.target, self.device = pictures, target, device
         self.block = BLOCK if device.type == "cpu" else GPU_BLOCK
 
-    def _visit(
+    def _render_blocks(
         self,
-        views: Sequence[View],
+        views: Sequence[PictureView],
         compute: Callable[[Tensor], Tensor],
         take: Callable[[slice, Tensor, Tensor], None],
         step: Step,
@@ -196,7 +198,7 @@ class Renderer:
         `computed` the result of `compute` on the `[n, 3, 512, 512]` uint8 for the backbone."""
 
         def rendered(k: int) -> tuple[Pixels, Pixels]:
-            return views[k].render(_decoded(self.pictures.paths[views[k].picture]))
+            return views[k].render(_decode_eight_bits(self.pictures.paths[views[k].picture]))
 
         def work(block: Sequence[int], drawn: list[tuple[Pixels, Pixels]]) -> tuple[Tensor, Tensor]:
             large, small = (
@@ -207,7 +209,7 @@ class Renderer:
         def store(block: Sequence[int], made: tuple[Tensor, Tensor]) -> None:
             take(slice(block[0], block[-1] + 1), *made)
 
-        in_blocks(range(len(views)), self.block, rendered, work, store, self.device, step, stage)
+        process_blocks(range(len(views)), self.block, rendered, work, store, self.device, step, stage)
 
     def measure(self, chosen: Sequence[int], step: Step) -> None:
         """Set the targets' mean and spread to those of these pictures, whole and with their colours."""
@@ -216,45 +218,44 @@ class Renderer:
         def take(which: slice, small: Tensor, features: Tensor) -> None:
             moments.add(features.permute(0, 2, 3, 1).flatten(0, 2))
 
-        views = [View.whole(i, self.pictures.sizes[i]) for i in chosen]
-        self._visit(views, self.target.features, take, step, "target statistics")
+        views = [PictureView.whole(i, self.pictures.sizes[i]) for i in chosen]
+        self._render_blocks(views, self.target.features, take, step, "target statistics")
         self.target.mean.copy_(moments.mean)
         self.target.std.copy_(moments.spread())
 
-    def pool(self, views: Sequence[View], step: Step = silent, stage: str = "targets") -> Pool:
+    def pool(self, views: Sequence[PictureView], step: Step = silent, stage: str = "targets") -> ViewPool:
         """Render the views and compute their targets."""
-        count = len(views)
-        pool = Pool(
-            torch.empty(count, 3, PICTURE, PICTURE, dtype=torch.uint8, device=self.device),
-            torch.empty(count, self.target.channels, USED, USED, dtype=torch.float16, device=self.device),
+        count, channels, cells = len(views), self.target.channels, USED_CELLS
+        pool = ViewPool(
+            torch.empty(count, 3, PDN_SIDE, PDN_SIDE, dtype=torch.uint8, device=self.device),
+            torch.empty(count, channels, cells, cells, dtype=torch.float16, device=self.device),
         )
-        used = slice(FIRST, FIRST + USED)
+        used = slice(FIRST_CELL, FIRST_CELL + USED_CELLS)
 
         def take(which: slice, small: Tensor, targets: Tensor) -> None:
             pool.pictures[which].copy_(small)
             pool.targets[which].copy_(targets[:, :, used, used])
 
-        self._visit(views, self.target, take, step, stage)
+        self._render_blocks(views, self.target, take, step, stage)
         return pool
 
 
 @dataclass(frozen=True)
-class Pool:
-    """Views at hand: pictures `[S, 3, 252, 252]` uint8, targets `[S, C, 55, 55]` fp16, cell (0, 0) under the
-    first output."""
+class ViewPool:
+    """Rendered views: pictures `[S, 3, 252, 252]` uint8; targets `[S, C, 55, 55]` fp16 from `FIRST_CELL`."""
 
     pictures: Tensor
     targets: Tensor
 
     @staticmethod
     def bytes_per_view(channels: int) -> int:
-        return 3 * PICTURE * PICTURE + 2 * channels * USED * USED
+        return 3 * PDN_SIDE * PDN_SIDE + 2 * channels * USED_CELLS * USED_CELLS
 
     def crops(self, batch: int, crop: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Random crops `[B, 3, crop, crop]` uint8 and their targets `[B, C, n, n]` float32."""
-        cells = outputs_of(crop)
+        cells = count_outputs(crop)
         views = rng.integers(len(self.pictures), size=batch)
-        places = rng.integers((PICTURE - crop) // STRIDE + 1, size=(batch, 2))
+        places = rng.integers((PDN_SIDE - crop) // STRIDE + 1, size=(batch, 2))
         pictures, targets = [], []
         for view, (y, x) in zip(views.tolist(), places.tolist(), strict=True):
             top, left = STRIDE * y, STRIDE * x

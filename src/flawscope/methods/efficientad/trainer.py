@@ -15,21 +15,21 @@ from torch import Tensor, nn
 from flawscope.methods import training, training_state
 from flawscope.methods.efficientad import FIRST_LAYERS, PAPER_STEPS, RECEPTIVE_FIELD, STRIDE
 from flawscope.methods.efficientad.model import Model, bordered
-from flawscope.methods.efficientad.networks import normalised, outputs_of
+from flawscope.methods.efficientad.networks import count_outputs, normalised
 from flawscope.methods.efficientad.training_pictures import (
-    Generated,
-    Natural,
-    Spoiler,
-    Spoilt,
+    DefectOutputs,
+    DefectSimulator,
+    GeneratedPictures,
+    NaturalPictures,
     TeacherOutputs,
-    outputs_on,
-    recoloured,
+    outputs_seeing,
+    recolour,
 )
-from flawscope.methods.good_pictures import GoodPictures, plain
+from flawscope.methods.good_pictures import GoodPictures, unmark
 from flawscope.methods.task import Task
 
 FIRST_WEIGHTS, ORDER, STEP, DROPOUT = range(10, 14)  # RNG streams, one for each purpose
-Chosen = Tensor | tuple[Tensor, ...]  # [B, h, w] bool, or the numbers of its true elements
+CellIndex = Tensor | tuple[Tensor, ...]  # [B, h, w] bool, or the numbers of its true elements
 
 
 @dataclass
@@ -39,11 +39,11 @@ class Batch:
     images: Tensor  # [B, 3, H, W] float32 in 0..1
     recoloured: Tensor  # the same, without defects, in other colours
     # [B, C, n, m] fp16: the teacher's outputs on the windows, not standardised; None: not known
-    taught: Tensor | None
-    other: Tensor | None  # [B, 3, h, w] uint8: pictures of other things, of the window's size
+    targets: Tensor | None
+    natural: Tensor | None  # [B, 3, h, w] uint8: pictures of other things, of the window's size
     cells: list[tuple[int, int]]  # where each window begins, in outputs
     valid_mask: Tensor | None  # [B, n, m] bool: the outputs that count; None: all of them
-    spoilt: Spoilt | None = None  # outputs [B, n, m] that see simulated defects; None: there are none
+    spoilt: DefectOutputs | None = None  # outputs [B, n, m] that see simulated defects; None: there are none
 
 
 class Trainer(training.Trainer[Batch]):
@@ -62,19 +62,19 @@ class Trainer(training.Trainer[Batch]):
         model: Model,
         images: GoodPictures,
         taught: TeacherOutputs,
-        other: Generated | Natural | None,
+        other: GeneratedPictures | NaturalPictures | None,
         task: Task,
     ):
-        self.model, self.images, self.taught, self.other = model, images, taught, other
+        self.model, self.images, self.teacher_outputs, self.natural = model, images, taught, other
         self.config, self.training = model.config, taught.learnt
-        most = max(model.grid) if self.config.window is None else outputs_of(self.config.window)
+        most = max(model.grid) if self.config.window is None else count_outputs(self.config.window)
         self.window = min(most, model.grid[0]), min(most, model.grid[1])  # cells
         height, width = (RECEPTIVE_FIELD + STRIDE * (n - 1) for n in self.window)
         self.window_pixels = height, width
-        self.spoiler = None
+        self.defect_simulator = None
         if self.config.defects:
             region, tiled = model.roi.cpu().numpy(), self.config.tile is not None
-            self.spoiler = Spoiler(images, self.training, region, self.config.defects, tiled)
+            self.defect_simulator = DefectSimulator(images, self.training, region, self.config.defects, tiled)
         super().__init__(
             (model.student, model.autoencoder), model.config, model.mean.device, task.say, task.step
         )
@@ -83,10 +83,9 @@ class Trainer(training.Trainer[Batch]):
             self._start_from_teacher()
 
     def _start_from_teacher(self) -> None:
-        """Copy the teacher's weights into the student, which then knows good pictures and has to forget all
-        else. Its first layers, which cost most, stay the teacher's."""
+        """Copy the teacher's weights into the student. The first layers, which cost most, do not learn."""
         model, student = self.model, self.model.student
-        last, taught = _last(student), _last(model.teacher)
+        last, taught = _last_layer(student), _last_layer(model.teacher)
         assert last.bias is not None
         assert taught.bias is not None
         with torch.no_grad():
@@ -105,26 +104,26 @@ class Trainer(training.Trainer[Batch]):
         for number in range(step * self.config.batch, (step + 1) * self.config.batch):
             place = self.drawn(ORDER, number, count)
             index = self.training[place]
-            image, mask = plain(self.images[index]), self.taught.valid_mask(place)
+            image, mask = unmark(self.images[index]), self.teacher_outputs.valid_mask(place)
             shown, places = image, mask
-            if self.spoiler is not None:
-                shown, defects = self.spoiler(index, rng)
-                found = outputs_on(defects, self.config.border)
+            if self.defect_simulator is not None:
+                shown, defects = self.defect_simulator(index, rng)
+                found = outputs_seeing(defects, self.config.border)
                 places = found.within if mask is None else found.within & mask
                 places = places if places.any() else mask
-            y, x = self._place(places, rng)
+            y, x = self._draw_window(places, rng)
             window = (slice(y, y + self.window[0]), slice(x, x + self.window[1]))
-            if self.spoiler is None:
-                taught.append(self.taught[place][0][:, *window])
+            if self.defect_simulator is None:
+                taught.append(self.teacher_outputs[place][0][:, *window])
             else:
                 spoilt.append((found.anywhere[window], found.within[window]))
-            changed.append(recoloured(image, int(rng.integers(3)), float(rng.uniform(0.8, 1.2))))
+            changed.append(recolour(image, int(rng.integers(3)), float(rng.uniform(0.8, 1.2))))
             images.append(shown)
             cells.append((y, x))
             if mask is not None:
                 valid_mask.append(mask[window])
-            if self.other is not None:
-                other.append(torch.from_numpy(self.other.draw(self.window_pixels, rng)).permute(2, 0, 1))
+            if self.natural is not None:
+                other.append(torch.from_numpy(self.natural.draw(self.window_pixels, rng)).permute(2, 0, 1))
         return Batch(
             torch.stack(images),
             torch.stack(changed),
@@ -132,19 +131,19 @@ class Trainer(training.Trainer[Batch]):
             torch.stack(other) if other else None,
             cells,
             torch.stack(valid_mask) if valid_mask else None,
-            Spoilt(*map(torch.stack, zip(*spoilt, strict=True))) if spoilt else None,
+            DefectOutputs(*map(torch.stack, zip(*spoilt, strict=True))) if spoilt else None,
         )
 
-    def _place(self, valid_mask: Tensor | None, rng: np.random.Generator) -> tuple[int, int]:
+    def _draw_window(self, valid_mask: Tensor | None, rng: np.random.Generator) -> tuple[int, int]:
         """The first cell (row, column) of a random window in which something counts."""
-        ys, xs = (_starts(n, m) for n, m in zip(self.model.grid, self.window, strict=True))
+        ys, xs = (_window_starts(n, m) for n, m in zip(self.model.grid, self.window, strict=True))
         if valid_mask is None:
             return ys[int(rng.integers(len(ys)))], xs[int(rng.integers(len(xs)))]
         height, width = self.window
         places = [(y, x) for y in ys for x in xs if valid_mask[y : y + height, x : x + width].any()]
         return places[int(rng.integers(len(places)))]
 
-    def _cut(self, images: Tensor, cells: list[tuple[int, int]]) -> Tensor:
+    def _cut_windows(self, images: Tensor, cells: list[tuple[int, int]]) -> Tensor:
         """The windows `[B, 3, h, w]` of pictures [B, 3, H, W], as the PDNs see them."""
         seen = bordered(images, self.config.border)
         height, width = self.window_pixels
@@ -155,38 +154,38 @@ class Trainer(training.Trainer[Batch]):
         return torch.stack(parts)
 
     def losses(self, networks: Sequence[nn.Module], batch: Batch, step: int) -> list[Tensor]:
-        """The hard-feature loss, the penalty, the autoencoder's loss, and the student's against it."""
+        """L_hard, the penalty, L_AE and L_STAE (3.2 and 3.3)."""
         student, autoencoder = cast(nn.Sequential, networks[0]), networks[1]
         count = len(batch.images)
         images = normalised(training_state.uploaded(batch.images, self.device))
         changed = normalised(training_state.uploaded(batch.recoloured, self.device))
-        windows, changed_windows = (self._cut(part, batch.cells) for part in (images, changed))
+        windows, changed_windows = (self._cut_windows(part, batch.cells) for part in (images, changed))
         seen = [windows]
-        if batch.other is not None:
-            seen.append(normalised(training_state.uploaded(batch.other, self.device).float() / 255))
+        if batch.natural is not None:
+            seen.append(normalised(training_state.uploaded(batch.natural, self.device).float() / 255))
         together = torch.cat([*seen, changed_windows]).contiguous(memory_format=torch.channels_last)
         with self.autocast():
-            first, second, taught, changed_taught = self._described(student, together, batch)
-            rebuilt = self._rebuilt(autoencoder, changed, step)
+            first, second, taught, changed_taught = self._forward(student, together, batch)
+            rebuilt = self._reconstruct(autoencoder, changed, step)
         valid_mask, learnt = self._chosen(batch.valid_mask), first[:count]
         if batch.spoilt is None:
-            squares = _where((taught - learnt).square(), valid_mask)
-            hard, penalty = _hardest(squares, self.config.hard), learnt.new_zeros(())
+            squares = _select((taught - learnt).square(), valid_mask)
+            hard, penalty = _hard_loss(squares, self.config.hard), learnt.new_zeros(())
         else:
-            hard, penalty = self._of_student(learnt, taught, batch.valid_mask, batch.spoilt)
-        if batch.other is not None:
+            hard, penalty = self._student_losses(learnt, taught, batch.valid_mask, batch.spoilt)
+        if batch.natural is not None:
             penalty = penalty + first[count:].square().mean()
         height, width = self.window
         rebuilt = torch.stack(
             [one[:, y : y + height, x : x + width] for one, (y, x) in zip(rebuilt, batch.cells, strict=True)]
         ).float()
-        goals = _where(rebuilt, valid_mask)
-        of_autoencoder = F.mse_loss(goals, _where(changed_taught, valid_mask))
+        goals = _select(rebuilt, valid_mask)
+        of_autoencoder = F.mse_loss(goals, _select(changed_taught, valid_mask))
         # its gradient reaches the autoencoder too, as published
-        of_student = F.mse_loss(_where(second, valid_mask), goals)
+        of_student = F.mse_loss(_select(second, valid_mask), goals)
         return [hard, penalty, of_autoencoder, of_student]
 
-    def _described(
+    def _forward(
         self, student: nn.Sequential, windows: Tensor, batch: Batch
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Outputs of the student's first half on all windows but the recoloured ones, and of its second half
@@ -196,38 +195,39 @@ class Trainer(training.Trainer[Batch]):
         same = FIRST_LAYERS if self.config.start == "teacher" else 0
         with torch.no_grad():
             begun = teacher[:same](windows)
-            asked = begun[-count:] if batch.taught is not None else torch.cat([begun[:count], begun[-count:]])
+            known = batch.targets
+            asked = begun[-count:] if known is not None else torch.cat([begun[:count], begun[-count:]])
             answers = teacher[same:](asked).float()
-        if batch.taught is not None:
-            answers = torch.cat([training_state.uploaded(batch.taught, self.device).float(), answers])
-        taught = self.model.standardised(answers)
+        if known is not None:
+            answers = torch.cat([training_state.uploaded(known, self.device).float(), answers])
+        taught = self.model.standardise(answers)
         # the last layer's two halves see different windows
-        last, described = _last(student), student[same:-1](begun)
+        last, described = _last_layer(student), student[same:-1](begun)
         assert last.bias is not None
         first = F.conv2d(described[:-count], last.weight[:channels], last.bias[:channels])
         second = F.conv2d(described[-count:], last.weight[channels:], last.bias[channels:])
         return first.float(), second.float(), taught[:count], taught[count:]
 
-    def _of_student(
-        self, learnt: Tensor, taught: Tensor, valid_mask: Tensor | None, spoilt: Spoilt
+    def _student_losses(
+        self, learnt: Tensor, taught: Tensor, valid_mask: Tensor | None, spoilt: DefectOutputs
     ) -> tuple[Tensor, Tensor]:
         """The hard-feature loss where there are no defects, and the penalty where there are."""
         squares, none = (taught - learnt).square(), learnt.new_zeros(())
         good, bad = ~spoilt.anywhere, spoilt.within  # on the CPU: `any` waits for no GPU
         if valid_mask is not None:
             good, bad = good & valid_mask, bad & valid_mask
-        hard = _hardest(_where(squares, self._chosen(good)), self.config.hard) if good.any() else none
-        return hard, _where(learnt, self._chosen(bad)).square().mean() if bad.any() else none
+        hard = _hard_loss(_select(squares, self._chosen(good)), self.config.hard) if good.any() else none
+        return hard, _select(learnt, self._chosen(bad)).square().mean() if bad.any() else none
 
-    def _chosen(self, valid_mask: Tensor | None) -> Chosen | None:
-        """The cells that count, as `_where` takes them. A GPU gets their indices: a mask would make the CPU
-        wait until the GPU has counted its elements."""
+    def _chosen(self, valid_mask: Tensor | None) -> CellIndex | None:
+        """The cells that count, as `_select` takes them. A GPU gets their indices: with a mask the CPU
+        would wait until the GPU has counted its elements."""
         if valid_mask is None or self.device.type != "cuda":
             return None if valid_mask is None else valid_mask.to(self.device)
         return tuple(training_state.uploaded(part, self.device) for part in valid_mask.nonzero(as_tuple=True))
 
-    def _rebuilt(self, autoencoder: nn.Module, images: Tensor, step: int) -> Tensor:
-        """Outputs of the autoencoder, with a dropout that depends on the step alone."""
+    def _reconstruct(self, autoencoder: nn.Module, images: Tensor, step: int) -> Tensor:
+        """Outputs of the autoencoder; its dropout depends on the step alone."""
         devices = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
             torch.manual_seed(self.torch_seed(DROPOUT, step))
@@ -235,26 +235,25 @@ class Trainer(training.Trainer[Batch]):
         return rebuilt
 
 
-def _starts(cells: int, window: int) -> list[int]:
-    """First cells of windows that cover all cells evenly. More windows would only make the outer cells rarer:
-    a PDN does not depend on the place."""
+def _window_starts(cells: int, window: int) -> list[int]:
+    """First cells of as few windows as cover all cells evenly: more would make the outer cells rarer."""
     count = -(-cells // window)
     if count == 1:
         return [0]
     return [round(k * (cells - window) / (count - 1)) for k in range(count)]
 
 
-def _last(network: nn.Module) -> nn.Conv2d:
+def _last_layer(network: nn.Module) -> nn.Conv2d:
     return cast(nn.Conv2d, cast(nn.Sequential, network)[-1])
 
 
-def _where(values: Tensor, valid_mask: Chosen | None) -> Tensor:
+def _select(values: Tensor, valid_mask: CellIndex | None) -> Tensor:
     """The values [B, C, h, w] where they count: [N, C]."""
     return values if valid_mask is None else values.permute(0, 2, 3, 1)[valid_mask]
 
 
-def _hardest(squares: Tensor, share: float) -> Tensor:
-    """Mean of the values at or above their `share`-quantile (3.2); `torch.quantile` takes too few values."""
+def _hard_loss(squares: Tensor, share: float) -> Tensor:
+    """L_hard (3.2): mean of the values at or above their `share`-quantile; `torch.quantile` takes too few."""
     values = squares.flatten()
     count = values.numel() - math.ceil(share * (values.numel() - 1))
     return values.topk(max(1, count), sorted=False).values.mean()

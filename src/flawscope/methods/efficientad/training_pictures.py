@@ -18,11 +18,11 @@ from PIL import Image
 from torch import Tensor
 
 from flawscope.errors import InputError
-from flawscope.methods.detector import whole_fp32
+from flawscope.methods.detector import without_tf32
 from flawscope.methods.efficientad import GENERATED, NONE, RECEPTIVE_FIELD, STRIDE
 from flawscope.methods.efficientad.model import Model, bordered
 from flawscope.methods.efficientad.networks import normalised
-from flawscope.methods.good_pictures import FeatureCache, GoodPictures, Parts, pixels_of
+from flawscope.methods.good_pictures import FeatureCache, GoodPictures, PartMasks, to_pixels
 from flawscope.pictures.decoding import decode, to_eight_bits
 from flawscope.pictures.listing import list_pictures
 from flawscope.pictures.views import unmarked
@@ -54,10 +54,10 @@ class TeacherOutputs(FeatureCache):
 
     def compute(self, images: Tensor) -> list[Tensor]:
         seen = bordered(normalised(self.model.filled(images)), self.model.config.border)
-        with whole_fp32(images.device):
+        with without_tf32(images.device):
             return [self.model.teacher(seen).float()]
 
-    def cells(self, places: Sequence[int], images: Tensor) -> list[Tensor] | None:
+    def valid_cells(self, places: Sequence[int], images: Tensor) -> list[Tensor] | None:
         masks = [mask for mask in map(self.valid_mask, places) if mask is not None]
         return [torch.stack(masks).to(self.device)] if masks else None
 
@@ -74,14 +74,14 @@ class TeacherOutputs(FeatureCache):
 # ------------------------------------------------------------------------------------------- other pictures
 
 
-def other_pictures(natural: str) -> Generated | Natural | None:
+def other_pictures(natural: str) -> GeneratedPictures | NaturalPictures | None:
     """Source of the pictures that the student must not learn, by the setting `natural`."""
     if natural == NONE:
         return None
-    return Generated() if natural == GENERATED else Natural(natural)
+    return GeneratedPictures() if natural == GENERATED else NaturalPictures(natural)
 
 
-class Natural:
+class NaturalPictures:
     """Photographs of a folder, scaled to 512 x 512 pixels, grey with probability 0.3 (A.1). The authors cut
     out the middle; here the place is random, since a few thousand pictures stand for ImageNet."""
 
@@ -114,7 +114,7 @@ class Natural:
         return np.array(image.resize((side[1], side[0]), Image.Resampling.BILINEAR, box=box))
 
 
-class Generated:
+class GeneratedPictures:
     """The stand-in where there are no photographs: two drawn textures, one in patches on the other."""
 
     name = "generated textures, no photographs"
@@ -131,7 +131,7 @@ class Generated:
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's grey
 
 
-def recoloured(image: Tensor, kind: int, factor: float) -> Tensor:
+def recolour(image: Tensor, kind: int, factor: float) -> Tensor:
     """Picture `[3, H, W]` in 0..1 with another brightness (kind 0), contrast (1) or saturation (2): blended
     by `factor` with black, with its mean grey, or with its own greys (A.1)."""
     grey = (image * torch.tensor(LUMA, dtype=image.dtype, device=image.device).view(3, 1, 1)).sum(0)
@@ -141,12 +141,12 @@ def recoloured(image: Tensor, kind: int, factor: float) -> Tensor:
 
 SCALES = tuple(DefectScale)
 ON_PART = 0.75  # probability that a picture's defects lie on the part, where most real ones do
-LEARNT = 24  # pictures at most that the part is learnt from
-MIDDLE = 15  # pixels a side, in the middle of what an output sees: a defect there must be found
+PART_PICTURES = 24  # pictures at most that the part is learnt from
+MIDDLE_SIDE = 15  # pixels a side, in the middle of what an output sees: a defect there must be found
 
 
 @dataclass
-class Spoilt:
+class DefectOutputs:
     """Outputs `[..., h, w]` bool that see simulated defects."""
 
     anywhere: Tensor  # in their receptive field
@@ -154,7 +154,7 @@ class Spoilt:
 
 
 @dataclass
-class Spoiler:
+class DefectSimulator:
     """Puts simulated defects on good pictures. Each result depends on its generator alone."""
 
     images: GoodPictures
@@ -164,13 +164,13 @@ class Spoiler:
     tiled: bool = False  # pictures show different places
 
     def __post_init__(self) -> None:
-        self.parts = Parts(self.images, self.training, 0 if self.tiled else LEARNT, self.region)
+        self.parts = PartMasks(self.images, self.training, 0 if self.tiled else PART_PICTURES, self.region)
 
     def __call__(self, index: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Picture `[3, H, W]` float32 in 0..1 with defects of any scale, unchanged elsewhere to the last bit,
         and the defects' mask [H, W] bool."""
         image = self.images[index]
-        pixels, inside = pixels_of(image)
+        pixels, inside = to_pixels(image)
         within = self.parts[index] if rng.random() < ON_PART else inside & self.region
         where = np.zeros_like(within)
         for _ in range(self.count):
@@ -182,10 +182,10 @@ class Spoiler:
         return torch.where(mask, changed, torch.from_numpy(unmarked(image.numpy())[0])), mask
 
 
-def outputs_on(defects: Tensor, border: int) -> Spoilt:
+def outputs_seeing(defects: Tensor, border: int) -> DefectOutputs:
     """PDN outputs that see the defects [H, W] bool of a picture that is mirrored outwards."""
     seen = bordered(defects[None, None].float(), border)
-    edge = (RECEPTIVE_FIELD - MIDDLE) // 2
+    edge = (RECEPTIVE_FIELD - MIDDLE_SIDE) // 2
     anywhere = F.max_pool2d(seen, RECEPTIVE_FIELD, STRIDE)[0, 0] > 0
-    within = F.max_pool2d(F.pad(seen, (-edge,) * 4), MIDDLE, STRIDE)[0, 0] > 0
-    return Spoilt(anywhere, within)
+    within = F.max_pool2d(F.pad(seen, (-edge,) * 4), MIDDLE_SIDE, STRIDE)[0, 0] > 0
+    return DefectOutputs(anywhere, within)

@@ -15,7 +15,7 @@ from flawscope.methods.method import Method, deferred
 from flawscope.methods.settings import AUTO, PictureSettings, Rule
 
 NAME = "ensemble"
-COMMON = {field.name for field in fields(PictureSettings)} - {"size"}  # settings that all members share
+SHARED_SETTINGS = {field.name for field in fields(PictureSettings)} - {"size"}  # of all members
 
 
 @dataclass(frozen=True)
@@ -46,17 +46,17 @@ class Config(PictureSettings):
             yield whole, f"members: {text!r:.60} must name its size, without crop, and share positions"
 
     @property
-    def deciding(self) -> list[int]:
+    def deciding_members(self) -> list[int]:
         """Numbers of the members whose scores count."""
-        return self._of(self.decides) or [*range(len(self.members))]
+        return self._members_of(self.decides) or [*range(len(self.members))]
 
     @property
-    def outlining(self) -> list[int]:
+    def outlining_members(self) -> list[int]:
         """Numbers of the members whose maps weight those of the others; none where there are no others."""
-        found = self._of(self.outlines)
+        found = self._members_of(self.outlines)
         return found if len(found) < len(self.members) else []
 
-    def _of(self, method: str) -> list[int]:
+    def _members_of(self, method: str) -> list[int]:
         return [k for k, text in enumerate(self.members) if text.split()[0] == method]
 
     def each(self) -> list[tuple[Method, PictureSettings]]:
@@ -67,22 +67,22 @@ class Config(PictureSettings):
         try:
             name, *pairs = shlex.split(text) or [""]
             method, values = registry.method(name), parse_assignments(pairs)
-            if method.name == NAME or COMMON & set(values):
-                what = sorted(COMMON & set(values)) or [NAME]
+            if method.name == NAME or SHARED_SETTINGS & set(values):
+                what = sorted(SHARED_SETTINGS & set(values)) or [NAME]
                 raise InputError(f"leave out {', '.join(what)}: it is for the ensemble alone")
             config = registry.configure(method, values.pop("preset", "default"), values)
         except (InputError, ValueError) as error:  # ValueError: a quotation mark without another
             raise InputError(f"setting members: {text!r:.60}: {error}") from None
-        common = {key: getattr(self, key) for key in COMMON}
+        common = {key: getattr(self, key) for key in SHARED_SETTINGS}
         # pictures come to it whole: where they are fitted in, the padding is marked already
         return method, replace(config, **{**common, "keep_aspect": False, "crop": None, "masked": self.pads})
 
 
-def spelled(method: Method, config: PictureSettings) -> str:
-    """A member as `Config.members` has it, with all its settings; of files the names alone."""
+def format_member(method: Method, config: PictureSettings) -> str:
+    """Format a member as `Config.members` has it, with all its settings; of files the names alone."""
     words = [method.name]
     for key, value in asdict(config).items():
-        if key not in COMMON:
+        if key not in SHARED_SETTINGS:
             text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
             words.append(shlex.quote(f"{key}={text.rpartition('/')[2] if key in config.PATHS else text}"))
     return " ".join(words)

@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 from flawscope.errors import InputError
-from flawscope.methods.ensemble import spelled
+from flawscope.methods.ensemble import format_member
 from flawscope.methods.ensemble.model import Member, Model
 from flawscope.methods.good_pictures import GoodPictures, HeldOut, packed
 from flawscope.methods.method import Method
 from flawscope.methods.task import Budget, Defect, Fitted, Task
 
-ENOUGH = 20  # pictures that a member is calibrated on by itself: what it says alone is not promised
+MEMBER_PICTURES = 20  # pictures that a member is calibrated on by itself: what it says alone is not promised
 # Least spread in shares of the mean: of a map's values, so that distances count in units of the usual one;
 # of scores, since of one picture held out there is none
-SMALLEST = (1.0, 1e-2)
+MIN_SPREAD = (1.0, 1e-2)
 
 
 def fit(model: Model, task: Task) -> Fitted:
@@ -36,11 +36,11 @@ def fit(model: Model, task: Task) -> Fitted:
     parts, members = [], list[str]()
     for k, (method, _) in enumerate(each):
         member = model.members[k]
-        own = _task_of(model, member, method, task, images, held, f"{k + 1}. {method.name}")
+        own = _member_task(model, member, method, task, images, held, f"{k + 1}. {method.name}")
         parts.append(method.fitted(member.detector, own))
-        members.append(spelled(method, member.detector.config))
+        members.append(format_member(method, member.detector.config))
     model.config = replace(model.config, members=tuple(members))
-    model.normal.copy_(_normal(model, held))
+    model.normal.copy_(_measure_normal(model, held))
     fitted = Fitted(held.calibration(model), held.numbers, images.numbers)
     for k, ((method, _), part) in enumerate(zip(each, parts, strict=True)):
         fitted.summary += [f"{k + 1}. {method.name}: {line}" for line in part.summary]
@@ -48,7 +48,7 @@ def fit(model: Model, task: Task) -> Fitted:
     return fitted
 
 
-def _task_of(
+def _member_task(
     model: Model, member: Member, method: Method, task: Task, images: GoodPictures, held: HeldOut, name: str
 ) -> Task:
     """The task of a member: the same pictures at its size. One that holds pictures out gets those that the
@@ -65,23 +65,23 @@ def _task_of(
         task,
         settle=lambda numbers: [i for i in numbers if i in usable],
         reserved=held.numbers,
-        seen=[_sized(one, member, sized) for one in task.seen] if method.takes_seen_defects else (),
-        enough=ENOUGH,
+        seen=[_resize_defect(one, member, sized) for one in task.seen] if method.takes_seen_defects else (),
+        enough=MEMBER_PICTURES,
         budget=Budget(),
         say=lambda line: task.say(f"{name}: {line}"),
         step=lambda stage, done, total: task.step(f"{name}: {stage}", done, total),
     )
     if method.holds_out:
-        return own.shown_by(sized)
+        return own.with_pictures(sized)
     return replace(own, load=lambda i: sized(images[i]) if i in learnt else None, reserved=())
 
 
-def _sized(defect: Defect, member: Member, sized: Callable[[Tensor], Tensor]) -> Defect:
-    mask = member.counted(torch.from_numpy(defect.mask)[None].to(member.down_rows.device))[0]
+def _resize_defect(defect: Defect, member: Member, sized: Callable[[Tensor], Tensor]) -> Defect:
+    mask = member.resize_mask(torch.from_numpy(defect.mask)[None].to(member.down_rows.device))[0]
     return Defect(packed(sized(defect.image)), mask.cpu().numpy(), defect.name)
 
 
-def _normal(model: Model, held: HeldOut) -> Tensor:
+def _measure_normal(model: Model, held: HeldOut) -> Tensor:
     """Means and spreads of what each member says of the pictures held out, as `Model.normal` has them."""
     found: dict[int, Tensor] = {}
 
@@ -96,5 +96,5 @@ def _normal(model: Model, held: HeldOut) -> Tensor:
     moments = torch.stack([found[i] for i in held.numbers]).mean(0)  # whichever thread was first
     mean, square = moments[:, ::2], moments[:, 1::2]
     spread = (square - mean.square()).clamp(min=0).sqrt()  # rounding may bring it below 0
-    spread = spread.maximum(mean.new_tensor(SMALLEST) * mean.abs() + 1e-12)
+    spread = spread.maximum(mean.new_tensor(MIN_SPREAD) * mean.abs() + 1e-12)
     return torch.stack([mean, spread], dim=2).flatten(1).float()

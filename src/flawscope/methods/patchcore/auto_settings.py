@@ -27,8 +27,8 @@ from flawscope.methods.patchcore.bank_selection import bank_size
 from flawscope.methods.patchcore.fit import fit
 from flawscope.methods.patchcore.leave_one_out import nearest_distance
 from flawscope.methods.patchcore.model import Model
-from flawscope.methods.patchcore.patches import Job, collect, placed
-from flawscope.methods.settings import PATCH
+from flawscope.methods.patchcore.patches import FitJob, collect_patches, to_grid
+from flawscope.methods.settings import PATCH_SIZE_IN_NAME
 from flawscope.methods.task import Task, Undecided
 from flawscope.metrics import auroc
 from flawscope.pictures.preprocess import Preprocess
@@ -37,26 +37,26 @@ from flawscope.progress import Step
 from flawscope.synthesis import DefectScale, Foreground, simulate_defect
 from flawscope.synthesis.masks import bounding_box
 
-SIZES = (256, 384, 512)
+CANDIDATE_SIDES = (256, 384, 512)
 # The smallest is always in. Synthetic defects are local, and by them alone the finest size wins nearly
 # everywhere, although parts that are bent or out of place need a coarse look (docs/decisions/0007).
 CANDIDATES = ((256,), (256, 384), (256, 512))
-LEARN, HOLD, LEAST = 40, 20, 12  # pictures learnt from and held out at most, and needed altogether
-SIDE = 1024  # pixels that trial pictures are reduced to
-BANK = 4000  # elements of each size's trial bank
-CLOSE = 0.01  # a cheaper size wins if it is this close to the best
-STREAM = 62  # of random numbers
-PLACES = 8  # compared by `prefers_places`
-PICTURES = 16  # whose tiles at those places are compared
+MAX_LEARNT, MAX_HELD_OUT, MIN_PICTURES = 40, 20, 12  # pictures; the last one altogether
+TRIAL_SIDE = 1024  # pixels that trial pictures are reduced to
+TRIAL_BANK_SIZE = 4000  # elements of each size's trial bank
+MARGIN = 0.01  # a cheaper size wins if it is this close to the best
+RNG_STREAM = 62
+COMPARED_POSITIONS = 8  # compared by `prefers_own_banks`
+COMPARED_PICTURES = 16  # whose tiles at those places are compared
 Pixels = NDArray[Any]
 
 
 def choose(config: Config, undecided: Undecided) -> Config:
     """The settings with `size`, or, where there is a detector, with `positions` decided."""
     if undecided.model is None or undecided.task is None:
-        return replace(config, size=best_size(config, undecided))
+        return replace(config, size=choose_size(config, undecided))
     assert isinstance(undecided.model, Model)
-    each = prefers_places(undecided.model, undecided.task)
+    each = prefers_own_banks(undecided.model, undecided.task)
     return replace(config, positions="each" if each else "shared")
 
 
@@ -91,40 +91,40 @@ class Trial:
         return sum(size * size for size in self.sizes)
 
 
-def best_size(config: Config, task: Undecided) -> str:
-    """Choose the best `size` for these good pictures, as `Config` takes it, and say why in one line.
-    Simulated defects are put inside the region of interest, and only it counts."""
-    if PATCH.match(config.backbone):
+def choose_size(config: Config, task: Undecided) -> str:
+    """Choose the best `size` by simulated defects in the region of interest, and say why in one line."""
+    if PATCH_SIZE_IN_NAME.match(config.backbone):
         raise InputError(f"size: auto is for convolutional backbones: give --size for {config.backbone}")
     backbone, _ = load_backbone(config.backbone, config.stages, config.sizes[-1], config.weights)
     backbone = backbone.to(task.device)
     if backbone.fixed:
         raise InputError(f"backbone {backbone.name} takes one picture size only: give --size instead of auto")
-    pictures = sample(task.decoded, task.count, config.seed)
+    pictures = draw_samples(task.decoded, task.count, config.seed)
     default = Config().size
-    if len(pictures) < LEAST or any(p.pixels.dtype != np.uint8 for p in pictures):
-        why = f"only {pluralize(len(pictures), 'picture')}" if len(pictures) < LEAST else "deep pictures"
+    few = len(pictures) < MIN_PICTURES
+    if few or any(p.pixels.dtype != np.uint8 for p in pictures):
+        why = f"only {pluralize(len(pictures), 'picture')}" if few else "deep pictures"
         task.say(f"size {default}, the default: too little to choose by ({why})")
         return default
     shorter = min(round(min(p.pixels.shape[:2]) * p.reduced) for p in pictures)
-    sizes = tuple(s for s in SIZES if s <= shorter) or SIZES[:1]
+    sizes = tuple(s for s in CANDIDATE_SIDES if s <= shorter) or CANDIDATE_SIDES[:1]
     if len(sizes) == 1:
         task.say(
             f"size {sizes[0]}: the pictures are {shorter} px on their shorter side, larger ones add nothing"
         )
         return str(sizes[0])
-    count = min(HOLD, len(pictures) // 3)
+    count = min(MAX_HELD_OUT, len(pictures) // 3)
     held, learnt = pictures[:count], [p.pixels for p in pictures[count:]]
-    defects, smallest = spoilt(config, held, learnt, task)
+    defects, smallest = simulate_defects(config, held, learnt, task)
     shown = [*(p.pixels for p in held), *defects]
     candidates = [c for c in CANDIDATES if set(c) <= set(sizes)]
-    trials = [attempt(c, config, backbone, learnt, shown, count, task) for c in candidates]
+    trials = [try_sizes(c, config, backbone, learnt, shown, count, task) for c in candidates]
     best = max(trials, key=lambda trial: trial.auroc)
-    chosen = min((t for t in trials if t.auroc >= best.auroc - CLOSE), key=lambda trial: trial.cost)
+    chosen = min((t for t in trials if t.auroc >= best.auroc - MARGIN), key=lambda trial: trial.cost)
     others = ", ".join(f"{t.name} {t.auroc:.3f}" for t in trials if t is not chosen)
     line = (
         f"size {chosen.name}: image AUROC {chosen.auroc:.3f} on {pluralize(count, 'good picture')} held "
-        f"out, with {len(defects)} synthetic defects ({others}; the cheapest within {CLOSE} of the best)"
+        f"out, with {len(defects)} synthetic defects ({others}; the cheapest within {MARGIN} of the best)"
     )
     if any(p.reduced > 1 for p in pictures):  # smaller defects were not simulated
         line += (
@@ -135,16 +135,16 @@ def best_size(config: Config, task: Undecided) -> str:
     return chosen.name
 
 
-def sample(decoded: Callable[[int], Pixels | None], count: int, seed: int) -> list[Sample]:
-    """Up to `LEARN` + `HOLD` pictures, drawn by the seed; the first are to be held out."""
-    order = np.random.default_rng(seed).permutation(count)[: LEARN + HOLD]
-    return [_shrunk(p) for p in (decoded(int(i)) for i in order) if p is not None]
+def draw_samples(decoded: Callable[[int], Pixels | None], count: int, seed: int) -> list[Sample]:
+    """Up to `MAX_LEARNT` + `MAX_HELD_OUT` pictures, drawn by the seed; the first are to be held out."""
+    order = np.random.default_rng(seed).permutation(count)[: MAX_LEARNT + MAX_HELD_OUT]
+    return [_reduce(p) for p in (decoded(int(i)) for i in order) if p is not None]
 
 
-def _shrunk(picture: Pixels) -> Sample:
-    """The picture reduced to `SIDE` pixels at most: twice the largest size shows all that a size can see."""
+def _reduce(picture: Pixels) -> Sample:
+    """Reduce a picture to `TRIAL_SIDE` pixels: twice the largest size shows all that a size can see."""
     height, width = picture.shape[:2]
-    reduced = max(height, width) / SIDE
+    reduced = max(height, width) / TRIAL_SIDE
     if reduced <= 1 or picture.dtype != np.uint8:
         return Sample(np.ascontiguousarray(picture), 1.0)
     size = (max(1, round(width / reduced)), max(1, round(height / reduced)))
@@ -152,16 +152,16 @@ def _shrunk(picture: Pixels) -> Sample:
     return Sample(np.asarray(image), reduced)
 
 
-def spoilt(
+def simulate_defects(
     config: Config, held: Sequence[Sample], learnt: Sequence[Pixels], task: Undecided
 ) -> tuple[list[Pixels], float]:
-    """Every picture held out with a defect of each scale, on the part and inside the region of interest; and
-    the longer side of the smallest one, in pixels of the user's pictures."""
+    """Put a defect of each scale on every picture held out, on the part and in the region of interest.
+    Return these pictures, and the longer side of the smallest defect in pixels of the user's pictures."""
     foreground, defects, smallest = Foreground.of(learnt), [], float("inf")
     for k, (picture, reduced) in enumerate(held):
         within = foreground.mask(picture)
         if task.roi is not None:
-            preprocess = Preprocess((SIZES[-1],) * 2, config.keep_aspect, None, task.white_level)
+            preprocess = Preprocess((CANDIDATE_SIDES[-1],) * 2, config.keep_aspect, None, task.white_level)
             geometry = preprocess.geometry((picture.shape[0], picture.shape[1]))
             inside = geometry.warp_mask(roi_from(task.roi, preprocess))
             within = within & inside if (within & inside).any() else inside
@@ -174,7 +174,7 @@ def spoilt(
     return defects, smallest
 
 
-def attempt(
+def try_sizes(
     sizes: tuple[int, ...],
     config: Config,
     backbone: Backbone,
@@ -183,9 +183,9 @@ def attempt(
     held: int,
     task: Undecided,
 ) -> Trial:
-    """Fit a model of these sizes, and let it tell the pictures held out, the first of those shown, from the
-    others, which have defects of each scale in turn. Pictures are uint8."""
-    trial = replace(config, size="+".join(map(str, sizes)), count=BANK, memory=None)
+    """Fit a model of these sizes and measure how well it tells good pictures from defective ones. `shown`:
+    uint8, first those held out, then the same with a defect of each scale in turn."""
+    trial = replace(config, size="+".join(map(str, sizes)), count=TRIAL_BANK_SIZE, memory=None)
     preprocess = Preprocess(trial.sizes[-1], trial.keep_aspect, None, task.white_level)
     region = None if task.roi is None else torch.from_numpy(roi_from(task.roi, preprocess))
     model = Model(trial, backbone, region).to(backbone.mean.device)
@@ -209,31 +209,31 @@ def attempt(
 # ------------------------------------------------------------------------------------------------- positions
 
 
-def prefers_places(model: Model, task: Task) -> bool:
-    """Whether left-out tiles are nearer to banks of their own places than to a shared one.
+def prefers_own_banks(model: Model, task: Task) -> bool:
+    """Decide whether left-out tiles are nearer to banks of their own places than to a shared one.
 
     A place's bank is selected from a part of the shared bank's patches, so defects are no nearer to it; the
     question is whether good tiles are. At some places half of the pictures are compared with the other half:
     by the bank of their place, and by one for all these places that is as dense as a shared one.
     """
     assert task.places is not None
-    job, where = Job(model, replace(task, settle=list)), np.asarray(task.places.of)
-    rng = np.random.default_rng([job.config.seed, STREAM])
+    job, where = FitJob(model, replace(task, settle=list)), np.asarray(task.places.of)
+    rng = np.random.default_rng([job.config.seed, RNG_STREAM])
     tiles, groups = np.unique(where[where > 0]), np.asarray(task.groups)
-    places = np.sort(rng.permutation(tiles)[:PLACES])
-    chosen = rng.permutation(np.unique(groups))[:PICTURES]
+    places = np.sort(rng.permutation(tiles)[:COMPARED_POSITIONS])
+    chosen = rng.permutation(np.unique(groups))[:COMPARED_PICTURES]
     numbers = np.flatnonzero(np.isin(where, places) & np.isin(groups, chosen)).tolist()
-    patches = collect(job, numbers, "places")
-    lying, group = where[patches.rows], groups[patches.rows]
+    patches = collect_patches(job, numbers, "places")
+    lying, group = where[patches.numbers], groups[patches.numbers]
 
     def points(rows: Any, v: int) -> Tensor:
-        return patches.of(np.flatnonzero(rows).tolist()).points(v)[0]
+        return patches.select(np.flatnonzero(rows).tolist()).points(v)[0]
 
     def highest(rows: Any, v: int, bank: Tensor) -> list[float]:
         """The largest value of each tile's map."""
-        left, centre, view = patches.of(np.flatnonzero(rows).tolist()), bank.mean(0), job.views[v]
-        away = left.spread(v, nearest_distance(left.points(v)[0] - centre, bank - centre))
-        drawn = (view.anomaly_map(view.values(placed(one, view.inside.bool()))[None]) for one in away)
+        left, centre, view = patches.select(np.flatnonzero(rows).tolist()), bank.mean(0), job.views[v]
+        away = left.scatter_values(v, nearest_distance(left.points(v)[0] - centre, bank - centre))
+        drawn = (view.anomaly_map(view.map_values(to_grid(one, view.inside.bool()))[None]) for one in away)
         return [float(one.max()) for one in drawn]
 
     found: list[tuple[float, float]] = []
@@ -242,12 +242,12 @@ def prefers_places(model: Model, task: Task) -> bool:
         for v in range(len(job.views) if learnt.any() else 0):
             part = points(learnt, v)
             whole = bank_size(job.config, v, len(part) * len(tiles) // len(places))
-            common = _bank(part, whole * len(places) // len(tiles))
+            common = _select_bank(part, whole * len(places) // len(tiles))
             for place in places:
                 here, left = learnt & (lying == place), ~learnt & (lying == place)
                 if here.any() and left.any():
                     part = points(here, v)
-                    near = _bank(part, bank_size(job.config, v, len(part), len(tiles)))
+                    near = _select_bank(part, bank_size(job.config, v, len(part), len(tiles)))
                     found += zip(highest(left, v, near), highest(left, v, common), strict=True)
     if not found:
         return False
@@ -260,5 +260,5 @@ def prefers_places(model: Model, task: Task) -> bool:
     return which == "each"
 
 
-def _bank(points: Tensor, count: int) -> Tensor:
+def _select_bank(points: Tensor, count: int) -> Tensor:
     return points[coreset.select(points, max(1, min(count, len(points)))).indices]

@@ -13,21 +13,21 @@ from torch import Tensor, nn
 from flawscope.errors import InputError, pluralize
 from flawscope.methods.extract import BATCH, GPU_BATCH
 from flawscope.methods.patchcore import Config, coreset, few_shot, quantized_search
-from flawscope.methods.patchcore.leave_one_out import Selection
+from flawscope.methods.patchcore.leave_one_out import SelectedBank
 from flawscope.methods.patchcore.memory_bank import BLOCK
 from flawscope.methods.patchcore.model import Model
-from flawscope.methods.patchcore.patches import Job, Patches
+from flawscope.methods.patchcore.patches import FitJob, Patches
 from flawscope.methods.task import Task
 
 MIB, GIB = 2**20, 2**30
-MOST = 2 * GIB  # of features that are kept in memory if nobody asks for more
-ENGINE = 60 * MIB  # code and buffers that torch's kernels bring in when they are first used
-COPIES = 1.45  # of the widest layer's input and output, as measured (bench/fit.py)
+MAX_FEATURE_BYTES = 2 * GIB  # of features that are kept in memory if nobody asks for more
+KERNEL_BYTES = 60 * MIB  # code and buffers that torch's kernels bring in when they are first used
+ACTIVATION_FACTOR = 1.45  # of the widest layer's input and output, as measured (bench/fit.py)
 FEWEST = 2000  # elements at the larger sizes: sparser banks score good pictures of a small set too high
-ALL_PLACES = 400_000  # elements of the banks of all places together: 250 MB with the default backbone
-PLACE = 500  # of a place, however many there are
+MAX_OF_ALL_POSITIONS = 400_000  # elements of all their banks: 250 MB with the default backbone
+MIN_OF_POSITION = 500  # of a place, however many there are
 KEPT = 1 * GIB  # of patches of some places that stay, to leave pictures out of their banks once more
-PART = 16  # pictures that a part for a worker has at least
+MIN_PART = 16  # pictures that a part for a worker has at least
 
 
 # -------------------------------------------------------------------------------------------------- coresets
@@ -41,25 +41,27 @@ def bank_size(config: Config, view: int, patches: int, positions: int | None = N
     """
     if config.count is not None:
         wanted = config.count
-    elif config.looks[view][0] == config.view_sizes[0]:
+    elif config.view_specs[view][0] == config.view_sizes[0]:
         wanted = round(config.ratio * patches)
     else:
         wanted = max(round(config.fine_ratio * patches), FEWEST)
     if positions is not None and config.count is None:
-        wanted = min(wanted, max(ALL_PLACES // positions, PLACE))
+        wanted = min(wanted, max(MAX_OF_ALL_POSITIONS // positions, MIN_OF_POSITION))
     return max(1, min(wanted, config.cap, patches))
 
 
-def select(job: Job, patches: Patches) -> list[Selection]:
+def select_banks(job: FitJob, patches: Patches) -> list[SelectedBank]:
     """Select a coreset per view, and put it into the model as its memory bank."""
     found = []
     for v in range(len(job.views)):
         points, groups = patches.points(v)
-        found.append(select_view(job, v, points, groups, len(points), "coreset"))
+        found.append(select_bank(job, v, points, groups, len(points), "coreset"))
     return found
 
 
-def select_view(job: Job, v: int, points: Tensor, groups: Tensor, patches: int, stage: str) -> Selection:
+def select_bank(
+    job: FitJob, v: int, points: Tensor, groups: Tensor, patches: int, stage: str
+) -> SelectedBank:
     """Select a coreset of one view's points, and put it into the model as its memory bank, or add it to the
     bank that is extended.
 
@@ -68,27 +70,27 @@ def select_view(job: Job, v: int, points: Tensor, groups: Tensor, patches: int, 
         patches: number of patches that the points stand for.
     """
     view, config, places = job.views[v], job.config, job.task.places
-    progress = job.progress(job.named(stage, view))
-    if job.starts is None:
+    progress = job.progress(job.stage_name(stage, view))
+    if job.existing_banks is None:
         positions = None if places is None else places.count
         count = min(bank_size(config, v, patches, positions), len(points))
         result = coreset.select(points, count, groups=groups, progress=progress)
         view.set_bank(points[result.indices])
-        return Selection(view, groups[result.indices], points, groups, result)
-    start = job.starts[v]
+        return SelectedBank(view, groups[result.indices], points, groups, result)
+    start = job.existing_banks[v]
     count = min(bank_size(config, v, patches), len(points), max(0, config.cap - len(start.bank)))
     known: dict[str, Any] = {"start": start.bank, "start_groups": start.groups, "until": start.radius}
     result = coreset.select(points, count, groups=groups, progress=progress, **known)
     view.bank = view.bank[: len(start.bank)]  # a second selection starts as the first did
     view.extend_bank(points[result.indices])
-    return Selection(view, torch.cat([start.groups, groups[result.indices]]), points, groups, result)
+    return SelectedBank(view, torch.cat([start.groups, groups[result.indices]]), points, groups, result)
 
 
 # ---------------------------------------------------------------------------------------------------- memory
 
 
 @dataclass(frozen=True)
-class Plan:
+class MemoryPlan:
     """Shards the features are split into, and the process's predicted peak in bytes."""
 
     shards: int
@@ -96,7 +98,7 @@ class Plan:
     features: int
     free: int
 
-    def line(self) -> str:
+    def describe(self) -> str:
         how = (
             "features stay in memory"
             if self.shards == 1
@@ -107,13 +109,13 @@ class Plan:
         return f"memory: about {self.peak / GIB:.2f} GiB at the peak, {free}; {how}{tight}"
 
 
-def peak(model: Model, task: Task) -> int:
+def predict_peak(model: Model, task: Task) -> int:
     """Peak memory of the process of `fit` in bytes, as predicted when it begins."""
-    copies = () if task.places is not None else few_shot.ways(Job(model, task))
+    copies = () if task.places is not None else few_shot.choose_orientations(FitJob(model, task))
     return plan(model, task, task.count * (1 + len(copies))).peak
 
 
-def plan(model: Model, task: Task, count: int) -> Plan:
+def plan(model: Model, task: Task, count: int) -> MemoryPlan:
     """Predict the peak of a process, and split the pictures until it fits.
 
     Args:
@@ -128,7 +130,7 @@ def plan(model: Model, task: Task, count: int) -> Plan:
     on_cpu = device.type == "cpu"
     threads = torch.get_num_threads() if on_cpu else 1
     base = psutil.Process().memory_info().rss if on_cpu else 0
-    free = _free(device) if workers.memory is None else workers.memory
+    free = _free_bytes(device) if workers.memory is None else workers.memory
     width = model.views[0].embedding.width
     patches = [int(view.inside.sum()) for view in model.views]
     # features, three distances or norms, a group number, the nearest element, a place in its cell
@@ -137,8 +139,8 @@ def plan(model: Model, task: Task, count: int) -> Plan:
         per_picture += sum(patches) * (1 + width * 4) + model.roi.numel()
     banks = [bank_size(config, v, n * count // (places or 1), places) for v, n in enumerate(patches)]
     features = count * per_picture
-    budget = config.memory * GIB if config.memory is not None else min(MOST, 0.5 * free)
-    shards = max(1, math.ceil(features / max(budget, 1)), min(workers.count, count // PART))
+    budget = config.memory * GIB if config.memory is not None else min(MAX_FEATURE_BYTES, 0.5 * free)
+    shards = max(1, math.ceil(features / max(budget, 1)), min(workers.count, count // MIN_PART))
     if config.shards is not None:
         shards = config.shards
         if shards > count:
@@ -152,11 +154,11 @@ def plan(model: Model, task: Task, count: int) -> Plan:
         )
     # a thread holds the decoded picture, its upright copy and what the resize reads
     batch, decoded = (BATCH, 3 * task.decoded) if on_cpu else (GPU_BATCH, 0)
-    embedding = threads * (batch * _activations(model) + decoded) + ENGINE
+    embedding = threads * (batch * _activation_bytes(model) + decoded) + KERNEL_BYTES
     # products of a block with a batch of picks, and the block itself
     selecting = threads * coreset.ROWS * (coreset.BATCH + 2 * width) * 4
     # of one view at a time, beside its features
-    rounded = quantized_search.width_of(width) + 4 if on_cpu and quantized_search.pays() else 0
+    rounded = quantized_search.row_bytes(width) + 4 if on_cpu and quantized_search.is_faster() else 0
     selecting += max(patches) * count * rounded
     # one row block of the neighbours' table against the bank; the bank in its forms
     installing = threads * BLOCK // 4 * max(banks) * 4 + 4 * sum(banks) * (places or 1) * width * 4
@@ -165,10 +167,10 @@ def plan(model: Model, task: Task, count: int) -> Plan:
     else:  # the coresets of the shards
         kept = 0 if shards == 1 else 2 * sum(banks) * width * 4 * 2
     most = base + features // shards + embedding + selecting + installing + kept
-    return Plan(shards, int(most), features, int(free))
+    return MemoryPlan(shards, int(most), features, int(free))
 
 
-def _activations(model: Model) -> int:
+def _activation_bytes(model: Model) -> int:
     """Bytes that one picture takes in the backbone at once: the widest layer's input and output, and the
     copies that convolutions make of them (padding, memory layout)."""
     widest = 0
@@ -186,10 +188,10 @@ def _activations(model: Model) -> int:
     finally:
         for hook in hooks:
             hook.remove()
-    return int(COPIES * widest)
+    return int(ACTIVATION_FACTOR * widest)
 
 
-def _free(device: torch.device) -> int:
+def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return int(psutil.virtual_memory().available)  # MPS shares the machine's memory

@@ -24,14 +24,14 @@ from torch import Tensor
 
 from flawscope.errors import InputError, pluralize
 from flawscope.methods.patchcore import quantized_search
-from flawscope.methods.patchcore.quantized_search import Batch, ByteBound
-from flawscope.methods.threads import Each, alone, workers
+from flawscope.methods.patchcore.quantized_search import ByteBound, PickBound
+from flawscope.methods.threads import MapBlocks, run_serially, workers
 
-POOL = 4096  # farthest points looked at between two updates of everything
-STRIDE = 64  # picks made between two looks at how many of them still held (one host sync on a GPU)
+POOL_SIZE = 4096  # farthest points looked at between two updates of everything
+STRIDE = 64  # picks between two checks of how many are still right (each a host sync on a GPU)
 ROWS = 2048  # rows of a block: its products with a batch of picks stay in the cache
 BATCH = 512  # most picks multiplied at once
-RUNS = 4  # groups of a block that are met one by one: of more, threads would wait for Python's lock
+MAX_RUNS = 4  # groups of a block that are met one by one: of more, threads would wait for Python's lock
 PICKED = float("-inf")  # never again: below any squared distance, also those that rounding makes negative
 
 Progress = Callable[[int, int], None]  # picks made, picks wanted
@@ -96,7 +96,7 @@ def select(
         raise InputError(f"the first pick {first} is not one of {pluralize(total, 'point')}")
     device = features.device
     with torch.inference_mode(), workers(device) as each:
-        update = _Update(features, groups, each)
+        update = _Distances(features, groups, each)
         if not bool(update.norms.isfinite().all()):
             raise InputError("cannot pick from features that are not finite numbers, or too large")
 
@@ -111,12 +111,12 @@ def select(
 
         picks: list[Tensor] = []
         if start is not None and len(start):
-            alone(lambda: update(start, start_groups), device)
+            run_serially(lambda: update(start, start_groups), device)
         else:
-            picks.append(alone(lambda: take(torch.tensor([first], device=device)), device))
+            picks.append(run_serially(lambda: take(torch.tensor([first], device=device)), device))
         done = len(picks)
         while done < count:
-            new = alone(take_more, device)
+            new = run_serially(take_more, device)
             if not len(new):
                 break
             picks.append(new)
@@ -125,13 +125,13 @@ def select(
                 progress(done, count)
         leave_out = None if update.others is None else update.others.clamp_(min=0).sqrt_()
         chosen = torch.cat(picks) if picks else torch.zeros(0, dtype=torch.long, device=features.device)
-        return Coreset(chosen, update.squared.clamp_(min=0).sqrt_(), leave_out, update.at)
+        return Coreset(chosen, update.squared.clamp_(min=0).sqrt_(), leave_out, update.nearest_pick)
 
 
-class _Update:
+class _Distances:
     """Squared distances of all points to the selection, brought up to date with batches of picks."""
 
-    def __init__(self, features: Tensor, groups: Tensor | None, each: Each[None]):
+    def __init__(self, features: Tensor, groups: Tensor | None, each: MapBlocks[None]):
         total = len(features)
         self.features, self.each = features, each
         # Squared distances come from |x|² + |y|² - 2xy. Relative to one of the points the norms are no
@@ -141,50 +141,50 @@ class _Update:
         self.squared = torch.full((total,), float("inf"), device=features.device)
         self.norms = torch.empty(total, device=features.device)
         self.others: Tensor | None = None  # the same, to the picks of other groups
-        self.at: Tensor | None = None  # the nearest pick
-        self.taken = 0
+        self.nearest_pick: Tensor | None = None  # the number of each point's
+        self.pick_count = 0
         self.runs: list[list[tuple[int, int, int]]] = [[] for _ in self.rows]
         self.groups = groups
         if groups is not None:
             self.others = self.squared.clone()
-            self.at = torch.zeros(total, dtype=torch.int32, device=features.device)
-            self.runs = [_runs(groups[rows]) for rows in self.rows]
+            self.nearest_pick = torch.zeros(total, dtype=torch.int32, device=features.device)
+            self.runs = [_equal_runs(groups[rows]) for rows in self.rows]
         self.each(self._norms, range(len(self.rows)))
         self.bound: ByteBound | None = None
         # of one group alone no point can be passed over: all are infinitely far from other groups
         if (
-            (features.device.type == "cpu" and total >= quantized_search.FEWEST_POINTS)
+            (features.device.type == "cpu" and total >= quantized_search.MIN_POINTS)
             and (groups is None or bool((groups != groups[0]).any()))
-            and quantized_search.pays()
+            and quantized_search.is_faster()
         ):
             self.bound = ByteBound(features, self.rows, each)
 
     def __call__(self, points: Tensor, groups: Tensor | None) -> None:
         """Take `points` [K, D] of `groups` [K] (or of no group) into the selection."""
-        numbers = torch.arange(self.taken, self.taken + len(points), dtype=torch.int32, device=points.device)
-        self.taken += len(points)
+        start, self.pick_count = self.pick_count, self.pick_count + len(points)
+        numbers = torch.arange(start, self.pick_count, dtype=torch.int32, device=points.device)
         if groups is not None:
             groups, order = groups.sort(stable=True)
             points, numbers = points[order], numbers[order]
         for k in range(0, len(points), BATCH):
-            batch, which = points[k : k + BATCH] - self.origin, numbers[k : k + BATCH]
-            of = None if groups is None else groups[k : k + BATCH]
-            columns = {} if of is None else {g: slice(a, b) for g, a, b in _runs(of)}
+            batch, pick_numbers = points[k : k + BATCH] - self.origin, numbers[k : k + BATCH]
+            pick_groups = None if groups is None else groups[k : k + BATCH]
+            columns = {} if pick_groups is None else {g: slice(a, b) for g, a, b in _equal_runs(pick_groups)}
             norms, doubled = (batch * batch).sum(1), (batch * -2.0).T
             bound = None
-            if self.bound is not None and len(batch) >= quantized_search.PICKS:
-                bound = self.bound.of(points[k : k + BATCH])
-            meet = partial(self._meet, norms, doubled, which, columns, of, bound)
+            if self.bound is not None and len(batch) >= quantized_search.MIN_PICKS:
+                bound = self.bound.for_picks(points[k : k + BATCH])
+            meet = partial(self._update_block, norms, doubled, pick_numbers, columns, pick_groups, bound)
             self.each(meet, range(len(self.rows)))
 
-    def _meet(
+    def _update_block(
         self,
         norms: Tensor,
         doubled: Tensor,
-        which: Tensor,
+        pick_numbers: Tensor,
         columns: dict[int, slice],
-        of: Tensor | None,
-        bound: Batch | None,
+        pick_groups: Tensor | None,
+        bound: PickBound | None,
         b: int,
     ) -> None:
         """Compare block `b` of the points with the picks numbered `which` of the groups `of`; `columns` are
@@ -194,14 +194,14 @@ class _Update:
             farther = self.squared if self.others is None else self.others
             pairs = bound.pairs(b, farther[rows])
             if pairs is not None:
-                self._meet_some(norms, doubled, which, of, rows.start + pairs[0], pairs[1])
+                self._update_pairs(norms, doubled, pick_numbers, pick_groups, rows.start + pairs[0], pairs[1])
                 return
         products = torch.addmm(norms, self.features[rows] - self.origin, doubled)  # |y|² - 2xy
         squared = self.squared[rows]
-        if self.others is None or self.at is None or self.groups is None:
+        if self.others is None or self.nearest_pick is None or self.groups is None:
             torch.minimum(squared, products.amin(1) + self.norms[rows], out=squared)
             return
-        at = self.at[rows]
+        at = self.nearest_pick[rows]
 
         def take(values: Tensor, start: int, stop: int, numbers: Tensor) -> Tensor:
             near = values.amin(1) + self.norms[rows][start:stop]
@@ -212,32 +212,38 @@ class _Update:
             return near
 
         met = [(columns[group], start, stop) for group, start, stop in self.runs[b] if group in columns]
-        if of is not None and len(met) > RUNS:
-            alike = self.groups[rows][:, None] == of
-            take(products.masked_fill(~alike, torch.inf), 0, len(squared), which)
+        if pick_groups is not None and len(met) > MAX_RUNS:
+            alike = self.groups[rows][:, None] == pick_groups
+            take(products.masked_fill(~alike, torch.inf), 0, len(squared), pick_numbers)
             products.masked_fill_(alike, torch.inf)
         else:
             for own, start, stop in met:
-                take(products[start:stop, own], start, stop, which[own])
+                take(products[start:stop, own], start, stop, pick_numbers[own])
                 products[start:stop, own] = torch.inf
-        others = take(products, 0, len(squared), which)
+        others = take(products, 0, len(squared), pick_numbers)
         torch.minimum(self.others[rows], others, out=self.others[rows])
 
-    def _meet_some(
-        self, norms: Tensor, doubled: Tensor, which: Tensor, of: Tensor | None, points: Tensor, picks: Tensor
+    def _update_pairs(
+        self,
+        norms: Tensor,
+        doubled: Tensor,
+        pick_numbers: Tensor,
+        pick_groups: Tensor | None,
+        points: Tensor,
+        picks: Tensor,
     ) -> None:
-        """Compare each of `points` with one pick of the batch, its number in `picks`; no others."""
+        """Compare point points[i] with pick picks[i] of the batch, and no other pairs."""
         some = self.features.index_select(0, points) - self.origin
         away = (some * doubled.T.index_select(0, picks)).sum(1) + norms[picks]
         away += self.norms[points]
-        if self.others is None or self.at is None or self.groups is None:
+        if self.others is None or self.nearest_pick is None or self.groups is None:
             self.squared.scatter_reduce_(0, points, away, "amin")
             return
         before = self.squared[points]
         self.squared.scatter_reduce_(0, points, away, "amin")
         nearer = (away < before) & (away == self.squared[points])
-        self.at[points[nearer]] = which[picks[nearer]]
-        other = slice(None) if of is None else self.groups[points] != of[picks]
+        self.nearest_pick[points[nearer]] = pick_numbers[picks[nearer]]
+        other = slice(None) if pick_groups is None else self.groups[points] != pick_groups[picks]
         self.others.scatter_reduce_(0, points[other], away[other], "amin")
 
     def _norms(self, b: int) -> None:
@@ -245,21 +251,21 @@ class _Update:
         self.norms[self.rows[b]] = (block * block).sum(1)
 
 
-def _runs(groups: Tensor) -> list[tuple[int, int, int]]:
+def _equal_runs(groups: Tensor) -> list[tuple[int, int, int]]:
     """Runs of equal values: (value, start, stop)."""
     values, counts = groups.unique_consecutive(return_counts=True)
     stops = counts.cumsum(0).tolist()
     return list(zip(values.tolist(), [0, *stops[:-1]], stops, strict=True))
 
 
-def _pool_picks(features: Tensor, update: _Update, wanted: int, until: float) -> Tensor:
+def _pool_picks(features: Tensor, update: _Distances, wanted: int, until: float) -> Tensor:
     """The next picks by running the greedy rule inside a pool: at most `wanted`, and at least one unless all
     squared distances are at most `until`."""
     squared = update.squared
-    top, pool = squared.topk(min(POOL, len(squared)))
+    top, pool = squared.topk(min(POOL_SIZE, len(squared)))
     if top[0] == top[-1]:
         # All equal: take them in the order of their index, then a tie with the outside is won by the pool.
-        pool = (squared == top[0]).nonzero().flatten()[:POOL]
+        pool = (squared == top[0]).nonzero().flatten()[:POOL_SIZE]
         bound, ties = top[0], True
     else:
         pool = pool.sort().values  # of equals the lowest index first, as argmax does

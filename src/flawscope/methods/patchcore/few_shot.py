@@ -8,19 +8,25 @@ import torch
 from torch import Tensor
 
 from flawscope.errors import InputError
-from flawscope.methods.patchcore.leave_one_out import Good, Raw, Selection, calibrate, valid_mask_of
-from flawscope.methods.patchcore.patches import Job, Patches, turned
+from flawscope.methods.patchcore.leave_one_out import (
+    GoodValues,
+    LeftOutPicture,
+    SelectedBank,
+    calibrate,
+    valid_mask_of,
+)
+from flawscope.methods.patchcore.patches import FitJob, Patches, turned
 from flawscope.methods.threads import workers
 
-METHOD = "compared with itself elsewhere"  # how one part alone is calibrated
+ONE_PART_METHOD = "compared with itself elsewhere"  # how one part alone is calibrated
 FEW = 10  # pictures up to which `auto` tries copies
-LOOKED_AT = 1024  # patches of a left-out picture, at most
-FARTHEST = 64  # of them, whose distances are compared
+COMPARED_PATCHES = 1024  # patches of a left-out picture, at most
+FARTHEST_PATCHES = 64  # of them, whose distances are compared
 # From which share on copies are kept. Products whose parts always lie alike have 0 to 0.07, and copies do not
 # change what is found there; where parts lie any way round it is 0.3 (docs/patchcore.md)
-NEARER = 0.08
-AROUND = 1 / 8  # of a side: what is nearer to a patch in its own picture shows the same
-ROWS = 512  # patches compared at once
+MIN_GAIN = 0.08
+SURROUNDINGS = 1 / 8  # of a side: what is nearer to a patch in its own picture shows the same
+BLOCK_ROWS = 512  # patches compared at once
 # A way to turn a picture, 1 to 7: its bits mirror the rows, mirror the columns, and, first, swap both
 WAYS: dict[str, tuple[int, ...]] = {
     "none": (),
@@ -33,10 +39,10 @@ WAYS: dict[str, tuple[int, ...]] = {
 # ------------------------------------------------------------------------------------------------- copies
 
 
-def ways(job: Job) -> tuple[int, ...]:
+def choose_orientations(job: FitJob) -> tuple[int, ...]:
     """Ways in which pictures are turned and mirrored for the bank: those of the setting; with `auto` those of
-    the model that is extended; or, of few pictures, every way, until `helpful` has decided, and none where
-    parts are turned upright. Only ways that keep the sides' lengths and the region of interest.
+    the model that is extended; or, of few pictures, every way, until `keep_helpful_copies` has decided, and
+    none where parts are turned upright. Only ways that keep the sides' lengths and the region of interest.
 
     Raises:
         InputError: the setting names ways, and none is possible.
@@ -59,28 +65,26 @@ def possible(augment: str, roi: Tensor) -> tuple[int, ...]:
     return tuple(way for way in WAYS[augment] if torch.equal(turned(roi, way), roi))
 
 
-def name(job: Job) -> str:
+def augment_name(job: FitJob) -> str:
     """Name of the setting that describes the copies in the bank."""
     if job.config.augment != "auto":
         return job.config.augment
-    return "all" if job.copies else "none"
+    return "all" if job.orientations else "none"
 
 
-def helpful(job: Job, patches: Patches) -> Patches:
-    """Keep the copies where they bring left-out pictures nearer to the others, else drop them. They are kept
-    where all pictures show one part, since none can be left out."""
+def keep_helpful_copies(job: FitJob, patches: Patches) -> Patches:
+    """Keep the copies only where they bring left-out pictures nearer, or where one part is all there is."""
     one_part = len(patches.groups.unique()) == 1
-    if not one_part and (gain := nearer(patches)) < NEARER:
-        job.copies = ()
-        return patches.only(range(len(patches.pictures)))
+    if not one_part and (gain := distance_gain(patches)) < MIN_GAIN:
+        job.orientations = ()
+        return patches.keep_rows(range(len(patches.pictures)))
     why = ", which --augment none leaves out" if one_part else f": left-out pictures are {gain:.0%} nearer"
     job.task.say(f"turned and mirrored copies are in the bank too{why}")
     return patches
 
 
-def nearer(patches: Patches) -> float:
-    """Mean share by which copies bring the farthest patches of left-out pictures nearer to the other groups'
-    pictures, at the smallest size."""
+def distance_gain(patches: Patches) -> float:
+    """Mean share by which copies reduce the farthest patches' distances, at the smallest size."""
     features, originals = patches.features[0], len(patches.pictures)
     gains = []
 
@@ -88,39 +92,39 @@ def nearer(patches: Patches) -> float:
         return features[i] if patches.valid_mask is None else features[i][patches.valid_mask[0][i]]
 
     def away(points: Tensor, rows: Iterable[int]) -> Tensor:
-        return torch.stack([_nearest(points, counting(j)) for j in rows if len(counting(j))]).amin(0)
+        return torch.stack([_nearest_distance(points, counting(j)) for j in rows if len(counting(j))]).amin(0)
 
     for i in range(originals):
         others = (patches.groups != patches.groups[i]).nonzero().flatten().tolist()
         own = counting(i)
         if not len(own):
             continue
-        own = own[:: 1 + (len(own) - 1) // LOOKED_AT]
+        own = own[:: 1 + (len(own) - 1) // COMPARED_PATCHES]
         alone = away(own, (j for j in others if j < originals))
-        far = alone.topk(min(FARTHEST, len(own))).indices
+        far = alone.topk(min(FARTHEST_PATCHES, len(own))).indices
         copied = away(own[far], (j for j in others if j >= originals))
         after = torch.minimum(alone[far], copied)
         gains.append(1 - float(after.sum()) / max(float(alone[far].sum()), 1e-12))
     return sum(gains) / max(1, len(gains))
 
 
-def _nearest(points: Tensor, others: Tensor) -> Tensor:
+def _nearest_distance(points: Tensor, others: Tensor) -> Tensor:
     """Distances [N] from points [N, D] to the nearest of others [K, D]."""
-    return torch.cat([torch.cdist(part, others).amin(1) for part in points.split(ROWS)])
+    return torch.cat([torch.cdist(part, others).amin(1) for part in points.split(BLOCK_ROWS)])
 
 
 # ------------------------------------------------------------------------------------------- one part alone
 
 
-def of_one_part(job: Job, patches: Patches, selections: Sequence[Selection]) -> Good:
+def calibrate_one_part(job: FitJob, patches: Patches, selections: Sequence[SelectedBank]) -> GoodValues:
     """Calibrate where all pictures show one part. Each patch is compared with all pictures but for its own
     surroundings, and is at least as far away as from the bank, so that no picture that was learnt from is
     anomalous."""
     count = len(patches.pictures)
-    learnt = [patches.spread(v, one.result.distances) for v, one in enumerate(selections)]
+    learnt = [patches.scatter_values(v, one.result.distances) for v, one in enumerate(selections)]
 
-    def raw(i: int) -> Raw:
-        inside, found = patches.inside_of(i), []
+    def raw(i: int) -> LeftOutPicture:
+        inside, found = patches.pixel_mask(i), []
         for view, own, known in zip(job.views, patches.features, learnt, strict=True):
             region = view.inside.bool()
             away = elsewhere([own[j] for j in range(count)], view.grid, region, i)
@@ -128,7 +132,7 @@ def of_one_part(job: Job, patches: Patches, selections: Sequence[Selection]) -> 
             away = away * valid_mask_of(view, inside)
             # without Eq. 7's weight, which is at most 1: its neighbours would be of the patch itself
             found.append((away.amax(), away))
-        return Raw(found, inside)
+        return LeftOutPicture(found, inside)
 
     with workers(job.device) as each:
         return calibrate(job, each(raw, range(count)))
@@ -146,9 +150,9 @@ def elsewhere(features: Sequence[Tensor], grid: tuple[int, int], region: Tensor,
     """
     places = region.nonzero().flatten()
     at = torch.stack([places // grid[1], places % grid[1]], 1)
-    reach = torch.tensor([side * AROUND for side in grid], device=at.device)
+    reach = torch.tensor([side * SURROUNDINGS for side in grid], device=at.device)
     found = []
-    for rows in torch.arange(len(at), device=at.device).split(ROWS):
+    for rows in torch.arange(len(at), device=at.device).split(BLOCK_ROWS):
         own = torch.cdist(features[picture][rows], features[picture])
         around = ((at[rows, None] - at).abs() <= reach).all(2)
         near = own.masked_fill(around, torch.inf).amin(1)

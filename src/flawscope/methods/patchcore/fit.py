@@ -17,10 +17,17 @@ from flawscope.errors import InputError, pluralize
 from flawscope.machine import peak_memory
 from flawscope.methods.extract import GPU_BATCH, embed_pictures
 from flawscope.methods.patchcore import coreset, few_shot, places
-from flawscope.methods.patchcore.bank_selection import Plan, bank_size, plan, select, select_view
-from flawscope.methods.patchcore.leave_one_out import Good, Raw, Selection, calibrate, leave_one_out, left_out
+from flawscope.methods.patchcore.bank_selection import MemoryPlan, bank_size, plan, select_bank, select_banks
+from flawscope.methods.patchcore.leave_one_out import (
+    GoodValues,
+    LeftOutPicture,
+    SelectedBank,
+    calibrate,
+    leave_one_out,
+    score_left_out,
+)
 from flawscope.methods.patchcore.model import Model
-from flawscope.methods.patchcore.patches import Job, Patches, Start, collect
+from flawscope.methods.patchcore.patches import ExistingBank, FitJob, Patches, collect_patches
 from flawscope.methods.task import Fitted, Task
 
 MAX_CALIBRATION = 500  # pictures read again for calibration when the features did not stay in memory
@@ -31,13 +38,13 @@ def fit(model: Model, task: Task) -> Fitted:
     """Fill `model` with the memory banks of good pictures and calibrate it: a picture is never compared with
     its own group in calibration."""
     by_place, old = task.places is not None, task.old
-    job = Job(model, task, None if old is None or by_place else Start.of(old, model))
-    job.copies = () if by_place else few_shot.ways(job)
-    planned = plan(model, task, task.count * (1 + len(job.copies)))
-    if planned.shards > 1 and job.copies and job.config.augment == "auto" and old is None:
-        job.copies = ()  # `helpful` needs all features in memory
+    job = FitJob(model, task, None if old is None or by_place else ExistingBank.read_all(old, model))
+    job.orientations = () if by_place else few_shot.choose_orientations(job)
+    planned = plan(model, task, task.count * (1 + len(job.orientations)))
+    if planned.shards > 1 and job.orientations and job.config.augment == "auto" and old is None:
+        job.orientations = ()  # `keep_helpful_copies` needs all features in memory
         planned = plan(model, task, task.count)
-    task.say(planned.line())
+    task.say(planned.describe())
     if planned.shards > 1 and task.drop_suspects:
         raise InputError(
             "--drop-suspects needs all features in memory: raise --set memory=GiB, or leave it out"
@@ -47,14 +54,14 @@ def fit(model: Model, task: Task) -> Fitted:
             raise InputError("--positions each is fitted on one machine: leave out --cluster")
         model.config = replace(model.config, shards=planned.shards)  # it is part of what decides the bank
     if by_place:
-        fitted = _by_place(job, planned.shards)
+        fitted = _fit_by_position(job, planned.shards)
     else:
-        fitted = _in_memory(job) if planned.shards == 1 else _streamed(job, planned)
+        fitted = _fit_in_memory(job) if planned.shards == 1 else _fit_streamed(job, planned)
     fitted.first_group = job.first_group
     if old is not None:
-        _join(fitted, job, old)
+        _keep_old_calibration(fitted, job, old)
     facts = fitted.facts
-    facts |= {"augment": few_shot.name(job), "shards": planned.shards, "seconds": job.seconds()}
+    facts |= {"augment": few_shot.augment_name(job), "shards": planned.shards, "seconds": job.seconds()}
     facts |= {"memory_predicted": planned.peak, "memory_peak": peak_memory()}
     radii = ", ".join(f"{radius:.4g}" for radius in facts["covering_radius"])
     used, predicted = (facts[f"memory_{which}"] / 2**30 for which in ("peak", "predicted"))
@@ -65,14 +72,14 @@ def fit(model: Model, task: Task) -> Fitted:
     return fitted
 
 
-def _some(used: Sequence[int]) -> None:
+def _require_pictures(used: Sequence[int]) -> None:
     if not used:
         raise InputError(
             "none of the pictures can be used: they cannot be read, or the model knows them; give others"
         )
 
 
-def _spread(job: Job, count: int, most: int | None = None) -> Sequence[int]:
+def _draw_calibration(job: FitJob, count: int, most: int | None = None) -> Sequence[int]:
     """Numbers of the pictures to calibrate on, of `count`, spread over all of them by the seed."""
     enough = min(n for n in (count, most, job.task.enough) if n is not None)
     if enough == count:
@@ -80,8 +87,8 @@ def _spread(job: Job, count: int, most: int | None = None) -> Sequence[int]:
     return sorted(np.random.default_rng(job.config.seed).choice(count, enough, replace=False).tolist())
 
 
-def _whole_groups(job: Job, used: list[int], chosen: Sequence[int]) -> list[int]:
-    """Numbers of all views of some of the chosen groups, drawn by the seed: pictures are judged whole."""
+def _draw_whole_groups(job: FitJob, used: list[int], chosen: Sequence[int]) -> list[int]:
+    """Numbers of all views of chosen groups, drawn by the seed up to the limit: pictures are judged whole."""
     groups = job.task.groups
     drawn = dict.fromkeys(groups[i] for i in np.random.default_rng(job.config.seed).permutation(chosen))
     every = [[i for i in used if groups[i] == group] for group in drawn]
@@ -89,20 +96,22 @@ def _whole_groups(job: Job, used: list[int], chosen: Sequence[int]) -> list[int]
     return sorted(i for views in every[: max(1, int((ends <= MAX_CALIBRATION).sum()))] for i in views)
 
 
-def _limit(job: Job, good: Good) -> float:
+def _suspicion_limit(job: FitJob, good: GoodValues) -> float:
     """The score beyond which a good picture is suspicious; an extended model keeps its own."""
     known = None if job.task.old is None else job.task.old.manifest.suspicious_above
     return good.fence if known is None else known
 
 
-def _suspects(job: Job, good: Good, pictures: Sequence[int]) -> dict[int, float]:
-    """The suspicious ones of the pictures calibrated on, with their scores."""
-    return {pictures[i]: float(good.scores[i]) for i in suspects(good.scores, _limit(job, good))}
+def _find_suspects(job: FitJob, good: GoodValues, pictures: Sequence[int]) -> dict[int, float]:
+    """Suspicious pictures among those calibrated on, with their scores."""
+    return {pictures[i]: float(good.scores[i]) for i in suspects(good.scores, _suspicion_limit(job, good))}
 
 
-def _fitted(job: Job, good: Good, pictures: list[int], used: list[int], groups: list[Tensor]) -> Fitted:
+def _make_result(
+    job: FitJob, good: GoodValues, pictures: list[int], used: list[int], groups: list[Tensor]
+) -> Fitted:
     """The result of a fit that was calibrated on `pictures`; groups: of each view's bank."""
-    alone, limit = len({job.task.groups[i] for i in used}) == len(used), _limit(job, good)
+    alone, limit = len({job.task.groups[i] for i in used}) == len(used), _suspicion_limit(job, good)
     calibration = from_values(
         good.scores,
         good.maxima,
@@ -119,19 +128,19 @@ def _fitted(job: Job, good: Good, pictures: list[int], used: list[int], groups: 
     return Fitted(calibration, pictures, used, extra=extra, facts=facts)
 
 
-def _left_out(
-    job: Job,
-    selections: list[Selection],
+def _score_left_out(
+    job: FitJob,
+    selections: list[SelectedBank],
     features: Tensor,
     group: int,
     inside: Tensor | None,
     position: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """`Fitted.left_out` by the selections of the model's banks."""
-    return left_out(selections, features, group, inside).combined(job.model)
+    return score_left_out(selections, features, group, inside).combine(job.model)
 
 
-def _join(fitted: Fitted, job: Job, old: Artefact) -> None:
+def _keep_old_calibration(fitted: Fitted, job: FitJob, old: Artefact) -> None:
     """Keep the old pictures' calibration: with a bank that only grows their patch distances can only shrink
     (their scores nearly so: Eq. 7's weight may move either way)."""
     before, facts = old.manifest.calibration, old.manifest.facts
@@ -154,23 +163,23 @@ def _join(fitted: Fitted, job: Job, old: Artefact) -> None:
 # ------------------------------------------------------------------------------------------------- in memory
 
 
-def _in_memory(job: Job) -> Fitted:
-    patches = collect(job, range(job.task.count), "features")
-    _some(patches.pictures)
-    if job.copies and job.config.augment == "auto" and job.task.old is None:
-        patches = few_shot.helpful(job, patches)
-    job.tick("features")
+def _fit_in_memory(job: FitJob) -> Fitted:
+    patches = collect_patches(job, range(job.task.count), "features")
+    _require_pictures(patches.pictures)
+    if job.orientations and job.config.augment == "auto" and job.task.old is None:
+        patches = few_shot.keep_helpful_copies(job, patches)
+    job.record_time("features")
     suspected: dict[int, float] = {}
     dropped: list[int] = []
     for round_ in range(ROUNDS + 1):
-        selections = select(job, patches)
-        job.tick("coreset")
-        alone = job.starts is None and len(patches.groups.unique()) == 1
-        good, calibrated = _calibrated(job, patches, selections, alone)
-        job.tick("calibration")
+        selections = select_banks(job, patches)
+        job.record_time("coreset")
+        alone = job.existing_banks is None and len(patches.groups.unique()) == 1
+        good, calibrated = _calibrate(job, patches, selections, alone)
+        job.record_time("calibration")
         if round_ == ROUNDS or len(calibrated) < len(patches.pictures):
             break
-        found = _suspects(job, good, calibrated)
+        found = _find_suspects(job, good, calibrated)
         suspected |= found
         if not job.task.drop_suspects or not found:
             break
@@ -178,49 +187,50 @@ def _in_memory(job: Job) -> Fitted:
         patches = patches.keep([i for i, picture in enumerate(patches.pictures) if picture not in found])
         without = pluralize(len(found), "suspicious picture")
         job.task.say(f"round {round_ + 1}: left out {without}; selecting again")
-    fitted = _fitted(job, good, calibrated, patches.pictures, [one.groups for one in selections])
-    fitted.left_out = partial(_left_out, job, selections)
-    fitted.facts |= {"patches": patches.total, "covering_radius": [one.result.radius for one in selections]}
+    fitted = _make_result(job, good, calibrated, patches.pictures, [one.groups for one in selections])
+    fitted.left_out = partial(_score_left_out, job, selections)
+    radii = [one.result.radius for one in selections]
+    fitted.facts |= {"patches": patches.patch_count, "covering_radius": radii}
     if alone:
-        fitted.calibration = replace(fitted.calibration, promised=False, method=few_shot.METHOD)
+        fitted.calibration = replace(fitted.calibration, promised=False, method=few_shot.ONE_PART_METHOD)
     fitted.dropped, fitted.suspects = sorted(dropped), suspected
     return fitted
 
 
-def _calibrated(
-    job: Job, patches: Patches, selections: list[Selection], alone: bool
-) -> tuple[Good, list[int]]:
-    """Calibrate, and return the pictures that it was done on; `alone`: all show one part."""
+def _calibrate(
+    job: FitJob, patches: Patches, selections: list[SelectedBank], alone: bool
+) -> tuple[GoodValues, list[int]]:
+    """Calibrate, and return the pictures used for it; `alone`: all pictures show one part."""
     if alone:
-        return few_shot.of_one_part(job, patches, selections), patches.pictures
-    chosen = _spread(job, len(patches.pictures))
+        return few_shot.calibrate_one_part(job, patches, selections), patches.pictures
+    chosen = _draw_calibration(job, len(patches.pictures))
     return leave_one_out(job, patches, selections, chosen), [patches.pictures[i] for i in chosen]
 
 
 # --------------------------------------------------------------------------------------------- by place
 
 
-def _by_place(job: Job, blocks: int) -> Fitted:
+def _fit_by_position(job: FitJob, blocks: int) -> Fitted:
     """A memory bank for each place in the pictures, one block of places after the other."""
     found = places.fill(job, blocks)
     used = sorted(found.left_out)
-    _some(used)
-    job.tick("features, coresets and leave-one-out")
-    chosen = [used[i] for i in _spread(job, len(used))]
+    _require_pictures(used)
+    job.record_time("features, coresets and leave-one-out")
+    chosen = [used[i] for i in _draw_calibration(job, len(used))]
     good = calibrate(job, [found.left_out[number] for number in chosen])
-    job.tick("calibration")
+    job.record_time("calibration")
     groups = found.groups_of(job.model)
 
     def answer(features: Tensor, group: int, inside: Tensor | None, position: int) -> tuple[Tensor, Tensor]:
         if position in found.selections:
-            return _left_out(job, found.selections[position], features, group, inside)
+            return _score_left_out(job, found.selections[position], features, group, inside)
         kept = {f"bank_groups.{v}": of_view for v, of_view in enumerate(groups)}
         seen = None if inside is None else inside[None]
         return job.model.at(position).left_out(features[None], group, kept, seen)
 
-    fitted = _fitted(job, good, chosen, used, groups)
+    fitted = _make_result(job, good, chosen, used, groups)
     fitted.left_out, fitted.answered = answer, set(found.selections)
-    fitted.answer = partial(found.answer, job.model)
+    fitted.answer = partial(found.score_left_out, job.model)
     fitted.facts |= {"patches": found.patches, "covering_radius": found.radii}
     fitted.facts["positions"] = job.model.positions
     return fitted
@@ -229,44 +239,44 @@ def _by_place(job: Job, blocks: int) -> Fitted:
 # -------------------------------------------------------------------------------------------------- streamed
 
 
-def _streamed(job: Job, planned: Plan) -> Fitted:
+def _fit_streamed(job: FitJob, planned: MemoryPlan) -> Fitted:
     """Merge and reduce: a coreset of every shard of pictures, then a coreset of their union.
 
     A point is at most its shard's radius from the union and the union at most the last radius from the
     bank, so their sum bounds the covering radius. The union is twice the bank, however many shards there are:
     another level between them would add a radius and save nothing.
     """
-    work = partial(_shard, job, planned.shards)
+    work = partial(_select_shard, job, planned.shards)
     worked = job.task.workers(work, range(planned.shards), "features and coresets", planned.peak)
     shards = [shard for shard in worked if shard is not None]
     used = [picture for shard in shards for picture in shard.pictures]
-    _some(used)
-    job.tick("features")
+    _require_pictures(used)
+    job.record_time("features")
     selections, radii = [], []
     patches = [sum(shard.patches[v] for shard in shards) for v in range(len(job.views))]
     for v, count in enumerate(patches):
         parts = zip(*(shard.chosen[v] for shard in shards), strict=True)
         union, groups = (torch.cat(part) for part in parts)
-        selections.append(select_view(job, v, union, groups, count, "coreset of coresets"))
+        selections.append(select_bank(job, v, union, groups, count, "coreset of coresets"))
         radii.append(max(shard.radii[v] for shard in shards) + selections[v].result.radius)
-    job.tick("coreset")
-    calibrated, good = _calibrated_again(job, used, selections, planned.peak)
-    job.tick("calibration")
+    job.record_time("coreset")
+    calibrated, good = _calibrate_by_rereading(job, used, selections, planned.peak)
+    job.record_time("calibration")
     job.task.say(
         f"covering radius at most {', '.join(f'{r:.4g}' for r in radii)} "
         f"({pluralize(planned.shards, 'shard')})"
     )
-    fitted = _fitted(job, good, calibrated, used, [one.groups for one in selections])
-    fitted.left_out = partial(_left_out, job, selections)
+    fitted = _make_result(job, good, calibrated, used, [one.groups for one in selections])
+    fitted.left_out = partial(_score_left_out, job, selections)
     fitted.facts |= {"patches": sum(patches), "covering_radius": radii}
-    fitted.suspects = _suspects(job, good, calibrated)
+    fitted.suspects = _find_suspects(job, good, calibrated)
     if len(calibrated) < len(used):
         fitted.notes.append(f"{len(calibrated)} of {len(used)} pictures were looked at for suspicious ones")
     return fitted
 
 
 @dataclass
-class _Shard:
+class _ShardCoresets:
     """Coresets of a part of the pictures, per view: elements [M, D] with their groups [M], the radius, and
     the number of patches selected from."""
 
@@ -276,21 +286,21 @@ class _Shard:
     patches: list[int] = field(default_factory=list)
 
 
-def _shard(job: Job, shards: int, shard: int) -> _Shard | None:
+def _select_shard(job: FitJob, shards: int, shard: int) -> _ShardCoresets | None:
     """Select the coresets of one of `shards` equal parts of the pictures; None where none is used."""
     count = job.task.count
     indices = range(shard * count // shards, (shard + 1) * count // shards)
-    patches = collect(job, indices, f"features {shard + 1}/{shards}")
+    patches = collect_patches(job, indices, f"features {shard + 1}/{shards}")
     if not patches.pictures:
         return None
-    found = _Shard(patches.pictures)
+    found = _ShardCoresets(patches.pictures)
     for v, view in enumerate(job.views):
         points, groups = patches.points(v)
-        final = bank_size(job.config, v, count * (1 + len(job.copies)) * patches.features[v].shape[1])
+        final = bank_size(job.config, v, count * (1 + len(job.orientations)) * patches.features[v].shape[1])
         result = coreset.select(
             points,
             min(final, len(points), -(-2 * final // shards)),  # the union holds twice the bank
-            progress=job.progress(f"{job.named('coreset', view)} {shard + 1}/{shards}"),
+            progress=job.progress(f"{job.stage_name('coreset', view)} {shard + 1}/{shards}"),
         )
         found.chosen.append((points[result.indices], groups[result.indices]))
         found.radii.append(result.radius)
@@ -301,29 +311,29 @@ def _shard(job: Job, shards: int, shard: int) -> _Shard | None:
     return found
 
 
-def _calibrated_again(
-    job: Job, used: list[int], selections: list[Selection], peak: int
-) -> tuple[list[int], Good]:
+def _calibrate_by_rereading(
+    job: FitJob, used: list[int], selections: list[SelectedBank], peak: int
+) -> tuple[list[int], GoodValues]:
     """Calibrate on pictures read again, since their features are gone, drawn by the seed."""
-    chosen = [used[i] for i in _spread(job, len(used), MAX_CALIBRATION)]
+    chosen = [used[i] for i in _draw_calibration(job, len(used), MAX_CALIBRATION)]
     if job.task.views > 1 and job.task.enough is None:
-        chosen = _whole_groups(job, used, chosen)
+        chosen = _draw_whole_groups(job, used, chosen)
     # in whole batches, so that each picture shares one with the same others wherever it is worked on
     size = len(chosen) if job.task.workers.count == 1 else GPU_BATCH
     parts = [chosen[k : k + size] for k in range(0, len(chosen), size)]
-    found: dict[int, Raw] = {}
-    for part in job.task.workers(partial(_left_out_again, job, selections), parts, "calibration", peak):
+    found: dict[int, LeftOutPicture] = {}
+    for part in job.task.workers(partial(_reread, job, selections), parts, "calibration", peak):
         found |= part
     chosen = [i for i in chosen if i in found]  # without pictures that can no longer be read
     return chosen, calibrate(job, [found[i] for i in chosen])
 
 
-def _left_out_again(job: Job, selections: list[Selection], chosen: Sequence[int]) -> dict[int, Raw]:
+def _reread(job: FitJob, selections: list[SelectedBank], chosen: Sequence[int]) -> dict[int, LeftOutPicture]:
     groups = dict(zip(chosen, job.groups_of(chosen).tolist(), strict=True))
-    found: dict[int, Raw] = {}
+    found: dict[int, LeftOutPicture] = {}
 
     def store(index: int, one: Tensor, inside: Tensor | None) -> None:
-        found[index] = left_out(selections, one, groups[index], inside)
+        found[index] = score_left_out(selections, one, groups[index], inside)
 
     embed_pictures(job.model, job.task.load, chosen, store, job.task.step, "calibration")
     return found

@@ -22,21 +22,21 @@ from torch.nn.functional import max_pool2d
 from flawscope.calibration.threshold import fence
 from flawscope.errors import InputError
 from flawscope.methods.patchcore import coreset
-from flawscope.methods.patchcore.memory_bank import ONE_PART, View
-from flawscope.methods.patchcore.model import Model, hundredth, top
-from flawscope.methods.patchcore.patches import Job, Patches, placed
+from flawscope.methods.patchcore.memory_bank import ONE_PART, BankView
+from flawscope.methods.patchcore.model import Model, top_count, top_mean
+from flawscope.methods.patchcore.patches import FitJob, Patches, to_grid
 from flawscope.methods.threads import workers
 from flawscope.progress import Advance
 
 FARTHEST = 16  # patches of a picture around which the bank is selected anew; as many more until they suffice
 FREED = 8  # elements nearest to each of them: those picked after the picture's own one nearby are freed
-AROUND = 128  # elements nearest to each of them, which else stay and keep new ones away
+KEPT_NEIGHBOURS = 128  # elements nearest to each of them, which else stay and keep new ones away
 
 
 # ------------------------------------------------------------------------------------ a bank without a group
 
 
-class Selection:
+class SelectedBank:
     """A view's bank, in the order in which its elements were picked, and the patches that it is picked from.
 
     Every patch belongs to the cell of the element that is nearest to it. Methods are asked about one picture:
@@ -45,32 +45,32 @@ class Selection:
     """
 
     def __init__(
-        self, view: View, groups: Tensor, points: Tensor, groups_of_points: Tensor, result: coreset.Coreset
+        self, view: BankView, groups: Tensor, points: Tensor, point_groups: Tensor, result: coreset.Coreset
     ):
         """
         Args:
             groups: [M], of the bank's elements.
-            points, groups_of_points: [N, D], absolute, and [N].
+            points, point_groups: [N, D], absolute, and [N].
             result: of selecting the bank from them, with groups.
         """
         assert result.nearest is not None
-        self.view, self.groups, self.points, self.groups_of_points = view, groups, points, groups_of_points
+        self.view, self.groups, self.points, self.point_groups = view, groups, points, point_groups
         self.result, self.radius = result, result.radius
-        self.by_cell = result.nearest.argsort()
+        self.points_by_cell = result.nearest.argsort()
         counts = torch.bincount(result.nearest, minlength=len(groups))
-        self.starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)]).tolist()
+        self.cell_starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)]).tolist()
 
-    def without(
+    def score_without_group(
         self, features: Tensor, group: int, valid_mask: Tensor, distances: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """The image score of a picture, and its patch distances [P], as if its group had never been there."""
         if distances is None:
             distances = self.view.distances_without(features, self.groups == group, valid_mask)
-        hidden, added, distances = self.absence(features, group, distances, valid_mask)
+        hidden, added, distances = self.bank_without_group(features, group, distances, valid_mask)
         missing = torch.zeros_like(self.groups, dtype=torch.bool).index_fill_(0, hidden, True)
         return self.view.score_without(features, missing, valid_mask, distances, added), distances
 
-    def absence(
+    def bank_without_group(
         self, features: Tensor, group: int, distances: Tensor, valid_mask: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The bank without `group`: numbers [L] of the elements that are missing; patches [K, D] of other
@@ -85,31 +85,32 @@ class Selection:
         features, most = features - self.view.centre, int(valid_mask.sum())
         far = distances.topk(min(FARTHEST, most)).indices
         while True:
-            hidden, added = self._anew(features[far], group, own)
-            exact = self._with_neighbours(far)
+            hidden, added = self._select_again(features[far], group, own)
+            exact = self._add_neighbours(far)
             found = self._distances(features, exact, hidden, added, distances) * valid_mask
-            deciding = self._deciding(found)
+            deciding = self._deciding_patches(found)
             if len(far) >= most or torch.isin(deciding, far).all():
                 return hidden, added, found
             # the farthest patches now: some of the first ones have come nearer
             further = found.topk(min(FARTHEST, most)).indices
             far = torch.cat([far, further, deciding]).unique()
 
-    def _anew(self, far: Tensor, group: int, own: Tensor) -> tuple[Tensor, Tensor]:
-        """Find what is missing and what is added around patches [Q, D] of the group with elements `own`."""
+    def _select_again(self, far: Tensor, group: int, own: Tensor) -> tuple[Tensor, Tensor]:
+        """Elements [L] missing and patches [K, D] added around patches [Q, D] of the group with `own`."""
         bank = self.view.bank
         square = torch.addmm(self.view.norms, far, bank.T, alpha=-2)  # but for |x|², which changes no order
         to_own = square[:, own]
         square[:, own] = torch.inf
-        near = square.topk(min(AROUND, len(bank) - len(own)), largest=False)
+        near = square.topk(min(KEPT_NEIGHBOURS, len(bank) - len(own)), largest=False)
         freed = near.indices[:, :FREED].unique()
         freed = freed[freed > own[torch.cdist(bank[freed], bank[own]).argmin(1)]]
         around = near.indices.unique()
         around = around[~torch.isin(around, freed)]
         lost = own[(to_own <= near.values[:, -1:]).any(0)]  # those farther off leave no hole here
         emptied = torch.cat([freed, lost]).tolist()
-        rows = torch.cat([own[:0], *(self.by_cell[self.starts[e] : self.starts[e + 1]] for e in emptied)])
-        rows = rows[self.groups_of_points[rows] != group]
+        points, starts = self.points_by_cell, self.cell_starts
+        rows = torch.cat([own[:0], *(points[starts[e] : starts[e + 1]] for e in emptied)])
+        rows = rows[self.point_groups[rows] != group]
         # with the elements themselves: those of a model that is extended have no patch here
         candidates = torch.cat([bank[freed], self.points[rows] - self.view.centre])
         if not len(candidates):
@@ -118,7 +119,7 @@ class Selection:
         picked = coreset.select(candidates, len(candidates), start=start, until=self.radius)
         return torch.cat([own, freed]), candidates[picked.indices]
 
-    def _with_neighbours(self, patches: Tensor) -> Tensor:
+    def _add_neighbours(self, patches: Tensor) -> Tensor:
         """Numbers of the patches and of those beside them, which the map is smoothed over."""
         mask = torch.zeros(1, *self.view.grid).to(self.view.bank.device)
         mask.view(-1)[patches] = 1
@@ -127,20 +128,20 @@ class Selection:
     def _distances(
         self, features: Tensor, exact: Tensor, hidden: Tensor, added: Tensor, distances: Tensor
     ) -> Tensor:
-        """Distances [P], right for the patches `exact`; elsewhere freed elements still count."""
+        """Distances [P], exact for the patches numbered `exact`; elsewhere freed elements still count."""
         norms, found = self.view.norms.index_fill(0, hidden, torch.inf), distances.clone()
         found[exact] = self.view.search(features[None, exact], torch.ones(len(exact)).to(distances), norms)[0]
         return torch.minimum(found, nearest_distance(features, added)) if len(added) else found
 
-    def _deciding(self, distances: Tensor) -> Tensor:
+    def _deciding_patches(self, distances: Tensor) -> Tensor:
         """Numbers of the patches that decide the score: the farthest one, or the farthest hundredth, and the
         cell with the map's maximum, or those of its highest hundredth."""
-        drawn = self.view.anomaly_map(self.view.values(distances)[None])[0]
+        drawn = self.view.anomaly_map(self.view.map_values(distances)[None])[0]
         (height, width), (h, w) = drawn.shape, self.view.grid
         score = self.view.config.score
-        pixels = drawn.flatten().topk(hundredth(drawn.numel()) if score == "map_top" else 1).indices
+        pixels = drawn.flatten().topk(top_count(drawn.numel()) if score == "map_top" else 1).indices
         cells = (pixels // width * h // height) * w + pixels % width * w // width
-        patches = distances.topk(hundredth(len(distances)) if score == "top" else 1).indices
+        patches = distances.topk(top_count(len(distances)) if score == "top" else 1).indices
         return torch.cat([patches, cells]).unique()
 
 
@@ -154,22 +155,21 @@ def nearest_distance(features: Tensor, elements: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Raw:
-    """A picture that was left out: every view's image score and patch distances [P], and the pixels [H, W]
-    that count (None: the region of interest)."""
+class LeftOutPicture:
+    """Image score and patch distances [P] of every view; the pixels [H, W] that count, None: the region."""
 
-    found: Sequence[tuple[Tensor, Tensor]]
+    views: Sequence[tuple[Tensor, Tensor]]
     inside: Tensor | None
 
-    def combined(self, model: Model) -> tuple[Tensor, Tensor]:
+    def combine(self, model: Model) -> tuple[Tensor, Tensor]:
         """Score [1] and map [1, H, W]."""
-        scores, distances = ([one[None] for one in part] for part in zip(*self.found, strict=True))
+        scores, distances = ([one[None] for one in part] for part in zip(*self.views, strict=True))
         return model.combine(scores, distances, None if self.inside is None else self.inside[None])
 
 
 @dataclass(frozen=True)
-class Good:
-    """Values of the good pictures, [N] each, and the score beyond which a picture is suspicious."""
+class GoodValues:
+    """Leave-one-out values of the good pictures, [N] each, and the score above which one is suspicious."""
 
     scores: np.ndarray
     maxima: np.ndarray
@@ -177,96 +177,97 @@ class Good:
     fence: float
 
 
-def leave_one_out(job: Job, patches: Patches, selections: Sequence[Selection], chosen: Sequence[int]) -> Good:
+def leave_one_out(
+    job: FitJob, patches: Patches, selections: Sequence[SelectedBank], chosen: Sequence[int]
+) -> GoodValues:
     """Calibrate on the pictures `chosen`, each against the banks as if its group had never been there."""
-    distances = to_others(patches, selections)
+    distances = distances_to_others(patches, selections)
     advance = Advance(job.task.step, "leave-one-out", len(chosen))
 
-    def raw(i: int) -> Raw:
+    def raw(i: int) -> LeftOutPicture:
         found = [
-            without(patches, i, v, selection, placed(distances[v][i], selection.view.inside.bool()))
+            score_in_view(patches, i, v, selection, to_grid(distances[v][i], selection.view.inside.bool()))
             for v, selection in enumerate(selections)
         ]
         advance()
-        return Raw(found, patches.inside_of(i))
+        return LeftOutPicture(found, patches.pixel_mask(i))
 
     with workers(job.device) as each:
         return calibrate(job, each(raw, chosen))
 
 
-def to_others(patches: Patches, selections: Sequence[Selection]) -> list[Tensor]:
-    """Per view the distances [N, P] to the elements of other groups, as selecting has found them."""
+def distances_to_others(patches: Patches, selections: Sequence[SelectedBank]) -> list[Tensor]:
+    """Distances [N, P] to the elements of other groups, per view, known from selecting the banks."""
     known = [selection.result.leave_out for selection in selections]
-    return [patches.spread(v, values) for v, values in enumerate(known) if values is not None]
+    return [patches.scatter_values(v, values) for v, values in enumerate(known) if values is not None]
 
 
-def without(
-    patches: Patches, i: int, v: int, selection: Selection, distances: Tensor
+def score_in_view(
+    patches: Patches, i: int, v: int, selection: SelectedBank, distances: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """`Selection.without` of picture i in one view."""
+    """Image score and patch distances [P] of picture i in view v (`SelectedBank.score_without_group`)."""
     view = selection.view
-    features = placed(patches.features[v][i], view.inside.bool())
-    return selection.without(
-        features, int(patches.groups[i]), valid_mask_of(view, patches.inside_of(i)), distances
+    features = to_grid(patches.features[v][i], view.inside.bool())
+    return selection.score_without_group(
+        features, int(patches.groups[i]), valid_mask_of(view, patches.pixel_mask(i)), distances
     )
 
 
-def left_out(selections: Sequence[Selection], features: Tensor, group: int, inside: Tensor | None) -> Raw:
-    """Compare one picture with the banks as if its group had never been there.
-
-    Args:
-        features: [P of all views, D], absolute.
-        inside: [H, W] bool, the pixels that count; None: those of the region of interest.
-    """
+def score_left_out(
+    selections: Sequence[SelectedBank], features: Tensor, group: int, inside: Tensor | None
+) -> LeftOutPicture:
+    """Compare a picture, its features [P of all views, D] absolute, with the banks as if its group had never
+    been there. inside: [H, W] bool, the pixels that count; None: the region of interest."""
     parts = features.split([selection.view.inside.numel() for selection in selections])
     pairs = zip(selections, parts, strict=True)
-    return Raw([one.without(part, group, valid_mask_of(one.view, inside)) for one, part in pairs], inside)
+    views = [one.score_without_group(part, group, valid_mask_of(one.view, inside)) for one, part in pairs]
+    return LeftOutPicture(views, inside)
 
 
-def valid_mask_of(view: View, inside: Tensor | None) -> Tensor:
+def valid_mask_of(view: BankView, inside: Tensor | None) -> Tensor:
     """The patches [P] of one picture that count."""
     return view.valid_mask(None if inside is None else inside[None]).view(-1)
 
 
-def calibrate(job: Job, raw: Sequence[Raw]) -> Good:
+def calibrate(job: FitJob, raw: Sequence[LeftOutPicture]) -> GoodValues:
     """Bring the sizes to one scale, unless an earlier fit has done it, and combine them."""
     model, score = job.model, job.config.score
     of_map = score in ("map", "map_top")
 
-    def values_of(picture: Raw, v: int) -> tuple[View, Tensor]:
-        return model.by_size([away[None] for _, away in picture.found])[v]
+    def values_of(picture: LeftOutPicture, v: int) -> tuple[BankView, Tensor]:
+        return model.values_by_size([away[None] for _, away in picture.views])[v]
 
-    def drawn(picture: Raw, v: int) -> Tensor:
+    def drawn(picture: LeftOutPicture, v: int) -> Tensor:
         """Map values of one size, those that count."""
         view, values = values_of(picture, v)
         return view.anomaly_map(values)[0][model.region(picture.inside)]
 
-    def moments(v: int, picture: Raw) -> Tensor:
+    def moments(v: int, picture: LeftOutPicture) -> Tensor:
         values = drawn(picture, v).cpu().double()  # not every device has float64
         return torch.stack([values.mean(), (values * values).mean()])
 
-    def strength(picture: Raw, v: int) -> float:
+    def strength(picture: LeftOutPicture, v: int) -> float:
         """The size's own score, a distance: good pictures spread alike in its units."""
         if of_map:
             values = drawn(picture, v)
-            return float(values.max() if score == "map" else top(values[None]))
-        return float(top(values_of(picture, v)[1]) if score == "top" else picture.found[v][0])
+            return float(values.max() if score == "map" else top_mean(values[None]))
+        return float(top_mean(values_of(picture, v)[1]) if score == "top" else picture.views[v][0])
 
-    def one(picture: Raw) -> list[float]:
-        found, whole = picture.combined(model)
+    def one(picture: LeftOutPicture) -> list[float]:
+        found, whole = picture.combine(model)
         median = whole[0][model.region(picture.inside)].median()
         strengths = [strength(picture, v) for v in range(len(model.normal))]
         return [float(found), float(whole.max()), float(median), *strengths]
 
     with workers(job.device) as each:
-        for v in range(len(model.normal) if len(model.normal) > 1 and job.starts is None else 0):
+        for v in range(len(model.normal) if len(model.normal) > 1 and job.existing_banks is None else 0):
             mean, square = torch.stack(each(partial(moments, v), raw)).mean(0).tolist()
             scores = torch.tensor([0.0 if of_map else strength(picture, v) for picture in raw]).double()
             spread = max(0.0, square - mean * mean) ** 0.5  # rounding may bring it below 0
             pairs = (mean, spread), (float(scores.mean()), float(scores.std(correction=0)))
             model.normal[v] = torch.tensor([x for m, s in pairs for x in (m, max(s, 1e-6 * abs(m) + 1e-12))])
         values = np.array(each(one, raw))
-    return Good(values[:, 0], values[:, 1], values[:, 2], _fence(model, values[:, 3:]))
+    return GoodValues(values[:, 0], values[:, 1], values[:, 2], _fence(model, values[:, 3:]))
 
 
 def _fence(model: Model, strengths: np.ndarray) -> float:

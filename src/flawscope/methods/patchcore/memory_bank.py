@@ -15,17 +15,17 @@ from flawscope.errors import InputError
 from flawscope.methods.features.backbone import Backbone
 from flawscope.methods.patch_detector import PatchView
 from flawscope.methods.patchcore import Config
-from flawscope.methods.patchcore.quantized_search import GROUP, KEEP, SMALLEST, Screen
+from flawscope.methods.patchcore.quantized_search import GROUP_SIZE, KEPT_GROUPS, SMALLEST, ByteScreen
 from flawscope.methods.threads import workers
 
-TIE = 1e-5  # relative
+TIE_TOLERANCE = 1e-5  # relative
 ONE_PART = "leave-one-out needs pictures of at least two parts: give more good pictures"
-MOST_CONFIRMED = 256 * 2**20  # bytes of bank elements that a picture's patches are compared with in fp32
+MAX_CONFIRMED = 256 * 2**20  # bytes of bank elements that a picture's patches are compared with in fp32
 BLOCK = 1024  # patches x bank elements multiplied at once: 4 MiB of products, minimum taken in the cache
 GPU_BLOCK = 8192  # on a GPU, 256 MiB: starting a product costs more than a small one
 
 
-class View(PatchView):
+class BankView(PatchView):
     """PatchCore at one picture size.
 
     The memory bank is kept relative to its mean (`centre`), which keeps fp32 distances accurate, together
@@ -41,12 +41,7 @@ class View(PatchView):
     table: Tensor  # [M, b], nearest elements, itself first
 
     def __init__(
-        self,
-        config: Config,
-        backbone: Backbone,
-        size: tuple[int, int],
-        roi: Tensor,
-        stage: int | None = None,
+        self, config: Config, backbone: Backbone, size: tuple[int, int], roi: Tensor, stage: int | None = None
     ):
         super().__init__(config, backbone, size, roi, config.dimensions, stage)
         self.config = config
@@ -54,7 +49,7 @@ class View(PatchView):
         self.register_buffer("bank", torch.zeros(0, self.embedding.width))
         self.register_buffer("norms", torch.zeros(0), persistent=False)
         self.register_buffer("table", torch.zeros(0, 1, dtype=torch.int32))
-        self.screen: Screen | None = None
+        self.screen: ByteScreen | None = None
 
     def patches(self, maps: Sequence[Tensor]) -> Tensor:
         found = super().patches(maps)
@@ -74,13 +69,12 @@ class View(PatchView):
         self._install(torch.cat([self.bank, more - self.centre]))
 
     def _install(self, bank: Tensor) -> None:
-        self._hold(bank)
+        self._set_elements(bank)
         if self.config.score == "reweighted":
-            self.table = nearest_table(bank, min(self.config.neighbours, len(bank)))
+            self.table = neighbour_table(bank, min(self.config.neighbours, len(bank)))
 
-    def fill(self, bank: Tensor, table: Tensor) -> None:
-        """Take over a bank and its table from a `state_dict`. InputError where they do not fit the
-        settings."""
+    def load_bank(self, bank: Tensor, table: Tensor) -> None:
+        """Take over a bank and its table from a `state_dict`. InputError where these do not fit `config`."""
         several = bank.dim() == 3 and self.config.positions == "each"
         if (
             bank.dim() not in ((3,) if several else (2,))
@@ -90,12 +84,12 @@ class View(PatchView):
             or (table.numel() and not 0 <= int(table.min()) <= int(table.max()) < len(bank))
         ):
             raise InputError("the model's memory bank does not fit its configuration: fit anew")
-        self._hold(bank)
+        self._set_elements(bank)
         self.table = table
         if several:
             self.centre = self.centre.new_zeros(len(bank), bank.shape[2])
 
-    def _hold(self, bank: Tensor) -> None:
+    def _set_elements(self, bank: Tensor) -> None:
         self.bank, self.norms = bank, (bank * bank).sum(-1)
         self.screen = None
 
@@ -106,20 +100,19 @@ class View(PatchView):
         """Number of positions with banks of their own; None: all share one bank."""
         return len(self.bank) if self.bank.dim() == 3 else None
 
-    def at(self, position: int) -> View:
+    def at(self, position: int) -> BankView:
         """The view with the bank of one position; while there is none yet, a view with none of its own."""
-        one = shallow(self)
+        one = shallow_copy(self)
         one.screen = None
         if self.positions is not None:
             one.centre, one.bank, one.norms = (x[position] for x in (self.centre, self.bank, self.norms))
         return one
 
-    def join(self, views: Sequence[View]) -> None:
-        """Take the banks of all positions. Smaller ones are filled up with copies, which change no
-        distance."""
+    def join_banks(self, views: Sequence[BankView]) -> None:
+        """Take the banks of all positions, smaller ones padded with copies, which change no distance."""
         most = max(len(view.bank) for view in views)
         self.centre = torch.stack([view.centre for view in views])
-        self._hold(torch.stack([filled_up(view.bank, most) for view in views]))
+        self._set_elements(torch.stack([pad_rows(view.bank, most) for view in views]))
 
     def search_at(self, positions: Tensor, features: Tensor, valid_mask: Tensor) -> Tensor:
         """`search` where picture i of the batch has the bank of `positions[i]`; features are absolute."""
@@ -138,8 +131,8 @@ class View(PatchView):
             return
         # with norms that are not finite there is no bound
         bounded = len(self.bank) >= SMALLEST and bool(self.norms.isfinite().all())
-        confirmed = len(self.inside) * KEEP * GROUP * self.bank.shape[1] * 4  # bytes a picture
-        self.screen = Screen(self.bank, self.norms) if bounded and confirmed <= MOST_CONFIRMED else None
+        confirmed = len(self.inside) * KEPT_GROUPS * GROUP_SIZE * self.bank.shape[1] * 4  # bytes a picture
+        self.screen = ByteScreen(self.bank, self.norms) if bounded and confirmed <= MAX_CONFIRMED else None
 
     # ---- patches to distances and scores
 
@@ -154,19 +147,19 @@ class View(PatchView):
         batch, patches, width = features.shape
         queries = features.reshape(-1, width)
         if self.screen is not None and norms is None and torch.compiler.is_exporting():
-            best = self.screen(queries, self.bank, self.norms, self.nearest)
+            best = self.screen(queries, self.bank, self.norms, self.nearest_square)
         else:
-            best = self.nearest(queries, norms)
+            best = self.nearest_square(queries, norms)
         distances = (best + (queries * queries).sum(1)).clamp(min=0).sqrt()
         return distances.view(batch, patches) * valid_mask
 
-    def values(self, distances: Tensor) -> Tensor:
+    def map_values(self, distances: Tensor) -> Tensor:
         """Turn distances into what the map draws: themselves, or half the square, which of patches of length
         1 is the cosine distance."""
         return distances.square() / 2 if self.config.distance == "cosine" else distances
 
-    def nearest(self, queries: Tensor, norms: Tensor | None = None) -> Tensor:
-        """The smallest |m|² - 2xm `[N]` of queries `[N, D]`: the part of |x - m|² that depends on m.
+    def nearest_square(self, queries: Tensor, norms: Tensor | None = None) -> Tensor:
+        """The smallest |m|² - 2xm `[N]` of queries x `[N, D]`: the part of |x - m|² that depends on m.
 
         One matrix product and a running minimum, in blocks that stay in the processor's cache, so that the
         [N, M] products never travel to memory.
@@ -185,23 +178,23 @@ class View(PatchView):
 
     def image_score(self, features: Tensor, distances: Tensor, valid_mask: Tensor) -> Tensor:
         """Eq. 6 and 7: the farthest patch's distance, weighted by how crowded its nearest element is."""
-        patch = farthest(features, distances, valid_mask)  # m_t*, [B, D]
+        patch = farthest_patch(features, distances, valid_mask)  # m_t*, [B, D]
         nearest = torch.addmm(self.norms, patch, self.bank.T, alpha=-2).argmin(1)  # m*
         if self.config.score == "reweighted":
             neighbours = self.bank[self.table[nearest].long()]  # N_b(m*), itself first: [B, b, D]
         else:
             neighbours = self.bank[nearest][:, None]
-        return eq7(torch.linalg.vector_norm(patch[:, None] - neighbours, dim=2)) * valid_mask.amax(-1)
+        return reweight(torch.linalg.vector_norm(patch[:, None] - neighbours, dim=2)) * valid_mask.amax(-1)
 
     def ties(self, features: Tensor, distances: Tensor, valid_mask: Tensor) -> Tensor:
         """Pictures `[B]` bool with another patch as far as the farthest, or another element as near to it as
         the nearest, within 1e-5 of the distance. Equal ones are no choice: they give the same score."""
-        found, patches = [], farthest(features, distances, valid_mask)
+        found, patches = [], farthest_patch(features, distances, valid_mask)
         for own, away, patch in zip(features, distances, patches, strict=True):
-            far = own[away >= away.max() * (1 - TIE)]
+            far = own[away >= away.max() * (1 - TIE_TOLERANCE)]
             # not by a product, whose rounding is as large as the differences looked for
             near = torch.cdist(patch[None], self.bank, compute_mode="donot_use_mm_for_euclid_dist")[0]
-            close = self.bank[near <= near.min() * (1 + TIE)]
+            close = self.bank[near <= near.min() * (1 + TIE_TOLERANCE)]
             found.append(bool((far != patch).any() or (close != close[:1]).any()))
         return torch.tensor(found)
 
@@ -230,9 +223,9 @@ class View(PatchView):
             features, valid_mask: as for `distances_without`.
             distances: `[P]`, to the elements that are there.
         """
-        if not self.config.score_of_bank:
+        if not self.config.scores_farthest_patch:
             return distances.new_zeros(())
-        patch = farthest((features - self.centre)[None], distances[None], valid_mask)[0]
+        patch = farthest_patch((features - self.centre)[None], distances[None], valid_mask)[0]
         # the bank is not copied: every thread would need room for another one
         parts = [(self.bank, self.norms.masked_fill(hidden, torch.inf))]
         if added is not None:
@@ -252,34 +245,34 @@ class View(PatchView):
         around[nearest] = -torch.inf
         found = around.topk(b, largest=False, sorted=True).indices.tolist()
         neighbours = torch.stack([element(index) for index in found])
-        return eq7(torch.linalg.vector_norm(patch - neighbours, dim=1)[None])[0] * valid_mask.amax(-1)
+        return reweight(torch.linalg.vector_norm(patch - neighbours, dim=1)[None])[0] * valid_mask.amax(-1)
 
 
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def shallow(module: Module) -> Module:
+def shallow_copy(module: Module) -> Module:
     """Shallow copy of a module: shares the tensors, which can be replaced in the copy alone."""
     one = copy(module)
     one._buffers, one._modules = dict(module._buffers), dict(module._modules)
     return one
 
 
-def filled_up(rows: Tensor, count: int) -> Tensor:
-    """`rows` and copies of the first one, [count, ...]; zeros where there are no rows."""
+def pad_rows(rows: Tensor, count: int) -> Tensor:
+    """Pad `rows` to [count, ...] with copies of the first one; zeros where there are no rows."""
     if not len(rows):
         return rows.new_zeros(count, *rows.shape[1:])
     return torch.cat([rows, rows[:1].expand(count - len(rows), *rows.shape[1:])])
 
 
-def farthest(features: Tensor, distances: Tensor, valid_mask: Tensor) -> Tensor:
+def farthest_patch(features: Tensor, distances: Tensor, valid_mask: Tensor) -> Tensor:
     """The patch `[B, D]` with the largest distance (Eq. 6), of those that count."""
     index = distances.masked_fill(valid_mask == 0, -1.0).argmax(1)
     return features[torch.arange(features.shape[0], device=features.device), index]
 
 
-def eq7(distances: Tensor) -> Tensor:
-    """s = (1 - softmax over N_b(m*) of ||m_t* - m||, taken at m*) * ||m_t* - m*||.
+def reweight(distances: Tensor) -> Tensor:
+    """Eq. 7: s = (1 - softmax over N_b(m*) of ||m_t* - m||, taken at m*) * ||m_t* - m*||.
 
     Args:
         distances: [B, b], of the farthest patch to N_b(m*), m* itself first.
@@ -292,7 +285,7 @@ def eq7(distances: Tensor) -> Tensor:
     return (1.0 - torch.softmax(distances, dim=1)[:, 0]) * distances[:, 0]
 
 
-def nearest_table(bank: Tensor, b: int) -> Tensor:
+def neighbour_table(bank: Tensor, b: int) -> Tensor:
     """Every bank element's `b` nearest elements, itself first: [M, b] int32."""
     norms = (bank * bank).sum(1)
 

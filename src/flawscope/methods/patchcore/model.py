@@ -12,7 +12,7 @@ from flawscope.errors import InputError
 from flawscope.methods.features.backbone import Backbone
 from flawscope.methods.patch_detector import PatchDetector
 from flawscope.methods.patchcore import METHOD, Config
-from flawscope.methods.patchcore.memory_bank import View, shallow
+from flawscope.methods.patchcore.memory_bank import BankView, shallow_copy
 
 
 class Model(PatchDetector):
@@ -26,7 +26,7 @@ class Model(PatchDetector):
 
     METHOD = METHOD
     config: Config
-    views: list[View]
+    views: list[BankView]
     normal: Tensor  # [sizes, 4]: mean and spread of good pictures' map values, then of their scores
 
     def __init__(self, config: Config, backbone: Backbone, roi: Tensor | None = None):
@@ -37,8 +37,8 @@ class Model(PatchDetector):
         self.register_buffer("normal", torch.tensor([[0.0, 1.0, 0.0, 1.0]]).repeat(len(config.view_sizes), 1))
         self.eval()
 
-    def view(self, size: tuple[int, int], stage: int | None = None) -> View:
-        return View(self.config, self.backbone, size, self.roi, stage)
+    def view(self, size: tuple[int, int], stage: int | None = None) -> BankView:
+        return BankView(self.config, self.backbone, size, self.roi, stage)
 
     @property
     def scores_maximum(self) -> bool:
@@ -49,18 +49,18 @@ class Model(PatchDetector):
         return self.views[0].positions
 
     def at(self, position: int) -> Model:
-        one = shallow(self)
+        one = shallow_copy(self)
         one.views, one.position = nn.ModuleList(view.at(position) for view in self.views), position  # type: ignore[assignment]
         return one
 
-    def own(self, groups: Tensor) -> Tensor:
+    def own_groups(self, groups: Tensor) -> Tensor:
         """Groups [M] of this model's bank, from the groups of a view in a model file, [M] or [R, M]."""
         return groups if groups.dim() == 1 else groups[self.position]
 
-    def join(self, models: Sequence[Model]) -> None:
+    def join_banks(self, models: Sequence[Model]) -> None:
         """Take the banks of a model for each position, as `at` gives them."""
         for v, view in enumerate(self.views):
-            view.join([model.views[v] for model in models])
+            view.join_banks([model.views[v] for model in models])
 
     # ---- scores
 
@@ -75,7 +75,7 @@ class Model(PatchDetector):
         for view, part in zip(self.views, features.split(self.patches, dim=1), strict=True):
             relative, valid_mask = part - view.centre, view.valid_mask(inside)
             distances.append(view.search(relative, valid_mask))
-            if self.config.score_of_bank:
+            if self.config.scores_farthest_patch:
                 scores.append(view.image_score(relative, distances[-1], valid_mask))
         return self.combine(scores, distances, inside)
 
@@ -92,8 +92,8 @@ class Model(PatchDetector):
         self, scores: list[Tensor], distances: list[Tensor], inside: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Image scores `[B]` and patch distances `[B, P]` of all views to scores `[B]` and maps `[B, H, W]`.
-        Image scores are read where they are of the banks (`Config.score_of_bank`)."""
-        values = self.by_size(distances)
+        Image scores are read where they are of the banks (`Config.scores_farthest_patch`)."""
+        values = self.values_by_size(distances)
         maps = [view.anomaly_map(d) for view, d in values]
         normal = [self.normal[v] for v in range(len(maps))]
         if len(maps) > 1:
@@ -106,17 +106,16 @@ class Model(PatchDetector):
         if self.config.score == "map":
             return drawn.flatten(1).amax(1), drawn
         if self.config.score == "map_top":
-            return top(drawn.flatten(1)), drawn
+            return top_mean(drawn.flatten(1)), drawn
         if self.config.score == "top":
-            scores = [top(one) for _, one in values]
+            scores = [top_mean(one) for _, one in values]
         if len(maps) > 1:
             scores = [(s - n[2]) / n[3] for s, n in zip(scores, normal, strict=True)]
         return torch.stack(scores).amax(0), drawn
 
-    def by_size(self, distances: Sequence[Tensor]) -> list[tuple[View, Tensor]]:
-        """A view of each size, and its values `[B, P]`: the distances to its bank, or with a bank for each
-        stage their mean."""
-        values = [view.values(d) for view, d in zip(self.views, distances, strict=True)]
+    def values_by_size(self, distances: Sequence[Tensor]) -> list[tuple[BankView, Tensor]]:
+        """Per size a view and its values `[B, P]`: the distances, or their mean over the stages' banks."""
+        values = [view.map_values(d) for view, d in zip(self.views, distances, strict=True)]
         if self.config.layers == "joined":
             return list(zip(self.views, values, strict=True))
         step = len(self.config.stages)
@@ -148,7 +147,8 @@ class Model(PatchDetector):
             return self.at(0).left_out(features, group, kept, inside)
         scores, distances = [], []
         for v, (view, part) in enumerate(zip(self.views, features.split(self.patches, dim=1), strict=True)):
-            valid_mask, hidden = view.valid_mask(inside).view(-1), self.own(kept[f"bank_groups.{v}"]) == group
+            valid_mask = view.valid_mask(inside).view(-1)
+            hidden = self.own_groups(kept[f"bank_groups.{v}"]) == group
             known = view.distances_without(part[0], hidden, valid_mask)
             scores.append(view.score_without(part[0], hidden, valid_mask, known)[None])
             distances.append(known[None])
@@ -156,7 +156,7 @@ class Model(PatchDetector):
 
     def ties(self, features: Tensor, inside: Tensor | None = None) -> Tensor:
         """Whether Eq. 6's farthest patch or its nearest element is tied with another one, within 1e-5."""
-        if not self.config.score_of_bank:
+        if not self.config.scores_farthest_patch:
             return super().ties(features, inside)
         tied = torch.zeros(len(features), dtype=torch.bool)
         for view, part in zip(self.views, features.split(self.patches, dim=1), strict=True):
@@ -168,15 +168,15 @@ class Model(PatchDetector):
 
     def fill(self, tensors: Mapping[str, Tensor]) -> None:
         for i, view in enumerate(self.views):  # as large as the artefact says
-            view.fill(tensors[f"views.{i}.bank"], tensors[f"views.{i}.table"])
+            view.load_bank(tensors[f"views.{i}.bank"], tensors[f"views.{i}.table"])
         super().fill(tensors)
 
 
-def hundredth(count: int) -> int:
-    """Count the values, of `count`, that a mean of the highest hundredth is of."""
+def top_count(count: int) -> int:
+    """Number of values in the highest hundredth of `count`, one at least."""
     return max(1, count // 100)
 
 
-def top(values: Tensor) -> Tensor:
+def top_mean(values: Tensor) -> Tensor:
     """The mean `[B]` of the highest hundredth of values `[B, N]`."""
-    return values.topk(hundredth(values.shape[1]), dim=1).values.mean(1)
+    return values.topk(top_count(values.shape[1]), dim=1).values.mean(1)

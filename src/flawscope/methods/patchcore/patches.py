@@ -12,33 +12,33 @@ from torch import Tensor
 
 from flawscope.artefact.model_file import Artefact
 from flawscope.errors import InputError
-from flawscope.methods.extract import counting, embed_pictures
+from flawscope.methods.extract import check_region_visible, embed_pictures
 from flawscope.methods.patchcore import Config
-from flawscope.methods.patchcore.memory_bank import View
+from flawscope.methods.patchcore.memory_bank import BankView
 from flawscope.methods.patchcore.model import Model
 from flawscope.methods.task import Task
 
 
 @dataclass
-class Job:
+class FitJob:
     """A fit: the model that is filled, its task, and how long each stage took.
 
-    starts: one per view, if a model is being extended.
-    copies: ways in which pictures are turned and mirrored for the bank (`few_shot.ways`).
+    existing_banks: one per view, if a model is being extended.
+    orientations: of the copies of pictures in the bank (`few_shot.choose_orientations`).
     """
 
     model: Model
     task: Task
-    starts: list[Start] | None = None
-    copies: Sequence[int] = ()
-    clock: dict[str, float] = field(default_factory=lambda: {"start": time.perf_counter()})
+    existing_banks: list[ExistingBank] | None = None
+    orientations: Sequence[int] = ()
+    stage_times: dict[str, float] = field(default_factory=lambda: {"start": time.perf_counter()})
 
     @property
     def config(self) -> Config:
         return self.model.config
 
     @property
-    def views(self) -> list[View]:
+    def views(self) -> list[BankView]:
         return list(self.model.views)
 
     @property
@@ -55,23 +55,24 @@ class Job:
         in_banks = (int(groups.max()) for groups in banks if groups.size)
         return 1 + max([*in_banks, *old.manifest.facts.get("calibration_groups", {}).values()])
 
-    def at(self, position: int) -> Job:
+    def at(self, position: int) -> FitJob:
         """The fit for one position, whose banks are a model of their own."""
         model, old = self.model.at(position), self.task.old
-        return replace(self, model=model, starts=None if old is None else Start.of(old, model))
+        banks = None if old is None else ExistingBank.read_all(old, model)
+        return replace(self, model=model, existing_banks=banks)
 
     def groups_of(self, pictures: Sequence[int]) -> Tensor:
         """Group numbers [N] of the pictures, as the model's banks number them."""
         return torch.tensor([self.first_group + self.task.groups[i] for i in pictures], device=self.device)
 
-    def tick(self, stage: str) -> None:
-        self.clock[stage] = time.perf_counter()
+    def record_time(self, stage: str) -> None:
+        self.stage_times[stage] = time.perf_counter()
 
     def seconds(self) -> dict[str, float]:
-        names, times = list(self.clock), list(self.clock.values())
+        names, times = list(self.stage_times), list(self.stage_times.values())
         return {n: round(t - s, 3) for n, s, t in zip(names[1:], times, times[1:], strict=False)}
 
-    def named(self, stage: str, view: View) -> str:
+    def stage_name(self, stage: str, view: BankView) -> str:
         """The stage's name, with the size, and the stage of the backbone, where there are several."""
         if len(self.views) == 1:
             return stage
@@ -83,7 +84,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Start:
+class ExistingBank:
     """The bank of a view that is being extended: elements [M, D], absolute, the group of each [M] (numbers
     that the new pictures do not have), and its covering radius: what is closer is nothing new."""
 
@@ -92,10 +93,10 @@ class Start:
     radius: float
 
     @classmethod
-    def of(cls, old: Artefact, model: Model) -> list[Start]:
+    def read_all(cls, old: Artefact, model: Model) -> list[ExistingBank]:
         starts = []
         for v, view in enumerate(model.views):
-            groups = model.own(torch.from_numpy(old.tensors[f"bank_groups.{v}"]).to(view.bank.device))
+            groups = model.own_groups(torch.from_numpy(old.tensors[f"bank_groups.{v}"]).to(view.bank.device))
             radius = float(old.manifest.facts["covering_radius"][v])
             starts.append(cls(view.bank + view.centre, groups.long(), radius))
         return starts
@@ -108,19 +109,19 @@ class Patches:
     features: per view [N, P, D], of the patches in the region of interest.
     valid_mask: per view [N, P] bool, those that are not padding; None: all of them.
     inside: [N, H, W] bool, the pixels that count; None: those of the region of interest.
-    rows: [N], their numbers; a copy has its picture's. groups: [N], as the banks number them.
+    numbers: [N], of the pictures; a copy has its picture's. groups: [N], as the banks number them.
     """
 
     features: list[Tensor]
     valid_mask: list[Tensor] | None
     inside: Tensor | None
-    rows: list[int]
+    numbers: list[int]
     groups: Tensor
 
     @property
     def pictures(self) -> list[int]:
         """Numbers of the pictures, each once."""
-        return list(dict.fromkeys(self.rows))
+        return list(dict.fromkeys(self.numbers))
 
     def points(self, v: int) -> tuple[Tensor, Tensor]:
         """The patches [K, D] of a view that count, and the group of each [K]."""
@@ -131,18 +132,18 @@ class Patches:
         mask = self.valid_mask[v].flatten()
         return own.flatten(0, 1)[mask], groups[mask]
 
-    def inside_of(self, i: int) -> Tensor | None:
+    def pixel_mask(self, i: int) -> Tensor | None:
         """The pixels [H, W] of a picture that count; None: those of the region of interest."""
         return None if self.inside is None else self.inside[i]
 
     @property
-    def total(self) -> int:
+    def patch_count(self) -> int:
         """Patches that count, of all views."""
         if self.valid_mask is None:
             return sum(own.shape[0] * own.shape[1] for own in self.features)
         return sum(int(mask.sum()) for mask in self.valid_mask)
 
-    def spread(self, v: int, values: Tensor) -> Tensor:
+    def scatter_values(self, v: int, values: Tensor) -> Tensor:
         """Values [K] of the points of a view, as [N, P]; 0 for patches that do not count."""
         shape = self.features[v].shape[:2]
         if self.valid_mask is None:
@@ -151,17 +152,17 @@ class Patches:
         whole[self.valid_mask[v]] = values
         return whole
 
-    def of(self, rows: Sequence[int]) -> Patches:
-        """The patches of `rows` alone, copied."""
-        return self._each(lambda own: own[list(rows)], rows)
+    def select(self, rows: Sequence[int]) -> Patches:
+        """Copy the patches at `rows`."""
+        return self._map_tensors(lambda own: own[list(rows)], rows)
 
     def keep(self, rows: Sequence[int]) -> Patches:
-        """The patches of the pictures at `rows`, rising, and of their copies, in place."""
-        kept = {self.rows[i] for i in rows}
-        return self.only([row for row, picture in enumerate(self.rows) if picture in kept])
+        """Keep the patches of the pictures at `rows`, rising, and of their copies, in place."""
+        kept = {self.numbers[i] for i in rows}
+        return self.keep_rows([row for row, picture in enumerate(self.numbers) if picture in kept])
 
-    def only(self, rows: Sequence[int]) -> Patches:
-        """The patches of `rows` alone, rising, moved to the front in place: a second copy may not fit."""
+    def keep_rows(self, rows: Sequence[int]) -> Patches:
+        """Keep the patches at `rows`, rising, moved to the front in place: a second copy may not fit."""
 
         def moved(own: Tensor) -> Tensor:
             for new, old in enumerate(rows):
@@ -169,14 +170,14 @@ class Patches:
                     own[new] = own[old]
             return own[: len(rows)]
 
-        return self._each(moved, rows)
+        return self._map_tensors(moved, rows)
 
-    def _each(self, some: Callable[[Tensor], Tensor], rows: Sequence[int]) -> Patches:
+    def _map_tensors(self, some: Callable[[Tensor], Tensor], rows: Sequence[int]) -> Patches:
         return Patches(
             [some(own) for own in self.features],
             None if self.valid_mask is None else [some(own) for own in self.valid_mask],
             None if self.inside is None else some(self.inside),
-            [self.rows[i] for i in rows],
+            [self.numbers[i] for i in rows],
             self.groups[list(rows)],
         )
 
@@ -188,7 +189,7 @@ def turned(image: Tensor, way: int) -> Tensor:
     return image.flip([axis for axis, bit in ((-2, 1), (-1, 2)) if way & bit]).contiguous()
 
 
-def placed(values: Tensor, mask: Tensor) -> Tensor:
+def to_grid(values: Tensor, mask: Tensor) -> Tensor:
     """Values of the patches inside the region, back at their places; 0 elsewhere."""
     if len(values) == len(mask):
         return values
@@ -197,12 +198,12 @@ def placed(values: Tensor, mask: Tensor) -> Tensor:
     return whole
 
 
-def collect(job: Job, indices: Sequence[int], stage: str) -> Patches:
+def collect_patches(job: FitJob, indices: Sequence[int], stage: str) -> Patches:
     """Collect the patches of the pictures that can be used, and of their copies."""
     model, task = job.model, job.task
     region = [view.inside.bool() for view in job.views]
     # a picture's number plus `task.count` times the way that it is turned
-    numbers = [index + way * task.count for way in (0, *job.copies) for index in indices]
+    numbers = [index + way * task.count for way in (0, *job.orientations) for index in indices]
     rows, count = {number: row for row, number in enumerate(numbers)}, len(numbers)
     features = [
         torch.empty(count, int(mask.sum()), view.embedding.width, device=job.device)
@@ -217,7 +218,7 @@ def collect(job: Job, indices: Sequence[int], stage: str) -> Patches:
         way, index = divmod(number, task.count)
         image = task.load(index)
         if job.config.pads:
-            image = counting(image, roi)
+            image = check_region_visible(image, roi)
         return image if image is None or not way else turned(image, way)
 
     def store(number: int, one: Tensor, seen: Tensor | None) -> None:
@@ -241,4 +242,4 @@ def collect(job: Job, indices: Sequence[int], stage: str) -> Patches:
     every = Patches(
         features, valid_mask if job.config.pads else None, inside, pictures, job.groups_of(pictures)
     )
-    return every.only([rows[number] for number in sorted(got) if number % task.count in used])
+    return every.keep_rows([rows[number] for number in sorted(got) if number % task.count in used])

@@ -15,18 +15,23 @@ import torch
 from torch import Tensor
 
 from flawscope.errors import InputError
-from flawscope.methods.patchcore.bank_selection import KEPT, select
-from flawscope.methods.patchcore.leave_one_out import Raw, Selection, to_others, without
-from flawscope.methods.patchcore.memory_bank import filled_up
+from flawscope.methods.patchcore.bank_selection import KEPT, select_banks
+from flawscope.methods.patchcore.leave_one_out import (
+    LeftOutPicture,
+    SelectedBank,
+    distances_to_others,
+    score_in_view,
+)
+from flawscope.methods.patchcore.memory_bank import pad_rows
 from flawscope.methods.patchcore.model import Model
-from flawscope.methods.patchcore.patches import Job, Patches, collect, placed
-from flawscope.methods.threads import alone
+from flawscope.methods.patchcore.patches import FitJob, Patches, collect_patches, to_grid
+from flawscope.methods.threads import run_serially
 
-STREAM = 62  # of random numbers
+RNG_STREAM = 62
 
 
 @dataclass
-class Placed:
+class PositionBanks:
     """Results of filling the banks.
 
     groups: per position and view the groups of the bank's elements; none where nothing counts.
@@ -36,8 +41,8 @@ class Placed:
     """
 
     groups: dict[int, list[Tensor]] = field(default_factory=dict)
-    selections: dict[int, list[Selection]] = field(default_factory=dict)
-    left_out: dict[int, Raw] = field(default_factory=dict)
+    selections: dict[int, list[SelectedBank]] = field(default_factory=dict)
+    left_out: dict[int, LeftOutPicture] = field(default_factory=dict)
     radii: list[float] = field(default_factory=list)
     patches: int = 0
 
@@ -47,20 +52,20 @@ class Placed:
         return [
             torch.stack(
                 [
-                    filled_up(self.groups[p][v] if p in self.groups else none, view.norms.shape[1])
+                    pad_rows(self.groups[p][v] if p in self.groups else none, view.norms.shape[1])
                     for p in range(len(view.bank))
                 ]
             )
             for v, view in enumerate(model.views)
         ]
 
-    def answer(self, model: Model, number: int) -> tuple[Tensor, Tensor] | None:
+    def score_left_out(self, model: Model, number: int) -> tuple[Tensor, Tensor] | None:
         """Score [1] and map [1, H, W] of a number learnt from, as if its group had never been there."""
         raw = self.left_out.get(number)
-        return None if raw is None else raw.combined(model)
+        return None if raw is None else raw.combine(model)
 
 
-def fill(job: Job, blocks: int) -> Placed:
+def fill(job: FitJob, blocks: int) -> PositionBanks:
     """Give the model a memory bank for every position.
 
     Args:
@@ -68,42 +73,42 @@ def fill(job: Job, blocks: int) -> Placed:
     """
     assert job.task.places is not None
     model, where, total = job.model, np.asarray(job.task.places.of), job.task.places.count
-    order = np.random.default_rng([job.config.seed, STREAM]).permutation(total)
-    found, models, room = Placed(radii=[0.0] * len(job.views)), {}, float(KEPT)
+    order = np.random.default_rng([job.config.seed, RNG_STREAM]).permutation(total)
+    found, models, room = PositionBanks(radii=[0.0] * len(job.views)), {}, float(KEPT)
     highest: dict[tuple[int, int], float] = {}  # of tiles
     # selections of the first places of a random order are kept
     for block, positions in enumerate(np.array_split(order, min(blocks, total))):
         numbers = np.flatnonzero(np.isin(where, positions)).tolist()
         name = "features" if blocks == 1 else f"features {block + 1}/{blocks}"
-        patches = collect(job, numbers, name) if numbers else None
-        lying = where[[] if patches is None else patches.rows]
+        patches = collect_patches(job, numbers, name) if numbers else None
+        lying = where[[] if patches is None else patches.numbers]
         for done, position in enumerate(positions.tolist()):
             here, rows = job.at(position), np.flatnonzero(lying == position).tolist()
             models[position] = here.model
             if patches is None or not rows:  # nothing at this position counts
                 continue
-            part = patches.of(rows)
-            if here.starts is None and len(part.groups.unique()) == 1:
+            part = patches.select(rows)
+            if here.existing_banks is None and len(part.groups.unique()) == 1:
                 raise InputError("--positions each needs good pictures of at least two parts: leave it out")
-            selections = select(here, part)
+            selections = select_banks(here, part)
             # the whole picture's map gets another scale later, and cannot be compared with tiles
-            found.left_out |= _left_out(here, part, selections, highest if position else {})
+            found.left_out |= _score_left_out(here, part, selections, highest if position else {})
             found.groups[position] = [selection.groups for selection in selections]
             found.radii = [max(r, one.radius) for r, one in zip(found.radii, selections, strict=True)]
-            found.patches += part.total
+            found.patches += part.patch_count
             room -= sum(own.nbytes for own in part.features)
             if room >= 0:
                 found.selections[position] = selections
             job.task.step("coresets", done + 1, len(positions))
         del patches
         gc.collect()
-    model.join([models[position] for position in range(total)])
+    model.join_banks([models[position] for position in range(total)])
     return found
 
 
-def _left_out(
-    job: Job, patches: Patches, selections: list[Selection], highest: dict[tuple[int, int], float]
-) -> dict[int, Raw]:
+def _score_left_out(
+    job: FitJob, patches: Patches, selections: list[SelectedBank], highest: dict[tuple[int, int], float]
+) -> dict[int, LeftOutPicture]:
     """Compare the pictures of one position with its banks as if their groups had never been there.
 
     The distances to other groups' elements are at hand, and nowhere too low. Selecting a bank anew takes
@@ -114,24 +119,24 @@ def _left_out(
         highest: by picture and view, the largest map value so far where a tile is alone, which is in the
             picture's map as it is; kept up to date.
     """
-    others, places = to_others(patches, selections), job.task.places
+    others, places = distances_to_others(patches, selections), job.task.places
     assert places is not None
 
     def one(i: int, v: int) -> Tensor:
-        number, selection, view = patches.rows[i], selections[v], selections[v].view
-        away = placed(others[v][i], view.inside.bool())
+        number, selection, view = patches.numbers[i], selections[v], selections[v].view
+        away = to_grid(others[v][i], view.inside.bool())
         picture = places.pictures[number], v
-        if float(view.anomaly_map(view.values(away)[None]).max()) > highest.get(picture, -np.inf):
-            away = torch.minimum(away, without(patches, i, v, selection, away)[1])
-            inner = view.anomaly_map(view.values(away)[None])[0][places.alone(number)]
+        if float(view.anomaly_map(view.map_values(away)[None]).max()) > highest.get(picture, -np.inf):
+            away = torch.minimum(away, score_in_view(patches, i, v, selection, away)[1])
+            inner = view.anomaly_map(view.map_values(away)[None])[0][places.alone(number)]
             if inner.numel():
                 highest[picture] = max(highest.get(picture, -np.inf), float(inner.max()))
         return away
 
     nothing = patches.features[0].new_zeros(())  # the score is the map's
     found = {}
-    for i, number in enumerate(patches.rows):
+    for i, number in enumerate(patches.numbers):
         # one after the other: a selection is many small steps, at which threads only wait for each other
-        pairs = [(nothing, alone(partial(one, i, v), job.device)) for v in range(len(selections))]
-        found[number] = Raw(pairs, patches.inside_of(i))
+        pairs = [(nothing, run_serially(partial(one, i, v), job.device)) for v in range(len(selections))]
+        found[number] = LeftOutPicture(pairs, patches.pixel_mask(i))
     return found

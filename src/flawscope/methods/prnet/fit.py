@@ -9,20 +9,19 @@ from flawscope.artefact.state_file import pack, read, unpack
 from flawscope.errors import InputError, pluralize
 from flawscope.methods.prnet import Config
 from flawscope.methods.prnet.model import Model
-from flawscope.methods.prnet.prototypes import Clusters, cluster
+from flawscope.methods.prnet.prototypes import KMeansResult, k_means
 from flawscope.methods.prnet.trainer import Trainer
 from flawscope.methods.prnet.training_pictures import FeatureCache, TrainingPictures
 from flawscope.methods.task import Fitted, Task
 from flawscope.methods.trained_fit import TrainedFit
-from flawscope.methods.training_state import arrays, digest_of, tensors_of
+from flawscope.methods.training_state import digest_of, to_arrays, to_tensors
 from flawscope.progress import Step
 
-LATER = ("top",)  # settings that training does not depend on
+POST_TRAINING = ("top",)  # settings that training does not depend on
 
 
 def fit(model: Model, task: Task) -> Fitted:
-    """Train `model` on good pictures, of which some are held out, and on the seen defects; calibrate it on
-    those held out."""
+    """Train `model` on good pictures and the seen defects; calibrate it on good ones held out."""
     config, run, seen = model.config, TrainedFit("prnet", model, task), task.seen
     made = read_prototypes(Path(config.prototypes), model) if config.prototypes else None
     held, learnt = run.divide().numbers, run.images.numbers
@@ -33,7 +32,7 @@ def fit(model: Model, task: Task) -> Fitted:
         f"{task.pluralize(len(learnt), 'good')} to learn from, {len(held)} held out for the threshold; "
         f"{pluralize(len(seen), 'seen defect')}; simulated ones of {pictures.textures}"
     )
-    features = FeatureCache(model, run.images, learnt, run.room // 2)
+    features = FeatureCache(model, run.images, learnt, run.max_bytes // 2)
     features.measure(task.step)
     if made is not None:
         clusters, digest = made
@@ -48,7 +47,7 @@ def fit(model: Model, task: Task) -> Fitted:
         prototypes.prototypes = one.prototypes.to(model.roi.device)
     trainer = Trainer(model, pictures, features, clusters, task)
     objectives = [one.objective for one in clusters]
-    run.train(trainer, later=LATER, textures=pictures.textures, prototypes=objectives)
+    run.train(trainer, later=POST_TRAINING, textures=pictures.textures, prototypes=objectives)
     said = f"{pluralize(len(learnt), 'good picture')} and {pluralize(len(seen), 'seen defect')}"
     fitted = run.finish(trainer, said)
     fitted.facts |= {
@@ -56,22 +55,22 @@ def fit(model: Model, task: Task) -> Fitted:
         "textures": pictures.textures,
         "prototypes": [one.facts() for one in clusters],
     }
-    fitted.notes[:0] = [] if seen else [UNSEEN]
+    fitted.notes[:0] = [] if seen else [UNSEEN_NOTE]
     return fitted
 
 
-UNSEEN = "no seen defects were given (--seen): it knows simulated ones only"
+UNSEEN_NOTE = "no seen defects were given (--seen): it knows simulated ones only"
 
 
 # ---------------------------------------------------------------------------------------------- prototypes
 
 
-def find_prototypes(config: Config, features: FeatureCache, step: Step) -> list[Clusters]:
+def find_prototypes(config: Config, features: FeatureCache, step: Step) -> list[KMeansResult]:
     """Find the prototypes of each scale (3.2)."""
     found = []
     for scale in range(3):
         load = partial(features.maps, scale=scale)
-        found.append(cluster(load, len(features.learnt), seed=config.seed))
+        found.append(k_means(load, len(features.learnt), seed=config.seed))
         step("prototypes", scale + 1, 3)
     return found
 
@@ -80,7 +79,7 @@ def write_prototypes(model: Model, task: Task, out: Path) -> None:
     """Write the prototypes that `fit` would find to a file that it takes."""
     run = TrainedFit("prnet", model, task)
     held, learnt = run.divide().numbers, run.images.numbers
-    features = FeatureCache(model, run.images, learnt, run.room // 2)
+    features = FeatureCache(model, run.images, learnt, run.max_bytes // 2)
     features.measure(task.step)
     clusters = find_prototypes(model.config, features, task.step)
     tensors = {}
@@ -99,23 +98,23 @@ def write_prototypes(model: Model, task: Task, out: Path) -> None:
         "scales": [{"objective": c.objective, "history": list(c.history)} for c in clusters],
         "held_out": len(held),
     }
-    pack(out, arrays(tensors), PROTOTYPES, facts)
+    pack(out, to_arrays(tensors), FILE_KIND, facts)
 
 
-PROTOTYPES = "set of prototypes"
+FILE_KIND = "set of prototypes"
 
 
-def read_prototypes(path: Path, model: Model) -> tuple[list[Clusters], str]:
+def read_prototypes(path: Path, model: Model) -> tuple[list[KMeansResult], str]:
     """Read a file of `write_prototypes`: the prototypes, and the digest of their pictures and region of
     interest. InputError where the file is not for this model."""
-    found, facts = unpack(path, read(path, PROTOTYPES), PROTOTYPES, "make it anew")
-    tensors = tensors_of(found)
+    found, facts = unpack(path, read(path, FILE_KIND), FILE_KIND, "make it anew")
+    tensors = to_tensors(found)
     other = InputError(f"{path} is of another backbone, size or version: make it anew with the same settings")
     if facts.get("backbone") != digest_of(model.backbone):
         raise other
     try:
         clusters = [
-            Clusters(
+            KMeansResult(
                 tensors[f"prototypes.{k}"],
                 float(known["objective"]),
                 tensors[f"assignment.{k}"],

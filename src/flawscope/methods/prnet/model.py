@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flawscope.errors import InputError
-from flawscope.methods.detector import Detector, autocast, region_of
+from flawscope.methods.detector import Detector, autocast, stored_region
 from flawscope.methods.features.backbone import Backbone, empty_backbone, load_backbone
 from flawscope.methods.prnet import METHOD, STRIDES, Config
 from flawscope.methods.prnet.network import Network, grids_for, image_score
-from flawscope.methods.prnet.prototypes import Prototypes, Standard
+from flawscope.methods.prnet.prototypes import Prototypes, Standardise
 
 
 class Model(Detector):
@@ -27,11 +27,7 @@ class Model(Detector):
     scales: list[Prototypes]  # at strides 4, 8 and 16
 
     def __init__(
-        self,
-        config: Config,
-        backbone: Backbone,
-        roi: Tensor | None = None,
-        counts: Sequence[int] = (1, 1, 1),
+        self, config: Config, backbone: Backbone, roi: Tensor | None = None, counts: Sequence[int] = (1, 1, 1)
     ):
         """`counts`: K, the number of prototypes, at strides 4, 8 and 16."""
         super().__init__(config, roi)
@@ -46,7 +42,7 @@ class Model(Detector):
         self.scales = nn.ModuleList(  # type: ignore[assignment]
             Prototypes(k, shape) for k, shape in zip(counts, self.shapes[:-1], strict=True)
         )
-        self.last = Standard(self.shapes[-1][0])
+        self.last = Standardise(self.shapes[-1][0])
         self.network = Network(
             [shape[0] for shape in self.shapes],
             self.size,
@@ -74,7 +70,7 @@ class Model(Detector):
             maps = self.features(self.filled(images))
             # squared distances of whole maps overflow fp16: the first prototype would always be the nearest
             with autocast(images.device, None):
-                maps, valid_mask = self.counting(maps, inside)
+                maps, valid_mask = self.mask_uncounted(maps, inside)
                 residuals = [
                     s.residuals(m, c) for s, m, c in zip(self.scales, maps, valid_mask, strict=False)
                 ]
@@ -93,24 +89,24 @@ class Model(Detector):
         maps = self.backbone(images.contiguous(memory_format=torch.channels_last))
         return [m.float() for m in maps]
 
-    def counting(
+    def mask_uncounted(
         self, maps: Sequence[Tensor], inside: Tensor | None
     ) -> tuple[list[Tensor], Sequence[Tensor | None]]:
         """The four stages' maps, neutral where no pixel counts, and per stage the cells `[B, 1, H_j, W_j]`
         float32 that count, 1 or 0; None where pictures are not padded."""
         if inside is None:
             return list(maps), [None] * len(maps)
-        cells = cells_of(inside)
+        cells = valid_cells(inside)
         stages = zip([*self.scales, self.last], maps, cells, strict=True)
-        return [s.neutral(m, c) for s, m, c in stages], [c.float() for c in cells]
+        return [s.fill_with_mean(m, c) for s, m, c in stages], [c.float() for c in cells]
 
-    def standardised(self, maps: Sequence[Tensor]) -> list[Tensor]:
+    def standardise(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """The stages' maps, each channel with mean 0 and spread 1 on good pictures."""
         return [scale(m) for scale, m in zip([*self.scales, self.last], maps, strict=True)]
 
     def logits(self, maps: Sequence[Tensor], residuals: Sequence[Tensor]) -> Tensor:
         """Logits `[B, 1, H, W]` of a defect."""
-        found: Tensor = self.network(self.standardised(maps), residuals)
+        found: Tensor = self.network(self.standardise(maps), residuals)
         return found
 
     # ---- artefact
@@ -118,7 +114,7 @@ class Model(Detector):
     @classmethod
     def rebuild(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Model:
         typed = METHOD.stored(config)
-        roi = region_of(typed, tensors)
+        roi = stored_region(typed, tensors)
         backbone = empty_backbone(typed.backbone, typed.stages, typed.network_size, tensors)
         counts = [tensors[f"scales.{i}.prototypes"].shape[:1].numel() for i in range(len(STRIDES) - 1)]
         if 0 in counts:
@@ -137,7 +133,7 @@ class Model(Detector):
         return model
 
 
-def cells_of(inside: Tensor) -> list[Tensor]:
+def valid_cells(inside: Tensor) -> list[Tensor]:
     """The cells of the four stages `[B, 1, H_j, W_j]` bool in which a pixel of `[B, H, W]` bool counts."""
     return [F.max_pool2d(inside[:, None].float(), stride) > 0 for stride in STRIDES]
 

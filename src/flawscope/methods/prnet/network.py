@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from flawscope.methods.prnet import STRIDES
 
 # patches along each side of a map, where they divide it. With 1 there is one token, and nothing to attend to
-PARTS = (2, 4, 8)
-LAYERS = 3
-SHARE = 4  # a patch size gets a quarter of the channels
+PATCHES_PER_SIDE = (2, 4, 8)
+ATTENTION_LAYERS = 3
+CHANNEL_DIVISOR = 4  # a patch size gets a quarter of the channels
 
 Grid = tuple[int, int]
 
@@ -59,16 +59,16 @@ class Network(nn.Module):
         *inputs, last = channels
         inside = [c if width == 1 else max(8, round(c * width / 8) * 8) for c in inputs]
         joined = [c * (1 + residuals) for c in inside]
-        self.feature_fusion = Fusion(inputs, inside, grids)
-        self.residual_fusion = Fusion(inputs, inside, grids) if residuals else None
+        self.feature_fusion = MultiScaleFusion(inputs, inside, grids)
+        self.residual_fusion = MultiScaleFusion(inputs, inside, grids) if residuals else None
         self.layers = nn.ModuleList(
             nn.ModuleList(
-                nn.Sequential(*([Attention(c, grid)] if attention else []), Block(c))
+                nn.Sequential(*([MultiSizeAttention(c, grid)] if attention else []), ResidualBlock(c))
                 for c, grid in zip(joined, grids, strict=True)
             )
-            for _ in range(LAYERS)
+            for _ in range(ATTENTION_LAYERS)
         )
-        self.fusion = Fusion(joined, joined, grids)
+        self.fusion = MultiScaleFusion(joined, joined, grids)
         self.decoder = Decoder(last, joined, inside, grids, size)
 
     def forward(self, features: Sequence[Tensor], residuals: Sequence[Tensor] = ()) -> Tensor:
@@ -80,11 +80,11 @@ class Network(nn.Module):
         Returns:
             Logits `[B, 1, H, W]`.
         """
-        *maps, last = (_lean(x) for x in features)
+        *maps, last = (_to_autocast_dtype(x) for x in features)
         maps = self.feature_fusion(maps)
         if self.residual_fusion is not None:
             # half of the squares are below 0.1, and a few above 50: those few must not drown the others
-            others = self.residual_fusion([_lean(r.log1p()) for r in residuals])
+            others = self.residual_fusion([_to_autocast_dtype(r.log1p()) for r in residuals])
             maps = [torch.cat(pair, 1) for pair in zip(maps, others, strict=True)]
         for layer in self.layers:
             assert isinstance(layer, nn.ModuleList)
@@ -93,14 +93,14 @@ class Network(nn.Module):
         return logits
 
 
-class Fusion(nn.Module):
+class MultiScaleFusion(nn.Module):
     """Adds to every scale the maps of all others (3.3), as in HRNet."""
 
     def __init__(self, inputs: Sequence[int], outputs: Sequence[int], grids: Sequence[Grid]):
         super().__init__()
         scales = range(len(inputs))
         self.paths = nn.ModuleList(
-            nn.ModuleList(_path(inputs[j], outputs[i], i - j, grids[i]) for j in scales) for i in scales
+            nn.ModuleList(_scale_path(inputs[j], outputs[i], i - j, grids[i]) for j in scales) for i in scales
         )
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
@@ -114,10 +114,10 @@ class Fusion(nn.Module):
         return fused
 
 
-def _path(inputs: int, outputs: int, down: int, grid: Grid) -> nn.Module:
+def _scale_path(inputs: int, outputs: int, down: int, grid: Grid) -> nn.Module:
     """Layers from one scale to another that is `down` times halved, or doubled where negative."""
     if down < 0:
-        return nn.Sequential(nn.Conv2d(inputs, outputs, 1), _resize(grid))
+        return nn.Sequential(nn.Conv2d(inputs, outputs, 1), _upsample(grid))
     if down == 0:
         return nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
     layers: list[nn.Module] = []
@@ -126,15 +126,15 @@ def _path(inputs: int, outputs: int, down: int, grid: Grid) -> nn.Module:
     return nn.Sequential(*layers, nn.Conv2d(inputs, outputs, 3, stride=2, padding=1))
 
 
-class Attention(nn.Module):
+class MultiSizeAttention(nn.Module):
     """Multi-size self-attention (3.3): the map is cut into patches of several sizes, and per size every patch
     looks at all others."""
 
     def __init__(self, channels: int, grid: Grid):
         super().__init__()
-        self.grid, self.parts = grid, tuple(n for n in PARTS if grid[0] % n == 0 == grid[1] % n)
-        self.inner = max(4, channels // SHARE)
-        self.norm = Norm(channels)
+        self.grid, self.parts = grid, tuple(n for n in PATCHES_PER_SIDE if grid[0] % n == 0 == grid[1] % n)
+        self.inner = max(4, channels // CHANNEL_DIVISOR)
+        self.norm = PictureNorm(channels)
         # No bias: one of k adds the same to all logits of a patch, and the soft-max takes it out again.
         self.qkv = nn.Conv2d(channels, 3 * self.inner * len(self.parts), 1, bias=False)
         self.merge = nn.Conv2d(self.inner * len(self.parts), channels, 1)
@@ -143,31 +143,31 @@ class Attention(nn.Module):
         seen = []
         sizes = self.qkv(self.norm(x)).split(3 * self.inner, 1)
         for parts, maps in zip(self.parts, sizes, strict=True):
-            q, k, v = (self.tokens(part, parts) for part in maps.split(self.inner, 1))
+            q, k, v = (self.to_tokens(part, parts) for part in maps.split(self.inner, 1))
             weights = (q * q.shape[2] ** -0.5 @ k.transpose(1, 2)).softmax(2)  # [B, parts², parts²]
-            seen.append(self.folded(weights @ v, parts))
+            seen.append(self.from_tokens(weights @ v, parts))
         merged: Tensor = self.merge(torch.cat(seen, 1))
         return x + merged
 
-    def tokens(self, maps: Tensor, parts: int) -> Tensor:
+    def to_tokens(self, maps: Tensor, parts: int) -> Tensor:
         """Maps `[B, c, h, w]` to patches `[B, parts², d]`, d = c h w / parts²."""
         h, w = self.grid[0] // parts, self.grid[1] // parts
         cut = maps.reshape(-1, self.inner, parts, h, parts, w)
         return cut.permute(0, 2, 4, 1, 3, 5).reshape(-1, parts * parts, self.inner * h * w)
 
-    def folded(self, tokens: Tensor, parts: int) -> Tensor:
-        """Undo `tokens`."""
+    def from_tokens(self, tokens: Tensor, parts: int) -> Tensor:
+        """Put tokens back into maps `[B, c, h, w]`."""
         h, w = self.grid[0] // parts, self.grid[1] // parts
         cut = tokens.reshape(-1, parts, parts, self.inner, h, w)
         return cut.permute(0, 3, 1, 4, 2, 5).reshape(-1, self.inner, *self.grid)
 
 
-class Block(nn.Module):
+class ResidualBlock(nn.Module):
     """A residual block behind the attention."""
 
     def __init__(self, channels: int):
         super().__init__()
-        self.norm = Norm(channels)
+        self.norm = PictureNorm(channels)
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -184,11 +184,11 @@ class Decoder(nn.Module):
         super().__init__()
         steps, inputs = [], last
         for skip, channels, grid in reversed(list(zip(skips, outputs, grids, strict=True))):
-            steps.append(Up(inputs, skip, channels, grid))
+            steps.append(UpBlock(inputs, skip, channels, grid))
             inputs = channels
         self.steps = nn.ModuleList(steps)
         half = (size[0] // 2, size[1] // 2)
-        self.finest = Up(inputs, 0, inputs, half)
+        self.finest = UpBlock(inputs, 0, inputs, half)
         # four logits at half the size become two by two pixels: a fifth of a step's time would go into
         # enlarging all channels first
         self.head = nn.Sequential(nn.Conv2d(inputs, 4, 3, padding=1), nn.PixelShuffle(2))
@@ -201,14 +201,14 @@ class Decoder(nn.Module):
         return logits
 
 
-class Up(nn.Module):
+class UpBlock(nn.Module):
     """Doubles a map's size, and joins the skip connection's map where there is one."""
 
     def __init__(self, inputs: int, skip: int, outputs: int, grid: Grid):
         super().__init__()
-        self.up = nn.Sequential(nn.Conv2d(inputs, outputs, 1), _resize(grid))
+        self.up = nn.Sequential(nn.Conv2d(inputs, outputs, 1), _upsample(grid))
         self.conv = nn.Sequential(
-            nn.Conv2d(outputs + skip, outputs, 3, padding=1, bias=False), Norm(outputs), nn.ReLU()
+            nn.Conv2d(outputs + skip, outputs, 3, padding=1, bias=False), PictureNorm(outputs), nn.ReLU()
         )
 
     def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
@@ -217,7 +217,7 @@ class Up(nn.Module):
         return grown
 
 
-class Norm(nn.GroupNorm):
+class PictureNorm(nn.GroupNorm):
     """Normalisation over one whole picture and all its channels.
 
     Sums are in fp32 whatever the input is. Autocast would return fp32 as well, only to round that for the
@@ -234,22 +234,22 @@ class Norm(nn.GroupNorm):
             return super().forward(x)
 
 
-def _lean(x: Tensor) -> Tensor:
-    """`x` in autocast's dtype where autocast is on: sums with fp32 maps would all be fp32 again."""
+def _to_autocast_dtype(x: Tensor) -> Tensor:
+    """Cast `x` to autocast's dtype where autocast is on: sums with fp32 maps would all be fp32 again."""
     kind = x.device.type
     return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
-def _resize(grid: Grid) -> nn.Upsample:
+def _upsample(grid: Grid) -> nn.Upsample:
     return nn.Upsample(size=grid, mode="bilinear", align_corners=False)
 
 
 LAMBDA = 5.0  # weight of the focal part
 ALPHA, GAMMA = 0.5, 4.0
-TOP = 100  # pixels that make the score
+TOP_PIXELS = 100  # pixels that make the score
 
 
-def loss(logits: Tensor, masks: Tensor, valid_mask: Tensor | None = None) -> Tensor:
+def prn_loss(logits: Tensor, masks: Tensor, valid_mask: Tensor | None = None) -> Tensor:
     """SmoothL1 between the map and the mask, plus `LAMBDA` times the focal loss; a scalar.
 
     Args:
@@ -260,10 +260,10 @@ def loss(logits: Tensor, masks: Tensor, valid_mask: Tensor | None = None) -> Ten
     masks = masks.to(logits.dtype)
     if valid_mask is not None:
         logits, masks = logits[:, 0][valid_mask], masks[:, 0][valid_mask]
-    return F.smooth_l1_loss(logits.sigmoid(), masks) + LAMBDA * focal(logits, masks)
+    return F.smooth_l1_loss(logits.sigmoid(), masks) + LAMBDA * focal_loss(logits, masks)
 
 
-def focal(logits: Tensor, masks: Tensor) -> Tensor:
+def focal_loss(logits: Tensor, masks: Tensor) -> Tensor:
     """Mean over all pixels of -a (1 - p)^`GAMMA` log p, where p is the probability of the right answer and a
     is `ALPHA` on defects, 1 - `ALPHA` elsewhere (Lin et al., Focal Loss for Dense Object Detection, 2017).
 
@@ -274,9 +274,8 @@ def focal(logits: Tensor, masks: Tensor) -> Tensor:
     return (weight * (-right).sigmoid().pow(GAMMA) * F.softplus(-right)).mean()
 
 
-def image_score(maps: Tensor, top: int = TOP) -> Tensor:
-    """Mean of the `top` largest pixels of maps `[B, H, W]` (of all, where there are fewer): `[B]`. With 1 the
-    maximum."""
+def image_score(maps: Tensor, top: int = TOP_PIXELS) -> Tensor:
+    """Mean `[B]` of the `top` largest pixels of maps `[B, H, W]`; of all, where there are fewer."""
     pixels = maps.flatten(1)
     if top == 1:
         return pixels.amax(1)

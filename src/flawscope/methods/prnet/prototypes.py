@@ -25,27 +25,27 @@ from flawscope.errors import InputError
 from flawscope.methods.good_pictures import Moments
 from flawscope.methods.threads import workers
 
-SHARE = 0.1  # prototypes per good picture
-LIMIT = 4096  # pictures that k-means looks at: their products take 128 MiB
+PROTOTYPE_SHARE = 0.1  # prototypes per good picture
+MAX_PICTURES = 4096  # pictures that k-means looks at: their products take 128 MiB
 RESTARTS = 10
 ITERATIONS = 100
-HELD = 512 * 2**20  # bytes of feature maps held while the others pass by
+MAX_HELD_BYTES = 512 * 2**20  # bytes of feature maps held while the others pass by
 BLOCK = 64  # pictures multiplied at once by one thread
 SLICE = 16384  # numbers of a product summed in fp32; beyond that in fp64
 
 # Feature maps [b, C, H, W], fp32 or fp16, of the pictures with these numbers [b] int64. Called again for the
 # same pictures, it gives the same. A tensor's `__getitem__` will do.
-Load = Callable[[Tensor], Tensor]
+LoadMaps = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Clusters:
+class KMeansResult:
     """Result of k-means at one scale.
 
     prototypes: [K, C, H, W] float32 on the CPU; K is a tenth of the pictures, one at least.
     objective: sum of the squared distances of the pictures to their prototypes.
     assignment: [n] int64, the prototype of each picture that was looked at. No prototype is without one.
-    pictures: [n] int64, rising: their numbers. All pictures, unless there are more than `LIMIT`.
+    pictures: [n] int64, rising: their numbers. All pictures, unless there are more than `MAX_PICTURES`.
     history: the objective in every iteration of the restart that won; it never rises.
     """
 
@@ -61,22 +61,18 @@ class Clusters:
 
     def facts(self) -> dict[str, float]:
         """Facts for the manifest."""
-        return {
-            "count": len(self.prototypes),
-            "objective": self.objective,
-            "iterations": self.iterations,
-        }
+        return {"count": len(self.prototypes), "objective": self.objective, "iterations": self.iterations}
 
 
-def cluster(
-    load: Load,
+def k_means(
+    load: LoadMaps,
     pictures: int,
     *,
     seed: int = 0,
-    limit: int = LIMIT,
+    limit: int = MAX_PICTURES,
     restarts: int = RESTARTS,
     iterations: int = ITERATIONS,
-) -> Clusters:
+) -> KMeansResult:
     """K-means over the feature maps of one scale, K a tenth of the pictures: k-means++, then Lloyd's rule
     until nothing changes; the best of several restarts.
 
@@ -96,23 +92,23 @@ def cluster(
     if pictures > limit:
         chosen = np.sort(np.random.default_rng([seed, pictures]).choice(pictures, limit, replace=False))
     numbers = torch.from_numpy(chosen)
-    products = gram(load, numbers)
+    products = gram_matrix(load, numbers)
     if not products.isfinite().all():
         raise InputError("NaN or infinite features of a good picture: use other weights or fp32")
-    count = max(1, round(SHARE * len(numbers)))
+    count = max(1, round(PROTOTYPE_SHARE * len(numbers)))
     with workers() as each:  # a whole restart per thread
         runs = each(
             lambda r: lloyd(
-                products, plus_plus(products, count, np.random.default_rng([seed, r])), iterations
+                products, k_means_plus_plus(products, count, np.random.default_rng([seed, r])), iterations
             ),
             range(restarts),
         )
     assignment, history = min(runs, key=lambda run: run[1][-1])  # of equals the first
     assignment = assignment.clone()  # made in inference mode
-    return Clusters(_means(load, numbers, assignment, count), history[-1], assignment, numbers, history)
+    return KMeansResult(_centres(load, numbers, assignment, count), history[-1], assignment, numbers, history)
 
 
-def gram(load: Load, numbers: Tensor) -> Tensor:
+def gram_matrix(load: LoadMaps, numbers: Tensor) -> Tensor:
     """Products of the maps with each other, `[n, n]` float64 on the CPU, relative to some point among them:
     so they are no larger than the distances, and rounding takes nothing from these."""
     blocks = list(numbers.split(BLOCK))
@@ -122,7 +118,7 @@ def gram(load: Load, numbers: Tensor) -> Tensor:
         return (load(block).float() - origin).flatten(1)
 
     products = torch.zeros(len(numbers), len(numbers), dtype=torch.float64)
-    at_once = max(1, HELD // (4 * origin.numel()) // BLOCK)  # blocks
+    at_once = max(1, MAX_HELD_BYTES // (4 * origin.numel()) // BLOCK)  # blocks
     with workers(origin.device) as each:
         for start in range(0, len(blocks), at_once):
             held = {b: points(blocks[b]) for b in range(start, min(start + at_once, len(blocks)))}
@@ -145,7 +141,7 @@ def gram(load: Load, numbers: Tensor) -> Tensor:
     return products
 
 
-def plus_plus(products: Tensor, count: int, generator: np.random.Generator) -> list[int]:
+def k_means_plus_plus(products: Tensor, count: int, generator: np.random.Generator) -> list[int]:
     """K-means++: points drawn with a chance in proportion to the squared distance from those already drawn,
     of a few such draws the one that leaves least (Arthur and Vassilvitskii 2007, greedy variant).
 
@@ -218,7 +214,7 @@ def _fill_empty(assignment: Tensor, distances: Tensor, count: int) -> None:
         assignment[point] = cluster_
 
 
-def _means(load: Load, numbers: Tensor, assignment: Tensor, count: int) -> Tensor:
+def _centres(load: LoadMaps, numbers: Tensor, assignment: Tensor, count: int) -> Tensor:
     weights = (1 / torch.bincount(assignment, minlength=count).double()).tolist()
     means: Tensor | None = None
     for block, clusters in zip(numbers.split(BLOCK), assignment.split(BLOCK), strict=True):
@@ -231,7 +227,7 @@ def _means(load: Load, numbers: Tensor, assignment: Tensor, count: int) -> Tenso
     return means
 
 
-def spread_of(moments: Moments) -> Tensor:
+def channel_std(moments: Moments) -> Tensor:
     """The channels' standard deviations `[C]` float32, above 0: a channel that hardly moves on good pictures
     counts as if it moved a thousandth of what the others do, and not as if its noise were a defect."""
     std = moments.std()
@@ -239,8 +235,8 @@ def spread_of(moments: Moments) -> Tensor:
     return std.clamp(min=floor if floor > 0 else 1.0).float()
 
 
-def offsets(features: Tensor, prototypes: Tensor, valid_mask: Tensor | None = None) -> Tensor:
-    """Squared distances `[B, K]`, less one number per picture, which does not change the nearest one."""
+def relative_squares(features: Tensor, prototypes: Tensor, valid_mask: Tensor | None = None) -> Tensor:
+    """Squared distances `[B, K]` to the prototypes, but for a number per picture that changes no order."""
     # Relative to the mean of the prototypes, where |p|² is no larger than the distances between them:
     # in fp32 there are digits enough.
     middle = prototypes.mean(0)
@@ -252,21 +248,21 @@ def offsets(features: Tensor, prototypes: Tensor, valid_mask: Tensor | None = No
     return squares - 2 * (((features - middle) * valid_mask).flatten(1) @ points.T)
 
 
-def nearest(features: Tensor, prototypes: Tensor, valid_mask: Tensor | None = None) -> Tensor:
+def nearest_prototype(features: Tensor, prototypes: Tensor, valid_mask: Tensor | None = None) -> Tensor:
     """The prototypes `[B]` int64 that are nearest in the Euclidean distance of whole maps, as far as they
     count; of equals the first."""
-    return offsets(features, prototypes, valid_mask).argmin(1)
+    return relative_squares(features, prototypes, valid_mask).argmin(1)
 
 
 def residual(features: Tensor, prototypes: Tensor, std: Tensor, valid_mask: Tensor | None = None) -> Tensor:
     """Squared differences `[B, C, H, W]`, element by element, between features and their nearest prototype,
     in units of each channel's variance on good pictures; 0 where a cell does not count."""
-    own = prototypes.index_select(0, nearest(features, prototypes, valid_mask))
+    own = prototypes.index_select(0, nearest_prototype(features, prototypes, valid_mask))
     squares = ((features - own) / std.view(-1, 1, 1)).square()
     return squares if valid_mask is None else squares * valid_mask
 
 
-def residual_without(
+def leave_one_out_residual(
     features: Tensor,
     prototypes: Tensor,
     std: Tensor,
@@ -284,7 +280,7 @@ def residual_without(
     Args:
         features: of good pictures that may have got a defect.
         originals: features of the pictures as k-means saw them.
-        clusters: `[B]` int64, the prototypes that they belong to (`Clusters.assignment`).
+        clusters: `[B]` int64, the prototypes that they belong to (`KMeansResult.assignment`).
         sizes: `[K]` int64, pictures that belong to each prototype.
     """
     others = (sizes[clusters] - 1).view(-1, 1, 1, 1)
@@ -292,7 +288,7 @@ def residual_without(
     changed = mine + (mine - originals) / others.clamp(min=1)  # the mean of the others
     middle = prototypes.mean(0)
     point = changed - middle
-    found = offsets(features, prototypes, valid_mask)
+    found = relative_squares(features, prototypes, valid_mask)
     distances = point * (point - 2 * (features - middle))
     own = (distances if valid_mask is None else distances * valid_mask).flatten(1).sum(1, keepdim=True)
     alone = others.flatten(1) == 0  # no others: the next prototype, if there is one
@@ -302,7 +298,7 @@ def residual_without(
     return squares if valid_mask is None else squares * valid_mask
 
 
-class Standard(nn.Module):
+class Standardise(nn.Module):
     """Standardises features `[B, C, H, W]`: each channel gets mean 0 and spread 1 on good pictures."""
 
     mean: Tensor  # [C]
@@ -313,12 +309,12 @@ class Standard(nn.Module):
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("std", torch.ones(channels))
 
-    def set_spread(self, moments: Moments) -> None:
+    def set_moments(self, moments: Moments) -> None:
         """Set mean and spread from the moments of the features on good pictures, `[positions, C]`."""
         self.mean.copy_(moments.mean)
-        self.std.copy_(spread_of(moments))
+        self.std.copy_(channel_std(moments))
 
-    def neutral(self, features: Tensor, valid_mask: Tensor) -> Tensor:
+    def fill_with_mean(self, features: Tensor, valid_mask: Tensor) -> Tensor:
         """Features replaced by their mean where `valid_mask [..., 1, H, W]` is False."""
         return torch.where(valid_mask, features, self.mean.view(-1, 1, 1).to(features))
 
@@ -326,7 +322,7 @@ class Standard(nn.Module):
         return (features - self.mean.view(-1, 1, 1)) / self.std.view(-1, 1, 1)
 
 
-class Prototypes(Standard):
+class Prototypes(Standardise):
     """Prototypes of a scale: `forward` standardises features, and `residuals` gives their residuals."""
 
     prototypes: Tensor  # [K, C, H, W]
@@ -342,5 +338,5 @@ class Prototypes(Standard):
 
     def residuals(self, features: Tensor, valid_mask: Tensor | None = None) -> Tensor:
         """Residuals `[B, C, H, W]`, 0 or more, of features as the backbone gives them. For the pictures that
-        made the prototypes use `residual_without`."""
+        made the prototypes use `leave_one_out_residual`."""
         return residual(features, self.prototypes, self.std, valid_mask)

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from flawscope.methods import training, training_state
 from flawscope.methods.prnet.model import Model
-from flawscope.methods.prnet.network import loss
-from flawscope.methods.prnet.prototypes import Clusters, residual_without
-from flawscope.methods.prnet.training_pictures import FeatureCache, Shown, TrainingPictures
+from flawscope.methods.prnet.network import prn_loss
+from flawscope.methods.prnet.prototypes import KMeansResult, leave_one_out_residual
+from flawscope.methods.prnet.training_pictures import FeatureCache, TrainingPicture, TrainingPictures
 from flawscope.methods.task import Task
 
 FIRST_WEIGHTS, ORDER, BASE, DRAW, NOISE = range(30, 35)  # RNG streams, one for each purpose
@@ -39,24 +39,24 @@ class Trainer(training.Trainer[Batch]):
     NETWORKS = ("network",)
     LOSSES = ("loss",)
     CPU_STEPS, GPU_STEPS = 3000, 4400
-    DECOUPLED, DIVIDED = True, True
+    DECOUPLED_DECAY, DIVIDED = True, True
 
     def __init__(
         self,
         model: Model,
         pictures: TrainingPictures,
         features: FeatureCache,
-        clusters: Sequence[Clusters],
+        clusters: Sequence[KMeansResult],
         task: Task,
     ):
         self.model, self.pictures, self.features, self.config = model, pictures, features, model.config
         count = len(features.learnt)
-        self.belongs, self.sizes = [], []
+        self.assignments, self.cluster_sizes = [], []
         for found in clusters:
             own = torch.full((count,), -1)  # those that k-means did not look at belong to none
             own[found.pictures] = found.assignment
-            self.belongs.append(own)
-            self.sizes.append(torch.bincount(found.assignment, minlength=len(found.prototypes)))
+            self.assignments.append(own)
+            self.cluster_sizes.append(torch.bincount(found.assignment, minlength=len(found.prototypes)))
         super().__init__((model.network,), model.config, model.roi.device, task.say, task.step)
         self.initialise(FIRST_WEIGHTS)
 
@@ -67,10 +67,10 @@ class Trainer(training.Trainer[Batch]):
         size = self.config.batch
         good = size // 2
         if self.device.type == "cpu":  # the processor is busy learning
-            shown = [self._shown(step, k, good) for k in self.mine(size)]
+            shown = [self._draw_picture(step, k, good) for k in self.mine(size)]
         else:
             with ThreadPoolExecutor() as pool:
-                shown = list(pool.map(lambda k: self._shown(step, k, good), self.mine(size)))
+                shown = list(pool.map(lambda k: self._draw_picture(step, k, good), self.mine(size)))
         places = [one.place for one in shown]
         maps = [self.features[place] for place in places if place >= 0]
         return Batch(
@@ -86,7 +86,7 @@ class Trainer(training.Trainer[Batch]):
             return float(len(batch.images))
         return float((self.model.roi.cpu() & (batch.images[:, 0] >= 0)).float().mean((1, 2)).sum())
 
-    def _shown(self, step: int, k: int, good: int) -> Shown:
+    def _draw_picture(self, step: int, k: int, good: int) -> TrainingPicture:
         count = len(self.features.learnt)
         if k < good:
             number = step * good + k
@@ -106,17 +106,17 @@ class Trainer(training.Trainer[Batch]):
         with self.autocast():
             with torch.no_grad():
                 maps = self.model.features(self.model.filled(images))
-                maps, valid_mask = self.model.counting(maps, inside)
+                maps, valid_mask = self.model.mask_uncounted(maps, inside)
             residuals = self._residuals(maps, valid_mask, batch)
-            logits = network(self._noisy(maps, step), residuals)
-        if inside is None and not self.features.everywhere:
+            logits = network(self._add_noise(maps, step), residuals)
+        if inside is None and not self.features.all_cells_count:
             inside = self.model.roi.expand(len(images), -1, -1)
-        return [loss(logits.float(), masks, inside)]
+        return [prn_loss(logits.float(), masks, inside)]
 
-    def _noisy(self, maps: Sequence[Tensor], step: int) -> list[Tensor]:
+    def _add_noise(self, maps: Sequence[Tensor], step: int) -> list[Tensor]:
         """Standardised features with noise. Without noise the network would learn a few dozen good pictures
         by heart, and take the normal variation of new ones for defects."""
-        features = self.model.standardised(maps)
+        features = self.model.standardise(maps)
         if not self.config.noise:
             return features
         generator = torch.Generator(self.device).manual_seed(self.torch_seed(NOISE, step))
@@ -136,7 +136,7 @@ class Trainer(training.Trainer[Batch]):
         based = torch.tensor(batch.places)
         found = []
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-            for scale, (prototypes, own) in enumerate(zip(self.model.scales, self.belongs, strict=True)):
+            for scale, (prototypes, own) in enumerate(zip(self.model.scales, self.assignments, strict=True)):
                 cells = valid_mask[scale]
                 plain = prototypes.residuals(maps[scale], cells)
                 clusters = torch.where(based >= 0, own[based.clamp(min=0)], -1)
@@ -144,13 +144,13 @@ class Trainer(training.Trainer[Batch]):
                 if mine.any():
                     originals = batch.originals[scale][mine[based >= 0]]
                     rows = training_state.uploaded(mine.nonzero()[:, 0], self.device)
-                    plain[rows] = residual_without(
+                    plain[rows] = leave_one_out_residual(
                         maps[scale][rows],
                         prototypes.prototypes,
                         prototypes.std,
                         training_state.uploaded(originals, self.device).float(),
                         training_state.uploaded(clusters[mine], self.device),
-                        training_state.uploaded(self.sizes[scale], self.device),
+                        training_state.uploaded(self.cluster_sizes[scale], self.device),
                         valid_mask=None if cells is None else cells[rows],
                     )
                 found.append(plain)
