@@ -14,9 +14,9 @@ from flawscope.datasets.layouts import defects_in, find_categories, open_dataset
 from flawscope.datasets.masks import MASK_FOLDERS, LabelFiles, union
 from flawscope.errors import InputError, pluralize
 from flawscope.pictures.decoding import decode, to_eight_bits
-from flawscope.pictures.listing import child, natural_key
+from flawscope.pictures.listing import natural_key, subfolder
 
-DRAW = 40  # stream of random numbers
+RANDOM_STREAM = 40  # stream of random numbers
 
 
 def choose_seen(
@@ -38,7 +38,7 @@ def choose_seen(
         return draw_seen(dataset, int(text), seed)
     path = Path(text if isinstance(seen, int) else seen)
     if os.path.isfile(path):  # also of names that no file can have
-        return _listed(path, dataset)
+        return _read_list(path, dataset)
     if not text or not os.path.isdir(path):  # an empty text would be the folder one is in
         raise InputError(f"setting seen: {text:.200} is neither a number, a folder nor a list of pictures")
     return list_seen(path, dataset.category if dataset else None)
@@ -53,7 +53,7 @@ def draw_seen(dataset: Dataset | None, count: int, seed: int) -> list[Item]:
             f"cannot draw {pluralize(count, 'seen defect')}: {where} has "
             f"{pluralize(len(items), 'test picture')} with a mask; give a smaller number, or a folder"
         )
-    rng = np.random.default_rng([seed, DRAW])
+    rng = np.random.default_rng([seed, RANDOM_STREAM])
     kinds = sorted({item.kind for item in items}, key=natural_key)
     waiting = {}
     for kind in kinds:
@@ -66,7 +66,7 @@ def draw_seen(dataset: Dataset | None, count: int, seed: int) -> list[Item]:
     return sorted(drawn[:count], key=lambda item: natural_key(item.path))
 
 
-def _listed(path: Path, dataset: Dataset | None) -> list[Item]:
+def _read_list(path: Path, dataset: Dataset | None) -> list[Item]:
     """Pictures of a text file: paths from the working folder, from the file's folder, or in the data set."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -83,7 +83,7 @@ def _listed(path: Path, dataset: Dataset | None) -> list[Item]:
             raise InputError(f"{path} names {line:.200}, which is not there: mend the line")
         full = found.resolve()
         item = known.get(full) or next(
-            (i for i in _with_masks(found.parent) if i.path.resolve() == full), None
+            (i for i in _masked_pictures(found.parent) if i.path.resolve() == full), None
         )
         if item is None or not item.anomalous or not item.masks:
             raise InputError(f"{path} names {line}, which has no mask: put one beside it, or drop the line")
@@ -108,7 +108,7 @@ def list_seen(folder: str | os.PathLike[str], category: str | None = None) -> li
             items = [item for item in open_dataset(root, category).test if item.anomalous and item.masks]
         except InputError as error:  # the folder "test" of a data set looks like half a data set
             reason = str(error)
-    items = items or _with_masks(root)
+    items = items or _masked_pictures(root)
     if not items:
         raise InputError(reason)
     return items
@@ -126,9 +126,9 @@ def read_seen(item: Item, white: float | None = None) -> tuple[NDArray[np.uint8]
     return picture, mask
 
 
-def _with_masks(root: Path) -> list[Item]:
+def _masked_pictures(root: Path) -> list[Item]:
     full = root.resolve()
-    around = [child(full.parent, *MASK_FOLDERS), child(full.parent.parent, *MASK_FOLDERS)]
+    around = [subfolder(full.parent, *MASK_FOLDERS), subfolder(full.parent.parent, *MASK_FOLDERS)]
     part_of_a_set = find_categories(full.parent) == [full.parent.name]  # such as its folder bad/
     items = defects_in(full, around, LabelFiles(full.parent if part_of_a_set else full))
     return [
