@@ -14,7 +14,7 @@ from flawscope.datasets.check import check
 from flawscope.pictures.near_duplicates import (
     MIN_THRESHOLD,
     clusters,
-    fit_correlation,
+    correlate,
     near_duplicates,
     thumbnail,
 )
@@ -98,7 +98,7 @@ def test_a_uniform_product_raises_the_bar():
     own = [np.asarray(product(100 + k), np.float32) - np.asarray(product(0), np.float32) for k in range(20)]
     faces = [Image.fromarray(np.clip(face + 0.2 * o, 0, 255).astype(np.uint8)) for o in own]
     thumbnails = np.stack([small(f) for f in faces])
-    assert fit_correlation(thumbnails[:10], thumbnails[10:]).max() > MIN_THRESHOLD
+    assert correlate(thumbnails[:10], thumbnails[10:]).max() > MIN_THRESHOLD
     assert pairs([*thumbnails, small(jpeg(faces[7]))], list(range(21))) == [(7, 20)]
 
 

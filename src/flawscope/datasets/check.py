@@ -31,11 +31,9 @@ _T = TypeVar("_T", str, tuple[int, int])
 Progress = Callable[[int, int], None]
 
 SEVERITIES = ("error", "warning", "note")
-MAX_SHOWN = (
-    5  # findings of one code that `CheckReport.lines` spells out; one alone of more that are nearly alike
-)
+MAX_SHOWN = 5  # findings of one code that `CheckReport.lines` spells out; of many nearly alike only one
 MIN_SPREAD = 1.0  # grey levels of spread in the thumbnail below which a picture shows nothing
-PICTURES_FOR_5_PERCENT = 19  # a target below 1 / (n + 1) cannot be had
+PICTURES_FOR_5_PERCENT = 19  # of n pictures, no false-alarm rate below 1 / (n + 1) is possible
 
 
 @dataclass(frozen=True)
@@ -173,7 +171,7 @@ def _sizes_text(sizes: Sequence[tuple[int, int, int]], most: int) -> str:
 
 
 def _by_frequency(numbers: Counter[_T]) -> list[tuple[_T, int]]:
-    """Sorts by frequency, most frequent first, equal ones in order."""
+    """Sorts by frequency, most frequent first, equally frequent ones by value."""
     return sorted(numbers.items(), key=lambda entry: (-entry[1], entry[0]))
 
 
@@ -294,9 +292,8 @@ def _copies_finding(dataset: Dataset, group: Sequence[_CheckedPicture], *, near:
 
 def _mixed_findings(sizes: Counter[tuple[int, int]], modes: Counter[str]) -> Iterator[Finding]:
     if len(sizes) > 1:
-        message = (
-            f"{len(sizes)} picture sizes: {_sizes_text([(*size, n) for size, n in _by_frequency(sizes)], 4)}"
-        )
+        ranked = [(*size, n) for size, n in _by_frequency(sizes)]
+        message = f"{len(sizes)} picture sizes: {_sizes_text(ranked, 4)}"
         remedy = "use one camera setting, or expect other scores"
         yield Finding("warning", "mixed-sizes", ".", message, remedy)
     if len(modes) > 1:

@@ -147,11 +147,7 @@ def compile_group(pattern: str | None) -> re.Pattern[str] | None:
 
 def remark(paths: Sequence[Path], pattern: str | None) -> str:
     """Warns of a pattern that says nothing about the files: it matches the same text in all names, or a
-    different text in each. Empty where there is nothing to say.
-
-    Raises:
-        InputError: as `group_numbers`.
-    """
+    different text in each. Empty where there is nothing to say. InputError: as `group_numbers`."""
     if pattern is None or len(paths) < 2:
         return ""
     common = os.path.commonpath([path.parent for path in paths])

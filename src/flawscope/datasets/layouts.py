@@ -132,11 +132,8 @@ def select_categories(
 
 
 def present_categories(root: str | os.PathLike[str], text: str, option: str) -> tuple[str, ...]:
-    """Categories that `text` names; every one must be there.
-
-    Raises:
-        InputError: as `select_categories`, or one that is named is not there.
-    """
+    """Categories that `text` names; every one must be there. InputError: as `select_categories`, or one
+    that is named is not there."""
     rows, missing = select_categories(root, text, option)
     for word in listed(text, option, "name some"):
         if word in missing:
@@ -244,9 +241,8 @@ def _open_split(root: Path, layout: str) -> Dataset:
     labels = None if layout == "loco" else LabelFiles(root)  # LOCO's masks hold more than marks
     learnt = _good_items(train)
     if not learnt:
-        raise InputError(
-            f"{subfolder(train, *GOOD)}: no pictures to train on; known formats: {known_formats()}"
-        )
+        good = subfolder(train, *GOOD)
+        raise InputError(f"{good}: no pictures to train on; known formats: {known_formats()}")
     items: list[Item] = []
     for kind, folder in subfolders(test).items() if test else ():
         if folder == truth:

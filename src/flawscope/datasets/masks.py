@@ -21,7 +21,7 @@ from flawscope.pictures.decoding import PillowSource, name_of, read_mask
 from flawscope.pictures.listing import pictures_in, walked
 
 MASK_FOLDERS = ("ground_truth", "masks", "mask")
-IGNORED_FOLDERS = ("annotations", "labels", *MASK_FOLDERS)  # their names tell no picture apart
+IGNORED_FOLDERS = ("annotations", "labels", *MASK_FOLDERS)  # their names are no part of a picture's name
 Shape = NDArray[Any]  # a polygon [N, 2] of x, y in pixels, or the runs [N] of a mask, column by column
 NameParts = tuple[str, ...]
 
@@ -65,11 +65,8 @@ class LabelFiles:
         self._taken: dict[Labels, Path] = {}
 
     def find(self, picture: Path) -> tuple[Labels, ...]:
-        """The labels of a picture below the folder.
-
-        Raises:
-            InputError: a label file is damaged, or means another picture of the same name as well.
-        """
+        """The labels of a picture below the folder. InputError: a label file is damaged, or means another
+        picture of the same name as well."""
         if not picture.is_relative_to(self.root):
             return ()
         own = _name_parts(picture.relative_to(self.root).as_posix())
@@ -233,9 +230,8 @@ def _parse_labelme(path: Path, document: dict[str, Any]) -> Labels:
             whole[top : top + part.shape[0], left : left + part.shape[1]] = part
             shapes.append(to_runs(whole))
         else:  # lines and points are drawn one pixel wide
-            shapes.append(
-                points if len(points) > 2 and kind not in _LINES else to_runs(_draw_line(points, size))
-            )
+            is_polygon = len(points) > 2 and kind not in _LINES
+            shapes.append(points if is_polygon else to_runs(_draw_line(points, size)))
     return Labels(path, size, tuple(shapes), boxes)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from flawscope.datasets.dataset import Dataset, Item, SplitSettings, category_of, split_dataset
-from flawscope.datasets.masks import MaskFolder, relative_stem
+from flawscope.datasets.masks import MaskFolder
 from flawscope.errors import InputError, with_kind
 from flawscope.pictures.listing import natural_key, pictures_in, subfolder, subfolders
 
@@ -63,9 +63,7 @@ def open_visa(root: Path, settings: SplitSettings) -> Dataset:
     assert normal is not None  # is_visa has seen it
     masks = MaskFolder(_find_descendant(root, "Data", "Masks", "Anomaly"))
     found = pictures_in(anomaly) if anomaly else ()
-    bad = [
-        Item(path, path.parent.name, True, masks.find([relative_stem(path, path.parent)])) for path in found
-    ]
+    bad = [Item(path, path.parent.name, True, masks.find([path.stem])) for path in found]
     return split_dataset(root, "visa", normal, bad, settings)
 
 
@@ -81,9 +79,8 @@ def open_realiad(root: Path, settings: SplitSettings) -> Dataset:
         if path != mask:  # masks are the PNG files
             kind = path.relative_to(root / "NG").parts[0]
             bad.append(Item(path, kind, True, (mask,) if mask.is_file() else ()))
-    return split_dataset(
-        root, "realiad", root / "OK", bad, settings._replace(group=settings.group or SPECIMEN_FOLDER.pattern)
-    )
+    whole_parts = settings._replace(group=settings.group or SPECIMEN_FOLDER.pattern)
+    return split_dataset(root, "realiad", root / "OK", bad, whole_parts)
 
 
 class SplitRow(NamedTuple):

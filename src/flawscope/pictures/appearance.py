@@ -16,10 +16,10 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-KEY = "appearance"  # among a model's facts
+KEY = "appearance"  # of the range among a model's facts
 SAMPLES_PER_SIDE = 64  # pixels a side that are looked at
 MIN_SAMPLES = 16  # of them that must show the product
-MIN_PICTURES = 10  # from so many on their range holds the next ones, too
+MIN_PICTURES = 10  # with fewer, the next good pictures may lie outside of the range
 LOG_OFFSET = 1 / 512  # half a grey level, so that flat pictures have a logarithm
 
 
@@ -95,14 +95,14 @@ class Appearance:
 
     @classmethod
     def of(cls, measured: Iterable[Measures]) -> Appearance | None:
-        """The range of pictures; None where they are too few."""
+        """Returns the range of measured pictures; None where they are fewer than `MIN_PICTURES`."""
         rows = [one for one in measured if one]
         if len(rows) < MIN_PICTURES:
             return None
         return cls(tuple((min(values), max(values)) for values in zip(*rows, strict=True)), len(rows))
 
     def shifts(self, measured: Measures) -> Measures:
-        """The distance from the range, in its widths: below 0 under it, 0 within, above 0 over it."""
+        """Returns distances from the range, in its widths: below 0 under it, 0 within, above 0 over it."""
         found = []
         for value, (low, high), feature in zip(measured, self.ranges, FEATURES, strict=bool(measured)):
             outside = min(value - low, 0.0) + max(value - high, 0.0)
@@ -110,7 +110,7 @@ class Appearance:
         return tuple(found)
 
     def widened(self, shifts: Iterable[Measures]) -> Appearance:
-        """Range of these pictures and of others, given by their `shifts`."""
+        """Returns the range of these pictures and of others, which are given by their `shifts`."""
         rows = [one for one in shifts if one]
         ranges = list(self.ranges)
         for one in rows:
@@ -142,7 +142,7 @@ class Appearance:
 
 
 def describe_shifts(shifts: Sequence[Measures]) -> str:
-    """Says in which features most of these pictures lie outside of the range: at most three, farthest
+    """Names the features in which most of these pictures lie outside of the range: at most three, farthest
     first."""
     middle = np.median(np.asarray(shifts, dtype=np.float64), axis=0)
     order = sorted(range(len(FEATURES)), key=lambda k: -abs(middle[k]))

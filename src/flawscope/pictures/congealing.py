@@ -1,9 +1,9 @@
-"""Learns the reference for poses from pictures of good parts that lie anyhow: nobody says where. Torch-free.
+"""Learns the reference for poses from pictures of good parts in unknown poses. Torch-free.
 
 All pictures are aligned to one of them, averaged, aligned to the average, and so on (congealing:
-Learned-Miller, Data Driven Image Models through Continuous Joint Alignment, PAMI 28, 2006). The first one is
-that to which most others can be aligned well. What is at the same place in all pictures as they are tells
-nothing about the part, so it does not count in the first one.
+Learned-Miller, Data Driven Image Models through Continuous Joint Alignment, PAMI 28, 2006). The first
+reference is the picture to which the others can be aligned best; its pixels that are the same in all pictures
+before the alignment show the ground, not the part, and do not count.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from flawscope.pictures.pose import HALF_SIDE, SIDE, SPREAD_SCALE, Float32, Kind
 
 MAX_PICTURES = 40  # pictures that the reference is learnt from
 LEAST = 8
-_SEED_CANDIDATES = 5  # pictures that are tried as the first reference, each on so many others
-_SEED_COMPARISONS = 12
+_SEED_CANDIDATES = 5  # pictures that are tried as the first reference
+_SEED_COMPARISONS = 12  # other pictures that each is tried on
 _ROUNDS = 3
 _MIN_SPREAD = 0.015  # least spread of good parts: noise, and half a pixel's error at an edge
-_MIN_CONTRAST = 2.5  # spreads by which a pixel of the part differs from half of the ground's
-_BORDER = 6  # pixels along a picture's edges, which show the ground
-_QUANTILES = 64  # quantiles of the pixels there, of all pictures
+_MIN_CONTRAST = 2.5  # spreads by which a pixel of the part differs from half of the ground's pixels
+_BORDER = 6  # pixels wide, along a picture's edges: they show the ground
+_QUANTILES = 64  # of the border's pixels in all pictures
 _OUTLINE_WIDTH = 6  # pixels around the part, which show its outline
 _MARGIN = 6  # pixels around the part that are inspected with it
-_ANGLE_TOLERANCE = math.radians(4)  # two references agree on an angle
-_MIN_AGREEMENT = 0.85  # share of the pictures on which they must
+_ANGLE_TOLERANCE = math.radians(4)  # within which two references agree on an angle
+_MIN_AGREEMENT = 0.85  # share of the pictures on which they must agree
 _PERIODS = (1, 2, 3, 4, 6, 8)
-_FOLDS = 10  # shares of the pictures, each found by a reference of the others
+_FOLDS = 10  # of the cross-validation
 
 
 def learn(pictures: Sequence[Float32], kind: Kind) -> Reference:
@@ -43,11 +43,11 @@ def learn(pictures: Sequence[Float32], kind: Kind) -> Reference:
 def learn_cross_validated(
     pictures: Sequence[Float32], kind: Kind, ground: float | None = None, groups: Sequence[int] | None = None
 ) -> tuple[Reference, dict[int, Reference]]:
-    """Learns the reference, with the errors of good parts that it does not know; and for each group whose
-    pictures it knows, one that does not know them.
+    """Learns the reference, with the errors of good parts that were left out of it (10-fold); and for each
+    group whose pictures it was learnt from, a reference that was learnt without them.
 
-    Two references are learnt, each from half of the pictures. They must agree on the angles of the parts, or
-    else these mean nothing: the part looks the same after a share of a turn, or after any.
+    Two references are learnt, each from half of the pictures. The angles on which they agree give the
+    period: the part looks the same after a share of a turn, or after any.
 
     Args:
         pictures: [h, w] float32 in 0..1 of good parts, the longer side `pose.SIDE`.
@@ -63,9 +63,8 @@ def learn_cross_validated(
             f"aligning parts takes at least {LEAST} good pictures, and there are {len(pictures)}: give more, "
             "or leave out --align"
         )
-    chosen = np.unique(
-        np.linspace(0, len(pictures) - 1, min(MAX_PICTURES, len(pictures))).astype(int)
-    ).tolist()
+    count = len(pictures)
+    chosen = np.unique(np.linspace(0, count - 1, min(MAX_PICTURES, count)).astype(int)).tolist()
     halves = [_congeal([pictures[i] for i in chosen[half::2]], kind, ground) for half in (0, 1)]
     found = [[half.find(pictures[i]) for i in chosen] for half in halves]
     period = 1 if kind == "shift" else _symmetry_period(*found)
@@ -114,7 +113,7 @@ def _border_quantiles(pictures: Sequence[Float32]) -> Float32:
 
 
 def _seed_reference(pictures: Sequence[Float32], kind: Kind, ground: float | None, period: int) -> Reference:
-    """The picture to which the others can be aligned best, as reference."""
+    """Returns the picture to which the others can be aligned best, as the first reference."""
     from scipy import ndimage
 
     found: list[tuple[float, Reference]] = []
@@ -122,9 +121,8 @@ def _seed_reference(pictures: Sequence[Float32], kind: Kind, ground: float | Non
     whole, inside = np.stack([one for one, _ in every]), np.stack([mask for _, mask in every])
     if ground is None:
         median = np.median(whole, axis=0)
-        spread = (
-            ndimage.gaussian_filter(1.4826 * np.median(np.abs(whole - median), axis=0), 2) + 2 * _MIN_SPREAD
-        )
+        deviation = 1.4826 * np.median(np.abs(whole - median), axis=0)
+        spread = ndimage.gaussian_filter(deviation, 2) + 2 * _MIN_SPREAD
     else:
         median, spread = np.full((SIDE, SIDE), ground), np.full((SIDE, SIDE), 2 * _MIN_SPREAD)
     numbers = range(len(pictures))
@@ -150,11 +148,8 @@ def _seed_reference(pictures: Sequence[Float32], kind: Kind, ground: float | Non
 
 
 def _average(pictures: Sequence[tuple[Float32, Pose]], previous: Reference, levels: Float32) -> Reference:
-    """The reference that the pictures make, aligned by their poses to the old one.
-
-    Args:
-        levels: as `_border_quantiles` gives them.
-    """
+    """Returns the median of the pictures, aligned by their poses to the previous reference. levels: as
+    `_border_quantiles` gives them."""
     from scipy import ndimage
 
     known = [(picture, pose) for picture, pose in pictures if pose.found]
@@ -171,7 +166,7 @@ def _average(pictures: Sequence[tuple[Float32, Pose]], previous: Reference, leve
         deviation = 1.4826 * np.nanmedian(np.abs(stack - middle), axis=0)
     middle, deviation = np.where(visible, middle, np.median(levels)), np.where(visible, deviation, 1.0)
     deviation = np.sqrt(ndimage.uniform_filter(deviation**2, 3) + _MIN_SPREAD**2)
-    # what half of the ground's pixels differ from is the part, or is where the part's outline is
+    # pixels that differ from half of the ground's levels show the part or its outline
     contrast = np.median(np.abs(levels[:, None] - middle.ravel()), axis=0).reshape(middle.shape)
     part = ndimage.binary_opening((contrast > _MIN_CONTRAST * deviation) & visible)
     areas, count = ndimage.label(part, np.ones((3, 3)))

@@ -48,7 +48,7 @@ _MEMORY_HUNGRY = frozenset({"WEBP", "JPEG2000"})  # their libraries hold a pictu
 _ROWS_PER_BLOCK = 256  # of a picture that are made opaque at a time
 _COPY_AGAIN = "copy it again"
 _WARNINGS_LOCK = threading.Lock()
-_active_filters: list[warnings.catch_warnings[None]] = []  # the same one, as often as somebody decodes
+_filters: list[warnings.catch_warnings[None]] = []  # the same object, once for each thread that decodes
 
 
 def is_picture(path: str | os.PathLike[str]) -> bool:
@@ -221,7 +221,7 @@ def name_of(source: Source) -> str:
 
 
 def _open(source: PillowSource, name: str) -> Image.Image:
-    """The fully loaded, upright image in the mode it was stored in. InputError says what is wrong."""
+    """Loads an image fully and upright, in the mode that it was stored in. InputError says what is wrong."""
     if isinstance(source, Image.Image):
         return _load_upright(source, name)
     if isinstance(source, bytes):
@@ -250,16 +250,16 @@ def without_warnings() -> Iterator[None]:
     """Silences warnings about large pictures and odd metadata. Filters are the whole process's: the first
     thread changes them, the last one changes them back, and none waits while another decodes."""
     with _WARNINGS_LOCK:
-        _active_filters.append(warnings.catch_warnings() if not _active_filters else _active_filters[0])
-        if len(_active_filters) == 1:
-            _active_filters[0].__enter__()
+        _filters.append(warnings.catch_warnings() if not _filters else _filters[0])
+        if len(_filters) == 1:
+            _filters[0].__enter__()
             warnings.simplefilter("ignore")
     try:
         yield
     finally:
         with _WARNINGS_LOCK:
-            last = _active_filters.pop()
-            if not _active_filters:
+            last = _filters.pop()
+            if not _filters:
                 last.__exit__(None, None, None)
 
 

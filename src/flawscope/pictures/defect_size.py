@@ -2,7 +2,7 @@
 
 Sizes are (height, width), defects are measured along their longer side, in pixels.
 
-`MIN_PIXELS` is measured with PatchCore (docs/measurements.md): of spots a quarter of full scale darker or
+`MIN_PIXELS` was measured with PatchCore (docs/measurements.md): of spots a quarter of full scale darker or
 brighter than what they lie on, these shares were found at 5 % false alarms, mean of one size of 256, 384 and
 512 px:
 
@@ -25,20 +25,16 @@ from flawscope.pictures.preprocess import MAX_CANVAS_PIXELS
 
 Size = tuple[int, int]
 
-MIN_PIXELS = 16.0  # pixels at the network
+MIN_PIXELS = 16.0  # of a defect at the network, pixels
 MAX_ENLARGEMENT = 2.0  # times
 DEFAULT_SIZE = (384, 384)  # the larger of PatchCore's two
 TILE_SIZE = 512  # of a tile at the network
-MIN_REMARKED_REDUCTION = 4.0  # times that a picture is reduced: from there on it is worth a remark
+MIN_REMARKED_REDUCTION = 4.0  # times reduced: from here on a picture deserves a remark
 SMALL = 20.0  # pixels: the defect that `lost` speaks of
 
 
 def pixels_of(text: str | float) -> float:
-    """20, "20" or "20px" as a number of pixels.
-
-    Raises:
-        InputError: any other text, and values not above 0.
-    """
+    """20, "20" or "20px" as a number of pixels. InputError: any other text, and values not above 0."""
     try:
         value = float(str(text).strip().lower().removesuffix("px"))
     except ValueError:
@@ -59,17 +55,17 @@ def pixels_left(defect: float, picture: Size, network: Size = DEFAULT_SIZE) -> f
 def tile_for(
     min_defect: float, pictures: Sequence[Size], whole: Size = DEFAULT_SIZE
 ) -> tuple[int, float] | None:
-    """The tile, in pixels of the picture, and the scale, picture pixels to one of the network, at which a
-    defect of `min_defect` pixels has `MIN_PIXELS`; one that would have to be enlarged more than `MAX_ENLARGEMENT`
-    times has fewer. The tile is no larger than the shortest side of the pictures; with it the network's size,
-    tile divided by scale, becomes smaller than `TILE_SIZE`.
+    """Returns the tile's side in picture pixels, and the scale (picture pixels to one of the network) at
+    which a defect of `min_defect` pixels has `MIN_PIXELS` at the network; fewer where that would enlarge
+    the picture more than `MAX_ENLARGEMENT` times. The tile is no larger than the pictures' shortest side: the
+    network's size, tile divided by scale, is then smaller than `TILE_SIZE`.
 
     None where pictures scaled to `whole` show the defect large enough: no tiles are needed.
     """
     if all(pixels_left(min_defect, picture, whole) >= MIN_PIXELS for picture in pictures):
         return None
     scale = max(1 / MAX_ENLARGEMENT, min_defect / MIN_PIXELS)
-    if scale < 1:  # of the largest picture no canvas that it would be refused with
+    if scale < 1:  # the largest picture's canvas stays below the limit
         largest = max(math.prod(one) for one in pictures)
         scale = max(scale, min(1.0, 1.01 * math.sqrt(largest / MAX_CANVAS_PIXELS)))
     shortest = min(min(picture) for picture in pictures)

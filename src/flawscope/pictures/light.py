@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     Mask = NDArray[np.bool_]
 
 RED, BLUE = 0, 2  # channels
-MAX_RANGE = 0.3  # of a range: beyond it pictures are clipped at white, and contrast is lost
+MAX_RANGE = 0.3  # of light: beyond it pictures are clipped at white, and contrast is lost
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ MIN_DEVIATION = 1 / 255  # standard deviation: a flat picture has no contrast to
 
 
 class ToneCorrection(NamedTuple):
-    """Correction of a picture's light: factor and summand of each channel [3].
+    """Linear correction of a picture's light: gain and shift of each channel [3].
 
     inside: whether the picture's light lies within the range that can be corrected wholly.
     """

@@ -14,7 +14,7 @@ aside, resized by 3 %, cropped by 3 %, all together) .999 and above; the most al
 A texture that repeats fits itself a period aside, and another picture of it as well as itself. So a pair of
 those must also be `MIN_SEPARATION` times closer than a picture is to itself, shifted (`_self_similarity`).
 
-Limit: parts whose pictures differ by less than .998 says (a print seen with hardly any noise, shift or wear)
+Limit: parts whose pictures correlate above .998 (a print seen with hardly any noise, shift or wear)
 cannot be distinguished from copies; they come out as one large group.
 """
 
@@ -37,11 +37,9 @@ ZOOM = 1.03  # the crop that the search also tries
 MAX_NEIGHBOURS = 4  # nominated per picture and search
 MIN_DESCRIPTOR_CORRELATION = 0.7  # descriptors that correlate less are not verified
 MIN_THRESHOLD = 0.994  # correlation of fine structure from which two pictures are one
-MAX_THRESHOLD = (
-    0.998  # in a product so uniform that different parts come near SAME, at most this is asked for
-)
+MAX_THRESHOLD = 0.998  # the same in a product so uniform that different parts come near `MIN_THRESHOLD`
 MIN_SEPARATION = 3  # a copy is this many times closer to 1 than the closest other picture usually is
-MIN_REVERSE_FIT = 0.98  # from here a pair that fell short is fitted the other way round too
+MIN_REVERSE_FIT = 0.98  # a pair above this and below the threshold is fitted the other way round, too
 MIN_FIRST_FIT = 0.6  # the same before the last two fitting steps; below it the pair is dropped
 MAX_SHIFT = 4  # thumbnail pixels: a shift that no copy has
 MIN_STRUCTURE = 0.05  # grey levels of fine structure below which nothing can be said
@@ -75,10 +73,10 @@ def near_duplicates(thumbnails: NDArray[np.float16], bank: Ints) -> list[tuple[i
     for start in range(0, len(pairs), CHUNK):
         part = slice(start, start + CHUNK)
         one, other = thumbnails[pairs[part, 0]], thumbnails[pairs[part, 1]]
-        correlation[part] = fit_correlation(one, other)
+        correlation[part] = correlate(one, other)
         close = np.flatnonzero((correlation[part] > MIN_REVERSE_FIT) & (correlation[part] < MIN_THRESHOLD))
         if len(close):  # a crop fits in one direction better than in the other
-            back = fit_correlation(other[close], one[close])
+            back = correlate(other[close], one[close])
             correlation[start + close] = np.maximum(correlation[start + close], back)
     threshold = _correlation_threshold(len(thumbnails), pairs, correlation)
     chosen = np.flatnonzero(correlation >= threshold)
@@ -88,14 +86,14 @@ def near_duplicates(thumbnails: NDArray[np.float16], bank: Ints) -> list[tuple[i
 
 
 def _correlation_threshold(count: int, pairs: NDArray[np.intp], correlation: Floats) -> float:
-    """Correlation to ask for: SAME, or more where the product is uniform (a printed plate, say)."""
+    """Correlation of copies: `MIN_THRESHOLD`, or more where the product is uniform (a printed plate, say)."""
     best = np.zeros(count, np.float32)
     np.maximum.at(best, pairs.ravel(), correlation.repeat(2))
     usual = 1 - float(np.median(best))
     return 1 - min(max(usual / MIN_SEPARATION, 1 - MAX_THRESHOLD), 1 - MIN_THRESHOLD)
 
 
-def fit_correlation(first: NDArray[np.float16], second: NDArray[np.float16]) -> Floats:
+def correlate(first: NDArray[np.float16], second: NDArray[np.float16]) -> Floats:
     """Correlation of the fine structure [P] of two lists [P, 64, 64], after fitting `second` to `first`."""
     a, b = _smooth(first.astype(np.float32)), _smooth(second.astype(np.float32))
     result = np.zeros(len(a), np.float32)
@@ -117,12 +115,11 @@ def fit_correlation(first: NDArray[np.float16], second: NDArray[np.float16]) -> 
 
 
 def _self_similarity(thumbnail: NDArray[np.float16]) -> float:
-    """Correlation of the fine structure [64, 64] with itself, shifted by more than `MAX_SHIFT` and at most half
-    its side: near 1 only where it repeats. FFTs sum over the overlap."""
+    """Correlation of the fine structure [64, 64] with itself, shifted by more than `MAX_SHIFT` and at most
+    half its side: near 1 only where it repeats. FFTs sum over the overlap."""
     smooth = _smooth(thumbnail.astype(np.float32))
-    fine = (
-        _flatten_inner((smooth - _smooth(smooth, 3))[None]).reshape(SIDE - 2 * MARGIN, -1).astype(np.float64)
-    )
+    fine = _flatten_inner((smooth - _smooth(smooth, 3))[None]).reshape(SIDE - 2 * MARGIN, -1)
+    fine = fine.astype(np.float64)
     side = len(fine)
     fine, ones = fine - fine.mean(), np.ones_like(fine)
     size = (2 * side, 2 * side)

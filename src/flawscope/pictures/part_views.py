@@ -1,7 +1,7 @@
 """Views of several parts in a picture, one each, and the picture's map, put together from theirs. Torch-free.
 
-What belongs to other parts counts nowhere in a part's view, and is covered with the ground: neighbours lie
-otherwise in every picture, and a network sees what is around a pixel, too.
+Pixels of other parts do not count in a part's view, and are covered with the ground: neighbours lie
+differently in every picture, and a network's answer for a pixel depends on its surroundings, too.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     Float32 = NDArray[np.float32]
     Mask = NDArray[np.bool_]
 
-_RIM_WIDTH = 3  # pixels around another part, at half the size of the small picture, that do not count either
+_RIM_WIDTH = 3  # pixels around another part that do not count either, at half the small picture's size
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class PartPose:
     def of(
         cls, pose: Pose, reference: Reference, picture_size: tuple[int, int], side: int = SIDE
     ) -> PartPose:
-        """Converts a pose that was found in the small picture, `side` long, of one of (H, W) pixels."""
+        """Converts a pose in the small picture, of longer side `side`, to the picture of (H, W) pixels."""
         small = reduced_size(picture_size, side)
         down, across = picture_size[0] / small[0], picture_size[1] / small[1]
         angle = math.degrees(math.remainder(pose.angle, 2 * math.pi))
@@ -76,8 +76,8 @@ class PartViews(Views):
     """Views of the parts in a picture; of the picture as it lies where there are none.
 
     poses: of the parts. objects: boxes (x0, y0, x1, y1) around other objects, in the picture's pixels.
-    view_geometries: where each view lies in the picture. wrong: what is wrong with the number of parts and objects;
-    empty: nothing.
+    view_geometries: places of the views in the picture. wrong: what is wrong with the number of parts and
+    objects; empty: nothing.
     """
 
     def __init__(
@@ -90,16 +90,11 @@ class PartViews(Views):
         wrong: str,
     ):
         super().__init__(images[:1], geometry)
-        self.all_images, self.view_geometries, self.poses, self.objects, self.wrong = (
-            images,
-            placed,
-            poses,
-            objects,
-            wrong,
-        )
+        self.every, self.view_geometries = images, placed
+        self.poses, self.objects, self.wrong = poses, objects, wrong
 
     def __len__(self) -> int:
-        return len(self.all_images)
+        return len(self.every)
 
     @property
     def unusable(self) -> str:
@@ -110,7 +105,7 @@ class PartViews(Views):
         return self.view_geometries
 
     def images(self, numbers: Iterable[int]) -> Float32:
-        return self.all_images[list(numbers)]
+        return self.every[list(numbers)]
 
     def answer(self, run: Run, fusion: Fusion | None, batch: int = 1) -> tuple[float, Float32]:
         scores, drawn = self.answers(run, batch)
@@ -120,10 +115,10 @@ class PartViews(Views):
         """Scores of all parts [n], and the picture's map: the largest value where views overlap, and the
         middle one where there is none. batch: parts that are computed together; None: all."""
         step = batch or len(self)
-        parts = [run(self.all_images[k : k + step], None) for k in range(0, len(self), step)]
+        parts = [run(self.every[k : k + step], None) for k in range(0, len(self), step)]
         scores, maps = (np.concatenate(of) for of in zip(*parts, strict=True))
         whole = np.full(self.geometry.size, -np.inf, np.float32)
-        for image, placed, values in zip(self.all_images, self.view_geometries, maps, strict=True):
+        for image, placed, values in zip(self.every, self.view_geometries, maps, strict=True):
             here = placed.at(self.geometry.size)
             x0, y0, x1, y1 = (round(at) for at in here.to_picture((0, 0, *placed.size[::-1])))
             if x0 < x1 and y0 < y1:
@@ -161,7 +156,7 @@ def cut_part_views(
 
 
 def _part_masks(found: PartDetections) -> list[tuple[Mask, Mask]]:
-    """Masks of what belongs to other parts, and to each part itself with a rim, [h / 2, w / 2] each."""
+    """Returns for each part the masks of the others and of the part itself, with rims, [h / 2, w / 2]."""
     from scipy import ndimage
 
     if not found.poses:

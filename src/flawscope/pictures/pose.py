@@ -1,7 +1,7 @@
 """Finds the pose of a part in a picture, its place, angle, scale and side, against a reference. Torch-free.
 
-First the reference is laid over the picture at every place and every few degrees, by the normalized
-cross-correlation of both, computed by FFT (Lewis, Fast Normalized Cross-Correlation, 1995). The best ones are
+First the reference is correlated with the picture at every place and every few degrees (template matching
+by normalized cross-correlation with FFTs: Lewis, Fast Normalized Cross-Correlation, 1995). The best poses are
 refined by the inverse compositional Lucas-Kanade algorithm with gain and offset of the light and robust
 weights (Baker and Matthews, Lucas-Kanade 20 Years On, IJCV 56, 2004). The nearest to the good parts wins.
 
@@ -41,9 +41,9 @@ _BLUR_SIGMA = 1.0  # pixels
 _MAX_POINTS = 2500  # of the reference that are compared
 _MAX_FIRST_POINTS = 700  # of them while the best angle is not known
 _ITERATIONS = (4, 8)  # of the refinement, for every angle and for the best
-_MAX_FACTORS = {"gain": 3.0, "scale": 1.25}  # a part is no farther from the reference than by this factor
-_MAX_DISTANCE = 3.0  # spreads: a pixel counts as no farther off
-MAX_ERROR = 2.0  # spreads: what lies farther from the good parts is none; broken ones lie within 1.5
+_MAX_FACTORS = {"gain": 3.0, "scale": 1.25}  # a part differs from the reference by no larger factor
+_MAX_DISTANCE = 3.0  # spreads: larger distances of a pixel are clipped
+MAX_ERROR = 2.0  # spreads: farther from the good parts lies no part; broken ones lie within 1.5
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ class Pose:
 
 
 class _Samples(NamedTuple):
-    """Points of the reference: their places [2, N] from its middle, levels [N], weights [N], and how the
-    level changes with each parameter of the pose, with the gain and with the offset [n + 2, N]."""
+    """Points of the reference: positions [2, N] from its middle, levels [N], weights [N], and the Jacobian of
+    the levels by each parameter of the pose, the gain and the offset [n + 2, N]."""
 
     positions: Float32
     levels: Float32
@@ -115,11 +115,8 @@ class Reference:
         return hash((self.kind, self.extent, self.levels.tobytes()))
 
     def find(self, picture: Float32) -> Pose:
-        """Finds the part; the pose has an infinite error where there is none.
-
-        Args:
-            picture: [h, w] float32 in 0..1, the longer side `SIDE`.
-        """
+        """Finds the part; the pose has an infinite error where there is none. picture: [h, w] float32 in
+        0..1, the longer side `SIDE`."""
         square = _pad_to_square(picture)
         return self.refined(square, self._coarse_poses(square, picture))
 
@@ -127,15 +124,14 @@ class Reference:
         """Refines all poses in a blurred small picture [SIDE, SIDE], and returns the nearest to the good
         parts; its error is infinite where there is no part."""
         few, many = self._points
-        pose = min(
-            (self._fit_pose(square, one, few, _ITERATIONS[0]) for one in poses), key=lambda one: one.error
-        )
+        fitted = [self._fit_pose(square, one, few, _ITERATIONS[0]) for one in poses]
+        pose = min(fitted, key=lambda one: one.error)
         if pose.found:
             pose = self._fit_pose(square, pose, many, _ITERATIONS[1])
         return pose if pose.error <= MAX_ERROR else replace(pose, error=math.inf)
 
     def p_value(self, error: float) -> float:
-        """Returns how often a good part is as far from the reference; 1 where nothing is known."""
+        """Returns the share of good parts that are as far from the reference; 1 where nothing is known."""
         n = len(self.errors)
         return (1 + sum(one >= error for one in self.errors)) / (1 + n) if n else 1.0
 
@@ -223,7 +219,7 @@ class Reference:
         return spectra([*parts]), spectra([*wholes])
 
     def _coarse_poses(self, square: Float32, picture: Float32) -> list[Pose]:
-        """Poses to begin with: where the correlation is largest, of the best angles."""
+        """Returns poses to refine: of the best angles, the places where the correlation is largest."""
         from scipy import fft
 
         image = _downsample(square)
@@ -231,9 +227,7 @@ class Reference:
         parts, wholes = self._spectra
 
         def correlated(kernels: NDArray[np.complex64], with_: Float32) -> Float32:
-            return np.asarray(
-                fft.irfft2(kernels * fft.rfft2(with_), s=(_COARSE_SIDE, _COARSE_SIDE)), np.float32
-            )
+            return np.asarray(fft.irfft2(kernels * fft.rfft2(with_), s=image.shape), np.float32)
 
         found, mean = correlated(parts, image), correlated(wholes, image)
         square_mean = correlated(wholes, image**2)
@@ -269,7 +263,7 @@ class Reference:
         return self._select_points(_MAX_FIRST_POINTS), self._select_points(_MAX_POINTS)
 
     def _select_points(self, most: int) -> _Samples:
-        """Points that count: half of them those that tell most about the pose, the others drawn."""
+        """Chooses points: half of them those with the largest weighted gradients, the others at random."""
         levels, weights = np.divide(self.levels, 255, dtype=np.float32), self._weights
         down, across = (slope.astype(np.float32) for slope in np.gradient(levels))
         counted = np.flatnonzero(weights)
@@ -283,12 +277,11 @@ class Reference:
         slopes += [(down * x - across * y) / HALF_SIDE] if self.turns else []
         slopes += [(across * x + down * y) / HALF_SIDE] if self.kind == "full" else []
         slopes += [level, np.ones_like(level)]
-        return _Samples(
-            np.stack([x, y]).astype(np.float32), level, weights.ravel()[counted], np.stack(slopes)
-        )
+        places = np.stack([x, y]).astype(np.float32)
+        return _Samples(places, level, weights.ravel()[counted], np.stack(slopes))
 
     def _fit_pose(self, square: Float32, pose: Pose, points: _Samples, rounds: int) -> Pose:
-        """The pose nearby at which the picture is nearest to the reference, with its error."""
+        """Returns the pose nearby at which the picture is most like the reference, with its error."""
         slopes, weights, roots = points.jacobian, points.weights, np.sqrt(points.weights)
         seen, light = _bilinear(square, *_project(pose, points.positions)), slopes[-2:] * weights
         gain, offset = _solve_damped(light @ slopes[-2:].T, light @ seen)
@@ -353,7 +346,8 @@ def reduced_size(size: tuple[int, int], longer: int = SIDE) -> tuple[int, int]:
 
 
 def align(picture: Float32, pose: Pose) -> tuple[Float32, Mask]:
-    """The part as the reference shows it, [SIDE, SIDE], and which of its pixels lie in the picture [h, w]."""
+    """Warps the part in a picture [h, w] to the reference's frame [SIDE, SIDE], and returns also which of
+    its pixels lie in the picture."""
     y, x = np.mgrid[:SIDE, :SIDE] + np.float32(0.5 - HALF_SIDE)
     at_x, at_y = _project(pose, np.stack([x, y]).reshape(2, -1).astype(np.float32))
     inside = (at_x >= 0) & (at_x < picture.shape[1]) & (at_y >= 0) & (at_y < picture.shape[0])
@@ -361,12 +355,12 @@ def align(picture: Float32, pose: Pose) -> tuple[Float32, Mask]:
 
 
 def _pad_to_square(picture: Float32) -> Float32:
-    """A small picture [SIDE, SIDE], its edges repeated below or to the right, a little blurred."""
+    """Pads a small picture to [SIDE, SIDE], edges repeated below or to the right, and blurs it."""
     return blur(np.pad(picture, [(0, SIDE - side) for side in picture.shape], mode="edge"))
 
 
 def blur(picture: Float32) -> Float32:
-    """A small picture as poses are refined in it."""
+    """Blurs a small picture as refining poses takes it."""
     from scipy import ndimage
 
     return np.asarray(ndimage.gaussian_filter(picture, _BLUR_SIGMA, truncate=3), np.float32)
@@ -378,13 +372,13 @@ def _downsample(image: NDArray[np.floating[Any]], size: int = _COARSE_SIDE) -> F
 
 
 def _project(pose: Pose, places: Float32) -> tuple[Float32, Float32]:
-    """Places [2, N] of the reference in the small picture, x and y."""
+    """Projects points [2, N] of the reference into the small picture: x and y."""
     (xx, xy), (yx, yy) = pose.matrix().tolist()
     return xx * places[0] + xy * places[1] + pose.x, yx * places[0] + yy * places[1] + pose.y
 
 
 def _bilinear(image: Float32, x: Float32, y: Float32) -> Float32:
-    """Values [N] of an image [SIDE, SIDE] between its pixels, bilinear; edges are repeated."""
+    """Samples an image [SIDE, SIDE] at points [N], bilinear; edges are repeated."""
     x, y = (np.clip(at - np.float32(0.5), 0, np.float32(SIDE - 1.001)) for at in (x, y))
     left, top = x.astype(np.intp), y.astype(np.intp)
     x, y = x - left.astype(np.float32), y - top.astype(np.float32)
@@ -396,7 +390,7 @@ def _bilinear(image: Float32, x: Float32, y: Float32) -> Float32:
 
 
 def _solve_damped(matrix: NDArray[Any], right: NDArray[Any]) -> list[float]:
-    """Solution of a symmetric system; a little damped, for references that tell nothing about a parameter."""
+    """Solves a symmetric system, a little damped: a reference may not determine every parameter."""
     whole = matrix.astype(np.float64)
     whole += np.diag(1e-6 * np.diag(whole) + 1e-12)
     return list(map(float, np.linalg.solve(whole, right.astype(np.float64))))

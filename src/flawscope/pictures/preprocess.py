@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     Float32 = NDArray[np.float32]
     Mask = NDArray[np.bool_]
 
-# So many times a tile may be enlarged, and reduced, for the network: beyond that a small picture would become
-# a gigantic canvas, or a large one a point
+# Factors of a tile's scaling for the network: beyond them a small picture would become a gigantic canvas, or
+# a large one a point
 MAX_ENLARGEMENT, MAX_REDUCTION = 8, 1024
 MAX_CANVAS_PIXELS = 1 << 28  # of a canvas that is larger than its picture
 
@@ -128,7 +128,7 @@ class Preprocess:
         return views.images(range(len(views))), views.geometry
 
     def from_array(self, picture: NDArray[Any], name: str | None = None) -> tuple[Float32, Geometry]:
-        """Does the same for a picture that `decode` returned."""
+        """Preprocesses a picture that `decode` returned, like a call."""
         return self(picture, name)
 
     def views(self, source: Source, name: str | None = None, counted: Mask | None = None) -> Views:
@@ -172,8 +172,8 @@ class Preprocess:
         if self.positions is not None and grid.shape != self.positions:
             raise cannot(
                 name,
-                f"it has {size[1]} x {size[0]} pixels, {_rows_and_columns(grid.shape)} tiles, and the model knows the "
-                f"places of {_rows_and_columns(self.positions)}",
+                f"it has {size[1]} x {size[0]} pixels, {_rows_and_columns(grid.shape)} tiles, and the model "
+                f"knows the places of {_rows_and_columns(self.positions)}",
                 "give pictures of the size that it was fitted on, or fit without --positions",
             )
         planes = resize_box(picture, canvas, (0.0, 0.0, float(size[0]), float(size[1])))
@@ -189,8 +189,8 @@ class Preprocess:
         return tone(first[0])[None], tone
 
     def small(self, picture: NDArray[Any], side: int = SIDE) -> Float32:
-        """A decoded picture as poses are found in it, side: the longer one. InputError for values off the
-        white level."""
+        """Reduces a decoded picture to a grey one, as finding poses takes it; side: the longer one.
+        InputError for values off the white level."""
         return small_grey(picture, self._divisor(picture, "a picture"), side)
 
     def canvas(self, picture_size: tuple[int, int]) -> tuple[int, int]:
@@ -261,7 +261,7 @@ class Preprocess:
     def _whole_placement(
         self, height: int, width: int
     ) -> tuple[tuple[float, float, float, float], tuple[int, int], tuple[int, int]]:
-        """Part of the picture that is seen (y0, x0, y1, x1), its size in the tensor, its top left corner."""
+        """Returns the box that is seen (y0, x0, y1, x1), and its size and corner in the tensor."""
         whole = (0.0, 0.0, float(height), float(width))
         sy, sx = self.size[0] / height, self.size[1] / width
         if self.crop is None and not self.keep_aspect:

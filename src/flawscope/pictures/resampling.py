@@ -17,6 +17,7 @@ from flawscope.pictures.pose import SIDE, Float32, reduced_size
 from flawscope.pictures.views import write_planes
 
 Raster = Image.Image | NDArray[Any]
+Box = tuple[float, float, float, float]  # y0, x0, y1, x1
 _LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
 
 
@@ -26,14 +27,12 @@ def picture_size(picture: Raster) -> tuple[int, int]:
     return picture.shape[0], picture.shape[1]
 
 
-def full_box(picture: Raster) -> tuple[float, float, float, float]:
+def full_box(picture: Raster) -> Box:
     height, width = picture_size(picture)
     return 0.0, 0.0, float(height), float(width)
 
 
-def resize_box(
-    picture: Raster, size: tuple[int, int], box: tuple[float, float, float, float]
-) -> NDArray[Any]:
+def resize_box(picture: Raster, size: tuple[int, int], box: Box) -> NDArray[Any]:
     """Scales the part (y0, x0, y1, x1) of a picture to (H, W): uint8 [H, W] or [H, W, 3], or float32 [H, W,
     C] for a deep picture."""
     (h, w), (y0, x0, y1, x1) = size, box
@@ -61,8 +60,8 @@ def resize_box(
 
 
 def small_grey(picture: Raster, divisor: float = 255.0, side: int = SIDE) -> Float32:
-    """A small grey picture [h, w] in 0..1, as `Reference.find` takes it, of one of any size and depth. side:
-    the longer one."""
+    """Reduces a picture of any size and depth to a grey one [h, w] in 0..1, as `Reference.find` takes it.
+    side: the longer one."""
     planes = resize_box(picture, reduced_size(picture_size(picture), side), full_box(picture))
     image = np.empty((3, *planes.shape[:2]), np.float32)
     write_planes(planes, divisor, image)
@@ -70,7 +69,7 @@ def small_grey(picture: Raster, divisor: float = 255.0, side: int = SIDE) -> Flo
 
 
 def warp_view(picture: Raster, placed: Geometry) -> NDArray[Any]:
-    """A turned view of a picture, [H, W] or [H, W, C] as `resize_box` gives it; its edges are repeated."""
+    """Warps a picture to a turned view, [H, W] or [H, W, C] as `resize_box` gives it; edges are repeated."""
     size, (height, width) = picture_size(picture), placed.size
     reduction = max(1.0, 1 / placed.scale[0])  # first, so that no pixel is skipped
     size = max(1, round(size[0] / reduction)), max(1, round(size[1] / reduction))

@@ -1,9 +1,8 @@
 """Finds all parts of one kind in a picture, and what else lies there. Torch-free.
 
-In a picture the reference is laid over every place at every few degrees, by the normalized cross-correlation
-(as `pose` does, in a larger picture), and the best places are refined, one after the other; each may lie over
-the others no more than a little. What differs from the ground, is large enough and is no part that was found
-is another object.
+The reference is correlated with the picture at every place and every few degrees (as `pose` does, in a larger
+picture), and the best places are refined one after the other; parts may overlap no more than a little. A
+connected area that differs from the ground, is large enough and is no part is another object.
 """
 
 from __future__ import annotations
@@ -39,8 +38,8 @@ Box = tuple[float, float, float, float]  # x0, y0, x1, y1, in shares of the pict
 
 
 class PartDetections(NamedTuple):
-    """poses: of the parts, in pixels of the small picture, from the top, from the left where they lie beside
-    each other. part_masks: [n, h / 2, w / 2] bool, where each part lies in it. objects: boxes around others."""
+    """Parts and other objects that were found. poses: in pixels of the small picture, by rows from the top.
+    part_masks: [n, h / 2, w / 2] bool. objects: boxes around other objects."""
 
     poses: list[Pose]
     part_masks: NDArray[np.bool_]
@@ -101,12 +100,8 @@ class SeveralParts:
         return round(SIDE / self.span)
 
     def find(self, small: Float32, overview: Float32, reference: Reference) -> PartDetections:
-        """Finds parts and other objects.
-
-        Args:
-            small: [h, w] float32 in 0..1, the longer side `side`.
-            overview: the same picture, the longer side `OVERVIEW`.
-        """
+        """Finds parts and other objects. small: [h, w] float32 in 0..1, the longer side `side`. overview:
+        the same picture, the longer side `OVERVIEW`."""
         finder = _matcher(reference)
         covered = np.zeros([-(-length // 2) for length in small.shape], np.bool_)
         padded = np.pad(blur(small), SIDE // 2, mode="edge")
@@ -119,11 +114,9 @@ class SeveralParts:
             near = [replace(one, x=one.x - x + HALF_SIDE, y=one.y - y + HALF_SIDE) for one in starts]
             pose = reference.refined(window, near)
             pose = replace(pose, x=pose.x + x - HALF_SIDE, y=pose.y + y - HALF_SIDE)
-            if (
-                pose.found
-                and finder.is_inside(pose, small.shape)
-                and finder.overlap(pose, covered) <= _MAX_OVERLAP
-            ):
+            if not (pose.found and finder.is_inside(pose, small.shape)):
+                continue
+            if finder.overlap(pose, covered) <= _MAX_OVERLAP:
                 poses.append(pose)
                 covered[finder.pixels(pose, covered.shape)[:2]] = True
         poses = _sort_into_rows(poses, reference.extent)
@@ -143,9 +136,8 @@ class SeveralParts:
             for length, by, most in zip(overview.shape, zoom, covered.shape, strict=True)
         )
         known = ndimage.binary_dilation(covered[rows][:, columns], iterations=4)
-        labels, count = ndimage.label(
-            ndimage.binary_opening((distance > MIN_DISTANCE) & ~known, iterations=1)
-        )
+        areas = ndimage.binary_opening((distance > MIN_DISTANCE) & ~known, iterations=1)
+        labels, count = ndimage.label(areas)
         sizes = np.bincount(labels.ravel(), minlength=count + 1)
         inner = np.ones(count + 1, np.bool_)
         for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
@@ -160,7 +152,7 @@ class SeveralParts:
 
 
 def _sort_into_rows(poses: Sequence[Pose], height: float) -> list[Pose]:
-    """Poses from the top, and from the left where they lie beside each other."""
+    """Sorts poses from the top, and from the left where they lie beside each other."""
     rows, top = list[tuple[float, Pose]](), -np.inf
     for pose in sorted(poses, key=lambda one: one.y):
         top = pose.y if pose.y > top + height else top
@@ -170,9 +162,9 @@ def _sort_into_rows(poses: Sequence[Pose], height: float) -> list[Pose]:
 
 @dataclass(frozen=True)
 class _PartMatcher:
-    """A reference as it is laid over pictures.
+    """Matches a reference with pictures at every place.
 
-    part_points: [2, N] places of the part's pixels, from the middle. pose_angles: poses of `Reference.kernels`.
+    part_points: [2, N] the part's pixels, from the middle. pose_angles: poses of `Reference.kernels`.
     """
 
     reference: Reference
@@ -195,7 +187,7 @@ class _PartMatcher:
         return float(self.pixels(pose, tuple(length / 2 for length in shape))[2].mean()) >= _MIN_VISIBLE
 
     def candidates(self, small: Float32, most: int) -> list[list[Pose]]:
-        """Places where the reference may lie, the best first: at each the best angles and sides."""
+        """Returns places where the reference may lie, the best first: at each the best angles and sides."""
         from scipy import fft, ndimage
 
         size = [max(1, round(length / _REDUCTION)) for length in small.shape]
@@ -262,8 +254,8 @@ def _spectra(
 
 
 def ground_distance(overview: Float32) -> Float32:
-    """Distance of each pixel [h, w] from the ground, in its spreads. The ground is a surface of second degree
-    that most pixels are near."""
+    """Distances of the pixels [h, w] from the ground, in its spreads. The ground is a quadratic surface that
+    is fitted robustly to most pixels."""
     from scipy import ndimage
 
     height, width = overview.shape

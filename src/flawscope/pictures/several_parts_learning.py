@@ -1,8 +1,8 @@
 """Learns from good pictures how several parts in a picture are found, and how many there are. Torch-free.
 
-The ground is a smooth surface that most pixels are near, a part is what differs from it, and connected. Crops
-around those of the usual area teach the reference (`congealing`). How often good pictures are counted wrong
-is known from them, too: each is counted by a reference that does not know it, and compared with the others.
+The ground is a smooth surface near most pixels; a part is a connected component that differs from it. The
+reference is learnt from crops around those of the usual area (`congealing`). How often good pictures are
+counted wrong is cross-validated: each is counted by a reference that was learnt without it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from flawscope.pictures.several_parts import (
 )
 
 _SINGLE_PART_AREA = (0.7, 1.4)  # times the usual area: one part, wholly seen, touching no other
-_CROP_FACTOR = 1.5  # times the part's longest way through: the side of a crop
+_CROP_FACTOR = 1.5  # times the part's diameter: the side of a crop
 _MAX_CROPS = 80  # that the reference is learnt from, at most
 _CANDIDATE_FACTOR = 3  # times the largest known number of parts, at most
 _MIN_OBJECT_AREA = 0.3  # of a part's area: what is smaller is no object
@@ -63,8 +63,8 @@ def _find_components(overview: Float32) -> tuple[NDArray[np.int32], list[_Compon
 
 
 class Learnt(NamedTuple):
-    """settings, reference: how parts are found. counts: of the parts in each good picture. wrong: what is
-    wrong with each one's number, as a model says that has not learnt from it; empty: nothing."""
+    """settings, reference: find the parts. counts: of parts in each good picture. wrong: what is wrong with
+    each count by a model that was learnt without the picture; empty: nothing."""
 
     settings: SeveralParts
     reference: Reference
@@ -73,8 +73,8 @@ class Learnt(NamedTuple):
 
     def described(self) -> str:
         """Describes the counts for a person."""
-        off = sum(map(bool, self.wrong))
-        return f"several parts: {self.settings.count_text} in a picture, {off} of {len(self.wrong)} counted wrong"
+        counted_wrong = f"{sum(map(bool, self.wrong))} of {len(self.wrong)} counted wrong"
+        return f"several parts: {self.settings.count_text} in a picture, {counted_wrong}"
 
 
 def learn_several(overviews: Sequence[Float32], small: Callable[[int, int], Float32], kind: Kind) -> Learnt:
@@ -104,8 +104,9 @@ def learn_several(overviews: Sequence[Float32], small: Callable[[int, int], Floa
     ]
     if len(single_parts) < LEAST:
         raise InputError(
-            f"{pluralize(len(single_parts), 'part')} of about one size that touch nothing stand out in the good "
-            f"pictures, and learning them takes at least {LEAST}: give more pictures, or parts that lie apart"
+            f"{pluralize(len(single_parts), 'part')} of about one size that touch nothing stand out in the "
+            f"good pictures, and learning them takes at least {LEAST}: give more pictures, or "
+            "parts that lie apart"
         )
     span = 2 * _CROP_FACTOR * float(np.median([one.radius for _, one in single_parts])) / OVERVIEW
     if not SIDE / MAX_SIDE <= span <= 1:
@@ -113,9 +114,8 @@ def learn_several(overviews: Sequence[Float32], small: Callable[[int, int], Floa
         raise InputError(f"parts {size} to be found among several: take pictures from {way}")
     most = max(1, round(max(sum(one.area for one in several) for _, several in components) / typical_area))
     sought = min(_CANDIDATE_FACTOR * (most + 1), MAX_SOUGHT)
-    settings = SeveralParts(
-        span, min(1.0, _MIN_OBJECT_AREA * typical_area / OVERVIEW**2), sought, most=min(most, sought)
-    )
+    object_area = min(1.0, _MIN_OBJECT_AREA * typical_area / OVERVIEW**2)
+    settings = SeveralParts(span, object_area, sought, most=min(most, sought))
     rows = np.unique(np.linspace(0, len(single_parts) - 1, min(_MAX_CROPS, len(single_parts))).astype(int))
     crops, levels, crop_owners = list[Float32](), list[float](), list[int]()
     for i in sorted({single_parts[row][0] for row in rows}):
@@ -135,11 +135,10 @@ def _count_parts(
     overviews: Sequence[Float32],
     small: Callable[[int, int], Float32],
 ) -> Learnt:
-    """Counts the parts of all good pictures by the reference, and by those that do not know them."""
+    """Counts the parts of all good pictures by the reference, and by those that were learnt without them."""
     found, left_out = {}, {}
-    for i in sorted(
-        range(len(overviews)), key=lambda i: id(held_out.get(i))
-    ):  # one reference after the other
+    # one reference after the other
+    for i in sorted(range(len(overviews)), key=lambda i: id(held_out.get(i))):
         views = small(i, settings.side), overviews[i]
         found[i] = settings.find(*views, reference)
         left_out[i] = settings.find(*views, held_out[i]) if i in held_out else found[i]
@@ -153,11 +152,9 @@ def _count_parts(
         others = [*counts[:i], *counts[i + 1 :]]
         least, most = expected_counts(others or counts)
         known = replace(settings, least=least, most=min(most, settings.sought))
-        one, of_one = found[i], left_out[i]
-        wrong.append(
-            settings.count_error(count, len(one.objects))
-            or known.count_error(len(of_one.poses), len(of_one.objects))
-        )
+        error = settings.count_error(count, len(found[i].objects))
+        apart = left_out[i]
+        wrong.append(error or known.count_error(len(apart.poses), len(apart.objects)))
     if sum(map(bool, wrong)) > len(wrong) / 2:
         raise InputError(
             f"parts are counted wrong in most good pictures, such as {next(filter(None, wrong))}: take "

@@ -143,7 +143,7 @@ class Fusion:
 
 
 class Region:
-    """A region of interest on a canvas: never drawn at the canvas's size, which may be large.
+    """Region of interest on a canvas, never expanded to the canvas's size, which may be large.
 
     mask: [H, W], as the view of the whole picture shows it. whole: where that view lies in the picture.
     """
@@ -220,7 +220,7 @@ class Blended:
 
 GREY = 128 / 255  # of tiles outside of the region of interest
 
-# Answers for images [n, 3, H, W], and their places in the picture [n] int64 or None, with scores [n] and maps
+# Runs a model: images [n, 3, H, W], and their places in the picture [n] int64 or None -> scores [n], maps
 # [n, H, W]
 Run = Callable[[Any, Any], Any]
 
@@ -264,8 +264,8 @@ class Views:
         return [self.whole]
 
     def within(self, mask: Mask | None) -> Views:
-        """Returns the views with a region of interest [H, W], as the whole view shows it: pixels outside are
-        marked as padding is, and `numbers` leaves out tiles without a pixel inside."""
+        """Sets a region of interest [H, W], as the whole view shows it, and returns itself: pixels outside
+        are marked like padding, and `numbers` leaves out tiles without a pixel inside."""
         if mask is not None:
             self.region = Region(mask, self.whole, self.geometry.size)
         return self
@@ -314,9 +314,8 @@ class Views:
         image = np.empty((3, height, width), np.float32)
         write_planes(self.canvas[y : y + height, x : x + width], self.divisor, image)
         image = image if self.tone is None else self.tone(image)
-        return self._mark_outside(
-            image, None if self.region is None else self.region.window(y, x, height, width)
-        )
+        inside = None if self.region is None else self.region.window(y, x, height, width)
+        return self._mark_outside(image, inside)
 
     def _view_image(self, number: int) -> Float32:
         if number and self.grid is not None:
@@ -347,12 +346,9 @@ def unmarked(images: Float32) -> tuple[Float32, Mask]:
 
 
 def hidden(image: Float32, source: NDArray[np.int64] | None) -> Float32:
-    """An image `[3, H, W]`, padding marked, with the pixels outside of the region of interest hidden.
-
-    Args:
-        source: [H W], the pixel whose value each one gets; None: the image is a tile's, which is grey where
-            it is marked.
-    """
+    """Hides the pixels outside of the region of interest in an image `[3, H, W]`, padding marked. source:
+    [H W], the index of the pixel whose value each pixel gets; None: the image is a tile's, which is grey
+    where it is marked."""
     if source is None:
         return np.where(image < 0, -1 - GREY, image)
     return image.reshape(3, -1)[:, source].reshape(image.shape)

@@ -28,10 +28,10 @@ from flawscope.report.plots import Curve, Group, curve_plot, histograms
 from flawscope.report.thumbnails import image_uri
 from flawscope.report.words import (
     Tally,
-    interval_text,
     part_cards,
     percent,
     pose_facts,
+    range_text,
     score_facts,
     size_text,
 )
@@ -181,7 +181,7 @@ def _rate_metrics(tally: Tally, calibration: Calibration) -> list[Metric]:
         Metric(
             name,
             f"{percent(k / n)} ({k} of {n})",
-            interval_text(*metrics.confidence_interval_rate(k, n)),
+            range_text(*metrics.confidence_interval_rate(k, n)),
             percent(1 / n),
             f"{note}; exact binomial interval",
         )
@@ -235,7 +235,7 @@ def _kind_rows(result: Evaluation, rows: list[dict[str, Any]]) -> list[dict[str,
                 **values,
                 "name": printable(name),
                 "truth": "defective" if bad else "good",
-                "interval": interval_text(*interval),
+                "interval": range_text(*interval),
                 "auroc": metrics.auroc(labels, np.array(good + bad)) if good and bad else None,
             }
         )

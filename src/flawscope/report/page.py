@@ -18,7 +18,7 @@ from flawscope.errors import pluralize
 from flawscope.pictures.listing import printable
 from flawscope.report.plots import loss_plot, robustness_plot
 from flawscope.report.thumbnails import PAGE_FULL, Layers
-from flawscope.report.words import MAX_PARTS, Tally, headline, interval_text, percent, sentences
+from flawscope.report.words import MAX_PARTS, Tally, headline, percent, range_text, sentences
 from flawscope.results import drawing, html
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def render(template: str, pictures: Sequence[dict[str, Any]], scripts: Sequence[
 
     script = "\n".join(map(text_of, scripts))
     environment = html.environment(text_of)
-    environment.globals |= {"rates": interval_text, "count": pluralize, "percent": percent}
+    environment.globals |= {"rates": range_text, "count": pluralize, "percent": percent}
     text: str = environment.get_template(template).render(
         style=Markup(text_of("pages.css")),
         script=Markup(script),
@@ -189,10 +189,10 @@ def _point(
         "option": f"--false-alarm-rate {np.ceil(1e5 * rate - 1e-6) / 1e3:g}%",
         "missed": missed,
         "defective": bad.size,
-        "missed_interval": interval_text(*missed_range) if missed_range else "",
+        "missed_interval": range_text(*missed_range) if missed_range else "",
         "alarms": alarms,
         "good": good.size,
-        "alarm_interval": interval_text(*alarm_range) if alarm_range else "",
+        "alarm_interval": range_text(*alarm_range) if alarm_range else "",
         "alarm_range": alarm_range,
     }
 

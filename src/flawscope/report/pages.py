@@ -63,9 +63,8 @@ def predictions_page(
     anomalous = sum(row.decision == "anomalous" for row in judged)
     summary = f"{anomalous} of {pluralize(len(judged), 'picture')} anomalous"
     if parts:
-        summary = (
-            f"{sum(p.is_anomalous for p in parts)} of {pluralize(len(parts), 'part')} anomalous; {summary}"
-        )
+        anomalous_parts = sum(part.is_anomalous for part in parts)
+        summary = f"{anomalous_parts} of {pluralize(len(parts), 'part')} anomalous; {summary}"
     some = next(iter(shown), None)
     return render(
         "predictions.html.j2",

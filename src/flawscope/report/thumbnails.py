@@ -56,9 +56,9 @@ def thumbnails(
     others: Sequence[Evaluated] = (),
 ) -> list[Layers | str]:
     """Layers of every picture, `MAX_SIDE` large or as small as they must be for `PAGE_BYTES`, or the reason
-    why there are none: `UNREADABLE` where a picture has gone or was changed since it was evaluated; `PAGE_FULL` where
-    even at `MIN_SIDE` not all find room. Then the first ones in `order`, indices of all pictures, are
-    shown. others: the same pictures with a second model's findings."""
+    why there are none: `UNREADABLE` where a picture has gone or was changed since it was evaluated;
+    `PAGE_FULL` where even at `MIN_SIDE` not all find room, and the first ones in `order`, indices of all
+    pictures, are shown. others: the same pictures with a second model's findings."""
 
     def draw(k: int, side: int) -> Layers | str:
         item, prediction, *_ = pictures[k]  # read here: not all of them wait in memory
@@ -129,10 +129,9 @@ def _finding_layers(prediction: Prediction, size: tuple[int, int]) -> Layers:
 
     low, high = prediction.colour_range
     values = prediction.picture_map(half)
+    heat = partial(drawing.overlay, values=values, low=low, high=high)
     return {
-        "heat": _webp_uri(
-            rgba_layer(partial(drawing.overlay, values=values, low=low, high=high), half), QUALITY
-        ),
+        "heat": _webp_uri(rgba_layer(heat, half), QUALITY),
         "line": _webp_uri(rgba_layer(outlined, size)),
         "map": _webp_uri(Image.fromarray(drawing.colour_map(values, low, high)), QUALITY),
     }

@@ -54,7 +54,7 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f}".removesuffix(".0") + "\N{NO-BREAK SPACE}%"
 
 
-def interval_text(low: float, high: float) -> str:
+def range_text(low: float, high: float) -> str:
     """Formats an interval of rates: 63.1 to 100 %."""
     return f"{percent(low)[:-2]} to {percent(high)}"
 
@@ -101,12 +101,9 @@ def pose_facts(prediction: Prediction) -> list[tuple[str, str]]:
 def part_cards(
     parts: Iterable[tuple[PartPrediction, str]], places: Mapping[str, int]
 ) -> list[dict[str, Any]]:
-    """Makes the cards of parts: mistakes first, then the most unusual ones.
-
-    Args:
-        parts: each with the word on its badge: the decision, or its outcome where the truth is known.
-        places: index among the page's pictures by path.
-    """
+    """Makes the cards of parts: mistakes first, then the most unusual ones. parts: each with the word on
+    its badge: the decision, or its outcome where the truth is known. places: index among the page's
+    pictures by path."""
     ordered = sorted(
         parts, key=lambda one: (one[1] not in (MISSED, FALSE_ALARM), one[0].p_value, -one[0].score)
     )

@@ -34,7 +34,7 @@ class Line(NamedTuple):
 def contact_sheet(
     lines: Sequence[Line], cell: tuple[int, int], *, title: str = "", bar: Image.Image | None = None
 ) -> Image.Image:
-    """Rows of images on white, each fitted into `cell` (height, width), its caption below.
+    """Draws rows of images on white, each fitted into `cell` (height, width), its caption below.
 
     `title`: its first line is large, further ones are small. `bar`: a `colour_bar`, set to the right. Words
     that are too long for their place end in an ellipsis.
@@ -107,7 +107,7 @@ OUTLINE_WIDTH = 2  # pixels; a finer one is lost on a busy picture
 MAX_CELLS = 8  # pictures at a time
 MAX_WIDTH = 960  # pixels that a row of them may take
 MAX_TURNS = 4  # how often the pictures change, at most
-MAX_BYTES = 3 * 2**20  # bearable for a web page; larger frames are scaled down
+MAX_BYTES = 3 * 2**20  # of an animation in a web page; larger frames are scaled down
 MIN_SCALE = 0.2
 
 PANELS = (  # panel, and for how many milliseconds it is shown
@@ -158,8 +158,8 @@ def animate(
 ) -> tuple[list[Image.Image], list[int]]:
     """The pictures of an animation, all of one size, and how long each is shown in milliseconds.
 
-    `kinds`: the shots of each (`shots_per_kind` says how many); the first `MAX_CELLS` kinds are shown, few of them in
-    several cells each. `scale`: the map's values at both ends of the colours, and the mask threshold.
+    `kinds`: the shots of each, `shots_per_kind` of them; the first `MAX_CELLS` kinds are shown, and few kinds
+    in several cells each. `scale`: the map's values at both ends of the colours, and the mask threshold.
     """
     cells = assign_cells(kinds)
     if not cells:

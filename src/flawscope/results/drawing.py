@@ -39,15 +39,13 @@ TRUTH: Colour = (255, 0, 170)
 """The ground truth's outline, which is also dashed, so that no colour is needed to tell it."""
 POSE: Colour = (124, 255, 124)
 """The square around a part that was found."""
-_RIM_DARKENING = (
-    5  # the rim of an outline is the picture, so many times darker: a line shows on bright metal, too
-)
-_TRANSPARENT_SHARE = 0.15  # share of a heat map's scale up to which nothing is drawn: good parts have no veil
-_PEAK_OPACITY = 0.1  # of the opacity, at the peak of a heat map: the defect must be seen
-TEXT: Colour = (32, 32, 36)  # of text
+_RIM_DARKENING = 5  # times: an outline's rim is the darkened picture, so that it shows on bright metal, too
+_TRANSPARENT_SHARE = 0.15  # share of a heat map's scale up to which it is transparent: good parts stay clear
+_PEAK_OPACITY = 0.1  # share of the opacity at the peak of a heat map: the defect must be seen
+TEXT: Colour = (32, 32, 36)
 MUTED: Colour = (120, 120, 128)
 WHITE: Colour = (255, 255, 255)
-_NAN_GREY = 128  # grey
+_NAN_GREY = 128
 # Night blue, violet, magenta, coral, amber, light yellow: lightness rises throughout, and blue to yellow is
 # the axis that the common colour-vision deficiencies keep.
 _ANCHORS = (
@@ -111,7 +109,7 @@ def overlay(picture: Pixels, values: Values, low: float, high: float, *, opacity
 
 
 def _opacity_curve(share: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Share of the opacity that a heat map has at a share 0..1 of its scale."""
+    """Opacity of a heat map, as a share of the largest, at a share 0..1 of its scale."""
 
     def smooth(x: NDArray[np.float32]) -> NDArray[np.float32]:
         x = np.clip(x, 0, 1)
@@ -191,7 +189,7 @@ def squares(picture: Pixels, corners: Sequence[NDArray[np.floating[Any]]], numbe
 
 
 def draw_note(picture: Pixels, words: str) -> Pixels:
-    """A copy of the picture [H, W, 3] with words in its upper left corner; itself where there are none."""
+    """Returns the picture [H, W, 3] with a text in its upper left corner; itself where the text is empty."""
     if not words:
         return picture
     image = Image.fromarray(picture)
@@ -243,12 +241,8 @@ def colour_bar(
     """The scale of `colour_map` as a vertical bar, its ends and the mask threshold marked; RGB on white."""
     _check_scale(low, high)
     text = min(max(round(height / 18), 11), 24)
-    font, small, thick, above = (
-        load_font(text),
-        text // 5,
-        round(text * 1.3),
-        round(text * 1.6) if label else 0,
-    )
+    font, small, thick = load_font(text), text // 5, round(text * 1.3)
+    above = round(text * 1.6) if label else 0
     marked = "" if threshold is None else f"{threshold:.3g}  mask threshold"
     names = (f"{high:.3g}", f"{low:.3g}", marked, label)
     image = Image.new(
@@ -303,7 +297,7 @@ def _save(
         reason = error.strerror or one_line(error)
         if isinstance(path, str | os.PathLike):
             with suppress(OSError):
-                os.unlink(path)  # half of a picture
+                os.unlink(path)  # the rest of a broken write
         raise FlawscopeError(f"cannot write picture {path}: {reason}; check the folder") from None
 
 

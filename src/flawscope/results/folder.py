@@ -42,9 +42,7 @@ MAX_ROWS = 14  # at most, all kinds together; further kinds are named, not shown
 ROWS_PER_KIND = 4
 ROW_WIDTH = 1440  # pixels that a row of examples may take
 MARGIN = 16  # between examples, roomily
-KEPT_EXTREMES = (
-    8  # highest and lowest scores of a kind that are kept: enough for the sheet, whatever the number
-)
+KEPT_EXTREMES = 8  # highest, and lowest, scores of a kind that are kept: enough for any sheet
 
 # Formats of maps: the file's suffix, and the meaning of a value in it
 MAPS = {

@@ -24,7 +24,7 @@ MAX_SHOWN_REGIONS = 5  # boxes that are named in a notebook
 DECISION_COLOURS = {"anomalous": "#dc2626", "good": "#16a34a"}  # readable on white and on black
 NO_PART = "part not found"
 NONE = "none of these"  # of a joint model's products
-SLIGHT = 0.001  # severity of what nothing says is good: above 0, and people can read it
+SLIGHT = 0.001  # severity of a picture that is anomalous by another reason than its score: above 0
 NEARBY = 1 / 16  # of the longer side of a network's view: a map is about that wide around a point
 
 
@@ -277,11 +277,7 @@ class Prediction:
 
 def prediction_html(prediction: Prediction, caption: str = "", source: Source | None = None) -> str:
     """The picture, its heat map, and the decision; the heat map alone where the picture cannot be read.
-
-    Args:
-        caption: beside the decision.
-        source: the picture; by default the file that the prediction is of.
-    """
+    caption: beside the decision. source: the picture; by default the file that the prediction is of."""
     name = prediction.path or ""
     words = [
         f"<b style='color:{DECISION_COLOURS[prediction.decision]}'>{prediction.decision}</b>",
@@ -313,11 +309,11 @@ def _panels(found: Prediction, source: Source | None) -> list[NDArray[np.uint8]]
 
 LEAST = 4  # pictures that a warning needs
 REMEMBERED = 1000  # pictures that are remembered, the latest: a stream may have no end
-FAR_SHIFT = 1.0  # widths of the training pictures' range that a picture lies outside of it
-MAJORITY = 0.5  # share of such pictures from which on they are the rule
+FAR_SHIFT = 1.0  # distance of a picture outside of the training pictures' range, in widths of the range
+MAJORITY = 0.5  # share of such pictures
 MIN_ANOMALOUS_SHARE = 0.9  # share of anomalous pictures
 HIGH_SEVERITY = 10.0  # severity of most
-MIN_EQUAL_SEVERITY = 0.5  # of the middle severity, which nearly all have: defects differ more
+MIN_EQUAL_SEVERITY = 0.5  # share of the median severity that nearly all reach: defects differ more
 RECALIBRATE_REMEDY = "set the score threshold anew with `flawscope calibrate`, or fit anew"
 OTHER_MODEL_REMEDY = (
     "is the model of another product, camera or light? Take this product's model, or fit anew with good "

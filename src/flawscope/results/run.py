@@ -56,11 +56,8 @@ class Results:
         self._count = self._bytes = 0
 
     def add(self, result: Prediction | Unjudged, *, details: bool = True) -> None:
-        """Writes an input's row of the table and, with `details`, its JSON file.
-
-        Raises:
-            FlawscopeError: the disk is full.
-        """
+        """Writes an input's row of the table and, with `details`, its JSON file. FlawscopeError: the disk
+        is full."""
         self.table.take(result)
         if details:
             if isinstance(result, Prediction):

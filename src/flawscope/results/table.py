@@ -21,7 +21,7 @@ from flawscope.pictures.part_views import PartPose
 from flawscope.results.prediction import Prediction
 
 TABLES = (".csv", ".parquet")  # suffixes of `--out` for a table alone
-ROWS_PER_GROUP = 10_000  # rows that are collected for a part of a Parquet file
+ROWS_PER_GROUP = 10_000  # of a Parquet file
 
 
 class Unjudged(NamedTuple):
@@ -88,7 +88,7 @@ class Row:
 
     @classmethod
     def of_parts(cls, result: Prediction) -> Iterator[Row]:
-        """Yields a row for each of several parts that were found in an input."""
+        """Yields a row for each part, where an input has several."""
         for one in result.found_parts.parts if result.found_parts else ():
             facts = (one.score, one.p_value, one.severity, one.decision, result.score_threshold)
             pose = _part_columns(True, one.part_p_value, one.part_pose)
@@ -193,7 +193,7 @@ class Table:
             self._write_group()
 
     def close(self) -> None:
-        """Ends the table."""
+        """Writes the last rows, and closes the file."""
         with self._report_errors():
             if self.pending_rows:
                 self._write_group()
@@ -220,11 +220,7 @@ class Table:
 
 
 def parquet_schema(columns: Sequence[str] = COLUMNS) -> Any:
-    """Schema of pyarrow with the columns of a row.
-
-    Raises:
-        InputError: pyarrow is missing.
-    """
+    """Schema of pyarrow with the columns of a row. InputError: pyarrow is missing."""
     try:
         import pyarrow
     except ImportError:
@@ -234,11 +230,8 @@ def parquet_schema(columns: Sequence[str] = COLUMNS) -> Any:
 
 
 def read_table(path: str | os.PathLike[str]) -> list[Row]:
-    """Reads the inputs' rows of a `results.csv`, as they were written.
-
-    Raises:
-        InputError: there is no such file, or it is no table of results.
-    """
+    """Reads the inputs' rows of a `results.csv`, as they were written. InputError: there is no such file,
+    or it is no table of results."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             found = csv.DictReader(file)
@@ -257,9 +250,8 @@ def read_table(path: str | os.PathLike[str]) -> list[Row]:
 
 def _parse_row(values: dict[str, str | None]) -> Row:
     known = [field.name for field in fields(Row) if field.name in values]
-    numbers = {
-        name: float(text) if (text := values[name]) else None for name in known if name in FLOAT_COLUMNS
-    }
+    floats = [name for name in known if name in FLOAT_COLUMNS]
+    numbers = {name: float(text) if (text := values[name]) else None for name in floats}
     texts = {name: from_csv_cell(values[name] or "") for name in known if name not in FLOAT_COLUMNS}
     return Row(**texts, **numbers)  # type: ignore[arg-type]
 
@@ -308,12 +300,9 @@ class OwnFiles:
             )
 
     def path(self, name: str) -> Path:
-        """Path for a new file of this name (with forward slashes); its folder is made.
-
-        Raises:
-            InputError: the folder has a file of this name that flawscope did not write.
-            FlawscopeError: the disk is full, or the folder cannot be written.
-        """
+        """Path for a new file of this name (with forward slashes); its folder is made. InputError: the
+        folder has a file of this name that flawscope did not write. FlawscopeError: the disk is full, or
+        the folder cannot be written."""
         path = self.folder / name
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,11 +1,11 @@
-"""The place of the object in a picture, by what good pictures have in common, or by the picture alone; in a
-texture everywhere.
+"""Segments the object in a picture, by what good pictures have in common, or by the picture alone; in a
+texture everything is foreground.
 
-A patterned ground, such as a perforated board, repeats itself, and the part on it does not. What touches the
-border in all good pictures is the ground: its windows, of an eighth of the picture, are kept. A window is
-new where no window of the ground is like it, and a pixel belongs to the part where every window over it is
-new; the windows of the border, each held against those far from it, say what is new. Colours that are common
-on the part and rare on the ground then draw the outline.
+A patterned ground, such as a perforated board, repeats itself, and the part on it does not. The border shows
+the ground in all good pictures: its windows, of an eighth of the picture, are kept. A window is novel where
+its distance from all of them is larger than those of the border's windows from others far away; a pixel
+belongs to the part where every window over it is novel. Colours that are common on the part and rare on the
+ground then give the outline.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _BORDER_WINDOWS = 3  # windows from the border that count as ground
 _MAX_BANK = 2000  # windows kept
 _MIN_SELF_DISTANCE = 0.5  # of the picture: a ground is like itself at this distance
 _MIN_DEVIATION = 6.0  # grey levels: directions in which the ground varies less count as if it varied by this
-_NOVEL, _CERTAINLY_NOVEL = 1.1, 1.3  # times the ground's usual distance; new areas hold a certain one
+_NOVEL, _CERTAINLY_NOVEL = 1.1, 1.3  # times the ground's typical distance; a novel area reaches the second
 _MAX_SELF_SPREAD = 1.0  # from the median of these to the upper quartile: above, the border is no pattern
 _BINS = 32  # of a channel in the tables of colours
 _ROUNDS = 2  # of colours and outlines in turn
@@ -91,7 +91,7 @@ class PatternedGround:
         return self._segment_part(image, self._novel_area(image))
 
     def _novel_area(self, image: Floats) -> Mask:
-        """The areas `[h, w]` in which every window is unlike the ground."""
+        """Mask `[h, w]` of the pixels of which every window is unlike the ground."""
         from scipy import ndimage
 
         windows = _window_descriptors(image)
@@ -110,7 +110,7 @@ class PatternedGround:
         return np.asarray(areas.resize(image.shape[1::-1], Image.Resampling.BILINEAR)) > 0.5
 
     def _segment_part(self, image: Floats, area: Mask) -> Mask:
-        """The part within an area of new windows: by its colours, along the edges of the picture.
+        """Segments the part in an area of novel windows: by its colours, along the edges of the picture.
 
         The mean field of a pairwise model with the area as prior, whose neighbours are coupled where their
         colours are alike, as in GrabCut (Rother et al., 2004).
@@ -179,7 +179,7 @@ def _halve(image: Floats) -> Floats:
 
 
 def _window_descriptors(image: Floats) -> Floats:
-    """Every window `[H, W, d]`: the colours of its cells, and how rough its quarters are."""
+    """Descriptors of every window `[H, W, d]`: its cells' colours, and its quarters' roughness."""
     from scipy import ndimage
 
     rough = np.abs(image - ndimage.uniform_filter(image, (3, 3, 0))).mean(-1)

@@ -268,7 +268,7 @@ def paint_blot(request: DefectRequest, mask: Mask, rng: np.random.Generator) -> 
 
 
 def _insert(picture: Picture, box: tuple[slice, slice], values: NDArray[np.floating | np.uint8]) -> Picture:
-    """The picture with other values `[h, w, 3]` in a window."""
+    """Returns the picture with other values `[h, w, 3]` in a window."""
     changed = picture.copy()
     changed[box] = values if values.dtype == np.uint8 else np.clip(np.rint(values), 0, 255).astype(np.uint8)
     return changed

@@ -131,7 +131,7 @@ def simulate_defect(
     islands of Perlin noise; for the other kinds a scale is drawn. `textures` gives the material of "texture"
     (None: generated). `foreground [H, W]` bool limits the place (None or all False: everywhere).
 
-    What is too faint or too strong (`VISIBLE_CHANGE`) is drawn again, and in the end a plain spot takes its place.
+    A defect that is too faint or too strong (`VISIBLE_CHANGE`) is drawn again, in the end as a plain spot.
     Raises `InputError` for a picture below 16 x 16, an unknown kind or an unknown scale.
     """
     within = _check_area(picture, foreground)
