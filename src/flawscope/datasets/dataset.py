@@ -83,9 +83,8 @@ class SplitSettings(NamedTuple):
 def split_dataset(
     root: Path, layout: str, good: Path, bad: Sequence[Item], settings: SplitSettings
 ) -> Dataset:
-    """Splits a data set that has no split of its own. For testing are about the share of the pictures in the
-    folder `good`, by `held_out` and in whole parts, and all `bad` ones. InputError: there is no good picture.
-    """
+    """Splits a data set that has no split of its own. Test pictures are all `bad` ones, and about the
+    share of those in the folder `good`, by `held_out` and in whole parts. InputError: no good picture."""
     paths = pictures_in(good)
     if not paths:
         raise InputError(f"{good}: no pictures to train on; known formats: {known_formats()}")

@@ -101,15 +101,9 @@ def open_dataset(
 def select_categories(
     root: str | os.PathLike[str], text: str, option: str
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Categories in the order of the tables, and which of them are not in `root`.
-
-    Args:
-        text: `all`, or names with commas, among which `textures` and `objects` mean MVTec AD's.
-        option: that gave it, for the error.
-
-    Raises:
-        InputError: there are no categories, or none of these.
-    """
+    """Returns the requested categories in the order of the tables, and those of them that are not in `root`.
+    text: `all`, or names with commas, among which `textures` and `objects` mean MVTec AD's. option: its
+    name, for the error. InputError: there are no categories, or none of the requested ones."""
     words = listed(text, option, "name some, or leave it out for all")
     found = find_categories(root)
     if not found:

@@ -24,14 +24,9 @@ def choose_seen(
 ) -> list[Item]:
     """Chooses the defective pictures, with masks, that `--seen` means.
 
-    Args:
-        seen: a number, drawn from the data set's test pictures; a folder, as `list_seen` reads it; or a text
-            file with one picture a line, in the data set's test pictures or with masks as in such a folder.
-        dataset: its test pictures are drawn from, and a list's pictures may lie in it.
-        seed: of the draw.
-
-    Raises:
-        InputError: too few to draw from, or a picture without a mask.
+    seen: a number, drawn from the test pictures with `seed`; a folder, as `list_seen` reads it; or a
+    text file with one picture a line, in the data set's test pictures or with masks as in such a folder.
+    InputError: too few to draw from, or a picture without a mask.
     """
     text = str(seen).strip()
     if text.isdecimal():

@@ -22,7 +22,7 @@ from flawscope.pictures.geometry import Geometry, positive_integer
 from flawscope.pictures.light import Normalization, ToneCorrection
 from flawscope.pictures.part_views import cut_part_views
 from flawscope.pictures.pose import SIDE, Pose, Reference
-from flawscope.pictures.resampling import Raster, picture_size, resize_box, small_grey, warp_view
+from flawscope.pictures.resampling import Raster, picture_size, resized, small_grey, warp_view
 from flawscope.pictures.several_parts import SeveralParts
 from flawscope.pictures.views import Grid, Views, write_planes
 
@@ -176,7 +176,7 @@ class Preprocess:
                 f"knows the places of {_rows_and_columns(self.positions)}",
                 "give pictures of the size that it was fitted on, or fit without --positions",
             )
-        planes = resize_box(picture, canvas, (0.0, 0.0, float(size[0]), float(size[1])))
+        planes = resized(picture, canvas, (0.0, 0.0, float(size[0]), float(size[1])))
         located = self.positions is not None
         return Views(first, self.geometry(size), placed, grid, planes, divisor, located, tone)
 
@@ -281,7 +281,7 @@ class Preprocess:
         size = picture_size(picture)
         box, (h, w), (top, left) = self._whole_placement(*size)
         tensor = np.empty((1, 3, *self.network_size), dtype=np.float32)
-        write_planes(resize_box(picture, (h, w), box), divisor, tensor[0, :, top : top + h, left : left + w])
+        write_planes(resized(picture, (h, w), box), divisor, tensor[0, :, top : top + h, left : left + w])
         if (h, w) != self.network_size:
             _repeat_edges(tensor[0], top, left, h, w)
             if self.marks_padding:

@@ -1,7 +1,4 @@
-"""Scales and turns pictures of any depth, through Pillow. Torch-free.
-
-Sizes are (height, width).
-"""
+"""Scales and warps pictures of any depth, through Pillow. Sizes are (height, width). Torch-free."""
 
 from __future__ import annotations
 
@@ -32,7 +29,7 @@ def full_box(picture: Raster) -> Box:
     return 0.0, 0.0, float(height), float(width)
 
 
-def resize_box(picture: Raster, size: tuple[int, int], box: Box) -> NDArray[Any]:
+def resized(picture: Raster, size: tuple[int, int], box: Box) -> NDArray[Any]:
     """Scales the part (y0, x0, y1, x1) of a picture to (H, W): uint8 [H, W] or [H, W, 3], or float32 [H, W,
     C] for a deep picture."""
     (h, w), (y0, x0, y1, x1) = size, box
@@ -62,18 +59,18 @@ def resize_box(picture: Raster, size: tuple[int, int], box: Box) -> NDArray[Any]
 def small_grey(picture: Raster, divisor: float = 255.0, side: int = SIDE) -> Float32:
     """Reduces a picture of any size and depth to a grey one [h, w] in 0..1, as `Reference.find` takes it.
     side: the longer one."""
-    planes = resize_box(picture, reduced_size(picture_size(picture), side), full_box(picture))
+    planes = resized(picture, reduced_size(picture_size(picture), side), full_box(picture))
     image = np.empty((3, *planes.shape[:2]), np.float32)
     write_planes(planes, divisor, image)
     return np.asarray(np.tensordot(_LUMINANCE, image, 1), np.float32)
 
 
 def warp_view(picture: Raster, placed: Geometry) -> NDArray[Any]:
-    """Warps a picture to a turned view, [H, W] or [H, W, C] as `resize_box` gives it; edges are repeated."""
+    """Warps a picture to a turned view, [H, W] or [H, W, C] as `resized` gives it; edges are repeated."""
     size, (height, width) = picture_size(picture), placed.size
     reduction = max(1.0, 1 / placed.scale[0])  # first, so that no pixel is skipped
     size = max(1, round(size[0] / reduction)), max(1, round(size[1] / reduction))
-    planes = resize_box(picture, size, full_box(picture))
+    planes = resized(picture, size, full_box(picture))
     view = placed.at(size).inverse()
     left, top, right, bottom = view.to_network((0.0, 0.0, float(width), float(height)))
     (above, below), (before, after) = (
