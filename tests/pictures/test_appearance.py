@@ -101,7 +101,7 @@ def test_it_is_kept_among_a_model_s_facts() -> None:
 
 
 def test_drawn_products_are_told_apart_and_their_defects_are_not() -> None:
-    """By `mismatch.FAR`, one width: defects and new good pictures lie below, other products far above."""
+    """By `prediction.FAR_SHIFT`: defects and new good pictures lie below, other products far above."""
     preprocess, size = Preprocess((64, 64)), 96
 
     def seen(kind: str, seed: int, defect: str | None = None) -> tuple[float, ...]:

@@ -54,7 +54,7 @@ def draw_seen(dataset: Dataset | None, count: int, seed: int) -> list[Item]:
     for kind in kinds:
         own = sorted((item for item in items if item.kind == kind), key=lambda item: natural_key(item.path))
         waiting[kind] = [own[int(k)] for k in rng.permutation(len(own))]
-    order = [kinds[int(k)] for k in rng.permutation(len(kinds))]  # which kinds get one more
+    order = [kinds[int(k)] for k in rng.permutation(len(kinds))]  # the first kinds give one more
     drawn: list[Item] = []
     while len(drawn) < count:
         drawn += [waiting[kind].pop() for kind in order if waiting[kind]]

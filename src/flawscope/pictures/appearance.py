@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 KEY = "appearance"  # of the range among a model's facts
-SAMPLES_PER_SIDE = 64  # pixels a side that are looked at
-MIN_SAMPLES = 16  # of them that must show the product
+SAMPLES_PER_SIDE = 64  # pixels that are measured, along each side
+MIN_SAMPLES = 16  # measured pixels that must show the product
 MIN_PICTURES = 10  # with fewer, the next good pictures may lie outside of the range
 LOG_OFFSET = 1 / 512  # half a grey level, so that flat pictures have a logarithm
 

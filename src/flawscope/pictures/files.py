@@ -76,7 +76,7 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
     """Reads (H, W) of the picture as `decode` gives it from the header."""
     stream, getexif = getattr(image, "fp", None), image.getexif
     if image.format == "PNG" and stream is not None and _pixels_last(stream):
-        getexif = partial(Image.Image.getexif, image)  # that of PNGs decodes all pixels, to look behind them
+        getexif = partial(Image.Image.getexif, image)  # a PNG's own decodes all pixels to look behind them
     turned = _orientation(getexif) in _TRANSPOSING
     return (image.width, image.height) if turned else (image.height, image.width)
 

@@ -38,8 +38,8 @@ _COARSE_SIDE = SIDE // 2  # of the correlation
 _ANGLE_STEP = 6  # degrees between two angles of it
 _MAX_CANDIDATES, _MAX_GAP = 4, 0.1  # angles that are refined at most, and by how much less they may correlate
 _BLUR_SIGMA = 1.0  # pixels
-_MAX_POINTS = 2500  # of the reference that are compared
-_MAX_FIRST_POINTS = 700  # of them while the best angle is not known
+_MAX_POINTS = 2500  # of the reference that are compared, at the best angle
+_MAX_FIRST_POINTS = 700  # points while the best angle is not known
 _ITERATIONS = (4, 8)  # of the refinement, for every angle and for the best
 _MAX_FACTORS = {"gain": 3.0, "scale": 1.25}  # a part differs from the reference by no larger factor
 _MAX_DISTANCE = 3.0  # spreads: larger distances of a pixel are clipped
@@ -118,9 +118,9 @@ class Reference:
         """Finds the part; the pose has an infinite error where there is none. picture: [h, w] float32 in
         0..1, the longer side `SIDE`."""
         square = _pad_to_square(picture)
-        return self.refined(square, self._coarse_poses(square, picture))
+        return self.refine(square, self._coarse_poses(square, picture))
 
-    def refined(self, square: Float32, poses: Sequence[Pose]) -> Pose:
+    def refine(self, square: Float32, poses: Sequence[Pose]) -> Pose:
         """Refines all poses in a blurred small picture [SIDE, SIDE], and returns the nearest to the good
         parts; its error is infinite where there is no part."""
         few, many = self._points

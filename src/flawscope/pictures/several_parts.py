@@ -112,7 +112,7 @@ class SeveralParts:
             x, y = (round(at) for at in (starts[0].x, starts[0].y))
             window = padded[y : y + SIDE, x : x + SIDE]
             near = [replace(one, x=one.x - x + HALF_SIDE, y=one.y - y + HALF_SIDE) for one in starts]
-            pose = reference.refined(window, near)
+            pose = reference.refine(window, near)
             pose = replace(pose, x=pose.x + x - HALF_SIDE, y=pose.y + y - HALF_SIDE)
             if not (pose.found and finder.is_inside(pose, small.shape)):
                 continue
@@ -141,7 +141,7 @@ class SeveralParts:
         sizes = np.bincount(labels.ravel(), minlength=count + 1)
         inner = np.ones(count + 1, np.bool_)
         for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
-            inner[edge] = False  # what is cut by the picture's edge is neither a part nor another object
+            inner[edge] = False  # an area at the picture's edge is neither a part nor another object
         inner[0] = False
         height, width = overview.shape
         return [

@@ -28,7 +28,7 @@ from flawscope.pictures.several_parts import (
 
 _SINGLE_PART_AREA = (0.7, 1.4)  # times the usual area: one part, wholly seen, touching no other
 _CROP_FACTOR = 1.5  # times the part's diameter: the side of a crop
-_MAX_CROPS = 80  # that the reference is learnt from, at most
+_MAX_CROPS = 80  # crops that the reference is learnt from, at most
 _CANDIDATE_FACTOR = 3  # times the largest known number of parts, at most
 _MIN_OBJECT_AREA = 0.3  # of a part's area: what is smaller is no object
 _MIN_EQUAL_COUNTS = 0.9  # share of good pictures that have the same number of parts

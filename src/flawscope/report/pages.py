@@ -30,7 +30,7 @@ from flawscope.results.table import Row
 MAX_CARDS, MAX_NEAREST = 24, 6  # changed decisions that are shown by themselves; pictures in their place
 MAX_BEFORE = 300  # pictures with a drawing of before: the page stays below 20 MB
 LISTED = "listed without its picture"  # why a picture is not shown
-MAX_ROWS = 2000  # that are listed; the table has all
+MAX_ROWS = 2000  # pictures that are listed; the table has all
 
 
 def predictions_page(

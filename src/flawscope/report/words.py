@@ -27,7 +27,7 @@ from flawscope.progress import duration
 from flawscope.results.part import PartPrediction
 from flawscope.results.prediction import FALSE_ALARM, MISSED, Prediction
 
-MAX_PARTS = 60  # that a page shows; the table has all
+MAX_PARTS = 60  # parts that a page shows; the table has all
 
 
 class Tally(NamedTuple):

@@ -173,7 +173,7 @@ class Pictures:
         drawn = None
         try:
             drawn = Drawn.of(path if source is None else source, prediction)
-        except (InputError, MemoryError) as error:  # such as a moved one
+        except (InputError, MemoryError) as error:  # such as a picture that was moved
             self.failures.append(f"{error or path} (scored, but not drawn)")
         self._write(name, prediction, drawn)
         self.aligned = prediction.part_found is not None

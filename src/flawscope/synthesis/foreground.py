@@ -230,7 +230,7 @@ def _learn_windows(images: Sequence[Floats]) -> tuple[Floats, Floats, Floats, fl
     median, upper = np.quantile(own, [0.5, 0.75])
     if upper - median > _MAX_SELF_SPREAD:
         return None
-    # what touches the border and is like nothing far from it is a piece of the part
+    # windows at the border that are like none far away show a piece of the part
     return mean, whitening, bank[own <= _CERTAINLY_NOVEL * upper], float(upper)
 
 

@@ -186,7 +186,7 @@ def moved_piece(request: DefectRequest, mask: Mask, rng: np.random.Generator) ->
     height, width = mask[box].shape
     zoom, angle = math.exp(rng.uniform(-0.25, 0.25)), rng.uniform(0, 2 * np.pi)
     cos, sin = math.cos(angle) * zoom, math.sin(angle) * zoom
-    # what is cut lies inside the picture, as far as that is large enough
+    # the piece is cut inside the picture, where that is large enough
     shape = np.asarray(mask.shape, np.float64)
     reach = np.minimum(math.hypot(height, width) * zoom / 2, shape / 2)
     middle = np.clip(draw_centre(request.allowed, rng), reach, shape - reach)

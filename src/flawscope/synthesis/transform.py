@@ -13,7 +13,7 @@ from flawscope.synthesis.masks import Floats, Mask, Picture, bounding_box
 
 IN_PLACE = 2 / 3  # share in the foreground above which a cut stays where it is
 _MESH_CELLS = 4  # a side, whose corners are shaken
-_MAX_PLACES = 8  # that are tried for a part
+_MAX_PLACES = 8  # places that are tried for a part
 
 
 class Cut(NamedTuple):

@@ -257,7 +257,7 @@ def _choose_missing(flaw: Flaw) -> str:
 def _draw_flaw(canvas: Floats, part: _PlateVariation, flaw: Flaw) -> None:
     scale, rng, (u, v) = part.frame.scale, flaw.rng, (part.frame.u, part.frame.v)
     bore = np.hypot(u - np.float32(_BOSS[0]), v - np.float32(_BOSS[1])) <= _BORE + 4
-    surface = np.asarray((rounded_box(u, v, _HALF, _CORNER) < -9) & ~bore)  # which can be hurt
+    surface = np.asarray((rounded_box(u, v, _HALF, _CORNER) < -9) & ~bore)  # where flaws may lie
     if flaw.name in _SURFACE_FLAWS:
         _SURFACE_FLAWS[flaw.name](canvas, surface, flaw, scale)
     elif flaw.name == "stain":
