@@ -11,7 +11,13 @@ import pytest
 from PIL import Image, ImageFilter
 
 from flawscope.datasets.check import check
-from flawscope.pictures.near_duplicates import SAME, clusters, near_duplicates, thumbnail, verify
+from flawscope.pictures.near_duplicates import (
+    MIN_THRESHOLD,
+    clusters,
+    correlate,
+    near_duplicates,
+    thumbnail,
+)
 from flawscope.synthesis.demo.dataset import draw_dataset
 
 BICUBIC = Image.Resampling.BICUBIC
@@ -92,7 +98,7 @@ def test_a_uniform_product_raises_the_bar():
     own = [np.asarray(product(100 + k), np.float32) - np.asarray(product(0), np.float32) for k in range(20)]
     faces = [Image.fromarray(np.clip(face + 0.2 * o, 0, 255).astype(np.uint8)) for o in own]
     thumbnails = np.stack([small(f) for f in faces])
-    assert verify(thumbnails[:10], thumbnails[10:]).max() > SAME
+    assert correlate(thumbnails[:10], thumbnails[10:]).max() > MIN_THRESHOLD
     assert pairs([*thumbnails, small(jpeg(faces[7]))], list(range(21))) == [(7, 20)]
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from flawscope.pictures.appearance import FEATURES, KEY, LEAST_PICTURES, Appearance, measure, words
+from flawscope.pictures.appearance import FEATURES, KEY, MIN_PICTURES, Appearance, describe_shifts, measure
 from flawscope.pictures.preprocess import Preprocess
 from flawscope.synthesis.demo.dataset import draw_picture
 
@@ -53,7 +53,7 @@ def test_a_region_of_a_few_pixels_says_nothing() -> None:
     roi = np.zeros((96, 96), np.bool_)
     roi[:3, :3] = True
     assert measure(noise(3), roi) == ()
-    known = Appearance.of(measure(noise(s)) for s in range(LEAST_PICTURES))
+    known = Appearance.of(measure(noise(s)) for s in range(MIN_PICTURES))
     assert known is not None
     assert known.shifts(()) == ()
 
@@ -65,14 +65,14 @@ def test_shifts_are_widths_of_the_range_that_a_picture_lies_outside() -> None:
     assert all(shift == 0 for row in rows for shift in known.shifts(row))
     far = known.shifts((0.35, 0.015, -0.01, 0.2, -4.9, -4.0))
     assert far == pytest.approx((-0.5, 1.5, -1.0, 0.0, 1.0, 0.0))  # equal values: the least widths
-    assert words([far, far]) == "redder, less blue, more fine detail"
+    assert describe_shifts([far, far]) == "redder, less blue, more fine detail"
 
 
 def test_a_widened_range_is_that_of_all_pictures() -> None:
     rows = [measure(noise(s)) for s in range(30)]
-    assert Appearance.of(rows[: LEAST_PICTURES - 1]) is None
-    assert Appearance.of([*rows[: LEAST_PICTURES - 1], ()]) is None
-    assert Appearance.of(rows[:LEAST_PICTURES]) is not None
+    assert Appearance.of(rows[: MIN_PICTURES - 1]) is None
+    assert Appearance.of([*rows[: MIN_PICTURES - 1], ()]) is None
+    assert Appearance.of(rows[:MIN_PICTURES]) is not None
     first = Appearance.of(rows[:15])
     every = Appearance.of(rows)
     assert first is not None
@@ -101,7 +101,7 @@ def test_it_is_kept_among_a_model_s_facts() -> None:
 
 
 def test_drawn_products_are_told_apart_and_their_defects_are_not() -> None:
-    """By `mismatch.FAR`, one width: defects and new good pictures lie below, other products far above."""
+    """By `prediction.FAR_SHIFT`: defects and new good pictures lie below, other products far above."""
     preprocess, size = Preprocess((64, 64)), 96
 
     def seen(kind: str, seed: int, defect: str | None = None) -> tuple[float, ...]:

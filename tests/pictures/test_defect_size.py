@@ -6,8 +6,16 @@ import pytest
 
 from flawscope.errors import InputError
 from flawscope.methods import registry
-from flawscope.pictures.defect_size import DEFAULT_SIZE, ENOUGH, SMALL, left_of, lost, pixels_of, tile_for
-from flawscope.pictures.preprocess import MOST_PIXELS, Preprocess
+from flawscope.pictures.defect_size import (
+    DEFAULT_SIZE,
+    MIN_PIXELS,
+    SMALL,
+    lost,
+    pixels_left,
+    pixels_of,
+    tile_for,
+)
+from flawscope.pictures.preprocess import MAX_CANVAS_PIXELS, Preprocess
 
 LARGE = (4000, 6000)
 
@@ -28,31 +36,31 @@ def test_what_is_no_size_is_refused(text: str) -> None:
 
 
 def test_what_scaling_leaves_of_a_defect() -> None:
-    assert left_of(20, LARGE) == pytest.approx(1.28)  # 384 of 6000: the side that is reduced most
-    assert left_of(20, LARGE, (512, 768)) == pytest.approx(2.56)
+    assert pixels_left(20, LARGE) == pytest.approx(1.28)  # 384 of 6000: the side that is reduced most
+    assert pixels_left(20, LARGE, (512, 768)) == pytest.approx(2.56)
 
 
 def test_tiles_show_the_defect_just_large_enough() -> None:
-    for defect in (3.0, ENOUGH, 20.0, 50.0):
+    for defect in (3.0, MIN_PIXELS, 20.0, 50.0):
         found = tile_for(defect, [LARGE])
         assert found is not None
         tile, scale = found
-        assert scale == max(0.5, defect / ENOUGH)
+        assert scale == max(0.5, defect / MIN_PIXELS)
         assert tile / scale == pytest.approx(512, rel=0.001)
-        left = left_of(defect, (tile, tile), (512, 512))
-        assert left == pytest.approx(min(2 * defect, ENOUGH), rel=0.001)  # more would show nothing new
+        left = pixels_left(defect, (tile, tile), (512, 512))
+        assert left == pytest.approx(min(2 * defect, MIN_PIXELS), rel=0.001)  # more would show nothing new
 
 
 def test_no_tiles_where_whole_pictures_show_it() -> None:
-    enough = ENOUGH * 6000 / 384
+    enough = MIN_PIXELS * 6000 / 384
     assert tile_for(enough, [LARGE]) is None
     assert tile_for(enough - 1, [LARGE]) is not None
-    assert tile_for(ENOUGH, [(384, 384), (200, 300)]) is None
-    assert tile_for(ENOUGH, [(384, 384), LARGE]) is not None  # one picture that needs them is enough
+    assert tile_for(MIN_PIXELS, [(384, 384), (200, 300)]) is None
+    assert tile_for(MIN_PIXELS, [(384, 384), LARGE]) is not None  # one picture that needs them is enough
     assert tile_for(20, [LARGE], whole=(4000, 6000)) is None
     assert tile_for(4, [(400, 6000), LARGE]) == (256, 0.5)  # a tile fits into every picture
-    assert tile_for(ENOUGH, [(400, 6000), LARGE]) == (400, 1.0)
-    assert tile_for(10 * ENOUGH, [LARGE, (1000, 6001)]) == (1000, 10.0)
+    assert tile_for(MIN_PIXELS, [(400, 6000), LARGE]) == (400, 1.0)
+    assert tile_for(10 * MIN_PIXELS, [LARGE, (1000, 6001)]) == (1000, 10.0)
 
 
 def test_a_very_large_picture_is_enlarged_no_more_than_it_may_be() -> None:
@@ -60,7 +68,7 @@ def test_a_very_large_picture_is_enlarged_no_more_than_it_may_be() -> None:
     tile, scale = tile_for(8, [size]) or (0, 0.0)
     assert 0.5 < scale < 1
     how = Preprocess((round(tile / scale),) * 2, tile=(tile, tile))
-    assert math.prod(how.canvas(size)) <= MOST_PIXELS
+    assert math.prod(how.canvas(size)) <= MAX_CANVAS_PIXELS
     assert tile_for(8, [(20_000, 20_000)]) == (512, 1.0)
 
 

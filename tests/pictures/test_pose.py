@@ -15,7 +15,7 @@ from flawscope.pictures.congealing import LEAST, learn
 from flawscope.pictures.geometry import Geometry
 from flawscope.pictures.pose import SIDE, Kind, Pose, Reference
 from flawscope.pictures.preprocess import Preprocess
-from flawscope.pictures.resampling import grey
+from flawscope.pictures.resampling import small_grey
 
 SIZE = (160, 200)  # of the pictures
 Known = tuple[float, float, float]  # centre x and y in pixels, angle
@@ -47,7 +47,7 @@ def drawn(
 
 @pytest.fixture(scope="module")
 def reference() -> Reference:
-    return learn([grey(drawn(seed)[0]) for seed in range(12)], "turn")
+    return learn([small_grey(drawn(seed)[0]) for seed in range(12)], "turn")
 
 
 def off(found: list[Pose], known: list[Known]) -> tuple[np.ndarray, np.ndarray]:
@@ -65,7 +65,7 @@ def off(found: list[Pose], known: list[Known]) -> tuple[np.ndarray, np.ndarray]:
 
 def test_new_parts_are_found_within_a_degree_and_a_hundredth_in_any_light(reference: Reference) -> None:
     pictures = [drawn(seed, dark=0.8 if seed % 2 else 1.0) for seed in range(100, 120)]
-    found = [reference.find(grey(picture)) for picture, _ in pictures]
+    found = [reference.find(small_grey(picture)) for picture, _ in pictures]
     angles, places = off(found, [known for _, known in pictures])
     assert angles.max() < 1
     assert places.max() < 0.01
@@ -75,23 +75,23 @@ def test_new_parts_are_found_within_a_degree_and_a_hundredth_in_any_light(refere
 
 def test_a_defective_part_is_found_and_an_empty_ground_is_farther_off(reference: Reference) -> None:
     pictures = [drawn(seed) for seed in range(200, 208)]
-    intact = [reference.find(grey(picture)) for picture, _ in pictures]
+    intact = [reference.find(small_grey(picture)) for picture, _ in pictures]
     for (picture, _), pose in zip(pictures, intact, strict=True):
         picture[int(pose.y * 200 / SIDE) :][:12, int(pose.x * 200 / SIDE) :][:, :12] = 20
-    found = [reference.find(grey(picture)) for picture, _ in pictures]
+    found = [reference.find(small_grey(picture)) for picture, _ in pictures]
     for before, after in zip(intact, found, strict=True):
         assert abs(math.remainder(before.angle - after.angle, 2 * math.pi)) < math.radians(1)
         assert math.hypot(before.x - after.x, before.y - after.y) < 0.01 * SIDE
     ground = np.full((*SIZE, 3), 70, np.uint8)
-    assert reference.find(grey(ground)).error > max(pose.error for pose in intact)
+    assert reference.find(small_grey(ground)).error > max(pose.error for pose in intact)
     assert reference.p_value(math.inf) == 1 / (1 + len(reference.errors))
 
 
 def test_a_part_that_fills_most_of_the_picture_is_framed_and_found() -> None:
     pictures = [drawn(seed, "board") for seed in range(20)]
-    reference = learn([grey(picture) for picture, _ in pictures[:12]], "turn")
+    reference = learn([small_grey(picture) for picture, _ in pictures[:12]], "turn")
     assert 76 < reference.extent * SIZE[1] / SIDE < 94
-    found = [reference.find(grey(picture)) for picture, _ in pictures[12:]]
+    found = [reference.find(small_grey(picture)) for picture, _ in pictures[12:]]
     angles, places = off(found, [known for _, known in pictures[12:]])
     assert angles.max() < 1
     assert places.max() < 0.01
@@ -99,22 +99,22 @@ def test_a_part_that_fills_most_of_the_picture_is_framed_and_found() -> None:
 
 @pytest.mark.parametrize(("kind", "period"), [("disc", 0), ("bar", 2)])
 def test_angles_that_look_alike_are_not_told_apart(kind: str, period: int) -> None:
-    reference = learn([grey(drawn(seed, kind)[0]) for seed in range(12)], "turn")
+    reference = learn([small_grey(drawn(seed, kind)[0]) for seed in range(12)], "turn")
     assert reference.period == period
-    angle = reference.find(grey(drawn(50, kind)[0])).angle
+    angle = reference.find(small_grey(drawn(50, kind)[0])).angle
     assert abs(angle) <= (math.pi / period + 0.1 if period else 0)
 
 
 def test_mirrored_parts_are_told_from_others() -> None:
     pictures = [drawn(seed, mirrored=seed % 2 == 1)[0] for seed in range(12)]
-    reference = learn([grey(picture) for picture in pictures], "full")
-    sides = [reference.find(grey(picture)).mirrored for picture in pictures]
+    reference = learn([small_grey(picture) for picture in pictures], "full")
+    sides = [reference.find(small_grey(picture)).mirrored for picture in pictures]
     assert len({side == (seed % 2 == 1) for seed, side in enumerate(sides)}) == 1
 
 
 @pytest.mark.parametrize("kind", ["shift", "turn"])
 def test_too_few_pictures_and_pictures_that_are_alike_are_refused(kind: Kind) -> None:
-    one = grey(drawn(0)[0])
+    one = small_grey(drawn(0)[0])
     with pytest.raises(InputError, match="at least 8 good pictures"):
         learn([one] * (LEAST - 1), kind)
     with pytest.raises(InputError, match="nothing to align"):
@@ -155,7 +155,7 @@ def test_a_turned_geometry_is_its_definition() -> None:
     expected = shown & mask[seen_y.astype(int).clip(0, 63), seen_x.astype(int).clip(0, 63)]
     assert np.array_equal(geometry.warp_mask(mask), expected)
     rows, columns = np.nonzero(expected)
-    x0, y0, x1, y1 = geometry.around(*np.nonzero(mask))
+    x0, y0, x1, y1 = geometry.box_around(*np.nonzero(mask))
     assert x0 <= columns.min() + 1 <= x0 + 3
     assert x1 - 3 <= columns.max() <= x1
     assert y0 <= rows.min() + 1 <= y0 + 3

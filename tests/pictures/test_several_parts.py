@@ -5,15 +5,17 @@ from __future__ import annotations
 import numpy as np
 
 from brackets import SIDE, drawn
-from flawscope.pictures.resampling import grey
+from flawscope.pictures.resampling import small_grey
 from flawscope.pictures.several_parts import OVERVIEW, SeveralParts
-from flawscope.pictures.several_parts_learning import learn_several, usual_count
+from flawscope.pictures.several_parts_learning import expected_counts, learn_several
 
 
 def test_parts_are_found_and_counted_and_other_objects_are_seen() -> None:
     good = [drawn(seed, range(seed % 3, 5 + seed % 3))[0] for seed in range(8)]
     learnt = learn_several(
-        [grey(one, 255.0, OVERVIEW) for one in good], lambda i, side: grey(good[i], 255.0, side), "turn"
+        [small_grey(one, 255.0, OVERVIEW) for one in good],
+        lambda i, side: small_grey(good[i], 255.0, side),
+        "turn",
     )
     settings, reference = learnt.settings, learnt.reference
     assert (learnt.counts, settings.least, settings.most) == ([5] * 8, 5, 5)
@@ -28,7 +30,7 @@ def test_parts_are_found_and_counted_and_other_objects_are_seen() -> None:
         (range(0), None),
     ):
         picture, known = drawn(100 + len(cells), cells, other)
-        small = grey(picture, 255.0, settings.side), grey(picture, 255.0, OVERVIEW)
+        small = small_grey(picture, 255.0, settings.side), small_grey(picture, 255.0, OVERVIEW)
         found = settings.find(*small, reference)
         assert (len(found.poses), len(found.objects)) == (len(known), int(other is not None))
         at = np.array([(pose.x, pose.y) for pose in found.poses]).reshape(-1, 2) * SIDE / settings.side
@@ -37,5 +39,5 @@ def test_parts_are_found_and_counted_and_other_objects_are_seen() -> None:
 
 
 def test_number_of_parts_is_that_of_nearly_all_good_pictures_or_a_range() -> None:
-    assert usual_count([6] * 19 + [5]) == (6, 6)
-    assert usual_count([3, 4, 6, 4]) == (3, 6)
+    assert expected_counts([6] * 19 + [5]) == (6, 6)
+    assert expected_counts([3, 4, 6, 4]) == (3, 6)

@@ -31,7 +31,7 @@ def test_tiles_cover_the_canvas_and_their_weights_sum_to_one(canvas, tile, overl
         for k in range(len(grid))
     ]
     for k, window in enumerate(windows):
-        row, column = grid.place(k)
+        row, column = grid.row_and_column(k)
         total[window] += np.outer(grid.weights[0][row], grid.weights[1][column])
         shown[window] += 1
     np.testing.assert_allclose(total, 1, atol=1e-6)

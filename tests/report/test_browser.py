@@ -13,11 +13,11 @@ import pytest
 
 from flawscope.evaluation.comparison import compare
 from flawscope.report import write
-from flawscope.report.collect import figures
-from flawscope.report.page import page
+from flawscope.report.collect import compute_figures
+from flawscope.report.page import evaluation_page
 from flawscope.report.pages import Reviewed, again_page, comparison_page, predictions_page
-from flawscope.report.thumbnails import layers
-from flawscope.report.words import facts
+from flawscope.report.thumbnails import picture_layers
+from flawscope.report.words import collect_facts
 from flawscope.results.table import Row
 from flawscope.station.review import Flagged, Session
 from flawscope.station.review.server import Review
@@ -346,14 +346,15 @@ def test_five_hundred_pictures_are_ready_soon(browser: Driver, hostile: Any, tmp
     result = hostile.result
     many = (list(result.pictures) * 50)[:500]
     small = {
-        seen.item.path: layers(seen.item.path, seen.prediction, (), 155, None) for seen in result.pictures
+        seen.item.path: picture_layers(seen.item.path, seen.prediction, (), 155, None)
+        for seen in result.pictures
     }
     manifest = hostile.predictor.manifest
-    found = figures(replace(result, pictures=many), manifest.calibration, hostile.dataset)
-    about = facts(result, manifest, hostile.dataset, "fake", "")
+    found = compute_figures(replace(result, pictures=many), manifest.calibration, hostile.dataset)
+    about = collect_facts(result, manifest, hostile.dataset, "fake", "")
     thumbnails = [small[seen.item.path] for seen in many]
     path = tmp_path / "many.html"
-    path.write_text(page(result, found, about, thumbnails, manifest), encoding="utf-8")
+    path.write_text(evaluation_page(result, found, about, thumbnails, manifest), encoding="utf-8")
     browser.get(path.as_uri())
     timing = "const t = performance.timing; return t.loadEventEnd - t.navigationStart"
     assert browser.execute_script("return document.documentElement.dataset.ready") == "yes"

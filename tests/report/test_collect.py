@@ -10,15 +10,15 @@ import pytest
 
 from flawscope.calibration.threshold import Calibration
 from flawscope.metrics import confidence_interval_rate
-from flawscope.report.collect import Figures, figures, image_curves
-from flawscope.report.words import Tally, headline, percent, rates, sentences
+from flawscope.report.collect import Figures, compute_figures, image_curves
+from flawscope.report.words import Tally, headline, percent, range_text, sentences
 from flawscope.results.prediction import FALSE_ALARM, MISSED, RIGHT
 
 pytest.importorskip("matplotlib")
 
 
 def counted(run: object) -> Figures:
-    return figures(run.result, run.predictor.calibration, run.dataset)  # type: ignore[attr-defined]
+    return compute_figures(run.result, run.predictor.calibration, run.dataset)  # type: ignore[attr-defined]
 
 
 def metric(found: Figures, name: str) -> object:
@@ -54,7 +54,7 @@ def test_the_table_of_types_counts_each(run_of: Callable) -> None:
     assert [good[key] for key in ("name", "anomalous", "images", "auroc")] == ["good", 1, 2, None]
     assert [dent[key] for key in ("name", "anomalous", "images")] == ["dent", 2, 3]
     assert dent["auroc"] == pytest.approx(5 / 6)
-    assert dent["interval"] == rates(*confidence_interval_rate(2, 3))
+    assert dent["interval"] == range_text(*confidence_interval_rate(2, 3))
 
 
 def test_image_curves_are_those_of_scikit_learn() -> None:
@@ -131,4 +131,4 @@ def test_what_was_not_tested_is_not_claimed() -> None:
     few = sentences(Tally(5, 0, 5, 0), calibration(9))[0]
     assert f"Of good parts like those, {percent(0.1)} are expected" in few
     assert "10 more good pictures would do" in few
-    assert rates(0.631, 1).split() == ["63.1", "to", "100", "%"]
+    assert range_text(0.631, 1).split() == ["63.1", "to", "100", "%"]

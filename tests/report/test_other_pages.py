@@ -71,7 +71,7 @@ def test_a_run_without_a_judged_picture_has_a_page(tmp_path: Path) -> None:
 
 
 def test_what_is_too_much_for_a_page_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flawscope.report.pages.MOST_ROWS", 2)
+    monkeypatch.setattr("flawscope.report.pages.MAX_ROWS", 2)
     rows = [Row(f"{k}.png", 1.0, 0.5, 0.1 * k, "good", 0.5) for k in range(5)]
     text = " ".join(predictions_page(rows, [], FACTS).split())
     assert "3 more pictures stand only in" in text
@@ -136,7 +136,7 @@ def test_mistakes_come_first_then_the_most_unusual(predictions: list[Any]) -> No
 def test_a_page_shows_names_as_they_are_and_what_is_missing(
     predictions: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flawscope.report.pages.MOST_PARTS", 1)
+    monkeypatch.setattr("flawscope.report.pages.MAX_PARTS", 1)
     first = decided(predictions, HOSTILE, 0.01, missing=(HOSTILE,))
     gone = replace(first, views={"top": replace(predictions[1], path="gone.png")})
     rows = [Row.of(one) for one in predictions]

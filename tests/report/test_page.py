@@ -19,7 +19,7 @@ from flawscope import report
 from flawscope.calibration.threshold import Calibration
 from flawscope.cli import main
 from flawscope.errors import InputError
-from flawscope.report.page import MOST_POINTS, operating_points, step_path
+from flawscope.report.page import MAX_POINTS, operating_points, step_path
 from flawscope.results.html import for_script
 
 for library in ("matplotlib", "jinja2"):
@@ -139,14 +139,14 @@ def test_pictures_that_have_gone_or_cannot_be_drawn_are_named_and_cost_no_report
 ) -> None:
     from flawscope.report import thumbnails
 
-    drawn = thumbnails.layers
+    drawn = thumbnails.picture_layers
 
     def broken(path: Path, *rest: Any) -> Any:
         if path.name == "g1.png":
             raise OSError("encoder error")
         return drawn(path, *rest)
 
-    monkeypatch.setattr(thumbnails, "layers", broken)
+    monkeypatch.setattr(thumbnails, "picture_layers", broken)
     run = run_of((0.1, 0.2), (0.9,))
     run.result.pictures[0].item.path.unlink()
     pictures = json.loads(Page(run.write(tmp_path / "report.html")).scripts[0])
@@ -160,7 +160,7 @@ def test_what_has_no_room_is_left_out_and_the_report_says_so(
 
     run = run_of((0.1, 0.2, 0.7), (0.9, 0.3))
     assert "There is room for" not in run.write(tmp_path / "report.html")
-    monkeypatch.setattr(thumbnails, "LEAST_SIDE", thumbnails.MOST_SIDE)
+    monkeypatch.setattr(thumbnails, "MIN_SIDE", thumbnails.MAX_SIDE)
     made = thumbnails.thumbnails(run.result.pictures, range(5))
     sizes = {
         seen.item.path.name: sum(map(len, one.values()))
@@ -171,7 +171,7 @@ def test_what_has_no_room_is_left_out_and_the_report_says_so(
     page = Page(run.write(tmp_path / "report.html"))
     pictures = json.loads(page.scripts[0])
     assert {p["name"] for p in pictures if isinstance(p["layers"], dict)} == {"good/g2.png", "dent/d1.png"}
-    assert {p["layers"] for p in pictures if isinstance(p["layers"], str)} == {thumbnails.FULL}
+    assert {p["layers"] for p in pictures if isinstance(p["layers"], str)} == {thumbnails.PAGE_FULL}
     words = " ".join("".join(page.words).split())
     assert "There is room for 2 pictures, those on the wrong side" in words
     assert "3 pictures left out" in words
@@ -233,7 +233,7 @@ def test_every_position_is_what_its_option_makes_of_the_pictures(count: int) -> 
     # scores on thresholds, too
     scores[:10] = rng.choice(made.scores, 10)
     points = operating_points(scores, bad, made)
-    assert len(points) <= MOST_POINTS + 1
+    assert len(points) <= MAX_POINTS + 1
     assert [point["threshold"] for point in points] == sorted((p["threshold"] for p in points), reverse=True)
     (now,) = (point for point in points if point["now"])
     assert now["threshold"] == made.score_threshold

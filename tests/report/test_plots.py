@@ -10,7 +10,7 @@ import pytest
 from flawscope.report.plots import (
     Curve,
     Group,
-    _losses,
+    _loss_curves,
     bin_counts,
     bin_edges,
     curve_plot,
@@ -68,7 +68,7 @@ def test_losses_are_drawn_from_the_fine_curve_and_their_parts_from_the_coarse_on
     fine = {"step": [25, 50, 75, 100], "loss": [4.0, 3.0, 2.0, 1.5]}
     lines = {
         line.name: (line.x.tolist(), line.y.tolist())
-        for line in _losses({"curve": coarse, "training_curve": fine})
+        for line in _loss_curves({"curve": coarse, "training_curve": fine})
     }
     assert lines["loss"] == (fine["step"], fine["loss"])
     assert lines["hard"] == ([50, 100], [0.2, 0.1])

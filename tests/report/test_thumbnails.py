@@ -14,7 +14,7 @@ from scipy.ndimage import gaussian_filter
 from flawscope.datasets import Item
 from flawscope.evaluation.result import Evaluated
 from flawscope.pictures.preprocess import Preprocess
-from flawscope.report.thumbnails import FULL, LEAST_SIDE, MOST_SIDE, layer, layers, thumbnails
+from flawscope.report.thumbnails import MAX_SIDE, MIN_SIDE, PAGE_FULL, picture_layers, rgba_layer, thumbnails
 from flawscope.results import drawing
 from flawscope.results.prediction import Prediction
 
@@ -43,7 +43,7 @@ def make(
     if mask is not None:
         Image.fromarray(mask.astype(np.uint8) * 255).save(folder / "mask.png")
         masks = (folder / "mask.png",)
-    return layers(path, prediction(values, size), masks, side, None)
+    return picture_layers(path, prediction(values, size), masks, side, None)
 
 
 @pytest.mark.parametrize("what", ["overlay", "contour"])
@@ -57,7 +57,7 @@ def test_a_layer_over_the_photo_is_what_is_drawn_on_the_photo(what: str) -> None
             return drawing.overlay(picture, values, 0.0, 1.0)
         return drawing.contour(picture, values > 0.9)
 
-    over = layer(draw, (40, 50))
+    over = rgba_layer(draw, (40, 50))
     together = Image.alpha_composite(Image.fromarray(photo).convert("RGBA"), over).convert("RGB")
     difference = np.abs(np.asarray(together).astype(int) - draw(photo))
     assert difference.max() <= 3  # levels of 255: rounding
@@ -101,8 +101,8 @@ def test_what_a_second_model_found_lies_over_the_same_photo(tmp_path: Path) -> N
     path = tmp_path / "picture.png"
     Image.new("RGB", (64, 64), (90, 120, 150)).save(path)
     cold, hot = (prediction(np.full((16, 16), value), (64, 64)) for value in (0.0, 0.9))
-    alone, both = layers(path, cold, (), 64, None), layers(path, cold, (), 64, None, hot)
-    other = layers(path, hot, (), 64, None)
+    alone, both = picture_layers(path, cold, (), 64, None), picture_layers(path, cold, (), 64, None, hot)
+    other = picture_layers(path, hot, (), 64, None)
     assert both == alone | {"heat_b": other["heat"], "line_b": other["line"]}
 
 
@@ -121,20 +121,20 @@ def noise(tmp_path: Path) -> Evaluated:
 def test_thumbnails_shrink_until_they_fit(noise: Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
     """170 of them have 9 MB, 10 a seventeenth of it."""
     (large,) = thumbnails([noise], [0])
-    assert opened(large["photo"]).size == (MOST_SIDE, MOST_SIDE)
+    assert opened(large["photo"]).size == (MAX_SIDE, MAX_SIDE)
     monkeypatch.setattr("flawscope.report.thumbnails.PAGE_BYTES", 9_000_000 * 10 / 170)
     made = [found for found in thumbnails([noise] * 10, range(10)) if isinstance(found, dict)]
     assert len(made) == 10
     assert sum(map(size_of, made)) <= 9_000_000 * 10 / 170
-    assert LEAST_SIDE < opened(made[0]["photo"]).width < MOST_SIDE
+    assert MIN_SIDE < opened(made[0]["photo"]).width < MAX_SIDE
 
 
 def test_at_the_least_size_the_first_in_the_order_are_shown(
     noise: Evaluated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = layers(noise.item.path, noise.prediction, noise.item.masks, LEAST_SIDE, None)
+    one = picture_layers(noise.item.path, noise.prediction, noise.item.masks, MIN_SIDE, None)
     monkeypatch.setattr("flawscope.report.thumbnails.PAGE_BYTES", int(2.5 * size_of(one)))
     made = thumbnails([noise] * 5, [3, 1, 4, 0, 2])
     assert [found if isinstance(found, str) else opened(found["photo"]).width for found in made] == [
-        *(FULL, LEAST_SIDE, FULL, LEAST_SIDE, FULL)
+        *(PAGE_FULL, MIN_SIDE, PAGE_FULL, MIN_SIDE, PAGE_FULL)
     ]

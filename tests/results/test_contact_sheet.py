@@ -13,24 +13,24 @@ from flawscope.pictures.preprocess import Preprocess
 from flawscope.results import contact_sheet as animation
 from flawscope.results import drawing
 from flawscope.results.contact_sheet import Line, contact_sheet
-from flawscope.results.folder import GAP, KEPT, PANEL, Example, Kind, Pictures
+from flawscope.results.folder import GAP, KEPT_EXTREMES, PANEL_HEIGHT, Example, KindExamples, Pictures
 from flawscope.results.prediction import Prediction
 
 STRIP = np.zeros((2, 2, 3), np.uint8)
 
 
-@pytest.mark.parametrize("count", [1, KEPT, 2 * KEPT, 2 * KEPT + 1, 500])
+@pytest.mark.parametrize("count", [1, KEPT_EXTREMES, 2 * KEPT_EXTREMES, 2 * KEPT_EXTREMES + 1, 500])
 def test_a_kind_keeps_its_highest_and_lowest_scores(count):
     scores = np.random.default_rng(count).integers(0, 200, count).astype(float).tolist()  # with ties
-    kind = Kind()
+    kind = KindExamples()
     for score in scores:
-        if kind.wants(score):
+        if kind.would_show(score):
             kind.add(Example(str(score), score, STRIP, "", False))
-    assert len(kind.examples) == min(count, 2 * KEPT)  # whatever the number
+    assert len(kind.examples) == min(count, 2 * KEPT_EXTREMES)  # whatever the number
     falling = sorted(scores, reverse=True)
     assert [e.score for e in kind.extremes(5)] == (falling[:3] + falling[-2:] if count > 5 else falling)
-    assert [e.score for e in kind.extremes(2 * KEPT)] == (
-        falling if count <= 2 * KEPT else falling[:KEPT] + falling[-KEPT:]
+    assert [e.score for e in kind.extremes(2 * KEPT_EXTREMES)] == (
+        falling if count <= 2 * KEPT_EXTREMES else falling[:KEPT_EXTREMES] + falling[-KEPT_EXTREMES:]
     )
 
 
@@ -58,10 +58,10 @@ def test_the_ground_truth_is_a_dashed_outline_and_never_hides_the_picture(tmp_pa
     pictures = Pictures(tmp_path / "out", tmp_path, maps="none")
     pictures.add(tmp_path / "part.png", found, "pit", expected=True, truth=lambda: mask)
     (example,) = pictures.kinds["pit"].examples
-    assert example.strip.shape == (PANEL, 2 * PANEL + GAP, 3)
+    assert example.strip.shape == (PANEL_HEIGHT, 2 * PANEL_HEIGHT + GAP, 3)
     truth = (example.strip == drawing.TRUTH).all(axis=2)
-    assert truth[:, : PANEL + GAP].sum() == 0
-    assert 2 <= truth[:, PANEL + GAP :].sum() <= 200
+    assert truth[:, : PANEL_HEIGHT + GAP].sum() == 0
+    assert 2 <= truth[:, PANEL_HEIGHT + GAP :].sum() <= 200
     assert (example.strip.min(axis=2) < 200).sum() < 100  # no black square
 
 
@@ -135,21 +135,21 @@ def test_picture_heat_map_and_outline_follow_each_other_in_frames_of_one_size() 
 
 @pytest.mark.parametrize("kinds", [1, 2, 3, 4, 8, 11])
 def test_every_kind_is_shown_and_few_kinds_fill_a_row(kinds: int) -> None:
-    room = animation.room(kinds)
+    room = animation.shots_per_kind(kinds)
     shots = [[shot(f"{kind} {k}") for k in range(room)] for kind in range(kinds)]
-    cells = animation.cells_of(shots)
-    assert min(kinds, 4) <= len(cells) <= animation.CELLS
-    shown = {one.name for cell in cells for one in cell[: animation.TURNS]}
-    assert shown == {f"{kind} {k}" for kind in range(min(kinds, animation.CELLS)) for k in range(room)}
+    cells = animation.assign_cells(shots)
+    assert min(kinds, 4) <= len(cells) <= animation.MAX_CELLS
+    shown = {one.name for cell in cells for one in cell[: animation.MAX_TURNS]}
+    assert shown == {f"{kind} {k}" for kind in range(min(kinds, animation.MAX_CELLS)) for k in range(room)}
     pictures, _ = animation.animate(shots, "", SCALE)
-    assert len(pictures) <= 3 * animation.TURNS
+    assert len(pictures) <= 3 * animation.MAX_TURNS
 
 
 def test_a_shot_is_small_outlined_and_keeps_its_proportions() -> None:
     picture = np.full((500, 1000, 3), 90, np.uint8)
     found = np.zeros((500, 1000), bool)
     found[200:300, 400:600] = True
-    taken = animation.shot("x", picture, picture, found, "words", is_anomalous=True)
+    taken = animation.make_shot("x", picture, picture, found, "words", is_anomalous=True)
     assert {panel.shape for panel in taken.panels} == {(165, 330, 3)}
     assert (taken.panels[0] == 90).all()
     changed = np.argwhere((taken.panels[2] != 90).any(axis=2))

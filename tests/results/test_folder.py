@@ -160,7 +160,7 @@ def test_only_pictures_that_are_shown_are_kept_for_the_animation(tmp_path: Path)
         pictures.add(path, predict(path, 0.9 * (height + 1) / 100, (8, 8)), "some")
     kind = pictures.kinds["some"]
     kept = {example.name for example in kind.examples if example.shot}
-    assert kept == {example.name for example in kind.extremes(animation.SHOTS)}
+    assert kept == {example.name for example in kind.extremes(animation.MAX_SHOTS)}
 
 
 def test_the_sheet_says_how_severe_a_picture_is(tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_a_list_that_leads_outside_removes_nothing_there(tmp_path: Path) -> None
 
 
 def test_the_most_severe_keep_their_maps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "SHOWN", 2 * SPOT.size * 4)
+    monkeypatch.setattr(runs, "MAX_MAP_BYTES", 2 * SPOT.size * 4)
     results = Results(tmp_path, None, pytest.fail)
     for height in (0.2, 0.9, 0.6, 0.9, 0.1):
         results.add(predicted("x.png", height))

@@ -8,8 +8,8 @@ import pytest
 from flawscope.errors import InputError
 from flawscope.synthesis import SCALE_AREAS, DefectScale, fractal_noise, generated_texture
 from flawscope.synthesis.masks import (
+    allowed_area,
     blob_mask,
-    everywhere,
     islands_mask,
     line_mask,
     perlin_mask,
@@ -116,7 +116,7 @@ def test_a_line_is_long_and_thin(jagged: float) -> None:
 
 
 def test_the_foreground_must_be_of_the_pictures_size() -> None:
-    assert everywhere((4, 5), None).all()
-    assert everywhere((4, 5), np.zeros((4, 5), np.bool_)).all()
+    assert allowed_area((4, 5), None).all()
+    assert allowed_area((4, 5), np.zeros((4, 5), np.bool_)).all()
     with pytest.raises(InputError, match="foreground"):
-        everywhere((32, 32), np.ones((3, 3), np.bool_))
+        allowed_area((32, 32), np.ones((3, 3), np.bool_))

@@ -22,8 +22,8 @@ from flawscope.synthesis import (
     generated_texture,
     simulate_defect,
 )
-from flawscope.synthesis.materials import changed_appearance
-from flawscope.synthesis.simulate import VISIBLE, VISIBLE_LEVEL
+from flawscope.synthesis.materials import change_appearance
+from flawscope.synthesis.simulate import VISIBLE_CHANGE, VISIBLE_LEVEL
 
 Make = Callable[..., SimulatedDefect]
 
@@ -56,7 +56,7 @@ def check(good: np.ndarray, made: SimulatedDefect) -> None:
     assert made.mask.dtype == np.bool_
     difference = np.abs(made.picture.astype(int) - good).max(-1)
     assert ((difference > 0) == made.mask).all()  # there and nowhere else
-    assert VISIBLE[0] <= difference[made.mask].mean() <= VISIBLE[1]
+    assert VISIBLE_CHANGE[0] <= difference[made.mask].mean() <= VISIBLE_CHANGE[1]
     assert difference[made.mask].mean() == pytest.approx(made.difference, rel=1e-5)
     assert ndimage.maximum_filter(difference, 3)[made.mask].min() >= VISIBLE_LEVEL
 
@@ -160,14 +160,14 @@ def test_the_kind_asked_for_is_the_kind_made_where_it_can_be_seen() -> None:
 def test_appearance_changes_and_nothing_moves(strong: bool) -> None:
     good = part()
     for seed in range(20):
-        changed = changed_appearance(good, np.random.default_rng(seed), count=1, strong=strong)
+        changed = change_appearance(good, np.random.default_rng(seed), count=1, strong=strong)
         assert changed.dtype == np.uint8
         assert changed.shape == good.shape
         inside, outside = changed[32:38, 45:80].mean((0, 1)), changed[:15].mean((0, 1))
         assert np.abs(inside - outside).max() > 5  # the part is still there
-    many = [changed_appearance(good, np.random.default_rng(s), strong=strong) for s in range(4)]
+    many = [change_appearance(good, np.random.default_rng(s), strong=strong) for s in range(4)]
     assert all((a != b).any() for a, b in pairwise(many))
-    assert (changed_appearance(good, np.random.default_rng(0), count=0) == good).all()
+    assert (change_appearance(good, np.random.default_rng(0), count=0) == good).all()
 
 
 @pytest.mark.parametrize("scale", [None, *DefectScale])

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from flawscope.datasets.dataset import Dataset, Item
 from flawscope.datasets.layouts import GOOD, open_dataset
-from flawscope.datasets.masks import MASK_FOLDERS, LabelFiles, Labels, read
+from flawscope.datasets.masks import MASK_FOLDERS, LabelFiles, Labels, read_any_mask
 from flawscope.errors import InputError, one_line, pluralize, some
-from flawscope.pictures.appearance import kind_of_pixels
+from flawscope.pictures.appearance import pixel_format
 from flawscope.pictures.decoding import decode, frames, pixel_hash
 from flawscope.pictures.defect_size import lost
 from flawscope.pictures.listing import SIDE_SUFFIXES, natural_key, not_pictures_in, pictures_in
@@ -31,9 +31,9 @@ _T = TypeVar("_T", str, tuple[int, int])
 Progress = Callable[[int, int], None]
 
 SEVERITIES = ("error", "warning", "note")
-SHOWN = 5  # findings of one code that `Report.lines` spells out; one alone of more that are nearly alike
-PLAIN = 1.0  # grey levels of spread in the thumbnail below which a picture shows nothing
-PICTURES_FOR_5_PERCENT = 19  # a target below 1 / (n + 1) cannot be had
+MAX_SHOWN = 5  # findings of one code that `CheckReport.lines` spells out; of many nearly alike only one
+MIN_SPREAD = 1.0  # grey levels of spread in the thumbnail below which a picture shows nothing
+PICTURES_FOR_5_PERCENT = 19  # of n pictures, no false-alarm rate below 1 / (n + 1) is possible
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Report:
+class CheckReport:
     """Findings of a check: for people as lines, for machines as a dict."""
 
     root: str
@@ -87,20 +87,20 @@ class Report:
         }
 
     def lines(self) -> list[str]:
-        """Text for people. Of each code the first `SHOWN` findings are spelt out."""
+        """Text for people. Of each code the first `MAX_SHOWN` findings are spelt out."""
         text = [f"{self.category} ({self.layout} layout) in {self.root}"]
         splits = {split for split, _, _ in self.counts}
         for split, kind, number in self.counts:
             place = f"{split:<10} " if len(splits) > 1 else ""
             text.append(f"  {place}{kind:<20} {number:>6}")
         if self.sizes:
-            text.append(f"  sizes: {_sizes(self.sizes, SHOWN)}")
+            text.append(f"  sizes: {_sizes_text(self.sizes, MAX_SHOWN)}")
             text.append(f"  pixels: {', '.join(f'{m} ({n})' for m, n in self.modes)}")
         groups: dict[tuple[str, str], list[Finding]] = {}
         for finding in self.findings:
             groups.setdefault((finding.severity, finding.code), []).append(finding)
         for (severity, code), group in groups.items():
-            few = 1 if code.startswith("nearly") and len(group) > SHOWN else SHOWN
+            few = 1 if code.startswith("nearly") and len(group) > MAX_SHOWN else MAX_SHOWN
             text += [finding.line() for finding in group[:few]]
             if len(group) > few:
                 text.append(f"{severity}: {code}: {len(group) - few} more of these; --json lists all")
@@ -109,7 +109,7 @@ class Report:
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _CheckedPicture:
     """Facts that are kept of a picture."""
 
     split: str
@@ -117,7 +117,7 @@ class _Seen:
     size: tuple[int, int] = (0, 0)  # width, height
     mode: str = ""  # empty where a picture without content has no telling mode
     digest: str = ""
-    small: NDArray[np.float16] | None = None
+    thumbnail: NDArray[np.float16] | None = None
     faults: tuple[Finding, ...] = ()
 
 
@@ -126,33 +126,33 @@ def check(
     *,
     near: bool = True,
     progress: Progress | None = None,
-) -> Report:
+) -> CheckReport:
     """Checks every picture and mask of one category; faults become findings.
 
     `near=False` leaves out the search for pictures that are nearly the same; `progress(done, total)` is
     called from the calling thread after each picture. InputError: there is no data set to check.
     """
     dataset = data if isinstance(data, Dataset) else open_dataset(data)
-    seen = list(_look(dataset, progress))
+    seen = list(_check_pictures(dataset, progress))
     readable = [one for one in seen if one.digest]
     sizes, modes = Counter(s.size for s in readable), Counter(s.mode for s in readable if s.mode)
     findings = [finding for one in seen for finding in one.faults]
     findings += _exact_copies(dataset, readable)
     if near:
         findings += _near_copies(dataset, readable)
-    findings += _mixed(sizes, modes)
+    findings += _mixed_findings(sizes, modes)
     if found := lost([(height, width) for width, height in sizes]):  # by the size that is the default
         findings.append(Finding("note", "reduced", ".", *found))
-    for look in (_masks_missing, _label_faults, _unused_pictures, _other_files, _too_few):
+    for look in (_masks_missing, _label_faults, _unused_pictures, _other_files, _too_few_pictures):
         findings += look(dataset)
     findings.sort(key=lambda f: (SEVERITIES.index(f.severity), f.code, natural_key(f.subject)))
-    return Report(
+    return CheckReport(
         root=str(dataset.root),
         category=dataset.category,
         layout=dataset.layout,
         counts=tuple(_counts(dataset)),
-        sizes=tuple((*size, n) for size, n in _ranked(sizes)),
-        modes=tuple(_ranked(modes)),
+        sizes=tuple((*size, n) for size, n in _by_frequency(sizes)),
+        modes=tuple(_by_frequency(modes)),
         findings=tuple(findings),
     )
 
@@ -164,25 +164,25 @@ def _counts(dataset: Dataset) -> Iterator[tuple[str, str, int]]:
             yield split, kind, number
 
 
-def _sizes(sizes: Sequence[tuple[int, int, int]], most: int) -> str:
+def _sizes_text(sizes: Sequence[tuple[int, int, int]], most: int) -> str:
     """Text with the first sizes (width, height, pictures), and the number of the others."""
     named = ", ".join(f"{w}x{h} ({n})" for w, h, n in sizes[:most])
     return f"{named} and {len(sizes) - most} more" if len(sizes) > most else named
 
 
-def _ranked(numbers: Counter[_T]) -> list[tuple[_T, int]]:
-    """Sorts by frequency, most frequent first, equal ones in order."""
+def _by_frequency(numbers: Counter[_T]) -> list[tuple[_T, int]]:
+    """Sorts by frequency, most frequent first, equally frequent ones by value."""
     return sorted(numbers.items(), key=lambda entry: (-entry[1], entry[0]))
 
 
 # ------------------------------------------------------------------------------------- one picture at a time
 
 
-def _look(dataset: Dataset, progress: Progress | None) -> Iterator[_Seen]:
+def _check_pictures(dataset: Dataset, progress: Progress | None) -> Iterator[_CheckedPicture]:
     jobs = [(split, item) for split, items in dataset.splits.items() for item in items]
     with ThreadPoolExecutor(2) as pool:
         try:
-            for done, seen in enumerate(pool.map(lambda job: _look_at(dataset, *job), jobs), start=1):
+            for done, seen in enumerate(pool.map(lambda job: _check_picture(dataset, *job), jobs), start=1):
                 if progress:
                     progress(done, len(jobs))
                 yield seen
@@ -190,24 +190,24 @@ def _look(dataset: Dataset, progress: Progress | None) -> Iterator[_Seen]:
             pool.shutdown(cancel_futures=True)
 
 
-def _look_at(dataset: Dataset, split: str, item: Item) -> _Seen:
+def _check_picture(dataset: Dataset, split: str, item: Item) -> _CheckedPicture:
     subject = dataset.relative(item.path)
     try:
         picture = decode(item.path)
     except (InputError, OSError, MemoryError) as error:
-        return _Seen(split, item, faults=(_unreadable("unreadable", subject, item.path, error),))
+        return _CheckedPicture(split, item, faults=(_unreadable("unreadable", subject, item.path, error),))
     size = (picture.shape[1], picture.shape[0])
     small = thumbnail(picture)
     faults = list(_mask_faults(dataset, item, size))
-    plain = float(small.astype(np.float32).std()) < PLAIN
+    plain = float(small.astype(np.float32).std()) < MIN_SPREAD
     if plain:
         message = "shows nothing: the same brightness everywhere"
         faults.append(Finding("warning", "plain", subject, message, "remove it if it is a mishap"))
-    if (held := frames(item.path)) > 1:
-        message = f"holds {held} pictures, and only the first is read"
+    if (frame_count := frames(item.path)) > 1:
+        message = f"holds {frame_count} pictures, and only the first is read"
         faults.append(Finding("warning", "frames", subject, message, "store those that matter one by one"))
-    mode = "" if plain else kind_of_pixels(picture)
-    return _Seen(split, item, size, mode, pixel_hash(picture), small, tuple(faults))
+    mode = "" if plain else pixel_format(picture)
+    return _CheckedPicture(split, item, size, mode, pixel_hash(picture), small, tuple(faults))
 
 
 def _unreadable(code: str, subject: str, path: Path, error: Exception) -> Finding:
@@ -221,7 +221,7 @@ def _mask_faults(dataset: Dataset, item: Item, size: tuple[int, int]) -> Iterato
     for path in item.masks:
         subject = dataset.relative(path)
         try:
-            mask = read(path)
+            mask = read_any_mask(path)
         except (InputError, OSError, MemoryError) as error:
             yield _unreadable("mask-unreadable", subject, Path(path), error)
             return
@@ -242,26 +242,26 @@ def _mask_faults(dataset: Dataset, item: Item, size: tuple[int, int]) -> Iterato
 # ------------------------------------------------------------------------------------------- pictures twice
 
 
-def _exact_copies(dataset: Dataset, seen: list[_Seen]) -> Iterator[Finding]:
-    groups: dict[str, list[_Seen]] = {}
+def _exact_copies(dataset: Dataset, seen: list[_CheckedPicture]) -> Iterator[Finding]:
+    groups: dict[str, list[_CheckedPicture]] = {}
     for one in seen:
         groups.setdefault(one.digest, []).append(one)
     for group in groups.values():
         if len(group) > 1:
-            yield _alike(dataset, group, near=False)
+            yield _copies_finding(dataset, group, near=False)
 
 
-def _near_copies(dataset: Dataset, seen: list[_Seen]) -> Iterator[Finding]:
+def _near_copies(dataset: Dataset, seen: list[_CheckedPicture]) -> Iterator[Finding]:
     """Findings of (nearly) equal pictures, at least one of them for training; exact copies count once."""
     once = list({one.digest: one for one in reversed(seen)}.values())[::-1]
-    smalls = [one.small for one in once if one.small is not None]
+    smalls = [one.thumbnail for one in once if one.thumbnail is not None]
     if len(smalls) > 1:
         bank = np.flatnonzero([one.split != "test" for one in once])
         for numbers in clusters(near_duplicates(np.stack(smalls), bank)):
-            yield _alike(dataset, [once[k] for k in numbers], near=True)
+            yield _copies_finding(dataset, [once[k] for k in numbers], near=True)
 
 
-def _alike(dataset: Dataset, group: Sequence[_Seen], *, near: bool) -> Finding:
+def _copies_finding(dataset: Dataset, group: Sequence[_CheckedPicture], *, near: bool) -> Finding:
     """Finding of pictures that are (nearly) the same: the first is its subject, the others are named."""
     splits = list(dict.fromkeys(one.split for one in group))
     place = splits[0] if dataset.test else "the folder"  # good pictures alone have no splits
@@ -290,13 +290,14 @@ def _alike(dataset: Dataset, group: Sequence[_Seen], *, near: bool) -> Finding:
 # ---------------------------------------------------------------------------------------- the set as a whole
 
 
-def _mixed(sizes: Counter[tuple[int, int]], modes: Counter[str]) -> Iterator[Finding]:
+def _mixed_findings(sizes: Counter[tuple[int, int]], modes: Counter[str]) -> Iterator[Finding]:
     if len(sizes) > 1:
-        message = f"{len(sizes)} picture sizes: {_sizes([(*size, n) for size, n in _ranked(sizes)], 4)}"
+        ranked = [(*size, n) for size, n in _by_frequency(sizes)]
+        message = f"{len(sizes)} picture sizes: {_sizes_text(ranked, 4)}"
         remedy = "use one camera setting, or expect other scores"
         yield Finding("warning", "mixed-sizes", ".", message, remedy)
     if len(modes) > 1:
-        named = ", ".join(f"{mode} ({n})" for mode, n in _ranked(modes))
+        named = ", ".join(f"{mode} ({n})" for mode, n in _by_frequency(modes))
         yield Finding("warning", "mixed-modes", ".", f"different kinds of pixels: {named}", "store all alike")
 
 
@@ -324,7 +325,7 @@ def _label_faults(dataset: Dataset) -> Iterator[Finding]:
     labels, every = LabelFiles(dataset.root), [i for items in dataset.splits.values() for i in items]
     for item in sorted(every, key=lambda item: not item.anomalous):
         try:
-            marked = labels.of(item.path)
+            marked = labels.find(item.path)
         except InputError:  # a defective picture has the same name
             continue
         for one in () if item.anomalous else marked:
@@ -378,7 +379,7 @@ def _other_files(dataset: Dataset) -> Iterator[Finding]:
         yield Finding("note", "beside", ".", message, "they are not looked at", tuple(beside))
 
 
-def _too_few(dataset: Dataset) -> Iterator[Finding]:
+def _too_few_pictures(dataset: Dataset) -> Iterator[Finding]:
     number = len(dataset.train)
     if number < PICTURES_FOR_5_PERCENT:
         least = f"no false-alarm rate below {1 / (number + 1):.0%}"

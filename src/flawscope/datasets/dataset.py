@@ -17,7 +17,7 @@ from flawscope.datasets.masks import Mask
 from flawscope.errors import InputError
 from flawscope.pictures.listing import known_formats, natural_key, pictures_in
 
-Part = tuple[str | None, ...]  # groups of a picture's name that tell parts apart
+PartKey = tuple[str | None, ...]  # groups of a picture's name that tell parts apart
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def category_of(root: Path) -> str:
     return Path(os.path.abspath(root)).name  # "." has a name too
 
 
-class Splitting(NamedTuple):
+class SplitSettings(NamedTuple):
     """Settings that split a data set without a split of its own. share: of the good pictures, for testing.
     group: regular expression on their names, as `group_numbers` takes it; it need not match here."""
 
@@ -80,25 +80,26 @@ class Splitting(NamedTuple):
     group: str | None
 
 
-def split(root: Path, layout: str, good: Path, bad: Sequence[Item], how: Splitting) -> Dataset:
-    """Splits a data set that has no split of its own. For testing are about the share of the pictures in the
-    folder `good`, by `held_out` and in whole parts, and all `bad` ones. InputError: there is no good picture.
-    """
+def split_dataset(
+    root: Path, layout: str, good: Path, bad: Sequence[Item], settings: SplitSettings
+) -> Dataset:
+    """Splits a data set that has no split of its own. Test pictures are all `bad` ones, and about the
+    share of those in the folder `good`, by `held_out` and in whole parts. InputError: no good picture."""
     paths = pictures_in(good)
     if not paths:
         raise InputError(f"{good}: no pictures to train on; known formats: {known_formats()}")
-    expression = compiled(how.group)
+    expression = compile_group(settings.group)
     common = os.path.commonpath([path.parent for path in paths])  # names as fitting groups them
     names = [path.relative_to(good).as_posix() for path in paths]
-    parts = [part_of(path.relative_to(common).as_posix(), expression) for path in paths]
-    out = held_out(names, how.share, how.seed, parts)
+    parts = [part_key(path.relative_to(common).as_posix(), expression) for path in paths]
+    held = held_out(names, settings.share, settings.seed, parts)
     items = [Item(path, good.name, False) for path in paths]
-    train = tuple(item for k, item in enumerate(items) if k not in out)
-    test = *(items[k] for k in sorted(out)), *bad
+    train = tuple(item for k, item in enumerate(items) if k not in held)
+    test = *(items[k] for k in sorted(held)), *bad
     return Dataset(root, category_of(root), layout, train, test)
 
 
-def held_out(names: Sequence[str], share: float, seed: int, parts: Sequence[Part | None] = ()) -> set[int]:
+def held_out(names: Sequence[str], share: float, seed: int, parts: Sequence[PartKey | None] = ()) -> set[int]:
     """Indices of about the `share` of names, the parts with the smallest seeded hash.
 
     The choice depends on each part alone, not on its place in the list, on the machine or on where the
@@ -109,11 +110,11 @@ def held_out(names: Sequence[str], share: float, seed: int, parts: Sequence[Part
     parts: part of each name; None: the name is a part of its own. Empty: all names are.
     """
     count = min(max(int(len(names) * share + 0.5), 1 if share > 0 else 0), len(names) - 1)
-    members: dict[str | Part, list[int]] = {}
+    members: dict[str | PartKey, list[int]] = {}
     for k, (name, part) in enumerate(zip_longest(names, parts)):
         members.setdefault(part or name, []).append(k)
 
-    def order(part: str | Part) -> bytes:
+    def order(part: str | PartKey) -> bytes:
         text = part if isinstance(part, str) else "\0".join(piece or "" for piece in part)
         text = unicodedata.normalize("NFC", text)  # macOS may spell the same name otherwise
         return hashlib.blake2b(f"{seed}:{text}".encode("utf-8", "surrogateescape"), digest_size=16).digest()
@@ -132,24 +133,20 @@ def held_out(names: Sequence[str], share: float, seed: int, parts: Sequence[Part
     return {k for part_members in taken for k in part_members}
 
 
-def part_of(name: str, expression: re.Pattern[str] | None) -> Part | None:
+def part_key(name: str, expression: re.Pattern[str] | None) -> PartKey | None:
     """Part that a name gives: the text of the pattern's groups, if any, else of the match; None: no match."""
     match = None if expression is None else expression.search(name)
     return None if match is None else match.groups() or (match.group(),)
 
 
-def compiled(pattern: str | None) -> re.Pattern[str] | None:
+def compile_group(pattern: str | None) -> re.Pattern[str] | None:
     """Compiles the pattern. InputError: it is not a regular expression."""
     return None if pattern is None else errors.compiled("--group", pattern)
 
 
 def remark(paths: Sequence[Path], pattern: str | None) -> str:
     """Warns of a pattern that says nothing about the files: it matches the same text in all names, or a
-    different text in each. Empty where there is nothing to say.
-
-    Raises:
-        InputError: as `group_numbers`.
-    """
+    different text in each. Empty where there is nothing to say. InputError: as `group_numbers`."""
     if pattern is None or len(paths) < 2:
         return ""
     common = os.path.commonpath([path.parent for path in paths])
@@ -171,8 +168,8 @@ def group_numbers(names: Sequence[str], pattern: str | None) -> list[int]:
     Raises:
         InputError: the pattern is not a regular expression, or matches no name.
     """
-    expression = compiled(pattern)
-    parts = [part_of(name, expression) for name in names]
+    expression = compile_group(pattern)
+    parts = [part_key(name, expression) for name in names]
     if pattern is not None and names and not any(parts):
         raise InputError(f"--group '{pattern}' matches no file name such as {names[0]}: correct the pattern")
     numbers: dict[object, int] = {}

@@ -12,11 +12,11 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from flawscope.datasets.dataset import Dataset, Item, Splitting, category_of, compiled, split
-from flawscope.datasets.masks import MASK_FOLDERS, LabelFiles, Mask, Masks, stem
+from flawscope.datasets.dataset import Dataset, Item, SplitSettings, category_of, compile_group, split_dataset
+from flawscope.datasets.masks import MASK_FOLDERS, LabelFiles, Mask, MaskFolder, relative_stem
 from flawscope.datasets.published import is_realiad, is_visa, open_realiad, open_visa
 from flawscope.errors import InputError, nearest
-from flawscope.pictures.listing import child, entries, known_formats, pictures_in, subfolders
+from flawscope.pictures.listing import known_formats, list_entries, pictures_in, subfolder, subfolders
 
 GOOD = ("good", "ok", "normal")
 BAD = (
@@ -30,9 +30,9 @@ OBJECTS = (
     *("pill", "screw", "toothbrush", "transistor", "zipper"),
 )
 MVTEC = TEXTURES + OBJECTS
-GROUPS = {"textures": TEXTURES, "objects": OBJECTS}
-ALL = "all"
-REVIEW = "review.csv"  # the file of decisions, beside the folders good and defect
+CATEGORY_GROUPS = {"textures": TEXTURES, "objects": OBJECTS}
+ALL_CATEGORIES = "all"
+REVIEW_FILE = "review.csv"  # the file of decisions, beside the folders good and defect
 LAYOUTS = ("auto", "mvtec", "mvtec2", "loco", "btad", "visa", "realiad", "folder")
 
 
@@ -40,7 +40,7 @@ def find_categories(root: str | os.PathLike[str]) -> list[str]:
     """Names of the categories in `root`, in natural order: of its subfolders that are data sets of a known
     layout, or its own name where it is one category itself. Empty for any other folder, such as a bare one of
     pictures. InputError if the folder is missing or cannot be read."""
-    folder = _checked(root)
+    folder = _require_entries(root)
     if _layout_of(folder):
         return [category_of(folder)]
     return list(_categories(folder))
@@ -74,42 +74,36 @@ def open_dataset(
         raise InputError(f"no layout {layout!r}; choose from: {', '.join(LAYOUTS)}")
     if not 0 <= test_share < 1:
         raise InputError(f"test share {test_share}: must be at least 0 and below 1; 0.2 is usual")
-    compiled(group)  # a bad pattern is reported whatever the layout
-    folder = _choose(_of_review(_checked(root)), category)
+    compile_group(group)  # a bad pattern is reported whatever the layout
+    folder = _choose_category(_review_folder(_require_entries(root)), category)
     found = _layout_of(folder) or "bare"
     if layout not in ("auto", found) and not (layout == "folder" and found == "bare"):
         look = "a bare folder of pictures" if found == "bare" else f"the {found} layout"
-        if not (layout in _SAME_SHAPE and found in _SAME_SHAPE):
+        if not (layout in _MVTEC_LIKE and found in _MVTEC_LIKE):
             raise InputError(
                 f"{folder}: not in the {layout} layout, it looks like {look}; leave --layout out"
             )
         found = layout
-    how = Splitting(seed, test_share, group)
+    settings = SplitSettings(seed, test_share, group)
     if found == "visa":
-        return open_visa(folder, how)
+        return open_visa(folder, settings)
     if found == "realiad":
-        return open_realiad(folder, how)
-    if found in _SAME_SHAPE:
+        return open_realiad(folder, settings)
+    if found in _MVTEC_LIKE:
         return _open_split(folder, found)
     if found == "review":
         return _open_review(folder)
     if found == "folder":
-        return _open_folder(folder, how)
+        return _open_folder(folder, settings)
     return _open_bare(folder)
 
 
 def select_categories(
     root: str | os.PathLike[str], text: str, option: str
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Categories in the order of the tables, and which of them are not in `root`.
-
-    Args:
-        text: `all`, or names with commas, among which `textures` and `objects` mean MVTec AD's.
-        option: that gave it, for the error.
-
-    Raises:
-        InputError: there are no categories, or none of these.
-    """
+    """Returns the requested categories in the order of the tables, and those of them that are not in `root`.
+    text: `all`, or names with commas, among which `textures` and `objects` mean MVTec AD's. option: its
+    name, for the error. InputError: there are no categories, or none of the requested ones."""
     words = listed(text, option, "name some, or leave it out for all")
     found = find_categories(root)
     if not found:
@@ -119,34 +113,31 @@ def select_categories(
         )
     asked: set[str] = set()
     for word in words:
-        if word == ALL:
+        if word == ALL_CATEGORIES:
             asked |= {*found}
         else:
-            asked |= {*GROUPS.get(word, (word,))}
+            asked |= {*CATEGORY_GROUPS.get(word, (word,))}
     order = {name: k for k, name in enumerate(dict.fromkeys([*MVTEC, *found]))}
     rows = tuple(sorted(asked, key=lambda name: order.get(name, len(order))))
     missing = tuple(row for row in rows if row not in found)
     if len(missing) == len(rows):
-        raise _none_of(root, words[0], f"none of {option} {text} is there", found)
+        raise _unknown_category(root, words[0], f"none of {option} {text} is there", found)
     return rows, missing
 
 
 def present_categories(root: str | os.PathLike[str], text: str, option: str) -> tuple[str, ...]:
-    """Categories that `text` names; every one must be there.
-
-    Raises:
-        InputError: as `select_categories`, or one that is named is not there.
-    """
+    """Categories that `text` names; every one must be there. InputError: as `select_categories`, or one
+    that is named is not there."""
     rows, missing = select_categories(root, text, option)
     for word in listed(text, option, "name some"):
         if word in missing:
-            raise _none_of(root, word, f"no category {word}", find_categories(root))
+            raise _unknown_category(root, word, f"no category {word}", find_categories(root))
     return tuple(row for row in rows if row not in missing)
 
 
 def means_several(root: str | os.PathLike[str], text: str) -> bool:
     """Whether a requested category means more than the one of that name."""
-    if "," not in text and text != ALL and text not in GROUPS:
+    if "," not in text and text != ALL_CATEGORIES and text not in CATEGORY_GROUPS:
         return False
     return text not in find_categories(root)
 
@@ -159,14 +150,14 @@ def listed(text: str, option: str, remedy: str) -> tuple[str, ...]:
     return words
 
 
-def _none_of(root: str | os.PathLike[str], word: str, what: str, found: list[str]) -> InputError:
+def _unknown_category(root: str | os.PathLike[str], word: str, what: str, found: list[str]) -> InputError:
     return InputError(f"{root}: {what}; {nearest(word, found)}")
 
 
 # ---------------------------------------------------------------------------- which folder, which layout
 
 # train/good, test/KIND, ground_truth/KIND; read by the same code
-_SAME_SHAPE = ("mvtec", "mvtec2", "btad", "loco")
+_MVTEC_LIKE = ("mvtec", "mvtec2", "btad", "loco")
 
 
 def _layout_of(folder: Path) -> str | None:
@@ -175,17 +166,17 @@ def _layout_of(folder: Path) -> str | None:
         return "visa"
     if is_realiad(folder):
         return "realiad"
-    if (folder / REVIEW).is_file():
+    if (folder / REVIEW_FILE).is_file():
         return "review"
-    train = child(folder, "train")
-    good = child(train, *GOOD) if train else None
+    train = subfolder(folder, "train")
+    good = subfolder(train, *GOOD) if train else None
     if good is not None:
-        if child(folder, "test_public") is not None:
+        if subfolder(folder, "test_public") is not None:
             return "mvtec2"
-        if child(folder, "validation") is not None:
+        if subfolder(folder, "validation") is not None:
             return "loco"
         return "btad" if good.name.casefold() == "ok" else "mvtec"
-    return "folder" if child(folder, *GOOD) is not None else None
+    return "folder" if subfolder(folder, *GOOD) is not None else None
 
 
 def _categories(root: Path) -> dict[str, Path]:
@@ -199,7 +190,7 @@ def _categories(root: Path) -> dict[str, Path]:
     return found
 
 
-def _choose(root: Path, category: str | None) -> Path:
+def _choose_category(root: Path, category: str | None) -> Path:
     single = _layout_of(root)
     if single is not None:
         if category is None or category == category_of(root):
@@ -220,9 +211,9 @@ def _choose(root: Path, category: str | None) -> Path:
     return next(iter(categories.values()), root)
 
 
-def _checked(root: str | os.PathLike[str]) -> Path:
+def _require_entries(root: str | os.PathLike[str]) -> Path:
     folder = Path(root)
-    if not entries(folder):
+    if not list_entries(folder):
         raise InputError(f"{folder}: the folder is empty; give a folder with pictures")
     return folder
 
@@ -233,42 +224,43 @@ def _checked(root: str | os.PathLike[str]) -> Path:
 def _open_split(root: Path, layout: str) -> Dataset:
     """Opens MVTec AD, BTAD, MVTec LOCO and data sets of their shape: ROOT/{train,validation,test}/KIND. Of
     MVTec AD 2 the public test set; the private ones have no ground truth."""
-    train, test = child(root, "train"), child(root, "test_public" if layout == "mvtec2" else "test")
+    train, test = subfolder(root, "train"), subfolder(root, "test_public" if layout == "mvtec2" else "test")
     assert train is not None  # _layout_of has seen it
     extra = [name for name in subfolders(train) if name.casefold() not in GOOD]
     if extra:
         raise InputError(
             f"{train / extra[0]}: only good pictures can be trained on; move it to {root / 'test'}"
         )
-    truth = child(root, *MASK_FOLDERS) or (child(test, *MASK_FOLDERS) if test else None)
+    truth = subfolder(root, *MASK_FOLDERS) or (subfolder(test, *MASK_FOLDERS) if test else None)
     labels = None if layout == "loco" else LabelFiles(root)  # LOCO's masks hold more than marks
-    learnt = _good(train)
+    learnt = _good_items(train)
     if not learnt:
-        raise InputError(f"{child(train, *GOOD)}: no pictures to train on; known formats: {known_formats()}")
+        good = subfolder(train, *GOOD)
+        raise InputError(f"{good}: no pictures to train on; known formats: {known_formats()}")
     items: list[Item] = []
     for kind, folder in subfolders(test).items() if test else ():
         if folder == truth:
             continue
         anomalous = kind.casefold() not in GOOD
-        masks = Masks(child(truth, kind) if truth and anomalous else None)
+        masks = MaskFolder(subfolder(truth, kind) if truth and anomalous else None)
         for path in pictures_in(folder):
-            found: tuple[Mask, ...] = masks.of([stem(path, folder)]) if anomalous else ()
+            found: tuple[Mask, ...] = masks.find([relative_stem(path, folder)]) if anomalous else ()
             if anomalous and labels is not None:
-                found = found or labels.of(path)
+                found = found or labels.find(path)
             items.append(Item(path, kind, anomalous, found))
-    validation = child(root, "validation")
-    held = _good(validation) if validation else ()
+    validation = subfolder(root, "validation")
+    held = _good_items(validation) if validation else ()
     return Dataset(root, category_of(root), layout, learnt, tuple(items), held)
 
 
-def _good(split: Path) -> tuple[Item, ...]:
-    folder = child(split, *GOOD)
+def _good_items(split: Path) -> tuple[Item, ...]:
+    folder = subfolder(split, *GOOD)
     return tuple(Item(p, folder.name, False) for p in pictures_in(folder)) if folder else ()
 
 
-def _open_folder(root: Path, how: Splitting) -> Dataset:
+def _open_folder(root: Path, settings: SplitSettings) -> Dataset:
     """Opens good/ and bad/ (or ok and nok, ...); subfolders of bad/ are kinds; masks beside or inside."""
-    good = child(root, *GOOD)
+    good = subfolder(root, *GOOD)
     assert good is not None  # _layout_of has seen it
     every = subfolders(root)
     bad = [path for name, path in every.items() if name.casefold() in BAD]
@@ -279,10 +271,10 @@ def _open_folder(root: Path, how: Splitting) -> Dataset:
         raise InputError(
             f"{root}: not known beside {good.name}: {names}; put defects into {root / 'bad'}, by kind"
         )
-    labels, beside = LabelFiles(root), child(root, *MASK_FOLDERS)
+    labels, beside = LabelFiles(root), subfolder(root, *MASK_FOLDERS)
     test = [item for folder in bad for item in defects_in(folder, [beside], labels)]
     # without defects there is no test: every good picture is for training
-    return split(root, "folder", good, test, how if test else how._replace(share=0))
+    return split_dataset(root, "folder", good, test, settings if test else settings._replace(share=0))
 
 
 def defects_in(folder: Path, mask_folders: Iterable[Path | None], labels: LabelFiles) -> list[Item]:
@@ -290,24 +282,24 @@ def defects_in(folder: Path, mask_folders: Iterable[Path | None], labels: LabelF
     `masks` or the like in it, in one of `mask_folders` or in label files. Folders of good pictures, and of
     masks, are left out."""
     inside = [path for name, path in subfolders(folder).items() if name.casefold() in MASK_FOLDERS]
-    known = [Masks(path) for path in (*inside, *mask_folders) if path is not None]
+    known = [MaskFolder(path) for path in (*inside, *mask_folders) if path is not None]
     within = {
-        path: stem(path, folder)
+        path: relative_stem(path, folder)
         for path in pictures_in(folder)
         if not any(path.is_relative_to(masks) for masks in inside)
         and not any(part.casefold() in GOOD for part in path.relative_to(folder).parts[:-1])
     }
-    occurs = Counter(end for name in within.values() for end in _ends(name))
+    occurs = Counter(end for name in within.values() for end in _path_ends(name))
     items = []
     for path, name in within.items():
         # with fewer folders, where that means one picture only
-        spellings = [f"{folder.name}/{name}", name, *(end for end in _ends(name) if occurs[end] == 1)]
-        found = next((m for m in (masks.of(spellings) for masks in known) if m), None) or labels.of(path)
+        spellings = [f"{folder.name}/{name}", name, *(end for end in _path_ends(name) if occurs[end] == 1)]
+        found = next((m for m in (masks.find(spellings) for masks in known) if m), None) or labels.find(path)
         items.append(Item(path, name.split("/")[0] if "/" in name else folder.name, True, found))
     return items
 
 
-def _ends(name: str) -> list[str]:
+def _path_ends(name: str) -> list[str]:
     """The name a/b/c as b/c and c too."""
     parts = name.split("/")
     return ["/".join(parts[k:]) for k in range(len(parts))]
@@ -316,23 +308,23 @@ def _ends(name: str) -> list[str]:
 def of_review(root: str | os.PathLike[str]) -> bool:
     """Whether a folder holds pictures that a review chose: they were flagged before."""
     folder = Path(os.path.abspath(root))
-    return any((one / REVIEW).is_file() for one in (folder, folder.parent))
+    return any((one / REVIEW_FILE).is_file() for one in (folder, folder.parent))
 
 
 def called_good_twice(root: Path) -> set[Path]:
     """Good pictures of a review that somebody reviewed again: the last two decisions on each are "good"."""
     said: dict[str, list[str]] = {}
-    with open(root / REVIEW, encoding="utf-8", errors="surrogateescape", newline="") as file:
+    with open(root / REVIEW_FILE, encoding="utf-8", errors="surrogateescape", newline="") as file:
         for row in csv.DictReader(file):
             said.setdefault(row.get("copy") or "", []).append(row.get("decision") or "")
     return {root / "good" / copy for copy, words in said.items() if words[-2:] == ["good", "good"]}
 
 
-def _of_review(folder: Path) -> Path:
+def _review_folder(folder: Path) -> Path:
     """Folder of the whole review, where the given one is its good pictures: the decisions lie there.
     InputError for its defects, which would be taken for good pictures."""
     whole = Path(os.path.abspath(folder)).parent
-    if (folder / REVIEW).is_file() or not (whole / REVIEW).is_file():
+    if (folder / REVIEW_FILE).is_file() or not (whole / REVIEW_FILE).is_file():
         return folder
     name = category_of(folder).casefold()
     if name in BAD:
@@ -343,9 +335,9 @@ def _of_review(folder: Path) -> Path:
 def _open_review(root: Path) -> Dataset:
     """Opens a review, pictures that were flagged and decided on since: good pictures to learn from and to
     test on, and defects. All good ones can be learnt from: evaluation leaves out those that a model knows."""
-    good, bad = child(root, *GOOD), child(root, *BAD)
+    good, bad = subfolder(root, *GOOD), subfolder(root, *BAD)
     items = [Item(path, "good", False) for path in pictures_in(good)] if good else []
-    defects = defects_in(bad, [child(root, *MASK_FOLDERS)], LabelFiles(root)) if bad else []
+    defects = defects_in(bad, [subfolder(root, *MASK_FOLDERS)], LabelFiles(root)) if bad else []
     if not items and not defects:
         raise InputError(f"{root}: nothing is decided yet; review first")
     return Dataset(root, category_of(root), "review", tuple(items), (*items, *defects))
@@ -358,14 +350,14 @@ def _open_bare(root: Path) -> Dataset:
         raise InputError(f"{root}: no pictures and no known layout; known formats: {known_formats()}")
     if category_of(root).casefold() in MASK_FOLDERS:
         raise InputError(f"{root}: a folder of masks, by its name; give the folder that holds it")
-    hints = _hints(path.relative_to(root).parent.parts for path in paths)
+    hints = _split_hint(path.relative_to(root).parent.parts for path in paths)
     if hints is not None:
         reason = "the name hints at a split or at defects, but the folders around it follow no known layout"
         raise InputError(f"{root / hints}: {reason}; make it train/good and test/KIND, or good beside bad")
     return Dataset(root, category_of(root), "folder", tuple(Item(path, "good", False) for path in paths), ())
 
 
-def _hints(folders: Iterable[tuple[str, ...]]) -> Path | None:
+def _split_hint(folders: Iterable[tuple[str, ...]]) -> Path | None:
     telling = {*BAD, *MASK_FOLDERS, "train", "test"}
     for parts in dict.fromkeys(folders):
         for depth, name in enumerate(parts):

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from flawscope.errors import InputError
-from flawscope.pictures.decoding import Stored, name_of, read_mask
+from flawscope.pictures.decoding import PillowSource, name_of, read_mask
 from flawscope.pictures.listing import pictures_in, walked
 
 MASK_FOLDERS = ("ground_truth", "masks", "mask")
-FOLDERS = ("annotations", "labels", *MASK_FOLDERS)  # their names tell no picture apart
+IGNORED_FOLDERS = ("annotations", "labels", *MASK_FOLDERS)  # their names are no part of a picture's name
 Shape = NDArray[Any]  # a polygon [N, 2] of x, y in pixels, or the runs [N] of a mask, column by column
-Parts = tuple[str, ...]
+NameParts = tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +44,7 @@ class Labels(os.PathLike[str]):
         """Draws the mask [H, W]."""
         mask = np.zeros(self.size, np.bool_)
         for shape in self.shapes:
-            mask |= _filled(shape, self.size) if shape.ndim == 2 else from_runs(shape, self.size)
+            mask |= _fill_polygon(shape, self.size) if shape.ndim == 2 else from_runs(shape, self.size)
         return mask
 
     def __fspath__(self) -> str:
@@ -64,16 +64,13 @@ class LabelFiles:
         self.root = root
         self._taken: dict[Labels, Path] = {}
 
-    def of(self, picture: Path) -> tuple[Labels, ...]:
-        """The labels of a picture below the folder.
-
-        Raises:
-            InputError: a label file is damaged, or means another picture of the same name as well.
-        """
+    def find(self, picture: Path) -> tuple[Labels, ...]:
+        """The labels of a picture below the folder. InputError: a label file is damaged, or means another
+        picture of the same name as well."""
         if not picture.is_relative_to(self.root):
             return ()
-        own = _parts(picture.relative_to(self.root).as_posix())
-        fits = [(parts, labels) for parts, labels in self._known.get(own[-1], ()) if _same_end(parts, own)]
+        own = _name_parts(picture.relative_to(self.root).as_posix())
+        fits = [(parts, labels) for parts, labels in self._known.get(own[-1], ()) if _ends_match(parts, own)]
         longest = max((len(parts) for parts, _ in fits), default=0)
         found = tuple(labels for parts, labels in fits if len(parts) == longest)
         for labels in found:
@@ -85,26 +82,26 @@ class LabelFiles:
         return found
 
     @cached_property
-    def _known(self) -> dict[str, list[tuple[Parts, Labels]]]:
+    def _known(self) -> dict[str, list[tuple[NameParts, Labels]]]:
         """All labels, by the picture's name without folders and suffix."""
-        known: dict[str, list[tuple[Parts, Labels]]] = {}
+        known: dict[str, list[tuple[NameParts, Labels]]] = {}
         for path in walked(self.root):
             if path.suffix.lower() != ".json":
                 continue
-            own = _parts(path.relative_to(self.root).as_posix())
-            own = (*(part for part in own[:-1] if part.casefold() not in FOLDERS), own[-1])
-            for parts, labels in _read(path, own):
+            own = _name_parts(path.relative_to(self.root).as_posix())
+            own = (*(part for part in own[:-1] if part.casefold() not in IGNORED_FOLDERS), own[-1])
+            for parts, labels in _read_label_file(path, own):
                 if labels.shapes:
                     known.setdefault(parts[-1], []).append((parts, labels))
         return known
 
 
-def _parts(name: str) -> Parts:
+def _name_parts(name: str) -> NameParts:
     path = PurePosixPath(name.replace("\\", "/"))
     return (*path.parts[:-1], path.stem)
 
 
-def _same_end(one: Parts, other: Parts) -> bool:
+def _ends_match(one: NameParts, other: NameParts) -> bool:
     short = min(len(one), len(other))
     return one[-short:] == other[-short:]
 
@@ -112,7 +109,7 @@ def _same_end(one: Parts, other: Parts) -> bool:
 Mask = Path | Labels  # a file of its own, or the picture's marks in a labelling tool's file
 
 
-class Masks:
+class MaskFolder:
     """Masks below one folder. Three spellings are known, and the first that fits is taken: `STEM_mask.*`,
     `STEM.*`, and a folder `STEM/` with any number of masks (MVTec LOCO)."""
 
@@ -124,7 +121,7 @@ class Masks:
             self._single.setdefault(str(relative.with_suffix("")), []).append(path)
             self._several.setdefault(str(relative.parent), []).append(path)
 
-    def of(self, names: Iterable[str]) -> tuple[Path, ...]:
+    def find(self, names: Iterable[str]) -> tuple[Path, ...]:
         """Masks of a picture that may be called by any of these names (relative, without suffix)."""
         for name in names:
             for key in (f"{name}_mask", name):
@@ -135,13 +132,13 @@ class Masks:
         return ()
 
 
-def stem(path: Path, folder: Path) -> str:
+def relative_stem(path: Path, folder: Path) -> str:
     """The picture's path relative to `folder`, without its suffix."""
     return path.relative_to(folder).with_suffix("").as_posix()
 
 
 def union(
-    masks: Iterable[Stored | Labels | NDArray[Any]], size: tuple[int, int], picture: str | None = None
+    masks: Iterable[PillowSource | Labels | NDArray[Any]], size: tuple[int, int], picture: str | None = None
 ) -> NDArray[np.bool_]:
     """The union of a picture's masks, [H, W] bool of the picture's `size`; arrays count where they are not 0.
 
@@ -151,11 +148,11 @@ def union(
     whole = np.zeros(size, np.bool_)
     for mask in masks:
         name = f"mask {name_of(mask)}" if picture is None else f"the mask of {picture}"
-        whole |= sized(mask.astype(bool) if isinstance(mask, np.ndarray) else read(mask), size, name)
+        whole |= sized(mask.astype(bool) if isinstance(mask, np.ndarray) else read_any_mask(mask), size, name)
     return whole
 
 
-def read(mask: Stored | Labels) -> NDArray[np.bool_]:
+def read_any_mask(mask: PillowSource | Labels) -> NDArray[np.bool_]:
     """Reads a mask, [H, W] bool; InputError where it cannot be read."""
     return mask.read() if isinstance(mask, Labels) else read_mask(mask)
 
@@ -173,7 +170,7 @@ def sized(mask: NDArray[Any], size: tuple[int, int], name: str) -> NDArray[Any]:
 # ----------------------------------------------------------------------------------------------- the formats
 
 
-def _read(path: Path, own: Parts) -> Iterable[tuple[Parts, Labels]]:
+def _read_label_file(path: Path, own: NameParts) -> Iterable[tuple[NameParts, Labels]]:
     """Pictures and labels of a label file; empty for any other file."""
     try:
         document = json.loads(path.read_bytes())
@@ -183,8 +180,8 @@ def _read(path: Path, own: Parts) -> Iterable[tuple[Parts, Labels]]:
         return []
     try:
         if {"images", "annotations"} <= document.keys():
-            return list(_coco(path, document))
-        return [(own, _labelme(path, document))] if {"shapes", "imageWidth"} <= document.keys() else []
+            return list(_parse_coco(path, document))
+        return [(own, _parse_labelme(path, document))] if {"shapes", "imageWidth"} <= document.keys() else []
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         kind = "COCO" if "images" in document else "LabelMe"
         raise InputError(
@@ -192,36 +189,36 @@ def _read(path: Path, own: Parts) -> Iterable[tuple[Parts, Labels]]:
         ) from None
 
 
-def _coco(path: Path, document: dict[str, Any]) -> Iterator[tuple[Parts, Labels]]:
-    of: dict[Any, list[dict[str, Any]]] = {}
+def _parse_coco(path: Path, document: dict[str, Any]) -> Iterator[tuple[NameParts, Labels]]:
+    annotations_of: dict[Any, list[dict[str, Any]]] = {}
     for annotation in document["annotations"]:
         if "score" in annotation:  # a model's findings are no ground truth
             continue
-        of.setdefault(annotation["image_id"], []).append(annotation)
+        annotations_of.setdefault(annotation["image_id"], []).append(annotation)
     for image in document["images"]:
         size, shapes, boxes = (int(image["height"]), int(image["width"])), list[Shape](), 0
-        for annotation in of.get(image["id"], ()):
+        for annotation in annotations_of.get(image["id"], ()):
             marked = annotation.get("segmentation")
             if isinstance(marked, dict):
                 if tuple(marked["size"]) != size:
                     raise ValueError(f"a mask of {image['file_name']} has another size")
                 counts = marked["counts"]
-                shapes.append(_decompressed(counts) if isinstance(counts, str) else np.array(counts, int))
+                shapes.append(_decompress_runs(counts) if isinstance(counts, str) else np.array(counts, int))
             elif marked:
                 shapes += [np.array(polygon, float).reshape(-1, 2) for polygon in marked]
             else:
                 x, y, width, height = map(float, annotation["bbox"])
-                shapes.append(_box(x, y, x + width, y + height))
+                shapes.append(_box_polygon(x, y, x + width, y + height))
                 boxes += 1
-        yield _parts(image["file_name"]), Labels(path, size, tuple(shapes), boxes)
+        yield _name_parts(image["file_name"]), Labels(path, size, tuple(shapes), boxes)
 
 
-def _labelme(path: Path, document: dict[str, Any]) -> Labels:
+def _parse_labelme(path: Path, document: dict[str, Any]) -> Labels:
     size, shapes, boxes = (int(document["imageHeight"]), int(document["imageWidth"])), list[Shape](), 0
     for shape in document["shapes"]:
         points, kind = np.array(shape["points"], float).reshape(-1, 2), shape.get("shape_type", "polygon")
         if kind == "rectangle":
-            shapes.append(_box(*points[:2].min(0), *points[:2].max(0)))
+            shapes.append(_box_polygon(*points[:2].min(0), *points[:2].max(0)))
             boxes += 1
         elif kind == "circle":
             angles = np.linspace(0, 2 * np.pi, 64, endpoint=False)
@@ -233,7 +230,8 @@ def _labelme(path: Path, document: dict[str, Any]) -> Labels:
             whole[top : top + part.shape[0], left : left + part.shape[1]] = part
             shapes.append(to_runs(whole))
         else:  # lines and points are drawn one pixel wide
-            shapes.append(points if len(points) > 2 and kind not in _LINES else to_runs(_line(points, size)))
+            is_polygon = len(points) > 2 and kind not in _LINES
+            shapes.append(points if is_polygon else to_runs(_draw_line(points, size)))
     return Labels(path, size, tuple(shapes), boxes)
 
 
@@ -243,11 +241,11 @@ _LINES = ("line", "linestrip", "point", "points")
 # ----------------------------------------------------------------------------------------------- the shapes
 
 
-def _box(x0: float, y0: float, x1: float, y1: float) -> Shape:
+def _box_polygon(x0: float, y0: float, x1: float, y1: float) -> Shape:
     return np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]], float)
 
 
-def _filled(polygon: Shape, size: tuple[int, int]) -> NDArray[np.bool_]:
+def _fill_polygon(polygon: Shape, size: tuple[int, int]) -> NDArray[np.bool_]:
     """Fills a polygon, [H, W] bool: pixels whose centre lies inside, by the even-odd rule."""
     height, width = size
     crossings = np.zeros((height, width + 1), np.uint8)
@@ -262,7 +260,7 @@ def _filled(polygon: Shape, size: tuple[int, int]) -> NDArray[np.bool_]:
     return inside
 
 
-def _line(points: Shape, size: tuple[int, int]) -> NDArray[np.bool_]:
+def _draw_line(points: Shape, size: tuple[int, int]) -> NDArray[np.bool_]:
     canvas = Image.new("1", size[::-1])
     ImageDraw.Draw(canvas).line([*map(tuple, np.floor(points[[0, *range(len(points))]]))], fill=1)
     return np.asarray(canvas, np.bool_)
@@ -283,7 +281,7 @@ def to_runs(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
     return np.diff(np.concatenate([[0], changes, [mask.size]]))
 
 
-def _decompressed(text: str) -> NDArray[np.int64]:
+def _decompress_runs(text: str) -> NDArray[np.int64]:
     """Runs of COCO's compressed form. A character holds six bits from "0" on: five of the number, low ones
     first, and the sixth says that more follow. From the third run on, the number is the difference from the
     run before the last."""

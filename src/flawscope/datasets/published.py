@@ -16,26 +16,26 @@ from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from flawscope.datasets.dataset import Dataset, Item, Splitting, category_of, split
-from flawscope.datasets.masks import Masks, stem
+from flawscope.datasets.dataset import Dataset, Item, SplitSettings, category_of, split_dataset
+from flawscope.datasets.masks import MaskFolder
 from flawscope.errors import InputError, with_kind
-from flawscope.pictures.listing import child, natural_key, pictures_in, subfolders
+from flawscope.pictures.listing import natural_key, pictures_in, subfolder, subfolders
 
 SATURATION_FILE = "defects_config.json"  # of MVTec LOCO, in a category's folder
 VISA_TABLE = Path("split_csv", "1cls.csv")
 REALIAD_TABLES = "realiad_jsons"
-SPECIMEN = re.compile(r"S\d+")  # Real-IAD: five views of one part lie in one folder
+SPECIMEN_FOLDER = re.compile(r"S\d+")  # Real-IAD: five views of one part lie in one folder
 REMEDY = "use the file as published, or remove it for a seeded split"
 
 
 def is_visa(folder: Path) -> bool:
-    return _descend(folder, "Data", "Images", "Normal") is not None
+    return _find_descendant(folder, "Data", "Images", "Normal") is not None
 
 
 def is_realiad(folder: Path) -> bool:
     if not ((folder / "OK").is_dir() and (folder / "NG").is_dir()):
         return False
-    return any(SPECIMEN.fullmatch(name) for name in subfolders(folder / "OK"))
+    return any(SPECIMEN_FOLDER.fullmatch(name) for name in subfolders(folder / "OK"))
 
 
 def visa_table(root: Path) -> Path | None:
@@ -52,37 +52,38 @@ def realiad_table(root: Path) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
-def open_visa(root: Path, how: Splitting) -> Dataset:
+def open_visa(root: Path, settings: SplitSettings) -> Dataset:
     """Opens VisA with the authors' split where it is there; else with a seeded split of the normal pictures,
     and all anomalous ones for testing."""
     table = visa_table(root)
     if table is not None:
-        return _by_table(root, "visa", table, _visa_rows)
-    normal = _descend(root, "Data", "Images", "Normal")
-    anomaly = _descend(root, "Data", "Images", "Anomaly")
+        return _open_by_table(root, "visa", table, _visa_rows)
+    normal = _find_descendant(root, "Data", "Images", "Normal")
+    anomaly = _find_descendant(root, "Data", "Images", "Anomaly")
     assert normal is not None  # is_visa has seen it
-    masks = Masks(_descend(root, "Data", "Masks", "Anomaly"))
+    masks = MaskFolder(_find_descendant(root, "Data", "Masks", "Anomaly"))
     found = pictures_in(anomaly) if anomaly else ()
-    bad = [Item(path, path.parent.name, True, masks.of([stem(path, path.parent)])) for path in found]
-    return split(root, "visa", normal, bad, how)
+    bad = [Item(path, path.parent.name, True, masks.find([path.stem])) for path in found]
+    return split_dataset(root, "visa", normal, bad, settings)
 
 
-def open_realiad(root: Path, how: Splitting) -> Dataset:
+def open_realiad(root: Path, settings: SplitSettings) -> Dataset:
     """Opens Real-IAD with the authors' split where it is there; else with a seeded split of the good parts,
     whole parts together, and all defective pictures for testing."""
     table = realiad_table(root)
     if table is not None:
-        return _by_table(root, "realiad", table, _realiad_rows)
+        return _open_by_table(root, "realiad", table, _realiad_rows)
     bad = []
     for path in pictures_in(root / "NG"):
         mask = path.with_suffix(".png")
         if path != mask:  # masks are the PNG files
             kind = path.relative_to(root / "NG").parts[0]
             bad.append(Item(path, kind, True, (mask,) if mask.is_file() else ()))
-    return split(root, "realiad", root / "OK", bad, how._replace(group=how.group or SPECIMEN.pattern))
+    whole_parts = settings._replace(group=settings.group or SPECIMEN_FOLDER.pattern)
+    return split_dataset(root, "realiad", root / "OK", bad, whole_parts)
 
 
-class Row(NamedTuple):
+class SplitRow(NamedTuple):
     """Picture of the authors' split; paths from the category's folder."""
 
     split: str
@@ -92,7 +93,9 @@ class Row(NamedTuple):
     mask: str | None
 
 
-def _by_table(root: Path, layout: str, table: Path, rows: Callable[[Path, str], Iterable[Row]]) -> Dataset:
+def _open_by_table(
+    root: Path, layout: str, table: Path, rows: Callable[[Path, str], Iterable[SplitRow]]
+) -> Dataset:
     """Opens a category with the authors' split. InputError where the file is none, or does not fit."""
     category = category_of(root)
 
@@ -119,7 +122,7 @@ def _by_table(root: Path, layout: str, table: Path, rows: Callable[[Path, str], 
     return Dataset(root, category, layout, tuple(items["train"]), tuple(items["test"]))
 
 
-def _visa_rows(table: Path, category: str) -> Iterable[Row]:
+def _visa_rows(table: Path, category: str) -> Iterable[SplitRow]:
     """Rows of the category, good pictures first; paths in the file begin with the category."""
 
     def inside(text: str) -> str:
@@ -128,28 +131,28 @@ def _visa_rows(table: Path, category: str) -> Iterable[Row]:
             raise ValueError(f"{text} does not lie in {category}/")
         return rest
 
-    def row(values: dict[str, str]) -> Row:
+    def row(values: dict[str, str]) -> SplitRow:
         anomalous = {"normal": False, "anomaly": True}[values["label"].strip()]
         picture, mask = inside(values["image"]), values["mask"] and inside(values["mask"])
-        return Row(values["split"].strip(), PurePosixPath(picture).parent.name, anomalous, picture, mask)
+        return SplitRow(values["split"].strip(), PurePosixPath(picture).parent.name, anomalous, picture, mask)
 
     with table.open(newline="", encoding="utf-8-sig") as stream:
         rows = [row(values) for values in csv.DictReader(stream) if values["object"] == category]
     return sorted(rows, key=lambda row: (row.anomalous, natural_key(row.picture)))
 
 
-def _realiad_rows(table: Path, category: str) -> Iterable[Row]:
+def _realiad_rows(table: Path, category: str) -> Iterable[SplitRow]:
     document = json.loads(table.read_bytes())
     normal = document["meta"]["normal_class"]
     for name in ("train", "test"):
         for one in document[name]:
             kind = one["anomaly_class"]
             picture, mask = one["image_path"].replace("\\", "/"), one.get("mask_path")
-            yield Row(name, kind, kind != normal, picture, mask and mask.replace("\\", "/"))
+            yield SplitRow(name, kind, kind != normal, picture, mask and mask.replace("\\", "/"))
 
 
-def _descend(folder: Path, *names: str) -> Path | None:
+def _find_descendant(folder: Path, *names: str) -> Path | None:
     here: Path | None = folder
     for name in names:
-        here = child(here, name) if here is not None else None
+        here = subfolder(here, name) if here is not None else None
     return here

@@ -14,9 +14,9 @@ from flawscope.datasets.layouts import defects_in, find_categories, open_dataset
 from flawscope.datasets.masks import MASK_FOLDERS, LabelFiles, union
 from flawscope.errors import InputError, pluralize
 from flawscope.pictures.decoding import decode, to_eight_bits
-from flawscope.pictures.listing import child, natural_key
+from flawscope.pictures.listing import natural_key, subfolder
 
-DRAW = 40  # stream of random numbers
+RANDOM_STREAM = 40  # stream of random numbers
 
 
 def choose_seen(
@@ -24,21 +24,16 @@ def choose_seen(
 ) -> list[Item]:
     """Chooses the defective pictures, with masks, that `--seen` means.
 
-    Args:
-        seen: a number, drawn from the data set's test pictures; a folder, as `list_seen` reads it; or a text
-            file with one picture a line, in the data set's test pictures or with masks as in such a folder.
-        dataset: its test pictures are drawn from, and a list's pictures may lie in it.
-        seed: of the draw.
-
-    Raises:
-        InputError: too few to draw from, or a picture without a mask.
+    seen: a number, drawn from the test pictures with `seed`; a folder, as `list_seen` reads it; or a
+    text file with one picture a line, in the data set's test pictures or with masks as in such a folder.
+    InputError: too few to draw from, or a picture without a mask.
     """
     text = str(seen).strip()
     if text.isdecimal():
         return draw_seen(dataset, int(text), seed)
     path = Path(text if isinstance(seen, int) else seen)
     if os.path.isfile(path):  # also of names that no file can have
-        return _listed(path, dataset)
+        return _read_list(path, dataset)
     if not text or not os.path.isdir(path):  # an empty text would be the folder one is in
         raise InputError(f"setting seen: {text:.200} is neither a number, a folder nor a list of pictures")
     return list_seen(path, dataset.category if dataset else None)
@@ -53,20 +48,20 @@ def draw_seen(dataset: Dataset | None, count: int, seed: int) -> list[Item]:
             f"cannot draw {pluralize(count, 'seen defect')}: {where} has "
             f"{pluralize(len(items), 'test picture')} with a mask; give a smaller number, or a folder"
         )
-    rng = np.random.default_rng([seed, DRAW])
+    rng = np.random.default_rng([seed, RANDOM_STREAM])
     kinds = sorted({item.kind for item in items}, key=natural_key)
     waiting = {}
     for kind in kinds:
         own = sorted((item for item in items if item.kind == kind), key=lambda item: natural_key(item.path))
         waiting[kind] = [own[int(k)] for k in rng.permutation(len(own))]
-    order = [kinds[int(k)] for k in rng.permutation(len(kinds))]  # which kinds get one more
+    order = [kinds[int(k)] for k in rng.permutation(len(kinds))]  # the first kinds give one more
     drawn: list[Item] = []
     while len(drawn) < count:
         drawn += [waiting[kind].pop() for kind in order if waiting[kind]]
     return sorted(drawn[:count], key=lambda item: natural_key(item.path))
 
 
-def _listed(path: Path, dataset: Dataset | None) -> list[Item]:
+def _read_list(path: Path, dataset: Dataset | None) -> list[Item]:
     """Pictures of a text file: paths from the working folder, from the file's folder, or in the data set."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -83,7 +78,7 @@ def _listed(path: Path, dataset: Dataset | None) -> list[Item]:
             raise InputError(f"{path} names {line:.200}, which is not there: mend the line")
         full = found.resolve()
         item = known.get(full) or next(
-            (i for i in _with_masks(found.parent) if i.path.resolve() == full), None
+            (i for i in _masked_pictures(found.parent) if i.path.resolve() == full), None
         )
         if item is None or not item.anomalous or not item.masks:
             raise InputError(f"{path} names {line}, which has no mask: put one beside it, or drop the line")
@@ -108,7 +103,7 @@ def list_seen(folder: str | os.PathLike[str], category: str | None = None) -> li
             items = [item for item in open_dataset(root, category).test if item.anomalous and item.masks]
         except InputError as error:  # the folder "test" of a data set looks like half a data set
             reason = str(error)
-    items = items or _with_masks(root)
+    items = items or _masked_pictures(root)
     if not items:
         raise InputError(reason)
     return items
@@ -126,9 +121,9 @@ def read_seen(item: Item, white: float | None = None) -> tuple[NDArray[np.uint8]
     return picture, mask
 
 
-def _with_masks(root: Path) -> list[Item]:
+def _masked_pictures(root: Path) -> list[Item]:
     full = root.resolve()
-    around = [child(full.parent, *MASK_FOLDERS), child(full.parent.parent, *MASK_FOLDERS)]
+    around = [subfolder(full.parent, *MASK_FOLDERS), subfolder(full.parent.parent, *MASK_FOLDERS)]
     part_of_a_set = find_categories(full.parent) == [full.parent.name]  # such as its folder bad/
     items = defects_in(full, around, LabelFiles(full.parent if part_of_a_set else full))
     return [

@@ -1,7 +1,6 @@
-"""Turns picture files into the network's input and maps back into pictures. Torch-free.
+"""Turns picture files into the network's input, and maps back into pictures. Torch-free.
 
-Here stands the share of a tile that its neighbour shows too, without numpy, so that a wrong setting is told
-at once.
+This file has the overlap of neighbouring tiles. It imports no numpy: a wrong setting is reported at once.
 """
 
 from __future__ import annotations

@@ -16,24 +16,24 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-KEY = "appearance"  # among a model's facts
-GRID = 64  # pixels a side that are looked at
-LEAST_POINTS = 16  # of them that must show the product
-LEAST_PICTURES = 10  # from so many on their range holds the next ones, too
-DARK = 1 / 512  # half a grey level, so that flat pictures have a logarithm
+KEY = "appearance"  # of the range among a model's facts
+SAMPLES_PER_SIDE = 64  # pixels that are measured, along each side
+MIN_SAMPLES = 16  # measured pixels that must show the product
+MIN_PICTURES = 10  # with fewer, the next good pictures may lie outside of the range
+LOG_OFFSET = 1 / 512  # half a grey level, so that flat pictures have a logarithm
 
 
 class Feature(NamedTuple):
     """Measured feature of a picture's appearance.
 
-    less, more: words for a picture that has less or more of it than the training pictures.
-    least: least width of a range, so that a set of equal pictures does not make the next one strange.
+    low_label, high_label: words for a picture that has less or more of it than the training pictures.
+    min_width: least width of a range, so that a set of equal pictures does not make the next one strange.
     """
 
     name: str
-    less: str
-    more: str
-    least: float
+    low_label: str
+    high_label: str
+    min_width: float
 
 
 FEATURES = (
@@ -54,34 +54,34 @@ def measure(image: NDArray[np.float32], roi: NDArray[np.bool_] | None = None) ->
     Only pixels of the picture inside the region of interest [H, W] count; empty where too few of them do.
     """
     height, width = image.shape[1:]
-    rows, columns = (max(1, side // GRID) for side in (height, width))
+    rows, columns = (max(1, side // SAMPLES_PER_SIDE) for side in (height, width))
     here, right, below = (
         image[:, y : height - 1 + y : rows, x : width - 1 + x : columns] for y, x in ((0, 0), (0, 1), (1, 0))
     )
     counts = np.minimum(np.minimum(here[0], right[0]), below[0]) >= 0  # padding is below 0
     if roi is not None:
         counts &= roi[: height - 1 : rows, : width - 1 : columns]
-    if np.count_nonzero(counts) < LEAST_POINTS:
+    if np.count_nonzero(counts) < MIN_SAMPLES:
         return ()
     red, green, blue = (float(channel[counts].mean(dtype=np.float64)) for channel in here)
     grey = here.mean(axis=0)
     fine = (np.abs(right - here) + np.abs(below - here)).mean(axis=0)[counts].mean(dtype=np.float64) / 2
     steps = [
-        np.abs(np.diff(grey, axis=axis))[_both(counts, axis)].mean(dtype=np.float64)
+        np.abs(np.diff(grey, axis=axis))[_adjacent_pairs(counts, axis)].mean(dtype=np.float64)
         for axis in (0, 1)
-        if _both(counts, axis).any()
+        if _adjacent_pairs(counts, axis).any()
     ]
     return (
         (red + green + blue) / 3,
         red - green,
         blue - green,
         float(grey[counts].std(dtype=np.float64)),
-        math.log2(fine + DARK),
-        math.log2((float(np.mean(steps)) if steps else 0.0) + DARK),
+        math.log2(fine + LOG_OFFSET),
+        math.log2((float(np.mean(steps)) if steps else 0.0) + LOG_OFFSET),
     )
 
 
-def _both(counts: NDArray[np.bool_], axis: int) -> NDArray[np.bool_]:
+def _adjacent_pairs(counts: NDArray[np.bool_], axis: int) -> NDArray[np.bool_]:
     """Mask of the points that count together with the next one along the axis."""
     return counts[1:] & counts[:-1] if axis == 0 else counts[:, 1:] & counts[:, :-1]
 
@@ -95,27 +95,27 @@ class Appearance:
 
     @classmethod
     def of(cls, measured: Iterable[Measures]) -> Appearance | None:
-        """The range of pictures; None where they are too few."""
+        """Returns the range of measured pictures; None where they are fewer than `MIN_PICTURES`."""
         rows = [one for one in measured if one]
-        if len(rows) < LEAST_PICTURES:
+        if len(rows) < MIN_PICTURES:
             return None
         return cls(tuple((min(values), max(values)) for values in zip(*rows, strict=True)), len(rows))
 
     def shifts(self, measured: Measures) -> Measures:
-        """The distance from the range, in its widths: below 0 under it, 0 within, above 0 over it."""
+        """Returns distances from the range, in its widths: below 0 under it, 0 within, above 0 over it."""
         found = []
         for value, (low, high), feature in zip(measured, self.ranges, FEATURES, strict=bool(measured)):
             outside = min(value - low, 0.0) + max(value - high, 0.0)
-            found.append(outside / max(high - low, feature.least))
+            found.append(outside / max(high - low, feature.min_width))
         return tuple(found)
 
     def widened(self, shifts: Iterable[Measures]) -> Appearance:
-        """Range of these pictures and of others, given by their `shifts`."""
+        """Returns the range of these pictures and of others, which are given by their `shifts`."""
         rows = [one for one in shifts if one]
         ranges = list(self.ranges)
         for one in rows:
             for k, (shift, (low, high)) in enumerate(zip(one, self.ranges, strict=True)):
-                reach = shift * max(high - low, FEATURES[k].least)
+                reach = shift * max(high - low, FEATURES[k].min_width)
                 ranges[k] = min(ranges[k][0], low + reach), max(ranges[k][1], high + reach)
         return Appearance(tuple(ranges), self.pictures + len(rows))
 
@@ -141,16 +141,16 @@ class Appearance:
             return None
 
 
-def words(shifts: Sequence[Measures]) -> str:
-    """Says in which features most of these pictures lie outside of the range: at most three, farthest
+def describe_shifts(shifts: Sequence[Measures]) -> str:
+    """Names the features in which most of these pictures lie outside of the range: at most three, farthest
     first."""
     middle = np.median(np.asarray(shifts, dtype=np.float64), axis=0)
     order = sorted(range(len(FEATURES)), key=lambda k: -abs(middle[k]))
     chosen = [k for k in order if abs(middle[k]) > 0.5] or order[:1]
-    return ", ".join(FEATURES[k].less if middle[k] < 0 else FEATURES[k].more for k in chosen[:3])
+    return ", ".join(FEATURES[k].low_label if middle[k] < 0 else FEATURES[k].high_label for k in chosen[:3])
 
 
-def kind_of_pixels(picture: NDArray[Any]) -> str:
+def pixel_format(picture: NDArray[Any]) -> str:
     """Names the kind of a decoded picture's pixels: "colour", "grey", "16-bit grey", ..."""
     if picture.dtype != np.uint8:
         return f"{8 * picture.dtype.itemsize}-bit {'grey' if picture.shape[2] < 3 else 'colour'}"

@@ -1,9 +1,9 @@
-"""Learns the reference for poses from pictures of good parts that lie anyhow: nobody says where. Torch-free.
+"""Learns the reference for poses from pictures of good parts in unknown poses. Torch-free.
 
 All pictures are aligned to one of them, averaged, aligned to the average, and so on (congealing:
-Learned-Miller, Data Driven Image Models through Continuous Joint Alignment, PAMI 28, 2006). The first one is
-that to which most others can be aligned well. What is at the same place in all pictures as they are tells
-nothing about the part, so it does not count in the first one.
+Learned-Miller, Data Driven Image Models through Continuous Joint Alignment, PAMI 28, 2006). The first
+reference is the picture to which the others can be aligned best; its pixels that are the same in all pictures
+before the alignment show the ground, not the part, and do not count.
 """
 
 from __future__ import annotations
@@ -17,37 +17,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.errors import InputError
-from flawscope.pictures.pose import HALF, SIDE, SPREADS, Float32, Kind, Pose, Reference, aligned
+from flawscope.pictures.pose import HALF_SIDE, SIDE, SPREAD_SCALE, Float32, Kind, Pose, Reference, align
 
-MOST = 40  # pictures that the reference is learnt from
+MAX_PICTURES = 40  # pictures that the reference is learnt from
 LEAST = 8
-_FIRST = 5  # pictures that are tried as the first reference, each on so many others
-_OTHERS = 12
+_SEED_CANDIDATES = 5  # pictures that are tried as the first reference
+_SEED_COMPARISONS = 12  # other pictures that each is tried on
 _ROUNDS = 3
-_FLOOR = 0.015  # least spread of good parts: noise, and half a pixel's error at an edge
-_SALIENT = 2.5  # spreads by which a pixel of the part differs from half of the ground's
-_EDGE = 6  # pixels along a picture's edges, which show the ground
-_LEVELS = 64  # quantiles of the pixels there, of all pictures
-_RIM = 6  # pixels around the part, which show its outline
+_MIN_SPREAD = 0.015  # least spread of good parts: noise, and half a pixel's error at an edge
+_MIN_CONTRAST = 2.5  # spreads by which a pixel of the part differs from half of the ground's pixels
+_BORDER = 6  # pixels wide, along a picture's edges: they show the ground
+_QUANTILES = 64  # of the border's pixels in all pictures
+_OUTLINE_WIDTH = 6  # pixels around the part, which show its outline
 _MARGIN = 6  # pixels around the part that are inspected with it
-_SAME = math.radians(4)  # two references agree on an angle
-_AGREE = 0.85  # share of the pictures on which they must
+_ANGLE_TOLERANCE = math.radians(4)  # within which two references agree on an angle
+_MIN_AGREEMENT = 0.85  # share of the pictures on which they must agree
 _PERIODS = (1, 2, 3, 4, 6, 8)
-_FOLDS = 10  # shares of the pictures, each found by a reference of the others
+_FOLDS = 10  # of the cross-validation
 
 
 def learn(pictures: Sequence[Float32], kind: Kind) -> Reference:
-    return learn_apart(pictures, kind)[0]
+    return learn_cross_validated(pictures, kind)[0]
 
 
-def learn_apart(
+def learn_cross_validated(
     pictures: Sequence[Float32], kind: Kind, ground: float | None = None, groups: Sequence[int] | None = None
 ) -> tuple[Reference, dict[int, Reference]]:
-    """Learns the reference, with the errors of good parts that it does not know; and for each group whose
-    pictures it knows, one that does not know them.
+    """Learns the reference, with the errors of good parts that were left out of it (10-fold); and for each
+    group whose pictures it was learnt from, a reference that was learnt without them.
 
-    Two references are learnt, each from half of the pictures. They must agree on the angles of the parts, or
-    else these mean nothing: the part looks the same after a share of a turn, or after any.
+    Two references are learnt, each from half of the pictures. The angles on which they agree give the
+    period: the part looks the same after a share of a turn, or after any.
 
     Args:
         pictures: [h, w] float32 in 0..1 of good parts, the longer side `pose.SIDE`.
@@ -63,81 +63,83 @@ def learn_apart(
             f"aligning parts takes at least {LEAST} good pictures, and there are {len(pictures)}: give more, "
             "or leave out --align"
         )
-    chosen = np.unique(np.linspace(0, len(pictures) - 1, min(MOST, len(pictures))).astype(int)).tolist()
-    halves = [_congealed([pictures[i] for i in chosen[half::2]], kind, ground) for half in (0, 1)]
+    count = len(pictures)
+    chosen = np.unique(np.linspace(0, count - 1, min(MAX_PICTURES, count)).astype(int)).tolist()
+    halves = [_congeal([pictures[i] for i in chosen[half::2]], kind, ground) for half in (0, 1)]
     found = [[half.find(pictures[i]) for i in chosen] for half in halves]
-    period = 1 if kind == "shift" else _period(*found)
-    known = [pictures[i] for i in chosen]
-    reference = _congealed(known, kind, ground, period)
+    period = 1 if kind == "shift" else _symmetry_period(*found)
+    selected = [pictures[i] for i in chosen]
+    reference = _congeal(selected, kind, ground, period)
     errors = [reference.find(pictures[i]).error for i in sorted({*range(len(pictures))} - {*chosen})]
-    levels, poses = _quantiles(known), [reference.find(one) for one in known]
+    levels, poses = _border_quantiles(selected), [reference.find(one) for one in selected]
     numbers = chosen if groups is None else [groups[i] for i in chosen]
-    order, apart = {group: k for k, group in enumerate(dict.fromkeys(numbers))}, dict[int, Reference]()
+    order, held_out = {group: k for k, group in enumerate(dict.fromkeys(numbers))}, dict[int, Reference]()
     folds = [order[group] % _FOLDS for group in numbers]
     for fold in range(min(_FOLDS, len(order)) if len(order) > 1 else 0):
-        pairs = zip(known, poses, folds, strict=True)
-        without = _averaged([(one, pose) for one, pose, own in pairs if own != fold], reference, levels)
-        errors += [without.find(one).error for one, own in zip(known, folds, strict=True) if own == fold]
-        apart |= {group: without for group, k in order.items() if k % _FOLDS == fold}
-    return replace(reference, errors=tuple(sorted(errors))), apart
+        pairs = zip(selected, poses, folds, strict=True)
+        without = _average([(one, pose) for one, pose, own in pairs if own != fold], reference, levels)
+        errors += [without.find(one).error for one, own in zip(selected, folds, strict=True) if own == fold]
+        held_out |= {group: without for group, k in order.items() if k % _FOLDS == fold}
+    return replace(reference, errors=tuple(sorted(errors))), held_out
 
 
-def _period(found: Sequence[Pose], again: Sequence[Pose]) -> int:
+def _symmetry_period(first: Sequence[Pose], second: Sequence[Pose]) -> int:
     """Period of the angles on which two references agree; 0 where they agree on none."""
-    sides = [-1 if pose.mirrored else 1 for pose in found]
-    apart = np.array([(b.angle - a.angle) * side for a, b, side in zip(found, again, sides, strict=True)])
+    sides = [-1 if pose.mirrored else 1 for pose in first]
+    delta = np.array([(b.angle - a.angle) * side for a, b, side in zip(first, second, sides, strict=True)])
     for period in _PERIODS:
-        around = np.exp(1j * period * apart)
-        off = np.angle(around[:, None] / around) / period  # [N, N], to make each the common difference
-        if (np.abs(off) < _SAME).mean(1).max() >= _AGREE:
+        phase = np.exp(1j * period * delta)
+        residual = np.angle(phase[:, None] / phase) / period  # [N, N], to make each the common difference
+        if (np.abs(residual) < _ANGLE_TOLERANCE).mean(1).max() >= _MIN_AGREEMENT:
             return period
     return 0
 
 
-def _congealed(pictures: Sequence[Float32], kind: Kind, ground: float | None, period: int = 1) -> Reference:
+def _congeal(pictures: Sequence[Float32], kind: Kind, ground: float | None, period: int = 1) -> Reference:
     """Aligns all pictures to one of them, then to their average, again and again."""
-    reference = _first(pictures, kind, ground, period)
-    levels = _quantiles(pictures)
+    reference = _seed_reference(pictures, kind, ground, period)
+    levels = _border_quantiles(pictures)
     for _ in range(_ROUNDS):
-        reference = _averaged([(one, reference.find(one)) for one in pictures], reference, levels)
+        reference = _average([(one, reference.find(one)) for one in pictures], reference, levels)
     return reference
 
 
-def _quantiles(pictures: Sequence[Float32]) -> Float32:
+def _border_quantiles(pictures: Sequence[Float32]) -> Float32:
     """Quantiles of the grey levels along the pictures' edges, evenly spaced: the ground's, however large the
     parts are."""
-    strips = (strip for one in pictures for way in (one, one.T) for strip in (way[:_EDGE], way[-_EDGE:]))
+    strips = (strip for one in pictures for way in (one, one.T) for strip in (way[:_BORDER], way[-_BORDER:]))
     every = np.concatenate([strip.ravel() for strip in strips])
-    return np.asarray(np.quantile(every, (np.arange(_LEVELS) + 0.5) / _LEVELS), np.float32)
+    return np.asarray(np.quantile(every, (np.arange(_QUANTILES) + 0.5) / _QUANTILES), np.float32)
 
 
-def _first(pictures: Sequence[Float32], kind: Kind, ground: float | None, period: int) -> Reference:
-    """The picture to which the others can be aligned best, as reference."""
+def _seed_reference(pictures: Sequence[Float32], kind: Kind, ground: float | None, period: int) -> Reference:
+    """Returns the picture to which the others can be aligned best, as the first reference."""
     from scipy import ndimage
 
     found: list[tuple[float, Reference]] = []
-    every = [aligned(one, Pose(one.shape[1] / 2, one.shape[0] / 2)) for one in pictures]
+    every = [align(one, Pose(one.shape[1] / 2, one.shape[0] / 2)) for one in pictures]
     whole, inside = np.stack([one for one, _ in every]), np.stack([mask for _, mask in every])
     if ground is None:
-        usual = np.median(whole, axis=0)
-        spread = ndimage.gaussian_filter(1.4826 * np.median(np.abs(whole - usual), axis=0), 2) + 2 * _FLOOR
+        median = np.median(whole, axis=0)
+        deviation = 1.4826 * np.median(np.abs(whole - median), axis=0)
+        spread = ndimage.gaussian_filter(deviation, 2) + 2 * _MIN_SPREAD
     else:
-        usual, spread = np.full((SIDE, SIDE), ground), np.full((SIDE, SIDE), 2 * _FLOOR)
+        median, spread = np.full((SIDE, SIDE), ground), np.full((SIDE, SIDE), 2 * _MIN_SPREAD)
     numbers = range(len(pictures))
-    for number in numbers[:: max(1, len(pictures) // _FIRST)]:
-        new = ndimage.gaussian_filter(np.abs(whole[number] - usual) / spread, 2) * inside[number]
-        share = new**2 / (new**2 + 4)
+    for number in numbers[:: max(1, len(pictures) // _SEED_CANDIDATES)]:
+        difference = ndimage.gaussian_filter(np.abs(whole[number] - median) / spread, 2) * inside[number]
+        share = difference**2 / (difference**2 + 4)
         share[share < share.max() / 4] = 0
         middle = ndimage.center_of_mass(share + 1e-12)
         one = pictures[number]
-        y, x = (at + 0.5 - HALF + side / 2 for at, side in zip(middle, one.shape, strict=True))
-        shown, seen = aligned(one, Pose(x, y))
-        moved = ndimage.shift(share, [HALF - 0.5 - at for at in middle], order=1) * seen
+        y, x = (at + 0.5 - HALF_SIDE + side / 2 for at, side in zip(middle, one.shape, strict=True))
+        warped, visible = align(one, Pose(x, y))
+        moved = ndimage.shift(share, [HALF_SIDE - 0.5 - at for at in middle], order=1) * visible
         if not (moved > 0.01).any():
             continue
-        deviation = np.where(moved > 0.01, 2 * _FLOOR / np.sqrt(np.maximum(moved, 0.01)), 0)
-        reference = _reference(kind, shown, deviation, HALF, period)
-        others = [i for i in numbers if i != number][:: max(1, len(pictures) // _OTHERS)]
+        deviation = np.where(moved > 0.01, 2 * _MIN_SPREAD / np.sqrt(np.maximum(moved, 0.01)), 0)
+        reference = _build_reference(kind, warped, deviation, HALF_SIDE, period)
+        others = [i for i in numbers if i != number][:: max(1, len(pictures) // _SEED_COMPARISONS)]
         errors = [reference.find(pictures[i]).error for i in others]
         found.append((float(np.median(errors)), reference))
     if not found:
@@ -145,12 +147,9 @@ def _first(pictures: Sequence[Float32], kind: Kind, ground: float | None, period
     return min(found, key=lambda one: one[0])[1]
 
 
-def _averaged(pictures: Sequence[tuple[Float32, Pose]], old: Reference, levels: Float32) -> Reference:
-    """The reference that the pictures make, aligned by their poses to the old one.
-
-    Args:
-        levels: as `_quantiles` gives them.
-    """
+def _average(pictures: Sequence[tuple[Float32, Pose]], previous: Reference, levels: Float32) -> Reference:
+    """Returns the median of the pictures, aligned by their poses to the previous reference. levels: as
+    `_border_quantiles` gives them."""
     from scipy import ndimage
 
     known = [(picture, pose) for picture, pose in pictures if pose.found]
@@ -158,39 +157,39 @@ def _averaged(pictures: Sequence[tuple[Float32, Pose]], old: Reference, levels: 
         raise InputError(
             "the good pictures show no part that can be found in most of them: leave out --align"
         )
-    shown = [aligned(picture, pose) for picture, pose in known]
-    stack = np.stack([np.where(inside, one, np.nan) for one, inside in shown])
-    seen = np.stack([inside for _, inside in shown]).mean(0) > 0.5
+    warped = [align(picture, pose) for picture, pose in known]
+    stack = np.stack([np.where(inside, one, np.nan) for one, inside in warped])
+    visible = np.stack([inside for _, inside in warped]).mean(0) > 0.5
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # places outside of all pictures
         middle = np.nanmedian(stack, axis=0)
         deviation = 1.4826 * np.nanmedian(np.abs(stack - middle), axis=0)
-    middle, deviation = np.where(seen, middle, np.median(levels)), np.where(seen, deviation, 1.0)
-    deviation = np.sqrt(ndimage.uniform_filter(deviation**2, 3) + _FLOOR**2)
-    # what half of the ground's pixels differ from is the part, or is where the part's outline is
-    apart = np.median(np.abs(levels[:, None] - middle.ravel()), axis=0).reshape(middle.shape)
-    part = ndimage.binary_opening((apart > _SALIENT * deviation) & seen)
+    middle, deviation = np.where(visible, middle, np.median(levels)), np.where(visible, deviation, 1.0)
+    deviation = np.sqrt(ndimage.uniform_filter(deviation**2, 3) + _MIN_SPREAD**2)
+    # pixels that differ from half of the ground's levels show the part or its outline
+    contrast = np.median(np.abs(levels[:, None] - middle.ravel()), axis=0).reshape(middle.shape)
+    part = ndimage.binary_opening((contrast > _MIN_CONTRAST * deviation) & visible)
     areas, count = ndimage.label(part, np.ones((3, 3)))
     if count:
         sizes = np.bincount(areas.ravel())[1:]
         part = np.isin(areas, 1 + np.flatnonzero(sizes >= 0.02 * sizes.sum()))
     else:
-        part = seen
-    counted = ndimage.binary_dilation(part, iterations=_RIM) & seen
-    turn, x, y, extent = _framed(part, old.turns)
-    right, down = np.meshgrid(*2 * [np.arange(SIDE) + 0.5 - HALF])
+        part = visible
+    counted = ndimage.binary_dilation(part, iterations=_OUTLINE_WIDTH) & visible
+    turn, x, y, extent = _bounding_square(part, previous.turns)
+    right, down = np.meshgrid(*2 * [np.arange(SIDE) + 0.5 - HALF_SIDE])
     cos, sin = math.cos(turn), math.sin(turn)
-    at = sin * right + cos * down + y + HALF - 0.5, cos * right - sin * down + x + HALF - 0.5
+    at = sin * right + cos * down + y + HALF_SIDE - 0.5, cos * right - sin * down + x + HALF_SIDE - 0.5
     middle = ndimage.map_coordinates(middle, at, order=1, mode="nearest")
     deviation = ndimage.map_coordinates(np.where(counted, deviation, 0), at, order=0)
-    extent = min(HALF, extent + _MARGIN)
-    return _reference(old.kind, middle, deviation, extent, old.period)
+    extent = min(HALF_SIDE, extent + _MARGIN)
+    return _build_reference(previous.kind, middle, deviation, extent, previous.period)
 
 
-def _framed(part: NDArray[np.bool_], turns: bool) -> tuple[float, float, float, float]:
+def _bounding_square(part: NDArray[np.bool_], turns: bool) -> tuple[float, float, float, float]:
     """The square around the part [SIDE, SIDE]: its turn, its middle x and y, and half its side. The turn is 0
     unless another makes it clearly smaller."""
-    y, x = np.nonzero(part) + np.array([[0.5 - HALF], [0.5 - HALF]])
+    y, x = np.nonzero(part) + np.array([[0.5 - HALF_SIDE], [0.5 - HALF_SIDE]])
     found = []
     for turn in np.radians(np.arange(0, 90, 3)) if turns else [0.0]:
         cos, sin = math.cos(turn), math.sin(turn)
@@ -202,9 +201,9 @@ def _framed(part: NDArray[np.bool_], turns: bool) -> tuple[float, float, float, 
     return best if best[3] < 0.95 * found[0][3] else found[0]
 
 
-def _reference(
+def _build_reference(
     kind: Kind, levels: NDArray[np.floating], deviation: NDArray[np.floating], extent: float, period: int
 ) -> Reference:
     """A reference of levels 0..1 and standard deviations, 0 where a pixel does not count."""
-    spread = np.clip(np.rint(deviation * SPREADS), deviation > 0, 255).astype(np.uint8)
+    spread = np.clip(np.rint(deviation * SPREAD_SCALE), deviation > 0, 255).astype(np.uint8)
     return Reference(kind, np.rint(levels * 255).clip(0, 255).astype(np.uint8), spread, extent, period)

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, features
 
 from flawscope.errors import InputError, installing
-from flawscope.pictures.files import TRUNCATED, damage_in, upright
+from flawscope.pictures.files import TRUNCATED, apply_orientation, find_damage
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,19 +36,19 @@ VIDEO_SUFFIXES = frozenset(
 RAW_SUFFIXES = frozenset({".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".raw"})
 FRAME_SUFFIXES = frozenset({".gif", ".tif", ".tiff", ".webp", ".avif"})  # may hold several pictures
 
-Stored: TypeAlias = str | os.PathLike[str] | bytes | Image.Image
-Source: TypeAlias = Stored | np.ndarray[Any, Any]
+PillowSource: TypeAlias = str | os.PathLike[str] | bytes | Image.Image
+Source: TypeAlias = PillowSource | np.ndarray[Any, Any]
 
 # What Pillow may try. Its other plugins never hold a photo, and some start other programs (EPS).
 _FORMATS = ["PNG", "JPEG", "TIFF", "BMP", "DIB", "WEBP", "GIF", "PPM", "JPEG2000", "AVIF"]
 _MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"BM", b"RIFF", b"GIF8", b"\0\0\0\x0cjP  ")
 _AVIF = (b"ftypavif", b"ftypavis")  # from byte 4 on
 _HEIF = tuple(b"ftyp" + brand for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"))
-_COSTLY = frozenset({"WEBP", "JPEG2000"})  # their libraries hold a picture several times
-_ROWS = 256  # of a picture that are made opaque at a time
+_MEMORY_HUNGRY = frozenset({"WEBP", "JPEG2000"})  # their libraries hold a picture several times
+_ROWS_PER_BLOCK = 256  # of a picture that are made opaque at a time
 _COPY_AGAIN = "copy it again"
-_WARNINGS = threading.Lock()
-_silenced: list[warnings.catch_warnings[None]] = []  # the same one, as often as somebody decodes
+_WARNINGS_LOCK = threading.Lock()
+_filters: list[warnings.catch_warnings[None]] = []  # the same object, once for each thread that decodes
 
 
 def is_picture(path: str | os.PathLike[str]) -> bool:
@@ -133,11 +133,11 @@ def load(source: Source, name: str | None) -> Image.Image | NDArray[Any]:
         deep = values.min() >= 0 and values.max() <= 65535
         return values.astype(np.uint16 if deep else np.float32)[:, :, None]
     if image.mode == "F":
-        return _finite(np.asarray(image), name)[:, :, None]
-    return _over_white(image)
+        return _check_finite(np.asarray(image), name)[:, :, None]
+    return _composite_over_white(image)
 
 
-def _over_white(image: Image.Image) -> Image.Image:
+def _composite_over_white(image: Image.Image) -> Image.Image:
     """Converts any 8-bit mode to L or RGB; transparent pixels show white."""
     if image.mode in ("La", "RGBa"):  # premultiplied
         image = image.convert(image.mode.upper())
@@ -148,8 +148,8 @@ def _over_white(image: Image.Image) -> Image.Image:
     if image.mode not in ("LA", "RGBA", "PA") and "transparency" not in image.info:
         return image.convert(opaque)
     paper = Image.new(opaque, image.size, "white")
-    for top in range(0, image.height, _ROWS):  # the whole picture would be held five times
-        rows = image.crop((0, top, image.width, min(top + _ROWS, image.height))).convert(with_alpha)
+    for top in range(0, image.height, _ROWS_PER_BLOCK):  # the whole picture would be held five times
+        rows = image.crop((0, top, image.width, min(top + _ROWS_PER_BLOCK, image.height))).convert(with_alpha)
         paper.paste(rows.convert(opaque), (0, top), rows.getchannel("A"))
     return paper
 
@@ -167,7 +167,7 @@ def _from_numpy(array: NDArray[Any], name: str) -> NDArray[Any]:
     if array.size == 0:
         raise cannot(name, f"it has no pixels (shape {list(array.shape)})", "give at least 1 x 1 pixels")
     if array.dtype.kind == "f":
-        array = _finite(array.astype(np.float32, copy=False), name)
+        array = _check_finite(array.astype(np.float32, copy=False), name)
     elif array.dtype.kind != "u" or array.dtype.itemsize > 2:
         raise cannot(name, f"its dtype is {array.dtype}", "give uint8, uint16 or floats in 0..1")
     if not array.dtype.isnative:
@@ -178,7 +178,7 @@ def _from_numpy(array: NDArray[Any], name: str) -> NDArray[Any]:
         if alpha.min() >= full:
             return colours
         if array.dtype == np.uint8:
-            return np.asarray(_over_white(Image.fromarray(np.ascontiguousarray(array))))
+            return np.asarray(_composite_over_white(Image.fromarray(np.ascontiguousarray(array))))
         share = alpha.astype(np.float32) / np.float32(full)
         blended: NDArray[Any] = colours * share + np.float32(full) * (1 - share)
         blended += 0.5 if array.dtype == np.uint16 else 0.0
@@ -193,7 +193,7 @@ def _rgb_view(array: NDArray[Any]) -> NDArray[Any]:
     return np.broadcast_to(array, (*array.shape[:2], 3)) if array.shape[2] == 1 else array
 
 
-def _finite(values: NDArray[np.float32], name: str) -> NDArray[np.float32]:
+def _check_finite(values: NDArray[np.float32], name: str) -> NDArray[np.float32]:
     if not (math.isfinite(values.min()) and math.isfinite(values.max())):  # NaN goes through min and max
         raise cannot(name, "some pixels are not finite numbers", "replace NaN and infinity first")
     return values
@@ -220,8 +220,8 @@ def name_of(source: Source) -> str:
     return str(source) if isinstance(source, str | os.PathLike) else f"(a {type(source).__name__})"
 
 
-def _open(source: Stored, name: str) -> Image.Image:
-    """The fully loaded, upright image in the mode it was stored in. InputError says what is wrong."""
+def _open(source: PillowSource, name: str) -> Image.Image:
+    """Loads an image fully and upright, in the mode that it was stored in. InputError says what is wrong."""
     if isinstance(source, Image.Image):
         return _load_upright(source, name)
     if isinstance(source, bytes):
@@ -249,17 +249,17 @@ def _open(source: Stored, name: str) -> Image.Image:
 def without_warnings() -> Iterator[None]:
     """Silences warnings about large pictures and odd metadata. Filters are the whole process's: the first
     thread changes them, the last one changes them back, and none waits while another decodes."""
-    with _WARNINGS:
-        _silenced.append(warnings.catch_warnings() if not _silenced else _silenced[0])
-        if len(_silenced) == 1:
-            _silenced[0].__enter__()
+    with _WARNINGS_LOCK:
+        _filters.append(warnings.catch_warnings() if not _filters else _filters[0])
+        if len(_filters) == 1:
+            _filters[0].__enter__()
             warnings.simplefilter("ignore")
     try:
         yield
     finally:
-        with _WARNINGS:
-            last = _silenced.pop()
-            if not _silenced:
+        with _WARNINGS_LOCK:
+            last = _filters.pop()
+            if not _filters:
                 last.__exit__(None, None, None)
 
 
@@ -274,16 +274,16 @@ class Header(NamedTuple):
 
 def header(data: bytes, name: str) -> Header:
     """Reads the header of an encoded picture; no pixel is decoded. InputError where it is none."""
-    image = _begun(io.BytesIO(data), name)
-    costly = image.format in _COSTLY or image.mode[0] in "IF"
+    image = _open_header(io.BytesIO(data), name)
+    costly = image.format in _MEMORY_HUNGRY or image.mode[0] in "IF"
     memory = image.height * image.width * (20 if costly else 10)
     return Header(image.format or "", image.height, image.width, memory)
 
 
 def _open_stream(stream: IO[bytes], name: str) -> Image.Image:
-    image = _begun(stream, name)
+    image = _open_header(stream, name)
     loaded = _load_upright(image, name)
-    if damage := damage_in(stream, image.format or ""):
+    if damage := find_damage(stream, image.format or ""):
         raise cannot(name, damage, _COPY_AGAIN)
     return loaded
 
@@ -298,13 +298,13 @@ def allow_pixels(most: int) -> None:
     Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, -(-most // 2))
 
 
-def _begun(stream: IO[bytes], name: str) -> Image.Image:
+def _open_header(stream: IO[bytes], name: str) -> Image.Image:
     head = stream.read(12)
     if not head:
         raise cannot(name, "it is empty", _COPY_AGAIN)
     stream.seek(0)
     if is_heif := head[4:] in _HEIF:
-        _learn_heif(name)
+        _register_heif(name)
     with without_warnings():
         try:
             image = Image.open(stream, formats=["HEIF"] if is_heif else _FORMATS)
@@ -324,14 +324,14 @@ def _begun(stream: IO[bytes], name: str) -> Image.Image:
     return image
 
 
-def _learn_heif(name: str) -> None:
+def _register_heif(name: str) -> None:
     """Adds the plugin with which Pillow reads HEIC, as telephones store it. InputError if it is missing."""
     try:
         import pillow_heif
     except ImportError:
         remedy = f"{installing('pillow-heif', extras='heic')}, or convert it to JPEG"
         raise cannot(name, "HEIC needs pillow-heif", remedy) from None
-    with _WARNINGS:
+    with _WARNINGS_LOCK:
         if "HEIF" not in Image.OPEN:
             pillow_heif.register_heif_opener()
 
@@ -348,13 +348,13 @@ def _load_upright(image: Image.Image, name: str) -> Image.Image:
     except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error, ...
         reason = TRUNCATED if "truncated" in str(error).lower() else f"the file is damaged ({error})"
         raise cannot(name, reason, _COPY_AGAIN) from None
-    return upright(image)
+    return apply_orientation(image)
 
 
 # ------------------------------------------------------------------------------------------------- masks
 
 
-def read_mask(path: Stored) -> Mask:
+def read_mask(path: PillowSource) -> Mask:
     """A ground-truth mask [H, W] bool: above 0 in any channel, or palette index above 0.
 
     Alpha is ignored, unless the colours are the same everywhere and alpha is not: then alpha above 0 counts.
@@ -367,7 +367,7 @@ def read_mask(path: Stored) -> Mask:
         image = image.convert("RGB")
     values = np.asarray(image)
     if image.mode == "F":
-        _finite(values, name)
+        _check_finite(values, name)
     if image.mode in ("LA", "RGBA"):
         colours, alpha = values[:, :, :-1], values[:, :, -1]
         only_alpha = (colours == colours[0, 0]).all() and (alpha != alpha[0, 0]).any()
@@ -376,7 +376,7 @@ def read_mask(path: Stored) -> Mask:
     return marked if marked.ndim == 2 else np.any(marked, axis=2)
 
 
-def read_labels(path: Stored) -> NDArray[np.int32]:
+def read_labels(path: PillowSource) -> NDArray[np.int32]:
     """Raw grey values (or palette indices) [H, W] int32, as MVTec LOCO's masks use them."""
     name = name_of(path)
     image = _open(path, name)

@@ -2,7 +2,7 @@
 
 Sizes are (height, width), defects are measured along their longer side, in pixels.
 
-`ENOUGH` is measured with PatchCore (docs/measurements.md): of spots a quarter of full scale darker or
+`MIN_PIXELS` was measured with PatchCore (docs/measurements.md): of spots a quarter of full scale darker or
 brighter than what they lie on, these shares were found at 5 % false alarms, mean of one size of 256, 384 and
 512 px:
 
@@ -21,24 +21,20 @@ import math
 from collections.abc import Sequence
 
 from flawscope.errors import InputError
-from flawscope.pictures.preprocess import MOST_PIXELS
+from flawscope.pictures.preprocess import MAX_CANVAS_PIXELS
 
 Size = tuple[int, int]
 
-ENOUGH = 16.0  # pixels at the network
-MOST_ENLARGED = 2.0  # times
+MIN_PIXELS = 16.0  # of a defect at the network, pixels
+MAX_ENLARGEMENT = 2.0  # times
 DEFAULT_SIZE = (384, 384)  # the larger of PatchCore's two
 TILE_SIZE = 512  # of a tile at the network
-MUCH = 4.0  # times that a picture is reduced: from there on it is worth a remark
+MIN_REMARKED_REDUCTION = 4.0  # times reduced: from here on a picture deserves a remark
 SMALL = 20.0  # pixels: the defect that `lost` speaks of
 
 
 def pixels_of(text: str | float) -> float:
-    """20, "20" or "20px" as a number of pixels.
-
-    Raises:
-        InputError: any other text, and values not above 0.
-    """
+    """20, "20" or "20px" as a number of pixels. InputError: any other text, and values not above 0."""
     try:
         value = float(str(text).strip().lower().removesuffix("px"))
     except ValueError:
@@ -48,7 +44,7 @@ def pixels_of(text: str | float) -> float:
     return value
 
 
-def left_of(defect: float, picture: Size, network: Size = DEFAULT_SIZE) -> float:
+def pixels_left(defect: float, picture: Size, network: Size = DEFAULT_SIZE) -> float:
     """Pixels that a defect of `defect` picture pixels has at the network, on the side that is reduced most.
 
     `network` is the size that the picture is scaled to; of several sizes, the largest.
@@ -59,33 +55,33 @@ def left_of(defect: float, picture: Size, network: Size = DEFAULT_SIZE) -> float
 def tile_for(
     min_defect: float, pictures: Sequence[Size], whole: Size = DEFAULT_SIZE
 ) -> tuple[int, float] | None:
-    """The tile, in pixels of the picture, and the scale, picture pixels to one of the network, at which a
-    defect of `min_defect` pixels has `ENOUGH`; one that would have to be enlarged more than `MOST_ENLARGED`
-    times has fewer. The tile is no larger than the shortest side of the pictures; with it the network's size,
-    tile divided by scale, becomes smaller than `TILE_SIZE`.
+    """Returns the tile's side in picture pixels, and the scale (picture pixels to one of the network) at
+    which a defect of `min_defect` pixels has `MIN_PIXELS` at the network; fewer where that would enlarge
+    the picture more than `MAX_ENLARGEMENT` times. The tile is no larger than the pictures' shortest side: the
+    network's size, tile divided by scale, is then smaller than `TILE_SIZE`.
 
     None where pictures scaled to `whole` show the defect large enough: no tiles are needed.
     """
-    if all(left_of(min_defect, picture, whole) >= ENOUGH for picture in pictures):
+    if all(pixels_left(min_defect, picture, whole) >= MIN_PIXELS for picture in pictures):
         return None
-    scale = max(1 / MOST_ENLARGED, min_defect / ENOUGH)
-    if scale < 1:  # of the largest picture no canvas that it would be refused with
+    scale = max(1 / MAX_ENLARGEMENT, min_defect / MIN_PIXELS)
+    if scale < 1:  # the largest picture's canvas stays below the limit
         largest = max(math.prod(one) for one in pictures)
-        scale = max(scale, min(1.0, 1.01 * math.sqrt(largest / MOST_PIXELS)))
+        scale = max(scale, min(1.0, 1.01 * math.sqrt(largest / MAX_CANVAS_PIXELS)))
     shortest = min(min(picture) for picture in pictures)
     return min(round(TILE_SIZE * scale), shortest), scale
 
 
 def lost(pictures: Sequence[Size], network: Size | None = None) -> tuple[str, str] | None:
     """Describes the effect of scaling whole pictures on a defect of `SMALL` pixels in the largest, and
-    the remedy; None where a picture is reduced less than `MUCH` times.
+    the remedy; None where a picture is reduced less than `MIN_REMARKED_REDUCTION` times.
 
     `network` is the size that they are scaled to, of several the largest; None: the default.
     """
     size = network or DEFAULT_SIZE
-    picture = min(pictures, key=lambda one: left_of(1, one, size), default=size)
-    left = left_of(SMALL, picture, size)
-    if left > SMALL / MUCH:
+    picture = min(pictures, key=lambda one: pixels_left(1, one, size), default=size)
+    left = pixels_left(SMALL, picture, size)
+    if left > SMALL / MIN_REMARKED_REDUCTION:
         return None
     setting = f"{size[0]}" if size[0] == size[1] else f"{size[0]}x{size[1]}"  # as --size takes it
     where = f"size {setting}" if network else f"the default size, {setting} px,"

@@ -12,7 +12,7 @@ from PIL import Image
 
 TRUNCATED = "the file is truncated"
 _ORIENTATION_TAG = 0x0112
-_SIDEWAYS = range(5, 9)  # values that exchange height and width
+_TRANSPOSING = range(5, 9)  # values that exchange height and width
 _ORIENTATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -24,12 +24,12 @@ _ORIENTATIONS = {
 }
 
 
-def damage_in(stream: IO[bytes], kind: str) -> str:
+def find_damage(stream: IO[bytes], kind: str) -> str:
     """Says what is wrong with a picture that Pillow decodes without an error; empty where no fault is known.
     kind: the format, as Pillow calls it."""
     if kind == "PNG":
-        return _png(stream)
-    return _jpeg(stream) if kind in ("JPEG", "MPO") else ""
+        return _png_damage(stream)
+    return _jpeg_damage(stream) if kind in ("JPEG", "MPO") else ""
 
 
 def _chunks(stream: IO[bytes]) -> Iterator[tuple[bytes, int]]:
@@ -41,7 +41,7 @@ def _chunks(stream: IO[bytes]) -> Iterator[tuple[bytes, int]]:
         place = stream.seek(place + 8 + length + 4)
 
 
-def _png(stream: IO[bytes]) -> str:
+def _png_damage(stream: IO[bytes]) -> str:
     """Damage in a PNG: Pillow checks no checksum of the pixel data, and stops reading after the last row."""
     for kind, length in _chunks(stream):
         body, check = stream.read(length), stream.read(4)
@@ -55,7 +55,7 @@ def _png(stream: IO[bytes]) -> str:
     return TRUNCATED
 
 
-def _jpeg(stream: IO[bytes]) -> str:
+def _jpeg_damage(stream: IO[bytes]) -> str:
     """Damage in a JPEG: one that was cut off and filled with zeros decodes, but lacks its end marker."""
     stream.seek(2)
     while len(head := stream.read(4)) == 4:
@@ -66,7 +66,7 @@ def _jpeg(stream: IO[bytes]) -> str:
     return "" if b"\xff\xd9" in stream.read() else TRUNCATED
 
 
-def upright(image: Image.Image) -> Image.Image:
+def apply_orientation(image: Image.Image) -> Image.Image:
     """Turns a loaded image as its EXIF orientation says."""
     turn = _ORIENTATIONS.get(_orientation(image.getexif))
     return image if turn is None else image.transpose(turn)
@@ -76,8 +76,8 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
     """Reads (H, W) of the picture as `decode` gives it from the header."""
     stream, getexif = getattr(image, "fp", None), image.getexif
     if image.format == "PNG" and stream is not None and _pixels_last(stream):
-        getexif = partial(Image.Image.getexif, image)  # that of PNGs decodes all pixels, to look behind them
-    turned = _orientation(getexif) in _SIDEWAYS
+        getexif = partial(Image.Image.getexif, image)  # a PNG's own decodes all pixels to look behind them
+    turned = _orientation(getexif) in _TRANSPOSING
     return (image.width, image.height) if turned else (image.height, image.width)
 
 

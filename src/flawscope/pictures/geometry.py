@@ -48,12 +48,14 @@ class Geometry:
         y0, y1 = (min(max((y - oy) / sy, 0.0), float(height)) for y in (box[1], box[3]))
         return x0, y0, x1, y1
 
-    def around(self, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> tuple[float, float, float, float]:
+    def box_around(
+        self, rows: NDArray[np.intp], columns: NDArray[np.intp]
+    ) -> tuple[float, float, float, float]:
         """Picture box (x0, y0, x1, y1) around pixels [N] of the network, clipped to the picture."""
         if self.matrix is None:
             return self.to_picture((columns.min(), rows.min(), columns.max() + 1, rows.max() + 1))
         back, (height, width) = self.inverse(), self.picture_size
-        y, x = back._moved(rows + 0.5, columns + 0.5)
+        y, x = back._to_view(rows + 0.5, columns + 0.5)
         (yy, yx), (xy, xx) = np.abs(back._linear) / 2  # from a pixel's middle to its edges
         boxes = (x.min() - xy - xx, width), (y.min() - yy - yx, height)
         ends = (x.max() + xy + xx, width), (y.max() + yy + yx, height)
@@ -65,7 +67,7 @@ class Geometry:
         turned one."""
         (sy, sx), (oy, ox) = self.scale, self.offset
         if self.matrix is not None:
-            y, x = self._moved(np.array(box)[[1, 1, 3, 3]], np.array(box)[[0, 2, 0, 2]])
+            y, x = self._to_view(np.array(box)[[1, 1, 3, 3]], np.array(box)[[0, 2, 0, 2]])
             return float(x.min()), float(y.min()), float(x.max()), float(y.max())
         return box[0] * sx + ox, box[1] * sy + oy, box[2] * sx + ox, box[3] * sy + oy
 
@@ -92,7 +94,7 @@ class Geometry:
     def inside(self) -> Mask:
         """Mask [H, W] bool at network size: pixels whose centre shows the picture, not a letterbox."""
         if self.matrix is not None:
-            return self.inverse()._shown()
+            return self.inverse()._visible_in_view()
         rows, columns = (self.inverse()._centres(axis)[0] for axis in (0, 1))
         shown = np.zeros(self.size, np.bool_)
         shown[rows, columns] = True
@@ -103,9 +105,9 @@ class Geometry:
 
         Picture pixels whose centre lies outside the network's view get `fill`.
         """
-        values = self._sized(np.asarray(values, dtype=np.float32), self.size)
+        values = self._check_shape(np.asarray(values, dtype=np.float32), self.size)
         if self.matrix is not None:
-            return np.where(self._shown(), self._turned(values, 1), np.float32(fill))
+            return np.where(self._visible_in_view(), self._affine_warp(values, 1), np.float32(fill))
         (rows, y0, y1, wy), (columns, x0, x1, wx) = (self._bilinear(axis) for axis in (0, 1))
         out = np.full(self.picture_size, fill, dtype=np.float32)
         view = out[rows, columns]
@@ -123,9 +125,9 @@ class Geometry:
 
     def warp_mask(self, mask: Mask) -> Mask:
         """A mask [H, W] bool at network size -> [Hp, Wp] bool, nearest; False outside the network's view."""
-        mask = self._sized(mask, self.size)
+        mask = self._check_shape(mask, self.size)
         if self.matrix is not None:
-            return self._shown() & (self._turned(mask.astype(np.float32), 0) > 0)
+            return self._visible_in_view() & (self._affine_warp(mask.astype(np.float32), 0) > 0)
         out = np.zeros(self.picture_size, dtype=np.bool_)
         (rows, y), (columns, x) = (self._nearest(axis) for axis in (0, 1))
         out[rows, columns] = mask[y][:, x]
@@ -133,7 +135,7 @@ class Geometry:
 
     def mask_to_network(self, mask: Mask) -> Mask:
         """A mask [Hp, Wp] bool of the picture -> [H, W] bool, nearest; False on a letterbox's border."""
-        mask = self._sized(mask, self.picture_size)
+        mask = self._check_shape(mask, self.picture_size)
         return self.inverse().warp_mask(mask)
 
     def inverse(self) -> Geometry:
@@ -159,11 +161,11 @@ class Geometry:
             (hp, wp), (h, w), (sy, sx), (oy, ox) = (data[name] for name in known[:-1])
             matrix = data.get("matrix")
             geometry = cls(
-                (whole_number(hp), whole_number(wp)),
-                (whole_number(h), whole_number(w)),
+                (positive_integer(hp), positive_integer(wp)),
+                (positive_integer(h), positive_integer(w)),
                 (float(sy), float(sx)),
                 (float(oy), float(ox)),
-                None if matrix is None else _four(matrix),
+                None if matrix is None else _parse_matrix(matrix),
             )
             if set(data) - {*known} or min(geometry.scale) <= 0:
                 raise ValueError
@@ -179,23 +181,23 @@ class Geometry:
     def _linear(self) -> NDArray[np.float64]:
         return np.array(self.matrix).reshape(2, 2)
 
-    def _moved(self, y: NDArray[Any], x: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _to_view(self, y: NDArray[Any], x: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Points of the picture in a turned view, y and x."""
         (yy, yx), (xy, xx) = self._linear
         return yy * y + yx * x + self.offset[0], xy * y + xx * x + self.offset[1]
 
-    def _shown(self) -> Mask:
+    def _visible_in_view(self) -> Mask:
         """Mask [Hp, Wp] of the picture's pixels whose centre a turned view shows."""
         y, x = (np.arange(length) + 0.5 for length in self.picture_size)
-        y, x = self._moved(y[:, None], x[None])
+        y, x = self._to_view(y[:, None], x[None])
         shown: Mask = (y >= 0) & (y < self.size[0]) & (x >= 0) & (x < self.size[1])
         return shown
 
-    def _turned(self, values: Float32, order: int) -> Float32:
+    def _affine_warp(self, values: Float32, order: int) -> Float32:
         """Values [H, W] of a turned view over the picture, nearest (0) or bilinear (1); edges repeated."""
         from scipy import ndimage
 
-        start = np.array(self._moved(np.array(0.5), np.array(0.5))) - 0.5
+        start = np.array(self._to_view(np.array(0.5), np.array(0.5))) - 0.5
         size = self.picture_size
         turned = ndimage.affine_transform(values, self._linear, start, size, order=order, mode="nearest")
         return np.asarray(turned, np.float32)
@@ -221,20 +223,20 @@ class Geometry:
         return seen, lower, np.minimum(lower + 1, last), (position - lower).astype(np.float32)
 
     @staticmethod
-    def _sized(array: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    def _check_shape(array: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
         if array.shape != size:
             raise InputError(f"array of shape {list(array.shape)} given; expected {list(size)}")
         return array
 
 
-def _four(values: Any) -> tuple[float, float, float, float]:
+def _parse_matrix(values: Any) -> tuple[float, float, float, float]:
     yy, yx, xy, xx = map(float, values)
     if not yy * xx - yx * xy:
         raise ValueError(values)
     return yy, yx, xy, xx
 
 
-def whole_number(value: Any) -> int:
+def positive_integer(value: Any) -> int:
     """Returns an integer of at least 1. TypeError or ValueError for any other value."""
     if isinstance(value, bool) or operator.index(value) < 1:
         raise ValueError(value)

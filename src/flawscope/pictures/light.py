@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     Mask = NDArray[np.bool_]
 
 RED, BLUE = 0, 2  # channels
-MOST = 0.3  # of a range: beyond it pictures are clipped at white, and contrast is lost
+MAX_RANGE = 0.3  # of light: beyond it pictures are clipped at white, and contrast is lost
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,9 @@ class Light:
 
 
 def check_range(share: float) -> None:
-    """InputError where a range of light is wider than `MOST`."""
-    if share > MOST:
-        raise InputError(f"light {share:.0%}: a range above {MOST:.0%} is no small change; give 10%")
+    """InputError where a range of light is wider than `MAX_RANGE`."""
+    if share > MAX_RANGE:
+        raise InputError(f"light {share:.0%}: a range above {MAX_RANGE:.0%} is no small change; give 10%")
 
 
 def lights_within(share: float) -> list[Light]:
@@ -87,12 +87,12 @@ def lights_within(share: float) -> list[Light]:
     ]
 
 
-Range = tuple[float, float, float]  # lowest, middle and highest value of good pictures
-LEAST = 1 / 255  # standard deviation: a flat picture has no contrast to be corrected
+ValueRange = tuple[float, float, float]  # lowest, middle and highest value of good pictures
+MIN_DEVIATION = 1 / 255  # standard deviation: a flat picture has no contrast to be corrected
 
 
-class Tone(NamedTuple):
-    """Correction of a picture's light: factor and summand of each channel [3].
+class ToneCorrection(NamedTuple):
+    """Linear correction of a picture's light: gain and shift of each channel [3].
 
     inside: whether the picture's light lies within the range that can be corrected wholly.
     """
@@ -122,8 +122,8 @@ class Normalization:
     """
 
     share: float
-    means: tuple[Range, ...]
-    deviations: tuple[Range, ...]
+    means: tuple[ValueRange, ...]
+    deviations: tuple[ValueRange, ...]
 
     def __post_init__(self) -> None:
         """InputError for values that no good pictures can have."""
@@ -145,11 +145,11 @@ class Normalization:
         ]
         return cls(share, ranges[0], ranges[1])
 
-    def tone(self, image: Float32, counted: Mask | None = None) -> Tone:
+    def tone(self, image: Float32, counted: Mask | None = None) -> ToneCorrection:
         """Correction of a whole picture [3, H, W], 0..1, padding marked, by its pixels that count [H, W]."""
         found = channel_statistics(image, counted)
         if found is None:
-            return Tone(np.ones(3, np.float32), np.zeros(3, np.float32), inside=True)
+            return ToneCorrection(np.ones(3, np.float32), np.zeros(3, np.float32), inside=True)
         # the widest that a good picture's mean and contrast can become in light of the range
         least, most = (1 - self.share) * (1 - self.share / 2), (1 + self.share) * (1 + self.share / 2)
         explained, wanted, inside = [], [], True
@@ -157,10 +157,10 @@ class Normalization:
             low, middle, high = np.array(ranges).T
             explained.append(values.clip(low * least, high * most))
             wanted.append(middle)
-            inside &= bool(np.abs(explained[-1] - values).max() < LEAST)
-        gain = np.maximum(wanted[1], LEAST) / np.maximum(explained[1], LEAST)
+            inside &= bool(np.abs(explained[-1] - values).max() < MIN_DEVIATION)
+        gain = np.maximum(wanted[1], MIN_DEVIATION) / np.maximum(explained[1], MIN_DEVIATION)
         shift = wanted[0] - gain * explained[0]
-        return Tone(gain.astype(np.float32), shift.astype(np.float32), inside)
+        return ToneCorrection(gain.astype(np.float32), shift.astype(np.float32), inside)
 
     def to_dict(self) -> dict[str, Any]:
         return {"share": self.share, "means": [*self.means], "deviations": [*self.deviations]}

@@ -16,7 +16,7 @@ from flawscope.errors import InputError, some
 from flawscope.pictures.decoding import PICTURE_SUFFIXES, Source, is_picture
 
 # What systems leave behind in folders of pictures; names that begin with a dot are left out anyway.
-LITTER = frozenset(
+IGNORED_NAMES = frozenset(
     {"__macosx", "@eadir", "$recycle.bin", "system volume information", "thumbs.db", "desktop.ini"}
 )
 
@@ -45,10 +45,10 @@ def natural_key(path: str | Path) -> NaturalKey:
 
 
 def is_litter(name: str) -> bool:
-    return name.startswith(".") or name.casefold() in LITTER
+    return name.startswith(".") or name.casefold() in IGNORED_NAMES
 
 
-def entries(folder: Path) -> list[os.DirEntry[str]]:
+def list_entries(folder: Path) -> list[os.DirEntry[str]]:
     """Entries of a folder, without litter, in natural order. InputError if it cannot be read."""
     try:
         with os.scandir(folder) as listing:
@@ -68,10 +68,10 @@ def folder_error(folder: Path, error: OSError) -> InputError:
 
 def subfolders(folder: Path) -> dict[str, Path]:
     """Folders directly inside, by name, in natural order."""
-    return {e.name: Path(folder, e.name) for e in entries(folder) if _is_folder(e)}
+    return {e.name: Path(folder, e.name) for e in list_entries(folder) if _is_folder(e)}
 
 
-def child(folder: Path, *names: str) -> Path | None:
+def subfolder(folder: Path, *names: str) -> Path | None:
     """First subfolder with one of these names, exact spelling before any other, or None. A missing folder has
     no subfolders; an unreadable one is an error."""
     if not folder.is_dir():
@@ -103,10 +103,10 @@ def own_files(folder: Path) -> list[str]:
 def _stays_inside(folder: Path, name: str) -> bool:
     """Whether a path of the list, which anybody may have written, leads to a place below the folder."""
     parent = os.path.realpath((folder / name).parent)
-    return not os.path.isabs(name) and ".." not in Path(name).parts and _below(parent, folder)
+    return not os.path.isabs(name) and ".." not in Path(name).parts and _is_below(parent, folder)
 
 
-def _below(path: str, folder: Path) -> bool:
+def _is_below(path: str, folder: Path) -> bool:
     return Path(path).is_relative_to(os.path.realpath(folder))
 
 
@@ -118,14 +118,14 @@ def walked(folder: Path) -> Iterator[Path]:
     def walk(here: Path, own: frozenset[Path]) -> Iterator[Path]:
         entered.add(os.path.realpath(here))
         own |= {here / name for name in own_files(here)}
-        for entry in entries(here):
+        for entry in list_entries(here):
             path = Path(here, entry.name)
             if not _is_folder(entry):
                 if path not in own and _is_file(entry):
                     yield path
                 continue
             real = os.path.realpath(path)
-            if real not in entered and not (entry.is_symlink() and _below(real, folder)):
+            if real not in entered and not (entry.is_symlink() and _is_below(real, folder)):
                 yield from walk(path, own)
 
     return walk(folder, frozenset())
@@ -145,7 +145,7 @@ def list_pictures(spec: StrPath | Iterable[StrPath]) -> list[Path]:
     """Lists the pictures of a file, a folder (with its subfolders, natural order), a glob pattern, or several
     of these. A file named outright is taken whatever its suffix; none is listed twice. InputError if there is
     none."""
-    return [path for path, outright in _listed(spec) if outright or is_picture(path)]
+    return [path for path, outright in _unique_files(spec) if outright or is_picture(path)]
 
 
 def list_inputs(spec: StrPath | Iterable[StrPath]) -> tuple[list[Path], list[Path]]:
@@ -153,31 +153,31 @@ def list_inputs(spec: StrPath | Iterable[StrPath]) -> tuple[list[Path], list[Pat
     fault. Files that lie beside pictures (`SIDE_SUFFIXES`) are returned apart."""
     inputs: list[Path] = []
     beside: list[Path] = []
-    for path, outright in _listed(spec):
-        (beside if _is_beside(path, outright) else inputs).append(path)
+    for path, outright in _unique_files(spec):
+        (beside if _is_companion(path, outright) else inputs).append(path)
     return inputs, beside
 
 
 def iter_inputs(spec: StrPath) -> Iterator[tuple[Path, bool]]:
     """Lists one file, folder or pattern like `list_inputs`, one by one: a file, and whether it lies beside
     pictures. A pattern may name one twice."""
-    for path, outright in _expand(spec):
-        yield path, _is_beside(path, outright)
+    for path, outright in _expand_spec(spec):
+        yield path, _is_companion(path, outright)
 
 
-def _is_beside(path: Path, outright: bool) -> bool:
+def _is_companion(path: Path, outright: bool) -> bool:
     return not outright and path.suffix.lower() in SIDE_SUFFIXES
 
 
-def _listed(spec: StrPath | Iterable[StrPath]) -> Iterable[tuple[Path, bool]]:
+def _unique_files(spec: StrPath | Iterable[StrPath]) -> Iterable[tuple[Path, bool]]:
     """Yields files, each once, and whether they are named outright."""
     specs = [spec] if isinstance(spec, str | os.PathLike) else list(spec)
     if not specs:
         raise InputError("no pictures given; name a picture, a folder or a pattern such as 'parts/*.png'")
-    return {path: outright for one in specs for path, outright in _expand(one)}.items()
+    return {path: outright for one in specs for path, outright in _expand_spec(one)}.items()
 
 
-def _expand(spec: StrPath) -> Iterator[tuple[Path, bool]]:
+def _expand_spec(spec: StrPath) -> Iterator[tuple[Path, bool]]:
     path = Path(spec)
     if path.is_dir():
         inside = with_pictures(walked(path), f"{path}: no pictures in this folder")

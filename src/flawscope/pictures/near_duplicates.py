@@ -12,9 +12,9 @@ aside, resized by 3 %, cropped by 3 %, all together) .999 and above; the most al
 (`flawscope.synthesis.demo`) at 320 px: copies .998 and above, other plates up to .9955.
 
 A texture that repeats fits itself a period aside, and another picture of it as well as itself. So a pair of
-those must also be `APART` times closer than a picture is to itself, shifted (`_repetition`).
+those must also be `MIN_SEPARATION` times closer than a picture is to itself, shifted (`_self_similarity`).
 
-Limit: parts whose pictures differ by less than .998 says (a print seen with hardly any noise, shift or wear)
+Limit: parts whose pictures correlate above .998 (a print seen with hardly any noise, shift or wear)
 cannot be distinguished from copies; they come out as one large group.
 """
 
@@ -31,18 +31,18 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.intp]
 
 SIDE = 64  # of a thumbnail
-COARSE = 16  # of a descriptor
+DESCRIPTOR_SIDE = 16  # of a descriptor
 MARGIN = 4  # thumbnail pixels left out at each edge, where a shift brings in something new
 ZOOM = 1.03  # the crop that the search also tries
-NEIGHBOURS = 4  # nominated per picture and search
-LIKELY = 0.7  # descriptors that correlate less are not verified
-SAME = 0.994  # correlation of fine structure from which two pictures are one
-STRICT = 0.998  # in a product so uniform that different parts come near SAME, at most this is asked for
-APART = 3  # a copy is this many times closer to 1 than the closest other picture usually is
-CLOSE = 0.98  # from here a pair that fell short is fitted the other way round too
-PROMISING = 0.6  # the same before the last two fitting steps; below it the pair is dropped
-FARTHER = 4  # thumbnail pixels: a shift that no copy has
-FAINT = 0.05  # grey levels of fine structure below which nothing can be said
+MAX_NEIGHBOURS = 4  # nominated per picture and search
+MIN_DESCRIPTOR_CORRELATION = 0.7  # descriptors that correlate less are not verified
+MIN_THRESHOLD = 0.994  # correlation of fine structure from which two pictures are one
+MAX_THRESHOLD = 0.998  # the same in a product so uniform that different parts come near `MIN_THRESHOLD`
+MIN_SEPARATION = 3  # a copy is this many times closer to 1 than the closest other picture usually is
+MIN_REVERSE_FIT = 0.98  # a pair above this and below the threshold is fitted the other way round, too
+MIN_FIRST_FIT = 0.6  # the same before the last two fitting steps; below it the pair is dropped
+MAX_SHIFT = 4  # thumbnail pixels: a shift that no copy has
+MIN_STRUCTURE = 0.05  # grey levels of fine structure below which nothing can be said
 BLOCK = 256  # rows of similarity at a time
 CHUNK = 128  # pairs verified at a time
 
@@ -68,57 +68,58 @@ def near_duplicates(thumbnails: NDArray[np.float16], bank: Ints) -> list[tuple[i
     at least one of the two is in `bank` (indices). Memory grows with N alone, not with its square."""
     if len(thumbnails) < 2 or not len(bank):
         return []
-    pairs = _nominate(thumbnails, bank)
+    pairs = _candidate_pairs(thumbnails, bank)
     correlation = np.zeros(len(pairs), np.float32)
     for start in range(0, len(pairs), CHUNK):
         part = slice(start, start + CHUNK)
         one, other = thumbnails[pairs[part, 0]], thumbnails[pairs[part, 1]]
-        correlation[part] = verify(one, other)
-        close = np.flatnonzero((correlation[part] > CLOSE) & (correlation[part] < SAME))
+        correlation[part] = correlate(one, other)
+        close = np.flatnonzero((correlation[part] > MIN_REVERSE_FIT) & (correlation[part] < MIN_THRESHOLD))
         if len(close):  # a crop fits in one direction better than in the other
-            back = verify(other[close], one[close])
+            back = correlate(other[close], one[close])
             correlation[start + close] = np.maximum(correlation[start + close], back)
-    least = _least(len(thumbnails), pairs, correlation)
-    chosen = np.flatnonzero(correlation >= least)
-    repeated = np.array([_repetition(thumbnails[i]) for i in pairs[chosen, 0]], np.float32)
-    chosen = chosen[correlation[chosen] >= 1 - (1 - repeated) / APART]
+    threshold = _correlation_threshold(len(thumbnails), pairs, correlation)
+    chosen = np.flatnonzero(correlation >= threshold)
+    repeated = np.array([_self_similarity(thumbnails[i]) for i in pairs[chosen, 0]], np.float32)
+    chosen = chosen[correlation[chosen] >= 1 - (1 - repeated) / MIN_SEPARATION]
     return [(int(pairs[k, 0]), int(pairs[k, 1]), float(correlation[k])) for k in chosen]
 
 
-def _least(count: int, pairs: NDArray[np.intp], correlation: Floats) -> float:
-    """Correlation to ask for: SAME, or more where the product is uniform (a printed plate, say)."""
+def _correlation_threshold(count: int, pairs: NDArray[np.intp], correlation: Floats) -> float:
+    """Correlation of copies: `MIN_THRESHOLD`, or more where the product is uniform (a printed plate, say)."""
     best = np.zeros(count, np.float32)
     np.maximum.at(best, pairs.ravel(), correlation.repeat(2))
     usual = 1 - float(np.median(best))
-    return 1 - min(max(usual / APART, 1 - STRICT), 1 - SAME)
+    return 1 - min(max(usual / MIN_SEPARATION, 1 - MAX_THRESHOLD), 1 - MIN_THRESHOLD)
 
 
-def verify(first: NDArray[np.float16], second: NDArray[np.float16]) -> Floats:
+def correlate(first: NDArray[np.float16], second: NDArray[np.float16]) -> Floats:
     """Correlation of the fine structure [P] of two lists [P, 64, 64], after fitting `second` to `first`."""
     a, b = _smooth(first.astype(np.float32)), _smooth(second.astype(np.float32))
     result = np.zeros(len(a), np.float32)
     pose = np.zeros((4, len(a)), np.float32)  # scale and shift, horizontal then vertical, in half widths
-    left = np.arange(len(a))
+    active = np.arange(len(a))
     for step in range(4):
-        scale_x, shift_x, scale_y, shift_y = pose[:, left]
-        warped = _warped(b, _rows(scale_y, shift_y), _rows(scale_x, shift_x))
-        result[left] = _fine_correlation(a, warped)
+        scale_x, shift_x, scale_y, shift_y = pose[:, active]
+        warped = _resample(b, _resampling_matrices(scale_y, shift_y), _resampling_matrices(scale_x, shift_x))
+        result[active] = _fine_correlation(a, warped)
         if step == 3:
             break
         if step == 1:
-            keep = result[left] > PROMISING
-            left, a, b, warped = left[keep], a[keep], b[keep], warped[keep]
-        if not len(left):
+            keep = result[active] > MIN_FIRST_FIT
+            active, a, b, warped = active[keep], a[keep], b[keep], warped[keep]
+        if not len(active):
             break
-        pose[:, left] = np.clip(pose[:, left] + _gauss_newton(a, warped), -0.06, 0.06)
+        pose[:, active] = np.clip(pose[:, active] + _gauss_newton(a, warped), -0.06, 0.06)
     return result
 
 
-def _repetition(thumbnail: NDArray[np.float16]) -> float:
-    """Correlation of the fine structure [64, 64] with itself, shifted by more than `FARTHER` and at most half
-    its side: near 1 only where it repeats. FFTs sum over the overlap."""
+def _self_similarity(thumbnail: NDArray[np.float16]) -> float:
+    """Correlation of the fine structure [64, 64] with itself, shifted by more than `MAX_SHIFT` and at most
+    half its side: near 1 only where it repeats. FFTs sum over the overlap."""
     smooth = _smooth(thumbnail.astype(np.float32))
-    fine = _inner((smooth - _smooth(smooth, 3))[None]).reshape(SIDE - 2 * MARGIN, -1).astype(np.float64)
+    fine = _flatten_inner((smooth - _smooth(smooth, 3))[None]).reshape(SIDE - 2 * MARGIN, -1)
+    fine = fine.astype(np.float64)
     side = len(fine)
     fine, ones = fine - fine.mean(), np.ones_like(fine)
     size = (2 * side, 2 * side)
@@ -126,19 +127,19 @@ def _repetition(thumbnail: NDArray[np.float16]) -> float:
     product, first, second = (
         np.fft.irfft2(a * b.conj(), size) for a, b in ((of, of), (squares, there), (there, squares))
     )
-    similar = product / np.maximum(np.sqrt(np.maximum(first * second, 0)), FAINT**2)
+    similar = product / np.maximum(np.sqrt(np.maximum(first * second, 0)), MIN_STRUCTURE**2)
     shift = np.minimum(np.arange(2 * side), 2 * side - np.arange(2 * side))  # of rows and of columns
     far = np.maximum(shift[:, None], shift)
-    return float(similar[(far > FARTHER) & (far <= side // 2)].max())
+    return float(similar[(far > MAX_SHIFT) & (far <= side // 2)].max())
 
 
-def _nominate(thumbnails: NDArray[np.float16], bank: Ints) -> NDArray[np.intp]:
+def _candidate_pairs(thumbnails: NDArray[np.float16], bank: Ints) -> NDArray[np.intp]:
     """Unique pairs [P, 2]: every picture's nearest ones in the bank, also with either cropped by 3 %."""
     plain = _descriptors(thumbnails, 1.0)
     zoomed = _descriptors(thumbnails, ZOOM)
     place = np.full(len(thumbnails), -1)
     place[bank] = np.arange(len(bank))
-    count = min(NEIGHBOURS, len(bank))
+    count = min(MAX_NEIGHBOURS, len(bank))
     pairs: list[NDArray[np.intp]] = []
     for queries, keys in ((plain, plain[bank]), (zoomed, plain[bank]), (plain, zoomed[bank])):
         for start in range(0, len(queries), BLOCK):
@@ -147,7 +148,7 @@ def _nominate(thumbnails: NDArray[np.float16], bank: Ints) -> NDArray[np.intp]:
             own = place[start : start + len(similarity)]
             similarity[rows[own >= 0], own[own >= 0]] = -1.0  # not itself
             best = np.argpartition(similarity, -count, axis=1)[:, -count:]
-            likely = np.take_along_axis(similarity, best, axis=1) > LIKELY
+            likely = np.take_along_axis(similarity, best, axis=1) > MIN_DESCRIPTOR_CORRELATION
             row, column = np.nonzero(likely)
             pairs.append(np.stack([row + start, bank[best[row, column]]], axis=1))
     both = np.concatenate(pairs)
@@ -156,12 +157,12 @@ def _nominate(thumbnails: NDArray[np.float16], bank: Ints) -> NDArray[np.intp]:
 
 def _descriptors(thumbnails: NDArray[np.float16], zoom: float) -> Floats:
     """Descriptors [N, 256]: 16 × 16 grey levels, mean zero, unit length; products are correlations."""
-    edges = SIDE * (0.5 + np.linspace(-0.5, 0.5, COARSE + 1) / zoom)
+    edges = SIDE * (0.5 + np.linspace(-0.5, 0.5, DESCRIPTOR_SIDE + 1) / zoom)
     cell = np.arange(SIDE)
     overlap = np.minimum(edges[1:, None], cell + 1) - np.maximum(edges[:-1, None], cell)
     mean = np.clip(overlap, 0, None)
     mean = (mean / mean.sum(axis=1, keepdims=True)).astype(np.float32)  # [16, 64]
-    result = np.empty((len(thumbnails), COARSE * COARSE), np.float32)
+    result = np.empty((len(thumbnails), DESCRIPTOR_SIDE * DESCRIPTOR_SIDE), np.float32)
     for start in range(0, len(thumbnails), BLOCK):
         block = mean @ thumbnails[start : start + BLOCK].astype(np.float32) @ mean.T
         flat = block.reshape(len(block), -1)
@@ -177,20 +178,20 @@ def _gauss_newton(a: Floats, warped: Floats) -> Floats:
     d_row, d_column = (np.asarray(d, np.float32) for d in np.gradient(warped, 2 / (n - 1), axis=(1, 2)))
     down = across[:, None]
     columns = (warped, np.ones_like(warped), d_column * across, d_column, d_row * down, d_row)
-    design = np.stack([_inner(c) for c in columns], axis=1)  # [P, 6, pixels]
+    design = np.stack([_flatten_inner(c) for c in columns], axis=1)  # [P, 6, pixels]
     gram = (design @ design.transpose(0, 2, 1)).astype(np.float64)
-    right = (design @ _inner(a)[:, :, None]).astype(np.float64)
+    right = (design @ _flatten_inner(a)[:, :, None]).astype(np.float64)
     gram += 1e-7 * np.einsum("pii->pi", gram)[:, :, None] * np.eye(6) + 1e-6 * np.eye(6)
     solution = np.linalg.solve(gram, right)[:, :, 0]
     gain = np.where(np.abs(solution[:, :1]) < 0.1, 1.0, solution[:, :1])
     return np.clip(solution[:, 2:] / gain, -0.03, 0.03).T.astype(np.float32)
 
 
-def _warped(b: Floats, rows: Floats, columns: Floats) -> Floats:
+def _resample(b: Floats, rows: Floats, columns: Floats) -> Floats:
     return np.asarray(rows @ b @ columns.transpose(0, 2, 1), np.float32)
 
 
-def _rows(scale: Floats, shift: Floats) -> Floats:
+def _resampling_matrices(scale: Floats, shift: Floats) -> Floats:
     """Matrices [P, n, n]: cubic (Catmull–Rom) interpolation at (1 + scale) · x + shift, x in -1..1."""
     across = np.linspace(-1, 1, SIDE, dtype=np.float32)
     at = (across * (1 + scale[:, None]) + shift[:, None] + 1) * ((SIDE - 1) / 2)
@@ -202,20 +203,20 @@ def _rows(scale: Floats, shift: Floats) -> Floats:
 
 
 def _fine_correlation(a: Floats, b: Floats) -> Floats:
-    fine_a, fine_b = _inner(a - _smooth(a, 3)), _inner(b - _smooth(b, 3))
+    fine_a, fine_b = _flatten_inner(a - _smooth(a, 3)), _flatten_inner(b - _smooth(b, 3))
     fine_a = fine_a - fine_a.mean(axis=1, keepdims=True)
     fine_b = fine_b - fine_b.mean(axis=1, keepdims=True)
     scale = np.linalg.norm(fine_a, axis=1) * np.linalg.norm(fine_b, axis=1)
-    floor = FAINT**2 * fine_a.shape[1]
+    floor = MIN_STRUCTURE**2 * fine_a.shape[1]
     product = np.einsum("pn,pn->p", fine_a, fine_b)
     return np.asarray(np.where(scale > floor, product / np.maximum(scale, floor), 0), np.float32)
 
 
-def _inner(values: Floats) -> Floats:
+def _flatten_inner(values: Floats) -> Floats:
     return values[:, MARGIN:-MARGIN, MARGIN:-MARGIN].reshape(len(values), -1)
 
 
-def _binomial(times: int) -> Floats:
+def _binomial_matrix(times: int) -> Floats:
     """Matrix [n, n] that smooths by (1, 2, 1) / 4 along one axis, `times` times, edges repeated."""
     single = np.eye(SIDE) / 2 + np.eye(SIDE, k=1) / 4 + np.eye(SIDE, k=-1) / 4
     single[0, 0] += 0.25
@@ -223,7 +224,7 @@ def _binomial(times: int) -> Floats:
     return np.linalg.matrix_power(single, times).astype(np.float32)
 
 
-_SMOOTHING = {times: _binomial(times) for times in (1, 3)}
+_SMOOTHING = {times: _binomial_matrix(times) for times in (1, 3)}
 
 
 def _smooth(values: Floats, times: int = 1) -> Floats:

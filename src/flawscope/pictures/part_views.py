@@ -1,7 +1,7 @@
 """Views of several parts in a picture, one each, and the picture's map, put together from theirs. Torch-free.
 
-What belongs to other parts counts nowhere in a part's view, and is covered with the ground: neighbours lie
-otherwise in every picture, and a network sees what is around a pixel, too.
+Pixels of other parts do not count in a part's view, and are covered with the ground: neighbours lie
+differently in every picture, and a network's answer for a pixel depends on its surroundings, too.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.pictures.geometry import Geometry
-from flawscope.pictures.pose import SIDE, Pose, Reference, small_size
-from flawscope.pictures.resampling import Decoded, grey, size_of, turned
-from flawscope.pictures.several_parts import OVERVIEW, PartsFound, SeveralParts
-from flawscope.pictures.views import Fusion, Run, Views, put
+from flawscope.pictures.pose import SIDE, Pose, Reference, reduced_size
+from flawscope.pictures.resampling import Raster, picture_size, small_grey, warp_view
+from flawscope.pictures.several_parts import OVERVIEW, PartDetections, SeveralParts
+from flawscope.pictures.views import Fusion, Run, Views, write_planes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     Float32 = NDArray[np.float32]
     Mask = NDArray[np.bool_]
 
-_RIM = 3  # pixels around another part, at half the size of the small picture, that do not count either
+_RIM_WIDTH = 3  # pixels around another part that do not count either, at half the small picture's size
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class PartPose:
     def of(
         cls, pose: Pose, reference: Reference, picture_size: tuple[int, int], side: int = SIDE
     ) -> PartPose:
-        """Converts a pose that was found in the small picture, `side` long, of one of (H, W) pixels."""
-        small = small_size(picture_size, side)
+        """Converts a pose in the small picture, of longer side `side`, to the picture of (H, W) pixels."""
+        small = reduced_size(picture_size, side)
         down, across = picture_size[0] / small[0], picture_size[1] / small[1]
         angle = math.degrees(math.remainder(pose.angle, 2 * math.pi))
         square = 2 * reference.extent * pose.scale * math.sqrt(down * across)
@@ -76,8 +76,8 @@ class PartViews(Views):
     """Views of the parts in a picture; of the picture as it lies where there are none.
 
     poses: of the parts. objects: boxes (x0, y0, x1, y1) around other objects, in the picture's pixels.
-    placed: where each view lies in the picture. wrong: what is wrong with the number of parts and objects;
-    empty: nothing.
+    view_geometries: places of the views in the picture. wrong: what is wrong with the number of parts and
+    objects; empty: nothing.
     """
 
     def __init__(
@@ -90,7 +90,8 @@ class PartViews(Views):
         wrong: str,
     ):
         super().__init__(images[:1], geometry)
-        self.every, self.placed, self.poses, self.objects, self.wrong = images, placed, poses, objects, wrong
+        self.every, self.view_geometries = images, placed
+        self.poses, self.objects, self.wrong = poses, objects, wrong
 
     def __len__(self) -> int:
         return len(self.every)
@@ -101,7 +102,7 @@ class PartViews(Views):
 
     @property
     def geometries(self) -> list[Geometry]:
-        return self.placed
+        return self.view_geometries
 
     def images(self, numbers: Iterable[int]) -> Float32:
         return self.every[list(numbers)]
@@ -117,7 +118,7 @@ class PartViews(Views):
         parts = [run(self.every[k : k + step], None) for k in range(0, len(self), step)]
         scores, maps = (np.concatenate(of) for of in zip(*parts, strict=True))
         whole = np.full(self.geometry.size, -np.inf, np.float32)
-        for image, placed, values in zip(self.every, self.placed, maps, strict=True):
+        for image, placed, values in zip(self.every, self.view_geometries, maps, strict=True):
             here = placed.at(self.geometry.size)
             x0, y0, x1, y1 = (round(at) for at in here.to_picture((0, 0, *placed.size[::-1])))
             if x0 < x1 and y0 < y1:
@@ -132,41 +133,41 @@ class PartViews(Views):
         return np.ones(self.geometry.size, np.bool_)
 
 
-def part_views(
-    picture: Decoded, divisor: float, size: tuple[int, int], reference: Reference, several: SeveralParts
+def cut_part_views(
+    picture: Raster, divisor: float, size: tuple[int, int], reference: Reference, several: SeveralParts
 ) -> PartViews:
     """Finds the parts in a picture, and cuts a view (H, W) of each."""
-    whole = size_of(picture)
-    small = grey(picture, divisor, several.side)
-    found = several.find(small, grey(picture, divisor, OVERVIEW), reference)
+    whole = picture_size(picture)
+    small = small_grey(picture, divisor, several.side)
+    found = several.find(small, small_grey(picture, divisor, OVERVIEW), reference)
     placed = [reference.geometry(pose, whole, size, several.side) for pose in found.poses or [Pose(0, 0)]]
     images = np.empty((len(placed), 3, *size), np.float32)
-    for image, here, (others, body) in zip(images, placed, _others(found), strict=True):
-        put(turned(picture, here), divisor, image)
+    for image, here, (others, body) in zip(images, placed, _part_masks(found), strict=True):
+        write_planes(warp_view(picture, here), divisor, image)
         half = here.at((others.shape[0], others.shape[1]))
         hidden, inside = half.mask_to_network(others), here.inside()
-        _cover(image, hidden, inside & ~hidden & ~half.mask_to_network(body))
+        _fill_hidden(image, hidden, inside & ~hidden & ~half.mask_to_network(body))
         image[:] = np.where(inside & ~hidden, image, -1 - image)
     height, width = whole
     objects = [(x0 * width, y0 * height, x1 * width, y1 * height) for x0, y0, x1, y1 in found.objects]
     poses = [PartPose.of(pose, reference, whole, several.side) for pose in found.poses]
-    wrong = several.wrong(len(poses), len(objects))
-    return PartViews(images, _geometry(whole, size, reference, several), placed, poses, objects, wrong)
+    wrong = several.count_error(len(poses), len(objects))
+    return PartViews(images, _map_geometry(whole, size, reference, several), placed, poses, objects, wrong)
 
 
-def _others(found: PartsFound) -> list[tuple[Mask, Mask]]:
-    """Masks of what belongs to other parts, and to each part itself with a rim, [h / 2, w / 2] each."""
+def _part_masks(found: PartDetections) -> list[tuple[Mask, Mask]]:
+    """Returns for each part the masks of the others and of the part itself, with rims, [h / 2, w / 2]."""
     from scipy import ndimage
 
     if not found.poses:
-        nothing = np.zeros(found.bodies.shape[1:], np.bool_)
+        nothing = np.zeros(found.part_masks.shape[1:], np.bool_)
         return [(nothing, nothing)]
-    rims = ndimage.binary_dilation(found.bodies, np.ones((1, 3, 3), np.bool_), _RIM)
+    rims = ndimage.binary_dilation(found.part_masks, np.ones((1, 3, 3), np.bool_), _RIM_WIDTH)
     count = rims.sum(0)
-    return [((count > own) & ~body, own) for own, body in zip(rims, found.bodies, strict=True)]
+    return [((count > own) & ~body, own) for own, body in zip(rims, found.part_masks, strict=True)]
 
 
-def _cover(image: Float32, hidden: Mask, ground: Mask) -> None:
+def _fill_hidden(image: Float32, hidden: Mask, ground: Mask) -> None:
     """Covers the hidden pixels of a view [3, H, W], in place, with the ground at the other sides of the part,
     else with its middle colour."""
     if not hidden.any() or not ground.any():
@@ -179,7 +180,7 @@ def _cover(image: Float32, hidden: Mask, ground: Mask) -> None:
         hidden = hidden & ~there
 
 
-def _geometry(
+def _map_geometry(
     whole: tuple[int, int], size: tuple[int, int], reference: Reference, several: SeveralParts
 ) -> Geometry:
     """Place of the map of a picture (H, W): as fine as the views of the parts, no finer than the picture."""

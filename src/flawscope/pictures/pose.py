@@ -1,7 +1,7 @@
 """Finds the pose of a part in a picture, its place, angle, scale and side, against a reference. Torch-free.
 
-First the reference is laid over the picture at every place and every few degrees, by the normalized
-cross-correlation of both, computed by FFT (Lewis, Fast Normalized Cross-Correlation, 1995). The best ones are
+First the reference is correlated with the picture at every place and every few degrees (template matching
+by normalized cross-correlation with FFTs: Lewis, Fast Normalized Cross-Correlation, 1995). The best poses are
 refined by the inverse compositional Lucas-Kanade algorithm with gain and offset of the light and robust
 weights (Baker and Matthews, Lucas-Kanade 20 Years On, IJCV 56, 2004). The nearest to the good parts wins.
 
@@ -31,19 +31,19 @@ Mask = NDArray[np.bool_]
 Kind = Literal["shift", "turn", "full"]
 
 SIDE = 128  # of small pictures and of the reference
-HALF = SIDE / 2
-SPREADS = 1000.0  # steps of a stored spread per 1.0
+HALF_SIDE = SIDE / 2
+SPREAD_SCALE = 1000.0  # steps of a stored spread per 1.0
 _AFFINE, _BILINEAR = Image.Transform.AFFINE, Image.Resampling.BILINEAR
-_COARSE = SIDE // 2  # of the correlation
-_STEP = 6  # degrees between two angles of it
-_BEST, _WORSE = 4, 0.1  # angles that are refined at most, and by how much less they may correlate
-_BLUR = 1.0  # pixels
-_POINTS = 2500  # of the reference that are compared
-_FEW = 700  # of them while the best angle is not known
-_ROUNDS = (4, 8)  # of the refinement, for every angle and for the best
-_LIMITS = {"gain": 3.0, "scale": 1.25}  # a part is no farther from the reference than by this factor
-_FAR = 3.0  # spreads: a pixel counts as no farther off
-FOUND = 2.0  # spreads: what lies farther from the good parts is none; broken ones lie within 1.5
+_COARSE_SIDE = SIDE // 2  # of the correlation
+_ANGLE_STEP = 6  # degrees between two angles of it
+_MAX_CANDIDATES, _MAX_GAP = 4, 0.1  # angles that are refined at most, and by how much less they may correlate
+_BLUR_SIGMA = 1.0  # pixels
+_MAX_POINTS = 2500  # of the reference that are compared, at the best angle
+_MAX_FIRST_POINTS = 700  # points while the best angle is not known
+_ITERATIONS = (4, 8)  # of the refinement, for every angle and for the best
+_MAX_FACTORS = {"gain": 3.0, "scale": 1.25}  # a part differs from the reference by no larger factor
+_MAX_DISTANCE = 3.0  # spreads: larger distances of a pixel are clipped
+MAX_ERROR = 2.0  # spreads: farther from the good parts lies no part; broken ones lie within 1.5
 
 
 @dataclass(frozen=True)
@@ -73,14 +73,14 @@ class Pose:
         return np.array([[side * cos, -sin], [side * sin, cos]])
 
 
-class _Points(NamedTuple):
-    """Points of the reference: their places [2, N] from its middle, levels [N], weights [N], and how the
-    level changes with each parameter of the pose, with the gain and with the offset [n + 2, N]."""
+class _Samples(NamedTuple):
+    """Points of the reference: positions [2, N] from its middle, levels [N], weights [N], and the Jacobian of
+    the levels by each parameter of the pose, the gain and the offset [n + 2, N]."""
 
-    places: Float32
+    positions: Float32
     levels: Float32
     weights: Float32
-    slopes: Float32
+    jacobian: Float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +89,7 @@ class Reference:
 
     kind: poses that occur: "shift", "turn" (and shifted), "full" (mirrored and at another scale, too).
     levels: [SIDE, SIDE] uint8, 255 is white; the part is in the middle.
-    spread: [SIDE, SIDE] uint8, standard deviation in 1 / `SPREADS`; 0: the pixel does not count.
+    spread: [SIDE, SIDE] uint8, standard deviation in 1 / `SPREAD_SCALE`; 0: the pixel does not count.
     extent: from the middle to the edge of the square that shows the part, in pixels.
     period: turns by a circle's share of 1 / period look the same; 0: every turn does.
     errors: of good parts that the reference did not know, ascending.
@@ -104,7 +104,7 @@ class Reference:
 
     def __post_init__(self) -> None:
         arrays = all(a.shape == (SIDE, SIDE) and a.dtype == np.uint8 for a in (self.levels, self.spread))
-        right = arrays and self.kind in get_args(Kind) and 1 <= self.extent <= HALF and self.period >= 0
+        right = arrays and self.kind in get_args(Kind) and 1 <= self.extent <= HALF_SIDE and self.period >= 0
         if not right or not self.spread.any():
             raise InputError("the model's reference for poses is damaged: fit anew")
 
@@ -115,25 +115,23 @@ class Reference:
         return hash((self.kind, self.extent, self.levels.tobytes()))
 
     def find(self, picture: Float32) -> Pose:
-        """Finds the part; the pose has an infinite error where there is none.
+        """Finds the part; the pose has an infinite error where there is none. picture: [h, w] float32 in
+        0..1, the longer side `SIDE`."""
+        square = _pad_to_square(picture)
+        return self.refine(square, self._coarse_poses(square, picture))
 
-        Args:
-            picture: [h, w] float32 in 0..1, the longer side `SIDE`.
-        """
-        square = _square(picture)
-        return self.refined(square, self._begin(square, picture))
-
-    def refined(self, square: Float32, poses: Sequence[Pose]) -> Pose:
+    def refine(self, square: Float32, poses: Sequence[Pose]) -> Pose:
         """Refines all poses in a blurred small picture [SIDE, SIDE], and returns the nearest to the good
         parts; its error is infinite where there is no part."""
         few, many = self._points
-        pose = min((self._refine(square, one, few, _ROUNDS[0]) for one in poses), key=lambda one: one.error)
+        fitted = [self._fit_pose(square, one, few, _ITERATIONS[0]) for one in poses]
+        pose = min(fitted, key=lambda one: one.error)
         if pose.found:
-            pose = self._refine(square, pose, many, _ROUNDS[1])
-        return pose if pose.error <= FOUND else replace(pose, error=math.inf)
+            pose = self._fit_pose(square, pose, many, _ITERATIONS[1])
+        return pose if pose.error <= MAX_ERROR else replace(pose, error=math.inf)
 
     def p_value(self, error: float) -> float:
-        """Returns how often a good part is as far from the reference; 1 where nothing is known."""
+        """Returns the share of good parts that are as far from the reference; 1 where nothing is known."""
         n = len(self.errors)
         return (1 + sum(one >= error for one in self.errors)) / (1 + n) if n else 1.0
 
@@ -143,9 +141,9 @@ class Reference:
         """Place in a picture (H, W) of a view (H, W) that shows the part as the reference does, and what is
         around it; of the whole picture, upright, where no part was found. side: the longer one of the small
         picture that the pose is of."""
-        small, extent = small_size(picture_size, side), self.extent
+        small, extent = reduced_size(picture_size, side), self.extent
         if not pose.found:
-            pose, extent = Pose(small[1] / 2, small[0] / 2), HALF
+            pose, extent = Pose(small[1] / 2, small[0] / 2), HALF_SIDE
         grow = np.array(picture_size) / small
         # from the view, (y, x), to the small picture, to the picture
         linear = grow[:, None] * pose.matrix()[::-1, ::-1] * (2 * extent / min(size))
@@ -159,16 +157,16 @@ class Reference:
         looks = f"turns by 1/{self.period} look" if self.period else "every angle looks"
         same = "" if self.period == 1 else f"; {looks} the same"
         known = [one for one in self.errors if math.isfinite(one)]
-        far = f"at most {max(known):.2f} spreads off, {FOUND:g} allowed" if known else "all lost"
+        far = f"at most {max(known):.2f} spreads off, {MAX_ERROR:g} allowed" if known else "all lost"
         text = f"parts aligned ({self.kind}{same}): {len(known)} good ones found, {far}, "
         text += f"{len(self.errors) - len(known)} not found"
         return text + (
-            f"; expected of at most {self.p_value(FOUND):.1%} of new good ones" if self.errors else ""
+            f"; expected of at most {self.p_value(MAX_ERROR):.1%} of new good ones" if self.errors else ""
         )
 
-    def square(self) -> NDArray[np.uint8]:
+    def part_image(self) -> NDArray[np.uint8]:
         """The part and the square around it that is inspected, [S, S] uint8, 255 is white."""
-        edges = slice(math.floor(HALF - self.extent), math.ceil(HALF + self.extent))
+        edges = slice(math.floor(HALF_SIDE - self.extent), math.ceil(HALF_SIDE + self.extent))
         return self.levels[edges, edges]
 
     @property
@@ -182,7 +180,7 @@ class Reference:
     def _angles(self) -> NDArray[np.float64]:
         if not self.turns:
             return np.zeros(1)
-        count = max(1, round(360 / self.period / _STEP))
+        count = max(1, round(360 / self.period / _ANGLE_STEP))
         angles = (np.arange(count) - count // 2) * (2 * math.pi / self.period / count)
         return np.asarray(angles, np.float64)
 
@@ -190,8 +188,8 @@ class Reference:
         """The normalized reference and its weights [size, size], at every few degrees and on each side; pixel
         i shows what lies i - size / 2 beside the reference's middle, in steps of SIDE / size."""
         weights, levels = self._weights, np.divide(self.levels, 255, dtype=np.float32)
-        coarse, middle = _reduced(weights, size), size / 2
-        shown = np.asarray(_reduced(weights * levels, size) / np.maximum(coarse, 1e-9), np.float32)
+        coarse, middle = _downsample(weights, size), size / 2
+        shown = np.asarray(_downsample(weights * levels, size) / np.maximum(coarse, 1e-9), np.float32)
         images, found = [Image.fromarray(coarse), Image.fromarray(shown)], []
         for side in (1, -1) if self.kind == "full" else (1,):
             for angle in self._angles:
@@ -209,7 +207,7 @@ class Reference:
         return found
 
     @cached_property
-    def _kernels(self) -> tuple[NDArray[np.complex64], NDArray[np.complex64]]:
+    def _spectra(self) -> tuple[NDArray[np.complex64], NDArray[np.complex64]]:
         """Spectra [A, C, C / 2 + 1] of the normalized reference and of its weights, by angle and side."""
         from scipy import fft
 
@@ -217,19 +215,19 @@ class Reference:
             stack = np.fft.ifftshift(np.array(kernels, np.float32), axes=(1, 2))
             return np.asarray(np.conj(fft.rfft2(stack)), np.complex64)
 
-        _, parts, wholes = zip(*self.kernels(_COARSE), strict=True)
+        _, parts, wholes = zip(*self.kernels(_COARSE_SIDE), strict=True)
         return spectra([*parts]), spectra([*wholes])
 
-    def _begin(self, square: Float32, picture: Float32) -> list[Pose]:
-        """Poses to begin with: where the correlation is largest, of the best angles."""
+    def _coarse_poses(self, square: Float32, picture: Float32) -> list[Pose]:
+        """Returns poses to refine: of the best angles, the places where the correlation is largest."""
         from scipy import fft
 
-        image = _reduced(square)
+        image = _downsample(square)
         image -= image.mean()
-        parts, wholes = self._kernels
+        parts, wholes = self._spectra
 
         def correlated(kernels: NDArray[np.complex64], with_: Float32) -> Float32:
-            return np.asarray(fft.irfft2(kernels * fft.rfft2(with_), s=(_COARSE, _COARSE)), np.float32)
+            return np.asarray(fft.irfft2(kernels * fft.rfft2(with_), s=image.shape), np.float32)
 
         found, mean = correlated(parts, image), correlated(wholes, image)
         square_mean = correlated(wholes, image**2)
@@ -251,21 +249,21 @@ class Reference:
                 angle = float(self._angles[i] + off * (self._angles[1] - self._angles[0] if count > 1 else 0))
                 poses.append((float(peaks[i]), Pose(2.0 * x, 2.0 * y, angle, 1.0, bool(mirrored))))
         poses.sort(key=lambda one: -one[0])
-        return [pose for peak, pose in poses[:_BEST] if peak > poses[0][0] - _WORSE]
+        return [pose for peak, pose in poses[:_MAX_CANDIDATES] if peak > poses[0][0] - _MAX_GAP]
 
     # ---- fine
 
     @cached_property
     def _weights(self) -> Float32:
-        spread = np.divide(self.spread, SPREADS, dtype=np.float32)
+        spread = np.divide(self.spread, SPREAD_SCALE, dtype=np.float32)
         return np.where(self.spread > 0, 1 / np.maximum(spread, 1e-3) ** 2, 0).astype(np.float32)
 
     @cached_property
-    def _points(self) -> tuple[_Points, _Points]:
-        return self._chosen(_FEW), self._chosen(_POINTS)
+    def _points(self) -> tuple[_Samples, _Samples]:
+        return self._select_points(_MAX_FIRST_POINTS), self._select_points(_MAX_POINTS)
 
-    def _chosen(self, most: int) -> _Points:
-        """Points that count: half of them those that tell most about the pose, the others drawn."""
+    def _select_points(self, most: int) -> _Samples:
+        """Chooses points: half of them those with the largest weighted gradients, the others at random."""
         levels, weights = np.divide(self.levels, 255, dtype=np.float32), self._weights
         down, across = (slope.astype(np.float32) for slope in np.gradient(levels))
         counted = np.flatnonzero(weights)
@@ -273,42 +271,43 @@ class Reference:
             order = np.argsort(-(weights * (down**2 + across**2)).ravel()[counted], kind="stable")
             others = np.random.default_rng(0).permutation(order[most // 2 :])[: most - most // 2]
             counted = counted[np.sort(np.concatenate([order[: most // 2], others]))]
-        y, x = (np.divmod(counted, SIDE) + np.array(0.5 - HALF)).astype(np.float32)
+        y, x = (np.divmod(counted, SIDE) + np.array(0.5 - HALF_SIDE)).astype(np.float32)
         down, across, level = down.ravel()[counted], across.ravel()[counted], levels.ravel()[counted]
         slopes = [across, down]
-        slopes += [(down * x - across * y) / HALF] if self.turns else []
-        slopes += [(across * x + down * y) / HALF] if self.kind == "full" else []
+        slopes += [(down * x - across * y) / HALF_SIDE] if self.turns else []
+        slopes += [(across * x + down * y) / HALF_SIDE] if self.kind == "full" else []
         slopes += [level, np.ones_like(level)]
-        return _Points(np.stack([x, y]).astype(np.float32), level, weights.ravel()[counted], np.stack(slopes))
+        places = np.stack([x, y]).astype(np.float32)
+        return _Samples(places, level, weights.ravel()[counted], np.stack(slopes))
 
-    def _refine(self, square: Float32, pose: Pose, points: _Points, rounds: int) -> Pose:
-        """The pose nearby at which the picture is nearest to the reference, with its error."""
-        slopes, weights, roots = points.slopes, points.weights, np.sqrt(points.weights)
-        seen, light = _sampled(square, *_at(pose, points.places)), slopes[-2:] * weights
-        gain, offset = _solved(light @ slopes[-2:].T, light @ seen)
+    def _fit_pose(self, square: Float32, pose: Pose, points: _Samples, rounds: int) -> Pose:
+        """Returns the pose nearby at which the picture is most like the reference, with its error."""
+        slopes, weights, roots = points.jacobian, points.weights, np.sqrt(points.weights)
+        seen, light = _bilinear(square, *_project(pose, points.positions)), slopes[-2:] * weights
+        gain, offset = _solve_damped(light @ slopes[-2:].T, light @ seen)
         for turn in range(rounds + 1):
             # Huber's weights, by the usual distance in this picture
             far = np.abs(seen - gain * points.levels - offset) * roots
             usual = 2 * 1.4826 * float(np.median(far)) + 1e-6
             weighted = slopes * (weights / np.maximum(1, far / usual))
-            *change, gain, offset = _solved(weighted @ slopes.T, weighted @ seen)
-            if not 1 / _LIMITS["gain"] < gain < _LIMITS["gain"]:
+            *change, gain, offset = _solve_damped(weighted @ slopes.T, weighted @ seen)
+            if not 1 / _MAX_FACTORS["gain"] < gain < _MAX_FACTORS["gain"]:
                 return replace(pose, error=math.inf)
             if turn == rounds or max(map(abs, change)) < 0.01 * gain:
                 break
-            pose = self._moved(pose, [part / gain for part in change])
-            seen = _sampled(square, *_at(pose, points.places))
+            pose = self._update_pose(pose, [part / gain for part in change])
+            seen = _bilinear(square, *_project(pose, points.positions))
         inside = 0 <= pose.x <= SIDE and 0 <= pose.y <= SIDE
-        if not inside or not 1 / _LIMITS["scale"] < pose.scale < _LIMITS["scale"]:
+        if not inside or not 1 / _MAX_FACTORS["scale"] < pose.scale < _MAX_FACTORS["scale"]:
             return replace(pose, error=math.inf)
         away = ((seen - np.float32(offset)) / np.float32(gain) - points.levels) * roots
-        return replace(pose, error=float(np.sqrt(np.mean(np.minimum(away * away, _FAR**2)))))
+        return replace(pose, error=float(np.sqrt(np.mean(np.minimum(away * away, _MAX_DISTANCE**2)))))
 
-    def _moved(self, pose: Pose, change: list[float]) -> Pose:
+    def _update_pose(self, pose: Pose, change: list[float]) -> Pose:
         """The pose after the inverse of a change of the reference: x, y, then angle and scale if free."""
         x, y = (min(max(part, -2.0), 2.0) for part in change[:2])
-        angle = min(max(change[2] / HALF, -0.1), 0.1) if self.turns else 0.0
-        scale = 1 + min(max(change[-1] / HALF, -0.05), 0.05) if self.kind == "full" else 1.0
+        angle = min(max(change[2] / HALF_SIDE, -0.1), 0.1) if self.turns else 0.0
+        scale = 1 + min(max(change[-1] / HALF_SIDE, -0.05), 0.05) if self.kind == "full" else 1.0
         side = -1 if pose.mirrored else 1
         moved = replace(pose, angle=pose.angle - side * angle, scale=pose.scale / scale)
         (xx, xy), (yx, yy) = moved.matrix().tolist()
@@ -340,45 +339,46 @@ class Reference:
             raise InputError("the model's reference for poses is damaged: fit anew") from None
 
 
-def small_size(size: tuple[int, int], longer: int = SIDE) -> tuple[int, int]:
+def reduced_size(size: tuple[int, int], longer: int = SIDE) -> tuple[int, int]:
     """Size (h, w) of the small picture of one of (H, W) pixels."""
     height, width = (max(1, round(side * longer / max(size))) for side in size)
     return height, width
 
 
-def aligned(picture: Float32, pose: Pose) -> tuple[Float32, Mask]:
-    """The part as the reference shows it, [SIDE, SIDE], and which of its pixels lie in the picture [h, w]."""
-    y, x = np.mgrid[:SIDE, :SIDE] + np.float32(0.5 - HALF)
-    at_x, at_y = _at(pose, np.stack([x, y]).reshape(2, -1).astype(np.float32))
+def align(picture: Float32, pose: Pose) -> tuple[Float32, Mask]:
+    """Warps the part in a picture [h, w] to the reference's frame [SIDE, SIDE], and returns also which of
+    its pixels lie in the picture."""
+    y, x = np.mgrid[:SIDE, :SIDE] + np.float32(0.5 - HALF_SIDE)
+    at_x, at_y = _project(pose, np.stack([x, y]).reshape(2, -1).astype(np.float32))
     inside = (at_x >= 0) & (at_x < picture.shape[1]) & (at_y >= 0) & (at_y < picture.shape[0])
-    return _sampled(_square(picture), at_x, at_y).reshape(SIDE, SIDE), inside.reshape(SIDE, SIDE)
+    return _bilinear(_pad_to_square(picture), at_x, at_y).reshape(SIDE, SIDE), inside.reshape(SIDE, SIDE)
 
 
-def _square(picture: Float32) -> Float32:
-    """A small picture [SIDE, SIDE], its edges repeated below or to the right, a little blurred."""
-    return blurred(np.pad(picture, [(0, SIDE - side) for side in picture.shape], mode="edge"))
+def _pad_to_square(picture: Float32) -> Float32:
+    """Pads a small picture to [SIDE, SIDE], edges repeated below or to the right, and blurs it."""
+    return blur(np.pad(picture, [(0, SIDE - side) for side in picture.shape], mode="edge"))
 
 
-def blurred(picture: Float32) -> Float32:
-    """A small picture as poses are refined in it."""
+def blur(picture: Float32) -> Float32:
+    """Blurs a small picture as refining poses takes it."""
     from scipy import ndimage
 
-    return np.asarray(ndimage.gaussian_filter(picture, _BLUR, truncate=3), np.float32)
+    return np.asarray(ndimage.gaussian_filter(picture, _BLUR_SIGMA, truncate=3), np.float32)
 
 
-def _reduced(image: NDArray[np.floating[Any]], size: int = _COARSE) -> Float32:
+def _downsample(image: NDArray[np.floating[Any]], size: int = _COARSE_SIDE) -> Float32:
     by = SIDE // size
     return np.asarray(image.reshape(size, by, size, by).mean((1, 3)), np.float32)
 
 
-def _at(pose: Pose, places: Float32) -> tuple[Float32, Float32]:
-    """Places [2, N] of the reference in the small picture, x and y."""
+def _project(pose: Pose, places: Float32) -> tuple[Float32, Float32]:
+    """Projects points [2, N] of the reference into the small picture: x and y."""
     (xx, xy), (yx, yy) = pose.matrix().tolist()
     return xx * places[0] + xy * places[1] + pose.x, yx * places[0] + yy * places[1] + pose.y
 
 
-def _sampled(image: Float32, x: Float32, y: Float32) -> Float32:
-    """Values [N] of an image [SIDE, SIDE] between its pixels, bilinear; edges are repeated."""
+def _bilinear(image: Float32, x: Float32, y: Float32) -> Float32:
+    """Samples an image [SIDE, SIDE] at points [N], bilinear; edges are repeated."""
     x, y = (np.clip(at - np.float32(0.5), 0, np.float32(SIDE - 1.001)) for at in (x, y))
     left, top = x.astype(np.intp), y.astype(np.intp)
     x, y = x - left.astype(np.float32), y - top.astype(np.float32)
@@ -389,8 +389,8 @@ def _sampled(image: Float32, x: Float32, y: Float32) -> Float32:
     return np.asarray(upper + (lower - upper) * y, np.float32)
 
 
-def _solved(matrix: NDArray[Any], right: NDArray[Any]) -> list[float]:
-    """Solution of a symmetric system; a little damped, for references that tell nothing about a parameter."""
+def _solve_damped(matrix: NDArray[Any], right: NDArray[Any]) -> list[float]:
+    """Solves a symmetric system, a little damped: a reference may not determine every parameter."""
     whole = matrix.astype(np.float64)
     whole += np.diag(1e-6 * np.diag(whole) + 1e-12)
     return list(map(float, np.linalg.solve(whole, right.astype(np.float64))))

@@ -18,13 +18,13 @@ from PIL import Image
 from flawscope.errors import InputError, nearest
 from flawscope.pictures import MOST_OVERLAP, OVERLAP
 from flawscope.pictures.decoding import Source, cannot, load, name_of
-from flawscope.pictures.geometry import Geometry, whole_number
-from flawscope.pictures.light import Normalization, Tone
-from flawscope.pictures.part_views import part_views
+from flawscope.pictures.geometry import Geometry, positive_integer
+from flawscope.pictures.light import Normalization, ToneCorrection
+from flawscope.pictures.part_views import cut_part_views
 from flawscope.pictures.pose import SIDE, Pose, Reference
-from flawscope.pictures.resampling import Decoded, grey, resized, size_of, turned
+from flawscope.pictures.resampling import Raster, picture_size, resized, small_grey, warp_view
 from flawscope.pictures.several_parts import SeveralParts
-from flawscope.pictures.views import Grid, Views, put
+from flawscope.pictures.views import Grid, Views, write_planes
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     Float32 = NDArray[np.float32]
     Mask = NDArray[np.bool_]
 
-# So many times a tile may be enlarged, and reduced, for the network: beyond that a small picture would become
-# a gigantic canvas, or a large one a point
-MOST_ENLARGED, MOST_REDUCED = 8, 1024
-MOST_PIXELS = 1 << 28  # of a canvas that is larger than its picture
+# Factors of a tile's scaling for the network: beyond them a small picture would become a gigantic canvas, or
+# a large one a point
+MAX_ENLARGEMENT, MAX_REDUCTION = 8, 1024
+MAX_CANVAS_PIXELS = 1 << 28  # of a canvas that is larger than its picture
 
 
 @dataclass(frozen=True)
@@ -74,23 +74,23 @@ class Preprocess:
     several: SeveralParts | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "size", _size("size", self.size))
+        object.__setattr__(self, "size", _parse_size("size", self.size))
         if self.crop is not None:
-            object.__setattr__(self, "crop", _size("crop", self.crop))
+            object.__setattr__(self, "crop", _parse_size("crop", self.crop))
             if any(part > whole for part, whole in zip(self.crop, self.size, strict=True)):
                 raise InputError(f"crop {self.crop} is larger than size {self.size}; make size larger")
         for name in ("keep_aspect", "marks_padding"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"{name} is {getattr(self, name)!r}; give true or false")
         if self.tile is not None:
-            object.__setattr__(self, "tile", _size("tile", self.tile))
+            object.__setattr__(self, "tile", _parse_size("tile", self.tile))
             if self.crop is not None:
                 raise InputError("crop and tile do not go together: leave one out")
             for part, seen in zip(self.tile, self.size, strict=True):
-                if seen > MOST_ENLARGED * part or part > MOST_REDUCED * seen:
+                if seen > MAX_ENLARGEMENT * part or part > MAX_REDUCTION * seen:
                     raise InputError(
                         f"tile is {self.tile!r:.30} at size {self.size}; "
-                        f"choose 1/{MOST_ENLARGED} to {MOST_REDUCED} times the size"
+                        f"choose 1/{MAX_ENLARGEMENT} to {MAX_REDUCTION} times the size"
                     )
         if self.reference is not None and (self.tile or self.crop or self.keep_aspect):
             raise InputError(
@@ -99,7 +99,7 @@ class Preprocess:
         if self.several is not None and (self.reference is None or self.normalization is not None):
             raise InputError("several parts need a reference, and no light of their own: fit anew")
         if self.positions is not None:
-            object.__setattr__(self, "positions", _size("positions", self.positions))
+            object.__setattr__(self, "positions", _parse_size("positions", self.positions))
             if self.tile is None:
                 raise InputError("positions are those of tiles, and there are none")
         share = self.overlap
@@ -128,7 +128,7 @@ class Preprocess:
         return views.images(range(len(views))), views.geometry
 
     def from_array(self, picture: NDArray[Any], name: str | None = None) -> tuple[Float32, Geometry]:
-        """Does the same for a picture that `decode` returned."""
+        """Preprocesses a picture that `decode` returned, like a call."""
         return self(picture, name)
 
     def views(self, source: Source, name: str | None = None, counted: Mask | None = None) -> Views:
@@ -145,13 +145,13 @@ class Preprocess:
         picture = load(source, name)
         divisor = self._divisor(picture, name)
         if self.several is not None and self.reference is not None:
-            return part_views(picture, divisor, self.network_size, self.reference, self.several)
+            return cut_part_views(picture, divisor, self.network_size, self.reference, self.several)
         pose = None
         if self.reference is None:
-            first, placed = self._apply(picture, divisor)
+            first, placed = self._whole_view(picture, divisor)
         else:
-            pose = self.reference.find(grey(picture, divisor))
-            first, placed = self._aligned(picture, divisor, pose, self.reference)
+            pose = self.reference.find(small_grey(picture, divisor))
+            first, placed = self._aligned_view(picture, divisor, pose, self.reference)
         first, tone = self.lit(first, counted)
         if self.tile is None:
             return Views(first, placed, tone=tone, pose=pose)
@@ -163,7 +163,7 @@ class Preprocess:
                 f"it has {size[1]} x {size[0]} pixels, less than a tile of {self.tile[1]} x {self.tile[0]}",
                 "fit with a smaller --tile",
             )
-        if math.prod(canvas) > max(MOST_PIXELS, math.prod(size)):
+        if math.prod(canvas) > max(MAX_CANVAS_PIXELS, math.prod(size)):
             raise cannot(
                 name,
                 f"for its tiles it would be enlarged to {canvas[1]} x {canvas[0]} pixels",
@@ -172,15 +172,15 @@ class Preprocess:
         if self.positions is not None and grid.shape != self.positions:
             raise cannot(
                 name,
-                f"it has {size[1]} x {size[0]} pixels, {_across(grid.shape)} tiles, and the model knows the "
-                f"places of {_across(self.positions)}",
+                f"it has {size[1]} x {size[0]} pixels, {_rows_and_columns(grid.shape)} tiles, and the model "
+                f"knows the places of {_rows_and_columns(self.positions)}",
                 "give pictures of the size that it was fitted on, or fit without --positions",
             )
         planes = resized(picture, canvas, (0.0, 0.0, float(size[0]), float(size[1])))
         located = self.positions is not None
         return Views(first, self.geometry(size), placed, grid, planes, divisor, located, tone)
 
-    def lit(self, first: Float32, counted: Mask | None) -> tuple[Float32, Tone | None]:
+    def lit(self, first: Float32, counted: Mask | None) -> tuple[Float32, ToneCorrection | None]:
         """Brings the view of a whole picture [1, 3, H, W] to the light of good ones; returns also the
         correction. Without `normalization` the view stays as it is."""
         if self.normalization is None:
@@ -189,9 +189,9 @@ class Preprocess:
         return tone(first[0])[None], tone
 
     def small(self, picture: NDArray[Any], side: int = SIDE) -> Float32:
-        """A decoded picture as poses are found in it, side: the longer one. InputError for values off the
-        white level."""
-        return grey(picture, self._divisor(picture, "a picture"), side)
+        """Reduces a decoded picture to a grey one, as finding poses takes it; side: the longer one.
+        InputError for values off the white level."""
+        return small_grey(picture, self._divisor(picture, "a picture"), side)
 
     def canvas(self, picture_size: tuple[int, int]) -> tuple[int, int]:
         """Size (H, W) to which a picture of (H, W) pixels is scaled before tiles are cut from it."""
@@ -215,7 +215,7 @@ class Preprocess:
         if self.tile is not None and (canvas := self.canvas(picture_size)) != self.size:
             scale = (canvas[0] / picture_size[0], canvas[1] / picture_size[1])
             return Geometry(picture_size, canvas, scale, (0.0, 0.0))
-        (y0, x0, y1, x1), (h, w), (top, left) = self._placing(*picture_size)
+        (y0, x0, y1, x1), (h, w), (top, left) = self._whole_placement(*picture_size)
         sy, sx = h / (y1 - y0), w / (x1 - x0)
         return Geometry(picture_size, self.network_size, (sy, sx), (top - y0 * sy, left - x0 * sx))
 
@@ -228,7 +228,7 @@ class Preprocess:
         by = "" if scale == 1 else f", scaled to {height}x{width}"
         tiles = f"tiles of {tile[0]}x{tile[1]} pixels{by}, {self.overlap:.0%} shared"
         if self.positions is not None:
-            tiles += f", told apart by where they lie ({_across(self.positions)})"
+            tiles += f", told apart by where they lie ({_rows_and_columns(self.positions)})"
         return f"{tiles}, and whole at {height}x{width}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -258,10 +258,10 @@ class Preprocess:
         read = {name: parts[name].from_dict(value) for name, value in found.items()}
         return cls(**{"marks_padding": False, **data, **read})  # models from before it was marked
 
-    def _placing(
+    def _whole_placement(
         self, height: int, width: int
     ) -> tuple[tuple[float, float, float, float], tuple[int, int], tuple[int, int]]:
-        """Part of the picture that is seen (y0, x0, y1, x1), its size in the tensor, its top left corner."""
+        """Returns the box that is seen (y0, x0, y1, x1), and its size and corner in the tensor."""
         whole = (0.0, 0.0, float(height), float(width))
         sy, sx = self.size[0] / height, self.size[1] / width
         if self.crop is None and not self.keep_aspect:
@@ -276,12 +276,12 @@ class Preprocess:
         y0, x0 = max(0.0, (height - self.crop[0] / sy) / 2), max(0.0, (width - self.crop[1] / sx) / 2)
         return (y0, x0, height - y0, width - x0), self.crop, (0, 0)
 
-    def _apply(self, picture: Decoded, divisor: float) -> tuple[Float32, Geometry]:
+    def _whole_view(self, picture: Raster, divisor: float) -> tuple[Float32, Geometry]:
         """View of the whole picture [1, 3, H, W]."""
-        size = size_of(picture)
-        box, (h, w), (top, left) = self._placing(*size)
+        size = picture_size(picture)
+        box, (h, w), (top, left) = self._whole_placement(*size)
         tensor = np.empty((1, 3, *self.network_size), dtype=np.float32)
-        put(resized(picture, (h, w), box), divisor, tensor[0, :, top : top + h, left : left + w])
+        write_planes(resized(picture, (h, w), box), divisor, tensor[0, :, top : top + h, left : left + w])
         if (h, w) != self.network_size:
             _repeat_edges(tensor[0], top, left, h, w)
             if self.marks_padding:
@@ -290,17 +290,17 @@ class Preprocess:
                 tensor[0][:, padding] = -1 - tensor[0][:, padding]
         return tensor, self.whole.geometry(size)
 
-    def _aligned(
-        self, picture: Decoded, divisor: float, pose: Pose, reference: Reference
+    def _aligned_view(
+        self, picture: Raster, divisor: float, pose: Pose, reference: Reference
     ) -> tuple[Float32, Geometry]:
         """View of the part [1, 3, H, W], as the reference shows it."""
-        placed = reference.geometry(pose, size_of(picture), self.network_size)
+        placed = reference.geometry(pose, picture_size(picture), self.network_size)
         tensor = np.empty((1, 3, *self.network_size), np.float32)
-        put(turned(picture, placed), divisor, tensor[0])
+        write_planes(warp_view(picture, placed), divisor, tensor[0])
         tensor[0] = np.where(placed.inside(), tensor[0], -1 - tensor[0])
         return tensor, placed
 
-    def _divisor(self, picture: Decoded, name: str) -> float:
+    def _divisor(self, picture: Raster, name: str) -> float:
         """Divisor of pixel values. InputError for floats far off it, which would show all black or white."""
         if isinstance(picture, Image.Image) or picture.dtype == np.uint8:
             return 255.0
@@ -318,7 +318,7 @@ class Preprocess:
         return self.white_level or 1.0
 
 
-def _across(shape: tuple[int, int]) -> str:
+def _rows_and_columns(shape: tuple[int, int]) -> str:
     return f"{shape[0]} rows of {shape[1]}"
 
 
@@ -344,9 +344,9 @@ def _repeat_edges(planes: Float32, top: int, left: int, height: int, width: int)
     planes[:, bottom:] = planes[:, bottom - 1 : bottom]
 
 
-def _size(key: str, value: Any) -> tuple[int, int]:
+def _parse_size(key: str, value: Any) -> tuple[int, int]:
     try:
         height, width = value
-        return whole_number(height), whole_number(width)
+        return positive_integer(height), positive_integer(width)
     except (TypeError, ValueError):
         raise InputError(f"{key} is {value!r:.30}; give two whole numbers, height and width") from None

@@ -1,7 +1,4 @@
-"""Scales and turns pictures of any depth, through Pillow. Torch-free.
-
-Sizes are (height, width).
-"""
+"""Scales and warps pictures of any depth, through Pillow. Sizes are (height, width). Torch-free."""
 
 from __future__ import annotations
 
@@ -13,25 +10,26 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flawscope.pictures.geometry import Geometry
-from flawscope.pictures.pose import SIDE, Float32, small_size
-from flawscope.pictures.views import put
+from flawscope.pictures.pose import SIDE, Float32, reduced_size
+from flawscope.pictures.views import write_planes
 
-Decoded = Image.Image | NDArray[Any]
+Raster = Image.Image | NDArray[Any]
+Box = tuple[float, float, float, float]  # y0, x0, y1, x1
 _LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)
 
 
-def size_of(picture: Decoded) -> tuple[int, int]:
+def picture_size(picture: Raster) -> tuple[int, int]:
     if isinstance(picture, Image.Image):
         return picture.height, picture.width
     return picture.shape[0], picture.shape[1]
 
 
-def whole(picture: Decoded) -> tuple[float, float, float, float]:
-    height, width = size_of(picture)
+def full_box(picture: Raster) -> Box:
+    height, width = picture_size(picture)
     return 0.0, 0.0, float(height), float(width)
 
 
-def resized(picture: Decoded, size: tuple[int, int], box: tuple[float, float, float, float]) -> NDArray[Any]:
+def resized(picture: Raster, size: tuple[int, int], box: Box) -> NDArray[Any]:
     """Scales the part (y0, x0, y1, x1) of a picture to (H, W): uint8 [H, W] or [H, W, 3], or float32 [H, W,
     C] for a deep picture."""
     (h, w), (y0, x0, y1, x1) = size, box
@@ -58,21 +56,21 @@ def resized(picture: Decoded, size: tuple[int, int], box: tuple[float, float, fl
     return planes
 
 
-def grey(picture: Decoded, divisor: float = 255.0, side: int = SIDE) -> Float32:
-    """A small grey picture [h, w] in 0..1, as `Reference.find` takes it, of one of any size and depth. side:
-    the longer one."""
-    planes = resized(picture, small_size(size_of(picture), side), whole(picture))
+def small_grey(picture: Raster, divisor: float = 255.0, side: int = SIDE) -> Float32:
+    """Reduces a picture of any size and depth to a grey one [h, w] in 0..1, as `Reference.find` takes it.
+    side: the longer one."""
+    planes = resized(picture, reduced_size(picture_size(picture), side), full_box(picture))
     image = np.empty((3, *planes.shape[:2]), np.float32)
-    put(planes, divisor, image)
+    write_planes(planes, divisor, image)
     return np.asarray(np.tensordot(_LUMINANCE, image, 1), np.float32)
 
 
-def turned(picture: Decoded, placed: Geometry) -> NDArray[Any]:
-    """A turned view of a picture, [H, W] or [H, W, C] as `resized` gives it; its edges are repeated."""
-    size, (height, width) = size_of(picture), placed.size
+def warp_view(picture: Raster, placed: Geometry) -> NDArray[Any]:
+    """Warps a picture to a turned view, [H, W] or [H, W, C] as `resized` gives it; edges are repeated."""
+    size, (height, width) = picture_size(picture), placed.size
     reduction = max(1.0, 1 / placed.scale[0])  # first, so that no pixel is skipped
     size = max(1, round(size[0] / reduction)), max(1, round(size[1] / reduction))
-    planes = resized(picture, size, whole(picture))
+    planes = resized(picture, size, full_box(picture))
     view = placed.at(size).inverse()
     left, top, right, bottom = view.to_network((0.0, 0.0, float(width), float(height)))
     (above, below), (before, after) = (

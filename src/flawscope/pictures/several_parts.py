@@ -1,9 +1,8 @@
 """Finds all parts of one kind in a picture, and what else lies there. Torch-free.
 
-In a picture the reference is laid over every place at every few degrees, by the normalized cross-correlation
-(as `pose` does, in a larger picture), and the best places are refined, one after the other; each may lie over
-the others no more than a little. What differs from the ground, is large enough and is no part that was found
-is another object.
+The reference is correlated with the picture at every place and every few degrees (as `pose` does, in a larger
+picture), and the best places are refined one after the other; parts may overlap no more than a little. A
+connected area that differs from the ground, is large enough and is no part is another object.
 """
 
 from __future__ import annotations
@@ -18,32 +17,32 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flawscope.errors import InputError, pluralize
-from flawscope.pictures.pose import HALF, SIDE, Float32, Mask, Pose, Reference, blurred
+from flawscope.pictures.pose import HALF_SIDE, SIDE, Float32, Mask, Pose, Reference, blur
 
 OVERVIEW = 256  # pixels of the longer side of the picture in which the ground is found
-_CLIP, _ROUNDS = 3.0, 8  # spreads of the ground's pixels, rounds of its fit
-APART = 5.0  # spreads by which a pixel differs from the ground
-_LEAST_SPREAD = 0.004
-LARGEST = 1024  # pixels of the longer side of the picture in which parts are found
-_REDUCED = 4  # by this factor for the correlation
-_LEAST = 0.35  # correlation
-_BEST, _WORSE = 4, 0.1  # as `pose` has them
-_OVER = 0.3  # share of a part that may lie over others
-_INSIDE = 0.95  # share of a part that lies in the picture
-_RIM = 6  # pixels around the part in the reference
-MOST_SOUGHT = 1000
+_OUTLIER_DISTANCE, _ITERATIONS = 3.0, 8  # spreads of the ground's pixels, rounds of its fit
+MIN_DISTANCE = 5.0  # spreads by which a pixel differs from the ground
+_MIN_SPREAD = 0.004
+MAX_SIDE = 1024  # pixels of the longer side of the picture in which parts are found
+_REDUCTION = 4  # by this factor for the correlation
+_MIN_CORRELATION = 0.35  # correlation
+_MAX_POSES, _MAX_GAP = 4, 0.1  # as `pose` has them
+_MAX_OVERLAP = 0.3  # share of a part that may lie over others
+_MIN_VISIBLE = 0.95  # share of a part that lies in the picture
+_OUTLINE_WIDTH = 6  # pixels around the part in the reference
+MAX_SOUGHT = 1000
 DAMAGED = "the model's settings for several parts are damaged: fit anew"
 
 
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1, in shares of the picture
 
 
-class PartsFound(NamedTuple):
-    """poses: of the parts, in pixels of the small picture, from the top, from the left where they lie beside
-    each other. bodies: [n, h / 2, w / 2] bool, where each part lies in it. objects: boxes around others."""
+class PartDetections(NamedTuple):
+    """Parts and other objects that were found. poses: in pixels of the small picture, by rows from the top.
+    part_masks: [n, h / 2, w / 2] bool. objects: boxes around other objects."""
 
     poses: list[Pose]
-    bodies: NDArray[np.bool_]
+    part_masks: NDArray[np.bool_]
     objects: list[Box]
 
 
@@ -64,9 +63,9 @@ class SeveralParts:
     most: int = 1
 
     def __post_init__(self) -> None:
-        if not (SIDE / LARGEST <= self.span <= 1 and 0 < self.object_area <= 1):
+        if not (SIDE / MAX_SIDE <= self.span <= 1 and 0 < self.object_area <= 1):
             raise InputError(DAMAGED)
-        if not 1 <= self.least <= self.most <= self.sought <= MOST_SOUGHT:
+        if not 1 <= self.least <= self.most <= self.sought <= MAX_SOUGHT:
             raise InputError(DAMAGED)
 
     def to_dict(self) -> dict[str, Any]:
@@ -83,13 +82,13 @@ class SeveralParts:
             raise InputError(DAMAGED) from None
 
     @property
-    def usual(self) -> str:
+    def count_text(self) -> str:
         """Number of parts in good pictures, in words."""
         return f"{self.least}" if self.least == self.most else f"{self.least} to {self.most}"
 
-    def wrong(self, count: int, objects: int) -> str:
+    def count_error(self, count: int, objects: int) -> str:
         """Says what is wrong with the number of parts and of other objects; empty: nothing."""
-        shown = f"{pluralize(count, 'part')} found, {self.usual} expected"
+        shown = f"{pluralize(count, 'part')} found, {self.count_text} expected"
         found = f"{self.least - count} missing: {shown}" if count < self.least else ""
         found = f"{count - self.most} too many: {shown}" if count > self.most else found
         other = f"{pluralize(objects, 'other object')}" if objects else ""
@@ -100,50 +99,49 @@ class SeveralParts:
         """Longer side of the small picture."""
         return round(SIDE / self.span)
 
-    def find(self, small: Float32, overview: Float32, reference: Reference) -> PartsFound:
-        """Finds parts and other objects.
-
-        Args:
-            small: [h, w] float32 in 0..1, the longer side `side`.
-            overview: the same picture, the longer side `OVERVIEW`.
-        """
-        finder = _finder(reference)
-        taken = np.zeros([-(-length // 2) for length in small.shape], np.bool_)
-        padded = np.pad(blurred(small), SIDE // 2, mode="edge")
+    def find(self, small: Float32, overview: Float32, reference: Reference) -> PartDetections:
+        """Finds parts and other objects. small: [h, w] float32 in 0..1, the longer side `side`. overview:
+        the same picture, the longer side `OVERVIEW`."""
+        finder = _matcher(reference)
+        covered = np.zeros([-(-length // 2) for length in small.shape], np.bool_)
+        padded = np.pad(blur(small), SIDE // 2, mode="edge")
         poses: list[Pose] = []
-        for begun in finder.candidates(small, self.sought):
-            if finder.share(begun[0], taken) > 1 - _OVER:
+        for starts in finder.candidates(small, self.sought):
+            if finder.overlap(starts[0], covered) > 1 - _MAX_OVERLAP:
                 continue
-            x, y = (round(at) for at in (begun[0].x, begun[0].y))
+            x, y = (round(at) for at in (starts[0].x, starts[0].y))
             window = padded[y : y + SIDE, x : x + SIDE]
-            near = [replace(one, x=one.x - x + HALF, y=one.y - y + HALF) for one in begun]
-            pose = reference.refined(window, near)
-            pose = replace(pose, x=pose.x + x - HALF, y=pose.y + y - HALF)
-            if pose.found and finder.inside(pose, small.shape) and finder.share(pose, taken) <= _OVER:
+            near = [replace(one, x=one.x - x + HALF_SIDE, y=one.y - y + HALF_SIDE) for one in starts]
+            pose = reference.refine(window, near)
+            pose = replace(pose, x=pose.x + x - HALF_SIDE, y=pose.y + y - HALF_SIDE)
+            if not (pose.found and finder.is_inside(pose, small.shape)):
+                continue
+            if finder.overlap(pose, covered) <= _MAX_OVERLAP:
                 poses.append(pose)
-                taken[finder.at(pose, taken.shape)[:2]] = True
-        poses = _in_rows(poses, reference.extent)
-        bodies = np.zeros((len(poses), *taken.shape), np.bool_)
+                covered[finder.pixels(pose, covered.shape)[:2]] = True
+        poses = _sort_into_rows(poses, reference.extent)
+        bodies = np.zeros((len(poses), *covered.shape), np.bool_)
         for body, pose in zip(bodies, poses, strict=True):
-            body[finder.at(pose, taken.shape)[:2]] = True
-        return PartsFound(poses, bodies, self._others(overview, taken))
+            body[finder.pixels(pose, covered.shape)[:2]] = True
+        return PartDetections(poses, bodies, self._other_objects(overview, covered))
 
-    def _others(self, overview: Float32, taken: Mask) -> list[Box]:
+    def _other_objects(self, overview: Float32, covered: Mask) -> list[Box]:
         """Objects that differ from the ground beside the parts that were found [h / 2, w / 2]."""
         from scipy import ndimage
 
-        off = off_ground(overview)
-        zoom = np.array(overview.shape) / taken.shape
+        distance = ground_distance(overview)
+        zoom = np.array(overview.shape) / covered.shape
         rows, columns = (
             np.minimum((np.arange(length) + 0.5) / by, most - 1).astype(np.intp)
-            for length, by, most in zip(overview.shape, zoom, taken.shape, strict=True)
+            for length, by, most in zip(overview.shape, zoom, covered.shape, strict=True)
         )
-        known = ndimage.binary_dilation(taken[rows][:, columns], iterations=4)
-        labels, count = ndimage.label(ndimage.binary_opening((off > APART) & ~known, iterations=1))
+        known = ndimage.binary_dilation(covered[rows][:, columns], iterations=4)
+        areas = ndimage.binary_opening((distance > MIN_DISTANCE) & ~known, iterations=1)
+        labels, count = ndimage.label(areas)
         sizes = np.bincount(labels.ravel(), minlength=count + 1)
         inner = np.ones(count + 1, np.bool_)
         for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
-            inner[edge] = False  # what is cut by the picture's edge is neither a part nor another object
+            inner[edge] = False  # an area at the picture's edge is neither a part nor another object
         inner[0] = False
         height, width = overview.shape
         return [
@@ -153,8 +151,8 @@ class SeveralParts:
         ]
 
 
-def _in_rows(poses: Sequence[Pose], height: float) -> list[Pose]:
-    """Poses from the top, and from the left where they lie beside each other."""
+def _sort_into_rows(poses: Sequence[Pose], height: float) -> list[Pose]:
+    """Sorts poses from the top, and from the left where they lie beside each other."""
     rows, top = list[tuple[float, Pose]](), -np.inf
     for pose in sorted(poses, key=lambda one: one.y):
         top = pose.y if pose.y > top + height else top
@@ -163,38 +161,38 @@ def _in_rows(poses: Sequence[Pose], height: float) -> list[Pose]:
 
 
 @dataclass(frozen=True)
-class _Finder:
-    """A reference as it is laid over pictures.
+class _PartMatcher:
+    """Matches a reference with pictures at every place.
 
-    body: [2, N] places of the part's pixels, from the middle. angles: poses of `Reference.kernels`.
+    part_points: [2, N] the part's pixels, from the middle. pose_angles: poses of `Reference.kernels`.
     """
 
     reference: Reference
-    body: Float32
-    angles: list[Pose]
+    part_points: Float32
+    pose_angles: list[Pose]
 
-    def at(self, pose: Pose, half: tuple[float, ...]) -> tuple[NDArray[np.intp], NDArray[np.intp], Mask]:
+    def pixels(self, pose: Pose, half: tuple[float, ...]) -> tuple[NDArray[np.intp], NDArray[np.intp], Mask]:
         """Rows and columns of the part in the small picture at half its size, and which are in it."""
-        x, y = (pose.matrix() @ self.body + np.array([[pose.x], [pose.y]])) / 2
+        x, y = (pose.matrix() @ self.part_points + np.array([[pose.x], [pose.y]])) / 2
         seen = (x >= 0) & (y >= 0) & (x < half[1]) & (y < half[0])
         return y[seen].astype(np.intp), x[seen].astype(np.intp), seen
 
-    def share(self, pose: Pose, taken: Mask) -> float:
+    def overlap(self, pose: Pose, covered: Mask) -> float:
         """Share of the part that lies over others."""
-        rows, columns, _ = self.at(pose, taken.shape)
-        return float(taken[rows, columns].mean()) if len(rows) else 1.0
+        rows, columns, _ = self.pixels(pose, covered.shape)
+        return float(covered[rows, columns].mean()) if len(rows) else 1.0
 
-    def inside(self, pose: Pose, shape: tuple[int, ...]) -> bool:
+    def is_inside(self, pose: Pose, shape: tuple[int, ...]) -> bool:
         """Whether the part lies in the picture."""
-        return float(self.at(pose, tuple(length / 2 for length in shape))[2].mean()) >= _INSIDE
+        return float(self.pixels(pose, tuple(length / 2 for length in shape))[2].mean()) >= _MIN_VISIBLE
 
     def candidates(self, small: Float32, most: int) -> list[list[Pose]]:
-        """Places where the reference may lie, the best first: at each the best angles and sides."""
+        """Returns places where the reference may lie, the best first: at each the best angles and sides."""
         from scipy import fft, ndimage
 
-        size = [max(1, round(length / _REDUCED)) for length in small.shape]
+        size = [max(1, round(length / _REDUCTION)) for length in small.shape]
         image = np.asarray(Image.fromarray(small).resize(size[::-1], Image.Resampling.BOX), np.float32)
-        margin = SIDE // _REDUCED // 2
+        margin = SIDE // _REDUCTION // 2
         image = np.pad(image - image.mean(), margin, mode="edge")
         whole = tuple(fft.next_fast_len(length, real=True) for length in image.shape)
         spectra = [fft.rfft2(one, s=whole) for one in (image, image**2)]
@@ -207,13 +205,13 @@ class _Finder:
         )
         found = np.asarray(level / np.sqrt(np.maximum(square - mean**2, 1e-4)), np.float32)
         best = found.max(0)
-        peaks = (best == ndimage.maximum_filter(best, 5)) & (best > _LEAST)
+        peaks = (best == ndimage.maximum_filter(best, 5)) & (best > _MIN_CORRELATION)
         rows, columns = np.nonzero(peaks)
         order = np.argsort(-best[rows, columns], kind="stable")[:most]
         grow = np.array(small.shape) / size
-        return [self._angles(found, int(rows[k]), int(columns[k]), grow) for k in order]
+        return [self._poses_at(found, int(rows[k]), int(columns[k]), grow) for k in order]
 
-    def _angles(self, found: Float32, row: int, column: int, grow: NDArray[np.float64]) -> list[Pose]:
+    def _poses_at(self, found: Float32, row: int, column: int, grow: NDArray[np.float64]) -> list[Pose]:
         """The best poses at a place of the correlation [K, h, w]."""
         near = found[:, max(0, row - 1) : row + 2, max(0, column - 1) : column + 2].max((1, 2))
         y, x = (row + 0.5) * grow[0], (column + 0.5) * grow[1]
@@ -224,19 +222,21 @@ class _Finder:
             several += [(float(peaks[k]), side * len(peaks) + int(k)) for k in np.flatnonzero(up)]
         several.sort(reverse=True)
         return [
-            replace(self.angles[k], x=x, y=y) for peak, k in several[:_BEST] if peak > several[0][0] - _WORSE
+            replace(self.pose_angles[k], x=x, y=y)
+            for peak, k in several[:_MAX_POSES]
+            if peak > several[0][0] - _MAX_GAP
         ]
 
 
 @lru_cache(maxsize=8)
-def _finder(reference: Reference) -> _Finder:
+def _matcher(reference: Reference) -> _PartMatcher:
     from scipy import ndimage
 
     counted = reference.spread > 0
-    body = ndimage.binary_erosion(counted, iterations=_RIM)
-    y, x = np.nonzero(body if body.any() else counted) + np.array([[0.5 - HALF]] * 2)
-    angles = [pose for pose, _, _ in reference.kernels(SIDE // _REDUCED)]
-    return _Finder(reference, np.stack([x, y]).astype(np.float32), angles)
+    body = ndimage.binary_erosion(counted, iterations=_OUTLINE_WIDTH)
+    y, x = np.nonzero(body if body.any() else counted) + np.array([[0.5 - HALF_SIDE]] * 2)
+    angles = [pose for pose, _, _ in reference.kernels(SIDE // _REDUCTION)]
+    return _PartMatcher(reference, np.stack([x, y]).astype(np.float32), angles)
 
 
 @lru_cache(maxsize=3)  # some 40 MB each
@@ -246,16 +246,16 @@ def _spectra(
     """Spectra of the reference and of its weights, by angle and side, for pictures of this size."""
     from scipy import fft
 
-    _, parts, weights = zip(*reference.kernels(SIDE // _REDUCED), strict=True)
+    _, parts, weights = zip(*reference.kernels(SIDE // _REDUCTION), strict=True)
     return tuple(np.conj(fft.rfft2(np.array(several), s=whole)) for several in (parts, weights))
 
 
 # ------------------------------------------------------------------------------------------------- ground
 
 
-def off_ground(overview: Float32) -> Float32:
-    """Distance of each pixel [h, w] from the ground, in its spreads. The ground is a surface of second degree
-    that most pixels are near."""
+def ground_distance(overview: Float32) -> Float32:
+    """Distances of the pixels [h, w] from the ground, in its spreads. The ground is a quadratic surface that
+    is fitted robustly to most pixels."""
     from scipy import ndimage
 
     height, width = overview.shape
@@ -263,10 +263,10 @@ def off_ground(overview: Float32) -> Float32:
     surfaces = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], -1).reshape(-1, 6)
     values = ndimage.gaussian_filter(overview, 1).ravel().astype(np.float64)
     off, kept, spread = values - np.median(values), np.ones(values.size, np.bool_), 0.0
-    for _ in range(_ROUNDS):
-        spread = max(_LEAST_SPREAD, 1.4826 * float(np.median(np.abs(off[kept]))))
-        kept = np.abs(off) < _CLIP * spread
+    for _ in range(_ITERATIONS):
+        spread = max(_MIN_SPREAD, 1.4826 * float(np.median(np.abs(off[kept]))))
+        kept = np.abs(off) < _OUTLIER_DISTANCE * spread
         factors = np.linalg.lstsq(surfaces[kept][::5], values[kept][::5], rcond=None)[0]
         off = values - surfaces @ factors
-    spread = max(_LEAST_SPREAD, 1.4826 * float(np.median(np.abs(off[kept]))))
+    spread = max(_MIN_SPREAD, 1.4826 * float(np.median(np.abs(off[kept]))))
     return np.asarray(np.abs(off) / spread, np.float32).reshape(height, width)

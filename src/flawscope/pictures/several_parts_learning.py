@@ -1,8 +1,8 @@
 """Learns from good pictures how several parts in a picture are found, and how many there are. Torch-free.
 
-The ground is a smooth surface that most pixels are near, a part is what differs from it, and connected. Crops
-around those of the usual area teach the reference (`congealing`). How often good pictures are counted wrong
-is known from them, too: each is counted by a reference that does not know it, and compared with the others.
+The ground is a smooth surface near most pixels; a part is a connected component that differs from it. The
+reference is learnt from crops around those of the usual area (`congealing`). How often good pictures are
+counted wrong is cross-validated: each is counted by a reference that was learnt without it.
 """
 
 from __future__ import annotations
@@ -15,33 +15,40 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.errors import InputError, pluralize
-from flawscope.pictures.congealing import LEAST, learn_apart
+from flawscope.pictures.congealing import LEAST, learn_cross_validated
 from flawscope.pictures.pose import SIDE, Float32, Kind, Reference
-from flawscope.pictures.several_parts import APART, LARGEST, MOST_SOUGHT, OVERVIEW, SeveralParts, off_ground
+from flawscope.pictures.several_parts import (
+    MAX_SIDE,
+    MAX_SOUGHT,
+    MIN_DISTANCE,
+    OVERVIEW,
+    SeveralParts,
+    ground_distance,
+)
 
-_WHOLE = (0.7, 1.4)  # times the usual area: one part, wholly seen, touching no other
-_ROOM = 1.5  # times the part's longest way through: the side of a crop
-_CROPS = 80  # that the reference is learnt from, at most
-_CANDIDATES = 3  # times the largest known number of parts, at most
-_OTHER = 0.3  # of a part's area: what is smaller is no object
-_MOST = 0.9  # share of good pictures that have the same number of parts
+_SINGLE_PART_AREA = (0.7, 1.4)  # times the usual area: one part, wholly seen, touching no other
+_CROP_FACTOR = 1.5  # times the part's diameter: the side of a crop
+_MAX_CROPS = 80  # crops that the reference is learnt from, at most
+_CANDIDATE_FACTOR = 3  # times the largest known number of parts, at most
+_MIN_OBJECT_AREA = 0.3  # of a part's area: what is smaller is no object
+_MIN_EQUAL_COUNTS = 0.9  # share of good pictures that have the same number of parts
 
 
 class _Component(NamedTuple):
     """Connected area, in pixels of the overview."""
 
-    number: int
+    label: int
     x: float
     y: float
     area: float
-    reach: float
+    radius: float
 
 
-def _components(overview: Float32) -> tuple[NDArray[np.int32], list[_Component]]:
+def _find_components(overview: Float32) -> tuple[NDArray[np.int32], list[_Component]]:
     """Connected areas that differ from the ground [h, w], and those that do not touch the picture's edge."""
     from scipy import ndimage
 
-    apart = ndimage.binary_opening(ndimage.binary_fill_holes(off_ground(overview) > APART))
+    apart = ndimage.binary_opening(ndimage.binary_fill_holes(ground_distance(overview) > MIN_DISTANCE))
     labels, _ = ndimage.label(apart, np.ones((3, 3)))
     found = []
     for number, (rows, columns) in enumerate(ndimage.find_objects(labels), 1):
@@ -56,8 +63,8 @@ def _components(overview: Float32) -> tuple[NDArray[np.int32], list[_Component]]
 
 
 class Learnt(NamedTuple):
-    """settings, reference: how parts are found. counts: of the parts in each good picture. wrong: what is
-    wrong with each one's number, as a model says that has not learnt from it; empty: nothing."""
+    """settings, reference: find the parts. counts: of parts in each good picture. wrong: what is wrong with
+    each count by a model that was learnt without the picture; empty: nothing."""
 
     settings: SeveralParts
     reference: Reference
@@ -66,8 +73,8 @@ class Learnt(NamedTuple):
 
     def described(self) -> str:
         """Describes the counts for a person."""
-        off = sum(map(bool, self.wrong))
-        return f"several parts: {self.settings.usual} in a picture, {off} of {len(self.wrong)} counted wrong"
+        counted_wrong = f"{sum(map(bool, self.wrong))} of {len(self.wrong)} counted wrong"
+        return f"several parts: {self.settings.count_text} in a picture, {counted_wrong}"
 
 
 def learn_several(overviews: Sequence[Float32], small: Callable[[int, int], Float32], kind: Kind) -> Learnt:
@@ -81,71 +88,73 @@ def learn_several(overviews: Sequence[Float32], small: Callable[[int, int], Floa
     Raises:
         InputError: parts do not stand out against the ground, or too few do.
     """
-    every = [_components(one) for one in overviews]
-    areas = np.sort([one.area for _, several in every for one in several])
+    components = [_find_components(one) for one in overviews]
+    areas = np.sort([one.area for _, several in components for one in several])
     if not len(areas):
         raise InputError(
             "no parts stand out in the good pictures: take pictures of parts on a smooth ground, wholly seen"
         )
     # half of all that differs from the ground lies in areas up to the usual one: small specks count little
-    usual = float(areas[np.searchsorted(np.cumsum(areas), areas.sum() / 2)])
-    wholes = [
+    typical_area = float(areas[np.searchsorted(np.cumsum(areas), areas.sum() / 2)])
+    single_parts = [
         (i, one)
-        for i, (_, several) in enumerate(every)
+        for i, (_, several) in enumerate(components)
         for one in several
-        if _WHOLE[0] * usual < one.area < _WHOLE[1] * usual
+        if _SINGLE_PART_AREA[0] * typical_area < one.area < _SINGLE_PART_AREA[1] * typical_area
     ]
-    if len(wholes) < LEAST:
+    if len(single_parts) < LEAST:
         raise InputError(
-            f"{pluralize(len(wholes), 'part')} of about one size that touch nothing stand out in the good "
-            f"pictures, and learning them takes at least {LEAST}: give more pictures, or parts that lie apart"
+            f"{pluralize(len(single_parts), 'part')} of about one size that touch nothing stand out in the "
+            f"good pictures, and learning them takes at least {LEAST}: give more pictures, or "
+            "parts that lie apart"
         )
-    span = 2 * _ROOM * float(np.median([one.reach for _, one in wholes])) / OVERVIEW
-    if not SIDE / LARGEST <= span <= 1:
+    span = 2 * _CROP_FACTOR * float(np.median([one.radius for _, one in single_parts])) / OVERVIEW
+    if not SIDE / MAX_SIDE <= span <= 1:
         size, way = ("fill the pictures", "farther away") if span > 1 else ("are too small", "nearer")
         raise InputError(f"parts {size} to be found among several: take pictures from {way}")
-    most = max(1, round(max(sum(one.area for one in several) for _, several in every) / usual))
-    sought = min(_CANDIDATES * (most + 1), MOST_SOUGHT)
-    settings = SeveralParts(span, min(1.0, _OTHER * usual / OVERVIEW**2), sought, most=min(most, sought))
-    rows = np.unique(np.linspace(0, len(wholes) - 1, min(_CROPS, len(wholes))).astype(int))
-    crops, levels, of = list[Float32](), list[float](), list[int]()
-    for i in sorted({wholes[row][0] for row in rows}):
+    most = max(1, round(max(sum(one.area for one in several) for _, several in components) / typical_area))
+    sought = min(_CANDIDATE_FACTOR * (most + 1), MAX_SOUGHT)
+    object_area = min(1.0, _MIN_OBJECT_AREA * typical_area / OVERVIEW**2)
+    settings = SeveralParts(span, object_area, sought, most=min(most, sought))
+    rows = np.unique(np.linspace(0, len(single_parts) - 1, min(_MAX_CROPS, len(single_parts))).astype(int))
+    crops, levels, crop_owners = list[Float32](), list[float](), list[int]()
+    for i in sorted({single_parts[row][0] for row in rows}):
         picture = small(i, settings.side)
         levels.append(float(np.median(picture)))
-        own = [wholes[row][1] for row in rows if wholes[row][0] == i]
-        crops += [_crop(picture, every[i][0], one, levels[-1]) for one in own]
-        of += [i] * len(own)
-    reference, apart = learn_apart(crops, kind, float(np.median(levels)), of)
-    return _counted(settings, reference, apart, overviews, small)
+        own = [single_parts[row][1] for row in rows if single_parts[row][0] == i]
+        crops += [_crop_part(picture, components[i][0], one, levels[-1]) for one in own]
+        crop_owners += [i] * len(own)
+    reference, held_out = learn_cross_validated(crops, kind, float(np.median(levels)), crop_owners)
+    return _count_parts(settings, reference, held_out, overviews, small)
 
 
-def _counted(
+def _count_parts(
     settings: SeveralParts,
     reference: Reference,
-    apart: Mapping[int, Reference],
+    held_out: Mapping[int, Reference],
     overviews: Sequence[Float32],
     small: Callable[[int, int], Float32],
 ) -> Learnt:
-    """Counts the parts of all good pictures by the reference, and by those that do not know them."""
+    """Counts the parts of all good pictures by the reference, and by those that were learnt without them."""
     found, left_out = {}, {}
-    for i in sorted(range(len(overviews)), key=lambda i: id(apart.get(i))):  # one reference after the other
-        seen = small(i, settings.side), overviews[i]
-        found[i] = settings.find(*seen, reference)
-        left_out[i] = settings.find(*seen, apart[i]) if i in apart else found[i]
+    # one reference after the other
+    for i in sorted(range(len(overviews)), key=lambda i: id(held_out.get(i))):
+        views = small(i, settings.side), overviews[i]
+        found[i] = settings.find(*views, reference)
+        left_out[i] = settings.find(*views, held_out[i]) if i in held_out else found[i]
     counts = [len(found[i].poses) for i in range(len(overviews))]
     if not any(counts):
         raise InputError("the good pictures show no parts that can be found: leave out --several")
-    least, most = usual_count(counts)
+    least, most = expected_counts(counts)
     settings = replace(settings, least=least, most=min(most, settings.sought))
     wrong = []
     for i, count in enumerate(counts):
         others = [*counts[:i], *counts[i + 1 :]]
-        least, most = usual_count(others or counts)
+        least, most = expected_counts(others or counts)
         known = replace(settings, least=least, most=min(most, settings.sought))
-        one, of_one = found[i], left_out[i]
-        wrong.append(
-            settings.wrong(count, len(one.objects)) or known.wrong(len(of_one.poses), len(of_one.objects))
-        )
+        error = settings.count_error(count, len(found[i].objects))
+        apart = left_out[i]
+        wrong.append(error or known.count_error(len(apart.poses), len(apart.objects)))
     if sum(map(bool, wrong)) > len(wrong) / 2:
         raise InputError(
             f"parts are counted wrong in most good pictures, such as {next(filter(None, wrong))}: take "
@@ -154,11 +163,11 @@ def _counted(
     return Learnt(settings, reference, counts, wrong)
 
 
-def _crop(picture: Float32, labels: NDArray[np.int32], one: _Component, level: float) -> Float32:
+def _crop_part(picture: Float32, labels: NDArray[np.int32], one: _Component, level: float) -> Float32:
     """The square [SIDE, SIDE] around a part, others in it covered with the ground's level."""
     from scipy import ndimage
 
-    others = ndimage.binary_dilation((labels > 0) & (labels != one.number), iterations=2)
+    others = ndimage.binary_dilation((labels > 0) & (labels != one.label), iterations=2)
     rows, columns = (
         (np.arange(length) * known / length).astype(np.intp)
         for length, known in zip(picture.shape, labels.shape, strict=True)
@@ -168,10 +177,10 @@ def _crop(picture: Float32, labels: NDArray[np.int32], one: _Component, level: f
     return np.pad(alone, SIDE // 2, mode="edge")[y : y + SIDE, x : x + SIDE]
 
 
-def usual_count(counts: Sequence[int]) -> tuple[int, int]:
+def expected_counts(counts: Sequence[int]) -> tuple[int, int]:
     """Least and largest number of parts of good pictures, where there are any; the same where nearly all
     have it."""
     numbers, times = np.unique([one for one in counts if one] or [1], return_counts=True)
-    if times.max() >= _MOST * times.sum():
+    if times.max() >= _MIN_EQUAL_COUNTS * times.sum():
         return int(numbers[times.argmax()]), int(numbers[times.argmax()])
     return int(numbers[0]), int(numbers[-1])

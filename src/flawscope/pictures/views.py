@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from flawscope.errors import InputError
 from flawscope.pictures.geometry import Geometry
-from flawscope.pictures.light import Tone
+from flawscope.pictures.light import ToneCorrection
 from flawscope.pictures.pose import Pose
 
 Float32 = NDArray[np.float32]
@@ -55,7 +55,7 @@ class Grid:
     def __len__(self) -> int:
         return math.prod(self.shape)
 
-    def place(self, tile: int) -> tuple[int, int]:
+    def row_and_column(self, tile: int) -> tuple[int, int]:
         """Row and column of a tile in the grid."""
         return divmod(tile, len(self.starts[1]))
 
@@ -70,7 +70,7 @@ class Grid:
     def alone(self, tile: int) -> tuple[slice, slice]:
         """Rows and columns of a tile that no other tile shows; there may be none."""
         parts = []
-        for starts, side, k in zip(self.starts, self.tile, self.place(tile), strict=True):
+        for starts, side, k in zip(self.starts, self.tile, self.row_and_column(tile), strict=True):
             first = starts[k - 1] + side - starts[k] if k else 0
             last = starts[k + 1] - starts[k] if k + 1 < len(starts) else side
             parts.append(slice(max(first, 0), max(first, 0, min(last, side))))
@@ -78,7 +78,7 @@ class Grid:
 
     def corner(self, tile: int) -> tuple[int, int]:
         """Upper left corner of a tile on the canvas."""
-        row, column = self.place(tile)
+        row, column = self.row_and_column(tile)
         return self.starts[0][row], self.starts[1][column]
 
     @cached_property
@@ -86,9 +86,9 @@ class Grid:
         """Weights of the tiles along their height [rows, h] and width [columns, w]: 1 where a tile is alone,
         falling linearly to the edge where a neighbour overlaps. The products of all tiles that show a pixel
         sum to 1."""
-        return self._along(0), self._along(1)
+        return self._axis_weights(0), self._axis_weights(1)
 
-    def _along(self, axis: int) -> Float32:
+    def _axis_weights(self, axis: int) -> Float32:
         starts, part, whole = self.starts[axis], self.tile[axis], self.canvas[axis]
         middles = np.arange(part) + 0.5
         ramps = np.ones((len(starts), part))
@@ -143,7 +143,7 @@ class Fusion:
 
 
 class Region:
-    """A region of interest on a canvas: never drawn at the canvas's size, which may be large.
+    """Region of interest on a canvas, never expanded to the canvas's size, which may be large.
 
     mask: [H, W], as the view of the whole picture shows it. whole: where that view lies in the picture.
     """
@@ -174,28 +174,28 @@ class Blended:
         self.score = -math.inf  # the largest of a tile
         self.view: tuple[float, Float32] | None = None  # of the whole picture
 
-    def add(self, view: int, score: float, drawn: Float32) -> None:
+    def add(self, view: int, score: float, view_map: Float32) -> None:
         """Adds the answer for a view, its map [H, W]; 0 is the whole picture. In any order, each once."""
         if view == 0:
-            self.view = score, drawn
+            self.view = score, view_map
             return
-        self._spread(view, drawn)
-        self.lowest = min(self.lowest, float(drawn.min()))
+        self._add_weighted(view, view_map)
+        self.lowest = min(self.lowest, float(view_map.min()))
         self.score = float(np.maximum(self.score, score))  # NaN stays NaN
 
     def replace(self, view: int, before: Float32, after: Float32) -> None:
         """Replaces the map `before` of a tile, which was added, by `after`."""
-        self._spread(view, after - before)
+        self._add_weighted(view, after - before)
 
-    def _spread(self, view: int, drawn: Float32) -> None:
-        row, column = self.grid.place(view - 1)
+    def _add_weighted(self, view: int, view_map: Float32) -> None:
+        row, column = self.grid.row_and_column(view - 1)
         (y, x), (height, width) = self.grid.corner(view - 1), self.grid.tile
         down, across = self.grid.weights[0][row], self.grid.weights[1][column]
-        self.tiles[y : y + height, x : x + width] += drawn * down[:, None] * across
+        self.tiles[y : y + height, x : x + width] += view_map * down[:, None] * across
 
     def result(self) -> tuple[float, Float32]:
         """The picture's score and its map [H, W] at the canvas's size, which is this object's own."""
-        drawn, fusion, (height, width) = self.tiles, self.fusion, self.grid.canvas
+        picture_map, fusion, (height, width) = self.tiles, self.fusion, self.grid.canvas
         score = self.score
         lowest = np.float32(self.lowest if math.isfinite(self.lowest) else 0.0)
         at = self.whole.at(self.grid.canvas)
@@ -205,22 +205,22 @@ class Blended:
             score = float(np.maximum(score, self.view[0] * fusion.factor + fusion.shift))
             scaled = self.view[1] * np.float32(fusion.factor) + np.float32(fusion.shift)
         for start in range(0, height, step):
-            rows = drawn[start : start + step]
+            rows = picture_map[start : start + step]
             inside = None if self.region is None else self.region.window(start, 0, len(rows), width)
             if inside is not None:
                 rows[~inside] = lowest  # tiles outside were not computed
             if self.view is not None:
-                seen = at.window(start, 0, len(rows), width).warp(scaled, fill=-math.inf)
+                whole_map = at.window(start, 0, len(rows), width).warp(scaled, fill=-math.inf)
                 if inside is not None:
-                    seen[~inside] = -math.inf
-                np.maximum(rows, seen, out=rows)
+                    whole_map[~inside] = -math.inf
+                np.maximum(rows, whole_map, out=rows)
             largest = float(np.maximum(largest, rows.max()))
-        return (largest if fusion.score == "map" else score), drawn
+        return (largest if fusion.score == "map" else score), picture_map
 
 
 GREY = 128 / 255  # of tiles outside of the region of interest
 
-# Answers for images [n, 3, H, W], and their places in the picture [n] int64 or None, with scores [n] and maps
+# Runs a model: images [n, 3, H, W], and their places in the picture [n] int64 or None -> scores [n], maps
 # [n, H, W]
 Run = Callable[[Any, Any], Any]
 
@@ -244,7 +244,7 @@ class Views:
         canvas: NDArray[Any] | None = None,
         divisor: float = 255.0,
         located: bool = False,
-        tone: Tone | None = None,
+        tone: ToneCorrection | None = None,
         pose: Pose | None = None,
     ):
         self.first, self.geometry, self.whole = first, geometry, whole or geometry
@@ -264,8 +264,8 @@ class Views:
         return [self.whole]
 
     def within(self, mask: Mask | None) -> Views:
-        """Returns the views with a region of interest [H, W], as the whole view shows it: pixels outside are
-        marked as padding is, and `numbers` leaves out tiles without a pixel inside."""
+        """Sets a region of interest [H, W], as the whole view shows it, and returns itself: pixels outside
+        are marked like padding, and `numbers` leaves out tiles without a pixel inside."""
         if mask is not None:
             self.region = Region(mask, self.whole, self.geometry.size)
         return self
@@ -282,7 +282,7 @@ class Views:
 
     def images(self, numbers: Iterable[int]) -> Float32:
         """Views `[n, 3, H, W]` float32 in 0..1, padding marked."""
-        images = [self._image(number) for number in numbers]
+        images = [self._view_image(number) for number in numbers]
         return images[0][None] if len(images) == 1 else np.stack(images)  # one is not copied
 
     def answer(self, run: Run, fusion: Fusion | None, batch: int = 1) -> tuple[float, Float32]:
@@ -312,21 +312,22 @@ class Views:
         assert self.canvas is not None
         height, width = self.first.shape[2:]
         image = np.empty((3, height, width), np.float32)
-        put(self.canvas[y : y + height, x : x + width], self.divisor, image)
+        write_planes(self.canvas[y : y + height, x : x + width], self.divisor, image)
         image = image if self.tone is None else self.tone(image)
-        return self._marked(image, None if self.region is None else self.region.window(y, x, height, width))
+        inside = None if self.region is None else self.region.window(y, x, height, width)
+        return self._mark_outside(image, inside)
 
-    def _image(self, number: int) -> Float32:
+    def _view_image(self, number: int) -> Float32:
         if number and self.grid is not None:
             return self.window(*self.grid.corner(number - 1))
-        return self._marked(self.first[0], None if self.region is None else self.region.mask)
+        return self._mark_outside(self.first[0], None if self.region is None else self.region.mask)
 
     @staticmethod
-    def _marked(image: Float32, inside: Mask | None) -> Float32:
+    def _mark_outside(image: Float32, inside: Mask | None) -> Float32:
         return image if inside is None else np.where(inside | (image < 0), image, -1 - image)
 
 
-def put(planes: NDArray[Any], divisor: float, target: Float32) -> None:
+def write_planes(planes: NDArray[Any], divisor: float, target: Float32) -> None:
     """Writes pixels [H, W] or [H, W, C] of any depth into [3, H, W], in 0..1."""
     if planes.ndim == 2 or planes.shape[2] == 1:
         np.divide(planes.reshape(planes.shape[:2]), divisor, out=target[0], dtype=np.float32)
@@ -345,12 +346,9 @@ def unmarked(images: Float32) -> tuple[Float32, Mask]:
 
 
 def hidden(image: Float32, source: NDArray[np.int64] | None) -> Float32:
-    """An image `[3, H, W]`, padding marked, with the pixels outside of the region of interest hidden.
-
-    Args:
-        source: [H W], the pixel whose value each one gets; None: the image is a tile's, which is grey where
-            it is marked.
-    """
+    """Hides the pixels outside of the region of interest in an image `[3, H, W]`, padding marked. source:
+    [H W], the index of the pixel whose value each pixel gets; None: the image is a tile's, which is grey
+    where it is marked."""
     if source is None:
         return np.where(image < 0, -1 - GREY, image)
     return image.reshape(3, -1)[:, source].reshape(image.shape)

@@ -52,16 +52,16 @@ def write_report(
         FlawscopeError: the file cannot be written.
     """
     require()
-    from flawscope.report.collect import figures
-    from flawscope.report.page import page
+    from flawscope.report.collect import compute_figures
+    from flawscope.report.page import evaluation_page
     from flawscope.report.thumbnails import thumbnails
-    from flawscope.report.words import facts
+    from flawscope.report.words import collect_facts
 
     manifest = predictor.manifest
-    found = figures(result, predictor.calibration, dataset, manifest.preprocess.reference)
+    found = compute_figures(result, predictor.calibration, dataset, manifest.preprocess.reference)
     layers = thumbnails(result.pictures, found.by_margin, manifest.preprocess.white_level, step)
-    about = facts(result, manifest, dataset, predictor.session.runtime, model)
-    return write(path, page(result, found, about, layers, manifest))
+    about = collect_facts(result, manifest, dataset, predictor.session.runtime, model)
+    return write(path, evaluation_page(result, found, about, layers, manifest))
 
 
 def write(path: str | os.PathLike[str], text: str) -> Path:

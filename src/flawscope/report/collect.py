@@ -23,15 +23,23 @@ from flawscope.evaluation.intervals import (
     pixel_intervals,
 )
 from flawscope.pictures.listing import printable
-from flawscope.pictures.pose import FOUND, Reference
+from flawscope.pictures.pose import MAX_ERROR, Reference
 from flawscope.report.plots import Curve, Group, curve_plot, histograms
-from flawscope.report.thumbnails import flattened
-from flawscope.report.words import Tally, figures_of, part_cards, part_of, percent, rates, size_of
+from flawscope.report.thumbnails import image_uri
+from flawscope.report.words import (
+    Tally,
+    part_cards,
+    percent,
+    pose_facts,
+    range_text,
+    score_facts,
+    size_text,
+)
 from flawscope.results.prediction import RIGHT, Prediction, outcome
 
 REFERENCE_SIDE = 192  # pixels
-MOST_LOST, MOST_FAR = 12, 6  # pictures shown without a part, and with those farthest from the reference
-NONE = "–"
+MAX_LOST, MAX_FARTHEST = 12, 6  # pictures shown without a part, and with those farthest from the reference
+DASH = "–"
 
 
 class Metric(NamedTuple):
@@ -73,11 +81,11 @@ class Figures:
         return [i for i in self.by_margin if self.rows[i]["outcome"] != RIGHT]
 
 
-def figures(
+def compute_figures(
     result: Evaluation, calibration: Calibration, dataset: Dataset, reference: Reference | None = None
 ) -> Figures:
     """Counts everything once. reference: of the parts' poses, where they are looked for."""
-    rows = [_row(item, prediction, dataset) for item, prediction, *_ in result.pictures]
+    rows = [_picture_row(item, prediction, dataset) for item, prediction, *_ in result.pictures]
     anomalous, called = (np.array([row[key] for row in rows], dtype=bool) for key in ("anomalous", "called"))
     scores = np.array([row["score"] for row in rows], dtype=np.float64)
     tally = Tally(
@@ -90,17 +98,17 @@ def figures(
     intervals = image_intervals(anomalous, scores, called)
     if counts is not None:
         intervals |= pixel_intervals(counts)
-    plots = _curves(anomalous, scores, called, counts) | {"scores": _histograms(rows, calibration)}
-    table = [*_rates(tally, calibration), *_metrics(result, tally, intervals)]
+    plots = _curve_plots(anomalous, scores, called, counts) | {"scores": _histogram_plot(rows, calibration)}
+    table = [*_rate_metrics(tally, calibration), *_metrics(result, tally, intervals)]
     places = {str(one.prediction.path): k for k, one in enumerate(result.pictures)} if result.parts else {}
     parts = part_cards(((one.found, one.outcome) for one in result.judged_parts), places)
     aligned = {} if reference is None else _alignment(result, rows, reference)
-    return Figures(rows, table, _kinds(result, rows), tally, plots, parts, aligned)
+    return Figures(rows, table, _kind_rows(result, rows), tally, plots, parts, aligned)
 
 
 def _alignment(result: Evaluation, rows: list[dict[str, Any]], reference: Reference) -> dict[str, Any]:
     """Errors of the parts in spreads, by kind of picture, and the pictures to be looked at."""
-    errors = np.array([_error(one.prediction) for one in result.pictures])
+    errors = np.array([_alignment_error(one.prediction) for one in result.pictures])
     several = any(one.prediction.found_parts for one in result.pictures)
     bad = np.array([row["anomalous"] for row in rows], bool)
     groups = (
@@ -112,51 +120,51 @@ def _alignment(result: Evaluation, rows: list[dict[str, Any]], reference: Refere
     for name, every in groups:
         known = every[np.isfinite(every)]
         levels = (
-            [f"{level:.2f}" for level in np.quantile(known, (0.5, 0.95, 1))] if known.size else [NONE] * 3
+            [f"{level:.2f}" for level in np.quantile(known, (0.5, 0.95, 1))] if known.size else [DASH] * 3
         )
         table.append((name, known.size, every.size - known.size, *levels))
     far = np.argsort(-np.where(np.isfinite(errors), errors, -1.0), kind="stable")
     return {
-        "reference": flattened(np.repeat(reference.square()[..., None], 3, 2), REFERENCE_SIDE),
+        "reference": image_uri(np.repeat(reference.part_image()[..., None], 3, 2), REFERENCE_SIDE),
         "about": reference.described(),
-        "limit": FOUND,
+        "limit": MAX_ERROR,
         "table": table,
         "lost_title": "Parts counted wrong" if several else "No part found",
-        "lost": np.flatnonzero(~np.isfinite(errors)).tolist()[:MOST_LOST],
-        "far": [int(k) for k in far if np.isfinite(errors[k])][:MOST_FAR],
+        "lost": np.flatnonzero(~np.isfinite(errors)).tolist()[:MAX_LOST],
+        "far": [int(k) for k in far if np.isfinite(errors[k])][:MAX_FARTHEST],
     }
 
 
-def _error(found: Prediction) -> float:
+def _alignment_error(prediction: Prediction) -> float:
     """Error of the part in a picture, or the largest of its parts'; infinite where they are not found."""
-    if (several := found.found_parts) is not None:
-        return np.inf if several.wrong else max(one.part_pose.error for one in several.parts)
-    return found.part_pose.error if found.part_pose else np.inf
+    if (parts := prediction.found_parts) is not None:
+        return np.inf if parts.wrong else max(one.part_pose.error for one in parts.parts)
+    return prediction.part_pose.error if prediction.part_pose else np.inf
 
 
-def _row(item: Item, found: Prediction, dataset: Dataset) -> dict[str, Any]:
+def _picture_row(item: Item, prediction: Prediction, dataset: Dataset) -> dict[str, Any]:
     kind, truth = printable(item.kind), "defective" if item.anomalous else "good"
-    result = outcome(item.anomalous, found.is_anomalous)
+    result = outcome(item.anomalous, prediction.is_anomalous)
     return {
         "name": printable(dataset.relative(item.path).removeprefix("test/")),
         "kind": kind,
         "anomalous": item.anomalous,
-        "called": found.is_anomalous,
-        "score": found.score,
-        "p_value": found.p_value,
-        "severity": found.severity,
-        "size": size_of(found),
+        "called": prediction.is_anomalous,
+        "score": prediction.score,
+        "p_value": prediction.p_value,
+        "severity": prediction.severity,
+        "size": size_text(prediction),
         "outcome": result,
-        "verdict": found.decision,
-        "margin": abs(found.severity) * (-1 if result == RIGHT else 1),
+        "verdict": prediction.decision,
+        "margin": abs(prediction.severity) * (-1 if result == RIGHT else 1),
         "facts": [
             ("Result", result),
-            ("Decision", found.decision),
+            ("Decision", prediction.decision),
             ("Type", truth if kind == truth else f"{kind} ({truth})"),
-            *figures_of(found.severity, found.p_value, found.score),
-            ("Regions outlined", str(len(found.regions))),
-            *part_of(found),
-            ("Size", f"{size_of(found)} pixels"),
+            *score_facts(prediction.severity, prediction.p_value, prediction.score),
+            ("Regions outlined", str(len(prediction.regions))),
+            *pose_facts(prediction),
+            ("Size", f"{size_text(prediction)} pixels"),
         ],
     }
 
@@ -164,7 +172,7 @@ def _row(item: Item, found: Prediction, dataset: Dataset) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------- tables
 
 
-def _rates(tally: Tally, calibration: Calibration) -> list[Metric]:
+def _rate_metrics(tally: Tally, calibration: Calibration) -> list[Metric]:
     counted = (
         ("false alarms", tally.false_alarms, tally.good, f"expected {percent(calibration.expected_rate)}"),
         ("defects found", tally.found, tally.defective, "at the calibrated score threshold"),
@@ -173,7 +181,7 @@ def _rates(tally: Tally, calibration: Calibration) -> list[Metric]:
         Metric(
             name,
             f"{percent(k / n)} ({k} of {n})",
-            rates(*metrics.confidence_interval_rate(k, n)),
+            range_text(*metrics.confidence_interval_rate(k, n)),
             percent(1 / n),
             f"{note}; exact binomial interval",
         )
@@ -214,7 +222,7 @@ def _metrics(result: Evaluation, tally: Tally, intervals: dict[str, Interval | N
     return found
 
 
-def _kinds(result: Evaluation, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _kind_rows(result: Evaluation, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Counts of each type, with its AUROC against the good test pictures."""
     good = [row["score"] for row in rows if not row["anomalous"]]
     found = []
@@ -227,7 +235,7 @@ def _kinds(result: Evaluation, rows: list[dict[str, Any]]) -> list[dict[str, Any
                 **values,
                 "name": printable(name),
                 "truth": "defective" if bad else "good",
-                "interval": rates(*interval),
+                "interval": range_text(*interval),
                 "auroc": metrics.auroc(labels, np.array(good + bad)) if good and bad else None,
             }
         )
@@ -237,7 +245,7 @@ def _kinds(result: Evaluation, rows: list[dict[str, Any]]) -> list[dict[str, Any
 # --------------------------------------------------------------------------------------------------- plots
 
 
-def _curves(
+def _curve_plots(
     anomalous: NDArray[np.bool_], scores: NDArray[Any], called: NDArray[np.bool_], counts: PixelCounts | None
 ) -> dict[str, str]:
     found: dict[str, str] = {}
@@ -264,7 +272,7 @@ def _curves(
     return found
 
 
-def _histograms(rows: list[dict[str, Any]], calibration: Calibration) -> str:
+def _histogram_plot(rows: list[dict[str, Any]], calibration: Calibration) -> str:
     groups = [Group("calibration", np.asarray(calibration.scores), False)]
     for bad, kind in sorted(Counter((row["anomalous"], row["kind"]) for row in rows)):
         own = [row["score"] for row in rows if (row["anomalous"], row["kind"]) == (bad, kind)]

@@ -17,8 +17,8 @@ from flawscope.calibration.threshold import Calibration
 from flawscope.errors import pluralize
 from flawscope.pictures.listing import printable
 from flawscope.report.plots import loss_plot, robustness_plot
-from flawscope.report.thumbnails import FULL, Layers
-from flawscope.report.words import MOST_PARTS, Tally, headline, percent, rates, sentences
+from flawscope.report.thumbnails import PAGE_FULL, Layers
+from flawscope.report.words import MAX_PARTS, Tally, headline, percent, range_text, sentences
 from flawscope.results import drawing, html
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from flawscope.report.collect import Figures
     from flawscope.results.prediction import Prediction
 
-WORST = 12  # mistakes that are shown by themselves
-NEAREST = 6  # pictures that are shown in their place where there are none
+MAX_WORST = 12  # mistakes that are shown by themselves
+MAX_NEAREST = 6  # pictures that are shown in their place where there are none
 CURVES = {  # name of the plot -> title, and its meaning
     "roc": ("ROC", "Defects found against false alarms, for every threshold; the upper left is perfect."),
     "pr": ("Precision and recall", "How much of what is called anomalous is, against how much is found."),
@@ -42,8 +42,8 @@ VIEWS = {
 }
 # Layers that can be switched off: the name, and the key that does it
 HEAT, LINE, TRUTH = ("heat", "Heat", "h"), ("line", "Outline", "o"), ("truth", "Ground truth", "g")
-MOST_POINTS = 200  # positions of the slider
-MOST_RATE = 0.5  # beyond it nobody inspects
+MAX_POINTS = 200  # positions of the slider
+MAX_RATE = 0.5  # beyond it nobody inspects
 SECTIONS = (
     "parts",
     "mistakes",
@@ -58,9 +58,9 @@ SECTIONS = (
 )
 
 
-def page(
+def evaluation_page(
     result: Evaluation,
-    found: Figures,
+    figures: Figures,
     facts: dict[str, Any],
     layers: Sequence[Layers | str],
     manifest: Manifest,
@@ -69,54 +69,54 @@ def page(
     from markupsafe import Markup
 
     calibration = manifest.calibration
-    scores = np.array([row["score"] for row in found.rows])
-    points = operating_points(scores, np.array([row["anomalous"] for row in found.rows]), calibration)
-    curves = [(*CURVES[name], Markup(found.plots[name])) for name in CURVES if name in found.plots]
+    scores = np.array([row["score"] for row in figures.rows])
+    points = operating_points(scores, np.array([row["anomalous"] for row in figures.rows]), calibration)
+    curves = [(*CURVES[name], Markup(figures.plots[name])) for name in CURVES if name in figures.plots]
     return render(
         "report.html.j2",
-        [{**row, "layers": made} for row, made in zip(found.rows, layers, strict=True)],
+        [{**row, "layers": made} for row, made in zip(figures.rows, layers, strict=True)],
         ("pages.js", "rates.js"),
         title=printable(f"{result.category}: {result.method}"),
         parts=[
             (part, "Alarms" if part == "rate" else part.capitalize())
             for part in SECTIONS
-            if {"rate": points, "parts": found.parts, "alignment": found.alignment}.get(part, True)
+            if {"rate": points, "parts": figures.parts, "alignment": figures.alignment}.get(part, True)
         ],
         toggles=(HEAT, LINE, TRUTH),
         views=VIEWS,
-        headline=headline(*_told(result, found)),
-        summary=sentences(found.tally, calibration, result.without_mask, result.outside()),
+        headline=headline(*_headline_tally(result, figures)),
+        summary=sentences(figures.tally, calibration, result.without_mask, result.outside()),
         mismatch=result.mismatch,
-        found=found,
+        found=figures,
         facts=facts,
         curves=curves,
-        histogram=Markup(found.plots["scores"]),
+        histogram=Markup(figures.plots["scores"]),
         decided=result.parts,
-        part_cards=found.parts[:MOST_PARTS],
+        part_cards=figures.parts[:MAX_PARTS],
         losses=Markup(loss_plot("losses", manifest.facts)),
         robustness=Markup(robustness_plot("robustness", result.robustness)),
-        worst=found.mistakes[:WORST] or found.by_margin[:NEAREST],
-        left_out=list(layers).count(FULL),
-        kinds=list(dict.fromkeys(row["kind"] for row in found.rows)),
+        worst=figures.mistakes[:MAX_WORST] or figures.by_margin[:MAX_NEAREST],
+        left_out=list(layers).count(PAGE_FULL),
+        kinds=list(dict.fromkeys(row["kind"] for row in figures.rows)),
         points=points,
         points_json=json.dumps(points, allow_nan=False),
         point_now=next((k for k, point in enumerate(points) if point["now"]), 0),
         missed_path=step_path([point["missed"] / max(point["defective"], 1) for point in points]),
         alarms_path=step_path([point["alarms"] / max(point["good"], 1) for point in points]),
         calibration=calibration,
-        scale=scale_of(calibration),
+        scale=colour_scale(calibration),
     )
 
 
-def _told(result: Evaluation, found: Figures) -> tuple[Tally, str]:
+def _headline_tally(result: Evaluation, figures: Figures) -> tuple[Tally, str]:
     """Numbers that the headline tells: of parts, where the model decides on parts."""
     if not (parts := result.parts):
-        return found.tally, "picture"
+        return figures.tally, "picture"
     missed = parts["defective"] - parts["found"]
     return Tally(parts["good"], parts["false_alarms"], parts["defective"], missed), "part"
 
 
-def scale_of(known: Calibration | Prediction) -> dict[str, float]:
+def colour_scale(known: Calibration | Prediction) -> dict[str, float]:
     """Map values at both ends of the colours and in the middle."""
     low, high = known.colour_range
     return {"low": low, "middle": known.mask_threshold, "high": high}
@@ -135,7 +135,7 @@ def render(template: str, pictures: Sequence[dict[str, Any]], scripts: Sequence[
 
     script = "\n".join(map(text_of, scripts))
     environment = html.environment(text_of)
-    environment.globals |= {"rates": rates, "count": pluralize, "percent": percent}
+    environment.globals |= {"rates": range_text, "count": pluralize, "percent": percent}
     text: str = environment.get_template(template).render(
         style=Markup(text_of("pages.css")),
         script=Markup(script),
@@ -161,10 +161,10 @@ def operating_points(
     """Thresholds from the fewest alarms to the most, each the k-th largest calibration score, with their
     effect on the test pictures; empty where there is only one."""
     now = round(calibration.expected_rate * (calibration.count + 1))
-    last = min(max(now, int(MOST_RATE * (calibration.count + 1))), calibration.count)
+    last = min(max(now, int(MAX_RATE * (calibration.count + 1))), calibration.count)
     ranks: Sequence[int] = range(1, last + 1)
-    if last > MOST_POINTS:  # thinned out evenly on a logarithmic scale, as rates are compared
-        ranks = sorted({now, *np.geomspace(1, last, MOST_POINTS).round().astype(int).tolist()})
+    if last > MAX_POINTS:  # thinned out evenly on a logarithmic scale, as rates are compared
+        ranks = sorted({now, *np.geomspace(1, last, MAX_POINTS).round().astype(int).tolist()})
     ordered = np.sort(calibration.scores)[::-1]
     good, bad = scores[~anomalous], scores[anomalous]
     points = [_point(k, float(ordered[k - 1]), good, bad, calibration) | {"now": k == now} for k in ranks]
@@ -189,10 +189,10 @@ def _point(
         "option": f"--false-alarm-rate {np.ceil(1e5 * rate - 1e-6) / 1e3:g}%",
         "missed": missed,
         "defective": bad.size,
-        "missed_interval": rates(*missed_range) if missed_range else "",
+        "missed_interval": range_text(*missed_range) if missed_range else "",
         "alarms": alarms,
         "good": good.size,
-        "alarm_interval": rates(*alarm_range) if alarm_range else "",
+        "alarm_interval": range_text(*alarm_range) if alarm_range else "",
         "alarm_range": alarm_range,
     }
 

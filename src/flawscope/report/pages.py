@@ -20,17 +20,17 @@ from flawscope.evaluation.result import Evaluated
 from flawscope.pictures.listing import printable
 from flawscope.progress import Step, silent
 from flawscope.report import require
-from flawscope.report.page import HEAT, LINE, TRUTH, VIEWS, render, scale_of
-from flawscope.report.thumbnails import FULL, MOST_SIDE, Layers, flattened, thumbnails
-from flawscope.report.words import MOST_PARTS, figures_of, part_cards, part_of, percent, size_of
+from flawscope.report.page import HEAT, LINE, TRUTH, VIEWS, colour_scale, render
+from flawscope.report.thumbnails import MAX_SIDE, PAGE_FULL, Layers, image_uri, thumbnails
+from flawscope.report.words import MAX_PARTS, part_cards, percent, pose_facts, score_facts, size_text
 from flawscope.results.part import PartPrediction
 from flawscope.results.prediction import RIGHT, Prediction, outcome
 from flawscope.results.table import Row
 
-CARDS, NEAREST = 24, 6  # changed decisions that are shown by themselves; pictures in their place
-MOST_BEFORE = 300  # pictures with a drawing of before: the page stays below 20 MB
+MAX_CARDS, MAX_NEAREST = 24, 6  # changed decisions that are shown by themselves; pictures in their place
+MAX_BEFORE = 300  # pictures with a drawing of before: the page stays below 20 MB
 LISTED = "listed without its picture"  # why a picture is not shown
-MOST_ROWS = 2000  # that are listed; the table has all
+MAX_ROWS = 2000  # pictures that are listed; the table has all
 
 
 def predictions_page(
@@ -52,18 +52,19 @@ def predictions_page(
     """
     require(plots=False)
     judged = sorted((r for r in table if not r.error), key=lambda r: -(r.severity or 0.0))
-    rows, maps = judged[:MOST_ROWS], {str(p.path): p for p in shown}
+    rows, maps = judged[:MAX_ROWS], {str(p.path): p for p in shown}
     wanted = [maps[row.path] for row in rows if row.path in maps]
     seen = [Evaluated(Item(Path(str(p.path)), "", False), p, None) for p in wanted]
     made = thumbnails(seen, range(len(seen)), white, step)
     layers = dict(zip((str(p.path) for p in wanted), made, strict=True))
-    common = _common([row.path for row in rows])
-    pictures = [_predicted(row, common, maps.get(row.path), layers.get(row.path, LISTED)) for row in rows]
+    common = _common_folder([row.path for row in rows])
+    pictures = [_row_entry(row, common, maps.get(row.path), layers.get(row.path, LISTED)) for row in rows]
     cards = part_cards(((part, part.decision) for part in parts), {row.path: k for k, row in enumerate(rows)})
     anomalous = sum(row.decision == "anomalous" for row in judged)
-    said = f"{anomalous} of {pluralize(len(judged), 'picture')} anomalous"
+    summary = f"{anomalous} of {pluralize(len(judged), 'picture')} anomalous"
     if parts:
-        said = f"{sum(p.is_anomalous for p in parts)} of {pluralize(len(parts), 'part')} anomalous; {said}"
+        anomalous_parts = sum(part.is_anomalous for part in parts)
+        summary = f"{anomalous_parts} of {pluralize(len(parts), 'part')} anomalous; {summary}"
     some = next(iter(shown), None)
     return render(
         "predictions.html.j2",
@@ -79,8 +80,8 @@ def predictions_page(
         ),
         toggles=(HEAT, LINE),
         views=VIEWS,
-        headline=said,
-        part_cards=cards[:MOST_PARTS],
+        headline=summary,
+        part_cards=cards[:MAX_PARTS],
         all_parts=len(cards),
         warning=printable(str(facts.get("warning") or "")),
         anomalous=anomalous,
@@ -89,14 +90,14 @@ def predictions_page(
         expected=percent(facts["expected_rate"]) if facts.get("promised", True) else "not known",
         promise=printable(str(facts.get("promise", ""))),
         rows=pictures,
-        left_out=sum(picture["layers"] in (FULL, LISTED) for picture in pictures),
+        left_out=sum(picture["layers"] in (PAGE_FULL, LISTED) for picture in pictures),
         more=len(judged) - len(rows),
-        scale=scale_of(some) if some else None,
-        facts=_facts(facts),
+        scale=colour_scale(some) if some else None,
+        facts=_run_facts(facts),
     )
 
 
-def _common(paths: Sequence[str]) -> str:
+def _common_folder(paths: Sequence[str]) -> str:
     """The folder that all paths have in common; empty where there is none."""
     try:
         return os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
@@ -104,10 +105,10 @@ def _common(paths: Sequence[str]) -> str:
         return ""
 
 
-def _predicted(row: Row, common: str, found: Prediction | None, layers: Layers | str) -> dict[str, Any]:
+def _row_entry(row: Row, common: str, found: Prediction | None, layers: Layers | str) -> dict[str, Any]:
     numbers = {key: getattr(row, key) or 0.0 for key in ("severity", "p_value", "score")}
     name = Path(os.path.relpath(os.path.abspath(row.path), common)).as_posix() if common else row.path
-    size = size_of(found) if found else ""
+    size = size_text(found) if found else ""
     return {
         "name": printable(name),
         "verdict": row.decision,
@@ -116,15 +117,15 @@ def _predicted(row: Row, common: str, found: Prediction | None, layers: Layers |
         "facts": [
             ("Decision", row.decision),
             *([("Product", printable(row.product))] if row.product else []),
-            *figures_of(**numbers),
-            *(part_of(found) if found else []),
+            *score_facts(**numbers),
+            *(pose_facts(found) if found else []),
             *([("Size", f"{size} pixels")] if size else []),
         ],
         "layers": layers,
     }
 
 
-def _facts(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _run_facts(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     made = ("made", time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()))
     keys = ("model", "method", "category", "score_threshold", "mask_threshold", "seconds", "flawscope")
     return [made, *((key.replace("_", " "), printable(str(facts[key]))) for key in keys if facts.get(key))]
@@ -133,19 +134,19 @@ def _facts(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
 # ----------------------------------------------------------------------------------------------- two models
 
 
-def comparison_page(found: Comparison, step: Step = silent) -> str:
+def comparison_page(comparison: Comparison, step: Step = silent) -> str:
     """The page of two models on the same pictures. InputError: Jinja2 or WebP is missing."""
     require(plots=False)
-    order = _order(found)
-    (first, second), said = found.evaluations, found.sentence()
-    white = found.predictors[0].manifest.preprocess.white_level
+    order = _display_order(comparison)
+    (first, second), sentence = comparison.evaluations, comparison.sentence()
+    white = comparison.predictors[0].manifest.preprocess.white_level
     layers = thumbnails(first.pictures, order, white, step, others=second.pictures)
     rank = {index: k for k, index in enumerate(order)}
     rows = [
-        _compared(one, len(order) - rank[one.index], shown)
-        for one, shown in zip(found.pictures, layers, strict=True)
+        _comparison_entry(one, len(order) - rank[one.index], shown)
+        for one, shown in zip(comparison.pictures, layers, strict=True)
     ]
-    changed = [one.index for one in found.changed]
+    changed = [one.index for one in comparison.changed]
     return render(
         "comparison.html.j2",
         rows,
@@ -163,38 +164,40 @@ def comparison_page(found: Comparison, step: Step = silent) -> str:
             "a": ("A", ("photo", "heat", "line", "truth")),
             "b": ("B", ("photo", "heat_b", "line_b", "truth")),
         },
-        headline=said[:1].upper() + said[1:],
+        headline=sentence[:1].upper() + sentence[1:],
         mismatches=[
-            f"{which}: {e.mismatch}" for which, e in zip("AB", found.evaluations, strict=True) if e.mismatch
+            f"{which}: {e.mismatch}"
+            for which, e in zip("AB", comparison.evaluations, strict=True)
+            if e.mismatch
         ],
-        models=[_model(found, k) for k in (0, 1)],
+        models=[_model_summary(comparison, k) for k in (0, 1)],
         rows=rows,
         order=order,
         changed=changed,
-        cards=changed[:CARDS] or order[:NEAREST],
-        differences=found.differences,
+        cards=changed[:MAX_CARDS] or order[:MAX_NEAREST],
+        differences=comparison.differences,
         kinds=list(dict.fromkeys(row["kind"] for row in rows)),
-        left_out=layers.count(FULL),
-        failures=[printable(line) for line in found.failures],
+        left_out=layers.count(PAGE_FULL),
+        failures=[printable(line) for line in comparison.failures],
     )
 
 
-def _order(found: Comparison) -> list[int]:
+def _display_order(comparison: Comparison) -> list[int]:
     """Indices of the pictures: different decisions first, then by the difference of the severities."""
-    changed = [one.index for one in found.changed]
-    others = [one for one in found.pictures if not one.changed]
+    changed = [one.index for one in comparison.changed]
+    others = [one for one in comparison.pictures if not one.changed]
     others.sort(key=lambda one: -abs(one.a.severity - one.b.severity))
     return [*changed, *(one.index for one in others)]
 
 
-def _compared(one: Judged, weight: int, layers: Layers | str) -> dict[str, Any]:
+def _comparison_entry(one: Judged, weight: int, layers: Layers | str) -> dict[str, Any]:
     """A picture with the decisions of both models; pictures are listed by falling `weight`."""
 
     def said(found: Prediction) -> str:
         numbers = f"severity {found.severity:+.1f}, p {found.p_value:.3f}, score {found.score:.4g}"
         return f"{found.decision}, {numbers}"
 
-    kind, size = printable(one.item.kind), size_of(one.a)
+    kind, size = printable(one.item.kind), size_text(one.a)
     truth = "defective" if one.item.anomalous else "good"
     shown = kind if kind == truth else f"{kind} ({truth})"
     return {
@@ -213,21 +216,21 @@ def _compared(one: Judged, weight: int, layers: Layers | str) -> dict[str, Any]:
     }
 
 
-def _model(found: Comparison, which: int) -> dict[str, Any]:
+def _model_summary(comparison: Comparison, index: int) -> dict[str, Any]:
     """Name, findings and facts of a model."""
-    predictor, letter = found.predictors[which], "ab"[which]
-    values = {one.name: getattr(one, letter) for one in found.differences}
+    predictor, letter = comparison.predictors[index], "ab"[index]
+    values = {one.name: getattr(one, letter) for one in comparison.differences}
     rates = {
         name: "not measured" if (value := values.get(name)) is None else percent(value) for name in RATES
     }
-    known = {"file": found.names[which], **described(predictor)}
+    known = {"file": comparison.names[index], **described(predictor)}
     height, width = known["size"]
     known["size"] = f"{width} × {height} pixels"
     shown = {k: f"{value:.4g}" if isinstance(value, float) else str(value) for k, value in known.items()}
     return {
-        "title": printable(f"{letter.upper()}: {found.names[which]}"),
+        "title": printable(f"{letter.upper()}: {comparison.names[index]}"),
         "rates": rates,
-        "scale": scale_of(predictor.calibration),
+        "scale": colour_scale(predictor.calibration),
         "facts": [(key.replace("_", " "), printable(value)) for key, value in shown.items()],
     }
 
@@ -308,10 +311,10 @@ def again_page(
     """Renders the page, mistakes of the new model first. seen: the same pictures with their maps."""
     layers = thumbnails(seen, range(len(seen)), white)
     sentences = sentences_of(pictures)
-    for one, made in zip(pictures[:MOST_BEFORE], layers, strict=False):
+    for one, made in zip(pictures[:MAX_BEFORE], layers, strict=False):
         if isinstance(made, dict) and one.before is not None:
-            made["before"] = flattened(np.asarray(Image.open(one.before).convert("RGB")), MOST_SIDE)
-    shown = [_reviewed(one, made) for one, made in zip(pictures, layers, strict=True)]
+            made["before"] = image_uri(np.asarray(Image.open(one.before).convert("RGB")), MAX_SIDE)
+    shown = [_review_entry(one, made) for one, made in zip(pictures, layers, strict=True)]
     order = sorted(range(len(shown)), key=lambda k: -shown[k]["weight"])
     return render(
         "review_comparison.html.j2",
@@ -331,11 +334,11 @@ def again_page(
         defects=count_of(pictures, defective=True),
         rows=shown,
         order=order,
-        left_out=layers.count(FULL),
+        left_out=layers.count(PAGE_FULL),
     )
 
 
-def _reviewed(one: Reviewed, layers: Layers | str) -> dict[str, Any]:
+def _review_entry(one: Reviewed, layers: Layers | str) -> dict[str, Any]:
     before, after = (outcome(one.defective, called) for called in (one.called_before, one.after.is_anomalous))
     facts = [
         ("Reviewed as", "defect" if one.defective else "fine"),
@@ -345,7 +348,7 @@ def _reviewed(one: Reviewed, layers: Layers | str) -> dict[str, Any]:
     ]
     return {
         "name": printable(one.name),
-        "size": size_of(one.after),
+        "size": size_text(one.after),
         "reviewed": "defect" if one.defective else "fine",
         "before": before,
         "after": after,

@@ -86,7 +86,7 @@ def curve_plot(
         if len(curves) > 1 or mark:
             axes.legend(loc="best")
 
-    return _svg(name, draw, (WIDTH, HEIGHT))
+    return _render_svg(name, draw, (WIDTH, HEIGHT))
 
 
 def histograms(name: str, groups: Sequence[Group], threshold: float) -> str:
@@ -103,7 +103,7 @@ def histograms(name: str, groups: Sequence[Group], threshold: float) -> str:
             axes.axhline(base, color=LINE, linewidth=0.5)
             axes.bar(edges[:-1], heights, np.diff(edges), bottom=base, align="edge", color=colour, alpha=0.85)
             axes.plot(group.scores, np.full(len(group.scores), k + 0.29), "|", color=colour, markersize=4)
-            words = f"{_short(group.name)} ({len(group.scores)})"
+            words = f"{_trim(group.name)} ({len(group.scores)})"
             across = axes.get_yaxis_transform()
             axes.text(0.995, k - 0.36, words, color=INK, fontsize=8.5, ha="right", transform=across)
         axes.axvline(threshold, color=INK, linewidth=1.4, linestyle=(0, (4, 2)))
@@ -111,7 +111,7 @@ def histograms(name: str, groups: Sequence[Group], threshold: float) -> str:
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
 
-    return _svg(name, draw, (WIDTH, 0.75 + ROW * len(groups)))
+    return _render_svg(name, draw, (WIDTH, 0.75 + ROW * len(groups)))
 
 
 def robustness_plot(name: str, lights: Sequence[Robustness]) -> str:
@@ -133,21 +133,21 @@ def robustness_plot(name: str, lights: Sequence[Robustness]) -> str:
         axes.grid()
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
 
-    return _svg(name, draw, (WIDTH * 1.6, 0.9 + 0.19 * len(lights))) if lights else ""
+    return _render_svg(name, draw, (WIDTH * 1.6, 0.9 + 0.19 * len(lights))) if lights else ""
 
 
 def loss_plot(name: str, facts: Mapping[str, Any]) -> str:
     """Draws the losses of a training by its steps, each line named and dashed in its own way; empty where a
     model file's `facts` have none that can be drawn."""
     try:
-        lines = [line for line in _losses(facts) if len(line.x) > 1]
+        lines = [line for line in _loss_curves(facts) if len(line.x) > 1]
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError):  # a model file may hold anything
         return ""
 
     def draw(axes: Axes) -> None:
         for k, (line, dashes) in enumerate(zip(lines, DASHES, strict=False)):
             colour = (GOOD, BAD, INK)[k % 3]
-            axes.plot(line.x, line.y, color=colour, linewidth=1.6, linestyle=dashes, label=_short(line.name))
+            axes.plot(line.x, line.y, color=colour, linewidth=1.6, linestyle=dashes, label=_trim(line.name))
         axes.set(xlabel="step", ylabel="loss", xscale="log", yscale="log")
         for axis in (axes.xaxis, axes.yaxis):  # matplotlib would write TeX, which pages show as it stands
             axis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -155,10 +155,10 @@ def loss_plot(name: str, facts: Mapping[str, Any]) -> str:
         axes.grid()
         axes.legend(loc="best")
 
-    return _svg(name, draw, (WIDTH * 1.6, HEIGHT)) if lines else ""
+    return _render_svg(name, draw, (WIDTH * 1.6, HEIGHT)) if lines else ""
 
 
-def _losses(facts: Mapping[str, Any]) -> list[Curve]:
+def _loss_curves(facts: Mapping[str, Any]) -> list[Curve]:
     """The whole loss from the fine curve where there is one, and its parts from the coarse one."""
     coarse, fine = facts.get("curve") or [], facts.get("training_curve")
     names = dict.fromkeys(key for point in coarse for key in point if key != "step")
@@ -187,12 +187,12 @@ def bin_counts(scores: Array, edges: Array) -> Array:
     return np.histogram(-scores, -edges[::-1])[0][::-1]
 
 
-def _short(name: str) -> str:
+def _trim(name: str) -> str:
     name = "".join(c if c.isprintable() else "?" for c in name)
     return name if len(name) <= 28 else f"{name[:27]}…"
 
 
-def _svg(name: str, draw: Callable[[Axes], None], size: tuple[float, float]) -> str:
+def _render_svg(name: str, draw: Callable[[Axes], None], size: tuple[float, float]) -> str:
     """Draws a part of an HTML page: no prologue, no addresses, no fonts and rules that would hold for the
     whole page, ids of its own."""
     import matplotlib

@@ -29,10 +29,10 @@ from flawscope.progress import Step, silent
 from flawscope.results import drawing
 from flawscope.results.prediction import Prediction
 
-MOST_SIDE, LEAST_SIDE = 288, 96  # of a square picture, pixels
-MOST_RATIO = 3  # the longer side of a flat picture is at most that many times the square's
+MAX_SIDE, MIN_SIDE = 288, 96  # of a square picture, pixels
+MAX_ASPECT = 3  # the longer side of a flat picture is at most that many times the square's
 PAGE_BYTES = 9_000_000  # of all thumbnails together: the page stays below 10 MB
-GONE, FULL = "picture not readable", "left out: the page is full"  # why a picture is not shown
+UNREADABLE, PAGE_FULL = "picture not readable", "left out: the page is full"  # why a picture is not shown
 QUALITY = 70  # of lossy WebP, 0..100
 
 Pixels = NDArray[np.uint8]
@@ -55,20 +55,20 @@ def thumbnails(
     *,
     others: Sequence[Evaluated] = (),
 ) -> list[Layers | str]:
-    """Layers of every picture, `MOST_SIDE` large or as small as they must be for `PAGE_BYTES`, or the reason
-    why there are none: `GONE` where a picture has gone or was changed since it was evaluated; `FULL` where
-    even at `LEAST_SIDE` not all find room. Then the first ones in `order`, indices of all pictures, are
-    shown. others: the same pictures with a second model's findings."""
+    """Layers of every picture, `MAX_SIDE` large or as small as they must be for `PAGE_BYTES`, or the reason
+    why there are none: `UNREADABLE` where a picture has gone or was changed since it was evaluated;
+    `PAGE_FULL` where even at `MIN_SIDE` not all find room, and the first ones in `order`, indices of all
+    pictures, are shown. others: the same pictures with a second model's findings."""
 
     def draw(k: int, side: int) -> Layers | str:
         item, prediction, *_ = pictures[k]  # read here: not all of them wait in memory
         other = others[k].prediction if others else None
         try:
-            return layers(item.path, prediction, item.masks, side, white, other)
+            return picture_layers(item.path, prediction, item.masks, side, white, other)
         except (FlawscopeError, OSError, ValueError, MemoryError):  # one picture costs no report
-            return GONE
+            return UNREADABLE
 
-    side = MOST_SIDE
+    side = MAX_SIDE
     while True:
         made: list[Layers | str] = []
         size = 0
@@ -80,15 +80,15 @@ def thumbnails(
                     break
                 made.append(one)
                 step("report", len(made), len(order))
-        if size <= PAGE_BYTES or side == LEAST_SIDE:
+        if size <= PAGE_BYTES or side == MIN_SIDE:
             step("report", len(order), len(order))
             found = dict(zip(order, made, strict=False))
-            return [found.get(k, FULL) for k in range(len(pictures))]
+            return [found.get(k, PAGE_FULL) for k in range(len(pictures))]
         needed = size * len(order) / (len(made) + 1)
-        side = max(LEAST_SIDE, int(0.97 * side * math.sqrt(PAGE_BYTES / needed)))
+        side = max(MIN_SIDE, int(0.97 * side * math.sqrt(PAGE_BYTES / needed)))
 
 
-def layers(
+def picture_layers(
     path: Path,
     prediction: Prediction,
     masks: tuple[Mask, ...],
@@ -104,39 +104,40 @@ def layers(
     """
     picture = decode(path)
     level = white or (65535.0 if picture.dtype == np.uint16 else 1.0)  # as the model sees it
-    photo = _fitted(to_eight_bits(picture, level), side)
+    photo = _fit_area(to_eight_bits(picture, level), side)
     size = (photo.shape[0], photo.shape[1])
-    found = {"photo": _webp(Image.fromarray(photo), QUALITY)} | _found(prediction, size)
+    found = {"photo": _webp_uri(Image.fromarray(photo), QUALITY)} | _finding_layers(prediction, size)
     if other:
-        second = _found(other, size)
+        second = _finding_layers(other, size)
         found |= {"heat_b": second["heat"], "line_b": second["line"]}
     with suppress(InputError):
         if masks:
-            small = drawing.shrunk(union(masks, prediction.geometry.picture_size), size)
+            small = drawing.shrink_mask(union(masks, prediction.geometry.picture_size), size)
             line = partial(drawing.contour, mask=small, colour=drawing.TRUTH, dashed=True)
-            found["truth"] = _webp(layer(line, size))
+            found["truth"] = _webp_uri(rgba_layer(line, size))
     return found
 
 
-def _found(prediction: Prediction, size: tuple[int, int]) -> Layers:
+def _finding_layers(prediction: Prediction, size: tuple[int, int]) -> Layers:
     """Heat map and outline as layers, and the map, of a picture that is shown in `size`."""
     marked = prediction.outlined(prediction.picture_map(size))
     half = (-(-size[0] // 2), -(-size[1] // 2))
 
     def outlined(picture: Pixels) -> Pixels:
         found = drawing.squares(drawing.contour(picture, marked), prediction.squares(size))
-        return drawing.noted(found, prediction.remark)
+        return drawing.draw_note(found, prediction.remark)
 
     low, high = prediction.colour_range
     values = prediction.picture_map(half)
+    heat = partial(drawing.overlay, values=values, low=low, high=high)
     return {
-        "heat": _webp(layer(partial(drawing.overlay, values=values, low=low, high=high), half), QUALITY),
-        "line": _webp(layer(outlined, size)),
-        "map": _webp(Image.fromarray(drawing.colour_map(values, low, high)), QUALITY),
+        "heat": _webp_uri(rgba_layer(heat, half), QUALITY),
+        "line": _webp_uri(rgba_layer(outlined, size)),
+        "map": _webp_uri(Image.fromarray(drawing.colour_map(values, low, high)), QUALITY),
     }
 
 
-def layer(draw: Callable[[Pixels], Pixels], size: tuple[int, int]) -> Image.Image:
+def rgba_layer(draw: Callable[[Pixels], Pixels], size: tuple[int, int]) -> Image.Image:
     """RGBA layer that `draw` adds to a picture [H, W, 3] of `size`, if it only blends.
 
     Blending makes `keep * picture + added` of a pixel: on black that shows what is added, on white also how
@@ -150,19 +151,19 @@ def layer(draw: Callable[[Pixels], Pixels], size: tuple[int, int]) -> Image.Imag
     return Image.fromarray(rgba.astype(np.uint8))
 
 
-def flattened(picture: Pixels, side: int) -> str:
+def image_uri(picture: Pixels, side: int) -> str:
     """Picture [H, W, 3] without layers, as a data: URI."""
-    return _webp(Image.fromarray(_fitted(picture, side)), QUALITY)
+    return _webp_uri(Image.fromarray(_fit_area(picture, side)), QUALITY)
 
 
-def _fitted(picture: Pixels, side: int) -> Pixels:
+def _fit_area(picture: Pixels, side: int) -> Pixels:
     height, width = picture.shape[:2]
-    scale = min(side / math.sqrt(height * width), MOST_RATIO * side / max(height, width))
+    scale = min(side / math.sqrt(height * width), MAX_ASPECT * side / max(height, width))
     cell = (max(1, round(height * scale)), max(1, round(width * scale)))
     return np.asarray(drawing.fitted(picture, cell))
 
 
-def _webp(image: Image.Image, quality: int | None = None) -> str:
+def _webp_uri(image: Image.Image, quality: int | None = None) -> str:
     """Returns a data: URI; lossless without a quality."""
     buffer = io.BytesIO()
     if quality is None:

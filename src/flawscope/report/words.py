@@ -27,7 +27,7 @@ from flawscope.progress import duration
 from flawscope.results.part import PartPrediction
 from flawscope.results.prediction import FALSE_ALARM, MISSED, Prediction
 
-MOST_PARTS = 60  # that a page shows; the table has all
+MAX_PARTS = 60  # parts that a page shows; the table has all
 
 
 class Tally(NamedTuple):
@@ -43,7 +43,7 @@ class Tally(NamedTuple):
         return self.defective - self.missed
 
 
-def size_of(prediction: Prediction) -> str:
+def size_text(prediction: Prediction) -> str:
     """Text with the size of a picture, width first, as on every page."""
     height, width = prediction.geometry.picture_size
     return f"{width} × {height}"
@@ -54,44 +54,44 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f}".removesuffix(".0") + "\N{NO-BREAK SPACE}%"
 
 
-def rates(low: float, high: float) -> str:
+def range_text(low: float, high: float) -> str:
     """Formats an interval of rates: 63.1 to 100 %."""
     return f"{percent(low)[:-2]} to {percent(high)}"
 
 
-def headline(tally: Tally, what: str = "picture") -> str:
+def headline(tally: Tally, noun: str = "picture") -> str:
     """Verdict in one line on pictures, or on parts."""
     parts = []
     if tally.defective:
-        parts.append(f"{tally.found} of {pluralize(tally.defective, f'defective {what}')} found")
+        parts.append(f"{tally.found} of {pluralize(tally.defective, f'defective {noun}')} found")
     if tally.good:
-        parts.append(f"{tally.false_alarms} of {pluralize(tally.good, f'good {what}')} called anomalous")
+        parts.append(f"{tally.false_alarms} of {pluralize(tally.good, f'good {noun}')} called anomalous")
     return ", ".join(parts)
 
 
-def figures_of(severity: float, p_value: float, score: float) -> list[tuple[str, str]]:
+def score_facts(severity: float, p_value: float, score: float) -> list[tuple[str, str]]:
     """Severity, p-value and score of a picture, as every page shows them."""
     return [("Severity", f"{severity:+.1f}"), ("p-value", f"{p_value:.3f}"), ("Score", f"{score:.4g}")]
 
 
-def _shown(how: Preprocess) -> str:
+def _view_text(how: Preprocess) -> str:
     """Says what an aligned view shows."""
-    which = "the part" if how.several is None else f"each part ({how.several.usual} in a picture)"
+    which = "the part" if how.several is None else f"each part ({how.several.count_text} in a picture)"
     return f"{which}, aligned ({how.reference.kind})" if how.reference else ""
 
 
-def part_of(found: Prediction) -> list[tuple[str, str]]:
+def pose_facts(prediction: Prediction) -> list[tuple[str, str]]:
     """Pose of the part in a picture, as every page shows it; empty where none is looked for."""
-    if found.part_found is None:
+    if prediction.part_found is None:
         return []
-    if (several := found.found_parts) is not None:
+    if (several := prediction.found_parts) is not None:
         expected = f"{several.least}" if several.least == several.most else f"{several.least}-{several.most}"
         every = [("Parts", several.wrong or f"{len(several.parts)} found, {expected} expected")]
         for one in several.parts:
             at = f"{one.part_pose.x:.0f}, {one.part_pose.y:.0f}"
             every.append((f"Part {one.part_index}", f"{one.severity:+.1f}, p {one.p_value:.3f}, at {at}"))
         return every
-    pose = found.part_pose
+    pose = prediction.part_pose
     if pose is None:
         return [("Part", "not found")]
     turned = f"turned by {pose.angle:.0f}°{', mirrored' if pose.mirrored else ''}"
@@ -101,12 +101,9 @@ def part_of(found: Prediction) -> list[tuple[str, str]]:
 def part_cards(
     parts: Iterable[tuple[PartPrediction, str]], places: Mapping[str, int]
 ) -> list[dict[str, Any]]:
-    """Makes the cards of parts: mistakes first, then the most unusual ones.
-
-    Args:
-        parts: each with the word on its badge: the decision, or its outcome where the truth is known.
-        places: index among the page's pictures by path.
-    """
+    """Makes the cards of parts: mistakes first, then the most unusual ones. parts: each with the word on
+    its badge: the decision, or its outcome where the truth is known. places: index among the page's
+    pictures by path."""
     ordered = sorted(
         parts, key=lambda one: (one[1] not in (MISSED, FALSE_ALARM), one[0].p_value, -one[0].score)
     )
@@ -191,7 +188,7 @@ PACKAGES = ("numpy", "pillow", "scipy", "torch", "timm", "onnxruntime", "openvin
 Pairs = list[tuple[str, str]]
 
 
-def facts(
+def collect_facts(
     result: Evaluation, manifest: Manifest, dataset: Dataset, runtime: str, model: str
 ) -> dict[str, Any]:
     """Lists the facts of model and run: tables of (what, value), and lists of names.
@@ -211,7 +208,7 @@ def facts(
     inside = f"{dataset.root}{os.sep}"  # left off: paths of this machine are nobody's business
     return {
         "model": [(what, printable(value)) for what, value in [("file", model), *of_model(manifest)]],
-        "run": _run(result, dataset, runtime),
+        "run": _run_facts(result, dataset, runtime),
         "config": [(key, printable(value)) for key, value in config.items()],
         "notes": [printable(note) for note in manifest.notes],
         "pictures": pictures,
@@ -227,7 +224,7 @@ def of_model(manifest: Manifest) -> Pairs:
     seen = [
         p.described(),
         *([f"seen at {sizes}"] if "+" in sizes else []),
-        "aspect ratio kept" if p.keep_aspect else "stretched" if p.reference is None else _shown(p),
+        "aspect ratio kept" if p.keep_aspect else "stretched" if p.reference is None else _view_text(p),
         *([f"centre of {p.size[0]}x{p.size[1]}"] if p.crop else []),
         *([f"white level {p.white_level:g}"] if p.white_level else []),
     ]
@@ -252,7 +249,7 @@ def of_model(manifest: Manifest) -> Pairs:
     return rows
 
 
-def _run(result: Evaluation, dataset: Dataset, runtime: str) -> Pairs:
+def _run_facts(result: Evaluation, dataset: Dataset, runtime: str) -> Pairs:
     images, left, unread = len(result.pictures), len(result.left_out_items), len(result.unjudged)
     each = 1000 * result.seconds / max(images, 1)
     packages = [f"flawscope {__version__}", f"python {platform.python_version()}"]

@@ -15,30 +15,30 @@ from flawscope.errors import InputError, some
 from flawscope.pictures.congealing import learn
 from flawscope.pictures.decoding import decode, to_eight_bits
 from flawscope.pictures.part_views import PartPose, PartViews
-from flawscope.pictures.pose import FOUND, SIDE, Kind, Reference
+from flawscope.pictures.pose import MAX_ERROR, SIDE, Kind, Reference
 from flawscope.pictures.preprocess import Preprocess
-from flawscope.pictures.resampling import size_of
+from flawscope.pictures.resampling import picture_size
 from flawscope.pictures.several_parts import OVERVIEW
 from flawscope.pictures.several_parts_learning import Learnt, learn_several
 from flawscope.results import drawing
 from flawscope.results.contact_sheet import Line, contact_sheet
-from flawscope.results.prediction import LOST
+from flawscope.results.prediction import NO_PART
 
 CELL, COLUMNS = 200, 6
-MOST = 24  # pictures that are drawn
+MAX_PICTURES = 24  # pictures that are drawn
 
 
 @dataclass(frozen=True)
-class Posed:
-    """Poses of the parts in a picture. wrong: why it is no good picture to learn from; empty: it is one."""
+class Poses:
+    """Poses of the parts in a picture. problem: why it is no good picture to learn from; empty: it is one."""
 
     poses: list[PartPose]
-    wrong: str = ""
+    problem: str = ""
 
     @property
     def error(self) -> float:
         """Error of the part that is farthest from the reference; infinite where something is wrong."""
-        return np.inf if self.wrong else max(pose.error for pose in self.poses)
+        return np.inf if self.problem else max(pose.error for pose in self.poses)
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Alignment:
     """Poses of the parts in the pictures of a data set."""
 
     reference: Reference
-    poses: dict[Path, Posed]
+    poses: dict[Path, Poses]
     root: Path
     learnt: Learnt | None = None
 
@@ -68,7 +68,7 @@ class Alignment:
             try:
                 picture = decode(path)
                 small[path] = Preprocess().small(picture, OVERVIEW if several else SIDE)
-                sizes[path] = size_of(picture)
+                sizes[path] = picture_size(picture)
             except InputError:
                 continue  # the check names it
             progress(done, len(good) + len(others))
@@ -83,7 +83,7 @@ class Alignment:
             how = Preprocess(reference=reference, several=learnt.settings)
             found = {path: how.views(path) for path in small}
             every = {
-                path: Posed(views.poses, views.wrong)
+                path: Poses(views.poses, views.wrong)
                 for path, views in found.items()
                 if isinstance(views, PartViews)
             }
@@ -93,7 +93,7 @@ class Alignment:
         return cls(
             reference,
             {
-                path: Posed([PartPose.of(pose, reference, sizes[path])]) if pose.found else Posed([], LOST)
+                path: Poses([PartPose.of(pose, reference, sizes[path])]) if pose.found else Poses([], NO_PART)
                 for path, pose in poses.items()
             },
             root,
@@ -102,22 +102,22 @@ class Alignment:
     @property
     def lost(self) -> list[str]:
         """Pictures without a part, or with another number of parts."""
-        return [self._name(path) for path, one in self.poses.items() if one.wrong]
+        return [self._name(path) for path, one in self.poses.items() if one.problem]
 
     def lines(self) -> list[str]:
         """Text for people."""
-        errors = [one.error for one in self.poses.values() if not one.wrong]
+        errors = [one.error for one in self.poses.values() if not one.problem]
         far = f"median {np.median(errors):.2f}, largest {max(errors):.2f}" if errors else "none"
         lost = "no part found" if self.learnt is None else "parts counted wrong"
         return [
             *([] if self.learnt is None else [self.learnt.described()]),
             self.reference.described(),
-            f"{self._found}; spreads off: {far}",
+            f"{self._found_line}; spreads off: {far}",
             *([f"{lost} in {some(self.lost)}"] if self.lost else []),
         ]
 
     @property
-    def _found(self) -> str:
+    def _found_line(self) -> str:
         """Line on the number of pictures in which all is right."""
         what = "parts found" if self.learnt is None else "parts found and counted right"
         return f"{what} in {len(self.poses) - len(self.lost)} of {len(self.poses)} pictures"
@@ -128,37 +128,37 @@ class Alignment:
         return {
             "kind": self.reference.kind,
             "period": self.reference.period,
-            "limit": FOUND,
+            "limit": MAX_ERROR,
             **({} if several is None else {"expected": [several.least, several.most]}),
             "pictures": [{"path": self._name(path), **self._facts(one)} for path, one in self.poses.items()],
         }
 
-    def _facts(self, one: Posed) -> dict[str, Any]:
+    def _facts(self, one: Poses) -> dict[str, Any]:
         poses = [pose.to_dict() for pose in one.poses]
         if self.learnt is not None:
-            return {"wrong": one.wrong, "part_poses": poses}
-        return {"part_found": not one.wrong, "part_pose": poses[0] if poses else None}
+            return {"wrong": one.problem, "part_poses": poses}
+        return {"part_found": not one.problem, "part_pose": poses[0] if poses else None}
 
     def sheet(self) -> Image.Image:
         """Contact sheet: the reference, and the pictures with the squares around their parts, those without a
         part first, then the farthest from the reference."""
         order = sorted(self.poses.items(), key=lambda one: -one[1].error)
-        images, words = [np.repeat(self.reference.square()[..., None], 3, 2)], ["reference"]
-        for path, one in order[:MOST]:
+        images, words = [np.repeat(self.reference.part_image()[..., None], 3, 2)], ["reference"]
+        for path, one in order[:MAX_PICTURES]:
             small = Image.fromarray(to_eight_bits(decode(path)))
             width, height = small.size
             small.thumbnail((CELL, CELL))
             scale = small.width / width, small.height / height
             corners = [pose.corners() * scale for pose in one.poses]
-            images.append(drawing.noted(drawing.squares(np.asarray(small), corners), one.wrong))
-            words.append(f"{self._name(path)}\n{one.wrong or f'{one.error:.2f} spreads off'}")
-        frames = [None, *(drawing.BAD if one.wrong else drawing.GOOD for _, one in order[:MOST])]
+            images.append(drawing.draw_note(drawing.squares(np.asarray(small), corners), one.problem))
+            words.append(f"{self._name(path)}\n{one.problem or f'{one.error:.2f} spreads off'}")
+        frames = [None, *(drawing.BAD if one.problem else drawing.GOOD for _, one in order[:MAX_PICTURES])]
         rows = range(0, len(images), COLUMNS)
         lines = [
             Line(images[k : k + COLUMNS], words[k : k + COLUMNS], frames=frames[k : k + COLUMNS])
             for k in rows
         ]
-        return contact_sheet(lines, (CELL, CELL), title=f"{self._found}\n{self.reference.described()}")
+        return contact_sheet(lines, (CELL, CELL), title=f"{self._found_line}\n{self.reference.described()}")
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)

@@ -39,13 +39,13 @@ TRUTH: Colour = (255, 0, 170)
 """The ground truth's outline, which is also dashed, so that no colour is needed to tell it."""
 POSE: Colour = (124, 255, 124)
 """The square around a part that was found."""
-_DARK = 5  # the rim of an outline is the picture, so many times darker: a line shows on bright metal, too
-_CALM = 0.15  # share of a heat map's scale up to which nothing is drawn: good parts have no veil
-_SEEN_THROUGH = 0.1  # of the opacity, at the peak of a heat map: the defect must be seen
-INK: Colour = (32, 32, 36)  # of text
-PALE: Colour = (120, 120, 128)
-PAPER: Colour = (255, 255, 255)
-_NOT_A_NUMBER = 128  # grey
+_RIM_DARKENING = 5  # times: an outline's rim is the darkened picture, so that it shows on bright metal, too
+_TRANSPARENT_SHARE = 0.15  # share of a heat map's scale up to which it is transparent: good parts stay clear
+_PEAK_OPACITY = 0.1  # share of the opacity at the peak of a heat map: the defect must be seen
+TEXT: Colour = (32, 32, 36)
+MUTED: Colour = (120, 120, 128)
+WHITE: Colour = (255, 255, 255)
+_NAN_GREY = 128
 # Night blue, violet, magenta, coral, amber, light yellow: lightness rises throughout, and blue to yellow is
 # the axis that the common colour-vision deficiencies keep.
 _ANCHORS = (
@@ -84,8 +84,8 @@ def lightness(rgb: NDArray[Any]) -> NDArray[np.float64]:
 
 def colour_map(values: Values, low: float, high: float) -> Pixels:
     """Values [H, W] -> colours [H, W, 3] uint8; darkest at `low`, brightest at `high`, NaN grey."""
-    colours = colour_table()[_levels(values, low, high)]
-    colours[np.isnan(values)] = _NOT_A_NUMBER
+    colours = colour_table()[_colour_indices(values, low, high)]
+    colours[np.isnan(values)] = _NAN_GREY
     return colours
 
 
@@ -95,28 +95,28 @@ def overlay(picture: Pixels, values: Values, low: float, high: float, *, opacity
     shows inside its halo."""
     size = (picture.shape[0], picture.shape[1])
     share = np.linspace(0, 1, 256, dtype=np.float32)
-    alpha = np.float32(opacity) * _veil(share)
+    alpha = np.float32(opacity) * _opacity_curve(share)
     keep, add = (1 - alpha)[:, None], colour_table() * alpha[:, None] + np.float32(0.5)
     out = np.empty_like(picture, order="C")
     step = max(1, (1 << 18) // max(1, size[1]))
     for start in range(0, size[0], step):  # blocks: a float copy of 100 megapixels would take 1.2 GB
         part = slice(start, start + step)
-        levels = _levels(values[part], low, high)
+        levels = _colour_indices(values[part], low, high)
         blended = picture[part] * keep[levels]
         blended += add[levels]
         out[part] = blended
     return out
 
 
-def _veil(share: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Share of the opacity that a heat map has at a share 0..1 of its scale."""
+def _opacity_curve(share: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Opacity of a heat map, as a share of the largest, at a share 0..1 of its scale."""
 
     def smooth(x: NDArray[np.float32]) -> NDArray[np.float32]:
         x = np.clip(x, 0, 1)
         return x * x * (3 - 2 * x)
 
-    rise = (share - np.float32(_CALM)) / np.float32(0.5 - _CALM)
-    return smooth(rise) * (1 - np.float32(1 - _SEEN_THROUGH) * smooth(2 * share - 1))
+    rise = (share - np.float32(_TRANSPARENT_SHARE)) / np.float32(0.5 - _TRANSPARENT_SHARE)
+    return smooth(rise) * (1 - np.float32(1 - _PEAK_OPACITY) * smooth(2 * share - 1))
 
 
 def contour(
@@ -135,7 +135,7 @@ def contour(
     """
     size = (picture.shape[0], picture.shape[1])
     if mask.shape != size:
-        mask = _stretch(size, mask).warp_mask(mask)
+        mask = _covering_geometry(size, mask).warp_mask(mask)
     if width is None:
         width = max(1, round(min(size) / 150))
     out = picture.copy()
@@ -162,9 +162,9 @@ def contour(
     ]
     line |= inside & (near[0][:, None] | near[1])
     if dashed:
-        drawn = _dashes(line, 4 * reach)
+        drawn = _dash_pattern(line, 4 * reach)
         dark, line = dark & drawn, line & drawn
-    view[dark] //= _DARK
+    view[dark] //= _RIM_DARKENING
     view[line] = colour
     return out
 
@@ -175,33 +175,33 @@ def squares(picture: Pixels, corners: Sequence[NDArray[np.floating[Any]]], numbe
     with the number of each, from 1."""
     image = Image.fromarray(picture)
     draw, width = ImageDraw.Draw(image), max(1, math.ceil(min(image.size) / 200))
-    font = font_of(max(10, round(min(image.size) / 16)))
+    font = load_font(max(10, round(min(image.size) / 16)))
     for number, one in enumerate(corners, 1):
         points = [(float(x), float(y)) for x, y in one]
-        for colour, thick in ((INK, 3 * width), (POSE, width)):
+        for colour, thick in ((TEXT, 3 * width), (POSE, width)):
             draw.line([*points, points[0], points[1]], fill=colour, width=thick)
         (x, y), reach = points[0], 3 * width + 1
-        draw.ellipse((x - reach, y - reach, x + reach, y + reach), fill=POSE, outline=INK, width=width)
+        draw.ellipse((x - reach, y - reach, x + reach, y + reach), fill=POSE, outline=TEXT, width=width)
         if numbered:
-            draw.rectangle(draw.textbbox(points[2], f" {number} ", font, "mm"), fill=INK)
+            draw.rectangle(draw.textbbox(points[2], f" {number} ", font, "mm"), fill=TEXT)
             draw.text(points[2], str(number), POSE, font, "mm")
     return np.asarray(image)
 
 
-def noted(picture: Pixels, words: str) -> Pixels:
-    """A copy of the picture [H, W, 3] with words in its upper left corner; itself where there are none."""
+def draw_note(picture: Pixels, words: str) -> Pixels:
+    """Returns the picture [H, W, 3] with a text in its upper left corner; itself where the text is empty."""
     if not words:
         return picture
     image = Image.fromarray(picture)
-    font = font_of(max(10, round(min(image.size) / 14)))
+    font = load_font(max(10, round(min(image.size) / 14)))
     draw = ImageDraw.Draw(image)
     box = draw.textbbox((4, 2), words, font)
     draw.rectangle((0, 0, box[2] + 4, box[3] + 4), fill=BAD)
-    draw.text((4, 2), words, PAPER, font)
+    draw.text((4, 2), words, WHITE, font)
     return np.asarray(image)
 
 
-def _dashes(line: NDArray[np.bool_], length: int) -> NDArray[np.bool_]:
+def _dash_pattern(line: NDArray[np.bool_], length: int) -> NDArray[np.bool_]:
     """Pixels of a line [H, W] bool that are drawn: squares of a chequerboard, turned so that no line along an
     edge or a diagonal of the picture stays on squares of one kind; of short lines all."""
     from scipy import ndimage
@@ -229,7 +229,7 @@ def fitted(image: Drawable, cell: tuple[int, int]) -> Image.Image:
     return image.resize(size, resampling)
 
 
-def shrunk(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
+def shrink_mask(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
     """Shrinks a mask [H, W] to `size`: a region smaller than a pixel there becomes a pixel."""
     grey = Image.fromarray(mask.astype(np.uint8) * np.uint8(255))
     return np.asarray(grey.resize(size[::-1], Image.Resampling.BOX)) > 0
@@ -241,25 +241,26 @@ def colour_bar(
     """The scale of `colour_map` as a vertical bar, its ends and the mask threshold marked; RGB on white."""
     _check_scale(low, high)
     text = min(max(round(height / 18), 11), 24)
-    font, small, thick, above = font_of(text), text // 5, round(text * 1.3), round(text * 1.6) if label else 0
+    font, small, thick = load_font(text), text // 5, round(text * 1.3)
+    above = round(text * 1.6) if label else 0
     marked = "" if threshold is None else f"{threshold:.3g}  mask threshold"
     names = (f"{high:.3g}", f"{low:.3g}", marked, label)
     image = Image.new(
-        "RGB", (thick + text + round(max(map(font.getlength, names))) + small, above + height), PAPER
+        "RGB", (thick + text + round(max(map(font.getlength, names))) + small, above + height), WHITE
     )
     draw = ImageDraw.Draw(image)
-    draw.text((0, text / 2), label, INK, font, anchor="lm")
+    draw.text((0, text / 2), label, TEXT, font, anchor="lm")
     ramp = np.linspace(high, low, height)[:, None]
     image.paste(Image.fromarray(colour_map(np.repeat(ramp, thick, axis=1), low, high)), (0, above))
     left, first, last = thick + text * 0.8, above + text * 0.6, above + height - text * 0.6
-    draw.text((left, first), names[0], PALE, font, anchor="lm")
-    draw.text((left, last), names[1], PALE, font, anchor="lm")
+    draw.text((left, first), names[0], MUTED, font, anchor="lm")
+    draw.text((left, last), names[1], MUTED, font, anchor="lm")
     if threshold is not None:
         y = above + (1 - (min(max(threshold, low), high) - low) / (high - low)) * (height - 1)
-        for colour, width in ((PAPER, small + 2), (INK, small)):
+        for colour, width in ((WHITE, small + 2), (TEXT, small)):
             draw.line(((0, y), (left - text * 0.25, y)), fill=colour, width=width)
         beside = min(max(y, first + text * 1.2), last - text * 1.2)  # clear of the ends' names
-        draw.text((left, beside), marked, INK, font, anchor="lm")
+        draw.text((left, beside), marked, TEXT, font, anchor="lm")
     return image
 
 
@@ -296,7 +297,7 @@ def _save(
         reason = error.strerror or one_line(error)
         if isinstance(path, str | os.PathLike):
             with suppress(OSError):
-                os.unlink(path)  # half of a picture
+                os.unlink(path)  # the rest of a broken write
         raise FlawscopeError(f"cannot write picture {path}: {reason}; check the folder") from None
 
 
@@ -305,7 +306,7 @@ def _check_scale(low: float, high: float) -> None:
         raise InputError(f"colour scale from {low} to {high}; give two numbers, low below high")
 
 
-def _levels(values: Values, low: float, high: float) -> NDArray[np.uint8]:
+def _colour_indices(values: Values, low: float, high: float) -> NDArray[np.uint8]:
     _check_scale(low, high)
     share = (np.asarray(values, dtype=np.float32) - np.float32(low)) * np.float32(255 / (high - low))
     share = np.nan_to_num(share, copy=False, nan=0.0)
@@ -313,7 +314,7 @@ def _levels(values: Values, low: float, high: float) -> NDArray[np.uint8]:
     return levels
 
 
-def _stretch(size: tuple[int, int], array: NDArray[Any]) -> Geometry:
+def _covering_geometry(size: tuple[int, int], array: NDArray[Any]) -> Geometry:
     """Geometry of an array [H, W] that covers a whole picture of `size`."""
     height, width = array.shape
     return Geometry(size, (height, width), (height / size[0], width / size[1]), (0.0, 0.0))
@@ -330,5 +331,5 @@ def _as_image(image: Drawable) -> Image.Image:
 
 
 @functools.lru_cache(maxsize=8)
-def font_of(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def load_font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size=size)

@@ -20,29 +20,29 @@ from flawscope.pictures.decoding import Source, decode, to_eight_bits
 from flawscope.pictures.listing import natural_key
 from flawscope.results import drawing
 from flawscope.results.contact_sheet import (
-    SHOTS,
+    MAX_SHOTS,
     Line,
     Shot,
     animate,
     contact_sheet,
-    room,
+    make_shot,
     save_animation,
-    shot,
+    shots_per_kind,
 )
 from flawscope.results.prediction import Prediction, outcome
-from flawscope.results.table import OwnFiles, cannot_write
+from flawscope.results.table import OwnFiles, write_error
 
 MAX_SIDE = 2048  # overlays of larger pictures are scaled down; maps and masks are at the network's size
 
 # The contact sheet
-PANEL = 150  # pixels that a picture or its overlay is high
-BOX = (PANEL, PANEL * 3 // 2)  # wide pictures may be wider
+PANEL_HEIGHT = 150  # pixels that a picture or its overlay is high
+PANEL_SIZE = (PANEL_HEIGHT, PANEL_HEIGHT * 3 // 2)  # wide pictures may be wider
 GAP = 4  # between them
-ROWS = 14  # at most, all kinds together; further kinds are named, not shown
+MAX_ROWS = 14  # at most, all kinds together; further kinds are named, not shown
 ROWS_PER_KIND = 4
-WIDTH = 1440  # pixels that a row of examples may take
+ROW_WIDTH = 1440  # pixels that a row of examples may take
 MARGIN = 16  # between examples, roomily
-KEPT = 8  # highest and lowest scores of a kind that are kept: enough for the sheet, whatever the number
+KEPT_EXTREMES = 8  # highest, and lowest, scores of a kind that are kept: enough for any sheet
 
 # Formats of maps: the file's suffix, and the meaning of a value in it
 MAPS = {
@@ -54,10 +54,10 @@ MAPS = {
 LEGEND = "picture | heat map, transparent at its peak; outlined: what is above the mask threshold"
 SQUARE = "; square: where the part was found, the dot at the reference's upper left corner"
 DASHED = "; dashed: ground truth"
-CHOSEN = "of each kind the pictures with the highest and the lowest scores"
+SELECTION = "of each kind the pictures with the highest and the lowest scores"
 
 Pixels = NDArray[np.uint8]
-Truth = Callable[[], NDArray[np.bool_]]
+MaskReader = Callable[[], NDArray[np.bool_]]
 
 
 class Example(NamedTuple):
@@ -72,7 +72,7 @@ class Example(NamedTuple):
 
 
 @dataclass
-class Kind:
+class KindExamples:
     """Pictures of one kind; the sheet shows those with the highest and the lowest scores."""
 
     expected: bool | None = None  # whether they are defective; None: unknown
@@ -80,16 +80,16 @@ class Kind:
     anomalous: int = 0
     examples: list[Example] = field(default_factory=list)  # by rising score
 
-    def wants(self, score: float) -> bool:
+    def would_show(self, score: float) -> bool:
         """Whether the sheet would show a picture with this score, among those so far."""
         place = bisect(self.examples, score, key=lambda one: one.score)
-        return len(self.examples) < 2 * KEPT or place != KEPT
+        return len(self.examples) < 2 * KEPT_EXTREMES or place != KEPT_EXTREMES
 
     def add(self, example: Example) -> None:
         insort(self.examples, example, key=lambda one: one.score)
-        del self.examples[KEPT:-KEPT]
+        del self.examples[KEPT_EXTREMES:-KEPT_EXTREMES]
         # A picture that has left the extremes never returns to them. Shots are large: let theirs go.
-        shown = SHOTS // 2
+        shown = MAX_SHOTS // 2
         for k in range(shown, len(self.examples) - shown):
             self.examples[k] = self.examples[k]._replace(shot=None)
 
@@ -101,7 +101,7 @@ class Kind:
         low = count // 2
         return falling[: count - low] + falling[len(falling) - low :]
 
-    def words(self) -> str:
+    def count_text(self) -> str:
         if self.expected is None:
             return pluralize(self.count, "picture")
         return f"{self.anomalous} of {self.count} called anomalous"
@@ -129,7 +129,7 @@ class Drawn(NamedTuple):
     @property
     def overlay(self) -> Pixels:
         """Heat map with outlines."""
-        return drawing.noted(drawing.contour(self.heat, self.marked), self.remark)
+        return drawing.draw_note(drawing.contour(self.heat, self.marked), self.remark)
 
 
 @dataclass
@@ -146,7 +146,7 @@ class Pictures:
     root: Path | None = None
     maps: str = "png16"
     animation: str = "none"
-    kinds: dict[str, Kind] = field(default_factory=dict)
+    kinds: dict[str, KindExamples] = field(default_factory=dict)
     aligned: bool = False  # parts are found first
     scale: tuple[float, float, float] | None = None  # both ends of the colours and the mask threshold
     owners: dict[str, Path] = field(default_factory=dict)  # result name -> picture
@@ -163,7 +163,7 @@ class Pictures:
         kind: str = "",
         *,
         expected: bool | None = None,
-        truth: Truth | None = None,
+        truth: MaskReader | None = None,
         source: Source | None = None,
     ) -> None:
         """Writes the picture's overlay, map and mask. Without a `kind` the verdict is the kind. `truth` reads
@@ -173,15 +173,15 @@ class Pictures:
         drawn = None
         try:
             drawn = Drawn.of(path if source is None else source, prediction)
-        except (InputError, MemoryError) as error:  # such as a moved one
+        except (InputError, MemoryError) as error:  # such as a picture that was moved
             self.failures.append(f"{error or path} (scored, but not drawn)")
         self._write(name, prediction, drawn)
         self.aligned = prediction.part_found is not None
         self.scale = (*prediction.colour_range, prediction.mask_threshold)
-        collected = self.kinds.setdefault(kind or prediction.decision, Kind(expected))
+        collected = self.kinds.setdefault(kind or prediction.decision, KindExamples(expected))
         collected.count += 1
         collected.anomalous += prediction.is_anomalous
-        if drawn and len(self.kinds) <= ROWS and collected.wants(prediction.score):
+        if drawn and len(self.kinds) <= MAX_ROWS and collected.would_show(prediction.score):
             collected.add(self._example(name, kind or path.name, drawn, prediction, truth, expected))
 
     def finish(self, title: str) -> Path | None:
@@ -191,14 +191,14 @@ class Pictures:
         names = [name for name in names if self.kinds[name].examples]
         if not names or self.scale is None:
             return None
-        shown, left = names[:ROWS], names[ROWS:]
+        shown, left = names[:MAX_ROWS], names[MAX_ROWS:]
         if self.animation != "none":
-            most = room(len(shown))
+            most = shots_per_kind(len(shown))
             shots = [[e.shot for e in self.kinds[name].extremes(most) if e.shot] for name in shown]
             moving = self.own.path(f"animation.{self.animation}")
             save_animation(moving, *animate(shots, title, self.scale))
         known = any(kind.expected is not None for kind in self.kinds.values())
-        lines = [title, LEGEND + (SQUARE if self.aligned else "") + (DASHED if known else ""), CHOSEN]
+        lines = [title, LEGEND + (SQUARE if self.aligned else "") + (DASHED if known else ""), SELECTION]
         if left:
             lines.append(f"not shown: {', '.join(left)}")
         path = self.own.path("contact_sheet.png")
@@ -209,9 +209,9 @@ class Pictures:
         lines = []
         for name in kinds:
             kind = self.kinds[name]
-            width = max(PANEL, *(example.strip.shape[1] for example in kind.examples))
-            columns = max(1, (WIDTH + MARGIN) // (width + MARGIN))
-            chosen = kind.extremes(columns * min(ROWS_PER_KIND, max(1, ROWS // len(kinds))))
+            width = max(PANEL_HEIGHT, *(example.strip.shape[1] for example in kind.examples))
+            columns = max(1, (ROW_WIDTH + MARGIN) // (width + MARGIN))
+            chosen = kind.extremes(columns * min(ROWS_PER_KIND, max(1, MAX_ROWS // len(kinds))))
             common = os.path.commonpath([os.path.dirname(e.name) for e in chosen])
             for start in range(0, len(chosen), columns):
                 row = chosen[start : start + columns]
@@ -219,13 +219,13 @@ class Pictures:
                     Line(
                         [e.strip for e in row],
                         [f"{os.path.relpath(e.name, common)}\n{e.verdict}" for e in row],
-                        heading="" if start else f"{name}: {kind.words()}",
+                        heading="" if start else f"{name}: {kind.count_text()}",
                         frames=[drawing.BAD if e.is_anomalous else drawing.GOOD for e in row],
                         width=width,
                     )
                 )
-        bar = drawing.colour_bar(*scale, height=PANEL, label="map")
-        return contact_sheet(lines, (PANEL, PANEL), title=title, bar=bar)
+        bar = drawing.colour_bar(*scale, height=PANEL_HEIGHT, label="map")
+        return contact_sheet(lines, (PANEL_HEIGHT, PANEL_HEIGHT), title=title, bar=bar)
 
     def _example(
         self,
@@ -233,27 +233,27 @@ class Pictures:
         caption: str,
         drawn: Drawn,
         prediction: Prediction,
-        truth: Truth | None,
+        truth: MaskReader | None,
         expected: bool | None,
     ) -> Example:
         bad, verdict, severity = prediction.is_anomalous, prediction.decision, prediction.severity
         remark = outcome(expected, bad) if expected is not None and expected != bad else ""
         # outlined at its small size: a thin line would be lost in shrinking
-        small = drawing.contour(np.asarray(drawing.fitted(drawn.heat, BOX)), drawn.marked)
-        small = drawing.noted(small, drawn.remark)
+        small = drawing.contour(np.asarray(drawing.fitted(drawn.heat, PANEL_SIZE)), drawn.marked)
+        small = drawing.draw_note(small, drawn.remark)
         with suppress(InputError):  # the evaluation reports it
             if truth:
-                marked = drawing.shrunk(truth(), small.shape[:2])
+                marked = drawing.shrink_mask(truth(), small.shape[:2])
                 small = drawing.contour(small, marked, drawing.TRUTH, dashed=True)
-        picture = np.asarray(drawing.fitted(drawn.picture, BOX))
+        picture = np.asarray(drawing.fitted(drawn.picture, PANEL_SIZE))
         gap = np.full((picture.shape[0], GAP, 3), 255, np.uint8)
-        taken = None
+        new_shot = None
         if self.animation != "none":
-            said = f"{remark or verdict}, severity {severity:+.1f}"
-            taken = shot(caption, *drawn[:3], said, is_anomalous=bad)
+            verdict_text = f"{remark or verdict}, severity {severity:+.1f}"
+            new_shot = make_shot(caption, *drawn[:3], verdict_text, is_anomalous=bad)
         words = f"{verdict}, {remark}" if remark else verdict
         words += f"\nseverity {severity:+.1f}, p = {prediction.p_value:.3f}"
-        return Example(name, prediction.score, np.hstack([picture, gap, small]), words, bad, taken)
+        return Example(name, prediction.score, np.hstack([picture, gap, small]), words, bad, new_shot)
 
     def _write(self, name: str, prediction: Prediction, drawn: Drawn | None) -> None:
         try:
@@ -266,7 +266,7 @@ class Pictures:
             if self.maps != "none" and self.scale is None:
                 self._write_scale(prediction)
         except OSError as error:
-            raise cannot_write(self.out, error) from None
+            raise write_error(self.out, error) from None
 
     def _write_scale(self, prediction: Prediction) -> None:
         low, high = prediction.colour_range

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from flawscope.pictures.part_views import PartPose
 
-NAMED = 3  # anomalous parts that a remark names
+MAX_NAMED = 3  # anomalous parts that a remark names
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ class FoundParts:
         bad = [str(one.part_index) for one in self.parts if one.is_anomalous]
         if self.wrong or not bad:
             return self.wrong
-        more = f" and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
-        return f"part {', '.join(bad[:NAMED])}{more} of {len(self.parts)}"
+        more = f" and {len(bad) - MAX_NAMED} more" if len(bad) > MAX_NAMED else ""
+        return f"part {', '.join(bad[:MAX_NAMED])}{more} of {len(self.parts)}"
 
     def squares(self) -> list[NDArray[np.float64]]:
         """Corners [4, 2] of the squares around the parts, and of the boxes around other objects."""

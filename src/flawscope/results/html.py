@@ -16,8 +16,8 @@ from PIL import Image
 
 from flawscope.pictures.listing import printable
 
-SIDE = 280  # pixels that a picture in a notebook is high and wide at most
-QUALITY = 80  # of its JPEG
+MAX_SIDE = 280  # pixels that a picture in a notebook is high and wide at most
+JPEG_QUALITY = 80  # of its JPEG
 
 
 def environment(text_of: Callable[[str], str]) -> Any:
@@ -42,16 +42,16 @@ def for_script(value: Any) -> Any:
 
 
 def small(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Scales a picture down to [H, W, 3] of at most `SIDE` high and wide."""
+    """Scales a picture down to [H, W, 3] of at most `MAX_SIDE` high and wide."""
     image = Image.fromarray(picture)
-    image.thumbnail((SIDE, SIDE))
+    image.thumbnail((MAX_SIDE, MAX_SIDE))
     return np.asarray(image)
 
 
 def image_tag(picture: NDArray[np.uint8]) -> str:
     """Element with a picture [H, W, 3] as data in the page."""
     file = io.BytesIO()
-    Image.fromarray(picture).save(file, "jpeg", quality=QUALITY)
+    Image.fromarray(picture).save(file, "jpeg", quality=JPEG_QUALITY)
     data = base64.b64encode(file.getvalue()).decode("ascii")
     height, width = picture.shape[:2]
     style = "display:inline-block;margin:2px"
@@ -62,13 +62,13 @@ def table(rows: Iterable[Sequence[str]], header: Sequence[str] = ()) -> str:
     """Table of texts; all of them are escaped."""
 
     def row(cells: Sequence[str], tag: str) -> str:
-        inside = (f"<{tag} style='text-align:left'>{escaped(cell)}</{tag}>" for cell in cells)
+        inside = (f"<{tag} style='text-align:left'>{escape_text(cell)}</{tag}>" for cell in cells)
         return f"<tr>{''.join(inside)}</tr>"
 
     head = row(header, "th") if header else ""
     return f"<table>{head}{''.join(row(cells, 'td') for cells in rows)}</table>"
 
 
-def escaped(text: str) -> str:
+def escape_text(text: str) -> str:
     """Escapes text for HTML; control characters are shown."""
     return escape(printable(text))

@@ -13,18 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.errors import InputError, pluralize
-from flawscope.pictures.appearance import FEATURES, Measures, words
+from flawscope.pictures.appearance import FEATURES, Measures, describe_shifts
 from flawscope.pictures.decoding import Source, decode, to_eight_bits
 from flawscope.pictures.geometry import Geometry
 from flawscope.pictures.part_views import PartPose
 from flawscope.results import drawing, html
 from flawscope.results.found_parts import FoundParts
 
-SHOWN_REGIONS = 5  # boxes that are named in a notebook
-COLOURS = {"anomalous": "#dc2626", "good": "#16a34a"}  # readable on white and on black
-LOST = "part not found"
+MAX_SHOWN_REGIONS = 5  # boxes that are named in a notebook
+DECISION_COLOURS = {"anomalous": "#dc2626", "good": "#16a34a"}  # readable on white and on black
+NO_PART = "part not found"
 NONE = "none of these"  # of a joint model's products
-SLIGHT = 0.001  # severity of what nothing says is good: above 0, and people can read it
+SLIGHT = 0.001  # severity of a picture that is anomalous by another reason than its score: above 0
 NEARBY = 1 / 16  # of the longer side of a network's view: a map is about that wide around a point
 
 
@@ -180,7 +180,7 @@ class Prediction:
             x, y, _, _ = geometry.to_picture((cx, cy, cx, cy))
             found.append(
                 Region(
-                    box=geometry.around(rows + ys.start, columns + xs.start),
+                    box=geometry.box_around(rows + ys.start, columns + xs.start),
                     area=float(part.sum() / (sy * sx)),
                     peak=float(self.map[ys, xs][part].max()),
                     centroid=(x, y),
@@ -224,14 +224,14 @@ class Prediction:
         if picture is None and self.path is None:
             raise InputError("draw() knows only pictures from files: give the picture, draw(picture)")
         shown = to_eight_bits(decode(self.path or "" if picture is None else picture))
-        return drawing.noted(drawing.contour(*self.over(shown)), self.remark)
+        return drawing.draw_note(drawing.contour(*self.over(shown)), self.remark)
 
     @property
     def remark(self) -> str:
         """Reason for the decision other than the score, or the part that it is about; empty: none."""
         if self.found_parts is not None:
             return self.found_parts.remark
-        return LOST if self.part_found is False else ""
+        return NO_PART if self.part_found is False else ""
 
     def __repr__(self) -> str:
         regions = f", {pluralize(len(self.regions), 'region')}" if self.map.size else ""
@@ -260,70 +260,66 @@ class Prediction:
             "shifts": {f.name: round(s, 3) for f, s in zip(FEATURES, self.shifts, strict=bool(self.shifts))},
             "regions": [r.to_dict() for r in self.regions],
             **({} if self.outside_light is None else {"outside_light": self.outside_light}),
-            **(self._shown() if self.product_name else {}),
-            **({} if self.part_found is None else self._part()),
+            **(self._product_entries() if self.product_name else {}),
+            **({} if self.part_found is None else self._part_entries()),
         }
 
-    def _part(self) -> dict[str, Any]:
+    def _part_entries(self) -> dict[str, Any]:
         pose = None if self.part_pose is None else self.part_pose.to_dict()
         found = {"part_found": self.part_found, "part_p_value": self.part_p_value}
         if self.found_parts is not None:
             return found | {"found_parts": self.found_parts.to_dict()}
         return found | {"part_pose": pose}
 
-    def _shown(self) -> dict[str, Any]:
+    def _product_entries(self) -> dict[str, Any]:
         return {"product": self.product, "product_p_value": self.product_p_value}
 
 
-def prediction_html(found: Prediction, caption: str = "", source: Source | None = None) -> str:
+def prediction_html(prediction: Prediction, caption: str = "", source: Source | None = None) -> str:
     """The picture, its heat map, and the decision; the heat map alone where the picture cannot be read.
-
-    Args:
-        caption: beside the decision.
-        source: the picture; by default the file that the prediction is of.
-    """
-    name = found.path or ""
+    caption: beside the decision. source: the picture; by default the file that the prediction is of."""
+    name = prediction.path or ""
     words = [
-        f"<b style='color:{COLOURS[found.decision]}'>{found.decision}</b>",
-        f"severity {found.severity:+.1f}",
-        f"p {found.p_value:.3f}",
-        f"score {found.score:.4g}, threshold {found.score_threshold:.4g}",
-        *([f"<b>{found.remark}</b>"] if found.remark else []),
+        f"<b style='color:{DECISION_COLOURS[prediction.decision]}'>{prediction.decision}</b>",
+        f"severity {prediction.severity:+.1f}",
+        f"p {prediction.p_value:.3f}",
+        f"score {prediction.score:.4g}, threshold {prediction.score_threshold:.4g}",
+        *([f"<b>{prediction.remark}</b>"] if prediction.remark else []),
         *([escape(caption)] if caption else []),
-        *([f"<code>{html.escaped(name)}</code>"] if name else []),
+        *([f"<code>{html.escape_text(name)}</code>"] if name else []),
     ]
-    boxes = [f"({', '.join(f'{v:.0f}' for v in region.box)})" for region in found.regions]
+    boxes = [f"({', '.join(f'{v:.0f}' for v in region.box)})" for region in prediction.regions]
     if boxes:
-        more = f" and {len(boxes) - SHOWN_REGIONS} more" if len(boxes) > SHOWN_REGIONS else ""
-        words.append(f"regions {' '.join(boxes[:SHOWN_REGIONS])}{more}")
-    pictures = "".join(html.image_tag(panel) for panel in _panels(found, source))
+        more = f" and {len(boxes) - MAX_SHOWN_REGIONS} more" if len(boxes) > MAX_SHOWN_REGIONS else ""
+        words.append(f"regions {' '.join(boxes[:MAX_SHOWN_REGIONS])}{more}")
+    pictures = "".join(html.image_tag(panel) for panel in _panels(prediction, source))
     return f"<div><div>{pictures}</div><div>{' &nbsp; '.join(words)}</div></div>"
 
 
 def _panels(found: Prediction, source: Source | None) -> list[NDArray[np.uint8]]:
-    given = found.path if source is None else source
+    picture_source = found.path if source is None else source
     try:
-        if given is None:
+        if picture_source is None:
             raise InputError("not known")
-        picture = html.small(to_eight_bits(decode(given)))
-        return [picture, drawing.noted(drawing.contour(*found.over(picture)), found.remark)]
+        picture = html.small(to_eight_bits(decode(picture_source)))
+        return [picture, drawing.draw_note(drawing.contour(*found.over(picture)), found.remark)]
     except InputError:  # moved since, or never a file
         return [html.small(drawing.colour_map(found.map, *found.colour_range))] if found.map.size else []
 
 
 LEAST = 4  # pictures that a warning needs
 REMEMBERED = 1000  # pictures that are remembered, the latest: a stream may have no end
-FAR = 1.0  # widths of the training pictures' range that a picture lies outside of it
-MOST = 0.5  # share of such pictures from which on they are the rule
-NEARLY_ALL = 0.9  # share of anomalous pictures
-SEVERE = 10.0  # severity of most
-ALIKE = 0.5  # of the middle severity, which nearly all have: defects differ more
-ANEW = "set the score threshold anew with `flawscope calibrate`, or fit anew"
-REMEDY = (
+FAR_SHIFT = 1.0  # distance of a picture outside of the training pictures' range, in widths of the range
+MAJORITY = 0.5  # share of such pictures
+MIN_ANOMALOUS_SHARE = 0.9  # share of anomalous pictures
+HIGH_SEVERITY = 10.0  # severity of most
+MIN_EQUAL_SEVERITY = 0.5  # share of the median severity that nearly all reach: defects differ more
+RECALIBRATE_REMEDY = "set the score threshold anew with `flawscope calibrate`, or fit anew"
+OTHER_MODEL_REMEDY = (
     "is the model of another product, camera or light? Take this product's model, or fit anew with good "
     "pictures like these; where maps of good pictures still look right, `flawscope calibrate` is enough"
 )
-RENEW = (
+CHANGED_LIGHT_REMEDY = (
     "has the camera or the light changed? The false-alarm rate is promised for pictures like those of the "
     "fit; `flawscope calibrate` with new good pictures renews the promise"
 )
@@ -357,22 +353,22 @@ class Mismatch:
         """Warning for a person; empty where there is no reason for one."""
         if self.count < LEAST:
             return ""
-        far = [one for one in self.shifts if max(map(abs, one)) > FAR]
-        if self.shifts and len(far) >= MOST * len(self.shifts):
-            remedy = REMEDY if self.anomalous >= MOST * self.count else RENEW
+        far = [one for one in self.shifts if max(map(abs, one)) > FAR_SHIFT]
+        if self.shifts and len(far) >= MAJORITY * len(self.shifts):
+            remedy = OTHER_MODEL_REMEDY if self.anomalous >= MAJORITY * self.count else CHANGED_LIGHT_REMEDY
             return (
                 f"{len(far)} of {len(self.shifts)} {self.what} look unlike the training pictures as a whole "
-                f"({words(far)}), {self.anomalous} of {self.count} are anomalous: {remedy}"
+                f"({describe_shifts(far)}), {self.anomalous} of {self.count} are anomalous: {remedy}"
             )
-        if self.anomalous < NEARLY_ALL * self.count or self.rate > MOST:
+        if self.anomalous < MIN_ANOMALOUS_SHARE * self.count or self.rate > MAJORITY:
             return ""
         every = f"{self.anomalous} of {self.count} {self.what} are anomalous"
         low, middle, high = np.quantile(np.asarray(self.severities), [0.1, 0.5, 0.9])
-        alike = middle >= SEVERE and low >= ALIKE * middle
+        alike = middle >= HIGH_SEVERITY and low >= MIN_EQUAL_SEVERITY * middle
         if alike:
             every += f", all of about the same severity ({low:.0f} to {high:.0f})"
         if alike and not self.shifts:
-            return f"{every}: {REMEDY}"
+            return f"{every}: {OTHER_MODEL_REMEDY}"
         if self.defective:
             return ""
         if self.shifts:
@@ -382,4 +378,4 @@ class Mismatch:
             if alike
             else "look at some"
         )
-        return f"{every}: {asked}. If they are good, {ANEW}"
+        return f"{every}: {asked}. If they are good, {RECALIBRATE_REMEDY}"

@@ -12,11 +12,11 @@ from typing import Any
 from flawscope.artefact.files import atomic
 from flawscope.results.folder import Pictures
 from flawscope.results.prediction import Prediction
-from flawscope.results.table import OwnFiles, Table, Unjudged, cannot_write
+from flawscope.results.table import OwnFiles, Table, Unjudged, write_error
 
 RESULTS, TABLE, FACTS = "predictions", "results.csv", "results.json"
 PARTS = "parts.csv"  # a row for each part, where the model decides on parts
-SHOWN = 256 << 20  # bytes of maps that are kept for a page, of the most severe predictions
+MAX_MAP_BYTES = 256 << 20  # bytes of maps that are kept for a page, of the most severe predictions
 
 
 def refuse_foreign(out: Path, *names: str) -> None:
@@ -30,7 +30,7 @@ class Results:
     """Results folder. Files of an earlier run are removed, of which `say` gets a line; files of others stay.
     InputError where one of them has the name of a file that is to be written.
 
-    shown: predictions for a page with their maps, at most `SHOWN` bytes of them, most severe first.
+    shown: predictions for a page with their maps, at most `MAX_MAP_BYTES` bytes of them, most severe first.
 
     Args:
         root, maps, animation: as `Pictures` takes them. products, aligned: as `Table` takes them.
@@ -56,15 +56,12 @@ class Results:
         self._count = self._bytes = 0
 
     def add(self, result: Prediction | Unjudged, *, details: bool = True) -> None:
-        """Writes an input's row of the table and, with `details`, its JSON file.
-
-        Raises:
-            FlawscopeError: the disk is full.
-        """
+        """Writes an input's row of the table and, with `details`, its JSON file. FlawscopeError: the disk
+        is full."""
         self.table.take(result)
         if details:
             if isinstance(result, Prediction):
-                self._remember(result)
+                self._keep_severest(result)
             name = self.pictures.name(Path(result.path or "picture"))
             self._write_json(f"{RESULTS}/{name}.json", result.to_dict())
 
@@ -81,12 +78,12 @@ class Results:
         with atomic(self.own.path(FACTS)) as file:
             file.write(f"{json.dumps(facts, indent=1, allow_nan=False)}\n".encode())
 
-    def _remember(self, prediction: Prediction) -> None:
+    def _keep_severest(self, prediction: Prediction) -> None:
         self._count += 1
         alone = prediction.map.copy()  # not a part of a batch, all of which would be kept
         heappush(self._severe, (prediction.severity, -self._count, replace(prediction, map=alone)))
         self._bytes += alone.nbytes
-        while self._bytes > SHOWN:
+        while self._bytes > MAX_MAP_BYTES:
             self._bytes -= heappop(self._severe)[2].map.nbytes
 
     def _write_json(self, name: str, document: dict[str, Any]) -> None:
@@ -94,4 +91,4 @@ class Results:
         try:
             path.write_text(f"{json.dumps(document, allow_nan=False)}\n", encoding="utf-8")
         except OSError as error:
-            raise cannot_write(self.out, error) from None
+            raise write_error(self.out, error) from None

@@ -21,7 +21,7 @@ from flawscope.pictures.part_views import PartPose
 from flawscope.results.prediction import Prediction
 
 TABLES = (".csv", ".parquet")  # suffixes of `--out` for a table alone
-GROUP = 10_000  # rows that are collected for a part of a Parquet file
+ROWS_PER_GROUP = 10_000  # of a Parquet file
 
 
 class Unjudged(NamedTuple):
@@ -82,16 +82,16 @@ class Row:
             regions="; ".join(" ".join(f"{v:.5g}" for v in region.box) for region in result.regions),
             product=result.product_name,
             product_p_value=result.product_p_value,
-            **_of_part(result.part_found, result.part_p_value, result.part_pose),
+            **_part_columns(result.part_found, result.part_p_value, result.part_pose),
             part_count=None if result.found_parts is None else len(result.found_parts.parts),
         )
 
     @classmethod
     def of_parts(cls, result: Prediction) -> Iterator[Row]:
-        """Yields a row for each of several parts that were found in an input."""
+        """Yields a row for each part, where an input has several."""
         for one in result.found_parts.parts if result.found_parts else ():
             facts = (one.score, one.p_value, one.severity, one.decision, result.score_threshold)
-            pose = _of_part(True, one.part_p_value, one.part_pose)
+            pose = _part_columns(True, one.part_p_value, one.part_pose)
             yield cls(result.path or "", *facts, part_index=one.part_index, **pose)
 
     @property
@@ -100,7 +100,7 @@ class Row:
         return [tuple(map(float, box.split())) for box in self.regions.split(";") if box.strip()]
 
 
-def _of_part(found: bool | None, p_value: float | None, pose: PartPose | None) -> dict[str, Any]:
+def _part_columns(found: bool | None, p_value: float | None, pose: PartPose | None) -> dict[str, Any]:
     if found is None:
         return {}
     facts: dict[str, Any] = {"found": found, "p_value": p_value}
@@ -109,15 +109,15 @@ def _of_part(found: bool | None, p_value: float | None, pose: PartPose | None) -
     return {name: text for name, text in texts.items() if name in OF_PARTS}
 
 
-OF_PRODUCTS = ("product", "product_p_value")  # columns that only a joint model's table has
+PRODUCT_COLUMNS = ("product", "product_p_value")  # columns that only a joint model's table has
 OF_PARTS = tuple(field.name for field in fields(Row) if field.name.startswith("part_"))  # where it aligns
-COLUMNS = tuple(field.name for field in fields(Row) if field.name not in (*OF_PRODUCTS, *OF_PARTS))
-NUMBERS = tuple(field.name for field in fields(Row) if field.type == "float | None")
+COLUMNS = tuple(field.name for field in fields(Row) if field.name not in (*PRODUCT_COLUMNS, *OF_PARTS))
+FLOAT_COLUMNS = tuple(field.name for field in fields(Row) if field.type == "float | None")
 
 
 def columns_of(*, products: bool = False, aligned: bool = False) -> tuple[str, ...]:
     """Columns of a table, as `Table` has them."""
-    return (*COLUMNS, *(OF_PRODUCTS if products else ()), *(OF_PARTS if aligned else ()))
+    return (*COLUMNS, *(PRODUCT_COLUMNS if products else ()), *(OF_PARTS if aligned else ()))
 
 
 class Table:
@@ -142,14 +142,14 @@ class Table:
         products: bool = False,
         aligned: bool = False,
     ):
-        self.path, self.stack, self.waiting = Path(path), ExitStack(), list[Row]()
+        self.path, self.stack, self.pending_rows = Path(path), ExitStack(), list[Row]()
         self.columns = columns_of(products=products, aligned=aligned)
         suffix = self.path.suffix.lower()
         if suffix not in TABLES or (append and suffix != ".csv"):
             ends = " or ".join(TABLES)
             raise InputError(f"{path}: a table ends in {ends}, and only a .csv goes on at its end")
         self.schema = parquet_schema(self.columns) if suffix == ".parquet" else None
-        with self._reported():
+        with self._report_errors():
             if self.schema is not None:
                 from pyarrow import parquet
 
@@ -160,7 +160,7 @@ class Table:
             mode = "a" if append else "w"
             there = self._header() if append else None
             kinds = ("one product", "several products"), ("parts as they lie", "aligned parts")
-            for (first, *_), kind in zip((OF_PRODUCTS, OF_PARTS), kinds, strict=True):
+            for (first, *_), kind in zip((PRODUCT_COLUMNS, OF_PARTS), kinds, strict=True):
                 if there is not None and (first in there) != (first in self.columns):
                     begun = kind[first in there]
                     raise InputError(f"{path} was begun by a model of {begun}: choose another table")
@@ -185,17 +185,17 @@ class Table:
 
     def add(self, row: Row) -> None:
         if self.schema is None:
-            with self._reported():
+            with self._report_errors():
                 self._write([getattr(row, name) for name in self.columns])
             return
-        self.waiting.append(row)
-        if len(self.waiting) == GROUP:
+        self.pending_rows.append(row)
+        if len(self.pending_rows) == ROWS_PER_GROUP:
             self._write_group()
 
     def close(self) -> None:
-        """Ends the table."""
-        with self._reported():
-            if self.waiting:
+        """Writes the last rows, and closes the file."""
+        with self._report_errors():
+            if self.pending_rows:
                 self._write_group()
             self.stack.close()
 
@@ -206,12 +206,12 @@ class Table:
     def _write_group(self) -> None:
         import pyarrow
 
-        rows = [{name: getattr(row, name) for name in self.columns} for row in self.waiting]
+        rows = [{name: getattr(row, name) for name in self.columns} for row in self.pending_rows]
         self.parquet.write_batch(pyarrow.RecordBatch.from_pylist(rows, schema=self.schema))
-        self.waiting = []
+        self.pending_rows = []
 
     @contextmanager
-    def _reported(self) -> Iterator[None]:
+    def _report_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -220,31 +220,24 @@ class Table:
 
 
 def parquet_schema(columns: Sequence[str] = COLUMNS) -> Any:
-    """Schema of pyarrow with the columns of a row.
-
-    Raises:
-        InputError: pyarrow is missing.
-    """
+    """Schema of pyarrow with the columns of a row. InputError: pyarrow is missing."""
     try:
         import pyarrow
     except ImportError:
         raise needs("writing .parquet", "pyarrow", extras="parquet") from None
-    kinds = {name: pyarrow.float64() if name in NUMBERS else pyarrow.string() for name in columns}
+    kinds = {name: pyarrow.float64() if name in FLOAT_COLUMNS else pyarrow.string() for name in columns}
     return pyarrow.schema(list(kinds.items()))
 
 
 def read_table(path: str | os.PathLike[str]) -> list[Row]:
-    """Reads the inputs' rows of a `results.csv`, as they were written.
-
-    Raises:
-        InputError: there is no such file, or it is no table of results.
-    """
+    """Reads the inputs' rows of a `results.csv`, as they were written. InputError: there is no such file,
+    or it is no table of results."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             found = csv.DictReader(file)
             if not set(COLUMNS) <= set(found.fieldnames or ()):
                 raise InputError(f"{path} is no table of results: its columns are not {', '.join(COLUMNS)}")
-            return [_row(values) for values in found if not values.get("part_index")]
+            return [_parse_row(values) for values in found if not values.get("part_index")]
     except FileNotFoundError:
         raise InputError(
             f"there is no {path}: `predict --out DIR` and `evaluate --out DIR` write it"
@@ -255,10 +248,11 @@ def read_table(path: str | os.PathLike[str]) -> list[Row]:
         raise InputError(f"cannot read {path}: {error}; run `predict --out` again") from None
 
 
-def _row(values: dict[str, str | None]) -> Row:
+def _parse_row(values: dict[str, str | None]) -> Row:
     known = [field.name for field in fields(Row) if field.name in values]
-    numbers = {name: float(text) if (text := values[name]) else None for name in known if name in NUMBERS}
-    texts = {name: from_csv_cell(values[name] or "") for name in known if name not in NUMBERS}
+    floats = [name for name in known if name in FLOAT_COLUMNS]
+    numbers = {name: float(text) if (text := values[name]) else None for name in floats}
+    texts = {name: from_csv_cell(values[name] or "") for name in known if name not in FLOAT_COLUMNS}
     return Row(**texts, **numbers)  # type: ignore[arg-type]
 
 
@@ -306,12 +300,9 @@ class OwnFiles:
             )
 
     def path(self, name: str) -> Path:
-        """Path for a new file of this name (with forward slashes); its folder is made.
-
-        Raises:
-            InputError: the folder has a file of this name that flawscope did not write.
-            FlawscopeError: the disk is full, or the folder cannot be written.
-        """
+        """Path for a new file of this name (with forward slashes); its folder is made. InputError: the
+        folder has a file of this name that flawscope did not write. FlawscopeError: the disk is full, or
+        the folder cannot be written."""
         path = self.folder / name
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -321,9 +312,9 @@ class OwnFiles:
                     file.write(json.dumps(name) + "\n")
                 self.known.add(name)
         except OSError as error:
-            raise cannot_write(self.folder, error) from None
+            raise write_error(self.folder, error) from None
         return path
 
 
-def cannot_write(folder: Path, error: OSError) -> FlawscopeError:
+def write_error(folder: Path, error: OSError) -> FlawscopeError:
     return FlawscopeError(f"cannot write to {folder}: {error.strerror}; free some space")

@@ -1,11 +1,11 @@
-"""The place of the object in a picture, by what good pictures have in common, or by the picture alone; in a
-texture everywhere.
+"""Segments the object in a picture, by what good pictures have in common, or by the picture alone; in a
+texture everything is foreground.
 
-A patterned ground, such as a perforated board, repeats itself, and the part on it does not. What touches the
-border in all good pictures is the ground: its windows, of an eighth of the picture, are kept. A window is
-new where no window of the ground is like it, and a pixel belongs to the part where every window over it is
-new; the windows of the border, each held against those far from it, say what is new. Colours that are common
-on the part and rare on the ground then draw the outline.
+A patterned ground, such as a perforated board, repeats itself, and the part on it does not. The border shows
+the ground in all good pictures: its windows, of an eighth of the picture, are kept. A window is novel where
+its distance from all of them is larger than those of the border's windows from others far away; a pixel
+belongs to the part where every window over it is novel. Colours that are common on the part and rare on the
+ground then give the outline.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from flawscope.synthesis.materials import check_picture
 SIDE = 128  # pixels of the longer side: of colours and outlines; windows have half as many
 _WINDOW = 8  # pixels at half of `SIDE`
 _CELLS = 4  # a side of a window, each with its mean colour
-_LEAST = 9 * _WINDOW  # pixels of the shorter side: below, the border leaves no middle
-_RING = 3  # windows from the border that count as ground
-_BANK = 2000  # windows kept
-_FAR = 0.5  # of the picture: a ground is like itself at this distance
-_FLOOR = 6.0  # grey levels: directions in which the ground varies less count as if it varied by this
-_NEW, _CERTAIN = 1.1, 1.3  # times the ground's usual distance; new areas hold a certain one
-_UNLIKE_ITSELF = 1.0  # from the median of these to the upper quartile: above, the border is no pattern
+_MIN_SIDE = 9 * _WINDOW  # pixels of the shorter side: below, the border leaves no middle
+_BORDER_WINDOWS = 3  # windows from the border that count as ground
+_MAX_BANK = 2000  # windows kept
+_MIN_SELF_DISTANCE = 0.5  # of the picture: a ground is like itself at this distance
+_MIN_DEVIATION = 6.0  # grey levels: directions in which the ground varies less count as if it varied by this
+_NOVEL, _CERTAINLY_NOVEL = 1.1, 1.3  # times the ground's typical distance; a novel area reaches the second
+_MAX_SELF_SPREAD = 1.0  # from the median of these to the upper quartile: above, the border is no pattern
 _BINS = 32  # of a channel in the tables of colours
 _ROUNDS = 2  # of colours and outlines in turn
-_LOG_ODDS = 3.0  # of a colour at most
+_MAX_LOG_ODDS = 3.0  # of a colour at most
 _PRIOR = 0.35  # log-odds of what the windows say
 _STEPS, _COUPLING, _EDGE = 20, 2.0, 10.0  # smoothing: rounds, weight of a neighbour, grey levels of an edge
 
 
-def shrunk(picture: Picture) -> Picture:
+def shrink(picture: Picture) -> Picture:
     """`[h, w, 3]` uint8, its longer side `SIDE` pixels at most. InputError: it is no picture."""
     check_picture(picture)
     scale = min(1.0, SIDE / max(picture.shape[:2]))
@@ -58,59 +58,59 @@ class PatternedGround:
     mean: Floats  # [d]
     whitening: Floats  # [d, d]
     bank: Floats  # [n, d]: windows of the ground, whitened
-    usual: float  # the upper quartile of the ground's distances to itself
+    typical_distance: float  # the upper quartile of the ground's distances to itself
     log_odds: Floats  # [_BINS ** 3]: of part against ground, by colour
 
     @classmethod
     def learn(cls, pictures: Sequence[Picture]) -> PatternedGround | None:
         """Learn from pictures of at most `SIDE` pixels a side; None where the border is not like itself
         elsewhere, or the pictures are too narrow or too small."""
-        if any(min(picture.shape[:2]) < _LEAST for picture in pictures):
+        if any(min(picture.shape[:2]) < _MIN_SIDE for picture in pictures):
             return None
         tone = np.stack([_border_colour(picture) for picture in pictures]).mean(0)
-        toned = [_toned(picture, tone) for picture in pictures]
+        toned = [_match_border_colour(picture, tone) for picture in pictures]
         found = _learn_windows(toned)
         if found is None:
             return None
         ground = cls(tone, *found, np.zeros(_BINS**3, np.float32))
-        areas = [ground._new(image) for image in toned]
+        areas = [ground._novel_area(image) for image in toned]
         if not any(area.any() for area in areas):
             return ground
         codes = [_colour_codes(image) for image in toned]
         parts = areas
         for _ in range(_ROUNDS):
-            ground = cls(tone, *found, _log_odds(codes, parts))
-            parts = [ground._outlined(*both) for both in zip(toned, areas, strict=True)]
-        return cls(tone, *found, _log_odds(codes, parts))
+            ground = cls(tone, *found, _colour_log_odds(codes, parts))
+            parts = [ground._segment_part(*both) for both in zip(toned, areas, strict=True)]
+        return cls(tone, *found, _colour_log_odds(codes, parts))
 
-    def part(self, picture: Picture) -> Mask:
+    def part_mask(self, picture: Picture) -> Mask:
         """Mask `[h, w]` bool of the part in a picture `[h, w, 3]` uint8 of at most `SIDE` pixels a side."""
-        if min(picture.shape[:2]) < _LEAST:
+        if min(picture.shape[:2]) < _MIN_SIDE:
             return np.zeros(picture.shape[:2], np.bool_)
-        image = _toned(picture, self.tone)
-        return self._outlined(image, self._new(image))
+        image = _match_border_colour(picture, self.tone)
+        return self._segment_part(image, self._novel_area(image))
 
-    def _new(self, image: Floats) -> Mask:
-        """The areas `[h, w]` in which every window is unlike the ground."""
+    def _novel_area(self, image: Floats) -> Mask:
+        """Mask `[h, w]` of the pixels of which every window is unlike the ground."""
         from scipy import ndimage
 
-        windows = _described(image)
+        windows = _window_descriptors(image)
         rows = windows.reshape(-1, windows.shape[-1]) - self.mean
         flat = np.asarray(rows @ self.whitening, np.float32)
-        distance = _to_nearest(flat, self.bank).reshape(windows.shape[:2])
+        distance = _nearest_distances(flat, self.bank).reshape(windows.shape[:2])
         # a pixel lies in up to _WINDOW x _WINDOW windows; the most ordinary of them counts
         padded = ndimage.minimum_filter(np.pad(distance, _WINDOW - 1, mode="edge"), _WINDOW)
         start, (height, width) = _WINDOW // 2, (side // 2 for side in image.shape[:2])
         least = padded[start : start + height, start : start + width]
-        labels, count = ndimage.label(least > _NEW * self.usual)
+        labels, count = ndimage.label(least > _NOVEL * self.typical_distance)
         certain = np.zeros(count + 1, np.bool_)
-        certain[np.unique(labels[least > _CERTAIN * self.usual])] = True
+        certain[np.unique(labels[least > _CERTAINLY_NOVEL * self.typical_distance])] = True
         certain[0] = False
         areas = Image.fromarray(certain[labels].astype(np.float32))
         return np.asarray(areas.resize(image.shape[1::-1], Image.Resampling.BILINEAR)) > 0.5
 
-    def _outlined(self, image: Floats, area: Mask) -> Mask:
-        """The part within an area of new windows: by its colours, along the edges of the picture.
+    def _segment_part(self, image: Floats, area: Mask) -> Mask:
+        """Segments the part in an area of novel windows: by its colours, along the edges of the picture.
 
         The mean field of a pairwise model with the area as prior, whose neighbours are coupled where their
         colours are alike, as in GrabCut (Rother et al., 2004).
@@ -121,7 +121,7 @@ class PatternedGround:
             return area
         zone = ndimage.binary_dilation(area, iterations=2)
         own = np.where(
-            zone, self.log_odds[_colour_codes(image)] + np.where(area, _PRIOR, -_PRIOR), -_LOG_ODDS
+            zone, self.log_odds[_colour_codes(image)] + np.where(area, _PRIOR, -_PRIOR), -_MAX_LOG_ODDS
         )
         smooth = ndimage.uniform_filter(image, (3, 3, 0))
         down, right = (np.exp(-np.abs(np.diff(smooth, axis=axis)).max(-1) / _EDGE) for axis in (0, 1))
@@ -137,10 +137,10 @@ class PatternedGround:
         # gaps and holes of the part that the windows give to it: marks in the ground's colours
         part |= ndimage.binary_closing(np.pad(part, 4), iterations=2)[4:-4, 4:-4] & area
         part |= ndimage.binary_fill_holes(part) & area
-        return _without_specks(part)
+        return _remove_specks(part)
 
 
-def _without_specks(mask: Mask) -> Mask:
+def _remove_specks(mask: Mask) -> Mask:
     """Remove the connected areas below a twentieth of the largest."""
     from scipy import ndimage
 
@@ -157,7 +157,7 @@ def _border_colour(picture: Picture) -> Floats:
     return np.asarray(picture[ring].mean(0), np.float32)
 
 
-def _toned(picture: Picture, tone: Floats) -> Floats:
+def _match_border_colour(picture: Picture, tone: Floats) -> Floats:
     """The picture as float32, its border's mean colour brought to `tone`, as if in the same light."""
     gain = tone / np.maximum(_border_colour(picture), 8)
     return np.clip(picture * gain, 0, 255).astype(np.float32)
@@ -171,21 +171,21 @@ def _box_mean(image: Floats, side: int) -> Floats:
     return (inside / side**2).astype(np.float32)
 
 
-def _halved(image: Floats) -> Floats:
+def _halve(image: Floats) -> Floats:
     height, width = (side // 2 * 2 for side in image.shape[:2])
     even = image[:height, :width]
     total = even[::2, ::2] + even[1::2, ::2] + even[::2, 1::2] + even[1::2, 1::2]
     return np.asarray(total / 4, np.float32)
 
 
-def _described(image: Floats) -> Floats:
-    """Every window `[H, W, d]`: the colours of its cells, and how rough its quarters are."""
+def _window_descriptors(image: Floats) -> Floats:
+    """Descriptors of every window `[H, W, d]`: its cells' colours, and its quarters' roughness."""
     from scipy import ndimage
 
     rough = np.abs(image - ndimage.uniform_filter(image, (3, 3, 0))).mean(-1)
-    colours, half, cell = _halved(image), _WINDOW // 2, _WINDOW // _CELLS
+    colours, half, cell = _halve(image), _WINDOW // 2, _WINDOW // _CELLS
     height, width = (side - _WINDOW + 1 for side in colours.shape[:2])
-    cells, quarters = _box_mean(colours, cell), 3 * _box_mean(_halved(rough), half)[..., None]
+    cells, quarters = _box_mean(colours, cell), 3 * _box_mean(_halve(rough), half)[..., None]
     return np.concatenate(
         [
             values[row * step : row * step + height, column * step : column * step + width]
@@ -197,15 +197,15 @@ def _described(image: Floats) -> Floats:
     )
 
 
-def _less_own_square(rows: Floats, others: Floats) -> Floats:
+def _partial_squared_distances(rows: Floats, others: Floats) -> Floats:
     """`[n, m]`: squared distances less the squared length of each row. One product, for speed."""
     one = np.ones((len(rows), 1), np.float32)
     return np.asarray(np.hstack([rows, one]) @ np.hstack([-2 * others, (others**2).sum(1)[:, None]]).T)
 
 
-def _to_nearest(rows: Floats, others: Floats) -> Floats:
+def _nearest_distances(rows: Floats, others: Floats) -> Floats:
     """Each row's distance to the nearest of the others."""
-    squared = _less_own_square(rows, others).min(1) + (rows**2).sum(1)
+    squared = _partial_squared_distances(rows, others).min(1) + (rows**2).sum(1)
     return np.asarray(np.sqrt(np.maximum(squared, 0)), np.float32)
 
 
@@ -213,25 +213,25 @@ def _learn_windows(images: Sequence[Floats]) -> tuple[Floats, Floats, Floats, fl
     """Mean, whitening, bank and usual distance of the border's windows; None where they do not repeat."""
     windows, places = [], []
     for image in images:
-        described = _described(image)
+        described = _window_descriptors(image)
         ring = np.ones(described.shape[:2], np.bool_)
-        ring[_RING:-_RING, _RING:-_RING] = False
+        ring[_BORDER_WINDOWS:-_BORDER_WINDOWS, _BORDER_WINDOWS:-_BORDER_WINDOWS] = False
         windows.append(described[ring])
         places.append(np.argwhere(ring) / np.asarray(ring.shape))
     every, place = np.concatenate(windows), np.concatenate(places).astype(np.float32)
     mean = every.mean(0)
     variances, axes = np.linalg.eigh(np.cov(every, rowvar=False))
-    whitening = (axes / np.sqrt(np.maximum(variances, 0) + _FLOOR**2)).astype(np.float32)
-    kept = np.random.default_rng(0).permutation(len(every))[:_BANK]
+    whitening = (axes / np.sqrt(np.maximum(variances, 0) + _MIN_DEVIATION**2)).astype(np.float32)
+    kept = np.random.default_rng(0).permutation(len(every))[:_MAX_BANK]
     bank, where = (every[kept] - mean) @ whitening, place[kept]
-    squared = _less_own_square(bank, bank) + (bank**2).sum(1)[:, None]
-    gap = _less_own_square(where, where) + (where**2).sum(1)[:, None]
-    own = np.sqrt(np.maximum(np.where(gap >= _FAR**2, squared, np.inf).min(1), 0))
+    squared = _partial_squared_distances(bank, bank) + (bank**2).sum(1)[:, None]
+    gap = _partial_squared_distances(where, where) + (where**2).sum(1)[:, None]
+    own = np.sqrt(np.maximum(np.where(gap >= _MIN_SELF_DISTANCE**2, squared, np.inf).min(1), 0))
     median, upper = np.quantile(own, [0.5, 0.75])
-    if upper - median > _UNLIKE_ITSELF:
+    if upper - median > _MAX_SELF_SPREAD:
         return None
-    # what touches the border and is like nothing far from it is a piece of the part
-    return mean, whitening, bank[own <= _CERTAIN * upper], float(upper)
+    # windows at the border that are like none far away show a piece of the part
+    return mean, whitening, bank[own <= _CERTAINLY_NOVEL * upper], float(upper)
 
 
 def _colour_codes(image: Floats) -> NDArray[np.intp]:
@@ -242,7 +242,7 @@ def _colour_codes(image: Floats) -> NDArray[np.intp]:
     return np.asarray((levels[..., 0] * _BINS + levels[..., 1]) * _BINS + levels[..., 2])
 
 
-def _log_odds(codes: Sequence[NDArray[np.intp]], parts: Sequence[Mask]) -> Floats:
+def _colour_log_odds(codes: Sequence[NDArray[np.intp]], parts: Sequence[Mask]) -> Floats:
     """Log-odds of each colour in the parts against beside them, over all pictures."""
     from scipy import ndimage
 
@@ -251,15 +251,15 @@ def _log_odds(codes: Sequence[NDArray[np.intp]], parts: Sequence[Mask]) -> Float
         every = np.concatenate([code[where] for code, where in zip(codes, chosen, strict=True)])
         counts = np.bincount(every, minlength=_BINS**3).reshape((_BINS,) * 3).astype(np.float32)
         shares.append(ndimage.gaussian_filter(counts, 0.7).ravel() / max(1, len(every)) + 1e-6)
-    return np.asarray(np.clip(np.log(shares[0] / shares[1]), -_LOG_ODDS, _LOG_ODDS), np.float32)
+    return np.asarray(np.clip(np.log(shares[0] / shares[1]), -_MAX_LOG_ODDS, _MAX_LOG_ODDS), np.float32)
 
 
-_BORDER_IS_BACKGROUND = 0.9  # share of the border that must look like background
-_SEPARATION = 0.65  # share of the variance that two classes must explain
-_SHARE = (0.03, 0.85)  # share of the picture an object takes
+_MIN_BORDER_BACKGROUND = 0.9  # share of the border that must look like background
+_MIN_SEPARATION = 0.65  # share of the variance that two classes must explain
+_OBJECT_SHARE = (0.03, 0.85)  # share of the picture an object takes
 
-PICTURES = (8, 40)  # good pictures that a patterned ground is learnt from, at least and at most
-_FOUND = 0.75  # share of them that must show a part on it, or no part
+PICTURE_COUNTS = (8, 40)  # good pictures that a patterned ground is learnt from, at least and at most
+_MIN_AGREEMENT = 0.75  # share of them that must show a part on it, or no part
 
 
 @dataclass(frozen=True)
@@ -286,30 +286,30 @@ class Foreground:
         are of a texture: everything is foreground. Otherwise, where the border does not repeat itself, and of
         fewer pictures, each is judged alone by `foreground_mask`.
         """
-        small = [shrunk(picture) for picture in islice(pictures, PICTURES[1])]
-        ground = PatternedGround.learn(small) if len(small) >= PICTURES[0] else None
+        small = [shrink(picture) for picture in islice(pictures, PICTURE_COUNTS[1])]
+        ground = PatternedGround.learn(small) if len(small) >= PICTURE_COUNTS[0] else None
         if ground is None:
             return cls()
-        shares = [float(ground.part(one).mean()) for one in small]
-        found = sum(_SHARE[0] <= share <= _SHARE[1] for share in shares) / len(small)
-        if found >= _FOUND:
+        shares = [float(ground.part_mask(one).mean()) for one in small]
+        found = sum(_OBJECT_SHARE[0] <= share <= _OBJECT_SHARE[1] for share in shares) / len(small)
+        if found >= _MIN_AGREEMENT:
             return cls(ground)
-        return cls(given=np.ones((1, 1), np.bool_)) if found <= 1 - _FOUND else cls()
+        return cls(given=np.ones((1, 1), np.bool_)) if found <= 1 - _MIN_AGREEMENT else cls()
 
     def mask(self, picture: Picture) -> Mask:
         """The object in a picture `[H, W, 3]` uint8, `[H, W]` bool; everywhere where none is found."""
         check_picture(picture)
         if self.given is not None:
-            return _enlarged(self.given, picture.shape)
+            return _resize_mask(self.given, picture.shape)
         if self.ground is None:
             return foreground_mask(picture)
-        part = self.ground.part(shrunk(picture))
-        if not _SHARE[0] <= part.mean() <= _SHARE[1]:
+        part = self.ground.part_mask(shrink(picture))
+        if not _OBJECT_SHARE[0] <= part.mean() <= _OBJECT_SHARE[1]:
             return np.ones(picture.shape[:2], np.bool_)
-        return _enlarged(part, picture.shape)
+        return _resize_mask(part, picture.shape)
 
 
-def _enlarged(mask: Mask, shape: tuple[int, ...]) -> Mask:
+def _resize_mask(mask: Mask, shape: tuple[int, ...]) -> Mask:
     image = Image.fromarray(mask.astype(np.uint8) * 255)
     return np.asarray(image.resize((shape[1], shape[0]), Image.Resampling.BILINEAR)) > 127
 
@@ -339,26 +339,26 @@ def foreground_mask(picture: Picture) -> Mask:
     """
     from scipy import ndimage
 
-    reduced, shape = shrunk(picture), picture.shape[:2]
-    all_of_it = np.ones(shape, np.bool_)
+    reduced, shape = shrink(picture), picture.shape[:2]
+    whole = np.ones(shape, np.bool_)
     if min(reduced.shape[:2]) < 8:
-        return all_of_it
+        return whole
     small = np.asarray(Image.fromarray(reduced).filter(ImageFilter.MedianFilter(5)), np.float32)
     ring = np.ones(small.shape[:2], np.bool_)
     edge = max(1, round(0.04 * min(reduced.shape[:2])))
     ring[edge:-edge, edge:-edge] = False
     # a background may be lit unevenly: the medians of pieces of the border, without the odd ones
-    pieces = np.stack([np.median(part, 0) for part in np.array_split(small[ring], 16)])
-    common = np.median(pieces, 0)
-    apart = np.abs(pieces - common).max(1)
-    colours = pieces[apart <= max(12.0, 2.5 * float(np.median(apart)))]
+    piece_colours = np.stack([np.median(part, 0) for part in np.array_split(small[ring], 16)])
+    common = np.median(piece_colours, 0)
+    apart = np.abs(piece_colours - common).max(1)
+    colours = piece_colours[apart <= max(12.0, 2.5 * float(np.median(apart)))]
     distance = np.abs(small[:, :, None] - colours).max(-1).min(-1)
     level, separation = otsu(distance)
     found = distance >= level
-    if separation < _SEPARATION or 1 - found[ring].mean() < _BORDER_IS_BACKGROUND:
-        return all_of_it
+    if separation < _MIN_SEPARATION or 1 - found[ring].mean() < _MIN_BORDER_BACKGROUND:
+        return whole
     found = ndimage.binary_fill_holes(ndimage.binary_closing(np.pad(found, 4), iterations=3))[4:-4, 4:-4]
-    found = ndimage.binary_dilation(_without_specks(found), iterations=2)
-    if not _SHARE[0] <= found.mean() <= _SHARE[1]:
-        return all_of_it
-    return _enlarged(found, shape)
+    found = ndimage.binary_dilation(_remove_specks(found), iterations=2)
+    if not _OBJECT_SHARE[0] <= found.mean() <= _OBJECT_SHARE[1]:
+        return whole
+    return _resize_mask(found, shape)

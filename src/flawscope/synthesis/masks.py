@@ -19,7 +19,7 @@ Floats = NDArray[np.float32]
 Picture = NDArray[np.uint8]
 
 
-def _axis(size: int, cells: int) -> tuple[NDArray[np.intp], Floats, Floats]:
+def _lattice_axis(size: int, cells: int) -> tuple[NDArray[np.intp], Floats, Floats]:
     """Lattice point before each pixel of an axis, the pixel's offset from it in cells, and the fade."""
     position = (np.arange(size, dtype=np.float64) + 0.5) * cells / size
     before = np.minimum(position.astype(np.intp), cells - 1)
@@ -39,8 +39,8 @@ def perlin_noise(shape: tuple[int, int], cells: tuple[int, int], rng: np.random.
         raise InputError(f"Perlin noise needs a size and cells of at least 1, not {shape} and {cells}.")
     angle = rng.uniform(0, 2 * np.pi, (cells[1] + 1, cells[0] + 1)).astype(np.float32)
     down, across = np.sin(angle), np.cos(angle)  # [columns, rows] of the lattice
-    y, dy, fade_y = _axis(shape[0], cells[0])
-    x, dx, fade_x = _axis(shape[1], cells[1])
+    y, dy, fade_y = _lattice_axis(shape[0], cells[0])
+    x, dx, fade_x = _lattice_axis(shape[1], cells[1])
     slope_y = (1 - fade_y) * dy * down[:, y] + fade_y * (dy - 1) * down[:, y + 1]  # [cells + 1, H]
     slope_x = (1 - fade_y) * across[:, y] + fade_y * across[:, y + 1]
     dx, fade_x = dx[:, None], fade_x[:, None]
@@ -66,7 +66,7 @@ def fractal_noise(
     return total / np.float32(used)
 
 
-def _colours(count: int, rng: np.random.Generator) -> Floats:
+def _colour_family(count: int, rng: np.random.Generator) -> Floats:
     """`[count, 3]` colours in 0..255: a random hue family, from dark to bright, in random order."""
     base = rng.uniform(40, 215, 3)
     tint = rng.normal(0, 1, (count, 3)) * rng.uniform(8, 45)
@@ -80,7 +80,7 @@ def _ramp(field: Floats, colours: Floats) -> Floats:
     return np.stack([np.interp(field, position, colours[:, c]) for c in range(3)], -1).astype(np.float32)
 
 
-def _rotated(shape: tuple[int, int], rng: np.random.Generator) -> tuple[Floats, Floats]:
+def _rotated_coordinates(shape: tuple[int, int], rng: np.random.Generator) -> tuple[Floats, Floats]:
     """Pixel coordinates along a random direction and across it, centred."""
     y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
     angle = rng.uniform(0, np.pi)
@@ -91,29 +91,29 @@ def _rotated(shape: tuple[int, int], rng: np.random.Generator) -> tuple[Floats, 
 def _clouds(shape: tuple[int, int], rng: np.random.Generator) -> Floats:
     cells = (int(rng.integers(1, 5)), int(rng.integers(1, 5)))
     field = fractal_noise(shape, cells, rng, octaves=5) * 1.6
-    return _ramp(np.clip(field * 0.5 + 0.5, 0, 1), _colours(int(rng.integers(2, 5)), rng))
+    return _ramp(np.clip(field * 0.5 + 0.5, 0, 1), _colour_family(int(rng.integers(2, 5)), rng))
 
 
 def _stripes(shape: tuple[int, int], rng: np.random.Generator) -> Floats:
-    along, _ = _rotated(shape, rng)
+    along, _ = _rotated_coordinates(shape, rng)
     period = rng.uniform(4, max(6.0, max(shape) / 3))
     wave = np.sin(2 * np.pi * along / period + 2 * perlin_noise(shape, (2, 2), rng))
     sharp = rng.uniform(1, 6)
-    return _ramp(np.clip(0.5 + 0.5 * sharp * wave, 0, 1), _colours(2, rng))
+    return _ramp(np.clip(0.5 + 0.5 * sharp * wave, 0, 1), _colour_family(2, rng))
 
 
 def _checker(shape: tuple[int, int], rng: np.random.Generator) -> Floats:
-    along, across = _rotated(shape, rng)
+    along, across = _rotated_coordinates(shape, rng)
     period = rng.uniform(5, max(8.0, max(shape) / 3))
     wave = np.sin(2 * np.pi * along / period) * np.sin(2 * np.pi * across / period)
-    return _ramp(np.clip(0.5 + 4 * wave, 0, 1).astype(np.float32), _colours(2, rng))
+    return _ramp(np.clip(0.5 + 4 * wave, 0, 1).astype(np.float32), _colour_family(2, rng))
 
 
 def _speckle(shape: tuple[int, int], rng: np.random.Generator) -> Floats:
     grain = int(rng.integers(1, 4))
     coarse = rng.normal(0, 1, (-(-shape[0] // grain), -(-shape[1] // grain))).astype(np.float32)
     field = np.repeat(np.repeat(coarse, grain, 0), grain, 1)[: shape[0], : shape[1]]
-    return _ramp(np.clip(0.5 + 0.25 * field, 0, 1), _colours(3, rng))
+    return _ramp(np.clip(0.5 + 0.25 * field, 0, 1), _colour_family(3, rng))
 
 
 _TEXTURES = (_clouds, _clouds, _stripes, _checker, _speckle)  # clouds twice as often
@@ -135,7 +135,7 @@ Area = tuple[float, float]
 MIN_PIXELS = 4  # a smaller defect looks like noise
 PERLIN_CELLS = (1, 2, 4, 8, 16, 32)  # a side; of DRAEM, MemSeg and PRN
 PERLIN_THRESHOLD = (0.35, 0.65)  # published is 0.5
-_ISLAND = 0.0005  # share of the picture below which an island is not chosen
+_MIN_ISLAND = 0.0005  # share of the picture below which an island is not chosen
 _SUPERSAMPLING = 4
 
 
@@ -170,7 +170,7 @@ def draw_centre(within: Mask, rng: np.random.Generator) -> tuple[int, int]:
     return row, column
 
 
-def everywhere(shape: tuple[int, int], foreground: Mask | None) -> Mask:
+def allowed_area(shape: tuple[int, int], foreground: Mask | None) -> Mask:
     """`foreground`, or every pixel where it is None or all False. Raises `InputError` for another size."""
     if foreground is None or not foreground.any():
         return np.ones(shape, np.bool_)
@@ -236,7 +236,7 @@ def islands_mask(within: Mask, rng: np.random.Generator) -> Mask:
     if not kept:
         return mask
     labels, count = ndimage.label(mask)
-    large = 1 + np.flatnonzero(np.bincount(labels.ravel(), minlength=2)[1:] >= _ISLAND * mask.size)
+    large = 1 + np.flatnonzero(np.bincount(labels.ravel(), minlength=2)[1:] >= _MIN_ISLAND * mask.size)
     if len(large) <= kept:
         return mask
     chosen = np.zeros(count + 1, np.bool_)
@@ -260,7 +260,7 @@ def blob_mask(within: Mask, rng: np.random.Generator, *, area: Area, roughness: 
     ripple = fractal_noise(distance.shape, (3, 3), rng, octaves=3)
     field = -distance * np.exp(2 * roughness * ripple)
     mask = np.zeros_like(within)
-    mask[box] = _grow(field, (row - box[0].start, column - box[1].start), count, within[box])
+    mask[box] = _grow_region(field, (row - box[0].start, column - box[1].start), count, within[box])
     return mask
 
 
@@ -272,7 +272,7 @@ def ellipse(
     return (x * cos + y * sin) / aspect, (y * cos - x * sin) * aspect
 
 
-def _grow(field: Floats, seed: tuple[int, int], count: int, allowed: Mask) -> Mask:
+def _grow_region(field: Floats, seed: tuple[int, int], count: int, allowed: Mask) -> Mask:
     """A connected region of `count` pixels about `seed`, of the highest `field`, inside `allowed`.
 
     Fewer pixels only where the connected part of `allowed` holds no more. A level set that jumps past
@@ -352,21 +352,21 @@ def line_mask(within: Mask, rng: np.random.Generator, *, area: Area, jagged: flo
     length = min(max(count / width, 3.0), longest)
     strokes = max(min(round(count / (width * length)), 12), 3 if jagged else 1)
     centre = draw_centre(within, rng)
-    trunk = _curve(length, jagged, rng) + np.asarray(centre) + 0.5
-    coverage = line_coverage(within.shape, trunk, _tapered(width, trunk))
+    trunk = _curved_path(length, jagged, rng) + np.asarray(centre) + 0.5
+    coverage = line_coverage(within.shape, trunk, _tapered_widths(width, trunk))
     for _ in range(strokes - 1):
         if jagged:
-            more = _curve(length * float(rng.uniform(0.15, 0.5)), jagged, rng)
+            more = _curved_path(length * float(rng.uniform(0.15, 0.5)), jagged, rng)
             more += trunk[int(rng.integers(1, len(trunk) - 1))] - more[0]
         else:
             more = trunk + rng.normal(0, 3 * width + 0.04 * length, 2)
-        coverage = np.maximum(coverage, line_coverage(within.shape, more, 0.7 * _tapered(width, more)))
+        coverage = np.maximum(coverage, line_coverage(within.shape, more, 0.7 * _tapered_widths(width, more)))
     mask = within & (coverage > 0.3)
     mask[centre] = True  # never empty
     return np.asarray(mask)
 
 
-def _curve(length: float, jagged: float, rng: np.random.Generator) -> NDArray[np.float64]:
+def _curved_path(length: float, jagged: float, rng: np.random.Generator) -> NDArray[np.float64]:
     """A gently bent path `[N, 2]` (row, column) of about `length` pixels, its middle at (0, 0)."""
     along = np.linspace(-0.5, 0.5, max(8, int(length / 6) + 2))
     heading = rng.uniform(0, 2 * np.pi) + rng.normal(0, 0.5) * along
@@ -376,6 +376,6 @@ def _curve(length: float, jagged: float, rng: np.random.Generator) -> NDArray[np
     return np.asarray(path - path[len(path) // 2], np.float64)
 
 
-def _tapered(width: float, path: NDArray[np.float64]) -> NDArray[np.float64]:
+def _tapered_widths(width: float, path: NDArray[np.float64]) -> NDArray[np.float64]:
     """Widths `[N]` along a path: thickest in the middle, running out thinly."""
     return np.asarray(width * (1 - 0.6 * np.linspace(-1, 1, len(path)) ** 2), np.float64)

@@ -38,12 +38,12 @@ def is_grey(picture: Picture) -> bool:
     return bool((first == picture[..., 1]).all() and (first == picture[..., 2]).all())
 
 
-def without_colour(picture: Picture) -> Picture:
+def to_grey(picture: Picture) -> Picture:
     """The picture in greys, still `[H, W, 3]`."""
     return to_eight_bits(np.asarray(Image.fromarray(picture).convert("L"))[..., None])
 
 
-def changed_appearance(
+def change_appearance(
     picture: Picture, rng: np.random.Generator, *, count: int = 3, strong: bool = False
 ) -> Picture:
     """`count` different random changes of brightness, contrast, gamma, colour, sharpness or noise.
@@ -58,23 +58,23 @@ def changed_appearance(
     return picture
 
 
-def _curve(picture: Picture, values: NDArray[np.float64]) -> Picture:
+def _apply_table(picture: Picture, values: NDArray[np.float64]) -> Picture:
     """The picture through a table of 256 values."""
     table: Picture = np.clip(np.rint(values), 0, 255).astype(np.uint8)
     return table[picture]
 
 
 def _brightness(picture: Picture, rng: np.random.Generator, strength: float) -> Picture:
-    return _curve(picture, _LEVELS * math.exp(strength * rng.uniform(-0.5, 0.4)))
+    return _apply_table(picture, _LEVELS * math.exp(strength * rng.uniform(-0.5, 0.4)))
 
 
 def _contrast(picture: Picture, rng: np.random.Generator, strength: float) -> Picture:
     middle = float(picture.mean())
-    return _curve(picture, middle + (_LEVELS - middle) * math.exp(strength * rng.uniform(-0.6, 0.6)))
+    return _apply_table(picture, middle + (_LEVELS - middle) * math.exp(strength * rng.uniform(-0.6, 0.6)))
 
 
 def _gamma(picture: Picture, rng: np.random.Generator, strength: float) -> Picture:
-    return _curve(picture, 255 * (_LEVELS / 255) ** math.exp(strength * rng.uniform(-0.6, 0.6)))
+    return _apply_table(picture, 255 * (_LEVELS / 255) ** math.exp(strength * rng.uniform(-0.6, 0.6)))
 
 
 def _colour(picture: Picture, rng: np.random.Generator, strength: float) -> Picture:
@@ -107,18 +107,18 @@ def _noise(picture: Picture, rng: np.random.Generator, strength: float) -> Pictu
 
 
 def _solarise(picture: Picture, rng: np.random.Generator, strength: float) -> Picture:
-    return _curve(picture, np.where(rng.uniform(60, 220) > _LEVELS, _LEVELS, 255 - _LEVELS))
+    return _apply_table(picture, np.where(rng.uniform(60, 220) > _LEVELS, _LEVELS, 255 - _LEVELS))
 
 
 def _posterise(picture: Picture, rng: np.random.Generator, strength: float) -> Picture:
     step = 255 / int(rng.integers(2, 7))
-    return _curve(picture, np.rint(_LEVELS / step) * step)
+    return _apply_table(picture, np.rint(_LEVELS / step) * step)
 
 
 def _equalise(picture: Picture, rng: np.random.Generator, strength: float) -> Picture:
     """Grey levels made equally frequent, by one curve for all channels."""
     counts = np.bincount(picture[::2, ::2].ravel(), minlength=256)
-    return _curve(picture, 255 * np.cumsum(counts) / counts.sum())
+    return _apply_table(picture, 255 * np.cumsum(counts) / counts.sum())
 
 
 _CHANGES: tuple[Change, ...] = (_brightness, _contrast, _gamma, _colour, _blur, _sharpness, _noise)
@@ -132,17 +132,17 @@ Textures = Callable[[np.random.Generator], Picture]
 """Draws a texture `[h, w, 3]` uint8 of any size; `TextureFolder.draw` is one."""
 
 
-class Request(NamedTuple):
+class DefectRequest(NamedTuple):
     """A good picture `[H, W, 3]` uint8, where a defect may lie (`[H, W]` bool, not all False), what share of
     the picture it takes and where textures come from."""
 
     picture: Picture
-    within: Mask
+    allowed: Mask
     area: Area
     textures: Textures
 
 
-def texture(request: Request, mask: Mask, rng: np.random.Generator) -> Picture:
+def foreign_texture(request: DefectRequest, mask: Mask, rng: np.random.Generator) -> Picture:
     """Foreign material: a part of a texture in other light, stretched over the picture as published, or over
     the defect where that has a size."""
     drawn = request.textures(rng)
@@ -154,16 +154,16 @@ def texture(request: Request, mask: Mask, rng: np.random.Generator) -> Picture:
     top, left = (1 - share) * height * float(rng.random()), (1 - share) * width * float(rng.random())
     window = (left, top, min(left + share * width, width), min(top + share * height, height))
     part = Image.fromarray(drawn).resize(size, Image.Resampling.BILINEAR, window)
-    light = changed_appearance(np.asarray(part), rng, count=int(rng.integers(0, 4)))
-    return _replaced(request.picture, box, light)
+    light = change_appearance(np.asarray(part), rng, count=int(rng.integers(0, 4)))
+    return _insert(request.picture, box, light)
 
 
-def structure(request: Request, mask: Mask, rng: np.random.Generator) -> Picture:
+def shuffled_structure(request: DefectRequest, mask: Mask, rng: np.random.Generator) -> Picture:
     """Right material, wrong place: the picture itself, its appearance changed and its cells shuffled."""
-    return shuffled(changed_appearance(request.picture, rng, strong=True), mask, rng)
+    return shuffle_cells(change_appearance(request.picture, rng, strong=True), mask, rng)
 
 
-def shuffled(picture: Picture, mask: Mask, rng: np.random.Generator) -> Picture:
+def shuffle_cells(picture: Picture, mask: Mask, rng: np.random.Generator) -> Picture:
     """The picture with a shuffled 8 x 8 mosaic of itself in the mask (MemSeg)."""
     height, width = mask.shape
     rows, columns = min(_CELLS, height), min(_CELLS, width)
@@ -180,16 +180,16 @@ def shuffled(picture: Picture, mask: Mask, rng: np.random.Generator) -> Picture:
     return changed
 
 
-def piece(request: Request, mask: Mask, rng: np.random.Generator) -> Picture:
+def moved_piece(request: DefectRequest, mask: Mask, rng: np.random.Generator) -> Picture:
     """Another place of the object, turned and resized a little: CutPaste (CVPR 2021), NSA (ECCV 2022)."""
     box = bounding_box(mask)
     height, width = mask[box].shape
     zoom, angle = math.exp(rng.uniform(-0.25, 0.25)), rng.uniform(0, 2 * np.pi)
     cos, sin = math.cos(angle) * zoom, math.sin(angle) * zoom
-    # what is cut lies inside the picture, as far as that is large enough
+    # the piece is cut inside the picture, where that is large enough
     shape = np.asarray(mask.shape, np.float64)
     reach = np.minimum(math.hypot(height, width) * zoom / 2, shape / 2)
-    middle = np.clip(draw_centre(request.within, rng), reach, shape - reach)
+    middle = np.clip(draw_centre(request.allowed, rng), reach, shape - reach)
     affine = (
         *(cos, sin, float(middle[1] - cos * width / 2 - sin * height / 2)),
         *(-sin, cos, float(middle[0] + sin * width / 2 - cos * height / 2)),
@@ -197,33 +197,33 @@ def piece(request: Request, mask: Mask, rng: np.random.Generator) -> Picture:
     turned = Image.fromarray(request.picture).transform(
         (width, height), Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR
     )
-    return _replaced(request.picture, box, np.asarray(turned))
+    return _insert(request.picture, box, np.asarray(turned))
 
 
-def displaced(request: Request, mask: Mask, rng: np.random.Generator) -> Picture:
+def displaced_surface(request: DefectRequest, mask: Mask, rng: np.random.Generator) -> Picture:
     """The surface moved, most in the middle of the mask and not at its edge, as a bend or a snag."""
     from scipy import ndimage
 
     box, radius = bounding_box(mask), _radius(mask)
-    soft = _soft(mask[box], radius)
+    soft = _feathered_weights(mask[box], radius)
     distance, angle = radius * rng.uniform(0.5, 1.2) + 1, rng.uniform(0, 2 * np.pi)
     y, x = np.mgrid[box].astype(np.float32)
     at = [y + distance * np.sin(angle) * soft, x + distance * np.cos(angle) * soft]
     moved = [ndimage.map_coordinates(request.picture[..., c], at, np.float32, 1, "nearest") for c in range(3)]
-    return _replaced(request.picture, box, np.stack(moved, -1))
+    return _insert(request.picture, box, np.stack(moved, -1))
 
 
-def smeared(request: Request, mask: Mask, rng: np.random.Generator) -> Picture:
+def smeared_surface(request: DefectRequest, mask: Mask, rng: np.random.Generator) -> Picture:
     """A rubbed or molten place. Invisible where there is nothing to blur."""
     from scipy import ndimage
 
     sigma = float(rng.uniform(0.3, 0.7)) * _radius(mask) + 1
     box = bounding_box(mask, math.ceil(2 * sigma))
     surface = request.picture[box].astype(np.float32)
-    return _replaced(request.picture, box, ndimage.gaussian_filter(surface, (sigma, sigma, 0), truncate=2.0))
+    return _insert(request.picture, box, ndimage.gaussian_filter(surface, (sigma, sigma, 0), truncate=2.0))
 
 
-def stained(request: Request, mask: Mask, rng: np.random.Generator, *, sign: int) -> Picture:
+def stained_surface(request: DefectRequest, mask: Mask, rng: np.random.Generator, *, sign: int) -> Picture:
     """A darker (`sign` -1), a brighter (1) or a discoloured place (0), soft at its edge and uneven. The
     structure of the surface stays visible."""
     tint = rng.normal(0, 1, 3)
@@ -231,19 +231,19 @@ def stained(request: Request, mask: Mask, rng: np.random.Generator, *, sign: int
     strength = math.exp(rng.uniform(math.log(20), math.log(100)))
     shade = sign * strength + 4 * tint if sign else tint * strength / max(float(np.abs(tint).max()), 1e-6)
     box = bounding_box(mask)
-    soft = _soft(mask[box], 2 + rng.uniform(0, 1) ** 2 * 2 / 3 * _radius(mask))
+    soft = _feathered_weights(mask[box], 2 + rng.uniform(0, 1) ** 2 * 2 / 3 * _radius(mask))
     soft = soft * (1 + 0.3 * fractal_noise(soft.shape, (2, 2), rng))
-    return _replaced(request.picture, box, request.picture[box] + soft[..., None] * shade)
+    return _insert(request.picture, box, request.picture[box] + soft[..., None] * shade)
 
 
-def shaded(request: Request, mask: Mask, rng: np.random.Generator, *, dark: float) -> Picture:
+def shaded_surface(request: DefectRequest, mask: Mask, rng: np.random.Generator, *, dark: float) -> Picture:
     """An even shade, darker than the surface with the probability `dark`, else brighter: of thin lines."""
     contrast = math.exp(rng.uniform(math.log(20), math.log(100))) * (-1 if rng.random() < dark else 1)
     box = bounding_box(mask)
-    return _replaced(request.picture, box, request.picture[box] + np.float32(contrast))
+    return _insert(request.picture, box, request.picture[box] + np.float32(contrast))
 
 
-def surroundings(request: Request, mask: Mask, rng: np.random.Generator) -> Picture:
+def grown_surroundings(request: DefectRequest, mask: Mask, rng: np.random.Generator) -> Picture:
     """The surroundings grow over the mask, with as much grain as they have: a missing part."""
     from scipy import ndimage
 
@@ -255,20 +255,20 @@ def surroundings(request: Request, mask: Mask, rng: np.random.Generator) -> Pict
     grain = (surface - ndimage.uniform_filter(surface, (3, 3, 1), mode="nearest"))[~inside]
     # the median ignores the edges among the surroundings
     strength = np.minimum(1.4826 * np.median(np.abs(grain), 0), 12)
-    return _replaced(request.picture, box, filled + rng.normal(0, 1, filled.shape) * strength)
+    return _insert(request.picture, box, filled + rng.normal(0, 1, filled.shape) * strength)
 
 
-def paint(request: Request, mask: Mask, rng: np.random.Generator) -> Picture:
+def paint_blot(request: DefectRequest, mask: Mask, rng: np.random.Generator) -> Picture:
     """A blot that hides the surface: paint, dirt, a drop, a burr."""
     box = bounding_box(mask)
     shades = fractal_noise(mask[box].shape, (2, 2), rng)[..., None] * rng.uniform(10, 60)
     grain = rng.normal(0, rng.uniform(1, 8), shades.shape)
     colour = rng.choice([30.0, 128.0, 220.0]) + rng.normal(0, 12) + rng.normal(0, 14, 3)
-    return _replaced(request.picture, box, colour + shades + grain)
+    return _insert(request.picture, box, colour + shades + grain)
 
 
-def _replaced(picture: Picture, box: tuple[slice, slice], values: NDArray[np.floating | np.uint8]) -> Picture:
-    """The picture with other values `[h, w, 3]` in a window."""
+def _insert(picture: Picture, box: tuple[slice, slice], values: NDArray[np.floating | np.uint8]) -> Picture:
+    """Returns the picture with other values `[h, w, 3]` in a window."""
     changed = picture.copy()
     changed[box] = values if values.dtype == np.uint8 else np.clip(np.rint(values), 0, 255).astype(np.uint8)
     return changed
@@ -279,7 +279,7 @@ def _radius(mask: Mask) -> float:
     return math.sqrt(float(mask.sum()) / math.pi)
 
 
-def _soft(mask: Mask, feather: float) -> Floats:
+def _feathered_weights(mask: Mask, feather: float) -> Floats:
     """Weights 1 inside the mask, falling smoothly to its edge over `feather` pixels, 0 outside.
 
     The feather shrinks in masks that are too thin for it, so that the middle always gets 1.

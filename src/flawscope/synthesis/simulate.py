@@ -30,34 +30,34 @@ from flawscope.synthesis.masks import (
     Floats,
     Mask,
     Picture,
+    allowed_area,
     blob_mask,
     bounding_box,
-    everywhere,
     generated_texture,
     islands_mask,
     line_mask,
 )
 from flawscope.synthesis.materials import (
     ANY_SIZE,
-    Request,
+    DefectRequest,
     Textures,
-    changed_appearance,
+    change_appearance,
     check_picture,
     is_grey,
-    without_colour,
+    to_grey,
 )
-from flawscope.synthesis.transform import blend, moved_cut, pasted
+from flawscope.synthesis.transform import blend, cut_and_move, paste_cut
 
-OPACITY = (0.15, 1.0)  # of MemSeg and PRN
+OPACITY_RANGE = (0.15, 1.0)  # of MemSeg and PRN
 VISIBLE_LEVEL = 5  # grey levels in the channel that changes most: a pixel below counts as unchanged
-VISIBLE = (12.0, 160.0)  # mean of this change over the mask: anything else is drawn again
-_LIVELY = 20.0  # grey levels that a lively surface adds at most to what must differ
-_SPECK = 0.0001  # share of the picture below which an island is dropped
-_KEPT = 0.25  # share of the intended mask that must show
+VISIBLE_CHANGE = (12.0, 160.0)  # mean of this change over the mask: anything else is drawn again
+_MAX_GRAIN = 20.0  # grey levels that a lively surface adds at most to what must differ
+_MIN_ISLAND = 0.0001  # share of the picture below which an island is dropped
+_MIN_VISIBLE_SHARE = 0.25  # share of the intended mask that must show
 _SMALLEST_SIDE = 16
 _TRIES = 12
-_SPOT = (0.002, 0.02)
-_SPOT_STEP = 45  # grey levels: visible on any picture
+_SPOT_AREA = (0.002, 0.02)
+_SPOT_CONTRAST = 45  # grey levels: visible on any picture
 
 
 class SimulatedDefect(NamedTuple):
@@ -74,44 +74,44 @@ class SimulatedDefect(NamedTuple):
     difference: float
 
 
-class Kind(NamedTuple):
+class DefectKind(NamedTuple):
     """A kind of defect: its shape, and the material that fills the shape.
 
     A `translucent` one is blended with a random opacity, and must differ by more where the surface is lively,
     because a faint change is lost there.
     """
 
-    shape: Callable[[Request, np.random.Generator], Mask]
-    material: Callable[[Request, Mask, np.random.Generator], Picture]
+    shape: Callable[[DefectRequest, np.random.Generator], Mask]
+    material: Callable[[DefectRequest, Mask, np.random.Generator], Picture]
     translucent: bool = False
 
 
-def _patch(request: Request, rng: np.random.Generator) -> Mask:
+def _patch_shape(request: DefectRequest, rng: np.random.Generator) -> Mask:
     """A spot of the size asked for, or islands of any size."""
     if request.area == ANY_SIZE:
-        return islands_mask(request.within, rng)
-    return blob_mask(request.within, rng, area=request.area, roughness=float(rng.uniform(0.1, 0.5)))
+        return islands_mask(request.allowed, rng)
+    return blob_mask(request.allowed, rng, area=request.area, roughness=float(rng.uniform(0.1, 0.5)))
 
 
-def _line(request: Request, rng: np.random.Generator, *, jagged: float) -> Mask:
-    shake = jagged * max(1.0, min(request.within.shape) / 256)
-    return line_mask(request.within, rng, area=request.area, jagged=shake)
+def _line_shape(request: DefectRequest, rng: np.random.Generator, *, jagged: float) -> Mask:
+    shake = jagged * max(1.0, min(request.allowed.shape) / 256)
+    return line_mask(request.allowed, rng, area=request.area, jagged=shake)
 
 
 PAPER_KINDS = ("texture", "structure")  # of any size where no scale is asked for
-KINDS: dict[str, Kind] = {
-    "texture": Kind(_patch, materials.texture, translucent=True),
-    "structure": Kind(_patch, materials.structure, translucent=True),
-    "paste": Kind(_patch, materials.piece),
-    "shift": Kind(_patch, materials.displaced),
-    "blur": Kind(_patch, materials.smeared),
-    "dark": Kind(_patch, partial(materials.stained, sign=-1)),
-    "bright": Kind(_patch, partial(materials.stained, sign=1)),
-    "colour": Kind(_patch, partial(materials.stained, sign=0)),
-    "missing": Kind(_patch, materials.surroundings),
-    "scratch": Kind(partial(_line, jagged=0.0), partial(materials.shaded, dark=0.4)),
-    "crack": Kind(partial(_line, jagged=1.6), partial(materials.shaded, dark=0.85)),
-    "spot": Kind(_patch, materials.paint, translucent=True),
+KINDS: dict[str, DefectKind] = {
+    "texture": DefectKind(_patch_shape, materials.foreign_texture, translucent=True),
+    "structure": DefectKind(_patch_shape, materials.shuffled_structure, translucent=True),
+    "paste": DefectKind(_patch_shape, materials.moved_piece),
+    "shift": DefectKind(_patch_shape, materials.displaced_surface),
+    "blur": DefectKind(_patch_shape, materials.smeared_surface),
+    "dark": DefectKind(_patch_shape, partial(materials.stained_surface, sign=-1)),
+    "bright": DefectKind(_patch_shape, partial(materials.stained_surface, sign=1)),
+    "colour": DefectKind(_patch_shape, partial(materials.stained_surface, sign=0)),
+    "missing": DefectKind(_patch_shape, materials.grown_surroundings),
+    "scratch": DefectKind(partial(_line_shape, jagged=0.0), partial(materials.shaded_surface, dark=0.4)),
+    "crack": DefectKind(partial(_line_shape, jagged=1.6), partial(materials.shaded_surface, dark=0.85)),
+    "spot": DefectKind(_patch_shape, materials.paint_blot, translucent=True),
 }
 
 
@@ -131,10 +131,10 @@ def simulate_defect(
     islands of Perlin noise; for the other kinds a scale is drawn. `textures` gives the material of "texture"
     (None: generated). `foreground [H, W]` bool limits the place (None or all False: everywhere).
 
-    What is too faint or too strong (`VISIBLE`) is drawn again, and in the end a plain spot takes its place.
+    A defect that is too faint or too strong (`VISIBLE_CHANGE`) is drawn again, in the end as a plain spot.
     Raises `InputError` for a picture below 16 x 16, an unknown kind or an unknown scale.
     """
-    within = _checked(picture, foreground)
+    within = _check_area(picture, foreground)
     if kind is not None and kind not in KINDS:
         raise InputError(f"There is no kind of defect {kind!r}: choose of {', '.join(KINDS)}.")
     if scale is not None and scale not in list(DefectScale):
@@ -143,14 +143,14 @@ def simulate_defect(
         scale = list(DefectScale)[int(rng.integers(len(DefectScale)))]
     area = ANY_SIZE if scale is None else SCALE_AREAS[DefectScale(scale)]
     names = PAPER_KINDS if scale is None else tuple(KINDS)
-    request = Request(picture, within, area, textures or _generated)
+    request = DefectRequest(picture, within, area, textures or _generate_texture)
     least, most = (max(MIN_PIXELS, share * within.size) for share in (area[0] / 2, area[1]))
     for _ in range(_TRIES):
         name = names[int(rng.integers(len(names)))] if kind is None else kind
-        made = _drawn(request, name, rng)
-        if made is not None and least <= made.mask.sum() <= most:
-            return made
-    return _plain_spot(picture, within, _SPOT if scale is None else area, rng)
+        defect = _draw_defect(request, name, rng)
+        if defect is not None and least <= defect.mask.sum() <= most:
+            return defect
+    return _plain_spot(picture, within, _SPOT_AREA if scale is None else area, rng)
 
 
 def extend_defect(
@@ -170,26 +170,26 @@ def extend_defect(
     frame. What is pasted in place may reach over the object's edge, as a bent lead does; what moves may not.
     Raises `InputError` for a picture below 16 x 16, and a mask that is empty or not of its picture's size.
     """
-    within = _checked(picture, foreground)
+    within = _check_area(picture, foreground)
     check_picture(defect, "picture of a defect")
     if defect_mask.shape != defect.shape[:2]:
         raise InputError(f"The mask is {defect_mask.shape}, its picture {defect.shape[:2]}: they must agree.")
     if not defect_mask.any():
         raise InputError("The mask of a seen defect is empty: give one that marks the defect.")
     if defect.shape != picture.shape:
-        defect, defect_mask = _stretched(defect, defect_mask, picture.shape[:2])
+        defect, defect_mask = _resize_defect(defect, defect_mask, picture.shape[:2])
     if is_grey(picture):
-        defect = without_colour(defect)
+        defect = to_grey(defect)
     for _ in range(_TRIES):
-        cut = moved_cut(defect, defect_mask, rng)
+        cut = cut_and_move(defect, defect_mask, rng)
         if not cut.mask.any():
             continue
-        light = changed_appearance(cut.pixels, rng, count=int(rng.integers(0, 4)))
-        changed, mask = pasted(picture, cut._replace(pixels=light), within, rng)
-        made = _visible(picture, changed, mask, "seen") if mask.any() else None
-        if made is not None:
-            return made
-    return _plain_spot(picture, within, _SPOT, rng)
+        light = change_appearance(cut.pixels, rng, count=int(rng.integers(0, 4)))
+        changed, mask = paste_cut(picture, cut._replace(pixels=light), within, rng)
+        extended = _keep_visible(picture, changed, mask, "seen") if mask.any() else None
+        if extended is not None:
+            return extended
+    return _plain_spot(picture, within, _SPOT_AREA, rng)
 
 
 def largest_change(good: Picture, changed: Picture) -> Picture:
@@ -207,32 +207,32 @@ def visible_part(intended: Mask, difference: NDArray[np.uint8]) -> Mask:
     )
 
 
-def _checked(picture: Picture, foreground: Mask | None) -> Mask:
+def _check_area(picture: Picture, foreground: Mask | None) -> Mask:
     """Mask of the pixels where a defect may lie, after the refusals that simulated and seen ones share."""
     check_picture(picture)
     height, width = picture.shape[:2]
     if min(height, width) < _SMALLEST_SIDE:
         raise InputError(f"A picture of {width}x{height} is too small for a defect: at least 16x16.")
-    return everywhere((height, width), foreground)
+    return allowed_area((height, width), foreground)
 
 
-def _generated(rng: np.random.Generator) -> Picture:
+def _generate_texture(rng: np.random.Generator) -> Picture:
     return generated_texture((128, 128), rng)
 
 
-def _drawn(request: Request, name: str, rng: np.random.Generator) -> SimulatedDefect | None:
+def _draw_defect(request: DefectRequest, name: str, rng: np.random.Generator) -> SimulatedDefect | None:
     """A single attempt at a defect of a kind; None where the defect is not visible."""
     kind, picture = KINDS[name], request.picture
     mask = kind.shape(request, rng)
     source = kind.material(request, mask, rng)
     if is_grey(picture):
-        source = without_colour(source)
-    opacity = float(rng.uniform(*OPACITY)) if kind.translucent else 1.0
-    changed = _blended(picture, mask, source, opacity, rng)
-    return _visible(picture, changed, mask, name, _grain(picture, mask) if kind.translucent else 0.0)
+        source = to_grey(source)
+    opacity = float(rng.uniform(*OPACITY_RANGE)) if kind.translucent else 1.0
+    changed = _blend_material(picture, mask, source, opacity, rng)
+    return _keep_visible(picture, changed, mask, name, _grain(picture, mask) if kind.translucent else 0.0)
 
 
-def _blended(
+def _blend_material(
     picture: Picture, mask: Mask, source: Picture, opacity: float, rng: np.random.Generator
 ) -> Picture:
     """The picture with `opacity` of the source inside the mask, whose edge is hard or up to 2 pixels soft."""
@@ -257,28 +257,28 @@ def _grain(picture: Picture, mask: Mask) -> float:
     return float(np.abs(np.asarray(grey, np.int16) - smooth)[mask[box]].mean())
 
 
-def _visible(
+def _keep_visible(
     good: Picture, changed: Picture, intended: Mask, kind: str, grain: float = 0.0
 ) -> SimulatedDefect | None:
     """The visible part of a change, or None where that is too little or too much.
 
     Kept is `visible_part` of the pixels that changed, without specks; all else goes back to the good picture.
-    The mean change must lie in `VISIBLE`, whose beginning rises by the `grain` of the surface.
+    The mean change must lie in `VISIBLE_CHANGE`, whose beginning rises by the `grain` of the surface.
     """
     from scipy import ndimage
 
     box = bounding_box(intended)
     difference = largest_change(good[box], changed[box])
     kept = visible_part(intended[box] & (difference > 0), difference)
-    least = max(MIN_PIXELS, round(_SPECK * intended.size))
+    least = max(MIN_PIXELS, round(_MIN_ISLAND * intended.size))
     labels, count = ndimage.label(kept, np.ones((3, 3)))
     if count > 1:
         areas = np.bincount(labels.ravel())
         kept = kept & (areas >= least)[labels]
-    if int(kept.sum()) < max(least, _KEPT * intended.sum()):
+    if int(kept.sum()) < max(least, _MIN_VISIBLE_SHARE * intended.sum()):
         return None
     mean = float(difference[kept].mean())
-    if not VISIBLE[0] + min(grain, _LIVELY) <= mean <= VISIBLE[1]:
+    if not VISIBLE_CHANGE[0] + min(grain, _MAX_GRAIN) <= mean <= VISIBLE_CHANGE[1]:
         return None
     mask = np.zeros_like(intended)
     mask[box] = kept
@@ -288,13 +288,13 @@ def _visible(
 def _plain_spot(picture: Picture, within: Mask, area: Area, rng: np.random.Generator) -> SimulatedDefect:
     """A spot of another brightness, visible on any picture."""
     mask = blob_mask(within, rng, area=area)
-    away = np.where(picture[mask] < 128, _SPOT_STEP, -_SPOT_STEP)
+    away = np.where(picture[mask] < 128, _SPOT_CONTRAST, -_SPOT_CONTRAST)
     changed = picture.copy()
     changed[mask] = (picture[mask].astype(np.int16) + away).astype(np.uint8)
-    return SimulatedDefect(changed, mask, "spot", float(_SPOT_STEP))
+    return SimulatedDefect(changed, mask, "spot", float(_SPOT_CONTRAST))
 
 
-def _stretched(picture: Picture, mask: Mask, shape: tuple[int, ...]) -> tuple[Picture, Mask]:
+def _resize_defect(picture: Picture, mask: Mask, shape: tuple[int, ...]) -> tuple[Picture, Mask]:
     """A picture and its mask at another size (H, W); a mask never vanishes."""
     size = (shape[1], shape[0])
     resized = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR))
@@ -317,7 +317,7 @@ class TextureFolder:
         pictures, skipped = [], []
         for path in chosen:
             try:
-                pictures.append(_reduced(to_eight_bits(decode(path)), side))
+                pictures.append(_shrink_texture(to_eight_bits(decode(path)), side))
             except InputError as error:
                 skipped.append(str(error))
         if not pictures:
@@ -334,7 +334,7 @@ class TextureFolder:
         return self.pictures[int(rng.integers(len(self.pictures)))]
 
 
-def _reduced(picture: Picture, side: int) -> Picture:
+def _shrink_texture(picture: Picture, side: int) -> Picture:
     """The picture at most `side` pixels high and wide, proportions kept."""
     image = Image.fromarray(picture)
     image.thumbnail((side, side), Image.Resampling.BICUBIC)

@@ -12,8 +12,8 @@ from PIL import Image
 from flawscope.synthesis.masks import Floats, Mask, Picture, bounding_box
 
 IN_PLACE = 2 / 3  # share in the foreground above which a cut stays where it is
-_QUADS = 4  # a side, whose corners are shaken
-_PLACES = 8  # that are tried for a part
+_MESH_CELLS = 4  # a side, whose corners are shaken
+_MAX_PLACES = 8  # places that are tried for a part
 
 
 class Cut(NamedTuple):
@@ -35,7 +35,7 @@ def blend(old: Picture, new: Picture, opacity: Floats) -> Picture:
     return np.rint(before + opacity[..., None] * (new - before)).astype(np.uint8)
 
 
-def moved_cut(picture: Picture, mask: Mask, rng: np.random.Generator) -> Cut:
+def cut_and_move(picture: Picture, mask: Mask, rng: np.random.Generator) -> Cut:
     """Cut out the part of `picture [H, W, 3]` uint8 that `mask [H, W]` bool (not empty) marks, and move it at
     random.
 
@@ -46,7 +46,7 @@ def moved_cut(picture: Picture, mask: Mask, rng: np.random.Generator) -> Cut:
     layers = np.concatenate([picture[box], mask[box][..., None] * np.uint8(255)], 2)
     middle = np.asarray([(part.start + part.stop) / 2 for part in box])
     frame = np.asarray(mask.shape, np.float64)
-    matrix = _matrix(rng)
+    matrix = _random_matrix(rng)
     size = np.asarray(layers.shape[:2])
     reach = np.abs(matrix) @ size
     fits = min(1.0, float((frame / reach).min()))  # no larger than the picture
@@ -55,7 +55,7 @@ def moved_cut(picture: Picture, mask: Mask, rng: np.random.Generator) -> Cut:
     if rng.random() < 0.5:
         middle = frame / 2 + matrix @ (middle - frame / 2)
     top, left = np.rint(middle - canvas / 2).astype(int)
-    mesh = _mesh(canvas, size, np.asarray(np.linalg.inv(matrix), np.float64), rng)
+    mesh = _distorted_mesh(canvas, size, np.asarray(np.linalg.inv(matrix), np.float64), rng)
     turned = np.asarray(
         Image.fromarray(layers).transform(
             (int(canvas[1]), int(canvas[0])), Image.Transform.MESH, mesh, Image.Resampling.BILINEAR
@@ -66,7 +66,7 @@ def moved_cut(picture: Picture, mask: Mask, rng: np.random.Generator) -> Cut:
     return Cut(turned[..., :3], opacity, (int(top), int(left)))
 
 
-def _matrix(rng: np.random.Generator) -> NDArray[np.float64]:
+def _random_matrix(rng: np.random.Generator) -> NDArray[np.float64]:
     """Source -> target, `[2, 2]` in (row, column): mirror, stretch, turn."""
     mirror = np.diag(rng.choice([-1.0, 1.0], 2))
     stretch = np.diag(np.exp(rng.uniform(-0.3, 0.3) + rng.uniform(-0.1, 0.1, 2)))
@@ -77,11 +77,11 @@ def _matrix(rng: np.random.Generator) -> NDArray[np.float64]:
     return np.asarray(np.asarray([[cos, -sin], [sin, cos]]) @ stretch @ mirror, np.float64)
 
 
-def _mesh(
+def _distorted_mesh(
     canvas: NDArray[np.int_], size: NDArray[np.int_], inverse: NDArray[np.float64], rng: np.random.Generator
 ) -> list[tuple[tuple[int, int, int, int], tuple[float, ...]]]:
     """Pillow's mesh: rectangles of the canvas, each with the corners of its part of the source."""
-    rows, columns = (np.unique(np.linspace(0, n, _QUADS + 1).round().astype(int)) for n in canvas)
+    rows, columns = (np.unique(np.linspace(0, n, _MESH_CELLS + 1).round().astype(int)) for n in canvas)
     grid = np.stack(np.meshgrid(rows, columns, indexing="ij"), -1)
     source = (grid - canvas / 2) @ inverse.T + size / 2
     source = source + rng.normal(0, rng.uniform(0, 0.03), source.shape) * size
@@ -94,7 +94,7 @@ def _mesh(
     return mesh
 
 
-def pasted(picture: Picture, cut: Cut, within: Mask, rng: np.random.Generator) -> tuple[Picture, Mask]:
+def paste_cut(picture: Picture, cut: Cut, within: Mask, rng: np.random.Generator) -> tuple[Picture, Mask]:
     """The picture with the cut in place, or with its parts at random places in `within [H, W]` bool.
 
     Returns the picture and the mask of what was pasted, empty where nothing found room.
@@ -104,17 +104,17 @@ def pasted(picture: Picture, cut: Cut, within: Mask, rng: np.random.Generator) -
         _paste(changed, mask, cut)
         return changed, mask
     places = np.flatnonzero(within)
-    for part in _parts(cut):
-        tried = [_placed(part, places, within.shape, rng) for _ in range(_PLACES)]
+    for part in _connected_parts(cut):
+        tried = [_place(part, places, within.shape, rng) for _ in range(_MAX_PLACES)]
         best = max(tried, key=lambda one: _share_within(one, within))
-        there, here = _windows(best, within.shape)
+        there, here = _overlap_windows(best, within.shape)
         opacity = best.opacity.copy()
         opacity[here] *= within[there]
         _paste(changed, mask, best._replace(opacity=opacity))
     return changed, mask
 
 
-def _parts(cut: Cut) -> list[Cut]:
+def _connected_parts(cut: Cut) -> list[Cut]:
     """The connected parts, each in its own window."""
     from scipy import ndimage
 
@@ -127,7 +127,7 @@ def _parts(cut: Cut) -> list[Cut]:
     return parts
 
 
-def _placed(part: Cut, places: NDArray[np.intp], frame: tuple[int, ...], rng: np.random.Generator) -> Cut:
+def _place(part: Cut, places: NDArray[np.intp], frame: tuple[int, ...], rng: np.random.Generator) -> Cut:
     """Place a part with its middle at one of the places, or as near to it as the frame allows."""
     middle = divmod(int(places[rng.integers(len(places))]), frame[1])
     top, left = (
@@ -137,7 +137,7 @@ def _placed(part: Cut, places: NDArray[np.intp], frame: tuple[int, ...], rng: np
     return part._replace(corner=(top, left))
 
 
-def _windows(cut: Cut, frame: tuple[int, ...]) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+def _overlap_windows(cut: Cut, frame: tuple[int, ...]) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
     """Window of the picture that a cut covers, and window of the cut that lies in the picture."""
     there, here = [], []
     for at, size, whole in zip(cut.corner, cut.opacity.shape, frame, strict=True):
@@ -148,12 +148,12 @@ def _windows(cut: Cut, frame: tuple[int, ...]) -> tuple[tuple[slice, slice], tup
 
 
 def _share_within(cut: Cut, within: Mask) -> float:
-    there, here = _windows(cut, within.shape)
+    there, here = _overlap_windows(cut, within.shape)
     mask = cut.mask
     return float((mask[here] & within[there]).sum()) / max(1, int(mask.sum()))
 
 
 def _paste(changed: Picture, mask: Mask, cut: Cut) -> None:
-    there, here = _windows(cut, mask.shape)
+    there, here = _overlap_windows(cut, mask.shape)
     changed[there] = blend(changed[there], cut.pixels[here], cut.opacity[here])
     mask[there] |= cut.mask[here]

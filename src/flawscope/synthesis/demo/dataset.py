@@ -22,7 +22,7 @@ from flawscope.synthesis.simulate import largest_change, visible_part
 
 _SMALLEST_SIDE = 16
 _TRIES = 16
-_WEAKEST = 5.0  # mean change over the mask in grey levels below which a defect is drawn again
+_MIN_CHANGE = 5.0  # mean change over the mask in grey levels below which a defect is drawn again
 
 
 class Category(NamedTuple):
@@ -86,12 +86,12 @@ def draw_picture(
         changed = shoot(spoilt)
         difference = largest_change(good, changed)
         mask = visible_part(intended, difference)
-        if mask.sum() >= min(4, size // 16) and difference[mask].mean() >= _WEAKEST:
+        if mask.sum() >= min(4, size // 16) and difference[mask].mean() >= _MIN_CHANGE:
             return np.where(mask[..., None], changed, good), mask
     raise InputError(f"A {defect} cannot be seen at {size} pixels a side: draw it larger.")
 
 
-def _generator(seed: int, *names: str | int) -> np.random.Generator:
+def _seeded_generator(seed: int, *names: str | int) -> np.random.Generator:
     """A generator that depends on the seed and the names alone."""
     keys = [zlib.crc32(str(name).encode()) for name in names]
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=keys))
@@ -123,7 +123,7 @@ def draw_dataset(
     for split, defect, index in jobs:
         kind = defect or "good"
         difficulty = index / max(1, bad_per_kind - 1) if defect else 0.5
-        rng = _generator(seed, category, split, kind, index)
+        rng = _seeded_generator(seed, category, split, kind, index)
         picture, mask = draw_picture(category, rng, defect, difficulty, size=size)
         _save(picture, folder / split / kind / f"{index:03d}.png")
         if defect:

@@ -23,22 +23,22 @@ _WEFT = np.asarray((196, 190, 176), np.float32)
 _WRONG_DYE = np.asarray((128, 62, 80), np.float32)
 _YARNS = ((226, 220, 206), (168, 58, 52), (40, 44, 56))  # of loose threads
 _TINTS = ((0.42, 0.34, 0.22), (0.3, 0.3, 0.32))  # of stains
-_COUNT = 64  # threads either way, more than the picture shows
-_FINE = 2  # drawn at this multiple of the size, then averaged
+_THREADS = 64  # threads either way, more than the picture shows
+_ZOOM = 2  # drawn at this multiple of the size, then averaged
 
 
 def render(size: int, rng: np.random.Generator, flaw: Flaw | None = None) -> Floats:
     """A piece of fabric as light, `[size, size, 3]` float32; with a flaw, otherwise the same piece."""
-    fine = size * _FINE
+    fine = size * _ZOOM
     frame = scene.place(fine, rng, shift=2 * _PITCH, degrees=2)
-    wander = [perlin_noise((size, size), (4, 4), rng).repeat(_FINE, 0).repeat(_FINE, 1) for _ in range(2)]
-    x = frame.u / np.float32(_PITCH) + _COUNT // 2 + np.float32(0.22) * wander[0]
-    y = frame.v / np.float32(_PITCH) + _COUNT // 2 + np.float32(0.22) * wander[1]
+    wander = [perlin_noise((size, size), (4, 4), rng).repeat(_ZOOM, 0).repeat(_ZOOM, 1) for _ in range(2)]
+    x = frame.u / np.float32(_PITCH) + _THREADS // 2 + np.float32(0.22) * wander[0]
+    y = frame.v / np.float32(_PITCH) + _THREADS // 2 + np.float32(0.22) * wander[1]
     column, row = np.floor(x), np.floor(y)  # float32: with integers numpy would go on in float64
     i, j = column.astype(np.int32), row.astype(np.int32)
     across_warp, across_weft = x - column - np.float32(0.5), y - row - np.float32(0.5)
-    shade_warp = rng.normal(1, 0.06, _COUNT).astype(np.float32)[i]
-    shade_weft = rng.normal(1, 0.045, _COUNT).astype(np.float32)[j]
+    shade_warp = rng.normal(1, 0.06, _THREADS).astype(np.float32)[i]
+    shade_weft = rng.normal(1, 0.045, _THREADS).astype(np.float32)[j]
     fibres = rng.standard_normal((2, fine, fine // 4 + 1), np.float32)
 
     on_top = ((i + j) & 3) < 2  # 2/2 twill: warp over two, under two, one further in each row
@@ -56,23 +56,23 @@ def render(size: int, rng: np.random.Generator, flaw: Flaw | None = None) -> Flo
     lift = np.cos(np.where(top, y + column - 1, x + row - 3) * np.float32(np.pi / 2))
     lift[gone] = np.maximum(lift[gone], 0.45)  # where nothing presses it down it stays up
     fibre = np.where(top, fibres[0].repeat(4, 1)[:, :fine].T, fibres[1].repeat(4, 1)[:, :fine])
-    light = _thread(across, along, lift, fibre) * np.where(top, shade_warp, shade_weft)
+    light = _yarn_light(across, along, lift, fibre) * np.where(top, shade_warp, shade_weft)
     light[gone & ~on_top] *= 0.86
     colour = np.where(top[..., None], _WARP, _WEFT)
     if dyed.any():
         colour += (dyed * top)[..., None] * (_WRONG_DYE - colour)
     fine_canvas = light[..., None] * colour
     canvas = np.zeros((size, size, 3), np.float32)
-    for down in range(_FINE):
-        for right in range(_FINE):
-            canvas += fine_canvas[down::_FINE, right::_FINE]
-    canvas /= _FINE * _FINE
+    for down in range(_ZOOM):
+        for right in range(_ZOOM):
+            canvas += fine_canvas[down::_ZOOM, right::_ZOOM]
+    canvas /= _ZOOM * _ZOOM
     if flaw:
-        _damage(canvas, flaw)
+        _draw_flaw(canvas, flaw)
     return canvas
 
 
-def _thread(across: Floats, along: Floats, lift: Floats, fibre: Floats) -> Floats:
+def _yarn_light(across: Floats, along: Floats, lift: Floats, fibre: Floats) -> Floats:
     """Light on a round, twisted yarn: 0..about 1.15. Dark towards its sides and where it dives."""
     dive = 1 - lift
     round_off = np.sqrt(np.maximum(1 - (across * 1.9) ** 2 - 0.7 * dive * dive * dive, 0))
@@ -84,47 +84,47 @@ def _thread(across: Floats, along: Floats, lift: Floats, fibre: Floats) -> Float
 def _missing_pick(x: Floats, j: NDArray[np.int32], flaw: Flaw) -> Mask:
     """Mask of a weft thread that is missing over a length: only warp shows there."""
     span = flaw.grade(34, 9) / 2
-    middle = _COUNT / 2 + float(flaw.rng.uniform(-12, 12))
-    row = _COUNT // 2 + int(flaw.rng.integers(-15, 16))
+    middle = _THREADS / 2 + float(flaw.rng.uniform(-12, 12))
+    row = _THREADS // 2 + int(flaw.rng.integers(-15, 16))
     return np.asarray((j == row) & (np.abs(x - middle) < span))
 
 
 def _wrong_dye(i: NDArray[np.int32], y: Floats, flaw: Flaw) -> Floats:
     """A few neighbouring warp threads have taken another dye over a length."""
     count = max(1, round(flaw.grade(6, 1.6)))
-    first = _COUNT // 2 + int(flaw.rng.integers(-14, 14))
-    middle = _COUNT / 2 + float(flaw.rng.uniform(-10, 10))
+    first = _THREADS // 2 + int(flaw.rng.integers(-14, 14))
+    middle = _THREADS / 2 + float(flaw.rng.uniform(-10, 10))
     span = flaw.grade(13, 5)
-    ragged = flaw.rng.uniform(-1.5, 1.5, (2, _COUNT))[:, i].astype(np.float32)
+    ragged = flaw.rng.uniform(-1.5, 1.5, (2, _THREADS))[:, i].astype(np.float32)
     length = smooth(span / 2 + ragged[0] - np.abs(y - middle - ragged[1]) + np.float32(0.5))
     return np.asarray(
         length * ((i >= first) & (i < first + count)) * min(1.0, flaw.grade(1, 0.5)), np.float32
     )
 
 
-def _damage(canvas: Floats, flaw: Flaw) -> None:
+def _draw_flaw(canvas: Floats, flaw: Flaw) -> None:
     size = canvas.shape[0]
     scale = size / scene.UNITS
     inside = np.zeros((size, size), np.bool_)
     margin = size // 8
     inside[margin : size - margin, margin : size - margin] = True
     if flaw.name == "hole":
-        _hole(canvas, draw_centre(inside, flaw.rng), flaw, scale)
+        _draw_hole(canvas, draw_centre(inside, flaw.rng), flaw, scale)
     elif flaw.name == "thread":
         scene.draw_thread(canvas, inside, flaw, scale, _YARNS)
     elif flaw.name == "stain":
         scene.draw_stain(canvas, inside, flaw, scale, _TINTS)
 
 
-def _hole(canvas: Floats, centre: tuple[int, int], flaw: Flaw, scale: float) -> None:
+def _draw_hole(canvas: Floats, centre: tuple[int, int], flaw: Flaw, scale: float) -> None:
     """A hole worn through: dark ground, a shadow under the rim, frayed ends of both colours."""
     rng, size = flaw.rng, canvas.shape[0]
-    x, y = scene.about(canvas, centre)
+    x, y = scene.offsets_from(canvas, centre)
     radius = flaw.grade(20, 5) * scale
     distance = np.hypot(x, y) / np.float32(radius)
     distance = distance * np.exp(0.45 * fractal_noise((size, size), (10, 10), rng, octaves=3))
     canvas *= 1 - 0.35 * smooth((1.45 - distance) / 0.45)[..., None]
-    ground = 26 + 10 * smooth(distance) + 14 * np.maximum(-scene.lit(x, y), 0) * smooth(distance)
+    ground = 26 + 10 * smooth(distance) + 14 * np.maximum(-scene.light_on_slope(x, y), 0) * smooth(distance)
     scene.lay(canvas, ground[..., None] * np.asarray((1, 0.97, 0.92)), smooth((1.06 - distance) / 0.12))
     for _ in range(int(5 + radius)):
         angle = rng.uniform(0, 2 * np.pi)

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from flawscope.synthesis.demo import scene
-from flawscope.synthesis.demo.scene import Flaw, Frame, cover, lay, lit, rounded_box, smooth
+from flawscope.synthesis.demo.scene import Flaw, Frame, cover, lay, light_on_slope, rounded_box, smooth
 from flawscope.synthesis.masks import Floats, fractal_noise
 
 DEFECTS = ("scratch", "dent", "stain", "contamination", "crack", "missing_part", "misprint")
@@ -26,7 +26,7 @@ _SCREW_RADIUS = 12.5
 _BOLT_HOLES = tuple(
     (_BOSS[0] + 49 * math.cos(a), 49 * math.sin(a)) for a in (math.radians(60 * i + 30) for i in range(6))
 )
-_TAPPED = ((42.0, 66.0), (76.0, 66.0))
+_TAPPED_HOLES = ((42.0, 66.0), (76.0, 66.0))
 _LABEL, _LABEL_HALF = (76.0, -20.0), (50.0, 46.0)  # centre and half sides of the print
 _INKS = np.asarray([(24, 68, 122), (34, 34, 38), (222, 112, 28)], np.float32)
 _TINTS = ((0.55, 0.42, 0.24), (0.42, 0.4, 0.42), (0.5, 0.52, 0.3))  # of stains
@@ -38,7 +38,7 @@ _SURFACE_FLAWS = {
 _PRINT_SCALE = 4  # pixels per unit on the printing plate
 
 
-class _Part(NamedTuple):
+class _PlateVariation(NamedTuple):
     """Properties that vary between good plates, drawn before all else: a flaw does not change them."""
 
     frame: Frame
@@ -47,12 +47,12 @@ class _Part(NamedTuple):
     highlight: float
     serial: str
     grooves: Floats
-    table: Floats
+    table_texture: Floats
 
 
-def _part(size: int, rng: np.random.Generator) -> _Part:
+def _draw_variation(size: int, rng: np.random.Generator) -> _PlateVariation:
     frame = scene.place(size, rng, shift=4, degrees=2)
-    return _Part(
+    return _PlateVariation(
         frame,
         _brushed(frame, size, rng),
         tuple(float(a) for a in rng.uniform(0, np.pi / 3, len(_SCREWS))),
@@ -83,13 +83,13 @@ def _brushed(frame: Frame, size: int, rng: np.random.Generator) -> Floats:
 
 def render(size: int, rng: np.random.Generator, flaw: Flaw | None = None) -> Floats:
     """A plate as light, `[size, size, 3]` float32 in about 0..255; with a flaw, otherwise the same plate."""
-    part = _part(size, rng)
+    part = _draw_variation(size, rng)
     frame, scale = part.frame, part.frame.scale
     u, v = frame.u, frame.v
     name = flaw.name if flaw else ""
     canvas = np.empty((size, size, 3), np.float32)
     canvas[:] = (54, 58, 64)
-    canvas += (6 * part.table)[..., None]
+    canvas += (6 * part.table_texture)[..., None]
     canvas *= (1 - 0.62 * smooth(1 - rounded_box(u - 5, v - 7, _HALF, _CORNER) / 15))[..., None]
 
     edge = rounded_box(u, v, _HALF, _CORNER)
@@ -100,29 +100,29 @@ def render(size: int, rng: np.random.Generator, flaw: Flaw | None = None) -> Flo
     face += 52 * facing * smooth(1 + edge / 5) - 14 * np.exp(-(((edge + 5.2) / 0.8) ** 2))
     lay(canvas, face[..., None] * np.asarray((0.985, 1.0, 1.02), np.float32), cover(edge, scale))
 
-    _boss(canvas, part)
-    missing = _missing(flaw) if flaw and name == "missing_part" else ""
+    _draw_boss(canvas, part)
+    missing = _choose_missing(flaw) if flaw and name == "missing_part" else ""
     for index, centre in enumerate(_BOLT_HOLES):
         if missing != f"hole{index}":
-            _hole(*scene.around(canvas, frame, centre, 8), 5.6, scale)
-    for index, centre in enumerate(_TAPPED):
+            _draw_hole(*scene.window_around(canvas, frame, centre, 8), 5.6, scale)
+    for index, centre in enumerate(_TAPPED_HOLES):
         if missing != f"tapped{index}":
-            _hole(*scene.around(canvas, frame, centre, 10), 7.5, scale)
+            _draw_hole(*scene.window_around(canvas, frame, centre, 10), 7.5, scale)
     for index, centre in enumerate(_SCREWS):
-        window = scene.around(canvas, frame, centre, _SCREW_RADIUS + 3)
-        _screw(*window, part.screws[index], scale, there=missing != f"screw{index}")
-    _print(canvas, part, flaw if name == "misprint" else None)
+        window = scene.window_around(canvas, frame, centre, _SCREW_RADIUS + 3)
+        _draw_screw(*window, part.screws[index], scale, there=missing != f"screw{index}")
+    _draw_print(canvas, part, flaw if name == "misprint" else None)
     if flaw:
-        _damage(canvas, part, flaw)
+        _draw_flaw(canvas, part, flaw)
     return canvas
 
 
-def _boss(canvas: Floats, part: _Part) -> None:
+def _draw_boss(canvas: Floats, part: _PlateVariation) -> None:
     """A turned, slightly raised ring about the bore: grooves, and the two-winged shine of a lathe."""
     scale = part.frame.scale
     u, v = part.frame.u - np.float32(_BOSS[0]), part.frame.v - np.float32(_BOSS[1])
     radius, angle = np.hypot(u, v), np.arctan2(v, u)
-    towards = lit(u, v)
+    towards = light_on_slope(u, v)
     shadow = np.exp(-((np.maximum(radius - _BOSS_RADIUS, 0) / 4.5) ** 2)) * (0.5 - 0.5 * towards)
     canvas *= (1 - 0.5 * shadow * (radius > _BOSS_RADIUS - 1))[..., None]
     wings = np.cos(angle - 0.9 - part.highlight / 40) ** 2
@@ -140,23 +140,23 @@ def _boss(canvas: Floats, part: _Part) -> None:
     lay(canvas, depth[..., None] * np.asarray((0.95, 1.0, 1.08), np.float32), cover(radius - _BORE, scale))
 
 
-def _hole(canvas: Floats, u: Floats, v: Floats, radius: float, scale: float) -> None:
+def _draw_hole(canvas: Floats, u: Floats, v: Floats, radius: float, scale: float) -> None:
     """A drilled hole with a chamfer."""
-    distance, towards = np.hypot(u, v), lit(u, v)
+    distance, towards = np.hypot(u, v), light_on_slope(u, v)
     lay(canvas, (150 - 70 * towards)[..., None], cover(distance - np.float32(radius + 1.8), scale))
     depth = 20 + 46 * np.maximum(-towards, 0) ** 2 * smooth((distance - 0.45 * radius) / (0.55 * radius))
     lay(canvas, depth[..., None], cover(distance - np.float32(radius), scale))
 
 
-def _screw(canvas: Floats, u: Floats, v: Floats, turn: float, scale: float, *, there: bool) -> None:
+def _draw_screw(canvas: Floats, u: Floats, v: Floats, turn: float, scale: float, *, there: bool) -> None:
     """A brass screw with a hexagon socket in its counterbore, or the empty counterbore."""
-    distance, towards = np.hypot(u, v), lit(u, v)
+    distance, towards = np.hypot(u, v), light_on_slope(u, v)
     lay(canvas, (96 - 62 * towards)[..., None], cover(distance - np.float32(_SCREW_RADIUS + 2.6), scale))
     lay(canvas, np.full(3, 34.0), cover(distance - np.float32(_SCREW_RADIUS + 1.2), scale))
     if not there:
         floor = 92 - 34 * towards * smooth(distance / np.float32(_SCREW_RADIUS))
         lay(canvas, floor[..., None], cover(distance - np.float32(_SCREW_RADIUS - 0.5), scale))
-        _hole(canvas, u, v, 5.0, scale)
+        _draw_hole(canvas, u, v, 5.0, scale)
         return
     brass = np.asarray((1.0, 0.84, 0.53), np.float32)
     dome = 184 + 62 * towards * smooth(distance / np.float32(_SCREW_RADIUS)) ** 2
@@ -173,7 +173,7 @@ def _font(height: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(height * _PRINT_SCALE)
 
 
-def _print(canvas: Floats, part: _Part, flaw: Flaw | None) -> None:
+def _draw_print(canvas: Floats, part: _PlateVariation, flaw: Flaw | None) -> None:
     """The label in three inks; the metal's grain shows through. A misprint spoils the printing plate."""
     n = _PRINT_SCALE
     width, height = round(2 * _LABEL_HALF[0] * n), round(2 * _LABEL_HALF[1] * n)
@@ -245,19 +245,19 @@ def _misprint(plate: Image.Image, flaw: Flaw) -> Image.Image:
     return Image.fromarray(np.clip(spoilt, 0, 255).astype(np.uint8))
 
 
-def _missing(flaw: Flaw) -> str:
+def _choose_missing(flaw: Flaw) -> str:
     """Name of the part to leave out: a screw is missed at once, an undrilled hole less easily."""
     if flaw.difficulty < 0.55:
         return f"screw{int(flaw.rng.integers(len(_SCREWS)))}"
     if flaw.difficulty < 0.8:
-        return f"tapped{int(flaw.rng.integers(len(_TAPPED)))}"
+        return f"tapped{int(flaw.rng.integers(len(_TAPPED_HOLES)))}"
     return f"hole{int(flaw.rng.integers(len(_BOLT_HOLES)))}"
 
 
-def _damage(canvas: Floats, part: _Part, flaw: Flaw) -> None:
+def _draw_flaw(canvas: Floats, part: _PlateVariation, flaw: Flaw) -> None:
     scale, rng, (u, v) = part.frame.scale, flaw.rng, (part.frame.u, part.frame.v)
     bore = np.hypot(u - np.float32(_BOSS[0]), v - np.float32(_BOSS[1])) <= _BORE + 4
-    surface = np.asarray((rounded_box(u, v, _HALF, _CORNER) < -9) & ~bore)  # which can be hurt
+    surface = np.asarray((rounded_box(u, v, _HALF, _CORNER) < -9) & ~bore)  # where flaws may lie
     if flaw.name in _SURFACE_FLAWS:
         _SURFACE_FLAWS[flaw.name](canvas, surface, flaw, scale)
     elif flaw.name == "stain":

@@ -33,7 +33,7 @@ class Flaw(NamedTuple):
         value = easy * (hard / easy) ** self.difficulty
         return float(value * self.rng.uniform(0.92, 1.08))
 
-    def pick(self, choices: Sequence[Colour]) -> Colour:
+    def choose(self, choices: Sequence[Colour]) -> Colour:
         return choices[int(self.rng.integers(len(choices)))]
 
 
@@ -66,7 +66,7 @@ def place(size: int, rng: np.random.Generator, *, shift: float, degrees: float) 
     return Frame(cos * right + sin * down, cos * down - sin * right, scale, angle, (dx, dy))
 
 
-def around(
+def window_around(
     canvas: Floats, frame: Frame, centre: tuple[float, float], reach: float
 ) -> tuple[Floats, Floats, Floats]:
     """The canvas, `u` and `v` near a point, as far as `reach` units: views of the canvas, `u` and `v` from
@@ -104,7 +104,7 @@ def smooth(value: NDArray[np.floating]) -> Floats:
     return np.asarray(value * value * (3 - 2 * value), np.float32)
 
 
-def lit(u: Floats, v: Floats) -> Floats:
+def light_on_slope(u: Floats, v: Floats) -> Floats:
     """The light on a slope that faces away from the origin, -1..1."""
     radius = np.maximum(np.hypot(u, v), 1e-3)
     return np.asarray((u * LIGHT[0] + v * LIGHT[1]) / radius, np.float32)
@@ -130,13 +130,13 @@ def sensor(canvas: Floats, rng: np.random.Generator) -> NDArray[np.uint8]:
     return np.asarray(np.clip(np.rint(exposed), 0, 255), np.uint8)
 
 
-def about(canvas: Floats, centre: tuple[int, int]) -> tuple[Floats, Floats]:
+def offsets_from(canvas: Floats, centre: tuple[int, int]) -> tuple[Floats, Floats]:
     """`x [1, W]` and `y [H, 1]` from a pixel (row, column)."""
     y, x = np.ogrid[: canvas.shape[0], : canvas.shape[1]]
     return (x - centre[1]).astype(np.float32), (y - centre[0]).astype(np.float32)
 
 
-def _walk(centre: tuple[int, int], heading: NDArray[np.float64], length: float) -> NDArray[np.float64]:
+def _path_along(centre: tuple[int, int], heading: NDArray[np.float64], length: float) -> NDArray[np.float64]:
     """A path `[N, 2]` of this length that goes where `heading [N]` points, its middle on a pixel."""
     path = np.cumsum(np.stack([np.sin(heading), np.cos(heading)], 1) * length / len(heading), 0)
     return np.asarray(path + (np.asarray(centre) + 0.5 - path[len(path) // 2]), np.float64)
@@ -144,8 +144,8 @@ def _walk(centre: tuple[int, int], heading: NDArray[np.float64], length: float) 
 
 def draw_stain(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float, tints: Sequence[Colour]) -> None:
     """A dried stain: a soft tinge, darker at its edge, through which the surface shows."""
-    rng, tint = flaw.rng, flaw.pick(tints)
-    x, y = about(canvas, draw_centre(allowed, rng))
+    rng, tint = flaw.rng, flaw.choose(tints)
+    x, y = offsets_from(canvas, draw_centre(allowed, rng))
     radius = flaw.grade(36, 13) * scale
     angle, aspect = rng.uniform(0, np.pi), math.exp(rng.uniform(0, 0.35))
     distance = np.hypot(*ellipse(x, y, angle, aspect)) / np.float32(radius)
@@ -161,7 +161,7 @@ def draw_scratch(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float) -> Non
     centre = draw_centre(allowed, rng)
     length, angle = flaw.grade(130, 45) * scale, rng.uniform(0, 2 * np.pi)
     along = np.linspace(-0.5, 0.5, 40)
-    path = _walk(centre, angle + rng.normal(0, 0.35) * along, length)
+    path = _path_along(centre, angle + rng.normal(0, 0.35) * along, length)
     widths = flaw.grade(2.0, 1.0) * scale * (1 - 0.75 * np.abs(2 * along) ** 3)
     bright = line_coverage(allowed.shape, path, widths)
     normal = np.asarray([np.cos(angle), -np.sin(angle)]) * (0.9 * widths.max())
@@ -175,7 +175,7 @@ def draw_scratch(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float) -> Non
 def draw_dent(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float) -> None:
     """A dimple: its wall towards the light is in shade, the other one shines."""
     rng = flaw.rng
-    x, y = about(canvas, draw_centre(allowed, rng))
+    x, y = offsets_from(canvas, draw_centre(allowed, rng))
     sigma = flaw.grade(9, 3.6) * scale
     along, across = ellipse(x, y, rng.uniform(0, np.pi), math.exp(rng.uniform(0, 0.3)))
     bowl = np.exp(-0.5 * (along**2 + across**2) / sigma**2)
@@ -194,15 +194,15 @@ def draw_speck(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float) -> None:
     turn = rng.uniform(0, np.pi)
     aspect = math.exp(rng.uniform(0.1, 0.6))
     colours = ((38, 30, 26), (92, 54, 30), (150, 44, 36), (236, 232, 222), (46, 84, 60))
-    colour = np.asarray(flaw.pick(colours), np.float32)
+    colour = np.asarray(flaw.choose(colours), np.float32)
     for offset, ink, opacity, soft in ((0.45, np.zeros(3), 0.4, 0.8), (0.0, colour, 1.0, 0.0)):
-        x, y = about(canvas, centre)
+        x, y = offsets_from(canvas, centre)
         x, y = x + offset * radius * LIGHT[0], y + offset * radius * LIGHT[1]
         angle = np.arctan2(y, x)
         uneven = ripple[((angle + np.pi) * 7.6).astype(int), 24]  # one value per direction
         distance = np.hypot(*ellipse(x, y, turn, aspect)) * uneven
         edge = cover(distance - np.float32(radius), 1 / (1 + soft * radius))
-        facet = 1 + 0.5 * lit(x, y) * smooth(distance / np.float32(radius))
+        facet = 1 + 0.5 * light_on_slope(x, y) * smooth(distance / np.float32(radius))
         lay(canvas, facet[..., None] * ink.astype(np.float32), opacity * edge)
 
 
@@ -234,7 +234,7 @@ def draw_crack(canvas: Floats, start: tuple[float, float], heading: float, flaw:
 
 def draw_thread(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float, colours: Sequence[Colour]) -> None:
     """A loose piece of yarn that lies on the surface and throws a shadow."""
-    rng, colour = flaw.rng, flaw.pick(colours)
+    rng, colour = flaw.rng, flaw.choose(colours)
     centre = draw_centre(allowed, rng)
     length, width = flaw.grade(150, 42) * scale, flaw.grade(4.2, 1.9) * scale
     along = np.linspace(0, 1, 60)
@@ -242,7 +242,7 @@ def draw_thread(canvas: Floats, allowed: Mask, flaw: Flaw, scale: float, colours
     heading = rng.uniform(0, 2 * np.pi) + sum(
         b * np.sin((i + 1.5) * along + rng.uniform(0, 6)) for i, b in enumerate(bends)
     )
-    path = _walk(centre, heading, length)
+    path = _path_along(centre, heading, length)
     widths = np.full(60, width)
     shadow = line_coverage(allowed.shape, path + 0.7 * width, 1.3 * widths)
     canvas *= 1 - 0.45 * shadow[..., None]
