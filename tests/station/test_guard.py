@@ -20,8 +20,8 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.responses import PlainTextResponse, Response
 
 from flawscope.errors import InputError
-from flawscope.station.access.roles import LOCAL, SCOPE, Person
-from flawscope.station.access.sign_in import Attempts
+from flawscope.station.access.roles import LOCAL_PERSON, PERSON_KEY, Person
+from flawscope.station.access.sign_in import SignInThrottle
 from flawscope.station.access.users import Access
 from flawscope.station.settings.station import Settings
 from flawscope.station.store.database import Database, StoreError
@@ -47,7 +47,7 @@ def access(tmp_path: Path) -> Iterator[Access]:
     database.migrate()
     access = Access(database)
     access.passwords.hasher = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
-    access._attempts = Attempts(lambda: 0.0)  # what must wait waits for ever
+    access._throttle = SignInThrottle(lambda: 0.0)  # what must wait waits for ever
     yield access
     database.close()
 
@@ -75,7 +75,7 @@ def app(access: Access) -> FastAPI:
 
     @app.api_route("/{path:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"])
     async def whoever(request: Request) -> Response:
-        person = request.scope[SCOPE]
+        person = request.scope[PERSON_KEY]
         status = 404 if request.url.path.endswith("/missing.js") else 200
         return PlainTextResponse(person.name if person else "nobody", status)
 
@@ -201,7 +201,7 @@ def test_an_open_station_serves_its_own_machine_alone(
     for path in ("/", "/api/v1/products", "/metrics", "/sign-in"):
         response = client.get(path, client=address, headers=headers)
         assert response.status_code == status
-        assert response.text == LOCAL.name if status == 200 else "station user add" in response.text
+        assert response.text == LOCAL_PERSON.name if status == 200 else "station user add" in response.text
     assert client.get("/healthz", client=address, headers=headers).status_code == 200
     token = access.add_token("line", "operator")
     headers = {**headers, "Authorization": f"Bearer {token}"}

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from station_helpers import INSPECTIONS, Running, until
 
-from flawscope.station.access.roles import SCOPE
+from flawscope.station.access.roles import PERSON_KEY
 from flawscope.station.settings.station import Limits
 from flawscope.station.web import app as app_module
 from flawscope.station.web.uploads import Bodies
@@ -142,7 +142,7 @@ def test_a_client_is_not_blamed_for_what_held_up_the_station() -> None:
         assert (await receive())["body"] == b"whole"
 
     bodies = Bodies(app, lambda: Limits(stalled=0.1))
-    scope = {"type": "http", "headers": [], SCOPE: "inspect"}
+    scope = {"type": "http", "headers": [], PERSON_KEY: "inspect"}
     asyncio.run(bodies(scope, receive, None))  # type: ignore[arg-type]
     assert len(calls) == 2
 

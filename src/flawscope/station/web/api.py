@@ -16,7 +16,7 @@ from fastapi.responses import StreamingResponse
 
 from flawscope._version import __version__
 from flawscope.errors import InputError, nearest
-from flawscope.station.access.roles import ADMIN, ENGINEER, OPERATOR, SCOPE, VIEWER, Person, may
+from flawscope.station.access.roles import ADMIN, ENGINEER, OPERATOR, PERSON_KEY, VIEWER, Person, has_role
 from flawscope.station.access.users import ExpiredError
 from flawscope.station.station import Station
 from flawscope.station.store.database import StoreError
@@ -278,7 +278,7 @@ def review(
 ) -> Any:
     """List inspections that wait for a review, the oldest first, after the number `after`. Those that another
     reader was given in the last minutes come only where no others are left."""
-    judges = may(request.scope[SCOPE], OPERATOR)  # viewers take nothing from those who judge
+    judges = has_role(request.scope[PERSON_KEY], OPERATOR)  # viewers take nothing from those who judge
     return station.waiting(name, limit, after, reader if judges else "")
 
 
@@ -309,7 +309,7 @@ async def live(name: str, request: Request, station: Here) -> StreamingResponse:
 
     def state() -> dict[str, Any] | None:
         try:
-            if not may(station.access.find(request), VIEWER):  # signed out, or removed
+            if not has_role(station.access.authenticate(request), VIEWER):  # signed out, or removed
                 return None
             return {**station.flow(name), "waiting": station.store.waiting_count(product_id)}
         except (StoreError, ExpiredError):  # the page asks why, and listens again when it is over

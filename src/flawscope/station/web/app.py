@@ -23,7 +23,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from flawscope._version import __version__
 from flawscope.errors import InputError
-from flawscope.station.access.roles import SCOPE
+from flawscope.station.access.roles import PERSON_KEY
 from flawscope.station.settings.station import Settings
 from flawscope.station.station import Station
 from flawscope.station.store.files import ROOM
@@ -87,7 +87,7 @@ class Connection(H11Protocol):
     @property
     def is_signed_in(self) -> bool:
         """Whether the last request came from a person or program that the station knows."""
-        return self.scope is not None and self.scope.get(SCOPE) is not None
+        return self.scope is not None and self.scope.get(PERSON_KEY) is not None
 
     @property
     def _may_go(self) -> bool:

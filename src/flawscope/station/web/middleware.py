@@ -19,7 +19,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
 from flawscope.errors import InputError
-from flawscope.station.access.roles import LOCAL, SCOPE, VIEWER, Person, may
+from flawscope.station.access.roles import LOCAL_PERSON, PERSON_KEY, VIEWER, Person, has_role
 from flawscope.station.access.users import SESSION_SECONDS, Access, ExpiredError
 from flawscope.station.settings.station import FOLDER, Settings
 from flawscope.station.store.database import StoreError
@@ -48,7 +48,7 @@ def needs(role: str) -> Callable[[Request], Awaitable[Person]]:
     """Make a FastAPI dependency that returns the person, who has this role or a higher one, else 403."""
 
     async def person(request: Request) -> Person:
-        found: Person | None = request.scope.get(SCOPE)
+        found: Person | None = request.scope.get(PERSON_KEY)
         if found is None:
             raise _unknown()
         check_role(found, role)
@@ -58,7 +58,7 @@ def needs(role: str) -> Callable[[Request], Awaitable[Person]]:
 
 
 def check_role(person: Person, role: str) -> None:
-    if not may(person, role):
+    if not has_role(person, role):
         raise Refused(403, f"{person.name} is {person.role}; this needs {role}", "role_too_small")
 
 
@@ -127,15 +127,15 @@ class Guard:
     async def _check(self, request: HTTPConnection) -> Response | None:
         """Check a request: raise Refused, return a redirect, or return None to let the request pass."""
         scope = request.scope
-        scope[SCOPE] = None
+        scope[PERSON_KEY] = None
         self._check_host(request)
         if scope["path"] in _HEALTH or scope["path"].startswith("/static/"):
             return None
-        person = self.access.remembered(request)
+        person = self.access.authenticate_cached(request)
         if person is None:
-            person = await anyio.to_thread.run_sync(self.access.find, request, limiter=self._limiter)
-        scope[SCOPE] = person
-        if person == LOCAL:
+            person = await anyio.to_thread.run_sync(self.access.authenticate, request, limiter=self._limiter)
+        scope[PERSON_KEY] = person
+        if person == LOCAL_PERSON:
             self._check_here(request)
         if scope["method"] not in _READING and not (person is not None and person.has_token):
             self._check_origin(request)

@@ -12,7 +12,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from flawscope.config import known
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.station.access.roles import LOCAL, SCOPE, Person, may
+from flawscope.station.access.roles import LOCAL_PERSON, PERSON_KEY, Person, has_role
 from flawscope.station.learning.candidates import advice, trail
 from flawscope.station.shifts import Shift, ended
 from flawscope.station.store.database import StoreError, now
@@ -49,7 +49,7 @@ class Shown:
         self.texts: Texts = texts(
             chosen(request.cookies.get("language"), request.headers.get("accept-language", ""))
         )
-        self.person: Person | None = request.scope[SCOPE]
+        self.person: Person | None = request.scope[PERSON_KEY]
 
     @property
     def here(self) -> str:
@@ -84,10 +84,10 @@ class Shown:
             bar=self._bar(facts["problems"]) if facts else "",
             elsewhere=self._elsewhere() if product and person else [],
             person=person,
-            may_judge=may(person, "operator"),
-            may_audit=may(person, "admin"),
-            may_change=may(person, "engineer"),
-            account=person not in (None, LOCAL),
+            may_judge=has_role(person, "operator"),
+            may_audit=has_role(person, "admin"),
+            may_change=has_role(person, "engineer"),
+            account=person not in (None, LOCAL_PERSON),
             company=self.station.settings.openid is not None,
             alone=False,
             api=api,
@@ -125,7 +125,7 @@ def problem_page(request: Request, status: int, text: str, error: FlawscopeError
     asked = Shown(request, "problem")
     if isinstance(error, NotFoundError):
         text = asked.texts("problem.missing")
-    elif status >= 500 and not may(asked.person, "engineer"):
+    elif status >= 500 and not has_role(asked.person, "engineer"):
         text = asked.texts("wrong.store_unreachable")
     title = asked.texts("problem.title" if status == 404 else "problem.input")
     return asked.page_of("problem", status, title=title, text=text)
@@ -152,7 +152,7 @@ def first(request: Request) -> Response:
     asked = Shown(request, "problem")
     if products := list(asked.station.products):
         return RedirectResponse(f"/{part(products[0])}/live", 303)
-    if may(asked.person, "engineer"):
+    if has_role(asked.person, "engineer"):
         return RedirectResponse("/-/new", 303)
     return problem_page(request, 404, asked.texts("problem.no_product"))
 

@@ -36,7 +36,7 @@ router = routes()
 audits = routes(prefix="/api/v1", role=ADMIN)
 page = pages_for(ADMIN)
 
-About = Annotated[str, Query(description=f"one of {', '.join(audit.ABOUT)}; all where it is left out")]
+About = Annotated[str, Query(description=f"one of {', '.join(audit.SUBJECTS)}; all where it is left out")]
 Time = Annotated[str, Query(description="2026-11-22 or 2026-11-22T14:30:00Z")]
 COLUMNS = tuple(Inspection.model_fields)
 _KINDS: dict[Any, str] = {
@@ -153,7 +153,7 @@ def audit_page(request: Request) -> Response:
     more = {
         "entries": found["entries"],
         "older": older,
-        "kinds": [(one, asked.texts(f"audit.{one}")) for one in audit.ABOUT],
+        "kinds": [(one, asked.texts(f"audit.{one}")) for one in audit.SUBJECTS],
     }
     return asked.page_of("audit", 422 if error else 200, error=error, **more)
 

@@ -154,7 +154,7 @@ def set_password(name: str, wanted: NewPassword, station: Here, person: Admin) -
 @router.delete("/users/{name}", status_code=204)
 def remove_user(name: str, station: Here, person: Admin) -> None:
     """Remove a person, but not the last administrator."""
-    station.access.remove_user(name, who=person.name, last=False)
+    station.access.remove_user(name, who=person.name, allow_last_admin=False)
 
 
 @router.post("/tokens", status_code=201, response_model=Secret)

@@ -12,7 +12,7 @@ from fastapi.responses import FileResponse
 
 from flawscope.errors import InputError
 from flawscope.methods import registry
-from flawscope.station.access.roles import ADMIN, ENGINEER, may
+from flawscope.station.access.roles import ADMIN, ENGINEER, has_role
 from flawscope.station.inspecting.picture import Picture
 from flawscope.station.inspecting.renderings import reduced, webp
 from flawscope.station.setup.draft import READY, Draft
@@ -307,5 +307,5 @@ def draft_page(name: str, request: Request) -> Response:
         if isinstance(source, Triggered)
     ]
     facts: dict[str, Any] = {"name": name, "methods": in_steps, "cameras": cameras}
-    facts["may_name"] = may(asked.person, ADMIN)
+    facts["may_name"] = has_role(asked.person, ADMIN)
     return asked.page_of("draft", words=("new", "capture"), data={"state": state}, **facts)

@@ -210,7 +210,7 @@ def company_pages(station: Station, settings: OpenId) -> ASGIApp:
         return answer
 
     async def refused(request: Request, text: str, status: int, why: str) -> Response:
-        await run_in_threadpool(access.note_refused, why)
+        await run_in_threadpool(access.note_refused_member, why)
         asked = Shown(request, "sign-in")
         error = asked.texts(text, why=why)
         return asked.page_of("sign-in", status, next="/", error=error, name="")

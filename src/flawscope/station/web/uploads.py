@@ -18,7 +18,7 @@ from starlette.requests import Request
 
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import read_mask
-from flawscope.station.access.roles import SCOPE, SENDER
+from flawscope.station.access.roles import PERSON_KEY, SENDER
 from flawscope.station.inspecting.picture import checked, last_part
 from flawscope.station.inspecting.renderings import png
 from flawscope.station.settings.station import Limits
@@ -45,7 +45,7 @@ class Body:
 
     def __init__(self, bodies: Bodies, scope: Scope, receive: Receive):
         self.bodies, self._receive = bodies, receive
-        self.most = bodies.limits.upload_bytes if scope[SCOPE] is not None else ANONYMOUS
+        self.most = bodies.limits.upload_bytes if scope[PERSON_KEY] is not None else ANONYMOUS
         length = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
         self._announced = int(length) if length.isdigit() else 0
         self._began = time.monotonic()
@@ -221,7 +221,7 @@ def key_of(request: Request) -> str | None:
     if not 0 < len(key) <= MOST_KEY or not key.isprintable():
         text = f"Idempotency-Key must have 1 to {MOST_KEY} characters that can be printed"
         raise Refused(422, text, "bad_key")
-    person = request.scope.get(SCOPE)
+    person = request.scope.get(PERSON_KEY)
     if person is not None and person.role == SENDER:  # a sender does not get another's answer under its key
         key = f"{hashlib.sha256(person.name.encode()).hexdigest()[:7]}:{key}"
     return key
