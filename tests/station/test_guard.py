@@ -27,13 +27,13 @@ from flawscope.station.settings.station import Settings
 from flawscope.station.store.database import Database, StoreError
 from flawscope.station.web.middleware import (
     Guard,
-    address_of,
-    check_bind,
+    check_listen_address,
+    client_ip,
     local_path,
-    needs,
+    require_role,
     set_cookie,
 )
-from flawscope.station.web.refusals import install
+from flawscope.station.web.refusals import install_error_handler
 
 PASSWORD = "a long pass phrase"
 HERE = "http://127.0.0.1:8080"
@@ -56,16 +56,16 @@ def access(tmp_path: Path) -> Iterator[Access]:
 def app(access: Access) -> FastAPI:
     """A station in small."""
     app = FastAPI()
-    install(app, lambda request, status, text, error: PlainTextResponse(f"{text}\n", status))
+    install_error_handler(app, lambda request, status, text, error: PlainTextResponse(f"{text}\n", status))
 
     @app.post("/api/v1/engineer")
-    async def engineer(person: Annotated[Person, Depends(needs("engineer"))]) -> str:
+    async def engineer(person: Annotated[Person, Depends(require_role("engineer"))]) -> str:
         return person.name
 
     @app.post("/sign-in")
     def enter(request: Request, name: str, password: str) -> Response:
         response = PlainTextResponse("in")
-        set_cookie(response, request, access, access.sign_in(name, password, address_of(request)))
+        set_cookie(response, request, access, access.sign_in(name, password, client_ip(request)))
         return response
 
     @app.get("/api/v1/own")
@@ -419,11 +419,11 @@ def test_other_machines_are_served_only_with_users_or_tokens(access: Access) -> 
     outside = [Settings(host=host) for host in ("0.0.0.0", "::", "", "192.168.1.5", "line-3.local", "[::]")]
     for settings in outside:
         with pytest.raises(InputError, match=r"`flawscope station user add NAME --role admin`, or"):
-            check_bind(settings, access)
+            check_listen_address(settings, access)
     with pytest.raises(InputError, match="--role admin --station /srv/shop`"):
-        check_bind(Settings(host="::", store="/srv/shop"), access)
+        check_listen_address(Settings(host="::", store="/srv/shop"), access)
     for host in ("127.0.0.1", "localhost", "::1", "[::1]", "127.0.0.2"):
-        check_bind(Settings(host=host), access)
+        check_listen_address(Settings(host=host), access)
     access.add_token("line", "operator")
     for settings in outside:
-        check_bind(settings, access)
+        check_listen_address(settings, access)

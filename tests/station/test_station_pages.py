@@ -103,8 +103,8 @@ def test_the_language_is_the_chosen_one_else_the_browsers() -> None:
         "es": "en",
         "": "en",
     }
-    assert {accepted: templates.chosen(None, accepted) for accepted in browsers} == browsers
-    assert [templates.chosen(cookie, "de") for cookie in ("en", "xx")] == ["en", "de"]
+    assert {accepted: templates.choose_language(None, accepted) for accepted in browsers} == browsers
+    assert [templates.choose_language(cookie, "de") for cookie in ("en", "xx")] == ["en", "de"]
 
 
 def test_numbers_are_written_as_the_language_writes_them() -> None:

@@ -1,5 +1,4 @@
-"""Events of a station: who did something, when and from where. They can be searched, and their number is
-bounded.
+"""Events of a station, for a search: who did something, when and from where. Their number is bounded.
 
 The bound is a number of records and no age: a clock that jumps removes none. Failed sign-ins have a bound of
 their own, so that guesses do not push out other events.
@@ -34,10 +33,7 @@ SUBJECTS = {  # subject of a search -> kinds of its events
     "verdicts": (VERDICT,),
     "deletions": (REMOVED,),
 }
-MAX_FAILED_SIGN_INS, MAX_EVENTS = (
-    100_000,
-    500_000,
-)  # that are kept: of failed sign-ins, and of all other events
+MAX_FAILED_SIGN_INS, MAX_EVENTS = 100_000, 500_000  # events that are kept: failed sign-ins, others
 MAX_NAMED = 20  # settings that one event of changed settings names
 # Events of versions are kept for ever: they tell the station when each was in use
 _BOUNDED_KINDS = [kind for about, kinds in SUBJECTS.items() if about != "versions" for kind in kinds]
@@ -108,8 +104,7 @@ def note_settings(database: Database, settings: Settings, who: str) -> None:
     with database.writing() as connection:
         stored = connection.execute(select(stations.c.settings).where(is_own_row)).scalar_one_or_none()
         previous = hashes if stored is None else json.loads(stored)
-        keys = previous.keys() | hashes.keys()
-        changed = sorted(key for key in keys if previous.get(key) != hashes.get(key))
+        changed = sorted(key for key in previous | hashes if previous.get(key) != hashes.get(key))
         if changed:
             more = f" and {len(changed) - MAX_NAMED} more" if len(changed) > MAX_NAMED else ""
             text = f"settings of {database.station} changed: {', '.join(changed[:MAX_NAMED])}{more}"

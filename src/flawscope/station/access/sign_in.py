@@ -22,15 +22,12 @@ MAX_ENTRIES = 10_000  # names and addresses in memory; the longest unused are fo
 FORGET_SECONDS = 3600.0  # from a wait's end until its failures are forgotten
 # Failures without a wait, and the longest wait in seconds: of a name at one address, of a name at all
 # addresses, of an address with all names. Further failures wait 1, 2, 4 ... seconds
+_Key = tuple[str, str]  # name and address; "" stands for all
 LIMITS = PAIR_LIMIT, NAME_LIMIT, ADDRESS_LIMIT = (5, 60.0), (20, 60.0), (20, 1.0)
 
 
 class SignInError(InputError):
-    """The sign-in failed.
-
-    Attributes:
-        wait: seconds until the next try is allowed; 0: name or password is wrong.
-    """
+    """The sign-in failed. wait: seconds until the next try is allowed; 0: name or password is wrong."""
 
     def __init__(self, text: str, wait: int = 0):
         super().__init__(text)
@@ -41,9 +38,6 @@ class SignInError(InputError):
 class _Failures:
     count: int = 0
     blocked_until: float = 0.0  # time of the clock
-
-
-_Key = tuple[str, str]  # name and address; "" stands for all
 
 
 class SignInThrottle:
@@ -133,8 +127,7 @@ class Passwords:
     """Hashes and verifies passwords, few at a time: a flood of sign-ins must not take the station's memory
     and cores, and a flood from one address must not keep all others out. Thread-safe.
 
-    Methods raise SignInError where too many wait. address: of the client; all clients with "" share one
-    bound, such as those that signed in at their address before.
+    Methods raise SignInError where too many wait. address: of the client, "" where it is known.
     """
 
     def __init__(self) -> None:

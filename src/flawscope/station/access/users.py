@@ -120,11 +120,7 @@ class Access:
             connection.execute(delete(sessions).where(sessions.c.user_id == row.id))
 
     def remove_user(self, name: str, *, who: str = COMMAND_LINE, allow_last_admin: bool = True) -> None:
-        """Remove a user and end the user's sessions.
-
-        Args:
-            allow_last_admin: False: InputError for the last administrator.
-        """
+        """Remove a user and end the user's sessions; the last administrator only with `allow_last_admin`."""
         self._remove(users, name, who, allow_last_admin=allow_last_admin)
 
     # ---- tokens

@@ -35,7 +35,7 @@ from flawscope.station.client.messages import (
 )
 from flawscope.station.settings.values import shown
 from flawscope.station.store.inspection import Inspection
-from flawscope.station.web.schemas import Part, Product, Version, WholePart
+from flawscope.station.web.schemas import Part, PartWithInspections, Product, Version
 
 if TYPE_CHECKING:
     import numpy as np
@@ -246,9 +246,9 @@ class Client:
         for item in self._paginate(f"{self._path(product)}/parts", "parts", query):
             yield parse(Part, item)
 
-    def part(self, number: int, product: str | None = None) -> WholePart:
+    def part(self, number: int, product: str | None = None) -> PartWithInspections:
         """Part with its views' inspections. number: `id` of the part, `part_id` of its inspections."""
-        return parse(WholePart, self._call("GET", f"{self._path(product)}/parts/{number:d}"))
+        return parse(PartWithInspections, self._call("GET", f"{self._path(product)}/parts/{number:d}"))
 
     def overlay(self, number: int, product: str | None = None, side: int = 1600) -> bytes:
         """WebP of the picture with heat map and outlines, the longer side at most `side` pixels."""
@@ -312,8 +312,7 @@ class Client:
     # ---- requests
 
     def _product_name(self, product: str | None, joint: bool = False) -> str:
-        """Return the product, by default the station's only one. joint: a joint model's name stands for its
-        products."""
+        """Return a product's name, by default the only one. joint: a joint model's name will do, too."""
         if product is not None:
             return product
         if joint not in self._default_products:
@@ -372,8 +371,7 @@ class Client:
 
 
 def _retry_wait(wait: str | None, failures: int) -> float:
-    """Return seconds until the next try: the station's Retry-After, else twice as long each time; with a
-    random addition, so that clients do not come back together."""
+    """Return seconds until the next try, in part random: the station's Retry-After, else longer each time."""
     try:
         min_wait = min(MAX_WAIT, max(0.0, float(wait or "")))
     except ValueError:

@@ -26,16 +26,15 @@ T = TypeVar("T", bound=BaseModel)
 
 def normalize_url(url: str) -> str:
     """Return a station's URL with its scheme, http:// by default, and no slash at its end. InputError."""
-    full_url = url.strip() if "://" in url else f"http://{url.strip()}"
+    full = url.strip() if "://" in url else f"http://{url.strip()}"
     try:
-        parts = urlsplit(full_url)
+        parts = urlsplit(full)
         is_valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
     except ValueError:
         is_valid = False
-    if not is_valid or parts.query or parts.fragment or not full_url.isprintable() or " " in full_url:
-        example = "write for example http://127.0.0.1:8080"
-        raise InputError(f"{shown(full_url)} is no address of a station: {example}")
-    return full_url.rstrip("/")
+    if not is_valid or parts.query or parts.fragment or not full.isprintable() or " " in full:
+        raise InputError(f"{shown(full)} is no address of a station: write for example http://127.0.0.1:8080")
+    return full.rstrip("/")
 
 
 def check_token(text: str) -> str:

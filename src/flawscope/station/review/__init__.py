@@ -221,8 +221,7 @@ class Session:
     def decided(self) -> dict[int, str]:
         """Return the decision, good or defect, by number of the picture, the latest last."""
         with self._lock:
-            current = self.log.current
-        numbers = self._number_by_path
+            current, numbers = self.log.current, self._number_by_path
         return {numbers[path]: line.decision for path, line in current.items() if path in numbers}
 
     def tally(self) -> Counter[str]:
@@ -232,8 +231,7 @@ class Session:
     def copies(self) -> list[tuple[Flagged, str, Path]]:
         """Return picture, good or defect, and path of the copy for each decision."""
         chosen = [(self.pictures[number], decision) for number, decision in self.decided().items()]
-        out = self.out
-        return [(picture, kind, out / kind / self._copy_name(picture)) for picture, kind in chosen]
+        return [(picture, kind, self.out / kind / self._copy_name(picture)) for picture, kind in chosen]
 
     def decide(self, number: int, decision: str, mask: NDArray[np.bool_] | None = None) -> None:
         """Record a decision on a picture.

@@ -29,7 +29,7 @@ from flawscope.pictures.decoding import decode, read_mask, to_eight_bits
 from flawscope.pictures.files import upright_size
 from flawscope.results import drawing
 from flawscope.station.review import Flagged, Session, proposed_mask
-from flawscope.station.web.templates import HEADERS, WORDS, chosen, rendered, static_files, texts
+from flawscope.station.web import templates
 
 ALLOWED_HOSTS = ("127.0.0.1", "localhost")
 MAX_SIDE = 3200  # pixels of a picture on the page
@@ -74,16 +74,16 @@ class Review:
 
     def page(self, language: str, theme: str | None) -> Response:
         """Return the page. language: header Accept-Language of the browser."""
-        page_texts, root = texts(chosen(None, language)), f"/{self.token}"
-        decided = self.session.decided().items()
+        page_texts, root = templates.texts(templates.choose_language(None, language)), f"/{self.token}"
+        decided, common = self.session.decided().items(), templates.COMMON_SECTIONS
         done = [{"item": self._facts(number), "verdict": verdict} for number, verdict in decided]
         script = {
-            **{"texts": page_texts.sections(*WORDS, "review"), "product": self.title, "person": ""},
+            **{"texts": page_texts.sections(*common, "review"), "product": self.title, "person": ""},
             **{"api": f"{root}/api", "data": {"only": None, "done": done}},
         }
         context = {"page": "review", "product": self.title, "person": None, "bar": "", "alone": True}
         rights = {"may_judge": True, "may_audit": False, "may_change": False, "account": False}
-        html = rendered("review", page_texts, script, root=root, theme=theme, **context, **rights)
+        html = templates.render("review", page_texts, script, root=root, theme=theme, **context, **rights)
         return "text/html; charset=utf-8", html.encode(errors="replace")
 
     def get(self, path: str, query: Mapping[str, str]) -> Response:
@@ -91,7 +91,7 @@ class Review:
         path."""
         match path.split("/"):
             case ["static", *name]:
-                data, _, media = static_files()["/".join(name)]
+                data, _, media = templates.static_files()["/".join(name)]
                 return media, data
             case ["api"] | ["api", "review"]:
                 limit, after = int(query.get("limit", "0")), int(query.get("after", "0"))
@@ -238,7 +238,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Connection", "close")
         is_picture = media_type == "image/webp"  # a picture does not change
         self.send_header("Cache-Control", "private, max-age=3600" if is_picture else "no-store")
-        for name, value in {**HEADERS, "Referrer-Policy": "no-referrer"}.items():  # the address has the token
+        headers = templates.SECURITY_HEADERS | {"Referrer-Policy": "no-referrer"}  # the address has the token
+        for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
