@@ -19,10 +19,10 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from flawscope.errors import InputError, pluralize
 
 MAX_ENTRIES = 10_000  # names and addresses in memory; the longest unused are forgotten
+_Key = tuple[str, str]  # name and address; "" stands for all
 FORGET_SECONDS = 3600.0  # from a wait's end until its failures are forgotten
 # Failures without a wait, and the longest wait in seconds: of a name at one address, of a name at all
 # addresses, of an address with all names. Further failures wait 1, 2, 4 ... seconds
-_Key = tuple[str, str]  # name and address; "" stands for all
 LIMITS = PAIR_LIMIT, NAME_LIMIT, ADDRESS_LIMIT = (5, 60.0), (20, 60.0), (20, 1.0)
 
 
@@ -127,7 +127,7 @@ class Passwords:
     """Hashes and verifies passwords, few at a time: a flood of sign-ins must not take the station's memory
     and cores, and a flood from one address must not keep all others out. Thread-safe.
 
-    Methods raise SignInError where too many wait. address: of the client, "" where it is known.
+    Methods raise SignInError where too many wait. address: of the client; "" if it has signed in there.
     """
 
     def __init__(self) -> None:

@@ -77,7 +77,7 @@ class ClientConnection(H11Protocol):
         super().__init__(*args, **keywords)
         self.max_count, self.timeout = max_count, timeout
         self.is_idle = False  # between two requests
-        self.waiting_since = self.loop.time()  # when the present wait began
+        self.waiting_since = self.loop.time()
 
     @property
     def is_busy(self) -> bool:

@@ -60,8 +60,8 @@ class Page:
     def render(
         self, template: str, status: int = 200, *, sections: Sequence[str] = (), **more: Any
     ) -> Response:
-        """Render the page. sections: of the texts, for its script. more: variables of the template, and `data`
-        for the script."""
+        """Render the page. sections: of the texts, for its script. more: for the template, but `data` for the
+        script."""
         product, person = self.product, self.person
         facts = self._product_facts(product) if product else None
         api = f"/api/v1/products/{quote_segment(product)}" if product else ""
