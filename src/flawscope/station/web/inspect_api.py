@@ -67,12 +67,12 @@ async def inspect(
     try:
         product_id, due = station.addresses.address_id(name), station.due(name, deadline)
         station.inspector.check_room(product_id, due)
-        sent, is_form = await uploads.read_uploads(request, file)
-        key, data = uploads.idempotency_key(request), [picture.data for picture in sent]
+        files, is_form = await uploads.read_uploads(request, file)
+        key, data = uploads.idempotency_key(request), [picture.data for picture in files]
         scheme = station.addresses.scheme(name)
         keyed = await asyncio.to_thread(uploaded, key, data, is_form, label, scheme) if key else None
         pictures = [
-            Picture(product_id, item.data, item.name, "http", due=due, **label.given()) for item in sent
+            Picture(product_id, item.data, item.name, "http", due=due, **label.given()) for item in files
         ]
         if keyed is not None:
             pictures = [
@@ -86,7 +86,7 @@ async def inspect(
     results: list[dict[str, Any]] = []
     first_error: FlawscopeError | None = None
     is_new = False
-    for place, picture in enumerate(sent):
+    for place, picture in enumerate(files):
         try:
             if place in numbers:
                 inspection = await asyncio.to_thread(station.store.inspection, product_id, numbers[place])

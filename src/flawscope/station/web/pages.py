@@ -231,8 +231,8 @@ def trends(page: Annotated[Page, product_page("trends")], range: str = "day") ->
 def _report_periods(station: Station, seconds: float | None) -> list[dict[str, str]]:
     """Return the periods that a report can be of: the range on the page, and the last shifts."""
     time = now()
-    shown_period = [] if seconds is None else [Shift("", time - round(seconds * 1e6), time)]
-    return [shift.to_dict() for shift in (*shown_period, *ended(station.settings.shifts, time)[::-1])]
+    range_period = [] if seconds is None else [Shift("", time - round(seconds * 1e6), time)]
+    return [shift.to_dict() for shift in (*range_period, *ended(station.settings.shifts, time)[::-1])]
 
 
 @page_router.get("/{product}/models")

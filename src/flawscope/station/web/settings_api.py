@@ -138,17 +138,17 @@ def _station_settings(station: Station) -> dict[str, Any]:
 
 
 @router.post("/users", status_code=204)
-def add_user(sent: NewUser, station: StationDep, person: Admin) -> None:
+def add_user(body: NewUser, station: StationDep, person: Admin) -> None:
     """Add a person. The first one must be an administrator: from then on everybody signs in."""
-    if sent.role != ADMIN and not station.access.users():
+    if body.role != ADMIN and not station.access.users():
         raise InputError("the first person must be an administrator: nobody could make others else")
-    station.access.add_user(sent.name, sent.password, sent.role, who=person.name)
+    station.access.add_user(body.name, body.password, body.role, who=person.name)
 
 
 @router.post("/users/{name}/password", status_code=204)
-def set_password(name: str, sent: NewPassword, station: StationDep, person: Admin) -> None:
+def set_password(name: str, body: NewPassword, station: StationDep, person: Admin) -> None:
     """Change a person's password, and sign the person out everywhere."""
-    station.access.set_password(name, sent.password, who=person.name)
+    station.access.set_password(name, body.password, who=person.name)
 
 
 @router.delete("/users/{name}", status_code=204)
@@ -158,10 +158,10 @@ def remove_user(name: str, station: StationDep, person: Admin) -> None:
 
 
 @router.post("/tokens", status_code=201, response_model=TokenSecret)
-def add_token(sent: NewToken, station: StationDep, person: Admin) -> Any:
+def add_token(body: NewToken, station: StationDep, person: Admin) -> Any:
     """Add a token for a program."""
-    seconds = None if sent.days is None else DAY_SECONDS * sent.days
-    secret = station.access.add_token(sent.name, sent.role, expires=seconds, who=person.name)
+    seconds = None if body.days is None else DAY_SECONDS * body.days
+    secret = station.access.add_token(body.name, body.role, expires=seconds, who=person.name)
     return {"secret": secret}
 
 
@@ -175,20 +175,20 @@ def remove_token(name: str, station: StationDep, person: Admin) -> None:
 
 
 @router.post("/products/{name}/sources", status_code=204)
-def add_source(name: str, sent: NewSource, station: StationDep, person: Admin) -> None:
+def add_source(name: str, body: NewSource, station: StationDep, person: Admin) -> None:
     """Let a product that was made on the pages inspect a further camera or folder, from now on."""
-    _add_entry(name, "sources", sent, station, person.name)
+    _add_entry(name, "sources", body, station, person.name)
 
 
 @router.post("/products/{name}/sinks", status_code=204)
-def add_sink(name: str, sent: NewSink, station: StationDep, person: Admin) -> None:
+def add_sink(name: str, body: NewSink, station: StationDep, person: Admin) -> None:
     """Deliver the inspections of a product that was made on the pages to a further place, from now on."""
-    _add_entry(name, "sinks", sent, station, person.name)
+    _add_entry(name, "sinks", body, station, person.name)
 
 
-def _add_entry(name: str, kind: EntryKind, sent: BaseModel, station: Station, who: str) -> None:
+def _add_entry(name: str, kind: EntryKind, body: BaseModel, station: Station, who: str) -> None:
     station.product_id(name)
-    values = sent.model_dump(exclude_none=True)
+    values = body.model_dump(exclude_none=True)
     plugin, settings = values.pop("plugin", None), values.pop("settings")
     try:
         if plugin is None:
@@ -216,11 +216,11 @@ def undo(name: str, station: StationDep, person: Admin) -> None:
 
 
 @router.put("/station/{section}", status_code=204)
-def set_section(section: Section, sent: Values, station: StationDep, person: Admin) -> None:
+def set_section(section: Section, body: Values, station: StationDep, person: Admin) -> None:
     """Set limits, times of keeping or the broker, as in station.yaml; they are used from now on. A password
     of the broker that is left out stays."""
     try:
-        station.made_settings.set(section, sent, person.name)
+        station.made_settings.set(section, body, person.name)
     finally:
         station.made_settings.tidy()  # also a password that was refused
 

@@ -71,11 +71,11 @@ def list_drafts(station: StationDep) -> Any:
 
 
 @router.post("", status_code=201, response_model=setup_schemas.NewProductState)
-def begin_draft(sent: setup_schemas.NewProduct, station: StationDep, person: Engineer) -> Any:
+def begin_draft(body: setup_schemas.NewProduct, station: StationDep, person: Engineer) -> Any:
     """Begin a product, or return the one of this name that was begun."""
-    drafts, live_products = station.drafts, station.made.all()
-    other_products = [name for name in station.addresses.names.values() if name not in live_products]
-    return drafts.facts(drafts.begin(sent.name, person.name, other_products))
+    drafts, page_products = station.drafts, station.made.all()
+    other_products = [name for name in station.addresses.names.values() if name not in page_products]
+    return drafts.facts(drafts.begin(body.name, person.name, other_products))
 
 
 @router.get("/{name}", response_model=setup_schemas.NewProductState)
@@ -124,9 +124,9 @@ async def add_pictures(draft: DraftDep, request: Request, station: StationDep, f
 @router.post(
     "/{name}/capture", status_code=201, response_model=setup_schemas.CapturedPictures, responses=refusals(504)
 )
-async def capture(draft: DraftDep, sent: setup_schemas.CaptureRequest, station: StationDep) -> Any:
+async def capture(draft: DraftDep, body: setup_schemas.CaptureRequest, station: StationDep) -> Any:
     """Add what a camera shows now, and say what the picture is like beside the latest ones."""
-    picture = await _capture(station, draft, sent.product, sent.camera)
+    picture = await _capture(station, draft, body.product, body.camera)
     (added,) = await asyncio.to_thread(station.drafts.add, draft, [(picture.name, picture.data)])
     comparison = None
     if added.status == "kept":
@@ -159,9 +159,9 @@ async def _capture(station: StationDep, draft: Draft, product: str | None, numbe
 
 
 @router.put("/{name}/source", response_model=setup_schemas.NewProductState)
-def set_source(draft: DraftDep, sent: setup_schemas.SourceEntry, station: StationDep, person: Admin) -> Any:
+def set_source(draft: DraftDep, body: setup_schemas.SourceEntry, station: StationDep, person: Admin) -> Any:
     """Name a camera, a folder or a video file to take pictures from. A camera goes live with the product."""
-    entry = sent.model_dump(exclude_none=True)
+    entry = body.model_dump(exclude_none=True)
     try:
         station.drafts.captures.name(draft, station.made.entry(draft.name, entry))
     finally:
@@ -198,9 +198,9 @@ def view(draft: DraftDep, picture: str, side: Side = DEFAULT_SIDE) -> Response:
 
 
 @router.post("/{name}/leave-out", response_model=setup_schemas.NewProductState)
-def leave_out(draft: DraftDep, sent: setup_schemas.LeaveOutRequest, station: StationDep) -> Any:
+def leave_out(draft: DraftDep, body: setup_schemas.LeaveOutRequest, station: StationDep) -> Any:
     """Leave pictures out, or with `undo` take them back."""
-    station.drafts.move(draft, sent.pictures, out=not sent.undo)
+    station.drafts.move(draft, body.pictures, out=not body.undo)
     return station.drafts.facts(draft)
 
 
@@ -208,9 +208,9 @@ def leave_out(draft: DraftDep, sent: setup_schemas.LeaveOutRequest, station: Sta
 
 
 @router.post("/{name}/learn", response_model=setup_schemas.NewProductState)
-def learn(draft: DraftDep, station: StationDep, sent: setup_schemas.LearningOptions | None = None) -> Any:
+def learn(draft: DraftDep, station: StationDep, body: setup_schemas.LearningOptions | None = None) -> Any:
     """Learn from the pictures, as `flawscope fit` does, when the products before it are done."""
-    options = sent or setup_schemas.LearningOptions.model_validate({})
+    options = body or setup_schemas.LearningOptions.model_validate({})
     station.drafts.learn(draft, options.model_dump(exclude={"go_on"}), go_on=options.go_on)
     return station.drafts.facts(draft)
 
@@ -235,9 +235,9 @@ async def try_pictures(draft: DraftDep, request: Request, station: StationDep, f
 
 
 @router.post("/{name}/try-capture", response_model=setup_schemas.TriedPictures, responses=refusals(504))
-async def try_capture(draft: DraftDep, sent: setup_schemas.CaptureRequest, station: StationDep) -> Any:
+async def try_capture(draft: DraftDep, body: setup_schemas.CaptureRequest, station: StationDep) -> Any:
     """Judge what a camera shows now with what was learnt; nothing is kept."""
-    picture = await _capture(station, draft, sent.product, sent.camera)
+    picture = await _capture(station, draft, body.product, body.camera)
     return await _judge(station, draft, [(picture.name, picture.data)])
 
 
