@@ -20,20 +20,20 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.responses import PlainTextResponse, Response
 
 from flawscope.errors import InputError
-from flawscope.station.access.roles import LOCAL, SCOPE, Person
-from flawscope.station.access.sign_in import Attempts
+from flawscope.station.access.roles import LOCAL_PERSON, PERSON_KEY, Person
+from flawscope.station.access.sign_in import SignInThrottle
 from flawscope.station.access.users import Access
 from flawscope.station.settings.station import Settings
 from flawscope.station.store.database import Database, StoreError
 from flawscope.station.web.middleware import (
     Guard,
-    address_of,
-    check_bind,
+    check_listen_address,
+    client_ip,
     local_path,
-    needs,
+    require_role,
     set_cookie,
 )
-from flawscope.station.web.refusals import install
+from flawscope.station.web.refusals import install_error_handler
 
 PASSWORD = "a long pass phrase"
 HERE = "http://127.0.0.1:8080"
@@ -47,7 +47,7 @@ def access(tmp_path: Path) -> Iterator[Access]:
     database.migrate()
     access = Access(database)
     access.passwords.hasher = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
-    access._attempts = Attempts(lambda: 0.0)  # what must wait waits for ever
+    access._throttle = SignInThrottle(lambda: 0.0)  # what must wait waits for ever
     yield access
     database.close()
 
@@ -56,16 +56,16 @@ def access(tmp_path: Path) -> Iterator[Access]:
 def app(access: Access) -> FastAPI:
     """A station in small."""
     app = FastAPI()
-    install(app, lambda request, status, text, error: PlainTextResponse(f"{text}\n", status))
+    install_error_handler(app, lambda request, status, text, error: PlainTextResponse(f"{text}\n", status))
 
     @app.post("/api/v1/engineer")
-    async def engineer(person: Annotated[Person, Depends(needs("engineer"))]) -> str:
+    async def engineer(person: Annotated[Person, Depends(require_role("engineer"))]) -> str:
         return person.name
 
     @app.post("/sign-in")
     def enter(request: Request, name: str, password: str) -> Response:
         response = PlainTextResponse("in")
-        set_cookie(response, request, access, access.sign_in(name, password, address_of(request)))
+        set_cookie(response, request, access, access.sign_in(name, password, client_ip(request)))
         return response
 
     @app.get("/api/v1/own")
@@ -75,7 +75,7 @@ def app(access: Access) -> FastAPI:
 
     @app.api_route("/{path:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"])
     async def whoever(request: Request) -> Response:
-        person = request.scope[SCOPE]
+        person = request.scope[PERSON_KEY]
         status = 404 if request.url.path.endswith("/missing.js") else 200
         return PlainTextResponse(person.name if person else "nobody", status)
 
@@ -201,7 +201,7 @@ def test_an_open_station_serves_its_own_machine_alone(
     for path in ("/", "/api/v1/products", "/metrics", "/sign-in"):
         response = client.get(path, client=address, headers=headers)
         assert response.status_code == status
-        assert response.text == LOCAL.name if status == 200 else "station user add" in response.text
+        assert response.text == LOCAL_PERSON.name if status == 200 else "station user add" in response.text
     assert client.get("/healthz", client=address, headers=headers).status_code == 200
     token = access.add_token("line", "operator")
     headers = {**headers, "Authorization": f"Bearer {token}"}
@@ -419,11 +419,11 @@ def test_other_machines_are_served_only_with_users_or_tokens(access: Access) -> 
     outside = [Settings(host=host) for host in ("0.0.0.0", "::", "", "192.168.1.5", "line-3.local", "[::]")]
     for settings in outside:
         with pytest.raises(InputError, match=r"`flawscope station user add NAME --role admin`, or"):
-            check_bind(settings, access)
+            check_listen_address(settings, access)
     with pytest.raises(InputError, match="--role admin --station /srv/shop`"):
-        check_bind(Settings(host="::", store="/srv/shop"), access)
+        check_listen_address(Settings(host="::", store="/srv/shop"), access)
     for host in ("127.0.0.1", "localhost", "::1", "[::1]", "127.0.0.2"):
-        check_bind(Settings(host=host), access)
+        check_listen_address(Settings(host=host), access)
     access.add_token("line", "operator")
     for settings in outside:
-        check_bind(settings, access)
+        check_listen_address(settings, access)

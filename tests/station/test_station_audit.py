@@ -240,8 +240,8 @@ def test_records_are_searched_paged_and_bounded(database: Database, monkeypatch:
         seen += [one["id"] for one in page]
     assert seen == sorted(set(seen), reverse=True)
     assert len(seen) == 1 + 10 + 100
-    monkeypatch.setattr(audit, "KEPT_FAILED", 1000)
-    monkeypatch.setattr(audit, "KEPT", 1)
+    monkeypatch.setattr(audit, "MAX_FAILED_SIGN_INS", 1000)
+    monkeypatch.setattr(audit, "MAX_EVENTS", 1)
     trim(database)
     left = [one["text"] for one in search(database, limit=5000)]
     assert left == [f"wrong {k}" for k in range(1999, 999, -1)] + ["100 % good"], "guesses push out guesses"

@@ -22,7 +22,7 @@ from flawscope.predictor import Predictor, load
 from flawscope.results.table import read_table
 from flawscope.station import client as client_module
 from flawscope.station.client import Client, RefusedError
-from flawscope.station.client.messages import read
+from flawscope.station.client.messages import parse
 from flawscope.station.settings.station import Product
 from flawscope.station.store.inspection import Inspection
 
@@ -281,7 +281,7 @@ def test_the_search_goes_through_all_pages(
     running: Any, parts: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = Client(running.url)
-    monkeypatch.setattr(client_module, "PAGE", 3)
+    monkeypatch.setattr(client_module, "PAGE_SIZE", 3)
     made = [client.inspect(parts[k % len(parts)], name=f"p{k}.png") for k in range(8)]
     client.verdict(made[2].id, "good")
     assert list(client.search())[1:5] == made[6:2:-1]
@@ -380,12 +380,12 @@ def test_an_answer_of_another_version(client: Client, parts: list[bytes]) -> Non
     """Fields that are new are passed over, missing ones are said."""
     one = client.inspect(parts[0])
     data = client._http.get(f"products/plate/inspections/{one.id}").json()
-    assert read(Inspection, {**data, "colour": "red"}) == one
+    assert parse(Inspection, {**data, "colour": "red"}) == one
     for name in ("score", "at"):
         with pytest.raises(FlawscopeError, match=f"has no {name}: update"):
-            read(Inspection, {k: v for k, v in data.items() if k != name})
+            parse(Inspection, {k: v for k, v in data.items() if k != name})
     with pytest.raises(FlawscopeError, match="has another decision: update"):
-        read(Inspection, {**data, "decision": "perhaps"})
+        parse(Inspection, {**data, "decision": "perhaps"})
 
 
 # ------------------------------------------------------------------------------------------- predict --server

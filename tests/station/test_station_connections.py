@@ -13,10 +13,10 @@ import httpx
 import pytest
 from station_helpers import INSPECTIONS, Running, until
 
-from flawscope.station.access.roles import SCOPE
+from flawscope.station.access.roles import PERSON_KEY
 from flawscope.station.settings.station import Limits
 from flawscope.station.web import app as app_module
-from flawscope.station.web.uploads import Bodies
+from flawscope.station.web.uploads import BodyLimiter
 
 HALF = b"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Half: "
 BODY = b"POST /%s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/png\r\nContent-Length: 1000\r\n\r\nx"
@@ -79,7 +79,7 @@ def test_connections_that_wait_make_room_for_those_that_ask(
     open_station: Callable[..., Running], monkeypatch: pytest.MonkeyPatch, parts: list[bytes]
 ) -> None:
     """The oldest ones go first, and of signed-in people none."""
-    monkeypatch.setattr(app_module, "most_connections", lambda: 8)
+    monkeypatch.setattr(app_module, "max_connections", lambda: 8)
     running = open_station()
     with httpx.Client(base_url=running.url, timeout=60) as person, sent(running, *([HALF] * 30)) as several:
         for _ in range(3):
@@ -101,13 +101,13 @@ def test_bodies_are_bounded_together_and_an_ordinary_one_finds_room(
     half = f"{head}Content-Length: {1 << 20}\r\n\r\n".encode() + bytes(3 << 18)
     bodies = running.server.config.app.app
     with sent(running, *([half] * 3)) as several:
-        until(lambda: bodies.held >= 3 * (3 << 18))
+        until(lambda: bodies.bytes_in_memory >= 3 * (3 << 18))
         with sent(running, half) as (further,):
             assert b" 503 " in further.recv(4096).split(b"\r\n")[0], "it was told when it began"
         assert httpx.post(f"{running.url}/api/v1/{INSPECTIONS}", content=parts[0]).status_code == 201
         for one in several:
             one.close()
-    until(lambda: bodies.held == 0)
+    until(lambda: bodies.bytes_in_memory == 0)
 
 
 def test_a_body_that_trickles_is_let_go(open_station: Callable[..., Running]) -> None:
@@ -141,8 +141,8 @@ def test_a_client_is_not_blamed_for_what_held_up_the_station() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         assert (await receive())["body"] == b"whole"
 
-    bodies = Bodies(app, lambda: Limits(stalled=0.1))
-    scope = {"type": "http", "headers": [], SCOPE: "inspect"}
+    bodies = BodyLimiter(app, lambda: Limits(stalled=0.1))
+    scope = {"type": "http", "headers": [], PERSON_KEY: "inspect"}
     asyncio.run(bodies(scope, receive, None))  # type: ignore[arg-type]
     assert len(calls) == 2
 

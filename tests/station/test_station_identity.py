@@ -181,10 +181,10 @@ def test_another_verdict_under_a_key_is_refused(api: httpx.Client, running: Any,
 def mask(part: bytes) -> str:
     import numpy as np
 
-    from flawscope.station.client.messages import mask_png
+    from flawscope.station.client.messages import encode_mask
 
     with Image.open(io.BytesIO(part)) as image:
-        return mask_png(np.ones(image.size[::-1], bool))
+        return encode_mask(np.ones(image.size[::-1], bool))
 
 
 # ------------------------------------------------------------------------------------------------------ parts

@@ -30,7 +30,7 @@ pytest.importorskip("authlib")
 from joserfc import jwt
 from joserfc.jwk import RSAKey
 
-from flawscope.station.web.sign_in_pages import Provider
+from flawscope.station.web.sign_in_pages import OpenIdProvider
 
 __all__ = ["driver_fixture", "tablet_fixture"]
 CLIENT, SECRET = "flawscope", "the client's secret"
@@ -301,7 +301,7 @@ def test_a_provider_that_is_away_or_calls_itself_otherwise_keeps_nobody_out(
 def test_a_wrong_setting_is_one_line(given: Any, said: str) -> None:
     right = {"issuer": "https://login.example", "client": CLIENT, "groups": {"quality": "operator"}}
     with pytest.raises(InputError, match=said) as caught:
-        Provider(openid_of({**right, **given}, Path()))
+        OpenIdProvider(openid_of({**right, **given}, Path()))
     assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match="openid: setting client and groups is missing"):
         openid_of({"issuer": "https://login.example"}, Path())

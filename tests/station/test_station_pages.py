@@ -17,7 +17,7 @@ import pytest
 
 from flawscope.report import page as report_page
 from flawscope.station import housekeeping
-from flawscope.station.access.sign_in import Attempts, SignInError
+from flawscope.station.access.sign_in import SignInError, SignInThrottle
 from flawscope.station.web import pages, sign_in_pages, templates
 
 WEB = Path(str(resources.files("flawscope.station.web") / "assets"))
@@ -103,8 +103,8 @@ def test_the_language_is_the_chosen_one_else_the_browsers() -> None:
         "es": "en",
         "": "en",
     }
-    assert {accepted: templates.chosen(None, accepted) for accepted in browsers} == browsers
-    assert [templates.chosen(cookie, "de") for cookie in ("en", "xx")] == ["en", "de"]
+    assert {accepted: templates.choose_language(None, accepted) for accepted in browsers} == browsers
+    assert [templates.choose_language(cookie, "de") for cookie in ("en", "xx")] == ["en", "de"]
 
 
 def test_numbers_are_written_as_the_language_writes_them() -> None:
@@ -289,7 +289,7 @@ def test_signing_in_leads_to_where_one_wanted(browser: httpx.Client, users: None
 
 
 def test_too_many_tries_have_to_wait(browser: httpx.Client, running: Any, users: None) -> None:
-    attempts = running.station.access._attempts = Attempts(lambda: 0.0)  # what must wait waits for ever
+    attempts = running.station.access._throttle = SignInThrottle(lambda: 0.0)  # what must wait waits for ever
     for _ in range(10):
         with suppress(SignInError):
             attempts.begin("anna", "127.0.0.1")

@@ -14,7 +14,7 @@ pytest.importorskip("sqlalchemy")
 pytest.importorskip("httpx")
 
 from flawscope.errors import FlawscopeError
-from flawscope.station.client.messages import address as of_station
+from flawscope.station.client.messages import normalize_url as of_station
 from flawscope.station.settings.sinks import mqtt_of, sinks_of
 from flawscope.station.settings.sources import CameraOf, read_source, shown_address
 from flawscope.station.settings.station import Settings, read_settings

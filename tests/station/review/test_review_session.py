@@ -92,10 +92,10 @@ def test_files_of_somebody_else_are_not_replaced(session: Session) -> None:
         session.decide(0, FINE)
     assert (session.out / "good/a_part.png").read_bytes() == b"mine"
     assert session.decided() == {}
-    (session.out / sessions.LOG).write_text("mine\n1\n")
+    (session.out / sessions.DECISIONS_FILE).write_text("mine\n1\n")
     with pytest.raises(InputError, match="not a file of decisions"):
         again(session)
-    assert (session.out / sessions.LOG).read_text() == "mine\n1\n"
+    assert (session.out / sessions.DECISIONS_FILE).read_text() == "mine\n1\n"
 
 
 def test_a_decision_can_be_changed_and_taken_back(session: Session) -> None:
@@ -132,9 +132,9 @@ def test_an_outline_that_a_person_drew_is_the_mask_and_stays(session: Session) -
     session.decide(0, DEFECT, drawn)
     (session.out / "defect/a_part.png").unlink()
     later = again(session)
-    np.testing.assert_array_equal(read_mask(later.mask_of(0)), drawn)
+    np.testing.assert_array_equal(read_mask(later.mask_path(0)), drawn)
     later.undo(0)
-    assert not later.mask_of(0).exists()
+    assert not later.mask_path(0).exists()
 
 
 def test_a_line_that_was_being_written_when_the_power_failed_costs_only_itself(session: Session) -> None:

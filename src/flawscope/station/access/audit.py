@@ -1,5 +1,4 @@
-"""Events of a station: who did something, when and from where. They can be searched, and their number is
-bounded.
+"""Events of a station, for a search: who did something, when and from where. Their number is bounded.
 
 The bound is a number of records and no age: a clock that jumps removes none. Failed sign-ins have a bound of
 their own, so that guesses do not push out other events.
@@ -16,7 +15,7 @@ from typing import Any
 from sqlalchemy import delete, or_, select, update
 
 from flawscope.errors import InputError
-from flawscope.station.access.users import FAILED
+from flawscope.station.access.users import SIGN_IN_FAILED
 from flawscope.station.settings.station import Settings
 from flawscope.station.store.database import Database
 from flawscope.station.store.model_registry import ACTIVATED, ADDED
@@ -25,8 +24,8 @@ from flawscope.station.store.schema import events, products, stations
 from flawscope.station.store.station_identity import CONFIRMED
 
 CHANGED = "settings_changed"  # event
-ABOUT = {  # subject of a search -> kinds of events
-    "sign-ins": ("sign_in", FAILED),
+SUBJECTS = {  # subject of a search -> kinds of its events
+    "sign-ins": ("sign_in", SIGN_IN_FAILED),
     "users": ("user_added", "password_changed", "user_removed"),
     "tokens": ("token_added", "token_removed"),
     "settings": (CHANGED, CONFIRMED),
@@ -34,10 +33,11 @@ ABOUT = {  # subject of a search -> kinds of events
     "verdicts": (VERDICT,),
     "deletions": (REMOVED,),
 }
-KEPT_FAILED, KEPT = 100_000, 500_000  # records of failed sign-ins, and of other events
-MOST_KEYS = 20  # named by a record of changed settings
+MAX_FAILED_SIGN_INS, MAX_EVENTS = 100_000, 500_000  # events that are kept: failed sign-ins, others
+MAX_NAMED = 20  # settings that one event of changed settings names
 # Events of versions are kept for ever: they tell the station when each was in use
-_BOUNDED = [kind for about, kinds in ABOUT.items() if about != "versions" for kind in kinds if kind != FAILED]
+_BOUNDED_KINDS = [kind for about, kinds in SUBJECTS.items() if about != "versions" for kind in kinds]
+_BOUNDED_KINDS.remove(SIGN_IN_FAILED)
 
 
 def search(
@@ -53,8 +53,8 @@ def search(
     """Return events as records, newest first.
 
     Args:
-        text: part of who, the address, the kind or the text, whatever its case.
-        about: a key of `ABOUT`; "": everything.
+        text: part of the event's who, address, kind or text, in any case.
+        about: a key of `SUBJECTS`; "": all events.
         since, until: microseconds since 1970.
         before: number of a record; only older ones are returned.
 
@@ -62,66 +62,66 @@ def search(
         InputError: the text or `about` is not allowed.
         StoreError: the data base cannot be used.
     """
-    if about and about not in ABOUT:
-        raise InputError(f"about: {about!r:.40} is none of {', '.join(ABOUT)}")
+    if about and about not in SUBJECTS:
+        raise InputError(f"about: {about!r:.40} is none of {', '.join(SUBJECTS)}")
     if not (text.isprintable() and len(text) <= 200):
         raise InputError("text: use letters and signs that can be seen, 200 at most")
-    there = events.c
+    event = events.c
     query = select(events, products.c.name.label("product")).select_from(events.outerjoin(products))
     if text:
-        columns = there.who, there.address, there.kind, there.text
+        columns = event.who, event.address, event.kind, event.text
         query = query.where(or_(*(column.icontains(text, autoescape=True) for column in columns)))
     if about:
-        query = query.where(there.kind.in_(ABOUT[about]))
-    ends = (since, there.at.__ge__), (until, there.at.__lt__), (before, there.id.__lt__)
-    query = query.where(*(compare(end) for end, compare in ends if end is not None))
+        query = query.where(event.kind.in_(SUBJECTS[about]))
+    bounds = (since, event.at.__ge__), (until, event.at.__lt__), (before, event.id.__lt__)
+    query = query.where(*(compare(bound) for bound, compare in bounds if bound is not None))
     with database.reading() as connection:
-        rows = connection.execute(query.order_by(there.id.desc()).limit(limit)).all()
+        rows = connection.execute(query.order_by(event.id.desc()).limit(limit)).all()
     names = ("id", "kind", "who", "address", "product", "text")
     return [{"at": iso(row.at), **{name: getattr(row, name) for name in names}} for row in rows]
 
 
 def trim(database: Database) -> None:
     """Remove the oldest records beyond the bounds."""
-    for kinds, most in (([FAILED], KEPT_FAILED), (_BOUNDED, KEPT)):
-        of_kinds = events.c.kind.in_(kinds)
-        query = select(events.c.id).where(of_kinds).order_by(events.c.id.desc()).offset(most).limit(1)
+    for kinds, limit in (([SIGN_IN_FAILED], MAX_FAILED_SIGN_INS), (_BOUNDED_KINDS, MAX_EVENTS)):
+        is_of_kinds = events.c.kind.in_(kinds)
+        query = select(events.c.id).where(is_of_kinds).order_by(events.c.id.desc()).offset(limit).limit(1)
         with database.reading() as connection:
             last = connection.execute(query).scalar_one_or_none()
         if last is not None:
             with database.writing() as connection:
-                connection.execute(delete(events).where(of_kinds, events.c.id <= last))
+                connection.execute(delete(events).where(is_of_kinds, events.c.id <= last))
 
 
 def note_settings(database: Database, settings: Settings, who: str) -> None:
-    """Note which settings differ from those at the station's last start. The store has only 16 bits of a hash
-    of each value, from which nobody gets a password."""
-    values = dict(_flat(asdict(settings)))
-    found = {
+    """Add an event that names the settings that have changed since the station's last start. The store has
+    only 16 bits of a hash of each value, from which nobody gets a password."""
+    values = dict(_flatten(asdict(settings)))
+    hashes = {
         key: hashlib.sha256(f"{key}={value!r}".encode()).hexdigest()[:4] for key, value in values.items()
     }
-    here = stations.c.name == database.station
+    is_own_row = stations.c.name == database.station
     with database.writing() as connection:
-        kept = connection.execute(select(stations.c.settings).where(here)).scalar_one_or_none()
-        before = found if kept is None else json.loads(kept)
-        changed = sorted(key for key in before.keys() | found.keys() if before.get(key) != found.get(key))
+        stored = connection.execute(select(stations.c.settings).where(is_own_row)).scalar_one_or_none()
+        previous = hashes if stored is None else json.loads(stored)
+        changed = sorted(key for key in previous | hashes if previous.get(key) != hashes.get(key))
         if changed:
-            more = f" and {len(changed) - MOST_KEYS} more" if len(changed) > MOST_KEYS else ""
-            text = f"settings of {database.station} changed: {', '.join(changed[:MOST_KEYS])}{more}"
+            more = f" and {len(changed) - MAX_NAMED} more" if len(changed) > MAX_NAMED else ""
+            text = f"settings of {database.station} changed: {', '.join(changed[:MAX_NAMED])}{more}"
             add_event(connection, CHANGED, who, text)
-        connection.execute(update(stations).where(here).values(settings=json.dumps(found)))
+        connection.execute(update(stations).where(is_own_row).values(settings=json.dumps(hashes)))
 
 
-def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield single values with their places, such as `products.plate.sinks.1.webhook`."""
+def _flatten(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield path and value of each single setting; a path is such as `products.plate.sinks.1.webhook`."""
     if isinstance(value, Mapping):
-        inside = {str(key): one for key, one in value.items()}
+        items = {str(key): item for key, item in value.items()}
     elif isinstance(value, list | tuple):
-        inside = {str(place): one for place, one in enumerate(value, 1)}
-    elif callable(value):  # of a plugin
+        items = {str(place): item for place, item in enumerate(value, 1)}
+    elif callable(value):  # a plugin's function is no setting
         return
     else:
         yield path, value
         return
-    for key, one in inside.items():
-        yield from _flat(one, f"{path}.{key}" if path else key)
+    for key, item in items.items():
+        yield from _flatten(item, f"{path}.{key}" if path else key)

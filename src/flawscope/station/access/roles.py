@@ -9,18 +9,18 @@ SENDER, VIEWER, OPERATOR, ENGINEER, ADMIN = ROLES = ("sender", "viewer", "operat
 
 @dataclass(frozen=True)
 class Person:
-    """Sender of a request. has_token: a program; no other site can send requests in its name."""
+    """Sender of a request. has_token: it is a program, in whose name no web site can send requests."""
 
     name: str
     role: str
     has_token: bool = False
 
 
-SCOPE = "flawscope.person"  # key in an ASGI scope of the person whom the middleware found
-LOCAL = Person("local", "admin")  # everybody, on an open station
+PERSON_KEY = "flawscope.person"  # key of an ASGI scope: the person whom the middleware found
+LOCAL_PERSON = Person("local", "admin")  # sender of every request to an open station
 
 
-def may(person: Person | None, role: str) -> bool:
+def has_role(person: Person | None, role: str) -> bool:
     """Whether the person has that role or a higher one. A sender only sends, a viewer only looks; from
     operator on each role includes those before it."""
     if person is None or person.role not in ROLES:

@@ -1,4 +1,4 @@
-"""Sign-ins: guessing passwords is slowed down, for the guesser alone; few passwords are hashed at a time."""
+"""Passwords, and limits on sign-ins: who guesses has to wait, and few passwords are hashed at a time."""
 
 from __future__ import annotations
 
@@ -18,19 +18,16 @@ from argon2.exceptions import InvalidHashError, VerificationError
 
 from flawscope.errors import InputError, pluralize
 
-MOST = 10_000  # names and addresses that are remembered; the longest unused are forgotten
-FORGOTTEN = 3600.0  # seconds after the last failure
-# Failures without a wait, and the longest wait in seconds: of a name at an address, of a name anywhere, of an
-# address with any names. After the free ones the wait is 1, 2, 4 ... seconds
-LIMITS = OF_PAIR, OF_NAME, OF_ADDRESS = (5, 60.0), (20, 60.0), (20, 1.0)
+MAX_ENTRIES = 10_000  # names and addresses in memory; the longest unused are forgotten
+_Key = tuple[str, str]  # name and address; "" stands for all
+FORGET_SECONDS = 3600.0  # from a wait's end until its failures are forgotten
+# Failures without a wait, and the longest wait in seconds: of a name at one address, of a name at all
+# addresses, of an address with all names. Further failures wait 1, 2, 4 ... seconds
+LIMITS = PAIR_LIMIT, NAME_LIMIT, ADDRESS_LIMIT = (5, 60.0), (20, 60.0), (20, 1.0)
 
 
 class SignInError(InputError):
-    """The sign-in failed.
-
-    Attributes:
-        wait: seconds until the next try is allowed; 0: name or password is wrong.
-    """
+    """The sign-in failed. wait: seconds until the next try is allowed; 0: name or password is wrong."""
 
     def __init__(self, text: str, wait: int = 0):
         super().__init__(text)
@@ -38,23 +35,23 @@ class SignInError(InputError):
 
 
 @dataclass
-class _Tries:
-    failures: int = 0
-    until: float = 0.0  # no try is allowed before
+class _Failures:
+    count: int = 0
+    blocked_until: float = 0.0  # time of the clock
 
 
-class Attempts:
-    """Failed sign-ins by name and address. Thread-safe, in memory: a restart of the station forgets them."""
+class SignInThrottle:
+    """Makes sign-ins wait after failures. Thread-safe, in memory: a restart of the station forgets them."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic, most: int = MOST):
-        self._clock, self._most = clock, most
+    def __init__(self, clock: Callable[[], float] = time.monotonic, max_entries: int = MAX_ENTRIES):
+        self._clock, self._max_entries = clock, max_entries
         self._lock = threading.Lock()
-        self._known: OrderedDict[tuple[str, str], _Tries] = OrderedDict()  # by name and address, "": any
-        self._homes: OrderedDict[tuple[str, str], None] = OrderedDict()  # names, and where they signed in
+        self._failures: OrderedDict[_Key, _Failures] = OrderedDict()
+        self._known_addresses: OrderedDict[_Key, None] = OrderedDict()  # where each name has signed in
 
     def begin(self, name: str, address: str) -> bool:
-        """Count a try as a failure until `succeeded`, so that tries at the same time count, too. A name that
-        signed in at this address before is held up by its own failures there alone.
+        """Count a try as a failure until `record_success`, so that tries at the same time count, too. A name
+        that signed in at this address before waits only for its own failures there.
 
         Returns:
             Whether the name signed in at this address before.
@@ -62,122 +59,121 @@ class Attempts:
         Raises:
             SignInError: the try is too early.
         """
-        now, keys = self._clock(), _keys(name, address)
+        now, keys = self._clock(), _throttle_keys(name, address)
         with self._lock:
-            several = [self._tries(key, now) for key in keys]
-            is_home = keys[0] in self._homes
-            held = several[: 1 if is_home else None]
-            wait = math.ceil(max(tries.until for tries in held) - now)
+            all_failures = [self._failures_of(key, now) for key in keys]
+            is_known_address = keys[0] in self._known_addresses
+            limiting = all_failures[: 1 if is_known_address else None]
+            wait = math.ceil(max(failures.blocked_until for failures in limiting) - now)
             if wait > 0:
                 text = f"too many failed sign-ins: try again in {pluralize(wait, 'second')}"
                 raise SignInError(text, wait)
-            for tries in several:
-                tries.failures += 1
-            for tries, (free, longest) in zip(held, LIMITS, strict=False):
-                late = tries.failures - free
-                tries.until = now + (min(longest, 2.0 ** min(late, 30)) if late >= 0 else 0.0)
-        return is_home
+            for failures in all_failures:
+                failures.count += 1
+            for failures, (free, longest) in zip(limiting, LIMITS, strict=False):
+                excess = failures.count - free
+                failures.blocked_until = now + (min(longest, 2.0 ** min(excess, 30)) if excess >= 0 else 0.0)
+        return is_known_address
 
-    def succeeded(self, name: str, address: str) -> None:
-        """Forget the failures of a name; the address only gets back the count of this try."""
-        self.take_back(name, address)
-        pair, of_name, _ = _keys(name, address)
+    def record_success(self, name: str, address: str) -> None:
+        """Forget the failures of the name; of the address only this try, which was none."""
+        self.cancel(name, address)
+        pair_key, name_key, _ = _throttle_keys(name, address)
         with self._lock:
-            for key in (pair, of_name):
-                self._known.pop(key, None)
-            self._homes[pair] = None
-            self._homes.move_to_end(pair)
-            while len(self._homes) > self._most:
-                self._homes.popitem(last=False)
+            for key in (pair_key, name_key):
+                self._failures.pop(key, None)
+            self._known_addresses[pair_key] = None
+            self._known_addresses.move_to_end(pair_key)
+            while len(self._known_addresses) > self._max_entries:
+                self._known_addresses.popitem(last=False)
 
-    def take_back(self, name: str, address: str) -> None:
-        """Uncount a try that was not made, or was no failure."""
+    def cancel(self, name: str, address: str) -> None:
+        """Take back the count of a try that was not made, or was no failure."""
         with self._lock:
-            for key in _keys(name, address):
-                if tries := self._known.get(key):
-                    tries.failures -= 1
+            for key in _throttle_keys(name, address):
+                if failures := self._failures.get(key):
+                    failures.count -= 1
 
-    def _tries(self, key: tuple[str, str], now: float) -> _Tries:
-        tries = self._known.pop(key, None)
-        if tries is None or tries.until + FORGOTTEN < now:
-            tries = _Tries(until=now)
-        self._known[key] = tries  # the last used is last
-        while len(self._known) > self._most:
-            self._known.popitem(last=False)
-        return tries
+    def _failures_of(self, key: _Key, now: float) -> _Failures:
+        failures = self._failures.pop(key, None)
+        if failures is None or failures.blocked_until + FORGET_SECONDS < now:
+            failures = _Failures(blocked_until=now)
+        self._failures[key] = failures  # the last used is last
+        while len(self._failures) > self._max_entries:
+            self._failures.popitem(last=False)
+        return failures
 
 
-def _keys(name: str, address: str) -> tuple[tuple[str, str], tuple[str, str], tuple[str, str]]:
+def _throttle_keys(name: str, address: str) -> tuple[_Key, _Key, _Key]:
     name, address = name[:64], subnet(address)
     return (name, address), (name, ""), ("", address)
 
 
 def subnet(address: str) -> str:
-    """Return the address, or for version 6 its network of 2^64 addresses, all of which one client has."""
+    """Return the address; of IPv6 its /64 network, all of whose addresses one client can have."""
     try:
-        found = ipaddress.ip_address(address)
+        ip = ipaddress.ip_address(address)
     except ValueError:
         return address[:64]
-    return address if found.version == 4 else str(ipaddress.ip_network((found, 64), strict=False))
+    return address if ip.version == 4 else str(ipaddress.ip_network((ip, 64), strict=False))
 
 
-SHORTEST, LONGEST = 10, 1000  # characters
-AT_ONCE, IN_LINE = 2, 8  # hashed at the same time, 64 MB each; hashed or waiting
-MOST_OF_ADDRESS = 4  # hashed or waiting, of an address
+MIN_LENGTH, MAX_LENGTH = 10, 1000  # characters of a password
+MAX_CONCURRENT, MAX_PENDING = 2, 8  # passwords being hashed, 64 MB each; being hashed or waiting
+MAX_PENDING_PER_ADDRESS = 4  # of MAX_PENDING, from one address
 
 
 class Passwords:
-    """Hashes passwords, few at a time: a flood of sign-ins must not take the station's memory and cores, and
-    one from an address not the turns of all others. Thread-safe.
+    """Hashes and verifies passwords, few at a time: a flood of sign-ins must not take the station's memory
+    and cores, and a flood from one address must not keep all others out. Thread-safe.
 
-    Methods raise SignInError where too many wait. address: of the client, whose turns are bounded; "" for
-    clients that are known there.
+    Methods raise SignInError where too many wait. address: of the client; "" if it has signed in there.
     """
 
     def __init__(self) -> None:
         self.hasher = PasswordHasher()
-        self._turn, self._counting = threading.Semaphore(AT_ONCE), threading.Lock()
-        self.line: Counter[str] = Counter()  # by address
-        self._nobodys = ""  # hash of no password, for names that do not exist
+        self._slots, self._lock = threading.Semaphore(MAX_CONCURRENT), threading.Lock()
+        self.pending: Counter[str] = Counter()  # by address
+        self._dummy_hash = ""  # of a random password, for names that do not exist
 
     def hash(self, password: str, address: str = "") -> str:
-        with self._in_turn(address):
-            return self.hasher.hash(_bytes(password))
+        with self._slot(address):
+            return self.hasher.hash(_encode(password))
 
-    def is_right(self, hashed: str | None, password: str, address: str = "") -> bool:
-        """Whether the password has this hash. None takes as long, and is wrong."""
-        self._nobodys = self._nobodys or self.hash(secrets.token_urlsafe(32), address)
-        with self._in_turn(address):
+    def verify(self, hashed: str | None, password: str, address: str = "") -> bool:
+        """Whether the password has this hash. The hash None is always wrong, and takes as long."""
+        self._dummy_hash = self._dummy_hash or self.hash(secrets.token_urlsafe(32), address)
+        with self._slot(address):
             try:
-                return self.hasher.verify(hashed or self._nobodys, _bytes(password))
+                return self.hasher.verify(hashed or self._dummy_hash, _encode(password))
             except (VerificationError, InvalidHashError):
                 return False
 
     @contextmanager
-    def _in_turn(self, address: str) -> Iterator[None]:
+    def _slot(self, address: str) -> Iterator[None]:
         address = subnet(address)
-        with self._counting:
-            if self.line[address] >= MOST_OF_ADDRESS or self.line.total() >= IN_LINE:
+        with self._lock:
+            if self.pending[address] >= MAX_PENDING_PER_ADDRESS or self.pending.total() >= MAX_PENDING:
                 raise SignInError("too many people are signing in: try again in 2 seconds", 2)
-            self.line[address] += 1
+            self.pending[address] += 1
         try:
-            with self._turn:
+            with self._slots:
                 yield
         finally:
-            with self._counting:
-                self.line[address] -= 1
-                self.line += Counter()  # removes addresses with none
+            with self._lock:
+                self.pending[address] -= 1
+                self.pending += Counter()  # drops addresses with a count of 0
 
 
-def checked(password: str) -> str:
+def check_password(password: str) -> str:
     """Return the password. InputError where it is too short or too long."""
-    if not SHORTEST <= len(password) <= LONGEST:
+    if not MIN_LENGTH <= len(password) <= MAX_LENGTH:
         raise InputError(
-            f"the password has {pluralize(len(password), 'character')}: use {SHORTEST} to {LONGEST}"
+            f"the password has {pluralize(len(password), 'character')}: use {MIN_LENGTH} to {MAX_LENGTH}"
         )
     return password
 
 
-def _bytes(password: str) -> bytes:
-    """Encode a password in one form: keyboards write the same letter in several ways."""
+def _encode(password: str) -> bytes:
+    """Encode a password in the normal form NFC, since keyboards write the same letter in several ways."""
     return unicodedata.normalize("NFC", password).encode("utf-8", "surrogatepass")

@@ -25,17 +25,17 @@ from flawscope._version import __version__
 from flawscope.errors import FlawscopeError, InputError, one_line
 from flawscope.pictures.decoding import Source
 from flawscope.station.client.messages import (
-    address,
-    encoded,
-    mask_png,
-    read,
+    check_token,
+    encode_mask,
+    encode_picture,
+    format_time,
+    normalize_url,
+    parse,
     read_file,
-    time_text,
-    token_text,
 )
 from flawscope.station.settings.values import shown
 from flawscope.station.store.inspection import Inspection
-from flawscope.station.web.schemas import Part, Product, Version, WholePart
+from flawscope.station.web.schemas import Part, PartWithInspections, Product, Version
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,12 +44,12 @@ if TYPE_CHECKING:
 Verdict = Literal["good", "defect", "skip", "undo"]
 Query = Mapping[str, str | int | float | None]
 
-TOKEN = "FLAWSCOPE_TOKEN"  # environment variable
-PAGE = 500  # inspections that are fetched at once
-LONGEST = 60.0  # most seconds that a station can make the client wait before a retry
+TOKEN_VARIABLE = "FLAWSCOPE_TOKEN"  # environment variable
+PAGE_SIZE = 500  # inspections or parts in one answer
+MAX_WAIT = 60.0  # seconds of a station's Retry-After that the client obeys, at most
 FIRST_WAIT = 0.2  # seconds before the second try; each further one waits twice as long
-_AGAIN = (408, 502, 503, 504)  # temporary failures of the station or its proxy
-_OF_PICTURE = (413, 415, 422)  # the picture is at fault: the next one may be accepted
+_RETRY_STATUSES = (408, 502, 503, 504)  # temporary failures of a station or its proxy
+_PICTURE_STATUSES = (413, 415, 422)  # the picture is invalid: the next one may be accepted
 
 
 class RefusedError(InputError):
@@ -75,7 +75,7 @@ class Client:
     Args:
         url: https://station.example, http://127.0.0.1:8080.
         token: of `flawscope station token add`; None: that of the environment, FLAWSCOPE_TOKEN, if it is set.
-        timeout: seconds without a word from the station.
+        timeout: seconds in which the station must send something.
         tries: number of attempts where the station is not reached or has no room.
 
     Raises:
@@ -84,12 +84,12 @@ class Client:
     """
 
     def __init__(self, url: str, token: str | None = None, timeout: float = 30.0, tries: int = 5):
-        self.url, self.tries = address(url), max(1, tries)
-        token = os.environ.get(TOKEN) or None if token is None else token
+        self.url, self.tries = normalize_url(url), max(1, tries)
+        token = os.environ.get(TOKEN_VARIABLE) or None if token is None else token
         headers = {"User-Agent": f"flawscope/{__version__}"}
-        headers |= {} if token is None else {"Authorization": f"Bearer {token_text(token)}"}
+        headers |= {} if token is None else {"Authorization": f"Bearer {check_token(token)}"}
         self._http = httpx.Client(base_url=f"{self.url}/api/v1/", headers=headers, timeout=timeout)
-        self._only: dict[bool, str] = {}
+        self._default_products: dict[bool, str] = {}
 
     def __enter__(self) -> Client:
         return self
@@ -119,48 +119,48 @@ class Client:
         Args:
             picture: a file, an encoded picture, a PIL image, or an array as `Predictor.predict` takes it.
             name: of the picture, for the station; by default the file's name.
-            key: names this request, of your own making; 184 characters at most. Sent again it gets the same
-                answer; another picture or part under it is refused.
+            key: any text that names this request, 184 characters at most. Repeated with the same picture and
+                part it gets the same answer; with others it is refused.
             part, batch: of the part, 100 characters each; a part may be inspected many times.
             view: of the part, where the model judges parts in several views.
             deadline: milliseconds in which the station must answer. The request is sent once; FlawscopeError
                 where the part was not judged in time.
         """
-        data, known = encoded(picture)
-        query = {"name": name or known, "part": part, "batch": batch, "view": view, "deadline": deadline}
-        return self._judged(f"{self._of(product, finding=True)}/inspections", key, query, data)
+        data, default = encode_picture(picture)
+        query = {"name": name or default, "part": part, "batch": batch, "view": view, "deadline": deadline}
+        return self._record(f"{self._path(product, joint=True)}/inspections", key, query, data)
 
-    def _judged(self, path: str, key: str | None, query: Query, data: bytes | None = None) -> Inspection:
+    def _record(self, path: str, key: str | None, query: Query, data: bytes | None = None) -> Inspection:
         headers = {"Idempotency-Key": key or uuid.uuid4().hex}
         if data is not None:
             headers["Content-Type"] = "application/octet-stream"
         tries = self.tries if query["deadline"] is None else 1
-        answer = self._json("POST", path, query=query, tries=tries, content=data, headers=headers)
-        return read(Inspection, answer)
+        answer = self._call("POST", path, query=query, tries=tries, content=data, headers=headers)
+        return parse(Inspection, answer)
 
     def inspect_many(
         self, pictures: Iterable[Source], product: str | None = None, workers: int = 4
     ) -> Iterator[tuple[Source, Inspection | InputError]]:
-        """Yields each picture with its inspection, in order; with an InputError where it is invalid or
-        refused. `workers` pictures are on their way at a time; no more are taken from `pictures` before."""
-        product = self._named(product, finding=True)
-        waiting: deque[tuple[Source, Future[Inspection | InputError]]] = deque()
+        """Yield each picture with its inspection, in order; with an InputError if it is invalid or refused.
+        At most `workers` pictures are sent at a time; `pictures` is read no further ahead."""
+        product = self._product_name(product, joint=True)
+        pending: deque[tuple[Source, Future[Inspection | InputError]]] = deque()
         pool = ThreadPoolExecutor(max(1, workers), "send")
         try:
             for picture in pictures:
-                waiting.append((picture, pool.submit(self._try, picture, product)))
-                if len(waiting) >= workers:
-                    yield waiting[0][0], waiting.popleft()[1].result()
-            while waiting:
-                yield waiting[0][0], waiting.popleft()[1].result()
+                pending.append((picture, pool.submit(self._inspect_or_error, picture, product)))
+                if len(pending) >= workers:
+                    yield pending[0][0], pending.popleft()[1].result()
+            while pending:
+                yield pending[0][0], pending.popleft()[1].result()
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _try(self, picture: Source, product: str) -> Inspection | InputError:
+    def _inspect_or_error(self, picture: Source, product: str) -> Inspection | InputError:
         try:
             return self.inspect(picture, product)
         except RefusedError as error:
-            if error.status in _OF_PICTURE:
+            if error.status in _PICTURE_STATUSES:
                 return error
             raise
         except InputError as error:
@@ -187,12 +187,12 @@ class Client:
         """
         query = {"camera": camera, "seconds": seconds, "part": part, "batch": batch, "view": view}
         query["deadline"] = deadline
-        return self._judged(f"{self._of(product, finding=True)}/trigger", key, query)
+        return self._record(f"{self._path(product, joint=True)}/trigger", key, query)
 
     # ---- inspections
 
     def inspection(self, number: int, product: str | None = None) -> Inspection:
-        return read(Inspection, self._json("GET", f"{self._of(product)}/inspections/{number:d}"))
+        return parse(Inspection, self._call("GET", f"{self._path(product)}/inspections/{number:d}"))
 
     def search(
         self,
@@ -218,17 +218,17 @@ class Client:
                 part and batch.
         """
         query: dict[str, str | int | float | None] = {
-            **{"since": time_text(since), "until": time_text(until), "decision": decision},
+            **{"since": format_time(since), "until": format_time(until), "decision": decision},
             **{"verdict": verdict, "review": review, "score_min": score_min, "score_max": score_max},
-            **{"version": version, "file": name, "part": part, "batch": batch, "limit": PAGE},
+            **{"version": version, "file": name, "part": part, "batch": batch, "limit": PAGE_SIZE},
         }
-        for one in self._pages(f"{self._of(product)}/inspections", "inspections", query):
-            yield read(Inspection, one)
+        for item in self._paginate(f"{self._path(product)}/inspections", "inspections", query):
+            yield parse(Inspection, item)
 
-    def _pages(self, path: str, name: str, query: dict[str, str | int | float | None]) -> Iterator[Any]:
-        """Yield what is listed under this name, page by page."""
+    def _paginate(self, path: str, name: str, query: dict[str, str | int | float | None]) -> Iterator[Any]:
+        """Yield the items of a list, page by page. name: key of the list in the answer."""
         while True:
-            page = self._json("GET", path, query=query)
+            page = self._call("GET", path, query=query)
             yield from page[name]
             if not page["next"]:
                 return
@@ -242,18 +242,18 @@ class Client:
         Args:
             part: its number. decision: good, anomalous, incomplete, or open.
         """
-        query: dict[str, str | int | float | None] = {"part": part, "decision": decision, "limit": PAGE}
-        for one in self._pages(f"{self._of(product)}/parts", "parts", query):
-            yield read(Part, one)
+        query: dict[str, str | int | float | None] = {"part": part, "decision": decision, "limit": PAGE_SIZE}
+        for item in self._paginate(f"{self._path(product)}/parts", "parts", query):
+            yield parse(Part, item)
 
-    def part(self, number: int, product: str | None = None) -> WholePart:
+    def part(self, number: int, product: str | None = None) -> PartWithInspections:
         """Part with its views' inspections. number: `id` of the part, `part_id` of its inspections."""
-        return read(WholePart, self._json("GET", f"{self._of(product)}/parts/{number:d}"))
+        return parse(PartWithInspections, self._call("GET", f"{self._path(product)}/parts/{number:d}"))
 
     def overlay(self, number: int, product: str | None = None, side: int = 1600) -> bytes:
         """WebP of the picture with heat map and outlines, the longer side at most `side` pixels."""
-        path = f"{self._of(product)}/inspections/{number:d}/overlay"
-        return self._send("GET", path, query={"side": side}).content
+        path = f"{self._path(product)}/inspections/{number:d}/overlay"
+        return self._request("GET", path, query={"side": side}).content
 
     def trends(
         self,
@@ -262,8 +262,8 @@ class Client:
         until: datetime | str | None = None,
     ) -> dict[str, Any]:
         """Scores and numbers of inspections between two times, as the API gives them."""
-        query = {"since": time_text(since), "until": time_text(until)}
-        return dict(self._json("GET", f"{self._of(product)}/trends", query=query))
+        query = {"since": format_time(since), "until": format_time(until)}
+        return dict(self._call("GET", f"{self._path(product)}/trends", query=query))
 
     # ---- verdicts
 
@@ -280,100 +280,100 @@ class Client:
         Args:
             mask: [H, W] bool at the picture's size, True where the defect is.
         """
-        given = {"verdict": verdict, "mask": None if mask is None else mask_png(mask), "note": note}
-        path = f"{self._of(product)}/inspections/{number:d}/verdict"
+        body = {"verdict": verdict, "mask": None if mask is None else encode_mask(mask), "note": note}
+        path = f"{self._path(product)}/inspections/{number:d}/verdict"
         headers = {"Idempotency-Key": uuid.uuid4().hex}  # a verdict recorded twice must be undone twice
-        return read(Inspection, self._json("POST", path, json=given, headers=headers))
+        return parse(Inspection, self._call("POST", path, json=body, headers=headers))
 
     # ---- products and their models
 
     def products(self) -> list[Product]:
-        return [read(Product, one) for one in self._json("GET", "products")["products"]]
+        return [parse(Product, item) for item in self._call("GET", "products")["products"]]
 
     def product(self, name: str | None = None) -> Product:
         """Product of this name; None: the only product."""
-        return read(Product, self._json("GET", self._of(name)))
+        return parse(Product, self._call("GET", self._path(name)))
 
     def versions(self, product: str | None = None) -> list[Version]:
         """Model versions of a product, the newest first."""
-        found = self._json("GET", f"{self._of(product)}/versions")["versions"]
-        return [read(Version, one) for one in found]
+        items = self._call("GET", f"{self._path(product)}/versions")["versions"]
+        return [parse(Version, item) for item in items]
 
     def add_version(self, model: str | os.PathLike[str], product: str | None = None) -> Version:
         """Upload a model file, .safetensors or .onnx, as a version, which judges when it is activated."""
-        path, headers = f"{self._of(product)}/versions", {"Content-Type": "application/octet-stream"}
+        path, headers = f"{self._path(product)}/versions", {"Content-Type": "application/octet-stream"}
         name, data = os.path.basename(model), read_file(Path(model), "model")
-        return read(Version, self._json("POST", path, query={"name": name}, content=data, headers=headers))
+        return parse(Version, self._call("POST", path, query={"name": name}, content=data, headers=headers))
 
     def activate(self, product: str | None, number: int) -> Product:
         """Activate a version: it judges from now on."""
-        return read(Product, self._json("POST", f"{self._of(product)}/versions/{number:d}/activate"))
+        return parse(Product, self._call("POST", f"{self._path(product)}/versions/{number:d}/activate"))
 
     # ---- requests
 
-    def _named(self, product: str | None, finding: bool = False) -> str:
-        """Name of the product, or of the station's only one. finding: the name of a joint model will do."""
+    def _product_name(self, product: str | None, joint: bool = False) -> str:
+        """Return a product's name, by default the only one. joint: a joint model's name will do, too."""
         if product is not None:
             return product
-        if finding not in self._only:
-            known = [(one.found_at if finding else None) or one.name for one in self.products()]
-            names = list(dict.fromkeys(known))
+        if joint not in self._default_products:
+            names = [(item.found_at if joint else None) or item.name for item in self.products()]
+            names = list(dict.fromkeys(names))
             if len(names) != 1:
-                several = f"several products: name one of {', '.join(names)}" if names else "no product yet"
-                raise InputError(f"{shown(self.url)} has {several}")
-            self._only[finding] = names[0]
-        return self._only[finding]
+                problem = f"several products: name one of {', '.join(names)}" if names else "no product yet"
+                raise InputError(f"{shown(self.url)} has {problem}")
+            self._default_products[joint] = names[0]
+        return self._default_products[joint]
 
-    def _of(self, product: str | None, finding: bool = False) -> str:
-        return f"products/{quote(self._named(product, finding), safe='')}"
+    def _path(self, product: str | None, joint: bool = False) -> str:
+        return f"products/{quote(self._product_name(product, joint), safe='')}"
 
-    def _json(self, method: str, path: str, **request: Any) -> Any:
-        response = self._send(method, path, **request)
+    def _call(self, method: str, path: str, **request: Any) -> Any:
+        response = self._request(method, path, **request)
         try:
             return response.json()
         except ValueError:
             text = f"{shown(self.url)} answers otherwise than a station: check the address"
             raise FlawscopeError(text) from None
 
-    def _send(
+    def _request(
         self, method: str, path: str, *, query: Query | None = None, tries: int | None = None, **request: Any
     ) -> httpx.Response:
         """Send a request, again where it fails: no request does harm if it arrives twice."""
-        wanted = {key: value for key, value in (query or {}).items() if value is not None}
+        params = {key: value for key, value in (query or {}).items() if value is not None}
         tries = tries or self.tries
-        for left in reversed(range(tries)):
+        for tries_left in reversed(range(tries)):
             try:
-                response = self._http.request(method, path, params=wanted, **request)
+                response = self._http.request(method, path, params=params, **request)
             except httpx.TransportError as error:
-                if not left:
-                    why = f"cannot be reached ({one_line(error)[:160]})"
+                if not tries_left:
+                    problem = f"cannot be reached ({one_line(error)[:160]})"
                     remedy = "check the address, http or https, and that `flawscope serve` runs"
-                    raise FlawscopeError(f"{shown(self.url)} {why}: {remedy}") from None
+                    raise FlawscopeError(f"{shown(self.url)} {problem}: {remedy}") from None
                 wait = None
             else:
-                if response.status_code not in _AGAIN or not left:
+                if response.status_code not in _RETRY_STATUSES or not tries_left:
                     break
                 wait = response.headers.get("Retry-After", "")
-            time.sleep(_pause(wait, tries - 1 - left))
+            time.sleep(_retry_wait(wait, tries - 1 - tries_left))
         if response.is_success:
             return response
-        raise self._refused(response)
+        raise self._error_of(response)
 
-    def _refused(self, response: httpx.Response) -> FlawscopeError:
+    def _error_of(self, response: httpx.Response) -> FlawscopeError:
         status = response.status_code
         try:
-            said, code = str(response.json()["error"]), str(response.json().get("code", ""))
+            message, code = str(response.json()["error"]), str(response.json().get("code", ""))
         except (ValueError, KeyError, TypeError, AttributeError):
             moved = f"it is at {response.headers.get('Location', '')[:200]}; " if response.is_redirect else ""
-            said, code = f"it answers {status} {response.reason_phrase}: {moved}check the address", ""
-        text = f"{shown(self.url)}: {' '.join(said.split())}"
+            message, code = f"it answers {status} {response.reason_phrase}: {moved}check the address", ""
+        text = f"{shown(self.url)}: {' '.join(message.split())}"
         return FlawscopeError(text) if status >= 500 else RefusedError(text, status, code)
 
 
-def _pause(wait: str | None, failures: int) -> float:
-    """Seconds to the next try, at random: at least what the station says, else longer every time."""
+def _retry_wait(wait: str | None, failures: int) -> float:
+    """Return seconds until the next try, in part random: the station's Retry-After, else longer each time."""
     try:
-        least = min(LONGEST, max(0.0, float(wait or "")))
+        min_wait = min(MAX_WAIT, max(0.0, float(wait or "")))
     except ValueError:
-        least = min(LONGEST, FIRST_WAIT * 2.0**failures)
-    return least * (1 + random.random() / 4)
+        min_wait = min(MAX_WAIT, FIRST_WAIT * 2.0**failures)
+    return min_wait * (1 + random.random() / 4)

@@ -24,28 +24,28 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound=BaseModel)
 
 
-def address(url: str) -> str:
-    """Address of a station, without a slash at its end; http:// is the default. InputError."""
-    text = url.strip() if "://" in url else f"http://{url.strip()}"
+def normalize_url(url: str) -> str:
+    """Return a station's URL with its scheme, http:// by default, and no slash at its end. InputError."""
+    full = url.strip() if "://" in url else f"http://{url.strip()}"
     try:
-        parts = urlsplit(text)
-        good = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+        parts = urlsplit(full)
+        is_valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
     except ValueError:
-        good = False
-    if not good or parts.query or parts.fragment or not text.isprintable() or " " in text:
-        raise InputError(f"{shown(text)} is no address of a station: write for example http://127.0.0.1:8080")
-    return text.rstrip("/")
+        is_valid = False
+    if not is_valid or parts.query or parts.fragment or not full.isprintable() or " " in full:
+        raise InputError(f"{shown(full)} is no address of a station: write for example http://127.0.0.1:8080")
+    return full.rstrip("/")
 
 
-def token_text(text: str) -> str:
+def check_token(text: str) -> str:
     token = text.strip()
     if not token or not token.isascii() or not token.isprintable() or " " in token:
         raise InputError("the token is none: it begins with fls_ and has no spaces")
     return token
 
 
-def encoded(picture: Source) -> tuple[bytes, str]:
-    """Encode a picture: the file to send, and a name for it."""
+def encode_picture(picture: Source) -> tuple[bytes, str]:
+    """Return a picture as an encoded file, and its name."""
     if isinstance(picture, str | os.PathLike):
         return read_file(Path(picture), "picture"), os.path.basename(picture)
     if isinstance(picture, bytes):
@@ -61,14 +61,14 @@ def encoded(picture: Source) -> tuple[bytes, str]:
     return buffer.getvalue(), "picture"
 
 
-def read_file(path: Path, what: str) -> bytes:
+def read_file(path: Path, kind: str) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise InputError(f"cannot read {what} {path}: {error.strerror}; check the path") from None
+        raise InputError(f"cannot read {kind} {path}: {error.strerror}; check the path") from None
 
 
-def mask_png(mask: NDArray[np.bool_]) -> str:
+def encode_mask(mask: NDArray[np.bool_]) -> str:
     """Encode a mask as PNG of 8 bits, 0 and 255, in base64. InputError."""
     if mask.ndim != 2 or mask.dtype != np.bool_:
         raise InputError("a mask is an array [H, W] of bool at the picture's size")
@@ -77,9 +77,9 @@ def mask_png(mask: NDArray[np.bool_]) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def read(cls: type[T], answer: Any) -> T:
-    """Read a record from an answer; fields that a newer station adds are ignored. FlawscopeError where a
-    field is missing, or has a value that this version does not know."""
+def parse(cls: type[T], answer: Any) -> T:
+    """Validate a station's answer; fields that a newer station adds are ignored. FlawscopeError where a field
+    is missing, or has a value that this version does not know."""
     try:
         return cls.model_validate(answer)
     except ValidationError as error:
@@ -91,8 +91,8 @@ def read(cls: type[T], answer: Any) -> T:
         ) from None
 
 
-def time_text(time: datetime | str | None) -> str | None:
-    """Text of a time for a query; a datetime without a zone is UTC."""
+def format_time(time: datetime | str | None) -> str | None:
+    """Return a time as ISO 8601 for a query; a datetime without a zone is UTC."""
     if not isinstance(time, datetime):
         return time
     return (time if time.tzinfo else time.replace(tzinfo=UTC)).isoformat()

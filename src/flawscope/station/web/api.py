@@ -16,7 +16,7 @@ from fastapi.responses import StreamingResponse
 
 from flawscope._version import __version__
 from flawscope.errors import InputError, nearest
-from flawscope.station.access.roles import ADMIN, ENGINEER, OPERATOR, SCOPE, VIEWER, Person, may
+from flawscope.station.access.roles import ADMIN, ENGINEER, OPERATOR, PERSON_KEY, VIEWER, Person, has_role
 from flawscope.station.access.users import ExpiredError
 from flawscope.station.station import Station
 from flawscope.station.store.database import StoreError
@@ -25,25 +25,25 @@ from flawscope.station.store.inspection import SENT, Inspection
 from flawscope.station.store.records import holdable, microseconds
 from flawscope.station.store.search import MOST, Filters
 from flawscope.station.web import schemas, uploads
-from flawscope.station.web.middleware import needs
+from flawscope.station.web.middleware import require_role
 
-SIDE = 1600  # pixels of the longer side of a picture as it is shown
-MASK_BYTES = 8 * 1024**2  # largest mask in base64
-_OFTEN = {"Cache-Control": "private, max-age=86400"}  # the answers do not change
-_TYPES = {
+DEFAULT_SIDE = 1600  # pixels of the longer side of a view
+MAX_MASK_BYTES = 8 * 1024**2  # of a mask in base64
+_CACHE_A_DAY = {"Cache-Control": "private, max-age=86400"}  # headers of answers that do not change
+_MEDIA_TYPES = {
     **{".png": "image/png", ".jpg": "image/jpeg", ".tif": "image/tiff", ".bmp": "image/bmp"},
     **{".webp": "image/webp", ".gif": "image/gif", ".avif": "image/avif", ".heic": "image/heic"},
 }
 
 
-def refusals_of(*codes: int) -> dict[int | str, dict[str, Any]]:
-    return {code: {"model": schemas.Refusal} for code in codes}
+def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": schemas.Refusal} for status in statuses}
 
 
-async def check_query(request: Request) -> None:
-    """Refuse query parameters that a route does not declare, since a misspelt filter would find everything; a
-    dependency of every route. InputError names the nearest right parameter."""
-    known = sorted(_declared(request.scope["route"].dependant))
+async def check_query_names(request: Request) -> None:
+    """Dependency of every route: refuse query parameters that the route does not declare, since a misspelt
+    filter would find everything. InputError names the nearest right parameter."""
+    known = sorted(_query_names(request.scope["route"].dependant))
     given = [name for name, _ in request.query_params.multi_items()]
     for name in given:
         if given.count(name) > 1:
@@ -52,72 +52,74 @@ async def check_query(request: Request) -> None:
             raise InputError(f"there is no query parameter {name!r:.60}: {nearest(name, known)}")
 
 
-def _declared(dependant: Dependant) -> set[str]:
-    """Names of the query parameters of a route and of what it depends on."""
-    own = {one.alias for one in dependant.query_params}
-    return own.union(*map(_declared, dependant.dependencies))
+def _query_names(dependant: Dependant) -> set[str]:
+    """Return the names of all query parameters of a route and its dependencies."""
+    names = {parameter.alias for parameter in dependant.query_params}
+    return names.union(*map(_query_names, dependant.dependencies))
 
 
-def routes(*codes: int, prefix: str = "/api/v1/products/{name}", role: str = VIEWER) -> APIRouter:
-    """Router for people and programs with this role or a higher one. codes: of refusals beside the usual."""
-    refusals = refusals_of(401, 403, 404, 421, 422, 503, *codes)
-    passed = [Depends(needs(role)), Depends(check_query)]
-    return APIRouter(prefix=prefix, dependencies=passed, responses=refusals)
+def api_router(*statuses: int, prefix: str = "/api/v1/products/{name}", role: str = VIEWER) -> APIRouter:
+    """Make a router for senders of this role or a higher one. statuses: of refusals beside the usual ones."""
+    responses = refusals(401, 403, 404, 421, 422, 503, *statuses)
+    dependencies = [Depends(require_role(role)), Depends(check_query_names)]
+    return APIRouter(prefix=prefix, dependencies=dependencies, responses=responses)
 
 
 Side = Annotated[int, Query(ge=64, le=4096, description="pixels of the longer side, at most")]
-Called = Annotated[str, Query(alias="name", max_length=300, description="what you call the picture")]
-Number = Annotated[int, Query(ge=0, lt=2**63)]
+PictureName = Annotated[str, Query(alias="name", max_length=300, description="what you call the picture")]
+RecordNumber = Annotated[int, Query(ge=0, lt=2**63)]
 
 
-async def station_of(request: Request) -> Station:  # async: FastAPI calls others in another thread
+async def get_station(request: Request) -> Station:  # async: FastAPI calls plain functions in another thread
     station: Station = request.app.state.station
     return station
 
 
-def file_body(*types: str, several: bool = False) -> dict[str, Any]:
-    """Description of a body that is a file of these media types, or a form with several."""
-    content: dict[str, Any] = {one: {"schema": {"type": "string", "format": "binary"}} for one in types}
-    if several:
+def file_body_schema(*media_types: str, allow_form: bool = False) -> dict[str, Any]:
+    """Describe a body for OpenAPI: a file of these media types, or a form with several files."""
+    content: dict[str, Any] = {
+        name: {"schema": {"type": "string", "format": "binary"}} for name in media_types
+    }
+    if allow_form:
         files = {"type": "array", "items": {"type": "string", "format": "binary"}}
         form = {"type": "object", "required": ["files"], "properties": {"files": files}}
         content["multipart/form-data"] = {"schema": form}
     return {"requestBody": {"required": True, "content": content}}
 
 
-def keyed(what: str) -> list[dict[str, Any]]:
-    """Description of the header with the sender's key. what: the effect of the key."""
-    schema = {"type": "string", "maxLength": uploads.MOST_KEY}
-    text = f"the same key {what}, however often it is sent"
+def key_header_schema(effect: str) -> list[dict[str, Any]]:
+    """Describe the header with the sender's key for OpenAPI. effect: what the same key does."""
+    schema = {"type": "string", "maxLength": uploads.MAX_KEY_LENGTH}
+    text = f"the same key {effect}, however often it is sent"
     return [
         {"name": "Idempotency-Key", "in": "header", "required": False, "schema": schema, "description": text}
     ]
 
 
-Here = Annotated[Station, Depends(station_of)]
-Operator = Annotated[Person, Depends(needs(OPERATOR))]
-Engineer = Annotated[Person, Depends(needs(ENGINEER))]
-Admin = Annotated[Person, Depends(needs(ADMIN))]
+StationDep = Annotated[Station, Depends(get_station)]
+Operator = Annotated[Person, Depends(require_role(OPERATOR))]
+Engineer = Annotated[Person, Depends(require_role(ENGINEER))]
+Admin = Annotated[Person, Depends(require_role(ADMIN))]
 
-router = routes(prefix="/api/v1")
-product = APIRouter(prefix="/products/{name}")
+router = api_router(prefix="/api/v1")
+product_router = APIRouter(prefix="/products/{name}")
 
 # --------------------------------------------------------------------------------------------------- products
 
 
 @router.get("/products", response_model=schemas.Products)
-def products(station: Here) -> Any:
+def products(station: StationDep) -> Any:
     """List the products that are inspected here."""
     return {"products": [station.product_facts(name) for name in station.products]}
 
 
-@product.get("", response_model=schemas.Product)
-def one_product(name: str, station: Here) -> Any:
+@product_router.get("", response_model=schemas.Product)
+def one_product(name: str, station: StationDep) -> Any:
     return station.product_facts(name)
 
 
 @router.get("/status", response_model=schemas.Status)
-def status(station: Here) -> Any:
+def status(station: StationDep) -> Any:
     """Return the state of the station, with its problems."""
     problems = [problem.to_dict() for problem in station.problems()]
     return {
@@ -129,13 +131,13 @@ def status(station: Here) -> Any:
 
 
 @router.post("/problems/{code}/acknowledge", response_model=schemas.Problem)
-def acknowledge_problem(code: str, station: Here, person: Engineer) -> Any:
+def acknowledge_problem(code: str, station: StationDep, person: Engineer) -> Any:
     """Acknowledge a problem: the bar on the pages leaves it out until it is over."""
     return station.acknowledge(code, person.name).to_dict()
 
 
 @router.post("/clock/confirm", response_model=schemas.Status)
-def confirm_clock(station: Here, person: Engineer) -> Any:
+def confirm_clock(station: StationDep, person: Engineer) -> Any:
     """Confirm the computer's clock, which jumped: pictures are removed for their age again."""
     station.confirm_clock(person.name)
     return status(station)
@@ -144,7 +146,7 @@ def confirm_clock(station: Here, person: Engineer) -> Any:
 # ------------------------------------------------------------------------------------------------ inspections
 
 
-def filters_of(
+def parse_filters(
     request: Request,
     limit: Annotated[int, Query(ge=1, le=MOST)] = 50,
     cursor: Annotated[str | None, Query(description="`next` of the page before")] = None,
@@ -166,60 +168,60 @@ def filters_of(
     return Filters.from_query({**query, "name": picture or ""})
 
 
-Wanted = Annotated[Filters, Depends(filters_of)]
+FiltersDep = Annotated[Filters, Depends(parse_filters)]
 
 
-@product.get("/inspections", response_model=schemas.Inspections)
-def find(name: str, station: Here, wanted: Wanted) -> Any:
+@product_router.get("/inspections", response_model=schemas.Inspections)
+def find_inspections(name: str, station: StationDep, filters: FiltersDep) -> Any:
     """Search inspections, the newest first."""
-    page = station.search(name, wanted)
+    page = station.search(name, filters)
     return {"inspections": page.inspections, "next": page.next}
 
 
-@product.get("/inspections/{number}", response_model=Inspection)
-def one_inspection(name: str, number: int, station: Here) -> Any:
+@product_router.get("/inspections/{number}", response_model=Inspection)
+def one_inspection(name: str, number: int, station: StationDep) -> Any:
     return station.inspection(name, holdable(number))
 
 
 # --------------------------------------------------------------------------------------------------- pictures
 
 
-@product.get("/inspections/{number}/picture", response_class=Response)
-def picture(name: str, number: int, station: Here) -> Response:
+@product_router.get("/inspections/{number}/picture", response_class=Response)
+def picture(name: str, number: int, station: StationDep) -> Response:
     """Return the picture file as it was sent."""
-    data, suffix, called = station.shown.picture(station.product_id(name), holdable(number))
-    stem = PurePosixPath(called).stem or str(number)
+    data, suffix, sent_name = station.shown.picture(station.product_id(name), holdable(number))
+    stem = PurePosixPath(sent_name).stem or str(number)
     headers = {**attachment(f"{stem}{suffix}"), "Content-Security-Policy": "default-src 'none'; sandbox"}
-    return Response(data, media_type=_TYPES.get(suffix, "application/octet-stream"), headers=headers)
+    return Response(data, media_type=_MEDIA_TYPES.get(suffix, "application/octet-stream"), headers=headers)
 
 
-@product.get("/inspections/{number}/view", response_class=Response)
-def view(name: str, number: int, station: Here, side: Side = SIDE) -> Response:
+@product_router.get("/inspections/{number}/view", response_class=Response)
+def view(name: str, number: int, station: StationDep, side: Side = DEFAULT_SIDE) -> Response:
     """Return the picture upright, as WebP."""
     data = station.shown.view(station.product_id(name), holdable(number), side)
-    return Response(data, media_type="image/webp", headers=_OFTEN)
+    return Response(data, media_type="image/webp", headers=_CACHE_A_DAY)
 
 
-@product.get("/inspections/{number}/overlay", response_class=Response)
-def overlay(name: str, number: int, station: Here, side: Side = SIDE) -> Response:
+@product_router.get("/inspections/{number}/overlay", response_class=Response)
+def overlay(name: str, number: int, station: StationDep, side: Side = DEFAULT_SIDE) -> Response:
     """Return the picture with heat map and outlines, as WebP."""
     data = station.shown.overlay(station.product_id(name), holdable(number), side)
-    return Response(data, media_type="image/webp", headers=_OFTEN)
+    return Response(data, media_type="image/webp", headers=_CACHE_A_DAY)
 
 
-@product.get("/inspections/{number}/map", response_class=Response)
-def map_of(name: str, number: int, station: Here) -> Response:
+@product_router.get("/inspections/{number}/map", response_class=Response)
+def anomaly_map(name: str, number: int, station: StationDep) -> Response:
     """Return the anomaly map at the network's size, as 16-bit PNG; X-Map-Low and X-Map-High are the values of
     0 and 65535."""
     data, low, high = station.shown.map(station.product_id(name), holdable(number))
-    headers = {"X-Map-Low": repr(low), "X-Map-High": repr(high), **_OFTEN}
+    headers = {"X-Map-Low": repr(low), "X-Map-High": repr(high), **_CACHE_A_DAY}
     return Response(data, media_type="image/png", headers=headers)
 
 
-@product.get("/inspections/{number}/mask", response_class=Response)
-def mask(name: str, number: int, station: Here) -> Response:
-    """Return the mask as PNG as large as the picture, 255 where the defect is: as a person drew it, else as
-    the model outlined it."""
+@product_router.get("/inspections/{number}/mask", response_class=Response)
+def mask(name: str, number: int, station: StationDep) -> Response:
+    """Return the mask that a person drew, else that of the model, as PNG of the picture's size, 255 where the
+    defect is."""
     data = station.shown.mask(station.product_id(name), holdable(number))
     return Response(data, media_type="image/png")
 
@@ -227,92 +229,92 @@ def mask(name: str, number: int, station: Here) -> Response:
 # --------------------------------------------------------------------------------------------------- verdicts
 
 
-@product.post(
+@product_router.post(
     "/inspections/{number}/verdict",
     response_model=Inspection,
-    responses=refusals_of(409),
-    openapi_extra={"parameters": keyed("is one verdict")},
+    responses=refusals(409),
+    openapi_extra={"parameters": key_header_schema("is one verdict")},
 )
 def decide(
-    name: str, number: int, request: Request, verdict: schemas.Verdict, station: Here, person: Operator
+    name: str, number: int, request: Request, verdict: schemas.Verdict, station: StationDep, person: Operator
 ) -> Any:
     """Give a verdict on an inspection; `undo` takes the last verdict back."""
-    product_id, number, key = station.product_id(name), holdable(number), uploads.key_of(request)
-    drawn = None
+    product_id, number, key = station.product_id(name), holdable(number), uploads.idempotency_key(request)
+    mask_hash = None
     if verdict.mask is not None:
-        drawn = _mask(station, product_id, number, verdict.mask)
+        mask_hash = _store_mask(station, product_id, number, verdict.mask)
     try:
-        said = verdict.verdict, person.name, drawn, verdict.note, key and f"{SENT}{key}"
-        found = station.store.decide(product_id, number, *said)
+        details = verdict.verdict, person.name, mask_hash, verdict.note, key and f"{SENT}{key}"
+        inspection = station.store.decide(product_id, number, *details)
     finally:
-        if drawn is not None:
-            station.files.release(drawn)
+        if mask_hash is not None:
+            station.files.release(mask_hash)
     station.metrics.verdicts.labels(name, verdict.verdict).inc()
     station.spoken(product_id)
-    return found
+    return inspection
 
 
-def _mask(station: Station, product_id: int, number: int, sent: str) -> str:
-    """Keep and hold a mask that a person drew; return the hash of its file."""
-    about = station.store.inspection(product_id, number)
-    if len(sent) > MASK_BYTES:
+def _store_mask(station: Station, product_id: int, number: int, encoded: str) -> str:
+    """Store a mask that a person drew, until `release` as one in use; return the hash of its file."""
+    inspection = station.store.inspection(product_id, number)
+    if len(encoded) > MAX_MASK_BYTES:
         raise InputError("the mask has more than 8 MB: send a PNG of two values")
     try:
-        data = base64.b64decode(sent.removeprefix("data:image/png;base64,"), validate=True)
+        data = base64.b64decode(encoded.removeprefix("data:image/png;base64,"), validate=True)
     except (binascii.Error, ValueError):
         raise InputError("the mask is not base64: send a PNG in base64") from None
-    mask = uploads.mask_of(data, about["width"], about["height"], station.settings.limits)
+    mask = uploads.normalize_mask(data, inspection["width"], inspection["height"], station.settings.limits)
     return station.files.keep(MASKS, mask, MASK, hold=True)
 
 
-@product.get("/review", response_model=schemas.Waiting)
+@product_router.get("/review", response_model=schemas.WaitingInspections)
 def review(
     name: str,
     request: Request,
-    station: Here,
+    station: StationDep,
     limit: Annotated[int, Query(ge=1, le=MOST)] = 20,
-    after: Number = 0,
+    after: RecordNumber = 0,
     reader: Annotated[
         str, Query(max_length=64, description="of several at a time, any text of its own")
     ] = "",
 ) -> Any:
     """List inspections that wait for a review, the oldest first, after the number `after`. Those that another
     reader was given in the last minutes come only where no others are left."""
-    judges = may(request.scope[SCOPE], OPERATOR)  # viewers take nothing from those who judge
-    return station.waiting(name, limit, after, reader if judges else "")
+    may_judge = has_role(request.scope[PERSON_KEY], OPERATOR)  # a viewer's reader takes none away
+    return station.waiting(name, limit, after, reader if may_judge else "")
 
 
-@product.get("/trends", response_model=schemas.Trends)
-def trends(name: str, station: Here, since: str | None = None, until: str | None = None) -> Any:
+@product_router.get("/trends", response_model=schemas.Trends)
+def trends(name: str, station: StationDep, since: str | None = None, until: str | None = None) -> Any:
     """Return scores over time: single inspections where they are few."""
-    ends = (microseconds(text) if text else None for text in (since, until))
-    return station.trends(name, *ends)
+    bounds = (microseconds(text) if text else None for text in (since, until))
+    return station.trends(name, *bounds)
 
 
-@product.get("/drift", response_model=schemas.Drift)
-def drift(name: str, station: Here) -> Any:
-    """Return whether good parts score as before, as many pictures are flagged, the camera is as it was."""
+@product_router.get("/drift", response_model=schemas.DriftState)
+def drift(name: str, station: StationDep) -> Any:
+    """Return whether scores of good parts, the share of flagged pictures and the camera are as before."""
     return station.drift(name)
 
 
-@product.post("/drift/acknowledge", response_model=schemas.Drift)
-def acknowledge(name: str, station: Here, person: Engineer) -> Any:
+@product_router.post("/drift/acknowledge", response_model=schemas.DriftState)
+def acknowledge_drift(name: str, station: StationDep, person: Engineer) -> Any:
     """Accept the present state as the new normal: drift and the camera's first pictures begin anew."""
     station.drifts.acknowledge(station.product_id(name), person.name)
     return station.drift(name)
 
 
-@product.get("/live", response_class=StreamingResponse)
-async def live(name: str, request: Request, station: Here) -> StreamingResponse:
+@product_router.get("/live", response_class=StreamingResponse)
+async def live(name: str, request: Request, station: StationDep) -> StreamingResponse:
     """Stream server-sent events: `inspection` for each new one, `state` every second."""
     product_id = station.product_id(name)
 
     def state() -> dict[str, Any] | None:
         try:
-            if not may(station.access.find(request), VIEWER):  # signed out, or removed
+            if not has_role(station.access.authenticate(request), VIEWER):  # signed out, or removed
                 return None
             return {**station.flow(name), "waiting": station.store.waiting_count(product_id)}
-        except (StoreError, ExpiredError):  # the page asks why, and listens again when it is over
+        except (StoreError, ExpiredError):  # the page asks for the reason, and connects again
             return None
 
     async def events() -> AsyncIterator[str]:
@@ -322,9 +324,9 @@ async def live(name: str, request: Request, station: Here) -> StreamingResponse:
     return StreamingResponse(events(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 
 
-router.include_router(product)
+router.include_router(product_router)
 
 
 def attachment(name: str) -> dict[str, str]:
-    plain = re.sub(r"[^A-Za-z0-9._-]", "_", name)
-    return {"Content-Disposition": f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name)}"}
+    ascii_name = re.sub(r"[^A-Za-z0-9._-]", "_", name)
+    return {"Content-Disposition": f"attachment; filename=\"{ascii_name}\"; filename*=UTF-8''{quote(name)}"}

@@ -2,7 +2,7 @@
 
 uvicorn closes connections that are idle between two requests. It waits for ever for the head of a request and
 for a client that does not read its answer, and accepts connections until the process has no files left;
-`Connection` ends these. Bodies are timed where they are read (`uploads`).
+`ClientConnection` closes these. Bodies are timed where they are read (`uploads`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from flawscope._version import __version__
 from flawscope.errors import InputError
-from flawscope.station.access.roles import SCOPE
+from flawscope.station.access.roles import PERSON_KEY
 from flawscope.station.settings.station import Settings
 from flawscope.station.station import Station
 from flawscope.station.store.files import ROOM
@@ -38,46 +38,46 @@ from flawscope.station.web import (
     shifts_api,
     sign_in_pages,
 )
-from flawscope.station.web.middleware import COMPANY, Guard, check_bind
-from flawscope.station.web.refusals import install
-from flawscope.station.web.templates import chosen, texts
-from flawscope.station.web.uploads import Bodies
+from flawscope.station.web.middleware import COMPANY_PATH, Guard, check_listen_address
+from flawscope.station.web.refusals import install_error_handler
+from flawscope.station.web.templates import choose_language, texts
+from flawscope.station.web.uploads import BodyLimiter
 
-KEEP_ALIVE = 75  # seconds between two requests of a connection
-BATCH = 64  # connections that are accepted before the open ones are served again
-QUEUE = 1024  # connections that the system holds until they are accepted; further ones retry after seconds
-MOST = 1000  # connections, however many files the process may open
-GRACE = 30  # seconds that requests may take to end when the station stops
-UNFIT = ("store_unreachable", "no_model", "disk_full")  # problems with which nothing can be inspected
-FULL = "disk_full"  # code of the problem
+KEEP_ALIVE_SECONDS = 75  # between two requests of a connection
+ACCEPT_BATCH = 64  # new connections that are accepted before the open ones are served again
+LISTEN_BACKLOG = 1024  # new connections that the system keeps until they are accepted
+MAX_CONNECTIONS = 1000  # also where the process may open more files
+SHUTDOWN_SECONDS = 30  # in which requests may end when the station stops
+DISK_FULL = "disk_full"  # code of the problem
+UNREADY_CODES = ("store_unreachable", "no_model", DISK_FULL)  # problems that make inspecting impossible
 HEADERS = {"Cache-Control": "no-store", "Content-Security-Policy": "default-src 'none'", "Retry-After": "10"}
 
 
-def most_connections() -> int:
-    """Number of connections: half of the files that the process may open, up to `MOST`."""
+def max_connections() -> int:
+    """Return half of the number of files that the process may open, `MAX_CONNECTIONS` at most."""
     if sys.platform == "win32":
-        return MOST
+        return MAX_CONNECTIONS
     import resource
 
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return MOST if files == resource.RLIM_INFINITY else max(1, min(MOST, files // 2))
+    return MAX_CONNECTIONS if files == resource.RLIM_INFINITY else max(1, min(MAX_CONNECTIONS, files // 2))
 
 
-class Connection(H11Protocol):
+class ClientConnection(H11Protocol):
     """A client's connection. Where there are too many, the one that has kept the station waiting for the
     longest time is closed, those of signed-in people last; never one whose request is being answered.
 
     Args:
-        most: connections that may be open.
-        patience: returns the seconds for the head of a request, for a body that nobody reads, and for a
-            client to go on reading its answer.
+        max_count: connections that may be open.
+        timeout: returns the seconds in which the head of a request must come, a body that nobody reads
+            must end, and a client must go on reading its answer.
     """
 
-    def __init__(self, *args: Any, most: int, patience: Callable[[], float], **named: Any):
-        super().__init__(*args, **named)
-        self.most, self.patience = most, patience
+    def __init__(self, *args: Any, max_count: int, timeout: Callable[[], float], **keywords: Any):
+        super().__init__(*args, **keywords)
+        self.max_count, self.timeout = max_count, timeout
         self.is_idle = False  # between two requests
-        self.since = self.loop.time()  # when the present wait began
+        self.waiting_since = self.loop.time()
 
     @property
     def is_busy(self) -> bool:
@@ -87,60 +87,60 @@ class Connection(H11Protocol):
     @property
     def is_signed_in(self) -> bool:
         """Whether the last request came from a person or program that the station knows."""
-        return self.scope is not None and self.scope.get(SCOPE) is not None
+        return self.scope is not None and self.scope.get(PERSON_KEY) is not None
 
     @property
-    def _may_go(self) -> bool:
+    def _is_closable(self) -> bool:
         waits = not self.is_busy or self.flow.write_paused
         return waits or (self.cycle.more_body and not self.is_signed_in)
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        if len(self.connections) > self.most:
-            self._make_room()
+        if len(self.connections) > self.max_count:
+            self._close_longest_waiting()
 
-    def _make_room(self) -> None:
-        """Close up to an eighth at once: under a flood, a search for each new connection takes too long."""
-        waiting = [one for one in self.connections if isinstance(one, Connection) and one._may_go]
-        waiting.sort(key=lambda one: (one is self, one.is_signed_in, one.since))
-        strangers = (one for one in waiting[1 : self.most // 8] if not (one is self or one.is_signed_in))
-        for last in (waiting[0], *strangers):
-            last.transport.abort()
-            self.connections.discard(last)  # at once: asyncio accepts others before it removes this one
+    def _close_longest_waiting(self) -> None:
+        """Close up to an eighth at once: searching for each new connection is too slow under a flood."""
+        waiting = [c for c in self.connections if isinstance(c, ClientConnection) and c._is_closable]
+        waiting.sort(key=lambda c: (c is self, c.is_signed_in, c.waiting_since))
+        strangers = (c for c in waiting[1 : self.max_count // 8] if not (c is self or c.is_signed_in))
+        for closed in (waiting[0], *strangers):
+            closed.transport.abort()
+            self.connections.discard(closed)  # at once: asyncio accepts others before it removes this one
 
     def data_received(self, data: bytes) -> None:
-        before = self.cycle
+        previous_cycle = self.cycle
         if self.is_idle:
-            self.is_idle, self.since = False, self.loop.time()
+            self.is_idle, self.waiting_since = False, self.loop.time()
         super().data_received(data)
-        if self.cycle is not before:
-            self.since = self.loop.time()
+        if self.cycle is not previous_cycle:
+            self.waiting_since = self.loop.time()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        self.since = self.loop.time()
+        self.waiting_since = self.loop.time()
         state = self.conn.their_state.__name__
         self.is_idle = not self.is_busy and state == "IDLE" and not self.conn.trailing_data[0]
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self.since = self.loop.time()
+        self.waiting_since = self.loop.time()
 
-    def expire(self) -> None:
+    def close_if_stalled(self) -> None:
         """Close the connection if it has kept the station waiting for too long."""
-        waited = self.loop.time() - self.since
-        if (self.is_busy and not self.flow.write_paused) or waited < self._limit:
+        waited = self.loop.time() - self.waiting_since
+        if (self.is_busy and not self.flow.write_paused) or waited < self._timeout:
             return
         if self.transport.is_closing():
             self.transport.abort()  # nobody reads the rest of the answer
         else:
             self.transport.close()
-            self.since = self.loop.time()
+            self.waiting_since = self.loop.time()
 
     @property
-    def _limit(self) -> float:
+    def _timeout(self) -> float:
         is_idle = self.is_idle and not self.flow.write_paused  # the client has read the last answer
-        return KEEP_ALIVE if is_idle else self.patience()
+        return KEEP_ALIVE_SECONDS if is_idle else self.timeout()
 
 
 def create_app(station: Station) -> Any:
@@ -155,20 +155,20 @@ def create_app(station: Station) -> Any:
         separate_input_output_schemas=False,
     )
     app.state.station = station
-    install(app, pages.problem_page)
+    install_error_handler(app, pages.error_page)
     for module in (api, inspect_api, records_api, models_api, shifts_api, setup_api, settings_api):
         app.include_router(module.router)
-    app.include_router(records_api.audits)
-    shifts_api.render_with(station)
-    _health(app, station)
+    app.include_router(records_api.audit_router)
+    shifts_api.install_report_renderer(station)
+    _add_health_routes(app, station)
     if station.settings.openid is not None:
-        app.mount(COMPANY, sign_in_pages.company_pages(station, station.settings.openid))
+        app.mount(COMPANY_PATH, sign_in_pages.company_sign_in_app(station, station.settings.openid))
     for pages_of in (sign_in_pages, records_api, setup_api, settings_api, pages):
-        app.include_router(pages_of.page)
-    return Guard(Bodies(app, lambda: station.settings.limits), station.access, station.settings)
+        app.include_router(pages_of.page_router)
+    return Guard(BodyLimiter(app, lambda: station.settings.limits), station.access, station.settings)
 
 
-def _health(app: FastAPI, station: Station) -> None:
+def _add_health_routes(app: FastAPI, station: Station) -> None:
     @app.get("/healthz", include_in_schema=False)
     async def healthz() -> Response:
         """Answer that the process runs."""
@@ -177,17 +177,17 @@ def _health(app: FastAPI, station: Station) -> None:
     @app.get("/readyz", include_in_schema=False)
     def readyz() -> Response:
         """Answer whether pictures can be inspected, and whether the clock jumped, which hinders nothing."""
-        problems = [one for one in station.problems() if one.code in (*UNFIT, "clock")]
-        ready = all(one.code == "clock" for one in problems)
-        said = {"ready": ready, "problems": [one.to_dict() for one in problems]}
-        return JSONResponse(said, 200 if ready else 503)
+        problems = [problem for problem in station.problems() if problem.code in (*UNREADY_CODES, "clock")]
+        ready = all(problem.code == "clock" for problem in problems)
+        body = {"ready": ready, "problems": [problem.to_dict() for problem in problems]}
+        return JSONResponse(body, 200 if ready else 503)
 
     @app.get("/metrics", include_in_schema=False)
     def metrics(request: Request) -> Response:
         return Response(station.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-class Listener(uvicorn.Server):
+class HttpServer(uvicorn.Server):
     """HTTP server at the settings' host and port. InputError where another program listens there."""
 
     def __init__(self, settings: Settings, app: Any, **more: Any):
@@ -210,33 +210,34 @@ class Listener(uvicorn.Server):
     async def startup(self, sockets: Any = None) -> None:
         try:
             await super().startup(sockets)
-        except SystemExit:  # uvicorn's word for a port that is taken
-            there = f"{self.settings.host}:{self.settings.port}"
-            why = "another program may listen there; choose another --port"
-            raise InputError(f"{there} cannot be used: {why}") from None
+        except SystemExit:  # how uvicorn says that the port is taken
+            listen_address = f"{self.settings.host}:{self.settings.port}"
+            reason = "another program may listen there; choose another --port"
+            raise InputError(f"{listen_address} cannot be used: {reason}") from None
 
 
-class Server(Listener):
+class Server(HttpServer):
     """HTTP server of a station. Shutdown ends the streams of open pages, which would go on for ever."""
 
     def __init__(self, station: Station, started: Callable[[str], None] = lambda url: None):
         settings = station.settings
-        check_bind(settings, station.access)
+        check_listen_address(settings, station.access)
         connection = partial(
-            Connection, most=most_connections(), patience=lambda: station.settings.limits.stalled
+            ClientConnection, max_count=max_connections(), timeout=lambda: station.settings.limits.stalled
         )
         proxy = {"proxy_headers": settings.proxy, "forwarded_allow_ips": "127.0.0.1,::1"}
-        ends = {"timeout_keep_alive": KEEP_ALIVE, "timeout_graceful_shutdown": GRACE}
-        super().__init__(settings, create_app(station), http=connection, backlog=BATCH, **proxy, **ends)
-        self.station, self._tell = station, started
+        timeouts = {"timeout_keep_alive": KEEP_ALIVE_SECONDS, "timeout_graceful_shutdown": SHUTDOWN_SECONDS}
+        options = {**proxy, **timeouts}
+        super().__init__(settings, create_app(station), http=connection, backlog=ACCEPT_BATCH, **options)
+        self.station, self._on_started = station, started
 
     async def startup(self, sockets: Any = None) -> None:
         await super().startup(sockets)
-        for one in self.servers[0].sockets:  # asyncio accepts as many at once as it lets the system hold
-            with socket.fromfd(one.fileno(), one.family, one.type) as same:
-                same.listen(QUEUE)
+        for listener in self.servers[0].sockets:  # asyncio took its batch for the backlog, too
+            with socket.fromfd(listener.fileno(), listener.family, listener.type) as duplicate:
+                duplicate.listen(LISTEN_BACKLOG)
         if self.started:
-            self._tell(self.url)
+            self._on_started(self.url)
 
     @property
     def url(self) -> str:
@@ -247,8 +248,8 @@ class Server(Listener):
     async def on_tick(self, counter: int) -> bool:
         if counter % 5 == 0:  # ten are a second
             for connection in list(self.server_state.connections):
-                assert isinstance(connection, Connection)
-                connection.expire()
+                assert isinstance(connection, ClientConnection)
+                connection.close_if_stalled()
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: Any = None) -> None:
@@ -263,52 +264,53 @@ def wait_for_room(settings: Settings, say: Callable[[str], None]) -> None:
         KeyboardInterrupt: a person or a service manager ends the wait.
         InputError: the host or port cannot be used.
     """
-    if has_room(settings):
+    if has_disk_space(settings):
         return
-    say(f"{why(settings)}; the station starts when there is room")
-    Waiting(settings).run()
-    if not has_room(settings):
+    say(f"{disk_full_text(settings)}; the station starts when there is room")
+    DiskFullServer(settings).run()
+    if not has_disk_space(settings):
         raise KeyboardInterrupt
     say("there is room: the station starts")
 
 
-def has_room(settings: Settings) -> bool:
+def has_disk_space(settings: Settings) -> bool:
     folder = Path(settings.store).absolute()
-    there = next(one for one in (folder, *folder.parents) if one.is_dir())
-    return shutil.disk_usage(there).free >= ROOM
+    existing = next(path for path in (folder, *folder.parents) if path.is_dir())
+    return shutil.disk_usage(existing).free >= ROOM
 
 
-def why(settings: Settings) -> str:
+def disk_full_text(settings: Settings) -> str:
     return f"less than {ROOM // 1024**2} MB are free on the disk of {settings.store}; free some space"
 
 
-class Waiting(Listener):
-    """HTTP server in place of the station's, until there is room."""
+class DiskFullServer(HttpServer):
+    """HTTP server in place of the station's, until the disk has room."""
 
     def __init__(self, settings: Settings):
-        ends = {"timeout_keep_alive": 1, "timeout_graceful_shutdown": 1}
-        super().__init__(settings, self.answer, interface="asgi3", limit_concurrency=50, **ends)
+        timeouts = {"timeout_keep_alive": 1, "timeout_graceful_shutdown": 1}
+        super().__init__(settings, self.serve_request, interface="asgi3", limit_concurrency=50, **timeouts)
 
     async def on_tick(self, counter: int) -> bool:
-        enough = counter % 10 == 0 and has_room(self.settings)  # ten are a second
-        return enough or await super().on_tick(counter)
+        is_over = counter % 10 == 0 and has_disk_space(self.settings)  # ten are a second
+        return is_over or await super().on_tick(counter)
 
-    async def answer(self, scope: Any, receive: Any, send: Any) -> None:
-        """ASGI application. The sender is not known, so answers tell nothing of the machine."""
-        await self._answer(Request(scope))(scope, receive, send)
+    async def serve_request(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer a request (ASGI). Its sender is unknown, so answers say nothing of the machine."""
+        await self._respond(Request(scope))(scope, receive, send)
 
-    def _answer(self, request: Request) -> Response:
+    def _respond(self, request: Request) -> Response:
         path, text = request.url.path, "the disk is full; free some space"
         if path == "/healthz":
             return PlainTextResponse("ok\n")
         if path == "/readyz":
-            problem = {"code": FULL, "kind": FULL, "text": text}
+            problem = {"code": DISK_FULL, "kind": DISK_FULL, "text": text}
             return JSONResponse({"ready": False, "problems": [problem]}, 503, HEADERS)
         if path.startswith("/api/"):
-            return JSONResponse({"error": text, "code": FULL}, 507, HEADERS)
-        t = texts(chosen(request.cookies.get("language"), request.headers.get("accept-language", "")))
-        title = html.escape(t(f"wrong.{FULL}"))
-        lines = "".join(f"<p>{html.escape(line)}</p>" for line in t(f"remedy.{FULL}").splitlines())
+            return JSONResponse({"error": text, "code": DISK_FULL}, 507, HEADERS)
+        accept_language = request.headers.get("accept-language", "")
+        t = texts(choose_language(request.cookies.get("language"), accept_language))
+        title = html.escape(t(f"wrong.{DISK_FULL}"))
+        lines = "".join(f"<p>{html.escape(line)}</p>" for line in t(f"remedy.{DISK_FULL}").splitlines())
         page = (
             f'<!doctype html><html lang="{t.language}"><meta name="viewport" content="width=device-width">'
             f'<meta http-equiv="refresh" content="5"><title>{title}</title><h1>{title}</h1>{lines}</html>'

@@ -20,37 +20,37 @@ from flawscope.station.station import Station
 from flawscope.station.store.inspection import Inspection, Label, triggered, uploaded
 from flawscope.station.store.records import fresh
 from flawscope.station.web import schemas, uploads
-from flawscope.station.web.api import Called, Here, file_body, keyed, routes
-from flawscope.station.web.refusals import count, refused, said
+from flawscope.station.web.api import PictureName, StationDep, api_router, file_body_schema, key_header_schema
+from flawscope.station.web.refusals import count_refusal, error_response, status_and_code
 
-LONGEST = 60.0  # seconds that a request may wait for a frame
+MAX_FRAME_SECONDS = 60.0  # that a request may wait for a frame
 
 Deadline = Annotated[
     int | None,
     Query(ge=1, le=600_000, description="milliseconds in which it must be answered", examples=[800]),
 ]
-LabelOf = Annotated[Label, Depends(uploads.label_of)]
-router = routes(408, 409, 413, 415, 504, 507, role=SENDER)
+LabelDep = Annotated[Label, Depends(uploads.parse_label)]
+router = api_router(408, 409, 413, 415, 504, 507, role=SENDER)
 
 
 @router.post(
     "/inspections",
     status_code=201,
-    response_model=Inspection | schemas.Results,
+    response_model=Inspection | schemas.PictureResults,
     response_model_exclude_unset=True,
     responses={200: {"model": Inspection}},
     openapi_extra={
-        **file_body("image/*", "application/octet-stream", several=True),
-        "parameters": keyed("gives the same inspection"),
+        **file_body_schema("image/*", "application/octet-stream", allow_form=True),
+        "parameters": key_header_schema("gives the same inspection"),
     },
 )
 async def inspect(
     name: str,
     request: Request,
     response: Response,
-    station: Here,
-    label: LabelOf,
-    file: Called = "",
+    station: StationDep,
+    label: LabelDep,
+    file: PictureName = "",
     deadline: Deadline = None,
 ) -> Any:
     """Judge a picture: the body is the file. A form may hold several, whose results come in its order.
@@ -63,57 +63,55 @@ async def inspect(
     seconds of Retry-After. 504: the picture was not judged in time; if it was just being judged, it is
     recorded nevertheless.
     """
-    begun = time.perf_counter()
+    started = time.perf_counter()
     try:
         product_id, due = station.addresses.address_id(name), station.due(name, deadline)
         station.inspector.check_room(product_id, due)
-        found, is_form = await uploads.read(request, file)
-        key, data = uploads.key_of(request), [one.data for one in found]
+        files, is_form = await uploads.read_uploads(request, file)
+        key, data = uploads.idempotency_key(request), [picture.data for picture in files]
         scheme = station.addresses.scheme(name)
-        asked = await asyncio.to_thread(uploaded, key, data, is_form, label, scheme) if key else None
+        keyed = await asyncio.to_thread(uploaded, key, data, is_form, label, scheme) if key else None
         pictures = [
-            Picture(product_id, one.data, one.name, "http", due=due, **label.given()) for one in found
+            Picture(product_id, item.data, item.name, "http", due=due, **label.given()) for item in files
         ]
-        if asked is not None:
+        if keyed is not None:
             pictures = [
-                replace(one, key=asked.key_of(place), request=asked, hash=asked.pictures[place])
-                for place, one in enumerate(pictures)
+                replace(picture, key=keyed.key_of(place), request=keyed, hash=keyed.pictures[place])
+                for place, picture in enumerate(pictures)
             ]
-        there, answers = await submitted(station, product_id, asked, pictures)
+        numbers, answers = await submitted(station, product_id, keyed, pictures)
     except FlawscopeError as error:
-        count(station, name, error)
+        count_refusal(station, name, error)
         raise
     results: list[dict[str, Any]] = []
-    first: FlawscopeError | None = None
+    first_error: FlawscopeError | None = None
     is_new = False
-    for place, one in enumerate(found):
+    for place, picture in enumerate(files):
         try:
-            if place in there:
-                inspection = await asyncio.to_thread(station.store.inspection, product_id, there[place])
+            if place in numbers:
+                inspection = await asyncio.to_thread(station.store.inspection, product_id, numbers[place])
             else:
                 recorded = await in_time(station, product_id, next(answers), due)
                 is_new |= recorded.is_new
-                inspection = await inspection_of(station, product_id, recorded)
+                inspection = await inspection_answer(station, product_id, recorded)
             results.append({"inspection": inspection})
         except FlawscopeError as error:
-            first = first or error
-            code = count(station, name, light(error))
-            results.append({"name": one.name, "error": str(error), "code": code})
-    if first is not None and not any("inspection" in result for result in results):
+            first_error = first_error or error
+            code = count_refusal(station, name, light(error))
+            results.append({"name": picture.name, "error": str(error), "code": code})
+    if first_error is not None and not any("inspection" in result for result in results):
         if not is_form or len(results) == 1:
-            return refused(first)  # not raised: the traceback would hold the picture
-        response.status_code = said(first)[0]
+            return error_response(first_error)  # not raised: the traceback would hold the picture
+        response.status_code = status_and_code(first_error)[0]
         return {"results": results}
-    station.metrics.seconds.labels(name).observe(time.perf_counter() - begun)
+    station.metrics.seconds.labels(name).observe(time.perf_counter() - started)
     response.status_code = 201 if is_new or is_form else 200
     return {"results": results} if is_form else results[0]["inspection"]
 
 
-async def inspection_of(station: Station, product_id: int, recorded: Recorded) -> dict[str, Any]:
-    """Inspection as the API shows it. Of a view the store knows whether its part is decided on.
-
-    product_id: of the product or the entry that was asked.
-    """
+async def inspection_answer(station: Station, product_id: int, recorded: Recorded) -> dict[str, Any]:
+    """Return an inspection as the API answers it; of a view the store knows whether its part is decided on.
+    product_id: of the product or joint model to which the request went."""
     if recorded.is_new and recorded.taken.parts is None:
         name = station.addresses.names[recorded.taken.product_id]
         return fresh(recorded.number, recorded.taken, name)
@@ -125,20 +123,20 @@ async def inspection_of(station: Station, product_id: int, recorded: Recorded) -
     status_code=201,
     response_model=Inspection,
     responses={200: {"model": Inspection}},
-    openapi_extra={"parameters": keyed("gives the same inspection")},
+    openapi_extra={"parameters": key_header_schema("gives the same inspection")},
 )
 async def trigger(
     name: str,
     request: Request,
     response: Response,
-    station: Here,
-    label: LabelOf,
+    station: StationDep,
+    label: LabelDep,
     camera: Annotated[
         int | None,
         Query(ge=1, le=1000, description="its number among the product's cameras", examples=[1]),
     ] = None,
     seconds: Annotated[
-        float, Query(gt=0, le=LONGEST, description="in which the frame must come", examples=[5.0])
+        float, Query(gt=0, le=MAX_FRAME_SECONDS, description="in which the frame must come", examples=[5.0])
     ] = 5.0,
     deadline: Deadline = None,
 ) -> Any:
@@ -149,19 +147,20 @@ async def trigger(
     recorded, except a frame that was just being judged. A frame may answer several triggers that came before
     it: each is an inspection of its own, and `triggers` says how many.
     """
-    begun = time.perf_counter()
+    started = time.perf_counter()
     try:
         product_id, due = station.addresses.address_id(name), station.due(name, deadline)
-        key, scheme = uploads.key_of(request), station.addresses.scheme(name)
-        asked = triggered(key, camera, label, scheme) if key else None
-        found = await shoot(station, name, partial(station.camera, name, camera), label, due, seconds, asked)
-        if isinstance(found, int):
+        key, scheme = uploads.idempotency_key(request), station.addresses.scheme(name)
+        keyed = triggered(key, camera, label, scheme) if key else None
+        find_camera = partial(station.camera, name, camera)
+        recorded = await shoot(station, name, find_camera, label, due, seconds, keyed)
+        if isinstance(recorded, int):
             response.status_code = 200
-            return await asyncio.to_thread(station.store.inspection, product_id, found)
-        inspection = await inspection_of(station, product_id, found)
+            return await asyncio.to_thread(station.store.inspection, product_id, recorded)
+        inspection = await inspection_answer(station, product_id, recorded)
     except FlawscopeError as error:
-        count(station, name, error)
-        return refused(light(error))  # not raised: the traceback would hold the picture
-    station.metrics.seconds.labels(name).observe(time.perf_counter() - begun)
-    response.status_code = 201 if found.is_new else 200
+        count_refusal(station, name, error)
+        return error_response(light(error))  # not raised: the traceback would hold the picture
+    station.metrics.seconds.labels(name).observe(time.perf_counter() - started)
+    response.status_code = 201 if recorded.is_new else 200
     return inspection

@@ -17,23 +17,23 @@ from flawscope.station.learning.candidates import shown, trail
 from flawscope.station.store.files import unwritable
 from flawscope.station.store.records import holdable
 from flawscope.station.web import schemas, uploads
-from flawscope.station.web.api import Engineer, Here, file_body, refusals_of, routes
-from flawscope.station.web.refusals import Refused
-from flawscope.station.web.uploads import body_of
+from flawscope.station.web.api import Engineer, StationDep, api_router, file_body_schema, refusals
+from flawscope.station.web.refusals import RefusedError
+from flawscope.station.web.uploads import get_body
 
-MODEL_BYTES = 2 * 1024**3  # largest model file that may be sent
+MAX_MODEL_BYTES = 2 * 1024**3  # of a model file that is sent
 
-router = routes()
+router = api_router()
 
 
-class Activation(BaseModel):
+class ActivationOptions(BaseModel):
     """Options of an activation."""
 
     model_config = ConfigDict(extra="forbid")
     losing: list[int] = Field([], description="inspections of the known defects that it may lose (`at_risk`)")
 
 
-class Learn(BaseModel):
+class LearnOptions(BaseModel):
     """Options for making a candidate."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"how": ""}})
@@ -42,34 +42,34 @@ class Learn(BaseModel):
     )
 
 
-class Counts(BaseModel):
-    """Counts of reviewed pictures: all, and those called anomalous before and after, each as [count, low,
-    high] with the 95 % interval of the share."""
+class DecisionCounts(BaseModel):
+    """Reviewed pictures: how many there are, and how many were called anomalous before and after, each as
+    [count, low, high] with the 95 % interval of the share."""
 
     count: int
     before: list[float]
     after: list[float]
 
 
-class Missed(BaseModel):
+class MissedDefect(BaseModel):
     id: int
     rate: float = Field(description="the least false-alarm rate at which it would be found")
 
 
-class Change(BaseModel):
+class ScoreChange(BaseModel):
     """Score and threshold before and after."""
 
     before: list[float]
     after: list[float]
 
 
-class Judgement(BaseModel):
-    """Comparison of a candidate with the version that was active, on reviewed pictures as if the candidate
-    had learnt from none of them. Lists are inspections."""
+class CandidateComparison(BaseModel):
+    """Comparison of a candidate with the version that was active, on reviewed pictures, each judged as if the
+    candidate had not learnt from it. Lists hold numbers of inspections."""
 
     how: Literal["extended", "recalibrated", "retrained"]
-    good: Counts
-    defects: Counts
+    good: DecisionCounts
+    defects: DecisionCounts
     gained: list[int] = Field(description="false alarms that would pass")
     alarms: list[int] = Field(description="good ones that would be flagged, and were not")
     lost: list[int] = Field(description="known defects that would not be found any more")
@@ -78,8 +78,8 @@ class Judgement(BaseModel):
         description="known defects that would stand out less than half as much, "
         "and no more than odd good pictures do"
     )
-    missed: list[Missed] = Field(description="known defects that are not found")
-    scores: dict[str, Change]
+    missed: list[MissedDefect] = Field(description="known defects that are not found")
+    scores: dict[str, ScoreChange]
     cross_fitted: int = Field(description="judged pictures that were left out for it")
     learnt: list[int] = Field(description="what was learnt from")
     unsure: list[int] = Field(description='"good" ones that look like known defects: say it again')
@@ -98,7 +98,7 @@ class Judgement(BaseModel):
     responsible: list[int] = Field([], description="the corrections by which these are lost")
 
 
-class Step(BaseModel):
+class CandidateStep(BaseModel):
     stage: str
     done: int
     total: int
@@ -127,13 +127,13 @@ class Candidate(BaseModel):
     waits: list[Literal["lost", "simulated", "weaker", "no_gain", "few", "switched", "not_opened"]] = Field(
         description="why the rule does not let it go live"
     )
-    judgement: Judgement | None
+    judgement: CandidateComparison | None
     at_risk: list[int] = Field(description="what `losing` must name to use it")
     seconds: dict[str, float] | None
-    step: Step | None
+    step: CandidateStep | None
 
 
-class Learning(BaseModel):
+class LearningState(BaseModel):
     """State of a product's learning."""
 
     why_not: str | None = Field(description="why it cannot")
@@ -146,8 +146,8 @@ class Learning(BaseModel):
     candidates: list[Candidate]
 
 
-class Entry(BaseModel):
-    """Event of the models, or a verdict on a picture."""
+class TrailEntry(BaseModel):
+    """Event of the models, or verdict on a picture, for the trail."""
 
     at: str
     by: str
@@ -156,12 +156,12 @@ class Entry(BaseModel):
     inspection: int | None
 
 
-class Trail(BaseModel):
-    entries: list[Entry]
+class AuditTrail(BaseModel):
+    entries: list[TrailEntry]
 
 
 @router.get("/versions", response_model=schemas.Versions)
-def versions(name: str, station: Here) -> Any:
+def versions(name: str, station: StationDep) -> Any:
     """List the model versions of a product, the newest first."""
     return station.versions.listed(station.product_id(name))
 
@@ -170,38 +170,38 @@ def versions(name: str, station: Here) -> Any:
     "/versions",
     status_code=201,
     response_model=schemas.Version,
-    responses=refusals_of(408, 413, 507),
-    openapi_extra=file_body("application/octet-stream"),
+    responses=refusals(408, 413, 507),
+    openapi_extra=file_body_schema("application/octet-stream"),
 )
 async def add_version(
     name: str,
     request: Request,
-    station: Here,
+    station: StationDep,
     person: Engineer,
     file: Annotated[str, Query(alias="name", max_length=200, description="part.safetensors or part.onnx")],
 ) -> Any:
     """Add a model file as a version, which judges nothing until it is activated."""
     station.product_id(name)
-    called = uploads.clean(file)
-    if PurePosixPath(called).suffix.lower() not in SUFFIXES or not re.fullmatch(r"\w[\w. -]*", called):
+    file_name = uploads.clean_name(file)
+    if PurePosixPath(file_name).suffix.lower() not in SUFFIXES or not re.fullmatch(r"\w[\w. -]*", file_name):
         raise InputError(f"name={file:.60} is not a model's: send {' or '.join(SUFFIXES)}")
-    temporary = station.files.temporary(called)
+    temporary = station.files.temporary(file_name)
     try:
-        await receive(request, temporary)
+        await save_body(request, temporary)
         who = person.name
         return await asyncio.to_thread(station.add_version, name, temporary, f"sent by {who}", who)
-    except Refused:
+    except RefusedError:
         raise
     except InputError as error:
-        raise InputError(str(error).replace(str(temporary), called)) from None
+        raise InputError(str(error).replace(str(temporary), file_name)) from None
     finally:
         await asyncio.to_thread(station.files.drop, temporary)
 
 
-async def receive(request: Request, path: Path) -> None:
-    """Write the body to a new folder's file: it may be larger than the memory for all requests together."""
-    body = body_of(request)
-    body.most, body.is_kept = MODEL_BYTES, False
+async def save_body(request: Request, path: Path) -> None:
+    """Write the body to a file in a new folder: it may be larger than the memory for all requests."""
+    body = get_body(request)
+    body.max_bytes, body.is_in_memory = MAX_MODEL_BYTES, False
     try:
         path.parent.mkdir()
         with open(path, "xb") as file:
@@ -213,48 +213,48 @@ async def receive(request: Request, path: Path) -> None:
 
 @router.post("/versions/{number}/activate", response_model=schemas.Product)
 def activate(
-    name: str, number: int, station: Here, person: Engineer, wanted: Activation | None = None
+    name: str, number: int, station: StationDep, person: Engineer, options: ActivationOptions | None = None
 ) -> Any:
     """Activate a version, which judges from now on. If it cannot be opened, the version before goes on. One
     that was learnt from corrections and loses known defects is refused unless `losing` names all of their
     inspections."""
-    losing = [] if wanted is None else wanted.losing
+    losing = [] if options is None else options.losing
     station.learning.activate(station.product_id(name), holdable(number), person.name, losing)
     return station.product_facts(name)
 
 
 @router.get("/versions/{number}/file", response_class=FileResponse)
-def version_file(name: str, number: int, station: Here, person: Engineer) -> FileResponse:
+def version_file(name: str, number: int, station: StationDep, person: Engineer) -> FileResponse:
     """Return the model file of a version."""
     path = station.versions.path(station.product_id(name), holdable(number))
     return FileResponse(path, media_type="application/octet-stream", filename=path.name)
 
 
-@router.get("/learning", response_model=Learning)
-def learning(name: str, station: Here) -> Any:
+@router.get("/learning", response_model=LearningState)
+def learning(name: str, station: StationDep) -> Any:
     """Return corrections, and the candidates that were made of them, the newest first."""
     return station.learning.facts(station.product_id(name))
 
 
 @router.post("/learning", status_code=201, response_model=Candidate)
-def learn(name: str, station: Here, person: Engineer, wanted: Learn | None = None) -> Any:
+def learn(name: str, station: StationDep, person: Engineer, options: LearnOptions | None = None) -> Any:
     """Make a candidate from verdicts, or return the one that waits already."""
-    how = "" if wanted is None else wanted.how
+    how = "" if options is None else options.how
     return station.learning.ask(station.product_id(name), person.name, how)
 
 
 @router.get("/candidates/{number}", response_model=Candidate)
-def candidate(name: str, number: int, station: Here) -> Any:
+def candidate(name: str, number: int, station: StationDep) -> Any:
     return shown(station.learning.candidates.row(station.product_id(name), holdable(number)))
 
 
 @router.post("/candidates/{number}/reject", response_model=Candidate)
-def reject(name: str, number: int, station: Here, person: Engineer) -> Any:
+def reject(name: str, number: int, station: StationDep, person: Engineer) -> Any:
     """Reject a candidate. Its version can still be activated."""
     return station.learning.reject(station.product_id(name), holdable(number), person.name)
 
 
-@router.get("/trail", response_model=Trail)
-def audit_trail(name: str, station: Here, limit: Annotated[int, Query(ge=1, le=500)] = 100) -> Any:
+@router.get("/trail", response_model=AuditTrail)
+def audit_trail(name: str, station: StationDep, limit: Annotated[int, Query(ge=1, le=500)] = 100) -> Any:
     """List who added and activated versions, made candidates and gave verdicts, the latest first."""
     return {"entries": trail(station.database, station.product_id(name), limit)}

@@ -27,34 +27,34 @@ from flawscope.station.store.parts import part_of, search_parts
 from flawscope.station.store.records import holdable, microseconds
 from flawscope.station.store.search import MOST, Filters, every
 from flawscope.station.web import schemas
-from flawscope.station.web.api import Engineer, Here, Wanted, attachment, routes
-from flawscope.station.web.pages import Shown, pages_for
+from flawscope.station.web.api import Engineer, FiltersDep, StationDep, api_router, attachment
+from flawscope.station.web.pages import Page, html_router
 
 PER_PAGE = 100
 
-router = routes()
-audits = routes(prefix="/api/v1", role=ADMIN)
-page = pages_for(ADMIN)
+router = api_router()
+audit_router = api_router(prefix="/api/v1", role=ADMIN)
+page_router = html_router(ADMIN)
 
-About = Annotated[str, Query(description=f"one of {', '.join(audit.ABOUT)}; all where it is left out")]
-Time = Annotated[str, Query(description="2026-11-22 or 2026-11-22T14:30:00Z")]
+Subject = Annotated[str, Query(description=f"one of {', '.join(audit.SUBJECTS)}; all where it is left out")]
+TimeQuery = Annotated[str, Query(description="2026-11-22 or 2026-11-22T14:30:00Z")]
 COLUMNS = tuple(Inspection.model_fields)
-_KINDS: dict[Any, str] = {
+_PARQUET_TYPES: dict[Any, str] = {
     int: "int64",
     int | None: "int64",
     float: "float64",
     float | None: "float64",
     bool: "bool_",
 }  # types of Parquet columns; others are strings
-_SMALL = ("width", "height", "triggers")  # int32
-ROWS = 10_000  # of a row group
-MOST_ROWS = 1_048_575  # of a sheet, less one that says that there are more
+_INT32_COLUMNS = ("width", "height", "triggers")
+ROW_GROUP_SIZE = 10_000  # rows
+MAX_SHEET_ROWS = 1_048_575  # one less than Excel's limit: a last row says that there are more
 CSV, PARQUET = "text/csv", "application/vnd.apache.parquet"
 XLSX = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
-BLOCK = 1 << 20
+BLOCK_BYTES = 1 << 20
 
 
-class Noted(BaseModel):
+class AuditEvent(BaseModel):
     """Event of the audit. who: user, token, `command line`, `station`, or empty where nobody is known.
     address: of the request's sender."""
 
@@ -67,15 +67,15 @@ class Noted(BaseModel):
     text: str
 
 
-class Audit(BaseModel):
-    entries: list[Noted]
+class AuditPage(BaseModel):
+    entries: list[AuditEvent]
     next: int | None = Field(description="`before` of the next page; null: there is none")
 
 
 @router.get("/parts", response_model=schemas.Parts)
 def find_parts(
     name: str,
-    station: Here,
+    station: StationDep,
     limit: Annotated[int, Query(ge=1, le=MOST)] = 50,
     cursor: Annotated[str, Query(description="`next` of the page before")] = "",
     part: Annotated[str, Query(description="its number")] = "",
@@ -85,12 +85,12 @@ def find_parts(
     here = station.database, station.product_id(name)
     if "\0" in part:
         raise InputError("part holds a character that no number has")
-    found, more = search_parts(*here, part=part, decision=decision, cursor=cursor, limit=limit)
-    return {"parts": found, "next": more}
+    found, next_cursor = search_parts(*here, part=part, decision=decision, cursor=cursor, limit=limit)
+    return {"parts": found, "next": next_cursor}
 
 
-@router.get("/parts/{number}", response_model=schemas.WholePart)
-def one_part(name: str, number: int, station: Here) -> Any:
+@router.get("/parts/{number}", response_model=schemas.PartWithInspections)
+def one_part(name: str, number: int, station: StationDep) -> Any:
     """Return a part with its views' inspections, by its id."""
     return part_of(station.database, station.product_id(name), holdable(number))
 
@@ -102,130 +102,128 @@ def one_part(name: str, number: int, station: Here) -> Any:
 )
 def export(
     name: str,
-    station: Here,
-    wanted: Wanted,
+    station: StationDep,
+    filters: FiltersDep,
     person: Engineer,
     format: Literal["csv", "parquet", "xlsx"] = "csv",
 ) -> Response:
     """Export the inspections that a search finds, as a table."""
     product_id = station.product_id(name)
-    here, headers = (station.database, product_id, wanted), attachment(f"{name}-inspections.{format}")
+    search, headers = ((station.database, product_id, filters), attachment(f"{name}-inspections.{format}"))
     if format == "csv":
-        return StreamingResponse(map(_line, rows(*here)), media_type=CSV, headers=headers)
+        return StreamingResponse(map(_csv_line, table_rows(*search)), media_type=CSV, headers=headers)
     if format == "xlsx":
-        return StreamingResponse(blocks(workbook(rows(*here))), media_type=XLSX, headers=headers)
-    return StreamingResponse(blocks(parquet(*here)), media_type=PARQUET, headers=headers)
+        file, media_type = write_workbook(table_rows(*search)), XLSX
+    else:
+        file, media_type = write_parquet(*search), PARQUET
+    return StreamingResponse(read_blocks(file), media_type=media_type, headers=headers)
 
 
-@audits.get("/audit", response_model=Audit)
+@audit_router.get("/audit", response_model=AuditPage)
 def audit_log(
-    station: Here,
+    station: StationDep,
     text: Annotated[str, Query(description="part of who, address, kind or text")] = "",
-    about: About = "",
-    since: Time = "",
-    until: Time = "",
+    about: Subject = "",
+    since: TimeQuery = "",
+    until: TimeQuery = "",
     before: Annotated[int | None, Query(description="`next` of the page before")] = None,
     limit: Annotated[int, Query(ge=1, le=MOST)] = 50,
 ) -> Any:
     """List who did what, when and from where, the latest first: sign-ins good and bad, users, tokens,
     settings, versions, verdicts, deletions."""
     ends = {"since": microseconds(since) if since else None, "until": microseconds(until) if until else None}
-    number = None if before is None else holdable(before)
-    found = audit.search(station.database, text=text, about=about, **ends, before=number, limit=limit + 1)
-    more = len(found) > limit
-    return {"entries": found[:limit], "next": found[limit - 1]["id"] if more else None}
+    last_id = None if before is None else holdable(before)
+    found = audit.search(station.database, text=text, about=about, **ends, before=last_id, limit=limit + 1)
+    has_more = len(found) > limit
+    return {"entries": found[:limit], "next": found[limit - 1]["id"] if has_more else None}
 
 
-@page.get("/-/audit")
+@page_router.get("/-/audit")
 def audit_page(request: Request) -> Response:
-    asked = Shown(request, "audit", next(iter(request.app.state.station.products), None))
+    page = Page(request, "audit", next(iter(request.app.state.station.products), None))
     names = ("text", "about", "since", "until", "before")
-    given = {name: sent.strip() for name in names if (sent := request.query_params.get(name, "")).strip()}
-    error, found = "", dict[str, Any](entries=[], next=None)
+    query = {name: value.strip() for name in names if (value := request.query_params.get(name, "")).strip()}
+    error, log = "", dict[str, Any](entries=[], next=None)
     try:
-        before = given.pop("before", "")
+        before = query.pop("before", "")
         if not before.isdecimal() and before:
             raise InputError("before: it is the number of a record")
-        found = audit_log(asked.station, **given, before=int(before[:20]) if before else None, limit=PER_PAGE)
-    except InputError as wrong:
-        error = str(wrong)
-    older = f"?{urlencode({**given, 'before': found['next']})}" if found["next"] else None
-    more = {
-        "entries": found["entries"],
+        log = audit_log(page.station, **query, before=int(before[:20]) if before else None, limit=PER_PAGE)
+    except InputError as invalid:
+        error = str(invalid)
+    older = f"?{urlencode({**query, 'before': log['next']})}" if log["next"] else None
+    context = {
+        "entries": log["entries"],
         "older": older,
-        "kinds": [(one, asked.texts(f"audit.{one}")) for one in audit.ABOUT],
+        "kinds": [(subject, page.texts(f"audit.{subject}")) for subject in audit.SUBJECTS],
     }
-    return asked.page_of("audit", 422 if error else 200, error=error, **more)
+    return page.render("audit", 422 if error else 200, error=error, **context)
 
 
-def rows(database: Database, product_id: int, filters: Filters) -> Iterator[Sequence[Any]]:
-    """Rows for a spreadsheet: the header, then one for each inspection."""
+def table_rows(database: Database, product_id: int, filters: Filters) -> Iterator[Sequence[Any]]:
+    """Yield the header of a spreadsheet, then a row for each inspection."""
     yield COLUMNS
-    for one in every(database, product_id, filters):
-        yield [_cell(name, one[name]) for name in COLUMNS]
+    for inspection in every(database, product_id, filters):
+        yield [_text_cell(name, inspection[name]) for name in COLUMNS]
 
 
-def parquet(database: Database, product_id: int, filters: Filters) -> IO[bytes]:
-    """Parquet in a temporary file, at its beginning; closing the file removes it."""
+def write_parquet(database: Database, product_id: int, filters: Filters) -> IO[bytes]:
+    """Write Parquet to a temporary file, whose position is its beginning; closing removes it."""
     require_installed("--format parquet", "pyarrow", extras="station")
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    def kind(name: str, field: FieldInfo) -> Any:
-        known = "int32" if name in _SMALL else _KINDS.get(field.annotation, "string")
-        return getattr(pa, known)()
+    def column_type(name: str, field: FieldInfo) -> Any:
+        type_name = "int32" if name in _INT32_COLUMNS else _PARQUET_TYPES.get(field.annotation, "string")
+        return getattr(pa, type_name)()
 
-    schema = pa.schema([(name, kind(name, field)) for name, field in Inspection.model_fields.items()])
+    schema = pa.schema([(name, column_type(name, field)) for name, field in Inspection.model_fields.items()])
     file = tempfile.TemporaryFile()  # noqa: SIM115 (closed by whoever reads it)
     rows = every(database, product_id, filters)
     with pq.ParquetWriter(file, schema) as writer:
-        while group := list(islice(rows, ROWS)):
-            columns = {n: [_flat(n, one[n]) for one in group] for n in COLUMNS}
+        while group := list(islice(rows, ROW_GROUP_SIZE)):
+            columns = {name: [_json_cell(name, inspection[name]) for inspection in group] for name in COLUMNS}
             writer.write_table(pa.table(columns, schema))
     file.seek(0)
     return file
 
 
-def workbook(rows: Iterable[Sequence[Any]]) -> IO[bytes]:
-    """Workbook with one sheet in a temporary file, at its beginning; closing the file removes it.
-
-    Args:
-        rows: the header first; texts as `csv_cell` returns them, so that a spreadsheet computes none.
-    """
+def write_workbook(rows: Iterable[Sequence[Any]]) -> IO[bytes]:
+    """Write a workbook of one sheet to a temporary file, whose position is its beginning; closing removes it.
+    rows: the header first; texts as `csv_cell` returns them, so that a spreadsheet computes none."""
     require_installed("--format xlsx", "openpyxl", extras="station")
     from openpyxl import Workbook
     from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
 
-    made = Workbook(write_only=True)
-    sheet = made.create_sheet("flawscope")
+    book = Workbook(write_only=True)
+    sheet = book.create_sheet("flawscope")
     for number, row in enumerate(rows):
-        if number == MOST_ROWS:
+        if number == MAX_SHEET_ROWS:
             sheet.append(["there are more: a sheet holds no more rows; take CSV"])
             break
-        sheet.append([ILLEGAL_CHARACTERS_RE.sub("", one) if isinstance(one, str) else one for one in row])
+        sheet.append([ILLEGAL_CHARACTERS_RE.sub("", cell) if isinstance(cell, str) else cell for cell in row])
     file = tempfile.TemporaryFile()  # noqa: SIM115 (who sends it closes it)
-    made.save(file)
+    book.save(file)
     file.seek(0)
     return file
 
 
-def blocks(file: IO[bytes]) -> Iterator[bytes]:
+def read_blocks(file: IO[bytes]) -> Iterator[bytes]:
     with file:
-        while block := file.read(BLOCK):
+        while block := file.read(BLOCK_BYTES):
             yield block
 
 
-def _flat(name: str, value: Any) -> Any:
-    return (
-        json.dumps(value) if name in ("regions", "part_pose", "found_parts") and value is not None else value
-    )
+def _json_cell(name: str, value: Any) -> Any:
+    is_nested = name in ("regions", "part_pose", "found_parts") and value is not None
+    return json.dumps(value) if is_nested else value
 
 
-def _cell(name: str, value: Any) -> Any:
-    return "" if value is None else csv_cell(_flat(name, value))
+def _text_cell(name: str, value: Any) -> Any:
+    return "" if value is None else csv_cell(_json_cell(name, value))
 
 
-def _line(cells: Any) -> str:
+def _csv_line(cells: Any) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\r\n").writerow(cells)
     return text.getvalue()

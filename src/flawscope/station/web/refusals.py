@@ -28,8 +28,8 @@ from flawscope.station.store.records import NotFoundError
 if TYPE_CHECKING:
     from flawscope.station.station import Station
 
-_WAIT = 5  # seconds of Retry-After, unless the error has them
-_KINDS: tuple[tuple[type[FlawscopeError], int, str], ...] = (
+_DELAY = 5  # seconds of Retry-After, unless the error has its own
+_CODES: tuple[tuple[type[FlawscopeError], int, str], ...] = (
     (ExpiredError, 401, "token_expired"),
     (NotFoundError, 404, "not_found"),
     (BusyError, 503, "busy"),
@@ -46,7 +46,7 @@ _KINDS: tuple[tuple[type[FlawscopeError], int, str], ...] = (
 )
 
 
-class Refused(InputError, HTTPException):  # FastAPI passes an HTTPException on
+class RefusedError(InputError, HTTPException):  # FastAPI passes an HTTPException on
     """A request that is not served.
 
     Attributes:
@@ -61,60 +61,61 @@ class Refused(InputError, HTTPException):  # FastAPI passes an HTTPException on
         self.status, self.code = status, code
 
 
-def said(error: FlawscopeError) -> tuple[int, str]:
-    """HTTP status and code of an error."""
-    if isinstance(error, Refused):
+def status_and_code(error: FlawscopeError) -> tuple[int, str]:
+    """Return the HTTP status of an error, and its code for programs."""
+    if isinstance(error, RefusedError):
         return error.status, error.code
     if isinstance(error, StoreError):
         return {"disk_full": 507, "file_missing": 404}.get(error.code, 503), error.code
-    return next(((status, code) for kind, status, code in _KINDS if isinstance(error, kind)), (503, "failed"))
+    return next(((status, code) for kind, status, code in _CODES if isinstance(error, kind)), (503, "failed"))
 
 
-def count(station: Station, name: str, error: FlawscopeError) -> str:
-    """Count a picture of this product that was refused; return the code of the error."""
-    code = said(error)[1]
+def count_refusal(station: Station, name: str, error: FlawscopeError) -> str:
+    """Count a refused picture of a product in the metrics; return the code of the error."""
+    code = status_and_code(error)[1]
     station.metrics.refused.labels(name if name in station.addresses else "", code).inc()
     return code
 
 
-def refused(error: FlawscopeError) -> Response:
-    """Response of the API to an error."""
-    status, code = said(error)
-    return JSONResponse({"error": str(error), "code": code}, status, headers_of(error))
+def error_response(error: FlawscopeError) -> Response:
+    """Return the API's response to an error."""
+    status, code = status_and_code(error)
+    return JSONResponse({"error": str(error), "code": code}, status, error_headers(error))
 
 
-def headers_of(error: FlawscopeError) -> dict[str, str]:
-    status = said(error)[0]
+def error_headers(error: FlawscopeError) -> dict[str, str]:
+    status = status_and_code(error)[0]
     if status == 401:
         return {"WWW-Authenticate": "Bearer"}
     if status == 503:
-        return {"Retry-After": str(math.ceil(error.seconds) if isinstance(error, BusyError) else _WAIT)}
+        return {"Retry-After": str(math.ceil(error.seconds) if isinstance(error, BusyError) else _DELAY)}
     return {"Connection": "close"} if status in (408, 413, 415) else {}  # the body stays unread
 
 
-def install(app: FastAPI, page: Callable[[Request, int, str, FlawscopeError | None], Response]) -> None:
-    """Install the error handler: outside of /api, who wanted to see something gets a page."""
+def install_error_handler(app: FastAPI, render_page: Callable[..., Response]) -> None:
+    """Answer errors with JSON, or GET outside of /api with `render_page(request, status, text, error)`."""
 
     async def handle(request: Request, error: Exception) -> Response:
-        found = error if isinstance(error, FlawscopeError) else _named(request, error)
+        known_error = error if isinstance(error, FlawscopeError) else _to_refused_error(request, error)
         if request.method == "GET" and not request.url.path.startswith("/api/"):
-            return page(request, said(found)[0], str(found), None if found is not error else found)
-        answer = refused(found)
-        answer.headers.update(getattr(error, "headers", None) or {})
-        return answer
+            own_error = known_error if known_error is error else None
+            return render_page(request, status_and_code(known_error)[0], str(known_error), own_error)
+        response = error_response(known_error)
+        response.headers.update(getattr(error, "headers", None) or {})
+        return response
 
     for kind in (FlawscopeError, RequestValidationError, PlainError):
         app.add_exception_handler(kind, handle)
 
 
-def _named(request: Request, error: Exception) -> Refused:
-    """Error of FastAPI or Starlette as one of ours."""
+def _to_refused_error(request: Request, error: Exception) -> RefusedError:
+    """Convert an error of FastAPI or Starlette."""
     if isinstance(error, RequestValidationError):
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"] if part not in ("query", "body", "path"))
-        return Refused(422, " ".join(f"{where or 'the request'}: {first['msg']}".split()), "invalid")
+        field = ".".join(str(part) for part in first["loc"] if part not in ("query", "body", "path"))
+        return RefusedError(422, " ".join(f"{field or 'the request'}: {first['msg']}".split()), "invalid")
     assert isinstance(error, PlainError)
     if error.status_code == 404:
-        return Refused(404, f"there is nothing at {request.url.path:.200}", "not_found")
+        return RefusedError(404, f"there is nothing at {request.url.path:.200}", "not_found")
     code = "method_not_allowed" if error.status_code == 405 else "invalid"
-    return Refused(error.status_code, str(error.detail), code)
+    return RefusedError(error.status_code, str(error.detail), code)

@@ -16,7 +16,7 @@ class Refusal(BaseModel):
     code: str
 
 
-class Result(BaseModel):
+class PictureResult(BaseModel):
     """Result of one of several pictures: an inspection, or why there is none."""
 
     inspection: Inspection | None = None
@@ -25,8 +25,8 @@ class Result(BaseModel):
     code: str | None = None
 
 
-class Results(BaseModel):
-    results: list[Result]
+class PictureResults(BaseModel):
+    results: list[PictureResult]
 
 
 class Inspections(BaseModel):
@@ -55,7 +55,7 @@ class Part(BaseModel):
     missing: list[str] = Field(description="views without a picture")
 
 
-class WholePart(Part):
+class PartWithInspections(Part):
     """Part with its views' inspections."""
 
     inspections: list[Inspection]
@@ -66,7 +66,7 @@ class Parts(BaseModel):
     next: str | None = Field(description="`cursor` of the page after this one")
 
 
-class Waiting(BaseModel):
+class WaitingInspections(BaseModel):
     inspections: list[Inspection]
     waiting: int
 
@@ -144,7 +144,7 @@ class Products(BaseModel):
     products: list[Product]
 
 
-class Switch(BaseModel):
+class VersionSwitch(BaseModel):
     at: str
     by: str
 
@@ -167,7 +167,7 @@ class Version(BaseModel):
     size: list[int]
     notes: list[str]
     program: str
-    switches: list[Switch]
+    switches: list[VersionSwitch]
 
 
 class Versions(BaseModel):
@@ -214,7 +214,7 @@ class Status(BaseModel):
     queue: dict[str, int]
 
 
-class Departure(BaseModel):
+class DriftChange(BaseModel):
     """Change of scores, of the share of anomalous pictures, or of brightness."""
 
     at: str = Field(description="when it was found")
@@ -232,16 +232,16 @@ class Departure(BaseModel):
     )
 
 
-class Light(BaseModel):
+class LightDrift(BaseModel):
     """Whether good parts are as bright as before."""
 
     watched: bool
     pictures: int = Field(0, description="good ones whose brightness was tested")
     value: float = Field(0.0, description="logarithm to base 10 of the martingale")
-    alarm: Departure | None = None
+    alarm: DriftChange | None = None
 
 
-class Camera(BaseModel):
+class CameraState(BaseModel):
     """State of the camera, as its pictures show it."""
 
     watched: bool
@@ -253,7 +253,7 @@ class Camera(BaseModel):
     problems: list[Literal["dark", "covered", "blurred", "moved", "frozen"]]
 
 
-class Drift(BaseModel):
+class DriftState(BaseModel):
     """Whether the world in front of the camera is still the one that the model knows."""
 
     watched: bool
@@ -266,8 +266,8 @@ class Drift(BaseModel):
     flagged: float | None = Field(None, description="share of pictures that were called anomalous")
     value: float = Field(0.0, description="logarithm to base 10 of the martingale")
     limit: float | None = Field(None, description="at which it alarms")
-    alarm: Departure | None = None
-    notice: Departure | None = Field(None, description="another share of anomalous pictures than before")
+    alarm: DriftChange | None = None
+    notice: DriftChange | None = Field(None, description="another share of anomalous pictures than before")
     points: list[list[float]] = Field([], description="seconds since 1970, value then")
-    light: Light
-    camera: Camera
+    light: LightDrift
+    camera: CameraState

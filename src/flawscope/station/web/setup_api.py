@@ -12,7 +12,7 @@ from fastapi.responses import FileResponse
 
 from flawscope.errors import InputError
 from flawscope.methods import registry
-from flawscope.station.access.roles import ADMIN, ENGINEER, may
+from flawscope.station.access.roles import ADMIN, ENGINEER, has_role
 from flawscope.station.inspecting.picture import Picture
 from flawscope.station.inspecting.renderings import reduced, webp
 from flawscope.station.setup.draft import READY, Draft
@@ -21,70 +21,70 @@ from flawscope.station.sources.trigger import shot_of
 from flawscope.station.store.records import REMOVED, NotFoundError
 from flawscope.station.web import schemas, setup_schemas, uploads
 from flawscope.station.web.api import (
-    SIDE,
+    DEFAULT_SIDE,
     Admin,
-    Called,
     Engineer,
-    Here,
-    Number,
+    PictureName,
+    RecordNumber,
     Side,
+    StationDep,
+    api_router,
     attachment,
-    file_body,
-    refusals_of,
-    routes,
+    file_body_schema,
+    refusals,
 )
-from flawscope.station.web.models_api import receive
-from flawscope.station.web.pages import Shown, pages_for
-from flawscope.station.web.templates import standalone
+from flawscope.station.web.models_api import save_body
+from flawscope.station.web.pages import Page, html_router
+from flawscope.station.web.templates import render_standalone
 from flawscope.station.web.uploads import Upload
 
-ZIP = b"PK\x03\x04"
-FRAME = 5.0  # seconds in which a camera must give a frame
-WIDE = 640  # pixels of the longer side of what a camera shows
+ZIP_SIGNATURE = b"PK\x03\x04"
+FRAME_SECONDS = 5.0  # in which a camera must give a frame
+PREVIEW_SIDE = 640  # pixels of the longer side
 
-router = routes(409, prefix="/api/v1/new", role=ENGINEER)
-page = pages_for(ENGINEER)
+router = api_router(409, prefix="/api/v1/new", role=ENGINEER)
+page_router = html_router(ENGINEER)
 
 
-async def _draft_of(name: str, station: Here) -> Draft:
+async def _get_draft(name: str, station: StationDep) -> Draft:
     return station.drafts.draft(name)
 
 
-Of = Annotated[Draft, Depends(_draft_of)]
+DraftDep = Annotated[Draft, Depends(_get_draft)]
 
 
-async def _learnt_of(draft: Of) -> Draft:
+async def _get_learnt_draft(draft: DraftDep) -> Draft:
     if draft.stage != READY:
         raise NotFoundError(f"{draft.name} has no model yet: let it learn first")
     return draft
 
 
-Learnt = Annotated[Draft, Depends(_learnt_of)]
+LearntDraftDep = Annotated[Draft, Depends(_get_learnt_draft)]
 
 # ----------------------------------------------------------------------------------------------------- drafts
 
 
 @router.get("", response_model=setup_schemas.NewProducts)
-def listed(station: Here) -> Any:
+def list_drafts(station: StationDep) -> Any:
     """List the products that are being made, or were made here."""
-    return {"products": [station.drafts.facts(one, looked_at=False) for one in station.drafts]}
+    return {"products": [station.drafts.facts(draft, looked_at=False) for draft in station.drafts]}
 
 
 @router.post("", status_code=201, response_model=setup_schemas.NewProductState)
-def begin(wanted: setup_schemas.NewProduct, station: Here, person: Engineer) -> Any:
+def begin_draft(body: setup_schemas.NewProduct, station: StationDep, person: Engineer) -> Any:
     """Begin a product, or return the one of this name that was begun."""
-    drafts, made = station.drafts, station.made.all()
-    others = [name for name in station.addresses.names.values() if name not in made]
-    return drafts.facts(drafts.begin(wanted.name, person.name, others))
+    drafts, page_products = station.drafts, station.made.all()
+    other_products = [name for name in station.addresses.names.values() if name not in page_products]
+    return drafts.facts(drafts.begin(body.name, person.name, other_products))
 
 
 @router.get("/{name}", response_model=setup_schemas.NewProductState)
-def one(draft: Of, station: Here) -> Any:
+def draft_state(draft: DraftDep, station: StationDep) -> Any:
     return station.drafts.facts(draft)
 
 
 @router.delete("/{name}", status_code=204)
-def remove(name: str, station: Here, person: Engineer) -> None:
+def remove_draft(name: str, station: StationDep, person: Engineer) -> None:
     """Remove a product that was begun, with its pictures. What went live stays."""
     station.drafts.remove(name)
     station.made.tidy(name)
@@ -95,7 +95,7 @@ def remove(name: str, station: Here, person: Engineer) -> None:
 
 
 @router.get("/{name}/pictures", response_model=setup_schemas.NewPictures)
-def pictures(draft: Of) -> Any:
+def pictures(draft: DraftDep) -> Any:
     """List the pictures to learn from, and those that were left out."""
     return {"pictures": draft.pictures(), "left_out": draft.left_out()}
 
@@ -103,106 +103,104 @@ def pictures(draft: Of) -> Any:
 @router.post(
     "/{name}/pictures",
     status_code=201,
-    response_model=setup_schemas.TakenPictures,
-    responses=refusals_of(408, 413, 415, 507),
-    openapi_extra=file_body("image/*", "application/zip", several=True),
+    response_model=setup_schemas.AddedPictures,
+    responses=refusals(408, 413, 415, 507),
+    openapi_extra=file_body_schema("image/*", "application/zip", allow_form=True),
 )
-async def add(draft: Of, request: Request, station: Here, file: Called = "") -> Any:
+async def add_pictures(draft: DraftDep, request: Request, station: StationDep, file: PictureName = "") -> Any:
     """Add pictures of good parts: the body is a picture or a zip of them; a form may hold several. Those that
     are kept are on the disk when the answer comes; the same content is kept once."""
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if kind in ("application/zip", "application/x-zip-compressed") or file.lower().endswith(".zip"):
-        return {"results": [one._asdict() for one in await _zip(station, draft, request, file or "the zip")]}
-    sent, _ = await uploads.read(request, file)
-    found = [taken for upload in sent for taken in await asyncio.to_thread(_taken, station, draft, upload)]
-    if len(found) == 1 and found[0].status == "refused":
-        raise InputError(str(found[0].error))
-    return {"results": [one._asdict() for one in found]}
+        added = await _receive_zip(station, draft, request, file or "the zip")
+        return {"results": [picture._asdict() for picture in added]}
+    sent, _ = await uploads.read_uploads(request, file)
+    added = [kept for upload in sent for kept in await asyncio.to_thread(_add_upload, station, draft, upload)]
+    if len(added) == 1 and added[0].status == "refused":
+        raise InputError(str(added[0].error))
+    return {"results": [picture._asdict() for picture in added]}
 
 
 @router.post(
-    "/{name}/capture",
-    status_code=201,
-    response_model=setup_schemas.CapturedPictures,
-    responses=refusals_of(504),
+    "/{name}/capture", status_code=201, response_model=setup_schemas.CapturedPictures, responses=refusals(504)
 )
-async def capture(draft: Of, wanted: setup_schemas.Capture, station: Here) -> Any:
+async def capture(draft: DraftDep, body: setup_schemas.CaptureRequest, station: StationDep) -> Any:
     """Add what a camera shows now, and say what the picture is like beside the latest ones."""
-    picture = await _shown(station, draft, wanted.product, wanted.camera)
-    (taken,) = await asyncio.to_thread(station.drafts.add, draft, [(picture.name, picture.data)])
-    seen = None
-    if taken.status == "kept":
-        seen = await asyncio.to_thread(station.drafts.captures.seen, draft, picture.data, taken.name)
-    return {"results": [{**taken._asdict(), "seen": seen}]}
+    picture = await _capture(station, draft, body.product, body.camera)
+    (added,) = await asyncio.to_thread(station.drafts.add, draft, [(picture.name, picture.data)])
+    comparison = None
+    if added.status == "kept":
+        comparison = await asyncio.to_thread(station.drafts.captures.seen, draft, picture.data, added.name)
+    return {"results": [{**added._asdict(), "seen": comparison}]}
 
 
-@router.get("/{name}/view", response_model=setup_schemas.CameraView, responses=refusals_of(504))
-async def look_through(
-    draft: Of, station: Here, product: str | None = None, camera: Number | None = None
+@router.get("/{name}/view", response_model=setup_schemas.CameraView, responses=refusals(504))
+async def preview(
+    draft: DraftDep, station: StationDep, product: str | None = None, camera: RecordNumber | None = None
 ) -> Any:
     """Return what a camera shows now, and what that is like beside the latest pictures; nothing is kept."""
-    picture = await _shown(station, draft, product, camera)
+    picture = await _capture(station, draft, product, camera)
 
-    def seen() -> dict[str, Any]:
-        small = webp(reduced(picture.data, picture.name, WIDE, draft.memory))
-        told = station.drafts.captures.seen(draft, picture.data)
-        return {**told, "picture": base64.b64encode(small).decode()}
+    def preview_facts() -> dict[str, Any]:
+        webp_bytes = webp(reduced(picture.data, picture.name, PREVIEW_SIDE, draft.memory))
+        comparison = station.drafts.captures.seen(draft, picture.data)
+        return {**comparison, "picture": base64.b64encode(webp_bytes).decode()}
 
-    return await asyncio.to_thread(seen)
+    return await asyncio.to_thread(preview_facts)
 
 
-async def _shown(station: Here, draft: Draft, product: str | None, number: int | None) -> Picture:
-    """Picture of a camera: of a product, or the draft's own."""
+async def _capture(station: StationDep, draft: Draft, product: str | None, number: int | None) -> Picture:
+    """Take a picture with a camera: number `number` of a product, or the draft's own."""
     if product is None:
         camera: Triggered = await asyncio.to_thread(station.drafts.captures.camera, draft)
     else:
         camera = station.camera(product, number)
-    return await asyncio.to_thread(camera.picture, await shot_of(camera, FRAME, None), None)
+    return await asyncio.to_thread(camera.picture, await shot_of(camera, FRAME_SECONDS, None), None)
 
 
 @router.put("/{name}/source", response_model=setup_schemas.NewProductState)
-def where_from(draft: Of, wanted: setup_schemas.WhereFrom, station: Here, person: Admin) -> Any:
+def set_source(draft: DraftDep, body: setup_schemas.SourceEntry, station: StationDep, person: Admin) -> Any:
     """Name a camera, a folder or a video file to take pictures from. A camera goes live with the product."""
-    given = wanted.model_dump(exclude_none=True)
+    entry = body.model_dump(exclude_none=True)
     try:
-        station.drafts.captures.name(draft, station.made.entry(draft.name, given))
+        station.drafts.captures.name(draft, station.made.entry(draft.name, entry))
     finally:
         station.made.tidy(draft.name)  # also a password that was refused
     return station.drafts.facts(draft)
 
 
-async def _zip(station: Here, draft: Draft, request: Request, name: str) -> Any:
-    """Keep the pictures of a zip that is the body: it may be larger than a picture."""
+async def _receive_zip(station: StationDep, draft: Draft, request: Request, name: str) -> Any:
+    """Add the pictures of a zip that is the body, which may be larger than other bodies."""
     temporary = station.files.temporary("pictures.zip")
     try:
-        await receive(request, temporary)
-        return await asyncio.to_thread(station.drafts.add_zip, draft, temporary, uploads.clean(name))
+        await save_body(request, temporary)
+        return await asyncio.to_thread(station.drafts.add_zip, draft, temporary, uploads.clean_name(name))
     finally:
         await asyncio.to_thread(station.files.drop, temporary)
 
 
-def _taken(station: Here, draft: Draft, sent: Upload) -> Sequence[Any]:
-    if not sent.data.startswith(ZIP):
-        return station.drafts.add(draft, [(sent.name, sent.data)])
+def _add_upload(station: StationDep, draft: Draft, upload: Upload) -> Sequence[Any]:
+    if not upload.data.startswith(ZIP_SIGNATURE):
+        return station.drafts.add(draft, [(upload.name, upload.data)])
     temporary = station.files.temporary("pictures.zip")
     try:
-        station.files.write(temporary, sent.data, durable=False)
-        return station.drafts.add_zip(draft, temporary, sent.name)
+        station.files.write(temporary, upload.data, durable=False)
+        return station.drafts.add_zip(draft, temporary, upload.name)
     finally:
         station.files.drop(temporary)
 
 
 @router.get("/{name}/pictures/{picture}", response_class=Response)
-def view(draft: Of, picture: str, side: Side = SIDE) -> Response:
+def view(draft: DraftDep, picture: str, side: Side = DEFAULT_SIDE) -> Response:
     """Return a picture upright, as WebP."""
     data = draft.view(picture, side)
     return Response(data, media_type="image/webp", headers={"Cache-Control": "private, max-age=600"})
 
 
 @router.post("/{name}/leave-out", response_model=setup_schemas.NewProductState)
-def leave_out(draft: Of, wanted: setup_schemas.LeaveOut, station: Here) -> Any:
+def leave_out(draft: DraftDep, body: setup_schemas.LeaveOutRequest, station: StationDep) -> Any:
     """Leave pictures out, or with `undo` take them back."""
-    station.drafts.move(draft, wanted.pictures, out=not wanted.undo)
+    station.drafts.move(draft, body.pictures, out=not body.undo)
     return station.drafts.facts(draft)
 
 
@@ -210,15 +208,15 @@ def leave_out(draft: Of, wanted: setup_schemas.LeaveOut, station: Here) -> Any:
 
 
 @router.post("/{name}/learn", response_model=setup_schemas.NewProductState)
-def learn(draft: Of, station: Here, how: setup_schemas.HowToLearn | None = None) -> Any:
+def learn(draft: DraftDep, station: StationDep, body: setup_schemas.LearningOptions | None = None) -> Any:
     """Learn from the pictures, as `flawscope fit` does, when the products before it are done."""
-    asked = how or setup_schemas.HowToLearn.model_validate({})
-    station.drafts.learn(draft, asked.model_dump(exclude={"go_on"}), go_on=asked.go_on)
+    options = body or setup_schemas.LearningOptions.model_validate({})
+    station.drafts.learn(draft, options.model_dump(exclude={"go_on"}), go_on=options.go_on)
     return station.drafts.facts(draft)
 
 
 @router.post("/{name}/stop", response_model=setup_schemas.NewProductState)
-def stop(draft: Of, station: Here) -> Any:
+def stop(draft: DraftDep, station: StationDep) -> Any:
     """Stop the learning. A method that learns in steps can go on later."""
     station.drafts.stop_learning(draft)
     return station.drafts.facts(draft)
@@ -227,85 +225,86 @@ def stop(draft: Of, station: Here) -> Any:
 @router.post(
     "/{name}/try",
     response_model=setup_schemas.TriedPictures,
-    responses=refusals_of(408, 413, 415),
-    openapi_extra=file_body("image/*", several=True),
+    responses=refusals(408, 413, 415),
+    openapi_extra=file_body_schema("image/*", allow_form=True),
 )
-async def attempt(draft: Of, request: Request, station: Here, file: Called = "") -> Any:
+async def try_pictures(draft: DraftDep, request: Request, station: StationDep, file: PictureName = "") -> Any:
     """Judge a few pictures with what was learnt; nothing is kept."""
-    sent, _ = await uploads.read(request, file)
-    return await _judged(station, draft, [(one.name, one.data) for one in sent])
+    uploaded, _ = await uploads.read_uploads(request, file)
+    return await _judge(station, draft, [(upload.name, upload.data) for upload in uploaded])
 
 
-@router.post("/{name}/try-capture", response_model=setup_schemas.TriedPictures, responses=refusals_of(504))
-async def attempt_capture(draft: Of, wanted: setup_schemas.Capture, station: Here) -> Any:
+@router.post("/{name}/try-capture", response_model=setup_schemas.TriedPictures, responses=refusals(504))
+async def try_capture(draft: DraftDep, body: setup_schemas.CaptureRequest, station: StationDep) -> Any:
     """Judge what a camera shows now with what was learnt; nothing is kept."""
-    picture = await _shown(station, draft, wanted.product, wanted.camera)
-    return await _judged(station, draft, [(picture.name, picture.data)])
+    picture = await _capture(station, draft, body.product, body.camera)
+    return await _judge(station, draft, [(picture.name, picture.data)])
 
 
-async def _judged(station: Here, draft: Draft, given: list[tuple[str, bytes]]) -> dict[str, Any]:
-    found = await asyncio.to_thread(station.drafts.tried, draft, given)
-    for one in found:
-        if "overlay" in one:
-            one["overlay"] = base64.b64encode(one["overlay"]).decode()
-    return {"results": found}
+async def _judge(station: StationDep, draft: Draft, pictures: list[tuple[str, bytes]]) -> dict[str, Any]:
+    results = await asyncio.to_thread(station.drafts.tried, draft, pictures)
+    for result in results:
+        if "overlay" in result:
+            result["overlay"] = base64.b64encode(result["overlay"]).decode()
+    return {"results": results}
 
 
 @router.get("/{name}/examples/{file}", response_class=FileResponse)
-def example(draft: Of, file: str) -> FileResponse:
+def example(draft: DraftDep, file: str) -> FileResponse:
     """Return a good picture with a simulated defect, as WebP."""
     result = draft.state.get("result") or {"examples": []}
-    if file not in [one["file"] for one in result["examples"]]:
+    if file not in [known["file"] for known in result["examples"]]:
         raise NotFoundError(f"{draft.name} has no example {file!r:.40}")
     return FileResponse(draft.examples / file, media_type="image/webp")
 
 
 @router.post("/{name}/live", response_model=schemas.Product)
-def go_live(name: str, station: Here, person: Engineer) -> Any:
+def go_live(name: str, station: StationDep, person: Engineer) -> Any:
     """Let what was learnt inspect from now on, as a product of the station."""
     return station.go_live(name, person.name)
 
 
 @router.get("/{name}/model", response_class=FileResponse)
-def model(draft: Learnt) -> FileResponse:
+def model(draft: LearntDraftDep) -> FileResponse:
     """Return the model file, .safetensors."""
     return FileResponse(draft.model, media_type="application/octet-stream", filename=draft.model.name)
 
 
 @router.get("/{name}/report", response_class=Response)
-def report(draft: Learnt, request: Request) -> Response:
+def report(draft: LearntDraftDep, request: Request) -> Response:
     """Return what was learnt, what it promises and what it would miss, as an HTML file."""
-    asked, result, name = Shown(request, "new"), draft.state["result"], draft.name
-    shown = [
-        {**one, "picture": base64.b64encode((draft.examples / one["file"]).read_bytes()).decode()}
-        for one in result["examples"]
+    page, result, name = Page(request, "new"), draft.state["result"], draft.name
+    examples = [
+        {**example, "picture": base64.b64encode((draft.examples / example["file"]).read_bytes()).decode()}
+        for example in result["examples"]
     ]
-    text = standalone("new-report", asked.texts, name=name, state=draft.state, result=result, shown=shown)
+    facts = {"name": name, "state": draft.state, "result": result, "shown": examples}
+    text = render_standalone("new-report", page.texts, **facts)
     return Response(text, media_type="text/html", headers=attachment(f"{name}.html"))
 
 
 # ------------------------------------------------------------------------------------------------------ pages
 
 
-@page.get("/-/new")
+@page_router.get("/-/new")
 def new_page(request: Request) -> Response:
     """Show the products that are being made, and begin another."""
-    asked = Shown(request, "new")
-    found = [asked.station.drafts.facts(one, looked_at=False) for one in asked.station.drafts]
-    return asked.page_of("new", words=("new",), drafts=found)
+    page = Page(request, "new")
+    drafts = [page.station.drafts.facts(draft, looked_at=False) for draft in page.station.drafts]
+    return page.render("new", sections=("new",), drafts=drafts)
 
 
-@page.get("/-/new/{name}")
+@page_router.get("/-/new/{name}")
 def draft_page(name: str, request: Request) -> Response:
-    asked = Shown(request, "new")
-    state = asked.station.drafts.facts(asked.station.drafts.draft(name))
-    in_steps = {one.name: one.learns_in_steps for one in registry.loadable()}
+    page = Page(request, "new")
+    state = page.station.drafts.facts(page.station.drafts.draft(name))
+    methods = {method.name: method.learns_in_steps for method in registry.loadable()}
     cameras = [
         (product, source.number)
-        for product, several in asked.station.sources.items()
-        for source in several
+        for product, sources in page.station.sources.items()
+        for source in sources
         if isinstance(source, Triggered)
     ]
-    facts: dict[str, Any] = {"name": name, "methods": in_steps, "cameras": cameras}
-    facts["may_name"] = may(asked.person, ADMIN)
-    return asked.page_of("draft", words=("new", "capture"), data={"state": state}, **facts)
+    facts: dict[str, Any] = {"name": name, "methods": methods, "cameras": cameras}
+    facts["may_name"] = has_role(page.person, ADMIN)
+    return page.render("draft", sections=("new", "capture"), data={"state": state}, **facts)

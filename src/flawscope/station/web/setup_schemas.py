@@ -43,13 +43,13 @@ class OddPicture(BaseModel):
     suspicious: bool = Field(description="far out among the others")
 
 
-class Example(BaseModel):
+class SimulatedExample(BaseModel):
     file: str
     size: str
     found: bool
 
 
-class Learnt(BaseModel):
+class LearningResult(BaseModel):
     """Result of learning: what it promises and what it would miss."""
 
     promise: str
@@ -65,7 +65,7 @@ class Learnt(BaseModel):
     failures: list[str]
     notes: list[str]
     seconds: float
-    examples: list[Example]
+    examples: list[SimulatedExample]
     curve: dict[str, float] | None = Field(
         None, description="share of simulated defects that models of fewer pictures find; null: not known yet"
     )
@@ -74,7 +74,7 @@ class Learnt(BaseModel):
     )
 
 
-class SourceOfPictures(BaseModel):
+class DraftSource(BaseModel):
     """Camera, folder or video that was named for a draft."""
 
     kind: Literal["camera", "folder", "video"]
@@ -85,7 +85,7 @@ class SourceOfPictures(BaseModel):
     ended: bool
 
 
-class Given(BaseModel):
+class FitOptions(BaseModel):
     """Options of `flawscope fit` that a product learns with."""
 
     minutes: float | None = Field(None, gt=0, le=10_000, description="of a method that learns in steps")
@@ -116,13 +116,13 @@ class Given(BaseModel):
     )
 
 
-class HowToLearn(Given):
+class LearningOptions(FitOptions):
     model_config = ConfigDict(extra="forbid")
     method: str = "patchcore"
     go_on: bool = Field(False, description="where a stopped training left off")
 
 
-class NewProductState(Given):
+class NewProductState(FitOptions):
     """A product that is being made."""
 
     name: str
@@ -132,13 +132,13 @@ class NewProductState(Given):
     left_out: int
     most: int = Field(description="pictures that a product takes")
     check: PictureCheck | None
-    source: SourceOfPictures | None
+    source: DraftSource | None
     method: str | None
     before: int = Field(description="products that learn first")
     step: LearningStep | None
     error: str | None
     goes_on: bool = Field(description="a stopped training can go on")
-    result: Learnt | None
+    result: LearningResult | None
     changed: bool = Field(description="the pictures have changed since it learnt from them")
     live: dict[str, Any] | None = Field(description="version and person, when it went live")
     live_is_this: bool = Field(description="what was learnt last is what is live")
@@ -148,7 +148,7 @@ class NewProducts(BaseModel):
     products: list[NewProductState]
 
 
-class Seen(BaseModel):
+class PictureComparison(BaseModel):
     """Comparison of a picture with the latest ones."""
 
     brightness: float = Field(description="0 to 1")
@@ -157,7 +157,7 @@ class Seen(BaseModel):
     alike: str | None = Field(description="picture that is nearly the same")
 
 
-class CameraView(Seen):
+class CameraView(PictureComparison):
     picture: str = Field(description="WebP in base64")
 
 
@@ -166,27 +166,27 @@ class NewPictures(BaseModel):
     left_out: list[str]
 
 
-class TakenPicture(BaseModel):
+class AddedPicture(BaseModel):
     name: str
     status: Literal["kept", "known", "refused"]
     error: str | None
 
 
-class TakenPictures(BaseModel):
+class AddedPictures(BaseModel):
     """Fate of each picture that was sent: those that are kept are on the disk."""
 
-    results: list[TakenPicture]
+    results: list[AddedPicture]
 
 
-class CapturedPicture(TakenPicture):
-    seen: Seen | None = Field(description="null: it was known before, or refused")
+class CapturedPicture(AddedPicture):
+    seen: PictureComparison | None = Field(description="null: it was known before, or refused")
 
 
 class CapturedPictures(BaseModel):
     results: list[CapturedPicture]
 
 
-class Capture(BaseModel):
+class CaptureRequest(BaseModel):
     """Wish to take a picture."""
 
     model_config = ConfigDict(extra="forbid")
@@ -194,7 +194,7 @@ class Capture(BaseModel):
     camera: int | None = Field(None, ge=1, le=1000, description="its number; null: the only one")
 
 
-class WhereFrom(BaseModel):
+class SourceEntry(BaseModel):
     """Source of pictures, as an entry of `sources` in station.yaml; all null: none."""
 
     model_config = ConfigDict(extra="forbid")
@@ -206,13 +206,13 @@ class WhereFrom(BaseModel):
     )
 
 
-class LeaveOut(BaseModel):
+class LeaveOutRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
     pictures: list[str] = Field(max_length=10_000)
     undo: bool = False
 
 
-class Tried(BaseModel):
+class TriedPicture(BaseModel):
     name: str
     decision: Literal["good", "anomalous"] | None = None
     score: float | None = None
@@ -222,4 +222,4 @@ class Tried(BaseModel):
 
 
 class TriedPictures(BaseModel):
-    results: list[Tried]
+    results: list[TriedPicture]

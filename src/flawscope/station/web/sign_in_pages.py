@@ -24,68 +24,68 @@ from flawscope.station.access.sign_in import SignInError
 from flawscope.station.settings.openid import OpenId
 from flawscope.station.settings.values import secret, trusting
 from flawscope.station.station import Station
-from flawscope.station.web.middleware import COMPANY, address_of, drop_cookie, local_path, set_cookie
-from flawscope.station.web.pages import Shown
+from flawscope.station.web.middleware import COMPANY_PATH, client_ip, delete_cookie, local_path, set_cookie
+from flawscope.station.web.pages import Page
 from flawscope.station.web.templates import LANGUAGES
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-MOST = 600  # seconds for the sign-in at the provider
-PATIENCE = 10.0  # seconds that the provider may take for an answer
-LEEWAY = 60  # seconds that its clock may be off
-_PUBLIC = ("RS", "PS", "ES", "Ed")  # signatures whose key is no secret: nobody else can make one
-YEAR = 365 * 86400  # seconds for which the language is kept
+SIGN_IN_SECONDS = 600  # at the provider
+PROVIDER_TIMEOUT = 10.0  # seconds until the provider must answer
+LEEWAY = 60  # seconds that the provider's clock may be off
+_PUBLIC_KEY_ALGORITHMS = ("RS", "PS", "ES", "Ed")  # prefixes; with others, who can verify can also sign
+YEAR = 365 * 86400  # seconds
 
-page = APIRouter(include_in_schema=False)
+page_router = APIRouter(include_in_schema=False)
 
 
-@page.get("/sign-in")
+@page_router.get("/sign-in")
 def sign_in_page(request: Request, next: str = "/") -> Response:
-    asked = Shown(request, "sign-in")
-    if asked.person is not None:
+    page = Page(request, "sign-in")
+    if page.person is not None:
         return RedirectResponse(local_path(next), 303)
-    return asked.page_of("sign-in", next=local_path(next), error="", name="")
+    return page.render("sign-in", next=local_path(next), error="", name="")
 
 
-@page.post("/sign-in")
+@page_router.post("/sign-in")
 def sign_in(
     request: Request, name: str = Form(""), password: str = Form(""), next: str = Form("/")
 ) -> Response:
-    asked = Shown(request, "sign-in")
-    access = asked.station.access
+    page = Page(request, "sign-in")
+    access = page.station.access
     try:
-        cookie = access.sign_in(name, password, address_of(request))
+        cookie = access.sign_in(name, password, client_ip(request))
     except SignInError as error:
-        t = asked.texts
-        often = error.wait
-        text = t("signin.often", seconds=often) if often else t("signin.wrong")
-        answer = asked.page_of("sign-in", 429 if often else 401, next=local_path(next), error=text, name=name)
-        if often:
-            answer.headers["Retry-After"] = str(often)
-        return answer
-    answer = RedirectResponse(local_path(next), 303)
-    set_cookie(answer, request, access, cookie)
-    return answer
+        t, wait = page.texts, error.wait
+        message = t("signin.often", seconds=wait) if wait else t("signin.wrong")
+        status, path = 429 if wait else 401, local_path(next)
+        response = page.render("sign-in", status, next=path, error=message, name=name)
+        if wait:
+            response.headers["Retry-After"] = str(wait)
+        return response
+    response = RedirectResponse(local_path(next), 303)
+    set_cookie(response, request, access, cookie)
+    return response
 
 
-@page.post("/sign-out")
+@page_router.post("/sign-out")
 def sign_out(request: Request) -> Response:
-    access = Shown(request, "sign-in").station.access
+    access = Page(request, "sign-in").station.access
     access.sign_out(request)
-    answer = RedirectResponse("/sign-in", 303)
-    drop_cookie(answer, request, access)
-    return answer
+    response = RedirectResponse("/sign-in", 303)
+    delete_cookie(response, request, access)
+    return response
 
 
-@page.post("/language")
+@page_router.post("/language")
 def language(request: Request, language: str = Form(""), next: str = Form("/")) -> Response:
     """Set the language. No secret and no right depends on it: whoever sees a page may choose."""
-    answer = RedirectResponse(local_path(next), 303)
+    response = RedirectResponse(local_path(next), 303)
     if language in LANGUAGES:
         secure = request.url.scheme == "https"
-        answer.set_cookie("language", language, max_age=YEAR, secure=secure, httponly=True, samesite="lax")
-    return answer
+        response.set_cookie("language", language, YEAR, secure=secure, httponly=True, samesite="lax")
+    return response
 
 
 # ---------------------------------------------------------------------------------------- a company's account
@@ -96,19 +96,16 @@ class ProviderError(FlawscopeError):
 
 
 @dataclass(frozen=True)
-class Member:
-    """A company's member, as the provider says.
-
-    subject: issuer and ID of the account.
-    role: "": no group of the member has one.
-    """
+class CompanyMember:
+    """A company's member, as the provider says. subject: issuer and ID of the account. role: "" where no
+    group of the member has a role."""
 
     subject: str
     name: str
     role: str
 
 
-class Provider:
+class OpenIdProvider:
     """An OpenID Connect provider. Methods raise ProviderError."""
 
     def __init__(self, settings: OpenId):
@@ -116,33 +113,34 @@ class Provider:
 
         self._settings = settings
         try:
-            trusted = trusting(settings.ca_file)
+            certificates = trusting(settings.ca_file)
         except InputError as error:
             raise InputError(f"openid: ca_file: {error}") from None
-        key = None if settings.secret_file is None else secret(settings.secret_file, "openid: secret_file")
+        file = settings.secret_file
+        client_secret = None if file is None else secret(file, "openid: secret_file")
         self._client: Any = OAuth().register(
             "company",
             client_id=settings.client,
-            client_secret=key,
+            client_secret=client_secret,
             server_metadata_url=f"{settings.issuer.rstrip('/')}/.well-known/openid-configuration",
             client_kwargs={
                 "scope": settings.scope,
                 "code_challenge_method": "S256",
-                "verify": trusted,
-                "timeout": PATIENCE,
+                "verify": certificates,
+                "timeout": PROVIDER_TIMEOUT,
             },
         )
 
-    async def begin(self, request: Request, back: str) -> Response:
-        """Redirect to the provider, which leads to the address `back`. The request's session keeps state."""
+    async def redirect(self, request: Request, return_url: str) -> Response:
+        """Redirect to the provider, which leads back to `return_url`. The session keeps the state."""
         try:
-            await self._load()
-            answer: Response = await self._client.authorize_redirect(request, back)
+            await self._load_metadata()
+            response: Response = await self._client.authorize_redirect(request, return_url)
         except Exception as error:  # whatever another side sends
-            raise _failed(error) from error
-        return answer
+            raise _to_provider_error(error) from error
+        return response
 
-    async def end(self, request: Request) -> Member:
+    async def read_member(self, request: Request) -> CompanyMember:
         """Return who signed in."""
         settings = self._settings
         options = {
@@ -150,78 +148,80 @@ class Provider:
             "aud": {"essential": True, "value": settings.client},
         }
         try:
-            await self._load()
-            told = await self._client.authorize_access_token(request, claims_options=options, leeway=LEEWAY)
-            claims = told["userinfo"]
+            await self._load_metadata()
+            tokens = await self._client.authorize_access_token(request, claims_options=options, leeway=LEEWAY)
+            claims = tokens["userinfo"]
             groups = claims.get(settings.group_claim) or ()
             groups = [groups] if isinstance(groups, str) else list(groups)
             subject, name = f"{settings.issuer} {claims['sub']}", str(claims.get(settings.name_claim) or "")
         except Exception as error:  # whatever another side sends
-            raise _failed(error) from error
-        roles = [settings.groups[one] for one in groups if one in settings.groups]
-        return Member(subject, name, max(roles, key=ROLES.index, default=""))
+            raise _to_provider_error(error) from error
+        roles = [settings.groups[group] for group in groups if group in settings.groups]
+        return CompanyMember(subject, name, max(roles, key=ROLES.index, default=""))
 
-    async def _load(self) -> None:
-        """Read what the provider says of itself, once, and check that it is the one of the settings."""
-        told = await self._client.load_server_metadata()
-        if told.get("issuer") != self._settings.issuer:
-            told.pop("_loaded_at", None)
-            raise InputError(f"it calls itself {told.get('issuer')!r:.100}: write that as `issuer`")
-        allowed = told.get("id_token_signing_alg_values_supported") or ["RS256"]
-        told["id_token_signing_alg_values_supported"] = [one for one in allowed if one.startswith(_PUBLIC)]
+    async def _load_metadata(self) -> None:
+        """Read the provider's metadata, once, and check that it is the provider of the settings."""
+        metadata = await self._client.load_server_metadata()
+        if metadata.get("issuer") != self._settings.issuer:
+            metadata.pop("_loaded_at", None)
+            raise InputError(f"it calls itself {metadata.get('issuer')!r:.100}: write that as `issuer`")
+        allowed = metadata.get("id_token_signing_alg_values_supported") or ["RS256"]
+        allowed = [algorithm for algorithm in allowed if algorithm.startswith(_PUBLIC_KEY_ALGORITHMS)]
+        metadata["id_token_signing_alg_values_supported"] = allowed
 
 
-def _failed(error: Exception) -> ProviderError:
+def _to_provider_error(error: Exception) -> ProviderError:
     return ProviderError(one_line(error) or type(error).__name__)
 
 
-def company_pages(station: Station, settings: OpenId) -> ASGIApp:
+def company_sign_in_app(station: Station, settings: OpenId) -> ASGIApp:
     """Make the pages below `COMPANY` that lead to a company's sign-in and back. Their own cookie, which a
     provider's redirect brings along, keeps state, nonce and code verifier."""
     from starlette.middleware.sessions import SessionMiddleware  # needs itsdangerous, of an extra
 
-    provider, access = Provider(settings), station.access
+    provider, access = OpenIdProvider(settings), station.access
 
     async def begin(request: Request) -> Response:
         request.session["next"] = local_path(request.query_params.get("next"))
         try:
-            return await provider.begin(request, f"{str(request.base_url).rstrip('/')}{COMPANY}/done")
+            base_url = str(request.base_url).rstrip("/")
+            return await provider.redirect(request, f"{base_url}{COMPANY_PATH}/done")
         except ProviderError as error:
-            return await refused(request, "signin.company_failed", 502, str(error))
+            return await refusal_page(request, "signin.company_failed", 502, str(error))
 
-    async def done(request: Request) -> Response:
-        wanted = local_path(request.session.pop("next", "/"))
+    async def finish(request: Request) -> Response:
+        next_path = local_path(request.session.pop("next", "/"))
         try:
-            member = await provider.end(request)
+            member = await provider.read_member(request)
         except ProviderError as error:
-            return await refused(request, "signin.company_failed", 401, str(error))
+            return await refusal_page(request, "signin.company_failed", 401, str(error))
         if not member.role:
-            return await refused(
+            return await refusal_page(
                 request, "signin.company_group", 403, f"{member.name} is in none of the groups"
             )
         try:
             session = await run_in_threadpool(access.sign_in_member, member.subject, member.name, member.role)
         except InputError as error:
-            return await refused(request, "signin.company_failed", 403, str(error))
+            return await refusal_page(request, "signin.company_failed", 403, str(error))
         # no redirect: a browser that comes from another site would not bring the station's cookie along
-        refresh = f'<meta http-equiv="refresh" content="0;url={html.escape(wanted)}">'
-        answer = HTMLResponse(f"<!doctype html><title>flawscope</title>{refresh}")
-        set_cookie(answer, request, access, session)
-        return answer
+        refresh = f'<meta http-equiv="refresh" content="0;url={html.escape(next_path)}">'
+        response = HTMLResponse(f"<!doctype html><title>flawscope</title>{refresh}")
+        set_cookie(response, request, access, session)
+        return response
 
-    async def refused(request: Request, text: str, status: int, why: str) -> Response:
-        await run_in_threadpool(access.note_refused, why)
-        asked = Shown(request, "sign-in")
-        error = asked.texts(text, why=why)
-        return asked.page_of("sign-in", status, next="/", error=error, name="")
+    async def refusal_page(request: Request, text_key: str, status: int, reason: str) -> Response:
+        await run_in_threadpool(access.note_refused_member, reason)
+        page = Page(request, "sign-in")
+        error = page.texts(text_key, why=reason)
+        return page.render("sign-in", status, next="/", error=error, name="")
 
-    made = Starlette(routes=[Route("/", begin), Route("/done", done)])
-    made.state.station = station
+    app = Starlette(routes=[Route("/", begin), Route("/done", finish)])
+    app.state.station = station
     cookie, key = f"{access.cookie}_company", secrets.token_urlsafe(32)
 
-    async def with_state(scope: Scope, receive: Receive, send: Send) -> None:
+    async def app_with_session(scope: Scope, receive: Receive, send: Send) -> None:
         is_secure = scope["scheme"] == "https"
-        kept = SessionMiddleware(made, key, cookie, MOST, path=COMPANY, https_only=is_secure)
-        await kept(scope, receive, send)
+        inner = SessionMiddleware(app, key, cookie, SIGN_IN_SECONDS, path=COMPANY_PATH, https_only=is_secure)
+        await inner(scope, receive, send)
 
-    return with_state
+    return app_with_session

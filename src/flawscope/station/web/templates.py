@@ -16,11 +16,11 @@ from flawscope.errors import FlawscopeError
 from flawscope.results import html
 
 LANGUAGES = {"en": "English", "de": "Deutsch", "fr": "Français"}
-DEFAULT = "en"
+DEFAULT_LANGUAGE = "en"
 TABS = ("live", "review", "history", "trends", "models")
 THEMES = ("light", "dark")
-WORDS = ("common", "nav", "state", "problems", "wrong")  # sections of the texts that every script needs
-HEADERS = {
+COMMON_SECTIONS = ("common", "nav", "state", "problems", "wrong")  # of the texts, that every script needs
+SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self' blob: data:; connect-src 'self'; font-src 'self'; form-action 'self'; "
     "frame-ancestors 'none'; base-uri 'none'",
@@ -30,17 +30,13 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-_KINDS = {".css": "text/css", ".js": "text/javascript"}
+_MEDIA_TYPES = {".css": "text/css", ".js": "text/javascript"}
 _ASSETS = resources.files(__package__) / "assets"
 
 
 class Texts:
-    """Texts of one language. Called with a key such as "live.hold" it returns the text, with the values put
-    in where the text names them in braces.
-
-    Args:
-        flat: key -> text.
-    """
+    """Texts of one language by key. Called with a key such as "live.hold" it returns the text, formatted with
+    the values."""
 
     def __init__(self, language: str, flat: Mapping[str, str]):
         self.language = language
@@ -49,20 +45,20 @@ class Texts:
     def __call__(self, key: str, /, **values: object) -> str:
         return self.flat[key].format(**values)
 
-    def either(self, key: str, other: str) -> str:
-        """The text of a key that may be unknown, else that of another one."""
+    def text_or(self, key: str, other: str) -> str:
+        """Return the text of a key, or of the other key where the first is unknown."""
         return self.flat.get(key, self.flat[other])
 
     def count(self, key: str, number: int, /, **values: object) -> str:
-        """The text for one thing or for several: the keys end with _one and _many."""
+        """Return the text for a number of things, 1 or other: its key ends with _one or _many."""
         return self(f"{key}_{'one' if number == 1 else 'many'}", n=number, **values)
 
     def sections(self, *names: str) -> dict[str, str]:
-        """The texts of these sections, for a script."""
+        """Return the texts of these sections by key, for a script."""
         return {key: text for key, text in self.flat.items() if key.split(".")[0] in names}
 
     def number(self, value: float | None, digits: int = 3) -> str:
-        """A number with so many significant digits, in the language's way of writing."""
+        """Format a number with so many significant digits, and the language's decimal mark."""
         if value is None:
             return "–"
         text = f"{value:.{digits}g}"
@@ -71,33 +67,33 @@ class Texts:
 
 @functools.cache
 def texts(language: str) -> Texts:
-    """The texts of a language of `LANGUAGES`. Raises FlawscopeError if a language lacks a key."""
-    read = {name: _flat(name) for name in LANGUAGES}
-    for name, found in read.items():
-        if odd := found.keys() ^ read[DEFAULT].keys():
+    """Return the texts of a language of `LANGUAGES`. FlawscopeError where a language lacks a key."""
+    by_language = {name: _read_texts(name) for name in LANGUAGES}
+    for name, known in by_language.items():
+        if different := known.keys() ^ by_language[DEFAULT_LANGUAGE].keys():
             raise FlawscopeError(
-                f"texts/{name}.yaml: {min(odd)} is not in every language; give each file the same keys"
+                f"texts/{name}.yaml: {min(different)} is not in every language; give each file the same keys"
             )
-    return Texts(language, read[language])
+    return Texts(language, by_language[language])
 
 
-def chosen(wanted: str | None, accepted: str) -> str:
-    """Language to speak: the one that the person chose, else the first known one of Accept-Language."""
-    if wanted in LANGUAGES:
-        return wanted
-    for part in accepted.split(","):
+def choose_language(cookie: str | None, accept_language: str) -> str:
+    """Return the language that the person chose, by the cookie, else the first known of Accept-Language."""
+    if cookie in LANGUAGES:
+        return cookie
+    for part in accept_language.split(","):
         if (name := part.split(";")[0].strip().lower()[:2]) in LANGUAGES:
             return name
-    return DEFAULT
+    return DEFAULT_LANGUAGE
 
 
-def _flat(language: str) -> dict[str, str]:
+def _read_texts(language: str) -> dict[str, str]:
     path = resources.files(__package__) / "assets" / "texts" / f"{language}.yaml"
-    found: Mapping[str, Mapping[str, Any]] = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return {f"{section}.{key}": str(text) for section, part in found.items() for key, text in part.items()}
+    sections: Mapping[str, Mapping[str, Any]] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return {f"{name}.{key}": str(text) for name, part in sections.items() for key, text in part.items()}
 
 
-def rendered(
+def render(
     template: str,
     texts: Texts,
     script: Mapping[str, Any],
@@ -107,15 +103,15 @@ def rendered(
     root: str = "",
     **more: Any,
 ) -> str:
-    """The page of a template, which is named without its suffix.
+    """Render a page from a template, which is named without its suffix.
 
     Args:
-        script: what the page's script is given, beside the language.
-        root: what addresses of static files begin with.
-        theme: of `THEMES`; any other: as the browser has it.
+        script: data for the page's script, beside the language.
+        root: prefix of the paths of static files.
+        theme: of `THEMES`; any other: that of the browser.
     """
-    found = _environment().get_template(f"{template}.html.j2")
-    text: str = found.render(
+    jinja_template = _environment().get_template(f"{template}.html.j2")
+    text: str = jinja_template.render(
         t=texts,
         static=lambda file: f"{root}/static/{file}?v={static_files()[file][1]}",
         script={"language": texts.language, **script},
@@ -125,35 +121,34 @@ def rendered(
     return text
 
 
-def standalone(template: str, texts: Texts, **context: Any) -> str:
-    """The page of a template as a file that is read where there is no station: with its style, without
-    scripts."""
-    text = rendered(template, texts, {}, theme="light", **context)
+def render_standalone(template: str, texts: Texts, **context: Any) -> str:
+    """Render a page as a file that needs no station: with its style, without scripts."""
+    text = render(template, texts, {}, theme="light", **context)
     css = static_files()["station.css"][0].decode()
     return text.replace("</head>", f"<style>{css}</style></head>", 1)
 
 
 @functools.cache
 def static_files() -> dict[str, tuple[bytes, str, str]]:
-    """Name -> content, hash and media type of all files that the pages may ask for."""
+    """Return content, hash and media type, by name, of all files that the pages may ask for."""
     names = [item.name for item in _ASSETS.iterdir()]
     names += [f"vendored/uPlot/{item.name}" for item in (_ASSETS / "vendored" / "uPlot").iterdir()]
-    found = {}
+    files = {}
     for name in names:
-        if kind := _KINDS.get(f".{name.rpartition('.')[2]}"):
+        if media_type := _MEDIA_TYPES.get(f".{name.rpartition('.')[2]}"):
             body = _ASSETS.joinpath(*name.split("/")).read_bytes()
-            found[name] = body, hashlib.sha256(body).hexdigest()[:12], kind
-    return found
+            files[name] = body, hashlib.sha256(body).hexdigest()[:12], media_type
+    return files
 
 
-def part(name: str | None) -> str:
-    """Name, quoted as one part of a URL's path."""
+def quote_segment(name: str | None) -> str:
+    """Quote a name as one segment of a URL's path."""
     return quote(name or "", safe="")
 
 
 @functools.cache
 def _environment() -> Any:
-    made = html.environment(lambda name: (_ASSETS / name).read_text(encoding="utf-8"))
-    made.filters["part"] = part
-    made.globals |= {"tabs": TABS, "languages": LANGUAGES, "for_script": html.for_script}
-    return made
+    environment = html.environment(lambda name: (_ASSETS / name).read_text(encoding="utf-8"))
+    environment.filters["part"] = quote_segment
+    environment.globals |= {"tabs": TABS, "languages": LANGUAGES, "for_script": html.for_script}
+    return environment
