@@ -58,7 +58,6 @@ def run_cell(cell: Cell, store: CellStore, plan: RunPlan, step: Step) -> dict[st
             os.dup2(log.fileno(), 2)
     except OSError as error:
         raise FlawscopeError(f"{work} cannot be made: {error.strerror}; remove it, and try again") from None
-
     return work_off(cell, store, plan, step, lambda line: print(line, file=sys.stderr, flush=True))
 
 

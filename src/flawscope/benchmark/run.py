@@ -24,16 +24,12 @@ from flawscope.machine import FIT_MEMORY_LIMIT, FIT_THREADS, GIB, all_threads, s
 from flawscope.progress import JobsProgress, duration, throttled
 
 Say = Callable[[str], None]
+OnUpdate = Callable[[Results], None]
 POLL_INTERVAL = 0.5  # seconds between checks of the processes
 
 
 def run_grid(
-    grid: Grid,
-    store: CellStore,
-    plan: RunPlan,
-    pool: Pool,
-    live: JobsProgress,
-    on_update: Callable[[Results], None],
+    grid: Grid, store: CellStore, plan: RunPlan, pool: Pool, live: JobsProgress, on_update: OnUpdate
 ) -> None:
     """Runs the cells that are not done yet.
 

@@ -238,7 +238,6 @@ def summary(predictor: Predictor) -> list[str]:
 
 # ------------------------------------------------ --category all|objects|textures|a,b: a model for each
 
-
 HEADER = ("category", "model", *joint.HEADER)
 
 

@@ -173,7 +173,7 @@ def _fit_product(
 
 
 def _settings_like(product: Artefact, call: argparse.Namespace) -> fit_one.FitSettings:
-    """Settings of a new product, copied from a product of the model. Sets other options in `call`, too."""
+    """Settings of a new product, copied from a product of the model; region, light and so on go to `call`."""
     from flawscope.predictor.parts import pattern_of
 
     manifest, roi = product.manifest, product.tensors["roi"]

@@ -81,8 +81,8 @@ class _Search:
 
         self.args, self.say, self.step, self.folder = args, say, step, folder
         self.limit: float = args.latency
-        self.environment = timing.environment_facts()
-        self.threads: int = args.threads or self.environment["machine"]["cores"]
+        self.host = timing.environment_facts()
+        self.threads: int = args.threads or self.host["machine"]["cores"]
         self.cores = pluralize(self.threads, "thread")
         self.out = files.check_writable(args.out)
         self.exported = files.check_writable(self.out.with_suffix(".onnx"))
@@ -93,7 +93,7 @@ class _Search:
         self.rows: list[Row] = []
 
     def run(self) -> Predictor:
-        if (load := self.environment["load_average"] or 0) > BUSY_LOAD * self.environment["machine"]["cores"]:
+        if (load := self.host["load_average"] or 0) > BUSY_LOAD * self.host["machine"]["cores"]:
             self.say(f"this machine is busy (load average {load:g}): times are longer than on a quiet one")
         close: list[tuple[Candidate, Row]] = []  # within the limit, but for the margin
         for candidate in candidates(self.call):
@@ -164,11 +164,10 @@ class _Search:
         if _p95(row) > self.limit:
             return None
         self.rows.remove(row)
-        facts = {"limit_ms": self.limit, **row, "threads": self.threads, **self.environment}
-        facts["tried"] = self.rows
+        facts = {"limit_ms": self.limit, **row, "threads": self.threads, **self.host, "tried": self.rows}
         lines = [
             f"latency: {describe_row(row)}, half of the pictures in {row['median_ms']:.3g} ms (asked: "
-            f"{self.limit:g} ms), on {self.cores} of {self.environment['machine']['cpu']}",
+            f"{self.limit:g} ms), on {self.cores} of {self.host['machine']['cpu']}",
             *slower_settings_line(self.rows, row),
         ]
         for one in {id(one): one for one in (trained, chosen)}.values():
@@ -284,6 +283,5 @@ def _call_seconds(file: str, engine: str, threads: int, paths: Sequence[str], ca
     from flawscope.predictor import load
 
     model = load(file, engine=None if engine == "torch" else engine, device="cpu", threads=threads)
-    pictures = [decode(path) for path in paths]
-    most = calls * SECONDS_PER_CALL
+    pictures, most = [decode(path) for path in paths], calls * SECONDS_PER_CALL
     return {"seconds": timing.time_calls(model, pictures, calls=calls, max_seconds=most)}

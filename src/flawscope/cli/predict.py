@@ -103,8 +103,7 @@ def run(args: argparse.Namespace) -> int:
                 common.say(output.parts_line(results.decided_parts, results.parts.promise()))
         output.say_remarks(inputs.multi_picture_files, inputs.side_files, totals)
     code = results.exit_code
-    decisions = {part.decision for part in results.decided_parts}
-    bad = decisions - {"good"} if results.parts else totals.anomalous
+    bad = {part.decision for part in results.decided_parts} - {"good"} if results.parts else totals.anomalous
     return 3 if args.fail_on_anomaly and bad else code
 
 

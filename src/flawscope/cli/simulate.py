@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from flawscope.synthesis import SimulatedDefect, TextureFolder
 
     Pixels = NDArray[np.uint8]
-    Make = Callable[[Pixels, NDArray[np.bool_], str, np.random.Generator], SimulatedDefect]
+    Mask = NDArray[np.bool_]
+    Make = Callable[[Pixels, Mask, str, np.random.Generator], SimulatedDefect]
 
 Entry = TypeVar("Entry")
 Value = TypeVar("Value")
@@ -195,9 +196,7 @@ def _defect_maker(args: argparse.Namespace, textures: TextureFolder | None, fail
     seen = ReadableEntries(items, read, f"no seen defect in {args.seen}", failures)
     draw = textures.draw if textures else None
 
-    def make(
-        picture: Pixels, foreground: NDArray[np.bool_], kind: str, rng: np.random.Generator
-    ) -> SimulatedDefect:
+    def make(picture: Pixels, foreground: Mask, kind: str, rng: np.random.Generator) -> SimulatedDefect:
         if kind != SEEN:
             return simulate_defect(picture, rng, kind=kind, textures=draw, foreground=foreground)
         _, (pixels, mask) = seen[int(rng.integers(1 << 32))]
@@ -276,9 +275,7 @@ def _read_picture(path: Path, white: float | None, size: int | None) -> NDArray[
     return picture
 
 
-def _row(
-    name: str, good: Pixels, foreground: NDArray[np.bool_], defect: SimulatedDefect, shown: bool
-) -> DefectRow:
+def _row(name: str, good: Pixels, foreground: Mask, defect: SimulatedDefect, shown: bool) -> DefectRow:
     from flawscope.results import drawing
 
     area = float(defect.mask.mean())

@@ -101,9 +101,7 @@ def predict(
     store = FileStore(out)
     if overlays:
         _refuse_among_pictures(store, out, pictures)
-    relative = any(
-        spec.lower().endswith(listing.TABLE_SUFFIXES) or not _is_absolute(spec) for spec in pictures
-    )
+    relative = any(s.lower().endswith(listing.TABLE_SUFFIXES) or not _is_absolute(s) for s in pictures)
     call = {
         "model": [digest_of(model)],
         "pictures": list(pictures),

@@ -117,7 +117,7 @@ def read_shard(store: FileStore, shard: int) -> tuple[Any, dict[str, list[str]]]
 class Job:
     """Arguments of a run's tasks. The model is in Ray's object store, so that no node needs to see its file.
 
-    out: folder or URL of the results. model: name of the file. digest: its SHA-256, hex. content: Ray's ref.
+    out: folder or URL of the results. model: name of the file. digest: its SHA-256, hex. content: in Ray.
     """
 
     out: str

@@ -67,8 +67,8 @@ def task_pool(
 
 
 def _fit_memory(fits: Mapping[str, Mapping[str, Any]], resources: TaskResources) -> dict[str, int]:
-    """Bytes that each fit takes, as its method predicts (`Method.peak`), in a task, so that this process
-    needs no torch. `FIT_MEMORY_LIMIT` where nothing is predicted, and on GPUs, of whose memory it is."""
+    """Predicts the bytes of each fit (`Method.peak`) by a task, so that this process needs no torch. It is
+    `FIT_MEMORY_LIMIT` without a prediction, and on GPUs, where the prediction is of their own memory."""
     import ray
 
     found = dict.fromkeys(fits, FIT_MEMORY_LIMIT)

@@ -106,9 +106,8 @@ def calibration_is_honest(case: Case) -> None:
     for variant in ("plain", "region", "strips"):
         model = case.fitted(variant)
         calibration, facts = model.calibration, model.manifest.facts
-        sources = {
-            pixel_hash(decode(s)): s for s in case.training_pictures(variant) if not isinstance(s, bytes)
-        }
+        pictures = case.training_pictures(variant)
+        sources = {pixel_hash(decode(s)): s for s in pictures if not isinstance(s, bytes)}
         shown = [sources[digest] for digest in facts["calibration_pictures"]]
         own = np.stack([calibration.scores, calibration.map_maxima])
         if case.method.holds_out:
