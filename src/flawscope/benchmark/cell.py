@@ -33,7 +33,7 @@ DOCUMENT_FORMAT = 1  # of a cell's document
 
 @dataclass(frozen=True)
 class RunPlan:
-    """How a grid is run: `jobs` cells at a time, `threads` threads each. root: folder of the data."""
+    """Options of running a grid: `jobs` cells at a time, `threads` threads each. root: folder of the data."""
 
     root: str
     jobs: int

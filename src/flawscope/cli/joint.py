@@ -1,4 +1,4 @@
-"""What `fit` and `predict` do with joint models, of several products or views in one file."""
+"""Fits joint models, of several products or views in one file, and sums up what they predict."""
 
 from __future__ import annotations
 

@@ -153,7 +153,7 @@ class TruncatedList(Sequence[str]):
 
 @dataclass
 class ListingInfo:
-    """What `run.json` stores of a listing.
+    """Facts about a listing, stored in `run.json`.
 
     inputs: number. roots: folders that nodes must see. beside: files beside the pictures. digest: of stdin.
     """
