@@ -58,7 +58,7 @@ def tested(args: Args, record: Record, folder: Path, job: Job, seen: int, seed: 
 
     def measure(model: Path, fit: Cell) -> Cell:
         own = {"root": job.root, "device": job.device, "threads": args.threads}
-        child = common.task(test_job, model=model, drawn=[seen, seed], **own)
+        child = common.run_function(test_job, model=model, drawn=[seen, seed], **own)
         spent = {k: fit[k] for k in ("seconds", "process_peak_mib", "file_mib")}
         spent |= {k: fit["facts"][k] for k in ("steps", "bank") if k in fit["facts"]}
         of = {"category": job.category, "seen": seen, "seed": seed, "method": job.described}
@@ -73,7 +73,7 @@ def row_of(cell: Cell) -> Cell:
     return {
         **cell["of"],
         **{k: found[k] for k in METRICS if k in found},
-        "false alarms": common.alarms(cell["false_alarms"]),
+        "false alarms": common.false_alarms_text(cell["false_alarms"]),
         "steps": fit.get("steps"),
         "fit s": fit["seconds"],
         "peak MiB": fit["process_peak_mib"],
@@ -96,31 +96,31 @@ def compare(record: Record, cells: list[Cell]) -> None:
             record.failures.append(name)
             continue
         pairs = [(k, cell["metrics"].get(k), first["metrics"].get(k)) for k in METRICS]
-        less = {k: common.sig(a - b, 4) for k, a, b in pairs if None not in (a, b)}
+        less = {k: common.round_to(a - b, 4) for k, a, b in pairs if None not in (a, b)}
         good = cell["false_alarms"]["images"]
         order = less.get("image_auroc", 0.0) * good * (cell["images"] - good)
-        found[name] = {**less, "pairs of images": common.sig(order, 4)}
-    common.table("on the same pictures", [{"what": k, **v} for k, v in found.items()])
+        found[name] = {**less, "pairs of images": common.round_to(order, 4)}
+    common.print_table("on the same pictures", [{"what": k, **v} for k, v in found.items()])
 
 
 def main() -> int:
-    parser = common.parser(__doc__, "accuracy", methods="all")
+    parser = common.make_parser(__doc__, "accuracy", methods="all")
     models.add_budget(parser)
-    args = common.arguments(parser, threads=2)
+    args = common.parse_arguments(parser, threads=2)
     record = Record(args, "accuracy on the test pictures")
     cells = []
     with common.workspace(args.work) as folder:
-        for category, root in common.roots(args):
+        for category, root in common.category_folders(args):
             for seed in args.seeds:
                 for seen in args.seen:
                     for method in common.methods(args):
                         for job in models.jobs(args, category, root, method, seed=seed, seen=seen):
                             cells.append(tested(args, record, folder, job, seen, seed))
     done = [cell for cell in cells if cell]
-    common.table("accuracy", [row_of(cell) for cell in done])
+    common.print_table("accuracy", [row_of(cell) for cell in done])
     compare(record, done)
     return record.status()
 
 
 if __name__ == "__main__":
-    sys.exit(common.start(main))
+    sys.exit(common.run_script(main))

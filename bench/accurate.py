@@ -43,7 +43,7 @@ def time_job(files: list[str], root: str, repeats: int) -> Cell:
             begun = time.process_time()
             predictor.predict(path)
             spent.append(1000 * (time.process_time() - begun))
-        found[predictor.session.runtime] = common.sig(statistics.median(spent))
+        found[predictor.session.runtime] = common.round_to(statistics.median(spent))
     return found
 
 
@@ -52,28 +52,28 @@ def measured(args: Args, record: Record, folder: Path, job: Job) -> Cell | None:
 
     def measure(model: Path, fit: Cell) -> Cell:
         same: dict[str, Any] = {"device": "cpu", "threads": args.threads}
-        tested = common.task(accuracy.test_job, model=model, root=job.root, drawn=[0, 0], **same).json
+        tested = common.run_function(accuracy.test_job, model=model, root=job.root, drawn=[0, 0], **same).json
         files = [str(model), str(models.exported(model, "onnxruntime", "fp32", Path(job.root)))]
-        spent = common.task(time_job, files=files, root=job.root, repeats=args.repeats).json
+        spent = common.run_function(time_job, files=files, root=job.root, repeats=args.repeats).json
         return {**tested, "ms": spent, "fit": {"seconds": fit["seconds"], "file_mib": fit["file_mib"]}}
 
     return models.after_fit(args, record, folder, job, f"{job.category}/{job.preset}", measure)
 
 
 def row_of(name: str, cell: Cell) -> Cell:
-    alarms = {"false alarms": common.alarms(cell["false_alarms"])}
+    alarms = {"false alarms": common.false_alarms_text(cell["false_alarms"])}
     spent = {f"ms {k}": v for k, v in cell["ms"].items()}
     metrics = {k: cell["metrics"][k] for k in common.METRICS}
     return {"what": name, **metrics, **alarms, **spent, "fit s": cell["fit"]["seconds"]}
 
 
 def main() -> int:
-    parser = common.parser(__doc__, "accurate")
+    parser = common.make_parser(__doc__, "accurate")
     parser.add_argument(
         "--products", default="plate,fabric,cable,wood", help="drawn ones (default: %(default)s)"
     )
     parser.set_defaults(repeats=12)
-    args = common.arguments(parser, products="", repeats=2)
+    args = common.parse_arguments(parser, products="", repeats=2)
     record, rows = Record(args, "accuracy against time"), []
     with common.workspace(args.work) as folder:
         for category, root in drawn.products(args, folder / "drawn", 3, **DRAWN):
@@ -81,9 +81,9 @@ def main() -> int:
                 job = Job(category, str(root), method, common.QUICK[method] if args.quick else {}, preset)
                 if cell := measured(args, record, folder, job):
                     rows.append(row_of(f"{category}, {preset}", cell))
-    common.table("accuracy and time", rows)
+    common.print_table("accuracy and time", rows)
     return record.status()
 
 
 if __name__ == "__main__":
-    sys.exit(common.start(main))
+    sys.exit(common.run_script(main))

@@ -57,11 +57,11 @@ def alarms(cells: Sequence[Cell], rate: float) -> Cell:
     promised /= total
     return {
         "target": rate,
-        "promised": common.sig(promised, 4),
+        "promised": common.round_to(promised, 4),
         "alarms": count,
         "pictures": total,
-        "measured": common.sig(count / total, 4),
-        "interval": [common.sig(low, 4), common.sig(high, 4)],
+        "measured": common.round_to(count / total, 4),
+        "interval": [common.round_to(low, 4), common.round_to(high, 4)],
         "kept": low <= promised <= high or count / total <= promised,
     }
 
@@ -69,9 +69,9 @@ def alarms(cells: Sequence[Cell], rate: float) -> Cell:
 def main() -> int:
     import numpy as np
 
-    parser = common.parser(__doc__, "calibration", methods="patchcore")
+    parser = common.make_parser(__doc__, "calibration", methods="patchcore")
     parser.set_defaults(folds=5)
-    args = common.arguments(parser, threads=2, folds=2)
+    args = common.parse_arguments(parser, threads=2, folds=2)
     record = common.Record(args, "false alarms promised and measured, on good pictures only")
     rows = []
     for _, root, method, name in common.cases(args):
@@ -89,9 +89,9 @@ def main() -> int:
             continue
         for kind, cells in (("folds, held out", found[1:]), ("full fit, test pictures", found[:1])):
             rows += [{"model": name, "of": kind, **alarms(cells, rate)} for rate in RATES]
-    common.table("false alarms", rows)
+    common.print_table("false alarms", rows)
     return record.status()
 
 
 if __name__ == "__main__":
-    sys.exit(common.start(main))
+    sys.exit(common.run_script(main))

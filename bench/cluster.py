@@ -98,7 +98,7 @@ def nodes(count: int) -> Iterator[Nodes]:
 def material(args: Args, work: Path) -> tuple[Path, Path]:
     """A model, and a folder of pictures, some of which are broken or copies."""
     folder = work / f"drawn-{args.pictures}"
-    drawn = common.draw(folder, train=args.train, good=args.pictures, bad=1, size=args.size)
+    drawn = common.draw_plates(folder, train=args.train, good=args.pictures, bad=1, size=args.size)
     model = work / f"cluster-{args.size}.safetensors"
     if not model.is_file():
         more = ["--set", f"size={args.network}"] if args.network else []
@@ -142,7 +142,7 @@ def timed(words: Sequence[str]) -> Cell:
     if done.returncode not in (0, 1):  # 1: some pictures are broken
         raise SystemExit(f"predict failed with {done.returncode}: {done.stderr[-500:]}")
     busy = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return {"seconds": common.sig(took), "busy_seconds": common.sig(busy, 4)}
+    return {"seconds": common.round_to(took), "busy_seconds": common.round_to(busy, 4)}
 
 
 def predict(args: Args, record: Record, work: Path) -> list[Cell]:
@@ -198,7 +198,7 @@ def kill(args: Args, record: Record, work: Path) -> list[Cell]:
     most, out = max(args.nodes), work / "out-kill"
     name = f"kill/{args.pictures}/{most}"
     found = record.attempt(name, lambda: losses(args, most, model, pictures, out, table))
-    return [common.facts_of(found)] if found else []
+    return [common.without_metadata(found)] if found else []
 
 
 def losses(args: Args, count: int, model: Path, pictures: Path, out: Path, table: Path) -> Cell:
@@ -221,7 +221,7 @@ def losses(args: Args, count: int, model: Path, pictures: Path, out: Path, table
         took = time.perf_counter() - began
     made = rows(out)
     return {
-        "seconds": common.sig(took),
+        "seconds": common.round_to(took),
         "again": again,
         "nodes_lost": args.losses,
         "parts": len(after),
@@ -247,22 +247,22 @@ def wait_for(parts: int, out: Path, run: Any) -> None:
 
 
 def main() -> int:
-    parser = common.parser(__doc__, "cluster", data=False)
+    parser = common.make_parser(__doc__, "cluster", data=False)
     parser.add_argument("--only", default="predict,kill", help="default: %(default)s")
     parser.add_argument("--pictures", type=int, default=2000, help="default: %(default)s")
-    parser.add_argument("--nodes", type=common.numbers, default=[1, 2, 3, 4], help="default: 1,2,3,4")
+    parser.add_argument("--nodes", type=common.ints, default=[1, 2, 3, 4], help="default: 1,2,3,4")
     parser.add_argument("--network", type=int, help="pixels a side that the model sees (default: its own)")
     parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
     parser.set_defaults(losses=LOSSES, between=BETWEEN, size=256, train=24)
     quick = {"losses": 1, "between": 1, "size": 96, "train": 12}
-    args = common.arguments(parser, pictures=160, nodes=[1, 2], network=64, rounds=1, **quick)
+    args = common.parse_arguments(parser, pictures=160, nodes=[1, 2], network=64, rounds=1, **quick)
     record = Record(args, "more than one machine")
     steps = {"predict": predict, "kill": kill}
     with common.workspace(args.work) as work:
         for name in args.only.split(","):
-            common.table(name, steps[name](args, record, work))
+            common.print_table(name, steps[name](args, record, work))
     return record.status()
 
 
 if __name__ == "__main__":
-    sys.exit(common.start(main))
+    sys.exit(common.run_script(main))

@@ -34,8 +34,8 @@ MIB = 2**20
 PACKAGES = ("flawscope", "torch", "torchvision", "timm", "numpy", "pillow", "scipy", "safetensors")
 PACKAGES += ("onnx", "onnxruntime", "openvino", "scikit-learn", "ray", "pyarrow", "av")
 METRICS = ("image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "au_pro")
-MAIN = ("image_auroc", "pixel_auroc", "au_pro")
-# settings with which `--quick` is done in seconds; its numbers mean nothing
+MAIN_METRICS = ("image_auroc", "pixel_auroc", "au_pro")
+# settings of `--quick`, which runs in seconds; its figures mean nothing
 QUICK: dict[str, dict[str, Any]] = {
     "patchcore": {"size": "64"},
     "efficientad": {"steps": 2, "window": 41, "natural": "none", "training": "fp32"},
@@ -54,8 +54,8 @@ Work = Callable[[], object]
 # --------------------------------------------------------------------------------------------- arguments
 
 
-def parser(description: str | None, name: str, *, methods: str = "", data: bool = True) -> Any:
-    """A parser with what every script understands.
+def make_parser(description: str | None, name: str, *, methods: str = "", data: bool = True) -> Any:
+    """Makes a parser with the options that every script has.
 
     Args:
         methods: default of --methods, `all` for all; empty: the script fits nothing.
@@ -82,22 +82,22 @@ def parser(description: str | None, name: str, *, methods: str = "", data: bool 
     return made
 
 
-def arguments(made: Any, **quick: Any) -> Args:
-    """What was given; with --quick, drawn data and the values of `quick` where nothing was."""
+def parse_arguments(made: Any, **quick: Any) -> Args:
+    """Parses the arguments; with --quick, drawn data and the values of `quick` are the defaults."""
     args = made.parse_args()
     if args.quick:
         folder = Path(tempfile.mkdtemp(prefix="flawscope-quick-"))
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         if "data" in args:
             quick = {"data": folder, "categories": "plate", **quick}
-            draw(folder / "mvtec", train=16, good=4, bad=2, size=96)
+            draw_plates(folder / "mvtec", train=16, good=4, bad=2, size=96)
         made.set_defaults(out=folder / args.out.name, **quick)
         args = made.parse_args()
     return args
 
 
-def draw(folder: Path, *, train: int, good: int = 0, bad: int = 0, size: int = 256) -> Path:
-    """A drawn data set, made once; its root."""
+def draw_plates(folder: Path, *, train: int, good: int = 0, bad: int = 0, size: int = 256) -> Path:
+    """Draws a data set of plates, once; returns its root."""
     from flawscope.synthesis.demo.dataset import draw_dataset
 
     if not (folder / "plate").is_dir():
@@ -108,7 +108,7 @@ def draw(folder: Path, *, train: int, good: int = 0, bad: int = 0, size: int = 2
     return folder / "plate"
 
 
-def numbers(text: str) -> list[int]:
+def ints(text: str) -> list[int]:
     return [int(n) for n in text.split(",")]
 
 
@@ -117,7 +117,7 @@ def add_runtimes(made: Any, precisions: str = "fp32,bf16,int8") -> None:
     made.add_argument("--precisions", default=precisions, help="default: %(default)s")
 
 
-# name: how the files end that a script opens in it
+# suffix of a model file, by the runtime that opens it
 RUNTIMES = {"torch": ".safetensors", "onnxruntime": ".onnx", "openvino": ".openvino.onnx"}
 PRECISIONS = {
     "torch": ("fp32", "bf16"),  # torch imitates fp16 on a CPU, minutes a batch
@@ -127,13 +127,13 @@ PRECISIONS = {
 
 
 def combinations(args: Args) -> list[tuple[str, str]]:
-    """(runtime, precision) of --runtimes and --precisions, as far as there could be such a thing."""
+    """Pairs (runtime, precision) of --runtimes and --precisions that exist."""
     asked = args.precisions.split(",")
     return [(r, p) for r in args.runtimes.split(",") for p in PRECISIONS[r] if p in asked]
 
 
-def roots(args: Args) -> Iterator[tuple[str, Path]]:
-    """Name and folder of every category asked for that is there."""
+def category_folders(args: Args) -> Iterator[tuple[str, Path]]:
+    """Yields name and folder of each of --categories that is there."""
     given = args.data or os.environ.get("FLAWSCOPE_DATA")
     for category in filter(None, args.categories.split(",")):
         folder = Path(given or ROOT / "data") / "mvtec" / category
@@ -150,15 +150,15 @@ def methods(args: Args) -> list[str]:
 
 
 def cases(args: Args) -> Iterator[tuple[str, Path, str, str]]:
-    """Category, its folder, method, and a name of all with the settings."""
-    for category, root in roots(args):
+    """Yields category, its folder, method, and a label of these and the settings."""
+    for category, root in category_folders(args):
         for method in methods(args):
-            words = label(settings(args, method), args.preset)
+            words = label_of(settings(args, method), args.preset)
             yield category, root, method, f"{category}/{method}, {words}"
 
 
 def settings(args: Args, method: str) -> Settings:
-    """Those of --set that are the method's, for `flawscope.fit`."""
+    """Settings of a method among those of --set, as arguments of `flawscope.fit`."""
     from flawscope.config import parse_assignments
     from flawscope.methods import registry
 
@@ -174,26 +174,26 @@ def settings(args: Args, method: str) -> Settings:
     return own
 
 
-def label(values: Mapping[str, Any], preset: str = "default") -> str:
-    """Settings in words, without folders."""
+def label_of(values: Mapping[str, Any], preset: str = "default") -> str:
+    """Describes settings in words, without folders."""
     words = [] if preset == "default" else [preset]
     words += [f"{key}={Path(v).name if isinstance(v, str) else v}" for key, v in values.items()]
     return ", ".join(words) or "default"
 
 
-def models_given(args: Args) -> dict[str, str]:
+def parse_models(args: Args) -> dict[str, str]:
     """Files of --models METHOD=FILE,..., by method."""
     return dict(pair.split("=", 1) for pair in args.models.split(",") if pair)
 
 
 def slug(text: str) -> str:
-    """A file name of it."""
+    """Turns a text into a file name."""
     return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-")
 
 
-def exported(work: Path, size: str, *, train: int, good: int, side: int) -> tuple[Path, Path]:
-    """An exported PatchCore of drawn plates for a network of a size, made once; and the plates' folder."""
-    data = draw(work, train=train, good=good, bad=4, size=side)
+def exported_model(work: Path, size: str, *, train: int, good: int, side: int) -> tuple[Path, Path]:
+    """Fits and exports a PatchCore of drawn plates, once; returns the model and the plates' folder."""
+    data = draw_plates(work, train=train, good=good, bad=4, size=side)
     fitted, made = work / f"model-{size}.safetensors", work / f"model-{size}.onnx"
     if not made.is_file():
         flawscope("fit", "--data", data, "--size", size, "--out", fitted, "--quiet")
@@ -201,8 +201,8 @@ def exported(work: Path, size: str, *, train: int, good: int, side: int) -> tupl
     return made, data
 
 
-def mib_of(path: str | Path) -> Any:
-    return sig(Path(path).stat().st_size / MIB, 4)
+def size_mib(path: str | Path) -> Any:
+    return round_to(Path(path).stat().st_size / MIB, 4)
 
 
 def pictures_below(folder: Path) -> list[Path]:
@@ -222,10 +222,10 @@ def seconds(work: Work) -> float:
     return time.perf_counter() - start
 
 
-def rounds(
+def time_rounds(
     works: Mapping[str, Work], repeats: int, warm: int = 1, pause: float = 0.0
 ) -> dict[str, list[float]]:
-    """Seconds of every work, all of them in every round (A B A B), so that a drift meets all alike. `pause`:
+    """Times works, all of them in every round (A B A B), so that a drift meets all alike. `pause`:
     seconds of rest before each, so that one engine's threads, which spin on for a while, take no core from
     the next."""
     times: dict[str, list[float]] = {name: [] for name in works}
@@ -238,25 +238,25 @@ def rounds(
     return times
 
 
-def spread(times: Sequence[float]) -> Cell:
-    """Median and 99th percentile (nearest rank: the largest of up to 100), and of how many."""
+def p50_p99(times: Sequence[float]) -> Cell:
+    """Median and 99th percentile (nearest rank: the largest of up to 100) of times, and their number."""
     ordered = sorted(times)
     last = ordered[math.ceil(0.99 * (len(ordered) + 1)) - 2] if len(ordered) > 100 else ordered[-1]
-    return {"median": sig(statistics.median(ordered)), "p99": sig(last), "repeats": len(ordered)}
+    return {"median": round_to(statistics.median(ordered)), "p99": round_to(last), "repeats": len(ordered)}
 
 
 def summary(times: Sequence[float]) -> Cell:
-    """Median and all of them."""
-    return {"median": sig(statistics.median(times)), "all": [sig(t) for t in times]}
+    """Median of times, and all times."""
+    return {"median": round_to(statistics.median(times)), "all": [round_to(t) for t in times]}
 
 
-def paired(a: Sequence[float], b: Sequence[float]) -> float:
+def median_ratio(a: Sequence[float], b: Sequence[float]) -> float:
     """The median of a / b, round by round."""
-    return sig(statistics.median(x / y for x, y in zip(a, b, strict=True)), 4)
+    return round_to(statistics.median(x / y for x, y in zip(a, b, strict=True)), 4)
 
 
-def sig(value: float | None, digits: int = 6) -> Any:
-    """A number with so many digits; None stays."""
+def round_to(value: float | None, digits: int = 6) -> Any:
+    """Rounds to so many significant digits; None stays."""
     return None if value is None else float(f"{value:.{digits}g}")
 
 
@@ -264,7 +264,7 @@ def sig(value: float | None, digits: int = 6) -> Any:
 
 
 @dataclass(frozen=True)
-class Child:
+class ChildResult:
     """A finished process: wall time, and the largest memory that it and all below it held at a time."""
 
     seconds: float
@@ -278,11 +278,11 @@ class Child:
 
     @property
     def facts(self) -> Cell:
-        """Of the whole process."""
-        return {"process_seconds": sig(self.seconds), "process_peak_mib": self.peak // MIB}
+        """Wall time and peak memory of the process, for a result."""
+        return {"process_seconds": round_to(self.seconds), "process_peak_mib": self.peak // MIB}
 
 
-def run(command: Sequence[Any], env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Child:
+def run(command: Sequence[Any], env: Mapping[str, str] | None = None, cwd: Path | None = None) -> ChildResult:
     """Run and measure a process; its errors end the measurement, with its last words. `env`: all of it."""
     words = [os.fspath(word) for word in command]
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
@@ -292,7 +292,7 @@ def run(command: Sequence[Any], env: Mapping[str, str] | None = None, cwd: Path 
 
         def watch() -> None:  # beside the wait, which then ends with the process and not at the next poll
             while not ended.wait(0.02):
-                peak[0] = max(peak[0], _held(process.pid))
+                peak[0] = max(peak[0], _tree_memory(process.pid))
 
         watcher = threading.Thread(target=watch)
         watcher.start()
@@ -311,10 +311,10 @@ def run(command: Sequence[Any], env: Mapping[str, str] | None = None, cwd: Path 
         if code:
             last = "\n".join(err.read().strip().splitlines()[-8:])
             raise SystemExit(f"{shlex.join(words)}\nfailed with {code}:\n{last}")
-        return Child(took, peak[0], out.read())
+        return ChildResult(took, peak[0], out.read())
 
 
-def _held(process: int, first: bool = True) -> int:
+def _tree_memory(process: int, first: bool = True) -> int:
     """Bytes (Linux; elsewhere 0): the most that the process itself held, and what those below it hold now,
     pages that they share once."""
     file, key = ("status", "VmHWM:") if first else ("smaps_rollup", "Pss:")
@@ -323,25 +323,25 @@ def _held(process: int, first: bool = True) -> int:
         lines = Path(f"/proc/{process}/{file}").read_text().splitlines()
         total = 1024 * int(next(line for line in lines if line.startswith(key)).split()[1])
         for task in Path(f"/proc/{process}/task").iterdir():
-            total += sum(_held(int(child), False) for child in (task / "children").read_text().split())
+            total += sum(_tree_memory(int(child), False) for child in (task / "children").read_text().split())
     return total
 
 
-def flawscope(*words: str | Path) -> Child:
-    """`flawscope ...` in a process of its own."""
+def flawscope(*words: str | Path) -> ChildResult:
+    """Runs `flawscope ...` in a process of its own."""
     return run([sys.executable, "-m", "flawscope", *words])
 
 
-def task(function: Callable[..., Any], **values: Any) -> Child:
-    """A function of one of these scripts in a fresh process; its values go there and back as JSON."""
+def run_function(function: Callable[..., Any], **values: Any) -> ChildResult:
+    """Calls a function of a script in a fresh process; arguments and result are passed as JSON."""
     given = {k: os.fspath(v) if isinstance(v, Path) else v for k, v in values.items()}
     script = inspect.getsourcefile(function)
     assert script
     return run([sys.executable, script, "--task", function.__name__, json.dumps(given)])
 
 
-def start(main: Callable[[], int] | None = None) -> int:
-    """The script's own work, or the other end of `task`."""
+def run_script(main: Callable[[], int] | None = None) -> int:
+    """Runs a script's `main`, or the function that `run_function` asks for."""
     from flawscope.errors import FlawscopeError
 
     try:
@@ -355,7 +355,7 @@ def start(main: Callable[[], int] | None = None) -> int:
 
 
 def device_peak(device: str) -> int | None:
-    """MiB of a GPU."""
+    """Peak memory on a GPU in MiB; None on other devices."""
     if not device.startswith("cuda"):
         return None
     import torch
@@ -365,7 +365,7 @@ def device_peak(device: str) -> int | None:
 
 @contextlib.contextmanager
 def workspace(given: Path | None) -> Iterator[Path]:
-    """A folder for what is made on the way: the given one is kept, a temporary one is removed."""
+    """Folder for intermediate files: a given one is kept, a temporary one is removed."""
     if given is not None:
         given.mkdir(parents=True, exist_ok=True)
         yield given
@@ -383,7 +383,7 @@ class Record:
 
     def __init__(self, args: Args, what: str):
         """Prints machine and versions, too."""
-        from flawscope.machine import machine
+        from flawscope.machine import machine_info
 
         self.path: Path = args.out
         self.again: bool = args.again
@@ -401,16 +401,16 @@ class Record:
         self.cells: Cell = self.document["cells"]
         self._done: set[str] = set()
         self.failures: list[str] = []
-        self.facts = {"machine": machine(), "versions": _versions(), "commit": _commit()}
+        self.facts = {"machine": machine_info(), "versions": _versions(), "commit": _commit()}
         shown = " ".join(f"{k} {v}" for part in list(self.facts.values())[:2] for k, v in part.items())
         print(f"{what}\n{shown} commit {self.facts['commit']}", flush=True)
 
     def has(self, name: str) -> bool:
-        """Whether it is taken from the file."""
+        """Whether the result is taken from the file."""
         return name in self.cells and (not self.again or name in self._done)
 
     def cell(self, name: str, work: Callable[[], Cell]) -> Cell:
-        """The result called `name`: from the file, or measured now and written."""
+        """Returns the result `name` from the file, or measures and writes it."""
         if self.has(name):
             say(f"{name}: taken from {self.path.name}")
             return self.cells[name]
@@ -424,7 +424,7 @@ class Record:
         return self.cells[name]
 
     def attempt(self, name: str, work: Callable[[], Cell]) -> Cell | None:
-        """The same, where the rest can go on without it: None, a remark and an entry in `failures`."""
+        """Like `cell`, but a failure gives None, a remark and an entry in `failures`."""
         from flawscope.errors import FlawscopeError
 
         try:
@@ -435,8 +435,8 @@ class Record:
             return None
 
     def task(self, name: str, function: Callable[..., Any], **values: Any) -> Cell | None:
-        """The same, of a function of a script in a fresh process."""
-        return self.attempt(name, lambda: task(function, **values).json)
+        """Like `attempt`, of a script's function in a fresh process."""
+        return self.attempt(name, lambda: run_function(function, **values).json)
 
     def status(self) -> int:
         """The exit code."""
@@ -449,7 +449,7 @@ class Record:
         draft.replace(self.path)
 
     def _clean(self, value: Any) -> Any:
-        """Without this machine's folders."""
+        """Replaces this machine's folders in texts."""
         if isinstance(value, Mapping):
             return {str(k): self._clean(v) for k, v in value.items()}
         if isinstance(value, list | tuple):
@@ -462,7 +462,7 @@ class Record:
         return value
 
     def _command(self) -> str:
-        """The call, with the name only of every other folder and file."""
+        """The command line, with other folders and files by their names only."""
         words = [re.sub(r"(^|(?<=[=,]))/[^=,]*/([^/=,]+)", r"\2", self._clean(w)) for w in sys.argv[1:]]
         return " ".join(["python", self.script, *(w if w.startswith("$") else shlex.quote(w) for w in words)])
 
@@ -491,33 +491,34 @@ def _commit() -> str:
         return "unknown"
 
 
-def table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Rows with the same keys, which are the header."""
-    from flawscope.cli.common import table as aligned
+def print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Prints a table; the rows' keys are its header."""
+    from flawscope.cli.common import format_table
 
     if rows:
         header = list(dict.fromkeys(key for row in rows for key in row))
-        print(f"\n{title}\n{aligned([[_shown(row.get(k)) for k in header] for row in rows], header)}")
+        cells = [[_format_value(row.get(key)) for key in header] for row in rows]
+        print(f"\n{title}\n{format_table(cells, header)}")
 
 
-def _shown(value: Any) -> Any:
+def _format_value(value: Any) -> Any:
     if value is None:
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else value
 
 
-def ms(found: Mapping[str, Any] | None) -> float | None:
-    """The median in milliseconds."""
-    return None if found is None else sig(1000 * found["median"], 4)
+def to_ms(found: Mapping[str, Any] | None) -> float | None:
+    """Median of seconds, in milliseconds."""
+    return None if found is None else round_to(1000 * found["median"], 4)
 
 
-def facts_of(cell: Cell) -> Cell:
-    """A cell without how it was made."""
+def without_metadata(cell: Cell) -> Cell:
+    """A cell without the facts of its measurement (`_`)."""
     return {key: value for key, value in cell.items() if key != "_"}
 
 
-def alarms(found: Mapping[str, Any]) -> str:
-    """`false_alarms` of an evaluation."""
+def false_alarms_text(found: Mapping[str, Any]) -> str:
+    """Formats `false_alarms` of an evaluation."""
     if found["measured"] is None:
         return "-"
     low, high = found["interval"]

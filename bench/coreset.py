@@ -99,12 +99,12 @@ def speed(features: Tensor, picks: int, groups: Tensor, repeats: int) -> Cell:
         f"{OURS}, leave-one-out kept": lambda: coreset.select(features, picks, groups=groups),
         "bare matrix products": lambda: bare_products(features, picks),
     }
-    times = common.rounds(works, repeats, warm=0)
+    times = common.time_rounds(works, repeats, warm=0)
     kept: list[Tensor] = []
     times["plain loop"] = [common.seconds(lambda: kept.append(plain_loop(features, picks)))]
     engines = {name: common.summary(t) for name, t in times.items()}
     for entry in engines.values():
-        entry["/ flawscope"] = common.sig(entry["median"] / engines[OURS]["median"], 4)
+        entry["/ flawscope"] = common.round_to(entry["median"] / engines[OURS]["median"], 4)
     before, several = torch.get_num_threads(), []
     try:
         for threads in (1, 2, 3):
@@ -129,14 +129,14 @@ def speed(features: Tensor, picks: int, groups: Tensor, repeats: int) -> Cell:
 def main() -> int:
     import torch
 
-    parser = common.parser(__doc__, "coreset")
+    parser = common.make_parser(__doc__, "coreset")
     parser.add_argument("--points", type=int, default=204_800, help="default: %(default)s")
     parser.add_argument("--picks", type=int, default=20_480, help="default: %(default)s")
     parser.add_argument("--repeats", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--device", default="cpu", help="default: %(default)s")
-    args = common.arguments(parser, points=1000, picks=100, repeats=1)
+    args = common.parse_arguments(parser, points=1000, picks=100, repeats=1)
     record = common.Record(args, "exact greedy k-center: seconds and correctness")
-    for category, root in list(common.roots(args))[:1]:
+    for category, root in list(common.category_folders(args))[:1]:
         paths = common.pictures_below(root / "train")
         maps = features_of(paths, "64" if args.quick else "256")  # [N, P, D]
         features = maps.flatten(0, 1)[: args.points].clone().to(args.device)
@@ -146,10 +146,11 @@ def main() -> int:
         cell = record.cell(name, lambda given=given: speed(*given))  # type: ignore[misc]
         engines = cell["engines"].items()
         keys = {"seconds": "median", "/ ours": "/ flawscope"}
-        common.table(name, [{"engine": k, **{to: v[at] for to, at in keys.items()}} for k, v in engines])
-        common.table("against the plain loop", [cell["agreement"]])
+        rows = [{"engine": k, **{to: v[at] for to, at in keys.items()}} for k, v in engines]
+        common.print_table(name, rows)
+        common.print_table("against the plain loop", [cell["agreement"]])
     return record.status()
 
 
 if __name__ == "__main__":
-    sys.exit(common.start(main))
+    sys.exit(common.run_script(main))

@@ -194,6 +194,6 @@ def product(root: Path, name: str, *, train: int, good: int, bad: int, size: int
 
 def products(args: Args, folder: Path, seed: int, **counts: int) -> Iterator[tuple[str, Path]]:
     """Real categories and drawn products, with their folders."""
-    yield from common.roots(args)
+    yield from common.category_folders(args)
     for name in filter(None, args.products.split(",")):
         yield name, product(folder, name, seed=seed, **counts)

@@ -42,35 +42,35 @@ def measure(args: Args, method: str, root: Path, folder: Path, settings: Setting
     }
     if predicted := facts.get("memory_predicted"):
         found["predicted_mib"] = predicted // common.MIB
-        found["predicted / peak"] = common.sig(predicted / peak, 4)
+        found["predicted / peak"] = common.round_to(predicted / peak, 4)
     return found
 
 
 def main() -> int:
-    parser = common.parser(__doc__, "fit", methods="patchcore")
+    parser = common.make_parser(__doc__, "fit", methods="patchcore")
     parser.add_argument("--only", default="data,drawn", help="default: %(default)s")
-    parser.add_argument("--counts", type=common.numbers, default=[60, 200, 1000], help="default: 60,200,1000")
+    parser.add_argument("--counts", type=common.ints, default=[60, 200, 1000], help="default: 60,200,1000")
     parser.add_argument("--side", type=int, default=256, help="of drawn pictures (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=3, help="of whole processes (default: %(default)s)")
-    args = common.arguments(parser, threads=2, counts=[12], side=64, repeats=1)
+    args = common.parse_arguments(parser, threads=2, counts=[12], side=64, repeats=1)
     record = common.Record(args, "whole fits")
     rows = []
     with common.workspace(args.work) as folder:
-        cases = list(common.roots(args)) if "data" in args.only else []
+        cases = list(common.category_folders(args)) if "data" in args.only else []
         for count in args.counts if "drawn" in args.only else ():
             name = f"{count} drawn, {args.side} px"
-            cases.append((name, common.draw(folder / common.slug(name), train=count, size=args.side)))
+            cases.append((name, common.draw_plates(folder / common.slug(name), train=count, size=args.side)))
         for name, root in cases:
             for method in common.methods(args):
                 settings = common.settings(args, method)
-                of = f"{name}/{method}, {common.label(settings, args.preset)}, {args.threads} threads"
+                of = f"{name}/{method}, {common.label_of(settings, args.preset)}, {args.threads} threads"
                 work = lambda m=method, r=root, s=settings: measure(args, m, r, folder, s)  # noqa: E731
                 if cell := record.attempt(of, work):
                     row = {k: cell[k] for k in SHOWN if k in cell}
                     rows.append({"fit": of, "seconds": cell["seconds"]["median"], **row})
-    common.table("whole processes", rows)
+    common.print_table("whole processes", rows)
     return record.status()
 
 
 if __name__ == "__main__":
-    sys.exit(common.start(main))
+    sys.exit(common.run_script(main))

@@ -38,7 +38,7 @@ def judge(model: str, root: str, engine: str, threads: int, calls: int) -> Cell:
     return {
         "metrics": {name: found.metrics[name] for name in common.METRICS},
         "false_alarms": found.false_alarms,
-        **timing.latency(timing.timed(predictor, pictures, calls=calls)),
+        **timing.summarize(timing.time_calls(predictor, pictures, calls=calls)),
     }
 
 
@@ -66,31 +66,31 @@ def within(args: Args, folder: Path, name: str, root: Path, limit: int) -> Cell:
     facts = read_manifest(model).facts["latency"]
     chosen = model if facts["engine"] == "torch" else model.with_suffix(".onnx")
     same = {"engine": facts["engine"], "threads": args.threads, "calls": args.calls}
-    found = common.task(judge, model=chosen, root=root, **same).json
+    found = common.run_function(judge, model=chosen, root=root, **same).json
     kept = {key: facts[key] for key in ("settings", "engine", "precision", "threads", "tried")}
-    told = {"median_ms": facts["median_ms"], "p95_ms": facts["p95_ms"]}
+    told = {"to_ms": facts["to_ms"], "p95_ms": facts["p95_ms"]}
     return {"limit_ms": limit, **kept, "told": told, **found, "kept": found["p95_ms"] <= limit, **child.facts}
 
 
 def candidate(args: Args, folder: Path, root: Path, one: dict[str, Any]) -> Cell:
     model = folder / "candidate.onnx"
     own = {"preset": one.pop("preset", "default"), "settings": one, "threads": args.threads}
-    fitted = common.task(fit, root=root, model=model, **own).json
+    fitted = common.run_function(fit, root=root, model=model, **own).json
     same = {"engine": "onnxruntime", "threads": args.threads, "calls": args.calls}
-    return {**fitted, **common.task(judge, model=model, root=root, **same).json}
+    return {**fitted, **common.run_function(judge, model=model, root=root, **same).json}
 
 
 def main() -> int:
     from flawscope.methods import registry
 
-    parser = common.parser(__doc__, "fit_latency")
+    parser = common.make_parser(__doc__, "fit_latency")
     drawings = {"train": 40, "good": 24, "bad": 24, "size": 512}  # as large as the real pictures
     parser.set_defaults(categories="toothbrush", threads=2, calls=200, drawings=drawings)
     parser.add_argument("--only", default="limits", choices=("limits", "candidates"))
     parser.add_argument("--products", default="plate,fabric", help="drawn ones (default: %(default)s)")
-    parser.add_argument("--limits", type=common.numbers, default=[20, 50, 150], help="ms: 20,50,150")
+    parser.add_argument("--limits", type=common.ints, default=[20, 50, 150], help="ms: 20,50,150")
     quick = {"products": "", "limits": [5000], "calls": 4}
-    args = common.arguments(parser, **quick)
+    args = common.parse_arguments(parser, **quick)
     record = common.Record(args, "the most accurate model within a time")
     rows = []
     with common.workspace(args.work) as folder:
@@ -98,7 +98,7 @@ def main() -> int:
             if args.only == "candidates":
                 for one in registry.method("patchcore").candidates:
                     settings = {k: v for k, v in one.items() if k != "preset"}
-                    words = common.label(settings, one.get("preset", "default"))
+                    words = common.label_of(settings, one.get("preset", "default"))
                     work = lambda r=root, c=dict(one): candidate(args, folder, r, c)  # noqa: E731
                     if cell := record.attempt(f"{name}/{words}", work):
                         rows.append(row_of(name, words, cell))
@@ -107,14 +107,14 @@ def main() -> int:
                 work = lambda n=name, r=root, t=limit: within(args, folder, n, r, t)  # noqa: E731
                 if cell := record.attempt(f"{name}/{limit} ms, {args.threads} threads", work):
                     rows.append(row_of(name, f"{limit} ms: {cell['settings']}, {cell['engine']}", cell))
-    common.table("milliseconds from decoded pixels to the decision", rows)
+    common.print_table("milliseconds from decoded pixels to the decision", rows)
     return record.status()
 
 
 def row_of(name: str, what: str, cell: Cell) -> Cell:
     metrics = {key: cell["metrics"][key] for key in ("image_auroc", "au_pro")}
-    return {"product": name, "what": what, "median": cell["median_ms"], "p95": cell["p95_ms"], **metrics}
+    return {"product": name, "what": what, "median": cell["to_ms"], "p95": cell["p95_ms"], **metrics}
 
 
 if __name__ == "__main__":
-    sys.exit(common.start(main))
+    sys.exit(common.run_script(main))

@@ -106,11 +106,11 @@ def reason_against(device: str) -> str | None:
 
 
 def main() -> int:
-    parser = common.parser(__doc__, "gpu")
+    parser = common.make_parser(__doc__, "gpu")
     parser.set_defaults(categories="plate")
     parser.add_argument("--device", default="cuda", help="default: %(default)s; cpu: to try the script")
     parser.add_argument("--only", default="", help="some of the steps, such as tests,coreset,fit")
-    args = common.arguments(parser)
+    args = common.parse_arguments(parser)
     with common.workspace(args.work) as work:
         data = Path(args.data or work)
         steps = plan(args, data)
@@ -121,7 +121,7 @@ def main() -> int:
                 print(f"  {step.name}, {step.limit:.0f} s at most: {shlex.join(words)}")
             return 0
         if not args.data:
-            common.draw(work / "mvtec", train=200, good=20, bad=5)
+            common.draw_plates(work / "mvtec", train=200, good=20, bad=5)
         failed = {}
         for step in steps:
             common.say(f"{step.name}, at most {step.limit:.0f} s ...")
@@ -132,4 +132,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(common.start(main))
+    sys.exit(common.run_script(main))

@@ -48,8 +48,8 @@ def predict(model: str, pictures: list[str], batch: int, repeats: int, threads: 
 
     predictor = models.open_model(model, device, threads)
     return {
-        "predict": common.spread(timing.timed(predictor, pictures, batch, repeats)),
-        "pictures_per_second": common.sig(timing.rate(predictor, pictures, batch, repeats), 4),
+        "predict": common.p50_p99(timing.time_calls(predictor, pictures, batch, repeats)),
+        "pictures_per_second": common.round_to(timing.throughput(predictor, pictures, batch, repeats), 4),
         "device_peak_mib": common.device_peak(device),
     }
 
@@ -82,9 +82,9 @@ def parts(
         "decode": lambda: [load(p, None) for p in paths],
         "preprocess": lambda: [preprocess(picture) for picture in opened],
     }
-    times = common.rounds(works, repeats, warm=min(repeats, 3), pause=REST)
-    ratios = {f"run / {k}": common.paired(times["run"], times[k]) for k in PARTS[1:5] if k in times}
-    return {"seconds": {name: common.spread(t) for name, t in times.items()}, "ratio": ratios}
+    times = common.time_rounds(works, repeats, warm=min(repeats, 3), pause=REST)
+    ratios = {f"run / {k}": common.median_ratio(times["run"], times[k]) for k in PARTS[1:5] if k in times}
+    return {"seconds": {name: common.p50_p99(t) for name, t in times.items()}, "ratio": ratios}
 
 
 def torch_steps(session: Any, images: Images) -> dict[str, Work]:
@@ -111,7 +111,7 @@ def subject(args: Args, folder: Path, of: tuple[str, Path, str], engine: tuple[s
     """The model of a method for an engine: given, or fitted now, for a few steps."""
     from flawscope.methods import registry
 
-    method, given = of[2], common.models_given(args)
+    method, given = of[2], common.parse_models(args)
     if path := given.get(method):
         own = folder / Path(path).name  # exports come beside it
         if not own.is_file():
@@ -129,28 +129,28 @@ def measured(args: Args, folder: Path, of: Any, engine: Any, batch: int) -> Cell
     pictures = [str(path) for path in paths[:: max(1, len(paths) // PICTURES)]][:PICTURES]
     same: dict[str, Any] = {"pictures": pictures, "batch": batch, "threads": args.threads}
     same |= {"device": args.device, "repeats": max(min(args.repeats, 10), args.repeats // batch)}
-    apart = common.task(parts, model=model, trained=trained, **same).json
-    child = common.task(predict, model=model, **same)
+    apart = common.run_function(parts, model=model, trained=trained, **same).json
+    child = common.run_function(predict, model=model, **same)
     manifest = read_manifest(trained)
     kept = {k: manifest.facts[k] for k in ("bank", "patches", "steps") if k in manifest.facts}
     return {
         **apart,
         **child.json,
         **child.facts,
-        "file_mib": common.mib_of(model),
+        "file_mib": common.size_mib(model),
         "facts": {"size": manifest.config["size"], **kept},
     }
 
 
 def main() -> int:
-    parser = common.parser(__doc__, "latency", methods="all")
+    parser = common.make_parser(__doc__, "latency", methods="all")
     common.add_runtimes(parser)
     parser.add_argument("--models", default="", help="METHOD=FILE,METHOD=FILE instead of fits")
     parser.add_argument("--device", default="cpu", help="cpu or cuda; cuda measures torch only")
-    parser.add_argument("--batches", type=common.numbers, default=[1, 8], help="default: 1,8")
+    parser.add_argument("--batches", type=common.ints, default=[1, 8], help="default: 1,8")
     parser.add_argument("--repeats", type=int, default=100, help="of pictures (default: %(default)s)")
     quick = {"repeats": 2, "batches": [1], "runtimes": "torch,onnxruntime", "precisions": "fp32"}
-    args = common.arguments(parser, threads=2, methods="patchcore", **quick)
+    args = common.parse_arguments(parser, threads=2, methods="patchcore", **quick)
     if args.device != "cpu":
         args.runtimes = "torch"
     record = common.Record(args, "from a picture to an answer")
@@ -158,14 +158,14 @@ def main() -> int:
     where = f"{args.device}, {args.threads} threads"
     with common.workspace(args.work) as folder:
         for category, root, method, name in common.cases(args):
-            named = common.models_given(args).items()
+            named = common.parse_models(args).items()
             given = "".join(f", {Path(path).name} as {one}" for one, path in named)
             for engine, batch in ((e, b) for e in common.combinations(args) for b in args.batches):
                 of = (category, root, method)
                 work = lambda o=of, e=engine, b=batch: measured(args, folder, o, e, b)  # noqa: E731
                 if cell := record.attempt(f"{name}{given}/{where}/{' '.join(engine)}/batch {batch}", work):
                     rows.append(row_of(name, " ".join(engine), batch, cell))
-    common.table("milliseconds a batch, medians", rows)
+    common.print_table("milliseconds a batch, medians", rows)
     return record.status()
 
 
@@ -174,9 +174,9 @@ def row_of(name: str, engine: str, batch: int, cell: Cell) -> Cell:
         "model": name,
         "engine": engine,
         "batch": batch,
-        "predict": common.ms(cell["predict"]),
-        "p99": common.sig(1000 * cell["predict"]["p99"], 4),
-        **{k: common.ms(cell["seconds"].get(k)) for k in PARTS},
+        "predict": common.to_ms(cell["predict"]),
+        "p99": common.round_to(1000 * cell["predict"]["p99"], 4),
+        **{k: common.to_ms(cell["seconds"].get(k)) for k in PARTS},
         **cell["ratio"],
         "pictures/s": cell["pictures_per_second"],
         "peak MiB": cell["process_peak_mib"],
@@ -185,4 +185,4 @@ def row_of(name: str, engine: str, batch: int, cell: Cell) -> Cell:
 
 
 if __name__ == "__main__":
-    sys.exit(common.start(main))
+    sys.exit(common.run_script(main))

@@ -49,11 +49,11 @@ def measure(args: Args, root: Path, method: str, light: str | None) -> Cell:
     return {
         "learnt": len(model.manifest.pictures),
         "calibrated": len(calibration.scores),
-        "expected": common.sig(calibration.expected_rate, 4),
+        "expected": common.round_to(calibration.expected_rate, 4),
         "good": unchanged.good,
         "defective": unchanged.defective,
         "found": unchanged.found,
-        "image_auroc": common.sig(unchanged.image_auroc, 5),
+        "image_auroc": common.round_to(unchanged.image_auroc, 5),
         "alarms": {one.light.name: one.false_alarms for one in robustness(model, good, lights=lights)},
     }
 
@@ -78,7 +78,7 @@ def summed(cells: list[Cell]) -> Cell:
         "draws": {name: [cell["alarms"][name] for cell in cells] for name in alarms},
         "found": sum(cell["found"] for cell in cells),
         "defective": sum(cell["defective"] for cell in cells),
-        "image_auroc": common.sig(sum(cell["image_auroc"] for cell in cells) / len(cells), 4),
+        "image_auroc": common.round_to(sum(cell["image_auroc"] for cell in cells) / len(cells), 4),
     }
 
 
@@ -91,23 +91,23 @@ def sources(args: Args, work: Path, kind: str) -> list[Path]:
 
 
 def main() -> int:
-    parser = common.parser(__doc__, "light", methods="patchcore")
+    parser = common.make_parser(__doc__, "light", methods="patchcore")
     parser.set_defaults(categories="transistor", learnt=40, good=60, side=256)
     parser.add_argument("--kinds", default=KINDS, help="drawn products (default: %(default)s)")
     parser.add_argument("--draws", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--bad", type=int, default=60, help="defective pictures (default: %(default)s)")
-    args = common.arguments(parser, threads=2, kinds="sheet", draws=1, learnt=8, good=2, bad=4, side=96)
+    args = common.parse_arguments(parser, threads=2, kinds="sheet", draws=1, learnt=8, good=2, bad=4, side=96)
     record = Record(args, "false alarms in other light, without and with --light")
     with common.workspace(args.work) as work:
         rows = [row for method in common.methods(args) for row in rows_of(args, record, work, method)]
-    common.table("false alarms in other light", rows)
+    common.print_table("false alarms in other light", rows)
     return record.status()
 
 
 def rows_of(args: Args, record: Record, work: Path, method: str) -> list[Cell]:
     """Rows of the table, of every product; a light's cell shows false alarms without and with --light."""
-    words = common.label(common.settings(args, method), args.preset)
-    given: dict[str, Any] = {category: [root] for category, root in common.roots(args)}
+    words = common.label_of(common.settings(args, method), args.preset)
+    given: dict[str, Any] = {category: [root] for category, root in common.category_folders(args)}
     given |= dict.fromkeys(filter(None, args.kinds.split(",")))
     rows = []
     for kind, roots in given.items():
@@ -135,4 +135,4 @@ def rows_of(args: Args, record: Record, work: Path, method: str) -> list[Cell]:
 
 
 if __name__ == "__main__":
-    sys.exit(common.start(main))
+    sys.exit(common.run_script(main))

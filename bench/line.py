@@ -69,7 +69,7 @@ device: cpu
 
 def made(args: Args, work: Path) -> tuple[Path, Path]:
     """An exported model, and the folder of the parts that pass by: every third has a defect."""
-    exported, data = common.exported(work, args.size, train=40, good=PARTS, side=256)
+    exported, data = common.exported_model(work, args.size, train=40, good=PARTS, side=256)
     parts = work / "parts"
     if not parts.is_dir():
         parts.mkdir()
@@ -242,18 +242,18 @@ def pictures_of_others(url: str, recorded: dict[int, Any], parts: Path) -> list[
 
 
 def main() -> int:
-    parser = common.parser(__doc__, "line")
+    parser = common.make_parser(__doc__, "line")
     parser.add_argument("--minutes", type=float, default=60.0, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="of the faults (default: %(default)s)")
     parser.set_defaults(mean=20.0, size="128")  # seconds between faults; of the model's pictures
-    args = common.arguments(parser, minutes=0.3, mean=4.0, size="64")
+    args = common.parse_arguments(parser, minutes=0.3, mean=4.0, size="64")
     record = common.Record(args, "a line with two PLCs, whose station, cameras and cables break")
     with common.workspace(args.work) as work:
         name = f"{args.minutes:g} minutes, {2 / PERIOD:g} parts a second, seed {args.seed}"
         cell = record.cell(name, partial(whole, args, work))
-        common.table("a line", [common.facts_of(cell)])
+        common.print_table("a line", [common.without_metadata(cell)])
     return record.status()
 
 
 if __name__ == "__main__":
-    sys.exit(common.start(main))
+    sys.exit(common.run_script(main))

@@ -69,8 +69,8 @@ def measure(of: tuple[int, int, str], engine: str) -> Cell:
 
 
 def main() -> int:
-    parser = common.parser(__doc__, "metrics", data=False)
-    args = common.arguments(parser)
+    parser = common.make_parser(__doc__, "metrics", data=False)
+    args = common.parse_arguments(parser)
     cases: Any = {"4 x 64 x 64": (4, 64, "few", 1)} if args.quick else CASES
     record = common.Record(args, "pixel_metrics (AUROC, AP, F1, AU-PRO) of float32 maps")
     rows = []
@@ -78,16 +78,16 @@ def main() -> int:
         for engine in ENGINES if of[0] * of[1] ** 2 < 10**8 else ENGINES[:1]:
 
             def work(of: Any = of, repeats: int = repeats, engine: str = engine) -> Cell:
-                runs = [common.task(measure, of=of, engine=engine).json for _ in range(repeats)]
+                runs = [common.run_function(measure, of=of, engine=engine).json for _ in range(repeats)]
                 peaks = {k: max(run[k] for run in runs) for k in KEPT}
                 return {"seconds": common.summary([run["seconds"] for run in runs]), **peaks}
 
             cell = record.cell(f"{name}/{engine}", work)
             kept = {k: cell[k] for k in KEPT}
             rows.append({"maps": name, "by": engine, "seconds": cell["seconds"]["median"], **kept})
-    common.table("peak_mib is the whole process's, data_mib what it was before the call", rows)
+    common.print_table("peak_mib is the whole process's, data_mib what it was before the call", rows)
     return 0 if max(row["peak_mib"] for row in rows if row["by"] == "flawscope") < LIMIT_MIB else 1
 
 
 if __name__ == "__main__":
-    sys.exit(common.start(main))
+    sys.exit(common.run_script(main))

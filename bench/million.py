@@ -143,5 +143,5 @@ def in_browser(url: str, rounds: int) -> dict[str, float]:
             for _ in range(min(rounds, 5) + 1):
                 browser.get(f"{url}/plate/{page}")
                 times.append(float(wait.until(lambda b: b.execute_script("return window.readyAt"))))
-            found[page] = common.sig(max(times[1:]), 4)
+            found[page] = common.round_to(max(times[1:]), 4)
     return found

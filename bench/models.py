@@ -21,9 +21,9 @@ OF_PICTURES = ("calibration_pictures", "calibration_groups", "summary")  # facts
 
 def add_budget(made: Any) -> None:
     """Flags of trainings."""
-    made.add_argument("--steps", type=common.numbers, default=[], help="one training each, such as 500,1000")
-    made.add_argument("--seen", type=common.numbers, default=[0], help="defects to learn from: 0,10")
-    made.add_argument("--seeds", type=common.numbers, default=[0], help="default: 0")
+    made.add_argument("--steps", type=common.ints, default=[], help="one training each, such as 500,1000")
+    made.add_argument("--seen", type=common.ints, default=[0], help="defects to learn from: 0,10")
+    made.add_argument("--seeds", type=common.ints, default=[0], help="default: 0")
     made.add_argument("--device", default="cpu", help="default: %(default)s")
 
 
@@ -43,7 +43,7 @@ class Job:
     @property
     def described(self) -> str:
         """The method and its settings, without what was seen."""
-        words = [self.method, common.label(self.settings, self.preset)]
+        words = [self.method, common.label_of(self.settings, self.preset)]
         return ", ".join(words + ([] if self.device == "cpu" else [self.device]))
 
     @property
@@ -89,7 +89,7 @@ def fit_job(job: dict[str, Any], model: str, threads: int) -> Cell:
     manifest = fitted.manifest
     roles = [picture.role for picture in manifest.pictures]
     return {
-        "seconds": common.sig(took),
+        "seconds": common.round_to(took),
         "resumed": resumed,  # then the seconds are those since then
         "facts": {k: v for k, v in manifest.facts.items() if k not in OF_PICTURES},
         "config": manifest.config,
@@ -97,7 +97,7 @@ def fit_job(job: dict[str, Any], model: str, threads: int) -> Cell:
         "pictures": {role: roles.count(role) for role in sorted({*roles})},
         "unusable": list(fitted.failures),
         "device_peak_mib": common.device_peak(manifest.facts["device"]),
-        "file_mib": common.mib_of(model),
+        "file_mib": common.size_mib(model),
     }
 
 
@@ -107,7 +107,7 @@ def fitted(args: Args, record: Record, folder: Path, job: Job) -> tuple[Path, Ce
     model = folder / f"{common.slug(name)}.safetensors"
 
     def measure() -> Cell:
-        child = common.task(fit_job, job=dataclasses.asdict(job), model=model, threads=args.threads)
+        child = common.run_function(fit_job, job=dataclasses.asdict(job), model=model, threads=args.threads)
         return {**child.json, **child.facts}
 
     if not model.is_file():  # what the results say of a model that is gone would be another's
@@ -133,7 +133,7 @@ def plain_model(args: Args, folder: Path, category: str, root: Path, method: str
     model = folder / f"{common.slug(job.name)}.safetensors"
     if not model.is_file():
         common.say(f"fitting {job.name} ...")
-        common.task(fit_job, job=dataclasses.asdict(job), model=model, threads=args.threads)
+        common.run_function(fit_job, job=dataclasses.asdict(job), model=model, threads=args.threads)
     return model
 
 
@@ -179,4 +179,4 @@ def open_model(path: Path | str, device: str = "cpu", threads: int | None = None
 
 
 if __name__ == "__main__":
-    sys.exit(common.start())
+    sys.exit(common.run_script())

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import common
 import models
-from common import MAIN, Cell
+from common import MAIN_METRICS, Cell
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,12 +50,12 @@ def differences(found: Answer, expected: Answer, names: list[str]) -> Cell:
 
     (scores, maps), (wanted, drawn) = found, expected
     away, size = np.abs(scores - wanted), np.abs(wanted)
-    map_away = np.abs(maps - drawn)
+    map_away, maxima = np.abs(maps - drawn), np.abs(drawn).max((1, 2))
     return {
-        "score": common.sig(float((away / np.maximum(size, 1)).max()), 3),
-        "score_relative": common.sig(float((away / size).max()), 3),
-        "map": common.sig(float((map_away / np.maximum(np.abs(drawn), 1)).max()), 3),
-        "map_over_maximum": common.sig(float((map_away.max((1, 2)) / np.abs(drawn).max((1, 2))).max()), 3),
+        "score": common.round_to(float((away / np.maximum(size, 1)).max()), 3),
+        "score_relative": common.round_to(float((away / size).max()), 3),
+        "map": common.round_to(float((map_away / np.maximum(np.abs(drawn), 1)).max()), 3),
+        "map_over_maximum": common.round_to(float((map_away.max((1, 2)) / maxima).max()), 3),
         "worst": names[int(np.argmax(away / np.maximum(size, 1)))],
     }
 
@@ -80,7 +80,8 @@ def compare(trained: str, exported: str, root: str, threads: int) -> Cell:
     }
     for p, alone in zip(pair, (expected, found), strict=True):
         metrics = flawscope.evaluate(p, dataset).metrics
-        result.setdefault("metrics", {})[p.session.runtime] = {k: common.sig(metrics[k]) for k in MAIN}
+        rounded = {k: common.round_to(metrics[k]) for k in MAIN_METRICS}
+        result.setdefault("metrics", {})[p.session.runtime] = rounded
         result.setdefault("batches", {})[p.session.runtime] = {
             str(b): differences(answers(p.session, images, b), alone, names) for b in BATCHES
         }
@@ -103,9 +104,9 @@ def row_of(name: str, cell: Cell) -> Cell:
 
 
 def main() -> int:
-    parser = common.parser(__doc__, "parity", methods="all")
+    parser = common.make_parser(__doc__, "parity", methods="all")
     parser.add_argument("--runtimes", default="onnxruntime,openvino", help="default: %(default)s")
-    args = common.arguments(parser, threads=2, methods="patchcore", runtimes="onnxruntime")
+    args = common.parse_arguments(parser, threads=2, methods="patchcore", runtimes="onnxruntime")
     record = common.Record(args, "exported models against the trained one")
     rows = []
     with common.workspace(args.work) as folder:
@@ -115,13 +116,13 @@ def main() -> int:
                 def measure(of: Any = (category, root, method), runtime: str = runtime) -> Cell:
                     files = [models.model_for(args, folder, of, e) for e in (TORCH, (runtime, "fp32"))]
                     pair = dict(zip(("trained", "exported"), files, strict=True))
-                    return common.task(compare, root=of[1], threads=args.threads, **pair).json
+                    return common.run_function(compare, root=of[1], threads=args.threads, **pair).json
 
                 if cell := record.attempt(f"{name}/{runtime}", measure):
                     rows.append(row_of(f"{name}, {runtime}", cell))
-    common.table("largest differences from the torch session", rows)
+    common.print_table("largest differences from the torch session", rows)
     return record.status()
 
 
 if __name__ == "__main__":
-    sys.exit(common.start(main))
+    sys.exit(common.run_script(main))

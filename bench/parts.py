@@ -72,7 +72,7 @@ def measure(args: Args, folder: Path, views: int, learnt: int, number: int) -> C
         called = sum(one.is_anomalous for one in whole)
         cell |= {f"{kind}_parts": len(whole), f"{kind}_called": called, f"{kind}_called_by_view": single}
         if kind == "good":
-            cell["p_values"] = [common.sig(one.p_value, 4) for one in whole]
+            cell["p_values"] = [common.round_to(one.p_value, 4) for one in whole]
     return cell
 
 
@@ -89,34 +89,34 @@ def summed(cells: list[Cell], learnt: int) -> Cell:
     }
     best = max(range(len(shares["bad"])), key=shares["bad"].__getitem__)
     p = [statistics.fmean(cell["p_values"]) for cell in cells]
-    error = lambda values: common.sig(statistics.stdev(values) / len(values) ** 0.5, 2)  # noqa: E731
+    error = lambda values: common.round_to(statistics.stdev(values) / len(values) ** 0.5, 2)  # noqa: E731
     several = len(cells) > 1
     rank = max(1, int(RATE * (learnt + 1) + 1e-9))
     return {
         "draws": len(cells),
-        "expected": common.sig(rank / (learnt + 1), 3),
-        "rate": common.sig(statistics.fmean(rates), 3),
+        "expected": common.round_to(rank / (learnt + 1), 3),
+        "rate": common.round_to(statistics.fmean(rates), 3),
         "rate_error": error(rates) if several else None,
-        "mean_p": common.sig(statistics.fmean(p), 3),
+        "mean_p": common.round_to(statistics.fmean(p), 3),
         "mean_p_error": error(p) if several else None,
-        "mean_p_expected": common.sig((learnt + 2) / (2 * (learnt + 1)), 3),
-        "found": common.sig(statistics.fmean(found), 3),
-        "best_view": common.sig(shares["bad"][best], 3),
-        "best_view_rate": common.sig(shares["good"][best], 3),
+        "mean_p_expected": common.round_to((learnt + 2) / (2 * (learnt + 1)), 3),
+        "found": common.round_to(statistics.fmean(found), 3),
+        "best_view": common.round_to(shares["bad"][best], 3),
+        "best_view_rate": common.round_to(shares["good"][best], 3),
     }
 
 
 def main() -> int:
-    parser = common.parser(__doc__, "parts", methods="patchcore", data=False)
-    parser.add_argument("--views", type=common.numbers, default=[3, 5], help="default: 3,5")
-    parser.add_argument("--learnt", type=common.numbers, default=[20, 60], help="good parts (default: 20,60)")
+    parser = common.make_parser(__doc__, "parts", methods="patchcore", data=False)
+    parser.add_argument("--views", type=common.ints, default=[3, 5], help="default: 3,5")
+    parser.add_argument("--learnt", type=common.ints, default=[20, 60], help="good parts (default: 20,60)")
     parser.add_argument("--draws", type=int, default=20, help="default: %(default)s")
     parser.add_argument("--good", type=int, default=30, help="new good parts a draw (default: %(default)s)")
     parser.add_argument("--bad", type=int, default=30, help="defective parts a draw (default: %(default)s)")
     parser.set_defaults(side=160)
-    args = common.arguments(parser, threads=2, views=[2], learnt=[5], draws=1, good=2, bad=2, side=64)
+    args = common.parse_arguments(parser, threads=2, views=[2], learnt=[5], draws=1, good=2, bad=2, side=64)
     record = Record(args, "parts in several views: false alarms of parts, and defective parts found")
-    words, rows = common.label(common.settings(args, "patchcore"), args.preset), []
+    words, rows = common.label_of(common.settings(args, "patchcore"), args.preset), []
     with common.workspace(args.work) as work:
         for views, learnt in itertools.product(args.views, args.learnt):
             name, cells = f"{views} views/{learnt} learnt/{words}/seed {SEED}", []
@@ -126,10 +126,10 @@ def main() -> int:
                 cells.append(record.attempt(f"{name}/draw {k}", own))
             if None not in cells:
                 every = record.cell(f"{name}/all of {args.draws}", lambda c=cells, n=learnt: summed(c, n))
-                rows.append({"views": views, "learnt": learnt, **common.facts_of(every)})
-    common.table("decisions on parts", rows)
+                rows.append({"views": views, "learnt": learnt, **common.without_metadata(every)})
+    common.print_table("decisions on parts", rows)
     return record.status()
 
 
 if __name__ == "__main__":
-    sys.exit(common.start(main))
+    sys.exit(common.run_script(main))

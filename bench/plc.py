@@ -47,7 +47,7 @@ def timed(args: Args, wire: str, work: Path) -> Cell:
     import flawscope
     from flawscope.station.settings.station import Settings
 
-    model, drawn = common.exported(work, args.size, train=24, good=12, side=args.side)
+    model, drawn = common.exported_model(work, args.size, train=24, good=12, side=args.side)
     pictures = drawn / "test" / "good"
     predictor = flawscope.load(model, device="cpu", threads=args.threads)
     data = [path.read_bytes() for path in sorted(pictures.iterdir())]
@@ -115,29 +115,29 @@ def histories(count: int, number: int) -> Cell:
 
 
 def main() -> int:
-    parser = common.parser(__doc__, "plc", data=False)
+    parser = common.make_parser(__doc__, "plc", data=False)
     parser.add_argument("--only", default="time,histories", help="default: %(default)s")
     parser.add_argument("--parts", type=int, default=300, help="default: %(default)s")
     parser.add_argument("--histories", type=int, default=100_000, help="default: %(default)s")
     parser.set_defaults(wires=plc_helpers.WIRES, size="256", side=640)  # of the model's and camera's pictures
-    args = common.arguments(parser, parts=5, histories=200, size="64", side=96, wires=["modbus"])
+    args = common.parse_arguments(parser, parts=5, histories=200, size="64", side=96, wires=["modbus"])
     record = common.Record(args, "a PLC: from trigger to output, and histories of the handshake")
     with common.workspace(args.work) as work:
         if "time" in args.only:
             cells = {w: record.cell(f"time/{w}", partial(timed, args, w, work)) for w in args.wires}
             shown = ["whole_p50", "predict_p50"]
             shown += [f"{name}_p{p}" for name in ("beyond", "post", "station") for p in (50, 99)]
-            rows = [{"wire": w, **{k: common.sig(one[k], 3) for k in shown}} for w, one in cells.items()]
-            common.table(f"milliseconds; wanted beyond predict: {TARGET}", rows)
+            rows = [{"wire": w, **{k: common.round_to(one[k], 3) for k in shown}} for w, one in cells.items()]
+            common.print_table(f"milliseconds; wanted beyond predict: {TARGET}", rows)
     if "histories" in args.only:
         total: Counter[str] = Counter()
         for number in range(CHUNKS):
             work = partial(histories, args.histories // CHUNKS, number)
             cell = record.cell(f"histories/{number}", work)
-            total.update(common.facts_of(cell))
-        common.table("histories", [dict(total)])
+            total.update(common.without_metadata(cell))
+        common.print_table("histories", [dict(total)])
     return record.status()
 
 
 if __name__ == "__main__":
-    sys.exit(common.start(main))
+    sys.exit(common.run_script(main))

@@ -15,7 +15,7 @@ from typing import Any
 
 import common
 import models
-from common import MAIN, Cell
+from common import MAIN_METRICS, Cell
 
 
 def judge(model: str, root: str, threads: int) -> Cell:
@@ -26,17 +26,17 @@ def judge(model: str, root: str, threads: int) -> Cell:
     pictures: dict[str, Any] = {}
 
     def take(item: Any, result: Any) -> None:
-        answer = (common.sig(result.score), bool(result.is_anomalous), bool(item.anomalous))
+        answer = (common.round_to(result.score), bool(result.is_anomalous), bool(item.anomalous))
         pictures[str(dataset.relative(item.path))] = answer
 
     found = flawscope.evaluate(predictor, dataset, take=take)
     calibration = predictor.calibration
     return {
-        "metrics": {k: found.metrics[k] for k in MAIN},
+        "metrics": {k: found.metrics[k] for k in MAIN_METRICS},
         "false_alarms": found.false_alarms,
-        "threshold": common.sig(calibration.score_threshold),
+        "threshold": common.round_to(calibration.score_threshold),
         "calibration": f"{calibration.method}, {calibration.precision}",
-        "file_mib": common.mib_of(model),
+        "file_mib": common.size_mib(model),
         "pictures": pictures,
     }
 
@@ -47,22 +47,22 @@ def change(cell: Cell, base: Cell) -> Cell:
     pictures = [(cell["pictures"][name], base["pictures"][name]) for name in names]
     anomalous = sum(was[2] for _, was in pictures)
     pairs = anomalous * (len(pictures) - anomalous)
-    both = [(k, cell["metrics"][k], base["metrics"][k]) for k in MAIN]
+    both = [(k, cell["metrics"][k], base["metrics"][k]) for k in MAIN_METRICS]
     less = {k: round(a - b, 6) for k, a, b in both if None not in (a, b)}
     return {
         **less,
         "pairs": round(less.get("image_auroc", 0.0) * pairs, 1),
         "pairs in all": pairs,
         "decisions": [n for n, (now, was) in zip(names, pictures, strict=True) if now[1] != was[1]],
-        "score_relative": common.sig(max(abs(n[0] - w[0]) / max(abs(w[0]), 1) for n, w in pictures), 3),
+        "score_relative": common.round_to(max(abs(n[0] - w[0]) / max(abs(w[0]), 1) for n, w in pictures), 3),
     }
 
 
 def main() -> int:
-    parser = common.parser(__doc__, "precision", methods="all")
+    parser = common.make_parser(__doc__, "precision", methods="all")
     common.add_runtimes(parser)
     quick = {"methods": "patchcore", "runtimes": "onnxruntime", "precisions": "int8"}
-    args = common.arguments(parser, threads=2, **quick)
+    args = common.parse_arguments(parser, threads=2, **quick)
     record = common.Record(args, "accuracy of smaller precisions")
     rows = []
     with common.workspace(args.work) as folder:
@@ -72,27 +72,27 @@ def main() -> int:
 
                 def measure(of: Any = (category, root, method), engine: Any = engine) -> Cell:
                     model = models.model_for(args, folder, of, engine)
-                    return common.task(judge, model=model, root=of[1], threads=args.threads).json
+                    return common.run_function(judge, model=model, root=of[1], threads=args.threads).json
 
                 cell = record.attempt(f"{name}/{' '.join(engine)}", measure)
                 base = base or cell
                 if cell and base:
                     against = change(cell, base)
                     rows.append(row_of(name, " ".join(engine), cell, against))
-    common.table("against torch in fp32", rows)
+    common.print_table("against torch in fp32", rows)
     return record.status()
 
 
 def row_of(name: str, engine: str, cell: Cell, against: Cell) -> Cell:
     return {
         **{"model": name, "engine": engine, **cell["metrics"]},
-        **{f"change of {k}": against.get(k) for k in MAIN},
+        **{f"change of {k}": against.get(k) for k in MAIN_METRICS},
         "pairs": f"{against['pairs']:+.1f} of {against['pairs in all']}",
         "decisions": len(against["decisions"]),
-        "false alarms": common.alarms(cell["false_alarms"]),
+        "false alarms": common.false_alarms_text(cell["false_alarms"]),
         **{"scores": against["score_relative"], "file MiB": cell["file_mib"]},
     }
 
 
 if __name__ == "__main__":
-    sys.exit(common.start(main))
+    sys.exit(common.run_script(main))

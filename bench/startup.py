@@ -28,22 +28,23 @@ def measure(repeats: int) -> Cell:
         name: lambda c=command: subprocess.run(c, check=True, capture_output=True)  # type: ignore[misc]
         for name, command in commands.items()
     }
-    times = common.rounds(works, repeats)
+    times = common.time_rounds(works, repeats)
     numpy = times["import numpy"]
-    return {k: common.summary(t) | {"/ import numpy": common.paired(t, numpy)} for k, t in times.items()}
+    ratios = {k: {"/ import numpy": common.median_ratio(t, numpy)} for k, t in times.items()}
+    return {k: common.summary(t) | ratios[k] for k, t in times.items()}
 
 
 def main() -> int:
-    parser = common.parser(__doc__, "startup", data=False)
+    parser = common.make_parser(__doc__, "startup", data=False)
     parser.set_defaults(repeats=10)
-    args = common.arguments(parser, repeats=1)
+    args = common.parse_arguments(parser, repeats=1)
     record = common.Record(args, "start-up, whole processes")
     cell = record.cell("startup", lambda: measure(args.repeats))
-    found = common.facts_of(cell).items()
-    rows = [{"command": k, "ms": common.ms(v), "/ import numpy": v["/ import numpy"]} for k, v in found]
-    common.table("start-up", rows)
+    found = common.without_metadata(cell).items()
+    rows = [{"command": k, "ms": common.to_ms(v), "/ import numpy": v["/ import numpy"]} for k, v in found]
+    common.print_table("start-up", rows)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(common.start(main))
+    sys.exit(common.run_script(main))

@@ -62,7 +62,7 @@ WHILE_LEARNING = 0.8  # of the answers a second without a product that is learnt
 
 def made(args: Args, work: Path) -> tuple[Path, list[bytes]]:
     """An exported model, and pictures for it."""
-    exported, data = common.exported(work, args.size, train=24, good=12, side=args.side)
+    exported, data = common.exported_model(work, args.size, train=24, good=12, side=args.side)
     return exported, [path.read_bytes() for path in common.pictures_below(data / "test")]
 
 
@@ -130,7 +130,7 @@ def overhead(args: Args, kind: str, model: Path, pictures: list[bytes]) -> Cell:
                     bare.append(pair[0])
                     whole.append(pair[1])
     added = [b - a for a, b in zip(bare, whole, strict=True)]
-    return {"predict": common.spread(bare), "post": common.spread(whole), "added": common.spread(added)}
+    return {"predict": common.p50_p99(bare), "post": common.p50_p99(whole), "added": common.p50_p99(added)}
 
 
 # ------------------------------------------------------------------------------------------------------- load
@@ -192,7 +192,7 @@ async def storm(
 def load(args: Args, kind: str, model: Path, pictures: list[bytes]) -> Cell:
     seconds = 60 * args.minutes
     alone = {"model": model, "folder": args.folder, "threads": args.threads, "seconds": min(20.0, seconds)}
-    before = common.task(bare, **alone).json["rate"]
+    before = common.run_function(bare, **alone).json["rate"]
     memory: list[tuple[float, int]] = []
     with station(args, kind, model) as served:
         served.start()
@@ -210,7 +210,7 @@ def load(args: Args, kind: str, model: Path, pictures: list[bytes]) -> Cell:
         watcher.join()
         there = {one["id"]: one["name"] for one in helpers.everything(served.url)}
         end(served)
-    after = common.task(bare, **alone).json["rate"]
+    after = common.run_function(bare, **alone).json["rate"]
     answered = {number: name for status, name, number, _ in found if status in (200, 201)}
     warm = [held / MIB for at, held in memory if at > took / 5] or [held / MIB for _, held in memory]
     return {
@@ -219,11 +219,11 @@ def load(args: Args, kind: str, model: Path, pictures: list[bytes]) -> Cell:
         "neither": sum(status not in (200, 201, 503) for status, *_ in found),
         "not_there": sum(there.get(number) != name for number, name in answered.items()),
         "there_unanswered": len(there.keys() - answered.keys()),
-        "bare_per_second": [common.sig(before), common.sig(after)],
-        "answered_per_second": common.sig(len(answered) / took),
-        "of_bare": common.sig(len(answered) / took / ((before + after) / 2), 4),
-        "answer": common.spread([s for status, _, _, s in found if status == 201] or [0.0]),
-        "refusal": common.spread([s for status, _, _, s in found if status == 503] or [0.0]),
+        "bare_per_second": [common.round_to(before), common.round_to(after)],
+        "answered_per_second": common.round_to(len(answered) / took),
+        "of_bare": common.round_to(len(answered) / took / ((before + after) / 2), 4),
+        "answer": common.p50_p99([s for status, _, _, s in found if status == 201] or [0.0]),
+        "refusal": common.p50_p99([s for status, _, _, s in found if status == 503] or [0.0]),
         "resident_mib": [held // MIB for _, held in memory[:: max(1, len(memory) // 60)]],
         "growth_mib": round(statistics.mean(warm[-5:]) - statistics.mean(warm[:5]), 1),
     }
@@ -236,7 +236,7 @@ def learning(args: Args, kind: str, model: Path, pictures: list[bytes]) -> Cell:
     """Answer what comes before a new product is learnt, and meanwhile, three times."""
     seconds = 6 * args.minutes
     alone = {"model": model, "folder": args.folder, "threads": args.threads, "seconds": min(20.0, seconds)}
-    rate = TWICE * common.task(bare, **alone).json["rate"]
+    rate = TWICE * common.run_function(bare, **alone).json["rate"]
     new, stages, before, during = "/api/v1/new", [], [], []
 
     def learns(state: Any) -> bool:
@@ -265,9 +265,9 @@ def learning(args: Args, kind: str, model: Path, pictures: list[bytes]) -> Cell:
                 helpers.until(lambda: http.get(f"{new}/learnt").json()["stage"] == "stopped")
         end(served)
     return {
-        "answered_per_second": [common.sig(one) for one in before],
-        "while_learning": [common.sig(one) for one in during],
-        "of_undisturbed": common.sig(sum(during) / sum(before), 4),
+        "answered_per_second": [common.round_to(one) for one in before],
+        "while_learning": [common.round_to(one) for one in during],
+        "of_undisturbed": common.round_to(sum(during) / sum(before), 4),
         "learnt_throughout": stages == ["learning"] * 3,
     }
 
@@ -307,7 +307,7 @@ def kill(args: Args, kind: str, model: Path, pictures: list[bytes]) -> Cell:
         "odd": load.odd[:5],
         "half_written": left,
         "starts": len(starts) - 1,
-        "start": common.spread(starts),
+        "start": common.p50_p99(starts),
     }
 
 
@@ -363,12 +363,12 @@ def million(args: Args, kind: str, model: Path, pictures: list[bytes]) -> Cell:
                     assert answer.status_code == 200, f"{name}: {answer.text[:300]}"
         browser = in_browser(served.url, args.rounds)
         held = resident(served) // MIB
-    spreads = {name: common.spread([1000 * one for one in several]) for name, several in times.items()}
+    spreads = {name: common.p50_p99([1000 * one for one in several]) for name, several in times.items()}
     return {
         "count": args.count,
         "fill_seconds": round(took),
-        "start_seconds": common.sig(start, 3),
-        "first": {name: common.sig(1000 * several[0], 4) for name, several in times.items()},
+        "start_seconds": common.round_to(start, 3),
+        "first": {name: common.round_to(1000 * several[0], 4) for name, several in times.items()},
         "milliseconds": {k: {"median": one["median"], "p99": one["p99"]} for k, one in spreads.items()},
         "browser": browser,
         "resident_mib": held,
@@ -420,10 +420,11 @@ def rows(step: str, kind: str, cell: Cell) -> list[Cell]:
         return row(what, count, "0", count == 0)
 
     if step == "overhead":
-        found = [row("predict, median, ms", common.ms(cell["predict"]), "", True)]
+        found = [row("predict, median, ms", common.to_ms(cell["predict"]), "", True)]
         for name, limit in ADDED.items():
             added = 1000 * cell["added"][name]
-            found.append(row(f"added, {name}, ms", common.sig(added, 3), f"<= {limit:g}", added <= limit))
+            text = common.round_to(added, 3)
+            found.append(row(f"added, {name}, ms", text, f"<= {limit:g}", added <= limit))
         return found
     if step == "load":
         share = cell["of_bare"]
@@ -433,7 +434,7 @@ def rows(step: str, kind: str, cell: Cell) -> list[Cell]:
             none("in the store and not answered", cell["there_unanswered"]),
             row("answered / bare predict", share, f">= {THROUGHPUT}", share >= THROUGHPUT),
             row("memory grows, MiB", cell["growth_mib"], "flat: <= 30", cell["growth_mib"] <= 30),
-            row("refusal, 99 %, ms", common.sig(1000 * cell["refusal"]["p99"], 3), "", True),
+            row("refusal, 99 %, ms", common.round_to(1000 * cell["refusal"]["p99"], 3), "", True),
         ]
     if step == "learning":
         share = cell["of_undisturbed"]
@@ -445,7 +446,7 @@ def rows(step: str, kind: str, cell: Cell) -> list[Cell]:
             row("acknowledged", cell["acknowledged"], "", True),
             *(none(what, cell[what]) for what in ("lost", "doubles")),
             row("starts", cell["starts"], f"{cell['kills']}", started and not cell["odd"]),
-            row("start, median, s", common.sig(cell["start"]["median"], 3), "", True),
+            row("start, median, s", common.round_to(cell["start"]["median"], 3), "", True),
         ]
     if step == "outage":
         counts = [none(what, cell[what]) for what in ("lost", "doubles")]
@@ -469,7 +470,7 @@ STEPS: dict[str, Callable[..., Cell]] = {
 
 
 def main() -> int:
-    parser = common.parser(__doc__, "station", data=False)
+    parser = common.make_parser(__doc__, "station", data=False)
     parser.add_argument(
         "--only", default="overhead,load,learning,kill,outage,million,uploads", help="default: %(default)s"
     )
@@ -479,7 +480,7 @@ def main() -> int:
     parser.add_argument("--outages", type=int, default=20, help="of PostgreSQL (default: %(default)s)")
     parser.set_defaults(size="256", side=512, repeats=500, count=1_000_000, rounds=20, uploads=10_000)
     quick = {"size": "64", "side": 96, "repeats": 20, "count": 5000, "rounds": 2, "uploads": 200}
-    args = common.arguments(parser, threads=1, minutes=0.1, kills=2, outages=2, **quick)
+    args = common.parse_arguments(parser, threads=1, minutes=0.1, kills=2, outages=2, **quick)
     record = Record(args, "the station: overhead, load, kill -9, a million inspections, broken uploads")
     missed = False
     with common.workspace(args.work) as work:
@@ -491,10 +492,10 @@ def main() -> int:
                 work_of = partial(STEPS[step], args, kind, model, pictures)
                 found = record.attempt(f"{step}/{kind}", work_of)
                 table += rows(step, kind, found) if found else []
-            common.table(step, table)
+            common.print_table(step, table)
             missed |= any(row[""] for row in table)
     return record.status() or int(missed)
 
 
 if __name__ == "__main__":
-    sys.exit(common.start(main))
+    sys.exit(common.run_script(main))

@@ -109,14 +109,14 @@ def steps(of: tuple[str, str, str, int, str], settings: Settings, repeats: int, 
     whole: dict[str, common.Work] = {f"flawscope, {own.trainer.precision}": own.whole}
     if own.trainer.precision != "fp32":
         whole["flawscope, fp32"] = Stepper(trainer_for(*of, {**settings, "training": "fp32"})).whole
-    times = common.rounds(whole, repeats, warm=min(repeats, 2))
-    parts = common.rounds(own.parts(), max(2, repeats // 3))
+    times = common.time_rounds(whole, repeats, warm=min(repeats, 2))
+    parts = common.time_rounds(own.parts(), max(2, repeats // 3))
     first = next(iter(times))
     return {
-        "seconds": {name: common.spread(t) for name, t in times.items()},
-        "ratio": {name: common.paired(t, times[first]) for name, t in times.items()},
+        "seconds": {name: common.p50_p99(t) for name, t in times.items()},
+        "ratio": {name: common.median_ratio(t, times[first]) for name, t in times.items()},
         "ratio_to": first,
-        "parts": {name: common.spread(t) for name, t in parts.items()},
+        "parts": {name: common.p50_p99(t) for name, t in parts.items()},
         "parameters": sum(p.numel() for n in own.trainer.networks for p in n.parameters()),
         "batch": own.trainer.settings.batch,
         "device_peak_mib": common.device_peak(of[-1]),
@@ -126,11 +126,11 @@ def steps(of: tuple[str, str, str, int, str], settings: Settings, repeats: int, 
 def main() -> int:
     from flawscope.methods import registry
 
-    parser = common.parser(__doc__, "step", methods="all")
+    parser = common.make_parser(__doc__, "step", methods="all")
     parser.add_argument("--seen", type=int, default=0, help="defects, for methods that learn from them")
     parser.add_argument("--device", default="cpu", help="default: %(default)s")
     parser.add_argument("--repeats", type=int, default=30, help="default: %(default)s")
-    args = common.arguments(parser, threads=2, repeats=1)
+    args = common.parse_arguments(parser, threads=2, repeats=1)
     record = common.Record(args, "a training step")
     rows, parts = [], []
     for _, root, method, name in common.cases(args):
@@ -141,20 +141,20 @@ def main() -> int:
         def measure(method: str = method, root: Path = root) -> Cell:
             of = (method, str(root), args.preset, args.seen, args.device)
             limits = {"repeats": args.repeats, "threads": args.threads}
-            child = common.task(steps, of=of, settings=common.settings(args, method), **limits)
+            child = common.run_function(steps, of=of, settings=common.settings(args, method), **limits)
             return {**child.json, **child.facts}
 
         cell = record.attempt(name, measure)
         if cell is None:
             continue
         for which, found in cell["seconds"].items():
-            times = {"ms": common.ms(found), "/ first": cell["ratio"][which], "repeats": found["repeats"]}
+            times = {"ms": common.to_ms(found), "/ first": cell["ratio"][which], "repeats": found["repeats"]}
             rows.append({"of": name, "step": which, **times})
-        parts.append({"of": name, **{k: common.ms(v) for k, v in cell["parts"].items()}})
-    common.table("a training step", rows)
-    common.table("its parts, ms; the batch is made beside the others", parts)
+        parts.append({"of": name, **{k: common.to_ms(v) for k, v in cell["parts"].items()}})
+    common.print_table("a training step", rows)
+    common.print_table("its parts, ms; the batch is made beside the others", parts)
     return record.status()
 
 
 if __name__ == "__main__":
-    sys.exit(common.start(main))
+    sys.exit(common.run_script(main))

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from flawscope import errors, progress
-from flawscope.progress import Terminal, duration
+from flawscope.progress import TerminalProgress, duration
 
 
 class Screen(io.StringIO):
@@ -25,7 +25,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def test_a_log_gets_one_line_a_stage() -> None:
     log = io.StringIO()
-    step = Terminal(log)
+    step = TerminalProgress(log)
     for stage in ("reading", "fitting"):
         for k in range(1, 51):
             step(stage, k, 50)
@@ -37,7 +37,7 @@ def test_a_log_gets_one_line_a_stage() -> None:
 
 def test_what_follows_a_comma_may_change_within_a_stage(clock: list[float]) -> None:
     screen = Screen()
-    step = Terminal(screen)
+    step = TerminalProgress(screen)
     for k in range(1, 11):
         step(f"distilling, loss {1 / k:.2f}", k, 10)
         clock[0] += 2.0
@@ -49,7 +49,7 @@ def test_what_follows_a_comma_may_change_within_a_stage(clock: list[float]) -> N
 
 def test_a_terminal_is_not_flooded_and_hears_no_time_that_is_not_worth_naming(clock: list[float]) -> None:
     screen = Screen()
-    step = Terminal(screen)
+    step = TerminalProgress(screen)
     for k in range(1000):
         step("fitting", k, 100_000)
         clock[0] += 0.001
@@ -63,7 +63,7 @@ def test_a_terminal_is_not_flooded_and_hears_no_time_that_is_not_worth_naming(cl
 
 def test_a_log_hears_of_a_long_stage_now_and_then(clock: list[float]) -> None:
     log = io.StringIO()
-    step = Terminal(log)
+    step = TerminalProgress(log)
     for k in range(1, 101):
         step("fitting", k, 100)
         clock[0] += 1.0
@@ -78,7 +78,7 @@ def test_a_log_hears_of_a_long_stage_now_and_then(clock: list[float]) -> None:
 def test_a_rate_is_told_where_it_is_one_a_second_or_more(clock: list[float]) -> None:
     for each, said in ((0.001, "1,000 a second"), (0.03, "33 a second"), (0.25, "4.0 a second"), (1.5, "")):
         log, clock[0] = io.StringIO(), 100.0
-        step = Terminal(log)
+        step = TerminalProgress(log)
         step("predict", 0, 10_000)
         for k in range(1, 10_001):
             clock[0] += each
@@ -91,14 +91,14 @@ def test_a_line_on_a_terminal_is_not_longer_than_it(monkeypatch: pytest.MonkeyPa
     """What is wrapped cannot be rewritten."""
     monkeypatch.setenv("COLUMNS", "20")
     screen = Screen()
-    Terminal(screen)("a stage with a long name", 1, 1_000_000)
+    TerminalProgress(screen)("a stage with a long name", 1, 1_000_000)
     assert screen.getvalue() == "\r\x1b[Ka stage with a long "[: 4 + 19]
 
 
 @pytest.mark.parametrize("total", [0, 1])
 def test_a_stage_of_nothing_or_one_is_fine(total: int) -> None:
     screen = Screen()
-    Terminal(screen)("check", total, total)
+    TerminalProgress(screen)("check", total, total)
     assert screen.getvalue().endswith("\n")
 
 
@@ -122,9 +122,9 @@ def test_durations_are_read_at_a_glance(seconds: float, text: str) -> None:
 
 def test_a_terminal_hears_that_work_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before the first stage, within one that does not move, and after it; not when it has been stopped."""
-    monkeypatch.setattr(progress, "ALIVE_EVERY", 0.01)
+    monkeypatch.setattr(progress, "HEARTBEAT_INTERVAL", 0.01)
     screen = Screen()
-    step = Terminal(screen, alive=True)
+    step = TerminalProgress(screen, alive=True)
 
     def wait_for(text: str) -> None:
         for _ in range(500):
@@ -148,19 +148,19 @@ def test_a_terminal_hears_that_work_goes_on(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_the_time_that_is_left_goes_on_while_nothing_is_done(clock: list[float]) -> None:
     screen = Screen()
-    step = Terminal(screen)
+    step = TerminalProgress(screen)
     step("fitting", 0, 10)
     clock[0] += 10
     step("fitting", 1, 10)
     assert screen.getvalue().endswith("fitting: 1 of 10, 1 min 30 s left")
-    assert step._so_far(clock[0] + 30) == "fitting: 1 of 10, 1 min 00 s left"
-    assert step._so_far(clock[0] + 100) == "fitting: 1 of 10"
+    assert step._progress_text(clock[0] + 30) == "fitting: 1 of 10, 1 min 00 s left"
+    assert step._progress_text(clock[0] + 100) == "fitting: 1 of 10"
 
 
 def test_a_line_takes_the_place_of_progress_on_a_terminal_only() -> None:
     screen, log = Screen(), io.StringIO()
     for stream in (screen, log):
-        Terminal(stream)("fitting", 1, 10)
+        TerminalProgress(stream)("fitting", 1, 10)
         progress.write_line("a remark", stream)
     assert screen.getvalue() == "\r\x1b[Kfitting: 1 of 10\r\x1b[Ka remark\n"
     assert log.getvalue() == "a remark\n"

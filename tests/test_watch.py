@@ -395,10 +395,7 @@ def test_a_folder_that_goes_away_is_reported_once_and_waited_for(
 
 
 def test_the_picture_after_which_it_ends_counts_as_judged(
-    monkeypatch: pytest.MonkeyPatch,
-    predictor: Predictor,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch, predictor: Predictor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     end = threading.Event()
 

@@ -37,7 +37,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 import common  # noqa: E402
-from common import Args, Child, Record  # noqa: E402
+from common import Args, ChildResult, Record  # noqa: E402
 
 STARTS, PICTURES, ROUNDS = 5, 30, 2  # repeats of starts; pictures that are timed in each round of latencies
 BOTH = ("flawscope", "anomalib")
@@ -85,7 +85,7 @@ class Place:
             "import sys; from PIL import Image\n"
             "for a, b in zip(sys.argv[1::2], sys.argv[2::2]): Image.open(a).save(b)"
         )
-        for category, source in common.roots(self.args):
+        for category, source in common.category_folders(self.args):
             if (root / category).is_dir():
                 continue
             draft = root / f".{category}"
@@ -126,7 +126,7 @@ class Place:
         found: dict[str, Any] = json.loads(note.read_text())
         return found
 
-    def side(self, *words: str | Path, cwd: Path | None = None) -> Child:
+    def side(self, *words: str | Path, cwd: Path | None = None) -> ChildResult:
         """`anomalib_side.py` with anomalib's Python."""
         command = [self.python("anomalib"), HERE / "anomalib_side.py", *words, "--weights", self.weights()]
         return measured(command, cwd=cwd or self.folder)
@@ -137,7 +137,7 @@ def clean() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
 
 
-def measured(command: Sequence[str | Path], cwd: Path | None = None) -> Child:
+def measured(command: Sequence[str | Path], cwd: Path | None = None) -> ChildResult:
     return common.run(command, clean(), cwd)
 
 
@@ -163,7 +163,7 @@ def install(place: Place, label: str) -> dict[str, Any]:
     place.done(label).touch()
     return {
         "requirements": list(wanted),
-        "seconds": common.sig(took, 4),
+        "seconds": common.round_to(took, 4),
         "mib": round(sum(sizes.values()) / common.MIB),
         "mib_without_torch": round((sum(sizes.values()) - torch) / common.MIB),
         "distributions": len(sizes),
@@ -227,7 +227,7 @@ def start(args: Args, record: Record, place: Place) -> None:
             return lambda: subprocess.run(command, check=True, **options)
 
         works = {name: once(command) for name, command in commands.items()}
-        times = common.rounds(works, STARTS, warm=1)
+        times = common.time_rounds(works, STARTS, warm=1)
         return {"seconds": {name: common.summary(t) for name, t in times.items()}}
 
     record.attempt("start", measure)
@@ -236,7 +236,7 @@ def start(args: Args, record: Record, place: Place) -> None:
 # ----------------------------------------------------------------------------------------------- patchcore
 
 
-def fit(place: Place, category: str, program: str) -> Child:
+def fit(place: Place, category: str, program: str) -> ChildResult:
     """`flawscope fit`, or `Engine.fit` with everything as shipped, in a process of its own."""
     folder = place.folder / "models" / category / program
     shutil.rmtree(folder, ignore_errors=True)
@@ -262,7 +262,7 @@ def patchcore(args: Args, record: Record, place: Place) -> None:
             return {
                 "seconds": dict(zip(BOTH, times, strict=True)),
                 "peak_mib": dict(zip(BOTH, peaks, strict=True)),
-                "file_mib": {program: common.mib_of(file) for program, file in files.items()},
+                "file_mib": {program: common.size_mib(file) for program, file in files.items()},
                 "anomalib": theirs.json,
                 "note": "whole processes; two of flawscope before the one of anomalib, one after",
             }
@@ -299,7 +299,7 @@ def export(args: Args, record: Record, place: Place) -> None:
             folder = place.trained(category, program).parent
             file = Path(made["made"]["openvino"])
             weights = file if file.suffix == ".onnx" else file.with_suffix(".bin")
-            result[program] = {"file_mib": common.mib_of(weights), "failed": made["failed"]}
+            result[program] = {"file_mib": common.size_mib(weights), "failed": made["failed"]}
             result[program]["way"] = made.get("way", "as shipped")
             if program == "flawscope":
                 data = place.data() / category
@@ -328,7 +328,7 @@ def in_turns(args: Args, place: Place, runs: dict[str, list[Any]]) -> dict[str, 
     """Processes that print their `seconds`, all of them in every round."""
     turns = [{k: measured(v, place.folder) for k, v in runs.items()} for _ in range(ROUNDS)]
     return {
-        "seconds": {k: common.spread([s for t in turns for s in t[k].json["seconds"]]) for k in runs},
+        "seconds": {k: common.p50_p99([s for t in turns for s in t[k].json["seconds"]]) for k in runs},
         "peak_mib": {k: max(t[k].peak for t in turns) // common.MIB for k in runs},
         "precision": {k: turns[0][k].json.get("precision") for k in runs},
         "threads": args.threads,
@@ -384,7 +384,7 @@ def latency(args: Args, record: Record, place: Place) -> None:
 def untrained(args: Args, record: Record, place: Place) -> None:
     if not args.models:
         common.say("skipped: untrained needs fitted models, --models METHOD=FILE.safetensors")
-    for method, file in common.models_given(args).items():
+    for method, file in common.parse_models(args).items():
         beside(args, record, place, method, Path(file).resolve())
 
 
@@ -434,8 +434,8 @@ def beside(args: Args, record: Record, place: Place, method: str, given: Path) -
         return {**in_turns(args, place, runs), "like": like, "anomalib": told}
 
     if cell := record.attempt(f"{method}/{category}/{args.threads} threads", measure):
-        times = {name: common.ms(values) for name, values in cell["seconds"].items()}
-        common.table(f"{method}, ms", [{"what": name, "ms": ms} for name, ms in times.items()])
+        times = {name: common.to_ms(values) for name, values in cell["seconds"].items()}
+        common.print_table(f"{method}, ms", [{"what": name, "ms": ms} for name, ms in times.items()])
 
 
 # --------------------------------------------------------------------------------------------------- table
@@ -466,7 +466,7 @@ def show(record: Record) -> None:
     for what, ours, theirs in sorted(pairs_in(cells)):
         row = {"what": what, "flawscope": ours, "anomalib": theirs}
         rows.append({**row, "anomalib / flawscope": theirs / ours if ours else None})
-    common.table("both", rows)
+    common.print_table("both", rows)
 
 
 # ---------------------------------------------------------------------------------------------------- main
@@ -482,11 +482,11 @@ PARTS = {
 
 
 def main() -> int:
-    parser = common.parser(__doc__, "peers")
+    parser = common.make_parser(__doc__, "peers")
     parser.set_defaults(categories="toothbrush")  # anomalib takes half an hour for transistor
     parser.add_argument("--only", default=",".join(PARTS), help="default: %(default)s")
     parser.add_argument("--models", default="", help="METHOD=FILE,METHOD=FILE: fitted, for `untrained`")
-    args = common.arguments(parser)
+    args = common.parse_arguments(parser)
     if unknown := set(args.only.split(",")) - set(PARTS):
         parser.error(f"--only: {min(unknown)} is none of {', '.join(PARTS)}")
     if args.quick:
@@ -503,4 +503,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(common.start(main))
+    sys.exit(common.run_script(main))

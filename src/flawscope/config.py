@@ -26,7 +26,7 @@ def read_config(path: str | Path, category: str | None = None) -> dict[str, Any]
     except OSError as error:
         raise InputError(f"cannot read config {path}: {error.strerror}; name an existing YAML file") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, 2020-13-45
-        raise InputError(f"config {path} is not YAML: {_wrong(error)}; mend that line") from None
+        raise InputError(f"config {path} is not YAML: {_yaml_problem(error)}; mend that line") from None
     if not isinstance(values, dict):
         raise InputError(f"config {path} is not a list of `key: value` lines: mend it")
     categories = values.pop("categories", None) or {}
@@ -44,8 +44,8 @@ def read_config(path: str | Path, category: str | None = None) -> dict[str, Any]
     return {**values, **categories.get(category, {})}
 
 
-def _wrong(error: Exception) -> str:
-    """Describes an error without the line itself, which may hold a password."""
+def _yaml_problem(error: Exception) -> str:
+    """Describes an error of YAML without the line itself, which may hold a password."""
     mark = getattr(error, "problem_mark", None)
     return one_line(error) if mark is None else f"{getattr(error, 'problem', '')}, line {mark.line + 1}"
 
@@ -80,7 +80,7 @@ def build(cls: type[T], values: Mapping[str, Any]) -> T:
             raise InputError(f"{key}: {error}") from None
         except (TypeError, ValueError, OverflowError):
             given = named(repr(value))
-            raise InputError(f"setting {key}: {given} is not {describe(hints[key])}") from None
+            raise InputError(f"setting {key}: {given} is not {describe_type(hints[key])}") from None
     if missing := [name for name, one in fields.items() if name not in kwargs and is_needed(one)]:
         raise InputError(f"setting {' and '.join(missing)} is missing: write `{missing[0]}: ...`")
     return cls(**kwargs)
@@ -91,14 +91,14 @@ def is_needed(one: dataclasses.Field[Any]) -> bool:
     return one.default is dataclasses.MISSING and one.default_factory is dataclasses.MISSING
 
 
-def named(given: Any) -> str:
-    """Names a wrong value in an error, but not an address: a password may stand in it."""
-    return "an address" if "://" in str(given) or "@" in str(given) else str(given)
+def named(value: Any) -> str:
+    """Text of a wrong value for an error; an address is left out, for it may hold a password."""
+    return "an address" if "://" in str(value) or "@" in str(value) else str(value)
 
 
 def known(cls: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Keeps the values that are settings of the dataclass `cls`: a file from an earlier version may hold
-    others. Values that a person gives go to `build` as they are."""
+    """Drops values that are no settings of the dataclass `cls`: a file of another version may hold such.
+    Values from a person go to `build` unfiltered, which reports them."""
     return {key: value for key, value in values.items() if key in names(cls)}
 
 
@@ -155,11 +155,11 @@ def convert(value: Any, hint: Any) -> Any:
     return converted
 
 
-def describe(hint: Any) -> str:
-    """Words for a type in an error."""
+def describe_type(hint: Any) -> str:
+    """Describes a type in an error: a whole number, true or false."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(describe(a) for a in args)
+        return " or ".join(describe_type(a) for a in args)
     if origin is typing.Literal:
         return "one of " + ", ".join(map(str, args))
     if isinstance(origin, type) and issubclass(origin, Mapping):

@@ -20,7 +20,7 @@ class CheckpointError(InputError):
 
 
 class LeftOut(InputError):
-    """Error in place of a prediction for a picture that was to be left out, by its decoded pixels."""
+    """Stands for the prediction of a picture that the caller excludes by the hash of its pixels."""
 
 
 def compiled(flag: str, pattern: str) -> re.Pattern[str]:
@@ -32,7 +32,7 @@ def compiled(flag: str, pattern: str) -> re.Pattern[str]:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Hint in an error about an unknown name: the nearest known one, else all of them."""
+    """Suggests in an error about an unknown name the nearest known one, else all of them."""
     import difflib
 
     names = list(known)
@@ -40,52 +40,52 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"did you mean {near[0]}?" if near else f"known: {', '.join(names) or 'none'}"
 
 
-def pluralize(number: int, thing: str) -> str:
+def pluralize(number: int, noun: str) -> str:
     """Formats a count: 1 picture, 2 pictures, 1,000 pictures."""
-    return f"{number:,} {thing}{'s' * (number != 1)}"
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
-def some(names: Sequence[str], most: int = 5) -> str:
+def some(names: Sequence[str], limit: int = 5) -> str:
     """Joins names: a, b, c and 12 more."""
-    more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
 
 
 def one_line(error: BaseException) -> str:
-    """Text of an error on one line: ours whole, another's up to 300 characters, without text its kind."""
-    said = " ".join(str(error).split())
-    return (said if isinstance(error, FlawscopeError) else said[:300]) or type(error).__name__
+    """Text of an error on one line, of a foreign one up to 300 characters; without text its type's name."""
+    text = " ".join(str(error).split())
+    return (text if isinstance(error, FlawscopeError) else text[:300]) or type(error).__name__
 
 
 def with_kind(error: BaseException) -> str:
-    """Text as `one_line` gives it; an error that is not ours has its kind first."""
-    kind, said = type(error).__name__, one_line(error)
-    return said if isinstance(error, FlawscopeError) or said == kind else f"{kind}: {said}"
+    """Text as `one_line` gives it; that of a foreign error begins with its type's name."""
+    kind, text = type(error).__name__, one_line(error)
+    return text if isinstance(error, FlawscopeError) or text == kind else f"{kind}: {text}"
 
 
-def needs(what: str, *libraries: str, extras: str) -> InputError:
-    """Error where libraries are missing that `what` needs; `extras` as `installing` takes them."""
-    return InputError(f"{what} needs {' and '.join(libraries)}: {installing(*libraries, extras=extras)}")
+def needs(feature: str, *libraries: str, extras: str) -> InputError:
+    """Makes the error for libraries that a feature lacks; `extras` as `installing` takes them."""
+    return InputError(f"{feature} needs {' and '.join(libraries)}: {installing(*libraries, extras=extras)}")
 
 
-def require_installed(what: str, *libraries: str, extras: str) -> None:
-    """Raises `needs` for missing libraries, by the names of their modules. No library is loaded."""
+def require_installed(feature: str, *libraries: str, extras: str) -> None:
+    """Raises `needs` for libraries, given by their modules' names, that are missing; imports none."""
     missing = [name for name in libraries if importlib.util.find_spec(name) is None]
     if missing:
-        raise needs(what, *missing, extras=extras)
+        raise needs(feature, *missing, extras=extras)
 
 
 def installing(*libraries: str, extras: str) -> str:
-    """Command that adds missing libraries to this installation, by the package's metadata: on a public index
-    the package's own name may be somebody else's.
+    """Command that installs missing libraries, by the requirements in the package's metadata: on a public
+    index the name flawscope may be somebody else's.
 
-    extras: of the package, with commas, that bring the libraries.
+    extras: those of the package that bring the libraries, with commas.
     """
-    wanted = " ".join(f'"{one}"' for one in _missing(extras))
+    wanted = " ".join(f'"{one}"' for one in _missing_requirements(extras))
     return f"pip install {wanted or ' '.join(libraries)}"
 
 
-def _missing(extras: str) -> list[str]:
+def _missing_requirements(extras: str) -> list[str]:
     """Requirements of the extras that are not installed; none where the package has no metadata."""
     from importlib import metadata
 
@@ -100,7 +100,7 @@ def _missing(extras: str) -> list[str]:
             if not re.search(rf"extra == ['\"]{re.escape(extra)}['\"]", marker):
                 continue
             if nested := re.match(r"flawscope\[(.+)\]", requirement):
-                found |= dict.fromkeys(_missing(nested[1]))
+                found |= dict.fromkeys(_missing_requirements(nested[1]))
             elif not _is_installed(re.split(r"[^A-Za-z0-9._-]", requirement)[0]):
                 found[requirement] = None
     return list(found)

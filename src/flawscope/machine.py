@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 GIB = 2**30
-FIT_MEMORY = 4 * GIB  # bytes that a fit may take; those of the methods that come along stay below
+FIT_MEMORY_LIMIT = 4 * GIB  # bytes that a fit may take; the built-in methods stay below
 FIT_THREADS = 2  # with fewer, reading pictures and computing wait for each other
 
 
-def machine() -> dict[str, Any]:
+def machine_info() -> dict[str, Any]:
     """Returns processor, cores that this process may use, memory and system."""
-    total = memory()
+    total = system_memory()
     return {
         "cpu": processor(),
         "cores": cores(),
@@ -42,12 +42,12 @@ def cores() -> int:
 
 def all_threads() -> int:
     """Number of threads that OMP_NUM_THREADS allows, else of cores."""
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    return int(given) if given.isdecimal() and int(given) else cores()
+    setting = os.environ.get("OMP_NUM_THREADS", "")
+    return int(setting) if setting.isdecimal() and int(setting) else cores()
 
 
-def memory() -> tuple[int, int] | None:
-    """Bytes in all and available; None without psutil."""
+def system_memory() -> tuple[int, int] | None:
+    """Total and available memory in bytes; None without psutil."""
     try:
         import psutil
     except ImportError:
@@ -57,7 +57,7 @@ def memory() -> tuple[int, int] | None:
 
 
 def peak_memory() -> int:
-    """Most memory that this process has held so far, in bytes; 0 where it is unknown."""
+    """Peak memory of this process so far, in bytes; 0 where it is unknown."""
     with suppress(OSError, StopIteration, ValueError):  # Linux; ru_maxrss there may be the parent's
         status = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
         return int(next(line for line in status if line.startswith("VmHWM:")).split()[1]) * 1024

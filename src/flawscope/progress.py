@@ -1,7 +1,7 @@
-"""Tells a person the progress of a long job. A job calls `step(stage, done, total)`; the caller decides what
-happens then: no output in a library, a line with the remaining time on a terminal. The text after a comma in
-the stage may change from call to call, such as a loss: it is still the same stage. `noted_interrupts` handles
-Ctrl-C for work that must not be cut in two."""
+"""Shows a person the progress of a long job. The job calls `step(stage, done, total)`; the caller decides
+what happens then: no output in a library, a line with the remaining time on a terminal. The text after a
+comma in the stage may change from call to call, such as a loss: it is still the same stage.
+`noted_interrupts` handles Ctrl-C for work that must not be cut in two."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from typing import TextIO
 
 Step = Callable[[str, int, int], None]
 
-LIVE_EVERY, LOG_EVERY = 0.2, 30.0  # seconds between two lines: on a terminal, in a file
-SENT_EVERY = 0.5  # seconds between two messages of a process
-ALIVE_EVERY = 1.0  # seconds of silence on a terminal
-QUIET = 60.0  # seconds of silence elsewhere, of jobs that run side by side
-CLEAR = "\r\x1b[K"  # back to the line's beginning, and clear it
-_WRITING = threading.RLock()
+LIVE_INTERVAL, LOG_INTERVAL = 0.2, 30.0  # seconds between two lines: on a terminal, in a file
+MESSAGE_INTERVAL = 0.5  # seconds between two messages of a child process
+HEARTBEAT_INTERVAL = 1.0  # seconds without a call after which a terminal's line is rewritten
+JOBS_LOG_INTERVAL = 60.0  # seconds between two lines in a file, of jobs that run side by side
+CLEAR_LINE = "\r\x1b[K"  # back to the line's beginning, and clear it
+_WRITE_LOCK = threading.RLock()
 
 
 class Advance:
@@ -42,101 +42,101 @@ def silent(stage: str, done: int, total: int) -> None:
     """Reports no progress."""
 
 
-def at_times(step: Step) -> Step:
-    """Passes on only some steps: a stage's first and last, and one every `SENT_EVERY` seconds."""
-    shown, last = "", 0.0
+def throttled(step: Step) -> Step:
+    """Wraps `step`: passes on a stage's first and last call, and one every `MESSAGE_INTERVAL` seconds."""
+    last_stage, last_time = "", 0.0
 
-    def told(stage: str, done: int, total: int) -> None:
-        nonlocal shown, last
+    def throttled_step(stage: str, done: int, total: int) -> None:
+        nonlocal last_stage, last_time
         name, now = stage.partition(",")[0], time.monotonic()
-        if name != shown or done == total or now - last >= SENT_EVERY:
-            shown, last = name, now
+        if name != last_stage or done == total or now - last_time >= MESSAGE_INTERVAL:
+            last_stage, last_time = name, now
             step(stage, done, total)
 
-    return told
+    return throttled_step
 
 
 def write_line(line: str, stream: TextIO | None = None) -> None:
     """Writes a line to stderr, in the place of a line of progress that stands there."""
-    with _WRITING:
+    with _WRITE_LOCK:
         stream = stream or sys.stderr
-        print(f"{CLEAR}{line}" if stream.isatty() else line, file=stream, flush=True)
+        print(f"{CLEAR_LINE}{line}" if stream.isatty() else line, file=stream, flush=True)
 
 
-class Terminal:
-    """Writes to stderr: on a terminal one line that is rewritten, elsewhere one line a stage, and one every
-    `LOG_EVERY` seconds of a long one.
+class TerminalProgress:
+    """Writes progress to stderr: on a terminal one line that is rewritten, elsewhere one line a stage, and
+    one every `LOG_INTERVAL` seconds of a long stage.
 
     Args:
-        alive: on a terminal, say every second that work goes on, also between two stages and before the first
-            one, until `stop`.
+        alive: on a terminal, rewrite the line every second, also between stages and before the first one,
+            until `stop`.
     """
 
     def __init__(self, stream: TextIO | None = None, *, alive: bool = False):
         self.stream = stream or sys.stderr
-        self.live = self.stream.isatty()
+        self.is_terminal = self.stream.isatty()
         self.stage = ""
         self.text = "starting"  # of the last call, without the time that is left
-        self.started = self.shown = self.called = time.monotonic()
-        self.left = 0.0  # seconds, when it was called
+        self.stage_started = self.last_written = self.last_called = time.monotonic()
+        self.seconds_left = 0.0  # at the last call
         self.ended = threading.Event()
-        if self.live and alive:
+        if self.is_terminal and alive:
             threading.Thread(target=self._keep_alive, daemon=True).start()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        with _WRITING:
+        with _WRITE_LOCK:
             now = time.monotonic()
             name = stage.partition(",")[0]
             if name != self.stage:
-                self.stage, self.started = name, now
-                self.shown = 0.0 if self.live else now
-            finished = done >= total
-            if not finished and now - self.shown < (LIVE_EVERY if self.live else LOG_EVERY):
+                self.stage, self.stage_started = name, now
+                self.last_written = 0.0 if self.is_terminal else now
+            finished, interval = done >= total, LIVE_INTERVAL if self.is_terminal else LOG_INTERVAL
+            if not finished and now - self.last_written < interval:
                 return
-            self.called, spent = now, now - self.started
-            self.left = spent / done * (total - done) if done else 0.0  # from the first one on
-            rate = _rate(done, spent)
+            self.last_called, spent = now, now - self.stage_started
+            self.seconds_left = spent / done * (total - done) if done else 0.0  # from the first one on
+            rate = _rate_text(done, spent)
             self.text = f"{stage}: {done:,} of {total:,}{rate}"
             if finished:
                 self._write(f"{stage}: done in {duration(spent)}{rate}", now, end=True)
                 self.stage, self.text = "", "working"
             else:
-                self._write(self._so_far(now), now)
+                self._write(self._progress_text(now), now)
 
     def stop(self) -> None:
         """Ends the live display: nothing more is written of it."""
-        with _WRITING:
-            if self.live and not self.ended.is_set():
-                self.stream.write(CLEAR)
+        with _WRITE_LOCK:
+            if self.is_terminal and not self.ended.is_set():
+                self.stream.write(CLEAR_LINE)
                 self.stream.flush()
             self.ended.set()
 
     def _keep_alive(self) -> None:
-        while not self.ended.wait(ALIVE_EVERY / 2):
-            with _WRITING:
+        while not self.ended.wait(HEARTBEAT_INTERVAL / 2):
+            with _WRITE_LOCK:
                 now = time.monotonic()
-                if not self.ended.is_set() and now - self.shown >= ALIVE_EVERY:
-                    self._write(self._so_far(now), now)
+                if not self.ended.is_set() and now - self.last_written >= HEARTBEAT_INTERVAL:
+                    self._write(self._progress_text(now), now)
 
-    def _so_far(self, now: float) -> str:
+    def _progress_text(self, now: float) -> str:
         if not self.stage:
-            return f"{self.text}, {duration(max(now - self.called, 1.0))}"
-        left = self.left - (now - self.called)
+            return f"{self.text}, {duration(max(now - self.last_called, 1.0))}"
+        left = self.seconds_left - (now - self.last_called)
         return self.text + (f", {duration(left)} left" if left >= 1 else "")
 
     def _write(self, text: str, now: float, *, end: bool = False) -> None:
-        self.shown = now
-        if self.live:
+        self.last_written = now
+        if self.is_terminal:
             width = shutil.get_terminal_size().columns - 1
-            self.stream.write(f"{CLEAR}{text[:width]}" + ("\n" if end else ""))
+            self.stream.write(f"{CLEAR_LINE}{text[:width]}" + ("\n" if end else ""))
         else:
             self.stream.write(text + "\n")
         self.stream.flush()
 
 
-class Running:
+class JobsProgress:
     """Shows the progress of several jobs that run side by side: on a terminal one line that is rewritten,
-    elsewhere a line every `QUIET` seconds.
+    elsewhere a line every `JOBS_LOG_INTERVAL` seconds.
 
     Args:
         say: gets lines that may be left out. warn: gets those that may not.
@@ -144,32 +144,32 @@ class Running:
 
     def __init__(self, say: Callable[[str], None], warn: Callable[[str], None], terminal: bool):
         self.say, self.warn, self.terminal = say, warn, terminal
-        self.jobs: dict[str, str] = {}  # where each is, by its label
-        self.said = time.monotonic()
+        self.job_stages: dict[str, str] = {}  # stage and counts, by the job's label
+        self.last_written = time.monotonic()
 
     def step(self, label: str, stage: str, done: int, total: int) -> None:
         """Notes the progress of a job."""
-        self.jobs[label] = f"{stage} {done} of {total}"
+        self.job_stages[label] = f"{stage} {done} of {total}"
 
     def show(self) -> None:
-        """Writes the progress of all jobs, if it is time."""
-        text = "; ".join(f"{label}: {where}" for label, where in self.jobs.items())
+        """Writes the progress of all jobs; in a file only when `JOBS_LOG_INTERVAL` is over."""
+        text = "; ".join(f"{label}: {where}" for label, where in self.job_stages.items())
         if text and self.terminal:
-            sys.stderr.write(f"{CLEAR}{text[: shutil.get_terminal_size().columns - 1]}")
+            sys.stderr.write(f"{CLEAR_LINE}{text[: shutil.get_terminal_size().columns - 1]}")
             sys.stderr.flush()
-        elif text and time.monotonic() - self.said >= QUIET:
-            self.said = time.monotonic()
+        elif text and time.monotonic() - self.last_written >= JOBS_LOG_INTERVAL:
+            self.last_written = time.monotonic()
             self.say(f"      {text}")
 
-    def line(self, text: str, *, failed: bool = False) -> None:
-        """Writes a line that stays."""
+    def print_line(self, text: str, *, failed: bool = False) -> None:
+        """Writes a line that is not overwritten."""
         if self.terminal:
-            sys.stderr.write(CLEAR)
-        self.said = time.monotonic()
+            sys.stderr.write(CLEAR_LINE)
+        self.last_written = time.monotonic()
         (self.warn if failed else self.say)(text)
 
 
-def _rate(done: int, seconds: float) -> str:
+def _rate_text(done: int, seconds: float) -> str:
     """Text with the number a second, where it is at least one; else empty."""
     rate = done / seconds if seconds >= 1 else 0.0
     return "" if rate < 1 else f", {rate:.1f} a second" if rate < 9.95 else f", {rate:,.0f} a second"
@@ -191,28 +191,28 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def noted_interrupts(said: str = "stops after this step, and keeps it") -> Iterator[threading.Event]:
-    """Event that Ctrl-C sets instead of raising KeyboardInterrupt; the second Ctrl-C raises it. Other threads
-    than the main one are left alone, and so is a Ctrl-C that somebody else handles.
+    """Yields an event that Ctrl-C sets instead of raising KeyboardInterrupt; the second Ctrl-C raises it. It
+    changes nothing outside of the main thread, and where SIGINT has another handler.
 
     Args:
         said: line for a terminal; empty: none.
     """
-    noted = threading.Event()
+    interrupted = threading.Event()
 
-    def note(number: int, frame: object) -> None:
-        if noted.is_set():
+    def on_signal(number: int, frame: object) -> None:
+        if interrupted.is_set():
             raise KeyboardInterrupt
-        noted.set()
+        interrupted.set()
         with suppress(OSError, ValueError):
             if said and sys.stderr.isatty():  # not by way of a stream that may be writing right now
                 os.write(sys.stderr.fileno(), f"\r\x1b[K{said}\n".encode())
 
     main = threading.current_thread() is threading.main_thread()
     if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield noted
+        yield interrupted
         return
-    signal.signal(signal.SIGINT, note)
+    signal.signal(signal.SIGINT, on_signal)
     try:
-        yield noted
+        yield interrupted
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)

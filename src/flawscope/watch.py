@@ -1,6 +1,6 @@
 """Pictures that appear in a folder are judged, and a command can be run for the anomalous ones.
 
-`Arrivals` finds the pictures in a folder that are new, and tells when each is whole: for `flawscope watch`
+`Arrivals` finds the pictures in a folder that are new, and knows when each is whole: for `flawscope watch`
 and a station. The folder is listed again and again. File-system events would be faster by a fraction of a
 second, but they do not come from network shares, they get lost when too many come at once, and they do not
 tell when a file is whole: listings would be needed beside them.
@@ -27,14 +27,14 @@ from flawscope.pictures.decoding import is_picture
 from flawscope.pictures.listing import folder_error, is_litter, own_files
 
 PATIENCE = 30.0  # seconds that a file which cannot be read may still be incomplete
-SETTLE = 2.0  # seconds; shares answer from a cache for one to three, and copies are made at full size first
-REST = 4  # least ratio of the pause between two scans to a scan's time: a share is not kept busy
+SETTLE = 2.0  # seconds; shares answer from a cache for 1 to 3 s, and copies have their full size at once
+REST = 4  # least ratio of the pause between two scans to a scan's time, to spare a network share
 # Formats that cannot be read before they are whole; a part of another can look like the whole picture.
 SELF_CHECKING = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".gif", ".jp2"})
 
-TIMEOUT = 60.0  # seconds after which a command is ended
-MOST = 100  # commands that may wait; further ones are reported and not run
-NAMES = ("path", "decision", "score", "p_value", "severity", "product_name")
+COMMAND_TIMEOUT = 60.0  # seconds after which a command is ended
+MAX_QUEUED_COMMANDS = 100  # commands that may wait; further ones are reported and not run
+COMMAND_FIELDS = ("path", "decision", "score", "p_value", "severity", "product_name")
 
 
 class Stamp(NamedTuple):
@@ -50,10 +50,10 @@ class Stamp(NamedTuple):
 
 
 @dataclass
-class _Waiting:
+class _PendingFile:
     stamp: Stamp
-    since: float  # when it was last seen to change
-    again: float  # not tried before
+    changed_at: float  # when it was last seen to change
+    retry_at: float  # not tried before
 
 
 class Arrivals:
@@ -100,12 +100,12 @@ class Arrivals:
         self.apart = frozenset(os.path.abspath(one) for one in apart)
         self._done: dict[Path, Stamp] = {}
         self._stamps: set[Stamp] = set()  # of `_done`: a file that is renamed keeps it
-        self._waiting: dict[Path, _Waiting] = {}
+        self._pending: dict[Path, _PendingFile] = {}
         self.gone: dict[Path, Stamp] = {}
         self.others: list[Path] = []
         self.took = 0.0
         known = {Path(os.path.abspath(path)) for path in judged}
-        for path, stamp in self._present().items():
+        for path, stamp in self._list_pictures().items():
             if not existing or path in known:
                 self._remember(path, stamp)
         self.skipped = sum(path not in known for path in self._done)
@@ -113,7 +113,7 @@ class Arrivals:
     @property
     def waiting(self) -> int:
         """Number of pictures that are there and not judged yet."""
-        return len(self._waiting)
+        return len(self._pending)
 
     def scan(self, now: float) -> list[Path]:
         """Return the pictures that are whole by now, in the order of their times of change.
@@ -124,52 +124,52 @@ class Arrivals:
         Raises:
             InputError: the folder cannot be read at the moment.
         """
-        present = self._present()
+        present = self._list_pictures()
         ready = []
         for path, stamp in present.items():
             if self._is_done(path, stamp):
                 continue
-            waits = self._waiting.get(path)
-            if waits is None or waits.stamp != stamp:
+            pending = self._pending.get(path)
+            if pending is None or pending.stamp != stamp:
                 checked = path.suffix.lower() in SELF_CHECKING
-                self._waiting[path] = _Waiting(stamp, now, now if checked else now + self.settle)
-            elif now >= waits.again:
+                self._pending[path] = _PendingFile(stamp, now, now if checked else now + self.settle)
+            elif now >= pending.retry_at:
                 ready.append(path)
         self._forget(present)
         return sorted(ready, key=lambda path: (present[path].changed, path))
 
     def stamp(self, path: Path) -> Stamp:
         """Return the stamp, in the last scan, of a picture that was given out and not answered."""
-        return self._waiting[path].stamp
+        return self._pending[path].stamp
 
     def done(self, path: Path, *, removed: bool = False) -> None:
         """Answer that a picture was judged, as it was in the last scan. removed: so was the file, by the
         caller: another of the same name is new."""
-        stamp = self._waiting.pop(path).stamp
+        stamp = self._pending.pop(path).stamp
         if not removed:
             self._remember(path, stamp)
 
     def later(self, path: Path, again: float) -> None:
         """Answer that a picture is to be given out again, not before this moment."""
-        self._waiting[path].again = again
+        self._pending[path].retry_at = again
 
     def failed(self, path: Path, now: float) -> bool:
         """Answer that a picture cannot be read; return whether it is given up: it had time to become
         whole."""
-        waits = self._waiting[path]
-        if now - waits.since >= self.patience:
+        pending = self._pending[path]
+        if now - pending.changed_at >= self.patience:
             self.done(path)
             return True
-        self.later(path, min(now + (now - waits.since), waits.since + self.patience))
+        self.later(path, min(now + (now - pending.changed_at), pending.changed_at + self.patience))
         return False
 
     # ---- what is there
 
-    def _present(self) -> dict[Path, Stamp]:
+    def _list_pictures(self) -> dict[Path, Stamp]:
         begun = time.monotonic()
         found: dict[Path, Stamp] = {}
         self.others = []
-        for path, stamp in _files(self.folder, self.apart):
+        for path, stamp in _iter_files(self.folder, self.apart):
             if is_picture(path):
                 found[path] = stamp
             else:
@@ -183,7 +183,7 @@ class Arrivals:
             return True
         if not stamp.inode or stamp not in self._stamps:
             return False
-        self._waiting.pop(path, None)
+        self._pending.pop(path, None)
         self._done[path] = stamp
         return True
 
@@ -194,8 +194,8 @@ class Arrivals:
     def _forget(self, present: dict[Path, Stamp]) -> None:
         """Forget files that are gone. An empty folder is no evidence: a share that is away looks like one."""
         inodes = {stamp.inode for stamp in present.values()}
-        for path in self._waiting.keys() - present.keys():
-            stamp = self._waiting.pop(path).stamp
+        for path in self._pending.keys() - present.keys():
+            stamp = self._pending.pop(path).stamp
             if not stamp.inode or stamp.inode not in inodes:  # else it was renamed
                 self.gone[path] = stamp
         if present and len(self._done) > 2 * len(present):  # now and then
@@ -203,29 +203,29 @@ class Arrivals:
             self._stamps = set(self._done.values())
 
 
-def _files(folder: Path, apart: frozenset[str]) -> Iterator[tuple[Path, Stamp]]:
-    """Yield every file that `pictures.listing.walked` would give, unsorted: there may be very many. Files
-    that go away meanwhile are left out. InputError where the folder itself cannot be read."""
-    waiting, seen = [folder], set()
-    while waiting:
-        here = waiting.pop()
+def _iter_files(folder: Path, apart: frozenset[str]) -> Iterator[tuple[Path, Stamp]]:
+    """Yield every file of `pictures.listing.walked`, unsorted, for there may be very many. Files that vanish
+    meanwhile are left out. InputError where the folder itself cannot be read."""
+    folders, seen = [folder], set()
+    while folders:
+        current = folders.pop()
         try:
-            identity = os.stat(here)
+            identity = os.stat(current)
             if (identity.st_dev, identity.st_ino) in seen:
                 continue
             seen.add((identity.st_dev, identity.st_ino))
-            with os.scandir(here) as listing:
+            with os.scandir(current) as listing:
                 entries = [entry for entry in listing if not is_litter(entry.name)]
         except OSError as error:
-            if here == folder or not isinstance(error, FileNotFoundError):
-                raise folder_error(here, error) from None
+            if current == folder or not isinstance(error, FileNotFoundError):
+                raise folder_error(current, error) from None
             continue
-        own = {os.fspath(here / name) for name in own_files(here)}
+        own = {os.fspath(current / name) for name in own_files(current)}
         for entry in entries:
             with suppress(OSError):  # gone, or a link that leads nowhere
                 if entry.is_dir():
                     if entry.path not in apart:
-                        waiting.append(Path(entry.path))
+                        folders.append(Path(entry.path))
                 elif entry.is_file() and entry.path not in own:
                     yield Path(entry.path), Stamp.of(os.stat(entry.path))  # on Windows entries have no inode
 
@@ -271,7 +271,7 @@ class Commands:
         failures: number of commands that failed, were ended, or could not be run.
     """
 
-    def __init__(self, command: str, say: Callable[[str], None], timeout: float = TIMEOUT):
+    def __init__(self, command: str, say: Callable[[str], None], timeout: float = COMMAND_TIMEOUT):
         """Start the thread.
 
         Args:
@@ -291,38 +291,38 @@ class Commands:
                 f"--on-anomaly {command!r}: there is no program {program!r} that can be run; give its path"
             )
         self.say, self.timeout, self.failures = say, timeout, 0
-        self._waiting: queue.Queue[Prediction | None] = queue.Queue(MOST)
-        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._queue: queue.Queue[Prediction | None] = queue.Queue(MAX_QUEUED_COMMANDS)
+        self._thread = threading.Thread(target=self._run_queued, daemon=True)
         self._thread.start()
 
     def run(self, prediction: Prediction) -> None:
         """Queue the command for a prediction; never waits."""
         try:
-            self._waiting.put_nowait(prediction)
+            self._queue.put_nowait(prediction)
         except queue.Full:
-            self._fail(f"{MOST} wait already, not run", prediction)
+            self._fail(f"{MAX_QUEUED_COMMANDS} wait already, not run", prediction)
 
-    def close(self, seconds: float = TIMEOUT) -> None:
+    def close(self, seconds: float = COMMAND_TIMEOUT) -> None:
         """Wait at most so many seconds for the queued commands."""
-        left = self._waiting.qsize()
+        left = self._queue.qsize()
         with suppress(queue.Full):
-            self._waiting.put(None, timeout=seconds)
+            self._queue.put(None, timeout=seconds)
         self._thread.join(seconds)
         if self._thread.is_alive():
             self.say(f"the command is still busy, up to {left} were not run")
 
-    def _work(self) -> None:
-        while (prediction := self._waiting.get()) is not None:
+    def _run_queued(self) -> None:
+        while (prediction := self._queue.get()) is not None:
             self._run(prediction)
 
     def _run(self, prediction: Prediction) -> None:
-        facts = {name: str(getattr(prediction, name)) for name in NAMES}
+        facts = {name: str(getattr(prediction, name)) for name in COMMAND_FIELDS}
         try:
             code = subprocess.run(
                 [*self.words, facts["path"], facts["decision"]],
                 env={**os.environ, **{f"FLAWSCOPE_{name.upper()}": value for name, value in facts.items()}},
                 stdin=subprocess.DEVNULL,
-                stdout=_standard_error(),
+                stdout=_stderr_descriptor(),
                 timeout=self.timeout,
                 start_new_session=True,  # Ctrl-C ends the watching, not the command
             ).returncode
@@ -339,8 +339,8 @@ class Commands:
         self.say(f"command for {prediction.path}: {why}")
 
 
-def _standard_error() -> int:
-    """Return the file number of standard error for a command's output; DEVNULL where it has none."""
+def _stderr_descriptor() -> int:
+    """Return the file descriptor of stderr for a command's output; DEVNULL where it has none."""
     try:
         return sys.stderr.fileno()
     except (AttributeError, OSError):

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from flawscope.benchmark.cell import Plan, Store, few, work_off
-from flawscope.benchmark.grid import Cell, plan
+from flawscope.benchmark.cell import CellStore, RunPlan, few_shot_dataset, work_off
+from flawscope.benchmark.grid import Cell, plan_grid
 from flawscope.benchmark.markdown import render
 from flawscope.benchmark.tables import Results
 from flawscope.datasets import open_dataset
@@ -30,22 +30,22 @@ class Task(NamedTuple):
     """A cell, and what its process is given."""
 
     cell: Cell
-    store: Store
-    plan: Plan
+    store: CellStore
+    plan: RunPlan
 
     @property
     def work(self) -> Path:
-        return self.store.work(self.cell)
+        return self.store.work_folder(self.cell)
 
     @property
     def out(self) -> Path:
-        return self.store.cell(self.cell)
+        return self.store.cell_path(self.cell)
 
 
 def task_for(root: Path, out: Path, **call: Any) -> Task:
-    store = Store(out)
+    store = CellStore(out)
     store.prepare()
-    return Task(plan(root, categories="grid", **call).cells[0], store, Plan(str(root), 1, 1))
+    return Task(plan_grid(root, categories="grid", **call).cells[0], store, RunPlan(str(root), 1, 1))
 
 
 def run(task: Task) -> dict[str, Any]:
@@ -182,7 +182,7 @@ def test_a_model_that_is_kept_is_not_missing_when_the_cell_cannot_be_written(
     with monkeypatch.context() as patch:
         patch.setattr(fitting, "fit", full)  # not called
         document = run(task)
-    assert document["model_bytes"] == task.store.model(task.cell).stat().st_size
+    assert document["model_bytes"] == task.store.model_path(task.cell).stat().st_size
     assert not task.work.exists()
 
 
@@ -224,13 +224,13 @@ def test_a_joint_model_gives_each_category_the_figures_of_its_own_model(
 ) -> None:
     from flawscope.fitting import joint
 
-    grid = plan(two, sets=["patchcore.size=64"], joint=True)
-    store, plan_ = Store(tmp_path), Plan(str(two), 1, 1, keep_models=True)
+    grid = plan_grid(two, sets=["patchcore.size=64"], joint=True)
+    store, plan_ = CellStore(tmp_path), RunPlan(str(two), 1, 1, keep_models=True)
     store.prepare()
     found = {c.name: run(Task(c, store, plan_)) for c in grid.cells if not c.joint}
     lost, *joined = grid.cells[1], *(cell for cell in grid.cells if cell.joint)
-    kept = store.model(grid.cells[0]).stat().st_mtime_ns
-    store.model(lost).unlink()  # such as one that was not kept: it is fitted again
+    kept = store.model_path(grid.cells[0]).stat().st_mtime_ns
+    store.model_path(lost).unlink()  # such as one that was not kept: it is fitted again
     found[joined[0].name] = run(Task(joined[0], store, plan_))
     monkeypatch.setattr(joint, "join", None)  # there is one already
     found[joined[1].name] = run(Task(joined[1], store, plan_))
@@ -240,9 +240,9 @@ def test_a_joint_model_gives_each_category_the_figures_of_its_own_model(
         assert of_joint["evaluation"]["metrics"] == alone["evaluation"]["metrics"]
         assert of_joint["evaluation"]["false_alarms"] == alone["evaluation"]["false_alarms"]
         assert of_joint["evaluation"]["products"]["pictures"] == alone["evaluation"]["images"]
-        assert of_joint["model_bytes"] == store.joint(cell).stat().st_size > alone["model_bytes"]
-    assert store.model(lost).is_file()
-    assert store.model(grid.cells[0]).stat().st_mtime_ns == kept
+        assert of_joint["model_bytes"] == store.joint_model_path(cell).stat().st_size > alone["model_bytes"]
+    assert store.model_path(lost).is_file()
+    assert store.model_path(grid.cells[0]).stat().st_mtime_ns == kept
 
 
 def test_with_a_range_of_light_it_is_judged_in_each_light(two: Path, tmp_path: Path) -> None:
@@ -256,17 +256,19 @@ def test_with_a_range_of_light_it_is_judged_in_each_light(two: Path, tmp_path: P
 
 def test_few_pictures_are_drawn_by_the_seed_and_the_test_stays(two: Path, tmp_path: Path) -> None:
     dataset = open_dataset(two, "grid")
-    one, three = (few(dataset, count, 0) for count in (1, 3))
+    one, three = (few_shot_dataset(dataset, count, 0) for count in (1, 3))
     assert {*one.train} < {*three.train} < {*dataset.train}
-    assert few(dataset, 3, 1).train != three.train
+    assert few_shot_dataset(dataset, 3, 1).train != three.train
     with pytest.raises(InputError, match="ask for fewer --shots"):
-        few(dataset, 999, 0)
+        few_shot_dataset(dataset, 999, 0)
     task = task_for(two, tmp_path, sets=["patchcore.size=64"], shots="1")
     document = run(task)
     assert (document["method"], document["pictures"]["train"]) == ("patchcore-1-shot", 1)
     assert document["evaluation"]["images"] == len(dataset.test)
     results = Results(
-        plan(two, categories="grid", sets=["patchcore.size=64"], shots="1"), {task.cell.name: document}, {}
+        plan_grid(two, categories="grid", sets=["patchcore.size=64"], shots="1"),
+        {task.cell.name: document},
+        {},
     )
     assert "patchcore-1-shot" in render(results)
 

@@ -17,11 +17,11 @@ import pytest
 from flawscope import machine
 from flawscope.benchmark import cell as store
 from flawscope.benchmark import run as runner
-from flawscope.benchmark.cell import Plan, Store
-from flawscope.benchmark.run import Processes, jobs_and_threads, run
+from flawscope.benchmark.cell import CellStore, RunPlan
+from flawscope.benchmark.run import Processes, jobs_and_threads, run_grid
 from flawscope.benchmark.tables import Results
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.progress import Running
+from flawscope.progress import JobsProgress
 
 GIB = 2**30
 
@@ -95,77 +95,77 @@ def test_ctrl_c_leaves_a_state_to_go_on_from_and_no_process(two: Path, tmp_path:
     assert "Traceback" not in said
     assert not list(tmp_path.glob("cells/*"))
     assert "seed 0 is not done yet" in (tmp_path / "results.md").read_text(encoding="utf-8")
-    with Store(tmp_path).locked():  # nobody works there any more
+    with CellStore(tmp_path).lock():  # nobody works there any more
         pass
 
 
 def test_a_joint_model_waits_for_the_models_that_it_joins_and_is_joined_once(
     two: Path, tmp_path: Path
 ) -> None:
-    from flawscope.benchmark.grid import plan
+    from flawscope.benchmark.grid import plan_grid
 
-    place = Store(tmp_path)
-    grid = plan(two, joint=True)
+    place = CellStore(tmp_path)
+    grid = plan_grid(two, joint=True)
     one, other, first, second = grid.cells
-    assert runner._next(grid.cells, [], place) is one
-    assert runner._next([other, first, second], [one], place) is other
-    assert runner._next([first, second], [other], place) is None
-    assert runner._next([first, second], [], place) is first  # they are done, or failed
-    assert runner._next([second], [first], place) is None
-    place.joint(first).parent.mkdir()
-    place.joint(first).touch()
-    assert runner._next([second], [first], place) is second
-    assert runner._next([], [], place) is None
+    assert runner._next_ready(grid.cells, [], place) is one
+    assert runner._next_ready([other, first, second], [one], place) is other
+    assert runner._next_ready([first, second], [other], place) is None
+    assert runner._next_ready([first, second], [], place) is first  # they are done, or failed
+    assert runner._next_ready([second], [first], place) is None
+    place.joint_model_path(first).parent.mkdir()
+    place.joint_model_path(first).touch()
+    assert runner._next_ready([second], [first], place) is second
+    assert runner._next_ready([], [], place) is None
 
 
 def test_two_benchmarks_do_not_write_into_one_folder(tmp_path: Path) -> None:
     pytest.importorskip("fcntl")
     with (
-        Store(tmp_path).locked(),
+        CellStore(tmp_path).lock(),
         pytest.raises(InputError, match="another benchmark works in"),
-        Store(tmp_path).locked(),
+        CellStore(tmp_path).lock(),
     ):
         pass
-    with Store(tmp_path).locked():
+    with CellStore(tmp_path).lock():
         pass
 
 
 def test_a_cell_of_other_settings_or_a_damaged_one_is_not_taken_for_done(two: Path, tmp_path: Path) -> None:
-    from flawscope.benchmark.grid import plan
+    from flawscope.benchmark.grid import plan_grid
 
-    cell = plan(two, categories="grid").cells[0]
-    place = Store(tmp_path)
+    cell = plan_grid(two, categories="grid").cells[0]
+    place = CellStore(tmp_path)
     place.prepare()
-    good = {"format": store.FORMAT, "identity": cell.identity}
-    store.write_json(place.cell(cell), good)
-    assert place.read(cell) == good
-    store.write_json(place.cell(cell), {**good, "identity": {**cell.identity, "seed": 5}})
-    assert place.read(cell) is None
-    place.cell(cell).write_text('{"format": 1, "ident', encoding="utf-8")
-    assert place.read(cell) is None
+    good = {"format": store.DOCUMENT_FORMAT, "identity": cell.identity}
+    store.write_json(place.cell_path(cell), good)
+    assert place.read_cell(cell) == good
+    store.write_json(place.cell_path(cell), {**good, "identity": {**cell.identity, "seed": 5}})
+    assert place.read_cell(cell) is None
+    place.cell_path(cell).write_text('{"format": 1, "ident', encoding="utf-8")
+    assert place.read_cell(cell) is None
 
 
 @pytest.mark.slow
 def test_no_place_for_a_cells_files_is_that_cells_failure(two: Path, tmp_path: Path) -> None:
-    from flawscope.benchmark.grid import plan
+    from flawscope.benchmark.grid import plan_grid
 
     pytest.importorskip("torch")
-    grid = plan(two, categories="grid,plate", sets=["patchcore.size=64"], device="cpu")
-    place = Store(tmp_path)
+    grid = plan_grid(two, categories="grid,plate", sets=["patchcore.size=64"], device="cpu")
+    place = CellStore(tmp_path)
     place.prepare()
     blocked, other = grid.cells
-    place.work(blocked).parent.mkdir()
-    place.work(blocked).write_text("no folder", encoding="utf-8")
+    place.work_folder(blocked).parent.mkdir()
+    place.work_folder(blocked).write_text("no folder", encoding="utf-8")
     said: list[str] = []
     latest: list[Results] = []
-    live = Running(said.append, said.append, False)
-    run(grid, place, Plan(str(two), 1, 1), Processes(1, 1, live.step), live, latest.append)
+    live = JobsProgress(said.append, said.append, False)
+    run_grid(grid, place, RunPlan(str(two), 1, 1), Processes(1, 1, live.step), live, latest.append)
     assert "cannot be made: File exists" in latest[-1].failed[blocked.name]
     assert "File exists" in said[0]
     assert list(latest[-1].done) == [other.name]
-    place.work(other).mkdir()  # as of a process that was killed after it had written its results
-    run(grid, place, Plan(str(two), 1, 1), Processes(1, 1, live.step), live, latest.append)
-    assert not place.work(other).exists()
+    place.work_folder(other).mkdir()  # as of a process that was killed after it had written its results
+    run_grid(grid, place, RunPlan(str(two), 1, 1), Processes(1, 1, live.step), live, latest.append)
+    assert not place.work_folder(other).exists()
 
 
 def give(number: int, step: Any) -> int:
@@ -235,7 +235,7 @@ def test_a_process_that_cannot_be_started_is_that_calls_failure(monkeypatch: pyt
 def test_cells_at_a_time_follow_from_threads_and_memory(
     monkeypatch: pytest.MonkeyPatch, cells: int, threads: int, free: int, device: str, jobs: int, reason: str
 ) -> None:
-    monkeypatch.setattr(runner, "memory", lambda: (200 * GIB, free * GIB))
+    monkeypatch.setattr(runner, "system_memory", lambda: (200 * GIB, free * GIB))
     found, why = runner.default_jobs(cells, threads, device)
     assert found == jobs
     assert reason in why

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from flawscope.benchmark import tables
 from flawscope.benchmark.grid import Cell, Grid
 from flawscope.benchmark.markdown import render
-from flawscope.benchmark.tables import DATA_SETS, METRICS, OTHER, Figure, Group, Results, marks, sources
+from flawscope.benchmark.tables import DATA_SETS, METRICS, OTHER_METHOD, Figure, Group, Results
 from flawscope.datasets.layouts import MVTEC, TEXTURES
 from flawscope.methods import registry
 
-SOURCES = {source.id: source for source in sources(registry.BUILT_IN)}
+SOURCES = {source.id: source for source in tables.published_sources(registry.BUILT_IN)}
 MACHINE = {"cpu": "a processor", "cores": 2, "memory_gib": 8.0, "system": "Linux"}
 
 
@@ -149,7 +150,7 @@ def test_a_data_set_has_its_own_average_and_published_means_beside_it() -> None:
     text = render(results)
     found = lines_of(text, "image AUROC")
     assert [found[name][0] for name in ("VisA", "BTAD", "others")] == ["0.8000", "0.5000", "0.5000"]
-    shown = [source.id for source in results.columns("image_auroc")]
+    shown = [source.id for source in results.published_columns("image_auroc")]
     means = dict(zip(shown, found["VisA"][1:], strict=True))
     assert means.pop("efficientad-paper-s-visa") == "0.975ˢ"
     assert means.pop("efficientad-nelson-m-visa") == "0.982ᴿ"
@@ -278,7 +279,7 @@ def test_every_figure_is_a_share_of_a_known_category_with_a_known_mark() -> None
             assert set(cells) <= set(MVTEC), source.id
             for figure in (*cells.values(), *source.means.values()):
                 assert 0.35 < figure.value <= 1, source.id
-                assert figure.mark in marks(), source.id
+                assert figure.mark in tables.mark_meanings(), source.id
         assert source.source
         assert source.conditions
 
@@ -296,10 +297,10 @@ def test_a_complete_column_averages_to_the_mean_that_is_printed(name: str) -> No
 
 
 def test_other_methods_stand_after_those_asked_for_and_never_as_a_column() -> None:
-    found = sources(["prnet"])
-    others = [source for source in found if source.method == OTHER]
+    found = tables.published_sources(["prnet"])
+    others = [source for source in found if source.method == OTHER_METHOD]
     assert [s.method for s in found] == ["prnet"] * (len(found) - len(others)) + ["none"] * len(others)
     assert {"dinomaly-paper", "anomalydino-1", "musc", "rad"} <= {source.id for source in others}
     assert not any(source.table for source in others)
     # a column of ours would have to be an invention
-    assert not any("pixel_f1" in {*s.cells, *s.means} for s in SOURCES.values() if s.method != OTHER)
+    assert not any("pixel_f1" in {*s.cells, *s.means} for s in SOURCES.values() if s.method != OTHER_METHOD)

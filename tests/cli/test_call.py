@@ -16,7 +16,7 @@ import flawscope
 from flawscope import errors
 from flawscope._version import __version__
 from flawscope.cli import commands, main, models
-from flawscope.cli.common import table
+from flawscope.cli.common import format_table
 from flawscope.errors import FlawscopeError, InputError
 
 Run = Callable[..., tuple[int, str, str]]
@@ -213,15 +213,9 @@ def test_every_error_is_one_line_with_its_exit_code(
 
 
 def test_tables_are_aligned_and_numbers_stand_right() -> None:
-    text = table([("a", 1, "x"), ("bcd", 22, None), ("e", "n/a", "y")], ("name", "n", "t"))
-    assert text.splitlines() == [
-        "name    n  t",
-        "----  ---  -",
-        "a       1  x",
-        "bcd    22",
-        "e     n/a  y",
-    ]
-    assert table([], ("a", "b")).splitlines()[0] == "a  b"
+    text = format_table([("a", 1, "x"), ("bcd", 22, None), ("e", "n/a", "y")], ("name", "n", "t"))
+    assert text.splitlines() == ["name    n  t", "----  ---  -", "a       1  x", "bcd    22", "e     n/a  y"]
+    assert format_table([], ("a", "b")).splitlines()[0] == "a  b"
 
 
 # --------------------------------------------------------------------------------------------- the real world

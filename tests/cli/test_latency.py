@@ -12,7 +12,7 @@ import pytest
 
 from flawscope.benchmark import timing
 from flawscope.cli import latency
-from flawscope.cli.fit_one import Asked
+from flawscope.cli.fit_one import FitSettings
 from flawscope.datasets.dataset import Item
 from flawscope.methods import registry
 from flawscope.predictor import read_manifest
@@ -22,9 +22,9 @@ Times = Callable[[list[float]], None]
 
 
 def test_settings_that_were_given_win_and_leave_each_candidate_once() -> None:
-    every = [one.name for one in latency.candidates(Asked("patchcore", "default", 0, {}))]
+    every = [one.name for one in latency.candidates(FitSettings("patchcore", "default", 0, {}))]
     assert every[:2] == ["default", "small"]
-    of_size = [*latency.candidates(Asked("patchcore", "default", 0, {"size": 64}))]
+    of_size = [*latency.candidates(FitSettings("patchcore", "default", 0, {"size": 64}))]
     assert [one.name for one in of_size] == ["default", "small"]
     assert {one.settings["size"] for one in of_size} == {64}
 
@@ -34,17 +34,17 @@ def test_a_candidate_may_be_of_another_method(monkeypatch: pytest.MonkeyPatch) -
     patchcore, known = registry.method("patchcore"), registry.method
     wider = replace(patchcore, candidates=({"method": "prnet", "width": 0.5}, *patchcore.candidates))
     monkeypatch.setattr(registry, "method", lambda name: wider if name == "patchcore" else known(name))
-    first = next(latency.candidates(Asked("patchcore", "default", 0, {"size": 64})))
+    first = next(latency.candidates(FitSettings("patchcore", "default", 0, {"size": 64})))
     assert (first.method, first.name) == ("prnet", "width=0.5")
-    first = next(latency.candidates(Asked("patchcore", "default", 0, {"ratio": 0.1})))
+    first = next(latency.candidates(FitSettings("patchcore", "default", 0, {"ratio": 0.1})))
     assert (first.method, first.name) == ("patchcore", "default")
 
 
 @pytest.mark.parametrize("count", [1, 4, 48, 213, 5000])
 def test_a_trial_learns_enough_pictures_for_its_banks_and_is_timed_on_others(count: int) -> None:
     train = [Item(Path(f"{k}.png"), "good", False) for k in range(count)]
-    shown, learnt = latency.divided(train)
-    assert 0 < len(shown) <= latency.SHOWN + 1
+    shown, learnt = latency.split_pictures(train)
+    assert 0 < len(shown) <= latency.MAX_TIMED + 1
     assert count == 1 or not {*shown} & {*learnt}
     method = registry.method("patchcore")
     config, share = method.configure(), len(learnt) / count
@@ -57,17 +57,17 @@ def test_a_trial_learns_enough_pictures_for_its_banks_and_is_timed_on_others(cou
 
 
 def test_95_of_100_calls_are_within_the_95th_percentile() -> None:
-    found = timing.latency([k / 1000 for k in range(100, 0, -1)])
+    found = timing.summarize([k / 1000 for k in range(100, 0, -1)])
     assert found == {"median_ms": 50.5, "p95_ms": 95.0, "calls": 100}
 
 
-@pytest.mark.parametrize(("enough", "calls"), [(float("inf"), 50), (0.0, timing.TIMED)])
+@pytest.mark.parametrize(("enough", "calls"), [(float("inf"), 50), (0.0, timing.CALLS)])
 def test_slow_models_are_called_less_often(enough: float, calls: int) -> None:
     class Model:
         def predict(self, picture: str) -> str:
             return picture
 
-    assert len(timing.timed(Model(), ["a", "b"], calls=50, enough=enough)) == calls
+    assert len(timing.time_calls(Model(), ["a", "b"], calls=50, max_seconds=enough)) == calls
 
 
 def test_a_process_that_ends_or_fails_says_so() -> None:

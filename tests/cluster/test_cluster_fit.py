@@ -13,7 +13,7 @@ from PIL import Image
 
 from flawscope.cli import main
 from flawscope.cluster import connect
-from flawscope.cluster.tasks import PartWorkers, _work_on_part
+from flawscope.cluster.tasks import PartWorkers, _run_part
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.predictor import load
 
@@ -65,7 +65,7 @@ def test_the_model_is_that_of_one_machine_though_a_node_is_lost(
     def lose() -> None:
         """A node that works on a part."""
         node = cluster.workers[1]
-        lost.extend(cluster.until(lambda: cluster.processes("ray::_work_on_part", node)))
+        lost.extend(cluster.until(lambda: cluster.processes("ray::_run_part", node)))
         cluster.lose(node)
 
     thread = threading.Thread(target=lose)
@@ -114,18 +114,18 @@ def test_what_does_not_go_is_said_in_a_line(
     assert "processors fit this method" in line("--cluster", address, "--device", "cuda")
     assert "write 40 or less" in line("--set", "shards=41")
     assert "shards must be at least 1" in line("--set", "shards=0")
-    with connect.connected(address), pytest.raises(InputError, match=r"does not see .*nothing: share it"):
+    with connect.cluster_connection(address), pytest.raises(InputError, match="nothing: share it"):
         connect.require_shared(tmp_path / "nothing", "share it")
 
     def starve(held: bytes, part: int) -> None:
         raise MemoryError
 
-    with connect.connected(address):
-        assert [node.cpus for node in connect.nodes()] == [1.0, 1.0]
+    with connect.cluster_connection(address):
+        assert [node.cpus for node in connect.list_nodes()] == [1.0, 1.0]
         with pytest.raises(FlawscopeError, match="not enough memory: choose a smaller size"):
             next(PartWorkers().map(starve, b"", [0]))
     lost = pytest.raises(FlawscopeError, match="the cluster was lost: ")
-    with lost, connect.connected(address):
+    with lost, connect.cluster_connection(address):
         raise ray.exceptions.WorkerCrashedError
     with pytest.raises(InputError, match="this command 0: install the same there"):
-        _work_on_part(lambda held, part: held, b"", 0, 1, "0", ".")
+        _run_part(lambda held, part: held, b"", 0, 1, "0", ".")

@@ -19,10 +19,10 @@ pytest.importorskip("torch")
 
 import psutil
 
-from flawscope.benchmark.cell import FORMAT, Plan, Store, run_cell, write_json
-from flawscope.benchmark.grid import plan
+from flawscope.benchmark.cell import DOCUMENT_FORMAT, CellStore, RunPlan, run_cell, write_json
+from flawscope.benchmark.grid import plan_grid
 from flawscope.cli import main
-from flawscope.cluster.connect import Node, share
+from flawscope.cluster.connect import Node, allocate
 from flawscope.errors import InputError
 
 # what depends on when and where a cell ran
@@ -94,13 +94,13 @@ def test_a_grid_that_is_interrupted_and_loses_a_node_has_the_results_of_one_mach
 
 
 def test_a_cell_that_was_done_when_its_node_was_lost_is_not_done_again(two: Path, tmp_path: Path) -> None:
-    cell = plan(two, categories="plate").cells[0]
-    store = Store(tmp_path)
+    cell = plan_grid(two, categories="plate").cells[0]
+    store = CellStore(tmp_path)
     store.prepare()
-    document = {"format": FORMAT, "identity": cell.identity}
-    write_json(store.cell(cell), document)
-    assert run_cell(cell, store, Plan(str(two), 1, 1), lambda *step: None) == document
-    assert not store.work(cell).exists()
+    document = {"format": DOCUMENT_FORMAT, "identity": cell.identity}
+    write_json(store.cell_path(cell), document)
+    assert run_cell(cell, store, RunPlan(str(two), 1, 1), lambda *step: None) == document
+    assert not store.work_folder(cell).exists()
 
 
 @pytest.mark.parametrize(
@@ -111,17 +111,17 @@ def test_threads_and_room_follow_from_the_nodes(
     count: int, threads: int | None, each: int, at_once: int
 ) -> None:
     nodes = [Node(f"{cores}", cores, 0, 2**34) for cores in (4.0, 8.0, 17.0)]
-    found = share(nodes, count, threads, "auto")
-    assert (found.threads, found.gpus, found.at_once()) == (each, 0, at_once)
-    assert found.at_once(2**33) <= 2 * len(found.nodes)
-    assert found.at_once(2**40) == len(found.nodes)  # no node has so much: one a node
+    found = allocate(nodes, count, threads, "auto")
+    assert (found.threads, found.gpus, found.max_concurrency()) == (each, 0, at_once)
+    assert found.max_concurrency(2**33) <= 2 * len(found.nodes)
+    assert found.max_concurrency(2**40) == len(found.nodes)  # no node has so much: one a node
 
 
 def test_a_graphics_card_goes_to_each_task_where_there_are_some() -> None:
     nodes = [Node("a", 8, 0, 2**34), Node("b", 8, 2, 2**34)]
-    assert share(nodes, 9, None, "auto").at_once() == 2
-    assert share(nodes, 9, None, "cpu").at_once() == 8
+    assert allocate(nodes, 9, None, "auto").max_concurrency() == 2
+    assert allocate(nodes, 9, None, "cpu").max_concurrency() == 8
     with pytest.raises(InputError, match="no node of the cluster has a graphics card"):
-        share(nodes[:1], 9, None, "cuda")
+        allocate(nodes[:1], 9, None, "cuda")
     with pytest.raises(InputError, match="no node has 9 cores: give --threads 8 or fewer"):
-        share(nodes, 1, 9, "cpu")
+        allocate(nodes, 1, 9, "cpu")

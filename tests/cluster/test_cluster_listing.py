@@ -16,19 +16,19 @@ pytest.importorskip("pyarrow")
 pytest.importorskip("fsspec")
 
 from flawscope.cluster import listing
-from flawscope.cluster.listing import Listing, Store
+from flawscope.cluster.listing import FileStore, ListingInfo
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures.listing import list_inputs
 
-List = Callable[..., tuple[list[str], Listing]]
+List = Callable[..., tuple[list[str], ListingInfo]]
 
 
 @pytest.fixture
 def listed(tmp_path: Path) -> List:
     """`listed(*specs)`: all paths of a new listing, with a mark where they mean nothing, and its facts."""
 
-    def make(*specs: object, stdin: bytes | None = None) -> tuple[list[str], Listing]:
-        store = Store(str(tmp_path / "out"))
+    def make(*specs: object, stdin: bytes | None = None) -> tuple[list[str], ListingInfo]:
+        store = FileStore(str(tmp_path / "out"))
         stream = None if stdin is None else io.BytesIO(stdin)
         made = listing.write([str(spec) for spec in specs], store, stream)
         return [one.path + "!" * bool(one.error) for one in listing.read(store, 0, made.inputs)], made
@@ -115,10 +115,10 @@ def test_what_means_nothing_alone_is_refused(pictures: Path, listed: List) -> No
 
 
 def test_any_piece_can_be_read(listed: List, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listing, "GROUP", 3)
+    monkeypatch.setattr(listing, "ROW_GROUP_SIZE", 3)
     names = [f"{k}.png" for k in range(40)]
     assert listed("-", stdin="\n".join(names).encode())[0] == names
-    store, rng = Store(str(tmp_path / "out")), random.Random(1)
+    store, rng = FileStore(str(tmp_path / "out")), random.Random(1)
     for _ in range(60):
         start, stop = sorted(rng.sample(range(41), 2))
         assert [one.path for one in listing.read(store, start, stop)] == names[start:stop]
@@ -132,7 +132,7 @@ def test_seen_paths_are_those_of_a_set() -> None:
         for path in chunk:
             expected.append(path not in known)
             known.add(path)
-        new, seen = listing._new(chunk, seen)
+        new, seen = listing._find_new(chunk, seen)
         assert new.tolist() == expected
     assert len(seen) == len(known)
 
@@ -166,13 +166,13 @@ def test_object_stores_are_listed_like_folders(listed: List, monkeypatch: pytest
 
 def test_a_store_is_written_whole_wherever_it_is(tmp_path: Path) -> None:
     for url in (str(tmp_path / "here"), f"file://{tmp_path}/there", "memory://place"):
-        store = Store(url)
-        assert store.names("parts") == []
+        store = FileStore(url)
+        assert store.list_names("parts") == []
         assert not store.exists("parts/a")
         store.write("parts/a", b"1")
         store.write("parts/a", b"22")
-        assert (store.read("parts/a"), store.names("parts")) == (b"22", ["a"])
+        assert (store.read("parts/a"), store.list_names("parts")) == (b"22", ["a"])
         with pytest.raises(FlawscopeError, match=r"cannot read .*/parts/b: "):
             store.read("parts/b")
-    assert Store(str(tmp_path / "here")).lies_in(tmp_path)
-    assert not Store(str(tmp_path / "here")).lies_in(tmp_path / "he")
+    assert FileStore(str(tmp_path / "here")).is_within(tmp_path)
+    assert not FileStore(str(tmp_path / "here")).is_within(tmp_path / "he")

@@ -283,8 +283,8 @@ def test_a_cluster_of_this_machines_own_is_heard_by_this_machine_alone() -> None
     code = """
 import os, psutil
 from flawscope.cluster import connect
-with connect.connected("local"):
-    print([node.name for node in connect.nodes()])
+with connect.cluster_connection("local"):
+    print([node.name for node in connect.list_nodes()])
     me = psutil.Process()
     for process in [me, *me.children(recursive=True)]:
         try:
@@ -293,7 +293,7 @@ with connect.connected("local"):
             continue
         print(*found, sep="\\n")
 from ray._private import ray_constants
-print(ray_constants.ENABLE_RAY_CLUSTER, connect.ON_LOOPBACK in os.environ)
+print(ray_constants.ENABLE_RAY_CLUSTER, connect.CLUSTER_VARIABLE in os.environ)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

@@ -16,67 +16,70 @@ pytest.importorskip("ray")
 pytest.importorskip("pyarrow")
 pytest.importorskip("fsspec")
 
-from flawscope.cluster import listing, shards
-from flawscope.cluster.connect import connected
-from flawscope.cluster.listing import Store
-from flawscope.cluster.predict import EACH, MOST, PART, _follow, _found, judged, shard_size
-from flawscope.cluster.shards import Job, Run, judge
+from flawscope.cluster import listing, predict, shards
+from flawscope.cluster.connect import cluster_connection
+from flawscope.cluster.listing import FileStore
+from flawscope.cluster.predict import MAX_SHARDS, SHARD_SIZE, SHARDS_PER_WORKER, judge_shards, shard_size
+from flawscope.cluster.shards import Job, Run, judge_shard
 from flawscope.errors import FlawscopeError, InputError
 
 CALL = {"model": ["0"], "pictures": ["pictures"], "device": "auto", "folder": ""}
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(tmp_path: Path) -> FileStore:
     """Of results, beside twenty pictures; a run of five shards."""
     (tmp_path / "pictures").mkdir()
     for k in range(20):
         (tmp_path / f"pictures/{k}.png").touch()
-    made = Store(str(tmp_path / "out"))
+    made = FileStore(str(tmp_path / "out"))
     Run(CALL, listing.write([str(tmp_path / "pictures")], made), 4, "cpu").write(made)
     return made
 
 
-def test_a_run_goes_on_with_the_missing_shards_of_its_own_listing(store: Store, tmp_path: Path) -> None:
+def test_a_run_goes_on_with_the_missing_shards_of_its_own_listing(store: FileStore, tmp_path: Path) -> None:
     (tmp_path / "pictures/later.png").touch()  # is not of this run
-    store.write(shards.name(3), b"")
-    store.write(f"{shards.FOLDER}/.part-000001.parquet.part", b"")
-    run = _found(store, CALL, None)
+    store.write(shards.shard_path(3), b"")
+    store.write(f"{shards.PARTS_FOLDER}/.part-000001.parquet.part", b"")
+    run = predict._read_earlier_run(store, CALL, None)
     assert run
-    assert (run.shards, run.missing(store), run.inputs(run.missing(store))) == (5, [0, 1, 2, 4], 16)
+    missing = run.missing_shards(store)
+    assert (run.shards, missing, run.count_inputs(missing)) == (5, [0, 1, 2, 4], 16)
     steps: list[tuple[str, int, int]] = []
-    _follow(iter([4, 4]), 16, lambda *given: steps.append(given))  # the time left is that of these alone
+    predict._report_progress(
+        iter([4, 4]), 16, lambda *given: steps.append(given)
+    )  # the time left is of these alone
     assert [step[1:] for step in steps] == [(4, 16), (8, 16)]
 
 
-def test_another_run_may_not_have_the_folder(store: Store, tmp_path: Path) -> None:
+def test_another_run_may_not_have_the_folder(store: FileStore, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds a run with another device"):
-        _found(store, {**CALL, "device": "cuda"}, None)
-    paths, other = f"{tmp_path}/pictures/1.png\n".encode(), Store(str(tmp_path / "other"))
+        predict._read_earlier_run(store, {**CALL, "device": "cuda"}, None)
+    paths, other = f"{tmp_path}/pictures/1.png\n".encode(), FileStore(str(tmp_path / "other"))
     Run(CALL, listing.write(["-"], other, io.BytesIO(paths)), 4, "cpu").write(other)
-    assert _found(other, CALL, io.BytesIO(paths))
+    assert predict._read_earlier_run(other, CALL, io.BytesIO(paths))
     with pytest.raises(InputError, match="holds a run with another list of paths on stdin"):
-        _found(other, CALL, io.BytesIO(paths * 2))
+        predict._read_earlier_run(other, CALL, io.BytesIO(paths * 2))
     other.write("run.json", b"{}")
     with pytest.raises(InputError, match="is not of a run on a cluster"):
-        _found(other, CALL, None)
-    third = Store(str(tmp_path / "third"))
-    assert _found(third, CALL, None) is None
+        predict._read_earlier_run(other, CALL, None)
+    third = FileStore(str(tmp_path / "third"))
+    assert predict._read_earlier_run(third, CALL, None) is None
     third.write("parts/a", b"")
     with pytest.raises(InputError, match="parts is there already, and not of a run on a cluster"):
-        _found(third, CALL, None)
+        predict._read_earlier_run(third, CALL, None)
 
 
-def test_a_damaged_part_is_named(store: Store) -> None:
-    store.write(shards.name(2), b"PAR1 and no more")
+def test_a_damaged_part_is_named(store: FileStore) -> None:
+    store.write(shards.shard_path(2), b"PAR1 and no more")
     with pytest.raises(FlawscopeError, match=r"part-000002\.parquet is damaged .*: remove it"):
-        shards.read(store, 2)
+        shards.read_shard(store, 2)
 
 
-def test_a_node_that_does_not_see_what_it_needs_says_so(store: Store, tmp_path: Path) -> None:
+def test_a_node_that_does_not_see_what_it_needs_says_so(store: FileStore, tmp_path: Path) -> None:
     def wrong(out: str = store.url, **more: Any) -> str:
         with pytest.raises(InputError) as error:
-            judge(Job(out, "", "", None, **more), 0)
+            judge_shard(Job(out, "", "", None, **more), 0)
         return str(error.value)
 
     assert f"does not see {tmp_path}: give an --out" in wrong(str(tmp_path))
@@ -92,17 +95,18 @@ def deadly(job: Job, shard: int) -> int:
 
 
 def test_a_part_that_ends_every_process_is_not_tried_forever(
-    store: Store, cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: FileStore, cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import ray
 
-    monkeypatch.setattr(shards, "judge", deadly)
+    monkeypatch.setattr(shards, "judge_shard", deadly)
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers do not know this folder
+    counts = judge_shards(Job(store.url, "", "", None), range(5), {"num_cpus": 1})
     with (
-        connected(cluster.address),
+        cluster_connection(cluster.address),
         pytest.raises(FlawscopeError, match="processes that judge part 1 end again and again: ") as error,
     ):
-        _follow(judged(Job(store.url, "", "", None), range(5), {"num_cpus": 1}), 20, lambda *given: None)
+        predict._report_progress(counts, 20, lambda *given: None)
     assert f"a picture from {tmp_path}/pictures/4.png to {tmp_path}/pictures/7.png" in str(error.value)
 
 
@@ -114,9 +118,9 @@ def test_each_worker_has_something_to_do_and_shards_are_not_too_many() -> None:
         assert size % batch == 0
         assert size >= 1
         assert -(-made // workers) * size < 2 * (inputs / workers + batch)  # the longest that one works
-        assert made <= max(workers, MOST)
-        if workers * EACH * batch <= inputs <= PART * MOST // 2:
-            assert size <= PART + batch
+        assert made <= max(workers, MAX_SHARDS)
+        if workers * SHARDS_PER_WORKER * batch <= inputs <= SHARD_SIZE * MAX_SHARDS // 2:
+            assert size <= SHARD_SIZE + batch
     assert shard_size(2_000, 4, 8) == 24
-    assert shard_size(1_000_000, 4, 8) == PART
+    assert shard_size(1_000_000, 4, 8) == SHARD_SIZE
     assert shard_size(10_000_000, 16, 8) == 5_000

@@ -26,7 +26,7 @@ from flawscope._version import __version__  # noqa: E402
 from flawscope.artefact import model_file  # noqa: E402
 from flawscope.artefact.state_file import checkpoint_of, read_checkpoint, steps_in  # noqa: E402
 from flawscope.cluster import training  # noqa: E402
-from flawscope.cluster.connect import Node, connected  # noqa: E402
+from flawscope.cluster.connect import Node, cluster_connection  # noqa: E402
 from flawscope.errors import FlawscopeError, InputError  # noqa: E402
 from flawscope.fitting import fitting  # noqa: E402
 from flawscope.methods.good_pictures import GoodPictures  # noqa: E402
@@ -49,7 +49,7 @@ Named = dict[str, Any]
 def joined(cluster: Any) -> Iterator[Any]:
     """The cluster, while this process is connected to it."""
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers do not know this folder
-    with connected(cluster.address):
+    with cluster_connection(cluster.address):
         yield cluster
 
 
@@ -297,17 +297,13 @@ def test_only_the_first_one_goes_on() -> None:
 
 def test_workers_get_what_the_nodes_have() -> None:
     nodes = [Node("a", 8.0, 2.0, 0), Node("b", 8.0, 2.0, 0), Node("c", 8.0, 0.0, 0)]
-    for threads, gpu, found in (
-        (None, None, (4, 4, 1)),
-        (None, False, (3, 8, 0)),
-        (2, None, (4, 2, 1)),
-    ):
-        count, each = training.divided(nodes, threads, gpu)
+    for threads, gpu, found in ((None, None, (4, 4, 1)), (None, False, (3, 8, 0)), (2, None, (4, 2, 1))):
+        count, each = training.plan_workers(nodes, threads, gpu)
         assert (count, each.threads, each.gpus) == found
     with pytest.raises(InputError, match="room for 2 workers of 8 cores and a GPU, not for 4"):
-        training.divided(nodes, 8, None)
+        training.plan_workers(nodes, 8, None)
     with pytest.raises(InputError, match="no node of the cluster has a graphics card"):
-        training.divided(nodes[2:], None, True)
+        training.plan_workers(nodes[2:], None, True)
 
 
 def tensors_of(path: Path) -> Named:
@@ -322,9 +318,9 @@ def assert_same(a: Named, b: Named) -> None:
 
 def alone(version: str = __version__) -> Callable[..., Any]:
     """The work of the only worker, in this process."""
-    worker = training.Worker(1, 0, 1, False)
+    worker = training.TrainingWorker(1, 0, 1, False)
     unheard: Any = SimpleNamespace(put=lambda *news: None)
-    return lambda images, out, **options: worker.learn(version, "", unheard, images, out, ".", options)
+    return lambda images, out, **options: worker.train(version, "", unheard, images, out, ".", options)
 
 
 def test_one_worker_makes_the_model_of_a_plain_fit(
@@ -356,12 +352,13 @@ def late(seconds: float, error: Exception | None) -> None:
 def test_the_error_that_explains_the_others_is_told(joined: Any) -> None:
     """Workers that wait for one that has ended see a broken connection, or see nothing."""
     task = ray.remote(num_cpus=0, max_retries=0)(late)
-    workers = training.Workers(3, training.share([Node("a", 1, 0, 0)], 3, 1, "cpu"), pytest.fail, silent)
+    resources = training.allocate([Node("a", 1, 0, 0)], 3, 1, "cpu")
+    workers = training.WorkerGroup(3, resources, pytest.fail, silent)
     for third, expected in ((InputError("no batch"), InputError), (None, training._WorkerLost)):
         others = [(0.0, RuntimeError("connection closed")), (1000.0, RuntimeError())]
         asked = [task.remote(*given) for given in [*others, (1.0, third)]]
-        with pytest.raises(expected, match="no batch" if third else training.DIED):
-            workers.answer(asked)
+        with pytest.raises(expected, match="no batch" if third else training.PROCESS_ENDED):
+            workers.await_result(asked)
         ray.cancel(asked[1], force=True)
 
 
@@ -383,7 +380,7 @@ def test_a_killed_worker_costs_time_alone(
 
     def kill(stage: str, done: int, total: int) -> None:
         if stage.startswith("training") and not killed:
-            killed.append(joined.processes("ray::Worker.learn")[-1])
+            killed.append(joined.processes("ray::TrainingWorker.train")[-1])
             os.kill(killed[0], signal.SIGKILL)
 
     made = training.fit(drawn, out=broken, resume=True, say=said.append, step=kill, **options)

@@ -23,17 +23,17 @@ from flawscope.artefact.files import atomic
 from flawscope.benchmark.grid import Cell
 from flawscope.datasets import Dataset
 from flawscope.errors import CheckpointError, FlawscopeError, InputError
-from flawscope.machine import machine, peak_memory
+from flawscope.machine import machine_info, peak_memory
 from flawscope.methods import registry
 from flawscope.pictures.light import lights_within
 from flawscope.progress import Step
 
-FORMAT = 1  # of a cell's document
+DOCUMENT_FORMAT = 1  # of a cell's document
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Plan for a grid: `jobs` cells at a time with `threads` threads each. root: of the data."""
+class RunPlan:
+    """Options of running a grid: `jobs` cells at a time, `threads` threads each. root: folder of the data."""
 
     root: str
     jobs: int
@@ -41,16 +41,16 @@ class Plan:
     keep_models: bool = False
 
 
-def run_cell(cell: Cell, store: Store, plan: Plan, step: Step) -> dict[str, Any]:
-    """Runs a cell; called in a process of its own. A cell that is done is only read: after the loss of a node
-    its task may run again. Output of libraries goes to the log in the work folder.
+def run_cell(cell: Cell, store: CellStore, plan: RunPlan, step: Step) -> dict[str, Any]:
+    """Runs a cell, in a process of its own. A finished cell is only read: after the loss of a node its task
+    may run again. Output of libraries goes to the log in the work folder.
 
     Returns:
         The cell's document.
     """
-    if (document := store.read(cell)) is not None:
+    if (document := store.read_cell(cell)) is not None:
         return document
-    work = store.work(cell)
+    work = store.work_folder(cell)
     try:
         work.mkdir(parents=True, exist_ok=True)
         with open(work / "log.txt", "wb") as log:
@@ -58,24 +58,25 @@ def run_cell(cell: Cell, store: Store, plan: Plan, step: Step) -> dict[str, Any]
             os.dup2(log.fileno(), 2)
     except OSError as error:
         raise FlawscopeError(f"{work} cannot be made: {error.strerror}; remove it, and try again") from None
-
     return work_off(cell, store, plan, step, lambda line: print(line, file=sys.stderr, flush=True))
 
 
-def work_off(cell: Cell, store: Store, plan: Plan, step: Step, say: Callable[[str], None]) -> dict[str, Any]:
+def work_off(
+    cell: Cell, store: CellStore, plan: RunPlan, step: Step, say: Callable[[str], None]
+) -> dict[str, Any]:
     """Fits, evaluates the model file, writes the cell, removes the work folder."""
     from flawscope import Predictor, evaluate, load
 
-    work = store.work(cell)
-    threads = _begin(work, plan.threads)
-    dataset = _dataset(cell, plan)
-    model = store.joint(cell) if cell.joint else work / "model.safetensors"
+    work = store.work_folder(cell)
+    threads = _prepare_work_folder(work, plan.threads)
+    dataset = _open_dataset(cell, plan)
+    model = store.joint_model_path(cell) if cell.joint else work / "model.safetensors"
     fitted = model.with_suffix(".json") if cell.joint else work / "fit.json"
     if not (fitted.is_file() and model.is_file()):
         if cell.joint:
-            facts = _join(cell, store, plan, threads, step, say)
+            facts = _join_models(cell, store, plan, threads, step, say)
         else:
-            facts = _fit(cell, dataset, model, threads, step, say)
+            facts = _fit_model(cell, dataset, model, threads, step, say)
         write_json(fitted, facts)
     fit = json.loads(fitted.read_text(encoding="utf-8"))
     began = time.perf_counter()
@@ -89,7 +90,7 @@ def work_off(cell: Cell, store: Store, plan: Plan, step: Step, say: Callable[[st
     seconds = time.perf_counter() - began
     manifest = predictor.manifest
     document = {
-        "format": FORMAT,
+        "format": DOCUMENT_FORMAT,
         "category": cell.category,
         "method": cell.method,
         "seed": cell.seed,
@@ -105,51 +106,51 @@ def work_off(cell: Cell, store: Store, plan: Plan, step: Step, say: Callable[[st
         "backbone": manifest.backbone,
         "threads": threads,
         "jobs": plan.jobs,
-        "device": _device(manifest.facts["device"]),
-        "machine": machine(),
+        "device": _device_name(manifest.facts["device"]),
+        "machine": machine_info(),
         "versions": manifest.versions,
         "identity": cell.identity,
     }
     try:
         if plan.keep_models and not cell.joint:
-            store.model(cell).parent.mkdir(exist_ok=True)
-            with open(model, "rb") as source, atomic(store.model(cell)) as kept:
+            store.model_path(cell).parent.mkdir(exist_ok=True)
+            with open(model, "rb") as source, atomic(store.model_path(cell)) as kept:
                 shutil.copyfileobj(source, kept)
     finally:
-        write_json(store.cell(cell), document)  # last: with it the cell is done
+        write_json(store.cell_path(cell), document)  # last: with it the cell is done
     shutil.rmtree(work, ignore_errors=True)
     return document
 
 
-def _dataset(cell: Cell, plan: Plan) -> Any:
+def _open_dataset(cell: Cell, plan: RunPlan) -> Any:
     from flawscope import open_dataset
 
     return open_dataset(plan.root, cell.category, seed=cell.seed, group=cell.group)
 
 
-def _join(
-    cell: Cell, store: Store, plan: Plan, threads: int, step: Step, say: Callable[[str], None]
+def _join_models(
+    cell: Cell, store: CellStore, plan: RunPlan, threads: int, step: Step, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Joins the models of single cells, and writes the joint model; returns the facts of that. A model that
-    was not kept is fitted again."""
+    """Joins the models of single cells, and writes the joint model; returns what the cell's document says of
+    it. A model that was not kept is fitted again."""
     import flawscope
 
-    store.joint(cell).parent.mkdir(exist_ok=True)
-    datasets = {part.category: _dataset(part, plan) for part in cell.joint}
-    models = {part.category: store.model(part) for part in cell.joint}
+    store.joint_model_path(cell).parent.mkdir(exist_ok=True)
+    datasets = {part.category: _open_dataset(part, plan) for part in cell.joint}
+    models = {part.category: store.model_path(part) for part in cell.joint}
     for part in cell.joint:
-        if not store.model(part).is_file():
-            _fit(part, datasets[part.category], store.model(part), threads, step, say)
+        if not store.model_path(part).is_file():
+            _fit_model(part, datasets[part.category], store.model_path(part), threads, step, say)
     began = time.perf_counter()
-    flawscope.join(models, datasets, device=cell.device, step=step).save(store.joint(cell))
+    flawscope.join(models, datasets, device=cell.device, step=step).save(store.joint_model_path(cell))
     seconds = round(time.perf_counter() - began, 3)
     return {"seconds": seconds, "resumed": False, "skipped": [], "peak_memory": peak_memory()}
 
 
-def _fit(
+def _fit_model(
     cell: Cell, dataset: Any, model: Path, threads: int, step: Step, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Fits and writes the model; returns the facts of the fit."""
+    """Fits and writes the model; returns what the cell's document says of the fit."""
     import flawscope
     from flawscope.artefact.state_file import checkpoint_of
     from flawscope.methods.threads import use_threads
@@ -157,18 +158,18 @@ def _fit(
     use_threads(threads)
     checkpoint = checkpoint_of(model)
     if cell.shots:
-        dataset = few(dataset, cell.shots, cell.seed)
+        dataset = few_shot_dataset(dataset, cell.shots, cell.seed)
 
     def fit() -> Any:
         return flawscope.fit(
             dataset,
-            method=cell.fitted,
+            method=cell.base_method,
             seen=cell.seen,
             group=cell.group,
             light=cell.light,
             minutes=cell.minutes,
             checkpoint=checkpoint,
-            resume=registry.method(cell.fitted).learns_in_steps,
+            resume=registry.method(cell.base_method).learns_in_steps,
             device=cell.device,
             check=False,  # real defects follow
             say=say,
@@ -197,9 +198,9 @@ def _fit(
     }
 
 
-def few(dataset: Dataset, count: int, seed: int) -> Dataset:
-    """The data set with `count` good pictures to learn from: the first ones of the seed's order, so that more
-    pictures hold the fewer ones. Test pictures stay.
+def few_shot_dataset(dataset: Dataset, count: int, seed: int) -> Dataset:
+    """Keeps `count` good pictures to learn from, the first in an order drawn by the seed, so that a larger
+    count includes the pictures of a smaller one. Test pictures stay.
 
     Raises:
         InputError: there are fewer.
@@ -213,9 +214,9 @@ def few(dataset: Dataset, count: int, seed: int) -> Dataset:
     return replace(dataset, train=tuple(train[:count]), validation=())
 
 
-def _begin(work: Path, threads: int) -> int:
-    """Makes the work folder, and returns the number of threads. A training goes on with the number that it
-    began with, which decides the order in which sums are rounded."""
+def _prepare_work_folder(work: Path, threads: int) -> int:
+    """Makes the work folder, and returns the number of threads. A resumed training keeps the number that it
+    began with: the order of sums, and so their rounding, depends on it."""
     work.mkdir(parents=True, exist_ok=True)
     begun = work / "begun.json"
     try:
@@ -225,7 +226,7 @@ def _begin(work: Path, threads: int) -> int:
         return threads
 
 
-def _device(name: str) -> str:
+def _device_name(name: str) -> str:
     if name != "cuda":
         return name
     import torch
@@ -236,30 +237,30 @@ def _device(name: str) -> str:
 # ------------------------------------------------------------------------------------- the benchmark's folder
 
 
-class Store:
+class CellStore:
     """Paths of a benchmark's files, below the folder `root`."""
 
     def __init__(self, root: Path):
         self.root = Path(os.path.abspath(root))
         self.cells = self.root / "cells"
 
-    def cell(self, cell: Cell) -> Path:
-        """Path of the cell's results: whole, or not there."""
+    def cell_path(self, cell: Cell) -> Path:
+        """Path of the cell's results, written whole or not at all."""
         return self.cells / f"{cell.name}.json"
 
-    def work(self, cell: Cell) -> Path:
+    def work_folder(self, cell: Cell) -> Path:
         """Folder of a cell that has begun; removed when the cell is done."""
         return self.root / "work" / cell.name
 
-    def clear(self, cell: Cell) -> None:
+    def remove_work_folder(self, cell: Cell) -> None:
         """Removes the work folder of a finished cell: its process may have been killed before that."""
-        shutil.rmtree(self.work(cell), ignore_errors=True)
+        shutil.rmtree(self.work_folder(cell), ignore_errors=True)
 
-    def model(self, cell: Cell) -> Path:
+    def model_path(self, cell: Cell) -> Path:
         return self.root / "models" / f"{cell.name}.safetensors"
 
-    def joint(self, cell: Cell) -> Path:
-        """Path of the joint model that a cell evaluates: whole, or not there."""
+    def joint_model_path(self, cell: Cell) -> Path:
+        """Path of the joint model that a cell evaluates, written whole or not at all."""
         return self.root / "models" / f"{cell.joint_name}.safetensors"
 
     def prepare(self) -> None:
@@ -269,16 +270,16 @@ class Store:
             with suppress(OSError):
                 path.unlink()
 
-    def read(self, cell: Cell) -> dict[str, Any] | None:
-        """Reads the document of a finished cell; None where it is not done, or of another program."""
+    def read_cell(self, cell: Cell) -> dict[str, Any] | None:
+        """Reads the document of a finished cell; None where it is not done, or of another version."""
         with suppress(OSError, ValueError, KeyError, TypeError):
-            document = json.loads(self.cell(cell).read_text(encoding="utf-8"))
-            if document["format"] == FORMAT and document["identity"] == cell.identity:
+            document = json.loads(self.cell_path(cell).read_text(encoding="utf-8"))
+            if document["format"] == DOCUMENT_FORMAT and document["identity"] == cell.identity:
                 return dict(document)
         return None
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """Keeps other benchmarks out of this folder. If this process is killed, its cells end with it."""
         try:
             import fcntl

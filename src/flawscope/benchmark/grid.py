@@ -22,9 +22,9 @@ from flawscope.methods import registry, settings
 from flawscope.pictures.light import check_range
 from flawscope.pictures.listing import walked
 
-JOINT = "-joint"  # behind the method's name: its models joined into one, as another column of the tables
-SHOT = "-shot"  # behind the number of pictures: a method fitted on so few, as another column
-MANY = 20_000  # files in a folder that a setting names, beyond which their content is not read
+JOINT_SUFFIX = "-joint"  # column of a method's models joined into one
+SHOT_SUFFIX = "-shot"  # behind a number of pictures: column of a method fitted on so few
+MAX_HASHED_FILES = 20_000  # files in a folder that a setting names, beyond which their content is not read
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,9 @@ class Cell:
     shots: int = 0
 
     @property
-    def fitted(self) -> str:
-        """Method that is fitted, without what the tables add to its name."""
-        return fitted_method(self.method)
+    def base_method(self) -> str:
+        """Method that is fitted: `method` without `JOINT_SUFFIX` or `-NUMBER` and `SHOT_SUFFIX`."""
+        return base_method(self.method)
 
     @property
     def label(self) -> str:
@@ -70,7 +70,7 @@ class Cell:
     def joint_name(self) -> str:
         """Stem of the names of its joint model's files."""
         parts = [part.identity for part in self.joint]
-        return f"{self.fitted}-seed{self.seed}-{_digest(parts)[:12]}{JOINT}"
+        return f"{self.base_method}-seed{self.seed}-{_digest(parts)[:12]}{JOINT_SUFFIX}"
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Grid:
     unusable: Mapping[str, str] = field(default_factory=dict)
 
 
-def plan(
+def plan_grid(
     root: str | os.PathLike[str],
     *,
     categories: str = "all",
@@ -133,14 +133,14 @@ def plan(
         )
     if joint and shots:
         raise InputError("benchmark does not take --joint and --shots together: leave out one of them")
-    few = _numbers(shots, "--shots", "1,2,4,8") if shots else ()
+    few = _parse_numbers(shots, "--shots", "1,2,4,8") if shots else ()
     if 0 in few:
         raise InputError("--shots: 0 pictures teach nothing; write for example 1,2,4,8")
-    numbers, files, own = _by_method(chosen, _numbers(seeds, "--seeds", "0,1,2"), configs, sets)
+    numbers, files, own = _options_by_method(chosen, _parse_numbers(seeds, "--seeds", "0,1,2"), configs, sets)
     rows, missing = select_categories(root, categories, "--categories")
     given = {"steps": steps, "minutes": minutes, "seen": seen}
     values = {
-        (method, category): _config(method, category, files.get(method), own.get(method, ()), given)
+        (method, category): _method_config(method, category, files.get(method), own.get(method, ()), given)
         for method in chosen
         for category in rows
         if category not in missing
@@ -150,20 +150,20 @@ def plan(
     if seen and not any(map(_learns_from_defects, chosen)):
         raise InputError(f"--seen: {' and '.join(chosen)} learn from good pictures only; leave it out")
     first = numbers[chosen[0]][0]
-    usable, unusable = _open(root, [row for row in rows if row not in missing], first, group)
+    usable, unusable = _open_categories(root, [row for row in rows if row not in missing], first, group)
     common = {"group": group, "minutes": minutes, "device": device}
     if light is not None:
         common["light"] = light  # without it, names of cells are those of versions that did not have it
     cells = tuple(_cells(chosen, numbers, usable, values, common))
     if few:
-        cells = tuple(_few_shot(cell, count) for cell in cells for count in few)
-        numbers = {f"{method}-{count}{SHOT}": numbers[method] for method in chosen for count in few}
+        cells = tuple(_few_shot_cell(cell, count) for cell in cells for count in few)
+        numbers = {f"{method}-{count}{SHOT_SUFFIX}": numbers[method] for method in chosen for count in few}
         chosen = tuple(numbers)
     if joint:
         if len(usable) < 2:
             raise InputError("--joint: one category makes no joint model; name several, or leave it out")
         cells += tuple(_joint_cells(cells))
-        numbers |= {f"{method}{JOINT}": numbers[method] for method in chosen if can_join(method)}
+        numbers |= {f"{method}{JOINT_SUFFIX}": numbers[method] for method in chosen if can_join(method)}
         chosen = tuple(numbers)
     return Grid(rows, chosen, numbers, cells, missing, unusable)
 
@@ -178,19 +178,19 @@ def _cells(
     """Yields the cells: the first seed of everything, then the second. values: settings and seen defects;
     common: settings of all cells, minutes only for methods that learn in steps."""
     known: dict[str, str] = {}
-    data = {category: _files(dataset, known) for category, dataset in datasets.items()}
+    data = {category: _dataset_digest(dataset, known) for category, dataset in datasets.items()}
     for place in range(max(map(len, seeds.values()))):
         for method in methods:
             for category, dataset in datasets.items() if place < len(seeds[method]) else ():
                 config, defects = values[method, category]
                 config = replace(config, seed=seeds[method][place])
-                named = {key: _content(getattr(config, key), known) for key in config.PATHS}
+                named = {key: _path_identity(getattr(config, key), known) for key in config.PATHS}
                 call = {**common, "minutes": common["minutes"] if _learns_in_steps(method) else None}
                 identity = {
                     "category": category,
                     "method": method,
                     "settings": asdict(config) | named,
-                    "seen": _seen(defects, dataset, config.seed, known),
+                    "seen": _seen_identity(defects, dataset, config.seed, known),
                     "data": data[category],
                     "flawscope": __version__,
                     **call,
@@ -199,25 +199,25 @@ def _cells(
                     category=category,
                     method=method,
                     seed=config.seed,
-                    options=_plain(asdict(config)),
+                    options=_json_values(asdict(config)),
                     seen=defects,
-                    identity=_plain(identity),
+                    identity=_json_values(identity),
                     **call,
                 )
 
 
-def _few_shot(cell: Cell, count: int) -> Cell:
+def _few_shot_cell(cell: Cell, count: int) -> Cell:
     return replace(
         cell,
-        method=f"{cell.method}-{count}{SHOT}",
+        method=f"{cell.method}-{count}{SHOT_SUFFIX}",
         identity={**cell.identity, "shots": count},
         shots=count,
     )
 
 
-def fitted_method(name: str) -> str:
-    """Method that a column of the tables is about."""
-    return re.sub(rf"({JOINT}|-\d+{SHOT})$", "", name)
+def base_method(name: str) -> str:
+    """Returns the method of a column of the tables: its name without suffixes."""
+    return re.sub(rf"({JOINT_SUFFIX}|-\d+{SHOT_SUFFIX})$", "", name)
 
 
 def _joint_cells(cells: Sequence[Cell]) -> Iterator[Cell]:
@@ -226,23 +226,23 @@ def _joint_cells(cells: Sequence[Cell]) -> Iterator[Cell]:
         if can_join(cell.method):
             joint = tuple(one for one in cells if (one.method, one.seed) == (cell.method, cell.seed))
             identity = {"category": cell.category, "joint": _digest([one.identity for one in joint])}
-            yield replace(cell, method=f"{cell.method}{JOINT}", identity=identity, joint=joint)
+            yield replace(cell, method=f"{cell.method}{JOINT_SUFFIX}", identity=identity, joint=joint)
 
 
 # -------------------------------------------------------------------------------------- the call's arguments
 
 
-def _by_method(
+def _options_by_method(
     chosen: Sequence[str], seeds: tuple[int, ...], configs: Sequence[str], sets: Sequence[str]
 ) -> tuple[dict[str, tuple[int, ...]], dict[str, str], dict[str, list[str]]]:
     """Seeds, file of settings and single settings of each method."""
     numbers = dict.fromkeys(chosen, seeds)
-    files = dict(_pair(text, "--config", "METHOD=FILE", chosen, "=") for text in configs)
+    files = dict(_split_pair(text, "--config", "METHOD=FILE", chosen, "=") for text in configs)
     own: dict[str, list[str]] = {}
     for text in sets:
-        method, rest = _pair(text, "--set", "METHOD.key=value", chosen, ".")
+        method, rest = _split_pair(text, "--set", "METHOD.key=value", chosen, ".")
         if rest.startswith("seeds="):
-            numbers[method] = _numbers(rest.removeprefix("seeds="), f"--set {method}.seeds", "0,1,2")
+            numbers[method] = _parse_numbers(rest.removeprefix("seeds="), f"--set {method}.seeds", "0,1,2")
         elif rest.partition("=")[0].strip() == "seed":
             raise InputError(f"--set {method}.seed: give --seeds, or --set {method}.seeds=0,1,2")
         else:
@@ -250,14 +250,14 @@ def _by_method(
     return numbers, files, own
 
 
-def _numbers(text: str, option: str, example: str) -> tuple[int, ...]:
+def _parse_numbers(text: str, option: str, example: str) -> tuple[int, ...]:
     words = listed(text, option, f"write numbers with commas, such as {example}")
     if not all(word.isdecimal() for word in words):
         raise InputError(f"{option} {text}: not whole numbers of at least 0; write for example {example}")
     return tuple(dict.fromkeys(map(int, words)))
 
 
-def _pair(text: str, option: str, form: str, methods: Sequence[str], sign: str) -> tuple[str, str]:
+def _split_pair(text: str, option: str, form: str, methods: Sequence[str], sign: str) -> tuple[str, str]:
     """Splits a text into `METHOD` and the part after the sign."""
     method, found, rest = text.partition(sign)
     if not found or not rest:
@@ -267,11 +267,10 @@ def _pair(text: str, option: str, form: str, methods: Sequence[str], sign: str) 
     return method, rest
 
 
-def _config(
+def _method_config(
     method: str, category: str, file: str | None, own: Sequence[str], options: Mapping[str, Any]
 ) -> tuple[Any, int | str]:
-    """Settings from the preset, the file, the options and --set, each winning over those before it; and the
-    defects to learn from."""
+    """Settings from preset, file, options and --set, later ones win; and the defects to learn from."""
     flags = {}
     if options["steps"] is not None and _learns_in_steps(method):
         flags["steps"] = options["steps"]
@@ -295,7 +294,7 @@ def _learns_in_steps(method: str) -> bool:
 
 
 def can_join(method: str) -> bool:
-    """Whether models of several categories can be joined into one."""
+    """Whether a method's models of several categories can be joined into one."""
     return registry.method(method).joins
 
 
@@ -303,10 +302,10 @@ def _learns_from_defects(method: str) -> bool:
     return registry.method(method).takes_seen_defects
 
 
-def _open(
+def _open_categories(
     root: str | os.PathLike[str], names: Sequence[str], seed: int, group: str | None
 ) -> tuple[dict[str, Dataset], dict[str, str]]:
-    """Usable categories, and for each other one the reason."""
+    """Opens the data sets; returns the usable ones, and the reason why each other category is not."""
     usable, unusable = {}, {}
     for name in names:
         try:
@@ -324,7 +323,7 @@ def _open(
 # ------------------------------------------------------------------------------------- the identity of a cell
 
 
-def _plain(value: Any) -> Any:
+def _json_values(value: Any) -> Any:
     return json.loads(json.dumps(value, allow_nan=False))
 
 
@@ -332,47 +331,46 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def _files(dataset: Dataset, known: dict[str, str]) -> str:
+def _dataset_digest(dataset: Dataset, known: dict[str, str]) -> str:
     """Digest of the content of a category's pictures and masks, and of everything else that decides the
-    split or the metrics, wherever the folder lies. Fitting and evaluation read the same files several
-    times over."""
+    split or the metrics, wherever the folder lies."""
     items = [item for split in dataset.splits.values() for item in split]
     paths = [path for item in items for path in (item.path, *item.masks)]
     paths += [dataset.root.parent / VISA_TABLE, dataset.root / VISA_TABLE, dataset.root / SATURATION_FILE]
     paths += filter(None, [realiad_table(dataset.root)])
     with ThreadPoolExecutor(4) as pool:  # hashing runs beside Python
-        digests = list(pool.map(lambda path: _hash(path, known), paths))
+        digests = list(pool.map(lambda path: _file_digest(path, known), paths))
     names = (Path(os.path.relpath(path, dataset.root)).as_posix() for path in paths)
     return _digest(sorted(zip(names, digests, strict=True)))
 
 
-def _content(value: Any, known: dict[str, str]) -> Any:
+def _path_identity(value: Any, known: dict[str, str]) -> Any:
     """Name and digest of the file or folder that a setting names, or the setting. `known` spares hashing."""
     path = Path(str(value))
     if not value or not path.exists():
         return value
     if not path.is_dir():
-        digest = _hash(path, known)
+        digest = _file_digest(path, known)
     else:
-        digest = known.get(str(path)) or _folder(path, known)
+        digest = known.get(str(path)) or _folder_digest(path, known)
         known[str(path)] = digest  # every cell names it again
     return f"{path.name} {digest[:16]}"
 
 
-def _folder(path: Path, known: dict[str, str]) -> str:
+def _folder_digest(path: Path, known: dict[str, str]) -> str:
     """Digest of the files in a folder; of very many files their names and sizes."""
     files = list(walked(path))
-    by_size = len(files) > MANY
+    by_size = len(files) > MAX_HASHED_FILES
 
     def about(file: Path) -> int | str:
         if not by_size:
-            return _hash(file, known)
+            return _file_digest(file, known)
         return file.stat().st_size if file.exists() else -1  # a link that leads nowhere
 
     return _digest([(file.relative_to(path).as_posix(), about(file)) for file in files])
 
 
-def _seen(value: int | str, dataset: Dataset, seed: int, known: dict[str, str]) -> Any:
+def _seen_identity(value: int | str, dataset: Dataset, seed: int, known: dict[str, str]) -> Any:
     """Number of seen defects, or a name with a digest of the pictures and masks that it stands for."""
     if isinstance(value, int):
         return value  # drawn from the data by the seed
@@ -380,11 +378,11 @@ def _seen(value: int | str, dataset: Dataset, seed: int, known: dict[str, str]) 
         items = choose_seen(value, dataset, seed)
     except InputError as error:
         return str(error)  # the cell fails with it, and the others do not
-    digest = _digest([[_hash(path, known) for path in (item.path, *item.masks)] for item in items])
+    digest = _digest([[_file_digest(path, known) for path in (item.path, *item.masks)] for item in items])
     return f"{Path(value).name} {digest[:16]}"
 
 
-def _hash(path: str | os.PathLike[str], known: dict[str, str]) -> str:
+def _file_digest(path: str | os.PathLike[str], known: dict[str, str]) -> str:
     """Digest of a file's content; of an unreadable file the reason, which is reported when it is needed."""
     key = str(path)
     if key not in known:

@@ -11,27 +11,27 @@ from dataclasses import asdict
 from string import ascii_lowercase
 from typing import Any
 
-from flawscope.benchmark.grid import JOINT, fitted_method
+from flawscope.benchmark.grid import JOINT_SUFFIX, base_method
 from flawscope.benchmark.tables import (
     COSTS,
     METRICS,
+    Aggregate,
     Figure,
     Group,
     Results,
     Source,
-    Value,
-    marks,
+    mark_meanings,
     methods_and_seeds,
-    printed,
+    published_average,
 )
 from flawscope.errors import pluralize
 from flawscope.machine import GIB
 from flawscope.methods import registry
 from flawscope.progress import duration
 
-RAISED = str.maketrans("0123456789RSMU", "⁰¹²³⁴⁵⁶⁷⁸⁹ᴿˢᴹᵁ")
-# title of a cost -> what a cell's document says of it, and how that is shown
-COLUMNS: dict[str, tuple[Callable[[dict[str, Any]], float | None], Callable[[float], str]]] = {
+SUPERSCRIPTS = str.maketrans("0123456789RSMU", "⁰¹²³⁴⁵⁶⁷⁸⁹ᴿˢᴹᵁ")
+# title of a cost -> its value in a cell's document, and how it is formatted
+COST_COLUMNS: dict[str, tuple[Callable[[dict[str, Any]], float | None], Callable[[float], str]]] = {
     "fit": (COSTS["fit_seconds"], duration),
     "evaluate": (COSTS["evaluate_seconds"], duration),
     "peak memory": (lambda document: document["peak_memory"] / GIB, "{:.2f} GiB".format),
@@ -41,7 +41,7 @@ COLUMNS: dict[str, tuple[Callable[[dict[str, Any]], float | None], Callable[[flo
 }
 
 
-class _Notes:
+class _Footnotes:
     """Numbered remarks; equal texts share a number."""
 
     def __init__(self) -> None:
@@ -53,26 +53,26 @@ class _Notes:
             if line not in self.lines:
                 self.lines.append(line)
             numbers.append(self.lines.index(line) + 1)
-        return " ".join(str(n).translate(RAISED) for n in sorted({*numbers}))
+        return " ".join(str(n).translate(SUPERSCRIPTS) for n in sorted({*numbers}))
 
     def section(self) -> str:
-        lines = [f"{str(k).translate(RAISED)} {line}" for k, line in enumerate(self.lines, start=1)]
+        lines = [f"{str(k).translate(SUPERSCRIPTS)} {line}" for k, line in enumerate(self.lines, start=1)]
         return "## Notes\n\n" + "  \n".join(lines) if lines else ""
 
 
 def render(results: Results) -> str:
     """Returns the text of results.md."""
-    notes = _Notes()
+    notes = _Footnotes()
     letters = {s.id: f"[{ascii_lowercase[k]}]" for k, s in enumerate(s for s in results.sources if s.table)}
-    parts = ["# Benchmark", _head(results)]
-    parts += [_metric(results, metric, letters, notes) for metric in METRICS]
-    parts += [_recognition(results), _in_other_light(results)]
-    parts += [_costs(results, notes), notes.section(), _published(results, letters)]
-    parts += [_settings(results), _machines(results)]
+    parts = ["# Benchmark", _introduction(results)]
+    parts += [_metric_section(results, metric, letters, notes) for metric in METRICS]
+    parts += [_recognition_section(results), _light_section(results)]
+    parts += [_cost_section(results, notes), notes.section(), _published_section(results, letters)]
+    parts += [_settings_section(results), _environment_section(results)]
     return "\n\n".join(filter(None, parts)).rstrip() + "\n"
 
 
-def _head(results: Results) -> str:
+def _introduction(results: Results) -> str:
     grid = results.grid
     count = f"{len(results.done)} of {pluralize(len(grid.cells), 'cell')} done"
     if results.failed:
@@ -93,8 +93,8 @@ def _head(results: Results) -> str:
 # ----------------------------------------------------------------------------------------- the five metrics
 
 
-def _metric(results: Results, metric: str, letters: dict[str, str], notes: _Notes) -> str:
-    methods, columns = results.grid.methods, results.columns(metric)
+def _metric_section(results: Results, metric: str, letters: dict[str, str], notes: _Footnotes) -> str:
+    methods, columns = results.grid.methods, results.published_columns(metric)
     header = ["category", *methods, *(f"{letters[source.id]} {source.label}" for source in columns)]
     rows = []
     for category in results.grid.rows:
@@ -103,15 +103,15 @@ def _metric(results: Results, metric: str, letters: dict[str, str], notes: _Note
         row = [f"{category} {notes.mark([*missing, *unusable])}".strip()]
         for method in methods:
             remarks = _remarks(results, method, category, metric)
-            value = _value(results.value(metric, method, category), " seeds")
+            value = _format_value(results.value(metric, method, category), " seeds")
             row.append(f"{value} {notes.mark(remarks)}".strip())
         cells = (source.cells.get(metric, {}).get(category) for source in columns)
-        row += [_figure(cell, source) for source, cell in zip(columns, cells, strict=True)]
+        row += [_format_figure(cell, source) for source, cell in zip(columns, cells, strict=True)]
         rows.append(row)
     for group in results.groups:
         row = [f"**{group.label} ({len(group.categories)})**"]
-        row += [_value(results.average(metric, method, group)) for method in methods]
-        rows.append(row + [_printed(source, metric, group) for source in columns])
+        row += [_format_value(results.average(metric, method, group)) for method in methods]
+        rows.append(row + [_format_published(source, metric, group) for source in columns])
     name = METRICS[metric]
     return f"## {name[0].upper()}{name[1:]}\n\n{_table(header, rows)}"
 
@@ -141,27 +141,27 @@ def _remarks(results: Results, method: str, category: str, metric: str) -> list[
     return lines
 
 
-def _value(value: Value, of: str = "") -> str:
+def _format_value(value: Aggregate, of: str = "") -> str:
     if value.mean is None:
         return ""
     text = f"{value.mean:.4f}" + ("" if value.deviation is None else f" ± {value.deviation:.4f}")
     return text if value.count == value.of else f"{text} ({value.count} of {value.of}{of})"
 
 
-def _figure(figure: Figure | None, source: Source) -> str:
-    return f"{figure.value:.{source.decimals}f}{figure.mark.translate(RAISED)}" if figure else ""
+def _format_figure(figure: Figure | None, source: Source) -> str:
+    return f"{figure.value:.{source.decimals}f}{figure.mark.translate(SUPERSCRIPTS)}" if figure else ""
 
 
-def _printed(source: Source, metric: str, group: Group) -> str:
-    figure, count = printed(source, metric, group) or (None, 0)
+def _format_published(source: Source, metric: str, group: Group) -> str:
+    figure, count = published_average(source, metric, group) or (None, 0)
     covers = f" ({count} of {len(group.categories)})" if 0 < count < len(group.categories) else ""
-    return _figure(figure, source) + covers
+    return _format_figure(figure, source) + covers
 
 
 # --------------------------------------------------------------------------------------- beside the figures
 
 
-def _recognition(results: Results) -> str:
+def _recognition_section(results: Results) -> str:
     """Table of how often joint models took a picture of a category for another one, or for none."""
     rows = []
     for method in results.grid.methods:
@@ -179,7 +179,7 @@ def _recognition(results: Results) -> str:
     return _section("Recognised by a joint model", text, ("mistaken", "taken for"), rows)
 
 
-def _in_other_light(results: Results) -> str:
+def _light_section(results: Results) -> str:
     """Table of false alarms and defects found in each light of a range."""
     rows, lights = [], dict[str, None]()
     for category, method in itertools.product(results.grid.rows, results.grid.methods):
@@ -198,7 +198,7 @@ def _in_other_light(results: Results) -> str:
     return _section("In other light", text, [*lights], rows)
 
 
-def _costs(results: Results, notes: _Notes) -> str:
+def _cost_section(results: Results, notes: _Footnotes) -> str:
     rows = []
     for category, method in itertools.product(results.grid.rows, results.grid.methods):
         found = [results.document(cell) for cell in results.cells.get((method, category), [])]
@@ -206,7 +206,7 @@ def _costs(results: Results, notes: _Notes) -> str:
         if not documents:
             continue
         row = [category, method]
-        for cost, show in COLUMNS.values():
+        for cost, show in COST_COLUMNS.values():
             values = [value for value in map(cost, documents) if value is not None]
             row.append(show(statistics.fmean(values)) if values else "")
         if any(document["fit"]["resumed"] for document in documents):
@@ -218,47 +218,47 @@ def _costs(results: Results, notes: _Notes) -> str:
         "joining those of all categories. Evaluate: opening the model file, scoring all test pictures, "
         "metrics. Other cells may have run at the same time."
     )
-    return _section("Time and memory", text, [*COLUMNS], rows)
+    return _section("Time and memory", text, [*COST_COLUMNS], rows)
 
 
-def _published(results: Results, letters: dict[str, str]) -> str:
+def _published_section(results: Results, letters: dict[str, str]) -> str:
     if not results.sources:
         return ""
     others = [source for source in results.sources if not source.table]
-    meanings = "; ".join(f"{mark.translate(RAISED)} {text}" for mark, text in marks().items())
+    meanings = "; ".join(f"{mark.translate(SUPERSCRIPTS)} {text}" for mark, text in mark_meanings().items())
     parts = [
         "## Published figures",
         "Copied, not measured here. Their conditions differ from each other and from these runs; some "
         "metrics are not the same ones. The page on benchmarks in flawscope's documentation says which.",
-        "\n".join(f"- **{letters[s.id]}** {_described(s)}" for s in results.sources if s.table),
+        "\n".join(f"- **{letters[s.id]}** {_describe_source(s)}" for s in results.sources if s.table),
         f"How sure they are: {meanings}. An average without such a mark was computed from the column.",
     ]
     if others:
         shown = [metric for metric in METRICS if any(metric in source.means for source in others)]
-        rows = [[s.label, *(_figure(s.means.get(metric), s) for metric in shown)] for s in others]
+        rows = [[s.label, *(_format_figure(s.means.get(metric), s) for metric in shown)] for s in others]
         parts += [
             "Further ones, means over all 15 categories as printed:",
             _table(["", *(METRICS[metric] for metric in shown)], rows),
-            "\n".join(f"- {_described(source)}" for source in others),
+            "\n".join(f"- {_describe_source(source)}" for source in others),
         ]
     return "\n\n".join(parts)
 
 
-def _described(source: Source) -> str:
+def _describe_source(source: Source) -> str:
     conditions = source.conditions[0].upper() + source.conditions[1:]
     return f"{source.label}: {source.source}. {conditions}."
 
 
-def _settings(results: Results) -> str:
+def _settings_section(results: Results) -> str:
     lines = []
     for method in results.grid.methods:
-        if method.endswith(JOINT):
+        if method.endswith(JOINT_SUFFIX):
             continue  # as of the models that are joined
         found: dict[str, list[str]] = {}
         for category in results.grid.rows:
             for document in map(results.document, results.cells.get((method, category), [])):
                 if document is not None:
-                    categories = found.setdefault(_changed(method, document["settings"]), [])
+                    categories = found.setdefault(_changed_settings(method, document["settings"]), [])
                     categories += [category] * (category not in categories)
         for text, categories in found.items():
             where = "" if len(found) == 1 else f" ({', '.join(categories)})"
@@ -266,9 +266,9 @@ def _settings(results: Results) -> str:
     return "## Settings\n\n" + "\n".join(lines) if lines else ""
 
 
-def _changed(method: str, settings: dict[str, Any]) -> str:
-    """Settings that differ from the defaults, both as JSON has them. Seeds and steps stand elsewhere."""
-    defaults = json.loads(json.dumps(asdict(registry.method(fitted_method(method)).config())))
+def _changed_settings(method: str, settings: dict[str, Any]) -> str:
+    """Describes the settings that differ from the defaults, without seeds and steps, which have columns."""
+    defaults = json.loads(json.dumps(asdict(registry.method(base_method(method)).config())))
     found = [
         f"`{key}: {value}`"
         for key, value in settings.items()
@@ -277,13 +277,13 @@ def _changed(method: str, settings: dict[str, Any]) -> str:
     return f"{', '.join(found)}; all else as by default" if found else "as by default"
 
 
-def _machines(results: Results) -> str:
-    found = Counter(map(_machine, results.done.values()))
+def _environment_section(results: Results) -> str:
+    found = Counter(map(_describe_machine, results.done.values()))
     lines = [f"- {text}" + ("" if len(found) == 1 else f" ({n} cells)") for text, n in found.items()]
     return "## Environment\n\n" + "\n".join(lines) if lines else ""
 
 
-def _machine(document: dict[str, Any]) -> str:
+def _describe_machine(document: dict[str, Any]) -> str:
     machine = document["machine"]
     memory = "" if machine["memory_gib"] is None else f", {machine['memory_gib']:g} GiB"
     versions = ", ".join(f"{name} {version}" for name, version in document["versions"].items())

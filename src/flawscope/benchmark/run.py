@@ -16,19 +16,20 @@ from contextlib import suppress
 from subprocess import PIPE, Popen
 from typing import Any, Protocol
 
-from flawscope.benchmark.cell import Plan, Store, run_cell
+from flawscope.benchmark.cell import CellStore, RunPlan, run_cell
 from flawscope.benchmark.grid import Cell, Grid
 from flawscope.benchmark.tables import METRICS, Results
 from flawscope.errors import FlawscopeError, pluralize, with_kind
-from flawscope.machine import FIT_MEMORY, FIT_THREADS, GIB, all_threads, memory
-from flawscope.progress import Running, at_times, duration
+from flawscope.machine import FIT_MEMORY_LIMIT, FIT_THREADS, GIB, all_threads, system_memory
+from flawscope.progress import JobsProgress, duration, throttled
 
 Say = Callable[[str], None]
-TICK = 0.5  # seconds between looks at the processes
+OnUpdate = Callable[[Results], None]
+POLL_INTERVAL = 0.5  # seconds between checks of the processes
 
 
-def run(
-    grid: Grid, store: Store, plan: Plan, pool: Pool, live: Running, after: Callable[[Results], None]
+def run_grid(
+    grid: Grid, store: CellStore, plan: RunPlan, pool: Pool, live: JobsProgress, on_update: OnUpdate
 ) -> None:
     """Runs the cells that are not done yet.
 
@@ -36,63 +37,63 @@ def run(
     call goes on.
 
     Args:
-        after: called with the results before the first cell and after each.
+        on_update: called with the results before the first cell and after each.
     """
-    done, failed = finished(grid, store), dict[str, str]()
+    done, failed = finished_cells(grid, store), dict[str, str]()
     for cell in grid.cells:
         if cell.name in done:
-            store.clear(cell)
-    after(Results(grid, dict(done), {}))
+            store.remove_work_folder(cell)
+    on_update(Results(grid, dict(done), {}))
     waiting, running = [c for c in grid.cells if c.name not in done], dict[str, Cell]()
     new: list[Cell] = []
     try:
         while waiting or running:
-            while len(running) < pool.most and (ready := _next(waiting, [*running.values()], store)):
+            while len(running) < pool.most and (ready := _next_ready(waiting, [*running.values()], store)):
                 waiting.remove(ready)
                 running[ready.label] = ready
                 pool.start(ready.label, run_cell, ready, store, plan)
-            for label, found in pool.ended(TICK):
+            for label, found in pool.ended(POLL_INTERVAL):
                 cell = running.pop(label)
-                live.jobs.pop(label, None)
+                live.job_stages.pop(label, None)
                 reason = str(found) if isinstance(found, FlawscopeError) else None
-                document = store.read(cell) if reason else found
+                document = store.read_cell(cell) if reason else found
                 if document is None:
                     failed[cell.name] = reason or ""
                 else:
                     done[cell.name] = document
                     new.append(cell)
                 results = Results(grid, dict(done), dict(failed))
-                left = _left([*running.values(), *waiting], results, new, plan.jobs)
-                live.line(_line(cell, results) + left, failed=document is None)
+                left = _time_left([*running.values(), *waiting], results, new, plan.jobs)
+                live.print_line(_cell_line(cell, results) + left, failed=document is None)
                 if document is not None and reason:  # such as a model that could not be kept
-                    live.line(f"      {cell.label}: {reason}", failed=True)
-                after(results)
+                    live.print_line(f"      {cell.label}: {reason}", failed=True)
+                on_update(results)
             live.show()
     except BaseException:
         pool.stop()
         raise
 
 
-def _next(waiting: Sequence[Cell], running: Sequence[Cell], store: Store) -> Cell | None:
-    """The first cell that can begin. A cell of a joint model waits for the cells whose models are joined, and
-    for another that is joining them."""
+def _next_ready(waiting: Sequence[Cell], running: Sequence[Cell], store: CellStore) -> Cell | None:
+    """Returns the first cell that can begin. A cell of a joint model waits for the cells whose models are
+    joined, and for another cell that is joining them."""
     left = {one.name for one in (*waiting, *running)}
-    joining = {store.joint(one) for one in running if one.joint}
+    joining = {store.joint_model_path(one) for one in running if one.joint}
     for cell in waiting:
-        if not cell.joint or (path := store.joint(cell)).is_file():
+        if not cell.joint or (path := store.joint_model_path(cell)).is_file():
             return cell
         if path not in joining and left.isdisjoint(part.name for part in cell.joint):
             return cell
     return None
 
 
-def finished(grid: Grid, store: Store) -> dict[str, dict[str, Any]]:
+def finished_cells(grid: Grid, store: CellStore) -> dict[str, dict[str, Any]]:
     """Documents of the cells that are done, by name."""
-    found = {cell.name: store.read(cell) for cell in grid.cells}
+    found = {cell.name: store.read_cell(cell) for cell in grid.cells}
     return {name: document for name, document in found.items() if document is not None}
 
 
-def _line(cell: Cell, results: Results) -> str:
+def _cell_line(cell: Cell, results: Results) -> str:
     count = f"[{len(results.done) + len(results.failed)}/{len(results.grid.cells)}] {cell.label}"
     document = results.document(cell)
     if document is None:
@@ -106,7 +107,7 @@ def _line(cell: Cell, results: Results) -> str:
     return f"{count}: {', '.join(parts)}"
 
 
-def _left(rest: Sequence[Cell], results: Results, new: Sequence[Cell], jobs: int) -> str:
+def _time_left(rest: Sequence[Cell], results: Results, new: Sequence[Cell], jobs: int) -> str:
     """Text with the time left, where a cell of each method that is left has been timed; else empty."""
     spent: dict[str, list[float]] = {}
     for cell in new:
@@ -122,14 +123,14 @@ def default_jobs(cells: int, threads: int, device: str) -> tuple[int, str]:
     """Returns the number of cells at a time, and its reason."""
     if device not in ("auto", "cpu") or (device == "auto" and shutil.which("nvidia-smi")):
         return 1, "they share a graphics card"
-    total = memory()
+    total = system_memory()
     free = GIB if total is None else total[1]
-    by_threads, by_memory = threads // FIT_THREADS, free // FIT_MEMORY
+    by_threads, by_memory = threads // FIT_THREADS, free // FIT_MEMORY_LIMIT
     jobs = max(1, min(cells, by_threads, by_memory))
     if jobs == cells:
         return jobs, "there are no more"
     if by_memory < by_threads:
-        return jobs, f"{free / GIB:.1f} GiB are free, and a cell may take {FIT_MEMORY // GIB}"
+        return jobs, f"{free / GIB:.1f} GiB are free, and a cell may take {FIT_MEMORY_LIMIT // GIB}"
     return jobs, f"of {pluralize(threads, 'thread')} in all, a cell keeps {FIT_THREADS} busy"
 
 
@@ -151,16 +152,16 @@ def jobs_and_threads(
 
 
 class Pool(Protocol):
-    """Processes, here or on a cluster. most: how many calls are begun before one has ended."""
+    """Processes, here or on a cluster. most: calls that may be started and not ended."""
 
     most: int
 
     def start(self, label: str, function: Callable[..., Any], *given: Any) -> None:
-        """Has `function(*given, step)` called."""
+        """Starts a call of `function(*given, step)` in a process of its own."""
 
     def ended(self, seconds: float) -> list[tuple[str, Any]]:
-        """Waits so many seconds for calls to end. Returns their labels, each with the function's value, or
-        with a FlawscopeError that says why there is none."""
+        """Waits at most so many seconds for calls to end. Returns their labels, each with the function's
+        value, or with a FlawscopeError that says why there is none."""
 
     def stop(self) -> None:
         """Ends all calls."""
@@ -170,22 +171,22 @@ class Processes:
     """Processes of this machine; they end with this one, however it ends.
 
     Args:
-        most: how many run at a time.
+        max_started: how many run at a time.
         threads: of each.
         step: gets a label and the progress of its call.
     """
 
-    def __init__(self, most: int, threads: int, step: Callable[[str, str, int, int], None]):
-        self.most, self.step = most, step
+    def __init__(self, max_started: int, threads: int, step: Callable[[str, str, int, int], None]):
+        self.most, self.step = max_started, step
         names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
         self.environment = {**os.environ, **dict.fromkeys(names, str(threads))}
-        self.waiters = ThreadPoolExecutor(most)  # one for each process
+        self.waiters = ThreadPoolExecutor(max_started)  # one for each process
         self.running: dict[Future[Any], str] = {}
         self.processes: list[Popen[bytes]] = []
         self.stopped = False
 
     def start(self, label: str, function: Callable[..., Any], *given: Any) -> None:
-        self.running[self.waiters.submit(self._wait, label, pickle.dumps((function, given)))] = label
+        self.running[self.waiters.submit(self._run_process, label, pickle.dumps((function, given)))] = label
 
     def ended(self, seconds: float) -> list[tuple[str, Any]]:
         done, _ = wait(self.running, seconds, FIRST_COMPLETED)
@@ -197,10 +198,9 @@ class Processes:
             process.kill()
         self.waiters.shutdown()
 
-    def _wait(self, label: str, call: bytes) -> Any:
-        """Starts a process, passes on its progress, and returns its answer. Ctrl-C comes to this process
-        alone."""
-        command = [sys.executable, "-P", "-c", "from flawscope.benchmark.run import work; work()"]
+    def _run_process(self, label: str, call: bytes) -> Any:
+        """Starts a process that Ctrl-C does not reach, passes on its progress, and returns its answer."""
+        command = [sys.executable, "-P", "-c", "from flawscope.benchmark.run import child_main; child_main()"]
         try:
             with Popen(command, stdin=PIPE, stdout=PIPE, env=self.environment, process_group=0) as process:
                 self.processes.append(process)
@@ -218,11 +218,11 @@ class Processes:
                         self.step(label, *news)
         except OSError as error:  # such as too little memory
             return FlawscopeError(f"its process could not be run: {error.strerror or error}; try again")
-        return FlawscopeError(_why(process.returncode))
+        return FlawscopeError(_exit_reason(process.returncode))
 
 
-def work() -> None:
-    """Makes the call that comes on stdin, in a process of its own, and answers on stdout."""
+def child_main() -> None:
+    """Entry point of a child process: makes the call that comes on stdin, and writes its value to stdout."""
     function, given = pickle.load(sys.stdin.buffer)
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print
@@ -235,7 +235,7 @@ def work() -> None:
 
     found: Any
     try:
-        found = function(*given, at_times(lambda *progress: send(False, progress)))
+        found = function(*given, throttled(lambda *progress: send(False, progress)))
     except FlawscopeError as error:
         found = FlawscopeError(str(error))
     except MemoryError:
@@ -251,7 +251,7 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _why(code: int) -> str:
+def _exit_reason(code: int) -> str:
     if code == -signal.SIGKILL:
         return (
             "its process was killed, as systems do when memory runs out: give fewer --jobs or a smaller size"

@@ -19,7 +19,7 @@ from flawscope.artefact.files import csv_cell
 from flawscope.benchmark.grid import Cell, Grid
 from flawscope.datasets.layouts import MVTEC, OBJECTS, TEXTURES
 
-# key in an evaluation -> how the literature calls it
+# key in an evaluation -> its name in the literature
 METRICS = {
     "image_auroc": "image AUROC",
     "pixel_auroc": "pixel AUROC",
@@ -29,7 +29,7 @@ METRICS = {
     "au_pro_05": "AU-PRO .05",
     "pixel_f1_calibrated": "SegF1",
 }
-# column of results.csv -> what a cell's document says of it
+# column of results.csv -> its value in a cell's document
 COSTS: dict[str, Callable[[dict[str, Any]], float | None]] = {
     "fit_seconds": lambda document: document["fit"]["seconds"],
     "evaluate_seconds": lambda document: document["evaluate"]["seconds"],
@@ -41,9 +41,7 @@ COSTS: dict[str, Callable[[dict[str, Any]], float | None]] = {
         sum(found["mistaken"].values()) if (found := document["evaluation"].get("products")) else None
     ),
 }
-
-
-DATA_SETS = {  # that are averaged and have published means, by the names of their categories
+DATA_SETS = {  # categories of the data sets that are averaged and have published means
     "MVTec AD": MVTEC,
     "VisA": (
         *("candle", "capsules", "cashew", "chewinggum", "fryum", "macaroni1"),
@@ -52,15 +50,15 @@ DATA_SETS = {  # that are averaged and have published means, by the names of the
     "BTAD": ("01", "02", "03"),
     "MPDD": ("bracket_black", "bracket_brown", "bracket_white", "connector", "metal_plate", "tubes"),
 }
-PUBLISHED = Path(__file__).with_name("published.yaml")  # which explains its fields
-OTHER = "none"  # the `method` of sources about methods that are not implemented here
+PUBLISHED_FILE = Path(__file__).with_name("published.yaml")  # which explains its fields
+OTHER_METHOD = "none"  # the `method` of sources about methods that are not implemented here
 
 
 @dataclass(frozen=True)
-class Value:
-    """Figure of a method: over the seeds of a category, or over the categories of a group.
+class Aggregate:
+    """Mean of a metric over the seeds of a category, or over the categories of a group.
 
-    mean, deviation: None where there is none; the deviation is that of a sample (n - 1), over seeds.
+    deviation: standard deviation of a sample (n - 1), over seeds; None, like the mean, where it is missing.
     count, of: how many seeds, or categories, it covers, and how many there are.
     """
 
@@ -78,7 +76,7 @@ class Group:
     categories: tuple[str, ...]
 
 
-def groups(rows: Sequence[str]) -> list[Group]:
+def category_groups(rows: Sequence[str]) -> list[Group]:
     """Groups of categories that are averaged: MVTec AD's textures, objects and both; other data sets whose
     categories are all there; and what is left."""
     known = (("textures", TEXTURES), ("objects", OBJECTS))
@@ -127,24 +125,24 @@ class Results:
                 found[cell.seed] = float(value)
         return found
 
-    def value(self, metric: str, method: str, category: str) -> Value:
+    def value(self, metric: str, method: str, category: str) -> Aggregate:
         values = list(self.seeds(metric, method, category).values())
-        return Value(_mean(values), _deviation(values), len(values), len(self.grid.seeds[method]))
+        return Aggregate(_mean(values), _deviation(values), len(values), len(self.grid.seeds[method]))
 
-    def average(self, metric: str, method: str, group: Group) -> Value:
+    def average(self, metric: str, method: str, group: Group) -> Aggregate:
         """The mean of the categories' means; its deviation over the seeds that cover all of them."""
         each = {c: self.seeds(metric, method, c) for c in group.categories}
         each = {category: seeds for category, seeds in each.items() if seeds}
         common = set.intersection(*map(set, each.values())) if each else set()
         runs = [statistics.fmean(seeds[s] for seeds in each.values()) for s in sorted(common)]
         means = [statistics.fmean(seeds.values()) for seeds in each.values()]
-        return Value(_mean(means), _deviation(runs), len(each), len(group.categories))
+        return Aggregate(_mean(means), _deviation(runs), len(each), len(group.categories))
 
     @cached_property
     def groups(self) -> list[Group]:
         """Groups of the rows, and where MVTec AD is not complete, its measured categories, so that published
         figures can be averaged over the same ones."""
-        found = groups(self.grid.rows)
+        found = category_groups(self.grid.rows)
         measured = tuple(c for c in MVTEC if any(self.seeds("image_auroc", m, c) for m in self.grid.methods))
         if measured and all(set(measured) != set(group.categories) for group in found):
             found.append(Group("those measured here", measured))
@@ -157,9 +155,9 @@ class Results:
         """Published results of the grid's methods, on the data sets of its rows."""
         shown = {group.label for group in self.groups}
         shown |= {"MVTec AD"} if set(self.grid.rows) & set(MVTEC) else set()
-        return [source for source in sources(self.grid.methods) if source.data_set in shown]
+        return [source for source in published_sources(self.grid.methods) if source.data_set in shown]
 
-    def columns(self, metric: str) -> list[Source]:
+    def published_columns(self, metric: str) -> list[Source]:
         """Sources with figures of a metric that stand in its table."""
         return [s for s in self.sources if s.table and (s.cells.get(metric) or metric in s.means)]
 
@@ -186,7 +184,7 @@ class Results:
             ],
             "tables": {metric: self._table(metric) for metric in METRICS},
             "published": [asdict(source) for source in self.sources],
-            "marks": marks(),
+            "marks": mark_meanings(),
         }
 
     def state(self, cell: Cell) -> str:
@@ -195,8 +193,8 @@ class Results:
         return "failed" if cell.name in self.failed else "not done"
 
     def mistaken(self, method: str, category: str) -> tuple[Counter[str], int] | None:
-        """Counts what a joint model took the category's pictures for, other than it, and the pictures that it
-        judged, over all seeds; None where no joint model did."""
+        """Counts, over all seeds, by which other category, or none, a joint model recognised the category's
+        pictures; returns also the number of judged pictures. None without a joint model."""
         found = [self.document(cell) for cell in self.cells.get((method, category), []) if cell.joint]
         counts = [document["evaluation"]["products"] for document in found if document is not None]
         taken = sum((Counter(one["mistaken"]) for one in counts), Counter[str]())
@@ -211,7 +209,10 @@ class Results:
                 group.label: {
                     "categories": list(group.categories),
                     **{m: asdict(self.average(metric, m, group)) for m in self.grid.methods},
-                    "published": {s.id: _or_none(printed(s, metric, group)) for s in self.columns(metric)},
+                    "published": {
+                        s.id: _figure_to_dict(published_average(s, metric, group))
+                        for s in self.published_columns(metric)
+                    },
                 }
                 for group in self.groups
             },
@@ -255,9 +256,9 @@ def methods_and_seeds(grid: Grid) -> str:
     return ", ".join(f"{method} ({words(grid.seeds[method])})" for method in grid.methods)
 
 
-def printed(source: Source, metric: str, group: Group) -> tuple[Figure, int] | None:
-    """Average of a source over a group, and the number of categories it covers: as the source prints it for
-    all of its data set, else computed from its cells, without a mark."""
+def published_average(source: Source, metric: str, group: Group) -> tuple[Figure, int] | None:
+    """Average of a source over a group, and the number of categories that it covers: as printed, for a whole
+    data set, else computed from the source's cells, without a mark."""
     if group.categories == DATA_SETS[source.data_set] and metric in source.means:
         return source.means[metric], len(group.categories)
     cells = source.cells.get(metric, {})
@@ -265,7 +266,7 @@ def printed(source: Source, metric: str, group: Group) -> tuple[Figure, int] | N
     return (Figure(statistics.fmean(values), ""), len(values)) if values else None
 
 
-def _or_none(found: tuple[Figure, int] | None) -> dict[str, Any] | None:
+def _figure_to_dict(found: tuple[Figure, int] | None) -> dict[str, Any] | None:
     return None if found is None else {**asdict(found[0]), "count": found[1]}
 
 
@@ -310,25 +311,25 @@ class Source:
     means: dict[str, Figure] = field(default_factory=dict)
 
 
-def sources(methods: Iterable[str]) -> list[Source]:
+def published_sources(methods: Iterable[str]) -> list[Source]:
     """Sources about these methods, in their order, then those about methods that are not implemented here."""
-    return [source for method in (*methods, OTHER) for source in _published()[0] if source.method == method]
+    return [s for method in (*methods, OTHER_METHOD) for s in _read_published()[0] if s.method == method]
 
 
-def marks() -> dict[str, str]:
+def mark_meanings() -> dict[str, str]:
     """The meaning of each mark."""
-    return _published()[1]
+    return _read_published()[1]
 
 
 @cache
-def _published() -> tuple[list[Source], dict[str, str]]:
+def _read_published() -> tuple[list[Source], dict[str, str]]:
     import yaml
 
-    data = yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))
-    return [_source(**entry) for entry in data["sources"]], data["marks"]
+    data = yaml.safe_load(PUBLISHED_FILE.read_text(encoding="utf-8"))
+    return [_parse_source(**entry) for entry in data["sources"]], data["marks"]
 
 
-def _source(*, unit: str, metrics: dict[str, Any], **facts: Any) -> Source:
+def _parse_source(*, unit: str, metrics: dict[str, Any], **facts: Any) -> Source:
     scale = {"percent": 100.0, "fraction": 1.0}[unit]
     source = Source(**facts)
     for metric, given in metrics.items():

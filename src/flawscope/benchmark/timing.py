@@ -13,29 +13,29 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from flawscope.errors import one_line
-from flawscope.machine import machine, peak_memory
+from flawscope.machine import machine_info, peak_memory
 
-__all__ = ["in_process", "latency", "peak_memory", "rate", "surroundings", "timed"]
+__all__ = ["environment_facts", "in_process", "peak_memory", "summarize", "throughput", "time_calls"]
 
-TIMED, WARM = 20, 3  # calls, and untimed ones before them
+CALLS, WARMUP = 20, 3  # timed calls, and untimed calls before them
 
 
-def surroundings() -> dict[str, Any]:
-    """Machine, versions and time of a measurement, and how busy the machine was before it."""
+def environment_facts() -> dict[str, Any]:
+    """Returns machine, versions, date and load average, taken before a measurement."""
     from flawscope.artefact.model_file import versions  # numpy
 
     made = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None  # Windows has none
-    return {"machine": machine(), "versions": versions(), "date": made, "load_average": load}
+    return {"machine": machine_info(), "versions": versions(), "date": made, "load_average": load}
 
 
-def timed(
-    model: Any, pictures: Sequence[Any], batch: int = 1, calls: int = TIMED, enough: float = math.inf
+def time_calls(
+    model: Any, pictures: Sequence[Any], batch: int = 1, calls: int = CALLS, max_seconds: float = math.inf
 ) -> list[float]:
-    """Seconds of each call of a predictor: `predict` of one picture, or `stream` of `batch` of them.
+    """Times each call of a predictor, in seconds: `predict` of a picture, or `stream` of `batch` pictures.
 
     Args:
-        enough: seconds after which `TIMED` calls will do.
+        max_seconds: total after which `CALLS` calls are enough.
     """
 
     def call(k: int) -> float:
@@ -45,20 +45,20 @@ def timed(
         return time.perf_counter() - begun
 
     found: list[float] = []
-    while len(found) < WARM + calls and (len(found) < WARM + TIMED or sum(found) < enough):
+    while len(found) < WARMUP + calls and (len(found) < WARMUP + CALLS or sum(found) < max_seconds):
         found.append(call(len(found)))
-    return found[WARM:]
+    return found[WARMUP:]
 
 
-def rate(model: Any, pictures: Sequence[Any], batch: int = 1, count: int = TIMED) -> float:
-    """Pictures a second of a predictor's `stream` of at least `count` pictures."""
+def throughput(model: Any, pictures: Sequence[Any], batch: int = 1, count: int = CALLS) -> float:
+    """Measures the pictures a second of a predictor's `stream` over at least `count` pictures."""
     many = [pictures[k % len(pictures)] for k in range(max(count, 2 * batch))]
     begun = time.perf_counter()
     list(model.stream(many, batch=batch))
     return len(many) / (time.perf_counter() - begun)
 
 
-def latency(seconds: Sequence[float]) -> dict[str, Any]:
+def summarize(seconds: Sequence[float]) -> dict[str, Any]:
     """Median and 95th percentile (nearest rank) of calls, in milliseconds."""
     ordered = sorted(seconds)
     p95 = ordered[-(-95 * len(ordered) // 100) - 1]
@@ -67,7 +67,7 @@ def latency(seconds: Sequence[float]) -> dict[str, Any]:
 
 
 def in_process(work: Callable[..., dict[str, Any]], *given: Any) -> dict[str, Any]:
-    """Calls `work` in a fresh process; `error` says why there is nothing."""
+    """Calls `work` in a fresh process, and returns its value; on failure, a dict with `error`, the reason."""
     try:
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             return pool.submit(work, *given).result()

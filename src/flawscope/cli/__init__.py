@@ -18,7 +18,7 @@ from flawscope.methods import registry
 from flawscope.methods.method import Command
 from flawscope.progress import write_line
 
-# command -> one line of help; each is a module in this package, or a function in the one that `SHARED` names
+# command -> its help; each is a module of this package, or a function in one of `MODULES`
 COMMANDS: dict[str, str] = {
     "fit": "learn what good parts look like",
     "evaluate": "measure a model on test pictures",
@@ -38,9 +38,7 @@ COMMANDS: dict[str, str] = {
     "station": "users and tokens of a station",
     "demo": "draw a data set, fit, evaluate and show it",
 }
-
-
-SHARED = {"calibrate": "models", "export": "models", "info": "models", "backbones": "models", "demo": "data"}
+MODULES = {"calibrate": "models", "export": "models", "info": "models", "backbones": "models", "demo": "data"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _flush()  # a full disk or a closed pipe shows here, not after the exit code
         return code
     except KeyboardInterrupt as error:  # its text may say what was kept
-        return _fail(str(error) or "interrupted; nothing was left half-written", 130)
+        return _report_error(str(error) or "interrupted; nothing was left half-written", 130)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         return 1
     except Exception as error:
@@ -59,10 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             import traceback
 
             traceback.print_exception(error)
-        return _fail(reason_of(error), 2 if isinstance(error, InputError) else 1)
+        return _report_error(reason_of(error), 2 if isinstance(error, InputError) else 1)
     finally:
         stop_progress()
-        _drop_unprinted()
+        _discard_unprinted()
 
 
 def _run(arguments: list[str]) -> int:
@@ -73,14 +71,14 @@ def _run(arguments: list[str]) -> int:
     if arguments[0] in ("-V", "--version"):
         print(f"flawscope {__version__}")
         return 0
-    _never_fail_to_print()
+    _escape_unprintable()
     name, *rest = arguments
     if name in COMMANDS:  # other packages are not asked: that takes time
-        command = _own(name)
+        command = _own_command(name)
     elif name in (known := commands()):
         command = known[name]
     else:
-        raise InputError(f"there is no command {name}{_nearest(name, known)}; see `flawscope --help`")
+        raise InputError(f"there is no command {name}{_suggestion(name, known)}; see `flawscope --help`")
     parser, run = opened(command)
     return int(run(parser.parse_args(rest)))
 
@@ -93,19 +91,19 @@ def opened(command: Command) -> tuple[Parser, Callable[[argparse.Namespace], int
         text = run.__doc__
     else:
         add, run, text = module.add_arguments, module.run, module.__doc__
-    parser = Parser(prog=f"flawscope {command.name}", description=text, formatter_class=Help)
+    parser = Parser(prog=f"flawscope {command.name}", description=text, formatter_class=HelpFormatter)
     add(parser)
     parser.add_argument("--debug", action="store_true", help="show where an error came from")
     return parser, run
 
 
-def _own(name: str) -> Command:
-    return Command(name, COMMANDS[name], f"flawscope.cli.{SHARED.get(name, name)}")
+def _own_command(name: str) -> Command:
+    return Command(name, COMMANDS[name], f"flawscope.cli.{MODULES.get(name, name)}")
 
 
 def commands() -> dict[str, Command]:
     """Commands by name: those of every method, then those of single methods."""
-    own = {name: _own(name) for name in COMMANDS}
+    own = {name: _own_command(name) for name in COMMANDS}
     return own | {c.name: c for method in registry.loadable() for c in method.commands}
 
 
@@ -132,7 +130,7 @@ def overview() -> str:
     )
 
 
-class Help(argparse.HelpFormatter):
+class HelpFormatter(argparse.HelpFormatter):
     def __init__(self, prog: str):
         super().__init__(prog, max_help_position=32)
 
@@ -145,13 +143,13 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**settings, allow_abbrev=False)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        known = list(_options(self))
+        known = list(_option_strings(self))
         for word in args or ():
             option = word.partition("=")[0]
             if word == "--":
                 break
             if option.startswith("--") and option not in known:
-                self.error(f"there is no option {option}{_nearest(option, known)}")
+                self.error(f"there is no option {option}{_suggestion(option, known)}")
             if word.startswith("-") and len(word) > 1 and option not in known and os.path.lexists(word):
                 self.error(f"{word} would be an option; the file of this name is ./{word}")
         return super().parse_args(args, namespace)
@@ -160,24 +158,24 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message}; see `{self.prog} --help`")
 
 
-def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
+def _option_strings(parser: argparse.ArgumentParser) -> Iterator[str]:
     """Yields the option strings of a parser and of its sub-commands."""
     for action in parser._actions:
         yield from action.option_strings
         if isinstance(action, argparse._SubParsersAction):
             for verb in action.choices.values():
-                yield from _options(verb)
+                yield from _option_strings(verb)
 
 
-def _nearest(word: str, known: Iterable[str]) -> str:
+def _suggestion(word: str, known: Iterable[str]) -> str:
     import difflib
 
     near = difflib.get_close_matches(word, known, n=1)
     return f": did you mean {near[0]}?" if near else ""
 
 
-def _never_fail_to_print() -> None:
-    """Makes the terminal show characters that it lacks escaped, such as in file names."""
+def _escape_unprintable() -> None:
+    """Makes stdout and stderr escape characters that their encoding lacks, such as in file names."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -188,7 +186,7 @@ def _flush() -> None:
         sys.stdout.flush()
 
 
-def _drop_unprinted() -> None:
+def _discard_unprinted() -> None:
     """Discards output that cannot be printed: at exit, Python would try again and fail with its own lines."""
     try:
         _flush()
@@ -197,6 +195,6 @@ def _drop_unprinted() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _fail(text: str, code: int) -> int:
+def _report_error(text: str, code: int) -> int:
     write_line(f"flawscope: {' '.join(text.split())}")
     return code

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from flawscope.cli import common
 from flawscope.cluster import connect, tasks
 from flawscope.errors import InputError, pluralize, require_installed
-from flawscope.progress import Running
+from flawscope.progress import JobsProgress
 
 if TYPE_CHECKING:
-    from flawscope.benchmark.cell import Plan
+    from flawscope.benchmark.cell import RunPlan
     from flawscope.benchmark.grid import Cell, Grid
     from flawscope.benchmark.run import Pool
     from flawscope.benchmark.tables import Results
@@ -51,12 +51,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     length = parser.add_mutually_exclusive_group()
     length.add_argument(
         "--steps",
-        type=common.count("steps"),
+        type=common.count_parser("steps"),
         metavar="N",
         help="of methods that learn in steps (default: as the device can)",
     )
     length.add_argument(
-        "--minutes", type=common.minutes, metavar="M", help="for each of their cells: as many steps as fit"
+        "--minutes",
+        type=common.parse_minutes,
+        metavar="M",
+        help="for each of their cells: as many steps as fit",
     )
     parser.add_argument(
         "--seen",
@@ -65,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--light",
-        type=common.rate,
+        type=common.parse_rate,
         metavar="SHARE",
         help="fit for light that differs by up to SHARE, 10%% say, and judge in such light too",
     )
@@ -81,14 +84,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--draws",
-        type=common.count("draws"),
+        type=common.count_parser("draws"),
         metavar="N",
         help="--shots: draw the pictures so often, with the seeds 0 to N-1 (default: 3)",
     )
     common.add_group(parser)
     parser.add_argument(
         "--jobs",
-        type=common.count("cells at a time"),
+        type=common.count_parser("cells at a time"),
         metavar="N",
         help="cells at a time (default: as cores and memory allow)",
     )
@@ -100,31 +103,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from flawscope.benchmark.cell import Store
-    from flawscope.benchmark.run import finished
-    from flawscope.benchmark.run import run as work_off
+    from flawscope.benchmark.cell import CellStore
+    from flawscope.benchmark.run import finished_cells, run_grid
     from flawscope.benchmark.tables import Results, methods_and_seeds
 
     if args.cluster is not None and args.joint:
         raise InputError("a joint model is made on one machine: leave out --joint, or --cluster")
     if args.cluster is not None:
-        connect.check(args.cluster)
-    grid = _planned(args)
+        connect.check_address(args.cluster)
+    grid = _plan_and_report(args)
     if args.cluster is None:
         require_installed("fitting", "torch", "timm", extras="train")
-    out = common.folder_for_results(args.out)
-    say = common.say_for(args)
-    store = Store(out)
+    out = common.prepare_output_folder(args.out)
+    say = common.say_unless_quiet(args)
+    store = CellStore(out)
     latest = Results(grid, {}, {})
 
-    def after(state: Results) -> None:
+    def write_state(state: Results) -> None:
         nonlocal latest
         latest = state
-        _write(latest, out)
+        _write_tables(latest, out)
 
-    with store.locked():
+    with store.lock():
         store.prepare()
-        before = finished(grid, store)
+        before = finished_cells(grid, store)
         left = [cell for cell in grid.cells if cell.name not in before]
         say(
             f"{pluralize(len(grid.cells), 'cell')}: "
@@ -134,30 +136,32 @@ def run(args: argparse.Namespace) -> int:
         if (
             not left
             and args.keep_models
-            and not all(store.model(cell).is_file() for cell in grid.cells if not cell.joint)
+            and not all(store.model_path(cell).is_file() for cell in grid.cells if not cell.joint)
         ):
             say(f"some were done without --keep-models: remove their files in {store.cells} to fit anew")
-        live = Running(say, common.say, terminal=sys.stderr.isatty() and not args.quiet)
+        live = JobsProgress(say, common.say, terminal=sys.stderr.isatty() and not args.quiet)
         try:
             with _pool(args, left, live) as (plan, pool):
-                work_off(grid, store, plan, pool, live, after)
+                run_grid(grid, store, plan, pool, live, write_state)
         except KeyboardInterrupt:
-            done = len(finished(grid, store))
+            done = len(finished_cells(grid, store))
             of = pluralize(len(grid.cells), "cell")
-            live.line(f"stopped with {done} of {of} done; the same call goes on from there")
+            live.print_line(f"stopped with {done} of {of} done; the same call goes on from there")
             raise
     if args.json:
         print(json.dumps(latest.to_dict(), indent=1, allow_nan=False))
     else:
         print(_summary(latest))
     say(f"wrote {out / 'results.md'}, results.csv and results.json")
-    return _code(latest)
+    return _exit_code(latest)
 
 
 @contextmanager
-def _pool(args: argparse.Namespace, left: Sequence[Cell], live: Running) -> Iterator[tuple[Plan, Pool]]:
+def _pool(
+    args: argparse.Namespace, left: Sequence[Cell], live: JobsProgress
+) -> Iterator[tuple[RunPlan, Pool]]:
     """Yields the plan for the cells that are left, and the processes here or on the cluster that run them."""
-    from flawscope.benchmark.cell import Plan
+    from flawscope.benchmark.cell import RunPlan
     from flawscope.benchmark.run import Processes, jobs_and_threads
 
     if args.cluster is None or not left:
@@ -165,34 +169,33 @@ def _pool(args: argparse.Namespace, left: Sequence[Cell], live: Running) -> Iter
         if left:
             jobs, threads = jobs_and_threads(len(left), args.jobs, args.threads, args.device, live.say)
         yield (
-            Plan(args.data, jobs, threads, args.keep_models or args.joint),
+            RunPlan(args.data, jobs, threads, args.keep_models or args.joint),
             Processes(jobs, threads, live.step),
         )
         return
-    fits = {cell.label: _fit(cell, args.data) for cell in left}
+    fits = {cell.label: _fit_arguments(cell, args.data) for cell in left}
     most = min(len(left), args.jobs or len(left))
     with (
-        connect.connected(args.cluster),
-        tasks.tasks_for("cell", fits, args.data, args.out, live, most, args.threads, args.device) as pool,
+        connect.cluster_connection(args.cluster),
+        tasks.task_pool("cell", fits, args.data, args.out, live, most, args.threads, args.device) as pool,
     ):
-        yield Plan(args.data, pool.at_once, pool.share.threads, args.keep_models), pool
+        yield RunPlan(args.data, pool.max_concurrency, pool.resources.threads, args.keep_models), pool
 
 
-def _fit(cell: Cell, root: str) -> dict[str, Any]:
+def _fit_arguments(cell: Cell, root: str) -> dict[str, Any]:
     """The cell's fit, as `preparation.predicted_peak` takes it."""
     own = {name: getattr(cell, name) for name in ("category", "group", "seen", "device", "light")}
-    return {"images": os.path.abspath(root), "method": cell.fitted, **own, **cell.options}
+    return {"images": os.path.abspath(root), "method": cell.base_method, **own, **cell.options}
 
 
-def _planned(args: argparse.Namespace) -> Grid:
+def _plan_and_report(args: argparse.Namespace) -> Grid:
     """Plans the grid, and reports missing and unusable categories."""
     from flawscope.benchmark import grid as grids
 
     if args.draws and (args.seeds or not args.shots):
         raise InputError("--draws is the number of seeds for --shots: give --shots, and leave out --seeds")
     seeds = args.seeds or (",".join(map(str, range(args.draws or 3))) if args.shots else "0")
-
-    grid = grids.plan(
+    grid = grids.plan_grid(
         args.data,
         categories=args.categories,
         methods=args.methods,
@@ -209,7 +212,7 @@ def _planned(args: argparse.Namespace) -> Grid:
         shots=args.shots,
     )
     for method in grid.methods if args.joint else ():
-        if f"{method}{grids.JOINT}" not in grid.methods and not method.endswith(grids.JOINT):
+        if f"{method}{grids.JOINT_SUFFIX}" not in grid.methods and not method.endswith(grids.JOINT_SUFFIX):
             common.say(f"{method}: no joint model, for it learns its networks anew for each category")
     if grid.missing:
         common.say(f"not in {args.data}, their rows stay blank: {', '.join(grid.missing)}")
@@ -218,7 +221,7 @@ def _planned(args: argparse.Namespace) -> Grid:
     return grid
 
 
-def _write(results: Results, out: Path) -> None:
+def _write_tables(results: Results, out: Path) -> None:
     from flawscope.artefact.files import atomic
     from flawscope.benchmark.cell import write_json
     from flawscope.benchmark.markdown import render
@@ -238,7 +241,7 @@ def _summary(results: Results) -> str:
         for method in results.grid.methods if category not in results.grid.missing else ():
             values = [results.value(metric, method, category).mean for metric in METRICS]
             rows.append([category, method, *("" if v is None else f"{v:.4f}" for v in values)])
-    lines = [common.table(rows, ("category", "method", *METRICS.values()))]
+    lines = [common.format_table(rows, ("category", "method", *METRICS.values()))]
     for method in results.grid.methods:
         if found := [one for category in results.grid.rows if (one := results.mistaken(method, category))]:
             count = sum(judged for _, judged in found)
@@ -246,9 +249,8 @@ def _summary(results: Results) -> str:
     return "\n\n".join(lines)
 
 
-def _code(results: Results) -> int:
-    """Exit code: 1 where a cell failed or pictures were skipped. Failures were reported when they
-    happened."""
+def _exit_code(results: Results) -> int:
+    """Exit code: 1 where a cell failed or pictures were skipped; failures were reported before."""
     if results.failed:
         common.say(f"{pluralize(len(results.failed), 'cell')} failed; the same call tries again")
     skipped = [line for document in results.done.values() for line in document["skipped"]]

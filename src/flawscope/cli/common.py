@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from flawscope import report
 from flawscope.errors import FlawscopeError, InputError, one_line, pluralize, with_kind
-from flawscope.progress import Step, Terminal, silent, write_line
+from flawscope.progress import Step, TerminalProgress, silent, write_line
 
 if TYPE_CHECKING:
     from flawscope.artefact.model_file import Manifest
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from flawscope.predictor import Predictor
     from flawscope.predictor.joint import JointPredictor
 
-FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}  # a disk, or a person's share
+DISK_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}  # or a quota
 
 
-def rate(text: str) -> float:
+def parse_rate(text: str) -> float:
     from flawscope.calibration.threshold import rate_of
 
     try:
@@ -36,8 +36,8 @@ def rate(text: str) -> float:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def whole(what: str, least: int, most: int | None = None) -> Callable[[str], int]:
-    """Parser of whole numbers from `least` to `most`; `what` names them in the error."""
+def whole_number_parser(what: str, least: int, most: int | None = None) -> Callable[[str], int]:
+    """Makes a parser of whole numbers from `least` to `most`; `what` names the number in the error."""
 
     def parse(text: str) -> int:
         if not text.isdecimal() or int(text) < least or (most is not None and int(text) > most):
@@ -48,12 +48,12 @@ def whole(what: str, least: int, most: int | None = None) -> Callable[[str], int
     return parse
 
 
-def count(of: str, least: int = 1) -> Callable[[str], int]:
-    return whole(f"a number of {of}", least)
+def count_parser(things: str, least: int = 1) -> Callable[[str], int]:
+    return whole_number_parser(f"a number of {things}", least)
 
 
-def time_in(unit: str, such_as: str) -> Callable[[str], float]:
-    """Parser of times above 0; `such_as` is an example for the error."""
+def time_parser(unit: str, example: str) -> Callable[[str], float]:
+    """Makes a parser of times above 0; `example` is one for the error."""
 
     def parse(text: str) -> float:
         try:
@@ -61,17 +61,15 @@ def time_in(unit: str, such_as: str) -> Callable[[str], float]:
         except ValueError:
             value = 0.0
         if not 0 < value < 1e6:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number of {unit}: write {such_as}")
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number of {unit}: write {example}")
         return value
 
     return parse
 
 
-minutes = time_in("minutes", "30 or 0.5")
-seed = whole("a seed", 0)
-port = whole("a port", 0, 65535)  # 0: a free one
-
-
+parse_minutes = time_parser("minutes", "30 or 0.5")
+parse_seed = whole_number_parser("a seed", 0)
+parse_port = whole_number_parser("a port", 0, 65535)  # 0: a free one
 Add = Callable[[argparse.ArgumentParser], None]
 
 
@@ -91,9 +89,7 @@ add_cluster = _adder(
     "such as ray://HOST:10001 or HOST:6379",
 )
 add_group = _adder(
-    "--group",
-    metavar="PATTERN",
-    help="regular expression; file names that match the same text show one part",
+    "--group", metavar="PATTERN", help="regular expression; file names that match the same text show one part"
 )
 add_part = _adder(
     "--part",
@@ -119,7 +115,7 @@ def add_device(parser: argparse.ArgumentParser, threads: str = "all cores") -> N
     )
     parser.add_argument(
         "--threads",
-        type=count("threads"),
+        type=count_parser("threads"),
         metavar="N",
         help=f"threads that compute on a CPU (default: {threads})",
     )
@@ -137,7 +133,7 @@ def add_engine(parser: argparse.ArgumentParser, threads: str = "all cores") -> N
 def add_rate(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument(
         "--false-alarm-rate",
-        type=rate,
+        type=parse_rate,
         metavar="RATE",
         help=f"share of good pictures that may be called anomalous, 0.05 or 5%% (default: {default})",
     )
@@ -151,7 +147,7 @@ def add_data(parser: argparse.ArgumentParser, *, required: bool = True, several:
 
 
 def add_settings(parser: argparse.ArgumentParser, presets: str, default: str | None = None) -> None:
-    """Adds the options that `settings` reads; `presets` is the help of `--preset`."""
+    """Adds the options that `read_settings` reads; `presets` is the help of `--preset`."""
     parser.add_argument("--preset", default=default, help=presets)
     parser.add_argument("--config", metavar="FILE", help="YAML file of settings")
     parser.add_argument(
@@ -159,9 +155,10 @@ def add_settings(parser: argparse.ArgumentParser, presets: str, default: str | N
     )
 
 
-def settings(args: argparse.Namespace, flags: Iterable[str], category: str | None = None) -> dict[str, Any]:
-    """Settings from the file, then those of `flags` that were given, then --set, each winning over those
-    before it."""
+def read_settings(
+    args: argparse.Namespace, flags: Iterable[str], category: str | None = None
+) -> dict[str, Any]:
+    """Reads the settings from --config, then the given ones of `flags`, then --set; later ones win."""
     from flawscope.methods.settings import given
 
     flagged = {name: value for name in flags if (value := getattr(args, name)) is not None}
@@ -196,13 +193,13 @@ def is_table(out: str) -> bool:
     return out.lower().endswith(TABLES) and not os.path.isdir(out)
 
 
-def check_out(args: argparse.Namespace) -> None:
+def check_output(args: argparse.Namespace) -> None:
     """Checks before anything is loaded that `--out` can be written, and makes its folder. Options on written
     pictures are refused where none are written."""
     if args.out and not is_table(args.out):
         from flawscope.results.run import refuse_foreign
 
-        refuse_foreign(folder_for_results(args.out), report.NAME)
+        refuse_foreign(prepare_output_folder(args.out), report.NAME)
         return
     for option in ("maps", "animation"):
         if getattr(args, option):
@@ -233,8 +230,8 @@ def say(line: str) -> None:
     write_line(line)
 
 
-def say_for(args: argparse.Namespace) -> Callable[[str], None]:
-    """A function that prints the command's remarks, with `--quiet` none."""
+def say_unless_quiet(args: argparse.Namespace) -> Callable[[str], None]:
+    """Returns the function that prints remarks, or with `--quiet` one that drops them."""
     return (lambda line: None) if args.quiet else say
 
 
@@ -246,7 +243,7 @@ def show(line: str, *, flush: bool = False) -> None:
 
 
 def show_document(args: argparse.Namespace, document: Any, lines: Callable[[], str]) -> None:
-    """Prints a result as one JSON document with `--json`, else as `lines`, before steps that may fail."""
+    """Prints a result at once, before steps that may fail: with `--json` as one document, else as `lines`."""
     show(as_json(document) if args.json else lines(), flush=True)
 
 
@@ -264,20 +261,20 @@ def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
         file.write(text.getvalue().encode("utf-8", "backslashreplace"))
 
 
-_progress: list[Terminal] = []  # that of the command
+_progress: list[TerminalProgress] = []  # of the running command
 
 
-def step_for(args: argparse.Namespace) -> Step:
-    """A function that shows the command's progress from now on, until it ends."""
+def progress_for(args: argparse.Namespace) -> Step:
+    """Returns the callback that shows the command's progress on the terminal, with `--quiet` none."""
     if args.quiet:
         return silent
     if not _progress:
-        _progress.append(Terminal(alive=True))
+        _progress.append(TerminalProgress(alive=True))
     return _progress[0]
 
 
 def stop_progress() -> None:
-    """Ends the display of progress: the command has ended, or waits for somebody."""
+    """Ends the display of progress: the command has ended, or waits for input."""
     while _progress:
         _progress.pop().stop()
 
@@ -287,8 +284,7 @@ def load_model(args: argparse.Namespace, path: str) -> Predictor: ...
 @overload
 def load_model(args: argparse.Namespace, path: str, joint: Literal[True]) -> Predictor | JointPredictor: ...
 def load_model(args: argparse.Namespace, path: str, joint: bool = False) -> Predictor | JointPredictor:
-    """The model, as the command's `--device`, `--threads` and `--false-alarm-rate` ask for it. joint: it may
-    have several products."""
+    """Loads a model as `--engine`, `--device`, `--threads` and the rate say. joint: it may be a joint one."""
     from flawscope import predictor
     from flawscope.predictor.joint import load
 
@@ -298,7 +294,7 @@ def load_model(args: argparse.Namespace, path: str, joint: bool = False) -> Pred
     return model if args.false_alarm_rate is None else model.with_rate(args.false_alarm_rate)
 
 
-def folder_for_results(path: str) -> Path:
+def prepare_output_folder(path: str) -> Path:
     """Makes an output folder if it is missing, and checks that it can be written."""
     folder = Path(path)
     try:
@@ -311,7 +307,7 @@ def folder_for_results(path: str) -> Path:
 
 
 def report_failures(failures: Sequence[str], *, named: bool = False) -> int:
-    """Names every skipped picture, unless that has been done, and returns the exit code."""
+    """Reports skipped pictures, and returns the exit code. named: each was reported before."""
     for line in () if named else failures:
         say(f"skipped: {' '.join(line.split())}")
     if failures:
@@ -320,12 +316,12 @@ def report_failures(failures: Sequence[str], *, named: bool = False) -> int:
     return 1 if failures else 0
 
 
-def left_out(result: Evaluation, by: str) -> str:
+def left_out_line(result: Evaluation, by: str) -> str:
     which = ", ".join(f"{n} {kind}" for kind, n in result.left_out.items())
     return f"left out, because {by} was fitted or calibrated on them: {which}"
 
 
-def table(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> str:
+def format_table(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> str:
     """Aligns columns for reading; numbers to the right."""
     cells = [list(map(str, header)), *[["" if c is None else str(c) for c in row] for row in rows]]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
@@ -341,19 +337,19 @@ def table(rows: Sequence[Sequence[Any]], header: Sequence[str]) -> str:
 
 # --------------------------------------------------- --category all|objects|textures|a,b: one after the other
 
-SEVERAL = "; all, objects, textures (MVTec AD's) or names with commas: "  # of `--category`'s help
+SEVERAL_HELP = "; all, objects, textures (MVTec AD's) or names with commas: "  # of `--category`'s help
 
 
-def several_asked(args: argparse.Namespace) -> bool:
-    """Whether `--category` means more than the category of that name."""
+def asks_several(args: argparse.Namespace) -> bool:
+    """Whether `--category` is a group or a list of categories, not the name of one."""
     from flawscope.datasets.layouts import means_several
 
     return bool(args.category) and means_several(args.data, args.category)
 
 
-def categories_asked(args: argparse.Namespace, files: str = "") -> tuple[str, ...]:
-    """The categories that `--category` means, in the order of the tables; `files`: what is written to the
-    folder `--out` for each. InputError where a category is missing, or `--out` is a file's name."""
+def selected_categories(args: argparse.Namespace, files: str = "") -> tuple[str, ...]:
+    """Returns the categories that `--category` means, in the order of the tables. InputError where one is
+    missing, or `--out` is a file's name. files: what the folder `--out` gets for each, for the error."""
     from flawscope.datasets.layouts import present_categories
 
     if files and args.out.endswith(".safetensors"):
@@ -364,7 +360,7 @@ def categories_asked(args: argparse.Namespace, files: str = "") -> tuple[str, ..
     return present_categories(args.data, args.category, "--category")
 
 
-def each_category(
+def run_for_each(
     names: Sequence[str], work: Callable[[str], int], *, debug: bool
 ) -> tuple[int, dict[str, str]]:
     """Calls `work` with each name. A failure is reported and does not stop the others.
@@ -384,14 +380,14 @@ def each_category(
 
 
 def reason_of(error: Exception, *, debug: bool = False) -> str:
-    """Reason of a failure, in one line. With `debug` an unforeseen error is raised."""
+    """Returns the reason of a failure in one line. With `debug` an unforeseen error is raised again."""
     if isinstance(error, FlawscopeError):
         return one_line(error)
     if isinstance(error, MemoryError):
         return "not enough memory: choose a smaller --size or fewer pictures"
     if debug:
         raise error
-    if isinstance(error, OSError) and error.errno in FULL:
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
         where = error.filename or "the output"
         return f"cannot write {where}: {error.strerror}; free some space or send it elsewhere"
     return f"unexpected {with_kind(error)}; --debug shows where"

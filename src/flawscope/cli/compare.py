@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from flawscope.evaluation.comparison import Comparison, Difference, Judged
     from flawscope.predictor import Predictor
 
-PICTURES = "pictures.csv"
-SHOWN = 20  # changed decisions that are printed; --json and --out have all
+PICTURES_FILE = "pictures.csv"
+MAX_SHOWN = 20  # changed decisions that are printed at most; --json and --out have all
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,22 +38,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from flawscope.results.run import refuse_foreign
 
-    step = common.step_for(args)
+    step = common.progress_for(args)
     dataset = _dataset(args)
     if args.out:
         report.require(plots=False)
-        refuse_foreign(common.folder_for_results(args.out), PICTURES, report.NAME)
+        refuse_foreign(common.prepare_output_folder(args.out), PICTURES_FILE, report.NAME)
 
     from flawscope.evaluation.comparison import compare
 
-    a, b = (_opened(args, path) for path in (args.a, args.b))
+    a, b = (_open_model(args, path) for path in (args.a, args.b))
     found = compare(
-        *(a, b, dataset),
-        names=_names(args.a, args.b),
-        full_resolution=args.full_resolution,
-        step=step,
+        *(a, b, dataset), names=_model_names(args.a, args.b), full_resolution=args.full_resolution, step=step
     )
-    common.show_document(args, document := found.to_dict(), lambda: lines(found))
+    common.show_document(args, document := found.to_dict(), lambda: format_comparison(found))
     if args.out:
         _write(args, found, document)
     return common.report_failures(found.failures)
@@ -64,17 +61,17 @@ def _write(args: argparse.Namespace, found: Comparison, document: dict[str, Any]
     from flawscope.results.run import FACTS
     from flawscope.results.table import OwnFiles
 
-    say = common.say_for(args)
+    say = common.say_unless_quiet(args)
     own = OwnFiles(Path(args.out))
     own.begin(say)
     with atomic(own.path(FACTS)) as file:
         file.write(f"{common.as_json(document)}\n".encode("utf-8", "backslashreplace"))
-    common.write_csv(own.path(PICTURES), _rows(document))
-    page = report.write(own.path(report.NAME), comparison_page(found, common.step_for(args)))
+    common.write_csv(own.path(PICTURES_FILE), _picture_rows(document))
+    page = report.write(own.path(report.NAME), comparison_page(found, common.progress_for(args)))
     say(f"page: {page}")
 
 
-def _rows(document: dict[str, Any]) -> Iterator[Sequence[Any]]:
+def _picture_rows(document: dict[str, Any]) -> Iterator[Sequence[Any]]:
     values = ("score", "p_value", "severity", "decision")
     yield ["path", "kind", "defective", *(f"{v}_{m}" for m in "ab" for v in values), "changed"]
     for one in document["pictures"]:
@@ -83,7 +80,7 @@ def _rows(document: dict[str, Any]) -> Iterator[Sequence[Any]]:
 
 
 def _dataset(args: argparse.Namespace) -> Dataset:
-    """Opens the data set, split as it was for fitting A; pictures that B has seen are left out anyway."""
+    """Opens the data set, split as for fitting A; `compare` leaves out pictures that B has learnt from."""
     from flawscope.datasets import open_dataset
     from flawscope.predictor import read_manifest
 
@@ -92,19 +89,19 @@ def _dataset(args: argparse.Namespace) -> Dataset:
     return open_dataset(args.data, args.category, seed=seed, group=group)
 
 
-def _opened(args: argparse.Namespace, path: str) -> Predictor:
+def _open_model(args: argparse.Namespace, path: str) -> Predictor:
     """Opens a model; `--engine` holds for exported models only."""
     engine = args.engine if suffix_of(path) == EXPORTED else None
     return common.load_model(argparse.Namespace(**{**vars(args), "engine": engine}), path)
 
 
-def _names(a: str, b: str) -> tuple[str, str]:
+def _model_names(a: str, b: str) -> tuple[str, str]:
     """The files' names, or their paths where the names are the same."""
     names = os.path.basename(a), os.path.basename(b)
     return (a, b) if names[0] == names[1] else names
 
 
-def lines(found: Comparison) -> str:
+def format_comparison(found: Comparison) -> str:
     from flawscope.evaluation.comparison import described
 
     first = found.evaluations[0]
@@ -116,24 +113,25 @@ def lines(found: Comparison) -> str:
     header = ("", "A", "B", "B - A", "95 % interval", "better")
     parts = [
         "\n".join([*parts, *models]),
-        common.table([_row(one) for one in found.differences], header),
+        common.format_table([_difference_row(one) for one in found.differences], header),
         "better: where the interval leaves out zero; of twenty such lines one does so by chance",
         found.sentence(),
     ]
     if found.changed:
-        shown = common.table(
-            [_changed(one) for one in found.changed[:SHOWN]], ("picture", "is", "A", "B", "severity A", "B")
+        shown = common.format_table(
+            [_changed_row(one) for one in found.changed[:MAX_SHOWN]],
+            ("picture", "is", "A", "B", "severity A", "B"),
         )
-        more = len(found.changed) - SHOWN
+        more = len(found.changed) - MAX_SHOWN
         parts.append(shown + (f"\nand {more} more: --json or --out DIR shows all" if more > 0 else ""))
     both = zip("AB", found.evaluations, strict=True)
     parts += [f"warning: {which}: {one.mismatch}" for which, one in both if one.mismatch]
     if first.left_out:
-        parts.append(common.left_out(first, "a model"))
+        parts.append(common.left_out_line(first, "a model"))
     return "\n\n".join(parts)
 
 
-def _row(one: Difference) -> tuple[str, ...]:
+def _difference_row(one: Difference) -> tuple[str, ...]:
     def number(value: float | None, form: str = ".4f") -> str:
         return "n/a" if value is None else f"{value:{form}}"
 
@@ -142,7 +140,7 @@ def _row(one: Difference) -> tuple[str, ...]:
     return one.label, number(one.a), number(one.b), apart, interval, one.better.upper()
 
 
-def _changed(one: Judged) -> tuple[str, ...]:
+def _changed_row(one: Judged) -> tuple[str, ...]:
     truth = one.item.kind if one.item.anomalous else "good"
     severities = f"{one.a.severity:+.1f}", f"{one.b.severity:+.1f}"
     return one.name, truth, one.a.decision, one.b.decision, *severities

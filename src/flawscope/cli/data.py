@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from flawscope.results.alignment import Alignment
     from flawscope.results.table import Row
 
-ANOMALOUS = "anomalous"  # a decision, and the label of what is marked
+ANOMALOUS = "anomalous"  # the decision, and the label of marked regions
 FORMATS = ("coco", "fiftyone")
 
 
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.out:
         check_writable(Path(args.out), ".png")
-    step = common.step_for(args)
+    step = common.progress_for(args)
     seed, group = 0, args.group
     if args.model:  # split as it was for fitting
         manifest = read_manifest(args.model)
@@ -82,8 +82,8 @@ def run(args: argparse.Namespace) -> int:
     if group_remark := remark([item.path for item in dataset.train], group):
         common.say(group_remark)
     report = check(dataset, near=not args.no_near, progress=lambda done, total: step("check", done, total))
-    suspects, unknown = _suspects(args, dataset, step) if args.model else (None, 0)
-    aligned = _aligned(args, dataset, step) if args.align else None
+    suspects, unknown = _find_suspects(args, dataset, step) if args.model else (None, 0)
+    aligned = _check_alignment(args, dataset, step) if args.align else None
     if args.json:
         document = report.to_dict() | ({} if aligned is None else {"alignment": aligned.to_dict()})
         if suspects is not None:
@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
     return 0 if report.ok else 1
 
 
-def _aligned(args: argparse.Namespace, dataset: Dataset, step: Step) -> Alignment:
+def _check_alignment(args: argparse.Namespace, dataset: Dataset, step: Step) -> Alignment:
     """Finds the parts in all pictures by a reference from the good ones; draws them where --out asks."""
     from flawscope.results.alignment import Alignment
     from flawscope.results.drawing import save_png
@@ -130,10 +130,10 @@ def _refuse_without_limit(model: str, manifest: Manifest) -> None:
         raise InputError(f"{model} was fitted on too few pictures to tell a suspicious one; fit on more")
 
 
-def _suspects(
+def _find_suspects(
     args: argparse.Namespace, dataset: Dataset, step: Step
 ) -> tuple[list[tuple[str, float, float]], int]:
-    """Good pictures far out among the model's training pictures, and the number that could not be judged.
+    """Returns good pictures with scores above the limit for training pictures, and the number not judged.
 
     A picture the model was fitted on has its leave-one-out score in the manifest; its plain score would be
     far too small. Where that score is not there (large sets calibrate on a part of their pictures, and
@@ -179,17 +179,18 @@ def _export(args: argparse.Namespace) -> int:
     if args.format == "coco":
         check_writable(out, ".json")
     else:
-        common.folder_for_results(args.out)
+        common.prepare_output_folder(args.out)
     lost: list[str] = []
     every = read_flagged(args.data, every=True)
-    step = common.step_for(args)
+    step = common.progress_for(args)
 
-    def marked() -> Iterator[Marked]:
+    def marked() -> Iterator[LabelledPicture]:
         for done, one in enumerate(every, start=1):
             try:
                 mask = proposed_mask(one) if one.row.decision == ANOMALOUS else None
                 size = decode(one.path).shape[:2] if mask is None else mask.shape
-                yield Marked(one.name, one.path, one.row, size, [] if mask is None else _parts(mask))
+                parts = [] if mask is None else _connected_parts(mask)
+                yield LabelledPicture(one.name, one.path, one.row, size, parts)
             except InputError as error:
                 lost.append(str(error))
             step("labels", done, len(every))
@@ -199,9 +200,9 @@ def _export(args: argparse.Namespace) -> int:
             file.write(f"{json.dumps(document, allow_nan=False)}\n".encode())
 
     if args.format == "coco":
-        write(out, coco(marked()))
+        write(out, coco_document(marked()))
     else:
-        labels, places = fiftyone(marked())
+        labels, places = fiftyone_documents(marked())
         write(out / "labels.json", labels)
         write(out / "data.json", places)
     if not args.quiet:
@@ -209,8 +210,8 @@ def _export(args: argparse.Namespace) -> int:
     return common.report_failures(lost)
 
 
-class Marked(NamedTuple):
-    """Judged picture of size (H, W), and its marked parts: box (x, y, width, height) and mask [H, W]."""
+class LabelledPicture(NamedTuple):
+    """Judged picture of size (H, W), and its marked regions: box (x, y, width, height) and mask [H, W]."""
 
     name: str  # without suffix, unlike any other
     path: Path
@@ -223,8 +224,8 @@ class Marked(NamedTuple):
         return {"score": self.row.score, "p_value": self.row.p_value, "severity": self.row.severity}
 
 
-def _parts(mask: NDArray[np.bool_]) -> list[tuple[list[int], NDArray[np.bool_]]]:
-    """Box and mask of every connected part of a mask."""
+def _connected_parts(mask: NDArray[np.bool_]) -> list[tuple[list[int], NDArray[np.bool_]]]:
+    """Returns box and mask of every connected component of a mask."""
     import numpy as np
     from scipy import ndimage
 
@@ -235,7 +236,7 @@ def _parts(mask: NDArray[np.bool_]) -> list[tuple[list[int], NDArray[np.bool_]]]
     ]
 
 
-def coco(pictures: Iterable[Marked]) -> dict[str, Any]:
+def coco_document(pictures: Iterable[LabelledPicture]) -> dict[str, Any]:
     """COCO data set: every judged picture, and each marked part of the anomalous ones, as run lengths."""
     from flawscope.datasets.masks import to_runs
 
@@ -257,7 +258,7 @@ def coco(pictures: Iterable[Marked]) -> dict[str, Any]:
     return {"images": images, "annotations": annotations, "categories": [category]}
 
 
-def fiftyone(pictures: Iterable[Marked]) -> tuple[dict[str, Any], dict[str, str]]:
+def fiftyone_documents(pictures: Iterable[LabelledPicture]) -> tuple[dict[str, Any], dict[str, str]]:
     """`labels.json` and `data.json` of a `FiftyOneImageDetectionDataset`: boxes as fractions of the picture,
     and the pictures' paths. The confidence is 1 less the p-value."""
     labels: dict[str, list[dict[str, Any]]] = {}
@@ -285,13 +286,13 @@ def demo_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--category", default="plate", help="plate or fabric (default: plate)")
     parser.add_argument(
         "--train",
-        type=common.count("pictures"),
+        type=common.count_parser("pictures"),
         default=60,
         metavar="N",
         help="good pictures to draw (default: %(default)s)",
     )
     parser.add_argument("--only-draw", action="store_true", help="draw DIR/CATEGORY and fit nothing")
-    parser.add_argument("--seed", type=common.seed, default=0, help="of the drawing (default: 0)")
+    parser.add_argument("--seed", type=common.parse_seed, default=0, help="of the drawing (default: 0)")
     common.add_device(parser)
     common.add_quiet(parser)
 
@@ -307,7 +308,7 @@ def demo(args: argparse.Namespace) -> int:
         raise InputError(f"--category {args.category}: there is no such drawn category; choose of {known}")
     if not args.only_draw:
         report.require()
-    out = common.folder_for_results(args.out)
+    out = common.prepare_output_folder(args.out)
     root = out if args.only_draw else out / "data"
     common.say(f"drawing a data set of category {args.category} in {root}")
     dataset.draw_dataset(root, category=args.category, train=args.train, seed=args.seed)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from flawscope.progress import Step
     from flawscope.results.prediction import Prediction
 
-Found = Mapping[str, dict[str, Any]]  # by category, the document of `evaluate --json`
+Documents = Mapping[str, dict[str, Any]]  # of `evaluate --json`, by category
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         help="model file; for several categories the folder of CATEGORY.safetensors, or a joint model",
     )
-    common.add_data(parser, several=f"{common.SEVERAL}each by its own model, or by a joint one")
+    common.add_data(parser, several=f"{common.SEVERAL_HELP}each by its own model, or by a joint one")
     common.add_rate(parser, "the model's")
     common.add_figures(
         parser,
@@ -63,22 +63,22 @@ def run(args: argparse.Namespace) -> int:
 
     if joint_file.is_joint(args.model):
         return _run_joint(args)
-    if common.several_asked(args):
+    if common.asks_several(args):
         if not Path(args.model).is_dir():
             raise InputError(
                 f"--category {args.category} measures a model for each category: give the folder of "
                 f"CATEGORY.safetensors that `fit` wrote, or a joint model, instead of {args.model}"
             )
         _check_table(args)
-        return _run_several(args, common.categories_asked(args))
+        return _run_several(args, common.selected_categories(args))
 
     def show(found: Evaluation) -> None:
         common.show_document(args, found.to_dict(), lambda: lines(found))
 
-    return common.report_failures(measured(args, show)[1])
+    return common.report_failures(evaluate_model(args, show)[1])
 
 
-def measured(
+def evaluate_model(
     args: argparse.Namespace,
     show: Callable[[Evaluation], None] | None = None,
     predictor: Predictor | None = None,
@@ -90,14 +90,14 @@ def measured(
     from flawscope.datasets import open_dataset
     from flawscope.predictor import read_manifest
 
-    step = common.step_for(args)
+    step = common.progress_for(args)
     folder = Path(args.out) if args.out and not common.is_table(args.out) else None
     if folder:
         report.require()
     manifest = read_manifest(args.model) if predictor is None else predictor.manifest
     seed, group = common.seed_and_group(manifest)
     dataset = dataset or open_dataset(args.data, args.category, seed=seed, group=group)
-    common.check_out(args)
+    common.check_output(args)
 
     from flawscope.evaluation import evaluate
     from flawscope.evaluation.result import outcomes
@@ -111,7 +111,7 @@ def measured(
         show(result)
     failures = list(result.failures)
     if folder:
-        failures += _written(args, folder, result, predictor, dataset, step)
+        failures += _write_results(args, folder, result, predictor, dataset, step)
     elif args.out:
         table = Table(args.out, aligned=result.aligned)
         for _, one in outcomes(result):
@@ -125,7 +125,7 @@ def measured(
     return result, failures
 
 
-def _written(
+def _write_results(
     args: argparse.Namespace,
     folder: Path,
     result: Evaluation,
@@ -139,7 +139,7 @@ def _written(
     from flawscope.evaluation.result import outcomes
     from flawscope.results.run import PARTS, Results
 
-    say = common.say_for(args)
+    say = common.say_unless_quiet(args)
     maps, animation = args.maps or "png16", args.animation or "webp"
     results = Results(folder, dataset.root, say, maps=maps, animation=animation, aligned=result.aligned)
     results.write_facts(result.to_dict())
@@ -169,7 +169,7 @@ def lines(result: Evaluation) -> str:
     parts = [
         f"{result.category}: {result.method}, {pluralize(result.images, 'test picture')} in "
         f"{duration(result.seconds)}",
-        common.table(rows, ("metric", "value")),
+        common.format_table(rows, ("metric", "value")),
     ]
     alarms = result.false_alarms
     if alarms["measured"] is not None:
@@ -184,22 +184,22 @@ def lines(result: Evaluation) -> str:
         for kind, v in result.kinds.items()
     ]
     header = ("kind", "pictures", "called anomalous", "mean score", "median severity")
-    parts.append(common.table(kinds, header))
+    parts.append(common.format_table(kinds, header))
     if result.parts:
-        parts.append(_on_parts(result.parts))
+        parts.append(_parts_text(result.parts))
     if result.robustness:
-        lights = [_in_light(one) for one in result.robustness]
-        parts.append(common.table(lights, ("light", "false alarms", "defects found", "image AUROC")))
+        lights = [_light_row(one) for one in result.robustness]
+        parts.append(common.format_table(lights, ("light", "false alarms", "defects found", "image AUROC")))
     if result.mismatch:
         parts.append(f"warning: {result.mismatch}")
     if result.outside():
         parts.append(result.outside())
     if result.left_out:
-        parts.append(common.left_out(result, "the model"))
+        parts.append(common.left_out_line(result, "the model"))
     return "\n\n".join(parts)
 
 
-def _on_parts(parts_found: dict[str, Any]) -> str:
+def _parts_text(parts_found: dict[str, Any]) -> str:
     low, high = parts_found["interval"]
     return (
         f"{parts_found['promise']}\n"
@@ -211,7 +211,7 @@ def _on_parts(parts_found: dict[str, Any]) -> str:
     )
 
 
-def _in_light(one: Robustness) -> tuple[str, ...]:
+def _light_row(one: Robustness) -> tuple[str, ...]:
     def rate(count: int, of: int) -> str:
         return f"{count / of:.1%} ({count} of {of})" if of else "n/a"
 
@@ -223,8 +223,7 @@ def _in_light(one: Robustness) -> tuple[str, ...]:
 
 
 def _run_joint(args: argparse.Namespace) -> int:
-    """Evaluates each product of a joint model, which recognises the product of every picture; or each view,
-    and the parts."""
+    """Evaluates each product of a joint model, which recognises it in the pictures; or views and parts."""
     from flawscope.datasets import find_categories
     from flawscope.predictor.joint import JointPredictor
 
@@ -233,10 +232,10 @@ def _run_joint(args: argparse.Namespace) -> int:
             raise InputError(f"--{name} is for a model of one product: leave it out")
     model = common.load_model(args, args.model, joint=True)
     assert isinstance(model, JointPredictor)
-    if datasets := _of_views(args, model):
+    if datasets := _view_datasets(args, model):
         names = tuple(datasets)
     elif args.category:
-        names = common.categories_asked(args) if common.several_asked(args) else (args.category,)
+        names = common.selected_categories(args) if common.asks_several(args) else (args.category,)
     else:
         names = tuple(name for name in find_categories(args.data) if name in model.products)
     if not names:
@@ -247,17 +246,17 @@ def _run_joint(args: argparse.Namespace) -> int:
     return _run_several(args, names, model, datasets)
 
 
-def _of_views(args: argparse.Namespace, model: JointPredictor) -> dict[str, Dataset]:
-    """The test pictures of each view; empty for a model of several products."""
+def _view_datasets(args: argparse.Namespace, model: JointPredictor) -> dict[str, Dataset]:
+    """Returns the test pictures of each view; empty for a model of several products."""
     from flawscope.datasets import open_dataset
 
     if (pattern := model.artefact.views) is None:
         return {}
-    if common.several_asked(args):
+    if common.asks_several(args):
         raise InputError("the model is of one product's views: name one --category")
     seed, group = common.seed_and_group(next(iter(model.products.values())).manifest)
     dataset = open_dataset(args.data, args.category, seed=seed, group=group)
-    return joint.by_view(dataset, pattern, "test")
+    return joint.split_by_view(dataset, pattern, "test")
 
 
 def _run_several(
@@ -273,10 +272,10 @@ def _run_several(
     from flawscope.results.run import TABLE
     from flawscope.results.table import OwnFiles
 
-    say = common.say_for(args)
+    say = common.say_unless_quiet(args)
     folder = Path(args.out) if args.out and not common.is_table(args.out) else None
     if folder:
-        own = OwnFiles(common.folder_for_results(args.out))
+        own = OwnFiles(common.prepare_output_folder(args.out))
         own.refuse_foreign(TABLE)
     found: dict[str, dict[str, Any]] = {}
     pictures: list[tuple[Item, Prediction]] = []  # of all views
@@ -284,10 +283,10 @@ def _run_several(
     def work(name: str) -> int:
         alone = {"category": name, "out": str(folder / name) if folder else None}
         if model is None:
-            alone["model"] = str(_model(args.model, name))
+            alone["model"] = str(_model_path(args.model, name))
         one = None if model is None else model.products[name] if datasets else Recognising(model, name)
         call = argparse.Namespace(**{**vars(args), **alone})
-        result, failures = measured(call, None, one, datasets.get(name))
+        result, failures = evaluate_model(call, None, one, datasets.get(name))
         found[name] = result.to_dict()
         if isinstance(one, Recognising):
             found[name]["products"] = one.to_dict()
@@ -296,7 +295,7 @@ def _run_several(
         say(f"{name}: {pluralize(result.images, 'test picture')} in {duration(result.seconds)}")
         return common.report_failures(failures)
 
-    code, failed = common.each_category(names, work, debug=args.debug)
+    code, failed = common.run_for_each(names, work, debug=args.debug)
     if not found:
         return code
     kind = "category" if model is None else model.artefact.kind
@@ -304,9 +303,9 @@ def _run_several(
     document, unread = {"categories": found, "averages": averages, "failed": failed}, list[str]()
     if model is not None and datasets:
         document["parts"] = of_parts(model, judged_parts(model, pictures, unread))
-    common.show_document(args, document, lambda: _lines_of_several(document, kind))
+    common.show_document(args, document, lambda: _several_text(document, kind))
     if args.out:
-        rows = _rows_of_several(found, averages, kind)
+        rows = _several_rows(found, averages, kind)
         common.write_csv(own.path(TABLE) if folder else Path(args.out), rows)
     return max(code, common.report_failures(unread))
 
@@ -315,10 +314,10 @@ def _check_table(args: argparse.Namespace) -> None:
     if args.out and args.out.lower().endswith(".parquet"):
         raise InputError("the table of several categories is no .parquet: give --out FILE.csv, or a folder")
     if not args.out or common.is_table(args.out):
-        common.check_out(args)
+        common.check_output(args)
 
 
-def _model(folder: str, category: str) -> Path:
+def _model_path(folder: str, category: str) -> Path:
     """The category's model file, the trained one first."""
     for suffix in SUFFIXES:
         if (path := Path(folder) / f"{category}{suffix}").is_file():
@@ -326,19 +325,19 @@ def _model(folder: str, category: str) -> Path:
     raise InputError(f"{folder} has no {category}{SUFFIXES[0]}: fit it with --category {category}")
 
 
-def _averages(found: Found, kind: str) -> dict[str, dict[str, Any]]:
-    """Rows below the table: means over the measured ones of the papers' groups of categories, or over all
-    products or views of a joint model."""
-    from flawscope.benchmark.tables import groups
+def _averages(found: Documents, kind: str) -> dict[str, dict[str, Any]]:
+    """Averages for the rows below the table: means over the measured categories of each of the papers'
+    groups, or over all products or views of a joint model."""
+    from flawscope.benchmark.tables import category_groups
 
-    every = {group.label: group.categories for group in groups(tuple(found))}
+    every = {group.label: group.categories for group in category_groups(tuple(found))}
     if kind != "category":
         every = {f"mean of {pluralize(len(found), kind)}": tuple(found)}
     averages = {}
     for label, names in every.items():
         measured = [name for name in names if name in found]
         means: dict[str, float | None] = {}
-        for metric in _metrics(found):
+        for metric in _metric_names(found):
             values = [found[name]["metrics"].get(metric) for name in measured]
             known = [value for value in values if value is not None]
             means[metric] = sum(known) / len(known) if known else None
@@ -346,17 +345,17 @@ def _averages(found: Found, kind: str) -> dict[str, dict[str, Any]]:
     return averages
 
 
-def _mistaken(found: Found, names: Iterable[str]) -> int:
+def _count_mistaken(found: Documents, names: Iterable[str]) -> int:
     """Number of pictures that were taken for another product, or for none."""
     return sum(sum(found[name]["products"]["mistaken"].values()) for name in names)
 
 
-def _metrics(found: Found) -> list[str]:
+def _metric_names(found: Documents) -> list[str]:
     return list(dict.fromkeys(metric for one in found.values() for metric in one["metrics"]))
 
 
-def _lines_of_several(document: Mapping[str, Any], kind: str) -> str:
-    """Table for a person, the papers' metrics; and what was decided on parts."""
+def _several_text(document: Mapping[str, Any], kind: str) -> str:
+    """Text for a person: the table of the papers' metrics, and the decisions on parts."""
     from flawscope.benchmark.tables import METRICS
 
     found, averages, joint = document["categories"], document["averages"], kind == "product"
@@ -366,7 +365,7 @@ def _lines_of_several(document: Mapping[str, Any], kind: str) -> str:
 
     def mistaken(names: Sequence[str]) -> list[str]:
         judged = sum(found[name]["products"]["pictures"] for name in names) if joint else 0
-        return [f"{_mistaken(found, names)} of {judged}"] if joint else []
+        return [f"{_count_mistaken(found, names)} of {judged}"] if joint else []
 
     rows: list[Sequence[str]] = []
     for name, one in found.items():
@@ -378,16 +377,16 @@ def _lines_of_several(document: Mapping[str, Any], kind: str) -> str:
         label = f"average: {label}{of}" if kind == "category" else label
         rows.append((label, *cells(average["metrics"]), "", *mistaken(average["categories"])))
     header = (kind, *METRICS.values(), "false alarms")
-    parts = [f"{name}: {_on_parts(one['parts'])}" for name, one in found.items() if one.get("parts")]
-    parts += [_on_parts(document["parts"])] if document.get("parts") else []
-    return "\n\n".join([common.table(rows, (*header, "mistaken") if joint else header), *parts])
+    parts = [f"{name}: {_parts_text(one['parts'])}" for name, one in found.items() if one.get("parts")]
+    parts += [_parts_text(document["parts"])] if document.get("parts") else []
+    return "\n\n".join([common.format_table(rows, (*header, "mistaken") if joint else header), *parts])
 
 
-def _rows_of_several(found: Found, averages: Found, kind: str) -> Iterator[Sequence[Any]]:
+def _several_rows(found: Documents, averages: Documents, kind: str) -> Iterator[Sequence[Any]]:
     def mistaken(names: Sequence[str]) -> list[int]:
-        return [_mistaken(found, names)] if joint else []
+        return [_count_mistaken(found, names)] if joint else []
 
-    metrics, joint = _metrics(found), kind == "product"
+    metrics, joint = _metric_names(found), kind == "product"
     more = ("false_alarms", "false_alarms_expected", "good_pictures", *(["mistaken"] if joint else []))
     yield ["category", "method", "pictures", *metrics, *more]
     for name, one in found.items():

@@ -14,17 +14,17 @@ from flawscope.cli import common, fit_one, joint, latency
 from flawscope.cluster import connect, tasks
 from flawscope.errors import FlawscopeError, InputError, one_line, pluralize, some
 from flawscope.methods import registry
-from flawscope.progress import Running, Step, duration, silent
+from flawscope.progress import JobsProgress, Step, duration, silent
 
 if TYPE_CHECKING:
     from flawscope.artefact.model_file import Manifest
     from flawscope.predictor import Predictor
 
-EVERY = 0.5  # seconds between looks at the cluster's tasks
+POLL_INTERVAL = 0.5  # seconds between checks of the cluster's tasks
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    common.add_data(parser, several=f"{common.SEVERAL}a model for each")
+    common.add_data(parser, several=f"{common.SEVERAL_HELP}a model for each")
     parser.add_argument(
         "--out",
         required=True,
@@ -35,12 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--joint",
         action="store_true",
         help="one model of all the categories: `predict` recognises which one a picture shows "
-        f"({_those('joins')})",
+        f"({_methods_with('joins')})",
     )
     parser.add_argument(
         "--update", metavar="MODEL", help="add the pictures to this model; settings are its own"
     )
-    parser.add_argument("--method", default=None, help=f"{_either(registry.names())} (default: patchcore)")
+    parser.add_argument("--method", default=None, help=f"{_join_or(registry.names())} (default: patchcore)")
     common.add_settings(
         parser, "default or paper; small: PatchCore, accurate: several members, quick: EfficientAD"
     )
@@ -53,9 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="large pictures: look at tiles of so many of their pixels too, each at full resolution",
     )
     parser.add_argument(
-        "--overlap",
-        metavar="SHARE|Npx",
-        help="of neighbouring tiles: 0.25, 25%% or 128px (default: 25%%)",
+        "--overlap", metavar="SHARE|Npx", help="of neighbouring tiles: 0.25, 25%% or 128px (default: 25%%)"
     )
     parser.add_argument(
         "--scale", metavar="S", help="of tiles: so many pixels of the picture become one (default: 1)"
@@ -74,24 +72,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seen",
         metavar="N|FOLDER|FILE",
-        help=f"{_those('takes_seen_defects')}: defects to learn from: so many test pictures, drawn evenly "
-        "over kinds, or a folder of pictures with masks, or a text file of paths; evaluation leaves them out",
+        help=f"{_methods_with('takes_seen_defects')}: defects to learn from: so many test pictures, "
+        "drawn evenly over kinds, or a folder of pictures with masks, or a text file of paths; evaluation "
+        "leaves them out",
     )
     length = parser.add_mutually_exclusive_group()
-    in_steps = _those("learns_in_steps")
+    in_steps = _methods_with("learns_in_steps")
     length.add_argument("--steps", metavar="N", help=f"{in_steps}: how many (default: as the device can)")
     length.add_argument(
-        "--minutes",
-        type=common.minutes,
-        metavar="M",
-        help=f"{in_steps}: done after so long",
+        "--minutes", type=common.parse_minutes, metavar="M", help=f"{in_steps}: done after so long"
     )
     length.add_argument(
         "--latency",
         type=latency.milliseconds,
         metavar="30ms",
         help=f"the most accurate settings, engine and precision that answer for a picture within it here "
-        f"({_those('candidates')})",
+        f"({_methods_with('candidates')})",
     )
     parser.add_argument("--resume", action="store_true", help="go on where a run that was stopped left off")
     common.add_tensorboard(parser)
@@ -121,7 +117,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--each-view",
         action="store_true",
         help="--part: learn each view by itself, in one file: for cameras that see quite different things "
-        f"({_those('joins')})",
+        f"({_methods_with('joins')})",
     )
     parser.add_argument(
         "--drop-suspects", action="store_true", help="leave out pictures that do not look good"
@@ -150,7 +146,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _method_flags() -> dict[str, tuple[str, str]]:
-    """The flags of single methods: metavar and help, which names the methods."""
+    """Returns metavar and help of the flags of single methods; the help names the methods."""
     found: dict[str, tuple[str, str]] = {}
     for method in registry.loadable():
         for option in method.options:
@@ -160,12 +156,12 @@ def _method_flags() -> dict[str, tuple[str, str]]:
     return found
 
 
-def _those(capability: str) -> str:
+def _methods_with(capability: str) -> str:
     """Names of the methods that declare the capability."""
     return ", ".join(method.name for method in registry.loadable() if getattr(method, capability))
 
 
-def _either(names: Sequence[str]) -> str:
+def _join_or(names: Sequence[str]) -> str:
     return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
@@ -173,10 +169,10 @@ def run(args: argparse.Namespace) -> int:
     from flawscope.artefact import files, joint_file
 
     if args.cluster is not None:
-        connect.check(args.cluster)
-    if args.evaluate and (args.joint or args.each_view or common.several_asked(args)):
+        connect.check_address(args.cluster)
+    if args.evaluate and (args.joint or args.each_view or common.asks_several(args)):
         raise InputError("--evaluate measures one model: call `flawscope evaluate` for several")
-    if args.latency and (args.joint or args.each_view or common.several_asked(args)):
+    if args.latency and (args.joint or args.each_view or common.asks_several(args)):
         raise InputError("--latency fits one model: name one --category, without --joint and --each-view")
     if args.json and not args.evaluate:
         raise InputError("--json prints what --evaluate measures: add --evaluate")
@@ -186,11 +182,12 @@ def run(args: argparse.Namespace) -> int:
         or (args.update and os.path.isfile(args.update) and joint_file.is_joint(args.update))
     ):
         return joint.fit(args)
-    if common.several_asked(args):
+    if common.asks_several(args):
         return _run_several(args)
     out = files.check_writable(args.out, ".safetensors")
-    say = common.say_for(args)
-    predictor = (latency.fitted if args.latency else fit_one.learnt)(args, say, common.step_for(args))
+    say = common.say_unless_quiet(args)
+    fit = latency.fit_within_limit if args.latency else fit_one.fit_and_save
+    predictor = fit(args, say, common.progress_for(args))
     for line in summary(predictor):
         say(line)
     say(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB)")
@@ -202,19 +199,19 @@ def run(args: argparse.Namespace) -> int:
         say(f"wrote {exported}, the faster: `flawscope predict {exported} PICTURE{which}`")
     failures = list(predictor.failures)
     if args.evaluate:
-        failures += _evaluated(args, predictor)
+        failures += _evaluate(args, predictor)
     return common.report_failures(failures)
 
 
-def _evaluated(args: argparse.Namespace, predictor: Predictor) -> list[str]:
-    """Prints what `flawscope evaluate` prints; returns pictures that could not be judged."""
+def _evaluate(args: argparse.Namespace, predictor: Predictor) -> list[str]:
+    """Evaluates the model, and prints the result as `flawscope evaluate` does; returns the failures."""
     from flawscope.cli.evaluate import lines
     from flawscope.datasets import open_dataset
     from flawscope.evaluation import evaluate
 
     seed, group = common.seed_and_group(predictor.manifest)
     dataset = open_dataset(args.data, args.category, seed=seed, group=group)
-    result = evaluate(predictor, dataset, step=common.step_for(args))
+    result = evaluate(predictor, dataset, step=common.progress_for(args))
     common.show_document(args, result.to_dict(), lambda: lines(result))
     return list(result.failures)
 
@@ -241,13 +238,11 @@ def summary(predictor: Predictor) -> list[str]:
 
 # ------------------------------------------------ --category all|objects|textures|a,b: a model for each
 
-
 HEADER = ("category", "model", *joint.HEADER)
 
 
 class Outcome(NamedTuple):
-    """The outcome of a category: its row of the table, lines for a person, the line that names a failure,
-    skipped pictures."""
+    """Outcome of a category: its row of the table, lines for a person, a failure's line, skipped pictures."""
 
     row: Sequence[str]
     lines: Sequence[str] = ()
@@ -258,14 +253,14 @@ class Outcome(NamedTuple):
 def _run_several(args: argparse.Namespace) -> int:
     """Fits the categories one after the other, or with `--cluster` on its nodes. A failure is reported and
     does not stop the others; the exit code is 1 then. With `--resume`, existing models are kept."""
-    names = common.categories_asked(args, "models")
-    say = common.say_for(args)
+    names = common.selected_categories(args, "models")
+    say = common.say_unless_quiet(args)
     if args.update:
         raise InputError("--update adds to one model: name one --category")
-    calls = {name: _call(args, name) for name in names}
+    calls = {name: _category_call(args, name) for name in names}
     for call in calls.values():
-        fit_one.asked(call)
-    common.folder_for_results(args.out)
+        fit_one.read_fit_settings(call)
+    common.prepare_output_folder(args.out)
     say(f"{pluralize(len(names), 'model')}, in {args.out}: {', '.join(names)}")
     found: dict[str, Outcome] = {}
 
@@ -278,30 +273,30 @@ def _run_several(args: argparse.Namespace) -> int:
 
     try:
         if args.cluster is None:
-            step = common.step_for(args) if sys.stderr.isatty() else silent  # else a line for each is enough
+            step = common.progress_for(args) if sys.stderr.isatty() else silent  # else a line for each
             for name, call in calls.items():
-                take(name, _one(call, step))
+                take(name, _fit_category(call, step))
         else:
-            _on_nodes(args, calls, take, say)
+            _fit_on_cluster(args, calls, take, say)
     except KeyboardInterrupt as error:
         running = [name for name in names if name not in found][: None if args.cluster else 1]
         text = str(error) or f"interrupted during {some(running)}; go on with --resume"
         raise KeyboardInterrupt(f"{len(found)} of {len(names)} models done; {text}") from None
     outcomes = [found[name] for name in names]
-    say(common.table([one.row for one in outcomes], HEADER))
+    say(common.format_table([one.row for one in outcomes], HEADER))
     code = common.report_failures([line for one in outcomes for line in one.skipped])
     return 1 if any(one.failed for one in outcomes) else code
 
 
-def _call(args: argparse.Namespace, category: str) -> argparse.Namespace:
-    """The call for this category alone."""
+def _category_call(args: argparse.Namespace, category: str) -> argparse.Namespace:
+    """Returns the arguments for this category alone."""
     out = str(Path(args.out) / f"{category}.safetensors")
     board = args.tensorboard and str(Path(args.tensorboard) / category)
     own = {"category": category, "out": out, "tensorboard": board, "cluster": None}
     return argparse.Namespace(**{**vars(args), **own})
 
 
-def _one(call: argparse.Namespace, step: Step) -> Outcome:
+def _fit_category(call: argparse.Namespace, step: Step) -> Outcome:
     from flawscope.predictor import read_manifest
 
     began, name = time.monotonic(), call.category
@@ -310,11 +305,11 @@ def _one(call: argparse.Namespace, step: Step) -> Outcome:
             row = _row(call, read_manifest(call.out), "")
             return Outcome(row, [f"{name}: kept, it is there already"])
         # of a method that does not learn in steps --resume goes on with the next category
-        resume = call.resume and registry.method(fit_one.asked(call).method).learns_in_steps
+        resume = call.resume and registry.method(fit_one.read_fit_settings(call).method).learns_in_steps
         own_call = argparse.Namespace(**{**vars(call), "resume": resume})
-        predictor = fit_one.learnt(own_call, lambda line: None, step)
+        predictor = fit_one.fit_and_save(own_call, lambda line: None, step)
     except Exception as error:
-        return _failed(name, common.reason_of(error, debug=call.debug), duration(time.monotonic() - began))
+        return _failure(name, common.reason_of(error, debug=call.debug), duration(time.monotonic() - began))
     took, manifest = duration(time.monotonic() - began), predictor.manifest
     pictures = pluralize(len(manifest.pictures), "picture")
     line = f"{name}: {pictures} in {took}; {manifest.calibration.promise()}"
@@ -330,11 +325,11 @@ def _row(call: argparse.Namespace, manifest: Manifest, took: str) -> list[str]:
     return [call.category, Path(call.out).name, *joint.figures(manifest, took)]
 
 
-def _failed(name: str, reason: str, took: str = "") -> Outcome:
+def _failure(name: str, reason: str, took: str = "") -> Outcome:
     return Outcome([name, "failed", "", "", "", took], failed=f"{name}: failed: {reason}")
 
 
-def _on_nodes(
+def _fit_on_cluster(
     args: argparse.Namespace,
     calls: Mapping[str, argparse.Namespace],
     take: Callable[[str, Outcome], None],
@@ -343,36 +338,36 @@ def _on_nodes(
     """Fits each category in a task of the cluster."""
     left = {name: call for name, call in calls.items() if not _is_kept(call)}
     for name in [name for name in calls if name not in left]:
-        take(name, _one(calls[name], silent))
+        take(name, _fit_category(calls[name], silent))
     if not left:
         return
-    live = Running(say, common.say, terminal=sys.stderr.isatty() and not args.quiet)
-    fits = {name: _predicted(call) for name, call in left.items()}
+    live = JobsProgress(say, common.say, terminal=sys.stderr.isatty() and not args.quiet)
+    fits = {name: _peak_arguments(call) for name, call in left.items()}
     how = len(left), args.threads, args.device
     with (
-        connect.connected(args.cluster),
-        tasks.tasks_for("fit", fits, args.data, args.out, live, *how) as pool,
+        connect.cluster_connection(args.cluster),
+        tasks.task_pool("fit", fits, args.data, args.out, live, *how) as pool,
     ):
         for name, call in left.items():
-            call.threads = pool.share.threads
-            pool.start(name, _one, call)
+            call.threads = pool.resources.threads
+            pool.start(name, _fit_category, call)
         while pool.running:
-            for name, found in pool.ended(EVERY):
-                live.jobs.pop(name, None)
+            for name, found in pool.ended(POLL_INTERVAL):
+                live.job_stages.pop(name, None)
                 if isinstance(found, FlawscopeError):
                     if args.debug and found.__cause__:  # with the traceback of the node's process
                         raise found
-                    found = _failed(name, one_line(found))
+                    found = _failure(name, one_line(found))
                 take(name, found)
             live.show()
 
 
-def _predicted(call: argparse.Namespace) -> dict[str, Any]:
+def _peak_arguments(call: argparse.Namespace) -> dict[str, Any]:
     """Arguments of `predicted_peak` for the fit."""
-    asked = fit_one.asked(call)
+    settings = fit_one.read_fit_settings(call)
     given = {
         name: getattr(call, name)
         for name in ("category", "roi", "light", "group", "part", "view", "min_defect", "device")
     }
-    own = {"method": asked.method, "preset": asked.preset, "seen": asked.seen}
-    return {"images": os.path.abspath(call.data), **given, **own, **asked.settings}
+    own = {"method": settings.method, "preset": settings.preset, "seen": settings.seen}
+    return {"images": os.path.abspath(call.data), **given, **own, **settings.settings}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flawscope.cli import common
-from flawscope.cli.output import on_files
+from flawscope.cli.output import file_remarks
 from flawscope.cluster import connect
 from flawscope.errors import InputError, pluralize, some
 from flawscope.methods import registry
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 
 Say = Callable[[str], None]
-SHARED = "put the pictures where every node sees them under this path"
+SHARED_REMEDY = "put the pictures where every node sees them under this path"
 # Settings that have a flag with every method
-FLAGS = (
+COMMON_FLAGS = (
     *("method", "preset", "size", "tile", "overlap", "scale", "crop", "keep_aspect", "backbone", "stages"),
     *("weights", "seed", "seen", "steps"),
 )
 
 
-class Asked(NamedTuple):
-    """Settings that a call asks for."""
+class FitSettings(NamedTuple):
+    """Settings of a call of `fit`. seen: defects to learn from, as `--seen` takes them."""
 
     method: str
     preset: str
@@ -40,11 +40,11 @@ class Asked(NamedTuple):
     settings: dict[str, Any]
 
 
-def asked(args: argparse.Namespace) -> Asked:
-    """Reads the settings of a call. A wrong one is reported before torch is loaded."""
+def read_fit_settings(args: argparse.Namespace) -> FitSettings:
+    """Reads the settings of a call. InputError for a wrong one, before torch is loaded."""
     own = sorted({option.setting for method in registry.loadable() for option in method.options})
     category = (args.category or only_category(args.data)) if args.config else None
-    options = common.settings(args, (*FLAGS, *own), category)
+    options = common.read_settings(args, (*COMMON_FLAGS, *own), category)
     if args.update:
         flags = (
             "roi",
@@ -68,23 +68,23 @@ def asked(args: argparse.Namespace) -> Asked:
         raise InputError("--fair and --force are for --update: leave them out")
     preset = options.pop("preset", "default")
     method = registry.chosen(options.pop("method", None), preset)
-    found = Asked(method, preset, options.pop("seen", 0), options)
+    found = FitSettings(method, preset, options.pop("seen", 0), options)
     if not args.update:
         registry.configure(registry.method(method), preset, options)
     return found
 
 
-def learnt(args: argparse.Namespace, say: Say, step: Step) -> Predictor:
+def fit_and_save(args: argparse.Namespace, say: Say, step: Step) -> Predictor:
     """Fits one model, or adds to one, and writes it to `--out`."""
     from flawscope.artefact import model_file
     from flawscope.artefact.state_file import checkpoint_of, log_of
 
-    call, checkpoint = asked(args), None
+    call, checkpoint = read_fit_settings(args), None
     old = model_file.read(args.update) if args.update else None
     if old is None and registry.method(call.method).learns_in_steps:
         checkpoint = checkpoint_of(args.out)
-    with kept_if_interrupted(checkpoint):
-        predictor, _ = model_of(args, call, old, say, step)
+    with report_kept_steps(checkpoint):
+        predictor, _ = fit_model(args, call, old, say, step)
         predictor.save(args.out)
     if checkpoint:
         checkpoint.unlink(missing_ok=True)
@@ -92,15 +92,15 @@ def learnt(args: argparse.Namespace, say: Say, step: Step) -> Predictor:
     return predictor
 
 
-def model_of(
+def fit_model(
     args: argparse.Namespace,
-    call: Asked,
+    call: FitSettings,
     old: Artefact | None,
     say: Say,
     step: Step,
     dataset: Dataset | None = None,
 ) -> tuple[Predictor, Dataset]:
-    """Fits one model, or adds to an old one; returns also the data set, which may be open already."""
+    """Fits one model, or adds to `old`; returns also the data set. dataset: where it is open already."""
     from flawscope.datasets import open_dataset
 
     group = args.group or args.part
@@ -117,7 +117,7 @@ def model_of(
         seed = registry.configure(registry.method(call.method), call.preset, call.settings).seed
     dataset = dataset or open_dataset(args.data, args.category, seed=seed, group=group)
     say(f"{dataset.category}: {pluralize(len(dataset.train), 'good picture')} ({dataset.layout} layout)")
-    for line in on_training(dataset, group):
+    for line in training_remarks(dataset, group):
         say(line)
     how = {
         "group": args.group,
@@ -127,11 +127,11 @@ def model_of(
         "step": step,
     }
     if old is None:
-        return _fitted(args, call, dataset, how), dataset
-    return _extended(args, old, dataset, how), dataset
+        return _fit_new(args, call, dataset, how), dataset
+    return _extend(args, old, dataset, how), dataset
 
 
-def _fitted(args: argparse.Namespace, call: Asked, dataset: Dataset, how: dict[str, Any]) -> Predictor:
+def _fit_new(args: argparse.Namespace, call: FitSettings, dataset: Dataset, how: dict[str, Any]) -> Predictor:
     from flawscope.artefact.state_file import checkpoint_of
     from flawscope.calibration.threshold import DEFAULT_RATE
     from flawscope.fitting import fitting  # torch
@@ -156,25 +156,25 @@ def _fitted(args: argparse.Namespace, call: Asked, dataset: Dataset, how: dict[s
         **call.settings,
     }
     if args.cluster is not None and registry.method(call.method).learns_in_steps:
-        return _trained_together(args, dataset, given)
-    with _workers(args, dataset) as workers:
+        return _train_on_cluster(args, dataset, given)
+    with _fit_resources(args, dataset) as workers:
         return fitting.fit(dataset, checkpoint=checkpoint_of(args.out), **workers, **given)
 
 
-def _extended(args: argparse.Namespace, old: Artefact, dataset: Dataset, how: dict[str, Any]) -> Predictor:
+def _extend(args: argparse.Namespace, old: Artefact, dataset: Dataset, how: dict[str, Any]) -> Predictor:
     from flawscope.fitting import incremental_update  # torch
 
-    with _workers(args, dataset) as workers:
+    with _fit_resources(args, dataset) as workers:
         return incremental_update.extend(old, dataset, fair=args.fair, force=args.force, **workers, **how)
 
 
-def _trained_together(args: argparse.Namespace, dataset: Dataset, given: dict[str, Any]) -> Predictor:
+def _train_on_cluster(args: argparse.Namespace, dataset: Dataset, given: dict[str, Any]) -> Predictor:
     """Trains with a worker on each GPU of the cluster, or on each node."""
     from flawscope.cluster import training
     from flawscope.predictor import load
 
-    with connect.connected(args.cluster):
-        connect.require_shared(dataset.train[0].path, SHARED)
+    with connect.cluster_connection(args.cluster):
+        connect.require_shared(dataset.train[0].path, SHARED_REMEDY)
         gpu = {"auto": None, "cpu": False}.get(args.device, True)
         made = training.fit(dataset, out=args.out, threads=args.threads, gpu=gpu, **given)
     predictor = load(made.model, device="cpu")
@@ -183,9 +183,9 @@ def _trained_together(args: argparse.Namespace, dataset: Dataset, given: dict[st
 
 
 @contextmanager
-def _workers(args: argparse.Namespace, dataset: Dataset) -> Iterator[dict[str, Any]]:
-    """Device and pool of a fit: this machine's, or the cluster's processors, where `--threads` is the number
-    of each worker."""
+def _fit_resources(args: argparse.Namespace, dataset: Dataset) -> Iterator[dict[str, Any]]:
+    """Yields the arguments `device` and `pool` of a fit: this machine's, or workers on the cluster's
+    processors, each with `--threads` threads."""
     from flawscope.methods.threads import use_threads
 
     if args.cluster is None:
@@ -196,15 +196,15 @@ def _workers(args: argparse.Namespace, dataset: Dataset) -> Iterator[dict[str, A
 
     if args.device not in ("auto", "cpu"):
         raise InputError(f"--device {args.device}: on a cluster processors fit this method; leave it out")
-    with connect.connected(args.cluster):
-        connect.require_shared(dataset.train[0].path, SHARED)
+    with connect.cluster_connection(args.cluster):
+        connect.require_shared(dataset.train[0].path, SHARED_REMEDY)
         use_threads(None)
         yield {"device": "cpu", "pool": PartWorkers(args.threads)}
 
 
 @contextmanager
-def kept_if_interrupted(checkpoint: Path | None) -> Iterator[None]:
-    """Tells at Ctrl-C how much of a model's training is kept."""
+def report_kept_steps(checkpoint: Path | None) -> Iterator[None]:
+    """Adds to a KeyboardInterrupt how many steps of a training the checkpoint keeps."""
     from flawscope.artefact.state_file import steps_in
 
     try:
@@ -225,8 +225,8 @@ def only_category(root: str) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def on_training(dataset: Dataset, group: str | None) -> Iterator[str]:
-    """Remarks on the training pictures, before anything is read. InputError: `group` matches no name."""
+def training_remarks(dataset: Dataset, group: str | None) -> Iterator[str]:
+    """Yields remarks on the training pictures, by their names. InputError: `group` matches no name."""
     from flawscope.datasets.dataset import remark
     from flawscope.pictures.decoding import frames
     from flawscope.pictures.listing import SIDE_SUFFIXES, not_pictures_in
@@ -246,4 +246,4 @@ def on_training(dataset: Dataset, group: str | None) -> Iterator[str]:
         files = pluralize(len(unread), "file")
         yield f"not learnt from: {files} of formats that are not read: {some(unread)}"
     several = [(path.relative_to(folder).as_posix(), count) for path in paths if (count := frames(path)) > 1]
-    yield from on_files([f"{name} ({count})" for name, count in several], beside)
+    yield from file_remarks([f"{name} ({count})" for name, count in several], beside)

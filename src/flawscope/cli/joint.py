@@ -1,4 +1,4 @@
-"""Joint models on the command line, of several products in one file: what `fit` and `predict` do."""
+"""Fits joint models, of several products or views in one file, and sums up what they predict."""
 
 from __future__ import annotations
 
@@ -39,8 +39,7 @@ def figures(manifest: Manifest, took: str) -> list[str]:
 
 
 def fit(args: argparse.Namespace) -> int:
-    """Fits a model of several products, or views, or adds a product or pictures of one, and writes one
-    file."""
+    """Fits a model of several products or views, or adds a product or its pictures, and writes one file."""
     from flawscope.artefact import files, joint_file
     from flawscope.calibration.power import described
 
@@ -48,28 +47,29 @@ def fit(args: argparse.Namespace) -> int:
     if given := [option for option in REFUSED if getattr(args, option, None) not in (None, False, "none")]:
         options = ", ".join(f"--{option.replace('_', '-')}" for option in given)
         raise InputError(f"a joint model is fitted without {options}: leave out, or fit a model for each")
-    say = common.say_for(args)
+    say = common.say_unless_quiet(args)
     if args.each_view:
-        views, datasets = _views(args)
+        views, datasets = _split_views(args)
         kind, own = "view", {"part": None, "view": None, "group": args.part}
         calls = {name: argparse.Namespace(**{**vars(args), **own}) for name in datasets}
     else:
         views, datasets, kind = None, {}, "product"
-        calls = {name: argparse.Namespace(**{**vars(args), "category": name}) for name in _names(args)}
-    asked = {name: fit_one.asked(call) for name, call in calls.items()}
+        calls = {name: argparse.Namespace(**{**vars(args), "category": name}) for name in _products(args)}
+    settings = {name: fit_one.read_fit_settings(call) for name, call in calls.items()}
     old = joint_file.read(args.update) if args.update else None
     if old is not None and old.views is not None:
         raise InputError("--update: the model of each view by itself is fitted anew with all pictures")
     from flawscope.fitting import joint  # torch
 
-    for one in asked.values():
+    for one in settings.values():
         joint.check_joins(one.method)
     say(f"{pluralize(len(calls), kind)}, in {out}: {', '.join(calls)}")
     products, known = ({}, {}) if old is None else (dict(old.products), dict(old.known))
     rows, failures = [], []
     for name, call in calls.items():
         began = time.monotonic()
-        predictor, new = _learnt(call, asked[name], old, name, common.step_for(args), datasets.get(name))
+        step, dataset = common.progress_for(args), datasets.get(name)
+        predictor, new = _fit_product(call, settings[name], old, name, step, dataset)
         products[name] = predictor.artefact
         if new is not None:
             known[name] = known[name].joined(new) if name in known else new
@@ -83,34 +83,34 @@ def fit(args: argparse.Namespace) -> int:
         failures += predictor.failures
     model = joint.joined(products, known, args.device, views)
     model.save(out)
-    say(common.table(rows, (kind, *HEADER)))
+    say(common.format_table(rows, (kind, *HEADER)))
     if parts := model.parts():
         say(parts.promise())
     say(f"wrote {out} ({out.stat().st_size / 2**20:.1f} MiB), of {pluralize(len(products), kind)}")
     return common.report_failures(failures)
 
 
-def _views(args: argparse.Namespace) -> tuple[Pattern, dict[str, Dataset]]:
+def _split_views(args: argparse.Namespace) -> tuple[Pattern, dict[str, Dataset]]:
     """The pattern of views, and the good pictures of each."""
     from flawscope.calibration.parts import Pattern
     from flawscope.datasets import open_dataset
 
     if args.part is None or args.group:
         raise InputError("--each-view learns the views of --part: give --part, and leave out --group")
-    if args.joint or args.update or common.several_asked(args):
+    if args.joint or args.update or common.asks_several(args):
         raise InputError(
             "--each-view is for one product: leave out --joint and --update, name one --category"
         )
-    asked = fit_one.asked(args)
-    seed = registry.configure(registry.method(asked.method), asked.preset, asked.settings).seed
+    settings = fit_one.read_fit_settings(args)
+    seed = registry.configure(registry.method(settings.method), settings.preset, settings.settings).seed
     dataset = open_dataset(args.data, args.category, seed=seed, group=args.part)
     pattern = Pattern(args.part, args.view)
     pattern.groups(dataset.relative(item.path) for item in (*dataset.train, *dataset.validation))
-    return pattern, by_view(dataset, pattern, "train", "validation")
+    return pattern, split_by_view(dataset, pattern, "train", "validation")
 
 
-def by_view(dataset: Dataset, pattern: Pattern, *splits: str) -> dict[str, Dataset]:
-    """The data set of each view, with its pictures of these splits. InputError: a name tells no view."""
+def split_by_view(dataset: Dataset, pattern: Pattern, *splits: str) -> dict[str, Dataset]:
+    """Splits a data set by view; pictures of other `splits` are dropped. InputError: a name has no view."""
     views = {
         item: pattern.of(dataset.relative(item.path)).view for one in splits for item in dataset.splits[one]
     }
@@ -129,12 +129,12 @@ def by_view(dataset: Dataset, pattern: Pattern, *splits: str) -> dict[str, Datas
     }
 
 
-def _names(args: argparse.Namespace) -> tuple[str, ...]:
-    """The products that the call means: all categories, unless some are named."""
+def _products(args: argparse.Namespace) -> tuple[str, ...]:
+    """Returns the products that the call means: all categories, unless `--category` names them."""
     from flawscope.datasets import find_categories
 
-    if common.several_asked(args):
-        return common.categories_asked(args)
+    if common.asks_several(args):
+        return common.selected_categories(args)
     if args.category:
         return (args.category,)
     found = tuple(find_categories(args.data))
@@ -143,26 +143,26 @@ def _names(args: argparse.Namespace) -> tuple[str, ...]:
     return found
 
 
-def _learnt(
+def _fit_product(
     call: argparse.Namespace,
-    asked: fit_one.Asked,
+    settings: fit_one.FitSettings,
     old: JointArtefact | None,
     name: str,
     step: Step,
     dataset: Dataset | None,
 ) -> tuple[Predictor, Known | None]:
-    """Fits a product's model, or adds to it, and describes the pictures that it has learnt from now. A view,
-    whose `dataset` is given, is not described."""
+    """Fits a product's model, or adds to it; returns it with the descriptors of its new pictures, by which it
+    is recognised. A view, whose `dataset` is given, has none: its name tells it."""
     from flawscope.fitting import joint
 
     def quiet(line: str) -> None:
-        """Drops the line: a row for each product is enough."""
+        """Drops a remark: a row for each product is enough."""
 
     before = None if old is None else old.products.get(name)
     if old is not None and before is None:
-        asked = _settings_of(next(iter(old.products.values())), call)
+        settings = _settings_like(next(iter(old.products.values())), call)
     try:
-        predictor, opened = fit_one.model_of(call, asked, before, quiet, step, dataset)
+        predictor, opened = fit_one.fit_model(call, settings, before, quiet, step, dataset)
         if dataset is not None:
             return predictor, None
         seen = [] if before is None else [picture.hash for picture in before.manifest.pictures]
@@ -172,9 +172,8 @@ def _learnt(
         raise kind(f"{name}: {error}") from error
 
 
-def _settings_of(product: Artefact, call: argparse.Namespace) -> fit_one.Asked:
-    """Settings of a further product: those of the products that are there. Sets the options of `call` that
-    are no settings of the method."""
+def _settings_like(product: Artefact, call: argparse.Namespace) -> fit_one.FitSettings:
+    """Settings of a new product, copied from a product of the model; region, light and so on go to `call`."""
     from flawscope.predictor.parts import pattern_of
 
     manifest, roi = product.manifest, product.tensors["roi"]
@@ -191,7 +190,7 @@ def _settings_of(product: Artefact, call: argparse.Namespace) -> fit_one.Asked:
     call.part, call.view = (None, None) if parts is None else (parts.part, parts.view)
     call.false_alarm_rate = manifest.calibration.rate
     registry.configure(registry.method(manifest.method), "default", settings)
-    return fit_one.Asked(manifest.method, "default", 0, settings)
+    return fit_one.FitSettings(manifest.method, "default", 0, settings)
 
 
 # ------------------------------------------------------------------------------------------------- predict
@@ -208,15 +207,15 @@ class Summary:
         first = next(iter(model.products.values())).manifest
         self.method, self.white_level = first.method, first.preprocess.white_level
         self.calibrations = {name: one.calibration for name, one in model.products.items()}
-        self.together = ByProduct(max(one.expected_rate for one in self.calibrations.values()))
+        self.totals = ByProduct(max(one.expected_rate for one in self.calibrations.values()))
 
     def facts(self, args: argparse.Namespace, unjudged: int) -> dict[str, Any]:
         from flawscope._version import __version__
 
-        together, calibrations = self.together, self.calibrations
+        totals, calibrations = self.totals, self.calibrations
         each: dict[str, dict[str, Any]] = {}
         for name, one in calibrations.items():
-            shown, found = together.shown[name], together.found[name]
+            shown, found = totals.shown[name], totals.found[name]
             each[name] = {
                 **({"pictures": shown, "anomalous": found} if self.products else {}),
                 "target_rate": one.rate,
@@ -229,20 +228,20 @@ class Summary:
             "model": os.path.basename(args.model),
             "category": ", ".join(calibrations),
             "method": self.method,
-            "inputs": together.count + unjudged,
-            "judged": together.count,
-            "anomalous": together.anomalous,
+            "inputs": totals.count + unjudged,
+            "judged": totals.count,
+            "anomalous": totals.anomalous,
             "unjudged": unjudged,
-            **({"none_of_these": together.shown_none} if self.products else {}),
+            **({"none_of_these": totals.shown_none} if self.products else {}),
             "products" if self.products else "views": each,
             "expected_rate": max(one.expected_rate for one in calibrations.values()),
             "promise": "; ".join(f"{name}: {one.promise()}" for name, one in calibrations.items()),
             "promised": all(one.promised for one in calibrations.values()),
-            "warning": together.line() or None,
+            "warning": totals.line() or None,
             "flawscope": __version__,
         }
 
     def line(self) -> str:
-        of = pluralize(self.together.count, "picture")
-        by_product = f": {self.together.lines()}" if self.products else ""
-        return f"{self.together.anomalous} of {of} anomalous{by_product}"
+        of = pluralize(self.totals.count, "picture")
+        by_product = f": {self.totals.lines()}" if self.products else ""
+        return f"{self.totals.anomalous} of {of} anomalous{by_product}"

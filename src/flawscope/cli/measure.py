@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from flawscope.predictor import Predictor
 
 ENGINES, PRECISIONS = ("torch", "onnxruntime", "openvino"), ("fp32", "int8", "bf16")
-ROUNDS = 3  # all combinations in each, so that a drift of the machine meets all alike
-PICTURES = 20  # different ones that are timed, at most
-CALIBRATION = 60  # good pictures that int8 is calibrated on, at most
-FACTS, PLOT, LOG = "measure.json", "measure.png", "measure.log"
+ROUNDS = 3  # over all combinations, so that a drift of the machine affects all alike
+MAX_PICTURES = 20  # different ones that are timed, at most
+MAX_CALIBRATION_PICTURES = 60  # good pictures that int8 is calibrated on, at most
+FACTS_FILE, PLOT_FILE, LOG_FILE = "measure.json", "measure.png", "measure.log"
 HEADER = ("model", "engine", "precision", "threads", "batch", "median ms", "p95 ms", "pictures/s", "peak MiB")
 ACCURACY = ("largest difference", "image AUROC", "false alarms")
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Case:
-    """A combination, and the file that it runs; `file` is empty where `reason` says why there is none."""
+class Combination:
+    """Model, engine, precision, threads and batch to measure. file: what is run; empty: see `reason`."""
 
     model: str
     engine: str
@@ -49,11 +49,11 @@ class Case:
         return f"{which}, threads {self.threads}, batch {self.batch}"
 
 
-def _listed(kind: type | Sequence[str]) -> Any:
+def _list_parser(kind: type | Sequence[str]) -> Any:
     def parse(text: str) -> list[Any]:
         values = [word.strip() for word in text.split(",")]
         if kind is int:
-            return [common.count("threads or pictures")(word) for word in values]
+            return [common.count_parser("threads or pictures")(word) for word in values]
         assert not isinstance(kind, type)
         if wrong := [word for word in values if word not in kind]:
             raise argparse.ArgumentTypeError(f"{wrong[0]!r} is not known: choose of {', '.join(kind)}")
@@ -65,48 +65,50 @@ def _listed(kind: type | Sequence[str]) -> Any:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("models", nargs="+", metavar="MODEL", help="model file, .safetensors or .onnx")
     common.add_data(parser, required=False)
-    parser.add_argument("--threads", type=_listed(int), metavar="1,2", help="default: all cores")
+    parser.add_argument("--threads", type=_list_parser(int), metavar="1,2", help="default: all cores")
     parser.add_argument(
-        "--engines", type=_listed(ENGINES), default=[*ENGINES], metavar="A,B", help=",".join(ENGINES)
+        "--engines", type=_list_parser(ENGINES), default=[*ENGINES], metavar="A,B", help=",".join(ENGINES)
     )
     parser.add_argument(
         "--precisions",
-        type=_listed(PRECISIONS),
+        type=_list_parser(PRECISIONS),
         default=["fp32"],
         metavar="A,B",
         help="fp32, int8, bf16: of a .safetensors model's exports; int8 and bf16 need --data (default: fp32)",
     )
-    parser.add_argument("--batches", type=_listed(int), default=[1], metavar="1,8", help="default: 1")
-    parser.add_argument("--out", metavar="DIR", help=f"write {FACTS}, the plot {PLOT} and {LOG}")
+    parser.add_argument("--batches", type=_list_parser(int), default=[1], metavar="1,8", help="default: 1")
+    parser.add_argument(
+        "--out", metavar="DIR", help=f"write {FACTS_FILE}, the plot {PLOT_FILE} and {LOG_FILE}"
+    )
     common.add_json(parser)
     common.add_quiet(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    here, log = timing.surroundings(), list[str]()
+    here, log = timing.environment_facts(), list[str]()
     folder = None
     if args.out:
         require_installed("--out", "matplotlib", extras="report")
-        folder = common.folder_for_results(args.out)
+        folder = common.prepare_output_folder(args.out)
 
     def note(line: str) -> None:
         log.append(f"{time.strftime('%H:%M:%S', time.gmtime())} {line}\n")
         if folder:  # also of a run that is stopped
-            (folder / LOG).write_text("".join(log), encoding="utf-8")
+            (folder / LOG_FILE).write_text("".join(log), encoding="utf-8")
 
     note(common.as_json(here))
     with tempfile.TemporaryDirectory(prefix="flawscope-measure-") as made:
         cores = here["machine"]["cores"]
         cases = [case for model in args.models for case in _cases(args, model, Path(made), cores)]
-        rows = _measured(args, cases, note)
+        rows = _measure(args, cases, note)
     common.show_document(args, document := {**here, "rows": rows}, lambda: _table(rows))
     if folder:
-        (folder / FACTS).write_text(f"{common.as_json(document)}\n", encoding="utf-8")
-        _plot(rows, folder / PLOT)
+        (folder / FACTS_FILE).write_text(f"{common.as_json(document)}\n", encoding="utf-8")
+        _plot(rows, folder / PLOT_FILE)
     return 1 if any("error" in row for row in rows) else 0
 
 
-def _cases(args: argparse.Namespace, model: str, made: Path, cores: int) -> Iterator[Case]:
+def _cases(args: argparse.Namespace, model: str, made: Path, cores: int) -> Iterator[Combination]:
     """Yields the combinations of a model, exported where its engine needs that; the reference comes first."""
     from flawscope.artefact.files import TRAINED, suffix_of
     from flawscope.predictor import read_manifest
@@ -125,14 +127,14 @@ def _cases(args: argparse.Namespace, model: str, made: Path, cores: int) -> Iter
                 continue
             file, reason = model, ""
             if trained and engine != "torch":
-                file, reason = _exported(args, model, precision, apart)
-            first = Case(model, engine, precision, 1, 1, file, reason, args.data, args.category)
+                file, reason = _export_model(args, model, precision, apart)
+            first = Combination(model, engine, precision, 1, 1, file, reason, args.data, args.category)
             for n in args.threads or [cores]:
                 yield from (replace(first, threads=n, batch=batch) for batch in args.batches)
 
 
-def _exported(args: argparse.Namespace, model: str, precision: str, made: Path) -> tuple[str, str]:
-    """The .onnx file of a fitted model, made once; or why there is none."""
+def _export_model(args: argparse.Namespace, model: str, precision: str, made: Path) -> tuple[str, str]:
+    """Exports a fitted model, once for each precision; returns the .onnx file, or why there is none."""
     from flawscope.artefact import model_file
     from flawscope.datasets import open_dataset
 
@@ -147,17 +149,17 @@ def _exported(args: argparse.Namespace, model: str, precision: str, made: Path) 
         if precision != "fp32" and args.data:
             seed, group = common.seed_and_group(model_file.read_manifest(model))
             train = open_dataset(args.data, args.category, seed=seed, group=group).train
-            good = [item.path for item in train[:: max(1, len(train) // CALIBRATION)]]
-        exporting.export(model, out, precision=precision, pictures=good, step=common.step_for(args))
+            good = [item.path for item in train[:: max(1, len(train) // MAX_CALIBRATION_PICTURES)]]
+        exporting.export(model, out, precision=precision, pictures=good, step=common.progress_for(args))
     except Exception as error:
         return "", common.reason_of(error, debug=args.debug)
     return str(out), ""
 
 
-def _measured(args: argparse.Namespace, cases: list[Case], note: Callable[[str], None]) -> list[Row]:
-    """Rows of the combinations, each round of each in a process of its own."""
+def _measure(args: argparse.Namespace, cases: list[Combination], note: Callable[[str], None]) -> list[Row]:
+    """Measures all combinations in rounds, each time in a process of its own; returns a row for each."""
     found: list[list[Row]] = [[] for _ in cases]
-    step, judged = common.step_for(args), dict[tuple[str, str, str], Row]()
+    step, judged = common.progress_for(args), dict[tuple[str, str, str], Row]()
     for round_ in range(ROUNDS):
         for k, case in enumerate(cases):
             step("measuring", round_ * len(cases) + k, ROUNDS * len(cases))
@@ -165,11 +167,11 @@ def _measured(args: argparse.Namespace, cases: list[Case], note: Callable[[str],
                 continue
             key = case.model, case.engine, case.precision  # threads and batches change no score
             judge = key not in judged
-            one: Row = {"error": case.reason} if case.reason else timing.in_process(_timed, case, judge)
+            one: Row = {"error": case.reason} if case.reason else timing.in_process(_time_case, case, judge)
             if "judged" in one:
                 judged[key] = one.pop("judged")
             found[k].append(one)
-            said = f"failed: {one['error']}" if "error" in one else f"{timing.latency(one['seconds'])}"
+            said = f"failed: {one['error']}" if "error" in one else f"{timing.summarize(one['seconds'])}"
             note(f"round {round_ + 1}, {case.name}: {said}")
     rows = []
     for case, rounds in zip(cases, found, strict=True):
@@ -179,14 +181,14 @@ def _measured(args: argparse.Namespace, cases: list[Case], note: Callable[[str],
     return rows
 
 
-def _row(case: Case, rounds: list[Row], judged: Row, reference: Row) -> Row:
+def _row(case: Combination, rounds: list[Row], judged: Row, reference: Row) -> Row:
     named = {k: getattr(case, k) for k in HEADER[:5]}
     if failed := [one["error"] for one in rounds if "error" in one]:
         return {**named, "error": failed[0]}
     pairs = zip(judged["scores"], reference["scores"], strict=True)
     return {
         **named,
-        **timing.latency([seconds for one in rounds for seconds in one["seconds"]]),
+        **timing.summarize([seconds for one in rounds for seconds in one["seconds"]]),
         "pictures_per_second": round(statistics.median(one["rate"] for one in rounds), 2),
         "peak_mib": max(one["peak"] for one in rounds) >> 20,
         "largest_difference": max((abs(a - b) / max(abs(b), 1) for a, b in pairs), default=None),
@@ -195,8 +197,8 @@ def _row(case: Case, rounds: list[Row], judged: Row, reference: Row) -> Row:
     }
 
 
-def _timed(case: Case, judge: bool) -> Row:
-    """Times of calls from picture to answer, pictures a second, peak memory; `judged` where asked for."""
+def _time_case(case: Combination, judge: bool) -> Row:
+    """Measures seconds of calls, pictures a second and peak memory; with `judge` also scores and accuracy."""
     from flawscope.datasets import open_dataset
     from flawscope.predictor import load
 
@@ -204,11 +206,11 @@ def _timed(case: Case, judge: bool) -> Row:
     model = load(case.file, engine=engine, device="cpu", threads=case.threads)
     seed, group = common.seed_and_group(model.manifest)
     data = case.data and open_dataset(case.data, case.category, seed=seed, group=group)
-    pictures: list[Any] = [item.path for item in data.test or data.train] if data else _samples(model)
-    pictures = pictures[:: max(1, len(pictures) // PICTURES)]
+    pictures: list[Any] = [item.path for item in data.test or data.train] if data else _sample_pictures(model)
+    pictures = pictures[:: max(1, len(pictures) // MAX_PICTURES)]
     row: Row = {
-        "seconds": timing.timed(model, pictures, case.batch),
-        "rate": timing.rate(model, pictures, case.batch),
+        "seconds": timing.time_calls(model, pictures, case.batch),
+        "rate": timing.throughput(model, pictures, case.batch),
         "peak": timing.peak_memory(),
     }
     if not judge:
@@ -227,7 +229,7 @@ def _timed(case: Case, judge: bool) -> Row:
     return row
 
 
-def _samples(model: Predictor) -> list[Any]:
+def _sample_pictures(model: Predictor) -> list[Any]:
     from flawscope.artefact.model_file import unpack_images
 
     samples = model.artefact.tensors.get("samples")
@@ -249,7 +251,7 @@ def _table(rows: Sequence[Row]) -> str:
         values = [row["median_ms"], row["p95_ms"], row["pictures_per_second"], row["peak_mib"]]
         values.append(number(row["largest_difference"], ".1e"))
         lines.append([*named, *values, number(row["image_auroc"], ".4f"), number(row["false_alarms"], ".3f")])
-    text = [common.table(lines, [*HEADER, *ACCURACY])] if lines else []
+    text = [common.format_table(lines, [*HEADER, *ACCURACY])] if lines else []
     text += [
         f"{r['model']}, {r['engine']} {r['precision']}, threads {r['threads']}, batch {r['batch']}: "
         f"failed: {r['error']}"
@@ -260,7 +262,7 @@ def _table(rows: Sequence[Row]) -> str:
 
 
 def _plot(rows: Sequence[Row], path: Path) -> None:
-    """Draws the p95 latency against image AUROC, or where no labels are against pictures a second."""
+    """Plots image AUROC over p95 latency; pictures a second, where there are no labels."""
     from matplotlib.figure import Figure
 
     done = [row for row in rows if "error" not in row]

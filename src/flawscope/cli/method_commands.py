@@ -9,11 +9,11 @@ from typing import Any
 
 from flawscope.artefact import files
 from flawscope.cli import common
-from flawscope.cli.fit_one import kept_if_interrupted, on_training, only_category
+from flawscope.cli.fit_one import only_category, report_kept_steps, training_remarks
 from flawscope.errors import require_installed
 from flawscope.methods import registry
 
-OF_DISTILL = ("backbone", "stages", "size", "steps", "crop", "batch", "seed")  # flags that are settings
+DISTILL_SETTINGS = ("backbone", "stages", "size", "steps", "crop", "batch", "seed")  # flags that are settings
 
 
 def distill_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +30,7 @@ def distill_arguments(parser: argparse.ArgumentParser) -> None:
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--steps", metavar="N", help="how many (default: 6000)")
     length.add_argument(
-        "--minutes", type=common.minutes, metavar="M", help="as many steps as fit into the time"
+        "--minutes", type=common.parse_minutes, metavar="M", help="as many steps as fit into the time"
     )
     parser.add_argument("--crop", metavar="PIXELS", help="side of the crops, 33 to 252 (default: 157)")
     parser.add_argument("--batch", metavar="N", help="crops a step (default: 8)")
@@ -48,9 +48,9 @@ def distill(args: argparse.Namespace) -> int:
     from flawscope.datasets import list_pictures
     from flawscope.methods.efficientad import recipe
 
-    step = common.step_for(args)
+    step = common.progress_for(args)
     out = files.check_writable(args.out, ".safetensors")
-    own = common.settings(args, OF_DISTILL)
+    own = common.read_settings(args, DISTILL_SETTINGS)
     if args.minutes is not None:  # wins over other steps
         own["steps"] = None
     chosen = recipe(args.preset, own)
@@ -60,7 +60,7 @@ def distill(args: argparse.Namespace) -> int:
     from flawscope.methods.threads import use_threads
 
     use_threads(args.threads)
-    with kept_if_interrupted(checkpoint_of(out)):
+    with report_kept_steps(checkpoint_of(out)):
         _, failures = distilling.distill(
             paths,
             chosen,
@@ -71,7 +71,7 @@ def distill(args: argparse.Namespace) -> int:
             resume=args.resume,
             tensorboard=args.tensorboard,
             device=args.device,
-            say=common.say_for(args),
+            say=common.say_unless_quiet(args),
             step=step,
         )
     if not args.quiet:
@@ -81,7 +81,7 @@ def distill(args: argparse.Namespace) -> int:
 
 
 def prototypes_arguments(parser: argparse.ArgumentParser) -> None:
-    common.add_data(parser, several=f"{common.SEVERAL}a file for each")
+    common.add_data(parser, several=f"{common.SEVERAL_HELP}a file for each")
     parser.add_argument(
         "--out",
         required=True,
@@ -101,9 +101,9 @@ def prototypes_arguments(parser: argparse.ArgumentParser) -> None:
 
 def prototypes(args: argparse.Namespace) -> int:
     """Find PRN's prototypes of the good pictures, as a step of its own; fit with `--prototypes FILE`."""
-    if not common.several_asked(args):
+    if not common.asks_several(args):
         return _prototypes(args)
-    names = common.categories_asked(args, "files")
+    names = common.selected_categories(args, "files")
     calls = {
         name: argparse.Namespace(
             **{**vars(args), "category": name, "out": str(Path(args.out) / f"{name}.safetensors")}
@@ -112,8 +112,8 @@ def prototypes(args: argparse.Namespace) -> int:
     }
     for call in calls.values():
         _settings(call)
-    common.folder_for_results(args.out)
-    return common.each_category(names, lambda name: _prototypes(calls[name]), debug=args.debug)[0]
+    common.prepare_output_folder(args.out)
+    return common.run_for_each(names, lambda name: _prototypes(calls[name]), debug=args.debug)[0]
 
 
 def _prototypes(args: argparse.Namespace) -> int:
@@ -121,11 +121,11 @@ def _prototypes(args: argparse.Namespace) -> int:
     from flawscope.calibration.threshold import DEFAULT_RATE
     from flawscope.datasets import open_dataset
 
-    step = common.step_for(args)
+    step = common.progress_for(args)
     out = files.check_writable(args.out, ".safetensors")
     preset, options, seed = _settings(args)  # a wrong one is reported before torch is loaded
     dataset = open_dataset(args.data, args.category, seed=seed, group=args.group)
-    for line in on_training(dataset, args.group):
+    for line in training_remarks(dataset, args.group):
         if not args.quiet:
             common.say(line)
 
@@ -143,7 +143,7 @@ def _prototypes(args: argparse.Namespace) -> int:
         roi=args.roi,
         group=args.group,
         device=args.device,
-        say=common.say_for(args),
+        say=common.say_unless_quiet(args),
         step=step,
         **options,
     )
@@ -157,9 +157,8 @@ def _prototypes(args: argparse.Namespace) -> int:
 def _settings(args: argparse.Namespace) -> tuple[str, dict[str, Any], int]:
     """Preset, settings and seed: from the file, then the flags, then --set. Settings that only training needs
     are ignored. InputError for a wrong one."""
-
     category = (args.category or only_category(args.data)) if args.config else None
-    values = common.settings(args, ("preset", "size", "backbone", "weights", "seed"), category)
+    values = common.read_settings(args, ("preset", "size", "backbone", "weights", "seed"), category)
     for key in ("method", "seen"):
         values.pop(key, None)
     preset = values.pop("preset", "default")

@@ -34,7 +34,7 @@ def info(args: argparse.Namespace) -> int:
         _show_joint(args)
     else:
         manifest = read_manifest(args.model)
-        print(common.as_json(manifest.to_dict()) if args.json else "\n".join(lines(manifest)))
+        print(common.as_json(manifest.to_dict()) if args.json else "\n".join(manifest_lines(manifest)))
     if not args.self_test:
         return 0
     from flawscope.predictor import Predictor
@@ -63,15 +63,15 @@ def _show_joint(args: argparse.Namespace) -> None:
         if views is not None:
             print(part_calibration(manifests, views).promise())
         for name, manifest in manifests.items():
-            print(f"\n{name}\n" + "\n".join(f"  {line}" for line in lines(manifest)))
+            print(f"\n{name}\n" + "\n".join(f"  {line}" for line in manifest_lines(manifest)))
 
 
-def lines(manifest: Manifest) -> list[str]:
+def manifest_lines(manifest: Manifest) -> list[str]:
     from flawscope.report.words import of_model
 
     rows = [
         *of_model(manifest),
-        *[("exported", line) for line in exported(manifest.facts)],
+        *[("exported", line) for line in certificate_lines(manifest.facts)],
         *[("note", note) for note in manifest.notes],
         *[(f"test {k}", f"{v:.4f}") for k, v in manifest.metrics.items() if isinstance(v, float)],
         ("samples", f"{len(manifest.samples)} for --self-test"),
@@ -81,7 +81,7 @@ def lines(manifest: Manifest) -> list[str]:
     return [f"{k:<{pad}}{v}" for k, v in rows]
 
 
-def exported(facts: Mapping[str, Any]) -> list[str]:
+def certificate_lines(facts: Mapping[str, Any]) -> list[str]:
     """Lines on the model's certificates, by engine."""
     from flawscope.artefact.certificate import of_facts
 
@@ -110,7 +110,7 @@ def calibrate(args: argparse.Namespace) -> int:
     from flawscope.datasets.layouts import of_review
     from flawscope.predictor import read_manifest
 
-    step = common.step_for(args)
+    step = common.progress_for(args)
     out = files.check_writable(args.out, files.suffix_of(args.model))
     if of_review(args.good):
         raise InputError(
@@ -171,7 +171,7 @@ def export(args: argparse.Namespace) -> int:
         from flawscope.export.joint_export import export_joint
 
         good = _good_pictures(args, joint)
-        export_joint(joint, out, pictures=good, step=common.step_for(args), **options)
+        export_joint(joint, out, pictures=good, step=common.progress_for(args), **options)
         _say_exported(args, joint_file.read_manifests(out))
         return common.report_failures(failures)
     artefact = trained(args.model)
@@ -179,14 +179,13 @@ def export(args: argparse.Namespace) -> int:
     require_installed("export", "torch", extras="train,export")
     from flawscope.export import export as exporting
 
-    exporting.export(artefact, out, pictures=pictures, step=common.step_for(args), **options)
+    exporting.export(artefact, out, pictures=pictures, step=common.progress_for(args), **options)
     _say_exported(args, {"": read_manifest(out)})
     return common.report_failures(failures)
 
 
 def _good_pictures(args: argparse.Namespace, joint: JointArtefact) -> dict[str, list[Source]]:
-    """Pictures of --pictures by the product: those in the products' folders, as `fit` takes them, or else
-    those that show it."""
+    """Pictures of --pictures by product: of the products' folders, as in `fit`, else as recognised."""
     from flawscope.datasets import find_categories, list_pictures, open_dataset
     from flawscope.predictor.joint import load as load_joint
     from flawscope.results.prediction import Prediction
@@ -209,7 +208,7 @@ def _say_exported(args: argparse.Namespace, manifests: Mapping[str, Manifest]) -
     """Prints the certificates of a model, or of each product of a joint one."""
     from flawscope.artefact.certificate import of_facts
 
-    say, engines = common.say_for(args), ""
+    say, engines = common.say_unless_quiet(args), ""
     for name, manifest in manifests.items():
         for certificate in of_facts(manifest.facts):
             common.show(f"{name}: {certificate.line()}" if name else certificate.line())
@@ -244,7 +243,7 @@ def backbones(args: argparse.Namespace) -> int:
             )
         )
         return 0
-    print(common.table(rows, ("backbone", "at hand", "licence", "from")))
+    print(common.format_table(rows, ("backbone", "at hand", "licence", "from")))
     print(f"\nThe default is {DEFAULT_BACKBONE}. Any other timm model works with --backbone NAME:")
     print(
         "its weights are downloaded once, or given with --weights FILE (safetensors or a torch checkpoint)."

@@ -1,5 +1,5 @@
-"""Lists the pictures that a call wants judged, and prints and writes their results: a line, a row of the
-table, files in the results folder."""
+"""Lists the pictures to judge, and prints and writes their results: a line, a row of the table, files in the
+results folder."""
 
 from __future__ import annotations
 
@@ -30,33 +30,33 @@ if TYPE_CHECKING:
     from flawscope.results.table import Table, Unjudged
 
 
-PIPED = "-"  # the name of a picture on stdin
+STDIN = "-"  # argument that means stdin, and the name of a picture from it
 
 
 @dataclass
-class Asked:
-    """Inputs that a call wants judged.
+class PictureInputs:
+    """Inputs to judge.
 
-    sources: files, or one picture itself. total: how many; 0 where they come one by one.
-    beside: files that are no pictures. several: files that turned out to hold more than the one picture that
-    is judged. wrong: words among the sources that mean nothing, and why.
+    sources: files, or the content of one picture. total: how many; 0 where paths come one by one from stdin.
+    side_files: files that are not pictures. multi_picture_files: of several pictures, of which the first is
+    judged; known after judging. errors: reasons by the sources that do not exist.
     """
 
     sources: Iterable[Source]
     total: int = 0
-    beside: list[str] = field(default_factory=list)
-    several: list[str] = field(default_factory=list)
-    wrong: dict[Path, str] = field(default_factory=dict)
+    side_files: list[str] = field(default_factory=list)
+    multi_picture_files: list[str] = field(default_factory=list)
+    errors: dict[Path, str] = field(default_factory=dict)
 
 
-def asked_inputs(specs: list[str]) -> Asked:
-    """Lists the inputs that the words mean; a word that means none stays, to be told in its place. InputError
-    if none means any."""
+def collect_inputs(specs: list[str]) -> PictureInputs:
+    """Lists the inputs that the arguments mean; one that means none becomes a source with an error, reported
+    in its place. InputError if all do."""
     from flawscope.pictures.listing import list_inputs
 
-    if specs == [PIPED]:
-        return _piped(sys.stdin.buffer)
-    if PIPED in specs:
+    if specs == [STDIN]:
+        return _read_stdin(sys.stdin.buffer)
+    if STDIN in specs:
         raise InputError("- stands alone: leave out the other pictures, or -; a file of this name is ./-")
     sources: dict[Path, None] = {}  # each once
     beside: list[str] = []
@@ -71,24 +71,24 @@ def asked_inputs(specs: list[str]) -> Asked:
         beside += map(os.fspath, others)
     if len(wrong) == len(sources):
         raise InputError(next(iter(wrong.values())))
-    return Asked(sources, len(sources), beside, wrong=wrong)
+    return PictureInputs(sources, len(sources), beside, errors=wrong)
 
 
-def _piped(stream: IO[bytes]) -> Asked:
-    """Reads stdin: a picture, or paths, one a line."""
+def _read_stdin(stream: IO[bytes]) -> PictureInputs:
+    """Reads stdin: one picture, or paths, one a line."""
     from flawscope.pictures.decoding import is_encoded
 
     head = stream.peek(64)[:64] if isinstance(stream, io.BufferedReader) else b""
     if b"\0" not in head:
         lines = (os.fsdecode(line.rstrip(b"\r\n")) for line in stream)
-        return Asked(Path(line) for line in lines if line.strip())
+        return PictureInputs(Path(line) for line in lines if line.strip())
     if not is_encoded(head):
         raise InputError("what comes on stdin is neither a picture that can be read nor a list of paths")
-    return Asked([stream.read()], 1)
+    return PictureInputs([stream.read()], 1)
 
 
-def on_files(several: Sequence[str], beside: Sequence[str]) -> Iterator[str]:
-    """Remarks on files. several: files with several pictures. beside: files that show nothing."""
+def file_remarks(several: Sequence[str], beside: Sequence[str]) -> Iterator[str]:
+    """Yields remarks. several: files with several pictures. beside: files that are not pictures."""
     if several:
         files = pluralize(len(several), "file")
         yield f"{files} with several pictures; the first of each is taken: {some(several)}"
@@ -99,7 +99,7 @@ def on_files(several: Sequence[str], beside: Sequence[str]) -> Iterator[str]:
 # ------------------------------------------------------------------------------------------------- results
 
 
-def line_of(found: Prediction) -> str:
+def prediction_line(found: Prediction) -> str:
     p_value = "" if found.product_p_value is None else f", p {found.product_p_value:.3f}"
     product = f"  ({found.product_name}{p_value})" if found.product_name else ""
     return (
@@ -111,13 +111,13 @@ def line_of(found: Prediction) -> str:
 
 
 def show_result(result: Prediction | Unjudged, *, as_json: bool, flush: bool) -> None:
-    """Prints a line of JSON, or one for a person, who is told of unjudged inputs elsewhere."""
+    """Prints a line of JSON, or a line for a person; for a person unjudged inputs are reported elsewhere."""
     from flawscope.results.table import Unjudged
 
     if as_json:
         common.show(json.dumps(result.to_dict(), allow_nan=False), flush=flush)
     elif not isinstance(result, Unjudged):
-        common.show(line_of(result), flush=flush)
+        common.show(prediction_line(result), flush=flush)
 
 
 class Output:
@@ -125,9 +125,9 @@ class Output:
     judging goes on.
 
     args: `json`, `out`, `maps`, `animation`, `only_anomalous`, `quiet`.
-    at_once: whoever reads the lines waits for each of them.
-    products: the table says which product each input shows. aligned: it says where the parts lie.
-    parts: collects the views of parts; None: only pictures are decided on.
+    flush_each: every line is flushed, for a reader that waits for it.
+    products: the table has the product of each input. aligned: it has the pose of the parts.
+    parts: groups pictures into parts; None: only pictures are decided on.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class Output:
         args: argparse.Namespace,
         root: Path | None,
         *,
-        at_once: bool,
+        flush_each: bool,
         products: bool = False,
         aligned: bool = False,
         parts: Parts | None = None,
@@ -143,16 +143,16 @@ class Output:
         from flawscope.results.run import Results
         from flawscope.results.table import Table
 
-        self.args, self.at_once, self.products, self.parts = args, at_once, products, parts
-        self.decided: list[PartPrediction] = []
-        self.unwritten = set[str]()  # kinds of files that are no longer written
+        self.args, self.flush_each, self.products, self.parts = args, flush_each, products, parts
+        self.decided_parts: list[PartPrediction] = []
+        self.unwritten = set[str]()  # kinds of files that failed, and are no longer written
         self.failures: list[str] = []
         self.results: Results | None = None
         self.table: Table | None = None
         if args.out and common.is_table(args.out):
             self.table = Table(args.out, products=products, aligned=aligned)
         elif args.out:
-            say = common.say_for(args)
+            say = common.say_unless_quiet(args)
             maps, animation = args.maps or "png16", args.animation or "none"
             kinds = {"products": products, "aligned": aligned}
             self.results = Results(Path(args.out), root, say, maps=maps, animation=animation, **kinds)
@@ -162,16 +162,16 @@ class Output:
 
         shown = isinstance(result, Unjudged) or result.is_anomalous or not self.args.only_anomalous
         if shown:
-            show_result(result, as_json=self.args.json, flush=self.at_once)
+            show_result(result, as_json=self.args.json, flush=self.flush_each)
         if isinstance(result, Unjudged):
             self._fail(result.error)
         if table := self.table:
-            self._try("rows", lambda: table.take(result))
+            self._try_write("rows", lambda: table.take(result))
         if results := self.results:
-            self._try("rows", lambda: results.add(result, details=shown))
+            self._try_write("rows", lambda: results.add(result, details=shown))
             if shown and not isinstance(result, Unjudged):
                 name = Path(str(result.path))
-                self._try("pictures", lambda: results.pictures.add(name, result, source=source))
+                self._try_write("pictures", lambda: results.pictures.add(name, result, source=source))
         if self.parts and not isinstance(result, Unjudged):
             try:
                 self._add_part(self.parts.add(replace(result, map=result.map[:0])))
@@ -180,20 +180,19 @@ class Output:
 
     def _fail(self, error: str) -> None:
         self.failures.append(error)
-        if self.at_once:
+        if self.flush_each:
             common.say(f"skipped: {error}")
 
     def _add_part(self, found: PartPrediction | None) -> None:
         if found is None:
             return
-        self.decided.append(found)
+        self.decided_parts.append(found)
         if found.decision != "good" or not self.args.only_anomalous:
             line = json.dumps(found.to_dict(), allow_nan=False) if self.args.json else found.line()
-            common.show(line, flush=self.at_once)
+            common.show(line, flush=self.flush_each)
 
-    def _try(self, what: str, write: Callable[[], None]) -> None:
-        """Writes files of one kind until that fails: rows are small, and may still fit where pictures do
-        not."""
+    def _try_write(self, what: str, write: Callable[[], None]) -> None:
+        """Writes files of one kind until that fails: rows may still fit on a disk where pictures do not."""
         if what in self.unwritten:
             return
         try:
@@ -219,13 +218,14 @@ class Output:
                 self.results.write_facts(facts)
                 self.results.finish()
                 if self.parts:
-                    common.write_csv(self.results.own.path(PARTS), part_rows(self.decided, self.products))
+                    rows = part_rows(self.decided_parts, self.products)
+                    common.write_csv(self.results.own.path(PARTS), rows)
                 sheet = self.results.pictures.finish("predictions")
                 if not self.args.quiet:
                     overview = f", an overview in {sheet.name}" if sheet else ""
                     common.say(f"results in {self.args.out}: a row for every input in {TABLE}{overview}")
                 self.failures += self.results.pictures.failures
-                if facts["complete"]:  # who interrupts does not want to wait for a page
+                if facts["complete"]:  # after Ctrl-C nobody waits for a page
                     self._write_page(self.results, facts, white)
         except FlawscopeError as error:
             if not self.unwritten:
@@ -238,25 +238,25 @@ class Output:
         from flawscope.results.run import TABLE
         from flawscope.results.table import read_table
 
-        say = common.say_for(self.args)
+        say = common.say_unless_quiet(self.args)
         try:
             report.require(plots=False)
         except InputError as error:
             say(f"no page: {error}")
             return
         path, table = results.own.path(report.NAME), read_table(results.out / TABLE)
-        step = common.step_for(self.args)
-        report.write(path, predictions_page(table, results.shown, facts, white, step, parts=self.decided))
+        step, parts = common.progress_for(self.args), self.decided_parts
+        report.write(path, predictions_page(table, results.shown, facts, white, step, parts=parts))
         say(f"page: {path}")
 
     @property
-    def code(self) -> int:
+    def exit_code(self) -> int:
         """Exit code: 1 where an input was not judged, or a result not written."""
-        return common.report_failures(self.failures, named=self.at_once) or int(bool(self.unwritten))
+        return common.report_failures(self.failures, named=self.flush_each) or int(bool(self.unwritten))
 
 
 def part_rows(found: Iterable[PartPrediction], products: bool) -> Iterator[Sequence[Any]]:
-    """Table of parts, its heading first. products: a column names each part's."""
+    """Yields the rows of the table of parts, its heading first. products: with a column of products."""
     yield ["part", "decision", "p_value", "score", "worst", "missing", *(["product"] if products else [])]
     for one in found:
         row = [one.part, one.decision, one.p_value, one.score, one.worst, " ".join(one.missing)]
@@ -266,25 +266,25 @@ def part_rows(found: Iterable[PartPrediction], products: bool) -> Iterator[Seque
 class Summary:
     """Summary of a run of a model of one product."""
 
-    products = False  # no row of the table names one
+    products = False  # the table has no column of products
 
     def __init__(self, model: Predictor):
         from flawscope.results.prediction import Mismatch
 
         self.model, self.white_level = model, model.manifest.preprocess.white_level
-        self.together = Mismatch(model.calibration.expected_rate)
+        self.totals = Mismatch(model.calibration.expected_rate)
         self.parts = model.parts()
         self.aligned = model.manifest.preprocess.reference is not None
 
     def facts(self, args: argparse.Namespace, unjudged: int) -> dict[str, Any]:
-        return facts_of(args, self.model.manifest, self.model.calibration, self.together, unjudged)
+        return run_facts(args, self.model.manifest, self.model.calibration, self.totals, unjudged)
 
     def line(self) -> str:
-        return all_together(self.together, self.model.calibration)
+        return totals_line(self.totals, self.model.calibration)
 
 
-def facts_of(
-    args: argparse.Namespace, manifest: Manifest, calibration: Calibration, together: Mismatch, unjudged: int
+def run_facts(
+    args: argparse.Namespace, manifest: Manifest, calibration: Calibration, totals: Mismatch, unjudged: int
 ) -> dict[str, Any]:
     from flawscope._version import __version__
 
@@ -292,9 +292,9 @@ def facts_of(
         "model": os.path.basename(args.model),
         "category": manifest.category,
         "method": manifest.method,
-        "inputs": together.count + unjudged,
-        "judged": together.count,
-        "anomalous": together.anomalous,
+        "inputs": totals.count + unjudged,
+        "judged": totals.count,
+        "anomalous": totals.anomalous,
         "unjudged": unjudged,
         "target_rate": calibration.rate,
         "expected_rate": calibration.expected_rate,
@@ -302,19 +302,17 @@ def facts_of(
         "mask_threshold": calibration.mask_threshold,
         "promise": calibration.promise(),
         "promised": calibration.promised,
-        "warning": together.line() or None,
+        "warning": totals.line() or None,
         "flawscope": __version__,
     }
 
 
-def all_together(together: Mismatch, calibration: Calibration) -> str:
+def totals_line(totals: Mismatch, calibration: Calibration) -> str:
     """Line with the number of anomalous pictures, and the promised rate."""
-    return (
-        f"{together.anomalous} of {pluralize(together.count, 'picture')} anomalous; {calibration.promise()}"
-    )
+    return f"{totals.anomalous} of {pluralize(totals.count, 'picture')} anomalous; {calibration.promise()}"
 
 
-def parts_together(decided: Sequence[PartPrediction], promise: str) -> str:
+def parts_line(decided: Sequence[PartPrediction], promise: str) -> str:
     """Line with the number of anomalous and incomplete parts, and the promised rate."""
     from flawscope.results.part import ANOMALOUS, INCOMPLETE
 
@@ -324,9 +322,9 @@ def parts_together(decided: Sequence[PartPrediction], promise: str) -> str:
     return f"{counts[ANOMALOUS]} of {of} anomalous{incomplete}; {promise}"
 
 
-def remarks(several: Sequence[str], beside: Sequence[str], together: Mismatch) -> None:
-    """Says which files were not read, or not wholly, and whether the pictures are unlike those learnt."""
-    for line in on_files(several, beside):
+def say_remarks(several: Sequence[str], beside: Sequence[str], totals: Mismatch) -> None:
+    """Prints remarks on unread files, and a warning where the pictures are unlike those learnt."""
+    for line in file_remarks(several, beside):
         common.say(line)
-    if line := together.line():
+    if line := totals.line():
         common.say(f"warning: {line}")

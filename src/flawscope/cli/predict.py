@@ -56,80 +56,81 @@ def run(args: argparse.Namespace) -> int:
     from flawscope.predictor import Predictor
     from flawscope.results.folder import folder_of
 
-    elsewhere.check(args)
+    elsewhere.check_options(args)
     if args.cluster is not None:
-        return elsewhere.on_cluster(args)
-    common.check_out(args)
+        return elsewhere.predict_on_cluster(args)
+    common.check_output(args)
     if args.server is not None:
-        return elsewhere.on_station(args, output.asked_inputs([args.model, *(args.pictures or [])]), _judge)
-    asked = output.asked_inputs(args.pictures)
-    step = common.step_for(args) if asked.total else silent
+        inputs = output.collect_inputs([args.model, *(args.pictures or [])])
+        return elsewhere.predict_on_station(args, inputs, _judge)
+    inputs = output.collect_inputs(args.pictures)
+    step = common.progress_for(args) if inputs.total else silent
     predictor = common.load_model(args, args.model, joint=True)
-    told: output.Summary | joint.Summary
+    summary: output.Summary | joint.Summary
     stream: Callable[..., Any] = predictor.stream
     if isinstance(predictor, Predictor):
-        told = output.Summary(predictor)
+        summary = output.Summary(predictor)
     else:
-        told, stream = joint.Summary(predictor), partial(predictor.stream, product=args.product)
+        summary, stream = joint.Summary(predictor), partial(predictor.stream, product=args.product)
         if args.product:
             predictor.product(args.product)  # one that is not there is reported now
     root = None
-    if asked.total:
+    if inputs.total:
         root = folder_of(
-            [path for path in asked.sources if isinstance(path, Path) and path not in asked.wrong]
+            [path for path in inputs.sources if isinstance(path, Path) and path not in inputs.errors]
         )
-    kinds = {"products": told.products, "aligned": told.aligned}
-    results = output.Output(args, root, at_once=not asked.total, parts=told.parts, **kinds)
-    together = told.together
+    kinds = {"products": summary.products, "aligned": summary.aligned}
+    results = output.Output(args, root, flush_each=not inputs.total, parts=summary.parts, **kinds)
+    totals = summary.totals
     began, complete = time.monotonic(), False
     try:
-        _judge(asked, stream, results, together, step)
+        _judge(inputs, stream, results, totals, step)
         complete = True
     except KeyboardInterrupt:
-        of = f" of {asked.total:,}" if asked.total else ""
+        of = f" of {inputs.total:,}" if inputs.total else ""
         kept = f"; their results are in {args.out}" if args.out else ""
-        judged = pluralize(together.count + len(results.failures), "input")
+        judged = pluralize(totals.count + len(results.failures), "input")
         raise KeyboardInterrupt(f"interrupted after {judged}{of}{kept}") from None
     finally:
         unjudged = len(results.failures)
-        facts = told.facts(args, unjudged)
+        facts = summary.facts(args, unjudged)
         facts |= {"complete": complete, "seconds": round(time.monotonic() - began, 3)}
-        results.finish(facts, told.white_level)
+        results.finish(facts, summary.white_level)
     if not args.quiet:
-        if not args.json and together.count:
-            common.say(told.line())
+        if not args.json and totals.count:
+            common.say(summary.line())
             if results.parts:
-                common.say(output.parts_together(results.decided, results.parts.promise()))
-        output.remarks(asked.several, asked.beside, together)
-    code = results.code
-    bad = any(part.decision != "good" for part in results.decided) if results.parts else together.anomalous
+                common.say(output.parts_line(results.decided_parts, results.parts.promise()))
+        output.say_remarks(inputs.multi_picture_files, inputs.side_files, totals)
+    code = results.exit_code
+    bad = {part.decision for part in results.decided_parts} - {"good"} if results.parts else totals.anomalous
     return 3 if args.fail_on_anomaly and bad else code
 
 
 def _judge(
-    asked: output.Asked,
+    inputs: output.PictureInputs,
     stream: Callable[..., Iterator[tuple[Source, Any]]],
     results: output.Output,
-    together: Mismatch,
+    totals: Mismatch,
     step: Step,
 ) -> None:
     """Judges the inputs. Ctrl-C waits until an input has been counted and its row and files are written."""
     from flawscope.pictures.decoding import frames
     from flawscope.results.table import Unjudged
 
-    answers = stream(asked.sources, batch=None if asked.total else 1)
+    answers = stream(inputs.sources, batch=None if inputs.total else 1)
     for done, (source, result) in enumerate(answers, start=1):
-        name = os.fspath(source) if isinstance(source, str | os.PathLike) else output.PIPED
+        name = os.fspath(source) if isinstance(source, str | os.PathLike) else output.STDIN
         with noted_interrupts("") as interrupted:
             if isinstance(result, InputError):
-                why = asked.wrong.get(Path(name)) or one_line(result)
+                why = inputs.errors.get(Path(name)) or one_line(result)
                 results.add(Unjudged(name, why), source)
             else:
                 results.add(replace(result, path=name), source)
-                together.add(result)  # an unprinted result has no row either
+                totals.add(result)  # an unprinted result has no row either
         if interrupted.is_set():
             raise KeyboardInterrupt
-        if not isinstance(result, InputError) and name != output.PIPED and (held := frames(name)) > 1:
-            asked.several.append(f"{name} ({held})")
-        if asked.total:
-            step("prediction", done, asked.total)
+        if not isinstance(result, InputError) and name != output.STDIN and (held := frames(name)) > 1:
+            inputs.multi_picture_files.append(f"{name} ({held})")
+        if inputs.total:
+            step("prediction", done, inputs.total)

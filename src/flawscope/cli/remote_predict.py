@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from flawscope.cli import common
-from flawscope.cli.output import Asked, Output, all_together, facts_of, remarks
+from flawscope.cli.output import Output, PictureInputs, run_facts, say_remarks, totals_line
 from flawscope.errors import InputError, pluralize
 from flawscope.progress import silent
 
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
     from flawscope.station import Client
     from flawscope.station.store.inspection import Inspection
 
-# Options of the plain command, and where their results are found
-NOT_THERE = {
+# Options that do not go with --cluster, and why
+UNSUPPORTED_ON_CLUSTER = {
     "json": "the rows are in the Parquet files below --out",
     "only_anomalous": "nothing is printed for a picture, and --overlays draws the anomalous ones only",
     "maps": "no maps are written",
     "animation": "no contact sheet is made",
     "server": "the nodes judge by themselves",
 }
-AT_ONCE = 4  # pictures on their way
-ITS_OWN = ("false_alarm_rate", "engine", "device", "threads")  # set by the station's own settings
+MAX_CONCURRENCY = 4  # pictures sent to a station at a time
+STATION_SETTINGS = ("false_alarm_rate", "engine", "device", "threads")  # not options with --server
 
 
-class _Server(argparse.Action):
-    """Option after which every word is a picture: the model is the station's."""
+class _ServerAction(argparse.Action):
+    """Action of `--server`: the station has the model, so the argument MODEL is a picture too."""
 
     def __call__(
         self, parser: argparse.ArgumentParser, args: argparse.Namespace, value: Any, option: str | None = None
@@ -51,7 +51,7 @@ class _Server(argparse.Action):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--server", metavar="URL", action=_Server, help="a running station judges, instead of MODEL"
+        "--server", metavar="URL", action=_ServerAction, help="a running station judges, instead of MODEL"
     )
     parser.add_argument(
         "--product",
@@ -72,8 +72,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def check(args: argparse.Namespace) -> None:
-    """InputError for options that mean nothing where the pictures are judged."""
+def check_options(args: argparse.Namespace) -> None:
+    """Raises an InputError for options that do not go with `--server`, with `--cluster`, or without them."""
     from flawscope.artefact import joint_file
 
     if args.server is None:
@@ -82,7 +82,7 @@ def check(args: argparse.Namespace) -> None:
         if args.product and not (os.path.isfile(args.model) and joint_file.is_joint(args.model)):
             raise InputError("--product is for --server and for joint models: leave it out")
     else:
-        for name in ITS_OWN:
+        for name in STATION_SETTINGS:
             if getattr(args, name) not in (None, "auto"):
                 raise InputError(f"{_option(name)} is the station's own with --server: leave it out")
         if args.out and not common.is_table(args.out):
@@ -94,7 +94,7 @@ def check(args: argparse.Namespace) -> None:
         if args.overlays:
             raise InputError("--overlays is for --cluster: leave it out, --out DIR holds overlays anyway")
         return
-    for name, instead in NOT_THERE.items():
+    for name, instead in UNSUPPORTED_ON_CLUSTER.items():
         if getattr(args, name):
             raise InputError(f"{_option(name)} is not for --cluster, {instead}: leave it out")
     if not args.out:
@@ -112,9 +112,9 @@ def _option(name: str) -> str:
 # ----------------------------------------------------------------------------------------------- on a cluster
 
 
-def on_cluster(args: argparse.Namespace) -> int:
-    """Judges the pictures as `predict` does, without a line for every picture."""
-    from flawscope.cluster.listing import Store
+def predict_on_cluster(args: argparse.Namespace) -> int:
+    """Predicts on a cluster; prints no line for every picture."""
+    from flawscope.cluster.listing import FileStore
     from flawscope.cluster.predict import predict
     from flawscope.results.run import FACTS
 
@@ -130,17 +130,17 @@ def on_cluster(args: argparse.Namespace) -> int:
         threads=args.threads or 1,
         overlays=args.overlays,
         stdin=sys.stdin.buffer,
-        step=common.step_for(args),
-        say=common.say_for(args),
+        step=common.progress_for(args),
+        say=common.say_unless_quiet(args),
     )
-    told = facts_of(args, found.manifest, found.manifest.calibration, found.together, len(found.unjudged))
+    told = run_facts(args, found.manifest, found.manifest.calibration, found.totals, len(found.unjudged))
     told |= {"complete": True, "seconds": round(time.monotonic() - began, 3)}
-    Store(args.out).write(FACTS, f"{json.dumps(told, indent=1, allow_nan=False)}\n".encode())
+    FileStore(args.out).write(FACTS, f"{json.dumps(told, indent=1, allow_nan=False)}\n".encode())
     if not args.quiet:
         common.say(f"results in {args.out}: a row for every input in parts, a summary in {FACTS}")
-        if found.together.count:
-            common.say(all_together(found.together, found.manifest.calibration))
-        remarks(found.several, found.beside, found.together)
+        if found.totals.count:
+            common.say(totals_line(found.totals, found.manifest.calibration))
+        say_remarks(found.multi_picture_files, found.side_files, found.totals)
     code = common.report_failures(found.unjudged)
     if more := len(found.unjudged) - len(found.unjudged.first):
         common.say(f"{more:,} of them are not named here: see the column error of the rows")
@@ -148,39 +148,39 @@ def on_cluster(args: argparse.Namespace) -> int:
         common.say(f"skipped: {text}")
     if found.undrawn:
         code = 1
-    return 3 if args.fail_on_anomaly and found.together.anomalous else code
+    return 3 if args.fail_on_anomaly and found.totals.anomalous else code
 
 
 # ---------------------------------------------------------------------------------------------- by a station
 
 
-def on_station(args: argparse.Namespace, asked: Asked, judge: Callable[..., None]) -> int:
-    """Has the station judge the pictures. judge: the loop of `predict` over them."""
+def predict_on_station(args: argparse.Namespace, inputs: PictureInputs, judge: Callable[..., None]) -> int:
+    """Predicts by a station. judge: the loop of `predict` over the pictures."""
     from flawscope.results.prediction import Mismatch
     from flawscope.station import Client
 
-    with Client(args.server, token=_token(args)) as client:
-        address, rate = _asked(client, args.product)
-        output = Output(args, None, at_once=not asked.total)
-        together = Mismatch(rate)
+    with Client(args.server, token=_read_token(args)) as client:
+        address, rate = _find_product(client, args.product)
+        output = Output(args, None, flush_each=not inputs.total)
+        totals = Mismatch(rate)
         try:
-            step = common.step_for(args) if asked.total else silent
-            judge(asked, Served(client, address, AT_ONCE).stream, output, together, step)
+            step = common.progress_for(args) if inputs.total else silent
+            judge(inputs, StationModel(client, address, MAX_CONCURRENCY).stream, output, totals, step)
         except KeyboardInterrupt:
-            done = pluralize(together.count + len(output.failures), "input")
+            done = pluralize(totals.count + len(output.failures), "input")
             raise KeyboardInterrupt(f"interrupted after {done}; the station keeps them") from None
         finally:
             output.finish({})
     if not args.quiet:
-        if not args.json and together.count:
-            common.say(f"{together.anomalous} of {pluralize(together.count, 'picture')} anomalous")
-        remarks(asked.several, asked.beside, together)
-    code = output.code
-    return 3 if args.fail_on_anomaly and together.anomalous else code
+        if not args.json and totals.count:
+            common.say(f"{totals.anomalous} of {pluralize(totals.count, 'picture')} anomalous")
+        say_remarks(inputs.multi_picture_files, inputs.side_files, totals)
+    code = output.exit_code
+    return 3 if args.fail_on_anomaly and totals.anomalous else code
 
 
-def _asked(client: Client, name: str | None) -> tuple[str, float]:
-    """The product that is asked, or the joint model that finds it, and the largest false-alarm rate."""
+def _find_product(client: Client, name: str | None) -> tuple[str, float]:
+    """Returns the name of the product, or of the joint model that finds it, and the largest target rate."""
     known = [one for one in client.products() if name in (None, one.name, one.found_at)]
     addresses = {name or one.found_at or one.name for one in known}
     if len(addresses) != 1:
@@ -190,29 +190,28 @@ def _asked(client: Client, name: str | None) -> tuple[str, float]:
 
 
 @dataclass(frozen=True)
-class Served:
-    """Product of a station, in the place of a model for `predict`."""
+class StationModel:
+    """Stands in for a model in `predict`: a station judges the pictures."""
 
     client: Client
     product: str
-    at_once: int
+    max_concurrency: int
 
     def stream(
         self, pictures: Iterable[Source], *, batch: int | None = None
     ) -> Iterator[tuple[Source, Prediction | InputError]]:
-        """Yields each picture with the station's answer. batch: 1 where the next picture may not exist before
-        this one is judged."""
-        workers = self.at_once if batch is None else batch
+        """Yields each picture with the station's answer. batch: 1 where the next one waits for it."""
+        workers = self.max_concurrency if batch is None else batch
         for source, found in self.client.inspect_many(pictures, self.product, workers):
             if isinstance(found, InputError):
                 yield source, found
             else:  # it has everything that is printed and tabulated
-                yield source, cast("Prediction", Answer(found))
+                yield source, cast("Prediction", StationPrediction(found))
 
 
 @dataclass(frozen=True)
-class Answer:
-    """Inspection in the place of a prediction, for printing; the fields are what a station does not tell."""
+class StationPrediction:
+    """Wraps an inspection as a prediction, for printing; the fields are those that an inspection lacks."""
 
     inspection: Inspection
     path: str | None = None
@@ -252,7 +251,7 @@ class Answer:
         return {"part_found": self.part_found, "part_pose": pose}
 
 
-def _token(args: argparse.Namespace) -> str | None:
+def _read_token(args: argparse.Namespace) -> str | None:
     if not args.token_file:
         return None
     try:

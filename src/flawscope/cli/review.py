@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from flawscope.report.pages import Reviewed
     from flawscope.station.review import Session
 
-FOLDER, AFTER = "review", "after.html"
+REVIEW_FOLDER, AFTER_PAGE = "review", "after.html"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "results", metavar="RESULTS", help="folder of `predict --out` or `evaluate --out`, or its table, .csv"
     )
     parser.add_argument(
-        "--out", metavar="DIR", help=f"where decisions and copies go (default: {FOLDER} in RESULTS)"
+        "--out", metavar="DIR", help=f"where decisions and copies go (default: {REVIEW_FOLDER} in RESULTS)"
     )
     parser.add_argument("--all", action="store_true", help="review the good pictures, too")
     parser.add_argument(
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="with --after: print one JSON document")
     parser.add_argument(
-        "--port", type=common.port, default=0, metavar="N", help="of the page (default: a free one)"
+        "--port", type=common.parse_port, default=0, metavar="N", help="of the page (default: a free one)"
     )
     parser.add_argument("--no-browser", action="store_true", help="print the page's address, open nothing")
     common.add_engine(parser)
@@ -54,10 +54,10 @@ def run(args: argparse.Namespace) -> int:
 
     results = Path(args.results)
     pictures = read_flagged(results, every=args.all or bool(args.after))
-    out = Path(args.out) if args.out else (results if results.is_dir() else results.parent) / FOLDER
-    common.folder_for_results(str(out))
+    out = Path(args.out) if args.out else (results if results.is_dir() else results.parent) / REVIEW_FOLDER
+    common.prepare_output_folder(str(out))
     session = Session(pictures, out)
-    return _after(args, session) if args.after else _review(args, session)
+    return _judge_again(args, session) if args.after else _review(args, session)
 
 
 def _review(args: argparse.Namespace, session: Session) -> int:
@@ -104,8 +104,8 @@ def next_steps(results: str, session: Session) -> Iterator[str]:
         yield f"then, before and after: flawscope review {results} --after NEW.safetensors"
 
 
-def _after(args: argparse.Namespace, session: Session) -> int:
-    """Judges the reviewed pictures, from their copies, with a new model."""
+def _judge_again(args: argparse.Namespace, session: Session) -> int:
+    """Judges the copies of the reviewed pictures with a new model, and shows before and after."""
     from flawscope.evaluation.result import Kept
     from flawscope.predictor import load
     from flawscope.report.pages import again_page, sentences_of
@@ -115,20 +115,20 @@ def _after(args: argparse.Namespace, session: Session) -> int:
     predictor = load(args.after, engine=args.engine, device=args.device, threads=args.threads)
     kept = Kept(lambda geometry: geometry.inside())
     failures: list[str] = []
-    pictures = list(_judged(session, predictor, kept, failures, common.step_for(args)))
+    pictures = list(_judge_copies(session, predictor, kept, failures, common.progress_for(args)))
     if not pictures:
         raise InputError(f"none of the reviewed pictures can be judged: {failures[0]}")
     document = {"pictures": [one.to_dict() for one in pictures], "summary": sentences_of(pictures)}
-    common.show_document(args, document, lambda: lines(pictures))
+    common.show_document(args, document, lambda: format_reviewed(pictures))
     white = predictor.manifest.preprocess.white_level
     name = Path(args.after).name
-    page = report.write(session.out / AFTER, again_page(name, pictures, kept.pictures, white))
+    page = report.write(session.out / AFTER_PAGE, again_page(name, pictures, kept.pictures, white))
     if not args.quiet:
         common.say(f"page: {page}")
     return common.report_failures(failures)
 
 
-def _judged(
+def _judge_copies(
     session: Session, predictor: Predictor, kept: Kept, failures: list[str], step: Step
 ) -> Iterator[Reviewed]:
     """Yields every reviewed picture with the new model's prediction; the maps go to `kept`."""
@@ -158,7 +158,7 @@ def _judged(
         )
 
 
-def lines(pictures: Sequence[Reviewed]) -> str:
+def format_reviewed(pictures: Sequence[Reviewed]) -> str:
     """Text that compares the models before and after, for a person."""
     from flawscope.report.pages import count_of, sentences_of
 
@@ -168,5 +168,5 @@ def lines(pictures: Sequence[Reviewed]) -> str:
         ("defect", *count_of(pictures, defective=True)),
     ]
     header = ("reviewed", "pictures", "anomalous before", "after")
-    shown = common.table([row for row in rows if row[1]], header)
+    shown = common.format_table([row for row in rows if row[1]], header)
     return "\n\n".join([shown, "\n".join(sentences_of(pictures))])

@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--host", metavar="ADDRESS", help="listen there; other machines need users (default: 127.0.0.1)"
     )
-    parser.add_argument("--port", type=common.port, metavar="N", help="default: 8080")
+    parser.add_argument("--port", type=common.parse_port, metavar="N", help="default: 8080")
     common.add_engine(parser, "all cores but one")
     common.add_quiet(parser)
 
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     from flawscope.station.web.app import Server, wait_for_room
 
     sys.setswitchinterval(0.0005)  # a picture passes through five threads, and Python's 5 ms are for each
-    say = common.say_for(args)
+    say = common.say_unless_quiet(args)
     settings = settings_of(args)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service manager's word for Ctrl-C

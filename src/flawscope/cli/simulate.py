@@ -21,14 +21,15 @@ if TYPE_CHECKING:
     from flawscope.synthesis import SimulatedDefect, TextureFolder
 
     Pixels = NDArray[np.uint8]
-    Make = Callable[[Pixels, NDArray[np.bool_], str, np.random.Generator], SimulatedDefect]
+    Mask = NDArray[np.bool_]
+    Make = Callable[[Pixels, Mask, str, np.random.Generator], SimulatedDefect]
 
 Entry = TypeVar("Entry")
 Value = TypeVar("Value")
 SEEN = "seen"
 SHEET, FOLDERS = "contact_sheet.png", ("pictures", "masks")  # in `--out`
-CELL = 176  # pixels a side in the contact sheet
-SHOWN = 60  # defects in the contact sheet at most
+CELL_SIZE = 176  # pixels a side in the contact sheet
+MAX_SHOWN = 60  # defects in the contact sheet at most
 TITLE = (
     "Simulated defects\neach: the good picture, the object outlined in blue where one was found; "
     "with the defect; its outline, its share of the picture and its mean difference in grey levels"
@@ -42,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--count",
-        type=common.count("defects"),
+        type=common.count_parser("defects"),
         default=24,
         metavar="N",
         help="how many defects (default: 24)",
@@ -67,17 +68,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--size",
-        type=common.count("pixels", 16),
+        type=common.count_parser("pixels", 16),
         metavar="N",
         help="make pictures of N x N, as a network sees them",
     )
     parser.add_argument(
-        "--seed", type=common.seed, default=0, metavar="N", help="of everything random (default: 0)"
+        "--seed", type=common.parse_seed, default=0, metavar="N", help="of everything random (default: 0)"
     )
     common.add_quiet(parser)
 
 
-class Row(NamedTuple):
+class DefectRow(NamedTuple):
     """Row of the table: a defect. It has a strip of three cells in the sheet unless there are too many."""
 
     kind: str
@@ -87,14 +88,14 @@ class Row(NamedTuple):
     captions: list[str]
 
 
-class Readable(Generic[Entry, Value]):
-    """Entries that are read when they are asked for; unreadable ones are reported and dropped."""
+class ReadableEntries(Generic[Entry, Value]):
+    """Sequence of entries that are read when indexed; unreadable ones go to `failures` and are dropped."""
 
     def __init__(self, entries: list[Entry], read: Callable[[Entry], Value], none: str, failures: list[str]):
         self.entries, self.read, self.none, self.failures = entries, read, none, failures
 
     def __getitem__(self, number: int) -> tuple[Entry, Value]:
-        """Entry with this number, counted round, and the value read from it. InputError: none is left."""
+        """Returns entry `number` modulo the count, and its value. InputError: none is readable."""
         while self.entries:
             index = number % len(self.entries)
             try:
@@ -105,7 +106,7 @@ class Readable(Generic[Entry, Value]):
         raise InputError(f"{self.none} can be used; the last: {self.failures[-1]}")
 
     def values(self) -> Iterator[Value]:
-        """Yields every readable entry; the others are reported when they are asked for."""
+        """Yields the values of readable entries; the others are reported when they are indexed."""
         for entry in list(self.entries):
             with suppress(InputError):
                 yield self.read(entry)
@@ -121,13 +122,13 @@ def run(args: argparse.Namespace) -> int:
     _refuse_inputs(args, paths)
     textures = TextureFolder(args.textures) if args.textures else None
     failures = [*textures.skipped] if textures else []
-    make = _maker(args, textures, failures)
-    own = _own_files(args, kinds)
+    make = _defect_maker(args, textures, failures)
+    own = _prepare_files(args, kinds)
     rows, objects = _simulate(args, paths, kinds, make, own, failures)
     sheet = own.path(SHEET)
     drawing.save_png(sheet, _sheet(rows, kinds))
     common.show(_table(rows))
-    say, of = common.say_for(args), pluralize(len(objects), "good picture")
+    say, of = common.say_unless_quiet(args), pluralize(len(objects), "good picture")
     say(f"object found in {sum(objects.values())} of {of}; in the others, everywhere")
     if textures and textures.left_out:
         say(f"{pluralize(textures.left_out, 'texture')} left out: {len(textures)} fit into memory")
@@ -164,40 +165,38 @@ def _refuse_inputs(args: argparse.Namespace, paths: Sequence[Path]) -> None:
             raise InputError(f"--out {args.out} holds what --{name} reads: choose another folder")
 
 
-def _own_files(args: argparse.Namespace, kinds: Sequence[str]) -> OwnFiles:
+def _prepare_files(args: argparse.Namespace, kinds: Sequence[str]) -> OwnFiles:
     """Folder for results without those of an earlier run. InputError where a file of somebody else has a name
     that may be needed; nothing is removed then."""
     from flawscope.results.table import OwnFiles
 
-    own = OwnFiles(common.folder_for_results(args.out))
+    own = OwnFiles(common.prepare_output_folder(args.out))
     own.refuse_foreign(SHEET)
     for folder in FOLDERS:
-        common.folder_for_results(str(own.folder / folder))
+        common.prepare_output_folder(str(own.folder / folder))
         for index in range(args.count):
             for kind in {kinds[index % len(kinds)], "spot"}:  # a spot, where that fails
-                own.refuse_foreign(_name(folder, index, kind))
-    own.begin(common.say_for(args))
+                own.refuse_foreign(_file_name(folder, index, kind))
+    own.begin(common.say_unless_quiet(args))
     return own
 
 
-def _name(folder: str, index: int, kind: str) -> str:
+def _file_name(folder: str, index: int, kind: str) -> str:
     return f"{folder}/{index:03d}_{kind}.png"
 
 
-def _maker(args: argparse.Namespace, textures: TextureFolder | None, failures: list[str]) -> Make:
-    """Function that puts a defect of a kind on a picture. Unreadable seen defects end up in `failures`."""
+def _defect_maker(args: argparse.Namespace, textures: TextureFolder | None, failures: list[str]) -> Make:
+    """Returns a function that puts a defect on a picture. Unreadable seen defects go to `failures`."""
     from flawscope.datasets.seen_defects import list_seen, read_seen
     from flawscope.synthesis import extend_defect, simulate_defect
 
     items = list_seen(args.seen) if args.seen else []
-    white = _white([item.path for item in items])
+    white = _white_level([item.path for item in items])
     read = functools.lru_cache(16)(lambda item: read_seen(item, white))
-    seen = Readable(items, read, f"no seen defect in {args.seen}", failures)
+    seen = ReadableEntries(items, read, f"no seen defect in {args.seen}", failures)
     draw = textures.draw if textures else None
 
-    def make(
-        picture: Pixels, foreground: NDArray[np.bool_], kind: str, rng: np.random.Generator
-    ) -> SimulatedDefect:
+    def make(picture: Pixels, foreground: Mask, kind: str, rng: np.random.Generator) -> SimulatedDefect:
         if kind != SEEN:
             return simulate_defect(picture, rng, kind=kind, textures=draw, foreground=foreground)
         _, (pixels, mask) = seen[int(rng.integers(1 << 32))]
@@ -213,7 +212,7 @@ def _simulate(
     make: Make,
     own: OwnFiles,
     failures: list[str],
-) -> tuple[list[Row], dict[Path, bool]]:
+) -> tuple[list[DefectRow], dict[Path, bool]]:
     """Writes pictures and masks; returns a row for each, and whether each good picture shows an object."""
     import numpy as np
 
@@ -221,16 +220,16 @@ def _simulate(
     from flawscope.results import drawing
     from flawscope.synthesis import Foreground
 
-    step = common.step_for(args)
+    step = common.progress_for(args)
     shuffled = [paths[k] for k in np.random.default_rng(args.seed).permutation(len(paths))]
-    white = _white(shuffled[: args.count])
+    white = _white_level(shuffled[: args.count])
     none = f"no good picture in {args.data}"
-    pictures = Readable(shuffled, lambda path: _picture(path, white, args.size), none, failures)
+    pictures = ReadableEntries(shuffled, lambda path: _read_picture(path, white, args.size), none, failures)
     if args.foreground:
         foregrounds = Foreground(given=read_mask(args.foreground))
     else:
         foregrounds = Foreground.of(pictures.values())
-    rows: list[Row] = []
+    rows: list[DefectRow] = []
     objects: dict[Path, bool] = {}
     for index in range(args.count):
         path, good = pictures[index]
@@ -238,14 +237,14 @@ def _simulate(
         objects[path] = not foreground.all()
         defect = make(good, foreground, kinds[index % len(kinds)], np.random.default_rng([args.seed, index]))
         for folder, image in zip(FOLDERS, (defect.picture, defect.mask), strict=True):
-            drawing.save_png(own.path(_name(folder, index, defect.kind)), image)
-        rows.append(_row(path.name, good, foreground, defect, index < SHOWN))
+            drawing.save_png(own.path(_file_name(folder, index, defect.kind)), image)
+        rows.append(_row(path.name, good, foreground, defect, index < MAX_SHOWN))
         step("simulate", index + 1, args.count)
     return rows, objects
 
 
-def _white(paths: list[Path]) -> float | None:
-    """White level of all deep pictures together; None where there is none."""
+def _white_level(paths: list[Path]) -> float | None:
+    """Common white level of all pictures with more than 8 bits; None where there is none."""
     import numpy as np
 
     from flawscope.pictures.decoding import decode
@@ -262,7 +261,7 @@ def _white(paths: list[Path]) -> float | None:
     return level
 
 
-def _picture(path: Path, white: float | None, size: int | None) -> NDArray[np.uint8]:
+def _read_picture(path: Path, white: float | None, size: int | None) -> NDArray[np.uint8]:
     import numpy as np
     from PIL import Image
 
@@ -276,20 +275,20 @@ def _picture(path: Path, white: float | None, size: int | None) -> NDArray[np.ui
     return picture
 
 
-def _row(name: str, good: Pixels, foreground: NDArray[np.bool_], defect: SimulatedDefect, shown: bool) -> Row:
+def _row(name: str, good: Pixels, foreground: Mask, defect: SimulatedDefect, shown: bool) -> DefectRow:
     from flawscope.results import drawing
 
     area = float(defect.mask.mean())
     if not shown:
-        return Row(defect.kind, area, defect.difference, [], [])
+        return DefectRow(defect.kind, area, defect.difference, [], [])
     first = good if foreground.all() else drawing.contour(good, foreground, drawing.GOOD)
     cells = (first, defect.picture, drawing.contour(defect.picture, defect.mask))
     captions = [name, defect.kind, f"{area:.2%}, difference {defect.difference:.0f}"]
-    strip = [drawing.fitted(image, (CELL, CELL)) for image in cells]
-    return Row(defect.kind, area, defect.difference, strip, captions)
+    strip = [drawing.fitted(image, (CELL_SIZE, CELL_SIZE)) for image in cells]
+    return DefectRow(defect.kind, area, defect.difference, strip, captions)
 
 
-def _sheet(rows: Sequence[Row], kinds: Sequence[str]) -> Image.Image:
+def _sheet(rows: Sequence[DefectRow], kinds: Sequence[str]) -> Image.Image:
     """Draws the defects by kind, two a row: the good picture with its object, the defect, its outline."""
     from flawscope.results.contact_sheet import Line, contact_sheet
 
@@ -301,14 +300,14 @@ def _sheet(rows: Sequence[Row], kinds: Sequence[str]) -> Image.Image:
             heading = "" if start else f"{kind} ({sum(row.kind == kind for row in rows)})"
             images = [image for row in pair for image in row.strip]
             lines.append(Line(images, [words for row in pair for words in row.captions], heading))
-    return contact_sheet(lines, (CELL, CELL), title=TITLE)
+    return contact_sheet(lines, (CELL_SIZE, CELL_SIZE), title=TITLE)
 
 
-def _table(rows: Sequence[Row]) -> str:
+def _table(rows: Sequence[DefectRow]) -> str:
     lines = []
     for kind in sorted({row.kind for row in rows}):
         group = [row for row in rows if row.kind == kind]
         area = sum(row.area for row in group) / len(group)
         difference = sum(row.difference for row in group) / len(group)
         lines.append((kind, len(group), f"{area:.2%}", f"{difference:.1f}"))
-    return common.table(lines, ("kind", "count", "mean area", "mean difference"))
+    return common.format_table(lines, ("kind", "count", "mean area", "mean difference"))

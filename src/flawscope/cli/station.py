@@ -11,7 +11,7 @@ from getpass import getpass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flawscope.cli import Help, common
+from flawscope.cli import HelpFormatter, common
 from flawscope.errors import InputError, pluralize, require_installed
 from flawscope.station.access.roles import ROLES
 
@@ -21,24 +21,26 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    what = _verbs(parser, "WHAT")
-    user = _verbs(_parser(what, "user", "people, who sign in with a password"), "VERB")
-    add = _verb(user, "add", _add_user, "let somebody sign in; asks for the password, or reads it as a line")
-    _name(add)
-    _role(add, ROLES[1:], "operator")
-    _name(_verb(user, "remove", _remove_user, "no longer let somebody sign in, and end their sessions"))
-    _name(_verb(user, "password", _set_password, "give somebody a new one, and end their sessions"))
-    _verb(user, "list", _list_users, "show names, roles, since when")
+    what = _add_subparsers(parser, "WHAT")
+    user = _add_subparsers(_add_parser(what, "user", "people, who sign in with a password"), "VERB")
+    text = "let somebody sign in; asks for the password, or reads it as a line"
+    add = _add_verb(user, "add", _add_user, text)
+    _add_name(add)
+    _add_role(add, ROLES[1:], "operator")
+    text = "no longer let somebody sign in, and end their sessions"
+    _add_name(_add_verb(user, "remove", _remove_user, text))
+    _add_name(_add_verb(user, "password", _set_password, "give somebody a new one, and end their sessions"))
+    _add_verb(user, "list", _list_users, "show names, roles, since when")
 
-    token = _verbs(_parser(what, "token", "secrets for programs"), "VERB")
-    add = _verb(token, "add", _add_token, "print a new one; nobody can see it again")
-    _name(add)
-    _role(add, ROLES, "operator")
+    token = _add_subparsers(_add_parser(what, "token", "secrets for programs"), "VERB")
+    add = _add_verb(token, "add", _add_token, "print a new one; nobody can see it again")
+    _add_name(add)
+    _add_role(add, ROLES, "operator")
     add.add_argument("--expires", metavar="TIME", help='such as "90 days" (default: never)')
-    _name(_verb(token, "remove", _remove_token, "no longer accept one"))
-    _verb(token, "list", _list_tokens, "show names, roles, since when, until when, last use")
+    _add_name(_add_verb(token, "remove", _remove_token, "no longer accept one"))
+    _add_verb(token, "list", _list_tokens, "show names, roles, since when, until when, last use")
 
-    trail = _verb(what, "audit", _audit, "show who did what, when and from where, the latest last")
+    trail = _add_verb(what, "audit", _audit, "show who did what, when and from where, the latest last")
     trail.add_argument("--text", default="", metavar="TEXT", help="part of who, address, kind or text")
     trail.add_argument(
         "--about",
@@ -49,11 +51,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     trail.add_argument("--limit", type=int, default=100, metavar="N", help="records (default: 100)")
 
     text = "copy everything that a station keeps into one file, while it runs"
-    _file(_verb(what, "backup", _backup, text), "that is made; it must not be there yet")
+    _add_file(_add_verb(what, "backup", _backup, text), "that is made; it must not be there yet")
     text = "make a station from a backup, where none is: in an empty folder, and an empty data base"
-    _file(_verb(what, "restore", _restore, text), "that `backup` made")
+    _add_file(_add_verb(what, "restore", _restore, text), "that `backup` made")
 
-    table = _parser(what, "plc-table", "print the signals of a PLC's handshake, for who programs it")
+    table = _add_parser(what, "plc-table", "print the signals of a PLC's handshake, for who programs it")
     table.set_defaults(call=_plc_table, debug=False)
     table.add_argument("--format", choices=("csv", "nodeset"), default="csv", help="nodeset: XML of OPC UA")
     table.add_argument("--out", type=Path, metavar="FILE", help="write it there (needed for a nodeset)")
@@ -74,27 +76,27 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _add_user(args: argparse.Namespace) -> None:
-    with _access(args, make=True) as access:
+    with _open_access(args, make=True) as access:
         access.add_user(args.name, _password(args.name), args.role)
     common.say(f"user {args.name} can sign in as {args.role}")
 
 
 def _remove_user(args: argparse.Namespace) -> None:
-    with _access(args) as access:
+    with _open_access(args) as access:
         access.remove_user(args.name)
         common.say(f"user {args.name} is removed and signed out")
         _say_if_open(access)
 
 
 def _set_password(args: argparse.Namespace) -> None:
-    with _access(args) as access:
+    with _open_access(args) as access:
         access.set_password(args.name, _password(args.name))
     common.say(f"user {args.name} has a new password and is signed out")
 
 
 def _list_users(args: argparse.Namespace) -> None:
-    with _access(args) as access:
-        rows = [(one.name, one.role, _day(one.created_at)) for one in access.users()]
+    with _open_access(args) as access:
+        rows = [(one.name, one.role, _utc(one.created_at)) for one in access.users()]
         _show(rows, ("user", "role", "since"), access)
 
 
@@ -102,29 +104,29 @@ def _add_token(args: argparse.Namespace) -> None:
     from flawscope.station.settings.values import age_of
 
     seconds = None if args.expires is None else age_of(args.expires, "--expires")
-    with _access(args, make=True) as access:
+    with _open_access(args, make=True) as access:
         secret = access.add_token(args.name, args.role, expires=seconds)
     common.show(secret)
     common.say("this is shown once; programs send it as `Authorization: Bearer TOKEN`")
 
 
 def _remove_token(args: argparse.Namespace) -> None:
-    with _access(args) as access:
+    with _open_access(args) as access:
         access.remove_token(args.name)
         common.say(f"token {args.name} is removed")
         _say_if_open(access)
 
 
 def _list_tokens(args: argparse.Namespace) -> None:
-    with _access(args) as access:
+    with _open_access(args) as access:
         rows = [
-            (t.name, t.role, *map(_day, (t.created_at, t.expires_at, t.used_at))) for t in access.tokens()
+            (t.name, t.role, *map(_utc, (t.created_at, t.expires_at, t.used_at))) for t in access.tokens()
         ]
         _show(rows, ("token", "role", "since", "expires", "last used"), access)
 
 
 def _password(name: str) -> str:
-    """Asks a person for the password, or reads a line: arguments are seen by everybody."""
+    """Asks for the password, or reads it from stdin: all users can see a process's arguments."""
     if sys.stdin.isatty():
         password = getpass(f"password of {name}: ")
         if getpass("the same again: ") != password:
@@ -140,7 +142,7 @@ def _password(name: str) -> str:
 
 def _show(rows: Sequence[tuple[str, ...]], header: tuple[str, ...], access: Access) -> None:
     if rows:
-        common.show(common.table(rows, header))
+        common.show(common.format_table(rows, header))
     else:
         common.say(f"no {header[0]}s")
         _say_if_open(access)
@@ -153,7 +155,7 @@ def _say_if_open(access: Access) -> None:
         )
 
 
-def _day(at: int | None) -> str:
+def _utc(at: int | None) -> str:
     from flawscope.station.store.records import iso
 
     return "never" if at is None else iso(at)[:16].replace("T", " ") + " UTC"
@@ -164,11 +166,11 @@ def _audit(args: argparse.Namespace) -> None:
 
     if args.limit < 1:
         raise InputError(f"--limit {args.limit} is not 1 or more")
-    with _access(args) as access:
+    with _open_access(args) as access:
         found = audit.search(access.database, text=args.text, about=args.about, limit=args.limit)
     names = ("at", "kind", "who", "address", "product", "text")
     rows = [tuple(str(one[name] or "-") for name in names) for one in reversed(found)]
-    common.show(common.table(rows, names)) if rows else common.say("nothing was noted that fits")
+    common.show(common.format_table(rows, names)) if rows else common.say("nothing was noted that fits")
 
 
 # ----------------------------------------------------------------------------------------- backup and restore
@@ -177,7 +179,7 @@ def _audit(args: argparse.Namespace) -> None:
 def _backup(args: argparse.Namespace) -> int:
     from flawscope.station.store.backup import backup
 
-    held = backup(settings_of(args), args.file)
+    held = backup(station_settings(args), args.file)
     common.show(f"{args.file}: {held.line()}")
     if held.left_out:
         common.say(f"{pluralize(held.left_out, 'file')} went meanwhile, as `keep` says")
@@ -190,7 +192,7 @@ def _backup(args: argparse.Namespace) -> int:
 def _restore(args: argparse.Namespace) -> None:
     from flawscope.station.store.backup import restore
 
-    settings = settings_of(args)
+    settings = station_settings(args)
     held = restore(args.file, settings)
     common.show(f"{settings.store}: {held.line()}")
 
@@ -218,7 +220,7 @@ def _plc_table(args: argparse.Namespace) -> None:
 # --------------------------------------------------------------------------------------------------- stations
 
 
-def settings_of(args: argparse.Namespace) -> Settings:
+def station_settings(args: argparse.Namespace) -> Settings:
     """Settings by `--settings` or `--station`."""
     from flawscope.station.settings.station import FOLDER, Settings, read_settings
 
@@ -226,13 +228,13 @@ def settings_of(args: argparse.Namespace) -> Settings:
 
 
 @contextmanager
-def _access(args: argparse.Namespace, *, make: bool = False) -> Iterator[Access]:
-    """Users and tokens in the store; `make`: where there is no station, one is begun."""
+def _open_access(args: argparse.Namespace, *, make: bool = False) -> Iterator[Access]:
+    """Opens users and tokens of a station. make: a missing station is created."""
     from flawscope.station.access.users import Access
     from flawscope.station.settings.station import DATABASE
     from flawscope.station.store.database import Database
 
-    settings = settings_of(args)
+    settings = station_settings(args)
     home = Path(settings.store)
     if settings.database is None and not (home / DATABASE).is_file():
         if not make:
@@ -255,22 +257,22 @@ def _access(args: argparse.Namespace, *, make: bool = False) -> Iterator[Access]
 # -------------------------------------------------------------------------------------------------- arguments
 
 
-def _verbs(parser: argparse.ArgumentParser, metavar: str) -> Any:
+def _add_subparsers(parser: argparse.ArgumentParser, metavar: str) -> Any:
     return parser.add_subparsers(metavar=metavar, dest=metavar.lower(), required=True)
 
 
-def _parser(verbs: Any, name: str, text: str) -> argparse.ArgumentParser:
+def _add_parser(verbs: Any, name: str, text: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = verbs.add_parser(
-        name, help=text, description=text, formatter_class=Help
+        name, help=text, description=text, formatter_class=HelpFormatter
     )
     return parser
 
 
-def _verb(
+def _add_verb(
     verbs: Any, name: str, call: Callable[[argparse.Namespace], int | None], text: str
 ) -> argparse.ArgumentParser:
-    """A sub-command; `call` does it."""
-    parser = _parser(verbs, name, text)
+    """Adds a sub-command that `call` runs."""
+    parser = _add_parser(verbs, name, text)
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--station", metavar="DIR", help="folder of its store (default: station)")
     which.add_argument("--settings", metavar="FILE", help="its station.yaml")
@@ -279,15 +281,15 @@ def _verb(
     return parser
 
 
-def _file(parser: argparse.ArgumentParser, text: str) -> None:
+def _add_file(parser: argparse.ArgumentParser, text: str) -> None:
     parser.add_argument("file", metavar="FILE.tar", help=text)
 
 
-def _name(parser: argparse.ArgumentParser) -> None:
+def _add_name(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="letters, digits and . _ - + @")
 
 
-def _role(parser: argparse.ArgumentParser, roles: Sequence[str], default: str) -> None:
+def _add_role(parser: argparse.ArgumentParser, roles: Sequence[str], default: str) -> None:
     parser.add_argument(
         "--role",
         choices=roles,

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from flawscope.results.table import Table, Unjudged
     from flawscope.watch import Arrivals, Commands
 
-INTERVAL = 0.5  # seconds between two looks at the folder
-seconds = common.time_in("seconds", "0.5 or 30")
+INTERVAL = 0.5  # seconds between two scans of the folder
+parse_seconds = common.time_parser("seconds", "0.5 or 30")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,20 +45,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--interval",
-        type=seconds,
+        type=parse_seconds,
         default=INTERVAL,
         metavar="SECONDS",
         help=f"between two looks at the folder (default: {INTERVAL:g})",
     )
     parser.add_argument(
         "--patience",
-        type=seconds,
+        type=parse_seconds,
         metavar="SECONDS",
         help="a file that cannot be read may be incomplete for so long, then it is reported (default: 30)",
     )
     parser.add_argument(
         "--settle",
-        type=seconds,
+        type=parse_seconds,
         metavar="SECONDS",
         help="bmp, tiff, webp, avif, heic and ppm do not show whether they are whole: they must not have "
         "changed for so long (default: 2)",
@@ -91,25 +91,25 @@ def run(args: argparse.Namespace) -> int:
     arrivals = Arrivals(args.folder, existing=args.existing, judged=judged, **waits)
     commands = Commands(args.on_anomaly, common.say) if args.on_anomaly else None
     predictor = common.load_model(args, args.model, joint=True)
-    together: Mismatch
+    totals: Mismatch
     if isinstance(predictor, Predictor):
         if args.product:
             raise InputError("--product is for joint models: leave it out")
-        together = Mismatch(predictor.calibration.expected_rate)
+        totals = Mismatch(predictor.calibration.expected_rate)
         aligned = predictor.manifest.preprocess.reference is not None
     else:
         if args.product:
             predictor.product(args.product)  # one that is not there is reported now
         aligned = False
-        together = ByProduct(max(one.calibration.expected_rate for one in predictor.products.values()))
-    products = isinstance(together, ByProduct)
+        totals = ByProduct(max(one.calibration.expected_rate for one in predictor.products.values()))
+    products = isinstance(totals, ByProduct)
     table = Table(args.csv, append=True, products=products, aligned=aligned) if args.csv else None
-    say = common.say_for(args)
-    say(_begins(arrivals, len(judged)))
-    watching = Watching(
+    say = common.say_unless_quiet(args)
+    say(_start_line(arrivals, len(judged)))
+    watching = WatchLoop(
         arrivals,
         predictor,
-        together,
+        totals,
         product=args.product,
         table=table,
         commands=commands,
@@ -117,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
         say=say,
     )
     with ending() as end:
-        watching.until(end, args.interval)
+        watching.run_until(end, args.interval)
     if table is not None:
         table.close()
     if commands is not None:
@@ -141,7 +141,7 @@ def _judged_before(path: str | None) -> list[str]:
     return [row.path for row in rows if row.decision]  # unjudged pictures are tried again
 
 
-def _begins(arrivals: Arrivals, judged: int) -> str:
+def _start_line(arrivals: Arrivals, judged: int) -> str:
     from flawscope.errors import pluralize
 
     text = f"watching {arrivals.folder}, Ctrl-C ends it"
@@ -155,7 +155,7 @@ def _begins(arrivals: Arrivals, judged: int) -> str:
 
 @contextmanager
 def ending() -> Iterator[threading.Event]:
-    """An event that Ctrl-C and a service manager's SIGTERM set; the second Ctrl-C ends at once."""
+    """Yields an event that Ctrl-C and SIGTERM set; the second Ctrl-C ends the command at once."""
     from flawscope.progress import noted_interrupts
 
     with noted_interrupts("") as end:
@@ -170,32 +170,32 @@ def ending() -> Iterator[threading.Event]:
 
 
 @dataclass
-class Watching:
+class WatchLoop:
     """Judges the pictures as they come, and counts them."""
 
     arrivals: Arrivals
     predictor: Predictor | JointPredictor
-    together: Mismatch
+    totals: Mismatch
     product: str | None
     table: Table | None
     commands: Commands | None
     as_json: bool
     say: Callable[[str], None]
     unjudged: int = 0
-    away: bool = False
+    is_unreadable: bool = False
     warned: bool = False
-    others: set[str] = field(default_factory=set)  # endings of files that are no pictures
-    begun: float = field(default_factory=time.monotonic)
+    others: set[str] = field(default_factory=set)  # suffixes of files that are not pictures
+    started: float = field(default_factory=time.monotonic)
 
-    def until(self, end: threading.Event, interval: float) -> None:
-        """Looks at the folder every `interval` seconds until `end` is set."""
+    def run_until(self, end: threading.Event, interval: float) -> None:
+        """Scans the folder every `interval` seconds until `end` is set."""
         from flawscope.watch import REST
 
         while not end.is_set():
-            self._round(end)
+            self._judge_new(end)
             end.wait(max(interval, REST * self.arrivals.took))
 
-    def _round(self, end: threading.Event) -> None:
+    def _judge_new(self, end: threading.Event) -> None:
         """Judges newly arrived pictures."""
         from flawscope.errors import InputError
         from flawscope.results.prediction import Prediction
@@ -203,22 +203,22 @@ class Watching:
 
         try:
             for result in judge(self.arrivals, self.predictor, product=self.product):
-                self._take(result)
+                self._handle(result)
                 if end.is_set():  # nobody asks for the next result, by which this one would count as judged
                     if isinstance(result, Prediction):
                         self.arrivals.done(Path(str(result.path)))
                     break
         except InputError as error:  # of the folder
-            if not self.away:
+            if not self.is_unreadable:
                 self.say(f"{error}; trying again")
-            self.away = True
+            self.is_unreadable = True
             return
-        if self.away:
+        if self.is_unreadable:
             self.say(f"{self.arrivals.folder} can be read again")
-            self.away = False
-        self._remarks()
+            self.is_unreadable = False
+        self._say_remarks()
 
-    def _take(self, result: Prediction | Unjudged) -> None:
+    def _handle(self, result: Prediction | Unjudged) -> None:
         from flawscope.cli.output import show_result
         from flawscope.pictures.decoding import frames
         from flawscope.results.prediction import Prediction
@@ -232,12 +232,12 @@ class Watching:
             return
         if (held := frames(str(result.path))) > 1:
             self.say(f"{result.path} holds {held} pictures, the first is judged")
-        self.together.add(result)
+        self.totals.add(result)
         if result.is_anomalous and self.commands is not None:
             self.commands.run(result)
 
-    def _remarks(self) -> None:
-        """Tells a person about vanished pictures, other files and unlike pictures, once each."""
+    def _say_remarks(self) -> None:
+        """Prints remarks on vanished pictures, other files and unlike pictures, once each."""
         for path in self.arrivals.gone:
             self.unjudged += 1
             common.say(f"skipped: {path} went away before it could be judged")
@@ -248,7 +248,7 @@ class Watching:
                 self.others.add(ending)
                 what = f"{ending} is" if ending else "names without an ending are"
                 self.say(f"{path} is not judged: {what} not a picture's")
-        if (line := self.together.line()) and not self.warned:
+        if (line := self.totals.line()) and not self.warned:
             self.say(f"warning: {line}")
         self.warned = bool(line)
 
@@ -257,9 +257,9 @@ class Watching:
         from flawscope.progress import duration
         from flawscope.results.by_product import ByProduct
 
-        judged, anomalous = self.together.count, self.together.anomalous
-        spent = duration(time.monotonic() - self.begun)
-        of = f": {self.together.lines()}" if isinstance(self.together, ByProduct) and judged else ""
+        judged, anomalous = self.totals.count, self.totals.anomalous
+        spent = duration(time.monotonic() - self.started)
+        of = f": {self.totals.lines()}" if isinstance(self.totals, ByProduct) and judged else ""
         lines = [f"watched for {spent}: {pluralize(judged, 'picture')} judged, {anomalous} anomalous{of}"]
         counts = (
             ("could not be judged", self.unjudged, "picture"),

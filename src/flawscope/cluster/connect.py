@@ -16,111 +16,111 @@ from flawscope._version import __version__
 from flawscope.errors import FlawscopeError, InputError, pluralize, require_installed, with_kind
 from flawscope.machine import FIT_THREADS, cores
 
-SETTINGS = {
+RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent to anybody
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray warns of a change that does not concern us
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # errors arrive as exceptions, too
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # nodes tell of tasks that are tried again, on stdout
     "RAY_task_oom_retries": "5",  # else a task that takes more memory than there is would begin for ever
 }
-ON_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # 0, on every system: Ray listens on 127.0.0.1 alone
-PATIENCE = 10.0  # seconds for somebody to answer at an address
-TRIES = 5  # for a client of ray:// the head forks a process, which gRPC now and then ends at once
-ENDED_AT_ONCE = "Starting Ray client server failed", "psutil.ZombieProcess", "psutil.NoSuchProcess"
-REPEAT = "the same call goes on where this one stopped"
+CLUSTER_VARIABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # 0: listens on 127.0.0.1 alone, on any OS
+CONNECT_TIMEOUT = 10.0  # seconds for somebody to answer at an address
+CONNECT_ATTEMPTS = 5  # the head forks a process for a ray:// client, which gRPC now and then kills
+TRANSIENT_ERRORS = "Starting Ray client server failed", "psutil.ZombieProcess", "psutil.NoSuchProcess"
+RESUME_HINT = "the same call goes on where this one stopped"
 
 
-def check(where: str) -> None:
+def check_address(address: str) -> None:
     """Raises an InputError for an unknown `--cluster`, or a missing Ray, before anything is loaded."""
-    if where not in ("auto", "local") and not re.fullmatch(r"(ray://)?[^\s/:]+:\d+", where):
+    if address not in ("auto", "local") and not re.fullmatch(r"(ray://)?[^\s/:]+:\d+", address):
         raise InputError(
-            f"--cluster {where}: write auto (the cluster that runs here), local (this machine alone), or an "
-            "address such as ray://HOST:10001 or HOST:6379"
+            f"--cluster {address}: write auto (the cluster that runs here), local (this machine alone), or "
+            "an address such as ray://HOST:10001 or HOST:6379"
         )
     require_installed("--cluster", "ray", extras="cluster")
 
 
 @contextmanager
-def connected(where: str) -> Iterator[None]:
-    """Connects for the length of the block; a cluster of this machine's own ends with it.
+def cluster_connection(address: str) -> Iterator[None]:
+    """Connects for the length of the block; a cluster that is started here ends with it.
 
     Args:
-        where: auto (the cluster that runs on this machine, or that RAY_ADDRESS names), local (one is started
-            here, with all cores), or an address.
+        address: auto (the cluster that runs on this machine, or that RAY_ADDRESS names), local (one is
+            started here, with all cores), or an address.
 
     Raises:
-        InputError: there is no such cluster, or its versions are others.
+        InputError: there is no such cluster, or it has other versions of Ray or Python.
         FlawscopeError: the cluster was lost.
     """
-    check(where)
-    for name, value in SETTINGS.items():  # read when Ray is imported
+    check_address(address)
+    for name, value in RAY_ENVIRONMENT.items():  # read when Ray is imported
         os.environ.setdefault(name, value)
     import ray
 
     if ray.is_initialized():  # by the program that calls: not ours to end
         raise InputError("this program is connected to a Ray cluster already: call ray.shutdown() first")
     try:
-        _join(where)
+        _connect(address)
         yield
     except (ray.exceptions.RayError, ConnectionError) as error:
-        raise FlawscopeError(f"the cluster was lost: {last_line(error)}; {REPEAT}") from None
+        raise FlawscopeError(f"the cluster was lost: {last_line(error)}; {RESUME_HINT}") from None
     finally:
         ray.shutdown()
 
 
-def _join(where: str) -> None:
+def _connect(address: str) -> None:
     """Connects to the cluster, or starts one of this machine's own. InputError where it cannot."""
     import ray
 
-    own: dict[str, Any] = {"num_cpus": cores(), "include_dashboard": False} if where == "local" else {}
-    for left in reversed(range(TRIES)):
+    options: dict[str, Any] = {"num_cpus": cores(), "include_dashboard": False} if address == "local" else {}
+    for left in reversed(range(CONNECT_ATTEMPTS)):
         try:
-            if ":" in where:  # Ray itself tries for two minutes
-                host, port = where.removeprefix("ray://").rsplit(":", 1)
-                socket.create_connection((host, int(port)), timeout=PATIENCE).close()
-            with _without_stderr(), _on_loopback(where == "local"):
-                ray.init(address=where, log_to_driver=False, logging_level=logging.ERROR, **own)
+            if ":" in address:  # Ray itself tries for two minutes
+                host, port = address.removeprefix("ray://").rsplit(":", 1)
+                socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT).close()
+            with _silent_stderr(), _loopback_only(address == "local"):
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
             break
         except (OSError, OverflowError, ValueError, RuntimeError) as error:
             ray.shutdown()
-            if not left or not any(sign in str(error) for sign in ENDED_AT_ONCE):
-                raise InputError(_refused(where, error)) from None
+            if not left or not any(sign in str(error) for sign in TRANSIENT_ERRORS):
+                raise InputError(_connection_error(address, error)) from None
     # Ray prints on stdout that it begins tasks of lost nodes again, and has no setting for it
     worker: Any = importlib.import_module("ray._private.worker")
     worker.print_to_stdstream = lambda data, ignore_prefix=False: None
 
 
-def _refused(where: str, error: BaseException) -> str:
-    if where == "auto":
+def _connection_error(address: str, error: BaseException) -> str:
+    if address == "auto":
         return (
             "--cluster auto: no Ray cluster runs here; start one with `ray start --head`, give its address, "
             "or take --cluster local"
         )
     reason = "its Python or Ray is of another version" if "ersion" in str(error) else last_line(error)
-    return f"--cluster {where}: cannot connect: {reason}; check the address, and that it can be reached"
+    return f"--cluster {address}: cannot connect: {reason}; check the address, and that it can be reached"
 
 
 @contextmanager
-def _on_loopback(wanted: bool) -> Iterator[None]:
-    """Starts a cluster for this machine alone: whoever reaches its ports could run code here."""
-    if not wanted:
+def _loopback_only(enabled: bool) -> Iterator[None]:
+    """Makes Ray listen on 127.0.0.1 alone: anybody who reaches its ports could run code here."""
+    if not enabled:
         yield
         return
     constants: Any = importlib.import_module("ray._private.ray_constants")
-    before, known = os.environ.get(ON_LOOPBACK), constants.ENABLE_RAY_CLUSTER
-    os.environ[ON_LOOPBACK], constants.ENABLE_RAY_CLUSTER = "0", False  # for Ray's processes, and here
+    before, known = os.environ.get(CLUSTER_VARIABLE), constants.ENABLE_RAY_CLUSTER
+    os.environ[CLUSTER_VARIABLE], constants.ENABLE_RAY_CLUSTER = ("0", False)  # for Ray's processes, and here
     try:
         yield
     finally:
         constants.ENABLE_RAY_CLUSTER = known
-        del os.environ[ON_LOOPBACK]
+        del os.environ[CLUSTER_VARIABLE]
         if before is not None:
-            os.environ[ON_LOOPBACK] = before
+            os.environ[CLUSTER_VARIABLE] = before
 
 
 @contextmanager
-def _without_stderr() -> Iterator[None]:
-    """Silences Ray's own processes while they start."""
+def _silent_stderr() -> Iterator[None]:
+    """Discards what Ray's processes write to stderr while they start."""
     kept = os.dup(2)
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)
@@ -143,30 +143,30 @@ class Node(NamedTuple):
     memory: int
     id: str = ""
 
-    def room(self, threads: int, gpus: int = 0, memory: int = 0) -> int:
-        """Number of tasks with so many cores, graphics cards and bytes that fit at once."""
+    def capacity(self, threads: int, gpus: int = 0, memory: int = 0) -> int:
+        """Number of tasks that fit at once; each needs so many cores, graphics cards and bytes."""
         asked = (self.cpus, threads), (self.gpus, gpus), (self.memory, memory)
         return min(int(has // each) for has, each in asked if each)
 
 
-class Share(NamedTuple):
-    """Resources of one task, threads with a core each and graphics cards; and the nodes that have as many."""
+class TaskResources(NamedTuple):
+    """Resources of one task, threads with a core each and graphics cards, and the nodes that can run it."""
 
     threads: int
     gpus: int
     nodes: tuple[Node, ...]
 
     @property
-    def most(self) -> int:
+    def max_memory(self) -> int:
         """Bytes of memory that a task can ask for."""
         return max(node.memory for node in self.nodes)
 
-    def at_once(self, peak: int = 0) -> int:
+    def max_concurrency(self, peak: int = 0) -> int:
         """Number of tasks of `peak` bytes that fit on the nodes."""
-        return sum(node.room(self.threads, self.gpus, min(peak, self.most)) for node in self.nodes)
+        return sum(node.capacity(self.threads, self.gpus, min(peak, self.max_memory)) for node in self.nodes)
 
 
-def nodes() -> list[Node]:
+def list_nodes() -> list[Node]:
     """The machines of this connection that are alive and take tasks. InputError where there is none."""
     import ray
 
@@ -181,30 +181,31 @@ def nodes() -> list[Node]:
     return found
 
 
-def share(
-    found: Sequence[Node], count: int, threads: int | None, device: str, least: int = FIT_THREADS
-) -> Share:
-    """Divides the nodes among `count` tasks.
+def allocate(
+    nodes: Sequence[Node], count: int, threads: int | None, device: str, min_threads: int = FIT_THREADS
+) -> TaskResources:
+    """Chooses the resources of each of `count` tasks.
 
     Args:
-        found: the nodes that take tasks.
-        threads: None: as many as there are cores for when all tasks run at once, `least` at least.
+        nodes: those that take tasks.
+        threads: None: the most with which all tasks can run at once, but at least `min_threads`.
         device: a graphics card goes to each task where it may be one, and some node has one.
 
     Raises:
         InputError: no node has that.
     """
-    gpus = int(device.startswith("cuda") or (device == "auto" and any(node.gpus >= 1 for node in found)))
-    usable = [node for node in found if node.gpus >= gpus]
+    gpus = int(device.startswith("cuda") or (device == "auto" and any(node.gpus >= 1 for node in nodes)))
+    usable = [node for node in nodes if node.gpus >= gpus]
     if not usable:
         raise InputError(f"--device {device}: no node of the cluster has a graphics card; give --device cpu")
-    most = max(1, max(int(node.cpus) for node in usable))
+    max_threads = max(1, max(int(node.cpus) for node in usable))
     if threads is None:
-        more = (n for n in range(most, least, -1) if sum(node.room(n, gpus) for node in usable) >= count)
-        threads = next(more, min(least, most))
-    if threads > most:
-        raise InputError(f"no node has {pluralize(threads, 'core')}: give --threads {most} or fewer")
-    return Share(threads, gpus, tuple(node for node in usable if node.room(threads, gpus)))
+        counts = range(max_threads, min_threads, -1)
+        more = (n for n in counts if sum(node.capacity(n, gpus) for node in usable) >= count)
+        threads = next(more, min(min_threads, max_threads))
+    if threads > max_threads:
+        raise InputError(f"no node has {pluralize(threads, 'core')}: give --threads {max_threads} or fewer")
+    return TaskResources(threads, gpus, tuple(node for node in usable if node.capacity(threads, gpus)))
 
 
 def require_shared(path: str | os.PathLike[str], remedy: str) -> None:
@@ -212,21 +213,21 @@ def require_shared(path: str | os.PathLike[str], remedy: str) -> None:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    where, there = os.path.abspath(path), nodes()
+    where, nodes = os.path.abspath(path), list_nodes()
     sees = ray.remote(num_cpus=0, max_retries=3)(os.path.exists)
-    places = [NodeAffinitySchedulingStrategy(node.id, soft=False) for node in there]
+    places = [NodeAffinitySchedulingStrategy(node.id, soft=False) for node in nodes]
     seen = ray.get([sees.options(scheduling_strategy=place).remote(where) for place in places])
-    for node in (node for node, found in zip(there, seen, strict=True) if not found):
+    for node in (node for node, found in zip(nodes, seen, strict=True) if not found):
         raise InputError(f"node {node.name} does not see {where}: {remedy}")
 
 
 def require_shared_folder(folder: str | os.PathLike[str]) -> None:
-    """Raises an InputError where a node does not see this very folder; a file made for a moment tells."""
+    """Raises an InputError where a node does not see this very folder, by a temporary file in it."""
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".", suffix=".part") as probe:
         require_shared(probe.name, "give an --out that all nodes see under the same path")
 
 
-def begin_on_node(version: str, folder: str) -> None:
+def prepare_node(version: str, folder: str) -> None:
     """Prepares a node's process for a task: relative paths begin in `folder`, where it is there. InputError
     where the command has another version of flawscope."""
     if version != __version__:
@@ -238,11 +239,11 @@ def begin_on_node(version: str, folder: str) -> None:
         os.chdir(folder)
 
 
-# --------------------------------------------------------------------------------- news and errors of tasks
+# ------------------------------------------------------------------------------- progress and errors of tasks
 
 
-class News:
-    """Ray queue from tasks to this process; it lives on this process's node, and ends with it."""
+class ProgressQueue:
+    """Ray queue of messages from tasks to this process; it runs on this process's node, and ends with it."""
 
     def __init__(self) -> None:
         import ray
@@ -252,31 +253,31 @@ class News:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self.queue: Any = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
 
-    def put(self, *news: Any) -> None:
-        """Sends news, without waiting."""
-        self.queue.actor.put_nowait.remote(news)
+    def put(self, *message: Any) -> None:
+        """Sends a message, without waiting."""
+        self.queue.actor.put_nowait.remote(message)
 
     def get(self) -> list[tuple[Any, ...]]:
-        """Returns all news since the last call; an empty list where the queue is lost."""
+        """Returns all messages since the last call; an empty list where the queue is lost."""
         with suppress(Exception):
             return list(self.queue.get_nowait_batch(self.queue.qsize()))
         return []
 
 
-def value_of(ref: Any) -> Any:
-    """The value of a task that has ended. FlawscopeError: its function raised an error.
+def task_result(ref: Any) -> Any:
+    """Returns the value of a task that has ended. FlawscopeError: its function raised an error.
     ray.exceptions.RayError: its process was lost."""
     import ray
 
     try:
         return ray.get(ref)
     except ray.exceptions.RayTaskError as error:
-        cause = cause_of(error)
+        cause = error_of_task(error)
         raise cause from (None if cause is error.cause else error)
 
 
-def cause_of(error: Any) -> FlawscopeError:
-    """Error for a person, made from a RayTaskError, which a function raised on a node."""
+def error_of_task(error: Any) -> FlawscopeError:
+    """Makes an error for a person from a RayTaskError, whose cause a function raised on a node."""
     cause = error.cause
     if isinstance(cause, FlawscopeError):
         return cause
@@ -288,7 +289,7 @@ def cause_of(error: Any) -> FlawscopeError:
 
 
 def last_line(error: BaseException) -> str:
-    """The end of an error's text, where Ray names the cause."""
+    """Returns the last line of an error's text, where Ray names the cause."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

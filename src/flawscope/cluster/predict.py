@@ -18,38 +18,37 @@ from typing import IO, Any
 from flawscope.artefact.files import digest_of
 from flawscope.artefact.model_file import Manifest
 from flawscope.cluster import connect, listing, shards
-from flawscope.cluster.listing import Listing, Some, Store, is_url
-from flawscope.cluster.shards import RUN, Job, Run
+from flawscope.cluster.listing import FileStore, ListingInfo, TruncatedList, is_url
+from flawscope.cluster.shards import RUN_FILE, Job, Run
 from flawscope.errors import FlawscopeError, InputError, pluralize, require_installed
 from flawscope.pictures.listing import printable
 from flawscope.progress import Step, silent
 from flawscope.results.prediction import REMEMBERED, Mismatch
 from flawscope.results.run import FACTS
 
-PART = 1_000  # pictures of a shard
-EACH = 24  # shards a worker, where there are few pictures: at the end all have something to do
-MOST = 2_000  # shards, and one for each worker: beyond it they are larger
-RETRIES = 5  # of a shard whose process was lost
-READERS = 16  # shards that are read at a time
+SHARD_SIZE = 1_000  # pictures of a shard
+SHARDS_PER_WORKER = 24  # of few pictures: many small shards keep all workers busy to the end
+MAX_SHARDS = 2_000  # or the number of workers, if that is larger; of more pictures shards grow
+SHARD_RETRIES = 5  # of a shard whose process was lost
+MAX_READERS = 16  # shards that are read at a time
 MIB = 2**20
-PROCESS = 512 * MIB  # a worker with its engine (measured: 373 to 516 MiB with torch, 87 with ONNX Runtime)
-GPU_PROCESS = 3 * 1024 * MIB  # with CUDA's libraries
-A_PIXEL = 512  # bytes of a network's input pixel, with all that the network computes of it
+PROCESS_MEMORY = 512 * MIB  # of a worker (measured: 373 to 516 MiB with torch, 87 with ONNX Runtime)
+GPU_PROCESS_MEMORY = 3 * 1024 * MIB  # with CUDA's libraries
+BYTES_PER_PIXEL = 512  # of a network's input, with all that the network computes from it
 
 
 @dataclass
 class Results:
-    """Outcome of a run. together: counts, and the latest pictures' mismatch with the model. manifest: of the
-    model, with the false-alarm rate that it was called with. unjudged: reasons
-    why inputs were not judged. several: files with several pictures. undrawn: judged pictures that were not
-    drawn. beside: files beside the pictures."""
+    """Outcome of a run. totals: counts, and the latest pictures' mismatch with the model. manifest: the
+    model's, with the false-alarm rate of the call. unjudged: reasons why inputs were not judged. undrawn:
+    judged pictures without an overlay, with the reason. side_files: files beside the pictures, not read."""
 
-    together: Mismatch
+    totals: Mismatch
     manifest: Manifest
-    beside: Some = field(default_factory=Some)
-    unjudged: Some = field(default_factory=Some)
-    several: Some = field(default_factory=Some)
-    undrawn: Some = field(default_factory=Some)
+    side_files: TruncatedList = field(default_factory=TruncatedList)
+    unjudged: TruncatedList = field(default_factory=TruncatedList)
+    multi_picture_files: TruncatedList = field(default_factory=TruncatedList)
+    undrawn: TruncatedList = field(default_factory=TruncatedList)
 
 
 def predict(
@@ -94,53 +93,53 @@ def predict(
     """
     from flawscope.runtime import read_manifest
 
-    connect.check(where)
+    connect.check_address(where)
     require_installed("--cluster", "pyarrow", "fsspec", extras="cluster")
-    facts = read_manifest(model)
+    manifest = read_manifest(model)
     if false_alarm_rate is not None:
-        facts = replace(facts, calibration=facts.calibration.with_rate(false_alarm_rate))
-    store = Store(out)
+        manifest = replace(manifest, calibration=manifest.calibration.with_rate(false_alarm_rate))
+    store = FileStore(out)
     if overlays:
         _refuse_among_pictures(store, out, pictures)
-    relative = any(spec.lower().endswith(listing.TABLES) or not _is_placed(spec) for spec in pictures)
+    relative = any(s.lower().endswith(listing.TABLE_SUFFIXES) or not _is_absolute(s) for s in pictures)
     call = {
         "model": [digest_of(model)],
         "pictures": list(pictures),
         "folder": os.getcwd() if relative else "",  # elsewhere these would be other pictures
-        "false-alarm-rate": None if false_alarm_rate is None else facts.calibration.rate,
+        "false-alarm-rate": None if false_alarm_rate is None else manifest.calibration.rate,
         "engine": engine,
         "device": device,
         "threads": threads,
         "overlays": overlays,
     }
-    run = _found(store, call, stdin)
-    listed = run.listing if run else listing.write(pictures, store, stdin)
-    if run is None or run.missing(store):
-        with connect.connected(where):
-            run = _judge(store, run, call, listed, model, facts, step, say)
+    run = _read_earlier_run(store, call, stdin)
+    info = run.listing if run else listing.write(pictures, store, stdin)
+    if run is None or run.missing_shards(store):
+        with connect.cluster_connection(where):
+            run = _judge_missing(store, run, call, info, model, manifest, step, say)
     else:
         say(f"{pluralize(run.shards, 'part')} are there: nothing is left to do")
-    return _collected(store, run, Results(Mismatch(facts.calibration.expected_rate), facts))
+    return _collect_results(store, run, Results(Mismatch(manifest.calibration.expected_rate), manifest))
 
 
-def _is_placed(spec: str) -> bool:
+def _is_absolute(spec: str) -> bool:
     return is_url(spec) or os.path.isabs(spec)
 
 
-def _refuse_among_pictures(store: Store, out: str, pictures: Sequence[str]) -> None:
-    """Raises an InputError where the overlays would be pictures of the next run."""
+def _refuse_among_pictures(store: FileStore, out: str, pictures: Sequence[str]) -> None:
+    """Raises an InputError where a later run would find the overlays among its pictures."""
     for spec in pictures:
-        if not is_url(spec) and os.path.isdir(spec) and store.lies_in(spec):
+        if not is_url(spec) and os.path.isdir(spec) and store.is_within(spec):
             raise InputError(
                 f"--out {out} lies among the pictures, and a later run would judge its overlays: choose an "
                 f"--out outside of {spec}"
             )
 
 
-def _found(store: Store, call: Mapping[str, Any], stdin: Any) -> Run | None:
-    """Reads this call's run in the folder; None where there is none. InputError: it has another one."""
-    if not store.exists(RUN):
-        for name in (shards.FOLDER, shards.OVERLAYS, FACTS):
+def _read_earlier_run(store: FileStore, call: Mapping[str, Any], stdin: Any) -> Run | None:
+    """Reads this call's run from the folder; None where there is none. InputError: it has another run."""
+    if not store.exists(RUN_FILE):
+        for name in (shards.PARTS_FOLDER, shards.OVERLAYS_FOLDER, FACTS):
             if store.exists(name):
                 raise InputError(
                     f"{store.url}/{name} is there already, and not of a run on a cluster: choose another "
@@ -162,91 +161,93 @@ def _found(store: Store, call: Mapping[str, Any], stdin: Any) -> Run | None:
 
 
 def shard_size(inputs: int, workers: int, batch: int = 1) -> int:
-    """Number of pictures in a shard: `PART`, or fewer so that each worker gets `EACH` shards, or more so that
-    there are about `MOST` shards.
+    """Number of pictures in a shard: `SHARD_SIZE`, or fewer so that each worker gets `SHARDS_PER_WORKER`
+    shards, or more so that there are about `MAX_SHARDS` shards.
 
     A shard ends where a batch of `flawscope predict` ends, so that the same pictures are computed together:
     else the last digits of a score may differ.
     """
-    few = -(-inputs // (EACH * workers))
-    wanted = max(min(few, PART), -(-inputs // max(MOST, workers)), 1)
+    few = -(-inputs // (SHARDS_PER_WORKER * workers))
+    wanted = max(min(few, SHARD_SIZE), -(-inputs // max(MAX_SHARDS, workers)), 1)
     return -(-wanted // batch) * batch
 
 
-def _memory(facts: Manifest, held: int, gpu: bool) -> int:
-    """Bytes that a worker is expected to need: its process, the model as it is read, checked and held, and
-    the computation of a batch. held: bytes of the model file."""
-    height, width = facts.preprocess.network_size
-    return (GPU_PROCESS if gpu else PROCESS) + 3 * held + _batch(facts) * height * width * A_PIXEL
+def _worker_memory(manifest: Manifest, model_bytes: int, gpu: bool) -> int:
+    """Bytes that a worker is expected to need: its process, three copies of the model (read, checked, held),
+    and the computation of a batch. model_bytes: size of the model file."""
+    height, width = manifest.preprocess.network_size
+    process = GPU_PROCESS_MEMORY if gpu else PROCESS_MEMORY
+    return process + 3 * model_bytes + _batch_size(manifest) * height * width * BYTES_PER_PIXEL
 
 
-def _batch(facts: Manifest, *, on_gpu: bool = False) -> int:
+def _batch_size(manifest: Manifest, *, on_gpu: bool = False) -> int:
     """Number of pictures that are computed together."""
     from flawscope.runtime.session import FEW, MANY, together
 
-    return together(facts.preprocess.network_size, MANY if on_gpu else FEW)
+    return together(manifest.preprocess.network_size, MANY if on_gpu else FEW)
 
 
 # ------------------------------------------------------------------------------------------- on the cluster
 
 
-def _judge(
-    store: Store,
+def _judge_missing(
+    store: FileStore,
     run: Run | None,
     call: Mapping[str, Any],
-    listed: Listing,
+    info: ListingInfo,
     model: str | os.PathLike[str],
-    facts: Manifest,
+    manifest: Manifest,
     step: Step,
     say: Callable[[str], None],
 ) -> Run:
-    """Has the shards judged that are missing; writes the run's file first where there is none."""
+    """Judges the missing shards on the cluster; writes the run's file first where there is none."""
     exported = not os.fspath(model).lower().endswith(".safetensors")  # `auto` is then the CPU
     device = "cpu" if call["device"] == "auto" and exported else call["device"]
-    each = connect.share(connect.nodes(), 1, call["threads"], device)
-    need = min(_memory(facts, os.path.getsize(model), bool(each.gpus)), each.most)
-    workers, kind = max(1, each.at_once(need)), "cuda" if each.gpus else "cpu"
+    resources = connect.allocate(connect.list_nodes(), 1, call["threads"], device)
+    memory = min(_worker_memory(manifest, os.path.getsize(model), bool(resources.gpus)), resources.max_memory)
+    workers, device_kind = max(1, resources.max_concurrency(memory)), "cuda" if resources.gpus else "cpu"
     if run is None:
-        batch = _batch(facts, on_gpu=bool(each.gpus) and not exported)
-        run = Run(dict(call), listed, shard_size(listed.inputs, workers, batch), kind)
+        batch = _batch_size(manifest, on_gpu=bool(resources.gpus) and not exported)
+        run = Run(dict(call), info, shard_size(info.inputs, workers, batch), device_kind)
         run.write(store)
-    elif run.device != kind:  # the last digits of scores would differ
+    elif run.device != device_kind:  # the last digits of scores would differ
         raise InputError(
             f"--out {store.url} holds a run that was begun on {run.device}, and this cluster's workers have "
-            f"{kind}: go on with workers as before, or choose another --out"
+            f"{device_kind}: go on with workers as before, or choose another --out"
         )
-    missing = run.missing(store)
+    missing = run.missing_shards(store)
     say(
-        f"{pluralize(workers, 'worker')} on {pluralize(len(each.nodes), 'node')}, "
-        f"{pluralize(each.threads, 'thread')} each{' and a GPU' if each.gpus else ''}; "
+        f"{pluralize(workers, 'worker')} on {pluralize(len(resources.nodes), 'node')}, "
+        f"{pluralize(resources.threads, 'thread')} each{' and a GPU' if resources.gpus else ''}; "
         f"{len(missing):,} of {pluralize(run.shards, 'part')} to judge, up to "
         f"{pluralize(run.size, 'picture')} each"
     )
-    needs = {"num_cpus": each.threads, "num_gpus": each.gpus, "memory": need}
-    _follow(judged(Job.sent(store.url, model), missing, needs), run.inputs(missing), step)
+    needs = {"num_cpus": resources.threads, "num_gpus": resources.gpus, "memory": memory}
+    counts = judge_shards(Job.upload(store.url, model), missing, needs)
+    _report_progress(counts, run.count_inputs(missing), step)
     return run
 
 
-def judged(job: Job, missing: Sequence[int], needs: Mapping[str, Any]) -> Iterator[int]:
-    """Has shards judged by tasks. All tasks wait for room on the nodes, also on those that join later.
+def judge_shards(job: Job, missing: Sequence[int], resources: Mapping[str, Any]) -> Iterator[int]:
+    """Judges shards by tasks, which wait for room on the nodes, also on those that join later.
 
     Args:
-        needs: of a task: num_cpus, num_gpus, memory in bytes.
+        resources: of a task: num_cpus, num_gpus, memory in bytes.
 
     Yields:
         Each shard's number of inputs, in the order in which they end.
     """
     import ray
 
-    task = ray.remote(max_calls=0)(shards.judge).options(max_retries=RETRIES, **needs)
+    task = ray.remote(max_calls=0)(shards.judge_shard).options(max_retries=SHARD_RETRIES, **resources)
     waiting = {task.remote(job, shard): shard for shard in missing}
     while waiting:
         for ref in ray.wait([*waiting])[0]:
             shard = waiting.pop(ref)
             try:
-                yield connect.value_of(ref)
+                yield connect.task_result(ref)
             except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
-                store = Store(job.out)
+                store = FileStore(job.out)
                 entries = Run.read(store).entries(store, shard)
                 first, last = printable(entries[0].path), printable(entries[-1].path)
                 raise FlawscopeError(
@@ -256,33 +257,33 @@ def judged(job: Job, missing: Sequence[int], needs: Mapping[str, Any]) -> Iterat
                 ) from None
 
 
-def _follow(found: Iterator[int], inputs: int, step: Step) -> None:
-    """Tells how many inputs have been judged of those that are left."""
-    now = 0
+def _report_progress(counts: Iterator[int], inputs: int, step: Step) -> None:
+    """Adds up the counts of judged inputs, and reports the progress. inputs: how many there are to judge."""
+    done = 0
     try:
-        for judged in found:
-            now += judged
-            step("prediction", now, inputs)
+        for count in counts:
+            done += count
+            step("prediction", done, inputs)
     except KeyboardInterrupt:
-        of = f"{now:,} of {pluralize(inputs, 'input')}"
-        raise KeyboardInterrupt(f"interrupted after {of}; {connect.REPEAT}") from None
+        of = f"{done:,} of {pluralize(inputs, 'input')}"
+        raise KeyboardInterrupt(f"interrupted after {of}; {connect.RESUME_HINT}") from None
 
 
-def _collected(store: Store, run: Run, found: Results) -> Results:
-    """Adds up the written shards; the pictures together, as one process would."""
+def _collect_results(store: FileStore, run: Run, results: Results) -> Results:
+    """Adds up the written shards in order, with the same totals as of one process."""
     from pyarrow import compute
 
-    found.beside = run.listing.beside
-    with ThreadPoolExecutor(READERS) as pool:
-        for table, remarks in pool.map(partial(shards.read, store), range(run.shards)):
-            errors, together = table.column("error"), found.together
-            found.unjudged.add(*errors.filter(compute.not_equal(errors, "")).to_pylist())
-            found.several.add(*remarks["several"])
-            found.undrawn.add(*remarks["undrawn"])
+    results.side_files = run.listing.beside
+    with ThreadPoolExecutor(MAX_READERS) as pool:
+        for table, remarks in pool.map(partial(shards.read_shard, store), range(run.shards)):
+            errors, totals = table.column("error"), results.totals
+            results.unjudged.add(*errors.filter(compute.not_equal(errors, "")).to_pylist())
+            results.multi_picture_files.add(*remarks["several"])
+            results.undrawn.add(*remarks["undrawn"])
             judged = table.filter(compute.equal(errors, ""))
-            together.count += len(judged)
-            together.anomalous += judged.column("decision").to_pylist().count("anomalous")
+            totals.count += len(judged)
+            totals.anomalous += judged.column("decision").to_pylist().count("anomalous")
             judged = judged.slice(max(0, len(judged) - REMEMBERED))
-            together.severities.extend(judged.column("severity").to_pylist())
-            together.shifts.extend(tuple(one) for one in judged.column("shifts").to_pylist() if one)
-    return found
+            totals.severities.extend(judged.column("severity").to_pylist())
+            totals.shifts.extend(tuple(one) for one in judged.column("shifts").to_pylist() if one)
+    return results

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 from flawscope._version import __version__
 from flawscope.artefact.files import atomic, digest_of
 from flawscope.cluster import listing
-from flawscope.cluster.connect import begin_on_node
-from flawscope.cluster.listing import Entry, Listing, Some, Store, filesystem, is_url, reason
+from flawscope.cluster.connect import prepare_node
+from flawscope.cluster.listing import Entry, FileStore, ListingInfo, TruncatedList, filesystem, is_url, reason
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.pictures.decoding import cannot, frames, name_of
 from flawscope.pictures.listing import printable
@@ -34,79 +34,79 @@ from flawscope.results.table import Row, Unjudged, columns_of, parquet_schema
 if TYPE_CHECKING:
     from flawscope.pictures.decoding import Source
 
-RUN, FOLDER, OVERLAYS = "run.json", "parts", "overlays"
-REMARKS = b"flawscope"  # key in a shard's metadata: files with several pictures, and what was not drawn
-FETCHED = 16  # pictures of an object store that are on their way at a time
+RUN_FILE, PARTS_FOLDER, OVERLAYS_FOLDER = "run.json", "parts", "overlays"
+REMARKS_KEY = b"flawscope"  # key in a shard's metadata: files with several pictures, and what was not drawn
+MAX_FETCHES = 16  # requests to an object store at a time
 
 
 @dataclass(frozen=True)
 class Run:
-    """`run.json` in a folder of results: the call that writes there, so that the same one goes on, and all
-    that a task needs to know of it.
+    """`run.json` in a folder of results: the call that writes there, so that the same call can go on, and
+    what a task needs to know of it.
 
-    call: by the names of its parts. size: pictures of a shard. device: cpu or cuda.
+    call: its arguments by name. size: pictures of a shard. device: cpu or cuda.
     """
 
     call: dict[str, Any]
-    listing: Listing
+    listing: ListingInfo
     size: int
     device: str
 
     @classmethod
-    def read(cls, store: Store) -> Run:
-        """Reads the file. InputError: it is of something else."""
+    def read(cls, store: FileStore) -> Run:
+        """Reads the file. InputError: it is not of a run on a cluster."""
         try:
-            document = json.loads(store.read(RUN))
-            document["listing"]["beside"] = Some(**document["listing"]["beside"])
-            return cls(**{**document, "listing": Listing(**document["listing"])})
+            document = json.loads(store.read(RUN_FILE))
+            document["listing"]["beside"] = TruncatedList(**document["listing"]["beside"])
+            return cls(**{**document, "listing": ListingInfo(**document["listing"])})
         except (ValueError, KeyError, TypeError):
             raise InputError(
-                f"{store.url}/{RUN} is not of a run on a cluster: choose another --out"
+                f"{store.url}/{RUN_FILE} is not of a run on a cluster: choose another --out"
             ) from None
 
-    def write(self, store: Store) -> None:
-        store.write(RUN, f"{json.dumps(asdict(self), indent=1)}\n".encode())
+    def write(self, store: FileStore) -> None:
+        store.write(RUN_FILE, f"{json.dumps(asdict(self), indent=1)}\n".encode())
 
     @property
     def shards(self) -> int:
         return -(-self.listing.inputs // self.size)
 
-    def entries(self, store: Store, shard: int) -> list[Entry]:
-        """The shard's part of the listing."""
+    def entries(self, store: FileStore, shard: int) -> list[Entry]:
+        """Reads the shard's part of the listing."""
         start = shard * self.size
         return listing.read(store, start, min(start + self.size, self.listing.inputs))
 
-    def inputs(self, some: Sequence[int]) -> int:
+    def count_inputs(self, shards: Sequence[int]) -> int:
         """Number of inputs in these shards."""
-        return sum(min(self.size, self.listing.inputs - shard * self.size) for shard in some)
+        return sum(min(self.size, self.listing.inputs - shard * self.size) for shard in shards)
 
-    def missing(self, store: Store) -> list[int]:
+    def missing_shards(self, store: FileStore) -> list[int]:
         """Numbers of the shards that are not written."""
-        there = set(store.names(FOLDER))
-        return [shard for shard in range(self.shards) if Path(name(shard)).name not in there]
+        there = set(store.list_names(PARTS_FOLDER))
+        return [shard for shard in range(self.shards) if Path(shard_path(shard)).name not in there]
 
 
-def name(shard: int) -> str:
-    return f"{FOLDER}/part-{shard:06}.parquet"
+def shard_path(shard: int) -> str:
+    return f"{PARTS_FOLDER}/part-{shard:06}.parquet"
 
 
-def read(store: Store, shard: int) -> tuple[Any, dict[str, list[str]]]:
-    """A written shard's errors, severities and shifts as a pyarrow table without rows of parts, and its
-    remarks. FlawscopeError: it cannot be read."""
+def read_shard(store: FileStore, shard: int) -> tuple[Any, dict[str, list[str]]]:
+    """Reads a written shard: its decisions, severities, errors and shifts as a pyarrow table without rows of
+    parts, and its remarks. FlawscopeError: it cannot be read."""
     from pyarrow import ArrowException, parquet
 
-    data = store.read(name(shard))
+    data = store.read(shard_path(shard))
     try:
         file = parquet.ParquetFile(io.BytesIO(data))
-        remarks = json.loads(file.schema_arrow.metadata[REMARKS])
+        remarks = json.loads(file.schema_arrow.metadata[REMARKS_KEY])
         table = file.read(["decision", "severity", "error", "shifts", "part_index"])
         if "part_index" in table.column_names:
             table = table.filter(table["part_index"].is_null())
         return table, remarks
     except (ArrowException, KeyError, TypeError, ValueError) as error:
         raise FlawscopeError(
-            f"{store.url}/{name(shard)} is damaged ({reason(error)}): remove it, and the same call judges it "
-            "again"
+            f"{store.url}/{shard_path(shard)} is damaged ({reason(error)}): remove it, and the same call "
+            "judges it again"
         ) from None
 
 
@@ -115,10 +115,9 @@ def read(store: Store, shard: int) -> tuple[Any, dict[str, list[str]]]:
 
 @dataclass(frozen=True)
 class Job:
-    """A run, as its tasks are told of it. The model is in Ray's object store, so that no node needs to see
-    its file.
+    """Arguments of a run's tasks. The model is in Ray's object store, so that no node needs to see its file.
 
-    out: folder or URL of the results. model: name of the file. digest: its SHA-256, hex. content: reference.
+    out: folder or URL of the results. model: name of the file. digest: its SHA-256, hex. content: in Ray.
     """
 
     out: str
@@ -128,15 +127,15 @@ class Job:
     version: str = __version__
 
     @classmethod
-    def sent(cls, out: str, model: str | os.PathLike[str]) -> Job:
+    def upload(cls, out: str, model: str | os.PathLike[str]) -> Job:
         """Puts the model file into the object store of the cluster that this process is connected to."""
         import numpy as np
         import ray
 
         return cls(out, Path(model).name, digest_of(model), ray.put(np.fromfile(model, np.uint8)))
 
-    def placed(self) -> Path:
-        """Path of the model on this node's disk, written once for each model and user."""
+    def local_model(self) -> Path:
+        """Returns the model's path on this node's disk, where it is written once for each user."""
         import ray
 
         user = getattr(os, "getuid", lambda: "")()
@@ -149,28 +148,27 @@ class Job:
         return path
 
 
-def judge(job: Job, shard: int) -> int:
+def judge_shard(job: Job, shard: int) -> int:
     """Judges and writes a shard, unless a lost process has written it already. Called as a task; the process
     keeps the model for the next one. Returns the number of inputs."""
     try:
-        store, run, predictor = _opened(job)
+        store, run, predictor = _open_run(job)
         entries = run.entries(store, shard)
-        if not store.exists(name(shard)):
-            _judge(store, run, predictor, shard, entries)
+        if not store.exists(shard_path(shard)):
+            _judge_entries(store, run, predictor, shard, entries)
         return len(entries)
     except MemoryError:
         raise FlawscopeError("a worker has not enough memory for this model") from None
 
 
 @lru_cache(maxsize=1)
-def _opened(job: Job) -> tuple[Store, Run, Any]:
-    """Opens a run on a node. InputError: the node has another version, or does not see a folder that it
-    needs."""
+def _open_run(job: Job) -> tuple[FileStore, Run, Any]:
+    """Opens a run on a node. InputError: the node has another version, or does not see a needed folder."""
     from flawscope import load
 
-    begin_on_node(job.version, ".")
-    store, node = Store(job.out), socket.gethostname()
-    if not store.exists(RUN):
+    prepare_node(job.version, ".")
+    store, node = FileStore(job.out), socket.gethostname()
+    if not store.exists(RUN_FILE):
         raise InputError(
             f"node {node} does not see {job.out}: give an --out that all nodes reach under this name"
         )
@@ -181,9 +179,9 @@ def _opened(job: Job) -> tuple[Store, Run, Any]:
                 f"node {node} does not see {root}: put the pictures where all nodes reach them, under this "
                 "path"
             )
-    begin_on_node(job.version, run.call["folder"])
+    prepare_node(job.version, run.call["folder"])
     predictor = load(
-        job.placed(),
+        job.local_model(),
         engine=run.call["engine"],
         device="cuda" if run.device == "cuda" else run.call["device"],
         threads=run.call["threads"],
@@ -192,7 +190,7 @@ def _opened(job: Job) -> tuple[Store, Run, Any]:
     return store, run, predictor
 
 
-def _judge(store: Store, run: Run, predictor: Any, shard: int, entries: Sequence[Entry]) -> None:
+def _judge_entries(store: FileStore, run: Run, predictor: Any, shard: int, entries: Sequence[Entry]) -> None:
     remarks: dict[str, list[str]] = {"several": [], "undrawn": []}
     rows: list[dict[str, Any]] = []
     errors = {number: entry.error for number, entry in enumerate(entries) if entry.error}
@@ -200,12 +198,12 @@ def _judge(store: Store, run: Run, predictor: Any, shard: int, entries: Sequence
     for number, (entry, (source, result)) in enumerate(zip(entries, judged, strict=True)):
         path = printable(entry.path)
         if isinstance(result, Prediction):
-            if not is_url(entry.path) and (held := frames(entry.path)) > 1:
-                remarks["several"].append(f"{path} ({held})")
+            if not is_url(entry.path) and (picture_count := frames(entry.path)) > 1:
+                remarks["several"].append(f"{path} ({picture_count})")
             if run.call["overlays"] and result.is_anomalous:
                 stem = re.sub(r"[^\w.-]+", "_", Path(path).stem)[:80]
-                drawn = f"{OVERLAYS}/part-{shard:06}/{number:04}-{stem}.png"
-                if text := _draw(store, drawn, source, result):
+                overlay = f"{OVERLAYS_FOLDER}/part-{shard:06}/{number:04}-{stem}.png"
+                if text := _write_overlay(store, overlay, source, result):
                     remarks["undrawn"].append(f"{path}: {text} (scored, but not drawn)")
             named = replace(result, path=path)
             height, width = result.geometry.picture_size
@@ -217,11 +215,11 @@ def _judge(store: Store, run: Run, predictor: Any, shard: int, entries: Sequence
                 text = text.replace(name_of(source), entry.path)
             rows.append(asdict(Row.of(Unjudged(path, printable(" ".join(text.split()))))))
     aligned = predictor.manifest.preprocess.reference is not None
-    store.write(name(shard), packed(rows, remarks, columns_of(aligned=aligned)))
+    store.write(shard_path(shard), encode_shard(rows, remarks, columns_of(aligned=aligned)))
 
 
-def _draw(store: Store, name: str, source: Source, result: Prediction) -> str:
-    """Writes an overlay; returns why there is none."""
+def _write_overlay(store: FileStore, name: str, source: Source, result: Prediction) -> str:
+    """Writes an overlay; returns the reason where it cannot be drawn, else an empty text."""
     file = io.BytesIO()
     try:
         save_png(file, Drawn.of(source, result).overlay)
@@ -232,10 +230,10 @@ def _draw(store: Store, name: str, source: Source, result: Prediction) -> str:
 
 
 def _sources(entries: Sequence[Entry], errors: dict[int, str]) -> Iterator[Source]:
-    """Yields paths as they are, and pictures of an object store, fetched ahead. What cannot be fetched is
-    empty, with the reason in `errors` by its number."""
+    """Yields paths of the disk unchanged, and the bytes of pictures of an object store, fetched ahead. A
+    picture that cannot be fetched is empty; `errors` gets the reason by its number."""
 
-    def fetched(number: int, path: str) -> Source:
+    def fetch(number: int, path: str) -> Source:
         if number in errors or not is_url(path):
             return b"" if number in errors else Path(path)
         try:
@@ -247,17 +245,19 @@ def _sources(entries: Sequence[Entry], errors: dict[int, str]) -> Iterator[Sourc
             errors[number] = str(cannot(path, reason(error), "check the path and the rights"))
         return b""
 
-    with ThreadPoolExecutor(FETCHED) as pool:
-        asked = (pool.submit(fetched, number, entry.path) for number, entry in enumerate(entries))
-        coming: deque[Future[Source]] = deque(islice(asked, FETCHED))
-        while coming:
-            yield coming.popleft().result()
-            coming += islice(asked, 1)
+    with ThreadPoolExecutor(MAX_FETCHES) as pool:
+        requests = (pool.submit(fetch, number, entry.path) for number, entry in enumerate(entries))
+        pending: deque[Future[Source]] = deque(islice(requests, MAX_FETCHES))
+        while pending:
+            yield pending.popleft().result()
+            pending += islice(requests, 1)
 
 
-def packed(rows: Sequence[dict[str, Any]], remarks: dict[str, list[str]], columns: Sequence[str]) -> bytes:
-    """A shard's file: the columns of `predict --out FILE.parquet`, the picture's size in pixels, and how far
-    it lies outside of the training pictures as a whole (`appearance.FEATURES`)."""
+def encode_shard(
+    rows: Sequence[dict[str, Any]], remarks: dict[str, list[str]], columns: Sequence[str]
+) -> bytes:
+    """Encodes a shard's Parquet file: the columns of `predict --out FILE.parquet`, the picture's size in
+    pixels, and its shifts from the training pictures (`appearance.FEATURES`)."""
     import pyarrow
     from pyarrow import parquet
 
@@ -265,7 +265,7 @@ def packed(rows: Sequence[dict[str, Any]], remarks: dict[str, list[str]], column
     for column in ("height", "width"):
         schema = schema.append(pyarrow.field(column, pyarrow.int32()))
     schema = schema.append(pyarrow.field("shifts", pyarrow.list_(pyarrow.float64())))
-    schema = schema.with_metadata({REMARKS: json.dumps(remarks).encode()})
+    schema = schema.with_metadata({REMARKS_KEY: json.dumps(remarks).encode()})
     file = io.BytesIO()
     parquet.write_table(pyarrow.Table.from_pylist([*rows], schema=schema), file)
     return file.getvalue()

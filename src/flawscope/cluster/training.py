@@ -20,30 +20,29 @@ from typing import Any, NamedTuple
 from flawscope._version import __version__
 from flawscope.artefact.state_file import checkpoint_of
 from flawscope.cluster.connect import (
-    REPEAT,
-    News,
+    RESUME_HINT,
     Node,
-    Share,
-    begin_on_node,
-    cause_of,
+    ProgressQueue,
+    TaskResources,
+    allocate,
+    error_of_task,
     last_line,
-    nodes,
-    share,
+    list_nodes,
+    prepare_node,
 )
 from flawscope.errors import FlawscopeError, InputError, pluralize
-from flawscope.progress import Step, at_times, silent
+from flawscope.progress import Step, silent, throttled
 
-FAILURES = 3  # lost workers that are replaced
-WAIT = timedelta(days=7)  # that a worker waits for the others: a death is noticed at once, otherwise
-LOOK = 0.25  # seconds between looks at the workers' news
-SHORT = 20.0  # seconds until a person is told that the cluster has no room
-GRACE = 5.0  # seconds for the others to say why they ended, too
-DIED = "a process or its machine ended, often for want of memory"
+MAX_LOST_WORKERS = 3  # lost workers that are replaced
+PEER_TIMEOUT = timedelta(days=7)  # of collective operations, long: other means notice dead workers
+POLL_INTERVAL = 0.25  # seconds between reads of the workers' queue
+ROOM_TIMEOUT = 20.0  # seconds of waiting for nodes after which a person is told
+ERROR_TIMEOUT = 5.0  # seconds for the other workers to report their errors
+PROCESS_ENDED = "a process or its machine ended, often for want of memory"
 
 
-class Trained(NamedTuple):
-    """The model's file; pictures that could not be read, a line each; those that do not look good, with their
-    scores."""
+class TrainingResult(NamedTuple):
+    """The model's file, a line for each unreadable picture, and suspicious pictures with scores."""
 
     model: Path
     failures: list[str]
@@ -59,7 +58,7 @@ def fit(
     say: Callable[[str], None] = lambda line: None,
     step: Step = silent,
     **options: Any,
-) -> Trained:
+) -> TrainingResult:
     """Fits a method that learns in steps by several workers of the cluster that this process is connected to.
 
     Args:
@@ -76,37 +75,37 @@ def fit(
         InputError: the cluster has no room for them, or `fitting.fit` refuses.
         FlawscopeError: workers were lost more often, or `fitting.fit` raises it.
     """
-    count, each = divided(nodes(), threads, gpu)
+    count, each = plan_workers(list_nodes(), threads, gpu)
     out = Path(os.path.abspath(out))
-    say(f"{pluralize(count, 'worker')} of {_words(each)}")
-    workers = Workers(count, each, say, step)
-    for left in reversed(range(FAILURES + 1)):
+    say(f"{pluralize(count, 'worker')} of {_describe_worker(each)}")
+    workers = WorkerGroup(count, each, say, step)
+    for left in reversed(range(MAX_LOST_WORKERS + 1)):
         try:
-            return Trained(out, *workers.learn(images, out, os.getcwd(), options))
+            return TrainingResult(out, *workers.train(images, out, os.getcwd(), options))
         except _WorkerLost as lost:
             if not left:
-                raise FlawscopeError(f"the workers were lost for good: {lost}; {REPEAT}") from None
+                raise FlawscopeError(f"the workers were lost for good: {lost}; {RESUME_HINT}") from None
             say("a worker was lost: others take over from the last checkpoint")
     raise AssertionError
 
 
-def divided(found: list[Node], threads: int | None, gpu: bool | None) -> tuple[int, Share]:
-    """The number of workers, one for each GPU or for each of these nodes, and what each has. InputError:
-    there are too few GPUs, or cores."""
-    gpus = int(sum(node.gpus for node in found))
+def plan_workers(nodes: list[Node], threads: int | None, gpu: bool | None) -> tuple[int, TaskResources]:
+    """Returns the number of workers, one for each GPU or for each node, and the resources of each.
+    InputError: there are too few GPUs, or cores."""
+    gpus = int(sum(node.gpus for node in nodes))
     on_gpus = gpus > 0 if gpu is None else gpu
-    count = max(1, gpus if on_gpus else len(found))
-    each = share(found, count, threads, "cuda" if on_gpus else "cpu", least=1)
-    if each.at_once() < count:
-        room = pluralize(each.at_once(), "worker")
+    count = max(1, gpus if on_gpus else len(nodes))
+    each = allocate(nodes, count, threads, "cuda" if on_gpus else "cpu", min_threads=1)
+    if each.max_concurrency() < count:
+        room = pluralize(each.max_concurrency(), "worker")
         raise InputError(
-            f"the cluster has room for {room} of {_words(each)}, not for {count}: give fewer --threads, or "
-            "add nodes"
+            f"the cluster has room for {room} of {_describe_worker(each)}, not for {count}: give fewer "
+            "--threads, or add nodes"
         )
     return count, each
 
 
-def _words(each: Share) -> str:
+def _describe_worker(each: TaskResources) -> str:
     return f"{pluralize(each.threads, 'core')}{' and a GPU' if each.gpus else ''}"
 
 
@@ -114,48 +113,49 @@ class _WorkerLost(Exception):
     """A process of the training, or its node, ended; the text says why."""
 
 
-class Workers:
-    """The processes that learn together. say, step: get the first one's."""
+class WorkerGroup:
+    """The processes that train together. say, step: get the lines and the progress of the first worker."""
 
-    def __init__(self, count: int, each: Share, say: Callable[[str], None], step: Step):
-        self.count, self.each, self.say, self.step = count, each, say, step
-        self.news = News()
+    def __init__(self, count: int, resources: TaskResources, say: Callable[[str], None], step: Step):
+        self.count, self.resources, self.say, self.step = count, resources, say, step
+        self.queue = ProgressQueue()
 
-    def learn(self, *call: Any) -> tuple[list[str], list[tuple[str, float]]]:
-        """Starts them, has all make `Worker.learn`'s call, ends them, and returns the first one's answer.
-        FlawscopeError: one has refused. _WorkerLost: one has failed."""
+    def train(self, *call: Any) -> tuple[list[str], list[tuple[str, float]]]:
+        """Starts the workers, calls `TrainingWorker.train` of each, ends them, and returns the first one's
+        result. FlawscopeError: a worker raised it. _WorkerLost: a worker failed otherwise."""
         import ray
         from ray.util.placement_group import placement_group, remove_placement_group
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-        cpus, gpus, _ = self.each
-        room = placement_group([{"CPU": cpus, **({"GPU": gpus} if gpus else {})}] * self.count)
-        every: list[Any] = []
+        cpus, gpus, _ = self.resources
+        group = placement_group([{"CPU": cpus, **({"GPU": gpus} if gpus else {})}] * self.count)
+        workers: list[Any] = []
         try:
-            ready = room.ready()
-            if not ray.wait([ready], timeout=SHORT)[0]:
+            ready = group.ready()
+            if not ray.wait([ready], timeout=ROOM_TIMEOUT)[0]:
                 self.say("waits for room on the nodes: the cluster is busy, or has lost nodes")
                 ray.get(ready)
-            there = PlacementGroupSchedulingStrategy(room)
-            actor: Any = ray.remote(num_cpus=cpus, num_gpus=gpus, scheduling_strategy=there)(Worker)
-            every += [actor.remote(self.count, rank, cpus, gpus > 0) for rank in range(self.count)]
-            address = ray.get(every[0].address.remote())
-            return self.answer([one.learn.remote(__version__, address, self.news, *call) for one in every])
+            place = PlacementGroupSchedulingStrategy(group)
+            actor: Any = ray.remote(num_cpus=cpus, num_gpus=gpus, scheduling_strategy=place)(TrainingWorker)
+            workers += [actor.remote(self.count, rank, cpus, gpus > 0) for rank in range(self.count)]
+            address = ray.get(workers[0].address.remote())
+            call = __version__, address, self.queue, *call
+            return self.await_result([worker.train.remote(*call) for worker in workers])
         except ray.exceptions.RayActorError:
-            raise _WorkerLost(DIED) from None
+            raise _WorkerLost(PROCESS_ENDED) from None
         finally:
-            for worker in every:
+            for worker in workers:
                 ray.kill(worker)
-            remove_placement_group(room)
+            remove_placement_group(group)
 
-    def answer(self, answers: list[Any]) -> tuple[list[str], list[tuple[str, float]]]:
-        """Passes on the workers' news until the first of them has the model, or one has failed."""
+    def await_result(self, answers: list[Any]) -> tuple[list[str], list[tuple[str, float]]]:
+        """Passes on the workers' lines and progress until the first has the model, or one has failed."""
         import ray
 
         left = answers
         while left:
-            ended, left = ray.wait(left, timeout=LOOK)
-            for line, progress in self.news.get():
+            ended, left = ray.wait(left, timeout=POLL_INTERVAL)
+            for line, progress in self.queue.get():
                 if line:
                     self.say(line)
                 else:
@@ -166,55 +166,54 @@ class Workers:
                         failures, suspects = found
                         return failures, suspects
                 except ray.exceptions.RayError:
-                    raise _failure(answers) from None
+                    raise _first_cause(answers) from None
         raise _WorkerLost("the workers ended without a model")
 
 
-def _failure(answers: list[Any]) -> Exception:
-    """Error that explains the others: a refusal, else a lost process. Workers that wait for a worker that has
-    ended see a broken connection, or see nothing."""
+def _first_cause(answers: list[Any]) -> Exception:
+    """Finds the error that caused the others: a FlawscopeError, else a lost process. Workers that wait for
+    one that has ended report a broken connection, or nothing."""
     import ray
 
     found: list[str] = []
-    for one in ray.wait(answers, num_returns=len(answers), timeout=GRACE)[0]:
+    for one in ray.wait(answers, num_returns=len(answers), timeout=ERROR_TIMEOUT)[0]:
         try:
             ray.get(one)
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, FlawscopeError | ImportError):
-                return cause_of(error)
+                return error_of_task(error)
             found.append(last_line(error))
         except ray.exceptions.RayError:
-            found.insert(0, DIED)
+            found.insert(0, PROCESS_ENDED)
     return _WorkerLost(found[0])
 
 
-class Worker:
-    """Actor: one of the processes that learn."""
+class TrainingWorker:
+    """Ray actor: one of the processes that train."""
 
     def __init__(self, count: int, rank: int, threads: int, gpu: bool):
         self.count, self.rank, self.threads, self.gpu = count, rank, threads, gpu
 
     def address(self) -> str:
-        """Address where the workers meet, if this is the first one."""
+        """Returns the address where the workers connect; called of the first worker."""
         import ray
 
         with socket.socket() as free:
             free.bind(("", 0))
             return f"tcp://{ray.util.get_node_ip_address()}:{free.getsockname()[1]}"
 
-    def learn(
+    def train(
         self,
         version: str,
         address: str,
-        news: News,
+        queue: ProgressQueue,
         images: Any,
         out: Path,
         folder: str,
         options: dict[str, Any],
     ) -> tuple[list[str], list[tuple[str, float]]] | None:
-        """Fits; the first worker also saves the model, and returns the unreadable pictures and the suspects.
-        The others return None."""
-        begin_on_node(version, folder)
+        """Fits; the first worker saves the model, and returns failures and suspects, the others None."""
+        prepare_node(version, folder)
         import torch
         from torch import distributed
 
@@ -224,14 +223,14 @@ class Worker:
 
         use_threads(self.threads)
         if self.count > 1:
-            kind = "cpu:gloo,cuda:nccl" if self.gpu else "gloo"
-            distributed.init_process_group(kind, address, WAIT, self.count, self.rank)
+            backend = "cpu:gloo,cuda:nccl" if self.gpu else "gloo"
+            distributed.init_process_group(backend, address, PEER_TIMEOUT, self.count, self.rank)
         own: dict[str, Any] = {"checkpoint": None, "tensorboard": None}
         if self.rank == 0:
             own = {
                 "checkpoint": checkpoint_of(out),
-                "say": lambda line: news.put(line, ()),
-                "step": at_times(lambda *progress: news.put("", progress)),
+                "say": lambda line: queue.put(line, ()),
+                "step": throttled(lambda *progress: queue.put("", progress)),
             }
         options |= own | {"together": Group() if self.count > 1 else ALONE}
         try:

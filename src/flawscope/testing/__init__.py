@@ -52,8 +52,8 @@ class Check:
 def checks_for(method: Method) -> list[Check]:
     """Checks of a method: what it declares must hold, and what it does not declare must be refused. Exports
     are checked for the engines that are installed."""
-    again = [] if method.learns_in_steps else [fits.same_again]  # else `resumes` says as much
-    return [Check(run.__name__, run) for run in (*fits.CHECKS, *again, *models.CHECKS, *models.exports())]
+    repeated = [] if method.learns_in_steps else [fits.same_again]  # `resumes` checks it of the others
+    return [Check(run.__name__, run) for run in (*fits.CHECKS, *repeated, *models.CHECKS, *models.exports())]
 
 
 def check_method(

@@ -25,40 +25,40 @@ if TYPE_CHECKING:
     from flawscope.methods.detector import Detector
 
 Floats = NDArray[np.float32]
-Answers = tuple[Floats, Floats]  # scores [N] and maps [N, H, W]
-GOOD = 8  # pictures that are learnt from
-SAME = 1e-5  # relative: the same numbers, added up in another order
+ScoresAndMaps = tuple[Floats, Floats]  # scores [N] and maps [N, H, W]
+GOOD_COUNT = 8  # good pictures that are learnt from
+TOLERANCE = 1e-5  # relative: the same numbers, added up in another order
 
 
-def must(holds: object, text: str) -> None:
-    """Raise AssertionError unless `holds`: unlike `assert` also under `python -O`."""
-    if not holds:
-        raise AssertionError(text)
+def must(condition: object, message: str) -> None:
+    """Raise AssertionError unless the condition holds: unlike `assert` also under `python -O`."""
+    if not condition:
+        raise AssertionError(message)
 
 
-def must_be_close(found: Any, wanted: Any, text: str, tolerance: float = SAME) -> None:
-    """Assert that values are close, relative to the largest value wanted."""
+def must_be_close(found: Any, wanted: Any, message: str, tolerance: float = TOLERANCE) -> None:
+    """Raise AssertionError unless values are close, relative to the largest value wanted."""
     wanted = np.asarray(wanted)
     reach = tolerance * float(np.abs(wanted).max())
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=reach, err_msg=text)
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=reach, err_msg=message)
 
 
-def must_refuse(call: Callable[[], Any], text: str) -> str:
-    """Text of the InputError that the call must raise, which is one line."""
+def must_refuse(call: Callable[[], Any], message: str) -> str:
+    """Return the text of the InputError that the call must raise, and that must be one line."""
     try:
         call()
     except InputError as error:
-        must("\n" not in str(error), f"{text}: {error!s} is more than a line")
+        must("\n" not in str(error), f"{message}: {error!s} is more than a line")
         return str(error)
-    raise AssertionError(f"{text}: nothing was refused")
+    raise AssertionError(f"{message}: nothing was refused")
 
 
-class Made(NamedTuple):
-    """A fitted model as it is read from its file, its answers for each of `Case.shown` before it was saved,
-    and what the fit reported: its failures, and (stage, done, total) of its progress in order."""
+class FitResult(NamedTuple):
+    """A fitted model as read from its file; its outputs for `Case.shown` before it was saved; the failures of
+    the fit, and its progress in order: (stage, done, total)."""
 
     model: Predictor
-    said: Answers
+    outputs: ScoresAndMaps
     failures: list[str]
     progress: list[tuple[str, int, int]]
 
@@ -73,10 +73,10 @@ class Case:
     method: Method
     settings: Mapping[str, Any] = field(default_factory=dict)
     data: Path | None = None
-    _made: dict[str, Made] = field(default_factory=dict)
+    _fit_results: dict[str, FitResult] = field(default_factory=dict)
 
     @cached_property
-    def _folder(self) -> tempfile.TemporaryDirectory[str]:
+    def _temporary_folder(self) -> tempfile.TemporaryDirectory[str]:
         return tempfile.TemporaryDirectory(prefix="flawscope-")
 
     # ---- pictures
@@ -85,14 +85,14 @@ class Case:
     def dataset(self) -> Dataset:
         if self.data is not None:
             return open_dataset(os.fspath(self.data))
-        folder = Path(self._folder.name)
+        folder = Path(self._temporary_folder.name)
         return open_dataset(
-            os.fspath(draw_dataset(folder, train=GOOD, good=2, bad_per_kind=1, size=96, seed=1))
+            os.fspath(draw_dataset(folder, train=GOOD_COUNT, good=2, bad_per_kind=1, size=96, seed=1))
         )
 
     @property
     def good(self) -> list[Source]:
-        return [item.path for item in self.dataset.train[:GOOD]]
+        return [item.path for item in self.dataset.train[:GOOD_COUNT]]
 
     @property
     def probes(self) -> list[Source]:
@@ -111,23 +111,23 @@ class Case:
         return picture
 
     @property
-    def pairs(self) -> str:
+    def pair_pattern(self) -> str:
         """A pattern of names: the first two good pictures are one part, the next two another, and so on."""
         names = [re.escape(Path(cast(Path, source)).name) for source in self.good]
         return "|".join(f"(?:{one}|{other})()" for one, other in zip(names[:6:2], names[1:6:2], strict=True))
 
-    def pictures(self, variant: str) -> list[Source]:
+    def training_pictures(self, variant: str) -> list[Source]:
         """Pictures that the model is fitted on: among others a copy, and something that is not a picture."""
         if variant == "strips":
-            return [strip(source) for source in self.good]
+            return [cut_strip(source) for source in self.good]
         return [*self.good, decode(self.good[0]), b"no picture"]
 
     # ---- models
 
-    def options(self, variant: str) -> dict[str, Any]:
-        """Arguments of `fit` beside the pictures."""
+    def fit_options(self, variant: str) -> dict[str, Any]:
+        """Arguments of `fit`, without the pictures."""
         of_variant: dict[str, dict[str, Any]] = {
-            "region": {"roi": "0,0,0.5,1", "group": self.pairs},
+            "region": {"roi": "0,0,0.5,1", "group": self.pair_pattern},
             "strips": {"keep_aspect": True},
         }
         common = {"method": self.method.name, "device": "cpu", "samples": 1}
@@ -136,12 +136,12 @@ class Case:
     def fit(self, pictures: Sequence[Source] | None = None, variant: str = "plain", **more: Any) -> Predictor:
         from flawscope import fit
 
-        given = self.pictures(variant) if pictures is None else list(pictures)
-        return fit(given, **{"check": False, **self.options(variant), **more})
+        given = self.training_pictures(variant) if pictures is None else list(pictures)
+        return fit(given, **{"check": False, **self.fit_options(variant), **more})
 
-    def made(self, variant: str = "plain") -> Made:
-        """A variant of the model, fitted when it is first asked for, saved and read."""
-        if variant not in self._made:
+    def fit_result(self, variant: str = "plain") -> FitResult:
+        """A variant of the model, fitted at the first call, saved and read."""
+        if variant not in self._fit_results:
             progress: list[tuple[str, int, int]] = []
             given: dict[str, Any] = {
                 "check": variant == "plain",
@@ -149,49 +149,49 @@ class Case:
             }
             fitted = self.fit(variant=variant, **given)
             said = answers(fitted, self.shown(variant))
-            path = Path(self._folder.name) / f"{variant}.safetensors"
+            path = Path(self._temporary_folder.name) / f"{variant}.safetensors"
             fitted.save(path)
             read = load(path, device="cpu")
             assert isinstance(read, Predictor)
-            self._made[variant] = Made(read, said, fitted.failures, progress)
-        return self._made[variant]
+            self._fit_results[variant] = FitResult(read, said, fitted.failures, progress)
+        return self._fit_results[variant]
 
     def fitted(self, variant: str = "plain") -> Predictor:
         """The model of a variant, as it is read from its file."""
-        return self.made(variant).model
+        return self.fit_result(variant).model
 
-    def said(self, variant: str = "plain") -> Answers:
+    def said(self, variant: str = "plain") -> ScoresAndMaps:
         """The model's answers for each of `shown` before it was saved."""
-        return self.made(variant).said
+        return self.fit_result(variant).outputs
 
     def shown(self, variant: str = "plain") -> list[Source]:
-        """Pictures that the model of a variant is asked about: of strips, also a picture without padding."""
-        return [*map(strip, self.probes[::2]), self.probes[-1]] if variant == "strips" else self.probes
+        """Pictures that the model of a variant predicts: of strips, also a picture without padding."""
+        return [*map(cut_strip, self.probes[::2]), self.probes[-1]] if variant == "strips" else self.probes
 
-    def exported(self, variant: str) -> Path:
-        """The model of a variant as an ONNX file."""
+    def exported_path(self, variant: str) -> Path:
+        """Path of the model of a variant as an ONNX file."""
         from flawscope.export.export import export
 
-        path = Path(self._folder.name) / f"{variant}.onnx"
+        path = Path(self._temporary_folder.name) / f"{variant}.onnx"
         if not path.exists():
             export(self.fitted(variant).artefact, path)
         return path
 
 
-def strip(source: Source) -> NDArray[np.uint8]:
-    """A picture of 320x80, which leaves padding above and below."""
+def cut_strip(source: Source) -> NDArray[np.uint8]:
+    """Cut a strip from the middle, as 320x80: a model that keeps the aspect pads it above and below."""
     middle = decode(source)
     high = middle.shape[0] // 4
     return np.asarray(Image.fromarray(middle[high : 3 * high]).resize((320, 80)))
 
 
 def tensors(model: Predictor, pictures: Sequence[Source]) -> Floats:
-    """Pictures as the network takes them, `[N, 3, H, W]`."""
+    """Preprocess pictures as the network takes them, `[N, 3, H, W]`."""
     return np.concatenate([model.manifest.preprocess(picture)[0] for picture in pictures])
 
 
-def answers(model: Predictor, pictures: Sequence[Source], batch: int = 1) -> Answers:
-    """Scores `[N]` and maps `[N, H, W]`, in batches."""
+def answers(model: Predictor, pictures: Sequence[Source], batch: int = 1) -> ScoresAndMaps:
+    """Predict scores `[N]` and maps `[N, H, W]`, in batches."""
     images = tensors(model, pictures)
     parts = [model.session.run(images[k : k + batch]) for k in range(0, len(images), batch)]
     scores, maps = (np.concatenate(part) for part in zip(*parts, strict=True))

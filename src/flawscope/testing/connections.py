@@ -1,4 +1,4 @@
-"""Contract of sources and sinks from outside, each checked in a real station on pictures that are drawn."""
+"""Checks of a plugin's sources and sinks, each in a real station on drawn pictures."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from flawscope.station.settings.plugins import Plugged, Plugin
     from flawscope.station.station import Station
 
-PATIENCE = 60.0  # seconds for what comes by itself
-ENDING = 35.0  # seconds in which a source or sink must end
-NAME = "plate"  # the product
+PATIENCE = 60.0  # seconds that `_wait_for` waits
+STOP_TIMEOUT = 35.0  # seconds in which a source or sink must end
+PRODUCT = "plate"
 
 
 def check_source(
@@ -49,26 +49,28 @@ def check_source(
     from flawscope.station.sources.source import RUNNING, Triggered
     from flawscope.station.store.search import Filters
 
-    given = _given(plugin, settings)
+    given = _read_settings(plugin, settings)
     with tempfile.TemporaryDirectory() as folder, _station(Path(folder), model, sources=(given,)) as station:
-        (source,) = station.sources[NAME]
+        (source,), product = station.sources[PRODUCT], station.products[PRODUCT]
         state = source.state.to_dict()
         must(json.dumps(state) and all(state[name] for name in ("kind", "name", "place")), "an empty state")
         if isinstance(source, Triggered):
             _check_triggers(station)
-        _until(lambda: station.store.totals(station.products[NAME])["inspections"], "it gives no picture")
-        _until(lambda: source.state.state == RUNNING, f"its state is {source.state.state} and not {RUNNING}")
+        _wait_for(lambda: station.store.totals(product)["inspections"], "it gives no picture")
+        _wait_for(
+            lambda: source.state.state == RUNNING, f"its state is {source.state.state} and not {RUNNING}"
+        )
         must(source.state.last is not None, "its state has no time of the last picture")
         if away and back:
-            _check_away(station, away, back)
+            _check_disconnection(station, away, back)
         begun = time.monotonic()
         source.stop()
-        must(time.monotonic() - begun < ENDING, f"it does not stop within {ENDING:.0f} s")
-        before = station.store.totals(station.products[NAME])["inspections"]
+        must(time.monotonic() - begun < STOP_TIMEOUT, f"it does not stop within {STOP_TIMEOUT:.0f} s")
+        before = station.store.totals(product)["inspections"]
         time.sleep(1.0)
-        now = station.store.totals(station.products[NAME])["inspections"]
+        now = station.store.totals(product)["inspections"]
         must(now == before, "it gives pictures after it was stopped")
-        named = [one["name"] for one in station.search(NAME, Filters()).inspections]
+        named = [one["name"] for one in station.search(PRODUCT, Filters()).inspections]
         must(all(named), "a picture without a name")
 
 
@@ -77,24 +79,24 @@ def _check_triggers(station: Station) -> None:
     from flawscope.station.sources.trigger import shoot
     from flawscope.station.store.inspection import labelled
 
-    find = partial(station.camera, NAME)
+    find = partial(station.camera, PRODUCT)
     find().forget(find().next_shot())
 
     async def several() -> list[Any]:
         due = time.monotonic() + PATIENCE
         labels = [labelled(f"P{number}", None) for number in range(4)]
-        return await asyncio.gather(*(shoot(station, NAME, find, one, due) for one in labels))
+        return await asyncio.gather(*(shoot(station, PRODUCT, find, one, due) for one in labels))
 
     found = asyncio.run(several())
     must(len({one.number for one in found}) == 4, "triggers share an inspection")
     must({one.taken.part for one in found} == {"P0", "P1", "P2", "P3"}, "a part's number is lost")
 
 
-def _check_away(station: Station, away: Callable[[], None], back: Callable[[], None]) -> None:
+def _check_disconnection(station: Station, away: Callable[[], None], back: Callable[[], None]) -> None:
     """A camera that is away is a state and a problem, refuses triggers, and comes back by itself."""
     from flawscope.station.sources.source import AWAY, RUNNING, AwayError, NoFrameError, Triggered
 
-    (source,) = station.sources[NAME]
+    (source,) = station.sources[PRODUCT]
 
     def is_refused() -> bool:
         assert isinstance(source, Triggered)
@@ -106,14 +108,14 @@ def _check_away(station: Station, away: Callable[[], None], back: Callable[[], N
 
     away()
     if isinstance(source, Triggered):
-        _until(is_refused, "a trigger is not refused with AwayError while the camera is away")
-    _until(lambda: source.state.state == AWAY, f"its state is not {AWAY} while the camera is away")
+        _wait_for(is_refused, "a trigger is not refused with AwayError while the camera is away")
+    _wait_for(lambda: source.state.state == AWAY, f"its state is not {AWAY} while the camera is away")
     must(bool(source.state.why), "its state does not say why it is away")
-    told = {one.code for one in station.problems()}
-    must(any(code.startswith("camera_away") for code in told), "it reports no problem camera_away")
+    problem_codes = {one.code for one in station.problems()}
+    must(any(code.startswith("camera_away") for code in problem_codes), "it reports no problem camera_away")
     back()
-    _until(lambda: source.state.state == RUNNING, "it does not come back by itself")
-    _until(lambda: {one.code for one in station.problems()} < told, "the problem does not end")
+    _wait_for(lambda: source.state.state == RUNNING, "it does not come back by itself")
+    _wait_for(lambda: {one.code for one in station.problems()} < problem_codes, "the problem does not end")
 
 
 def check_sink(
@@ -132,36 +134,37 @@ def check_sink(
     from flawscope.station.inspecting.picture import Picture
     from flawscope.station.settings.sinks import PluginSink
 
-    sinks = (PluginSink(plugin=_given(plugin, settings)),)
-    rng, there = np.random.default_rng(0), list(received())
+    sinks = (PluginSink(plugin=_read_settings(plugin, settings)),)
+    rng, received_before = np.random.default_rng(0), list(received())
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(2):
             with _station(Path(folder), model, sinks=sinks) as station:
                 assert station.sinks is not None
-                ((delivery, box),) = station.sinks.of(NAME)
-                number, pictures = station.products[NAME], [_drawn(rng, Path(folder)) for _ in range(3)]
+                ((delivery, box),) = station.sinks.of(PRODUCT)
+                number = station.products[PRODUCT]
+                pictures = [_draw_png(rng, Path(folder)) for _ in range(3)]
                 sent = [Picture(number, one, "Größe 7.png", "http", part="4711") for one in pictures]
                 for answer in station.inspector.submit(sent):
                     station.store.decide(number, answer.result(PATIENCE).number, "good", "anna")
                     station.spoken(number)
-                _until(lambda box=box: not box.waiting(), f"messages wait: {delivery.error}")  # type: ignore[misc]
+                _wait_for(lambda box=box: not box.waiting(), f"messages wait: {delivery.error}")  # type: ignore[misc]
                 must(delivery.error is None, f"an error stays: {delivery.error}")
                 must(box.refused == 0, "it refuses messages")
                 # as if the station had been killed before it wrote down what was taken
                 box.move(box.place._replace(inspection=0, verdict=0))
                 delivery.wake()
-                _until(lambda box=box: not box.waiting(), "messages wait that came before")  # type: ignore[misc]
+                _wait_for(lambda box=box: not box.waiting(), "messages wait that came before")  # type: ignore[misc]
                 box.move(box.place._replace(inspection=0, verdict=0))
                 box.save()
-        found = list(received())[len(there) :]
+        found = list(received())[len(received_before) :]
     must(len(found) == len(set(found)), f"a message counts twice: {found}")
     must(len(found) == 6, f"{len(found)} of 6 inspections arrived")
     numbers = [int(one.split("-")[2]) for one in found]
     must(numbers == sorted(numbers), "their order is lost")
 
 
-def _given(plugin: Plugin, settings: Mapping[str, Any]) -> Plugged:
-    """Check a plugin's settings, and return them as a station has them."""
+def _read_settings(plugin: Plugin, settings: Mapping[str, Any]) -> Plugged:
+    """Check a plugin's settings, and return them as a station reads them."""
     from flawscope.station.settings.plugins import Plugin as Wanted
 
     must(isinstance(plugin, Wanted), "it is not a `Plugin`")
@@ -175,29 +178,29 @@ def _given(plugin: Plugin, settings: Mapping[str, Any]) -> Plugged:
 
 @contextmanager
 def _station(folder: Path, model: Path, **given: Any) -> Iterator[Station]:
-    """A station that listens nowhere, with one product."""
+    """Run a station with one product and without a web server."""
     from flawscope.station.settings.station import Product, Settings
     from flawscope.station.station import Station
 
     product = Product(str(model), drift=None, camera_checks=False, **given)
-    station = Station(Settings({NAME: product}, store=str(folder / "store"), device="cpu", threads=1))
+    station = Station(Settings({PRODUCT: product}, store=str(folder / "store"), device="cpu", threads=1))
     try:
         station.start()
         yield station
     finally:
         begun = time.monotonic()
         station.close()
-    must(time.monotonic() - begun < ENDING, f"the station does not end within {ENDING:.0f} s")
+    must(time.monotonic() - begun < STOP_TIMEOUT, f"the station does not end within {STOP_TIMEOUT:.0f} s")
 
 
-def _drawn(rng: np.random.Generator, folder: Path) -> bytes:
+def _draw_png(rng: np.random.Generator, folder: Path) -> bytes:
     path = folder / "drawn.png"
     Image.fromarray(draw_picture(next(iter(CATEGORIES)), rng, None, 0.2, size=96)[0]).save(path)
     return path.read_bytes()
 
 
-def _until(true: Callable[[], Any], what: str) -> None:
+def _wait_for(condition: Callable[[], Any], message: str) -> None:
     end = time.monotonic() + PATIENCE
-    while not true():
-        must(time.monotonic() < end, what)
+    while not condition():
+        must(time.monotonic() < end, message)
         time.sleep(0.02)

@@ -85,7 +85,7 @@ def pictures_have_roles(case: Case) -> None:
     roles = {p.hash: p.role for p in model.manifest.pictures}
     used = [pixel_hash(decode(source)) for source in case.good]
     must(sorted(p.role for p in model.manifest.pictures).count("duplicate") == 1, "copies count once")
-    failures = case.made().failures
+    failures = case.fit_result().failures
     broken = f"picture {len(case.good) + 1}"
     must(len(failures) == 1 and broken in failures[0], f"what cannot be read is not reported: {failures}")
     calibrated = list(model.manifest.facts["calibration_pictures"])
@@ -106,11 +106,12 @@ def calibration_is_honest(case: Case) -> None:
     for variant in ("plain", "region", "strips"):
         model = case.fitted(variant)
         calibration, facts = model.calibration, model.manifest.facts
-        sources = {pixel_hash(decode(s)): s for s in case.pictures(variant) if not isinstance(s, bytes)}
+        pictures = case.training_pictures(variant)
+        sources = {pixel_hash(decode(s)): s for s in pictures if not isinstance(s, bytes)}
         shown = [sources[digest] for digest in facts["calibration_pictures"]]
         own = np.stack([calibration.scores, calibration.map_maxima])
         if case.method.holds_out:
-            found = np.array([_answer(model, source) for source in shown]).T
+            found = np.array([_score_and_map_levels(model, source) for source in shown]).T
             must_be_close(found[0], own[0], f"{variant}: scores", 1e-4)
             must_be_close(found[1], own[1], f"{variant}: maxima of maps", 1e-4)
             _must_have_level(model, found, f"{variant}: level of maps", 1e-3)
@@ -119,22 +120,22 @@ def calibration_is_honest(case: Case) -> None:
         refitted = []
         for i in range(0, len(shown), 3):
             rest = [s for s, part in zip(shown, parts, strict=True) if part != parts[i]]
-            refitted.append(_answer(case.fit(rest, variant), shown[i]))
-        found, some = np.array(refitted).T, own[:, ::3]
+            refitted.append(_score_and_map_levels(case.fit(rest, variant), shown[i]))
+        found, expected = np.array(refitted).T, own[:, ::3]
         for row, name in enumerate(("scores", "maxima of maps")):
-            must_be_close(found[row].mean(), some[row].mean(), f"{variant}: {name}, refitted", 0.2)
-            must_be_close(found[row], some[row], f"{variant}: {name}, refitted", 0.4)
+            must_be_close(found[row].mean(), expected[row].mean(), f"{variant}: {name}, refitted", 0.2)
+            must_be_close(found[row], expected[row], f"{variant}: {name}, refitted", 0.4)
         _must_have_level(model, found, f"{variant}: level of maps", 0.1)
-        again = [_left_out(model, source, part) for source, part in zip(shown, parts, strict=True)]
-        pairs = [(one, score) for one, score in zip(again, own[0], strict=True) if one is not None]
+        left_out = [_left_out_score(model, source, part) for source, part in zip(shown, parts, strict=True)]
+        pairs = [(one, score) for one, score in zip(left_out, own[0], strict=True) if one is not None]
         must(pairs or variant == "region", f"{variant}: `left_out` gives nothing")
         if pairs:
             left, stored = np.array(pairs).mean(0)
             must(left > 0.999 * stored, f"{variant}: `left_out` leaves nothing out")
 
 
-def _answer(model: Predictor, source: Source) -> tuple[float, float, float]:
-    """The score of a picture, and its map's maximum and median where something counts."""
+def _score_and_map_levels(model: Predictor, source: Source) -> tuple[float, float, float]:
+    """Score of a picture, and maximum and median of its map inside the region that counts."""
     import torch
 
     detector, image = detector_of(model), torch.from_numpy(tensors(model, [source]))
@@ -145,8 +146,8 @@ def _answer(model: Predictor, source: Source) -> tuple[float, float, float]:
     return float(scores[0]), float(drawn.max()), float(drawn.median())
 
 
-def _left_out(model: Predictor, source: Source, group: int) -> float | None:
-    """The score of a picture by `left_out`; None where that gives nothing."""
+def _left_out_score(model: Predictor, source: Source, group: int) -> float | None:
+    """Score of a picture by `Detector.left_out`; None where the method has none."""
     import torch
 
     detector, image = detector_of(model), torch.from_numpy(tensors(model, [source]))
@@ -167,7 +168,7 @@ def groups_stay_together(case: Case) -> None:
     calibrated = set(model.manifest.facts["calibration_pictures"])
     parts: dict[tuple[str | None, ...], list[bool]] = {}
     for item in model.manifest.pictures:
-        if (match := re.search(case.pairs, item.name)) and item.role != "duplicate":
+        if (match := re.search(case.pair_pattern, item.name)) and item.role != "duplicate":
             parts.setdefault(match.groups(), []).append(item.hash in calibrated)
     must(parts and all(len(set(held)) == 1 for held in parts.values()), f"a part is divided: {parts}")
     must(any(len(held) == 2 for held in parts.values()), f"no part has two pictures: {parts}")
@@ -191,12 +192,12 @@ def progress_and_interruption(case: Case) -> None:
     """Every stage of progress ends at its total. Whoever interrupts gets control back, and leaves neither
     threads nor another number of torch's threads."""
 
-    def others() -> int:
+    def count_threads() -> int:
         """Threads, less those that stay."""
         return sum(not thread.name.startswith("flawscope") for thread in threading.enumerate())
 
     stages: dict[str, tuple[int, int]] = {}
-    for stage, done, total in case.made().progress:
+    for stage, done, total in case.fit_result().progress:
         stage = stage.partition(",")[0]  # what follows is the loss
         must(stages.get(stage, (0, total))[0] <= done <= total, f"{stage}: {done} of {total} after {stages}")
         stages[stage] = done, total
@@ -205,13 +206,13 @@ def progress_and_interruption(case: Case) -> None:
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    before = others()
+    before = count_threads()
     with torch_threads(2):
         try:
             case.fit(case.good[:4], step=stop)
             must(False, "it went on")
         except KeyboardInterrupt:
-            must(others() == before, "threads are left")
+            must(count_threads() == before, "threads are left")
 
 
 # ---- what a method declares; what it does not is refused
@@ -236,8 +237,8 @@ def resumes(case: Case) -> None:
             if path.exists():
                 raise KeyboardInterrupt
 
-        options = {k: v for k, v in case.options("plain").items() if k not in ("method", "samples")}
-        prepared = prepare(case.pictures("plain"), case.method, step=stop, **options)
+        options = {k: v for k, v in case.fit_options("plain").items() if k not in ("method", "samples")}
+        prepared = prepare(case.training_pictures("plain"), case.method, step=stop, **options)
         try:
             budget = Budget(checkpoint=path, every=0.0)
             case.method.fitted(prepared.model, replace(prepared.task, budget=budget))

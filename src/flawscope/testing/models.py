@@ -91,7 +91,7 @@ def damaged_files_are_refused(case: Case) -> None:
 # ---- what counts
 
 
-def _outside_is_lowest(maps: Floats, inside: NDArray[np.bool_]) -> None:
+def _must_be_lowest_outside(maps: Floats, inside: NDArray[np.bool_]) -> None:
     """maps, inside: [N, H, W]."""
     for drawn, counts in zip(maps, inside, strict=True):
         must(drawn[~counts].max() <= drawn[counts].min(), "a value outside is above the lowest inside")
@@ -107,7 +107,7 @@ def region_of_interest(case: Case) -> None:
     left = np.arange(roi.shape[1]) < roi.shape[1] // 2
     must(np.array_equal(roi, np.broadcast_to(left, roi.shape)), "another region than was given")
     maps = case.said("region")[1]
-    _outside_is_lowest(maps, np.broadcast_to(roi, maps.shape))
+    _must_be_lowest_outside(maps, np.broadcast_to(roi, maps.shape))
     plain = case.fitted()
     images = torch.from_numpy(tensors(plain, [case.defect]))
     with torch.inference_mode():
@@ -118,11 +118,11 @@ def region_of_interest(case: Case) -> None:
             other = case.method.rebuild(plain.manifest.config, {**kept, "roi": elsewhere})
             lower, within = other(images)
             must(float(lower) < float(score), f"outside the region counts: {float(lower)}, {float(score)}")
-            _outside_is_lowest(within.numpy(), elsewhere.numpy()[None])
+            _must_be_lowest_outside(within.numpy(), elsewhere.numpy()[None])
 
 
 def _half_without_maximum(drawn: Any, side: int) -> Any:
-    """[H, W] bool: the half, along this side, in which the map [H, W] does not have its maximum."""
+    """Mask [H, W] of the half, along axis `side`, without the maximum of the map [H, W]."""
     import torch
 
     top = divmod(int(drawn.argmax()), drawn.shape[1])[side]
@@ -148,11 +148,11 @@ def padding(case: Case) -> None:
         assert inside is not None
         scores, maps = detector.score(features, inside)
         must(torch.equal(inside, (images[:, 0] >= 0) & detector.roi), "`inside` is not the picture")
-        _outside_is_lowest(maps.numpy(), inside.numpy())
+        _must_be_lowest_outside(maps.numpy(), inside.numpy())
         half = torch.stack([_half_without_maximum(drawn, 1) for drawn in maps]) & inside
         lower, drawn = detector.score(features, half)
         must(bool((lower <= scores).all() and (lower < scores).any()), "what is not `inside` decides scores")
-        _outside_is_lowest(drawn.numpy(), half.numpy())
+        _must_be_lowest_outside(drawn.numpy(), half.numpy())
 
 
 def many_threads_predict(case: Case) -> None:
@@ -171,22 +171,22 @@ def many_threads_predict(case: Case) -> None:
 
 def exports_onnx(case: Case) -> None:
     """An exported model passes its certificate, can be opened, and says the same in any batch."""
-    _export(case, "plain", "onnxruntime")
+    _check_export(case, "plain", "onnxruntime")
 
 
 def exports_openvino(case: Case) -> None:
     """The same in OpenVINO."""
-    _export(case, "plain", "openvino")
+    _check_export(case, "plain", "openvino")
 
 
 def exports_padding(case: Case) -> None:
     """The same of one that knows padding, of pictures with and without it."""
-    _export(case, "strips", "openvino" if importlib.util.find_spec("openvino") else "onnxruntime")
+    _check_export(case, "strips", "openvino" if importlib.util.find_spec("openvino") else "onnxruntime")
 
 
-def _export(case: Case, variant: str, engine: str) -> None:
+def _check_export(case: Case, variant: str, engine: str) -> None:
     trained, shown = case.fitted(variant), case.shown(variant)
-    model = load(case.exported(variant), engine=engine, device="cpu")
+    model = load(case.exported_path(variant), engine=engine, device="cpu")
     assert isinstance(model, Predictor)
     certificates = [one for key, one in model.manifest.facts.items() if key.startswith("certificate")]
     must(not any(one["decisions"] for one in certificates), "a certificate knows other decisions")
@@ -220,58 +220,59 @@ def held_out_is_not_learnt(case: Case) -> None:
         picture = decode(source)
         return source if pixel_hash(picture) in learnt else picture.max() - picture
 
-    other = case.fit([changed(source) for source in case.pictures("plain")], samples=0)
-    _must_have_learnt(case, model, other, "other pictures held out")
+    other = case.fit([changed(source) for source in case.training_pictures("plain")], samples=0)
+    _must_learn_same(case, model, other, "other pictures held out")
 
 
 def outside_is_not_learnt(case: Case) -> None:
     """Pixels outside of the region of interest change neither the learnt tensors nor a score: give networks
     `Detector.filled`. The region itself counts: without it other tensors are learnt. Learn from the cells
     that `Detector.inside` counts."""
-    how: dict[str, Any] = {"group": None, "samples": 0}
-    model = case.fit(case.good, "region", **how)
-    hidden: list[Source] = [_seen(model, source) for source in case.good]
-    _must_have_learnt(case, model, case.fit(hidden, "region", **how), "other pixels outside of the region")
+    options: dict[str, Any] = {"group": None, "samples": 0}
+    model = case.fit(case.good, "region", **options)
+    hidden: list[Source] = [_network_view(model, source) for source in case.good]
+    _must_learn_same(case, model, case.fit(hidden, "region", **options), "other pixels outside of the region")
     shown = [np.array(decode(source)) for source in case.probes]
     for picture in shown:
         outside = picture[:, picture.shape[1] * 5 // 8 :]  # scaling takes a little from across the border
         outside[:] = outside.max() - outside
     same = zip(answers(model, shown), answers(model, case.probes), strict=True)
     must(all(np.array_equal(*pair) for pair in same), "pixels outside of the region change the answer")
-    _must_learn_other(case, model, case.fit(hidden, **how), "as much is learnt from outside of the region")
+    other = case.fit(hidden, **options)
+    _must_learn_other(case, model, other, "as much is learnt from outside of the region")
 
 
 def padding_is_not_learnt(case: Case) -> None:
     """Padding is no part of what is learnt: of the same pixels as a picture without padding other tensors are
     learnt. Learn from the cells that `Detector.inside` counts."""
     model = case.fitted("strips")
-    whole: list[Source] = [_seen(model, source) for source in case.pictures("strips")]
+    whole: list[Source] = [_network_view(model, source) for source in case.training_pictures("strips")]
     other = case.fit(whole, "strips", samples=0)
     _must_learn_other(case, model, other, "as much is learnt from padding")
 
 
-def _seen(model: Predictor, source: Source) -> NDArray[np.float32]:
-    """A picture [H, W, 3] at the network's size, as networks see it."""
+def _network_view(model: Predictor, source: Source) -> NDArray[np.float32]:
+    """Picture [H, W, 3] at the network's size, with padding and outside filled (`Detector.filled`)."""
     import torch
 
     image = detector_of(model).filled(torch.from_numpy(tensors(model, [source])))
     return np.ascontiguousarray(image[0].permute(1, 2, 0).numpy())
 
 
-def _learnt(case: Case, model: Predictor) -> dict[str, bytes]:
-    """The tensors that a fit makes, but for those of held-out pictures."""
+def _learnt_tensors(case: Case, model: Predictor) -> dict[str, bytes]:
+    """Tensors that a fit learns, as bytes, without those that depend on held-out pictures."""
     others = {"roi", "samples", "sample_maps", *case.method.calibrated}
     return {k: v.tobytes() for k, v in model.artefact.tensors.items() if k not in others}
 
 
-def _must_have_learnt(case: Case, one: Predictor, other: Predictor, text: str) -> None:
-    before, after = _learnt(case, one), _learnt(case, other)
+def _must_learn_same(case: Case, one: Predictor, other: Predictor, text: str) -> None:
+    before, after = _learnt_tensors(case, one), _learnt_tensors(case, other)
     changed = sorted(k for k in before.keys() | after.keys() if before.get(k) != after.get(k))
     must(not changed, f"{text} change what is learnt: {', '.join(changed)}")
 
 
 def _must_learn_other(case: Case, one: Predictor, other: Predictor, text: str) -> None:
-    must(_learnt(case, one) != _learnt(case, other), text)
+    must(_learnt_tensors(case, one) != _learnt_tensors(case, other), text)
 
 
 CHECKS: Sequence[Callable[[Case], None]] = (
