@@ -25,8 +25,8 @@ from flawscope.errors import FlawscopeError, InputError
 from flawscope.station.industrial_cameras import BASLER, GENICAM, CameraSettings
 from flawscope.station.industrial_cameras.camera import IndustrialCamera, Numbered, after
 from flawscope.station.settings.station import Limits
-from flawscope.station.sources.frames import LostError
-from flawscope.station.sources.source import AWAY, RUNNING, AwayError, Line, NoFrameError, Share
+from flawscope.station.sources.frames import CameraLostError
+from flawscope.station.sources.source import AWAY, RUNNING, AwayError, Line, NoFrameError, QueueShare
 from flawscope.testing import check_source
 
 os.environ.setdefault("PYLON_CAMEMU", "2")  # read when pylon is loaded
@@ -85,7 +85,7 @@ def camera(settings: CameraSettings, opening: Callable[[CameraSettings], Any]) -
     """A started camera that belongs to no station: what it hands in is taken at once."""
     taken: Future[Any] = Future()
     taken.set_result(None)
-    line: Any = Line(1, lambda _: [taken], lambda *_: None, None, Share(Limits()))  # type: ignore[arg-type]
+    line: Any = Line(1, lambda _: [taken], lambda *_: None, None, QueueShare(Limits()))  # type: ignore[arg-type]
     made = IndustrialCamera(line, settings, 1, opening)
     made.start()
     return made
@@ -170,7 +170,7 @@ def opening_fixture(request: pytest.FixtureRequest) -> Callable[..., Any]:
         while True:
             try:
                 return Kind(settings)
-            except LostError:
+            except CameraLostError:
                 if time.monotonic() > end or "serial" in given:
                     raise
 
@@ -193,7 +193,7 @@ def test_frames_of_a_signal_that_do_not_arrive_are_counted(basler: None) -> None
 
     def signal() -> None:
         """A busy camera does not see a signal."""
-        with suppress(LostError):
+        with suppress(CameraLostError):
             made[0].trigger()
 
     there = camera(CameraSettings(SERIAL["basler"], trigger="hardware line 1"), opening)
@@ -245,7 +245,7 @@ def test_every_pixel_format_becomes_a_picture(
     opening: Callable[..., Any], request: pytest.FixtureRequest
 ) -> None:
     """Grey keeps its depth, at full scale; Bayer and colour become RGB."""
-    from flawscope.station.sources.frames import encoded
+    from flawscope.station.sources.frames import encode_png
 
     rgb = "RGB8" if "genicam" in request.node.name else "RGB8Packed"
     deep = ("Mono16",) if "genicam" in request.node.name else ("Mono10", "Mono12", "Mono16")
@@ -254,7 +254,7 @@ def test_every_pixel_format_becomes_a_picture(
         device.trigger()
         frame = device.next(5)
         device.close()
-        array = np.asarray(Image.open(io.BytesIO(encoded(frame.picture, 10**8))))
+        array = np.asarray(Image.open(io.BytesIO(encode_png(frame.picture, 10**8))))
         assert array.ndim == (2 if name.startswith("Mono") else 3), name
         assert array.dtype == (np.uint16 if name in deep else np.uint8), name
         if name in deep and "genicam" not in request.node.name:

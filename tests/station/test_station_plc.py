@@ -39,7 +39,7 @@ from flawscope.cli import main
 from flawscope.errors import InputError
 from flawscope.station.plc.handshake import Code, Inputs, Outputs
 from flawscope.station.plc.signals import NAMESPACE, TO_PLC, TO_STATION, WORDS, count, pack, unpack
-from flawscope.station.settings.plugins import CONNECTIONS, plugin
+from flawscope.station.settings.plugins import CONNECTION_GROUP, plugin
 from flawscope.station.settings.station import read_settings
 
 for _library in ("pymodbus", "asyncua"):
@@ -512,7 +512,7 @@ def test_a_station_without_the_extra_says_what_to_install(
     monkeypatch.setattr("flawscope.errors.importlib.util.find_spec", lambda name: None)
     for name, library in (("modbus", "pymodbus"), ("opcua", "asyncua")):
         given = {"recipes": {1: NAME}, "listen": "127.0.0.1:5020"}
-        one = plugin(CONNECTIONS, name).read(given, tmp_path)
+        one = plugin(CONNECTION_GROUP, name).read(given, tmp_path)
         with pytest.raises(InputError, match=rf"needs {library}: pip install"):
             one.open(None, one.values)
 

@@ -15,9 +15,9 @@ import numpy as np
 
 from flawscope.station.settings.plugins import Plugged
 from flawscope.station.sources.source import Triggered
-from flawscope.station.sources.trigger import Inspecting
+from flawscope.station.sources.trigger import InspectionStation
 
-LATELY = 1000  # times of a product that are remembered
+MAX_TIMES = 1000  # times of a product that are remembered
 
 
 class Timing:
@@ -32,7 +32,7 @@ class Timing:
         self, product: str, seconds: float, *, missed: bool = False, budget: float | None = None
     ) -> None:
         """Note a trigger that was answered; missed: not within its budget, in seconds."""
-        self._seconds.setdefault(product, deque(maxlen=LATELY)).append(seconds)
+        self._seconds.setdefault(product, deque(maxlen=MAX_TIMES)).append(seconds)
         self._missed[product] += missed
         self._budgets[product] = budget
 
@@ -57,7 +57,7 @@ class Timing:
         times = {name: list(one) for name, one in list(self._seconds.items())}
         found: dict[str, tuple[str, dict[str, float]]] = {
             f"trigger_seconds_p{share}": (
-                f"From a trigger to its output, {share} of 100 of the last {LATELY:,} in less.",
+                f"From a trigger to its output, {share} of 100 of the last {MAX_TIMES:,} in less.",
                 {name: float(np.percentile(one, share)) for name, one in times.items()},
             )
             for share in (50, 99)
@@ -66,7 +66,7 @@ class Timing:
         return {**found, "missed_deadlines_total": ("Triggers not answered in time.", missed)}
 
 
-class Floor(Inspecting, Protocol):
+class Floor(InspectionStation, Protocol):
     """Station as a connection has it; `sources.trigger.shoot` takes a picture and has it judged."""
 
     timing: Timing

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from flawscope.errors import InputError, require_installed
 from flawscope.station.settings.plugins import Plugin
-from flawscope.station.settings.sources import FRAME, TRIGGER
+from flawscope.station.settings.sources import EVERY_FRAME, ON_TRIGGER
 from flawscope.station.settings.values import time_of
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class CameraSettings:
     @property
     def every(self) -> str:
         """Frames that are taken without a request: all that a signal triggered."""
-        return TRIGGER if self.trigger == SOFTWARE else FRAME
+        return ON_TRIGGER if self.trigger == SOFTWARE else EVERY_FRAME
 
     seconds = None  # between two frames that are taken: every one is
 

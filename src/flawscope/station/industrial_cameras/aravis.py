@@ -11,7 +11,7 @@ from av import VideoFrame
 from flawscope.errors import InputError
 from flawscope.station.industrial_cameras import CameraSettings
 from flawscope.station.industrial_cameras.camera import Numbered, check_format, chosen
-from flawscope.station.sources.frames import LostError
+from flawscope.station.sources.frames import CameraLostError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -52,12 +52,12 @@ class Aravis:
         try:
             self._camera = self._library.Camera.new(self._library.get_device_id(one))
         except self._error as error:
-            raise LostError(f"it cannot be opened: {_said(error)}") from None
+            raise CameraLostError(f"it cannot be opened: {_said(error)}") from None
         try:
             self._open(settings)
         except self._error as error:
             self.close()
-            raise LostError(_said(error)) from None
+            raise CameraLostError(_said(error)) from None
         except InputError:
             self.close()
             raise
@@ -65,7 +65,7 @@ class Aravis:
     def _open(self, settings: CameraSettings) -> None:
         device = self._camera.get_device()
         if isinstance(device, self._library.GvDevice) and not device.is_controller():
-            raise LostError("another program uses it: end that one")
+            raise CameraLostError("another program uses it: end that one")
         device.connect("control-lost", self._gone)
         self._set(settings)
         name = self._camera.get_pixel_format_as_string()
@@ -108,13 +108,13 @@ class Aravis:
         try:
             self._camera.software_trigger()
         except self._error as error:
-            raise LostError(_said(error)) from None
+            raise CameraLostError(_said(error)) from None
 
     def next(self, seconds: float) -> Numbered | None:
         buffer = self._stream.timeout_pop_buffer(int(seconds * 1e6))
         if buffer is None:
             if self._is_gone:
-                raise LostError("it is gone from its cable or network")
+                raise CameraLostError("it is gone from its cable or network")
             return None
         try:
             is_whole = buffer.get_status() == self._library.BufferStatus.SUCCESS

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Protocol
 from flawscope.errors import InputError, nearest, pluralize, some
 from flawscope.station.background import Backoff
 from flawscope.station.industrial_cameras import SOFTWARE, CameraSettings
-from flawscope.station.sources.camera import LOOK, LiveCamera, Shot
-from flawscope.station.sources.frames import LostError
+from flawscope.station.sources.camera import CHECK_INTERVAL, LiveCamera, Shot
+from flawscope.station.sources.frames import CameraLostError
 from flawscope.station.sources.source import Line, NoFrameError
 
 if TYPE_CHECKING:
@@ -62,11 +62,11 @@ def chosen(settings: CameraSettings, serials: list[str]) -> int:
     found = some(serials) or "none"
     if settings.serial is not None:
         if settings.serial not in serials:
-            raise LostError(f"there is no such camera: {found} found; see its cable, power and network")
+            raise CameraLostError(f"there is no such camera: {found} found; see its cable, power and network")
         return serials.index(settings.serial)
     if len(serials) != 1:
         why = "name one by its `serial`" if serials else "see its cable, power and network"
-        raise LostError(f"it is not the only camera: {found} found; {why}")
+        raise CameraLostError(f"it is not the only camera: {found} found; {why}")
     return 0
 
 
@@ -106,13 +106,13 @@ class IndustrialCamera(LiveCamera):
         device.trigger()
         first = device.next(self.camera.patience)
         if first is None:
-            raise LostError(self._silent)
+            raise CameraLostError(self._silent)
         last, ordered, missed = first.number, 0, 0  # ordered: exposures after the last frame
         pauses.reset()
         self._is_back()
         while not self._ended.is_set():
             with self._changed:
-                self._changed.wait_for(lambda: self._triggers or self._ended.is_set(), LOOK)
+                self._changed.wait_for(lambda: self._triggers or self._ended.is_set(), CHECK_INTERVAL)
             while late := device.next(0):
                 last, ordered = late.number, max(0, ordered - after(last, late.number))
             triggers = self._take_triggers()
@@ -129,7 +129,7 @@ class IndustrialCamera(LiveCamera):
                 missed += 1
                 self._fail(triggers, self._silent)
                 if missed >= MOST_MISSED:
-                    raise LostError(self._silent)
+                    raise CameraLostError(self._silent)
                 continue
             if frame.picture is not None and after(last, frame.number) == ordered:
                 self._came(frame.picture, triggers)
@@ -163,13 +163,13 @@ class IndustrialCamera(LiveCamera):
         pauses.reset()
         self._is_back()
         while not self._ended.is_set():
-            frame = device.next(LOOK)
+            frame = device.next(CHECK_INTERVAL)
             if frame is None:
                 continue
             lost = max(0, after(last, frame.number) - 1) if last is not None else 0
             lost, last = lost + (frame.picture is None), frame.number
             if lost:
                 self.state.broken += lost - 1
-                self._refused(LostError(f"{pluralize(lost, 'frame')} did not arrive whole"))
+                self._refused(CameraLostError(f"{pluralize(lost, 'frame')} did not arrive whole"))
             if frame.picture is not None:
                 self._came(frame.picture, self._take_triggers())

@@ -11,7 +11,7 @@ from pypylon import genicam, pylon
 from flawscope.errors import InputError, one_line
 from flawscope.station.industrial_cameras import CameraSettings
 from flawscope.station.industrial_cameras.camera import Numbered, check_format, chosen
-from flawscope.station.sources.frames import LostError
+from flawscope.station.sources.frames import CameraLostError
 
 EXPOSURE, GAIN = ("ExposureTime", "ExposureTimeAbs"), ("Gain", "GainRaw")  # newer and older cameras' names
 READY = 1000  # milliseconds in which a camera must take a trigger
@@ -31,13 +31,13 @@ class Pylon:
         except genicam.GenericException as error:
             is_used = "another" in str(error)  # application controls it, or client has opened it
             why = "another program uses it: end that one" if is_used else _said(error)
-            raise LostError(f"it cannot be opened: {why}") from None
+            raise CameraLostError(f"it cannot be opened: {why}") from None
         try:
             self._set(settings)
             self._camera.StartGrabbing(pylon.GrabStrategy_OneByOne)
         except genicam.GenericException as error:
             self.close()
-            raise LostError(_said(error)) from None
+            raise CameraLostError(_said(error)) from None
         except InputError:
             self.close()
             raise
@@ -81,19 +81,19 @@ class Pylon:
                 self._camera.WaitForFrameTriggerReady(READY, pylon.TimeoutHandling_ThrowException)
             self._camera.ExecuteSoftwareTrigger()
         except genicam.GenericException as error:
-            raise LostError(_said(error)) from None
+            raise CameraLostError(_said(error)) from None
 
     def next(self, seconds: float) -> Numbered | None:
         try:
             result = self._camera.RetrieveResult(int(seconds * 1000), pylon.TimeoutHandling_Return)
             if not result.IsValid():
                 if self._camera.IsCameraDeviceRemoved():
-                    raise LostError("it is gone from its cable or network")
+                    raise CameraLostError("it is gone from its cable or network")
                 return None
             with result:
                 return Numbered(result.BlockID, self._picture(result) if result.GrabSucceeded() else None)
         except genicam.GenericException as error:
-            raise LostError(_said(error)) from None
+            raise CameraLostError(_said(error)) from None
 
     def _picture(self, result: Any) -> VideoFrame:
         if not pylon.IsMonoImage(result.PixelType):

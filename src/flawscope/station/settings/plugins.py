@@ -14,9 +14,9 @@ from typing import Any
 
 from flawscope.config import build
 from flawscope.errors import InputError, nearest, one_line
-from flawscope.station.settings.values import beside
+from flawscope.station.settings.values import resolve_paths
 
-SOURCES, SINKS, CONNECTIONS = "flawscope.sources", "flawscope.sinks", "flawscope.connections"  # groups
+SOURCES, SINKS, CONNECTION_GROUP = "flawscope.sources", "flawscope.sinks", "flawscope.connections"  # groups
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Plugin:
         first = fields(self.settings)[0].name if fields(self.settings) else ""
         values = given if isinstance(given, Mapping) else {} if given is None else {first: given}
         try:
-            settings = beside(build(self.settings, values), home, *self.paths)
+            settings = resolve_paths(build(self.settings, values), home, *self.paths)
         except InputError as error:
             raise InputError(f"{self.name}: {error}") from None
         return Plugged(self.name, settings, self.open)
@@ -79,9 +79,9 @@ def plugin(group: str, name: str) -> Plugin:
     return found
 
 
-def connections_of(given: Any, home: Path) -> tuple[Plugged, ...]:
+def read_connections(given: Any, home: Path) -> tuple[Plugged, ...]:
     """Read the setting `connections` of a station. InputError."""
     listed = given or []
     if not isinstance(listed, list) or any(not isinstance(one, Mapping) or len(one) != 1 for one in listed):
         raise InputError("connections must be a list: write `- NAME:` and its settings below it")
-    return tuple(plugin(CONNECTIONS, str(name)).read(one[name], home) for one in listed for name in one)
+    return tuple(plugin(CONNECTION_GROUP, str(name)).read(one[name], home) for one in listed for name in one)

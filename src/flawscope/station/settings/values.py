@@ -20,7 +20,7 @@ _SIZE = re.compile(r"\s*(\d{1,15}(?:\.\d+)?)\s*([KMGT]?)i?B?\s*", re.IGNORECASE)
 _SHARE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(%?)\s*")
 _SECONDS = {"h": 3600, "d": 86400, "w": 604800, "m": 30 * 86400, "y": 365 * 86400}
 _HOST = re.compile(r"(?:\w[\w.-]*|\[[\w:.%]+\])?(?::\d{1,5})?")
-_SHORT = 4  # letters; a part of an address with fewer is no secret
+_MIN_SECRET_LENGTH = 4  # letters; a part of an address with fewer is no secret
 
 
 def time_of(text: str, what: str, right: str = "a time such as 5 s") -> float:
@@ -41,7 +41,7 @@ def age_of(text: str, what: str) -> float:
     return float(found[1]) * _SECONDS[found[2][0].lower()]
 
 
-def size_of(text: str, what: str) -> int:
+def parse_size(text: str, what: str) -> int:
     """Return the bytes of `100 MB` or `2G`, in powers of 1024. InputError."""
     found = _SIZE.fullmatch(str(text))
     if not found:
@@ -49,7 +49,7 @@ def size_of(text: str, what: str) -> int:
     return int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "))
 
 
-def share_of(text: str, what: str) -> float:
+def parse_share(text: str, what: str) -> float:
     """Return the share of `1 %` or `0.01`: more than 0 and less than a half. InputError."""
     found = _SHARE.fullmatch(str(text))
     share = float(found[1]) / (100 if found[2] else 1) if found else 0.0
@@ -58,7 +58,7 @@ def share_of(text: str, what: str) -> float:
     return share
 
 
-def beside(settings: T, home: Path, *names: str) -> T:
+def resolve_paths(settings: T, home: Path, *names: str) -> T:
     """Return the dataclass with the named paths (None stays None) relative to `home`."""
     given: dict[str, str | None] = {name: getattr(settings, name) for name in names}
     found: Any = {n: str(home / Path(path).expanduser()) for n, path in given.items() if path is not None}
@@ -79,12 +79,12 @@ def shown(address: str) -> str:
     return f"{scheme}://{host}{'/…' if ''.join(more) else ''}"
 
 
-def hidden(text: str, address: str) -> str:
+def redact_text(text: str, address: str) -> str:
     """Replace in a text, which another side sent, the parts of the address that are not `shown`."""
     known, parts = shown(address), set(re.split(r"[/?#\\&=;:@]", address.rpartition("://")[2]))
     parts |= {unquote(part) for part in parts}
     for part in sorted(parts, key=len, reverse=True):
-        if len(part) >= _SHORT and part not in known:
+        if len(part) >= _MIN_SECRET_LENGTH and part not in known:
             text = text.replace(part, "…")
     return text
 
@@ -135,9 +135,9 @@ def trusting(
         if (file := certificate_file) is not None:
             context.load_cert_chain(file, key_file)
     except (OSError, ssl.SSLError) as error:
-        raise InputError(f"cannot read certificates from {file}: {words_of(error)}") from None
+        raise InputError(f"cannot read certificates from {file}: {error_text(error)}") from None
     return context
 
 
-def words_of(error: Exception) -> str:
+def error_text(error: Exception) -> str:
     return (isinstance(error, OSError) and error.strerror) or one_line(error)

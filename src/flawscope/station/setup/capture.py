@@ -24,12 +24,12 @@ from flawscope.pictures.near_duplicates import near_duplicates, thumbnail
 from flawscope.station.background import Background
 from flawscope.station.drift.camera_faults import BLACK, SOFT, Look, look
 from flawscope.station.inspecting.renderings import reduced
-from flawscope.station.settings.sources import TRIGGER, CameraOf, FolderOf, read_source
+from flawscope.station.settings.sources import ON_TRIGGER, CameraOf, FolderOf, read_source
 from flawscope.station.settings.station import Limits
 from flawscope.station.setup import draft as of
 from flawscope.station.setup.draft import Draft, Taken
-from flawscope.station.sources.camera import Camera
-from flawscope.station.sources.frames import Frames, encoded
+from flawscope.station.sources.camera import FfmpegCamera
+from flawscope.station.sources.frames import FrameReader, encode_png
 from flawscope.station.sources.source import Line
 from flawscope.watch import Arrivals
 
@@ -84,7 +84,7 @@ class Captures(Background):
     ):
         super().__init__("pictures of new products")
         self.home, self.drafts, self.add, self.line = home.absolute(), drafts, add, line
-        self._cameras: dict[Draft, tuple[Camera, float]] = {}  # and when somebody last looked through it
+        self._cameras: dict[Draft, tuple[FfmpegCamera, float]] = {}  # and when somebody last looked through it
         self._feeds: dict[Draft, Feed] = {}
         self._sights: dict[Draft, dict[str, Sight]] = {}
         self._lock = threading.Lock()
@@ -141,7 +141,7 @@ class Captures(Background):
         if camera is not None:
             camera[0].stop(ENDS)
 
-    def camera(self, draft: Draft) -> Camera:
+    def camera(self, draft: Draft) -> FfmpegCamera:
         """Return the camera of a draft, which is opened. InputError where it has none."""
         found = self.source(draft)
         if not isinstance(found, CameraOf) or found.is_video:
@@ -149,7 +149,7 @@ class Captures(Background):
         with self._lock:
             made, _ = self._cameras.get(draft, (None, 0.0))
             if made is None:
-                made = Camera(self.line, replace(found, every=TRIGGER), 1)
+                made = FfmpegCamera(self.line, replace(found, every=ON_TRIGGER), 1)
                 made.start()
             self._cameras[draft] = made, time.monotonic()
         self.wake()
@@ -229,14 +229,14 @@ class Captures(Background):
 
     def _take_frames(self, draft: Draft, feed: Feed, camera: CameraOf) -> None:
         slot, seconds = -1, camera.seconds or EVERY
-        with closing(Frames(camera, self.limits.pixels)) as frames:
+        with closing(FrameReader(camera, self.limits.pixels)) as frames:
             for number, frame in enumerate(frames):
                 if self._ended.is_set() or self._feeds.get(draft) is not feed:
                     return
                 before, slot = slot, slot if frame is None else int(frames.seconds(frame, number) / seconds)
                 if frame is not None and slot != before:
                     name = f"{Path(camera.camera).stem}-{number + 1:06d}.png"
-                    self._take(draft, feed, name, encoded(frame, self.limits.pixels))
+                    self._take(draft, feed, name, encode_png(frame, self.limits.pixels))
         feed.ended = True
 
     def _take(self, draft: Draft, feed: Feed, name: str, data: bytes) -> None:

@@ -19,7 +19,7 @@ from flawscope.methods import registry
 from flawscope.station.background import Background
 from flawscope.station.inspecting.capacity import Memory
 from flawscope.station.learning.process import StoppedError, Worker
-from flawscope.station.settings.station import Limits, check_name
+from flawscope.station.settings.station import Limits, check_product_name
 from flawscope.station.setup import draft as of
 from flawscope.station.setup.capture import Captures
 from flawscope.station.setup.draft import READY, Draft, Taken, pictures_of
@@ -123,7 +123,7 @@ class Drafts(Background):
             InputError: no product can be called so.
             TakenError: another product is.
         """
-        check_name(name)
+        check_product_name(name)
         with self._lock:
             alike = [one for one in self._drafts if one.lower() == name.lower()]  # one folder on some disks
             if alike:

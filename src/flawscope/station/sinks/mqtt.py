@@ -18,7 +18,7 @@ from sqlalchemy import func, select
 
 from flawscope.errors import one_line
 from flawscope.station.settings.sinks import MqttSettings
-from flawscope.station.settings.values import trusting, words_of
+from flawscope.station.settings.values import trusting, error_text
 from flawscope.station.sinks.delivery import Sink, UndeliveredError
 from flawscope.station.sinks.outbox import Message, Outbox, Place
 from flawscope.station.store.database import Database, now
@@ -152,7 +152,7 @@ class MqttSink(Sink):
         try:
             self._client.connect(host, port, KEEPALIVE)
         except (OSError, ValueError) as error:
-            self._lost = f"it cannot be reached: {words_of(error)}"
+            self._lost = f"it cannot be reached: {error_text(error)}"
             raise UndeliveredError(self._lost) from None
         self._client.loop_start()
         answered.wait(PATIENCE)

@@ -15,7 +15,7 @@ import httpx
 from flawscope._version import __version__
 from flawscope.errors import InputError, one_line
 from flawscope.station.settings.sinks import SinkSettings
-from flawscope.station.settings.values import hidden, trusting
+from flawscope.station.settings.values import redact_text, trusting
 from flawscope.station.sinks.delivery import Pictures, Sink, UndeliveredError, lack
 from flawscope.station.sinks.outbox import DECIDED, Message
 
@@ -53,13 +53,13 @@ class Webhook(Sink):
         headers = self._headers(message.id, body)
         try:
             with self._client.stream("POST", self.address, content=body, headers=headers) as answer:
-                said = hidden(_beginning(answer), self.address)[:100]
+                said = redact_text(_beginning(answer), self.address)[:100]
                 if answer.is_success:
                     return
         except httpx.TimeoutException:
             raise UndeliveredError("it does not answer in time") from None
         except Exception as error:  # odd addresses raise others than httpx.HTTPError
-            text = hidden(one_line(error), self.address)
+            text = redact_text(one_line(error), self.address)
             raise UndeliveredError(f"it cannot be reached: {text}") from None
         raise _refusal(answer, said)
 

@@ -11,19 +11,19 @@ from flawscope.errors import InputError, nearest, require_installed
 from flawscope.station.settings.plugins import Plugged
 from flawscope.station.settings.sources import DELETE, KEEP, CameraOf, FolderOf
 from flawscope.station.settings.station import Limits, Product
-from flawscope.station.sources.camera import Camera
+from flawscope.station.sources.camera import FfmpegCamera
 from flawscope.station.sources.folder import FolderSource
-from flawscope.station.sources.source import Line, Report, Share, Source, Submit, Triggered
-from flawscope.station.sources.video import Video
+from flawscope.station.sources.source import Line, ReportProblem, QueueShare, Source, SubmitPictures, Triggered
+from flawscope.station.sources.video import VideoSource
 from flawscope.station.store.records import NotFoundError, Store
 
 
 class Sources(dict[str, list[Source]]):
     """Sources by product, in the order of the settings."""
 
-    def __init__(self, submit: Submit, report: Report, store: Store, limits: Limits):
+    def __init__(self, submit: SubmitPictures, report: ReportProblem, store: Store, limits: Limits):
         super().__init__()
-        self._submit, self._report, self._store, self.share = submit, report, store, Share(limits)
+        self._submit, self._report, self._store, self.share = submit, report, store, QueueShare(limits)
         self._told: dict[str, set[str]] = {}  # codes of problems by product
 
     def open(
@@ -39,7 +39,7 @@ class Sources(dict[str, list[Source]]):
         Raises:
             InputError: PyAV is not installed, and a camera is named; or a plugin cannot be used.
         """
-        apart, made = _apart(products.values()), dict[str, list[Source]]()
+        apart, made = _folders_moved_to(products.values()), dict[str, list[Source]]()
         for name, one in products.items():
             try:
                 made[name] = self._made(name, one, numbers[name], apart)
@@ -55,8 +55,8 @@ class Sources(dict[str, list[Source]]):
 
     def renew(self, name: str, product: Product, number: int) -> None:
         """End the sources of a product, and start those of its new settings. InputError as above."""
-        made = self._made(name, product, number, _apart([product]))
-        _stop(self[name])
+        made = self._made(name, product, number, _folders_moved_to([product]))
+        _stop_all(self[name])
         for code in self._told.get(name, set()):
             self._report(code, None)
         self[name] = made
@@ -64,7 +64,7 @@ class Sources(dict[str, list[Source]]):
             source.start()
 
     def stop(self) -> None:
-        _stop(self._all())
+        _stop_all(self._all())
 
     def _all(self) -> list[Source]:
         return [source for several in self.values() for source in several]
@@ -89,17 +89,17 @@ class Sources(dict[str, list[Source]]):
             elif isinstance(one, FolderOf):
                 made.append(FolderSource(line, one, place, apart))
             else:
-                made.append((Video if one.is_video else Camera)(line, one, place))
+                made.append((VideoSource if one.is_video else FfmpegCamera)(line, one, place))
         return made
 
 
-def _apart(products: Iterable[Product]) -> list[str]:
+def _folders_moved_to(products: Iterable[Product]) -> list[str]:
     """Folders that pictures are moved to: no source takes them again."""
     every = [one for product in products for one in product.all_sources]
     return [one.then for one in every if isinstance(one, FolderOf) and one.then not in (KEEP, DELETE)]
 
 
-def _stop(sources: Sequence[Source]) -> None:
+def _stop_all(sources: Sequence[Source]) -> None:
     with ThreadPoolExecutor(max(1, len(sources))) as pool:
         for source in sources:
             pool.submit(source.stop)

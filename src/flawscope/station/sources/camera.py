@@ -17,9 +17,9 @@ from flawscope.station.background import Backoff
 from flawscope.station.inspecting.capacity import BusyError
 from flawscope.station.inspecting.picture import Picture
 from flawscope.station.inspecting.writer import Recorded
-from flawscope.station.settings.sources import FRAME, TRIGGER, CameraOf
-from flawscope.station.sources.frames import Frames, encoded
-from flawscope.station.sources.source import AWAY, RUNNING, AwayError, Line, State, plain
+from flawscope.station.settings.sources import EVERY_FRAME, ON_TRIGGER, CameraOf
+from flawscope.station.sources.frames import FrameReader, encode_png
+from flawscope.station.sources.source import AWAY, RUNNING, AwayError, Line, State, replace_surrogates
 from flawscope.station.store.database import now
 from flawscope.station.store.inspection import Request
 from flawscope.station.store.records import iso
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from av import VideoFrame
 
 SOURCE = "camera"  # of an inspection
-AHEAD = 4  # frames of a camera that are submitted and not answered, at most: more would be old
-SHORTEST, LONGEST = 0.5, 30.0  # seconds until a lost camera is tried again
-LOOK = 0.25  # seconds between two checks whether frames still come
+MAX_IN_FLIGHT = 4  # frames of a camera that are submitted and not answered, at most: more would be old
+MIN_RETRY_DELAY, MAX_RETRY_DELAY = 0.5, 30.0  # seconds until a lost camera is tried again
+CHECK_INTERVAL = 0.25  # seconds between two checks whether frames still come
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Shot:
     triggers: int = 0
 
 
-class Taking(Protocol):
+class LiveCameraSettings(Protocol):
     """Settings of a live camera, as `CameraOf` has them."""
 
     @property
@@ -65,7 +65,7 @@ class LiveCamera:
     """Takes frames as the settings say, and one for each trigger. A kind of camera is a `_session`. number:
     of the camera among the product's, from 1."""
 
-    def __init__(self, line: Line, camera: Taking, number: int):
+    def __init__(self, line: Line, camera: LiveCameraSettings, number: int):
         self.line, self.camera, self.number = line, camera, number
         self.state = State(SOURCE, f"camera{number}", camera.shown, camera.every)
         self._changed = threading.Condition()
@@ -77,7 +77,7 @@ class LiveCamera:
         self._seen = time.monotonic()  # when the last frame came, or the camera was opened
         self._ended = threading.Event()
         jobs = [self._read, self._hand_in]
-        if camera.every == FRAME:
+        if camera.every == EVERY_FRAME:
             jobs.append(self._hand_in)  # to encode a large frame takes longer than it lasts
         self._threads = [threading.Thread(target=job, name=f"camera-{number}", daemon=True) for job in jobs]
 
@@ -116,7 +116,7 @@ class LiveCamera:
 
     def picture(self, shot: Shot, key: str | None) -> Picture:
         """Encode a frame as a picture to submit. InputError where the frame is too large."""
-        data = encoded(shot.frame, self.line.share.limits.pixels)
+        data = encode_png(shot.frame, self.line.share.limits.pixels)
         name = f"{self.state.name}-{iso(shot.at).replace(':', '-')}.png"
         triggers, view = shot.triggers or None, self.camera.view
         return Picture(self.line.product_id, data, name, SOURCE, key, triggers=triggers, view=view)
@@ -135,7 +135,7 @@ class LiveCamera:
 
     def _read(self) -> None:
         """Open the camera and decode its frames, again and again until the end."""
-        pauses = Backoff(SHORTEST, LONGEST)
+        pauses = Backoff(MIN_RETRY_DELAY, MAX_RETRY_DELAY)
         while not self._ended.is_set():
             try:
                 why = self._session(pauses)
@@ -173,7 +173,7 @@ class LiveCamera:
             self._show("camera_away", None)
 
     def _is_due(self) -> bool:
-        if self.camera.every == TRIGGER:
+        if self.camera.every == ON_TRIGGER:
             return False
         seconds = self.camera.seconds
         if seconds is None:
@@ -184,7 +184,7 @@ class LiveCamera:
         return True
 
     def _lose(self, why: str) -> None:
-        self.state.state, self.state.why = AWAY, plain(why)
+        self.state.state, self.state.why = AWAY, replace_surrogates(why)
         said = f"{self._called} is away: {self.state.why}"
         self._disappoint(f"{said}; trigger again when it is back")
         self._show("camera_away", f"{said}; it is tried again by itself")
@@ -194,10 +194,10 @@ class LiveCamera:
     def _hand_in(self) -> None:
         while not self._ended.is_set():
             with self._changed:
-                if self._newest is None or self._flying >= AHEAD:
-                    self._changed.wait(LOOK)
+                if self._newest is None or self._flying >= MAX_IN_FLIGHT:
+                    self._changed.wait(CHECK_INTERVAL)
                 size = self._size
-                ready = self._newest is not None and self._flying < AHEAD
+                ready = self._newest is not None and self._flying < MAX_IN_FLIGHT
                 self._flying += ready
             self._look()
             if ready and not (self.line.share.take(size, self._ended) and self._submit(size)):
@@ -250,7 +250,7 @@ class LiveCamera:
     def _look(self) -> None:
         """Report a camera that sends nothing: some drivers block the reading thread for ever."""
         patience = self.camera.patience
-        if self.state.state == RUNNING and time.monotonic() - self._seen > patience + LOOK:
+        if self.state.state == RUNNING and time.monotonic() - self._seen > patience + CHECK_INTERVAL:
             self._lose(f"it sends nothing for {patience:g} s")
 
     def _show(self, code: str, why: str | None) -> None:
@@ -261,7 +261,7 @@ class LiveCamera:
         return f"camera {self.number} ({self.camera.shown})"
 
 
-class Camera(LiveCamera):
+class FfmpegCamera(LiveCamera):
     """Camera that FFmpeg reads."""
 
     def __init__(self, line: Line, camera: CameraOf, number: int):
@@ -269,7 +269,7 @@ class Camera(LiveCamera):
         self._address = camera
 
     def _session(self, pauses: Backoff) -> str:
-        frames = Frames(self._address, self.line.share.limits.pixels)
+        frames = FrameReader(self._address, self.line.share.limits.pixels)
         try:
             self._seen, before = time.monotonic(), 0
             for frame in frames:

@@ -29,7 +29,7 @@ from flawscope.station.background import Background, Backoff
 from flawscope.station.inspecting.picture import Picture
 from flawscope.station.inspecting.writer import Recorded
 from flawscope.station.settings.sources import DELETE, KEEP, FolderOf
-from flawscope.station.sources.source import AWAY, RUNNING, WAITING, Line, State, plain
+from flawscope.station.sources.source import AWAY, RUNNING, WAITING, Line, State, replace_surrogates
 from flawscope.station.store.database import now
 from flawscope.station.store.files import give_name
 from flawscope.station.store.insert import is_of
@@ -39,26 +39,26 @@ from flawscope.station.store.schema import inspections
 from flawscope.watch import PATIENCE, REST, SETTLE, Arrivals, Stamp
 
 SOURCE = "folder"  # of an inspection
-UNREADABLE, GONE = "unreadable", "gone"  # events; the first is also a folder below the target
-POLL = 0.2  # seconds between two listings, at least
-IDLE = 10  # least ratio of that pause to a listing's time while nothing waits
-SHORTEST, LONGEST = 1.0, 300.0  # seconds before a picture that was put off is tried again
-SHOWN = 3600.0  # seconds for which an unreadable picture is a problem; the event stays
-MOST_KEY = 200  # characters
-TOGETHER = 256  # keys that are looked up at once
-WORK = 20  # least ratio of inspecting to listing time where many pictures wait
+UNREADABLE, VANISHED = "unreadable", "gone"  # events; the first is also a folder below the target
+POLL_INTERVAL = 0.2  # seconds between two listings, at least
+IDLE_RATIO = 10  # least ratio of that pause to a listing's time while nothing waits
+MIN_RETRY_DELAY, MAX_RETRY_DELAY = 1.0, 300.0  # seconds before a picture that was put off is tried again
+PROBLEM_SECONDS = 3600.0  # seconds for which an unreadable picture is a problem; the event stays
+MAX_KEY_LENGTH = 200  # characters
+LOOKUP_BATCH = 256  # keys that are looked up at once
+WORK_RATIO = 20  # least ratio of inspecting to listing time where many pictures wait
 # Problems with pictures, and their words. `AFTER`: the file of an inspected picture cannot go
-WAITS, BROKEN, AFTER = "folder_waits", "folder_unreadable", "folder_then"
+CODE_WAITING, CODE_UNREADABLE, CODE_NOT_REMOVED = "folder_waits", "folder_unreadable", "folder_then"
 
 
 @dataclass
-class _Trouble:
+class _ProblemFile:
     """Picture that is tried again, for ever, or that cannot be read. why: the last reason."""
 
     code: str
     stamp: Stamp
     why: str = ""
-    pauses: Backoff = field(default_factory=lambda: Backoff(SHORTEST, LONGEST))
+    pauses: Backoff = field(default_factory=lambda: Backoff(MIN_RETRY_DELAY, MAX_RETRY_DELAY))
     since: float = field(default_factory=time.monotonic)
 
 
@@ -78,7 +78,7 @@ class FolderSource(Background):
         number: int,
         apart: Iterable[str] = (),
         *,
-        poll: float = POLL,
+        poll: float = POLL_INTERVAL,
         patience: float = PATIENCE,
         settle: float = SETTLE,
     ):
@@ -88,30 +88,30 @@ class FolderSource(Background):
         self.target = None if self.then in (KEEP, DELETE) else Path(os.path.abspath(self.then))
         self.pattern = None if settings.pattern is None else re.compile(settings.pattern)
         self.view = settings.view
-        self.state = State(SOURCE, f"folder{number}", plain(str(self.folder)), plain(self.then))
+        self.state = State(SOURCE, f"folder{number}", replace_surrogates(str(self.folder)), replace_surrogates(self.then))
         apart = [*apart] if self.target is None else [*apart, str(self.target)]
         self._times: dict[str, Any] = {"apart": apart, "patience": patience, "settle": settle}
         # the first one's keys are those of stations that had no other
         own = hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:16]
         self._prefix = f"{SOURCE}:" if number == 1 else f"{SOURCE}@{own}:"
         self._arrivals: Arrivals | None = None
-        self._troubles: dict[Path, _Trouble] = {}
+        self._troubles: dict[Path, _ProblemFile] = {}
         self._is_stuck = False  # a picture was put off in this round, and others would be, too
 
     # ---- again and again
 
     def _work(self) -> None:
         while not self._ended.is_set():
-            pause = SHORTEST
+            pause = MIN_RETRY_DELAY
             try:
                 pause = self._round()
                 self.state.state, self.state.why = RUNNING if self.state.taken else WAITING, None
                 self._show("folder_away", None)
             except InputError as error:
-                self.state.state, self.state.why = AWAY, plain(f"{error}; pictures are taken when it is back")
+                self.state.state, self.state.why = AWAY, replace_surrogates(f"{error}; pictures are taken when it is back")
                 self._show("folder_away", self.state.why)
             except Exception as error:  # such as a store that is away: the next round tries again
-                self._show(WAITS, f"pictures wait in {self.folder}: {with_kind(error)}")
+                self._show(CODE_WAITING, f"pictures wait in {self.folder}: {with_kind(error)}")
             self._ended.wait(pause)
 
     def _round(self) -> float:
@@ -120,10 +120,10 @@ class FolderSource(Background):
             self._arrivals = Arrivals(self.folder, existing=True, **self._times)
         arrivals = self._arrivals
         found = {path: arrivals.stamp(path) for path in arrivals.scan(time.monotonic())}
-        self._take(arrivals, found, time.monotonic() + max(SHORTEST, WORK * arrivals.took))
+        self._take(arrivals, found, time.monotonic() + max(MIN_RETRY_DELAY, WORK_RATIO * arrivals.took))
         self._tell(arrivals)
         is_busy = arrivals.waiting > len(self._troubles)
-        return max(self.poll, (REST if is_busy else IDLE) * arrivals.took)
+        return max(self.poll, (REST if is_busy else IDLE_RATIO) * arrivals.took)
 
     # ---- pictures
 
@@ -146,8 +146,8 @@ class FolderSource(Background):
     def _looked_up(self, found: Mapping[Path, Stamp]) -> Iterator[tuple[Path, bool]]:
         """Yield the pictures, and whether each was inspected before."""
         paths = list(found)
-        for first in range(0, len(paths), TOGETHER):
-            keys = {path: self._key(path, found[path]) for path in paths[first : first + TOGETHER]}
+        for first in range(0, len(paths), LOOKUP_BATCH):
+            keys = {path: self._key(path, found[path]) for path in paths[first : first + LOOKUP_BATCH]}
             known = self.line.store.numbers_of(self.line.product_id, list(keys.values()))
             yield from ((path, key in known) for path, key in keys.items())
 
@@ -159,9 +159,9 @@ class FolderSource(Background):
             self._cannot(arrivals, path, InputError(why))
             return None
         try:
-            data = read_as(path, stamp)
+            data = read_unchanged(path, stamp)
         except OSError as error:
-            self._put_off(arrivals, path, WAITS, f"cannot read {path}: {error.strerror}")
+            self._put_off(arrivals, path, CODE_WAITING, f"cannot read {path}: {error.strerror}")
             return None
         if data is None:
             return None
@@ -177,7 +177,7 @@ class FolderSource(Background):
         if isinstance(error, InputError):
             self._cannot(arrivals, path, error)
         elif error is not None:
-            self._put_off(arrivals, path, WAITS, with_kind(error))
+            self._put_off(arrivals, path, CODE_WAITING, with_kind(error))
         else:
             self.state.taken, self.state.last = self.state.taken + 1, now()
             self._finish(arrivals, path)
@@ -187,11 +187,11 @@ class FolderSource(Background):
         stamp = arrivals.stamp(path)
         try:
             if self.target is not None:
-                move(path, stamp, self.target / path.relative_to(self.folder))
-            elif self.then == DELETE and is_still(path, stamp):  # else it is a new, uninspected file
+                move_unchanged(path, stamp, self.target / path.relative_to(self.folder))
+            elif self.then == DELETE and is_unchanged(path, stamp):  # else it is a new, uninspected file
                 path.unlink(missing_ok=True)
         except OSError as error:
-            self._put_off(arrivals, path, AFTER, error.strerror or type(error).__name__)
+            self._put_off(arrivals, path, CODE_NOT_REMOVED, error.strerror or type(error).__name__)
             return
         arrivals.done(path, removed=self.then != KEEP)
         self._troubles.pop(path, None)
@@ -199,9 +199,9 @@ class FolderSource(Background):
     def _put_off(self, arrivals: Arrivals, path: Path, code: str, why: str) -> None:
         """Try a picture again, for ever, less and less often: the cause is not the picture."""
         before = self._troubles.get(path)
-        self._is_stuck = self._is_stuck or (before is None and code == WAITS)
+        self._is_stuck = self._is_stuck or (before is None and code == CODE_WAITING)
         if before is None or before.code != code:
-            before = self._troubles[path] = _Trouble(code, arrivals.stamp(path))
+            before = self._troubles[path] = _ProblemFile(code, arrivals.stamp(path))
         before.why = why
         arrivals.later(path, time.monotonic() + before.pauses.next())
 
@@ -213,9 +213,9 @@ class FolderSource(Background):
             return
         if self.target is not None:
             with suppress(OSError):  # it stays
-                there = move(path, stamp, self.target / UNREADABLE / path.relative_to(self.folder)) or path
-        store, product_id, why = self.line.store, self.line.product_id, plain(str(error))
-        self._troubles[there] = _Trouble(BROKEN, stamp, why)
+                there = move_unchanged(path, stamp, self.target / UNREADABLE / path.relative_to(self.folder)) or path
+        store, product_id, why = self.line.store, self.line.product_id, replace_surrogates(str(error))
+        self._troubles[there] = _ProblemFile(CODE_UNREADABLE, stamp, why)
         text = f"{self._name(path)} of {iso(stamp.changed // 1000)}, {stamp.size} bytes: {why}"
         if text not in (row.text for row in store.events(UNREADABLE, product_id)):
             store.note_event(UNREADABLE, SOURCE, text, product_id)
@@ -223,7 +223,7 @@ class FolderSource(Background):
     # ---- names
 
     def _name(self, path: Path) -> str:
-        return plain(path.relative_to(self.folder).as_posix())
+        return replace_surrogates(path.relative_to(self.folder).as_posix())
 
     def _label(self, name: str) -> Label:
         """Return part, batch and view from a picture's name; none where the store would refuse them."""
@@ -237,7 +237,7 @@ class FolderSource(Background):
         name, exact = self._name(path), path.relative_to(self.folder).as_posix()
         ends = f":{stamp.changed}:{stamp.size}"
         key = f"{self._prefix}{name}{ends}"
-        if len(key) <= MOST_KEY and name == exact:
+        if len(key) <= MAX_KEY_LENGTH and name == exact:
             return key
         return f"{self._prefix}#{hashlib.sha256(os.fsencode(exact)).hexdigest()}{ends}"
 
@@ -266,17 +266,17 @@ class FolderSource(Background):
         if gone:
             names = ", ".join(map(self._name, gone[:3])) + ("" if len(gone) <= 3 else ", ...")
             text = f"{pluralize(len(gone), 'picture')} went away before being inspected: {names}"
-            self.line.store.note_event(GONE, SOURCE, text, self.line.product_id)
+            self.line.store.note_event(VANISHED, SOURCE, text, self.line.product_id)
         for path, one in list(self._troubles.items()):
-            is_old = one.code == BROKEN and time.monotonic() - one.since > SHOWN
-            if path in arrivals.gone or is_old or not is_still(path, one.stamp):
+            is_old = one.code == CODE_UNREADABLE and time.monotonic() - one.since > PROBLEM_SECONDS
+            if path in arrivals.gone or is_old or not is_unchanged(path, one.stamp):
                 del self._troubles[path]
         arrivals.gone.clear()
         undone = "deleted" if self.target is None else f"moved to {self.target}"
         for code, thing, what in (
-            (WAITS, "picture", "could not be inspected yet"),
-            (BROKEN, "picture", "cannot be read"),
-            (AFTER, "inspected picture", f"cannot be {undone}"),
+            (CODE_WAITING, "picture", "could not be inspected yet"),
+            (CODE_UNREADABLE, "picture", "cannot be read"),
+            (CODE_NOT_REMOVED, "inspected picture", f"cannot be {undone}"),
         ):
             reasons = [one.why for one in self._troubles.values() if one.code == code]
             many = pluralize(len(reasons), thing)
@@ -286,7 +286,7 @@ class FolderSource(Background):
 # ------------------------------------------------------------------------------------------------------ files
 
 
-def read_as(path: Path, stamp: Stamp) -> bytes | None:
+def read_unchanged(path: Path, stamp: Stamp) -> bytes | None:
     """Return the file's bytes; None where it changed or went away. OSError."""
     try:
         with open(path, "rb") as file:
@@ -297,7 +297,7 @@ def read_as(path: Path, stamp: Stamp) -> bytes | None:
         return None
 
 
-def is_still(path: Path, stamp: Stamp) -> bool:
+def is_unchanged(path: Path, stamp: Stamp) -> bool:
     """Whether the file is there and unchanged."""
     try:
         return Stamp.of(os.stat(path))[:2] == stamp[:2]
@@ -305,16 +305,16 @@ def is_still(path: Path, stamp: Stamp) -> bool:
         return False
 
 
-def move(path: Path, stamp: Stamp, place: Path) -> Path | None:
+def move_unchanged(path: Path, stamp: Stamp, place: Path) -> Path | None:
     """Move a file to this place, or to a free one beside it; None where the file has changed. OSError."""
     place.parent.mkdir(parents=True, exist_ok=True)
     for number in count():
         there = place.with_stem(f"{place.stem}-{number}") if number else place
-        if not is_still(path, stamp):
+        if not is_unchanged(path, stamp):
             return None
         with suppress(FileExistsError):
-            if not _is_same(there, path):  # else an earlier try was cut off before the removal
-                _place(path, there)
+            if not _has_same_content(there, path):  # else an earlier try was cut off before the removal
+                _link_or_copy(path, there)
             with suppress(OSError):  # not every share can
                 sync_folder(there.parent)  # the new name is on the disk before the old one goes
             path.unlink(missing_ok=True)
@@ -322,11 +322,11 @@ def move(path: Path, stamp: Stamp, place: Path) -> Path | None:
     return None
 
 
-def _is_same(there: Path, path: Path) -> bool:
+def _has_same_content(there: Path, path: Path) -> bool:
     return there.is_file() and not there.is_symlink() and filecmp.cmp(path, there, shallow=False)
 
 
-def _place(path: Path, there: Path) -> None:
+def _link_or_copy(path: Path, there: Path) -> None:
     """Give the file a second name, which must be free. FileExistsError."""
     try:
         os.link(path, there)

@@ -11,20 +11,20 @@ import numpy as np
 
 from flawscope.errors import InputError, needs
 from flawscope.station.inspecting.picture import TooLargeError
-from flawscope.station.settings.sources import CameraOf, opening
+from flawscope.station.settings.sources import CameraOf, ffmpeg_input
 
 if TYPE_CHECKING:
     from av import VideoFrame
 
-OPEN = 10.0  # seconds in which a camera must have answered
-MOST_BROKEN = 250  # packets, one after another, that cannot be decoded; then the stream is opened anew
+OPEN_TIMEOUT = 10.0  # seconds in which a camera must have answered
+MAX_BROKEN_PACKETS = 250  # packets, one after another, that cannot be decoded; then the stream is opened anew
 
 
-class LostError(InputError):
+class CameraLostError(InputError):
     """The camera cannot be reached, or sends nothing any more; the text says why."""
 
 
-class Frames:
+class FrameReader:
     """The frames of one camera or file, from where it is opened to where it ends or is lost.
 
     Args:
@@ -46,23 +46,23 @@ class Frames:
         self.camera, self.pixels, self.broken = camera, pixels, 0
         self._lost: tuple[type[Exception], ...] = (av.FFmpegError, OSError)
         patience = camera.patience
-        url, kind, options = opening(camera.url, patience)
+        url, kind, options = ffmpeg_input(camera.url, patience)
         if camera.is_video:
             _check_file(camera.camera)
         try:
             self._container = av.open(
-                url, "r", kind, {**options, **dict(camera.options)}, timeout=(OPEN, patience)
+                url, "r", kind, {**options, **dict(camera.options)}, timeout=(OPEN_TIMEOUT, patience)
             )
         except self._lost as error:
-            raise LostError(self._why(error)) from None
+            raise CameraLostError(self._why(error)) from None
         if not self._container.streams.video:
             self.close()
-            raise LostError("it has no picture, only other streams")
+            raise CameraLostError("it has no picture, only other streams")
         self._stream = self._container.streams.video[0]
         context = self._stream.codec_context
         if context.height * context.width > pixels:
             self.close()
-            raise too_large(context.width, context.height, pixels)
+            raise too_large_error(context.width, context.height, pixels)
         context.options = {"max_pixels": str(pixels)}
         # threads that decode several frames at once hold each back until the next ones have come
         context.thread_type = "AUTO" if camera.is_video else "SLICE"
@@ -80,7 +80,7 @@ class Frames:
             except StopIteration:
                 return
             except self._lost as error:
-                raise LostError(self._why(error)) from None
+                raise CameraLostError(self._why(error)) from None
             try:
                 frames = packet.decode()
                 row = row if not frames else 0
@@ -89,8 +89,8 @@ class Frames:
                     return
                 self.broken += 1
                 row += 1
-                if row > MOST_BROKEN:
-                    raise LostError("what it sends cannot be decoded") from None
+                if row > MAX_BROKEN_PACKETS:
+                    raise CameraLostError("what it sends cannot be decoded") from None
                 continue
             for frame in frames:
                 self.broken += frame.is_corrupt
@@ -117,12 +117,12 @@ class Frames:
 def _check_file(path: str) -> None:
     """Raise LostError where FFmpeg's own error would be less clear."""
     if Path(path).is_dir():
-        raise LostError("it is a folder: write `folder:` instead of `camera:`")
+        raise CameraLostError("it is a folder: write `folder:` instead of `camera:`")
     if not Path(path).exists():
-        raise LostError("there is no such file")
+        raise CameraLostError("there is no such file")
 
 
-def too_large(width: int, height: int, pixels: int) -> TooLargeError:
+def too_large_error(width: int, height: int, pixels: int) -> TooLargeError:
     return TooLargeError(
         f"its frames have {height * width / 1e6:.0f} megapixels, {pixels / 1e6:.0f} are accepted: let it "
         "send smaller ones, or raise `limits: pixels`"
@@ -132,7 +132,7 @@ def too_large(width: int, height: int, pixels: int) -> TooLargeError:
 # --------------------------------------------------------------------------------------------------- pictures
 
 
-def encoded(frame: VideoFrame, pixels: int) -> bytes:
+def encode_png(frame: VideoFrame, pixels: int) -> bytes:
     """Encode a frame as PNG, upright, without loss beyond 8 bits of each colour (grey keeps 16).
 
     FFmpeg's encoder stores rows as differences to those above, with the least compression, in half the time
@@ -145,11 +145,11 @@ def encoded(frame: VideoFrame, pixels: int) -> bytes:
     import av
 
     if frame.width * frame.height > pixels:
-        raise too_large(frame.width, frame.height, pixels)
+        raise too_large_error(frame.width, frame.height, pixels)
     turned = frame.rotation
-    kind = _kind(frame)
+    kind = _pixel_format(frame)
     if frame.interlaced_frame:
-        frame = _one_field(frame)
+        frame = _deinterlace(frame)
     if turned:
         array: Any = np.rot90(frame.to_ndarray(format=kind), round(turned / 90))
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(array), format=kind)
@@ -157,10 +157,10 @@ def encoded(frame: VideoFrame, pixels: int) -> bytes:
         frame = frame.reformat(format=kind)
     if kind == "gray16le":
         frame = frame.reformat(format="gray16be")
-    return _png(frame)
+    return _run_png_encoder(frame)
 
 
-def _kind(frame: VideoFrame) -> str:
+def _pixel_format(frame: VideoFrame) -> str:
     """Return the pixel format of the picture."""
     name, parts = frame.format.name, frame.format.components
     if name in ("monow", "monob") or (len(parts) == 1 and not name.startswith(("pal", "bayer"))):
@@ -168,7 +168,7 @@ def _kind(frame: VideoFrame) -> str:
     return "rgb24"
 
 
-def _png(frame: VideoFrame) -> bytes:
+def _run_png_encoder(frame: VideoFrame) -> bytes:
     import av
 
     encoder = av.CodecContext.create("png", "w")
@@ -180,7 +180,7 @@ def _png(frame: VideoFrame) -> bytes:
     return b"".join(bytes(packet) for packet in (*encoder.encode(frame), *encoder.encode(None)))
 
 
-def _one_field(frame: VideoFrame) -> VideoFrame:
+def _deinterlace(frame: VideoFrame) -> VideoFrame:
     """Take every other line and interpolate those between: the lines of an interlaced frame are of two
     moments. Deinterlacers that use neighbouring frames would hold each back until the next has come."""
     import av

@@ -18,10 +18,10 @@ from flawscope.station.store.inspection import Request
 from flawscope.station.store.records import Store, iso
 
 WAITING, RUNNING, AWAY, ENDED = "waiting", "running", "away", "ended"  # states
-BUSY, BUSIEST = 0.02, 1.0  # seconds before a full queue is tried again
+MIN_RETRY_DELAY, MAX_RETRY_DELAY = 0.02, 1.0  # seconds before a full queue is tried again
 
-Submit = Callable[[Sequence[Picture]], list[Future[Recorded]]]
-Report = Callable[[str, str | None], None]
+SubmitPictures = Callable[[Sequence[Picture]], list[Future[Recorded]]]
+ReportProblem = Callable[[str, str | None], None]
 
 
 @dataclass
@@ -94,7 +94,7 @@ class NoFrameError(FlawscopeError):
     """A trigger got no frame in time."""
 
 
-class Share:
+class QueueShare:
     """Half of the queue, for all sources together: clients that send pictures always have the other half."""
 
     def __init__(self, limits: Limits):
@@ -133,23 +133,23 @@ class Line:
     """
 
     product_id: int
-    submit: Submit
-    report: Report
+    submit: SubmitPictures
+    report: ReportProblem
     store: Store
-    share: Share
+    share: QueueShare
 
     def show(self, code: str, number: int | None, why: str | None) -> None:
         """Report a problem of the product's source of this number, as `camera_away_1_2`, from any thread;
         why: None: it is over."""
         ending = "" if number is None else f"_{number}"
-        self.report(f"{code}_{self.product_id}{ending}", None if why is None else plain(why))
+        self.report(f"{code}_{self.product_id}{ending}", None if why is None else replace_surrogates(why))
 
     def hand_in(self, picture: Picture, ended: threading.Event) -> Future[Recorded] | None:
         """Submit a picture as soon as there is room for it; return None where the source ends before."""
         size = len(picture.data)
         if not self.share.take(size, ended):
             return None
-        answer, pause = None, Backoff(BUSY, BUSIEST)
+        answer, pause = None, Backoff(MIN_RETRY_DELAY, MAX_RETRY_DELAY)
         try:
             while answer is None:
                 try:
@@ -164,6 +164,6 @@ class Line:
         return answer
 
 
-def plain(text: str) -> str:
+def replace_surrogates(text: str) -> str:
     """Replace what a data base does not take: a file's name can hold bytes that are no characters."""
     return text.encode("utf-8", "replace").decode("utf-8")

@@ -22,7 +22,7 @@ from flawscope.station.store.inspection import KeyUsedError, Label, Request
 from flawscope.station.store.records import Store
 
 
-class Inspecting(Protocol):
+class InspectionStation(Protocol):
     """Station as far as it inspects what it is asked for."""
 
     addresses: Addresses
@@ -31,7 +31,7 @@ class Inspecting(Protocol):
 
 
 async def shoot(
-    station: Inspecting,
+    station: InspectionStation,
     name: str,
     find: Callable[[], Triggered],
     label: Label,
@@ -79,7 +79,7 @@ async def shot_of(camera: Triggered, seconds: float, asked: Request | None) -> A
 
 
 async def submitted(
-    station: Inspecting, product_id: int, asked: Request | None, pictures: Sequence[Picture]
+    station: InspectionStation, product_id: int, asked: Request | None, pictures: Sequence[Picture]
 ) -> tuple[dict[int, int], Iterator[Future[Recorded]]]:
     """Submit the pictures of a request, but for those that it has been answered for before: these come by
     their places, with their inspections' numbers.
@@ -98,7 +98,7 @@ async def submitted(
         return await begin()
 
 
-async def in_time(station: Inspecting, product_id: int, answer: Future[Recorded], due: float) -> Recorded:
+async def in_time(station: InspectionStation, product_id: int, answer: Future[Recorded], due: float) -> Recorded:
     """Wait for the inspection. LateError where it is not recorded in time."""
     try:
         async with asyncio.timeout(None if due == math.inf else due - time.monotonic()):

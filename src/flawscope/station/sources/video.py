@@ -20,38 +20,38 @@ from flawscope.station.background import Background, Backoff
 from flawscope.station.inspecting.picture import Picture
 from flawscope.station.inspecting.writer import Recorded
 from flawscope.station.settings.sources import CameraOf
-from flawscope.station.sources.frames import Frames, LostError, encoded
-from flawscope.station.sources.source import AWAY, ENDED, RUNNING, Line, State, plain
+from flawscope.station.sources.frames import FrameReader, CameraLostError, encode_png
+from flawscope.station.sources.source import AWAY, ENDED, RUNNING, Line, State, replace_surrogates
 from flawscope.station.store.database import now
 
 if TYPE_CHECKING:
     from av import VideoFrame
 
 SOURCE = "video"  # of an inspection, and of events
-AHEAD = 8  # frames that are submitted and not answered, at most
-TOGETHER = 256  # keys that are looked up at once
-SETTLE = 2.0  # seconds for which a file must not have changed
-SHORTEST, LONGEST = 1.0, 30.0  # seconds until a failed file is tried again
-BLOCK = 1 << 20  # bytes of a file's beginning and its end that identify it
+MAX_IN_FLIGHT = 8  # frames that are submitted and not answered, at most
+LOOKUP_BATCH = 256  # keys that are looked up at once
+SETTLE_SECONDS = 2.0  # seconds for which a file must not have changed
+MIN_RETRY_DELAY, MAX_RETRY_DELAY = 1.0, 30.0  # seconds until a failed file is tried again
+HASHED_BYTES = 1 << 20  # bytes of a file's beginning and its end that identify it
 
 
-class Video(Background):
+class VideoSource(Background):
     """Takes the frames of a file, and of one that replaces it later; a `Source`."""
 
     def __init__(self, line: Line, camera: CameraOf, number: int):
         super().__init__(f"video-{number}")
         self.line, self.camera, self.number = line, camera, number
-        name = plain(Path(camera.shown).name)
-        self.state = State(SOURCE, name, plain(camera.shown), camera.every)
+        name = replace_surrogates(Path(camera.shown).name)
+        self.state = State(SOURCE, name, replace_surrogates(camera.shown), camera.every)
         self._flying: deque[tuple[int, Future[Recorded]]] = deque()
 
     def _work(self) -> None:
-        pauses, before, seen = Backoff(SHORTEST, LONGEST), None, None
+        pauses, before, seen = Backoff(MIN_RETRY_DELAY, MAX_RETRY_DELAY), None, None
         while not self._ended.is_set():
-            pause = SETTLE
+            pause = SETTLE_SECONDS
             try:
-                mark = _mark(self.camera.camera)
-                is_whole = mark == before or time.time() - mark[0] / 1e9 > SETTLE
+                mark = _file_stamp(self.camera.camera)
+                is_whole = mark == before or time.time() - mark[0] / 1e9 > SETTLE_SECONDS
                 before = mark
                 if is_whole and mark != seen:
                     self._play()
@@ -67,10 +67,10 @@ class Video(Background):
     def _play(self) -> None:
         """Inspect the frames that were not inspected yet."""
         store, product_id = self.line.store, self.line.product_id
-        identity = _identity(self.camera.camera)
+        identity = _content_hash(self.camera.camera)
         done = f"{identity}, every {self.camera.every}"
         if not any(str(row.text).endswith(done) for row in store.events(SOURCE, product_id)):
-            with closing(Frames(self.camera, self.line.share.limits.pixels)) as frames:
+            with closing(FrameReader(self.camera, self.line.share.limits.pixels)) as frames:
                 try:
                     count = self._take_all(identity, frames)
                 finally:
@@ -78,21 +78,21 @@ class Video(Background):
             if self._ended.is_set():
                 return
             if not count:
-                raise LostError("it has no frame that can be decoded")
+                raise CameraLostError("it has no frame that can be decoded")
             self._answered(0)
             text = f"{self.state.name} was inspected to its end: {pluralize(count, 'frame')}, "
             text += f"{frames.broken} of them damaged" if frames.broken else "none damaged"
             store.note_event(SOURCE, SOURCE, f"{text}; {done}", product_id)
         self._is(ENDED)
 
-    def _take_all(self, identity: str, frames: Frames) -> int:
+    def _take_all(self, identity: str, frames: FrameReader) -> int:
         """Submit all frames until the station ends, and return their number."""
         number, known, slot, seconds = -1, set[int](), -1, self.camera.seconds
         for number, frame in enumerate(frames):
             if self._ended.is_set():
                 break
-            if number % TOGETHER == 0:
-                keys = {_key(identity, one): one for one in range(number, number + TOGETHER)}
+            if number % LOOKUP_BATCH == 0:
+                keys = {_frame_key(identity, one): one for one in range(number, number + LOOKUP_BATCH)}
                 found = self.line.store.numbers_of(self.line.product_id, list(keys))
                 known = {keys[key] for key in found}
             if frame is None:
@@ -110,14 +110,14 @@ class Video(Background):
     def _take(self, identity: str, number: int, frame: VideoFrame) -> None:
         """Submit a frame when there is room, or not at all where the station ends before."""
         try:
-            data = encoded(frame, self.line.share.limits.pixels)
+            data = encode_png(frame, self.line.share.limits.pixels)
         except InputError as error:
             self._spoilt(number, error)
             return
         name = f"{Path(self.state.name).stem}-{number + 1:06d}.png"
-        self._answered(AHEAD - 1)
+        self._answered(MAX_IN_FLIGHT - 1)
         view = self.camera.view
-        picture = Picture(self.line.product_id, data, name, SOURCE, _key(identity, number), view=view)
+        picture = Picture(self.line.product_id, data, name, SOURCE, _frame_key(identity, number), view=view)
         if (future := self.line.hand_in(picture, self._ended)) is not None:
             self._flying.append((number, future))
 
@@ -149,7 +149,7 @@ class Video(Background):
         if not isinstance(error, InputError):
             self._show("camera_waits", f"frames of {self.state.name} wait: {with_kind(error)}")
         elif self.state.state != ENDED:  # else nobody needs it any more
-            self.state.state, self.state.why = AWAY, plain(str(error))
+            self.state.state, self.state.why = AWAY, replace_surrogates(str(error))
             called = f"camera {self.number} ({self.camera.shown})"
             self._show("camera_away", f"{called} is away: {error}; it is tried again by itself")
 
@@ -157,27 +157,27 @@ class Video(Background):
         self.line.show(code, self.number, why)
 
 
-def _key(identity: str, number: int) -> str:
+def _frame_key(identity: str, number: int) -> str:
     return f"{SOURCE}:{identity}:{number}"
 
 
-def _mark(path: str) -> tuple[int, int]:
+def _file_stamp(path: str) -> tuple[int, int]:
     """Return the time of change, in ns, and the size of a file. LostError where there is none."""
     try:
         facts = os.stat(path)
     except OSError as error:
-        raise LostError(str(error.strerror or type(error).__name__)) from None
+        raise CameraLostError(str(error.strerror or type(error).__name__)) from None
     return facts.st_mtime_ns, facts.st_size
 
 
-def _identity(path: str) -> str:
+def _content_hash(path: str) -> str:
     """Return a hash of size, beginning and end, which identifies the file under any name."""
     try:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
-            made = hashlib.sha256(f"{size}:".encode() + file.read(BLOCK))
-            file.seek(max(0, size - BLOCK))
-            made.update(file.read(BLOCK))
+            made = hashlib.sha256(f"{size}:".encode() + file.read(HASHED_BYTES))
+            file.seek(max(0, size - HASHED_BYTES))
+            made.update(file.read(HASHED_BYTES))
     except OSError as error:
-        raise LostError(str(error.strerror or type(error).__name__)) from None
+        raise CameraLostError(str(error.strerror or type(error).__name__)) from None
     return made.hexdigest()[:32]
