@@ -31,7 +31,7 @@ from flawscope.station.settings.sources import (
 )
 from flawscope.station.settings.station import Settings, read_settings
 from flawscope.station.sources import camera as camera_module
-from flawscope.station.sources.frames import FrameReader, CameraLostError, encode_png
+from flawscope.station.sources.frames import CameraLostError, FrameReader, encode_png
 from flawscope.station.store.database import StoreError
 
 av = pytest.importorskip("av")
@@ -87,7 +87,7 @@ products:
         ),
     )
     assert [getattr(one, "is_video", None) for one in product.all_sources] == [None, None, False, True, False]
-    assert product.all_sources[4].patience == 0.5
+    assert product.all_sources[4].frame_timeout == 0.5
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from flawscope.station.inspecting.writer import Recorded
 from flawscope.station.settings.sources import FolderOf
 from flawscope.station.settings.station import Limits, Settings
 from flawscope.station.sources import folder as module
-from flawscope.station.sources.folder import VANISHED, UNREADABLE, FolderSource
+from flawscope.station.sources.folder import UNREADABLE, VANISHED, FolderSource
 from flawscope.station.sources.source import Line as SourceLine
 from flawscope.station.sources.source import QueueShare
 from flawscope.station.store.database import Database, StoreError
@@ -402,7 +402,7 @@ def test_what_a_crash_left_is_done_at_the_next_start(
     for shade in range(3):
         line.put(f"{shade}.png", picture(shade))
     with monkeypatch.context() as patch:
-        patch.setattr(FolderSource, "_finish", lambda self, arrivals, path: arrivals.done(path))
+        patch.setattr(FolderSource, "_finish_file", lambda self, arrivals, path: arrivals.done(path))
         line.open(then=then)
         until(lambda: len(line.names()) == 3)
         line.sources.pop().stop()

@@ -69,12 +69,14 @@ def test_no_place_of_an_address_gives_a_secret_away(parts: list[str], mark: str,
 
     texts = [shown(address("https")), shown_address(address("rtsp"))]
     texts += [said(of_sinks, address(scheme)) for scheme in ("https", "ftp")]
-    texts += [said(read_sinks, sinks, Path()) for sinks in ([address("https")], [{"webhook": [address("x")]}])]
+    texts += [
+        said(read_sinks, sinks, Path()) for sinks in ([address("https")], [{"webhook": [address("x")]}])
+    ]
     texts.append(said(read_sinks, [{"webhook": address("https")}] * 2, Path()))
     texts += [said(of_broker, address(scheme)) for scheme in ("mqtt", "h")]
     for source in (address("rtsp"), {address("rtsp"): 1}, {"camera": address("rtsp"), "every": "often"}):
         texts.append(said(read_source, source, Path()))
-    texts += [repr(CameraOf(address("rtsp"))), CameraOf(address("rtsp")).shown]
+    texts += [repr(CameraOf(address("rtsp"))), CameraOf(address("rtsp")).display_name]
     texts += [said(of_database, address(scheme)) for scheme in ("postgresql", "mysql")]
     texts.append(said(lambda: shown(of_station(address("http")))))
     texts.append(redact_text(f"Cannot POST {address('https')}: 404", address("https")))
@@ -84,7 +86,9 @@ def test_no_place_of_an_address_gives_a_secret_away(parts: list[str], mark: str,
 def test_host_and_port_are_shown() -> None:
     assert shown("https://hooks.slack.com/services/T0/B0/XX") == "https://hooks.slack.com/…"
     assert shown("mqtt://192.0.2.7:1883") == "mqtt://192.0.2.7:1883"
-    assert redact_text("no route to mes.example", "https://mes.example/a/example") == "no route to mes.example"
+    assert (
+        redact_text("no route to mes.example", "https://mes.example/a/example") == "no route to mes.example"
+    )
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import numpy as np
 
 from flawscope.station.settings.plugins import Plugged
 from flawscope.station.sources.source import Triggered
-from flawscope.station.sources.trigger import InspectionStation
+from flawscope.station.sources.trigger import InspectingStation
 
 MAX_TIMES = 1000  # times of a product that are remembered
 
@@ -38,12 +38,12 @@ class Timing:
 
     def facts(self, product: str) -> dict[str, Any] | None:
         """Return the times of a product as the API shows them; None before its first trigger."""
-        if not (lately := list(self._seconds.get(product, ()))):
+        if not (times := list(self._seconds.get(product, ()))):
             return None
-        p50, p99 = (round(1000 * float(np.percentile(lately, share)), 1) for share in (50, 99))
+        p50, p99 = (round(1000 * float(np.percentile(times, share)), 1) for share in (50, 99))
         budget = self._budgets[product]
         return {
-            "triggers": len(lately),
+            "triggers": len(times),
             "p50_ms": p50,
             "p99_ms": p99,
             "budget_ms": None if budget is None else round(1000 * budget),
@@ -66,7 +66,7 @@ class Timing:
         return {**found, "missed_deadlines_total": ("Triggers not answered in time.", missed)}
 
 
-class Floor(InspectionStation, Protocol):
+class Floor(InspectingStation, Protocol):
     """Station as a connection has it; `sources.trigger.shoot` takes a picture and has it judged."""
 
     timing: Timing
@@ -100,8 +100,8 @@ class Connections:
         InputError: the settings do not fit the station.
     """
 
-    def __init__(self, given: Sequence[Plugged], floor: Floor):
-        self._all: list[Connection] = [one.open(floor, one.values) for one in given]
+    def __init__(self, plugins: Sequence[Plugged], floor: Floor):
+        self._all: list[Connection] = [one.open(floor, one.values) for one in plugins]
 
     def start(self) -> None:
         for one in self._all:

@@ -39,8 +39,8 @@ class OpenId:
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.issuer)
-        is_here = parts.scheme == "http" and parts.hostname in ("localhost", "127.0.0.1", "::1")
-        if not parts.hostname or not (parts.scheme == "https" or is_here):
+        is_local = parts.scheme == "http" and parts.hostname in ("localhost", "127.0.0.1", "::1")
+        if not parts.hostname or not (parts.scheme == "https" or is_local):
             raise InputError(f"issuer: {self.issuer!r:.80} is not https://host/path")
         if not self.groups:
             raise InputError("groups names none: write `groups: {quality: operator}`")

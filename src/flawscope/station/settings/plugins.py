@@ -81,7 +81,7 @@ def plugin(group: str, name: str) -> Plugin:
 
 def read_connections(given: Any, home: Path) -> tuple[Plugged, ...]:
     """Read the setting `connections` of a station. InputError."""
-    listed = given or []
-    if not isinstance(listed, list) or any(not isinstance(one, Mapping) or len(one) != 1 for one in listed):
+    entries = given or []
+    if not isinstance(entries, list) or any(not isinstance(one, Mapping) or len(one) != 1 for one in entries):
         raise InputError("connections must be a list: write `- NAME:` and its settings below it")
-    return tuple(plugin(CONNECTION_GROUP, str(name)).read(one[name], home) for one in listed for name in one)
+    return tuple(plugin(CONNECTION_GROUP, str(name)).read(one[name], home) for one in entries for name in one)

@@ -66,7 +66,7 @@ class SinkSettings:
         return "folder" if self.webhook is None else "webhook"
 
     @property
-    def known_as(self) -> str:
+    def cursor_name(self) -> str:
         """Name by which its place among the records is known."""
         return self.name or self.webhook or self.folder or ""
 
@@ -92,7 +92,7 @@ class PluginSink:
     def label(self) -> str:
         return self.name or self.kind
 
-    known_as = label
+    cursor_name = label
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class MqttSettings:
             raise InputError(f"topic: {self.topic!r:.60} cannot begin a topic: leave out +, #, $ and outer /")
 
     @property
-    def place(self) -> tuple[str, int, bool]:
+    def address(self) -> tuple[str, int, bool]:
         """Host, port, and whether TLS is used."""
         parts = urlsplit(self.broker)
         return parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme], parts.scheme == "mqtts"
@@ -153,7 +153,7 @@ def read_sinks(given: Any, home: Path) -> tuple[SinkSettings | PluginSink, ...]:
         raise InputError("sinks must be a list: write `- webhook: ADDRESS` or `- folder: DIR` below it")
     try:
         found = tuple(_read_sink(one, home) for one in given or ())
-        places = [one.known_as for one in found]
+        places = [one.cursor_name for one in found]
         for one, place in zip(found, places, strict=True):
             if places.count(place) > 1:
                 raise InputError(f"{one.label} is there twice: give each its own `name`")

@@ -39,7 +39,8 @@ ALLOWED_FORMATS = (
 )
 KEEP, DELETE = "keep", "delete"  # what happens to a file that was inspected
 EVERY_FRAME, ON_TRIGGER = "frame", "trigger"
-_RESERVED_OPTIONS = ("protocol_whitelist", "format_whitelist", "protocol_blacklist")  # options that only the station sets
+# options of FFmpeg that only the station sets
+_RESERVED_OPTIONS = ("protocol_whitelist", "format_whitelist", "protocol_blacklist")
 
 
 def kind_of(address: str) -> str:
@@ -68,14 +69,13 @@ def check_address(address: str) -> str:
         return kind
     try:
         parts = urlsplit(address)
-        right = bool(parts.hostname) and (parts.port or 1) > 0
+        is_valid = bool(parts.hostname) and (parts.port or 1) > 0
     except ValueError:
-        right = False
-    if right and parts.scheme not in ALLOWED_PROTOCOLS:
-        raise InputError(
-            f"{parts.scheme}:// is not understood: write one of {', '.join(ALLOWED_PROTOCOLS)}, or a file without any"
-        )
-    if not right:
+        is_valid = False
+    if is_valid and parts.scheme not in ALLOWED_PROTOCOLS:
+        known = ", ".join(ALLOWED_PROTOCOLS)
+        raise InputError(f"{parts.scheme}:// is not understood: write one of {known}, or a file without any")
+    if not is_valid:
         raise InputError("it is no address: write for example rtsp://192.0.2.20/stream")
     return kind
 
@@ -86,7 +86,7 @@ def shown_address(address: str) -> str:
     return shown(address) if is_stream else address
 
 
-def ffmpeg_input(address: str, patience: float) -> tuple[str, str | None, dict[str, str]]:
+def ffmpeg_input(address: str, timeout: float) -> tuple[str, str | None, dict[str, str]]:
     """Return the name that FFmpeg opens, the format where FFmpeg must be told, and options.
 
     Args:
@@ -100,14 +100,14 @@ def ffmpeg_input(address: str, patience: float) -> tuple[str, str | None, dict[s
         name = address if sys.platform == "win32" else f"file:{address}"  # a colon is part of the name
         return name, None, {"protocol_whitelist": "file", "format_whitelist": ALLOWED_FORMATS}
     scheme = urlsplit(address).scheme
-    micro = str(int(patience * 1e6))
+    microseconds = str(int(timeout * 1e6))
     options = {"protocol_whitelist": ALLOWED_PROTOCOLS[scheme], "fflags": "nobuffer"}
     if scheme in ("rtsp", "rtsps"):
-        options |= {"rtsp_transport": "tcp", "timeout": micro}
+        options |= {"rtsp_transport": "tcp", "timeout": microseconds}
     elif scheme in ("http", "https"):
-        options |= {"rw_timeout": micro}
+        options |= {"rw_timeout": microseconds}
     else:
-        options |= {"timeout": micro}
+        options |= {"timeout": microseconds}
     return address, None, options
 
 
@@ -153,16 +153,16 @@ class CameraOf:
         return kind_of(self.camera) == VIDEO
 
     @property
-    def seconds(self) -> float | None:
+    def frame_interval(self) -> float | None:
         """Seconds between two frames that are taken; None: every frame, or by trigger."""
         return None if self.every in (EVERY_FRAME, ON_TRIGGER) else time_of(self.every, "every")
 
     @property
-    def patience(self) -> float:
+    def frame_timeout(self) -> float:
         return time_of(self.lost_after, "lost_after")
 
     @property
-    def shown(self) -> str:
+    def display_name(self) -> str:
         """Address as anybody may see it."""
         return shown_address(self.camera)
 
@@ -171,7 +171,7 @@ class CameraOf:
         """Address with the password, which is read anew each time. InputError."""
         if self.password_file is None:
             return self.camera
-        password = secret(self.password_file, f"camera {self.shown}: password_file")
+        password = secret(self.password_file, f"camera {self.display_name}: password_file")
         return with_password(self.camera, password, PASSWORD_HINT)
 
 
@@ -203,9 +203,9 @@ def _read_folder(value: Mapping[str, Any], home: Path) -> FolderOf:
     _check_pattern(given)
     if given.then in (KEEP, DELETE):
         return replace(given, folder=folder)
-    near = difflib.get_close_matches(given.then.lower(), (KEEP, DELETE, "remove"), n=1, cutoff=0.75)
-    if near or not given.then:
-        meant = DELETE if near == ["remove"] else near[0] if near else KEEP
+    matches = difflib.get_close_matches(given.then.lower(), (KEEP, DELETE, "remove"), n=1, cutoff=0.75)
+    if matches or not given.then:
+        meant = DELETE if matches == ["remove"] else matches[0] if matches else KEEP
         raise InputError(
             f"folder {given.folder}: then: {given.then!r:.40} is not keep, delete or a folder; did you mean "
             f"{meant}? A folder of that name is written ./{given.then or 'NAME'}"
@@ -226,9 +226,9 @@ def _check_pattern(given: FolderOf) -> None:
     except re.error as error:
         raise InputError(f"folder {given.folder}: pattern is no regular expression: {error}") from None
     if not groups or groups.keys() - {"part", "batch", "view"}:
-        there = ", ".join(groups) or "none"
+        names = ", ".join(groups) or "none"
         raise InputError(
-            f"folder {given.folder}: pattern has the groups {there}; write (?P<part>...), (?P<batch>...) and "
+            f"folder {given.folder}: pattern has the groups {names}; write (?P<part>...), (?P<batch>...) and "
             "(?P<view>...)"
         )
 

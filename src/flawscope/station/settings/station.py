@@ -18,11 +18,11 @@ from flawscope.station.settings.sinks import MqttSettings, PluginSink, SinkSetti
 from flawscope.station.settings.sources import FolderOf, SourceOf, read_source
 from flawscope.station.settings.values import (
     age_of,
+    parse_share,
+    parse_size,
     resolve_paths,
     secret,
-    parse_share,
     shown,
-    parse_size,
     time_of,
     with_password,
 )
@@ -236,8 +236,8 @@ def read_settings(path: str | Path) -> Settings:
         openid = read_openid(values.pop("openid", None), home)
         given = {key: one for key, one in values.items() if one is not None or key not in ("limits", "keep")}
         settings = resolve_paths(build(Settings, given), home, "store", "password_file")
-        known = {check_product_name(str(name)): read_product(name, one, home) for name, one in products.items()}
-        settings = replace(settings, products=known, mqtt=mqtt, connections=connections)
+        read = {check_product_name(str(key)): read_product(key, one, home) for key, one in products.items()}
+        settings = replace(settings, products=read, mqtt=mqtt, connections=connections)
         return check(replace(settings, shifts=shifts, openid=openid))
     except InputError as error:
         raise InputError(f"{path}: {error}") from None

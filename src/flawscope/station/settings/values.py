@@ -25,9 +25,9 @@ _MIN_SECRET_LENGTH = 4  # letters; a part of an address with fewer is no secret
 
 def time_of(text: str, what: str, right: str = "a time such as 5 s") -> float:
     """Return the seconds of `1 s`, `500 ms` or `2 min`. InputError."""
-    found = _TIME.fullmatch(str(text))
-    unit = {"m": 60, "h": 3600, "s": 1}[found[2][0]] if found else 0
-    seconds = float(found[1]) * (0.001 if found[2] == "ms" else unit) if found else 0.0
+    match = _TIME.fullmatch(str(text))
+    unit = {"m": 60, "h": 3600, "s": 1}[match[2][0]] if match else 0
+    seconds = float(match[1]) * (0.001 if match[2] == "ms" else unit) if match else 0.0
     if not seconds:
         raise InputError(f"{what}: {text!r:.40} is not {right}")
     return seconds
@@ -35,24 +35,24 @@ def time_of(text: str, what: str, right: str = "a time such as 5 s") -> float:
 
 def age_of(text: str, what: str) -> float:
     """Return the seconds of `30 days`. A month has 30 days, a year 365. InputError."""
-    found = _AGE.fullmatch(str(text))
-    if not found:
+    match = _AGE.fullmatch(str(text))
+    if not match:
         raise InputError(f"{what}: {text!r} is not a time; write for example 30 days or 1 year, or null")
-    return float(found[1]) * _SECONDS[found[2][0].lower()]
+    return float(match[1]) * _SECONDS[match[2][0].lower()]
 
 
 def parse_size(text: str, what: str) -> int:
     """Return the bytes of `100 MB` or `2G`, in powers of 1024. InputError."""
-    found = _SIZE.fullmatch(str(text))
-    if not found:
+    match = _SIZE.fullmatch(str(text))
+    if not match:
         raise InputError(f"{what}: {text!r} is not a size; write for example 100 MB")
-    return int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "))
+    return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
 
 
 def parse_share(text: str, what: str) -> float:
     """Return the share of `1 %` or `0.01`: more than 0 and less than a half. InputError."""
-    found = _SHARE.fullmatch(str(text))
-    share = float(found[1]) / (100 if found[2] else 1) if found else 0.0
+    match = _SHARE.fullmatch(str(text))
+    share = float(match[1]) / (100 if match[2] else 1) if match else 0.0
     if not 0 < share < 0.5:
         raise InputError(f"{what}: {text!r} is not a share between 0 and 50 %; write 1 %, or null")
     return share
@@ -81,10 +81,10 @@ def shown(address: str) -> str:
 
 def redact_text(text: str, address: str) -> str:
     """Replace in a text, which another side sent, the parts of the address that are not `shown`."""
-    known, parts = shown(address), set(re.split(r"[/?#\\&=;:@]", address.rpartition("://")[2]))
+    redacted, parts = shown(address), set(re.split(r"[/?#\\&=;:@]", address.rpartition("://")[2]))
     parts |= {unquote(part) for part in parts}
     for part in sorted(parts, key=len, reverse=True):
-        if len(part) >= _MIN_SECRET_LENGTH and part not in known:
+        if len(part) >= _MIN_SECRET_LENGTH and part not in redacted:
             text = text.replace(part, "…")
     return text
 
@@ -106,8 +106,8 @@ def secret(path: str, what: str) -> str:
         raise InputError(f"{what}: {path} is no text") from None
     password = text.removesuffix("\n").removesuffix("\r")
     if not password or not password.isprintable():
-        held = "more than a line of text" if password else "nothing"
-        raise InputError(f"{what}: {path} holds {held}: write the password into it, and no more")
+        content = "more than a line of text" if password else "nothing"
+        raise InputError(f"{what}: {path} holds {content}: write the password into it, and no more")
     return password
 
 
@@ -117,10 +117,10 @@ def with_password(address: str, password: str, right: str) -> str:
     Args:
         right: begins the error with the right form, such as `password_file: write the address as ...`.
     """
-    found = re.match(r"([a-z+]+://)([^:/@?]+)@", address)
-    if found is None:
+    match = re.match(r"([a-z+]+://)([^:/@?]+)@", address)
+    if match is None:
         raise InputError(f"{right}: a user and no password")
-    return f"{found[1]}{found[2]}:{quote(password, safe='')}@{address[found.end() :]}"
+    return f"{match[1]}{match[2]}:{quote(password, safe='')}@{address[match.end() :]}"
 
 
 def trusting(

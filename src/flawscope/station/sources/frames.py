@@ -38,23 +38,23 @@ class FrameReader:
         InputError: a password cannot be read, or PyAV is not installed.
     """
 
-    def __init__(self, camera: CameraOf, pixels: int):
+    def __init__(self, settings: CameraOf, pixels: int):
         try:
             import av
         except ImportError:
             raise needs("a camera or a video file", "av", extras="station") from None
-        self.camera, self.pixels, self.broken = camera, pixels, 0
-        self._lost: tuple[type[Exception], ...] = (av.FFmpegError, OSError)
-        patience = camera.patience
-        url, kind, options = ffmpeg_input(camera.url, patience)
-        if camera.is_video:
-            _check_file(camera.camera)
+        self.settings, self.pixels, self.broken = settings, pixels, 0
+        self._library_errors: tuple[type[Exception], ...] = (av.FFmpegError, OSError)
+        timeout = settings.frame_timeout
+        url, kind, options = ffmpeg_input(settings.url, timeout)
+        if settings.is_video:
+            _check_file(settings.camera)
         try:
             self._container = av.open(
-                url, "r", kind, {**options, **dict(camera.options)}, timeout=(OPEN_TIMEOUT, patience)
+                url, "r", kind, {**options, **dict(settings.options)}, timeout=(OPEN_TIMEOUT, timeout)
             )
-        except self._lost as error:
-            raise CameraLostError(self._why(error)) from None
+        except self._library_errors as error:
+            raise CameraLostError(self._describe_error(error)) from None
         if not self._container.streams.video:
             self.close()
             raise CameraLostError("it has no picture, only other streams")
@@ -65,51 +65,51 @@ class FrameReader:
             raise too_large_error(context.width, context.height, pixels)
         context.options = {"max_pixels": str(pixels)}
         # threads that decode several frames at once hold each back until the next ones have come
-        context.thread_type = "AUTO" if camera.is_video else "SLICE"
+        context.thread_type = "AUTO" if settings.is_video else "SLICE"
 
     def close(self) -> None:
         self._container.close()
 
     def __iter__(self) -> Iterator[VideoFrame | None]:
         """Yield each frame; None for a damaged one. LostError where no more come, but not at a file's end."""
-        row = 0
+        broken_in_row = 0
         packets = self._container.demux(self._stream)
         while True:
             try:
                 packet = next(packets)
             except StopIteration:
                 return
-            except self._lost as error:
-                raise CameraLostError(self._why(error)) from None
+            except self._library_errors as error:
+                raise CameraLostError(self._describe_error(error)) from None
             try:
                 frames = packet.decode()
-                row = row if not frames else 0
-            except self._lost as error:
+                broken_in_row = broken_in_row if not frames else 0
+            except self._library_errors as error:
                 if type(error).__name__ == "EOFError":
                     return
                 self.broken += 1
-                row += 1
-                if row > MAX_BROKEN_PACKETS:
+                broken_in_row += 1
+                if broken_in_row > MAX_BROKEN_PACKETS:
                     raise CameraLostError("what it sends cannot be decoded") from None
                 continue
             for frame in frames:
                 self.broken += frame.is_corrupt
                 yield None if frame.is_corrupt else frame
 
-    def seconds(self, frame: VideoFrame, number: int) -> float:
+    def timestamp(self, frame: VideoFrame, number: int) -> float:
         """Return the time of a frame, on the file's clock."""
         if frame.time is not None:
             return float(frame.time)
         return number / float(self._stream.average_rate or self._stream.guessed_rate or 25)
 
-    def _why(self, error: Exception) -> str:
+    def _describe_error(self, error: Exception) -> str:
         """Return a reason without the address: a password may be in it."""
         name = type(error).__name__
         if name == "EOFError":
             return "the stream ended"
         if name in ("ExitError", "TimeoutError", "BlockingIOError"):
-            return f"it sends nothing for {self.camera.patience:g} s"
-        if name == "ArgumentError" and self.camera.is_video:
+            return f"it sends nothing for {self.settings.frame_timeout:g} s"
+        if name == "ArgumentError" and self.settings.is_video:
             return "it is no video of a kind that is read"
         return str(getattr(error, "strerror", "") or name)
 
@@ -146,25 +146,25 @@ def encode_png(frame: VideoFrame, pixels: int) -> bytes:
 
     if frame.width * frame.height > pixels:
         raise too_large_error(frame.width, frame.height, pixels)
-    turned = frame.rotation
-    kind = _pixel_format(frame)
+    rotation = frame.rotation
+    pixel_format = _pixel_format(frame)
     if frame.interlaced_frame:
         frame = _deinterlace(frame)
-    if turned:
-        array: Any = np.rot90(frame.to_ndarray(format=kind), round(turned / 90))
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(array), format=kind)
+    if rotation:
+        array: Any = np.rot90(frame.to_ndarray(format=pixel_format), round(rotation / 90))
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(array), format=pixel_format)
     else:
-        frame = frame.reformat(format=kind)
-    if kind == "gray16le":
+        frame = frame.reformat(format=pixel_format)
+    if pixel_format == "gray16le":
         frame = frame.reformat(format="gray16be")
     return _run_png_encoder(frame)
 
 
 def _pixel_format(frame: VideoFrame) -> str:
     """Return the pixel format of the picture."""
-    name, parts = frame.format.name, frame.format.components
-    if name in ("monow", "monob") or (len(parts) == 1 and not name.startswith(("pal", "bayer"))):
-        return "gray16le" if parts[0].bits > 8 else "gray"
+    name, components = frame.format.name, frame.format.components
+    if name in ("monow", "monob") or (len(components) == 1 and not name.startswith(("pal", "bayer"))):
+        return "gray16le" if components[0].bits > 8 else "gray"
     return "rgb24"
 
 
@@ -192,5 +192,5 @@ def _deinterlace(frame: VideoFrame) -> VideoFrame:
     field, scale = graph.add("field", "type=top"), graph.add("scale", "w=iw:h=2*ih")
     graph.link_nodes(source, field, scale, graph.add("buffersink")).configure()
     graph.push(frame)
-    found: VideoFrame = graph.pull()
-    return found
+    deinterlaced: VideoFrame = graph.pull()
+    return deinterlaced

@@ -20,7 +20,7 @@ from flawscope.station.store.records import Store, iso
 WAITING, RUNNING, AWAY, ENDED = "waiting", "running", "away", "ended"  # states
 MIN_RETRY_DELAY, MAX_RETRY_DELAY = 0.02, 1.0  # seconds before a full queue is tried again
 
-SubmitPictures = Callable[[Sequence[Picture]], list[Future[Recorded]]]
+Submit = Callable[[Sequence[Picture]], list[Future[Recorded]]]
 ReportProblem = Callable[[str, str | None], None]
 
 
@@ -102,7 +102,7 @@ class QueueShare:
         self._count = self._bytes = 0
         self._changed = threading.Condition()
 
-    def take(self, size: int, ended: threading.Event) -> bool:
+    def acquire(self, size: int, ended: threading.Event) -> bool:
         """Wait for room for a picture of so many bytes; return False where the source ends before."""
         with self._changed:
             while self._count and (
@@ -115,7 +115,7 @@ class QueueShare:
             self._count, self._bytes = self._count + 1, self._bytes + size
             return True
 
-    def give(self, size: int) -> None:
+    def release(self, size: int) -> None:
         """Give back the room of a picture that was answered."""
         with self._changed:
             self._count, self._bytes = self._count - 1, self._bytes - size
@@ -133,7 +133,7 @@ class Line:
     """
 
     product_id: int
-    submit: SubmitPictures
+    submit: Submit
     report: ReportProblem
     store: Store
     share: QueueShare
@@ -142,12 +142,12 @@ class Line:
         """Report a problem of the product's source of this number, as `camera_away_1_2`, from any thread;
         why: None: it is over."""
         ending = "" if number is None else f"_{number}"
-        self.report(f"{code}_{self.product_id}{ending}", None if why is None else replace_surrogates(why))
+        self.report(f"{code}_{self.product_id}{ending}", None if why is None else to_utf8(why))
 
     def hand_in(self, picture: Picture, ended: threading.Event) -> Future[Recorded] | None:
         """Submit a picture as soon as there is room for it; return None where the source ends before."""
         size = len(picture.data)
-        if not self.share.take(size, ended):
+        if not self.share.acquire(size, ended):
             return None
         answer, pause = None, Backoff(MIN_RETRY_DELAY, MAX_RETRY_DELAY)
         try:
@@ -159,11 +159,11 @@ class Line:
                         return None
         finally:
             if answer is None:
-                self.share.give(size)
-        answer.add_done_callback(lambda _: self.share.give(size))
+                self.share.release(size)
+        answer.add_done_callback(lambda _: self.share.release(size))
         return answer
 
 
-def replace_surrogates(text: str) -> str:
+def to_utf8(text: str) -> str:
     """Replace what a data base does not take: a file's name can hold bytes that are no characters."""
     return text.encode("utf-8", "replace").decode("utf-8")

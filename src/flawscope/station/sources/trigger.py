@@ -22,7 +22,7 @@ from flawscope.station.store.inspection import KeyUsedError, Label, Request
 from flawscope.station.store.records import Store
 
 
-class InspectionStation(Protocol):
+class InspectingStation(Protocol):
     """Station as far as it inspects what it is asked for."""
 
     addresses: Addresses
@@ -31,7 +31,7 @@ class InspectionStation(Protocol):
 
 
 async def shoot(
-    station: InspectionStation,
+    station: InspectingStation,
     name: str,
     find: Callable[[], Triggered],
     label: Label,
@@ -53,16 +53,16 @@ async def shoot(
             KeyUsedError, and InputError where the picture cannot be read.
     """
     product_id = station.addresses.address_id(name)
-    there = await asyncio.to_thread(station.store.answered, product_id, asked) if asked else {}
-    if there:
-        return there[0]
+    answered = await asyncio.to_thread(station.store.answered, product_id, asked) if asked else {}
+    if answered:
+        return answered[0]
     camera = find()
     station.inspector.check_room(product_id, due)
     shot = await shot_of(camera, min(seconds, due - time.monotonic()), asked)
     picture = await asyncio.to_thread(camera.picture, shot, None if asked is None else asked.key_of(0))
-    sent = replace(picture, product_id=product_id, request=asked, due=due, **label.given())
-    there, answers = await submitted(station, product_id, asked, [sent])
-    return there[0] if there else await in_time(station, product_id, next(answers), due)
+    to_submit = replace(picture, product_id=product_id, request=asked, due=due, **label.given())
+    answered, answers = await submitted(station, product_id, asked, [to_submit])
+    return answered[0] if answered else await in_time(station, product_id, next(answers), due)
 
 
 async def shot_of(camera: Triggered, seconds: float, asked: Request | None) -> Any:
@@ -79,7 +79,7 @@ async def shot_of(camera: Triggered, seconds: float, asked: Request | None) -> A
 
 
 async def submitted(
-    station: InspectionStation, product_id: int, asked: Request | None, pictures: Sequence[Picture]
+    station: InspectingStation, product_id: int, asked: Request | None, pictures: Sequence[Picture]
 ) -> tuple[dict[int, int], Iterator[Future[Recorded]]]:
     """Submit the pictures of a request, but for those that it has been answered for before: these come by
     their places, with their inspections' numbers.
@@ -89,8 +89,9 @@ async def submitted(
     """
 
     async def begin() -> tuple[dict[int, int], Iterator[Future[Recorded]]]:
-        there = await asyncio.to_thread(station.store.answered, product_id, asked) if asked else {}
-        return there, iter(station.inspector.submit([p for k, p in enumerate(pictures) if k not in there]))
+        answered = await asyncio.to_thread(station.store.answered, product_id, asked) if asked else {}
+        left = [picture for place, picture in enumerate(pictures) if place not in answered]
+        return answered, iter(station.inspector.submit(left))
 
     try:
         return await begin()
@@ -98,7 +99,9 @@ async def submitted(
         return await begin()
 
 
-async def in_time(station: InspectionStation, product_id: int, answer: Future[Recorded], due: float) -> Recorded:
+async def in_time(
+    station: InspectingStation, product_id: int, answer: Future[Recorded], due: float
+) -> Recorded:
     """Wait for the inspection. LateError where it is not recorded in time."""
     try:
         async with asyncio.timeout(None if due == math.inf else due - time.monotonic()):
