@@ -297,8 +297,9 @@ def test_a_camera_that_another_program_uses_says_so(fake: Fake) -> None:
     first = camera(IndustrialCameraSettings(SERIAL["genicam"]), AravisDevice)
     until(lambda: first.state.state == RUNNING)
     code = (
-        "from flawscope.station.industrial_cameras.aravis import Aravis; "
-        "from flawscope.station.industrial_cameras import CameraSettings; Aravis(CameraSettings('FV01'))"
+        "from flawscope.station.industrial_cameras.aravis import AravisDevice; "
+        "from flawscope.station.industrial_cameras import IndustrialCameraSettings as Settings; "
+        "AravisDevice(Settings('FV01'))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=os.environ

@@ -416,10 +416,10 @@ def test_nothing_is_overwritten_and_nothing_written_twice(
     assert (day / "000001-part-3.png").read_bytes() == parts[-1]
     ((delivery, outbox),) = running.station.sinks.of(NAME)
     before = sorted(path.name for path in day.iterdir())
-    place = outbox.cursor
-    outbox.cursor = place._replace(inspection=0)
+    place = outbox.place
+    outbox.place = place._replace(inspection=0)
     (message,) = outbox.read_batch(10).messages
-    outbox.cursor = place
+    outbox.place = place
     assert isinstance(message, Message)
     delivery.sink.send(message)
     assert sorted(path.name for path in day.iterdir()) == before

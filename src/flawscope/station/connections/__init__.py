@@ -1,7 +1,7 @@
-"""Connections of a station: plugins that have pictures judged and are answered, such as a PLC.
+"""Connections of a station: plugins that request inspections and are answered, such as a PLC.
 
-A source gives pictures of one product, and a sink is told of inspections sooner or later. A connection asks,
-of any product, and the answer must be there in time.
+A source gives pictures of one product, and a sink receives inspections sooner or later. A connection requests
+inspections of any product, and each must be answered in time.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from flawscope.station.settings.plugins import Plugged
 from flawscope.station.sources.source import Triggered
 from flawscope.station.sources.trigger import InspectingStation
 
-MAX_TIMES = 1000  # times of a product that are remembered
+MAX_TIMES = 1000  # latest times of a product, which are kept
 
 
 class Timing:
@@ -31,7 +31,7 @@ class Timing:
     def note(
         self, product: str, seconds: float, *, missed: bool = False, budget: float | None = None
     ) -> None:
-        """Note a trigger that was answered; missed: not within its budget, in seconds."""
+        """Note an answered trigger; missed: not within its budget. seconds and budget: from the trigger."""
         self._seconds.setdefault(product, deque(maxlen=MAX_TIMES)).append(seconds)
         self._missed[product] += missed
         self._budgets[product] = budget
@@ -67,7 +67,7 @@ class Timing:
 
 
 class Floor(InspectingStation, Protocol):
-    """Station as a connection has it; `sources.trigger.shoot` takes a picture and has it judged."""
+    """Part of a station that connections use; `sources.trigger.shoot` takes a picture and inspects it."""
 
     timing: Timing
 
@@ -84,7 +84,7 @@ class Floor(InspectingStation, Protocol):
 
 
 class Connection(Protocol):
-    """Has pictures judged for another side, and answers it."""
+    """Requests inspections for another side, such as a PLC, and answers it."""
 
     def start(self) -> None:
         """Begin, and return at once: another side that is away is a problem, not an error."""

@@ -49,10 +49,10 @@ class IndustrialCameraSettings:
 
     @property
     def every(self) -> str:
-        """Frames that are taken without a request: all that a signal triggered."""
+        """Frames that are taken without a request: all of a signal at the camera, or none."""
         return ON_TRIGGER if self.trigger == SOFTWARE_TRIGGER else EVERY_FRAME
 
-    frame_interval = None  # between two frames that are taken: every one is
+    frame_interval = None  # every frame is taken
 
     @property
     def frame_timeout(self) -> float:
@@ -60,9 +60,8 @@ class IndustrialCameraSettings:
 
     @property
     def exposure_microseconds(self) -> float | None:
-        if self.exposure is None:
-            return None
-        return 1e6 * time_of(self.exposure, "exposure", "a time such as 5 ms")
+        example = "a time such as 5 ms"
+        return None if self.exposure is None else 1e6 * time_of(self.exposure, "exposure", example)
 
     @property
     def trigger_source(self) -> str:
@@ -70,7 +69,7 @@ class IndustrialCameraSettings:
         return "Software" if self.trigger == SOFTWARE_TRIGGER else f"Line{self.trigger[-1]}"
 
     @property
-    def display_name(self) -> str:
+    def shown(self) -> str:
         return self.serial or "the only one"
 
 

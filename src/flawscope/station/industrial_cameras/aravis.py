@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 BUFFERS = 8  # frames that wait to be fetched, at most
 GREY_FORMATS = {"Mono8": "gray", "Mono10": "gray10le", "Mono12": "gray12le", "Mono16": "gray16le"}
 COLOUR_FORMATS = {"RGB8": "rgb24", "RGB8Packed": "rgb24", "BGR8": "bgr24", "BGR8Packed": "bgr24"}
-# the first two rows, as FFmpeg names them, which interpolates the colours
+# patterns of the first two rows, as FFmpeg names them
 BAYER_PATTERNS = {"BayerRG": "rggb", "BayerBG": "bggr", "BayerGR": "grbg", "BayerGB": "gbrg"}
 
 
@@ -133,7 +133,7 @@ class AravisDevice:
         return VideoFrame.from_ndarray(np.left_shift(array, shift, dtype=array.dtype), format=pixel_format)
 
     def close(self) -> None:
-        """Let go of the camera. Aravis closes it with the last reference, which an error may still hold."""
+        """Close the camera. Aravis does so with the last reference, which an error may still hold."""
         if not self._is_gone:
             with suppress(self._error_type):  # gone meanwhile
                 self._camera.stop_acquisition()
@@ -143,8 +143,7 @@ class AravisDevice:
 
 
 def _ffmpeg_format(name: str, known: list[str]) -> tuple[str, int]:
-    """Return FFmpeg's name of a pixel format, and by how many bits its values are to be shifted for it.
-    InputError for one that is not read."""
+    """Return FFmpeg's name of a pixel format, and the left shift of its values in bits. InputError."""
     formats = {one: (kind, 0) for one, kind in (GREY_FORMATS | COLOUR_FORMATS).items()}
     for rows, kind in BAYER_PATTERNS.items():
         formats |= {f"{rows}8": (f"bayer_{kind}8", 0)}

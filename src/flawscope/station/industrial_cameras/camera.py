@@ -28,37 +28,36 @@ MAX_MISSED_FRAMES = 2  # triggers in a row without a frame; then the camera is o
 
 @dataclass(frozen=True)
 class NumberedFrame:
-    """Frame with the camera's number of it. picture: None where parts of it did not arrive."""
+    """Frame with its number from the camera. picture: None where parts of it did not arrive."""
 
     number: int
     picture: VideoFrame | None
 
 
 class Device(Protocol):
-    """Camera that is open and set, and waits for triggers. LostError where it fails. One thread calls it."""
+    """Open camera that waits for triggers, for one thread. Methods raise CameraLostError where it fails."""
 
     def trigger(self) -> None:
-        """Order an exposure, as soon as the camera takes an order."""
+        """Trigger an exposure, as soon as the camera is ready."""
 
     def next(self, seconds: float) -> NumberedFrame | None:
-        """Return the oldest frame that has not been returned; None: none came within so many seconds.
-        LostError where the camera is gone."""
+        """Return the oldest frame that was not returned yet; None: there is none within so many seconds."""
 
     def close(self) -> None:
-        """Leave the camera to others."""
+        """Close the camera, so that others can open it."""
 
 
 DeviceFactory = Callable[[IndustrialCameraSettings], Device]
 
 
 def frames_after(last: int, number: int) -> int:
-    """Return by how many frames a number is after the last one; 0 or less: it is no newer."""
+    """Return the number of frames from the last one to this one; 0 or less: it is no newer."""
     step = number - last
     return step + MAX_FRAME_NUMBER if step < -MAX_FRAME_NUMBER // 2 else step
 
 
 def select_camera(settings: IndustrialCameraSettings, serials: list[str]) -> int:
-    """Return the place of the camera that the settings name. LostError where it is not there."""
+    """Return the index of the camera that the settings name. CameraLostError where it is not there."""
     found = some(serials) or "none"
     if settings.serial is not None:
         if settings.serial not in serials:
@@ -77,7 +76,7 @@ def check_pixel_format(name: str, known: list[str]) -> None:
 
 
 class IndustrialCamera(LiveCamera):
-    """Takes a frame for each trigger, of the station or of a signal at the camera. opener: opens it."""
+    """Source of a frame for each trigger, of the station or of a signal at the camera. opener: opens it."""
 
     def __init__(self, line: Line, settings: IndustrialCameraSettings, number: int, opener: DeviceFactory):
         super().__init__(line, settings, number)
@@ -98,11 +97,11 @@ class IndustrialCamera(LiveCamera):
     def _check_silence(self) -> None:
         """Do nothing: parts may stand still for hours, and the device says by itself that it is gone."""
 
-    # ---- the station triggers
+    # ---- triggers of the station
 
     def _run_software_triggers(self, device: Device, backoff: Backoff) -> None:
-        """Order an exposure for the triggers that wait, again and again until the end."""
-        # the first frame shows that the camera answers, and tells its number; nobody gets it
+        """Trigger an exposure for the triggers that wait, again and again until the end."""
+        # the first frame shows that the camera answers, and its number; it answers no trigger
         device.trigger()
         first = device.next(self.settings.frame_timeout)
         if first is None:
@@ -138,8 +137,7 @@ class IndustrialCamera(LiveCamera):
             last, ordered, missed_in_row = frame.number, 0, 0
 
     def _wait_for_frame(self, device: Device, last: int, ordered: int) -> NumberedFrame | None:
-        """Return the frame of the newest order, or a later one; None: there is none in time. Frames of orders
-        that were given up are passed over."""
+        """Return the frame of the newest exposure, or a later one; None: there is none in time."""
         deadline = time.monotonic() + self.settings.frame_timeout
         while frame := device.next(max(0.0, deadline - time.monotonic())):
             if frames_after(last, frame.number) >= ordered:
@@ -155,7 +153,7 @@ class IndustrialCamera(LiveCamera):
     def _no_frame_text(self) -> str:
         return f"none came within {self.settings.frame_timeout:g} s after a trigger"
 
-    # ---- a signal triggers
+    # ---- triggers of a signal
 
     def _run_hardware_triggers(self, device: Device, backoff: Backoff) -> None:
         """Take the frames that come, until the end."""

@@ -64,7 +64,7 @@ class PylonDevice:
             self._write_feature(GAIN_FEATURES, settings.gain)
 
     def _write_feature(self, names: tuple[str, ...], value: Any, is_needed: bool = True) -> None:
-        """Set the first feature of these that the camera has. InputError."""
+        """Set the first of these features that the camera has. InputError."""
         nodes = (self._camera.GetNodeMap().GetNode(name) for name in names)
         node = next((one for one in nodes if one is not None and genicam.IsWritable(one)), None)
         if node is None:
@@ -109,6 +109,6 @@ class PylonDevice:
 
 
 def _error_text(error: Exception) -> str:
-    """Return what pylon says, without its place in pylon's own files."""
+    """Return the text of an error, without the place in pylon's own files."""
     text = one_line(error)
     return re.sub(r" : \w+ thrown .*", "", text)

@@ -65,7 +65,7 @@ class PlcSettings:
         return int(number) if found else None
 
     def camera_product(self, product: str) -> str:
-        """Return the product whose camera is triggered for a product."""
+        """Return the product whose camera takes the pictures of a product."""
         return product if self.camera is None else self.camera.partition("/")[0]
 
 
@@ -137,8 +137,8 @@ def _open_modbus(floor: Floor, settings: ModbusSettings) -> Connection:
     from flawscope.station.plc import modbus
     from flawscope.station.plc.line import PlcLine
 
-    wire_class = modbus.ModbusServer if settings.listen else modbus.ModbusClient
-    return PlcLine("modbus", floor, settings, lambda handle_inputs: wire_class(settings, handle_inputs))
+    transport = modbus.ModbusServer if settings.listen else modbus.ModbusClient
+    return PlcLine("modbus", floor, settings, lambda handle_inputs: transport(settings, handle_inputs))
 
 
 def _open_opcua(floor: Floor, settings: OpcUaSettings) -> Connection:

@@ -1,4 +1,4 @@
-"""Reject gate behind the camera: which part is at it, and whether it was judged good. Pure, like `handshake`.
+"""Reject gate behind the camera: the parts at it, and whether they were judged good. Pure, like `handshake`.
 
 The PLC counts parts, or an encoder's steps, and says where it is; a part is where the count stood when it was
 triggered. Only parts whose OK the PLC has read may pass. Whatever else stands at the gate, or nothing that is
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from flawscope.station.plc.handshake import Phase, State
 
-COUNT_MODULUS = 2**32  # counts, then the count begins anew with 0
+COUNT_MODULUS = 2**32  # the count begins anew with 0 there
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,12 @@ class Gate:
 
     @property
     def may_pass(self) -> bool:
-        """Whether all parts at the gate may pass; not where there is none."""
+        """Whether all parts at the gate may pass; False where there is none."""
         at_gate = [good for at, good in self.parts.values() if abs(self._counts_left(at)) <= self.width]
         return bool(at_gate) and all(at_gate)
 
     def with_count(self, count: int) -> Gate:
-        """The PLC counts on. Where the count went back it is another one, and no part is known any more."""
+        """Return the gate at another count. One that went back is a new count: no part is known any more."""
         if self.count is not None and (count - self.count) % COUNT_MODULUS >= COUNT_MODULUS // 2:
             return replace(self, parts={}, count=count)
         moved = replace(self, count=count)
@@ -45,12 +45,12 @@ class Gate:
         return replace(moved, parts=left)
 
     def with_new_part(self) -> Gate:
-        """A part was triggered, and nothing is known of it."""
+        """Return the gate with a part that was triggered, and may not pass."""
         number, count = self.last + 1, self.count or 0
         return replace(self, last=number, parts={**self.parts, number: (count, False)})
 
     def with_ok_read(self) -> Gate:
-        """The PLC has read the OK of the part that was triggered last."""
+        """Return the gate after the PLC read the OK of the part that was triggered last, which may pass."""
         if self.last not in self.parts:  # it has passed already, or the count went back
             return self
         return replace(self, parts={**self.parts, self.last: (self.parts[self.last][0], True)})

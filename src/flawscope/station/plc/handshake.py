@@ -1,6 +1,6 @@
 """Handshake with a PLC as a state machine, the same for every protocol. Pure: no clock, no threads, no store.
 
-`step` takes what came since the last step, and returns the next state; `outputs` says what the PLC sees then.
+`step` takes what came since the last step, and returns the next state; `outputs` gives the PLC's view of it.
 OK stands only in the answer to the trigger that still stands, which came in time, from a picture that was
 taken for it and judged good by the model of the recipe that the PLC still asks for, while the PLC's heartbeat
 beats. Everything else is Error, or nothing at all. docs/station-plc.md draws it.
@@ -24,7 +24,7 @@ class Phase(StrEnum):
 
 
 class Code(IntEnum):
-    """Why there is Error, or no Ready."""
+    """Reason why Error is set, or Ready is not."""
 
     NONE = 0
     LINK = 1  # the PLC's heartbeat stands still
@@ -78,7 +78,7 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Answer:
-    """Answer to a trigger. job: which one. good: None where the part was not judged; `code` says why."""
+    """Answer to a trigger. job: its number. good: None where the part was not judged; `code` says why."""
 
     job: int
     good: bool | None
@@ -90,7 +90,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Loaded:
-    """Recipe whose model is open by now, or cannot be opened."""
+    """Recipe whose model was opened, or cannot be (`code`)."""
 
     recipe: int
     code: Code = Code.NONE
@@ -98,7 +98,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Seen:
-    """Events since the last step.
+    """Observations since the last step.
 
     now: seconds of a monotonic clock. plc: None where it could not be read. fault: why no picture could be
     inspected at the moment.
@@ -113,7 +113,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Rules:
-    """Rules of a line. budgets: seconds from trigger to answer, by recipe. watchdog: seconds after which a
+    """Time limits of a line, in seconds. budgets: from trigger to answer, by recipe. watchdog: after which a
     heartbeat that stands still means that the PLC is away; 0: it is not watched."""
 
     budgets: Mapping[int, float]
@@ -129,10 +129,10 @@ class Rules:
 class State:
     """State of the handshake.
 
-    plc: what the PLC said last. beat: when its heartbeat changed last. recipe: whose model is loaded.
-    asked: recipe that was to be loaded last; `trouble` says why it could not be. job: number of the last
-    trigger that was taken, for `part` and the recipe `wanted`; its answer is due at `due`. note: of the last
-    trigger, where it was withdrawn.
+    plc: the PLC's last signals. last_beat: time of the last change of its heartbeat. recipe: whose model is
+    loaded. requested_recipe: the last to be loaded; load_error: why it could not be. job: number of the last
+    accepted trigger, for `part` as the recipe `part_recipe`; its answer is due at `due`. last_code: of the
+    last trigger, where it was withdrawn.
     """
 
     phase: Phase = Phase.WAITING
@@ -149,7 +149,7 @@ class State:
     part: str = ""
     part_recipe: int = 0
     answer: Answer | None = None
-    trigger_code: Code = Code.NONE
+    last_code: Code = Code.NONE
 
     @property
     def is_triggered(self) -> bool:
@@ -157,8 +157,8 @@ class State:
 
 
 def step(state: State, observation: Seen, rules: Rules) -> State:
-    """Return the next state. A new `job` while Busy is to be inspected, a new `asked` other than 0 to be
-    loaded; an inspection of which the phase is over is of no use any more."""
+    """Return the next state. The caller inspects for a new `job` while Busy, and loads a new
+    `requested_recipe` other than 0; the inspection of a phase that is over is of no use any more."""
     state = _apply_observation(state, observation, rules)
     if not state.is_alive:
         return _withdraw_part(state)
@@ -166,7 +166,7 @@ def step(state: State, observation: Seen, rules: Rules) -> State:
         return _end_unjudged(_note_trigger(state, rules), Code.UNKNOWN_PART)
     if state.phase is not Phase.IDLE and not state.is_triggered:
         note = Code.WITHDRAWN if state.phase is Phase.BUSY else Code.NONE
-        state = replace(state, phase=Phase.IDLE, answer=None, trigger_code=note)
+        state = replace(state, phase=Phase.IDLE, answer=None, last_code=note)
     if state.phase is Phase.IDLE:
         return _accept_trigger(state, rules) if state.is_triggered else _request_recipe(state, rules)
     requested = None if state.plc is None else (state.plc.part, _wanted_recipe(state, rules))
@@ -176,7 +176,7 @@ def step(state: State, observation: Seen, rules: Rules) -> State:
 
 
 def outputs(state: State, rules: Rules) -> Outputs:
-    """Return what the PLC sees."""
+    """Return the signals that the PLC reads."""
     answer = state.answer if state.phase is Phase.DONE else None
     blocking_code = Code.LINK if not state.is_alive else _blocking_code(state, rules)
     is_idle = state.phase in (Phase.IDLE, Phase.WAITING)
@@ -188,7 +188,7 @@ def outputs(state: State, rules: Rules) -> Outputs:
         heartbeat=int(state.now * 4) % 65536,
         recipe=state.part_recipe if is_judged else state.recipe,
         error=is_idle and not is_waiting,
-        code=(blocking_code or state.trigger_code) if is_idle else Code.NONE,
+        code=(blocking_code or state.last_code) if is_idle else Code.NONE,
         part=state.part if state.phase in (Phase.BUSY, Phase.DONE) else "",
     )
     if answer is None:
@@ -208,7 +208,7 @@ def outputs(state: State, rules: Rules) -> Outputs:
 
 
 def _apply_observation(state: State, observation: Seen, rules: Rules) -> State:
-    """Note what the PLC says, whether its heartbeat beats, and whether a model was loaded."""
+    """Note the PLC's signals, whether its heartbeat beats, and whether a model was loaded."""
     now = max(state.now, observation.now)
     plc = observation.plc or state.plc
     has_beaten = plc is not None and state.plc is not None and plc.heartbeat != state.plc.heartbeat
@@ -222,7 +222,7 @@ def _apply_observation(state: State, observation: Seen, rules: Rules) -> State:
 
 
 def _withdraw_part(state: State) -> State:
-    """The PLC is away: what it has not read yet is withdrawn."""
+    """Withdraw an answer that the PLC has not read: it is away."""
     if state.phase in (Phase.BUSY, Phase.DONE):
         return _end_unjudged(state, Code.LINK)
     return replace(state, phase=Phase.WAITING)
@@ -233,7 +233,7 @@ def _wanted_recipe(state: State, rules: Rules) -> int:
 
 
 def _blocking_code(state: State, rules: Rules) -> Code:
-    """Return why a trigger cannot be taken."""
+    """Return why a trigger cannot be accepted; NONE: it can."""
     wanted = _wanted_recipe(state, rules)
     if not wanted:
         return Code.NO_RECIPE
@@ -253,10 +253,9 @@ def _accept_trigger(state: State, rules: Rules) -> State:
 
 
 def _note_trigger(state: State, rules: Rules) -> State:
-    """Note which part the trigger is about, and as what it is to be judged."""
+    """Note the part of a trigger, and the recipe as which it is judged."""
     assert state.plc is not None
-    recipe = _wanted_recipe(state, rules)
-    return replace(state, part=state.plc.part, part_recipe=recipe, trigger_code=Code.NONE)
+    return replace(state, part=state.plc.part, part_recipe=_wanted_recipe(state, rules), last_code=Code.NONE)
 
 
 def _request_recipe(state: State, rules: Rules) -> State:
@@ -277,7 +276,7 @@ def _apply_answer(state: State, answer: Answer | None) -> State:
 
 
 def _end_unjudged(state: State, code: Code) -> State:
-    """End a part without a judgement; what was wrong first stays."""
+    """End a part without a judgement; the first reason stays."""
     if state.answer is not None and state.answer.good is None:
         return state
     return replace(state, phase=Phase.DONE, answer=Answer(state.job, None, code))

@@ -1,5 +1,5 @@
 """Line of a PLC: its handshake, and the station that inspects for it. A thread with an event loop of its own
-plays the handshake over a wire; no inspection, request or page waits for it."""
+runs the handshake over a transport; no inspection, request or page waits for it."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ from flawscope.station.store.inspection import labelled
 from flawscope.station.store.open_models import NoModelError
 
 TICK = 0.02  # seconds between two steps, at most
-CHECK_INTERVAL = 0.25  # seconds between two looks whether a picture could be inspected, and a model loaded
-MIN_RETRY_DELAY, MAX_RETRY_DELAY = 0.2, 2.0  # seconds before a wire that broke is opened anew
-STOP_TIMEOUT = 10.0  # seconds for the end
+CHECK_INTERVAL = 0.25  # seconds between two checks of camera, queue and models
+MIN_RETRY_DELAY, MAX_RETRY_DELAY = 0.2, 2.0  # seconds before a broken transport is opened anew
+STOP_TIMEOUT = 10.0  # seconds
 ENDING_OUTPUTS = Outputs(error=True, code=Code.ENDING)
 
 _CODES_OF_ERRORS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], Code], ...] = (
@@ -54,14 +54,15 @@ _CODES_OF_ERRORS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], Cod
     (InputError, Code.PICTURE),
 )
 InputsHandler = Callable[[Inputs | None], Outputs]
+TransportFactory = Callable[[InputsHandler], "Transport"]
 
 
-class WireError(Exception):
-    """The other side cannot be reached, or not any more."""
+class TransportError(Exception):
+    """The PLC cannot be reached, or not any more."""
 
 
-class Wire(Protocol):
-    """Protocol of a PLC. All methods are called in the line's event loop.
+class Transport(Protocol):
+    """Connection to a PLC by a protocol. All methods are called in the line's event loop.
 
     Attributes:
         every: seconds between two exchanges, at most.
@@ -70,17 +71,14 @@ class Wire(Protocol):
     every: float
 
     async def open(self) -> None:
-        """Begin. WireError."""
+        """Connect, or begin to listen. TransportError."""
 
     async def exchange(self) -> None:
-        """Let the line hear what the PLC says, None where nobody knows, and tell the PLC what it returns.
-        Nothing comes in between, and no answer ever stands beside another's values. WireError."""
+        """Pass the PLC's inputs, None where they are unknown, to the handler, and write the outputs that it
+        returns. Nothing comes in between, and no answer stands beside another's values. TransportError."""
 
     async def close(self) -> None:
         """End."""
-
-
-WireFactory = Callable[[InputsHandler], Wire]
 
 
 class PlcLine:
@@ -93,8 +91,8 @@ class PlcLine:
         InputError: the settings name a product or a camera that the station has not.
     """
 
-    def __init__(self, name: str, floor: Floor, settings: PlcSettings, make_wire: WireFactory):
-        self.name, self.floor, self.settings, self._make_wire = name, floor, settings, make_wire
+    def __init__(self, name: str, floor: Floor, settings: PlcSettings, make_transport: TransportFactory):
+        self.name, self.floor, self.settings, self._make_transport = name, floor, settings, make_transport
         budgets = {}
         for number, product in settings.recipes.items():
             floor.addresses.address_id(product)
@@ -108,7 +106,7 @@ class PlcLine:
         self._events: deque[Answer | Loaded] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._fault, self._last_check = Code.NONE, 0.0
-        self._trigger_time: float | None = None  # when the part was triggered that is not answered yet
+        self._trigger_time: float | None = None  # of the part that is not answered yet
         self._ended = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name=name, daemon=True)
 
@@ -126,22 +124,22 @@ class PlcLine:
     # ---- the loop
 
     async def _run(self) -> None:
-        """Play on a wire, which is opened again and again until the end."""
+        """Exchange signals over a transport, which is opened again and again until the end."""
         self._changed, backoff = asyncio.Event(), Backoff(MIN_RETRY_DELAY, MAX_RETRY_DELAY)
         while not self._ended.is_set():
-            wire = self._make_wire(self.handle_inputs)
+            transport = self._make_transport(self.handle_inputs)
             try:
-                await wire.open()
+                await transport.open()
                 backoff.reset()
                 while not self._ended.is_set():
-                    await self._exchange(wire)
-                await wire.exchange()
+                    await self._exchange(transport)
+                await transport.exchange()
             except Exception as error:
-                text = one_line(error) if isinstance(error, WireError) else with_kind(error)
+                text = one_line(error) if isinstance(error, TransportError) else with_kind(error)
                 self._report(f"{text}; it is tried again by itself")
             finally:
                 with suppress(Exception):
-                    await wire.close()
+                    await transport.close()
             until = time.monotonic() + backoff.next()
             while time.monotonic() < until and not self._ended.is_set():
                 self.handle_inputs(None)
@@ -149,10 +147,10 @@ class PlcLine:
         for task in self._tasks:
             task.cancel()
 
-    async def _exchange(self, wire: Wire) -> None:
+    async def _exchange(self, transport: Transport) -> None:
         """Exchange signals, and wait until there is something new."""
         self._changed.clear()
-        await wire.exchange()
+        await transport.exchange()
         state = self.state
         if state.phase is Phase.DONE and state.answer is not None and self._trigger_time is not None:
             missed, seconds = state.answer.code is Code.LATE, time.monotonic() - self._trigger_time
@@ -161,11 +159,11 @@ class PlcLine:
             self._trigger_time = None
         left = state.due - time.monotonic() if state.phase is Phase.BUSY else TICK
         with suppress(TimeoutError):
-            async with asyncio.timeout(max(0.0, min(wire.every, TICK, left))):
+            async with asyncio.timeout(max(0.0, min(transport.every, TICK, left))):
                 await self._changed.wait()
 
     def handle_inputs(self, plc: Inputs | None) -> Outputs:
-        """Step, begin what the steps ask for, and return what the PLC is to be told."""
+        """Step the handshake, begin the inspections and loads that it requests, and return the outputs."""
         if self._ended.is_set():
             return ENDING_OUTPUTS
         self._check_readiness()
@@ -205,7 +203,7 @@ class PlcLine:
         self._events.append(event)
         self._changed.set()
 
-    # ---- what a step asks for
+    # ---- work that a step requests
 
     async def _inspect_part(self, job: int, product: str, part: str, due: float) -> None:
         """Inspect the part that lies under the camera."""
@@ -234,7 +232,7 @@ class PlcLine:
         return Code.NO_MODEL if in_views else Code.NONE
 
     def _check_readiness(self) -> None:
-        """Look now and then whether a picture could be inspected, and a model loaded that could not be."""
+        """Check now and then whether a picture could be inspected; try again to load a model that failed."""
         state, now = self.state, time.monotonic()
         if now - self._last_check < CHECK_INTERVAL:
             return

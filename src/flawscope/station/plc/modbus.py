@@ -16,7 +16,7 @@ from pymodbus.simulator import DataType, SimData, SimDevice
 
 from flawscope.station.plc import ModbusSettings
 from flawscope.station.plc.handshake import Inputs, Outputs
-from flawscope.station.plc.line import InputsHandler, WireError
+from flawscope.station.plc.line import InputsHandler, TransportError
 from flawscope.station.plc.signals import (
     TO_PLC,
     TO_PLC_WITHOUT_GATE,
@@ -28,7 +28,7 @@ from flawscope.station.plc.signals import (
 )
 
 READ_FUNCTIONS, WRITE_FUNCTIONS = (3, 4), (6, 16, 22, 23)  # function codes, of registers
-ANSWER_TIMEOUT = 1.0  # seconds in which a PLC must answer
+TIMEOUT = 1.0  # seconds in which a PLC must answer
 
 
 class ModbusServer:
@@ -54,7 +54,7 @@ class ModbusServer:
             await self._server.serve_forever(background=True)
         except (RuntimeError, OSError):
             host, port = settings.address
-            raise WireError(f"{host}:{port} cannot be used: another program may listen there") from None
+            raise TransportError(f"{host}:{port} cannot be used: another program may listen there") from None
 
     async def _serve_request(
         self,
@@ -65,7 +65,7 @@ class ModbusServer:
         registers: list[int],
         values: list[int] | list[bool] | None,
     ) -> ExcCodes | None:
-        """Serve a request. What is written is heard before the request is answered."""
+        """Serve a request. Written inputs are handled before the request is answered."""
         if function not in (*READ_FUNCTIONS, *WRITE_FUNCTIONS):
             return ExcCodes.ILLEGAL_FUNCTION
         if values:
@@ -95,12 +95,11 @@ class ModbusClient:
         self._inputs = TO_STATION if has_gate else TO_STATION_WITHOUT_GATE
         self._outputs = TO_PLC if has_gate else TO_PLC_WITHOUT_GATE
         host, port = settings.address
-        tries: Any = {"timeout": ANSWER_TIMEOUT, "retries": 0, "reconnect_delay": 0}
-        self._client = AsyncModbusTcpClient(host, port=port, **tries)
+        self._client = AsyncModbusTcpClient(host, port=port, timeout=TIMEOUT, retries=0, reconnect_delay=0)
 
     async def open(self) -> None:
         if not await self._client.connect():
-            raise WireError(f"the PLC at {':'.join(map(str, self.settings.address))} does not answer")
+            raise TransportError(f"the PLC at {':'.join(map(str, self.settings.address))} does not answer")
 
     async def exchange(self) -> None:
         settings, length, unit = self.settings, count(self._inputs), self.settings.unit
@@ -118,11 +117,11 @@ class ModbusClient:
 
 
 async def _await_response(request: Awaitable[Any]) -> Any:
-    """Return the PLC's answer. WireError."""
+    """Return the PLC's response. TransportError."""
     try:
         response = await request
     except (ModbusException, OSError) as error:
-        raise WireError(f"the connection to the PLC is lost: {error}") from None
+        raise TransportError(f"the connection to the PLC is lost: {error}") from None
     if response.isError():
-        raise WireError(f"the PLC refuses its registers: {response}")
+        raise TransportError(f"the PLC refuses its registers: {response}")
     return response

@@ -14,14 +14,14 @@ from asyncua.common.node import Node
 
 from flawscope.station.plc import OpcUaSettings
 from flawscope.station.plc.handshake import Inputs, Outputs
-from flawscope.station.plc.line import InputsHandler, WireError
+from flawscope.station.plc.line import InputsHandler, TransportError
 from flawscope.station.plc.signals import HOME, NAMESPACE, TO_PLC, TO_STATION, TYPES, Signal
 
 Nodes = dict[str, tuple[Node, ua.VariantType]]
 
 
 class OpcUaServer:
-    """Server of the nodes. What is written is heard before the request is answered."""
+    """Server of the nodes. Written inputs are handled before the request is answered."""
 
     every = 1.0
 
@@ -32,7 +32,7 @@ class OpcUaServer:
         self._last_outputs = Outputs()
 
     async def open(self) -> None:
-        logging.getLogger("asyncua").setLevel(logging.ERROR)  # it tells of every client that goes
+        logging.getLogger("asyncua").setLevel(logging.ERROR)  # else it logs every client that leaves
         host, port = self.settings.address
         self._server = server = UaServer()
         await server.init()
@@ -44,7 +44,7 @@ class OpcUaServer:
         try:
             await server.start()
         except OSError as error:
-            raise WireError(f"{host}:{port} cannot be used: {error.strerror}") from None
+            raise TransportError(f"{host}:{port} cannot be used: {error.strerror}") from None
 
     async def _on_write(self, event: Any, _: Any) -> None:
         if event.is_external:
@@ -73,8 +73,8 @@ class OpcUaServer:
 
 
 def write_order(before: Outputs, now: Outputs) -> list[str]:
-    """Return the signals that changed in the order in which they are written, for a PLC sees them one by one:
-    bits that fall, then values, then bits that rise, `done` the last."""
+    """Return the changed signals in the order of writing, for a PLC sees them one by one: bits that fall,
+    then values, then bits that rise, `done` the last."""
     changed = [one for one in TO_PLC if getattr(before, one.name) != getattr(now, one.name)]
 
     def place(signal: Signal) -> tuple[int, bool]:

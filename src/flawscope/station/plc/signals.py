@@ -1,4 +1,4 @@
-"""Table of the signals: where each stands in Modbus registers and among the nodes of OPC UA."""
+"""Table of the signals: their Modbus registers and their nodes of OPC UA."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ TO_PLC = (
     Signal("gate", "bit", 0, "with `gate`: what is at the gate was judged good; else reject it", 6),
     Signal("gate_count", "long", 26, "the Count that Gate is about"),
 )
-# of a PLC that serves, and has no gate
+# of a PLC that is the server and has no gate
 TO_STATION_WITHOUT_GATE, TO_PLC_WITHOUT_GATE = TO_STATION[:-1], TO_PLC[:-2]
 
 
@@ -74,39 +74,41 @@ def count(signals: Sequence[Signal]) -> int:
 def pack(values: Inputs | Outputs, signals: Sequence[Signal]) -> list[int]:
     """Return the registers of signals: numbers high word first, two letters in each, the first one high."""
     words = [0] * count(signals)
-    for one in signals:
-        value: Any = getattr(values, one.name)
-        if one.kind == "bit":
-            words[one.register] |= int(value) << (one.bit or 0)
+    for signal in signals:
+        value: Any = getattr(values, signal.name)
+        if signal.kind == "bit":
+            words[signal.register] |= int(value) << (signal.bit or 0)
             continue
-        if one.kind == "text":
+        if signal.kind == "text":
             data = value.encode("ascii", "replace")[:MAX_PART_LENGTH].ljust(MAX_PART_LENGTH, b"\0")
-        elif one.kind == "real":
+        elif signal.kind == "real":
             data = struct.pack(">f", value)
         else:
-            data = struct.pack(">I", min(value, 2**32 - 1))[-2 * REGISTERS[one.kind] :]
-        found = struct.unpack(f">{REGISTERS[one.kind]}H", data)
-        words[one.register : one.register + len(found)] = found
+            data = struct.pack(">I", min(value, 2**32 - 1))[-2 * REGISTERS[signal.kind] :]
+        found = struct.unpack(f">{REGISTERS[signal.kind]}H", data)
+        words[signal.register : signal.register + len(found)] = found
     return words
 
 
 def unpack(words: Sequence[int], signals: Sequence[Signal]) -> dict[str, Any]:
     """Return the values of registers, by signal."""
-    found: dict[str, Any] = {}
-    for one in signals:
-        own = words[one.register : one.register + REGISTERS[one.kind]]
-        data = struct.pack(f">{len(own)}H", *own)
-        if one.kind == "bit":
-            found[one.name] = bool(own[0] >> (one.bit or 0) & 1)
-        elif one.kind == "text":
-            found[one.name] = data.split(b"\0")[0].decode("ascii", "replace").strip()
+    values: dict[str, Any] = {}
+    for signal in signals:
+        registers = words[signal.register : signal.register + REGISTERS[signal.kind]]
+        data = struct.pack(f">{len(registers)}H", *registers)
+        if signal.kind == "bit":
+            values[signal.name] = bool(registers[0] >> (signal.bit or 0) & 1)
+        elif signal.kind == "text":
+            values[signal.name] = data.split(b"\0")[0].decode("ascii", "replace").strip()
+        elif signal.kind == "real":
+            values[signal.name] = struct.unpack(">f", data)[0]
         else:
-            found[one.name] = struct.unpack(">f", data)[0] if one.kind == "real" else int.from_bytes(data)
-    return found
+            values[signal.name] = int.from_bytes(data)
+    return values
 
 
 def table(inputs: int = 0, outputs: int = 100) -> str:
-    """Return all signals as CSV, for who programs the PLC; inputs, outputs: first registers of both sides."""
+    """Return all signals as CSV, for programmers of PLCs. inputs, outputs: first registers of both sides."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("from", "signal", "type", "register", "bit", "registers", "node", "meaning"))
@@ -114,10 +116,10 @@ def table(inputs: int = 0, outputs: int = 100) -> str:
         ("PLC", inputs, TO_STATION, "Inputs"),
         ("station", outputs, TO_PLC, "Outputs"),
     ):
-        for one in signals:
-            place = first + one.register, "" if one.bit is None else one.bit, REGISTERS[one.kind]
-            node = f"{HOME}.{folder}.{one.node}"
-            writer.writerow((side, one.node, TYPES[one.kind], *place, node, one.meaning))
+        for signal in signals:
+            place = first + signal.register, "" if signal.bit is None else signal.bit, REGISTERS[signal.kind]
+            node = f"{HOME}.{folder}.{signal.node}"
+            writer.writerow((side, signal.node, TYPES[signal.kind], *place, node, signal.meaning))
     return text.getvalue()
 
 

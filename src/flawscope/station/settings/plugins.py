@@ -16,7 +16,7 @@ from flawscope.config import build
 from flawscope.errors import InputError, nearest, one_line
 from flawscope.station.settings.values import resolve_paths
 
-SOURCES, SINKS, CONNECTION_GROUP = "flawscope.sources", "flawscope.sinks", "flawscope.connections"  # groups
+SOURCES, SINKS, CONNECTION_GROUP = "flawscope.sources", "flawscope.sinks", "flawscope.connections"
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Plugin:
     settings: a frozen dataclass; a text in the place of its `key: value` lines is its first field. It raises
     InputError where values do not fit each other.
     open: makes it, without starting anything. A source of `Line`, settings and its number among the product's
-    that are no folders; a sink of settings and `Pictures`; a connection of `Floor` and settings. InputError.
+    that are no folders; a sink of settings and `MessagePictures`; a connection of `Floor` and settings.
     paths: fields with paths, which are relative to `station.yaml`.
     """
 
@@ -49,7 +49,7 @@ class Plugin:
 
 @dataclass(frozen=True)
 class Plugged:
-    """Settings of a plugin, as they are given."""
+    """Plugin with its settings, as `station.yaml` gives them."""
 
     name: str
     values: Any
@@ -57,12 +57,12 @@ class Plugged:
 
 
 def names(group: str) -> list[str]:
-    """Return the names of the plugins that are installed."""
+    """Return the names of the installed plugins of a group."""
     return sorted({entry.name for entry in metadata.entry_points(group=group)})
 
 
 def plugin(group: str, name: str) -> Plugin:
-    """Return a plugin. InputError where it is not installed, or its package is broken."""
+    """Load a plugin. InputError where it is not installed, or its package is broken."""
     kind = group.removeprefix("flawscope.").removesuffix("s")
     entry = next(iter(metadata.entry_points(group=group, name=name)), None)
     if entry is None:

@@ -67,7 +67,7 @@ class Shifts:
 
     @property
     def hook(self) -> SinkSettings | None:
-        """The webhook as one of a product. InputError."""
+        """Webhook, with the settings of a sink. InputError."""
         if self.webhook is None:
             return None
         return SinkSettings(self.webhook, secret_file=self.secret_file, ca_file=self.ca_file)
@@ -84,5 +84,5 @@ def read_shifts(given: Any, home: Path) -> Shifts | None:
 
 
 def _clock_text(given: Any) -> str:
-    """Time of day; YAML reads 14:00 without quotes as 840 minutes."""
+    """Return the text of a time of day; YAML reads 14:00 without quotes as 840 minutes."""
     return f"{given // 60:02}:{given % 60:02}" if isinstance(given, int) else str(given)

@@ -25,7 +25,7 @@ class SinkSettings:
     """Settings of a webhook or a folder.
 
     webhook: an address that gets a POST. folder: where files are written.
-    name: identifies the sink's place in the records; a new name begins anew. None: its address or folder.
+    name: identifies the sink's cursor in the records; a new name begins anew. None: its address or folder.
     only: every inspection, or anomalous ones. verdicts: verdicts are sent, too, also those taken back.
     picture: pictures to send; None: none to a webhook, both into a folder.
     secret_file: lines `whsec_...` to sign with. ca_file: certificates to trust beside the usual.
@@ -67,7 +67,7 @@ class SinkSettings:
 
     @property
     def cursor_name(self) -> str:
-        """Name by which its place among the records is known."""
+        """Name under which the sink's cursor is stored."""
         return self.name or self.webhook or self.folder or ""
 
     @property
@@ -77,7 +77,7 @@ class SinkSettings:
 
 @dataclass(frozen=True)
 class PluginSink:
-    """Settings of a sink from outside; name, only and verdicts as of `SinkSettings`."""
+    """Settings of a sink of a plugin; name, only and verdicts as of `SinkSettings`."""
 
     name: str | None = None
     only: MessageFilter = "all"

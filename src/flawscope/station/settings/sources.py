@@ -39,8 +39,7 @@ ALLOWED_FORMATS = (
 )
 KEEP, DELETE = "keep", "delete"  # what happens to a file that was inspected
 EVERY_FRAME, ON_TRIGGER = "frame", "trigger"
-# options of FFmpeg that only the station sets
-_RESERVED_OPTIONS = ("protocol_whitelist", "format_whitelist", "protocol_blacklist")
+_OPTIONS_OF_STATION = ("protocol_whitelist", "format_whitelist", "protocol_blacklist")
 
 
 def kind_of(address: str) -> str:
@@ -87,11 +86,11 @@ def shown_address(address: str) -> str:
 
 
 def ffmpeg_input(address: str, timeout: float) -> tuple[str, str | None, dict[str, str]]:
-    """Return the name that FFmpeg opens, the format where FFmpeg must be told, and options.
+    """Return the name that FFmpeg opens, its format (None: FFmpeg finds it), and options.
 
     Args:
         address: with the password.
-        patience: seconds of silence after which a connection is lost.
+        timeout: seconds of silence after which a connection is lost.
     """
     device = _split_device(address) if "://" not in address else None
     if device is not None:
@@ -162,8 +161,8 @@ class CameraOf:
         return time_of(self.lost_after, "lost_after")
 
     @property
-    def display_name(self) -> str:
-        """Address as anybody may see it."""
+    def shown(self) -> str:
+        """Address without secrets."""
         return shown_address(self.camera)
 
     @property
@@ -171,7 +170,7 @@ class CameraOf:
         """Address with the password, which is read anew each time. InputError."""
         if self.password_file is None:
             return self.camera
-        password = secret(self.password_file, f"camera {self.display_name}: password_file")
+        password = secret(self.password_file, f"camera {self.shown}: password_file")
         return with_password(self.camera, password, PASSWORD_HINT)
 
 
@@ -238,7 +237,7 @@ def _read_camera(value: Mapping[str, Any], home: Path) -> CameraOf:
     try:
         if not isinstance(options, Mapping):
             raise InputError("options are not `name: value` lines, such as `video_size: 1920x1080`")
-        if own := [name for name in options if name in _RESERVED_OPTIONS]:
+        if own := [name for name in options if name in _OPTIONS_OF_STATION]:
             raise InputError(f"option {own[0]} is the station's own; leave it out")
         plain = {key: one for key, one in value.items() if key != "options"}
         given = build(CameraOf, {**plain, "camera": address})

@@ -1,5 +1,4 @@
-"""Values of settings: times, ages, sizes and shares with their units, paths, passwords and certificates in
-files of their own, and addresses without what may be secret in them."""
+"""Values of settings: numbers with units, paths, secrets in files, and addresses without secrets."""
 
 from __future__ import annotations
 
@@ -59,7 +58,7 @@ def parse_share(text: str, what: str) -> float:
 
 
 def resolve_paths(settings: T, home: Path, *names: str) -> T:
-    """Return the dataclass with the named paths (None stays None) relative to `home`."""
+    """Return settings with the named paths resolved against `home`; None stays None."""
     given: dict[str, str | None] = {name: getattr(settings, name) for name in names}
     found: Any = {n: str(home / Path(path).expanduser()) for n, path in given.items() if path is not None}
     return replace(settings, **found)  # type: ignore[type-var]
@@ -80,7 +79,7 @@ def shown(address: str) -> str:
 
 
 def redact_text(text: str, address: str) -> str:
-    """Replace in a text, which another side sent, the parts of the address that are not `shown`."""
+    """Replace in a text of the other side those parts of the address that are not `shown`."""
     redacted, parts = shown(address), set(re.split(r"[/?#\\&=;:@]", address.rpartition("://")[2]))
     parts |= {unquote(part) for part in parts}
     for part in sorted(parts, key=len, reverse=True):
@@ -126,8 +125,7 @@ def with_password(address: str, password: str, right: str) -> str:
 def trusting(
     ca_file: str | None, certificate_file: str | None = None, key_file: str | None = None
 ) -> ssl.SSLContext:
-    """Return a TLS context that trusts the usual certificates and `ca_file`, with an own certificate.
-    InputError."""
+    """Return a TLS context that trusts the system and `ca_file`, with an own certificate. InputError."""
     context = ssl.create_default_context()
     try:
         if (file := ca_file) is not None:

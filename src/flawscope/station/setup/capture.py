@@ -1,5 +1,4 @@
-"""Pictures of a new product that the station takes itself, by a camera, from a folder or a video file; what a
-picture is like beside the earlier ones.
+"""Pictures of a new product from a camera, a folder or a video file, and comparisons with earlier pictures.
 
 A camera is open while somebody looks through it. Folders and videos fill the draft until they are removed
 from it, or the product goes live.
@@ -26,25 +25,24 @@ from flawscope.station.drift.camera_faults import BLACK, SOFT, Look, look
 from flawscope.station.inspecting.renderings import reduced
 from flawscope.station.settings.sources import ON_TRIGGER, CameraOf, FolderOf, read_source
 from flawscope.station.settings.station import Limits
-from flawscope.station.setup import draft as of
-from flawscope.station.setup.draft import AddedPicture, Draft
+from flawscope.station.setup.draft import BUSY_STAGES, AddedPicture, Draft
 from flawscope.station.sources.camera import FfmpegCamera
 from flawscope.station.sources.frames import FrameReader, encode_png
 from flawscope.station.sources.source import Line
 from flawscope.watch import Arrivals
 
-SCAN_INTERVAL = 1.0  # seconds between two looks at folders, and by default between two frames of a video
-CAMERA_IDLE_SECONDS = 60.0  # seconds after which a camera that nobody looks through is closed
-CAMERA_STOP_SECONDS = 5.0  # seconds in which a camera must end
+SCAN_INTERVAL = 1.0  # seconds between two listings of folders, and by default between two frames of a video
+CAMERA_IDLE_SECONDS = 60.0  # after which a camera that nobody looks through is closed
+CAMERA_STOP_SECONDS = 5.0  # in which a camera must end
 RECENT_PICTURES = 24  # pictures that a new one is compared with
 COMPARED_SIDE = 1024  # pixels of the longer side at which they are compared
 DARK_BRIGHTNESS = 2 * BLACK  # brightness below which a picture is dark, whatever the others are like
 MAX_CLIPPED_SHARE = 0.2  # share of clipped pixels that are too many, where earlier pictures have none
-BRIGHTNESS_TOLERANCE = 0.15  # share by which another brightness is worth a word
+BRIGHTNESS_TOLERANCE = 0.15  # share by which brightness may differ without a hint
 
 
 class Measurements(NamedTuple):
-    """Measurements of a picture."""
+    """Measurements of a picture. thumbnail: for the search for near duplicates."""
 
     look: Look
     thumbnail: NDArray[np.float16]
@@ -54,7 +52,7 @@ class Measurements(NamedTuple):
 class DraftFeed:
     """Folder or video that fills a draft.
 
-    taken: pictures. refused: files that are no pictures for it. why: the last reason, or why nothing comes.
+    taken: number of pictures. refused: number of files. why: of the last refusal, or why nothing comes.
     ended: the video was read to its end.
     """
 
@@ -96,7 +94,7 @@ class Captures(Background):
     # ---- the source of a draft
 
     def name(self, draft: Draft, given: Mapping[str, Any]) -> None:
-        """Let a draft take pictures from here; empty: from nowhere.
+        """Set the source of a draft's pictures; empty: none.
 
         Args:
             given: as an entry of `sources` in `station.yaml`.
@@ -127,14 +125,13 @@ class Captures(Background):
         return self._read(given) if given else None
 
     def lines_to_live(self, draft: Draft) -> dict[str, Any] | None:
-        """Close what a draft took pictures from; return the camera that its product inspects from when it is
-        live, as in `station.yaml`."""
+        """Close a draft's source; return its camera, as in `station.yaml`, for the product that goes live."""
         found = self.source(draft)
         self.close(draft)
         return draft.state["source"] if isinstance(found, CameraOf) and not found.is_video else None
 
     def close(self, draft: Draft) -> None:
-        """Let go of the camera, so that others can open it, and of the folder."""
+        """Close the camera, so that others can open it, and the folder."""
         with self._lock:
             camera = self._cameras.pop(draft, None)
             self._feeds.pop(draft, None)
@@ -142,7 +139,7 @@ class Captures(Background):
             camera[0].stop(CAMERA_STOP_SECONDS)
 
     def camera(self, draft: Draft) -> FfmpegCamera:
-        """Return the camera of a draft, which is opened. InputError where it has none."""
+        """Open the camera of a draft and return it. InputError where it has none."""
         found = self.source(draft)
         if not isinstance(found, CameraOf) or found.is_video:
             raise InputError(f"{draft.name} has no camera of its own: name one first")
@@ -169,7 +166,7 @@ class Captures(Background):
             if isinstance(found, FolderOf):
                 kind, place = "folder", found.folder
             else:
-                kind, place = "video" if found.is_video else "camera", found.display_name
+                kind, place = "video" if found.is_video else "camera", found.shown
         told = {"taken": feed.taken, "refused": feed.refused, "why": feed.why, "ended": feed.ended}
         return {"kind": kind, "place": place, **told}
 
@@ -186,11 +183,11 @@ class Captures(Background):
                 if time.monotonic() - seen > CAMERA_IDLE_SECONDS:
                     self.close(draft)
             for draft in self.drafts():
-                if draft.stage not in of.BUSY_STAGES and not self._ended.is_set():
+                if draft.stage not in BUSY_STAGES and not self._ended.is_set():
                     self._fill_draft(draft)
 
     def _fill_draft(self, draft: Draft) -> None:
-        """Take what is new in a folder, or the frames of a video."""
+        """Add the new files of a folder, or the frames of a video."""
         try:
             found = self.source(draft)
         except InputError:
@@ -240,19 +237,19 @@ class Captures(Background):
         feed.ended = True
 
     def _add_picture(self, draft: Draft, feed: DraftFeed, name: str, data: bytes) -> None:
-        """Keep a picture. InputError where it is refused."""
+        """Add a picture. InputError where it is refused."""
         (taken,) = self.add(draft, [(name, data)])
         if taken.status == "refused":
             raise InputError(str(taken.error))
         feed.taken += taken.status == "kept"
 
-    # ---- what a picture is like
+    # ---- comparisons
 
     def seen(self, draft: Draft, data: bytes, name: str = "") -> dict[str, Any]:
         """Compare a picture with the latest ones of a draft, as the API shows it. InputError.
 
         Args:
-            name: by which the draft has the picture; "": it has it not.
+            name: of the picture in the draft; "": it is not there.
         """
         now, earlier = self._measure(draft, data, name or "picture"), self._measure_recent(draft, name)
         thumbnails = np.stack([*[one.thumbnail for one in earlier.values()], now.thumbnail])
@@ -272,7 +269,7 @@ class Captures(Background):
         return Measurements(look(Image.fromarray(picture)), thumbnail(picture))
 
     def _measure_recent(self, draft: Draft, excluded: str) -> dict[str, Measurements]:
-        """Measure the latest pictures of a draft, each once."""
+        """Return the measurements of the latest pictures of a draft, each measured once."""
         measured, found = self._measurements.get(draft, {}), {}
         for name in [one for one in draft.pictures() if one != excluded][-RECENT_PICTURES:]:
             try:
@@ -284,8 +281,8 @@ class Captures(Background):
 
 
 def quality_hints(now: Look, earlier: Sequence[Look]) -> list[str]:
-    """Say what is wrong with focus and light, by the earlier pictures where there are some: dark, glare,
-    darker, brighter, softer, sharper (then the earlier ones were soft)."""
+    """Return faults of focus and light, compared with the earlier pictures: dark, glare, darker, brighter,
+    softer, sharper (then the earlier ones were soft)."""
     if now.brightness < DARK_BRIGHTNESS:
         return ["dark"]
     if not earlier:
@@ -301,5 +298,5 @@ def quality_hints(now: Look, earlier: Sequence[Look]) -> list[str]:
 
 
 def _median_and_range(values: Sequence[float]) -> tuple[float, float]:
-    """Median, and how far values lie from each other."""
+    """Return the median and the range of values."""
     return float(np.median(values)), float(np.ptp(values))

@@ -38,21 +38,18 @@ THUMBNAIL_SIDE = 320  # pixels of the longer side
 MAX_NAME_LENGTH = 120  # characters
 MAX_UNPACKED_BYTES, MAX_ZIP_RATIO = 256 * 1024**2, 50  # of any zip; of a larger one, times its own size
 
-# Stages: pictures are collected; it waits for its turn; it learns; it was stopped, failed or is done
+# stages of a draft; READY: its model is there
 COLLECTING, WAITING, LEARNING = "collecting", "waiting", "learning"
 STOPPED, FAILED, READY = "stopped", "failed", "ready"
 BUSY_STAGES = (WAITING, LEARNING)
 
 
 class DraftFullError(InputError):
-    """A draft has as many pictures as a product takes."""
+    """A draft has as many pictures as a product can have."""
 
 
 class AddedPicture(NamedTuple):
-    """Outcome of a picture that was sent: kept, known before, or refused for the reason in `error`.
-
-    name: as it is kept, or as it was sent.
-    """
+    """Result of adding a picture. name: as it is kept, or was sent. error: why it was refused."""
 
     name: str
     status: Literal["kept", "known", "refused"]
@@ -120,7 +117,7 @@ class Draft:
 
         Raises:
             InputError: it is no picture, damaged or too large.
-            FullError: there are as many pictures as a product takes.
+            DraftFullError: there are as many pictures as a product takes.
             StoreError: it cannot be written.
         """
         if Path(name).suffix.lower() in RAW_SUFFIXES:
@@ -148,8 +145,10 @@ class Draft:
         """Keep several pictures; one that is refused does not keep the others out."""
         for name, data in sent:
             try:
-                is_read = isinstance(data, bytes)
-                yield self.add(data, name) if is_read else AddedPicture(name, "refused", str(data))
+                if isinstance(data, bytes):
+                    yield self.add(data, name)
+                else:
+                    yield AddedPicture(name, "refused", str(data))
             except DraftFullError as error:
                 yield AddedPicture(name, "refused", str(error))
                 return
@@ -158,12 +157,12 @@ class Draft:
                 yield AddedPicture(name, "refused", told)
 
     def _find_same_content(self, data: bytes) -> Path | None:
-        """Path of the picture with this content."""
+        """Return the picture with this content; None: there is none."""
         candidates = self._by_size.get(len(data), ())
         return next((path for path in candidates if path.read_bytes() == data), None)
 
     def _free_path(self, name: str) -> Path:
-        """Path of this name, or of the nearest that no picture has."""
+        """Return the path of a name, or of the nearest one that no picture has."""
         taken = {one.name for paths in self._by_size.values() for one in paths}
         stem, suffix, number = Path(name).stem, Path(name).suffix, 1
         while name in taken:
@@ -191,7 +190,7 @@ class Draft:
                 self.version += 1
 
     def path(self, name: str) -> Path:
-        """Path of a picture, left out or not. NotFoundError."""
+        """Return the path of a picture, left out or not. NotFoundError."""
         for paths in self._by_size.values():
             for path in paths:
                 if path.name == name:
@@ -206,7 +205,7 @@ class Draft:
         return webp(reduced(path.read_bytes(), name, side, self.memory))
 
     def odd_sizes(self) -> list[str]:
-        """List the pictures to learn from that have not the usual size."""
+        """List the pictures to learn from that do not have the usual size."""
         sizes = {}
         for name in self.pictures():
             with suppress(InputError, OSError):
@@ -219,11 +218,11 @@ class Draft:
 
     @property
     def can_resume(self) -> bool:
-        """Whether a training was cut off that can go on."""
+        """Whether a training that was cut off can go on."""
         return checkpoint_of(self.model).is_file()
 
     def discard_training(self) -> None:
-        """Remove what is left of a training, and the model before."""
+        """Remove the checkpoint of a training, and the model."""
         checkpoint_of(self.model).unlink(missing_ok=True)
         self.model.unlink(missing_ok=True)
 
@@ -234,7 +233,7 @@ class Draft:
 
 
 def file_name(name: str, suffix: str) -> str:
-    """Name of the file of a picture: the last part of what its sender calls it, with a picture's ending."""
+    """Return the file name of a picture: the last part of the name that it was sent with, with an ending."""
     last = "".join(c for c in last_part(name) if c not in '<>:"|?*').strip(" .") or "picture"
     given = Path(last).suffix if is_picture(last) else suffix
     return f"{last.removesuffix(given)[:MAX_NAME_LENGTH]}{given}"
@@ -275,7 +274,7 @@ def read_zip(path: Path, name: str, limits: Limits) -> Iterator[tuple[str, bytes
 
 
 def _is_litter_path(name: str) -> bool:
-    """Whether the file is one that an operating system puts beside others."""
+    """Whether an operating system put this file beside the others."""
     return any(is_litter(part) and part not in ("..", ".") for part in PurePosixPath(name).parts)
 
 

@@ -20,27 +20,24 @@ from flawscope.station.background import Background
 from flawscope.station.inspecting.capacity import Memory
 from flawscope.station.learning.process import StoppedError, Worker
 from flawscope.station.settings.station import Limits, check_product_name
-from flawscope.station.setup import draft as of
+from flawscope.station.setup import draft as draft_module
 from flawscope.station.setup.capture import Captures
-from flawscope.station.setup.draft import READY, AddedPicture, Draft, read_zip
+from flawscope.station.setup.draft import READY, WAITING, AddedPicture, Draft, read_zip
 from flawscope.station.setup.job import run_job
 from flawscope.station.sources.source import Line
 from flawscope.station.store.database import now
 from flawscope.station.store.files import Files
 from flawscope.station.store.records import NotFoundError, iso
 
-QUEUE_INTERVAL = 60.0  # seconds after which the queue is looked at although nobody asked
+QUEUE_INTERVAL = 60.0  # seconds after which the queue is checked although nothing woke the thread
 SETTLE_SECONDS = 0.7  # seconds without a new picture after which the pictures are checked
 MIN_PICTURES = 2  # pictures that can be learnt from
-DEFAULT_MINUTES = 30.0  # for a method that learns in steps, unless somebody says otherwise
-# to `fit`
+DEFAULT_MINUTES = 30.0  # of a method that learns in steps
 FIT_OPTIONS = ("method", "minutes", "size", "roi", "min_defect", "light", "align", "several", "part", "view")
 MAX_TRIED = 8  # pictures that are tried at once
-OPTION_PREFIX = re.compile(r"(?<![\w-])--(?=\w)")  # of a command line, which a page has not: `more --minutes`
+OPTION_PREFIX = re.compile(r"(?<![\w-])--(?=\w)")  # left out on a page, as of `more --minutes`
 # the command line at the lowest priority
-CHECK_SCRIPT = (
-    "import os, sys; getattr(os, 'nice', int)(19); from flawscope import cli; cli.main(sys.argv[1:])"
-)
+CHECK_CODE = "import os, sys; getattr(os, 'nice', int)(19); from flawscope import cli; cli.main(sys.argv[1:])"
 
 
 class TakenError(InputError):
@@ -51,7 +48,6 @@ class Drafts(Background):
     """Drafts by name; models are learnt one after another, in a process beside the station.
 
     Args:
-        threads: that learn where nothing is inspected; half of them else.
         is_busy: whether the station inspects.
         say: gets a line for the log.
         line: for cameras of drafts: of no product.
@@ -73,11 +69,11 @@ class Drafts(Background):
         self.worker, self.trier = Worker(run_job), Worker(run_job)
         self.checks = Checks(self)
         self.captures = Captures(files.folder, self.__iter__, self.add, line)
-        homes = sorted((files.folder / of.DRAFTS_FOLDER).glob(f"*/{of.STATE_FILE}"))
+        homes = sorted((files.folder / draft_module.DRAFTS_FOLDER).glob(f"*/{draft_module.STATE_FILE}"))
         self._drafts = {home.parent.name: self._load_draft(home.parent.name) for home in homes}
         self._lock = threading.RLock()
         self._trial_lock = threading.Lock()
-        self._current: tuple[Draft, str] | None = None  # of which something is learnt, and what: fit or worth
+        self._current: tuple[Draft, str] | None = None  # and its job: fit or worth
         self._progress: dict[str, Any] | None = None
 
     def _load_draft(self, name: str) -> Draft:
@@ -101,7 +97,7 @@ class Drafts(Background):
     # ---- drafts
 
     def use(self, limits: Limits) -> None:
-        """Use other limits from now on."""
+        """Set the limits of pictures."""
         self.limits = limits
         for one in self:
             one.limits = limits
@@ -110,7 +106,7 @@ class Drafts(Background):
         return iter(list(self._drafts.values()))
 
     def draft(self, name: str) -> Draft:
-        """Draft of this name. NotFoundError names the nearest."""
+        """Return the draft of a name. NotFoundError names the nearest."""
         if name not in self._drafts:
             raise NotFoundError(f"no new product is called {name!r:.80}: {nearest(name, list(self._drafts))}")
         return self._drafts[name]
@@ -135,7 +131,7 @@ class Drafts(Background):
             if name in products:
                 raise TakenError(f"this station has a product {name} already: choose another name")
             draft = self._load_draft(name)
-            draft.change(stage=of.COLLECTING, by=who, at=iso(now()))
+            draft.change(stage=draft_module.COLLECTING, by=who, at=iso(now()))
             self._drafts[name] = draft
             return draft
 
@@ -165,7 +161,7 @@ class Drafts(Background):
 
     def move(self, draft: Draft, names: Sequence[str], *, out: bool) -> None:
         """Leave pictures out, or take them back. InputError while the draft learns from them."""
-        if draft.stage == of.LEARNING:
+        if draft.stage == draft_module.LEARNING:
             raise InputError(
                 f"{draft.name} is learning from its pictures: stop it first, or wait for the end"
             )
@@ -178,7 +174,7 @@ class Drafts(Background):
         """Queue a draft. InputError where the method is unknown or there is nothing to learn from.
 
         Args:
-            given: `GIVEN` as `flawscope fit` takes them; `minutes` of a method that learns in steps.
+            given: `FIT_OPTIONS` as `flawscope fit` takes them; `minutes` of a method that learns in steps.
             go_on: where a stopped training of the same settings left off.
         """
         in_steps = registry.method(given["method"]).learns_in_steps
@@ -186,12 +182,12 @@ class Drafts(Background):
         if len(draft.pictures()) < MIN_PICTURES:
             raise InputError(f"{draft.name} has fewer than {MIN_PICTURES} pictures: give it more")
         with self._lock:
-            if draft.stage in of.BUSY_STAGES:
+            if draft.stage in draft_module.BUSY_STAGES:
                 return
             asked = {**given, "learns_from": draft.pictures()}
             if not go_on or any(draft.state.get(key) != value for key, value in asked.items()):
                 draft.discard_training()
-            draft.change(stage=of.WAITING, asked_at=now(), error=None, result=None, **asked)
+            draft.change(stage=WAITING, asked_at=now(), error=None, result=None, **asked)
             if self._current is not None and self._current[1] == "worth":
                 self.worker.stop()  # it can be found out later
         self.wake()
@@ -201,8 +197,8 @@ class Drafts(Background):
         with self._lock:
             if self._current is not None and self._current[0] is draft:
                 self.worker.stop()
-            if draft.stage in of.BUSY_STAGES:
-                draft.change(stage=of.STOPPED)
+            if draft.stage in draft_module.BUSY_STAGES:
+                draft.change(stage=draft_module.STOPPED)
 
     def _work(self) -> None:
         while not self._wait(QUEUE_INTERVAL):
@@ -216,11 +212,10 @@ class Drafts(Background):
                     break
 
     def _next_job(self) -> tuple[Draft, str] | None:
-        """The draft that is to be learnt next, first of those that were cut off; then one that is to be told
-        what more pictures are worth."""
+        """Return the next draft to fit, those cut off first; else one that needs a learning curve."""
         with self._lock:
-            waiting = [one for one in self if one.stage in of.BUSY_STAGES]
-            waiting.sort(key=lambda one: (one.stage == of.WAITING, one.state.get("asked_at", 0)))
+            waiting = [one for one in self if one.stage in draft_module.BUSY_STAGES]
+            waiting.sort(key=lambda one: (one.stage == WAITING, one.state.get("asked_at", 0)))
             if waiting:
                 self._current = waiting[0], "fit"
             else:
@@ -231,7 +226,7 @@ class Drafts(Background):
         if what == "fit":
             if draft.state.get("learns_from") != draft.pictures():  # more came while it waited
                 draft.discard_training()
-            draft.change(stage=of.LEARNING, learns_from=draft.pictures())
+            draft.change(stage=draft_module.LEARNING, learns_from=draft.pictures())
         state = draft.state
         job = {
             "do": what,
@@ -250,7 +245,7 @@ class Drafts(Background):
         except Exception as error:
             found = {"curve": {}, "tested": {}}
             said = OPTION_PREFIX.sub("", with_kind(error).replace(str(draft.folder), draft.name))
-            change: dict[str, Any] = {"stage": of.FAILED, "error": said}
+            change: dict[str, Any] = {"stage": draft_module.FAILED, "error": said}
         else:
             change = {"stage": READY, "result": found}
         finally:
@@ -286,14 +281,14 @@ class Drafts(Background):
             results: list[dict[str, Any]] = self.trier.run(job, lambda *step: None)["results"]
         return results
 
-    # ---- what is shown
+    # ---- reports
 
     def facts(self, draft: Draft, *, looked_at: bool = True) -> dict[str, Any]:
-        """State of a draft, as the API shows it. looked_at: somebody wants to know what the check finds."""
+        """Return the state of a draft, as the API shows it. looked_at: its pictures are to be checked."""
         state, stage = draft.state, draft.stage
         with self._lock:
             step = self._progress if self._current is not None and self._current[0] is draft else None
-            asked = [one.state.get("asked_at", 0) for one in self if one.stage in of.BUSY_STAGES]
+            asked = [one.state.get("asked_at", 0) for one in self if one.stage in draft_module.BUSY_STAGES]
         if looked_at:
             self.checks.request(draft)
         pictures = draft.pictures()
@@ -303,14 +298,14 @@ class Drafts(Background):
             "version": draft.version,
             "pictures": len(pictures),
             "left_out": len(draft.left_out()),
-            "most": of.MAX_PICTURES,
-            "check": self.checks.found(draft),
+            "most": draft_module.MAX_PICTURES,
+            "check": self.checks.findings(draft),
             "source": self.captures.facts(draft),
             **{key: state.get(key) for key in FIT_OPTIONS},
-            "before": sum(at < state.get("asked_at", 0) for at in asked) if stage == of.WAITING else 0,
+            "before": sum(at < state.get("asked_at", 0) for at in asked) if stage == WAITING else 0,
             "step": step and {key: step[key] for key in ("stage", "done", "total", "left")},
             "error": state.get("error"),
-            "goes_on": stage == of.STOPPED and draft.can_resume,
+            "goes_on": stage == draft_module.STOPPED and draft.can_resume,
             "result": state.get("result") if stage == READY else None,
             "changed": stage == READY and state.get("learns_from") != pictures,
             "live": state.get("live"),
@@ -327,7 +322,7 @@ def _needs_learning_curve(draft: Draft) -> bool:
 
 
 class Checks(Background):
-    """Checks the pictures of drafts that somebody looks at, as `flawscope data check` does."""
+    """Thread that checks the pictures of drafts on request, as `flawscope data check` does."""
 
     def __init__(self, drafts: Drafts):
         super().__init__("checks of pictures")
@@ -350,7 +345,7 @@ class Checks(Background):
         self._findings.pop(draft, None)
 
     def findings(self, draft: Draft) -> dict[str, Any] | None:
-        """The last findings; `current`: of the pictures as they are. None: there are none yet."""
+        """Return the last findings; `current`: of the present pictures. None: there are none yet."""
         version, found = self._findings.get(draft, (0, None))
         return None if found is None else {**found, "current": version == draft.version}
 
@@ -369,7 +364,7 @@ class Checks(Background):
             return {"findings": [], "sizes": []}
         arguments = ["data", "check", "--data", str(draft.folder), "--json", "--quiet"]
         self._process = subprocess.Popen(
-            [sys.executable, "-c", CHECK_SCRIPT, *arguments],
+            [sys.executable, "-c", CHECK_CODE, *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,

@@ -11,15 +11,15 @@ from flawscope.station.learning.process import Step
 
 EXAMPLE_COUNT = 9  # pictures with simulated defects that are shown
 UNUSUAL_COUNT = 8  # good pictures that look most unlike the others
-SUBSET_STEPS = (4, 2)  # a quarter and half of the pictures: how much do more of them bring?
-COMPARED_DEFECTS = 36  # simulated defects by which they are compared
-MIN_SUBSET = 8  # pictures that are worth learning from
+SUBSET_STEPS = (4, 2)  # every 4th and every 2nd picture: the two subsets that are compared
+COMPARED_DEFECTS = 36  # simulated defects by which the subsets are compared
+MIN_SUBSET = 8  # pictures in a subset
 INPUT_CHANGING_OPTIONS = ("light", "align", "part")  # models of other pictures get another input with them
 OVERLAY_SIDE = 900  # pixels of the longer side of a picture that is tried
 
 
 def run_job(job: dict[str, Any], step: Step) -> dict[str, Any]:
-    """Do a job and return what was found.
+    """Run a job and return its results.
 
     Args:
         job: `do`: fit, worth or try; `threads`, `device`; the other keys as the functions below use them.
@@ -34,7 +34,7 @@ def run_job(job: dict[str, Any], step: Step) -> dict[str, Any]:
 
 
 def _fit(job: dict[str, Any], step: Step) -> dict[str, Any]:
-    """Write the model that `flawscope fit` of the same folder writes, and tell what it can do."""
+    """Fit and save the model that `flawscope fit` of the same folder makes, and return its measurements."""
     from flawscope.artefact.state_file import checkpoint_of
     from flawscope.fitting import fitting
 
@@ -73,7 +73,7 @@ def _fit(job: dict[str, Any], step: Step) -> dict[str, Any]:
 
 
 def _expected_false_alarms(predictor: Any) -> dict[str, Any]:
-    """Tell the false alarms that are expected, and of how many good pictures, or parts in several views."""
+    """Return the expected rate of false alarms, and the number of good pictures, or parts, behind it."""
     from flawscope.predictor.parts import part_calibration, pattern_of
 
     calibration, pattern = predictor.calibration, pattern_of(predictor.manifest)
@@ -87,14 +87,13 @@ def _expected_false_alarms(predictor: Any) -> dict[str, Any]:
 
 
 def _found_by_size(predictor: Any) -> dict[str, list[int]]:
-    """Found and all simulated defects, by size; empty where they were not measured."""
+    """Return found and all simulated defects, by size; empty where they were not measured."""
     sizes = predictor.manifest.facts.get("simulated_defects", {}).get("sizes", {})
     return {size: [one["found"], one["defects"]] for size, one in sizes.items()}
 
 
 def _draw_examples(predictor: Any, folder: Path, step: Step) -> list[dict[str, Any]]:
-    """Draw simulated defects on the pictures in the model, each ringed, and tell which ones it finds; the
-    missed ones come first."""
+    """Draw simulated defects on pictures, each in a ring; return which the model finds, missed ones first."""
     import numpy as np
     from PIL import Image, ImageDraw
 
@@ -126,10 +125,10 @@ def _draw_examples(predictor: Any, folder: Path, step: Step) -> list[dict[str, A
 
 
 def _learning_curve(job: dict[str, Any], step: Step) -> dict[str, Any]:
-    """Tell what more pictures bring: models of a quarter and of half of the pictures judge the same simulated
-    defects on pictures that neither has learnt from. `curve`: share that each finds at the same false-alarm
-    rate, by its number of pictures; `tested`: found and all by size, of the larger one at its own rate. Both
-    are empty where they cannot be compared."""
+    """Measure what more pictures bring: models of a quarter and half of the pictures judge the same simulated
+    defects on pictures that neither has learnt from. `curve`: share found at the same false-alarm rate, by
+    number of pictures; `tested`: found and all by size, of the larger model at its own rate. Both are empty
+    where the models cannot be compared."""
     from flawscope.fitting import fitting
     from flawscope.fitting.simulated_defects import SIZES, Defects, compared, detector_of
     from flawscope.fitting.training_pictures import Reader
@@ -167,13 +166,13 @@ def _learning_curve(job: dict[str, Any], step: Step) -> dict[str, Any]:
         for k, size in enumerate(SIZES)
     }
     return {
-        "curve": {str(n): stride / len(scores) for n, stride in zip(models, shares, strict=True)},
+        "curve": {str(n): share / len(scores) for n, share in zip(models, shares, strict=True)},
         "tested": {size: [sum(several), len(several)] for size, several in tested.items()},
     }
 
 
 def _try(job: dict[str, Any], step: Step) -> dict[str, Any]:
-    """Judge pictures with the model: decision, score, and the picture with what was found."""
+    """Judge pictures with the model; return decisions, scores, and pictures with outlines."""
     from flawscope.errors import FlawscopeError
     from flawscope.predictor import load
     from flawscope.results import drawing

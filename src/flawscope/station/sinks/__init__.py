@@ -1,4 +1,4 @@
-"""Sinks of a station: threads that deliver its inspections, each from its place in the data base."""
+"""Sinks of a station: threads that deliver its inspections, each from its cursor in the data base."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from flawscope.station.store.station_identity import address_of
 
 UNDELIVERED = "undelivered"  # event
 EVENT_SOURCE = "station"  # who notes the event
-BROKER = "~broker"  # among products, none of which can be called so
-SENDER_DIGITS = 12  # digits of the station in the ids of messages
+BROKER = "~broker"  # stands for the broker among names of products; none can be called so
+SENDER_DIGITS = 12  # of the station's identity in the ids of messages
 STOP_TIMEOUT = 10.0  # seconds in which all sinks together must end
 
 
@@ -34,8 +34,7 @@ class Sinks:
         products: name -> number.
         report: reports a problem under a code, or with None its end.
         problems: returns the problems as they are shown.
-        by_pages: products whose settings, and BROKER where its settings, were made on the pages. There a file
-            or folder that cannot be used is a problem on the pages, where it is mended; it keeps its place.
+        by_pages: products, and BROKER, with settings from the pages: an error in these is reported there.
 
     Raises:
         InputError: a file or folder that the settings name cannot be used.
@@ -55,7 +54,7 @@ class Sinks:
         self.settings, self.products, self.store, self.report = settings, products, store, report
         self._sender_id, self._problems = identity[:SENDER_DIGITS], problems
         self._pictures = MessagePictures(pictures)
-        self._problem_codes: dict[str, set[str]] = {}  # codes of problems by product
+        self._problem_codes: dict[str, set[str]] = {}  # by product
         self.deliveries, cursors = list[Delivery](), set[tuple[int, str]]()
         for name, product in settings.products.items():
             self.deliveries += self._make_deliveries(name, told=name in by_pages)
@@ -70,8 +69,7 @@ class Sinks:
             one.start()
 
     def add(self, name: str) -> None:
-        """Make and start the sinks of a further product, which the settings name by now. One that cannot be
-        used is a problem."""
+        """Start the sinks of a product that was added to the settings; report those that cannot be used."""
         self._start_deliveries(name, told=True)
         for broker in self.deliveries:
             if isinstance(broker.sink, MqttSink) and self.settings.mqtt is not None:
@@ -81,16 +79,15 @@ class Sinks:
                 broker.sink.outboxes.append(outbox)
 
     def renew(self, name: str, *, told: bool = False) -> None:
-        """End the sinks of a product, and start those that the settings name by now. InputError where one
-        cannot be used; told: it is a problem, and the others deliver."""
+        """Replace the sinks of a product by those of the present settings. InputError where one cannot be
+        used; told: it is reported as a problem instead, and the others deliver."""
         self._stop_deliveries([one for one, _ in self.of(name) if not isinstance(one.sink, MqttSink)])
         for code in self._problem_codes.pop(name, ()):
             self.report(code, None)
         self._start_deliveries(name, told=told)
 
     def renew_broker(self, settings: Settings) -> None:
-        """Deliver to the broker of other settings from now on, or to none. InputError where its files cannot
-        be read."""
+        """Deliver to the broker of new settings, or to none. InputError where its files cannot be read."""
         if settings.mqtt is not None:
             self._make_mqtt_delivery(settings.mqtt, check=True)
         self._stop_deliveries([one for one in self.deliveries if isinstance(one.sink, MqttSink)])
@@ -125,7 +122,7 @@ class Sinks:
         for one in self.deliveries:
             one.stop(max(0.0, deadline - time.monotonic()))
 
-    # ---- as they are shown
+    # ---- reports
 
     def of(self, name: str) -> list[tuple[Delivery, Outbox]]:
         """Return the sinks of a product, in the order of the settings, the broker last."""
@@ -137,7 +134,7 @@ class Sinks:
 
     def gauges(self) -> dict[str, tuple[str, dict[tuple[str, str], float]]]:
         """Return Prometheus metrics: name -> help text and values by product and sink."""
-        every = {(box.product, one.sink.label): box for one in self.deliveries for box in one.outboxes}
+        outboxes = {(box.product, one.sink.label): box for one in self.deliveries for box in one.outboxes}
         counts: dict[str, tuple[str, Callable[[Outbox], int]]] = {
             "delivered_total": ("Messages that a sink took.", lambda box: box.delivered),
             "delivery_failures_total": ("Tries that failed.", lambda box: box.failed),
@@ -145,14 +142,14 @@ class Sinks:
             "sink_backlog": ("Messages that wait for a sink, counted up to 10,000.", Outbox.waiting),
         }
         return {
-            name: (what, {place: float(count(box)) for place, box in every.items()})
+            name: (what, {place: float(count(box)) for place, box in outboxes.items()})
             for name, (what, count) in counts.items()
         }
 
     # ---- made from the settings
 
     def _make_deliveries(self, name: str, *, told: bool) -> list[Delivery]:
-        """Make the sinks of a product. told: one that cannot be used is a problem, not an InputError."""
+        """Make the sinks of a product. told: one that cannot be used is reported, not raised (InputError)."""
         made = []
         for position, one in enumerate(self.settings.products[name].sinks, 1):
             try:

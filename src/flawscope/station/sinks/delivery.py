@@ -16,7 +16,7 @@ from flawscope.station.store.records import NotFoundError
 T = TypeVar("T")
 
 PICTURE_SIDE = 1280  # pixels of the longer side of a picture that is sent
-PAGE_SIZE = 20  # messages that are read at once; then the sink's place is written
+PAGE_SIZE = 20  # messages that are read at once; then the sink's cursor is written
 POLL_INTERVAL = 60.0  # seconds after which a sink looks for messages even if nothing woke it
 MIN_RETRY_DELAY, MAX_RETRY_DELAY = 1.0, 300.0  # seconds before a message is sent again
 BEHIND_SECONDS = 30.0  # seconds after which messages that wait are a problem
@@ -25,7 +25,7 @@ MAX_REFUSALS = 6  # of a message that the other side refuses
 
 
 class MessagePictures:
-    """Pictures of messages; None where there is none or nothing was found on it: `lack` says why."""
+    """Pictures of messages; None where there is none: `missing_picture_fields` says why."""
 
     def __init__(self, renderings: Shown):
         self.renderings = renderings
@@ -40,8 +40,8 @@ class MessagePictures:
         return _read_or_none(lambda: self.renderings.view(message.product_id, message.number, PICTURE_SIDE))
 
     def overlay(self, message: Message) -> bytes | None:
-        """Return WebP with heat map and outlines. Only for pictures that stand out: maps of others are not
-        kept, and computing them again would delay inspections."""
+        """Return WebP with heat map and outlines; None for inconspicuous pictures, whose maps are not kept:
+        computing them again would delay inspections."""
         if not _is_suspicious(message):
             return None
         overlay, number = self.renderings.overlay, message.number
@@ -77,11 +77,11 @@ def _read_or_none(read: Callable[[], T]) -> T | None:
 
 
 class UndeliveredError(FlawscopeError):
-    """A message was not taken.
+    """The other side did not take a message.
 
     Attributes:
         blames_message: the other side refuses this message; others may be taken.
-        after: seconds for which the other side asks to wait.
+        retry_after: seconds for which the other side asks to wait.
     """
 
     def __init__(self, text: str, *, blames_message: bool = False, retry_after: float = 0.0):
@@ -114,12 +114,12 @@ class Sink:
 
 
 class Delivery(Background):
-    """Thread that reads from the store the messages that a sink has not had, a page at a time.
+    """Thread that sends to a sink the messages in the store that it has not had, a page at a time.
 
     Args:
         outboxes: of the products whose inspections are sent.
         report: reports the problem, or its end with None.
-        refused: gets a message that was given up, and the reason.
+        refused: is called with a message that was given up, and the reason.
 
     Attributes:
         error: why the last try failed; None: it went well.
@@ -191,8 +191,8 @@ class Delivery(Background):
                     return
                 is_taken = self._send_message(box, message)
                 self._backoff.reset()
-                box.advance(box.cursor_after(message), delivered=int(is_taken), refused=int(not is_taken))
-            box.advance(batch.end)
+                box.move(box.cursor_after(message), delivered=int(is_taken), refused=int(not is_taken))
+            box.move(batch.end)
         finally:
             if batch.messages:  # a start passes over unwanted records again
                 box.save()

@@ -95,7 +95,7 @@ def _stem(message: Message) -> str:
 
 
 def _holds_message(path: Path, id: str) -> bool:
-    """Whether the file holds this message."""
+    """Return whether a file holds this message."""
     try:
         return bool(json.loads(path.read_bytes())["id"] == id)
     except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):

@@ -38,7 +38,7 @@ _STATE_FIELDS = ("id", "at", "name", "decision", "score", "p_value", "severity",
 
 
 class MqttSink(Sink):
-    """Connection of a station to its broker, in MQTT 3.1.1, which every broker speaks.
+    """Sink that publishes to the station's broker in MQTT 3.1.1, which every broker speaks.
 
     Args:
         station, sender: the station's name, and its digits.
@@ -61,7 +61,7 @@ class MqttSink(Sink):
         self._client_id = f"flawscope-{sender}"[:MAX_CLIENT_ID]
         self._base_topic = f"{settings.topic}/{station}"
         self._client: paho.Client | None = None
-        self._lost_reason: str | None = "it is not connected"  # why; None: there is a connection
+        self._lost_reason: str | None = "it is not connected"  # None: there is a connection
         self._retained: dict[str, str] = {}  # topic -> what the broker keeps
         self._sent_states: dict[str, tuple[float, Cursor]] = {}  # by product: time and cursor of the last
 
@@ -81,12 +81,12 @@ class MqttSink(Sink):
         late = False
         for box in self.outboxes:
             sent_at, sent_cursor = self._sent_states.get(box.product, (0.0, None))
-            if sent_cursor == box.cursor:
+            if sent_cursor == box.place:
                 continue
             if time.monotonic() - sent_at < STATE_INTERVAL:
                 late = True
                 continue
-            self._sent_states[box.product] = time.monotonic(), box.cursor
+            self._sent_states[box.product] = time.monotonic(), box.place
             self._retain(f"{box.product}/state", json.dumps(_product_state(box), ensure_ascii=False))
         problems = self.problems()
         text = json.dumps({"count": len(problems), "problems": problems}, ensure_ascii=False)
@@ -109,14 +109,12 @@ class MqttSink(Sink):
             self._publish(f"{self._base_topic}/{topic}", payload, retain=True)
             self._retained[topic] = payload
 
-    def _publish(
-        self, topic: str, payload: str, retain: bool = False, timeout: float = ANSWER_TIMEOUT
-    ) -> None:
+    def _publish(self, topic: str, text: str, retain: bool = False, timeout: float = ANSWER_TIMEOUT) -> None:
         """Publish a message; return when the broker acknowledged it. UndeliveredError."""
         assert self._client is not None
         ends = time.monotonic() + timeout
         try:
-            sent = self._client.publish(topic, payload.encode(), AT_LEAST_ONCE, retain)
+            sent = self._client.publish(topic, text.encode(), AT_LEAST_ONCE, retain)
             while not sent.is_published():
                 if time.monotonic() > ends:
                     self._lost_reason = self._lost_reason or "it does not acknowledge a message"

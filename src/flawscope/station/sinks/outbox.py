@@ -1,4 +1,4 @@
-"""Outbox of a sink: the records that it has not had yet, a page at a time, and its place among them."""
+"""Outbox of a sink: the records that it has not had yet, a page at a time, and its cursor among them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from flawscope.station.store.parts import all_parts, described_parts
 from flawscope.station.store.records import described, iso, microseconds, shown
 from flawscope.station.store.schema import deliveries, inspections, parts, verdicts
 
-# types of messages
-INSPECTION, VERDICT, PART_DECISION = "inspection.created", "verdict.given", "part.decided"
+INSPECTION, VERDICT, PART_DECISION = "inspection.created", "verdict.given", "part.decided"  # types
 MAX_COUNTED = 10_000
 
 
@@ -54,7 +53,7 @@ class Cursor(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Page of messages, oldest first. end: the sink's place after them. is_last: no others wait now."""
+    """Page of messages, oldest first. end: the cursor after them. is_last: no others wait now."""
 
     messages: list[Message]
     end: Cursor
@@ -62,13 +61,12 @@ class Batch(NamedTuple):
 
 
 def cursor_key(kind: str, name: str) -> str:
-    """Return the key of a sink's place."""
+    """Return the key under which a sink's cursor is stored."""
     return f"{kind}:{hashlib.sha256(name.encode('utf-8', 'replace')).hexdigest()[:32]}"
 
 
 def delete_other_cursors(database: Database, kept: set[tuple[int, str]]) -> None:
-    """Delete the places of sinks that are not in the settings: one that comes back begins anew.
-    StoreError."""
+    """Delete cursors of sinks that are not in the settings: one that comes back begins anew. StoreError."""
     with database.writing() as connection:
         query = select(deliveries).where(deliveries.c.product_id.in_(database.own()))
         for row in connection.execute(query).all():
@@ -80,18 +78,18 @@ class Outbox:
     """Messages of one product that one sink has not had. A new sink begins with what comes from now on.
 
     Args:
-        wanted: settings that select the messages.
+        settings: select the messages (`only`, `verdicts`).
         station: its name, which every message has.
-        sender: begins the ids of messages, for numbers of stations are alike.
+        sender: distinguishes the ids of messages from those of other stations.
         address: of the station's pages, where others can reach them.
 
     Attributes:
-        place: of the sink.
-        delivered, refused: messages, ever.
-        failed: tries, since the start.
+        place: cursor of the sink.
+        delivered, refused: numbers of messages, ever.
+        failed: number of tries since the start.
 
     Raises:
-        StoreError: its place cannot be read.
+        StoreError: its cursor cannot be read.
     """
 
     def __init__(
@@ -117,13 +115,13 @@ class Outbox:
             )
             connection.execute(new.on_conflict_do_nothing())
             row = connection.execute(select(deliveries).where(*_cursor_conditions(product_id, key))).one()
-        self.cursor = Cursor(row.inspection_id, row.verdict_id, row.part_number)
+        self.place = Cursor(row.inspection_id, row.verdict_id, row.part_number)
         self.delivered, self.refused = row.delivered, row.refused
 
     def read_batch(self, limit: int) -> Batch:
         """Return the next messages. Verdicts and decisions on parts come after the inspections that they are
         about. StoreError."""
-        cursor = self.cursor
+        cursor = self.place
         with self.database.reading() as connection:
             query = shown().where(*self._inspection_conditions(cursor))
             rows = connection.execute(query.order_by(inspections.c.id).limit(limit)).all()
@@ -133,13 +131,12 @@ class Outbox:
             # unwanted records are passed over
             newest = self._newest_cursor(connection)
             end = cursor._replace(inspection=max(cursor.inspection, newest.inspection))
-            room = limit - len(rows)
-            verdicts_there = self._read_verdicts(connection, cursor, room) if self.wants_verdicts else []
-            if verdicts_there:
-                end = end._replace(verdict=verdicts_there[-1].verdict or 0)
+            found = self._read_verdicts(connection, cursor, limit - len(rows)) if self.wants_verdicts else []
+            if found:
+                end = end._replace(verdict=found[-1].verdict or 0)
             elif self.database.is_sqlite:  # in PostgreSQL other stations' verdicts may not be committed yet
                 end = end._replace(verdict=max(cursor.verdict, newest.verdict))
-            messages += verdicts_there
+            messages += found
             room = limit - len(messages)
             found_parts = self._read_parts(connection, cursor, room)
             last = newest.part if len(found_parts) < room else 0
@@ -147,16 +144,16 @@ class Outbox:
             return Batch(messages + found_parts, end, len(found_parts) < room)
 
     def cursor_after(self, message: Message) -> Cursor:
-        """Return the sink's place after this message."""
+        """Return the cursor after a message."""
         if message.decision is not None:
-            return self.cursor._replace(part=max(self.cursor.part, message.decision))
+            return self.place._replace(part=max(self.place.part, message.decision))
         if message.verdict is None:
-            return self.cursor._replace(inspection=max(self.cursor.inspection, message.number))
-        return self.cursor._replace(verdict=max(self.cursor.verdict, message.verdict))
+            return self.place._replace(inspection=max(self.place.inspection, message.number))
+        return self.place._replace(verdict=max(self.place.verdict, message.verdict))
 
     def waiting(self) -> int:
         """Count the messages to be delivered, up to 10,000. StoreError."""
-        cursor = self.cursor
+        cursor = self.place
         kinds = [select(inspections.c.id).where(*self._inspection_conditions(cursor))]
         kinds += [select(parts.c.id).where(*self._part_conditions(cursor))]
         if self.wants_verdicts:
@@ -165,37 +162,37 @@ class Outbox:
         with self.database.reading() as connection:
             return min(MAX_COUNTED, sum(connection.execute(one).scalar_one() for one in counts))
 
-    def advance(self, cursor: Cursor, delivered: int = 0, refused: int = 0) -> None:
-        """Note the sink's new place; `save` writes it."""
-        self.cursor = cursor
+    def move(self, cursor: Cursor, delivered: int = 0, refused: int = 0) -> None:
+        """Set the cursor; `save` writes it."""
+        self.place = cursor
         self.delivered, self.refused = self.delivered + delivered, self.refused + refused
 
     def save(self) -> None:
-        """Write the place and the counts: they survive a power cut when this returns. StoreError."""
-        values = {**_cursor_columns(self.cursor), "delivered": self.delivered, "refused": self.refused}
+        """Write the cursor and the counts: they survive a power cut when this returns. StoreError."""
+        values = {**_cursor_columns(self.place), "delivered": self.delivered, "refused": self.refused}
         with self.database.writing() as connection:
             row = _cursor_conditions(self.product_id, self.key)
             connection.execute(update(deliveries).where(*row).values(values))
 
-    # ---- what is wanted
+    # ---- queries
 
     def _inspection_conditions(self, cursor: Cursor) -> list[ColumnElement[bool]]:
-        there = [inspections.c.product_id == self.product_id, inspections.c.id > cursor.inspection]
-        return there if self.only == "all" else [*there, inspections.c.anomalous.is_(True)]
+        conditions = [inspections.c.product_id == self.product_id, inspections.c.id > cursor.inspection]
+        return conditions if self.only == "all" else [*conditions, inspections.c.anomalous.is_(True)]
 
     def _verdict_query(self, cursor: Cursor) -> Any:
         query = select(verdicts, inspections.c.id.label("of")).join_from(verdicts, inspections)
         return query.where(verdicts.c.id > cursor.verdict, inspections.c.product_id == self.product_id)
 
     def _read_verdicts(self, connection: Connection, cursor: Cursor, limit: int) -> list[Message]:
-        spoken = connection.execute(self._verdict_query(cursor).order_by(verdicts.c.id).limit(limit)).all()
-        rows = connection.execute(shown().where(inspections.c.id.in_({row.of for row in spoken}))).all()
-        about = {one["id"]: one for one in described(connection, rows)}
-        return [self._verdict_message(row, about[row.of]) for row in spoken]
+        found = connection.execute(self._verdict_query(cursor).order_by(verdicts.c.id).limit(limit)).all()
+        rows = connection.execute(shown().where(inspections.c.id.in_({row.of for row in found}))).all()
+        described_by_id = {one["id"]: one for one in described(connection, rows)}
+        return [self._verdict_message(row, described_by_id[row.of]) for row in found]
 
     def _part_conditions(self, cursor: Cursor) -> list[ColumnElement[bool]]:
-        there = [parts.c.product_id == self.product_id, parts.c.number > cursor.part]
-        return there if self.only == "all" else [*there, parts.c.decision != GOOD]
+        conditions = [parts.c.product_id == self.product_id, parts.c.number > cursor.part]
+        return conditions if self.only == "all" else [*conditions, parts.c.decision != GOOD]
 
     def _read_parts(self, connection: Connection, cursor: Cursor, limit: int) -> list[Message]:
         query = all_parts().where(*self._part_conditions(cursor)).order_by(parts.c.number).limit(limit)
@@ -204,13 +201,13 @@ class Outbox:
         return [self._part_message(row.number, one) for row, one in zip(rows, found, strict=True)]
 
     def _newest_cursor(self, connection: Connection) -> Cursor:
-        """Return the place after all that there is."""
+        """Return the cursor after all records."""
         inspection = select(func.max(inspections.c.id)).where(inspections.c.product_id == self.product_id)
         part = select(func.max(parts.c.number)).where(parts.c.product_id == self.product_id)
-        every = inspection, select(func.max(verdicts.c.id)), part
-        return Cursor(*(int(connection.execute(one).scalar_one() or 0) for one in every))
+        queries = inspection, select(func.max(verdicts.c.id)), part
+        return Cursor(*(int(connection.execute(one).scalar_one() or 0) for one in queries))
 
-    # ---- as it is sent
+    # ---- messages
 
     def _inspection_message(self, one: dict[str, Any]) -> Message:
         number, at = int(one["id"]), microseconds(one["at"])
@@ -232,7 +229,7 @@ class Outbox:
         return Message(id, PART_DECISION, at, self.product_id, number, None, data, decision)
 
     def _message_id(self, kind: str, number: int, at: int) -> str:
-        """Return an id that includes the time in ms: after a restore, numbers are given again."""
+        """Return an id with the time in ms: after a restore of the data base, numbers are given again."""
         return "-".join(filter(None, (kind, self.sender, str(number), str(at // 1000))))
 
     def _common_fields(self, number: int | None) -> dict[str, Any]:

@@ -20,16 +20,16 @@ from flawscope.station.sinks.delivery import MessagePictures, Sink, UndeliveredE
 from flawscope.station.sinks.outbox import PART_DECISION, Message
 
 TIMEOUTS = httpx.Timeout(15.0, connect=5.0)  # seconds; of reading and writing, between two pieces
-MAX_ANSWER_BYTES, MAX_ANSWER_SECONDS = 2048, 5.0  # bytes of an answer that are read, and seconds
+MAX_ANSWER_BYTES, MAX_ANSWER_SECONDS = 2048, 5.0  # read of an answer, at most
 MAX_RETRY_AFTER = 3600.0  # seconds that Retry-After may ask for
-# Statuses that concern the address or the right to use it, not the message, which waits
+# HTTP statuses about the address or the right to use it, not about the message, which is sent again
 _RETRIED_STATUSES = (401, 402, 403, 404, 405, 407, 408, 421, 425, 426, 429)
-SECRET_PREFIX = "whsec_"  # of a secret
-MIN_SECRET_BYTES, MAX_SECRET_BYTES = 24, 64  # bytes of a secret, as the specification says
+SECRET_PREFIX = "whsec_"
+MIN_SECRET_BYTES, MAX_SECRET_BYTES = 24, 64  # as the specification says
 
 
 class Webhook(Sink):
-    """Sends messages to a webhook. Raises InputError where its files cannot be read."""
+    """Sink that sends messages to a webhook. Raises InputError where its files cannot be read."""
 
     kind = "webhook"
 
@@ -67,7 +67,7 @@ class Webhook(Sink):
         self._client.close()
 
     def body(self, message: Message) -> dict[str, Any]:
-        """Return the message with its pictures, in base64."""
+        """Return the JSON of a message, with its pictures in base64."""
         chosen = self.settings.pictures
         if chosen == "none" or self.pictures is None or message.type == PART_DECISION:
             return message.envelope()

@@ -24,7 +24,7 @@ class Sources(dict[str, list[Source]]):
     def __init__(self, submit: Submit, report: ReportProblem, store: Store, limits: Limits):
         super().__init__()
         self._submit, self._report, self._store, self.share = submit, report, store, QueueShare(limits)
-        self._problem_codes: dict[str, set[str]] = {}  # codes of problems by product
+        self._problem_codes: dict[str, set[str]] = {}  # by product
 
     def open(
         self, products: Mapping[str, Product], numbers: Mapping[str, int], by_pages: Collection[str] = ()
@@ -33,8 +33,7 @@ class Sources(dict[str, list[Source]]):
 
         Args:
             numbers: of the products in the store.
-            by_pages: products whose settings were made on the pages: where their sources cannot be made, that
-                is a problem on the pages, where it is mended.
+            by_pages: products with settings from the pages: an error in these is reported there, not raised.
 
         Raises:
             InputError: PyAV is not installed, and a camera is named; or a plugin cannot be used.
@@ -94,7 +93,7 @@ class Sources(dict[str, list[Source]]):
 
 
 def _folders_moved_to(products: Iterable[Product]) -> list[str]:
-    """Folders that pictures are moved to: no source takes them again."""
+    """Return the folders that pictures are moved to: no source takes them again."""
     sources = [one for product in products for one in product.all_sources]
     return [one.then for one in sources if isinstance(one, FolderOf) and one.then not in (KEEP, DELETE)]
 
@@ -106,8 +105,7 @@ def _stop_all(sources: Sequence[Source]) -> None:
 
 
 def camera_of(name: str, sources: Sequence[Source], number: int | None = None) -> Triggered:
-    """Return a product's camera that can be triggered, by its number; None: the only one. InputError,
-    NotFoundError."""
+    """Return a product's triggered camera by its number; None: the only one. InputError, NotFoundError."""
     cameras = {one.number: one for one in sources if isinstance(one, Triggered)}
     if not cameras:
         raise InputError(f"{name} has no camera: write `- camera: ADDRESS` below its `sources`")

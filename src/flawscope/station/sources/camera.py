@@ -35,7 +35,7 @@ CHECK_INTERVAL = 0.25  # seconds between two checks whether frames still come
 
 @dataclass(frozen=True)
 class Shot:
-    """Frame as it came. at: microseconds since 1970. triggers: number that it answers."""
+    """Frame of a camera. at: microseconds since 1970. triggers: number of those that it answers."""
 
     frame: VideoFrame
     at: int
@@ -58,21 +58,21 @@ class LiveCameraSettings(Protocol):
     def frame_timeout(self) -> float: ...
 
     @property
-    def display_name(self) -> str: ...
+    def shown(self) -> str: ...
 
 
 class LiveCamera:
-    """Takes frames as the settings say, and one for each trigger. A kind of camera is a `_session`. number:
-    of the camera among the product's, from 1."""
+    """Source of the frames that the settings select, and of one for each trigger; each kind of camera defines
+    `_run_session`. number: among the product's cameras, from 1."""
 
     def __init__(self, line: Line, settings: LiveCameraSettings, number: int):
         self.line, self.settings, self.number = line, settings, number
-        self.state = State(SOURCE, f"camera{number}", settings.display_name, settings.every)
+        self.state = State(SOURCE, f"camera{number}", settings.shown, settings.every)
         self._changed = threading.Condition()
         self._pending_shot: Shot | None = None  # due, and not submitted yet
-        self._frame_bytes = 1  # bytes of a frame
-        self._triggers: dict[Future[Shot], object] = {}  # with the request behind each
-        self._in_flight = 0
+        self._frame_bytes = 1  # of the last frame
+        self._triggers: dict[Future[Shot], object] = {}  # waiting, each with its request
+        self._in_flight = 0  # frames that are submitted and not answered
         self._next_due = 0.0
         self._last_frame_at = time.monotonic()  # when the last frame came, or the camera was opened
         self._ended = threading.Event()
@@ -98,7 +98,7 @@ class LiveCamera:
             if thread.is_alive():
                 thread.join(max(0.1, deadline - time.monotonic()))
 
-    # ---- a trigger
+    # ---- triggers
 
     def next_shot(self, request: Request | None = None) -> Future[Shot]:
         """Return the first frame that is decoded from now on. AwayError where the camera is lost."""
@@ -128,11 +128,10 @@ class LiveCamera:
         return {one: request for one, request in waiting.items() if one.set_running_or_notify_cancel()}
 
     def _fail_waiting_triggers(self, why: str) -> None:
-        """Fail all waiting triggers."""
         for trigger in self._take_triggers():
             trigger.set_exception(AwayError(why))
 
-    # ---- frames come
+    # ---- reading frames
 
     def _run_sessions(self) -> None:
         """Open the camera and decode its frames, again and again until the end."""
@@ -149,12 +148,11 @@ class LiveCamera:
             self._ended.wait(backoff.next())
 
     def _run_session(self, backoff: Backoff) -> str:
-        """Open the camera and hand its frames to `_came` until it is lost, or the station ends; return why.
-        InputError."""
+        """Open the camera and pass its frames to `_handle_frame`; return why it ended. InputError."""
         raise NotImplementedError
 
     def _handle_frame(self, frame: VideoFrame, triggers: dict[Future[Shot], object]) -> None:
-        """Take a frame, which answers these triggers."""
+        """Answer the triggers with a frame; without triggers, keep it where it is due."""
         at = max(now(), (self.state.last or 0) + 1)
         shot = Shot(frame, at, len(set(triggers.values())))
         with self._changed:
@@ -190,7 +188,7 @@ class LiveCamera:
         self._fail_waiting_triggers(f"{text}; trigger again when it is back")
         self._report("camera_away", f"{text}; it is tried again by itself")
 
-    # ---- frames go
+    # ---- submitting frames
 
     def _submit_frames(self) -> None:
         while not self._ended.is_set():
@@ -207,8 +205,7 @@ class LiveCamera:
     def _submit_newest_frame(self, size: int) -> bool:
         """Submit the newest frame, for which the share has room; return whether it is being inspected."""
         with self._changed:
-            # perhaps newer by now, or taken by another thread
-            shot, self._pending_shot = self._pending_shot, None
+            shot, self._pending_shot = self._pending_shot, None  # newer by now, or another thread has it
         answer = None
         try:
             if shot is not None:
@@ -241,7 +238,7 @@ class LiveCamera:
             self._in_flight -= 1
             self._changed.notify_all()
 
-    # ---- what a person should know
+    # ---- reports
 
     def _report_refusal(self, error: BaseException) -> None:
         """Report that a frame was not inspected; the next may be."""
@@ -260,7 +257,7 @@ class LiveCamera:
 
     @property
     def _label(self) -> str:
-        return f"camera {self.number} ({self.settings.display_name})"
+        return f"camera {self.number} ({self.settings.shown})"
 
 
 class FfmpegCamera(LiveCamera):

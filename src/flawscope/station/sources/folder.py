@@ -41,19 +41,18 @@ from flawscope.watch import PATIENCE, REST, SETTLE, Arrivals, Stamp
 SOURCE = "folder"  # of an inspection
 UNREADABLE, VANISHED = "unreadable", "gone"  # events; the first is also a folder below the target
 POLL_INTERVAL = 0.2  # seconds between two listings, at least
-IDLE_RATIO = 10  # least ratio of that pause to a listing's time while nothing waits
+IDLE_RATIO = 10  # least ratio of the pause to a listing's time while nothing waits
 MIN_RETRY_DELAY, MAX_RETRY_DELAY = 1.0, 300.0  # seconds before a picture that was put off is tried again
 PROBLEM_SECONDS = 3600.0  # seconds for which an unreadable picture is a problem; the event stays
 MAX_KEY_LENGTH = 200  # characters
 LOOKUP_BATCH = 256  # keys that are looked up at once
 WORK_RATIO = 20  # least ratio of inspecting to listing time where many pictures wait
-# Problems with pictures, and their words. `AFTER`: the file of an inspected picture cannot go
 CODE_WAITING, CODE_UNREADABLE, CODE_NOT_REMOVED = "folder_waits", "folder_unreadable", "folder_then"
 
 
 @dataclass
 class _ProblemFile:
-    """Picture that is tried again, for ever, or that cannot be read. why: the last reason."""
+    """File that is tried again, for ever, or that cannot be read. why: the last reason."""
 
     code: str
     stamp: Stamp
@@ -63,11 +62,11 @@ class _ProblemFile:
 
 
 class FolderSource(Background):
-    """Takes the pictures of a folder and its subfolders, the oldest first, also those that are there already.
+    """Source of the pictures of a folder and its subfolders, the oldest first, those already there included.
 
     Args:
         number: of the folder among the product's, from 1.
-        apart: folders in it that are left out: pictures are moved there.
+        excluded: folders below it that are left out: pictures are moved there.
         poll, patience, settle: seconds; the last two as for `Arrivals`.
     """
 
@@ -91,14 +90,14 @@ class FolderSource(Background):
         self.state = State(SOURCE, f"folder{number}", to_utf8(str(self.folder)), to_utf8(self.then))
         excluded = [*excluded] if self.target is None else [*excluded, str(self.target)]
         self._arrivals_options: dict[str, Any] = {"apart": excluded, "patience": patience, "settle": settle}
-        # the first one's keys are those of stations that had no other
+        # keys of the first folder are those of earlier versions, which had one alone
         own = hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:16]
         self._key_prefix = f"{SOURCE}:" if number == 1 else f"{SOURCE}@{own}:"
         self._arrivals: Arrivals | None = None
         self._problem_files: dict[Path, _ProblemFile] = {}
-        self._is_blocked = False  # a picture was put off in this round, and others would be, too
+        self._is_blocked = False  # the cause that put off a picture would put off others, too
 
-    # ---- again and again
+    # ---- loop
 
     def _work(self) -> None:
         while not self._ended.is_set():
@@ -116,7 +115,7 @@ class FolderSource(Background):
             self._ended.wait(pause)
 
     def _scan(self) -> float:
-        """List the folder and take what is whole; return the seconds until the next round."""
+        """List the folder and inspect its whole files; return the seconds until the next round."""
         if self._arrivals is None:
             self._arrivals = Arrivals(self.folder, existing=True, **self._arrivals_options)
         arrivals = self._arrivals
@@ -146,7 +145,7 @@ class FolderSource(Background):
             self._handle_answer(arrivals, *one)
 
     def _match_known_keys(self, found: Mapping[Path, Stamp]) -> Iterator[tuple[Path, bool]]:
-        """Yield the pictures, and whether each was inspected before."""
+        """Yield each picture, and whether the store has its key, that is, it was inspected before."""
         paths = list(found)
         for first in range(0, len(paths), LOOKUP_BATCH):
             batch = paths[first : first + LOOKUP_BATCH]
@@ -259,7 +258,7 @@ class FolderSource(Background):
         before = [key[len(begins) : -len(ends)] for key in own]
         return any(not name.startswith("#") and not (self.folder / name).exists() for name in before)
 
-    # ---- what a person should know
+    # ---- reports
 
     def _report(self, code: str, why: str | None) -> None:
         self.line.show(code, None if self.number == 1 else self.number, why)
@@ -310,7 +309,7 @@ def is_unchanged(path: Path, stamp: Stamp) -> bool:
 
 
 def move_unchanged(path: Path, stamp: Stamp, target: Path) -> Path | None:
-    """Move a file to this place, or to a free one beside it; None where the file has changed. OSError."""
+    """Move a file to `target`, or to a free name beside it; return None where it has changed. OSError."""
     target.parent.mkdir(parents=True, exist_ok=True)
     for number in count():
         candidate = target.with_stem(f"{target.stem}-{number}") if number else target

@@ -25,7 +25,7 @@ class CameraLostError(InputError):
 
 
 class FrameReader:
-    """The frames of one camera or file, from where it is opened to where it ends or is lost.
+    """Iterator over the frames of a camera or a file, from its opening to its end or loss.
 
     Args:
         pixels: of a frame, at most.
@@ -34,7 +34,7 @@ class FrameReader:
         broken: packets and frames that could not be decoded.
 
     Raises:
-        LostError: it cannot be opened.
+        CameraLostError: it cannot be opened.
         InputError: a password cannot be read, or PyAV is not installed.
     """
 
@@ -71,7 +71,7 @@ class FrameReader:
         self._container.close()
 
     def __iter__(self) -> Iterator[VideoFrame | None]:
-        """Yield each frame; None for a damaged one. LostError where no more come, but not at a file's end."""
+        """Yield each frame; None for a damaged one. CameraLostError where a camera sends no more."""
         broken_in_row = 0
         packets = self._container.demux(self._stream)
         while True:
@@ -97,7 +97,7 @@ class FrameReader:
                 yield None if frame.is_corrupt else frame
 
     def timestamp(self, frame: VideoFrame, number: int) -> float:
-        """Return the time of a frame, on the file's clock."""
+        """Return the seconds of a frame on the file's clock. number: from the beginning."""
         if frame.time is not None:
             return float(frame.time)
         return number / float(self._stream.average_rate or self._stream.guessed_rate or 25)
@@ -115,7 +115,7 @@ class FrameReader:
 
 
 def _check_file(path: str) -> None:
-    """Raise LostError where FFmpeg's own error would be less clear."""
+    """Raise CameraLostError where FFmpeg's own error would be less clear."""
     if Path(path).is_dir():
         raise CameraLostError("it is a folder: write `folder:` instead of `camera:`")
     if not Path(path).exists():
@@ -161,7 +161,7 @@ def encode_png(frame: VideoFrame, pixels: int) -> bytes:
 
 
 def _pixel_format(frame: VideoFrame) -> str:
-    """Return the pixel format of the picture."""
+    """Return the pixel format of a frame's picture: grey of 8 or 16 bits, or RGB."""
     name, components = frame.format.name, frame.format.components
     if name in ("monow", "monob") or (len(components) == 1 and not name.startswith(("pal", "bayer"))):
         return "gray16le" if components[0].bits > 8 else "gray"
@@ -181,7 +181,7 @@ def _run_png_encoder(frame: VideoFrame) -> bytes:
 
 
 def _deinterlace(frame: VideoFrame) -> VideoFrame:
-    """Take every other line and interpolate those between: the lines of an interlaced frame are of two
+    """Keep every other line and interpolate those between: the lines of an interlaced frame are of two
     moments. Deinterlacers that use neighbouring frames would hold each back until the next has come."""
     import av
 

@@ -1,4 +1,4 @@
-"""Contract of the sources, and the parts that they share."""
+"""Contract of sources, and the parts that they share."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class State:
     """State of a source, which its threads keep up to date.
 
     kind: folder, video or camera. name: in names of pictures. place: folder or address, without a password.
-    takes: every frame, or when; of a folder what happens to a file then.
+    takes: which frames (setting `every`); of a folder, what happens to an inspected file (`then`).
     state: `waiting` for a first picture, `running`, `away`, or `ended` (a video file). why: reason why it is
     away.
     last: microseconds since 1970 of the last picture. taken: pictures since the start.
@@ -87,11 +87,11 @@ class Triggered(Source, Protocol):
 
 
 class AwayError(FlawscopeError):
-    """A trigger found no camera."""
+    """The camera of a trigger is away."""
 
 
 class NoFrameError(FlawscopeError):
-    """A trigger got no frame in time."""
+    """No frame came in time after a trigger."""
 
 
 class QueueShare:
@@ -124,12 +124,12 @@ class QueueShare:
 
 @dataclass(frozen=True)
 class Line:
-    """Parts that every source of a product is given.
+    """Access of a product's sources to the station.
 
-    submit: the inspector's.
+    submit: queues pictures for inspection.
     report: reports a problem under a code, or with None its end.
-    store: holds the keys of pictures that were taken before.
-    share: of the queue, the same one for all sources of a station.
+    store: holds the keys of pictures that were inspected before.
+    share: of the queue, one for all sources of a station.
     """
 
     product_id: int
@@ -139,8 +139,8 @@ class Line:
     share: QueueShare
 
     def show(self, code: str, number: int | None, why: str | None) -> None:
-        """Report a problem of the product's source of this number, as `camera_away_1_2`, from any thread;
-        why: None: it is over."""
+        """Report a source's problem, such as `camera_away_1_2` of source 2 of product 1, from any thread.
+        why: None: the problem is over."""
         ending = "" if number is None else f"_{number}"
         self.report(f"{code}_{self.product_id}{ending}", None if why is None else to_utf8(why))
 
@@ -165,5 +165,5 @@ class Line:
 
 
 def to_utf8(text: str) -> str:
-    """Replace what a data base does not take: a file's name can hold bytes that are no characters."""
+    """Replace lone surrogates, which no data base takes: a file's name can hold bytes that are no text."""
     return text.encode("utf-8", "replace").decode("utf-8")

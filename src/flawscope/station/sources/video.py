@@ -36,13 +36,13 @@ HASHED_BYTES = 1 << 20  # bytes of a file's beginning and its end that identify 
 
 
 class VideoSource(Background):
-    """Takes the frames of a file, and of one that replaces it later; a `Source`."""
+    """Source of the frames of a file, and of one that replaces it later."""
 
     def __init__(self, line: Line, settings: CameraOf, number: int):
         super().__init__(f"video-{number}")
         self.line, self.settings, self.number = line, settings, number
-        name = to_utf8(Path(settings.display_name).name)
-        self.state = State(SOURCE, name, to_utf8(settings.display_name), settings.every)
+        name = to_utf8(Path(settings.shown).name)
+        self.state = State(SOURCE, name, to_utf8(settings.shown), settings.every)
         self._in_flight: deque[tuple[int, Future[Recorded]]] = deque()
 
     def _work(self) -> None:
@@ -122,8 +122,8 @@ class VideoSource(Background):
             self._in_flight.append((number, future))
 
     def _collect_answers(self, max_left: int) -> None:
-        """Wait for the oldest submitted frames until so many are left. An error that is not the frame's own
-        ends this turn; the next turn takes the frame again, for its key is not known."""
+        """Wait for the oldest submitted frames until so many are left. An error that is not the frame's is
+        raised; the next try submits the frame again, for its key is not recorded."""
         while len(self._in_flight) > max_left:
             number, future = self._in_flight.popleft()
             error = future.exception()
@@ -134,7 +134,7 @@ class VideoSource(Background):
             else:
                 self.state.taken, self.state.last = self.state.taken + 1, now()
 
-    # ---- what a person should know
+    # ---- reports
 
     def _report_bad_frame(self, number: int, error: InputError) -> None:
         self.state.broken += 1
@@ -150,7 +150,7 @@ class VideoSource(Background):
             self._report("camera_waits", f"frames of {self.state.name} wait: {with_kind(error)}")
         elif self.state.state != ENDED:  # else nobody needs it any more
             self.state.state, self.state.why = AWAY, to_utf8(str(error))
-            called = f"camera {self.number} ({self.settings.display_name})"
+            called = f"camera {self.number} ({self.settings.shown})"
             self._report("camera_away", f"{called} is away: {error}; it is tried again by itself")
 
     def _report(self, code: str, why: str | None) -> None:
@@ -162,7 +162,7 @@ def _frame_key(identity: str, number: int) -> str:
 
 
 def _file_stamp(path: str) -> tuple[int, int]:
-    """Return the time of change, in ns, and the size of a file. LostError where there is none."""
+    """Return the time of change, in ns, and the size of a file. CameraLostError where there is none."""
     try:
         status = os.stat(path)
     except OSError as error:
