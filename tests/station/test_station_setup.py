@@ -265,7 +265,7 @@ def test_what_is_no_picture_is_said_in_one_line_and_the_rest_is_kept(
     assert "larger than 2 MB" in told["parts/large.bmp"]
     assert listed(http)["pictures"] == ["one.png", "two.png"]
     assert "no zip file" in send_zip(http, b"PK\x03\x04 no zip").json()["error"]
-    monkeypatch.setattr(draft, "ALWAYS_UNPACKED_BYTES", 1024)
+    monkeypatch.setattr(draft, "MAX_UNPACKED_BYTES", 1024)
     bomb = zipped({"bomb.png": bytes(10**6)})
     assert "which pictures do not" in send_zip(http, bomb).json()["error"]
     assert "holds no file" in send_zip(http, zipped({})).json()["error"]
