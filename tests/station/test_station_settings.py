@@ -191,10 +191,10 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     assert (hook.secret_file, hook.ca_file) == (str(tmp_path / "a"), "/b")
     assert read_sinks([{"folder": "~/found"}], tmp_path)[0].folder == str(Path.home() / "found")
     assert mqtt_of("mqtt://host", tmp_path) == MqttSettings("mqtt://host")
-    assert MqttSettings("mqtt://host").place == ("host", 1883, False)
+    assert MqttSettings("mqtt://host").address == ("host", 1883, False)
     found = mqtt_of({"broker": "mqtts://host", "ca_file": "ca.pem"}, tmp_path)
     assert found is not None
-    assert (found.ca_file, found.place) == (str(tmp_path / "ca.pem"), ("host", 8883, True))
+    assert (found.ca_file, found.address) == (str(tmp_path / "ca.pem"), ("host", 8883, True))
 
 
 def test_the_example_lists_every_setting_of_sinks() -> None:
