@@ -104,8 +104,8 @@ class World:
             self.plc = replace(self.plc, trigger=True)
         elif not self.plc.recipe:
             self.plc = replace(self.plc, recipe=1)
-        elif self.state.asked not in (0, self.state.recipe):
-            return replace(seen, loaded=Loaded(self.state.asked))
+        elif self.state.requested_recipe not in (0, self.state.recipe):
+            return replace(seen, loaded=Loaded(self.state.requested_recipe))
         return seen
 
     def _answer(self, away: int, good: bool | None) -> Answer:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flawscope.station.plc import gate
-from flawscope.station.plc.gate import ROUND, Gate
+from flawscope.station.plc.gate import COUNT_MODULUS, Gate
 from flawscope.station.plc.handshake import (
     Answer,
     Code,
@@ -53,12 +53,12 @@ class Belt:
     def hear(self, event: Answer | Loaded | None = None, *, beats: bool = True) -> None:
         self.now += 0.1
         beat = (self.said.heartbeat + beats) % 1000
-        self.said = replace(self.said, heartbeat=beat, recipe=1, count=(self.at - self.zero) % ROUND)
+        self.said = replace(self.said, heartbeat=beat, recipe=1, count=(self.at - self.zero) % COUNT_MODULUS)
         answer, loaded = (event, None) if isinstance(event, Answer) else (None, event)
         before, seen = self.state, Seen(self.now, self.said, answer, loaded)
         self.state = step(before, seen, RULES)
         self.gate = gate.step(self.gate, before, self.state)
-        if self.gate.passes:
+        if self.gate.may_pass:
             here = [good for at, good in self.parts if abs(self.at - at - self.distance) <= self.width]
             assert here, "there is no part, or none that is known"
             assert all(here), "a part that was not judged good"
@@ -77,7 +77,7 @@ class Belt:
                 self.hear()
         elif kind in ("part", "unseen part"):
             if any(abs(self.at - at) <= 2 * self.width for at, _ in self.parts):
-                return self.gate.passes  # no part lies on another, or so near
+                return self.gate.may_pass  # no part lies on another, or so near
             self.parts.append((self.at, False))
             if kind == "part" and not self.said.trigger:
                 self.lies, self.said = len(self.parts) - 1, replace(self.said, trigger=True)
@@ -97,7 +97,7 @@ class Belt:
             self.restart()
         else:
             self.hear()
-        return self.gate.passes
+        return self.gate.may_pass
 
 
 @settings(max_examples=400, deadline=None)
@@ -114,7 +114,7 @@ def test_nothing_passes_that_was_not_judged_good(
         belt.live(*event)
 
 
-@pytest.mark.parametrize("first", [0, ROUND - 3])
+@pytest.mark.parametrize("first", [0, COUNT_MODULUS - 3])
 def test_good_parts_pass_and_others_do_not(first: int) -> None:
     belt, passed = Belt(3, 0, zero=-first), []
     for number in range(8):
@@ -122,10 +122,10 @@ def test_good_parts_pass_and_others_do_not(first: int) -> None:
         belt.live("good" if number % 3 else "bad", 1)
         belt.live("read", 1)
         belt.live("move", 1)
-        passed.append(belt.gate.passes)
+        passed.append(belt.gate.may_pass)
     assert passed == [False, False, *(bool(number % 3) for number in range(6))]
     belt.live("part", 1)
     belt.live("good", 1)
     for _ in range(3):
-        assert not belt.live("move", 1) or belt.gate.count != (first + 11) % ROUND
-    assert not belt.gate.passes, "its answer was not read"
+        assert not belt.live("move", 1) or belt.gate.count != (first + 11) % COUNT_MODULUS
+    assert not belt.gate.may_pass, "its answer was not read"

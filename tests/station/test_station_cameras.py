@@ -23,15 +23,15 @@ from flawscope.errors import FlawscopeError, InputError
 from flawscope.station.client import Client
 from flawscope.station.inspecting.picture import TooLargeError
 from flawscope.station.settings.sources import (
-    PROTOCOLS,
+    ALLOWED_PROTOCOLS,
     CameraOf,
     FolderOf,
-    opening,
+    ffmpeg_input,
     shown_address,
 )
 from flawscope.station.settings.station import Settings, read_settings
 from flawscope.station.sources import camera as camera_module
-from flawscope.station.sources.frames import Frames, LostError, encoded
+from flawscope.station.sources.frames import CameraLostError, FrameReader, encode_png
 from flawscope.station.store.database import StoreError
 
 av = pytest.importorskip("av")
@@ -41,9 +41,9 @@ DRAWN = "lavfi:testsrc2=size=96x64:rate=25,realtime"  # an input device as a loc
 
 
 def pictures_of(path: Path | str) -> list[Image.Image]:
-    frames = Frames(CameraOf(str(path)), MANY)
+    frames = FrameReader(CameraOf(str(path)), MANY)
     try:
-        return [Image.open(io.BytesIO(encoded(frame, MANY))) for frame in frames if frame is not None]
+        return [Image.open(io.BytesIO(encode_png(frame, MANY))) for frame in frames if frame is not None]
     finally:
         frames.close()
 
@@ -87,7 +87,7 @@ products:
         ),
     )
     assert [getattr(one, "is_video", None) for one in product.all_sources] == [None, None, False, True, False]
-    assert product.all_sources[4].patience == 0.5
+    assert product.all_sources[4].frame_timeout == 0.5
 
 
 @pytest.mark.parametrize(
@@ -109,17 +109,17 @@ def test_no_address_shows_a_password(address: str, shown: str) -> None:
 
 def test_what_ffmpeg_may_open() -> None:
     """Each address only with the protocols that it needs, and a local camera by its system's name."""
-    assert opening("/dev/video0", 5) == ("/dev/video0", "v4l2", {})
-    assert opening("v4l2:/dev/v4l/by-id/usb-1", 5)[:2] == ("/dev/v4l/by-id/usb-1", "v4l2")
-    assert opening("avfoundation:0", 5)[:2] == ("0", "avfoundation")
-    assert opening("dshow:video=HD Camera", 5)[:2] == ("video=HD Camera", "dshow")
-    _, _, options = opening("rtsp://h/s", 2)
+    assert ffmpeg_input("/dev/video0", 5) == ("/dev/video0", "v4l2", {})
+    assert ffmpeg_input("v4l2:/dev/v4l/by-id/usb-1", 5)[:2] == ("/dev/v4l/by-id/usb-1", "v4l2")
+    assert ffmpeg_input("avfoundation:0", 5)[:2] == ("0", "avfoundation")
+    assert ffmpeg_input("dshow:video=HD Camera", 5)[:2] == ("video=HD Camera", "dshow")
+    _, _, options = ffmpeg_input("rtsp://h/s", 2)
     assert (options["rtsp_transport"], options["timeout"]) == ("tcp", "2000000")
-    for scheme, allowed in PROTOCOLS.items():
-        options = opening(f"{scheme}://h/s", 2)[2]
+    for scheme, allowed in ALLOWED_PROTOCOLS.items():
+        options = ffmpeg_input(f"{scheme}://h/s", 2)[2]
         assert options["protocol_whitelist"] == allowed
         assert "file" not in allowed
-    assert opening("film.mp4", 5)[2]["protocol_whitelist"] == "file"
+    assert ffmpeg_input("film.mp4", 5)[2]["protocol_whitelist"] == "file"
 
 
 # ----------------------------------------------------------------------------------------------------- frames
@@ -159,7 +159,7 @@ def test_pixels_of_every_kind(pixels: str, mode: str) -> None:
         frame.planes[0].update(bytes(grey.planes[0])[: frame.planes[0].buffer_size])
     else:
         frame = drawn.reformat(format=pixels)
-    data = encoded(frame, MANY)
+    data = encode_png(frame, MANY)
     image = Image.open(io.BytesIO(data))
     assert (image.size, image.mode) == ((50, 34), mode)
     decoded = decode(data, name="frame").astype(float)
@@ -246,18 +246,18 @@ def test_files_that_name_others_are_not_followed(tmp_path: Path) -> None:
     }
     for name, text in lists.items():
         (tmp_path / name).write_text(text)
-        with pytest.raises(LostError):
-            Frames(CameraOf(str(tmp_path / name)), MANY)
-    with pytest.raises(LostError, match="it is a folder: write `folder:`"):
-        Frames(CameraOf(str(tmp_path)), MANY)
+        with pytest.raises(CameraLostError):
+            FrameReader(CameraOf(str(tmp_path / name)), MANY)
+    with pytest.raises(CameraLostError, match="it is a folder: write `folder:`"):
+        FrameReader(CameraOf(str(tmp_path)), MANY)
 
 
 def test_frames_have_at_most_so_many_pixels(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", 2)
     with pytest.raises(TooLargeError, match="raise `limits: pixels`"):
-        Frames(CameraOf(str(path)), 1000)
+        FrameReader(CameraOf(str(path)), 1000)
     with pytest.raises(TooLargeError, match="megapixels"):
-        encoded(av.VideoFrame(96, 64, "rgb24"), 1000)
+        encode_png(av.VideoFrame(96, 64, "rgb24"), 1000)
 
 
 # ------------------------------------------------------------------------------------------------ video files
@@ -312,7 +312,7 @@ def test_a_video_file_waits_for_a_data_base_that_is_away(
     open_station: Any, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the middle of it: told, and no frame is lost or twice."""
-    monkeypatch.setattr("flawscope.station.sources.video.SHORTEST", 0.1)
+    monkeypatch.setattr("flawscope.station.sources.video.MIN_RETRY_DELAY", 0.1)
     path = write_video(tmp_path / "film.mp4", 60)
     os.utime(path, (1e9, 1e9))
     running = open_station(products=with_sources(settings, CameraOf(str(path))))
@@ -388,7 +388,7 @@ def test_frames_that_come_too_fast_are_left_out_and_counted(
 
     monkeypatch.setattr(session, "run", slow)
     until(lambda: sources(running.url)[0]["dropped"] > 20)
-    assert running.station.inspector.backlog() <= camera_module.AHEAD
+    assert running.station.inspector.backlog() <= camera_module.MAX_IN_FLIGHT
     ages: list[float] = []
     (camera,) = running.station.sources["plate"]
     submit = camera.line.submit

@@ -14,7 +14,7 @@ from setup_helpers import NEW, begin, empty_fixture, empty_settings
 from station_helpers import Running, opened, until
 
 from flawscope.station.drift.camera_faults import look
-from flawscope.station.setup.capture import hints
+from flawscope.station.setup.capture import quality_hints
 
 pytest.importorskip("av")
 from camera_helpers import write_video
@@ -150,10 +150,10 @@ def test_focus_and_light_are_said_in_words() -> None:
     )
     usual = [look(part.point(lambda value, k=k: value + k)) for k in range(5)]
     blurred = part.filter(ImageFilter.GaussianBlur(4))
-    assert hints(usual[0], []) == hints(usual[2], usual) == []
-    assert hints(look(part.point(lambda value: value // 2)), usual) == ["darker"]
-    assert hints(look(part.point(lambda value: value * 1.3)), usual) == ["brighter"]
-    assert hints(look(blurred), usual) == ["softer"]
-    assert hints(usual[0], [look(blurred)] * 3) == ["sharper"]
-    assert hints(look(part.point(lambda value: 0)), usual) == ["dark"]
-    assert hints(look(part.point(lambda value: 255 if value > 100 else value)), []) == ["glare"]
+    assert quality_hints(usual[0], []) == quality_hints(usual[2], usual) == []
+    assert quality_hints(look(part.point(lambda value: value // 2)), usual) == ["darker"]
+    assert quality_hints(look(part.point(lambda value: value * 1.3)), usual) == ["brighter"]
+    assert quality_hints(look(blurred), usual) == ["softer"]
+    assert quality_hints(usual[0], [look(blurred)] * 3) == ["sharper"]
+    assert quality_hints(look(part.point(lambda value: 0)), usual) == ["dark"]
+    assert quality_hints(look(part.point(lambda value: 255 if value > 100 else value)), []) == ["glare"]

@@ -31,9 +31,9 @@ from flawscope.station.inspecting.writer import Recorded
 from flawscope.station.settings.sources import FolderOf
 from flawscope.station.settings.station import Limits, Settings
 from flawscope.station.sources import folder as module
-from flawscope.station.sources.folder import GONE, UNREADABLE, FolderSource
+from flawscope.station.sources.folder import UNREADABLE, VANISHED, FolderSource
 from flawscope.station.sources.source import Line as SourceLine
-from flawscope.station.sources.source import Share
+from flawscope.station.sources.source import QueueShare
 from flawscope.station.store.database import Database, StoreError
 from flawscope.station.store.files import PICTURES, Files
 from flawscope.station.store.records import Store
@@ -105,9 +105,9 @@ class Line:
             self.problems[code] = why
             self.said.append(why)
 
-    def open(self, share: Share | None = None, **changes: Any) -> FolderSource:
+    def open(self, share: QueueShare | None = None, **changes: Any) -> FolderSource:
         times: dict[str, Any] = {"poll": 0.1, "patience": FRESH, "settle": 0.1} | changes
-        line = SourceLine(self.product, self.submit, self.report, self.store, share or Share(Limits()))
+        line = SourceLine(self.product, self.submit, self.report, self.store, share or QueueShare(Limits()))
         said = FolderOf(str(self.folder), times.pop("then", "keep"))
         source = FolderSource(line, said, times.pop("number", 1), **times)
         source.start()
@@ -197,7 +197,7 @@ def test_a_restart_takes_nothing_twice_and_loses_nothing(line: Line) -> None:
 
 
 def test_a_file_that_changes_before_it_is_read_waits(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, anew, read = line.put("a.png", picture(1)), picture(7) + b"more", module.read_as
+    path, anew, read = line.put("a.png", picture(1)), picture(7) + b"more", module.read_unchanged
     once = [True]
 
     def written_meanwhile(where: Path, mark: Stamp) -> bytes | None:
@@ -206,7 +206,7 @@ def test_a_file_that_changes_before_it_is_read_waits(line: Line, monkeypatch: py
             path.write_bytes(anew)
         return read(where, mark)
 
-    monkeypatch.setattr(module, "read_as", written_meanwhile)
+    monkeypatch.setattr(module, "read_unchanged", written_meanwhile)
     line.open()
     until(lambda: line.names() == ["a.png"])
     with line.store.database.reading() as connection:
@@ -256,7 +256,7 @@ def test_an_unreadable_picture_is_one_event_and_a_problem_until_it_is_mended(lin
 
 def test_a_picture_that_is_too_large_is_not_read(line: Line) -> None:
     line.put("large.png", picture(1) + bytes(3000))
-    line.open(Share(Limits(upload="2 KB")))
+    line.open(QueueShare(Limits(upload="2 KB")))
     until(lambda: "folder_unreadable" in line.problems)
     assert "limits: upload" in line.problems["folder_unreadable"]
     assert line.tried == []
@@ -285,7 +285,7 @@ def test_a_folder_that_is_away_is_a_problem_until_it_is_back(line: Line) -> None
 def test_what_is_not_the_pictures_fault_is_tried_until_it_works(
     line: Line, error: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flawscope.station.sources.folder.SHORTEST", 0.1)
+    monkeypatch.setattr("flawscope.station.sources.folder.MIN_RETRY_DELAY", 0.1)
     broken = [True]
     line.hurdle = lambda one: error if broken else None
     for k in range(3):
@@ -301,7 +301,7 @@ def test_what_is_not_the_pictures_fault_is_tried_until_it_works(
 
 
 def test_one_that_always_fails_keeps_no_other_waiting(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flawscope.station.sources.folder.SHORTEST", 0.05)
+    monkeypatch.setattr("flawscope.station.sources.folder.MIN_RETRY_DELAY", 0.05)
     line.hurdle = lambda one: ModelError("it failed") if one.name == "poison.png" else None
     line.put("poison.png", picture(1), age=99)
     for k in range(5):
@@ -316,7 +316,7 @@ def test_pictures_that_go_away_untaken_are_noted(line: Line) -> None:
     line.open(settle=3.0)
     until(lambda: (found := line.sources[0]._arrivals) is not None and found.waiting == 1)
     path.unlink()
-    until(lambda: line.texts(GONE) == ["1 picture went away before being inspected: a.bmp"])
+    until(lambda: line.texts(VANISHED) == ["1 picture went away before being inspected: a.bmp"])
 
 
 # ----------------------------------------------------------------------------- what happens to a file then
@@ -338,7 +338,7 @@ def test_files_are_deleted_when_they_were_inspected(line: Line) -> None:
     line.put("a.png", picture(4))
     until(lambda: len(line.names()) == 3)
     until(lambda: files_of(line.folder) == ["bad.png", "notes.txt"])
-    assert line.texts(GONE) == []
+    assert line.texts(VANISHED) == []
     state = line.sources[0].state
     assert (state.taken, state.takes, state.state) == (3, "delete", "running")
 
@@ -402,7 +402,7 @@ def test_what_a_crash_left_is_done_at_the_next_start(
     for shade in range(3):
         line.put(f"{shade}.png", picture(shade))
     with monkeypatch.context() as patch:
-        patch.setattr(FolderSource, "_finish", lambda self, arrivals, path: arrivals.done(path))
+        patch.setattr(FolderSource, "_finish_file", lambda self, arrivals, path: arrivals.done(path))
         line.open(then=then)
         until(lambda: len(line.names()) == 3)
         line.sources.pop().stop()
@@ -438,8 +438,8 @@ def test_a_file_is_moved_to_another_disk(line: Line, tmp_path: Path, monkeypatch
 def test_files_that_cannot_be_moved_are_a_problem_and_inspections_go_on(
     line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flawscope.station.sources.folder.SHORTEST", 0.1)
-    monkeypatch.setattr("flawscope.station.sources.folder.LONGEST", 0.2)
+    monkeypatch.setattr("flawscope.station.sources.folder.MIN_RETRY_DELAY", 0.1)
+    monkeypatch.setattr("flawscope.station.sources.folder.MAX_RETRY_DELAY", 0.2)
     (tmp_path / "done").write_text("a file where the folder should be")
     line.put("a.png", picture(1))
     line.open(then=str(tmp_path / "done"))
@@ -479,7 +479,7 @@ def test_two_folders_of_a_product_do_not_know_each_others_files(line: Line) -> N
 def test_folders_together_leave_half_of_the_queue_to_others(line: Line, limits: Limits, most: int) -> None:
     """By number and by bytes."""
     line.gate = threading.Event()
-    share = Share(limits)
+    share = QueueShare(limits)
     other = replace(line, folder=line.folder.with_name("other"), sources=[])
     for k in range(8):
         line.put(f"{k}.png", picture(k))

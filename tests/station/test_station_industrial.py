@@ -22,11 +22,11 @@ from PIL import Image
 from station_helpers import until
 
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.station.industrial_cameras import BASLER, GENICAM, CameraSettings
-from flawscope.station.industrial_cameras.camera import IndustrialCamera, Numbered, after
+from flawscope.station.industrial_cameras import BASLER, GENICAM, IndustrialCameraSettings
+from flawscope.station.industrial_cameras.camera import IndustrialCamera, NumberedFrame, frames_after
 from flawscope.station.settings.station import Limits
-from flawscope.station.sources.frames import LostError
-from flawscope.station.sources.source import AWAY, RUNNING, AwayError, Line, NoFrameError, Share
+from flawscope.station.sources.frames import CameraLostError
+from flawscope.station.sources.source import AWAY, RUNNING, AwayError, Line, NoFrameError, QueueShare
 from flawscope.testing import check_source
 
 os.environ.setdefault("PYLON_CAMEMU", "2")  # read when pylon is loaded
@@ -41,18 +41,18 @@ class Jitter:
     """The emulated camera behind a bad wire. exposures: since it was opened; the emulator draws this number
     into the first pixel."""
 
-    def __init__(self, settings: CameraSettings, random: Random, fates: Counter[str]):
-        from flawscope.station.industrial_cameras.pylon import Pylon
+    def __init__(self, settings: IndustrialCameraSettings, random: Random, fates: Counter[str]):
+        from flawscope.station.industrial_cameras.pylon import PylonDevice
 
-        self._inner, self._random, self._fates = Pylon(settings), random, fates
-        self._held: deque[tuple[float, Numbered]] = deque()
+        self._inner, self._random, self._fates = PylonDevice(settings), random, fates
+        self._held: deque[tuple[float, NumberedFrame]] = deque()
         self.exposures = 0
 
     def trigger(self) -> None:
         self._inner.trigger()
         self.exposures += 1
 
-    def next(self, seconds: float) -> Numbered | None:
+    def next(self, seconds: float) -> NumberedFrame | None:
         ends = time.monotonic() + seconds
         while True:
             if self._held and self._held[0][0] <= time.monotonic():
@@ -64,14 +64,14 @@ class Jitter:
             elif time.monotonic() >= ends:
                 return None
 
-    def _hold(self, frame: Numbered) -> None:
+    def _hold(self, frame: NumberedFrame) -> None:
         draw, delay, fate = self._random.random(), self._random.uniform(0, 0.005), "in time"
         if self.exposures > 1 and draw < LATE:
             fate, delay = "late", self._random.uniform(1.0, 2.0) * TIMEOUT
         elif self.exposures > 1 and draw < LATE + LOST:
             fate = "lost"
         elif self.exposures > 1 and draw < LATE + LOST + DAMAGED:
-            fate, frame = "damaged", Numbered(frame.number, None)
+            fate, frame = "damaged", NumberedFrame(frame.number, None)
         self._fates[fate] += 1
         if fate != "lost":
             due = max(time.monotonic() + delay, self._held[-1][0] if self._held else 0.0)
@@ -81,11 +81,13 @@ class Jitter:
         self._inner.close()
 
 
-def camera(settings: CameraSettings, opening: Callable[[CameraSettings], Any]) -> IndustrialCamera:
+def camera(
+    settings: IndustrialCameraSettings, opening: Callable[[IndustrialCameraSettings], Any]
+) -> IndustrialCamera:
     """A started camera that belongs to no station: what it hands in is taken at once."""
     taken: Future[Any] = Future()
     taken.set_result(None)
-    line: Any = Line(1, lambda _: [taken], lambda *_: None, None, Share(Limits()))  # type: ignore[arg-type]
+    line: Any = Line(1, lambda _: [taken], lambda *_: None, None, QueueShare(Limits()))  # type: ignore[arg-type]
     made = IndustrialCamera(line, settings, 1, opening)
     made.start()
     return made
@@ -100,11 +102,11 @@ def triggered(count: int, seed: int = 0) -> dict[str, int]:
     happened to all."""
     random, fates, opened = Random(seed), Counter[str](), list[Jitter]()
 
-    def opening(settings: CameraSettings) -> Jitter:
+    def opening(settings: IndustrialCameraSettings) -> Jitter:
         opened.append(Jitter(settings, random, fates))
         return opened[-1]
 
-    settings = CameraSettings("0815-0000", timeout=f"{TIMEOUT * 1000:.0f} ms", format="Mono8")
+    settings = IndustrialCameraSettings("0815-0000", timeout=f"{TIMEOUT * 1000:.0f} ms", format="Mono8")
     there, found = camera(settings, opening), Counter[str]()
     try:
         while found["right"] + found["wrong"] < count:
@@ -161,16 +163,16 @@ def opening_fixture(request: pytest.FixtureRequest) -> Callable[..., Any]:
     name = request.param
     request.getfixturevalue("fake" if name == "genicam" else "basler")
     if name == "genicam":
-        from flawscope.station.industrial_cameras.aravis import Aravis as Kind
+        from flawscope.station.industrial_cameras.aravis import AravisDevice as Kind
     else:
-        from flawscope.station.industrial_cameras.pylon import Pylon as Kind  # type: ignore[assignment]
+        from flawscope.station.industrial_cameras.pylon import PylonDevice as Kind  # type: ignore[assignment]
 
     def opened(**given: Any) -> Any:
-        settings, end = CameraSettings(**{"serial": SERIAL[name], **given}), time.monotonic() + 20
+        settings, end = IndustrialCameraSettings(**{"serial": SERIAL[name], **given}), time.monotonic() + 20
         while True:
             try:
                 return Kind(settings)
-            except LostError:
+            except CameraLostError:
                 if time.monotonic() > end or "serial" in given:
                     raise
 
@@ -187,16 +189,16 @@ def test_frames_of_a_signal_that_do_not_arrive_are_counted(basler: None) -> None
     """The emulator has no signal at its line: this test triggers in its place."""
     made, fates = list[Jitter](), Counter[str]()
 
-    def opening(settings: CameraSettings) -> Jitter:
+    def opening(settings: IndustrialCameraSettings) -> Jitter:
         made.append(Jitter(replace(settings, trigger="software"), Random(1), fates))
         return made[-1]
 
     def signal() -> None:
         """A busy camera does not see a signal."""
-        with suppress(LostError):
+        with suppress(CameraLostError):
             made[0].trigger()
 
-    there = camera(CameraSettings(SERIAL["basler"], trigger="hardware line 1"), opening)
+    there = camera(IndustrialCameraSettings(SERIAL["basler"], trigger="hardware line 1"), opening)
     try:
         until(lambda: there.state.state == RUNNING)
         until(lambda: signal() or (fates["lost"] > 0 and fates["damaged"] > 0))
@@ -212,7 +214,7 @@ def test_frames_of_a_signal_that_do_not_arrive_are_counted(basler: None) -> None
     ("last", "number", "step"), [(4, 5, 1), (65535, 1, 1), (65533, 2, 4), (9, 7, -2), (65600, 65601, 1)]
 )
 def test_frame_numbers_begin_again_where_they_end(last: int, number: int, step: int) -> None:
-    assert after(last, number) == step
+    assert frames_after(last, number) == step
 
 
 @pytest.mark.parametrize("name", ["basler", "genicam"])
@@ -229,9 +231,9 @@ def test_they_keep_the_contract_of_sources(
 
 
 def test_two_cameras_at_once(basler: None) -> None:
-    from flawscope.station.industrial_cameras.pylon import Pylon
+    from flawscope.station.industrial_cameras.pylon import PylonDevice
 
-    both = [camera(CameraSettings(serial), Pylon) for serial in ("0815-0000", "0815-0001")]
+    both = [camera(IndustrialCameraSettings(serial), PylonDevice) for serial in ("0815-0000", "0815-0001")]
     try:
         until(lambda: all(one.state.state == RUNNING for one in both))
         for number in range(2, 6):  # the first frame was nobody's
@@ -245,7 +247,7 @@ def test_every_pixel_format_becomes_a_picture(
     opening: Callable[..., Any], request: pytest.FixtureRequest
 ) -> None:
     """Grey keeps its depth, at full scale; Bayer and colour become RGB."""
-    from flawscope.station.sources.frames import encoded
+    from flawscope.station.sources.frames import encode_png
 
     rgb = "RGB8" if "genicam" in request.node.name else "RGB8Packed"
     deep = ("Mono16",) if "genicam" in request.node.name else ("Mono10", "Mono12", "Mono16")
@@ -254,7 +256,7 @@ def test_every_pixel_format_becomes_a_picture(
         device.trigger()
         frame = device.next(5)
         device.close()
-        array = np.asarray(Image.open(io.BytesIO(encoded(frame.picture, 10**8))))
+        array = np.asarray(Image.open(io.BytesIO(encode_png(frame.picture, 10**8))))
         assert array.ndim == (2 if name.startswith("Mono") else 3), name
         assert array.dtype == (np.uint16 if name in deep else np.uint8), name
         if name in deep and "genicam" not in request.node.name:
@@ -290,13 +292,14 @@ def test_a_wrong_setting_is_refused(given: dict[str, Any]) -> None:
 
 @pytest.mark.slow
 def test_a_camera_that_another_program_uses_says_so(fake: Fake) -> None:
-    from flawscope.station.industrial_cameras.aravis import Aravis
+    from flawscope.station.industrial_cameras.aravis import AravisDevice
 
-    first = camera(CameraSettings(SERIAL["genicam"]), Aravis)
+    first = camera(IndustrialCameraSettings(SERIAL["genicam"]), AravisDevice)
     until(lambda: first.state.state == RUNNING)
     code = (
-        "from flawscope.station.industrial_cameras.aravis import Aravis; "
-        "from flawscope.station.industrial_cameras import CameraSettings; Aravis(CameraSettings('FV01'))"
+        "from flawscope.station.industrial_cameras.aravis import AravisDevice; "
+        "from flawscope.station.industrial_cameras import IndustrialCameraSettings as Settings; "
+        "AravisDevice(Settings('FV01'))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=os.environ
@@ -307,9 +310,9 @@ def test_a_camera_that_another_program_uses_says_so(fake: Fake) -> None:
 
 @pytest.mark.slow
 def test_a_camera_that_was_off_comes_back_by_itself(fake: Fake) -> None:
-    from flawscope.station.industrial_cameras.aravis import Aravis
+    from flawscope.station.industrial_cameras.aravis import AravisDevice
 
-    there = camera(CameraSettings(SERIAL["genicam"]), Aravis)
+    there = camera(IndustrialCameraSettings(SERIAL["genicam"]), AravisDevice)
     try:
         until(lambda: there.state.state == RUNNING)
         fake.off()

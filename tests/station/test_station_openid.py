@@ -23,7 +23,7 @@ from station_helpers import Opener, until
 from tablet import PHONE, SLATE, driver_fixture, needs_chromium, tablet_fixture
 
 from flawscope.errors import InputError
-from flawscope.station.settings.openid import OpenId, openid_of
+from flawscope.station.settings.openid import OpenId, read_openid
 from flawscope.station.settings.station import Settings
 
 pytest.importorskip("authlib")
@@ -137,7 +137,7 @@ def running_fixture(open_station: Opener, settings: Settings, company: Company, 
     (tmp_path / "secret").write_text(SECRET)
     groups = {"quality": "operator", "it": "admin"}
     given = {"issuer": company.url, "client": CLIENT, "groups": groups, "secret_file": "secret"}
-    return open_station(openid=openid_of(given, tmp_path), proxy=True)
+    return open_station(openid=read_openid(given, tmp_path), proxy=True)
 
 
 @pytest.fixture
@@ -301,10 +301,10 @@ def test_a_provider_that_is_away_or_calls_itself_otherwise_keeps_nobody_out(
 def test_a_wrong_setting_is_one_line(given: Any, said: str) -> None:
     right = {"issuer": "https://login.example", "client": CLIENT, "groups": {"quality": "operator"}}
     with pytest.raises(InputError, match=said) as caught:
-        OpenIdProvider(openid_of({**right, **given}, Path()))
+        OpenIdProvider(read_openid({**right, **given}, Path()))
     assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match="openid: setting client and groups is missing"):
-        openid_of({"issuer": "https://login.example"}, Path())
+        read_openid({"issuer": "https://login.example"}, Path())
 
 
 @needs_chromium

@@ -38,8 +38,8 @@ from station_helpers import NAME, Served, everything, free_port, opened, until
 from flawscope.cli import main
 from flawscope.errors import InputError
 from flawscope.station.plc.handshake import Code, Inputs, Outputs
-from flawscope.station.plc.signals import NAMESPACE, TO_PLC, TO_STATION, WORDS, count, pack, unpack
-from flawscope.station.settings.plugins import CONNECTIONS, plugin
+from flawscope.station.plc.signals import NAMESPACE, REGISTERS, TO_PLC, TO_STATION, count, pack, unpack
+from flawscope.station.settings.plugins import CONNECTION_GROUP, plugin
 from flawscope.station.settings.station import read_settings
 
 for _library in ("pymodbus", "asyncua"):
@@ -405,14 +405,14 @@ def test_nodes_have_types_and_the_stations_are_not_written(play: Play) -> None:
 
 
 def test_outputs_are_told_one_by_one_so_that_none_says_ok_too_early() -> None:
-    from flawscope.station.plc.opcua import in_order
+    from flawscope.station.plc.opcua import write_order
 
     done = Outputs(done=True, ok=True, result=1, score=2.0, part="A", inspection=3)
-    told = in_order(Outputs(busy=True, part="A"), done)
+    told = write_order(Outputs(busy=True, part="A"), done)
     assert told[0] == "busy"
     assert told[-1] == "done"
     assert told.index("ok") > max(told.index(name) for name in ("score", "result", "inspection"))
-    told = in_order(done, Outputs(ready=True))
+    told = write_order(done, Outputs(ready=True))
     assert told[-1] == "ready"
     assert {*told[:2]} == {"ok", "done"}
 
@@ -447,7 +447,7 @@ def test_values_come_through_registers_as_they_are() -> None:
     assert unpack(pack(shown, TO_PLC), TO_PLC) == vars(shown)
     said = Inputs(True, 3, 65535, "x" * 32)
     assert unpack(pack(said, TO_STATION), TO_STATION) == vars(said)
-    own = [range(one.register, one.register + WORDS[one.kind]) for one in TO_PLC if one.kind != "bit"]
+    own = [range(one.register, one.register + REGISTERS[one.kind]) for one in TO_PLC if one.kind != "bit"]
     places = [place for one in own for place in one]
     assert sorted(places) == list(range(1, count(TO_PLC))), "none overlaps another"
 
@@ -512,7 +512,7 @@ def test_a_station_without_the_extra_says_what_to_install(
     monkeypatch.setattr("flawscope.errors.importlib.util.find_spec", lambda name: None)
     for name, library in (("modbus", "pymodbus"), ("opcua", "asyncua")):
         given = {"recipes": {1: NAME}, "listen": "127.0.0.1:5020"}
-        one = plugin(CONNECTIONS, name).read(given, tmp_path)
+        one = plugin(CONNECTION_GROUP, name).read(given, tmp_path)
         with pytest.raises(InputError, match=rf"needs {library}: pip install"):
             one.open(None, one.values)
 

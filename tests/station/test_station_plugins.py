@@ -19,7 +19,7 @@ from station_helpers import INSPECTIONS, NAME, opened, until
 
 from flawscope.errors import InputError
 from flawscope.station.access.audit import search
-from flawscope.station.settings.plugins import CONNECTIONS, SINKS, SOURCES, Plugin, names
+from flawscope.station.settings.plugins import CONNECTION_GROUP, SINKS, SOURCES, Plugin, names
 from flawscope.station.settings.station import Settings, read_settings
 from flawscope.testing import check_sink, check_source
 
@@ -36,7 +36,7 @@ def ids(path: Path) -> list[str]:
 
 
 def test_plugins_are_found_by_their_entry_points() -> None:
-    assert {"modbus", "opcua"} <= set(names(CONNECTIONS))
+    assert {"modbus", "opcua"} <= set(names(CONNECTION_GROUP))
     assert "reel" in names(SOURCES)
     assert "csv" in names(SINKS)
 

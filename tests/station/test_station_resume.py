@@ -13,7 +13,7 @@ from station_helpers import opened, until
 from flawscope.artefact.state_file import checkpoint_of
 from flawscope.station.learning.process import Worker
 from flawscope.station.settings.station import Settings
-from flawscope.station.setup.job import work
+from flawscope.station.setup.job import run_job
 
 NEW, STEPS = "/api/v1/new", 41
 SMALL: dict[str, dict[str, Any]] = {
@@ -38,7 +38,7 @@ def small(settings: dict[str, Any], job: dict[str, Any], step: Any) -> dict[str,
                 file.write(f"{total}\n")
         step(stage, done, total)
 
-    return work({**job, "given": given}, told)
+    return run_job({**job, "given": given}, told)
 
 
 @pytest.mark.slow

@@ -15,10 +15,10 @@ pytest.importorskip("httpx")
 
 from flawscope.errors import FlawscopeError
 from flawscope.station.client.messages import normalize_url as of_station
-from flawscope.station.settings.sinks import mqtt_of, sinks_of
+from flawscope.station.settings.sinks import mqtt_of, read_sinks
 from flawscope.station.settings.sources import CameraOf, read_source, shown_address
 from flawscope.station.settings.station import Settings, read_settings
-from flawscope.station.settings.values import hidden, shown
+from flawscope.station.settings.values import redact_text, shown
 from flawscope.station.store.database import Database
 
 words = st.from_regex(r"Q[A-Z0-9]{6,12}Q", fullmatch=True)  # no other text has them
@@ -58,7 +58,7 @@ def test_no_place_of_an_address_gives_a_secret_away(parts: list[str], mark: str,
         return place.format(mark.join(parts), scheme=scheme)
 
     def of_sinks(one: str) -> list[str]:
-        return [sink.label for sink in sinks_of([{"webhook": one}], Path())]
+        return [sink.label for sink in read_sinks([{"webhook": one}], Path())]
 
     def of_broker(one: str) -> str:
         found = mqtt_of(one, Path())
@@ -69,22 +69,26 @@ def test_no_place_of_an_address_gives_a_secret_away(parts: list[str], mark: str,
 
     texts = [shown(address("https")), shown_address(address("rtsp"))]
     texts += [said(of_sinks, address(scheme)) for scheme in ("https", "ftp")]
-    texts += [said(sinks_of, sinks, Path()) for sinks in ([address("https")], [{"webhook": [address("x")]}])]
-    texts.append(said(sinks_of, [{"webhook": address("https")}] * 2, Path()))
+    texts += [
+        said(read_sinks, sinks, Path()) for sinks in ([address("https")], [{"webhook": [address("x")]}])
+    ]
+    texts.append(said(read_sinks, [{"webhook": address("https")}] * 2, Path()))
     texts += [said(of_broker, address(scheme)) for scheme in ("mqtt", "h")]
     for source in (address("rtsp"), {address("rtsp"): 1}, {"camera": address("rtsp"), "every": "often"}):
         texts.append(said(read_source, source, Path()))
     texts += [repr(CameraOf(address("rtsp"))), CameraOf(address("rtsp")).shown]
     texts += [said(of_database, address(scheme)) for scheme in ("postgresql", "mysql")]
     texts.append(said(lambda: shown(of_station(address("http")))))
-    texts.append(hidden(f"Cannot POST {address('https')}: 404", address("https")))
+    texts.append(redact_text(f"Cannot POST {address('https')}: 404", address("https")))
     assert not [text for text in texts for part in parts if part in text]
 
 
 def test_host_and_port_are_shown() -> None:
     assert shown("https://hooks.slack.com/services/T0/B0/XX") == "https://hooks.slack.com/…"
     assert shown("mqtt://192.0.2.7:1883") == "mqtt://192.0.2.7:1883"
-    assert hidden("no route to mes.example", "https://mes.example/a/example") == "no route to mes.example"
+    assert (
+        redact_text("no route to mes.example", "https://mes.example/a/example") == "no route to mes.example"
+    )
 
 
 @pytest.mark.parametrize(

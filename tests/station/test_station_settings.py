@@ -13,7 +13,7 @@ import yaml
 from station_helpers import Served, free_port
 
 from flawscope.errors import InputError
-from flawscope.station.settings.sinks import MqttSettings, SinkSettings, mqtt_of, sinks_of
+from flawscope.station.settings.sinks import MqttSettings, SinkSettings, mqtt_of, read_sinks
 from flawscope.station.settings.station import Settings, read_settings
 from flawscope.station.store.database import Database
 from flawscope.station.store.records import Store
@@ -186,15 +186,15 @@ def test_what_cannot_be_is_one_line(values: Any, said: str, tmp_path: Path) -> N
 
 def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     given = [{"folder": "found"}, {"webhook": "https://mes.example", "secret_file": "a", "ca_file": "/b"}]
-    folder, hook = sinks_of([*given, {"folder": "~/found"}], tmp_path)[:2]
+    folder, hook = read_sinks([*given, {"folder": "~/found"}], tmp_path)[:2]
     assert folder.folder == str(tmp_path / "found")
     assert (hook.secret_file, hook.ca_file) == (str(tmp_path / "a"), "/b")
-    assert sinks_of([{"folder": "~/found"}], tmp_path)[0].folder == str(Path.home() / "found")
+    assert read_sinks([{"folder": "~/found"}], tmp_path)[0].folder == str(Path.home() / "found")
     assert mqtt_of("mqtt://host", tmp_path) == MqttSettings("mqtt://host")
-    assert MqttSettings("mqtt://host").place == ("host", 1883, False)
+    assert MqttSettings("mqtt://host").address == ("host", 1883, False)
     found = mqtt_of({"broker": "mqtts://host", "ca_file": "ca.pem"}, tmp_path)
     assert found is not None
-    assert (found.ca_file, found.place) == (str(tmp_path / "ca.pem"), ("host", 8883, True))
+    assert (found.ca_file, found.address) == (str(tmp_path / "ca.pem"), ("host", 8883, True))
 
 
 def test_the_example_lists_every_setting_of_sinks() -> None:
@@ -207,5 +207,5 @@ def test_the_example_lists_every_setting_of_sinks() -> None:
     found = [yaml.safe_load(textwrap.dedent("\n".join(block))) for block in blocks]
     hook, folder = found[0]["sinks"]
     assert set(hook) | set(folder) == {one.name for one in fields(SinkSettings)}
-    assert sinks_of([hook, folder], root)
+    assert read_sinks([hook, folder], root)
     assert set(found[1]["mqtt"]) == {one.name for one in fields(MqttSettings)}

@@ -265,7 +265,7 @@ def test_what_is_no_picture_is_said_in_one_line_and_the_rest_is_kept(
     assert "larger than 2 MB" in told["parts/large.bmp"]
     assert listed(http)["pictures"] == ["one.png", "two.png"]
     assert "no zip file" in send_zip(http, b"PK\x03\x04 no zip").json()["error"]
-    monkeypatch.setattr(draft, "SMALLEST", 1024)
+    monkeypatch.setattr(draft, "MAX_UNPACKED_BYTES", 1024)
     bomb = zipped({"bomb.png": bytes(10**6)})
     assert "which pictures do not" in send_zip(http, bomb).json()["error"]
     assert "holds no file" in send_zip(http, zipped({})).json()["error"]
@@ -276,7 +276,7 @@ def test_what_is_no_picture_is_said_in_one_line_and_the_rest_is_kept(
 def test_a_product_takes_so_many_pictures_and_no_more(
     http: httpx.Client, good: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(draft, "MOST", 3)
+    monkeypatch.setattr(draft, "MAX_PICTURES", 3)
     begin(http)
     found = results(send_zip(http, zipped({path.name: path.read_bytes() for path in good})))
     assert [one["status"] for one in found] == ["kept", "kept", "kept", "refused"]  # the others are not read

@@ -17,7 +17,7 @@ from station_helpers import NAME, Opener
 
 from flawscope.errors import InputError
 from flawscope.station.client import Client
-from flawscope.station.settings.shifts import Shifts, shifts_of
+from flawscope.station.settings.shifts import Shifts, read_shifts
 from flawscope.station.settings.station import read_settings
 from flawscope.station.shifts import ended
 from flawscope.station.store.records import iso, microseconds
@@ -54,7 +54,7 @@ def test_shifts_end_by_the_clocks_of_their_zone() -> None:
 )
 def test_a_wrong_setting_is_one_line(given: object, said: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=said) as caught:
-        shifts_of(given, tmp_path)
+        read_shifts(given, tmp_path)
     assert "\n" not in str(caught.value)
 
 

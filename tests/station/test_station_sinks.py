@@ -40,7 +40,7 @@ SECRET = "whsec_" + base64.b64encode(KEY).decode()
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """What failed is tried again at once."""
-    monkeypatch.setattr(delivery, "SHORTEST", 0.05)
+    monkeypatch.setattr(delivery, "MIN_RETRY_DELAY", 0.05)
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def test_a_receiver_that_fails_in_every_way_gets_all_in_order(
     parts: list[bytes],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(webhook, "TIMES", httpx.Timeout(0.5))
+    monkeypatch.setattr(webhook, "TIMEOUTS", httpx.Timeout(0.5))
     away = {"Location": "http://127.0.0.1:9/elsewhere"}
     receiver = receive(500, "cut", (302, away), 401, "hang", 204, (429, {"Retry-After": "1"}), 404, 503)
     running = with_sinks(SinkSettings(receiver.url))
@@ -169,7 +169,7 @@ def test_what_is_refused_for_itself_is_noted_and_the_next_one_comes(
     receive: Callable[..., Receiver], with_sinks: Callable[..., Any], parts: list[bytes]
 ) -> None:
     no = (422, {"body": b"no such part\n<b>more</b>"})
-    receiver = receive(*[(422, dict(no[1])) for _ in range(delivery.TRIES)])
+    receiver = receive(*[(422, dict(no[1])) for _ in range(delivery.MAX_REFUSALS)])
     running = with_sinks(SinkSettings(receiver.url))
     first, second = send(running.url, parts, range(2))
     until(lambda: numbers(receiver) == [second])
@@ -418,7 +418,7 @@ def test_nothing_is_overwritten_and_nothing_written_twice(
     before = sorted(path.name for path in day.iterdir())
     place = outbox.place
     outbox.place = place._replace(inspection=0)
-    (message,) = outbox.batch(10).messages
+    (message,) = outbox.read_batch(10).messages
     outbox.place = place
     assert isinstance(message, Message)
     delivery.sink.send(message)

@@ -168,7 +168,7 @@ class Machine(RuleBasedStateMachine):
     @rule(limit=st.integers(1, 4), is_kept=st.booleans())
     def deliver(self, limit: int, is_kept: bool) -> None:
         """What is not noted comes again."""
-        batch = self.outbox.batch(limit)
+        batch = self.outbox.read_batch(limit)
         if is_kept:
             self.delivered += [(one.verdict or one.number, one.verdict is not None) for one in batch.messages]
             self.outbox.move(batch.end)

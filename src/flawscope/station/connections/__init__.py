@@ -1,7 +1,7 @@
-"""Connections of a station: plugins that have pictures judged and are answered, such as a PLC.
+"""Connections of a station: plugins that request inspections and are answered, such as a PLC.
 
-A source gives pictures of one product, and a sink is told of inspections sooner or later. A connection asks,
-of any product, and the answer must be there in time.
+A source gives pictures of one product, and a sink receives inspections sooner or later. A connection requests
+inspections of any product, and each must be answered in time.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import numpy as np
 
 from flawscope.station.settings.plugins import Plugged
 from flawscope.station.sources.source import Triggered
-from flawscope.station.sources.trigger import Inspecting
+from flawscope.station.sources.trigger import InspectingStation
 
-LATELY = 1000  # times of a product that are remembered
+MAX_TIMES = 1000  # latest times of a product, which are kept
 
 
 class Timing:
@@ -31,19 +31,19 @@ class Timing:
     def note(
         self, product: str, seconds: float, *, missed: bool = False, budget: float | None = None
     ) -> None:
-        """Note a trigger that was answered; missed: not within its budget, in seconds."""
-        self._seconds.setdefault(product, deque(maxlen=LATELY)).append(seconds)
+        """Note an answered trigger; missed: not within its budget. seconds and budget: from the trigger."""
+        self._seconds.setdefault(product, deque(maxlen=MAX_TIMES)).append(seconds)
         self._missed[product] += missed
         self._budgets[product] = budget
 
     def facts(self, product: str) -> dict[str, Any] | None:
         """Return the times of a product as the API shows them; None before its first trigger."""
-        if not (lately := list(self._seconds.get(product, ()))):
+        if not (times := list(self._seconds.get(product, ()))):
             return None
-        p50, p99 = (round(1000 * float(np.percentile(lately, share)), 1) for share in (50, 99))
+        p50, p99 = (round(1000 * float(np.percentile(times, share)), 1) for share in (50, 99))
         budget = self._budgets[product]
         return {
-            "triggers": len(lately),
+            "triggers": len(times),
             "p50_ms": p50,
             "p99_ms": p99,
             "budget_ms": None if budget is None else round(1000 * budget),
@@ -57,7 +57,7 @@ class Timing:
         times = {name: list(one) for name, one in list(self._seconds.items())}
         found: dict[str, tuple[str, dict[str, float]]] = {
             f"trigger_seconds_p{share}": (
-                f"From a trigger to its output, {share} of 100 of the last {LATELY:,} in less.",
+                f"From a trigger to its output, {share} of 100 of the last {MAX_TIMES:,} in less.",
                 {name: float(np.percentile(one, share)) for name, one in times.items()},
             )
             for share in (50, 99)
@@ -66,8 +66,8 @@ class Timing:
         return {**found, "missed_deadlines_total": ("Triggers not answered in time.", missed)}
 
 
-class Floor(Inspecting, Protocol):
-    """Station as a connection has it; `sources.trigger.shoot` takes a picture and has it judged."""
+class Floor(InspectingStation, Protocol):
+    """Part of a station that connections use; `sources.trigger.shoot` takes a picture and inspects it."""
 
     timing: Timing
 
@@ -84,7 +84,7 @@ class Floor(Inspecting, Protocol):
 
 
 class Connection(Protocol):
-    """Has pictures judged for another side, and answers it."""
+    """Requests inspections for another side, such as a PLC, and answers it."""
 
     def start(self) -> None:
         """Begin, and return at once: another side that is away is a problem, not an error."""
@@ -100,8 +100,8 @@ class Connections:
         InputError: the settings do not fit the station.
     """
 
-    def __init__(self, given: Sequence[Plugged], floor: Floor):
-        self._all: list[Connection] = [one.open(floor, one.values) for one in given]
+    def __init__(self, plugins: Sequence[Plugged], floor: Floor):
+        self._all: list[Connection] = [one.open(floor, one.values) for one in plugins]
 
     def start(self) -> None:
         for one in self._all:

@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING
 
 from flawscope.errors import InputError, require_installed
 from flawscope.station.settings.plugins import Plugin
-from flawscope.station.settings.sources import FRAME, TRIGGER
+from flawscope.station.settings.sources import EVERY_FRAME, ON_TRIGGER
 from flawscope.station.settings.values import time_of
 
 if TYPE_CHECKING:
     from flawscope.station.industrial_cameras.camera import IndustrialCamera
     from flawscope.station.sources.source import Line
 
-SOFTWARE = "software"
+SOFTWARE_TRIGGER = "software"
 
 
 @dataclass(frozen=True)
-class CameraSettings:
+class IndustrialCameraSettings:
     """Settings of an industrial camera, the same for every library.
 
     serial: number on the camera; None: the only one there is.
@@ -35,7 +35,7 @@ class CameraSettings:
     """
 
     serial: str | None = None
-    trigger: str = SOFTWARE
+    trigger: str = SOFTWARE_TRIGGER
     exposure: str | None = None
     gain: float | None = None
     timeout: str = "1 s"
@@ -43,53 +43,52 @@ class CameraSettings:
     view: str | None = None
 
     def __post_init__(self) -> None:
-        if self.trigger != SOFTWARE and not re.fullmatch(r"hardware line \d", self.trigger):
+        if self.trigger != SOFTWARE_TRIGGER and not re.fullmatch(r"hardware line \d", self.trigger):
             raise InputError(f"trigger: {self.trigger!r:.60} is not software, or hardware line 1")
-        _ = self.patience, self.microseconds
+        _ = self.frame_timeout, self.exposure_microseconds
 
     @property
     def every(self) -> str:
-        """Frames that are taken without a request: all that a signal triggered."""
-        return TRIGGER if self.trigger == SOFTWARE else FRAME
+        """Frames that are taken without a request: all of a signal at the camera, or none."""
+        return ON_TRIGGER if self.trigger == SOFTWARE_TRIGGER else EVERY_FRAME
 
-    seconds = None  # between two frames that are taken: every one is
+    frame_interval = None  # every frame is taken
 
     @property
-    def patience(self) -> float:
+    def frame_timeout(self) -> float:
         return time_of(self.timeout, "timeout", "a time such as 1 s")
 
     @property
-    def microseconds(self) -> float | None:
-        if self.exposure is None:
-            return None
-        return 1e6 * time_of(self.exposure, "exposure", "a time such as 5 ms")
+    def exposure_microseconds(self) -> float | None:
+        example = "a time such as 5 ms"
+        return None if self.exposure is None else 1e6 * time_of(self.exposure, "exposure", example)
 
     @property
-    def signal(self) -> str:
+    def trigger_source(self) -> str:
         """Source of the trigger, as GenICam names it."""
-        return "Software" if self.trigger == SOFTWARE else f"Line{self.trigger[-1]}"
+        return "Software" if self.trigger == SOFTWARE_TRIGGER else f"Line{self.trigger[-1]}"
 
     @property
     def shown(self) -> str:
         return self.serial or "the only one"
 
 
-def _basler(line: Line, settings: CameraSettings, number: int) -> IndustrialCamera:
+def _open_basler(line: Line, settings: IndustrialCameraSettings, number: int) -> IndustrialCamera:
     require_installed("a Basler camera", "pypylon", extras="basler")
     from flawscope.station.industrial_cameras.camera import IndustrialCamera
-    from flawscope.station.industrial_cameras.pylon import Pylon
+    from flawscope.station.industrial_cameras.pylon import PylonDevice
 
-    return IndustrialCamera(line, settings, number, Pylon)
+    return IndustrialCamera(line, settings, number, PylonDevice)
 
 
-def _genicam(line: Line, settings: CameraSettings, number: int) -> IndustrialCamera:
+def _open_genicam(line: Line, settings: IndustrialCameraSettings, number: int) -> IndustrialCamera:
     require_installed("a GenICam camera", "gi", extras="genicam")
-    from flawscope.station.industrial_cameras.aravis import Aravis, library
+    from flawscope.station.industrial_cameras.aravis import AravisDevice, load_aravis
     from flawscope.station.industrial_cameras.camera import IndustrialCamera
 
-    library()
-    return IndustrialCamera(line, settings, number, Aravis)
+    load_aravis()
+    return IndustrialCamera(line, settings, number, AravisDevice)
 
 
-BASLER = Plugin("basler", CameraSettings, _basler)
-GENICAM = Plugin("genicam", CameraSettings, _genicam)
+BASLER = Plugin("basler", IndustrialCameraSettings, _open_basler)
+GENICAM = Plugin("genicam", IndustrialCameraSettings, _open_genicam)

@@ -14,162 +14,160 @@ from typing import TYPE_CHECKING, Protocol
 
 from flawscope.errors import InputError, nearest, pluralize, some
 from flawscope.station.background import Backoff
-from flawscope.station.industrial_cameras import SOFTWARE, CameraSettings
-from flawscope.station.sources.camera import LOOK, LiveCamera, Shot
-from flawscope.station.sources.frames import LostError
+from flawscope.station.industrial_cameras import SOFTWARE_TRIGGER, IndustrialCameraSettings
+from flawscope.station.sources.camera import CHECK_INTERVAL, LiveCamera, Shot
+from flawscope.station.sources.frames import CameraLostError
 from flawscope.station.sources.source import Line, NoFrameError
 
 if TYPE_CHECKING:
     from av import VideoFrame
 
-LAST = 65535  # number after which GigE Vision begins again at 1
-MOST_MISSED = 2  # triggers in a row without a frame; then the camera is opened anew
+MAX_FRAME_NUMBER = 65535  # number after which GigE Vision begins again at 1
+MAX_MISSED_FRAMES = 2  # triggers in a row without a frame; then the camera is opened anew
 
 
 @dataclass(frozen=True)
-class Numbered:
-    """Frame with the camera's number of it. picture: None where parts of it did not arrive."""
+class NumberedFrame:
+    """Frame with its number from the camera. picture: None where parts of it did not arrive."""
 
     number: int
     picture: VideoFrame | None
 
 
 class Device(Protocol):
-    """Camera that is open and set, and waits for triggers. LostError where it fails. One thread calls it."""
+    """Open camera that waits for triggers, for one thread. Methods raise CameraLostError where it fails."""
 
     def trigger(self) -> None:
-        """Order an exposure, as soon as the camera takes an order."""
+        """Trigger an exposure, as soon as the camera is ready."""
 
-    def next(self, seconds: float) -> Numbered | None:
-        """Return the oldest frame that has not been returned; None: none came within so many seconds.
-        LostError where the camera is gone."""
+    def next(self, seconds: float) -> NumberedFrame | None:
+        """Return the oldest frame that was not returned yet; None: there is none within so many seconds."""
 
     def close(self) -> None:
-        """Leave the camera to others."""
+        """Close the camera, so that others can open it."""
 
 
-Opening = Callable[[CameraSettings], Device]
+DeviceFactory = Callable[[IndustrialCameraSettings], Device]
 
 
-def after(last: int, number: int) -> int:
-    """Return by how many frames a number is after the last one; 0 or less: it is no newer."""
+def frames_after(last: int, number: int) -> int:
+    """Return the number of frames from the last one to this one; 0 or less: it is no newer."""
     step = number - last
-    return step + LAST if step < -LAST // 2 else step
+    return step + MAX_FRAME_NUMBER if step < -MAX_FRAME_NUMBER // 2 else step
 
 
-def chosen(settings: CameraSettings, serials: list[str]) -> int:
-    """Return the place of the camera that the settings name. LostError where it is not there."""
+def select_camera(settings: IndustrialCameraSettings, serials: list[str]) -> int:
+    """Return the index of the camera that the settings name. CameraLostError where it is not there."""
     found = some(serials) or "none"
     if settings.serial is not None:
         if settings.serial not in serials:
-            raise LostError(f"there is no such camera: {found} found; see its cable, power and network")
+            raise CameraLostError(f"there is no such camera: {found} found; see its cable, power and network")
         return serials.index(settings.serial)
     if len(serials) != 1:
         why = "name one by its `serial`" if serials else "see its cable, power and network"
-        raise LostError(f"it is not the only camera: {found} found; {why}")
+        raise CameraLostError(f"it is not the only camera: {found} found; {why}")
     return 0
 
 
-def check_format(name: str, known: list[str]) -> None:
+def check_pixel_format(name: str, known: list[str]) -> None:
     """Raise InputError for a pixel format that the camera does not have."""
     if name not in known:
         raise InputError(f"format: the camera has no {name:.60}: {nearest(name, known)}")
 
 
 class IndustrialCamera(LiveCamera):
-    """Takes a frame for each trigger, of the station or of a signal at the camera. opening: opens it."""
+    """Source of a frame for each trigger, of the station or of a signal at the camera. opener: opens it."""
 
-    def __init__(self, line: Line, settings: CameraSettings, number: int, opening: Opening):
+    def __init__(self, line: Line, settings: IndustrialCameraSettings, number: int, opener: DeviceFactory):
         super().__init__(line, settings, number)
         self.state.takes = settings.trigger
-        self._settings, self._opening = settings, opening
+        self._settings, self._open_device = settings, opener
 
-    def _session(self, pauses: Backoff) -> str:
-        device = self._opening(self._settings)
+    def _run_session(self, backoff: Backoff) -> str:
+        device = self._open_device(self._settings)
         try:
-            if self._settings.trigger == SOFTWARE:
-                self._order(device, pauses)
+            if self._settings.trigger == SOFTWARE_TRIGGER:
+                self._run_software_triggers(device, backoff)
             else:
-                self._follow(device, pauses)
+                self._run_hardware_triggers(device, backoff)
         finally:
             device.close()
         return "the station ends"
 
-    def _look(self) -> None:
+    def _check_silence(self) -> None:
         """Do nothing: parts may stand still for hours, and the device says by itself that it is gone."""
 
-    # ---- the station triggers
+    # ---- triggers of the station
 
-    def _order(self, device: Device, pauses: Backoff) -> None:
-        """Order an exposure for the triggers that wait, again and again until the end."""
-        # the first frame shows that the camera answers, and tells its number; nobody gets it
+    def _run_software_triggers(self, device: Device, backoff: Backoff) -> None:
+        """Trigger an exposure for the triggers that wait, again and again until the end."""
+        # the first frame shows that the camera answers, and its number; it answers no trigger
         device.trigger()
-        first = device.next(self.camera.patience)
+        first = device.next(self.settings.frame_timeout)
         if first is None:
-            raise LostError(self._silent)
-        last, ordered, missed = first.number, 0, 0  # ordered: exposures after the last frame
-        pauses.reset()
-        self._is_back()
+            raise CameraLostError(self._no_frame_text)
+        last, ordered, missed_in_row = first.number, 0, 0  # ordered: exposures after the last frame
+        backoff.reset()
+        self._mark_running()
         while not self._ended.is_set():
             with self._changed:
-                self._changed.wait_for(lambda: self._triggers or self._ended.is_set(), LOOK)
+                self._changed.wait_for(lambda: self._triggers or self._ended.is_set(), CHECK_INTERVAL)
             while late := device.next(0):
-                last, ordered = late.number, max(0, ordered - after(last, late.number))
+                last, ordered = late.number, max(0, ordered - frames_after(last, late.number))
             triggers = self._take_triggers()
             if not triggers:
                 continue
             try:
                 device.trigger()
                 ordered += 1
-                frame = self._answer(device, last, ordered)
+                frame = self._wait_for_frame(device, last, ordered)
             except Exception as error:
-                self._fail(triggers, str(error))
+                self._fail_triggers(triggers, str(error))
                 raise
             if frame is None:
-                missed += 1
-                self._fail(triggers, self._silent)
-                if missed >= MOST_MISSED:
-                    raise LostError(self._silent)
+                missed_in_row += 1
+                self._fail_triggers(triggers, self._no_frame_text)
+                if missed_in_row >= MAX_MISSED_FRAMES:
+                    raise CameraLostError(self._no_frame_text)
                 continue
-            if frame.picture is not None and after(last, frame.number) == ordered:
-                self._came(frame.picture, triggers)
+            if frame.picture is not None and frames_after(last, frame.number) == ordered:
+                self._handle_frame(frame.picture, triggers)
             else:
-                self._fail(triggers, "it did not arrive whole")
-            last, ordered, missed = frame.number, 0, 0
+                self._fail_triggers(triggers, "it did not arrive whole")
+            last, ordered, missed_in_row = frame.number, 0, 0
 
-    def _answer(self, device: Device, last: int, ordered: int) -> Numbered | None:
-        """Return the frame of the newest order, or a later one; None: there is none in time. Frames of orders
-        that were given up are passed over."""
-        ends = time.monotonic() + self.camera.patience
-        while frame := device.next(max(0.0, ends - time.monotonic())):
-            if after(last, frame.number) >= ordered:
+    def _wait_for_frame(self, device: Device, last: int, ordered: int) -> NumberedFrame | None:
+        """Return the frame of the newest exposure, or a later one; None: there is none in time."""
+        deadline = time.monotonic() + self.settings.frame_timeout
+        while frame := device.next(max(0.0, deadline - time.monotonic())):
+            if frames_after(last, frame.number) >= ordered:
                 return frame
         return None
 
-    def _fail(self, triggers: Iterable[Future[Shot]], why: str) -> None:
+    def _fail_triggers(self, triggers: Iterable[Future[Shot]], why: str) -> None:
         self.state.broken += 1
         for one in triggers:
-            one.set_exception(NoFrameError(f"the frame of {self._called} is lost: {why}; trigger again"))
+            one.set_exception(NoFrameError(f"the frame of {self._label} is lost: {why}; trigger again"))
 
     @property
-    def _silent(self) -> str:
-        return f"none came within {self.camera.patience:g} s after a trigger"
+    def _no_frame_text(self) -> str:
+        return f"none came within {self.settings.frame_timeout:g} s after a trigger"
 
-    # ---- a signal triggers
+    # ---- triggers of a signal
 
-    def _follow(self, device: Device, pauses: Backoff) -> None:
+    def _run_hardware_triggers(self, device: Device, backoff: Backoff) -> None:
         """Take the frames that come, until the end."""
         last: int | None = None
-        pauses.reset()
-        self._is_back()
+        backoff.reset()
+        self._mark_running()
         while not self._ended.is_set():
-            frame = device.next(LOOK)
+            frame = device.next(CHECK_INTERVAL)
             if frame is None:
                 continue
-            lost = max(0, after(last, frame.number) - 1) if last is not None else 0
+            lost = max(0, frames_after(last, frame.number) - 1) if last is not None else 0
             lost, last = lost + (frame.picture is None), frame.number
             if lost:
                 self.state.broken += lost - 1
-                self._refused(LostError(f"{pluralize(lost, 'frame')} did not arrive whole"))
+                self._report_refusal(CameraLostError(f"{pluralize(lost, 'frame')} did not arrive whole"))
             if frame.picture is not None:
-                self._came(frame.picture, self._take_triggers())
+                self._handle_frame(frame.picture, self._take_triggers())

@@ -17,8 +17,8 @@ from flawscope.station.settings.values import time_of
 if TYPE_CHECKING:
     from flawscope.station.connections import Connection, Floor
 
-MOST_RECIPE = 65535  # a number of 16 bits
-MOST_COUNT = 2**31  # beyond half of 32 bits a count could have gone back
+MAX_RECIPE = 65535  # a number of 16 bits
+MAX_COUNT = 2**31  # beyond half of 32 bits a count could have gone back
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class PlcSettings:
     gate_width: int = 0
 
     def __post_init__(self) -> None:
-        if not self.recipes or not all(1 <= number <= MOST_RECIPE for number in self.recipes):
-            raise InputError(f"recipes: write `NUMBER: PRODUCT` below it, from 1 to {MOST_RECIPE}")
+        if not self.recipes or not all(1 <= number <= MAX_RECIPE for number in self.recipes):
+            raise InputError(f"recipes: write `NUMBER: PRODUCT` below it, from 1 to {MAX_RECIPE}")
         _ = self.watchdog_seconds, self.deadline_seconds, self.camera_number
-        if self.gate is not None and not 0 <= self.gate_width < self.gate < MOST_COUNT:
-            raise InputError(f"gate: write counts from 1 to {MOST_COUNT - 1:,}, and a smaller gate_width")
+        if self.gate is not None and not 0 <= self.gate_width < self.gate < MAX_COUNT:
+            raise InputError(f"gate: write counts from 1 to {MAX_COUNT - 1:,}, and a smaller gate_width")
 
     @property
     def watchdog_seconds(self) -> float:
@@ -64,8 +64,8 @@ class PlcSettings:
             raise InputError(f"camera: {self.camera!r:.60} is not a product, or PRODUCT/2")
         return int(number) if found else None
 
-    def camera_of(self, product: str) -> str:
-        """Return the product whose camera is triggered for a product."""
+    def camera_product(self, product: str) -> str:
+        """Return the product whose camera takes the pictures of a product."""
         return product if self.camera is None else self.camera.partition("/")[0]
 
 
@@ -92,19 +92,19 @@ class ModbusSettings(PlcSettings):
         from flawscope.station.plc.signals import TO_PLC, TO_STATION, count
 
         ends = self.inputs + count(TO_STATION), self.outputs + count(TO_PLC)
-        if min(self.inputs, self.outputs) < 0 or max(ends) > MOST_RECIPE + 1:
-            raise InputError(f"inputs and outputs must lie in registers 0 to {MOST_RECIPE}")
+        if min(self.inputs, self.outputs) < 0 or max(ends) > MAX_RECIPE + 1:
+            raise InputError(f"inputs and outputs must lie in registers 0 to {MAX_RECIPE}")
         if self.inputs < ends[1] and self.outputs < ends[0]:
             raise InputError("inputs and outputs overlap: leave at least 28 registers between them")
-        _ = self.place, self.seconds
+        _ = self.address, self.poll_interval
 
     @property
-    def place(self) -> tuple[str, int]:
+    def address(self) -> tuple[str, int]:
         """Host and port."""
-        return place_of(self.listen or self.connect or "", "listen" if self.listen else "connect")
+        return parse_host_port(self.listen or self.connect or "", "listen" if self.listen else "connect")
 
     @property
-    def seconds(self) -> float:
+    def poll_interval(self) -> float:
         return time_of(self.every, "every", "a time such as 10 ms")
 
 
@@ -116,15 +116,15 @@ class OpcUaSettings(PlcSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _ = self.place
+        _ = self.address
 
     @property
-    def place(self) -> tuple[str, int]:
+    def address(self) -> tuple[str, int]:
         """Host and port."""
-        return place_of(self.listen, "listen")
+        return parse_host_port(self.listen, "listen")
 
 
-def place_of(text: str, name: str) -> tuple[str, int]:
+def parse_host_port(text: str, name: str) -> tuple[str, int]:
     """Return host and port. InputError."""
     host, _, port = text.rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 65536:
@@ -132,22 +132,22 @@ def place_of(text: str, name: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def _modbus(floor: Floor, settings: ModbusSettings) -> Connection:
+def _open_modbus(floor: Floor, settings: ModbusSettings) -> Connection:
     require_installed("a PLC over Modbus", "pymodbus", extras="plc")
     from flawscope.station.plc import modbus
     from flawscope.station.plc.line import PlcLine
 
-    wire = modbus.Server if settings.listen else modbus.Client
-    return PlcLine("modbus", floor, settings, lambda hear: wire(settings, hear))
+    transport = modbus.ModbusServer if settings.listen else modbus.ModbusClient
+    return PlcLine("modbus", floor, settings, lambda handle_inputs: transport(settings, handle_inputs))
 
 
-def _opcua(floor: Floor, settings: OpcUaSettings) -> Connection:
+def _open_opcua(floor: Floor, settings: OpcUaSettings) -> Connection:
     require_installed("a PLC over OPC UA", "asyncua", extras="plc")
     from flawscope.station.plc.line import PlcLine
-    from flawscope.station.plc.opcua import Server
+    from flawscope.station.plc.opcua import OpcUaServer
 
-    return PlcLine("opcua", floor, settings, lambda hear: Server(settings, hear))
+    return PlcLine("opcua", floor, settings, lambda handle_inputs: OpcUaServer(settings, handle_inputs))
 
 
-MODBUS = Plugin("modbus", ModbusSettings, _modbus)
-OPCUA = Plugin("opcua", OpcUaSettings, _opcua)
+MODBUS = Plugin("modbus", ModbusSettings, _open_modbus)
+OPCUA = Plugin("opcua", OpcUaSettings, _open_opcua)

@@ -1,6 +1,6 @@
 """Handshake with a PLC as a state machine, the same for every protocol. Pure: no clock, no threads, no store.
 
-`step` takes what came since the last step, and returns the next state; `outputs` says what the PLC sees then.
+`step` takes what came since the last step, and returns the next state; `outputs` gives the PLC's view of it.
 OK stands only in the answer to the trigger that still stands, which came in time, from a picture that was
 taken for it and judged good by the model of the recipe that the PLC still asks for, while the PLC's heartbeat
 beats. Everything else is Error, or nothing at all. docs/station-plc.md draws it.
@@ -24,7 +24,7 @@ class Phase(StrEnum):
 
 
 class Code(IntEnum):
-    """Why there is Error, or no Ready."""
+    """Reason why Error is set, or Ready is not."""
 
     NONE = 0
     LINK = 1  # the PLC's heartbeat stands still
@@ -78,7 +78,7 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Answer:
-    """Answer to a trigger. job: which one. good: None where the part was not judged; `code` says why."""
+    """Answer to a trigger. job: its number. good: None where the part was not judged; `code` says why."""
 
     job: int
     good: bool | None
@@ -90,7 +90,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Loaded:
-    """Recipe whose model is open by now, or cannot be opened."""
+    """Recipe whose model was opened, or cannot be (`code`)."""
 
     recipe: int
     code: Code = Code.NONE
@@ -98,7 +98,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Seen:
-    """Events since the last step.
+    """Observations since the last step.
 
     now: seconds of a monotonic clock. plc: None where it could not be read. fault: why no picture could be
     inspected at the moment.
@@ -113,14 +113,14 @@ class Seen:
 
 @dataclass(frozen=True)
 class Rules:
-    """Rules of a line. budgets: seconds from trigger to answer, by recipe. watchdog: seconds after which a
+    """Time limits of a line, in seconds. budgets: from trigger to answer, by recipe. watchdog: after which a
     heartbeat that stands still means that the PLC is away; 0: it is not watched."""
 
     budgets: Mapping[int, float]
     watchdog: float = 2.0
 
     @property
-    def only(self) -> int:
+    def only_recipe(self) -> int:
         """The recipe, where there is one alone; else 0."""
         return next(iter(self.budgets)) if len(self.budgets) == 1 else 0
 
@@ -129,71 +129,72 @@ class Rules:
 class State:
     """State of the handshake.
 
-    plc: what the PLC said last. beat: when its heartbeat changed last. recipe: whose model is loaded.
-    asked: recipe that was to be loaded last; `trouble` says why it could not be. job: number of the last
-    trigger that was taken, for `part` and the recipe `wanted`; its answer is due at `due`. note: of the last
-    trigger, where it was withdrawn.
+    plc: the PLC's last signals. last_beat: time of the last change of its heartbeat. recipe: whose model is
+    loaded. requested_recipe: the last to be loaded; load_error: why it could not be. job: number of the last
+    accepted trigger, for `part` as the recipe `part_recipe`; its answer is due at `due`. last_code: of the
+    last trigger, where it was withdrawn.
     """
 
     phase: Phase = Phase.WAITING
     now: float = 0.0
     plc: Inputs | None = None
-    beat: float = -math.inf
+    last_beat: float = -math.inf
     is_alive: bool = False
     fault: Code = Code.NONE
     recipe: int = 0
-    asked: int = 0
-    trouble: Code = Code.NONE
+    requested_recipe: int = 0
+    load_error: Code = Code.NONE
     job: int = 0
     due: float = math.inf
     part: str = ""
-    wanted: int = 0
+    part_recipe: int = 0
     answer: Answer | None = None
-    note: Code = Code.NONE
+    last_code: Code = Code.NONE
 
     @property
     def is_triggered(self) -> bool:
         return self.plc is not None and self.plc.trigger
 
 
-def step(state: State, seen: Seen, rules: Rules) -> State:
-    """Return the next state. A new `job` while Busy is to be inspected, a new `asked` other than 0 to be
-    loaded; an inspection of which the phase is over is of no use any more."""
-    state = _heard(state, seen, rules)
+def step(state: State, observation: Seen, rules: Rules) -> State:
+    """Return the next state. The caller inspects for a new `job` while Busy, and loads a new
+    `requested_recipe` other than 0; the inspection of a phase that is over is of no use any more."""
+    state = _apply_observation(state, observation, rules)
     if not state.is_alive:
-        return _lost(state)
+        return _withdraw_part(state)
     if state.phase is Phase.WAITING and state.is_triggered:
-        return _done(_taken(state, rules), Code.UNKNOWN_PART)
+        return _end_unjudged(_note_trigger(state, rules), Code.UNKNOWN_PART)
     if state.phase is not Phase.IDLE and not state.is_triggered:
         note = Code.WITHDRAWN if state.phase is Phase.BUSY else Code.NONE
-        state = replace(state, phase=Phase.IDLE, answer=None, note=note)
+        state = replace(state, phase=Phase.IDLE, answer=None, last_code=note)
     if state.phase is Phase.IDLE:
-        return _triggered(state, rules) if state.is_triggered else _chosen(state, rules)
-    if state.plc is not None and (state.plc.part, _wanted(state, rules)) != (state.part, state.wanted):
-        return _done(state, Code.CHANGED)
-    return _judged(state, seen.answer) if state.phase is Phase.BUSY else state
+        return _accept_trigger(state, rules) if state.is_triggered else _request_recipe(state, rules)
+    requested = None if state.plc is None else (state.plc.part, _wanted_recipe(state, rules))
+    if requested not in (None, (state.part, state.part_recipe)):
+        return _end_unjudged(state, Code.CHANGED)
+    return _apply_answer(state, observation.answer) if state.phase is Phase.BUSY else state
 
 
 def outputs(state: State, rules: Rules) -> Outputs:
-    """Return what the PLC sees."""
+    """Return the signals that the PLC reads."""
     answer = state.answer if state.phase is Phase.DONE else None
-    why = Code.LINK if not state.is_alive else _blocked(state, rules)
+    blocking_code = Code.LINK if not state.is_alive else _blocking_code(state, rules)
     is_idle = state.phase in (Phase.IDLE, Phase.WAITING)
     is_judged = state.phase is Phase.BUSY or (answer is not None and answer.good is not None)
-    waits = why in (Code.NONE, Code.LOADING, Code.NO_RECIPE)
-    shown = Outputs(
-        ready=state.phase is Phase.IDLE and not why and not state.is_triggered,
+    is_waiting = blocking_code in (Code.NONE, Code.LOADING, Code.NO_RECIPE)
+    without_answer = Outputs(
+        ready=state.phase is Phase.IDLE and not blocking_code and not state.is_triggered,
         busy=state.phase is Phase.BUSY,
         heartbeat=int(state.now * 4) % 65536,
-        recipe=state.wanted if is_judged else state.recipe,
-        error=is_idle and not waits,
-        code=(why or state.note) if is_idle else Code.NONE,
+        recipe=state.part_recipe if is_judged else state.recipe,
+        error=is_idle and not is_waiting,
+        code=(blocking_code or state.last_code) if is_idle else Code.NONE,
         part=state.part if state.phase in (Phase.BUSY, Phase.DONE) else "",
     )
     if answer is None:
-        return shown
+        return without_answer
     return replace(
-        shown,
+        without_answer,
         done=True,
         ok=answer.good is True,
         nok=answer.good is False,
@@ -206,76 +207,76 @@ def outputs(state: State, rules: Rules) -> Outputs:
     )
 
 
-def _heard(state: State, seen: Seen, rules: Rules) -> State:
-    """Note what the PLC says, whether its heartbeat beats, and whether a model was loaded."""
-    now = max(state.now, seen.now)
-    plc = seen.plc or state.plc
-    beats = seen.plc is not None and state.plc is not None and seen.plc.heartbeat != state.plc.heartbeat
-    beat = now if beats else state.beat
-    is_alive = now - beat <= rules.watchdog if rules.watchdog else seen.plc is not None
-    state = replace(state, now=now, plc=plc, beat=beat, is_alive=is_alive, fault=seen.fault)
-    if seen.loaded is None or seen.loaded.recipe != state.asked:
+def _apply_observation(state: State, observation: Seen, rules: Rules) -> State:
+    """Note the PLC's signals, whether its heartbeat beats, and whether a model was loaded."""
+    now = max(state.now, observation.now)
+    plc = observation.plc or state.plc
+    has_beaten = plc is not None and state.plc is not None and plc.heartbeat != state.plc.heartbeat
+    last_beat = now if has_beaten else state.last_beat
+    is_alive = now - last_beat <= rules.watchdog if rules.watchdog else observation.plc is not None
+    state = replace(state, now=now, plc=plc, last_beat=last_beat, is_alive=is_alive, fault=observation.fault)
+    if observation.loaded is None or observation.loaded.recipe != state.requested_recipe:
         return state
-    code = seen.loaded.code
-    return replace(state, recipe=0 if code else state.asked, trouble=code)
+    code = observation.loaded.code
+    return replace(state, recipe=0 if code else state.requested_recipe, load_error=code)
 
 
-def _lost(state: State) -> State:
-    """The PLC is away: what it has not read yet is withdrawn."""
+def _withdraw_part(state: State) -> State:
+    """Withdraw an answer that the PLC has not read: it is away."""
     if state.phase in (Phase.BUSY, Phase.DONE):
-        return _done(state, Code.LINK)
+        return _end_unjudged(state, Code.LINK)
     return replace(state, phase=Phase.WAITING)
 
 
-def _wanted(state: State, rules: Rules) -> int:
-    return (state.plc.recipe if state.plc is not None else 0) or rules.only
+def _wanted_recipe(state: State, rules: Rules) -> int:
+    return (state.plc.recipe if state.plc is not None else 0) or rules.only_recipe
 
 
-def _blocked(state: State, rules: Rules) -> Code:
-    """Return why a trigger cannot be taken."""
-    wanted = _wanted(state, rules)
+def _blocking_code(state: State, rules: Rules) -> Code:
+    """Return why a trigger cannot be accepted; NONE: it can."""
+    wanted = _wanted_recipe(state, rules)
     if not wanted:
         return Code.NO_RECIPE
     if wanted not in rules.budgets:
         return Code.UNKNOWN_RECIPE
     if wanted != state.recipe:
-        return (state.trouble if wanted == state.asked else Code.NONE) or Code.LOADING
+        return (state.load_error if wanted == state.requested_recipe else Code.NONE) or Code.LOADING
     return state.fault
 
 
-def _triggered(state: State, rules: Rules) -> State:
-    state = _taken(state, rules)
-    if code := _blocked(state, rules):
-        return _done(state, code)
+def _accept_trigger(state: State, rules: Rules) -> State:
+    state = _note_trigger(state, rules)
+    if code := _blocking_code(state, rules):
+        return _end_unjudged(state, code)
     due = state.now + rules.budgets[state.recipe]
     return replace(state, phase=Phase.BUSY, job=state.job + 1, due=due)
 
 
-def _taken(state: State, rules: Rules) -> State:
-    """Note which part the trigger is about, and as what it is to be judged."""
+def _note_trigger(state: State, rules: Rules) -> State:
+    """Note the part of a trigger, and the recipe as which it is judged."""
     assert state.plc is not None
-    return replace(state, part=state.plc.part, wanted=_wanted(state, rules), note=Code.NONE)
+    return replace(state, part=state.plc.part, part_recipe=_wanted_recipe(state, rules), last_code=Code.NONE)
 
 
-def _chosen(state: State, rules: Rules) -> State:
+def _request_recipe(state: State, rules: Rules) -> State:
     """Begin to load the recipe that the PLC asks for, unless it is loaded."""
-    wanted = _wanted(state, rules)
-    if wanted in (state.recipe, state.asked):
+    wanted = _wanted_recipe(state, rules)
+    if wanted in (state.recipe, state.requested_recipe):
         return state
     asked = wanted if wanted in rules.budgets else 0
-    return replace(state, recipe=0, asked=asked, trouble=Code.NONE)
+    return replace(state, recipe=0, requested_recipe=asked, load_error=Code.NONE)
 
 
-def _judged(state: State, answer: Answer | None) -> State:
+def _apply_answer(state: State, answer: Answer | None) -> State:
     if state.now >= state.due:
-        return _done(state, Code.LATE)
+        return _end_unjudged(state, Code.LATE)
     if answer is None or answer.job != state.job:
         return state
     return replace(state, phase=Phase.DONE, answer=answer)
 
 
-def _done(state: State, code: Code) -> State:
-    """End a part without a judgement; what was wrong first stays."""
+def _end_unjudged(state: State, code: Code) -> State:
+    """End a part without a judgement; the first reason stays."""
     if state.answer is not None and state.answer.good is None:
         return state
     return replace(state, phase=Phase.DONE, answer=Answer(state.job, None, code))

@@ -1,5 +1,5 @@
 """Line of a PLC: its handshake, and the station that inspects for it. A thread with an event loop of its own
-plays the handshake over a wire; no inspection, request or page waits for it."""
+runs the handshake over a transport; no inspection, request or page waits for it."""
 
 from __future__ import annotations
 
@@ -41,27 +41,28 @@ from flawscope.station.store.inspection import labelled
 from flawscope.station.store.open_models import NoModelError
 
 TICK = 0.02  # seconds between two steps, at most
-LOOK = 0.25  # seconds between two looks whether a picture could be inspected, and a model loaded
-SHORTEST, LONGEST = 0.2, 2.0  # seconds before a wire that broke is opened anew
-PATIENCE = 10.0  # seconds for the end
-ENDED = Outputs(error=True, code=Code.ENDING)
+CHECK_INTERVAL = 0.25  # seconds between two checks of camera, queue and models
+MIN_RETRY_DELAY, MAX_RETRY_DELAY = 0.2, 2.0  # seconds before a broken transport is opened anew
+STOP_TIMEOUT = 10.0  # seconds
+ENDING_OUTPUTS = Outputs(error=True, code=Code.ENDING)
 
-_CODES: tuple[tuple[type[Exception] | tuple[type[Exception], ...], Code], ...] = (
+_CODES_OF_ERRORS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], Code], ...] = (
     (LateError, Code.LATE),
     ((AwayError, NoFrameError), Code.CAMERA),
     ((NoModelError, ModelError), Code.NO_MODEL),
     ((BusyError, StoreError), Code.REFUSED),
     (InputError, Code.PICTURE),
 )
-Hear = Callable[[Inputs | None], Outputs]
+InputsHandler = Callable[[Inputs | None], Outputs]
+TransportFactory = Callable[[InputsHandler], "Transport"]
 
 
-class WireError(Exception):
-    """The other side cannot be reached, or not any more."""
+class TransportError(Exception):
+    """The PLC cannot be reached, or not any more."""
 
 
-class Wire(Protocol):
-    """Protocol of a PLC. All methods are called in the line's event loop.
+class Transport(Protocol):
+    """Connection to a PLC by a protocol. All methods are called in the line's event loop.
 
     Attributes:
         every: seconds between two exchanges, at most.
@@ -70,11 +71,11 @@ class Wire(Protocol):
     every: float
 
     async def open(self) -> None:
-        """Begin. WireError."""
+        """Connect, or begin to listen. TransportError."""
 
     async def exchange(self) -> None:
-        """Let the line hear what the PLC says, None where nobody knows, and tell the PLC what it returns.
-        Nothing comes in between, and no answer ever stands beside another's values. WireError."""
+        """Pass the PLC's inputs, None where they are unknown, to the handler, and write the outputs that it
+        returns. Nothing comes in between, and no answer stands beside another's values. TransportError."""
 
     async def close(self) -> None:
         """End."""
@@ -84,14 +85,14 @@ class PlcLine:
     """Connection of a station to one PLC.
 
     Args:
-        name: of the protocol. wire: makes it, and is given what hears the PLC.
+        name: of the protocol. make_wire: opens it, and is given the handler of the PLC's inputs.
 
     Raises:
         InputError: the settings name a product or a camera that the station has not.
     """
 
-    def __init__(self, name: str, floor: Floor, settings: PlcSettings, wire: Callable[[Hear], Wire]):
-        self.name, self.floor, self.settings, self._wire = name, floor, settings, wire
+    def __init__(self, name: str, floor: Floor, settings: PlcSettings, make_transport: TransportFactory):
+        self.name, self.floor, self.settings, self._make_transport = name, floor, settings, make_transport
         budgets = {}
         for number, product in settings.recipes.items():
             floor.addresses.address_id(product)
@@ -104,8 +105,8 @@ class PlcLine:
         self.gate = None if settings.gate is None else gate.Gate(settings.gate, settings.gate_width)
         self._events: deque[Answer | Loaded] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._fault, self._looked = Code.NONE, 0.0
-        self._begun: float | None = None  # when the part was triggered that is not answered yet
+        self._fault, self._last_check = Code.NONE, 0.0
+        self._trigger_time: float | None = None  # of the part that is not answered yet
         self._ended = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name=name, daemon=True)
 
@@ -115,111 +116,111 @@ class PlcLine:
     def stop(self) -> None:
         self._ended.set()
         if self._thread.is_alive():
-            self._thread.join(PATIENCE)
+            self._thread.join(STOP_TIMEOUT)
 
     def _camera(self, product: str) -> Triggered:
-        return self.floor.camera(self.settings.camera_of(product), self.settings.camera_number)
+        return self.floor.camera(self.settings.camera_product(product), self.settings.camera_number)
 
     # ---- the loop
 
     async def _run(self) -> None:
-        """Play on a wire, which is opened again and again until the end."""
-        self._changed, pauses = asyncio.Event(), Backoff(SHORTEST, LONGEST)
+        """Exchange signals over a transport, which is opened again and again until the end."""
+        self._changed, backoff = asyncio.Event(), Backoff(MIN_RETRY_DELAY, MAX_RETRY_DELAY)
         while not self._ended.is_set():
-            wire = self._wire(self.hear)
+            transport = self._make_transport(self.handle_inputs)
             try:
-                await wire.open()
-                pauses.reset()
+                await transport.open()
+                backoff.reset()
                 while not self._ended.is_set():
-                    await self._exchange(wire)
-                await wire.exchange()
+                    await self._exchange(transport)
+                await transport.exchange()
             except Exception as error:
-                said = one_line(error) if isinstance(error, WireError) else with_kind(error)
-                self._report(f"{said}; it is tried again by itself")
+                text = one_line(error) if isinstance(error, TransportError) else with_kind(error)
+                self._report(f"{text}; it is tried again by itself")
             finally:
                 with suppress(Exception):
-                    await wire.close()
-            until = time.monotonic() + pauses.next()
+                    await transport.close()
+            until = time.monotonic() + backoff.next()
             while time.monotonic() < until and not self._ended.is_set():
-                self.hear(None)
+                self.handle_inputs(None)
                 await asyncio.sleep(TICK)
         for task in self._tasks:
             task.cancel()
 
-    async def _exchange(self, wire: Wire) -> None:
+    async def _exchange(self, transport: Transport) -> None:
         """Exchange signals, and wait until there is something new."""
         self._changed.clear()
-        await wire.exchange()
+        await transport.exchange()
         state = self.state
-        if state.phase is Phase.DONE and state.answer is not None and self._begun is not None:
-            missed, product = state.answer.code is Code.LATE, self.settings.recipes[state.wanted]
-            budget = self.rules.budgets[state.wanted]
-            self.floor.timing.note(product, time.monotonic() - self._begun, missed=missed, budget=budget)
-            self._begun = None
+        if state.phase is Phase.DONE and state.answer is not None and self._trigger_time is not None:
+            missed, seconds = state.answer.code is Code.LATE, time.monotonic() - self._trigger_time
+            product, budget = self.settings.recipes[state.part_recipe], self.rules.budgets[state.part_recipe]
+            self.floor.timing.note(product, seconds, missed=missed, budget=budget)
+            self._trigger_time = None
         left = state.due - time.monotonic() if state.phase is Phase.BUSY else TICK
         with suppress(TimeoutError):
-            async with asyncio.timeout(max(0.0, min(wire.every, TICK, left))):
+            async with asyncio.timeout(max(0.0, min(transport.every, TICK, left))):
                 await self._changed.wait()
 
-    def hear(self, plc: Inputs | None) -> Outputs:
-        """Step, begin what the steps ask for, and return what the PLC is to be told."""
+    def handle_inputs(self, plc: Inputs | None) -> Outputs:
+        """Step the handshake, begin the inspections and loads that it requests, and return the outputs."""
         if self._ended.is_set():
-            return ENDED
-        self._look()
+            return ENDING_OUTPUTS
+        self._check_readiness()
         while True:
             event, before = self._events.popleft() if self._events else None, self.state
             answer, loaded = (event, None) if isinstance(event, Answer) else (None, event)
-            seen = Seen(time.monotonic(), plc, answer, loaded, self._fault)
-            self.state = state = step(before, seen, self.rules)
+            observation = Seen(time.monotonic(), plc, answer, loaded, self._fault)
+            self.state = state = step(before, observation, self.rules)
             if self.gate is not None:
                 self.gate = gate.step(self.gate, before, state)
             if state.job != before.job:
-                self._begun = state.now
+                self._trigger_time = state.now
                 recipe = self.settings.recipes[state.recipe]
-                self._begin(self._judge(state.job, recipe, state.part, state.due))
+                self._spawn(self._inspect_part(state.job, recipe, state.part, state.due))
             if state.phase is Phase.IDLE:
-                self._begun = None  # it was withdrawn
-            if state.asked and state.asked != before.asked:
-                self._begin(self._load(state.asked))
+                self._trigger_time = None  # it was withdrawn
+            if state.requested_recipe and state.requested_recipe != before.requested_recipe:
+                self._spawn(self._load_recipe(state.requested_recipe))
             if state.is_alive != before.is_alive:
                 self._report(None if state.is_alive else "the PLC's heartbeat stands still")
             if not self._events:
                 shown = outputs(state, self.rules)
                 if self.gate is None:
                     return shown
-                return replace(shown, gate=self.gate.passes, gate_count=self.gate.count or 0)
+                return replace(shown, gate=self.gate.may_pass, gate_count=self.gate.count or 0)
 
     def _report(self, why: str | None) -> None:
         self.floor.report(self._problem, None if why is None else f"{self.name}: {why}")
 
-    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         self._changed.set()
 
-    def _tell(self, event: Answer | Loaded) -> None:
+    def _post_event(self, event: Answer | Loaded) -> None:
         self._events.append(event)
         self._changed.set()
 
-    # ---- what a step asks for
+    # ---- work that a step requests
 
-    async def _judge(self, job: int, product: str, part: str, due: float) -> None:
+    async def _inspect_part(self, job: int, product: str, part: str, due: float) -> None:
         """Inspect the part that lies under the camera."""
         try:
             label = labelled(part, None)
             found = await shoot(self.floor, product, partial(self._camera, product), label, due)
-            answer = _answer(job, found)
+            answer = _answer_of_inspection(job, found)
         except Exception as error:
-            answer = Answer(job, None, code_of(error))
-        self._tell(answer)
+            answer = Answer(job, None, error_code(error))
+        self._post_event(answer)
 
-    async def _load(self, recipe: int) -> None:
+    async def _load_recipe(self, recipe: int) -> None:
         """Open the model of a recipe, unless it is open."""
-        code = await asyncio.to_thread(self._opened, self.settings.recipes[recipe])
-        self._tell(Loaded(recipe, code))
+        code = await asyncio.to_thread(self._open_model, self.settings.recipes[recipe])
+        self._post_event(Loaded(recipe, code))
 
-    def _opened(self, product: str) -> Code:
+    def _open_model(self, product: str) -> Code:
         number, versions = self.floor.addresses.address_id(product), self.floor.addresses.versions
         try:
             if not versions.models.is_open(number):
@@ -230,37 +231,37 @@ class PlcLine:
             return Code.NO_MODEL
         return Code.NO_MODEL if in_views else Code.NONE
 
-    def _look(self) -> None:
-        """Look now and then whether a picture could be inspected, and a model loaded that could not be."""
+    def _check_readiness(self) -> None:
+        """Check now and then whether a picture could be inspected; try again to load a model that failed."""
         state, now = self.state, time.monotonic()
-        if now - self._looked < LOOK:
+        if now - self._last_check < CHECK_INTERVAL:
             return
-        self._looked = now
-        if state.asked and state.trouble and state.phase is Phase.IDLE:
-            self._begin(self._load(state.asked))
+        self._last_check = now
+        if state.requested_recipe and state.load_error and state.phase is Phase.IDLE:
+            self._spawn(self._load_recipe(state.requested_recipe))
         product = self.settings.recipes.get(state.recipe)
-        self._fault = Code.NONE if product is None else self._fault_of(product)
+        self._fault = Code.NONE if product is None else self._find_fault(product)
 
-    def _fault_of(self, product: str) -> Code:
+    def _find_fault(self, product: str) -> Code:
         try:
             if self._camera(product).state.state == AWAY:
                 return Code.CAMERA
             self.floor.inspector.check_room(self.floor.addresses.address_id(product))
         except FlawscopeError as error:
-            return code_of(error)
+            return error_code(error)
         return Code.NONE
 
 
-def _answer(job: int, found: Recorded | int) -> Answer:
+def _answer_of_inspection(job: int, inspection: Recorded | int) -> Answer:
     """Return the answer of an inspection that is on the disk."""
-    assert isinstance(found, Recorded), "a trigger of a PLC has no key"
-    taken = found.taken
-    if taken.parts is not None:  # one view says nothing about the part
+    assert isinstance(inspection, Recorded), "a trigger of a PLC has no key"
+    outcome = inspection.taken
+    if outcome.parts is not None:  # one view says nothing about the part
         return Answer(job, None, Code.NO_MODEL)
-    good = not taken.anomalous and taken.part_found is not False and taken.shows != NONE
-    return Answer(job, good, Code.NONE, taken.score, len(taken.regions), found.number)
+    good = not outcome.anomalous and outcome.part_found is not False and outcome.shows != NONE
+    return Answer(job, good, Code.NONE, outcome.score, len(outcome.regions), inspection.number)
 
 
-def code_of(error: Exception) -> Code:
+def error_code(error: Exception) -> Code:
     """Return why a part was not judged."""
-    return next((code for kind, code in _CODES if isinstance(error, kind)), Code.REFUSED)
+    return next((code for kind, code in _CODES_OF_ERRORS if isinstance(error, kind)), Code.REFUSED)

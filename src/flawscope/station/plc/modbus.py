@@ -16,46 +16,47 @@ from pymodbus.simulator import DataType, SimData, SimDevice
 
 from flawscope.station.plc import ModbusSettings
 from flawscope.station.plc.handshake import Inputs, Outputs
-from flawscope.station.plc.line import Hear, WireError
+from flawscope.station.plc.line import InputsHandler, TransportError
 from flawscope.station.plc.signals import (
     TO_PLC,
-    TO_PLC_ALONE,
+    TO_PLC_WITHOUT_GATE,
     TO_STATION,
-    TO_STATION_ALONE,
+    TO_STATION_WITHOUT_GATE,
     count,
     pack,
     unpack,
 )
 
-READ, WRITE = (3, 4), (6, 16, 22, 23)  # function codes, of registers
-PATIENCE = 1.0  # seconds in which a PLC must answer
+READ_FUNCTIONS, WRITE_FUNCTIONS = (3, 4), (6, 16, 22, 23)  # function codes, of registers
+TIMEOUT = 1.0  # seconds in which a PLC must answer
 
 
-class Server:
+class ModbusServer:
     """Server whose holding registers the PLC reads and writes; input registers are the same ones."""
 
     every = 1.0
 
-    def __init__(self, settings: ModbusSettings, hear: Hear):
-        self.settings, self._hear = settings, hear
-        self._said: list[int] = [0] * count(TO_STATION)
-        self._shown: list[int] = [0] * count(TO_PLC)
+    def __init__(self, settings: ModbusSettings, handle_inputs: InputsHandler):
+        self.settings, self._handle_inputs = settings, handle_inputs
+        self._input_registers: list[int] = [0] * count(TO_STATION)
+        self._output_registers: list[int] = [0] * count(TO_PLC)
         self._is_written = False
 
     async def open(self) -> None:
-        given = self.settings
+        settings, kind = self.settings, DataType.REGISTERS
         blocks = [
-            SimData(given.inputs, values=self._said, datatype=DataType.REGISTERS),
-            SimData(given.outputs, values=self._shown, datatype=DataType.REGISTERS, readonly=True),
+            SimData(settings.inputs, values=self._input_registers, datatype=kind),
+            SimData(settings.outputs, values=self._output_registers, datatype=kind, readonly=True),
         ]
-        self._server = ModbusTcpServer(SimDevice(0, simdata=blocks, action=self._asked), address=given.place)
+        device = SimDevice(0, simdata=blocks, action=self._serve_request)
+        self._server = ModbusTcpServer(device, address=settings.address)
         try:
             await self._server.serve_forever(background=True)
         except (RuntimeError, OSError):
-            host, port = given.place
-            raise WireError(f"{host}:{port} cannot be used: another program may listen there") from None
+            host, port = settings.address
+            raise TransportError(f"{host}:{port} cannot be used: another program may listen there") from None
 
-    async def _asked(
+    async def _serve_request(
         self,
         function: int,
         start: int,
@@ -64,63 +65,63 @@ class Server:
         registers: list[int],
         values: list[int] | list[bool] | None,
     ) -> ExcCodes | None:
-        """Serve a request. What is written is heard before the request is answered."""
-        if function not in (*READ, *WRITE):
+        """Serve a request. Written inputs are handled before the request is answered."""
+        if function not in (*READ_FUNCTIONS, *WRITE_FUNCTIONS):
             return ExcCodes.ILLEGAL_FUNCTION
         if values:
             place = address - self.settings.inputs
-            self._said[place : place + number] = [int(one) for one in values]
+            self._input_registers[place : place + number] = [int(one) for one in values]
             self._is_written = True
             await self.exchange()
         first = self.settings.outputs - start
-        registers[first : first + len(self._shown)] = self._shown
+        registers[first : first + len(self._output_registers)] = self._output_registers
         return None
 
     async def exchange(self) -> None:
-        said = Inputs(**unpack(self._said, TO_STATION)) if self._is_written else None
-        self._shown = pack(self._hear(said), TO_PLC)
+        inputs = Inputs(**unpack(self._input_registers, TO_STATION)) if self._is_written else None
+        self._output_registers = pack(self._handle_inputs(inputs), TO_PLC)
 
     async def close(self) -> None:
         await self._server.shutdown()  # type: ignore[no-untyped-call]
 
 
-class Client:
+class ModbusClient:
     """Client of a PLC that is the server: its registers are read again and again."""
 
-    def __init__(self, settings: ModbusSettings, hear: Hear):
-        self.settings, self.every, self._hear = settings, settings.seconds, hear
-        self._shown: Outputs | None = None
+    def __init__(self, settings: ModbusSettings, handle_inputs: InputsHandler):
+        self.settings, self.every, self._handle_inputs = settings, settings.poll_interval, handle_inputs
+        self._written_outputs: Outputs | None = None
         has_gate = settings.gate is not None
-        self._inputs = TO_STATION if has_gate else TO_STATION_ALONE
-        self._outputs = TO_PLC if has_gate else TO_PLC_ALONE
-        host, port = settings.place
-        self._client = AsyncModbusTcpClient(host, port=port, timeout=PATIENCE, retries=0, reconnect_delay=0)
+        self._inputs = TO_STATION if has_gate else TO_STATION_WITHOUT_GATE
+        self._outputs = TO_PLC if has_gate else TO_PLC_WITHOUT_GATE
+        host, port = settings.address
+        self._client = AsyncModbusTcpClient(host, port=port, timeout=TIMEOUT, retries=0, reconnect_delay=0)
 
     async def open(self) -> None:
         if not await self._client.connect():
-            raise WireError(f"the PLC at {':'.join(map(str, self.settings.place))} does not answer")
+            raise TransportError(f"the PLC at {':'.join(map(str, self.settings.address))} does not answer")
 
     async def exchange(self) -> None:
-        given, many, unit = self.settings, count(self._inputs), self.settings.unit
-        found = await _asked(self._client.read_holding_registers(given.inputs, count=many, device_id=unit))
-        shown = self._hear(Inputs(**unpack(found.registers, self._inputs)))
-        if shown != self._shown:
-            self._shown = None
-            await _asked(
-                self._client.write_registers(given.outputs, pack(shown, self._outputs), device_id=unit)
-            )
-            self._shown = shown
+        settings, length, unit = self.settings, count(self._inputs), self.settings.unit
+        request = self._client.read_holding_registers(settings.inputs, count=length, device_id=unit)
+        response = await _await_response(request)
+        outputs = self._handle_inputs(Inputs(**unpack(response.registers, self._inputs)))
+        if outputs != self._written_outputs:
+            self._written_outputs = None
+            registers = pack(outputs, self._outputs)
+            await _await_response(self._client.write_registers(settings.outputs, registers, device_id=unit))
+            self._written_outputs = outputs
 
     async def close(self) -> None:
         self._client.close()
 
 
-async def _asked(request: Awaitable[Any]) -> Any:
-    """Return the PLC's answer. WireError."""
+async def _await_response(request: Awaitable[Any]) -> Any:
+    """Return the PLC's response. TransportError."""
     try:
-        found = await request
+        response = await request
     except (ModbusException, OSError) as error:
-        raise WireError(f"the connection to the PLC is lost: {error}") from None
-    if found.isError():
-        raise WireError(f"the PLC refuses its registers: {found}")
-    return found
+        raise TransportError(f"the connection to the PLC is lost: {error}") from None
+    if response.isError():
+        raise TransportError(f"the PLC refuses its registers: {response}")
+    return response

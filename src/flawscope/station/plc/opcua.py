@@ -14,53 +14,53 @@ from asyncua.common.node import Node
 
 from flawscope.station.plc import OpcUaSettings
 from flawscope.station.plc.handshake import Inputs, Outputs
-from flawscope.station.plc.line import Hear, WireError
+from flawscope.station.plc.line import InputsHandler, TransportError
 from flawscope.station.plc.signals import HOME, NAMESPACE, TO_PLC, TO_STATION, TYPES, Signal
 
 Nodes = dict[str, tuple[Node, ua.VariantType]]
 
 
-class Server:
-    """Server of the nodes. What is written is heard before the request is answered."""
+class OpcUaServer:
+    """Server of the nodes. Written inputs are handled before the request is answered."""
 
     every = 1.0
 
-    def __init__(self, settings: OpcUaSettings, hear: Hear):
-        self.settings, self._hear = settings, hear
-        self._one_at_a_time = asyncio.Lock()
-        self._said: Inputs | None = None  # None: nothing was written yet
-        self._shown = Outputs()
+    def __init__(self, settings: OpcUaSettings, handle_inputs: InputsHandler):
+        self.settings, self._handle_inputs = settings, handle_inputs
+        self._exchange_lock = asyncio.Lock()
+        self._last_inputs: Inputs | None = None  # None: nothing was written yet
+        self._last_outputs = Outputs()
 
     async def open(self) -> None:
-        logging.getLogger("asyncua").setLevel(logging.ERROR)  # it tells of every client that goes
-        host, port = self.settings.place
+        logging.getLogger("asyncua").setLevel(logging.ERROR)  # else it logs every client that leaves
+        host, port = self.settings.address
         self._server = server = UaServer()
         await server.init()
         server.set_endpoint(f"opc.tcp://{host}:{port}/")
         server.set_server_name("flawscope")
         server.set_security_policy([ua.SecurityPolicyType.NoSecurity])
         self._inputs, self._outputs = await add_nodes(server)
-        server.subscribe_server_callback(CallbackType.PostWrite, self._written)
+        server.subscribe_server_callback(CallbackType.PostWrite, self._on_write)
         try:
             await server.start()
         except OSError as error:
-            raise WireError(f"{host}:{port} cannot be used: {error.strerror}") from None
+            raise TransportError(f"{host}:{port} cannot be used: {error.strerror}") from None
 
-    async def _written(self, event: Any, _: Any) -> None:
+    async def _on_write(self, event: Any, _: Any) -> None:
         if event.is_external:
-            self._said = self._read()
+            self._last_inputs = self._read_inputs()
             await self.exchange()
 
     async def exchange(self) -> None:
-        async with self._one_at_a_time:
-            shown = self._hear(self._said)
-            for name in in_order(self._shown, shown):
+        async with self._exchange_lock:
+            outputs = self._handle_inputs(self._last_inputs)
+            for name in write_order(self._last_outputs, outputs):
                 node, kind = self._outputs[name]
-                value = ua.DataValue(ua.Variant(getattr(shown, name), kind))
+                value = ua.DataValue(ua.Variant(getattr(outputs, name), kind))
                 await self._server.write_attribute_value(node.nodeid, value)
-            self._shown = shown
+            self._last_outputs = outputs
 
-    def _read(self) -> Inputs:
+    def _read_inputs(self) -> Inputs:
         """Return the values of the nodes; of one that was written as bad, its first."""
         found: dict[str, Any] = {}
         for name, (node, _) in self._inputs.items():
@@ -72,9 +72,9 @@ class Server:
         await self._server.stop()
 
 
-def in_order(before: Outputs, now: Outputs) -> list[str]:
-    """Return the signals that changed in the order in which they are written, for a PLC sees them one by one:
-    bits that fall, then values, then bits that rise, `done` the last."""
+def write_order(before: Outputs, now: Outputs) -> list[str]:
+    """Return the changed signals in the order of writing, for a PLC sees them one by one: bits that fall,
+    then values, then bits that rise, `done` the last."""
     changed = [one for one in TO_PLC if getattr(before, one.name) != getattr(now, one.name)]
 
     def place(signal: Signal) -> tuple[int, bool]:
@@ -87,17 +87,17 @@ def in_order(before: Outputs, now: Outputs) -> list[str]:
 async def add_nodes(server: UaServer) -> tuple[Nodes, Nodes]:
     """Add the nodes to a server; return those of the inputs and of the outputs by signal."""
     space = await server.register_namespace(NAMESPACE)
-    home = await server.nodes.objects.add_object(_id(HOME, space), ua.QualifiedName(HOME, space))
+    home = await server.nodes.objects.add_object(_node_id(HOME, space), ua.QualifiedName(HOME, space))
     both: list[Nodes] = []
     for folder, signals, start in (("Inputs", TO_STATION, Inputs()), ("Outputs", TO_PLC, Outputs())):
         name = f"{HOME}.{folder}"
-        parent = await home.add_folder(_id(name, space), ua.QualifiedName(folder, space))
+        parent = await home.add_folder(_node_id(name, space), ua.QualifiedName(folder, space))
         found: Nodes = {}
         for one in signals:
             kind = ua.VariantType[TYPES[one.kind]]
-            named = _id(f"{name}.{one.node}", space), ua.QualifiedName(one.node, space)
+            named = _node_id(f"{name}.{one.node}", space), ua.QualifiedName(one.node, space)
             node = await parent.add_variable(*named, getattr(start, one.name), kind)
-            text = ua.DataValue(ua.Variant(ua.LocalizedText(one.what)))
+            text = ua.DataValue(ua.Variant(ua.LocalizedText(one.meaning)))
             await node.write_attribute(ua.AttributeIds.Description, text)
             if folder == "Inputs":
                 await node.set_writable()
@@ -106,7 +106,7 @@ async def add_nodes(server: UaServer) -> tuple[Nodes, Nodes]:
     return both[0], both[1]
 
 
-def _id(name: str, space: int) -> ua.NodeId:
+def _node_id(name: str, space: int) -> ua.NodeId:
     return ua.NodeId.from_string(f"ns={space};s={name}")
 
 

@@ -1,4 +1,4 @@
-"""Table of the signals: where each stands in Modbus registers and among the nodes of OPC UA."""
+"""Table of the signals: their Modbus registers and their nodes of OPC UA."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 from flawscope.station.plc.handshake import Code, Inputs, Outputs
 
-Kind = Literal["bit", "word", "real", "long", "text"]
-WORDS = {"bit": 1, "word": 1, "real": 2, "long": 2, "text": 16}  # registers of 16 bits
+SignalKind = Literal["bit", "word", "real", "long", "text"]
+REGISTERS = {"bit": 1, "word": 1, "real": 2, "long": 2, "text": 16}  # registers of 16 bits
 TYPES = {"bit": "Boolean", "word": "UInt16", "real": "Float", "long": "UInt32", "text": "String"}  # of OPC UA
-LETTERS = 32  # of a part's number
+MAX_PART_LENGTH = 32  # of a part's number
 NAMESPACE = "urn:flawscope:plc"
 HOME = "Flawscope"  # object of the nodes
 
@@ -25,9 +25,9 @@ class Signal:
     bit, 0 the lowest."""
 
     name: str
-    kind: Kind
+    kind: SignalKind
     register: int
-    what: str
+    meaning: str
     bit: int | None = None
 
     @property
@@ -36,12 +36,12 @@ class Signal:
         return self.name.upper() if self.name in ("ok", "nok") else self.name.title().replace("_", "")
 
 
-_CODES = ", ".join(f"{code.value} {code.name.lower().replace('_', ' ')}" for code in Code)
+_CODE_LIST = ", ".join(f"{code.value} {code.name.lower().replace('_', ' ')}" for code in Code)
 TO_STATION = (
     Signal("trigger", "bit", 0, "rises: inspect the part; falls: the answer was read", 0),
     Signal("heartbeat", "word", 1, "another number at least every half watchdog"),
     Signal("recipe", "word", 2, "number of the product; 0 where there is one alone"),
-    Signal("part", "text", 3, f"number of the part, up to {LETTERS} letters; before Trigger rises"),
+    Signal("part", "text", 3, f"number of the part, up to {MAX_PART_LENGTH} letters; before Trigger rises"),
     Signal("count", "long", 19, "with `gate`: parts that have passed, or an encoder's count"),
 )
 TO_PLC = (
@@ -54,7 +54,7 @@ TO_PLC = (
     Signal("heartbeat", "word", 1, "counts 4 times a second"),
     Signal("recipe", "word", 2, "number of the product whose model is loaded; 0 while none is"),
     Signal("result", "word", 3, "0 none, 1 good, 2 anomalous, 3 not judged"),
-    Signal("code", "word", 4, f"why Error or no Ready: {_CODES}"),
+    Signal("code", "word", 4, f"why Error or no Ready: {_CODE_LIST}"),
     Signal("regions", "word", 5, "number of anomalous regions"),
     Signal("score", "real", 6, "of the part; higher is more anomalous"),
     Signal("inspection", "long", 8, "number in the station's records"),
@@ -62,51 +62,53 @@ TO_PLC = (
     Signal("gate", "bit", 0, "with `gate`: what is at the gate was judged good; else reject it", 6),
     Signal("gate_count", "long", 26, "the Count that Gate is about"),
 )
-# of a PLC that serves, and has no gate
-TO_STATION_ALONE, TO_PLC_ALONE = TO_STATION[:-1], TO_PLC[:-2]
+# of a PLC that is the server and has no gate
+TO_STATION_WITHOUT_GATE, TO_PLC_WITHOUT_GATE = TO_STATION[:-1], TO_PLC[:-2]
 
 
 def count(signals: Sequence[Signal]) -> int:
     """Return the number of registers of one side."""
-    return max(one.register + WORDS[one.kind] for one in signals)
+    return max(one.register + REGISTERS[one.kind] for one in signals)
 
 
 def pack(values: Inputs | Outputs, signals: Sequence[Signal]) -> list[int]:
     """Return the registers of signals: numbers high word first, two letters in each, the first one high."""
     words = [0] * count(signals)
-    for one in signals:
-        value: Any = getattr(values, one.name)
-        if one.kind == "bit":
-            words[one.register] |= int(value) << (one.bit or 0)
+    for signal in signals:
+        value: Any = getattr(values, signal.name)
+        if signal.kind == "bit":
+            words[signal.register] |= int(value) << (signal.bit or 0)
             continue
-        if one.kind == "text":
-            data = value.encode("ascii", "replace")[:LETTERS].ljust(LETTERS, b"\0")
-        elif one.kind == "real":
+        if signal.kind == "text":
+            data = value.encode("ascii", "replace")[:MAX_PART_LENGTH].ljust(MAX_PART_LENGTH, b"\0")
+        elif signal.kind == "real":
             data = struct.pack(">f", value)
         else:
-            data = struct.pack(">I", min(value, 2**32 - 1))[-2 * WORDS[one.kind] :]
-        found = struct.unpack(f">{WORDS[one.kind]}H", data)
-        words[one.register : one.register + len(found)] = found
+            data = struct.pack(">I", min(value, 2**32 - 1))[-2 * REGISTERS[signal.kind] :]
+        found = struct.unpack(f">{REGISTERS[signal.kind]}H", data)
+        words[signal.register : signal.register + len(found)] = found
     return words
 
 
 def unpack(words: Sequence[int], signals: Sequence[Signal]) -> dict[str, Any]:
     """Return the values of registers, by signal."""
-    found: dict[str, Any] = {}
-    for one in signals:
-        own = words[one.register : one.register + WORDS[one.kind]]
-        data = struct.pack(f">{len(own)}H", *own)
-        if one.kind == "bit":
-            found[one.name] = bool(own[0] >> (one.bit or 0) & 1)
-        elif one.kind == "text":
-            found[one.name] = data.split(b"\0")[0].decode("ascii", "replace").strip()
+    values: dict[str, Any] = {}
+    for signal in signals:
+        registers = words[signal.register : signal.register + REGISTERS[signal.kind]]
+        data = struct.pack(f">{len(registers)}H", *registers)
+        if signal.kind == "bit":
+            values[signal.name] = bool(registers[0] >> (signal.bit or 0) & 1)
+        elif signal.kind == "text":
+            values[signal.name] = data.split(b"\0")[0].decode("ascii", "replace").strip()
+        elif signal.kind == "real":
+            values[signal.name] = struct.unpack(">f", data)[0]
         else:
-            found[one.name] = struct.unpack(">f", data)[0] if one.kind == "real" else int.from_bytes(data)
-    return found
+            values[signal.name] = int.from_bytes(data)
+    return values
 
 
 def table(inputs: int = 0, outputs: int = 100) -> str:
-    """Return all signals as CSV, for who programs the PLC; inputs, outputs: first registers of both sides."""
+    """Return all signals as CSV, for programmers of PLCs. inputs, outputs: first registers of both sides."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("from", "signal", "type", "register", "bit", "registers", "node", "meaning"))
@@ -114,10 +116,10 @@ def table(inputs: int = 0, outputs: int = 100) -> str:
         ("PLC", inputs, TO_STATION, "Inputs"),
         ("station", outputs, TO_PLC, "Outputs"),
     ):
-        for one in signals:
-            place = first + one.register, "" if one.bit is None else one.bit, WORDS[one.kind]
-            node = f"{HOME}.{folder}.{one.node}"
-            writer.writerow((side, one.node, TYPES[one.kind], *place, node, one.what))
+        for signal in signals:
+            place = first + signal.register, "" if signal.bit is None else signal.bit, REGISTERS[signal.kind]
+            node = f"{HOME}.{folder}.{signal.node}"
+            writer.writerow((side, signal.node, TYPES[signal.kind], *place, node, signal.meaning))
     return text.getvalue()
 
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from flawscope.config import build
 from flawscope.errors import InputError, require_installed
-from flawscope.station.settings.values import beside
+from flawscope.station.settings.values import resolve_paths
 
 Role = Literal["viewer", "operator", "engineer", "admin"]
 
@@ -39,8 +39,8 @@ class OpenId:
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.issuer)
-        is_here = parts.scheme == "http" and parts.hostname in ("localhost", "127.0.0.1", "::1")
-        if not parts.hostname or not (parts.scheme == "https" or is_here):
+        is_local = parts.scheme == "http" and parts.hostname in ("localhost", "127.0.0.1", "::1")
+        if not parts.hostname or not (parts.scheme == "https" or is_local):
             raise InputError(f"issuer: {self.issuer!r:.80} is not https://host/path")
         if not self.groups:
             raise InputError("groups names none: write `groups: {quality: operator}`")
@@ -48,7 +48,7 @@ class OpenId:
             raise InputError("scope: begin it with openid")
 
 
-def openid_of(given: Any, home: Path) -> OpenId | None:
+def read_openid(given: Any, home: Path) -> OpenId | None:
     """Read the setting `openid`; paths are relative to `home`. InputError."""
     if given is None:
         return None
@@ -56,6 +56,6 @@ def openid_of(given: Any, home: Path) -> OpenId | None:
     try:
         if not isinstance(given, dict):
             raise InputError("write `issuer: https://...` below it")
-        return beside(build(OpenId, given), home, "secret_file", "ca_file")
+        return resolve_paths(build(OpenId, given), home, "secret_file", "ca_file")
     except InputError as error:
         raise InputError(f"openid: {error}") from None

@@ -14,9 +14,9 @@ from typing import Any
 
 from flawscope.config import build
 from flawscope.errors import InputError, nearest, one_line
-from flawscope.station.settings.values import beside
+from flawscope.station.settings.values import resolve_paths
 
-SOURCES, SINKS, CONNECTIONS = "flawscope.sources", "flawscope.sinks", "flawscope.connections"  # groups
+SOURCES, SINKS, CONNECTION_GROUP = "flawscope.sources", "flawscope.sinks", "flawscope.connections"
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Plugin:
     settings: a frozen dataclass; a text in the place of its `key: value` lines is its first field. It raises
     InputError where values do not fit each other.
     open: makes it, without starting anything. A source of `Line`, settings and its number among the product's
-    that are no folders; a sink of settings and `Pictures`; a connection of `Floor` and settings. InputError.
+    that are no folders; a sink of settings and `MessagePictures`; a connection of `Floor` and settings.
     paths: fields with paths, which are relative to `station.yaml`.
     """
 
@@ -41,7 +41,7 @@ class Plugin:
         first = fields(self.settings)[0].name if fields(self.settings) else ""
         values = given if isinstance(given, Mapping) else {} if given is None else {first: given}
         try:
-            settings = beside(build(self.settings, values), home, *self.paths)
+            settings = resolve_paths(build(self.settings, values), home, *self.paths)
         except InputError as error:
             raise InputError(f"{self.name}: {error}") from None
         return Plugged(self.name, settings, self.open)
@@ -49,7 +49,7 @@ class Plugin:
 
 @dataclass(frozen=True)
 class Plugged:
-    """Settings of a plugin, as they are given."""
+    """Plugin with its settings, as `station.yaml` gives them."""
 
     name: str
     values: Any
@@ -57,12 +57,12 @@ class Plugged:
 
 
 def names(group: str) -> list[str]:
-    """Return the names of the plugins that are installed."""
+    """Return the names of the installed plugins of a group."""
     return sorted({entry.name for entry in metadata.entry_points(group=group)})
 
 
 def plugin(group: str, name: str) -> Plugin:
-    """Return a plugin. InputError where it is not installed, or its package is broken."""
+    """Load a plugin. InputError where it is not installed, or its package is broken."""
     kind = group.removeprefix("flawscope.").removesuffix("s")
     entry = next(iter(metadata.entry_points(group=group, name=name)), None)
     if entry is None:
@@ -79,9 +79,9 @@ def plugin(group: str, name: str) -> Plugin:
     return found
 
 
-def connections_of(given: Any, home: Path) -> tuple[Plugged, ...]:
+def read_connections(given: Any, home: Path) -> tuple[Plugged, ...]:
     """Read the setting `connections` of a station. InputError."""
-    listed = given or []
-    if not isinstance(listed, list) or any(not isinstance(one, Mapping) or len(one) != 1 for one in listed):
+    entries = given or []
+    if not isinstance(entries, list) or any(not isinstance(one, Mapping) or len(one) != 1 for one in entries):
         raise InputError("connections must be a list: write `- NAME:` and its settings below it")
-    return tuple(plugin(CONNECTIONS, str(name)).read(one[name], home) for one in listed for name in one)
+    return tuple(plugin(CONNECTION_GROUP, str(name)).read(one[name], home) for one in entries for name in one)

@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 from flawscope.config import build
 from flawscope.errors import InputError
 from flawscope.station.settings.sinks import SinkSettings
-from flawscope.station.settings.values import beside
+from flawscope.station.settings.values import resolve_paths
 
 _NAME = re.compile(r"[\w-]{1,30}")
 
@@ -67,22 +67,22 @@ class Shifts:
 
     @property
     def hook(self) -> SinkSettings | None:
-        """The webhook as one of a product. InputError."""
+        """Webhook, with the settings of a sink. InputError."""
         if self.webhook is None:
             return None
         return SinkSettings(self.webhook, secret_file=self.secret_file, ca_file=self.ca_file)
 
 
-def shifts_of(given: Any, home: Path) -> Shifts | None:
+def read_shifts(given: Any, home: Path) -> Shifts | None:
     """Read the setting `shifts`; paths are relative to `home`. InputError."""
     if given is None:
         return None
     if not isinstance(given, dict):
         raise InputError('shifts: write `begin: {early: "06:00", late: "14:00"}` below it')
-    begin = {str(name): _clock(one) for name, one in dict(given.get("begin") or {}).items()}
-    return beside(build(Shifts, {**given, "begin": begin}), home, "folder", "secret_file", "ca_file")
+    begin = {str(name): _clock_text(one) for name, one in dict(given.get("begin") or {}).items()}
+    return resolve_paths(build(Shifts, {**given, "begin": begin}), home, "folder", "secret_file", "ca_file")
 
 
-def _clock(given: Any) -> str:
-    """Time of day; YAML reads 14:00 without quotes as 840 minutes."""
+def _clock_text(given: Any) -> str:
+    """Return the text of a time of day; YAML reads 14:00 without quotes as 840 minutes."""
     return f"{given // 60:02}:{given % 60:02}" if isinstance(given, int) else str(given)

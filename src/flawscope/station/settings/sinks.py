@@ -11,12 +11,12 @@ from urllib.parse import SplitResult, urlsplit
 from flawscope.config import build, known, named
 from flawscope.errors import InputError, nearest
 from flawscope.station.settings.plugins import SINKS, Plugged, names, plugin
-from flawscope.station.settings.values import beside, secret, shown
+from flawscope.station.settings.values import resolve_paths, secret, shown
 
-Only = Literal["all", "anomalous"]
-Pictures = Literal["none", "picture", "overlay", "both"]
-PORTS = {"mqtt": 1883, "mqtts": 8883}
-MOST_NAME = 60  # characters
+MessageFilter = Literal["all", "anomalous"]
+PictureChoice = Literal["none", "picture", "overlay", "both"]
+DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883}
+MAX_NAME_LENGTH = 60  # characters
 _TOPIC = re.compile(r"[^/+#$\x00-\x1f][^+#\x00-\x1f]*")
 
 
@@ -25,7 +25,7 @@ class SinkSettings:
     """Settings of a webhook or a folder.
 
     webhook: an address that gets a POST. folder: where files are written.
-    name: identifies the sink's place in the records; a new name begins anew. None: its address or folder.
+    name: identifies the sink's cursor in the records; a new name begins anew. None: its address or folder.
     only: every inspection, or anomalous ones. verdicts: verdicts are sent, too, also those taken back.
     picture: pictures to send; None: none to a webhook, both into a folder.
     secret_file: lines `whsec_...` to sign with. ca_file: certificates to trust beside the usual.
@@ -34,22 +34,22 @@ class SinkSettings:
     webhook: str | None = None
     folder: str | None = None
     name: str | None = None
-    only: Only = "all"
+    only: MessageFilter = "all"
     verdicts: bool = True
-    picture: Pictures | None = None
+    picture: PictureChoice | None = None
     secret_file: str | None = None
     ca_file: str | None = None
 
     def __post_init__(self) -> None:
         if (self.webhook is None) == (self.folder is None):
             raise InputError("write either `webhook` or `folder` for each")
-        if self.name is not None and not 0 < len(self.name) <= MOST_NAME:
-            raise InputError(f"name: 1 to {MOST_NAME} characters")
+        if self.name is not None and not 0 < len(self.name) <= MAX_NAME_LENGTH:
+            raise InputError(f"name: 1 to {MAX_NAME_LENGTH} characters")
         if self.webhook is None:
             if self.secret_file or self.ca_file:
                 raise InputError("secret_file and ca_file are a webhook's: leave them out")
             return
-        parts = _split(self.webhook, "webhook")
+        parts = _split_address(self.webhook, "webhook")
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise InputError(f"webhook: {shown(self.webhook)!r} is not https://host/path")
         if parts.username is not None or parts.password is not None:
@@ -66,21 +66,21 @@ class SinkSettings:
         return "folder" if self.webhook is None else "webhook"
 
     @property
-    def known_as(self) -> str:
-        """Name by which its place among the records is known."""
+    def cursor_name(self) -> str:
+        """Name under which the sink's cursor is stored."""
         return self.name or self.webhook or self.folder or ""
 
     @property
-    def pictures(self) -> Pictures:
+    def pictures(self) -> PictureChoice:
         return self.picture or ("both" if self.webhook is None else "none")
 
 
 @dataclass(frozen=True)
 class PluginSink:
-    """Settings of a sink from outside; name, only and verdicts as of `SinkSettings`."""
+    """Settings of a sink of a plugin; name, only and verdicts as of `SinkSettings`."""
 
     name: str | None = None
-    only: Only = "all"
+    only: MessageFilter = "all"
     verdicts: bool = True
     plugin: Plugged | None = None
 
@@ -92,7 +92,7 @@ class PluginSink:
     def label(self) -> str:
         return self.name or self.kind
 
-    known_as = label
+    cursor_name = label
 
 
 @dataclass(frozen=True)
@@ -114,14 +114,14 @@ class MqttSettings:
     certificate_file: str | None = None
     key_file: str | None = None
     topic: str = "flawscope"
-    only: Only = "all"
+    only: MessageFilter = "all"
     verdicts: bool = True
 
     def __post_init__(self) -> None:
-        parts = _split(self.broker, "broker")
+        parts = _split_address(self.broker, "broker")
         if parts.username is not None or parts.password is not None:
             raise InputError("broker: write `user` and `password_file` instead of a password in the address")
-        if parts.scheme not in PORTS or not parts.hostname or parts.path.strip("/") or parts.query:
+        if parts.scheme not in DEFAULT_PORTS or not parts.hostname or parts.path.strip("/") or parts.query:
             raise InputError(f"broker: {shown(self.broker)!r} is not mqtt://host:1883 or mqtts://host:8883")
         if self.password_file is not None and self.user is None:
             raise InputError("password_file wants a `user`")
@@ -133,10 +133,10 @@ class MqttSettings:
             raise InputError(f"topic: {self.topic!r:.60} cannot begin a topic: leave out +, #, $ and outer /")
 
     @property
-    def place(self) -> tuple[str, int, bool]:
+    def address(self) -> tuple[str, int, bool]:
         """Host, port, and whether TLS is used."""
         parts = urlsplit(self.broker)
-        return parts.hostname or "", parts.port or PORTS[parts.scheme], parts.scheme == "mqtts"
+        return parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme], parts.scheme == "mqtts"
 
     @property
     def label(self) -> str:
@@ -147,13 +147,13 @@ class MqttSettings:
         return None if self.password_file is None else secret(self.password_file, "mqtt: password_file")
 
 
-def sinks_of(given: Any, home: Path) -> tuple[SinkSettings | PluginSink, ...]:
+def read_sinks(given: Any, home: Path) -> tuple[SinkSettings | PluginSink, ...]:
     """Read the setting `sinks` of a product; paths are relative to `home`. InputError."""
     if not isinstance(given or [], list):
         raise InputError("sinks must be a list: write `- webhook: ADDRESS` or `- folder: DIR` below it")
     try:
-        found = tuple(_sink(one, home) for one in given or ())
-        places = [one.known_as for one in found]
+        found = tuple(_read_sink(one, home) for one in given or ())
+        places = [one.cursor_name for one in found]
         for one, place in zip(found, places, strict=True):
             if places.count(place) > 1:
                 raise InputError(f"{one.label} is there twice: give each its own `name`")
@@ -162,7 +162,7 @@ def sinks_of(given: Any, home: Path) -> tuple[SinkSettings | PluginSink, ...]:
     return found
 
 
-def _sink(given: Any, home: Path) -> SinkSettings | PluginSink:
+def _read_sink(given: Any, home: Path) -> SinkSettings | PluginSink:
     if not isinstance(given, dict):
         raise InputError("one is neither: write `- webhook: ADDRESS` or `- folder: DIR`")
     _check_keys(given)
@@ -174,7 +174,7 @@ def _sink(given: Any, home: Path) -> SinkSettings | PluginSink:
     if not own and (wrong := next((str(key) for key in given if key not in settings), None)):
         hint = nearest(wrong, ["webhook", "folder", *names(SINKS)])
         raise InputError(f"no sink called {named(wrong)}: {hint}")
-    return beside(build(SinkSettings, given), home, "folder", "secret_file", "ca_file")
+    return resolve_paths(build(SinkSettings, given), home, "folder", "secret_file", "ca_file")
 
 
 def mqtt_of(given: Any, home: Path) -> MqttSettings | None:
@@ -189,10 +189,10 @@ def mqtt_of(given: Any, home: Path) -> MqttSettings | None:
         found = build(MqttSettings, values)
     except InputError as error:
         raise InputError(f"mqtt: {error}") from None
-    return beside(found, home, "password_file", "ca_file", "certificate_file", "key_file")
+    return resolve_paths(found, home, "password_file", "ca_file", "certificate_file", "key_file")
 
 
-def _split(address: str, name: str) -> SplitResult:
+def _split_address(address: str, name: str) -> SplitResult:
     try:
         parts = urlsplit(address)
         _ = parts.port

@@ -19,11 +19,11 @@ from urllib.parse import urlsplit
 from flawscope.config import build, named
 from flawscope.errors import InputError, nearest
 from flawscope.station.settings.plugins import SOURCES, Plugged, names, plugin
-from flawscope.station.settings.values import beside, secret, shown, time_of, with_password
+from flawscope.station.settings.values import resolve_paths, secret, shown, time_of, with_password
 
-RIGHT = "password_file: write the address as rtsp://USER@HOST/PATH"
+PASSWORD_HINT = "password_file: write the address as rtsp://USER@HOST/PATH"
 STREAM, DEVICE, VIDEO = "stream", "device", "video"  # kinds
-PROTOCOLS = {  # scheme -> protocols that FFmpeg may use
+ALLOWED_PROTOCOLS = {  # scheme -> protocols that FFmpeg may use
     "rtsp": "rtsp,rtp,tcp,udp",
     "rtsps": "rtsps,rtsp,rtp,tls,tcp,udp",
     "http": "http,tcp",
@@ -31,27 +31,27 @@ PROTOCOLS = {  # scheme -> protocols that FFmpeg may use
     "udp": "udp,rtp",
     "rtp": "rtp,udp",
 }
-DEVICES = ("v4l2", "avfoundation", "dshow", "lavfi")  # FFmpeg's input devices; lavfi generates pictures
+INPUT_DEVICES = ("v4l2", "avfoundation", "dshow", "lavfi")  # FFmpeg's input devices; lavfi generates pictures
 # Containers and bare streams, without formats that name other files: playlists, concat, SDP.
-FORMATS = (
+ALLOWED_FORMATS = (
     "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,av1,ivf,obu,flv,asf,ogg,mxf,nut,mjpeg,"
     "yuv4mpegpipe,gif,apng,dv,wtv,3gp"
 )
 KEEP, DELETE = "keep", "delete"  # what happens to a file that was inspected
-FRAME, TRIGGER = "frame", "trigger"
-_OWN = ("protocol_whitelist", "format_whitelist", "protocol_blacklist")  # options that only the station sets
+EVERY_FRAME, ON_TRIGGER = "frame", "trigger"
+_OPTIONS_OF_STATION = ("protocol_whitelist", "format_whitelist", "protocol_blacklist")
 
 
 def kind_of(address: str) -> str:
     if "://" in address:
         return STREAM
-    return DEVICE if _device(address) else VIDEO
+    return DEVICE if _split_device(address) else VIDEO
 
 
-def _device(address: str) -> tuple[str, str] | None:
+def _split_device(address: str) -> tuple[str, str] | None:
     """Return FFmpeg's name of the input device, and the address that it opens; None for other addresses."""
     name, found, rest = address.partition(":")
-    if found and name in DEVICES:
+    if found and name in INPUT_DEVICES:
         return name, rest
     return ("v4l2", address) if re.match(r"/dev/(video|v4l/)", address) else None
 
@@ -62,20 +62,19 @@ def check_address(address: str) -> str:
     if not address or not address.isprintable():
         raise InputError("camera has no address: write rtsp://HOST/PATH, /dev/video0 or a video file")
     if kind != STREAM:
-        device = _device(address)
+        device = _split_device(address)
         if device is not None and not device[1]:
             raise InputError(f"{address} names no device: write for example /dev/video0")
         return kind
     try:
         parts = urlsplit(address)
-        right = bool(parts.hostname) and (parts.port or 1) > 0
+        is_valid = bool(parts.hostname) and (parts.port or 1) > 0
     except ValueError:
-        right = False
-    if right and parts.scheme not in PROTOCOLS:
-        raise InputError(
-            f"{parts.scheme}:// is not understood: write one of {', '.join(PROTOCOLS)}, or a file without any"
-        )
-    if not right:
+        is_valid = False
+    if is_valid and parts.scheme not in ALLOWED_PROTOCOLS:
+        known = ", ".join(ALLOWED_PROTOCOLS)
+        raise InputError(f"{parts.scheme}:// is not understood: write one of {known}, or a file without any")
+    if not is_valid:
         raise InputError("it is no address: write for example rtsp://192.0.2.20/stream")
     return kind
 
@@ -86,28 +85,28 @@ def shown_address(address: str) -> str:
     return shown(address) if is_stream else address
 
 
-def opening(address: str, patience: float) -> tuple[str, str | None, dict[str, str]]:
-    """Return the name that FFmpeg opens, the format where FFmpeg must be told, and options.
+def ffmpeg_input(address: str, timeout: float) -> tuple[str, str | None, dict[str, str]]:
+    """Return the name that FFmpeg opens, its format (None: FFmpeg finds it), and options.
 
     Args:
         address: with the password.
-        patience: seconds of silence after which a connection is lost.
+        timeout: seconds of silence after which a connection is lost.
     """
-    device = _device(address) if "://" not in address else None
+    device = _split_device(address) if "://" not in address else None
     if device is not None:
         return device[1], device[0], {}
     if kind_of(address) == VIDEO:
         name = address if sys.platform == "win32" else f"file:{address}"  # a colon is part of the name
-        return name, None, {"protocol_whitelist": "file", "format_whitelist": FORMATS}
+        return name, None, {"protocol_whitelist": "file", "format_whitelist": ALLOWED_FORMATS}
     scheme = urlsplit(address).scheme
-    micro = str(int(patience * 1e6))
-    options = {"protocol_whitelist": PROTOCOLS[scheme], "fflags": "nobuffer"}
+    microseconds = str(int(timeout * 1e6))
+    options = {"protocol_whitelist": ALLOWED_PROTOCOLS[scheme], "fflags": "nobuffer"}
     if scheme in ("rtsp", "rtsps"):
-        options |= {"rtsp_transport": "tcp", "timeout": micro}
+        options |= {"rtsp_transport": "tcp", "timeout": microseconds}
     elif scheme in ("http", "https"):
-        options |= {"rw_timeout": micro}
+        options |= {"rw_timeout": microseconds}
     else:
-        options |= {"timeout": micro}
+        options |= {"timeout": microseconds}
     return address, None, options
 
 
@@ -141,7 +140,7 @@ class CameraOf:
     """
 
     camera: str = field(repr=False)
-    every: str = FRAME
+    every: str = EVERY_FRAME
     password_file: str | None = None
     lost_after: str = "5 s"
     options: tuple[tuple[str, str], ...] = ()
@@ -153,17 +152,17 @@ class CameraOf:
         return kind_of(self.camera) == VIDEO
 
     @property
-    def seconds(self) -> float | None:
+    def frame_interval(self) -> float | None:
         """Seconds between two frames that are taken; None: every frame, or by trigger."""
-        return None if self.every in (FRAME, TRIGGER) else time_of(self.every, "every")
+        return None if self.every in (EVERY_FRAME, ON_TRIGGER) else time_of(self.every, "every")
 
     @property
-    def patience(self) -> float:
+    def frame_timeout(self) -> float:
         return time_of(self.lost_after, "lost_after")
 
     @property
     def shown(self) -> str:
-        """Address as anybody may see it."""
+        """Address without secrets."""
         return shown_address(self.camera)
 
     @property
@@ -172,7 +171,7 @@ class CameraOf:
         if self.password_file is None:
             return self.camera
         password = secret(self.password_file, f"camera {self.shown}: password_file")
-        return with_password(self.camera, password, RIGHT)
+        return with_password(self.camera, password, PASSWORD_HINT)
 
 
 SourceOf = FolderOf | CameraOf | Plugged
@@ -194,18 +193,18 @@ def read_source(value: Any, home: Path) -> SourceOf:
         known = ("folder", "camera", *names(SOURCES))
         hint = nearest(str(next(iter(value))), known) if value else "it names neither `folder` nor `camera`"
         raise InputError(f"source with {', '.join(map(named, value)) or 'nothing'}: {hint}")
-    return _folder(value, home) if kinds == ["folder"] else _camera(value, home)
+    return _read_folder(value, home) if kinds == ["folder"] else _read_camera(value, home)
 
 
-def _folder(value: Mapping[str, Any], home: Path) -> FolderOf:
+def _read_folder(value: Mapping[str, Any], home: Path) -> FolderOf:
     given = build(FolderOf, value)
     folder = str(home / given.folder)
     _check_pattern(given)
     if given.then in (KEEP, DELETE):
         return replace(given, folder=folder)
-    near = difflib.get_close_matches(given.then.lower(), (KEEP, DELETE, "remove"), n=1, cutoff=0.75)
-    if near or not given.then:
-        meant = DELETE if near == ["remove"] else near[0] if near else KEEP
+    matches = difflib.get_close_matches(given.then.lower(), (KEEP, DELETE, "remove"), n=1, cutoff=0.75)
+    if matches or not given.then:
+        meant = DELETE if matches == ["remove"] else matches[0] if matches else KEEP
         raise InputError(
             f"folder {given.folder}: then: {given.then!r:.40} is not keep, delete or a folder; did you mean "
             f"{meant}? A folder of that name is written ./{given.then or 'NAME'}"
@@ -226,19 +225,19 @@ def _check_pattern(given: FolderOf) -> None:
     except re.error as error:
         raise InputError(f"folder {given.folder}: pattern is no regular expression: {error}") from None
     if not groups or groups.keys() - {"part", "batch", "view"}:
-        there = ", ".join(groups) or "none"
+        names = ", ".join(groups) or "none"
         raise InputError(
-            f"folder {given.folder}: pattern has the groups {there}; write (?P<part>...), (?P<batch>...) and "
+            f"folder {given.folder}: pattern has the groups {names}; write (?P<part>...), (?P<batch>...) and "
             "(?P<view>...)"
         )
 
 
-def _camera(value: Mapping[str, Any], home: Path) -> CameraOf:
+def _read_camera(value: Mapping[str, Any], home: Path) -> CameraOf:
     address, options = str(value["camera"] or ""), value.get("options") or {}
     try:
         if not isinstance(options, Mapping):
             raise InputError("options are not `name: value` lines, such as `video_size: 1920x1080`")
-        if own := [name for name in options if name in _OWN]:
+        if own := [name for name in options if name in _OPTIONS_OF_STATION]:
             raise InputError(f"option {own[0]} is the station's own; leave it out")
         plain = {key: one for key, one in value.items() if key != "options"}
         given = build(CameraOf, {**plain, "camera": address})
@@ -247,15 +246,15 @@ def _camera(value: Mapping[str, Any], home: Path) -> CameraOf:
         raise InputError(f"camera {shown_address(address)}: {error}") from None
     pairs = tuple(sorted((str(name), str(text)) for name, text in options.items()))
     paths = ("camera", "password_file") if given.is_video else ("password_file",)
-    return beside(replace(given, options=pairs), home, *paths)
+    return resolve_paths(replace(given, options=pairs), home, *paths)
 
 
 def _check_camera(given: CameraOf) -> None:
     kind = check_address(given.camera)
-    if given.every not in (FRAME, TRIGGER):
+    if given.every not in (EVERY_FRAME, ON_TRIGGER):
         time_of(given.every, "every", "frame, trigger, or a time such as 1 s")
     time_of(given.lost_after, "lost_after")
-    if kind == VIDEO and given.every == TRIGGER:
+    if kind == VIDEO and given.every == ON_TRIGGER:
         raise InputError("every: a video file waits for no trigger: write frame or a time such as 1 s")
     if given.password_file is not None:
-        with_password(given.camera, "", RIGHT)
+        with_password(given.camera, "", PASSWORD_HINT)

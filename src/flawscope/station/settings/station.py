@@ -11,18 +11,18 @@ from typing import Any, Literal
 from flawscope.artefact.files import ENGINES, suffix_of
 from flawscope.config import build, read_config
 from flawscope.errors import InputError
-from flawscope.station.settings.openid import OpenId, openid_of
-from flawscope.station.settings.plugins import Plugged, connections_of
-from flawscope.station.settings.shifts import Shifts, shifts_of
-from flawscope.station.settings.sinks import MqttSettings, PluginSink, SinkSettings, mqtt_of, sinks_of
+from flawscope.station.settings.openid import OpenId, read_openid
+from flawscope.station.settings.plugins import Plugged, read_connections
+from flawscope.station.settings.shifts import Shifts, read_shifts
+from flawscope.station.settings.sinks import MqttSettings, PluginSink, SinkSettings, mqtt_of, read_sinks
 from flawscope.station.settings.sources import FolderOf, SourceOf, read_source
 from flawscope.station.settings.values import (
     age_of,
-    beside,
+    parse_share,
+    parse_size,
+    resolve_paths,
     secret,
-    share_of,
     shown,
-    size_of,
     time_of,
     with_password,
 )
@@ -30,10 +30,10 @@ from flawscope.station.settings.values import (
 NAME = "station"  # default name of a station
 FOLDER = "station"  # default folder of the store
 DATABASE = "station.sqlite"  # in the store
-LEAST_UPLOAD, LEAST_STALLED = 64 * 1024, 0.1  # bytes, seconds
-RESERVED = ("static", "api", "sign-in", "sign-out", "language", "healthz", "readyz", "metrics")
+MIN_UPLOAD_BYTES, MIN_STALLED_SECONDS = 64 * 1024, 0.1  # bytes, seconds
+RESERVED_NAMES = ("static", "api", "sign-in", "sign-out", "language", "healthz", "readyz", "metrics")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_LETTERS = "use letters, digits, dot, dash and underscore, 64 at most"
+_NAME_RULE = "use letters, digits, dot, dash and underscore, 64 at most"
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Product:
     @property
     def drift_bound(self) -> float | None:
         """Bound of the probability of a false alarm, 0 to 0.5, both exclusive; None: drift is not tested."""
-        return None if self.drift is None else share_of(self.drift, "drift")
+        return None if self.drift is None else parse_share(self.drift, "drift")
 
     @property
     def all_sources(self) -> tuple[SourceOf, ...]:
@@ -122,7 +122,7 @@ class Limits:
 
     @property
     def upload_bytes(self) -> int:
-        return size_of(self.upload, "limits: upload")
+        return parse_size(self.upload, "limits: upload")
 
     @property
     def decoding_bytes(self) -> int:
@@ -156,7 +156,7 @@ class Keep:
 
     @property
     def space_bytes(self) -> int | None:
-        return None if self.space is None else size_of(self.space, "keep: space")
+        return None if self.space is None else parse_size(self.space, "keep: space")
 
 
 @dataclass(frozen=True)
@@ -231,13 +231,13 @@ def read_settings(path: str | Path) -> Settings:
         raise InputError(f"{path}: `products` must map a name to its model")
     try:
         mqtt = mqtt_of(values.pop("mqtt", None), home)
-        connections = connections_of(values.pop("connections", None), home)
-        shifts = shifts_of(values.pop("shifts", None), home)
-        openid = openid_of(values.pop("openid", None), home)
+        connections = read_connections(values.pop("connections", None), home)
+        shifts = read_shifts(values.pop("shifts", None), home)
+        openid = read_openid(values.pop("openid", None), home)
         given = {key: one for key, one in values.items() if one is not None or key not in ("limits", "keep")}
-        settings = beside(build(Settings, given), home, "store", "password_file")
-        known = {check_name(str(name)): read_product(name, one, home) for name, one in products.items()}
-        settings = replace(settings, products=known, mqtt=mqtt, connections=connections)
+        settings = resolve_paths(build(Settings, given), home, "store", "password_file")
+        read = {check_product_name(str(key)): read_product(key, one, home) for key, one in products.items()}
+        settings = replace(settings, products=read, mqtt=mqtt, connections=connections)
         return check(replace(settings, shifts=shifts, openid=openid))
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
@@ -246,7 +246,7 @@ def read_settings(path: str | Path) -> Settings:
 def check(settings: Settings) -> Settings:
     """Return the same settings. InputError where a value is not allowed."""
     if not _NAME.fullmatch(settings.name):
-        raise InputError(f"name {settings.name!r:.80} cannot be a station's: {_LETTERS}")
+        raise InputError(f"name {settings.name!r:.80} cannot be a station's: {_NAME_RULE}")
     _ = settings.url, settings.limits.upload_bytes, settings.keep.space_bytes
     for kind in ("good", "anomalous", "reviewed", "records"):
         settings.keep.seconds(kind)
@@ -259,7 +259,7 @@ def check(settings: Settings) -> Settings:
         raise InputError(f"port {settings.port} is not one: choose 1 to 65535, or 0 for a free one")
     if settings.limits.queue < 1 or settings.limits.pixels < 1:
         raise InputError("limits: queue and pixels must be 1 or more")
-    if settings.limits.upload_bytes < LEAST_UPLOAD or settings.limits.stalled < LEAST_STALLED:
+    if settings.limits.upload_bytes < MIN_UPLOAD_BYTES or settings.limits.stalled < MIN_STALLED_SECONDS:
         raise InputError(
             "limits: upload must be 64 KB or more, stalled 0.1 s: no page could be used with less"
         )
@@ -270,25 +270,25 @@ def check(settings: Settings) -> Settings:
     return settings
 
 
-def check_name(name: str) -> str:
+def check_product_name(name: str) -> str:
     """Return the name of a product, which stands in addresses. InputError."""
-    if name.lower() in RESERVED:
+    if name.lower() in RESERVED_NAMES:
         raise InputError(f"{name!r} cannot be a product's name: it is a page of its own; choose another")
     if not _NAME.fullmatch(name):
-        raise InputError(f"{name!r} cannot be a product's name: {_LETTERS}")
+        raise InputError(f"{name!r} cannot be a product's name: {_NAME_RULE}")
     return name
 
 
 def named(text: str) -> str:
     """Return the nearest name that a product can have."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")[:64] or "product"
-    return f"{name}-1" if name.lower() in RESERVED else name
+    return f"{name}-1" if name.lower() in RESERVED_NAMES else name
 
 
 def single(model: str, name: str, folder: str | None = None) -> Settings:
     """Return the settings of a station for one model file."""
     suffix_of(model)
-    return Settings(products={check_name(name): Product(model, folder)})
+    return Settings(products={check_product_name(name): Product(model, folder)})
 
 
 def overridden(settings: Settings, **values: Any) -> Settings:
@@ -306,9 +306,9 @@ def read_product(name: str, value: Any, home: Path) -> Product:
         if not isinstance(listed, list):
             raise InputError("sources is not a list: write `- folder: DIR` or `- camera: ADDRESS` below it")
         plain = {key: one for key, one in given.items() if key not in ("sources", "sinks")}
-        found = beside(build(Product, plain), home, "model", "folder")
-        sinks, sources = sinks_of(given.get("sinks"), home), tuple(read_source(one, home) for one in listed)
+        found = resolve_paths(build(Product, plain), home, "model", "folder")
+        sinks, sources = read_sinks(given.get("sinks"), home), tuple(read_source(one, home) for one in listed)
     except InputError as error:
         raise InputError(f"product {name}: {error}") from None
-    learn = found.learn and beside(found.learn, home, "trained", "pictures")
+    learn = found.learn and resolve_paths(found.learn, home, "trained", "pictures")
     return replace(found, sources=sources, sinks=sinks, learn=learn)

@@ -1,5 +1,4 @@
-"""Values of settings: times, ages, sizes and shares with their units, paths, passwords and certificates in
-files of their own, and addresses without what may be secret in them."""
+"""Values of settings: numbers with units, paths, secrets in files, and addresses without secrets."""
 
 from __future__ import annotations
 
@@ -20,14 +19,14 @@ _SIZE = re.compile(r"\s*(\d{1,15}(?:\.\d+)?)\s*([KMGT]?)i?B?\s*", re.IGNORECASE)
 _SHARE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(%?)\s*")
 _SECONDS = {"h": 3600, "d": 86400, "w": 604800, "m": 30 * 86400, "y": 365 * 86400}
 _HOST = re.compile(r"(?:\w[\w.-]*|\[[\w:.%]+\])?(?::\d{1,5})?")
-_SHORT = 4  # letters; a part of an address with fewer is no secret
+_MIN_SECRET_LENGTH = 4  # letters; a part of an address with fewer is no secret
 
 
 def time_of(text: str, what: str, right: str = "a time such as 5 s") -> float:
     """Return the seconds of `1 s`, `500 ms` or `2 min`. InputError."""
-    found = _TIME.fullmatch(str(text))
-    unit = {"m": 60, "h": 3600, "s": 1}[found[2][0]] if found else 0
-    seconds = float(found[1]) * (0.001 if found[2] == "ms" else unit) if found else 0.0
+    match = _TIME.fullmatch(str(text))
+    unit = {"m": 60, "h": 3600, "s": 1}[match[2][0]] if match else 0
+    seconds = float(match[1]) * (0.001 if match[2] == "ms" else unit) if match else 0.0
     if not seconds:
         raise InputError(f"{what}: {text!r:.40} is not {right}")
     return seconds
@@ -35,31 +34,31 @@ def time_of(text: str, what: str, right: str = "a time such as 5 s") -> float:
 
 def age_of(text: str, what: str) -> float:
     """Return the seconds of `30 days`. A month has 30 days, a year 365. InputError."""
-    found = _AGE.fullmatch(str(text))
-    if not found:
+    match = _AGE.fullmatch(str(text))
+    if not match:
         raise InputError(f"{what}: {text!r} is not a time; write for example 30 days or 1 year, or null")
-    return float(found[1]) * _SECONDS[found[2][0].lower()]
+    return float(match[1]) * _SECONDS[match[2][0].lower()]
 
 
-def size_of(text: str, what: str) -> int:
+def parse_size(text: str, what: str) -> int:
     """Return the bytes of `100 MB` or `2G`, in powers of 1024. InputError."""
-    found = _SIZE.fullmatch(str(text))
-    if not found:
+    match = _SIZE.fullmatch(str(text))
+    if not match:
         raise InputError(f"{what}: {text!r} is not a size; write for example 100 MB")
-    return int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "))
+    return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
 
 
-def share_of(text: str, what: str) -> float:
+def parse_share(text: str, what: str) -> float:
     """Return the share of `1 %` or `0.01`: more than 0 and less than a half. InputError."""
-    found = _SHARE.fullmatch(str(text))
-    share = float(found[1]) / (100 if found[2] else 1) if found else 0.0
+    match = _SHARE.fullmatch(str(text))
+    share = float(match[1]) / (100 if match[2] else 1) if match else 0.0
     if not 0 < share < 0.5:
         raise InputError(f"{what}: {text!r} is not a share between 0 and 50 %; write 1 %, or null")
     return share
 
 
-def beside(settings: T, home: Path, *names: str) -> T:
-    """Return the dataclass with the named paths (None stays None) relative to `home`."""
+def resolve_paths(settings: T, home: Path, *names: str) -> T:
+    """Return settings with the named paths resolved against `home`; None stays None."""
     given: dict[str, str | None] = {name: getattr(settings, name) for name in names}
     found: Any = {n: str(home / Path(path).expanduser()) for n, path in given.items() if path is not None}
     return replace(settings, **found)  # type: ignore[type-var]
@@ -79,12 +78,12 @@ def shown(address: str) -> str:
     return f"{scheme}://{host}{'/…' if ''.join(more) else ''}"
 
 
-def hidden(text: str, address: str) -> str:
-    """Replace in a text, which another side sent, the parts of the address that are not `shown`."""
-    known, parts = shown(address), set(re.split(r"[/?#\\&=;:@]", address.rpartition("://")[2]))
+def redact_text(text: str, address: str) -> str:
+    """Replace in a text of the other side those parts of the address that are not `shown`."""
+    redacted, parts = shown(address), set(re.split(r"[/?#\\&=;:@]", address.rpartition("://")[2]))
     parts |= {unquote(part) for part in parts}
     for part in sorted(parts, key=len, reverse=True):
-        if len(part) >= _SHORT and part not in known:
+        if len(part) >= _MIN_SECRET_LENGTH and part not in redacted:
             text = text.replace(part, "…")
     return text
 
@@ -106,8 +105,8 @@ def secret(path: str, what: str) -> str:
         raise InputError(f"{what}: {path} is no text") from None
     password = text.removesuffix("\n").removesuffix("\r")
     if not password or not password.isprintable():
-        held = "more than a line of text" if password else "nothing"
-        raise InputError(f"{what}: {path} holds {held}: write the password into it, and no more")
+        content = "more than a line of text" if password else "nothing"
+        raise InputError(f"{what}: {path} holds {content}: write the password into it, and no more")
     return password
 
 
@@ -117,17 +116,16 @@ def with_password(address: str, password: str, right: str) -> str:
     Args:
         right: begins the error with the right form, such as `password_file: write the address as ...`.
     """
-    found = re.match(r"([a-z+]+://)([^:/@?]+)@", address)
-    if found is None:
+    match = re.match(r"([a-z+]+://)([^:/@?]+)@", address)
+    if match is None:
         raise InputError(f"{right}: a user and no password")
-    return f"{found[1]}{found[2]}:{quote(password, safe='')}@{address[found.end() :]}"
+    return f"{match[1]}{match[2]}:{quote(password, safe='')}@{address[match.end() :]}"
 
 
 def trusting(
     ca_file: str | None, certificate_file: str | None = None, key_file: str | None = None
 ) -> ssl.SSLContext:
-    """Return a TLS context that trusts the usual certificates and `ca_file`, with an own certificate.
-    InputError."""
+    """Return a TLS context that trusts the system and `ca_file`, with an own certificate. InputError."""
     context = ssl.create_default_context()
     try:
         if (file := ca_file) is not None:
@@ -135,9 +133,9 @@ def trusting(
         if (file := certificate_file) is not None:
             context.load_cert_chain(file, key_file)
     except (OSError, ssl.SSLError) as error:
-        raise InputError(f"cannot read certificates from {file}: {words_of(error)}") from None
+        raise InputError(f"cannot read certificates from {file}: {error_text(error)}") from None
     return context
 
 
-def words_of(error: Exception) -> str:
+def error_text(error: Exception) -> str:
     return (isinstance(error, OSError) and error.strerror) or one_line(error)

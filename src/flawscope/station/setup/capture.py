@@ -1,5 +1,4 @@
-"""Pictures of a new product that the station takes itself, by a camera, from a folder or a video file; what a
-picture is like beside the earlier ones.
+"""Pictures of a new product from a camera, a folder or a video file, and comparisons with earlier pictures.
 
 A camera is open while somebody looks through it. Folders and videos fill the draft until they are removed
 from it, or the product goes live.
@@ -24,37 +23,36 @@ from flawscope.pictures.near_duplicates import near_duplicates, thumbnail
 from flawscope.station.background import Background
 from flawscope.station.drift.camera_faults import BLACK, SOFT, Look, look
 from flawscope.station.inspecting.renderings import reduced
-from flawscope.station.settings.sources import TRIGGER, CameraOf, FolderOf, read_source
+from flawscope.station.settings.sources import ON_TRIGGER, CameraOf, FolderOf, read_source
 from flawscope.station.settings.station import Limits
-from flawscope.station.setup import draft as of
-from flawscope.station.setup.draft import Draft, Taken
-from flawscope.station.sources.camera import Camera
-from flawscope.station.sources.frames import Frames, encoded
+from flawscope.station.setup.draft import BUSY_STAGES, AddedPicture, Draft
+from flawscope.station.sources.camera import FfmpegCamera
+from flawscope.station.sources.frames import FrameReader, encode_png
 from flawscope.station.sources.source import Line
 from flawscope.watch import Arrivals
 
-EVERY = 1.0  # seconds between two looks at folders, and by default between two frames of a video
-IDLE = 60.0  # seconds after which a camera that nobody looks through is closed
-ENDS = 5.0  # seconds in which a camera must end
-RECENT = 24  # pictures that a new one is compared with
-SIDE = 1024  # pixels of the longer side at which they are compared
-UNLIT = 2 * BLACK  # brightness below which a picture is dark, whatever the others are like
-GLARE = 0.2  # share of clipped pixels that are too many, where earlier pictures have none
-LIGHT = 0.15  # share by which another brightness is worth a word
+SCAN_INTERVAL = 1.0  # seconds between two listings of folders, and by default between two frames of a video
+CAMERA_IDLE_SECONDS = 60.0  # after which a camera that nobody looks through is closed
+CAMERA_STOP_SECONDS = 5.0  # in which a camera must end
+RECENT_PICTURES = 24  # pictures that a new one is compared with
+COMPARED_SIDE = 1024  # pixels of the longer side at which they are compared
+DARK_BRIGHTNESS = 2 * BLACK  # brightness below which a picture is dark, whatever the others are like
+MAX_CLIPPED_SHARE = 0.2  # share of clipped pixels that are too many, where earlier pictures have none
+BRIGHTNESS_TOLERANCE = 0.15  # share by which brightness may differ without a hint
 
 
-class Sight(NamedTuple):
-    """Measurements of a picture."""
+class Measurements(NamedTuple):
+    """Measurements of a picture. thumbnail: for the search for near duplicates."""
 
     look: Look
-    small: NDArray[np.float16]
+    thumbnail: NDArray[np.float16]
 
 
 @dataclass
-class Feed:
+class DraftFeed:
     """Folder or video that fills a draft.
 
-    taken: pictures. refused: files that are no pictures for it. why: the last reason, or why nothing comes.
+    taken: number of pictures. refused: number of files. why: of the last refusal, or why nothing comes.
     ended: the video was read to its end.
     """
 
@@ -79,14 +77,14 @@ class Captures(Background):
         self,
         home: Path,
         drafts: Callable[[], Iterable[Draft]],
-        add: Callable[[Draft, Sequence[tuple[str, bytes]]], list[Taken]],
+        add: Callable[[Draft, Sequence[tuple[str, bytes]]], list[AddedPicture]],
         line: Line,
     ):
         super().__init__("pictures of new products")
         self.home, self.drafts, self.add, self.line = home.absolute(), drafts, add, line
-        self._cameras: dict[Draft, tuple[Camera, float]] = {}  # and when somebody last looked through it
-        self._feeds: dict[Draft, Feed] = {}
-        self._sights: dict[Draft, dict[str, Sight]] = {}
+        self._cameras: dict[Draft, tuple[FfmpegCamera, float]] = {}  # and when it was last looked through
+        self._feeds: dict[Draft, DraftFeed] = {}
+        self._measurements: dict[Draft, dict[str, Measurements]] = {}
         self._lock = threading.Lock()
 
     @property
@@ -96,7 +94,7 @@ class Captures(Background):
     # ---- the source of a draft
 
     def name(self, draft: Draft, given: Mapping[str, Any]) -> None:
-        """Let a draft take pictures from here; empty: from nowhere.
+        """Set the source of a draft's pictures; empty: none.
 
         Args:
             given: as an entry of `sources` in `station.yaml`.
@@ -114,12 +112,12 @@ class Captures(Background):
         self.wake()
 
     def _read(self, given: Mapping[str, Any]) -> FolderOf | CameraOf:
-        found = read_source(given, self.home)
-        if not isinstance(found, FolderOf | CameraOf):
+        settings = read_source(given, self.home)
+        if not isinstance(settings, FolderOf | CameraOf):
             raise InputError("name a folder, a camera or a video file here")
-        if isinstance(found, CameraOf):
+        if isinstance(settings, CameraOf):
             require_installed("a camera or a video file", "av", extras="station")
-        return found
+        return settings
 
     def source(self, draft: Draft) -> FolderOf | CameraOf | None:
         """Return the source of a draft. InputError where it is not allowed any more."""
@@ -127,37 +125,36 @@ class Captures(Background):
         return self._read(given) if given else None
 
     def lines_to_live(self, draft: Draft) -> dict[str, Any] | None:
-        """Close what a draft took pictures from; return the camera that its product inspects from when it is
-        live, as in `station.yaml`."""
+        """Close a draft's source; return its camera, as in `station.yaml`, for the product that goes live."""
         found = self.source(draft)
         self.close(draft)
         return draft.state["source"] if isinstance(found, CameraOf) and not found.is_video else None
 
     def close(self, draft: Draft) -> None:
-        """Let go of the camera, so that others can open it, and of the folder."""
+        """Close the camera, so that others can open it, and the folder."""
         with self._lock:
             camera = self._cameras.pop(draft, None)
             self._feeds.pop(draft, None)
         if camera is not None:
-            camera[0].stop(ENDS)
+            camera[0].stop(CAMERA_STOP_SECONDS)
 
-    def camera(self, draft: Draft) -> Camera:
-        """Return the camera of a draft, which is opened. InputError where it has none."""
+    def camera(self, draft: Draft) -> FfmpegCamera:
+        """Open the camera of a draft and return it. InputError where it has none."""
         found = self.source(draft)
         if not isinstance(found, CameraOf) or found.is_video:
             raise InputError(f"{draft.name} has no camera of its own: name one first")
         with self._lock:
-            made, _ = self._cameras.get(draft, (None, 0.0))
-            if made is None:
-                made = Camera(self.line, replace(found, every=TRIGGER), 1)
-                made.start()
-            self._cameras[draft] = made, time.monotonic()
+            camera, _ = self._cameras.get(draft, (None, 0.0))
+            if camera is None:
+                camera = FfmpegCamera(self.line, replace(found, every=ON_TRIGGER), 1)
+                camera.start()
+            self._cameras[draft] = camera, time.monotonic()
         self.wake()
-        return made
+        return camera
 
     def facts(self, draft: Draft) -> dict[str, Any] | None:
         """Return the source of a draft, as the API shows it; None: it has none."""
-        kind, place, feed = "camera", "", Feed(None)
+        kind, place, feed = "camera", "", DraftFeed(None)
         try:
             found = self.source(draft)
         except InputError as error:
@@ -181,16 +178,16 @@ class Captures(Background):
             self.close(draft)
 
     def _work(self) -> None:
-        while not self._wait(EVERY if self._cameras or self._feeds else None):
+        while not self._wait(SCAN_INTERVAL if self._cameras or self._feeds else None):
             for draft, (_, seen) in list(self._cameras.items()):
-                if time.monotonic() - seen > IDLE:
+                if time.monotonic() - seen > CAMERA_IDLE_SECONDS:
                     self.close(draft)
             for draft in self.drafts():
-                if draft.stage not in of.BUSY and not self._ended.is_set():
-                    self._fill(draft)
+                if draft.stage not in BUSY_STAGES and not self._ended.is_set():
+                    self._fill_draft(draft)
 
-    def _fill(self, draft: Draft) -> None:
-        """Take what is new in a folder, or the frames of a video."""
+    def _fill_draft(self, draft: Draft) -> None:
+        """Add the new files of a folder, or the frames of a video."""
         try:
             found = self.source(draft)
         except InputError:
@@ -199,7 +196,7 @@ class Captures(Background):
             return
         feed = self._feeds.get(draft)
         if feed is None or feed.source != found:  # another one may have been named since `close`
-            feed = self._feeds[draft] = Feed(found)
+            feed = self._feeds[draft] = DraftFeed(found)
         try:
             if isinstance(found, FolderOf):
                 self._take_files(draft, feed, found.folder)
@@ -211,7 +208,7 @@ class Captures(Background):
         except Exception as error:
             feed.why = with_kind(error)
 
-    def _take_files(self, draft: Draft, feed: Feed, folder: str) -> None:
+    def _take_files(self, draft: Draft, feed: DraftFeed, folder: str) -> None:
         if feed.arrivals is None:
             feed.arrivals = Arrivals(folder, existing=True)
         for path in feed.arrivals.scan(time.monotonic()):
@@ -220,86 +217,86 @@ class Captures(Background):
             try:
                 if path.stat().st_size > self.limits.upload_bytes:
                     raise InputError(f"{path.name} is larger than {self.limits.upload}")
-                self._take(draft, feed, path.name, path.read_bytes())
+                self._add_picture(draft, feed, path.name, path.read_bytes())
             except (InputError, OSError) as error:
                 if feed.arrivals.failed(path, time.monotonic()):
                     feed.refused, feed.why = feed.refused + 1, str(error)
             else:
                 feed.arrivals.done(path)
 
-    def _take_frames(self, draft: Draft, feed: Feed, camera: CameraOf) -> None:
-        slot, seconds = -1, camera.seconds or EVERY
-        with closing(Frames(camera, self.limits.pixels)) as frames:
+    def _take_frames(self, draft: Draft, feed: DraftFeed, camera: CameraOf) -> None:
+        slot, seconds = -1, camera.frame_interval or SCAN_INTERVAL
+        with closing(FrameReader(camera, self.limits.pixels)) as frames:
             for number, frame in enumerate(frames):
                 if self._ended.is_set() or self._feeds.get(draft) is not feed:
                     return
-                before, slot = slot, slot if frame is None else int(frames.seconds(frame, number) / seconds)
+                before, slot = slot, slot if frame is None else int(frames.timestamp(frame, number) / seconds)
                 if frame is not None and slot != before:
                     name = f"{Path(camera.camera).stem}-{number + 1:06d}.png"
-                    self._take(draft, feed, name, encoded(frame, self.limits.pixels))
+                    self._add_picture(draft, feed, name, encode_png(frame, self.limits.pixels))
         feed.ended = True
 
-    def _take(self, draft: Draft, feed: Feed, name: str, data: bytes) -> None:
-        """Keep a picture. InputError where it is refused."""
+    def _add_picture(self, draft: Draft, feed: DraftFeed, name: str, data: bytes) -> None:
+        """Add a picture. InputError where it is refused."""
         (taken,) = self.add(draft, [(name, data)])
         if taken.status == "refused":
             raise InputError(str(taken.error))
         feed.taken += taken.status == "kept"
 
-    # ---- what a picture is like
+    # ---- comparisons
 
     def seen(self, draft: Draft, data: bytes, name: str = "") -> dict[str, Any]:
         """Compare a picture with the latest ones of a draft, as the API shows it. InputError.
 
         Args:
-            name: by which the draft has the picture; "": it has it not.
+            name: of the picture in the draft; "": it is not there.
         """
-        now, before = self._sight(draft, data, name or "picture"), self._earlier(draft, name)
-        smalls = np.stack([*[one.small for one in before.values()], now.small])
-        last = len(before)
-        pairs = near_duplicates(smalls, np.arange(len(smalls)))
+        now, earlier = self._measure(draft, data, name or "picture"), self._measure_recent(draft, name)
+        thumbnails = np.stack([*[one.thumbnail for one in earlier.values()], now.thumbnail])
+        last = len(earlier)
+        pairs = near_duplicates(thumbnails, np.arange(len(thumbnails)))
         alike = [(much, names) for *names, much in pairs if last in names]
         nearest = min(max(alike)[1]) if alike else None
         return {
             "brightness": now.look.brightness,
             "sharpness": now.look.sharpness,
-            "hints": hints(now.look, [one.look for one in before.values()]),
-            "alike": None if nearest is None else list(before)[nearest],
+            "hints": quality_hints(now.look, [one.look for one in earlier.values()]),
+            "alike": None if nearest is None else list(earlier)[nearest],
         }
 
-    def _sight(self, draft: Draft, data: bytes, name: str) -> Sight:
-        picture = reduced(data, name, SIDE, draft.memory)
-        return Sight(look(Image.fromarray(picture)), thumbnail(picture))
+    def _measure(self, draft: Draft, data: bytes, name: str) -> Measurements:
+        picture = reduced(data, name, COMPARED_SIDE, draft.memory)
+        return Measurements(look(Image.fromarray(picture)), thumbnail(picture))
 
-    def _earlier(self, draft: Draft, but: str) -> dict[str, Sight]:
-        """Measure the latest pictures of a draft, each once."""
-        known, found = self._sights.get(draft, {}), {}
-        for name in [one for one in draft.pictures() if one != but][-RECENT:]:
+    def _measure_recent(self, draft: Draft, excluded: str) -> dict[str, Measurements]:
+        """Return the measurements of the latest pictures of a draft, each measured once."""
+        measured, found = self._measurements.get(draft, {}), {}
+        for name in [one for one in draft.pictures() if one != excluded][-RECENT_PICTURES:]:
             try:
-                found[name] = known.get(name) or self._sight(draft, draft.path(name).read_bytes(), name)
+                found[name] = measured.get(name) or self._measure(draft, draft.path(name).read_bytes(), name)
             except (FlawscopeError, OSError):
                 continue  # it was just left out, or cannot be read: the check says it
-        self._sights[draft] = found
+        self._measurements[draft] = found
         return found
 
 
-def hints(now: Look, before: Sequence[Look]) -> list[str]:
-    """Say what is wrong with focus and light, by the earlier pictures where there are some: dark, glare,
-    darker, brighter, softer, sharper (then the earlier ones were soft)."""
-    if now.brightness < UNLIT:
+def quality_hints(now: Look, earlier: Sequence[Look]) -> list[str]:
+    """Return faults of focus and light, compared with the earlier pictures: dark, glare, darker, brighter,
+    softer, sharper (then the earlier ones were soft)."""
+    if now.brightness < DARK_BRIGHTNESS:
         return ["dark"]
-    if not before:
-        return ["glare"] if now.white > GLARE else []
-    found = ["glare"] if now.white > max(GLARE, 2 * max(one.white for one in before)) else []
-    usual, spread = _range([one.brightness for one in before])
-    if abs(now.brightness - usual) > max(spread, LIGHT * usual):
+    if not earlier:
+        return ["glare"] if now.white > MAX_CLIPPED_SHARE else []
+    found = ["glare"] if now.white > max(MAX_CLIPPED_SHARE, 2 * max(one.white for one in earlier)) else []
+    usual, spread = _median_and_range([one.brightness for one in earlier])
+    if abs(now.brightness - usual) > max(spread, BRIGHTNESS_TOLERANCE * usual):
         found.append("brighter" if now.brightness > usual else "darker")
-    usual, spread = _range([one.sharpness for one in before])
+    usual, spread = _median_and_range([one.sharpness for one in earlier])
     if abs(now.sharpness - usual) > max(spread, SOFT):
         found.append("sharper" if now.sharpness > usual else "softer")
     return found
 
 
-def _range(values: Sequence[float]) -> tuple[float, float]:
-    """Median, and how far values lie from each other."""
+def _median_and_range(values: Sequence[float]) -> tuple[float, float]:
+    """Return the median and the range of values."""
     return float(np.median(values)), float(np.ptp(values))

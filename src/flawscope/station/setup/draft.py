@@ -30,28 +30,26 @@ from flawscope.station.settings.station import Limits
 from flawscope.station.store.files import Files, give_name, unwritable
 from flawscope.station.store.records import NotFoundError
 
-FOLDER = "new"  # of all drafts, in the station's folder
-STATE, ASIDE, SMALL, EXAMPLES = ".draft.json", ".left-out", ".small", ".examples"  # no product is called so
-MOST = 10_000  # pictures of a product
-SIDE = 320  # pixels of the longer side of a small picture
-LONGEST = 120  # characters of a name
-SMALLEST, RATIO = 256 * 1024**2, 50  # bytes that every zip may unpack to; times its own size, of a larger one
+DRAFTS_FOLDER = "new"  # of all drafts, in the station's folder
+STATE_FILE, LEFT_OUT_FOLDER = ".draft.json", ".left-out"  # names that no product can have
+THUMBNAILS_FOLDER, EXAMPLES_FOLDER = ".small", ".examples"
+MAX_PICTURES = 10_000  # of a product
+THUMBNAIL_SIDE = 320  # pixels of the longer side
+MAX_NAME_LENGTH = 120  # characters
+MAX_UNPACKED_BYTES, MAX_ZIP_RATIO = 256 * 1024**2, 50  # of any zip; of a larger one, times its own size
 
-# Stages: pictures are collected; it waits for its turn; it learns; it was stopped, failed or is done
+# stages of a draft; READY: its model is there
 COLLECTING, WAITING, LEARNING = "collecting", "waiting", "learning"
 STOPPED, FAILED, READY = "stopped", "failed", "ready"
-BUSY = (WAITING, LEARNING)
+BUSY_STAGES = (WAITING, LEARNING)
 
 
-class FullError(InputError):
-    """A draft has as many pictures as a product takes."""
+class DraftFullError(InputError):
+    """A draft has as many pictures as a product can have."""
 
 
-class Taken(NamedTuple):
-    """Outcome of a picture that was sent: kept, known before, or refused for the reason in `error`.
-
-    name: as it is kept, or as it was sent.
-    """
+class AddedPicture(NamedTuple):
+    """Result of adding a picture. name: as it is kept, or was sent. error: why it was refused."""
 
     name: str
     status: Literal["kept", "known", "refused"]
@@ -70,17 +68,17 @@ class Draft:
 
     def __init__(self, files: Files, name: str, limits: Limits, memory: Memory):
         self.files, self.name, self.limits, self.memory = files, name, limits, memory
-        self.home = files.folder / FOLDER / name
-        self.folder, self.aside = self.home / name, self.home / ASIDE
+        self.home = files.folder / DRAFTS_FOLDER / name
+        self.folder, self.left_out_folder = self.home / name, self.home / LEFT_OUT_FOLDER
         self.model = self.home / f"{name}.safetensors"
         self.version, self._is_gone = 1, False
         self._lock = threading.RLock()
         self._by_size: dict[int, list[Path]] = {}
-        for folder in (self.folder, self.aside):
+        for folder in (self.folder, self.left_out_folder):
             for path in folder.glob("*"):
                 self._by_size.setdefault(path.stat().st_size, []).append(path)
         try:
-            self.state: dict[str, Any] = json.loads((self.home / STATE).read_text(encoding="utf-8"))
+            self.state: dict[str, Any] = json.loads((self.home / STATE_FILE).read_text(encoding="utf-8"))
         except FileNotFoundError:
             self.state = {}
         except (OSError, ValueError):  # its pictures are there all the same
@@ -94,73 +92,77 @@ class Draft:
         """Change the state, on the disk first. StoreError."""
         with self._lock:
             new = {**self.state, **state}
-            self.files.write(self.home / STATE, json.dumps(new).encode())
+            self.files.write(self.home / STATE_FILE, json.dumps(new).encode())
             self.state = new
 
     def remove(self) -> None:
         """Remove all that belongs to the draft; what went live stays."""
         with self._lock:
             self._is_gone = True
-            (self.home / STATE).unlink(missing_ok=True)
+            (self.home / STATE_FILE).unlink(missing_ok=True)
             shutil.rmtree(self.home, ignore_errors=True)
 
     # ---- the pictures
 
     def pictures(self) -> list[str]:
         """List the pictures to learn from, in natural order."""
-        return _names(self.folder)
+        return _picture_names(self.folder)
 
     def left_out(self) -> list[str]:
-        return _names(self.aside)
+        return _picture_names(self.left_out_folder)
 
-    def add(self, data: bytes, name: str) -> Taken:
+    def add(self, data: bytes, name: str) -> AddedPicture:
         """Keep a picture, which is on the disk on return. The same content is kept once, also of a picture
         that was left out.
 
         Raises:
             InputError: it is no picture, damaged or too large.
-            FullError: there are as many pictures as a product takes.
+            DraftFullError: there are as many pictures as a product takes.
             StoreError: it cannot be written.
         """
         if Path(name).suffix.lower() in RAW_SUFFIXES:
             raise InputError(f"{name} is a camera's raw file: convert it to PNG or JPEG")
         suffix, _ = checked(data, name, self.limits)
-        small = webp(reduced(data, name, SIDE, self.memory))  # all of it can be decoded
+        small = webp(reduced(data, name, THUMBNAIL_SIDE, self.memory))  # all of it can be decoded
         with self._lock:
             if self._is_gone:
                 raise NotFoundError(f"{self.name} was removed: begin it again")
-            if (there := self._same(data)) is not None:
-                return Taken(there.name, "known")
-            if sum(map(len, self._by_size.values())) >= MOST:
-                raise FullError(f"{self.name} has {MOST:,} pictures, which is enough: leave the others away")
+            if (there := self._find_same_content(data)) is not None:
+                return AddedPicture(there.name, "known")
+            if sum(map(len, self._by_size.values())) >= MAX_PICTURES:
+                text = f"{self.name} has {MAX_PICTURES:,} pictures, which is enough: leave the others away"
+                raise DraftFullError(text)
             self.files.check_room(len(data))
-            path = self._free(file_name(name, suffix))
+            path = self._free_path(file_name(name, suffix))
             self.files.write(path, data)
             self._by_size.setdefault(len(data), []).append(path)
             self.version += 1
         with suppress(FlawscopeError):  # it can be made again
-            self.files.write(self.home / SMALL / f"{path.name}.webp", small, durable=False)
-        return Taken(path.name, "kept")
+            self.files.write(self.home / THUMBNAILS_FOLDER / f"{path.name}.webp", small, durable=False)
+        return AddedPicture(path.name, "kept")
 
-    def add_all(self, sent: Iterable[tuple[str, bytes | InputError]]) -> Iterator[Taken]:
+    def add_all(self, sent: Iterable[tuple[str, bytes | InputError]]) -> Iterator[AddedPicture]:
         """Keep several pictures; one that is refused does not keep the others out."""
         for name, data in sent:
             try:
-                yield self.add(data, name) if isinstance(data, bytes) else Taken(name, "refused", str(data))
-            except FullError as error:
-                yield Taken(name, "refused", str(error))
+                if isinstance(data, bytes):
+                    yield self.add(data, name)
+                else:
+                    yield AddedPicture(name, "refused", str(data))
+            except DraftFullError as error:
+                yield AddedPicture(name, "refused", str(error))
                 return
             except InputError as error:
                 told = str(error).replace(f"({len(data)} bytes)", name)  # type: ignore[arg-type]
-                yield Taken(name, "refused", told)
+                yield AddedPicture(name, "refused", told)
 
-    def _same(self, data: bytes) -> Path | None:
-        """Path of the picture with this content."""
-        alike = self._by_size.get(len(data), ())
-        return next((path for path in alike if path.read_bytes() == data), None)
+    def _find_same_content(self, data: bytes) -> Path | None:
+        """Return the picture with this content; None: there is none."""
+        candidates = self._by_size.get(len(data), ())
+        return next((path for path in candidates if path.read_bytes() == data), None)
 
-    def _free(self, name: str) -> Path:
-        """Path of this name, or of the nearest that no picture has."""
+    def _free_path(self, name: str) -> Path:
+        """Return the path of a name, or of the nearest one that no picture has."""
         taken = {one.name for paths in self._by_size.values() for one in paths}
         stem, suffix, number = Path(name).stem, Path(name).suffix, 1
         while name in taken:
@@ -170,7 +172,7 @@ class Draft:
 
     def move(self, names: Iterable[str], *, out: bool) -> None:
         """Leave pictures out, or take them back; those that are there already stay. NotFoundError."""
-        source, target = (self.folder, self.aside) if out else (self.aside, self.folder)
+        source, target = (self.folder, self.left_out_folder) if out else (self.left_out_folder, self.folder)
         with self._lock:
             for name in names:
                 path = self.path(name)
@@ -188,7 +190,7 @@ class Draft:
                 self.version += 1
 
     def path(self, name: str) -> Path:
-        """Path of a picture, left out or not. NotFoundError."""
+        """Return the path of a picture, left out or not. NotFoundError."""
         for paths in self._by_size.values():
             for path in paths:
                 if path.name == name:
@@ -197,47 +199,47 @@ class Draft:
 
     def view(self, name: str, side: int) -> bytes:
         """Return WebP of a picture, upright. NotFoundError."""
-        path, kept = self.path(name), self.home / SMALL / f"{name}.webp"
-        if side <= SIDE and kept.is_file():
+        path, kept = self.path(name), self.home / THUMBNAILS_FOLDER / f"{name}.webp"
+        if side <= THUMBNAIL_SIDE and kept.is_file():
             return kept.read_bytes()
         return webp(reduced(path.read_bytes(), name, side, self.memory))
 
     def odd_sizes(self) -> list[str]:
-        """List the pictures to learn from that have not the usual size."""
-        found = {}
+        """List the pictures to learn from that do not have the usual size."""
+        sizes = {}
         for name in self.pictures():
             with suppress(InputError, OSError):
-                about = header((self.folder / name).read_bytes(), name)
-                found[name] = about.width, about.height
-        usual = Counter(found.values()).most_common(1)
-        return [name for name, size in found.items() if size != usual[0][0]]
+                info = header((self.folder / name).read_bytes(), name)
+                sizes[name] = info.width, info.height
+        usual = Counter(sizes.values()).most_common(1)
+        return [name for name, size in sizes.items() if size != usual[0][0]]
 
     # ---- the model
 
     @property
-    def goes_on(self) -> bool:
-        """Whether a training was cut off that can go on."""
+    def can_resume(self) -> bool:
+        """Whether a training that was cut off can go on."""
         return checkpoint_of(self.model).is_file()
 
-    def forget_training(self) -> None:
-        """Remove what is left of a training, and the model before."""
+    def discard_training(self) -> None:
+        """Remove the checkpoint of a training, and the model."""
         checkpoint_of(self.model).unlink(missing_ok=True)
         self.model.unlink(missing_ok=True)
 
     @property
     def examples(self) -> Path:
         """Folder of pictures with simulated defects."""
-        return self.home / EXAMPLES
+        return self.home / EXAMPLES_FOLDER
 
 
 def file_name(name: str, suffix: str) -> str:
-    """Name of the file of a picture: the last part of what its sender calls it, with a picture's ending."""
+    """Return the file name of a picture: the last part of the name that it was sent with, with an ending."""
     last = "".join(c for c in last_part(name) if c not in '<>:"|?*').strip(" .") or "picture"
     given = Path(last).suffix if is_picture(last) else suffix
-    return f"{last.removesuffix(given)[:LONGEST]}{given}"
+    return f"{last.removesuffix(given)[:MAX_NAME_LENGTH]}{given}"
 
 
-def _names(folder: Path) -> list[str]:
+def _picture_names(folder: Path) -> list[str]:
     found = (path.name for path in folder.glob("*") if not path.name.startswith("."))
     return sorted(found, key=natural_key)
 
@@ -245,7 +247,7 @@ def _names(folder: Path) -> list[str]:
 # -------------------------------------------------------------------------------------------------- zip files
 
 
-def pictures_of(path: Path, name: str, limits: Limits) -> Iterator[tuple[str, bytes | InputError]]:
+def read_zip(path: Path, name: str, limits: Limits) -> Iterator[tuple[str, bytes | InputError]]:
     """Yield each file with its name, or the reason why it is refused; nothing is unpacked to the disk.
 
     Args:
@@ -256,34 +258,35 @@ def pictures_of(path: Path, name: str, limits: Limits) -> Iterator[tuple[str, by
     """
     try:
         with zipfile.ZipFile(path) as file:
-            found = [one for one in file.infolist() if not (one.is_dir() or _is_beside(one.filename))]
-            size = sum(one.file_size for one in found)
-            if size > max(SMALLEST, RATIO * path.stat().st_size):
+            files = [entry for entry in file.infolist() if not entry.is_dir()]
+            entries = [entry for entry in files if not _is_litter_path(entry.filename)]
+            size = sum(entry.file_size for entry in entries)
+            if size > max(MAX_UNPACKED_BYTES, MAX_ZIP_RATIO * path.stat().st_size):
                 raise InputError(
                     f"{name} unpacks to {size / 1e9:.1f} GB, which pictures do not: pack the pictures alone"
                 )
-            for one in found:
-                yield one.filename, _read(file, one, limits)
+            for entry in entries:
+                yield entry.filename, _read_entry(file, entry, limits)
     except InputError:
         raise
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
         raise InputError(f"{name} is no zip file, or damaged: pack the pictures again") from None
 
 
-def _is_beside(name: str) -> bool:
-    """Whether the file is one that an operating system puts beside others."""
+def _is_litter_path(name: str) -> bool:
+    """Whether an operating system put this file beside the others."""
     return any(is_litter(part) and part not in ("..", ".") for part in PurePosixPath(name).parts)
 
 
-def _read(file: zipfile.ZipFile, one: zipfile.ZipInfo, limits: Limits) -> bytes | InputError:
-    name = one.filename
+def _read_entry(file: zipfile.ZipFile, entry: zipfile.ZipInfo, limits: Limits) -> bytes | InputError:
+    name = entry.filename
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
         return InputError(f"{name:.80} leads out of the zip: pack the pictures' folder again")
-    if one.flag_bits & 1:
+    if entry.flag_bits & 1:
         return InputError(f"{name:.80} is encrypted: pack the pictures without a password")
     try:
-        with file.open(one) as part:
+        with file.open(entry) as part:
             data = part.read(limits.upload_bytes + 1)  # whatever the zip says of its size
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError):
         return InputError(f"{name:.80} is damaged in the zip: pack it again")

@@ -19,26 +19,25 @@ from flawscope.methods import registry
 from flawscope.station.background import Background
 from flawscope.station.inspecting.capacity import Memory
 from flawscope.station.learning.process import StoppedError, Worker
-from flawscope.station.settings.station import Limits, check_name
-from flawscope.station.setup import draft as of
+from flawscope.station.settings.station import Limits, check_product_name
+from flawscope.station.setup import draft as draft_module
 from flawscope.station.setup.capture import Captures
-from flawscope.station.setup.draft import READY, Draft, Taken, pictures_of
-from flawscope.station.setup.job import work
+from flawscope.station.setup.draft import READY, WAITING, AddedPicture, Draft, read_zip
+from flawscope.station.setup.job import run_job
 from flawscope.station.sources.source import Line
 from flawscope.station.store.database import now
 from flawscope.station.store.files import Files
 from flawscope.station.store.records import NotFoundError, iso
 
-EVERY = 60.0  # seconds after which the queue is looked at although nobody asked
-SETTLED = 0.7  # seconds without a new picture after which the pictures are checked
-FEWEST = 2  # pictures that can be learnt from
-MINUTES = 30.0  # for a method that learns in steps, unless somebody says otherwise
-# to `fit`
-GIVEN = ("method", "minutes", "size", "roi", "min_defect", "light", "align", "several", "part", "view")
-TRIED = 8  # pictures that are tried at once
-OPTION = re.compile(r"(?<![\w-])--(?=\w)")  # of a command line, which a page has not: `more --minutes`
-# what a terminal would print, at the lowest priority
-CHECK = "import os, sys; getattr(os, 'nice', int)(19); import flawscope.cli as cli; cli.main(sys.argv[1:])"
+QUEUE_INTERVAL = 60.0  # seconds after which the queue is checked although nothing woke the thread
+SETTLE_SECONDS = 0.7  # seconds without a new picture after which the pictures are checked
+MIN_PICTURES = 2  # pictures that can be learnt from
+DEFAULT_MINUTES = 30.0  # of a method that learns in steps
+FIT_OPTIONS = ("method", "minutes", "size", "roi", "min_defect", "light", "align", "several", "part", "view")
+MAX_TRIED = 8  # pictures that are tried at once
+OPTION_PREFIX = re.compile(r"(?<![\w-])--(?=\w)")  # left out on a page, as of `more --minutes`
+# the command line at the lowest priority
+CHECK_CODE = "import os, sys; getattr(os, 'nice', int)(19); from flawscope import cli; cli.main(sys.argv[1:])"
 
 
 class TakenError(InputError):
@@ -49,7 +48,6 @@ class Drafts(Background):
     """Drafts by name; models are learnt one after another, in a process beside the station.
 
     Args:
-        threads: that learn where nothing is inspected; half of them else.
         is_busy: whether the station inspects.
         say: gets a line for the log.
         line: for cameras of drafts: of no product.
@@ -68,17 +66,17 @@ class Drafts(Background):
         super().__init__("new products")
         self.files, self.limits, self.memory = files, limits, memory
         self.device, self.is_busy, self.say = device, is_busy, say
-        self.worker, self.trier = Worker(work), Worker(work)
+        self.worker, self.trier = Worker(run_job), Worker(run_job)
         self.checks = Checks(self)
         self.captures = Captures(files.folder, self.__iter__, self.add, line)
-        homes = sorted((files.folder / of.FOLDER).glob(f"*/{of.STATE}"))
-        self._drafts = {home.parent.name: self._opened(home.parent.name) for home in homes}
+        homes = sorted((files.folder / draft_module.DRAFTS_FOLDER).glob(f"*/{draft_module.STATE_FILE}"))
+        self._drafts = {home.parent.name: self._load_draft(home.parent.name) for home in homes}
         self._lock = threading.RLock()
-        self._trying = threading.Lock()
-        self._now: tuple[Draft, str] | None = None  # of which something is learnt, and what: fit or worth
-        self._step: dict[str, Any] | None = None
+        self._trial_lock = threading.Lock()
+        self._current: tuple[Draft, str] | None = None  # and its job: fit or worth
+        self._progress: dict[str, Any] | None = None
 
-    def _opened(self, name: str) -> Draft:
+    def _load_draft(self, name: str) -> Draft:
         return Draft(self.files, name, self.limits, self.memory)
 
     def start(self) -> None:
@@ -99,7 +97,7 @@ class Drafts(Background):
     # ---- drafts
 
     def use(self, limits: Limits) -> None:
-        """Use other limits from now on."""
+        """Set the limits of pictures."""
         self.limits = limits
         for one in self:
             one.limits = limits
@@ -108,7 +106,7 @@ class Drafts(Background):
         return iter(list(self._drafts.values()))
 
     def draft(self, name: str) -> Draft:
-        """Draft of this name. NotFoundError names the nearest."""
+        """Return the draft of a name. NotFoundError names the nearest."""
         if name not in self._drafts:
             raise NotFoundError(f"no new product is called {name!r:.80}: {nearest(name, list(self._drafts))}")
         return self._drafts[name]
@@ -123,7 +121,7 @@ class Drafts(Background):
             InputError: no product can be called so.
             TakenError: another product is.
         """
-        check_name(name)
+        check_product_name(name)
         with self._lock:
             alike = [one for one in self._drafts if one.lower() == name.lower()]  # one folder on some disks
             if alike:
@@ -132,10 +130,10 @@ class Drafts(Background):
                 return self._drafts[name]
             if name in products:
                 raise TakenError(f"this station has a product {name} already: choose another name")
-            made = self._opened(name)
-            made.change(stage=of.COLLECTING, by=who, at=iso(now()))
-            self._drafts[name] = made
-            return made
+            draft = self._load_draft(name)
+            draft.change(stage=draft_module.COLLECTING, by=who, at=iso(now()))
+            self._drafts[name] = draft
+            return draft
 
     def remove(self, name: str) -> None:
         """Remove a draft with its pictures; a product that went live stays."""
@@ -147,15 +145,15 @@ class Drafts(Background):
             draft.remove()
         self.checks.forget(draft)
 
-    def add(self, draft: Draft, sent: Sequence[tuple[str, bytes]]) -> list[Taken]:
+    def add(self, draft: Draft, sent: Sequence[tuple[str, bytes]]) -> list[AddedPicture]:
         """Keep pictures that were sent, and say what became of each. StoreError."""
         found = list(draft.add_all(sent))
         self.checks.wake()
         return found
 
-    def add_zip(self, draft: Draft, path: Path, name: str) -> list[Taken]:
+    def add_zip(self, draft: Draft, path: Path, name: str) -> list[AddedPicture]:
         """Keep the pictures in a zip. InputError where it is none."""
-        found = list(draft.add_all(pictures_of(path, name, self.limits)))
+        found = list(draft.add_all(read_zip(path, name, self.limits)))
         self.checks.wake()
         if not found:
             raise InputError(f"{name} holds no file: pack the pictures into it")
@@ -163,7 +161,7 @@ class Drafts(Background):
 
     def move(self, draft: Draft, names: Sequence[str], *, out: bool) -> None:
         """Leave pictures out, or take them back. InputError while the draft learns from them."""
-        if draft.stage == of.LEARNING:
+        if draft.stage == draft_module.LEARNING:
             raise InputError(
                 f"{draft.name} is learning from its pictures: stop it first, or wait for the end"
             )
@@ -176,99 +174,98 @@ class Drafts(Background):
         """Queue a draft. InputError where the method is unknown or there is nothing to learn from.
 
         Args:
-            given: `GIVEN` as `flawscope fit` takes them; `minutes` of a method that learns in steps.
+            given: `FIT_OPTIONS` as `flawscope fit` takes them; `minutes` of a method that learns in steps.
             go_on: where a stopped training of the same settings left off.
         """
         in_steps = registry.method(given["method"]).learns_in_steps
-        given = {**given, "minutes": (given["minutes"] or MINUTES) if in_steps else None}
-        if len(draft.pictures()) < FEWEST:
-            raise InputError(f"{draft.name} has fewer than {FEWEST} pictures: give it more")
+        given = {**given, "minutes": (given["minutes"] or DEFAULT_MINUTES) if in_steps else None}
+        if len(draft.pictures()) < MIN_PICTURES:
+            raise InputError(f"{draft.name} has fewer than {MIN_PICTURES} pictures: give it more")
         with self._lock:
-            if draft.stage in of.BUSY:
+            if draft.stage in draft_module.BUSY_STAGES:
                 return
             asked = {**given, "learns_from": draft.pictures()}
             if not go_on or any(draft.state.get(key) != value for key, value in asked.items()):
-                draft.forget_training()
-            draft.change(stage=of.WAITING, asked_at=now(), error=None, result=None, **asked)
-            if self._now is not None and self._now[1] == "worth":
+                draft.discard_training()
+            draft.change(stage=WAITING, asked_at=now(), error=None, result=None, **asked)
+            if self._current is not None and self._current[1] == "worth":
                 self.worker.stop()  # it can be found out later
         self.wake()
 
     def stop_learning(self, draft: Draft) -> None:
         """Stop what is learnt of a draft; it can go on later."""
         with self._lock:
-            if self._now is not None and self._now[0] is draft:
+            if self._current is not None and self._current[0] is draft:
                 self.worker.stop()
-            if draft.stage in of.BUSY:
-                draft.change(stage=of.STOPPED)
+            if draft.stage in draft_module.BUSY_STAGES:
+                draft.change(stage=draft_module.STOPPED)
 
     def _work(self) -> None:
-        while not self._wait(EVERY):
+        while not self._wait(QUEUE_INTERVAL):
             with suppress(FlawscopeError):
                 self.worker.rest()
-            while not self._ended.is_set() and (found := self._next()) is not None:
+            while not self._ended.is_set() and (found := self._next_job()) is not None:
                 try:
-                    self._make(*found)
+                    self._run_job(*found)
                 except FlawscopeError as error:  # a full disk: tried again at the next look
                     self.say(f"new product {found[0].name}: {with_kind(error)}")
                     break
 
-    def _next(self) -> tuple[Draft, str] | None:
-        """The draft that is to be learnt next, first of those that were cut off; then one that is to be told
-        what more pictures are worth."""
+    def _next_job(self) -> tuple[Draft, str] | None:
+        """Return the next draft to fit, those cut off first; else one that needs a learning curve."""
         with self._lock:
-            waiting = [one for one in self if one.stage in of.BUSY]
-            waiting.sort(key=lambda one: (one.stage == of.WAITING, one.state.get("asked_at", 0)))
+            waiting = [one for one in self if one.stage in draft_module.BUSY_STAGES]
+            waiting.sort(key=lambda one: (one.stage == WAITING, one.state.get("asked_at", 0)))
             if waiting:
-                self._now = waiting[0], "fit"
+                self._current = waiting[0], "fit"
             else:
-                self._now = next(((one, "worth") for one in self if _wants_worth(one)), None)
-            return self._now
+                self._current = next(((one, "worth") for one in self if _needs_learning_curve(one)), None)
+            return self._current
 
-    def _make(self, draft: Draft, what: str) -> None:
+    def _run_job(self, draft: Draft, what: str) -> None:
         if what == "fit":
             if draft.state.get("learns_from") != draft.pictures():  # more came while it waited
-                draft.forget_training()
-            draft.change(stage=of.LEARNING, learns_from=draft.pictures())
+                draft.discard_training()
+            draft.change(stage=draft_module.LEARNING, learns_from=draft.pictures())
         state = draft.state
         job = {
             "do": what,
             "pictures": str(draft.folder),
             "model": str(draft.model),
             "examples": str(draft.examples),
-            "given": {key: state[key] for key in GIVEN if state.get(key) is not None},
-            "resume": draft.goes_on,
+            "given": {key: state[key] for key in FIT_OPTIONS if state.get(key) is not None},
+            "resume": draft.can_resume,
             "device": self.device,
             "threads": max(1, cores() // 2) if self.is_busy() else cores(),
         }
         try:
-            found = self.worker.run(job, self._told)
+            found = self.worker.run(job, self._note_progress)
         except StoppedError:
             return  # by a person, who said so in the state; or by the station's end: it goes on at the start
         except Exception as error:
             found = {"curve": {}, "tested": {}}
-            said = OPTION.sub("", with_kind(error).replace(str(draft.folder), draft.name))
-            told: dict[str, Any] = {"stage": of.FAILED, "error": said}
+            said = OPTION_PREFIX.sub("", with_kind(error).replace(str(draft.folder), draft.name))
+            change: dict[str, Any] = {"stage": draft_module.FAILED, "error": said}
         else:
-            told = {"stage": READY, "result": found}
+            change = {"stage": READY, "result": found}
         finally:
             with self._lock:
-                self._now = self._step = None
+                self._current = self._progress = None
         if what == "worth":
-            told = {"result": {**state["result"], **found}}
+            change = {"result": {**state["result"], **found}}
         with self._lock:
             is_there = self._drafts.get(draft.name) is draft
             if is_there and draft.stage == state["stage"]:  # else a person stopped or removed it meanwhile
-                draft.change(**told)
+                draft.change(**change)
         self.say(f"new product {draft.name}: {draft.stage}")
 
-    def _told(self, stage: str, done: int, total: int) -> None:
+    def _note_progress(self, stage: str, done: int, total: int) -> None:
         name, at = stage.partition(",")[0], time.monotonic()
-        if self._step is None or self._step["stage"] != name:
-            self._step = {"stage": name, "begun": at}
-        spent = at - self._step["begun"]
+        if self._progress is None or self._progress["stage"] != name:
+            self._progress = {"stage": name, "begun": at}
+        spent = at - self._progress["begun"]
         left = spent / done * (total - done) if done else None
-        self._step = {**self._step, "done": done, "total": total, "left": left}
+        self._progress = {**self._progress, "done": done, "total": total, "left": left}
 
     # ---- trying
 
@@ -276,24 +273,24 @@ class Drafts(Background):
         """Judge pictures with the model of a draft; nothing is kept. InputError where there is no model."""
         if draft.stage != READY:
             raise InputError(f"{draft.name} has no model yet: let it learn first")
-        if len(sent) > TRIED:
-            raise InputError(f"{len(sent)} pictures are too many at once: send {TRIED} or fewer")
+        if len(sent) > MAX_TRIED:
+            raise InputError(f"{len(sent)} pictures are too many at once: send {MAX_TRIED} or fewer")
         job: dict[str, Any] = {"do": "try", "model": str(draft.model), "sent": list(sent)}
         job |= {"device": self.device, "threads": max(1, cores() // 2)}
-        with self._trying:
-            found: list[dict[str, Any]] = self.trier.run(job, lambda *step: None)["results"]
-        return found
+        with self._trial_lock:
+            results: list[dict[str, Any]] = self.trier.run(job, lambda *step: None)["results"]
+        return results
 
-    # ---- what is shown
+    # ---- reports
 
     def facts(self, draft: Draft, *, looked_at: bool = True) -> dict[str, Any]:
-        """State of a draft, as the API shows it. looked_at: somebody wants to know what the check finds."""
+        """Return the state of a draft, as the API shows it. looked_at: its pictures are to be checked."""
         state, stage = draft.state, draft.stage
         with self._lock:
-            step = self._step if self._now is not None and self._now[0] is draft else None
-            asked = [one.state.get("asked_at", 0) for one in self if one.stage in of.BUSY]
+            step = self._progress if self._current is not None and self._current[0] is draft else None
+            asked = [one.state.get("asked_at", 0) for one in self if one.stage in draft_module.BUSY_STAGES]
         if looked_at:
-            self.checks.want(draft)
+            self.checks.request(draft)
         pictures = draft.pictures()
         return {
             "name": draft.name,
@@ -301,14 +298,14 @@ class Drafts(Background):
             "version": draft.version,
             "pictures": len(pictures),
             "left_out": len(draft.left_out()),
-            "most": of.MOST,
-            "check": self.checks.found(draft),
+            "most": draft_module.MAX_PICTURES,
+            "check": self.checks.findings(draft),
             "source": self.captures.facts(draft),
-            **{key: state.get(key) for key in GIVEN},
-            "before": sum(at < state.get("asked_at", 0) for at in asked) if stage == of.WAITING else 0,
+            **{key: state.get(key) for key in FIT_OPTIONS},
+            "before": sum(at < state.get("asked_at", 0) for at in asked) if stage == WAITING else 0,
             "step": step and {key: step[key] for key in ("stage", "done", "total", "left")},
             "error": state.get("error"),
-            "goes_on": stage == of.STOPPED and draft.goes_on,
+            "goes_on": stage == draft_module.STOPPED and draft.can_resume,
             "result": state.get("result") if stage == READY else None,
             "changed": stage == READY and state.get("learns_from") != pictures,
             "live": state.get("live"),
@@ -317,7 +314,7 @@ class Drafts(Background):
         }
 
 
-def _wants_worth(draft: Draft) -> bool:
+def _needs_learning_curve(draft: Draft) -> bool:
     result = draft.state.get("result")
     if draft.stage != READY or result is None or "curve" in result or not result["found"]:
         return False
@@ -325,13 +322,13 @@ def _wants_worth(draft: Draft) -> bool:
 
 
 class Checks(Background):
-    """Checks the pictures of drafts that somebody looks at, as `flawscope data check` does."""
+    """Thread that checks the pictures of drafts on request, as `flawscope data check` does."""
 
     def __init__(self, drafts: Drafts):
         super().__init__("checks of pictures")
         self._drafts = drafts
-        self._wanted: set[Draft] = set()
-        self._found: dict[Draft, tuple[int, dict[str, Any]]] = {}  # version of the pictures, findings
+        self._requested: set[Draft] = set()
+        self._findings: dict[Draft, tuple[int, dict[str, Any]]] = {}  # version of the pictures, findings
         self._process: subprocess.Popen[str] | None = None
 
     def end(self) -> None:
@@ -339,35 +336,35 @@ class Checks(Background):
         if (process := self._process) is not None:
             process.kill()
 
-    def want(self, draft: Draft) -> None:
-        if self._found.get(draft, (0, {}))[0] != draft.version:
-            self._wanted.add(draft)
+    def request(self, draft: Draft) -> None:
+        if self._findings.get(draft, (0, {}))[0] != draft.version:
+            self._requested.add(draft)
             self.wake()
 
     def forget(self, draft: Draft) -> None:
-        self._found.pop(draft, None)
+        self._findings.pop(draft, None)
 
-    def found(self, draft: Draft) -> dict[str, Any] | None:
-        """The last findings; `current`: of the pictures as they are. None: there are none yet."""
-        version, found = self._found.get(draft, (0, None))
+    def findings(self, draft: Draft) -> dict[str, Any] | None:
+        """Return the last findings; `current`: of the present pictures. None: there are none yet."""
+        version, found = self._findings.get(draft, (0, None))
         return None if found is None else {**found, "current": version == draft.version}
 
     def _work(self) -> None:
         while not self._wait():
-            while self._wanted and not self._ended.is_set():
-                draft = self._wanted.pop()
+            while self._requested and not self._ended.is_set():
+                draft = self._requested.pop()
                 version = draft.version
-                if self._ended.wait(SETTLED) or version != draft.version:
-                    self._wanted.add(draft)  # more are coming
+                if self._ended.wait(SETTLE_SECONDS) or version != draft.version:
+                    self._requested.add(draft)  # more are coming
                 elif draft in list(self._drafts):
-                    self._found[draft] = version, self._checked(draft)
+                    self._findings[draft] = version, self._run_check(draft)
 
-    def _checked(self, draft: Draft) -> dict[str, Any]:
+    def _run_check(self, draft: Draft) -> dict[str, Any]:
         if not draft.pictures():
             return {"findings": [], "sizes": []}
-        words = ["data", "check", "--data", str(draft.folder), "--json", "--quiet"]
+        arguments = ["data", "check", "--data", str(draft.folder), "--json", "--quiet"]
         self._process = subprocess.Popen(
-            [sys.executable, "-c", CHECK, *words],
+            [sys.executable, "-c", CHECK_CODE, *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
@@ -378,9 +375,9 @@ class Checks(Background):
             return {"findings": [], "sizes": []}
         finally:
             self._process = None
-        there, findings = set(draft.pictures()), []
+        existing, findings = set(draft.pictures()), []
         for one in report["findings"]:
             names = draft.odd_sizes() if one["code"] == "mixed-sizes" else [one["subject"], *one["others"]]
             told = {key: one[key] for key in ("severity", "code", "message", "remedy")}
-            findings.append({**told, "pictures": [name for name in names if name in there]})
+            findings.append({**told, "pictures": [name for name in names if name in existing]})
         return {"findings": findings, "sizes": report["sizes"]}

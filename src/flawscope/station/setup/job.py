@@ -9,17 +9,17 @@ from typing import Any
 
 from flawscope.station.learning.process import Step
 
-EXAMPLES = 9  # pictures with simulated defects that are shown
-PEOPLE = 8  # good pictures that look most unlike the others
-SHARES = (4, 2)  # a quarter and half of the pictures: how much do more of them bring?
-JUDGED = 36  # simulated defects by which they are compared
-FEWEST = 8  # pictures that are worth learning from
-OWN_SIGHT = ("light", "align", "part")  # by which two models of other pictures see one picture differently
-WIDE = 900  # pixels of the longer side of a picture that is tried
+EXAMPLE_COUNT = 9  # pictures with simulated defects that are shown
+UNUSUAL_COUNT = 8  # good pictures that look most unlike the others
+SUBSET_STEPS = (4, 2)  # every 4th and every 2nd picture: the two subsets that are compared
+COMPARED_DEFECTS = 36  # simulated defects by which the subsets are compared
+MIN_SUBSET = 8  # pictures in a subset
+INPUT_CHANGING_OPTIONS = ("light", "align", "part")  # models of other pictures get another input with them
+OVERLAY_SIDE = 900  # pixels of the longer side of a picture that is tried
 
 
-def work(job: dict[str, Any], step: Step) -> dict[str, Any]:
-    """Do a job and return what was found.
+def run_job(job: dict[str, Any], step: Step) -> dict[str, Any]:
+    """Run a job and return its results.
 
     Args:
         job: `do`: fit, worth or try; `threads`, `device`; the other keys as the functions below use them.
@@ -30,11 +30,11 @@ def work(job: dict[str, Any], step: Step) -> dict[str, Any]:
     from flawscope.methods.threads import use_threads
 
     use_threads(job["threads"])
-    return {"fit": _fit, "worth": _worth, "try": _try}[job["do"]](job, step)
+    return {"fit": _fit, "worth": _learning_curve, "try": _try}[job["do"]](job, step)
 
 
 def _fit(job: dict[str, Any], step: Step) -> dict[str, Any]:
-    """Write the model that `flawscope fit` of the same folder writes, and tell what it can do."""
+    """Fit and save the model that `flawscope fit` of the same folder makes, and return its measurements."""
     from flawscope.artefact.state_file import checkpoint_of
     from flawscope.fitting import fitting
 
@@ -52,14 +52,14 @@ def _fit(job: dict[str, Any], step: Step) -> dict[str, Any]:
     manifest, calibration = made.manifest, made.calibration
     names = {one.hash: one.name for one in manifest.pictures}
     hashes, scores = manifest.facts["calibration_pictures"], calibration.scores
-    ranked = sorted(zip(scores, hashes, strict=False), reverse=True)[:PEOPLE]
+    ranked = sorted(zip(scores, hashes, strict=False), reverse=True)[:UNUSUAL_COUNT]
     suspects = {name for name, _ in made.suspects}
     return {
-        **_promised(made),
+        **_expected_false_alarms(made),
         "threshold": calibration.score_threshold,
         "wanted_rate": calibration.rate,
         "pictures": sum(one.role in ("train", "calibration") for one in manifest.pictures),
-        "found": _found(made),
+        "found": _found_by_size(made),
         "odd": [
             {"name": names[one], "score": score, "suspicious": names[one] in suspects}
             for score, one in ranked
@@ -68,12 +68,12 @@ def _fit(job: dict[str, Any], step: Step) -> dict[str, Any]:
         "failures": list(made.failures),
         "notes": list(manifest.notes),
         "seconds": manifest.facts["seconds_total"],
-        "examples": _examples(made, Path(job["examples"]), step),
+        "examples": _draw_examples(made, Path(job["examples"]), step),
     }
 
 
-def _promised(predictor: Any) -> dict[str, Any]:
-    """Tell the false alarms that are expected, and of how many good pictures, or parts in several views."""
+def _expected_false_alarms(predictor: Any) -> dict[str, Any]:
+    """Return the expected rate of false alarms, and the number of good pictures, or parts, behind it."""
     from flawscope.predictor.parts import part_calibration, pattern_of
 
     calibration, pattern = predictor.calibration, pattern_of(predictor.manifest)
@@ -86,15 +86,14 @@ def _promised(predictor: Any) -> dict[str, Any]:
     return {"promise": promise, "promised": promised, "rate": rate, "calibrated": count, "missing": missing}
 
 
-def _found(predictor: Any) -> dict[str, list[int]]:
-    """Found and all simulated defects, by size; empty where they were not measured."""
+def _found_by_size(predictor: Any) -> dict[str, list[int]]:
+    """Return found and all simulated defects, by size; empty where they were not measured."""
     sizes = predictor.manifest.facts.get("simulated_defects", {}).get("sizes", {})
     return {size: [one["found"], one["defects"]] for size, one in sizes.items()}
 
 
-def _examples(predictor: Any, folder: Path, step: Step) -> list[dict[str, Any]]:
-    """Draw simulated defects on the pictures in the model, each ringed, and tell which ones it finds; the
-    missed ones come first."""
+def _draw_examples(predictor: Any, folder: Path, step: Step) -> list[dict[str, Any]]:
+    """Draw simulated defects on pictures, each in a ring; return which the model finds, missed ones first."""
     import numpy as np
     from PIL import Image, ImageDraw
 
@@ -106,7 +105,7 @@ def _examples(predictor: Any, folder: Path, step: Step) -> list[dict[str, Any]]:
     defects = on_samples(predictor.artefact, "cpu")
     if defects is None:
         return []
-    scores = compared(defects, [defects.model], range(EXAMPLES), step)
+    scores = compared(defects, [defects.model], range(EXAMPLE_COUNT), step)
     found = []
     for number, (score,) in scores.items():
         image, before = defects.load(number), defects.shown(defects.picture(number))
@@ -125,24 +124,24 @@ def _examples(predictor: Any, folder: Path, step: Step) -> list[dict[str, Any]]:
     return sorted(found, key=lambda one: one["found"])
 
 
-def _worth(job: dict[str, Any], step: Step) -> dict[str, Any]:
-    """Tell what more pictures bring: models of a quarter and of half of the pictures judge the same simulated
-    defects on pictures that neither has learnt from. `curve`: share that each finds at the same false-alarm
-    rate, by its number of pictures; `tested`: found and all by size, of the larger one at its own rate. Both
-    are empty where they cannot be compared."""
+def _learning_curve(job: dict[str, Any], step: Step) -> dict[str, Any]:
+    """Measure what more pictures bring: models of a quarter and half of the pictures judge the same simulated
+    defects on pictures that neither has learnt from. `curve`: share found at the same false-alarm rate, by
+    number of pictures; `tested`: found and all by size, of the larger model at its own rate. Both are empty
+    where the models cannot be compared."""
     from flawscope.fitting import fitting
     from flawscope.fitting.simulated_defects import SIZES, Defects, compared, detector_of
     from flawscope.fitting.training_pictures import Reader
     from flawscope.pictures.listing import pictures_in
 
-    if any(job["given"].get(one, "none") != "none" for one in OWN_SIGHT):
+    if any(job["given"].get(one, "none") != "none" for one in INPUT_CHANGING_OPTIONS):
         return {"curve": {}, "tested": {}}
-    every = pictures_in(Path(job["pictures"]))
-    unseen, models = every[1::2], {}
-    for share in SHARES:
-        if len(some := every[::share]) >= FEWEST:
-            how = {"device": job["device"], "samples": 0, "check": False, "step": step}
-            models[len(some)] = fitting.fit(some, **how, **job["given"])
+    paths = pictures_in(Path(job["pictures"]))
+    unseen, models = paths[1::2], {}
+    for stride in SUBSET_STEPS:
+        if len(subset := paths[::stride]) >= MIN_SUBSET:
+            options = {"device": job["device"], "samples": 0, "check": False, "step": step}
+            models[len(subset)] = fitting.fit(subset, **options, **job["given"])
     detectors = [detector_of(one.artefact, "cpu") for one in models.values()]
     if not detectors or detectors[0].config.tile is not None:  # tiles are judged one by one
         return {"curve": {}, "tested": {}}
@@ -156,7 +155,7 @@ def _worth(job: dict[str, Any], step: Step) -> dict[str, Any]:
         nearest=None if first.nearest is None else first.nearest.numpy(),
     )
     defects = Defects(first, reader.load, range(len(unseen)))
-    scores = compared(defects, detectors, range(JUDGED), step)
+    scores = compared(defects, detectors, range(COMPARED_DEFECTS), step)
     calibrations = [one.calibration for one in models.values()]
     rate = max(one.expected_rate for one in calibrations)  # more false alarms would find more defects
     limits = [replace(one, rate=rate).score_threshold for one in calibrations]
@@ -173,7 +172,7 @@ def _worth(job: dict[str, Any], step: Step) -> dict[str, Any]:
 
 
 def _try(job: dict[str, Any], step: Step) -> dict[str, Any]:
-    """Judge pictures with the model: decision, score, and the picture with what was found."""
+    """Judge pictures with the model; return decisions, scores, and pictures with outlines."""
     from flawscope.errors import FlawscopeError
     from flawscope.predictor import load
     from flawscope.results import drawing
@@ -185,7 +184,7 @@ def _try(job: dict[str, Any], step: Step) -> dict[str, Any]:
         step("try", done, len(job["sent"]))
         try:
             result = predictor.predict(data)
-            drawn = drawing.contour(*result.over(reduced(data, name, WIDE, memory)))
+            drawn = drawing.contour(*result.over(reduced(data, name, OVERLAY_SIDE, memory)))
         except FlawscopeError as error:
             found.append({"name": name, "error": str(error).replace(f"({len(data)} bytes)", name)})
             continue

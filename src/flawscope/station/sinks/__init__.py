@@ -1,4 +1,4 @@
-"""Sinks of a station: threads that deliver its inspections, each from its place in the data base."""
+"""Sinks of a station: threads that deliver its inspections, each from its cursor in the data base."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from flawscope.errors import InputError
 from flawscope.station.inspecting.renderings import Shown
 from flawscope.station.settings.sinks import MqttSettings, PluginSink, SinkSettings
 from flawscope.station.settings.station import Settings
-from flawscope.station.sinks.delivery import Delivery, Pictures, Sink
+from flawscope.station.sinks.delivery import Delivery, MessagePictures, Sink
 from flawscope.station.sinks.folder import FolderSink
 from flawscope.station.sinks.mqtt import MqttSink
-from flawscope.station.sinks.outbox import Message, Outbox, forget_others, key_of
+from flawscope.station.sinks.outbox import Message, Outbox, cursor_key, delete_other_cursors
 from flawscope.station.sinks.webhook import Webhook
 from flawscope.station.store.database import StoreError
 from flawscope.station.store.records import Store
 from flawscope.station.store.station_identity import address_of
 
 UNDELIVERED = "undelivered"  # event
-STATION = "station"  # who notes the event
-BROKER = "~broker"  # among products, none of which can be called so
-SENDER = 12  # digits of the station in the ids of messages
-PATIENCE = 10.0  # seconds in which all sinks together must end
+EVENT_SOURCE = "station"  # who notes the event
+BROKER = "~broker"  # stands for the broker among names of products; none can be called so
+SENDER_DIGITS = 12  # of the station's identity in the ids of messages
+STOP_TIMEOUT = 10.0  # seconds in which all sinks together must end
 
 
 class Sinks:
@@ -34,8 +34,7 @@ class Sinks:
         products: name -> number.
         report: reports a problem under a code, or with None its end.
         problems: returns the problems as they are shown.
-        by_pages: products whose settings, and BROKER where its settings, were made on the pages. There a file
-            or folder that cannot be used is a problem on the pages, where it is mended; it keeps its place.
+        by_pages: products, and BROKER, with settings from the pages: an error in these is reported there.
 
     Raises:
         InputError: a file or folder that the settings name cannot be used.
@@ -53,90 +52,89 @@ class Sinks:
         by_pages: Collection[str] = (),
     ):
         self.settings, self.products, self.store, self.report = settings, products, store, report
-        self._sender, self._pictures, self._problems = identity[:SENDER], Pictures(pictures), problems
-        self._unusable: dict[str, set[str]] = {}  # codes of problems by product
-        self.deliveries, places = list[Delivery](), set[tuple[int, str]]()
+        self._sender_id, self._problems = identity[:SENDER_DIGITS], problems
+        self._pictures = MessagePictures(pictures)
+        self._problem_codes: dict[str, set[str]] = {}  # by product
+        self.deliveries, cursors = list[Delivery](), set[tuple[int, str]]()
         for name, product in settings.products.items():
-            self.deliveries += self._made(name, told=name in by_pages)
-            places |= {(products[name], key_of(one.kind, one.known_as)) for one in product.sinks}
+            self.deliveries += self._make_deliveries(name, told=name in by_pages)
+            cursors |= {(products[name], cursor_key(one.kind, one.cursor_name)) for one in product.sinks}
         if settings.mqtt is not None:
-            self.deliveries.append(self._mqtt(settings.mqtt, check=BROKER not in by_pages))
-            places |= {(box.product_id, box.key) for box in self.deliveries[-1].outboxes}
-        forget_others(store.database, places)
+            self.deliveries.append(self._make_mqtt_delivery(settings.mqtt, check=BROKER not in by_pages))
+            cursors |= {(outbox.product_id, outbox.key) for outbox in self.deliveries[-1].outboxes}
+        delete_other_cursors(store.database, cursors)
 
     def start(self) -> None:
         for one in self.deliveries:
             one.start()
 
     def add(self, name: str) -> None:
-        """Make and start the sinks of a further product, which the settings name by now. One that cannot be
-        used is a problem."""
-        self._begin(name, told=True)
+        """Start the sinks of a product that was added to the settings; report those that cannot be used."""
+        self._start_deliveries(name, told=True)
         for broker in self.deliveries:
             if isinstance(broker.sink, MqttSink) and self.settings.mqtt is not None:
-                key = key_of(MqttSink.kind, self.settings.mqtt.broker)
-                box = self._outbox(name, key, self.settings.mqtt)
-                broker.outboxes.append(box)
-                broker.sink.outboxes.append(box)
+                key = cursor_key(MqttSink.kind, self.settings.mqtt.broker)
+                outbox = self._make_outbox(name, key, self.settings.mqtt)
+                broker.outboxes.append(outbox)
+                broker.sink.outboxes.append(outbox)
 
     def renew(self, name: str, *, told: bool = False) -> None:
-        """End the sinks of a product, and start those that the settings name by now. InputError where one
-        cannot be used; told: it is a problem, and the others deliver."""
-        self._end([one for one, _ in self.of(name) if not isinstance(one.sink, MqttSink)])
-        for code in self._unusable.pop(name, ()):
+        """Replace the sinks of a product by those of the present settings. InputError where one cannot be
+        used; told: it is reported as a problem instead, and the others deliver."""
+        self._stop_deliveries([one for one, _ in self.of(name) if not isinstance(one.sink, MqttSink)])
+        for code in self._problem_codes.pop(name, ()):
             self.report(code, None)
-        self._begin(name, told=told)
+        self._start_deliveries(name, told=told)
 
     def renew_broker(self, settings: Settings) -> None:
-        """Deliver to the broker of other settings from now on, or to none. InputError where its files cannot
-        be read."""
+        """Deliver to the broker of new settings, or to none. InputError where its files cannot be read."""
         if settings.mqtt is not None:
-            self._mqtt(settings.mqtt, check=True)
-        self._end([one for one in self.deliveries if isinstance(one.sink, MqttSink)])
+            self._make_mqtt_delivery(settings.mqtt, check=True)
+        self._stop_deliveries([one for one in self.deliveries if isinstance(one.sink, MqttSink)])
         self.settings = settings
         if settings.mqtt is not None:  # with the products that are there by now
-            self.deliveries.append(made := self._mqtt(settings.mqtt, check=False))
+            self.deliveries.append(made := self._make_mqtt_delivery(settings.mqtt, check=False))
             made.start()
 
-    def _end(self, old: list[Delivery]) -> None:
+    def _stop_deliveries(self, old: list[Delivery]) -> None:
         for one in old:
-            one.stop(PATIENCE)
+            one.stop(STOP_TIMEOUT)
             one.report(None)
         self.deliveries = [one for one in self.deliveries if one not in old]
 
-    def _begin(self, name: str, *, told: bool) -> None:
-        made = self._made(name, told=told)
-        self.deliveries += made
-        for one in made:
+    def _start_deliveries(self, name: str, *, told: bool) -> None:
+        started = self._make_deliveries(name, told=told)
+        self.deliveries += started
+        for one in started:
             one.start()
 
     def wake(self, product_id: int) -> None:
         """Wake the sinks of a product that has a new inspection or verdict."""
         for one in self.deliveries:
-            if any(box.product_id == product_id for box in one.outboxes):
+            if any(outbox.product_id == product_id for outbox in one.outboxes):
                 one.wake()
 
     def stop(self) -> None:
         """End; messages that are not delivered yet are delivered after the next start."""
         for one in self.deliveries:
             one.end()
-        ends = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + STOP_TIMEOUT
         for one in self.deliveries:
-            one.stop(max(0.0, ends - time.monotonic()))
+            one.stop(max(0.0, deadline - time.monotonic()))
 
-    # ---- as they are shown
+    # ---- reports
 
     def of(self, name: str) -> list[tuple[Delivery, Outbox]]:
         """Return the sinks of a product, in the order of the settings, the broker last."""
-        return [(one, box) for one in self.deliveries for box in one.outboxes if box.product == name]
+        return [(one, outbox) for one in self.deliveries for outbox in one.outboxes if outbox.product == name]
 
     def facts(self, name: str) -> list[dict[str, Any]]:
         """Return the sinks of a product, as the API shows them."""
-        return [_facts(one, box) for one, box in self.of(name)]
+        return [_delivery_facts(one, box) for one, box in self.of(name)]
 
     def gauges(self) -> dict[str, tuple[str, dict[tuple[str, str], float]]]:
         """Return Prometheus metrics: name -> help text and values by product and sink."""
-        every = {(box.product, one.sink.label): box for one in self.deliveries for box in one.outboxes}
+        outboxes = {(box.product, one.sink.label): box for one in self.deliveries for box in one.outboxes}
         counts: dict[str, tuple[str, Callable[[Outbox], int]]] = {
             "delivered_total": ("Messages that a sink took.", lambda box: box.delivered),
             "delivery_failures_total": ("Tries that failed.", lambda box: box.failed),
@@ -144,45 +142,45 @@ class Sinks:
             "sink_backlog": ("Messages that wait for a sink, counted up to 10,000.", Outbox.waiting),
         }
         return {
-            name: (what, {place: float(count(box)) for place, box in every.items()})
+            name: (what, {place: float(count(box)) for place, box in outboxes.items()})
             for name, (what, count) in counts.items()
         }
 
     # ---- made from the settings
 
-    def _made(self, name: str, *, told: bool) -> list[Delivery]:
-        """Make the sinks of a product. told: one that cannot be used is a problem, not an InputError."""
+    def _make_deliveries(self, name: str, *, told: bool) -> list[Delivery]:
+        """Make the sinks of a product. told: one that cannot be used is reported, not raised (InputError)."""
         made = []
-        for place, one in enumerate(self.settings.products[name].sinks, 1):
+        for position, one in enumerate(self.settings.products[name].sinks, 1):
             try:
-                made.append(self._delivery(name, place, one))
+                made.append(self._make_delivery(name, position, one))
             except InputError as error:
                 if not told:
                     raise
-                code = f"sink_{self.products[name]}_{place}"
-                self._unusable.setdefault(name, set()).add(code)
+                code = f"sink_{self.products[name]}_{position}"
+                self._problem_codes.setdefault(name, set()).add(code)
                 self.report(code, f"{one.label}: {error}")
         return made
 
-    def _delivery(self, name: str, place: int, settings: SinkSettings | PluginSink) -> Delivery:
+    def _make_delivery(self, name: str, position: int, settings: SinkSettings | PluginSink) -> Delivery:
         number = self.products[name]
-        sink = self._sink(settings)
-        key = key_of(sink.kind, settings.known_as)
+        sink = self._make_sink(settings)
+        key = cursor_key(sink.kind, settings.cursor_name)
         if isinstance(sink, Webhook):
-            before = self.settings.products[name].sinks[: place - 1]
-            if alike := sum(one.label == settings.label for one in before):  # on one host
-                sink.label += f" ({alike + 1})"
-        box = self._outbox(name, key, settings)
-        if isinstance(sink, FolderSink) and not box.delivered:
-            sink.make()
+            before = self.settings.products[name].sinks[: position - 1]
+            if same_label := sum(one.label == settings.label for one in before):  # on one host
+                sink.label += f" ({same_label + 1})"
+        outbox = self._make_outbox(name, key, settings)
+        if isinstance(sink, FolderSink) and not outbox.delivered:
+            sink.make_folder()
 
         def refused(message: Message, why: str) -> None:
             text = f"{sink.label} did not take {message.type} {message.number} ({message.id}): {why}"
-            self.store.note_event(UNDELIVERED, STATION, text, number)
+            self.store.note_event(UNDELIVERED, EVENT_SOURCE, text, number)
 
-        return Delivery(sink, [box], lambda why: self.report(f"sink_{number}_{place}", why), refused)
+        return Delivery(sink, [outbox], lambda why: self.report(f"sink_{number}_{position}", why), refused)
 
-    def _sink(self, settings: SinkSettings | PluginSink) -> Sink:
+    def _make_sink(self, settings: SinkSettings | PluginSink) -> Sink:
         if isinstance(settings, PluginSink):
             assert settings.plugin is not None
             sink: Sink = settings.plugin.open(settings.plugin.values, self._pictures)
@@ -190,18 +188,19 @@ class Sinks:
             return sink
         return Webhook(settings, self._pictures) if settings.webhook else FolderSink(settings, self._pictures)
 
-    def _mqtt(self, settings: MqttSettings, *, check: bool) -> Delivery:
-        key = key_of(MqttSink.kind, settings.broker)
-        boxes = [self._outbox(name, key, settings) for name in self.products]
-        problems = self._problems
-        sink = MqttSink(
-            settings, self.settings.name, self._sender, boxes, lambda: [one.to_dict() for one in problems()]
-        )
-        if check:
-            sink.made()
-        return Delivery(sink, boxes, lambda why: self.report("mqtt_away", why))
+    def _make_mqtt_delivery(self, settings: MqttSettings, *, check: bool) -> Delivery:
+        key = cursor_key(MqttSink.kind, settings.broker)
+        outboxes = [self._make_outbox(name, key, settings) for name in self.products]
 
-    def _outbox(self, name: str, key: str, settings: SinkSettings | PluginSink | MqttSettings) -> Outbox:
+        def problems() -> list[dict[str, str]]:
+            return [one.to_dict() for one in self._problems()]
+
+        sink = MqttSink(settings, self.settings.name, self._sender_id, outboxes, problems)
+        if check:
+            sink.make_client()
+        return Delivery(sink, outboxes, lambda why: self.report("mqtt_away", why))
+
+    def _make_outbox(self, name: str, key: str, settings: SinkSettings | PluginSink | MqttSettings) -> Outbox:
         return Outbox(
             self.store.database,
             self.products[name],
@@ -209,22 +208,22 @@ class Sinks:
             key,
             settings,
             station=self.settings.name,
-            sender=self._sender,
+            sender=self._sender_id,
             address=address_of(self.settings),
         )
 
 
-def _facts(delivery: Delivery, box: Outbox) -> dict[str, Any]:
+def _delivery_facts(delivery: Delivery, outbox: Outbox) -> dict[str, Any]:
     waiting, error = 0, delivery.error
     try:
-        waiting = box.waiting()
+        waiting = outbox.waiting()
     except StoreError as away:
         error = str(away)
     return {
         "name": delivery.sink.label,
         "kind": delivery.sink.kind,
-        "delivered": box.delivered,
-        "refused": box.refused,
+        "delivered": outbox.delivered,
+        "refused": outbox.refused,
         "waiting": waiting,
         "error": error,
     }

@@ -9,45 +9,46 @@ from typing import Any, TypeVar
 from flawscope.errors import FlawscopeError, pluralize, with_kind
 from flawscope.station.background import PATIENCE, Background, Backoff
 from flawscope.station.inspecting.renderings import Shown
-from flawscope.station.sinks.outbox import MOST_COUNTED, Batch, Message, Outbox
+from flawscope.station.sinks.outbox import MAX_COUNTED, Batch, Message, Outbox
 from flawscope.station.store.database import StoreError
 from flawscope.station.store.records import NotFoundError
 
 T = TypeVar("T")
 
-SIDE = 1280  # pixels of the longer side
-TOGETHER = 20  # messages that are read at once; then the sink's place is written
-IDLE = 60.0  # seconds after which a sink looks for messages even if nothing woke it
-SHORTEST, LONGEST = 1.0, 300.0  # seconds before a message is sent again
-BEHIND = 30.0  # seconds after which messages that wait are a problem
-SLOW = "it takes them more slowly than they come"
-TRIES = 6  # of a message that the other side refuses
+PICTURE_SIDE = 1280  # pixels of the longer side of a picture that is sent
+PAGE_SIZE = 20  # messages that are read at once; then the sink's cursor is written
+POLL_INTERVAL = 60.0  # seconds after which a sink looks for messages even if nothing woke it
+MIN_RETRY_DELAY, MAX_RETRY_DELAY = 1.0, 300.0  # seconds before a message is sent again
+BEHIND_SECONDS = 30.0  # seconds after which messages that wait are a problem
+SLOW_TEXT = "it takes them more slowly than they come"
+MAX_REFUSALS = 6  # of a message that the other side refuses
 
 
-class Pictures:
-    """Pictures of messages; None where there is none or nothing was found on it: `lack` says why."""
+class MessagePictures:
+    """Pictures of messages; None where there is none: `missing_picture_fields` says why."""
 
-    def __init__(self, shown: Shown):
-        self.shown = shown
+    def __init__(self, renderings: Shown):
+        self.renderings = renderings
 
     def original(self, message: Message) -> tuple[bytes, str] | None:
         """Return the file as it came, and its ending."""
-        found = _there(lambda: self.shown.picture(message.product_id, message.number))
+        found = _read_or_none(lambda: self.renderings.picture(message.product_id, message.number))
         return None if found is None else found[:2]
 
     def view(self, message: Message) -> bytes | None:
         """Return WebP of the picture."""
-        return _there(lambda: self.shown.view(message.product_id, message.number, SIDE))
+        return _read_or_none(lambda: self.renderings.view(message.product_id, message.number, PICTURE_SIDE))
 
     def overlay(self, message: Message) -> bytes | None:
-        """Return WebP with heat map and outlines. Only for pictures that stand out: maps of others are not
-        kept, and computing them again would delay inspections."""
-        if not _stands_out(message):
+        """Return WebP with heat map and outlines; None for inconspicuous pictures, whose maps are not kept:
+        computing them again would delay inspections."""
+        if not _is_suspicious(message):
             return None
-        return _there(lambda: self.shown.overlay(message.product_id, message.number, SIDE))
+        overlay, number = self.renderings.overlay, message.number
+        return _read_or_none(lambda: overlay(message.product_id, number, PICTURE_SIDE))
 
 
-def lack(message: Message, found: dict[str, Any]) -> dict[str, Any]:
+def missing_picture_fields(message: Message, found: dict[str, Any]) -> dict[str, Any]:
     """Return a message's fields about missing pictures; empty where none is missing.
 
     Args:
@@ -55,16 +56,16 @@ def lack(message: Message, found: dict[str, Any]) -> dict[str, Any]:
     """
     if None not in found.values():
         return {}
-    if ("picture" in found and found["picture"] is None) or _stands_out(message):
+    if ("picture" in found and found["picture"] is None) or _is_suspicious(message):
         return {"picture": None, "missing": "the picture was removed, as `keep` says"}
     return {"missing": "nothing stands out on the picture"}
 
 
-def _stands_out(message: Message) -> bool:
+def _is_suspicious(message: Message) -> bool:
     return message.data["decision"] == "anomalous" or bool(message.data["near"])
 
 
-def _there(read: Callable[[], T]) -> T | None:
+def _read_or_none(read: Callable[[], T]) -> T | None:
     try:
         return read()
     except NotFoundError:
@@ -76,16 +77,16 @@ def _there(read: Callable[[], T]) -> T | None:
 
 
 class UndeliveredError(FlawscopeError):
-    """A message was not taken.
+    """The other side did not take a message.
 
     Attributes:
         blames_message: the other side refuses this message; others may be taken.
-        after: seconds for which the other side asks to wait.
+        retry_after: seconds for which the other side asks to wait.
     """
 
-    def __init__(self, text: str, *, blames_message: bool = False, after: float = 0.0):
+    def __init__(self, text: str, *, blames_message: bool = False, retry_after: float = 0.0):
         super().__init__(text)
-        self.blames_message, self.after = blames_message, after
+        self.blames_message, self.retry_after = blames_message, retry_after
 
 
 class Sink:
@@ -106,19 +107,19 @@ class Sink:
     def refresh(self) -> float:
         """Send states, which are no messages; called after each page of messages, and after the seconds that
         it returned. UndeliveredError."""
-        return IDLE
+        return POLL_INTERVAL
 
     def close(self) -> None:
         """End the connection; nothing is sent any more."""
 
 
 class Delivery(Background):
-    """Thread that reads from the store the messages that a sink has not had, a page at a time.
+    """Thread that sends to a sink the messages in the store that it has not had, a page at a time.
 
     Args:
         outboxes: of the products whose inspections are sent.
         report: reports the problem, or its end with None.
-        refused: gets a message that was given up, and the reason.
+        refused: is called with a message that was given up, and the reason.
 
     Attributes:
         error: why the last try failed; None: it went well.
@@ -134,9 +135,9 @@ class Delivery(Background):
         super().__init__(f"sink-{sink.kind}")
         self.sink, self.outboxes, self.report, self.refused = sink, list(outboxes), report, refused
         self.error: str | None = None
-        self._backoff = Backoff(SHORTEST, LONGEST, 0.25)
+        self._backoff = Backoff(MIN_RETRY_DELAY, MAX_RETRY_DELAY, 0.25)
         self._refusals: dict[str, int] = {}  # id of a message -> number of times that it was refused
-        self._behind: float | None = None  # time since which messages have always waited
+        self._behind_since: float | None = None  # time since which messages have always waited
 
     def stop(self, seconds: float | None = PATIENCE) -> None:
         """End; a message under way has so many seconds, or is sent again after the next start."""
@@ -145,58 +146,58 @@ class Delivery(Background):
 
     def waiting(self) -> int:
         """Count the messages that wait, up to 10,000. StoreError."""
-        return min(MOST_COUNTED, sum(box.waiting() for box in self.outboxes))
+        return min(MAX_COUNTED, sum(box.waiting() for box in self.outboxes))
 
     # ---- again and again
 
     def _work(self) -> None:
         while not self._ended.is_set():
-            wish = 0.0
+            requested = 0.0
             try:
-                pause = self._round()
+                pause = self._deliver_pages()
                 self._backoff.reset()
                 if pause:
                     self._wait(pause)
                 continue
             except UndeliveredError as error:
-                wish = error.after
-                self._say(str(error))
+                requested = error.retry_after
+                self._report_error(str(error))
             except Exception as error:  # such as a store that is away: inspections go on
-                self._say(with_kind(error))
-            self._ended.wait(max(wish, self._backoff.next()))
+                self._report_error(with_kind(error))
+            self._ended.wait(max(requested, self._backoff.next()))
 
-    def _round(self) -> float:
+    def _deliver_pages(self) -> float:
         """Deliver a page of each outbox; return the seconds until the next round, 0 where there is more."""
-        is_last = True
+        is_complete = True
         for box in self.outboxes:
-            batch = box.batch(TOGETHER)
-            self._deliver(box, batch)
-            is_last = is_last and batch.is_last
+            batch = box.read_batch(PAGE_SIZE)
+            self._deliver_batch(box, batch)
+            is_complete = is_complete and batch.is_last
         pause = self.sink.refresh()
-        if is_last and not self._ended.is_set():
-            self._behind = None
-            self._say(None)
+        if is_complete and not self._ended.is_set():
+            self._behind_since = None
+            self._report_error(None)
             return pause
-        self._behind = self._behind or time.monotonic()
-        if time.monotonic() - self._behind > BEHIND:
-            self.report(self._waits(SLOW))
+        self._behind_since = self._behind_since or time.monotonic()
+        if time.monotonic() - self._behind_since > BEHIND_SECONDS:
+            self.report(self._waiting_text(SLOW_TEXT))
         return 0.0
 
-    def _deliver(self, box: Outbox, batch: Batch) -> None:
+    def _deliver_batch(self, box: Outbox, batch: Batch) -> None:
         """Send a page of messages; the first that is not taken begins the next page."""
         try:
             for message in batch.messages:
                 if self._ended.is_set():
                     return
-                is_taken = self._send(box, message)
+                is_taken = self._send_message(box, message)
                 self._backoff.reset()
-                box.move(box.after(message), delivered=int(is_taken), refused=int(not is_taken))
+                box.move(box.cursor_after(message), delivered=int(is_taken), refused=int(not is_taken))
             box.move(batch.end)
         finally:
             if batch.messages:  # a start passes over unwanted records again
                 box.save()
 
-    def _send(self, box: Outbox, message: Message) -> bool:
+    def _send_message(self, box: Outbox, message: Message) -> bool:
         """Send a message; return False where it was refused for good. UndeliveredError: try again."""
         try:
             self.sink.send(message)
@@ -205,29 +206,29 @@ class Delivery(Background):
             if not isinstance(error, UndeliveredError) or not error.blames_message:
                 raise
             tries = self._refusals[message.id] = self._refusals.get(message.id, 0) + 1
-            if tries < TRIES:
+            if tries < MAX_REFUSALS:
                 raise
             self.refused(message, str(error))
             del self._refusals[message.id]
             return False
         self._refusals.pop(message.id, None)
         if self.error is not None:
-            self._say(None)
+            self._report_error(None)
         return True
 
     # ---- what a person should know
 
-    def _say(self, why: str | None) -> None:
+    def _report_error(self, why: str | None) -> None:
         self.error = None if why is None else " ".join(why.split())[:300]
-        self.report(None if self.error is None else self._waits(self.error))
+        self.report(None if self.error is None else self._waiting_text(self.error))
 
-    def _waits(self, why: str) -> str:
+    def _waiting_text(self, why: str) -> str:
         """Return how many messages wait, where the store is there, and why."""
         try:
-            many = self.waiting()
-            found = f"{pluralize(many, 'message')} {'waits' if many == 1 else 'wait'}"
-            if many >= MOST_COUNTED:
-                found = f"{MOST_COUNTED:,} messages or more wait"
+            count = self.waiting()
+            text = f"{pluralize(count, 'message')} {'waits' if count == 1 else 'wait'}"
+            if count >= MAX_COUNTED:
+                text = f"{MAX_COUNTED:,} messages or more wait"
         except StoreError:
-            found = "messages wait"
-        return f"{found} for {self.sink.label}: {why}"
+            text = "messages wait"
+        return f"{text} for {self.sink.label}: {why}"

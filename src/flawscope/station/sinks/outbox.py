@@ -1,4 +1,4 @@
-"""Outbox of a sink: the records that it has not had yet, a page at a time, and its place among them."""
+"""Outbox of a sink: the records that it has not had yet, a page at a time, and its cursor among them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from flawscope.station.store.parts import all_parts, described_parts
 from flawscope.station.store.records import described, iso, microseconds, shown
 from flawscope.station.store.schema import deliveries, inspections, parts, verdicts
 
-INSPECTION, VERDICT, DECIDED = "inspection.created", "verdict.given", "part.decided"  # types of messages
-MOST_COUNTED = 10_000
+INSPECTION, VERDICT, PART_DECISION = "inspection.created", "verdict.given", "part.decided"  # types
+MAX_COUNTED = 10_000
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Message:
         return {"id": self.id, "type": self.type, "timestamp": iso(self.at), "data": {**self.data, **more}}
 
 
-class Place(NamedTuple):
+class Cursor(NamedTuple):
     """Numbers of the last inspection, the last verdict and the last decision on a part that a sink had."""
 
     inspection: int
@@ -53,44 +53,43 @@ class Place(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Page of messages, oldest first. end: the sink's place after them. is_last: no others wait now."""
+    """Page of messages, oldest first. end: the cursor after them. is_last: no others wait now."""
 
     messages: list[Message]
-    end: Place
+    end: Cursor
     is_last: bool
 
 
-def key_of(kind: str, name: str) -> str:
-    """Return the key of a sink's place."""
+def cursor_key(kind: str, name: str) -> str:
+    """Return the key under which a sink's cursor is stored."""
     return f"{kind}:{hashlib.sha256(name.encode('utf-8', 'replace')).hexdigest()[:32]}"
 
 
-def forget_others(database: Database, known: set[tuple[int, str]]) -> None:
-    """Delete the places of sinks that are not in the settings: one that comes back begins anew.
-    StoreError."""
+def delete_other_cursors(database: Database, kept: set[tuple[int, str]]) -> None:
+    """Delete cursors of sinks that are not in the settings: one that comes back begins anew. StoreError."""
     with database.writing() as connection:
         query = select(deliveries).where(deliveries.c.product_id.in_(database.own()))
         for row in connection.execute(query).all():
-            if (row.product_id, row.sink) not in known:
-                connection.execute(delete(deliveries).where(*_row(row.product_id, row.sink)))
+            if (row.product_id, row.sink) not in kept:
+                connection.execute(delete(deliveries).where(*_cursor_conditions(row.product_id, row.sink)))
 
 
 class Outbox:
     """Messages of one product that one sink has not had. A new sink begins with what comes from now on.
 
     Args:
-        wanted: settings that select the messages.
+        settings: select the messages (`only`, `verdicts`).
         station: its name, which every message has.
-        sender: begins the ids of messages, for numbers of stations are alike.
+        sender: distinguishes the ids of messages from those of other stations.
         address: of the station's pages, where others can reach them.
 
     Attributes:
-        place: of the sink.
-        delivered, refused: messages, ever.
-        failed: tries, since the start.
+        place: cursor of the sink.
+        delivered, refused: numbers of messages, ever.
+        failed: number of tries since the start.
 
     Raises:
-        StoreError: its place cannot be read.
+        StoreError: its cursor cannot be read.
     """
 
     def __init__(
@@ -99,53 +98,53 @@ class Outbox:
         product_id: int,
         product: str,
         key: str,
-        wanted: SinkSettings | PluginSink | MqttSettings,
+        settings: SinkSettings | PluginSink | MqttSettings,
         *,
         station: str,
         sender: str,
         address: str | None,
     ):
         self.database, self.product_id, self.product, self.key = database, product_id, product, key
-        self.only, self.wants_verdicts = wanted.only, wanted.verdicts
+        self.only, self.wants_verdicts = settings.only, settings.verdicts
         self.station, self.sender, self.address = station, sender, address
         self.failed = 0
         with database.writing() as connection:
-            here = self._newest(connection)
+            newest = self._newest_cursor(connection)
             new = upsert(connection.dialect.name, deliveries).values(
-                product_id=product_id, sink=key, delivered=0, refused=0, **_columns(here)
+                product_id=product_id, sink=key, delivered=0, refused=0, **_cursor_columns(newest)
             )
             connection.execute(new.on_conflict_do_nothing())
-            row = connection.execute(select(deliveries).where(*_row(product_id, key))).one()
-        self.place = Place(row.inspection_id, row.verdict_id, row.part_number)
+            row = connection.execute(select(deliveries).where(*_cursor_conditions(product_id, key))).one()
+        self.place = Cursor(row.inspection_id, row.verdict_id, row.part_number)
         self.delivered, self.refused = row.delivered, row.refused
 
-    def batch(self, limit: int) -> Batch:
+    def read_batch(self, limit: int) -> Batch:
         """Return the next messages. Verdicts and decisions on parts come after the inspections that they are
         about. StoreError."""
-        start = self.place
+        cursor = self.place
         with self.database.reading() as connection:
-            query = shown().where(*self._wanted(start)).order_by(inspections.c.id).limit(limit)
-            rows = connection.execute(query).all()
-            messages = [self._inspection(one) for one in described(connection, rows)]
+            query = shown().where(*self._inspection_conditions(cursor))
+            rows = connection.execute(query.order_by(inspections.c.id).limit(limit)).all()
+            messages = [self._inspection_message(one) for one in described(connection, rows)]
             if len(rows) == limit:
-                return Batch(messages, start._replace(inspection=rows[-1].id), False)
+                return Batch(messages, cursor._replace(inspection=rows[-1].id), False)
             # unwanted records are passed over
-            newest = self._newest(connection)
-            end = start._replace(inspection=max(start.inspection, newest.inspection))
-            words = self._words(connection, start, limit - len(rows)) if self.wants_verdicts else []
-            if words:
-                end = end._replace(verdict=words[-1].verdict or 0)
+            newest = self._newest_cursor(connection)
+            end = cursor._replace(inspection=max(cursor.inspection, newest.inspection))
+            found = self._read_verdicts(connection, cursor, limit - len(rows)) if self.wants_verdicts else []
+            if found:
+                end = end._replace(verdict=found[-1].verdict or 0)
             elif self.database.is_sqlite:  # in PostgreSQL other stations' verdicts may not be committed yet
-                end = end._replace(verdict=max(start.verdict, newest.verdict))
-            messages += words
+                end = end._replace(verdict=max(cursor.verdict, newest.verdict))
+            messages += found
             room = limit - len(messages)
-            found = self._decisions(connection, start, room)
-            last = newest.part if len(found) < room else 0
-            end = end._replace(part=max(start.part, last, *(one.decision or 0 for one in found)))
-            return Batch(messages + found, end, len(found) < room)
+            found_parts = self._read_parts(connection, cursor, room)
+            last = newest.part if len(found_parts) < room else 0
+            end = end._replace(part=max(cursor.part, last, *(one.decision or 0 for one in found_parts)))
+            return Batch(messages + found_parts, end, len(found_parts) < room)
 
-    def after(self, message: Message) -> Place:
-        """Return the sink's place after this message."""
+    def cursor_after(self, message: Message) -> Cursor:
+        """Return the cursor after a message."""
         if message.decision is not None:
             return self.place._replace(part=max(self.place.part, message.decision))
         if message.verdict is None:
@@ -154,93 +153,93 @@ class Outbox:
 
     def waiting(self) -> int:
         """Count the messages to be delivered, up to 10,000. StoreError."""
-        start = self.place
-        kinds = [select(inspections.c.id).where(*self._wanted(start))]
-        kinds += [select(parts.c.id).where(*self._decided(start))]
+        cursor = self.place
+        kinds = [select(inspections.c.id).where(*self._inspection_conditions(cursor))]
+        kinds += [select(parts.c.id).where(*self._part_conditions(cursor))]
         if self.wants_verdicts:
-            kinds.append(self._spoken(start).with_only_columns(verdicts.c.id))
-        counts = [select(func.count()).select_from(one.limit(MOST_COUNTED).subquery()) for one in kinds]
+            kinds.append(self._verdict_query(cursor).with_only_columns(verdicts.c.id))
+        counts = [select(func.count()).select_from(one.limit(MAX_COUNTED).subquery()) for one in kinds]
         with self.database.reading() as connection:
-            return min(MOST_COUNTED, sum(connection.execute(one).scalar_one() for one in counts))
+            return min(MAX_COUNTED, sum(connection.execute(one).scalar_one() for one in counts))
 
-    def move(self, place: Place, delivered: int = 0, refused: int = 0) -> None:
-        """Note the sink's new place; `save` writes it."""
-        self.place = place
+    def move(self, cursor: Cursor, delivered: int = 0, refused: int = 0) -> None:
+        """Set the cursor; `save` writes it."""
+        self.place = cursor
         self.delivered, self.refused = self.delivered + delivered, self.refused + refused
 
     def save(self) -> None:
-        """Write the place and the counts: they survive a power cut when this returns. StoreError."""
-        values = {**_columns(self.place), "delivered": self.delivered, "refused": self.refused}
+        """Write the cursor and the counts: they survive a power cut when this returns. StoreError."""
+        values = {**_cursor_columns(self.place), "delivered": self.delivered, "refused": self.refused}
         with self.database.writing() as connection:
-            row = _row(self.product_id, self.key)
+            row = _cursor_conditions(self.product_id, self.key)
             connection.execute(update(deliveries).where(*row).values(values))
 
-    # ---- what is wanted
+    # ---- queries
 
-    def _wanted(self, start: Place) -> list[ColumnElement[bool]]:
-        there = [inspections.c.product_id == self.product_id, inspections.c.id > start.inspection]
-        return there if self.only == "all" else [*there, inspections.c.anomalous.is_(True)]
+    def _inspection_conditions(self, cursor: Cursor) -> list[ColumnElement[bool]]:
+        conditions = [inspections.c.product_id == self.product_id, inspections.c.id > cursor.inspection]
+        return conditions if self.only == "all" else [*conditions, inspections.c.anomalous.is_(True)]
 
-    def _spoken(self, start: Place) -> Any:
+    def _verdict_query(self, cursor: Cursor) -> Any:
         query = select(verdicts, inspections.c.id.label("of")).join_from(verdicts, inspections)
-        return query.where(verdicts.c.id > start.verdict, inspections.c.product_id == self.product_id)
+        return query.where(verdicts.c.id > cursor.verdict, inspections.c.product_id == self.product_id)
 
-    def _words(self, connection: Connection, start: Place, limit: int) -> list[Message]:
-        spoken = connection.execute(self._spoken(start).order_by(verdicts.c.id).limit(limit)).all()
-        rows = connection.execute(shown().where(inspections.c.id.in_({row.of for row in spoken}))).all()
-        about = {one["id"]: one for one in described(connection, rows)}
-        return [self._verdict(row, about[row.of]) for row in spoken]
+    def _read_verdicts(self, connection: Connection, cursor: Cursor, limit: int) -> list[Message]:
+        found = connection.execute(self._verdict_query(cursor).order_by(verdicts.c.id).limit(limit)).all()
+        rows = connection.execute(shown().where(inspections.c.id.in_({row.of for row in found}))).all()
+        described_by_id = {one["id"]: one for one in described(connection, rows)}
+        return [self._verdict_message(row, described_by_id[row.of]) for row in found]
 
-    def _decided(self, start: Place) -> list[ColumnElement[bool]]:
-        there = [parts.c.product_id == self.product_id, parts.c.number > start.part]
-        return there if self.only == "all" else [*there, parts.c.decision != GOOD]
+    def _part_conditions(self, cursor: Cursor) -> list[ColumnElement[bool]]:
+        conditions = [parts.c.product_id == self.product_id, parts.c.number > cursor.part]
+        return conditions if self.only == "all" else [*conditions, parts.c.decision != GOOD]
 
-    def _decisions(self, connection: Connection, start: Place, limit: int) -> list[Message]:
-        query = all_parts().where(*self._decided(start)).order_by(parts.c.number).limit(limit)
+    def _read_parts(self, connection: Connection, cursor: Cursor, limit: int) -> list[Message]:
+        query = all_parts().where(*self._part_conditions(cursor)).order_by(parts.c.number).limit(limit)
         rows = connection.execute(query).all()
         found = described_parts(connection, rows)
-        return [self._part(row.number, one) for row, one in zip(rows, found, strict=True)]
+        return [self._part_message(row.number, one) for row, one in zip(rows, found, strict=True)]
 
-    def _newest(self, connection: Connection) -> Place:
-        """Return the place after all that there is."""
+    def _newest_cursor(self, connection: Connection) -> Cursor:
+        """Return the cursor after all records."""
         inspection = select(func.max(inspections.c.id)).where(inspections.c.product_id == self.product_id)
         part = select(func.max(parts.c.number)).where(parts.c.product_id == self.product_id)
-        every = inspection, select(func.max(verdicts.c.id)), part
-        return Place(*(int(connection.execute(one).scalar_one() or 0) for one in every))
+        queries = inspection, select(func.max(verdicts.c.id)), part
+        return Cursor(*(int(connection.execute(one).scalar_one() or 0) for one in queries))
 
-    # ---- as it is sent
+    # ---- messages
 
-    def _inspection(self, one: dict[str, Any]) -> Message:
+    def _inspection_message(self, one: dict[str, Any]) -> Message:
         number, at = int(one["id"]), microseconds(one["at"])
-        id = self._id("inspection", number, at)
-        return Message(id, INSPECTION, at, self.product_id, number, None, {**one, **self._more(number)})
+        id = self._message_id("inspection", number, at)
+        data = {**one, **self._common_fields(number)}
+        return Message(id, INSPECTION, at, self.product_id, number, None, data)
 
-    def _verdict(self, row: Any, one: dict[str, Any]) -> Message:
+    def _verdict_message(self, row: Any, one: dict[str, Any]) -> Message:
         said = {"id": row.id, "verdict": row.verdict, "at": iso(row.at), "by": row.who, "note": row.note}
-        data = {**one, **self._more(int(row.of)), "said": {**said, "has_mask": row.mask is not None}}
-        id = self._id("verdict", row.id, row.at)
+        data = {**one, **self._common_fields(int(row.of)), "said": {**said, "has_mask": row.mask is not None}}
+        id = self._message_id("verdict", row.id, row.at)
         return Message(id, VERDICT, row.at, self.product_id, int(row.of), int(row.id), data)
 
-    def _part(self, decision: int, one: dict[str, Any]) -> Message:
+    def _part_message(self, decision: int, one: dict[str, Any]) -> Message:
         number, at, views = int(one["id"]), microseconds(one["decided_at"]), one["views"]
         shows = views.get(one["worst"]) or min(views.values(), default=None)  # None: it was removed
-        data = {**one, **self._more(shows)}
-        return Message(
-            self._id("part", number, at), DECIDED, at, self.product_id, number, None, data, decision
-        )
+        data = {**one, **self._common_fields(shows)}
+        id = self._message_id("part", number, at)
+        return Message(id, PART_DECISION, at, self.product_id, number, None, data, decision)
 
-    def _id(self, kind: str, number: int, at: int) -> str:
-        """Return an id that includes the time in ms: after a restore, numbers are given again."""
+    def _message_id(self, kind: str, number: int, at: int) -> str:
+        """Return an id with the time in ms: after a restore of the data base, numbers are given again."""
         return "-".join(filter(None, (kind, self.sender, str(number), str(at // 1000))))
 
-    def _more(self, number: int | None) -> dict[str, Any]:
+    def _common_fields(self, number: int | None) -> dict[str, Any]:
         link = f"{self.address}/{self.product}/inspections/{number}"
         return {"station": self.station, "link": None if None in (self.address, number) else link}
 
 
-def _columns(place: Place) -> dict[str, int]:
-    return {"inspection_id": place.inspection, "verdict_id": place.verdict, "part_number": place.part}
+def _cursor_columns(cursor: Cursor) -> dict[str, int]:
+    return {"inspection_id": cursor.inspection, "verdict_id": cursor.verdict, "part_number": cursor.part}
 
 
-def _row(product_id: int, key: str) -> Sequence[ColumnElement[bool]]:
+def _cursor_conditions(product_id: int, key: str) -> Sequence[ColumnElement[bool]]:
     return deliveries.c.product_id == product_id, deliveries.c.sink == key

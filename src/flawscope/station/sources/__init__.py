@@ -11,20 +11,20 @@ from flawscope.errors import InputError, nearest, require_installed
 from flawscope.station.settings.plugins import Plugged
 from flawscope.station.settings.sources import DELETE, KEEP, CameraOf, FolderOf
 from flawscope.station.settings.station import Limits, Product
-from flawscope.station.sources.camera import Camera
+from flawscope.station.sources.camera import FfmpegCamera
 from flawscope.station.sources.folder import FolderSource
-from flawscope.station.sources.source import Line, Report, Share, Source, Submit, Triggered
-from flawscope.station.sources.video import Video
+from flawscope.station.sources.source import Line, QueueShare, ReportProblem, Source, Submit, Triggered
+from flawscope.station.sources.video import VideoSource
 from flawscope.station.store.records import NotFoundError, Store
 
 
 class Sources(dict[str, list[Source]]):
     """Sources by product, in the order of the settings."""
 
-    def __init__(self, submit: Submit, report: Report, store: Store, limits: Limits):
+    def __init__(self, submit: Submit, report: ReportProblem, store: Store, limits: Limits):
         super().__init__()
-        self._submit, self._report, self._store, self.share = submit, report, store, Share(limits)
-        self._told: dict[str, set[str]] = {}  # codes of problems by product
+        self._submit, self._report, self._store, self.share = submit, report, store, QueueShare(limits)
+        self._problem_codes: dict[str, set[str]] = {}  # by product
 
     def open(
         self, products: Mapping[str, Product], numbers: Mapping[str, int], by_pages: Collection[str] = ()
@@ -33,87 +33,85 @@ class Sources(dict[str, list[Source]]):
 
         Args:
             numbers: of the products in the store.
-            by_pages: products whose settings were made on the pages: where their sources cannot be made, that
-                is a problem on the pages, where it is mended.
+            by_pages: products with settings from the pages: an error in these is reported there, not raised.
 
         Raises:
             InputError: PyAV is not installed, and a camera is named; or a plugin cannot be used.
         """
-        apart, made = _apart(products.values()), dict[str, list[Source]]()
-        for name, one in products.items():
+        excluded, made = _folders_moved_to(products.values()), dict[str, list[Source]]()
+        for name, product in products.items():
             try:
-                made[name] = self._made(name, one, numbers[name], apart)
+                made[name] = self._make_sources(name, product, numbers[name], excluded)
             except InputError as error:
                 if name not in by_pages:
                     raise
                 made[name], code = [], f"camera_refused_{numbers[name]}"
-                self._told[name].add(code)
+                self._problem_codes[name].add(code)
                 self._report(code, str(error))
         self.update(made)
-        for source in self._all():
+        for source in self._all_sources():
             source.start()
 
     def renew(self, name: str, product: Product, number: int) -> None:
         """End the sources of a product, and start those of its new settings. InputError as above."""
-        made = self._made(name, product, number, _apart([product]))
-        _stop(self[name])
-        for code in self._told.get(name, set()):
+        sources = self._make_sources(name, product, number, _folders_moved_to([product]))
+        _stop_all(self[name])
+        for code in self._problem_codes.get(name, set()):
             self._report(code, None)
-        self[name] = made
-        for source in made:
+        self[name] = sources
+        for source in sources:
             source.start()
 
     def stop(self) -> None:
-        _stop(self._all())
+        _stop_all(self._all_sources())
 
-    def _all(self) -> list[Source]:
-        return [source for several in self.values() for source in several]
+    def _all_sources(self) -> list[Source]:
+        return [source for sources in self.values() for source in sources]
 
-    def _made(self, name: str, product: Product, number: int, apart: Sequence[str]) -> list[Source]:
-        if any(isinstance(one, CameraOf) for one in product.all_sources):
+    def _make_sources(self, name: str, product: Product, number: int, excluded: list[str]) -> list[Source]:
+        if any(isinstance(settings, CameraOf) for settings in product.all_sources):
             require_installed("a camera or a video file", "av", extras="station")
-        told = self._told.setdefault(name, set())
+        codes = self._problem_codes.setdefault(name, set())
 
         def report(code: str, why: str | None) -> None:
-            told.add(code)
+            codes.add(code)
             self._report(code, why)
 
-        line, count = Line(number, self._submit, report, self._store, self.share), Counter[bool]()
+        line, counts = Line(number, self._submit, report, self._store, self.share), Counter[bool]()
         made: list[Source] = []
-        for one in product.all_sources:
-            is_folder = isinstance(one, FolderOf)
-            count[is_folder] += 1
-            place = count[is_folder]
-            if isinstance(one, Plugged):
-                made.append(one.open(line, one.values, place))
-            elif isinstance(one, FolderOf):
-                made.append(FolderSource(line, one, place, apart))
+        for settings in product.all_sources:
+            is_folder = isinstance(settings, FolderOf)
+            counts[is_folder] += 1
+            place = counts[is_folder]
+            if isinstance(settings, Plugged):
+                made.append(settings.open(line, settings.values, place))
+            elif isinstance(settings, FolderOf):
+                made.append(FolderSource(line, settings, place, excluded))
             else:
-                made.append((Video if one.is_video else Camera)(line, one, place))
+                made.append((VideoSource if settings.is_video else FfmpegCamera)(line, settings, place))
         return made
 
 
-def _apart(products: Iterable[Product]) -> list[str]:
-    """Folders that pictures are moved to: no source takes them again."""
-    every = [one for product in products for one in product.all_sources]
-    return [one.then for one in every if isinstance(one, FolderOf) and one.then not in (KEEP, DELETE)]
+def _folders_moved_to(products: Iterable[Product]) -> list[str]:
+    """Return the folders that pictures are moved to: no source takes them again."""
+    sources = [one for product in products for one in product.all_sources]
+    return [one.then for one in sources if isinstance(one, FolderOf) and one.then not in (KEEP, DELETE)]
 
 
-def _stop(sources: Sequence[Source]) -> None:
+def _stop_all(sources: Sequence[Source]) -> None:
     with ThreadPoolExecutor(max(1, len(sources))) as pool:
         for source in sources:
             pool.submit(source.stop)
 
 
 def camera_of(name: str, sources: Sequence[Source], number: int | None = None) -> Triggered:
-    """Return a product's camera that can be triggered, by its number; None: the only one. InputError,
-    NotFoundError."""
+    """Return a product's triggered camera by its number; None: the only one. InputError, NotFoundError."""
     cameras = {one.number: one for one in sources if isinstance(one, Triggered)}
     if not cameras:
         raise InputError(f"{name} has no camera: write `- camera: ADDRESS` below its `sources`")
     if number is None and len(cameras) > 1:
         raise InputError(f"{name} has several cameras: name one of {', '.join(map(str, cameras))}")
-    found = cameras.get(next(iter(cameras)) if number is None else number)
-    if found is None:
+    camera = cameras.get(next(iter(cameras)) if number is None else number)
+    if camera is None:
         raise NotFoundError(f"{name} has no live camera {number}: {nearest(str(number), map(str, cameras))}")
-    return found
+    return camera

@@ -17,9 +17,9 @@ from flawscope.station.background import Backoff
 from flawscope.station.inspecting.capacity import BusyError
 from flawscope.station.inspecting.picture import Picture
 from flawscope.station.inspecting.writer import Recorded
-from flawscope.station.settings.sources import FRAME, TRIGGER, CameraOf
-from flawscope.station.sources.frames import Frames, encoded
-from flawscope.station.sources.source import AWAY, RUNNING, AwayError, Line, State, plain
+from flawscope.station.settings.sources import EVERY_FRAME, ON_TRIGGER, CameraOf
+from flawscope.station.sources.frames import FrameReader, encode_png
+from flawscope.station.sources.source import AWAY, RUNNING, AwayError, Line, State, to_utf8
 from flawscope.station.store.database import now
 from flawscope.station.store.inspection import Request
 from flawscope.station.store.records import iso
@@ -28,21 +28,21 @@ if TYPE_CHECKING:
     from av import VideoFrame
 
 SOURCE = "camera"  # of an inspection
-AHEAD = 4  # frames of a camera that are submitted and not answered, at most: more would be old
-SHORTEST, LONGEST = 0.5, 30.0  # seconds until a lost camera is tried again
-LOOK = 0.25  # seconds between two checks whether frames still come
+MAX_IN_FLIGHT = 4  # frames of a camera that are submitted and not answered, at most: more would be old
+MIN_RETRY_DELAY, MAX_RETRY_DELAY = 0.5, 30.0  # seconds until a lost camera is tried again
+CHECK_INTERVAL = 0.25  # seconds between two checks whether frames still come
 
 
 @dataclass(frozen=True)
 class Shot:
-    """Frame as it came. at: microseconds since 1970. triggers: number that it answers."""
+    """Frame of a camera. at: microseconds since 1970. triggers: number of those that it answers."""
 
     frame: VideoFrame
     at: int
     triggers: int = 0
 
 
-class Taking(Protocol):
+class LiveCameraSettings(Protocol):
     """Settings of a live camera, as `CameraOf` has them."""
 
     @property
@@ -52,34 +52,35 @@ class Taking(Protocol):
     def every(self) -> str: ...
 
     @property
-    def seconds(self) -> float | None: ...
+    def frame_interval(self) -> float | None: ...
 
     @property
-    def patience(self) -> float: ...
+    def frame_timeout(self) -> float: ...
 
     @property
     def shown(self) -> str: ...
 
 
 class LiveCamera:
-    """Takes frames as the settings say, and one for each trigger. A kind of camera is a `_session`. number:
-    of the camera among the product's, from 1."""
+    """Source of the frames that the settings select, and of one for each trigger; each kind of camera defines
+    `_run_session`. number: among the product's cameras, from 1."""
 
-    def __init__(self, line: Line, camera: Taking, number: int):
-        self.line, self.camera, self.number = line, camera, number
-        self.state = State(SOURCE, f"camera{number}", camera.shown, camera.every)
+    def __init__(self, line: Line, settings: LiveCameraSettings, number: int):
+        self.line, self.settings, self.number = line, settings, number
+        self.state = State(SOURCE, f"camera{number}", settings.shown, settings.every)
         self._changed = threading.Condition()
-        self._newest: Shot | None = None  # due, and not submitted yet
-        self._size = 1  # bytes of a frame
-        self._triggers: dict[Future[Shot], object] = {}  # with the request behind each
-        self._flying = 0
-        self._due = 0.0
-        self._seen = time.monotonic()  # when the last frame came, or the camera was opened
+        self._pending_shot: Shot | None = None  # due, and not submitted yet
+        self._frame_bytes = 1  # of the last frame
+        self._triggers: dict[Future[Shot], object] = {}  # waiting, each with its request
+        self._in_flight = 0  # frames that are submitted and not answered
+        self._next_due = 0.0
+        self._last_frame_at = time.monotonic()  # when the last frame came, or the camera was opened
         self._ended = threading.Event()
-        jobs = [self._read, self._hand_in]
-        if camera.every == FRAME:
-            jobs.append(self._hand_in)  # to encode a large frame takes longer than it lasts
-        self._threads = [threading.Thread(target=job, name=f"camera-{number}", daemon=True) for job in jobs]
+        targets = [self._run_sessions, self._submit_frames]
+        if settings.every == EVERY_FRAME:
+            targets.append(self._submit_frames)  # to encode a large frame takes longer than it lasts
+        name = f"camera-{number}"
+        self._threads = [threading.Thread(target=one, name=name, daemon=True) for one in targets]
 
     def start(self) -> None:
         for thread in self._threads:
@@ -87,22 +88,22 @@ class LiveCamera:
 
     def stop(self, seconds: float = 30.0) -> None:
         """Take nothing more; return when the submitted frames are answered, or after so many seconds."""
-        ends = time.monotonic() + seconds
+        deadline = time.monotonic() + seconds
         self._ended.set()
-        self._disappoint("the station ends")
+        self._fail_waiting_triggers("the station ends")
         with self._changed:
             self._changed.notify_all()
-            self._changed.wait_for(lambda: not self._flying, max(0.0, ends - time.monotonic()))
+            self._changed.wait_for(lambda: not self._in_flight, max(0.0, deadline - time.monotonic()))
         for thread in self._threads:
             if thread.is_alive():
-                thread.join(max(0.1, ends - time.monotonic()))
+                thread.join(max(0.1, deadline - time.monotonic()))
 
-    # ---- a trigger
+    # ---- triggers
 
     def next_shot(self, request: Request | None = None) -> Future[Shot]:
         """Return the first frame that is decoded from now on. AwayError where the camera is lost."""
         if self.state.state == AWAY:
-            raise AwayError(f"{self._called} is away: {self.state.why}; trigger again when it is back")
+            raise AwayError(f"{self._label} is away: {self.state.why}; trigger again when it is back")
         waiting: Future[Shot] = Future()
         with self._changed:
             self._triggers[waiting] = request or waiting
@@ -116,9 +117,9 @@ class LiveCamera:
 
     def picture(self, shot: Shot, key: str | None) -> Picture:
         """Encode a frame as a picture to submit. InputError where the frame is too large."""
-        data = encoded(shot.frame, self.line.share.limits.pixels)
+        data = encode_png(shot.frame, self.line.share.limits.pixels)
         name = f"{self.state.name}-{iso(shot.at).replace(':', '-')}.png"
-        triggers, view = shot.triggers or None, self.camera.view
+        triggers, view = shot.triggers or None, self.settings.view
         return Picture(self.line.product_id, data, name, SOURCE, key, triggers=triggers, view=view)
 
     def _take_triggers(self) -> dict[Future[Shot], object]:
@@ -126,87 +127,85 @@ class LiveCamera:
             waiting, self._triggers = self._triggers, {}
         return {one: request for one, request in waiting.items() if one.set_running_or_notify_cancel()}
 
-    def _disappoint(self, why: str) -> None:
-        """Fail all waiting triggers."""
+    def _fail_waiting_triggers(self, why: str) -> None:
         for trigger in self._take_triggers():
             trigger.set_exception(AwayError(why))
 
-    # ---- frames come
+    # ---- reading frames
 
-    def _read(self) -> None:
+    def _run_sessions(self) -> None:
         """Open the camera and decode its frames, again and again until the end."""
-        pauses = Backoff(SHORTEST, LONGEST)
+        backoff = Backoff(MIN_RETRY_DELAY, MAX_RETRY_DELAY)
         while not self._ended.is_set():
             try:
-                why = self._session(pauses)
+                why = self._run_session(backoff)
             except InputError as error:
                 why = str(error)
             except Exception as error:  # of the library: another try may succeed
                 why = f"{type(error).__name__} in the decoder"
             if not self._ended.is_set():
-                self._lose(why)
-            self._ended.wait(pauses.next())
+                self._mark_away(why)
+            self._ended.wait(backoff.next())
 
-    def _session(self, pauses: Backoff) -> str:
-        """Open the camera and hand its frames to `_came` until it is lost, or the station ends; return why.
-        InputError."""
+    def _run_session(self, backoff: Backoff) -> str:
+        """Open the camera and pass its frames to `_handle_frame`; return why it ended. InputError."""
         raise NotImplementedError
 
-    def _came(self, frame: VideoFrame, triggers: dict[Future[Shot], object]) -> None:
-        """Take a frame, which answers these triggers."""
+    def _handle_frame(self, frame: VideoFrame, triggers: dict[Future[Shot], object]) -> None:
+        """Answer the triggers with a frame; without triggers, keep it where it is due."""
         at = max(now(), (self.state.last or 0) + 1)
         shot = Shot(frame, at, len(set(triggers.values())))
         with self._changed:
-            self._seen, self.state.last = time.monotonic(), at
-            self._size = 3 * frame.width * frame.height
+            self._last_frame_at, self.state.last = time.monotonic(), at
+            self._frame_bytes = 3 * frame.width * frame.height
             if not triggers and self._is_due():
-                self.state.dropped += self._newest is not None
-                self._newest = shot
+                self.state.dropped += self._pending_shot is not None
+                self._pending_shot = shot
                 self._changed.notify()
         for trigger in triggers:
             trigger.set_result(shot)
-        self._is_back()
+        self._mark_running()
 
-    def _is_back(self) -> None:
+    def _mark_running(self) -> None:
         if self.state.state != RUNNING:
             self.state.state, self.state.why = RUNNING, None
-            self._show("camera_away", None)
+            self._report("camera_away", None)
 
     def _is_due(self) -> bool:
-        if self.camera.every == TRIGGER:
+        if self.settings.every == ON_TRIGGER:
             return False
-        seconds = self.camera.seconds
+        seconds = self.settings.frame_interval
         if seconds is None:
             return True
-        if self._seen < self._due:
+        if self._last_frame_at < self._next_due:
             return False
-        self._due = max(self._due + seconds, self._seen)
+        self._next_due = max(self._next_due + seconds, self._last_frame_at)
         return True
 
-    def _lose(self, why: str) -> None:
-        self.state.state, self.state.why = AWAY, plain(why)
-        said = f"{self._called} is away: {self.state.why}"
-        self._disappoint(f"{said}; trigger again when it is back")
-        self._show("camera_away", f"{said}; it is tried again by itself")
+    def _mark_away(self, why: str) -> None:
+        self.state.state, self.state.why = AWAY, to_utf8(why)
+        text = f"{self._label} is away: {self.state.why}"
+        self._fail_waiting_triggers(f"{text}; trigger again when it is back")
+        self._report("camera_away", f"{text}; it is tried again by itself")
 
-    # ---- frames go
+    # ---- submitting frames
 
-    def _hand_in(self) -> None:
+    def _submit_frames(self) -> None:
         while not self._ended.is_set():
             with self._changed:
-                if self._newest is None or self._flying >= AHEAD:
-                    self._changed.wait(LOOK)
-                size = self._size
-                ready = self._newest is not None and self._flying < AHEAD
-                self._flying += ready
-            self._look()
-            if ready and not (self.line.share.take(size, self._ended) and self._submit(size)):
-                self._landed()
+                if self._pending_shot is None or self._in_flight >= MAX_IN_FLIGHT:
+                    self._changed.wait(CHECK_INTERVAL)
+                size = self._frame_bytes
+                ready = self._pending_shot is not None and self._in_flight < MAX_IN_FLIGHT
+                self._in_flight += ready
+            self._check_silence()
+            if ready and not (self.line.share.acquire(size, self._ended) and self._submit_newest_frame(size)):
+                self._count_answered()
 
-    def _submit(self, size: int) -> bool:
+    def _submit_newest_frame(self, size: int) -> bool:
         """Submit the newest frame, for which the share has room; return whether it is being inspected."""
         with self._changed:
-            shot, self._newest = self._newest, None  # perhaps newer by now, or taken by another thread
+            shot, self._pending_shot = self._pending_shot, None  # newer by now, or another thread has it
         answer = None
         try:
             if shot is not None:
@@ -216,69 +215,69 @@ class LiveCamera:
             self.state.dropped += 1
             self._ended.wait(0.05)
         except Exception as error:
-            self._refused(error)
+            self._report_refusal(error)
         if answer is None:
-            self.line.share.give(size)
+            self.line.share.release(size)
             return False
 
         def answered(done: Future[Recorded]) -> None:
-            self.line.share.give(size)
+            self.line.share.release(size)
             error = done.exception()
             if error is None:
                 self.state.taken += 1
-                self._show("camera_refused", None)
+                self._report("camera_refused", None)
             else:
-                self._refused(error)
-            self._landed()
+                self._report_refusal(error)
+            self._count_answered()
 
         answer.add_done_callback(answered)
         return True
 
-    def _landed(self) -> None:
+    def _count_answered(self) -> None:
         with self._changed:
-            self._flying -= 1
+            self._in_flight -= 1
             self._changed.notify_all()
 
-    # ---- what a person should know
+    # ---- reports
 
-    def _refused(self, error: BaseException) -> None:
+    def _report_refusal(self, error: BaseException) -> None:
         """Report that a frame was not inspected; the next may be."""
         self.state.broken += 1
         why = str(error) if isinstance(error, FlawscopeError) else f"{type(error).__name__} in the decoder"
-        self._show("camera_refused", f"frames of {self._called} are not inspected: {why}")
+        self._report("camera_refused", f"frames of {self._label} are not inspected: {why}")
 
-    def _look(self) -> None:
+    def _check_silence(self) -> None:
         """Report a camera that sends nothing: some drivers block the reading thread for ever."""
-        patience = self.camera.patience
-        if self.state.state == RUNNING and time.monotonic() - self._seen > patience + LOOK:
-            self._lose(f"it sends nothing for {patience:g} s")
+        timeout = self.settings.frame_timeout
+        if self.state.state == RUNNING and time.monotonic() - self._last_frame_at > timeout + CHECK_INTERVAL:
+            self._mark_away(f"it sends nothing for {timeout:g} s")
 
-    def _show(self, code: str, why: str | None) -> None:
+    def _report(self, code: str, why: str | None) -> None:
         self.line.show(code, self.number, why)
 
     @property
-    def _called(self) -> str:
-        return f"camera {self.number} ({self.camera.shown})"
+    def _label(self) -> str:
+        return f"camera {self.number} ({self.settings.shown})"
 
 
-class Camera(LiveCamera):
+class FfmpegCamera(LiveCamera):
     """Camera that FFmpeg reads."""
 
-    def __init__(self, line: Line, camera: CameraOf, number: int):
-        super().__init__(line, camera, number)
-        self._address = camera
+    def __init__(self, line: Line, settings: CameraOf, number: int):
+        super().__init__(line, settings, number)
+        self._stream_settings = settings
 
-    def _session(self, pauses: Backoff) -> str:
-        frames = Frames(self._address, self.line.share.limits.pixels)
+    def _run_session(self, backoff: Backoff) -> str:
+        frames = FrameReader(self._stream_settings, self.line.share.limits.pixels)
         try:
-            self._seen, before = time.monotonic(), 0
+            self._last_frame_at, before = time.monotonic(), 0
             for frame in frames:
                 if self._ended.is_set():
                     break
                 self.state.broken, before = self.state.broken + frames.broken - before, frames.broken
                 if frame is not None:
-                    pauses.reset()
-                    self._came(frame, self._take_triggers())
+                    backoff.reset()
+                    self._handle_frame(frame, self._take_triggers())
         finally:
             frames.close()
         return "the stream ended"

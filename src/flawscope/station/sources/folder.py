@@ -29,7 +29,7 @@ from flawscope.station.background import Background, Backoff
 from flawscope.station.inspecting.picture import Picture
 from flawscope.station.inspecting.writer import Recorded
 from flawscope.station.settings.sources import DELETE, KEEP, FolderOf
-from flawscope.station.sources.source import AWAY, RUNNING, WAITING, Line, State, plain
+from flawscope.station.sources.source import AWAY, RUNNING, WAITING, Line, State, to_utf8
 from flawscope.station.store.database import now
 from flawscope.station.store.files import give_name
 from flawscope.station.store.insert import is_of
@@ -39,35 +39,34 @@ from flawscope.station.store.schema import inspections
 from flawscope.watch import PATIENCE, REST, SETTLE, Arrivals, Stamp
 
 SOURCE = "folder"  # of an inspection
-UNREADABLE, GONE = "unreadable", "gone"  # events; the first is also a folder below the target
-POLL = 0.2  # seconds between two listings, at least
-IDLE = 10  # least ratio of that pause to a listing's time while nothing waits
-SHORTEST, LONGEST = 1.0, 300.0  # seconds before a picture that was put off is tried again
-SHOWN = 3600.0  # seconds for which an unreadable picture is a problem; the event stays
-MOST_KEY = 200  # characters
-TOGETHER = 256  # keys that are looked up at once
-WORK = 20  # least ratio of inspecting to listing time where many pictures wait
-# Problems with pictures, and their words. `AFTER`: the file of an inspected picture cannot go
-WAITS, BROKEN, AFTER = "folder_waits", "folder_unreadable", "folder_then"
+UNREADABLE, VANISHED = "unreadable", "gone"  # events; the first is also a folder below the target
+POLL_INTERVAL = 0.2  # seconds between two listings, at least
+IDLE_RATIO = 10  # least ratio of the pause to a listing's time while nothing waits
+MIN_RETRY_DELAY, MAX_RETRY_DELAY = 1.0, 300.0  # seconds before a picture that was put off is tried again
+PROBLEM_SECONDS = 3600.0  # seconds for which an unreadable picture is a problem; the event stays
+MAX_KEY_LENGTH = 200  # characters
+LOOKUP_BATCH = 256  # keys that are looked up at once
+WORK_RATIO = 20  # least ratio of inspecting to listing time where many pictures wait
+CODE_WAITING, CODE_UNREADABLE, CODE_NOT_REMOVED = "folder_waits", "folder_unreadable", "folder_then"
 
 
 @dataclass
-class _Trouble:
-    """Picture that is tried again, for ever, or that cannot be read. why: the last reason."""
+class _ProblemFile:
+    """File that is tried again, for ever, or that cannot be read. why: the last reason."""
 
     code: str
     stamp: Stamp
     why: str = ""
-    pauses: Backoff = field(default_factory=lambda: Backoff(SHORTEST, LONGEST))
+    backoff: Backoff = field(default_factory=lambda: Backoff(MIN_RETRY_DELAY, MAX_RETRY_DELAY))
     since: float = field(default_factory=time.monotonic)
 
 
 class FolderSource(Background):
-    """Takes the pictures of a folder and its subfolders, the oldest first, also those that are there already.
+    """Source of the pictures of a folder and its subfolders, the oldest first, those already there included.
 
     Args:
         number: of the folder among the product's, from 1.
-        apart: folders in it that are left out: pictures are moved there.
+        excluded: folders below it that are left out: pictures are moved there.
         poll, patience, settle: seconds; the last two as for `Arrivals`.
     """
 
@@ -76,9 +75,9 @@ class FolderSource(Background):
         line: Line,
         settings: FolderOf,
         number: int,
-        apart: Iterable[str] = (),
+        excluded: Iterable[str] = (),
         *,
-        poll: float = POLL,
+        poll: float = POLL_INTERVAL,
         patience: float = PATIENCE,
         settle: float = SETTLE,
     ):
@@ -88,158 +87,162 @@ class FolderSource(Background):
         self.target = None if self.then in (KEEP, DELETE) else Path(os.path.abspath(self.then))
         self.pattern = None if settings.pattern is None else re.compile(settings.pattern)
         self.view = settings.view
-        self.state = State(SOURCE, f"folder{number}", plain(str(self.folder)), plain(self.then))
-        apart = [*apart] if self.target is None else [*apart, str(self.target)]
-        self._times: dict[str, Any] = {"apart": apart, "patience": patience, "settle": settle}
-        # the first one's keys are those of stations that had no other
+        self.state = State(SOURCE, f"folder{number}", to_utf8(str(self.folder)), to_utf8(self.then))
+        excluded = [*excluded] if self.target is None else [*excluded, str(self.target)]
+        self._arrivals_options: dict[str, Any] = {"apart": excluded, "patience": patience, "settle": settle}
+        # keys of the first folder are those of earlier versions, which had one alone
         own = hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:16]
-        self._prefix = f"{SOURCE}:" if number == 1 else f"{SOURCE}@{own}:"
+        self._key_prefix = f"{SOURCE}:" if number == 1 else f"{SOURCE}@{own}:"
         self._arrivals: Arrivals | None = None
-        self._troubles: dict[Path, _Trouble] = {}
-        self._is_stuck = False  # a picture was put off in this round, and others would be, too
+        self._problem_files: dict[Path, _ProblemFile] = {}
+        self._is_blocked = False  # the cause that put off a picture would put off others, too
 
-    # ---- again and again
+    # ---- loop
 
     def _work(self) -> None:
         while not self._ended.is_set():
-            pause = SHORTEST
+            pause = MIN_RETRY_DELAY
             try:
-                pause = self._round()
+                pause = self._scan()
                 self.state.state, self.state.why = RUNNING if self.state.taken else WAITING, None
-                self._show("folder_away", None)
+                self._report("folder_away", None)
             except InputError as error:
-                self.state.state, self.state.why = AWAY, plain(f"{error}; pictures are taken when it is back")
-                self._show("folder_away", self.state.why)
+                why = to_utf8(f"{error}; pictures are taken when it is back")
+                self.state.state, self.state.why = AWAY, why
+                self._report("folder_away", why)
             except Exception as error:  # such as a store that is away: the next round tries again
-                self._show(WAITS, f"pictures wait in {self.folder}: {with_kind(error)}")
+                self._report(CODE_WAITING, f"pictures wait in {self.folder}: {with_kind(error)}")
             self._ended.wait(pause)
 
-    def _round(self) -> float:
-        """List the folder and take what is whole; return the seconds until the next round."""
+    def _scan(self) -> float:
+        """List the folder and inspect its whole files; return the seconds until the next round."""
         if self._arrivals is None:
-            self._arrivals = Arrivals(self.folder, existing=True, **self._times)
+            self._arrivals = Arrivals(self.folder, existing=True, **self._arrivals_options)
         arrivals = self._arrivals
         found = {path: arrivals.stamp(path) for path in arrivals.scan(time.monotonic())}
-        self._take(arrivals, found, time.monotonic() + max(SHORTEST, WORK * arrivals.took))
-        self._tell(arrivals)
-        is_busy = arrivals.waiting > len(self._troubles)
-        return max(self.poll, (REST if is_busy else IDLE) * arrivals.took)
+        seconds = max(MIN_RETRY_DELAY, WORK_RATIO * arrivals.took)
+        self._inspect_files(arrivals, found, time.monotonic() + seconds)
+        self._report_scan(arrivals)
+        is_busy = arrivals.waiting > len(self._problem_files)
+        return max(self.poll, (REST if is_busy else IDLE_RATIO) * arrivals.took)
 
     # ---- pictures
 
-    def _take(self, arrivals: Arrivals, found: Mapping[Path, Stamp], until: float) -> None:
+    def _inspect_files(self, arrivals: Arrivals, found: Mapping[Path, Stamp], deadline: float) -> None:
         """Inspect pictures, several at once, and wait for the answers."""
-        flying: deque[tuple[Path, Future[Recorded]]] = deque()
-        self._is_stuck = False
-        for path, is_known in self._looked_up(found):
-            if self._ended.is_set() or time.monotonic() > until or self._is_stuck:
+        in_flight: deque[tuple[Path, Future[Recorded]]] = deque()
+        self._is_blocked = False
+        for path, is_known in self._match_known_keys(found):
+            if self._ended.is_set() or time.monotonic() > deadline or self._is_blocked:
                 break
             if is_known:
-                self._finish(arrivals, path)
-            elif (future := self._send(arrivals, path, found[path])) is not None:
-                flying.append((path, future))
-            while flying and flying[0][1].done():
-                self._answered(arrivals, *flying.popleft())
-        for one in flying:
-            self._answered(arrivals, *one)
+                self._finish_file(arrivals, path)
+            elif (future := self._submit_file(arrivals, path, found[path])) is not None:
+                in_flight.append((path, future))
+            while in_flight and in_flight[0][1].done():
+                self._handle_answer(arrivals, *in_flight.popleft())
+        for one in in_flight:
+            self._handle_answer(arrivals, *one)
 
-    def _looked_up(self, found: Mapping[Path, Stamp]) -> Iterator[tuple[Path, bool]]:
-        """Yield the pictures, and whether each was inspected before."""
+    def _match_known_keys(self, found: Mapping[Path, Stamp]) -> Iterator[tuple[Path, bool]]:
+        """Yield each picture, and whether the store has its key, that is, it was inspected before."""
         paths = list(found)
-        for first in range(0, len(paths), TOGETHER):
-            keys = {path: self._key(path, found[path]) for path in paths[first : first + TOGETHER]}
+        for first in range(0, len(paths), LOOKUP_BATCH):
+            batch = paths[first : first + LOOKUP_BATCH]
+            keys = {path: self._picture_key(path, found[path]) for path in batch}
             known = self.line.store.numbers_of(self.line.product_id, list(keys.values()))
             yield from ((path, key in known) for path, key in keys.items())
 
-    def _send(self, arrivals: Arrivals, path: Path, stamp: Stamp) -> Future[Recorded] | None:
+    def _submit_file(self, arrivals: Arrivals, path: Path, stamp: Stamp) -> Future[Recorded] | None:
         """Read a picture and submit it; return None where it is not submitted, or not now."""
         limits, size = self.line.share.limits, f"{stamp.size / 1e6:.0f} MB"
         if stamp.size > limits.upload_bytes:
             why = f"{path} has {size}, {limits.upload} are accepted: raise `limits: upload`"
-            self._cannot(arrivals, path, InputError(why))
+            self._handle_unreadable(arrivals, path, InputError(why))
             return None
         try:
-            data = read_as(path, stamp)
+            data = read_unchanged(path, stamp)
         except OSError as error:
-            self._put_off(arrivals, path, WAITS, f"cannot read {path}: {error.strerror}")
+            self._retry_later(arrivals, path, CODE_WAITING, f"cannot read {path}: {error.strerror}")
             return None
         if data is None:
             return None
         if self._was_moved(data, stamp):
-            self._finish(arrivals, path)
+            self._finish_file(arrivals, path)
             return None
-        name, key = self._name(path), self._key(path, stamp)
-        one = Picture(self.line.product_id, data, name, SOURCE, key, **self._label(name)._asdict())
+        name, key = self._picture_name(path), self._picture_key(path, stamp)
+        one = Picture(self.line.product_id, data, name, SOURCE, key, **self._parse_label(name)._asdict())
         return self.line.hand_in(one, self._ended)
 
-    def _answered(self, arrivals: Arrivals, path: Path, future: Future[Recorded]) -> None:
+    def _handle_answer(self, arrivals: Arrivals, path: Path, future: Future[Recorded]) -> None:
         error = future.exception()
         if isinstance(error, InputError):
-            self._cannot(arrivals, path, error)
+            self._handle_unreadable(arrivals, path, error)
         elif error is not None:
-            self._put_off(arrivals, path, WAITS, with_kind(error))
+            self._retry_later(arrivals, path, CODE_WAITING, with_kind(error))
         else:
             self.state.taken, self.state.last = self.state.taken + 1, now()
-            self._finish(arrivals, path)
+            self._finish_file(arrivals, path)
 
-    def _finish(self, arrivals: Arrivals, path: Path) -> None:
+    def _finish_file(self, arrivals: Arrivals, path: Path) -> None:
         """Move, delete or keep the file of a recorded picture, as the settings say."""
         stamp = arrivals.stamp(path)
         try:
             if self.target is not None:
-                move(path, stamp, self.target / path.relative_to(self.folder))
-            elif self.then == DELETE and is_still(path, stamp):  # else it is a new, uninspected file
+                move_unchanged(path, stamp, self.target / path.relative_to(self.folder))
+            elif self.then == DELETE and is_unchanged(path, stamp):  # else it is a new, uninspected file
                 path.unlink(missing_ok=True)
         except OSError as error:
-            self._put_off(arrivals, path, AFTER, error.strerror or type(error).__name__)
+            self._retry_later(arrivals, path, CODE_NOT_REMOVED, error.strerror or type(error).__name__)
             return
         arrivals.done(path, removed=self.then != KEEP)
-        self._troubles.pop(path, None)
+        self._problem_files.pop(path, None)
 
-    def _put_off(self, arrivals: Arrivals, path: Path, code: str, why: str) -> None:
+    def _retry_later(self, arrivals: Arrivals, path: Path, code: str, why: str) -> None:
         """Try a picture again, for ever, less and less often: the cause is not the picture."""
-        before = self._troubles.get(path)
-        self._is_stuck = self._is_stuck or (before is None and code == WAITS)
-        if before is None or before.code != code:
-            before = self._troubles[path] = _Trouble(code, arrivals.stamp(path))
-        before.why = why
-        arrivals.later(path, time.monotonic() + before.pauses.next())
+        problem = self._problem_files.get(path)
+        self._is_blocked = self._is_blocked or (problem is None and code == CODE_WAITING)
+        if problem is None or problem.code != code:
+            problem = self._problem_files[path] = _ProblemFile(code, arrivals.stamp(path))
+        problem.why = why
+        arrivals.later(path, time.monotonic() + problem.backoff.next())
 
-    def _cannot(self, arrivals: Arrivals, path: Path, error: InputError) -> None:
+    def _handle_unreadable(self, arrivals: Arrivals, path: Path, error: InputError) -> None:
         """Try an unreadable picture again, for it may not be whole yet; at last note it once as an event."""
-        self._troubles.pop(path, None)
-        stamp, there = arrivals.stamp(path), path
+        self._problem_files.pop(path, None)
+        stamp, place = arrivals.stamp(path), path
         if not arrivals.failed(path, time.monotonic()):
             return
         if self.target is not None:
             with suppress(OSError):  # it stays
-                there = move(path, stamp, self.target / UNREADABLE / path.relative_to(self.folder)) or path
-        store, product_id, why = self.line.store, self.line.product_id, plain(str(error))
-        self._troubles[there] = _Trouble(BROKEN, stamp, why)
-        text = f"{self._name(path)} of {iso(stamp.changed // 1000)}, {stamp.size} bytes: {why}"
+                target = self.target / UNREADABLE / path.relative_to(self.folder)
+                place = move_unchanged(path, stamp, target) or path
+        store, product_id, why = self.line.store, self.line.product_id, to_utf8(str(error))
+        self._problem_files[place] = _ProblemFile(CODE_UNREADABLE, stamp, why)
+        text = f"{self._picture_name(path)} of {iso(stamp.changed // 1000)}, {stamp.size} bytes: {why}"
         if text not in (row.text for row in store.events(UNREADABLE, product_id)):
             store.note_event(UNREADABLE, SOURCE, text, product_id)
 
     # ---- names
 
-    def _name(self, path: Path) -> str:
-        return plain(path.relative_to(self.folder).as_posix())
+    def _picture_name(self, path: Path) -> str:
+        return to_utf8(path.relative_to(self.folder).as_posix())
 
-    def _label(self, name: str) -> Label:
+    def _parse_label(self, name: str) -> Label:
         """Return part, batch and view from a picture's name; none where the store would refuse them."""
         found = self.pattern.search(name) if self.pattern is not None else None
-        said = {} if found is None else found.groupdict()
+        groups = {} if found is None else found.groupdict()
         with suppress(InputError):
-            return labelled(said.get("part"), said.get("batch"), said.get("view") or self.view)
+            return labelled(groups.get("part"), groups.get("batch"), groups.get("view") or self.view)
         return Label(view=self.view)
 
-    def _key(self, path: Path, stamp: Stamp) -> str:
-        name, exact = self._name(path), path.relative_to(self.folder).as_posix()
+    def _picture_key(self, path: Path, stamp: Stamp) -> str:
+        name, exact = self._picture_name(path), path.relative_to(self.folder).as_posix()
         ends = f":{stamp.changed}:{stamp.size}"
-        key = f"{self._prefix}{name}{ends}"
-        if len(key) <= MOST_KEY and name == exact:
+        key = f"{self._key_prefix}{name}{ends}"
+        if len(key) <= MAX_KEY_LENGTH and name == exact:
             return key
-        return f"{self._prefix}#{hashlib.sha256(os.fsencode(exact)).hexdigest()}{ends}"
+        return f"{self._key_prefix}#{hashlib.sha256(os.fsencode(exact)).hexdigest()}{ends}"
 
     def _was_moved(self, data: bytes, stamp: Stamp) -> bool:
         """Whether this file was inspected under another name, now gone: programs sort files into folders."""
@@ -250,43 +253,43 @@ class FolderSource(Background):
         )
         with self.line.store.database.reading() as connection:
             keys = [str(key) for key in connection.execute(query.limit(100)).scalars()]
-        begins, ends = self._prefix, f":{stamp.changed}:{stamp.size}"
+        begins, ends = self._key_prefix, f":{stamp.changed}:{stamp.size}"
         own = [key for key in keys if key.startswith(begins) and key.endswith(ends)]
         before = [key[len(begins) : -len(ends)] for key in own]
         return any(not name.startswith("#") and not (self.folder / name).exists() for name in before)
 
-    # ---- what a person should know
+    # ---- reports
 
-    def _show(self, code: str, why: str | None) -> None:
+    def _report(self, code: str, why: str | None) -> None:
         self.line.show(code, None if self.number == 1 else self.number, why)
 
-    def _tell(self, arrivals: Arrivals) -> None:
+    def _report_scan(self, arrivals: Arrivals) -> None:
         """Note the pictures that went away uninspected, and report the problems with others."""
-        gone = [path for path, is_known in self._looked_up(arrivals.gone) if not is_known]
-        if gone:
-            names = ", ".join(map(self._name, gone[:3])) + ("" if len(gone) <= 3 else ", ...")
-            text = f"{pluralize(len(gone), 'picture')} went away before being inspected: {names}"
-            self.line.store.note_event(GONE, SOURCE, text, self.line.product_id)
-        for path, one in list(self._troubles.items()):
-            is_old = one.code == BROKEN and time.monotonic() - one.since > SHOWN
-            if path in arrivals.gone or is_old or not is_still(path, one.stamp):
-                del self._troubles[path]
+        vanished = [path for path, is_known in self._match_known_keys(arrivals.gone) if not is_known]
+        if vanished:
+            names = ", ".join(map(self._picture_name, vanished[:3])) + ("" if len(vanished) <= 3 else ", ...")
+            text = f"{pluralize(len(vanished), 'picture')} went away before being inspected: {names}"
+            self.line.store.note_event(VANISHED, SOURCE, text, self.line.product_id)
+        for path, one in list(self._problem_files.items()):
+            is_old = one.code == CODE_UNREADABLE and time.monotonic() - one.since > PROBLEM_SECONDS
+            if path in arrivals.gone or is_old or not is_unchanged(path, one.stamp):
+                del self._problem_files[path]
         arrivals.gone.clear()
-        undone = "deleted" if self.target is None else f"moved to {self.target}"
-        for code, thing, what in (
-            (WAITS, "picture", "could not be inspected yet"),
-            (BROKEN, "picture", "cannot be read"),
-            (AFTER, "inspected picture", f"cannot be {undone}"),
+        removal = "deleted" if self.target is None else f"moved to {self.target}"
+        for code, thing, outcome in (
+            (CODE_WAITING, "picture", "could not be inspected yet"),
+            (CODE_UNREADABLE, "picture", "cannot be read"),
+            (CODE_NOT_REMOVED, "inspected picture", f"cannot be {removal}"),
         ):
-            reasons = [one.why for one in self._troubles.values() if one.code == code]
+            reasons = [one.why for one in self._problem_files.values() if one.code == code]
             many = pluralize(len(reasons), thing)
-            self._show(code, f"{many} in {self.folder} {what}: {reasons[-1]}" if reasons else None)
+            self._report(code, f"{many} in {self.folder} {outcome}: {reasons[-1]}" if reasons else None)
 
 
 # ------------------------------------------------------------------------------------------------------ files
 
 
-def read_as(path: Path, stamp: Stamp) -> bytes | None:
+def read_unchanged(path: Path, stamp: Stamp) -> bytes | None:
     """Return the file's bytes; None where it changed or went away. OSError."""
     try:
         with open(path, "rb") as file:
@@ -297,7 +300,7 @@ def read_as(path: Path, stamp: Stamp) -> bytes | None:
         return None
 
 
-def is_still(path: Path, stamp: Stamp) -> bool:
+def is_unchanged(path: Path, stamp: Stamp) -> bool:
     """Whether the file is there and unchanged."""
     try:
         return Stamp.of(os.stat(path))[:2] == stamp[:2]
@@ -305,39 +308,39 @@ def is_still(path: Path, stamp: Stamp) -> bool:
         return False
 
 
-def move(path: Path, stamp: Stamp, place: Path) -> Path | None:
-    """Move a file to this place, or to a free one beside it; None where the file has changed. OSError."""
-    place.parent.mkdir(parents=True, exist_ok=True)
+def move_unchanged(path: Path, stamp: Stamp, target: Path) -> Path | None:
+    """Move a file to `target`, or to a free name beside it; return None where it has changed. OSError."""
+    target.parent.mkdir(parents=True, exist_ok=True)
     for number in count():
-        there = place.with_stem(f"{place.stem}-{number}") if number else place
-        if not is_still(path, stamp):
+        candidate = target.with_stem(f"{target.stem}-{number}") if number else target
+        if not is_unchanged(path, stamp):
             return None
         with suppress(FileExistsError):
-            if not _is_same(there, path):  # else an earlier try was cut off before the removal
-                _place(path, there)
+            if not _has_same_content(candidate, path):  # else an earlier try was cut off before the removal
+                _link_or_copy(path, candidate)
             with suppress(OSError):  # not every share can
-                sync_folder(there.parent)  # the new name is on the disk before the old one goes
+                sync_folder(candidate.parent)  # the new name is on the disk before the old one goes
             path.unlink(missing_ok=True)
-            return there
+            return candidate
     return None
 
 
-def _is_same(there: Path, path: Path) -> bool:
-    return there.is_file() and not there.is_symlink() and filecmp.cmp(path, there, shallow=False)
+def _has_same_content(other: Path, path: Path) -> bool:
+    return other.is_file() and not other.is_symlink() and filecmp.cmp(path, other, shallow=False)
 
 
-def _place(path: Path, there: Path) -> None:
+def _link_or_copy(path: Path, target: Path) -> None:
     """Give the file a second name, which must be free. FileExistsError."""
     try:
-        os.link(path, there)
+        os.link(path, target)
     except FileExistsError:
         raise
     except OSError:  # on another disk, or one without hard links
-        part = there.with_name(f".{there.name}{PART}")
+        part = target.with_name(f".{target.name}{PART}")
         try:
             shutil.copy2(path, part)
             with open(part, "rb+") as file:
                 os.fsync(file.fileno())
-            give_name(part, there)
+            give_name(part, target)
         finally:
             part.unlink(missing_ok=True)

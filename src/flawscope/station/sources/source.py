@@ -1,4 +1,4 @@
-"""Contract of the sources, and the parts that they share."""
+"""Contract of sources, and the parts that they share."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from flawscope.station.store.inspection import Request
 from flawscope.station.store.records import Store, iso
 
 WAITING, RUNNING, AWAY, ENDED = "waiting", "running", "away", "ended"  # states
-BUSY, BUSIEST = 0.02, 1.0  # seconds before a full queue is tried again
+MIN_RETRY_DELAY, MAX_RETRY_DELAY = 0.02, 1.0  # seconds before a full queue is tried again
 
 Submit = Callable[[Sequence[Picture]], list[Future[Recorded]]]
-Report = Callable[[str, str | None], None]
+ReportProblem = Callable[[str, str | None], None]
 
 
 @dataclass
@@ -29,7 +29,7 @@ class State:
     """State of a source, which its threads keep up to date.
 
     kind: folder, video or camera. name: in names of pictures. place: folder or address, without a password.
-    takes: every frame, or when; of a folder what happens to a file then.
+    takes: which frames (setting `every`); of a folder, what happens to an inspected file (`then`).
     state: `waiting` for a first picture, `running`, `away`, or `ended` (a video file). why: reason why it is
     away.
     last: microseconds since 1970 of the last picture. taken: pictures since the start.
@@ -87,14 +87,14 @@ class Triggered(Source, Protocol):
 
 
 class AwayError(FlawscopeError):
-    """A trigger found no camera."""
+    """The camera of a trigger is away."""
 
 
 class NoFrameError(FlawscopeError):
-    """A trigger got no frame in time."""
+    """No frame came in time after a trigger."""
 
 
-class Share:
+class QueueShare:
     """Half of the queue, for all sources together: clients that send pictures always have the other half."""
 
     def __init__(self, limits: Limits):
@@ -102,7 +102,7 @@ class Share:
         self._count = self._bytes = 0
         self._changed = threading.Condition()
 
-    def take(self, size: int, ended: threading.Event) -> bool:
+    def acquire(self, size: int, ended: threading.Event) -> bool:
         """Wait for room for a picture of so many bytes; return False where the source ends before."""
         with self._changed:
             while self._count and (
@@ -115,7 +115,7 @@ class Share:
             self._count, self._bytes = self._count + 1, self._bytes + size
             return True
 
-    def give(self, size: int) -> None:
+    def release(self, size: int) -> None:
         """Give back the room of a picture that was answered."""
         with self._changed:
             self._count, self._bytes = self._count - 1, self._bytes - size
@@ -124,32 +124,32 @@ class Share:
 
 @dataclass(frozen=True)
 class Line:
-    """Parts that every source of a product is given.
+    """Access of a product's sources to the station.
 
-    submit: the inspector's.
+    submit: queues pictures for inspection.
     report: reports a problem under a code, or with None its end.
-    store: holds the keys of pictures that were taken before.
-    share: of the queue, the same one for all sources of a station.
+    store: holds the keys of pictures that were inspected before.
+    share: of the queue, one for all sources of a station.
     """
 
     product_id: int
     submit: Submit
-    report: Report
+    report: ReportProblem
     store: Store
-    share: Share
+    share: QueueShare
 
     def show(self, code: str, number: int | None, why: str | None) -> None:
-        """Report a problem of the product's source of this number, as `camera_away_1_2`, from any thread;
-        why: None: it is over."""
+        """Report a source's problem, such as `camera_away_1_2` of source 2 of product 1, from any thread.
+        why: None: the problem is over."""
         ending = "" if number is None else f"_{number}"
-        self.report(f"{code}_{self.product_id}{ending}", None if why is None else plain(why))
+        self.report(f"{code}_{self.product_id}{ending}", None if why is None else to_utf8(why))
 
     def hand_in(self, picture: Picture, ended: threading.Event) -> Future[Recorded] | None:
         """Submit a picture as soon as there is room for it; return None where the source ends before."""
         size = len(picture.data)
-        if not self.share.take(size, ended):
+        if not self.share.acquire(size, ended):
             return None
-        answer, pause = None, Backoff(BUSY, BUSIEST)
+        answer, pause = None, Backoff(MIN_RETRY_DELAY, MAX_RETRY_DELAY)
         try:
             while answer is None:
                 try:
@@ -159,11 +159,11 @@ class Line:
                         return None
         finally:
             if answer is None:
-                self.share.give(size)
-        answer.add_done_callback(lambda _: self.share.give(size))
+                self.share.release(size)
+        answer.add_done_callback(lambda _: self.share.release(size))
         return answer
 
 
-def plain(text: str) -> str:
-    """Replace what a data base does not take: a file's name can hold bytes that are no characters."""
+def to_utf8(text: str) -> str:
+    """Replace lone surrogates, which no data base takes: a file's name can hold bytes that are no text."""
     return text.encode("utf-8", "replace").decode("utf-8")

@@ -1,7 +1,5 @@
-"""Triggers: a frame of a camera is taken and inspected, and who asked waits for a bounded time.
-
-Used by requests and by connections, such as that of a PLC.
-"""
+"""Triggers: a frame of a camera is taken and inspected in a bounded time, for requests and for connections
+such as that of a PLC."""
 
 from __future__ import annotations
 
@@ -22,8 +20,8 @@ from flawscope.station.store.inspection import KeyUsedError, Label, Request
 from flawscope.station.store.records import Store
 
 
-class Inspecting(Protocol):
-    """Station as far as it inspects what it is asked for."""
+class InspectingStation(Protocol):
+    """Part of a station that inspects pictures on request."""
 
     addresses: Addresses
     inspector: Inspector
@@ -31,43 +29,43 @@ class Inspecting(Protocol):
 
 
 async def shoot(
-    station: Inspecting,
+    station: InspectingStation,
     name: str,
     find: Callable[[], Triggered],
     label: Label,
     due: float,
     seconds: float = 5.0,
-    asked: Request | None = None,
+    request: Request | None = None,
 ) -> Recorded | int:
-    """Inspect what a camera shows from now on; return the inspection that is on the disk, of a request that
-    was answered before its number.
+    """Inspect the next frame of a camera; return the inspection, which is on the disk, or the number of the
+    one that answered the same request before.
 
     Args:
         name: of the product that it is judged as.
         find: returns the camera.
-        due: as `time.monotonic` counts. seconds: in which the frame must come.
-        asked: the request, where it has a key.
+        due: deadline, as `time.monotonic` counts. seconds: within which the frame must come.
+        request: the one that triggers, where it has a key.
 
     Raises:
         FlawscopeError: AwayError, NoFrameError, LateError, BusyError, NoModelError, ModelError, StoreError,
             KeyUsedError, and InputError where the picture cannot be read.
     """
     product_id = station.addresses.address_id(name)
-    there = await asyncio.to_thread(station.store.answered, product_id, asked) if asked else {}
-    if there:
-        return there[0]
+    answered = await asyncio.to_thread(station.store.answered, product_id, request) if request else {}
+    if answered:
+        return answered[0]
     camera = find()
     station.inspector.check_room(product_id, due)
-    shot = await shot_of(camera, min(seconds, due - time.monotonic()), asked)
-    picture = await asyncio.to_thread(camera.picture, shot, None if asked is None else asked.key_of(0))
-    sent = replace(picture, product_id=product_id, request=asked, due=due, **label.given())
-    there, answers = await submitted(station, product_id, asked, [sent])
-    return there[0] if there else await in_time(station, product_id, next(answers), due)
+    shot = await shot_of(camera, min(seconds, due - time.monotonic()), request)
+    picture = await asyncio.to_thread(camera.picture, shot, None if request is None else request.key_of(0))
+    to_submit = replace(picture, product_id=product_id, request=request, due=due, **label.given())
+    answered, answers = await submitted(station, product_id, request, [to_submit])
+    return answered[0] if answered else await in_time(station, product_id, next(answers), due)
 
 
-async def shot_of(camera: Triggered, seconds: float, asked: Request | None) -> Any:
+async def shot_of(camera: Triggered, seconds: float, request: Request | None) -> Any:
     """Return the first frame of a camera from now on. NoFrameError, AwayError."""
-    waiting = camera.next_shot(asked)
+    waiting = camera.next_shot(request)
     try:
         return await asyncio.wait_for(asyncio.wrap_future(waiting), seconds)
     except TimeoutError:
@@ -79,18 +77,19 @@ async def shot_of(camera: Triggered, seconds: float, asked: Request | None) -> A
 
 
 async def submitted(
-    station: Inspecting, product_id: int, asked: Request | None, pictures: Sequence[Picture]
+    station: InspectingStation, product_id: int, request: Request | None, pictures: Sequence[Picture]
 ) -> tuple[dict[int, int], Iterator[Future[Recorded]]]:
-    """Submit the pictures of a request, but for those that it has been answered for before: these come by
-    their places, with their inspections' numbers.
+    """Submit the pictures of a request that were not answered before; return the numbers of inspections that
+    answered the others, by place, and the futures of those submitted.
 
     Raises:
         KeyUsedError: another request has come under its key.
     """
 
     async def begin() -> tuple[dict[int, int], Iterator[Future[Recorded]]]:
-        there = await asyncio.to_thread(station.store.answered, product_id, asked) if asked else {}
-        return there, iter(station.inspector.submit([p for k, p in enumerate(pictures) if k not in there]))
+        answered = await asyncio.to_thread(station.store.answered, product_id, request) if request else {}
+        left = [picture for place, picture in enumerate(pictures) if place not in answered]
+        return answered, iter(station.inspector.submit(left))
 
     try:
         return await begin()
@@ -98,7 +97,9 @@ async def submitted(
         return await begin()
 
 
-async def in_time(station: Inspecting, product_id: int, answer: Future[Recorded], due: float) -> Recorded:
+async def in_time(
+    station: InspectingStation, product_id: int, answer: Future[Recorded], due: float
+) -> Recorded:
     """Wait for the inspection. LateError where it is not recorded in time."""
     try:
         async with asyncio.timeout(None if due == math.inf else due - time.monotonic()):

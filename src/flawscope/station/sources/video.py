@@ -20,164 +20,164 @@ from flawscope.station.background import Background, Backoff
 from flawscope.station.inspecting.picture import Picture
 from flawscope.station.inspecting.writer import Recorded
 from flawscope.station.settings.sources import CameraOf
-from flawscope.station.sources.frames import Frames, LostError, encoded
-from flawscope.station.sources.source import AWAY, ENDED, RUNNING, Line, State, plain
+from flawscope.station.sources.frames import CameraLostError, FrameReader, encode_png
+from flawscope.station.sources.source import AWAY, ENDED, RUNNING, Line, State, to_utf8
 from flawscope.station.store.database import now
 
 if TYPE_CHECKING:
     from av import VideoFrame
 
 SOURCE = "video"  # of an inspection, and of events
-AHEAD = 8  # frames that are submitted and not answered, at most
-TOGETHER = 256  # keys that are looked up at once
-SETTLE = 2.0  # seconds for which a file must not have changed
-SHORTEST, LONGEST = 1.0, 30.0  # seconds until a failed file is tried again
-BLOCK = 1 << 20  # bytes of a file's beginning and its end that identify it
+MAX_IN_FLIGHT = 8  # frames that are submitted and not answered, at most
+LOOKUP_BATCH = 256  # keys that are looked up at once
+SETTLE_SECONDS = 2.0  # seconds for which a file must not have changed
+MIN_RETRY_DELAY, MAX_RETRY_DELAY = 1.0, 30.0  # seconds until a failed file is tried again
+HASHED_BYTES = 1 << 20  # bytes of a file's beginning and its end that identify it
 
 
-class Video(Background):
-    """Takes the frames of a file, and of one that replaces it later; a `Source`."""
+class VideoSource(Background):
+    """Source of the frames of a file, and of one that replaces it later."""
 
-    def __init__(self, line: Line, camera: CameraOf, number: int):
+    def __init__(self, line: Line, settings: CameraOf, number: int):
         super().__init__(f"video-{number}")
-        self.line, self.camera, self.number = line, camera, number
-        name = plain(Path(camera.shown).name)
-        self.state = State(SOURCE, name, plain(camera.shown), camera.every)
-        self._flying: deque[tuple[int, Future[Recorded]]] = deque()
+        self.line, self.settings, self.number = line, settings, number
+        name = to_utf8(Path(settings.shown).name)
+        self.state = State(SOURCE, name, to_utf8(settings.shown), settings.every)
+        self._in_flight: deque[tuple[int, Future[Recorded]]] = deque()
 
     def _work(self) -> None:
-        pauses, before, seen = Backoff(SHORTEST, LONGEST), None, None
+        backoff, last_stamp, inspected_stamp = Backoff(MIN_RETRY_DELAY, MAX_RETRY_DELAY), None, None
         while not self._ended.is_set():
-            pause = SETTLE
+            pause = SETTLE_SECONDS
             try:
-                mark = _mark(self.camera.camera)
-                is_whole = mark == before or time.time() - mark[0] / 1e9 > SETTLE
-                before = mark
-                if is_whole and mark != seen:
-                    self._play()
-                    seen = mark
-                pauses.reset()
+                stamp = _file_stamp(self.settings.camera)
+                is_whole = stamp == last_stamp or time.time() - stamp[0] / 1e9 > SETTLE_SECONDS
+                last_stamp = stamp
+                if is_whole and stamp != inspected_stamp:
+                    self._inspect_file()
+                    inspected_stamp = stamp
+                backoff.reset()
             except Exception as error:
-                self._failed(error)
-                pause = pauses.next()
-            while self._flying:  # whatever their answers: frames that are not recorded are taken again
-                self.state.taken += self._flying.popleft()[1].exception() is None
+                self._report_failure(error)
+                pause = backoff.next()
+            while self._in_flight:  # whatever their answers: frames that are not recorded are taken again
+                self.state.taken += self._in_flight.popleft()[1].exception() is None
             self._ended.wait(pause)
 
-    def _play(self) -> None:
+    def _inspect_file(self) -> None:
         """Inspect the frames that were not inspected yet."""
         store, product_id = self.line.store, self.line.product_id
-        identity = _identity(self.camera.camera)
-        done = f"{identity}, every {self.camera.every}"
-        if not any(str(row.text).endswith(done) for row in store.events(SOURCE, product_id)):
-            with closing(Frames(self.camera, self.line.share.limits.pixels)) as frames:
+        identity = _content_hash(self.settings.camera)
+        event_end = f"{identity}, every {self.settings.every}"
+        if not any(str(row.text).endswith(event_end) for row in store.events(SOURCE, product_id)):
+            with closing(FrameReader(self.settings, self.line.share.limits.pixels)) as frames:
                 try:
-                    count = self._take_all(identity, frames)
+                    count = self._submit_frames(identity, frames)
                 finally:
                     self.state.broken += frames.broken
             if self._ended.is_set():
                 return
             if not count:
-                raise LostError("it has no frame that can be decoded")
-            self._answered(0)
+                raise CameraLostError("it has no frame that can be decoded")
+            self._collect_answers(0)
             text = f"{self.state.name} was inspected to its end: {pluralize(count, 'frame')}, "
             text += f"{frames.broken} of them damaged" if frames.broken else "none damaged"
-            store.note_event(SOURCE, SOURCE, f"{text}; {done}", product_id)
-        self._is(ENDED)
+            store.note_event(SOURCE, SOURCE, f"{text}; {event_end}", product_id)
+        self._set_state(ENDED)
 
-    def _take_all(self, identity: str, frames: Frames) -> int:
+    def _submit_frames(self, identity: str, frames: FrameReader) -> int:
         """Submit all frames until the station ends, and return their number."""
-        number, known, slot, seconds = -1, set[int](), -1, self.camera.seconds
-        for number, frame in enumerate(frames):
+        index, known, slot, seconds = -1, set[int](), -1, self.settings.frame_interval
+        for index, frame in enumerate(frames):
             if self._ended.is_set():
                 break
-            if number % TOGETHER == 0:
-                keys = {_key(identity, one): one for one in range(number, number + TOGETHER)}
+            if index % LOOKUP_BATCH == 0:
+                keys = {_frame_key(identity, one): one for one in range(index, index + LOOKUP_BATCH)}
                 found = self.line.store.numbers_of(self.line.product_id, list(keys))
                 known = {keys[key] for key in found}
             if frame is None:
                 continue
             if seconds is not None:
-                before, slot = slot, int(frames.seconds(frame, number) / seconds)
+                before, slot = slot, int(frames.timestamp(frame, index) / seconds)
                 if slot == before:
                     continue
-            if number not in known:
-                self._take(identity, number, frame)
+            if index not in known:
+                self._submit_frame(identity, index, frame)
             if self.state.state != RUNNING:
-                self._is(RUNNING)
-        return number + 1
+                self._set_state(RUNNING)
+        return index + 1
 
-    def _take(self, identity: str, number: int, frame: VideoFrame) -> None:
+    def _submit_frame(self, identity: str, number: int, frame: VideoFrame) -> None:
         """Submit a frame when there is room, or not at all where the station ends before."""
         try:
-            data = encoded(frame, self.line.share.limits.pixels)
+            data = encode_png(frame, self.line.share.limits.pixels)
         except InputError as error:
-            self._spoilt(number, error)
+            self._report_bad_frame(number, error)
             return
         name = f"{Path(self.state.name).stem}-{number + 1:06d}.png"
-        self._answered(AHEAD - 1)
-        view = self.camera.view
-        picture = Picture(self.line.product_id, data, name, SOURCE, _key(identity, number), view=view)
+        self._collect_answers(MAX_IN_FLIGHT - 1)
+        view = self.settings.view
+        picture = Picture(self.line.product_id, data, name, SOURCE, _frame_key(identity, number), view=view)
         if (future := self.line.hand_in(picture, self._ended)) is not None:
-            self._flying.append((number, future))
+            self._in_flight.append((number, future))
 
-    def _answered(self, most: int) -> None:
-        """Wait for the oldest submitted frames until so many are left. An error that is not the frame's own
-        ends this turn; the next turn takes the frame again, for its key is not known."""
-        while len(self._flying) > most:
-            number, future = self._flying.popleft()
+    def _collect_answers(self, max_left: int) -> None:
+        """Wait for the oldest submitted frames until so many are left. An error that is not the frame's is
+        raised; the next try submits the frame again, for its key is not recorded."""
+        while len(self._in_flight) > max_left:
+            number, future = self._in_flight.popleft()
             error = future.exception()
             if isinstance(error, InputError):
-                self._spoilt(number, error)
+                self._report_bad_frame(number, error)
             elif error is not None:
                 raise error
             else:
                 self.state.taken, self.state.last = self.state.taken + 1, now()
 
-    # ---- what a person should know
+    # ---- reports
 
-    def _spoilt(self, number: int, error: InputError) -> None:
+    def _report_bad_frame(self, number: int, error: InputError) -> None:
         self.state.broken += 1
-        self._show("camera_refused", f"frame {number + 1} of {self.state.name} is not inspected: {error}")
+        self._report("camera_refused", f"frame {number + 1} of {self.state.name} is not inspected: {error}")
 
-    def _is(self, state: str) -> None:
+    def _set_state(self, state: str) -> None:
         self.state.state, self.state.why = state, None
-        self._show("camera_away", None)
-        self._show("camera_waits", None)
+        self._report("camera_away", None)
+        self._report("camera_waits", None)
 
-    def _failed(self, error: Exception) -> None:
+    def _report_failure(self, error: Exception) -> None:
         if not isinstance(error, InputError):
-            self._show("camera_waits", f"frames of {self.state.name} wait: {with_kind(error)}")
+            self._report("camera_waits", f"frames of {self.state.name} wait: {with_kind(error)}")
         elif self.state.state != ENDED:  # else nobody needs it any more
-            self.state.state, self.state.why = AWAY, plain(str(error))
-            called = f"camera {self.number} ({self.camera.shown})"
-            self._show("camera_away", f"{called} is away: {error}; it is tried again by itself")
+            self.state.state, self.state.why = AWAY, to_utf8(str(error))
+            called = f"camera {self.number} ({self.settings.shown})"
+            self._report("camera_away", f"{called} is away: {error}; it is tried again by itself")
 
-    def _show(self, code: str, why: str | None) -> None:
+    def _report(self, code: str, why: str | None) -> None:
         self.line.show(code, self.number, why)
 
 
-def _key(identity: str, number: int) -> str:
+def _frame_key(identity: str, number: int) -> str:
     return f"{SOURCE}:{identity}:{number}"
 
 
-def _mark(path: str) -> tuple[int, int]:
-    """Return the time of change, in ns, and the size of a file. LostError where there is none."""
+def _file_stamp(path: str) -> tuple[int, int]:
+    """Return the time of change, in ns, and the size of a file. CameraLostError where there is none."""
     try:
-        facts = os.stat(path)
+        status = os.stat(path)
     except OSError as error:
-        raise LostError(str(error.strerror or type(error).__name__)) from None
-    return facts.st_mtime_ns, facts.st_size
+        raise CameraLostError(str(error.strerror or type(error).__name__)) from None
+    return status.st_mtime_ns, status.st_size
 
 
-def _identity(path: str) -> str:
+def _content_hash(path: str) -> str:
     """Return a hash of size, beginning and end, which identifies the file under any name."""
     try:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
-            made = hashlib.sha256(f"{size}:".encode() + file.read(BLOCK))
-            file.seek(max(0, size - BLOCK))
-            made.update(file.read(BLOCK))
+            digest = hashlib.sha256(f"{size}:".encode() + file.read(HASHED_BYTES))
+            file.seek(max(0, size - HASHED_BYTES))
+            digest.update(file.read(HASHED_BYTES))
     except OSError as error:
-        raise LostError(str(error.strerror or type(error).__name__)) from None
-    return made.hexdigest()[:32]
+        raise CameraLostError(str(error.strerror or type(error).__name__)) from None
+    return digest.hexdigest()[:32]
