@@ -16,7 +16,7 @@ from flawscope.station.drift.sequential_tests import (
     MIN_PICTURES,
     DriftTests,
     LightTest,
-    describe_change,
+    describe,
 )
 
 BETS = len(SHIFTS) + len(SPREADS)
@@ -185,7 +185,7 @@ def test_a_change_is_named_and_dated(change: Callable[[np.ndarray], np.ndarray],
     assert 2000 < alarm.inspection <= 2500
     assert abs(alarm.first - 2000) <= 100
     assert alarm.since == 1_000_000 * (alarm.first - 1)
-    text = describe_change(alarm)
+    text = describe(alarm)
     assert "\n" not in text
     assert f"(inspection {alarm.first})" in text
 
@@ -210,19 +210,19 @@ def test_defects_are_no_drift(kind: str) -> None:
     for seed in range(2):
         made = run_of(*line(seed, share))
         assert made.alarm is None
-        kinds = {change.how for change in made.found}
+        kinds = {change.how for change in made.changes}
         assert kinds <= {"constant": set(), "changing": {"more"}, "bursts": {"more", "fewer"}}[kind]
         if kind == "changing":
             assert made.notice is not None
             assert made.notice.before < 0.06 < made.notice.now
-            assert "defects, or the camera?" in describe_change(made.notice)
+            assert "defects, or the camera?" in describe(made.notice)
 
 
 def test_a_burst_that_is_over_leaves_no_notice() -> None:
     share = np.full(4000, 0.01)
     share[1500:1700] = 0.4
     made = run_of(*line(1, share))
-    assert [change.how for change in made.found] == ["more", "fewer"]
+    assert [change.how for change in made.changes] == ["more", "fewer"]
     assert made.notice is None
 
 
@@ -257,7 +257,7 @@ def test_another_light_is_named_dated_and_measured(factor: float, how: str, spre
     assert 1500 < alarm.inspection <= 1550
     assert abs(alarm.first - 1501) <= 5
     assert alarm.pictures >= MIN_PICTURES
-    text = describe_change(alarm)
+    text = describe(alarm)
     assert f"pictures of good parts are {100 * abs(alarm.light):.1f} % {how} since about" in text
     assert "\n" not in text
 
@@ -325,7 +325,7 @@ def test_another_light_that_has_parts_flagged_is_said_in_the_notice() -> None:
     assert made.notice is not None
     assert made.notice.light is not None
     assert -0.25 < made.notice.light < -MIN_LIGHT_CHANGE, "few pictures say it: it is seen at once"
-    assert " darker; defects, or the camera?" in describe_change(made.notice)
+    assert " darker; defects, or the camera?" in describe(made.notice)
 
 
 def test_what_is_no_number_takes_no_part() -> None:

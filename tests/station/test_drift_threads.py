@@ -156,11 +156,8 @@ def test_a_reference_is_the_same_after_a_restart(tmp_path: Path) -> None:
     assert known is not None
     assert kept is not None
     assert (kept.mean == known.mean).all()
-    assert (kept.least[:-1], kept.is_still, kept.max_shift) == (
-        known.least[:-1],
-        known.is_still,
-        known.max_shift,
-    )
+    assert kept.least[:-1] == known.least[:-1]
+    assert (kept.is_still, kept.max_shift) == (known.is_still, known.max_shift)
     assert camera.looks._load_reference(1, (1, 5)) is None, "of another beginning"
 
 

@@ -22,7 +22,7 @@ from flawscope.errors import FlawscopeError, InputError
 from flawscope.station.learning import candidates as states
 from flawscope.station.learning import learning, process
 from flawscope.station.learning import plan as plans
-from flawscope.station.learning.candidates import Candidates, advice, reasons_to_wait
+from flawscope.station.learning.candidates import Candidates, advice, wait_reasons
 from flawscope.station.learning.learning import CannotLearnError, Learning
 from flawscope.station.learning.process import StoppedError, Worker, WorkerError, make_candidate
 from flawscope.station.settings.station import Learn
@@ -65,13 +65,9 @@ class Kept(Candidates):
 
     def events(self) -> list[tuple[str, str]]:
         """What became of candidates."""
-        query = (
-            select(events.c.kind, events.c.text)
-            .where(events.c.kind != states.EVENT_QUEUED)
-            .order_by(events.c.id)
-        )
+        query = select(events.c.kind, events.c.text).where(events.c.kind != states.EVENT_QUEUED)
         with self.database.reading() as connection:
-            return [(row.kind, row.text) for row in connection.execute(query)]
+            return [(row.kind, row.text) for row in connection.execute(query.order_by(events.c.id))]
 
 
 class Versions:
@@ -369,9 +365,8 @@ def test_the_drawn_pictures_are_a_fair_sample(database: Database) -> None:
         store.decide(product_id, number, "good", "anna")
     store.decide(product_id, numbers[1], "defect", "anna")
     with database.reading() as connection:
-        rows = [
-            row for seed in range(20) for row in plans.draw_good_pictures(connection, product_id, 200, seed)
-        ]
+        draws = [plans.draw_good_pictures(connection, product_id, 200, seed) for seed in range(20)]
+        rows = [row for drawn in draws for row in drawn]
     assert len(rows) == 20 * 200
     share = sum(row.anomalous for row in rows) / len(rows)
     assert 0.08 < share < 0.12
@@ -412,9 +407,9 @@ def test_more_corrections_than_a_question_may_name() -> None:
 )
 def test_the_rule(changes: dict[str, Any], why: list[str]) -> None:
     judgement = {"lost": [], "weaker": [], "good": {"before": [2], "after": [1]}, **changes}
-    assert reasons_to_wait(judgement, 5, 5) == why
-    assert reasons_to_wait(judgement, 4, 5) == [*why, "few"]
-    assert reasons_to_wait(judgement, 5, 5, is_active=False) == [*why, "switched"]
+    assert wait_reasons(judgement, 5, 5) == why
+    assert wait_reasons(judgement, 4, 5) == [*why, "few"]
+    assert wait_reasons(judgement, 5, 5, is_active=False) == [*why, "switched"]
 
 
 @pytest.mark.parametrize(

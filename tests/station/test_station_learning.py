@@ -94,10 +94,8 @@ def test_corrections_become_a_version_and_going_back_is_the_old_one(
     assert (line.use(1).status_code, line.use(2).status_code) == (200, 200)
     assert line.send(drawn_part(250, stained=True), "new stain.png")["version"] == 2
     # what it learnt from stays
-    store, knows = (
-        running.station.store,
-        LearntPictures(running.station.database, running.station.files).contains,
-    )
+    store, database = running.station.store, running.station.database
+    knows = LearntPictures(database, running.station.files).contains
     taken = store.picture(1, found["stained"][0])
     assert knows(taken.hash, taken.suffix)
     assert line.use(1).status_code == 200

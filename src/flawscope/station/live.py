@@ -161,9 +161,8 @@ class Metrics(Collector):
     def collect(self) -> Iterable[Metric]:
         """Yield the present values, when the registry asks for them."""
         for name, (what, values) in self.gauges().items():
-            yield _metric_family(
-                name, what, [((product,) if product else (), n) for product, n in values.items()]
-            )
+            labelled = [((product,) if product else (), n) for product, n in values.items()]
+            yield _metric_family(name, what, labelled)
         with suppress(FlawscopeError):
             for name, (what, of_sinks) in self.sinks().items():
                 yield _metric_family(name, what, list(of_sinks.items()))

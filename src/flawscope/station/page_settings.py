@@ -39,7 +39,7 @@ from flawscope.station.store.schema import products, stations, versions
 
 MADE_HERE = "made on the station's pages"  # origin of versions whose product no settings need to name
 SECRETS_FOLDER = "secrets"  # folder of passwords, below the station's
-RawSettings = dict[str, Any]  # settings as in `station.yaml`: a station's, or below a product's name
+RawDict = dict[str, Any]  # settings as in `station.yaml`: a station's, or below a product's name
 PLUGIN_GROUPS = {"sources": SOURCES, "sinks": SINKS}  # groups of plugins
 KEEP, MQTT = "keep", "mqtt"
 SECTIONS = ("limits", KEEP, MQTT)  # of the station's settings, which pages change
@@ -52,8 +52,8 @@ class PageProduct(NamedTuple):
     settings; before: those until the last change, which can be undone; None: there was none."""
 
     model: Path
-    raw_settings: RawSettings
-    before: RawSettings | None
+    raw_settings: RawDict
+    before: RawDict | None
 
 
 class PageProducts:
@@ -89,10 +89,8 @@ class PageProducts:
         )
         with self.store.database.reading() as connection:
             rows = connection.execute(query).all()
-        return {
-            name: PageProduct(self.files.folder / file, *_parse_current_and_previous(kept))
-            for name, file, kept in rows
-        }
+        home = self.files.folder
+        return {name: PageProduct(home / file, *_parse_settings(kept)) for name, file, kept in rows}
 
     def products(self) -> dict[str, Product]:
         """Return their settings, without those that are not allowed any more."""
@@ -112,17 +110,15 @@ class PageProducts:
         self.addresses.product_id(name)
         raise TakenError(f"{name} was not made on these pages: change it in the settings file")
 
-    def _read_product(self, name: str, product: PageProduct, raw: RawSettings) -> Product:
+    def _read_product(self, name: str, product: PageProduct, raw: RawDict) -> Product:
         return read_product(name, {"model": str(product.model), **raw}, self._folder)
 
-    def plugged(
-        self, name: str, kind: str, wanted: str, given: Mapping[str, Any], **more: Any
-    ) -> RawSettings:
+    def plugged(self, name: str, kind: str, wanted: str, given: Mapping[str, Any], **more: Any) -> RawDict:
         """Return an entry of a plugin. more: beside its settings. InputError."""
         check_absolute(*(given.get(path) for path in plugin(PLUGIN_GROUPS[kind], wanted).paths))
         return {wanted: move_secrets_to_files(self.files, name, given), **more}
 
-    def entry(self, name: str, given: Mapping[str, Any]) -> RawSettings:
+    def entry(self, name: str, given: Mapping[str, Any]) -> RawDict:
         """Return an entry as `station.yaml` would have it: a password goes into a file, also one in the
         address of a camera. InputError where a password has no user, or a path is not whole."""
         entry, password, camera = dict(given), given.get("password"), str(given.get("camera", "rtsp://"))
@@ -179,7 +175,7 @@ class PageProducts:
                 raise InputError(f"nothing of {name} was changed: there is nothing to undo")
             self._change(name, before, who)
 
-    def _change(self, name: str, raw: RawSettings, who: str) -> None:
+    def _change(self, name: str, raw: RawDict, who: str) -> None:
         """Use other settings from now on, and after a restart.
 
         Raises:
@@ -241,7 +237,7 @@ class PageSettings:
                 say(f"{section}: {error}; what the pages say of it is left out")
                 del self.raw_settings[section]
 
-    def settings(self, raw: RawSettings | None = None) -> Settings:
+    def settings(self, raw: RawDict | None = None) -> Settings:
         """Return the settings with what was made here; lines: instead of that. InputError."""
         found, home = self.given, Path(self.files.folder).absolute()
         for section, section_settings in (self.raw_settings if raw is None else raw).items():
@@ -271,7 +267,7 @@ class PageSettings:
                 raw[section] = self._entry(section, given)
             self._change(raw, who)
 
-    def _entry(self, section: str, given: Mapping[str, Any]) -> RawSettings:
+    def _entry(self, section: str, given: Mapping[str, Any]) -> RawDict:
         entry = {key: one for key, one in given.items() if one is not None or section == KEEP}
         if section != MQTT:
             return entry
@@ -287,7 +283,7 @@ class PageSettings:
                 raise InputError("nothing of the station was changed: there is nothing to undo")
             self._change(self.before, who)
 
-    def _change(self, raw: RawSettings, who: str) -> None:
+    def _change(self, raw: RawDict, who: str) -> None:
         found, before = self.settings(raw), self.raw_settings
         try:
             self.use(found)
@@ -322,7 +318,7 @@ def check_absolute(*paths: Any) -> None:
             )
 
 
-def move_secrets_to_files(files: Files, name: str, given: Mapping[str, Any]) -> RawSettings:
+def move_secrets_to_files(files: Files, name: str, given: Mapping[str, Any]) -> RawDict:
     """Return settings with a password or secret in a file of its own. InputError where they name a file."""
     entry = dict(given)
     for key in ("password", "secret"):
@@ -345,21 +341,19 @@ def describe_source(source: SourceOf) -> str:
 # ---------------------------------------------------------------------------------------------- as it is kept
 
 
-def read_station_settings(database: Database) -> tuple[RawSettings, RawSettings | None]:
+def read_station_settings(database: Database) -> tuple[RawDict, RawDict | None]:
     """Return the station's settings from the pages, and those before the last change, None without one."""
     query = select(stations.c.made).where(stations.c.name == database.station)
     with database.reading() as connection:
-        return _parse_current_and_previous(connection.execute(query).scalar_one_or_none())
+        return _parse_settings(connection.execute(query).scalar_one_or_none())
 
 
-def _parse_current_and_previous(made: str | None) -> tuple[RawSettings, RawSettings | None]:
+def _parse_settings(made: str | None) -> tuple[RawDict, RawDict | None]:
     kept = json.loads(made or "{}")
     return kept.get("now", {}), kept.get("before")
 
 
-def save_settings(
-    database: Database, product_id: int | None, raw: RawSettings, previous: RawSettings
-) -> None:
+def save_settings(database: Database, product_id: int | None, raw: RawDict, previous: RawDict) -> None:
     """Keep the settings of a product, None: of the station, and those until now. StoreError."""
     kept = json.dumps({"now": raw, "before": previous})
     change = update(products).where(products.c.id == product_id)

@@ -141,9 +141,8 @@ class Station:
         self.looks.start()
         self.sinks.start()
         self.rounds.start()
-        self.sources.open(
-            self.addresses.configured, {**self.products, **self.addresses.entries}, self.made.all()
-        )
+        numbers = {**self.products, **self.addresses.entries}
+        self.sources.open(self.addresses.configured, numbers, self.made.all())
         self.connections = Connections(self.settings.connections, self)
         self.connections.start()
         self.learning.start()

@@ -105,14 +105,14 @@ def _strong_step(grey: GreyPicture) -> float:
 
 
 def measure_shift(grey: GreyPicture, other: GreyPicture) -> tuple[float, float, float]:
-    """Return how far `one` lies below and to the right of `other`, in pixels, and how clearly, 0..1.
+    """Return how far `grey` lies below and to the right of `other`, in pixels, and how clearly, 0..1.
 
     Phase correlation (Kuglin and Hines 1975) of the windowed gradients, which does not depend on the light.
     The height of the peak includes its neighbours, over which a shift by half a pixel spreads it.
     """
     if grey.shape != other.shape or min(grey.shape) < 8:
         return 0.0, 0.0, 0.0
-    spectra = [np.fft.rfft2(_gradient_magnitude(grey)) for grey in (grey, other)]
+    spectra = [np.fft.rfft2(_gradient_magnitude(picture)) for picture in (grey, other)]
     cross = spectra[0] * np.conj(spectra[1])
     correlation = np.fft.irfft2(cross / (np.abs(cross) + 1e-6 * (np.abs(cross).max() + 1e-12)), s=grey.shape)
     correlation = np.fft.fftshift(np.maximum(correlation, 0))  # no shift is in the middle
@@ -142,7 +142,7 @@ class Reference:
     """Range of the first good pictures of a version.
 
     Attributes:
-        least: lowest measurements. sharpness, fine: borders of a blurred picture.
+        least: lowest measured. sharpness, fine: borders of a blurred picture.
         still: whether they show the same content in the same place, so that a moved camera can be detected.
     """
 
@@ -196,7 +196,7 @@ class CameraCheck:
         self._last_faults: deque[str | None] = deque(maxlen=PICTURES_IN_ROW)  # fault of each of these
         self._equal_count, self._equal_since = 0, 0.0
 
-    def add(self, measurements: Look, at: float, good: bool, shifts: Sequence[float] = ()) -> None:
+    def add(self, measured: Look, at: float, good: bool, shifts: Sequence[float] = ()) -> None:
         """Check the next picture.
 
         Args:
@@ -204,18 +204,16 @@ class CameraCheck:
             good: whether the model passed it; only such pictures become the reference.
             shifts: distance from the training pictures (`Prediction.shifts`).
         """
-        if not self._last_pictures or not np.array_equal(measurements.small, self._last_pictures[-1].small):
+        if not self._last_pictures or not np.array_equal(measured.small, self._last_pictures[-1].small):
             self._equal_count, self._equal_since = 0, at
         self._equal_count += 1
         is_frozen = self._equal_count >= FROZEN_PICTURES and at - self._equal_since >= FROZEN_SECONDS
-        self._last_pictures.append(measurements)
-        fault = self._fault_of(measurements, shifts)
+        self._last_pictures.append(measured)
+        fault = self._fault_of(measured, shifts)
         self._last_faults.append(fault)
         faults = Counter(filter(None, self._last_faults))
         self.faults.pop(FROZEN, None)
-        if (
-            faults.total() == PICTURES_IN_ROW
-        ):  # of several kinds near the border between two: the first one stays
+        if faults.total() == PICTURES_IN_ROW:  # of two kinds near the border between them, the first stays
             kind = next((kind for kind in self.faults if kind in faults), faults.most_common(1)[0][0])
             self.faults = {kind: self._camera_shift() if kind == MOVED else 0.0}
         elif not faults:
@@ -223,37 +221,31 @@ class CameraCheck:
         if is_frozen:
             self.faults[FROZEN] = 0.0
         if self.reference is None and good and fault is None and not is_frozen:
-            self.first_pictures.append(measurements)
+            self.first_pictures.append(measured)
             if len(self.first_pictures) >= REFERENCE:
                 self.reference, self.first_pictures = Reference(self.first_pictures), []
 
     def _camera_shift(self) -> float:
-        reference = self.reference
-        return (
-            reference.camera_shift(self._last_pictures)
-            if reference is not None and len(self._last_pictures) == PICTURES_IN_ROW
-            else 0.0
-        )
+        if self.reference is None or len(self._last_pictures) < PICTURES_IN_ROW:
+            return 0.0
+        return self.reference.camera_shift(self._last_pictures)
 
-    def _fault_of(self, measurements: Look, shifts: Sequence[float]) -> str | None:
+    def _fault_of(self, measured: Look, shifts: Sequence[float]) -> str | None:
         reference = self.reference
         usual = 2 * BLACK if reference is None else reference.least.brightness
-        if measurements.brightness < max(MIN_SHARE * usual, min(BLACK, usual / 2)):
+        if measured.brightness < max(MIN_SHARE * usual, min(BLACK, usual / 2)):
             return DARK
         usual_white = 0.0 if reference is None else reference.white
-        if measurements.white > MAX_CLIPPED_SHARE and usual_white < MAX_CLIPPED_SHARE / 2:
+        if measured.white > MAX_CLIPPED_SHARE and usual_white < MAX_CLIPPED_SHARE / 2:
             return COVERED
         if reference is None:
-            unlike = (
-                len(shifts) == 6 and shifts[3] < MIN_TRAINING_SHIFT / 2 and shifts[5] < MIN_TRAINING_SHIFT
-            )
-            return COVERED if unlike else None
-        if (
-            measurements.detail < MIN_SHARE * reference.least.detail
-            and measurements.contrast < MIN_CONTRAST_SHARE * reference.least.contrast
-        ):
+            low = MIN_TRAINING_SHIFT
+            return COVERED if len(shifts) == 6 and shifts[3] < low / 2 and shifts[5] < low else None
+        least = reference.least
+        is_flat = measured.contrast < MIN_CONTRAST_SHARE * least.contrast
+        if is_flat and measured.detail < MIN_SHARE * least.detail:
             return COVERED
-        if measurements.sharpness < reference.sharpness or measurements.fine < reference.fine:
+        if measured.sharpness < reference.sharpness or measured.fine < reference.fine:
             return BLURRED
         return MOVED if self._camera_shift() else None
 

@@ -15,15 +15,8 @@ from PIL import Image
 from flawscope.errors import with_kind
 from flawscope.pictures.decoding import without_warnings
 from flawscope.station.background import Background
-from flawscope.station.drift.camera_faults import (
-    FAULT_KINDS,
-    REFERENCE,
-    CameraCheck,
-    Look,
-    Reference,
-    describe_fault,
-    look,
-)
+from flawscope.station.drift import camera_faults
+from flawscope.station.drift.camera_faults import FAULT_KINDS, REFERENCE, CameraCheck, Look, Reference
 from flawscope.station.drift.sequential_tests import DriftTests
 from flawscope.station.inspecting.capacity import BusyError, Memory
 from flawscope.station.inspecting.writer import Recorded
@@ -106,7 +99,7 @@ class CameraMonitor(Background):
         self.report(f"camera_unknown_{product_id}", None)
         for kind in FAULT_KINDS:
             shift = check.faults.get(kind)
-            why = None if shift is None else f"{name}: {describe_fault(kind, shift)}"
+            why = None if shift is None else f"{name}: {camera_faults.describe_fault(kind, shift)}"
             self.report(f"camera_{kind}_{product_id}", why)
 
     def _add_to_check(self, product_id: int, key: ReferenceKey, recorded: Recorded) -> CameraCheck:
@@ -127,7 +120,7 @@ class CameraMonitor(Background):
             image = Image.open(io.BytesIO(data))
         # only large pictures share their memory with the inspections
         with image, self.memory.hold(data, "the picture"):
-            return look(image, self.white_level_of(recorded.taken.product_id))
+            return camera_faults.look(image, self.white_level_of(recorded.taken.product_id))
 
     # ---- over a restart: without the file, or where it is damaged, a new reference is begun
 

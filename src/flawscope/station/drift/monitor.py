@@ -13,32 +13,24 @@ from sqlalchemy import ColumnElement, func, select
 from flawscope.errors import InputError, with_kind
 from flawscope.station.background import Background
 from flawscope.station.drift.sequential_tests import (
-    BRIGHTER,
-    DARKER,
-    FEWER,
-    MORE,
+    LIGHT_CHANGES,
+    SHARE_CHANGES,
     Change,
     DriftTests,
-    describe_change,
+    describe,
 )
 from flawscope.station.store.model_registry import ModelRegistry
 from flawscope.station.store.open_models import NoModelError
 from flawscope.station.store.records import Store, iso
 from flawscope.station.store.schema import inspections
 
-ALARM_EVENT, NOTICE_EVENT, ACKNOWLEDGED_EVENT = (
-    "drift",
-    "share of anomalous changed",
-    "drift acknowledged",
-)  # events
-LIGHT_EVENT = "light changed"  # event
+ALARM_EVENT, ACKNOWLEDGED_EVENT = "drift", "drift acknowledged"
+NOTICE_EVENT, LIGHT_EVENT = "share of anomalous changed", "light changed"
 ROWS_PER_QUERY = 2000  # inspections read at once
 ROUND_INTERVAL = 1.0  # seconds between two rounds
 IDLE_INTERVAL = 5.0  # seconds after which the active versions are read again, even if nothing came
-_ACKNOWLEDGED_PATTERN, _CHANGE_PATTERN = (
-    re.compile(r"after inspection (\d+)"),
-    re.compile(r"at inspection (\d+):"),
-)
+_ACKNOWLEDGED_PATTERN = re.compile(r"after inspection (\d+)")
+_CHANGE_PATTERN = re.compile(r"at inspection (\d+):")
 
 
 class DriftMonitor(Background):
@@ -170,14 +162,14 @@ class DriftMonitor(Background):
             before = self.store.events(kind, product_id)[:1]
             last = [int(found[1]) for row in before if (found := _CHANGE_PATTERN.match(row.text))]
             if not last or last[0] < change.inspection:
-                text = f"at inspection {change.inspection}: {describe_change(change)}"
+                text = f"at inspection {change.inspection}: {describe(change)}"
                 self.store.note_event(kind, "station", text, product_id)
             tests.noted += 1
 
     def _report_changes(self, product_id: int, tests: DriftTests) -> None:
         found = {"drift": tests.alarm, "light": tests.light.alarm if tests.light else None}
         for code, change in found.items():
-            text = None if change is None else f"{self.names[product_id]}: {describe_change(change)}"
+            text = None if change is None else f"{self.names[product_id]}: {describe(change)}"
             self.report(f"{code}_{product_id}", text)
 
     # ---- what a person says and sees
@@ -239,8 +231,7 @@ class DriftMonitor(Background):
     def gauges(self) -> dict[str, tuple[str, dict[str, float]]]:
         """Return Prometheus gauges: name -> help text and values by product name."""
         with self._lock:
-            followed = ((i, tests) for i, tests in self._tests.items() if tests.bound is not None)
-            by_name = {self.names[product_id]: tests for product_id, tests in followed}
+            by_name = {self.names[i]: tests for i, tests in self._tests.items() if tests.bound is not None}
             lights = {name: (tests.light, tests.limit) for name, tests in by_name.items() if tests.light}
             normal = "and nobody said that this is normal."
             return {
@@ -269,6 +260,6 @@ class DriftMonitor(Background):
 
 def _event_kind(change: Change) -> str:
     """Return the kind of the event that records a change."""
-    if change.how in (BRIGHTER, DARKER):
+    if change.how in LIGHT_CHANGES:
         return LIGHT_EVENT
-    return NOTICE_EVENT if change.how in (MORE, FEWER) else ALARM_EVENT
+    return NOTICE_EVENT if change.how in SHARE_CHANGES else ALARM_EVENT

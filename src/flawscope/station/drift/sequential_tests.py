@@ -22,26 +22,19 @@ from flawscope.station.drift.martingale import (
 )
 from flawscope.station.store.records import iso
 
-NUMBER_OF_TESTS = (
-    3  # tests that share the bound: scores and brightness of good parts, share of flagged pictures
-)
+NUMBER_OF_TESTS = 3  # share the bound: scores and brightness of good parts, share of flagged pictures
 MIN_LIGHT_CHANGE = 0.025  # share of the brightness: a smaller change is never reported, however certain
-MIN_PICTURES, MAX_PICTURES = 20, 1000  # good parts, at least and at most, by which its size is estimated
-STANDARD_ERRORS = 3.0  # standard errors of their mean
+MIN_PICTURES, MAX_PICTURES = 20, 1000  # good parts by which the size of a change is estimated
+STANDARD_ERRORS = 3.0  # of the mean of these parts: width of the interval of the size
 MAX_POINTS = 800  # points of the curve
 HIGHER, LOWER, WIDER, NARROWER, MORE, FEWER = "higher", "lower", "wider", "narrower", "more", "fewer"
 BRIGHTER, DARKER = "brighter", "darker"
 _SCORE_CHANGES = tuple(HIGHER if d > 0 else LOWER for d in SHIFTS) + tuple(
     WIDER if c > 1 else NARROWER for c in SPREADS
 )
-_LIGHT_CHANGES = tuple(BRIGHTER if d > 0 else DARKER for d in SHIFTS)
-_SHARE_CHANGES = tuple(MORE if c > 1 else FEWER for c in TIMES)
-_SCORE_PHRASES = {
-    HIGHER: "are higher",
-    LOWER: "are lower",
-    WIDER: "spread more widely",
-    NARROWER: "lie closer",
-}
+LIGHT_CHANGES = tuple(BRIGHTER if d > 0 else DARKER for d in SHIFTS)
+SHARE_CHANGES = tuple(MORE if c > 1 else FEWER for c in TIMES)
+_PHRASES = {HIGHER: "are higher", LOWER: "are lower", WIDER: "spread more widely", NARROWER: "lie closer"}
 
 
 class StreamPosition(NamedTuple):
@@ -145,7 +138,7 @@ class LightTest:
     """
 
     def __init__(self, limit: float):
-        self.test = SequentialTest(_LIGHT_CHANGES, limit)
+        self.test = SequentialTest(LIGHT_CHANGES, limit)
         self.alarm: Change | None = None
         self.pictures = 0
         self._ranks = Ranks()
@@ -175,7 +168,7 @@ class LightTest:
         if size >= MIN_LIGHT_CHANGE:
             self.alarm = replace(found, before=normal, light=change)
             return True
-        self.test = SequentialTest(_LIGHT_CHANGES, self.test.limit)
+        self.test = SequentialTest(LIGHT_CHANGES, self.test.limit)
         return False
 
     def facts(self) -> dict[str, Any]:
@@ -212,7 +205,7 @@ class DriftTests:
         self.changes: list[Change] = []  # all changes, for the events
         self.noted = 0  # number of changes that were recorded
         self.scores = SequentialTest(_SCORE_CHANGES, self.limit)
-        self.flags = SequentialTest(_SHARE_CHANGES, self.limit)
+        self.flags = SequentialTest(SHARE_CHANGES, self.limit)
         self.light = LightTest(self.limit) if light else None
         self._ranks = Ranks()
         self.curve: list[tuple[float, float]] = []  # seconds since 1970, log10 of the capital of `scores`
@@ -254,7 +247,7 @@ class DriftTests:
         if change is not None:
             self.changes.append(change)
             self.notice = None if _is_burst_over(self.notice, change) else change
-            self.flags = SequentialTest(_SHARE_CHANGES, self.limit)
+            self.flags = SequentialTest(SHARE_CHANGES, self.limit)
 
 
 def _is_burst_over(last: Change | None, change: Change) -> bool:
@@ -264,21 +257,21 @@ def _is_burst_over(last: Change | None, change: Change) -> bool:
     return change.now <= math.sqrt(max(last.before, 0.005) * last.now)
 
 
-def describe_change(change: Change) -> str:
+def describe(change: Change) -> str:
     """Return one line that describes a change."""
     since = f"{iso(change.since)[:16].replace('T', ' ')} UTC (inspection {change.first})"
-    if change.how in (BRIGHTER, DARKER):
+    if change.how in LIGHT_CHANGES:
         assert change.light is not None
         return (
             f"pictures of good parts are {_percent(abs(change.light))} {change.how} since about {since}; "
             "look at lamp, exposure and daylight, or take it as the new normal (page Trends)"
         )
-    if change.how in (MORE, FEWER):
+    if change.how in SHARE_CHANGES:
         text = f"{change.how} pictures are anomalous since about {since}: {_percent(change.now)} instead of "
         return text + f"{_percent(change.before)}{_light_phrase(change)}; defects, or the camera?"
     rank = change.now if change.now >= 0.5 else 1 - change.now
     word = "above" if change.now >= 0.5 else "below"
-    text = f"scores of good parts {_SCORE_PHRASES[change.how]} since about {since}"
+    text = f"scores of good parts {_PHRASES[change.how]} since about {since}"
     if change.how in (HIGHER, LOWER):
         text += f": the average one is {word} {_percent(rank)} of the earlier ones"
     return (

@@ -22,7 +22,7 @@ from flawscope.station.inspecting.picture import Picture, with_part_and_view
 from flawscope.station.store.database import Database
 from flawscope.station.store.insert import DEADLINE, decide_part, lock_products
 from flawscope.station.store.model_registry import ModelRegistry
-from flawscope.station.store.parts import decisions_after, last_decision_numbers, open_rounds
+from flawscope.station.store.parts import decisions, last_decision_numbers, open_rounds
 
 CACHE_SIZE = 32  # versions whose calibration is in memory
 RETRY_SECONDS = 1.0  # seconds until another try where the store is away
@@ -102,9 +102,8 @@ class PartDeadlines(Background):
         self.deadlines = {**self.deadlines, product_id: seconds}
 
     def start(self) -> None:
-        self._announced = dict.fromkeys(self.deadlines, 0) | last_decision_numbers(
-            self.database, self.deadlines
-        )
+        last = last_decision_numbers(self.database, self.deadlines)
+        self._announced = dict.fromkeys(self.deadlines, 0) | last
         super().start()
 
     def _work(self) -> None:
@@ -126,7 +125,7 @@ class PartDeadlines(Background):
                 except Exception:  # tried again; other products' parts do not wait for it
                     failed = True
         self._due = due
-        for product_id, number, part in decisions_after(self.database, self._announced):
+        for product_id, number, part in decisions(self.database, self._announced):
             self._announced[product_id] = number
             self.announce(product_id, part)
         if failed:

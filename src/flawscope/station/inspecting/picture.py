@@ -59,10 +59,8 @@ class Picture:
         return InputError(str(error).replace(f"({len(self.data)} bytes)", self.name))
 
 
-# fields of a picture that are recorded as they came
-_COPIED_FIELDS = {one.name for one in fields(Picture)} & {one.name for one in fields(NewInspection)} - {
-    "product_id"
-}
+_RECORDED = {one.name for one in fields(NewInspection)} - {"product_id"}
+_COPIED_FIELDS = _RECORDED & {one.name for one in fields(Picture)}
 
 
 def new_inspection(

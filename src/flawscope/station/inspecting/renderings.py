@@ -89,9 +89,8 @@ class Shown:
     def overlay(self, product_id: int, number: int, side: int) -> bytes:
         """Return WebP of the picture with heat map, outlines and part's square. NotFoundError as above."""
         row = self._row(product_id, number)
-        return webp(
-            drawing.contour(*self._prediction(product_id, row).over(self._reduced_picture(row, side)))
-        )
+        prediction, picture = self._prediction(product_id, row), self._reduced_picture(row, side)
+        return webp(drawing.contour(*prediction.over(picture)))
 
     def map(self, product_id: int, number: int) -> tuple[bytes, float, float]:
         """Return the map as 16-bit PNG at the network's size, and the values of its black and white."""

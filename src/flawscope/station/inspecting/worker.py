@@ -118,8 +118,7 @@ class Inspector:
             new = [one for one in pictures if (one.product_id, one.key or "") not in self._by_key]
             size = sum(len(one.data) for one in new)
             full = any(self._is_full(one.product_id, len(new)) for one in new)
-            held = self._unanswered_bytes
-            too_large = held and held + size > 4 * self.limits.upload_bytes
+            too_large = 0 < self._unanswered_bytes > 4 * self.limits.upload_bytes - size
             if self._ending or (new and (full or too_large)):
                 raise BusyError(self._retry_seconds())
             for one in new:
@@ -226,15 +225,13 @@ class Inspector:
         except Exception as error:
             kept.set_exception(light(error))
             return
-        answer.add_done_callback(
-            lambda done: self._release_file(digest, suffix, done.exception() is not None)
-        )
+        answer.add_done_callback(lambda done: self._release_file(digest, suffix, done))
         kept.set_result(digest)
 
-    def _release_file(self, digest: str, suffix: str, has_failed: bool) -> None:
+    def _release_file(self, digest: str, suffix: str, answer: Future[Recorded]) -> None:
         """Release a file that the data base knows by now, or remove it, unless another inspection has it."""
         self.files.release(digest)
-        if has_failed:
+        if answer.exception() is not None:
             path, knows = self.files.path(PICTURES, digest, suffix), self.recorder.store.has_picture
             with suppress(FlawscopeError):
                 self.files.discard(path, digest, lambda: not knows(digest))

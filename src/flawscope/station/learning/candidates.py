@@ -14,6 +14,7 @@ from flawscope.station.store.database import Database, now
 from flawscope.station.store.records import VERDICT, add_event, fetch_row, iso
 from flawscope.station.store.schema import candidates, events, inspections, products, verdicts
 
+Facts = Mapping[str, Any]
 QUEUED, RUNNING, READY, LIVE = "queued", "running", "ready", "live"
 REJECTED, FAILED, REMOVED = "rejected", "failed", "removed"
 UNFINISHED, UNUSED = (QUEUED, RUNNING), (READY, REJECTED)
@@ -52,7 +53,7 @@ class Candidates:
         kind: str = "",
         who: str = "",
         text: str = "",
-        facts: Mapping[str, Any] | None = None,
+        facts: Facts | None = None,
         only: tuple[str, ...] = (),
         **columns: int | None,
     ) -> bool:
@@ -127,7 +128,7 @@ def candidate_of_version(connection: Connection, product_id: int, version: int) 
     return connection.execute(query).one_or_none()
 
 
-def inspections_at_risk(judgement: Mapping[str, Any]) -> list[int]:
+def inspections_at_risk(judgement: Facts) -> list[int]:
     """Return the inspections to look at before a version is used: known defects that it loses, and
     corrections that make it lose simulated ones."""
     refused = judgement.get("refused", [])
@@ -188,9 +189,7 @@ def trail(database: Database, product_id: int, limit: int) -> list[dict[str, Any
 SWITCHED, NOT_OPENED = "switched", "not_opened"
 
 
-def reasons_to_wait(
-    judgement: Mapping[str, Any], corrections: int, after: int, is_active: bool = True
-) -> list[str]:
+def wait_reasons(judgement: Facts, corrections: int, after: int, is_active: bool = True) -> list[str]:
     """Return the reasons why a candidate waits for a person; empty: it goes live.
 
     A candidate goes live where it finds all known defects that the active version finds (`lost`) and 98 % of
@@ -225,7 +224,7 @@ class Advice(NamedTuple):
     values: Mapping[str, int]
 
 
-def advice(candidate: Mapping[str, Any], active: int | None) -> Advice | None:
+def advice(candidate: Facts, active: int | None) -> Advice | None:
     """Return advice on a candidate; None where it is not made yet or was not judged.
 
     Args:

@@ -15,13 +15,7 @@ from flawscope.errors import FlawscopeError, InputError, pluralize, with_kind
 from flawscope.machine import cores
 from flawscope.station.background import Background
 from flawscope.station.learning import candidates
-from flawscope.station.learning.candidates import (
-    NOT_OPENED,
-    SWITCHED,
-    Candidates,
-    inspections_at_risk,
-    reasons_to_wait,
-)
+from flawscope.station.learning.candidates import NOT_OPENED, SWITCHED, Candidates, inspections_at_risk
 from flawscope.station.learning.plan import (
     ActiveVersion,
     Plan,
@@ -326,11 +320,10 @@ class Learning(Background):
             "judgement": {**judgement, "contradictory": contradictory, "gone": valid.gone},
             "seconds": {"total": seconds},
             "error": None,
-            "waits": reasons_to_wait(judgement, len(valid.corrections), learn.after, is_active),
+            "waits": candidates.wait_reasons(judgement, len(valid.corrections), learn.after, is_active),
         }
-        text = f" became version {version}"
-        event: dict[str, Any] = {"kind": candidates.EVENT_READY, "who": row.who, "text": text}
-        event |= {"version_id": version, "start_version_id": plan.start}
+        event: dict[str, Any] = {"kind": candidates.EVENT_READY, "text": f" became version {version}"}
+        event |= {"who": row.who, "version_id": version, "start_version_id": plan.start}
         self._retry_write(lambda: self.candidates.change(row.id, candidates.READY, facts=facts, **event))
         self.report(f"learning_{product_id}", None)
         self.say(f"version {version} was made from corrections in {seconds:.1f} s")

@@ -21,10 +21,7 @@ from flawscope.station.store.files import MASK, MASKS, PICTURES, Files
 from flawscope.station.store.records import DEFECT, GOOD, verdict_stacks
 from flawscope.station.store.schema import inspections, pictures
 
-PICTURES_TO_EXTEND, PICTURES_TO_TRAIN = (
-    24,
-    200,
-)  # good pictures of the line that are drawn: to extend a model, else
+EXTENSION_PICTURES, TRAINING_PICTURES = 24, 200  # good pictures of the line that are drawn
 RECENT_INSPECTIONS = 5000  # inspections that the line's good pictures are drawn from
 MAX_REVIEWED = 500  # reviewed pictures that are judged; corrections are judged even beyond it
 
@@ -212,27 +209,20 @@ class Plan:
     pictures: list[dict[str, Any]]
 
 
-def make_plan(
-    connection: Connection, product_id: int, active: ActiveVersion, files: Files, seed: int
-) -> Plan:
+def make_plan(conn: Connection, product_id: int, active: ActiveVersion, files: Files, seed: int) -> Plan:
     """Plan a candidate on the active version, or, where a correction that it learnt from holds no longer, on
     the latest one before it of which all hold."""
-    valid = read_verdicts(connection, product_id)
+    valid = read_verdicts(conn, product_id)
     good = {verdict.number for verdict in valid.judged if verdict.verdict == GOOD} | set(valid.gone)
     start, learnt = active.number, []
-    while (candidate := candidate_of_version(connection, product_id, start)) is not None:
+    while (candidate := candidate_of_version(conn, product_id, start)) is not None:
         learnt = [int(number) for number in json.loads(candidate.facts).get("learnt", [])]
         if good >= set(learnt):
             break
         start, learnt = int(candidate.start_version_id), []
-    # for an export, the trained model learns all of them anew
-    already_learnt = learnt if active.is_trained else []
-    line_pictures = {
-        row.id: row
-        for row in draw_good_pictures(
-            connection, product_id, PICTURES_TO_EXTEND if active.extends else PICTURES_TO_TRAIN, seed
-        )
-    }
+    already_learnt = learnt if active.is_trained else []  # for an export, all are learnt anew
+    count = EXTENSION_PICTURES if active.extends else TRAINING_PICTURES
+    line_pictures = {row.id: row for row in draw_good_pictures(conn, product_id, count, seed)}
     found = []
     for verdict in valid.judged:
         row, is_good = verdict.inspection, verdict.verdict == GOOD

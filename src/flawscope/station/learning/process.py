@@ -89,9 +89,8 @@ class Worker:
                 raise StoppedError("the station ends")
             if self._pipe is None or self.pid is None:
                 self._pipe, child_pipe = SPAWN_CONTEXT.Pipe()
-                process = SPAWN_CONTEXT.Process(
-                    target=run_jobs, args=(child_pipe, most_pixels(), self._work), daemon=True
-                )
+                arguments = child_pipe, most_pixels(), self._work
+                process = SPAWN_CONTEXT.Process(target=run_jobs, args=arguments, daemon=True)
                 process.start()
                 self._process = process
                 child_pipe.close()

@@ -28,15 +28,8 @@ from flawscope.station.store.database import now
 from flawscope.station.store.records import Store, iso
 from flawscope.station.store.search import COUNT_NAMES, Box, Summary, summary
 
-MESSAGE_TYPE, EVENT_KIND, STATION_USER = (
-    "shift.ended",
-    "shift",
-    "station",
-)  # of the message, of the event, and who notes it
-CHECK_INTERVAL, RETRY_INTERVAL = (
-    30.0,
-    300.0,
-)  # seconds between two looks whether a shift has ended, and after a failure
+MESSAGE_TYPE, EVENT_KIND, STATION_USER = "shift.ended", "shift", "station"
+CHECK_INTERVAL, RETRY_INTERVAL = 30.0, 300.0  # seconds between two checks, and after a failure
 HEAT_MAP_SIDE, OVERLAY_SIDE = 640, 320  # pixels of the heat map's picture, and of others
 HEAT_MAP_CELLS = 64  # fields of the heat map, to either side
 
@@ -66,9 +59,7 @@ class ShiftReporter(Background):
         self.settings, self.products, self.store = settings, products, store
         self.pictures, self.report = pictures, report
         self.render: Render | None = None
-        self._without_inspections: set[tuple[int, str]] = (
-            set()
-        )  # numbers of products, and shifts without inspections
+        self._empty: set[tuple[int, str]] = set()  # products and their shifts without inspections
 
     def _work(self) -> None:
         pause = CHECK_INTERVAL
@@ -84,12 +75,12 @@ class ShiftReporter(Background):
                 reported = {row.text for row in self.store.events(EVENT_KIND, number)}
                 for shift in ended(self.settings, at):
                     key = f"{shift.name} {iso(shift.since)}"
-                    if key in reported or (number, key) in self._without_inspections:
+                    if key in reported or (number, key) in self._empty:
                         continue
                     if self._report(product, number, shift):
                         self.store.note_event(EVENT_KIND, STATION_USER, key, number)
                     else:
-                        self._without_inspections.add((number, key))
+                        self._empty.add((number, key))
             except (FlawscopeError, UndeliveredError, OSError) as error:
                 why = f"the report of a shift waits: {error}"
         self.report("shifts", why)
@@ -128,10 +119,8 @@ def message(product: str, number: int, shift: Shift, found: Summary) -> Message:
 
 def rows(found: Summary) -> list[list[Any]]:
     """Counts of each hour, below a header."""
-    return [
-        ["hour", *COUNT_NAMES],
-        *([iso(one["at"]), *(one[name] for name in COUNT_NAMES)] for one in found.hours),
-    ]
+    hours = ([iso(hour["at"]), *(hour[name] for name in COUNT_NAMES)] for hour in found.hours)
+    return [["hour", *COUNT_NAMES], *hours]
 
 
 def table(found: Summary) -> str:
@@ -162,11 +151,8 @@ def heat_map(picture: Any, boxes: list[Box]) -> Any:
     grid = np.zeros((HEAT_MAP_CELLS, HEAT_MAP_CELLS), np.float32)
     for x0, y0, x1, y1 in boxes:
         rows, columns = (
-            slice(
-                int(low * HEAT_MAP_CELLS),
-                max(int(low * HEAT_MAP_CELLS) + 1, int(np.ceil(high * HEAT_MAP_CELLS))),
-            )
-            for low, high in ((y0, y1), (x0, x1))
+            slice(int(low), max(int(low) + 1, int(np.ceil(high))))
+            for low, high in (np.array([[y0, y1], [x0, x1]]) * HEAT_MAP_CELLS).tolist()
         )
         grid[rows, columns] += 1
     height, width = picture.shape[:2]

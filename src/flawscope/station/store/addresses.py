@@ -15,7 +15,7 @@ from sqlalchemy import select
 from flawscope.artefact import joint_file
 from flawscope.errors import InputError, nearest
 from flawscope.station.settings.station import Product, Settings, named
-from flawscope.station.store.inspection import ENTRY_SCHEME, HTTP_SCHEME
+from flawscope.station.store.inspection import ENTRY, HTTP
 from flawscope.station.store.model_registry import ModelRegistry
 from flawscope.station.store.records import NotFoundError, Store
 from flawscope.station.store.schema import products
@@ -45,9 +45,7 @@ class Addresses:
         self.entries: dict[str, int] = {}
         self.names: dict[int, str] = {}
         self._entry_of: dict[str, str] = {}  # entry by product
-        self._added_versions: dict[
-            str, tuple[bool, int]
-        ] = {}  # by entry: whether its version is new, the version
+        self._added: dict[str, tuple[bool, int]] = {}  # by entry: whether its version is new, the version
         numbers = {name: store.add_product(name) for name in self.configured}
         joint = {name for name, number in numbers.items() if self._is_joint(name, number)}
         for name, number in numbers.items():
@@ -76,7 +74,7 @@ class Addresses:
         self.entries[name] = number
         self.versions.entries.add(number)
         try:
-            self._added_versions[name] = self._add_model(name)
+            self._added[name] = self._add_model(name)
         except InputError:
             if "products" not in self.versions.active_facts(number):
                 raise
@@ -105,11 +103,8 @@ class Addresses:
         found: dict[str, str] = {}
         for name in joint_file.read_manifests(model):
             station_name = named(name)
-            if (
-                station_name in found.values()
-                or station_name in self.configured
-                or self._entry_of.get(station_name, entry) != entry
-            ):
+            known = station_name in found.values() or station_name in self.configured
+            if known or self._entry_of.get(station_name, entry) != entry:
                 raise InputError(
                     f"{entry}: the model's product {name} would be {station_name} at the station, where "
                     f"there is another {station_name}: rename one of them"
@@ -139,7 +134,7 @@ class Addresses:
     def _open(self, name: str, product: Product) -> None:
         number = self.address_id(name)
         try:
-            is_new, added = self._added_versions.get(name) or self._add_model(name)
+            is_new, added = self._added.get(name) or self._add_model(name)
         except InputError as error:
             resumed = self.versions.resume(number)
             if resumed is None:
@@ -207,7 +202,7 @@ class Addresses:
 
     def scheme(self, name: str) -> str:
         """Scheme of the keys of requests to an address."""
-        return ENTRY_SCHEME if name in self.entries else HTTP_SCHEME
+        return ENTRY if name in self.entries else HTTP
 
     def configured_name(self, name: str) -> str:
         """Name in the settings: a product's own, or that of its entry."""

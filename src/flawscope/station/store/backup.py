@@ -42,11 +42,11 @@ CONTENT_PATTERN = re.compile(rf"(?:{PICTURES}|{MASKS})/([0-9a-f]{{3}})/(\1[0-9a-
 MODEL_PATTERN = re.compile(rf"{MODELS}/[0-9a-f]{{16}}/(?!\.{{1,2}}$)[^/\\\0]{{1,255}}")
 IGNORED_ENTRIES = {"lost+found"}  # entries that an empty folder may have
 
-ProductIdQuery = Select[Any]  # query of this station's product numbers
+IdQuery = Select[Any]  # query of this station's product numbers
 
 
 @dataclass
-class BackupContents:
+class Contents:
     """Counts of what a backup holds.
 
     Attributes:
@@ -74,7 +74,7 @@ class BackupContents:
 # ----------------------------------------------------------------------------------------------------- backup
 
 
-def backup(settings: Settings, target: str | os.PathLike[str]) -> BackupContents:
+def backup(settings: Settings, target: str | os.PathLike[str]) -> Contents:
     """Write a station, which may be running, to a new file.
 
     Raises:
@@ -95,7 +95,7 @@ def backup(settings: Settings, target: str | os.PathLike[str]) -> BackupContents
         ):
             if hasattr(os, "fchmod"):  # it holds password hashes
                 os.fchmod(file.fileno(), 0o600)
-            contents = _write_backup(file, settings, copy, connection, own)
+            contents = _write(file, settings, copy, connection, own)
             _check_absent(path)
     except OSError as error:
         raise FlawscopeError(f"cannot write {path}: {error.strerror or error}; free some space") from None
@@ -108,10 +108,8 @@ def _check_absent(path: Path) -> None:
         raise InputError(f"{path} exists, and a backup is never overwritten: choose another name")
 
 
-def _write_backup(
-    file: BinaryIO, settings: Settings, copy: Path, connection: Connection, own: ProductIdQuery
-) -> BackupContents:
-    contents, home = count_records(connection, own), Path(settings.store)
+def _write(file: BinaryIO, settings: Settings, copy: Path, connection: Connection, ids: IdQuery) -> Contents:
+    contents, home = count_records(connection, ids), Path(settings.store)
     contents.pictures, missing = 0, list[tuple[str, str]]()
     with tempfile.TemporaryFile() as lines, tarfile.open(fileobj=file, mode="w") as tar:
 
@@ -132,14 +130,14 @@ def _write_backup(
             return True
 
         add(copy, copy.name)
-        for model, digest in _model_files(connection, own):
+        for model, digest in _model_files(connection, ids):
             parts = [home / model] + [(home / model).with_suffix(".bin")] * model.lower().endswith(".xml")
             if _hash_files(parts) != digest:
                 contents.damaged.append(model)
                 continue
             for part in parts:
                 add(part, part.relative_to(home).as_posix())
-        for name, digest in _content_files(connection, own, Files(home)):
+        for name, digest in _content_files(connection, ids, Files(home)):
             if not add(home / name, name, digest):
                 missing.append((name, digest))
             elif name.startswith(PICTURES):
@@ -190,14 +188,14 @@ def _hash_and_copy(*sources: IO[bytes], target: IO[bytes] | None = None) -> str:
 # ------------------------------------------------------------------------------------- what a data base names
 
 
-def count_records(connection: Connection, own: ProductIdQuery) -> BackupContents:
+def count_records(connection: Connection, own: IdQuery) -> Contents:
     """Count this station's records in a data base."""
 
     def rows(table: Table, *where: ColumnElement[bool]) -> int:
         return int(connection.execute(select(func.count()).select_from(table).where(*where)).scalar_one())
 
     there = select(pictures.c.hash).distinct().where(_is_present(own)).subquery()
-    return BackupContents(
+    return Contents(
         products=rows(products, products.c.id.in_(own)),
         versions=rows(versions, versions.c.product_id.in_(own)),
         inspections=rows(inspections, inspections.c.product_id.in_(own)),
@@ -206,18 +204,18 @@ def count_records(connection: Connection, own: ProductIdQuery) -> BackupContents
     )
 
 
-def _is_present(own: ProductIdQuery) -> ColumnElement[bool]:
+def _is_present(own: IdQuery) -> ColumnElement[bool]:
     """Condition that a picture is this station's and was not removed."""
     return pictures.c.removed_at.is_(None) & pictures.c.product_id.in_(own)
 
 
-def _model_files(connection: Connection, own: ProductIdQuery) -> list[tuple[str, str]]:
+def _model_files(connection: Connection, own: IdQuery) -> list[tuple[str, str]]:
     """File and hash of each model; products may share one."""
     query = select(versions.c.file, versions.c.hash).distinct().where(versions.c.product_id.in_(own))
     return [(row.file, row.hash) for row in connection.execute(query.order_by(versions.c.file))]
 
 
-def _content_files(connection: Connection, own: ProductIdQuery, files: Files) -> Iterator[tuple[str, str]]:
+def _content_files(connection: Connection, own: IdQuery, files: Files) -> Iterator[tuple[str, str]]:
     """Name and hash of each picture and mask."""
     there = select(pictures.c.hash, pictures.c.suffix).distinct().where(_is_present(own))
     streamed = connection.execution_options(yield_per=ROWS_PER_QUERY)
@@ -242,7 +240,7 @@ def _still_needed(settings: Settings, missing: list[tuple[str, str]]) -> set[str
 # ---------------------------------------------------------------------------------------------------- restore
 
 
-def restore(source: str | os.PathLike[str], settings: Settings) -> BackupContents:
+def restore(source: str | os.PathLike[str], settings: Settings) -> Contents:
     """Restore a station from a backup into an empty folder and an empty data base; count what it holds.
 
     Raises:
@@ -362,7 +360,7 @@ def _damaged_error(path: Path, why: str) -> InputError:
     return InputError(f"{path} is damaged ({why}): copy it again, or take another one; nothing was restored")
 
 
-def _open_restored(settings: Settings) -> BackupContents:
+def _open_restored(settings: Settings) -> Contents:
     """Open the restored station and count its records. Pictures that the backup lacks are marked removed."""
     files, database = Files(settings.store), Database(settings.url, settings.name)
     try:
@@ -374,11 +372,8 @@ def _open_restored(settings: Settings) -> BackupContents:
             rows = connection.execute(query, execution_options={"yield_per": ROWS_PER_QUERY})
             gone = [row.hash for row in rows if not files.path(PICTURES, *row).exists()]
             for start in range(0, len(gone), ROWS_PER_QUERY):
-                theirs = (
-                    pictures.c.hash.in_(gone[start : start + ROWS_PER_QUERY]),
-                    pictures.c.product_id.in_(own),
-                )
-                connection.execute(update(pictures).where(*theirs).values(removed_at=now()))
+                query = update(pictures).where(pictures.c.hash.in_(gone[start : start + ROWS_PER_QUERY]))
+                connection.execute(query.where(pictures.c.product_id.in_(own)).values(removed_at=now()))
             return count_records(connection, own)
     finally:
         database.close()

@@ -21,11 +21,9 @@ from flawscope.station.store.schema import products, stations
 
 LOCK_TIMEOUT = 10.0  # seconds that a writer waits for another
 POOL_SIZE = 20  # at once
-_MIGRATION_LOCK = (
-    718_281_828  # advisory lock of PostgreSQL: stations that start together migrate one after another
-)
+_LOCK_ID = 718_281_828  # advisory lock of PostgreSQL: stations that start together migrate one after another
 # Options of libpq: give up an unplugged server after seconds, not after a quarter of an hour
-_CONNECTION_OPTIONS = {
+_TIMEOUTS = {
     "connect_timeout": int(LOCK_TIMEOUT),
     **{"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 2},
     "tcp_user_timeout": 20_000,  # ms
@@ -166,7 +164,7 @@ class Database:
     def lock_exclusively(self, connection: Connection) -> None:
         """Hold a lock until the transaction ends; others wait for it. SQLite has one writer at a time."""
         if not self.is_sqlite:
-            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK})
+            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK_ID})
 
 
 def upsert(dialect: str, table: Any) -> Any:
@@ -194,11 +192,7 @@ def _create_engine(url: str) -> Engine:
         max_overflow=POOL_SIZE,
         pool_pre_ping=True,  # the server may have been started anew
         # a commit is on the disk, whatever the server's setting
-        connect_args={
-            **_CONNECTION_OPTIONS,
-            "options": "-c synchronous_commit=on",
-            "client_encoding": "utf8",
-        },
+        connect_args={**_TIMEOUTS, "options": "-c synchronous_commit=on", "client_encoding": "utf8"},
     )
 
 

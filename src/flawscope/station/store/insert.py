@@ -71,10 +71,8 @@ class NewInspection:
     parts: Parts | None = field(default=None, repr=False, compare=False)
 
 
-_PICTURE_COLUMNS, _INSPECTION_COLUMNS = (
-    tuple(field.name for field in fields(NewInspection) if field.name in table.c)
-    for table in (pictures, inspections)
-)
+_FIELDS = tuple(field.name for field in fields(NewInspection))
+_PICTURE_FIELDS, _INSPECTION_FIELDS = ([x for x in _FIELDS if x in t.c] for t in (pictures, inspections))
 _ADD_TO_HOUR = text("""
 INSERT INTO hours (product_id, version_id, hour, inspected, anomalous, score_sum, score_min, score_max,
     reviewed, defects, false_alarms, misses)
@@ -168,16 +166,13 @@ def review_state(one: NewInspection | Row[Any], is_worst: bool = False) -> str:
 
 
 def _picture_columns(one: NewInspection) -> dict[str, Any]:
-    return {
-        "hash": one.picture,
-        "created_at": one.at,
-        **{name: getattr(one, name) for name in _PICTURE_COLUMNS},
-    }
+    values = {name: getattr(one, name) for name in _PICTURE_FIELDS}
+    return values | {"hash": one.picture, "created_at": one.at}
 
 
 def inspection_columns(one: NewInspection) -> dict[str, Any]:
     """Columns of a new inspection."""
-    values = {name: getattr(one, name) for name in _INSPECTION_COLUMNS}
+    values = {name: getattr(one, name) for name in _INSPECTION_FIELDS}
     return values | {
         "name": one.name[:MAX_NAME_LENGTH],
         "regions": json.dumps(one.regions),
@@ -212,8 +207,8 @@ def _add_view(connection: Connection, inspection: NewInspection, number: int, ju
 
 
 def decide_part(connection: Connection, number: int, judge: Parts | None, reason: str) -> None:
-    """Decide on a part by the views that are there, in a transaction after `lock_products`. Does nothing where
-    it is decided already. The worst view of an anomalous part waits for a review.
+    """Decide on a part by the views that are there, in a transaction after `lock_products`. Does nothing
+    where it is decided already. The worst view of an anomalous part waits for a review.
 
     Args:
         judge: None: it is lost; the part is incomplete.

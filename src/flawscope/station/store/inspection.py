@@ -123,8 +123,8 @@ class Inspection(BaseModel):
         return self.decision == "anomalous"
 
 
-HTTP_SCHEME, ENTRY_SCHEME = "http", "any"  # schemes of senders' keys in the store: of a product, of an entry
-SENT = f"{HTTP_SCHEME}:"  # prefix of senders' keys
+HTTP, ENTRY = "http", "any"  # schemes of senders' keys in the store: of a product, of an entry
+SENT = f"{HTTP}:"  # prefix of senders' keys
 MOST_FILES = 100  # files of a form
 UNANSWERED_REQUEST = "request, which is not answered yet"
 MOST_LABEL = 100  # characters of a part's number, and of a batch
@@ -173,7 +173,7 @@ class Request:
     hash: str
     pictures: tuple[str, ...] = ()
     is_form: bool = False
-    scheme: str = HTTP_SCHEME
+    scheme: str = HTTP
 
     def key_of(self, place: int) -> str:
         """Key in the store of the picture at this place. Keys of forms look like no sender's key."""
@@ -193,16 +193,14 @@ class Request:
         return bool(same) and not self.is_form
 
 
-def uploaded(
-    key: str, files: Sequence[bytes], is_form: bool, label: Label, scheme: str = HTTP_SCHEME
-) -> Request:
+def uploaded(key: str, files: Sequence[bytes], is_form: bool, label: Label, scheme: str = HTTP) -> Request:
     """Request that sends pictures."""
     pictures = tuple(hashlib.sha256(data).hexdigest() for data in files)
     said = *label[:2], *pictures, *_view_fields(label)
     return Request(key, _hash("form" if is_form else "file", *said), pictures, is_form, scheme)
 
 
-def triggered(key: str, camera: int | None, label: Label, scheme: str = HTTP_SCHEME) -> Request:
+def triggered(key: str, camera: int | None, label: Label, scheme: str = HTTP) -> Request:
     """Request that takes a frame of a camera."""
     said = None if camera is None else str(camera), *label[:2], *_view_fields(label)
     return Request(key, _hash("trigger", *said), scheme=scheme)

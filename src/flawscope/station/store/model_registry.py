@@ -199,10 +199,8 @@ class ModelRegistry:
             with self.database.writing() as connection:
                 self._lock_all(connection, [*models])
                 # `number` itself: an earlier call wrote it, and its answer was lost
-                if instead_of is not None and _active_number(connection, product_id) not in (
-                    instead_of,
-                    number,
-                ):
+                allowed = (instead_of, number)
+                if instead_of is not None and _active_number(connection, product_id) not in allowed:
                     return False
                 left = products.c.entry_id.in_(models), products.c.id.not_in(models)
                 connection.execute(update(products).where(*left).values(active_version_id=None))
@@ -270,10 +268,8 @@ class ModelRegistry:
         """Judging of the versions of one file, by product; of a joint model by its entry, too."""
         model = self._load_model(rows[0])
         if isinstance(model, Predictor):
-            return {
-                row.product_id: AddressModel.single(ProductModel(row.product_id, row.id, model))
-                for row in rows
-            }
+            found = (ProductModel(row.product_id, row.id, model) for row in rows)
+            return {one.product_id: AddressModel.single(one) for one in found}
         products = {
             name: ProductModel(row.product_id, row.id, model.product(name), row.called)
             for row in rows
@@ -318,11 +314,9 @@ class ModelRegistry:
         """A version as the API shows it. NotFoundError."""
         row = self._row(product_id, number)
         with self.database.reading() as connection:
-            active, switches = (
-                _active_number(connection, product_id),
-                _activations(connection, product_id, number),
-            )
-        return _describe_version(row, active, switches.get(number, []))
+            active = _active_number(connection, product_id)
+            switches = _activations(connection, product_id, number).get(number, [])
+        return _describe_version(row, active, switches)
 
     def before(self, product_id: int, active: int | None) -> int | None:
         """Number of the version that was active before `active`; None: there was none."""

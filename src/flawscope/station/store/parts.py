@@ -33,9 +33,7 @@ def last_decision_numbers(database: Database, product_ids: Collection[int]) -> d
         return {row.product_id: row.last for row in connection.execute(query.where(*here))}
 
 
-def decisions_after(
-    database: Database, after: Mapping[int, int]
-) -> Iterator[tuple[int, int, dict[str, Any]]]:
+def decisions(database: Database, after: Mapping[int, int]) -> Iterator[tuple[int, int, dict[str, Any]]]:
     """Yield product, number and part, as the API shows it, of the decisions after these numbers, by product,
     in their order."""
     later = (
@@ -51,7 +49,7 @@ def decisions_after(
 def last_decided(database: Database, product_id: int) -> dict[str, Any] | None:
     """The part that was decided on last, as the API shows it; None where there is none."""
     last = last_decision_numbers(database, [product_id]).get(product_id, 0)
-    return next((part for *_, part in decisions_after(database, {product_id: last - 1})), None)
+    return next((part for *_, part in decisions(database, {product_id: last - 1})), None)
 
 
 def part_of(database: Database, product_id: int, number: int) -> dict[str, Any]:

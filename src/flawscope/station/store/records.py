@@ -193,10 +193,8 @@ class Store:
             rows = connection.execute(query.where(inspections.c.id.not_in(last))).all()
             if not rows and last:
                 rows = connection.execute(query).all()
-            return {
-                "inspections": described(connection, rows),
-                "waiting": _waiting_count(connection, product_id),
-            }
+            count = _waiting_count(connection, product_id)
+            return {"inspections": described(connection, rows), "waiting": count}
 
     def has_picture(self, picture: str) -> bool:
         """Whether this station has an inspection of the picture with this hash."""
@@ -337,13 +335,9 @@ def _apply_verdicts(connection: Connection, before: Row[Any]) -> None:
     """Update an inspection and its hour to the verdicts."""
     last = last_verdicts(connection, [before.id]).get(before.id)
     verdict = None if last is None or last.verdict == SKIP else last.verdict
-    review = (
-        review_state(before, is_worst_view(connection, before))
-        if last is None
-        else DONE
-        if verdict
-        else SKIPPED
-    )
+    review = DONE if verdict else SKIPPED
+    if last is None:
+        review = review_state(before, is_worst_view(connection, before))
     connection.execute(
         update(inspections).where(inspections.c.id == before.id).values(verdict=verdict, review=review)
     )

@@ -56,6 +56,7 @@ SECOND = 1_000_000  # microseconds
 RESCAN_INTERVAL = 86_400 * SECOND  # after which all are looked at again: verdicts may have been taken back
 MAX_ID = 2**63 - 1  # above every number of an inspection
 _KEY = pictures.c.product_id, pictures.c.hash
+Condition = ColumnElement[bool]
 _PICTURE = tuple_(*_KEY)
 _SAME_PICTURE = and_(
     inspections.c.product_id == pictures.c.product_id, inspections.c.picture == pictures.c.hash
@@ -125,10 +126,8 @@ class Retention:
             ages[kind] = min(known, default=None)
         self._ages = {kind: round(age * SECOND) for kind, age in ages.items() if age is not None}
         self._stray_files = StrayFiles(database, files, self._pause)
-        self._learnt_pictures = LearntPictures(database, files)
-        self._last_checked: dict[
-            tuple[int, str], int
-        ] = {}  # by product and kind: the last inspection looked at
+        self._learnt = LearntPictures(database, files)
+        self._checked: dict[tuple[int, str], int] = {}  # by product and kind: the last inspection checked
         self._next_rescan = 0  # age of the station at which everything is looked at again
 
     def run(self) -> RemovalSummary:
@@ -140,7 +139,7 @@ class Retention:
         summary, is_dated = RemovalSummary(), not self.clock.jump
         with suppress(_EndedError):
             if is_dated and self.clock.age >= self._next_rescan:
-                self._last_checked.clear()
+                self._checked.clear()
                 summary.strays = self._stray_files.sweep()
                 self._next_rescan = self.clock.age + RESCAN_INTERVAL
             if is_dated:
@@ -185,31 +184,26 @@ class Retention:
             return int(connection.execute(total).scalar_one())
 
     def _remove_pictures(
-        self,
-        group: list[Row[Any]],
-        last: Mapping[str, int],
-        must_stay: ColumnElement[bool],
-        summary: RemovalSummary,
+        self, group: list[Row[Any]], last: Mapping[str, int], stays: Condition, summary: RemovalSummary
     ) -> None:
         """Remove pictures, first in the data base, then as files, but for those that `stays` says, those with
         an inspection beyond the last one of its kind, and those that were learnt from."""
         begun = time.monotonic()
-        present = {(old.product_id, old.picture): old for old in group if old.removed_at is None}
-        if not present:
+        there = {(old.product_id, old.picture): old for old in group if old.removed_at is None}
+        if not there:
             return
         later = (and_(_is_of_kind(kind), inspections.c.id > number) for kind, number in last.items())
-        must_stay = or_(must_stay, _IS_LEARNT, exists().where(_SAME_PICTURE, or_(*later)))
+        stays = or_(stays, _IS_LEARNT, exists().where(_SAME_PICTURE, or_(*later)))
         with self.database.reading() as connection:
-            free = _removable(connection, list(present), must_stay)
-        learnt_pictures = self._learnt_pictures
-        due = [key for key in free if not learnt_pictures.contains(present[key].picture, present[key].suffix)]
+            free = _removable(connection, list(there), stays)
+        due = [key for key in free if not self._learnt.contains(there[key].picture, there[key].suffix)]
         summary.kept += len(free) - len(due)
         if due:
             with self.database.writing() as connection:
                 lock_products(connection, {product for product, _ in due})
-                due = _removable(connection, due, must_stay)  # one may have been recorded again
+                due = _removable(connection, due, stays)  # one may have been recorded again
                 connection.execute(update(pictures).where(_PICTURE.in_(due)).values(removed_at=now()))
-            for old in {present[key].picture: present[key] for key in due}.values():
+            for old in {there[key].picture: there[key] for key in due}.values():
                 # where another product has the picture, too, the file stays
                 if self._stray_files.discard(PICTURES, old.picture, old.suffix):
                     summary.pictures += 1
@@ -220,9 +214,8 @@ class Retention:
 
     def _remove_records(self, summary: RemovalSummary) -> None:
         for group in self._groups(RECORDS, self._newest_due(RECORDS)):
-            summary.records += self._delete_inspections(
-                [old.number for old in group if old.removed_at is not None]
-            )
+            removed = [old.number for old in group if old.removed_at is not None]
+            summary.records += self._delete_inspections(removed)
 
     def _delete_inspections(self, numbers: list[int]) -> int:
         """Remove inspections whose pictures are gone; return their number."""
@@ -238,9 +231,7 @@ class Retention:
                 # the newest one stays: SQLite would give its number to another
                 .where(inspections.c.id < select(func.max(inspections.c.id)).scalar_subquery())
                 # where there are sinks, the inspection of the last verdict stays, too
-                .where(
-                    or_(inspections.c.id != _last_reviewed_inspection(), ~exists(select(deliveries.c.sink)))
-                )
+                .where(or_(inspections.c.id != _last_with_verdict(), ~exists(select(deliveries.c.sink))))
             )
             rows = connection.execute(found.with_for_update(of=inspections)).all()
             numbers = [row.id for row in rows]
@@ -277,7 +268,7 @@ class Retention:
         while enough() > 0 and (group := _take_group(oldest, enough())):
             yield group
             for old in group:
-                self._last_checked[old.product_id, kind] = old.number
+                self._checked[old.product_id, kind] = old.number
 
     def _read_oldest(self, product_id: int, kind: str, last: int) -> Iterator[Row[Any]]:
         there = inspections.c
@@ -289,7 +280,7 @@ class Retention:
             .order_by(there.id)
             .limit(ROWS_PER_QUERY)
         )
-        start = self._last_checked.get((product_id, kind), 0)
+        start = self._checked.get((product_id, kind), 0)
         while start < last:
             begun = time.monotonic()
             with self.database.reading() as connection:
@@ -345,13 +336,13 @@ def _delete_parts(connection: Connection, numbers: set[int]) -> None:
     connection.execute(delete(parts).where(*gone))
 
 
-def _last_reviewed_inspection() -> ColumnElement[int]:
+def _last_with_verdict() -> ColumnElement[int]:
     """Number of the inspection that has the last verdict; 0 where there is none."""
     last = select(verdicts.c.inspection_id).order_by(verdicts.c.id.desc()).limit(1)
     return func.coalesce(last.scalar_subquery(), 0)
 
 
-def _is_of_kind(kind: str) -> ColumnElement[bool]:
+def _is_of_kind(kind: str) -> Condition:
     if kind == RECORDS:
         return inspections.c.id.is_not(None)
     if kind == REVIEWED:
@@ -360,11 +351,11 @@ def _is_of_kind(kind: str) -> ColumnElement[bool]:
 
 
 def _removable(
-    connection: Connection, keys: list[tuple[int, str]], must_stay: ColumnElement[bool]
+    connection: Connection, keys: list[tuple[int, str]], stays: Condition
 ) -> list[tuple[int, str]]:
     """Keys of the pictures that are there and need not stay."""
     there = _PICTURE.in_(keys), pictures.c.removed_at.is_(None)
-    return [tuple(row) for row in connection.execute(select(*_KEY).where(*there, ~must_stay))]
+    return [tuple(row) for row in connection.execute(select(*_KEY).where(*there, ~stays))]
 
 
 def _take_group(oldest: Iterable[Row[Any]], enough: float) -> list[Row[Any]]:

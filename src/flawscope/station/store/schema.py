@@ -203,9 +203,8 @@ Index(
     inspections.c.version_id,
 )
 Index("inspections_at", inspections.c.product_id, inspections.c.at)
-_partial_index(
-    "inspections_waiting", inspections.c.review == "waiting", inspections.c.product_id, inspections.c.id
-)
+_is_waiting = inspections.c.review == "waiting"
+_partial_index("inspections_waiting", _is_waiting, inspections.c.product_id, inspections.c.id)
 Index("inspections_picture", inspections.c.product_id, inspections.c.picture)
 Index("inspections_name", inspections.c.product_id, inspections.c.name)
 for _label in (inspections.c.part, inspections.c.batch):

@@ -31,9 +31,7 @@ from flawscope.station.store.schema import HOUR, hours, inspections, pictures, v
 
 MOST = 500  # inspections of a page
 MAX_SORTED_MATCHES = 2000  # matches beyond which a search walks in order instead of sorting
-_UNINDEXED_TIME: ColumnElement[int] = literal_column(
-    "+inspections.at", BigInteger
-)  # the +: SQLite takes no index
+_UNINDEXED_AT: ColumnElement[int] = literal_column("+inspections.at", BigInteger)  # +: without index
 _PREFIX_FILTERS = ("name", "part", "batch")  # filters that may be a prefix, as A12*
 _CHOICES = {
     "decision": ("good", "anomalous"),
@@ -91,12 +89,11 @@ def search(database: Database, product_id: int, filters: Filters) -> InspectionP
         StoreError: the data base cannot be used.
     """
     with database.reading() as connection:
-        texts = _text_filters(filters)
-        prefixes = [_text_condition(name, text) for name, text in texts if text.endswith("*")]
+        prefixes = [_text_condition(*one) for one in _text_filters(filters) if one[1].endswith("*")]
         walk = _match_many(connection, product_id, prefixes)
         times = _time_conditions(filters, inspections.c.at)
         if _match_many(connection, product_id, times):
-            times = _time_conditions(filters, _UNINDEXED_TIME)
+            times = _time_conditions(filters, _UNINDEXED_AT)
         query = _build_query(product_id, filters, walk).where(*times)
         rows = connection.execute(query.limit(filters.limit + 1)).all()
         more = len(rows) > filters.limit

@@ -176,9 +176,8 @@ class Clock:
         self.age = 0 if last is None else last.age
         self.jump = 0
         self._expected = wall() if last is None else last.at
-        self._max_ahead = (
-            CLOCK_TOLERANCE if last is None else LONGEST_PAUSE
-        )  # nobody knows how long the pause was
+        # nobody knows how long the pause was
+        self._max_ahead = CLOCK_TOLERANCE if last is None else LONGEST_PAUSE
 
     def check(self) -> None:
         """Advance the age and check the computer's clock; to be called every minute."""
