@@ -11,13 +11,7 @@ import pytest
 
 from flawscope.station.drift import martingale
 from flawscope.station.drift.martingale import SHIFTS, SPREADS, TIMES, Capital, Ranks, uniform
-from flawscope.station.drift.sequential_tests import (
-    MIN_LIGHT_CHANGE,
-    MIN_PICTURES,
-    DriftTests,
-    LightTest,
-    describe,
-)
+from flawscope.station.drift.sequential_tests import MIN_LIGHT_CHANGE, MIN_PICTURES, DriftTests, LightTest
 
 BETS = len(SHIFTS) + len(SPREADS)
 Draw = Callable[[np.random.Generator, int], np.ndarray]
@@ -185,7 +179,7 @@ def test_a_change_is_named_and_dated(change: Callable[[np.ndarray], np.ndarray],
     assert 2000 < alarm.inspection <= 2500
     assert abs(alarm.first - 2000) <= 100
     assert alarm.since == 1_000_000 * (alarm.first - 1)
-    text = describe(alarm)
+    text = alarm.describe()
     assert "\n" not in text
     assert f"(inspection {alarm.first})" in text
 
@@ -215,7 +209,7 @@ def test_defects_are_no_drift(kind: str) -> None:
         if kind == "changing":
             assert made.notice is not None
             assert made.notice.before < 0.06 < made.notice.now
-            assert "defects, or the camera?" in describe(made.notice)
+            assert "defects, or the camera?" in made.notice.describe()
 
 
 def test_a_burst_that_is_over_leaves_no_notice() -> None:
@@ -257,7 +251,7 @@ def test_another_light_is_named_dated_and_measured(factor: float, how: str, spre
     assert 1500 < alarm.inspection <= 1550
     assert abs(alarm.first - 1501) <= 5
     assert alarm.pictures >= MIN_PICTURES
-    text = describe(alarm)
+    text = alarm.describe()
     assert f"pictures of good parts are {100 * abs(alarm.light):.1f} % {how} since about" in text
     assert "\n" not in text
 
@@ -325,7 +319,7 @@ def test_another_light_that_has_parts_flagged_is_said_in_the_notice() -> None:
     assert made.notice is not None
     assert made.notice.light is not None
     assert -0.25 < made.notice.light < -MIN_LIGHT_CHANGE, "few pictures say it: it is seen at once"
-    assert " darker; defects, or the camera?" in describe(made.notice)
+    assert " darker; defects, or the camera?" in made.notice.describe()
 
 
 def test_what_is_no_number_takes_no_part() -> None:

@@ -50,12 +50,12 @@ class Background:
         self._woken.set()
 
     def end(self) -> None:
-        """Begin nothing more."""
+        """Ask the thread to end: it begins nothing more."""
         self._ended.set()
         self.wake()
 
     def stop(self, seconds: float | None = PATIENCE) -> None:
-        """Begin nothing more; return when the work is done, or after so many seconds. None: no limit."""
+        """End the thread; return when its work is done, or after so many seconds. None: no limit."""
         self.end()
         if self._thread.is_alive():
             self._thread.join(seconds)

@@ -39,7 +39,7 @@ class Housekeeping(Background):
         self._make_retention(keep)
 
     def set_retention(self, keep: Keep) -> None:
-        """Keep for other times from the next removal on."""
+        """Use other times of keeping from the next removal on."""
         used = self._retention.used
         self._make_retention(keep)
         self._retention.used = used
@@ -58,7 +58,7 @@ class Housekeeping(Background):
             self.clock.close()
 
     def count_bytes(self, recorded: Recorded) -> None:
-        """Count a picture's bytes; where there is no space for it, others are removed now."""
+        """Count a new picture's bytes; remove old pictures now where there is no space for it."""
         self._new_bytes += recorded.taken.bytes
         if self._exceeds_space():
             self.wake()

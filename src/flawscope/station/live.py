@@ -21,7 +21,7 @@ STATE_INTERVAL = 1.0  # seconds between two states
 
 
 class EventBroadcaster:
-    """Messages of a product for all listeners; nobody waits for a slow one."""
+    """Sends messages of a product to all its listeners; nobody waits for a slow one."""
 
     def __init__(self) -> None:
         self._listeners: dict[asyncio.Queue[str | None], tuple[int, asyncio.AbstractEventLoop]] = {}
@@ -84,15 +84,13 @@ def _format_event(event: str, data: dict[str, Any]) -> str:
 
 # -------------------------------------------------------------------------------------------------- reviewers
 
-LEASE_SECONDS = 300.0  # seconds for which a picture is left to its reader
+LEASE_SECONDS = 300.0  # seconds for which a picture is leased to a reader
 MAX_LEASES = 5000  # pictures that are remembered
 
 
 class ReviewLeases:
-    """Pictures that reviewers have before them, so that no two judge the same one. Thread-safe.
-
-    A reader is an open page: a person may have two.
-    """
+    """Pictures that are leased to reviewers, so that no two judge the same one. Thread-safe. A reader is an
+    open page: a person may have two."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
         self._clock = clock
@@ -100,13 +98,13 @@ class ReviewLeases:
         self._leases: dict[int, tuple[str, float]] = {}  # number -> reader and time, the oldest first
 
     def leased_to_others(self, reader: str) -> list[int]:
-        """Return the pictures that other readers were given lately."""
+        """Return the pictures that are leased to other readers."""
         with self._lock:
             self._drop_expired()
             return [number for number, (who, _) in self._leases.items() if who != reader]
 
     def lease(self, reader: str, numbers: Iterable[int]) -> None:
-        """Note that pictures were given to a reader now."""
+        """Lease pictures to a reader from now on."""
         with self._lock:
             for number in numbers:
                 self._leases.pop(number, None)

@@ -93,7 +93,7 @@ class PageProducts:
         return {name: PageProduct(home / file, *_parse_settings(kept)) for name, file, kept in rows}
 
     def products(self) -> dict[str, Product]:
-        """Return their settings, without those that are not allowed any more."""
+        """Return the settings of these products; those that are not allowed any more are left out."""
         found = {}
         for name, product in self.all().items():
             try:
@@ -114,7 +114,7 @@ class PageProducts:
         return read_product(name, {"model": str(product.model), **raw}, self._folder)
 
     def plugged(self, name: str, kind: str, wanted: str, given: Mapping[str, Any], **more: Any) -> RawDict:
-        """Return an entry of a plugin. more: beside its settings. InputError."""
+        """Return a plugin's entry for `station.yaml`. more: keys beside the plugin's settings. InputError."""
         check_absolute(*(given.get(path) for path in plugin(PLUGIN_GROUPS[kind], wanted).paths))
         return {wanted: move_secrets_to_files(self.files, name, given), **more}
 
@@ -187,7 +187,7 @@ class PageProducts:
         try:
             self._apply(name, number, product)
             save_settings(self.store.database, number, raw, made.raw_settings)
-        except Exception:  # also of a plugin
+        except Exception:  # also one of a plugin
             self._apply(name, number, before, told=True)
             raise
         changed = " and ".join(kind for kind in PLUGIN_GROUPS if raw.get(kind) != made.raw_settings.get(kind))
@@ -251,8 +251,8 @@ class PageSettings:
         return check(found)
 
     def set(self, section: str, given: Mapping[str, Any] | None, who: str) -> None:
-        """Set a section, as it would stand in `station.yaml`; None: as if nobody had. A password goes into a
-        file; without one, that of the same user and broker stays.
+        """Set a section, as it would stand in `station.yaml`; None: remove it. A password goes into
+        a file; without one, that of the same user and broker stays.
 
         Raises:
             TakenError: the settings file names the section.
@@ -297,7 +297,7 @@ class PageSettings:
             for section in SECTIONS
             for now, then in [(raw.get(section, {}), before.get(section, {}))]
             for key in sorted(now.keys() | then.keys())
-            if now.get(key, ...) != then.get(key, ...)  # null is one, too
+            if now.get(key, ...) != then.get(key, ...)  # null is a value, too
         ]
         with suppress(FlawscopeError):  # it is done
             self.store.note_event(CHANGED, who, f"{', '.join(changed) or 'nothing'} changed")

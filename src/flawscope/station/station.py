@@ -46,12 +46,12 @@ from flawscope.station.store.records import Store, fresh
 from flawscope.station.store.search import Filters, InspectionPage, search, trends
 from flawscope.station.store.station_identity import CONFIRMED, address_of, claim_identity
 
-LATE_SECONDS = 600.0  # seconds for which a picture that was not judged in time is a problem
+LATE_SECONDS = 600.0  # seconds for which a late picture is reported as a problem
 CHECK_INTERVAL = 2.0  # least seconds between two checks of the data base
 
 
 class Station:
-    """Parts of a station behind the pages and the API.
+    """Station without its pages and its API, which call it.
 
     Args:
         say: gets a line for the person who started the station.
@@ -219,7 +219,7 @@ class Station:
         return self.product_facts(name)
 
     def _watch_new_products(self, before: set[int]) -> None:
-        """Watch the products that are new since `before`, and deliver their inspections."""
+        """Watch the products that are not among `before`, and deliver their inspections."""
         for product_id in self._names.keys() - before:
             new = self._names[product_id]
             product = self.settings.products[new]
@@ -288,7 +288,7 @@ class Station:
         return found
 
     def spoken(self, product_id: int) -> None:
-        """Tell learning and sinks of a verdict."""
+        """Wake learning and sinks after a verdict."""
         self.learning.wake()
         self.sinks.wake(product_id)
 

@@ -185,7 +185,7 @@ class CameraCheck:
         reference: of earlier pictures, where it was kept.
 
     Attributes:
-        wrong: present faults; the value of `MOVED` is the shift as a share of the longer side, of others 0.
+        faults: present ones; the value of `MOVED` is the shift as a share of the longer side, of others 0.
     """
 
     def __init__(self, reference: Reference | None = None):

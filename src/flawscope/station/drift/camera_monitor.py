@@ -1,4 +1,4 @@
-"""Camera checks after the answer: a few pictures a second, in a thread of its own that skips the rest."""
+"""Camera checks after the answer, in a thread of its own: a few pictures a second, others are skipped."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from flawscope.station.store.database import StoreError
 from flawscope.station.store.files import PICTURES, Files
 
 REFERENCE_FOLDER = "cameras"  # of references, below the station's folder
-MIN_INTERVAL = 0.25  # least seconds between two pictures of a product
+MIN_INTERVAL = 0.25  # least seconds between two checked pictures of a product
 MAX_CPU_SHARE = 0.1  # of one processor that the checks take, at most
 ReferenceKey = tuple[int, int]  # version, and the inspection after which its tests began
 
@@ -33,9 +33,8 @@ class CameraMonitor(Background):
     """Checks the newest pictures of products for faults of the camera.
 
     Args:
-        watched: products.
-        names: names by product.
-        tests_of: returns the drift tests of a product: camera and drift begin anew together.
+        watched, names: numbers of the products to check; names by product.
+        tests_of: returns a product's drift tests, with which the camera checks begin anew.
         report: reports a problem, as `Station.report`.
         white_level_of: returns a product's white level, for `look`.
     """
@@ -99,8 +98,8 @@ class CameraMonitor(Background):
         self.report(f"camera_unknown_{product_id}", None)
         for kind in FAULT_KINDS:
             shift = check.faults.get(kind)
-            why = None if shift is None else f"{name}: {camera_faults.describe_fault(kind, shift)}"
-            self.report(f"camera_{kind}_{product_id}", why)
+            fault = None if shift is None else f"{name}: {camera_faults.describe_fault(kind, shift)}"
+            self.report(f"camera_{kind}_{product_id}", fault)
 
     def _add_to_check(self, product_id: int, key: ReferenceKey, recorded: Recorded) -> CameraCheck:
         measurements, taken = self._measure(recorded), recorded.taken

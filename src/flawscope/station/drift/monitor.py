@@ -12,13 +12,7 @@ from sqlalchemy import ColumnElement, func, select
 
 from flawscope.errors import InputError, with_kind
 from flawscope.station.background import Background
-from flawscope.station.drift.sequential_tests import (
-    LIGHT_CHANGES,
-    SHARE_CHANGES,
-    Change,
-    DriftTests,
-    describe,
-)
+from flawscope.station.drift.sequential_tests import LIGHT_CHANGES, SHARE_CHANGES, Change, DriftTests
 from flawscope.station.store.model_registry import ModelRegistry
 from flawscope.station.store.open_models import NoModelError
 from flawscope.station.store.records import Store, iso
@@ -38,8 +32,8 @@ class DriftMonitor(Background):
     restart are read again, so that the results are the same, bit for bit.
 
     Args:
-        bounds: bound of the false-alarm probability by product; None: nothing is tested, and the run only
-            tells the camera checks where to begin. Other products are not followed.
+        bounds: bound of the false-alarm probability by product; None: nothing is tested, and the tests
+            only tell the camera checks where to begin. Other products are not followed.
         names: names by product.
         report: reports a problem, as `Station.report`.
         on_acknowledged: called with a product whose drift was acknowledged.
@@ -64,11 +58,11 @@ class DriftMonitor(Background):
         self._tests: dict[int, DriftTests] = {}
         self._ready: set[int] = set()
         self._dirty: set[int] = set(bounds)
-        self._lock = threading.RLock()  # of all runs
+        self._lock = threading.RLock()  # of all tests
         self.wake()  # what was recorded before is read at once
 
     def add_product(self, product_id: int, bound: float | None, light: bool) -> None:
-        """Follow a further product, as the arguments of the class say."""
+        """Follow a new product; bound, light: as `bounds` and `lights` of the class."""
         self.lights.update([product_id] if light else ())
         self.bounds[product_id] = bound
 
@@ -142,7 +136,7 @@ class DriftMonitor(Background):
             return [tuple(row) for row in connection.execute(query).all()]
 
     def _first_after(self, product_id: int, version: int) -> int:
-        """Return the last inspection by another version, or the last acknowledged one if that is later."""
+        """Return the inspection after which the tests begin: the last by another version, or acknowledged."""
         last = self._newest(product_id, inspections.c.version_id != version)
         acknowledged = self.store.events(ACKNOWLEDGED_EVENT, product_id)[:1]
         found = _ACKNOWLEDGED_PATTERN.search(acknowledged[0].text) if acknowledged else None
@@ -162,14 +156,14 @@ class DriftMonitor(Background):
             before = self.store.events(kind, product_id)[:1]
             last = [int(found[1]) for row in before if (found := _CHANGE_PATTERN.match(row.text))]
             if not last or last[0] < change.inspection:
-                text = f"at inspection {change.inspection}: {describe(change)}"
+                text = f"at inspection {change.inspection}: {change.describe()}"
                 self.store.note_event(kind, "station", text, product_id)
             tests.noted += 1
 
     def _report_changes(self, product_id: int, tests: DriftTests) -> None:
         found = {"drift": tests.alarm, "light": tests.light.alarm if tests.light else None}
         for code, change in found.items():
-            text = None if change is None else f"{self.names[product_id]}: {describe(change)}"
+            text = None if change is None else f"{self.names[product_id]}: {change.describe()}"
             self.report(f"{code}_{product_id}", text)
 
     # ---- what a person says and sees

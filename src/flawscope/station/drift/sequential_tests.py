@@ -73,6 +73,28 @@ class Change:
     def to_dict(self) -> dict[str, Any]:
         return {**vars(self), "at": iso(self.at), "since": iso(self.since)}
 
+    def describe(self) -> str:
+        """Return one line on the change, and what to look at."""
+        since = f"{iso(self.since)[:16].replace('T', ' ')} UTC (inspection {self.first})"
+        if self.how in LIGHT_CHANGES:
+            assert self.light is not None
+            return (
+                f"pictures of good parts are {_percent(abs(self.light))} {self.how} since about {since}; "
+                "look at lamp, exposure and daylight, or take it as the new normal (page Trends)"
+            )
+        if self.how in SHARE_CHANGES:
+            text = f"{self.how} pictures are anomalous since about {since}: {_percent(self.now)} instead of "
+            return text + f"{_percent(self.before)}{_light_phrase(self)}; defects, or the camera?"
+        rank = self.now if self.now >= 0.5 else 1 - self.now
+        word = "above" if self.now >= 0.5 else "below"
+        text = f"scores of good parts {_PHRASES[self.how]} since about {since}"
+        if self.how in (HIGHER, LOWER):
+            text += f": the average one is {word} {_percent(rank)} of the earlier ones"
+        return (
+            f"{text}{_light_phrase(self)}; look at light, lens and part, then calibrate anew, or take it as "
+            "the new normal (page Trends)"
+        )
+
 
 class SequentialTest:
     """Martingale, with the most likely beginning of a change for each of its bets.
@@ -255,29 +277,6 @@ def _is_burst_over(last: Change | None, change: Change) -> bool:
     if last is None or last.how != MORE or change.how != FEWER:
         return False
     return change.now <= math.sqrt(max(last.before, 0.005) * last.now)
-
-
-def describe(change: Change) -> str:
-    """Return one line that describes a change."""
-    since = f"{iso(change.since)[:16].replace('T', ' ')} UTC (inspection {change.first})"
-    if change.how in LIGHT_CHANGES:
-        assert change.light is not None
-        return (
-            f"pictures of good parts are {_percent(abs(change.light))} {change.how} since about {since}; "
-            "look at lamp, exposure and daylight, or take it as the new normal (page Trends)"
-        )
-    if change.how in SHARE_CHANGES:
-        text = f"{change.how} pictures are anomalous since about {since}: {_percent(change.now)} instead of "
-        return text + f"{_percent(change.before)}{_light_phrase(change)}; defects, or the camera?"
-    rank = change.now if change.now >= 0.5 else 1 - change.now
-    word = "above" if change.now >= 0.5 else "below"
-    text = f"scores of good parts {_PHRASES[change.how]} since about {since}"
-    if change.how in (HIGHER, LOWER):
-        text += f": the average one is {word} {_percent(rank)} of the earlier ones"
-    return (
-        f"{text}{_light_phrase(change)}; look at light, lens and part, then calibrate anew, or take it as "
-        "the new normal (page Trends)"
-    )
 
 
 def _light_phrase(change: Change) -> str:

@@ -1,4 +1,4 @@
-"""Capacity of a station: turns of products in the queue, and memory for large pictures."""
+"""Limits of a station: turns of products in its queue, and memory for large pictures."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ J = TypeVar("J")
 E = TypeVar("E", bound=BaseException)
 
 TURN_LENGTH = 2  # pictures of a product while others wait
-REMEMBERED_TIMES = 16  # times that are remembered
+REMEMBERED_TIMES = 16  # times of a product that are remembered
 
 
 class FairQueue(Generic[J]):
@@ -45,7 +45,7 @@ class FairQueue(Generic[J]):
         return self._take(product)
 
     def pop_same_turn(self, product: int, taken: int) -> J | None:
-        """Take the next job of the same turn, of which so many were taken; None: the turn is over."""
+        """Take the product's next job, after `taken` ones in this turn; None: the turn is over."""
         if product not in self._waiting or (len(self._waiting) > 1 and taken >= TURN_LENGTH):
             return None
         return self._take(product)
@@ -75,7 +75,7 @@ class FairQueue(Generic[J]):
         self._times.setdefault(product, deque(maxlen=REMEMBERED_TIMES)).append(seconds)
 
     def median_seconds(self, product: int) -> float:
-        """Return the time of a picture, the median of late: a single long one does not count; 0: not
+        """Return the median of a picture's last times, in which a single long one does not count; 0: not
         known."""
         known = self._times.get(product)
         return statistics.median(known) if known else 0.0

@@ -1,8 +1,8 @@
 """Parts that are seen in several views: which models judge them, and decisions at the deadline.
 
 A view joins its part's round, and the last one decides it, in the transaction that records the view
-(`store.insert`). Rounds that stay open are closed here. Their time is counted by a clock that nobody sets,
-after a restart anew.
+(`store.insert`). Rounds that stay open are closed here. Their time is counted
+by a monotonic clock, after a restart anew.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MAX_PAUSE = 3600.0  # seconds of a pause
 
 
 class PartsCache:
-    """Knows which versions judge parts, and by what."""
+    """Cache of how versions decide on parts, by version; None for those that judge single pictures."""
 
     def __init__(self, versions: ModelRegistry):
         self.versions = versions
@@ -38,14 +38,8 @@ class PartsCache:
         self._cache: OrderedDict[int, Parts | None] = OrderedDict()
 
     def for_version(self, product_id: int, version: int, manifest: Manifest | None = None) -> Parts | None:
-        """Return how a version decides on parts; None where it judges single pictures.
-
-        Args:
-            manifest: of the version; None: its model is opened.
-
-        Raises:
-            InputError: the version's parts are damaged.
-        """
+        """Return how a version decides on parts; None where it judges single pictures. InputError where the
+        version's parts are damaged. manifest: of the version; None: its model is opened."""
         with suppress(KeyError):
             return self._cache[version]
         manifest = manifest or self.versions.open(product_id, version).manifest
@@ -69,14 +63,14 @@ class PartsCache:
         return []
 
     def check(self, picture: Picture) -> None:
-        """Check part and view of a picture before it is judged; where the product is still to be found, not.
-        InputError as `seen`."""
+        """Check part and view of a picture before it is judged, unless its product is yet to be recognised.
+        InputError as `with_part_and_view`."""
         if picture.product_id not in self.versions.entries:
             with_part_and_view(picture, self.for_active_version(picture.product_id))
 
 
 class PartDeadlines(Background):
-    """Decides on parts whose deadline has passed, and tells of all decisions in their order.
+    """Decides on parts whose deadline has passed, and announces all decisions in their order.
 
     Args:
         deadlines: seconds by product.
@@ -93,10 +87,10 @@ class PartDeadlines(Background):
         super().__init__("parts")
         self.database, self.parts, self.deadlines, self.announce = database, parts, dict(deadlines), announce
         self._due: dict[int, float] = {}  # by round, as `time.monotonic` counts
-        self._announced: dict[int, int] = {}  # by product: number of the last decision that was told of
+        self._announced: dict[int, int] = {}  # by product: number of the last announced decision
 
     def add_product(self, product_id: int, seconds: float) -> None:
-        """Decide on the parts of a further product, too."""
+        """Decide on the parts of a new product, too."""
         last = last_decision_numbers(self.database, [product_id]).get(product_id, 0)
         self._announced = {product_id: last, **self._announced}
         self.deadlines = {**self.deadlines, product_id: seconds}
@@ -115,7 +109,7 @@ class PartDeadlines(Background):
                 pause = RETRY_SECONDS
 
     def _decide_due(self) -> float | None:
-        """Close what is due, tell of decisions; return the seconds until the next is due, None: none is."""
+        """Decide on the parts that are due; return the seconds until the next one is due, None: none is."""
         now, due, failed = time.monotonic(), dict[int, float](), False
         for row in open_rounds(self.database, self.deadlines):
             due[row.id] = self._due.get(row.id, now + self.deadlines[row.product_id])

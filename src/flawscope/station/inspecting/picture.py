@@ -1,4 +1,4 @@
-"""Pictures as they come to be inspected, and as they are recorded."""
+"""Pictures to be inspected, and the records made of them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SUFFIXES = {
 }
 
 
-STATION_NAMED_SOURCES = ("camera", "video")  # sources whose pictures have names that the station makes
+STATION_NAMED_SOURCES = ("camera", "video")  # sources whose pictures the station names
 
 
 class TooLargeError(InputError):
@@ -115,10 +115,10 @@ def new_inspection(
 
 
 def with_part_and_view(picture: Picture, parts: Parts | None) -> Picture:
-    """Return a picture with its part and view, which its name tells where its sender does not.
+    """Return a picture with its part and view: the sender's, else those in the picture's name.
 
     Raises:
-        InputError: part or view is not told, the model knows no such view, or it judges single pictures.
+        InputError: part or view is unknown, the model knows no such view, or it judges single pictures.
     """
     if parts is None:
         if picture.view is None:

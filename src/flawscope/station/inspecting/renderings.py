@@ -103,7 +103,7 @@ class Shown:
     def mask(self, product_id: int, number: int) -> bytes:
         """Return PNG at the picture's size, 255 at the defect, as a person drew it, else as the model did."""
         row = self._row(product_id, number)
-        if drawn := self.store.mask(number):
+        if drawn := self.store.mask_hash(number):
             return self.files.read(MASKS, drawn, MASK)
         mask = self._prediction(product_id, row).picture_mask()
         return png(mask.astype(np.uint8) * np.uint8(255))

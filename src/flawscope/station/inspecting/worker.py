@@ -65,7 +65,7 @@ class Inspector:
     """Judges pictures in the order in which they came; several products take turns.
 
     Args:
-        products: that are inspected.
+        products: numbers of those that are inspected, which may grow.
         memory: for decoding large pictures.
         near: as in `Settings`.
         report_error: gets an error of the model, "" when it works again.
@@ -229,7 +229,7 @@ class Inspector:
         kept.set_result(digest)
 
     def _release_file(self, digest: str, suffix: str, answer: Future[Recorded]) -> None:
-        """Release a file that the data base knows by now, or remove it, unless another inspection has it."""
+        """Release a recorded picture's file; remove a failed one's, unless another inspection has it."""
         self.files.release(digest)
         if answer.exception() is not None:
             path, knows = self.files.path(PICTURES, digest, suffix), self.recorder.store.has_picture
@@ -262,7 +262,7 @@ class Inspector:
             pass
 
     def _judge_next(self) -> bool:
-        """Judge what waits; return False at the end. No picture is held while the next is waited for."""
+        """Judge the waiting pictures; return False at the end. None is held while the next is waited for."""
         first = self._next_job()
         if first is None:
             return False
@@ -300,7 +300,7 @@ class Inspector:
         return False
 
     def aside(self, function: Callable[[], T]) -> Future[T]:
-        """Run a function that uses a model, between two pictures: most engines do one thing at a time."""
+        """Run a function that uses a model between two pictures: most engines do one thing at a time."""
         answer: Future[T] = Future()
 
         def run() -> None:
@@ -374,7 +374,7 @@ class Inspector:
             return sum(at >= since for at in self._answer_times.get(product_id, ())) / RATE_SECONDS
 
     def _retry_seconds(self) -> float:
-        """Seconds until half of the queue is done, at the rate of the last minute."""
+        """Return the seconds until half of the queue is done, at the rate of the last minute."""
         rate = sum(map(self.rate, list(self._answer_times))) or 1.0
         return min(60.0, max(1.0, self.backlog() / 2 / rate))
 

@@ -16,7 +16,7 @@ from flawscope.station.store.insert import NewInspection
 from flawscope.station.store.inspection import KeyUsedError
 from flawscope.station.store.records import Store
 
-MAX_GROUP = 64  # inspections in a transaction, at most: a flush of the disk costs as much for one
+MAX_GROUP = 64  # inspections in a transaction, at most: flushing the disk costs as much for a single one
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Recorder:
             pass
 
     def _record_next(self) -> bool:
-        """Record what waits; return False at the end. No picture is held while the next is waited for."""
+        """Record the waiting pictures; return False at the end. None is held while the next is waited for."""
         group = [self._queue.get()]
         while len(group) < MAX_GROUP:
             try:

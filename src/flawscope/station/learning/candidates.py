@@ -160,7 +160,7 @@ def shown(row: Row[Any], step: tuple[str, int, int] | None = None) -> dict[str, 
 
 def trail(database: Database, product_id: int, limit: int) -> list[dict[str, Any]]:
     """Return the latest events of a product's models and verdicts on its pictures, newest first."""
-    own = events.c.product_id == product_id, events.c.kind != VERDICT  # verdicts come from `said`
+    own = events.c.product_id == product_id, events.c.kind != VERDICT  # verdicts come from their own table
     happened = select(events).where(*own).order_by(events.c.id.desc())
     said = (
         select(verdicts, inspections.c.name)

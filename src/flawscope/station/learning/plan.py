@@ -82,9 +82,9 @@ def reason_not_to_learn(active: ActiveVersion | None, learn: Learn, how: str = "
 
 @dataclass(frozen=True)
 class ValidVerdict:
-    """Verdict that holds of an inspection.
+    """Verdict on an inspection that was not taken back.
 
-    verdict_id: its number. sure: it was given twice in a row. wrong: the model had decided otherwise.
+    verdict_id: its number. is_confirmed: it was given twice in a row.
     """
 
     inspection: Row[Any]
@@ -104,7 +104,7 @@ class ValidVerdict:
 
 @dataclass
 class ValidVerdicts:
-    """Verdicts that hold of a product's inspections.
+    """Verdicts on a product's inspections that were not taken back.
 
     judged: all corrections, and the latest others up to `MAX_REVIEWED`, oldest first, with their pictures.
     gone: inspections whose pictures were removed.
@@ -126,7 +126,7 @@ class ValidVerdicts:
 
 
 def read_verdicts(connection: Connection, product_id: int) -> ValidVerdicts:
-    """Return the verdicts that hold; undone ones do not. All corrections are there, of others the latest."""
+    """Return the verdicts that were not taken back: all corrections, and the latest others."""
     query = (
         select(inspections, pictures.c.suffix, pictures.c.removed_at)
         .select_from(inspections.join(pictures))
@@ -198,9 +198,8 @@ def draw_good_pictures(connection: Connection, product_id: int, count: int, seed
 class Plan:
     """Plan of a candidate.
 
-    start: the version whose corrections the candidate keeps. learnt: inspections that this version learnt
-    from.
-    words: the verdicts that hold. pictures: reviewed ones and drawn ones, each as the fields of `Reviewed`.
+    start: the version whose corrections the candidate keeps. learnt: inspections that it learnt from.
+    verdicts: those not taken back. pictures: reviewed and drawn ones, each as the fields of `Reviewed`.
     """
 
     start: int

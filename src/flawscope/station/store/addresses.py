@@ -30,7 +30,7 @@ class Addresses:
         say: gets a line for the person who started the station.
 
     Attributes:
-        given: the settings by name, as they were given. settings: those of each product.
+        configured: the settings by name, as they were given. settings: those of each product.
         products, entries: numbers by name. names: of both, by number.
 
     Raises:

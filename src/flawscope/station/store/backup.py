@@ -47,7 +47,7 @@ IdQuery = Select[Any]  # query of this station's product numbers
 
 @dataclass
 class Contents:
-    """Counts of what a backup holds.
+    """Contents of a backup, counted.
 
     Attributes:
         pictures: picture files in the backup.
@@ -372,8 +372,8 @@ def _open_restored(settings: Settings) -> Contents:
             rows = connection.execute(query, execution_options={"yield_per": ROWS_PER_QUERY})
             gone = [row.hash for row in rows if not files.path(PICTURES, *row).exists()]
             for start in range(0, len(gone), ROWS_PER_QUERY):
-                query = update(pictures).where(pictures.c.hash.in_(gone[start : start + ROWS_PER_QUERY]))
-                connection.execute(query.where(pictures.c.product_id.in_(own)).values(removed_at=now()))
+                change = update(pictures).where(pictures.c.hash.in_(gone[start : start + ROWS_PER_QUERY]))
+                connection.execute(change.where(pictures.c.product_id.in_(own)).values(removed_at=now()))
             return count_records(connection, own)
     finally:
         database.close()

@@ -19,8 +19,8 @@ from flawscope.station.settings.values import shown
 from flawscope.station.store.migrations import UnknownVersionError, is_current, migrate
 from flawscope.station.store.schema import products, stations
 
-LOCK_TIMEOUT = 10.0  # seconds that a writer waits for another
-POOL_SIZE = 20  # at once
+LOCK_TIMEOUT = 10.0  # seconds that a writer waits for another one
+POOL_SIZE = 20  # open connections, at most twice as many at once
 _LOCK_ID = 718_281_828  # advisory lock of PostgreSQL: stations that start together migrate one after another
 # Options of libpq: give up an unplugged server after seconds, not after a quarter of an hour
 _TIMEOUTS = {
@@ -43,7 +43,7 @@ class StoreError(FlawscopeError):
 
 
 def now() -> int:
-    """Microseconds since 1970."""
+    """Return the present time, microseconds since 1970."""
     return time.time_ns() // 1000
 
 
@@ -168,7 +168,7 @@ class Database:
 
 
 def upsert(dialect: str, table: Any) -> Any:
-    """INSERT of the dialect, which has ON CONFLICT."""
+    """Return the dialect's INSERT, which has ON CONFLICT."""
     insert: Callable[[Any], Any] = sqlite.insert if dialect == "sqlite" else postgresql.insert
     return insert(table)
 

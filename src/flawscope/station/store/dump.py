@@ -100,9 +100,9 @@ def drop_tables(settings: Settings) -> None:
     try:
         with database.writing() as connection:
             connection.execute(text(f"DROP VIEW IF EXISTS {REPORT_VIEW}"))
-            there = MetaData()
-            there.reflect(connection)
-            there.drop_all(connection)
+            tables = MetaData()
+            tables.reflect(connection)
+            tables.drop_all(connection)
     finally:
         database.close()
 
@@ -113,10 +113,10 @@ def drop_tables(settings: Settings) -> None:
 def _copy_sqlite(source: Path, target: Path) -> None:
     try:
         with (
-            closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True)) as here,
-            closing(sqlite3.connect(target)) as there,
+            closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True)) as original,
+            closing(sqlite3.connect(target)) as copy,
         ):
-            here.backup(there)
+            original.backup(copy)
     except sqlite3.Error as error:
         raise InputError(f"cannot copy {source}: {error}; check the disk, or restore a backup") from None
     _check_sqlite(target)

@@ -75,7 +75,7 @@ class Files:
             ) from None
 
     def unlock(self) -> None:
-        """Release the lock of `lock`."""
+        """Release the folder's lock."""
         self._lock_handle.close()
 
     @property
@@ -213,10 +213,10 @@ class Files:
 
 
 class StrayFiles:
-    """Removes files that no record needs. rest: called with the seconds that a piece of work took."""
+    """Removes files that no record needs. pause: called with the seconds that a piece of work took."""
 
-    def __init__(self, database: Database, files: Files, rest: Callable[[float], None]):
-        self.database, self.files, self.pause = database, files, rest
+    def __init__(self, database: Database, files: Files, pause: Callable[[float], None]):
+        self.database, self.files, self.pause = database, files, pause
 
     def discard(self, kind: str, digest: str, suffix: str) -> bool:
         """Remove a picture with its maps, or a mask. False where a record needs the file by now."""

@@ -91,8 +91,8 @@ ON CONFLICT (product_id, version_id, hour) DO UPDATE SET
 def lock_products(connection: Connection, product_ids: Collection[int]) -> None:
     """Let no other transaction add or remove inspections of these products until this one ends. SQLite has
     one writer at a time anyway."""
-    here = select(products.c.id).where(products.c.id.in_(product_ids)).order_by(products.c.id)
-    connection.execute(here.with_for_update(key_share=True)).all()
+    where = select(products.c.id).where(products.c.id.in_(product_ids)).order_by(products.c.id)
+    connection.execute(where.with_for_update(key_share=True)).all()
 
 
 def insert_inspections(connection: Connection, several: Sequence[NewInspection]) -> list[tuple[int, bool]]:
@@ -151,8 +151,8 @@ def add_product(connection: Connection, station: str, name: str, entry_id: int |
 
 def is_of(address: int) -> ColumnElement[bool]:
     """Condition that an inspection is of the product with this number, or of one that this entry finds."""
-    here = or_(products.c.id == address, products.c.entry_id == address)
-    return inspections.c.product_id.in_(select(products.c.id).where(here))
+    where = or_(products.c.id == address, products.c.entry_id == address)
+    return inspections.c.product_id.in_(select(products.c.id).where(where))
 
 
 def _find_by_key(connection: Connection, address: int, key: str) -> int | None:
@@ -189,8 +189,8 @@ def _add_view(connection: Connection, inspection: NewInspection, number: int, ju
     """Let a view join the open round of its part; decide on the part where it is complete. A view that is
     there already closes the round as it is, and opens the next."""
     place = {name: getattr(inspection, name) for name in ("product_id", "version_id", "part", "batch")}
-    here = *(parts.c[name] == value for name, value in place.items()), IS_OPEN
-    row = connection.execute(select(parts.c.id, parts.c.missing).where(*here)).one_or_none()
+    where = *(parts.c[name] == value for name, value in place.items()), IS_OPEN
+    row = connection.execute(select(parts.c.id, parts.c.missing).where(*where)).one_or_none()
     missing: list[str] = [] if row is None else json.loads(row.missing)
     if row is not None and inspection.view not in missing:
         decide_part(connection, row.id, judge, REPEATED)
@@ -216,9 +216,9 @@ def decide_part(connection: Connection, number: int, judge: Parts | None, reason
     row = connection.execute(select(parts).where(parts.c.id == number, IS_OPEN)).one_or_none()
     if row is None:
         return
-    here = inspections.c.part_id == number
+    where = inspections.c.part_id == number
     columns = (inspections.c[name] for name in ("view", "score", "shows", "part_found"))
-    seen = connection.execute(select(*columns).where(here).order_by(inspections.c.id)).all()
+    seen = connection.execute(select(*columns).where(where).order_by(inspections.c.id)).all()
     missing: list[str] = json.loads(row.missing)
     scores, foreign = {one.view: one.score for one in seen}, any(map(_shows_no_part, seen))
     values: dict[str, Any] = {"decision": INCOMPLETE, "decided_at": now(), "reason": reason}
@@ -234,7 +234,7 @@ def decide_part(connection: Connection, number: int, judge: Parts | None, reason
     values["number"] = 1 + (connection.scalar(last) or 0)
     connection.execute(update(parts).where(parts.c.id == number).values(values))
     if values["decision"] == ANOMALOUS:
-        alone = here, inspections.c.view == values["worst"], inspections.c.review == NO_REVIEW
+        alone = where, inspections.c.view == values["worst"], inspections.c.review == NO_REVIEW
         connection.execute(update(inspections).where(*alone).values(review=WAITING))
 
 
@@ -245,5 +245,5 @@ def _shows_no_part(row: Row[Any]) -> bool:
 
 def is_worst_view(connection: Connection, row: Row[Any]) -> bool:
     """Whether an inspection shows the worst view of an anomalous part."""
-    here = parts.c.id == row.part_id, parts.c.decision == ANOMALOUS, parts.c.worst == row.view
-    return connection.execute(select(parts.c.id).where(*here)).first() is not None
+    where = parts.c.id == row.part_id, parts.c.decision == ANOMALOUS, parts.c.worst == row.view
+    return connection.execute(select(parts.c.id).where(*where)).first() is not None

@@ -33,16 +33,16 @@ def is_current(connection: Connection) -> bool:
 
 def migrate(connection: Connection) -> None:
     """Make the tables, or migrate them to this version. UnknownVersionError."""
-    there = _version(connection)
-    if there is None:
+    current = _version(connection)
+    if current is None:
         metadata.create_all(connection, checkfirst=False)
         _create_report_view(connection)
         connection.execute(revision.insert().values(version_num=HEAD))
         return
-    if there not in STEPS:
+    if current not in STEPS:
         raise UnknownVersionError
     order = list(STEPS)
-    for version in order[order.index(there) + 1 :]:
+    for version in order[order.index(current) + 1 :]:
         STEPS[version](connection)
     connection.execute(update(revision).values(version_num=HEAD))
 

@@ -55,8 +55,8 @@ class ModelRegistry:
         self.database, self.files = database, files
         self.device, self.threads, self.engine = device, threads, engine
         self.models = OpenModels()
-        self._switch_lock = threading.Lock()  # one switch after another, in the data base and here
-        self.entries: set[int] = set()  # that the settings name a joint model for
+        self._switch_lock = threading.Lock()  # data base and open models switch together
+        self.entries: set[int] = set()  # entries whose settings name a joint model
 
     # ---- adding and removing
 
@@ -70,8 +70,8 @@ class ModelRegistry:
         path = Path(model)
         manifest = read_manifest(path)
         digest = digest_of(path)
-        if (there := self._find_by_hash(product_id, digest)) is not None:
-            return there
+        if (existing := self._find_by_hash(product_id, digest)) is not None:
+            return existing
         with self._copied_file(path, digest, origin) as file, self.database.writing() as connection:
             return self._insert(connection, product_id, file, who, _model_facts(manifest), manifest)
 
@@ -104,13 +104,13 @@ class ModelRegistry:
         return found
 
     def _lock_all(self, connection: Connection, ids: Sequence[int]) -> None:
-        """Lock products, and those of entries among them, in the order in which `record` does."""
+        """Lock products, and those of entries among them, in the order in which `insert_inspections` does."""
         own = or_(products.c.id.in_(ids), products.c.entry_id.in_(ids))
         lock_products(connection, connection.execute(select(products.c.id).where(own)).scalars().all())
 
     @contextmanager
     def _copied_file(self, path: Path, digest: str, origin: str) -> Iterator[dict[str, str]]:
-        """Keep a copy of a file, which nobody removes meanwhile; yield its columns in `versions`."""
+        """Keep a copy of a file and protect it from removal; yield its columns in `versions`."""
         self.files.hold(digest)
         try:
             kept = self.files.model_folder(digest) / path.name
@@ -135,8 +135,8 @@ class ModelRegistry:
         new = upsert(connection.dialect.name, versions).values(values).on_conflict_do_nothing()
         number = connection.execute(new.returning(versions.c.id)).scalar_one_or_none()
         if number is None:
-            there = select(versions.c.id).filter_by(product_id=product_id, hash=file["hash"])
-            return int(connection.execute(there).scalar_one())
+            existing = select(versions.c.id).filter_by(product_id=product_id, hash=file["hash"])
+            return int(connection.execute(existing).scalar_one())
         learnt = {picture.hash for picture in manifest.pictures} if manifest else ()
         if pixel_rows := [{"version_id": number, "pixels": pixels} for pixels in sorted(learnt)]:
             connection.execute(learnt_pixels.insert(), pixel_rows)
@@ -205,8 +205,8 @@ class ModelRegistry:
                 left = products.c.entry_id.in_(models), products.c.id.not_in(models)
                 connection.execute(update(products).where(*left).values(active_version_id=None))
                 for row in rows:
-                    here = products.c.id == row.product_id
-                    connection.execute(update(products).where(here).values(active_version_id=row.id))
+                    where = products.c.id == row.product_id
+                    connection.execute(update(products).where(where).values(active_version_id=row.id))
                     add_event(connection, ACTIVATED, who, str(row.id), row.product_id)
             self.models.activate(models)
         return True

@@ -1,4 +1,4 @@
-"""Parts that were seen in several views, as they are read; `insert` decides on them."""
+"""Queries of parts with several views; `insert` writes them and decides on them."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def open_rounds(database: Database, product_ids: Collection[int]) -> Sequence[Ro
 def last_decision_numbers(database: Database, product_ids: Collection[int]) -> dict[int, int]:
     """Numbers of the last decisions, by product; products without one are left out."""
     query = select(parts.c.product_id, func.max(parts.c.number).label("last")).group_by(parts.c.product_id)
-    here = parts.c.product_id.in_(product_ids), parts.c.number.is_not(None)
+    where = parts.c.product_id.in_(product_ids), parts.c.number.is_not(None)
     with database.reading() as connection:
-        return {row.product_id: row.last for row in connection.execute(query.where(*here))}
+        return {row.product_id: row.last for row in connection.execute(query.where(*where))}
 
 
 def decisions(database: Database, after: Mapping[int, int]) -> Iterator[tuple[int, int, dict[str, Any]]]:
-    """Yield product, number and part, as the API shows it, of the decisions after these numbers, by product,
+    """Yield product, number and part, as the API shows it, of the decisions after these numbers by product,
     in their order."""
     later = (
         and_(parts.c.product_id == product, parts.c.number > number) for product, number in after.items()

@@ -187,8 +187,8 @@ class Store:
             after: number of an inspection; later ones are returned.
             last: numbers of inspections that are returned only where there are no others.
         """
-        here = inspections.c.product_id == product_id, IS_WAITING
-        query = shown().where(*here, inspections.c.id > after).order_by(inspections.c.id).limit(limit)
+        where = inspections.c.product_id == product_id, IS_WAITING
+        query = shown().where(*where, inspections.c.id > after).order_by(inspections.c.id).limit(limit)
         with self.database.reading() as connection:
             rows = connection.execute(query.where(inspections.c.id.not_in(last))).all()
             if not rows and last:
@@ -198,9 +198,9 @@ class Store:
 
     def has_picture(self, picture: str) -> bool:
         """Whether this station has an inspection of the picture with this hash."""
-        here = pictures.c.product_id.in_(self.database.own()), pictures.c.hash == picture
+        where = pictures.c.product_id.in_(self.database.own()), pictures.c.hash == picture
         with self.database.reading() as connection:
-            return connection.execute(select(pictures.c.hash).where(*here)).first() is not None
+            return connection.execute(select(pictures.c.hash).where(*where)).first() is not None
 
     def picture(self, product_id: int, number: int) -> PictureRecord:
         """Picture of an inspection. NotFoundError."""
@@ -260,7 +260,7 @@ class Store:
             rows = connection.execute(shown().where(inspections.c.id == number)).all()
             return described(connection, rows)[0]
 
-    def mask(self, number: int) -> str | None:
+    def mask_hash(self, number: int) -> str | None:
         """Hash of the mask of the last verdict; None where it has none."""
         with self.database.reading() as connection:
             last = last_verdicts(connection, [number]).get(number)
@@ -317,8 +317,8 @@ def verdict_stacks(connection: Connection, numbers: Sequence[int]) -> dict[int, 
     """Verdicts that hold, by inspection, the oldest first; those taken back are left out."""
     stacks: dict[int, list[Row[Any]]] = defaultdict(list)
     for start in range(0, len(numbers), MAX_IDS_PER_QUERY):
-        here = verdicts.c.inspection_id.in_(numbers[start : start + MAX_IDS_PER_QUERY])
-        for row in connection.execute(select(verdicts).where(here).order_by(verdicts.c.id)):
+        where = verdicts.c.inspection_id.in_(numbers[start : start + MAX_IDS_PER_QUERY])
+        for row in connection.execute(select(verdicts).where(where).order_by(verdicts.c.id)):
             if row.verdict != UNDO:
                 stacks[row.inspection_id].append(row)
             elif stacks[row.inspection_id]:

@@ -1,8 +1,8 @@
 """Removal of old pictures and records, a few at a time, while inspections go on.
 
 The data base is updated first, in short transactions; then the file is removed. A cut in between leaves a
-stray file, which a sweep finds. The last inspection looked at is remembered for a day, so that an hourly
-run costs what it removes, not what is kept.
+stray file, which a sweep finds. The last inspection that was checked is remembered for a day, so that
+an hourly run costs what it removes, not what is kept.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ from flawscope.station.store.station_identity import Clock
 
 GOOD, ANOMALOUS, REVIEWED = KINDS = "good", "anomalous", "reviewed"  # in the order of removal for space
 RECORDS = "records"
-INSPECTIONS_PER_TRANSACTION = 100  # inspections in a transaction
-ROWS_PER_QUERY = 500  # records that are read together
+INSPECTIONS_PER_TRANSACTION = 100  # in one removal
+ROWS_PER_QUERY = 500  # inspections that one query reads
 SECOND = 1_000_000  # microseconds
-RESCAN_INTERVAL = 86_400 * SECOND  # after which all are looked at again: verdicts may have been taken back
+RESCAN_INTERVAL = 86_400 * SECOND  # until all are checked again: verdicts may have been taken back
 MAX_ID = 2**63 - 1  # above every number of an inspection
 _KEY = pictures.c.product_id, pictures.c.hash
 Condition = ColumnElement[bool]
@@ -106,7 +106,7 @@ class Retention:
         ended: set to stop soon.
 
     Attributes:
-        used: bytes of all pictures after the last look at `keep.space`.
+        used: bytes of all pictures at the last check of `keep.space`.
     """
 
     def __init__(
@@ -271,20 +271,20 @@ class Retention:
                 self._checked[old.product_id, kind] = old.number
 
     def _read_oldest(self, product_id: int, kind: str, last: int) -> Iterator[Row[Any]]:
-        there = inspections.c
+        column = inspections.c
         query = (
-            select(there.id.label("number"), there.product_id, there.picture)
+            select(column.id.label("number"), column.product_id, column.picture)
             .add_columns(pictures.c.suffix, pictures.c.bytes, pictures.c.removed_at)
             .join_from(inspections, pictures)
-            .where(there.product_id == product_id, _is_of_kind(kind), there.id <= last)
-            .order_by(there.id)
+            .where(column.product_id == product_id, _is_of_kind(kind), column.id <= last)
+            .order_by(column.id)
             .limit(ROWS_PER_QUERY)
         )
         start = self._checked.get((product_id, kind), 0)
         while start < last:
             begun = time.monotonic()
             with self.database.reading() as connection:
-                rows = connection.execute(query.where(there.id > start)).all()
+                rows = connection.execute(query.where(column.id > start)).all()
             self._pause(time.monotonic() - begun)
             yield from rows
             start = rows[-1].number if len(rows) == ROWS_PER_QUERY else last
@@ -296,8 +296,8 @@ class Retention:
 
 
 class LearntPictures:
-    """Pictures that model versions were learnt from, known by the hash of their decoded pixels: a model may
-    have been fitted elsewhere, with copies of the files. Pictures are decoded as they are asked for."""
+    """Pictures that model versions were learnt from, by the hash of their decoded pixels: a model may have
+    been fitted elsewhere, with copies of the files."""
 
     def __init__(self, database: Database, files: Files):
         self.database, self.files = database, files

@@ -1,4 +1,4 @@
-"""Search of inspections, page after page; scores over time; summaries of a time, as of a shift."""
+"""Search of inspections, page by page; scores over time; summaries of a period, such as a shift."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class InspectionPage:
 
 
 def search(database: Database, product_id: int, filters: Filters) -> InspectionPage:
-    """Page of inspections as the API shows them, the newest first.
+    """Return a page of inspections as the API shows them, the newest first.
 
     Raises:
         InputError: the cursor is invalid.
@@ -349,7 +349,7 @@ class Summary:
 
 
 def summary(database: Database, product_id: int, since: int, until: int) -> Summary:
-    """Sum up what was inspected from `since` to below `until`, microseconds since 1970. StoreError."""
+    """Sum up the inspections from `since` to below `until`, microseconds since 1970. StoreError."""
     column = inspections.c
     within = (column.product_id == product_id, column.at >= since, column.at < until)
     with_picture = (pictures.c.product_id == column.product_id) & (pictures.c.hash == column.picture)

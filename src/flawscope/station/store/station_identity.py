@@ -1,4 +1,4 @@
-"""Identity of a station in its data base, which it may share, and the age of its records."""
+"""Identity of a station in its data base, which stations may share; its clock, and the age of records."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ def claim_identity(database: Database, files: Files, address: str | None = None)
     with database.writing() as connection:
         database.lock_exclusively(connection)
         rows = connection.execute(select(stations).order_by(stations.c.id)).all()
-        here = next((row for row in rows if row.folder == folder), None)
-        if here is None and not files.has_files(PICTURES):  # a station that never started has no folder yet
-            here = next((row for row in rows if (row.folder, row.name) == (None, name)), None)
-        if here is None and database.is_sqlite:  # the file is in the folder, and one station's
-            here = next(iter(rows), None)
-        other = next((row for row in rows if row.name == name and row is not here), None)
+        own_row = next((row for row in rows if row.folder == folder), None)
+        if own_row is None and not files.has_files(PICTURES):  # never started: no folder yet
+            own_row = next((row for row in rows if (row.folder, row.name) == (None, name)), None)
+        if own_row is None and database.is_sqlite:  # the file is in the folder, and one station's
+            own_row = next(iter(rows), None)
+        other = next((row for row in rows if row.name == name and row is not own_row), None)
         if other is not None:
             lost = f"; or, where that one is lost, write {other.folder} into {files.identity_path}"
             raise InputError(
                 f"the station {name} of {database.name} has another folder than {files.folder}: choose "
-                f"another `name`{lost if other.folder and here is None else ''}"
+                f"another `name`{lost if other.folder and own_row is None else ''}"
             )
-        if here is not None:
-            connection.execute(update(stations).where(stations.c.id == here.id).values(**values))
+        if own_row is not None:
+            connection.execute(update(stations).where(stations.c.id == own_row.id).values(**values))
             return
         if files.has_files(PICTURES):
             raise InputError(
