@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from flawscope.station.drift import martingale
-from flawscope.station.drift.martingale import SHIFTS, SPREADS, TIMES, Capital, Ranks, uniform
+from flawscope.station.drift.martingale import SHARE_RATIOS, SHIFTS, SPREADS, Capital, Ranks, uniform
 from flawscope.station.drift.sequential_tests import MIN_LIGHT_CHANGE, MIN_PICTURES, DriftTests, LightTest
 
 BETS = len(SHIFTS) + len(SPREADS)
@@ -88,7 +88,7 @@ def test_every_bet_pays_one_on_average() -> None:
     p = (np.arange(200_000) + 0.5) / 200_000
     for share in (0.001, 0.03, 0.4, 0.97):
         paid = np.exp(martingale.flag_bets(p, np.full(p.shape, share))).mean(0)
-        assert paid == pytest.approx(np.ones(len(TIMES)), abs=1e-4)
+        assert paid == pytest.approx(np.ones(len(SHARE_RATIOS)), abs=1e-4)
 
 
 # -------------------------------------------------------------------------------------------------- capital

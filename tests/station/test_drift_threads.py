@@ -49,7 +49,7 @@ def test_an_alarm_that_is_acknowledged_while_it_is_told_does_not_come_again() ->
         person.join(0.2)  # a person does not get in between; where one does, it is over by now
 
     drifts._note_changes = meanwhile  # type: ignore[method-assign]
-    drifts.follow(1)
+    drifts.update(1)
     person.join(10)
     alarms = [why for code, why in told if code == "drift_1"]
     assert alarms[0] is not None
@@ -76,7 +76,7 @@ def test_an_alarm_that_was_acknowledged_before_it_is_told_is_not_told() -> None:
             free.release()
 
     drifts._lock = Lock()  # type: ignore[assignment]
-    drifts.follow(1)
+    drifts.update(1)
     drifts._lock = free
     assert [why for code, why in told if code == "drift_1"] == [None]
     assert events == ["acknowledged"]
@@ -92,7 +92,7 @@ def test_the_trouble_of_one_product_is_not_the_others() -> None:
         if product_id == 1:
             raise StoreError("it is away", "store_unreachable")
 
-    drifts.follow = follow  # type: ignore[method-assign]
+    drifts.update = follow  # type: ignore[method-assign]
     waits = iter([False])
     drifts._wait = lambda seconds=None: next(waits, True)  # type: ignore[method-assign]
     drifts.pause = 0.0

@@ -142,12 +142,12 @@ class Made:
                 raise InputError("model.safetensors is damaged; copy it again")
             return SimpleNamespace(number=1, file=Path("model.safetensors"), is_trained=True)
 
-        plan = SimpleNamespace(learnt=[], start=1, words=words, pictures=[])
+        plan = SimpleNamespace(learnt=[], start=1, verdicts=words, pictures=[])
         monkeypatch.setattr(learning, "RETRY_SECONDS", 0.01)
-        monkeypatch.setattr(learning, "planned", lambda *told: plan)
-        monkeypatch.setattr(self.learning, "_words", words_of)
-        monkeypatch.setattr(self.learning, "_able", able)
-        monkeypatch.setattr(self.learning, "_no_room", lambda product_id: self.full)
+        monkeypatch.setattr(learning, "make_plan", lambda *told: plan)
+        monkeypatch.setattr(self.learning, "_read_verdicts", words_of)
+        monkeypatch.setattr(self.learning, "_check_can_learn", able)
+        monkeypatch.setattr(self.learning, "_disk_full_error", lambda product_id: self.full)
         monkeypatch.setattr(self.learning, "candidates", self.candidates)
         monkeypatch.setattr(self.learning.worker, "run", lambda job, step: FOUND)
 
@@ -180,7 +180,7 @@ def test_the_thread_goes_on_whatever_happens(made: Made, monkeypatch: pytest.Mon
         raise ValueError("I/O operation on\nclosed file.")
 
     with monkeypatch.context() as patch:
-        patch.setattr(made.candidates, "next", broken)
+        patch.setattr(made.candidates, "next_unfinished", broken)
         made.look()
     assert made.said == ["learning: ValueError: I/O operation on closed file."]
     made.look()
@@ -241,7 +241,7 @@ def test_what_was_made_waits_for_a_store_that_is_away(made: Made, monkeypatch: p
             fail(states.LIVE)
         settle()
 
-    monkeypatch.setattr(made.candidates, "settle", settle_or_fail)
+    monkeypatch.setattr(made.candidates, "mark_live", settle_or_fail)
     made.candidates.fail = fail
     made.look(2)
     assert not any(away.values())

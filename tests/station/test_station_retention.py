@@ -20,16 +20,7 @@ from flawscope.station.settings.station import Keep
 from flawscope.station.store import insert as recording
 from flawscope.station.store import retention as module
 from flawscope.station.store.database import Database, now
-from flawscope.station.store.files import (
-    MAPS,
-    MASKS,
-    MIN_STRAY_AGE,
-    MODELS,
-    PART,
-    PICTURES,
-    Files,
-    StrayFiles,
-)
+from flawscope.station.store.files import MAPS, MASKS, MODELS, PART, PICTURES, STRAY_AGE, Files, StrayFiles
 from flawscope.station.store.model_registry import ModelRegistry
 from flawscope.station.store.records import DEFECT, GOOD, SKIP, NewInspection, Store
 from flawscope.station.store.retention import RemovalSummary, Retention
@@ -53,7 +44,7 @@ class Ages:
         assert not self.marks or age >= self.marks[-1][0], "add the oldest first"
         self.marks.append((age, number))
 
-    def newest_before(self, age: int) -> int:
+    def newest_older_than(self, age: int) -> int:
         return max((number for at, number in self.marks if at <= self.age - age), default=0)
 
 
@@ -124,7 +115,7 @@ class World:
 
 @pytest.fixture(autouse=True)
 def without_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Retention, "_rest", lambda self, seconds: None)
+    monkeypatch.setattr(Retention, "_pause", lambda self, seconds: None)
 
 
 @pytest.fixture
@@ -136,7 +127,7 @@ def world(database: Database, tmp_path: Path) -> World:
 def nothing_learnt(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """Of models; what the table says holds."""
     if "learning" not in request.fixturenames:
-        monkeypatch.setattr(module.LearntPictures, "knows", lambda self, digest, suffix: False)
+        monkeypatch.setattr(module.LearntPictures, "contains", lambda self, digest, suffix: False)
 
 
 @pytest.fixture
@@ -340,7 +331,7 @@ def test_strays_go_after_an_hour_and_only_then(world: World, model_file: Path) -
         folder.mkdir()
         (folder / "part.onnx").write_bytes(b"a model")
     added = ModelRegistry(world.database, world.files).add(world.product, model_file, "by hand", "anna")
-    seconds = at / 1e6 - MIN_STRAY_AGE
+    seconds = at / 1e6 - STRAY_AGE
     every = [*world.files.folder.rglob("*.png"), *world.files.folder.rglob("*.npz")]
     every += [one for one in (world.files.folder / MODELS).iterdir() if one.is_dir()]
     for path in every:
@@ -380,7 +371,7 @@ def test_a_model_that_is_just_being_added_again_is_no_stray(
         write(path, data, durable=durable)
         held.append(not world.files.discard(path.parent, path.parent.name, lambda: True))
 
-    monkeypatch.setattr(StrayFiles, "needed", then_sent)
+    monkeypatch.setattr(StrayFiles, "needed_hashes", then_sent)
     monkeypatch.setattr(world.files, "write", meanwhile)
     assert world.run(FOR_EVER).strays == 0
     assert made.path(world.product, added[0]).exists()

@@ -223,8 +223,8 @@ class Machine(RuleBasedStateMachine):
 def test_store_retention_and_outbox_keep_what_they_were_told(
     database_url: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Retention, "_rest", lambda self, seconds: None)
-    monkeypatch.setattr(retention.LearntPictures, "knows", lambda self, digest, suffix: False)
+    monkeypatch.setattr(Retention, "_pause", lambda self, seconds: None)
+    monkeypatch.setattr(retention.LearntPictures, "contains", lambda self, digest, suffix: False)
     monkeypatch.setattr(
         Machine, "url", database_url or f"sqlite:///{tmp_path / 'station.sqlite'}", raising=False
     )

@@ -27,7 +27,7 @@ class EventBroadcaster:
         self._listeners: dict[asyncio.Queue[str | None], tuple[int, asyncio.AbstractEventLoop]] = {}
         self._ended = False
 
-    def tell(self, product_id: int, found: dict[str, Any], event: str = "inspection") -> None:
+    def publish(self, product_id: int, found: dict[str, Any], event: str = "inspection") -> None:
         """Send an inspection, or a part that was decided on, to the listeners of a product. Thread-safe."""
         for queue, (listens, loop) in list(self._listeners.items()):
             if listens == product_id:

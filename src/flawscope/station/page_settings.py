@@ -150,8 +150,7 @@ class PageProducts:
     # ---- changes
 
     def add(self, name: str, kind: str, entry: Mapping[str, Any], who: str) -> None:
-        """Add an entry to a product's `sources` or `sinks`; a source that is there stays one. Errors as of
-        `_change`."""
+        """Add an entry to a product's `sources` or `sinks`, a source once. Errors as of `_change`."""
         with self._lock:
             raw = self._page_product(name).raw_settings
             if kind == "sources" and dict(entry) in raw.get(kind, []):

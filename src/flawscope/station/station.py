@@ -102,8 +102,8 @@ class Station:
         self.inspector = Inspector(
             self.versions, self.recorder, self.files, limits, settings.near, names.keys(), memory, trouble
         )
-        deadlines = {number: one.part_seconds for number, one in given.items()}
-        self.rounds = PartDeadlines(self.database, self.inspector.parts, deadlines, self._on_part_decided)
+        seconds = {number: one.part_seconds for number, one in given.items()}
+        self.part_deadlines = PartDeadlines(self.database, self.inspector.parts, seconds, self._on_decision)
         # showing and telling
         self.shown = Shown(self.store, self.inspector)
         self.live, self.timing = EventBroadcaster(), Timing()
@@ -140,7 +140,7 @@ class Station:
         self.drifts.start()
         self.looks.start()
         self.sinks.start()
-        self.rounds.start()
+        self.part_deadlines.start()
         numbers = {**self.products, **self.addresses.entries}
         self.sources.open(self.addresses.configured, numbers, self.made.all())
         self.connections = Connections(self.settings.connections, self)
@@ -164,7 +164,7 @@ class Station:
             self.shifts.stop()
         self.inspector.close()
         self.recorder.close()
-        self.rounds.stop(None)
+        self.part_deadlines.stop(None)
         self.looks.stop(None)
         self.drifts.stop(None)
         self.sinks.stop()
@@ -174,8 +174,7 @@ class Station:
         self.files.unlock()
 
     def apply_settings(self, found: Settings) -> None:
-        """Use other limits, times of keeping and another broker from now on. InputError where the broker's
-        files cannot be read."""
+        """Use other limits, times of keeping and broker. InputError: the broker's files cannot be read."""
         limits, keep, mqtt = found.limits, found.keep, found.mqtt
         settings = replace(self.settings, limits=limits, keep=keep, mqtt=mqtt)
         if mqtt != self.settings.mqtt:
@@ -223,7 +222,7 @@ class Station:
         for product_id in self._names.keys() - before:
             new = self._names[product_id]
             product = self.settings.products[new]
-            self.rounds.add_product(product_id, product.part_seconds)
+            self.part_deadlines.add_product(product_id, product.part_seconds)
             if product.drift is not None or product.camera_checks:
                 self.drifts.add_product(product_id, product.drift_bound, product.light)
             if product.camera_checks:
@@ -313,18 +312,18 @@ class Station:
         self.shown.keep_map(recorded)
         self.sinks.wake(taken.product_id)
         if taken.parts is not None:
-            self.rounds.wake()
+            self.part_deadlines.wake()
         if self.live.listeners:
             alone = taken.parts is None  # else the store knows whether the part is decided on
             item = fresh(recorded.number, taken, name) if alone else self.inspection(name, recorded.number)
-            self.live.tell(taken.product_id, item)
+            self.live.publish(taken.product_id, item)
         self.drifts.mark_new(taken.product_id)
         self.looks.enqueue(recorded)
 
-    def _on_part_decided(self, product_id: int, part: dict[str, Any]) -> None:
+    def _on_decision(self, product_id: int, part: dict[str, Any]) -> None:
         self.metrics.parts.labels(self._names[product_id], part["decision"]).inc()
         self.sinks.wake(product_id)
-        self.live.tell(product_id, part, "part")
+        self.live.publish(product_id, part, "part")
 
     def confirm_clock(self, who: str) -> None:
         """Note that a person took the computer's clock as right. StoreError."""

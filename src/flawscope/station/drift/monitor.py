@@ -81,14 +81,14 @@ class DriftMonitor(Background):
                 if self._ended.is_set():
                     return
                 try:
-                    self.follow(product_id)
+                    self.update(product_id)
                 except Exception as error:  # such as a data base that is away: the rest is read later
                     trouble = with_kind(error)
                     self._dirty.add(product_id)
             self.report("drift_unknown", f"drift is not followed: {trouble}" if trouble else None)
             self._ended.wait(self.pause)
 
-    def follow(self, product_id: int) -> None:
+    def update(self, product_id: int) -> None:
         """Read a product's new inspections and report drift."""
         try:
             version = self.versions.active(product_id)[0]

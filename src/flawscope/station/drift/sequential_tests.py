@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flawscope.station.drift.martingale import (
+    SHARE_RATIOS,
     SHIFTS,
     SPREADS,
-    TIMES,
     Capital,
     Floats,
     Ranks,
@@ -33,7 +33,7 @@ _SCORE_CHANGES = tuple(HIGHER if d > 0 else LOWER for d in SHIFTS) + tuple(
     WIDER if c > 1 else NARROWER for c in SPREADS
 )
 LIGHT_CHANGES = tuple(BRIGHTER if d > 0 else DARKER for d in SHIFTS)
-SHARE_CHANGES = tuple(MORE if c > 1 else FEWER for c in TIMES)
+SHARE_CHANGES = tuple(MORE if c > 1 else FEWER for c in SHARE_RATIOS)
 _PHRASES = {HIGHER: "are higher", LOWER: "are lower", WIDER: "spread more widely", NARROWER: "lie closer"}
 
 

@@ -75,8 +75,7 @@ class FairQueue(Generic[J]):
         self._times.setdefault(product, deque(maxlen=REMEMBERED_TIMES)).append(seconds)
 
     def median_seconds(self, product: int) -> float:
-        """Return the median of a picture's last times, in which a single long one does not count; 0: not
-        known."""
+        """Return the median of a product's last times: a single long one does not count. 0: not known."""
         known = self._times.get(product)
         return statistics.median(known) if known else 0.0
 

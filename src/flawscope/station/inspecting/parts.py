@@ -115,7 +115,7 @@ class PartDeadlines(Background):
             due[row.id] = self._due.get(row.id, now + self.deadlines[row.product_id])
             if due[row.id] <= now:
                 try:
-                    self._close(row.id, row.product_id, row.version_id)
+                    self._decide(row.id, row.product_id, row.version_id)
                 except Exception:  # tried again; other products' parts do not wait for it
                     failed = True
         self._due = due
@@ -127,7 +127,7 @@ class PartDeadlines(Background):
         next_due = min((one for one in due.values() if one > now), default=None)
         return None if next_due is None else max(0.0, next_due - time.monotonic())
 
-    def _close(self, number: int, product_id: int, version: int) -> None:
+    def _decide(self, number: int, product_id: int, version: int) -> None:
         judge = None
         with suppress(InputError):  # the version's file is lost
             judge = self.parts.for_version(product_id, version)

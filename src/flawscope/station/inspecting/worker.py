@@ -329,9 +329,9 @@ class Inspector:
                 continue
             works = True
             try:
-                place = judging.matching_product(result)
-                parts = self.parts.for_version(place.product_id, place.number, place.predictor.manifest)
-                record = new_inspection(job.picture, job.suffix, job.at, place, result, self.near, parts)
+                product = judging.matching_product(result)
+                parts = self.parts.for_version(product.product_id, product.number, product.predictor.manifest)
+                record = new_inspection(job.picture, job.suffix, job.at, product, result, self.near, parts)
             except Exception as error:  # another version judges than when the picture came, or it is damaged
                 job.answer.set_exception(light(error))
                 continue

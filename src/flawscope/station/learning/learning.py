@@ -34,7 +34,7 @@ from flawscope.station.store.open_models import NoModelError
 T = TypeVar("T")
 CHECK_INTERVAL = 60.0  # seconds between two checks for enough verdicts
 RETRY_SECONDS = 2.0  # seconds between two tries where the data base is away
-RULE = "rule"  # user name in events: the rule acted, no person
+RULE_USER = "rule"  # user name in events: the rule acted, no person
 
 
 class LosesError(InputError):
@@ -95,8 +95,7 @@ class Learning(Background):
     # ---- what people ask for
 
     def ask(self, product_id: int, who: str, how: str = "") -> dict[str, Any]:
-        """Queue a candidate and return it, or the one that is queued already. InputError where none can be
-        made."""
+        """Queue a candidate unless one is queued, and return it. InputError where none can be made."""
         active = self._check_can_learn(product_id, how)
         for row in self.candidates.latest(product_id):
             if row.status == candidates.QUEUED:
@@ -198,15 +197,14 @@ class Learning(Background):
                 self.say(f"learning: {with_kind(error)}")
 
     def _queue_if_enough(self, product_id: int, learn: Learn) -> None:
-        """Queue a candidate where enough was corrected. A model that cannot be read is this product's problem
-        alone."""
+        """Queue a candidate where enough was corrected; report a model that cannot be read."""
         why = None
         try:
             rows = self.candidates.latest(product_id)
             if not any(row.status in candidates.UNFINISHED for row in rows):
                 active = self._check_can_learn(product_id)  # first: reading all verdicts takes longer
                 if self._count_new(self._read_verdicts(product_id), rows) >= learn.after:
-                    self.candidates.add(product_id, active.number, RULE, {"asked": ""})
+                    self.candidates.add(product_id, active.number, RULE_USER, {"asked": ""})
         except StoreError:
             raise
         except CannotLearnError:
@@ -331,7 +329,7 @@ class Learning(Background):
             self._activate_by_rule(row, version, active.number, facts["waits"])
         current = self.versions.number(product_id)
         if current not in (active.number, version):
-            self.candidates.add(product_id, current, RULE, {"asked": ""})
+            self.candidates.add(product_id, current, RULE_USER, {"asked": ""})
         unused = [one for one in self.candidates.latest(product_id, 1000) if one.status in candidates.UNUSED]
         for one in [one for one in unused if one.version_id is not None][learn.keep :]:
             event = {"kind": candidates.EVENT_REMOVED, "text": f": version {one.version_id}"}
@@ -343,7 +341,7 @@ class Learning(Background):
         error = ""
         if not reasons:
             try:
-                if self.versions.activate(row.product_id, version, RULE, instead_of):
+                if self.versions.activate(row.product_id, version, RULE_USER, instead_of):
                     self.candidates.mark_live()
                     return
                 reasons = [SWITCHED]  # by a person, while it was opened
@@ -352,6 +350,6 @@ class Learning(Background):
             except FlawscopeError as why:  # kept, so that a person may try again
                 reasons, error = [NOT_OPENED], f": {why}"
         text = f": version {version} does not go live by the rule ({', '.join(reasons)}){error}"
-        event: dict[str, Any] = {"kind": candidates.EVENT_WAITS, "who": RULE, "text": text}
+        event: dict[str, Any] = {"kind": candidates.EVENT_WAITS, "who": RULE_USER, "text": text}
         only = (candidates.READY,)  # a person may have activated or rejected it meanwhile
         self.candidates.change(row.id, candidates.READY, facts={"waits": reasons}, only=only, **event)

@@ -113,8 +113,7 @@ class Worker:
         self._end()
 
     def _end(self, timeout: float = 0.0) -> int | None:
-        """End the process, at once or after so many seconds; return its exit code, None where there was
-        none."""
+        """End the process after at most `timeout` seconds; return its exit code, None: there was none."""
         with self._lock:
             process, self._process = self._process, None
         if process is None:

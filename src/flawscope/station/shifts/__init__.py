@@ -28,8 +28,7 @@ class Shift(NamedTuple):
 
 
 def ended(shifts: Shifts | None, at: int, days: int = REPORT_DAYS) -> list[Shift]:
-    """Shifts that ended in the last days before a time, microseconds since 1970, the oldest first; none
-    without settings."""
+    """Return the shifts that ended in the last days before `at`, microseconds since 1970, oldest first."""
     if shifts is None:
         return []
     last = datetime.fromtimestamp(at / 1e6, UTC).astimezone(shifts.tz)

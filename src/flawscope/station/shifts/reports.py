@@ -67,8 +67,7 @@ class ShiftReporter(Background):
             pause = CHECK_INTERVAL if self.report_ended(now()) else RETRY_INTERVAL
 
     def report_ended(self, at: int) -> bool:
-        """Report what has ended by a time, microseconds since 1970, and was not reported. False: not all of
-        it could be."""
+        """Report the shifts that ended by `at`, microseconds since 1970; False: some could not be."""
         why: str | None = None
         for product, number in self.products.items():
             try:
@@ -146,8 +145,7 @@ def images(pictures: Shown, product_id: int, found: Summary) -> dict[str, Any]:
 
 
 def heat_map(picture: Any, boxes: list[Box]) -> Any:
-    """The picture [H, W, 3] uint8 with how often regions lie where; boxes x0 y0 x1 y1 are shares of its
-    sides."""
+    """Draw how often boxes lie where on a picture [H, W, 3] uint8; x0 y0 x1 y1 are shares of its sides."""
     grid = np.zeros((HEAT_MAP_CELLS, HEAT_MAP_CELLS), np.float32)
     for x0, y0, x1, y1 in boxes:
         rows, columns = (

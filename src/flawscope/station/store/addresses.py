@@ -93,8 +93,7 @@ class Addresses:
         return added not in before, added
 
     def _product_names(self, entry: str, model: str | os.PathLike[str]) -> dict[str, str]:
-        """Names at the station of the products of a joint model, by those in the model. InputError where a
-        name is taken."""
+        """Map the product names in a joint model to those at the station. InputError where one is taken."""
         if joint_file.read_views(model) is not None:
             raise InputError(
                 f"{entry}: {model} has a model for each view, which a station does not serve: fit one model "

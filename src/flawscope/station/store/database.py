@@ -111,8 +111,7 @@ class Database:
             raise
 
     def tune(self) -> None:
-        """Update the statistics by which SQLite chooses an index; to be called now and then. PostgreSQL does
-        so by itself."""
+        """Update the statistics by which SQLite chooses an index. PostgreSQL does so by itself."""
         if self.is_sqlite:
             with self.writing() as connection:
                 connection.exec_driver_sql("PRAGMA analysis_limit = 1000")

@@ -1,5 +1,4 @@
-"""Files of a station: pictures and masks named by their content, models, maps; and removal of those that no
-record needs."""
+"""Files of a station: pictures and masks named by their content, models, maps; removal of stray files."""
 
 from __future__ import annotations
 
@@ -33,7 +32,7 @@ MODEL_FOLDER_DIGITS = 16  # digits of a hash that name the folder of a model
 LOCK_FILE = ".lock"  # locked by the station that runs
 IDENTITY_FILE = ".station"  # file with the folder's identity
 ROOM = 16 * 1024**2  # bytes that must stay free for the data base and the rest
-MIN_STRAY_AGE = 3600.0  # seconds for which a new file may have no record yet
+STRAY_AGE = 3600.0  # seconds for which a new file may have no record yet
 FILES_PER_QUERY = 500  # files of one query
 _DISK_FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT)
 
@@ -247,7 +246,7 @@ class StrayFiles:
 
     def _old_files(self, kind: str) -> Iterator[tuple[Path, str]]:
         """Path and hash of each file that is not young. Models are folders, named by part of a hash."""
-        youngest, of_model = time.time() - MIN_STRAY_AGE, kind == MODELS
+        youngest, of_model = time.time() - STRAY_AGE, kind == MODELS
         for path in (self.files.folder / kind).glob("*" if of_model else "*/*"):
             digest = path.name if of_model else path.name.partition(".")[0]
             with suppress(OSError):

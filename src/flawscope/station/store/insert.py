@@ -89,8 +89,7 @@ ON CONFLICT (product_id, version_id, hour) DO UPDATE SET
 
 
 def lock_products(connection: Connection, product_ids: Collection[int]) -> None:
-    """Let no other transaction add or remove inspections of these products until this one ends. SQLite has
-    one writer at a time anyway."""
+    """Lock these products: until the transaction ends, no other one adds or removes their inspections."""
     where = select(products.c.id).where(products.c.id.in_(product_ids)).order_by(products.c.id)
     connection.execute(where.with_for_update(key_share=True)).all()
 

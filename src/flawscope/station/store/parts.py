@@ -34,8 +34,7 @@ def last_decision_numbers(database: Database, product_ids: Collection[int]) -> d
 
 
 def decisions(database: Database, after: Mapping[int, int]) -> Iterator[tuple[int, int, dict[str, Any]]]:
-    """Yield product, number and part, as the API shows it, of the decisions after these numbers by product,
-    in their order."""
+    """Yield product, number and part, as the API shows it, of each product's decisions after a number."""
     later = (
         and_(parts.c.product_id == product, parts.c.number > number) for product, number in after.items()
     )
@@ -72,8 +71,7 @@ def search_parts(
     cursor: str = "",
     limit: int = 50,
 ) -> tuple[list[dict[str, Any]], str | None]:
-    """Page of parts as the API shows them, the newest first, and the cursor of the next page. InputError for
-    an invalid cursor."""
+    """Return parts as the API shows them, the newest first, and the next cursor. InputError: the cursor."""
     query = all_parts().where(parts.c.product_id == product_id).order_by(parts.c.id.desc())
     if part:
         query = query.where(parts.c.part == part)

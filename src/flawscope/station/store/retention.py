@@ -326,8 +326,7 @@ class LearntPictures:
 
 
 def _delete_parts(connection: Connection, numbers: set[int]) -> None:
-    """Remove parts without inspections, but for the newest and the last decided, whose numbers would be given
-    again."""
+    """Delete parts without inspections; the newest and the last decided stay, so that numbers are unique."""
     same = parts.alias()
     last = select(func.max(same.c.number)).where(same.c.product_id == parts.c.product_id).scalar_subquery()
     newest = select(func.max(same.c.id)).scalar_subquery()
