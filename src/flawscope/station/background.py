@@ -32,11 +32,7 @@ class Backoff:
 
 
 class Background:
-    """Thread that can be woken and ended; derived classes define its work.
-
-    Args:
-        name: of the thread.
-    """
+    """Thread that can be woken and ended; derived classes define its work."""
 
     def __init__(self, name: str):
         self._ended, self._woken = threading.Event(), threading.Event()
@@ -55,7 +51,7 @@ class Background:
         self.wake()
 
     def stop(self, seconds: float | None = PATIENCE) -> None:
-        """End the thread; return when its work is done, or after so many seconds. None: no limit."""
+        """End the thread; return when its work is done, or after `seconds`. None: no limit."""
         self.end()
         if self._thread.is_alive():
             self._thread.join(seconds)
@@ -64,7 +60,7 @@ class Background:
         raise NotImplementedError
 
     def _wait(self, seconds: float | None = None) -> bool:
-        """Wait until there is something to do, or for so many seconds; return whether the thread ends."""
+        """Wait until woken, at most for `seconds`; return whether the thread is to end."""
         self._woken.wait(seconds)
         self._woken.clear()
         return self._ended.is_set()

@@ -57,7 +57,7 @@ class PageProduct(NamedTuple):
 
 
 class PageProducts:
-    """Products that were made on the pages, and what was set there.
+    """Products that were made on the pages, and their settings from there.
 
     Args:
         by_file: products that `station.yaml` names: no page changes them.
@@ -237,7 +237,7 @@ class PageSettings:
                 del self.raw_settings[section]
 
     def settings(self, raw: RawDict | None = None) -> Settings:
-        """Return the settings with what was made here; lines: instead of that. InputError."""
+        """Return the settings with the sections from the pages, or with `raw` in their place. InputError."""
         found, home = self.given, Path(self.files.folder).absolute()
         for section, section_settings in (self.raw_settings if raw is None else raw).items():
             if section not in self.by_file:
@@ -331,7 +331,7 @@ def move_secrets_to_files(files: Files, name: str, given: Mapping[str, Any]) -> 
 
 
 def describe_source(source: SourceOf) -> str:
-    """Return where a source takes pictures from, without what may be secret."""
+    """Return a source's folder, address or name, without secrets."""
     if isinstance(source, FolderOf):
         return source.folder
     return f"{source.shown} ({source.every})" if isinstance(source, CameraOf) else source.name
@@ -374,7 +374,7 @@ def write_secret(files: Files, product: str, password: str) -> str:
 
 
 def remove_unused_secrets(files: Files, product: str, *lines: object) -> None:
-    """Remove the passwords of a product that none of these settings name."""
+    """Remove the passwords of a product that do not stand in these settings."""
     named = json.dumps(lines)
     for path in (files.folder / SECRETS_FOLDER).glob(f"{product}~*"):
         if path.name not in named:

@@ -82,7 +82,7 @@ class Station:
         self.made_settings = PageSettings(self.store, self.files, settings, self.say)
         self.made_settings.use = self.apply_settings
         settings = self.made_settings.settings()
-        # judging; one core is left for requests: computing threads wait for the slowest of them
+        # of judging; one core is left for requests, for which computing threads would wait
         threads = settings.threads or max(1, cores() - 1)
         self.versions = ModelRegistry(self.database, self.files, settings.device, threads, settings.engine)
         self.made = PageProducts(self.store, self.files, settings.products.keys(), self.say)
@@ -202,7 +202,7 @@ class Station:
         return self.versions.version(self.product_id(name), number)
 
     def go_live(self, name: str, who: str) -> dict[str, Any]:
-        """Let what was learnt of a new product inspect from now on, as a product of the station, and return
+        """Let the model of a new product inspect from now on, as a product of the station, and return
         the product. InputError where nothing was learnt, or the model cannot be opened."""
         draft = self.drafts.draft(name)
         if draft.stage != READY:
@@ -271,7 +271,7 @@ class Station:
         self.addresses.address_id(name)
         return camera_of(name, self.sources[self.addresses.configured_name(name)], number)
 
-    # ---- what pages and API ask for
+    # ---- queries of pages and API
 
     def search(self, name: str, filters: Filters) -> InspectionPage:
         return search(self.database, self.product_id(name), filters)
@@ -302,7 +302,7 @@ class Station:
     def _white_level(self, product_id: int) -> float | None:
         return self.versions.active(product_id)[1].manifest.preprocess.white_level
 
-    # ---- what happens, and how it is
+    # ---- events and state
 
     def _on_recorded(self, recorded: Recorded) -> None:
         taken = recorded.taken

@@ -22,7 +22,7 @@ PICTURES_IN_ROW = 5  # pictures in a row that show a fault; as many are averaged
 EDGE_SIDE = 512  # pixels of the longer side at which edges are measured, at least, where the picture has them
 SHIFT_SIDE = 128  # pixels of the longer side at which shifts are measured
 FROZEN_PICTURES = 10  # equal pictures in a row are a frozen camera
-FROZEN_SECONDS = 30.0  # from the first to the last of these equal pictures, at least
+FROZEN_SECONDS = 30.0  # least time from the first to the last of them
 DARK, COVERED, BLURRED, MOVED, FROZEN = "dark", "covered", "blurred", "moved", "frozen"
 FAULT_KINDS = (DARK, COVERED, BLURRED, MOVED, FROZEN)
 BLACK = 0.02  # brightness, 0..1, below which a picture shows nothing
@@ -193,7 +193,7 @@ class CameraCheck:
         self.first_pictures: list[Look] = []  # pictures of the reference, while it is not complete
         self.faults: dict[str, float] = {}
         self._last_pictures: deque[Look] = deque(maxlen=PICTURES_IN_ROW)
-        self._last_faults: deque[str | None] = deque(maxlen=PICTURES_IN_ROW)  # fault of each of these
+        self._last_faults: deque[str | None] = deque(maxlen=PICTURES_IN_ROW)  # by picture
         self._equal_count, self._equal_since = 0, 0.0
 
     def add(self, measured: Look, at: float, good: bool, shifts: Sequence[float] = ()) -> None:

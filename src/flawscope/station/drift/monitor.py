@@ -59,7 +59,7 @@ class DriftMonitor(Background):
         self._ready: set[int] = set()
         self._dirty: set[int] = set(bounds)
         self._lock = threading.RLock()  # of all tests
-        self.wake()  # what was recorded before is read at once
+        self.wake()  # inspections recorded before are read at once
 
     def add_product(self, product_id: int, bound: float | None, light: bool) -> None:
         """Follow a new product; bound, light: as `bounds` and `lights` of the class."""
@@ -166,7 +166,7 @@ class DriftMonitor(Background):
             text = None if change is None else f"{self.names[product_id]}: {change.describe()}"
             self.report(f"{code}_{product_id}", text)
 
-    # ---- what a person says and sees
+    # ---- for people
 
     def acknowledge(self, product_id: int, who: str) -> None:
         """Take the present state as normal: all tests and the camera checks begin anew.

@@ -25,7 +25,7 @@ from flawscope.station.store.records import iso
 NUMBER_OF_TESTS = 3  # share the bound: scores and brightness of good parts, share of flagged pictures
 MIN_LIGHT_CHANGE = 0.025  # share of the brightness: a smaller change is never reported, however certain
 MIN_PICTURES, MAX_PICTURES = 20, 1000  # good parts by which the size of a change is estimated
-STANDARD_ERRORS = 3.0  # of the mean of these parts: width of the interval of the size
+STANDARD_ERRORS = 3.0  # half the width of the interval of that size
 MAX_POINTS = 800  # points of the curve
 HIGHER, LOWER, WIDER, NARROWER, MORE, FEWER = "higher", "lower", "wider", "narrower", "more", "fewer"
 BRIGHTER, DARKER = "brighter", "darker"

@@ -136,11 +136,7 @@ class BusyError(FlawscopeError):
 
 class Memory:
     """Bytes for decoding large pictures, all together. Pictures wait for room in the order in which they
-    came. One that needs more than all of it is decoded alone.
-
-    Args:
-        most: bytes.
-    """
+    came. One that needs more than `most` bytes is decoded alone."""
 
     def __init__(self, most: int):
         self.most, self.used = most, 0

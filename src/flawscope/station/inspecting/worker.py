@@ -90,7 +90,7 @@ class Inspector:
         self._model_calls: deque[Callable[[], None]] = deque()
         self._changed = threading.Condition()
         self._unanswered: Counter[int] = Counter()  # by product: pictures that are not answered yet
-        self._unanswered_bytes = 0  # of these
+        self._unanswered_bytes = 0  # of the data of these pictures
         self._by_key: dict[tuple[int, str], tuple[Picture, Future[Recorded]]] = {}
         self._answer_times: dict[int, deque[float]] = {}  # when, by product
         self._late_times: dict[int, float] = {}  # when, by product
@@ -154,7 +154,7 @@ class Inspector:
                 raise KeyUsedError(UNANSWERED_REQUEST)
 
     def _is_full(self, product_id: int, count: int) -> bool:
-        """Whether so many more would take places that are reserved for other products."""
+        """Whether `count` more pictures would take places that are reserved for other products."""
         products = list(self._products)  # it may grow meanwhile
         # half of all places are divided among the products
         own = self.limits.queue // (2 * len(products)) if len(products) > 1 else 0

@@ -15,7 +15,6 @@ from flawscope.errors import FlawscopeError, InputError, pluralize, with_kind
 from flawscope.machine import cores
 from flawscope.station.background import Background
 from flawscope.station.learning import candidates
-from flawscope.station.learning.candidates import NOT_OPENED, SWITCHED, Candidates, inspections_at_risk
 from flawscope.station.learning.plan import (
     ActiveVersion,
     Plan,
@@ -79,7 +78,7 @@ class Learning(Background):
         self.database, self.files, self.versions = versions.database, versions.files, versions
         self.settings = {products[name]: learn for name, learn in settings.items()}
         self.report, self.say = report, say
-        self.candidates = Candidates(self.database)
+        self.candidates = candidates.Candidates(self.database)
         self.worker = Worker(make_candidate)
         self._steps: dict[int, tuple[str, int, int]] = {}  # by candidate
 
@@ -92,7 +91,7 @@ class Learning(Background):
         super().end()
         self.worker.close()
 
-    # ---- what people ask for
+    # ---- requests of people
 
     def ask(self, product_id: int, who: str, how: str = "") -> dict[str, Any]:
         """Queue a candidate unless one is queued, and return it. InputError where none can be made."""
@@ -125,14 +124,14 @@ class Learning(Background):
         """
         candidate = self.candidates.of_version(product_id, number)
         judged = {} if candidate is None else json.loads(candidate.facts).get("judgement") or {}
-        missing = sorted(set(inspections_at_risk(judged)) - set(losing))
+        missing = sorted(set(candidates.inspections_at_risk(judged)) - set(losing))
         if missing and not self.versions.version(product_id, number)["switches"]:  # else a person agreed
             raise LosesError(number, missing)
         self.versions.activate(product_id, number, who)
         if candidate is not None:
             self.candidates.change(candidate.id, candidates.LIVE, only=candidates.UNUSED)
 
-    # ---- what is shown
+    # ---- for the API
 
     def facts(self, product_id: int) -> dict[str, Any]:
         """Return how a product learns, as the API shows it."""
@@ -344,11 +343,11 @@ class Learning(Background):
                 if self.versions.activate(row.product_id, version, RULE_USER, instead_of):
                     self.candidates.mark_live()
                     return
-                reasons = [SWITCHED]  # by a person, while it was opened
+                reasons = [candidates.SWITCHED]  # by a person, while it was opened
             except StoreError:
                 raise
             except FlawscopeError as why:  # kept, so that a person may try again
-                reasons, error = [NOT_OPENED], f": {why}"
+                reasons, error = [candidates.NOT_OPENED], f": {why}"
         text = f": version {version} does not go live by the rule ({', '.join(reasons)}){error}"
         event: dict[str, Any] = {"kind": candidates.EVENT_WAITS, "who": RULE_USER, "text": text}
         only = (candidates.READY,)  # a person may have activated or rejected it meanwhile

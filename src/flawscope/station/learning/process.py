@@ -130,7 +130,7 @@ class Worker:
 def run_jobs(pipe: Connection, pixels: int, work: JobFunction) -> None:
     """Answer jobs until the station ends. pixels: the most that a picture may have."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the station, which ends this process
-    os.dup2(2, 1)  # what libraries print is for the log
+    os.dup2(2, 1)  # output of libraries goes to the log
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # waiting threads leave the processor to others
     with suppress(OSError, AttributeError):
         os.nice(19)

@@ -228,7 +228,7 @@ def _content_files(connection: Connection, own: IdQuery, files: Files) -> Iterat
 
 
 def _still_needed(settings: Settings, missing: list[tuple[str, str]]) -> set[str]:
-    """Names of the missing files that the station still needs: others were removed meanwhile."""
+    """Return the names of the missing files that the station still needs; the rest were removed meanwhile."""
     database = Database(settings.url, settings.name)
     try:
         strays = StrayFiles(database, Files(settings.store), lambda seconds: None)

@@ -99,7 +99,7 @@ class Files:
         return any((self.folder / kind).glob("*/*"))
 
     def path(self, kind: str, digest: str, suffix: str) -> Path:
-        """Path of the file with this hash. Folders named by its first three digits stay small."""
+        """Path of the file with this hash, in a folder named by its first three digits."""
         return self.folder / kind / digest[:3] / f"{digest}{suffix}"
 
     def map_path(self, picture: str, version: int) -> Path:

@@ -32,9 +32,9 @@ class NewInspection:
 
     picture: hash of the file, "" while the file is being written. at: microseconds since 1970. key: the
     sender's, which is recorded once. brightness: 0..1; None: unknown. request_hash: hash of all that came
-    under the key. triggers: number of triggers that the frame answers; None: it came by itself.
-    shows: recognised product, or "none of these"; None: it was said. product_p_value: None: it was said.
-    address: number of the product or entry that was asked, where that is not the product. parts: decides on
+    under the key. triggers: number of triggers that the frame answers; None: no trigger.
+    shows: recognised product, or "none of these"; None, as product_p_value: the sender named the product.
+    address: number of the product or entry in the request, where that is not the product. parts: decides on
     the part that the picture shows a view of; None: the picture is judged alone.
     """
 
@@ -208,10 +208,7 @@ def _add_view(connection: Connection, inspection: NewInspection, number: int, ju
 def decide_part(connection: Connection, number: int, judge: Parts | None, reason: str) -> None:
     """Decide on a part by the views that are there, in a transaction after `lock_products`. Does nothing
     where it is decided already. The worst view of an anomalous part waits for a review.
-
-    Args:
-        judge: None: it is lost; the part is incomplete.
-    """
+    judge: None: the version's model is lost, and the part is incomplete."""
     row = connection.execute(select(parts).where(parts.c.id == number, IS_OPEN)).one_or_none()
     if row is None:
         return
@@ -221,7 +218,7 @@ def decide_part(connection: Connection, number: int, judge: Parts | None, reason
     missing: list[str] = json.loads(row.missing)
     scores, foreign = {one.view: one.score for one in seen}, any(map(_shows_no_part, seen))
     values: dict[str, Any] = {"decision": INCOMPLETE, "decided_at": now(), "reason": reason}
-    with suppress(InputError):  # else no good part with these views is known: nothing can be said of it
+    with suppress(InputError):  # no good part with these views is known: no decision
         if judge is not None:
             found = judge.calibration.decide(scores)
             found = found._replace(is_anomalous=found.is_anomalous or foreign)

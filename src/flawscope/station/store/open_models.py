@@ -1,4 +1,4 @@
-"""Models that are open: those that judge, and the last one of the others, for overlays of its inspections."""
+"""Open models: those that judge, and one that judged last, for overlays of its inspections."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class NoModelError(FlawscopeError):
 
 
 class ProductModel(NamedTuple):
-    """Product, and the version and model of it that judge. name: at the station, where it is recognised."""
+    """Product with its active version and model. name: at the station, where the product is recognised."""
 
     product_id: int
     number: int
@@ -32,7 +32,7 @@ class ProductModel(NamedTuple):
 class AddressModel(NamedTuple):
     """Model that judges the pictures of an address.
 
-    places: of an entry by the products' names in its joint model; of a product its own alone.
+    products: of an entry by their names in its joint model; of a product itself alone, under "".
     """
 
     model: Model
@@ -43,7 +43,7 @@ class AddressModel(NamedTuple):
         return cls(product.predictor, {"": product._replace(name=None)})
 
     def matching_product(self, result: Prediction) -> ProductModel:
-        """Place of the product that a picture shows, or that it is most like."""
+        """Return the product that a picture shows, or is most like."""
         return self.products[result.nearest or ""]
 
 
@@ -84,7 +84,7 @@ class OpenModels:
         return model
 
     def activate(self, models: Mapping[int, AddressModel]) -> None:
-        """Let models judge from now on. A product that its entry's new model does not know has none."""
+        """Let models judge from now on. Products that their entry's new model does not know lose theirs."""
         with self._lock:
             before = self._active_model_ids()
             for one in [self._active[address] for address in models if address in self._active]:

@@ -82,7 +82,7 @@ class RemovalSummary:
     problem: str = ""
 
     def line(self) -> str:
-        """Numbers of what was removed, as text; "" where nothing was."""
+        """Return the numbers of removed pictures, records and files as text; "" where there are none."""
         several = ((self.pictures, "picture"), (self.records, "record"), (self.strays, "stray file"))
         return ", ".join(pluralize(number, thing) for number, thing in several if number)
 
@@ -128,7 +128,7 @@ class Retention:
         self._stray_files = StrayFiles(database, files, self._pause)
         self._learnt = LearntPictures(database, files)
         self._checked: dict[tuple[int, str], int] = {}  # by product and kind: the last inspection checked
-        self._next_rescan = 0  # age of the station at which everything is looked at again
+        self._next_rescan = 0  # age of the station at which all inspections are checked again
 
     def run(self) -> RemovalSummary:
         """Remove what is due; where the clock jumped, only what exceeds the space.
@@ -290,7 +290,7 @@ class Retention:
             start = rows[-1].number if len(rows) == ROWS_PER_QUERY else last
 
     def _pause(self, seconds: float) -> None:
-        """Pause as long as the work took: others get processor and data base half of the time."""
+        """Pause as long as the work took: inspections get processor and data base half of the time."""
         if self._ended.wait(min(5.0, seconds)):
             raise _EndedError
 

@@ -185,8 +185,8 @@ inspections = Table(
     Column("batch", Name),
     Column("request_hash", Hash),  # hash of all that came under the sender's key
     Column("triggers", Integer),  # number of triggers that the frame answers
-    Column("shows", String(64)),  # recognised product, or "none of these"; NULL: it was said
-    Column("product_p_value", Double),  # NULL: it was said
+    Column("shows", String(64)),  # recognised product, or "none of these"; NULL: the sender named it
+    Column("product_p_value", Double),  # NULL: the sender named the product
     Column("part_found", Boolean),  # NULL: the model aligns no parts
     Column("part_pose", Text),  # JSON; NULL: no part was found, or none is looked for
     Column("found_parts", Text),  # JSON; NULL: the model does not look for several parts

@@ -113,8 +113,8 @@ def every(database: Database, product_id: int, filters: Filters) -> Iterator[dic
 
 
 def _match_many(connection: Connection, product_id: int, wanted: list[ColumnElement[bool]]) -> bool:
-    """Whether so many inspections match that walking through all finds a page sooner than sorting the
-    matches. SQLite knows only the number of all; PostgreSQL decides by itself."""
+    """Whether `MAX_SORTED_MATCHES` inspections match: then walking through all finds a page sooner than
+    sorting them. SQLite knows only the number of all; PostgreSQL decides by itself."""
     if not wanted or connection.dialect.name != "sqlite":
         return False
     there = select(inspections.c.id).where(inspections.c.product_id == product_id, *wanted)
