@@ -319,8 +319,8 @@ def test_a_job_that_fails_and_one_that_is_cut_off(worker: Worker) -> None:
 
 def test_the_process_ends_with_the_station() -> None:
     code = (
-        "import os; from flawscope.station.learning.process import Worker, work; made = Worker(work); "
-        "made._started(); print(made.pid, flush=True); os._exit(1)"
+        "import os; from flawscope.station.learning.process import Worker, make_candidate; "
+        "made = Worker(make_candidate); made._ensure_started(); print(made.pid, flush=True); os._exit(1)"
     )
     told = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, timeout=60)
     until(lambda: not Path(f"/proc/{told.stdout.strip()}/cmdline").exists())
