@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from flawscope.station.station import Station
     from flawscope.station.store.database import Database
     from flawscope.station.store.files import Files
-    from flawscope.station.store.insert import Taken
+    from flawscope.station.store.insert import NewInspection
     from flawscope.station.store.station_identity import Clock
 
 NAME = "plate"  # the product
@@ -275,17 +275,17 @@ def missing(url: str, load: Load) -> tuple[list[str], int]:
     return lost, len(found) - len({one["name"] for one in found})
 
 
-def taken(product: int, version: int, **given: Any) -> Taken:
+def taken(product: int, version: int, **given: Any) -> NewInspection:
     """An inspection to record, of a good part; `given` says what is otherwise."""
-    from flawscope.station.store.insert import Taken
+    from flawscope.station.store.insert import NewInspection
 
     usual = {"picture": "0" * 64, "suffix": ".png", "bytes": 1, "width": 4, "height": 4, "at": 0}
     usual |= {"name": "part.png", "source": "http", "score": 1.0, "p_value": 0.5, "severity": -1.0}
     usual |= {"score_threshold": 2.0, "anomalous": False, "near": False}
-    return Taken(**{"product_id": product, "version_id": version, **usual, **given})
+    return NewInspection(**{"product_id": product, "version_id": version, **usual, **given})
 
 
-def taken_file(files: Files, product: int, version: int, data: bytes, at: int, **given: Any) -> Taken:
+def taken_file(files: Files, product: int, version: int, data: bytes, at: int, **given: Any) -> NewInspection:
     """An inspection to record, whose picture is kept."""
     from flawscope.station.store.files import PICTURES
 
@@ -315,10 +315,10 @@ def aged(database: Database) -> Clock:
 
     passed = [0]
     clock = Clock(database, lambda: now() + passed[0], lambda: passed[0])
-    clock.look()
+    clock.check()
     for _ in range(2):
         passed[0] += HOUR
-        clock.look()
+        clock.check()
     return clock
 
 

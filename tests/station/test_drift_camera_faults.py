@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
 from flawscope.station.drift import camera_faults as camera
-from flawscope.station.drift.camera_faults import Look, Reference, Watch, look
+from flawscope.station.drift.camera_faults import CameraCheck, Look, Reference, look
 from flawscope.synthesis.demo.dataset import CATEGORIES, draw_picture
 
 SIZE = 192
@@ -70,10 +70,10 @@ def reference(product: str) -> Reference:
 
 def shown(product: str, change: Callable[[Picture, int], Picture], count: int = 12) -> set[str]:
     """What is wrong after so many new pictures."""
-    watch = Watch(reference(product))
+    watch = CameraCheck(reference(product))
     for k, one in enumerate(pictures(product, 1000, count)):
         watch.add(look(change(one, k)), float(k), good=True)
-    return set(watch.wrong)
+    return set(watch.faults)
 
 
 def flat(colour: tuple[int, int, int], amount: float) -> Callable[[Picture, int], Picture]:
@@ -104,7 +104,7 @@ def test_a_camera_as_it_was_is_left_in_peace_and_one_off_or_covered_is_said(prod
     assert shown(product, lit(1.05)) == set()  # that is drift
     assert shown(product, lit(0.95)) == set()
 
-    assert reference(product).still is STILL[product]
+    assert reference(product).is_still is STILL[product]
     assert shown(product, flat((0, 0, 0), 0)) == {"dark"}
     assert shown(product, flat((2, 2, 3), 1)) == {"dark"}
     assert shown(product, flat((90, 70, 60), 2)) == {"covered"}
@@ -127,45 +127,45 @@ def test_a_camera_that_moved_is_said_where_anything_stays_in_place(product: str,
 
 @pytest.mark.parametrize("product", ["plate", "fabric"])
 def test_defects_are_no_matter_of_the_camera(product: str) -> None:
-    watch, seen = Watch(reference(product)), set()
+    watch, seen = CameraCheck(reference(product)), set()
     for k in range(30):
         defect = CATEGORIES[product].defects[k % len(CATEGORIES[product].defects)]
         drawn = draw_picture(product, np.random.default_rng([37, k]), defect, size=SIZE)[0]
         watch.add(look(Image.fromarray(drawn)), float(k), good=False)
-        seen |= set(watch.wrong)
+        seen |= set(watch.faults)
     assert seen == set()
 
 
 def test_a_single_picture_says_nothing_and_good_ones_end_it() -> None:
     good, black = [look(one) for one in pictures("plate", 1000, 12)], look(Image.new("RGB", (SIZE, SIZE)))
-    watch = Watch(reference("plate"))
+    watch = CameraCheck(reference("plate"))
     for k in range(40):
-        watch.add(black if k % camera.ROW else good[k % 12], float(k), good=True)
-        assert watch.wrong == {}
-    for _ in range(camera.ROW):
+        watch.add(black if k % camera.PICTURES_IN_ROW else good[k % 12], float(k), good=True)
+        assert watch.faults == {}
+    for _ in range(camera.PICTURES_IN_ROW):
         watch.add(black, 50.0, good=False)
-    assert set(watch.wrong) == {"dark"}
-    for k in range(camera.ROW - 1):
+    assert set(watch.faults) == {"dark"}
+    for k in range(camera.PICTURES_IN_ROW - 1):
         watch.add(good[k], 60.0, good=True)
-    assert set(watch.wrong) == {"dark"}
+    assert set(watch.faults) == {"dark"}
     watch.add(good[5], 60.0, good=True)
-    assert watch.wrong == {}
+    assert watch.faults == {}
 
 
 def test_the_same_picture_again_and_again_is_a_frozen_camera() -> None:
     good = [look(one) for one in pictures("plate", 1000, 12)]
-    watch = Watch(reference("plate"))
-    for k in range(camera.SAME):
+    watch = CameraCheck(reference("plate"))
+    for k in range(camera.FROZEN_PICTURES):
         watch.add(good[0], 0.1 * k, good=True)
-    assert watch.wrong == {}  # so quickly somebody tries something
-    watch.add(good[0], camera.SAME_SECONDS, good=True)
-    assert set(watch.wrong) == {"frozen"}
-    watch.add(good[1], camera.SAME_SECONDS + 1, good=True)
-    assert watch.wrong == {}
+    assert watch.faults == {}  # so quickly somebody tries something
+    watch.add(good[0], camera.FROZEN_SECONDS, good=True)
+    assert set(watch.faults) == {"frozen"}
+    watch.add(good[1], camera.FROZEN_SECONDS + 1, good=True)
+    assert watch.faults == {}
 
 
 def test_the_reference_is_made_of_good_pictures() -> None:
-    watch = Watch()
+    watch = CameraCheck()
     black = look(Image.new("RGB", (SIZE, SIZE)))
     for k, one in enumerate(pictures("gears", 0, camera.REFERENCE)):
         assert watch.reference is None
@@ -178,12 +178,12 @@ def test_the_reference_is_made_of_good_pictures() -> None:
 
 
 def test_before_there_is_a_reference_the_training_pictures_tell() -> None:
-    watch, gone = Watch(), (0.0, 0.0, 0.0, -3.0, -2.0, -5.0)
+    watch, gone = CameraCheck(), (0.0, 0.0, 0.0, -3.0, -2.0, -5.0)
     flat_one = look(flat((90, 70, 60), 2)(Image.new("RGB", (SIZE, SIZE)), 1))
-    for k in range(camera.ROW):
+    for k in range(camera.PICTURES_IN_ROW):
         watch.add(flat_one, float(k), good=True, shifts=gone)
-    assert set(watch.wrong) == {"covered"}
-    assert watch.first == []
+    assert set(watch.faults) == {"covered"}
+    assert watch.first_pictures == []
 
 
 def looked(picture: Picture, kind: str, white_level: float | None = None) -> Look:

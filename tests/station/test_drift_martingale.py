@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from flawscope.station.drift import martingale
-from flawscope.station.drift.martingale import SHIFTS, SPREADS, TIMES, Capital, Ranks, uniform
-from flawscope.station.drift.sequential_tests import ENOUGH, LEAST_LIGHT, Light, Run, described
+from flawscope.station.drift.martingale import SHARE_RATIOS, SHIFTS, SPREADS, Capital, Ranks, uniform
+from flawscope.station.drift.sequential_tests import MIN_LIGHT_CHANGE, MIN_PICTURES, DriftTests, LightTest
 
 BETS = len(SHIFTS) + len(SPREADS)
 Draw = Callable[[np.random.Generator, int], np.ndarray]
@@ -88,7 +88,7 @@ def test_every_bet_pays_one_on_average() -> None:
     p = (np.arange(200_000) + 0.5) / 200_000
     for share in (0.001, 0.03, 0.4, 0.97):
         paid = np.exp(martingale.flag_bets(p, np.full(p.shape, share))).mean(0)
-        assert paid == pytest.approx(np.ones(len(TIMES)), abs=1e-4)
+        assert paid == pytest.approx(np.ones(len(SHARE_RATIOS)), abs=1e-4)
 
 
 # -------------------------------------------------------------------------------------------------- capital
@@ -153,8 +153,8 @@ def test_capital_neither_overflows_nor_vanishes() -> None:
 # ------------------------------------------------------------------------------------------------------ a run
 
 
-def run_of(scores: np.ndarray, flagged: np.ndarray | None = None, bound: float = 0.01) -> Run:
-    made = Run(1, 0, bound)
+def run_of(scores: np.ndarray, flagged: np.ndarray | None = None, bound: float = 0.01) -> DriftTests:
+    made = DriftTests(1, 0, bound)
     flags = np.zeros(len(scores), bool) if flagged is None else flagged
     for k, (score, bad) in enumerate(zip(scores.tolist(), flags.tolist(), strict=True)):
         made.add(k + 1, 1_000_000 * k, score, bad)
@@ -179,7 +179,7 @@ def test_a_change_is_named_and_dated(change: Callable[[np.ndarray], np.ndarray],
     assert 2000 < alarm.inspection <= 2500
     assert abs(alarm.first - 2000) <= 100
     assert alarm.since == 1_000_000 * (alarm.first - 1)
-    text = described(alarm)
+    text = alarm.describe()
     assert "\n" not in text
     assert f"(inspection {alarm.first})" in text
 
@@ -204,19 +204,19 @@ def test_defects_are_no_drift(kind: str) -> None:
     for seed in range(2):
         made = run_of(*line(seed, share))
         assert made.alarm is None
-        kinds = {change.how for change in made.found}
+        kinds = {change.how for change in made.changes}
         assert kinds <= {"constant": set(), "changing": {"more"}, "bursts": {"more", "fewer"}}[kind]
         if kind == "changing":
             assert made.notice is not None
             assert made.notice.before < 0.06 < made.notice.now
-            assert "defects, or the camera?" in described(made.notice)
+            assert "defects, or the camera?" in made.notice.describe()
 
 
 def test_a_burst_that_is_over_leaves_no_notice() -> None:
     share = np.full(4000, 0.01)
     share[1500:1700] = 0.4
     made = run_of(*line(1, share))
-    assert [change.how for change in made.found] == ["more", "fewer"]
+    assert [change.how for change in made.changes] == ["more", "fewer"]
     assert made.notice is None
 
 
@@ -231,8 +231,8 @@ def test_the_curve_is_thinned_and_ends_late() -> None:
 # -------------------------------------------------------------------------------------------------- the light
 
 
-def light_of(brightness: np.ndarray, bound: float = 0.01) -> Light:
-    made = Light(math.log10(3 / bound))
+def light_of(brightness: np.ndarray, bound: float = 0.01) -> LightTest:
+    made = LightTest(math.log10(3 / bound))
     for k, one in enumerate(brightness.tolist()):
         made.add(k + 1, 1_000_000 * k, one)
     return made
@@ -250,8 +250,8 @@ def test_another_light_is_named_dated_and_measured(factor: float, how: str, spre
     assert alarm.now == pytest.approx(alarm.before * (1 + alarm.light))
     assert 1500 < alarm.inspection <= 1550
     assert abs(alarm.first - 1501) <= 5
-    assert alarm.pictures >= ENOUGH
-    text = described(alarm)
+    assert alarm.pictures >= MIN_PICTURES
+    text = alarm.describe()
     assert f"pictures of good parts are {100 * abs(alarm.light):.1f} % {how} since about" in text
     assert "\n" not in text
 
@@ -265,7 +265,7 @@ def test_a_small_change_of_light_is_no_news_and_many_are_seen() -> None:
     assert steps.alarm is not None
     assert steps.alarm.how == "darker"
     assert 2400 < steps.alarm.inspection <= 2500, "at the third step"
-    assert LEAST_LIGHT <= -steps.alarm.light <= 0.032  # type: ignore[operator]
+    assert MIN_LIGHT_CHANGE <= -steps.alarm.light <= 0.032  # type: ignore[operator]
     assert steps.alarm.before == pytest.approx(0.4, abs=0.001), "what was normal before the first of them"
 
 
@@ -278,7 +278,7 @@ def test_what_is_no_change_of_light(kind: str) -> None:
         "one value": np.full(n, 0.4),
         "black": np.zeros(n),
     }[kind]
-    made = Run(1, 0, 0.01)
+    made = DriftTests(1, 0, 0.01)
     scores = np.random.default_rng(6).standard_normal(n)
     for k in range(n):
         made.add(k + 1, k, float(scores[k]), bool(bad[k]), float(brightness[k]))
@@ -291,7 +291,7 @@ def test_ville_holds_for_the_light_too() -> None:
     """At a bound of 30 %, a third of it for the light, in 150 runs; of any change, however small."""
     reached = 0
     for run in range(150):
-        made = Light(math.log10(3 / 0.3))
+        made = LightTest(math.log10(3 / 0.3))
         made.alarm = None
         for k, one in enumerate(np.random.default_rng([7, run]).uniform(0.38, 0.42, 250).tolist()):
             count = made.test.count
@@ -305,7 +305,7 @@ def test_ville_holds_for_the_light_too() -> None:
 def test_another_light_that_has_parts_flagged_is_said_in_the_notice() -> None:
     """Then hardly any part is called good, and the light of these cannot be tested."""
     rng = np.random.default_rng(9)
-    made = Run(1, 0, 0.01)
+    made = DriftTests(1, 0, 0.01)
     for k in range(1200):
         dark = k >= 1000
         made.add(
@@ -318,12 +318,12 @@ def test_another_light_that_has_parts_flagged_is_said_in_the_notice() -> None:
     assert made.light is not None
     assert made.notice is not None
     assert made.notice.light is not None
-    assert -0.25 < made.notice.light < -LEAST_LIGHT, "few pictures say it: it is seen at once"
-    assert " darker; defects, or the camera?" in described(made.notice)
+    assert -0.25 < made.notice.light < -MIN_LIGHT_CHANGE, "few pictures say it: it is seen at once"
+    assert " darker; defects, or the camera?" in made.notice.describe()
 
 
 def test_what_is_no_number_takes_no_part() -> None:
-    made = Run(1, 0, 0.01, light=False)
+    made = DriftTests(1, 0, 0.01, light=False)
     assert made.limit == pytest.approx(math.log10(200)), "two tests share the bound"
     for k, score in enumerate((1.0, math.nan, math.inf, 2.0)):
         made.add(k + 1, k, score, False)

@@ -14,9 +14,9 @@ from station_helpers import png
 
 from flawscope.station.background import Backoff
 from flawscope.station.drift.camera_faults import REFERENCE
-from flawscope.station.drift.camera_monitor import Looks
-from flawscope.station.drift.monitor import Drifts
-from flawscope.station.drift.sequential_tests import Change, Run
+from flawscope.station.drift.camera_monitor import CameraMonitor
+from flawscope.station.drift.monitor import DriftMonitor
+from flawscope.station.drift.sequential_tests import Change, DriftTests
 from flawscope.station.inspecting.capacity import Memory
 from flawscope.station.inspecting.writer import Recorded
 from flawscope.station.store.database import StoreError
@@ -25,31 +25,31 @@ from flawscope.station.store.files import Files
 Told = list[tuple[str, str | None]]
 
 
-def drifts_of(bounds: dict[int, float | None], told: Told) -> Drifts:
+def drifts_of(bounds: dict[int, float | None], told: Told) -> DriftMonitor:
     """Whose store is empty."""
     store: Any = SimpleNamespace(database=None, events=lambda *asked: [], note_event=lambda *event: None)
     versions: Any = SimpleNamespace(active=lambda product_id: (1, None))
     names = {number: f"product {number}" for number in bounds}
-    made = Drifts(store, versions, bounds, names, lambda *report: told.append(report))
-    made._after = lambda product_id, version: 0  # type: ignore[method-assign]
-    made._rows = lambda product_id, run: []  # type: ignore[method-assign]
+    made = DriftMonitor(store, versions, bounds, names, lambda *report: told.append(report))
+    made._first_after = lambda product_id, version: 0  # type: ignore[method-assign]
+    made._read_rows = lambda product_id, run: []  # type: ignore[method-assign]
     return made
 
 
 def test_an_alarm_that_is_acknowledged_while_it_is_told_does_not_come_again() -> None:
     told: Told = []
     drifts = drifts_of({1: 0.01}, told)
-    run = drifts._runs[1] = drifts._begun(1, 1, 0)
+    run = drifts._tests[1] = drifts._new_tests(1, 1, 0)
     run.alarm = Change(0, 5, 0, 1, 3, "higher", 0.5, 0.9)
-    tell, person = drifts._tell, threading.Thread(target=drifts.acknowledge, args=(1, "anna"))
+    tell, person = drifts._note_changes, threading.Thread(target=drifts.acknowledge, args=(1, "anna"))
 
-    def meanwhile(product_id: int, run: Run) -> None:
+    def meanwhile(product_id: int, run: DriftTests) -> None:
         tell(product_id, run)
         person.start()
         person.join(0.2)  # a person does not get in between; where one does, it is over by now
 
-    drifts._tell = meanwhile  # type: ignore[method-assign]
-    drifts.follow(1)
+    drifts._note_changes = meanwhile  # type: ignore[method-assign]
+    drifts.update(1)
     person.join(10)
     alarms = [why for code, why in told if code == "drift_1"]
     assert alarms[0] is not None
@@ -59,7 +59,7 @@ def test_an_alarm_that_is_acknowledged_while_it_is_told_does_not_come_again() ->
 def test_an_alarm_that_was_acknowledged_before_it_is_told_is_not_told() -> None:
     told: Told = []
     drifts = drifts_of({1: 0.01}, told)
-    run = drifts._runs[1] = drifts._begun(1, 1, 0)
+    run = drifts._tests[1] = drifts._new_tests(1, 1, 0)
     run.alarm = Change(0, 5, 0, 1, 3, "higher", 0.5, 0.9)
     free, events = drifts._lock, []
 
@@ -76,7 +76,7 @@ def test_an_alarm_that_was_acknowledged_before_it_is_told_is_not_told() -> None:
             free.release()
 
     drifts._lock = Lock()  # type: ignore[assignment]
-    drifts.follow(1)
+    drifts.update(1)
     drifts._lock = free
     assert [why for code, why in told if code == "drift_1"] == [None]
     assert events == ["acknowledged"]
@@ -92,7 +92,7 @@ def test_the_trouble_of_one_product_is_not_the_others() -> None:
         if product_id == 1:
             raise StoreError("it is away", "store_unreachable")
 
-    drifts.follow = follow  # type: ignore[method-assign]
+    drifts.update = follow  # type: ignore[method-assign]
     waits = iter([False])
     drifts._wait = lambda seconds=None: next(waits, True)  # type: ignore[method-assign]
     drifts.pause = 0.0
@@ -113,7 +113,7 @@ class Camera:
         files: Any = SimpleNamespace(read=self.read, folder=Path("nowhere"))
         run: Any = SimpleNamespace(version=1, after=0)
         given: Any = files, [1], {1: "plate"}, lambda product_id: run, lambda *told: self.told.append(told)
-        self.looks = Looks(*given, Memory(0), lambda product_id: white_level)
+        self.looks = CameraMonitor(*given, Memory(0), lambda product_id: white_level)
 
     def read(self, kind: str, picture: int, suffix: str) -> bytes:
         if picture not in self.pictures:
@@ -126,7 +126,7 @@ class Camera:
         taken: Any = SimpleNamespace(
             product_id=1, version_id=1, picture=number, suffix=".png", at=number, anomalous=False
         )
-        self.looks._try(1, Recorded(number, taken, True))
+        self.looks._check(1, Recorded(number, taken, True))
 
     @property
     def unknown(self) -> str | None:
@@ -152,12 +152,13 @@ def test_a_reference_is_the_same_after_a_restart(tmp_path: Path) -> None:
     camera.looks.files = files
     for number in range(10, 10 + REFERENCE):
         camera.show(number, png(rng.integers(0, 255, (40, 40)).astype(np.uint8)))
-    known, kept = camera.looks._watches[1][1].reference, camera.looks._kept(1, (1, 0))
+    known, kept = camera.looks._checks[1][1].reference, camera.looks._load_reference(1, (1, 0))
     assert known is not None
     assert kept is not None
     assert (kept.mean == known.mean).all()
-    assert (kept.least[:-1], kept.still, kept.far) == (known.least[:-1], known.still, known.far)
-    assert camera.looks._kept(1, (1, 5)) is None, "of another beginning"
+    assert kept.least[:-1] == known.least[:-1]
+    assert (kept.is_still, kept.max_shift) == (known.is_still, known.max_shift)
+    assert camera.looks._load_reference(1, (1, 5)) is None, "of another beginning"
 
 
 def test_deep_pictures_are_as_bright_as_the_model_sees_them() -> None:
@@ -166,9 +167,9 @@ def test_deep_pictures_are_as_bright_as_the_model_sees_them() -> None:
     rng = np.random.default_rng(0)
     for number in range(10, 20):
         camera.show(number, png(rng.integers(300, 2500, (60, 60)).astype(np.uint16)))
-    watch = camera.looks._watches[1][1]
-    assert watch.wrong == {}
-    assert watch.first[0].brightness == pytest.approx(1400 / 4095, abs=0.01)
+    watch = camera.looks._checks[1][1]
+    assert watch.faults == {}
+    assert watch.first_pictures[0].brightness == pytest.approx(1400 / 4095, abs=0.01)
 
 
 def test_pauses_double_up_to_the_longest_and_begin_anew_after_success() -> None:

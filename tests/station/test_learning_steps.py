@@ -19,15 +19,15 @@ from sqlalchemy import create_engine, select
 from station_helpers import add_version, taken, until
 
 from flawscope.errors import FlawscopeError, InputError
-from flawscope.station.learning import candidates as of
+from flawscope.station.learning import candidates as states
 from flawscope.station.learning import learning, process
 from flawscope.station.learning import plan as plans
-from flawscope.station.learning.candidates import Candidates, advice, waits
-from flawscope.station.learning.learning import Learning, UnableError
-from flawscope.station.learning.process import StoppedError, Worker, WorkerError, work
+from flawscope.station.learning.candidates import Candidates, advice, wait_reasons
+from flawscope.station.learning.learning import CannotLearnError, Learning
+from flawscope.station.learning.process import StoppedError, Worker, WorkerError, make_candidate
 from flawscope.station.settings.station import Learn
 from flawscope.station.store.database import Database, StoreError
-from flawscope.station.store.records import Store, said_of
+from flawscope.station.store.records import Store, verdict_stacks
 from flawscope.station.store.schema import (
     candidates,
     events,
@@ -65,9 +65,9 @@ class Kept(Candidates):
 
     def events(self) -> list[tuple[str, str]]:
         """What became of candidates."""
-        query = select(events.c.kind, events.c.text).where(events.c.kind != of.ASKED).order_by(events.c.id)
+        query = select(events.c.kind, events.c.text).where(events.c.kind != states.EVENT_QUEUED)
         with self.database.reading() as connection:
-            return [(row.kind, row.text) for row in connection.execute(query)]
+            return [(row.kind, row.text) for row in connection.execute(query.order_by(events.c.id))]
 
 
 class Versions:
@@ -137,17 +137,17 @@ class Made:
 
         def able(product_id: int) -> Any:
             if self.unable:
-                raise UnableError("version 1 is an export")
+                raise CannotLearnError("version 1 is an export")
             if product_id in self.unreadable:
                 raise InputError("model.safetensors is damaged; copy it again")
             return SimpleNamespace(number=1, file=Path("model.safetensors"), is_trained=True)
 
-        plan = SimpleNamespace(learnt=[], start=1, words=words, pictures=[])
-        monkeypatch.setattr(learning, "AGAIN", 0.01)
-        monkeypatch.setattr(learning, "planned", lambda *told: plan)
-        monkeypatch.setattr(self.learning, "_words", words_of)
-        monkeypatch.setattr(self.learning, "_able", able)
-        monkeypatch.setattr(self.learning, "_no_room", lambda product_id: self.full)
+        plan = SimpleNamespace(learnt=[], start=1, verdicts=words, pictures=[])
+        monkeypatch.setattr(learning, "RETRY_SECONDS", 0.01)
+        monkeypatch.setattr(learning, "make_plan", lambda *told: plan)
+        monkeypatch.setattr(self.learning, "_read_verdicts", words_of)
+        monkeypatch.setattr(self.learning, "_check_can_learn", able)
+        monkeypatch.setattr(self.learning, "_disk_full_error", lambda product_id: self.full)
         monkeypatch.setattr(self.learning, "candidates", self.candidates)
         monkeypatch.setattr(self.learning.worker, "run", lambda job, step: FOUND)
 
@@ -166,7 +166,7 @@ def made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, database: Database) ->
 def test_a_model_that_cannot_be_read_is_that_products_problem_alone(made: Made) -> None:
     made.unreadable.add(1)
     made.look()
-    assert [(row.product_id, row.status) for row in made.candidates.rows()] == [(2, of.LIVE)]
+    assert [(row.product_id, row.status) for row in made.candidates.rows()] == [(2, states.LIVE)]
     why = "no version can be made from corrections: model.safetensors is damaged; copy it again"
     assert made.reported == {"learning_model_1": why, "learning_model_2": None, "learning_2": None}
     made.unreadable.clear()
@@ -180,7 +180,7 @@ def test_the_thread_goes_on_whatever_happens(made: Made, monkeypatch: pytest.Mon
         raise ValueError("I/O operation on\nclosed file.")
 
     with monkeypatch.context() as patch:
-        patch.setattr(made.candidates, "next", broken)
+        patch.setattr(made.candidates, "next_unfinished", broken)
         made.look()
     assert made.said == ["learning: ValueError: I/O operation on closed file."]
     made.look()
@@ -193,13 +193,13 @@ def test_a_fault_that_nobody_foresaw_ends_its_candidate_alone(
     """Else it is running for ever, and the product learns nothing more."""
 
     def run(job: Any, step: Any) -> Any:
-        if made.candidates.rows()[0].status == of.RUNNING:
+        if made.candidates.rows()[0].status == states.RUNNING:
             raise KeyError("learnt")
         return FOUND
 
     monkeypatch.setattr(made.learning.worker, "run", run)
     made.look()
-    assert [row.status for row in made.candidates.rows()] == [of.FAILED, of.LIVE]
+    assert [row.status for row in made.candidates.rows()] == [states.FAILED, states.LIVE]
     assert made.candidates.facts(1)["error"] == "KeyError: 'learnt'"
     assert made.reported["learning_1"] == "no version could be made from corrections: KeyError: 'learnt'"
 
@@ -211,25 +211,25 @@ def test_a_full_disk_makes_it_wait(made: Made) -> None:
     assert made.versions.now == {1: 1, 2: 1}
     made.full = None
     made.look()
-    assert [row.status for row in made.candidates.rows()] == [of.LIVE, of.LIVE]
+    assert [row.status for row in made.candidates.rows()] == [states.LIVE, states.LIVE]
 
 
 def test_a_station_that_ended_after_the_switch_knows_what_is_live(made: Made) -> None:
     number, other = (made.candidates.add(product, product, "rule", {}) for product in (1, 2))
     for one in (number, other):
-        made.candidates.change(one, of.READY, version_id=2)
+        made.candidates.change(one, states.READY, version_id=2)
     with made.candidates.database.writing() as connection:
         connection.execute(products.update().where(products.c.id == 1).values(active_version_id=2))
         connection.execute(products.update().where(products.c.id == 2).values(active_version_id=1))
-    made.candidates.settle()
-    assert [row.status for row in made.candidates.rows()] == [of.LIVE, of.READY]
+    made.candidates.mark_live()
+    assert [row.status for row in made.candidates.rows()] == [states.LIVE, states.READY]
 
 
 def test_what_was_made_waits_for_a_store_that_is_away(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is made twice, and a switch is not unsaid."""
     made.learning.settings[2] = None
-    away = {of.READY: 1, of.LIVE: 1}
-    settle = made.candidates.settle
+    away = {states.READY: 1, states.LIVE: 1}
+    settle = made.candidates.mark_live
 
     def fail(status: str) -> None:
         if away.get(status):
@@ -238,16 +238,16 @@ def test_what_was_made_waits_for_a_store_that_is_away(made: Made, monkeypatch: p
 
     def settle_or_fail() -> None:
         if made.versions.now[1] == 2:
-            fail(of.LIVE)
+            fail(states.LIVE)
         settle()
 
-    monkeypatch.setattr(made.candidates, "settle", settle_or_fail)
+    monkeypatch.setattr(made.candidates, "mark_live", settle_or_fail)
     made.candidates.fail = fail
     made.look(2)
     assert not any(away.values())
     (row,) = made.candidates.rows()
-    assert (row.status, made.versions.now[1], made.candidates.facts(1)["waits"]) == (of.LIVE, 2, [])
-    assert [kind for kind, _ in made.candidates.events()] == [of.MADE], "once, and nothing waits"
+    assert (row.status, made.versions.now[1], made.candidates.facts(1)["waits"]) == (states.LIVE, 2, [])
+    assert [kind for kind, _ in made.candidates.events()] == [states.EVENT_READY], "once, and nothing waits"
 
 
 def test_a_version_that_cannot_be_opened_waits(made: Made) -> None:
@@ -257,12 +257,12 @@ def test_a_version_that_cannot_be_opened_waits(made: Made) -> None:
     made.look()
     row = made.candidates.rows()[0]
     assert (row.status, row.version_id, made.candidates.facts(1)["waits"]) == (
-        of.READY,
+        states.READY,
         2,
         ["not_opened"],
     )
     text = "candidate 1: version 2 does not go live by the rule (not_opened): cannot open it"
-    assert made.candidates.events()[-1] == (of.REFUSED_BY_RULE, text)
+    assert made.candidates.events()[-1] == (states.EVENT_WAITS, text)
 
 
 def test_verdicts_are_not_read_while_a_product_cannot_learn(made: Made) -> None:
@@ -280,8 +280,8 @@ def test_verdicts_are_not_read_while_a_product_cannot_learn(made: Made) -> None:
 @pytest.fixture
 def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
     """Whose process gives back what it is given."""
-    monkeypatch.setattr(process, "main", echo)
-    made = Worker(work)
+    monkeypatch.setattr(process, "run_jobs", echo)
+    made = Worker(make_candidate)
     yield made
     made.close()
 
@@ -297,7 +297,7 @@ def test_a_process_stays_for_the_next_job_and_not_for_ever(
     worker.rest()
     assert worker.run({"number": 2}, lambda *step: None) == {"job": {"number": 2}}
     assert worker.pid == first
-    monkeypatch.setattr(process, "IDLE", 0.0)
+    monkeypatch.setattr(process, "IDLE_SECONDS", 0.0)
     worker.rest()
     assert worker.pid is None
     assert worker.run({"number": 3}, lambda *step: None) == {"job": {"number": 3}}
@@ -319,8 +319,8 @@ def test_a_job_that_fails_and_one_that_is_cut_off(worker: Worker) -> None:
 
 def test_the_process_ends_with_the_station() -> None:
     code = (
-        "import os; from flawscope.station.learning.process import Worker, work; made = Worker(work); "
-        "made._started(); print(made.pid, flush=True); os._exit(1)"
+        "import os; from flawscope.station.learning.process import Worker, make_candidate; "
+        "made = Worker(make_candidate); made._ensure_started(); print(made.pid, flush=True); os._exit(1)"
     )
     told = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, timeout=60)
     until(lambda: not Path(f"/proc/{told.stdout.strip()}/cmdline").exists())
@@ -344,8 +344,8 @@ def test_words_are_what_holds(database: Database) -> None:
     with database.writing() as connection:
         gone = pictures.update().where(pictures.c.hash == "f" * 64)
         connection.execute(gone.values(removed_at=1))
-        words = plans.words_of(connection, product)
-    assert [(word.number, word.sure, word.wrong) for word in words.judged] == [
+        words = plans.read_verdicts(connection, product)
+    assert [(word.number, word.is_confirmed, word.is_correction) for word in words.judged] == [
         (a, True, True),
         (d, False, True),
         (e, False, False),
@@ -365,7 +365,8 @@ def test_the_drawn_pictures_are_a_fair_sample(database: Database) -> None:
         store.decide(product_id, number, "good", "anna")
     store.decide(product_id, numbers[1], "defect", "anna")
     with database.reading() as connection:
-        rows = [row for seed in range(20) for row in plans.drawn(connection, product_id, 200, seed)]
+        draws = [plans.draw_good_pictures(connection, product_id, 200, seed) for seed in range(20)]
+        rows = [row for drawn in draws for row in drawn]
     assert len(rows) == 20 * 200
     share = sum(row.anomalous for row in rows) / len(rows)
     assert 0.08 < share < 0.12
@@ -384,7 +385,7 @@ def test_more_corrections_than_a_question_may_name() -> None:
         row = {"at": 0, "who": "anna", "note": ""}
         for number, verdict in said:
             connection.execute(verdicts.insert().values(inspection_id=number, verdict=verdict, **row))
-        found = said_of(connection, range(1, 40_001))
+        found = verdict_stacks(connection, range(1, 40_001))
     assert {number: [one.verdict for one in stack] for number, stack in found.items()} == {
         40_000: ["good", "defect"]
     }
@@ -406,9 +407,9 @@ def test_more_corrections_than_a_question_may_name() -> None:
 )
 def test_the_rule(changes: dict[str, Any], why: list[str]) -> None:
     judgement = {"lost": [], "weaker": [], "good": {"before": [2], "after": [1]}, **changes}
-    assert waits(judgement, 5, 5) == why
-    assert waits(judgement, 4, 5) == [*why, "few"]
-    assert waits(judgement, 5, 5, is_active=False) == [*why, "switched"]
+    assert wait_reasons(judgement, 5, 5) == why
+    assert wait_reasons(judgement, 4, 5) == [*why, "few"]
+    assert wait_reasons(judgement, 5, 5, is_active=False) == [*why, "switched"]
 
 
 @pytest.mark.parametrize(

@@ -22,11 +22,11 @@ from flawscope.station.settings.station import Keep, Product, Settings, read_set
 from flawscope.station.store.backup import backup, restore
 from flawscope.station.store.database import Database
 from flawscope.station.store.files import PICTURES, Files
-from flawscope.station.store.model_registry import Versions
+from flawscope.station.store.model_registry import ModelRegistry
 from flawscope.station.store.records import Store
 from flawscope.station.store.retention import Retention
 from flawscope.station.store.schema import pictures, products, stations
-from flawscope.station.store.station_identity import address_of, claim
+from flawscope.station.store.station_identity import address_of, claim_identity
 
 # learnt from nothing that is drawn here
 UNRELATED = Path(__file__).parents[1] / "fixtures/models-97f7321/patchcore.safetensors"
@@ -125,7 +125,7 @@ def test_two_stations_share_a_data_base_and_nothing_else(
     database = Database(Settings(database=shared_url).url, "line1")
     keep = Keep(good="1 hour", anomalous="1 hour")
     gone = Retention(database, Files(tmp_path / "line1"), keep, aged(database))
-    gone._rest = lambda seconds: None  # type: ignore[method-assign]
+    gone._pause = lambda seconds: None  # type: ignore[method-assign]
     assert gone.run().pictures == 1
     assert picture_of(one.url, first["id"]).status_code == 404
     assert picture_of(two.url, second["id"]).content == part
@@ -157,7 +157,7 @@ def lines(shared_url: str, tmp_path: Path) -> Iterator[list[tuple[Settings, Data
         settings = Settings(name=name, store=str(tmp_path / name), database=shared_url)
         database, files = Database(settings.url, name), Files(settings.store)
         database.migrate()
-        claim(database, files, f"http://{name}.example")
+        claim_identity(database, files, f"http://{name}.example")
         made.append((settings, database, files))
     yield made
     for _, database, _ in made:
@@ -173,13 +173,13 @@ def test_what_a_model_of_another_station_was_learnt_from_stays(
     good = drawn / "plate" / "test" / "good"
     learnt_from = {picture.hash for picture in read_manifest(model_file).pictures}
     assert learnt_from
-    here = Versions(first, files).add(product, UNRELATED, "by hand", "anna")
-    Versions(second, other_files).add(other, model_file, "by hand", "anna")
+    here = ModelRegistry(first, files).add(product, UNRELATED, "by hand", "anna")
+    ModelRegistry(second, other_files).add(other, model_file, "by hand", "anna")
     train = sorted((drawn / "plate" / "train" / "good").iterdir())[0].read_bytes()
     new = sorted(good.iterdir())[0].read_bytes()
     Store(first).record([taken_file(files, product, here, data, at) for at, data in enumerate((train, new))])
     retention = Retention(first, files, Keep(good="1 hour"), aged(first))
-    retention._rest = lambda seconds: None  # type: ignore[method-assign]
+    retention._pause = lambda seconds: None  # type: ignore[method-assign]
     summary = retention.run()
     assert (summary.problem, summary.kept, summary.pictures) == ("", 1, 1)
     assert files.path(PICTURES, hashlib.sha256(train).hexdigest(), ".png").exists()
@@ -188,7 +188,7 @@ def test_what_a_model_of_another_station_was_learnt_from_stays(
 def test_each_backs_up_its_own_and_is_restored_alone(lines: Any, postgres: Any, tmp_path: Path) -> None:
     for place, (_, database, files) in enumerate(lines):
         product = Store(database).add_product("plate")
-        version = Versions(database, files).add(product, UNRELATED, "by hand", "anna")
+        version = ModelRegistry(database, files).add(product, UNRELATED, "by hand", "anna")
         store = Store(database)
         store.record(
             [taken_file(files, product, version, f"{place} {k}".encode(), k) for k in range(3 + place)]
@@ -204,14 +204,14 @@ def test_each_backs_up_its_own_and_is_restored_alone(lines: Any, postgres: Any, 
         assert restore(tmp_path / "one.tar", there) == held
         database, files = Database(there.url, "line1"), Files(there.store)
         assert files.identity() == lines[0][2].identity()
-        claim(database, files)  # it goes on
+        claim_identity(database, files)  # it goes on
         with database.reading() as connection:
             removed = select(func.count()).where(pictures.c.removed_at.is_not(None))
             assert connection.execute(removed).scalar_one() == 0
             assert connection.execute(select(func.count()).select_from(products)).scalar_one() == 2
         lost = Database(there.url, "line2")
         with pytest.raises(InputError, match=rf"write {lines[1][2].identity()} into .*\.station"):
-            claim(lost, Files(tmp_path / "files-of-two"))
+            claim_identity(lost, Files(tmp_path / "files-of-two"))
         lost.close()
         database.close()
     with postgres.database() as url:
@@ -224,22 +224,22 @@ def test_each_backs_up_its_own_and_is_restored_alone(lines: Any, postgres: Any, 
 @pytest.mark.both_databases
 def test_a_name_goes_with_the_folder(database: Database, database_url: str | None, tmp_path: Path) -> None:
     files = Files(tmp_path / "files")
-    claim(database, files)
+    claim_identity(database, files)
     number = Store(database).add_product("plate")
     database.station = "renamed"
-    claim(database, files)
+    claim_identity(database, files)
     assert Store(database).add_product("plate") == number
     with database.reading() as connection:
         assert connection.execute(select(stations.c.name)).scalars().all() == ["renamed"]
     other = Files(tmp_path / "other")
     if database_url is None:  # the data base was moved without the rest of its folder
-        claim(database, other)
+        claim_identity(database, other)
         assert Store(database).add_product("plate") == number
     else:
         with pytest.raises(InputError, match="another folder"):
-            claim(database, other)
+            claim_identity(database, other)
         other.identity_path.write_text(files.identity() + "\n")
-        claim(database, other)
+        claim_identity(database, other)
 
 
 def test_a_folder_with_pictures_of_another_data_base_is_refused(database: Database, tmp_path: Path) -> None:
@@ -247,10 +247,10 @@ def test_a_folder_with_pictures_of_another_data_base_is_refused(database: Databa
     files = Files(tmp_path / "files")
     files.keep(PICTURES, b"somebody's", ".png")
     with pytest.raises(InputError, match=r"has pictures that .* does not know: choose an empty `store`"):
-        claim(database, files)
+        claim_identity(database, files)
     files.identity_path.write_text("nonsense")
     with pytest.raises(InputError, match="is damaged: it holds 'nonsense'"):
-        claim(database, files)
+        claim_identity(database, files)
 
 
 def test_stations_that_come_at_once_are_each_one(shared_url: str, tmp_path: Path) -> None:
@@ -261,7 +261,7 @@ def test_stations_that_come_at_once_are_each_one(shared_url: str, tmp_path: Path
         database = Database(url, "same")
         try:
             database.migrate()
-            claim(database, Files(tmp_path / str(number)))
+            claim_identity(database, Files(tmp_path / str(number)))
             return "here"
         except InputError as error:
             return str(error)

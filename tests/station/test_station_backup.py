@@ -25,10 +25,10 @@ from flawscope.station.access.users import Access
 from flawscope.station.settings.station import Settings
 from flawscope.station.store import backup as module
 from flawscope.station.store import dump
-from flawscope.station.store.backup import FACTS, LIST, backup, restore
+from flawscope.station.store.backup import FACTS_FILE, LIST_FILE, backup, restore
 from flawscope.station.store.database import Database
 from flawscope.station.store.files import MASKS, PICTURES, Files
-from flawscope.station.store.model_registry import Versions
+from flawscope.station.store.model_registry import ModelRegistry
 from flawscope.station.store.records import DEFECT, Store
 from flawscope.station.store.schema import metadata, pictures
 
@@ -42,7 +42,7 @@ def filled(database_url: str | None, tmp_path: Path) -> Settings:
     files = Files(settings.store)
     database = Database(settings.url)
     database.migrate()
-    store, kept = Store(database), Versions(database, files)
+    store, kept = Store(database), ModelRegistry(database, files)
     plate, board = store.add_product("plate"), store.add_product("board")
     one = kept.add(plate, FIXTURES / "patchcore.safetensors", "by hand", "anna")
     kept.add(board, FIXTURES / "patchcore-two-sizes.onnx", "by hand", "anna")
@@ -107,7 +107,7 @@ def test_what_comes_back_is_what_was_there(filled: Settings, other: Settings, tm
     assert rows(other) == rows(filled)
     assert contents(other) == contents(filled)
     assert len(contents(other)) == 6 + 1 + 2
-    kept = Versions(Database(other.url), Files(other.store))
+    kept = ModelRegistry(Database(other.url), Files(other.store))
     assert read_manifest(kept.path(1, 1)).method == "patchcore"
     database = Database(other.url)
     Store(database).record([taken_file(Files(other.store), 1, 1, b"the station goes on", 99)])
@@ -152,7 +152,7 @@ def test_pictures_that_go_meanwhile_are_noted_and_missing_ones_are_a_warning(
     filled: Settings, other: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        counted: Callable[..., Any] = module.counted_in
+        counted: Callable[..., Any] = module.count_records
 
         def meanwhile(connection: Any, own: Any) -> Any:
             """After the data base was copied."""
@@ -164,7 +164,7 @@ def test_pictures_that_go_meanwhile_are_noted_and_missing_ones_are_a_warning(
             Files(filled.store).path(PICTURES, gone, ".png").unlink()
             return counted(connection, own)
 
-        patch.setattr(module, "counted_in", meanwhile)
+        patch.setattr(module, "count_records", meanwhile)
         held = backup(filled, tmp_path / "b.tar")
     assert (held.left_out, held.damaged, held.pictures) == (1, [], 5)
     restore(tmp_path / "b.tar", other)
@@ -226,7 +226,7 @@ def test_a_restore_that_fails_late_leaves_nothing(
         raise FlawscopeError("the disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_opened_again", fails)
+        patch.setattr(module, "_open_restored", fails)
         with pytest.raises(FlawscopeError, match="full"):
             restore(made, other)
     assert not Path(other.store).exists()
@@ -252,8 +252,8 @@ def rewritten(
     with tarfile.open(target, "w") as tar:
         for part, data in [
             *parts,
-            (tarfile.TarInfo(LIST), text),
-            (tarfile.TarInfo(FACTS), json.dumps(facts).encode()),
+            (tarfile.TarInfo(LIST_FILE), text),
+            (tarfile.TarInfo(FACTS_FILE), json.dumps(facts).encode()),
         ]:
             part.size = len(data) if part.isreg() else 0
             tar.addfile(part, io.BytesIO(data))
@@ -375,7 +375,7 @@ def test_errors_name_the_remedy(
     yaml.write_text(yaml.read_text().replace("/here", "/there"))
 
     def renamed(parts: list[tuple[tarfile.TarInfo, bytes]]) -> None:
-        parts[0] = named(dump.POSTGRES), parts[0][1]
+        parts[0] = named(dump.POSTGRES_COPY), parts[0][1]
 
     path = rewritten(made, tmp_path / "x.tar", renamed)
     assert "pg_restore is not installed: apt-get" in said("restore", str(path), "--settings", str(yaml))

@@ -13,10 +13,10 @@ from station_helpers import add_version, taken
 
 from flawscope.station.client import Client
 from flawscope.station.store.database import Database, now
-from flawscope.station.store.migrations import DAY, PAUSE
+from flawscope.station.store.migrations import DAY, LONGEST_PAUSE
 from flawscope.station.store.records import Store
 from flawscope.station.store.schema import HOUR, marks
-from flawscope.station.store.station_identity import SETTLING, Clock
+from flawscope.station.store.station_identity import SETTLING_TIME, Clock
 
 Record = Callable[[int], int]
 MINUTE = HOUR // 60
@@ -32,13 +32,13 @@ class Computer:
     def start(self) -> Clock:
         self.counter = 5_000_000  # it counts from the computer's start
         clock = Clock(self.database, lambda: self.wall, lambda: self.counter)
-        clock.look()
+        clock.check()
         return clock
 
     def run(self, clock: Clock, microseconds: int) -> Clock:
         for step in [MINUTE] * (microseconds // MINUTE):
             self.wall, self.counter = self.wall + step, self.counter + step
-            clock.look()
+            clock.check()
         return clock
 
 
@@ -68,9 +68,9 @@ def test_ages_are_those_of_the_counter_whatever_the_clock_does(computer: Compute
         computer.run(clock, HOUR)
         assert (clock.jump, clock.problem) == (0, ""), "it is right again"
     assert clock.age == 9 * HOUR
-    assert clock.newest_before(10 * HOUR) == 0
-    assert clock.newest_before(8 * HOUR) == first
-    assert clock.newest_before(5 * HOUR) == second
+    assert clock.newest_older_than(10 * HOUR) == 0
+    assert clock.newest_older_than(8 * HOUR) == first
+    assert clock.newest_older_than(5 * HOUR) == second
 
 
 @pytest.mark.parametrize("days", [400, -9000, 22])
@@ -84,7 +84,7 @@ def test_a_clock_that_is_wrong_at_the_start_counts_as_nothing(
         clock = computer.run(computer.start(), HOUR)
         assert f"{abs(days)} days {'ahead' if days > 0 else 'behind'}" in clock.problem
     assert clock.age == 4 * HOUR
-    assert clock.newest_before(DAY) == 0
+    assert clock.newest_older_than(DAY) == 0
     computer.wall -= days * DAY
     assert computer.run(clock, MINUTE).problem == "", "it was set right"
     computer.wall += days * DAY
@@ -92,12 +92,12 @@ def test_a_clock_that_is_wrong_at_the_start_counts_as_nothing(
     assert clock.problem == ""
     assert computer.run(clock, HOUR).problem == ""
     assert computer.run(computer.start(), HOUR).problem == "", "it was confirmed"
-    assert clock.newest_before(DAY) == 0
+    assert clock.newest_older_than(DAY) == 0
 
 
 def test_honest_pauses_count_a_day_at_most_and_bother_nobody(computer: Computer) -> None:
     clock = computer.run(computer.start(), HOUR)
-    for pause, counts in ((16 * HOUR, 16 * HOUR), (3 * DAY, DAY), (PAUSE - HOUR, DAY)):
+    for pause, counts in ((16 * HOUR, 16 * HOUR), (3 * DAY, DAY), (LONGEST_PAUSE - HOUR, DAY)):
         clock.close()
         computer.wall += pause
         before, clock = clock.age, computer.start()
@@ -117,23 +117,23 @@ def test_a_time_server_may_set_the_clock_right_after_the_start(computer: Compute
     for wrong in (0, 10 * DAY):  # behind the right one by 14 hours, and far ahead of it
         clock.close()
         computer.wall += wrong
-        before, clock = clock.age, computer.run(computer.start(), SETTLING // 2)
+        before, clock = clock.age, computer.run(computer.start(), SETTLING_TIME // 2)
         computer.wall += 14 * HOUR - wrong
         computer.run(clock, HOUR)
-        assert (clock.problem, clock.age - before) == ("", 14 * HOUR + HOUR + SETTLING // 2)
+        assert (clock.problem, clock.age - before) == ("", 14 * HOUR + HOUR + SETTLING_TIME // 2)
 
 
 def test_a_counter_that_jumps_is_not_believed_either(computer: Computer) -> None:
     clock = computer.run(computer.start(), HOUR)
     computer.counter += 400 * DAY
     computer.wall += 400 * DAY
-    clock.look()
+    clock.check()
     assert "400 days ahead" in clock.problem
     computer.counter -= 400 * DAY
-    clock.look()
+    clock.check()
     computer.counter += 9 * HOUR  # the computer slept
     computer.wall += 9 * HOUR - 400 * DAY
-    clock.look()
+    clock.check()
     assert (clock.problem, clock.age) == ("", 2 * HOUR)
 
 
@@ -161,7 +161,7 @@ def test_a_jump_is_told_everywhere_and_ends_when_an_engineer_confirms(
     with Client(running.url) as client:
         client.inspect(parts[0], name="before")
         monkeypatch.setattr(clock, "_wall", lambda: now() - 9000 * DAY)
-        station.housekeeping.look()
+        station.housekeeping.check_clock()
         monkeypatch.setattr("flawscope.station.inspecting.worker.now", lambda: now() - 9000 * DAY)
         client.inspect(parts[1], name="after")
         assert [one.name for one in client.search()] == ["after", "before"], "the order in which they came"

@@ -20,7 +20,7 @@ from flawscope import load
 from flawscope.errors import FlawscopeError
 from flawscope.station.client import Client
 from flawscope.station.inspecting import capacity as memory_module
-from flawscope.station.inspecting.capacity import TURN, BusyError, FairQueue, Memory
+from flawscope.station.inspecting.capacity import TURN_LENGTH, BusyError, FairQueue, Memory
 from flawscope.station.settings.station import Limits, Product, Settings
 
 Open = Callable[..., Running]
@@ -50,14 +50,14 @@ def recorded(running: Running, product: str = NAME) -> list[dict[str, Any]]:
 
 def test_products_take_turns() -> None:
     queue: FairQueue[str] = FairQueue()
-    for place in range(2 * TURN):
+    for place in range(2 * TURN_LENGTH):
         queue.put(1, f"a{place}")
     queue.put(2, "b")
     assert queue.pop() == "a0"
-    turn = [queue.pop_of(1, taken) for taken in range(1, TURN + 1)]
-    assert turn == [*(f"a{place}" for place in range(1, TURN)), None], "the other one waits"
-    assert [queue.pop(), queue.pop_of(2, 1), queue.pop()] == ["b", None, f"a{TURN}"]
-    assert queue.pop_of(1, TURN) == f"a{TURN + 1}", "nobody else waits"
+    turn = [queue.pop_same_turn(1, taken) for taken in range(1, TURN_LENGTH + 1)]
+    assert turn == [*(f"a{place}" for place in range(1, TURN_LENGTH)), None], "the other one waits"
+    assert [queue.pop(), queue.pop_same_turn(2, 1), queue.pop()] == ["b", None, f"a{TURN_LENGTH}"]
+    assert queue.pop_same_turn(1, TURN_LENGTH) == f"a{TURN_LENGTH + 1}", "nobody else waits"
     queue.put(1, "gone")
     left = len(queue)
     assert queue.remove(lambda job: job == "gone") == ["gone"]
@@ -66,14 +66,14 @@ def test_products_take_turns() -> None:
 
 def test_the_delay_is_that_of_those_before_in_turns() -> None:
     queue: FairQueue[str] = FairQueue()
-    assert queue.delay(1, {1: 50, 2: 50}) == 0.0, "nobody knows yet"
+    assert queue.expected_delay(1, {1: 50, 2: 50}) == 0.0, "nobody knows yet"
     for seconds in (0.1, 0.1, 60.0):  # one that was long counts for nothing
-        queue.took(1, seconds)
-        queue.took(2, 2 * seconds)
-    assert queue.delay(1, {}) == 0.0, "it is tried"
-    assert queue.delay(1, {1: 3}) == pytest.approx(0.4)
-    assert queue.delay(1, {1: 1, 2: 50}) == pytest.approx(0.2 + 0.2 * TURN)
-    assert queue.delay(2, {1: 50}) == pytest.approx(0.2 + 0.1 * TURN)
+        queue.add_time(1, seconds)
+        queue.add_time(2, 2 * seconds)
+    assert queue.expected_delay(1, {}) == 0.0, "it is tried"
+    assert queue.expected_delay(1, {1: 3}) == pytest.approx(0.4)
+    assert queue.expected_delay(1, {1: 1, 2: 50}) == pytest.approx(0.2 + 0.2 * TURN_LENGTH)
+    assert queue.expected_delay(2, {1: 50}) == pytest.approx(0.2 + 0.1 * TURN_LENGTH)
 
 
 def test_what_is_not_judged_in_time_is_said_and_not_judged(open_station: Open, parts: list[bytes]) -> None:
@@ -107,7 +107,7 @@ def test_what_cannot_be_in_time_is_refused_at_once(open_station: Open, parts: li
     with ThreadPoolExecutor(1) as pool, held(running):
         waiting = pool.submit(post, running, parts[0])
         until(lambda: inspector.backlog() == 1)
-        inspector._queue.took(number, 50.0)
+        inspector._queue.add_time(number, 50.0)
         begun = time.monotonic()
         answer = post(running, parts[1], deadline=30_000)
         assert (answer.status_code, answer.json()["code"]) == (504, "late")
@@ -166,7 +166,7 @@ def test_a_flooded_product_leaves_room_and_turns(
         assert other.result().status_code == 201
         assert sum(one.result().status_code == 201 for one in flood) == 12
     (found,) = recorded(running, "other")
-    assert found["id"] <= TURN + 1
+    assert found["id"] <= TURN_LENGTH + 1
 
 
 # ------------------------------------------------------------------------------------------- large pictures
@@ -200,8 +200,8 @@ def test_memory_is_given_in_the_order_in_which_it_was_asked_for() -> None:
 def test_a_large_picture_waits_for_memory_and_an_ordinary_one_does_not(
     open_station: Open, model_file: Any, parts: list[bytes], monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:
-    monkeypatch.setattr(memory_module, "LARGE", 500_000)
-    monkeypatch.setattr(memory_module, "PATIENCE", 0.1)
+    monkeypatch.setattr(memory_module, "LARGE_PIXELS", 500_000)
+    monkeypatch.setattr(memory_module, "MEMORY_TIMEOUT", 0.1)
     data = png(Image.open(io.BytesIO(parts[-1])).resize((1000, 700)).convert(mode))
     running = open_station()
     memory = running.station.inspector.memory

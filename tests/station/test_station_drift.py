@@ -32,8 +32,8 @@ PASSWORD = "correct horse battery"
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """As often as a test looks."""
-    monkeypatch.setattr(drifts, "PAUSE", 0.02)
-    monkeypatch.setattr(drifts, "IDLE", 0.2)
+    monkeypatch.setattr(drifts, "ROUND_INTERVAL", 0.02)
+    monkeypatch.setattr(drifts, "IDLE_INTERVAL", 0.2)
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def record(
     ]
     for start in range(0, len(made), 64):
         station.store.record(made[start : start + 64])
-    station.drifts.note(number)
+    station.drifts.mark_new(number)
 
 
 def drift(http: httpx.Client, pictures: int) -> dict[str, Any]:
@@ -198,7 +198,7 @@ def test_another_version_begins_anew(open_station: Any, other_model: Path) -> No
         until(lambda: codes(station) == {"drift_1"})
         other = station.versions.add(number, other_model, "test", "test")
         station.versions.activate(number, other, "test")
-        station.drifts.note(number)
+        station.drifts.mark_new(number)
         until(lambda: codes(station) == set())
         record(station, shifted()[:100], first=900)
         facts = drift(http, 100)
@@ -273,8 +273,8 @@ def test_a_camera_that_goes_dark_is_a_problem_until_it_is_back(
     """Also where nobody looks for drift."""
     monkeypatch.setattr(camera, "REFERENCE", 12)
     monkeypatch.setattr(camera_monitor, "REFERENCE", 12)
-    monkeypatch.setattr(camera_monitor, "OFTEN", 0.0)
-    monkeypatch.setattr(camera_monitor, "SHARE", 1.0)
+    monkeypatch.setattr(camera_monitor, "MIN_INTERVAL", 0.0)
+    monkeypatch.setattr(camera_monitor, "MAX_CPU_SHARE", 1.0)
     products = {"plate": replace(settings.products["plate"], drift=None)}
     running = open_station(products=products)
     with Image.open(io.BytesIO(judged_parts[0])) as image:

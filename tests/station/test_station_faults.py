@@ -96,7 +96,7 @@ def test_a_data_base_that_goes_and_comes_back(
 @pytest.fixture
 def sqlite_station(open_station: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """One that waits for another writer half a second."""
-    monkeypatch.setattr(database_module, "PATIENCE", 0.5)
+    monkeypatch.setattr(database_module, "LOCK_TIMEOUT", 0.5)
     return open_station(database=None)
 
 
@@ -249,7 +249,7 @@ def test_the_space_that_pictures_may_take_is_looked_at_while_they_come(
 ) -> None:
     running = open_station(keep=Keep(None, None, None, None, "200 KB"))
     retention = running.station.housekeeping._retention
-    until(lambda: retention._anew)
+    until(lambda: retention._next_rescan)
     for place in range(30):
         assert send(running.url, parts[0] + bytes(20_000 + place)).status_code == 201
     pictures = running.station.files.folder / "pictures"

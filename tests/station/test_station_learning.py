@@ -25,7 +25,7 @@ from tablet import tablet_fixture as tablet_fixture
 from flawscope.predictor import load, read_manifest
 from flawscope.station.learning import learning as learning_module
 from flawscope.station.settings.station import Learn, Product
-from flawscope.station.store.retention import Learnt
+from flawscope.station.store.retention import LearntPictures
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def model_file(model_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(learning_module, "AGAIN", 0.1)
+    monkeypatch.setattr(learning_module, "RETRY_SECONDS", 0.1)
 
 
 @pytest.fixture
@@ -94,7 +94,8 @@ def test_corrections_become_a_version_and_going_back_is_the_old_one(
     assert (line.use(1).status_code, line.use(2).status_code) == (200, 200)
     assert line.send(drawn_part(250, stained=True), "new stain.png")["version"] == 2
     # what it learnt from stays
-    store, knows = running.station.store, Learnt(running.station.database, running.station.files).knows
+    store, database = running.station.store, running.station.database
+    knows = LearntPictures(database, running.station.files).contains
     taken = store.picture(1, found["stained"][0])
     assert knows(taken.hash, taken.suffix)
     assert line.use(1).status_code == 200

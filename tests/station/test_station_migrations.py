@@ -23,7 +23,7 @@ from flawscope.station.store.database import Database
 from flawscope.station.store.files import PICTURES, Files
 from flawscope.station.store.migrations import DAY
 from flawscope.station.store.schema import (
-    VIEW,
+    REPORT_VIEW,
     events,
     hours,
     inspections,
@@ -133,7 +133,7 @@ def test_the_tables_are_those_of_this_version_and_hold_what_they_promise(old: Da
     with old.reading() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, metadata) == []
-        rows = connection.execute(text(f"SELECT * FROM {VIEW} ORDER BY inspection")).mappings().all()
+        rows = connection.execute(text(f"SELECT * FROM {REPORT_VIEW} ORDER BY inspection")).mappings().all()
         assert [row["inspection"] for row in rows] == [1, 2, 3, 4, 5, 6, 7], "others read them by SQL"
         assert (rows[1]["product"], rows[1]["decision"], rows[3]["verdict"]) == ("plate", "anomalous", "good")
         if old.is_sqlite:
@@ -158,6 +158,6 @@ def test_a_store_of_an_earlier_version_is_not_backed_up_by_this_one(
     (tmp_path / "near").mkdir()
     with (
         pytest.raises(InputError, match="are of another version: use the flawscope that made them"),
-        dump.copied(settings, tmp_path / "near"),
+        dump.copy_database(settings, tmp_path / "near"),
     ):
         pass

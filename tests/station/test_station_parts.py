@@ -32,8 +32,8 @@ from flawscope.calibration.parts import PartCalibration, Pattern
 from flawscope.errors import InputError
 from flawscope.predictor.parts import Parts
 from flawscope.station.client import Client, RefusedError
-from flawscope.station.inspecting.parts import Rounds
-from flawscope.station.inspecting.picture import Picture, seen
+from flawscope.station.inspecting.parts import PartDeadlines
+from flawscope.station.inspecting.picture import Picture, with_part_and_view
 from flawscope.station.settings.sinks import MqttSettings, SinkSettings
 from flawscope.station.settings.sources import CameraOf, FolderOf
 from flawscope.station.settings.station import Keep, Product
@@ -207,10 +207,10 @@ def test_names_that_the_station_gives_tell_no_part() -> None:
     judge = judging(np.ones((19, 2)), r"\d+")
     frame = Picture(1, b"", "camera1-a.png", "camera")
     with pytest.raises(InputError, match="send its `part`, and as `view` one of a, b"):
-        seen(frame, judge)
-    asked = seen(replace(frame, part="4711", view="a"), judge)
+        with_part_and_view(frame, judge)
+    asked = with_part_and_view(replace(frame, part="4711", view="a"), judge)
     assert (asked.part, asked.view) == ("4711", "a")
-    sent = seen(replace(frame, source="http", name="7_b.png"), judge)
+    sent = with_part_and_view(replace(frame, source="http", name="7_b.png"), judge)
     assert (sent.part, sent.view) == ("7", "b")
 
 
@@ -471,7 +471,7 @@ def test_a_part_that_cannot_be_decided_on_keeps_no_other_waiting(database: Any) 
             return judge
 
     seconds = {own[0][0]: 0.1, own[1][0]: 1e12}
-    rounds = Rounds(database, Known(), seconds, lambda *found: told.append(found))  # type: ignore[arg-type]
+    rounds = PartDeadlines(database, Known(), seconds, lambda *found: told.append(found))  # type: ignore[arg-type]
     rounds.start()
     try:
         for product, version in own:

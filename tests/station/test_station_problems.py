@@ -12,7 +12,7 @@ import pytest
 from station_helpers import until
 
 import flawscope.station
-from flawscope.station.drift.camera_faults import KINDS
+from flawscope.station.drift.camera_faults import FAULT_KINDS
 from flawscope.station.problems import Problem, Problems
 from flawscope.station.store.database import Database, StoreError
 from flawscope.station.store.records import NotFoundError
@@ -39,17 +39,17 @@ def test_a_code_names_its_kind_its_product_and_its_number() -> None:
 
 def test_what_was_acknowledged_stays_so_until_it_is_over(problems: Problems) -> None:
     problems.report("folder_waits_1", "3 pictures wait")
-    before = problems.listed()[0]
+    before = problems.all()[0]
     problems.acknowledge("folder_waits_1", "emil")
     problems.report("folder_waits_1", "4 pictures wait")
-    (found,) = problems.listed()
+    (found,) = problems.all()
     assert (found.text, found.since, found.acknowledged_by) == ("4 pictures wait", before.since, "emil")
     problems.report("folder_waits_1", None)
     with pytest.raises(NotFoundError):
         problems.acknowledge("folder_waits_1", "emil")
     problems.report("folder_waits_1", "4 pictures wait")
     problems.report("folder_away_1", "it is away")
-    assert [(one.kind, one.acknowledged_by) for one in problems.listed()] == [
+    assert [(one.kind, one.acknowledged_by) for one in problems.all()] == [
         ("folder_waits", None),
         ("folder_away", None),
     ]
@@ -59,9 +59,8 @@ def test_every_kind_has_a_title_and_says_who_does_what() -> None:
     sources = Path(str(flawscope.station.__file__)).parent.rglob("*.py")
     code = "".join(path.read_text(encoding="utf-8") for path in sources)
     kinds = {kind.rstrip("_") for kind in re.findall(r'\b(?:report|_?show|_count)\(\s*f?"([a-z_]+)', code)}
-    kinds = (
-        (kinds - {"camera"}) | {f"camera_{kind}" for kind in KINDS} | {"drift", "light", "sink", "learning"}
-    )
+    kinds = kinds - {"camera"} | {f"camera_{kind}" for kind in FAULT_KINDS}
+    kinds |= {"drift", "light", "sink", "learning"}
     assert len(kinds) > 20
     for language in LANGUAGES:
         known = texts(language).flat

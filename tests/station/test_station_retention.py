@@ -20,10 +20,10 @@ from flawscope.station.settings.station import Keep
 from flawscope.station.store import insert as recording
 from flawscope.station.store import retention as module
 from flawscope.station.store.database import Database, now
-from flawscope.station.store.files import MAPS, MASKS, MODELS, PART, PICTURES, YOUNG, Files, Strays
-from flawscope.station.store.model_registry import Versions
-from flawscope.station.store.records import DEFECT, GOOD, SKIP, Store, Taken
-from flawscope.station.store.retention import Retention, Summary
+from flawscope.station.store.files import MAPS, MASKS, MODELS, PART, PICTURES, STRAY_AGE, Files, StrayFiles
+from flawscope.station.store.model_registry import ModelRegistry
+from flawscope.station.store.records import DEFECT, GOOD, SKIP, NewInspection, Store
+from flawscope.station.store.retention import RemovalSummary, Retention
 from flawscope.station.store.schema import hours, inspections, learnt, pictures, products, verdicts
 
 DAY = 86_400_000_000
@@ -44,7 +44,7 @@ class Ages:
         assert not self.marks or age >= self.marks[-1][0], "add the oldest first"
         self.marks.append((age, number))
 
-    def newest_before(self, age: int) -> int:
+    def newest_older_than(self, age: int) -> int:
         return max((number for at, number in self.marks if at <= self.age - age), default=0)
 
 
@@ -73,7 +73,7 @@ class World:
 
     def taken(
         self, days: float, data: bytes | str, anomalous: bool = False, product: int | None = None
-    ) -> Taken:
+    ) -> NewInspection:
         content = data.encode() if isinstance(data, str) else data
         digest = self.files.keep(PICTURES, content, ".png")
         self.files.write(self.files.map_path(digest, self.version), b"map")
@@ -105,7 +105,7 @@ class World:
     def retention(self, keep: Keep, ended: threading.Event | None = None) -> Retention:
         return Retention(self.database, self.files, keep, self.clock, ended)  # type: ignore[arg-type]
 
-    def run(self, keep: Keep) -> Summary:
+    def run(self, keep: Keep) -> RemovalSummary:
         return self.retention(keep).run()
 
     def count(self, table: object) -> int:
@@ -115,7 +115,7 @@ class World:
 
 @pytest.fixture(autouse=True)
 def without_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Retention, "_rest", lambda self, seconds: None)
+    monkeypatch.setattr(Retention, "_pause", lambda self, seconds: None)
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def world(database: Database, tmp_path: Path) -> World:
 def nothing_learnt(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """Of models; what the table says holds."""
     if "learning" not in request.fixturenames:
-        monkeypatch.setattr(module.Learnt, "knows", lambda self, digest, suffix: False)
+        monkeypatch.setattr(module.LearntPictures, "contains", lambda self, digest, suffix: False)
 
 
 @pytest.fixture
@@ -154,8 +154,8 @@ def test_a_shared_picture_stays_as_long_as_the_longest_of_them(world: World) -> 
 
 
 def test_many_are_removed_in_several_transactions(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "TOGETHER", 3)
-    monkeypatch.setattr(module, "PAGE", 5)
+    monkeypatch.setattr(module, "INSPECTIONS_PER_TRANSACTION", 3)
+    monkeypatch.setattr(module, "ROWS_PER_QUERY", 5)
     names = [f"n{k}" for k in range(17)]
     world.decide(world.add(45, "kept"), GOOD)
     for k, name in enumerate(names):
@@ -250,7 +250,7 @@ def test_what_a_model_names_stays_whoever_sent_it(world: World, drawn: Path, mod
     same, again, others = train[0].read_bytes(), encoded.getvalue(), [path.read_bytes() for path in new]
     for data in (same, again, *others, b"no picture"):
         world.add(99, data)
-    Versions(world.database, world.files).add(world.product, model_file, "by hand", "anna")
+    ModelRegistry(world.database, world.files).add(world.product, model_file, "by hand", "anna")
     retention = world.retention(Keep())
     summary = retention.run()
     assert (summary.kept, summary.pictures, summary.problem) == (2, len(others) + 1, "")
@@ -312,7 +312,7 @@ def test_what_was_cut_off_is_finished_by_the_next_run(
         if where == "before the file":
             patch.setattr(Files, "discard", lambda *_: (_ for _ in ()).throw(Cut))
         else:
-            patch.setattr(module, "_free", lambda *_: (_ for _ in ()).throw(Cut))
+            patch.setattr(module, "_removable", lambda *_: (_ for _ in ()).throw(Cut))
         with pytest.raises(Cut):
             world.run(Keep())
     assert world.path("a").exists()
@@ -330,8 +330,8 @@ def test_strays_go_after_an_hour_and_only_then(world: World, model_file: Path) -
     for folder in (sent, never_added):
         folder.mkdir()
         (folder / "part.onnx").write_bytes(b"a model")
-    added = Versions(world.database, world.files).add(world.product, model_file, "by hand", "anna")
-    seconds = at / 1e6 - YOUNG
+    added = ModelRegistry(world.database, world.files).add(world.product, model_file, "by hand", "anna")
+    seconds = at / 1e6 - STRAY_AGE
     every = [*world.files.folder.rglob("*.png"), *world.files.folder.rglob("*.npz")]
     every += [one for one in (world.files.folder / MODELS).iterdir() if one.is_dir()]
     for path in every:
@@ -341,7 +341,7 @@ def test_strays_go_after_an_hour_and_only_then(world: World, model_file: Path) -
     for path in every:
         os.utime(path, (seconds - 60, seconds - 60))
     assert world.run(Keep()).strays == 4
-    kept = Versions(world.database, world.files).path(world.product, added)
+    kept = ModelRegistry(world.database, world.files).path(world.product, added)
     assert kept.exists()
     assert {path.name for path in every if path.exists()} == {
         kept.parent.name,
@@ -354,13 +354,13 @@ def test_a_model_that_is_just_being_added_again_is_no_stray(
     world: World, model_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was cut off long ago; the sweep looks at its folder, and then somebody sends it again."""
-    made = Versions(world.database, world.files)
+    made = ModelRegistry(world.database, world.files)
     folder = world.files.model_folder(hashlib.sha256(model_file.read_bytes()).hexdigest())
     folder.mkdir()
     os.utime(folder, (0, 0))
-    added, held, needed, write = list[int](), list[bool](), Strays.needed, world.files.write
+    added, held, needed, write = list[int](), list[bool](), StrayFiles.needed_hashes, world.files.write
 
-    def then_sent(self: Strays, kind: str, digests: list[str]) -> set[str]:
+    def then_sent(self: StrayFiles, kind: str, digests: list[str]) -> set[str]:
         found = needed(self, kind, digests)
         if not added:
             added.append(made.add(world.product, model_file, "by hand", "anna"))
@@ -371,7 +371,7 @@ def test_a_model_that_is_just_being_added_again_is_no_stray(
         write(path, data, durable=durable)
         held.append(not world.files.discard(path.parent, path.parent.name, lambda: True))
 
-    monkeypatch.setattr(Strays, "needed", then_sent)
+    monkeypatch.setattr(StrayFiles, "needed_hashes", then_sent)
     monkeypatch.setattr(world.files, "write", meanwhile)
     assert world.run(FOR_EVER).strays == 0
     assert made.path(world.product, added[0]).exists()
@@ -409,11 +409,11 @@ def test_a_record_that_is_being_written_is_waited_for(world: World) -> None:
     world.add(99, "a")
     with ThreadPoolExecutor(1) as pool:
         with world.database.writing() as connection:
-            recording.lock(connection, [world.product])
+            recording.lock_products(connection, [world.product])
             removing = pool.submit(world.run, Keep())
             time.sleep(0.2)
             assert not removing.done()
-            recording.record(connection, [world.taken(0, "a")])
+            recording.insert_inspections(connection, [world.taken(0, "a")])
         assert removing.result(30).pictures == 0
     assert world.kept("a") == "a"
 
@@ -478,14 +478,14 @@ def test_a_look_passes_over_what_is_gone_without_reading_it_again(
     retention = world.retention(Keep())
     retention.run()
     seen: list[int] = []
-    several = module._several
+    several = module._take_group
 
     def counted(*args: Any) -> Any:
         found = several(*args)
         seen.append(len(found))
         return found
 
-    monkeypatch.setattr(module, "_several", counted)
+    monkeypatch.setattr(module, "_take_group", counted)
     world.clock.age = DAY // 24
     retention.run()
     assert sum(seen) == 0

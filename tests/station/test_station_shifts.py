@@ -21,8 +21,8 @@ from flawscope.station.settings.shifts import Shifts, read_shifts
 from flawscope.station.settings.station import read_settings
 from flawscope.station.shifts import ended
 from flawscope.station.store.records import iso, microseconds
-from flawscope.station.store.schema import VIEW
-from flawscope.station.store.search import SUMS
+from flawscope.station.store.schema import REPORT_VIEW
+from flawscope.station.store.search import COUNT_NAMES
 
 DAY = {"early": "06:00", "late": "14:00", "night": "22:00"}
 
@@ -83,10 +83,10 @@ def test_a_shift_is_reported_once_everywhere(
     tomorrow = microseconds(f"{day}T00:00:00Z") + 86_400_000_000
     reports = running.station.shifts
     assert reports is not None
-    assert not reports.look(tomorrow), "the webhook failed"
+    assert not reports.report_ended(tomorrow), "the webhook failed"
     assert any("shift" in one.code for one in running.station.problems())
-    assert reports.look(tomorrow)
-    assert reports.look(tomorrow)
+    assert reports.report_ended(tomorrow)
+    assert reports.report_ended(tomorrow)
     assert not running.station.problems()
     (told,) = [one.json for one in receiver.taken]
     assert (told["type"], told["data"]["shift"], told["data"]["inspected"]) == (
@@ -101,7 +101,7 @@ def test_a_shift_is_reported_once_everywhere(
     page = (tmp_path / f"reports/{name}.html").read_text()
     assert page.count("data:image/webp") >= len(bad) - 1
     with running.station.database.reading() as connection:
-        rows = connection.execute(text(f"SELECT * FROM {VIEW} ORDER BY inspection")).mappings().all()
+        rows = connection.execute(text(f"SELECT * FROM {REPORT_VIEW} ORDER BY inspection")).mappings().all()
     assert [(row["picture"], row["decision"]) for row in rows] == [(one.name, one.decision) for one in sent]
     assert str(rows[0]["at"])[:10] in (str(day), str(datetime.now(UTC).date()))
 
@@ -123,7 +123,7 @@ def test_a_report_of_any_time_is_fetched(open_station: Opener, parts: list[bytes
         assert sum(int(row["inspected"]) for row in csv.DictReader(io.StringIO(table))) == 2
         book = http.get("shift-report", params={**times, "format": "xlsx"}).content
         rows = [*load_workbook(io.BytesIO(book)).active.iter_rows(values_only=True)]
-        assert rows[0] == ("hour", *SUMS)
+        assert rows[0] == ("hour", *COUNT_NAMES)
         assert sum(row[1] for row in rows[1:]) == 2
         counts = http.get("shift-report", params={**times, "format": "json"}).json()
         assert (counts["inspected"], counts["anomalous"]) == (2, 1)

@@ -18,7 +18,7 @@ from flawscope.errors import InputError
 from flawscope.station.settings.station import Settings
 from flawscope.station.store import search as search_module
 from flawscope.station.store.database import Database
-from flawscope.station.store.records import HOUR, Store, Taken, microseconds
+from flawscope.station.store.records import HOUR, NewInspection, Store, microseconds
 from flawscope.station.store.schema import hours, inspections
 from flawscope.station.store.search import Filters, search, trends
 
@@ -35,7 +35,7 @@ class Filled:
     database: Database
     product: int
     versions: tuple[int, int]
-    rows: dict[int, Taken]
+    rows: dict[int, NewInspection]
     verdicts: dict[int, str | None]
     reviews: dict[int, str]
 
@@ -43,7 +43,7 @@ class Filled:
     def store(self) -> Store:
         return Store(self.database)
 
-    def add(self, several: list[Taken]) -> None:
+    def add(self, several: list[NewInspection]) -> None:
         for (number, is_new), one in zip(self.store.record(several), several, strict=True):
             assert is_new
             self.rows[number] = one
@@ -69,7 +69,7 @@ def filled(database: Database) -> Filled:
     return Filled(database, product, (one, two), {}, {}, {})
 
 
-def random_one(rng: random.Random, product: int, version: int, **given: Any) -> Taken:
+def random_one(rng: random.Random, product: int, version: int, **given: Any) -> NewInspection:
     """Few times and scores, so that many are alike."""
     score = rng.choice([rng.random() * 2, 0.5, 1.0, 1.5])
     usual: dict[str, Any] = {
@@ -330,7 +330,7 @@ def test_trends_are_what_a_loop_counts(
     filled: Filled, monkeypatch: pytest.MonkeyPatch, unit: str, since: int, until: int
 ) -> None:
     """Hours and days are whole at both ends, the others are as they are asked for."""
-    monkeypatch.setattr(search_module, "MOST_POINTS", 20)
+    monkeypatch.setattr(search_module, "MAX_POINTS", 20)
     fill(filled, 150)
     fill(filled, 50, seed=5)  # into hours that are there
     first, last = BEGIN + since, BEGIN + until

@@ -28,7 +28,7 @@ from flawscope.station.sinks.outbox import Outbox
 from flawscope.station.store import retention
 from flawscope.station.store.database import Database
 from flawscope.station.store.files import Files
-from flawscope.station.store.records import DEFECT, GOOD, SKIP, UNDO, Store, Taken
+from flawscope.station.store.records import DEFECT, GOOD, SKIP, UNDO, NewInspection, Store
 from flawscope.station.store.retention import Retention
 from flawscope.station.store.schema import HOUR, hours, versions
 from flawscope.station.store.search import Filters, search
@@ -78,7 +78,7 @@ class Machine(RuleBasedStateMachine):
         self.clock = Ages()
         self.days = 0
         self.inspections: dict[int, Known] = {}
-        self.keys: dict[str | None, tuple[int, Taken]] = {}
+        self.keys: dict[str | None, tuple[int, NewInspection]] = {}
         self.there: set[str] = set()  # pictures whose file is kept
         self.said = 0  # verdicts, ever
         self.delivered: list[tuple[int, bool]] = []
@@ -223,8 +223,8 @@ class Machine(RuleBasedStateMachine):
 def test_store_retention_and_outbox_keep_what_they_were_told(
     database_url: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Retention, "_rest", lambda self, seconds: None)
-    monkeypatch.setattr(retention.Learnt, "knows", lambda self, digest, suffix: False)
+    monkeypatch.setattr(Retention, "_pause", lambda self, seconds: None)
+    monkeypatch.setattr(retention.LearntPictures, "contains", lambda self, digest, suffix: False)
     monkeypatch.setattr(
         Machine, "url", database_url or f"sqlite:///{tmp_path / 'station.sqlite'}", raising=False
     )

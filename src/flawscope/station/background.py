@@ -32,11 +32,7 @@ class Backoff:
 
 
 class Background:
-    """Thread that can be woken and ended; derived classes define its work.
-
-    Args:
-        name: of the thread.
-    """
+    """Thread that can be woken and ended; derived classes define its work."""
 
     def __init__(self, name: str):
         self._ended, self._woken = threading.Event(), threading.Event()
@@ -50,12 +46,12 @@ class Background:
         self._woken.set()
 
     def end(self) -> None:
-        """Begin nothing more."""
+        """Ask the thread to end: it begins nothing more."""
         self._ended.set()
         self.wake()
 
     def stop(self, seconds: float | None = PATIENCE) -> None:
-        """Begin nothing more; return when the work is done, or after so many seconds. None: no limit."""
+        """End the thread; return when its work is done, or after `seconds`. None: no limit."""
         self.end()
         if self._thread.is_alive():
             self._thread.join(seconds)
@@ -64,7 +60,7 @@ class Background:
         raise NotImplementedError
 
     def _wait(self, seconds: float | None = None) -> bool:
-        """Wait until there is something to do, or for so many seconds; return whether the thread ends."""
+        """Wait until woken, at most for `seconds`; return whether the thread is to end."""
         self._woken.wait(seconds)
         self._woken.clear()
         return self._ended.is_set()

@@ -18,10 +18,10 @@ from flawscope.station.store.records import REMOVED, Store
 from flawscope.station.store.retention import Retention
 from flawscope.station.store.station_identity import Clock
 
-LOOK = 60.0  # seconds between two checks of the clock
-RETAIN = 3600.0  # seconds between two removals
-CONFIRM = Action("/api/v1/clock/confirm", "problems.clock_is_right")
-SHARE = 0.01  # share of `keep: space` that must be written before a removal comes sooner
+CHECK_INTERVAL = 60.0  # seconds between two checks of the clock
+REMOVAL_INTERVAL = 3600.0  # seconds between two removals
+CONFIRM_CLOCK = Action("/api/v1/clock/confirm", "problems.clock_is_right")
+EARLY_REMOVAL_SHARE = 0.01  # share of `keep: space` that must be written before a removal comes sooner
 
 
 class Housekeeping(Background):
@@ -35,21 +35,21 @@ class Housekeeping(Background):
         super().__init__("housekeeping")
         self.store, self.database, self.access, self.report = store, store.database, access, report
         self.clock = Clock(self.database)
-        self._files, self._written = files, 0  # bytes of pictures since the last removal
-        self._use(keep)
+        self._files, self._new_bytes = files, 0  # bytes of pictures since the last removal
+        self._make_retention(keep)
 
-    def use(self, keep: Keep) -> None:
-        """Keep for other times from the next removal on."""
+    def set_retention(self, keep: Keep) -> None:
+        """Use other times of keeping from the next removal on."""
         used = self._retention.used
-        self._use(keep)
+        self._make_retention(keep)
         self._retention.used = used
 
-    def _use(self, keep: Keep) -> None:
+    def _make_retention(self, keep: Keep) -> None:
         self._retention = Retention(self.database, self._files, keep, self.clock, self._ended)
         self._space = keep.space_bytes
 
     def start(self) -> None:
-        self.look()
+        self.check_clock()
         super().start()
 
     def stop(self, seconds: float | None = None) -> None:
@@ -57,33 +57,33 @@ class Housekeeping(Background):
         with suppress(FlawscopeError):
             self.clock.close()
 
-    def note(self, recorded: Recorded) -> None:
-        """Count a picture's bytes; where there is no space for it, others are removed now."""
-        self._written += recorded.taken.bytes
-        if self._is_crowded():
+    def count_bytes(self, recorded: Recorded) -> None:
+        """Count a new picture's bytes; remove old pictures now where there is no space for it."""
+        self._new_bytes += recorded.taken.bytes
+        if self._exceeds_space():
             self.wake()
 
-    def look(self) -> None:
+    def check_clock(self) -> None:
         """Check the clock, and report its problem."""
         with suppress(FlawscopeError):  # a store that cannot be used is a problem of its own
-            self.clock.look()
-        self.report("clock", self.clock.problem or None, CONFIRM)
+            self.clock.check()
+        self.report("clock", self.clock.problem or None, CONFIRM_CLOCK)
 
-    def _is_crowded(self) -> bool:
-        if self._space is None or self._written < SHARE * self._space:
+    def _exceeds_space(self) -> bool:
+        if self._space is None or self._new_bytes < EARLY_REMOVAL_SHARE * self._space:
             return False
-        return self._retention.used + self._written > self._space
+        return self._retention.used + self._new_bytes > self._space
 
     def _work(self) -> None:
         due = 0.0
-        while not self._wait(LOOK if due else 1.0):
-            self.look()
-            if time.monotonic() >= due or self._is_crowded():
-                self._retain()
-                due = time.monotonic() + RETAIN
+        while not self._wait(CHECK_INTERVAL if due else 1.0):
+            self.check_clock()
+            if time.monotonic() >= due or self._exceeds_space():
+                self._remove_old()
+                due = time.monotonic() + REMOVAL_INTERVAL
 
-    def _retain(self) -> None:
-        self._written = 0
+    def _remove_old(self) -> None:
+        self._new_bytes = 0
         try:
             self.database.tune()  # before the removal, which may take long in a large store
             summary = self._retention.run()

@@ -16,22 +16,22 @@ from prometheus_client.registry import Collector
 
 from flawscope.errors import FlawscopeError
 
-BEHIND = 50  # messages that may wait for a slow page; beyond that the oldest are dropped
-SECOND = 1.0  # seconds between two states
+MAX_QUEUED_MESSAGES = 50  # messages that may wait for a slow page; beyond that the oldest are dropped
+STATE_INTERVAL = 1.0  # seconds between two states
 
 
-class Live:
-    """Messages of a product for all listeners; nobody waits for a slow one."""
+class EventBroadcaster:
+    """Sends messages of a product to all its listeners; nobody waits for a slow one."""
 
     def __init__(self) -> None:
         self._listeners: dict[asyncio.Queue[str | None], tuple[int, asyncio.AbstractEventLoop]] = {}
         self._ended = False
 
-    def tell(self, product_id: int, found: dict[str, Any], event: str = "inspection") -> None:
+    def publish(self, product_id: int, found: dict[str, Any], event: str = "inspection") -> None:
         """Send an inspection, or a part that was decided on, to the listeners of a product. Thread-safe."""
         for queue, (listens, loop) in list(self._listeners.items()):
             if listens == product_id:
-                _put_soon(loop, queue, _message(event, found))
+                _put_soon(loop, queue, _format_event(event, found))
 
     def close(self) -> None:
         """End all streams. Thread-safe."""
@@ -41,7 +41,7 @@ class Live:
 
     async def stream(self, product_id: int, state: Callable[[], dict[str, Any] | None]) -> AsyncIterator[str]:
         """Yield inspections and decisions as they come, and the state every second, until it is None."""
-        queue: asyncio.Queue[str | None] = asyncio.Queue(BEHIND)
+        queue: asyncio.Queue[str | None] = asyncio.Queue(MAX_QUEUED_MESSAGES)
         loop = asyncio.get_running_loop()
         self._listeners[queue] = product_id, loop
         try:
@@ -51,8 +51,8 @@ class Live:
                     said = await asyncio.to_thread(state)
                     if said is None:
                         return
-                    yield _message("state", said)
-                    due = loop.time() + SECOND
+                    yield _format_event("state", said)
+                    due = loop.time() + STATE_INTERVAL
                 try:
                     message = await asyncio.wait_for(queue.get(), max(0.01, due - loop.time()))
                 except TimeoutError:
@@ -78,55 +78,53 @@ def _put_soon(loop: asyncio.AbstractEventLoop, queue: asyncio.Queue[str | None],
         loop.call_soon_threadsafe(put)
 
 
-def _message(event: str, data: dict[str, Any]) -> str:
+def _format_event(event: str, data: dict[str, Any]) -> str:
     return f"event: {event}\ndata: {json.dumps(data)}\n\n"
 
 
 # -------------------------------------------------------------------------------------------------- reviewers
 
-LATELY = 300.0  # seconds for which a picture is left to its reader
-MOST = 5000  # pictures that are remembered
+LEASE_SECONDS = 300.0  # seconds for which a picture is leased to a reader
+MAX_LEASES = 5000  # pictures that are remembered
 
 
-class Handed:
-    """Pictures that reviewers have before them, so that no two judge the same one. Thread-safe.
-
-    A reader is an open page: a person may have two.
-    """
+class ReviewLeases:
+    """Pictures that are leased to reviewers, so that no two judge the same one. Thread-safe. A reader is an
+    open page: a person may have two."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
         self._clock = clock
         self._lock = threading.Lock()
-        self._given: dict[int, tuple[str, float]] = {}  # number -> reader and time, the oldest first
+        self._leases: dict[int, tuple[str, float]] = {}  # number -> reader and time, the oldest first
 
-    def to_others(self, reader: str) -> list[int]:
-        """Return the pictures that other readers were given lately."""
+    def leased_to_others(self, reader: str) -> list[int]:
+        """Return the pictures that are leased to other readers."""
         with self._lock:
-            self._forget()
-            return [number for number, (who, _) in self._given.items() if who != reader]
+            self._drop_expired()
+            return [number for number, (who, _) in self._leases.items() if who != reader]
 
-    def note(self, reader: str, numbers: Iterable[int]) -> None:
-        """Note that pictures were given to a reader now."""
+    def lease(self, reader: str, numbers: Iterable[int]) -> None:
+        """Lease pictures to a reader from now on."""
         with self._lock:
             for number in numbers:
-                self._given.pop(number, None)
-                self._given[number] = reader, self._clock()
-            self._forget()
+                self._leases.pop(number, None)
+                self._leases[number] = reader, self._clock()
+            self._drop_expired()
 
-    def _forget(self) -> None:
-        since = self._clock() - LATELY
-        for number, (_, at) in list(self._given.items()):
-            if at >= since and len(self._given) <= MOST:
+    def _drop_expired(self) -> None:
+        since = self._clock() - LEASE_SECONDS
+        for number, (_, given_at) in list(self._leases.items()):
+            if given_at >= since and len(self._leases) <= MAX_LEASES:
                 return
-            del self._given[number]
+            del self._leases[number]
 
 
 # ------------------------------------------------------------------------------------------------- Prometheus
 
-_SECONDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+_BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 # Name (`_total`: a counter) -> help text, and values by product ("": of the station) or by product and sink
 Gauges = dict[str, tuple[str, dict[str, float]]]
-OfSinks = dict[str, tuple[str, dict[tuple[str, str], float]]]
+SinkGauges = dict[str, tuple[str, dict[tuple[str, str], float]]]
 
 
 class Metrics(Collector):
@@ -136,7 +134,7 @@ class Metrics(Collector):
         gauges, sinks: return the values at the time of a request; sinks may fail.
     """
 
-    def __init__(self, gauges: Callable[[], Gauges], sinks: Callable[[], OfSinks]):
+    def __init__(self, gauges: Callable[[], Gauges], sinks: Callable[[], SinkGauges]):
         self.registry, self.gauges, self.sinks = CollectorRegistry(), gauges, sinks
 
         def counter(name: str, what: str, label: str) -> Counter:
@@ -150,7 +148,7 @@ class Metrics(Collector):
             "flawscope_inspection_seconds",
             "From the whole picture received to the answer.",
             ("product",),
-            buckets=_SECONDS,
+            buckets=_BUCKETS,
             registry=self.registry,
         )
         self.registry.register(self)
@@ -161,13 +159,14 @@ class Metrics(Collector):
     def collect(self) -> Iterable[Metric]:
         """Yield the present values, when the registry asks for them."""
         for name, (what, values) in self.gauges().items():
-            yield _family(name, what, [((product,) if product else (), n) for product, n in values.items()])
+            labelled = [((product,) if product else (), n) for product, n in values.items()]
+            yield _metric_family(name, what, labelled)
         with suppress(FlawscopeError):
             for name, (what, of_sinks) in self.sinks().items():
-                yield _family(name, what, list(of_sinks.items()))
+                yield _metric_family(name, what, list(of_sinks.items()))
 
 
-def _family(name: str, what: str, values: Sequence[tuple[tuple[str, ...], float]]) -> Metric:
+def _metric_family(name: str, what: str, values: Sequence[tuple[tuple[str, ...], float]]) -> Metric:
     kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
     labels = ("product", "sink")[: max((len(names) for names, _ in values), default=0)]
     family = kind(f"flawscope_{name}", what, labels=labels)

@@ -15,8 +15,8 @@ from typing import Any
 from flawscope.station.store.database import now
 from flawscope.station.store.records import NotFoundError, iso
 
-ACKNOWLEDGED = "problem acknowledged"  # an event
-_CODE = re.compile(r"(?P<kind>.+?)(?:_(?P<product>\d+))?(?:_(?P<number>\d+))?")
+PROBLEM_ACKNOWLEDGED = "problem acknowledged"  # an event
+_CODE_PATTERN = re.compile(r"(?P<kind>.+?)(?:_(?P<product>\d+))?(?:_(?P<number>\d+))?")
 
 
 @dataclass(frozen=True)
@@ -58,14 +58,14 @@ class Problem:
 
     @property
     def _parts(self) -> re.Match[str]:
-        found = _CODE.fullmatch(self.code)
+        found = _CODE_PATTERN.fullmatch(self.code)
         assert found is not None, self.code
         return found
 
     def to_dict(self) -> dict[str, Any]:
         """Return the problem as the API shows it."""
-        known = {"code": self.code, "kind": self.kind, "text": self.text}
-        return {**known, "since": iso(self.since), "acknowledged_by": self.acknowledged_by}
+        shown = {"code": self.code, "kind": self.kind, "text": self.text}
+        return {**shown, "since": iso(self.since), "acknowledged_by": self.acknowledged_by}
 
 
 class Problems:
@@ -77,31 +77,31 @@ class Problems:
 
     def __init__(self, say: Callable[[str], None]):
         self.say = say
-        self._there: dict[str, Problem] = {}
+        self._active: dict[str, Problem] = {}
         self._lock = threading.Lock()
 
     def report(self, code: str, why: str | None, action: Action | None = None) -> None:
         """Report a problem; None or empty: it is over."""
         why = why or None
         with self._lock:
-            before = self._there.get(code)
+            before = self._active.get(code)
             if why is None:
-                self._there.pop(code, None)
+                self._active.pop(code, None)
             elif before is None:
-                self._there[code] = Problem(code, why, now(), action)
+                self._active[code] = Problem(code, why, now(), action)
             else:
-                self._there[code] = replace(before, text=why, action=action)
+                self._active[code] = replace(before, text=why, action=action)
         if (before.text if before else None) != why:
             self.say(f"{code}: {why or 'over'}")
 
     def acknowledge(self, code: str, who: str) -> Problem:
         """Acknowledge a problem: the bar on the pages does not show it until it is over. NotFoundError."""
         with self._lock:
-            if code not in self._there:
+            if code not in self._active:
                 raise NotFoundError(f"there is no problem {code!r:.80}: it is over")
-            self._there[code] = replace(self._there[code], acknowledged_by=who)
-            return self._there[code]
+            self._active[code] = replace(self._active[code], acknowledged_by=who)
+            return self._active[code]
 
-    def listed(self) -> list[Problem]:
+    def all(self) -> list[Problem]:
         """Return the problems, the oldest first: in the order of reports, for clocks jump."""
-        return list(self._there.copy().values())
+        return list(self._active.copy().values())

@@ -19,39 +19,39 @@ from flawscope.pictures.decoding import allow_pixels
 from flawscope.station.access.audit import note_settings
 from flawscope.station.access.users import Access
 from flawscope.station.connections import Connections, Timing
-from flawscope.station.drift.camera_monitor import Looks
-from flawscope.station.drift.monitor import Drifts
+from flawscope.station.drift.camera_monitor import CameraMonitor
+from flawscope.station.drift.monitor import DriftMonitor
 from flawscope.station.housekeeping import Housekeeping
 from flawscope.station.inspecting.capacity import Memory
-from flawscope.station.inspecting.parts import Rounds
+from flawscope.station.inspecting.parts import PartDeadlines
 from flawscope.station.inspecting.renderings import Shown
 from flawscope.station.inspecting.worker import Inspector
 from flawscope.station.inspecting.writer import Recorded, Recorder
 from flawscope.station.learning.learning import Learning
-from flawscope.station.live import Gauges, Handed, Live, Metrics
-from flawscope.station.page_settings import MADE_HERE, MQTT, MadeProducts, MadeSettings
-from flawscope.station.problems import ACKNOWLEDGED, Problem, Problems
+from flawscope.station.live import EventBroadcaster, Gauges, Metrics, ReviewLeases
+from flawscope.station.page_settings import MADE_HERE, MQTT, PageProducts, PageSettings
+from flawscope.station.problems import PROBLEM_ACKNOWLEDGED, Problem, Problems
 from flawscope.station.settings.station import Product, Settings
 from flawscope.station.setup.draft import READY
 from flawscope.station.setup.drafts import Drafts
-from flawscope.station.shifts.reports import Reports
+from flawscope.station.shifts.reports import ShiftReporter
 from flawscope.station.sinks import BROKER, Sinks
 from flawscope.station.sources import Sources, camera_of
 from flawscope.station.sources.source import AWAY, Line, State, Triggered
-from flawscope.station.store.addresses import STATION, Addresses
+from flawscope.station.store.addresses import STATION_USER, Addresses
 from flawscope.station.store.database import Database, StoreError
 from flawscope.station.store.files import Files
-from flawscope.station.store.model_registry import Versions
+from flawscope.station.store.model_registry import ModelRegistry
 from flawscope.station.store.records import Store, fresh
-from flawscope.station.store.search import Filters, Page, search, trends
-from flawscope.station.store.station_identity import CONFIRMED, address_of, claim
+from flawscope.station.store.search import Filters, InspectionPage, search, trends
+from flawscope.station.store.station_identity import CONFIRMED, address_of, claim_identity
 
-LATE = 600.0  # seconds for which a picture that was not judged in time is a problem
-CHECKED = 2.0  # least seconds between two checks of the data base
+LATE_SECONDS = 600.0  # seconds for which a late picture is reported as a problem
+CHECK_INTERVAL = 2.0  # least seconds between two checks of the data base
 
 
 class Station:
-    """Parts of a station behind the pages and the API.
+    """Station without its pages and its API, which call it.
 
     Args:
         say: gets a line for the person who started the station.
@@ -64,28 +64,28 @@ class Station:
         self.settings, self.say = settings, say
         self._problems = Problems(say)
         self.report = self._problems.report
-        self._checked = 0.0
+        self._last_check = 0.0
         self._open_store()
         self._wire()
 
     def _open_store(self) -> None:
         settings = self.settings
         self.files = Files(settings.store)
-        self.files.claim()
+        self.files.lock()
         self.files.sweep()
         self.database = Database(settings.url, settings.name)
         self.database.migrate()
-        claim(self.database, self.files, address_of(settings))
-        note_settings(self.database, settings, STATION)
+        claim_identity(self.database, self.files, address_of(settings))
+        note_settings(self.database, settings, STATION_USER)
         self.access = Access(self.database, is_closed=settings.openid is not None)
         self.store = Store(self.database)
-        self.made_settings = MadeSettings(self.store, self.files, settings, self.say)
-        self.made_settings.use = self.use
+        self.made_settings = PageSettings(self.store, self.files, settings, self.say)
+        self.made_settings.use = self.apply_settings
         settings = self.made_settings.settings()
-        # judging; one core is left for requests: computing threads wait for the slowest of them
+        # of judging; one core is left for requests, for which computing threads would wait
         threads = settings.threads or max(1, cores() - 1)
-        self.versions = Versions(self.database, self.files, settings.device, threads, settings.engine)
-        self.made = MadeProducts(self.store, self.files, settings.products.keys(), self.say)
+        self.versions = ModelRegistry(self.database, self.files, settings.device, threads, settings.engine)
+        self.made = PageProducts(self.store, self.files, settings.products.keys(), self.say)
         with_made = replace(settings, products={**self.made.products(), **settings.products})
         self.addresses = Addresses(with_made, self.store, self.versions, self.say)
         self.products, self._names = self.addresses.products, self.addresses.names
@@ -97,34 +97,34 @@ class Station:
         given = {self.products[name]: product for name, product in settings.products.items()}
         allow_pixels(limits.pixels)
         memory = Memory(limits.decoding_bytes)
-        self.recorder = Recorder(self.store, self._recorded)
+        self.recorder = Recorder(self.store, self._on_recorded)
         names, trouble = self._names, partial(self.report, "model_failed")
         self.inspector = Inspector(
             self.versions, self.recorder, self.files, limits, settings.near, names.keys(), memory, trouble
         )
-        deadlines = {number: one.part_seconds for number, one in given.items()}
-        self.rounds = Rounds(self.database, self.inspector.parts, deadlines, self._decided)
+        seconds = {number: one.part_seconds for number, one in given.items()}
+        self.part_deadlines = PartDeadlines(self.database, self.inspector.parts, seconds, self._on_decision)
         # showing and telling
         self.shown = Shown(self.store, self.inspector)
-        self.live, self.timing = Live(), Timing()
-        self._handed = Handed()
+        self.live, self.timing = EventBroadcaster(), Timing()
+        self._handed = ReviewLeases()
         by_pages = {*self.made.all(), *(() if MQTT in self.made_settings.by_file else (BROKER,))}
         wired = self.products, self.store, self.shown, self.report
         self.sinks = Sinks(settings, self.files.identity(), *wired, self.problems, by_pages)
-        self.shifts = None if settings.shifts is None else Reports(settings.shifts, *wired)
+        self.shifts = None if settings.shifts is None else ShiftReporter(settings.shifts, *wired)
         self.metrics = Metrics(self._gauges, self.sinks.gauges)
         # watching for drift
         bounds = {n: one.drift_bound for n, one in given.items() if one.drift or one.camera_checks}
         lights = [number for number, one in given.items() if one.light]
-        self.drifts = Drifts(self.store, self.versions, bounds, names, self.report, lights=lights)
-        watched, run_of = [n for n, one in given.items() if one.camera_checks], self.drifts.run_of
-        self.looks = Looks(self.files, watched, names, run_of, self.report, memory, self._white_level)
-        self.drifts.renewed = self.looks.renew
+        self.drifts = DriftMonitor(self.store, self.versions, bounds, names, self.report, lights=lights)
+        watched, run_of = [n for n, one in given.items() if one.camera_checks], self.drifts.tests_of
+        self.looks = CameraMonitor(self.files, watched, names, run_of, self.report, memory, self._white_level)
+        self.drifts.on_acknowledged = self.looks.reset
         # learning and housekeeping
         learns = {name: product.learn for name, product in settings.products.items()}
         self.learning = Learning(self.versions, self.products, learns, self.report, self.say)
         self.sources = Sources(self.inspector.submit, self.report, self.store, limits)
-        self.sources.update({name: [] for name in self.addresses.given})
+        self.sources.update({name: [] for name in self.addresses.configured})
         self.housekeeping = Housekeeping(self.store, self.files, settings.keep, self.access, self.report)
         line = Line(0, self.inspector.submit, lambda code, why: None, self.store, self.sources.share)
         self.drafts = Drafts(
@@ -140,8 +140,9 @@ class Station:
         self.drifts.start()
         self.looks.start()
         self.sinks.start()
-        self.rounds.start()
-        self.sources.open(self.addresses.given, {**self.products, **self.addresses.entries}, self.made.all())
+        self.part_deadlines.start()
+        numbers = {**self.products, **self.addresses.entries}
+        self.sources.open(self.addresses.configured, numbers, self.made.all())
         self.connections = Connections(self.settings.connections, self)
         self.connections.start()
         self.learning.start()
@@ -163,24 +164,23 @@ class Station:
             self.shifts.stop()
         self.inspector.close()
         self.recorder.close()
-        self.rounds.stop(None)
+        self.part_deadlines.stop(None)
         self.looks.stop(None)
         self.drifts.stop(None)
         self.sinks.stop()
         self.shown.close()
         self.housekeeping.stop()
         self.database.close()
-        self.files.give_up()
+        self.files.unlock()
 
-    def use(self, found: Settings) -> None:
-        """Use other limits, times of keeping and another broker from now on. InputError where the broker's
-        files cannot be read."""
+    def apply_settings(self, found: Settings) -> None:
+        """Use other limits, times of keeping and broker. InputError: the broker's files cannot be read."""
         limits, keep, mqtt = found.limits, found.keep, found.mqtt
         settings = replace(self.settings, limits=limits, keep=keep, mqtt=mqtt)
         if mqtt != self.settings.mqtt:
             self.sinks.renew_broker(settings)
         if keep != self.settings.keep:
-            self.housekeeping.use(keep)
+            self.housekeeping.set_retention(keep)
         allow_pixels(limits.pixels)
         self.inspector.memory.most = limits.decoding_bytes
         self.inspector.limits = self.sources.share.limits = limits
@@ -198,11 +198,11 @@ class Station:
         are the station's from then on."""
         before = set(self._names)
         number = self.addresses.add_version(name, model, origin, who)
-        self._follow(before)
+        self._watch_new_products(before)
         return self.versions.version(self.product_id(name), number)
 
     def go_live(self, name: str, who: str) -> dict[str, Any]:
-        """Let what was learnt of a new product inspect from now on, as a product of the station, and return
+        """Let the model of a new product inspect from now on, as a product of the station, and return
         the product. InputError where nothing was learnt, or the model cannot be opened."""
         draft = self.drafts.draft(name)
         if draft.stage != READY:
@@ -210,28 +210,28 @@ class Station:
         before, camera = set(self._names), self.drafts.captures.lines_to_live(draft)
         self.sources.setdefault(name, [])
         version = self.addresses.add_product(name, Product(str(draft.model)), MADE_HERE, who)
-        self._follow(before)
+        self._watch_new_products(before)
         if camera is not None:
             self.made.add(name, "sources", camera, who)
         draft.change(live={"version": version, "by": who, "learnt": draft.state["asked_at"]}, source=None)
         self.drafts.captures.close(draft)  # somebody may have looked through it meanwhile
         return self.product_facts(name)
 
-    def _follow(self, before: set[int]) -> None:
-        """Watch the products that are new since `before`, and deliver their inspections."""
+    def _watch_new_products(self, before: set[int]) -> None:
+        """Watch the products that are not among `before`, and deliver their inspections."""
         for product_id in self._names.keys() - before:
             new = self._names[product_id]
             product = self.settings.products[new]
-            self.rounds.follow_also(product_id, product.part_seconds)
+            self.part_deadlines.add_product(product_id, product.part_seconds)
             if product.drift is not None or product.camera_checks:
-                self.drifts.follow_also(product_id, product.drift_bound, product.light)
+                self.drifts.add_product(product_id, product.drift_bound, product.light)
             if product.camera_checks:
                 self.looks.names[product_id] = new
             self.sinks.add(new)
 
     def due(self, name: str, deadline: int | None = None) -> float:
         """Return when a request must be answered, as `time.monotonic` counts; deadline: milliseconds."""
-        product = self.addresses.given[self.addresses.given_as(name)]
+        product = self.addresses.configured[self.addresses.configured_name(name)]
         seconds = product.deadline_seconds if deadline is None else deadline / 1000
         return math.inf if seconds is None else time.monotonic() + seconds
 
@@ -240,21 +240,21 @@ class Station:
         number = self.product_id(name)
         listed = self.versions.listed(number)
         active: dict[str, Any] = next((one for one in listed["versions"] if one["active"]), {})
-        entry = self.addresses.given_as(name)
+        entry = self.addresses.configured_name(name)
         return {
             "name": name,
             "version": listed["active"],
             **{key: active.get(key) for key in ("method", "file", "score_threshold", "false_alarm_rate")},
             **self.store.totals(number),
             **self.flow(name),
-            "folder": self.addresses.given[entry].folder,
+            "folder": self.addresses.configured[entry].folder,
             "found_at": None if entry == name else entry,
             "sinks": self.sinks.facts(name),
         }
 
     def flow(self, name: str) -> dict[str, Any]:
         """Return backlog, rate, problems and sources of a product at the moment."""
-        number, entry, problems = self.product_id(name), self.addresses.given_as(name), self.problems()
+        number, entry, problems = self.product_id(name), self.addresses.configured_name(name), self.problems()
         waiting = {number, self.addresses.entries.get(entry, number)}  # a picture's product is not known yet
         return {
             "backlog": sum(map(self.inspector.backlog, waiting)),
@@ -269,25 +269,25 @@ class Station:
     def camera(self, name: str, number: int | None = None) -> Triggered:
         """Return a camera that can be triggered, by its number among the product's; None: the only one."""
         self.addresses.address_id(name)
-        return camera_of(name, self.sources[self.addresses.given_as(name)], number)
+        return camera_of(name, self.sources[self.addresses.configured_name(name)], number)
 
-    # ---- what pages and API ask for
+    # ---- queries of pages and API
 
-    def search(self, name: str, filters: Filters) -> Page:
+    def search(self, name: str, filters: Filters) -> InspectionPage:
         return search(self.database, self.product_id(name), filters)
 
     def inspection(self, name: str, number: int) -> dict[str, Any]:
         return self.store.inspection(self.product_id(name), number)
 
     def waiting(self, name: str, limit: int = 20, after: int = 0, reader: str = "") -> dict[str, Any]:
-        last = self._handed.to_others(reader) if reader else ()
+        last = self._handed.leased_to_others(reader) if reader else ()
         found = self.store.waiting(self.product_id(name), limit, after, last)
         if reader:
-            self._handed.note(reader, (one["id"] for one in found["inspections"]))
+            self._handed.lease(reader, (one["id"] for one in found["inspections"]))
         return found
 
     def spoken(self, product_id: int) -> None:
-        """Tell learning and sinks of a verdict."""
+        """Wake learning and sinks after a verdict."""
         self.learning.wake()
         self.sinks.wake(product_id)
 
@@ -302,28 +302,28 @@ class Station:
     def _white_level(self, product_id: int) -> float | None:
         return self.versions.active(product_id)[1].manifest.preprocess.white_level
 
-    # ---- what happens, and how it is
+    # ---- events and state
 
-    def _recorded(self, recorded: Recorded) -> None:
+    def _on_recorded(self, recorded: Recorded) -> None:
         taken = recorded.taken
         name = self._names[taken.product_id]
         self.metrics.inspections.labels(name, "anomalous" if taken.anomalous else "good").inc()
-        self.housekeeping.note(recorded)
-        self.shown.remember(recorded)
+        self.housekeeping.count_bytes(recorded)
+        self.shown.keep_map(recorded)
         self.sinks.wake(taken.product_id)
         if taken.parts is not None:
-            self.rounds.wake()
+            self.part_deadlines.wake()
         if self.live.listeners:
             alone = taken.parts is None  # else the store knows whether the part is decided on
             item = fresh(recorded.number, taken, name) if alone else self.inspection(name, recorded.number)
-            self.live.tell(taken.product_id, item)
-        self.drifts.note(taken.product_id)
-        self.looks.note(recorded)
+            self.live.publish(taken.product_id, item)
+        self.drifts.mark_new(taken.product_id)
+        self.looks.enqueue(recorded)
 
-    def _decided(self, product_id: int, part: dict[str, Any]) -> None:
+    def _on_decision(self, product_id: int, part: dict[str, Any]) -> None:
         self.metrics.parts.labels(self._names[product_id], part["decision"]).inc()
         self.sinks.wake(product_id)
-        self.live.tell(product_id, part, "part")
+        self.live.publish(product_id, part, "part")
 
     def confirm_clock(self, who: str) -> None:
         """Note that a person took the computer's clock as right. StoreError."""
@@ -336,20 +336,20 @@ class Station:
         found = self._problems.acknowledge(code, who)
         with suppress(FlawscopeError):  # so that a data base that is away can be acknowledged
             product = found.product if found.product in self._names else None
-            self.store.note_event(ACKNOWLEDGED, who, code, product)
+            self.store.note_event(PROBLEM_ACKNOWLEDGED, who, code, product)
         return found
 
     def problems(self) -> list[Problem]:
         """Check the station, and return its problems, the oldest first."""
-        if time.monotonic() - self._checked > CHECKED:
-            self._checked = time.monotonic()
+        if time.monotonic() - self._last_check > CHECK_INTERVAL:
+            self._last_check = time.monotonic()
             self._check()
         try:
             self.inspector.check_disk()  # now, as for pictures
             self.report("disk_full", None)
         except StoreError as error:
             self.report("disk_full", str(error))
-        return self._problems.listed()
+        return self._problems.all()
 
     def _check(self) -> None:
         try:
@@ -360,9 +360,9 @@ class Station:
             self.report("store_unreachable", str(error))
         if self.database.full:  # the next write tells whether it still is
             self.housekeeping.wake()
-        numbers = {name: self.addresses.address_id(name) for name in list(self.addresses.given)}
+        numbers = {name: self.addresses.address_id(name) for name in list(self.addresses.configured)}
         closed = [name for name, number in numbers.items() if not self.versions.models.is_open(number)]
-        late = self.inspector.late(LATE)
+        late = self.inspector.late_products(LATE_SECONDS)
         for number, name in list(self._names.items()):
             why = f"pictures of {name} are not judged in time: send fewer at once, or allow more time"
             self.report(f"late_{number}", why if number in late else None)

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flawscope.station.drift.martingale import (
+    SHARE_RATIOS,
     SHIFTS,
     SPREADS,
-    TIMES,
     Capital,
     Floats,
     Ranks,
@@ -22,22 +22,22 @@ from flawscope.station.drift.martingale import (
 )
 from flawscope.station.store.records import iso
 
-PARTS = 3  # tests that share the bound: scores and brightness of good parts, share of flagged pictures
-LEAST_LIGHT = 0.025  # share of the brightness: a smaller change is never reported, however certain
-ENOUGH, MANY = 20, 1000  # good parts, at least and at most, by which its size is estimated
-SURE = 3.0  # standard errors of their mean
-MOST_POINTS = 800  # points of the curve
+NUMBER_OF_TESTS = 3  # share the bound: scores and brightness of good parts, share of flagged pictures
+MIN_LIGHT_CHANGE = 0.025  # share of the brightness: a smaller change is never reported, however certain
+MIN_PICTURES, MAX_PICTURES = 20, 1000  # good parts by which the size of a change is estimated
+STANDARD_ERRORS = 3.0  # half the width of the interval of that size
+MAX_POINTS = 800  # points of the curve
 HIGHER, LOWER, WIDER, NARROWER, MORE, FEWER = "higher", "lower", "wider", "narrower", "more", "fewer"
 BRIGHTER, DARKER = "brighter", "darker"
-_SCORES = tuple(HIGHER if d > 0 else LOWER for d in SHIFTS) + tuple(
+_SCORE_CHANGES = tuple(HIGHER if d > 0 else LOWER for d in SHIFTS) + tuple(
     WIDER if c > 1 else NARROWER for c in SPREADS
 )
-_LIGHT = tuple(BRIGHTER if d > 0 else DARKER for d in SHIFTS)
-_FLAGS = tuple(MORE if c > 1 else FEWER for c in TIMES)
-_WORDS = {HIGHER: "are higher", LOWER: "are lower", WIDER: "spread more widely", NARROWER: "lie closer"}
+LIGHT_CHANGES = tuple(BRIGHTER if d > 0 else DARKER for d in SHIFTS)
+SHARE_CHANGES = tuple(MORE if c > 1 else FEWER for c in SHARE_RATIOS)
+_PHRASES = {HIGHER: "are higher", LOWER: "are lower", WIDER: "spread more widely", NARROWER: "lie closer"}
 
 
-class Place(NamedTuple):
+class StreamPosition(NamedTuple):
     """Inspection in the stream: its number and time; of the tested ones before it their number, and the sums
     of the counted values and of the brightness."""
 
@@ -73,39 +73,61 @@ class Change:
     def to_dict(self) -> dict[str, Any]:
         return {**vars(self), "at": iso(self.at), "since": iso(self.since)}
 
+    def describe(self) -> str:
+        """Return one line on the change, and what to look at."""
+        since = f"{iso(self.since)[:16].replace('T', ' ')} UTC (inspection {self.first})"
+        if self.how in LIGHT_CHANGES:
+            assert self.light is not None
+            return (
+                f"pictures of good parts are {_percent(abs(self.light))} {self.how} since about {since}; "
+                "look at lamp, exposure and daylight, or take it as the new normal (page Trends)"
+            )
+        if self.how in SHARE_CHANGES:
+            text = f"{self.how} pictures are anomalous since about {since}: {_percent(self.now)} instead of "
+            return text + f"{_percent(self.before)}{_light_phrase(self)}; defects, or the camera?"
+        rank = self.now if self.now >= 0.5 else 1 - self.now
+        word = "above" if self.now >= 0.5 else "below"
+        text = f"scores of good parts {_PHRASES[self.how]} since about {since}"
+        if self.how in (HIGHER, LOWER):
+            text += f": the average one is {word} {_percent(rank)} of the earlier ones"
+        return (
+            f"{text}{_light_phrase(self)}; look at light, lens and part, then calibrate anew, or take it as "
+            "the new normal (page Trends)"
+        )
 
-class Test:
+
+class SequentialTest:
     """Martingale, with the most likely beginning of a change for each of its bets.
 
     The beginning is the maximum-likelihood estimate: the place after which the bet has won most (Page 1954).
 
     Args:
-        hows: way in which numbers changed if a bet wins, bet by bet.
+        directions: way in which numbers changed if a bet wins, bet by bet.
         limit: logarithm to base 10 of the capital at which a change is certain.
     """
 
-    def __init__(self, hows: tuple[str, ...], limit: float):
-        self.hows, self.limit, self.capital, self.count = hows, limit, Capital(len(hows)), 0
+    def __init__(self, directions: tuple[str, ...], limit: float):
+        self.directions, self.limit, self.capital, self.count = directions, limit, Capital(len(directions)), 0
         self.sums: Floats = np.zeros(2)
-        self._won: Floats = np.zeros(len(hows))
-        self._since = [Place(0, 0, 0, self.sums)] * len(hows)
+        self._log_gains: Floats = np.zeros(len(directions))
+        self._since = [StreamPosition(0, 0, 0, self.sums)] * len(directions)
 
     def add(
-        self, number: int, at: int, paid: Floats, counted: float, brightness: float | None = None
+        self, number: int, at: int, log_gains: Floats, value: float, brightness: float | None = None
     ) -> Change | None:
         """Add the next number; return the change while it is certain.
 
         Args:
-            paid: [bets], logarithms.
-            counted: `before` and `now` of a change are its means.
+            log_gains: [bets], logarithms.
+            value: `before` and `now` of a change are its means.
         """
-        here = Place(number, at, self.count, self.sums)
-        for place in np.flatnonzero(self._won <= 0.0):
-            self._since[place] = here
-        self._won = np.maximum(self._won, 0.0) + paid
-        self.capital.stake(np.exp(paid)[None])
+        position = StreamPosition(number, at, self.count, self.sums)
+        for place in np.flatnonzero(self._log_gains <= 0.0):
+            self._since[place] = position
+        self._log_gains = np.maximum(self._log_gains, 0.0) + log_gains
+        self.capital.stake(np.exp(log_gains)[None])
         self.count += 1
-        self.sums = self.sums + np.array((counted, math.nan if brightness is None else brightness))
+        self.sums = self.sums + np.array((value, math.nan if brightness is None else brightness))
         return None if self.value < self.limit else self._change(number, at)
 
     @property
@@ -114,22 +136,23 @@ class Test:
         return float(self.capital.log[0]) / math.log(10)
 
     def _change(self, number: int, at: int) -> Change:
-        best = int(np.argmax(self._won))
+        best = int(np.argmax(self._log_gains))
         since = self._since[best]
         pictures = self.count - since.before
-        before, lit_before = (since.sums / max(1, since.before)).tolist()
-        now, lit = ((self.sums - since.sums) / pictures).tolist()
-        # not for NaN: the brightness of some is not known
-        light = lit / lit_before - 1 if lit_before > 0 and math.isfinite(lit) else None
-        return Change(at, number, since.at, since.number, pictures, self.hows[best], before, now, light)
+        before, brightness_before = (since.sums / max(1, since.before)).tolist()
+        now, brightness = ((self.sums - since.sums) / pictures).tolist()
+        # NaN: the brightness of some pictures is not known
+        is_known = brightness_before > 0 and math.isfinite(brightness)
+        light = brightness / brightness_before - 1 if is_known else None
+        return Change(at, number, since.at, since.number, pictures, self.directions[best], before, now, light)
 
 
-class Light:
+class LightTest:
     """Tests the brightness of good parts.
 
-    A certain change is followed until it is clear whether it reaches `LEAST_LIGHT`. A smaller one is ignored,
-    and the test begins anew among the same earlier pictures. The brightness before the first change is kept,
-    so that many small changes are found once they add up to a large one.
+    A certain change is followed until it is clear whether it reaches `MIN_LIGHT_CHANGE`. A smaller one is
+    ignored, and the test begins anew among the same earlier pictures. The brightness before the first change
+    is kept, so that many small changes are found once they add up to a large one.
 
     Attributes:
         alarm: change of the light.
@@ -137,7 +160,7 @@ class Light:
     """
 
     def __init__(self, limit: float):
-        self.test = Test(_LIGHT, limit)
+        self.test = SequentialTest(LIGHT_CHANGES, limit)
         self.alarm: Change | None = None
         self.pictures = 0
         self._ranks = Ranks()
@@ -154,20 +177,20 @@ class Light:
         self.pictures += 1
         p = self._ranks.p_value(brightness, uniform(number, 3))
         found = self.test.add(number, at, shift_bets(np.array(p)), brightness)
-        if found is None or found.pictures < ENOUGH:
+        if found is None or found.pictures < MIN_PICTURES:
             return False  # a true change is still certain at the next pictures
         normal = self._normal = self._normal or found.before or found.now
         change = found.now / normal - 1 if normal else 0.0
         size = change if found.how == BRIGHTER else -change
         # half of the mean square step is the variance between parts (von Neumann 1941), whatever light did
         spread = math.sqrt(self._steps / 2 / max(1, self.pictures - 1))
-        unsure = SURE * spread / math.sqrt(found.pictures) / normal if normal else 0.0
-        if abs(size - LEAST_LIGHT) < unsure and found.pictures < MANY:
+        unsure = STANDARD_ERRORS * spread / math.sqrt(found.pictures) / normal if normal else 0.0
+        if abs(size - MIN_LIGHT_CHANGE) < unsure and found.pictures < MAX_PICTURES:
             return False
-        if size >= LEAST_LIGHT:
+        if size >= MIN_LIGHT_CHANGE:
             self.alarm = replace(found, before=normal, light=change)
             return True
-        self.test = Test(_LIGHT, self.test.limit)
+        self.test = SequentialTest(LIGHT_CHANGES, self.test.limit)
         return False
 
     def facts(self) -> dict[str, Any]:
@@ -176,7 +199,7 @@ class Light:
         return {"pictures": self.pictures, "value": self.test.value, "alarm": alarm}
 
 
-class Run:
+class DriftTests:
     """Three tests of the results of one version.
 
     Two are of the scores and of the brightness of pictures that the model passed: whatever the share of
@@ -194,18 +217,18 @@ class Run:
 
     def __init__(self, version: int, after: int, bound: float | None, light: bool = True):
         self.version, self.after, self.bound = version, after, bound
-        parts = PARTS if light else PARTS - 1
+        parts = NUMBER_OF_TESTS if light else NUMBER_OF_TESTS - 1
         self.limit = math.inf if bound is None else math.log10(parts / bound)
         self.last = after
         self.begun: int | None = None  # when, in microseconds since 1970
         self.seen = 0
         self.alarm: Change | None = None
         self.notice: Change | None = None
-        self.found: list[Change] = []  # all changes, for the events
-        self.told = 0  # number of changes that were recorded
-        self.scores = Test(_SCORES, self.limit)
-        self.flags = Test(_FLAGS, self.limit)
-        self.light = Light(self.limit) if light else None
+        self.changes: list[Change] = []  # all changes, for the events
+        self.noted = 0  # number of changes that were recorded
+        self.scores = SequentialTest(_SCORE_CHANGES, self.limit)
+        self.flags = SequentialTest(SHARE_CHANGES, self.limit)
+        self.light = LightTest(self.limit) if light else None
         self._ranks = Ranks()
         self.curve: list[tuple[float, float]] = []  # seconds since 1970, log10 of the capital of `scores`
         self._stride = 1
@@ -219,24 +242,24 @@ class Run:
         if not math.isfinite(score):
             return
         self.seen += 1
-        self._count(number, at, anomalous, brightness)
+        self._test_share(number, at, anomalous, brightness)
         if not anomalous:
-            self._score(number, at, score, brightness)
+            self._test_score(number, at, score, brightness)
             if self.light and brightness is not None and self.light.add(number, at, brightness):
-                self.found += [self.light.alarm] if self.light.alarm else []
+                self.changes += [self.light.alarm] if self.light.alarm else []
 
-    def _score(self, number: int, at: int, score: float, brightness: float | None) -> None:
+    def _test_score(self, number: int, at: int, score: float, brightness: float | None) -> None:
         p = self._ranks.p_value(score, uniform(number, 1))
         found = self.scores.add(number, at, score_bets(np.array(p)), p, brightness)
         if found is not None and self.alarm is None:
             self.alarm = replace(found, before=0.5, now=1 - found.now)
-            self.found.append(self.alarm)
+            self.changes.append(self.alarm)
         if (self.scores.count - 1) % self._stride == 0:
             self.curve.append((at / 1e6, self.scores.value))
-            if len(self.curve) > MOST_POINTS:
+            if len(self.curve) > MAX_POINTS:
                 self.curve, self._stride = self.curve[::2], 2 * self._stride
 
-    def _count(self, number: int, at: int, anomalous: bool, brightness: float | None) -> None:
+    def _test_share(self, number: int, at: int, anomalous: bool, brightness: float | None) -> None:
         before, count = float(self.flags.sums[0]), self.flags.count + 1
         share = (before + 0.5) / count  # of earlier pictures alone
         flagged, u = before + anomalous, uniform(number, 2)
@@ -244,44 +267,21 @@ class Run:
         paid = flag_bets(np.array(p), np.array(share))
         change = self.flags.add(number, at, paid, float(anomalous), brightness)
         if change is not None:
-            self.found.append(change)
-            self.notice = None if _is_back(self.notice, change) else change
-            self.flags = Test(_FLAGS, self.limit)
+            self.changes.append(change)
+            self.notice = None if _is_burst_over(self.notice, change) else change
+            self.flags = SequentialTest(SHARE_CHANGES, self.limit)
 
 
-def _is_back(last: Change | None, change: Change) -> bool:
+def _is_burst_over(last: Change | None, change: Change) -> bool:
     """Whether a burst is over: the share of flagged pictures is nearer to that before it than during it."""
     if last is None or last.how != MORE or change.how != FEWER:
         return False
     return change.now <= math.sqrt(max(last.before, 0.005) * last.now)
 
 
-def described(change: Change) -> str:
-    """Return one line that describes a change."""
-    since = f"{iso(change.since)[:16].replace('T', ' ')} UTC (inspection {change.first})"
-    if change.how in (BRIGHTER, DARKER):
-        assert change.light is not None
-        return (
-            f"pictures of good parts are {_percent(abs(change.light))} {change.how} since about {since}; "
-            "look at lamp, exposure and daylight, or take it as the new normal (page Trends)"
-        )
-    if change.how in (MORE, FEWER):
-        text = f"{change.how} pictures are anomalous since about {since}: {_percent(change.now)} instead of "
-        return text + f"{_percent(change.before)}{_lit(change)}; defects, or the camera?"
-    rank = change.now if change.now >= 0.5 else 1 - change.now
-    word = "above" if change.now >= 0.5 else "below"
-    text = f"scores of good parts {_WORDS[change.how]} since about {since}"
-    if change.how in (HIGHER, LOWER):
-        text += f": the average one is {word} {_percent(rank)} of the earlier ones"
-    return (
-        f"{text}{_lit(change)}; look at light, lens and part, then calibrate anew, or take it as the new "
-        "normal (page Trends)"
-    )
-
-
-def _lit(change: Change) -> str:
+def _light_phrase(change: Change) -> str:
     """Return words on the change of brightness, empty where it is small."""
-    if change.light is None or abs(change.light) < LEAST_LIGHT:
+    if change.light is None or abs(change.light) < MIN_LIGHT_CHANGE:
         return ""
     return f", and pictures are {BRIGHTER if change.light > 0 else DARKER}"
 

@@ -1,4 +1,4 @@
-"""Capacity of a station: turns of products in the queue, and memory for large pictures."""
+"""Limits of a station: turns of products in its queue, and memory for large pictures."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from flawscope.pictures.decoding import Header, header
 J = TypeVar("J")
 E = TypeVar("E", bound=BaseException)
 
-TURN = 2  # pictures of a product while others wait
-LATELY = 16  # times that are remembered
+TURN_LENGTH = 2  # pictures of a product while others wait
+REMEMBERED_TIMES = 16  # times of a product that are remembered
 
 
 class FairQueue(Generic[J]):
@@ -27,7 +27,7 @@ class FairQueue(Generic[J]):
 
     def __init__(self) -> None:
         self._waiting: OrderedDict[int, deque[J]] = OrderedDict()  # by product, the next first; none is empty
-        self._seconds: dict[int, deque[float]] = {}
+        self._times: dict[int, deque[float]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
@@ -44,9 +44,9 @@ class FairQueue(Generic[J]):
         self._waiting.move_to_end(product)
         return self._take(product)
 
-    def pop_of(self, product: int, taken: int) -> J | None:
-        """Take the next job of the same turn, of which so many were taken; None: the turn is over."""
-        if product not in self._waiting or (len(self._waiting) > 1 and taken >= TURN):
+    def pop_same_turn(self, product: int, taken: int) -> J | None:
+        """Take the product's next job, after `taken` ones in this turn; None: the turn is over."""
+        if product not in self._waiting or (len(self._waiting) > 1 and taken >= TURN_LENGTH):
             return None
         return self._take(product)
 
@@ -70,17 +70,16 @@ class FairQueue(Generic[J]):
 
     # ---- how long it takes
 
-    def took(self, product: int, seconds: float) -> None:
+    def add_time(self, product: int, seconds: float) -> None:
         """Note the mean time of a picture in a turn."""
-        self._seconds.setdefault(product, deque(maxlen=LATELY)).append(seconds)
+        self._times.setdefault(product, deque(maxlen=REMEMBERED_TIMES)).append(seconds)
 
-    def seconds(self, product: int) -> float:
-        """Return the time of a picture, the median of late: a single long one does not count; 0: not
-        known."""
-        known = self._seconds.get(product)
+    def median_seconds(self, product: int) -> float:
+        """Return the median of a product's last times: a single long one does not count. 0: not known."""
+        known = self._times.get(product)
         return statistics.median(known) if known else 0.0
 
-    def delay(self, product: int, taken: dict[int, int]) -> float:
+    def expected_delay(self, product: int, taken: dict[int, int]) -> float:
         """Return the seconds until a further picture is judged; 0 where none waits: then it is not known.
 
         Args:
@@ -88,19 +87,19 @@ class FairQueue(Generic[J]):
         """
         own = taken.get(product, 0)
         others = sum(
-            min(count, (own // TURN + 1) * TURN) * self.seconds(other)
+            min(count, (own // TURN_LENGTH + 1) * TURN_LENGTH) * self.median_seconds(other)
             for other, count in taken.items()
             if other != product
         )
-        ahead = own * self.seconds(product) + others
-        return ahead + self.seconds(product) if ahead else 0.0
+        ahead = own * self.median_seconds(product) + others
+        return ahead + self.median_seconds(product) if ahead else 0.0
 
 
 # ----------------------------------------------------------------------------------------------------- memory
 
 MIB = 1 << 20
-PATIENCE = 5.0  # seconds that `Memory.hold` waits
-LARGE = 8_000_000  # pixels; smaller pictures are decoded as they come, a few at a time
+MEMORY_TIMEOUT = 5.0  # seconds that `Memory.hold` waits
+LARGE_PIXELS = 8_000_000  # pixels; smaller pictures are decoded as they come, a few at a time
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # numbers of malloc.h
 
 
@@ -137,11 +136,7 @@ class BusyError(FlawscopeError):
 
 class Memory:
     """Bytes for decoding large pictures, all together. Pictures wait for room in the order in which they
-    came. One that needs more than all of it is decoded alone.
-
-    Args:
-        most: bytes.
-    """
+    came. One that needs more than `most` bytes is decoded alone."""
 
     def __init__(self, most: int):
         self.most, self.used = most, 0
@@ -168,22 +163,22 @@ class Memory:
 
     @contextmanager
     def hold(self, data: bytes, name: str) -> Iterator[None]:
-        """Hold memory to decode a picture; small ones do not wait. BusyError after `PATIENCE` seconds."""
-        count = large(header(data, name))
+        """Hold memory to decode a picture; small ones do not wait. BusyError after `MEMORY_TIMEOUT`."""
+        count = decoding_bytes(header(data, name))
         if not count:
             yield
             return
-        if not self.take(count, PATIENCE):
-            raise BusyError(PATIENCE, "other large pictures are being decoded")
+        if not self.take(count, MEMORY_TIMEOUT):
+            raise BusyError(MEMORY_TIMEOUT, "other large pictures are being decoded")
         try:
             yield
         finally:
             self.give(count)
 
 
-def large(picture: Header) -> int:
+def decoding_bytes(picture: Header) -> int:
     """Return the bytes needed to decode a picture, if it is large; else 0."""
-    return picture.memory if picture.height * picture.width > LARGE else 0
+    return picture.memory if picture.height * picture.width > LARGE_PIXELS else 0
 
 
 def light(error: E) -> E:

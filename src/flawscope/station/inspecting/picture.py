@@ -1,4 +1,4 @@
-"""Pictures as they come to be inspected, and as they are recorded."""
+"""Pictures to be inspected, and the records made of them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from flawscope.pictures.decoding import Header, header
 from flawscope.predictor.parts import Parts
 from flawscope.results.prediction import NONE, Prediction
 from flawscope.station.settings.station import Limits
-from flawscope.station.store.insert import Taken
+from flawscope.station.store.insert import NewInspection
 from flawscope.station.store.inspection import Request, labelled
-from flawscope.station.store.open_models import Place
+from flawscope.station.store.open_models import ProductModel
 
 SUFFIXES = {
     **{"PNG": ".png", "JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif", "BMP": ".bmp", "DIB": ".bmp"},
@@ -24,7 +24,7 @@ SUFFIXES = {
 }
 
 
-MADE = ("camera", "video")  # sources whose pictures have names that the station makes
+STATION_NAMED_SOURCES = ("camera", "video")  # sources whose pictures the station names
 
 
 class TooLargeError(InputError):
@@ -54,41 +54,41 @@ class Picture:
     triggers: int | None = None
     due: float = math.inf
 
-    def refused(self, error: InputError) -> InputError:
+    def decoding_error(self, error: InputError) -> InputError:
         """Error of decoding, with the sender's name of the picture."""
         return InputError(str(error).replace(f"({len(self.data)} bytes)", self.name))
 
 
-# fields of a picture that are recorded as they came
-_AS_IT_CAME = {one.name for one in fields(Picture)} & {one.name for one in fields(Taken)} - {"product_id"}
+_RECORDED = {one.name for one in fields(NewInspection)} - {"product_id"}
+_COPIED_FIELDS = _RECORDED & {one.name for one in fields(Picture)}
 
 
-def taken(
+def new_inspection(
     picture: Picture,
     suffix: str,
     at: int,
-    place: Place,
+    product: ProductModel,
     result: Prediction,
     near: float,
     parts: Parts | None = None,
-) -> Taken:
+) -> NewInspection:
     """Record of a judged picture, whose file is still being written.
 
     Args:
-        place: product and version that judged.
+        product: product and version that judged.
         near: multiple of the false-alarm rate up to which a good one's p-value is near the threshold.
         parts: decides on the part that the picture shows; None: the picture is judged alone.
 
     Raises:
-        InputError: as `seen`.
+        InputError: as `with_part_and_view`.
     """
-    picture = seen(picture, parts)
+    picture = with_part_and_view(picture, parts)
     height, width = result.geometry.picture_size
-    near *= place.predictor.calibration.expected_rate
-    return Taken(
-        **{name: getattr(picture, name) for name in _AS_IT_CAME},
-        product_id=place.product_id,
-        version_id=place.number,
+    near *= product.predictor.calibration.expected_rate
+    return NewInspection(
+        **{name: getattr(picture, name) for name in _COPIED_FIELDS},
+        product_id=product.product_id,
+        version_id=product.number,
         picture="",
         suffix=suffix,
         bytes=len(picture.data),
@@ -104,7 +104,7 @@ def taken(
         regions=[region.to_dict() for region in result.regions],
         brightness=result.brightness,
         request_hash=None if picture.request is None else picture.request.hash,
-        shows=place.name and (place.name if result.product else NONE),
+        shows=product.name and (product.name if result.product else NONE),
         product_p_value=result.product_p_value,
         part_found=result.part_found,
         part_pose=None if result.part_pose is None else result.part_pose.to_dict(),
@@ -114,11 +114,11 @@ def taken(
     )
 
 
-def seen(picture: Picture, parts: Parts | None) -> Picture:
-    """Return a picture with its part and view, which its name tells where its sender does not.
+def with_part_and_view(picture: Picture, parts: Parts | None) -> Picture:
+    """Return a picture with its part and view: the sender's, else those in the picture's name.
 
     Raises:
-        InputError: part or view is not told, the model knows no such view, or it judges single pictures.
+        InputError: part or view is unknown, the model knows no such view, or it judges single pictures.
     """
     if parts is None:
         if picture.view is None:
@@ -128,10 +128,10 @@ def seen(picture: Picture, parts: Parts | None) -> Picture:
             "model that was fitted with --part"
         )
     part, view, stem = picture.part, picture.view, PurePosixPath(picture.name).stem
-    if picture.source not in MADE:
+    if picture.source not in STATION_NAMED_SOURCES:
         with suppress(InputError):  # the name does not tell both
-            told = parts.pattern.of(picture.name)
-            part, view = part or told.part, view or told.view
+            found = parts.pattern.of(picture.name)
+            part, view = part or found.part, view or found.view
         view = view or (stem if stem in parts.calibration.views else None)
     if part is None or view is None:
         known = ", ".join(parts.calibration.views)

@@ -26,12 +26,12 @@ from flawscope.station.inspecting.capacity import Memory
 from flawscope.station.inspecting.worker import Inspector
 from flawscope.station.inspecting.writer import Recorded
 from flawscope.station.store.files import MASK, MASKS, PICTURES
-from flawscope.station.store.records import NotFoundError, PictureOf, Store
+from flawscope.station.store.records import NotFoundError, PictureRecord, Store
 
-LATELY = 64  # predictions in memory: people look at the latest
-QUALITY = 82  # of WebP, 0..100
-PATIENCE = 60.0  # seconds to wait for a picture to be judged again
-_KEPT = ("score_threshold", "mask_threshold", "outline", "nearby")  # fields in a map's file
+CACHE_SIZE = 64  # predictions in memory: people look at the latest
+WEBP_QUALITY = 82  # of WebP, 0..100
+PREDICTION_TIMEOUT = 60.0  # seconds to wait for a picture to be judged again
+_SAVED_FIELDS = ("score_threshold", "mask_threshold", "outline", "nearby")  # fields in a map's file
 
 
 class Shown:
@@ -40,7 +40,7 @@ class Shown:
     def __init__(self, store: Store, inspector: Inspector):
         self.store, self.inspector = store, inspector
         self.versions, self.files = inspector.versions, inspector.files
-        self._lately: OrderedDict[tuple[str, int], Prediction] = OrderedDict()
+        self._recent: OrderedDict[tuple[str, int], Prediction] = OrderedDict()
         self._lock = threading.Lock()
         self._writer = ThreadPoolExecutor(1, "maps")
 
@@ -49,20 +49,20 @@ class Shown:
 
     # ---- as inspections come
 
-    def remember(self, recorded: Recorded) -> None:
+    def keep_map(self, recorded: Recorded) -> None:
         """Keep the map in memory for a while, and as a file where the picture is to be reviewed."""
         taken, prediction = recorded.taken, recorded.prediction
         if prediction is None:
             return
         with self._lock:
-            self._lately[taken.picture, taken.version_id] = prediction
-            while len(self._lately) > LATELY:
-                self._lately.popitem(last=False)
+            self._recent[taken.picture, taken.version_id] = prediction
+            while len(self._recent) > CACHE_SIZE:
+                self._recent.popitem(last=False)
         if taken.anomalous or taken.near:
-            self._writer.submit(self._write, taken.picture, taken.version_id, prediction)
+            self._writer.submit(self._write_map, taken.picture, taken.version_id, prediction)
 
-    def _write(self, picture: str, version: int, prediction: Prediction) -> None:
-        facts = {name: getattr(prediction, name) for name in _KEPT}
+    def _write_map(self, picture: str, version: int, prediction: Prediction) -> None:
+        facts = {name: getattr(prediction, name) for name in _SAVED_FIELDS}
         facts |= {"colour_range": prediction.colour_range, "geometry": prediction.geometry.to_dict()}
         facts |= {"part_pose": prediction.part_pose and prediction.part_pose.to_dict()}
         facts |= {"found_parts": prediction.found_parts and prediction.found_parts.to_dict()}
@@ -84,12 +84,13 @@ class Shown:
 
     def view(self, product_id: int, number: int, side: int) -> bytes:
         """Return WebP of the picture, the longer side at most `side` pixels. NotFoundError as above."""
-        return webp(self._small(self._row(product_id, number), side))
+        return webp(self._reduced_picture(self._row(product_id, number), side))
 
     def overlay(self, product_id: int, number: int, side: int) -> bytes:
         """Return WebP of the picture with heat map, outlines and part's square. NotFoundError as above."""
         row = self._row(product_id, number)
-        return webp(drawing.contour(*self._prediction(product_id, row).over(self._small(row, side))))
+        prediction, picture = self._prediction(product_id, row), self._reduced_picture(row, side)
+        return webp(drawing.contour(*prediction.over(picture)))
 
     def map(self, product_id: int, number: int) -> tuple[bytes, float, float]:
         """Return the map as 16-bit PNG at the network's size, and the values of its black and white."""
@@ -102,37 +103,37 @@ class Shown:
     def mask(self, product_id: int, number: int) -> bytes:
         """Return PNG at the picture's size, 255 at the defect, as a person drew it, else as the model did."""
         row = self._row(product_id, number)
-        if drawn := self.store.mask(number):
+        if drawn := self.store.mask_hash(number):
             return self.files.read(MASKS, drawn, MASK)
         mask = self._prediction(product_id, row).picture_mask()
         return png(mask.astype(np.uint8) * np.uint8(255))
 
-    def _row(self, product_id: int, number: int) -> PictureOf:
+    def _row(self, product_id: int, number: int) -> PictureRecord:
         row = self.store.picture(product_id, number)
         if row.removed_at is not None:
             raise NotFoundError(f"the picture of inspection {number} was removed, as `keep` says")
         return row
 
-    def _small(self, row: PictureOf, side: int) -> NDArray[np.uint8]:
+    def _reduced_picture(self, row: PictureRecord, side: int) -> NDArray[np.uint8]:
         return reduced(self.files.read(PICTURES, row.hash, row.suffix), row.name, side, self.inspector.memory)
 
-    def _prediction(self, product_id: int, row: PictureOf) -> Prediction:
+    def _prediction(self, product_id: int, row: PictureRecord) -> Prediction:
         """Return a version's prediction: from memory, from its file, or computed again."""
         with self._lock:
-            held = self._lately.get((row.hash, row.version))
+            held = self._recent.get((row.hash, row.version))
         if held is None:
-            held = _read(self.files.map_path(row.hash, row.version))
+            held = _read_map(self.files.map_path(row.hash, row.version))
         if held is None:
             data = self.files.read(PICTURES, row.hash, row.suffix)
             model = self.versions.open(product_id, row.version)
             with self.inspector.memory.hold(data, row.name):
-                held = self.inspector.aside(lambda: model.predict(data)).result(PATIENCE)
+                held = self.inspector.aside(lambda: model.predict(data)).result(PREDICTION_TIMEOUT)
             with self._lock:
-                self._lately[row.hash, row.version] = held
+                self._recent[row.hash, row.version] = held
         return held
 
 
-def _read(path: Path) -> Prediction | None:
+def _read_map(path: Path) -> Prediction | None:
     """Read a map; None where there is none, or it cannot be read."""
     try:
         with np.load(path) as file:
@@ -147,7 +148,7 @@ def _read(path: Path) -> Prediction | None:
             colour_range=tuple(facts["colour_range"]),
             part_pose=(pose := facts.get("part_pose")) and PartPose(**pose),
             found_parts=(found := facts.get("found_parts")) and FoundParts.from_dict(found),
-            **{name: facts[name] for name in _KEPT},
+            **{name: facts[name] for name in _SAVED_FIELDS},
         )
     except Exception:
         return None
@@ -167,7 +168,7 @@ def reduced(data: bytes, name: str, side: int, memory: Memory) -> NDArray[np.uin
 
 def webp(picture: NDArray[np.uint8]) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "WEBP", quality=QUALITY, method=2)
+    Image.fromarray(picture).save(buffer, "WEBP", quality=WEBP_QUALITY, method=2)
     return buffer.getvalue()
 
 

@@ -19,21 +19,21 @@ from typing import TypeVar, cast
 from flawscope.errors import FlawscopeError, InputError, with_kind
 from flawscope.pictures.decoding import Source
 from flawscope.predictor import Prepared
-from flawscope.station.inspecting.capacity import BusyError, FairQueue, Memory, large, light
-from flawscope.station.inspecting.parts import KnownParts
-from flawscope.station.inspecting.picture import Picture, checked, taken
+from flawscope.station.inspecting.capacity import BusyError, FairQueue, Memory, decoding_bytes, light
+from flawscope.station.inspecting.parts import PartsCache
+from flawscope.station.inspecting.picture import Picture, checked, new_inspection
 from flawscope.station.inspecting.writer import Judged, Recorded, Recorder
 from flawscope.station.settings.station import Limits
 from flawscope.station.store.database import StoreError, now
 from flawscope.station.store.files import PICTURES, Files
-from flawscope.station.store.inspection import UNANSWERED, KeyUsedError
-from flawscope.station.store.model_registry import Versions
+from flawscope.station.store.inspection import UNANSWERED_REQUEST, KeyUsedError
+from flawscope.station.store.model_registry import ModelRegistry
 from flawscope.station.store.open_models import Model
 
 T = TypeVar("T")
 
-ROUND = 64  # pictures of one product, at most, before the active model is looked up again
-RECENT = 60.0  # seconds over which a rate is counted
+MAX_PICTURES_PER_TURN = 64  # pictures of one product, at most, before the active model is looked up again
+RATE_SECONDS = 60.0  # seconds over which a rate is counted
 
 
 class LateError(FlawscopeError):
@@ -48,13 +48,13 @@ class ModelError(FlawscopeError):
 class _Job:
     picture: Picture
     suffix: str
-    kept: Future[str]
+    file_hash: Future[str]
     answer: Future[Recorded]
     at: int
     prepared: tuple[Model, Prepared] | None = None
     is_judged: bool = False
 
-    def source(self, model: Model) -> Source:
+    def model_input(self, model: Model) -> Source:
         """The picture as decoded for this model, else its data."""
         if self.prepared is not None and self.prepared[0] is model:
             return cast(Source, self.prepared[1])
@@ -65,35 +65,35 @@ class Inspector:
     """Judges pictures in the order in which they came; several products take turns.
 
     Args:
-        products: that are inspected.
+        products: numbers of those that are inspected, which may grow.
         memory: for decoding large pictures.
         near: as in `Settings`.
-        trouble: gets an error of the model, "" when it works again.
+        report_error: gets an error of the model, "" when it works again.
     """
 
     def __init__(
         self,
-        versions: Versions,
+        versions: ModelRegistry,
         recorder: Recorder,
         files: Files,
         limits: Limits,
         near: float,
         products: Collection[int],
         memory: Memory,
-        trouble: Callable[[str], None] = lambda text: None,
+        report_error: Callable[[str], None] = lambda text: None,
     ):
         self.versions, self.recorder, self.files = versions, recorder, files
-        self.limits, self.near, self.trouble = limits, near, trouble
+        self.limits, self.near, self.report_error = limits, near, report_error
         self.memory, self._products = memory, products
-        self.parts = KnownParts(versions)
+        self.parts = PartsCache(versions)
         self._queue: FairQueue[_Job] = FairQueue()
-        self._asides: deque[Callable[[], None]] = deque()
+        self._model_calls: deque[Callable[[], None]] = deque()
         self._changed = threading.Condition()
-        self._waiting: Counter[int] = Counter()  # by product: pictures that are not answered yet
-        self._bytes = 0  # of these
+        self._unanswered: Counter[int] = Counter()  # by product: pictures that are not answered yet
+        self._unanswered_bytes = 0  # of the data of these pictures
         self._by_key: dict[tuple[int, str], tuple[Picture, Future[Recorded]]] = {}
-        self._done: dict[int, deque[float]] = {}  # when, by product
-        self._late: dict[int, float] = {}  # when, by product
+        self._answer_times: dict[int, deque[float]] = {}  # when, by product
+        self._late_times: dict[int, float] = {}  # when, by product
         self._ending = False
         self._large = ThreadPoolExecutor(min(4, os.cpu_count() or 1), "large")
         self._pool = ThreadPoolExecutor(min(8, 2 + (os.cpu_count() or 1)), "upload")
@@ -115,15 +115,15 @@ class Inspector:
         """
         with self._changed:
             self._check_keys(pictures)
-            fresh = [one for one in pictures if (one.product_id, one.key or "") not in self._by_key]
-            size = sum(len(one.data) for one in fresh)
-            full = any(self._is_full(one.product_id, len(fresh)) for one in fresh)
-            heavy = self._bytes and self._bytes + size > 4 * self.limits.upload_bytes
-            if self._ending or (fresh and (full or heavy)):
-                raise BusyError(self._wait())
-            for one in fresh:
+            new = [one for one in pictures if (one.product_id, one.key or "") not in self._by_key]
+            size = sum(len(one.data) for one in new)
+            full = any(self._is_full(one.product_id, len(new)) for one in new)
+            too_large = 0 < self._unanswered_bytes > 4 * self.limits.upload_bytes - size
+            if self._ending or (new and (full or too_large)):
+                raise BusyError(self._retry_seconds())
+            for one in new:
                 self._check_time(one.product_id, one.due)
-            return [self._take(one) for one in pictures]
+            return [self._accept(one) for one in pictures]
 
     def check_disk(self) -> None:
         """Raise StoreError where no picture could be kept."""
@@ -138,7 +138,7 @@ class Inspector:
         self.versions.models.judging(product_id)
         with self._changed:
             if self._ending or self._is_full(product_id, 1):
-                raise BusyError(self._wait())
+                raise BusyError(self._retry_seconds())
             self._check_time(product_id, due)
 
     def _check_keys(self, pictures: Sequence[Picture]) -> None:
@@ -151,43 +151,43 @@ class Inspector:
             if one.request is None:
                 continue
             if under_way.get((one.product_id, one.request.key), one.request) != one.request:
-                raise KeyUsedError(UNANSWERED)
+                raise KeyUsedError(UNANSWERED_REQUEST)
 
     def _is_full(self, product_id: int, count: int) -> bool:
-        """Whether so many more would take places that are reserved for other products."""
+        """Whether `count` more pictures would take places that are reserved for other products."""
         products = list(self._products)  # it may grow meanwhile
         # half of all places are divided among the products
         own = self.limits.queue // (2 * len(products)) if len(products) > 1 else 0
-        kept = sum(max(0, own - self._waiting[one]) for one in products if one != product_id)
+        kept = sum(max(0, own - self._unanswered[one]) for one in products if one != product_id)
         return self.backlog() + count + kept > self.limits.queue
 
     def _check_time(self, product_id: int, due: float) -> None:
-        delay = 0.0 if due == math.inf else self._queue.delay(product_id, self._waiting)
+        delay = 0.0 if due == math.inf else self._queue.expected_delay(product_id, self._unanswered)
         left = max(0.0, due - time.monotonic())
         if left <= delay:
-            raise self._was_late(product_id, f"it would take {delay:.1f} s, and {left:.1f} s are left")
+            raise self._late_error(product_id, f"it would take {delay:.1f} s, and {left:.1f} s are left")
 
     def give_up(self, answer: Future[Recorded], product_id: int) -> LateError:
         """End a picture whose deadline has passed; its place is free again unless it is being judged."""
         with self._changed:
             jobs = self._queue.remove(lambda job: job.answer is answer)
-        error = self._was_late(product_id, "its deadline has passed")
+        error = self._late_error(product_id, "its deadline has passed")
         for job in jobs:
             job.answer.set_exception(error)
         return error
 
-    def _was_late(self, product_id: int, why: str) -> LateError:
-        self._late[product_id] = time.monotonic()
+    def _late_error(self, product_id: int, why: str) -> LateError:
+        self._late_times[product_id] = time.monotonic()
         return LateError(f"not judged in time: {why}; send fewer at once, or allow more time")
 
-    def _take(self, picture: Picture) -> Future[Recorded]:
+    def _accept(self, picture: Picture) -> Future[Recorded]:
         known = (picture.product_id, picture.key) if picture.key else None
         if known in self._by_key:
             return self._by_key[known][1]
         answer: Future[Recorded] = Future()
         answer.set_running_or_notify_cancel()  # so that a client that goes away does not cancel it
-        self._bytes += len(picture.data)
-        self._waiting[picture.product_id] += 1
+        self._unanswered_bytes += len(picture.data)
+        self._unanswered[picture.product_id] += 1
         if known:
             self._by_key[known] = picture, answer
         answer.add_done_callback(lambda done: self._release(picture, known, done))
@@ -198,11 +198,11 @@ class Inspector:
         is_known = answer.exception() is None
         product_id = answer.result().taken.product_id if is_known else picture.product_id
         with self._changed:
-            self._bytes -= len(picture.data)
-            self._waiting[picture.product_id] -= 1
+            self._unanswered_bytes -= len(picture.data)
+            self._unanswered[picture.product_id] -= 1
             if known:
                 self._by_key.pop(known, None)
-            self._done.setdefault(product_id, deque(maxlen=10_000)).append(time.monotonic())
+            self._answer_times.setdefault(product_id, deque(maxlen=10_000)).append(time.monotonic())
             self._changed.notify_all()
 
     def _receive(self, picture: Picture, answer: Future[Recorded], at: int) -> None:
@@ -216,27 +216,27 @@ class Inspector:
             answer.set_exception(light(error))
             return
         job = _Job(picture, suffix, kept, answer, at)
-        if memory := large(about):
+        if memory := decoding_bytes(about):
             self._large.submit(self._prepare, job, memory)
         else:
-            self._put(job)
+            self._enqueue(job)
         try:
             digest = self.files.keep(PICTURES, picture.data, suffix, hold=True, known=picture.hash)
         except Exception as error:
             kept.set_exception(light(error))
             return
-        answer.add_done_callback(lambda done: self._let_go(digest, suffix, done.exception() is not None))
+        answer.add_done_callback(lambda done: self._release_file(digest, suffix, done))
         kept.set_result(digest)
 
-    def _let_go(self, digest: str, suffix: str, in_vain: bool) -> None:
-        """Release a file that the data base knows by now, or remove it, unless another inspection has it."""
+    def _release_file(self, digest: str, suffix: str, answer: Future[Recorded]) -> None:
+        """Release a recorded picture's file; remove a failed one's, unless another inspection has it."""
         self.files.release(digest)
-        if in_vain:
-            path, knows = self.files.path(PICTURES, digest, suffix), self.recorder.store.knows
+        if answer.exception() is not None:
+            path, knows = self.files.path(PICTURES, digest, suffix), self.recorder.store.has_picture
             with suppress(FlawscopeError):
                 self.files.discard(path, digest, lambda: not knows(digest))
 
-    def _put(self, job: _Job) -> None:
+    def _enqueue(self, job: _Job) -> None:
         with self._changed:
             self._queue.put(job.picture.product_id, job)
             self._changed.notify_all()
@@ -249,21 +249,21 @@ class Inspector:
             if job.picture.due > time.monotonic():
                 model = self.versions.models.judging(job.picture.product_id).model
                 job.prepared = model, model.prepare(job.picture.data)
-            self._put(job)
+            self._enqueue(job)
         except InputError as error:
-            job.answer.set_exception(job.picture.refused(light(error)))
+            job.answer.set_exception(job.picture.decoding_error(light(error)))
         except Exception as error:
             job.answer.set_exception(light(error))
 
     # ---- judging
 
     def _work(self) -> None:
-        while self._turn():
+        while self._judge_next():
             pass
 
-    def _turn(self) -> bool:
-        """Judge what waits; return False at the end. No picture is held while the next is waited for."""
-        first = self._next()
+    def _judge_next(self) -> bool:
+        """Judge the waiting pictures; return False at the end. None is held while the next is waited for."""
+        first = self._next_job()
         if first is None:
             return False
         jobs = [first]
@@ -271,48 +271,48 @@ class Inspector:
             self._judge(jobs)
         except Exception as error:
             text = f"the model failed: {with_kind(error)}"
-            said = light(error) if isinstance(error, FlawscopeError) else ModelError(text)
-            self.trouble(str(said))
+            failure = light(error) if isinstance(error, FlawscopeError) else ModelError(text)
+            self.report_error(str(failure))
             for job in jobs:
                 if not job.is_judged:
-                    job.answer.set_exception(said)
+                    job.answer.set_exception(failure)
         return True
 
-    def _next(self) -> _Job | None:
+    def _next_job(self) -> _Job | None:
         """Return the oldest job that is in time, after running the functions of `aside`; None at the end."""
         while True:
             with self._changed:
-                while not self._queue and not self._asides:
+                while not self._queue and not self._model_calls:
                     if self._ending and not self.backlog():
                         return None
                     self._changed.wait(0.5)
-                job = None if self._asides else self._queue.pop()
-                look = self._asides.popleft() if job is None else None
-            if look is not None:
-                look()
+                job = None if self._model_calls else self._queue.pop()
+                call = self._model_calls.popleft() if job is None else None
+            if call is not None:
+                call()
             elif job is not None and self._is_in_time(job):
                 return job
 
     def _is_in_time(self, job: _Job) -> bool:
         if job.picture.due > time.monotonic():
             return True
-        job.answer.set_exception(self._was_late(job.picture.product_id, "others were before it"))
+        job.answer.set_exception(self._late_error(job.picture.product_id, "others were before it"))
         return False
 
-    def aside(self, look: Callable[[], T]) -> Future[T]:
-        """Run a function that uses a model, between two pictures: most engines do one thing at a time."""
+    def aside(self, function: Callable[[], T]) -> Future[T]:
+        """Run a function that uses a model between two pictures: most engines do one thing at a time."""
         answer: Future[T] = Future()
 
         def run() -> None:
             try:
-                answer.set_result(look())
+                answer.set_result(function())
             except Exception as error:
                 answer.set_exception(light(error))
 
         with self._changed:
             if self._ending:
-                raise BusyError(self._wait())
-            self._asides.append(run)
+                raise BusyError(self._retry_seconds())
+            self._model_calls.append(run)
             self._changed.notify_all()
         return answer
 
@@ -325,57 +325,57 @@ class Inspector:
             job = jobs[number]
             job.is_judged = True
             if isinstance(result, InputError):
-                job.answer.set_exception(job.picture.refused(light(result)))
+                job.answer.set_exception(job.picture.decoding_error(light(result)))
                 continue
             works = True
             try:
-                place = judging.place(result)
-                parts = self.parts.of(place.product_id, place.number, place.predictor.manifest)
-                record = taken(job.picture, job.suffix, job.at, place, result, self.near, parts)
+                product = judging.matching_product(result)
+                parts = self.parts.for_version(product.product_id, product.number, product.predictor.manifest)
+                record = new_inspection(job.picture, job.suffix, job.at, product, result, self.near, parts)
             except Exception as error:  # another version judges than when the picture came, or it is damaged
                 job.answer.set_exception(light(error))
                 continue
-            self.recorder.add(Judged(record, result, job.kept, job.answer))
+            self.recorder.add(Judged(record, result, job.file_hash, job.answer))
         with self._changed:
-            self._queue.took(address, (time.monotonic() - begun) / len(jobs))
+            self._queue.add_time(address, (time.monotonic() - begun) / len(jobs))
         if works:
-            self.trouble("")
+            self.report_error("")
 
     def _feed(self, jobs: list[_Job], model: Model) -> Iterator[Source]:
         """Yield pictures while others are computed, so that they are decoded meanwhile. Ends when none waits,
-        when it is another product's turn, and after `ROUND`, for another model may be active."""
-        yield jobs[0].source(model)
-        while len(jobs) < ROUND:
+        when it is another product's turn, and after `MAX_PICTURES_PER_TURN`: another model may be active."""
+        yield jobs[0].model_input(model)
+        while len(jobs) < MAX_PICTURES_PER_TURN:
             with self._changed:
                 job = None
-                if not self._asides:
-                    job = self._queue.pop_of(jobs[0].picture.product_id, len(jobs))
+                if not self._model_calls:
+                    job = self._queue.pop_same_turn(jobs[0].picture.product_id, len(jobs))
             if job is None:
                 return
             if self._is_in_time(job):
                 jobs.append(job)
-                yield job.source(model)
+                yield job.model_input(model)
 
     # ---- how it goes
 
     def backlog(self, product_id: int | None = None) -> int:
         """Number of pictures that are not answered yet."""
-        return self._waiting.total() if product_id is None else self._waiting[product_id]
+        return self._unanswered.total() if product_id is None else self._unanswered[product_id]
 
-    def late(self, seconds: float) -> list[int]:
+    def late_products(self, seconds: float) -> list[int]:
         """Return the products of which a picture was not judged in time within the last seconds."""
         since = time.monotonic() - seconds
-        return [product for product, at in list(self._late.items()) if at >= since]
+        return [product for product, at in list(self._late_times.items()) if at >= since]
 
     def rate(self, product_id: int) -> float:
         """Pictures a second that were answered in the last minute."""
-        since = time.monotonic() - RECENT
+        since = time.monotonic() - RATE_SECONDS
         with self._changed:
-            return sum(at >= since for at in self._done.get(product_id, ())) / RECENT
+            return sum(at >= since for at in self._answer_times.get(product_id, ())) / RATE_SECONDS
 
-    def _wait(self) -> float:
-        """Seconds until half of the queue is done, at the rate of the last minute."""
-        rate = sum(map(self.rate, list(self._done))) or 1.0
+    def _retry_seconds(self) -> float:
+        """Return the seconds until half of the queue is done, at the rate of the last minute."""
+        rate = sum(map(self.rate, list(self._answer_times))) or 1.0
         return min(60.0, max(1.0, self.backlog() / 2 / rate))
 
     def close(self) -> None:

@@ -12,11 +12,11 @@ from queue import Empty, SimpleQueue
 from flawscope.errors import FlawscopeError
 from flawscope.results.prediction import Prediction
 from flawscope.station.inspecting.capacity import light
-from flawscope.station.store.insert import Taken
+from flawscope.station.store.insert import NewInspection
 from flawscope.station.store.inspection import KeyUsedError
 from flawscope.station.store.records import Store
 
-TOGETHER = 64  # inspections in a transaction, at most: a flush of the disk costs as much for one
+MAX_GROUP = 64  # inspections in a transaction, at most: flushing the disk costs as much for a single one
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Recorded:
     """Inspection that is on the disk. is_new: False where its key had been taken before."""
 
     number: int
-    taken: Taken
+    taken: NewInspection
     is_new: bool
     prediction: Prediction | None = field(default=None, repr=False)
 
@@ -33,9 +33,9 @@ class Recorded:
 class Judged:
     """Judged picture to be recorded. kept: done when the picture's file is on the disk."""
 
-    taken: Taken
+    taken: NewInspection
     prediction: Prediction
-    kept: Future[str]
+    file_hash: Future[str]
     answer: Future[Recorded]
 
 
@@ -48,28 +48,28 @@ class Recorder:
 
     def __init__(self, store: Store, announce: Callable[[Recorded], None]):
         self.store, self.announce = store, announce
-        self._waiting: SimpleQueue[Judged | None] = SimpleQueue()
+        self._queue: SimpleQueue[Judged | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="recorder", daemon=True)
         self._thread.start()
 
     def add(self, judged: Judged) -> None:
-        self._waiting.put(judged)
+        self._queue.put(judged)
 
     def close(self) -> None:
         """Return when all is written."""
-        self._waiting.put(None)
+        self._queue.put(None)
         self._thread.join()
 
     def _work(self) -> None:
-        while self._turn():
+        while self._record_next():
             pass
 
-    def _turn(self) -> bool:
-        """Record what waits; return False at the end. No picture is held while the next is waited for."""
-        group = [self._waiting.get()]
-        while len(group) < TOGETHER:
+    def _record_next(self) -> bool:
+        """Record the waiting pictures; return False at the end. None is held while the next is waited for."""
+        group = [self._queue.get()]
+        while len(group) < MAX_GROUP:
             try:
-                group.append(self._waiting.get_nowait())
+                group.append(self._queue.get_nowait())
             except Empty:
                 break
         self._record([one for one in group if one is not None])
@@ -79,7 +79,7 @@ class Recorder:
         ready = []
         for one in group:
             try:
-                ready.append(replace(one, taken=replace(one.taken, picture=one.kept.result())))
+                ready.append(replace(one, taken=replace(one.taken, picture=one.file_hash.result())))
             except Exception as error:
                 one.answer.set_exception(light(error))
         if not ready:
@@ -98,7 +98,7 @@ class Recorder:
                 self._record([one])
             return
         for one, (number, is_new) in zip(ready, found, strict=True):
-            if not is_new and (used := self._used(one.taken)) is not None:
+            if not is_new and (used := self._key_conflict(one.taken)) is not None:
                 one.answer.set_exception(used)
                 continue
             recorded = Recorded(number, one.taken, is_new, one.prediction)
@@ -107,10 +107,10 @@ class Recorder:
                 with suppress(Exception):  # a listener's error does not harm the answers
                     self.announce(recorded)
 
-    def _used(self, taken: Taken) -> Exception | None:
+    def _key_conflict(self, taken: NewInspection) -> Exception | None:
         """Return an error where the key is another request's, recorded while this one was under way."""
         try:
-            rows = self.store.under(taken.address or taken.product_id, [taken.key or ""])
+            rows = self.store.find_by_keys(taken.address or taken.product_id, [taken.key or ""])
         except Exception as error:
             return light(error)
         if all(row.request_hash == taken.request_hash for row in rows):

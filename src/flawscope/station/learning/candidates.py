@@ -11,14 +11,15 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Row, select, update
 
 from flawscope.station.store.database import Database, now
-from flawscope.station.store.records import VERDICT, add_event, iso, row_of
+from flawscope.station.store.records import VERDICT, add_event, fetch_row, iso
 from flawscope.station.store.schema import candidates, events, inspections, products, verdicts
 
+Facts = Mapping[str, Any]
 QUEUED, RUNNING, READY, LIVE = "queued", "running", "ready", "live"
 REJECTED, FAILED, REMOVED = "rejected", "failed", "removed"
-UNMADE, UNUSED = (QUEUED, RUNNING), (READY, REJECTED)
-ASKED = "learning asked"  # events
-MADE, NOT_MADE, REFUSED, REFUSED_BY_RULE, FORGOTTEN = (
+UNFINISHED, UNUSED = (QUEUED, RUNNING), (READY, REJECTED)
+EVENT_QUEUED = "learning asked"  # events
+EVENT_READY, EVENT_FAILED, EVENT_REJECTED, EVENT_WAITS, EVENT_REMOVED = (
     "candidate ready",
     "candidate failed",
     "candidate rejected",
@@ -41,7 +42,7 @@ class Candidates:
             row |= {"created_at": at, "changed_at": at, "facts": json.dumps(facts)}
             new = candidates.insert().values(**row).returning(candidates.c.id)
             number = int(connection.execute(new).scalar_one())
-            add_event(connection, ASKED, who, f"candidate {number} on version {start}", product_id)
+            add_event(connection, EVENT_QUEUED, who, f"candidate {number} on version {start}", product_id)
         return number
 
     def change(
@@ -52,7 +53,7 @@ class Candidates:
         kind: str = "",
         who: str = "",
         text: str = "",
-        facts: Mapping[str, Any] | None = None,
+        facts: Facts | None = None,
         only: tuple[str, ...] = (),
         **columns: int | None,
     ) -> bool:
@@ -77,7 +78,7 @@ class Candidates:
                 add_event(connection, kind, who, f"candidate {number}{text}", row.product_id)
         return True
 
-    def settle(self) -> None:
+    def mark_live(self) -> None:
         """Mark the candidates as live whose versions judge: the station may have ended in between."""
         active = select(products.c.active_version_id).where(products.c.id == candidates.c.product_id)
         query = (
@@ -89,12 +90,12 @@ class Candidates:
         with self.database.writing() as connection:
             connection.execute(query.values(status=LIVE))
 
-    def next(self) -> Row[Any] | None:
+    def next_unfinished(self) -> Row[Any] | None:
         """Return the oldest candidate that is to be made, or that was being made when something ended it."""
         query = (
             select(candidates)
             .where(candidates.c.product_id.in_(self.database.own()))
-            .where(candidates.c.status.in_(UNMADE))
+            .where(candidates.c.status.in_(UNFINISHED))
             .order_by(candidates.c.id)
             .limit(1)
         )
@@ -103,21 +104,21 @@ class Candidates:
 
     def row(self, product_id: int, number: int) -> Row[Any]:
         """Return a candidate. NotFoundError."""
-        return row_of(self.database, candidates, product_id, number)
+        return fetch_row(self.database, candidates, product_id, number)
 
     def of_version(self, product_id: int, version: int) -> Row[Any] | None:
         """Return the candidate that became a version."""
         with self.database.reading() as connection:
-            return of_version(connection, product_id, version)
+            return candidate_of_version(connection, product_id, version)
 
-    def listed(self, product_id: int, most: int = 50) -> list[Row[Any]]:
+    def latest(self, product_id: int, most: int = 50) -> list[Row[Any]]:
         """Return the latest candidates, newest first."""
         query = select(candidates).where(candidates.c.product_id == product_id)
         with self.database.reading() as connection:
             return list(connection.execute(query.order_by(candidates.c.id.desc()).limit(most)))
 
 
-def of_version(connection: Connection, product_id: int, version: int) -> Row[Any] | None:
+def candidate_of_version(connection: Connection, product_id: int, version: int) -> Row[Any] | None:
     query = (
         select(candidates)
         .where(candidates.c.product_id == product_id, candidates.c.version_id == version)
@@ -127,7 +128,7 @@ def of_version(connection: Connection, product_id: int, version: int) -> Row[Any
     return connection.execute(query).one_or_none()
 
 
-def at_risk(judgement: Mapping[str, Any]) -> list[int]:
+def inspections_at_risk(judgement: Facts) -> list[int]:
     """Return the inspections to look at before a version is used: known defects that it loses, and
     corrections that make it lose simulated ones."""
     refused = judgement.get("refused", [])
@@ -151,7 +152,7 @@ def shown(row: Row[Any], step: tuple[str, int, int] | None = None) -> dict[str, 
         "error": facts.get("error"),
         "waits": facts.get("waits", []),
         "judgement": facts.get("judgement"),
-        "at_risk": at_risk(facts.get("judgement") or {}),
+        "at_risk": inspections_at_risk(facts.get("judgement") or {}),
         "seconds": facts.get("seconds"),
         "step": None if step is None else {"stage": step[0], "done": step[1], "total": step[2]},
     }
@@ -159,7 +160,7 @@ def shown(row: Row[Any], step: tuple[str, int, int] | None = None) -> dict[str, 
 
 def trail(database: Database, product_id: int, limit: int) -> list[dict[str, Any]]:
     """Return the latest events of a product's models and verdicts on its pictures, newest first."""
-    own = events.c.product_id == product_id, events.c.kind != VERDICT  # verdicts come from `said`
+    own = events.c.product_id == product_id, events.c.kind != VERDICT  # verdicts come from their own table
     happened = select(events).where(*own).order_by(events.c.id.desc())
     said = (
         select(verdicts, inspections.c.name)
@@ -188,7 +189,7 @@ def trail(database: Database, product_id: int, limit: int) -> list[dict[str, Any
 SWITCHED, NOT_OPENED = "switched", "not_opened"
 
 
-def waits(judgement: Mapping[str, Any], corrections: int, after: int, is_active: bool = True) -> list[str]:
+def wait_reasons(judgement: Facts, corrections: int, after: int, is_active: bool = True) -> list[str]:
     """Return the reasons why a candidate waits for a person; empty: it goes live.
 
     A candidate goes live where it finds all known defects that the active version finds (`lost`) and 98 % of
@@ -223,7 +224,7 @@ class Advice(NamedTuple):
     values: Mapping[str, int]
 
 
-def advice(candidate: Mapping[str, Any], active: int | None) -> Advice | None:
+def advice(candidate: Facts, active: int | None) -> Advice | None:
     """Return advice on a candidate; None where it is not made yet or was not judged.
 
     Args:

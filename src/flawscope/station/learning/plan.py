@@ -15,19 +15,19 @@ from flawscope.artefact.files import TRAINED
 from flawscope.errors import installing
 from flawscope.methods import registry
 from flawscope.predictor import read_manifest
-from flawscope.station.learning.candidates import of_version
+from flawscope.station.learning.candidates import candidate_of_version
 from flawscope.station.settings.station import Learn
 from flawscope.station.store.files import MASK, MASKS, PICTURES, Files
-from flawscope.station.store.records import DEFECT, GOOD, said_of
+from flawscope.station.store.records import DEFECT, GOOD, verdict_stacks
 from flawscope.station.store.schema import inspections, pictures
 
-FEW, MANY = 24, 200  # good pictures of the line that are drawn: to extend a model, else
-LATELY = 5000  # inspections that the line's good pictures are drawn from
-MOST = 500  # reviewed pictures that are judged; corrections are judged even beyond it
+EXTENSION_PICTURES, TRAINING_PICTURES = 24, 200  # good pictures of the line that are drawn
+RECENT_INSPECTIONS = 5000  # inspections that the line's good pictures are drawn from
+MAX_REVIEWED = 500  # reviewed pictures that are judged; corrections are judged even beyond it
 
 
 @dataclass(frozen=True)
-class Active:
+class ActiveVersion:
     """Version that judges now. file: its model. method, precision: those of the model."""
 
     number: int
@@ -36,7 +36,7 @@ class Active:
     precision: str
 
     @classmethod
-    def of(cls, number: int, file: Path) -> Active:
+    def read(cls, number: int, file: Path) -> ActiveVersion:
         """Read what the plan needs of a version's file. InputError where it cannot be read."""
         manifest = read_manifest(file)
         return cls(number, file, manifest.method, manifest.calibration.precision)
@@ -52,7 +52,7 @@ class Active:
         return self.file.suffix == TRAINED
 
 
-def why_not(active: Active | None, learn: Learn, how: str = "") -> str | None:
+def reason_not_to_learn(active: ActiveVersion | None, learn: Learn, how: str = "") -> str | None:
     """Return the reason why a product cannot learn, one line; None: it can."""
     if active is None:
         return "no model is open: activate a version"
@@ -81,16 +81,16 @@ def why_not(active: Active | None, learn: Learn, how: str = "") -> str | None:
 
 
 @dataclass(frozen=True)
-class Word:
-    """Verdict that holds of an inspection.
+class ValidVerdict:
+    """Verdict on an inspection that was not taken back.
 
-    verdict_id: its number. sure: it was given twice in a row. wrong: the model had decided otherwise.
+    verdict_id: its number. is_confirmed: it was given twice in a row.
     """
 
     inspection: Row[Any]
     verdict: str
     verdict_id: int
-    sure: bool
+    is_confirmed: bool
     mask: str | None
 
     @property
@@ -98,35 +98,35 @@ class Word:
         return int(self.inspection.id)
 
     @property
-    def wrong(self) -> bool:
-        return _is_wrong(self.inspection)
+    def is_correction(self) -> bool:
+        return _is_correction(self.inspection)
 
 
 @dataclass
-class Words:
-    """Verdicts that hold of a product's inspections.
+class ValidVerdicts:
+    """Verdicts on a product's inspections that were not taken back.
 
-    judged: all corrections, and the latest others up to `MOST`, oldest first, with their pictures.
+    judged: all corrections, and the latest others up to `MAX_REVIEWED`, oldest first, with their pictures.
     gone: inspections whose pictures were removed.
     contradictory: inspections of a file that was called both good and a defect.
     """
 
-    judged: list[Word] = field(default_factory=list)
+    judged: list[ValidVerdict] = field(default_factory=list)
     gone: list[int] = field(default_factory=list)
     contradictory: list[int] = field(default_factory=list)
 
     @property
-    def corrections(self) -> list[Word]:
-        return [word for word in self.judged if word.wrong]
+    def corrections(self) -> list[ValidVerdict]:
+        return [verdict for verdict in self.judged if verdict.is_correction]
 
     @property
     def verdicts(self) -> list[int]:
         """Numbers of the verdicts that corrected a model."""
-        return sorted(word.verdict_id for word in self.corrections)
+        return sorted(verdict.verdict_id for verdict in self.corrections)
 
 
-def words_of(connection: Connection, product_id: int) -> Words:
-    """Return the verdicts that hold; undone ones do not. All corrections are there, of others the latest."""
+def read_verdicts(connection: Connection, product_id: int) -> ValidVerdicts:
+    """Return the verdicts that were not taken back: all corrections, and the latest others."""
     query = (
         select(inspections, pictures.c.suffix, pictures.c.removed_at)
         .select_from(inspections.join(pictures))
@@ -134,53 +134,53 @@ def words_of(connection: Connection, product_id: int) -> Words:
         .order_by(inspections.c.id)
     )
     rows = connection.execute(query).all()
-    wrong, right = ([row for row in rows if _is_wrong(row) is kind] for kind in (True, False))
-    room = max(0, MOST - len(wrong))
+    wrong, right = ([row for row in rows if _is_correction(row) is kind] for kind in (True, False))
+    room = max(0, MAX_REVIEWED - len(wrong))
     chosen = sorted([*wrong, *right[len(right) - min(room, len(right)) :]], key=lambda row: row.id)
-    said = said_of(connection, [row.id for row in chosen])
+    stacks = verdict_stacks(connection, [row.id for row in chosen])
     verdicts: dict[str, set[str]] = {}  # by picture
     for row in rows:
         verdicts.setdefault(row.picture, set()).add(row.verdict)
-    found = Words()
+    found = ValidVerdicts()
     for row in chosen:
         if row.removed_at is not None:
             found.gone.append(row.id)
         elif len(verdicts[row.picture]) > 1:
             found.contradictory.append(row.id)
         else:
-            *before, last = said[row.id]
-            sure = bool(before) and before[-1].verdict == last.verdict
-            found.judged.append(Word(row, row.verdict, last.id, sure, last.mask))
+            *before, last = stacks[row.id]
+            is_confirmed = bool(before) and before[-1].verdict == last.verdict
+            found.judged.append(ValidVerdict(row, row.verdict, last.id, is_confirmed, last.mask))
     return found
 
 
-def _is_wrong(row: Row[Any]) -> bool:
+def _is_correction(row: Row[Any]) -> bool:
     is_defect: bool = row.verdict == DEFECT
     return bool(row.anomalous) != is_defect
 
 
-def drawn(connection: Connection, product_id: int, count: int, seed: int) -> list[Row[Any]]:
+def draw_good_pictures(connection: Connection, product_id: int, count: int, seed: int) -> list[Row[Any]]:
     """Draw at most `count` of the line's good pictures: each has the same chance, whether the model passed it
     or a person corrected the model.
 
     A passed picture counts as good unless a verdict says otherwise. Where some of the flagged ones are not
     reviewed yet, the same share of the passed ones is left out, so that false alarms keep their share.
     """
-    here = (
+    latest = (
         select(inspections.c.id, inspections.c.anomalous, inspections.c.verdict)
         .where(inspections.c.product_id == product_id)
         .order_by(inspections.c.id.desc())
-        .limit(LATELY)
+        .limit(RECENT_INSPECTIONS)
     )
-    rows = connection.execute(here).all()
+    rows = connection.execute(latest).all()
     flagged = sum(row.anomalous for row in rows)
     reviewed = sum(row.anomalous and row.verdict is not None for row in rows)
     share = reviewed / flagged if flagged else 1.0
     rng = random.Random(seed)
     passed = [row.id for row in rows if not row.anomalous and row.verdict != DEFECT]
     passed = rng.sample(passed, round(share * len(passed)))
-    alarms = [row.id for row in rows if row.anomalous and row.verdict == GOOD]
-    line = sorted(passed + alarms)
+    false_alarms = [row.id for row in rows if row.anomalous and row.verdict == GOOD]
+    line = sorted(passed + false_alarms)
     numbers = rng.sample(line, min(count, len(line)))
     query = (
         select(inspections, pictures.c.suffix)
@@ -198,49 +198,49 @@ def drawn(connection: Connection, product_id: int, count: int, seed: int) -> lis
 class Plan:
     """Plan of a candidate.
 
-    start: the version whose corrections the candidate keeps. learnt: inspections that this version learnt
-    from.
-    words: the verdicts that hold. pictures: reviewed ones and drawn ones, each as the fields of `Reviewed`.
+    start: the version whose corrections the candidate keeps. learnt: inspections that it learnt from.
+    verdicts: those not taken back. pictures: reviewed and drawn ones, each as the fields of `Reviewed`.
     """
 
     start: int
     learnt: list[int]
-    words: Words
+    verdicts: ValidVerdicts
     pictures: list[dict[str, Any]]
 
 
-def planned(connection: Connection, product_id: int, active: Active, files: Files, seed: int) -> Plan:
+def make_plan(conn: Connection, product_id: int, active: ActiveVersion, files: Files, seed: int) -> Plan:
     """Plan a candidate on the active version, or, where a correction that it learnt from holds no longer, on
     the latest one before it of which all hold."""
-    words = words_of(connection, product_id)
-    good = {word.number for word in words.judged if word.verdict == GOOD} | set(words.gone)
+    valid = read_verdicts(conn, product_id)
+    good = {verdict.number for verdict in valid.judged if verdict.verdict == GOOD} | set(valid.gone)
     start, learnt = active.number, []
-    while (made := of_version(connection, product_id, start)) is not None:
-        learnt = [int(number) for number in json.loads(made.facts).get("learnt", [])]
+    while (candidate := candidate_of_version(conn, product_id, start)) is not None:
+        learnt = [int(number) for number in json.loads(candidate.facts).get("learnt", [])]
         if good >= set(learnt):
             break
-        start, learnt = int(made.start_version_id), []
-    known = learnt if active.is_trained else []  # of an export the trained model learns all of them anew
-    line = {row.id: row for row in drawn(connection, product_id, FEW if active.extends else MANY, seed)}
+        start, learnt = int(candidate.start_version_id), []
+    already_learnt = learnt if active.is_trained else []  # for an export, all are learnt anew
+    count = EXTENSION_PICTURES if active.extends else TRAINING_PICTURES
+    line_pictures = {row.id: row for row in draw_good_pictures(conn, product_id, count, seed)}
     found = []
-    for word in words.judged:
-        row, is_good = word.inspection, word.verdict == GOOD
+    for verdict in valid.judged:
+        row, is_good = verdict.inspection, verdict.verdict == GOOD
         found.append(
-            _named(row, files)
+            _picture_fields(row, files)
             | {
                 "good": is_good,
-                "learn": is_good and word.wrong and word.number not in known,
-                "sure": word.sure,
-                "drawn": is_good and line.pop(word.number, None) is not None,
-                "mask": None if word.mask is None else str(files.path(MASKS, word.mask, MASK)),
+                "learn": is_good and verdict.is_correction and verdict.number not in already_learnt,
+                "sure": verdict.is_confirmed,
+                "drawn": is_good and line_pictures.pop(verdict.number, None) is not None,
+                "mask": None if verdict.mask is None else str(files.path(MASKS, verdict.mask, MASK)),
                 "before": row.score if row.version_id == active.number else None,
             }
         )
-    alone = {"good": True, "drawn": True, "judged": False}
-    found += [_named(row, files) | alone for row in line.values()]
-    return Plan(start, learnt, words, found)
+    drawn_only = {"good": True, "drawn": True, "judged": False}
+    found += [_picture_fields(row, files) | drawn_only for row in line_pictures.values()]
+    return Plan(start, learnt, valid, found)
 
 
-def _named(row: Row[Any], files: Files) -> dict[str, Any]:
+def _picture_fields(row: Row[Any], files: Files) -> dict[str, Any]:
     source = str(files.path(PICTURES, row.picture, row.suffix))
     return {"number": int(row.id), "name": row.name, "source": source}

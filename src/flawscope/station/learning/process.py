@@ -1,5 +1,5 @@
 """Process that makes models, beside the station: torch is loaded there alone, and it has the lowest priority,
-so that inspections go on. It stays for the next job until `IDLE`, and ends with the station."""
+so that inspections go on. It stays for the next job until `IDLE_SECONDS`, and ends with the station."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from typing import Any
 from flawscope.errors import FlawscopeError, InputError, with_kind
 from flawscope.pictures.decoding import allow_pixels, most_pixels
 
-IDLE = 600.0  # seconds without a job after which it is ended: it holds a few hundred megabytes
-OFTEN = 0.25  # seconds between two reports of progress
+IDLE_SECONDS = 600.0  # seconds without a job after which it is ended: it holds a few hundred megabytes
+PROGRESS_INTERVAL = 0.25  # seconds between two reports of progress
 Step = Callable[[str, int, int], None]
-Work = Callable[[dict[str, Any], Step], dict[str, Any]]
-SPAWN = multiprocessing.get_context("spawn")
+JobFunction = Callable[[dict[str, Any], Step], dict[str, Any]]
+SPAWN_CONTEXT = multiprocessing.get_context("spawn")
 
 
 class WorkerError(FlawscopeError):
@@ -43,11 +43,11 @@ class Worker:
         work: does a job there: a function of a module.
     """
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: JobFunction) -> None:
         self._work = work
         self._process: BaseProcess | None = None
         self._pipe: Connection | None = None
-        self._used = 0.0
+        self._last_used = 0.0
         self._lock = threading.Lock()
         self._closed = self._stopped = False
 
@@ -58,13 +58,13 @@ class Worker:
         return process.pid if process is not None and process.is_alive() else None
 
     def run(self, job: dict[str, Any], step: Step) -> dict[str, Any]:
-        """Return the result of `work` for a job.
+        """Return the result of `make_candidate` for a job.
 
         Raises:
             WorkerError: the job cannot be done, or the process ended.
         """
         try:
-            pipe = self._started()
+            pipe = self._ensure_started()
             pipe.send(job)
             while True:
                 kind, found = pipe.recv()
@@ -75,29 +75,30 @@ class Worker:
                 else:
                     raise WorkerError(found)
         except (EOFError, OSError):
-            code = self._end(wait=1.0)  # it has ended
+            code = self._end(timeout=1.0)  # it has ended
             if self._closed or self._stopped:
                 raise StoppedError("the station ends") from None
             why = "it was killed, perhaps for want of memory" if code == -9 else f"it ended with {code}"
             raise WorkerError(f"the process that learns did not finish: {why}; learn again") from None
         finally:
-            self._used, self._stopped = time.monotonic(), False
+            self._last_used, self._stopped = time.monotonic(), False
 
-    def _started(self) -> Connection:
+    def _ensure_started(self) -> Connection:
         with self._lock:
             if self._closed or self._stopped:
                 raise StoppedError("the station ends")
             if self._pipe is None or self.pid is None:
-                self._pipe, there = SPAWN.Pipe()
-                process = SPAWN.Process(target=main, args=(there, most_pixels(), self._work), daemon=True)
+                self._pipe, child_pipe = SPAWN_CONTEXT.Pipe()
+                arguments = child_pipe, most_pixels(), self._work
+                process = SPAWN_CONTEXT.Process(target=run_jobs, args=arguments, daemon=True)
                 process.start()
                 self._process = process
-                there.close()
+                child_pipe.close()
             return self._pipe
 
     def rest(self) -> None:
         """End a process that has had no job for a while."""
-        if self._process is not None and time.monotonic() - self._used > IDLE:
+        if self._process is not None and time.monotonic() - self._last_used > IDLE_SECONDS:
             self._end()
 
     def stop(self) -> None:
@@ -111,14 +112,13 @@ class Worker:
             self._closed = True
         self._end()
 
-    def _end(self, wait: float = 0.0) -> int | None:
-        """End the process, at once or after so many seconds; return its exit code, None where there was
-        none."""
+    def _end(self, timeout: float = 0.0) -> int | None:
+        """End the process after at most `timeout` seconds; return its exit code, None: there was none."""
         with self._lock:
             process, self._process = self._process, None
         if process is None:
             return None
-        process.join(wait)
+        process.join(timeout)
         process.kill()
         process.join()
         return process.exitcode
@@ -127,10 +127,10 @@ class Worker:
 # ----------------------------------------------------------------------------------------- in the process
 
 
-def main(pipe: Connection, pixels: int, work: Work) -> None:
+def run_jobs(pipe: Connection, pixels: int, work: JobFunction) -> None:
     """Answer jobs until the station ends. pixels: the most that a picture may have."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the station, which ends this process
-    os.dup2(2, 1)  # what libraries print is for the log
+    os.dup2(2, 1)  # output of libraries goes to the log
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # waiting threads leave the processor to others
     with suppress(OSError, AttributeError):
         os.nice(19)
@@ -141,7 +141,7 @@ def main(pipe: Connection, pixels: int, work: Work) -> None:
     with suppress(EOFError, OSError):
         while True:
             job = pipe.recv()
-            pipe.send(_answer(job, pipe, work))
+            pipe.send(_run_job(job, pipe, work))
 
 
 def _end_with_station() -> None:
@@ -151,12 +151,12 @@ def _end_with_station() -> None:
     os._exit(1)
 
 
-def _answer(job: dict[str, Any], pipe: Connection, work: Work) -> tuple[str, Any]:
-    told = [0.0]
+def _run_job(job: dict[str, Any], pipe: Connection, work: JobFunction) -> tuple[str, Any]:
+    last_report = [0.0]
 
     def step(stage: str, done: int, total: int) -> None:
-        if time.monotonic() - told[0] > OFTEN:
-            told[0] = time.monotonic()
+        if time.monotonic() - last_report[0] > PROGRESS_INTERVAL:
+            last_report[0] = time.monotonic()
             pipe.send(("step", (stage, done, total)))
 
     try:
@@ -167,7 +167,7 @@ def _answer(job: dict[str, Any], pipe: Connection, work: Work) -> tuple[str, Any
         return "error", with_kind(error)
 
 
-def work(job: dict[str, Any], step: Step) -> dict[str, Any]:
+def make_candidate(job: dict[str, Any], step: Step) -> dict[str, Any]:
     """Make a candidate's model file, and return its judgement.
 
     Args:

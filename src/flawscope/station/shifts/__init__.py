@@ -12,7 +12,7 @@ from flawscope.station.store.records import iso
 from flawscope.station.store.schema import HOUR
 
 DAY = 24 * HOUR
-DAYS = 3  # that reports are made for afterwards, where the station did not run
+REPORT_DAYS = 3  # that reports are made for afterwards, where the station did not run
 
 
 class Shift(NamedTuple):
@@ -27,18 +27,17 @@ class Shift(NamedTuple):
         return {"name": self.name, "since": iso(self.since), "until": iso(self.until)}
 
 
-def ended(shifts: Shifts | None, at: int, days: int = DAYS) -> list[Shift]:
-    """Shifts that ended in the last days before a time, microseconds since 1970, the oldest first; none
-    without settings."""
+def ended(shifts: Shifts | None, at: int, days: int = REPORT_DAYS) -> list[Shift]:
+    """Return the shifts that ended in the last days before `at`, microseconds since 1970, oldest first."""
     if shifts is None:
         return []
     last = datetime.fromtimestamp(at / 1e6, UTC).astimezone(shifts.tz)
-    begun = sorted(_begun(shifts, last, days))
+    begun = sorted(_shift_starts(shifts, last, days))
     each = [Shift(name, since, until) for (since, name), (until, _) in pairwise(begun)]
     return [one for one in each if at - days * DAY < one.until <= at]
 
 
-def _begun(shifts: Shifts, last: datetime, days: int) -> Iterator[tuple[int, str]]:
+def _shift_starts(shifts: Shifts, last: datetime, days: int) -> Iterator[tuple[int, str]]:
     """Beginnings of the shifts of these days, by the clocks of the zone."""
     for back in range(-1, days + 2):
         day = (last - timedelta(days=back)).date()

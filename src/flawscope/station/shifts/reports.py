@@ -26,17 +26,17 @@ from flawscope.station.sinks.outbox import Message
 from flawscope.station.sinks.webhook import Webhook
 from flawscope.station.store.database import now
 from flawscope.station.store.records import Store, iso
-from flawscope.station.store.search import SUMS, Box, Summary, summary
+from flawscope.station.store.search import COUNT_NAMES, Box, Summary, summary
 
-TYPE, EVENT, STATION = "shift.ended", "shift", "station"  # of the message, of the event, and who notes it
-LOOK, AGAIN = 30.0, 300.0  # seconds between two looks whether a shift has ended, and after a failure
-SIDE, SMALL = 640, 320  # pixels of the heat map's picture, and of others
-GRID = 64  # fields of the heat map, to either side
+MESSAGE_TYPE, EVENT_KIND, STATION_USER = "shift.ended", "shift", "station"
+CHECK_INTERVAL, RETRY_INTERVAL = 30.0, 300.0  # seconds between two checks, and after a failure
+HEAT_MAP_SIDE, OVERLAY_SIDE = 640, 320  # pixels of the heat map's picture, and of others
+HEAT_MAP_CELLS = 64  # fields of the heat map, to either side
 
 Render = Callable[[str, str, Shift, Summary, dict[str, Any]], str]
 
 
-class Reports(Background):
+class ShiftReporter(Background):
     """Thread that reports shifts.
 
     Args:
@@ -59,28 +59,27 @@ class Reports(Background):
         self.settings, self.products, self.store = settings, products, store
         self.pictures, self.report = pictures, report
         self.render: Render | None = None
-        self._empty: set[tuple[int, str]] = set()  # numbers of products, and shifts without inspections
+        self._empty: set[tuple[int, str]] = set()  # products and their shifts without inspections
 
     def _work(self) -> None:
-        pause = LOOK
+        pause = CHECK_INTERVAL
         while not self._wait(pause):
-            pause = LOOK if self.look(now()) else AGAIN
+            pause = CHECK_INTERVAL if self.report_ended(now()) else RETRY_INTERVAL
 
-    def look(self, at: int) -> bool:
-        """Report what has ended by a time, microseconds since 1970, and was not reported. False: not all of
-        it could be."""
+    def report_ended(self, at: int) -> bool:
+        """Report the shifts that ended by `at`, microseconds since 1970; False: some could not be."""
         why: str | None = None
         for product, number in self.products.items():
             try:
-                told = {row.text for row in self.store.events(EVENT, number)}
+                reported = {row.text for row in self.store.events(EVENT_KIND, number)}
                 for shift in ended(self.settings, at):
-                    known = f"{shift.name} {iso(shift.since)}"
-                    if known in told or (number, known) in self._empty:
+                    key = f"{shift.name} {iso(shift.since)}"
+                    if key in reported or (number, key) in self._empty:
                         continue
                     if self._report(product, number, shift):
-                        self.store.note_event(EVENT, STATION, known, number)
+                        self.store.note_event(EVENT_KIND, STATION_USER, key, number)
                     else:
-                        self._empty.add((number, known))
+                        self._empty.add((number, key))
             except (FlawscopeError, UndeliveredError, OSError) as error:
                 why = f"the report of a shift waits: {error}"
         self.report("shifts", why)
@@ -114,12 +113,13 @@ def message(product: str, number: int, shift: Shift, found: Summary) -> Message:
     told = shift.to_dict()
     data = {"product": product, "shift": told.pop("name"), **told}
     known = f"shift-{number}-{shift.name}-{shift.since}"
-    return Message(known, TYPE, shift.until, number, 0, None, {**data, **found.counts})
+    return Message(known, MESSAGE_TYPE, shift.until, number, 0, None, {**data, **found.counts})
 
 
 def rows(found: Summary) -> list[list[Any]]:
     """Counts of each hour, below a header."""
-    return [["hour", *SUMS], *([iso(one["at"]), *(one[name] for name in SUMS)] for one in found.hours)]
+    hours = ([iso(hour["at"]), *(hour[name] for name in COUNT_NAMES)] for hour in found.hours)
+    return [["hour", *COUNT_NAMES], *hours]
 
 
 def table(found: Summary) -> str:
@@ -135,23 +135,22 @@ def images(pictures: Shown, product_id: int, found: Summary) -> dict[str, Any]:
     heat, worst = None, dict[int, str]()
     if found.good is not None and found.boxes:
         with suppress(FlawscopeError):  # its picture was removed meanwhile
-            part = pictures.view(product_id, found.good, SIDE)
+            part = pictures.view(product_id, found.good, HEAT_MAP_SIDE)
             picture = np.asarray(Image.open(io.BytesIO(part)).convert("RGB"))
-            heat = _url(webp(heat_map(picture, found.boxes)))
+            heat = _data_url(webp(heat_map(picture, found.boxes)))
     for number in found.worst:
         with suppress(FlawscopeError):
-            worst[number] = _url(pictures.overlay(product_id, number, SMALL))
+            worst[number] = _data_url(pictures.overlay(product_id, number, OVERLAY_SIDE))
     return {"heat": heat, "worst": worst}
 
 
 def heat_map(picture: Any, boxes: list[Box]) -> Any:
-    """The picture [H, W, 3] uint8 with how often regions lie where; boxes x0 y0 x1 y1 are shares of its
-    sides."""
-    grid = np.zeros((GRID, GRID), np.float32)
+    """Draw how often boxes lie where on a picture [H, W, 3] uint8; x0 y0 x1 y1 are shares of its sides."""
+    grid = np.zeros((HEAT_MAP_CELLS, HEAT_MAP_CELLS), np.float32)
     for x0, y0, x1, y1 in boxes:
         rows, columns = (
-            slice(int(low * GRID), max(int(low * GRID) + 1, int(np.ceil(high * GRID))))
-            for low, high in ((y0, y1), (x0, x1))
+            slice(int(low), max(int(low) + 1, int(np.ceil(high))))
+            for low, high in (np.array([[y0, y1], [x0, x1]]) * HEAT_MAP_CELLS).tolist()
         )
         grid[rows, columns] += 1
     height, width = picture.shape[:2]
@@ -159,5 +158,5 @@ def heat_map(picture: Any, boxes: list[Box]) -> Any:
     return drawing.overlay(picture, values, 0.0, 2 * float(grid.max()))  # the most is the middle of its scale
 
 
-def _url(data: bytes) -> str:
+def _data_url(data: bytes) -> str:
     return "data:image/webp;base64," + base64.b64encode(data).decode()

@@ -15,12 +15,12 @@ from sqlalchemy import select
 from flawscope.artefact import joint_file
 from flawscope.errors import InputError, nearest
 from flawscope.station.settings.station import Product, Settings, named
-from flawscope.station.store.inspection import ANY, HTTP
-from flawscope.station.store.model_registry import Versions
+from flawscope.station.store.inspection import ENTRY, HTTP
+from flawscope.station.store.model_registry import ModelRegistry
 from flawscope.station.store.records import NotFoundError, Store
 from flawscope.station.store.schema import products
 
-STATION = "station"  # who did something that no person did
+STATION_USER = "station"  # who did something that no person did
 
 
 class Addresses:
@@ -30,40 +30,40 @@ class Addresses:
         say: gets a line for the person who started the station.
 
     Attributes:
-        given: the settings by name, as they were given. settings: those of each product.
+        configured: the settings by name, as they were given. settings: those of each product.
         products, entries: numbers by name. names: of both, by number.
 
     Raises:
         InputError: the joint models and the settings do not fit each other.
     """
 
-    def __init__(self, settings: Settings, store: Store, versions: Versions, say: Callable[[str], None]):
+    def __init__(self, settings: Settings, store: Store, versions: ModelRegistry, say: Callable[[str], None]):
         self.store, self.versions, self.say = store, versions, say
-        self.given = dict(settings.products)
+        self.configured = dict(settings.products)
         self.settings: dict[str, Product] = {}
         self.products: dict[str, int] = {}
         self.entries: dict[str, int] = {}
         self.names: dict[int, str] = {}
         self._entry_of: dict[str, str] = {}  # entry by product
         self._added: dict[str, tuple[bool, int]] = {}  # by entry: whether its version is new, the version
-        numbers = {name: store.add_product(name) for name in self.given}
+        numbers = {name: store.add_product(name) for name in self.configured}
         joint = {name for name, number in numbers.items() if self._is_joint(name, number)}
         for name, number in numbers.items():
             self.names[number] = name
             if name in joint:
-                self._join(name, number)
+                self._add_joint_products(name, number)
             else:
-                self.products[name], self.settings[name] = number, self.given[name]
+                self.products[name], self.settings[name] = number, self.configured[name]
 
     def _is_joint(self, name: str, number: int) -> bool:
         try:
-            return joint_file.is_joint(self.given[name].model)
+            return joint_file.is_joint(self.configured[name].model)
         except InputError:  # without the file the last version goes on
             return "products" in self.versions.active_facts(number)
 
-    def _join(self, name: str, number: int) -> None:
+    def _add_joint_products(self, name: str, number: int) -> None:
         """Make the products of an entry's joint model products of the station."""
-        product = self.given[name]
+        product = self.configured[name]
         if product.learn is not None:
             raise InputError(f"product {name}: {CANNOT_LEARN}; leave out `learn`")
         if self.store.totals(number)["inspections"]:
@@ -74,27 +74,26 @@ class Addresses:
         self.entries[name] = number
         self.versions.entries.add(number)
         try:
-            self._added[name] = self._add(name)
+            self._added[name] = self._add_model(name)
         except InputError:
             if "products" not in self.versions.active_facts(number):
                 raise
-        self._take(name)
+        self._load_products(name)
 
-    def _add(self, name: str) -> tuple[bool, int]:
+    def _add_model(self, name: str) -> tuple[bool, int]:
         """Keep the model file of the settings; return whether it is new, and its version."""
-        number, model = self.address_id(name), self.given[name].model
+        number, model = self.address_id(name), self.configured[name].model
         before = {one["id"] for one in self.versions.listed(number)["versions"]}
         origin = os.path.abspath(model)
         if name in self.entries:
-            names = self._names_in(name, model)
-            added = self.versions.add_joint(number, model, names, origin, STATION)[number]
+            names = self._product_names(name, model)
+            added = self.versions.add_joint(number, model, names, origin, STATION_USER)[number]
         else:
-            added = self.versions.add(number, model, origin, STATION)
+            added = self.versions.add(number, model, origin, STATION_USER)
         return added not in before, added
 
-    def _names_in(self, entry: str, model: str | os.PathLike[str]) -> dict[str, str]:
-        """Names at the station of the products of a joint model, by those in the model. InputError where a
-        name is taken."""
+    def _product_names(self, entry: str, model: str | os.PathLike[str]) -> dict[str, str]:
+        """Map the product names in a joint model to those at the station. InputError where one is taken."""
         if joint_file.read_views(model) is not None:
             raise InputError(
                 f"{entry}: {model} has a model for each view, which a station does not serve: fit one model "
@@ -102,23 +101,24 @@ class Addresses:
             )
         found: dict[str, str] = {}
         for name in joint_file.read_manifests(model):
-            called = named(name)
-            if called in found.values() or called in self.given or self._entry_of.get(called, entry) != entry:
+            station_name = named(name)
+            known = station_name in found.values() or station_name in self.configured
+            if known or self._entry_of.get(station_name, entry) != entry:
                 raise InputError(
-                    f"{entry}: the model's product {name} would be {called} at the station, where there is "
-                    f"another {called}: rename one of them"
+                    f"{entry}: the model's product {name} would be {station_name} at the station, where "
+                    f"there is another {station_name}: rename one of them"
                 )
-            found[name] = called
+            found[name] = station_name
         return found
 
-    def _take(self, entry: str) -> None:
+    def _load_products(self, entry: str) -> None:
         """Add the products of an entry that are not here yet, also those that only earlier models knew."""
         query = select(products.c.id, products.c.name).where(products.c.entry_id == self.entries[entry])
         with self.store.database.reading() as connection:
             rows = connection.execute(query.order_by(products.c.id)).all()
         for number, name in rows:
             if name not in self.products:
-                self.settings[name] = replace(self.given[entry], folder=None, sources=())
+                self.settings[name] = replace(self.configured[entry], folder=None, sources=())
                 self._entry_of[name], self.names[number] = entry, name
                 self.products[name] = number
 
@@ -127,29 +127,29 @@ class Addresses:
     def open(self) -> None:
         """Activate each file that is new; else resume the active version, even without the file. InputError
         where a model in the settings cannot be used."""
-        for name, product in self.given.items():
+        for name, product in self.configured.items():
             self._open(name, product)
 
     def _open(self, name: str, product: Product) -> None:
         number = self.address_id(name)
         try:
-            is_new, added = self._added.get(name) or self._add(name)
+            is_new, added = self._added.get(name) or self._add_model(name)
         except InputError as error:
-            goes_on = self.versions.resume(number)
-            if goes_on is None:
+            resumed = self.versions.resume(number)
+            if resumed is None:
                 raise
-            self.say(f"{name}: {error}; version {goes_on} goes on")
+            self.say(f"{name}: {error}; version {resumed} goes on")
             return
-        goes_on = None
+        resumed = None
         if not is_new:
             try:
-                goes_on = self.versions.resume(number)
+                resumed = self.versions.resume(number)
             except InputError as error:
                 self.say(f"{name}: {error}; going on with {product.model}")
-        if goes_on is None:
-            self.versions.activate(number, added, STATION)
-        elif goes_on != added:
-            self.say(f"{name}: version {goes_on} goes on, as it was activated; {product.model} is {added}")
+        if resumed is None:
+            self.versions.activate(number, added, STATION_USER)
+        elif resumed != added:
+            self.say(f"{name}: version {resumed} goes on, as it was activated; {product.model} is {added}")
 
     def add_version(self, name: str, model: str | os.PathLike[str], origin: str, who: str) -> int:
         """Keep a model file as a version of a product, a joint one as a version of each of its products, and
@@ -158,13 +158,13 @@ class Addresses:
         entry = self._entry_of.get(name)
         if entry is None:
             return self.versions.add(product_id, model, origin, who)
-        names = self._names_in(entry, model)
+        names = self._product_names(entry, model)
         if name not in names.values():
             raise InputError(
                 f"{model} has no product {name}: send it to one that it has, {', '.join(names.values())}"
             )
         added = self.versions.add_joint(self.entries[entry], model, names, origin, who)
-        self._take(entry)
+        self._load_products(entry)
         return added[product_id]
 
     def add_product(self, name: str, product: Product, origin: str, who: str) -> int:
@@ -174,7 +174,7 @@ class Addresses:
         version = self.versions.add(number, product.model, origin, who)
         self.versions.activate(number, version, who)
         if name not in self.products:
-            self.given[name] = self.settings[name] = product
+            self.configured[name] = self.settings[name] = product
             self.names[number] = name
             self.products[name] = number  # last: now it is found
         return version
@@ -201,9 +201,9 @@ class Addresses:
 
     def scheme(self, name: str) -> str:
         """Scheme of the keys of requests to an address."""
-        return ANY if name in self.entries else HTTP
+        return ENTRY if name in self.entries else HTTP
 
-    def given_as(self, name: str) -> str:
+    def configured_name(self, name: str) -> str:
         """Name in the settings: a product's own, or that of its entry."""
         return self._entry_of.get(name, name)
 

@@ -28,26 +28,26 @@ from flawscope.errors import FlawscopeError, InputError, pluralize
 from flawscope.station.settings.station import DATABASE, Settings
 from flawscope.station.store import dump
 from flawscope.station.store.database import Database, now
-from flawscope.station.store.files import MASK, MASKS, MODELS, PART, PICTURES, Files, Strays
+from flawscope.station.store.files import MASK, MASKS, MODELS, PART, PICTURES, Files, StrayFiles
 from flawscope.station.store.records import iso
 from flawscope.station.store.schema import inspections, pictures, products, users, verdicts, versions
-from flawscope.station.store.station_identity import taken_over
+from flawscope.station.store.station_identity import adopt_identity
 
 FORMAT = 1
-LIST, FACTS = "list.jsonl", "backup.json"  # the last two parts
-MOST_FACTS = 1 << 20  # bytes
-BLOCK = 1 << 20
-TOGETHER = 500
-CONTENT = re.compile(rf"(?:{PICTURES}|{MASKS})/([0-9a-f]{{3}})/(\1[0-9a-f]{{61}})\.[a-z0-9]{{1,7}}")
-MODEL = re.compile(rf"{MODELS}/[0-9a-f]{{16}}/(?!\.{{1,2}}$)[^/\\\0]{{1,255}}")
-IGNORED = {"lost+found"}  # entries that an empty folder may have
+LIST_FILE, FACTS_FILE = "list.jsonl", "backup.json"  # the last two parts
+MAX_FACTS_BYTES = 1 << 20  # bytes
+BLOCK_BYTES = 1 << 20
+ROWS_PER_QUERY = 500
+CONTENT_PATTERN = re.compile(rf"(?:{PICTURES}|{MASKS})/([0-9a-f]{{3}})/(\1[0-9a-f]{{61}})\.[a-z0-9]{{1,7}}")
+MODEL_PATTERN = re.compile(rf"{MODELS}/[0-9a-f]{{16}}/(?!\.{{1,2}}$)[^/\\\0]{{1,255}}")
+IGNORED_ENTRIES = {"lost+found"}  # entries that an empty folder may have
 
-Own = Select[Any]  # query of this station's product numbers
+IdQuery = Select[Any]  # query of this station's product numbers
 
 
 @dataclass
-class Held:
-    """Counts of what a backup holds.
+class Contents:
+    """Contents of a backup, counted.
 
     Attributes:
         pictures: picture files in the backup.
@@ -74,7 +74,7 @@ class Held:
 # ----------------------------------------------------------------------------------------------------- backup
 
 
-def backup(settings: Settings, target: str | os.PathLike[str]) -> Held:
+def backup(settings: Settings, target: str | os.PathLike[str]) -> Contents:
     """Write a station, which may be running, to a new file.
 
     Raises:
@@ -86,31 +86,31 @@ def backup(settings: Settings, target: str | os.PathLike[str]) -> Held:
         raise InputError(f"there is no folder {path.parent}: make it first")
     if not home.is_dir() or (settings.database is None and not (home / DATABASE).is_file()):
         raise InputError(f"there is no station in {home}: name its folder with --station, or --settings FILE")
-    _check_new(path)
+    _check_absent(path)
     try:
         with (
-            tempfile.TemporaryDirectory(dir=path.parent, prefix=".backup-", suffix=PART) as near,
-            dump.copied(settings, Path(near)) as (copy, connection, own),
+            tempfile.TemporaryDirectory(dir=path.parent, prefix=".backup-", suffix=PART) as folder,
+            dump.copy_database(settings, Path(folder)) as (copy, connection, own),
             atomic(path) as file,
         ):
             if hasattr(os, "fchmod"):  # it holds password hashes
                 os.fchmod(file.fileno(), 0o600)
-            held = _write(file, settings, copy, connection, own)
-            _check_new(path)
+            contents = _write(file, settings, copy, connection, own)
+            _check_absent(path)
     except OSError as error:
         raise FlawscopeError(f"cannot write {path}: {error.strerror or error}; free some space") from None
     sync_folder(path.parent)
-    return held
+    return contents
 
 
-def _check_new(path: Path) -> None:
+def _check_absent(path: Path) -> None:
     if path.exists():
         raise InputError(f"{path} exists, and a backup is never overwritten: choose another name")
 
 
-def _write(file: BinaryIO, settings: Settings, copy: Path, connection: Connection, own: Own) -> Held:
-    held, home = counted_in(connection, own), Path(settings.store)
-    held.pictures, missing = 0, list[tuple[str, str]]()
+def _write(file: BinaryIO, settings: Settings, copy: Path, connection: Connection, ids: IdQuery) -> Contents:
+    contents, home = count_records(connection, ids), Path(settings.store)
+    contents.pictures, missing = 0, list[tuple[str, str]]()
     with tempfile.TemporaryFile() as lines, tarfile.open(fileobj=file, mode="w") as tar:
 
         def add(source: Path, name: str, digest: str | None = None) -> bool:
@@ -122,63 +122,63 @@ def _write(file: BinaryIO, settings: Settings, copy: Path, connection: Connectio
                         return False
                     size = data.tell()
                     data.seek(0)
-                    tar.addfile(_part(name, size), data)
+                    tar.addfile(_tar_member(name, size), data)
             except FileNotFoundError:
                 return False
-            lines.write(_line(name, size, found))
-            held.bytes += size
+            lines.write(_list_line(name, size, found))
+            contents.bytes += size
             return True
 
         add(copy, copy.name)
-        for model, digest in _models(connection, own):
+        for model, digest in _model_files(connection, ids):
             parts = [home / model] + [(home / model).with_suffix(".bin")] * model.lower().endswith(".xml")
-            if _hash_of(parts) != digest:
-                held.damaged.append(model)
+            if _hash_files(parts) != digest:
+                contents.damaged.append(model)
                 continue
             for part in parts:
                 add(part, part.relative_to(home).as_posix())
-        for name, digest in _contents(connection, own, Files(home)):
+        for name, digest in _content_files(connection, ids, Files(home)):
             if not add(home / name, name, digest):
                 missing.append((name, digest))
             elif name.startswith(PICTURES):
-                held.pictures += 1
-        held.damaged += sorted(_needed_still(settings, missing)) if missing else []
-        held.left_out = sum(name not in held.damaged for name, _ in missing)
+                contents.pictures += 1
+        contents.damaged += sorted(_still_needed(settings, missing)) if missing else []
+        contents.left_out = sum(name not in contents.damaged for name, _ in missing)
         size = lines.tell()
         lines.seek(0)
         facts = {"format": FORMAT, "flawscope": __version__, "made_at": iso(now())}
-        text = json.dumps({**facts, "list": _hash(lines), "holds": asdict(held)}).encode()
+        text = json.dumps({**facts, "list": _hash_and_copy(lines), "holds": asdict(contents)}).encode()
         lines.seek(0)
-        tar.addfile(_part(LIST, size), lines)
-        tar.addfile(_part(FACTS, len(text)), io.BytesIO(text))
-    return held
+        tar.addfile(_tar_member(LIST_FILE, size), lines)
+        tar.addfile(_tar_member(FACTS_FILE, len(text)), io.BytesIO(text))
+    return contents
 
 
-def _part(name: str, size: int) -> tarfile.TarInfo:
+def _tar_member(name: str, size: int) -> tarfile.TarInfo:
     part = tarfile.TarInfo(name)
     part.size, part.mode, part.mtime = size, 0o600, now() // 1_000_000
     return part
 
 
-def _line(name: str, size: int, digest: str) -> bytes:
+def _list_line(name: str, size: int, digest: str) -> bytes:
     """Line of `list.jsonl` for a part."""
     return json.dumps([name, size, digest]).encode() + b"\n"
 
 
-def _hash_of(parts: list[Path]) -> str | None:
+def _hash_files(parts: list[Path]) -> str | None:
     """SHA-256 of the files, one after another, as in `versions.hash`; None where a file is missing."""
     with ExitStack() as opened:
         try:
-            return _hash(*(opened.enter_context(open(part, "rb")) for part in parts))
+            return _hash_and_copy(*(opened.enter_context(open(part, "rb")) for part in parts))
         except FileNotFoundError:
             return None
 
 
-def _hash(*sources: IO[bytes], target: IO[bytes] | None = None) -> str:
+def _hash_and_copy(*sources: IO[bytes], target: IO[bytes] | None = None) -> str:
     """SHA-256 of the rest of the sources, one after another, which is copied to the target."""
     digest = hashlib.sha256()
     for source in sources:
-        while block := source.read(BLOCK):
+        while block := source.read(BLOCK_BYTES):
             digest.update(block)
             if target is not None:
                 target.write(block)
@@ -188,14 +188,14 @@ def _hash(*sources: IO[bytes], target: IO[bytes] | None = None) -> str:
 # ------------------------------------------------------------------------------------- what a data base names
 
 
-def counted_in(connection: Connection, own: Own) -> Held:
+def count_records(connection: Connection, own: IdQuery) -> Contents:
     """Count this station's records in a data base."""
 
     def rows(table: Table, *where: ColumnElement[bool]) -> int:
         return int(connection.execute(select(func.count()).select_from(table).where(*where)).scalar_one())
 
-    there = select(pictures.c.hash).distinct().where(_there(own)).subquery()
-    return Held(
+    there = select(pictures.c.hash).distinct().where(_is_present(own)).subquery()
+    return Contents(
         products=rows(products, products.c.id.in_(own)),
         versions=rows(versions, versions.c.product_id.in_(own)),
         inspections=rows(inspections, inspections.c.product_id.in_(own)),
@@ -204,21 +204,21 @@ def counted_in(connection: Connection, own: Own) -> Held:
     )
 
 
-def _there(own: Own) -> ColumnElement[bool]:
+def _is_present(own: IdQuery) -> ColumnElement[bool]:
     """Condition that a picture is this station's and was not removed."""
     return pictures.c.removed_at.is_(None) & pictures.c.product_id.in_(own)
 
 
-def _models(connection: Connection, own: Own) -> list[tuple[str, str]]:
+def _model_files(connection: Connection, own: IdQuery) -> list[tuple[str, str]]:
     """File and hash of each model; products may share one."""
     query = select(versions.c.file, versions.c.hash).distinct().where(versions.c.product_id.in_(own))
     return [(row.file, row.hash) for row in connection.execute(query.order_by(versions.c.file))]
 
 
-def _contents(connection: Connection, own: Own, files: Files) -> Iterator[tuple[str, str]]:
+def _content_files(connection: Connection, own: IdQuery, files: Files) -> Iterator[tuple[str, str]]:
     """Name and hash of each picture and mask."""
-    there = select(pictures.c.hash, pictures.c.suffix).distinct().where(_there(own))
-    streamed = connection.execution_options(yield_per=TOGETHER)
+    there = select(pictures.c.hash, pictures.c.suffix).distinct().where(_is_present(own))
+    streamed = connection.execution_options(yield_per=ROWS_PER_QUERY)
     for row in streamed.execute(there.order_by(pictures.c.hash)):
         yield files.path(PICTURES, row.hash, row.suffix).relative_to(files.folder).as_posix(), row.hash
     drawn = select(verdicts.c.mask).join(inspections).distinct().order_by(verdicts.c.mask)
@@ -227,12 +227,12 @@ def _contents(connection: Connection, own: Own, files: Files) -> Iterator[tuple[
         yield files.path(MASKS, mask, MASK).relative_to(files.folder).as_posix(), mask
 
 
-def _needed_still(settings: Settings, missing: list[tuple[str, str]]) -> set[str]:
-    """Names of the missing files that the station still needs: others were removed meanwhile."""
+def _still_needed(settings: Settings, missing: list[tuple[str, str]]) -> set[str]:
+    """Return the names of the missing files that the station still needs; the rest were removed meanwhile."""
     database = Database(settings.url, settings.name)
     try:
-        strays = Strays(database, Files(settings.store), lambda seconds: None)
-        return {name for name, digest in missing if strays.needed(name.split("/")[0], [digest])}
+        strays = StrayFiles(database, Files(settings.store), lambda seconds: None)
+        return {name for name, digest in missing if strays.needed_hashes(name.split("/")[0], [digest])}
     finally:
         database.close()
 
@@ -240,7 +240,7 @@ def _needed_still(settings: Settings, missing: list[tuple[str, str]]) -> set[str
 # ---------------------------------------------------------------------------------------------------- restore
 
 
-def restore(source: str | os.PathLike[str], settings: Settings) -> Held:
+def restore(source: str | os.PathLike[str], settings: Settings) -> Contents:
     """Restore a station from a backup into an empty folder and an empty data base; count what it holds.
 
     Raises:
@@ -251,16 +251,16 @@ def restore(source: str | os.PathLike[str], settings: Settings) -> Held:
     if not path.is_file():
         raise InputError(f"there is no backup {path}: check the path")
     with _new_folder(Path(settings.store)) as folder:
-        there = replace(settings, store=str(folder))
-        copy, size = _unpacked(path, there)
-        dump.restored(there, copy)
+        new_settings = replace(settings, store=str(folder))
+        copy, size = _open_and_unpack(path, new_settings)
+        dump.restore_database(new_settings, copy)
         try:
-            held = _opened_again(there)
+            contents = _open_restored(new_settings)
         except BaseException:
-            dump.emptied(settings)
+            dump.drop_tables(settings)
             raise
-    held.bytes = size
-    return held
+    contents.bytes = size
+    return contents
 
 
 @contextmanager
@@ -271,7 +271,7 @@ def _new_folder(home: Path) -> Iterator[Path]:
     folder = home / f".restored{PART}"
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if {entry.name for entry in home.iterdir()} - IGNORED:
+        if {entry.name for entry in home.iterdir()} - IGNORED_ENTRIES:
             raise InputError(f"{home} is not empty: nothing is overwritten, choose another folder")
         folder.mkdir(mode=0o700)
     except OSError as error:
@@ -291,89 +291,89 @@ def _new_folder(home: Path) -> Iterator[Path]:
                 home.rmdir()
 
 
-def _unpacked(path: Path, there: Settings) -> tuple[Path, int]:
+def _open_and_unpack(path: Path, settings: Settings) -> tuple[Path, int]:
     """Unpack a backup into the station's folder. Returns the data base's copy, and the bytes of all parts."""
-    home = Path(there.store)
+    home = Path(settings.store)
     if shutil.disk_usage(home).free < (size := path.stat().st_size):
         raise InputError(f"{path} needs {size / 1e6:.0f} MB, and the disk of {home.parent} has less")
     try:
         with tarfile.open(path, "r:") as tar:
-            return _unpack(path, tar, there)
+            return _unpack(path, tar, settings)
     except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
-        raise _damaged(path, "it ends early, or is no backup") from None
+        raise _damaged_error(path, "it ends early, or is no backup") from None
 
 
-def _unpack(path: Path, tar: tarfile.TarFile, there: Settings) -> tuple[Path, int]:
+def _unpack(path: Path, tar: tarfile.TarFile, settings: Settings) -> tuple[Path, int]:
     listed, size = hashlib.sha256(), 0
     copy: Path | None = None
-    parts = _parts(path, tar)
+    parts = _tar_members(path, tar)
     for part, data in parts:
-        if part.name == LIST:
+        if part.name == LIST_FILE:
             break
-        target = Path(there.store, part.name)
-        content = CONTENT.fullmatch(part.name)
+        target = Path(settings.store, part.name)
+        content = CONTENT_PATTERN.fullmatch(part.name)
         if copy is None:
-            if part.name not in dump.COPIES:
-                raise _damaged(path, "it begins with no data base")
-            dump.check_empty(there, part.name)
+            if part.name not in dump.COPY_NAMES:
+                raise _damaged_error(path, "it begins with no data base")
+            dump.check_empty(settings, part.name)
             copy = target = target.with_suffix(PART)
-        elif not (content or MODEL.fullmatch(part.name)):  # only names that a station gives
-            raise _damaged(path, f"{part.name!r:.60} is no part of a station")
+        elif not (content or MODEL_PATTERN.fullmatch(part.name)):  # only names that a station gives
+            raise _damaged_error(path, f"{part.name!r:.60} is no part of a station")
         target.parent.mkdir(parents=True, exist_ok=True)
         with open(target, "xb") as file:
-            digest = _hash(data, target=file)
+            digest = _hash_and_copy(data, target=file)
         if content and content[2] != digest:
-            raise _damaged(path, f"{part.name!r:.60} is not what it was")
-        listed.update(_line(part.name, part.size, digest))
+            raise _damaged_error(path, f"{part.name!r:.60} is not what it was")
+        listed.update(_list_line(part.name, part.size, digest))
         size += part.size
     else:
-        raise _damaged(path, "its end is missing")
-    kept = _hash(data)
+        raise _damaged_error(path, "its end is missing")
+    kept = _hash_and_copy(data)
     part, data = next(parts, (part, data))
-    if copy is None or part.name != FACTS or part.size > MOST_FACTS:
-        raise _damaged(path, "its end is missing")
+    if copy is None or part.name != FACTS_FILE or part.size > MAX_FACTS_BYTES:
+        raise _damaged_error(path, "its end is missing")
     try:
         facts = json.loads(data.read())
-        made, expected, by = facts["format"], facts["list"], facts["flawscope"]
+        found_format, expected, by = facts["format"], facts["list"], facts["flawscope"]
     except (ValueError, KeyError, TypeError):
-        raise _damaged(path, "its end is not what it was") from None
-    if made != FORMAT:
+        raise _damaged_error(path, "its end is not what it was") from None
+    if found_format != FORMAT:
         raise InputError(f"{path} was made by flawscope {by!s:.20}: restore it with that one")
     if not listed.hexdigest() == kept == expected or next(parts, None):
-        raise _damaged(path, "its parts are not what they were")
+        raise _damaged_error(path, "its parts are not what they were")
     return copy, size
 
 
-def _parts(path: Path, tar: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, IO[bytes]]]:
+def _tar_members(path: Path, tar: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, IO[bytes]]]:
     """Parts of a backup, each with its data. InputError for links, devices and sparse files."""
     while (part := tar.next()) is not None:
         tar.members = []  # type: ignore[attr-defined]  # there may be millions
         data = tar.extractfile(part) if part.isreg() and not part.issparse() else None
         if data is None:
-            raise _damaged(path, f"{part.name!r:.60} is no part of a station")
+            raise _damaged_error(path, f"{part.name!r:.60} is no part of a station")
         yield part, data
 
 
-def _damaged(path: Path, why: str) -> InputError:
+def _damaged_error(path: Path, why: str) -> InputError:
     return InputError(f"{path} is damaged ({why}): copy it again, or take another one; nothing was restored")
 
 
-def _opened_again(settings: Settings) -> Held:
+def _open_restored(settings: Settings) -> Contents:
     """Open the restored station and count its records. Pictures that the backup lacks are marked removed."""
     files, database = Files(settings.store), Database(settings.url, settings.name)
     try:
         database.migrate()
-        taken_over(database, files)
+        adopt_identity(database, files)
         own = database.own()
         with database.writing() as connection:
-            query = select(pictures.c.hash, pictures.c.suffix).distinct().where(_there(own))
-            rows = connection.execute(query, execution_options={"yield_per": TOGETHER})
+            query = select(pictures.c.hash, pictures.c.suffix).distinct().where(_is_present(own))
+            rows = connection.execute(query, execution_options={"yield_per": ROWS_PER_QUERY})
             gone = [row.hash for row in rows if not files.path(PICTURES, *row).exists()]
-            for start in range(0, len(gone), TOGETHER):
-                theirs = pictures.c.hash.in_(gone[start : start + TOGETHER]), pictures.c.product_id.in_(own)
-                connection.execute(update(pictures).where(*theirs).values(removed_at=now()))
-            return counted_in(connection, own)
+            for start in range(0, len(gone), ROWS_PER_QUERY):
+                change = update(pictures).where(pictures.c.hash.in_(gone[start : start + ROWS_PER_QUERY]))
+                connection.execute(change.where(pictures.c.product_id.in_(own)).values(removed_at=now()))
+            return count_records(connection, own)
     finally:
         database.close()

@@ -19,12 +19,12 @@ from flawscope.station.settings.values import shown
 from flawscope.station.store.migrations import UnknownVersionError, is_current, migrate
 from flawscope.station.store.schema import products, stations
 
-PATIENCE = 10.0  # seconds that a writer waits for another
-CONNECTIONS = 20  # at once
-_LOCK = 718_281_828  # advisory lock of PostgreSQL: stations that start together migrate one after another
+LOCK_TIMEOUT = 10.0  # seconds that a writer waits for another one
+POOL_SIZE = 20  # open connections, at most twice as many at once
+_LOCK_ID = 718_281_828  # advisory lock of PostgreSQL: stations that start together migrate one after another
 # Options of libpq: give up an unplugged server after seconds, not after a quarter of an hour
-_HEARD = {
-    "connect_timeout": int(PATIENCE),
+_TIMEOUTS = {
+    "connect_timeout": int(LOCK_TIMEOUT),
     **{"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 2},
     "tcp_user_timeout": 20_000,  # ms
 }
@@ -43,7 +43,7 @@ class StoreError(FlawscopeError):
 
 
 def now() -> int:
-    """Microseconds since 1970."""
+    """Return the present time, microseconds since 1970."""
     return time.time_ns() // 1000
 
 
@@ -63,7 +63,7 @@ class Database:
     def __init__(self, url: str, station: str = NAME):
         self.url, self.station, self.full = url, station, ""
         try:
-            self.engine = _engine(url)
+            self.engine = _create_engine(url)
         except (ArgumentError, ValueError):  # the errors' texts hold the URL
             raise InputError(f"{shown(url)} is no address of a data base: check host and port") from None
         self.name = url if self.is_sqlite else shown(url)
@@ -78,13 +78,13 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """Open a connection whose reads all see the data base at one moment."""
-        with self._named(), self._reader.connect() as connection:
+        with self._translated_errors(), self._reader.connect() as connection:
             yield connection
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """Open a transaction: on the disk when the block has ended, undone if the block fails."""
-        with self._named(), self._writer.begin() as connection:
+        with self._translated_errors(), self._writer.begin() as connection:
             yield connection
         self.full = ""
 
@@ -94,7 +94,7 @@ class Database:
         return every if self.is_sqlite else every.join(stations).where(stations.c.name == self.station)
 
     @contextmanager
-    def _named(self) -> Iterator[None]:
+    def _translated_errors(self) -> Iterator[None]:
         """Turn errors that an operator can remedy into StoreError."""
         try:
             yield
@@ -111,8 +111,7 @@ class Database:
             raise
 
     def tune(self) -> None:
-        """Update the statistics by which SQLite chooses an index; to be called now and then. PostgreSQL does
-        so by itself."""
+        """Update the statistics by which SQLite chooses an index. PostgreSQL does so by itself."""
         if self.is_sqlite:
             with self.writing() as connection:
                 connection.exec_driver_sql("PRAGMA analysis_limit = 1000")
@@ -128,11 +127,11 @@ class Database:
         try:
             with self.reading() as connection:
                 if not self.is_sqlite:
-                    self._check_letters(connection)
+                    self._check_encoding(connection)
                 if is_current(connection):
                     return
             with self.writing() as connection:
-                self.alone(connection)
+                self.lock_exclusively(connection)
                 migrate(connection)
         except UnknownVersionError:
             raise InputError(
@@ -143,7 +142,7 @@ class Database:
         except SQLAlchemyError as error:
             raise InputError(f"{self.name} is no store of flawscope: {one_line(error)}") from None
 
-    def _check_letters(self, connection: Connection) -> None:
+    def _check_encoding(self, connection: Connection) -> None:
         """Raise InputError unless the data base stores all letters: names of pictures may have any."""
         letters = connection.execute(text("SHOW server_encoding")).scalar_one()
         if letters != "UTF8":
@@ -161,51 +160,51 @@ class Database:
                     "start the station with this one first"
                 )
 
-    def alone(self, connection: Connection) -> None:
+    def lock_exclusively(self, connection: Connection) -> None:
         """Hold a lock until the transaction ends; others wait for it. SQLite has one writer at a time."""
         if not self.is_sqlite:
-            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK_ID})
 
 
 def upsert(dialect: str, table: Any) -> Any:
-    """INSERT of the dialect, which has ON CONFLICT."""
+    """Return the dialect's INSERT, which has ON CONFLICT."""
     insert: Callable[[Any], Any] = sqlite.insert if dialect == "sqlite" else postgresql.insert
     return insert(table)
 
 
-def _engine(url: str) -> Engine:
+def _create_engine(url: str) -> Engine:
     if url.startswith("sqlite"):
         engine = create_engine(
             url,
             poolclass=QueuePool,
-            pool_size=CONNECTIONS,
-            max_overflow=CONNECTIONS,
+            pool_size=POOL_SIZE,
+            max_overflow=POOL_SIZE,
             pool_use_lifo=True,  # each connection caches pages: keep few in use
-            connect_args={"timeout": PATIENCE, "check_same_thread": False},
+            connect_args={"timeout": LOCK_TIMEOUT, "check_same_thread": False},
         )
-        event.listen(engine, "connect", _as_wanted)
-        event.listen(engine, "begin", _begin)
+        event.listen(engine, "connect", _configure_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
         return engine
     return create_engine(
         url,
-        pool_size=CONNECTIONS,
-        max_overflow=CONNECTIONS,
+        pool_size=POOL_SIZE,
+        max_overflow=POOL_SIZE,
         pool_pre_ping=True,  # the server may have been started anew
         # a commit is on the disk, whatever the server's setting
-        connect_args={**_HEARD, "options": "-c synchronous_commit=on", "client_encoding": "utf8"},
+        connect_args={**_TIMEOUTS, "options": "-c synchronous_commit=on", "client_encoding": "utf8"},
     )
 
 
-def _as_wanted(connection: Any, record: object) -> None:
+def _configure_sqlite(connection: Any, record: object) -> None:
     """Set up an SQLite connection: readers do not wait for writers, and commits survive a power cut."""
-    connection.isolation_level = None  # `_begin` begins transactions
+    connection.isolation_level = None  # `_begin_sqlite` begins transactions
     cursor = connection.cursor()
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "cache_size=-8192"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 
 
-def _begin(connection: Connection) -> None:
+def _begin_sqlite(connection: Connection) -> None:
     """Begin an SQLite transaction. Readers take no lock; writers lock at the beginning."""
     writes = connection.get_execution_options().get("writes", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

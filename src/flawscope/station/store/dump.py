@@ -17,15 +17,15 @@ from flawscope.errors import FlawscopeError, InputError
 from flawscope.station.settings.station import DATABASE, Settings
 from flawscope.station.settings.values import shown
 from flawscope.station.store.database import Database, StoreError
-from flawscope.station.store.schema import VIEW
-from flawscope.station.store.station_identity import check_there
+from flawscope.station.store.schema import REPORT_VIEW
+from flawscope.station.store.station_identity import check_station_exists
 
-POSTGRES = "station.pgdump"  # in pg_dump's custom format
-COPIES = (DATABASE, POSTGRES)
+POSTGRES_COPY = "station.pgdump"  # in pg_dump's custom format
+COPY_NAMES = (DATABASE, POSTGRES_COPY)
 
 
 @contextmanager
-def copied(settings: Settings, folder: Path) -> Iterator[tuple[Path, Connection, Select[Any]]]:
+def copy_database(settings: Settings, folder: Path) -> Iterator[tuple[Path, Connection, Select[Any]]]:
     """Copy the data base to a file in the folder, while others read and write.
 
     Yields:
@@ -46,15 +46,15 @@ def copied(settings: Settings, folder: Path) -> Iterator[tuple[Path, Connection,
         finally:
             copy.close()
         return
-    path = folder / POSTGRES
+    path = folder / POSTGRES_COPY
     database = Database(settings.url, settings.name)
     try:
-        with _reading(database):
+        with _reading_or_input_error(database):
             database.check_current()
-            check_there(database)
-        with _reading(database) as connection:
+            check_station_exists(database)
+        with _reading_or_input_error(database) as connection:
             snapshot = str(connection.execute(text("SELECT pg_export_snapshot()")).scalar_one())
-            _call(settings, "pg_dump", "--format=custom", f"--snapshot={snapshot}", f"--file={path}")
+            _run_program(settings, "pg_dump", "--format=custom", f"--snapshot={snapshot}", f"--file={path}")
             yield path, connection, database.own()
     finally:
         database.close()
@@ -63,46 +63,46 @@ def copied(settings: Settings, folder: Path) -> Iterator[tuple[Path, Connection,
 def check_empty(settings: Settings, copy: str) -> None:
     """Raise InputError unless a copy of this name can be restored to the data base of these settings."""
     if settings.database is None:
-        if copy == POSTGRES:
+        if copy == POSTGRES_COPY:
             raise InputError(
                 "this backup is of PostgreSQL: name an empty data base as `database` in a file for --settings"
             )
         return
     name = shown(settings.database)
-    if copy != POSTGRES:
+    if copy != POSTGRES_COPY:
         raise InputError(f"this backup is of SQLite, and the settings name {name}: leave `database` out")
-    _program("pg_restore")
+    _find_program("pg_restore")
     database = Database(settings.url, settings.name)
     try:
-        with _reading(database) as connection:
+        with _reading_or_input_error(database) as connection:
             if inspect(connection).get_table_names():
                 raise InputError(f"{name} is not empty: nothing is overwritten, make a new data base")
     finally:
         database.close()
 
 
-def restored(settings: Settings, copy: Path) -> None:
+def restore_database(settings: Settings, copy: Path) -> None:
     """Restore the data base from a copy. InputError where damaged, FlawscopeError where pg_restore fails."""
     if settings.database is None:
         _check_sqlite(copy)
         os.replace(copy, Path(settings.store) / DATABASE)
         return
     options = ("--no-owner", "--no-privileges", "--exit-on-error", "--single-transaction")
-    _call(settings, "pg_restore", *options, str(copy))
+    _run_program(settings, "pg_restore", *options, str(copy))
     copy.unlink()
 
 
-def emptied(settings: Settings) -> None:
-    """Undo `restored` by dropping all tables of PostgreSQL. An SQLite file is removed with its folder."""
+def drop_tables(settings: Settings) -> None:
+    """Undo `restore_database`: drop all tables of PostgreSQL. An SQLite file is removed with its folder."""
     if settings.database is None:
         return
     database = Database(settings.url, settings.name)
     try:
         with database.writing() as connection:
-            connection.execute(text(f"DROP VIEW IF EXISTS {VIEW}"))
-            there = MetaData()
-            there.reflect(connection)
-            there.drop_all(connection)
+            connection.execute(text(f"DROP VIEW IF EXISTS {REPORT_VIEW}"))
+            tables = MetaData()
+            tables.reflect(connection)
+            tables.drop_all(connection)
     finally:
         database.close()
 
@@ -113,10 +113,10 @@ def emptied(settings: Settings) -> None:
 def _copy_sqlite(source: Path, target: Path) -> None:
     try:
         with (
-            closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True)) as here,
-            closing(sqlite3.connect(target)) as there,
+            closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True)) as original,
+            closing(sqlite3.connect(target)) as copy,
         ):
-            here.backup(there)
+            original.backup(copy)
     except sqlite3.Error as error:
         raise InputError(f"cannot copy {source}: {error}; check the disk, or restore a backup") from None
     _check_sqlite(target)
@@ -125,18 +125,18 @@ def _copy_sqlite(source: Path, target: Path) -> None:
 def _check_sqlite(path: Path) -> None:
     try:
         with closing(sqlite3.connect(path)) as connection:
-            (said,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+            (result,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     except sqlite3.Error as error:
-        said = str(error)
-    if said != "ok":
-        raise InputError(f"the data base is damaged ({said:.100}): take an older backup")
+        result = str(error)
+    if result != "ok":
+        raise InputError(f"the data base is damaged ({result:.100}): take an older backup")
 
 
 # ------------------------------------------------------------------------------------------------- PostgreSQL
 
 
 @contextmanager
-def _reading(database: Database) -> Iterator[Connection]:
+def _reading_or_input_error(database: Database) -> Iterator[Connection]:
     try:
         with database.reading() as connection:
             yield connection
@@ -144,28 +144,28 @@ def _reading(database: Database) -> Iterator[Connection]:
         raise InputError(f"{error}; check `database` and that it is running") from None
 
 
-def _program(name: str) -> str:
+def _find_program(name: str) -> str:
     found = shutil.which(name)
     if found is None:
         raise InputError(f"PostgreSQL's {name} is not installed: apt-get install postgresql-client")
     return found
 
 
-def _call(settings: Settings, name: str, *words: str) -> None:
+def _run_program(settings: Settings, name: str, *arguments: str) -> None:
     """Run a program of PostgreSQL. Its environment has the password, where other users do not see it."""
     url = make_url(settings.url)
-    plain = url.set(drivername="postgresql", password=None).render_as_string(hide_password=False)
+    address = url.set(drivername="postgresql", password=None).render_as_string(hide_password=False)
     secret = {} if url.password is None else {"PGPASSWORD": str(url.password)}
-    done = subprocess.run(
-        [_program(name), "--no-password", f"--dbname={plain}", *words],
+    finished = subprocess.run(
+        [_find_program(name), "--no-password", f"--dbname={address}", *arguments],
         env={**os.environ, **secret, "LC_ALL": "C"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         errors="replace",
     )
-    if done.returncode:
-        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    if finished.returncode:
+        lines = [line.strip() for line in finished.stderr.splitlines() if line.strip()]
         why = next((line for line in lines if "error" in line.lower()), lines[-1] if lines else "no reason")
         remedy = "; its version must be the server's or newer" if "version mismatch" in why else ""
         raise FlawscopeError(f"{name} failed: {why:.200}{remedy}")

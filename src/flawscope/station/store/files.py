@@ -1,5 +1,4 @@
-"""Files of a station: pictures and masks named by their content, models, maps; and removal of those that no
-record needs."""
+"""Files of a station: pictures and masks named by their content, models, maps; removal of stray files."""
 
 from __future__ import annotations
 
@@ -29,13 +28,13 @@ from flawscope.station.store.schema import inspections, pictures, verdicts, vers
 
 PICTURES, MASKS, MAPS, MODELS = "pictures", "masks", "maps", "models"
 MASK = ".png"  # suffix of a mask
-SHORT = 16  # digits of a hash that name the folder of a model
-LOCK = ".lock"  # locked by the station that runs
-IDENTITY = ".station"  # file with the folder's identity
+MODEL_FOLDER_DIGITS = 16  # digits of a hash that name the folder of a model
+LOCK_FILE = ".lock"  # locked by the station that runs
+IDENTITY_FILE = ".station"  # file with the folder's identity
 ROOM = 16 * 1024**2  # bytes that must stay free for the data base and the rest
-YOUNG = 3600.0  # seconds for which a new file may have no record yet
-TOGETHER = 500  # files of one query
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+STRAY_AGE = 3600.0  # seconds for which a new file may have no record yet
+FILES_PER_QUERY = 500  # files of one query
+_DISK_FULL_ERRORS = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Files:
@@ -63,24 +62,24 @@ class Files:
                 "`store`"
             ) from None
 
-    def claim(self) -> None:
+    def lock(self) -> None:
         """Lock the folder until the process ends. InputError where another station runs on it."""
-        self._claim = open(self.folder / LOCK, "a+b")  # noqa: SIM115 (held open)
+        self._lock_handle = open(self.folder / LOCK_FILE, "a+b")  # noqa: SIM115 (held open)
         try:
-            _lock(self._claim)
+            _lock_file(self._lock_handle)
         except OSError:
-            self._claim.close()
+            self._lock_handle.close()
             raise InputError(
                 f"another station runs on {self.folder}: end it, or choose another folder with --station"
             ) from None
 
-    def give_up(self) -> None:
-        """Release the lock of `claim`."""
-        self._claim.close()
+    def unlock(self) -> None:
+        """Release the folder's lock."""
+        self._lock_handle.close()
 
     @property
     def identity_path(self) -> Path:
-        return self.folder / IDENTITY
+        return self.folder / IDENTITY_FILE
 
     def identity(self) -> str:
         """Identity of the folder for a data base, 32 hexadecimal digits. InputError where unreadable."""
@@ -95,12 +94,12 @@ class Files:
             raise InputError(f"{path} is damaged: it holds {found!r:.40}, not 32 hexadecimal digits")
         return found
 
-    def has(self, kind: str) -> bool:
+    def has_files(self, kind: str) -> bool:
         """Whether there is a file of this kind."""
         return any((self.folder / kind).glob("*/*"))
 
     def path(self, kind: str, digest: str, suffix: str) -> Path:
-        """Path of the file with this hash. Folders named by its first three digits stay small."""
+        """Path of the file with this hash, in a folder named by its first three digits."""
         return self.folder / kind / digest[:3] / f"{digest}{suffix}"
 
     def map_path(self, picture: str, version: int) -> Path:
@@ -162,7 +161,7 @@ class Files:
 
     def model_folder(self, digest: str) -> Path:
         """Folder of the model file with this hash."""
-        return self.folder / MODELS / digest[:SHORT]
+        return self.folder / MODELS / digest[:MODEL_FOLDER_DIGITS]
 
     def write(self, path: Path, data: bytes, *, durable: bool = True) -> None:
         """Write a file. durable: the file is on the disk on return. StoreError where it cannot be written."""
@@ -212,11 +211,11 @@ class Files:
             raise StoreError(text, "disk_full")
 
 
-class Strays:
-    """Removes files that no record needs. rest: called with the seconds that a piece of work took."""
+class StrayFiles:
+    """Removes files that no record needs. pause: called with the seconds that a piece of work took."""
 
-    def __init__(self, database: Database, files: Files, rest: Callable[[float], None]):
-        self.database, self.files, self.rest = database, files, rest
+    def __init__(self, database: Database, files: Files, pause: Callable[[float], None]):
+        self.database, self.files, self.pause = database, files, pause
 
     def discard(self, kind: str, digest: str, suffix: str) -> bool:
         """Remove a picture with its maps, or a mask. False where a record needs the file by now."""
@@ -226,18 +225,18 @@ class Strays:
         """Remove all files, and folders of models, that no record needs; return their number."""
         removed = 0
         for kind in (MODELS, PICTURES, MASKS, MAPS):
-            found = self._old(kind)
-            while group := list(islice(found, TOGETHER)):
+            found = self._old_files(kind)
+            while group := list(islice(found, FILES_PER_QUERY)):
                 begun = time.monotonic()
-                known = self.needed(kind, sorted({digest for _, digest in group}))
+                known = self.needed_hashes(kind, sorted({digest for _, digest in group}))
                 left = [(path, digest) for path, digest in group if digest not in known]
                 removed += sum(self._remove(kind, path, digest) for path, digest in left)
-                self.rest(time.monotonic() - begun)
+                self.pause(time.monotonic() - begun)
         return removed
 
     def _remove(self, kind: str, path: Path, digest: str) -> bool:
         try:
-            removed = self.files.discard(path, digest, lambda: not self.needed(kind, [digest]))
+            removed = self.files.discard(path, digest, lambda: not self.needed_hashes(kind, [digest]))
             if removed and kind == PICTURES:
                 for cached in self.files.path(MAPS, digest, "").parent.glob(f"{digest}.*"):
                     cached.unlink(missing_ok=True)
@@ -245,9 +244,9 @@ class Strays:
         except OSError:  # the next sweep tries again
             return False
 
-    def _old(self, kind: str) -> Iterator[tuple[Path, str]]:
+    def _old_files(self, kind: str) -> Iterator[tuple[Path, str]]:
         """Path and hash of each file that is not young. Models are folders, named by part of a hash."""
-        youngest, of_model = time.time() - YOUNG, kind == MODELS
+        youngest, of_model = time.time() - STRAY_AGE, kind == MODELS
         for path in (self.files.folder / kind).glob("*" if of_model else "*/*"):
             digest = path.name if of_model else path.name.partition(".")[0]
             with suppress(OSError):
@@ -255,7 +254,7 @@ class Strays:
                 if is_ours and path.stat().st_mtime < youngest:
                     yield path, digest
 
-    def needed(self, kind: str, digests: list[str]) -> set[str]:
+    def needed_hashes(self, kind: str, digests: list[str]) -> set[str]:
         """Hashes of the files that a record of this station names, and whose picture was not removed."""
         own = self.database.own()
         if kind == MODELS:
@@ -271,7 +270,7 @@ class Strays:
         return {Path(file).parent.name for file in found} & set(digests) if kind == MODELS else found
 
 
-def _lock(file: IO[bytes]) -> None:
+def _lock_file(file: IO[bytes]) -> None:
     """Lock a file until the process ends. OSError where another process holds the lock."""
     if sys.platform == "win32":
         import msvcrt
@@ -284,7 +283,7 @@ def _lock(file: IO[bytes]) -> None:
 
 
 def unwritable(path: Path, error: OSError) -> StoreError:
-    if error.errno in _FULL:
+    if error.errno in _DISK_FULL_ERRORS:
         return StoreError(f"the disk of {path.parent} is full; free some space", "disk_full")
     return StoreError(f"cannot write {path}: {error.strerror}", "store_unreachable")
 

@@ -59,13 +59,13 @@ EXAMPLE: dict[str, Any] = {
 }
 
 
-def time_text(moment: datetime) -> str:
+def format_time(moment: datetime) -> str:
     """Text of a time, as 2026-11-22T02:04:51.123Z; a time without a zone is UTC."""
     known = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return known.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-Time = Annotated[datetime, PlainSerializer(time_text)]
+Time = Annotated[datetime, PlainSerializer(format_time)]
 
 
 class Inspection(BaseModel):
@@ -123,10 +123,10 @@ class Inspection(BaseModel):
         return self.decision == "anomalous"
 
 
-HTTP, ANY = "http", "any"  # schemes of senders' keys in the store: of a product, of an entry
+HTTP, ENTRY = "http", "any"  # schemes of senders' keys in the store: of a product, of an entry
 SENT = f"{HTTP}:"  # prefix of senders' keys
 MOST_FILES = 100  # files of a form
-UNANSWERED = "request, which is not answered yet"
+UNANSWERED_REQUEST = "request, which is not answered yet"
 MOST_LABEL = 100  # characters of a part's number, and of a batch
 
 
@@ -184,7 +184,7 @@ class Request:
         form, places = replace(self, is_form=True), MOST_FILES if self.is_form else 1
         return [replace(self, is_form=False).key_of(0), *map(form.key_of, range(places))]
 
-    def is_of(self, row: Any) -> bool:
+    def matches(self, row: Any) -> bool:
         """Whether an inspection that was recorded under the key came from this request."""
         if row.request_hash is not None:
             return bool(row.request_hash == self.hash)
@@ -196,17 +196,17 @@ class Request:
 def uploaded(key: str, files: Sequence[bytes], is_form: bool, label: Label, scheme: str = HTTP) -> Request:
     """Request that sends pictures."""
     pictures = tuple(hashlib.sha256(data).hexdigest() for data in files)
-    said = *label[:2], *pictures, *_view(label)
+    said = *label[:2], *pictures, *_view_fields(label)
     return Request(key, _hash("form" if is_form else "file", *said), pictures, is_form, scheme)
 
 
 def triggered(key: str, camera: int | None, label: Label, scheme: str = HTTP) -> Request:
     """Request that takes a frame of a camera."""
-    said = None if camera is None else str(camera), *label[:2], *_view(label)
+    said = None if camera is None else str(camera), *label[:2], *_view_fields(label)
     return Request(key, _hash("trigger", *said), scheme=scheme)
 
 
-def _view(label: Label) -> tuple[str, ...]:
+def _view_fields(label: Label) -> tuple[str, ...]:
     """View of a request; nothing where none is given, as in the hashes of earlier versions."""
     return () if label.view is None else (f"view={label.view}",)
 

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from sqlalchemy import Column, Connection, inspect, select, text, update
 from sqlalchemy.schema import CreateColumn
 
-from flawscope.station.store.schema import HOUR, marks, metadata, revision, view_of
+from flawscope.station.store.schema import HOUR, create_view_sql, marks, metadata, revision
 
 Step = Callable[[Connection], None]
 DAY = 24 * HOUR  # of a pause that counts, at most
-PAUSE = 21 * DAY  # a longer pause looks like a wrong clock, and does not count
-_IN_ORDER = text("""
+LONGEST_PAUSE = 21 * DAY  # a longer pause looks like a wrong clock, and does not count
+_INSPECTIONS_IN_ORDER = text("""
 SELECT products.station_id, inspections.id, inspections.at FROM inspections
 JOIN products ON products.id = inspections.product_id ORDER BY products.station_id, inspections.id
 """).execution_options(yield_per=10_000)
@@ -33,16 +33,16 @@ def is_current(connection: Connection) -> bool:
 
 def migrate(connection: Connection) -> None:
     """Make the tables, or migrate them to this version. UnknownVersionError."""
-    there = _version(connection)
-    if there is None:
+    current = _version(connection)
+    if current is None:
         metadata.create_all(connection, checkfirst=False)
-        _report(connection)
+        _create_report_view(connection)
         connection.execute(revision.insert().values(version_num=HEAD))
         return
-    if there not in STEPS:
+    if current not in STEPS:
         raise UnknownVersionError
     order = list(STEPS)
-    for version in order[order.index(there) + 1 :]:
+    for version in order[order.index(current) + 1 :]:
         STEPS[version](connection)
     connection.execute(update(revision).values(version_num=HEAD))
 
@@ -54,7 +54,7 @@ def _version(connection: Connection) -> str | None:
     return connection.scalar(select(revision.c.version_num))
 
 
-def _adding(indexes: str = "", *, tables: str = "", **columns: str) -> Step:
+def _add_step(indexes: str = "", *, tables: str = "", **columns: str) -> Step:
     """Step that adds tables, columns by table, and indexes as the schema has them."""
 
     def step(connection: Connection) -> None:
@@ -62,7 +62,7 @@ def _adding(indexes: str = "", *, tables: str = "", **columns: str) -> Step:
             metadata.tables[table].create(connection)
         for table, names in columns.items():
             for name in names.split():
-                _add(connection, metadata.tables[table].c[name])
+                _add_column(connection, metadata.tables[table].c[name])
         every = {str(index.name): index for table in metadata.tables.values() for index in table.indexes}
         for name in indexes.split():
             every[name].create(connection)
@@ -70,23 +70,23 @@ def _adding(indexes: str = "", *, tables: str = "", **columns: str) -> Step:
     return step
 
 
-def _add(connection: Connection, column: Column[object]) -> None:
+def _add_column(connection: Connection, column: Column[object]) -> None:
     made = str(CreateColumn(column).compile(dialect=connection.dialect))
     for key in column.foreign_keys:
         made += f" CONSTRAINT {column.table.name}_{column.name}_of REFERENCES {key.column.table.name} (id)"
     connection.execute(text(f"ALTER TABLE {column.table.name} ADD COLUMN {made}"))
 
 
-def _marks(connection: Connection) -> None:
+def _add_marks(connection: Connection) -> None:
     """Add marks, which date records by their order, not by their times; index inspections in that order."""
     marks.create(connection)
     made: dict[tuple[int, int], dict[str, int]] = {}
     station, age, before = 0, 0, 0
-    for station_id, number, at in connection.execute(_IN_ORDER):
+    for station_id, number, at in connection.execute(_INSPECTIONS_IN_ORDER):
         if station_id != station:
             station, age, before = station_id, 0, at
         passed = at - before
-        age += min(passed, DAY) if 0 <= passed <= PAUSE else 0
+        age += min(passed, DAY) if 0 <= passed <= LONGEST_PAUSE else 0
         before = at
         place = {"station_id": station, "hour": age // HOUR}
         made[station, age // HOUR] = place | {"age": age, "at": at, "inspection_id": number}
@@ -94,35 +94,35 @@ def _marks(connection: Connection) -> None:
         connection.execute(marks.insert(), list(made.values()))
     for name in ("inspections_search", "inspections_product"):
         connection.execute(text(f"DROP INDEX {name}"))
-    _adding("inspections_search inspections_at")(connection)
+    _add_step("inspections_search inspections_at")(connection)
 
 
-def _without_csrf(connection: Connection) -> None:
+def _drop_csrf(connection: Connection) -> None:
     """Drop the secrets of sessions: browsers say themselves when another site sends a request."""
     connection.execute(text("ALTER TABLE sessions DROP COLUMN csrf"))
 
 
-def _report(connection: Connection) -> None:
+def _create_report_view(connection: Connection) -> None:
     """Make the view for other programs."""
-    connection.execute(text(view_of(connection.dialect.name)))
+    connection.execute(text(create_view_sql(connection.dialect.name)))
 
 
 # Versions of the tables in order, each with the step that migrates from the version before
 STEPS: dict[str, Step] = {
-    "0006": _adding(),  # earlier tables were never released
-    "0009": _adding(tokens="expires_at", events="address", stations="settings"),  # for the audit
-    "0008": _marks,
-    "0007": _adding("inspections_part inspections_batch", inspections="part batch request_hash triggers"),
-    "0010": _without_csrf,
-    "0011": _adding(
+    "0006": _add_step(),  # earlier tables were never released
+    "0009": _add_step(tokens="expires_at", events="address", stations="settings"),  # for the audit
+    "0008": _add_marks,
+    "0007": _add_step("inspections_part inspections_batch", inspections="part batch request_hash triggers"),
+    "0010": _drop_csrf,
+    "0011": _add_step(
         "inspections_part_id", tables="parts", inspections="view part_id", deliveries="part_number"
     ),
-    "0012": _adding(products="entry_id", inspections="shows product_p_value part_found"),
-    "0013": _adding(inspections="part_pose"),
-    "0014": _adding(inspections="found_parts"),
-    "0015": _report,
-    "0016": _adding(products="made"),
-    "0017": _adding("users_subject", users="subject"),
-    "0018": _adding(stations="made"),
+    "0012": _add_step(products="entry_id", inspections="shows product_p_value part_found"),
+    "0013": _add_step(inspections="part_pose"),
+    "0014": _add_step(inspections="found_parts"),
+    "0015": _create_report_view,
+    "0016": _add_step(products="made"),
+    "0017": _add_step("users_subject", users="subject"),
+    "0018": _add_step(stations="made"),
 }
 HEAD = list(STEPS)[-1]

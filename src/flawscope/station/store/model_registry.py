@@ -22,9 +22,9 @@ from flawscope.predictor import Predictor, read_manifest
 from flawscope.predictor.joint import load
 from flawscope.station.store.database import Database, now, upsert
 from flawscope.station.store.files import MODELS, Files
-from flawscope.station.store.insert import add_product, lock
-from flawscope.station.store.open_models import Judging, Model, Models, Place
-from flawscope.station.store.records import REMOVED, add_event, iso, row_of
+from flawscope.station.store.insert import add_product, lock_products
+from flawscope.station.store.open_models import AddressModel, Model, OpenModels, ProductModel
+from flawscope.station.store.records import REMOVED, add_event, fetch_row, iso
 from flawscope.station.store.schema import (
     candidates,
     events,
@@ -37,7 +37,7 @@ from flawscope.station.store.schema import (
 ADDED, ACTIVATED = "version added", "version activated"  # events
 
 
-class Versions:
+class ModelRegistry:
     """Model versions of all products, and their open models.
 
     Args:
@@ -54,9 +54,9 @@ class Versions:
     ):
         self.database, self.files = database, files
         self.device, self.threads, self.engine = device, threads, engine
-        self.models = Models()
-        self._switching = threading.Lock()  # one switch after another, in the data base and here
-        self.entries: set[int] = set()  # that the settings name a joint model for
+        self.models = OpenModels()
+        self._switch_lock = threading.Lock()  # data base and open models switch together
+        self.entries: set[int] = set()  # entries whose settings name a joint model
 
     # ---- adding and removing
 
@@ -70,10 +70,10 @@ class Versions:
         path = Path(model)
         manifest = read_manifest(path)
         digest = digest_of(path)
-        if (there := self._by_hash(product_id, digest)) is not None:
-            return there
-        with self._kept(path, digest, origin) as file, self.database.writing() as connection:
-            return self._insert(connection, product_id, file, who, _facts(manifest), manifest)
+        if (existing := self._find_by_hash(product_id, digest)) is not None:
+            return existing
+        with self._copied_file(path, digest, origin) as file, self.database.writing() as connection:
+            return self._insert(connection, product_id, file, who, _model_facts(manifest), manifest)
 
     def add_joint(
         self,
@@ -92,25 +92,25 @@ class Versions:
         path = Path(model)
         manifests = read_manifests(path)
         with (
-            self._kept(path, digest_of(path), origin) as file,
+            self._copied_file(path, digest_of(path), origin) as file,
             self.database.writing() as connection,
         ):
             self._lock_all(connection, [entry_id])
             found = {entry_id: self._insert(connection, entry_id, file, who, {"products": [*names.values()]})}
             for name, manifest in manifests.items():
                 number = add_product(connection, self.database.station, names[name], entry_id)
-                facts = {**_facts(manifest), "product": name}
+                facts = {**_model_facts(manifest), "product": name}
                 found[number] = self._insert(connection, number, file, who, facts, manifest)
         return found
 
     def _lock_all(self, connection: Connection, ids: Sequence[int]) -> None:
-        """Lock products, and those of entries among them, in the order in which `record` does."""
+        """Lock products, and those of entries among them, in the order in which `insert_inspections` does."""
         own = or_(products.c.id.in_(ids), products.c.entry_id.in_(ids))
-        lock(connection, connection.execute(select(products.c.id).where(own)).scalars().all())
+        lock_products(connection, connection.execute(select(products.c.id).where(own)).scalars().all())
 
     @contextmanager
-    def _kept(self, path: Path, digest: str, origin: str) -> Iterator[dict[str, str]]:
-        """Keep a copy of a file, which nobody removes meanwhile; yield its columns in `versions`."""
+    def _copied_file(self, path: Path, digest: str, origin: str) -> Iterator[dict[str, str]]:
+        """Keep a copy of a file and protect it from removal; yield its columns in `versions`."""
         self.files.hold(digest)
         try:
             kept = self.files.model_folder(digest) / path.name
@@ -135,15 +135,15 @@ class Versions:
         new = upsert(connection.dialect.name, versions).values(values).on_conflict_do_nothing()
         number = connection.execute(new.returning(versions.c.id)).scalar_one_or_none()
         if number is None:
-            there = select(versions.c.id).filter_by(product_id=product_id, hash=file["hash"])
-            return int(connection.execute(there).scalar_one())
+            existing = select(versions.c.id).filter_by(product_id=product_id, hash=file["hash"])
+            return int(connection.execute(existing).scalar_one())
         learnt = {picture.hash for picture in manifest.pictures} if manifest else ()
-        if told := [{"version_id": number, "pixels": pixels} for pixels in sorted(learnt)]:
-            connection.execute(learnt_pixels.insert(), told)
+        if pixel_rows := [{"version_id": number, "pixels": pixels} for pixels in sorted(learnt)]:
+            connection.execute(learnt_pixels.insert(), pixel_rows)
         add_event(connection, ADDED, who, f"version {number} from {file['origin']}", product_id)
         return int(number)
 
-    def _by_hash(self, product_id: int, digest: str) -> int | None:
+    def _find_by_hash(self, product_id: int, digest: str) -> int | None:
         query = select(versions.c.id).filter_by(product_id=product_id, hash=digest)
         with self.database.reading() as connection:
             return connection.scalar(query)
@@ -159,19 +159,19 @@ class Versions:
             )
             query = select(versions).where(versions.c.product_id == product_id, versions.c.id == number)
             row = connection.execute(query.where(~used, ~named)).one_or_none()
-            active = _active(connection, product_id)
-            if row is None or number in (newest, active) or _switches(connection, product_id, number):
+            active = _active_number(connection, product_id)
+            if row is None or number in (newest, active) or _activations(connection, product_id, number):
                 return False
             connection.execute(delete(learnt_pixels).where(learnt_pixels.c.version_id == number))
             connection.execute(delete(versions).where(versions.c.id == number))
             add_event(connection, REMOVED, "station", f"version {number}, which was never used", product_id)
 
-        def is_nobodys() -> bool:
+        def is_unused() -> bool:
             with self.database.reading() as connection:
                 query = select(versions.c.id).where(versions.c.hash == row.hash)
                 return connection.execute(query).first() is None
 
-        return self.files.discard(self.files.model_folder(row.hash), row.hash, is_nobodys)
+        return self.files.discard(self.files.model_folder(row.hash), row.hash, is_unused)
 
     # ---- the active version
 
@@ -193,31 +193,32 @@ class Versions:
             NotFoundError: the product has no such version.
             InputError: the model cannot be opened; the version before goes on.
         """
-        rows = self._together(product_id, number)
-        made = self._opened(rows)
-        with self._switching:
+        rows = self._same_file_rows(product_id, number)
+        models = self._load_models(rows)
+        with self._switch_lock:
             with self.database.writing() as connection:
-                self._lock_all(connection, [*made])
+                self._lock_all(connection, [*models])
                 # `number` itself: an earlier call wrote it, and its answer was lost
-                if instead_of is not None and _active(connection, product_id) not in (instead_of, number):
+                allowed = (instead_of, number)
+                if instead_of is not None and _active_number(connection, product_id) not in allowed:
                     return False
-                left = products.c.entry_id.in_(made), products.c.id.not_in(made)
+                left = products.c.entry_id.in_(models), products.c.id.not_in(models)
                 connection.execute(update(products).where(*left).values(active_version_id=None))
                 for row in rows:
-                    here = products.c.id == row.product_id
-                    connection.execute(update(products).where(here).values(active_version_id=row.id))
+                    where = products.c.id == row.product_id
+                    connection.execute(update(products).where(where).values(active_version_id=row.id))
                     add_event(connection, ACTIVATED, who, str(row.id), row.product_id)
-            self.models.put(made)
+            self.models.activate(models)
         return True
 
     def resume(self, product_id: int) -> int | None:
         """Open the version that was active when the station ended; return its number, None without one."""
         with self.database.reading() as connection:
-            number = _active(connection, product_id)
+            number = _active_number(connection, product_id)
         if number is not None:
-            rows = self._together(product_id, number)
+            rows = self._same_file_rows(product_id, number)
             if all(row.id == row.active_version_id for row in rows):
-                self.models.put(self._opened(rows))
+                self.models.activate(self._load_models(rows))
             else:  # a product had a model of its own meanwhile
                 self.activate(product_id, number, "station")
         return number
@@ -226,23 +227,23 @@ class Versions:
         """Facts of the version that was active last; empty without one. That of an entry has `products`, of a
         product of a joint model `product`."""
         with self.database.reading() as connection:
-            number = _active(connection, product_id)
+            number = _active_number(connection, product_id)
         return {} if number is None else dict(json.loads(self._row(product_id, number).facts))
 
     def active(self, product_id: int) -> tuple[int, Predictor]:
         """Number and model of the version that judges a product. NoModelError where none could be opened."""
-        (one,) = self.models.judging(product_id).places.values()
+        (one,) = self.models.judging(product_id).products.values()
         return one.number, one.predictor
 
     def open(self, product_id: int, number: int) -> Predictor:
         """Model of a version, which is opened unless it is open."""
-        if (found := self.models.judges(number)) is not None:
+        if (found := self.models.predictor_of_version(number)) is not None:
             return found
         row = self._row(product_id, number)
-        model = self._model(row)
+        model = self._load_model(row)
         return model if isinstance(model, Predictor) else model.product(json.loads(row.facts)["product"])
 
-    def _together(self, product_id: int, number: int) -> Sequence[Row[Any]]:
+    def _same_file_rows(self, product_id: int, number: int) -> Sequence[Row[Any]]:
         """The version, or those of a joint model's entry and all of its products, with `called`, the
         product's name. NotFoundError; InputError where the settings name a model of another kind."""
         found = self._row(product_id, number)
@@ -263,28 +264,29 @@ class Versions:
             own = or_(products.c.id == entry, products.c.entry_id == entry)
             return connection.execute(query.where(versions.c.hash == found.hash, own)).all()
 
-    def _opened(self, rows: Sequence[Row[Any]]) -> dict[int, Judging]:
+    def _load_models(self, rows: Sequence[Row[Any]]) -> dict[int, AddressModel]:
         """Judging of the versions of one file, by product; of a joint model by its entry, too."""
-        model = self._model(rows[0])
+        model = self._load_model(rows[0])
         if isinstance(model, Predictor):
-            return {row.product_id: Judging.alone(Place(row.product_id, row.id, model)) for row in rows}
-        places = {
-            name: Place(row.product_id, row.id, model.product(name), row.called)
+            found = (ProductModel(row.product_id, row.id, model) for row in rows)
+            return {one.product_id: AddressModel.single(one) for one in found}
+        products = {
+            name: ProductModel(row.product_id, row.id, model.product(name), row.called)
             for row in rows
             if (name := json.loads(row.facts).get("product")) is not None
         }
-        if missing := [name for name in model.products if name not in places]:
+        if missing := [name for name in model.products if name not in products]:
             raise InputError(f"{missing[0]} has another model at this station: leave it out of the joint one")
-        made = {one.product_id: Judging.alone(one) for one in places.values()}
-        entries = (row.product_id for row in rows if row.product_id not in made)
-        return {**made, **dict.fromkeys(entries, Judging(model, places))}
+        alone = {one.product_id: AddressModel.single(one) for one in products.values()}
+        entries = (row.product_id for row in rows if row.product_id not in alone)
+        return {**alone, **dict.fromkeys(entries, AddressModel(model, products))}
 
-    def _model(self, row: Row[Any]) -> Model:
+    def _load_model(self, row: Row[Any]) -> Model:
         """Open model of a version's file, which versions of the same file share."""
         path = self.files.folder / str(row.file)
         engine = self.engine_for(path)
         how = partial(load, path, engine=engine, device=self.device, threads=self.threads)
-        return self.models.opened(row.hash, how)
+        return self.models.get_or_load(row.hash, how)
 
     def engine_for(self, path: Path) -> str | None:
         """Engine to open a model file with; None: the default."""
@@ -302,9 +304,9 @@ class Versions:
             rows = connection.execute(
                 select(versions).where(versions.c.product_id == product_id).order_by(versions.c.id.desc())
             ).all()
-            active, switches = _active(connection, product_id), _switches(connection, product_id)
+            active, switches = _active_number(connection, product_id), _activations(connection, product_id)
         return {
-            "versions": [_shown(row, active, switches.get(row.id, [])) for row in rows],
+            "versions": [_describe_version(row, active, switches.get(row.id, [])) for row in rows],
             "active": active,
         }
 
@@ -312,8 +314,9 @@ class Versions:
         """A version as the API shows it. NotFoundError."""
         row = self._row(product_id, number)
         with self.database.reading() as connection:
-            active, switches = _active(connection, product_id), _switches(connection, product_id, number)
-        return _shown(row, active, switches.get(number, []))
+            active = _active_number(connection, product_id)
+            switches = _activations(connection, product_id, number).get(number, [])
+        return _describe_version(row, active, switches)
 
     def before(self, product_id: int, active: int | None) -> int | None:
         """Number of the version that was active before `active`; None: there was none."""
@@ -329,10 +332,10 @@ class Versions:
         return None if number is None else int(number)
 
     def _row(self, product_id: int, number: int) -> Row[Any]:
-        return row_of(self.database, versions, product_id, number)
+        return fetch_row(self.database, versions, product_id, number)
 
 
-def _facts(manifest: Manifest) -> dict[str, Any]:
+def _model_facts(manifest: Manifest) -> dict[str, Any]:
     calibration = manifest.calibration
     return {
         "method": manifest.method,
@@ -347,13 +350,13 @@ def _facts(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def _active(connection: Connection, product_id: int) -> int | None:
+def _active_number(connection: Connection, product_id: int) -> int | None:
     query = select(products.c.active_version_id).where(products.c.id == product_id)
     number = connection.execute(query).scalar_one()
     return None if number is None else int(number)
 
 
-def _switches(
+def _activations(
     connection: Connection, product_id: int, number: int | None = None
 ) -> dict[int, list[dict[str, str]]]:
     """Time and person of each activation by version; number: of this version alone."""
@@ -368,7 +371,7 @@ def _switches(
     return found
 
 
-def _shown(row: Row[Any], active: int | None, switches: list[dict[str, str]]) -> dict[str, Any]:
+def _describe_version(row: Row[Any], active: int | None, switches: list[dict[str, str]]) -> dict[str, Any]:
     return {
         "id": row.id,
         "file": Path(row.file).name,

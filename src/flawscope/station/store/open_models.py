@@ -1,4 +1,4 @@
-"""Models that are open: those that judge, and the last one of the others, for overlays of its inspections."""
+"""Open models: those that judge, and one that judged last, for overlays of its inspections."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flawscope.predictor import Predictor
 from flawscope.predictor.joint import JointPredictor
 from flawscope.results.prediction import Prediction
 
-_SPARE = 1  # models that stay open although they judge nothing
+_MAX_SPARE = 1  # models that stay open although they judge nothing
 Model = Predictor | JointPredictor
 
 
@@ -20,8 +20,8 @@ class NoModelError(FlawscopeError):
     """No model of a product is open."""
 
 
-class Place(NamedTuple):
-    """Product, and the version and model of it that judge. name: at the station, where it is recognised."""
+class ProductModel(NamedTuple):
+    """Product with its active version and model. name: at the station, where the product is recognised."""
 
     product_id: int
     number: int
@@ -29,33 +29,33 @@ class Place(NamedTuple):
     name: str | None = None
 
 
-class Judging(NamedTuple):
+class AddressModel(NamedTuple):
     """Model that judges the pictures of an address.
 
-    places: of an entry by the products' names in its joint model; of a product its own alone.
+    products: of an entry by their names in its joint model; of a product itself alone, under "".
     """
 
     model: Model
-    places: Mapping[str, Place]
+    products: Mapping[str, ProductModel]
 
     @classmethod
-    def alone(cls, place: Place) -> Judging:
-        return cls(place.predictor, {"": place._replace(name=None)})
+    def single(cls, product: ProductModel) -> AddressModel:
+        return cls(product.predictor, {"": product._replace(name=None)})
 
-    def place(self, result: Prediction) -> Place:
-        """Place of the product that a picture shows, or that it is most like."""
-        return self.places[result.nearest or ""]
+    def matching_product(self, result: Prediction) -> ProductModel:
+        """Return the product that a picture shows, or is most like."""
+        return self.products[result.nearest or ""]
 
 
-class Models:
+class OpenModels:
     """Open models. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._active: dict[int, Judging] = {}  # by product or entry
+        self._active: dict[int, AddressModel] = {}  # by product or entry
         self._open: OrderedDict[str, Model] = OrderedDict()  # by the file's hash, the last used last
 
-    def judging(self, address: int) -> Judging:
+    def judging(self, address: int) -> AddressModel:
         """Model that judges the pictures of a product or an entry. NoModelError where none is open."""
         with self._lock:
             if address not in self._active:
@@ -65,13 +65,13 @@ class Models:
     def is_open(self, address: int) -> bool:
         return address in self._active
 
-    def judges(self, number: int) -> Predictor | None:
+    def predictor_of_version(self, number: int) -> Predictor | None:
         """Model of the version with this number, if it judges."""
         with self._lock:
-            places = (one for judging in self._active.values() for one in judging.places.values())
-            return next((one.predictor for one in places if one.number == number), None)
+            products = (one for judging in self._active.values() for one in judging.products.values())
+            return next((one.predictor for one in products if one.number == number), None)
 
-    def opened(self, digest: str, load: Callable[[], Model]) -> Model:
+    def get_or_load(self, digest: str, load: Callable[[], Model]) -> Model:
         """Model of the file with this hash, loaded unless it is open."""
         with self._lock:
             if digest in self._open:
@@ -83,23 +83,23 @@ class Models:
             self._trim()
         return model
 
-    def put(self, made: Mapping[int, Judging]) -> None:
-        """Let models judge from now on. A product that its entry's new model does not know has none."""
+    def activate(self, models: Mapping[int, AddressModel]) -> None:
+        """Let models judge from now on. Products that their entry's new model does not know lose theirs."""
         with self._lock:
-            before = self._used()
-            for one in [self._active[address] for address in made if address in self._active]:
-                for place in one.places.values():
-                    self._active.pop(place.product_id, None)
-            self._active.update(made)
+            before = self._active_model_ids()
+            for one in [self._active[address] for address in models if address in self._active]:
+                for product in one.products.values():
+                    self._active.pop(product.product_id, None)
+            self._active.update(models)
             for digest in [digest for digest, model in self._open.items() if id(model) in before]:
                 self._open.move_to_end(digest)
             self._trim()
 
-    def _used(self) -> set[int]:
+    def _active_model_ids(self) -> set[int]:
         return {id(one.model) for one in self._active.values()}
 
     def _trim(self) -> None:
-        used = self._used()
+        used = self._active_model_ids()
         spare = [digest for digest, model in self._open.items() if id(model) not in used]
-        for digest in spare[: max(0, len(spare) - _SPARE)]:
+        for digest in spare[: max(0, len(spare) - _MAX_SPARE)]:
             del self._open[digest]

@@ -1,4 +1,4 @@
-"""Parts that were seen in several views, as they are read; `insert` decides on them."""
+"""Queries of parts with several views; `insert` writes them and decides on them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flawscope.station.store.database import Database
 from flawscope.station.store.insert import IS_OPEN
 from flawscope.station.store.records import NotFoundError, described, iso, shown
 from flawscope.station.store.schema import inspections, parts, products
-from flawscope.station.store.search import cursor_after, number_in
+from flawscope.station.store.search import decode_cursor, encode_cursor
 
 OPEN = "open"  # no decision yet
 
@@ -25,17 +25,16 @@ def open_rounds(database: Database, product_ids: Collection[int]) -> Sequence[Ro
         return connection.execute(query.where(parts.c.product_id.in_(product_ids), IS_OPEN)).all()
 
 
-def last_numbers(database: Database, product_ids: Collection[int]) -> dict[int, int]:
+def last_decision_numbers(database: Database, product_ids: Collection[int]) -> dict[int, int]:
     """Numbers of the last decisions, by product; products without one are left out."""
     query = select(parts.c.product_id, func.max(parts.c.number).label("last")).group_by(parts.c.product_id)
-    here = parts.c.product_id.in_(product_ids), parts.c.number.is_not(None)
+    where = parts.c.product_id.in_(product_ids), parts.c.number.is_not(None)
     with database.reading() as connection:
-        return {row.product_id: row.last for row in connection.execute(query.where(*here))}
+        return {row.product_id: row.last for row in connection.execute(query.where(*where))}
 
 
-def decided(database: Database, after: Mapping[int, int]) -> Iterator[tuple[int, int, dict[str, Any]]]:
-    """Yield product, number and part, as the API shows it, of the decisions after these numbers, by product,
-    in their order."""
+def decisions(database: Database, after: Mapping[int, int]) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    """Yield product, number and part, as the API shows it, of each product's decisions after a number."""
     later = (
         and_(parts.c.product_id == product, parts.c.number > number) for product, number in after.items()
     )
@@ -48,8 +47,8 @@ def decided(database: Database, after: Mapping[int, int]) -> Iterator[tuple[int,
 
 def last_decided(database: Database, product_id: int) -> dict[str, Any] | None:
     """The part that was decided on last, as the API shows it; None where there is none."""
-    last = last_numbers(database, [product_id]).get(product_id, 0)
-    return next((part for *_, part in decided(database, {product_id: last - 1})), None)
+    last = last_decision_numbers(database, [product_id]).get(product_id, 0)
+    return next((part for *_, part in decisions(database, {product_id: last - 1})), None)
 
 
 def part_of(database: Database, product_id: int, number: int) -> dict[str, Any]:
@@ -72,19 +71,18 @@ def search_parts(
     cursor: str = "",
     limit: int = 50,
 ) -> tuple[list[dict[str, Any]], str | None]:
-    """Page of parts as the API shows them, the newest first, and the cursor of the next page. InputError for
-    an invalid cursor."""
+    """Return parts as the API shows them, the newest first, and the next cursor. InputError: the cursor."""
     query = all_parts().where(parts.c.product_id == product_id).order_by(parts.c.id.desc())
     if part:
         query = query.where(parts.c.part == part)
     if decision:
         query = query.where(IS_OPEN if decision == OPEN else parts.c.decision == decision)
     if cursor:
-        query = query.where(parts.c.id < number_in(cursor))
+        query = query.where(parts.c.id < decode_cursor(cursor))
     with database.reading() as connection:
         rows = connection.execute(query.limit(limit + 1)).all()
         found = described_parts(connection, rows[:limit])
-    return found, cursor_after(rows[limit - 1].id) if len(rows) > limit else None
+    return found, encode_cursor(rows[limit - 1].id) if len(rows) > limit else None
 
 
 def all_parts() -> Select[Any]:

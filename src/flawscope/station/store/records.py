@@ -18,15 +18,15 @@ from flawscope.errors import InputError
 from flawscope.station.store.database import Database, now
 from flawscope.station.store.insert import (
     WAITING,
-    Taken,
+    NewInspection,
     add_product,
-    columns_of,
+    insert_inspections,
+    inspection_columns,
     is_of,
-    is_worst,
-    record,
-    review_of,
+    is_worst_view,
+    review_state,
 )
-from flawscope.station.store.inspection import Inspection, KeyUsedError, Request, time_text
+from flawscope.station.store.inspection import Inspection, KeyUsedError, Request, format_time
 from flawscope.station.store.schema import (
     HOUR,
     events,
@@ -37,16 +37,16 @@ from flawscope.station.store.schema import (
     products,
     verdicts,
 )
-from flawscope.station.store.station_identity import place_of
+from flawscope.station.store.station_identity import find_other_station
 
 GOOD, DEFECT, SKIP, UNDO = "good", "defect", "skip", "undo"
 # a literal: a partial index serves only queries that state its condition
 IS_WAITING = inspections.c.review == literal_column(f"'{WAITING}'")
 VERDICT, REMOVED = "verdict", "removed"  # events
 DONE, SKIPPED = "done", "skipped"  # states of a review, beside those in `recording`
-MOST_NOTE = 2000  # characters
-AT_ONCE = 10_000  # inspections that one query names; SQLite takes 32,766
-_SHOWN = tuple(Inspection.model_fields)
+MAX_NOTE_LENGTH = 2000  # characters
+MAX_IDS_PER_QUERY = 10_000  # inspections that one query names; SQLite takes 32,766
+_FIELDS = tuple(Inspection.model_fields)
 # Address of the current request's sender, for the events that it causes in any thread
 ADDRESS: ContextVar[str | None] = ContextVar("address", default=None)
 
@@ -55,7 +55,7 @@ class NotFoundError(InputError):
     """The product, inspection or version does not exist."""
 
 
-class PictureOf(NamedTuple):
+class PictureRecord(NamedTuple):
     """Picture of an inspection. removed_at: microseconds since 1970; None while the file is there."""
 
     hash: str
@@ -67,10 +67,10 @@ class PictureOf(NamedTuple):
 
 def iso(at: int) -> str:
     """Microseconds since 1970 as 2026-11-22T02:04:51.123Z."""
-    return time_text(datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=at))
+    return format_time(datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=at))
 
 
-def row_of(database: Database, table: Table, product_id: int, number: int) -> Row[Any]:
+def fetch_row(database: Database, table: Table, product_id: int, number: int) -> Row[Any]:
     """Row of a product's version or candidate. NotFoundError."""
     with database.reading() as connection:
         row = connection.execute(select(table).filter_by(product_id=product_id, id=number)).one_or_none()
@@ -103,7 +103,7 @@ class Store:
     def __init__(self, database: Database):
         self.database = database
         # verdicts are committed in the order of their numbers: sinks rely on it
-        self._speaking = threading.Lock()
+        self._verdict_lock = threading.Lock()
 
     # ---- products
 
@@ -117,26 +117,26 @@ class Store:
         every = select(func.coalesce(func.sum(hours.c.inspected), 0)).where(hours.c.product_id == product_id)
         with self.database.reading() as connection:
             count = int(connection.execute(every).scalar_one())
-            return {"inspections": count, "waiting": _waiting(connection, product_id)}
+            return {"inspections": count, "waiting": _waiting_count(connection, product_id)}
 
     def waiting_count(self, product_id: int) -> int:
         """Number of inspections that wait for a review."""
         with self.database.reading() as connection:
-            return _waiting(connection, product_id)
+            return _waiting_count(connection, product_id)
 
     # ---- inspections
 
-    def record(self, several: Sequence[Taken]) -> list[tuple[int, bool]]:
+    def record(self, several: Sequence[NewInspection]) -> list[tuple[int, bool]]:
         """Write inspections, all or none: the number of each, and whether it is new. One under a known key
         gets the number of the one recorded before."""
         with self.database.writing() as connection:
-            return record(connection, several)
+            return insert_inspections(connection, several)
 
     def numbers_of(self, product_id: int, keys: Sequence[str]) -> dict[str, int]:
         """Numbers of the inspections under these keys, by key."""
-        return {str(row.key): int(row.id) for row in self.under(product_id, keys)}
+        return {str(row.key): int(row.id) for row in self.find_by_keys(product_id, keys)}
 
-    def under(self, product_id: int, keys: Sequence[str]) -> Sequence[Row[Any]]:
+    def find_by_keys(self, product_id: int, keys: Sequence[str]) -> Sequence[Row[Any]]:
         """Inspections under these keys, with the columns that `Request.is_of` needs."""
         columns = (inspections.c[name] for name in ("id", "key", "picture", "source", "request_hash"))
         query = select(*columns).where(is_of(product_id), inspections.c.key.in_(keys))
@@ -149,9 +149,9 @@ class Store:
         Raises:
             KeyUsedError: the key names another request.
         """
-        rows = {str(row.key): row for row in self.under(product_id, request.possible_keys())}
+        rows = {str(row.key): row for row in self.find_by_keys(product_id, request.possible_keys())}
         for row in rows.values():
-            if not request.is_of(row):
+            if not request.matches(row):
                 raise KeyUsedError(f"request, inspection {row.id}")
         own = enumerate(map(request.key_of, range(len(request.pictures) or 1)))
         return {place: int(rows[key].id) for place, key in own if key in rows}
@@ -162,7 +162,7 @@ class Store:
         with self.database.reading() as connection:
             found = described(connection, connection.execute(query).all())
         if not found:
-            raise NotFoundError(self._nowhere(number))
+            raise NotFoundError(self._not_found_text(number))
         return found[0]
 
     def several(self, product_id: int, numbers: Collection[int]) -> dict[int, dict[str, Any]]:
@@ -171,9 +171,9 @@ class Store:
         with self.database.reading() as connection:
             return {one["id"]: one for one in described(connection, connection.execute(query).all())}
 
-    def _nowhere(self, number: int) -> str:
+    def _not_found_text(self, number: int) -> str:
         """Text of the error that the product has no such inspection; names the station that has it."""
-        place = place_of(self.database, number)
+        place = find_other_station(self.database, number)
         if place is None:
             return f"there is no inspection {number}"
         return f"inspection {number} and its picture are at the station {place}: look there"
@@ -187,21 +187,22 @@ class Store:
             after: number of an inspection; later ones are returned.
             last: numbers of inspections that are returned only where there are no others.
         """
-        here = inspections.c.product_id == product_id, IS_WAITING
-        query = shown().where(*here, inspections.c.id > after).order_by(inspections.c.id).limit(limit)
+        where = inspections.c.product_id == product_id, IS_WAITING
+        query = shown().where(*where, inspections.c.id > after).order_by(inspections.c.id).limit(limit)
         with self.database.reading() as connection:
             rows = connection.execute(query.where(inspections.c.id.not_in(last))).all()
             if not rows and last:
                 rows = connection.execute(query).all()
-            return {"inspections": described(connection, rows), "waiting": _waiting(connection, product_id)}
+            count = _waiting_count(connection, product_id)
+            return {"inspections": described(connection, rows), "waiting": count}
 
-    def knows(self, picture: str) -> bool:
+    def has_picture(self, picture: str) -> bool:
         """Whether this station has an inspection of the picture with this hash."""
-        here = pictures.c.product_id.in_(self.database.own()), pictures.c.hash == picture
+        where = pictures.c.product_id.in_(self.database.own()), pictures.c.hash == picture
         with self.database.reading() as connection:
-            return connection.execute(select(pictures.c.hash).where(*here)).first() is not None
+            return connection.execute(select(pictures.c.hash).where(*where)).first() is not None
 
-    def picture(self, product_id: int, number: int) -> PictureOf:
+    def picture(self, product_id: int, number: int) -> PictureRecord:
         """Picture of an inspection. NotFoundError."""
         query = (
             select(*(pictures.c[name] for name in ("hash", "suffix", "removed_at")))
@@ -212,8 +213,8 @@ class Store:
         with self.database.reading() as connection:
             row = connection.execute(query).one_or_none()
         if row is None:
-            raise NotFoundError(self._nowhere(number))
-        return PictureOf(*row)
+            raise NotFoundError(self._not_found_text(number))
+        return PictureRecord(*row)
 
     # ---- verdicts
 
@@ -241,28 +242,28 @@ class Store:
         if verdict not in (GOOD, DEFECT, SKIP, UNDO):
             raise InputError(f"{verdict!r:.40} is not a verdict: good, defect, skip or undo")
         note = "".join(c for c in note if c == "\n" or unicodedata.category(c)[0] != "C")
-        if len(note) > MOST_NOTE:
-            raise InputError(f"the note has {len(note)} characters; {MOST_NOTE} at most")
-        with self._speaking, self.database.writing() as connection:
+        if len(note) > MAX_NOTE_LENGTH:
+            raise InputError(f"the note has {len(note)} characters; {MAX_NOTE_LENGTH} at most")
+        with self._verdict_lock, self.database.writing() as connection:
             query = select(inspections).filter_by(product_id=product_id, id=number).with_for_update()
             row = connection.execute(query).one_or_none()
             if row is None:
                 raise NotFoundError(f"there is no inspection {number}")
-            said = {"verdict": verdict, "mask": mask, "note": note}
-            if key is None or not _was_said(connection, number, key, said):
-                if verdict == UNDO and not held(connection, [number]).get(number):
+            content = {"verdict": verdict, "mask": mask, "note": note}
+            if key is None or not _is_repeated(connection, number, key, content):
+                if verdict == UNDO and not last_verdicts(connection, [number]).get(number):
                     raise InputError(f"inspection {number} has no verdict to take back")
-                values = {**said, "inspection_id": number, "at": now(), "who": who, "key": key}
+                values = {**content, "inspection_id": number, "at": now(), "who": who, "key": key}
                 connection.execute(verdicts.insert().values(values))
                 add_event(connection, VERDICT, who, f"{verdict} on inspection {number}", product_id)
-                _settle(connection, row)
+                _apply_verdicts(connection, row)
             rows = connection.execute(shown().where(inspections.c.id == number)).all()
             return described(connection, rows)[0]
 
-    def mask(self, number: int) -> str | None:
+    def mask_hash(self, number: int) -> str | None:
         """Hash of the mask of the last verdict; None where it has none."""
         with self.database.reading() as connection:
-            last = held(connection, [number]).get(number)
+            last = last_verdicts(connection, [number]).get(number)
         return last and last.mask
 
     # ---- events
@@ -278,7 +279,7 @@ class Store:
             return list(connection.execute(query.order_by(events.c.id.desc()).limit(500)).all())
 
 
-def _waiting(connection: Connection, product_id: int) -> int:
+def _waiting_count(connection: Connection, product_id: int) -> int:
     query = select(func.count()).where(inspections.c.product_id == product_id, IS_WAITING)
     return int(connection.execute(query).scalar_one())
 
@@ -301,23 +302,23 @@ def add_event(
 # --------------------------------------------------------------------------------------------------- verdicts
 
 
-def _was_said(connection: Connection, number: int, key: str, said: dict[str, Any]) -> bool:
+def _is_repeated(connection: Connection, number: int, key: str, content: dict[str, Any]) -> bool:
     """Whether this verdict came under this key before. KeyUsedError where another did."""
     query = select(verdicts).where(verdicts.c.inspection_id == number, verdicts.c.key == key)
     before = connection.execute(query).one_or_none()
     if before is None:
         return False
-    if said != {name: before._mapping[name] for name in said}:
+    if content != {name: before._mapping[name] for name in content}:
         raise KeyUsedError(f"verdict on inspection {number}, {before.verdict}")
     return True
 
 
-def said_of(connection: Connection, numbers: Sequence[int]) -> dict[int, list[Row[Any]]]:
+def verdict_stacks(connection: Connection, numbers: Sequence[int]) -> dict[int, list[Row[Any]]]:
     """Verdicts that hold, by inspection, the oldest first; those taken back are left out."""
     stacks: dict[int, list[Row[Any]]] = defaultdict(list)
-    for start in range(0, len(numbers), AT_ONCE):
-        here = verdicts.c.inspection_id.in_(numbers[start : start + AT_ONCE])
-        for row in connection.execute(select(verdicts).where(here).order_by(verdicts.c.id)):
+    for start in range(0, len(numbers), MAX_IDS_PER_QUERY):
+        where = verdicts.c.inspection_id.in_(numbers[start : start + MAX_IDS_PER_QUERY])
+        for row in connection.execute(select(verdicts).where(where).order_by(verdicts.c.id)):
             if row.verdict != UNDO:
                 stacks[row.inspection_id].append(row)
             elif stacks[row.inspection_id]:
@@ -325,31 +326,33 @@ def said_of(connection: Connection, numbers: Sequence[int]) -> dict[int, list[Ro
     return {number: stack for number, stack in stacks.items() if stack}
 
 
-def held(connection: Connection, numbers: Sequence[int]) -> dict[int, Row[Any]]:
+def last_verdicts(connection: Connection, numbers: Sequence[int]) -> dict[int, Row[Any]]:
     """Last verdict that holds, by inspection; inspections without a verdict are left out."""
-    return {number: stack[-1] for number, stack in said_of(connection, numbers).items()}
+    return {number: stack[-1] for number, stack in verdict_stacks(connection, numbers).items()}
 
 
-def _settle(connection: Connection, before: Row[Any]) -> None:
+def _apply_verdicts(connection: Connection, before: Row[Any]) -> None:
     """Update an inspection and its hour to the verdicts."""
-    last = held(connection, [before.id]).get(before.id)
+    last = last_verdicts(connection, [before.id]).get(before.id)
     verdict = None if last is None or last.verdict == SKIP else last.verdict
-    review = review_of(before, is_worst(connection, before)) if last is None else DONE if verdict else SKIPPED
+    review = DONE if verdict else SKIPPED
+    if last is None:
+        review = review_state(before, is_worst_view(connection, before))
     connection.execute(
         update(inspections).where(inspections.c.id == before.id).values(verdict=verdict, review=review)
     )
-    was, becomes = (_counted(before.anomalous, word) for word in (before.verdict, verdict))
-    changes = {name: hours.c[name] + becomes[name] - was[name] for name in was}
+    old_counts, now_counts = (_verdict_counts(before.anomalous, word) for word in (before.verdict, verdict))
+    changes = {name: hours.c[name] + now_counts[name] - old_counts[name] for name in old_counts}
     place = {"product_id": before.product_id, "version_id": before.version_id, "hour": before.at // HOUR}
     connection.execute(update(hours).filter_by(**place).values(changes))
 
 
-def _counted(anomalous: bool, verdict: str | None) -> dict[str, int]:
+def _verdict_counts(is_anomalous: bool, verdict: str | None) -> dict[str, int]:
     return {
         "reviewed": int(verdict is not None),
         "defects": int(verdict == DEFECT),
-        "false_alarms": int(anomalous and verdict == GOOD),
-        "misses": int(not anomalous and verdict == DEFECT),
+        "false_alarms": int(is_anomalous and verdict == GOOD),
+        "misses": int(not is_anomalous and verdict == DEFECT),
     }
 
 
@@ -365,22 +368,22 @@ def shown() -> Select[Any]:
     return select(inspections, *of_picture, *more).select_from(there)
 
 
-def fresh(number: int, taken: Taken, product: str) -> dict[str, Any]:
+def fresh(number: int, taken: NewInspection, product: str) -> dict[str, Any]:
     """An inspection that was just recorded, as the API shows it."""
-    facts = {**vars(taken), **columns_of(taken), "id": number, "product": product, "removed_at": None}
+    facts = {**vars(taken), **inspection_columns(taken), "id": number, "product": product, "removed_at": None}
     alone = {"verdict": None, "part_id": None, "part_decision": None}  # of a picture that is judged alone
-    return _described(SimpleNamespace(**facts, **alone), None)
+    return _describe(SimpleNamespace(**facts, **alone), None)
 
 
 def described(connection: Connection, rows: Sequence[Row[Any]]) -> list[dict[str, Any]]:
     """Inspections as the API shows them."""
-    words = held(connection, [row.id for row in rows if row.review in (DONE, SKIPPED)])
-    return [_described(row, words.get(row.id)) for row in rows]
+    last = last_verdicts(connection, [row.id for row in rows if row.review in (DONE, SKIPPED)])
+    return [_describe(row, last.get(row.id)) for row in rows]
 
 
-def _described(row: Row[Any] | SimpleNamespace, word: Row[Any] | None) -> dict[str, Any]:
+def _describe(row: Row[Any] | SimpleNamespace, last: Row[Any] | None) -> dict[str, Any]:
     """Fields of `Inspection`, by name. word: the last verdict."""
-    made = {
+    computed = {
         "version": row.version_id,
         "at": iso(row.at),
         "picture": None if row.removed_at else row.picture,
@@ -389,9 +392,9 @@ def _described(row: Row[Any] | SimpleNamespace, word: Row[Any] | None) -> dict[s
         "regions": json.loads(row.regions),
         "part_pose": row.part_pose and json.loads(row.part_pose),
         "found_parts": row.found_parts and json.loads(row.found_parts),
-        "verdict_at": iso(word.at) if word and row.verdict else None,
-        "verdict_by": word.who if word and row.verdict else None,
-        "note": word.note if word else "",
-        "has_mask": bool(word and word.mask),
+        "verdict_at": iso(last.at) if last and row.verdict else None,
+        "verdict_by": last.who if last and row.verdict else None,
+        "note": last.note if last else "",
+        "has_mask": bool(last and last.mask),
     }
-    return {name: made[name] if name in made else getattr(row, name) for name in _SHOWN}
+    return {name: computed[name] if name in computed else getattr(row, name) for name in _FIELDS}

@@ -1,8 +1,8 @@
 """Removal of old pictures and records, a few at a time, while inspections go on.
 
 The data base is updated first, in short transactions; then the file is removed. A cut in between leaves a
-stray file, which a sweep finds. The last inspection looked at is remembered for a day, so that an hourly
-run costs what it removes, not what is kept.
+stray file, which a sweep finds. The last inspection that was checked is remembered for a day, so that
+an hourly run costs what it removes, not what is kept.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from flawscope.errors import InputError, pluralize
 from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.station.settings.station import Keep
 from flawscope.station.store.database import Database, now
-from flawscope.station.store.files import MASK, MASKS, PICTURES, Files, Strays
-from flawscope.station.store.insert import lock
+from flawscope.station.store.files import MASK, MASKS, PICTURES, Files, StrayFiles
+from flawscope.station.store.insert import lock_products
 from flawscope.station.store.schema import (
     deliveries,
     inspections,
@@ -50,26 +50,27 @@ from flawscope.station.store.station_identity import Clock
 
 GOOD, ANOMALOUS, REVIEWED = KINDS = "good", "anomalous", "reviewed"  # in the order of removal for space
 RECORDS = "records"
-TOGETHER = 100  # inspections in a transaction
-PAGE = 500  # records that are read together
+INSPECTIONS_PER_TRANSACTION = 100  # in one removal
+ROWS_PER_QUERY = 500  # inspections that one query reads
 SECOND = 1_000_000  # microseconds
-ANEW = 86_400 * SECOND  # after which all are looked at again: verdicts may have been taken back
-EVERY = 2**63 - 1  # above every number of an inspection
+RESCAN_INTERVAL = 86_400 * SECOND  # until all are checked again: verdicts may have been taken back
+MAX_ID = 2**63 - 1  # above every number of an inspection
 _KEY = pictures.c.product_id, pictures.c.hash
+Condition = ColumnElement[bool]
 _PICTURE = tuple_(*_KEY)
-_OF_PICTURE = and_(
+_SAME_PICTURE = and_(
     inspections.c.product_id == pictures.c.product_id, inspections.c.picture == pictures.c.hash
 )
 _IS_LEARNT = exists().where(learnt.c.picture == pictures.c.hash, learnt.c.product_id == pictures.c.product_id)
-_IS_DRAWN = exists().where(
-    _OF_PICTURE,
+_HAS_MASK = exists().where(
+    _SAME_PICTURE,
     inspections.c.verdict.is_not(None),
     exists().where(verdicts.c.inspection_id == inspections.c.id, verdicts.c.mask.is_not(None)),
 )
 
 
 @dataclass
-class Summary:
+class RemovalSummary:
     """Result of a run. kept: pictures that were old enough, but a model version was learnt from. strays:
     files that no record needed. problem: why pictures could not be removed."""
 
@@ -81,7 +82,7 @@ class Summary:
     problem: str = ""
 
     def line(self) -> str:
-        """Numbers of what was removed, as text; "" where nothing was."""
+        """Return the numbers of removed pictures, records and files as text; "" where there are none."""
         several = ((self.pictures, "picture"), (self.records, "record"), (self.strays, "stray file"))
         return ", ".join(pluralize(number, thing) for number, thing in several if number)
 
@@ -105,7 +106,7 @@ class Retention:
         ended: set to stop soon.
 
     Attributes:
-        used: bytes of all pictures after the last look at `keep.space`.
+        used: bytes of all pictures at the last check of `keep.space`.
     """
 
     def __init__(
@@ -124,57 +125,57 @@ class Retention:
             known = [age for age in (ages[kind], ages[RECORDS]) if age is not None]
             ages[kind] = min(known, default=None)
         self._ages = {kind: round(age * SECOND) for kind, age in ages.items() if age is not None}
-        self._strays = Strays(database, files, self._rest)
-        self._learnt = Learnt(database, files)
-        self._passed: dict[tuple[int, str], int] = {}  # by product and kind: the last inspection looked at
-        self._anew = 0  # age of the station at which everything is looked at again
+        self._stray_files = StrayFiles(database, files, self._pause)
+        self._learnt = LearntPictures(database, files)
+        self._checked: dict[tuple[int, str], int] = {}  # by product and kind: the last inspection checked
+        self._next_rescan = 0  # age of the station at which all inspections are checked again
 
-    def run(self) -> Summary:
+    def run(self) -> RemovalSummary:
         """Remove what is due; where the clock jumped, only what exceeds the space.
 
         Raises:
             StoreError: the data base cannot be used. What was removed until then stays removed.
         """
-        summary, is_dated = Summary(), not self.clock.jump
+        summary, is_dated = RemovalSummary(), not self.clock.jump
         with suppress(_EndedError):
-            if is_dated and self.clock.age >= self._anew:
-                self._passed.clear()
-                summary.strays = self._strays.sweep()
-                self._anew = self.clock.age + ANEW
+            if is_dated and self.clock.age >= self._next_rescan:
+                self._checked.clear()
+                summary.strays = self._stray_files.sweep()
+                self._next_rescan = self.clock.age + RESCAN_INTERVAL
             if is_dated:
-                self._by_age(summary)
+                self._remove_by_age(summary)
             if self._space is not None:
-                self._by_space(self._space, summary)
+                self._remove_by_space(self._space, summary)
             if is_dated:
-                self._records(summary)
+                self._remove_records(summary)
         return summary
 
     # ---- pictures
 
-    def _by_age(self, summary: Summary) -> None:
+    def _remove_by_age(self, summary: RemovalSummary) -> None:
         last = {kind: self._newest_due(kind) for kind in KINDS}
         for kind in KINDS:
             for group in self._groups(kind, last[kind]):
-                self._remove(group, last, false(), summary)
+                self._remove_pictures(group, last, false(), summary)
 
-    def _by_space(self, most: int, summary: Summary) -> None:
-        used, before = self._size(), summary.bytes
+    def _remove_by_space(self, most: int, summary: RemovalSummary) -> None:
+        used, before = self._total_bytes(), summary.bytes
 
         def excess() -> int:
             return used - most - (summary.bytes - before)
 
         last = dict.fromkeys(KINDS, 0)
         for kind in KINDS:
-            for group in self._groups(kind, EVERY, excess):
+            for group in self._groups(kind, MAX_ID, excess):
                 last[kind] = group[-1].number  # a picture that was inspected again comes up again later
-                self._remove(group, last, _IS_DRAWN, summary)
-            last[kind] = EVERY
+                self._remove_pictures(group, last, _HAS_MASK, summary)
+            last[kind] = MAX_ID
         self.used = most + excess()
         if excess() > 0:
             text = f"{excess() / 1e6:.0f} MB more than `keep: space` allows"
             summary.problem = f"pictures that must stay take {text}; raise it, or lower `keep: reviewed`"
 
-    def _size(self) -> int:
+    def _total_bytes(self) -> int:
         """Bytes of all pictures. Products may share a picture, which is one file."""
         sizes = select(pictures.c.bytes, pictures.c.hash).distinct()
         sizes = sizes.where(pictures.c.removed_at.is_(None), pictures.c.product_id.in_(self.database.own()))
@@ -182,8 +183,8 @@ class Retention:
             total = select(func.coalesce(func.sum(sizes.subquery().c.bytes), 0))
             return int(connection.execute(total).scalar_one())
 
-    def _remove(
-        self, group: list[Row[Any]], last: Mapping[str, int], stays: ColumnElement[bool], summary: Summary
+    def _remove_pictures(
+        self, group: list[Row[Any]], last: Mapping[str, int], stays: Condition, summary: RemovalSummary
     ) -> None:
         """Remove pictures, first in the data base, then as files, but for those that `stays` says, those with
         an inspection beyond the last one of its kind, and those that were learnt from."""
@@ -191,35 +192,36 @@ class Retention:
         there = {(old.product_id, old.picture): old for old in group if old.removed_at is None}
         if not there:
             return
-        later = (and_(_is(kind), inspections.c.id > number) for kind, number in last.items())
-        stays = or_(stays, _IS_LEARNT, exists().where(_OF_PICTURE, or_(*later)))
+        later = (and_(_is_of_kind(kind), inspections.c.id > number) for kind, number in last.items())
+        stays = or_(stays, _IS_LEARNT, exists().where(_SAME_PICTURE, or_(*later)))
         with self.database.reading() as connection:
-            free = _free(connection, list(there), stays)
-        due = [key for key in free if not self._learnt.knows(there[key].picture, there[key].suffix)]
+            free = _removable(connection, list(there), stays)
+        due = [key for key in free if not self._learnt.contains(there[key].picture, there[key].suffix)]
         summary.kept += len(free) - len(due)
         if due:
             with self.database.writing() as connection:
-                lock(connection, {product for product, _ in due})
-                due = _free(connection, due, stays)  # one may have been recorded again
+                lock_products(connection, {product for product, _ in due})
+                due = _removable(connection, due, stays)  # one may have been recorded again
                 connection.execute(update(pictures).where(_PICTURE.in_(due)).values(removed_at=now()))
             for old in {there[key].picture: there[key] for key in due}.values():
                 # where another product has the picture, too, the file stays
-                if self._strays.discard(PICTURES, old.picture, old.suffix):
+                if self._stray_files.discard(PICTURES, old.picture, old.suffix):
                     summary.pictures += 1
                     summary.bytes += old.bytes
-        self._rest(time.monotonic() - begun)
+        self._pause(time.monotonic() - begun)
 
     # ---- records
 
-    def _records(self, summary: Summary) -> None:
+    def _remove_records(self, summary: RemovalSummary) -> None:
         for group in self._groups(RECORDS, self._newest_due(RECORDS)):
-            summary.records += self._forget([old.number for old in group if old.removed_at is not None])
+            removed = [old.number for old in group if old.removed_at is not None]
+            summary.records += self._delete_inspections(removed)
 
-    def _forget(self, numbers: list[int]) -> int:
+    def _delete_inspections(self, numbers: list[int]) -> int:
         """Remove inspections whose pictures are gone; return their number."""
         begun = time.monotonic()
         with self.database.writing() as connection:
-            lock(connection, self._products(connection))
+            lock_products(connection, self._products(connection))
             found = (
                 select(inspections.c.id, inspections.c.part_id, *_KEY)
                 .join_from(inspections, pictures)
@@ -229,28 +231,28 @@ class Retention:
                 # the newest one stays: SQLite would give its number to another
                 .where(inspections.c.id < select(func.max(inspections.c.id)).scalar_subquery())
                 # where there are sinks, the inspection of the last verdict stays, too
-                .where(or_(inspections.c.id != _last_spoken_of(), ~exists(select(deliveries.c.sink))))
+                .where(or_(inspections.c.id != _last_with_verdict(), ~exists(select(deliveries.c.sink))))
             )
             rows = connection.execute(found.with_for_update(of=inspections)).all()
             numbers = [row.id for row in rows]
-            of_these = verdicts.c.inspection_id.in_(numbers)
-            masks = set(connection.execute(select(verdicts.c.mask).where(of_these)).scalars()) - {None}
-            connection.execute(delete(verdicts).where(of_these))
+            theirs = verdicts.c.inspection_id.in_(numbers)
+            masks = set(connection.execute(select(verdicts.c.mask).where(theirs)).scalars()) - {None}
+            connection.execute(delete(verdicts).where(theirs))
             connection.execute(delete(inspections).where(inspections.c.id.in_(numbers)))
-            _forget_parts(connection, {row.part_id for row in rows} - {None})
+            _delete_parts(connection, {row.part_id for row in rows} - {None})
             gone = {(row.product_id, row.hash) for row in rows}
-            is_named = or_(exists().where(_OF_PICTURE), _IS_LEARNT)
+            is_named = or_(exists().where(_SAME_PICTURE), _IS_LEARNT)
             connection.execute(delete(pictures).where(_PICTURE.in_(gone), ~is_named))
         for mask in masks:
-            self._strays.discard(MASKS, mask, MASK)
-        self._rest(time.monotonic() - begun)
+            self._stray_files.discard(MASKS, mask, MASK)
+        self._pause(time.monotonic() - begun)
         return len(numbers)
 
     # ---- inspections in their order
 
     def _newest_due(self, kind: str) -> int:
         """Number of the newest inspection that is older than those of its kind are kept; 0: none is."""
-        return self.clock.newest_before(self._ages[kind]) if kind in self._ages else 0
+        return self.clock.newest_older_than(self._ages[kind]) if kind in self._ages else 0
 
     def _products(self, connection: Connection) -> list[int]:
         return list(connection.execute(self.database.own()).scalars())
@@ -262,40 +264,40 @@ class Retention:
         where today's last run ended. enough: bytes of pictures after which a group ends."""
         with self.database.reading() as connection:
             known = self._products(connection)
-        oldest = heapq.merge(*(self._oldest(product_id, kind, last) for product_id in known))
-        while enough() > 0 and (group := _several(oldest, enough())):
+        oldest = heapq.merge(*(self._read_oldest(product_id, kind, last) for product_id in known))
+        while enough() > 0 and (group := _take_group(oldest, enough())):
             yield group
             for old in group:
-                self._passed[old.product_id, kind] = old.number
+                self._checked[old.product_id, kind] = old.number
 
-    def _oldest(self, product_id: int, kind: str, last: int) -> Iterator[Row[Any]]:
-        there = inspections.c
+    def _read_oldest(self, product_id: int, kind: str, last: int) -> Iterator[Row[Any]]:
+        column = inspections.c
         query = (
-            select(there.id.label("number"), there.product_id, there.picture)
+            select(column.id.label("number"), column.product_id, column.picture)
             .add_columns(pictures.c.suffix, pictures.c.bytes, pictures.c.removed_at)
             .join_from(inspections, pictures)
-            .where(there.product_id == product_id, _is(kind), there.id <= last)
-            .order_by(there.id)
-            .limit(PAGE)
+            .where(column.product_id == product_id, _is_of_kind(kind), column.id <= last)
+            .order_by(column.id)
+            .limit(ROWS_PER_QUERY)
         )
-        start = self._passed.get((product_id, kind), 0)
+        start = self._checked.get((product_id, kind), 0)
         while start < last:
             begun = time.monotonic()
             with self.database.reading() as connection:
-                rows = connection.execute(query.where(there.id > start)).all()
-            self._rest(time.monotonic() - begun)
+                rows = connection.execute(query.where(column.id > start)).all()
+            self._pause(time.monotonic() - begun)
             yield from rows
-            start = rows[-1].number if len(rows) == PAGE else last
+            start = rows[-1].number if len(rows) == ROWS_PER_QUERY else last
 
-    def _rest(self, seconds: float) -> None:
-        """Pause as long as the work took: others get processor and data base half of the time."""
+    def _pause(self, seconds: float) -> None:
+        """Pause as long as the work took: inspections get processor and data base half of the time."""
         if self._ended.wait(min(5.0, seconds)):
             raise _EndedError
 
 
-class Learnt:
-    """Pictures that model versions were learnt from, known by the hash of their decoded pixels: a model may
-    have been fitted elsewhere, with copies of the files. Pictures are decoded as they are asked for."""
+class LearntPictures:
+    """Pictures that model versions were learnt from, by the hash of their decoded pixels: a model may have
+    been fitted elsewhere, with copies of the files."""
 
     def __init__(self, database: Database, files: Files):
         self.database, self.files = database, files
@@ -303,7 +305,7 @@ class Learnt:
         self._pixels: set[str] = set()
         self._pictures: set[str] = set()  # hashes of files that were learnt from
 
-    def knows(self, digest: str, suffix: str) -> bool:
+    def contains(self, digest: str, suffix: str) -> bool:
         """Whether a version of any station was learnt from a picture with the same pixels."""
         if digest in self._pictures:
             return True
@@ -323,9 +325,8 @@ class Learnt:
         return found
 
 
-def _forget_parts(connection: Connection, numbers: set[int]) -> None:
-    """Remove parts without inspections, but for the newest and the last decided, whose numbers would be given
-    again."""
+def _delete_parts(connection: Connection, numbers: set[int]) -> None:
+    """Delete parts without inspections; the newest and the last decided stay, so that numbers are unique."""
     same = parts.alias()
     last = select(func.max(same.c.number)).where(same.c.product_id == parts.c.product_id).scalar_subquery()
     newest = select(func.max(same.c.id)).scalar_subquery()
@@ -334,13 +335,13 @@ def _forget_parts(connection: Connection, numbers: set[int]) -> None:
     connection.execute(delete(parts).where(*gone))
 
 
-def _last_spoken_of() -> ColumnElement[int]:
+def _last_with_verdict() -> ColumnElement[int]:
     """Number of the inspection that has the last verdict; 0 where there is none."""
     last = select(verdicts.c.inspection_id).order_by(verdicts.c.id.desc()).limit(1)
     return func.coalesce(last.scalar_subquery(), 0)
 
 
-def _is(kind: str) -> ColumnElement[bool]:
+def _is_of_kind(kind: str) -> Condition:
     if kind == RECORDS:
         return inspections.c.id.is_not(None)
     if kind == REVIEWED:
@@ -348,21 +349,21 @@ def _is(kind: str) -> ColumnElement[bool]:
     return and_(inspections.c.verdict.is_(None), inspections.c.anomalous.is_(kind == ANOMALOUS))
 
 
-def _free(
-    connection: Connection, several: list[tuple[int, str]], stays: ColumnElement[bool]
+def _removable(
+    connection: Connection, keys: list[tuple[int, str]], stays: Condition
 ) -> list[tuple[int, str]]:
     """Keys of the pictures that are there and need not stay."""
-    there = _PICTURE.in_(several), pictures.c.removed_at.is_(None)
+    there = _PICTURE.in_(keys), pictures.c.removed_at.is_(None)
     return [tuple(row) for row in connection.execute(select(*_KEY).where(*there, ~stays))]
 
 
-def _several(oldest: Iterable[Row[Any]], enough: float) -> list[Row[Any]]:
+def _take_group(oldest: Iterable[Row[Any]], enough: float) -> list[Row[Any]]:
     """Next inspections: those of a transaction, or fewer, whose pictures have `enough` bytes."""
     group: list[Row[Any]] = []
     size = 0
     for old in oldest:
         group.append(old)
         size += old.bytes if old.removed_at is None else 0
-        if len(group) >= TOGETHER or size >= enough:
+        if len(group) >= INSPECTIONS_PER_TRANSACTION or size >= enough:
             break
     return group

@@ -25,18 +25,18 @@ from sqlalchemy import (
 )
 
 HOUR = 3_600_000_000  # microseconds
-VIEW = "inspection_report"  # for SQL of others: its columns stay (docs/station-shifts.md)
-_AT = {  # a time as text in SQLite, as a timestamp with time zone in PostgreSQL
+REPORT_VIEW = "inspection_report"  # for SQL of others: its columns stay (docs/station-shifts.md)
+_TIME_SQL = {  # a time as text in SQLite, as a timestamp with time zone in PostgreSQL
     "sqlite": "strftime('%Y-%m-%dT%H:%M:%fZ', {0} / 1000000.0, 'unixepoch')",
     "postgresql": "to_timestamp({0} / 1000000.0)",
 }
 
 
-def view_of(dialect: str) -> str:
+def create_view_sql(dialect: str) -> str:
     """SQL that makes the view for other programs."""
-    at = _AT[dialect].format("inspections.at")
+    at = _TIME_SQL[dialect].format("inspections.at")
     return f"""
-CREATE VIEW {VIEW} AS SELECT
+CREATE VIEW {REPORT_VIEW} AS SELECT
     inspections.id AS inspection, stations.name AS station, products.name AS product, {at} AS at,
     CASE WHEN inspections.anomalous THEN 'anomalous' ELSE 'good' END AS decision,
     inspections.score AS score, inspections.score_threshold AS threshold, inspections.p_value AS p_value,
@@ -61,11 +61,11 @@ Hash = String(64)  # SHA-256 in hexadecimal
 Name = Text().with_variant(Text(collation="C"), "postgresql")  # sorted by code point, as in SQLite
 
 
-def _key() -> Column[int]:
+def _id_column() -> Column[int]:
     return Column("id", Key, primary_key=True, autoincrement=True)
 
 
-def _product(primary_key: bool = False) -> Column[int]:
+def _product_column(primary_key: bool = False) -> Column[int]:
     return Column(
         "product_id",
         Key,
@@ -76,12 +76,12 @@ def _product(primary_key: bool = False) -> Column[int]:
     )
 
 
-def _picture_of(table: str) -> ForeignKeyConstraint:
+def _picture_foreign_key(table: str) -> ForeignKeyConstraint:
     columns = ["product_id", "picture"]
     return ForeignKeyConstraint(columns, ["pictures.product_id", "pictures.hash"], name=f"{table}_picture_of")
 
 
-def _index(name: str, where: ColumnElement[bool], *columns: Column[Any]) -> None:
+def _partial_index(name: str, where: ColumnElement[bool], *columns: Column[Any]) -> None:
     """Index of the rows that meet a condition."""
     Index(name, *columns, sqlite_where=where, postgresql_where=where)
 
@@ -90,7 +90,7 @@ def _index(name: str, where: ColumnElement[bool], *columns: Column[Any]) -> None
 stations = Table(
     "stations",
     metadata,
-    _key(),
+    _id_column(),
     Column("name", String(64), nullable=False, unique=True),
     Column("folder", String(32), unique=True),  # identity of the folder; NULL: not known yet
     Column("address", Text),  # of its pages, where others can reach them
@@ -102,7 +102,7 @@ stations = Table(
 products = Table(
     "products",
     metadata,
-    _key(),
+    _id_column(),
     Column("station_id", Key, ForeignKey("stations.id"), nullable=False),
     Column("name", String(64), nullable=False),
     Column("created_at", BigInteger, nullable=False),
@@ -115,8 +115,8 @@ products = Table(
 versions = Table(
     "versions",
     metadata,
-    _key(),
-    _product(),
+    _id_column(),
+    _product_column(),
     Column("hash", Hash, nullable=False),
     Column("file", Text, nullable=False),  # below the store's folder
     Column("origin", Text, nullable=False),  # where it came from, for a person
@@ -128,7 +128,7 @@ versions = Table(
 pictures = Table(  # two products may have the same picture, and keep it for different times
     "pictures",
     metadata,
-    _product(primary_key=True),
+    _product_column(primary_key=True),
     Column("hash", Hash, primary_key=True),
     Column("suffix", String(8), nullable=False),
     Column("bytes", BigInteger, nullable=False),
@@ -142,8 +142,8 @@ pictures = Table(  # two products may have the same picture, and keep it for dif
 parts = Table(
     "parts",
     metadata,
-    _key(),
-    _product(),
+    _id_column(),
+    _product_column(),
     Column("version_id", Key, ForeignKey("versions.id"), nullable=False),
     Column("part", Name, nullable=False),
     Column("batch", Name),
@@ -158,13 +158,13 @@ parts = Table(
     Column("worst", Name),  # view
     UniqueConstraint("product_id", "number"),
 )
-_index("parts_open", parts.c.decision.is_(None), parts.c.product_id, parts.c.part)
+_partial_index("parts_open", parts.c.decision.is_(None), parts.c.product_id, parts.c.part)
 
 inspections = Table(
     "inspections",
     metadata,
-    _key(),
-    _product(),
+    _id_column(),
+    _product_column(),
     Column("version_id", Key, ForeignKey("versions.id"), nullable=False),
     Column("picture", Hash, nullable=False),
     Column("at", BigInteger, nullable=False),
@@ -185,14 +185,14 @@ inspections = Table(
     Column("batch", Name),
     Column("request_hash", Hash),  # hash of all that came under the sender's key
     Column("triggers", Integer),  # number of triggers that the frame answers
-    Column("shows", String(64)),  # recognised product, or "none of these"; NULL: it was said
-    Column("product_p_value", Double),  # NULL: it was said
+    Column("shows", String(64)),  # recognised product, or "none of these"; NULL: the sender named it
+    Column("product_p_value", Double),  # NULL: the sender named the product
     Column("part_found", Boolean),  # NULL: the model aligns no parts
     Column("part_pose", Text),  # JSON; NULL: no part was found, or none is looked for
     Column("found_parts", Text),  # JSON; NULL: the model does not look for several parts
     Column("view", Name),
     Column("part_id", Key, ForeignKey("parts.id")),  # round; NULL: judged alone
-    _picture_of("inspections"),
+    _picture_foreign_key("inspections"),
     UniqueConstraint("product_id", "key"),
 )
 # Covers all filters of a search, so that a million rows are filtered without being read, in order of arrival,
@@ -203,23 +203,24 @@ Index(
     inspections.c.version_id,
 )
 Index("inspections_at", inspections.c.product_id, inspections.c.at)
-_index("inspections_waiting", inspections.c.review == "waiting", inspections.c.product_id, inspections.c.id)
+_is_waiting = inspections.c.review == "waiting"
+_partial_index("inspections_waiting", _is_waiting, inspections.c.product_id, inspections.c.id)
 Index("inspections_picture", inspections.c.product_id, inspections.c.picture)
 Index("inspections_name", inspections.c.product_id, inspections.c.name)
 for _label in (inspections.c.part, inspections.c.batch):
-    _index(
+    _partial_index(
         f"inspections_{_label.name}",
         _label.is_not(None),
         inspections.c.product_id,
         _label,
         inspections.c.id,
     )
-_index("inspections_part_id", inspections.c.part_id.is_not(None), inspections.c.part_id)
+_partial_index("inspections_part_id", inspections.c.part_id.is_not(None), inspections.c.part_id)
 
 verdicts = Table(
     "verdicts",
     metadata,
-    _key(),
+    _id_column(),
     Column("inspection_id", Key, ForeignKey("inspections.id"), nullable=False, index=True),
     Column("verdict", String(8), nullable=False),  # good, defect, skip; undo takes the last one back
     Column("at", BigInteger, nullable=False),
@@ -266,7 +267,7 @@ learnt = Table(
     Column("version_id", Key, ForeignKey("versions.id"), primary_key=True),
     Column("product_id", Key, primary_key=True),  # of the picture
     Column("picture", Hash, primary_key=True),
-    _picture_of("learnt"),
+    _picture_foreign_key("learnt"),
 )
 
 # Hashes of the decoded pixels, from model files, for stations that do not have the picture files
@@ -281,8 +282,8 @@ learnt_pixels = Table(
 candidates = Table(
     "candidates",
     metadata,
-    _key(),
-    _product(),
+    _id_column(),
+    _product_column(),
     Column("start_version_id", Key, ForeignKey("versions.id"), nullable=False),  # that it is made from
     Column("version_id", Key, ForeignKey("versions.id")),  # that it became
     Column("status", String(12), nullable=False),  # queued, running, ready, live, rejected, failed, removed
@@ -296,7 +297,7 @@ Index("candidates_product", candidates.c.product_id, candidates.c.id)
 users = Table(
     "users",
     metadata,
-    _key(),
+    _id_column(),
     Column("name", String(64), nullable=False, unique=True),
     Column("password", Text, nullable=False),  # argon2; "": signs in with the company's account
     Column("role", String(16), nullable=False),
@@ -318,7 +319,7 @@ sessions = Table(
 tokens = Table(
     "tokens",
     metadata,
-    _key(),
+    _id_column(),
     Column("name", String(64), nullable=False, unique=True),
     Column("hash", Hash, nullable=False, unique=True),
     Column("role", String(16), nullable=False),
@@ -331,7 +332,7 @@ tokens = Table(
 events = Table(
     "events",
     metadata,
-    _key(),
+    _id_column(),
     Column("at", BigInteger, nullable=False, index=True),
     Column("kind", String(32), nullable=False),
     Column("who", String(64), nullable=False),
@@ -344,7 +345,7 @@ events = Table(
 deliveries = Table(
     "deliveries",
     metadata,
-    _product(primary_key=True),
+    _product_column(primary_key=True),
     Column("sink", String(80), primary_key=True),  # its kind, and a hash of its name or address
     Column("inspection_id", BigInteger, nullable=False),  # last one that was delivered or is not wanted
     Column("verdict_id", BigInteger, nullable=False),

@@ -1,4 +1,4 @@
-"""Search of inspections, page after page; scores over time; summaries of a time, as of a shift."""
+"""Search of inspections, page by page; scores over time; summaries of a period, such as a shift."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from flawscope.station.store.records import DEFECT, GOOD, described, holdable, i
 from flawscope.station.store.schema import HOUR, hours, inspections, pictures, versions
 
 MOST = 500  # inspections of a page
-MANY = 2000  # matches beyond which a search walks in order instead of sorting
-_WALKED: ColumnElement[int] = literal_column("+inspections.at", BigInteger)  # the +: SQLite takes no index
-_BEGUN = ("name", "part", "batch")  # filters that may be a prefix, as A12*
+MAX_SORTED_MATCHES = 2000  # matches beyond which a search walks in order instead of sorting
+_UNINDEXED_AT: ColumnElement[int] = literal_column("+inspections.at", BigInteger)  # +: without index
+_PREFIX_FILTERS = ("name", "part", "batch")  # filters that may be a prefix, as A12*
 _CHOICES = {
     "decision": ("good", "anomalous"),
     "verdict": ("good", "defect", "none"),
     "review": ("none", "waiting", "done", "skipped"),
 }
-_NUMBERS: dict[str, tuple[Callable[[str], Any], Callable[[Any], bool], str]] = {
+_NUMBER_FILTERS: dict[str, tuple[Callable[[str], Any], Callable[[Any], bool], str]] = {
     "score_min": (float, math.isfinite, "a number"),
     "score_max": (float, math.isfinite, "a number"),
     "version": (int, lambda number: 0 <= number < 2**63, "a number"),
@@ -72,34 +72,34 @@ class Filters:
     def from_query(cls, query: Mapping[str, str]) -> Filters:
         """Filters from a URL's query; empty values and unknown names are ignored. InputError, one line."""
         texts = {field.name: query.get(field.name, "").strip() for field in fields(cls)}
-        return cls(**{name: _read(name, text) for name, text in texts.items() if text})
+        return cls(**{name: _parse_filter(name, text) for name, text in texts.items() if text})
 
 
 @dataclass(frozen=True)
-class Page:
+class InspectionPage:
     inspections: list[dict[str, Any]]
     next: str | None  # cursor of the next page
 
 
-def search(database: Database, product_id: int, filters: Filters) -> Page:
-    """Page of inspections as the API shows them, the newest first.
+def search(database: Database, product_id: int, filters: Filters) -> InspectionPage:
+    """Return a page of inspections as the API shows them, the newest first.
 
     Raises:
         InputError: the cursor is invalid.
         StoreError: the data base cannot be used.
     """
     with database.reading() as connection:
-        begun = [_named(name, text) for name, text in _texts(filters) if text.endswith("*")]
-        walk = _are_common(connection, product_id, begun)
-        within = _within(filters, inspections.c.at)
-        if _are_common(connection, product_id, within):
-            within = _within(filters, _WALKED)
-        query = _query(product_id, filters, walk).where(*within)
+        prefixes = [_text_condition(*one) for one in _text_filters(filters) if one[1].endswith("*")]
+        walk = _match_many(connection, product_id, prefixes)
+        times = _time_conditions(filters, inspections.c.at)
+        if _match_many(connection, product_id, times):
+            times = _time_conditions(filters, _UNINDEXED_AT)
+        query = _build_query(product_id, filters, walk).where(*times)
         rows = connection.execute(query.limit(filters.limit + 1)).all()
         more = len(rows) > filters.limit
         rows = rows[: filters.limit]
         found = described(connection, rows)
-    return Page(found, cursor_after(rows[-1].id) if more else None)
+    return InspectionPage(found, encode_cursor(rows[-1].id) if more else None)
 
 
 def every(database: Database, product_id: int, filters: Filters) -> Iterator[dict[str, Any]]:
@@ -112,27 +112,27 @@ def every(database: Database, product_id: int, filters: Filters) -> Iterator[dic
             return
 
 
-def _are_common(connection: Connection, product_id: int, wanted: list[ColumnElement[bool]]) -> bool:
-    """Whether so many inspections match that walking through all finds a page sooner than sorting the
-    matches. SQLite knows only the number of all; PostgreSQL decides by itself."""
+def _match_many(connection: Connection, product_id: int, wanted: list[ColumnElement[bool]]) -> bool:
+    """Whether `MAX_SORTED_MATCHES` inspections match: then walking through all finds a page sooner than
+    sorting them. SQLite knows only the number of all; PostgreSQL decides by itself."""
     if not wanted or connection.dialect.name != "sqlite":
         return False
     there = select(inspections.c.id).where(inspections.c.product_id == product_id, *wanted)
-    few = there.limit(MANY).subquery()
-    return int(connection.execute(select(func.count()).select_from(few)).scalar_one()) == MANY
+    few = there.limit(MAX_SORTED_MATCHES).subquery()
+    return int(connection.execute(select(func.count()).select_from(few)).scalar_one()) == MAX_SORTED_MATCHES
 
 
-def _texts(filters: Filters) -> list[tuple[str, str]]:
-    """Name and text of the filters in `_BEGUN` that are set."""
-    return [(name, text) for name in _BEGUN if (text := getattr(filters, name)) is not None]
+def _text_filters(filters: Filters) -> list[tuple[str, str]]:
+    """Name and text of the filters in `_PREFIX_FILTERS` that are set."""
+    return [(name, text) for name in _PREFIX_FILTERS if (text := getattr(filters, name)) is not None]
 
 
-def _within(filters: Filters, at: ColumnElement[int]) -> list[ColumnElement[bool]]:
+def _time_conditions(filters: Filters, at: ColumnElement[int]) -> list[ColumnElement[bool]]:
     ends = ((filters.since, at.__ge__), (filters.until, at.__lt__))
     return [compare(end) for end, compare in ends if end is not None]
 
 
-def _query(product_id: int, filters: Filters, walk: bool) -> Select[Any]:
+def _build_query(product_id: int, filters: Filters, walk: bool) -> Select[Any]:
     column, asked = inspections.c, filters
     compared = (
         (None if asked.decision is None else asked.decision == "anomalous", column.anomalous.is_),
@@ -141,28 +141,28 @@ def _query(product_id: int, filters: Filters, walk: bool) -> Select[Any]:
         (asked.score_min, column.score.__ge__),
         (asked.score_max, column.score.__le__),
         (asked.version, column.version_id.__eq__),
-        (None if asked.cursor is None else number_in(asked.cursor), column.id.__lt__),
+        (None if asked.cursor is None else decode_cursor(asked.cursor), column.id.__lt__),
     )
     wanted = [compare(value) for value, compare in compared if value is not None]
     if asked.verdict == "none":
         wanted.append(column.verdict.is_(None))
-    wanted += [_named(name, text, walk) for name, text in _texts(filters)]
+    wanted += [_text_condition(name, text, walk) for name, text in _text_filters(filters)]
     return shown().where(column.product_id == product_id, *wanted).order_by(column.id.desc())
 
 
-def _named(name: str, text: str, walk: bool = False) -> ColumnElement[bool]:
+def _text_condition(name: str, text: str, walk: bool = False) -> ColumnElement[bool]:
     column: ColumnElement[str] = inspections.c[name]
     if not text.endswith("*"):
         return column == text
     if walk:
         column = literal_column(f"+inspections.{name}", Text)  # the +: SQLite takes no index
     begin = text.rstrip("*")
-    beyond = _beyond(begin)
+    beyond = _prefix_end(begin)
     from_here = column >= begin
     return from_here if beyond is None else from_here & (column < beyond)
 
 
-def _beyond(begin: str) -> str | None:
+def _prefix_end(begin: str) -> str | None:
     """First text, by code point, after all that begin with `begin`; None: there is none."""
     begin = begin.rstrip("\U0010ffff")
     if not begin:
@@ -171,13 +171,13 @@ def _beyond(begin: str) -> str | None:
     return begin[:-1] + chr(0xE000 if code == 0xD800 else code)
 
 
-def _read(name: str, text: str) -> Any:
+def _parse_filter(name: str, text: str) -> Any:
     if name in ("since", "until"):
         return microseconds(text)
     if name in _CHOICES and text not in _CHOICES[name]:
         raise InputError(f"{name}={text:.40} is not one of {', '.join(_CHOICES[name])}")
-    if name in _NUMBERS:
-        read, allows, kind = _NUMBERS[name]
+    if name in _NUMBER_FILTERS:
+        read, allows, kind = _NUMBER_FILTERS[name]
         with suppress(ValueError, OverflowError):
             if allows(number := read(text)):
                 return number
@@ -185,15 +185,15 @@ def _read(name: str, text: str) -> Any:
     if "\0" in text:
         raise InputError(f"{name} holds a character that no name has")
     if name == "cursor":
-        number_in(text)  # checked now: when an export uses it, the answer has begun
+        decode_cursor(text)  # checked now: when an export uses it, the answer has begun
     return text
 
 
-def cursor_after(number: int) -> str:
+def encode_cursor(number: int) -> str:
     return base64.urlsafe_b64encode(f"{number}".encode()).decode().rstrip("=")
 
 
-def number_in(cursor: str) -> int:
+def decode_cursor(cursor: str) -> int:
     try:
         number = int(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode("ascii"))
         if holdable(number) != number:
@@ -205,10 +205,10 @@ def number_in(cursor: str) -> int:
 
 # ------------------------------------------------------------------------------------------- scores over time
 
-MOST_POINTS = 2000  # inspections that are shown one by one
-BY_MINUTES = 3 * HOUR  # longest period that is counted by inspections; beyond it by `hours`
-BY_HOURS = 15 * 24 * HOUR
-SUMS = ("inspected", "anomalous", "reviewed", "defects", "false_alarms", "misses")
+MAX_POINTS = 2000  # inspections that are shown one by one
+MAX_MINUTE_SPAN = 3 * HOUR  # longest period that is counted by inspections; beyond it by `hours`
+MAX_HOUR_SPAN = 15 * 24 * HOUR
+COUNT_NAMES = ("inspected", "anomalous", "reviewed", "defects", "false_alarms", "misses")
 
 
 def trends(
@@ -229,32 +229,32 @@ def trends(
         ).scalar_one()
         first = until if begun is None else max(int(begun) * HOUR, since or 0)
         span = until - first
-        unit, length, rows = "minute", HOUR // 60, each(product_id)
-        if span > BY_MINUTES:
+        unit, length, rows = "minute", HOUR // 60, inspection_counts(product_id)
+        if span > MAX_MINUTE_SPAN:
             first, until = first // HOUR * HOUR, -(-until // HOUR) * HOUR
-            unit, length = ("hour", HOUR) if span <= BY_HOURS else ("day", 24 * HOUR)
-            rows = _by_hour(product_id)
+            unit, length = ("hour", HOUR) if span <= MAX_HOUR_SPAN else ("day", 24 * HOUR)
+            rows = _hour_counts(product_id)
         rows = rows.where(rows.selected_columns.at >= first, rows.selected_columns.at < until)
         counted = rows.subquery()
         totals = _totals(connection, counted)
-        if totals["inspections"] <= MOST_POINTS:
+        if totals["inspections"] <= MAX_POINTS:
             points = _points(connection, product_id, first, until)
             answer: dict[str, Any] = {"unit": "inspection", "points": points, "buckets": []}
         else:
             answer = {"unit": unit, "points": [], "buckets": _buckets(connection, counted, length)}
-        shown_versions = _versions(connection, product_id)
+        shown_versions = _judging_versions(connection, product_id)
     thresholds = {version["threshold"] for version in shown_versions}
     threshold = thresholds.pop() if len(thresholds) == 1 else None
     return {**answer, "totals": totals, "versions": shown_versions, "threshold": threshold}
 
 
-def _by_hour(product_id: int) -> Select[Any]:
+def _hour_counts(product_id: int) -> Select[Any]:
     """Query of `hours`, with `at` in microseconds."""
     return select((hours.c.hour * HOUR).label("at"), hours).where(hours.c.product_id == product_id)
 
 
-def each(product_id: int) -> Select[Any]:
-    """Query of a product's inspections, with the columns of `_by_hour`: `at`, scores and `SUMS`."""
+def inspection_counts(product_id: int) -> Select[Any]:
+    """Query of a product's inspections with the columns of `_hour_counts`: `at`, scores, `COUNT_NAMES`."""
     column = inspections.c
     counts = {
         "inspected": true(),
@@ -270,9 +270,9 @@ def each(product_id: int) -> Select[Any]:
 
 
 def _totals(connection: Connection, counted: Subquery) -> dict[str, int]:
-    sums = (func.coalesce(func.sum(counted.c[name]), 0) for name in SUMS)
+    sums = (func.coalesce(func.sum(counted.c[name]), 0) for name in COUNT_NAMES)
     row = connection.execute(select(*sums)).one()
-    return dict(zip(("inspections", *SUMS[1:]), map(int, row), strict=True))
+    return dict(zip(("inspections", *COUNT_NAMES[1:]), map(int, row), strict=True))
 
 
 def _buckets(connection: Connection, counted: Subquery, length: int) -> list[list[float | int]]:
@@ -301,7 +301,7 @@ def _points(connection: Connection, product_id: int, first: int, until: int) -> 
         select(column.at, column.score, column.anomalous, column.verdict, column.id)
         .where(column.product_id == product_id, column.at >= first, column.at < until)
         .order_by(column.at.desc(), column.id.desc())
-        .limit(MOST_POINTS)
+        .limit(MAX_POINTS)
     )
     rows = connection.execute(query).all()
     return [
@@ -309,7 +309,7 @@ def _points(connection: Connection, product_id: int, first: int, until: int) -> 
     ]
 
 
-def _versions(connection: Connection, product_id: int) -> list[dict[str, Any]]:
+def _judging_versions(connection: Connection, product_id: int) -> list[dict[str, Any]]:
     """Versions that have judged, each with its threshold and its first hour."""
     query = (
         select(versions.c.id, versions.c.facts, func.min(hours.c.hour))
@@ -326,7 +326,7 @@ def _versions(connection: Connection, product_id: int) -> list[dict[str, Any]]:
 
 # ---------------------------------------------------------------------------------------- summary of a time
 
-MOST_WORST, MOST_MAPPED = 6, 5000  # pictures that are shown; anomalous ones whose regions are counted
+MAX_WORST, MAX_MAPPED = 6, 5000  # pictures that are shown; anomalous ones whose regions are counted
 Box = tuple[float, float, float, float]
 
 
@@ -334,8 +334,8 @@ Box = tuple[float, float, float, float]
 class Summary:
     """Inspections between two times.
 
-    counts: by the names of `SUMS`. hours: the same of each hour, with its beginning as `at`, microseconds
-    since 1970. versions: numbers of those that judged. worst: numbers of the anomalous inspections that are
+    counts: by `COUNT_NAMES`. hours: the same of each hour, with its beginning as `at`, microseconds since
+    1970. versions: numbers of those that judged. worst: numbers of the anomalous inspections that are
     farthest above the threshold, without those that a person called good. good: number of one of a good part.
     boxes: x0 y0 x1 y1 of the regions of anomalous ones, as shares of the picture's sides.
     """
@@ -349,36 +349,36 @@ class Summary:
 
 
 def summary(database: Database, product_id: int, since: int, until: int) -> Summary:
-    """Sum up what was inspected from `since` to below `until`, microseconds since 1970. StoreError."""
+    """Sum up the inspections from `since` to below `until`, microseconds since 1970. StoreError."""
     column = inspections.c
     within = (column.product_id == product_id, column.at >= since, column.at < until)
     with_picture = (pictures.c.product_id == column.product_id) & (pictures.c.hash == column.picture)
-    there = pictures.c.removed_at.is_(None)
     confirmed = column.anomalous & (column.verdict.is_(None) | (column.verdict != GOOD))
 
-    def shown(*columns: Any) -> Select[Any]:
+    def select_with_picture(*columns: Any) -> Select[Any]:
         return select(*columns).join_from(inspections, pictures, with_picture).where(*within)
 
-    counted = each(product_id).where(column.at >= since, column.at < until).subquery()
+    counted = inspection_counts(product_id).where(column.at >= since, column.at < until).subquery()
     hour = counted.c.at.op("/")(HOUR).label("hour")  # integer division in SQLite and PostgreSQL
-    sums = [func.sum(counted.c[name]) for name in SUMS]
+    sums = [func.sum(counted.c[name]) for name in COUNT_NAMES]
     with database.reading() as connection:
         by_hour = [
-            dict(zip(("at", *SUMS), (int(at) * HOUR, *map(int, row)), strict=True))
+            dict(zip(("at", *COUNT_NAMES), (int(at) * HOUR, *map(int, row)), strict=True))
             for at, *row in connection.execute(select(hour, *sums).group_by("hour").order_by("hour"))
         ]
         judged = select(column.version_id).where(*within).distinct().order_by(column.version_id)
         versions = [int(one) for one in connection.scalars(judged)]
-        worst = shown(column.id).where(there, confirmed).order_by(column.severity.desc(), column.id.desc())
-        good = shown(column.id).where(there, ~column.anomalous).order_by(column.id.desc())
-        marked = shown(column.regions, pictures.c.width, pictures.c.height).where(confirmed)
-        rows = connection.execute(marked.order_by(column.id.desc()).limit(MOST_MAPPED)).all()
+        there = select_with_picture(column.id).where(pictures.c.removed_at.is_(None))
+        worst = there.where(confirmed).order_by(column.severity.desc(), column.id.desc())
+        good = there.where(~column.anomalous).order_by(column.id.desc())
+        marked = select_with_picture(column.regions, pictures.c.width, pictures.c.height).where(confirmed)
+        rows = connection.execute(marked.order_by(column.id.desc()).limit(MAX_MAPPED)).all()
         boxes = [
             (x0 / width, y0 / height, x1 / width, y1 / height)
             for regions, width, height in rows
             for x0, y0, x1, y1 in (region["box"] for region in json.loads(regions))
         ]
-        numbers = [int(one) for one in connection.scalars(worst.limit(MOST_WORST))]
+        numbers = [int(one) for one in connection.scalars(worst.limit(MAX_WORST))]
         example = connection.scalar(good.limit(1))
-    totals = {name: sum(one[name] for one in by_hour) for name in SUMS}
+    totals = {name: sum(one[name] for one in by_hour) for name in COUNT_NAMES}
     return Summary(totals, by_hour, versions, numbers, example, boxes)

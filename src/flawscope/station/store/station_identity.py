@@ -1,4 +1,4 @@
-"""Identity of a station in its data base, which it may share, and the age of its records."""
+"""Identity of a station in its data base, which stations may share; its clock, and the age of records."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from flawscope.errors import InputError
 from flawscope.station.settings.station import Settings
 from flawscope.station.store.database import Database, now, upsert
 from flawscope.station.store.files import PICTURES, Files
-from flawscope.station.store.migrations import DAY, PAUSE
+from flawscope.station.store.migrations import DAY, LONGEST_PAUSE
 from flawscope.station.store.schema import HOUR, inspections, marks, products, stations
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-def claim(database: Database, files: Files, address: str | None = None) -> None:
+def claim_identity(database: Database, files: Files, address: str | None = None) -> None:
     """Claim the station's name and this folder in the data base.
 
     Args:
@@ -30,24 +30,24 @@ def claim(database: Database, files: Files, address: str | None = None) -> None:
     folder, name = files.identity(), database.station
     values = {"name": name, "folder": folder, "address": address, "started_at": now()}
     with database.writing() as connection:
-        database.alone(connection)
+        database.lock_exclusively(connection)
         rows = connection.execute(select(stations).order_by(stations.c.id)).all()
-        here = next((row for row in rows if row.folder == folder), None)
-        if here is None and not files.has(PICTURES):  # a station that never started has no folder yet
-            here = next((row for row in rows if (row.folder, row.name) == (None, name)), None)
-        if here is None and database.is_sqlite:  # the file is in the folder, and one station's
-            here = next(iter(rows), None)
-        other = next((row for row in rows if row.name == name and row is not here), None)
+        own_row = next((row for row in rows if row.folder == folder), None)
+        if own_row is None and not files.has_files(PICTURES):  # never started: no folder yet
+            own_row = next((row for row in rows if (row.folder, row.name) == (None, name)), None)
+        if own_row is None and database.is_sqlite:  # the file is in the folder, and one station's
+            own_row = next(iter(rows), None)
+        other = next((row for row in rows if row.name == name and row is not own_row), None)
         if other is not None:
             lost = f"; or, where that one is lost, write {other.folder} into {files.identity_path}"
             raise InputError(
                 f"the station {name} of {database.name} has another folder than {files.folder}: choose "
-                f"another `name`{lost if other.folder and here is None else ''}"
+                f"another `name`{lost if other.folder and own_row is None else ''}"
             )
-        if here is not None:
-            connection.execute(update(stations).where(stations.c.id == here.id).values(**values))
+        if own_row is not None:
+            connection.execute(update(stations).where(stations.c.id == own_row.id).values(**values))
             return
-        if files.has(PICTURES):
+        if files.has_files(PICTURES):
             raise InputError(
                 f"{files.folder} has pictures that {database.name} does not know: choose an empty `store`, "
                 "or the `database` that they belong to"
@@ -55,7 +55,7 @@ def claim(database: Database, files: Files, address: str | None = None) -> None:
         connection.execute(insert(stations).values(**values))
 
 
-def taken_over(database: Database, files: Files) -> None:
+def adopt_identity(database: Database, files: Files) -> None:
     """Give the folder and the data base, after a restore, the identity of the station that was backed up.
 
     Raises:
@@ -74,7 +74,7 @@ def taken_over(database: Database, files: Files) -> None:
         database.station = row.name
 
 
-def check_there(database: Database) -> None:
+def check_station_exists(database: Database) -> None:
     """Raise InputError where no station of this name was ever started."""
     with database.reading() as connection:
         names = list(connection.execute(select(stations.c.name).order_by(stations.c.name)).scalars())
@@ -84,14 +84,14 @@ def check_there(database: Database) -> None:
         )
 
 
-def station_id(connection: Connection, name: str) -> int:
+def get_or_add_station(connection: Connection, name: str) -> int:
     """Number of the station of this name, which is added if it is new."""
     new = upsert(connection.dialect.name, stations).values(name=name)
     connection.execute(new.on_conflict_do_nothing())
     return int(connection.execute(select(stations.c.id).where(stations.c.name == name)).scalar_one())
 
 
-def place_of(database: Database, number: int) -> str | None:
+def find_other_station(database: Database, number: int) -> str | None:
     """Name of the other station that has an inspection, with its address where known; None: none has it."""
     if database.is_sqlite:
         return None
@@ -136,8 +136,8 @@ def address_of(settings: Settings) -> str | None:
 
 
 CONFIRMED = "clock_confirmed"  # event
-TOLERANCE = HOUR  # by which a clock may be set while the station runs
-SETTLING = HOUR // 6  # time after the start in which a time server may correct the clock
+CLOCK_TOLERANCE = HOUR  # by which a clock may be set while the station runs
+SETTLING_TIME = HOUR // 6  # time after the start in which a time server may correct the clock
 
 
 def uptime() -> int:
@@ -168,44 +168,45 @@ class Clock:
         self.database, self._wall, self._counter = database, wall, counter
         self._lock = threading.Lock()
         with database.writing() as connection:
-            self._station = station_id(connection, database.station)
+            self._station = get_or_add_station(connection, database.station)
         query = select(marks).where(marks.c.station_id == self._station).order_by(marks.c.hour.desc())
         with database.reading() as connection:
             last = connection.execute(query.limit(1)).one_or_none()
-        self._begun = self._counted = counter()
+        self._started_at = self._last_counter = counter()
         self.age = 0 if last is None else last.age
         self.jump = 0
         self._expected = wall() if last is None else last.at
-        self._ahead = TOLERANCE if last is None else PAUSE  # nobody knows how long the pause was
+        # nobody knows how long the pause was
+        self._max_ahead = CLOCK_TOLERANCE if last is None else LONGEST_PAUSE
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Advance the age and check the computer's clock; to be called every minute."""
         with self._lock:
             counter, wall = self._counter(), self._wall()
-            passed = counter - self._counted
-            if not 0 <= passed <= PAUSE:  # a counter that jumps cannot be trusted either
+            passed = counter - self._last_counter
+            if not 0 <= passed <= LONGEST_PAUSE:  # a counter that jumps cannot be trusted either
                 passed = 0
-            self._counted = counter
+            self._last_counter = counter
             self._expected += passed
             self.age += min(passed, HOUR)
             off = wall - self._expected
-            self.jump = 0 if -TOLERANCE <= off <= self._ahead else off
-            if not self.jump and counter - self._begun >= SETTLING:
+            self.jump = 0 if -CLOCK_TOLERANCE <= off <= self._max_ahead else off
+            if not self.jump and counter - self._started_at >= SETTLING_TIME:
                 self._settle(wall)
             self._save()
 
     def close(self) -> None:
         """Save the time at the station's end, for the next run."""
-        self._begun -= SETTLING
-        self.look()
+        self._started_at -= SETTLING_TIME
+        self.check()
 
     def confirm(self) -> None:
         """Accept the computer's clock as right. The time by which it jumped does not count."""
         with self._lock:
-            self._expected, self._ahead, self.jump = self._wall(), TOLERANCE, 0
+            self._expected, self._max_ahead, self.jump = self._wall(), CLOCK_TOLERANCE, 0
             self._save()
 
-    def newest_before(self, age: int) -> int:
+    def newest_older_than(self, age: int) -> int:
         """Number of the newest inspection that is at least `age` microseconds old; 0: none is."""
         query = (
             select(marks.c.inspection_id)
@@ -229,9 +230,9 @@ class Clock:
         )
 
     def _settle(self, wall: int) -> None:
-        if self._ahead == PAUSE:
+        if self._max_ahead == LONGEST_PAUSE:
             self.age += min(max(0, wall - self._expected), DAY)
-        self._expected, self._ahead = wall, TOLERANCE
+        self._expected, self._max_ahead = wall, CLOCK_TOLERANCE
 
     def _save(self) -> None:
         newest = select(func.coalesce(func.max(inspections.c.id), 0)).scalar_subquery()
