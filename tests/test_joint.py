@@ -15,7 +15,7 @@ pytest.importorskip("torch")
 
 import flawscope
 from flawscope.artefact import joint_file, model_file
-from flawscope.calibration.recognition import FARTHEST, Known, Recogniser
+from flawscope.calibration.recognition import GOOD_DISTANCE_FACTOR, Known, Recogniser
 from flawscope.errors import InputError
 from flawscope.fitting import joint
 from flawscope.fitting.fitting import fit
@@ -210,7 +210,7 @@ def test_the_rule_of_recognition() -> None:
     angles = np.array([0.0, 0.01, 0.02, 0.03, 0.04])
     near = np.stack([np.cos(angles), np.sin(angles), 0 * angles], 1).astype(np.float32)
     one, other = known(near), known(near[:, [2, 0, 1]])
-    assert one.limit == pytest.approx(FARTHEST * 0.01, rel=1e-3)
+    assert one.limit == pytest.approx(GOOD_DISTANCE_FACTOR * 0.01, rel=1e-3)
     rule = Recogniser({"one": one, "other": other})
     inside, outside = 0.04 + 0.9 * one.limit, 0.04 + 1.1 * one.limit
     asked = np.array([[np.cos(a), np.sin(a), 0] for a in (0.005, inside, outside)], np.float32)

@@ -15,13 +15,14 @@ from flawscope.calibration.threshold import Calibration
 from flawscope.errors import InputError, pluralize
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
-# Of a score. fp32 is the same numbers in another order, and the difference is a part of the score, or of 1
-# where the score is smaller (scores of several sizes lie around 0). A reduced precision is another network,
-# calibrated anew, and the difference is a part of the way from the middle good picture to the threshold: at
-# half of it, good pictures begin to change places with those at the threshold.
+# Largest difference of a score. In fp32, the same sums in another order, it is relative to the score, or to 1
+# for smaller scores (they may lie around 0). A reduced precision is another network, calibrated anew: there
+# it is a share of the distance from the median good picture to the threshold, where from a half on good
+# pictures cross the threshold.
 TOLERANCE = {"fp32": 1e-4, "fp16": 0.1, "bf16": 0.5, "int8": 0.5}
-BATCHES = (1, 3, 8)
-STRIDE = 8  # of the maps that are kept for the self-test
+BATCH_SIZES = (1, 3, 8)
+MAP_STRIDE = 8  # of the maps that are kept for the self-test
+Scores = NDArray[Any]
 
 
 class Session(Protocol):
@@ -124,21 +125,21 @@ class Certificate:
         )
 
 
-CERTIFICATE, BESIDE = "certificate", "certificate_openvino"  # among a manifest's facts
+CERTIFICATE_KEYS = "certificate", "certificate_openvino"  # among a manifest's facts
 
 
-def to_facts(certificates: Sequence[Certificate]) -> dict[str, Any]:
+def certificates_to_facts(certificates: Sequence[Certificate]) -> dict[str, Any]:
     """The certificates of a file's first engine and, if there is one, of OpenVINO beside it."""
-    return {key: one.to_dict() for key, one in zip((CERTIFICATE, BESIDE), certificates, strict=False)}
+    return {key: one.to_dict() for key, one in zip(CERTIFICATE_KEYS, certificates, strict=False)}
 
 
 def of_facts(facts: Mapping[str, Any]) -> list[Certificate]:
-    """Reads the certificates that `to_facts` wrote; none of a model that was not exported. KeyError,
-    TypeError or ValueError if a certificate is damaged."""
-    return [Certificate.from_dict(facts[key]) for key in (CERTIFICATE, BESIDE) if key in facts]
+    """Reads the certificates that `certificates_to_facts` wrote; none where the model was not exported.
+    KeyError, TypeError or ValueError if a certificate is damaged."""
+    return [Certificate.from_dict(facts[key]) for key in CERTIFICATE_KEYS if key in facts]
 
 
-def compare(
+def certify(
     session: Session,
     images: NDArray[np.float32],
     scores: NDArray[Any],
@@ -162,19 +163,19 @@ def compare(
     """
     count = len(images)
     ties = np.zeros(count, bool) if ties is None else ties
-    decisions, firm = calibration.is_anomalous(scores), _firm(scores, calibration)
+    decisions, firm = calibration.is_anomalous(scores), _clear_decisions(scores, calibration)
     largest = np.zeros(4)
     changed: set[int] = set()
-    for batch in BATCHES:
+    for batch in BATCH_SIZES:
         for start in range(0, count, batch):
             chosen = np.arange(start, start + batch) % count
             where = None if positions is None else positions[chosen]
             found, found_maps = session.run(np.ascontiguousarray(images[chosen]), where)
             found_maps = found_maps[:, ::stride, ::stride]
-            of_maps = (0.0, 0.0) if maps is None else _differences(found_maps, maps[chosen])
+            of_maps = (0.0, 0.0) if maps is None else _max_errors(found_maps, maps[chosen])
             counted = ~ties[chosen]  # a tie is one of scores; maps do not know it
             chosen, found = chosen[counted], found[counted]
-            of_scores = _of_scores(found, scores[chosen], calibration) if len(chosen) else (0.0, 0.0)
+            of_scores = _score_errors(found, scores[chosen], calibration) if len(chosen) else (0.0, 0.0)
             largest = np.maximum(largest, (*of_scores, *of_maps))
             other = calibration.is_anomalous(found) != decisions[chosen]
             changed |= set(chosen[other & firm[chosen]].tolist())
@@ -184,7 +185,7 @@ def compare(
         map_ = map_absolute / way(calibration.map_maxima, calibration.mask_threshold)
     return Certificate(
         pictures=count,
-        batches=BATCHES,
+        batches=BATCH_SIZES,
         score=score,
         map=map_,
         score_absolute=score_absolute,
@@ -196,7 +197,7 @@ def compare(
     )
 
 
-def of_samples(session: Session, artefact: Artefact) -> Certificate:
+def certify_samples(session: Session, artefact: Artefact) -> Certificate:
     """Certifies the session's answers for the artefact's sample pictures against the manifest. InputError if
     the artefact has none, or they do not fit."""
     manifest, samples = artefact.manifest, artefact.tensors.get("samples")
@@ -212,10 +213,10 @@ def of_samples(session: Session, artefact: Artefact) -> Certificate:
     except (KeyError, TypeError, ValueError):
         raise wrong from None
     height, width = session.size
-    grid = (len(images), -(-height // STRIDE), -(-width // STRIDE))
+    grid = (len(images), -(-height // MAP_STRIDE), -(-width // MAP_STRIDE))
     if images.shape != (len(scores), 3, height, width) or (maps is not None and maps.shape != grid):
         raise wrong
-    return compare(
+    return certify(
         session,
         images,
         scores,
@@ -223,11 +224,11 @@ def of_samples(session: Session, artefact: Artefact) -> Certificate:
         calibration=manifest.calibration,
         runtime=session.runtime,
         ties=np.array([s.get("tie") is True for s in manifest.samples]),
-        stride=STRIDE,
+        stride=MAP_STRIDE,
     )
 
 
-def _firm(scores: NDArray[Any], calibration: Calibration) -> NDArray[np.bool_]:
+def _clear_decisions(scores: NDArray[Any], calibration: Calibration) -> NDArray[np.bool_]:
     """Mask `[N]` of the decisions that count: in fp32 not those within the tolerance of the threshold."""
     if calibration.precision != "fp32":
         return np.ones(len(scores), bool)
@@ -235,7 +236,7 @@ def _firm(scores: NDArray[Any], calibration: Calibration) -> NDArray[np.bool_]:
     return np.asarray(np.abs(scores - calibration.score_threshold) > margin)
 
 
-def of_pairs(
+def certify_reduced(
     consistency: Certificate,
     calibration: Calibration,
     scores: tuple[NDArray[Any], NDArray[Any]],
@@ -250,8 +251,8 @@ def of_pairs(
         calibration: the trained model's.
         scores, maxima: found and expected, each `[N]`.
     """
-    score = max(_differences(*scores)[0], consistency.score_absolute)
-    map_ = max(_differences(*maxima)[0], consistency.map_absolute)
+    score = max(_max_errors(*scores)[0], consistency.score_absolute)
+    map_ = max(_max_errors(*maxima)[0], consistency.map_absolute)
     return replace(
         consistency,
         pictures=len(scores[0]),
@@ -275,24 +276,24 @@ def ways(values: Sequence[float], threshold: float, expected: NDArray[Any]) -> N
     return np.maximum(beyond, way(values, threshold))
 
 
-def _of_scores(found: NDArray[Any], expected: NDArray[Any], calibration: Calibration) -> tuple[float, float]:
+def _score_errors(found: Scores, expected: Scores, calibration: Calibration) -> tuple[float, float]:
     """Largest absolute and relative difference of scores.
 
-    A score far below every good picture's is that of a picture which the memory bank holds whole. Its
-    distances are differences of large numbers, near 0, and decide nothing: there a hundredth of the
-    difference counts, as a share of the way to the threshold.
+    A picture whose patches are all in the memory bank scores far below every good one: its distances are
+    differences of large numbers, near 0, and decide nothing. There a hundredth of the difference counts, as
+    a share of the way to the threshold.
     """
     threshold, lowest = calibration.score_threshold, min(calibration.scores)
     low = np.asarray(expected < 2 * lowest - threshold)
-    absolute, relative = _differences(found[~low], expected[~low]) if not low.all() else (0.0, 0.0)
+    absolute, relative = _max_errors(found[~low], expected[~low]) if not low.all() else (0.0, 0.0)
     if low.any():
-        away = _differences(found[low], expected[low])[0]
+        away = _max_errors(found[low], expected[low])[0]
         absolute = max(absolute, away)
         relative = max(relative, 0.01 * away / float(threshold - expected[low].max()))
     return absolute, relative
 
 
-def _differences(found: NDArray[Any], expected: NDArray[Any]) -> tuple[float, float]:
+def _max_errors(found: Scores, expected: Scores) -> tuple[float, float]:
     """Largest absolute and relative difference; infinite where one is NaN."""
     expected = np.asarray(expected, np.float64)
     away = np.nan_to_num(np.abs(found.astype(np.float64) - expected), nan=np.inf, posinf=np.inf)

@@ -9,9 +9,9 @@ import numpy as np
 
 from flawscope.errors import InputError
 
-LEAST = 10  # pictures, where a quarter of all are as many
+MIN_HELD_OUT = 10  # pictures, where a quarter of all are as many
 ENOUGH = 120  # pictures from which on the threshold gets as many as its rate needs
-SPLIT = 20  # RNG stream
+SPLIT_STREAM = 20  # RNG stream
 
 
 def needed_for(rate: float) -> int:
@@ -48,7 +48,7 @@ def hold_out(
     """
     own = sorted(set(reserved) & set(used))
     if own and len(own) < len(used):
-        order = np.random.default_rng([seed, SPLIT]).permutation(own).tolist()
+        order = np.random.default_rng([seed, SPLIT_STREAM]).permutation(own).tolist()
         of = dict(zip(used, groups, strict=True))
         return list(_by_group(order, [of[i] for i in order]).values())
     total = len(used)
@@ -57,11 +57,11 @@ def hold_out(
             f"too few usable pictures for {method} ({total}): it learns from some and holds out others"
         )
     pictures = round(total / views)
-    number = max(round(share * pictures), min(LEAST, pictures // 4), 1)
+    number = max(round(share * pictures), min(MIN_HELD_OUT, pictures // 4), 1)
     if pictures >= ENOUGH:
         number = max(number, min(needed_for(rate) + more, pictures // 5))
     wanted = round(number * views)
-    order = np.random.default_rng([seed, SPLIT]).permutation(sorted(set(groups)))
+    order = np.random.default_rng([seed, SPLIT_STREAM]).permutation(sorted(set(groups)))
     members = _by_group(used, groups)
     taken: list[list[int]] = []
     for group in order.tolist():

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from flawscope.calibration import needed_for
 from flawscope.errors import InputError, compiled, pluralize, some
 
-LEAST = 1e-6  # standard deviation of equal scores, of their size
+MIN_STD = 1e-6  # standard deviation of equal scores, of their size
 
 
 class View(NamedTuple):
@@ -54,15 +54,15 @@ class Pattern:
 
     def of(self, name: str) -> View:
         """Reads a name, with forward slashes. InputError where a pattern does not match."""
-        part = _found("--part", self.part, name)
+        part = _search_pattern("--part", self.part, name)
         if self.view is None:
             rest = name.rpartition("/")[2].rpartition(".")[0].replace(part.group(), "", 1)
-            return View(_text(part), rest.strip(" _-.") or "view")
-        return View(_text(part), _text(_found("--view", self.view, name)))
+            return View(_matched_text(part), rest.strip(" _-.") or "view")
+        return View(_matched_text(part), _matched_text(_search_pattern("--view", self.view, name)))
 
-    def part_of(self, name: str) -> str:
+    def parse_part(self, name: str) -> str:
         """Reads the part alone, where the view is known. InputError where the pattern does not match."""
-        return _text(_found("--part", self.part, name))
+        return _matched_text(_search_pattern("--part", self.part, name))
 
     def read(self, names: Iterable[str]) -> list[View]:
         """Reads the names of good pictures.
@@ -92,7 +92,7 @@ class Pattern:
         return found
 
 
-def _found(flag: str, pattern: str, name: str) -> re.Match[str]:
+def _search_pattern(flag: str, pattern: str, name: str) -> re.Match[str]:
     folders = name.split("/")
     for k in reversed(range(len(folders))):
         if match := re.search(pattern, "/".join(folders[k:])):
@@ -100,7 +100,7 @@ def _found(flag: str, pattern: str, name: str) -> re.Match[str]:
     raise InputError(f"{name}: {flag} '{pattern}' matches nothing in this name: correct the pattern")
 
 
-def _text(match: re.Match[str]) -> str:
+def _matched_text(match: re.Match[str]) -> str:
     return "/".join(text or "" for text in match.groups()) or match.group()
 
 
@@ -137,9 +137,9 @@ class PartCalibration:
 
     def count(self, views: Iterable[str]) -> int:
         """Number of parts that have a score for all these views."""
-        return len(self._complete(list(views)))
+        return len(self.complete_scores(list(views)))
 
-    def _complete(self, views: Sequence[str]) -> NDArray[np.float64]:
+    def complete_scores(self, views: Sequence[str]) -> NDArray[np.float64]:
         if unknown := [view for view in views if view not in self.views]:
             known = ", ".join(self.views)
             raise InputError(f"the model knows no view {some(unknown)}: name one of {known}")
@@ -153,12 +153,12 @@ class PartCalibration:
         Raises:
             InputError: no views, an unknown one, or no good part has all of these.
         """
-        good = self._complete(list(scores))
+        good = self.complete_scores(list(scores))
         if not scores or not len(good):
             raise InputError(f"no good part with the views {', '.join(scores) or '(none)'} is known")
         every = np.vstack([good, [*scores.values()]])
         mean = every.mean(axis=0)
-        units = (every - mean) / np.maximum(every.std(axis=0), LEAST * np.maximum(1.0, np.abs(mean)))
+        units = (every - mean) / np.maximum(every.std(axis=0), MIN_STD * np.maximum(1.0, np.abs(mean)))
         combined = units.max(axis=1)
         p_value = float(np.mean(combined >= combined[-1]))
         is_anomalous = p_value <= max(self.rate, 1 / len(every)) + 1e-9

@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 
 from flawscope.errors import InputError
 
-LEAST = 4  # groups of good pictures that a product needs to be recognised
-MOST = 300  # good pictures whose descriptors a model keeps
-LIT = 50  # of them in each other light of the range in which it keeps its rate
-DEFECTS = 36  # simulated ones among them, of all sizes
+MIN_GROUPS = 4  # groups of good pictures that a product needs to be recognised
+MAX_GOOD = 300  # good pictures whose descriptors a model keeps
+MAX_PER_LIGHT = 50  # of them in each other light of the range in which it keeps its rate
+DEFECT_COUNT = 36  # simulated ones among them, of all sizes
 # How these were chosen: docs/decisions/0027-joint.md
-FARTHEST = 3.0  # times the largest distance of a good picture
-WIDEST = 0.4  # of limits by good pictures alone: those of parts at any angle lie far apart
-MARGIN = 1.25  # times the largest distance of a picture with a simulated defect
-SMALLEST = 1e-4  # least limit: copies of one picture have no distance
+GOOD_DISTANCE_FACTOR = 3.0  # times the largest distance of a good picture
+MAX_GOOD_LIMIT = 0.4  # of limits by good pictures alone: those of parts at any angle lie far apart
+DEFECT_DISTANCE_FACTOR = 1.25  # times the largest distance of a picture with a simulated defect
+MIN_LIMIT = 1e-4  # least limit: copies of one picture have no distance
 
 
 class Recognised(NamedTuple):
@@ -82,18 +82,18 @@ class Known:
     ) -> NDArray[np.float64]:
         """Distance [B] of each descriptor [B, D] to the nearest good picture, for each without those of the
         group in `left_out` [B]."""
-        products = descriptors.astype(np.float64) @ self._good.T
+        products = descriptors.astype(np.float64) @ self._good_float64.T
         if left_out is not None:
             products[left_out[:, None] == self.groups] = -np.inf
         found: NDArray[np.float64] = np.sqrt(np.clip(2 - 2 * products.max(1), 0, None))
         return found
 
     @cached_property
-    def _good(self) -> NDArray[np.float64]:
+    def _good_float64(self) -> NDArray[np.float64]:
         return self.good.astype(np.float64)
 
     @cached_property
-    def left_out(self) -> list[NDArray[np.float64]]:
+    def leave_one_out(self) -> list[NDArray[np.float64]]:
         """Distances of the good pictures in each light to the nearest one of another part, lowest first."""
         found = self.distances(self.good, self.groups)
         lights = self.lights if len(self.lights) else np.zeros(len(found))
@@ -103,9 +103,10 @@ class Known:
     def limit(self) -> float:
         """Distance beyond which a picture shows another product: three times the largest of a good picture to
         another part, 0.4 at most, and more where simulated defects need it: they must be recognised too."""
-        found = [min(FARTHEST * max(one[-1] for one in self.left_out), WIDEST), SMALLEST]
+        farthest = max(one[-1] for one in self.leave_one_out)
+        found = [min(GOOD_DISTANCE_FACTOR * farthest, MAX_GOOD_LIMIT), MIN_LIMIT]
         if len(self.defective):
-            found.append(MARGIN * self.distances(self.defective, self.carriers).max())
+            found.append(DEFECT_DISTANCE_FACTOR * self.distances(self.defective, self.carriers).max())
         return float(max(found))
 
     def p_values(self, distances: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -113,7 +114,7 @@ class Known:
         which that is most often."""
         found = [
             (1 + len(one) - np.searchsorted(one, distances, side="left")) / (len(one) + 1)
-            for one in self.left_out
+            for one in self.leave_one_out
         ]
         largest: NDArray[np.float64] = np.max(found, axis=0)
         return largest
@@ -133,10 +134,10 @@ class Recogniser:
     def __init__(self, known: Mapping[str, Known]):
         self.known = dict(known)
         for name, one in self.known.items():
-            if len(np.unique(one.groups)) < LEAST:
+            if len(np.unique(one.groups)) < MIN_GROUPS:
                 raise InputError(
-                    f"{name} can be recognised only by {LEAST} good pictures or more, of different parts: "
-                    "give more"
+                    f"{name} can be recognised only by {MIN_GROUPS} good pictures or more, "
+                    "of different parts: give more"
                 )
         if len({one.good.shape[1] for one in self.known.values()}) > 1:
             raise InputError("the descriptors of its products have different lengths")
@@ -146,9 +147,11 @@ class Recogniser:
         if descriptors.shape[1] != next(iter(self.known.values())).good.shape[1]:
             raise InputError("the descriptors of the model's products do not fit its network: fit anew")
         distances = np.stack([one.distances(descriptors) for one in self.known.values()], axis=1)
-        return [self.together(one[None])._replace(distances=tuple(one.tolist())) for one in distances]
+        return [self.recognise_group(one[None])._replace(distances=tuple(one.tolist())) for one in distances]
 
-    def together(self, distances: NDArray[np.float64], among: Collection[str] | None = None) -> Recognised:
+    def recognise_group(
+        self, distances: NDArray[np.float64], among: Collection[str] | None = None
+    ) -> Recognised:
         """Recognises what pictures show together, given their distances [pictures, products]: the product
         with the least sum, and none where one of them lies beyond its limit. The p-value is the smallest.
 

@@ -26,8 +26,8 @@ from flawscope.errors import InputError, pluralize
 DEFAULT_RATE = 0.05
 Rate = float | str  # 0.05 or "5%"
 NORMAL_MAD = 1.4826  # standard deviations of normal values in their median absolute deviation
-OUTLINE = 0.65  # of the height nearby: chosen on simulated defects (docs/resolution-and-threshold.md)
-LEAST_SPREAD = 0.1  # of the way from good maps' level to their maxima; 0.13 to 0.36 was found on eight models
+DEFAULT_OUTLINE = 0.65  # of the height nearby: chosen on simulated defects (docs/resolution-and-threshold.md)
+MIN_SPREAD = 0.1  # of the way from good maps' level to their maxima; 0.13 to 0.36 was found on eight models
 
 
 def rate_of(value: Rate) -> float:
@@ -110,7 +110,7 @@ class Calibration:
     def expected_rate(self) -> float:
         """Expected share of new good pictures above the threshold, k/(n + 1): at most the target if
         possible."""
-        return self._rank / (self.count + 1)
+        return self._threshold_rank / (self.count + 1)
 
     @property
     def pictures_missing(self) -> int:
@@ -118,18 +118,18 @@ class Calibration:
         return max(0, needed_for(self.rate) - self.count)
 
     @property
-    def _rank(self) -> int:
+    def _threshold_rank(self) -> int:
         """Rank k of the threshold among the good pictures, from the worst; p <= rate above it."""
         return min(max(1 + self.miscounted, math.floor(self.rate * (self.count + 1) + 1e-9)), self.count)
 
-    def _ranked(self, values: tuple[float, ...]) -> float:
+    def _value_at_rank(self, values: tuple[float, ...]) -> float:
         """The value of the picture of that rank, of those counted right."""
-        return float(np.sort(values)[self.miscounted - self._rank])
+        return float(np.sort(values)[self.miscounted - self._threshold_rank])
 
     @property
     def score_threshold(self) -> float:
         """Threshold above which a picture's score makes it anomalous."""
-        return self._ranked(self.scores)
+        return self._value_at_rank(self.scores)
 
     @property
     def threshold(self) -> float:
@@ -140,7 +140,7 @@ class Calibration:
     def mask_threshold(self) -> float:
         """Threshold above which pixels' map values make a region: good pictures have none at the same rate.
         `outline` sets how much of the region is outlined."""
-        return self._ranked(self.map_maxima)
+        return self._value_at_rank(self.map_maxima)
 
     @property
     def colour_range(self) -> tuple[float, float]:
@@ -157,7 +157,7 @@ class Calibration:
         deviation = np.abs(np.subtract(self.scores, np.median(self.scores)))
         reach = float(np.median(self.map_maxima)) - self.map_level
         least = 1e-6 * max(1.0, abs(self.score_threshold))
-        return max(NORMAL_MAD * float(np.median(deviation)), LEAST_SPREAD * reach, least)
+        return max(NORMAL_MAD * float(np.median(deviation)), MIN_SPREAD * reach, least)
 
     def severity(self, scores: NDArray[Any] | float) -> NDArray[np.float64]:
         """The severity of raw scores of any shape: (score - score threshold) / spread. Above 0 exactly where
@@ -208,7 +208,7 @@ class Calibration:
             return f"score threshold {self.score_threshold:.4g}; {self.no_promise()}"
         text = (
             f"score threshold {self.score_threshold:.4g}: {self.expected_rate:.1%} "
-            f"({self._rank}/{self.count + 1}) of good pictures expected above it, from "
+            f"({self._threshold_rank}/{self.count + 1}) of good pictures expected above it, from "
             f"{pluralize(self.count, 'good picture')} ({self.method})"
         )
         if self.miscounted:
@@ -259,7 +259,7 @@ def from_values(
     map_maxima: Iterable[float],
     map_medians: Iterable[float],
     *,
-    outline: float = OUTLINE,
+    outline: float = DEFAULT_OUTLINE,
     **how: Any,
 ) -> Calibration:
     """Makes a calibration from good pictures' scores and their maps' maxima and medians."""
@@ -284,20 +284,20 @@ def envelope(values: NDArray[np.float64]) -> NDArray[np.float64]:
 # Suspects are far out, not merely the last few percent. Where the logarithms of good scores spread normally,
 # 4 lets about one good picture in 3,000 pass the fence; the quartile of few pictures is uncertain, so that of
 # 200 it is one in 1,000 and of 20 one in 130 (simulated, tests/calibration/test_threshold.py).
-FENCE = 4.0
+FENCE_FACTOR = 4.0
 
 
 def fence(scores: NDArray[Any]) -> float:
     """The score beyond which a good picture is suspicious; infinite with fewer than four scores.
 
-    On the logarithm of the scores: the upper quartile plus `FENCE` times the distance from the median to
-    the upper quartile (after Tukey, 1977, one-sided, so that a long lower tail hides nothing).
+    On the logarithm of the scores: the upper quartile plus `FENCE_FACTOR` times the distance from the median
+    to the upper quartile (after Tukey, 1977, one-sided, so that a long lower tail hides nothing).
     """
     values = np.log(np.maximum(np.asarray(scores, dtype=np.float64), 1e-12))
     if len(values) < 4:
         return math.inf
     middle, upper = np.quantile(values, [0.5, 0.75])
-    return float(np.exp(upper + FENCE * max(upper - middle, 1e-3)))
+    return float(np.exp(upper + FENCE_FACTOR * max(upper - middle, 1e-3)))
 
 
 def suspects(scores: NDArray[Any], limit: float | None = None) -> NDArray[np.intp]:

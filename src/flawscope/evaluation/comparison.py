@@ -22,11 +22,11 @@ from flawscope.errors import InputError, pluralize
 from flawscope.evaluation.evaluation import evaluate
 from flawscope.evaluation.intervals import (
     RESAMPLES,
+    bootstrap_counts,
+    bootstrap_images,
+    bootstrap_pixels,
     count_pixels,
-    draws,
-    percentiles,
-    resampled_images,
-    resampled_pixels,
+    percentile_interval,
 )
 from flawscope.evaluation.result import NAMES, Evaluation
 from flawscope.progress import Step, silent
@@ -221,13 +221,13 @@ def compare(
             step=reported,
         )
 
-    both = _on_the_same(on, dataset.test)
-    pictures = _judged(*both, dataset)
+    both = _evaluate_same_pictures(on, dataset.test)
+    pictures = _pair_predictions(*both, dataset)
     found = tuple(_differences(both, pictures, resamples, seed))
     return Comparison(names, (a, b), dataset, both, found, pictures)
 
 
-def _on_the_same(
+def _evaluate_same_pictures(
     on: Callable[[int, tuple[Item, ...]], Evaluation], items: tuple[Item, ...]
 ) -> tuple[Evaluation, Evaluation]:
     """Evaluates both models on the pictures that both can judge. A picture that only one can judge, such as
@@ -241,7 +241,7 @@ def _on_the_same(
     return first, second
 
 
-def _judged(first: Evaluation, second: Evaluation, dataset: Dataset) -> tuple[Judged, ...]:
+def _pair_predictions(first: Evaluation, second: Evaluation, dataset: Dataset) -> tuple[Judged, ...]:
     def light(found: Prediction) -> Prediction:
         return replace(found, map=np.empty((0, 0), np.float32))
 
@@ -260,7 +260,7 @@ def _differences(
 ) -> list[Difference]:
     """Differences of the rates, and of every metric that a or b has."""
     anomalous = np.array([one.item.anomalous for one in pictures])
-    times = draws(anomalous, resamples, seed)
+    times = bootstrap_counts(anomalous, resamples, seed)
     values: list[dict[str, float | None]] = []
     drawn: list[dict[str, Floats]] = []
     for evaluation, predictions in zip(
@@ -275,31 +275,31 @@ def _differences(
             name: times[:, own] @ called[own] / own.sum() for name, own in groups.items() if own.any()
         }
         if min(anomalous.sum(), (~anomalous).sum()) >= 2:
-            found |= resampled_images(anomalous, scores, called, times)
-        drawn.append(found | _drawn_pixels(evaluation, times[: resamples // 2]))
+            found |= bootstrap_images(anomalous, scores, called, times)
+        drawn.append(found | _bootstrap_pixels(evaluation, times[: resamples // 2]))
     return [
-        Difference(name, values[0].get(name), values[1].get(name), *_interval(name, drawn))
+        Difference(name, values[0].get(name), values[1].get(name), *_difference_interval(name, drawn))
         for name in dict.fromkeys([*values[0], *values[1]])
     ]
 
 
-def _interval(name: str, drawn: list[dict[str, Floats]]) -> tuple[tuple[float, float] | None, str]:
+def _difference_interval(name: str, drawn: list[dict[str, Floats]]) -> tuple[tuple[float, float] | None, str]:
     """Interval of b - a, and how it was found or why there is none."""
     if name not in NAMES and name not in RATES:
         return None, "no interval: not computed"
     if not all(name in own for own in drawn):
         return None, "no interval: too few pictures"
     apart = drawn[1][name] - drawn[0][name]
-    if (found := percentiles(apart, len(apart))) is not None:
+    if (found := percentile_interval(apart, len(apart))) is not None:
         return (found.low, found.high), f"paired {found.how}"
     alike = not np.isnan(apart).any()
     return None, f"no interval: {'the same in every draw' if alike else 'too few pictures'}"
 
 
-def _drawn_pixels(evaluation: Evaluation, times: NDArray[np.int64]) -> dict[str, Floats]:
+def _bootstrap_pixels(evaluation: Evaluation, times: NDArray[np.int64]) -> dict[str, Floats]:
     """Pixel metrics of every resample; each model's are counted at its own size and thresholds."""
     known = np.array([seen.truth is not None for seen in evaluation.pictures])
     counts = count_pixels(evaluation.pictures)
     if counts is None or int((counts.regions > 0).sum()) < 2:
         return {}
-    return resampled_pixels(counts, times[:, known])
+    return bootstrap_pixels(counts, times[:, known])

@@ -99,10 +99,10 @@ def robustness(
     table = np.array(answers, dtype=np.float64).reshape(len(labels), len(lights), 2)
     judged_in_all = np.isfinite(table[:, :, 0]).all(axis=1)
     table, anomalous = table[judged_in_all], np.array(labels, dtype=bool)[judged_in_all]
-    return tuple(_in_light(light, anomalous, table[:, k]) for k, light in enumerate(lights))
+    return tuple(_count_decisions(light, anomalous, table[:, k]) for k, light in enumerate(lights))
 
 
-def _in_light(light: Light, anomalous: NDArray[np.bool_], answers: NDArray[np.float64]) -> Robustness:
+def _count_decisions(light: Light, anomalous: NDArray[np.bool_], answers: NDArray[np.float64]) -> Robustness:
     """Counts the answers [N, 2], scores and decisions, in one light."""
     scores, called = answers[:, 0], answers[:, 1] > 0
     both = bool(anomalous.any()) and not anomalous.all()

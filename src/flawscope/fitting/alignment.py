@@ -27,12 +27,13 @@ from flawscope.progress import Step
 from flawscope.synthesis import DefectScale, Foreground, simulate_defect
 
 KINDS: tuple[Kind, ...] = ("shift", "turn")  # the simplest first
-LEARN, HOLD, LEAST = 24, 16, 12  # pictures learnt from and left out at most, and needed altogether
-SIDE = 512  # pixels that pictures are reduced to
+MAX_LEARNT, MAX_HELD_OUT = 24, 16  # pictures learnt from, and left out
+MIN_PICTURES = 12  # of both together
+MAX_SIDE = 512  # pixels that pictures are reduced to
 SIZE = 128  # pixels a side that the network sees
-BANK = 2000  # elements
-NEARER = 0.03  # least share by which left-out good parts must come nearer
-CLEARER = 0.02  # by which the AUROC must rise; within half of it the simplest kind is chosen
+BANK_SIZE = 2000  # elements
+MIN_DISTANCE_GAIN = 0.03  # least share by which left-out good parts must come nearer
+MIN_AUROC_GAIN = 0.02  # by which the AUROC must rise; within half of it the simplest kind is chosen
 STREAM = 38  # of random numbers
 Pixels = NDArray[np.uint8]
 
@@ -46,18 +47,18 @@ class Trial(NamedTuple):
     auroc: float
 
 
-def choose(seed: int, task: Undecided, groups: Sequence[int]) -> tuple[Kind | None, str]:
+def choose_alignment(seed: int, task: Undecided, groups: Sequence[int]) -> tuple[Kind | None, str]:
     """Chooses how parts are aligned, None: not at all; and a line that gives the numbers.
 
     Args:
         groups: of every picture: those of one group are left out together.
     """
-    learnt, held = _divided(seed, task, groups)
-    if len(learnt) + len(held) < LEAST or len(learnt) < congealing.LEAST or not held:
+    learnt, held = _split_pictures(seed, task, groups)
+    if len(learnt) + len(held) < MIN_PICTURES or len(learnt) < congealing.LEAST or not held:
         few = pluralize(len(learnt) + len(held), "good picture")
         return None, f"align auto: none, since {few} are too few to choose by"
     part = Foreground.of(learnt)
-    shown = [*held, *(_with_defects(held, part, seed))]
+    shown = [*held, *(_add_defects(held, part, seed))]
     trials: list[Trial] = []
     for kind in (None, *KINDS):
         plain = Preprocess((SIZE, SIZE))
@@ -66,14 +67,14 @@ def choose(seed: int, task: Undecided, groups: Sequence[int]) -> tuple[Kind | No
         except InputError:  # no part that is found in most pictures
             continue
         seen = replace(plain, reference=reference)
-        trials.append(_attempt(seen, kind, learnt, shown, len(held), seed, task))
+        trials.append(_run_trial(seen, kind, learnt, shown, len(held), seed, task))
     lying, *aligned = trials
     if not aligned:
         return None, "align auto: none, since the good pictures show no part that is found in most of them"
-    nearer = [one for one in aligned if one.score <= (1 - NEARER) * lying.score]
-    clearer = [one for one in nearer if one.auroc >= lying.auroc + CLEARER]
+    nearer = [one for one in aligned if one.score <= (1 - MIN_DISTANCE_GAIN) * lying.score]
+    clearer = [one for one in nearer if one.auroc >= lying.auroc + MIN_AUROC_GAIN]
     best = max((one.auroc for one in clearer), default=0.0)
-    chosen = next((one for one in clearer if one.auroc >= best - CLEARER / 2), lying)
+    chosen = next((one for one in clearer if one.auroc >= best - MIN_AUROC_GAIN / 2), lying)
     numbers = "; ".join(
         f"{one.kind or 'none'} {one.auroc:.3f}"
         + (f", good ones at {one.score / max(lying.score, 1e-12):.0%} of the distance" if one.kind else "")
@@ -86,30 +87,30 @@ def choose(seed: int, task: Undecided, groups: Sequence[int]) -> tuple[Kind | No
     )
 
 
-def _divided(seed: int, task: Undecided, groups: Sequence[int]) -> tuple[list[Pixels], list[Pixels]]:
+def _split_pictures(seed: int, task: Undecided, groups: Sequence[int]) -> tuple[list[Pixels], list[Pixels]]:
     """Pictures to learn from, and to leave out, in whole groups; drawn by the seed."""
     rng, numbers = np.random.default_rng([seed, STREAM]), np.asarray(groups)
     order = [i for group in rng.permutation(np.unique(numbers)) for i in np.flatnonzero(numbers == group)]
-    order = order[: LEARN + HOLD]
-    first = len(order) - min(HOLD, len(order) // 3)
+    order = order[: MAX_LEARNT + MAX_HELD_OUT]
+    first = len(order) - min(MAX_HELD_OUT, len(order) // 3)
     last = numbers[order[first:]]
     found: tuple[list[Pixels], list[Pixels]] = ([], [])
     for i in order:
         if (picture := task.decoded(int(i))) is not None:
-            found[bool(np.isin(numbers[i], last))].append(_reduced(picture, task.white_level))
+            found[bool(np.isin(numbers[i], last))].append(_downscale(picture, task.white_level))
     return found
 
 
-def _reduced(picture: NDArray[Any], white_level: float | None) -> Pixels:
-    """The picture [h, w, 3], its longer side at most `SIDE` pixels."""
+def _downscale(picture: NDArray[Any], white_level: float | None) -> Pixels:
+    """The picture [h, w, 3], its longer side at most `MAX_SIDE` pixels."""
     height, width = picture.shape[:2]
-    scale = min(1.0, SIDE / max(height, width))
+    scale = min(1.0, MAX_SIDE / max(height, width))
     size = max(16, round(height * scale)), max(16, round(width * scale))
     planes = Preprocess(size, white_level=white_level).from_array(picture)[0][0]
     return np.asarray(np.rint(planes.transpose(1, 2, 0) * 255).clip(0, 255), np.uint8)
 
 
-def _with_defects(pictures: Sequence[Pixels], part: Foreground, seed: int) -> Iterator[Pixels]:
+def _add_defects(pictures: Sequence[Pixels], part: Foreground, seed: int) -> Iterator[Pixels]:
     """Every picture with a defect of each scale, on the part."""
     for k, picture in enumerate(pictures):
         within = part.mask(picture)
@@ -118,7 +119,7 @@ def _with_defects(pictures: Sequence[Pixels], part: Foreground, seed: int) -> It
             yield simulate_defect(picture, rng, scale=scale, foreground=within).picture
 
 
-def _attempt(
+def _run_trial(
     preprocess: Preprocess,
     kind: Kind | None,
     learnt: Sequence[Pixels],
@@ -129,7 +130,7 @@ def _attempt(
 ) -> Trial:
     """Fits a probe, and scores the pictures shown, of which the first ones are `good`, the others not."""
     method = registry.method("patchcore")
-    config = method.configure(values={"size": str(SIZE), "count": BANK, "augment": "none", "seed": seed})
+    config = method.configure(values={"size": str(SIZE), "count": BANK_SIZE, "augment": "none", "seed": seed})
     model, _ = method.create(replace(config, masked=kind is not None), None)
     model = model.to(task.device)
     quiet: Step = lambda stage, done, total: task.step(f"align: {kind or 'none'}", done, total)  # noqa: E731

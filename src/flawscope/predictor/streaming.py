@@ -23,14 +23,14 @@ from flawscope.pictures.views import Views
 from flawscope.results.prediction import Prediction
 from flawscope.runtime import Runner
 
-AHEAD = 4  # batches decoded while one is being computed
-LARGE = 50_000_000  # pixels of a picture beside which no other one is held
+PREFETCH_BATCHES = 4  # batches decoded while one is being computed
+LARGE_PICTURE_PIXELS = 50_000_000  # pixels of a picture beside which no other one is held
 
 T = TypeVar("T")
 
-Seen = tuple[Views, Measures]  # its views, and the look of the picture as a whole
-Loaded = Seen | InputError
-Judged = tuple[Source, Prediction | InputError]
+Loaded = tuple[Views, Measures]  # its views, and the look of the picture as a whole
+LoadResult = Loaded | InputError
+SourceResult = tuple[Source, Prediction | InputError]
 
 
 @dataclass(frozen=True)
@@ -38,17 +38,17 @@ class Prepared:
     """Picture as the network sees it."""
 
     source: Source = field(repr=False)
-    seen: Seen = field(repr=False)
+    seen: Loaded = field(repr=False)
 
 
-def streamed(
+def stream_predictions(
     pictures: Iterable[Source],
-    load: Callable[[Source], tuple[Source, Loaded]],
-    judge: Callable[[Sequence[tuple[Source, Loaded]], Callable[..., Any]], list[Judged]],
+    load: Callable[[Source], tuple[Source, LoadResult]],
+    judge: Callable[[Sequence[tuple[Source, LoadResult]], Callable[..., Any]], list[SourceResult]],
     session: Runner,
     batch: int | None,
     tiled: bool,
-) -> Iterator[Judged]:
+) -> Iterator[SourceResult]:
     """Yields every picture with its prediction, or with the reason why there is none (`Predictor.stream`)."""
     lanes = session.lanes if batch is None and not tiled else 1
     waiting = iter(pictures)
@@ -59,21 +59,21 @@ def streamed(
             yield from judge([load(source)], session.run)
     elif 1 < lanes == len(first):  # each on one core, from its path to its answer: none waits for another
 
-        def answer(source: Source) -> tuple[bool, list[Judged]]:
+        def answer(source: Source) -> tuple[bool, list[SourceResult]]:
             loaded = load(source)
-            return _light(loaded), judge([loaded], session.run_alone)
+            return _is_small(loaded), judge([loaded], session.run_alone)
 
-        for _, found in _ahead(waiting, answer, lanes, 2 * lanes, light=lambda done: done[0]):
+        for _, found in _prefetch(waiting, answer, lanes, 2 * lanes, light=lambda done: done[0]):
             yield from found
     else:  # several together on all that the engine has; large pictures with their tiles one by one
         size = 1 if tiled else batch or session.batch
-        most, light = (1, _light) if tiled else (size * AHEAD, _always)
-        several = _ahead(waiting, load, min(4, os.cpu_count() or 1), most, light)
+        most, light = (1, _is_small) if tiled else (size * PREFETCH_BATCHES, _always_true)
+        several = _prefetch(waiting, load, min(4, os.cpu_count() or 1), most, light)
         while together := list(islice(several, size)):
             yield from judge(together, session.run)
 
 
-def _ahead(
+def _prefetch(
     waiting: Iterator[Source],
     work: Callable[[Source], T],
     threads: int,
@@ -97,37 +97,37 @@ def _ahead(
                 future.cancel()
 
 
-def _light(loaded: tuple[Source, Loaded]) -> bool:
+def _is_small(loaded: tuple[Source, LoadResult]) -> bool:
     """Whether another picture may be held beside this one."""
     one = loaded[1]
-    return isinstance(one, InputError) or math.prod(one[0].geometry.picture_size) <= LARGE
+    return isinstance(one, InputError) or math.prod(one[0].geometry.picture_size) <= LARGE_PICTURE_PIXELS
 
 
-def _always(loaded: tuple[Source, Loaded]) -> bool:
+def _always_true(loaded: tuple[Source, LoadResult]) -> bool:
     return True
 
 
-def predicted(
-    pictures: Source | list[Source], stream: Callable[[list[Source]], Iterator[Judged]]
+def collect_predictions(
+    pictures: Source | list[Source], stream: Callable[[list[Source]], Iterator[SourceResult]]
 ) -> Prediction | list[Prediction]:
     """The prediction of one picture, or a list for a list or a batch `[B, H, W, 3]`. InputError: a picture
     cannot be read."""
     if isinstance(pictures, np.ndarray) and pictures.ndim == 4:
         pictures = list(pictures)
     if isinstance(pictures, list | tuple):
-        return [_given(result) for _, result in stream(list(pictures))]
+        return [_prediction_or_raise(result) for _, result in stream(list(pictures))]
     if isinstance(pictures, str | os.PathLike) and os.path.isdir(pictures):
         raise InputError(f"{pictures} is a folder: stream({str(pictures)!r}) judges the pictures in it")
-    return _given(next(stream([pictures]))[1])
+    return _prediction_or_raise(next(stream([pictures]))[1])
 
 
-def _given(result: Prediction | InputError) -> Prediction:
+def _prediction_or_raise(result: Prediction | InputError) -> Prediction:
     if isinstance(result, InputError):
         raise result
     return result
 
 
-def out_of_memory(batch: Sequence[tuple[Source, Loaded]], error: MemoryError) -> list[Judged]:
+def memory_errors(batch: Sequence[tuple[Source, LoadResult]], error: MemoryError) -> list[SourceResult]:
     """Answers about pictures for which there is not enough memory."""
     return [
         (source, one if isinstance(one, InputError) else InputError(reason(error, f"{source!s:.200}")))
@@ -135,7 +135,7 @@ def out_of_memory(batch: Sequence[tuple[Source, Loaded]], error: MemoryError) ->
     ]
 
 
-def given_pictures(pictures: Iterable[Source] | Source) -> Iterable[Source]:
+def resolve_pictures(pictures: Iterable[Source] | Source) -> Iterable[Source]:
     """Pictures that the argument of `stream` means."""
     if isinstance(pictures, str | os.PathLike):
         return list_pictures(pictures)
