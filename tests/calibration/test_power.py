@@ -9,13 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from flawscope.calibration.power import (
-    SIMULATED_DEFECTS,
-    DefectScores,
-    described,
-    update_detection_facts,
-    wilson_interval,
-)
+from flawscope.calibration.power import SIMULATED_DEFECTS as KEY
+from flawscope.calibration.power import DefectScores, described, update_detection_facts, wilson_interval
 from flawscope.calibration.threshold import Calibration
 
 SCORES = {"small": (0.2, 0.4, 1.2, float("nan")), "large": (1.0, 1.1, 2.0, 3.0)}
@@ -31,10 +26,8 @@ def test_intervals_are_wilsons() -> None:
     for count in (1, 2, 7, 40):
         for k in range(count + 1):
             oracle = stats.binomtest(k, count).proportion_ci(method="wilson")
-            assert wilson_interval(k, count) == pytest.approx((oracle.low, oracle.high), abs=1e-12), (
-                k,
-                count,
-            )
+            found = wilson_interval(k, count)
+            assert found == pytest.approx((oracle.low, oracle.high), abs=1e-12), (k, count)
     assert wilson_interval(0, 0) == (0.0, 1.0)
 
 
@@ -48,47 +41,38 @@ def test_what_is_above_the_threshold_is_found_as_predictions_decide(found: Defec
 
 def test_the_counts_follow_the_threshold(found: DefectScores) -> None:
     stricter = GOOD.with_rate(0.5)
-    facts = {"other": 1, SIMULATED_DEFECTS: found.to_dict()}
+    facts = {"other": 1, KEY: found.to_dict()}
     now = update_detection_facts(facts, stricter)
     assert now["other"] == 1
-    assert facts[SIMULATED_DEFECTS]["sizes"]["large"]["found"] == 3  # as it was
-    assert now[SIMULATED_DEFECTS]["sizes"]["large"]["found"] == 4
-    assert (now[SIMULATED_DEFECTS]["rate"], now[SIMULATED_DEFECTS]["score_threshold"]) == (
-        0.5,
-        stricter.threshold,
-    )
+    assert facts[KEY]["sizes"]["large"]["found"] == 3  # as it was
+    assert now[KEY]["sizes"]["large"]["found"] == 4
+    assert (now[KEY]["rate"], now[KEY]["score_threshold"]) == (0.5, stricter.threshold)
     assert update_detection_facts({"other": 1}, stricter) == {"other": 1}
 
 
 def test_facts_keep_it_through_json(found: DefectScores) -> None:
     finite = DefectScores({"small": (0.2, 1.2), "large": (2.0, 3.0)}, 2, 0.5, 0.05, 1.0, "bf16")
-    facts = json.loads(json.dumps({SIMULATED_DEFECTS: finite.to_dict()}, allow_nan=False))
-    again = DefectScores.of(facts)
+    facts = json.loads(json.dumps({KEY: finite.to_dict()}, allow_nan=False))
+    again = DefectScores.from_facts(facts)
     assert again == finite
-    one = facts[SIMULATED_DEFECTS]["sizes"]["small"]
+    one = facts[KEY]["sizes"]["small"]
     assert (one["defects"], one["found"]) == (2, 1)
     assert one["interval"] == pytest.approx(wilson_interval(1, 2))
     said = described(facts, GOOD)
     assert said is not None
     assert said.endswith("measured in bf16")
-    assert "measured in" not in (described({SIMULATED_DEFECTS: found.to_dict()}, GOOD) or "")
+    assert "measured in" not in (described({KEY: found.to_dict()}, GOOD) or "")
 
 
 def test_damaged_facts_are_as_none(found: DefectScores) -> None:
-    good = {SIMULATED_DEFECTS: DefectScores({"small": (1.0,)}, 1, 0.5, 0.05, 1.0).to_dict()}
+    good = {KEY: DefectScores({"small": (1.0,)}, 1, 0.5, 0.05, 1.0).to_dict()}
     earlier = copy.deepcopy(good)
-    earlier[SIMULATED_DEFECTS]["threshold"] = earlier[SIMULATED_DEFECTS].pop("score_threshold")
-    assert DefectScores.of(earlier) == DefectScores.of(good) is not None
-    without = [
-        {k: v for k, v in good[SIMULATED_DEFECTS].items() if k != key}
-        for key in good[SIMULATED_DEFECTS]
-        if key != "seconds"
-    ]
-    scores = [
-        good[SIMULATED_DEFECTS] | {"sizes": {"small": {"scores": value}}} for value in ("x", [], ["x"], None)
-    ]
-    for wrong in ({}, *({SIMULATED_DEFECTS: one} for one in (None, [], {"sizes": {}}, *without, *scores))):
-        assert DefectScores.of(wrong) is None
+    earlier[KEY]["threshold"] = earlier[KEY].pop("score_threshold")
+    assert DefectScores.from_facts(earlier) == DefectScores.from_facts(good) is not None
+    without = [{k: v for k, v in good[KEY].items() if k != key} for key in good[KEY] if key != "seconds"]
+    scores = [good[KEY] | {"sizes": {"small": {"scores": value}}} for value in ("x", [], ["x"], None)]
+    for wrong in ({}, *({KEY: one} for one in (None, [], {"sizes": {}}, *without, *scores))):
+        assert DefectScores.from_facts(wrong) is None
         assert described(wrong, GOOD) is None
         assert update_detection_facts(wrong, GOOD) == wrong
 

@@ -417,7 +417,7 @@ def test_a_package_that_is_missing_is_one_line(
 def test_a_model_too_large_for_the_format_is_said_so(
     model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onnx_graph.onnx_file, "LIMIT", 1000)
+    monkeypatch.setattr(onnx_graph.onnx_file, "MAX_PROTOBUF_BYTES", 1000)
     with pytest.raises(InputError, match="file holds 2"):
         export(model_path, tmp_path / "new.onnx")
 

@@ -51,10 +51,7 @@ def network(nodes: Sequence[Any] = (), constants: Sequence[Any] = (), **more: An
 
 def used(tensor: str, constants: Sequence[Any], *nodes: Any) -> Any:
     """A network whose scores need `tensor`."""
-    total = [
-        node("ReduceSum", [tensor], ["total"], keepdims=0),
-        node("Add", ["peak", "total"], ["scores"]),
-    ]
+    total = [node("ReduceSum", [tensor], ["total"], keepdims=0), node("Add", ["peak", "total"], ["scores"])]
     return network([*nodes, *total], constants)
 
 

@@ -45,15 +45,14 @@ class Certificate:
     pictures: how many were compared, in every one of `batches`.
     score, map: the largest difference of scores and of map values, relative (see `TOLERANCE`).
     score_absolute, map_absolute: the largest |difference|.
-    decisions: how many pictures are judged otherwise, each model by its own calibration; in fp32 without
-        those that lie on the threshold, give or take the tolerance, as the picture that sets it does.
-    ties: numbers of the pictures whose score is a choice between equals; of them only the maps are compared.
+    decisions: number of pictures judged differently, each model by its own calibration; in fp32 without
+        those within the tolerance of the threshold, such as the picture that sets it.
+    ties: indices of pictures whose score is a choice between equals; of these only the maps are compared.
     runtime: the engine that the model ran on.
-    simulated: the largest difference of scores of simulated defects. Of a reduced precision it is a part of
-        the way from the middle good picture to the defect's own score, at least to the threshold. None: they
-        were not compared.
-    mistaken: how many of the pictures a joint model takes for another product than the trained one does, or
-        in a self-test than they show. Those with a simulated defect may be none. None: it has one product.
+    simulated: the largest difference of scores of simulated defects; of a reduced precision as a share of the
+        distance from the median good score to the defect's, at least to the threshold. None: not compared.
+    mistaken: number of pictures that a joint model assigns to another product than the trained one does, or
+        in a self-test than they show; a simulated defect may be of none. None: the model has one product.
     """
 
     pictures: int
@@ -79,8 +78,7 @@ class Certificate:
 
     @property
     def passed(self) -> bool:
-        """Whether all differences of scores are within the tolerance, so that all fp32 decisions that count
-        agree, and no product is mistaken."""
+        """Whether all scores agree within the tolerance (so do clear fp32 decisions), and all products."""
         compared = len(self.ties) < self.pictures and not self.mistaken
         largest = max(self.score, self.simulated or 0.0)
         return compared and largest <= self.tolerance and math.isfinite(self.map)
@@ -163,22 +161,22 @@ def certify(
     """
     count = len(images)
     ties = np.zeros(count, bool) if ties is None else ties
-    decisions, firm = calibration.is_anomalous(scores), _clear_decisions(scores, calibration)
+    decisions, clear = calibration.is_anomalous(scores), _clear_decisions(scores, calibration)
     largest = np.zeros(4)
     changed: set[int] = set()
     for batch in BATCH_SIZES:
         for start in range(0, count, batch):
-            chosen = np.arange(start, start + batch) % count
-            where = None if positions is None else positions[chosen]
-            found, found_maps = session.run(np.ascontiguousarray(images[chosen]), where)
+            rows = np.arange(start, start + batch) % count
+            places = None if positions is None else positions[rows]
+            found_scores, found_maps = session.run(np.ascontiguousarray(images[rows]), places)
             found_maps = found_maps[:, ::stride, ::stride]
-            of_maps = (0.0, 0.0) if maps is None else _max_errors(found_maps, maps[chosen])
-            counted = ~ties[chosen]  # a tie is one of scores; maps do not know it
-            chosen, found = chosen[counted], found[counted]
-            of_scores = _score_errors(found, scores[chosen], calibration) if len(chosen) else (0.0, 0.0)
-            largest = np.maximum(largest, (*of_scores, *of_maps))
-            other = calibration.is_anomalous(found) != decisions[chosen]
-            changed |= set(chosen[other & firm[chosen]].tolist())
+            map_errors = (0.0, 0.0) if maps is None else _max_errors(found_maps, maps[rows])
+            counted = ~ties[rows]  # a tie is one of scores; maps do not know it
+            rows, found_scores = rows[counted], found_scores[counted]
+            score_errors = _score_errors(found_scores, scores[rows], calibration) if len(rows) else (0.0, 0.0)
+            largest = np.maximum(largest, (*score_errors, *map_errors))
+            differs = calibration.is_anomalous(found_scores) != decisions[rows]
+            changed |= set(rows[differs & clear[rows]].tolist())
     score_absolute, score, map_absolute, map_ = map(float, largest)
     if calibration.precision != "fp32":
         score = score_absolute / way(calibration.scores, calibration.score_threshold)
@@ -207,15 +205,15 @@ def certify_samples(session: Session, artefact: Artefact) -> Certificate:
             "or too deep for this kind of file"
         )
     images, maps = unpack_images(samples), artefact.tensors.get("sample_maps")
-    wrong = InputError("the model's sample pictures do not fit its manifest: fit anew")
+    misfit = InputError("the model's sample pictures do not fit its manifest: fit anew")
     try:
         scores = np.array([s["score"] for s in manifest.samples], np.float64)
     except (KeyError, TypeError, ValueError):
-        raise wrong from None
+        raise misfit from None
     height, width = session.size
     grid = (len(images), -(-height // MAP_STRIDE), -(-width // MAP_STRIDE))
     if images.shape != (len(scores), 3, height, width) or (maps is not None and maps.shape != grid):
-        raise wrong
+        raise misfit
     return certify(
         session,
         images,
@@ -229,7 +227,7 @@ def certify_samples(session: Session, artefact: Artefact) -> Certificate:
 
 
 def _clear_decisions(scores: NDArray[Any], calibration: Calibration) -> NDArray[np.bool_]:
-    """Mask `[N]` of the decisions that count: in fp32 not those within the tolerance of the threshold."""
+    """Mask `[N]` of the decisions that are compared: in fp32 not those that the tolerance could change."""
     if calibration.precision != "fp32":
         return np.ones(len(scores), bool)
     margin = TOLERANCE["fp32"] * np.maximum(np.abs(scores), 1.0)
@@ -265,13 +263,13 @@ def certify_reduced(
 
 
 def way(values: Sequence[float], threshold: float) -> float:
-    """Distance from the middle value to the threshold, at least a thousandth of the threshold."""
+    """Distance from the median value to the threshold, at least a thousandth of the threshold."""
     return max(threshold - float(np.median(values)), 1e-3 * abs(threshold), 1e-12)
 
 
 def ways(values: Sequence[float], threshold: float, expected: NDArray[Any]) -> NDArray[np.float64]:
-    """Distances that score differences are divided by: from the middle value to the threshold, or to the
-    expected score where that is beyond it."""
+    """Scales of score differences: distances from the median value to the threshold, or to the expected score
+    where that is beyond it."""
     beyond = np.asarray(expected, np.float64) - float(np.median(values))
     return np.maximum(beyond, way(values, threshold))
 
@@ -287,14 +285,14 @@ def _score_errors(found: Scores, expected: Scores, calibration: Calibration) -> 
     low = np.asarray(expected < 2 * lowest - threshold)
     absolute, relative = _max_errors(found[~low], expected[~low]) if not low.all() else (0.0, 0.0)
     if low.any():
-        away = _max_errors(found[low], expected[low])[0]
-        absolute = max(absolute, away)
-        relative = max(relative, 0.01 * away / float(threshold - expected[low].max()))
+        largest = _max_errors(found[low], expected[low])[0]
+        absolute = max(absolute, largest)
+        relative = max(relative, 0.01 * largest / float(threshold - expected[low].max()))
     return absolute, relative
 
 
 def _max_errors(found: Scores, expected: Scores) -> tuple[float, float]:
     """Largest absolute and relative difference; infinite where one is NaN."""
     expected = np.asarray(expected, np.float64)
-    away = np.nan_to_num(np.abs(found.astype(np.float64) - expected), nan=np.inf, posinf=np.inf)
-    return float(away.max()), float((away / np.maximum(np.abs(expected), 1.0)).max())
+    differences = np.nan_to_num(np.abs(found.astype(np.float64) - expected), nan=np.inf, posinf=np.inf)
+    return float(differences.max()), float((differences / np.maximum(np.abs(expected), 1.0)).max())

@@ -104,8 +104,8 @@ def _find_mismatch(one: Artefact, other: Artefact) -> str | None:
     if a.method != b.method:
         return "methods"
     for key in SHARED_SETTINGS:
-        asked = (one.config.get(key) for one in (a, b))
-        if len({tuple(v) if isinstance(v, list) else v for v in asked}) > 1:  # JSON has no tuples
+        values = (one.config.get(key) for one in (a, b))
+        if len({tuple(v) if isinstance(v, list) else v for v in values}) > 1:  # JSON has no tuples
             return f"settings of {key}"
     if a.calibration.precision != b.calibration.precision:
         return "precisions"

@@ -214,11 +214,11 @@ def write_contents(
         RUN_KEY: facts,
         "run_sha256": hashlib.sha256(facts.encode()).hexdigest(),
     }
-    head = json.dumps(header, separators=(",", ":")).encode()
-    head += b" " * (-len(head) % 8)
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)
     with atomic(path) as file:
-        file.write(struct.pack("<Q", len(head)))
-        file.write(head)
+        file.write(struct.pack("<Q", len(encoded)))
+        file.write(encoded)
         file.write(data)
 
 
@@ -317,7 +317,7 @@ def read_header(file: io.BufferedReader, path: Any, newest: int = FORMAT) -> Hea
         run = meta.pop(RUN_KEY, "{}")  # files of format 1 hold all facts in the manifest
         altered |= hashlib.sha256(run.encode()).hexdigest() != meta.pop("run_sha256", EMPTY_RUN_HASH)
         altered |= meta.keys() != {METADATA_KEY, "sha256", "header_sha256"}
-        took = json.loads(run, parse_constant=reject_constant)
+        run_facts = json.loads(run, parse_constant=reject_constant)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise damaged_error(path, "it is not a flawscope model, or its header is damaged") from None
     if newest == FORMAT and data.get("format") == JOINT_FORMAT and "products" in data:
@@ -330,7 +330,7 @@ def read_header(file: io.BufferedReader, path: Any, newest: int = FORMAT) -> Hea
     if altered:
         raise damaged_error(path, "its header was altered or damaged")
     try:
-        took = dict(took)
+        run_facts = dict(run_facts)
         entries = {str(k): _parse_entry(v) for k, v in header.items()}
     except (ValueError, KeyError, TypeError):
         raise damaged_error(path, "its list of tensors is damaged") from None
@@ -341,7 +341,7 @@ def read_header(file: io.BufferedReader, path: Any, newest: int = FORMAT) -> Hea
         position = end
     if 8 + length + position != size:
         raise damaged_error(path, "it is cut short or has extra data at the end")
-    return Header(data, took, entries, 8 + length, str(digest))
+    return Header(data, run_facts, entries, 8 + length, str(digest))
 
 
 def _parse_entry(value: Mapping[str, Any]) -> TensorEntry:

@@ -29,9 +29,9 @@ def wilson_interval(found: int, count: int) -> tuple[float, float]:
     """
     if not count:
         return 0.0, 1.0
-    rate, z = found / count, NORMAL_QUANTILE**2 / count
-    reach = math.sqrt(z * (rate * (1 - rate) + z / 4))
-    return max(0.0, (rate + z / 2 - reach) / (1 + z)), min(1.0, (rate + z / 2 + reach) / (1 + z))
+    rate, z2 = found / count, NORMAL_QUANTILE**2 / count
+    reach = math.sqrt(z2 * (rate * (1 - rate) + z2 / 4))
+    return max(0.0, (rate + z2 / 2 - reach) / (1 + z2)), min(1.0, (rate + z2 / 2 + reach) / (1 + z2))
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,6 @@ class DefectScores:
         defects = pluralize(count, "simulated defect")
         return f"it finds only {found} of {defects} of {' and '.join(sizes)} size"
 
-    # ---- facts of a model
-
     def to_dict(self) -> dict[str, Any]:
         sizes = {}
         for size, scores in self.scores.items():
@@ -103,31 +101,31 @@ class DefectScores:
         }
 
     @classmethod
-    def of(cls, facts: Mapping[str, Any]) -> DefectScores | None:
+    def from_facts(cls, facts: Mapping[str, Any]) -> DefectScores | None:
         """Reads the scores from a model's facts; None where there are none, or they are damaged."""
         try:
-            kept = facts[SIMULATED_DEFECTS]
-            scores = {str(size): tuple(map(float, one["scores"])) for size, one in kept["sizes"].items()}
-            kept = {"score_threshold": kept.get("threshold"), **kept}  # as it was named in earlier models
-            seconds, rate, threshold = (float(kept[key]) for key in ("seconds", "rate", "score_threshold"))
+            stored = facts[SIMULATED_DEFECTS]
+            scores = {str(size): tuple(map(float, one["scores"])) for size, one in stored["sizes"].items()}
+            stored = {"score_threshold": stored.get("threshold"), **stored}  # its name in earlier models
+            seconds, rate, threshold = (float(stored[key]) for key in ("seconds", "rate", "score_threshold"))
             if not scores or not all(scores.values()) or not math.isfinite(seconds + rate + threshold):
                 return None
-            return cls(scores, int(kept["pictures"]), seconds, rate, threshold, str(kept["precision"]))
+            return cls(scores, int(stored["pictures"]), seconds, rate, threshold, str(stored["precision"]))
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
             return None
 
 
 def update_detection_facts(facts: Mapping[str, Any], calibration: Calibration) -> dict[str, Any]:
     """A model's facts with the defects that it finds at another threshold."""
-    kept = DefectScores.of(facts)
-    new = {} if kept is None else {SIMULATED_DEFECTS: kept.with_calibration(calibration).to_dict()}
+    stored = DefectScores.from_facts(facts)
+    new = {} if stored is None else {SIMULATED_DEFECTS: stored.with_calibration(calibration).to_dict()}
     return {**facts, **new}
 
 
 def described(facts: Mapping[str, Any], calibration: Calibration) -> str | None:
     """Describes the share of simulated defects that a model finds; None where it was not measured."""
-    kept = DefectScores.of(facts)
-    if kept is None:
+    stored = DefectScores.from_facts(facts)
+    if stored is None:
         return None
-    other = kept.precision != calibration.precision
-    return f"{kept.describe()}{f'; measured in {kept.precision}' if other else ''}"
+    other = stored.precision != calibration.precision
+    return f"{stored.describe()}{f'; measured in {stored.precision}' if other else ''}"

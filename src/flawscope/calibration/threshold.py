@@ -1,13 +1,13 @@
 """Turns a raw score into a decision: conformal p-values, thresholds and the colour scale.
 
 All of this comes from good pictures alone. With n calibration scores the p-value of a score s is
-(1 + #{scores >= s}) / (n + 1): if the next good picture is as likely to land anywhere among them as they
-are, its p-value is at most alpha with probability at most alpha, whatever the scores look like
-(Vovk, Gammerman & Shafer, Algorithmic Learning in a Random World, 2005).
+(1 + #{scores >= s}) / (n + 1): if the next good picture is exchangeable with them, its p-value is at most
+alpha with probability at most alpha, whatever the scores' distribution (Vovk, Gammerman & Shafer,
+Algorithmic Learning in a Random World, 2005).
 
-Where a picture shows several parts, its score is that of its worst part, for new pictures and for those that
-were left out with all their parts alike; one whose parts are counted wrong is above all scores. So this holds
-for pictures, however the parts of one depend on each other and however many there are.
+A picture that shows several parts scores as its worst part does, new or left out with all its parts; one with
+a wrong number of parts ranks above all scores. So the guarantee holds for pictures, however their parts
+depend on each other and however many there are.
 """
 
 from __future__ import annotations
@@ -92,8 +92,6 @@ class Calibration:
             f"{pluralize(self.count, 'good picture')} ({self.method}), "
             f"mask threshold {self.mask_threshold:.4g}>"
         )
-
-    # ---- decisions
 
     @property
     def count(self) -> int:
@@ -195,8 +193,6 @@ class Calibration:
         """Returns the calibration with another `outline`; 0: at the mask threshold."""
         return replace(self, outline=float(outline))
 
-    # ---- words and JSON
-
     def outlined(self) -> str:
         """Sentence on the marked area."""
         text = f"regions where the map is above {self.mask_threshold:.4g}"
@@ -276,9 +272,9 @@ def envelope(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Envelope [N] of values [N, L], in the order of the first column: the k-th largest is the largest of the
     columns' k-th largest values."""
     ranked = np.sort(values, axis=0).max(axis=1)
-    placed = np.empty(len(values))
-    placed[np.argsort(values[:, 0], kind="stable")] = ranked
-    return placed
+    result = np.empty(len(values))
+    result[np.argsort(values[:, 0], kind="stable")] = ranked
+    return result
 
 
 # Suspects are far out, not merely the last few percent. Where the logarithms of good scores spread normally,
@@ -307,5 +303,5 @@ def suspects(scores: NDArray[Any], limit: float | None = None) -> NDArray[np.int
     """
     scores = np.asarray(scores, dtype=np.float64)
     order = np.argsort(-scores, kind="stable")
-    far: NDArray[np.intp] = order[scores[order] > (fence(scores) if limit is None else limit)]
-    return far
+    found: NDArray[np.intp] = order[scores[order] > (fence(scores) if limit is None else limit)]
+    return found

@@ -33,7 +33,7 @@ OnPrediction = Callable[[Item, Prediction], None]
 
 @dataclass
 class _TestPictures:
-    """Predicted pictures, and the others."""
+    """Test pictures with a prediction (`kept`), left out, or unreadable."""
 
     kept: Kept
     failures: list[str] = field(default_factory=list)
@@ -210,16 +210,16 @@ def judged_parts(
     """
     if (parts := predictor.parts()) is None:
         return ()
-    decided, bad = [], set[str]()
+    decisions, defective = [], set[str]()
     for item, prediction in pictures:
         if item.anomalous:
-            bad.add(str(item.path))
+            defective.add(str(item.path))
         try:
-            decided.append(parts.add(prediction))
+            decisions.append(parts.add(prediction))
         except InputError as error:
             failures.append(str(error))
-    found = [*filter(None, decided), *parts.rest()]
-    return tuple(JudgedPart(one, any(view.path in bad for view in one.views.values())) for one in found)
+    found = [*filter(None, decisions), *parts.rest()]
+    return tuple(JudgedPart(one, any(view.path in defective for view in one.views.values())) for one in found)
 
 
 def of_parts(predictor: Predictor | JointPredictor, judged: Sequence[JudgedPart]) -> dict[str, Any]:
@@ -227,36 +227,36 @@ def of_parts(predictor: Predictor | JointPredictor, judged: Sequence[JudgedPart]
     if (parts := predictor.parts()) is None:
         return {}
     anomalous = np.array([one.anomalous for one in judged], bool)
-    called = np.array([one.count_found.is_anomalous for one in judged], bool)
+    decisions = np.array([one.found.is_anomalous for one in judged], bool)
     good = int(np.count_nonzero(~anomalous))
-    alarms = int(np.count_nonzero(called & ~anomalous))
-    auroc = metrics.image_metrics(anomalous, np.array([one.count_found.score for one in judged])).auroc
+    alarms = int(np.count_nonzero(decisions & ~anomalous))
+    auroc = metrics.image_metrics(anomalous, np.array([one.found.score for one in judged])).auroc
     return {
         "good": good,
         "false_alarms": alarms,
         "interval": [*metrics.confidence_interval_rate(alarms, good)],
         "promise": parts.promise(),
         "defective": len(judged) - good,
-        "found": int(np.count_nonzero(called & anomalous)),
-        "incomplete": sum(one.count_found.decision == INCOMPLETE for one in judged),
+        "found": int(np.count_nonzero(decisions & anomalous)),
+        "incomplete": sum(one.found.decision == INCOMPLETE for one in judged),
         "auroc": float(auroc) if np.isfinite(auroc) else None,
     }
 
 
 def _mismatch_warning(kept: Kept, predictor: Predictor) -> str:
-    """Warns of pictures that do not belong to the model, judged by the good ones if they are enough."""
+    """Warning about pictures that do not belong to the model, judged by good ones if these are enough."""
     good = [p for i, p in zip(kept.items, kept.predictions, strict=True) if not i.anomalous]
     rate, enough = predictor.calibration.expected_rate, len(good) >= LEAST
-    found = (
+    mismatch = (
         Mismatch(rate, "good test pictures") if enough else Mismatch(rate, "test pictures", defective=True)
     )
     for prediction in good if enough else kept.predictions:
-        found.add(prediction)
-    return found.line()
+        mismatch.add(prediction)
+    return mismatch.line()
 
 
 def _pixel_metrics(kept: Kept, predictor: Predictor, labels: dict[str, Any]) -> dict[str, float]:
-    marked = LazySequence(lambda i: kept.whole(i).mask, len(kept))
+    marked = LazySequence(lambda i: kept.prediction_with_map(i).mask, len(kept))
     found, best = _compute_pixel_metrics(kept.maps, kept.truths, kept.valid, marked)
     threshold, outline = predictor.calibration.mask_threshold, predictor.calibration.outline
     cut = any(valid is not None for valid in kept.valid)
@@ -299,15 +299,15 @@ def _segmentation_f1(
 ) -> float:
     """F1 of the pixels that are marked, all pictures together: the SegF1 of Heckler-Kram et al., "The MVTec
     AD 2 Dataset" (arXiv 2503.21622). NaN without a defective pixel."""
-    hits = called = wanted = 0
+    hits = called = defective = 0
     for i in range(len(truths)):
         if (truth := truths[i]) is not None:
-            here = ... if (counting := valid[i]) is None else counting
-            found, true = marked[i][here], truth[here]
+            counted = ... if (inside := valid[i]) is None else inside
+            found, true = marked[i][counted], truth[counted]
             hits += int((found & true).sum())
             called += int(found.sum())
-            wanted += int(true.sum())
-    return 2 * hits / (called + wanted) if wanted else float("nan")
+            defective += int(true.sum())
+    return 2 * hits / (called + defective) if defective else float("nan")
 
 
 def _full_resolution_metrics(kept: Kept, labels: dict[str, Any]) -> dict[str, float]:
@@ -321,8 +321,8 @@ def _full_resolution_metrics(kept: Kept, labels: dict[str, Any]) -> dict[str, fl
         geometry, inside = kept.predictions[i].geometry, kept.valid[i]
         return geometry.warp_mask(np.ones(geometry.size, np.bool_) if inside is None else inside)
 
-    maps = LazySequence(lambda i: kept.whole(i).picture_map(), len(kept))
-    marked = LazySequence(lambda i: kept.whole(i).picture_mask(), len(kept))
+    maps = LazySequence(lambda i: kept.prediction_with_map(i).picture_map(), len(kept))
+    marked = LazySequence(lambda i: kept.prediction_with_map(i).picture_mask(), len(kept))
     truths, inside = LazySequence(truth, len(kept)), LazySequence(valid, len(kept))
     found, _ = _compute_pixel_metrics(maps, truths, inside, marked)
     return {f"full_{name}": value for name, value in found.items()}
@@ -351,11 +351,11 @@ def _loco_metrics(kept: Kept, dataset: Dataset, labels: dict[str, Any]) -> dict[
     kinds = dict.fromkeys(item.kind for item in kept.items if item.anomalous)
     areas: dict[str, list[float]] = {}
     for kind in kinds:
-        of_kind = [
+        own_regions = [
             region if item.kind == kind or not item.anomalous else None
             for item, region in zip(kept.items, regions, strict=True)
         ]
-        for limit, value in metrics.au_spro(kept.maps, of_kind, valid=kept.valid).items():
+        for limit, value in metrics.au_spro(kept.maps, own_regions, valid=kept.valid).items():
             if not np.isnan(value):  # a kind without masks has none
                 areas.setdefault(f"au_spro_{limit:g}", []).append(value)
     return {name: float(np.mean(values)) for name, values in areas.items()}

@@ -1,7 +1,7 @@
 """Computes 95 % intervals of the metrics from the test pictures themselves.
 
-A picture is the unit: pixels of one picture are alike and no independent witnesses. Good and defective ones
-are drawn apart, because a test set has them in the numbers that somebody chose.
+The picture is the sampling unit, since pixels of one picture are not independent. The bootstrap is
+stratified: good and defective ones are drawn apart, as a test set has them in numbers that somebody chose.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def delong_auroc(anomalous: Flags, scores: NDArray[Any]) -> tuple[float, float]:
     """AUROC and its variance; (NaN, NaN) with fewer than two pictures of either class.
 
     DeLong, DeLong and Clarke-Pearson, Biometrics 44 (1988): the variance over pictures of the share of the
-    other class that each one is ranked correctly against.
+    other class that each is ranked correctly against (its placement value).
     """
     bad, good = np.sort(scores[anomalous]), np.sort(scores[~anomalous])
     if min(bad.size, good.size) < 2:
@@ -81,7 +81,7 @@ def auroc_interval(anomalous: Flags, scores: NDArray[Any]) -> Interval | None:
 
 
 def bootstrap_counts(anomalous: Flags, resamples: int, seed: int) -> NDArray[np.int64]:
-    """Number of times that each resample draws each picture, [resamples, N]; each class is drawn apart."""
+    """Number of times that each resample draws each picture, [resamples, N], stratified by class."""
     rng = np.random.default_rng(seed)
     times = np.zeros((resamples, anomalous.size), dtype=np.int64)
     for members in (np.flatnonzero(anomalous), np.flatnonzero(~anomalous)):
@@ -92,7 +92,7 @@ def bootstrap_counts(anomalous: Flags, resamples: int, seed: int) -> NDArray[np.
 
 
 def percentile_interval(values: NDArray[Any], resamples: int) -> Interval | None:
-    """Bootstrap interval; None where no resample differs: that shows too few mistakes, not certainty."""
+    """Percentile bootstrap interval; None where all resamples are equal: too few mistakes, not certainty."""
     values = values[~np.isnan(values)]
     if values.size < resamples or np.ptp(values) == 0:
         return None
@@ -213,9 +213,9 @@ def count_pixels(pictures: Sequence[Evaluated]) -> PixelCounts | None:
         found = prediction.map[inside]
         normal.append(at_or_above(prediction.map[outside]))
         anomalous.append(at_or_above(found))
-        of_region = label(truth, structure=np.ones((3, 3)))[0][inside] if found.size else np.zeros(0, np.intp)
-        areas = np.bincount(of_region)
-        overlap.append(at_or_above(found, 1 / areas[of_region]))
+        numbers = label(truth, structure=np.ones((3, 3)))[0][inside] if found.size else np.zeros(0, np.intp)
+        areas = np.bincount(numbers)
+        overlap.append(at_or_above(found, 1 / areas[numbers]))
         hits = int(prediction.mask[inside].sum())
         marked.append([hits, hits + int(prediction.mask[outside].sum()), found.size])
         regions.append(np.count_nonzero(areas))
@@ -236,18 +236,19 @@ def _split_by_truth(truth: Flags, valid: Flags | None) -> tuple[Flags, Flags]:
 
 
 def _choose_thresholds(pictures: Sequence[Evaluated]) -> Floats | None:
-    """Falling thresholds: normal pixels' values, evenly and far out in the tail, anomalous ones' values, and
+    """Falling thresholds: quantiles of normal pixels' values, even and in the tail, of anomalous ones', and
     last the least value. None without a pixel of either class."""
-    samples, marked, least = [], [], np.inf
+    good_values, bad_values, least = [], [], np.inf
     for _, prediction, truth, valid in pictures:
         if truth is None:
             continue
         inside, outside = _split_by_truth(truth, valid)
-        every = max(1, len(pictures) * truth.size // MAX_SAMPLED_PIXELS)  # maps have one size
-        samples.append(prediction.map[outside][::every].copy())  # a view would keep the whole map
-        marked.append(prediction.map[inside])
-        least = min(least, *(float(v.min()) for v in (prediction.map[outside], marked[-1]) if v.size), np.inf)
-    normal, anomalous = (np.concatenate([*values, np.empty(0)]) for values in (samples, marked))
+        step = max(1, len(pictures) * truth.size // MAX_SAMPLED_PIXELS)  # maps have one size
+        good_values.append(prediction.map[outside][::step].copy())  # a view would keep the whole map
+        bad_values.append(prediction.map[inside])
+        values = prediction.map[outside], bad_values[-1]
+        least = min([least, *(float(part.min()) for part in values if part.size)])
+    normal, anomalous = (np.concatenate([*values, np.empty(0)]) for values in (good_values, bad_values))
     if not normal.size or not anomalous.size:
         return None
     normal = np.sort(normal)[::-1]

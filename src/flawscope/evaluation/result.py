@@ -112,7 +112,7 @@ class Kept:
     @property
     def pictures(self) -> Sequence[Evaluated]:
         return self._column(
-            lambda i: Evaluated(self.items[i], self.whole(i), self._truth(i), self._valid_of(i))
+            lambda i: Evaluated(self.items[i], self.prediction_with_map(i), self._truth(i), self._valid_of(i))
         )
 
     @property
@@ -127,7 +127,7 @@ class Kept:
     def valid(self) -> Sequence[NDArray[np.bool_] | None]:
         return self._column(self._valid_of)
 
-    def whole(self, index: int) -> Prediction:
+    def prediction_with_map(self, index: int) -> Prediction:
         """Prediction with its map."""
         return replace(self.predictions[index], map=self._map(index))
 
@@ -300,11 +300,11 @@ class Evaluation:
 
 def outcomes(result: Evaluation) -> Iterator[tuple[Item, Prediction | Unjudged]]:
     """Yields every test picture, in natural order of the paths, also those that did not count."""
-    apart = {item: Unjudged(str(item.path), LEFT_OUT_REASON) for item in result.left_out_items}
-    apart |= {item: Unjudged(str(item.path), reason) for item, reason in result.unjudged}
-    places = {picture.item: k for k, picture in enumerate(result.pictures)}
-    for item in sorted([*apart, *places], key=lambda item: natural_key(item.path)):
-        yield item, apart[item] if item in apart else result.pictures[places[item]].prediction
+    unjudged = {item: Unjudged(str(item.path), LEFT_OUT_REASON) for item in result.left_out_items}
+    unjudged |= {item: Unjudged(str(item.path), reason) for item, reason in result.unjudged}
+    indices = {picture.item: k for k, picture in enumerate(result.pictures)}
+    for item in sorted([*unjudged, *indices], key=lambda item: natural_key(item.path)):
+        yield item, unjudged[item] if item in unjudged else result.pictures[indices[item]].prediction
 
 
 def _false_alarm_text(result: Evaluation) -> str:
@@ -324,9 +324,9 @@ def _picture_html(one: Evaluated) -> str:
 
 
 def _worst_mistakes(result: Evaluation) -> list[Evaluated]:
-    def margin(place: int) -> float:
-        one = result.pictures[place]
+    def margin(index: int) -> float:
+        one = result.pictures[index]
         return abs(one.prediction.severity) * (-1 if one.outcome == RIGHT else 1)
 
-    order = sorted(range(len(result.pictures)), key=lambda place: -margin(place))
-    return [result.pictures[place] for place in order[:NOTEBOOK_PICTURES]]
+    order = sorted(range(len(result.pictures)), key=lambda index: -margin(index))
+    return [result.pictures[index] for index in order[:NOTEBOOK_PICTURES]]

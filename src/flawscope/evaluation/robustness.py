@@ -71,7 +71,7 @@ def robustness(
     Args:
         leave_out: hashes (`decoding.pixel_hash`) of further pictures to leave out.
     """
-    known = {*leave_out, *(picture.hash for picture in predictor.manifest.pictures)}
+    left_out = {*leave_out, *(picture.hash for picture in predictor.manifest.pictures)}
     advance = Advance(step, "robustness", len(dataset.test) * len(lights))
     labels: list[bool] = []
 
@@ -81,7 +81,7 @@ def robustness(
                 picture = decode(item.path)
             except (InputError, MemoryError):
                 picture = None
-            if picture is None or pixel_hash(picture) in known:
+            if picture is None or pixel_hash(picture) in left_out:
                 for _ in lights:
                     advance()
                 continue

@@ -1,5 +1,5 @@
-"""Reduces `embed` to 8 bits: all of its convolutions where answers stay near enough, else without those that
-evidence speaks against (decisions 0012 and 0021)."""
+"""Quantises `embed` to 8 bits: all of its convolutions if scores stay near enough, else without those that
+add the most error (decisions 0012 and 0021)."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from flawscope.progress import Advance, Step, silent
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-ACTIVATION_OPS = ("Clip", "Relu")  # that 8-bit ranges end at: a convolution's own output is far larger
+ACTIVATION_OPS = ("Clip", "Relu")  # after which 8-bit ranges are measured: convolutions' outputs are larger
 LAYOUT_OPS = ("DepthToSpace", "Identity", "Reshape", "Squeeze", "Transpose", "Slice", "Gather", "Cast")
 ErrorMeasure = Callable[["ModelProto"], tuple[float, float]]  # an `Evidence`, or the worst of several
 MEAN_BATCHES = 16  # batches of pictures that the means of 8-bit convolutions' inputs are measured on
-# Of the way from the middle good picture to the threshold: how far the scores may be off, as the root of the
-# mean square. The certificate wants all of them within half of it, five times as much.
+# Root mean square error of scores, as a share of the distance from the median good score to the threshold.
+# The certificate allows each of them half of that distance, five times as much.
 MAX_SCORE_ERROR = 0.1
 
 
@@ -46,9 +46,9 @@ class Layer:
 class Reduction:
     """Extent of a network's computation in 8 bits.
 
-    layers: of convolutions; whole: how many of them are left in fp32.
+    layers, fp32_layers: number of convolutional layers, and of those among them that stay in fp32.
     operations: the share of their multiplications that is in 8 bits.
-    score_error: how far scores are off, as `Evidence` says; None: not measured.
+    score_error: as `Evidence` measures it; None: not measured.
     """
 
     layers: int
@@ -77,8 +77,8 @@ class Evidence:
         self.of_maps = ways(calibration.map_maxima, calibration.mask_threshold, self.maps.max((1, 2)))
 
     def __call__(self, embed: ModelProto) -> tuple[float, float]:
-        """Root mean squares of the changes of the scores and of the maps' pixels, in ways from the middle
-        good picture to the threshold (`certificate.ways`)."""
+        """Root mean square changes of the scores and of the maps' pixels, as shares of the distance from the
+        median good picture to the threshold (`certificate.ways`)."""
         scores, maps = self._run(embed)
         away = (scores - self.scores) / self.of_scores, (maps - self.maps) / self.of_maps[:, None, None]
         found, drawn = (math.sqrt(float(np.square(part).mean())) for part in away)
@@ -113,35 +113,35 @@ def reduced(
     Args:
         evidence: None: all of them.
     """
-    maker = Quantizer(embed, batches)
+    quantizer = Quantizer(embed, batches)
     if evidence is None:
-        return maker.quantize(), maker.summarise(())
+        return quantizer.quantize(), quantizer.summarise(())
 
-    def tried(whole: Collection[str]) -> tuple[ModelProto, Reduction, bool]:
-        """Makes a network with the layers of the weights `whole` in fp32; True: it is near enough."""
-        made = maker.quantize(whole)
+    def try_fp32(fp32_weights: Collection[str]) -> tuple[ModelProto, Reduction, bool]:
+        """Makes a network with the layers of these weights in fp32; True: it is near enough."""
+        made = quantizer.quantize(fp32_weights)
         away = evidence(made)[0]
-        return made, maker.summarise(whole, away), away <= MAX_SCORE_ERROR
+        return made, quantizer.summarise(fp32_weights, away), away <= MAX_SCORE_ERROR
 
-    everything, reduction, near = tried(())
-    if near or not maker.layers:
+    everything, reduction, near = try_fp32(())
+    if near or not quantizer.layers:
         return everything, reduction
-    names = [layer.weights for layer in maker.layers]
+    names = [layer.weights for layer in quantizer.layers]
     harm, advance = {}, Advance(step, "8-bit layers", len(names))
-    for layer in maker.layers:
-        alone = evidence(maker.quantize([name for name in names if name != layer.weights]))[1]
-        harm[layer.weights] = alone**2 / layer.operations
+    for layer in quantizer.layers:
+        only = evidence(quantizer.quantize([name for name in names if name != layer.weights]))[1]
+        harm[layer.weights] = only**2 / layer.operations
         advance()
     order = sorted(names, key=lambda name: -harm[name])
     low, high, found = 0, len(order), None
     while high - low > 1:  # with `low` of them it is too far off
         middle = (low + high) // 2
-        made, reduction, near = tried(order[:middle])
+        made, reduction, near = try_fp32(order[:middle])
         if near:
             high, found = middle, (made, reduction)
         else:
             low = middle
-    return found or tried(order)[:2]
+    return found or try_fp32(order)[:2]
 
 
 class Quantizer:
@@ -168,13 +168,13 @@ class Quantizer:
         by_weights: dict[str, list[str]] = {}
         for node in convolutions:
             by_weights.setdefault(node.input[1], []).append(node.name)
-        fixed = _fp32_only(embed.graph, convolutions, readers)
-        every = [
+        fp32_nodes = _fp32_only(embed.graph, convolutions, readers)
+        all_layers = [
             Layer(weights, names, sum(operations[name] for name in names))
             for weights, names in by_weights.items()
         ]
-        self.layers = [layer for layer in every if fixed.isdisjoint(layer.nodes)]
-        self.fp32_layers = [layer for layer in every if not fixed.isdisjoint(layer.nodes)]
+        self.layers = [layer for layer in all_layers if fp32_nodes.isdisjoint(layer.nodes)]
+        self.fp32_layers = [layer for layer in all_layers if not fp32_nodes.isdisjoint(layer.nodes)]
         self.weight_ranges = {layer.weights: _weight_ranges(tensors[layer.weights]) for layer in self.layers}
         self.biases = {
             node.name: _corrected_bias(node, tensors, self.weight_ranges[node.input[1]], means[node.name])
@@ -183,24 +183,24 @@ class Quantizer:
         }
         self.ranges = _activation_ranges(embed, itertools.chain(first, rest))
 
-    def quantize(self, whole: Collection[str] = ()) -> ModelProto:
-        """Makes the network in 8 bits, with the layers of the weights `whole` in fp32."""
+    def quantize(self, fp32_weights: Collection[str] = ()) -> ModelProto:
+        """Makes the network in 8 bits, with the layers of the weights `fp32_weights` in fp32."""
         import onnx
         from onnxruntime.quantization import QuantType
         from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-        layers = [layer for layer in self.layers if layer.weights not in whole]
+        layers = [layer for layer in self.layers if layer.weights not in fp32_weights]
         chosen = {name for layer in layers for name in layer.nodes}
-        given = onnx.ModelProto()
-        given.CopyFrom(self.embed)
-        for node in given.graph.node:
+        model = onnx.ModelProto()
+        model.CopyFrom(self.embed)
+        for node in model.graph.node:
             if node.name in chosen:
                 bias = onnx.numpy_helper.from_array(self.biases[node.name], f"{node.name}.bias")
-                given.graph.initializer.append(bias)
+                model.graph.initializer.append(bias)
                 node.input[2:] = [bias.name]
-        _drop_unused(given.graph)
-        left = [name for name in self.activations if name not in chosen]
-        left += [after for name in left for after in self.activations[name]]
+        _drop_unused(model.graph)
+        excluded = [name for name in self.activations if name not in chosen]
+        excluded += [after for name in excluded for after in self.activations[name]]
         overrides = {
             layer.weights: [{"rmin": -top, "rmax": top} for top in self.weight_ranges[layer.weights]]
             for layer in layers
@@ -209,14 +209,14 @@ class Quantizer:
             channels[0] |= {"quant_type": QuantType.QInt8, "symmetric": True, "axis": 0}  # said once
         with silence_exporter():
             quantizer = QDQQuantizer(
-                model=given,
+                model=model,
                 per_channel=True,
                 reduce_range=False,
                 weight_qType=QuantType.QInt8,
                 activation_qType=QuantType.QUInt8,
                 tensors_range=self.ranges,
                 nodes_to_quantize=[],
-                nodes_to_exclude=left,
+                nodes_to_exclude=excluded,
                 op_types_to_quantize=["Conv", *ACTIVATION_OPS],
                 extra_options={"TensorQuantOverrides": overrides},
             )
@@ -227,12 +227,12 @@ class Quantizer:
         proto.ir_version = IR_VERSION
         return proto
 
-    def summarise(self, whole: Collection[str], away: float | None = None) -> Reduction:
-        """Describes the network that `made` makes."""
-        reduced = [layer for layer in self.layers if layer.weights not in whole]
+    def summarise(self, fp32_weights: Collection[str], score_error: float | None = None) -> Reduction:
+        """Describes the network that `quantize` makes."""
+        reduced = [layer for layer in self.layers if layer.weights not in fp32_weights]
         every = [*self.layers, *self.fp32_layers]
-        all_of_them, some = (sum(layer.operations for layer in of) for of in (every, reduced))
-        return Reduction(len(every), len(every) - len(reduced), some / max(all_of_them, 1), away)
+        total, in_int8 = (sum(layer.operations for layer in of) for of in (every, reduced))
+        return Reduction(len(every), len(every) - len(reduced), in_int8 / max(total, 1), score_error)
 
 
 def _consumers(graph: Any) -> dict[str, list[Any]]:
@@ -244,9 +244,9 @@ def _consumers(graph: Any) -> dict[str, list[Any]]:
 
 
 def _fp32_only(graph: Any, convolutions: Sequence[Any], readers: Mapping[str, Sequence[Any]]) -> set[str]:
-    """Names of the convolutions that are never in 8 bits: those whose input is also a feature, which OpenVINO
-    would then give wrong; the one that gives the features themselves, whose highest values would be cut off;
-    and those whose weights are computed."""
+    """Names of the convolutions that stay in fp32: those whose input is also a feature, which OpenVINO would
+    compute wrongly; the one whose output are the features, since their highest values would be clipped; and
+    those whose weights are computed."""
     makers = {name: node for node in graph.node for name in node.output}
     last = makers[graph.output[0].name]
     while last.op_type in LAYOUT_OPS:
@@ -263,10 +263,10 @@ def _fp32_only(graph: Any, convolutions: Sequence[Any], readers: Mapping[str, Se
 
 
 def _weight_ranges(weights: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Value that 127 stands for in each output channel `[O]`: the largest sum of two weights of one sign.
+    """Weight that 127 stands for in each output channel `[O]`: the largest sum of two weights of one sign.
 
-    x86 processors without VNNI add two products of bytes in 16 bits, and saturate. Two
-    weights, rounded, are 128 at most together, and 255 * 128 fits.
+    x86 processors without VNNI add two products of bytes in 16 bits, and saturate. Two rounded weights are
+    together 128 at most, and 255 * 128 fits.
     """
     rows = weights.reshape(len(weights), -1)
     return np.maximum(*(np.sort((sign * rows).clip(0), axis=1)[:, -2:].sum(1) for sign in (1, -1)))
@@ -292,9 +292,9 @@ def _corrected_bias(
 def _keep_in_fp32(graph: Any) -> None:
     """Gives each fp32 convolution after 8-bit numbers its own DequantizeLinear, with a scale per channel.
 
-    ONNX Runtime puts the weights of a convolution between two tensors in 8 bits into 8 bits by itself, with a
-    zero point for which processors without VNNI cut sums off. A scale per channel keeps it from that; the
-    scales are all the same, and the numbers too.
+    ONNX Runtime by itself quantises the weights of a convolution between two 8-bit tensors, with a zero point
+    for which processors without VNNI saturate. A scale per channel keeps it from that; all are the same, so
+    that the numbers do not change.
     """
     from onnx import helper, numpy_helper
 

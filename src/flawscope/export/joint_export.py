@@ -163,36 +163,36 @@ def _describe_product(session: JointExportedSession, given: Pictures) -> Known:
     """Describes good pictures, in each light of the range in which the model keeps its rate, and simulated
     defects on them, as the exported network sees them: in their own light."""
     manifest = given.artefact.manifest
-    learnt: dict[str, int] = manifest.facts.get("calibration_groups", {})
+    learnt_groups: dict[str, int] = manifest.facts.get("calibration_groups", {})
     plain = replace(manifest, preprocess=replace(manifest.preprocess, normalization=None))
-    some = replace(
+    pictures = replace(
         given,
         artefact=replace(given.artefact, manifest=plain),
         sources=given.sources[:: -(-len(given) // MAX_GOOD)],
         failures=[],
     )
-    fresh = 1 + max(learnt.values(), default=0)
+    first_new = 1 + max(learnt_groups.values(), default=0)
     light = manifest.preprocess.normalization
     others = [] if light is None else lights_within(light.share)[1:]
-    groups, carriers, shown, lights = dict[str, int](), list[int](), list[int](), list[int]()
+    groups, carriers, groups_shown, lights = dict[str, int](), list[int](), list[int](), list[int]()
     good, defective = list[NDArray[np.float32]](), list[NDArray[np.float32]]()
     rng, sizes = np.random.default_rng(0), [*DefectScale]
-    for digest, views in some.read():
+    for digest, views in pictures.read():
         if digest in groups:  # of copies one
             continue
-        image, groups[digest] = views.images([0]), learnt.get(digest, fresh + len(groups))
+        image, groups[digest] = views.images([0]), learnt_groups.get(digest, first_new + len(groups))
         seen = [image, *(change_light(image, one) for one in others if len(groups) <= MAX_PER_LIGHT)]
         good += [session.features(one)[1][0] for one in seen]
-        shown += [groups[digest]] * len(seen)
+        groups_shown += [groups[digest]] * len(seen)
         lights += range(len(seen))
-        while len(carriers) * len(some) < DEFECT_COUNT * len(groups):
+        while len(carriers) * len(pictures) < DEFECT_COUNT * len(groups):
             spoilt = add_defect(image, rng, sizes[len(carriers) % len(sizes)])
             defective.append(session.features(spoilt)[1][0])
             carriers.append(groups[digest])
     width = len(next(iter(good), ()))
     return Known(
         np.array(good, np.float32).reshape(-1, width),
-        np.array(shown, np.int32),
+        np.array(groups_shown, np.int32),
         np.array(defective, np.float32).reshape(-1, width),
         np.array(carriers, np.int32),
         np.array(lights if others else [], np.int32),
@@ -206,13 +206,13 @@ def _mistake_counter(
     A defective one may be none of these: it is anomalous either way."""
     images = np.concatenate([shown.images, shown.with_defects().images])
     expected = [one.product for one in trained.run(images)[0]]
-    may = [(one,) if k < len(shown.images) else (one, product, None) for k, one in enumerate(expected)]
+    accepted = [(one,) if k < len(shown.images) else (one, product, None) for k, one in enumerate(expected)]
 
     def count(session: Session) -> int:
         assert isinstance(session, ProductSession)
         see = session.joint.features
         found = [rule.recognise(see(images[k : k + 1])[1])[0].product for k in range(len(images))]
-        return sum(one not in right for one, right in zip(found, may, strict=True))
+        return sum(one not in right for one, right in zip(found, accepted, strict=True))
 
     return count
 

@@ -1,8 +1,8 @@
-"""Pictures that an export compares on, measures ranges on and calibrates on; and the calibration
-of a reduced precision, which is another detector: it is calibrated anew, and compared with the trained one.
+"""Reads the pictures of an export, and calibrates a reduced precision: it is another detector, calibrated
+anew and compared with the trained one.
 
-A picture that was learnt from is left out by both, and the difference is added to what `fit` found. `fit` had
-the other pictures' features at hand, so that it could leave a picture out more truly (`Fitted.left_out`).
+A picture that was learnt from is left out by both, and the difference is added to its score in the fit, which
+had the other pictures' features at hand and so could leave it out more exactly (`Fitted.left_out`).
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ from flawscope.synthesis import DefectScale, simulate_defect
 MAX_COMPARED = 32  # views, of as many pictures as there can be
 MAX_DEFECTIVE = 8  # of them that are compared with a simulated defect, too
 MAX_RANGED = 100  # views that the ranges of 8-bit numbers are measured on
-POSITIONS_PER_SAMPLE = 4  # at which a sample is compared, where places are told apart
-GOLDEN_SECTION = (5**0.5 - 1) / 2  # the golden section: its multiples fall evenly, however few there are
+POSITIONS_PER_SAMPLE = 4  # at which a sample is compared, where the model has positions
+GOLDEN_SECTION = (5**0.5 - 1) / 2  # the fractional parts of its multiples lie evenly, however few
 
 EmbedFn = Callable[[NDArray[np.float32]], NDArray[np.float32]]  # images to features
 TorchEmbedFn = Callable[[NDArray[np.float32]], Tensor]
 
 
 class ProbeImages(NamedTuple):
-    """Images `[N, 3, H, W]`, and for a model that tells places apart their places in pictures, `[N]`."""
+    """Images `[N, 3, H, W]` for comparisons, and their tile positions `[N]` if the model has such."""
 
     images: NDArray[np.float32]
     positions: NDArray[np.int64] | None = None
@@ -191,7 +191,7 @@ class ReducedModel:
 
 
 class AnswerPair(NamedTuple):
-    """Answers of the reduced model and of the trained one; fresh: no model was fitted on the picture."""
+    """Answers of the reduced model and of the trained one; unseen: neither was fitted on the picture."""
 
     reduced: Answer
     trained: Answer
@@ -201,11 +201,9 @@ class AnswerPair(NamedTuple):
 def recalibrate(
     reduced: ReducedModel, pictures: Pictures, shown: ProbeImages, step: Step
 ) -> tuple[Artefact, list[Certificate]]:
-    """The artefact with the calibration of another precision, and how far that is from its own, by engine:
-    pictures that it was fitted on are left out one by one, others are simply scored.
-
-    The first engine calibrates, and every one is compared with its answers in batches; the larger difference
-    counts.
+    """Calibrates the artefact for a reduced precision, and certifies each engine: pictures that it was fitted
+    on are left out one by one, others are simply scored. The first engine's answers calibrate; every engine's
+    answers in batches are compared with them, and the larger difference counts.
 
     Args:
         shown: pictures that the engines are compared on.
@@ -223,27 +221,28 @@ def recalibrate(
             "cannot leave them out, or they cannot be read; give good pictures that it has not seen"
         )
     session, before = reduced.sessions[0], artefact.manifest.calibration
-    alone = all(one.unseen for one in answers.values()) and not artefact.manifest.preprocess.normalization
+    normalized = artefact.manifest.preprocess.normalization is not None
+    held_out = all(pair.unseen for pair in answers.values()) and not normalized
     calibration = from_values(
         *zip(*(one.reduced for one in answers.values()), strict=True),
         rate=before.rate,
-        method="held out" if alone else before.method,
+        method="held out" if held_out else before.method,
         runtime=session.runtime,
         precision=reduced.precision,
         outline=before.outline,
         miscounted=before.miscounted,
     )
-    now, then = (np.array([one[k] for one in answers.values()]).T for k in (0, 1))
+    now, then = (np.array([pair[k] for pair in answers.values()]).T for k in (0, 1))  # reduced, trained
     changed = int(np.count_nonzero(calibration.is_anomalous(now[0]) != before.is_anomalous(then[0])))
     (scores, maps), defective = run_one_by_one(session, shown), shown.with_defects()
     expected = run_one_by_one(reduced.trained, defective)[0].astype(np.float64)
     certificates = []
     for one in reduced.sessions:
-        apart = certify_session(one, shown, scores, maps, calibration)
-        found = certify_reduced(apart, before, (now[0], then[0]), (now[1], then[1]), changed)
-        away = np.abs(run_one_by_one(one, defective)[0].astype(np.float64) - expected)
-        away /= ways(before.scores, before.score_threshold, expected)
-        certificates.append(replace(found, simulated=float(np.nan_to_num(away, nan=np.inf).max())))
+        consistency = certify_session(one, shown, scores, maps, calibration)
+        found = certify_reduced(consistency, before, (now[0], then[0]), (now[1], then[1]), changed)
+        errors = np.abs(run_one_by_one(one, defective)[0].astype(np.float64) - expected)
+        errors /= ways(before.scores, before.score_threshold, expected)
+        certificates.append(replace(found, simulated=float(np.nan_to_num(errors, nan=np.inf).max())))
     manifest = _recalibrated_manifest(artefact.manifest, calibration, answers, reduced)
     return _update_samples(replace(artefact, manifest=manifest), session), certificates
 
@@ -266,8 +265,8 @@ def certify_session(
 def run_one_by_one(session: Session, shown: ProbeImages) -> tuple[NDArray[Any], NDArray[Any]]:
     """Scores and maps of pictures, each alone in its batch."""
     images, where = shown
-    each = [slice(k, k + 1) for k in range(len(images))]
-    parts = [session.run(images[one], None if where is None else where[one]) for one in each]
+    rows = [slice(k, k + 1) for k in range(len(images))]
+    parts = [session.run(images[one], None if where is None else where[one]) for one in rows]
     scores, maps = (np.concatenate(part) for part in zip(*parts, strict=True))
     return scores, maps
 
@@ -337,9 +336,9 @@ def _leave_one_out_run(model: Detector, embed: TorchEmbedFn, group: int, kept: M
     def run(
         images: NDArray[np.float32], positions: NDArray[np.int64] | None = None
     ) -> tuple[NDArray[Any], NDArray[Any]]:
-        there = model if positions is None else model.at(int(positions[0]))
+        own_model = model if positions is None else model.at(int(positions[0]))
         with torch.inference_mode():
-            found = there.left_out(embed(images), group, kept, there.inside(torch.from_numpy(images)))
+            found = own_model.left_out(embed(images), group, kept, own_model.inside(torch.from_numpy(images)))
         if found is None:
             raise _CannotLeaveOutError
         return found[0].numpy(), found[1].numpy()
@@ -383,7 +382,7 @@ def _update_samples(artefact: Artefact, session: Session) -> Artefact:
     if "samples" not in artefact.tensors:
         return artefact
     scores, maps = run_one_by_one(session, ProbeImages(Pictures(artefact).samples()))
-    said = zip(artefact.manifest.samples, scores, maps, strict=True)
-    kept = tuple({**s, "score": float(x), "map_maximum": float(m.max())} for s, x, m in said)
+    answers = zip(artefact.manifest.samples, scores, maps, strict=True)
+    kept = tuple({**s, "score": float(x), "map_maximum": float(m.max())} for s, x, m in answers)
     tensors = {**artefact.tensors, "sample_maps": np.ascontiguousarray(maps[:, ::MAP_STRIDE, ::MAP_STRIDE])}
     return Artefact(replace(artefact.manifest, samples=kept), tensors)

@@ -1,8 +1,8 @@
-"""`--align auto`: are left-out good parts nearer, and simulated defects clearer, where parts are aligned?
+"""Chooses `--align auto`: the alignment that brings left-out good parts nearer and makes defects clearer.
 
-A small PatchCore, whatever method is fitted, learns from some good pictures as they lie, and aligned; the
-others, good and with simulated defects, are judged by it. The reference for poses is learnt from the same
-pictures as the PatchCore, so that it does not know the others.
+A small PatchCore, whatever method is fitted, learns from some good pictures, unaligned and aligned, and
+scores the others, good and with simulated defects. The reference for poses is learnt from the same pictures
+as the PatchCore, so that it does not know the others.
 """
 
 from __future__ import annotations
@@ -32,15 +32,14 @@ MIN_PICTURES = 12  # of both together
 MAX_SIDE = 512  # pixels that pictures are reduced to
 SIZE = 128  # pixels a side that the network sees
 BANK_SIZE = 2000  # elements
-MIN_DISTANCE_GAIN = 0.03  # least share by which left-out good parts must come nearer
-MIN_AUROC_GAIN = 0.02  # by which the AUROC must rise; within half of it the simplest kind is chosen
-STREAM = 38  # of random numbers
+MIN_DISTANCE_GAIN = 0.03  # share by which the median score of left-out good pictures must fall
+MIN_AUROC_GAIN = 0.02  # by which the AUROC must rise; among kinds within half of it the simplest is chosen
+STREAM = 38  # of random numbers: part of their seed
 Pixels = NDArray[np.uint8]
 
 
 class Trial(NamedTuple):
-    """Scores of left-out good pictures, their median, and how well they tell simulated defects, all scales
-    together, from them: AUROC."""
+    """Median score of left-out good pictures, and AUROC of simulated defects of all sizes against them."""
 
     kind: Kind | None
     score: float
@@ -48,39 +47,39 @@ class Trial(NamedTuple):
 
 
 def choose_alignment(seed: int, task: Undecided, groups: Sequence[int]) -> tuple[Kind | None, str]:
-    """Chooses how parts are aligned, None: not at all; and a line that gives the numbers.
+    """Chooses how parts are aligned, None: not at all; with a line that gives the numbers.
 
     Args:
-        groups: of every picture: those of one group are left out together.
+        groups: of every picture; a group is left out as a whole.
     """
-    learnt, held = _split_pictures(seed, task, groups)
-    if len(learnt) + len(held) < MIN_PICTURES or len(learnt) < congealing.LEAST or not held:
-        few = pluralize(len(learnt) + len(held), "good picture")
+    learnt, held_out = _split_pictures(seed, task, groups)
+    if len(learnt) + len(held_out) < MIN_PICTURES or len(learnt) < congealing.LEAST or not held_out:
+        few = pluralize(len(learnt) + len(held_out), "good picture")
         return None, f"align auto: none, since {few} are too few to choose by"
     part = Foreground.of(learnt)
-    shown = [*held, *(_add_defects(held, part, seed))]
+    shown = [*held_out, *(_add_defects(held_out, part, seed))]
     trials: list[Trial] = []
     for kind in (None, *KINDS):
-        plain = Preprocess((SIZE, SIZE))
+        small = Preprocess((SIZE, SIZE))
         try:
-            reference = None if kind is None else congealing.learn([*map(plain.small, learnt)], kind)
+            reference = None if kind is None else congealing.learn([*map(small.small, learnt)], kind)
         except InputError:  # no part that is found in most pictures
             continue
-        seen = replace(plain, reference=reference)
-        trials.append(_run_trial(seen, kind, learnt, shown, len(held), seed, task))
-    lying, *aligned = trials
+        seen = replace(small, reference=reference)
+        trials.append(_run_trial(seen, kind, learnt, shown, len(held_out), seed, task))
+    plain, *aligned = trials
     if not aligned:
         return None, "align auto: none, since the good pictures show no part that is found in most of them"
-    nearer = [one for one in aligned if one.score <= (1 - MIN_DISTANCE_GAIN) * lying.score]
-    clearer = [one for one in nearer if one.auroc >= lying.auroc + MIN_AUROC_GAIN]
+    closer = [one for one in aligned if one.score <= (1 - MIN_DISTANCE_GAIN) * plain.score]
+    clearer = [one for one in closer if one.auroc >= plain.auroc + MIN_AUROC_GAIN]
     best = max((one.auroc for one in clearer), default=0.0)
-    chosen = next((one for one in clearer if one.auroc >= best - MIN_AUROC_GAIN / 2), lying)
+    chosen = next((one for one in clearer if one.auroc >= best - MIN_AUROC_GAIN / 2), plain)
     numbers = "; ".join(
         f"{one.kind or 'none'} {one.auroc:.3f}"
-        + (f", good ones at {one.score / max(lying.score, 1e-12):.0%} of the distance" if one.kind else "")
+        + (f", good ones at {one.score / max(plain.score, 1e-12):.0%} of the distance" if one.kind else "")
         for one in trials
     )
-    left = pluralize(len(held), "left-out good picture")
+    left = pluralize(len(held_out), "left-out good picture")
     return chosen.kind, (
         f"align auto: {chosen.kind or 'none'}; image AUROC on {left}, with and without simulated defects: "
         f"{numbers}"
@@ -93,11 +92,11 @@ def _split_pictures(seed: int, task: Undecided, groups: Sequence[int]) -> tuple[
     order = [i for group in rng.permutation(np.unique(numbers)) for i in np.flatnonzero(numbers == group)]
     order = order[: MAX_LEARNT + MAX_HELD_OUT]
     first = len(order) - min(MAX_HELD_OUT, len(order) // 3)
-    last = numbers[order[first:]]
+    held_out = numbers[order[first:]]
     found: tuple[list[Pixels], list[Pixels]] = ([], [])
     for i in order:
         if (picture := task.decoded(int(i))) is not None:
-            found[bool(np.isin(numbers[i], last))].append(_downscale(picture, task.white_level))
+            found[bool(np.isin(numbers[i], held_out))].append(_downscale(picture, task.white_level))
     return found
 
 
@@ -128,7 +127,7 @@ def _run_trial(
     seed: int,
     task: Undecided,
 ) -> Trial:
-    """Fits a probe, and scores the pictures shown, of which the first ones are `good`, the others not."""
+    """Fits a small PatchCore, and scores the pictures `shown`: first the `good` ones, then the defective."""
     method = registry.method("patchcore")
     config = method.configure(values={"size": str(SIZE), "count": BANK_SIZE, "augment": "none", "seed": seed})
     model, _ = method.create(replace(config, masked=kind is not None), None)
@@ -147,6 +146,6 @@ def _run_trial(
         scores[index] = float(model.score(features[None], None if inside is None else inside[None])[0])
 
     embed_pictures(model, lambda i: load(shown[i]), range(len(shown)), store, quiet)
-    fine, bad = scores[:good], scores[good:, None]
-    auroc = float(((bad > fine).mean() + (bad >= fine).mean()) / 2)
-    return Trial(kind, float(np.median(fine)), auroc)
+    good_scores, defective_scores = scores[:good], scores[good:, None]
+    auroc = float(((defective_scores > good_scores).mean() + (defective_scores >= good_scores).mean()) / 2)
+    return Trial(kind, float(np.median(good_scores)), auroc)

@@ -231,7 +231,7 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
     except InputError:
         reader.check_any_readable()  # else their reason is the error
         raise
-    alone = fitted.calibration
+    plain = fitted.calibration
     if (light := reader.preprocess.normalization) is not None:
         calibrate_in_each_light(model, fitted, task, light.share, reader.load_in_light)
     tensors = {k: v.detach().cpu().numpy() for k, v in {**model.state_dict(), **fitted.extra}.items()}
@@ -243,7 +243,7 @@ def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bo
     found = finds(model, checked, shown, began) if check and fitted.calibration.promised else None
     notes = _notes(fitted, reader, found, prepared.method, old)
     if light is not None and found is not None:
-        notes.append(_light_cost_note(found, found.with_calibration(alone), light.share))
+        notes.append(_light_cost_note(found, found.with_calibration(plain), light.share))
     for note in notes:
         task.say(note)
     manifest = Manifest(
@@ -299,10 +299,10 @@ def _notes(
     return notes
 
 
-def _light_cost_note(found: DefectScores, alone: DefectScores, share: float) -> str:
+def _light_cost_note(found: DefectScores, plain: DefectScores, share: float) -> str:
     """Note on the simulated defects that the threshold for each light misses, and one for one light finds."""
     (now, count), (before, _) = (
-        tuple(map(sum, zip(*map(one.count_found, one.scores), strict=True))) for one in (found, alone)
+        tuple(map(sum, zip(*map(one.count_found, one.scores), strict=True))) for one in (found, plain)
     )
     return (
         f"the false-alarm rate is kept in each light within {share:.0%}: {now} of {count} simulated defects "
@@ -352,14 +352,14 @@ Samples = tuple[dict[str, Any], ...]
 
 
 def _score_samples(
-    model: Detector, tensors: dict[str, NDArray[Any]], reader: Reader, fitted: Fitted, kept: int | Artefact
+    model: Detector, tensors: dict[str, NDArray[Any]], reader: Reader, fitted: Fitted, samples: int | Artefact
 ) -> Samples:
     """Returns the samples' scores for `Predictor.self_test`, and adds the samples and their maps to
     `tensors`. kept: how many of the pictures learnt from; or an extended model, whose samples stay."""
-    if isinstance(kept, Artefact):
-        names, packed = [one["name"] for one in kept.manifest.samples], kept.tensors.get("samples")
+    if isinstance(samples, Artefact):
+        names, packed = [one["name"] for one in samples.manifest.samples], samples.tensors.get("samples")
     else:
-        chosen = fitted.used[:: max(1, len(fitted.used) // kept)][:kept] if kept else []
+        chosen = fitted.used[:: max(1, len(fitted.used) // samples)][:samples] if samples else []
         images = {reader.names[i]: image.numpy() for i in chosen if (image := reader.load(i)) is not None}
         names, packed = [*images], pack_images(np.stack([*images.values()])) if images else None
     if packed is None:

@@ -208,22 +208,22 @@ def update(
     how = how or (EXTENDED if method.extends else RECALIBRATED)
     if how == EXTENDED and not method.extends:
         raise InputError(f"{method.name} cannot be extended: recalibrate it, or train it anew")
-    there, contradictory, unreadable = _read_pictures(pictures)
-    known = {one.digest: one.before for one in there if one.before is not None}
-    before = score_pictures(active, [one for one in there if one.judged], known, step)
-    unsure = _find_unsure(old, there, before, strict and how == EXTENDED, device)
+    usable, contradictory, unreadable = _read_pictures(pictures)
+    known = {one.digest: one.before for one in usable if one.before is not None}
+    before = score_pictures(active, [one for one in usable if one.judged], known, step)
+    unsure = _find_unsure(old, usable, before, strict and how == EXTENDED, device)
     if unsure and refuse_unsure:
-        odd = [one for one in there if one.number in unsure]
+        defect_like = [one for one in usable if one.number in unsure]
         raise PowerLostError(
-            f"{pluralize(len(odd), 'picture')} called good, but as far out as defects",
-            [one.name for one in sorted(odd, key=lambda one: -before[one.number].severity)],
+            f"{pluralize(len(defect_like), 'picture')} called good, but as far out as defects",
+            [one.name for one in sorted(defect_like, key=lambda one: -before[one.number].severity)],
             "look again and take out what is not good, or --drop-suspects, or go on with --force",
         )
-    rest = [one for one in there if one.number not in unsure]
+    rest = [one for one in usable if one.number not in unsure]
     wanted = [one for one in rest if one.learn]
-    inside = {picture.hash for picture in old.manifest.pictures if picture.role == "train"}
+    train_hashes = {picture.hash for picture in old.manifest.pictures if picture.role == "train"}
     known_pixels = {picture.hash for picture in old.manifest.pictures}
-    is_new = any(one.digest not in inside for one in wanted)
+    is_new = any(one.digest not in train_hashes for one in wanted)
     is_new |= any(one.drawn and one.digest not in known_pixels for one in rest)
     if how == EXTENDED and not is_new and not unsure:
         raise InputError(
@@ -235,50 +235,50 @@ def update(
         defects = on_samples(active.artefact if isinstance(active.session, TorchSession) else old, device)
     if defects is not None:
         simulated = compared(defects, [defects.model, _detector(candidates[0][0])], step=step)
-    judged = [one for one in there if one.number in before]
+    judged = [one for one in usable if one.number in before]
     judged = [*{one.digest: one for one in reversed(judged)}.values()][::-1]  # the first of copies
-    made: Update | None = None  # the candidate that loses least, the first of them
+    best: Update | None = None  # the candidate that loses least, the first of them
     for model, scores in candidates:
         after = scores(judged)
         drawn = [after[one.number].score for one in judged if one.drawn and one.number in after]
         unlike = fair and exceeds_chance(active.calibration, drawn)
         found = Update(model, how, active.calibration, judged, before, after, simulated, unlike)
-        if made is None or found.loss < made.loss:
-            made = found
-        if fair or not made.loss:
+        if best is None or found.loss < best.loss:
+            best = found
+        if fair or not best.loss:
             break
-    assert made is not None
-    inner = {picture.hash for picture in made.predictor.manifest.pictures}
-    made.learnt = [one.number for one in wanted if one.digest in inner]
-    made.unsure, made.contradictory, made.unreadable = sorted(unsure), contradictory, unreadable
-    made.inside = [one.number for one in there if not one.good and one.digest in inside]
-    made.kept = made.predictor is not candidates[0][0]
-    made.drawn = 0 if made.kept else sum(one.drawn for one in rest)
-    made.clear = _fence_severity(old)
-    if made.refused:
-        made.responsible = _find_responsible(made, old, defects, device)
-    return made
+    assert best is not None
+    learnt_hashes = {picture.hash for picture in best.predictor.manifest.pictures}
+    best.learnt = [one.number for one in wanted if one.digest in learnt_hashes]
+    best.unsure, best.contradictory, best.unreadable = sorted(unsure), contradictory, unreadable
+    best.inside = [one.number for one in usable if not one.good and one.digest in train_hashes]
+    best.kept = best.predictor is not candidates[0][0]
+    best.drawn = 0 if best.kept else sum(one.drawn for one in rest)
+    best.clear = _fence_severity(old)
+    if best.refused:
+        best.responsible = _find_responsible(best, old, defects, device)
+    return best
 
 
 def _read_pictures(pictures: Sequence[Reviewed]) -> tuple[list[Reviewed], list[int], dict[int, str]]:
     """Returns the usable pictures with their hashes, the numbers of the contradictory ones (judged both good
     and defective), and why others are unreadable."""
-    there, unreadable = list[Reviewed](), dict[int, str]()
-    words: dict[str, set[bool]] = {}
+    usable, unreadable = list[Reviewed](), dict[int, str]()
+    verdicts: dict[str, set[bool]] = {}
     for one in pictures:
         try:
             digest = pixel_hash(decode(one.source, name=one.name or None))
         except (InputError, MemoryError) as error:
             unreadable[one.number] = reason(error, one.name)
             continue
-        there.append(replace(one, digest=digest))
+        usable.append(replace(one, digest=digest))
         if one.judged:
-            words.setdefault(digest, set()).add(one.good)
-    if not there and unreadable:
+            verdicts.setdefault(digest, set()).add(one.good)
+    if not usable and unreadable:
         first = next(iter(unreadable.values()))
         raise InputError(f"none of {pluralize(len(pictures), 'picture')} can be used; the first: {first}")
-    contradictory = {one.number for one in there if len(words.get(one.digest, ())) > 1}
-    return [one for one in there if one.number not in contradictory], sorted(contradictory), unreadable
+    contradictory = {one.number for one in usable if len(verdicts.get(one.digest, ())) > 1}
+    return [one for one in usable if one.number not in contradictory], sorted(contradictory), unreadable
 
 
 def odd_ones(old: Artefact, pictures: Sequence[Reviewed], before: Mapping[int, Score]) -> set[int]:
@@ -297,7 +297,7 @@ def odd_ones(old: Artefact, pictures: Sequence[Reviewed], before: Mapping[int, S
 
 
 def _find_unsure(
-    old: Artefact, there: Sequence[Reviewed], before: Mapping[int, Score], strict: bool, device: str
+    old: Artefact, usable: Sequence[Reviewed], before: Mapping[int, Score], strict: bool, device: str
 ) -> set[int]:
     """Numbers of the false alarms that the model must not learn from.
 
@@ -305,9 +305,9 @@ def _find_unsure(
         at twice, others like it were corrected. The last is so where the picture stands out less with the
         others in the bank and itself left out.
     """
-    odd = odd_ones(old, there, before)
-    unsure = {one.number for one in there if one.number in odd and not one.sure}
-    wanted = [one for one in there if one.learn and one.number not in unsure]
+    odd = odd_ones(old, usable, before)
+    unsure = {one.number for one in usable if one.number in odd and not one.sure}
+    wanted = [one for one in usable if one.learn and one.number not in unsure]
     if not strict or not wanted:
         return unsure
     several = list({one.digest: one for one in wanted}.values())

@@ -91,12 +91,7 @@ def joined(
 
 
 def known_of(
-    model: Artefact,
-    images: Images,
-    *,
-    but: Collection[str] = (),
-    device: str = "auto",
-    step: Step = silent,
+    model: Artefact, images: Images, *, but: Collection[str] = (), device: str = "auto", step: Step = silent
 ) -> Known:
     """Describes the good pictures that a model has learnt, as they are, at both ends of the range of light in
     which the model keeps its rate, and with simulated defects.
@@ -133,10 +128,10 @@ def known_of(
     first = {reader.hashes[index]: index for index in reversed(found)}  # of copies one
     good = [index for index in found if first[reader.hashes[index]] == index]
     some = _subsample(good, MAX_PER_LIGHT)
-    lit = [count * changed + index for changed in range(1, len(lights)) for index in some]
-    if lit:
-        found |= _descriptors(detector, load, lit, step, "recognition in each light")
-    shown = [number for number in (*good, *lit) if number in found]
+    in_lights = [count * changed + index for changed in range(1, len(lights)) for index in some]
+    if in_lights:
+        found |= _descriptors(detector, load, in_lights, step, "recognition in each light")
+    shown = [number for number in (*good, *in_lights) if number in found]
     pattern, group = pattern_of(manifest), manifest.facts.get("group")
     groups = np.array(
         pattern.groups(reader.names) if pattern else group_numbers(reader.names, group), np.int32
@@ -148,7 +143,7 @@ def known_of(
         groups[[number % count for number in shown]],
         np.array([*defective.values()], np.float32).reshape(len(defective), width),
         groups[carriers],
-        np.array([number // count for number in shown if lit], np.int32),
+        np.array([number // count for number in shown if in_lights], np.int32),
     )
 
 
@@ -158,7 +153,8 @@ def _defect_descriptors(
     """Descriptors of good pictures with simulated defects, and which pictures these are."""
     defects = Defects(detector, load, good)
     defects.learn_part(PART_LEARNING_SECONDS)
-    found = _descriptors(detector, defects.load, range(DEFECT_COUNT), step, "recognition of defective parts")
+    stage = "recognition of defective parts"
+    found = _descriptors(detector, defects.load, range(DEFECT_COUNT), step, stage)
     return found, [defects.picture(number) for number in found]
 
 

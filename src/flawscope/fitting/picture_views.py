@@ -48,14 +48,14 @@ class _CachedPicture:
 class PictureViews:
     """Numbers the views of all pictures, those of a picture one after the other.
 
-    counts: of each picture's views. views_of: the same as it is judged.
+    counts: number of each picture's views for learning. judged_counts: of those by which it is judged.
     """
 
-    def __init__(self, reader: Reader, counts: Sequence[int], views_of: Sequence[int]):
-        self.reader, self.judged_counts = reader, list(views_of)
+    def __init__(self, reader: Reader, counts: Sequence[int], judged_counts: Sequence[int]):
+        self.reader, self.judged_counts = reader, list(judged_counts)
         self.first: list[int] = np.concatenate([[0], np.cumsum(counts)]).astype(int).tolist()
         self._held: OrderedDict[int, _CachedPicture] = OrderedDict()
-        self._kept: dict[int, bool] = {}  # pictures that were asked about: whether they are no copies
+        self._kept: dict[int, bool] = {}  # of pictures that were checked: whether they are no copies
         self._lock = Lock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -68,11 +68,9 @@ class PictureViews:
         return int(self.first[-1])
 
     def calibration_views(self) -> int:
-        """Number of views, about, that calibration scores where a tenth of the pictures is held out."""
+        """Approximate number of views that calibration scores, if a tenth of the pictures is held out."""
         held = max(MIN_HELD_OUT, len(self.judged_counts) // 10)
         return round(held * sum(self.judged_counts) / max(1, len(self.judged_counts)))
-
-    # ---- as a method sees them
 
     def picture_of(self, number: int) -> int:
         """Number of the picture that a view belongs to."""
@@ -123,13 +121,11 @@ class PictureViews:
         )
 
     def _drop_copies(self, numbers: list[int]) -> list[int]:
-        fresh = [picture for picture in self.pictures(numbers) if picture not in self._kept]
-        if fresh:  # once each: its views may come in several parts
-            kept = set(self.reader.without_copies(fresh))
-            self._kept.update((picture, picture in kept) for picture in fresh)
+        new = [picture for picture in self.pictures(numbers) if picture not in self._kept]
+        if new:  # once each: its views may come in several parts
+            kept = set(self.reader.without_copies(new))
+            self._kept.update((picture, picture in kept) for picture in new)
         return [number for number in numbers if self._kept[self.picture_of(number)]]
-
-    # ---- as pictures again
 
     def pictures(self, numbers: Iterable[int]) -> list[int]:
         """Numbers of the pictures that views belong to, each once, in their order."""
@@ -182,8 +178,6 @@ class Windows(PictureViews):
             for index, (tiles, grid) in enumerate(zip(cells, grids, strict=True))
         ]
         super().__init__(reader, [1 + len(places) for places in self.places], views_of)
-
-    # ---- where they lie
 
     def _counted_tiles(self, size: tuple[int, int] | None, grid: Grid | None) -> list[int]:
         """Numbers of the tiles with pixels that count; empty where the whole view is the only one, and for a

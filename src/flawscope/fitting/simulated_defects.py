@@ -20,12 +20,12 @@ from flawscope.progress import Step, silent
 from flawscope.runtime.torch import TorchSession
 from flawscope.synthesis import DefectScale, Foreground, simulate_defect
 
-STREAM = 50  # of random numbers
+STREAM = 50  # of random numbers: part of their seed
 SIZES = tuple(DefectScale)
 MAX_PER_SIZE = 40  # defects of a size
 COMPARED_PER_SIZE = 20  # of a size, before and after an update
 TIME_SHARE = 1 / 9  # of the time of the fit until then, so that the check is at most a tenth of it all
-BLOCK_MARGIN = 1.25  # longest time of a block, in times of the one before
+BLOCK_MARGIN = 1.25  # reserve for a block of defects that takes longer than the one before
 PART_PICTURES = 8  # that the part is learnt from
 TIME_FACTOR = 3  # time for learning from a picture, in times of finding the part in it
 MIN_SIDE = 16  # pixels a side that a defect needs
@@ -33,9 +33,9 @@ Box = tuple[slice, slice]
 
 
 class LeaveOneOutScorer:
-    """Model without the group of the picture that is scored; other pictures it scores as it is.
+    """Scores pictures as if their group had not been learnt from; others it scores as they are.
 
-    learnt: numbers that it has learnt from. groups: of every number, as the method's `fit` was given them.
+    learnt: numbers that the model has learnt from. groups: of every number, as the method's `fit` got them.
     """
 
     def __init__(self, model: Detector, fitted: Fitted, learnt: Collection[int], groups: Sequence[int]):
@@ -43,13 +43,7 @@ class LeaveOneOutScorer:
         self.buffers = {k: v.to(model.roi.device) for k, v in {**model.state_dict(), **fitted.extra}.items()}
 
     def __call__(
-        self,
-        number: int,
-        features: Tensor,
-        inside: Tensor | None,
-        *,
-        position: int = 0,
-        fast: bool = False,
+        self, number: int, features: Tensor, inside: Tensor | None, *, position: int = 0, fast: bool = False
     ) -> tuple[Tensor, Tensor] | None:
         """Score [1] and map [1, H, W] of an image; None where the method cannot leave out what it has learnt
         from.
@@ -84,25 +78,25 @@ def finds(model: Detector, fitted: Fitted, task: Task, began: float) -> DefectSc
     if task.budget.until is not None:
         until = min(until, task.budget.until)
     own = fitted.calibration.scores[-len(fitted.pictures) :]  # an extended model has the old ones before
-    # pictures that are called anomalous without a defect are no evidence
-    quiet = [i for i, s in zip(fitted.pictures, own, strict=True) if s < fitted.calibration.score_threshold]
-    defects, done, count = Defects(model, task.load, quiet or fitted.pictures), 0, len(SIZES)
+    # a picture that is called anomalous without a defect cannot show that a defect is found
+    passed = [i for i, s in zip(fitted.pictures, own, strict=True) if s < fitted.calibration.score_threshold]
+    defects, done, count = Defects(model, task.load, passed or fitted.pictures), 0, len(SIZES)
     defects.learn_part(until - begun)
-    answer, scores = LeaveOneOutScorer(model, fitted, fitted.used, task.groups), {}
+    scorer, scores = LeaveOneOutScorer(model, fitted, fitted.used, task.groups), {}
 
     def store(number: int, features: Tensor, inside: Tensor | None) -> None:
         picture = defects.picture(number)
         position = 0 if task.places is None else task.places.of[picture]
-        if (found := answer(picture, features, inside, position=position)) is not None:
+        if (found := scorer(picture, features, inside, position=position)) is not None:
             scores[number] = _finite_score(found[0])
 
     while count:
         start = time.monotonic()
         embed_pictures(model, defects.load, range(done, done + count), store)
         done, now = done + count, time.monotonic()
-        took = (now - start) / min(count, BATCH)  # of one, one after the other
+        seconds_each = (now - start) / min(count, BATCH)  # of one, one after the other
         left = MAX_PER_SIZE * len(SIZES) - done
-        count = _next_batch(int((until - now) / (BLOCK_MARGIN * took)), left, model.roi.device)
+        count = _next_batch(int((until - now) / (BLOCK_MARGIN * seconds_each)), left, model.roi.device)
         task.step("simulated defects", done, done + count)
     numbers = sorted(n for n in scores if n < done)
     by_size = {

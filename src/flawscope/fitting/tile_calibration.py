@@ -23,8 +23,8 @@ from flawscope.pictures.views import Blended, Fusion, Views
 from flawscope.progress import Advance
 
 STREAM = 61  # of random numbers
-PIXEL_STEP = 8  # pixels of a canvas between those that the middle map value is taken from
-MAX_CALIBRATION_TILES = 5000  # that are looked at for calibration
+PIXEL_STEP = 8  # of the canvas pixels that the median map value is taken from
+MAX_CALIBRATION_TILES = 5000  # in about as many as `MIN_PICTURES` pictures at least
 MIN_PICTURES = 60  # pictures, however many tiles they have
 
 
@@ -43,9 +43,9 @@ class PictureValues:
 class _OpenPicture:
     """Picture with views that are still to be scored.
 
-    early_answers: answers for views that come after one without an answer. added: number of the views before.
-    unsure_maps: of tiles that may be drawn too high: they know of no patches that would be in the bank if the
-        picture had never been there.
+    early_answers: of views that come after one without an answer. next_view: index of that one.
+    unsure_maps: of tiles, upper bounds: the bank lacks patches that it would hold if the picture had never
+        been learnt from.
     """
 
     views: Views
@@ -57,7 +57,7 @@ class _OpenPicture:
     lock: Lock = field(default_factory=Lock)
 
     def add(self) -> bool:
-        """Adds answers in the order of the views: sums do not depend on the threads. True: that were all."""
+        """Adds answers in the order of the views: sums do not depend on threads. True: all are in."""
         while self.next_view < len(self.numbers):
             number = self.numbers[self.next_view]
             if (answer := self.early_answers.pop(number, None)) is None:
@@ -141,25 +141,25 @@ def _compute_values(
 
     def work(job: tuple[int, int]) -> None:
         picture, start = job
-        one = begin(picture)
-        numbers = [] if one is None else one.numbers[start : start + BATCH]
+        picture_state = begin(picture)
+        numbers = [] if picture_state is None else picture_state.numbers[start : start + BATCH]
         for number in numbers:
-            assert one is not None
+            assert picture_state is not None
             sure = number == 0 or not answers.has_fast_bound(picture)
-            score, drawn = answers.score(one.views, number, picture, sure)
-            with one.lock:
-                if one.blended is None:
-                    found[picture] = _single_tile_values(score, drawn, one.views)
+            score, drawn = answers.score(picture_state.views, number, picture, sure)
+            with picture_state.lock:
+                if picture_state.blended is None:
+                    found[picture] = _single_tile_values(score, drawn, picture_state.views)
                 elif not sure:
-                    one.unsure_maps[number] = drawn
-                one.early_answers[number] = score, drawn
-                done = one.add()
+                    picture_state.unsure_maps[number] = drawn
+                picture_state.early_answers[number] = score, drawn
+                done = picture_state.add()
             if done:
                 with lock:
                     opened.pop(picture)
-                if one.blended is not None:
-                    _confirm_maximum(one, one.blended, answers, picture)
-                    found[picture] = _blended_values(one.views, one.blended)
+                if picture_state.blended is not None:
+                    _confirm_maximum(picture_state, picture_state.blended, answers, picture)
+                    found[picture] = _blended_values(picture_state.views, picture_state.blended)
         advance()
 
     with workers(model.roi.device) as each:
@@ -177,7 +177,7 @@ class _LeaveOneOutViews:
         self.faster = fitted.left_out is not None and fitted.answer is None and model.scores_maximum
 
     def has_fast_bound(self, picture: int) -> bool:
-        """Whether there is a faster answer, whose map is nowhere too low."""
+        """Whether there is a faster answer, whose map is an upper bound."""
         return self.faster and picture in self.unlearnt.learnt
 
     def _from_fit(self, picture: int, number: int) -> tuple[float, NDArray[np.float32]] | None:
@@ -187,8 +187,8 @@ class _LeaveOneOutViews:
         return None if found is None else (float(found[0][0]), found[1][0].float().cpu().numpy())
 
     def score(self, views: Views, number: int, picture: int, sure: bool) -> tuple[float, NDArray[np.float32]]:
-        """Score and map [H, W] of a view as if its picture had not been learnt from. Unless `sure`, by a bank
-        that has holes at that picture's patches."""
+        """Leave-one-out score and map [H, W] of a view. Unless `sure`, by the bank as it is, without the
+        patches of the view's picture: an upper bound."""
         if (known := self._from_fit(picture, number)) is not None:
             return known
         images = torch.from_numpy(views.images([number])).to(self.model.roi.device)
@@ -201,7 +201,7 @@ class _LeaveOneOutViews:
 
 
 def _confirm_maximum(one: _OpenPicture, blended: Blended, answers: _LeaveOneOutViews, picture: int) -> None:
-    """Scores tiles with `sure`, until no other tile shows the map's maximum."""
+    """Scores tiles again, exactly, until the map's maximum lies in exact ones alone."""
     width, grid = blended.grid.canvas[1], blended.grid
     region = None if blended.region is None else blended.region.window(0, 0, *grid.canvas)
     while one.unsure_maps:

@@ -186,8 +186,8 @@ def _defect_images(
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
     """Images [3, H, W] that show a part of the marked pixels, each with its mask [H, W]."""
     for number, placed in enumerate(views.geometries):
-        if (whole := placed.mask_to_network(marked)).any():
-            yield views.images([number])[0], whole
+        if (mask := placed.mask_to_network(marked)).any():
+            yield views.images([number])[0], mask
     if views.grid is None:
         return
     canvas = views.geometry.mask_to_network(marked)

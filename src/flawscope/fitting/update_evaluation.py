@@ -111,10 +111,10 @@ def _without_picture(calibration: Calibration, place: int) -> Calibration:
 
 
 def exceeds_chance(before: Calibration, scores: Sequence[float]) -> bool:
-    """Whether more scores of a sample lie above the threshold than chance allows for a fair sample.
+    """Tests whether more scores of a sample lie above the threshold than chance allows for a fair sample.
 
-    If the sample is as the calibration pictures are, the share of it above the k-th largest of n scores has
-    the distribution Beta(k, n + 1 - k), so that their number is beta-binomial.
+    If it is exchangeable with the n calibration pictures, the share above their k-th largest score is
+    distributed as Beta(k, n + 1 - k), so that the number is beta-binomial.
     """
     from scipy.stats import betabinom
 

@@ -21,13 +21,13 @@ from flawscope.progress import Step
 from flawscope.runtime.torch import TorchSession
 
 RADIUS_KEY = "covering_radius"  # among a model's facts
-CAP_GROWTH = 1.25  # a full memory bank may grow so many times beyond its cap, for corrected pictures
+CAP_GROWTH = 1.25  # factor by which a full memory bank may exceed its cap, for corrected pictures
 # Factors for corrected pictures. Their patches lie just beyond the covering radius, within which a fit takes
 # a patch for known. So the radius is smaller for them, and a larger share of their patches is kept.
 RADIUS_FACTOR, RATIO_FACTOR = 0.5, 3
 RATIO_SETTINGS = ("ratio", "fine_ratio")  # settings with the share of the patches that is kept
-FOLDS = 2  # of corrections, where a method is trained anew
-UPDATE_NOTE_PREFIXES = ("learnt from ", "extended by ")  # notes of which a model has the last one only
+FOLDS = 2  # of cross-fitting, where a method is trained anew
+UPDATE_NOTE_PREFIXES = ("learnt from ", "extended by ")  # of notes that the next update replaces
 
 Values = Mapping[str, tuple[float, float]]  # score and maximum of the map by the picture's hash
 # A model, and what gives its scores of pictures as if it had never learnt from them
@@ -74,9 +74,9 @@ def extend_bank(job: Job) -> list[Candidate]:
         start = with_room(old) if 2 * alarms >= len(chosen) else _without_update_notes(old)
         how = {"check": job.check, "pool": job.pool, "device": job.device, "step": job.step}
         predictor = learn_pictures(start, chosen, **how)
-        new, whole = predictor.manifest.facts["calibration_pictures"], predictor.calibration
-        for place in range(calibration.count, whole.count):
-            left_out[new[place]] = whole.scores[place], whole.map_maxima[place]
+        new, combined = predictor.manifest.facts["calibration_pictures"], predictor.calibration
+        for place in range(calibration.count, combined.count):
+            left_out[new[place]] = combined.scores[place], combined.map_maxima[place]
     drawn: dict[str, tuple[float, float]] = {}
     for one in job.pictures:
         if not (one.drawn and one.good) or one.digest in {*values, *drawn}:
@@ -84,8 +84,8 @@ def extend_bank(job: Job) -> list[Candidate]:
         if one.digest in left_out:
             drawn[one.digest] = left_out[one.digest]
         elif one.digest not in inside:
-            said = predictor.predict(one.source)
-            drawn[one.digest] = said.score, float(said.map.max())
+            prediction = predictor.predict(one.source)
+            drawn[one.digest] = prediction.score, float(prediction.map.max())
     models = [_set_calibration(predictor, old, {**values, **drawn}, left_out, len(drawn), len(chosen))]
     if drawn:
         models.append(_set_calibration(predictor, old, values, left_out, 0, len(chosen)))
@@ -166,10 +166,7 @@ def _set_calibration(
     known = {picture.hash for picture in manifest.pictures}
     fresh = [Picture(digest, "calibration", "of the line") for digest in values if digest not in known]
     manifest = replace(
-        manifest,
-        config={**manifest.config, **ratios},
-        facts=facts,
-        pictures=(*manifest.pictures, *fresh),
+        manifest, config={**manifest.config, **ratios}, facts=facts, pictures=(*manifest.pictures, *fresh)
     )
     threshold = (
         f"good pictures as they come, {drawn} of them drawn from the line now"
@@ -218,11 +215,11 @@ def retrain_model(job: Job) -> list[Candidate]:
     manifest = job.old.manifest
     method = registry.method(manifest.method)
     defects = [one for one in job.pictures if not one.good and one.mask] if method.takes_seen_defects else []
-    taught = list({one.digest: one for one in (*job.wanted, *defects)}.values())
-    numbered = zip(taught, part_groups(job.old, taught)[1], strict=True)
+    learnt = list({one.digest: one for one in (*job.wanted, *defects)}.values())
+    numbered = zip(learnt, part_groups(job.old, learnt)[1], strict=True)
     folds = {one.digest: part % FOLDS for one, part in numbered}
 
-    def trained(name: str, leave: int | None = None) -> Predictor:
+    def train(name: str, leave: int | None = None) -> Predictor:
         seen = [(one.source, one.mask) for one in defects if one.mask and folds[one.digest] != leave]
         more = [one.source for one in job.wanted if folds[one.digest] != leave]
         job.say(f"training {name}")
@@ -239,16 +236,16 @@ def retrain_model(job: Job) -> list[Candidate]:
             **{k: v for k, v in manifest.config.items() if v is not None},
         )
 
-    model = trained("the model")
+    model = train("the model")
     others = {
-        fold: trained(f"without part {fold + 1} of {FOLDS}", fold) for fold in sorted(set(folds.values()))
+        fold: train(f"without part {fold + 1} of {FOLDS}", fold) for fold in sorted(set(folds.values()))
     }
 
     def scores(several: Sequence[Reviewed]) -> dict[int, Score]:
         found = score_pictures(model, [one for one in several if one.digest not in folds], {}, job.step)
         for fold, other in others.items():
-            apart = [one for one in several if folds.get(one.digest) == fold]
-            judged = score_pictures(other, apart, {}, job.step)
+            own = [one for one in several if folds.get(one.digest) == fold]
+            judged = score_pictures(other, own, {}, job.step)
             found |= {number: score._replace(learnt=True) for number, score in judged.items()}
         return found
 

@@ -155,10 +155,10 @@ def gather_regions(
     pieces: Sequence[NDArray[Any]],
     shares: Sequence[float],
     divisors: Sequence[float],
-    number: int,
+    count: int,
     dtypes: set[np.dtype[Any]],
 ) -> Regions:
-    """Gathers the anomalous scores of `number` regions from their pieces; float32, or wider where a map of
+    """Gathers the anomalous scores of `count` regions from their pieces; float32, or wider where a map of
     `dtypes` needs it to be kept exactly."""
     dtype = np.result_type(np.float32, *dtypes)
     sizes = np.array([piece.size for piece in pieces], np.int64)
@@ -167,7 +167,7 @@ def gather_regions(
         starts=np.cumsum(sizes) - sizes,
         shares=np.array(shares, np.float64),
         divisors=np.array(divisors, np.float64),
-        count=number,
+        count=count,
     )
 
 
@@ -191,10 +191,10 @@ def count_normal(regions: Regions, normal: Iterable[Scores]) -> RankCounts:
     return RankCounts(scores, owner, below, up_to, negatives)
 
 
-def batches(pieces: Iterable[NDArray[Any]], most: int, dtype: np.dtype[Any]) -> Iterator[Scores]:
-    """Yields the values of all pieces, `most` at the most, in arrays of up to `BATCH`. An array is valid
+def batches(pieces: Iterable[NDArray[Any]], total: int, dtype: np.dtype[Any]) -> Iterator[Scores]:
+    """Yields the values of all pieces, `total` at the most, in arrays of up to `BATCH`. An array is valid
     until the next one is asked for."""
-    batch = np.empty(min(BATCH, most), dtype=dtype)
+    batch = np.empty(min(BATCH, total), dtype=dtype)
     end = 0
     for piece in pieces:
         values = piece.ravel()
@@ -239,16 +239,16 @@ def rank_metrics(counted: RankCounts) -> ImageMetrics:
     for start in range(0, positives, CHUNK):
         scores = counted.scores[start : start + CHUNK]
         first = np.flatnonzero(np.append(True, scores[1:] != scores[:-1]))
-        times = np.diff(np.append(first, scores.size))
+        multiplicity = np.diff(np.append(first, scores.size))
         distinct = scores[first]
         below, up_to = counted.below[start + first], counted.up_to[start + first]
-        twice_won += int(((below + up_to) * times).sum())
+        twice_won += int(((below + up_to) * multiplicity).sum())
         hits = positives - (start + first)  # true positives of "score >= distinct"
         # the first score may have begun in an earlier chunk
         hits[0] = positives - int(np.searchsorted(counted.scores, distinct[0], side="left"))
         flagged = hits + (negatives - below)
         # AP = sum over thresholds of (recall step) x precision; recall steps only at anomalous scores
-        precisions.append(float((times * (hits / flagged)).sum()))
+        precisions.append(float((multiplicity * (hits / flagged)).sum()))
         # For the same reason F1 is best at an anomalous score. Of equal ones take the highest threshold.
         f1_here = 2 * hits / (flagged + positives)
         best = f1_here.size - 1 - int(np.argmax(f1_here[::-1]))

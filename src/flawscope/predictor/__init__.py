@@ -147,8 +147,6 @@ class Predictor:
             )
         self.session.save(self.artefact, path)
 
-    # ---- prediction
-
     @overload
     def predict(self, pictures: Source, *, bgr: bool = False) -> Prediction: ...
     @overload
@@ -238,13 +236,13 @@ class Predictor:
             return source, InputError(reason(error, f"{source!s:.200}"))
 
     def _load_views(self, picture: Source, name: str | None) -> Loaded:
-        """Returns a picture's views, and its look as a whole."""
+        """Computes a picture's views, and its appearance as a whole."""
         counted, region = (self.artefact.tensors.get(key) for key in ("roi", "region"))
         views = self.manifest.preprocess.views(picture, name, counted).within(region)
         return views, measure(views.images([0])[0], counted)
 
     def normalize_light(self, seen: Loaded) -> Loaded:
-        """Brings a picture that was read in its own light to this model's, where it has one."""
+        """Normalises the light of a picture that was loaded without, if this model does so."""
         views, how, counted = seen[0], self.manifest.preprocess, self.artefact.tensors.get("roi")
         if how.normalization is None or views.tone is not None:
             return seen
@@ -252,7 +250,7 @@ class Predictor:
         return Views(first, views.geometry, tone=tone), measure(first[0], counted)
 
     def without_light(self) -> Predictor:
-        """Returns the model for reading pictures as they came."""
+        """Returns the model without its normalisation of light."""
         how = replace(self.manifest.preprocess, normalization=None)
         manifest = replace(self.manifest, preprocess=how)
         return Predictor(replace(self.artefact, manifest=manifest), self.session)
@@ -313,7 +311,7 @@ class Predictor:
             part_p_value = reference.p_value(pose.error)
             size = views.geometry.picture_size
             part_pose = PartPose.of(pose, reference, size) if pose.found else None
-        if part_p_value is not None and part_pose is None:  # nothing says that it is good
+        if part_p_value is not None and part_pose is None:  # a picture without its part is not good
             p_value, anomalous = min(p_value, part_p_value), True
             severity = max(severity, SLIGHT)
         return Prediction(
@@ -336,8 +334,6 @@ class Predictor:
             part_p_value=part_p_value,
             part_pose=part_pose,
         )
-
-    # ---- calibration
 
     def with_calibration(self, calibration: Calibration, *notes: str) -> Predictor:
         facts = update_detection_facts(self.manifest.facts, calibration)

@@ -234,8 +234,6 @@ class JointPredictor:
         own = self.session.products[name]
         return own.run_alone if run == self.session.run_alone else own.run
 
-    # ---- views and parts
-
     def _view(self, source: Source) -> str:
         """View that a picture shows, by its name. InputError where the name tells none that is known."""
         assert self.artefact.views is not None

@@ -48,12 +48,12 @@ def part_calibration(models: Manifests, pattern: Pattern) -> PartCalibration:
     if isinstance(models, Manifest):
         calibration = models.calibration
         views = pattern.read(_calibration_names(models))
-        return PartCalibration.of(views, calibration.scores, calibration.rate)
+        return PartCalibration.from_views(views, calibration.scores, calibration.rate)
     every, scores = list[View](), list[float]()
     for view, manifest in models.items():
         every += [View(pattern.parse_part(name), view) for name in _calibration_names(manifest)]
         scores += manifest.calibration.scores
-    return PartCalibration.of(every, scores, next(iter(models.values())).calibration.rate)
+    return PartCalibration.from_views(every, scores, next(iter(models.values())).calibration.rate)
 
 
 def _calibration_names(manifest: Manifest) -> list[str]:
@@ -125,7 +125,7 @@ class Parts:
     def _decide(calibration: PartCalibration, part: str, views: Mapping[str, Prediction]) -> PartPrediction:
         found = calibration.decide({view: one.score for view, one in views.items()})
         missing = tuple(view for view in calibration.views if view not in views)
-        if any(one.part_found is False for one in views.values()):  # nothing says that such a view is good
+        if any(one.part_found is False for one in views.values()):  # such a view cannot be called good
             found = found._replace(is_anomalous=True)
         return PartPrediction(part, *found, dict(views), missing)
 
@@ -163,7 +163,7 @@ class JointParts(Parts):
     def _recognise_product(self, views: Mapping[str, Prediction]) -> Recognised:
         """Product that the views show together, among those that have these views, if any has."""
         given = [one.product for one in views.values() if one.product and not one.product_distances]
-        if given:  # of all pictures
+        if given:  # the caller named the product of all pictures
             return Recognised(given[0], given[0], 1.0)
         among = [name for name, one in self.calibrations.items() if {*views} <= {*one.views}]
         distances = np.array([one.product_distances for one in views.values()])
@@ -173,14 +173,14 @@ class JointParts(Parts):
     def decide(
         self, part: str, views: Mapping[str, Prediction], pictures: Mapping[str, Source] | None = None
     ) -> PartPrediction:
-        shown, own = self._recognise_product(views), dict[str, Prediction]()
+        shown, same_product = self._recognise_product(views), dict[str, Prediction]()
         for view, one in views.items():
-            if one.nearest not in (None, shown.nearest):  # None: the product was said
+            if one.nearest not in (None, shown.nearest):  # None: the caller named the product
                 try:
                     one = self._judge((pictures or {}).get(view, one.path or ""), shown.nearest)
                 except InputError:  # it cannot be read any more
                     continue
-            own[view] = one
-        found = self._decide(self.calibrations[shown.nearest], part, own)
+            same_product[view] = one
+        found = self._decide(self.calibrations[shown.nearest], part, same_product)
         found = replace(found, product=shown.product)
         return found if shown.product else replace(found, is_anomalous=True)

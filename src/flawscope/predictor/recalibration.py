@@ -28,10 +28,10 @@ Stream = Callable[[Iterable[Source]], Iterator[SourceResult]]
 
 def recalibrate(predictor: Predictor, good: Sequence[Source], step: Step) -> Predictor:
     """Returns the model with thresholds from new good pictures (`Predictor.calibrate`)."""
-    kept = tuple(p for p in predictor.manifest.pictures if p.role != "calibration")
-    known, hashes = {p.hash for p in kept}, list[str]()
+    others = tuple(p for p in predictor.manifest.pictures if p.role != "calibration")
+    known, hashes = {p.hash for p in others}, list[str]()
 
-    def fresh() -> Iterator[Source]:
+    def new_pictures() -> Iterator[Source]:
         for source in good:
             try:
                 digest = pixel_hash(decode(source))
@@ -44,7 +44,7 @@ def recalibrate(predictor: Predictor, good: Sequence[Source], step: Step) -> Pre
 
     values, used, used_hashes, shifts, failures = [], list[Source](), [], [], []
     miscounted = 0
-    for done, (source, result) in enumerate(predictor.stream(fresh()), start=1):
+    for done, (source, result) in enumerate(predictor.stream(new_pictures()), start=1):
         if done < len(good):
             step("calibration", done, len(good))
         if isinstance(result, InputError):
@@ -58,8 +58,8 @@ def recalibrate(predictor: Predictor, good: Sequence[Source], step: Step) -> Pre
                 f"cannot calibrate on {result.path or 'a picture'}: its part was not found; remove it"
             )
             continue
-        counts = result.map[predictor.valid_mask(result.geometry)]
-        values.append((result.score, float(result.map.max()), float(np.median(counts))))
+        counted = result.map[predictor.valid_mask(result.geometry)]
+        values.append((result.score, float(result.map.max()), float(np.median(counted))))
         used.append(source)
         used_hashes.append(hashes[done - 1])
         shifts.append(result.shifts)
@@ -90,7 +90,7 @@ def recalibrate(predictor: Predictor, good: Sequence[Source], step: Step) -> Pre
     if predictor.appearance is not None:  # pictures like these are expected from now on
         facts[APPEARANCE] = predictor.appearance.widened(shifts).to_dict()
     own = (Picture(h, "calibration", name) for h, name in zip(used_hashes, names_of(used), strict=True))
-    manifest = replace(new.manifest, pictures=(*kept, *own), facts=facts)
+    manifest = replace(new.manifest, pictures=(*others, *own), facts=facts)
     new = type(predictor)(replace(predictor.artefact, manifest=manifest), predictor.session)
     new.failures = failures
     return new

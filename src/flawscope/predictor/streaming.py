@@ -23,12 +23,12 @@ from flawscope.pictures.views import Views
 from flawscope.results.prediction import Prediction
 from flawscope.runtime import Runner
 
-PREFETCH_BATCHES = 4  # batches decoded while one is being computed
-LARGE_PICTURE_PIXELS = 50_000_000  # pixels of a picture beside which no other one is held
+PREFETCH_BATCHES = 4  # decoded while one is being computed
+LARGE_PICTURE_PIXELS = 50_000_000  # from more on, a picture is in memory alone
 
 T = TypeVar("T")
 
-Loaded = tuple[Views, Measures]  # its views, and the look of the picture as a whole
+Loaded = tuple[Views, Measures]  # a picture's views, and its appearance as a whole
 LoadResult = Loaded | InputError
 SourceResult = tuple[Source, Prediction | InputError]
 
@@ -51,11 +51,11 @@ def stream_predictions(
 ) -> Iterator[SourceResult]:
     """Yields every picture with its prediction, or with the reason why there is none (`Predictor.stream`)."""
     lanes = session.lanes if batch is None and not tiled else 1
-    waiting = iter(pictures)
-    first = list(islice(waiting, 1 if batch == 1 else max(2, lanes)))
-    waiting = chain(first, waiting)
+    sources = iter(pictures)
+    first = list(islice(sources, 1 if batch == 1 else max(2, lanes)))
+    sources = chain(first, sources)
     if len(first) < 2:  # a single picture, or each as soon as it is given
-        for source in waiting:
+        for source in sources:
             yield from judge([load(source)], session.run)
     elif 1 < lanes == len(first):  # each on one core, from its path to its answer: none waits for another
 
@@ -63,35 +63,35 @@ def stream_predictions(
             loaded = load(source)
             return _is_small(loaded), judge([loaded], session.run_alone)
 
-        for _, found in _prefetch(waiting, answer, lanes, 2 * lanes, light=lambda done: done[0]):
+        for _, found in _prefetch(sources, answer, lanes, 2 * lanes, may_go_on=lambda done: done[0]):
             yield from found
     else:  # several together on all that the engine has; large pictures with their tiles one by one
         size = 1 if tiled else batch or session.batch
         most, light = (1, _is_small) if tiled else (size * PREFETCH_BATCHES, _always_true)
-        several = _prefetch(waiting, load, min(4, os.cpu_count() or 1), most, light)
-        while together := list(islice(several, size)):
-            yield from judge(together, session.run)
+        results = _prefetch(sources, load, min(4, os.cpu_count() or 1), most, light)
+        while loaded := list(islice(results, size)):
+            yield from judge(loaded, session.run)
 
 
 def _prefetch(
-    waiting: Iterator[Source],
+    sources: Iterator[Source],
     work: Callable[[Source], T],
     threads: int,
-    most: int,
-    light: Callable[[T], bool],
+    ahead: int,
+    may_go_on: Callable[[T], bool],
 ) -> Iterator[T]:
-    """Yields results of `work` in order, for `most` sources at once; where a result is not `light`, no work
-    is begun beside it and the work under way."""
+    """Yields results of `work` in order, for `ahead` sources at once; where `may_go_on` denies a result, no
+    further work is begun beside it."""
     with ThreadPoolExecutor(threads) as pool:
-        queue = deque(pool.submit(work, source) for source in islice(waiting, most))
+        queue = deque(pool.submit(work, source) for source in islice(sources, ahead))
         try:
             while queue:
                 done = queue.popleft().result()
-                if light(done):
-                    queue.extend(pool.submit(work, source) for source in islice(waiting, most - len(queue)))
+                if may_go_on(done):
+                    queue.extend(pool.submit(work, source) for source in islice(sources, ahead - len(queue)))
                 yield done
                 if not queue:  # the next one may not exist before this one is answered
-                    queue.extend(pool.submit(work, source) for source in islice(waiting, 1))
+                    queue.extend(pool.submit(work, source) for source in islice(sources, 1))
         finally:  # nobody asks for these any more
             for future in queue:
                 future.cancel()
@@ -128,7 +128,7 @@ def _prediction_or_raise(result: Prediction | InputError) -> Prediction:
 
 
 def memory_errors(batch: Sequence[tuple[Source, LoadResult]], error: MemoryError) -> list[SourceResult]:
-    """Answers about pictures for which there is not enough memory."""
+    """Results for pictures for which there is not enough memory: errors."""
     return [
         (source, one if isinstance(one, InputError) else InputError(reason(error, f"{source!s:.200}")))
         for source, one in batch
@@ -136,7 +136,7 @@ def memory_errors(batch: Sequence[tuple[Source, LoadResult]], error: MemoryError
 
 
 def resolve_pictures(pictures: Iterable[Source] | Source) -> Iterable[Source]:
-    """Pictures that the argument of `stream` means."""
+    """Resolves the argument of `stream`: a folder's pictures, a single picture, or any number of them."""
     if isinstance(pictures, str | os.PathLike):
         return list_pictures(pictures)
     if isinstance(pictures, bytes | Image.Image) or (isinstance(pictures, np.ndarray) and pictures.ndim < 4):

@@ -128,9 +128,9 @@ def _allowed(data: Buffer, begin: int, end: int, numbers: set[int], what: str) -
         yield number, start, stop
 
 
-def _read_text(data: Buffer, parts: list[FieldContent], wanted: int) -> str:
+def _read_text(data: Buffer, parts: list[FieldContent], number_wanted: int) -> str:
     """Text of the one field with this number, or empty. ValueError for several: readers could differ."""
-    found = [bytes(data[start:stop]) for number, start, stop in parts if number == wanted]
+    found = [bytes(data[start:stop]) for number, start, stop in parts if number == number_wanted]
     if len(found) > 1:
         raise ValueError("its network says one thing twice")
     return found[0].decode(errors="replace") if found else ""

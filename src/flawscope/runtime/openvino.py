@@ -29,10 +29,9 @@ _core: Any = None
 
 @contextmanager
 def without_telemetry() -> Iterator[None]:
-    """Stops OpenVINO's packages, imported in this block, from sending data. Left to itself, `import openvino`
-    already reports to a server of its makers and leaves a number for this person in the home folder, if
-    nobody opted out. OpenVINO works without its package for that, so the block makes that package look
-    missing."""
+    """Stops OpenVINO's packages, imported in this block, from sending data. Unless somebody opted out,
+    `import openvino` reports to its makers and stores an identifier in the home folder. It works without its
+    package for that, so the block makes that package look missing."""
     name = "openvino_telemetry"
     with _import_lock:
         before = sys.modules.get(name)
@@ -48,7 +47,7 @@ def without_telemetry() -> Iterator[None]:
 def import_openvino() -> Any:
     """The package openvino. InputError if it is not installed."""
     try:
-        if "openvino" in sys.modules:  # somebody else's wish
+        if "openvino" in sys.modules:  # imported by other code, telemetry or not
             import openvino
         else:
             with without_telemetry():
@@ -73,20 +72,20 @@ def core() -> Any:
     global _core
     with _core_lock:
         if _core is None:
-            made = import_openvino().Core()
+            created = import_openvino().Core()
             try:
-                _run_once(made)
+                _run_once(created)
             except Exception as error:  # RuntimeError, or whatever its binding makes of one
                 raise FlawscopeError(f"OpenVINO cannot run here: {one_line(error)}") from None
-            _core = made
+            _core = created
         return _core
 
 
 def _run_once(core: Any) -> None:
     """Runs a network with inputs and outputs of the two types that networks here have."""
     ov = import_openvino()
-    given = [ov.opset13.parameter([1], kind) for kind in (ov.Type.f32, ov.Type.i64)]
-    model = ov.Model([ov.opset13.result(one) for one in given], given)
+    parameters = [ov.opset13.parameter([1], kind) for kind in (ov.Type.f32, ov.Type.i64)]
+    model = ov.Model([ov.opset13.result(one) for one in parameters], parameters)
     found = (
         core.compile_model(model, "CPU")
         .create_infer_request()
@@ -105,7 +104,7 @@ class OpenVino(Engine):
     runtime, name = "openvino", "OpenVINO"
 
     def __init__(self) -> None:
-        core()  # whether it is here at all is no matter of a model
+        core()  # InputError where OpenVINO is missing, before any model is blamed
 
     def open(
         self, network: str | bytes, device: str = "auto", threads: int | None = None, precision: str = "fp32"
@@ -123,7 +122,7 @@ class OpenVino(Engine):
             options["ENABLE_CPU_PINNING"] = False
             if threads is not None:
                 options["INFERENCE_NUM_THREADS"] = threads
-            # Two for each thread: while one call waits for the end of a picture, the thread has the next one
+            # Two calls for each thread: while one waits, the thread computes the other
             count = threads or all_threads()
             lanes = 2 * count if count > 1 else 1
         parts = [model]

@@ -19,7 +19,7 @@ from flawscope.errors import FlawscopeError, InputError, one_line
 from flawscope.runtime import onnx_check
 from flawscope.runtime.onnx_file import NetworkFile
 
-FEW, MANY = 8, 64  # pictures of 256 x 256 pixels: `MANY` for torch on a GPU
+FEW, MANY = 8, 64  # batch sizes for 256 x 256 pixels: `MANY` for torch on a GPU
 
 Answers = tuple[NDArray[np.float32], NDArray[np.float32]]  # scores `[B]` and maps `[B, H, W]`
 Run = Callable[..., Answers]
@@ -34,18 +34,18 @@ class Runner(Protocol):
 
     @property
     def batch(self) -> int:
-        """Number of pictures that are fastest together."""
+        """Batch size that is fastest."""
 
     @property
     def lanes(self) -> int:
-        """Number of calls of `run_alone` that are fastest under way at once; 1: `run` is as fast."""
+        """Number of concurrent calls of `run_alone` that is fastest; 1: `run` is as fast."""
 
     @property
     def run(self) -> Callable[..., Any]: ...
 
     @property
     def run_alone(self) -> Callable[..., Any]:
-        """Does as `run`, on one core."""
+        """As `run`, computed on one core."""
 
 
 class Session(Runner, Protocol):
@@ -82,7 +82,7 @@ class JointSession(Runner, Protocol):
 
 
 def together(size: tuple[int, int], most: int) -> int:
-    """Number of pictures of this height and width that are fastest together; `most` for 256 x 256 pixels."""
+    """Batch size that is fastest for pictures of this height and width; `most` for 256 x 256 pixels."""
     return max(1, min(most, most * 256 * 256 // (size[0] * size[1])))
 
 
@@ -98,8 +98,8 @@ class Graph(NamedTuple):
 
     inputs: type, f32 or i64, and shape of each by its name; None: any number.
     results: their names.
-    lanes: calls of `beside` that are fastest under way at once; 1: `run` is as fast.
-    open_alone: opens the network for these calls.
+    lanes: number of concurrent calls that is fastest, each on one core; 1: `run` is as fast.
+    open_alone: opens the network for such calls.
     """
 
     inputs: Mapping[str, tuple[str, Sequence[int | None]]]
@@ -163,7 +163,7 @@ class ExportedSession:
 
     Attributes:
         network: of the file that it was opened from; None: it came from none.
-        takes_positions: the network is told where in their pictures images lie.
+        takes_positions: the network has an input for the images' positions in their pictures.
     """
 
     suffix = ".onnx"
@@ -181,7 +181,7 @@ class ExportedSession:
         if inputs or (positions is not None and positions[0] != "i64"):
             raise mismatch_error(what)
         self.size, self.takes_positions = (int(shape[2] or 0), int(shape[3] or 0)), positions is not None
-        self._run_alone: Compute | None = None  # when it is asked
+        self._run_alone: Compute | None = None  # opened by the first call
         self._alone_lock = Lock()
 
     @classmethod
@@ -195,8 +195,8 @@ class ExportedSession:
 
     @property
     def batch(self) -> int:
-        """Number of pictures that are fastest together here. On a CPU one keeps all threads busy, and more of
-        them only take memory (bench/latency.py)."""
+        """Batch size that is fastest. On a CPU one picture keeps all threads busy, and more only take memory
+        (bench/latency.py)."""
         return 1 if self.graph.on_cpu else together(self.size, FEW)
 
     @property
@@ -209,8 +209,8 @@ class ExportedSession:
     def run_alone(self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None) -> Answers:
         with self._alone_lock:
             if self._run_alone is None:
-                whole = self.network is None or self.network.is_unchanged()  # else the file has another one
-                opens = self.graph.open_alone if whole and self.lanes > 1 else None
+                same = self.network is None or self.network.is_unchanged()  # else the file has another one
+                opens = self.graph.open_alone if same and self.lanes > 1 else None
                 self._run_alone = self.graph.run if opens is None else opens()
         return self._answers(self._run_alone, images, positions)
 

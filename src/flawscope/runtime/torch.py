@@ -51,7 +51,7 @@ class TorchSession:
 
     @property
     def batch(self) -> int:
-        """Number of pictures that are fastest together here."""
+        """Batch size that is fastest."""
         return together(self.size, FEW if self.device.type == "cpu" else MANY)
 
     @property
