@@ -245,7 +245,8 @@ def test_a_product_is_added_and_extended_without_touching_the_others(
     added = joint.joined(products, {**first.known, "plate": described}, "cpu").artefact
     assert [*added.products] == ["fabric", "plate"]
     for name in PRODUCTS:
-        np.testing.assert_allclose(added.known[name].left_out[0], both.known[name].left_out[0], atol=1e-6)
+        found, expected = (one.known[name].leave_one_out[0] for one in (added, both))
+        np.testing.assert_allclose(found, expected, atol=1e-6)
     more = [draw_picture("plate", np.random.default_rng(k), size=96)[0] for k in range(3)]
     longer = flawscope.extend(both.product("plate"), more, device="cpu", check=False, force=True)
     new = joint.known_of(longer.artefact, more, device="cpu")
@@ -266,7 +267,7 @@ def test_a_product_that_varies_much_swallows_no_other() -> None:
         return Known(good, np.arange(20, dtype=np.int32), good[:0], np.empty(0, np.int32))
 
     quiet, lively = known(0.001), known(0.05)
-    assert 3 * lively.left_out[0][-1] > 1
+    assert 3 * lively.leave_one_out[0][-1] > 1
     assert lively.limit == 0.4
     away = np.eye(64, dtype=np.float32)[1:2]
     quiet = replace(quiet, good=np.roll(quiet.good, 1, axis=1))  # about the second axis

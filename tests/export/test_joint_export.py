@@ -216,7 +216,7 @@ def test_another_precision_is_calibrated_and_recognised_anew(
             assert of_facts(one.manifest.facts)[0].mistaken == 0
             now, then = model.artefact.known[name], trained.artefact.known[name]
             assert now.groups.tolist() == then.groups.tolist()
-            np.testing.assert_allclose(now.left_out, then.left_out, atol=0.05)
+            np.testing.assert_allclose(now.leave_one_out, then.leave_one_out, atol=0.05)
             assert len(now.defective) == len(then.defective)
         for found, other in zip(model.predict(paths), expected, strict=True):
             assert found.product == other.product
