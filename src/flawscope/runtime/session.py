@@ -45,7 +45,7 @@ class Runner(Protocol):
 
     @property
     def run_alone(self) -> Callable[..., Any]:
-        """As `run`, computed on one core."""
+        """Does as `run`, on one core."""
 
 
 class Session(Runner, Protocol):
