@@ -15,7 +15,7 @@ pytest.importorskip("torch")
 
 import flawscope
 from flawscope.artefact import joint_file, model_file
-from flawscope.calibration.recognition import FARTHEST, Known, Recogniser
+from flawscope.calibration.recognition import GOOD_DISTANCE_FACTOR, Known, Recogniser
 from flawscope.errors import InputError
 from flawscope.fitting import joint
 from flawscope.fitting.fitting import fit
@@ -210,7 +210,7 @@ def test_the_rule_of_recognition() -> None:
     angles = np.array([0.0, 0.01, 0.02, 0.03, 0.04])
     near = np.stack([np.cos(angles), np.sin(angles), 0 * angles], 1).astype(np.float32)
     one, other = known(near), known(near[:, [2, 0, 1]])
-    assert one.limit == pytest.approx(FARTHEST * 0.01, rel=1e-3)
+    assert one.limit == pytest.approx(GOOD_DISTANCE_FACTOR * 0.01, rel=1e-3)
     rule = Recogniser({"one": one, "other": other})
     inside, outside = 0.04 + 0.9 * one.limit, 0.04 + 1.1 * one.limit
     asked = np.array([[np.cos(a), np.sin(a), 0] for a in (0.005, inside, outside)], np.float32)
@@ -245,7 +245,8 @@ def test_a_product_is_added_and_extended_without_touching_the_others(
     added = joint.joined(products, {**first.known, "plate": described}, "cpu").artefact
     assert [*added.products] == ["fabric", "plate"]
     for name in PRODUCTS:
-        np.testing.assert_allclose(added.known[name].left_out[0], both.known[name].left_out[0], atol=1e-6)
+        found, expected = (one.known[name].leave_one_out[0] for one in (added, both))
+        np.testing.assert_allclose(found, expected, atol=1e-6)
     more = [draw_picture("plate", np.random.default_rng(k), size=96)[0] for k in range(3)]
     longer = flawscope.extend(both.product("plate"), more, device="cpu", check=False, force=True)
     new = joint.known_of(longer.artefact, more, device="cpu")
@@ -266,7 +267,7 @@ def test_a_product_that_varies_much_swallows_no_other() -> None:
         return Known(good, np.arange(20, dtype=np.int32), good[:0], np.empty(0, np.int32))
 
     quiet, lively = known(0.001), known(0.05)
-    assert 3 * lively.left_out[0][-1] > 1
+    assert 3 * lively.leave_one_out[0][-1] > 1
     assert lively.limit == 0.4
     away = np.eye(64, dtype=np.float32)[1:2]
     quiet = replace(quiet, good=np.roll(quiet.good, 1, axis=1))  # about the second axis

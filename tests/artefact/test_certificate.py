@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from flawscope.artefact.certificate import BATCHES, PRECISIONS, TOLERANCE, Certificate, compare, of_pairs
+from flawscope.artefact.certificate import (
+    BATCH_SIZES,
+    PRECISIONS,
+    TOLERANCE,
+    Certificate,
+    certify,
+    certify_reduced,
+)
 from flawscope.calibration.threshold import Calibration
 
 SIDE = 4
@@ -55,7 +62,7 @@ def compared(
     scores = np.array(expected, np.float32)
     maps = (scores[:, None, None] + MAPS)[:, ::stride, ::stride]
     calibration = calibrated(threshold, precision)
-    return compare(
+    return certify(
         session,
         images,
         scores,
@@ -69,12 +76,12 @@ def compared(
 def test_every_picture_is_in_a_batch_of_every_size() -> None:
     session = Fixed([1.0, 2.0, 3.0, 4.0, 5.0])
     found = compared([1.0, 2.0, 3.0, 4.0, 5.0], session)
-    assert BATCHES == (1, 3, 8)
-    for size in BATCHES:
+    assert BATCH_SIZES == (1, 3, 8)
+    for size in BATCH_SIZES:
         batches = [batch for batch in session.batches if len(batch) == size]
         assert {number for batch in batches for number in batch} == set(range(5))
-    assert {len(batch) for batch in session.batches} == set(BATCHES)
-    assert (found.pictures, found.batches, found.runtime) == (5, BATCHES, "fixed 1")
+    assert {len(batch) for batch in session.batches} == set(BATCH_SIZES)
+    assert (found.pictures, found.batches, found.runtime) == (5, BATCH_SIZES, "fixed 1")
     assert found.passed
     assert (found.score, found.map, found.decisions, found.ties) == (0.0, 0.0, 0, ())
 
@@ -166,24 +173,24 @@ def test_ties_are_listed_and_not_counted() -> None:
 def test_of_pairs_keeps_the_larger_difference() -> None:
     batches = compared([1.0, 2.0], Fixed([1.0, 3.0]), precision="int8")  # a tenth of the way
     one = np.array([1.0, 2.0, 4.0])
-    found = of_pairs(batches, calibrated(), (one, one), (one + 0.4, one), 2)
+    found = certify_reduced(batches, calibrated(), (one, one), (one + 0.4, one), 2)
     assert found.score == pytest.approx(0.1)
     assert found.map == found.map_absolute == pytest.approx(1.0)  # of the batches
     assert (found.pictures, found.decisions, found.precision) == (3, 2, "int8")
     assert found.passed
-    found = of_pairs(batches, calibrated(), (one, one + np.array([0, 6, 0])), (one + 2.5, one), 0)
+    found = certify_reduced(batches, calibrated(), (one, one + np.array([0, 6, 0])), (one + 2.5, one), 0)
     assert (found.score, found.score_absolute) == (pytest.approx(0.6), pytest.approx(6.0))
     assert found.map == pytest.approx(2.5)
     assert not found.passed
-    assert not of_pairs(batches, calibrated(), (one, one), (np.full(3, np.nan), one), 0).passed
+    assert not certify_reduced(batches, calibrated(), (one, one), (np.full(3, np.nan), one), 0).passed
 
 
 def test_good_pictures_that_are_all_alike_leave_a_way() -> None:
     calibration = Calibration((5.0,) * 3, (0.0,) * 3, 0.0, precision="int8")
     same = compared([1.0], Fixed([1.0]), precision="int8")
     one = np.ones(1)
-    assert of_pairs(same, calibration, (one, one), (one, one), 0).passed
-    assert not of_pairs(same, calibration, (1.1 * one, one), (one, one), 0).passed
+    assert certify_reduced(same, calibration, (one, one), (one, one), 0).passed
+    assert not certify_reduced(same, calibration, (1.1 * one, one), (one, one), 0).passed
 
 
 def test_it_survives_json() -> None:

@@ -19,11 +19,11 @@ import numpy as np
 import pytest
 
 from flawscope.artefact import model_file
-from flawscope.artefact.certificate import STRIDE
+from flawscope.artefact.certificate import MAP_STRIDE
 from flawscope.artefact.files import atomic, check_writable
 from flawscope.artefact.model_file import (
     FORMAT,
-    KEY,
+    METADATA_KEY,
     Artefact,
     Manifest,
     Picture,
@@ -89,7 +89,7 @@ def join(header: dict[str, Any] | bytes, data: bytes, path: Path, *, honest: boo
     if honest and isinstance(header, dict):
         meta = header["__metadata__"]
         meta["sha256"] = hashlib.sha256(data).hexdigest()
-        meta["header_sha256"] = model_file._header_hash(meta[KEY], header)
+        meta["header_sha256"] = model_file._header_hash(meta[METADATA_KEY], header)
     head = header if isinstance(header, bytes) else json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(head)) + head + data)
     return path
@@ -134,10 +134,11 @@ def test_the_same_model_is_the_same_file(path: Path, tmp_path: Path) -> None:
 def test_the_manifest_is_read_without_the_tensors(tmp_path: Path) -> None:
     """A sparse file that claims 200 GB of tensors: reading those would be noticed."""
     header = {
-        "__metadata__": {KEY: json.dumps(example().manifest.to_dict()), "sha256": "0" * 64},
+        "__metadata__": {METADATA_KEY: json.dumps(example().manifest.to_dict()), "sha256": "0" * 64},
         "bank": {"dtype": "U8", "shape": [200 * 10**9], "data_offsets": [0, 200 * 10**9]},
     }
-    header["__metadata__"]["header_sha256"] = model_file._header_hash(header["__metadata__"][KEY], header)
+    text = header["__metadata__"][METADATA_KEY]
+    header["__metadata__"]["header_sha256"] = model_file._header_hash(text, header)
     head = json.dumps(header).encode()
     file = tmp_path / "huge.safetensors"
     try:
@@ -302,7 +303,7 @@ def test_extra_bytes_are_refused(path: Path, tmp_path: Path) -> None:
 
 def test_an_altered_threshold_is_noticed_even_in_the_manifest_alone(path: Path, tmp_path: Path) -> None:
     header, data = split(path)
-    header["__metadata__"][KEY] = header["__metadata__"][KEY].replace("0.05", "0.95")
+    header["__metadata__"][METADATA_KEY] = header["__metadata__"][METADATA_KEY].replace("0.05", "0.95")
     join(header, data, tmp_path / "m.safetensors", honest=False)
     with pytest.raises(InputError, match="altered"):
         model_file.read_manifest(tmp_path / "m.safetensors")
@@ -397,7 +398,7 @@ HOSTILE_TENSORS = {
 @pytest.mark.parametrize("name", HOSTILE_TENSORS)
 def test_hostile_tensors_are_refused_before_anything_is_allocated(name: str, tmp_path: Path) -> None:
     text = json.dumps(example().manifest.to_dict())
-    header = {"__metadata__": {KEY: text}, "bank": HOSTILE_TENSORS[name]}
+    header = {"__metadata__": {METADATA_KEY: text}, "bank": HOSTILE_TENSORS[name]}
     file = join(header, bytes(60), tmp_path / "m.safetensors")
     refused(file)
     with pytest.raises(InputError):
@@ -408,7 +409,7 @@ def test_a_shape_of_zero_times_very_much_is_refused(tmp_path: Path) -> None:
     """No byte is missing, yet numpy cannot make it."""
     shape = [0, 2**47, 2**47, 2**47]
     text = json.dumps(example().manifest.to_dict())
-    header = {"__metadata__": {KEY: text}, "bank": bank(shape=shape, data_offsets=[0, 0])}
+    header = {"__metadata__": {METADATA_KEY: text}, "bank": bank(shape=shape, data_offsets=[0, 0])}
     refused(join(header, b"", tmp_path / "m.safetensors"), "shape")
 
 
@@ -416,7 +417,7 @@ def test_a_shape_of_zero_times_very_much_is_refused(tmp_path: Path) -> None:
     ("first", "second"), [((0, 40), (20, 60)), ((0, 60), (0, 60)), ((0, 20), (40, 60)), ((20, 40), (40, 60))]
 )
 def test_overlaps_and_gaps_are_refused(tmp_path: Path, first: tuple, second: tuple) -> None:
-    header: dict[str, Any] = {"__metadata__": {KEY: json.dumps(example().manifest.to_dict())}}
+    header: dict[str, Any] = {"__metadata__": {METADATA_KEY: json.dumps(example().manifest.to_dict())}}
     for name, (begin, end) in (("a", first), ("b", second)):
         header[name] = {"dtype": "U8", "shape": [end - begin], "data_offsets": [begin, end]}
     refused(join(header, bytes(60), tmp_path / "m.safetensors"), "overlap or leave gaps")
@@ -424,7 +425,7 @@ def test_overlaps_and_gaps_are_refused(tmp_path: Path, first: tuple, second: tup
 
 def test_truth_values_are_true_or_false(tmp_path: Path) -> None:
     header = {
-        "__metadata__": {KEY: json.dumps(example().manifest.to_dict())},
+        "__metadata__": {METADATA_KEY: json.dumps(example().manifest.to_dict())},
         "roi": {"dtype": "BOOL", "shape": [3], "data_offsets": [0, 3]},
     }
     refused(join(header, bytes([0, 1, 7]), tmp_path / "m.safetensors"), "true and false")
@@ -437,7 +438,7 @@ def manifest_file(path: Path, change: Any) -> Path:
     data = example().manifest.to_dict()
     data = change(data) or data
     text = data if isinstance(data, str) else json.dumps(data)
-    return join({"__metadata__": {KEY: text}}, b"", path)
+    return join({"__metadata__": {METADATA_KEY: text}}, b"", path)
 
 
 def test_an_older_format_is_read_and_written_as_this_one() -> None:
@@ -460,7 +461,7 @@ def test_a_newer_format_with_a_strange_manifest_is_still_one_line(tmp_path: Path
     """It may lack whatever this version knows, and hash its header in another way."""
     file = tmp_path / "m.safetensors"
     text = json.dumps({"format": 99, "versions": versions})
-    refused(join({"__metadata__": {KEY: text, "sha256": ""}}, b"", file, honest=False), "upgrade")
+    refused(join({"__metadata__": {METADATA_KEY: text, "sha256": ""}}, b"", file, honest=False), "upgrade")
 
 
 MANIFESTS = {
@@ -685,11 +686,11 @@ def test_what_eight_bits_would_change_stays_float(value: float) -> None:
 @pytest.mark.parametrize("kind", [np.uint8, np.int16])
 def test_exported_models_carry_them(kind: type) -> None:
     samples = RNG.integers(0, 128, (2, 3, 16, 24)).astype(kind)
-    maps = np.zeros((2, 16 // STRIDE, 24 // STRIDE), np.float32)
+    maps = np.zeros((2, 16 // MAP_STRIDE, 24 // MAP_STRIDE), np.float32)
     calibration = Calibration((1.0,), (1.0,), 0.0)
     manifest = Manifest("none", {}, Preprocess((16, 24)), calibration, samples=({}, {}))
-    entries = onnx_file._packed(Artefact(manifest, {"samples": samples, "sample_maps": maps}), "")
-    found = onnx_file._tensors(entries, onnx_file._manifest(entries, "model"), "model")
+    entries = onnx_file._build_entries(Artefact(manifest, {"samples": samples, "sample_maps": maps}), "")
+    found = onnx_file._unpack_tensors(entries, onnx_file._parse_manifest(entries, "model"), "model")
     assert found["samples"].dtype == kind
     np.testing.assert_array_equal(found["samples"], samples)
-    assert len(onnx_file._manifest(entries, "model").samples) == 2
+    assert len(onnx_file._parse_manifest(entries, "model").samples) == 2

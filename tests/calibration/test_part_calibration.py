@@ -74,7 +74,7 @@ def test_a_defect_in_any_view_is_found_whatever_the_scale_of_its_scores() -> Non
 
 def test_missing_views_are_compared_with_the_same_views_of_good_parts() -> None:
     views = [View(f"p{k}", view) for k in range(20) for view in NAMES][:-1]  # one picture is missing
-    known = PartCalibration.of(views, np.arange(59.0) % 7, 0.05)
+    known = PartCalibration.from_views(views, np.arange(59.0) % 7, 0.05)
     assert np.isnan(known.scores).sum() == 1
     assert known.count(NAMES) == 19
     assert known.count(["a", "b"]) == 20
@@ -85,9 +85,9 @@ def test_missing_views_are_compared_with_the_same_views_of_good_parts() -> None:
         known.decide({"x": 1.0})
     with pytest.raises(InputError, match="no good part"):
         known.decide({})
-    few = PartCalibration.of(views[:9], np.arange(9.0), 0.05)
+    few = PartCalibration.from_views(views[:9], np.arange(9.0), 0.05)
     assert "16 more parts would do" in few.promise()
     assert few.decide({"a": 99.0, "b": 0.0, "c": 0.0}).is_anomalous  # at 1 / (n + 1)
-    assert "no promise" in PartCalibration.of(views[:3], np.arange(3.0), 0.05).promise()
-    equal = PartCalibration.of(views, np.ones(59), 0.05)
+    assert "no promise" in PartCalibration.from_views(views[:3], np.arange(3.0), 0.05).promise()
+    equal = PartCalibration.from_views(views, np.ones(59), 0.05)
     assert equal.decide(dict.fromkeys(NAMES, 1.0)).p_value == 1.0

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from flawscope.calibration.power import KEY, Simulated, described, recounted, wilson
+from flawscope.calibration.power import SIMULATED_DEFECTS as KEY
+from flawscope.calibration.power import DefectScores, described, update_detection_facts, wilson_interval
 from flawscope.calibration.threshold import Calibration
 
 SCORES = {"small": (0.2, 0.4, 1.2, float("nan")), "large": (1.0, 1.1, 2.0, 3.0)}
@@ -17,62 +18,63 @@ GOOD = Calibration(tuple(np.linspace(0.05, 1.0, 20)), tuple(np.linspace(0.05, 1.
 
 
 @pytest.fixture
-def found() -> Simulated:
-    return Simulated(SCORES, pictures=3, seconds=1.0, rate=0.05, threshold=GOOD.threshold)
+def found() -> DefectScores:
+    return DefectScores(SCORES, pictures=3, seconds=1.0, rate=0.05, threshold=GOOD.threshold)
 
 
 def test_intervals_are_wilsons() -> None:
     for count in (1, 2, 7, 40):
         for k in range(count + 1):
             oracle = stats.binomtest(k, count).proportion_ci(method="wilson")
-            assert wilson(k, count) == pytest.approx((oracle.low, oracle.high), abs=1e-12), (k, count)
-    assert wilson(0, 0) == (0.0, 1.0)
+            found = wilson_interval(k, count)
+            assert found == pytest.approx((oracle.low, oracle.high), abs=1e-12), (k, count)
+    assert wilson_interval(0, 0) == (0.0, 1.0)
 
 
-def test_what_is_above_the_threshold_is_found_as_predictions_decide(found: Simulated) -> None:
+def test_what_is_above_the_threshold_is_found_as_predictions_decide(found: DefectScores) -> None:
     for size, scores in SCORES.items():
-        assert found.found(size) == (int(GOOD.is_anomalous(np.array(scores)).sum()), 4)
-    assert found.found("small")[0] == 2  # NaN is anomalous
-    assert "small 2 of 4 (15% to 85%), large 3 of 4 (30% to 95%); on 3 good pictures" in found.line()
-    assert "false-alarm rate of 5.0%" in found.line()
+        assert found.count_found(size) == (int(GOOD.is_anomalous(np.array(scores)).sum()), 4)
+    assert found.count_found("small")[0] == 2  # NaN is anomalous
+    assert "small 2 of 4 (15% to 85%), large 3 of 4 (30% to 95%); on 3 good pictures" in found.describe()
+    assert "false-alarm rate of 5.0%" in found.describe()
 
 
-def test_the_counts_follow_the_threshold(found: Simulated) -> None:
+def test_the_counts_follow_the_threshold(found: DefectScores) -> None:
     stricter = GOOD.with_rate(0.5)
     facts = {"other": 1, KEY: found.to_dict()}
-    now = recounted(facts, stricter)
+    now = update_detection_facts(facts, stricter)
     assert now["other"] == 1
     assert facts[KEY]["sizes"]["large"]["found"] == 3  # as it was
     assert now[KEY]["sizes"]["large"]["found"] == 4
     assert (now[KEY]["rate"], now[KEY]["score_threshold"]) == (0.5, stricter.threshold)
-    assert recounted({"other": 1}, stricter) == {"other": 1}
+    assert update_detection_facts({"other": 1}, stricter) == {"other": 1}
 
 
-def test_facts_keep_it_through_json(found: Simulated) -> None:
-    finite = Simulated({"small": (0.2, 1.2), "large": (2.0, 3.0)}, 2, 0.5, 0.05, 1.0, "bf16")
+def test_facts_keep_it_through_json(found: DefectScores) -> None:
+    finite = DefectScores({"small": (0.2, 1.2), "large": (2.0, 3.0)}, 2, 0.5, 0.05, 1.0, "bf16")
     facts = json.loads(json.dumps({KEY: finite.to_dict()}, allow_nan=False))
-    again = Simulated.of(facts)
+    again = DefectScores.from_facts(facts)
     assert again == finite
     one = facts[KEY]["sizes"]["small"]
     assert (one["defects"], one["found"]) == (2, 1)
-    assert one["interval"] == pytest.approx(wilson(1, 2))
+    assert one["interval"] == pytest.approx(wilson_interval(1, 2))
     said = described(facts, GOOD)
     assert said is not None
     assert said.endswith("measured in bf16")
     assert "measured in" not in (described({KEY: found.to_dict()}, GOOD) or "")
 
 
-def test_damaged_facts_are_as_none(found: Simulated) -> None:
-    good = {KEY: Simulated({"small": (1.0,)}, 1, 0.5, 0.05, 1.0).to_dict()}
+def test_damaged_facts_are_as_none(found: DefectScores) -> None:
+    good = {KEY: DefectScores({"small": (1.0,)}, 1, 0.5, 0.05, 1.0).to_dict()}
     earlier = copy.deepcopy(good)
     earlier[KEY]["threshold"] = earlier[KEY].pop("score_threshold")
-    assert Simulated.of(earlier) == Simulated.of(good) is not None
+    assert DefectScores.from_facts(earlier) == DefectScores.from_facts(good) is not None
     without = [{k: v for k, v in good[KEY].items() if k != key} for key in good[KEY] if key != "seconds"]
     scores = [good[KEY] | {"sizes": {"small": {"scores": value}}} for value in ("x", [], ["x"], None)]
     for wrong in ({}, *({KEY: one} for one in (None, [], {"sizes": {}}, *without, *scores))):
-        assert Simulated.of(wrong) is None
+        assert DefectScores.from_facts(wrong) is None
         assert described(wrong, GOOD) is None
-        assert recounted(wrong, GOOD) == wrong
+        assert update_detection_facts(wrong, GOOD) == wrong
 
 
 @pytest.mark.parametrize(
@@ -93,8 +95,8 @@ def test_who_surely_misses_too_many_is_warned_of(medium: int, large: int, count:
     scores = {"small": [0.0] * count}
     for size, found in (("medium", medium), ("large", large)):
         scores[size] = [2.0] * found + [0.0] * (count - found)
-    said = Simulated(scores, 5, 1.0, 0.05, 1.0).warning()
+    said = DefectScores(scores, 5, 1.0, 0.05, 1.0).warning()
     assert (said is not None) is warned
     defects = f"{medium + large} of {2 * count} simulated defects"
     assert said in (None, f"it finds only {defects} of medium and large size")
-    assert Simulated({"small": (0.1,)}, 1, 1.0, 0.05, 1.0).warning() is None
+    assert DefectScores({"small": (0.1,)}, 1, 1.0, 0.05, 1.0).warning() is None

@@ -10,10 +10,10 @@ import pytest
 from flawscope import metrics
 from flawscope.datasets import Item
 from flawscope.evaluation.intervals import (
-    area,
+    area_under_curves,
     auroc_interval,
     count_pixels,
-    delong,
+    delong_auroc,
     image_intervals,
     pixel_intervals,
 )
@@ -36,7 +36,7 @@ def test_delong_is_its_definition_ties_included() -> None:
     bad, good = scores[labels], scores[~labels]
     pairs = (bad[:, None] > good) + 0.5 * (bad[:, None] == good)
     variance = np.var(pairs.mean(1), ddof=1) / len(bad) + np.var(pairs.mean(0), ddof=1) / len(good)
-    found = delong(labels, scores)
+    found = delong_auroc(labels, scores)
     assert found == pytest.approx((metrics.auroc(labels, scores), variance), rel=1e-12)
 
 
@@ -184,4 +184,4 @@ def test_pixels_that_do_not_count_are_not_counted(pictures: tuple[list, list]) -
 def test_area_stops_at_the_limit_inside_a_segment() -> None:
     x, y = np.array([[0.0, 0.0, 0.2, 1.0]]), np.array([[0.0, 0.5, 0.5, 1.0]])
     # to 0.6: a rectangle 0.2 x 0.5, then a trapezoid from 0.5 to 0.75
-    assert area(x, y, 0.6) == pytest.approx((0.2 * 0.5 + 0.4 * 0.625) / 0.6)
+    assert area_under_curves(x, y, 0.6) == pytest.approx((0.2 * 0.5 + 0.4 * 0.625) / 0.6)

@@ -12,7 +12,7 @@ from PIL import Image
 from brightness import draw, model
 from flawscope import Predictor
 from flawscope.errors import InputError
-from flawscope.evaluation.submission import half_tiff, write_submission
+from flawscope.evaluation.submission import encode_float16_tiff, write_submission
 
 
 def test_maps_and_masks_lie_where_the_server_looks(tmp_path: Path) -> None:
@@ -38,7 +38,7 @@ def test_maps_and_masks_lie_where_the_server_looks(tmp_path: Path) -> None:
 
 
 def test_the_tiff_says_what_it_holds() -> None:
-    data = half_tiff(np.array([[1.5, 1e9, -2]], np.float32))
+    data = encode_float16_tiff(np.array([[1.5, 1e9, -2]], np.float32))
     count = struct.unpack_from("<H", data, 8)[0]
     tags = {}
     for k in range(count):

@@ -21,10 +21,10 @@ pytest.importorskip("onnxscript")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from flawscope.export import eight_bits, onnx_graph  # noqa: E402
-from flawscope.export.eight_bits import Evidence, Maker, reduced  # noqa: E402
+from flawscope.export.eight_bits import Evidence, Quantizer, reduced  # noqa: E402
 from flawscope.export.export import export, open_embed  # noqa: E402
-from flawscope.export.onnx_graph import IR, OPSET  # noqa: E402
-from flawscope.export.recalibrate import Compared  # noqa: E402
+from flawscope.export.onnx_graph import IR_VERSION, OPSET  # noqa: E402
+from flawscope.export.recalibrate import ProbeImages  # noqa: E402
 from flawscope.runtime import ENGINES  # noqa: E402
 
 
@@ -59,7 +59,7 @@ def network(weights: list[Any], branches: int = 1) -> Any:
     ]
     graph = helper.make_graph(nodes, "network", values[:1], values[1:], kept)
     imports = [helper.make_opsetid("", OPSET)]
-    return helper.make_model(graph, opset_imports=imports, ir_version=IR)
+    return helper.make_model(graph, opset_imports=imports, ir_version=IR_VERSION)
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -96,14 +96,14 @@ def scoring() -> Any:
         )
     ]
     graph = helper.make_graph(nodes, "score", values[:1], values[1:], kept)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
 
 
 def evidence(embed: Any) -> Evidence:
     """Good pictures' scores lie around 0.9 and are wide apart."""
     scores = np.linspace(0.8, 1.0, 19)
     calibration = from_values(scores, scores, scores, rate=0.05, method="held out", runtime="torch")
-    return Evidence(embed, scoring(), Compared(pictures(4)), calibration)
+    return Evidence(embed, scoring(), ProbeImages(pictures(4)), calibration)
 
 
 def in_fp32(proto: Any) -> set[str]:
@@ -122,9 +122,9 @@ def test_all_convolutions_are_in_8_bits_where_answers_stay() -> None:
     assert shown(embed) == (0, 0)
     proto, found = reduced(embed, [pictures(4)], shown)
     assert in_fp32(proto) == set()
-    assert (found.layers, found.whole, found.operations) == (4, 0, 1)
-    assert 0 < (found.away or 0) <= eight_bits.NEAR
-    assert found.line() == "4 of 4 convolutions in 8 bits, 100% of the multiplications"
+    assert (found.layers, found.fp32_layers, found.operations) == (4, 0, 1)
+    assert 0 < (found.score_error or 0) <= eight_bits.MAX_SCORE_ERROR
+    assert found.describe() == "4 of 4 convolutions in 8 bits, 100% of the multiplications"
     assert embed.SerializeToString(deterministic=True) == before
 
 
@@ -138,9 +138,9 @@ def test_layers_that_8_bits_ruin_stay_in_fp32() -> None:
     assert shown(everything)[0] > 1
     proto, found = reduced(embed, [pictures(4)], shown, lambda *words: told.append(words))
     assert in_fp32(proto) == {"conv0.1", "conv0.2"}
-    assert shown(proto)[0] == found.away
-    assert found.away <= eight_bits.NEAR
-    assert (found.layers, found.whole, found.operations) == (4, 2, 0.5)
+    assert shown(proto)[0] == found.score_error
+    assert found.score_error <= eight_bits.MAX_SCORE_ERROR
+    assert (found.layers, found.fp32_layers, found.operations) == (4, 2, 0.5)
     assert told[-1] == ("8-bit layers", 4, 4)
 
 
@@ -149,7 +149,7 @@ def test_layers_left_in_fp32_are_computed_in_fp32(engine: str) -> None:
     """Beside a weight of 1000, 1 is 0 in 8 bits: an engine that rounds these weights, too, is found."""
     pytest.importorskip(engine)
     embed = network([diagonal(1e-3, 1, 1), diagonal(1e3, 1, 1), diagonal(1, 1, 1)])
-    proto = Maker(embed, [pictures(4)]).made(["w1"])
+    proto = Quantizer(embed, [pictures(4)]).quantize(["w1"])
     assert in_fp32(proto) == {"conv0.1"}
     found = open_embed(proto, engine, "int8")(pictures(1))
     np.testing.assert_allclose(found[:, 1:], pictures(1)[:, 1:], atol=0.02)
@@ -158,10 +158,10 @@ def test_layers_left_in_fp32_are_computed_in_fp32(engine: str) -> None:
 def test_shared_weights_stay_or_go_together() -> None:
     weights = [diagonal(1, 1, 1), diagonal(1e5, 1, 1), diagonal(1e-5, 1, 1)]
     embed = network(weights, branches=2)
-    maker = Maker(embed, [pictures(4)])
+    maker = Quantizer(embed, [pictures(4)])
     assert [layer.nodes for layer in maker.layers] == [[f"conv0.{k}", f"conv1.{k}"] for k in range(3)]
     assert [layer.operations for layer in maker.layers] == [2 * 64 * 64 * 9] * 3
-    proto = maker.made(["w1"])
+    proto = maker.quantize(["w1"])
     assert in_fp32(proto) == {"conv0.1", "conv1.1"}
 
 

@@ -16,7 +16,7 @@ import pytest
 import flawscope
 from flawscope.artefact import certificate as certificates
 from flawscope.artefact import model_file
-from flawscope.artefact.certificate import BATCHES, Certificate, of_facts
+from flawscope.artefact.certificate import BATCH_SIZES, Certificate, of_facts
 from flawscope.cli import main
 from flawscope.datasets import list_pictures
 from flawscope.errors import FlawscopeError, InputError
@@ -97,7 +97,7 @@ def assert_parity(model: Predictor, path: Path, engine: str, count: int = 15) ->
     images, session = images_of(model, count), flawscope.load(path, engine=engine).session
     alone = [model.session.run(image[None]) for image in images]
     scores, maps = (np.concatenate(part) for part in zip(*alone, strict=True))
-    for batch in (*BATCHES, 7, count):
+    for batch in (*BATCH_SIZES, 7, count):
         for start in range(0, count, batch):
             part = slice(start, start + batch)
             found, drawn = session.run(np.ascontiguousarray(images[part]))
@@ -188,7 +188,7 @@ def test_its_manifest_says_so(
     assert f"16 good pictures, {TRAIN} that it was fitted on and left out" in manifest.notes[-1]
     certificate = certificate_of(reduced)
     assert certificate.passed
-    assert (certificate.pictures, certificate.batches) == (TRAIN + UNSEEN, BATCHES)
+    assert (certificate.pictures, certificate.batches) == (TRAIN + UNSEEN, BATCH_SIZES)
     assert certificate.precision == manifest.calibration.precision
     assert certificate.score_absolute > 0
     before = {**trained.manifest.to_dict(), "facts": 0}
@@ -417,7 +417,7 @@ def test_a_package_that_is_missing_is_one_line(
 def test_a_model_too_large_for_the_format_is_said_so(
     model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onnx_graph.onnx_file, "LIMIT", 1000)
+    monkeypatch.setattr(onnx_graph.onnx_file, "MAX_PROTOBUF_BYTES", 1000)
     with pytest.raises(InputError, match="file holds 2"):
         export(model_path, tmp_path / "new.onnx")
 
@@ -483,7 +483,7 @@ def test_self_test_fails_where_an_expectation_was_changed(
     path = model_path if engine == "torch" else onnx_path
     model = flawscope.load(path, engine=None if engine == "torch" else engine, device="cpu")
     found = model.self_test()
-    assert (found.passed, found.pictures, found.batches, found.runtime) == (True, 3, BATCHES, engine)
+    assert (found.passed, found.pictures, found.batches, found.runtime) == (True, 3, BATCH_SIZES, engine)
     for number, factor in ((0, 1.001), (2, 0.999)):
         samples = [dict(sample) for sample in model.manifest.samples]
         samples[number]["score"] *= factor

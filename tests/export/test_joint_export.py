@@ -18,8 +18,8 @@ pytest.importorskip("onnxruntime")
 
 import flawscope  # noqa: E402
 from flawscope.artefact import joint_file  # noqa: E402
-from flawscope.artefact.certificate import BESIDE, CERTIFICATE, of_facts  # noqa: E402
-from flawscope.artefact.joint_file import EMBED, SCORE, JointArtefact  # noqa: E402
+from flawscope.artefact.certificate import CERTIFICATE_KEYS, of_facts  # noqa: E402
+from flawscope.artefact.joint_file import EMBED_GRAPH, SCORE_GRAPH, JointArtefact  # noqa: E402
 from flawscope.cli import main, models  # noqa: E402
 from flawscope.errors import FlawscopeError, InputError  # noqa: E402
 from flawscope.export import joint_export, onnx_graph  # noqa: E402
@@ -89,8 +89,8 @@ def test_a_file_from_before_openvino_opens_in_both(exported: Path, tmp_path: Pat
     """Older files differ in the certificates alone."""
 
     def older(one: Any) -> Any:
-        facts = {key: value for key, value in one.manifest.facts.items() if key != BESIDE}
-        del facts[CERTIFICATE]["mistaken"]
+        facts = {key: value for key, value in one.manifest.facts.items() if key != CERTIFICATE_KEYS[1]}
+        del facts[CERTIFICATE_KEYS[0]]["mistaken"]
         return replace(one, manifest=replace(one.manifest, facts=facts))
 
     path = exported / "exported.safetensors"
@@ -127,14 +127,14 @@ def in_bf16(one: Any) -> Any:
     return replace(one, manifest=replace(one.manifest, calibration=calibration))
 
 
-@pytest.mark.parametrize("which", [EMBED, SCORE])
+@pytest.mark.parametrize("which", [EMBED_GRAPH, SCORE_GRAPH])
 def test_a_damaged_network_is_refused(exported: Path, tmp_path: Path, engine: str, which: str) -> None:
     """One with a loop, none at all, and the other one in its place."""
     artefact = joint_file.read(exported / "exported.safetensors")
     given = artefact.products["plate"].tensors
     network = onnx.load_from_string(given[which].tobytes())
     network.graph.node.append(onnx.helper.make_node("Loop", ["a", "b"], ["c"]))
-    swapped = given[SCORE if which == EMBED else EMBED].tobytes()
+    swapped = given[SCORE_GRAPH if which == EMBED_GRAPH else EMBED_GRAPH].tobytes()
     for data in (network.SerializeToString(), b"no network", swapped):
         bad = np.frombuffer(data, np.uint8)
         wrong = changed(artefact, lambda one, bad=bad: replace(one, tensors={**one.tensors, which: bad}))
@@ -179,7 +179,7 @@ def without_bf16() -> Iterator[None]:
     """OpenVINO that takes the wish for bf16 also where the processor lacks it, and computes in fp32."""
     openvino = pytest.importorskip("flawscope.runtime.openvino")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(openvino, "_hint", lambda core, device, precision: openvino.HINTS[precision])
+        patch.setattr(openvino, "_precision_hint", lambda core, device, precision: openvino.HINTS[precision])
         yield
 
 
@@ -216,7 +216,7 @@ def test_another_precision_is_calibrated_and_recognised_anew(
             assert of_facts(one.manifest.facts)[0].mistaken == 0
             now, then = model.artefact.known[name], trained.artefact.known[name]
             assert now.groups.tolist() == then.groups.tolist()
-            np.testing.assert_allclose(now.left_out, then.left_out, atol=0.05)
+            np.testing.assert_allclose(now.leave_one_out, then.leave_one_out, atol=0.05)
             assert len(now.defective) == len(then.defective)
         for found, other in zip(model.predict(paths), expected, strict=True):
             assert found.product == other.product
@@ -233,7 +233,7 @@ def test_a_network_that_mistakes_products_gets_no_certificate(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its scores are right: only the descriptors point elsewhere."""
-    traced = onnx_graph.trace_described
+    traced = onnx_graph.trace_joint_embed
 
     def elsewhere(*given: Any) -> Any:
         proto = traced(*given)
@@ -242,7 +242,7 @@ def test_a_network_that_mistakes_products_gets_no_certificate(
         proto.graph.node.append(onnx.helper.make_node("Neg", ["right"], ["descriptors"]))
         return proto
 
-    monkeypatch.setattr(onnx_graph, "trace_described", elsewhere)
+    monkeypatch.setattr(onnx_graph, "trace_joint_embed", elsewhere)
     with pytest.raises(FlawscopeError, match=r"fabric: .* \d+ products? mistaken"):
         export_joint(exported / "line.safetensors", tmp_path / "m.safetensors")
     assert not [*tmp_path.iterdir()]

@@ -98,7 +98,7 @@ def test_names_operators_and_versions(steps: tuple[Any, Any], quantised: Any) ->
         onnx.checker.check_model(proto, full_check=True)
         assert [i.name for i in proto.graph.input] == [given]
         assert [o.name for o in proto.graph.output] == results
-        assert proto.ir_version == onnx_graph.IR
+        assert proto.ir_version == onnx_graph.IR_VERSION
         assert [(o.domain, o.version) for o in proto.opset_import if not o.domain] == [("", onnx_graph.OPSET)]
         assert {node.domain for node in proto.graph.node} == {""}  # every engine knows them
         names = [name for node in proto.graph.node for name in node.output]
@@ -130,7 +130,7 @@ def test_the_same_name_in_both_steps_means_two_things() -> None:
         values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n"]) for n in (given, *results)]
         made = helper.make_graph(nodes, "step", values[:1], values[1:], [number])
         return helper.make_model(
-            made, opset_imports=[helper.make_opsetid("", onnx_graph.OPSET)], ir_version=onnx_graph.IR
+            made, opset_imports=[helper.make_opsetid("", onnx_graph.OPSET)], ir_version=onnx_graph.IR_VERSION
         )
 
     joined = onnx_graph.join(step("images", ["features"], 1.0), step("features", ["scores", "maps"], 10.0))

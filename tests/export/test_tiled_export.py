@@ -140,16 +140,16 @@ def test_ranges_and_comparisons_see_whole_pictures_and_tiles_everywhere(
     given = Pictures(artefact, [path] * count)
     tiles = len(artefact.manifest.preprocess.views(path)) - 1
     for most in (32, 100):
-        seen = [numbers for _, numbers in given._some(most, [])]
+        seen = [numbers for _, numbers in given._sample_views(most, [])]
         assert all(numbers[0] == 0 and len(numbers) > 1 for numbers in seen)
         assert all(len(set(numbers)) == len(numbers) for numbers in seen)
         assert sum(map(len, seen)) <= most
         everywhere = {number for numbers in seen for number in numbers}
         assert len(everywhere) > min(tiles, sum(map(len, seen)) - len(seen)) * 0.6
-    images, where = given.compared()
+    images, where = given.probe_images()
     assert where is None
     assert images.shape[1:] == (3, 64, 64)
     whole = replace(
         artefact, manifest=replace(artefact.manifest, fusion=None, preprocess=Preprocess((64, 64)))
     )
-    assert [numbers for _, numbers in Pictures(whole, [path] * 3)._some(32, [])] == [[0]] * 3
+    assert [numbers for _, numbers in Pictures(whole, [path] * 3)._sample_views(32, [])] == [[0]] * 3

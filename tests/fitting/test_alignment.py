@@ -133,8 +133,8 @@ def test_a_part_of_which_a_view_is_not_found_is_anomalous(predictor: Predictor) 
     good, lost = predictor.predict(part(201)[0]), predictor.predict(part(200, empty=True)[0])
     scores = np.array([[1.0, 1.0], [1e3, 1e3]] * 10)  # of good parts: all new ones look usual
     calibration = PartCalibration(tuple(map(str, range(20))), ("a", "b"), scores, 0.05)
-    assert Parts._decided(calibration, "1", {"a": good, "b": good}).decision == "good"
-    assert Parts._decided(calibration, "1", {"a": good, "b": lost}).decision == "anomalous"
+    assert Parts._decide(calibration, "1", {"a": good, "b": good}).decision == "good"
+    assert Parts._decide(calibration, "1", {"a": good, "b": lost}).decision == "anomalous"
 
 
 def test_the_light_is_that_of_pictures_with_the_part() -> None:

@@ -14,13 +14,13 @@ from PIL import Image
 pytest.importorskip("torch")
 
 import flawscope
-from flawscope.calibration.power import wilson
+from flawscope.calibration.power import wilson_interval
 from flawscope.calibration.threshold import Calibration
 from flawscope.errors import InputError
 from flawscope.fitting.fitting import fit
 from flawscope.fitting.incremental_update import PowerLostError, update
-from flawscope.fitting.update_evaluation import Reviewed, Score, is_unlike, judge
-from flawscope.fitting.updated_models import ROOM
+from flawscope.fitting.update_evaluation import Reviewed, Score, exceeds_chance, score_pictures
+from flawscope.fitting.updated_models import CAP_GROWTH
 from flawscope.pictures.decoding import decode, pixel_hash
 from flawscope.predictor import Predictor
 from flawscope.station.review import DEFECT, FINE, Decisions
@@ -73,7 +73,7 @@ def test_a_full_bank_gets_room_once(model: Predictor, part: Part) -> None:
     stained = [reviewed(model, k, part(200 + k, stained=True), True, sure=True) for k in range(3)]
     made = update(full, model, stained, device="cpu").predictor
     grown = len(made.artefact.tensors["bank_groups.0"])
-    assert config["cap"] < grown <= ROOM * config["cap"] + 1
+    assert config["cap"] < grown <= CAP_GROWTH * config["cap"] + 1
     again = update(made.artefact, made, [replace(stained[0], source=part(210, stained=True))], device="cpu")
     assert again.predictor.manifest.config["cap"] == made.manifest.config["cap"]
 
@@ -102,7 +102,7 @@ def test_same_pixels_and_unreadable_pictures(model: Predictor, part: Part, tmp_p
     twice = update(model.artefact, model, [third, replace(third, number=9)], device="cpu")
     assert list(twice.after) == [4], "copies count once"
     known = next(iter(model.manifest.pictures)).hash
-    assert judge(model, [Reviewed(0, "not read", True, digest=known)], {})[0].learnt, (
+    assert score_pictures(model, [Reviewed(0, "not read", True, digest=known)], {})[0].learnt, (
         "its left-out score stands in the model"
     )
 
@@ -117,7 +117,7 @@ def test_the_judgement(model: Predictor, part: Part) -> None:
     found = made.judgement()
     assert found["good"]["count"] == 4
     before = found["good"]["before"]
-    assert before == [3, *(round(end, 4) for end in wilson(3, 4))]
+    assert before == [3, *(round(end, 4) for end in wilson_interval(3, 4))]
     assert set(found["gained"]) <= {0, 1, 2}
     assert [one["id"] for one in found["missed"] if one["id"] == 21] == [21]
     assert 0 < found["missed"][-1]["rate"] <= 1
@@ -260,8 +260,8 @@ def test_chance_alone_is_no_reason_to_call_a_sample_unlike() -> None:
     for _ in range(600):
         scores = tuple(rng.normal(size=40))
         before = Calibration(scores, scores, 0.0)
-        called.append(is_unlike(before, rng.normal(size=20)))
-        assert is_unlike(before, np.full(4, max(scores) + 1))
+        called.append(exceeds_chance(before, rng.normal(size=20)))
+        assert exceeds_chance(before, np.full(4, max(scores) + 1))
     assert 0 < sum(called) <= 0.025 * len(called)
 
 

@@ -175,7 +175,7 @@ def test_what_goes_with_them_and_what_does_not():
 
 
 def test_of_very_many_pictures_every_place_is_seen_about_as_often(monkeypatch):
-    monkeypatch.setattr("flawscope.fitting.picture_views.MOST", 64 * 64 * 4 * 30)
+    monkeypatch.setattr("flawscope.fitting.picture_views.MAX_VIEW_PIXELS", 64 * 64 * 4 * 30)
     how = Preprocess((64, 64), tile=(64, 64), positions=(3, 3))
     windows = Windows(Reader([still()[0]] * 30, how, set()), [(144, 144)] * 30, 0)
     assert len(windows) == 30 * 5
@@ -197,7 +197,7 @@ def test_simulated_defects_are_found_at_their_places(kept, monkeypatch):
 
 
 def test_pictures_that_show_some_places_only_are_calibrated_as_a_whole(monkeypatch):
-    monkeypatch.setattr("flawscope.fitting.picture_views.MOST", 64 * 64 * 4 * 12)
+    monkeypatch.setattr("flawscope.fitting.picture_views.MAX_VIEW_PIXELS", 64 * 64 * 4 * 12)
     model = fit(list(still(12)), **SMALL)
     groups = model.artefact.tensors["bank_groups.0"]
     assert {len(set(row.tolist())) for row in groups[1:]} <= {

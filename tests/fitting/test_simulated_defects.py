@@ -21,12 +21,12 @@ from flawscope.synthesis import SCALE_AREAS, SimulatedDefect
 from flawscope.synthesis.demo.dataset import draw_picture
 
 SIDE = 64
-MOST = simulated_defects.MOST
+MOST = simulated_defects.MAX_PER_SIZE
 
 
 @pytest.fixture(autouse=True)
 def _few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(simulated_defects, "MOST", 8)
+    monkeypatch.setattr(simulated_defects, "MAX_PER_SIZE", 8)
 
 
 class Difference(Detector):
@@ -80,8 +80,8 @@ def test_who_sees_every_difference_finds_all_and_who_is_blind_none(good: Tensor)
     sizes = [str(size) for size in SIZES]
     assert list(found.scores) == sizes == ["small", "medium", "large"]
     assert len({len(scores) for scores in found.scores.values()}) == 1
-    assert all(found.found(size)[0] == found.found(size)[1] > 0 for size in sizes)
-    assert all(none.found(size)[0] == 0 for size in sizes)
+    assert all(found.count_found(size)[0] == found.count_found(size)[1] > 0 for size in sizes)
+    assert all(none.count_found(size)[0] == 0 for size in sizes)
     assert none.warning() is not None
     assert found.warning() is None
 
@@ -161,7 +161,7 @@ def test_it_takes_a_tenth_of_the_time_at_most(
 ) -> None:
     clock = Clock()
     monkeypatch.setattr(simulated_defects, "time", clock)
-    monkeypatch.setattr(simulated_defects, "MOST", MOST)
+    monkeypatch.setattr(simulated_defects, "MAX_PER_SIZE", MOST)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     done: list[tuple[int, int]] = []
 

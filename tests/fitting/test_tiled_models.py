@@ -195,12 +195,12 @@ def test_windows_are_a_picture_as_a_whole_and_places_all_over_it():
         covered[y : y + 32, x : x + 32] = True
     assert covered.all()
     assert windows.places != windows_of([(100, 130), (64, 32)], seed=1).places
-    assert [windows.picture(k) for k in windows.numbers(1)] == [1] * len(windows.numbers(1))
+    assert [windows.picture_of(k) for k in windows.numbers(1)] == [1] * len(windows.numbers(1))
     assert len(windows) == 2 + sum(map(len, windows.places))
 
 
 def test_of_many_pictures_some_windows_are_learnt_from(monkeypatch):
-    monkeypatch.setattr("flawscope.fitting.picture_views.MOST", 10 * 32 * 32)
+    monkeypatch.setattr("flawscope.fitting.picture_views.MAX_VIEW_PIXELS", 10 * 32 * 32)
     windows = windows_of([(200, 200)] * 2)
     assert [len(places) for places in windows.places] == [5, 5]
     assert windows.places[0] != windows.places[1]
@@ -211,4 +211,4 @@ def test_windows_without_anything_that_counts_are_not_learnt_from():
     roi[:8, :8] = True
     windows = windows_of([(160, 160)], roi=roi)
     assert 0 < len(windows.places[0]) <= 9
-    assert windows.views_of == [1 + len(windows.places[0])]
+    assert windows.judged_counts == [1 + len(windows.places[0])]

@@ -9,14 +9,7 @@ import pytest
 from sklearn.metrics import average_precision_score, f1_score, precision_recall_curve, roc_auc_score
 
 from flawscope.metrics import _ranking as ranking
-from flawscope.metrics import (
-    auroc,
-    average_precision,
-    confidence_interval_rate,
-    f1_at,
-    f1_max,
-    image_metrics,
-)
+from flawscope.metrics import auroc, average_precision, confidence_interval_rate, f1_at, f1_max, image_metrics
 
 
 def draw(seed: int, levels: int | None) -> tuple[np.ndarray, np.ndarray]:

@@ -109,7 +109,7 @@ def test_a_model_in_bf16_is_openvino_s(onnx_path: Path) -> None:
     pytest.importorskip("openvino")
     asked: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flawscope.runtime.openvino._hint", lambda *how: asked.append(how[2]) or "f32")
+        patch.setattr("flawscope.runtime.openvino._precision_hint", lambda *a: asked.append(a[2]) or "f32")
         assert runtime.open_session(artefact, onnx_path).runtime == "openvino"
     assert asked == ["bf16"]
 

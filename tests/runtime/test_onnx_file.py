@@ -51,10 +51,7 @@ def network(nodes: Sequence[Any] = (), constants: Sequence[Any] = (), **more: An
 
 def used(tensor: str, constants: Sequence[Any], *nodes: Any) -> Any:
     """A network whose scores need `tensor`."""
-    total = [
-        node("ReduceSum", [tensor], ["total"], keepdims=0),
-        node("Add", ["peak", "total"], ["scores"]),
-    ]
+    total = [node("ReduceSum", [tensor], ["total"], keepdims=0), node("Add", ["peak", "total"], ["scores"])]
     return network([*nodes, *total], constants)
 
 
@@ -161,7 +158,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         "settings beyond all measure, 'keepdims'",
     ),
     "very many nodes": (
-        lambda: network([node("Neg", ["peak"], [f"x{k}"]) for k in range(onnx_check.MOST_NODES)]),
+        lambda: network([node("Neg", ["peak"], [f"x{k}"]) for k in range(onnx_check.MAX_NODES)]),
         "nodes",
     ),
 }
@@ -177,7 +174,7 @@ def test_what_is_not_known_is_refused(name: str) -> None:
 
 
 def message(number: int, content: bytes) -> bytes:
-    return runtime._message(number, content)
+    return runtime._encode_field(number, content)
 
 
 def test_what_readers_could_understand_otherwise_is_refused() -> None:
@@ -318,7 +315,7 @@ def with_metadata(entries: dict[str, str]) -> bytes:
 
 def rewritten(data: bytes, entries: dict[str, str]) -> bytes:
     file = io.BytesIO()
-    runtime.write_entries(file, runtime.body(data), entries)
+    runtime.write_entries(file, runtime.without_metadata(data), entries)
     return file.getvalue()
 
 
@@ -327,7 +324,7 @@ def test_what_is_written_the_onnx_package_reads(length: int) -> None:
     entries = {PREFIX: "ü" * length, f"{PREFIX}.more": "2"}
     loaded = onnx.load_model_from_string(rewritten(with_metadata({"author": "somebody"}), entries))
     assert {p.key: p.value for p in loaded.metadata_props} == {"author": "somebody", **entries}
-    assert runtime.entries_of(loaded.SerializeToString()) == entries
+    assert runtime.parse_entries(loaded.SerializeToString()) == entries
 
 
 def test_old_entries_of_ours_go_and_everything_else_stays() -> None:
@@ -343,26 +340,26 @@ def test_old_entries_of_ours_go_and_everything_else_stays() -> None:
 def test_the_body_does_not_depend_on_our_entries() -> None:
     data = with_metadata({"author": "somebody"})
     again = rewritten(rewritten(data, {PREFIX: "1"}), {PREFIX: "2", f"{PREFIX}.x": "3"})
-    assert b"".join(runtime.body(again)) == data
+    assert b"".join(runtime.without_metadata(again)) == data
 
 
 def test_what_is_no_message_is_a_value_error() -> None:
     data = with_metadata({PREFIX: "1"})
     for cut in range(1, len(data)):
         try:
-            runtime.entries_of(data[:cut])
+            runtime.parse_entries(data[:cut])
         except ValueError:
             continue
-        assert cut in [after for _, _, _, after in onnx_check.fields(data)]  # between two fields
+        assert cut in [after for _, _, _, after in onnx_check.parse_fields(data)]  # between two fields
     for wrong in (b"\xff" * 11, b"\x00\x00", b"\x0b", b"\x0a\xff\xff\xff\xff\x0f", b"PK\x03\x04 a zip"):
         with pytest.raises(ValueError):
-            runtime.entries_of(wrong)
+            runtime.parse_entries(wrong)
 
 
 def test_very_many_fields_are_not_walked_through(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnx_check, "MOST_FIELDS", 10)
+    monkeypatch.setattr(onnx_check, "MAX_FIELDS", 10)
     with pytest.raises(ValueError, match="too many"):
-        runtime.entries_of(b"\x08\x01" * 11)
+        runtime.parse_entries(b"\x08\x01" * 11)
 
 
 # ------------------------------------------------------------------------------------------------- damage
@@ -374,16 +371,16 @@ def flip(data: bytes, at: int) -> bytes:
 
 def with_manifest(data: bytes, **changes: object) -> bytes:
     """A file whose hashes are right and whose manifest is not."""
-    entries = runtime.entries_of(data)
+    entries = runtime.parse_entries(data)
     entries["flawscope"] = json.dumps({**json.loads(entries["flawscope"]), **changes})
     entries[runtime.METADATA_SHA256] = runtime.metadata_hash(entries)
     file = io.BytesIO()
-    runtime.write_entries(file, runtime.body(data), entries)
+    runtime.write_entries(file, runtime.without_metadata(data), entries)
     return file.getvalue()
 
 
 def foreign(data: bytes) -> bytes:
-    return b"".join(runtime.body(data))
+    return b"".join(runtime.without_metadata(data))
 
 
 DAMAGED: dict[str, tuple[Callable[[bytes], bytes], str]] = {

@@ -90,26 +90,26 @@ class Processor:
 
 def test_precision_is_asked_for_by_name_and_one_that_is_missing_is_one_line() -> None:
     for precision, hint in (("fp32", "f32"), ("fp16", "f32"), ("int8", "f32")):
-        assert runtime._hint(Processor(), "CPU", precision) == hint
+        assert runtime._precision_hint(Processor(), "CPU", precision) == hint
     with pytest.raises(InputError, match="bf16, which this CPU lacks"):
-        runtime._hint(Processor(), "CPU", "bf16")
+        runtime._precision_hint(Processor(), "CPU", "bf16")
     with pytest.raises(InputError, match="fp32, fp16, int8, bf16"):
-        runtime._hint(Processor(), "CPU", "fp7")
+        runtime._precision_hint(Processor(), "CPU", "fp7")
 
 
 def test_devices() -> None:
-    assert [runtime._device(Processor(), d) for d in ("auto", "cpu", "gpu", "gpu.0")] == [
+    assert [runtime._find_device(Processor(), d) for d in ("auto", "cpu", "gpu", "gpu.0")] == [
         *("CPU", "CPU", "GPU", "GPU.0")
     ]
     for wrong in ("npu", "cuda", "mps", "cpu:1", ""):
         with pytest.raises(InputError, match=r"use one of auto, cpu, gpu\.0"):
-            runtime._device(Processor(), wrong)
+            runtime._find_device(Processor(), wrong)
 
 
 def test_it_computes_in_f32_although_the_processor_may_have_bf16(onnx_path: Path) -> None:
     session = flawscope.load(onnx_path, engine="openvino", threads=1).session
     (compiled,) = session.graph.run.args[0]  # type: ignore[attr-defined]
-    assert compiled.get_property("INFERENCE_PRECISION_HINT") == runtime.engine().Type.f32
+    assert compiled.get_property("INFERENCE_PRECISION_HINT") == runtime.import_openvino().Type.f32
     assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
 
 

@@ -36,7 +36,7 @@ from flawscope.datasets import list_pictures  # noqa: E402
 from flawscope.errors import FlawscopeError  # noqa: E402
 from flawscope.export import export as exports  # noqa: E402
 from flawscope.export.export import export  # noqa: E402
-from flawscope.export.recalibrate import PLACES, Pictures  # noqa: E402
+from flawscope.export.recalibrate import POSITIONS_PER_SAMPLE, Pictures  # noqa: E402
 from flawscope.runtime.torch import TorchSession  # noqa: E402
 
 Tiled = Callable[..., Path]
@@ -153,10 +153,10 @@ def test_a_tiled_model_is_calibrated_anew_by_pictures(
 def rewritten(source: Path, path: Path, change: Callable[[dict[str, str]], None]) -> Path:
     """An .onnx model whose entries are changed and whose hashes are right."""
     data, file = source.read_bytes(), io.BytesIO()
-    entries = onnx_file.entries_of(data)
+    entries = onnx_file.parse_entries(data)
     change(entries)
     entries[onnx_file.METADATA_SHA256] = onnx_file.metadata_hash(entries)
-    onnx_file.write_entries(file, onnx_file.body(data), entries)
+    onnx_file.write_entries(file, onnx_file.without_metadata(data), entries)
     path.write_bytes(file.getvalue())
     return path
 
@@ -304,11 +304,11 @@ def test_reduced_precisions_leave_a_picture_out_at_its_places(
 def test_an_export_is_compared_at_several_places(tiled: Tiled, tiled_pictures: Path) -> None:
     artefact = model_file.read(tiled(positions="each"))
     samples = len(artefact.tensors["samples"])
-    images, where = Pictures(artefact).compared()
+    images, where = Pictures(artefact).probe_images()
     assert where is not None
-    assert len(images) == len(where) == PLACES * samples
+    assert len(images) == len(where) == POSITIONS_PER_SAMPLE * samples
     assert (where.min(), where.max()) == (0, 6)
-    images, where = Pictures(artefact, list_pictures(tiled_pictures / "train")).compared()
+    images, where = Pictures(artefact, list_pictures(tiled_pictures / "train")).probe_images()
     assert where is not None
     assert len(images) == len(where)
     assert len(set(where.tolist())) > 3
@@ -319,7 +319,7 @@ def test_a_network_with_another_bank_at_one_place_is_no_copy(
     tiled: Tiled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     artefact = model_file.read(tiled(positions="each"))
-    traced = exports.traced
+    traced = exports.trace_model
 
     def spoilt(method: str, _: object) -> object:
         model = TorchSession.open(artefact, "cpu").model  # not the one that it is compared with
@@ -328,7 +328,7 @@ def test_a_network_with_another_bank_at_one_place_is_no_copy(
         view.bank[3:] *= 1.01
         return traced(method, model)
 
-    monkeypatch.setattr(exports, "traced", spoilt)
+    monkeypatch.setattr(exports, "trace_model", spoilt)
     with pytest.raises(FlawscopeError, match="nothing written"):
         export(artefact, tmp_path / "m.onnx")
     assert not (tmp_path / "m.onnx").exists()

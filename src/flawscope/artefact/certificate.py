@@ -15,13 +15,14 @@ from flawscope.calibration.threshold import Calibration
 from flawscope.errors import InputError, pluralize
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
-# Of a score. fp32 is the same numbers in another order, and the difference is a part of the score, or of 1
-# where the score is smaller (scores of several sizes lie around 0). A reduced precision is another network,
-# calibrated anew, and the difference is a part of the way from the middle good picture to the threshold: at
-# half of it, good pictures begin to change places with those at the threshold.
+# Largest difference of a score. In fp32, the same sums in another order, it is relative to the score, or to 1
+# for smaller scores (they may lie around 0). A reduced precision is another network, calibrated anew: there
+# it is a share of the distance from the median good picture to the threshold, where from a half on good
+# pictures cross the threshold.
 TOLERANCE = {"fp32": 1e-4, "fp16": 0.1, "bf16": 0.5, "int8": 0.5}
-BATCHES = (1, 3, 8)
-STRIDE = 8  # of the maps that are kept for the self-test
+BATCH_SIZES = (1, 3, 8)
+MAP_STRIDE = 8  # of the maps that are kept for the self-test
+Scores = NDArray[Any]
 
 
 class Session(Protocol):
@@ -44,15 +45,14 @@ class Certificate:
     pictures: how many were compared, in every one of `batches`.
     score, map: the largest difference of scores and of map values, relative (see `TOLERANCE`).
     score_absolute, map_absolute: the largest |difference|.
-    decisions: how many pictures are judged otherwise, each model by its own calibration; in fp32 without
-        those that lie on the threshold, give or take the tolerance, as the picture that sets it does.
-    ties: numbers of the pictures whose score is a choice between equals; of them only the maps are compared.
+    decisions: number of pictures judged differently, each model by its own calibration; in fp32 without
+        those within the tolerance of the threshold, such as the picture that sets it.
+    ties: indices of pictures whose score is a choice between equals; of these only the maps are compared.
     runtime: the engine that the model ran on.
-    simulated: the largest difference of scores of simulated defects. Of a reduced precision it is a part of
-        the way from the middle good picture to the defect's own score, at least to the threshold. None: they
-        were not compared.
-    mistaken: how many of the pictures a joint model takes for another product than the trained one does, or
-        in a self-test than they show. Those with a simulated defect may be none. None: it has one product.
+    simulated: the largest difference of scores of simulated defects; of a reduced precision as a share of the
+        distance from the median good score to the defect's, at least to the threshold. None: not compared.
+    mistaken: number of pictures that a joint model assigns to another product than the trained one does, or
+        in a self-test than they show; a simulated defect may be of none. None: the model has one product.
     """
 
     pictures: int
@@ -78,8 +78,7 @@ class Certificate:
 
     @property
     def passed(self) -> bool:
-        """Whether all differences of scores are within the tolerance, so that all fp32 decisions that count
-        agree, and no product is mistaken."""
+        """Whether all scores agree within the tolerance (so do clear fp32 decisions), and all products."""
         compared = len(self.ties) < self.pictures and not self.mistaken
         largest = max(self.score, self.simulated or 0.0)
         return compared and largest <= self.tolerance and math.isfinite(self.map)
@@ -124,21 +123,21 @@ class Certificate:
         )
 
 
-CERTIFICATE, BESIDE = "certificate", "certificate_openvino"  # among a manifest's facts
+CERTIFICATE_KEYS = "certificate", "certificate_openvino"  # among a manifest's facts
 
 
-def to_facts(certificates: Sequence[Certificate]) -> dict[str, Any]:
+def certificates_to_facts(certificates: Sequence[Certificate]) -> dict[str, Any]:
     """The certificates of a file's first engine and, if there is one, of OpenVINO beside it."""
-    return {key: one.to_dict() for key, one in zip((CERTIFICATE, BESIDE), certificates, strict=False)}
+    return {key: one.to_dict() for key, one in zip(CERTIFICATE_KEYS, certificates, strict=False)}
 
 
 def of_facts(facts: Mapping[str, Any]) -> list[Certificate]:
-    """Reads the certificates that `to_facts` wrote; none of a model that was not exported. KeyError,
-    TypeError or ValueError if a certificate is damaged."""
-    return [Certificate.from_dict(facts[key]) for key in (CERTIFICATE, BESIDE) if key in facts]
+    """Reads the certificates that `certificates_to_facts` wrote; none where the model was not exported.
+    KeyError, TypeError or ValueError if a certificate is damaged."""
+    return [Certificate.from_dict(facts[key]) for key in CERTIFICATE_KEYS if key in facts]
 
 
-def compare(
+def certify(
     session: Session,
     images: NDArray[np.float32],
     scores: NDArray[Any],
@@ -162,29 +161,29 @@ def compare(
     """
     count = len(images)
     ties = np.zeros(count, bool) if ties is None else ties
-    decisions, firm = calibration.is_anomalous(scores), _firm(scores, calibration)
+    decisions, clear = calibration.is_anomalous(scores), _clear_decisions(scores, calibration)
     largest = np.zeros(4)
     changed: set[int] = set()
-    for batch in BATCHES:
+    for batch in BATCH_SIZES:
         for start in range(0, count, batch):
-            chosen = np.arange(start, start + batch) % count
-            where = None if positions is None else positions[chosen]
-            found, found_maps = session.run(np.ascontiguousarray(images[chosen]), where)
+            rows = np.arange(start, start + batch) % count
+            places = None if positions is None else positions[rows]
+            found_scores, found_maps = session.run(np.ascontiguousarray(images[rows]), places)
             found_maps = found_maps[:, ::stride, ::stride]
-            of_maps = (0.0, 0.0) if maps is None else _differences(found_maps, maps[chosen])
-            counted = ~ties[chosen]  # a tie is one of scores; maps do not know it
-            chosen, found = chosen[counted], found[counted]
-            of_scores = _of_scores(found, scores[chosen], calibration) if len(chosen) else (0.0, 0.0)
-            largest = np.maximum(largest, (*of_scores, *of_maps))
-            other = calibration.is_anomalous(found) != decisions[chosen]
-            changed |= set(chosen[other & firm[chosen]].tolist())
+            map_errors = (0.0, 0.0) if maps is None else _max_errors(found_maps, maps[rows])
+            counted = ~ties[rows]  # a tie is one of scores; maps do not know it
+            rows, found_scores = rows[counted], found_scores[counted]
+            score_errors = _score_errors(found_scores, scores[rows], calibration) if len(rows) else (0.0, 0.0)
+            largest = np.maximum(largest, (*score_errors, *map_errors))
+            differs = calibration.is_anomalous(found_scores) != decisions[rows]
+            changed |= set(rows[differs & clear[rows]].tolist())
     score_absolute, score, map_absolute, map_ = map(float, largest)
     if calibration.precision != "fp32":
         score = score_absolute / way(calibration.scores, calibration.score_threshold)
         map_ = map_absolute / way(calibration.map_maxima, calibration.mask_threshold)
     return Certificate(
         pictures=count,
-        batches=BATCHES,
+        batches=BATCH_SIZES,
         score=score,
         map=map_,
         score_absolute=score_absolute,
@@ -196,7 +195,7 @@ def compare(
     )
 
 
-def of_samples(session: Session, artefact: Artefact) -> Certificate:
+def certify_samples(session: Session, artefact: Artefact) -> Certificate:
     """Certifies the session's answers for the artefact's sample pictures against the manifest. InputError if
     the artefact has none, or they do not fit."""
     manifest, samples = artefact.manifest, artefact.tensors.get("samples")
@@ -206,16 +205,16 @@ def of_samples(session: Session, artefact: Artefact) -> Certificate:
             "or too deep for this kind of file"
         )
     images, maps = unpack_images(samples), artefact.tensors.get("sample_maps")
-    wrong = InputError("the model's sample pictures do not fit its manifest: fit anew")
+    misfit = InputError("the model's sample pictures do not fit its manifest: fit anew")
     try:
         scores = np.array([s["score"] for s in manifest.samples], np.float64)
     except (KeyError, TypeError, ValueError):
-        raise wrong from None
+        raise misfit from None
     height, width = session.size
-    grid = (len(images), -(-height // STRIDE), -(-width // STRIDE))
+    grid = (len(images), -(-height // MAP_STRIDE), -(-width // MAP_STRIDE))
     if images.shape != (len(scores), 3, height, width) or (maps is not None and maps.shape != grid):
-        raise wrong
-    return compare(
+        raise misfit
+    return certify(
         session,
         images,
         scores,
@@ -223,19 +222,19 @@ def of_samples(session: Session, artefact: Artefact) -> Certificate:
         calibration=manifest.calibration,
         runtime=session.runtime,
         ties=np.array([s.get("tie") is True for s in manifest.samples]),
-        stride=STRIDE,
+        stride=MAP_STRIDE,
     )
 
 
-def _firm(scores: NDArray[Any], calibration: Calibration) -> NDArray[np.bool_]:
-    """Mask `[N]` of the decisions that count: in fp32 not those within the tolerance of the threshold."""
+def _clear_decisions(scores: NDArray[Any], calibration: Calibration) -> NDArray[np.bool_]:
+    """Mask `[N]` of the decisions that are compared: in fp32 not those that the tolerance could change."""
     if calibration.precision != "fp32":
         return np.ones(len(scores), bool)
     margin = TOLERANCE["fp32"] * np.maximum(np.abs(scores), 1.0)
     return np.asarray(np.abs(scores - calibration.score_threshold) > margin)
 
 
-def of_pairs(
+def certify_reduced(
     consistency: Certificate,
     calibration: Calibration,
     scores: tuple[NDArray[Any], NDArray[Any]],
@@ -250,8 +249,8 @@ def of_pairs(
         calibration: the trained model's.
         scores, maxima: found and expected, each `[N]`.
     """
-    score = max(_differences(*scores)[0], consistency.score_absolute)
-    map_ = max(_differences(*maxima)[0], consistency.map_absolute)
+    score = max(_max_errors(*scores)[0], consistency.score_absolute)
+    map_ = max(_max_errors(*maxima)[0], consistency.map_absolute)
     return replace(
         consistency,
         pictures=len(scores[0]),
@@ -264,36 +263,36 @@ def of_pairs(
 
 
 def way(values: Sequence[float], threshold: float) -> float:
-    """Distance from the middle value to the threshold, at least a thousandth of the threshold."""
+    """Distance from the median value to the threshold, at least a thousandth of the threshold."""
     return max(threshold - float(np.median(values)), 1e-3 * abs(threshold), 1e-12)
 
 
 def ways(values: Sequence[float], threshold: float, expected: NDArray[Any]) -> NDArray[np.float64]:
-    """Distances that score differences are divided by: from the middle value to the threshold, or to the
-    expected score where that is beyond it."""
+    """Scales of score differences: distances from the median value to the threshold, or to the expected score
+    where that is beyond it."""
     beyond = np.asarray(expected, np.float64) - float(np.median(values))
     return np.maximum(beyond, way(values, threshold))
 
 
-def _of_scores(found: NDArray[Any], expected: NDArray[Any], calibration: Calibration) -> tuple[float, float]:
+def _score_errors(found: Scores, expected: Scores, calibration: Calibration) -> tuple[float, float]:
     """Largest absolute and relative difference of scores.
 
-    A score far below every good picture's is that of a picture which the memory bank holds whole. Its
-    distances are differences of large numbers, near 0, and decide nothing: there a hundredth of the
-    difference counts, as a share of the way to the threshold.
+    A picture whose patches are all in the memory bank scores far below every good one: its distances are
+    differences of large numbers, near 0, and decide nothing. There a hundredth of the difference counts, as
+    a share of the way to the threshold.
     """
     threshold, lowest = calibration.score_threshold, min(calibration.scores)
     low = np.asarray(expected < 2 * lowest - threshold)
-    absolute, relative = _differences(found[~low], expected[~low]) if not low.all() else (0.0, 0.0)
+    absolute, relative = _max_errors(found[~low], expected[~low]) if not low.all() else (0.0, 0.0)
     if low.any():
-        away = _differences(found[low], expected[low])[0]
-        absolute = max(absolute, away)
-        relative = max(relative, 0.01 * away / float(threshold - expected[low].max()))
+        largest = _max_errors(found[low], expected[low])[0]
+        absolute = max(absolute, largest)
+        relative = max(relative, 0.01 * largest / float(threshold - expected[low].max()))
     return absolute, relative
 
 
-def _differences(found: NDArray[Any], expected: NDArray[Any]) -> tuple[float, float]:
+def _max_errors(found: Scores, expected: Scores) -> tuple[float, float]:
     """Largest absolute and relative difference; infinite where one is NaN."""
     expected = np.asarray(expected, np.float64)
-    away = np.nan_to_num(np.abs(found.astype(np.float64) - expected), nan=np.inf, posinf=np.inf)
-    return float(away.max()), float((away / np.maximum(np.abs(expected), 1.0)).max())
+    differences = np.nan_to_num(np.abs(found.astype(np.float64) - expected), nan=np.inf, posinf=np.inf)
+    return float(differences.max()), float((differences / np.maximum(np.abs(expected), 1.0)).max())

@@ -91,12 +91,12 @@ def check_writable(path: str | os.PathLike[str], suffix: str | None = None) -> P
     return path
 
 
-def no_constant(name: str) -> float:
+def reject_constant(name: str) -> float:
     raise ValueError(f"{name} is not JSON")
 
 
 @contextmanager
-def opened(path: str | os.PathLike[str]) -> Iterator[io.BufferedReader]:
+def open_file(path: str | os.PathLike[str]) -> Iterator[io.BufferedReader]:
     try:
         mode = os.stat(path).st_mode
         if stat.S_ISDIR(mode):
@@ -116,11 +116,11 @@ def opened(path: str | os.PathLike[str]) -> Iterator[io.BufferedReader]:
 
 def digest_of(path: str | os.PathLike[str]) -> str:
     """SHA-256 (hex) of a model file. InputError where it cannot be read."""
-    with opened(path) as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def bad(path: Any, reason: str) -> InputError:
+def damaged_error(path: Any, reason: str) -> InputError:
     return refused(path, f"{reason}; copy it again or fit anew")
 
 
@@ -133,7 +133,7 @@ def suffix_of(path: str | os.PathLike[str]) -> str:
     """Returns the suffix of a model file, one of `SUFFIXES`. InputError if it has another."""
     suffix = os.path.splitext(os.fspath(path))[1].lower()
     if suffix not in SUFFIXES:
-        with opened(path):  # that there is no such file, or that it is a folder, says more
+        with open_file(path):  # that there is no such file, or that it is a folder, says more
             pass
         if suffix == ".xml":
             raise refused(path, "OpenVINO runs .onnx models now; export the .safetensors model as .onnx")

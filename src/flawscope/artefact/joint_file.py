@@ -17,14 +17,14 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from flawscope.artefact.files import bad, opened, refused
+from flawscope.artefact.files import damaged_error, open_file, refused
 from flawscope.artefact.model_file import (
     JOINT_FORMAT,
     Artefact,
     Manifest,
-    apart,
     read_header,
     read_tensors,
+    split_run_facts,
     versions,
     write_contents,
 )
@@ -34,15 +34,15 @@ from flawscope.calibration.recognition import Recognised as Recognised
 from flawscope.calibration.recognition import Recogniser as Recogniser
 from flawscope.errors import InputError
 
-BACKBONE = "backbone."  # how the names of the tensors that products share begin
-EMBED, SCORE = "network.embed", "network.score"  # ONNX graphs of an exported model, [N] uint8
+BACKBONE_PREFIX = "backbone."  # how the names of the tensors that products share begin
+EMBED_GRAPH, SCORE_GRAPH = "network.embed", "network.score"  # ONNX graphs of an exported model, [N] uint8
 # Settings that decide what the network sees and what comes out of it
-SAME = (
+SHARED_SETTINGS = (
     *("backbone", "stages", "final_norm", "size", "keep_aspect", "crop", "neighbourhood", "dimensions"),
     *("distance", "layers", "precision"),
 )
-MOST_PRODUCTS = 10_000
-LONGEST_NAME = 200
+MAX_PRODUCTS = 10_000
+MAX_NAME_LENGTH = 200
 SUFFIX = ".safetensors"
 
 
@@ -63,11 +63,11 @@ class JointArtefact:
         """InputError where the models do not see pictures alike."""
         if not self.products or [*self.known] != ([*self.products] if self.views is None else []):
             raise InputError("a joint model needs a model and good pictures of each product")
-        if not all(0 < len(name) <= LONGEST_NAME for name in self.products):
+        if not all(0 < len(name) <= MAX_NAME_LENGTH for name in self.products):
             raise InputError(f"each {self.kind} of a joint model needs a name")
         (first, one), *others = self.products.items()
         for name, other in others:
-            if (what := _difference(one, other)) is not None:
+            if (what := _find_mismatch(one, other)) is not None:
                 raise InputError(
                     f"{first} and {name} cannot share a model: their {what} differ; fit them with the same "
                     "settings"
@@ -79,7 +79,7 @@ class JointArtefact:
     @property
     def is_exported(self) -> bool:
         """Whether the products are exported networks."""
-        return EMBED in next(iter(self.products.values())).tensors
+        return EMBED_GRAPH in next(iter(self.products.values())).tensors
 
     @cached_property
     def recogniser(self) -> Recogniser:
@@ -98,14 +98,14 @@ class JointArtefact:
         return self.products[name]
 
 
-def _difference(one: Artefact, other: Artefact) -> str | None:
+def _find_mismatch(one: Artefact, other: Artefact) -> str | None:
     """Says what keeps two models from sharing a backbone; None: nothing."""
     a, b = one.manifest, other.manifest
     if a.method != b.method:
         return "methods"
-    for key in SAME:
-        asked = (one.config.get(key) for one in (a, b))
-        if len({tuple(v) if isinstance(v, list) else v for v in asked}) > 1:  # JSON has no tuples
+    for key in SHARED_SETTINGS:
+        values = (one.config.get(key) for one in (a, b))
+        if len({tuple(v) if isinstance(v, list) else v for v in values}) > 1:  # JSON has no tuples
             return f"settings of {key}"
     if a.calibration.precision != b.calibration.precision:
         return "precisions"
@@ -113,19 +113,19 @@ def _difference(one: Artefact, other: Artefact) -> str | None:
         return "preprocessing (white level, size or alignment)"
     if a.facts.get("part") != b.facts.get("part"):
         return "patterns of parts and views"
-    if not _equal(one.tensors.get("roi"), other.tensors.get("roi")):
+    if not _arrays_equal(one.tensors.get("roi"), other.tensors.get("roi")):
         return "regions of interest"
     first, second = ({k for k in x.tensors if _is_shared(k)} for x in (one, other))
-    if first != second or not all(_equal(one.tensors[k], other.tensors[k]) for k in first):
+    if first != second or not all(_arrays_equal(one.tensors[k], other.tensors[k]) for k in first):
         return "backbones' weights"
     return None
 
 
 def _is_shared(name: str) -> bool:
-    return name.startswith(BACKBONE) or name == EMBED
+    return name.startswith(BACKBONE_PREFIX) or name == EMBED_GRAPH
 
 
-def _equal(a: NDArray[Any] | None, b: NDArray[Any] | None) -> bool:
+def _arrays_equal(a: NDArray[Any] | None, b: NDArray[Any] | None) -> bool:
     if a is None or b is None or a is b:
         return a is b
     return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
@@ -136,7 +136,7 @@ def write(artefact: JointArtefact, path: str | os.PathLike[str]) -> None:
     tensors: dict[str, NDArray[Any]] = {}
     parts, runs = [], []
     for k, (name, product) in enumerate(artefact.products.items()):
-        document, run = apart(product.manifest)
+        document, run = split_run_facts(product.manifest)
         parts.append({"name": name, "manifest": document})
         runs.append(run)
         for key, values in product.tensors.items():
@@ -153,21 +153,21 @@ def is_joint(path: str | os.PathLike[str]) -> bool:
     """Whether a file is a joint model. InputError where it is missing or damaged."""
     if not os.fspath(path).lower().endswith(SUFFIX):
         return False
-    with opened(path) as file:
+    with open_file(path) as file:
         return "products" in read_header(file, path, JOINT_FORMAT).document
 
 
 def read_manifests(path: str | os.PathLike[str]) -> dict[str, Manifest]:
     """Reads each product's manifest alone. Tensor data are not checked."""
-    with opened(path) as file:
+    with open_file(path) as file:
         header = read_header(file, path, JOINT_FORMAT)
-        return _manifests(header.document, header.run, path)
+        return _parse_manifests(header.document, header.run, path)
 
 
 def read_views(path: str | os.PathLike[str]) -> Pattern | None:
     """Reads the pattern of views alone; None: the model is of products."""
-    with opened(path) as file:
-        return _views(read_header(file, path, JOINT_FORMAT).document, path)
+    with open_file(path) as file:
+        return _parse_views(read_header(file, path, JOINT_FORMAT).document, path)
 
 
 def read(path: str | os.PathLike[str]) -> JointArtefact:
@@ -176,9 +176,10 @@ def read(path: str | os.PathLike[str]) -> JointArtefact:
     Raises:
         InputError: one line that says what is wrong with the file.
     """
-    with opened(path) as file:
+    with open_file(path) as file:
         header = read_header(file, path, JOINT_FORMAT)
-        manifests, views = _manifests(header.document, header.run, path), _views(header.document, path)
+        manifests = _parse_manifests(header.document, header.run, path)
+        views = _parse_views(header.document, path)
         tensors = read_tensors(file, header, path)
     shared: dict[str, NDArray[Any]] = {}
     own: list[dict[str, NDArray[Any]]] = [{} for _ in manifests]
@@ -190,7 +191,7 @@ def read(path: str | os.PathLike[str]) -> JointArtefact:
                 shared[name] = values
                 continue
             number, _, name = name.partition(".")
-            {"products": own, "recognition": recognition}[kind][_number(number)][name] = values
+            {"products": own, "recognition": recognition}[kind][_parse_number(number)][name] = values
         products = {
             name: Artefact(manifest, {**shared, **tensors})
             for (name, manifest), tensors in zip(manifests.items(), own, strict=True)
@@ -201,10 +202,10 @@ def read(path: str | os.PathLike[str]) -> JointArtefact:
     except InputError as error:
         raise refused(path, str(error)) from None
     except (KeyError, IndexError, ValueError, TypeError):
-        raise bad(path, "its tensors are not those of its products") from None
+        raise damaged_error(path, "its tensors are not those of its products") from None
 
 
-def _number(text: str) -> int:
+def _parse_number(text: str) -> int:
     """A product's number. ValueError for other spellings of it."""
     number = int(text)
     if number < 0 or str(number) != text:
@@ -212,20 +213,20 @@ def _number(text: str) -> int:
     return number
 
 
-def _views(document: Mapping[str, Any], path: Any) -> Pattern | None:
+def _parse_views(document: Mapping[str, Any], path: Any) -> Pattern | None:
     try:
         return None if (known := document.get("views")) is None else Pattern(**known)
     except (TypeError, InputError):
-        raise bad(path, "its pattern of views is damaged") from None
+        raise damaged_error(path, "its pattern of views is damaged") from None
 
 
-def _manifests(document: Mapping[str, Any], run: Mapping[str, Any], path: Any) -> dict[str, Manifest]:
+def _parse_manifests(document: Mapping[str, Any], run: Mapping[str, Any], path: Any) -> dict[str, Manifest]:
     if "products" not in document:
         raise refused(path, "it is a model of one product")
     found: dict[str, Manifest] = {}
     try:
         parts, runs = document["products"], run["products"]
-        if not (isinstance(parts, list) and 0 < len(parts) <= MOST_PRODUCTS):
+        if not (isinstance(parts, list) and 0 < len(parts) <= MAX_PRODUCTS):
             raise ValueError
         for part, facts in zip(parts, runs, strict=True):
             name, manifest = part["name"], part["manifest"]
@@ -233,7 +234,7 @@ def _manifests(document: Mapping[str, Any], run: Mapping[str, Any], path: Any) -
                 raise ValueError
             found[name] = Manifest.from_dict({**manifest, "facts": {**manifest["facts"], **facts}})
     except (KeyError, TypeError, ValueError, AttributeError):
-        raise bad(path, "its list of products is damaged") from None
+        raise damaged_error(path, "its list of products is damaged") from None
     except InputError as error:
-        raise bad(path, str(error)) from None
+        raise damaged_error(path, str(error)) from None
     return found

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope._version import __version__
-from flawscope.artefact.files import atomic, bad, no_constant, opened, refused
+from flawscope.artefact.files import atomic, damaged_error, open_file, refused, reject_constant
 from flawscope.calibration.threshold import Calibration
 from flawscope.errors import InputError
 from flawscope.pictures.preprocess import Preprocess
@@ -29,14 +29,14 @@ from flawscope.pictures.views import Fusion
 
 FORMAT = 2  # raised when an older flawscope could not read the file. 2: padding is marked
 JOINT_FORMAT = 3  # of a file with several products (`joint_file`)
-KEY = "flawscope"
+METADATA_KEY = "flawscope"
 # Facts of the run, not of the model. They stand apart in the file: all else is the same, byte for byte, after
 # two fits with the same seed, pictures and processor.
 RUN_KEY = "flawscope_run"
-TIMES, MEMORY = ("seconds", "seconds_total"), ("memory_peak", "memory_predicted")
-RUN = ("summary", *TIMES, *MEMORY, "shards", "device", "threads")
-NO_RUN = hashlib.sha256(b"{}").hexdigest()
-MAX_HEADER = 64 * 2**20
+TIME_FACTS, MEMORY_FACTS = ("seconds", "seconds_total"), ("memory_peak", "memory_predicted")
+RUN_FACTS = ("summary", *TIME_FACTS, *MEMORY_FACTS, "shards", "device", "threads")
+EMPTY_RUN_HASH = hashlib.sha256(b"{}").hexdigest()
+MAX_HEADER_BYTES = 64 * 2**20
 PACKAGES = ("torch", "timm", "numpy", "pillow")  # whose versions decide a score
 MAX_DIMENSIONS = 32  # numpy 1.26 can have no more
 DTYPES = {
@@ -107,7 +107,7 @@ class Manifest:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Manifest:
-        version = _format(data)
+        version = _check_format(data)
         try:
             found = cls(
                 method=str(data["method"]),
@@ -120,7 +120,7 @@ class Manifest:
                     Picture(str(p["hash"]), str(p["role"]), str(p["name"])) for p in data["pictures"]
                 ),
                 metrics=dict(data["metrics"]),
-                facts=_facts(data["facts"]),
+                facts=_parse_facts(data["facts"]),
                 notes=tuple(map(str, data["notes"])),
                 samples=tuple(dict(s) for s in data["samples"]),
                 versions=dict(data["versions"]),
@@ -134,7 +134,7 @@ class Manifest:
             raise InputError(f"its manifest is damaged ({error!s:.80})") from None
 
 
-def _facts(data: Mapping[str, Any]) -> dict[str, Any]:
+def _parse_facts(data: Mapping[str, Any]) -> dict[str, Any]:
     """Reads the facts. ValueError where one that every reader shows has the wrong type."""
     found = dict(data)
     summary, seconds = found.get("summary", []), found.get("seconds_total", 0)
@@ -145,7 +145,7 @@ def _facts(data: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _format(data: Mapping[str, Any], newest: int = FORMAT) -> int:
+def _check_format(data: Mapping[str, Any], newest: int = FORMAT) -> int:
     """The format version, if this flawscope can read it."""
     version = data.get("format")
     if not isinstance(version, int) or version < 1:
@@ -181,15 +181,15 @@ class Artefact:
 
 def write(artefact: Artefact, path: str | os.PathLike[str]) -> None:
     """Writes a model atomically. FlawscopeError if it cannot be written; then an old file stays as it is."""
-    write_contents(*apart(artefact.manifest), artefact.tensors, path)
+    write_contents(*split_run_facts(artefact.manifest), artefact.tensors, path)
 
 
-def apart(manifest: Manifest) -> tuple[dict[str, Any], dict[str, Any]]:
+def split_run_facts(manifest: Manifest) -> tuple[dict[str, Any], dict[str, Any]]:
     """The manifest's document without the facts of the run, and these."""
     document = manifest.to_dict()
     facts = document["facts"]
-    document["facts"] = {k: v for k, v in facts.items() if k not in RUN}
-    return document, {k: facts[k] for k in RUN if k in facts}
+    document["facts"] = {k: v for k, v in facts.items() if k not in RUN_FACTS}
+    return document, {k: facts[k] for k in RUN_FACTS if k in facts}
 
 
 def write_contents(
@@ -208,17 +208,17 @@ def write_contents(
     header = json.loads(body[8 : 8 + length])
     text, facts = (json.dumps(one, allow_nan=False) for one in (document, run))
     header["__metadata__"] = {
-        KEY: text,
+        METADATA_KEY: text,
         "sha256": hashlib.sha256(data).hexdigest(),
         "header_sha256": _header_hash(text, header),
         RUN_KEY: facts,
         "run_sha256": hashlib.sha256(facts.encode()).hexdigest(),
     }
-    head = json.dumps(header, separators=(",", ":")).encode()
-    head += b" " * (-len(head) % 8)
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)
     with atomic(path) as file:
-        file.write(struct.pack("<Q", len(head)))
-        file.write(head)
+        file.write(struct.pack("<Q", len(encoded)))
+        file.write(encoded)
         file.write(data)
 
 
@@ -227,8 +227,8 @@ def write_contents(
 
 def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     """Reads the manifest alone: fast, whatever the size of the model. Tensor data are not checked."""
-    with opened(path) as file:
-        return _manifest(read_header(file, path), path)
+    with open_file(path) as file:
+        return _parse_manifest(read_header(file, path), path)
 
 
 def read(path: str | os.PathLike[str]) -> Artefact:
@@ -237,9 +237,9 @@ def read(path: str | os.PathLike[str]) -> Artefact:
     Raises:
         InputError: one line that says what is wrong with the file.
     """
-    with opened(path) as file:
+    with open_file(path) as file:
         header = read_header(file, path)
-        manifest = _manifest(header, path)
+        manifest = _parse_manifest(header, path)
         tensors = read_tensors(file, header, path)
     try:
         return Artefact(manifest, tensors)
@@ -247,7 +247,7 @@ def read(path: str | os.PathLike[str]) -> Artefact:
         raise refused(path, str(error)) from None
 
 
-Entry = tuple[str, tuple[int, ...], int, int]
+TensorEntry = tuple[str, tuple[int, ...], int, int]
 
 
 class Header(NamedTuple):
@@ -256,37 +256,37 @@ class Header(NamedTuple):
 
     document: dict[str, Any]
     run: dict[str, Any]
-    entries: dict[str, Entry]
+    entries: dict[str, TensorEntry]
     start: int
     digest: str
 
 
-def _manifest(header: Header, path: Any) -> Manifest:
+def _parse_manifest(header: Header, path: Any) -> Manifest:
     try:
         facts = {**header.document["facts"], **header.run}
     except (KeyError, TypeError):
-        raise bad(path, "its manifest is damaged (facts)") from None
+        raise damaged_error(path, "its manifest is damaged (facts)") from None
     try:
         return Manifest.from_dict({**header.document, "facts": facts})
     except InputError as error:
-        raise bad(path, str(error)) from None
+        raise damaged_error(path, str(error)) from None
 
 
 def read_tensors(file: io.BufferedReader, header: Header, path: Any) -> dict[str, NDArray[Any]]:
     """Reads and checks the tensors of a file that stands where `read_header` left it."""
     found = hashlib.file_digest(file, "sha256").hexdigest()  # from here to the end
     if found != header.digest:
-        raise bad(path, "its tensors were altered or damaged")
+        raise damaged_error(path, "its tensors were altered or damaged")
     tensors = {}
     for name, (dtype, shape, begin, end) in header.entries.items():
         file.seek(header.start + begin)
         data = np.fromfile(file, dtype=np.uint8, count=end - begin)
         if dtype == "BOOL" and data.max(initial=0) > 1:
-            raise bad(path, f"tensor {name!s:.40} is not made of true and false")
+            raise damaged_error(path, f"tensor {name!s:.40} is not made of true and false")
         try:
             tensors[name] = data.view(DTYPES[dtype]).reshape(shape)
         except ValueError:  # such as [0, 2^40, 2^40]
-            raise bad(path, f"tensor {name!s:.40} has no sensible shape") from None
+            raise damaged_error(path, f"tensor {name!s:.40} has no sensible shape") from None
     return tensors
 
 
@@ -302,49 +302,49 @@ def read_header(file: io.BufferedReader, path: Any, newest: int = FORMAT) -> Hea
     size = os.fstat(file.fileno()).st_size
     prefix = file.read(8)
     if len(prefix) < 8:
-        raise bad(path, "it is empty or cut short")
+        raise damaged_error(path, "it is empty or cut short")
     (length,) = struct.unpack("<Q", prefix)
-    if not 2 <= length <= min(MAX_HEADER, size - 8):
-        raise bad(path, "it is not a safetensors file, or cut short")
+    if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
+        raise damaged_error(path, "it is not a safetensors file, or cut short")
     try:
         header = json.loads(file.read(length))
         meta = header.pop("__metadata__")
-        text, digest = meta[KEY], meta["sha256"]
-        data = json.loads(text, parse_constant=no_constant)
+        text, digest = meta[METADATA_KEY], meta["sha256"]
+        data = json.loads(text, parse_constant=reject_constant)
         if not isinstance(data, dict):
             raise TypeError
         altered = _header_hash(text, header) != meta.get("header_sha256")
         run = meta.pop(RUN_KEY, "{}")  # files of format 1 hold all facts in the manifest
-        altered |= hashlib.sha256(run.encode()).hexdigest() != meta.pop("run_sha256", NO_RUN)
-        altered |= meta.keys() != {KEY, "sha256", "header_sha256"}
-        took = json.loads(run, parse_constant=no_constant)
+        altered |= hashlib.sha256(run.encode()).hexdigest() != meta.pop("run_sha256", EMPTY_RUN_HASH)
+        altered |= meta.keys() != {METADATA_KEY, "sha256", "header_sha256"}
+        run_facts = json.loads(run, parse_constant=reject_constant)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise bad(path, "it is not a flawscope model, or its header is damaged") from None
+        raise damaged_error(path, "it is not a flawscope model, or its header is damaged") from None
     if newest == FORMAT and data.get("format") == JOINT_FORMAT and "products" in data:
         take_out = "flawscope.load(MODEL).products[NAME].save(FILE) takes one out"
         raise refused(path, f"it is a joint model of several products, and this wants one: {take_out}")
     try:
-        _format(data, newest)  # before entries that other versions may read otherwise
+        _check_format(data, newest)  # before entries that other versions may read otherwise
     except InputError as error:
         raise refused(path, str(error)) from None
     if altered:
-        raise bad(path, "its header was altered or damaged")
+        raise damaged_error(path, "its header was altered or damaged")
     try:
-        took = dict(took)
-        entries = {str(k): _entry(v) for k, v in header.items()}
+        run_facts = dict(run_facts)
+        entries = {str(k): _parse_entry(v) for k, v in header.items()}
     except (ValueError, KeyError, TypeError):
-        raise bad(path, "its list of tensors is damaged") from None
+        raise damaged_error(path, "its list of tensors is damaged") from None
     position = 0  # safetensors lays tensors out without gaps or overlaps
     for _, _, begin, end in sorted(entries.values(), key=lambda e: (e[2], e[3])):
         if begin != position or end < begin:
-            raise bad(path, "its tensors overlap or leave gaps")
+            raise damaged_error(path, "its tensors overlap or leave gaps")
         position = end
     if 8 + length + position != size:
-        raise bad(path, "it is cut short or has extra data at the end")
-    return Header(data, took, entries, 8 + length, str(digest))
+        raise damaged_error(path, "it is cut short or has extra data at the end")
+    return Header(data, run_facts, entries, 8 + length, str(digest))
 
 
-def _entry(value: Mapping[str, Any]) -> Entry:
+def _parse_entry(value: Mapping[str, Any]) -> TensorEntry:
     dtype, shape = value["dtype"], tuple(value["shape"])
     begin, end = value["data_offsets"]
     if len(shape) > MAX_DIMENSIONS:

@@ -18,7 +18,7 @@ from flawscope.artefact import files, model_file
 from flawscope.errors import CheckpointError
 
 FORMAT = 1  # raised when an older flawscope could not read the file
-KEY = "flawscope_state"
+METADATA_KEY = "flawscope_state"
 Arrays = dict[str, NDArray[Any]]
 LARGEST = 2**30  # bytes of a teacher, which comes from anywhere; it has 5 to 32 MB
 
@@ -31,7 +31,7 @@ def pack(
 
     plain = {k: np.asarray(v, order="C") for k, v in sorted(tensors.items())}
     text = json.dumps({**facts, "format": FORMAT, "kind": kind}, allow_nan=False)
-    body = save(plain, {KEY: text, "sha256": _digest(text, plain)})
+    body = save(plain, {METADATA_KEY: text, "sha256": _digest(text, plain)})
     with files.atomic(path) as file:
         file.write(body)
 
@@ -78,7 +78,7 @@ def steps_in(checkpoint: Path) -> tuple[int, int] | None:
     """Numbers of steps done and of all steps in a checkpoint; None where it cannot be read."""
     try:
         with open(checkpoint, "rb") as file:
-            facts = json.loads(_header(file)["__metadata__"][KEY])
+            facts = json.loads(_read_header(file)["__metadata__"][METADATA_KEY])
         return int(facts["done"]), int(facts["steps"])
     except (OSError, struct.error, ValueError, KeyError, TypeError):
         return None
@@ -93,26 +93,26 @@ def read_checkpoint(path: str | os.PathLike[str]) -> tuple[Arrays, dict[str, Any
 def read(path: Path, kind: str) -> bytes:
     """Reads the whole file, but no teacher larger than any, nor a large file whose length is not the one in
     its header: checkpoints and prototypes may have some GiB."""
-    with files.opened(path) as file:
+    with files.open_file(path) as file:
         size = os.fstat(file.fileno()).st_size
-        if size > LARGEST and (kind == "teacher" or _declared(file) != size):
+        if size > LARGEST and (kind == "teacher" or _declared_size(file) != size):
             raise files.refused(path, "it is far too large: name another file", kind)
         file.seek(0)
         return file.read()
 
 
-def _header(file: BinaryIO) -> Any:
+def _read_header(file: BinaryIO) -> Any:
     """Reads a safetensors file's header up to its end. ValueError or struct.error if there is none."""
     (length,) = struct.unpack("<Q", file.read(8))
-    if length > model_file.MAX_HEADER:
+    if length > model_file.MAX_HEADER_BYTES:
         raise ValueError("a header larger than any")
     return json.loads(file.read(length))
 
 
-def _declared(file: BinaryIO) -> int | None:
+def _declared_size(file: BinaryIO) -> int | None:
     """Length in bytes of a safetensors file by its header; None where there is no such header."""
     try:
-        tensors = [one for name, one in _header(file).items() if name != "__metadata__"]
+        tensors = [one for name, one in _read_header(file).items() if name != "__metadata__"]
         return file.tell() + max([int(one["data_offsets"][1]) for one in tensors], default=0)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, OverflowError):
         return None
@@ -124,9 +124,9 @@ def unpack(path: Path, body: bytes, kind: str, remedy: str) -> tuple[Arrays, dic
 
     try:
         tensors = load(body)  # checks header, offsets and sizes; no code
-        meta = _header(io.BytesIO(body))["__metadata__"]
-        text, digest = meta[KEY], meta["sha256"]
-        facts = json.loads(text, parse_constant=files.no_constant)
+        meta = _read_header(io.BytesIO(body))["__metadata__"]
+        text, digest = meta[METADATA_KEY], meta["sha256"]
+        facts = json.loads(text, parse_constant=files.reject_constant)
         version, found = facts["format"], facts["kind"]
     except MemoryError:
         raise

@@ -9,9 +9,9 @@ import numpy as np
 
 from flawscope.errors import InputError
 
-LEAST = 10  # pictures, where a quarter of all are as many
-ENOUGH = 120  # pictures from which on the threshold gets as many as its rate needs
-SPLIT = 20  # RNG stream
+MIN_HELD_OUT = 10  # pictures, but at most a quarter of all
+ENOUGH = 120  # pictures, from which on as many are held out as the false-alarm rate needs
+SPLIT_STREAM = 20  # RNG stream
 
 
 def needed_for(rate: float) -> int:
@@ -33,9 +33,9 @@ def hold_out(
 ) -> list[list[int]]:
     """Draws the pictures to hold out, by group, in the order drawn, in whole groups by the seed.
 
-    They are the `reserved` ones, which the data set keeps apart. Where there are none, they are a share of
-    all: at least 10 where a quarter of all are as many, and from 120 pictures on as many as the false-alarm
-    rate needs and `more`.
+    They are the `reserved` ones, which the data set keeps apart, if any. Else they are a share of all: at
+    least 10 if these are at most a quarter, and from 120 pictures on as many as the false-alarm rate needs,
+    and `more`.
 
     Args:
         used: numbers of the pictures.
@@ -46,37 +46,37 @@ def hold_out(
     Raises:
         InputError: fewer than two pictures, or all of one group.
     """
-    own = sorted(set(reserved) & set(used))
-    if own and len(own) < len(used):
-        order = np.random.default_rng([seed, SPLIT]).permutation(own).tolist()
-        of = dict(zip(used, groups, strict=True))
-        return list(_by_group(order, [of[i] for i in order]).values())
+    own_reserved = sorted(set(reserved) & set(used))
+    if own_reserved and len(own_reserved) < len(used):
+        order = np.random.default_rng([seed, SPLIT_STREAM]).permutation(own_reserved).tolist()
+        group_of = dict(zip(used, groups, strict=True))
+        return list(_by_group(order, [group_of[i] for i in order]).values())
     total = len(used)
     if total < 2:
         raise InputError(
             f"too few usable pictures for {method} ({total}): it learns from some and holds out others"
         )
     pictures = round(total / views)
-    number = max(round(share * pictures), min(LEAST, pictures // 4), 1)
+    number = max(round(share * pictures), min(MIN_HELD_OUT, pictures // 4), 1)
     if pictures >= ENOUGH:
         number = max(number, min(needed_for(rate) + more, pictures // 5))
     wanted = round(number * views)
-    order = np.random.default_rng([seed, SPLIT]).permutation(sorted(set(groups)))
+    order = np.random.default_rng([seed, SPLIT_STREAM]).permutation(sorted(set(groups)))
     members = _by_group(used, groups)
-    taken: list[list[int]] = []
+    held_out: list[list[int]] = []
     for group in order.tolist():
-        held = sum(map(len, taken))
-        if held >= wanted or len(taken) == len(members) - 1:
+        count = sum(map(len, held_out))
+        if count >= wanted or len(held_out) == len(members) - 1:
             break
-        if held + len(members[group]) <= max(2 * wanted, total // 3):  # no large part for a few pictures
-            taken.append(members[group])
-    if not taken and len(members) > 1:
-        taken = [min(members.values(), key=len)]
-    if not taken:
+        if count + len(members[group]) <= max(2 * wanted, total // 3):  # no large part for a few pictures
+            held_out.append(members[group])
+    if not held_out and len(members) > 1:
+        held_out = [min(members.values(), key=len)]
+    if not held_out:
         raise InputError(
             f"all pictures show one part (--group), and {method} holds out whole parts: give others too"
         )
-    return taken
+    return held_out
 
 
 def _by_group(pictures: Sequence[int], groups: Sequence[int]) -> dict[int, list[int]]:

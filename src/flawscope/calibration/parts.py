@@ -1,14 +1,14 @@
 """Decides on parts that are seen in several views, so that the false-alarm rate is the part's.
 
-Every view of a part has a score. A part's own score is the largest of its views' scores, each in units of its
-view: (score - mean) / standard deviation, over all parts that the model left out and the new part itself. The
-new part's p-value is (1 + #{parts with at least its score}) / (n + 1).
+Each view of a part has a score. The part's nonconformity score is the largest of its views' z-scores: (score
+- mean) / standard deviation of the view, over all n held-out good parts and the new part itself. The new
+part's p-value is (1 + #{good parts with at least its score}) / (n + 1).
 
-Where a good new part is as likely to be any of the n + 1 as the others are, this p-value is at most alpha
-with probability at most alpha, whatever the scores look like and however the views depend on each other: the
-scores of all n + 1 parts come from one formula, which does not know which part is the new one (full conformal
-prediction: Vovk, Gammerman & Shafer, Algorithmic Learning in a Random World, 2005, chapter 2). A threshold
-for each view would need a correction for their number, which costs power.
+If a good new part is exchangeable with the n others, this p-value is at most alpha with probability at most
+alpha, whatever the scores look like and however the views depend on each other: all n + 1 scores come from
+one formula that treats the parts alike (full conformal prediction: Vovk, Gammerman & Shafer, Algorithmic
+Learning in a Random World, 2005, chapter 2). A threshold for each view would need a multiple-testing
+correction, which costs power.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from flawscope.calibration import needed_for
 from flawscope.errors import InputError, compiled, pluralize, some
 
-LEAST = 1e-6  # standard deviation of equal scores, of their size
+MIN_STD = 1e-6  # standard deviation of equal scores, of their size
 
 
 class View(NamedTuple):
@@ -54,15 +54,15 @@ class Pattern:
 
     def of(self, name: str) -> View:
         """Reads a name, with forward slashes. InputError where a pattern does not match."""
-        part = _found("--part", self.part, name)
+        part = _search_pattern("--part", self.part, name)
         if self.view is None:
             rest = name.rpartition("/")[2].rpartition(".")[0].replace(part.group(), "", 1)
-            return View(_text(part), rest.strip(" _-.") or "view")
-        return View(_text(part), _text(_found("--view", self.view, name)))
+            return View(_matched_text(part), rest.strip(" _-.") or "view")
+        return View(_matched_text(part), _matched_text(_search_pattern("--view", self.view, name)))
 
-    def part_of(self, name: str) -> str:
+    def parse_part(self, name: str) -> str:
         """Reads the part alone, where the view is known. InputError where the pattern does not match."""
-        return _text(_found("--part", self.part, name))
+        return _matched_text(_search_pattern("--part", self.part, name))
 
     def read(self, names: Iterable[str]) -> list[View]:
         """Reads the names of good pictures.
@@ -92,7 +92,7 @@ class Pattern:
         return found
 
 
-def _found(flag: str, pattern: str, name: str) -> re.Match[str]:
+def _search_pattern(flag: str, pattern: str, name: str) -> re.Match[str]:
     folders = name.split("/")
     for k in reversed(range(len(folders))):
         if match := re.search(pattern, "/".join(folders[k:])):
@@ -100,7 +100,7 @@ def _found(flag: str, pattern: str, name: str) -> re.Match[str]:
     raise InputError(f"{name}: {flag} '{pattern}' matches nothing in this name: correct the pattern")
 
 
-def _text(match: re.Match[str]) -> str:
+def _matched_text(match: re.Match[str]) -> str:
     return "/".join(text or "" for text in match.groups()) or match.group()
 
 
@@ -126,20 +126,20 @@ class PartCalibration:
     rate: float
 
     @classmethod
-    def of(cls, views: Sequence[View], scores: Sequence[float], rate: float) -> PartCalibration:
+    def from_views(cls, views: Sequence[View], scores: Sequence[float], rate: float) -> PartCalibration:
         """Arranges the scores of pictures."""
         (parts, rows), (names, columns) = (
             np.unique(of, return_inverse=True) for of in ([v.part for v in views], [v.view for v in views])
         )
-        found = np.full((len(parts), len(names)), np.nan)
-        found[rows, columns] = scores
-        return cls(tuple(parts.tolist()), tuple(names.tolist()), found, rate)
+        table = np.full((len(parts), len(names)), np.nan)
+        table[rows, columns] = scores
+        return cls(tuple(parts.tolist()), tuple(names.tolist()), table, rate)
 
     def count(self, views: Iterable[str]) -> int:
         """Number of parts that have a score for all these views."""
-        return len(self._complete(list(views)))
+        return len(self.complete_scores(list(views)))
 
-    def _complete(self, views: Sequence[str]) -> NDArray[np.float64]:
+    def complete_scores(self, views: Sequence[str]) -> NDArray[np.float64]:
         if unknown := [view for view in views if view not in self.views]:
             known = ", ".join(self.views)
             raise InputError(f"the model knows no view {some(unknown)}: name one of {known}")
@@ -153,16 +153,16 @@ class PartCalibration:
         Raises:
             InputError: no views, an unknown one, or no good part has all of these.
         """
-        good = self._complete(list(scores))
-        if not scores or not len(good):
+        good_parts = self.complete_scores(list(scores))
+        if not scores or not len(good_parts):
             raise InputError(f"no good part with the views {', '.join(scores) or '(none)'} is known")
-        every = np.vstack([good, [*scores.values()]])
-        mean = every.mean(axis=0)
-        units = (every - mean) / np.maximum(every.std(axis=0), LEAST * np.maximum(1.0, np.abs(mean)))
-        combined = units.max(axis=1)
+        table = np.vstack([good_parts, [*scores.values()]])
+        mean = table.mean(axis=0)
+        z = (table - mean) / np.maximum(table.std(axis=0), MIN_STD * np.maximum(1.0, np.abs(mean)))
+        combined = z.max(axis=1)
         p_value = float(np.mean(combined >= combined[-1]))
-        is_anomalous = p_value <= max(self.rate, 1 / len(every)) + 1e-9
-        return PartDecision(float(combined[-1]), p_value, is_anomalous, [*scores][int(units[-1].argmax())])
+        is_anomalous = p_value <= max(self.rate, 1 / len(table)) + 1e-9
+        return PartDecision(float(combined[-1]), p_value, is_anomalous, [*scores][int(z[-1].argmax())])
 
     @property
     def whole(self) -> int:

@@ -14,14 +14,14 @@ from typing import Any
 from flawscope.calibration.threshold import Calibration
 from flawscope.errors import pluralize
 
-KEY = "simulated_defects"  # among a model's facts
+SIMULATED_DEFECTS = "simulated_defects"  # among a model's facts
 NORMAL_QUANTILE = 1.959963984540054  # of 97.5 %: both tails together are 5 %
 # Share of the defects that are not small which a model is expected to find. On drawn objects PatchCore finds
 # 0.92 to 1, networks that were trained for too short a time 0 to 0.53 (docs/measurements.md).
-EXPECTED = 0.75
+MIN_DETECTION_RATE = 0.75
 
 
-def wilson(found: int, count: int) -> tuple[float, float]:
+def wilson_interval(found: int, count: int) -> tuple[float, float]:
     """The 95 % interval of a rate of which `found` of `count` trials came up, in 0..1; (0, 1) for no trials.
 
     Wilson, Journal of the American Statistical Association 22 (1927). Without scipy, which takes longer to
@@ -29,13 +29,13 @@ def wilson(found: int, count: int) -> tuple[float, float]:
     """
     if not count:
         return 0.0, 1.0
-    rate, z = found / count, NORMAL_QUANTILE**2 / count
-    reach = math.sqrt(z * (rate * (1 - rate) + z / 4))
-    return max(0.0, (rate + z / 2 - reach) / (1 + z)), min(1.0, (rate + z / 2 + reach) / (1 + z))
+    rate, z2 = found / count, NORMAL_QUANTILE**2 / count
+    reach = math.sqrt(z2 * (rate * (1 - rate) + z2 / 4))
+    return max(0.0, (rate + z2 / 2 - reach) / (1 + z2)), min(1.0, (rate + z2 / 2 + reach) / (1 + z2))
 
 
 @dataclass(frozen=True)
-class Simulated:
+class DefectScores:
     """Scores of simulated defects on good pictures that the model has not learnt from.
 
     scores: by size of the defects, smallest first.
@@ -52,21 +52,21 @@ class Simulated:
     threshold: float
     precision: str = "fp32"
 
-    def at(self, calibration: Calibration) -> Simulated:
+    def with_calibration(self, calibration: Calibration) -> DefectScores:
         """Returns the scores at another threshold."""
         return replace(self, rate=calibration.effective_rate, threshold=calibration.threshold)
 
-    def found(self, size: str) -> tuple[int, int]:
+    def count_found(self, size: str) -> tuple[int, int]:
         """Number of defects of a size that are called anomalous, and of all."""
         scores = self.scores[size]
         return sum(not score <= self.threshold for score in scores), len(scores)
 
-    def line(self) -> str:
+    def describe(self) -> str:
         """Line for a person with the shares by size."""
         parts = []
         for size in self.scores:
-            found, count = self.found(size)
-            low, high = wilson(found, count)
+            found, count = self.count_found(size)
+            low, high = wilson_interval(found, count)
             parts.append(f"{size} {found} of {count} ({low:.0%} to {high:.0%})")
         return (
             f"{', '.join(parts)}; on {pluralize(self.pictures, 'good picture')} that it has not learnt from, "
@@ -75,23 +75,21 @@ class Simulated:
 
     def warning(self) -> str | None:
         """Warning about a model that surely misses too many defects: the interval of the share that it finds,
-        small defects aside, ends below `EXPECTED`."""
+        small defects aside, ends below `MIN_DETECTION_RATE`."""
         sizes = list(self.scores)[1:]
         if not sizes:
             return None
-        found, count = (sum(part) for part in zip(*map(self.found, sizes), strict=True))
-        if wilson(found, count)[1] >= EXPECTED:
+        found, count = (sum(part) for part in zip(*map(self.count_found, sizes), strict=True))
+        if wilson_interval(found, count)[1] >= MIN_DETECTION_RATE:
             return None
         defects = pluralize(count, "simulated defect")
         return f"it finds only {found} of {defects} of {' and '.join(sizes)} size"
 
-    # ---- facts of a model
-
     def to_dict(self) -> dict[str, Any]:
         sizes = {}
         for size, scores in self.scores.items():
-            found, count = self.found(size)
-            interval = list(wilson(found, count))
+            found, count = self.count_found(size)
+            interval = list(wilson_interval(found, count))
             sizes[size] = {"defects": count, "found": found, "interval": interval, "scores": list(scores)}
         return {
             "sizes": sizes,
@@ -103,30 +101,31 @@ class Simulated:
         }
 
     @classmethod
-    def of(cls, facts: Mapping[str, Any]) -> Simulated | None:
+    def from_facts(cls, facts: Mapping[str, Any]) -> DefectScores | None:
         """Reads the scores from a model's facts; None where there are none, or they are damaged."""
         try:
-            kept = facts[KEY]
-            scores = {str(size): tuple(map(float, one["scores"])) for size, one in kept["sizes"].items()}
-            kept = {"score_threshold": kept.get("threshold"), **kept}  # as it was named in earlier models
-            seconds, rate, threshold = (float(kept[key]) for key in ("seconds", "rate", "score_threshold"))
+            stored = facts[SIMULATED_DEFECTS]
+            scores = {str(size): tuple(map(float, one["scores"])) for size, one in stored["sizes"].items()}
+            stored = {"score_threshold": stored.get("threshold"), **stored}  # its name in earlier models
+            seconds, rate, threshold = (float(stored[key]) for key in ("seconds", "rate", "score_threshold"))
             if not scores or not all(scores.values()) or not math.isfinite(seconds + rate + threshold):
                 return None
-            return cls(scores, int(kept["pictures"]), seconds, rate, threshold, str(kept["precision"]))
+            return cls(scores, int(stored["pictures"]), seconds, rate, threshold, str(stored["precision"]))
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
             return None
 
 
-def recounted(facts: Mapping[str, Any], calibration: Calibration) -> dict[str, Any]:
+def update_detection_facts(facts: Mapping[str, Any], calibration: Calibration) -> dict[str, Any]:
     """A model's facts with the defects that it finds at another threshold."""
-    kept = Simulated.of(facts)
-    return dict(facts) if kept is None else {**facts, KEY: kept.at(calibration).to_dict()}
+    stored = DefectScores.from_facts(facts)
+    new = {} if stored is None else {SIMULATED_DEFECTS: stored.with_calibration(calibration).to_dict()}
+    return {**facts, **new}
 
 
 def described(facts: Mapping[str, Any], calibration: Calibration) -> str | None:
     """Describes the share of simulated defects that a model finds; None where it was not measured."""
-    kept = Simulated.of(facts)
-    if kept is None:
+    stored = DefectScores.from_facts(facts)
+    if stored is None:
         return None
-    other = kept.precision != calibration.precision
-    return f"{kept.line()}{f'; measured in {kept.precision}' if other else ''}"
+    other = stored.precision != calibration.precision
+    return f"{stored.describe()}{f'; measured in {stored.precision}' if other else ''}"

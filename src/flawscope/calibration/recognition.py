@@ -12,23 +12,23 @@ from numpy.typing import NDArray
 
 from flawscope.errors import InputError
 
-LEAST = 4  # groups of good pictures that a product needs to be recognised
-MOST = 300  # good pictures whose descriptors a model keeps
-LIT = 50  # of them in each other light of the range in which it keeps its rate
-DEFECTS = 36  # simulated ones among them, of all sizes
+MIN_GROUPS = 4  # groups of good pictures that a product needs to be recognised
+MAX_GOOD = 300  # good pictures whose descriptors a model keeps
+MAX_PER_LIGHT = 50  # of them in each other light of the range in which it keeps its rate
+DEFECT_COUNT = 36  # simulated ones among them, of all sizes
 # How these were chosen: docs/decisions/0027-joint.md
-FARTHEST = 3.0  # times the largest distance of a good picture
-WIDEST = 0.4  # of limits by good pictures alone: those of parts at any angle lie far apart
-MARGIN = 1.25  # times the largest distance of a picture with a simulated defect
-SMALLEST = 1e-4  # least limit: copies of one picture have no distance
+GOOD_DISTANCE_FACTOR = 3.0  # times the largest distance of a good picture
+MAX_GOOD_LIMIT = 0.4  # of limits by good pictures alone: those of parts at any angle lie far apart
+DEFECT_DISTANCE_FACTOR = 1.25  # times the largest distance of a picture with a simulated defect
+MIN_LIMIT = 1e-4  # least limit: copies of one picture have no distance
 
 
 class Recognised(NamedTuple):
     """Answer about a picture.
 
     product: its name; None: the picture shows none of the products.
-    nearest: the product that the picture is most like, also where it is none of them.
-    p_value: how often a good picture of the nearest product is as far from the others of it.
+    nearest: the product with the nearest good picture, also where the picture shows none.
+    p_value: conformal, of the distance to it: rank among the nearest product's leave-one-out distances.
     distances: to each product, in the products' order.
     """
 
@@ -64,17 +64,17 @@ class Known:
         if self.lights.dtype != np.int32 or self.lights.shape not in ((0,), self.groups.shape):
             raise InputError("the lights of its good pictures are damaged")
 
-    def joined(self, more: Known) -> Known:
+    def joined(self, others: Known) -> Known:
         """Returns these pictures and others of the same product, which show other parts."""
-        if not len(more.good):
+        if not len(others.good):
             return self
         first = int(self.groups.max(initial=-1)) + 1
         return Known(
-            np.concatenate([self.good, more.good]),
-            np.concatenate([self.groups, more.groups + np.int32(first)]),
-            np.concatenate([self.defective, more.defective]),
-            np.concatenate([self.carriers, more.carriers + np.int32(first)]),
-            np.concatenate([self.lights, more.lights]),
+            np.concatenate([self.good, others.good]),
+            np.concatenate([self.groups, others.groups + np.int32(first)]),
+            np.concatenate([self.defective, others.defective]),
+            np.concatenate([self.carriers, others.carriers + np.int32(first)]),
+            np.concatenate([self.lights, others.lights]),
         )
 
     def distances(
@@ -82,19 +82,19 @@ class Known:
     ) -> NDArray[np.float64]:
         """Distance [B] of each descriptor [B, D] to the nearest good picture, for each without those of the
         group in `left_out` [B]."""
-        products = descriptors.astype(np.float64) @ self._good.T
+        products = descriptors.astype(np.float64) @ self._good_float64.T
         if left_out is not None:
             products[left_out[:, None] == self.groups] = -np.inf
         found: NDArray[np.float64] = np.sqrt(np.clip(2 - 2 * products.max(1), 0, None))
         return found
 
     @cached_property
-    def _good(self) -> NDArray[np.float64]:
+    def _good_float64(self) -> NDArray[np.float64]:
         return self.good.astype(np.float64)
 
     @cached_property
-    def left_out(self) -> list[NDArray[np.float64]]:
-        """Distances of the good pictures in each light to the nearest one of another part, lowest first."""
+    def leave_one_out(self) -> list[NDArray[np.float64]]:
+        """Distances of good pictures to the nearest one of another part, ascending, for each light."""
         found = self.distances(self.good, self.groups)
         lights = self.lights if len(self.lights) else np.zeros(len(found))
         return [np.sort(found[lights == light]) for light in np.unique(lights)]
@@ -103,17 +103,17 @@ class Known:
     def limit(self) -> float:
         """Distance beyond which a picture shows another product: three times the largest of a good picture to
         another part, 0.4 at most, and more where simulated defects need it: they must be recognised too."""
-        found = [min(FARTHEST * max(one[-1] for one in self.left_out), WIDEST), SMALLEST]
+        farthest = max(one[-1] for one in self.leave_one_out)
+        found = [min(GOOD_DISTANCE_FACTOR * farthest, MAX_GOOD_LIMIT), MIN_LIMIT]
         if len(self.defective):
-            found.append(MARGIN * self.distances(self.defective, self.carriers).max())
+            found.append(DEFECT_DISTANCE_FACTOR * self.distances(self.defective, self.carriers).max())
         return float(max(found))
 
     def p_values(self, distances: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Counts how often a good picture is as far away: (1 + n at least as far) / (n + 1), in the light in
-        which that is most often."""
+        """Conformal p-values, (1 + #{good distances >= distance}) / (n + 1): the largest over the lights."""
         found = [
             (1 + len(one) - np.searchsorted(one, distances, side="left")) / (len(one) + 1)
-            for one in self.left_out
+            for one in self.leave_one_out
         ]
         largest: NDArray[np.float64] = np.max(found, axis=0)
         return largest
@@ -133,10 +133,10 @@ class Recogniser:
     def __init__(self, known: Mapping[str, Known]):
         self.known = dict(known)
         for name, one in self.known.items():
-            if len(np.unique(one.groups)) < LEAST:
+            if len(np.unique(one.groups)) < MIN_GROUPS:
                 raise InputError(
-                    f"{name} can be recognised only by {LEAST} good pictures or more, of different parts: "
-                    "give more"
+                    f"{name} can be recognised only by {MIN_GROUPS} good pictures or more, "
+                    "of different parts: give more"
                 )
         if len({one.good.shape[1] for one in self.known.values()}) > 1:
             raise InputError("the descriptors of its products have different lengths")
@@ -145,19 +145,22 @@ class Recogniser:
         """Recognises each of the pictures with these descriptors [B, D]."""
         if descriptors.shape[1] != next(iter(self.known.values())).good.shape[1]:
             raise InputError("the descriptors of the model's products do not fit its network: fit anew")
-        distances = np.stack([one.distances(descriptors) for one in self.known.values()], axis=1)
-        return [self.together(one[None])._replace(distances=tuple(one.tolist())) for one in distances]
+        distances = np.stack([row.distances(descriptors) for row in self.known.values()], axis=1)
+        return [self.recognise_group(row[None])._replace(distances=tuple(row.tolist())) for row in distances]
 
-    def together(self, distances: NDArray[np.float64], among: Collection[str] | None = None) -> Recognised:
-        """Recognises what pictures show together, given their distances [pictures, products]: the product
-        with the least sum, and none where one of them lies beyond its limit. The p-value is the smallest.
+    def recognise_group(
+        self, distances: NDArray[np.float64], among: Collection[str] | None = None
+    ) -> Recognised:
+        """Recognises pictures of one part together by their distances [pictures, products]: the product with
+        the least sum, or none where a picture lies beyond its limit. The p-value is the smallest.
 
         Args:
             among: products that it may be; None: all.
         """
         names = [*self.known]
-        may = [k for k, name in enumerate(names) if among is None or name in among]
-        k = may[int(distances[:, may].sum(0).argmin())]
-        own, one = distances[:, k], self.known[names[k]]
-        is_one = bool((own <= one.limit).all())  # not where it is NaN
-        return Recognised(names[k] if is_one else None, names[k], float(one.p_values(own).min()))
+        allowed = [k for k, name in enumerate(names) if among is None or name in among]
+        nearest = allowed[int(distances[:, allowed].sum(0).argmin())]
+        own, known = distances[:, nearest], self.known[names[nearest]]
+        is_within = bool((own <= known.limit).all())  # not where it is NaN
+        name, p_value = names[nearest], float(known.p_values(own).min())
+        return Recognised(name if is_within else None, name, p_value)

@@ -1,13 +1,13 @@
 """Turns a raw score into a decision: conformal p-values, thresholds and the colour scale.
 
 All of this comes from good pictures alone. With n calibration scores the p-value of a score s is
-(1 + #{scores >= s}) / (n + 1): if the next good picture is as likely to land anywhere among them as they
-are, its p-value is at most alpha with probability at most alpha, whatever the scores look like
-(Vovk, Gammerman & Shafer, Algorithmic Learning in a Random World, 2005).
+(1 + #{scores >= s}) / (n + 1): if the next good picture is exchangeable with them, its p-value is at most
+alpha with probability at most alpha, whatever the scores' distribution (Vovk, Gammerman & Shafer,
+Algorithmic Learning in a Random World, 2005).
 
-Where a picture shows several parts, its score is that of its worst part, for new pictures and for those that
-were left out with all their parts alike; one whose parts are counted wrong is above all scores. So this holds
-for pictures, however the parts of one depend on each other and however many there are.
+A picture that shows several parts scores as its worst part does, new or left out with all its parts; one with
+a wrong number of parts ranks above all scores. So the guarantee holds for pictures, however their parts
+depend on each other and however many there are.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from flawscope.errors import InputError, pluralize
 DEFAULT_RATE = 0.05
 Rate = float | str  # 0.05 or "5%"
 NORMAL_MAD = 1.4826  # standard deviations of normal values in their median absolute deviation
-OUTLINE = 0.65  # of the height nearby: chosen on simulated defects (docs/resolution-and-threshold.md)
-LEAST_SPREAD = 0.1  # of the way from good maps' level to their maxima; 0.13 to 0.36 was found on eight models
+DEFAULT_OUTLINE = 0.65  # of the height nearby: chosen on simulated defects (docs/resolution-and-threshold.md)
+MIN_SPREAD = 0.1  # of the way from good maps' level to their maxima; 0.13 to 0.36 was found on eight models
 
 
 def rate_of(value: Rate) -> float:
@@ -93,8 +93,6 @@ class Calibration:
             f"mask threshold {self.mask_threshold:.4g}>"
         )
 
-    # ---- decisions
-
     @property
     def count(self) -> int:
         """Number of good pictures."""
@@ -110,7 +108,7 @@ class Calibration:
     def expected_rate(self) -> float:
         """Expected share of new good pictures above the threshold, k/(n + 1): at most the target if
         possible."""
-        return self._rank / (self.count + 1)
+        return self._threshold_rank / (self.count + 1)
 
     @property
     def pictures_missing(self) -> int:
@@ -118,18 +116,18 @@ class Calibration:
         return max(0, needed_for(self.rate) - self.count)
 
     @property
-    def _rank(self) -> int:
+    def _threshold_rank(self) -> int:
         """Rank k of the threshold among the good pictures, from the worst; p <= rate above it."""
         return min(max(1 + self.miscounted, math.floor(self.rate * (self.count + 1) + 1e-9)), self.count)
 
-    def _ranked(self, values: tuple[float, ...]) -> float:
+    def _value_at_rank(self, values: tuple[float, ...]) -> float:
         """The value of the picture of that rank, of those counted right."""
-        return float(np.sort(values)[self.miscounted - self._rank])
+        return float(np.sort(values)[self.miscounted - self._threshold_rank])
 
     @property
     def score_threshold(self) -> float:
         """Threshold above which a picture's score makes it anomalous."""
-        return self._ranked(self.scores)
+        return self._value_at_rank(self.scores)
 
     @property
     def threshold(self) -> float:
@@ -140,7 +138,7 @@ class Calibration:
     def mask_threshold(self) -> float:
         """Threshold above which pixels' map values make a region: good pictures have none at the same rate.
         `outline` sets how much of the region is outlined."""
-        return self._ranked(self.map_maxima)
+        return self._value_at_rank(self.map_maxima)
 
     @property
     def colour_range(self) -> tuple[float, float]:
@@ -157,7 +155,7 @@ class Calibration:
         deviation = np.abs(np.subtract(self.scores, np.median(self.scores)))
         reach = float(np.median(self.map_maxima)) - self.map_level
         least = 1e-6 * max(1.0, abs(self.score_threshold))
-        return max(NORMAL_MAD * float(np.median(deviation)), LEAST_SPREAD * reach, least)
+        return max(NORMAL_MAD * float(np.median(deviation)), MIN_SPREAD * reach, least)
 
     def severity(self, scores: NDArray[Any] | float) -> NDArray[np.float64]:
         """The severity of raw scores of any shape: (score - score threshold) / spread. Above 0 exactly where
@@ -195,8 +193,6 @@ class Calibration:
         """Returns the calibration with another `outline`; 0: at the mask threshold."""
         return replace(self, outline=float(outline))
 
-    # ---- words and JSON
-
     def outlined(self) -> str:
         """Sentence on the marked area."""
         text = f"regions where the map is above {self.mask_threshold:.4g}"
@@ -208,7 +204,7 @@ class Calibration:
             return f"score threshold {self.score_threshold:.4g}; {self.no_promise()}"
         text = (
             f"score threshold {self.score_threshold:.4g}: {self.expected_rate:.1%} "
-            f"({self._rank}/{self.count + 1}) of good pictures expected above it, from "
+            f"({self._threshold_rank}/{self.count + 1}) of good pictures expected above it, from "
             f"{pluralize(self.count, 'good picture')} ({self.method})"
         )
         if self.miscounted:
@@ -259,7 +255,7 @@ def from_values(
     map_maxima: Iterable[float],
     map_medians: Iterable[float],
     *,
-    outline: float = OUTLINE,
+    outline: float = DEFAULT_OUTLINE,
     **how: Any,
 ) -> Calibration:
     """Makes a calibration from good pictures' scores and their maps' maxima and medians."""
@@ -276,28 +272,28 @@ def envelope(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Envelope [N] of values [N, L], in the order of the first column: the k-th largest is the largest of the
     columns' k-th largest values."""
     ranked = np.sort(values, axis=0).max(axis=1)
-    placed = np.empty(len(values))
-    placed[np.argsort(values[:, 0], kind="stable")] = ranked
-    return placed
+    result = np.empty(len(values))
+    result[np.argsort(values[:, 0], kind="stable")] = ranked
+    return result
 
 
 # Suspects are far out, not merely the last few percent. Where the logarithms of good scores spread normally,
 # 4 lets about one good picture in 3,000 pass the fence; the quartile of few pictures is uncertain, so that of
 # 200 it is one in 1,000 and of 20 one in 130 (simulated, tests/calibration/test_threshold.py).
-FENCE = 4.0
+FENCE_FACTOR = 4.0
 
 
 def fence(scores: NDArray[Any]) -> float:
     """The score beyond which a good picture is suspicious; infinite with fewer than four scores.
 
-    On the logarithm of the scores: the upper quartile plus `FENCE` times the distance from the median to
-    the upper quartile (after Tukey, 1977, one-sided, so that a long lower tail hides nothing).
+    On the logarithm of the scores: the upper quartile plus `FENCE_FACTOR` times the distance from the median
+    to the upper quartile (after Tukey, 1977, one-sided, so that a long lower tail hides nothing).
     """
     values = np.log(np.maximum(np.asarray(scores, dtype=np.float64), 1e-12))
     if len(values) < 4:
         return math.inf
     middle, upper = np.quantile(values, [0.5, 0.75])
-    return float(np.exp(upper + FENCE * max(upper - middle, 1e-3)))
+    return float(np.exp(upper + FENCE_FACTOR * max(upper - middle, 1e-3)))
 
 
 def suspects(scores: NDArray[Any], limit: float | None = None) -> NDArray[np.intp]:
@@ -307,5 +303,5 @@ def suspects(scores: NDArray[Any], limit: float | None = None) -> NDArray[np.int
     """
     scores = np.asarray(scores, dtype=np.float64)
     order = np.argsort(-scores, kind="stable")
-    far: NDArray[np.intp] = order[scores[order] > (fence(scores) if limit is None else limit)]
-    return far
+    found: NDArray[np.intp] = order[scores[order] > (fence(scores) if limit is None else limit)]
+    return found

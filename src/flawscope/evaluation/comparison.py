@@ -22,11 +22,11 @@ from flawscope.errors import InputError, pluralize
 from flawscope.evaluation.evaluation import evaluate
 from flawscope.evaluation.intervals import (
     RESAMPLES,
+    bootstrap_counts,
+    bootstrap_images,
+    bootstrap_pixels,
     count_pixels,
-    draws,
-    percentiles,
-    resampled_images,
-    resampled_pixels,
+    percentile_interval,
 )
 from flawscope.evaluation.result import NAMES, Evaluation
 from flawscope.progress import Step, silent
@@ -209,45 +209,46 @@ def compare(
         InputError: there is nothing to test.
     """
 
-    def on(which: int, items: tuple[Item, ...]) -> Evaluation:
-        def reported(stage: str, done: int, total: int) -> None:
+    def evaluate_model(which: int, items: tuple[Item, ...]) -> Evaluation:
+        def report_step(stage: str, done: int, total: int) -> None:
             step(f"{stage} of {'AB'[which]}", done, total)
 
-        of_other = {p.hash for p in (b, a)[which].manifest.pictures}
+        other_hashes = {p.hash for p in (b, a)[which].manifest.pictures}
         return evaluate(
             *((a, b)[which], replace(dataset, test=items)),
             full_resolution=full_resolution,
-            leave_out=of_other,
-            step=reported,
+            leave_out=other_hashes,
+            step=report_step,
         )
 
-    both = _on_the_same(on, dataset.test)
-    pictures = _judged(*both, dataset)
-    found = tuple(_differences(both, pictures, resamples, seed))
-    return Comparison(names, (a, b), dataset, both, found, pictures)
+    evaluations = _evaluate_same_pictures(evaluate_model, dataset.test)
+    pictures = _pair_predictions(*evaluations, dataset)
+    differences = tuple(_differences(evaluations, pictures, resamples, seed))
+    return Comparison(names, (a, b), dataset, evaluations, differences, pictures)
 
 
-def _on_the_same(
-    on: Callable[[int, tuple[Item, ...]], Evaluation], items: tuple[Item, ...]
+def _evaluate_same_pictures(
+    evaluate_model: Callable[[int, tuple[Item, ...]], Evaluation], items: tuple[Item, ...]
 ) -> tuple[Evaluation, Evaluation]:
-    """Evaluates both models on the pictures that both can judge. A picture that only one can judge, such as
-    with a score that overflows, is rare: then the first model is evaluated again."""
-    first = on(0, items)
-    second = on(1, tuple(seen.item for seen in first.pictures))
+    """Evaluates both models on the pictures that both can judge. Rarely only one can, such as where a score
+    overflows: then the first model is evaluated again."""
+    first = evaluate_model(0, items)
+    second = evaluate_model(1, tuple(seen.item for seen in first.pictures))
     if second.images < first.images:
-        first = replace(on(0, tuple(seen.item for seen in second.pictures)), left_out=first.left_out)
+        again = evaluate_model(0, tuple(seen.item for seen in second.pictures))
+        first = replace(again, left_out=first.left_out)
     if second.images != first.images:
         raise InputError("the pictures changed while they were compared: compare again")
     return first, second
 
 
-def _judged(first: Evaluation, second: Evaluation, dataset: Dataset) -> tuple[Judged, ...]:
-    def light(found: Prediction) -> Prediction:
+def _pair_predictions(first: Evaluation, second: Evaluation, dataset: Dataset) -> tuple[Judged, ...]:
+    def without_map(found: Prediction) -> Prediction:
         return replace(found, map=np.empty((0, 0), np.float32))
 
     pairs = zip(first.pictures, second.pictures, strict=True)
     return tuple(
-        Judged(k, dataset.relative(p.item.path), p.item, light(p.prediction), light(q.prediction))
+        Judged(k, dataset.relative(p.item.path), p.item, without_map(p.prediction), without_map(q.prediction))
         for k, (p, q) in enumerate(pairs)
     )
 
@@ -260,46 +261,46 @@ def _differences(
 ) -> list[Difference]:
     """Differences of the rates, and of every metric that a or b has."""
     anomalous = np.array([one.item.anomalous for one in pictures])
-    times = draws(anomalous, resamples, seed)
+    times = bootstrap_counts(anomalous, resamples, seed)
     values: list[dict[str, float | None]] = []
-    drawn: list[dict[str, Floats]] = []
+    resampled: list[dict[str, Floats]] = []
     for evaluation, predictions in zip(
         evaluations, ([one.a for one in pictures], [one.b for one in pictures]), strict=True
     ):
-        called = np.array([prediction.is_anomalous for prediction in predictions])
+        decisions = np.array([prediction.is_anomalous for prediction in predictions])
         scores = np.array([prediction.score for prediction in predictions])
         groups = dict(zip(RATES, (~anomalous, anomalous), strict=True))
-        rates = {name: float(called[own].mean()) if own.any() else None for name, own in groups.items()}
+        rates = {name: float(decisions[of].mean()) if of.any() else None for name, of in groups.items()}
         values.append(rates | evaluation.metrics)
         found = {  # good and defective pictures are drawn in their own numbers
-            name: times[:, own] @ called[own] / own.sum() for name, own in groups.items() if own.any()
+            name: times[:, of] @ decisions[of] / of.sum() for name, of in groups.items() if of.any()
         }
         if min(anomalous.sum(), (~anomalous).sum()) >= 2:
-            found |= resampled_images(anomalous, scores, called, times)
-        drawn.append(found | _drawn_pixels(evaluation, times[: resamples // 2]))
+            found |= bootstrap_images(anomalous, scores, decisions, times)
+        resampled.append(found | _bootstrap_pixels(evaluation, times[: resamples // 2]))
     return [
-        Difference(name, values[0].get(name), values[1].get(name), *_interval(name, drawn))
+        Difference(name, values[0].get(name), values[1].get(name), *_interval(name, resampled))
         for name in dict.fromkeys([*values[0], *values[1]])
     ]
 
 
-def _interval(name: str, drawn: list[dict[str, Floats]]) -> tuple[tuple[float, float] | None, str]:
+def _interval(name: str, resampled: list[dict[str, Floats]]) -> tuple[tuple[float, float] | None, str]:
     """Interval of b - a, and how it was found or why there is none."""
     if name not in NAMES and name not in RATES:
         return None, "no interval: not computed"
-    if not all(name in own for own in drawn):
+    if not all(name in metrics for metrics in resampled):
         return None, "no interval: too few pictures"
-    apart = drawn[1][name] - drawn[0][name]
-    if (found := percentiles(apart, len(apart))) is not None:
+    differences = resampled[1][name] - resampled[0][name]
+    if (found := percentile_interval(differences, len(differences))) is not None:
         return (found.low, found.high), f"paired {found.how}"
-    alike = not np.isnan(apart).any()
-    return None, f"no interval: {'the same in every draw' if alike else 'too few pictures'}"
+    is_constant = not np.isnan(differences).any()
+    return None, f"no interval: {'the same in every draw' if is_constant else 'too few pictures'}"
 
 
-def _drawn_pixels(evaluation: Evaluation, times: NDArray[np.int64]) -> dict[str, Floats]:
+def _bootstrap_pixels(evaluation: Evaluation, times: NDArray[np.int64]) -> dict[str, Floats]:
     """Pixel metrics of every resample; each model's are counted at its own size and thresholds."""
     known = np.array([seen.truth is not None for seen in evaluation.pictures])
     counts = count_pixels(evaluation.pictures)
     if counts is None or int((counts.regions > 0).sum()) < 2:
         return {}
-    return resampled_pixels(counts, times[:, known])
+    return bootstrap_pixels(counts, times[:, known])

@@ -19,7 +19,7 @@ from flawscope.datasets import Dataset, Item
 from flawscope.datasets.masks import Labels, sized, union
 from flawscope.datasets.published import SATURATION_FILE
 from flawscope.errors import InputError, LeftOut, pluralize
-from flawscope.evaluation.result import Column, Evaluation, JudgedPart, Kept
+from flawscope.evaluation.result import Evaluation, JudgedPart, Kept, LazySequence
 from flawscope.evaluation.robustness import LIGHTS, robustness
 from flawscope.pictures.decoding import read_labels
 from flawscope.pictures.geometry import Geometry
@@ -28,12 +28,12 @@ from flawscope.progress import Step, silent
 from flawscope.results.part import INCOMPLETE
 from flawscope.results.prediction import LEAST, Mismatch, Prediction
 
-Take = Callable[[Item, Prediction], None]
+OnPrediction = Callable[[Item, Prediction], None]
 
 
 @dataclass
-class _Seen:
-    """Predicted pictures, and the others."""
+class _TestPictures:
+    """Test pictures with a prediction (`kept`), left out, or unreadable."""
 
     kept: Kept
     failures: list[str] = field(default_factory=list)
@@ -55,7 +55,7 @@ def evaluate(
     full_resolution: bool = False,
     robust: bool | Collection[Light] = False,
     leave_out: Collection[str] = (),
-    take: Take | None = None,
+    take: OnPrediction | None = None,
     step: Step = silent,
 ) -> Evaluation:
     """Scores the test pictures and computes the metrics.
@@ -82,7 +82,7 @@ def evaluate(
             f"{dataset.root} has no test pictures: give a data set with a test split, "
             "or folders of good and bad pictures"
         )
-    seen = _predict(predictor, dataset, leave_out, take, step)
+    seen = _predict_all(predictor, dataset, leave_out, take, step)
     kept = seen.kept
     if not kept.items:
         raise InputError(
@@ -93,21 +93,22 @@ def evaluate(
     labels: dict[str, Any] = {}
     shown = zip(kept.items, kept.predictions, strict=True)
     judged = judged_parts(predictor, shown, seen.failures)
-    found = _image(kept, predictor, labels) | _pixel(kept, predictor, labels) | _loco(kept, dataset, labels)
+    found = _image_metrics(kept, predictor, labels) | _pixel_metrics(kept, predictor, labels)
+    found |= _loco_metrics(kept, dataset, labels)
     if full_resolution:
-        found |= _full(kept, labels)
+        found |= _full_resolution_metrics(kept, labels)
     return Evaluation(
         category=dataset.category,
         method=predictor.manifest.method,
         metrics={k: None if v is None or np.isnan(v) else float(v) for k, v in found.items()},
-        false_alarms=_false_alarms(kept, predictor),
-        kinds=_kinds(kept, dataset),
+        false_alarms=_false_alarm_statistics(kept, predictor),
+        kinds=_kind_statistics(kept, dataset),
         images=len(kept),
         defect_pixels={name: seen.defect_pixels[name] for name in ("all", "outside", "pictures_outside")},
         left_out=dict(Counter(item.kind for item in seen.left_out)),
         without_mask=kept.without_mask,
         seconds=time.perf_counter() - began,
-        mismatch=_mismatch(kept, predictor),
+        mismatch=_mismatch_warning(kept, predictor),
         labels=labels,
         parts=of_parts(predictor, judged),
         robustness=robustness(predictor, dataset, lights=lights, leave_out=leave_out, step=step),
@@ -119,12 +120,12 @@ def evaluate(
     )
 
 
-def _predict(
-    predictor: Predictor, dataset: Dataset, leave_out: Collection[str], take: Take | None, step: Step
-) -> _Seen:
+def _predict_all(
+    predictor: Predictor, dataset: Dataset, leave_out: Collection[str], take: OnPrediction | None, step: Step
+) -> _TestPictures:
     # thresholds are learnt from pictures, too
     learnt = {*leave_out, *(p.hash for p in predictor.manifest.pictures)}
-    seen = _Seen(Kept(lambda geometry: valid_pixels(predictor, geometry)))
+    seen = _TestPictures(Kept(lambda geometry: valid_pixels(predictor, geometry)))
     results = predictor.stream([item.path for item in dataset.test], leave_out=learnt)
     for done, (item, (_, result)) in enumerate(zip(dataset.test, results, strict=True), start=1):
         step("evaluation", done, len(dataset.test))
@@ -136,7 +137,7 @@ def _predict(
             seen.unjudged.append((item, str(result)))
             continue
         try:
-            truth = _truth(item, result, predictor, seen.defect_pixels)
+            truth = _ground_truth(item, result, predictor, seen.defect_pixels)
         except InputError as error:
             seen.failures.append(f"{error} (counted without its mask)")
             truth = None
@@ -146,7 +147,7 @@ def _predict(
     return seen
 
 
-def _truth(
+def _ground_truth(
     item: Item, result: Prediction, predictor: Predictor, pixels: Counter[str]
 ) -> NDArray[np.bool_] | None:
     """Union of the item's masks at the network's size; all False for a good picture. Its pixels in the
@@ -163,10 +164,10 @@ def _truth(
     return geometry.mask_to_network(marked)
 
 
-def _image(kept: Kept, predictor: Predictor, labels: dict[str, Any]) -> dict[str, float]:
+def _image_metrics(kept: Kept, predictor: Predictor, labels: dict[str, Any]) -> dict[str, float]:
     anomalous = np.array([item.anomalous for item in kept.items])
     image = metrics.image_metrics(anomalous, np.array([p.score for p in kept.predictions]))
-    labels["image_f1"] = _chosen("score", image.f1_threshold)
+    labels["image_f1"] = _best_threshold_label("score", image.f1_threshold)
     threshold = predictor.calibration.score_threshold
     labels["image_f1_calibrated"] = f"score threshold fixed by calibration: {threshold:.6g}"
     return {
@@ -177,14 +178,14 @@ def _image(kept: Kept, predictor: Predictor, labels: dict[str, Any]) -> dict[str
     }
 
 
-def _chosen(what: str, threshold: float) -> str | None:
+def _best_threshold_label(what: str, threshold: float) -> str | None:
     """Label of a best F1; None where there is none, with pictures of one kind only."""
     if not np.isfinite(threshold):
         return None
     return f"best {what} threshold, chosen on test labels: {threshold:.6g}"
 
 
-def _false_alarms(kept: Kept, predictor: Predictor) -> dict[str, Any]:
+def _false_alarm_statistics(kept: Kept, predictor: Predictor) -> dict[str, Any]:
     good = [p.is_anomalous for i, p in zip(kept.items, kept.predictions, strict=True) if not i.anomalous]
     alarms, total = sum(good), len(good)
     low, high = metrics.confidence_interval_rate(alarms, total)
@@ -209,16 +210,16 @@ def judged_parts(
     """
     if (parts := predictor.parts()) is None:
         return ()
-    decided, bad = [], set[str]()
+    decisions, defective = [], set[str]()
     for item, prediction in pictures:
         if item.anomalous:
-            bad.add(str(item.path))
+            defective.add(str(item.path))
         try:
-            decided.append(parts.add(prediction))
+            decisions.append(parts.add(prediction))
         except InputError as error:
             failures.append(str(error))
-    found = [*filter(None, decided), *parts.rest()]
-    return tuple(JudgedPart(one, any(view.path in bad for view in one.views.values())) for one in found)
+    found = [*filter(None, decisions), *parts.rest()]
+    return tuple(JudgedPart(one, any(view.path in defective for view in one.views.values())) for one in found)
 
 
 def of_parts(predictor: Predictor | JointPredictor, judged: Sequence[JudgedPart]) -> dict[str, Any]:
@@ -226,9 +227,9 @@ def of_parts(predictor: Predictor | JointPredictor, judged: Sequence[JudgedPart]
     if (parts := predictor.parts()) is None:
         return {}
     anomalous = np.array([one.anomalous for one in judged], bool)
-    called = np.array([one.found.is_anomalous for one in judged], bool)
+    decisions = np.array([one.found.is_anomalous for one in judged], bool)
     good = int(np.count_nonzero(~anomalous))
-    alarms = int(np.count_nonzero(called & ~anomalous))
+    alarms = int(np.count_nonzero(decisions & ~anomalous))
     auroc = metrics.image_metrics(anomalous, np.array([one.found.score for one in judged])).auroc
     return {
         "good": good,
@@ -236,27 +237,27 @@ def of_parts(predictor: Predictor | JointPredictor, judged: Sequence[JudgedPart]
         "interval": [*metrics.confidence_interval_rate(alarms, good)],
         "promise": parts.promise(),
         "defective": len(judged) - good,
-        "found": int(np.count_nonzero(called & anomalous)),
+        "found": int(np.count_nonzero(decisions & anomalous)),
         "incomplete": sum(one.found.decision == INCOMPLETE for one in judged),
         "auroc": float(auroc) if np.isfinite(auroc) else None,
     }
 
 
-def _mismatch(kept: Kept, predictor: Predictor) -> str:
-    """Warns of pictures that do not belong to the model, judged by the good ones if they are enough."""
+def _mismatch_warning(kept: Kept, predictor: Predictor) -> str:
+    """Warning about pictures that do not belong to the model, judged by good ones if these are enough."""
     good = [p for i, p in zip(kept.items, kept.predictions, strict=True) if not i.anomalous]
     rate, enough = predictor.calibration.expected_rate, len(good) >= LEAST
-    found = (
+    mismatch = (
         Mismatch(rate, "good test pictures") if enough else Mismatch(rate, "test pictures", defective=True)
     )
     for prediction in good if enough else kept.predictions:
-        found.add(prediction)
-    return found.line()
+        mismatch.add(prediction)
+    return mismatch.line()
 
 
-def _pixel(kept: Kept, predictor: Predictor, labels: dict[str, Any]) -> dict[str, float]:
-    marked = Column(lambda i: kept.whole(i).mask, len(kept))
-    found, best = _pixel_figures(kept.maps, kept.truths, kept.valid, marked)
+def _pixel_metrics(kept: Kept, predictor: Predictor, labels: dict[str, Any]) -> dict[str, float]:
+    marked = LazySequence(lambda i: kept.prediction_with_map(i).mask, len(kept))
+    found, best = _compute_pixel_metrics(kept.maps, kept.truths, kept.valid, marked)
     threshold, outline = predictor.calibration.mask_threshold, predictor.calibration.outline
     cut = any(valid is not None for valid in kept.valid)
     boxes = any(isinstance(mask, Labels) and mask.boxes for item in kept.items for mask in item.masks)
@@ -265,14 +266,14 @@ def _pixel(kept: Kept, predictor: Predictor, labels: dict[str, Any]) -> dict[str
         + ("; only pixels of the picture inside the region of interest count" if cut else ""),
         "au_pro": "8-connected regions over the whole test set, FPR up to 0.3"
         + ("; some masks are boxes, which cover more than the defect" if boxes else ""),
-        "pixel_f1": _chosen("mask", best),
+        "pixel_f1": _best_threshold_label("mask", best),
         "pixel_f1_calibrated": f"mask threshold fixed by calibration: {threshold:.6g}"
         + (f"; regions outlined at {outline:.0%} of the height nearby" if outline else ""),
     }
     return found
 
 
-def _pixel_figures(
+def _compute_pixel_metrics(
     maps: Sequence[NDArray[np.float32]],
     truths: Sequence[NDArray[np.bool_] | None],
     valid: Sequence[NDArray[np.bool_] | None],
@@ -284,32 +285,32 @@ def _pixel_figures(
         "pixel_auroc": pixel.auroc,
         "pixel_ap": pixel.ap,
         "pixel_f1": pixel.f1,
-        "pixel_f1_calibrated": _f1_of_marked(marked, truths, valid),
+        "pixel_f1_calibrated": _segmentation_f1(marked, truths, valid),
         "au_pro": pixel.au_pro,
         "au_pro_05": pixel.au_pro_05,
     }
     return figures, pixel.f1_threshold
 
 
-def _f1_of_marked(
+def _segmentation_f1(
     marked: Sequence[NDArray[np.bool_]],
     truths: Sequence[NDArray[np.bool_] | None],
     valid: Sequence[NDArray[np.bool_] | None],
 ) -> float:
     """F1 of the pixels that are marked, all pictures together: the SegF1 of Heckler-Kram et al., "The MVTec
     AD 2 Dataset" (arXiv 2503.21622). NaN without a defective pixel."""
-    hits = called = wanted = 0
+    hits = called = defective = 0
     for i in range(len(truths)):
         if (truth := truths[i]) is not None:
-            here = ... if (counting := valid[i]) is None else counting
-            found, true = marked[i][here], truth[here]
+            counted = ... if (inside := valid[i]) is None else inside
+            found, true = marked[i][counted], truth[counted]
             hits += int((found & true).sum())
             called += int(found.sum())
-            wanted += int(true.sum())
-    return 2 * hits / (called + wanted) if wanted else float("nan")
+            defective += int(true.sum())
+    return 2 * hits / (called + defective) if defective else float("nan")
 
 
-def _full(kept: Kept, labels: dict[str, Any]) -> dict[str, float]:
+def _full_resolution_metrics(kept: Kept, labels: dict[str, Any]) -> dict[str, float]:
     labels["full_resolution"] = "full_*: maps warped to each picture's size, masks as they are"
 
     def truth(i: int) -> NDArray[np.bool_] | None:
@@ -320,13 +321,14 @@ def _full(kept: Kept, labels: dict[str, Any]) -> dict[str, float]:
         geometry, inside = kept.predictions[i].geometry, kept.valid[i]
         return geometry.warp_mask(np.ones(geometry.size, np.bool_) if inside is None else inside)
 
-    maps = Column(lambda i: kept.whole(i).picture_map(), len(kept))
-    marked = Column(lambda i: kept.whole(i).picture_mask(), len(kept))
-    found, _ = _pixel_figures(maps, Column(truth, len(kept)), Column(valid, len(kept)), marked)
+    maps = LazySequence(lambda i: kept.prediction_with_map(i).picture_map(), len(kept))
+    marked = LazySequence(lambda i: kept.prediction_with_map(i).picture_mask(), len(kept))
+    truths, inside = LazySequence(truth, len(kept)), LazySequence(valid, len(kept))
+    found, _ = _compute_pixel_metrics(maps, truths, inside, marked)
     return {f"full_{name}": value for name, value in found.items()}
 
 
-def _loco(kept: Kept, dataset: Dataset, labels: dict[str, Any]) -> dict[str, float]:
+def _loco_metrics(kept: Kept, dataset: Dataset, labels: dict[str, Any]) -> dict[str, float]:
     """Computes MVTec LOCO's sPRO, where its saturation file lies beside the data."""
     if dataset.layout != "loco":
         return {}
@@ -338,7 +340,7 @@ def _loco(kept: Kept, dataset: Dataset, labels: dict[str, Any]) -> dict[str, flo
         configs = {c["pixel_value"]: c for c in json.loads(path.read_text(encoding="utf-8"))}
         regions: list[list[tuple[NDArray[np.bool_], float]] | None] = []
         for item, prediction, truth in zip(kept.items, kept.predictions, kept.truths, strict=True):
-            found = (_region(Path(p), prediction.geometry, configs) for p in item.masks)
+            found = (_saturated_region(Path(p), prediction.geometry, configs) for p in item.masks)
             regions.append(None if truth is None else [region for region in found if region])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is not LOCO's saturation file ({error}): copy it again") from None
@@ -349,17 +351,17 @@ def _loco(kept: Kept, dataset: Dataset, labels: dict[str, Any]) -> dict[str, flo
     kinds = dict.fromkeys(item.kind for item in kept.items if item.anomalous)
     areas: dict[str, list[float]] = {}
     for kind in kinds:
-        of_kind = [
+        own_regions = [
             region if item.kind == kind or not item.anomalous else None
             for item, region in zip(kept.items, regions, strict=True)
         ]
-        for limit, value in metrics.au_spro(kept.maps, of_kind, valid=kept.valid).items():
+        for limit, value in metrics.au_spro(kept.maps, own_regions, valid=kept.valid).items():
             if not np.isnan(value):  # a kind without masks has none
                 areas.setdefault(f"au_spro_{limit:g}", []).append(value)
     return {name: float(np.mean(values)) for name, values in areas.items()}
 
 
-def _region(
+def _saturated_region(
     path: Path, geometry: Geometry, configs: dict[int, Any]
 ) -> tuple[NDArray[np.bool_], float] | None:
     """Region at the network's size, and its saturation in pixels there; None if no pixel is left."""
@@ -377,7 +379,7 @@ def _region(
     return scaled, saturation
 
 
-def _kinds(kept: Kept, dataset: Dataset) -> dict[str, dict[str, Any]]:
+def _kind_statistics(kept: Kept, dataset: Dataset) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for kind in dataset.kinds:
         chosen = [p for i, p in zip(kept.items, kept.predictions, strict=True) if i.kind == kind]

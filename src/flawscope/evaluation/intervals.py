@@ -1,7 +1,7 @@
 """Computes 95 % intervals of the metrics from the test pictures themselves.
 
-A picture is the unit: pixels of one picture are alike and no independent witnesses. Good and defective ones
-are drawn apart, because a test set has them in the numbers that somebody chose.
+The picture is the sampling unit, since pixels of one picture are not independent. The bootstrap is
+stratified: good and defective ones are drawn apart, as a test set has them in numbers that somebody chose.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from flawscope.errors import pluralize
 from flawscope.evaluation.result import Evaluated
 
 RESAMPLES = 1000
-TAIL = 0.025  # on either side
+TAIL_PROBABILITY = 0.025  # on either side
 PRO_LIMIT, PRO_LIMIT_05 = 0.3, 0.05
-MOST_PIXELS = 1 << 24  # that the thresholds of the pixel metrics are chosen from
-LEVELS = 256  # thresholds from each of three sources
+MAX_SAMPLED_PIXELS = 1 << 24  # that the thresholds of the pixel metrics are chosen from
+THRESHOLDS_PER_SOURCE = 256  # thresholds from each of three sources
 IMAGE_METRICS = ("image_auroc", "image_ap", "image_f1", "image_f1_calibrated")
 
 Flags = NDArray[np.bool_]
@@ -38,11 +38,11 @@ class Interval(NamedTuple):
     how: str
 
 
-def delong(anomalous: Flags, scores: NDArray[Any]) -> tuple[float, float]:
+def delong_auroc(anomalous: Flags, scores: NDArray[Any]) -> tuple[float, float]:
     """AUROC and its variance; (NaN, NaN) with fewer than two pictures of either class.
 
     DeLong, DeLong and Clarke-Pearson, Biometrics 44 (1988): the variance over pictures of the share of the
-    other class that each one is ranked correctly against.
+    other class that each is ranked correctly against (its placement value).
     """
     bad, good = np.sort(scores[anomalous]), np.sort(scores[~anomalous])
     if min(bad.size, good.size) < 2:
@@ -65,7 +65,7 @@ def auroc_interval(anomalous: Flags, scores: NDArray[Any]) -> Interval | None:
     are separated that variance is zero and says nothing. Then the pictures are paired off, each good one
     with another defective one: independent trials whose rate is the AUROC, with the exact binomial interval.
     """
-    area, variance = delong(anomalous, scores)
+    area, variance = delong_auroc(anomalous, scores)
     if math.isnan(area):
         return None
     if 0 < area < 1 and variance > 0:
@@ -80,8 +80,8 @@ def auroc_interval(anomalous: Flags, scores: NDArray[Any]) -> Interval | None:
     return None
 
 
-def draws(anomalous: Flags, resamples: int, seed: int) -> NDArray[np.int64]:
-    """Number of times that each resample draws each picture, [resamples, N]; each class is drawn apart."""
+def bootstrap_counts(anomalous: Flags, resamples: int, seed: int) -> NDArray[np.int64]:
+    """Number of times that each resample draws each picture, [resamples, N], stratified by class."""
     rng = np.random.default_rng(seed)
     times = np.zeros((resamples, anomalous.size), dtype=np.int64)
     for members in (np.flatnonzero(anomalous), np.flatnonzero(~anomalous)):
@@ -91,12 +91,12 @@ def draws(anomalous: Flags, resamples: int, seed: int) -> NDArray[np.int64]:
     return times
 
 
-def percentiles(values: NDArray[Any], resamples: int) -> Interval | None:
-    """Bootstrap interval; None where no resample differs: that shows too few mistakes, not certainty."""
+def percentile_interval(values: NDArray[Any], resamples: int) -> Interval | None:
+    """Percentile bootstrap interval; None where all resamples are equal: too few mistakes, not certainty."""
     values = values[~np.isnan(values)]
     if values.size < resamples or np.ptp(values) == 0:
         return None
-    low, high = np.quantile(values, [TAIL, 1 - TAIL])
+    low, high = np.quantile(values, [TAIL_PROBABILITY, 1 - TAIL_PROBABILITY])
     return Interval(float(low), float(high), f"bootstrap over pictures, {resamples:,} draws")
 
 
@@ -107,14 +107,14 @@ def image_intervals(
     found: dict[str, Interval | None] = {"image_auroc": auroc_interval(anomalous, scores)}
     if min(anomalous.sum(), (~anomalous).sum()) < 2:
         return found
-    values = resampled_images(anomalous, scores, decisions, draws(anomalous, resamples, seed))
-    return {name: percentiles(of_metric, resamples) for name, of_metric in values.items()} | found
+    values = bootstrap_images(anomalous, scores, decisions, bootstrap_counts(anomalous, resamples, seed))
+    return {name: percentile_interval(of_metric, resamples) for name, of_metric in values.items()} | found
 
 
-def resampled_images(
+def bootstrap_images(
     anomalous: Flags, scores: NDArray[Any], decisions: Flags, times: NDArray[np.int64]
 ) -> dict[str, Floats]:
-    """The image metrics of every resample, [B] by the metrics' names. `times` [B, N]: see `draws`."""
+    """Image metrics of every resample, [B] by their names. `times` [B, N]: of `bootstrap_counts`."""
     found = {name: np.empty(len(times)) for name in IMAGE_METRICS}
     for k, drawn_times in enumerate(times):
         drawn = np.repeat(np.arange(anomalous.size), drawn_times)
@@ -148,9 +148,9 @@ class PixelCounts:
         regions = weights @ self.regions
         with np.errstate(invalid="ignore", divide="ignore"):
             return Curves(
-                fpr=_from_zero(false / false[:, -1:]),
-                recall=_from_zero(true / true[:, -1:]),
-                pro=_from_zero(overlap / regions[:, None]),
+                fpr=_prepend_zero(false / false[:, -1:]),
+                recall=_prepend_zero(true / true[:, -1:]),
+                pro=_prepend_zero(overlap / regions[:, None]),
                 precision=true / (true + false),
                 f1=2 * true / (true + false + true[:, -1:]),
             )
@@ -169,15 +169,15 @@ class Curves(NamedTuple):
         """Pixel metrics of each resample, [B]; as close to the exact ones as the thresholds allow."""
         gained = np.diff(self.recall, axis=1)
         return {
-            "pixel_auroc": area(self.fpr, self.recall, 1.0),
+            "pixel_auroc": area_under_curves(self.fpr, self.recall, 1.0),
             "pixel_ap": np.where(gained > 0, gained * self.precision, 0).sum(axis=1),
             "pixel_f1": self.f1.max(axis=1),
-            "au_pro": area(self.fpr, self.pro, PRO_LIMIT),
-            "au_pro_05": area(self.fpr, self.pro, PRO_LIMIT_05),
+            "au_pro": area_under_curves(self.fpr, self.pro, PRO_LIMIT),
+            "au_pro_05": area_under_curves(self.fpr, self.pro, PRO_LIMIT_05),
         }
 
 
-def area(x: Floats, y: Floats, limit: float) -> Floats:
+def area_under_curves(x: Floats, y: Floats, limit: float) -> Floats:
     """Area under curves [B, K], x rising from 0, up to x = `limit` and divided by it."""
     start, step = x[:, :-1], np.diff(x, axis=1)
     inside = np.clip(limit - start, 0, step)
@@ -186,14 +186,14 @@ def area(x: Floats, y: Floats, limit: float) -> Floats:
     return np.asarray((inside * (y[:, :-1] + end) / 2).sum(axis=1) / limit)
 
 
-def _from_zero(values: Floats) -> Floats:
+def _prepend_zero(values: Floats) -> Floats:
     return np.concatenate([np.zeros((len(values), 1)), values], axis=1)
 
 
 def count_pixels(pictures: Sequence[Evaluated]) -> PixelCounts | None:
     """Counts the valid pixels of the pictures with a ground truth; None without an anomalous or a normal one.
     `pictures` are read one after the other."""
-    thresholds = _thresholds(pictures)
+    thresholds = _choose_thresholds(pictures)
     if thresholds is None:
         return None
     rising = thresholds[::-1]
@@ -209,13 +209,13 @@ def count_pixels(pictures: Sequence[Evaluated]) -> PixelCounts | None:
     for item, prediction, truth, valid in pictures:
         if truth is None:
             continue
-        inside, outside = _classes(truth, valid)
+        inside, outside = _split_by_truth(truth, valid)
         found = prediction.map[inside]
         normal.append(at_or_above(prediction.map[outside]))
         anomalous.append(at_or_above(found))
-        of_region = label(truth, structure=np.ones((3, 3)))[0][inside] if found.size else np.zeros(0, np.intp)
-        areas = np.bincount(of_region)
-        overlap.append(at_or_above(found, 1 / areas[of_region]))
+        numbers = label(truth, structure=np.ones((3, 3)))[0][inside] if found.size else np.zeros(0, np.intp)
+        areas = np.bincount(numbers)
+        overlap.append(at_or_above(found, 1 / areas[numbers]))
         hits = int(prediction.mask[inside].sum())
         marked.append([hits, hits + int(prediction.mask[outside].sum()), found.size])
         regions.append(np.count_nonzero(areas))
@@ -230,30 +230,31 @@ def count_pixels(pictures: Sequence[Evaluated]) -> PixelCounts | None:
     )
 
 
-def _classes(truth: Flags, valid: Flags | None) -> tuple[Flags, Flags]:
+def _split_by_truth(truth: Flags, valid: Flags | None) -> tuple[Flags, Flags]:
     """Masks [H, W] of the anomalous and of the normal pixels that count."""
     return (truth, ~truth) if valid is None else (truth & valid, ~truth & valid)
 
 
-def _thresholds(pictures: Sequence[Evaluated]) -> Floats | None:
-    """Falling thresholds: normal pixels' values, evenly and far out in the tail, anomalous ones' values, and
+def _choose_thresholds(pictures: Sequence[Evaluated]) -> Floats | None:
+    """Falling thresholds: quantiles of normal pixels' values, even and in the tail, of anomalous ones', and
     last the least value. None without a pixel of either class."""
-    samples, marked, least = [], [], np.inf
+    good_values, bad_values, least = [], [], np.inf
     for _, prediction, truth, valid in pictures:
         if truth is None:
             continue
-        inside, outside = _classes(truth, valid)
-        every = max(1, len(pictures) * truth.size // MOST_PIXELS)  # maps have one size
-        samples.append(prediction.map[outside][::every].copy())  # a view would keep the whole map
-        marked.append(prediction.map[inside])
-        least = min(least, *(float(v.min()) for v in (prediction.map[outside], marked[-1]) if v.size), np.inf)
-    normal, anomalous = (np.concatenate([*values, np.empty(0)]) for values in (samples, marked))
+        inside, outside = _split_by_truth(truth, valid)
+        step = max(1, len(pictures) * truth.size // MAX_SAMPLED_PIXELS)  # maps have one size
+        good_values.append(prediction.map[outside][::step].copy())  # a view would keep the whole map
+        bad_values.append(prediction.map[inside])
+        values = prediction.map[outside], bad_values[-1]
+        least = min([least, *(float(part.min()) for part in values if part.size)])
+    normal, anomalous = (np.concatenate([*values, np.empty(0)]) for values in (good_values, bad_values))
     if not normal.size or not anomalous.size:
         return None
     normal = np.sort(normal)[::-1]
-    tail = np.geomspace(1, normal.size, LEVELS).astype(np.int64) - 1
-    even = np.linspace(0, normal.size - 1, LEVELS).astype(np.int64)
-    levels = np.quantile(anomalous, np.linspace(0, 1, LEVELS))
+    tail = np.geomspace(1, normal.size, THRESHOLDS_PER_SOURCE).astype(np.int64) - 1
+    even = np.linspace(0, normal.size - 1, THRESHOLDS_PER_SOURCE).astype(np.int64)
+    levels = np.quantile(anomalous, np.linspace(0, 1, THRESHOLDS_PER_SOURCE))
     return np.unique(np.concatenate([normal[tail], normal[even], levels, [least]]).astype(np.float64))[::-1]
 
 
@@ -263,12 +264,12 @@ def pixel_intervals(
     """95 % intervals of the pixel metrics, by their names; none with fewer than two defective pictures."""
     if int((counts.regions > 0).sum()) < 2:
         return {}
-    values = resampled_pixels(counts, draws(counts.defective, resamples, seed))
-    return {name: percentiles(found, resamples) for name, found in values.items()}
+    values = bootstrap_pixels(counts, bootstrap_counts(counts.defective, resamples, seed))
+    return {name: percentile_interval(found, resamples) for name, found in values.items()}
 
 
-def resampled_pixels(counts: PixelCounts, times: NDArray[np.int64]) -> dict[str, Floats]:
-    """The pixel metrics of every resample, [B] by the metrics' names. `times` [B, N]: see `draws`."""
+def bootstrap_pixels(counts: PixelCounts, times: NDArray[np.int64]) -> dict[str, Floats]:
+    """Pixel metrics of every resample, [B] by their names. `times` [B, N]: of `bootstrap_counts`."""
     hits, marked, wanted = (times @ counts.marked).T
     with np.errstate(invalid="ignore"):
         calibrated = 2 * hits / (marked + wanted)

@@ -51,7 +51,7 @@ class Evaluated(NamedTuple):
         return outcome(self.item.anomalous, self.prediction.is_anomalous)
 
 
-class Column(Sequence[T], Generic[T]):
+class LazySequence(Sequence[T], Generic[T]):
     """Sequence with a value for every picture, computed on access."""
 
     def __init__(self, get: Callable[[int], T], count: int):
@@ -80,9 +80,9 @@ class Kept:
         self.items: list[Item] = []
         self.predictions: list[Prediction] = []  # without maps
         self._places: list[tuple[int, tuple[int, ...]]] = []  # of the maps: offset in bytes, and shape
-        self._packed: list[bytes | None] = []  # the truths
+        self._packed_truths: list[bytes | None] = []  # the truths
         self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (lives as long as this)
-        self._valid = lru_cache(maxsize=16)(lambda geometry: _unless_all(valid(geometry)))
+        self._valid = lru_cache(maxsize=16)(lambda geometry: _none_if_all_true(valid(geometry)))
 
     def append(self, item: Item, prediction: Prediction, truth: NDArray[np.bool_] | None) -> None:
         """Appends a picture. FlawscopeError where the disk is full."""
@@ -97,7 +97,7 @@ class Kept:
                 f"cannot keep anomaly maps in {folder}: {error.strerror}; free some space, or set TMPDIR"
             ) from None
         self._places.append((place, prediction.map.shape))
-        self._packed.append(None if truth is None else zlib.compress(np.packbits(truth).tobytes(), 1))
+        self._packed_truths.append(None if truth is None else zlib.compress(np.packbits(truth).tobytes(), 1))
         self.items.append(item)
         self.predictions.append(replace(prediction, map=np.empty((0, 0), np.float32)))
 
@@ -107,12 +107,12 @@ class Kept:
     @property
     def without_mask(self) -> int:
         """Number of defective pictures without a usable mask."""
-        return self._packed.count(None)
+        return self._packed_truths.count(None)
 
     @property
     def pictures(self) -> Sequence[Evaluated]:
         return self._column(
-            lambda i: Evaluated(self.items[i], self.whole(i), self._truth(i), self._valid_of(i))
+            lambda i: Evaluated(self.items[i], self.prediction_with_map(i), self._truth(i), self._valid_of(i))
         )
 
     @property
@@ -127,12 +127,12 @@ class Kept:
     def valid(self) -> Sequence[NDArray[np.bool_] | None]:
         return self._column(self._valid_of)
 
-    def whole(self, index: int) -> Prediction:
+    def prediction_with_map(self, index: int) -> Prediction:
         """Prediction with its map."""
         return replace(self.predictions[index], map=self._map(index))
 
-    def _column(self, get: Callable[[int], T]) -> Column[T]:
-        return Column(get, len(self))
+    def _column(self, get: Callable[[int], T]) -> LazySequence[T]:
+        return LazySequence(get, len(self))
 
     def _valid_of(self, index: int) -> NDArray[np.bool_] | None:
         return self._valid(self.predictions[index].geometry)
@@ -143,14 +143,14 @@ class Kept:
         return np.array(mapped)  # the mapping itself would hold an open file
 
     def _truth(self, index: int) -> NDArray[np.bool_] | None:
-        packed, size = self._packed[index], self.predictions[index].geometry.size
+        packed, size = self._packed_truths[index], self.predictions[index].geometry.size
         if packed is None:
             return None
         bits = np.frombuffer(zlib.decompress(packed), np.uint8)
         return np.unpackbits(bits, count=size[0] * size[1]).reshape(size).astype(np.bool_)
 
 
-def _unless_all(mask: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
+def _none_if_all_true(mask: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
     return None if mask.all() else mask
 
 
@@ -166,8 +166,8 @@ NAMES = {  # of the metrics, for a person
     "au_pro": "AU-PRO (FPR up to 0.3)",
     "au_pro_05": "AU-PRO (FPR up to 0.05)",
 }
-SHOWN = 6  # pictures in a notebook: the worst mistakes, then near mistakes
-LEFT_OUT = "left out: the model was fitted or calibrated on it"
+NOTEBOOK_PICTURES = 6  # pictures in a notebook: the worst mistakes, then near mistakes
+LEFT_OUT_REASON = "left out: the model was fitted or calibrated on it"
 
 
 class JudgedPart(NamedTuple):
@@ -262,7 +262,7 @@ class Evaluation:
         for name, label in (("image_auroc", "image AUROC"), ("au_pro", "AU-PRO")):
             if (value := self.metrics.get(name)) is not None:
                 parts.append(f"{label} {value:.4f}")
-        return f"<Evaluation {', '.join(parts)}, false alarms {_false_alarms(self)}>"
+        return f"<Evaluation {', '.join(parts)}, false alarms {_false_alarm_text(self)}>"
 
     def _repr_html_(self) -> str:
         """HTML for notebooks: the metrics, and the worst mistakes with picture, heat map and decision."""
@@ -271,10 +271,10 @@ class Evaluation:
         tables = (
             table([(f"{self.category}: {self.method}", pluralize(self.images, "test picture"))]),
             table(metrics, ("metric", "value")),
-            table([("false alarms", _false_alarms(self))]),
+            table([("false alarms", _false_alarm_text(self))]),
             table(kinds, ("kind", "pictures", "called anomalous")),
         )
-        return f"<div>{''.join((*tables, *map(_shown, _worst(self))))}</div>"
+        return f"<div>{''.join((*tables, *map(_picture_html, _worst_mistakes(self))))}</div>"
 
     def to_dict(self) -> dict[str, Any]:
         """The document that `evaluate --json` prints."""
@@ -300,14 +300,14 @@ class Evaluation:
 
 def outcomes(result: Evaluation) -> Iterator[tuple[Item, Prediction | Unjudged]]:
     """Yields every test picture, in natural order of the paths, also those that did not count."""
-    apart = {item: Unjudged(str(item.path), LEFT_OUT) for item in result.left_out_items}
-    apart |= {item: Unjudged(str(item.path), reason) for item, reason in result.unjudged}
-    places = {picture.item: k for k, picture in enumerate(result.pictures)}
-    for item in sorted([*apart, *places], key=lambda item: natural_key(item.path)):
-        yield item, apart[item] if item in apart else result.pictures[places[item]].prediction
+    unjudged = {item: Unjudged(str(item.path), LEFT_OUT_REASON) for item in result.left_out_items}
+    unjudged |= {item: Unjudged(str(item.path), reason) for item, reason in result.unjudged}
+    indices = {picture.item: k for k, picture in enumerate(result.pictures)}
+    for item in sorted([*unjudged, *indices], key=lambda item: natural_key(item.path)):
+        yield item, unjudged[item] if item in unjudged else result.pictures[indices[item]].prediction
 
 
-def _false_alarms(result: Evaluation) -> str:
+def _false_alarm_text(result: Evaluation) -> str:
     """Number of false alarms, with the 95 % interval of their rate."""
     known = result.false_alarms
     if known["measured"] is None:
@@ -317,16 +317,16 @@ def _false_alarms(result: Evaluation) -> str:
     return f"{count} of {of} ({low:.1%} to {high:.1%}, expected {known['expected']:.1%})"
 
 
-def _shown(one: Evaluated) -> str:
+def _picture_html(one: Evaluated) -> str:
     """Element with a picture and the fault of its decision."""
     mistake = "" if one.outcome == RIGHT else f", {one.outcome}"
     return prediction_html(one.prediction, f"{one.item.kind}{mistake}")
 
 
-def _worst(result: Evaluation) -> list[Evaluated]:
-    def margin(place: int) -> float:
-        one = result.pictures[place]
+def _worst_mistakes(result: Evaluation) -> list[Evaluated]:
+    def margin(index: int) -> float:
+        one = result.pictures[index]
         return abs(one.prediction.severity) * (-1 if one.outcome == RIGHT else 1)
 
-    order = sorted(range(len(result.pictures)), key=lambda place: -margin(place))
-    return [result.pictures[place] for place in order[:SHOWN]]
+    order = sorted(range(len(result.pictures)), key=lambda index: -margin(index))
+    return [result.pictures[index] for index in order[:NOTEBOOK_PICTURES]]

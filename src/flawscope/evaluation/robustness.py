@@ -71,7 +71,7 @@ def robustness(
     Args:
         leave_out: hashes (`decoding.pixel_hash`) of further pictures to leave out.
     """
-    known = {*leave_out, *(picture.hash for picture in predictor.manifest.pictures)}
+    left_out = {*leave_out, *(picture.hash for picture in predictor.manifest.pictures)}
     advance = Advance(step, "robustness", len(dataset.test) * len(lights))
     labels: list[bool] = []
 
@@ -81,7 +81,7 @@ def robustness(
                 picture = decode(item.path)
             except (InputError, MemoryError):
                 picture = None
-            if picture is None or pixel_hash(picture) in known:
+            if picture is None or pixel_hash(picture) in left_out:
                 for _ in lights:
                     advance()
                 continue
@@ -99,10 +99,10 @@ def robustness(
     table = np.array(answers, dtype=np.float64).reshape(len(labels), len(lights), 2)
     judged_in_all = np.isfinite(table[:, :, 0]).all(axis=1)
     table, anomalous = table[judged_in_all], np.array(labels, dtype=bool)[judged_in_all]
-    return tuple(_in_light(light, anomalous, table[:, k]) for k, light in enumerate(lights))
+    return tuple(_count_decisions(light, anomalous, table[:, k]) for k, light in enumerate(lights))
 
 
-def _in_light(light: Light, anomalous: NDArray[np.bool_], answers: NDArray[np.float64]) -> Robustness:
+def _count_decisions(light: Light, anomalous: NDArray[np.bool_], answers: NDArray[np.float64]) -> Robustness:
     """Counts the answers [N, 2], scores and decisions, in one light."""
     scores, called = answers[:, 0], answers[:, 1] > 0
     both = bool(anomalous.any()) and not anomalous.all()

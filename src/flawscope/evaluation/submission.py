@@ -50,12 +50,12 @@ def write_submission(
         png = out / "anomaly_images_thresholded" / name.with_suffix(".png")
         for place in (tiff, png):
             place.parent.mkdir(parents=True, exist_ok=True)
-        tiff.write_bytes(half_tiff(values))
+        tiff.write_bytes(encode_float16_tiff(values))
         Image.fromarray(marked.astype(np.uint8) * np.uint8(255)).save(png)  # one channel
     return failures
 
 
-def half_tiff(values: NDArray[np.float32]) -> bytes:
+def encode_float16_tiff(values: NDArray[np.float32]) -> bytes:
     """TIFF file of a map [H, W] in float16, one strip; larger values become the largest of float16."""
     height, width = values.shape
     limit = np.finfo(np.float16).max

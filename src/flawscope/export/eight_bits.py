@@ -1,5 +1,5 @@
-"""Reduces `embed` to 8 bits: all of its convolutions where answers stay near enough, else without those that
-evidence speaks against (decisions 0012 and 0021)."""
+"""Quantises `embed` to 8 bits: all of its convolutions if scores stay near enough, else without those that
+add the most error (decisions 0012 and 0021)."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from numpy.typing import NDArray
 from flawscope.artefact.certificate import ways
 from flawscope.calibration.threshold import Calibration
 from flawscope.errors import pluralize
-from flawscope.export.onnx_graph import IR, quiet
-from flawscope.export.recalibrate import SPOILT, Compared
+from flawscope.export.onnx_graph import IR_VERSION, silence_exporter
+from flawscope.export.recalibrate import MAX_DEFECTIVE, ProbeImages
 from flawscope.progress import Advance, Step, silent
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-ACTIVATIONS = ("Clip", "Relu")  # that 8-bit ranges end at: a convolution's own output is far larger
-LAYOUTS = ("DepthToSpace", "Identity", "Reshape", "Squeeze", "Transpose", "Slice", "Gather", "Cast")
-Judge = Callable[["ModelProto"], tuple[float, float]]  # what an `Evidence` does, perhaps of several models
-MEANT = 16  # batches of pictures that the means of 8-bit convolutions' inputs are measured on
-# Of the way from the middle good picture to the threshold: how far the scores may be off, as the root of the
-# mean square. The certificate wants all of them within half of it, five times as much.
-NEAR = 0.1
+ACTIVATION_OPS = ("Clip", "Relu")  # after which 8-bit ranges are measured: convolutions' outputs are larger
+LAYOUT_OPS = ("DepthToSpace", "Identity", "Reshape", "Squeeze", "Transpose", "Slice", "Gather", "Cast")
+ErrorMeasure = Callable[["ModelProto"], tuple[float, float]]  # an `Evidence`, or the worst of several
+MEAN_BATCHES = 16  # batches of pictures that the means of 8-bit convolutions' inputs are measured on
+# Root mean square error of scores, as a share of the distance from the median good score to the threshold.
+# The certificate allows each of them half of that distance, five times as much.
+MAX_SCORE_ERROR = 0.1
 
 
 @dataclass(frozen=True)
@@ -46,18 +46,18 @@ class Layer:
 class Reduction:
     """Extent of a network's computation in 8 bits.
 
-    layers: of convolutions; whole: how many of them are left in fp32.
+    layers, fp32_layers: number of convolutional layers, and of those among them that stay in fp32.
     operations: the share of their multiplications that is in 8 bits.
-    away: how far scores are off, as `Evidence` says; None: not measured.
+    score_error: as `Evidence` measures it; None: not measured.
     """
 
     layers: int
-    whole: int
+    fp32_layers: int
     operations: float
-    away: float | None = None
+    score_error: float | None = None
 
-    def line(self) -> str:
-        said = f"{self.layers - self.whole} of {pluralize(self.layers, 'convolution')} in 8 bits, "
+    def describe(self) -> str:
+        said = f"{self.layers - self.fp32_layers} of {pluralize(self.layers, 'convolution')} in 8 bits, "
         return said + f"{self.operations:.0%} of the multiplications"
 
 
@@ -66,33 +66,33 @@ class Evidence:
     simulated defects."""
 
     def __init__(
-        self, embed: ModelProto, score: ModelProto, shown: Compared, calibration: Calibration
+        self, embed: ModelProto, score: ModelProto, shown: ProbeImages, calibration: Calibration
     ) -> None:
-        good, bad = shown.few(SPOILT), shown.spoilt()
+        good, bad = shown.subset(MAX_DEFECTIVE), shown.with_defects()
         where = None if good.positions is None else np.concatenate([good.positions] * 2)
-        self.shown = Compared(np.concatenate([good.images, bad.images]), where)
-        self.score = _engine(score)
-        self.scores, self.maps = self._answers(embed)
+        self.probes = ProbeImages(np.concatenate([good.images, bad.images]), where)
+        self.score = _open_session(score)
+        self.scores, self.maps = self._run(embed)
         self.of_scores = ways(calibration.scores, calibration.score_threshold, self.scores)
         self.of_maps = ways(calibration.map_maxima, calibration.mask_threshold, self.maps.max((1, 2)))
 
     def __call__(self, embed: ModelProto) -> tuple[float, float]:
-        """Root mean squares of the changes of the scores and of the maps' pixels, in ways from the middle
-        good picture to the threshold (`certificate.ways`)."""
-        scores, maps = self._answers(embed)
+        """Root mean square changes of the scores and of the maps' pixels, as shares of the distance from the
+        median good picture to the threshold (`certificate.ways`)."""
+        scores, maps = self._run(embed)
         away = (scores - self.scores) / self.of_scores, (maps - self.maps) / self.of_maps[:, None, None]
         found, drawn = (math.sqrt(float(np.square(part).mean())) for part in away)
         return (found, drawn) if math.isfinite(found + drawn) else (math.inf, math.inf)
 
-    def _answers(self, embed: ModelProto) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        engine = _engine(embed)
+    def _run(self, embed: ModelProto) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        engine = _open_session(embed)
         wanted = {i.name for i in self.score.get_inputs()}
         scores, maps = [], []
-        for k in range(len(self.shown.images)):
-            image = self.shown.images[k : k + 1]
+        for k in range(len(self.probes.images)):
+            image = self.probes.images[k : k + 1]
             given = {"images": image, "features": engine.run(["features"], {"images": image})[0]}
-            if self.shown.positions is not None:
-                given["positions"] = self.shown.positions[k : k + 1]
+            if self.probes.positions is not None:
+                given["positions"] = self.probes.positions[k : k + 1]
             found = self.score.run(["scores", "maps"], {n: v for n, v in given.items() if n in wanted})
             scores.append(found[0][0])
             maps.append(found[1][0])
@@ -102,140 +102,140 @@ class Evidence:
 def reduced(
     embed: ModelProto,
     batches: Iterable[NDArray[np.float32]],
-    evidence: Judge | None = None,
+    evidence: ErrorMeasure | None = None,
     step: Step = silent,
 ) -> tuple[ModelProto, Reduction]:
     """`embed` with convolutions in 8 bits, their ranges measured on pictures `[B, 3, H, W]`.
 
-    All of them, where scores stay within `NEAR` of the way. Else the layers are measured one by one, and
+    All of them, where scores stay within `MAX_SCORE_ERROR`. Else the layers are measured one by one, and
     those whose error is large for the multiplications that they save stay in fp32: as few as will do.
 
     Args:
         evidence: None: all of them.
     """
-    maker = Maker(embed, batches)
+    quantizer = Quantizer(embed, batches)
     if evidence is None:
-        return maker.made(), maker.reduction(())
+        return quantizer.quantize(), quantizer.summarise(())
 
-    def tried(whole: Collection[str]) -> tuple[ModelProto, Reduction, bool]:
-        """Makes a network with the layers of the weights `whole` in fp32; True: it is near enough."""
-        made = maker.made(whole)
+    def try_fp32(fp32_weights: Collection[str]) -> tuple[ModelProto, Reduction, bool]:
+        """Makes a network with the layers of these weights in fp32; True: it is near enough."""
+        made = quantizer.quantize(fp32_weights)
         away = evidence(made)[0]
-        return made, maker.reduction(whole, away), away <= NEAR
+        return made, quantizer.summarise(fp32_weights, away), away <= MAX_SCORE_ERROR
 
-    everything, reduction, near = tried(())
-    if near or not maker.layers:
+    everything, reduction, near = try_fp32(())
+    if near or not quantizer.layers:
         return everything, reduction
-    names = [layer.weights for layer in maker.layers]
+    names = [layer.weights for layer in quantizer.layers]
     harm, advance = {}, Advance(step, "8-bit layers", len(names))
-    for layer in maker.layers:
-        alone = evidence(maker.made([name for name in names if name != layer.weights]))[1]
-        harm[layer.weights] = alone**2 / layer.operations
+    for layer in quantizer.layers:
+        only = evidence(quantizer.quantize([name for name in names if name != layer.weights]))[1]
+        harm[layer.weights] = only**2 / layer.operations
         advance()
     order = sorted(names, key=lambda name: -harm[name])
     low, high, found = 0, len(order), None
     while high - low > 1:  # with `low` of them it is too far off
         middle = (low + high) // 2
-        made, reduction, near = tried(order[:middle])
+        made, reduction, near = try_fp32(order[:middle])
         if near:
             high, found = middle, (made, reduction)
         else:
             low = middle
-    return found or tried(order)[:2]
+    return found or try_fp32(order)[:2]
 
 
-class Maker:
+class Quantizer:
     """Makes `embed` with any of its layers in 8 bits; ranges and biases are found once.
 
-    Weights are so small that every processor adds their products alike (`_tops`), and biases undo the change
-    that rounding them makes to a channel's mean (`_bias`): decision 0012.
+    Weights are so small that every processor adds their products alike (`_weight_ranges`), and biases undo
+    the change that rounding them makes to a channel's mean (`_corrected_bias`): decision 0012.
     """
 
     def __init__(self, embed: ModelProto, batches: Iterable[NDArray[np.float32]]):
         import onnx
 
         rest = iter(batches)
-        first = list(itertools.islice(rest, MEANT))
+        first = list(itertools.islice(rest, MEAN_BATCHES))
         self.embed = onnx.shape_inference.infer_shapes(embed)
         tensors = {t.name: onnx.numpy_helper.to_array(t) for t in embed.graph.initializer}
         convolutions = [node for node in embed.graph.node if node.op_type == "Conv"]
-        means, operations = _measured(embed, convolutions, first)
-        readers = _readers(embed.graph)
+        means, operations = _measure_convolutions(embed, convolutions, first)
+        readers = _consumers(embed.graph)
         self.activations = {
-            node.name: [r.name for r in readers.get(node.output[0], []) if r.op_type in ACTIVATIONS]
+            node.name: [r.name for r in readers.get(node.output[0], []) if r.op_type in ACTIVATION_OPS]
             for node in convolutions
         }
         by_weights: dict[str, list[str]] = {}
         for node in convolutions:
             by_weights.setdefault(node.input[1], []).append(node.name)
-        fixed = _in_fp32(embed.graph, convolutions, readers)
-        every = [
+        fp32_nodes = _fp32_only(embed.graph, convolutions, readers)
+        all_layers = [
             Layer(weights, names, sum(operations[name] for name in names))
             for weights, names in by_weights.items()
         ]
-        self.layers = [layer for layer in every if fixed.isdisjoint(layer.nodes)]
-        self.fixed = [layer for layer in every if not fixed.isdisjoint(layer.nodes)]
-        self.tops = {layer.weights: _tops(tensors[layer.weights]) for layer in self.layers}
+        self.layers = [layer for layer in all_layers if fp32_nodes.isdisjoint(layer.nodes)]
+        self.fp32_layers = [layer for layer in all_layers if not fp32_nodes.isdisjoint(layer.nodes)]
+        self.weight_ranges = {layer.weights: _weight_ranges(tensors[layer.weights]) for layer in self.layers}
         self.biases = {
-            node.name: _bias(node, tensors, self.tops[node.input[1]], means[node.name])
+            node.name: _corrected_bias(node, tensors, self.weight_ranges[node.input[1]], means[node.name])
             for node in convolutions
-            if node.input[1] in self.tops
+            if node.input[1] in self.weight_ranges
         }
-        self.ranges = _ranges(embed, itertools.chain(first, rest))
+        self.ranges = _activation_ranges(embed, itertools.chain(first, rest))
 
-    def made(self, whole: Collection[str] = ()) -> ModelProto:
-        """Makes the network in 8 bits, with the layers of the weights `whole` in fp32."""
+    def quantize(self, fp32_weights: Collection[str] = ()) -> ModelProto:
+        """Makes the network in 8 bits, with the layers of the weights `fp32_weights` in fp32."""
         import onnx
         from onnxruntime.quantization import QuantType
         from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-        layers = [layer for layer in self.layers if layer.weights not in whole]
+        layers = [layer for layer in self.layers if layer.weights not in fp32_weights]
         chosen = {name for layer in layers for name in layer.nodes}
-        given = onnx.ModelProto()
-        given.CopyFrom(self.embed)
-        for node in given.graph.node:
+        model = onnx.ModelProto()
+        model.CopyFrom(self.embed)
+        for node in model.graph.node:
             if node.name in chosen:
                 bias = onnx.numpy_helper.from_array(self.biases[node.name], f"{node.name}.bias")
-                given.graph.initializer.append(bias)
+                model.graph.initializer.append(bias)
                 node.input[2:] = [bias.name]
-        _drop_unused(given.graph)
-        left = [name for name in self.activations if name not in chosen]
-        left += [after for name in left for after in self.activations[name]]
+        _drop_unused(model.graph)
+        excluded = [name for name in self.activations if name not in chosen]
+        excluded += [after for name in excluded for after in self.activations[name]]
         overrides = {
-            layer.weights: [{"rmin": -top, "rmax": top} for top in self.tops[layer.weights]]
+            layer.weights: [{"rmin": -top, "rmax": top} for top in self.weight_ranges[layer.weights]]
             for layer in layers
         }
         for channels in overrides.values():
             channels[0] |= {"quant_type": QuantType.QInt8, "symmetric": True, "axis": 0}  # said once
-        with quiet():
+        with silence_exporter():
             quantizer = QDQQuantizer(
-                model=given,
+                model=model,
                 per_channel=True,
                 reduce_range=False,
                 weight_qType=QuantType.QInt8,
                 activation_qType=QuantType.QUInt8,
                 tensors_range=self.ranges,
                 nodes_to_quantize=[],
-                nodes_to_exclude=left,
-                op_types_to_quantize=["Conv", *ACTIVATIONS],
+                nodes_to_exclude=excluded,
+                op_types_to_quantize=["Conv", *ACTIVATION_OPS],
                 extra_options={"TensorQuantOverrides": overrides},
             )
             quantizer.quantize_model()
             _keep_in_fp32(quantizer.model.model.graph)
             quantizer.model.topological_sort()
         proto: ModelProto = quantizer.model.model
-        proto.ir_version = IR
+        proto.ir_version = IR_VERSION
         return proto
 
-    def reduction(self, whole: Collection[str], away: float | None = None) -> Reduction:
-        """Describes the network that `made` makes."""
-        reduced = [layer for layer in self.layers if layer.weights not in whole]
-        every = [*self.layers, *self.fixed]
-        all_of_them, some = (sum(layer.operations for layer in of) for of in (every, reduced))
-        return Reduction(len(every), len(every) - len(reduced), some / max(all_of_them, 1), away)
+    def summarise(self, fp32_weights: Collection[str], score_error: float | None = None) -> Reduction:
+        """Describes the network that `quantize` makes."""
+        reduced = [layer for layer in self.layers if layer.weights not in fp32_weights]
+        every = [*self.layers, *self.fp32_layers]
+        total, in_int8 = (sum(layer.operations for layer in of) for of in (every, reduced))
+        return Reduction(len(every), len(every) - len(reduced), in_int8 / max(total, 1), score_error)
 
 
-def _readers(graph: Any) -> dict[str, list[Any]]:
+def _consumers(graph: Any) -> dict[str, list[Any]]:
     readers: dict[str, list[Any]] = {}
     for node in graph.node:
         for name in node.input:
@@ -243,16 +243,16 @@ def _readers(graph: Any) -> dict[str, list[Any]]:
     return readers
 
 
-def _in_fp32(graph: Any, convolutions: Sequence[Any], readers: Mapping[str, Sequence[Any]]) -> set[str]:
-    """Names of the convolutions that are never in 8 bits: those whose input is also a feature, which OpenVINO
-    would then give wrong; the one that gives the features themselves, whose highest values would be cut off;
-    and those whose weights are computed."""
+def _fp32_only(graph: Any, convolutions: Sequence[Any], readers: Mapping[str, Sequence[Any]]) -> set[str]:
+    """Names of the convolutions that stay in fp32: those whose input is also a feature, which OpenVINO would
+    compute wrongly; the one whose output are the features, since their highest values would be clipped; and
+    those whose weights are computed."""
     makers = {name: node for node in graph.node for name in node.output}
     last = makers[graph.output[0].name]
-    while last.op_type in LAYOUTS:
+    while last.op_type in LAYOUT_OPS:
         last = makers[last.input[0]]
     constant = {tensor.name for tensor in graph.initializer}
-    inside = {"Conv", "Add", *ACTIVATIONS}
+    inside = {"Conv", "Add", *ACTIVATION_OPS}
     return {
         node.name
         for node in convolutions
@@ -262,17 +262,17 @@ def _in_fp32(graph: Any, convolutions: Sequence[Any], readers: Mapping[str, Sequ
     }
 
 
-def _tops(weights: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Value that 127 stands for in each output channel `[O]`: the largest sum of two weights of one sign.
+def _weight_ranges(weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Weight that 127 stands for in each output channel `[O]`: the largest sum of two weights of one sign.
 
-    x86 processors without VNNI add two products of bytes in 16 bits, and saturate. Two
-    weights, rounded, are 128 at most together, and 255 * 128 fits.
+    x86 processors without VNNI add two products of bytes in 16 bits, and saturate. Two rounded weights are
+    together 128 at most, and 255 * 128 fits.
     """
     rows = weights.reshape(len(weights), -1)
     return np.maximum(*(np.sort((sign * rows).clip(0), axis=1)[:, -2:].sum(1) for sign in (1, -1)))
 
 
-def _bias(
+def _corrected_bias(
     node: Any,
     tensors: Mapping[str, NDArray[Any]],
     top: NDArray[np.float32],
@@ -292,9 +292,9 @@ def _bias(
 def _keep_in_fp32(graph: Any) -> None:
     """Gives each fp32 convolution after 8-bit numbers its own DequantizeLinear, with a scale per channel.
 
-    ONNX Runtime puts the weights of a convolution between two tensors in 8 bits into 8 bits by itself, with a
-    zero point for which processors without VNNI cut sums off. A scale per channel keeps it from that; the
-    scales are all the same, and the numbers too.
+    ONNX Runtime by itself quantises the weights of a convolution between two 8-bit tensors, with a zero point
+    for which processors without VNNI saturate. A scale per channel keeps it from that; all are the same, so
+    that the numbers do not change.
     """
     from onnx import helper, numpy_helper
 
@@ -317,7 +317,7 @@ def _keep_in_fp32(graph: Any) -> None:
             graph.node.remove(dequantize)
 
 
-def _measured(
+def _measure_convolutions(
     embed: ModelProto, convolutions: Sequence[Any], batches: Sequence[NDArray[np.float32]]
 ) -> tuple[dict[str, NDArray[np.float64]], dict[str, int]]:
     """Means of each convolution's input channels, and its multiplications for a picture, by its name."""
@@ -333,7 +333,7 @@ def _measured(
             probe.graph.output.append(onnx.ValueInfoProto(name=result))
         probe.graph.node.append(onnx.helper.make_node("Shape", [node.input[1]], [f"{node.name}.weights"]))
         probe.graph.output.append(onnx.ValueInfoProto(name=f"{node.name}.weights"))
-    engine = _engine(probe)
+    engine = _open_session(probe)
     names = [o.name for o in engine.get_outputs()]
     found = [dict(zip(names, engine.run(None, {"images": batch}), strict=True)) for batch in batches]
     means, operations = {}, {}
@@ -345,7 +345,7 @@ def _measured(
     return means, operations
 
 
-def _ranges(embed: ModelProto, batches: Iterator[NDArray[np.float32]]) -> Any:
+def _activation_ranges(embed: ModelProto, batches: Iterator[NDArray[np.float32]]) -> Any:
     """Least and largest value of every tensor that may be in 8 bits."""
     import onnx
     from onnxruntime.quantization import CalibrationDataReader
@@ -356,10 +356,10 @@ def _ranges(embed: ModelProto, batches: Iterator[NDArray[np.float32]]) -> Any:
             batch = next(batches, None)
             return None if batch is None else {"images": batch}
 
-    with tempfile.TemporaryDirectory() as folder, quiet():
+    with tempfile.TemporaryDirectory() as folder, silence_exporter():
         path, augmented = (os.path.join(folder, name) for name in ("embed.onnx", "augmented.onnx"))
         onnx.save_model(embed, path)
-        calibrator = create_calibrator(path, ["Conv", *ACTIVATIONS], augmented_model_path=augmented)
+        calibrator = create_calibrator(path, ["Conv", *ACTIVATION_OPS], augmented_model_path=augmented)
         calibrator.collect_data(Pictures())
         return calibrator.compute_data()
 
@@ -371,7 +371,7 @@ def _drop_unused(graph: Any) -> None:
     graph.initializer.extend(kept)
 
 
-def _engine(proto: ModelProto) -> Any:
+def _open_session(proto: ModelProto) -> Any:
     import onnxruntime
 
     return onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])

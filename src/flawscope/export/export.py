@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING
 import torch
 
 from flawscope.artefact import files, model_file
-from flawscope.artefact.certificate import Certificate, to_facts
+from flawscope.artefact.certificate import Certificate, certificates_to_facts
 from flawscope.artefact.files import ENGINES, EXPORTED
 from flawscope.artefact.model_file import Artefact
 from flawscope.errors import FlawscopeError, InputError, require_installed
 from flawscope.export import eight_bits, onnx_graph
 from flawscope.export.recalibrate import (
-    Compared,
-    Embed,
+    EmbedFn,
     Pictures,
-    Reduced,
-    compared,
-    one_by_one,
-    recalibrated,
-    version_of,
+    ProbeImages,
+    ReducedModel,
+    certify_session,
+    engine_version,
+    recalibrate,
+    run_one_by_one,
 )
 from flawscope.methods import registry
 from flawscope.pictures.decoding import Source
@@ -75,35 +75,35 @@ def export(
     if (suffix := path.suffix.lower()) != EXPORTED:
         hint = ": OpenVINO runs them too" if suffix == ".xml" else ""
         raise InputError(f"exported models are {EXPORTED} files{hint}; name --out so")
-    check(artefact, precision, pictures)
+    check_exportable(artefact, precision, pictures)
     given = Pictures(artefact, pictures, [] if failures is None else failures)
-    shown = given.compared()
+    shown = given.probe_images()
     trained = TorchSession.open(artefact, "cpu")
     if shown.images.shape[1:] != (3, *trained.size):
         raise InputError("the sample pictures do not have the model's size")
 
     step("network", 0, 2)
-    embed, score = traced(artefact.manifest.method, trained.model)
+    embed, score = trace_model(artefact.manifest.method, trained.model)
     step("network", 1, 2)
     how = None
     if precision == "int8":
         evidence = eight_bits.Evidence(embed, score, shown, artefact.manifest.calibration)
         embed, how = eight_bits.reduced(embed, given.for_ranges(), evidence, step)
     network: bytes = onnx_graph.join(embed, score).SerializeToString()
-    sessions = _opened(network, precision)
+    sessions = _open_sessions(network, precision)
     step("network", 2, 2)
 
     as_embed = open_embed(embed, sessions[0].runtime, precision)
-    made = Reduced(precision, sessions, as_embed, trained, None if how is None else how.line())
-    exported, certificates = proven(made, given, shown, step)
+    made = ReducedModel(precision, sessions, as_embed, trained, None if how is None else how.describe())
+    exported, certificates = certify_export(made, given, shown, step)
     onnx_file.write(exported, network, out)
     return certificates[0]
 
 
-def proven(
-    made: Reduced,
+def certify_export(
+    made: ReducedModel,
     given: Pictures,
-    shown: Compared,
+    shown: ProbeImages,
     step: Step,
     mistaken: Callable[[Session], int] | None = None,
 ) -> tuple[Artefact, list[Certificate]]:
@@ -118,9 +118,9 @@ def proven(
         FlawscopeError: an engine differs beyond the certificate's tolerance.
     """
     if made.precision == "fp32":
-        exported, certificates = given.artefact, _same(given.artefact, made, shown)
+        exported, certificates = given.artefact, _certify_fp32(given.artefact, made, shown)
     else:
-        exported, certificates = recalibrated(made, given, shown, step)
+        exported, certificates = recalibrate(made, given, shown, step)
     if mistaken is not None:
         pairs = zip(certificates, made.sessions, strict=True)
         certificates = [replace(one, mistaken=mistaken(session)) for one, session in pairs]
@@ -130,22 +130,22 @@ def proven(
                 f"the exported model is not the trained one, nothing written: {certificate.line()}"
             )
     manifest = exported.manifest
-    made_by = {one.runtime: version_of(one.runtime) for one in made.sessions}
+    made_by = {one.runtime: engine_version(one.runtime) for one in made.sessions}
     manifest = replace(
         manifest,
-        facts={**manifest.facts, **to_facts(certificates)},
+        facts={**manifest.facts, **certificates_to_facts(certificates)},
         versions={**manifest.versions, **made_by, "opset": str(onnx_graph.OPSET)},
     )
     return replace(exported, manifest=manifest), certificates
 
 
-def traced(method: str, model: Detector) -> tuple[ModelProto, ModelProto]:
+def trace_model(method: str, model: Detector) -> tuple[ModelProto, ModelProto]:
     """`embed` and `score` of a method's model as graphs, with the method's own operators (`onnx_graph`)."""
     operators = registry.method(method).operators
     return onnx_graph.trace(model, {} if operators is None else operators())
 
 
-def check(artefact: Artefact, precision: str, pictures: Sequence[Source]) -> None:
+def check_exportable(artefact: Artefact, precision: str, pictures: Sequence[Source]) -> None:
     """InputError where a model cannot be exported in this precision, with these pictures, or here."""
     if precision not in PRECISIONS:
         raise InputError(f"no precision {precision}: use one of {', '.join(PRECISIONS)}")
@@ -161,7 +161,7 @@ def check(artefact: Artefact, precision: str, pictures: Sequence[Source]) -> Non
         )
 
 
-def _opened(network: bytes, precision: str) -> list[Session]:
+def _open_sessions(network: bytes, precision: str) -> list[Session]:
     """Opens the network in the engines that run it, the default one first. FlawscopeError: one of them
     cannot, or it has an operator that `runtime.read` would refuse."""
     try:
@@ -178,24 +178,24 @@ def engines_for(precision: str) -> list[str]:
     return [engine for engine in able if importlib.util.find_spec(engine) is not None]
 
 
-def open_embed(embed: ModelProto, runtime: str, precision: str) -> Embed:
+def open_embed(embed: ModelProto, runtime: str, precision: str) -> EmbedFn:
     """Function from images to features, as an engine computes them; several threads may call it at once."""
     graph = exported_engine(runtime).open(embed.SerializeToString(), "cpu", None, precision)
     (at,) = [k for k, name in enumerate(graph.results) if name == "features"]
     return lambda images: graph.run({"images": images})[at]
 
 
-def _same(artefact: Artefact, made: Reduced, shown: Compared) -> list[Certificate]:
+def _certify_fp32(artefact: Artefact, made: ReducedModel, shown: ProbeImages) -> list[Certificate]:
     """Certifies engines in fp32: the same answers for the pictures, and for some with simulated defects."""
 
-    def certified(those: Compared) -> list[Certificate]:
-        scores, maps = one_by_one(made.trained, those)
+    def certified(those: ProbeImages) -> list[Certificate]:
+        scores, maps = run_one_by_one(made.trained, those)
         model, ties = made.trained.model, []
         with torch.inference_mode():
             for image in torch.from_numpy(those.images).split(1):
                 ties.append(model.ties(model.embed(image), model.inside(image)))
         known = scores, maps, artefact.manifest.calibration, torch.cat(ties).numpy()
-        return [compared(session, those, *known) for session in made.sessions]
+        return [certify_session(session, those, *known) for session in made.sessions]
 
-    pairs = zip(certified(shown), certified(shown.spoilt()), strict=True)
+    pairs = zip(certified(shown), certified(shown.with_defects()), strict=True)
     return [replace(one, simulated=other.score) for one, other in pairs]

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from flawscope.artefact import joint_file
 from flawscope.artefact.certificate import Certificate
-from flawscope.artefact.joint_file import EMBED, SCORE, SUFFIX, JointArtefact
+from flawscope.artefact.joint_file import EMBED_GRAPH, SCORE_GRAPH, SUFFIX, JointArtefact
 from flawscope.artefact.model_file import Artefact
-from flawscope.calibration.recognition import DEFECTS, LIT, MOST, Known, Recogniser
+from flawscope.calibration.recognition import DEFECT_COUNT, MAX_GOOD, MAX_PER_LIGHT, Known, Recogniser
 from flawscope.errors import FlawscopeError, InputError
 from flawscope.export import eight_bits, onnx_graph
-from flawscope.export.export import check, engines_for, open_embed, proven
-from flawscope.export.recalibrate import Compared, Pictures, Reduced, in_light, with_defect
+from flawscope.export.export import certify_export, check_exportable, engines_for, open_embed
+from flawscope.export.recalibrate import Pictures, ProbeImages, ReducedModel, add_defect, change_light
 from flawscope.methods import registry
 from flawscope.pictures.decoding import Source
 from flawscope.pictures.light import lights_within
@@ -31,7 +31,7 @@ from flawscope.runtime.session import ProductSession
 from flawscope.runtime.torch import JointTorchSession
 from flawscope.synthesis import DefectScale
 
-KEPT = ("roi", "samples", "sample_maps")  # tensors that are needed beside the networks
+KEPT_TENSORS = ("roi", "samples", "sample_maps")  # tensors that are needed beside the networks
 Products = Mapping[str, Artefact]
 
 
@@ -69,37 +69,38 @@ def export_joint(
         raise InputError(f"an exported joint model is a {SUFFIX} file with the networks in it; name --out so")
     lines, given = [] if failures is None else failures, dict[str, Pictures]()
     for name, one in artefact.products.items():
-        with _about(name):
-            check(one, precision, pictures.get(name, ()))
+        with _name_product_in_errors(name):
+            check_exportable(one, precision, pictures.get(name, ()))
             given[name] = Pictures(one, pictures.get(name, ()), lines)
-    shown = {name: one.compared() for name, one in given.items()}
+    shown = {name: one.probe_images() for name, one in given.items()}
     trained = JointTorchSession.open(artefact, "cpu")
-    embed, scores = _traced(artefact.products, trained, step)
+    embed, scores = _trace_networks(artefact.products, trained, step)
     how = None
     if precision == "int8":
-        embed, how = _in_eight_bits(embed, scores, given, shown, step)
-    networks = {name: {EMBED: _bytes(embed), SCORE: _bytes(score)} for name, score in scores.items()}
-    opened = replace(artefact, products=_exported(artefact.products, networks, precision))
+        embed, how = _quantize_shared(embed, scores, given, shown, step)
+    graph = _serialize(embed)
+    networks = {name: {EMBED_GRAPH: graph, SCORE_GRAPH: _serialize(one)} for name, one in scores.items()}
+    opened = replace(artefact, products=_with_networks(artefact.products, networks, precision))
     engines = map(exported_engine, engines_for(precision))
     sessions = [JointExportedSession(engine, opened, "cpu") for engine in engines]
     known = dict(artefact.known)
     if precision != "fp32" and artefact.views is None:  # another network, with descriptors of its own
-        known = {name: _described(sessions[0], one) for name, one in given.items()}
+        known = {name: _describe_product(sessions[0], one) for name, one in given.items()}
     rule, certificates = Recogniser(known), dict[str, Certificate]()
     as_embed, products = open_embed(embed, sessions[0].runtime, precision), dict[str, Artefact]()
     for name, good in given.items():
         own = [session.products[name] for session in sessions]
-        line = None if how is None else how.line()
-        made = Reduced(precision, own, as_embed, trained.products[name], line)
-        with _about(name):
-            mistaken = None if artefact.views else _mistaken(trained, rule, name, shown[name])
-            products[name], (certificates[name], *_) = proven(made, good, shown[name], step, mistaken)
-    joint_file.write(replace(artefact, products=_exported(products, networks), known=known), out)
+        line = None if how is None else how.describe()
+        made = ReducedModel(precision, own, as_embed, trained.products[name], line)
+        with _name_product_in_errors(name):
+            mistaken = None if artefact.views else _mistake_counter(trained, rule, name, shown[name])
+            products[name], (certificates[name], *_) = certify_export(made, good, shown[name], step, mistaken)
+    joint_file.write(replace(artefact, products=_with_networks(products, networks), known=known), out)
     return certificates
 
 
 @contextmanager
-def _about(product: str) -> Iterator[None]:
+def _name_product_in_errors(product: str) -> Iterator[None]:
     """Names the product in errors."""
     try:
         yield
@@ -107,26 +108,26 @@ def _about(product: str) -> Iterator[None]:
         raise type(error)(f"{product}: {error}") from error
 
 
-def _traced(products: Products, trained: JointTorchSession, step: Step) -> tuple[Any, dict[str, Any]]:
+def _trace_networks(products: Products, trained: JointTorchSession, step: Step) -> tuple[Any, dict[str, Any]]:
     """The shared network, and each product's, as graphs."""
     first, scores = next(iter(products.values())).manifest, dict[str, Any]()
     operators = registry.method(first.method).operators
     translations = {} if operators is None else operators()
-    onnx_graph.prepare(trained.first.model)
-    embed = onnx_graph.trace_described(trained.first.model, translations)
+    onnx_graph.prepare_trace(trained.first.model)
+    embed = onnx_graph.trace_joint_embed(trained.first.model, translations)
     for name, one in trained.products.items():
         step("network", len(scores), len(products))
-        onnx_graph.prepare(one.model)
+        onnx_graph.prepare_trace(one.model)
         scores[name] = onnx_graph.trace_score(one.model, translations)
     step("network", len(products), len(products))
     return embed, scores
 
 
-def _in_eight_bits(
+def _quantize_shared(
     embed: Any,
     scores: Mapping[str, Any],
     given: Mapping[str, Pictures],
-    shown: Mapping[str, Compared],
+    shown: Mapping[str, ProbeImages],
     step: Step,
 ) -> tuple[Any, eight_bits.Reduction]:
     """The shared network in 8 bits, with ranges from all products in turn: as much of it as no product
@@ -144,13 +145,13 @@ def _in_eight_bits(
     return eight_bits.reduced(embed, (image for image in in_turn if image is not None), worst, step)
 
 
-def _exported(
+def _with_networks(
     products: Products, networks: Mapping[str, Mapping[str, NDArray[np.uint8]]], precision: str | None = None
 ) -> dict[str, Artefact]:
     """The products with their networks instead of what was learnt, and in another precision."""
     made = {}
     for name, one in products.items():
-        kept = {key: one.tensors[key] for key in KEPT if key in one.tensors}
+        kept = {key: one.tensors[key] for key in KEPT_TENSORS if key in one.tensors}
         made[name] = replace(one, tensors={**kept, **networks[name]})
         if precision is not None:
             calibration = replace(one.manifest.calibration, precision=precision)
@@ -158,63 +159,63 @@ def _exported(
     return made
 
 
-def _described(session: JointExportedSession, given: Pictures) -> Known:
+def _describe_product(session: JointExportedSession, given: Pictures) -> Known:
     """Describes good pictures, in each light of the range in which the model keeps its rate, and simulated
     defects on them, as the exported network sees them: in their own light."""
     manifest = given.artefact.manifest
-    learnt: dict[str, int] = manifest.facts.get("calibration_groups", {})
+    learnt_groups: dict[str, int] = manifest.facts.get("calibration_groups", {})
     plain = replace(manifest, preprocess=replace(manifest.preprocess, normalization=None))
-    some = replace(
+    pictures = replace(
         given,
         artefact=replace(given.artefact, manifest=plain),
-        given=given.given[:: -(-len(given) // MOST)],
+        sources=given.sources[:: -(-len(given) // MAX_GOOD)],
         failures=[],
     )
-    fresh = 1 + max(learnt.values(), default=0)
+    first_new = 1 + max(learnt_groups.values(), default=0)
     light = manifest.preprocess.normalization
     others = [] if light is None else lights_within(light.share)[1:]
-    groups, carriers, shown, lights = dict[str, int](), list[int](), list[int](), list[int]()
+    groups, carriers, groups_shown, lights = dict[str, int](), list[int](), list[int](), list[int]()
     good, defective = list[NDArray[np.float32]](), list[NDArray[np.float32]]()
     rng, sizes = np.random.default_rng(0), [*DefectScale]
-    for digest, views in some.read():
+    for digest, views in pictures.read():
         if digest in groups:  # of copies one
             continue
-        image, groups[digest] = views.images([0]), learnt.get(digest, fresh + len(groups))
-        seen = [image, *(in_light(image, one) for one in others if len(groups) <= LIT)]
+        image, groups[digest] = views.images([0]), learnt_groups.get(digest, first_new + len(groups))
+        seen = [image, *(change_light(image, one) for one in others if len(groups) <= MAX_PER_LIGHT)]
         good += [session.features(one)[1][0] for one in seen]
-        shown += [groups[digest]] * len(seen)
+        groups_shown += [groups[digest]] * len(seen)
         lights += range(len(seen))
-        while len(carriers) * len(some) < DEFECTS * len(groups):
-            spoilt = with_defect(image, rng, sizes[len(carriers) % len(sizes)])
+        while len(carriers) * len(pictures) < DEFECT_COUNT * len(groups):
+            spoilt = add_defect(image, rng, sizes[len(carriers) % len(sizes)])
             defective.append(session.features(spoilt)[1][0])
             carriers.append(groups[digest])
     width = len(next(iter(good), ()))
     return Known(
         np.array(good, np.float32).reshape(-1, width),
-        np.array(shown, np.int32),
+        np.array(groups_shown, np.int32),
         np.array(defective, np.float32).reshape(-1, width),
         np.array(carriers, np.int32),
         np.array(lights if others else [], np.int32),
     )
 
 
-def _mistaken(
-    trained: JointTorchSession, rule: Recogniser, product: str, shown: Compared
+def _mistake_counter(
+    trained: JointTorchSession, rule: Recogniser, product: str, shown: ProbeImages
 ) -> Callable[[Session], int]:
     """Function that counts a session's mistaken pictures of a product, by the descriptors that `rule` knows.
     A defective one may be none of these: it is anomalous either way."""
-    images = np.concatenate([shown.images, shown.spoilt().images])
+    images = np.concatenate([shown.images, shown.with_defects().images])
     expected = [one.product for one in trained.run(images)[0]]
-    may = [(one,) if k < len(shown.images) else (one, product, None) for k, one in enumerate(expected)]
+    accepted = [(one,) if k < len(shown.images) else (one, product, None) for k, one in enumerate(expected)]
 
     def count(session: Session) -> int:
         assert isinstance(session, ProductSession)
         see = session.joint.features
         found = [rule.recognise(see(images[k : k + 1])[1])[0].product for k in range(len(images))]
-        return sum(one not in right for one, right in zip(found, may, strict=True))
+        return sum(one not in right for one, right in zip(found, accepted, strict=True))
 
     return count
 
 
-def _bytes(network: Any) -> NDArray[np.uint8]:
+def _serialize(network: Any) -> NDArray[np.uint8]:
     return np.frombuffer(network.SerializeToString(), np.uint8)

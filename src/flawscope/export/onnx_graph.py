@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 NOTHING: Mapping[Any, Any] = MappingProxyType({})
-OPSET, IR = 18, 8  # the file format that came with the operators: ONNX Runtime 1.18 reads it
+OPSET, IR_VERSION = 18, 8  # the file format that came with the operators: ONNX Runtime 1.18 reads it
 
 
-class Embed(nn.Module):
+class EmbedModule(nn.Module):
     """Module of a detector's first step: only modules can be traced."""
 
     def __init__(self, model: Detector):
@@ -40,7 +40,7 @@ class Embed(nn.Module):
         return self.model.embed(images)
 
 
-class Described(Embed):
+class JointEmbedModule(EmbedModule):
     """Module of the first step in a joint model."""
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
@@ -48,7 +48,7 @@ class Described(Embed):
         return features, self.model.descriptor(features, self.model.inside(images))
 
 
-class Score(nn.Module):
+class ScoreModule(nn.Module):
     """Module of the second step. Where pictures are padded it looks at the images again to see which pixels
     count; a model that tells places apart is given those."""
 
@@ -70,19 +70,19 @@ def trace(model: Detector, translations: Mapping[Any, Any] = NOTHING) -> tuple[M
     Args:
         translations: of operators that the exporter does not know, `Method.operators`.
     """
-    prepare(model)
+    prepare_trace(model)
     held = {id(t): t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers())}
-    if sum(held.values()) > onnx_file.LIMIT * 0.9:
+    if sum(held.values()) > onnx_file.MAX_PROTOBUF_BYTES * 0.9:
         raise InputError(
             f"the model has {sum(held.values()) / 2**30:.1f} GiB and an .onnx file holds 2: "
             "fit with a smaller memory bank"
         )
     images = torch.zeros(2, 3, *model.size)
-    embed = _traced(Embed(model), {"images": images}, ["features"], translations)
+    embed = _traced(EmbedModule(model), {"images": images}, ["features"], translations)
     return embed, trace_score(model, translations)
 
 
-def prepare(model: Detector) -> None:
+def prepare_trace(model: Detector) -> None:
     """Makes a model ready for tracing."""
     model.for_export()
     for part in model.modules():  # in place, activations take torch twice as long, for the same graph
@@ -90,21 +90,21 @@ def prepare(model: Detector) -> None:
             vars(part)["inplace"] = False
 
 
-def trace_described(model: Detector, translations: Mapping[Any, Any] = NOTHING) -> ModelProto:
-    """`embed` of a joint model, images to features and descriptors; `prepare` the model before."""
+def trace_joint_embed(model: Detector, translations: Mapping[Any, Any] = NOTHING) -> ModelProto:
+    """`embed` of a joint model, images to features and descriptors; `prepare_trace` the model before."""
     images = torch.zeros(2, 3, *model.size)
-    return _traced(Described(model), {"images": images}, ["features", "descriptors"], translations)
+    return _traced(JointEmbedModule(model), {"images": images}, ["features", "descriptors"], translations)
 
 
 def trace_score(model: Detector, translations: Mapping[Any, Any] = NOTHING) -> ModelProto:
-    """`score`, features to scores and maps; `prepare` the model before."""
+    """`score`, features to scores and maps; `prepare_trace` the model before."""
     images = torch.zeros(2, 3, *model.size)
     with torch.inference_mode():
         features = torch.zeros_like(model.embed(images))
     given = {"features": features.clone()} | ({"images": images} if model.config.pads else {})
     if model.positions is not None:
         given["positions"] = torch.tensor([0, 1])
-    return _traced(Score(model), given, ["scores", "maps"], translations)
+    return _traced(ScoreModule(model), given, ["scores", "maps"], translations)
 
 
 def _traced(
@@ -112,7 +112,7 @@ def _traced(
 ) -> ModelProto:
     batch = torch.export.Dim("batch", min=1)
     try:
-        with quiet(), torch.no_grad():
+        with silence_exporter(), torch.no_grad():
             program: Any = torch.onnx.export(
                 module,
                 kwargs=dict(given),
@@ -132,12 +132,12 @@ def _traced(
             cause = cause.__cause__
         reason = one_line(cause)
         raise FlawscopeError(f"torch {torch.__version__} cannot export this model: {reason}") from error
-    _forget_origin(proto)
-    proto.ir_version = IR
+    _strip_source_notes(proto)
+    proto.ir_version = IR_VERSION
     return proto
 
 
-def _forget_origin(proto: ModelProto) -> None:
+def _strip_source_notes(proto: ModelProto) -> None:
     """Removes the exporter's notes on source lines, which hold this machine's paths."""
     graphs = [proto.graph]
     for part in (proto.graph, *proto.functions):
@@ -152,7 +152,7 @@ def _forget_origin(proto: ModelProto) -> None:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def silence_exporter() -> Iterator[None]:
     """Silences the exporter's prints and warnings about its own code."""
     before = logging.root.manager.disable
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):

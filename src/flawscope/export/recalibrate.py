@@ -1,8 +1,8 @@
-"""Pictures that an export compares on, measures ranges on and calibrates on; and the calibration
-of a reduced precision, which is another detector: it is calibrated anew, and compared with the trained one.
+"""Reads the pictures of an export, and calibrates a reduced precision: it is another detector, calibrated
+anew and compared with the trained one.
 
-A picture that was learnt from is left out by both, and the difference is added to what `fit` found. `fit` had
-the other pictures' features at hand, so that it could leave a picture out more truly (`Fitted.left_out`).
+A picture that was learnt from is left out by both, and the difference is added to its score in the fit, which
+had the other pictures' features at hand and so could leave it out more exactly (`Fitted.left_out`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flawscope.artefact.certificate import STRIDE, Certificate, compare, of_pairs, ways
+from flawscope.artefact.certificate import MAP_STRIDE, Certificate, certify, certify_reduced, ways
 from flawscope.artefact.model_file import Artefact, Manifest, Picture, unpack_images
 from flawscope.calibration.threshold import Calibration, from_values
 from flawscope.errors import InputError, pluralize
@@ -34,32 +34,32 @@ from flawscope.runtime import Session
 from flawscope.runtime.torch import TorchSession
 from flawscope.synthesis import DefectScale, simulate_defect
 
-COMPARED = 32  # views at most, of as many pictures as there can be
-SPOILT = 8  # of them that are compared with a simulated defect, too
-RANGED = 100  # views that the ranges of 8-bit numbers are measured on
-PLACES = 4  # at which a sample is compared, where places are told apart
-TURN = (5**0.5 - 1) / 2  # the golden section: its multiples fall evenly, however few there are
+MAX_COMPARED = 32  # views, of as many pictures as there can be
+MAX_DEFECTIVE = 8  # of them that are compared with a simulated defect, too
+MAX_RANGED = 100  # views that the ranges of 8-bit numbers are measured on
+POSITIONS_PER_SAMPLE = 4  # at which a sample is compared, where the model has positions
+GOLDEN_SECTION = (5**0.5 - 1) / 2  # the fractional parts of its multiples lie evenly, however few
 
-Embed = Callable[[NDArray[np.float32]], NDArray[np.float32]]  # images to features
-Embedding = Callable[[NDArray[np.float32]], Tensor]
+EmbedFn = Callable[[NDArray[np.float32]], NDArray[np.float32]]  # images to features
+TorchEmbedFn = Callable[[NDArray[np.float32]], Tensor]
 
 
-class Compared(NamedTuple):
-    """Images `[N, 3, H, W]`, and for a model that tells places apart their places in pictures, `[N]`."""
+class ProbeImages(NamedTuple):
+    """Images `[N, 3, H, W]` for comparisons, and their tile positions `[N]` if the model has such."""
 
     images: NDArray[np.float32]
     positions: NDArray[np.int64] | None = None
 
-    def few(self, most: int) -> Compared:
+    def subset(self, most: int) -> ProbeImages:
         """Chooses at most `most` pictures, spread evenly."""
         some = slice(None, None, -(-len(self.images) // most))
-        return Compared(self.images[some], None if self.positions is None else self.positions[some])
+        return ProbeImages(self.images[some], None if self.positions is None else self.positions[some])
 
-    def spoilt(self) -> Compared:
+    def with_defects(self) -> ProbeImages:
         """Some of the images, each with a simulated defect."""
-        images, positions = self.few(SPOILT)
+        images, positions = self.subset(MAX_DEFECTIVE)
         rng = np.random.default_rng(0)
-        return Compared(np.concatenate([with_defect(image[None], rng) for image in images]), positions)
+        return ProbeImages(np.concatenate([add_defect(image[None], rng) for image in images]), positions)
 
 
 @dataclass(frozen=True)
@@ -70,28 +70,29 @@ class Pictures:
     """
 
     artefact: Artefact
-    given: Sequence[Source] = ()
+    sources: Sequence[Source] = ()
     failures: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
-        return len(self.given)
+        return len(self.sources)
 
-    def compared(self) -> Compared:
+    def probe_images(self) -> ProbeImages:
         """Views to compare on."""
         failures: list[str] = []
-        shown = [(views.images(numbers), numbers) for views, numbers in self._some(COMPARED, failures)]
+        chosen = self._sample_views(MAX_COMPARED, failures)
+        shown = [(views.images(numbers), numbers) for views, numbers in chosen]
         places = self.artefact.manifest.preprocess.positions
         if shown:
             where = np.array([number for _, numbers in shown for number in numbers], np.int64)
-            return Compared(np.concatenate([images for images, _ in shown]), where if places else None)
+            return ProbeImages(np.concatenate([images for images, _ in shown]), where if places else None)
         if failures:
             raise InputError(f"none of the pictures can be read; the first: {failures[0]}")
         samples = self.samples()
         if places is None:
-            return Compared(samples)
+            return ProbeImages(samples)
         # samples are whole pictures, and engines must agree on any image at any place
-        spread = np.linspace(0, math.prod(places), PLACES * len(samples)).astype(np.int64)
-        return Compared(np.concatenate([samples] * PLACES), spread)
+        spread = np.linspace(0, math.prod(places), POSITIONS_PER_SAMPLE * len(samples)).astype(np.int64)
+        return ProbeImages(np.concatenate([samples] * POSITIONS_PER_SAMPLE), spread)
 
     def samples(self) -> NDArray[np.float32]:
         """Sample pictures of the artefact, `[N, 3, H, W]`."""
@@ -105,21 +106,21 @@ class Pictures:
         ranges of 8-bit numbers on. Values beyond a range are cut off, and a range of good pictures alone ends
         where defects begin."""
         rng = np.random.default_rng(0)
-        for views, numbers in self._some(RANGED, []):
+        for views, numbers in self._sample_views(MAX_RANGED, []):
             for number in numbers:
                 image = views.images([number])
                 yield image
-                yield with_defect(image, rng)
+                yield add_defect(image, rng)
 
-    def _some(self, most: int, failures: list[str]) -> Iterator[tuple[Views, list[int]]]:
+    def _sample_views(self, most: int, failures: list[str]) -> Iterator[tuple[Views, list[int]]]:
         """Yields pictures, spread evenly, and at most `most` of their views. With tiles these are each
         picture's whole view and at least one tile, in another place than the last picture's."""
         each = 1 if self.artefact.manifest.preprocess.tile is None else 2
-        few = self.given[:: -(-len(self.given) // max(1, most // each)) or 1]
+        few = self.sources[:: -(-len(self.sources) // max(1, most // each)) or 1]
         for place, (_, views) in enumerate(self.read(few, failures)):
             first, *tiles = views.numbers()
             count = min(max(each, most // len(few)) - 1, len(tiles))
-            turn = place * TURN % 1  # of a step from one tile to the next
+            turn = place * GOLDEN_SECTION % 1  # of a step from one tile to the next
             yield views, [first, *(tiles[int((k + turn) * len(tiles) / count)] for k in range(count))]
 
     def read(
@@ -127,7 +128,7 @@ class Pictures:
     ) -> Iterator[tuple[str, Views]]:
         """Yields the given pictures, or some of them, one at a time: the hash of the decoded pixels, and the
         views. What cannot be read becomes a line in `failures`; None: in the pictures' own."""
-        for source in self.given if some is None else some:
+        for source in self.sources if some is None else some:
             name = name_of(source)
             try:
                 picture = decode(source)
@@ -144,14 +145,14 @@ class Pictures:
             yield digest, views.within(self.artefact.tensors.get("region"))
 
 
-def in_light(image: NDArray[np.float32], light: Light) -> NDArray[np.float32]:
+def change_light(image: NDArray[np.float32], light: Light) -> NDArray[np.float32]:
     """Changes the light of a view `[1, 3, H, W]`."""
     shown, inside = unmarked(image)
     changed = light(shown[0].transpose(1, 2, 0)).clip(0, 1).transpose(2, 0, 1)[None]
     return np.where(inside[:, None], changed, image).astype(np.float32)
 
 
-def with_defect(
+def add_defect(
     image: NDArray[np.float32], rng: np.random.Generator, scale: DefectScale | None = None
 ) -> NDArray[np.float32]:
     """Puts a simulated defect on a view `[1, 3, H, W]`."""
@@ -164,7 +165,7 @@ def with_defect(
 # ---------------------------------------------------------------------------------------------- calibration
 
 
-def version_of(engine: str) -> str:
+def engine_version(engine: str) -> str:
     """Version of an engine itself: packages of several names bring it. OpenVINO's commit is left out."""
     return str(import_module(engine).__version__).partition("-")[0]
 
@@ -178,33 +179,31 @@ class Answer(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Reduced:
+class ReducedModel:
     """Exported network in its engines, and its first step `embed` in the first of them: the trained model
     scores its features where a picture is left out."""
 
     precision: str
     sessions: Sequence[Session]
-    embed: Embed
+    embed: EmbedFn
     trained: TorchSession
     layers: str | None = None  # the part of an int8 network in 8 bits, for a person
 
 
-class Pair(NamedTuple):
-    """Answers of the reduced model and of the trained one; fresh: no model was fitted on the picture."""
+class AnswerPair(NamedTuple):
+    """Answers of the reduced model and of the trained one; unseen: neither was fitted on the picture."""
 
-    now: Answer
-    then: Answer
-    fresh: bool
+    reduced: Answer
+    trained: Answer
+    unseen: bool
 
 
-def recalibrated(
-    reduced: Reduced, pictures: Pictures, shown: Compared, step: Step
+def recalibrate(
+    reduced: ReducedModel, pictures: Pictures, shown: ProbeImages, step: Step
 ) -> tuple[Artefact, list[Certificate]]:
-    """The artefact with the calibration of another precision, and how far that is from its own, by engine:
-    pictures that it was fitted on are left out one by one, others are simply scored.
-
-    The first engine calibrates, and every one is compared with its answers in batches; the larger difference
-    counts.
+    """Calibrates the artefact for a reduced precision, and certifies each engine: pictures that it was fitted
+    on are left out one by one, others are simply scored. The first engine's answers calibrate; every engine's
+    answers in batches are compared with them, and the larger difference counts.
 
     Args:
         shown: pictures that the engines are compared on.
@@ -213,7 +212,7 @@ def recalibrated(
         InputError: no picture can be used.
     """
     artefact = pictures.artefact
-    answers = _answers(reduced, pictures, step)
+    answers = _answer_pictures(reduced, pictures, step)
     if not answers:
         if artefact.manifest.preprocess.normalization is not None:
             raise InputError("in other light only good pictures of the fit can be calibrated on: give those")
@@ -222,58 +221,59 @@ def recalibrated(
             "cannot leave them out, or they cannot be read; give good pictures that it has not seen"
         )
     session, before = reduced.sessions[0], artefact.manifest.calibration
-    alone = all(one.fresh for one in answers.values()) and not artefact.manifest.preprocess.normalization
+    normalized = artefact.manifest.preprocess.normalization is not None
+    held_out = all(pair.unseen for pair in answers.values()) and not normalized
     calibration = from_values(
-        *zip(*(one.now for one in answers.values()), strict=True),
+        *zip(*(one.reduced for one in answers.values()), strict=True),
         rate=before.rate,
-        method="held out" if alone else before.method,
+        method="held out" if held_out else before.method,
         runtime=session.runtime,
         precision=reduced.precision,
         outline=before.outline,
         miscounted=before.miscounted,
     )
-    now, then = (np.array([one[k] for one in answers.values()]).T for k in (0, 1))
+    now, then = (np.array([pair[k] for pair in answers.values()]).T for k in (0, 1))  # reduced, trained
     changed = int(np.count_nonzero(calibration.is_anomalous(now[0]) != before.is_anomalous(then[0])))
-    (scores, maps), defective = one_by_one(session, shown), shown.spoilt()
-    expected = one_by_one(reduced.trained, defective)[0].astype(np.float64)
+    (scores, maps), defective = run_one_by_one(session, shown), shown.with_defects()
+    expected = run_one_by_one(reduced.trained, defective)[0].astype(np.float64)
     certificates = []
     for one in reduced.sessions:
-        apart = compared(one, shown, scores, maps, calibration)
-        found = of_pairs(apart, before, (now[0], then[0]), (now[1], then[1]), changed)
-        away = np.abs(one_by_one(one, defective)[0].astype(np.float64) - expected)
-        away /= ways(before.scores, before.score_threshold, expected)
-        certificates.append(replace(found, simulated=float(np.nan_to_num(away, nan=np.inf).max())))
-    manifest = _manifest(artefact.manifest, calibration, answers, reduced)
-    return _with_samples(replace(artefact, manifest=manifest), session), certificates
+        consistency = certify_session(one, shown, scores, maps, calibration)
+        found = certify_reduced(consistency, before, (now[0], then[0]), (now[1], then[1]), changed)
+        errors = np.abs(run_one_by_one(one, defective)[0].astype(np.float64) - expected)
+        errors /= ways(before.scores, before.score_threshold, expected)
+        certificates.append(replace(found, simulated=float(np.nan_to_num(errors, nan=np.inf).max())))
+    manifest = _recalibrated_manifest(artefact.manifest, calibration, answers, reduced)
+    return _update_samples(replace(artefact, manifest=manifest), session), certificates
 
 
-def compared(
+def certify_session(
     session: Session,
-    shown: Compared,
+    shown: ProbeImages,
     scores: NDArray[Any],
     maps: NDArray[Any],
     calibration: Calibration,
     ties: NDArray[np.bool_] | None = None,
 ) -> Certificate:
-    """Compares a session's answers with the expected ones (`certificate.compare`)."""
-    runtime = f"{session.runtime} {version_of(session.runtime)}"
+    """Compares a session's answers with the expected ones (`certificate.certify`)."""
+    runtime = f"{session.runtime} {engine_version(session.runtime)}"
     images, positions = shown
     how: dict[str, Any] = {"calibration": calibration, "runtime": runtime, "ties": ties}
-    return compare(session, images, scores, maps, positions=positions, **how)
+    return certify(session, images, scores, maps, positions=positions, **how)
 
 
-def one_by_one(session: Session, shown: Compared) -> tuple[NDArray[Any], NDArray[Any]]:
+def run_one_by_one(session: Session, shown: ProbeImages) -> tuple[NDArray[Any], NDArray[Any]]:
     """Scores and maps of pictures, each alone in its batch."""
     images, where = shown
-    each = [slice(k, k + 1) for k in range(len(images))]
-    parts = [session.run(images[one], None if where is None else where[one]) for one in each]
+    rows = [slice(k, k + 1) for k in range(len(images))]
+    parts = [session.run(images[one], None if where is None else where[one]) for one in rows]
     scores, maps = (np.concatenate(part) for part in zip(*parts, strict=True))
     return scores, maps
 
 
-def _answers(reduced: Reduced, pictures: Pictures, step: Step) -> dict[str, Pair]:
+def _answer_pictures(reduced: ReducedModel, pictures: Pictures, step: Step) -> dict[str, AnswerPair]:
     """Answers for the pictures that can be used, by their hashes."""
-    artefact, answers, model = pictures.artefact, dict[str, Pair](), reduced.trained.model
+    artefact, answers, model = pictures.artefact, dict[str, AnswerPair](), reduced.trained.model
     groups: dict[str, int] = artefact.manifest.facts.get("calibration_groups", {})
     fitted = {p.hash for p in artefact.manifest.pictures if p.role != "calibration"}
     kept = {k: torch.from_numpy(v) for k, v in artefact.tensors.items() if k != "samples"}
@@ -281,7 +281,7 @@ def _answers(reduced: Reduced, pictures: Pictures, step: Step) -> dict[str, Pair
     fit, fusion = artefact.manifest.calibration, artefact.manifest.fusion
     lit = artefact.manifest.preprocess.normalization is not None
     sessions: tuple[Session, ...] = reduced.sessions[0], reduced.trained
-    embeds: tuple[Embedding, ...] = (
+    embeds: tuple[TorchEmbedFn, ...] = (
         lambda images: torch.from_numpy(reduced.embed(images)),
         lambda images: model.embed(torch.from_numpy(images)),
     )
@@ -292,7 +292,7 @@ def _answers(reduced: Reduced, pictures: Pictures, step: Step) -> dict[str, Pair
         moved = Answer(score + new.score - old.score, maximum + new.maximum - old.maximum, new.median)
         return moved, Answer(score, maximum, old.median)
 
-    def answer(picture: tuple[str, Views]) -> Pair | None:
+    def answer(picture: tuple[str, Views]) -> AnswerPair | None:
         """Answers for a picture; None: it is unusable."""
         digest, views = picture
         inside = views.valid_mask()
@@ -300,17 +300,17 @@ def _answers(reduced: Reduced, pictures: Pictures, step: Step) -> dict[str, Pair
             inside = inside & model.roi.numpy()
 
         def answered(*runs: tuple[Run, int]) -> tuple[Answer, Answer]:
-            new, old = (_answer(*views.answer(run, fusion, batch), inside) for run, batch in runs)
+            new, old = (_summarise_map(*views.answer(run, fusion, batch), inside) for run, batch in runs)
             return new, old
 
         if digest in groups:
             with suppress(_CannotLeaveOutError):
-                pair = answered(*((_left_out(model, e, groups[digest], kept), 1) for e in embeds))
-                return Pair(*(as_fitted(digest, *pair) if digest in places else pair), fresh=False)
+                pair = answered(*((_leave_one_out_run(model, e, groups[digest], kept), 1) for e in embeds))
+                return AnswerPair(*(as_fitted(digest, *pair) if digest in places else pair), unseen=False)
         if digest in fitted or (lit and digest not in places):
             return None  # what a picture scores in other light is known from the fit alone
         pair = answered(*((session.run, session.batch) for session in sessions))
-        return Pair(*(as_fitted(digest, *pair) if lit else pair), fresh=True)
+        return AnswerPair(*(as_fitted(digest, *pair) if lit else pair), unseen=True)
 
     done, seen = 0, pictures.read()
     # several at once, one core each; of large pictures one, for its tiles take all memory
@@ -330,15 +330,15 @@ class _CannotLeaveOutError(Exception):
     """The method cannot score a picture as if it had not been learnt from."""
 
 
-def _left_out(model: Detector, embed: Embedding, group: int, kept: Mapping[str, Tensor]) -> Run:
+def _leave_one_out_run(model: Detector, embed: TorchEmbedFn, group: int, kept: Mapping[str, Tensor]) -> Run:
     """Scores and maps of a picture's views, one at a time, as if its group had not been learnt from."""
 
     def run(
         images: NDArray[np.float32], positions: NDArray[np.int64] | None = None
     ) -> tuple[NDArray[Any], NDArray[Any]]:
-        there = model if positions is None else model.at(int(positions[0]))
+        own_model = model if positions is None else model.at(int(positions[0]))
         with torch.inference_mode():
-            found = there.left_out(embed(images), group, kept, there.inside(torch.from_numpy(images)))
+            found = own_model.left_out(embed(images), group, kept, own_model.inside(torch.from_numpy(images)))
         if found is None:
             raise _CannotLeaveOutError
         return found[0].numpy(), found[1].numpy()
@@ -346,20 +346,20 @@ def _left_out(model: Detector, embed: Embedding, group: int, kept: Mapping[str, 
     return run
 
 
-def _answer(score: float, drawn: NDArray[Any], inside: NDArray[np.bool_]) -> Answer:
+def _summarise_map(score: float, drawn: NDArray[Any], inside: NDArray[np.bool_]) -> Answer:
     """Answer for one map; a large map's median is that of some of its pixels."""
     some = slice(None, None, max(1, math.isqrt(drawn.size >> 20)))
     return Answer(score, float(drawn.max()), float(np.median(drawn[some, some][inside[some, some]])))
 
 
-def _manifest(
-    manifest: Manifest, calibration: Calibration, answers: Mapping[str, Pair], reduced: Reduced
+def _recalibrated_manifest(
+    manifest: Manifest, calibration: Calibration, answers: Mapping[str, AnswerPair], reduced: ReducedModel
 ) -> Manifest:
     names = {p.hash: p.name for p in manifest.pictures}
     fresh = [
         Picture(digest, "calibration", names.get(digest, f"picture {k}"))
         for k, (digest, one) in enumerate(answers.items())
-        if one.fresh
+        if one.unseen
     ]
     note = f"{reduced.precision}: calibrated anew on {pluralize(len(answers), 'good picture')}"
     if 0 < len(fresh) < len(answers):
@@ -377,12 +377,12 @@ def _manifest(
     )
 
 
-def _with_samples(artefact: Artefact, session: Session) -> Artefact:
+def _update_samples(artefact: Artefact, session: Session) -> Artefact:
     """Replaces the samples' answers, with which another machine's self-test compares, by this session's."""
     if "samples" not in artefact.tensors:
         return artefact
-    scores, maps = one_by_one(session, Compared(Pictures(artefact).samples()))
-    said = zip(artefact.manifest.samples, scores, maps, strict=True)
-    kept = tuple({**s, "score": float(x), "map_maximum": float(m.max())} for s, x, m in said)
-    tensors = {**artefact.tensors, "sample_maps": np.ascontiguousarray(maps[:, ::STRIDE, ::STRIDE])}
+    scores, maps = run_one_by_one(session, ProbeImages(Pictures(artefact).samples()))
+    answers = zip(artefact.manifest.samples, scores, maps, strict=True)
+    kept = tuple({**s, "score": float(x), "map_maximum": float(m.max())} for s, x, m in answers)
+    tensors = {**artefact.tensors, "sample_maps": np.ascontiguousarray(maps[:, ::MAP_STRIDE, ::MAP_STRIDE])}
     return Artefact(replace(artefact.manifest, samples=kept), tensors)

@@ -1,8 +1,8 @@
-"""`--align auto`: are left-out good parts nearer, and simulated defects clearer, where parts are aligned?
+"""Chooses `--align auto`: the alignment that brings left-out good parts nearer and makes defects clearer.
 
-A small PatchCore, whatever method is fitted, learns from some good pictures as they lie, and aligned; the
-others, good and with simulated defects, are judged by it. The reference for poses is learnt from the same
-pictures as the PatchCore, so that it does not know the others.
+A small PatchCore, whatever method is fitted, learns from some good pictures, unaligned and aligned, and
+scores the others, good and with simulated defects. The reference for poses is learnt from the same pictures
+as the PatchCore, so that it does not know the others.
 """
 
 from __future__ import annotations
@@ -27,89 +27,89 @@ from flawscope.progress import Step
 from flawscope.synthesis import DefectScale, Foreground, simulate_defect
 
 KINDS: tuple[Kind, ...] = ("shift", "turn")  # the simplest first
-LEARN, HOLD, LEAST = 24, 16, 12  # pictures learnt from and left out at most, and needed altogether
-SIDE = 512  # pixels that pictures are reduced to
+MAX_LEARNT, MAX_HELD_OUT = 24, 16  # pictures learnt from, and left out
+MIN_PICTURES = 12  # of both together
+MAX_SIDE = 512  # pixels that pictures are reduced to
 SIZE = 128  # pixels a side that the network sees
-BANK = 2000  # elements
-NEARER = 0.03  # least share by which left-out good parts must come nearer
-CLEARER = 0.02  # by which the AUROC must rise; within half of it the simplest kind is chosen
-STREAM = 38  # of random numbers
+BANK_SIZE = 2000  # elements
+MIN_DISTANCE_GAIN = 0.03  # share by which the median score of left-out good pictures must fall
+MIN_AUROC_GAIN = 0.02  # by which the AUROC must rise; among kinds within half of it the simplest is chosen
+STREAM = 38  # of random numbers: part of their seed
 Pixels = NDArray[np.uint8]
 
 
 class Trial(NamedTuple):
-    """Scores of left-out good pictures, their median, and how well they tell simulated defects, all scales
-    together, from them: AUROC."""
+    """Median score of left-out good pictures, and AUROC of simulated defects of all sizes against them."""
 
     kind: Kind | None
     score: float
     auroc: float
 
 
-def choose(seed: int, task: Undecided, groups: Sequence[int]) -> tuple[Kind | None, str]:
-    """Chooses how parts are aligned, None: not at all; and a line that gives the numbers.
+def choose_alignment(seed: int, task: Undecided, groups: Sequence[int]) -> tuple[Kind | None, str]:
+    """Chooses how parts are aligned, None: not at all; with a line that gives the numbers.
 
     Args:
-        groups: of every picture: those of one group are left out together.
+        groups: of every picture; a group is left out as a whole.
     """
-    learnt, held = _divided(seed, task, groups)
-    if len(learnt) + len(held) < LEAST or len(learnt) < congealing.LEAST or not held:
-        few = pluralize(len(learnt) + len(held), "good picture")
+    learnt, held_out = _split_pictures(seed, task, groups)
+    if len(learnt) + len(held_out) < MIN_PICTURES or len(learnt) < congealing.LEAST or not held_out:
+        few = pluralize(len(learnt) + len(held_out), "good picture")
         return None, f"align auto: none, since {few} are too few to choose by"
     part = Foreground.of(learnt)
-    shown = [*held, *(_with_defects(held, part, seed))]
+    shown = [*held_out, *(_add_defects(held_out, part, seed))]
     trials: list[Trial] = []
     for kind in (None, *KINDS):
-        plain = Preprocess((SIZE, SIZE))
+        small = Preprocess((SIZE, SIZE))
         try:
-            reference = None if kind is None else congealing.learn([*map(plain.small, learnt)], kind)
+            reference = None if kind is None else congealing.learn([*map(small.small, learnt)], kind)
         except InputError:  # no part that is found in most pictures
             continue
-        seen = replace(plain, reference=reference)
-        trials.append(_attempt(seen, kind, learnt, shown, len(held), seed, task))
-    lying, *aligned = trials
+        seen = replace(small, reference=reference)
+        trials.append(_run_trial(seen, kind, learnt, shown, len(held_out), seed, task))
+    plain, *aligned = trials
     if not aligned:
         return None, "align auto: none, since the good pictures show no part that is found in most of them"
-    nearer = [one for one in aligned if one.score <= (1 - NEARER) * lying.score]
-    clearer = [one for one in nearer if one.auroc >= lying.auroc + CLEARER]
+    closer = [one for one in aligned if one.score <= (1 - MIN_DISTANCE_GAIN) * plain.score]
+    clearer = [one for one in closer if one.auroc >= plain.auroc + MIN_AUROC_GAIN]
     best = max((one.auroc for one in clearer), default=0.0)
-    chosen = next((one for one in clearer if one.auroc >= best - CLEARER / 2), lying)
+    chosen = next((one for one in clearer if one.auroc >= best - MIN_AUROC_GAIN / 2), plain)
     numbers = "; ".join(
         f"{one.kind or 'none'} {one.auroc:.3f}"
-        + (f", good ones at {one.score / max(lying.score, 1e-12):.0%} of the distance" if one.kind else "")
+        + (f", good ones at {one.score / max(plain.score, 1e-12):.0%} of the distance" if one.kind else "")
         for one in trials
     )
-    left = pluralize(len(held), "left-out good picture")
+    left = pluralize(len(held_out), "left-out good picture")
     return chosen.kind, (
         f"align auto: {chosen.kind or 'none'}; image AUROC on {left}, with and without simulated defects: "
         f"{numbers}"
     )
 
 
-def _divided(seed: int, task: Undecided, groups: Sequence[int]) -> tuple[list[Pixels], list[Pixels]]:
+def _split_pictures(seed: int, task: Undecided, groups: Sequence[int]) -> tuple[list[Pixels], list[Pixels]]:
     """Pictures to learn from, and to leave out, in whole groups; drawn by the seed."""
     rng, numbers = np.random.default_rng([seed, STREAM]), np.asarray(groups)
     order = [i for group in rng.permutation(np.unique(numbers)) for i in np.flatnonzero(numbers == group)]
-    order = order[: LEARN + HOLD]
-    first = len(order) - min(HOLD, len(order) // 3)
-    last = numbers[order[first:]]
+    order = order[: MAX_LEARNT + MAX_HELD_OUT]
+    first = len(order) - min(MAX_HELD_OUT, len(order) // 3)
+    held_out = numbers[order[first:]]
     found: tuple[list[Pixels], list[Pixels]] = ([], [])
     for i in order:
         if (picture := task.decoded(int(i))) is not None:
-            found[bool(np.isin(numbers[i], last))].append(_reduced(picture, task.white_level))
+            found[bool(np.isin(numbers[i], held_out))].append(_downscale(picture, task.white_level))
     return found
 
 
-def _reduced(picture: NDArray[Any], white_level: float | None) -> Pixels:
-    """The picture [h, w, 3], its longer side at most `SIDE` pixels."""
+def _downscale(picture: NDArray[Any], white_level: float | None) -> Pixels:
+    """The picture [h, w, 3], its longer side at most `MAX_SIDE` pixels."""
     height, width = picture.shape[:2]
-    scale = min(1.0, SIDE / max(height, width))
+    scale = min(1.0, MAX_SIDE / max(height, width))
     size = max(16, round(height * scale)), max(16, round(width * scale))
     planes = Preprocess(size, white_level=white_level).from_array(picture)[0][0]
     return np.asarray(np.rint(planes.transpose(1, 2, 0) * 255).clip(0, 255), np.uint8)
 
 
-def _with_defects(pictures: Sequence[Pixels], part: Foreground, seed: int) -> Iterator[Pixels]:
+def _add_defects(pictures: Sequence[Pixels], part: Foreground, seed: int) -> Iterator[Pixels]:
     """Every picture with a defect of each scale, on the part."""
     for k, picture in enumerate(pictures):
         within = part.mask(picture)
@@ -118,7 +118,7 @@ def _with_defects(pictures: Sequence[Pixels], part: Foreground, seed: int) -> It
             yield simulate_defect(picture, rng, scale=scale, foreground=within).picture
 
 
-def _attempt(
+def _run_trial(
     preprocess: Preprocess,
     kind: Kind | None,
     learnt: Sequence[Pixels],
@@ -127,9 +127,9 @@ def _attempt(
     seed: int,
     task: Undecided,
 ) -> Trial:
-    """Fits a probe, and scores the pictures shown, of which the first ones are `good`, the others not."""
+    """Fits a small PatchCore, and scores the pictures `shown`: first the `good` ones, then the defective."""
     method = registry.method("patchcore")
-    config = method.configure(values={"size": str(SIZE), "count": BANK, "augment": "none", "seed": seed})
+    config = method.configure(values={"size": str(SIZE), "count": BANK_SIZE, "augment": "none", "seed": seed})
     model, _ = method.create(replace(config, masked=kind is not None), None)
     model = model.to(task.device)
     quiet: Step = lambda stage, done, total: task.step(f"align: {kind or 'none'}", done, total)  # noqa: E731
@@ -146,6 +146,6 @@ def _attempt(
         scores[index] = float(model.score(features[None], None if inside is None else inside[None])[0])
 
     embed_pictures(model, lambda i: load(shown[i]), range(len(shown)), store, quiet)
-    fine, bad = scores[:good], scores[good:, None]
-    auroc = float(((bad > fine).mean() + (bad >= fine).mean()) / 2)
-    return Trial(kind, float(np.median(fine)), auroc)
+    good_scores, defective_scores = scores[:good], scores[good:, None]
+    auroc = float(((defective_scores > good_scores).mean() + (defective_scores >= good_scores).mean()) / 2)
+    return Trial(kind, float(np.median(good_scores)), auroc)

@@ -13,17 +13,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from flawscope.artefact.certificate import STRIDE
+from flawscope.artefact.certificate import MAP_STRIDE
 from flawscope.artefact.model_file import Artefact, Manifest, Picture, pack_images, unpack_images, versions
-from flawscope.calibration.power import KEY, Simulated
+from flawscope.calibration.power import SIMULATED_DEFECTS, DefectScores
 from flawscope.datasets import group_numbers, open_dataset
 from flawscope.errors import InputError, pluralize
-from flawscope.fitting.light_calibration import in_every_light
+from flawscope.fitting.light_calibration import calibrate_in_each_light
 from flawscope.fitting.picture_views import PartsOfPictures, Windows
-from flawscope.fitting.preparation import Prepared, Say, prepare, quiet, taken
-from flawscope.fitting.simulated_defects import MOST, SIZES, detector_of, finds
-from flawscope.fitting.tile_calibration import of_pictures
-from flawscope.fitting.training_pictures import Images, Pool, Reader, RemoteWorkers, sources_of, survey
+from flawscope.fitting.preparation import PreparedFit, Say, discard, pop_options, prepare
+from flawscope.fitting.simulated_defects import MAX_PER_SIZE, SIZES, detector_of, finds
+from flawscope.fitting.tile_calibration import calibrate_pictures
+from flawscope.fitting.training_pictures import Images, Pool, Reader, RemoteWorkers, split_sources, survey
 from flawscope.methods import registry
 from flawscope.methods.detector import Detector
 from flawscope.methods.method import Method
@@ -33,8 +33,7 @@ from flawscope.methods.training_log import board_in
 from flawscope.pictures.appearance import KEY as APPEARANCE
 from flawscope.pictures.appearance import Appearance
 from flawscope.predictor import Predictor, trained
-from flawscope.predictor.parts import KEY as PART
-from flawscope.predictor.parts import part_calibration, pattern_of
+from flawscope.predictor.parts import PART, part_calibration, pattern_of
 from flawscope.progress import Step, silent
 from flawscope.runtime.torch import TorchSession
 
@@ -80,7 +79,7 @@ class Learning:
             None if self.checkpoint is None else Path(self.checkpoint),
             self.resume,
             later=self.samples,
-            checked=MOST * len(SIZES) * self.check,
+            checked=MAX_PER_SIZE * len(SIZES) * self.check,
             tensorboard=board_in(self.tensorboard),
             together=self.together,
         )
@@ -91,7 +90,7 @@ def fit(
     *,
     method: str | None = None,
     preset: str = "default",
-    say: Say = quiet,
+    say: Say = discard,
     step: Step = silent,
     **options: Any,
 ) -> Predictor:
@@ -116,17 +115,17 @@ def fit(
     Raises:
         InputError: wrong settings, no usable pictures, no weights.
     """
-    how, asked = taken(Learning, options), registry.method(registry.chosen(method, preset))
+    how, asked = pop_options(Learning, options), registry.method(registry.chosen(method, preset))
     budget = how.budget(asked)
     if how.minutes is not None:
         options["steps"] = None
     prepared = prepare(images, asked, preset=preset, say=say, step=step, **options)
     if prepared.windows is not None:
-        budget = replace(budget, later=how.samples + prepared.windows.judged())
+        budget = replace(budget, later=how.samples + prepared.windows.calibration_views())
     task = replace(prepared.task, budget=budget)
     if how.pool is not None:
         task = replace(task, workers=RemoteWorkers(how.pool, prepared.reader, step))
-    return _finished(prepared, task, how.samples, how.check)
+    return _fit_and_assemble(prepared, task, how.samples, how.check)
 
 
 def partial_fit(
@@ -138,7 +137,7 @@ def partial_fit(
     device: str = "auto",
     check: bool = True,
     pool: Pool | None = None,
-    say: Say = quiet,
+    say: Say = discard,
     step: Step = silent,
 ) -> Predictor:
     """Adds good pictures to a fitted model and to its calibration, without the old pictures, and trusts all
@@ -164,7 +163,7 @@ def partial_fit(
     if isinstance(images, str | os.PathLike):
         seed = method.stored(manifest.config).seed
         images = open_dataset(os.fspath(images), seed=seed, group=parts)
-    sources, _, _ = sources_of(images, None)
+    sources, _, _ = split_sources(images, None)
     detector = detector_of(old, device)
     known = [p.hash for p in manifest.pictures if p.role != "calibration"]
     reader = Reader(
@@ -198,7 +197,7 @@ def partial_fit(
     if manifest.preprocess.tile is not None:
         reader.roi = old.tensors.get("region")
         windows = Windows(reader, seen_first.sizes, detector.config.seed)
-    prepared = Prepared(
+    prepared = PreparedFit(
         method,
         detector,
         manifest.backbone,
@@ -209,13 +208,13 @@ def partial_fit(
         part=pattern,
         windows=windows,
     )
-    return _finished(prepared, task, 0, check)
+    return _fit_and_assemble(prepared, task, 0, check)
 
 
 # -------------------------------------------------------------------------------------------------- the model
 
 
-def _finished(prepared: Prepared, task: Task, samples: int, check: bool) -> Predictor:
+def _fit_and_assemble(prepared: PreparedFit, task: Task, samples: int, check: bool) -> Predictor:
     began = time.monotonic()
     model, reader, windows = prepared.model, prepared.reader, prepared.windows
     fusion, checked, shown = None, None, task
@@ -228,23 +227,23 @@ def _finished(prepared: Prepared, task: Task, samples: int, check: bool) -> Pred
             if isinstance(windows, PartsOfPictures):
                 fitted, checked = windows.calibrated(fitted, model.config.seed)
             else:
-                fitted, checked, fusion = of_pictures(model, fitted, windows, task)
+                fitted, checked, fusion = calibrate_pictures(model, fitted, windows, task)
     except InputError:
-        reader.some_can_be_read()  # else their reason is the error
+        reader.check_any_readable()  # else their reason is the error
         raise
-    alone = fitted.calibration
+    plain = fitted.calibration
     if (light := reader.preprocess.normalization) is not None:
-        in_every_light(model, fitted, task, light.share, reader.load_in)
+        calibrate_in_each_light(model, fitted, task, light.share, reader.load_in_light)
     tensors = {k: v.detach().cpu().numpy() for k, v in {**model.state_dict(), **fitted.extra}.items()}
     if windows is not None and reader.roi is not None:
         tensors["region"] = reader.roi
     old = task.old
-    kept = _samples(model, tensors, reader, fitted, samples if old is None else old)
+    kept = _score_samples(model, tensors, reader, fitted, samples if old is None else old)
     # where all pictures show one part there is none that can be left out
     found = finds(model, checked, shown, began) if check and fitted.calibration.promised else None
     notes = _notes(fitted, reader, found, prepared.method, old)
     if light is not None and found is not None:
-        notes.append(_cost(found, found.at(alone), light.share))
+        notes.append(_light_cost_note(found, found.with_calibration(plain), light.share))
     for note in notes:
         task.say(note)
     manifest = Manifest(
@@ -254,13 +253,13 @@ def _finished(prepared: Prepared, task: Task, samples: int, check: bool) -> Pred
         calibration=fitted.calibration,
         backbone=prepared.origin,
         category=prepared.category,
-        pictures=(*(old.manifest.pictures if old else ()), *_pictures(fitted, reader)),
+        pictures=(*(old.manifest.pictures if old else ()), *_picture_roles(fitted, reader)),
         facts={
             **fitted.facts,
             "summary": [*fitted.summary, *([prepared.chosen] if prepared.chosen else [])],
-            **_calibrated_on(fitted, reader, task),
-            **({} if found is None else {KEY: found.to_dict()}),
-            **_appearance(fitted, reader, task),
+            **_calibration_facts(fitted, reader, task),
+            **({} if found is None else {SIMULATED_DEFECTS: found.to_dict()}),
+            **_appearance_facts(fitted, reader, task),
             "group": prepared.group,
             **({} if prepared.part is None else {PART: asdict(prepared.part)}),
             "seconds_total": round(time.monotonic() - began, 3),
@@ -281,7 +280,7 @@ def _finished(prepared: Prepared, task: Task, samples: int, check: bool) -> Pred
 
 
 def _notes(
-    fitted: Fitted, reader: Reader, found: Simulated | None, method: Method, old: Artefact | None
+    fitted: Fitted, reader: Reader, found: DefectScores | None, method: Method, old: Artefact | None
 ) -> list[str]:
     notes = list(fitted.notes)
     if fitted.dropped:
@@ -292,7 +291,7 @@ def _notes(
         )
     if reader.copies:
         notes.append(f"counted once: {pluralize(len(reader.copies), 'picture')} that are copies of others")
-    if found is None and old is not None and KEY in old.manifest.facts:
+    if found is None and old is not None and SIMULATED_DEFECTS in old.manifest.facts:
         notes.append("what it finds of simulated defects was not measured after the model was extended")
     if found is not None and (warning := found.warning()) is not None:
         steps = "more --steps or --minutes, " if method.learns_in_steps else ""
@@ -300,10 +299,10 @@ def _notes(
     return notes
 
 
-def _cost(found: Simulated, alone: Simulated, share: float) -> str:
+def _light_cost_note(found: DefectScores, plain: DefectScores, share: float) -> str:
     """Note on the simulated defects that the threshold for each light misses, and one for one light finds."""
     (now, count), (before, _) = (
-        tuple(map(sum, zip(*map(one.found, one.scores), strict=True))) for one in (found, alone)
+        tuple(map(sum, zip(*map(one.count_found, one.scores), strict=True))) for one in (found, plain)
     )
     return (
         f"the false-alarm rate is kept in each light within {share:.0%}: {now} of {count} simulated defects "
@@ -311,7 +310,7 @@ def _cost(found: Simulated, alone: Simulated, share: float) -> str:
     )
 
 
-def _pictures(fitted: Fitted, reader: Reader) -> list[Picture]:
+def _picture_roles(fitted: Fitted, reader: Reader) -> list[Picture]:
     """Pictures of this fit and their roles."""
     roles = {
         **dict.fromkeys(fitted.pictures, "calibration"),
@@ -324,7 +323,7 @@ def _pictures(fitted: Fitted, reader: Reader) -> list[Picture]:
     return good + [Picture(digest, "seen", name) for digest, name in reader.defects.items()]
 
 
-def _calibrated_on(fitted: Fitted, reader: Reader, task: Task) -> dict[str, Any]:
+def _calibration_facts(fitted: Fitted, reader: Reader, task: Task) -> dict[str, Any]:
     """Returns the hashes and groups of the calibration pictures; those of an extended model come first."""
     hashes: list[str] = []
     groups: dict[str, int] = {}
@@ -337,7 +336,7 @@ def _calibrated_on(fitted: Fitted, reader: Reader, task: Task) -> dict[str, Any]
     return {"calibration_pictures": hashes, "calibration_groups": groups}
 
 
-def _appearance(fitted: Fitted, reader: Reader, task: Task) -> dict[str, Any]:
+def _appearance_facts(fitted: Fitted, reader: Reader, task: Task) -> dict[str, Any]:
     """Range of the good pictures' appearance, with an extended model's; empty where the pictures are few."""
     good = sorted({*fitted.used, *fitted.pictures, *(i for held in fitted.held.values() for i in held)})
     found = Appearance.of(reader.measured[i] for i in good)
@@ -352,15 +351,15 @@ def _appearance(fitted: Fitted, reader: Reader, task: Task) -> dict[str, Any]:
 Samples = tuple[dict[str, Any], ...]
 
 
-def _samples(
-    model: Detector, tensors: dict[str, NDArray[Any]], reader: Reader, fitted: Fitted, kept: int | Artefact
+def _score_samples(
+    model: Detector, tensors: dict[str, NDArray[Any]], reader: Reader, fitted: Fitted, samples: int | Artefact
 ) -> Samples:
     """Returns the samples' scores for `Predictor.self_test`, and adds the samples and their maps to
     `tensors`. kept: how many of the pictures learnt from; or an extended model, whose samples stay."""
-    if isinstance(kept, Artefact):
-        names, packed = [one["name"] for one in kept.manifest.samples], kept.tensors.get("samples")
+    if isinstance(samples, Artefact):
+        names, packed = [one["name"] for one in samples.manifest.samples], samples.tensors.get("samples")
     else:
-        chosen = fitted.used[:: max(1, len(fitted.used) // kept)][:kept] if kept else []
+        chosen = fitted.used[:: max(1, len(fitted.used) // samples)][:samples] if samples else []
         images = {reader.names[i]: image.numpy() for i in chosen if (image := reader.load(i)) is not None}
         names, packed = [*images], pack_images(np.stack([*images.values()])) if images else None
     if packed is None:
@@ -373,7 +372,7 @@ def _samples(
             score, drawn = model.score(features, inside)
             tie, of_map = bool(model.ties(features, inside)[0]), float(drawn.max())
             found.append({"name": name, "score": float(score[0]), "map_maximum": of_map, "tie": tie})
-            maps.append(drawn[0, ::STRIDE, ::STRIDE].float().cpu().numpy())
+            maps.append(drawn[0, ::MAP_STRIDE, ::MAP_STRIDE].float().cpu().numpy())
     tensors["samples"], tensors["sample_maps"] = packed, np.stack(maps)
     return tuple(found)
 

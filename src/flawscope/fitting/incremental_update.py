@@ -18,17 +18,17 @@ from flawscope.artefact.model_file import Artefact
 from flawscope.datasets import Dataset, group_numbers, open_dataset
 from flawscope.datasets.layouts import called_good_twice
 from flawscope.errors import InputError, pluralize, some
-from flawscope.fitting.preparation import Say, quiet
+from flawscope.fitting.preparation import Say, discard
 from flawscope.fitting.simulated_defects import Defects, compared, on_samples
-from flawscope.fitting.training_pictures import Images, Pool, sources_of
-from flawscope.fitting.update_evaluation import Reviewed, Score, Update, is_unlike, judge
+from flawscope.fitting.training_pictures import Images, Pool, split_sources
+from flawscope.fitting.update_evaluation import Reviewed, Score, Update, exceeds_chance, score_pictures
 from flawscope.fitting.updated_models import (
     Candidate,
     Job,
-    extended,
-    learnt_from,
-    recalibrated,
-    retrained,
+    extend_bank,
+    learn_pictures,
+    recalibrate_model,
+    retrain_model,
     with_room,
 )
 from flawscope.methods import registry
@@ -40,13 +40,13 @@ from flawscope.progress import Step, silent
 from flawscope.runtime.torch import TorchSession
 
 EXTENDED, RECALIBRATED, RETRAINED = "extended", "recalibrated", "retrained"
-MAKES: Mapping[str, Callable[[Job], list[Candidate]]]
-MAKES = {EXTENDED: extended, RECALIBRATED: recalibrated, RETRAINED: retrained}
-MOST_KNOWN = 200  # known defects that `extend` looks at
-MOST_TRIED = 12  # corrections that are tried alone, and lost defects that each is tried on
-HALF = 0.5  # share of a defect's loss of score: a correction that alone takes as much is responsible
-MILD = 0.1  # share of the known defects that are the mildest
-ALIKE = 0.75  # of a false alarm's severity: others like it were corrected where it has no more without itself
+BUILDERS: Mapping[str, Callable[[Job], list[Candidate]]]
+BUILDERS = {EXTENDED: extend_bank, RECALIBRATED: recalibrate_model, RETRAINED: retrain_model}
+MAX_KNOWN_DEFECTS = 200  # known defects that `extend` looks at
+MAX_TRIED_CORRECTIONS = 12  # corrections that are tried alone, and lost defects that each is tried on
+BLAME_SHARE = 0.5  # of a defect's loss of score: a correction that alone causes as much is responsible
+MILD_QUANTILE = 0.1  # of the known defects' severities, up to which they are mild
+SIMILAR_SHARE = 0.75  # of a false alarm's severity: with no more when left out, similar ones were learnt
 
 
 class PowerLostError(InputError):
@@ -74,7 +74,7 @@ def extend(
     device: str = "auto",
     check: bool = True,
     pool: Pool | None = None,
-    say: Say = quiet,
+    say: Say = discard,
     step: Step = silent,
 ) -> Predictor:
     """Adds good pictures to a fitted model, without the old pictures. Settings are the old model's.
@@ -119,8 +119,8 @@ def extend(
             )
         twice = called_good_twice(images.root) if images.reviewed else twice
         defects = [*defects, *(item.path for item in images.test if item.anomalous)]
-    sources, _, _ = sources_of(images, category)
-    most = min(len(defects), MOST_KNOWN)
+    sources, _, _ = split_sources(images, category)
+    most = min(len(defects), MAX_KNOWN_DEFECTS)
     defects = [defects[k * len(defects) // most] for k in range(most)]
     if group is not None:  # an unmatched picture is an error before the work
         group_numbers(names_of(sources), group)
@@ -152,8 +152,8 @@ def extend(
         responsible = [names[number] for number in made.responsible]
         if not force:
             remedy = "look again and take out what is not good, or go on with --force"
-            raise PowerLostError(f"{made.why()}, because of", responsible, remedy)
-        say(f"--force: {made.why()}, because of: {some(responsible)}")
+            raise PowerLostError(f"{made.refusal()}, because of", responsible, remedy)
+        say(f"--force: {made.refusal()}, because of: {some(responsible)}")
     if not made.learnt:
         raise InputError(
             "nothing is left to learn from: all pictures look like defects or are known; give others"
@@ -176,7 +176,7 @@ def update(
     device: str = "auto",
     check: bool = True,
     pool: Pool | None = None,
-    say: Say = quiet,
+    say: Say = discard,
     step: Step = silent,
 ) -> Update:
     """Makes the next model from a trained one, and compares both.
@@ -208,77 +208,77 @@ def update(
     how = how or (EXTENDED if method.extends else RECALIBRATED)
     if how == EXTENDED and not method.extends:
         raise InputError(f"{method.name} cannot be extended: recalibrate it, or train it anew")
-    there, contradictory, unreadable = _read(pictures)
-    known = {one.digest: one.before for one in there if one.before is not None}
-    before = judge(active, [one for one in there if one.judged], known, step)
-    unsure = _unsure(old, there, before, strict and how == EXTENDED, device)
+    usable, contradictory, unreadable = _read_pictures(pictures)
+    known = {one.digest: one.before for one in usable if one.before is not None}
+    before = score_pictures(active, [one for one in usable if one.judged], known, step)
+    unsure = _find_unsure(old, usable, before, strict and how == EXTENDED, device)
     if unsure and refuse_unsure:
-        odd = [one for one in there if one.number in unsure]
+        defect_like = [one for one in usable if one.number in unsure]
         raise PowerLostError(
-            f"{pluralize(len(odd), 'picture')} called good, but as far out as defects",
-            [one.name for one in sorted(odd, key=lambda one: -before[one.number].severity)],
+            f"{pluralize(len(defect_like), 'picture')} called good, but as far out as defects",
+            [one.name for one in sorted(defect_like, key=lambda one: -before[one.number].severity)],
             "look again and take out what is not good, or --drop-suspects, or go on with --force",
         )
-    rest = [one for one in there if one.number not in unsure]
+    rest = [one for one in usable if one.number not in unsure]
     wanted = [one for one in rest if one.learn]
-    inside = {picture.hash for picture in old.manifest.pictures if picture.role == "train"}
+    train_hashes = {picture.hash for picture in old.manifest.pictures if picture.role == "train"}
     known_pixels = {picture.hash for picture in old.manifest.pictures}
-    is_new = any(one.digest not in inside for one in wanted)
+    is_new = any(one.digest not in train_hashes for one in wanted)
     is_new |= any(one.drawn and one.digest not in known_pixels for one in rest)
     if how == EXTENDED and not is_new and not unsure:
         raise InputError(
             "there is nothing new to learn from: no picture that the model does not know; give others"
         )
-    candidates = MAKES[how](Job(old, active, rest, wanted, before, good, device, check, pool, say, step))
+    candidates = BUILDERS[how](Job(old, active, rest, wanted, before, good, device, check, pool, say, step))
     defects, simulated = None, dict[int, tuple[float, ...]]()
     if how == EXTENDED and check:
         defects = on_samples(active.artefact if isinstance(active.session, TorchSession) else old, device)
     if defects is not None:
-        simulated = compared(defects, [defects.model, _network(candidates[0][0])], step=step)
-    judged = [one for one in there if one.number in before]
+        simulated = compared(defects, [defects.model, _detector(candidates[0][0])], step=step)
+    judged = [one for one in usable if one.number in before]
     judged = [*{one.digest: one for one in reversed(judged)}.values()][::-1]  # the first of copies
-    made: Update | None = None  # the candidate that loses least, the first of them
+    best: Update | None = None  # the candidate that loses least, the first of them
     for model, scores in candidates:
         after = scores(judged)
         drawn = [after[one.number].score for one in judged if one.drawn and one.number in after]
-        unlike = fair and is_unlike(active.calibration, drawn)
+        unlike = fair and exceeds_chance(active.calibration, drawn)
         found = Update(model, how, active.calibration, judged, before, after, simulated, unlike)
-        if made is None or found.loss < made.loss:
-            made = found
-        if fair or not made.loss:
+        if best is None or found.loss < best.loss:
+            best = found
+        if fair or not best.loss:
             break
-    assert made is not None
-    inner = {picture.hash for picture in made.predictor.manifest.pictures}
-    made.learnt = [one.number for one in wanted if one.digest in inner]
-    made.unsure, made.contradictory, made.unreadable = sorted(unsure), contradictory, unreadable
-    made.inside = [one.number for one in there if not one.good and one.digest in inside]
-    made.kept = made.predictor is not candidates[0][0]
-    made.drawn = 0 if made.kept else sum(one.drawn for one in rest)
-    made.clear = _clear(old)
-    if made.refused:
-        made.responsible = _responsible(made, old, defects, device)
-    return made
+    assert best is not None
+    learnt_hashes = {picture.hash for picture in best.predictor.manifest.pictures}
+    best.learnt = [one.number for one in wanted if one.digest in learnt_hashes]
+    best.unsure, best.contradictory, best.unreadable = sorted(unsure), contradictory, unreadable
+    best.inside = [one.number for one in usable if not one.good and one.digest in train_hashes]
+    best.kept = best.predictor is not candidates[0][0]
+    best.drawn = 0 if best.kept else sum(one.drawn for one in rest)
+    best.clear = _fence_severity(old)
+    if best.refused:
+        best.responsible = _find_responsible(best, old, defects, device)
+    return best
 
 
-def _read(pictures: Sequence[Reviewed]) -> tuple[list[Reviewed], list[int], dict[int, str]]:
+def _read_pictures(pictures: Sequence[Reviewed]) -> tuple[list[Reviewed], list[int], dict[int, str]]:
     """Returns the usable pictures with their hashes, the numbers of the contradictory ones (judged both good
     and defective), and why others are unreadable."""
-    there, unreadable = list[Reviewed](), dict[int, str]()
-    words: dict[str, set[bool]] = {}
+    usable, unreadable = list[Reviewed](), dict[int, str]()
+    verdicts: dict[str, set[bool]] = {}
     for one in pictures:
         try:
             digest = pixel_hash(decode(one.source, name=one.name or None))
         except (InputError, MemoryError) as error:
             unreadable[one.number] = reason(error, one.name)
             continue
-        there.append(replace(one, digest=digest))
+        usable.append(replace(one, digest=digest))
         if one.judged:
-            words.setdefault(digest, set()).add(one.good)
-    if not there and unreadable:
+            verdicts.setdefault(digest, set()).add(one.good)
+    if not usable and unreadable:
         first = next(iter(unreadable.values()))
         raise InputError(f"none of {pluralize(len(pictures), 'picture')} can be used; the first: {first}")
-    contradictory = {one.number for one in there if len(words.get(one.digest, ())) > 1}
-    return [one for one in there if one.number not in contradictory], sorted(contradictory), unreadable
+    contradictory = {one.number for one in usable if len(verdicts.get(one.digest, ())) > 1}
+    return [one for one in usable if one.number not in contradictory], sorted(contradictory), unreadable
 
 
 def odd_ones(old: Artefact, pictures: Sequence[Reviewed], before: Mapping[int, Score]) -> set[int]:
@@ -287,7 +287,7 @@ def odd_ones(old: Artefact, pictures: Sequence[Reviewed], before: Mapping[int, S
     fence = old.manifest.suspicious_above
     known = [before[one.number] for one in pictures if not one.good and one.number in before]
     found = [score.severity for score in known if score.anomalous]
-    mild = float(np.quantile(found, MILD)) if found else math.inf
+    mild = float(np.quantile(found, MILD_QUANTILE)) if found else math.inf
     learn = {one.number: before[one.number] for one in pictures if one.learn and one.number in before}
     return {
         number
@@ -296,8 +296,8 @@ def odd_ones(old: Artefact, pictures: Sequence[Reviewed], before: Mapping[int, S
     }
 
 
-def _unsure(
-    old: Artefact, there: Sequence[Reviewed], before: Mapping[int, Score], strict: bool, device: str
+def _find_unsure(
+    old: Artefact, usable: Sequence[Reviewed], before: Mapping[int, Score], strict: bool, device: str
 ) -> set[int]:
     """Numbers of the false alarms that the model must not learn from.
 
@@ -305,54 +305,55 @@ def _unsure(
         at twice, others like it were corrected. The last is so where the picture stands out less with the
         others in the bank and itself left out.
     """
-    odd = odd_ones(old, there, before)
-    unsure = {one.number for one in there if one.number in odd and not one.sure}
-    wanted = [one for one in there if one.learn and one.number not in unsure]
+    odd = odd_ones(old, usable, before)
+    unsure = {one.number for one in usable if one.number in odd and not one.sure}
+    wanted = [one for one in usable if one.learn and one.number not in unsure]
     if not strict or not wanted:
         return unsure
     several = list({one.digest: one for one in wanted}.values())
-    model, known = learnt_from(with_room(old), several, device=device, check=False), old.manifest.calibration
+    model = learn_pictures(with_room(old), several, device=device, check=False)
+    known = old.manifest.calibration
     new = model.manifest.facts["calibration_pictures"][known.count :]
     severities = known.severity(np.array(model.calibration.scores[known.count :]))
     left_out = dict(zip(new, map(float, severities), strict=True))
     for one in wanted:
         score = before.get(one.number)
-        alike = score is not None and left_out.get(one.digest, 0.0) <= ALIKE * score.severity
+        alike = score is not None and left_out.get(one.digest, 0.0) <= SIMILAR_SHARE * score.severity
         if (one.number not in odd) + one.sure + alike < 2:
             unsure.add(one.number)
     return unsure
 
 
-def _clear(old: Artefact) -> float | None:
+def _fence_severity(old: Artefact) -> float | None:
     fence = old.manifest.suspicious_above
     severity = None if fence is None else float(old.manifest.calibration.severity(fence))
     return None if severity is None or severity <= 0 else severity  # the threshold has risen above the fence
 
 
-def _responsible(made: Update, old: Artefact, defects: Defects | None, device: str) -> list[int]:
+def _find_responsible(made: Update, old: Artefact, defects: Defects | None, device: str) -> list[int]:
     """Numbers of the corrections that alone take half of what a lost defect's score has lost, farthest out
     first; all corrections where none does."""
     learnt = [one for one in made.pictures if one.number in made.learnt]
     learnt.sort(key=lambda one: -made.before[one.number].severity)
-    known = [one for one in made.pictures if one.number in made.lost][:MOST_TRIED]
-    simulated = made.lost_simulated[:MOST_TRIED]
+    known = [one for one in made.pictures if one.number in made.lost][:MAX_TRIED_CORRECTIONS]
+    simulated = made.lost_simulated[:MAX_TRIED_CORRECTIONS]
     scores: list[tuple[float, ...]] = [
         *((made.before[one.number].score, made.after[one.number].score) for one in known),
         *(made.simulated[number] for number in simulated),
     ]
     found = []
-    for one in learnt[:MOST_TRIED] if made.how == EXTENDED and len(learnt) > 1 else []:
-        model = learnt_from(with_room(old), [one], device=device, check=False)
+    for one in learnt[:MAX_TRIED_CORRECTIONS] if made.how == EXTENDED and len(learnt) > 1 else []:
+        model = learn_pictures(with_room(old), [one], device=device, check=False)
         alone = [model.predict(picture.source).score for picture in known]
         if defects is not None:
-            by_number = compared(defects, [_network(model)], simulated)
+            by_number = compared(defects, [_detector(model)], simulated)
             alone += [by_number[number][0] for number in simulated]
-        if any(b > a and b - now >= HALF * (b - a) for (b, a), now in zip(scores, alone, strict=True)):
+        if any(b > a and b - now >= BLAME_SHARE * (b - a) for (b, a), now in zip(scores, alone, strict=True)):
             found.append(one.number)
     return found or [one.number for one in learnt]
 
 
-def _network(model: Predictor) -> Detector:
+def _detector(model: Predictor) -> Detector:
     assert isinstance(model.session, TorchSession)
     return model.session.model
 

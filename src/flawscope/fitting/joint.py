@@ -13,11 +13,11 @@ from torch import Tensor
 from flawscope.artefact.joint_file import JointArtefact
 from flawscope.artefact.model_file import Artefact
 from flawscope.calibration.parts import Pattern
-from flawscope.calibration.recognition import DEFECTS, LIT, MOST, Known
+from flawscope.calibration.recognition import DEFECT_COUNT, MAX_GOOD, MAX_PER_LIGHT, Known
 from flawscope.datasets import group_numbers, open_dataset
 from flawscope.errors import InputError
 from flawscope.fitting.simulated_defects import Defects, detector_of
-from flawscope.fitting.training_pictures import Images, Reader, sources_of
+from flawscope.fitting.training_pictures import Images, Reader, split_sources
 from flawscope.methods import registry
 from flawscope.methods.detector import Detector
 from flawscope.methods.extract import Load, embed_pictures
@@ -28,8 +28,8 @@ from flawscope.predictor.parts import pattern_of
 from flawscope.progress import Step, silent
 from flawscope.runtime.torch import JointTorchSession
 
-SECONDS = 3.0  # for finding the part on which they lie
-LEARNT = ("train", "calibration")  # roles of the pictures that a product is recognised by
+PART_LEARNING_SECONDS = 3.0  # for finding the part on which they lie
+LEARNT_ROLES = ("train", "calibration")  # roles of the pictures that a product is recognised by
 Model = str | os.PathLike[str] | Artefact | Predictor
 
 
@@ -91,12 +91,7 @@ def joined(
 
 
 def known_of(
-    model: Artefact,
-    images: Images,
-    *,
-    but: Collection[str] = (),
-    device: str = "auto",
-    step: Step = silent,
+    model: Artefact, images: Images, *, but: Collection[str] = (), device: str = "auto", step: Step = silent
 ) -> Known:
     """Describes the good pictures that a model has learnt, as they are, at both ends of the range of light in
     which the model keeps its rate, and with simulated defects.
@@ -112,62 +107,64 @@ def known_of(
     check_joins(manifest.method)
     if isinstance(images, str | os.PathLike):
         images = open_dataset(os.fspath(images))
-    sources, _, _ = sources_of(images, None)
+    sources, _, _ = split_sources(images, None)
     detector, light = detector_of(model, device), manifest.preprocess.normalization
     plain = replace(manifest.preprocess, normalization=None)  # nobody knows yet which product's light it is
     roi, nearest = (None if one is None else one.cpu().numpy() for one in (detector.roi, detector.nearest))
     reader = Reader(sources, plain, set(), roi=roi, hidden=detector.config.hidden, nearest=nearest)
-    learnt = {picture.hash for picture in manifest.pictures if picture.role in LEARNT} - {*but}
+    learnt = {picture.hash for picture in manifest.pictures if picture.role in LEARNT_ROLES} - {*but}
     lights, count = [Light()] if light is None else lights_within(light.share), len(sources)
 
     def load(number: int) -> Tensor | None:  # of a picture in a light
         changed, index = divmod(number, count)
-        image = reader.load_in(index, lights[changed]) if changed else reader.load(index)
+        image = reader.load_in_light(index, lights[changed]) if changed else reader.load(index)
         return image if image is not None and reader.hashes[index] in learnt else None
 
     # of pictures that are described already only the hash is read: a few new ones may lie among many
-    found = _described(
-        detector, load, range(count) if but else _evenly(range(count), MOST), step, "recognition"
+    found = _descriptors(
+        detector, load, range(count) if but else _subsample(range(count), MAX_GOOD), step, "recognition"
     )
-    found = {index: found[index] for index in _evenly([*found], MOST)}
+    found = {index: found[index] for index in _subsample([*found], MAX_GOOD)}
     first = {reader.hashes[index]: index for index in reversed(found)}  # of copies one
     good = [index for index in found if first[reader.hashes[index]] == index]
-    lit = [count * changed + index for changed in range(1, len(lights)) for index in _evenly(good, LIT)]
-    if lit:
-        found |= _described(detector, load, lit, step, "recognition in each light")
-    shown = [number for number in (*good, *lit) if number in found]
+    some = _subsample(good, MAX_PER_LIGHT)
+    in_lights = [count * changed + index for changed in range(1, len(lights)) for index in some]
+    if in_lights:
+        found |= _descriptors(detector, load, in_lights, step, "recognition in each light")
+    shown = [number for number in (*good, *in_lights) if number in found]
     pattern, group = pattern_of(manifest), manifest.facts.get("group")
     groups = np.array(
         pattern.groups(reader.names) if pattern else group_numbers(reader.names, group), np.int32
     )
-    defective, carriers = _with_defects(detector, load, good, step) if good else ({}, [])
+    defective, carriers = _defect_descriptors(detector, load, good, step) if good else ({}, [])
     width = len(next(iter(found.values()), ()))
     return Known(
         np.array([found[number] for number in shown], np.float32).reshape(len(shown), width),
         groups[[number % count for number in shown]],
         np.array([*defective.values()], np.float32).reshape(len(defective), width),
         groups[carriers],
-        np.array([number // count for number in shown if lit], np.int32),
+        np.array([number // count for number in shown if in_lights], np.int32),
     )
 
 
-def _with_defects(
+def _defect_descriptors(
     detector: Detector, load: Load, good: Sequence[int], step: Step
 ) -> tuple[dict[int, NDArray[np.float32]], list[int]]:
     """Descriptors of good pictures with simulated defects, and which pictures these are."""
     defects = Defects(detector, load, good)
-    defects.learn_part(SECONDS)
-    found = _described(detector, defects.load, range(DEFECTS), step, "recognition of defective parts")
+    defects.learn_part(PART_LEARNING_SECONDS)
+    stage = "recognition of defective parts"
+    found = _descriptors(detector, defects.load, range(DEFECT_COUNT), step, stage)
     return found, [defects.picture(number) for number in found]
 
 
-def _evenly(numbers: Sequence[int], most: int) -> list[int]:
+def _subsample(numbers: Sequence[int], most: int) -> list[int]:
     """Chooses so many of the numbers at most."""
     chosen = np.linspace(0, len(numbers) - 1, min(len(numbers), most)).round().astype(int)
     return [numbers[k] for k in np.unique(chosen)]
 
 
-def _described(
+def _descriptors(
     detector: Detector, load: Load, numbers: Sequence[int], step: Step, stage: str
 ) -> dict[int, NDArray[np.float32]]:
     """Descriptors of the pictures that can be loaded, by their numbers."""

@@ -19,14 +19,14 @@ from torch import Tensor
 
 from flawscope.calibration.threshold import envelope
 from flawscope.errors import InputError
-from flawscope.fitting.simulated_defects import Unlearnt
+from flawscope.fitting.simulated_defects import LeaveOneOutScorer
 from flawscope.methods.detector import Detector
 from flawscope.methods.extract import embed_pictures
 from flawscope.methods.task import Fitted, Task
 from flawscope.pictures.light import Light, lights_within
 
 
-def in_every_light(
+def calibrate_in_each_light(
     model: Detector,
     fitted: Fitted,
     task: Task,
@@ -49,7 +49,7 @@ def in_every_light(
         np.repeat(np.array(values[own], dtype=np.float64)[:, None], 1 + len(lights), axis=1)
         for values in (known.scores, known.map_maxima)
     )
-    unlearnt, done = Unlearnt(model, fitted, fitted.used, task.groups), 0
+    unlearnt, done = LeaveOneOutScorer(model, fitted, fitted.used, task.groups), 0
 
     def loaded(number: int) -> Tensor | None:
         light, picture = divmod(number, count)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flawscope.calibration import LEAST
+from flawscope.calibration import MIN_HELD_OUT
 from flawscope.errors import InputError
 from flawscope.fitting.training_pictures import UNREAD, Reader
 from flawscope.methods.task import Fitted, Places, Task
@@ -23,15 +23,15 @@ from flawscope.pictures.part_views import PartViews
 from flawscope.pictures.several_parts_learning import Learnt
 from flawscope.pictures.views import Grid, Region, Views
 
-KEPT = 512 << 20  # bytes of pictures that stay decoded
-WINDOWS, PARTS = 60, 62  # streams of random numbers
-MOST = 500_000_000  # pixels of views that are learnt from; of as many pictures as there are
-FEWEST = 4  # tiles of a picture, however many pictures there are
-ENOUGH = 40  # views that a method itself calibrates on
+CACHE_BYTES = 512 << 20  # bytes of pictures that stay decoded
+WINDOW_STREAM, PART_STREAM = 60, 62  # streams of random numbers
+MAX_VIEW_PIXELS = 500_000_000  # pixels of views that are learnt from; of as many pictures as there are
+MIN_TILES = 4  # tiles of a picture, however many pictures there are
+MIN_VIEWS = 40  # views that a method itself calibrates on
 
 
 @dataclass
-class _Held:
+class _CachedPicture:
     """Picture that is being decoded, or has been."""
 
     lock: Lock = field(default_factory=Lock)
@@ -48,14 +48,14 @@ class _Held:
 class PictureViews:
     """Numbers the views of all pictures, those of a picture one after the other.
 
-    counts: of each picture's views. views_of: the same as it is judged.
+    counts: number of each picture's views for learning. judged_counts: of those by which it is judged.
     """
 
-    def __init__(self, reader: Reader, counts: Sequence[int], views_of: Sequence[int]):
-        self.reader, self.views_of = reader, list(views_of)
+    def __init__(self, reader: Reader, counts: Sequence[int], judged_counts: Sequence[int]):
+        self.reader, self.judged_counts = reader, list(judged_counts)
         self.first: list[int] = np.concatenate([[0], np.cumsum(counts)]).astype(int).tolist()
-        self._held: OrderedDict[int, _Held] = OrderedDict()
-        self._kept: dict[int, bool] = {}  # pictures that were asked about: whether they are no copies
+        self._held: OrderedDict[int, _CachedPicture] = OrderedDict()
+        self._kept: dict[int, bool] = {}  # of pictures that were checked: whether they are no copies
         self._lock = Lock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -67,14 +67,12 @@ class PictureViews:
     def __len__(self) -> int:
         return int(self.first[-1])
 
-    def judged(self) -> int:
-        """Number of views, about, that calibration scores where a tenth of the pictures is held out."""
-        held = max(LEAST, len(self.views_of) // 10)
-        return round(held * sum(self.views_of) / max(1, len(self.views_of)))
+    def calibration_views(self) -> int:
+        """Approximate number of views that calibration scores, if a tenth of the pictures is held out."""
+        held = max(MIN_HELD_OUT, len(self.judged_counts) // 10)
+        return round(held * sum(self.judged_counts) / max(1, len(self.judged_counts)))
 
-    # ---- as a method sees them
-
-    def picture(self, number: int) -> int:
+    def picture_of(self, number: int) -> int:
         """Number of the picture that a view belongs to."""
         return int(np.searchsorted(self.first, number, side="right")) - 1
 
@@ -83,10 +81,10 @@ class PictureViews:
 
     def load(self, number: int) -> Tensor | None:
         """Loads a view, [3, H, W] float32 in 0..1; None where its picture cannot be read."""
-        picture = self.picture(number)
+        picture = self.picture_of(number)
         if (views := self.views(picture)) is None:
             return None
-        return self.reader.shown(self.image(views, picture, number - self.first[picture]))
+        return self.reader.to_tensor(self.image(views, picture, number - self.first[picture]))
 
     def image(self, views: Views, picture: int, view: int) -> NDArray[np.float32]:
         """View of a picture, [3, H, W] float32 in 0..1, which may be written to."""
@@ -96,13 +94,13 @@ class PictureViews:
     def views(self, picture: int) -> Views | None:
         """Views of a picture; those of the last few pictures stay decoded."""
         with self._lock:
-            held = self._held.setdefault(picture, _Held())
+            held = self._held.setdefault(picture, _CachedPicture())
             self._held.move_to_end(picture)
         with held.lock:
             if not held.read:
                 held.views, held.read = self.reader.views(picture), True
         with self._lock:
-            room = KEPT
+            room = CACHE_BYTES
             for k, one in reversed(list(self._held.items())):
                 room -= one.bytes
                 if room < 0 and one is not held:
@@ -118,28 +116,26 @@ class PictureViews:
             count=len(self),
             groups=[task.groups[i] for i in pictures],
             reserved=[number for i in task.reserved for number in self.numbers(i)],
-            settle=self._settled,
+            settle=self._drop_copies,
             views=len(self) / max(1, task.count),
         )
 
-    def _settled(self, numbers: list[int]) -> list[int]:
-        fresh = [picture for picture in self.pictures(numbers) if picture not in self._kept]
-        if fresh:  # once each: its views may come in several parts
-            kept = set(self.reader.without_copies(fresh))
-            self._kept.update((picture, picture in kept) for picture in fresh)
-        return [number for number in numbers if self._kept[self.picture(number)]]
-
-    # ---- as pictures again
+    def _drop_copies(self, numbers: list[int]) -> list[int]:
+        new = [picture for picture in self.pictures(numbers) if picture not in self._kept]
+        if new:  # once each: its views may come in several parts
+            kept = set(self.reader.without_copies(new))
+            self._kept.update((picture, picture in kept) for picture in new)
+        return [number for number in numbers if self._kept[self.picture_of(number)]]
 
     def pictures(self, numbers: Iterable[int]) -> list[int]:
         """Numbers of the pictures that views belong to, each once, in their order."""
-        return list(dict.fromkeys(self.picture(number) for number in numbers))
+        return list(dict.fromkeys(self.picture_of(number) for number in numbers))
 
-    def of_pictures(self, fitted: Fitted) -> Fitted:
+    def to_pictures(self, fitted: Fitted) -> Fitted:
         """Converts a fit's numbers of views into numbers of pictures; its calibration stays that of views."""
         suspects: dict[int, float] = {}
         for number, score in fitted.suspects.items():
-            suspects.setdefault(self.picture(number), score)
+            suspects.setdefault(self.picture_of(number), score)
         return replace(
             fitted,
             pictures=self.pictures(fitted.pictures),
@@ -167,25 +163,23 @@ class Windows(PictureViews):
     def __init__(self, reader: Reader, sizes: Sequence[tuple[int, int] | None], seed: int):
         self.reader, self.seed = reader, seed
         grids = [None if size is None else reader.preprocess.grid(size) for size in sizes]
-        cells = [self._cells(*pair) for pair in zip(sizes, grids, strict=True)]
+        cells = [self._counted_tiles(*pair) for pair in zip(sizes, grids, strict=True)]
         views_of = [1 + len(tiles) for tiles in cells]  # as a picture is judged
         height, width = reader.preprocess.size
-        room = max(FEWEST, MOST // (height * width) // max(1, len(sizes)))
+        room = max(MIN_TILES, MAX_VIEW_PIXELS // (height * width) // max(1, len(sizes)))
         self.located = reader.preprocess.positions is not None
         if self.located:
-            cells = [_in_turn(tiles, index, room) for index, tiles in enumerate(cells)]
+            cells = [_rotate_tiles(tiles, index, room) for index, tiles in enumerate(cells)]
         self.grids = grids
         # of every number which view of its picture it is, where these are its tiles
         self.positions = [k for tiles in cells for k in (0, *(t + 1 for t in tiles))] if self.located else []
         self.places = [
-            [] if grid is None else self._moved(index, [grid.corner(k) for k in tiles], sizes[index], room)
+            [] if grid is None else self._jitter(index, [grid.corner(k) for k in tiles], sizes[index], room)
             for index, (tiles, grid) in enumerate(zip(cells, grids, strict=True))
         ]
         super().__init__(reader, [1 + len(places) for places in self.places], views_of)
 
-    # ---- where they lie
-
-    def _cells(self, size: tuple[int, int] | None, grid: Grid | None) -> list[int]:
+    def _counted_tiles(self, size: tuple[int, int] | None, grid: Grid | None) -> list[int]:
         """Numbers of the tiles with pixels that count; empty where the whole view is the only one, and for a
         picture that is too small, which is reported when it is loaded."""
         how, roi = self.reader.preprocess, self.reader.roi
@@ -195,12 +189,12 @@ class Windows(PictureViews):
             return list(range(len(grid)))
         return Region(roi, how.whole.geometry(size), grid.canvas).tiles(grid)
 
-    def _moved(
+    def _jitter(
         self, index: int, cells: list[tuple[int, int]], size: tuple[int, int] | None, room: int
     ) -> list[tuple[int, int]]:
         if not cells or size is None or self.located:
             return cells
-        how, rng = self.reader.preprocess, np.random.default_rng([self.seed, WINDOWS, index])
+        how, rng = self.reader.preprocess, np.random.default_rng([self.seed, WINDOW_STREAM, index])
         canvas = how.canvas(size)
         few = len(cells) > room
         chosen = sorted(rng.permutation(len(cells))[:room].tolist()) if few else range(len(cells))
@@ -219,7 +213,7 @@ class Windows(PictureViews):
 
     def by_place(self, numbers: Iterable[int]) -> dict[tuple[int, int], int]:
         """Maps (picture, view) to the number of the tile, for the given numbers."""
-        return {(self.picture(number), self.positions[number]): number for number in numbers}
+        return {(self.picture_of(number), self.positions[number]): number for number in numbers}
 
     def tiles_of(self, picture: int, places: Collection[int] = ()) -> Sequence[int]:
         """Numbers of a picture's tiles, or of its whole view where it has none. places: only tiles at these
@@ -232,20 +226,20 @@ class Windows(PictureViews):
         return views.window(*self.places[picture][view - 1]) if view else views.images([0])[0].copy()
 
     def task(self, task: Task) -> Task:
-        task, shape = replace(super().task(task), enough=ENOUGH), self.reader.preprocess.positions
+        task, shape = replace(super().task(task), enough=MIN_VIEWS), self.reader.preprocess.positions
         if shape is None:
             return task
-        pictures = [i for i in range(len(self.views_of)) for _ in self.numbers(i)]
-        return replace(task, places=Places(1 + math.prod(shape), self.positions, pictures, self._alone))
+        pictures = [i for i in range(len(self.judged_counts)) for _ in self.numbers(i)]
+        return replace(task, places=Places(1 + math.prod(shape), self.positions, pictures, self._own_area))
 
-    def _alone(self, number: int) -> tuple[slice, slice]:
-        position, grid = self.positions[number], self.grids[self.picture(number)]
+    def _own_area(self, number: int) -> tuple[slice, slice]:
+        position, grid = self.positions[number], self.grids[self.picture_of(number)]
         if not position or grid is None:
             return slice(None), slice(None)
         return grid.alone(position - 1)
 
 
-def _in_turn(tiles: list[int], picture: int, room: int) -> list[int]:
+def _rotate_tiles(tiles: list[int], picture: int, room: int) -> list[int]:
     """Chooses at most `room` of a picture's tiles; the next picture gives other ones, so that each tile is
     seen about as often."""
     if len(tiles) <= room:
@@ -272,19 +266,19 @@ class PartsOfPictures(PictureViews):
     def calibrated(self, fit: Fitted, seed: int) -> tuple[Fitted, Fitted]:
         """Turns a fit of parts into one of whole pictures, calibrated by their worst parts; and the same with
         one part of each picture, to put simulated defects on."""
-        fitted, before = self.of_pictures(fit), fit.calibration
+        fitted, before = self.to_pictures(fit), fit.calibration
         rows: dict[int, list[tuple[float, float]]] = {}
         for number, *values in zip(fit.pictures, before.scores, before.map_maxima, strict=True):
-            rows.setdefault(self.picture(number), []).append((values[0], values[1]))
-        kept = [i for i, of in rows.items() if i not in self.wrong and len(of) == self.views_of[i]]
+            rows.setdefault(self.picture_of(number), []).append((values[0], values[1]))
+        kept = [i for i, of in rows.items() if i not in self.wrong and len(of) == self.judged_counts[i]]
         if not kept:
             raise InputError("no good picture has all its parts calibrated on: give fewer pictures")
         scores, maxima = (tuple(max(one[k] for one in rows[i]) for i in kept) for k in (0, 1))
         # of as many pictures as calibrate, where some were held out
-        share = len(kept) / max(1, len(self.views_of) - len(self.wrong))
+        share = len(kept) / max(1, len(self.judged_counts) - len(self.wrong))
         wrong = math.ceil(len(self.wrong) * share - 1e-9)
         calibration = replace(before, scores=scores, map_maxima=maxima, miscounted=wrong)
         fitted.calibration, fitted.pictures = calibration, kept
-        rng = np.random.default_rng([seed, PARTS])
+        rng = np.random.default_rng([seed, PART_STREAM])
         some = [int(rng.choice(self.numbers(i))) for i in kept]
         return fitted, replace(fit, calibration=calibration, pictures=some)

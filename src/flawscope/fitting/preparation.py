@@ -21,14 +21,14 @@ from flawscope.fitting.picture_views import PartsOfPictures, Windows
 from flawscope.fitting.training_pictures import (
     Images,
     Reader,
-    Seen,
+    SeenDefects,
     decoded_or_none,
-    normalization_of,
+    learn_normalization,
+    learn_part_finding,
+    learn_reference,
     pairs_of,
     read_defects,
-    reference_of,
-    several_of,
-    sources_of,
+    split_sources,
     survey,
 )
 from flawscope.methods import registry
@@ -49,16 +49,16 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 Align = Kind | Literal["none", "auto"]
-Region = str | os.PathLike[str] | NDArray[np.bool_] | None
+RoiSource = str | os.PathLike[str] | NDArray[np.bool_] | None
 R = TypeVar("R", bound="DataclassInstance")
 
 
-def quiet(line: str) -> None:
+def discard(line: str) -> None:
     """Drops the line: a library prints nothing."""
 
 
 @dataclass
-class Prepared:
+class PreparedFit:
     """Untrained detector, and the arguments of its method's `fit`.
 
     origin: of pretrained weights. unusable: seen defects that cannot be used, each with the reason. windows:
@@ -106,7 +106,7 @@ class Reading:
 
     category: str | None = None
     false_alarm_rate: Rate = DEFAULT_RATE
-    roi: Region = None
+    roi: RoiSource = None
     light: Rate | None = None
     align: Align = "none"
     several: bool = False
@@ -115,11 +115,11 @@ class Reading:
     view: str | None = None
     min_defect: str | float | None = None
     drop_suspects: bool = False
-    seen: Seen = 0
+    seen: SeenDefects = 0
     device: str = "auto"
 
 
-def taken(record: type[R], options: dict[str, Any]) -> R:
+def pop_options(record: type[R], options: dict[str, Any]) -> R:
     """Builds `record` from the options that are its fields, and removes these from `options`."""
     return record(**{f.name: options.pop(f.name) for f in fields(record) if f.name in options})
 
@@ -129,24 +129,24 @@ def prepare(
     method: Method,
     *,
     preset: str = "default",
-    say: Say = quiet,
+    say: Say = discard,
     step: Step = silent,
     **options: Any,
-) -> Prepared:
+) -> PreparedFit:
     """Prepares a fit: settings, pictures and an untrained detector.
 
     Args:
         **options: of `Reading`, and settings of the method.
     """
-    how = taken(Reading, options)
+    how = pop_options(Reading, options)
     category, roi, group, seen, drop_suspects = how.category, how.roi, how.group, how.seen, how.drop_suspects
     rate = rate_of(how.false_alarm_rate)  # a wrong one is reported before the work
-    share = None if how.light is None else light_range(how.light)
-    part = part_pattern(how.part, how.view, group)
+    share = None if how.light is None else parse_light_range(how.light)
+    part = check_part_patterns(how.part, how.view, group)
     group = group or how.part
     config = registry.configure(method, preset, options)
     config = replace(config, hidden=roi is not None)
-    kind, chosen = align_kind(how.align, config, how)
+    kind, chosen = check_alignment(how.align, config, how)
     min_defect = None
     if how.min_defect is not None:
         min_defect = pixels_of(how.min_defect)
@@ -160,7 +160,7 @@ def prepare(
     if isinstance(images, str | os.PathLike):
         images = open_dataset(os.fspath(images), category, seed=config.seed, group=group)
     pairs = pairs_of(seen, method, config.seed, images if isinstance(images, Dataset) else None)
-    sources, reserved, category = sources_of(images, category)
+    sources, reserved, category = split_sources(images, category)
     if not method.holds_out:
         reserved = []  # calibration is on the pictures learnt from
     sources = [*sources, *reserved]
@@ -185,7 +185,7 @@ def prepare(
         step=step,
     )
     if kind == "auto":
-        kind, chosen = alignment.choose(config.seed, undecided, groups)
+        kind, chosen = alignment.choose_alignment(config.seed, undecided, groups)
     config = replace(config, masked=kind is not None)
     if config.size == AUTO and method.choose is not None:
         config = method.choose(config, undecided)
@@ -193,7 +193,7 @@ def prepare(
         config.tile is None
         and min_defect is None
         and kind is None  # parts that are aligned are seen larger than pictures would be
-        and (found := lost(_known(sizes), config.sizes[-1]))
+        and (found := lost(_readable_sizes(sizes), config.sizes[-1]))
     ):
         say("; ".join(found))
     if config.tile is not None:
@@ -204,18 +204,18 @@ def prepare(
         config = replace(config, masked=roi is not None)
     places = None
     if config.locates is not False:
-        places = _places(config, _known(sizes), white_level)
+        places = _grid_shape(config, _readable_sizes(sizes), white_level)
         if places is None:
             config = replace(config, positions="shared")
             if config.tile is not None:
                 say("positions: shared, since the pictures do not have the same tiles")
-    preprocess = preprocess_of(config, white_level, places)
+    preprocess = build_preprocess(config, white_level, places)
     learnt = None
     if kind is not None:
         if how.several:
-            learnt = several_of(sources, preprocess, kind)
+            learnt = learn_part_finding(sources, preprocess, kind)
             say(learnt.described())
-        reference = reference_of(sources, preprocess, kind) if learnt is None else learnt.reference
+        reference = learn_reference(sources, preprocess, kind) if learnt is None else learnt.reference
         several = None if learnt is None else learnt.settings
         preprocess = replace(preprocess, reference=reference, several=several)
         config = replace(config, upright=reference.turns)
@@ -224,7 +224,7 @@ def prepare(
     model, origin = method.create(config, None if config.tile is not None else region)
     mask, nearest = (None if one is None else one.numpy() for one in (region, model.nearest))
     if share is not None:
-        normalization = normalization_of(sources, preprocess, mask, share)
+        normalization = learn_normalization(sources, preprocess, mask, share)
         preprocess = replace(preprocess, normalization=normalization)
     defects, unusable = read_defects(pairs, preprocess, mask)
     named = {digest: defects[0].name for digest, defects in defects.items()}
@@ -252,10 +252,10 @@ def prepare(
     if config.locates is None and windows is not None and method.choose is not None:
         config = method.choose(config, replace(undecided, model=model, task=windows.task(task)))
         if not config.locates:
-            reader.preprocess = preprocess_of(config, white_level)
+            reader.preprocess = build_preprocess(config, white_level)
             windows = Windows(reader, sizes, config.seed)
         model.config = config
-    return Prepared(method, model, origin, category, reader, task, group, part, unusable, windows, chosen)
+    return PreparedFit(method, model, origin, category, reader, task, group, part, unusable, windows, chosen)
 
 
 def predicted_peak(
@@ -282,7 +282,7 @@ def predicted_peak(
     return asked.peak(prepared.model, task if windows is None else windows.task(task))
 
 
-def part_pattern(part: str | None, view: str | None, group: str | None) -> Pattern | None:
+def check_part_patterns(part: str | None, view: str | None, group: str | None) -> Pattern | None:
     """Checks the patterns of parts and views. InputError: wrong ones, or such that do not go together."""
     if part is None:
         if view is not None:
@@ -293,7 +293,7 @@ def part_pattern(part: str | None, view: str | None, group: str | None) -> Patte
     return Pattern(part, view)
 
 
-def align_kind(
+def check_alignment(
     align: Align, config: PictureSettings, how: Reading
 ) -> tuple[Kind | Literal["auto"] | None, str | None]:
     """Checks how parts are to be aligned; None: not at all, with a line where `auto` has no choice.
@@ -326,14 +326,14 @@ def align_kind(
     raise InputError(f"--align does not go with {wrong[0]}: leave one of them out")
 
 
-def light_range(value: Rate) -> float:
+def parse_light_range(value: Rate) -> float:
     """Reads 0.1 or "10%" as a share. InputError where it is too large."""
     share = rate_of(value)
     check_range(share)
     return share
 
 
-def _known(sizes: Sequence[tuple[int, int] | None]) -> list[tuple[int, int]]:
+def _readable_sizes(sizes: Sequence[tuple[int, int] | None]) -> list[tuple[int, int]]:
     return [size for size in sizes if size is not None]
 
 
@@ -341,7 +341,7 @@ def _tiles_for(
     min_defect: float, config: PictureSettings, sizes: Sequence[tuple[int, int] | None], say: Say
 ) -> dict[str, Any]:
     """Settings that make a defect of `min_defect` pixels large enough; a line says why they were chosen."""
-    known, whole = _known(sizes), config.sizes[-1]
+    known, whole = _readable_sizes(sizes), config.sizes[-1]
     found = tile_for(min_defect, known, whole=whole) if known else None
     if found is None:
         say(f"defects of {min_defect:g} px and more are large enough without tiles")
@@ -352,7 +352,7 @@ def _tiles_for(
     return {"tile": tile, "scale": scale}
 
 
-def _places(
+def _grid_shape(
     config: PictureSettings, sizes: Sequence[tuple[int, int]], white_level: float | None
 ) -> tuple[int, int] | None:
     """Rows and columns of tiles, if they are the same in all pictures; else None.
@@ -360,7 +360,7 @@ def _places(
     Raises:
         InputError: there are none.
     """
-    how = preprocess_of(config, white_level)
+    how = build_preprocess(config, white_level)
     if config.tile is None and config.locates:
         raise InputError("--positions each is for tiles: give --tile or --min-defect too, or leave it out")
     grids = [] if config.tile is None else [how.grid(size) for size in sizes]
@@ -376,7 +376,7 @@ def _places(
     )
 
 
-def preprocess_of(
+def build_preprocess(
     config: PictureSettings, white_level: float | None, places: tuple[int, int] | None = None
 ) -> Preprocess:
     """Returns the preprocessing for a method's picture settings.

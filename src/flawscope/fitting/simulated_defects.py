@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flawscope.artefact.model_file import Artefact, unpack_images
-from flawscope.calibration.power import Simulated
+from flawscope.calibration.power import DefectScores
 from flawscope.methods.detector import Detector
 from flawscope.methods.extract import BATCH, GPU_BATCH, Load, embed_pictures
 from flawscope.methods.good_pictures import unpadded
@@ -20,35 +20,30 @@ from flawscope.progress import Step, silent
 from flawscope.runtime.torch import TorchSession
 from flawscope.synthesis import DefectScale, Foreground, simulate_defect
 
-STREAM = 50  # of random numbers
+STREAM = 50  # of random numbers: part of their seed
 SIZES = tuple(DefectScale)
-MOST = 40  # defects of a size
-COMPARED = 20  # of a size, before and after an update
-SHARE = 1 / 9  # of the time of the fit until then, so that the check is at most a tenth of it all
-MARGIN = 1.25  # longest time of a block, in times of the one before
-LEARN, TIMES = 8, 3  # pictures that the part is learnt from, and how much longer each takes than finding it
-SMALLEST = 16  # pixels a side that a defect needs
+MAX_PER_SIZE = 40  # defects of a size
+COMPARED_PER_SIZE = 20  # of a size, before and after an update
+TIME_SHARE = 1 / 9  # of the time of the fit until then, so that the check is at most a tenth of it all
+BLOCK_MARGIN = 1.25  # reserve for a block of defects that takes longer than the one before
+PART_PICTURES = 8  # that the part is learnt from
+TIME_FACTOR = 3  # time for learning from a picture, in times of finding the part in it
+MIN_SIDE = 16  # pixels a side that a defect needs
 Box = tuple[slice, slice]
 
 
-class Unlearnt:
-    """Model without the group of the picture that is scored; other pictures it scores as it is.
+class LeaveOneOutScorer:
+    """Scores pictures as if their group had not been learnt from; others it scores as they are.
 
-    learnt: numbers that it has learnt from. groups: of every number, as the method's `fit` was given them.
+    learnt: numbers that the model has learnt from. groups: of every number, as the method's `fit` got them.
     """
 
     def __init__(self, model: Detector, fitted: Fitted, learnt: Collection[int], groups: Sequence[int]):
         self.model, self.fitted, self.learnt, self.groups = model, fitted, set(learnt), groups
-        self.kept = {k: v.to(model.roi.device) for k, v in {**model.state_dict(), **fitted.extra}.items()}
+        self.buffers = {k: v.to(model.roi.device) for k, v in {**model.state_dict(), **fitted.extra}.items()}
 
     def __call__(
-        self,
-        number: int,
-        features: Tensor,
-        inside: Tensor | None,
-        *,
-        position: int = 0,
-        fast: bool = False,
+        self, number: int, features: Tensor, inside: Tensor | None, *, position: int = 0, fast: bool = False
     ) -> tuple[Tensor, Tensor] | None:
         """Score [1] and map [1, H, W] of an image; None where the method cannot leave out what it has learnt
         from.
@@ -66,10 +61,10 @@ class Unlearnt:
         group = self.fitted.first_group + self.groups[number]
         if self.fitted.left_out is not None and not fast:
             return self.fitted.left_out(features, group, inside, position)
-        return model.left_out(one, group, self.kept, counted)
+        return model.left_out(one, group, self.buffers, counted)
 
 
-def finds(model: Detector, fitted: Fitted, task: Task, began: float) -> Simulated | None:
+def finds(model: Detector, fitted: Fitted, task: Task, began: float) -> DefectScores | None:
     """Scores of simulated defects on the good pictures that the model was calibrated on: they were held out,
     or are left out once more. None where the method cannot leave out what it has learnt from.
 
@@ -79,28 +74,29 @@ def finds(model: Detector, fitted: Fitted, task: Task, began: float) -> Simulate
         began: when the fit began, on `time.monotonic`'s clock.
     """
     begun = time.monotonic()
-    until = begun + SHARE * (begun - began)
+    until = begun + TIME_SHARE * (begun - began)
     if task.budget.until is not None:
         until = min(until, task.budget.until)
     own = fitted.calibration.scores[-len(fitted.pictures) :]  # an extended model has the old ones before
-    # pictures that are called anomalous without a defect are no evidence
-    quiet = [i for i, s in zip(fitted.pictures, own, strict=True) if s < fitted.calibration.score_threshold]
-    defects, done, count = Defects(model, task.load, quiet or fitted.pictures), 0, len(SIZES)
+    # a picture that is called anomalous without a defect cannot show that a defect is found
+    passed = [i for i, s in zip(fitted.pictures, own, strict=True) if s < fitted.calibration.score_threshold]
+    defects, done, count = Defects(model, task.load, passed or fitted.pictures), 0, len(SIZES)
     defects.learn_part(until - begun)
-    answer, scores = Unlearnt(model, fitted, fitted.used, task.groups), {}
+    scorer, scores = LeaveOneOutScorer(model, fitted, fitted.used, task.groups), {}
 
     def store(number: int, features: Tensor, inside: Tensor | None) -> None:
         picture = defects.picture(number)
         position = 0 if task.places is None else task.places.of[picture]
-        if (found := answer(picture, features, inside, position=position)) is not None:
-            scores[number] = _known(found[0])
+        if (found := scorer(picture, features, inside, position=position)) is not None:
+            scores[number] = _finite_score(found[0])
 
     while count:
         start = time.monotonic()
         embed_pictures(model, defects.load, range(done, done + count), store)
         done, now = done + count, time.monotonic()
-        took = (now - start) / min(count, BATCH)  # of one, one after the other
-        count = _next(int((until - now) / (MARGIN * took)), MOST * len(SIZES) - done, model.roi.device)
+        seconds_each = (now - start) / min(count, BATCH)  # of one, one after the other
+        left = MAX_PER_SIZE * len(SIZES) - done
+        count = _next_batch(int((until - now) / (BLOCK_MARGIN * seconds_each)), left, model.roi.device)
         task.step("simulated defects", done, done + count)
     numbers = sorted(n for n in scores if n < done)
     by_size = {
@@ -108,7 +104,7 @@ def finds(model: Detector, fitted: Fitted, task: Task, began: float) -> Simulate
     }
     if not all(by_size.values()):  # a picture can no longer be read
         return None
-    return Simulated(
+    return DefectScores(
         by_size,
         pictures=len({defects.picture(n) for n in numbers}),
         seconds=time.monotonic() - begun,
@@ -118,12 +114,12 @@ def finds(model: Detector, fitted: Fitted, task: Task, began: float) -> Simulate
     )
 
 
-def _known(score: Tensor) -> float:
+def _finite_score(score: Tensor) -> float:
     """Score of a picture [1]; NaN, which JSON lacks, becomes the largest float32."""
     return float(score[0].nan_to_num(torch.finfo(torch.float32).max))
 
 
-def _next(fit: int, left: int, device: torch.device) -> int:
+def _next_batch(fit: int, left: int, device: torch.device) -> int:
     """Number of defects to score next, the same of each size. fit: how many there is time for one after the
     other; on a CPU every thread takes a batch at the same time."""
     if device.type != "cpu":
@@ -158,8 +154,8 @@ class Defects:
             self.part.mask(unpadded(image)[0])
         took = time.monotonic() - begun
         alike = self.model.config.tile is None  # tiles show different places
-        if alike and len(self.pictures) >= LEARN and LEARN * TIMES * took < seconds / 3:
-            shown += [image for image in map(self.shown, self.pictures[1:LEARN]) if image is not None]
+        if alike and len(self.pictures) >= PART_PICTURES and PART_PICTURES * TIME_FACTOR * took < seconds / 3:
+            shown += [image for image in map(self.shown, self.pictures[1:PART_PICTURES]) if image is not None]
             self.part = Foreground.of(unpadded(image)[0] for image in shown)
 
     def picture(self, number: int) -> int:
@@ -171,7 +167,7 @@ class Defects:
         if image is None:
             return None
         picture, box = unpadded(image)
-        if min(picture.shape[:2]) < SMALLEST:
+        if min(picture.shape[:2]) < MIN_SIDE:
             return None
         made = simulate_defect(
             picture,
@@ -212,7 +208,7 @@ def on_samples(model: Artefact, device: str) -> Defects | None:
 def compared(
     defects: Defects,
     models: Sequence[Detector],
-    numbers: Sequence[int] = range(COMPARED * len(SIZES)),
+    numbers: Sequence[int] = range(COMPARED_PER_SIZE * len(SIZES)),
     step: Step = silent,
 ) -> dict[int, tuple[float, ...]]:
     """Scores of the defects by each of the models, which have one network, by the defect's number."""
@@ -220,7 +216,7 @@ def compared(
 
     def compare(number: int, features: Tensor, inside: Tensor | None) -> None:
         given = features[None], None if inside is None else inside[None]
-        scores[number] = tuple(_known(model.score(*given)[0]) for model in models)
+        scores[number] = tuple(_finite_score(model.score(*given)[0]) for model in models)
 
     embed_pictures(defects.model, defects.load, numbers, compare, step, "simulated defects")
     return scores

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from flawscope.calibration.threshold import from_values
 from flawscope.errors import InputError
 from flawscope.fitting.picture_views import Windows
-from flawscope.fitting.simulated_defects import Unlearnt
+from flawscope.fitting.simulated_defects import LeaveOneOutScorer
 from flawscope.methods.detector import Detector
 from flawscope.methods.extract import BATCH
 from flawscope.methods.task import Fitted, Task
@@ -23,13 +23,13 @@ from flawscope.pictures.views import Blended, Fusion, Views
 from flawscope.progress import Advance
 
 STREAM = 61  # of random numbers
-EVERY = 8  # pixels of a canvas between those that the middle map value is taken from
-MOST_TILES = 5000  # that are looked at for calibration
-FEWEST = 60  # pictures, however many tiles they have
+PIXEL_STEP = 8  # of the canvas pixels that the median map value is taken from
+MAX_CALIBRATION_TILES = 5000  # in about as many as `MIN_PICTURES` pictures at least
+MIN_PICTURES = 60  # pictures, however many tiles they have
 
 
 @dataclass(frozen=True)
-class Values:
+class PictureValues:
     """Score, maximum and mean of a good picture's maps, and some pixels of each map at the same places. Each
     pair holds the tiles' value and the whole view's."""
 
@@ -40,33 +40,35 @@ class Values:
 
 
 @dataclass
-class _Open:
+class _OpenPicture:
     """Picture with views that are still to be scored.
 
-    waiting: answers for views that come after one without an answer. added: number of the views before.
-    maps: of tiles that may be drawn too high: they know of no patches that would be in the bank if the
-        picture had never been there.
+    early_answers: of views that come after one without an answer. next_view: index of that one.
+    unsure_maps: of tiles, upper bounds: the bank lacks patches that it would hold if the picture had never
+        been learnt from.
     """
 
     views: Views
     numbers: list[int]
     blended: Blended | None
-    waiting: dict[int, tuple[float, NDArray[np.float32]]] = field(default_factory=dict)
-    added: int = 0
-    maps: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+    early_answers: dict[int, tuple[float, NDArray[np.float32]]] = field(default_factory=dict)
+    next_view: int = 0
+    unsure_maps: dict[int, NDArray[np.float32]] = field(default_factory=dict)
     lock: Lock = field(default_factory=Lock)
 
     def add(self) -> bool:
-        """Adds answers in the order of the views: sums do not depend on the threads. True: that were all."""
-        while self.added < len(self.numbers) and (number := self.numbers[self.added]) in self.waiting:
-            answer = self.waiting.pop(number)
+        """Adds answers in the order of the views: sums do not depend on threads. True: all are in."""
+        while self.next_view < len(self.numbers):
+            number = self.numbers[self.next_view]
+            if (answer := self.early_answers.pop(number, None)) is None:
+                return False
             if self.blended is not None:
                 self.blended.add(number, *answer)
-            self.added += 1
-        return self.added == len(self.numbers)
+            self.next_view += 1
+        return self.next_view == len(self.numbers)
 
 
-def of_pictures(
+def calibrate_pictures(
     model: Detector, numbers: Fitted, windows: Windows, task: Task
 ) -> tuple[Fitted, Fitted, Fusion]:
     """Turns a calibration of views into one of whole pictures, each scored by a model that has not learnt
@@ -79,7 +81,7 @@ def of_pictures(
         numbers: the fit of views.
         task: the fit's task, in pictures.
     """
-    fitted, score = windows.of_pictures(numbers), "map" if model.scores_maximum else "views"
+    fitted, score = windows.to_pictures(numbers), "map" if model.scores_maximum else "views"
     fusion = Fusion(score) if task.old is None else task.old.manifest.fusion
     assert fusion is not None
     before = fitted.calibration
@@ -90,11 +92,11 @@ def of_pictures(
     if len(windows) == task.count:  # each is one tile: those are the pictures' own
         return fitted, numbers, fusion
     learnt = set(fitted.pictures) <= set(fitted.used)  # then any of them can be left out
-    chosen = _chosen(fitted.used if learnt else fitted.pictures, windows, model.config.seed)
-    found = _values(model, numbers, windows, task, chosen)
+    chosen = _draw_pictures(fitted.used if learnt else fitted.pictures, windows, model.config.seed)
+    found = _compute_values(model, numbers, windows, task, chosen)
     if task.old is None:
-        fusion = _fusion(score, [values for values in found.values() if values.maxima[1] > -np.inf])
-    rows = [_combined(values, fusion) for values in found.values()]
+        fusion = _fit_fusion(score, [values for values in found.values() if values.maxima[1] > -np.inf])
+    rows = [_fuse(values, fusion) for values in found.values()]
     fitted.calibration = from_values(
         *zip(*rows, strict=True), rate=before.rate, method=before.method, precision=before.precision
     )
@@ -106,27 +108,27 @@ def of_pictures(
     return fitted, replace(numbers, calibration=fitted.calibration, pictures=tiles), fusion
 
 
-def _chosen(pictures: Sequence[int], windows: Windows, seed: int) -> list[int]:
-    """Draws the pictures to calibrate on, in order: all, or as many as `MOST_TILES` allows."""
-    tiles = sum(windows.views_of[i] for i in pictures) / len(pictures)
-    most = max(FEWEST, int(MOST_TILES / tiles))
+def _draw_pictures(pictures: Sequence[int], windows: Windows, seed: int) -> list[int]:
+    """Draws the pictures to calibrate on, in order: all, or as many as `MAX_CALIBRATION_TILES` allows."""
+    tiles = sum(windows.judged_counts[i] for i in pictures) / len(pictures)
+    most = max(MIN_PICTURES, int(MAX_CALIBRATION_TILES / tiles))
     if len(pictures) <= most:
         return list(pictures)
     return sorted(np.random.default_rng(seed).choice(pictures, most, replace=False).tolist())
 
 
-def _values(
+def _compute_values(
     model: Detector, fitted: Fitted, windows: Windows, task: Task, chosen: Sequence[int]
-) -> dict[int, Values]:
+) -> dict[int, PictureValues]:
     """Values of every readable picture, by a model that has not learnt from it."""
-    answers = _Answers(model, fitted, windows, task)
-    found: dict[int, Values] = {}
-    opened: dict[int, _Open] = {}
+    answers = _LeaveOneOutViews(model, fitted, windows, task)
+    found: dict[int, PictureValues] = {}
+    opened: dict[int, _OpenPicture] = {}
     lock = Lock()
-    jobs = [(picture, k) for picture in chosen for k in range(0, windows.views_of[picture], BATCH)]
+    jobs = [(picture, k) for picture in chosen for k in range(0, windows.judged_counts[picture], BATCH)]
     advance = Advance(task.step, "calibration", len(jobs))
 
-    def begin(picture: int) -> _Open | None:
+    def begin(picture: int) -> _OpenPicture | None:
         views = windows.views(picture)
         if views is None:
             return None
@@ -134,30 +136,30 @@ def _values(
             if picture not in opened:
                 grid, numbers = views.grid, views.numbers()
                 blended = None if grid is None else Blended(grid, views.whole, Fusion(), views.region)
-                opened[picture] = _Open(views, numbers, blended)
+                opened[picture] = _OpenPicture(views, numbers, blended)
             return opened[picture]
 
     def work(job: tuple[int, int]) -> None:
         picture, start = job
-        one = begin(picture)
-        numbers = [] if one is None else one.numbers[start : start + BATCH]
+        picture_state = begin(picture)
+        numbers = [] if picture_state is None else picture_state.numbers[start : start + BATCH]
         for number in numbers:
-            assert one is not None
-            sure = number == 0 or not answers.may_be_too_high(picture)
-            score, drawn = answers.of(one.views, number, picture, sure)
-            with one.lock:
-                if one.blended is None:
-                    found[picture] = _alone(score, drawn, one.views)
+            assert picture_state is not None
+            sure = number == 0 or not answers.has_fast_bound(picture)
+            score, drawn = answers.score(picture_state.views, number, picture, sure)
+            with picture_state.lock:
+                if picture_state.blended is None:
+                    found[picture] = _single_tile_values(score, drawn, picture_state.views)
                 elif not sure:
-                    one.maps[number] = drawn
-                one.waiting[number] = score, drawn
-                done = one.add()
+                    picture_state.unsure_maps[number] = drawn
+                picture_state.early_answers[number] = score, drawn
+                done = picture_state.add()
             if done:
                 with lock:
                     opened.pop(picture)
-                if one.blended is not None:
-                    _settle(one, one.blended, answers, picture)
-                    found[picture] = _measured(one.views, one.blended)
+                if picture_state.blended is not None:
+                    _confirm_maximum(picture_state, picture_state.blended, answers, picture)
+                    found[picture] = _blended_values(picture_state.views, picture_state.blended)
         advance()
 
     with workers(model.roi.device) as each:
@@ -165,29 +167,29 @@ def _values(
     return {picture: found[picture] for picture in chosen if picture in found}
 
 
-class _Answers:
+class _LeaveOneOutViews:
     """Answers of the model to views as if their pictures had not been learnt from."""
 
     def __init__(self, model: Detector, fitted: Fitted, windows: Windows, task: Task):
         self.model, self.fitted = model, fitted
-        self.numbers = {} if fitted.answer is None else windows.by_place(fitted.used)
-        self.unlearnt = Unlearnt(model, fitted, windows.pictures(fitted.used), task.groups)
+        self.numbers_by_place = {} if fitted.answer is None else windows.by_place(fitted.used)
+        self.unlearnt = LeaveOneOutScorer(model, fitted, windows.pictures(fitted.used), task.groups)
         self.faster = fitted.left_out is not None and fitted.answer is None and model.scores_maximum
 
-    def may_be_too_high(self, picture: int) -> bool:
-        """Whether there is a faster answer, whose map is nowhere too low."""
+    def has_fast_bound(self, picture: int) -> bool:
+        """Whether there is a faster answer, whose map is an upper bound."""
         return self.faster and picture in self.unlearnt.learnt
 
-    def _known(self, picture: int, number: int) -> tuple[float, NDArray[np.float32]] | None:
+    def _from_fit(self, picture: int, number: int) -> tuple[float, NDArray[np.float32]] | None:
         """Score and map of a tile that was learnt from, as the fit has found them already; else None."""
-        learnt = self.numbers.get((picture, number))
+        learnt = self.numbers_by_place.get((picture, number))
         found = None if learnt is None or self.fitted.answer is None else self.fitted.answer(learnt)
         return None if found is None else (float(found[0][0]), found[1][0].float().cpu().numpy())
 
-    def of(self, views: Views, number: int, picture: int, sure: bool) -> tuple[float, NDArray[np.float32]]:
-        """Score and map [H, W] of a view as if its picture had not been learnt from. Unless `sure`, by a bank
-        that has holes at that picture's patches."""
-        if (known := self._known(picture, number)) is not None:
+    def score(self, views: Views, number: int, picture: int, sure: bool) -> tuple[float, NDArray[np.float32]]:
+        """Leave-one-out score and map [H, W] of a view. Unless `sure`, by the bank as it is, without the
+        patches of the view's picture: an upper bound."""
+        if (known := self._from_fit(picture, number)) is not None:
             return known
         images = torch.from_numpy(views.images([number])).to(self.model.roi.device)
         features, inside = self.model.embed(images), self.model.inside(images)
@@ -198,32 +200,33 @@ class _Answers:
         return float(result[0][0]), result[1][0].float().cpu().numpy()
 
 
-def _settle(one: _Open, blended: Blended, answers: _Answers, picture: int) -> None:
-    """Scores tiles with `sure`, until no other tile shows the map's maximum."""
+def _confirm_maximum(one: _OpenPicture, blended: Blended, answers: _LeaveOneOutViews, picture: int) -> None:
+    """Scores tiles again, exactly, until the map's maximum lies in exact ones alone."""
     width, grid = blended.grid.canvas[1], blended.grid
     region = None if blended.region is None else blended.region.window(0, 0, *grid.canvas)
-    while one.maps:
+    while one.unsure_maps:
         drawn = blended.tiles if region is None else np.where(region, blended.tiles, -np.inf)
-        unsure = [t + 1 for t in grid.showing(*divmod(int(drawn.argmax()), width)) if t + 1 in one.maps]
+        showing = grid.showing(*divmod(int(drawn.argmax()), width))
+        unsure = [t + 1 for t in showing if t + 1 in one.unsure_maps]
         if not unsure:
             return
         for number in unsure:
-            _, sure = answers.of(one.views, number, picture, sure=True)
-            before = one.maps.pop(number)
+            _, sure = answers.score(one.views, number, picture, sure=True)
+            before = one.unsure_maps.pop(number)
             # a bank that was selected anew may also lack patches of the other: over many tiles that adds up
             blended.replace(number, before, np.minimum(before, sure))
 
 
-def _alone(score: float, drawn: NDArray[Any], views: Views) -> Values:
+def _single_tile_values(score: float, drawn: NDArray[Any], views: Views) -> PictureValues:
     """Values of a picture that is a single tile and so has no whole view beside it."""
     counted = drawn[views.images([0])[0, 0] >= 0]
     nothing = np.full(counted.shape, -np.inf)
-    return Values(
+    return PictureValues(
         (score, -np.inf), (float(drawn.max()), -np.inf), (float(counted.mean()), 0.0), (counted, nothing)
     )
 
 
-def _measured(views: Views, blended: Blended) -> Values:
+def _blended_values(views: Views, blended: Blended) -> PictureValues:
     grid = blended.grid
     assert blended.view is not None
     score, whole = blended.view
@@ -239,11 +242,11 @@ def _measured(views: Views, blended: Blended) -> Values:
         counted = part[inside]
         total, count = total + float(counted.sum(dtype=np.float64)), count + counted.size
         largest = max(largest, float(counted.max(initial=-np.inf)))
-        few = inside[::EVERY, ::EVERY]
-        pixels.append(part[::EVERY, ::EVERY][few])
-        seen.append(whole[rows[start : start + step : EVERY]][:, columns[::EVERY]][few])
+        few = inside[::PIXEL_STEP, ::PIXEL_STEP]
+        pixels.append(part[::PIXEL_STEP, ::PIXEL_STEP][few])
+        seen.append(whole[rows[start : start + step : PIXEL_STEP]][:, columns[::PIXEL_STEP]][few])
     shown = views.images([0])[0, 0] >= 0
-    return Values(
+    return PictureValues(
         (blended.score, score),
         (largest, float(whole[shown].max())),
         (total / max(count, 1), float(whole[shown].mean())),
@@ -251,13 +254,13 @@ def _measured(views: Views, blended: Blended) -> Values:
     )
 
 
-def _fusion(score: str, found: Sequence[Values]) -> Fusion:
+def _fit_fusion(score: str, found: Sequence[PictureValues]) -> Fusion:
     """Brings good pictures' whole views to the scale of their tiles: the same mean of the maps, and of the
     higher half of the maxima. Then neither drowns the other, and each has its share of the false alarms."""
     if not found:
         return Fusion(score)
     tiles, whole = (np.mean([values.means[k] for values in found]) for k in (0, 1))
-    of_tiles, of_whole = (_upper([values.maxima[k] for values in found]) for k in (0, 1))
+    of_tiles, of_whole = (_upper_half_mean([values.maxima[k] for values in found]) for k in (0, 1))
     reach = of_whole - whole
     if not reach > 1e-6 * max(1.0, abs(of_whole)) or not of_tiles > tiles:
         return Fusion(score)
@@ -265,12 +268,12 @@ def _fusion(score: str, found: Sequence[Values]) -> Fusion:
     return Fusion(score, factor, float(tiles - factor * whole))
 
 
-def _upper(values: Sequence[float]) -> float:
+def _upper_half_mean(values: Sequence[float]) -> float:
     """Mean of the higher half: the median says nothing about the highest, and the maximum alone is chance."""
     return float(np.mean(np.sort(values)[len(values) // 2 :]))
 
 
-def _combined(values: Values, fusion: Fusion) -> tuple[float, float, float]:
+def _fuse(values: PictureValues, fusion: Fusion) -> tuple[float, float, float]:
     """Score, maximum and middle value of the picture's map."""
     scores, maxima = (
         max(pair[0], pair[1] * fusion.factor + fusion.shift) for pair in (values.scores, values.maxima)

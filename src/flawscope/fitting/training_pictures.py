@@ -68,12 +68,12 @@ class Reader:
     def load(self, index: int) -> torch.Tensor | None:
         """Picture `index` as a whole, [3, H, W] float32 in 0..1, or None where it cannot be read."""
         views = self.views(index)
-        return None if views is None else self.shown(views.images([0])[0])
+        return None if views is None else self.to_tensor(views.images([0])[0])
 
-    def shown(self, image: NDArray[np.float32]) -> torch.Tensor:
+    def to_tensor(self, image: NDArray[np.float32]) -> torch.Tensor:
         return torch.from_numpy(hidden(image, self.nearest) if self.hidden else image)
 
-    def load_in(self, index: int, light: Light) -> torch.Tensor | None:
+    def load_in_light(self, index: int, light: Light) -> torch.Tensor | None:
         """Picture `index` in another light, as `load` gives it."""
         picture = decoded_or_none(self.sources[index])
         if picture is None:
@@ -84,7 +84,7 @@ class Reader:
                 f"the part of {self.names[index]} is not found with {light.name}: fit without --align, or "
                 "with a smaller --light"
             )
-        return self.shown(views.images([0])[0])
+        return self.to_tensor(views.images([0])[0])
 
     def views(self, index: int) -> Views | None:
         """Returns the network's views of picture `index`, or None where it cannot be read."""
@@ -105,7 +105,7 @@ class Reader:
             self.hashes[index], self.measured[index] = digest, measured
         return views
 
-    def some_can_be_read(self) -> None:
+    def check_any_readable(self) -> None:
         """InputError where no picture can be read."""
         if 0 < len(self.sources) <= len(self.failures):
             first = self.failures[min(self.failures)]
@@ -129,11 +129,11 @@ class Reader:
 
 UNREAD = "unread"
 Images = Dataset | str | os.PathLike[str] | Sequence[Source] | NDArray[Any]
-Seen = int | str | os.PathLike[str] | Sequence[tuple[Source, Source]]
+SeenDefects = int | str | os.PathLike[str] | Sequence[tuple[Source, Source]]
 
 
 def pairs_of(
-    seen: Seen, method: Method, seed: int, dataset: Dataset | None
+    seen: SeenDefects, method: Method, seed: int, dataset: Dataset | None
 ) -> list[tuple[Source, list[Source]]]:
     """The defective pictures that `seen` means, each with its masks."""
     wanted = len(seen) if isinstance(seen, list | tuple) else str(seen).strip() != "0"
@@ -163,7 +163,7 @@ def read_defects(
         try:
             picture = decode(source, name=name)
             marked = union(masks, picture.shape[:2], name)
-            shown = list(_shown(preprocess.views(picture, name, roi), marked))
+            shown = list(_defect_images(preprocess.views(picture, name, roi), marked))
             if not shown:
                 height, width = preprocess.network_size
                 raise InputError(
@@ -181,13 +181,13 @@ def read_defects(
     return found, unusable
 
 
-def _shown(
+def _defect_images(
     views: Views, marked: NDArray[np.bool_]
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
     """Images [3, H, W] that show a part of the marked pixels, each with its mask [H, W]."""
     for number, placed in enumerate(views.geometries):
-        if (whole := placed.mask_to_network(marked)).any():
-            yield views.images([number])[0], whole
+        if (mask := placed.mask_to_network(marked)).any():
+            yield views.images([number])[0], mask
     if views.grid is None:
         return
     canvas = views.geometry.mask_to_network(marked)
@@ -200,7 +200,7 @@ def _shown(
         yield views.window(y, x), canvas[y : y + height, x : x + width]
 
 
-def sources_of(images: Images, category: str | None) -> tuple[list[Source], list[Source], str]:
+def split_sources(images: Images, category: str | None) -> tuple[list[Source], list[Source], str]:
     """Good pictures to learn from, good ones that the data set keeps apart, and the category."""
     if isinstance(images, Dataset):
         sources: list[Source] = [item.path for item in images.train]
@@ -255,7 +255,7 @@ def survey(sources: Sequence[Source]) -> Survey:
     return Survey(white_level_for(highest, kind) if highest >= 0 else None, largest, sizes)
 
 
-def normalization_of(
+def learn_normalization(
     sources: Sequence[Source], preprocess: Preprocess, roi: NDArray[np.bool_] | None, share: float
 ) -> Normalization:
     """Normalization to the light of good pictures, those that can be read. InputError where none can."""
@@ -275,7 +275,7 @@ def normalization_of(
     return Normalization.of(measured(), share)
 
 
-def reference_of(sources: Sequence[Source], preprocess: Preprocess, kind: Kind) -> Reference:
+def learn_reference(sources: Sequence[Source], preprocess: Preprocess, kind: Kind) -> Reference:
     """Reference for the poses of the parts, from the pictures that can be read.
 
     Raises:
@@ -285,7 +285,7 @@ def reference_of(sources: Sequence[Source], preprocess: Preprocess, kind: Kind) 
     return learn(small, kind)
 
 
-def several_of(sources: Sequence[Source], preprocess: Preprocess, kind: Kind) -> Learnt:
+def learn_part_finding(sources: Sequence[Source], preprocess: Preprocess, kind: Kind) -> Learnt:
     """Learns how several parts in each picture are found, from the pictures that can be read; others are
     `UNREAD`. InputError: as `learn_several`."""
     overviews = {
@@ -334,7 +334,7 @@ class Pool(Protocol):
 
 
 @dataclass(frozen=True)
-class Notes:
+class ReaderFindings:
     """Findings of one part about its pictures, by their numbers, as `Reader` has them."""
 
     hashes: dict[int, str]
@@ -354,43 +354,43 @@ class RemoteWorkers(Workers):
     def __init__(self, pool: Pool, reader: Reader, step: Step):
         self.pool, self.reader, self.step = pool, reader, step
         self.count, self.memory = pool.count, pool.memory
-        self.first: dict[str, int] = {}  # the first picture with these pixels
+        self.first_index: dict[str, int] = {}  # the first picture with these pixels
 
     def __call__(
         self, work: Callable[[T], R], parts: Sequence[T], stage: str, peak: int | None = None
     ) -> Iterator[R]:
         held = pickle.dumps((self.reader, work))
         advance = Advance(self.step, stage, len(parts))
-        answers = self.pool.map(_work_on, held, [(part, ()) for part in parts], peak)
+        answers = self.pool.map(_run_part, held, [(part, ()) for part in parts], peak)
         for part, (found, notes) in zip(parts, answers, strict=True):
-            if known := self._of_others(notes):
-                found, notes = next(self.pool.map(_work_on, held, [(part, known)], peak))
-            self._take(notes)
+            if known := self._hashes_of_others(notes):
+                found, notes = next(self.pool.map(_run_part, held, [(part, known)], peak))
+            self._merge(notes)
             advance()
             yield found
 
-    def _of_others(self, notes: Notes) -> list[str]:
+    def _hashes_of_others(self, notes: ReaderFindings) -> list[str]:
         """Hashes of pixels that other parts had first, if this part has wrongly taken one for its own."""
         firsts = notes.hashes.keys() - {*notes.copies}
-        if all(self.first.get(notes.hashes[index], index) == index for index in firsts):
+        if all(self.first_index.get(notes.hashes[index], index) == index for index in firsts):
             return []
-        return [digest for digest, index in self.first.items() if index not in notes.hashes]
+        return [digest for digest, index in self.first_index.items() if index not in notes.hashes]
 
-    def _take(self, notes: Notes) -> None:
+    def _merge(self, notes: ReaderFindings) -> None:
         reader = self.reader
         reader.hashes |= notes.hashes
         reader.measured |= notes.measured
         reader.failures |= notes.failures
         reader.copies += [index for index in notes.copies if index not in reader.copies]
         for index in notes.hashes.keys() - {*notes.copies}:
-            self.first.setdefault(notes.hashes[index], index)
+            self.first_index.setdefault(notes.hashes[index], index)
             reader.known.add(notes.hashes[index])
 
 
-def _work_on(held: bytes, part: tuple[Any, Sequence[str]]) -> tuple[Any, Notes]:
+def _run_part(held: bytes, part: tuple[Any, Sequence[str]]) -> tuple[Any, ReaderFindings]:
     """Works on a part in a process of the pool. part: the part, and hashes of earlier parts' pixels."""
     reader, work = pickle.loads(held)
     reader.hashes, reader.measured, reader.failures, reader.copies = {}, {}, {}, []
     reader.known |= {*part[1]}
     found = work(part[0])
-    return found, Notes(reader.hashes, reader.measured, reader.failures, reader.copies)
+    return found, ReaderFindings(reader.hashes, reader.measured, reader.failures, reader.copies)

@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from flawscope.calibration.power import wilson
+from flawscope.calibration.power import wilson_interval
 from flawscope.calibration.threshold import Calibration
 from flawscope.errors import InputError, pluralize
 from flawscope.pictures.decoding import Source
 from flawscope.predictor import Predictor
 from flawscope.progress import Step, silent
 
-KEY = "corrections"  # among a model's facts
-STAYS = 0.5  # of a known defect's severity: with less, it is said that it stands out less
+CORRECTIONS = "corrections"  # among a model's facts
+WEAKER_SHARE = 0.5  # of a known defect's severity: with less, it is said that it stands out less
 KEPT = 0.98  # of the defects that the model before finds: with less, the update has lost power
-CHANCE = 0.01  # of a fair sample: with fewer chances, its pictures are not like those of the calibration
+SIGNIFICANCE = 0.01  # level of the test whether a sample is as fair as the calibration pictures
 KNOWN, SIMULATED, THRESHOLD = "known", "simulated", "threshold"
 
 
@@ -67,7 +67,7 @@ class Score(NamedTuple):
         return not self.score <= self.threshold
 
 
-def judge(
+def score_pictures(
     predictor: Predictor, pictures: Sequence[Reviewed], known: dict[str, float], step: Step = silent
 ) -> dict[int, Score]:
     """Scores of pictures by their numbers, each as if the model had never learnt from it. Those are left out
@@ -79,7 +79,7 @@ def judge(
     calibration, manifest = predictor.calibration, predictor.manifest
     listed = list(manifest.facts.get("calibration_pictures", ()))[: calibration.count]
     places = {digest: place for place, digest in enumerate(listed)}
-    left_out = manifest.facts.get(KEY, {}).get("left_out", {})
+    left_out = manifest.facts.get(CORRECTIONS, {}).get("left_out", {})
     learnt = {picture.hash for picture in manifest.pictures if picture.role != "calibration"}
     answered = {*places, *left_out, *learnt, *known}
     new = [one for one in pictures if one.digest not in answered]
@@ -91,7 +91,7 @@ def judge(
     for one in pictures:
         if one.digest in places:
             place = places[one.digest]
-            others, score = _without(calibration, place), calibration.scores[place]
+            others, score = _without_picture(calibration, place), calibration.scores[place]
             scores[one.number] = Score.of(others, score, learnt=True)
         elif one.digest in left_out:
             scores[one.number] = Score.of(calibration, left_out[one.digest][0], learnt=True)
@@ -100,7 +100,7 @@ def judge(
     return scores
 
 
-def _without(calibration: Calibration, place: int) -> Calibration:
+def _without_picture(calibration: Calibration, place: int) -> Calibration:
     """Calibration without the picture at `place`; unchanged where there is no other picture."""
     if calibration.count == 1:
         return calibration
@@ -110,17 +110,17 @@ def _without(calibration: Calibration, place: int) -> Calibration:
     return replace(calibration, scores=scores, map_maxima=maxima)
 
 
-def is_unlike(before: Calibration, scores: Sequence[float]) -> bool:
-    """Whether more scores of a sample lie above the threshold than chance allows for a fair sample.
+def exceeds_chance(before: Calibration, scores: Sequence[float]) -> bool:
+    """Tests whether more scores of a sample lie above the threshold than chance allows for a fair sample.
 
-    If the sample is as the calibration pictures are, the share of it above the k-th largest of n scores has
-    the distribution Beta(k, n + 1 - k), so that their number is beta-binomial.
+    If it is exchangeable with the n calibration pictures, the share above their k-th largest score is
+    distributed as Beta(k, n + 1 - k), so that the number is beta-binomial.
     """
     from scipy.stats import betabinom
 
     rank = round(before.expected_rate * (before.count + 1))
     above = sum(bool(before.is_anomalous(score)) for score in scores)
-    return float(betabinom(len(scores), rank, before.count + 1 - rank).sf(above - 1)) < CHANCE
+    return float(betabinom(len(scores), rank, before.count + 1 - rank).sf(above - 1)) < SIGNIFICANCE
 
 
 @dataclass
@@ -235,7 +235,7 @@ class Update:
             said.append(f"{name} defects found: {text}")
         return said
 
-    def why(self) -> str:
+    def refusal(self) -> str:
         """Reason why the update is refused, in a sentence without a full stop."""
         said = []
         for name in self.refused:
@@ -286,11 +286,11 @@ class Update:
     def _is_weaker(self, number: int) -> bool:
         severity = self.after[number].severity
         is_clear = self.clear is not None and severity > self.clear
-        return severity < STAYS * self.before[number].severity and not is_clear
+        return severity < WEAKER_SHARE * self.before[number].severity and not is_clear
 
     def _counts(self, numbers: Sequence[int]) -> dict[str, Any]:
         counts: dict[str, Any] = {"count": len(numbers)}
         for when, scores in (("before", self.before), ("after", self.after)):
             anomalous = sum(scores[number].anomalous for number in numbers)
-            counts[when] = [anomalous, *(round(end, 4) for end in wilson(anomalous, len(numbers)))]
+            counts[when] = [anomalous, *(round(end, 4) for end in wilson_interval(anomalous, len(numbers)))]
         return counts

@@ -14,20 +14,20 @@ from flawscope.errors import InputError, pluralize
 from flawscope.fitting.fitting import fit, partial_fit
 from flawscope.fitting.preparation import Say
 from flawscope.fitting.training_pictures import Pool
-from flawscope.fitting.update_evaluation import KEY, Reviewed, Score, judge
+from flawscope.fitting.update_evaluation import CORRECTIONS, Reviewed, Score, score_pictures
 from flawscope.methods import registry
 from flawscope.predictor import Predictor
 from flawscope.progress import Step
 from flawscope.runtime.torch import TorchSession
 
-RADIUS = "covering_radius"  # among a model's facts
-ROOM = 1.25  # a full memory bank may grow so many times beyond its cap, for corrected pictures
+RADIUS_KEY = "covering_radius"  # among a model's facts
+CAP_GROWTH = 1.25  # factor by which a full memory bank may exceed its cap, for corrected pictures
 # Factors for corrected pictures. Their patches lie just beyond the covering radius, within which a fit takes
 # a patch for known. So the radius is smaller for them, and a larger share of their patches is kept.
-CLOSER, MORE = 0.5, 3
-RATIOS = ("ratio", "fine_ratio")  # settings with the share of the patches that is kept
-FOLDS = 2  # of corrections, where a method is trained anew
-OURS = ("learnt from ", "extended by ")  # notes of which a model has the last one only
+RADIUS_FACTOR, RATIO_FACTOR = 0.5, 3
+RATIO_SETTINGS = ("ratio", "fine_ratio")  # settings with the share of the patches that is kept
+FOLDS = 2  # of cross-fitting, where a method is trained anew
+UPDATE_NOTE_PREFIXES = ("learnt from ", "extended by ")  # of notes that the next update replaces
 
 Values = Mapping[str, tuple[float, float]]  # score and maximum of the map by the picture's hash
 # A model, and what gives its scores of pictures as if it had never learnt from them
@@ -58,25 +58,25 @@ class Job:
 # ------------------------------------------------------------------------------------------------- extended
 
 
-def extended(job: Job) -> list[Candidate]:
+def extend_bank(job: Job) -> list[Candidate]:
     """Candidates with a larger memory bank and the earlier calibration: first with the drawn pictures in the
     calibration, then without."""
     old, facts, calibration = job.old, job.old.manifest.facts, job.old.manifest.calibration
     listed = map(str, facts.get("calibration_pictures", ()))
     pairs = zip(calibration.scores, calibration.map_maxima, strict=True)
     values = dict(zip(listed, pairs, strict=True))
-    left_out = dict(facts.get(KEY, {}).get("left_out", {}))
+    left_out = dict(facts.get(CORRECTIONS, {}).get("left_out", {}))
     inside = {picture.hash for picture in old.manifest.pictures if picture.role != "calibration"}
     chosen = list({one.digest: one for one in job.wanted if one.digest not in inside}.values())
     predictor = Predictor(old, TorchSession.open(old, job.device))
     if chosen:
         alarms = sum(job.before[one.number].anomalous for one in chosen if one.number in job.before)
-        start = with_room(old) if 2 * alarms >= len(chosen) else _without_our_notes(old)
+        start = with_room(old) if 2 * alarms >= len(chosen) else _without_update_notes(old)
         how = {"check": job.check, "pool": job.pool, "device": job.device, "step": job.step}
-        predictor = learnt_from(start, chosen, **how)
-        new, whole = predictor.manifest.facts["calibration_pictures"], predictor.calibration
-        for place in range(calibration.count, whole.count):
-            left_out[new[place]] = whole.scores[place], whole.map_maxima[place]
+        predictor = learn_pictures(start, chosen, **how)
+        new, combined = predictor.manifest.facts["calibration_pictures"], predictor.calibration
+        for place in range(calibration.count, combined.count):
+            left_out[new[place]] = combined.scores[place], combined.map_maxima[place]
     drawn: dict[str, tuple[float, float]] = {}
     for one in job.pictures:
         if not (one.drawn and one.good) or one.digest in {*values, *drawn}:
@@ -84,25 +84,25 @@ def extended(job: Job) -> list[Candidate]:
         if one.digest in left_out:
             drawn[one.digest] = left_out[one.digest]
         elif one.digest not in inside:
-            said = predictor.predict(one.source)
-            drawn[one.digest] = said.score, float(said.map.max())
-    models = [_calibrated(predictor, old, {**values, **drawn}, left_out, len(drawn), len(chosen))]
+            prediction = predictor.predict(one.source)
+            drawn[one.digest] = prediction.score, float(prediction.map.max())
+    models = [_set_calibration(predictor, old, {**values, **drawn}, left_out, len(drawn), len(chosen))]
     if drawn:
-        models.append(_calibrated(predictor, old, values, left_out, 0, len(chosen)))
+        models.append(_set_calibration(predictor, old, values, left_out, 0, len(chosen)))
     known: dict[str, float] = {}  # the candidates have one network
     if not chosen and job.active.artefact is old:  # it has not changed
         known = {one.digest: one.before for one in job.pictures if one.before is not None}
-    return [(one, lambda several, one=one: judge(one, several, known, job.step)) for one in models]  # type: ignore[misc]
+    return [(one, lambda several, one=one: score_pictures(one, several, known, job.step)) for one in models]  # type: ignore[misc]
 
 
-def learnt_from(old: Artefact, pictures: Sequence[Reviewed], **how: Any) -> Predictor:
+def learn_pictures(old: Artefact, pictures: Sequence[Reviewed], **how: Any) -> Predictor:
     """The model with these pictures in its bank, and in its calibration."""
     sources, names = [one.source for one in pictures], [one.name for one in pictures]
-    group = parts(old, pictures)[0]
+    group = part_groups(old, pictures)[0]
     return partial_fit(old, sources, group=group, names=names, **how)
 
 
-def parts(old: Artefact, pictures: Sequence[Reviewed]) -> tuple[str | None, list[int]]:
+def part_groups(old: Artefact, pictures: Sequence[Reviewed]) -> tuple[str | None, list[int]]:
     """Pattern of the model for pictures that show one part, None where it does not fit all names; and a
     number for each picture, the same for all pictures of a part."""
     names, group = [one.name for one in pictures], old.manifest.facts.get("group")
@@ -112,36 +112,37 @@ def parts(old: Artefact, pictures: Sequence[Reviewed]) -> tuple[str | None, list
         return None, group_numbers(names, None)
 
 
-def _without_our_notes(old: Artefact) -> Artefact:
-    notes = tuple(note for note in old.manifest.notes if not note.startswith(OURS))
+def _without_update_notes(old: Artefact) -> Artefact:
+    notes = tuple(note for note in old.manifest.notes if not note.startswith(UPDATE_NOTE_PREFIXES))
     return replace(old, manifest=replace(old.manifest, notes=notes))
 
 
 def with_room(old: Artefact) -> Artefact:
     """Returns the model with a cap that leaves room in a full bank, and a smaller covering radius, which lets
     nearer patches in."""
-    manifest = _without_our_notes(old).manifest
+    manifest = _without_update_notes(old).manifest
     config, facts = dict(manifest.config), dict(manifest.facts)
     if (cap := _cap(old)) is not None:
-        config["cap"] = math.ceil(ROOM * cap)
-    config |= {key: min(1.0, MORE * config[key]) for key in RATIOS if config.get(key)}
-    if RADIUS in facts:
-        facts[RADIUS] = [CLOSER * radius for radius in facts[RADIUS]]
+        config["cap"] = math.ceil(CAP_GROWTH * cap)
+    config |= {key: min(1.0, RATIO_FACTOR * config[key]) for key in RATIO_SETTINGS if config.get(key)}
+    if RADIUS_KEY in facts:
+        facts[RADIUS_KEY] = [RADIUS_FACTOR * radius for radius in facts[RADIUS_KEY]]
     return replace(old, manifest=replace(manifest, config=config, facts=facts))
 
 
 def _cap(old: Artefact) -> int | None:
     """Cap of the memory bank as it was fitted."""
-    cap = old.manifest.facts.get(KEY, {}).get("cap", old.manifest.config.get("cap"))
+    cap = old.manifest.facts.get(CORRECTIONS, {}).get("cap", old.manifest.config.get("cap"))
     return None if cap is None else int(cap)
 
 
-def _calibrated(
+def _set_calibration(
     predictor: Predictor, old: Artefact, values: Values, left_out: Values, drawn: int, learnt: int
 ) -> Predictor:
     """The model with these calibration scores. drawn, learnt: how many pictures were."""
     manifest, before = predictor.manifest, old.manifest
-    first = before.facts.get(KEY, {}).get("of_the_fit") or before.facts.get("calibration_pictures", ())
+    first = before.facts.get(CORRECTIONS, {}).get("of_the_fit")
+    first = first or before.facts.get("calibration_pictures", ())
     of_line = len(values.keys() - {*first})
     method = before.calibration.method.partition(";")[0]
     scores, maxima = zip(*values.values(), strict=True)
@@ -157,18 +158,15 @@ def _calibrated(
     }
     if (cap := _cap(old)) is not None:
         corrections["cap"] = cap
-    facts = {**manifest.facts, "calibration_pictures": list(values), KEY: corrections}
-    if RADIUS in before.facts:  # of the whole bank
-        pairs = zip(before.facts[RADIUS], manifest.facts[RADIUS], strict=True)
-        facts[RADIUS] = [max(pair) for pair in pairs]
-    ratios = {key: before.config[key] for key in RATIOS if key in before.config}
+    facts = {**manifest.facts, "calibration_pictures": list(values), CORRECTIONS: corrections}
+    if RADIUS_KEY in before.facts:  # of the whole bank
+        pairs = zip(before.facts[RADIUS_KEY], manifest.facts[RADIUS_KEY], strict=True)
+        facts[RADIUS_KEY] = [max(pair) for pair in pairs]
+    ratios = {key: before.config[key] for key in RATIO_SETTINGS if key in before.config}
     known = {picture.hash for picture in manifest.pictures}
     fresh = [Picture(digest, "calibration", "of the line") for digest in values if digest not in known]
     manifest = replace(
-        manifest,
-        config={**manifest.config, **ratios},
-        facts=facts,
-        pictures=(*manifest.pictures, *fresh),
+        manifest, config={**manifest.config, **ratios}, facts=facts, pictures=(*manifest.pictures, *fresh)
     )
     threshold = (
         f"good pictures as they come, {drawn} of them drawn from the line now"
@@ -188,7 +186,7 @@ def _calibrated(
 # ------------------------------------------------------------------------------------------- other methods
 
 
-def recalibrated(job: Job) -> list[Candidate]:
+def recalibrate_model(job: Job) -> list[Candidate]:
     """Candidate with thresholds from the drawn pictures alone, which the network has not learnt from."""
     drawn = [one.source for one in job.pictures if one.drawn and one.good]
     rate = job.old.manifest.calibration.rate
@@ -204,10 +202,10 @@ def recalibrated(job: Job) -> list[Candidate]:
             f"only {pluralize(model.calibration.count, 'drawn picture')} can calibrate, the others are "
             f"copies or were learnt from; {needed} are needed: inspect and review more"
         )
-    return [(model, lambda several: judge(model, several, {}, job.step))]
+    return [(model, lambda several: score_pictures(model, several, {}, job.step))]
 
 
-def retrained(job: Job) -> list[Candidate]:
+def retrain_model(job: Job) -> list[Candidate]:
     """Candidate that is trained anew; pictures learnt from are judged by trainings without them, in folds."""
     if not job.good:
         raise InputError(
@@ -217,11 +215,11 @@ def retrained(job: Job) -> list[Candidate]:
     manifest = job.old.manifest
     method = registry.method(manifest.method)
     defects = [one for one in job.pictures if not one.good and one.mask] if method.takes_seen_defects else []
-    taught = list({one.digest: one for one in (*job.wanted, *defects)}.values())
-    numbered = zip(taught, parts(job.old, taught)[1], strict=True)
+    learnt = list({one.digest: one for one in (*job.wanted, *defects)}.values())
+    numbered = zip(learnt, part_groups(job.old, learnt)[1], strict=True)
     folds = {one.digest: part % FOLDS for one, part in numbered}
 
-    def trained(name: str, leave: int | None = None) -> Predictor:
+    def train(name: str, leave: int | None = None) -> Predictor:
         seen = [(one.source, one.mask) for one in defects if one.mask and folds[one.digest] != leave]
         more = [one.source for one in job.wanted if folds[one.digest] != leave]
         job.say(f"training {name}")
@@ -238,16 +236,16 @@ def retrained(job: Job) -> list[Candidate]:
             **{k: v for k, v in manifest.config.items() if v is not None},
         )
 
-    model = trained("the model")
+    model = train("the model")
     others = {
-        fold: trained(f"without part {fold + 1} of {FOLDS}", fold) for fold in sorted(set(folds.values()))
+        fold: train(f"without part {fold + 1} of {FOLDS}", fold) for fold in sorted(set(folds.values()))
     }
 
     def scores(several: Sequence[Reviewed]) -> dict[int, Score]:
-        found = judge(model, [one for one in several if one.digest not in folds], {}, job.step)
+        found = score_pictures(model, [one for one in several if one.digest not in folds], {}, job.step)
         for fold, other in others.items():
-            apart = [one for one in several if folds.get(one.digest) == fold]
-            judged = judge(other, apart, {}, job.step)
+            own = [one for one in several if folds.get(one.digest) == fold]
+            judged = score_pictures(other, own, {}, job.step)
             found |= {number: score._replace(learnt=True) for number, score in judged.items()}
         return found
 

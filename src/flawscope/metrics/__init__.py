@@ -12,7 +12,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from flawscope.errors import InputError
-from flawscope.metrics._ranking import ImageMetrics, Regions, check_flags, check_scores, count, rank
+from flawscope.metrics._ranking import (
+    ImageMetrics,
+    Regions,
+    check_flags,
+    check_scores,
+    count_normal,
+    rank_metrics,
+)
 from flawscope.metrics.pixel import PixelMetrics, au_pro, au_spro, pixel_metrics, saturation_pixels
 
 __all__ = [
@@ -44,7 +51,7 @@ def image_metrics(labels: ArrayLike, scores: ArrayLike) -> ImageMetrics:
     values = check_scores(scores, truth)
     anomalous = values[truth]
     one = Regions(anomalous, np.zeros(min(anomalous.size, 1), np.int64), np.ones(1), np.ones(1), 1)
-    return rank(count(one, [values[~truth]]))
+    return rank_metrics(count_normal(one, [values[~truth]]))
 
 
 def auroc(labels: ArrayLike, scores: ArrayLike) -> float:

@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from flawscope.errors import InputError
 
 # A sequence of [H, W] arrays, of different sizes if need be, or one [N, H, W] array.
-Pictures = Sequence[NDArray[Any]] | NDArray[Any]
+Maps = Sequence[NDArray[Any]] | NDArray[Any]
 # Per picture the pixels that count, [H, W] bool; None: all of them.
 Valid = Sequence[NDArray[np.bool_] | None] | NDArray[np.bool_]
 
@@ -64,8 +64,8 @@ def check_limit(limit: float) -> float:
     return float(limit)
 
 
-def checked(
-    maps: Pictures, truths: Sequence[Any] | NDArray[Any], valid: Valid | None, name: str
+def iterate_checked(
+    maps: Maps, truths: Sequence[Any] | NDArray[Any], valid: Valid | None, name: str
 ) -> Iterator[tuple[int, NDArray[Any], Any, NDArray[np.bool_] | None]]:
     """Yields index, map [H, W], truth and valid pixels of every picture with a ground truth: maps are real,
     without NaN where they count. Every element is asked for once."""
@@ -141,24 +141,24 @@ class Regions:
 
 
 @dataclass(frozen=True, slots=True)
-class Counted:
+class RankCounts:
     """Anomalous scores [A], ascending, and where they lie among the normal ones."""
 
     scores: Scores
-    owner: NDArray[np.uint32]  # [A], the piece that a score belongs to
+    piece: NDArray[np.uint32]  # [A], the piece that a score belongs to
     below: Counts  # [A], normal scores below it
     up_to: Counts  # [A], normal scores below or at it
     negatives: int  # number of normal scores
 
 
-def gathered(
+def gather_regions(
     pieces: Sequence[NDArray[Any]],
     shares: Sequence[float],
     divisors: Sequence[float],
-    number: int,
+    count: int,
     dtypes: set[np.dtype[Any]],
 ) -> Regions:
-    """Gathers the anomalous scores of `number` regions from their pieces; float32, or wider where a map of
+    """Gathers the anomalous scores of `count` regions from their pieces; float32, or wider where a map of
     `dtypes` needs it to be kept exactly."""
     dtype = np.result_type(np.float32, *dtypes)
     sizes = np.array([piece.size for piece in pieces], np.int64)
@@ -167,11 +167,11 @@ def gathered(
         starts=np.cumsum(sizes) - sizes,
         shares=np.array(shares, np.float64),
         divisors=np.array(divisors, np.float64),
-        count=number,
+        count=count,
     )
 
 
-def count(regions: Regions, normal: Iterable[Scores]) -> Counted:
+def count_normal(regions: Regions, normal: Iterable[Scores]) -> RankCounts:
     """Counts batches of normal scores, of the dtype of the anomalous ones; the order in the batches is
     changed. Needs about 32 bytes for each anomalous score."""
     order = np.argsort(regions.scores)
@@ -188,13 +188,13 @@ def count(regions: Regions, normal: Iterable[Scores]) -> Counted:
             found = false_alarm_counts(batch, scores[here])
             below[here] += found[0]
             up_to[here] += found[1]
-    return Counted(scores, owner, below, up_to, negatives)
+    return RankCounts(scores, owner, below, up_to, negatives)
 
 
-def batches(pieces: Iterable[NDArray[Any]], most: int, dtype: np.dtype[Any]) -> Iterator[Scores]:
-    """Yields the values of all pieces, `most` at the most, in arrays of up to `BATCH`. An array is valid
+def batches(pieces: Iterable[NDArray[Any]], total: int, dtype: np.dtype[Any]) -> Iterator[Scores]:
+    """Yields the values of all pieces, `total` at the most, in arrays of up to `BATCH`. An array is valid
     until the next one is asked for."""
-    batch = np.empty(min(BATCH, most), dtype=dtype)
+    batch = np.empty(min(BATCH, total), dtype=dtype)
     end = 0
     for piece in pieces:
         values = piece.ravel()
@@ -225,7 +225,7 @@ def false_alarm_counts(normal: Scores, scores: Scores) -> tuple[Counts, Counts]:
     return below, up_to
 
 
-def rank(counted: Counted) -> ImageMetrics:
+def rank_metrics(counted: RankCounts) -> ImageMetrics:
     """Computes the threshold-free metrics.
 
     Without an anomalous score all are NaN. Without a normal score only AUROC is NaN, AP and F1 are 1.
@@ -239,16 +239,16 @@ def rank(counted: Counted) -> ImageMetrics:
     for start in range(0, positives, CHUNK):
         scores = counted.scores[start : start + CHUNK]
         first = np.flatnonzero(np.append(True, scores[1:] != scores[:-1]))
-        times = np.diff(np.append(first, scores.size))
+        multiplicity = np.diff(np.append(first, scores.size))
         distinct = scores[first]
         below, up_to = counted.below[start + first], counted.up_to[start + first]
-        twice_won += int(((below + up_to) * times).sum())
+        twice_won += int(((below + up_to) * multiplicity).sum())
         hits = positives - (start + first)  # true positives of "score >= distinct"
         # the first score may have begun in an earlier chunk
         hits[0] = positives - int(np.searchsorted(counted.scores, distinct[0], side="left"))
         flagged = hits + (negatives - below)
         # AP = sum over thresholds of (recall step) x precision; recall steps only at anomalous scores
-        precisions.append(float((times * (hits / flagged)).sum()))
+        precisions.append(float((multiplicity * (hits / flagged)).sum()))
         # For the same reason F1 is best at an anomalous score. Of equal ones take the highest threshold.
         f1_here = 2 * hits / (flagged + positives)
         best = f1_here.size - 1 - int(np.argmax(f1_here[::-1]))
@@ -262,7 +262,7 @@ def rank(counted: Counted) -> ImageMetrics:
     )
 
 
-def overlap_area(counted: Counted, regions: Regions, limit: float) -> float:
+def overlap_area(counted: RankCounts, regions: Regions, limit: float) -> float:
     """Area under mean region overlap over false-positive rate, up to `limit`, divided by `limit`.
 
     The curve has one point per distinct score and straight lines between them, also to `limit`. Trapezoids
@@ -284,10 +284,10 @@ def overlap_area(counted: Counted, regions: Regions, limit: float) -> float:
         before, after = negatives - counted.up_to[here], negatives - counted.below[here]
         early = after < width
         across = ~early & (before < width)
-        np.add.at(found, counted.owner[here][early], 1)
-        np.add.at(twice_late, counted.owner[here][early], (before + after)[early])
+        np.add.at(found, counted.piece[here][early], 1)
+        np.add.at(twice_late, counted.piece[here][early], (before + after)[early])
         if across.any():
-            np.add.at(at_limit, counted.owner[here][across], 1)
+            np.add.at(at_limit, counted.piece[here][across], 1)
             first = int(np.argmax(across))
             share = float((width - before[first]) ** 2 / (2 * (after[first] - before[first])) / width)
     areas = found - twice_late / (2 * width) + at_limit * share

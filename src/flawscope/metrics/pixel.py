@@ -18,19 +18,19 @@ from numpy.typing import NDArray
 
 from flawscope.errors import InputError
 from flawscope.metrics._ranking import (
-    Counted,
     Counts,
-    Pictures,
+    Maps,
+    RankCounts,
     Regions,
     Valid,
     batches,
     check_limit,
     check_mask,
-    checked,
-    count,
-    gathered,
+    count_normal,
+    gather_regions,
+    iterate_checked,
     overlap_area,
-    rank,
+    rank_metrics,
 )
 
 # [H, W] bool each, None where a picture has no ground truth; or one [N, H, W] array
@@ -55,7 +55,7 @@ class PixelMetrics:
     regions: int
 
 
-def pixel_metrics(maps: Pictures, masks: Masks, *, valid: Valid | None = None) -> PixelMetrics:
+def pixel_metrics(maps: Maps, masks: Masks, *, valid: Valid | None = None) -> PixelMetrics:
     """All pixel metrics, exact, without binning.
 
     `maps`: a sequence of [H, W] arrays, of different sizes if need be, or one [N, H, W] array; higher = more
@@ -70,15 +70,15 @@ def pixel_metrics(maps: Pictures, masks: Masks, *, valid: Valid | None = None) -
 
     Raises InputError (a ValueError) for NaN in a map, for masks that are not bool, or shapes that differ.
     """
-    counted, regions = _count(maps, masks, valid)
-    ranking = rank(counted)
+    counted, regions = _count_masks(maps, masks, valid)
+    ranking = rank_metrics(counted)
     area, area_05 = (overlap_area(counted, regions, limit) for limit in (0.3, 0.05))
     return PixelMetrics(
         ranking.auroc, ranking.ap, ranking.f1, ranking.f1_threshold, area, area_05, regions.count
     )
 
 
-def au_pro(maps: Pictures, masks: Masks, limit: float = 0.3, *, valid: Valid | None = None) -> float:
+def au_pro(maps: Maps, masks: Masks, limit: float = 0.3, *, valid: Valid | None = None) -> float:
     """Area under the per-region overlap curve for false-positive rates 0..`limit`, divided by `limit`.
 
     A region is an 8-connected component of a mask, as far as its pixels are valid; each weighs the same over
@@ -89,34 +89,34 @@ def au_pro(maps: Pictures, masks: Masks, limit: float = 0.3, *, valid: Valid | N
     Arguments and errors as for `pixel_metrics`. NaN without an anomalous or without a normal pixel.
     """
     check_limit(limit)
-    return overlap_area(*_count(maps, masks, valid), limit)
+    return overlap_area(*_count_masks(maps, masks, valid), limit)
 
 
-def _count(maps: Pictures, masks: Masks, valid: Valid | None) -> tuple[Counted, Regions]:
+def _count_masks(maps: Maps, masks: Masks, valid: Valid | None) -> tuple[RankCounts, Regions]:
     """Gathers the anomalous scores region by region, and counts the normal ones below them."""
     pieces: list[NDArray[Any]] = []
     areas: list[float] = []
     dtypes: set[np.dtype[Any]] = set()
     normal_pixels = 0
-    for i, values, given, keep in checked(maps, masks, valid, "masks"):
+    for i, values, given, keep in iterate_checked(maps, masks, valid, "masks"):
         mask = check_mask(given, values.shape, f"masks[{i}]")
         dtypes.add(values.dtype)
         inside = mask if keep is None else mask & keep
         counting = mask.size if keep is None else int(np.count_nonzero(keep))
         normal_pixels += counting - int(np.count_nonzero(inside))
         if inside.any():
-            scores, picture_areas = _by_region(values, mask, inside)
+            scores, picture_areas = _scores_by_region(values, mask, inside)
             pieces += np.split(scores, np.cumsum(picture_areas)[:-1])
             areas += picture_areas.tolist()
-    regions = gathered(pieces, [1.0] * len(areas), areas, len(areas), dtypes)
+    regions = gather_regions(pieces, [1.0] * len(areas), areas, len(areas), dtypes)
     normal = (
         values[~mask if keep is None else ~mask & keep]
-        for _, values, mask, keep in checked(maps, masks, valid, "masks")
+        for _, values, mask, keep in iterate_checked(maps, masks, valid, "masks")
     )
-    return count(regions, batches(normal, normal_pixels, regions.scores.dtype)), regions
+    return count_normal(regions, batches(normal, normal_pixels, regions.scores.dtype)), regions
 
 
-def _by_region(
+def _scores_by_region(
     values: NDArray[Any], mask: NDArray[np.bool_], inside: NDArray[np.bool_]
 ) -> tuple[NDArray[Any], Counts]:
     """Scores of `inside`, 8-connected component of the mask after component, and the number in each."""
@@ -141,7 +141,7 @@ LIMITS = (0.05, 0.3)
 
 
 def au_spro(
-    maps: Pictures,
+    maps: Maps,
     regions: SaturatedRegions,
     limits: Sequence[float] = LIMITS,
     *,
@@ -184,14 +184,14 @@ def saturation_pixels(area: int, threshold: float, *, relative: bool, scale: flo
     return min(threshold * scale, float(area))
 
 
-def _count_regions(maps: Pictures, regions: SaturatedRegions, valid: Valid | None) -> tuple[Counted, Regions]:
+def _count_regions(maps: Maps, regions: SaturatedRegions, valid: Valid | None) -> tuple[RankCounts, Regions]:
     """Gathers each region's highest scores, up to its saturation, and counts the normal ones below."""
     pieces: list[NDArray[Any]] = []
     shares: list[float] = []
     divisors: list[float] = []
     dtypes: set[np.dtype[Any]] = set()
     number = pixels = 0
-    for i, values, here, keep in checked(maps, regions, valid, "lists of regions"):
+    for i, values, here, keep in iterate_checked(maps, regions, valid, "lists of regions"):
         dtypes.add(values.dtype)
         pixels += values.size
         for j, (given, saturation) in enumerate(here):
@@ -213,12 +213,12 @@ def _count_regions(maps: Pictures, regions: SaturatedRegions, valid: Valid | Non
                     pieces.append(piece)
                     shares.append(share)
                     divisors.append(saturation)
-    found = gathered(pieces, shares, divisors, number, dtypes)
+    found = gather_regions(pieces, shares, divisors, number, dtypes)
     normal = (
         values[_outside(here, values.shape) if keep is None else _outside(here, values.shape) & keep]
-        for _, values, here, keep in checked(maps, regions, valid, "lists of regions")
+        for _, values, here, keep in iterate_checked(maps, regions, valid, "lists of regions")
     )
-    return count(found, batches(normal, pixels, found.scores.dtype)), found
+    return count_normal(found, batches(normal, pixels, found.scores.dtype)), found
 
 
 def _outside(regions: Sequence[tuple[NDArray[np.bool_], float]], shape: tuple[int, ...]) -> NDArray[np.bool_]:

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.artefact import model_file
-from flawscope.artefact.certificate import Certificate, of_samples
+from flawscope.artefact.certificate import Certificate, certify_samples
 from flawscope.artefact.files import EXPORTED
 from flawscope.artefact.model_file import Artefact, Manifest, unpack_images
-from flawscope.calibration.power import described, recounted
+from flawscope.calibration.power import described, update_detection_facts
 from flawscope.calibration.threshold import Calibration, Rate
 from flawscope.errors import InputError, LeftOut
 from flawscope.pictures.appearance import Appearance, measure
@@ -27,18 +27,18 @@ from flawscope.pictures.geometry import Geometry
 from flawscope.pictures.part_views import PartPose, PartViews
 from flawscope.pictures.views import Region, Views
 from flawscope.predictor.parts import Parts, pattern_of
-from flawscope.predictor.recalibration import calibrated
+from flawscope.predictor.recalibration import recalibrate
 from flawscope.predictor.several_parts import with_parts
 from flawscope.predictor.streaming import (
-    Judged,
     Loaded,
+    LoadResult,
     Prepared,
-    Seen,
+    SourceResult,
+    collect_predictions,
     from_bgr,
-    given_pictures,
-    out_of_memory,
-    predicted,
-    streamed,
+    memory_errors,
+    resolve_pictures,
+    stream_predictions,
 )
 from flawscope.progress import Step, silent
 from flawscope.results import html
@@ -46,7 +46,7 @@ from flawscope.results.part import PartPrediction
 from flawscope.results.prediction import NEARBY, SLIGHT, Prediction
 from flawscope.runtime import Run, Session, check_threads, open_session, read, read_manifest
 
-SAMPLES = 3  # stored pictures that a notebook shows
+SHOWN_SAMPLES = 3  # stored pictures that a notebook shows
 
 
 def load(
@@ -135,7 +135,7 @@ class Predictor:
         rows = [*self._facts(), *([("simulated defects found", found)] if found else [])]
         rows += [("note", note) for note in self.manifest.notes]
         samples = self.artefact.tensors.get("samples")
-        pictures = [] if samples is None else [*unpack_images(samples[:SAMPLES])]
+        pictures = [] if samples is None else [*unpack_images(samples[:SHOWN_SAMPLES])]
         shown = [(255 * p.transpose(1, 2, 0).clip(0, 1)).astype(np.uint8) for p in pictures]
         return html.table(rows) + "".join(html.image_tag(html.small(one)) for one in shown)
 
@@ -146,8 +146,6 @@ class Predictor:
                 f"this model is saved as {self.session.suffix}; `flawscope export` makes the other kinds"
             )
         self.session.save(self.artefact, path)
-
-    # ---- prediction
 
     @overload
     def predict(self, pictures: Source, *, bgr: bool = False) -> Prediction: ...
@@ -162,7 +160,7 @@ class Predictor:
         Raises:
             InputError: a picture cannot be read. `stream` goes on instead.
         """
-        return predicted(pictures, partial(self.stream, bgr=bgr))
+        return collect_predictions(pictures, partial(self.stream, bgr=bgr))
 
     def stream(
         self,
@@ -171,7 +169,7 @@ class Predictor:
         *,
         bgr: bool = False,
         leave_out: Collection[str] = (),
-    ) -> Iterator[Judged]:
+    ) -> Iterator[SourceResult]:
         """Yields every picture with its prediction, or with the reason why there is none, in order.
 
         On a CPU several pictures are judged side by side, one core each, unless they are seen in tiles or
@@ -190,7 +188,7 @@ class Predictor:
         """
         load = partial(self.load, bgr=bgr, leave_out=leave_out)
         tiled = self.manifest.preprocess.tile is not None
-        return streamed(given_pictures(pictures), load, self.judged, self.session, batch, tiled)
+        return stream_predictions(resolve_pictures(pictures), load, self.judge, self.session, batch, tiled)
 
     def parts(self) -> Parts | None:
         """Returns a collector of predictions that decides on each part; None where the model was fitted
@@ -219,45 +217,45 @@ class Predictor:
 
     def load(
         self, source: Source, bgr: bool = False, leave_out: Collection[str] = ()
-    ) -> tuple[Source, Loaded]:
+    ) -> tuple[Source, LoadResult]:
         """Reads a picture as the network sees it, or says why it cannot be read."""
         if isinstance(source, Prepared):
-            return source.source, self.lit(source.seen)
+            return source.source, self.normalize_light(source.seen)
         try:
             given = from_bgr(source) if bgr else source
             if not leave_out:
-                return source, self._seen(given, None)
+                return source, self._load_views(given, None)
             picture = decode(given)
             if pixel_hash(picture) in leave_out:
                 return source, LeftOut(f"{source!s:.200} is one of the pictures to leave out")
             name = os.fspath(source) if isinstance(source, str | os.PathLike) else None
-            return source, self._seen(picture, name)
+            return source, self._load_views(picture, name)
         except InputError as error:
             return source, error
         except MemoryError as error:
             return source, InputError(reason(error, f"{source!s:.200}"))
 
-    def _seen(self, picture: Source, name: str | None) -> Seen:
-        """Returns a picture's views, and its look as a whole."""
+    def _load_views(self, picture: Source, name: str | None) -> Loaded:
+        """Computes a picture's views, and its appearance as a whole."""
         counted, region = (self.artefact.tensors.get(key) for key in ("roi", "region"))
         views = self.manifest.preprocess.views(picture, name, counted).within(region)
         return views, measure(views.images([0])[0], counted)
 
-    def lit(self, seen: Seen) -> Seen:
-        """Brings a picture that was read in its own light to this model's, where it has one."""
+    def normalize_light(self, seen: Loaded) -> Loaded:
+        """Normalises the light of a picture that was loaded without, if this model does so."""
         views, how, counted = seen[0], self.manifest.preprocess, self.artefact.tensors.get("roi")
         if how.normalization is None or views.tone is not None:
             return seen
         first, tone = how.lit(views.first, counted)
         return Views(first, views.geometry, tone=tone), measure(first[0], counted)
 
-    def in_any_light(self) -> Predictor:
-        """Returns the model for reading pictures as they came."""
+    def without_light(self) -> Predictor:
+        """Returns the model without its normalisation of light."""
         how = replace(self.manifest.preprocess, normalization=None)
         manifest = replace(self.manifest, preprocess=how)
         return Predictor(replace(self.artefact, manifest=manifest), self.session)
 
-    def _answers(self, several: list[Views], run: Run) -> tuple[NDArray[Any], Sequence[NDArray[np.float32]]]:
+    def _run_views(self, several: list[Views], run: Run) -> tuple[NDArray[Any], Sequence[NDArray[Any]]]:
         fusion = self.manifest.fusion
         if fusion is None:
             found, drawn = run(np.concatenate([views.images([0]) for views in several]))
@@ -266,30 +264,30 @@ class Predictor:
         scores, maps = zip(*answers, strict=True)
         return np.array(scores), maps
 
-    def judged(self, batch: Sequence[tuple[Source, Loaded]], run: Run) -> list[Judged]:
+    def judge(self, batch: Sequence[tuple[Source, LoadResult]], run: Run) -> list[SourceResult]:
         """Judges pictures that are computed together."""
         good = [loaded for _, loaded in batch if not isinstance(loaded, InputError)]
         try:
             if self.manifest.preprocess.several is not None:
-                return [(source, self._judged_parts(source, one, run)) for source, one in batch]
-            scores, maps = self._answers([views for views, _ in good], run) if good else (np.empty(0), [])
+                return [(source, self._judge_parts(source, one, run)) for source, one in batch]
+            scores, maps = self._run_views([views for views, _ in good], run) if good else (np.empty(0), [])
         except MemoryError as error:
-            return out_of_memory(batch, error)
-        return self.decided(batch, scores, maps)
+            return memory_errors(batch, error)
+        return self.decide(batch, scores, maps)
 
-    def _judged_parts(self, source: Source, one: Loaded, run: Run) -> Prediction | InputError:
+    def _judge_parts(self, source: Source, one: LoadResult, run: Run) -> Prediction | InputError:
         """Judges a picture by its parts, which are computed together."""
         if isinstance(one, InputError) or not isinstance(views := one[0], PartViews):
-            return self.decided([(source, one)], np.empty(0), [])[0][1]
+            return self.decide([(source, one)], np.empty(0), [])[0][1]
         scores, drawn = views.answers(run)
-        found = self.decided([(source, one)], scores.max(keepdims=True), [drawn])[0][1]
+        found = self.decide([(source, one)], scores.max(keepdims=True), [drawn])[0][1]
         if isinstance(found, InputError):
             return found
         return with_parts(found, views, scores, self.manifest.preprocess, self.calibration)
 
-    def decided(
-        self, batch: Sequence[tuple[Source, Loaded]], scores: NDArray[Any], maps: Sequence[NDArray[Any]]
-    ) -> list[Judged]:
+    def decide(
+        self, batch: Sequence[tuple[Source, LoadResult]], scores: NDArray[Any], maps: Sequence[NDArray[Any]]
+    ) -> list[SourceResult]:
         """Decides by the scores and maps of the pictures that could be read."""
         c = self.calibration
         values = c.p_values(scores), c.severity(scores), c.is_anomalous(scores)
@@ -300,7 +298,7 @@ class Predictor:
         ]
 
     def _prediction(
-        self, source: Source, seen: Seen, score: Any, map_: Any, p_value: Any, severity: Any, anomalous: Any
+        self, source: Source, seen: Loaded, score: Any, map_: Any, p_value: Any, severity: Any, anomalous: Any
     ) -> Prediction | InputError:
         views, measured = seen
         name = os.fspath(source) if isinstance(source, str | os.PathLike) else None
@@ -313,7 +311,7 @@ class Predictor:
             part_p_value = reference.p_value(pose.error)
             size = views.geometry.picture_size
             part_pose = PartPose.of(pose, reference, size) if pose.found else None
-        if part_p_value is not None and part_pose is None:  # nothing says that it is good
+        if part_p_value is not None and part_pose is None:  # a picture without its part is not good
             p_value, anomalous = min(p_value, part_p_value), True
             severity = max(severity, SLIGHT)
         return Prediction(
@@ -337,10 +335,8 @@ class Predictor:
             part_pose=part_pose,
         )
 
-    # ---- calibration
-
     def with_calibration(self, calibration: Calibration, *notes: str) -> Predictor:
-        facts = recounted(self.manifest.facts, calibration)
+        facts = update_detection_facts(self.manifest.facts, calibration)
         notes = (*self.manifest.notes, *notes)
         manifest = replace(self.manifest, calibration=calibration, facts=facts, notes=notes)
         return Predictor(replace(self.artefact, manifest=manifest), self.session)
@@ -361,7 +357,7 @@ class Predictor:
         Raises:
             InputError: there are none, or none could be read. Single failures are collected in `failures`.
         """
-        return calibrated(self, list(given_pictures(good)), step)
+        return recalibrate(self, list(resolve_pictures(good)), step)
 
     def valid_mask(self, geometry: Geometry) -> NDArray[np.bool_]:
         """Mask [H, W] at the size of a prediction's map: the pixels that show the picture, not a letterbox's
@@ -381,7 +377,7 @@ class Predictor:
     def self_test(self) -> Certificate:
         """Runs the artefact's sample pictures on this machine, and compares the answers with the trained
         model's, or with those that a model of reduced precision gave where it was exported."""
-        return of_samples(self.session, self.artefact)
+        return certify_samples(self.session, self.artefact)
 
 
 __all__ = ["Predictor", "Prepared", "load", "read_manifest"]

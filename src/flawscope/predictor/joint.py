@@ -23,16 +23,16 @@ from flawscope.calibration.threshold import Rate
 from flawscope.errors import InputError
 from flawscope.pictures.decoding import Source
 from flawscope.predictor import Predictor
-from flawscope.predictor.parts import JointParts, Parts, no_parts, pattern_of, unknown_view
+from flawscope.predictor.parts import JointParts, Parts, no_parts_error, pattern_of, unknown_view_error
 from flawscope.predictor.streaming import (
-    Judged,
     Loaded,
+    LoadResult,
     Prepared,
-    Seen,
-    given_pictures,
-    out_of_memory,
-    predicted,
-    streamed,
+    SourceResult,
+    collect_predictions,
+    memory_errors,
+    resolve_pictures,
+    stream_predictions,
 )
 from flawscope.results.part import PartPrediction
 from flawscope.results.prediction import SLIGHT, Prediction
@@ -40,7 +40,7 @@ from flawscope.runtime import JointSession, check_threads, open_joint_session
 
 Run = Callable[..., Any]
 Result = Prediction | InputError
-Answer = tuple[Recognised, Seen, Any, Any]  # what a picture shows, how it was seen; its score, its map
+RecognisedAnswer = tuple[Recognised, Loaded, Any, Any]  # product, picture as loaded, score, map
 
 
 def load(
@@ -100,7 +100,7 @@ class JointPredictor:
         self.products: Mapping[str, Predictor] = {
             name: Predictor(one, session.products[name]) for name, one in artefact.products.items()
         }
-        self._first = next(iter(self.products.values())).in_any_light()
+        self._first = next(iter(self.products.values())).without_light()
 
     def __repr__(self) -> str:
         method, (height, width) = self._first.manifest.method, self.session.size
@@ -165,7 +165,7 @@ class JointPredictor:
         Raises:
             InputError: a picture cannot be read, or there is no such product. `stream` goes on instead.
         """
-        return predicted(pictures, partial(self.stream, product=product, bgr=bgr))
+        return collect_predictions(pictures, partial(self.stream, product=product, bgr=bgr))
 
     def stream(
         self,
@@ -175,7 +175,7 @@ class JointPredictor:
         product: str | None = None,
         bgr: bool = False,
         leave_out: Collection[str] = (),
-    ) -> Iterator[Judged]:
+    ) -> Iterator[SourceResult]:
         """Yields every picture with its prediction, or with the reason why there is none, in order.
 
         Args:
@@ -188,30 +188,30 @@ class JointPredictor:
         if product is not None:
             known = self.product(product).stream(pictures, batch, bgr=bgr, leave_out=leave_out)
             if self.of_views:
-                return ((source, self._seen_from(source, result, product)) for source, result in known)
-            return ((source, _shows(result, product)) for source, result in known)
+                return ((source, self._check_view(source, result, product)) for source, result in known)
+            return ((source, _with_product(result, product)) for source, result in known)
         # all products see pictures alike, up to their light
         load = partial(self._load if self.of_views else self._first.load, bgr=bgr, leave_out=leave_out)
-        judge = self._judged_by_view if self.of_views else self._judged
-        return streamed(given_pictures(pictures), load, judge, self.session, batch, tiled=False)
+        judge = self._judge_by_view if self.of_views else self._judge
+        return stream_predictions(resolve_pictures(pictures), load, judge, self.session, batch, tiled=False)
 
-    def _judged(self, batch: Sequence[tuple[Source, Loaded]], run: Run) -> list[Judged]:
+    def _judge(self, batch: Sequence[tuple[Source, LoadResult]], run: Run) -> list[SourceResult]:
         """Judges pictures that are computed together, each by the product that it is most like."""
         try:
-            answers = iter(self._answers([one for _, one in batch if not isinstance(one, InputError)], run))
+            answers = iter(self._recognise([one for _, one in batch if not isinstance(one, InputError)], run))
         except MemoryError as error:
-            return out_of_memory(batch, error)
-        judged: list[Judged] = []
+            return memory_errors(batch, error)
+        judged: list[SourceResult] = []
         for source, one in batch:
             if isinstance(one, InputError):
                 judged.append((source, one))
                 continue
             shown, seen, score, drawn = next(answers)
-            of_nearest = self.products[shown.nearest].decided([(source, seen)], np.array([score]), [drawn])
-            judged.append((source, _recognised(of_nearest[0][1], shown)))
+            of_nearest = self.products[shown.nearest].decide([(source, seen)], np.array([score]), [drawn])
+            judged.append((source, _with_recognition(of_nearest[0][1], shown)))
         return judged
 
-    def _answers(self, pictures: Sequence[Seen], run: Run) -> list[Answer]:
+    def _recognise(self, pictures: Sequence[Loaded], run: Run) -> list[RecognisedAnswer]:
         """Recognises pictures in their own light, and scores each by the product that it is most like, in the
         light of that product: where it has one, the network runs once more."""
         if not pictures:
@@ -223,18 +223,16 @@ class JointPredictor:
             if product.manifest.preprocess.normalization is None:
                 continue
             rows = [k for k, one in enumerate(found) if one.nearest == name]
-            lit = [product.lit(pictures[k]) for k in rows]
-            again = self._like(run, name)(np.concatenate([views.images([0]) for views, _ in lit]))
+            lit = [product.normalize_light(pictures[k]) for k in rows]
+            again = self._run_for(run, name)(np.concatenate([views.images([0]) for views, _ in lit]))
             for k, *answer in zip(rows, lit, *again, strict=True):
                 answers[k] = (found[k], *answer)
         return answers
 
-    def _like(self, run: Run, name: str) -> Run:
+    def _run_for(self, run: Run, name: str) -> Run:
         """The product's own `run`, or `run_alone` where `run` is the joint session's."""
         own = self.session.products[name]
         return own.run_alone if run == self.session.run_alone else own.run
-
-    # ---- views and parts
 
     def _view(self, source: Source) -> str:
         """View that a picture shows, by its name. InputError where the name tells none that is known."""
@@ -244,10 +242,10 @@ class JointPredictor:
         name = PurePath(source).as_posix()
         view = self.artefact.views.of(name).view
         if view not in self.products:
-            raise unknown_view(name, view, self.products)
+            raise unknown_view_error(name, view, self.products)
         return view
 
-    def _seen_from(self, source: Source, result: Result, view: str) -> Result:
+    def _check_view(self, source: Source, result: Result, view: str) -> Result:
         """The result, or an error where the picture's name tells another view than was said."""
         try:
             told = self._view(source) if isinstance(source, str | os.PathLike) else view
@@ -256,15 +254,15 @@ class JointPredictor:
         said = f"{source!s:.200} shows view {told}, and product={view} was said: leave it out"
         return result if told == view else InputError(said)
 
-    def _load(self, source: Source, **how: Any) -> tuple[Source, Loaded]:
+    def _load(self, source: Source, **how: Any) -> tuple[Source, LoadResult]:
         try:
             return self.products[self._view(source)].load(source, **how)
         except InputError as error:
             return source, error
 
-    def _judged_by_view(self, batch: Sequence[tuple[Source, Loaded]], run: Run) -> list[Judged]:
+    def _judge_by_view(self, batch: Sequence[tuple[Source, LoadResult]], run: Run) -> list[SourceResult]:
         """Judges pictures that are computed together, each by the model of its view."""
-        judged: dict[int, Judged] = {}
+        judged: dict[int, SourceResult] = {}
         rows: dict[str, list[int]] = {}
         for k, (source, one) in enumerate(batch):
             if isinstance(one, InputError):
@@ -272,7 +270,7 @@ class JointPredictor:
             else:
                 rows.setdefault(self._view(source), []).append(k)
         for view, own in rows.items():
-            found = self.products[view].judged([batch[k] for k in own], self._like(run, view))
+            found = self.products[view].judge([batch[k] for k in own], self._run_for(run, view))
             judged |= zip(own, found, strict=True)
         return [judged[k] for k in range(len(batch))]
 
@@ -299,7 +297,7 @@ class JointPredictor:
                 cannot be read.
         """
         if (parts := self.parts()) is None:
-            raise no_parts()
+            raise no_parts_error()
         if self.of_views:
             found = {view: self.predict(one, product=view) for view, one in views.items()}
         else:
@@ -308,11 +306,11 @@ class JointPredictor:
         return parts.decide(part, found, views)
 
 
-def _shows(result: Prediction | InputError, product: str) -> Prediction | InputError:
+def _with_product(result: Prediction | InputError, product: str) -> Prediction | InputError:
     return replace(result, product=product) if isinstance(result, Prediction) else result
 
 
-def _recognised(result: Prediction | InputError, shown: Recognised) -> Prediction | InputError:
+def _with_recognition(result: Prediction | InputError, shown: Recognised) -> Prediction | InputError:
     """The prediction with the product that was recognised. What is none of the products is no good part."""
     if not isinstance(result, Prediction):
         return result
@@ -354,7 +352,7 @@ class Recognising(Predictor):
         *,
         bgr: bool = False,
         leave_out: Collection[str] = (),
-    ) -> Iterator[Judged]:
+    ) -> Iterator[SourceResult]:
         for source, result in self.joint.stream(pictures, batch, bgr=bgr, leave_out=leave_out):
             if not isinstance(result, Prediction):
                 yield source, result

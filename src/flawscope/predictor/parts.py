@@ -16,13 +16,13 @@ from flawscope.pictures.decoding import Source
 from flawscope.results.part import PartPrediction
 from flawscope.results.prediction import Prediction
 
-KEY = "part"  # in the manifest's facts
-Models = Manifest | Mapping[str, Manifest]  # a model's, or where each view has its own, by view
+PART = "part"  # in the manifest's facts
+Manifests = Manifest | Mapping[str, Manifest]  # a model's, or where each view has its own, by view
 
 
 def pattern_of(manifest: Manifest) -> Pattern | None:
     """Pattern by which a model tells parts and views apart; None: it judges single pictures."""
-    known = manifest.facts.get(KEY)
+    known = manifest.facts.get(PART)
     if known is None:
         return None
     try:
@@ -31,15 +31,15 @@ def pattern_of(manifest: Manifest) -> Pattern | None:
         raise InputError("the model's parts are damaged: fit again") from None
 
 
-def no_parts() -> InputError:
+def no_parts_error() -> InputError:
     return InputError("the model judges single pictures: fit it with --part")
 
 
-def unknown_view(name: str, view: str, known: Iterable[str]) -> InputError:
+def unknown_view_error(name: str, view: str, known: Iterable[str]) -> InputError:
     return InputError(f"{name}: the model knows no view {view:.60}: name it by one of {', '.join(known)}")
 
 
-def part_calibration(models: Models, pattern: Pattern) -> PartCalibration:
+def part_calibration(models: Manifests, pattern: Pattern) -> PartCalibration:
     """Calibration of parts: the calibrations' scores, by the names of their pictures.
 
     Raises:
@@ -47,16 +47,16 @@ def part_calibration(models: Models, pattern: Pattern) -> PartCalibration:
     """
     if isinstance(models, Manifest):
         calibration = models.calibration
-        views = pattern.read(_calibrated_on(models))
-        return PartCalibration.of(views, calibration.scores, calibration.rate)
+        views = pattern.read(_calibration_names(models))
+        return PartCalibration.from_views(views, calibration.scores, calibration.rate)
     every, scores = list[View](), list[float]()
     for view, manifest in models.items():
-        every += [View(pattern.part_of(name), view) for name in _calibrated_on(manifest)]
+        every += [View(pattern.parse_part(name), view) for name in _calibration_names(manifest)]
         scores += manifest.calibration.scores
-    return PartCalibration.of(every, scores, next(iter(models.values())).calibration.rate)
+    return PartCalibration.from_views(every, scores, next(iter(models.values())).calibration.rate)
 
 
-def _calibrated_on(manifest: Manifest) -> list[str]:
+def _calibration_names(manifest: Manifest) -> list[str]:
     """Names of the pictures that a model was calibrated on."""
     names = {picture.hash: picture.name for picture in manifest.pictures}
     return [names.get(digest, "") for digest in manifest.facts.get("calibration_pictures", [])]
@@ -72,9 +72,9 @@ class Parts:
         InputError: the model was fitted without --part, or as `part_calibration`.
     """
 
-    def __init__(self, models: Models, pattern: Pattern | None = None):
+    def __init__(self, models: Manifests, pattern: Pattern | None = None):
         if pattern is None and (not isinstance(models, Manifest) or (pattern := pattern_of(models)) is None):
-            raise no_parts()
+            raise no_parts_error()
         self.calibration, self.pattern = part_calibration(models, pattern), pattern
         self._open: dict[str, dict[str, Prediction]] = {}
 
@@ -94,7 +94,7 @@ class Parts:
         views = {**views, view: prediction}
         known = self._calibration_of(views).views
         if view not in known:
-            raise unknown_view(name, view, known)
+            raise unknown_view_error(name, view, known)
         self._open[part] = views
         if len(views) < len(known):
             return None
@@ -103,7 +103,7 @@ class Parts:
     def check(self, name: str, view: str) -> None:
         """Checks a picture's view. InputError, which names the known views, for another."""
         if view not in self.calibration.views:
-            raise unknown_view(name, view, self.calibration.views)
+            raise unknown_view_error(name, view, self.calibration.views)
 
     def rest(self) -> Iterator[PartPrediction]:
         """Decides on the parts of which views are missing."""
@@ -119,13 +119,13 @@ class Parts:
         Args:
             pictures: of the views; None: they are files, which the predictions name.
         """
-        return self._decided(self.calibration, part, views)
+        return self._decide(self.calibration, part, views)
 
     @staticmethod
-    def _decided(calibration: PartCalibration, part: str, views: Mapping[str, Prediction]) -> PartPrediction:
+    def _decide(calibration: PartCalibration, part: str, views: Mapping[str, Prediction]) -> PartPrediction:
         found = calibration.decide({view: one.score for view, one in views.items()})
         missing = tuple(view for view in calibration.views if view not in views)
-        if any(one.part_found is False for one in views.values()):  # nothing says that such a view is good
+        if any(one.part_found is False for one in views.values()):  # such a view cannot be called good
             found = found._replace(is_anomalous=True)
         return PartPrediction(part, *found, dict(views), missing)
 
@@ -158,29 +158,29 @@ class JointParts(Parts):
         return "; ".join(f"{name}: {one.promise()}" for name, one in self.calibrations.items())
 
     def _calibration_of(self, views: Mapping[str, Prediction]) -> PartCalibration:
-        return self.calibrations[self._shown(views).nearest]
+        return self.calibrations[self._recognise_product(views).nearest]
 
-    def _shown(self, views: Mapping[str, Prediction]) -> Recognised:
+    def _recognise_product(self, views: Mapping[str, Prediction]) -> Recognised:
         """Product that the views show together, among those that have these views, if any has."""
         given = [one.product for one in views.values() if one.product and not one.product_distances]
-        if given:  # of all pictures
+        if given:  # the caller named the product of all pictures
             return Recognised(given[0], given[0], 1.0)
         among = [name for name, one in self.calibrations.items() if {*views} <= {*one.views}]
         distances = np.array([one.product_distances for one in views.values()])
-        found = self._recogniser.together(distances, among or None)
+        found = self._recogniser.recognise_group(distances, among or None)
         return found if all(one.product for one in views.values()) else found._replace(product=None)
 
     def decide(
         self, part: str, views: Mapping[str, Prediction], pictures: Mapping[str, Source] | None = None
     ) -> PartPrediction:
-        shown, own = self._shown(views), dict[str, Prediction]()
+        shown, same_product = self._recognise_product(views), dict[str, Prediction]()
         for view, one in views.items():
-            if one.nearest not in (None, shown.nearest):  # None: the product was said
+            if one.nearest not in (None, shown.nearest):  # None: the caller named the product
                 try:
                     one = self._judge((pictures or {}).get(view, one.path or ""), shown.nearest)
                 except InputError:  # it cannot be read any more
                     continue
-            own[view] = one
-        found = self._decided(self.calibrations[shown.nearest], part, own)
+            same_product[view] = one
+        found = self._decide(self.calibrations[shown.nearest], part, same_product)
         found = replace(found, product=shown.product)
         return found if shown.product else replace(found, is_anomalous=True)

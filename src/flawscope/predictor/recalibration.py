@@ -15,23 +15,23 @@ from flawscope.pictures.appearance import KEY as APPEARANCE
 from flawscope.pictures.decoding import Source, decode, pixel_hash
 from flawscope.pictures.light import Normalization, lights_within
 from flawscope.pictures.listing import names_of
-from flawscope.predictor.streaming import Judged
+from flawscope.predictor.streaming import SourceResult
 from flawscope.progress import Step
 from flawscope.results.prediction import Prediction
 
 if TYPE_CHECKING:
     from flawscope.predictor import Predictor
 
-Values = list[tuple[float, float, float]]  # score, and the map's maximum and median
-Stream = Callable[[Iterable[Source]], Iterator[Judged]]
+CalibrationValues = list[tuple[float, float, float]]  # score, and the map's maximum and median
+Stream = Callable[[Iterable[Source]], Iterator[SourceResult]]
 
 
-def calibrated(predictor: Predictor, good: Sequence[Source], step: Step) -> Predictor:
+def recalibrate(predictor: Predictor, good: Sequence[Source], step: Step) -> Predictor:
     """Returns the model with thresholds from new good pictures (`Predictor.calibrate`)."""
-    kept = tuple(p for p in predictor.manifest.pictures if p.role != "calibration")
-    known, hashes = {p.hash for p in kept}, list[str]()
+    others = tuple(p for p in predictor.manifest.pictures if p.role != "calibration")
+    known, hashes = {p.hash for p in others}, list[str]()
 
-    def fresh() -> Iterator[Source]:
+    def new_pictures() -> Iterator[Source]:
         for source in good:
             try:
                 digest = pixel_hash(decode(source))
@@ -44,7 +44,7 @@ def calibrated(predictor: Predictor, good: Sequence[Source], step: Step) -> Pred
 
     values, used, used_hashes, shifts, failures = [], list[Source](), [], [], []
     miscounted = 0
-    for done, (source, result) in enumerate(predictor.stream(fresh()), start=1):
+    for done, (source, result) in enumerate(predictor.stream(new_pictures()), start=1):
         if done < len(good):
             step("calibration", done, len(good))
         if isinstance(result, InputError):
@@ -58,8 +58,8 @@ def calibrated(predictor: Predictor, good: Sequence[Source], step: Step) -> Pred
                 f"cannot calibrate on {result.path or 'a picture'}: its part was not found; remove it"
             )
             continue
-        counts = result.map[predictor.valid_mask(result.geometry)]
-        values.append((result.score, float(result.map.max()), float(np.median(counts))))
+        counted = result.map[predictor.valid_mask(result.geometry)]
+        values.append((result.score, float(result.map.max()), float(np.median(counted))))
         used.append(source)
         used_hashes.append(hashes[done - 1])
         shifts.append(result.shifts)
@@ -67,7 +67,7 @@ def calibrated(predictor: Predictor, good: Sequence[Source], step: Step) -> Pred
     if not values:
         why = "the model was fitted on all of them: give good pictures it has not seen"
         raise InputError(failures[0] if failures else why if good else "no good pictures given")
-    values, method = _in_every_light(
+    values, method = _calibrate_in_each_light(
         predictor.stream, used, values, predictor.manifest.preprocess.normalization
     )
     notes = [f"calibrated anew on {pluralize(len(values), 'good picture')}"]
@@ -90,29 +90,30 @@ def calibrated(predictor: Predictor, good: Sequence[Source], step: Step) -> Pred
     if predictor.appearance is not None:  # pictures like these are expected from now on
         facts[APPEARANCE] = predictor.appearance.widened(shifts).to_dict()
     own = (Picture(h, "calibration", name) for h, name in zip(used_hashes, names_of(used), strict=True))
-    manifest = replace(new.manifest, pictures=(*kept, *own), facts=facts)
+    manifest = replace(new.manifest, pictures=(*others, *own), facts=facts)
     new = type(predictor)(replace(predictor.artefact, manifest=manifest), predictor.session)
     new.failures = failures
     return new
 
 
-def _in_every_light(
-    stream: Stream, pictures: Sequence[Source], values: Values, normalization: Normalization | None
-) -> tuple[Values, str]:
+def _calibrate_in_each_light(
+    stream: Stream, pictures: Sequence[Source], values: CalibrationValues, normalization: Normalization | None
+) -> tuple[CalibrationValues, str]:
     """Returns the values for a calibration, and the calibration's method: with `normalization` the envelopes
     of scores and maxima over the lights of its range. InputError: a picture cannot be read again."""
     if normalization is None:
         return values, "held out"
     found = [[(score, maximum) for score, maximum, _ in values]]
     for light in lights_within(normalization.share)[1:]:
-        found.append([_read(result) for _, result in stream(light(decode(one)) for one in pictures)])
+        results = stream(light(decode(one)) for one in pictures)
+        found.append([_score_and_maximum(result) for _, result in results])
     scores, maxima = (envelope(part.T) for part in np.moveaxis(np.array(found), 2, 0))
     medians = [median for *_, median in values]
     together = list(zip(scores.tolist(), maxima.tolist(), medians, strict=True))
     return together, f"held out, in each light within {normalization.share:.0%}"
 
 
-def _read(result: Prediction | InputError) -> tuple[float, float]:
+def _score_and_maximum(result: Prediction | InputError) -> tuple[float, float]:
     if isinstance(result, Exception):
         raise result
     if result.part_found is False:

@@ -23,14 +23,14 @@ from flawscope.pictures.views import Views
 from flawscope.results.prediction import Prediction
 from flawscope.runtime import Runner
 
-AHEAD = 4  # batches decoded while one is being computed
-LARGE = 50_000_000  # pixels of a picture beside which no other one is held
+PREFETCH_BATCHES = 4  # decoded while one is being computed
+LARGE_PICTURE_PIXELS = 50_000_000  # from more on, a picture is in memory alone
 
 T = TypeVar("T")
 
-Seen = tuple[Views, Measures]  # its views, and the look of the picture as a whole
-Loaded = Seen | InputError
-Judged = tuple[Source, Prediction | InputError]
+Loaded = tuple[Views, Measures]  # a picture's views, and its appearance as a whole
+LoadResult = Loaded | InputError
+SourceResult = tuple[Source, Prediction | InputError]
 
 
 @dataclass(frozen=True)
@@ -38,105 +38,105 @@ class Prepared:
     """Picture as the network sees it."""
 
     source: Source = field(repr=False)
-    seen: Seen = field(repr=False)
+    seen: Loaded = field(repr=False)
 
 
-def streamed(
+def stream_predictions(
     pictures: Iterable[Source],
-    load: Callable[[Source], tuple[Source, Loaded]],
-    judge: Callable[[Sequence[tuple[Source, Loaded]], Callable[..., Any]], list[Judged]],
+    load: Callable[[Source], tuple[Source, LoadResult]],
+    judge: Callable[[Sequence[tuple[Source, LoadResult]], Callable[..., Any]], list[SourceResult]],
     session: Runner,
     batch: int | None,
     tiled: bool,
-) -> Iterator[Judged]:
+) -> Iterator[SourceResult]:
     """Yields every picture with its prediction, or with the reason why there is none (`Predictor.stream`)."""
     lanes = session.lanes if batch is None and not tiled else 1
-    waiting = iter(pictures)
-    first = list(islice(waiting, 1 if batch == 1 else max(2, lanes)))
-    waiting = chain(first, waiting)
+    sources = iter(pictures)
+    first = list(islice(sources, 1 if batch == 1 else max(2, lanes)))
+    sources = chain(first, sources)
     if len(first) < 2:  # a single picture, or each as soon as it is given
-        for source in waiting:
+        for source in sources:
             yield from judge([load(source)], session.run)
     elif 1 < lanes == len(first):  # each on one core, from its path to its answer: none waits for another
 
-        def answer(source: Source) -> tuple[bool, list[Judged]]:
+        def answer(source: Source) -> tuple[bool, list[SourceResult]]:
             loaded = load(source)
-            return _light(loaded), judge([loaded], session.run_alone)
+            return _is_small(loaded), judge([loaded], session.run_alone)
 
-        for _, found in _ahead(waiting, answer, lanes, 2 * lanes, light=lambda done: done[0]):
+        for _, found in _prefetch(sources, answer, lanes, 2 * lanes, may_go_on=lambda done: done[0]):
             yield from found
     else:  # several together on all that the engine has; large pictures with their tiles one by one
         size = 1 if tiled else batch or session.batch
-        most, light = (1, _light) if tiled else (size * AHEAD, _always)
-        several = _ahead(waiting, load, min(4, os.cpu_count() or 1), most, light)
-        while together := list(islice(several, size)):
-            yield from judge(together, session.run)
+        most, light = (1, _is_small) if tiled else (size * PREFETCH_BATCHES, _always_true)
+        results = _prefetch(sources, load, min(4, os.cpu_count() or 1), most, light)
+        while loaded := list(islice(results, size)):
+            yield from judge(loaded, session.run)
 
 
-def _ahead(
-    waiting: Iterator[Source],
+def _prefetch(
+    sources: Iterator[Source],
     work: Callable[[Source], T],
     threads: int,
-    most: int,
-    light: Callable[[T], bool],
+    ahead: int,
+    may_go_on: Callable[[T], bool],
 ) -> Iterator[T]:
-    """Yields results of `work` in order, for `most` sources at once; where a result is not `light`, no work
-    is begun beside it and the work under way."""
+    """Yields results of `work` in order, for `ahead` sources at once; where `may_go_on` denies a result, no
+    further work is begun beside it."""
     with ThreadPoolExecutor(threads) as pool:
-        queue = deque(pool.submit(work, source) for source in islice(waiting, most))
+        queue = deque(pool.submit(work, source) for source in islice(sources, ahead))
         try:
             while queue:
                 done = queue.popleft().result()
-                if light(done):
-                    queue.extend(pool.submit(work, source) for source in islice(waiting, most - len(queue)))
+                if may_go_on(done):
+                    queue.extend(pool.submit(work, source) for source in islice(sources, ahead - len(queue)))
                 yield done
                 if not queue:  # the next one may not exist before this one is answered
-                    queue.extend(pool.submit(work, source) for source in islice(waiting, 1))
+                    queue.extend(pool.submit(work, source) for source in islice(sources, 1))
         finally:  # nobody asks for these any more
             for future in queue:
                 future.cancel()
 
 
-def _light(loaded: tuple[Source, Loaded]) -> bool:
+def _is_small(loaded: tuple[Source, LoadResult]) -> bool:
     """Whether another picture may be held beside this one."""
     one = loaded[1]
-    return isinstance(one, InputError) or math.prod(one[0].geometry.picture_size) <= LARGE
+    return isinstance(one, InputError) or math.prod(one[0].geometry.picture_size) <= LARGE_PICTURE_PIXELS
 
 
-def _always(loaded: tuple[Source, Loaded]) -> bool:
+def _always_true(loaded: tuple[Source, LoadResult]) -> bool:
     return True
 
 
-def predicted(
-    pictures: Source | list[Source], stream: Callable[[list[Source]], Iterator[Judged]]
+def collect_predictions(
+    pictures: Source | list[Source], stream: Callable[[list[Source]], Iterator[SourceResult]]
 ) -> Prediction | list[Prediction]:
     """The prediction of one picture, or a list for a list or a batch `[B, H, W, 3]`. InputError: a picture
     cannot be read."""
     if isinstance(pictures, np.ndarray) and pictures.ndim == 4:
         pictures = list(pictures)
     if isinstance(pictures, list | tuple):
-        return [_given(result) for _, result in stream(list(pictures))]
+        return [_prediction_or_raise(result) for _, result in stream(list(pictures))]
     if isinstance(pictures, str | os.PathLike) and os.path.isdir(pictures):
         raise InputError(f"{pictures} is a folder: stream({str(pictures)!r}) judges the pictures in it")
-    return _given(next(stream([pictures]))[1])
+    return _prediction_or_raise(next(stream([pictures]))[1])
 
 
-def _given(result: Prediction | InputError) -> Prediction:
+def _prediction_or_raise(result: Prediction | InputError) -> Prediction:
     if isinstance(result, InputError):
         raise result
     return result
 
 
-def out_of_memory(batch: Sequence[tuple[Source, Loaded]], error: MemoryError) -> list[Judged]:
-    """Answers about pictures for which there is not enough memory."""
+def memory_errors(batch: Sequence[tuple[Source, LoadResult]], error: MemoryError) -> list[SourceResult]:
+    """Results for pictures for which there is not enough memory: errors."""
     return [
         (source, one if isinstance(one, InputError) else InputError(reason(error, f"{source!s:.200}")))
         for source, one in batch
     ]
 
 
-def given_pictures(pictures: Iterable[Source] | Source) -> Iterable[Source]:
-    """Pictures that the argument of `stream` means."""
+def resolve_pictures(pictures: Iterable[Source] | Source) -> Iterable[Source]:
+    """Resolves the argument of `stream`: a folder's pictures, a single picture, or any number of them."""
     if isinstance(pictures, str | os.PathLike):
         return list_pictures(pictures)
     if isinstance(pictures, bytes | Image.Image) or (isinstance(pictures, np.ndarray) and pictures.ndim < 4):

@@ -53,9 +53,9 @@ def open_session(
         InputError: the engine does not run such a file or is not installed, or it cannot use this model.
     """
     precision = artefact.manifest.calibration.precision
-    if (chosen := _chosen(f"model {path}", suffix_of(path) == TRAINED, precision, engine)) == "torch":
-        return _torch().TorchSession.open(artefact, device, threads)  # type: ignore[no-any-return]
-    return ExportedSession.of_file(exported_engine(chosen), artefact, path, device, threads, precision)
+    if (chosen := _choose_engine(f"model {path}", suffix_of(path) == TRAINED, precision, engine)) == "torch":
+        return _import_torch_runtime().TorchSession.open(artefact, device, threads)  # type: ignore[no-any-return]
+    return ExportedSession.from_file(exported_engine(chosen), artefact, path, device, threads, precision)
 
 
 def open_joint_session(
@@ -63,12 +63,12 @@ def open_joint_session(
 ) -> JointSession:
     """Opens a session for a joint model, as `open_session` does for a model of one product."""
     precision = next(iter(artefact.products.values())).manifest.calibration.precision
-    if (chosen := _chosen("this joint model", not artefact.is_exported, precision, engine)) == "torch":
-        return _torch().JointTorchSession.open(artefact, device, threads)  # type: ignore[no-any-return]
+    if (chosen := _choose_engine("this joint model", not artefact.is_exported, precision, engine)) == "torch":
+        return _import_torch_runtime().JointTorchSession.open(artefact, device, threads)  # type: ignore[no-any-return]
     return JointExportedSession(exported_engine(chosen), artefact, device, threads)
 
 
-def _torch() -> Any:
+def _import_torch_runtime() -> Any:
     try:
         return import_module("flawscope.runtime.torch")
     except ImportError:
@@ -86,7 +86,7 @@ def exported_engine(name: str) -> Engine:
     return OnnxRuntime()
 
 
-def _chosen(model: str, trained: bool, precision: str, engine: str | None) -> str:
+def _choose_engine(model: str, trained: bool, precision: str, engine: str | None) -> str:
     """The engine that runs a model, `engine` where it is given. InputError where that does not run it."""
     if engine not in (None, *(["torch"] if trained else ENGINES)):
         runs = "torch runs it; export it first" if trained else f"use one of {', '.join(ENGINES)}"

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-METADATA = 14  # field of ModelProto
-MOST_FIELDS = 1_000_000  # a real model has a few thousand
-MOST_NODES = 20_000  # ours have some hundred; loading this many takes one or two seconds
+METADATA_PROPS = 14  # field of ModelProto
+MAX_FIELDS = 1_000_000  # a real model has a few thousand
+MAX_NODES = 20_000  # ours have some hundred; loading this many takes one or two seconds
 
 # All that networks, their search and their quantisation need, and nothing that holds a graph, draws random
 # numbers, or works on text, sequences or pictures in files. https://onnx.ai/onnx/operators
@@ -50,42 +50,42 @@ GRAPH, NODE, INITIALIZER, OP_TYPE, ATTRIBUTE, DOMAIN = 7, 1, 5, 4, 5, 7
 NAME, NUMBER, TENSOR, NUMBERS = 1, 3, 5, 8
 DATA_TYPE, EXTERNAL_DATA, DATA_LOCATION = 2, 13, 14
 # not: training, functions, devices
-_MODEL = {*range(1, 9), METADATA}
+_MODEL_FIELDS = {*range(1, 9), METADATA_PROPS}
 # not: sparse initializers
-_GRAPH = {NODE, 2, INITIALIZER, 10, 11, 12, 13, 14, 16}
+_GRAPH_FIELDS = {NODE, 2, INITIALIZER, 10, 11, 12, 13, 14, 16}
 # not: overloads, devices
-_NODE = {1, 2, 3, OP_TYPE, ATTRIBUTE, 6, DOMAIN, 9}
+_NODE_FIELDS = {1, 2, 3, OP_TYPE, ATTRIBUTE, 6, DOMAIN, 9}
 # not: graphs, sparse tensors, lists of texts or tensors, references
-_ATTRIBUTE = {NAME, 2, NUMBER, 4, TENSOR, 7, NUMBERS, 13, 20}
+_ATTRIBUTE_FIELDS = {NAME, 2, NUMBER, 4, TENSOR, 7, NUMBERS, 13, 20}
 # not: text, segments
-_TENSOR = {1, DATA_TYPE, 4, 5, 7, 8, 9, 10, 11, 12, EXTERNAL_DATA, DATA_LOCATION, 16}
+_TENSOR_FIELDS = {1, DATA_TYPE, 4, 5, 7, 8, 9, 10, 11, 12, EXTERNAL_DATA, DATA_LOCATION, 16}
 # Of data. Not: text, which may be of any length; complex numbers
-_TYPES = {*range(1, 8), *range(9, 14), *range(16, 23)}
+_DATA_TYPES = {*range(1, 8), *range(9, 14), *range(16, 23)}
 
 Buffer = bytes | memoryview
 Field = tuple[int, int, int, int]  # number, where it begins, where its content begins, where it ends
-Part = tuple[int, int, int]  # a field's number, where its content begins, where it ends
+FieldContent = tuple[int, int, int]  # a field's number, where its content begins, where it ends
 
 
 def check(data: Buffer) -> None:
     """Checks an .onnx file. ValueError, with the reason, unless it is made of the known parts alone."""
     nodes = 0
-    for number, begin, end in _known(data, 0, len(data), _MODEL, "a model"):
+    for number, begin, end in _allowed(data, 0, len(data), _MODEL_FIELDS, "a model"):
         if number != GRAPH:
             continue
-        for part, start, stop in _known(data, begin, end, _GRAPH, "a graph"):
+        for part, start, stop in _allowed(data, begin, end, _GRAPH_FIELDS, "a graph"):
             if part == NODE:
                 nodes += 1
-                if nodes > MOST_NODES:
-                    raise ValueError(f"its network has more than {MOST_NODES} nodes")
+                if nodes > MAX_NODES:
+                    raise ValueError(f"its network has more than {MAX_NODES} nodes")
                 _check_node(data, start, stop)
             elif part == INITIALIZER:
                 _check_tensor(data, start, stop)
 
 
 def _check_node(data: Buffer, begin: int, end: int) -> None:
-    parts = list(_known(data, begin, end, _NODE, "a node"))
-    operator, domain = (_text(data, parts, number) for number in (OP_TYPE, DOMAIN))
+    parts = list(_allowed(data, begin, end, _NODE_FIELDS, "a node"))
+    operator, domain = (_read_text(data, parts, number) for number in (OP_TYPE, DOMAIN))
     if operator not in OPERATORS.get(domain, ()):
         raise ValueError(
             f"its network has an operator that is not allowed, {f'{domain} {operator}'.strip()!r:.80}"
@@ -96,54 +96,55 @@ def _check_node(data: Buffer, begin: int, end: int) -> None:
 
 
 def _check_attribute(data: Buffer, begin: int, end: int) -> None:
-    parts = list(_known(data, begin, end, _ATTRIBUTE, "an attribute"))
-    name = _text(data, parts, NAME)
+    parts = list(_allowed(data, begin, end, _ATTRIBUTE_FIELDS, "an attribute"))
+    name = _read_text(data, parts, NAME)
     for number, start, stop in parts:
         if number == TENSOR:
             _check_tensor(data, start, stop)
         elif name == "value_string" or (
             number == NUMBER
             and name in ("to", "dtype", "output_dtype")
-            and _number(data, start, stop) not in {0, *_TYPES}
+            and _read_integer(data, start, stop) not in {0, *_DATA_TYPES}
         ):
             raise ValueError("its network makes text, or another type of data that is not allowed")
-        elif number in (NUMBER, NUMBERS) and not name.startswith("value_") and _beyond(data, start, stop):
+        elif number in (NUMBER, NUMBERS) and not name.startswith("value_") and _is_64_bit(data, start, stop):
             # OpenVINO takes the lower half: a stride of 2^32 is then a division by 0, which ends the process
             raise ValueError(f"its network has settings beyond all measure, {name!r:.80}")
 
 
 def _check_tensor(data: Buffer, begin: int, end: int) -> None:
-    for number, start, stop in _known(data, begin, end, _TENSOR, "a tensor"):
-        if number == EXTERNAL_DATA or (number == DATA_LOCATION and _number(data, start, stop)):
+    for number, start, stop in _allowed(data, begin, end, _TENSOR_FIELDS, "a tensor"):
+        if number == EXTERNAL_DATA or (number == DATA_LOCATION and _read_integer(data, start, stop)):
             raise ValueError("its weights lie in other files")  # anywhere on the disk
-        if number == DATA_TYPE and _number(data, start, stop) not in _TYPES:
+        if number == DATA_TYPE and _read_integer(data, start, stop) not in _DATA_TYPES:
             raise ValueError("its network has tensors of text, or of another type that is not allowed")
 
 
-def _known(data: Buffer, begin: int, end: int, numbers: set[int], what: str) -> Iterator[Part]:
-    for number, _, start, stop in fields(data, begin, end):
+def _allowed(data: Buffer, begin: int, end: int, numbers: set[int], what: str) -> Iterator[FieldContent]:
+    """Yields the fields of a message. ValueError for one whose number is not allowed."""
+    for number, _, start, stop in parse_fields(data, begin, end):
         if number not in numbers:
             raise ValueError(f"its network has {what} with parts that are not allowed (field {number})")
         yield number, start, stop
 
 
-def _text(data: Buffer, parts: list[Part], wanted: int) -> str:
+def _read_text(data: Buffer, parts: list[FieldContent], number_wanted: int) -> str:
     """Text of the one field with this number, or empty. ValueError for several: readers could differ."""
-    found = [bytes(data[start:stop]) for number, start, stop in parts if number == wanted]
+    found = [bytes(data[start:stop]) for number, start, stop in parts if number == number_wanted]
     if len(found) > 1:
         raise ValueError("its network says one thing twice")
     return found[0].decode(errors="replace") if found else ""
 
 
-def _number(data: Buffer, begin: int, end: int) -> int:
+def _read_integer(data: Buffer, begin: int, end: int) -> int:
     """Reads an integer of any width, so that a value that wraps around is not taken for a small one."""
     return sum((data[k] & 127) << 7 * (k - begin) for k in range(begin, min(end, begin + 10)))
 
 
-def _beyond(data: Buffer, begin: int, end: int) -> bool:
+def _is_64_bit(data: Buffer, begin: int, end: int) -> bool:
     """Whether an integer from `begin` to `end` is beyond 32 bits; a negative one is written as 2^64 less."""
     while begin < end:
-        value, begin = varint(data, begin, end)
+        value, begin = read_varint(data, begin, end)
         if 2**31 <= value % 2**64 < 2**64 - 2**31:
             return True
     return False
@@ -154,18 +155,18 @@ def _beyond(data: Buffer, begin: int, end: int) -> bool:
 # https://protobuf.dev/programming-guides/encoding
 
 
-def fields(data: Buffer, begin: int = 0, end: int | None = None) -> Iterator[Field]:
+def parse_fields(data: Buffer, begin: int = 0, end: int | None = None) -> Iterator[Field]:
     """Yields the fields of one message. ValueError if the data are no message."""
     end = len(data) if end is None else end
-    for _ in range(MOST_FIELDS):
+    for _ in range(MAX_FIELDS):
         if begin == end:
             return
-        tag, content = varint(data, begin, end)
+        tag, content = read_varint(data, begin, end)
         kind = tag & 7
         if kind == 0:
-            after = varint(data, content, end)[1]
+            after = read_varint(data, content, end)[1]
         elif kind == 2:
-            length, content = varint(data, content, end)
+            length, content = read_varint(data, content, end)
             after = content + length
         elif kind in (1, 5):
             after = content + (8 if kind == 1 else 4)
@@ -178,7 +179,7 @@ def fields(data: Buffer, begin: int = 0, end: int | None = None) -> Iterator[Fie
     raise ValueError("too many fields")
 
 
-def varint(data: Buffer, begin: int, end: int) -> tuple[int, int]:
+def read_varint(data: Buffer, begin: int, end: int) -> tuple[int, int]:
     """Reads a number of seven bits a byte, lowest first; returns it and the place where it ends."""
     value = 0
     for k in range(min(10, end - begin)):

@@ -25,29 +25,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.artefact import files
-from flawscope.artefact.certificate import STRIDE
-from flawscope.artefact.model_file import KEY, Artefact, Manifest
+from flawscope.artefact.certificate import MAP_STRIDE
+from flawscope.artefact.model_file import METADATA_KEY, Artefact, Manifest
 from flawscope.errors import InputError
 from flawscope.runtime import onnx_check
-from flawscope.runtime.onnx_check import METADATA, Buffer, fields
+from flawscope.runtime.onnx_check import METADATA_PROPS, Buffer, parse_fields
 
-SHA256, METADATA_SHA256 = f"{KEY}.sha256", f"{KEY}.metadata_sha256"
+SHA256, METADATA_SHA256 = f"{METADATA_KEY}.sha256", f"{METADATA_KEY}.metadata_sha256"
 # The artefact's tensors that are needed beside the network: for self-test and new calibration
-KEPT: dict[str, tuple[str, np.dtype[Any]]] = {  # entry: tensor and type
+KEPT_TENSORS: dict[str, tuple[str, np.dtype[Any]]] = {  # entry: tensor and type
     "samples": ("samples", np.dtype(np.uint8)),
     "samples_int16": ("samples", np.dtype(np.int16)),  # some of them are padded
     "sample_maps": ("sample_maps", np.dtype(np.float32)),
     "roi": ("roi", np.dtype(np.bool_)),
     "region": ("region", np.dtype(np.bool_)),
 }
-LIMIT = 2**31 - 1  # bytes of a protobuf message
-MOST_BYTES = 32 * 2**20  # of one of them; larger ones stay in the .safetensors file
+MAX_PROTOBUF_BYTES = 2**31 - 1  # bytes of a protobuf message
+MAX_TENSOR_BYTES = 32 * 2**20  # of one of them; larger ones stay in the .safetensors file
 
 
 def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     """Reads the manifest alone. Weights are neither read nor checked."""
-    with _mapped(path) as data:
-        return _manifest(_entries(data, path), path)
+    with _memory_map(path) as data:
+        return _parse_manifest(_read_entries(data, path), path)
 
 
 def read(path: str | os.PathLike[str]) -> Artefact:
@@ -56,54 +56,54 @@ def read(path: str | os.PathLike[str]) -> Artefact:
     Raises:
         InputError: one line that says what is wrong with the file.
     """
-    with _mapped(path) as data:
-        entries = _entries(data, path)
-        manifest = _manifest(entries, path)
-        if digest(body(data)) != entries.get(SHA256):
-            raise files.bad(path, "its network was altered or damaged")
+    with _memory_map(path) as data:
+        entries = _read_entries(data, path)
+        manifest = _parse_manifest(entries, path)
+        if sha256_hex(without_metadata(data)) != entries.get(SHA256):
+            raise files.damaged_error(path, "its network was altered or damaged")
         try:
             onnx_check.check(data)
         except ValueError as error:
             raise files.refused(path, f"{error}; export it anew") from None
-        return Artefact(manifest, _tensors(entries, manifest, path))
+        return Artefact(manifest, _unpack_tensors(entries, manifest, path))
 
 
 def write(artefact: Artefact, network: Buffer, path: str | os.PathLike[str]) -> None:
     """Writes a network (an .onnx file's bytes) with this artefact's manifest and samples, atomically."""
-    entries = _packed(artefact, digest(body(network)))
+    entries = _build_entries(artefact, sha256_hex(without_metadata(network)))
     with files.atomic(path) as file:
-        write_entries(file, body(network), entries)
+        write_entries(file, without_metadata(network), entries)
 
 
 @dataclass(frozen=True)
-class Network:
+class NetworkFile:
     """Network in a file, as a session opened it. `digest`: its SHA-256, which `read` has compared."""
 
     path: str
     digest: str | None
 
     @classmethod
-    def of(cls, path: str | os.PathLike[str]) -> Network:
-        with _mapped(path) as data:
-            return cls(os.fspath(path), _entries(data, path).get(SHA256))
+    def open(cls, path: str | os.PathLike[str]) -> NetworkFile:
+        with _memory_map(path) as data:
+            return cls(os.fspath(path), _read_entries(data, path).get(SHA256))
 
     def is_unchanged(self) -> bool:
         """Whether the file still holds this network."""
         try:
-            with _mapped(self.path) as data:
-                return digest(body(data)) == self.digest
+            with _memory_map(self.path) as data:
+                return sha256_hex(without_metadata(data)) == self.digest
         except (InputError, ValueError):
             return False
 
     def save(self, artefact: Artefact, path: str | os.PathLike[str]) -> None:
         """Writes the network with another manifest; weights are copied byte by byte."""
-        with _mapped(self.path) as data:
-            if digest(body(data)) != self.digest:
+        with _memory_map(self.path) as data:
+            if sha256_hex(without_metadata(data)) != self.digest:
                 raise files.refused(self.path, "it has changed since it was opened; open it again")
             write(artefact, data, path)
 
 
-def digest(pieces: Iterable[bytes | memoryview]) -> str:
+def sha256_hex(pieces: Iterable[bytes | memoryview]) -> str:
     """SHA-256 (hex)."""
     found = hashlib.sha256()
     for piece in pieces:
@@ -114,14 +114,14 @@ def digest(pieces: Iterable[bytes | memoryview]) -> str:
 def metadata_hash(entries: Mapping[str, str]) -> str:
     """SHA-256 (hex) of all entries but the hash itself."""
     ours = {k: v for k, v in entries.items() if k != METADATA_SHA256}
-    return digest([json.dumps(ours, sort_keys=True).encode()])
+    return sha256_hex([json.dumps(ours, sort_keys=True).encode()])
 
 
 @contextmanager
-def _mapped(path: str | os.PathLike[str]) -> Iterator[memoryview]:
-    with files.opened(path) as file:
-        if not 0 < os.fstat(file.fileno()).st_size <= LIMIT:
-            raise files.bad(path, "it is empty, or larger than an .onnx file can be")
+def _memory_map(path: str | os.PathLike[str]) -> Iterator[memoryview]:
+    with files.open_file(path) as file:
+        if not 0 < os.fstat(file.fileno()).st_size <= MAX_PROTOBUF_BYTES:
+            raise files.damaged_error(path, "it is empty, or larger than an .onnx file can be")
         with (
             mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
             memoryview(mapped) as view,
@@ -132,66 +132,67 @@ def _mapped(path: str | os.PathLike[str]) -> Iterator[memoryview]:
 # ---------------------------------------------------------------------------------------------- the entries
 
 
-def _packed(artefact: Artefact, network: str) -> dict[str, str]:
+def _build_entries(artefact: Artefact, network: str) -> dict[str, str]:
     """Metadata for a network of this digest. ASCII only."""
     tensors = {
-        f"{KEY}.{entry}": base64.b64encode(zlib.compress(tensor.tobytes())).decode("ascii")
-        for entry, (name, kind) in KEPT.items()
+        f"{METADATA_KEY}.{entry}": base64.b64encode(zlib.compress(tensor.tobytes())).decode("ascii")
+        for entry, (name, kind) in KEPT_TENSORS.items()
         if (tensor := artefact.tensors.get(name)) is not None
         and tensor.dtype == kind
-        and tensor.nbytes <= MOST_BYTES
+        and tensor.nbytes <= MAX_TENSOR_BYTES
     }
     manifest = artefact.manifest
-    if not {f"{KEY}.samples", f"{KEY}.samples_int16"} & tensors.keys():  # nothing to compare with
+    packed_samples = {f"{METADATA_KEY}.samples", f"{METADATA_KEY}.samples_int16"}
+    if not packed_samples & tensors.keys():  # nothing to compare with
         manifest = replace(manifest, samples=())
-        tensors.pop(f"{KEY}.sample_maps", None)
-    entries = {KEY: json.dumps(manifest.to_dict(), allow_nan=False), **tensors, SHA256: network}
+        tensors.pop(f"{METADATA_KEY}.sample_maps", None)
+    entries = {METADATA_KEY: json.dumps(manifest.to_dict(), allow_nan=False), **tensors, SHA256: network}
     return entries | {METADATA_SHA256: metadata_hash(entries)}
 
 
-def _entries(data: memoryview, path: Any) -> dict[str, str]:
+def _read_entries(data: memoryview, path: Any) -> dict[str, str]:
     try:
-        return entries_of(data)
+        return parse_entries(data)
     except ValueError:
-        raise files.bad(path, "it is not a flawscope model, or damaged") from None
+        raise files.damaged_error(path, "it is not a flawscope model, or damaged") from None
 
 
-def _manifest(entries: Mapping[str, str], path: Any) -> Manifest:
+def _parse_manifest(entries: Mapping[str, str], path: Any) -> Manifest:
     """Reads the manifest. InputError, naming the file, if there is none or it was altered."""
     try:
-        content = json.loads(entries[KEY], parse_constant=files.no_constant)
+        content = json.loads(entries[METADATA_KEY], parse_constant=files.reject_constant)
         if not isinstance(content, dict):
             raise TypeError
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise files.bad(path, "it is not a flawscope model, or damaged") from None
+        raise files.damaged_error(path, "it is not a flawscope model, or damaged") from None
     try:
         found = Manifest.from_dict(content)
     except InputError as error:
         raise files.refused(path, str(error)) from None
     if metadata_hash(entries) != entries.get(METADATA_SHA256):
-        raise files.bad(path, "its manifest was altered or damaged")
+        raise files.damaged_error(path, "its manifest was altered or damaged")
     return found
 
 
-def _tensors(entries: Mapping[str, str], manifest: Manifest, path: Any) -> dict[str, NDArray[Any]]:
+def _unpack_tensors(entries: Mapping[str, str], manifest: Manifest, path: Any) -> dict[str, NDArray[Any]]:
     """Reads sample pictures and region of interest, where they are kept."""
     size = manifest.preprocess.network_size
-    count, grid = len(manifest.samples), tuple(-(-side // STRIDE) for side in size)
+    count, grid = len(manifest.samples), tuple(-(-side // MAP_STRIDE) for side in size)
     shapes = {"samples": (count, 3, *size), "sample_maps": (count, *grid), "roi": size, "region": size}
     try:
         return {
-            name: _unpacked(entries[f"{KEY}.{entry}"], shapes[name], kind)
-            for entry, (name, kind) in KEPT.items()
-            if f"{KEY}.{entry}" in entries
+            name: _unpack_array(entries[f"{METADATA_KEY}.{entry}"], shapes[name], kind)
+            for entry, (name, kind) in KEPT_TENSORS.items()
+            if f"{METADATA_KEY}.{entry}" in entries
         }
     except (ValueError, zlib.error):
-        raise files.bad(path, "its sample pictures or its region of interest are damaged") from None
+        raise files.damaged_error(path, "its sample pictures or its region of interest are damaged") from None
 
 
-def _unpacked(text: str, shape: tuple[int, ...], kind: np.dtype[Any]) -> NDArray[Any]:
+def _unpack_array(text: str, shape: tuple[int, ...], kind: np.dtype[Any]) -> NDArray[Any]:
     """Unpacks an array. ValueError or zlib.error if it has another size; no more than that is unpacked."""
     size = math.prod(shape) * kind.itemsize
-    if size > MOST_BYTES:
+    if size > MAX_TENSOR_BYTES:
         raise ValueError
     data = zlib.decompressobj().decompress(base64.b64decode(text, validate=True), size + 1)
     if kind == np.bool_:  # any other byte than 0 and 1 would be no bool
@@ -203,16 +204,16 @@ def _unpacked(text: str, shape: tuple[int, ...], kind: np.dtype[Any]) -> NDArray
 # ------------------------------------------------------------------------------------- metadata of the format
 
 
-def entries_of(data: Buffer) -> dict[str, str]:
+def parse_entries(data: Buffer) -> dict[str, str]:
     """Reads our metadata. ValueError if the file is damaged."""
-    return {key: value for key, value, _, _ in _metadata(data) if key.startswith(KEY)}
+    return {key: value for key, value, _, _ in _iterate_metadata(data) if key.startswith(METADATA_KEY)}
 
 
-def body(data: Buffer) -> Iterator[Buffer]:
+def without_metadata(data: Buffer) -> Iterator[Buffer]:
     """Yields the file without our metadata, in pieces."""
     begin = 0
-    for key, _, start, after in _metadata(data):
-        if key.startswith(KEY):
+    for key, _, start, after in _iterate_metadata(data):
+        if key.startswith(METADATA_KEY):
             yield data[begin:start]
             begin = after
     yield data[begin:]
@@ -223,18 +224,19 @@ def write_entries(file: BinaryIO, pieces: Iterable[Buffer], entries: Mapping[str
     for piece in pieces:
         file.write(piece)
     for key, value in entries.items():
-        file.write(_message(METADATA, _message(1, key.encode()) + _message(2, value.encode())))
+        entry = _encode_field(1, key.encode()) + _encode_field(2, value.encode())
+        file.write(_encode_field(METADATA_PROPS, entry))
 
 
-def _metadata(data: Buffer) -> Iterator[tuple[str, str, int, int]]:
+def _iterate_metadata(data: Buffer) -> Iterator[tuple[str, str, int, int]]:
     """Yields key, value, begin and end of each entry."""
-    for number, start, content, after in fields(data):
-        if number == METADATA:
-            parts = {n: bytes(data[a:b]).decode() for n, _, a, b in fields(data, content, after)}
+    for number, start, content, after in parse_fields(data):
+        if number == METADATA_PROPS:
+            parts = {n: bytes(data[a:b]).decode() for n, _, a, b in parse_fields(data, content, after)}
             yield parts.get(1, ""), parts.get(2, ""), start, after
 
 
-def _message(number: int, content: bytes) -> bytes:
+def _encode_field(number: int, content: bytes) -> bytes:
     length, size = len(content), b""
     while length > 127:
         size += bytes([length & 127 | 128])

@@ -11,7 +11,7 @@ from flawscope.errors import InputError
 from flawscope.machine import all_threads
 from flawscope.runtime.session import Engine, Graph
 
-KINDS = {"tensor(float)": "f32", "tensor(int64)": "i64"}
+INPUT_TYPES = {"tensor(float)": "f32", "tensor(int64)": "i64"}
 
 
 class OnnxRuntime(Engine):
@@ -22,20 +22,20 @@ class OnnxRuntime(Engine):
     def open(
         self, network: str | bytes, device: str = "auto", threads: int | None = None, precision: str = "fp32"
     ) -> Graph:
-        engine = _opened(network, device, threads)
+        engine = _open_session(network, device, threads)
         sizes = {i.name: [n if isinstance(n, int) else None for n in i.shape] for i in engine.get_inputs()}
-        inputs = {i.name: (KINDS.get(i.type, ""), sizes[i.name]) for i in engine.get_inputs()}
+        inputs = {i.name: (INPUT_TYPES.get(i.type, ""), sizes[i.name]) for i in engine.get_inputs()}
         results = [one.name for one in engine.get_outputs()]
         on_cpu = engine.get_providers()[0] == "CPUExecutionProvider"
         run = partial(engine.run, results)
         if not on_cpu or isinstance(network, bytes):
             return Graph(inputs, results, on_cpu, run)
         # all calls of an engine share its threads and wait for each other's: a second engine, of one thread
-        beside = lambda: partial(_opened(network, "cpu", 1).run, results)  # noqa: E731
+        beside = lambda: partial(_open_session(network, "cpu", 1).run, results)  # noqa: E731
         return Graph(inputs, results, on_cpu, run, threads or all_threads(), beside)
 
 
-def _opened(model: str | bytes, device: str, threads: int | None) -> onnxruntime.InferenceSession:
+def _open_session(model: str | bytes, device: str, threads: int | None) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # errors come as exceptions; they need not be printed too
     if threads is not None:

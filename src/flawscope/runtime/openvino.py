@@ -16,25 +16,24 @@ from flawscope.errors import FlawscopeError, InputError, needs, one_line
 from flawscope.machine import all_threads
 from flawscope.runtime.session import Compute, Engine, Graph
 
-STEPS = ("images", "features", "positions")  # inputs of the network's two steps, embed and score
+STEP_INPUTS = ("images", "features", "positions")  # inputs of the network's two steps, embed and score
 # The arithmetic of the features, asked for by name: left to itself OpenVINO takes bf16 where the processor
 # has it. A network in int8, or with weights in fp16 (older files), says by itself where it is.
 HINTS = {"fp32": "f32", "fp16": "f32", "int8": "f32", "bf16": "bf16"}
 
 # -------------------------------------------------------------------------------------------- OpenVINO itself
 
-_importing, _making = Lock(), Lock()
+_import_lock, _core_lock = Lock(), Lock()
 _core: Any = None
 
 
 @contextmanager
 def without_telemetry() -> Iterator[None]:
-    """Stops OpenVINO's packages, imported in this block, from sending data. Left to itself, `import openvino`
-    already reports to a server of its makers and leaves a number for this person in the home folder, if
-    nobody opted out. OpenVINO works without its package for that, so the block makes that package look
-    missing."""
+    """Stops OpenVINO's packages, imported in this block, from sending data. Unless somebody opted out,
+    `import openvino` reports to its makers and stores an identifier in the home folder. It works without its
+    package for that, so the block makes that package look missing."""
     name = "openvino_telemetry"
-    with _importing:
+    with _import_lock:
         before = sys.modules.get(name)
         sys.modules[name] = None  # type: ignore[assignment]
         try:
@@ -45,10 +44,10 @@ def without_telemetry() -> Iterator[None]:
                 sys.modules[name] = before
 
 
-def engine() -> Any:
+def import_openvino() -> Any:
     """The package openvino. InputError if it is not installed."""
     try:
-        if "openvino" in sys.modules:  # somebody else's wish
+        if "openvino" in sys.modules:  # imported by other code, telemetry or not
             import openvino
         else:
             with without_telemetry():
@@ -71,22 +70,22 @@ def core() -> Any:
     thread that does this import waits for Python's lock.
     """
     global _core
-    with _making:
+    with _core_lock:
         if _core is None:
-            made = engine().Core()
+            created = import_openvino().Core()
             try:
-                _run_once(made)
+                _run_once(created)
             except Exception as error:  # RuntimeError, or whatever its binding makes of one
                 raise FlawscopeError(f"OpenVINO cannot run here: {one_line(error)}") from None
-            _core = made
+            _core = created
         return _core
 
 
 def _run_once(core: Any) -> None:
     """Runs a network with inputs and outputs of the two types that networks here have."""
-    ov = engine()
-    given = [ov.opset13.parameter([1], kind) for kind in (ov.Type.f32, ov.Type.i64)]
-    model = ov.Model([ov.opset13.result(one) for one in given], given)
+    ov = import_openvino()
+    parameters = [ov.opset13.parameter([1], kind) for kind in (ov.Type.f32, ov.Type.i64)]
+    model = ov.Model([ov.opset13.result(one) for one in parameters], parameters)
     found = (
         core.compile_model(model, "CPU")
         .create_infer_request()
@@ -105,13 +104,13 @@ class OpenVino(Engine):
     runtime, name = "openvino", "OpenVINO"
 
     def __init__(self) -> None:
-        core()  # whether it is here at all is no matter of a model
+        core()  # InputError where OpenVINO is missing, before any model is blamed
 
     def open(
         self, network: str | bytes, device: str = "auto", threads: int | None = None, precision: str = "fp32"
     ) -> Graph:
-        device = _device(core(), device)
-        hint = _hint(core(), device, precision)
+        device = _find_device(core(), device)
+        hint = _precision_hint(core(), device, precision)
         # not converted: converting makes constants of tensors computed from the memory bank, too
         model = core().read_model(network)
         inputs = {i.get_any_name(): (i.element_type.get_type_name(), _shape(i)) for i in model.inputs}
@@ -123,19 +122,19 @@ class OpenVino(Engine):
             options["ENABLE_CPU_PINNING"] = False
             if threads is not None:
                 options["INFERENCE_NUM_THREADS"] = threads
-            # Two for each thread: while one call waits for the end of a picture, the thread has the next one
+            # Two calls for each thread: while one waits, the thread computes the other
             count = threads or all_threads()
             lanes = 2 * count if count > 1 else 1
         parts = [model]
         if hint == "bf16" and len(results) > 1:  # of the features alone, as it was exported
-            parts = _halves(model)
+            parts = _split_network(model)
 
         def compiled(**others: Any) -> Compute:
             """Compiles the network's parts; all but the first compute in fp32."""
             chosen = options | others
             rest = chosen | {"INFERENCE_PRECISION_HINT": "f32"}
             made = [core().compile_model(part, device, rest if k else chosen) for k, part in enumerate(parts)]
-            return partial(_results, made, results)
+            return partial(_run_parts, made, results)
 
         streams = {"NUM_STREAMS": lanes // 2, "INFERENCE_NUM_THREADS": lanes // 2}  # each thread has one
         return Graph(inputs, results, on_cpu, compiled(), lanes, partial(compiled, **streams))
@@ -145,22 +144,22 @@ def _shape(given: Any) -> list[int | None]:
     return [int(size.get_length()) if size.is_static else None for size in given.partial_shape]
 
 
-def _results(
+def _run_parts(
     parts: Sequence[Any], names: Sequence[str], given: Mapping[str, NDArray[Any]]
 ) -> list[NDArray[Any]]:
     """Results of a network's parts, one after the other, by their names."""
     found = dict(given)
     for part in parts:  # a request of its own for each call: several threads may call at once
-        inputs = {name: found[name] for i in part.inputs for name in i.names if name in STEPS}
+        inputs = {name: found[name] for i in part.inputs for name in i.names if name in STEP_INPUTS}
         results = part.create_infer_request().infer(inputs)
         found |= {name: value for output, value in results.items() for name in output.names}
     return [np.array(found[name], np.float32) for name in names]
 
 
-def _halves(model: Any) -> list[Any]:
+def _split_network(model: Any) -> list[Any]:
     """Splits the network into its two steps: images to features, and features to all other results. The
     second is given the images too: OpenVINO reads the batch size from them."""
-    ov = engine()
+    ov = import_openvino()
 
     def features_of(model: Any) -> Any:
         made = [op for op in model.get_ops() if op.get_type_name() != "Result"]
@@ -184,7 +183,7 @@ def _halves(model: Any) -> list[Any]:
     ]
 
 
-def _device(core: Any, name: str) -> str:
+def _find_device(core: Any, name: str) -> str:
     available = list(core.available_devices)
     wanted = "CPU" if name == "auto" else name.upper()
     if wanted in available or f"{wanted}.0" in available:
@@ -193,7 +192,7 @@ def _device(core: Any, name: str) -> str:
     raise InputError(f"OpenVINO has no device {name} here: use one of {names}")
 
 
-def _hint(core: Any, device: str, precision: str) -> str:
+def _precision_hint(core: Any, device: str, precision: str) -> str:
     if precision not in HINTS:
         raise InputError(f"it is of precision {precision!s:.20}, and OpenVINO has {', '.join(HINTS)}")
     if precision == "bf16" and "BF16" not in core.get_property(device, "OPTIMIZATION_CAPABILITIES"):

@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawscope.artefact import files, joint_file
-from flawscope.artefact.joint_file import EMBED, SCORE, JointArtefact, Recognised
+from flawscope.artefact.joint_file import EMBED_GRAPH, SCORE_GRAPH, JointArtefact, Recognised
 from flawscope.artefact.model_file import Artefact
 from flawscope.errors import FlawscopeError, InputError, one_line
 from flawscope.runtime import onnx_check
-from flawscope.runtime.onnx_file import Network
+from flawscope.runtime.onnx_file import NetworkFile
 
-FEW, MANY = 8, 64  # pictures of 256 x 256 pixels: `MANY` for torch on a GPU
+FEW, MANY = 8, 64  # batch sizes for 256 x 256 pixels: `MANY` for torch on a GPU
 
 Answers = tuple[NDArray[np.float32], NDArray[np.float32]]  # scores `[B]` and maps `[B, H, W]`
 Run = Callable[..., Answers]
@@ -34,11 +34,11 @@ class Runner(Protocol):
 
     @property
     def batch(self) -> int:
-        """Number of pictures that are fastest together."""
+        """Batch size that is fastest."""
 
     @property
     def lanes(self) -> int:
-        """Number of calls of `run_alone` that are fastest under way at once; 1: `run` is as fast."""
+        """Number of concurrent calls of `run_alone` that is fastest; 1: `run` is as fast."""
 
     @property
     def run(self) -> Callable[..., Any]: ...
@@ -82,14 +82,15 @@ class JointSession(Runner, Protocol):
 
 
 def together(size: tuple[int, int], most: int) -> int:
-    """Number of pictures of this height and width that are fastest together; `most` for 256 x 256 pixels."""
+    """Batch size that is fastest for pictures of this height and width; `most` for 256 x 256 pixels."""
     return max(1, min(most, most * 256 * 256 // (size[0] * size[1])))
 
 
 # ------------------------------------------------------------------------------------------ exported networks
 
-Given = Mapping[str, NDArray[Any]]
-Compute = Callable[[Given], Sequence[NDArray[Any]]]  # inputs by name to the results, in their order
+RESULTS = ["scores", "maps"]  # of an exported model
+Inputs = Mapping[str, NDArray[Any]]
+Compute = Callable[[Inputs], Sequence[NDArray[Any]]]  # inputs by name to the results, in their order
 
 
 class Graph(NamedTuple):
@@ -97,8 +98,8 @@ class Graph(NamedTuple):
 
     inputs: type, f32 or i64, and shape of each by its name; None: any number.
     results: their names.
-    lanes: calls of `beside` that are fastest under way at once; 1: `run` is as fast.
-    beside: opens the network for these calls.
+    lanes: number of concurrent calls that is fastest, each on one core; 1: `run` is as fast.
+    open_alone: opens the network for such calls.
     """
 
     inputs: Mapping[str, tuple[str, Sequence[int | None]]]
@@ -106,7 +107,7 @@ class Graph(NamedTuple):
     on_cpu: bool
     run: Compute
     lanes: int = 1
-    beside: Callable[[], Compute] | None = None
+    open_alone: Callable[[], Compute] | None = None
 
 
 class Engine(ABC):
@@ -125,7 +126,7 @@ class Engine(ABC):
             threads: that compute one picture; None: as many as there are cores.
         """
 
-    def opened(self, network: str | bytes, what: str, results: Sequence[str], *how: Any) -> Graph:
+    def open_checked(self, network: str | bytes, what: str, results: Sequence[str], *how: Any) -> Graph:
         """Opens a network as `open`. InputError where it cannot be used, or has other results."""
         try:
             graph = self.open(network, *how)
@@ -134,25 +135,25 @@ class Engine(ABC):
         except Exception as error:  # engines have no common class of errors
             raise InputError(f"{self.name} cannot use {what}: {one_line(error)}") from None
         if [*graph.results] != results:
-            raise misfit(what)
+            raise mismatch_error(what)
         return graph
 
-    def computed(self, run: Compute, given: Given) -> Sequence[NDArray[np.float32]]:
+    def run_checked(self, run: Compute, given: Inputs) -> Sequence[NDArray[np.float32]]:
         """Results of a network. FlawscopeError where the engine fails."""
         try:
             return [one.astype(np.float32, copy=False) for one in run(given)]
         except Exception as error:  # engines have no common class of errors
             raise FlawscopeError(f"{self.name} failed: {one_line(error)}") from None
 
-    def answers(self, run: Compute, given: Given, count: int, size: tuple[int, int]) -> Answers:
+    def score(self, run: Compute, given: Inputs, count: int, size: tuple[int, int]) -> Answers:
         """Scores and maps of so many pictures. FlawscopeError where there are other results."""
-        scores, maps = self.computed(run, given)
+        scores, maps = self.run_checked(run, given)
         if (scores.shape, maps.shape) != ((count,), (count, *size)):
             raise FlawscopeError("the model's results have other shapes than they should: export it anew")
         return scores, maps
 
 
-def misfit(what: str) -> InputError:
+def mismatch_error(what: str) -> InputError:
     return InputError(f"cannot use {what}: it has other inputs and outputs; export it anew")
 
 
@@ -162,7 +163,7 @@ class ExportedSession:
 
     Attributes:
         network: of the file that it was opened from; None: it came from none.
-        located: the network is told where in their pictures images lie.
+        takes_positions: the network has an input for the images' positions in their pictures.
     """
 
     suffix = ".onnx"
@@ -171,31 +172,31 @@ class ExportedSession:
         network = model if isinstance(model, bytes) else os.fspath(model)
         what = "model the exported network" if isinstance(network, bytes) else f"model {network}"
         self.engine, self.runtime = engine, engine.runtime
-        self.network: Network | None = None
-        self.graph = engine.opened(network, what, ["scores", "maps"], *how)
+        self.network: NetworkFile | None = None
+        self.graph = engine.open_checked(network, what, RESULTS, *how)
         inputs = dict(self.graph.inputs)
         (kind, shape), positions = inputs.pop("images", ("", ())), inputs.pop("positions", None)
         if kind != "f32" or len(shape) != 4 or shape[:2] != [None, 3] or not all(shape[2:]):
-            raise misfit(what)
+            raise mismatch_error(what)
         if inputs or (positions is not None and positions[0] != "i64"):
-            raise misfit(what)
-        self.size, self.located = (int(shape[2] or 0), int(shape[3] or 0)), positions is not None
-        self._beside: Compute | None = None  # when it is asked
-        self._opening = Lock()
+            raise mismatch_error(what)
+        self.size, self.takes_positions = (int(shape[2] or 0), int(shape[3] or 0)), positions is not None
+        self._run_alone: Compute | None = None  # opened by the first call
+        self._alone_lock = Lock()
 
     @classmethod
-    def of_file(cls, engine: Engine, artefact: Artefact, path: str | os.PathLike[str], *how: Any) -> Self:
+    def from_file(cls, engine: Engine, artefact: Artefact, path: str | os.PathLike[str], *how: Any) -> Self:
         """The session of the artefact that was read from `path`. InputError if they do not fit."""
         session, seen = cls(engine, path, *how), artefact.manifest.preprocess
-        if (session.size, session.located) != (tuple(seen.network_size), seen.positions is not None):
+        if (session.size, session.takes_positions) != (tuple(seen.network_size), seen.positions is not None):
             raise files.refused(path, "its size or its tiles are not its manifest's; export it anew")
-        session.network = Network.of(path)
+        session.network = NetworkFile.open(path)
         return session
 
     @property
     def batch(self) -> int:
-        """Number of pictures that are fastest together here. On a CPU one keeps all threads busy, and more of
-        them only take memory (bench/latency.py)."""
+        """Batch size that is fastest. On a CPU one picture keeps all threads busy, and more only take memory
+        (bench/latency.py)."""
         return 1 if self.graph.on_cpu else together(self.size, FEW)
 
     @property
@@ -206,20 +207,20 @@ class ExportedSession:
         return self._answers(self.graph.run, images, positions)
 
     def run_alone(self, images: NDArray[np.float32], positions: NDArray[np.int64] | None = None) -> Answers:
-        with self._opening:
-            if self._beside is None:
-                whole = self.network is None or self.network.is_unchanged()  # else the file has another one
-                opens = self.graph.beside if whole and self.lanes > 1 else None
-                self._beside = self.graph.run if opens is None else opens()
-        return self._answers(self._beside, images, positions)
+        with self._alone_lock:
+            if self._run_alone is None:
+                same = self.network is None or self.network.is_unchanged()  # else the file has another one
+                opens = self.graph.open_alone if same and self.lanes > 1 else None
+                self._run_alone = self.graph.run if opens is None else opens()
+        return self._answers(self._run_alone, images, positions)
 
     def _answers(
         self, run: Compute, images: NDArray[np.float32], positions: NDArray[np.int64] | None
     ) -> Answers:
         given: dict[str, NDArray[Any]] = {"images": images}
-        if self.located:
+        if self.takes_positions:
             given["positions"] = np.zeros(len(images), np.int64) if positions is None else positions
-        return self.engine.answers(run, given, len(images), self.size)
+        return self.engine.score(run, given, len(images), self.size)
 
     def save(self, artefact: Artefact, path: str | os.PathLike[str]) -> None:
         """Writes this network with the artefact's manifest, atomically."""
@@ -243,25 +244,26 @@ class JointExportedSession:
         self.engine, self.runtime = engine, engine.runtime
         self.size, self.recogniser = (height, width), artefact.recogniser
         precision = first.manifest.calibration.precision  # of the features; scores are computed in fp32
-        self._embed = self._checked(first, EMBED, ["features", "descriptors"], device, threads, precision)
+        results = ["features", "descriptors"]
+        self._embed = self._open_checked(first, EMBED_GRAPH, results, device, threads, precision)
         self.batch = 1 if self._embed.on_cpu else together(self.size, FEW)
         self.products = {
-            name: ProductSession(self, self._checked(one, SCORE, ["scores", "maps"], device, threads))
+            name: ProductSession(self, self._open_checked(one, SCORE_GRAPH, RESULTS, device, threads))
             for name, one in artefact.products.items()
         }
 
-    def _checked(self, product: Artefact, key: str, results: Sequence[str], *how: Any) -> Graph:
+    def _open_checked(self, product: Artefact, key: str, results: Sequence[str], *how: Any) -> Graph:
         """Opens a network after it has been checked as one in an .onnx file is."""
         network = product.tensors[key].tobytes()
         try:
             onnx_check.check(network)
         except ValueError as error:
             raise InputError(f"cannot use this joint model: {error}; export it anew") from None
-        return self.engine.opened(network, "this joint model", results, *how)
+        return self.engine.open_checked(network, "this joint model", results, *how)
 
     def features(self, images: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Features [B, P, D] and descriptors [B, D'] of images."""
-        features, descriptors = self.engine.computed(self._embed.run, {"images": images})
+        features, descriptors = self.engine.run_checked(self._embed.run, {"images": images})
         return features, descriptors
 
     def run(self, images: NDArray[np.float32]) -> JointAnswers:
@@ -300,7 +302,7 @@ class ProductSession:
         given = {"features": features}
         if "images" in self.graph.inputs:  # where pictures are padded
             given["images"] = images
-        return self.joint.engine.answers(self.graph.run, given, len(images), self.size)
+        return self.joint.engine.score(self.graph.run, given, len(images), self.size)
 
     def save(self, artefact: Artefact, path: str | os.PathLike[str]) -> None:
         raise InputError("a product of an exported joint model is no model by itself: take the fitted one's")

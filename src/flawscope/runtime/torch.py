@@ -51,7 +51,7 @@ class TorchSession:
 
     @property
     def batch(self) -> int:
-        """Number of pictures that are fastest together here."""
+        """Batch size that is fastest."""
         return together(self.size, FEW if self.device.type == "cpu" else MANY)
 
     @property
@@ -73,7 +73,7 @@ class TorchSession:
         if self.device.type == "cpu" and len(batch) > 1:
             # One picture a thread: no thread waits for another, which matters most on a busy machine
             with workers(self.device) as each:
-                results = each(lambda i: self.model(batch[i : i + 1], _one(where, i)), range(len(batch)))
+                results = each(lambda i: self.model(batch[i : i + 1], _at(where, i)), range(len(batch)))
             scores, maps = (torch.cat(part) for part in zip(*results, strict=True))
         else:
             with torch.inference_mode():
@@ -86,7 +86,7 @@ class TorchSession:
         model_file.write(artefact, path)
 
 
-def _one(positions: Tensor | None, i: int) -> Tensor | None:
+def _at(positions: Tensor | None, i: int) -> Tensor | None:
     return None if positions is None else positions[i : i + 1]
 
 
@@ -123,7 +123,7 @@ class JointTorchSession:
     def run_alone(self, images: NDArray[np.float32]) -> JointAnswers:
         with workers(self.first.device) as each:
             [answers] = each(self._answers, [torch.from_numpy(images)])
-        return _numpy(*answers)
+        return _to_numpy(*answers)
 
     def run(self, images: NDArray[np.float32]) -> JointAnswers:
         batch = torch.from_numpy(images)
@@ -131,9 +131,9 @@ class JointTorchSession:
             with workers(self.first.device) as each:
                 found = each(self._answers, [batch[i : i + 1] for i in range(len(batch))])
             who = [one for each_of, _, _ in found for one in each_of]
-            return _numpy(who, *(torch.cat(part) for part in list(zip(*found, strict=True))[1:]))
+            return _to_numpy(who, *(torch.cat(part) for part in list(zip(*found, strict=True))[1:]))
         with torch.inference_mode():
-            return _numpy(*self._answers(batch.to(self.first.device)))
+            return _to_numpy(*self._answers(batch.to(self.first.device)))
 
     def _answers(self, images: Tensor) -> tuple[list[Recognised], Tensor, Tensor]:
         model = self.first.model
@@ -150,5 +150,5 @@ class JointTorchSession:
         joint_file.write(artefact, path)
 
 
-def _numpy(found: list[Recognised], scores: Tensor, maps: Tensor) -> JointAnswers:
+def _to_numpy(found: list[Recognised], scores: Tensor, maps: Tensor) -> JointAnswers:
     return found, scores.float().cpu().numpy(), maps.float().cpu().numpy()
